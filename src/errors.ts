@@ -1,0 +1,129 @@
+/**
+ * The one error type that crosses module boundaries, and the one table of reasons for failure.
+ *
+ * Owns which reasons exist, which gRPC status each has, what it says, and whether trying again can help. Programs act
+ * on the reason, never on the message. Knows nothing of gRPC's wire (`rpc/status.ts` does the mapping) and nothing of
+ * what went wrong underneath: a cause is kept for the log and never reaches a caller.
+ */
+
+type StatusName =
+  | 'CANCELLED'
+  | 'INVALID_ARGUMENT'
+  | 'DEADLINE_EXCEEDED'
+  | 'NOT_FOUND'
+  | 'ALREADY_EXISTS'
+  | 'RESOURCE_EXHAUSTED'
+  | 'FAILED_PRECONDITION'
+  | 'ABORTED'
+  | 'INTERNAL'
+  | 'UNAVAILABLE'
+  | 'DATA_LOSS';
+
+interface ReasonRow {
+  readonly status: StatusName;
+  /** What the caller reads unless the error brings a message of its own. */
+  readonly message: string;
+  /** When trying the same call again can help: after how many milliseconds at the earliest. */
+  readonly retryAfterMs?: number;
+}
+
+/** Every reason for failure; docs/errors.md lists the same, and a test compares them. */
+export const REASONS = {
+  INVALID_FIELD: { status: 'INVALID_ARGUMENT', message: 'A field of the request is not valid.' },
+  DECRYPTION_FAILED: {
+    status: 'INVALID_ARGUMENT',
+    message: 'The ciphertext does not open with this tenant, key and encryption context.',
+  },
+  RESOURCE_NOT_FOUND: { status: 'NOT_FOUND', message: 'There is no such resource.' },
+  RESOURCE_EXISTS: { status: 'ALREADY_EXISTS', message: 'A resource of that name exists already.' },
+  KEY_VERSION_NOT_ENABLED: {
+    status: 'FAILED_PRECONDITION',
+    message: 'The key version is not enabled.',
+  },
+  CONFLICT: {
+    status: 'ABORTED',
+    message: 'Another change to the same resource came first.',
+    retryAfterMs: 100,
+  },
+  STORED_ROW_CORRUPT: {
+    status: 'DATA_LOSS',
+    message: 'A stored key version does not verify and was not used. Operators have been alerted.',
+  },
+  HSM_UNAVAILABLE: {
+    status: 'UNAVAILABLE',
+    message: 'No HSM agent can do this now.',
+    retryAfterMs: 1000,
+  },
+  HSM_QUEUE_FULL: {
+    status: 'RESOURCE_EXHAUSTED',
+    message: 'Too many calls are waiting for the HSM.',
+    retryAfterMs: 200,
+  },
+  DATABASE_UNAVAILABLE: {
+    status: 'UNAVAILABLE',
+    message: 'The database does not answer now.',
+    retryAfterMs: 1000,
+  },
+  DATABASE_POOL_EXHAUSTED: {
+    status: 'RESOURCE_EXHAUSTED',
+    message: 'Too many calls are waiting for the database.',
+    retryAfterMs: 200,
+  },
+  REPLICA_STALE: {
+    status: 'UNAVAILABLE',
+    message: 'This replica has not heard of recent changes and does not answer from memory.',
+    retryAfterMs: 500,
+  },
+  DRAINING: { status: 'UNAVAILABLE', message: 'The server is shutting down.', retryAfterMs: 0 },
+  DEADLINE_EXCEEDED: {
+    status: 'DEADLINE_EXCEEDED',
+    message: 'The call was not finished by its deadline.',
+  },
+  CALL_CANCELLED: { status: 'CANCELLED', message: 'The caller cancelled the call.' },
+  INTERNAL: {
+    status: 'INTERNAL',
+    message: 'Something went wrong inside the service; the log has it under this request id.',
+  },
+} as const satisfies Record<string, ReasonRow>;
+
+/** A reason for failure, stable across releases. */
+export type Reason = keyof typeof REASONS;
+
+/** One field of a request that is not valid, and why, in words for the caller. */
+export interface FieldViolation {
+  readonly field: string;
+  readonly description: string;
+}
+
+interface KeywardErrorOptions {
+  /** Replaces the reason's own message; the caller reads it, so it says nothing about other tenants or secrets. */
+  readonly message?: string;
+  readonly fields?: readonly FieldViolation[];
+  /** Facts for programs, sent as ErrorInfo.metadata. */
+  readonly metadata?: Readonly<Record<string, string>>;
+  /** For the log only. */
+  readonly cause?: unknown;
+}
+
+/** A failure with a reason out of {@link REASONS}. Everything else that is thrown becomes INTERNAL. */
+export class KeywardError extends Error {
+  override readonly name = 'KeywardError';
+  readonly reason: Reason;
+  readonly fields: readonly FieldViolation[];
+  readonly metadata: Readonly<Record<string, string>>;
+
+  constructor(reason: Reason, options: KeywardErrorOptions = {}) {
+    super(options.message ?? REASONS[reason].message, { cause: options.cause });
+    this.reason = reason;
+    this.fields = options.fields ?? [];
+    this.metadata = options.metadata ?? {};
+  }
+}
+
+/** The error for one field of a request that is not valid: `field` in the request's own spelling. */
+export function invalidField(field: string, description: string): KeywardError {
+  return new KeywardError('INVALID_FIELD', {
+    message: `${field}: ${description}`,
+    fields: [{ field, description }],
+  });
+}

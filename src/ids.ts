@@ -1,0 +1,35 @@
+/**
+ * UUIDs as the whole service writes them: lower-case text in memory and in the database, 16 bytes in formats.
+ *
+ * Owns the brands that keep a tenant's UUID from being taken for a key's. Doesn't know what any of them names.
+ */
+import { randomUUID } from 'node:crypto';
+
+type Uuid<Kind extends string> = string & { readonly kind: Kind };
+
+export type EnvironmentId = Uuid<'environment'>;
+export type TenantId = Uuid<'tenant'>;
+export type KeyId = Uuid<'key'>;
+/** A root key's CKA_ID. */
+export type RootKeyId = Uuid<'root key'>;
+/** A seal key's CKA_ID. */
+export type SealKeyId = Uuid<'seal key'>;
+
+/** The length of a UUID in bytes. */
+export const UUID_BYTES = 16;
+
+/** A new random UUID (RFC 9562, version 4). */
+export function newId<Id extends Uuid<string>>(): Id {
+  return randomUUID() as Id;
+}
+
+/** The 16 bytes of a UUID in text. */
+export function idToBytes(id: Uuid<string>): Buffer {
+  return Buffer.from(id.replaceAll('-', ''), 'hex');
+}
+
+/** The text of a UUID of 16 bytes. */
+export function idFromBytes<Id extends Uuid<string>>(bytes: Uint8Array): Id {
+  const hex = Buffer.from(bytes.buffer, bytes.byteOffset, UUID_BYTES).toString('hex');
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}` as Id;
+}
