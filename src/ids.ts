@@ -6,6 +6,8 @@
 import { randomUUID } from 'node:crypto';
 
 type Uuid<Kind extends string> = string & { readonly kind: Kind };
+/** A UUID of whatever kind. */
+export type AnyId = Uuid<string>;
 
 export type EnvironmentId = Uuid<'environment'>;
 export type TenantId = Uuid<'tenant'>;
@@ -19,17 +21,17 @@ export type SealKeyId = Uuid<'seal key'>;
 export const UUID_BYTES = 16;
 
 /** A new random UUID (RFC 9562, version 4). */
-export function newId<Id extends Uuid<string>>(): Id {
+export function newId<Id extends AnyId>(): Id {
   return randomUUID() as Id;
 }
 
 /** The 16 bytes of a UUID in text. */
-export function idToBytes(id: Uuid<string>): Buffer {
+export function idToBytes(id: AnyId): Buffer {
   return Buffer.from(id.replaceAll('-', ''), 'hex');
 }
 
 /** The text of a UUID of 16 bytes. */
-export function idFromBytes<Id extends Uuid<string>>(bytes: Uint8Array): Id {
+export function idFromBytes<Id extends AnyId>(bytes: Uint8Array): Id {
   const hex = Buffer.from(bytes.buffer, bytes.byteOffset, UUID_BYTES).toString('hex');
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}` as Id;
 }

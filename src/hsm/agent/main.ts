@@ -1,0 +1,120 @@
+/**
+ * The HSM agent: a process of its own, the only one that loads the PKCS#11 library and reads the PIN.
+ *
+ * Reads requests from descriptor 3, does them one after another, writes replies. Ends when the stream does, and after
+ * any PKCS#11 error once it has said so: recovery is a new process. Every request gets one reply unless the process
+ * dies. Writes to stderr only what holds no secret.
+ * Frames are zeroed once they are done with: they hold plaintext.
+ */
+import { Socket } from 'node:net';
+import { monotonicNow } from '../../call.ts';
+import { KeywardError } from '../../errors.ts';
+import {
+  decodeRequest,
+  EXIT_AFTER_FAILURE,
+  encodeFailure,
+  encodeReply,
+  type Failure,
+  frameReader,
+  type OperationName,
+  type ReplyOf,
+  type RequestFrame,
+  type RequestOf,
+  readRequest,
+} from '../protocol.ts';
+import { toFailure } from './failure.ts';
+import { KeyOperations } from './operations.ts';
+import { probe } from './probe.ts';
+import { openToken } from './token.ts';
+import { createMissing, findObjects, inspect, judge } from './token-objects.ts';
+
+/** Failures after which the agent is of no more use. */
+const FATAL: readonly Failure['kind'][] = ['token', 'pin-rejected', 'refused'];
+
+type Handlers = { [Name in OperationName]: (request: RequestOf<Name>) => ReplyOf<Name> };
+
+let operations: KeyOperations | undefined;
+
+const handlers: Handlers = {
+  start: (settings) => {
+    const token = openToken(settings, { despiteFailedTry: settings.despiteFailedTry });
+    const objects = findObjects(token.session, settings.environmentId, settings.objects);
+    const findings = inspect(objects, settings.profile);
+    judge(findings, settings.waivers);
+    operations = new KeyOperations(token.session, settings, objects);
+    return {
+      module: token.module,
+      token: token.label,
+      serialNumber: token.serialNumber,
+      findings: findings.filter(({ state }) => state !== 'enforced'),
+    };
+  },
+  initializeToken: (settings) => {
+    const token = openToken(settings, { write: true });
+    const profile = probe(token.slot);
+    const objects = createMissing(token.session, settings.environmentId, profile);
+    judge(inspect(findObjects(token.session, settings.environmentId, objects), profile), settings.waivers);
+    return { profile, objects };
+  },
+  createKeyVersion: (request) => serving().createKeyVersion(request),
+  seal: (request) => serving().seal(request),
+  open: (request) => serving().open(request),
+  issueDataKey: (request) => serving().issueDataKey(request),
+};
+
+function serving(): KeyOperations {
+  if (operations === undefined) throw new Error('an operation before start');
+  return operations;
+}
+
+function execute<Name extends OperationName>({
+  requestId,
+  name,
+  deadline,
+  frame,
+}: RequestFrame & { name: Name }): {
+  readonly reply: Buffer;
+  readonly fatal: boolean;
+} {
+  if (monotonicNow() > deadline) return refuse(requestId, { kind: 'expired', detail: 'past its deadline' });
+  try {
+    return { reply: encodeReply(requestId, name, handlers[name](decodeRequest(name, frame))), fatal: false };
+  } catch (error) {
+    if (error instanceof KeywardError && error.reason === 'DECRYPTION_FAILED') {
+      return refuse(requestId, { kind: 'decryption-failed', detail: '' });
+    }
+    const { kind, message } = toFailure(error);
+    return refuse(requestId, { kind, detail: message });
+  }
+}
+
+function refuse(requestId: number, failure: Failure) {
+  return { reply: encodeFailure(requestId, failure), fatal: FATAL.includes(failure.kind) };
+}
+
+function serve(socket: Socket): void {
+  let ended = false;
+  const read = frameReader((frame) => {
+    if (ended) return;
+    const { reply, fatal } = execute(readRequest(frame));
+    frame.fill(0);
+    ended = fatal;
+    socket.write(reply, () => {
+      reply.fill(0);
+      if (fatal) process.exit(EXIT_AFTER_FAILURE);
+    });
+  });
+  socket.on('data', (chunk) => {
+    socket.cork();
+    read(chunk);
+    socket.uncork();
+  });
+  socket.on('close', () => process.exit(0));
+  socket.on('error', () => process.exit(0));
+}
+
+// Ctrl-C in a terminal reaches the whole process group; the server decides when its agents end.
+process.on('SIGINT', () => {});
+process.on('SIGTERM', () => {});
+process.title = 'keyward-agent';
+serve(new Socket({ fd: 3, readable: true, writable: true }));

@@ -1,0 +1,196 @@
+/**
+ * What a serving agent does: the operations on key versions, each whole.
+ *
+ * Invariants: a sealed version's row seal is verified before anything is unwrapped, its check value before anything is
+ * used; plaintext is returned only by `open` and `issueDataKey`; material exists outside a session object only wrapped.
+ * Knows no frame, no socket, no deadline.
+ */
+import { timingSafeEqual } from 'node:crypto';
+import { type Key, MechanismEnum, type Session } from 'graphene-pk11';
+import { KeywardError } from '../../errors.ts';
+import { idToBytes } from '../../ids.ts';
+import { type Binding, drawRandom, open, PURPOSE, parseHeader, seal } from '../ciphertext.ts';
+import { decode, encode } from '../codec.ts';
+import {
+  CHECK_VALUE_BYTES,
+  checkInput,
+  type KeyVersionIdentity,
+  SEAL_BYTES,
+  type SealedKeyVersion,
+  sealedKeyVersion,
+  sealInput,
+} from '../key-version.ts';
+import type { ReplyOf, RequestOf, ServeSettings } from '../protocol.ts';
+import { AgentFailure } from './failure.ts';
+import { KeyHandles } from './key-handles.ts';
+import { HMAC_SHA512, transferTemplate, useTemplate } from './templates.ts';
+import type { FoundObject } from './token-objects.ts';
+
+const PURPOSES = Object.values(PURPOSE);
+
+/** The operations of one agent, on one session. */
+export class KeyOperations {
+  readonly #session: Session;
+  readonly #settings: ServeSettings;
+  readonly #objects: ReadonlyMap<string, FoundObject>;
+  readonly #handles: KeyHandles;
+
+  constructor(session: Session, settings: ServeSettings, objects: readonly FoundObject[]) {
+    this.#session = session;
+    this.#settings = settings;
+    this.#objects = new Map(objects.map((object) => [object.objectId, object]));
+    this.#handles = new KeyHandles(settings.keyCacheSize);
+  }
+
+  /** Generates a version, wraps and seals it, and proves it by loading it as every later use will. */
+  createKeyVersion(request: RequestOf<'createKeyVersion'>): SealedKeyVersion {
+    const { sealKeyId, ...named } = request;
+    const wrapped = this.#generateWrapped(named.rootKeyId);
+    const version = { ...named, wrap: this.#settings.profile.wrap, wrapped };
+    const checkValue = this.#checkValueOf(version);
+    const unsealed = { ...version, checkValue };
+    const sealed = { ...unsealed, sealKeyId, seal: this.#sealOf(unsealed, sealKeyId) };
+    try {
+      // The check value came from one unwrapping, the proof comes from another: wrong bytes from the token show here.
+      this.#load(encode(sealedKeyVersion, sealed));
+    } catch (cause) {
+      throw new AgentFailure('token', 'a new key version does not verify', { cause });
+    }
+    return sealed;
+  }
+
+  seal(request: RequestOf<'seal'>): ReplyOf<'seal'> {
+    const { hmac, version } = this.#load(request.keyVersion);
+    const purpose = purposeOf(request.purpose);
+    const { keyId } = version;
+    const binding = bindingOf(version, request);
+    try {
+      return {
+        ciphertext: seal({ purpose, keyId, version: version.version }, binding, request.plaintext, hmac),
+      };
+    } finally {
+      request.plaintext.fill(0);
+    }
+  }
+
+  open(request: RequestOf<'open'>): ReplyOf<'open'> {
+    const { hmac, version } = this.#load(request.keyVersion);
+    const header = parseHeader(request.ciphertext, PURPOSES);
+    if (header.keyId !== version.keyId || header.version !== version.version) {
+      throw new KeywardError('DECRYPTION_FAILED');
+    }
+    return { plaintext: open(request.ciphertext, bindingOf(version, request), hmac) };
+  }
+
+  issueDataKey(request: RequestOf<'issueDataKey'>): ReplyOf<'issueDataKey'> {
+    const plaintext = this.#random(request.length);
+    const { ciphertext } = this.seal({ ...request, plaintext: Buffer.from(plaintext) });
+    return { plaintext, ciphertext };
+  }
+
+  /** The version's HMAC, once its seal and check value are verified. */
+  #load(sealedVersion: Buffer): { version: SealedKeyVersion; hmac: (input: Buffer) => Buffer } {
+    const version = decode(sealedKeyVersion, sealedVersion);
+    const key = this.#handles.obtain(sealedVersion, () => {
+      this.#verifySeal(version);
+      const unwrapped = this.#unwrap(version);
+      if (!timingSafeEqual(this.#checkValueBy(unwrapped, version), version.checkValue)) {
+        unwrapped.destroy();
+        throw corrupt(version, 'its check value does not match');
+      }
+      return unwrapped;
+    });
+    return { version, hmac: (input) => this.#hmac(key, input) };
+  }
+
+  #verifySeal(version: SealedKeyVersion): void {
+    if (version.checkValue.length !== CHECK_VALUE_BYTES || version.seal.length !== SEAL_BYTES) {
+      throw corrupt(version, 'its seal or check value has a wrong length');
+    }
+    if (this.#objects.get(version.sealKeyId)?.role !== 'seal')
+      throw corrupt(version, 'it names an unknown seal key');
+    if (!timingSafeEqual(this.#sealOf(version, version.sealKeyId), version.seal)) {
+      throw corrupt(version, 'its seal does not match');
+    }
+  }
+
+  #sealOf(version: Omit<SealedKeyVersion, 'sealKeyId' | 'seal'>, sealKeyId: string): Buffer {
+    const sealKey = this.#objectOf(sealKeyId, 'seal');
+    return this.#hmac(sealKey, sealInput(this.#settings.environmentId, version)).subarray(0, SEAL_BYTES);
+  }
+
+  #checkValueOf(version: KeyVersionIdentity & Pick<SealedKeyVersion, 'rootKeyId' | 'wrapped'>): Buffer {
+    const key = this.#unwrap(version);
+    try {
+      return this.#checkValueBy(key, version);
+    } finally {
+      key.destroy();
+    }
+  }
+
+  #checkValueBy(key: Key, identity: KeyVersionIdentity): Buffer {
+    return this.#hmac(key, checkInput(this.#settings.environmentId, identity)).subarray(0, CHECK_VALUE_BYTES);
+  }
+
+  #generateWrapped(rootKeyId: string): Buffer {
+    const root = this.#objectOf(rootKeyId, 'root');
+    const material = this.#session.generateKey(MechanismEnum.GENERIC_SECRET_KEY_GEN, transferTemplate());
+    try {
+      return Buffer.from(this.#session.wrapKey(this.#settings.profile.wrapMechanism, root, material));
+    } finally {
+      material.destroy();
+    }
+  }
+
+  #unwrap({ rootKeyId, wrapped }: Pick<SealedKeyVersion, 'rootKeyId' | 'wrapped'>): Key {
+    const { profile } = this.#settings;
+    const root = this.#objectOf(rootKeyId, 'root');
+    return this.#session.unwrapKey(profile.wrapMechanism, root, wrapped, useTemplate(profile));
+  }
+
+  #objectOf(objectId: string, role: FoundObject['role']): Key {
+    const object = this.#objects.get(objectId);
+    if (object?.role !== role)
+      throw new AgentFailure('token-object-missing', `no ${role} key ${objectId} here`);
+    return object.handle;
+  }
+
+  #hmac(key: Key, input: Buffer): Buffer {
+    const output = this.#session.createSign(HMAC_SHA512, key).once(input);
+    if (output.length !== 64) throw new AgentFailure('token', `an HMAC-SHA-512 of ${output.length} bytes`);
+    return output;
+  }
+
+  /** Random bytes of the token's generator and the system's, combined: as good as the better of the two. */
+  #random(length: number): Buffer {
+    const bytes = Buffer.from(this.#session.generateRandom(length));
+    const own = Buffer.alloc(length);
+    drawRandom(own);
+    for (let index = 0; index < length; index++)
+      bytes.writeUInt8(bytes.readUInt8(index) ^ own.readUInt8(index), index);
+    own.fill(0);
+    return bytes;
+  }
+}
+
+function corrupt(version: SealedKeyVersion, why: string): AgentFailure {
+  const { tenantId, keyId } = version;
+  return new AgentFailure(
+    'row-corrupt',
+    `version ${version.version} of key ${keyId} of tenant ${tenantId}: ${why}`,
+  );
+}
+
+function bindingOf(version: SealedKeyVersion, request: Pick<Binding, 'subject' | 'contextDigest'>): Binding {
+  return {
+    tenant: idToBytes(version.tenantId),
+    subject: request.subject,
+    contextDigest: request.contextDigest,
+  };
+}
+
+function purposeOf(number: number): (typeof PURPOSES)[number] {
+  const purpose = PURPOSES.find((known) => known === number);
+  if (purpose === undefined) throw new AgentFailure('internal', `purpose ${number} is not known`);
+  return purpose;
+}

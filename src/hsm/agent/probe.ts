@@ -1,0 +1,133 @@
+/**
+ * Finds out how a token wants to be spoken to: by trying, with session objects, what serving will do.
+ *
+ * Run once, by an operator's command, and recorded as the token's profile. Every try has a session of its own, since a
+ * failed call can leave its session in the middle of an operation. Creates no token object.
+ */
+import { KeyGenMechanism, KeyType, MechanismEnum, type Session, type Slot } from 'graphene-pk11';
+import { WRAP } from '../key-version.ts';
+import type { TokenProfile } from '../token-profile.ts';
+import { AgentFailure, returnValueOf } from './failure.ts';
+import {
+  HMAC_SHA512,
+  optionalAttributes,
+  SHA512_HMAC_KEY,
+  tokenObjectTemplate,
+  transferTemplate,
+  useTemplate,
+} from './templates.ts';
+
+/** Key wrap mechanisms in the order of preference: every token makes the same bytes by RFC 3394. */
+const WRAP_MECHANISMS = [
+  { mechanism: 0x2109, wrap: WRAP.rfc3394 }, // CKM_AES_KEY_WRAP
+  { mechanism: 0x210b, wrap: WRAP.rfc5649 }, // CKM_AES_KEY_WRAP_KWP
+  { mechanism: 0x210a, wrap: WRAP.rfc5649 }, // CKM_AES_KEY_WRAP_PAD; RFC 5649 with some tokens, PKCS#7 with others
+] as const;
+
+/** 64 bytes wrapped by either RFC; anything else is another padding. */
+const WRAPPED_BYTES = 72;
+
+const REQUIRED = [
+  [0x1080, 'CKM_AES_KEY_GEN'],
+  [MechanismEnum.GENERIC_SECRET_KEY_GEN, 'CKM_GENERIC_SECRET_KEY_GEN'],
+  [HMAC_SHA512, 'CKM_SHA512_HMAC'],
+  [0x1040, 'CKM_EC_KEY_PAIR_GEN'],
+  [0x1041, 'CKM_ECDSA'],
+] as const;
+
+/** The token's profile. Throws `refused`, naming what the token lacks. */
+export function probe(slot: Slot): TokenProfile {
+  const mechanisms = slot.getMechanisms();
+  const offered = new Set(
+    Array.from({ length: mechanisms.length }, (_, index) => mechanisms.items(index).type as number),
+  );
+  const missing: string[] = REQUIRED.filter(([number]) => !offered.has(number)).map(([, name]) => name);
+  const wraps = WRAP_MECHANISMS.filter(({ mechanism }) => offered.has(mechanism));
+  if (wraps.length === 0) missing.push('AES key wrap (CKM_AES_KEY_WRAP, _KWP or _PAD)');
+  if (missing.length > 0) throw new AgentFailure('refused', `the token lacks ${missing.join(', ')}`);
+
+  const unsupported = probeUnsupported(slot);
+  const failures: string[] = [];
+  for (const candidate of candidates(wraps, unsupported)) {
+    const failure = inSession(slot, (session) => tryProfile(session, candidate));
+    if (failure === undefined) return candidate;
+    failures.push(failure);
+  }
+  throw new AgentFailure(
+    'refused',
+    `the token wraps and unwraps a 64-byte HMAC key in none of the known ways: ${[...new Set(failures)].join(', ')}`,
+  );
+}
+
+function candidates(
+  wraps: readonly { readonly mechanism: number; readonly wrap: number }[],
+  unsupported: readonly string[],
+): TokenProfile[] {
+  return wraps.flatMap(({ mechanism, wrap }) =>
+    [KeyType.GENERIC_SECRET as number, SHA512_HMAC_KEY].flatMap((keyType) =>
+      [true, false].flatMap((allowedMechanisms) =>
+        [false, true].flatMap((valueLength) =>
+          (['last', 'first'] as const).map((modifiable) => ({
+            keyType,
+            wrapMechanism: mechanism,
+            wrap,
+            modifiable,
+            valueLength,
+            allowedMechanisms,
+            unsupported,
+          })),
+        ),
+      ),
+    ),
+  );
+}
+
+/** Undefined when the profile works, else why not. */
+function tryProfile(session: Session, profile: TokenProfile): string | undefined {
+  const root = generateTemporaryRoot(session, profile.unsupported);
+  const material = session.generateKey(MechanismEnum.GENERIC_SECRET_KEY_GEN, transferTemplate());
+  const wrapped = session.wrapKey(profile.wrapMechanism, root, material);
+  if (wrapped.length !== WRAPPED_BYTES) return `64 bytes wrap to ${wrapped.length}`;
+  const [first, second] = [0, 1].map(() => {
+    const key = session.unwrapKey(profile.wrapMechanism, root, wrapped, useTemplate(profile));
+    return session.createSign(HMAC_SHA512, key).once(Buffer.from('keyward'));
+  });
+  return first && second && first.length === 64 && first.equals(second) ? undefined : 'HMACs differ';
+}
+
+/** The optional attributes without which generating succeeds and with which it doesn't. */
+function probeUnsupported(slot: Slot): string[] {
+  const generates = (unsupported: readonly string[]) =>
+    inSession(slot, (session) => {
+      generateTemporaryRoot(session, unsupported);
+      return undefined;
+    }) === undefined;
+  if (generates([])) return [];
+  const one = optionalAttributes.find((attribute) => generates([attribute]));
+  return one === undefined ? [...optionalAttributes] : [one];
+}
+
+function generateTemporaryRoot(session: Session, unsupported: readonly string[]) {
+  const template = tokenObjectTemplate(
+    'root',
+    Buffer.alloc(16),
+    'keyward probe',
+    { keyType: KeyType.AES, unsupported },
+    false,
+  );
+  return session.generateKey(KeyGenMechanism.AES, template);
+}
+
+/** What `attempt` returns, or the name of the PKCS#11 error that it ended with. Its session objects go with its session. */
+function inSession(slot: Slot, attempt: (session: Session) => string | undefined): string | undefined {
+  const session = slot.open();
+  try {
+    return attempt(session);
+  } catch (error) {
+    const returnValue = returnValueOf(error);
+    if (returnValue === undefined) throw error;
+    return returnValue;
+  } finally {
+    session.close();
+  }
+}

@@ -1,0 +1,164 @@
+/**
+ * Every template with which the agent creates or unwraps an object, and what each token object must be.
+ *
+ * The templates are constants, varied only by the token's profile and never by a request: a single attribute chosen by
+ * somebody else (SENSITIVE off, DECRYPT beside WRAP) gives keys away. Knows attributes, not sessions.
+ */
+import { type ITemplate, KeyType, MechanismEnum, ObjectClass, registerAttribute } from 'graphene-pk11';
+import { MATERIAL_BYTES } from '../key-version.ts';
+import type { TokenObjectRole, TokenProfile } from '../token-profile.ts';
+
+// graphene types this attribute but has no row for it.
+registerAttribute('copyable', 0x171, 'boolean');
+
+/** CKK_SHA512_HMAC, which graphene has no name for. */
+export const SHA512_HMAC_KEY = 0x43;
+export const HMAC_SHA512 = MechanismEnum.SHA512_HMAC;
+/** OID 1.2.840.10045.3.1.7 (P-256) in DER. */
+const P256 = Buffer.from('06082a8648ce3d030107', 'hex');
+
+/** Attributes that some tokens know no way to set; a token that lacks one needs a waiver. */
+const OPTIONAL = ['copyable', 'modifiable'] as const;
+
+/** Nothing but what a template grants on top of it. */
+const NO_USAGE = {
+  encrypt: false,
+  decrypt: false,
+  sign: false,
+  verify: false,
+  wrap: false,
+  unwrap: false,
+  derive: false,
+} as const satisfies ITemplate;
+
+/** What a token object is beyond its kind. */
+const GUARDED = {
+  private: true,
+  sensitive: true,
+  extractable: false,
+} as const satisfies ITemplate;
+
+/** A private EC key has fewer usages than a secret key, and tokens refuse to hear of those it hasn't. */
+const PRIVATE_KEY_USAGE = {
+  decrypt: false,
+  sign: true,
+  unwrap: false,
+  derive: false,
+} as const satisfies ITemplate;
+
+const USAGE: Readonly<Record<TokenObjectRole, ITemplate>> = {
+  root: { ...NO_USAGE, wrap: true, unwrap: true },
+  seal: { ...NO_USAGE, sign: true },
+  mask: { ...NO_USAGE, sign: true },
+  'audit-signing': PRIVATE_KEY_USAGE,
+};
+
+/** What must be true of a token object once it exists, by attribute. */
+export function requiredAttributes(role: TokenObjectRole): readonly (readonly [string, boolean])[] {
+  return Object.entries({
+    ...GUARDED,
+    ...USAGE[role],
+    modifiable: false,
+    copyable: false,
+    local: true,
+    alwaysSensitive: true,
+    neverExtractable: true,
+  });
+}
+
+/** How an object is found: class, token object, CKA_ID. */
+export function searchTemplate(role: TokenObjectRole, id?: Buffer): ITemplate {
+  return { class: classOf(role), token: true, ...(id ? { id } : {}) };
+}
+
+/** For generating a token object of a role; for `audit-signing`, its private half. */
+export function tokenObjectTemplate(
+  role: TokenObjectRole,
+  id: Buffer,
+  label: string,
+  profile: Pick<TokenProfile, 'keyType' | 'unsupported'>,
+  token = true,
+): ITemplate {
+  const kind: Readonly<Record<TokenObjectRole, ITemplate>> = {
+    root: { keyType: KeyType.AES, valueLen: 32 },
+    seal: { keyType: KeyType.GENERIC_SECRET, valueLen: MATERIAL_BYTES },
+    mask: { keyType: KeyType.GENERIC_SECRET, valueLen: MATERIAL_BYTES },
+    'audit-signing': { keyType: KeyType.EC },
+  };
+  return withoutUnsupported(profile.unsupported, {
+    class: classOf(role),
+    ...kind[role],
+    token,
+    id,
+    label,
+    ...GUARDED,
+    ...USAGE[role],
+    copyable: false,
+    modifiable: false,
+  });
+}
+
+/** The public half of the audit signing key. */
+export function auditPublicTemplate(id: Buffer, label: string): ITemplate {
+  return {
+    class: ObjectClass.PUBLIC_KEY,
+    keyType: KeyType.EC,
+    paramsEC: P256,
+    token: true,
+    id,
+    label,
+    verify: true,
+  };
+}
+
+/**
+ * TRANSFER: material on its way into a wrapping. It can be wrapped and nothing else, and lives within one operation.
+ */
+export function transferTemplate(): ITemplate {
+  return {
+    class: ObjectClass.SECRET_KEY,
+    keyType: KeyType.GENERIC_SECRET,
+    valueLen: MATERIAL_BYTES,
+    token: false,
+    private: true,
+    sensitive: true,
+    extractable: true,
+    ...NO_USAGE,
+  };
+}
+
+/** USE: material as it is used. It computes HMACs and can't leave the token in any form. */
+export function useTemplate(profile: Omit<TokenProfile, 'wrap' | 'wrapMechanism'>): ITemplate {
+  const modifiable = { modifiable: false };
+  return withoutUnsupported(profile.unsupported, {
+    ...(profile.modifiable === 'first' ? modifiable : {}),
+    class: ObjectClass.SECRET_KEY,
+    keyType: profile.keyType,
+    ...(profile.valueLength ? { valueLen: MATERIAL_BYTES } : {}),
+    token: false,
+    ...GUARDED,
+    ...NO_USAGE,
+    sign: true,
+    copyable: false,
+    ...(profile.allowedMechanisms ? { allowedMechanisms: mechanismList(HMAC_SHA512) } : {}),
+    ...(profile.modifiable === 'last' ? modifiable : {}),
+  });
+}
+
+/** The optional attributes, one of which a token may not know. */
+export const optionalAttributes: readonly string[] = OPTIONAL;
+
+function withoutUnsupported(unsupported: readonly string[], template: ITemplate): ITemplate {
+  return Object.fromEntries(Object.entries(template).filter(([name]) => !unsupported.includes(name)));
+}
+
+function classOf(role: TokenObjectRole): ObjectClass {
+  return role === 'audit-signing' ? ObjectClass.PRIVATE_KEY : ObjectClass.SECRET_KEY;
+}
+
+/** CK_MECHANISM_TYPE[1] in this machine's layout. */
+function mechanismList(mechanism: number): Buffer {
+  const list = Buffer.alloc(8);
+  list.writeBigUInt64LE(BigInt(mechanism));
+  return list;
+}

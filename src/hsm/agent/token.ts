@@ -1,0 +1,148 @@
+/**
+ * The door to the PKCS#11 token: loads the module, finds the one token that is meant, reads the PIN file, logs in.
+ *
+ * Invariants: one session, used by one thread, with synchronous calls only (the library's asynchronous ones have
+ * encrypted freed memory). A PIN is tried once, and not at all when the token says that tries are running out. Sessions
+ * for serving are read-only, so that serving can't create a token object whatever else goes wrong. Knows no object.
+ */
+import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs';
+import { Module, type Session, SessionFlag, type Slot, TokenFlag } from 'graphene-pk11';
+import type { TokenSettings } from '../protocol.ts';
+import { AgentFailure, returnValueOf } from './failure.ts';
+
+const CKF_OS_LOCKING_OK = 2;
+const PIN_RETURN_VALUES = /^CKR_(PIN_(INCORRECT|INVALID|LEN_RANGE|EXPIRED|LOCKED)|USER_PIN_NOT_INITIALIZED)$/;
+
+export interface OpenToken {
+  readonly session: Session;
+  readonly slot: Slot;
+  readonly label: string;
+  readonly serialNumber: string;
+  /** The module as it describes itself, for operators. */
+  readonly module: string;
+}
+
+interface OpenOptions {
+  /** A read-write session, for an operator's command that creates token objects. */
+  readonly write?: boolean;
+  /** Try the PIN although a try has failed before: somebody has looked at it meanwhile. */
+  readonly despiteFailedTry?: boolean;
+}
+
+/** Opens the token. Throws `refused` for what an operator has to mend, `pin-rejected`, or what PKCS#11 reports. */
+export function openToken(settings: TokenSettings, options: OpenOptions = {}): OpenToken {
+  const module = loadModule(settings);
+  const slot = chooseSlot(module, settings.token);
+  const token = slot.getToken();
+  checkPinTries(token.flags, options.despiteFailedTry ?? false);
+  const session = slot.open(
+    options.write ? SessionFlag.SERIAL_SESSION | SessionFlag.RW_SESSION : SessionFlag.SERIAL_SESSION,
+  );
+  logIn(session, settings.pinFile);
+  return {
+    session,
+    slot,
+    label: token.label,
+    serialNumber: token.serialNumber,
+    module: `${module.libraryDescription} ${module.libraryVersion.major}.${module.libraryVersion.minor} (${module.manufacturerID})`,
+  };
+}
+
+function loadModule(settings: TokenSettings): Module {
+  let module: Module;
+  try {
+    module = Module.load(settings.module);
+  } catch (cause) {
+    throw new AgentFailure('refused', `${settings.module} is not a PKCS#11 module that can be loaded`, {
+      cause,
+    });
+  }
+  module.initialize({
+    flags: CKF_OS_LOCKING_OK,
+    ...(settings.moduleParameters ? { libraryParameters: settings.moduleParameters } : {}),
+  });
+  return module;
+}
+
+function chooseSlot(module: Module, selector: string): Slot {
+  const matches = tokenMatcher(selector);
+  const slots = module.getSlots(true);
+  const all = Array.from({ length: slots.length }, (_, index) => slots.items(index));
+  const chosen = all.filter((slot) => {
+    const { label, serialNumber, manufacturerID, model } = slot.getToken();
+    return matches({ token: label, serial: serialNumber, manufacturer: manufacturerID, model });
+  });
+  const [slot] = chosen;
+  if (slot === undefined && all.length === 0) {
+    // Nothing there at all is more likely a device that is away than a wrong setting.
+    throw new AgentFailure('token', `no token is present; looked for ${selector}`);
+  }
+  if (slot === undefined || chosen.length > 1) {
+    const present = all.map((each) => JSON.stringify(each.getToken().label)).join(', ');
+    throw new AgentFailure(
+      'refused',
+      `${chosen.length === 0 ? 'no token matches' : 'more than one token matches'} ${selector}; present: ${present}`,
+    );
+  }
+  return slot;
+}
+
+type TokenFacts = Readonly<Record<'token' | 'serial' | 'manufacturer' | 'model', string>>;
+
+/** A label, or an RFC 7512 URI of token attributes. */
+function tokenMatcher(selector: string): (token: TokenFacts) => boolean {
+  if (!selector.startsWith('pkcs11:')) return (token) => token.token === selector;
+  const [path = ''] = selector.slice('pkcs11:'.length).split('?');
+  const wanted = path.split(';').map((part) => {
+    const [name = '', value = ''] = part.split('=', 2);
+    return [name as keyof TokenFacts, decodeURIComponent(value)] as const;
+  });
+  return (token) => wanted.every(([name, value]) => token[name] === value);
+}
+
+function checkPinTries(flags: number, despiteFailedTry: boolean): void {
+  if (flags & TokenFlag.USER_PIN_LOCKED)
+    throw new AgentFailure('pin-rejected', 'the token says that its PIN is locked');
+  if (flags & TokenFlag.USER_PIN_FINAL_TRY) {
+    throw new AgentFailure(
+      'pin-rejected',
+      'the token says that one try is left for its PIN; log in by its own tool',
+    );
+  }
+  if (flags & TokenFlag.USER_PIN_COUNT_LOW && !despiteFailedTry) {
+    throw new AgentFailure(
+      'pin-rejected',
+      'the token says that a wrong PIN was given before; mend the PIN file, then run `keyward-server token check`',
+    );
+  }
+}
+
+function logIn(session: Session, pinFile: string): void {
+  const pin = readPin(pinFile);
+  try {
+    session.login(pin);
+  } catch (error) {
+    const returnValue = returnValueOf(error) ?? '';
+    if (returnValue === 'CKR_USER_ALREADY_LOGGED_IN') return;
+    if (!PIN_RETURN_VALUES.test(returnValue)) throw error;
+    throw new AgentFailure('pin-rejected', `the token does not accept the PIN in ${pinFile}: ${returnValue}`);
+  }
+}
+
+/** The PIN, without a trailing line end. Refuses a file that others may read. */
+function readPin(pinFile: string): string {
+  let descriptor: number;
+  try {
+    descriptor = openSync(pinFile, 'r');
+  } catch (error) {
+    throw new AgentFailure('refused', `the PIN file can't be opened: ${(error as Error).message}`);
+  }
+  try {
+    if (fstatSync(descriptor).mode & 0o077) {
+      throw new AgentFailure('refused', `the PIN file ${pinFile} is readable by others; chmod 600 it`);
+    }
+    return readFileSync(descriptor, 'utf8').replace(/\r?\n$/, '');
+  } finally {
+    closeSync(descriptor);
+  }
+}

@@ -1,0 +1,251 @@
+/**
+ * What server and agent say to each other: the operations, their records, and the frames on the stream between them.
+ *
+ * ```
+ *  request: u32 length of the rest │ u32 id │ u8 operation │ f64 deadline │ record
+ *  reply:   u32 length of the rest │ u32 id │ u8 outcome (0 done, 1 failed) │ record or Failure
+ * ```
+ *
+ * The operations are few and whole: each does all of its work in the agent, and plaintext comes back only where a
+ * caller is to receive it. Deadlines are CLOCK_MONOTONIC milliseconds; a request past its deadline is not executed.
+ * Knows no PKCS#11.
+ */
+import type { EnvironmentId, KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
+import { bytes, decode, encode, type Field, id, json, struct, u8, u16, u32 } from './codec.ts';
+import { sealedKeyVersion } from './key-version.ts';
+import type { TokenObject, TokenProfile, TokenReport } from './token-profile.ts';
+
+/** What an agent needs to open the token. Never the PIN: the agent reads the file itself. */
+export interface TokenSettings {
+  /** Path of the PKCS#11 module. */
+  readonly module: string;
+  /** Initialisation string for modules that want one (NSS), else absent. */
+  readonly moduleParameters?: string;
+  /** The token's label, or an RFC 7512 URI that matches one token. */
+  readonly token: string;
+  readonly pinFile: string;
+  /** Attributes that this token can't enforce and the operator accepts to go without. */
+  readonly waivers: readonly string[];
+}
+
+/** What an agent needs to serve, besides {@link TokenSettings}. */
+export interface ServeSettings extends TokenSettings {
+  readonly environmentId: EnvironmentId;
+  readonly profile: TokenProfile;
+  readonly objects: readonly TokenObject[];
+  /** How many unwrapped key versions the agent keeps as session objects. */
+  readonly keyCacheSize: number;
+  /** Try the PIN although the token remembers a wrong one: the PIN file has changed, or an operator asks. */
+  readonly despiteFailedTry: boolean;
+}
+
+/** What `initializeToken` needs, besides {@link TokenSettings}. */
+export interface InitializeSettings extends TokenSettings {
+  readonly environmentId: EnvironmentId;
+}
+
+/** How a ciphertext is bound, as {@link import('./ciphertext.ts').Binding} without the tenant, which the version names. */
+const binding = { subject: bytes, contextDigest: bytes };
+
+interface Operation {
+  readonly code: number;
+  readonly request: Field<unknown>;
+  readonly reply: Field<unknown>;
+  /** May be given to a second agent when the first died before answering. */
+  readonly idempotent: boolean;
+  /** Creates or destroys token objects: an agent that does it is never killed. */
+  readonly changesToken: boolean;
+}
+
+const operation = <Request, Reply>(
+  code: number,
+  request: Field<Request>,
+  reply: Field<Reply>,
+  changesToken = false,
+) => ({ code, request, reply, idempotent: !changesToken, changesToken });
+
+/** The agent's operations; one row each. */
+export const OPERATIONS = {
+  /** Opens the token and verifies its objects. The first request to an agent that is to serve. */
+  start: operation(1, json<ServeSettings>(), json<TokenReport>()),
+  /** Probes the token and creates the environment's token objects where they are missing. Explicit, by an operator. */
+  initializeToken: operation(
+    2,
+    json<InitializeSettings>(),
+    json<{ profile: TokenProfile; objects: readonly TokenObject[] }>(),
+    true,
+  ),
+  /** Generates, wraps, seals and proves a new key version under the given root and seal keys. */
+  createKeyVersion: operation(
+    3,
+    struct({
+      tenantId: id<TenantId>(),
+      keyId: id<KeyId>(),
+      version: u32,
+      algorithm: u16,
+      rootKeyId: id<RootKeyId>(),
+      sealKeyId: id<SealKeyId>(),
+    }),
+    sealedKeyVersion,
+  ),
+  /** Encrypts a payload. */
+  seal: operation(
+    4,
+    struct({ keyVersion: bytes, purpose: u8, ...binding, plaintext: bytes }),
+    struct({ ciphertext: bytes }),
+  ),
+  /** Decrypts a ciphertext of any purpose; the server has checked that the purpose is the caller's to open. */
+  open: operation(
+    5,
+    struct({ keyVersion: bytes, ...binding, ciphertext: bytes }),
+    struct({ plaintext: bytes }),
+  ),
+  /** Makes a data key of `length` random bytes, and wraps it. */
+  issueDataKey: operation(
+    6,
+    struct({ keyVersion: bytes, purpose: u8, ...binding, length: u32 }),
+    struct({ plaintext: bytes, ciphertext: bytes }),
+  ),
+} satisfies Record<string, Operation>;
+
+export type Operations = typeof OPERATIONS;
+export type OperationName = keyof Operations;
+export type RequestOf<Name extends OperationName> =
+  Operations[Name]['request'] extends Field<infer T> ? T : never;
+export type ReplyOf<Name extends OperationName> =
+  Operations[Name]['reply'] extends Field<infer T> ? T : never;
+
+const operationNames = new Map<number, OperationName>(
+  (Object.keys(OPERATIONS) as OperationName[]).map((name) => [OPERATIONS[name].code, name]),
+);
+
+/**
+ * Why an agent didn't do what it was asked.
+ *
+ * `token`: a PKCS#11 function failed; the agent ends after saying so, because what the library and its sessions are
+ * worth after an error nobody knows. The others leave the agent as it was, except that one which fails to `start` ends.
+ */
+export type FailureKind =
+  | 'decryption-failed'
+  | 'row-corrupt'
+  | 'expired'
+  | 'token'
+  | 'token-object-missing'
+  | 'pin-rejected'
+  | 'refused'
+  | 'internal';
+
+/** A failure as it travels. The detail is for operators and holds no secret. */
+export interface Failure {
+  readonly kind: FailureKind;
+  readonly detail: string;
+}
+
+/** The agent's exit code when it ends by itself, having said why and begun nothing else. */
+export const EXIT_AFTER_FAILURE = 75;
+
+const REQUEST_HEAD_BYTES = 17;
+const REPLY_HEAD_BYTES = 9;
+/** No frame is longer: the largest plaintext and its key version need a few hundred bytes beyond 64 KiB. */
+export const MAX_FRAME_BYTES = 1024 * 1024;
+
+/** A request's frame. */
+export function encodeRequest<Name extends OperationName>(
+  requestId: number,
+  name: Name,
+  deadline: number,
+  request: RequestOf<Name>,
+): Buffer {
+  const row = OPERATIONS[name];
+  const frame = encode(row.request as Field<RequestOf<Name>>, request, REQUEST_HEAD_BYTES);
+  frame.writeUInt32BE(frame.length - 4, 0);
+  frame.writeUInt32BE(requestId, 4);
+  frame.writeUInt8(row.code, 8);
+  frame.writeDoubleBE(deadline, 9);
+  return frame;
+}
+
+/** How many bytes a request's record takes. */
+export function requestBytes<Name extends OperationName>(name: Name, request: RequestOf<Name>): number {
+  return (OPERATIONS[name].request as Field<RequestOf<Name>>).size(request);
+}
+
+/** A request as an agent reads it; its record is decoded by {@link decodeRequest}. */
+export interface RequestFrame {
+  readonly requestId: number;
+  readonly name: OperationName;
+  readonly deadline: number;
+  readonly frame: Buffer;
+}
+
+/** Throws RangeError for an operation that isn't known. */
+export function readRequest(frame: Buffer): RequestFrame {
+  const name = operationNames.get(frame.readUInt8(8));
+  if (name === undefined) throw new RangeError('a frame names no operation');
+  return { requestId: frame.readUInt32BE(4), name, deadline: frame.readDoubleBE(9), frame };
+}
+
+/** The request's record. */
+export function decodeRequest<Name extends OperationName>(name: Name, frame: Buffer): RequestOf<Name> {
+  return decode(OPERATIONS[name].request as Field<RequestOf<Name>>, frame, REQUEST_HEAD_BYTES);
+}
+
+const failure = json<Failure>();
+
+/** A reply's frame: what the operation returned. */
+export function encodeReply<Name extends OperationName>(
+  requestId: number,
+  name: Name,
+  reply: ReplyOf<Name>,
+): Buffer {
+  return finishReply(
+    requestId,
+    0,
+    encode(OPERATIONS[name].reply as Field<ReplyOf<Name>>, reply, REPLY_HEAD_BYTES),
+  );
+}
+
+/** A reply's frame: why the operation failed. */
+export function encodeFailure(requestId: number, why: Failure): Buffer {
+  return finishReply(requestId, 1, encode(failure, why, REPLY_HEAD_BYTES));
+}
+
+function finishReply(requestId: number, outcome: 0 | 1, frame: Buffer): Buffer {
+  frame.writeUInt32BE(frame.length - 4, 0);
+  frame.writeUInt32BE(requestId, 4);
+  frame.writeUInt8(outcome, 8);
+  return frame;
+}
+
+/** The id of the request that a reply answers. */
+export function replyId(frame: Buffer): number {
+  return frame.readUInt32BE(4);
+}
+
+/** The reply's record, or the failure. */
+export function decodeReply<Name extends OperationName>(
+  name: Name,
+  frame: Buffer,
+): { readonly reply: ReplyOf<Name> } | { readonly failure: Failure } {
+  if (frame.readUInt8(8) !== 0) return { failure: decode(failure, frame, REPLY_HEAD_BYTES) };
+  return { reply: decode(OPERATIONS[name].reply as Field<ReplyOf<Name>>, frame, REPLY_HEAD_BYTES) };
+}
+
+/**
+ * Cuts a stream into frames. The bytes of a frame are handed over, not copied, where one chunk holds it whole.
+ * Throws RangeError on a frame longer than {@link MAX_FRAME_BYTES}: the peer is broken.
+ */
+export function frameReader(onFrame: (frame: Buffer) => void): (chunk: Buffer) => void {
+  let pending: Buffer = Buffer.alloc(0);
+  return (chunk) => {
+    let rest = pending.length === 0 ? chunk : Buffer.concat([pending, chunk]);
+    while (rest.length >= 4) {
+      const end = 4 + rest.readUInt32BE(0);
+      if (end > MAX_FRAME_BYTES) throw new RangeError('a frame is longer than any can be');
+      if (rest.length < end) break;
+      onFrame(rest.subarray(0, end));
+      rest = rest.subarray(end);
+    }
+    pending = rest;
+  };
+}

@@ -1,0 +1,54 @@
+/**
+ * What differs between tokens, and what every token object must be: facts that server and agent share.
+ *
+ * The profile is probed once, by `keyward-server token init`, stored with the environment, and never guessed again.
+ * Knows no PKCS#11 library and no number of it beyond those that a profile records.
+ */
+import type { AnyId } from '../ids.ts';
+
+/** The roles of the objects that an environment has in its token. */
+export const TOKEN_OBJECT_ROLES = ['root', 'seal', 'mask', 'audit-signing'] as const;
+export type TokenObjectRole = (typeof TOKEN_OBJECT_ROLES)[number];
+
+/** One object of the token: its CKA_ID is the UUID. */
+export interface TokenObject {
+  readonly objectId: AnyId;
+  readonly role: TokenObjectRole;
+}
+
+/** How this token wants to be spoken to. */
+export interface TokenProfile {
+  /** CKK_ number of key version material once unwrapped: CKK_GENERIC_SECRET or CKK_SHA512_HMAC. */
+  readonly keyType: number;
+  /** CKM_ number that root keys wrap with. */
+  readonly wrapMechanism: number;
+  /** What that mechanism computes: {@link import('./key-version.ts').WRAP}. */
+  readonly wrap: number;
+  /** Whether CKA_MODIFIABLE stands last or first in unwrap templates; SoftHSM insists on last. */
+  readonly modifiable: 'last' | 'first';
+  /** Whether unwrap templates say CKA_VALUE_LEN; some tokens insist, SoftHSM refuses it. */
+  readonly valueLength: boolean;
+  /** Whether CKA_ALLOWED_MECHANISMS narrows unwrapped material to HMAC-SHA-512. */
+  readonly allowedMechanisms: boolean;
+  /** Required attributes that the token knows no way to set, each of which needs a waiver. */
+  readonly unsupported: readonly string[];
+}
+
+/** Whether a token holds to a required attribute. */
+export type PostureState = 'enforced' | 'unsupported' | 'violated';
+
+/** One required attribute of one object. */
+export interface PostureFinding {
+  readonly objectId: AnyId;
+  readonly role: TokenObjectRole;
+  readonly attribute: string;
+  readonly state: PostureState;
+}
+
+/** What an agent says once it serves: which token it has, and every finding that isn't `enforced`. */
+export interface TokenReport {
+  readonly module: string;
+  readonly token: string;
+  readonly serialNumber: string;
+  readonly findings: readonly PostureFinding[];
+}
