@@ -38,11 +38,9 @@ const VERSION_OFFSET = 20;
 const SALT_OFFSET = 24;
 const SALT_BYTES = 32;
 const IV_OFFSET = 56;
-const IV_BYTES = 12;
 const HEADER_BYTES = 68;
 const COMMITMENT_BYTES = 32;
 const ENCRYPTED_OFFSET = HEADER_BYTES + COMMITMENT_BYTES;
-const TAG_BYTES = 16;
 const MESSAGE_KEY_BYTES = 32;
 
 /** How much longer a ciphertext is than its plaintext, in bytes. */
@@ -117,12 +115,8 @@ export function seal(
   drawRandom(ciphertext.subarray(SALT_OFFSET, SALT_OFFSET + SALT_BYTES + IV_BYTES));
   const { key, commitment } = deriveMessageKey(ciphertext, binding, hmac);
   commitment.copy(ciphertext, HEADER_BYTES);
-  const iv = ciphertext.subarray(IV_OFFSET, IV_OFFSET + IV_BYTES);
-  const cipher = createCipheriv('aes-256-gcm', key, iv, { authTagLength: TAG_BYTES });
-  cipher.setAAD(additionalData(ciphertext, binding));
-  cipher.update(plaintext).copy(ciphertext, ENCRYPTED_OFFSET);
-  cipher.final();
-  cipher.getAuthTag().copy(ciphertext, ciphertext.length - TAG_BYTES);
+  const target = ciphertext.subarray(ENCRYPTED_OFFSET);
+  encryptInto(target, key, ivOf(ciphertext), additionalData(ciphertext, binding), plaintext);
   return ciphertext;
 }
 
@@ -135,19 +129,14 @@ export function open(ciphertext: Buffer, binding: Binding, hmac: MaterialHmac): 
   if (!timingSafeEqual(commitment, ciphertext.subarray(HEADER_BYTES, ENCRYPTED_OFFSET))) {
     throw new KeywardError('DECRYPTION_FAILED');
   }
-  const tagOffset = ciphertext.length - TAG_BYTES;
-  const iv = ciphertext.subarray(IV_OFFSET, IV_OFFSET + IV_BYTES);
-  const decipher = createDecipheriv('aes-256-gcm', key, iv, { authTagLength: TAG_BYTES });
-  decipher.setAAD(additionalData(ciphertext, binding));
-  decipher.setAuthTag(ciphertext.subarray(tagOffset));
-  const plaintext = decipher.update(ciphertext.subarray(ENCRYPTED_OFFSET, tagOffset));
-  try {
-    decipher.final();
-  } catch (cause) {
-    plaintext.fill(0);
-    throw new KeywardError('DECRYPTION_FAILED', { cause });
-  }
+  const sealed = ciphertext.subarray(ENCRYPTED_OFFSET);
+  const plaintext = decrypt(key, ivOf(ciphertext), additionalData(ciphertext, binding), sealed);
+  if (plaintext === undefined) throw new KeywardError('DECRYPTION_FAILED');
   return plaintext;
+}
+
+function ivOf(ciphertext: Buffer): Buffer {
+  return ciphertext.subarray(IV_OFFSET, IV_OFFSET + IV_BYTES);
 }
 
 function deriveMessageKey(

@@ -9,6 +9,7 @@ import { timingSafeEqual } from 'node:crypto';
 import { type Key, MechanismEnum, type Session } from 'graphene-pk11';
 import { KeywardError } from '../../errors.ts';
 import { idToBytes } from '../../ids.ts';
+import { Lru } from '../../lru.ts';
 import { type Binding, drawRandom, open, PURPOSE, parseHeader, seal } from '../ciphertext.ts';
 import { decode, encode } from '../codec.ts';
 import {
@@ -22,7 +23,6 @@ import {
 } from '../key-version.ts';
 import type { ReplyOf, RequestOf, ServeSettings } from '../protocol.ts';
 import { AgentFailure } from './failure.ts';
-import { KeyHandles } from './key-handles.ts';
 import { HMAC_SHA512, transferTemplate, useTemplate } from './templates.ts';
 import type { FoundObject } from './token-objects.ts';
 
@@ -33,13 +33,14 @@ export class KeyOperations {
   readonly #session: Session;
   readonly #settings: ServeSettings;
   readonly #objects: ReadonlyMap<string, FoundObject>;
-  readonly #handles: KeyHandles;
+  /** Named by all of a sealed version's bytes: found only by exactly the row that was verified. */
+  readonly #handles: Lru<string, Key>;
 
   constructor(session: Session, settings: ServeSettings, objects: readonly FoundObject[]) {
     this.#session = session;
     this.#settings = settings;
     this.#objects = new Map(objects.map((object) => [object.objectId, object]));
-    this.#handles = new KeyHandles(settings.keyCacheSize);
+    this.#handles = new Lru(settings.keyCacheSize, (key) => key.destroy());
   }
 
   /** Generates a version, wraps and seals it, and proves it by loading it as every later use will. */
@@ -91,16 +92,22 @@ export class KeyOperations {
   /** The version's HMAC, once its seal and check value are verified. */
   #load(sealedVersion: Buffer): { version: SealedKeyVersion; hmac: (input: Buffer) => Buffer } {
     const version = decode(sealedKeyVersion, sealedVersion);
-    const key = this.#handles.obtain(sealedVersion, () => {
-      this.#verifySeal(version);
-      const unwrapped = this.#unwrap(version);
-      if (!timingSafeEqual(this.#checkValueBy(unwrapped, version), version.checkValue)) {
-        unwrapped.destroy();
-        throw corrupt(version, 'its check value does not match');
-      }
-      return unwrapped;
-    });
-    return { version, hmac: (input) => this.#hmac(key, input) };
+    const name = sealedVersion.toString('latin1');
+    let key = this.#handles.get(name);
+    if (key === undefined) {
+      key = this.#unwrapVerified(version);
+      this.#handles.set(name, key);
+    }
+    const handle = key;
+    return { version, hmac: (input) => this.#hmac(handle, input) };
+  }
+
+  #unwrapVerified(version: SealedKeyVersion): Key {
+    this.#verifySeal(version);
+    const key = this.#unwrap(version);
+    if (timingSafeEqual(this.#checkValueBy(key, version), version.checkValue)) return key;
+    key.destroy();
+    throw corrupt(version, 'its check value does not match');
   }
 
   #verifySeal(version: SealedKeyVersion): void {

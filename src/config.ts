@@ -1,0 +1,211 @@
+/**
+ * The server's settings: environment variables in, one typed and frozen object out.
+ *
+ * {@link SETTINGS} is the only list of them; the README's table is checked against it. Every mistake is reported at
+ * once, with its variable's name, before anything is opened. Key and PIN files that others may read are refused.
+ */
+import { accessSync, constants, statSync } from 'node:fs';
+import { z } from 'zod';
+
+/** One setting. */
+interface Setting<T> {
+  readonly schema: z.ZodType<T>;
+  /** What it stands for when absent, in words; absent means that it must be given. */
+  readonly fallback?: string;
+  readonly description: string;
+}
+
+const setting = <T>(schema: z.ZodType<T>, description: string, fallback?: string): Setting<T> => ({
+  schema,
+  description,
+  ...(fallback === undefined ? {} : { fallback }),
+});
+
+const integer = (minimum: number, maximum: number, fallback: number) =>
+  z
+    .string()
+    .regex(/^\d+$/, 'must be a whole number')
+    .default(String(fallback))
+    .transform(Number)
+    .refine((value) => value >= minimum && value <= maximum, `must be ${minimum} to ${maximum}`);
+
+const file = z
+  .string()
+  .min(1, 'must name a file')
+  .refine((path) => isReadable(path), 'names a file that can not be read');
+const secretFile = file.refine(
+  (path) => isPrivate(path),
+  'names a file that group or others may read; chmod 600 it',
+);
+const flag = z.enum(['true', 'false'], 'must be true or false').transform((value) => value === 'true');
+const names = z
+  .string()
+  .default('')
+  .transform((list) => list.split(',').filter((name) => name !== ''));
+const databaseUrl = z.string().regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://');
+const listen = z
+  .string()
+  .regex(/^(\[[0-9a-f:.]+\]|[^:[\]]+):\d{1,5}$/i, 'must be host:port, IPv6 as [address]:port')
+  .default('127.0.0.1:7443');
+const tokenSelector = z
+  .string()
+  .min(1, 'must name a token')
+  .refine((selector) => !selector.startsWith('pkcs11:') || isTokenUri(selector), {
+    error:
+      'must be a label, or pkcs11: with token, serial, manufacturer and model only (RFC 7512), and no PIN',
+  });
+
+/** Every setting of the server. */
+export const SETTINGS = {
+  KEYWARD_MODE: setting(
+    z.enum(['production', 'development'], 'must be production or development').default('production'),
+    '`development` turns reflection on; nothing else differs',
+    '`production`',
+  ),
+  KEYWARD_LISTEN: setting(listen, 'address and port to serve gRPC on', '`127.0.0.1:7443`'),
+  KEYWARD_TLS_CERT_FILE: setting(file, 'PEM: the server’s certificate and its chain'),
+  KEYWARD_TLS_KEY_FILE: setting(secretFile, 'PEM: the certificate’s private key; nobody else may read it'),
+  KEYWARD_TLS_CLIENT_CA_FILE: setting(file, 'PEM: the CAs whose client certificates are accepted'),
+  DATABASE_URL: setting(databaseUrl, 'PostgreSQL 15 or later, as the role `keyward_service`'),
+  KEYWARD_DATABASE_CA_FILE: setting(
+    file.optional(),
+    'PEM: the CA that the database’s certificate is verified against',
+    'the system’s CAs',
+  ),
+  KEYWARD_DATABASE_POOL: setting(integer(1, 1000, 10), 'connections that calls share', '10'),
+  KEYWARD_HSM_MODULE: setting(file, 'the PKCS#11 module’s library'),
+  KEYWARD_HSM_MODULE_PARAMETERS: setting(
+    z.string().optional(),
+    'initialisation string, for modules that want one (NSS)',
+    'none',
+  ),
+  KEYWARD_HSM_TOKEN: setting(tokenSelector, 'the token’s label, or a `pkcs11:` URI that matches one token'),
+  KEYWARD_HSM_PIN_FILE: setting(secretFile, 'file with the user PIN; only the agent reads it'),
+  KEYWARD_HSM_AGENTS: setting(integer(1, 64, 1), 'agent processes, each with a session of its own', '1'),
+  KEYWARD_HSM_CALL_TIMEOUT_MS: setting(
+    integer(100, 600_000, 5_000),
+    'an agent that works on one call for longer is replaced',
+    '5000',
+  ),
+  KEYWARD_HSM_QUEUE_CALLS: setting(
+    integer(1, 100_000, 4_096),
+    'calls that may wait for the agents at once',
+    '4096',
+  ),
+  KEYWARD_HSM_QUEUE_BYTES: setting(
+    integer(1_048_576, 1_073_741_824, 67_108_864),
+    'bytes of calls that may wait for the agents at once',
+    '67108864',
+  ),
+  KEYWARD_HSM_KEY_CACHE: setting(
+    integer(1, 1_000_000, 10_000),
+    'key versions that each agent keeps unwrapped, as session objects',
+    '10000',
+  ),
+  KEYWARD_HSM_ENVIRONMENT: setting(names, 'variables handed on to the agents, by name, with commas', 'none'),
+  KEYWARD_HSM_WAIVERS: setting(
+    names,
+    'attributes that this token can not enforce and you accept to go without, with commas',
+    'none',
+  ),
+  KEYWARD_KEY_CACHE: setting(
+    integer(1, 1_000_000, 10_000),
+    'keys whose rows each server keeps in memory',
+    '10000',
+  ),
+  KEYWARD_DEADLINE_MS: setting(
+    integer(100, 600_000, 10_000),
+    'the longest that a call may take, also when it brings a later deadline or none',
+    '10000',
+  ),
+  KEYWARD_DRAIN_MS: setting(
+    integer(0, 600_000, 10_000),
+    'after SIGTERM, how long calls under way may take to end',
+    '10000',
+  ),
+  KEYWARD_REFLECTION: setting(flag.optional(), 'gRPC reflection', '`true` in development, else `false`'),
+  KEYWARD_LOG_LEVEL: setting(
+    z.enum(['debug', 'info', 'warn', 'error'], 'must be debug, info, warn or error').default('info'),
+    'from which level on to log',
+    '`info`',
+  ),
+} as const satisfies Record<string, Setting<unknown>>;
+
+/** What `migrate` and `token` need besides. */
+export const OWNER_SETTINGS = {
+  MIGRATION_DATABASE_URL: setting(
+    databaseUrl,
+    'the same database as the role that owns its schema; for `migrate` and `token init` alone',
+  ),
+} as const satisfies Record<string, Setting<unknown>>;
+
+type Settings = typeof SETTINGS & typeof OWNER_SETTINGS;
+/** The named settings, read. */
+export type Configuration<Name extends keyof Settings = keyof typeof SETTINGS> = {
+  readonly [N in Name]: Settings[N] extends Setting<infer T> ? T : never;
+};
+
+/** Settings that are not valid: every mistake, a line each. */
+export class ConfigurationError extends Error {
+  override readonly name = 'ConfigurationError';
+}
+
+/** The settings that the server runs with. Throws {@link ConfigurationError}. */
+export function readConfiguration(environment: NodeJS.ProcessEnv): Configuration {
+  return read(Object.keys(SETTINGS) as (keyof typeof SETTINGS)[], environment);
+}
+
+/** Some settings, for a command that needs only those. Throws {@link ConfigurationError}. */
+export function read<Name extends keyof Settings>(
+  wanted: readonly Name[],
+  environment: NodeJS.ProcessEnv,
+): Configuration<Name> {
+  const all: Readonly<Record<string, Setting<unknown>>> = { ...SETTINGS, ...OWNER_SETTINGS };
+  const values: Record<string, unknown> = {};
+  const mistakes: string[] = [];
+  for (const name of wanted) {
+    const given = environment[name] === '' ? undefined : environment[name];
+    const { schema, fallback } = all[name] as Setting<unknown>;
+    const result = schema.safeParse(given);
+    if (result.success) values[name] = result.data;
+    else if (given === undefined && fallback === undefined)
+      mistakes.push(`${name} is not set: ${all[name]?.description}`);
+    else mistakes.push(`${name} ${result.error.issues[0]?.message}`);
+  }
+  if (mistakes.length > 0) throw new ConfigurationError(mistakes.join('\n'));
+  return Object.freeze(values) as Configuration<Name>;
+}
+
+function isReadable(path: string): boolean {
+  try {
+    accessSync(path, constants.R_OK);
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
+}
+
+/** By the file's mode alone: its content is not for this process to read. */
+function isPrivate(path: string): boolean {
+  try {
+    return (statSync(path).mode & 0o077) === 0;
+  } catch {
+    return true; // Not readable at all, which is said already.
+  }
+}
+
+const URI_ATTRIBUTES = ['token', 'serial', 'manufacturer', 'model'];
+
+function isTokenUri(uri: string): boolean {
+  const parts = uri.slice('pkcs11:'.length).split(';');
+  return parts.every((part) => {
+    const [name = '', value] = part.split('=', 2);
+    return (
+      value !== undefined && URI_ATTRIBUTES.includes(name) && !value.includes('?') && isPercentEncoded(value)
+    );
+  });
+}
+
+function isPercentEncoded(value: string): boolean {
+  return !/%(?![0-9a-f]{2})/i.test(value) && URL.canParse(`pkcs11:${value}`);
+}

@@ -1,0 +1,66 @@
+/**
+ * An operator's commands to a token, each in an agent of its own: making the environment's objects, looking at them.
+ *
+ * The agent is never killed: a token object half made is worse than waiting. Nothing that serves imports this.
+ */
+import { AgentProcess } from './agent-process.ts';
+import { TokenRefused } from './agents.ts';
+import {
+  decodeReply,
+  encodeRequest,
+  type InitializeSettings,
+  type ReplyOf,
+  type RequestOf,
+  type ServeSettings,
+} from './protocol.ts';
+import type { TokenReport } from './token-profile.ts';
+
+type Environment = Readonly<Record<string, string>>;
+
+/**
+ * Probes the token and creates what the environment lacks in it. Doing it again changes nothing.
+ * Throws {@link TokenRefused} with what the token lacks or what an operator has to mend.
+ */
+export function initializeToken(
+  settings: InitializeSettings,
+  environment: Environment,
+): Promise<ReplyOf<'initializeToken'>> {
+  return runInAgent('initializeToken', settings, environment);
+}
+
+/**
+ * Opens the token as serving does and reports on it, also when a wrong PIN was given before: somebody has looked at it.
+ * Throws {@link TokenRefused}.
+ */
+export function checkToken(
+  settings: Omit<ServeSettings, 'despiteFailedTry'>,
+  environment: Environment,
+): Promise<TokenReport> {
+  return runInAgent('start', { ...settings, despiteFailedTry: true }, environment);
+}
+
+function runInAgent<Name extends 'initializeToken' | 'start'>(
+  name: Name,
+  request: RequestOf<Name>,
+  environment: Environment,
+): Promise<ReplyOf<Name>> {
+  const { promise, resolve, reject } = Promise.withResolvers<ReplyOf<Name>>();
+  const agent = new AgentProcess({
+    environment,
+    onOutput: (output) => process.stderr.write(`agent: ${output}\n`),
+    onExit: ({ how }) => reject(new TokenRefused(`the agent ended: ${how}`)),
+  });
+  agent.send({
+    name,
+    encode: (requestId) => encodeRequest(requestId, name, Number.POSITIVE_INFINITY, request),
+    attempts: 0,
+    settle: (frame) => {
+      const outcome = decodeReply(name, frame);
+      if ('reply' in outcome) resolve(outcome.reply);
+      else reject(new TokenRefused(outcome.failure.detail));
+      agent.end();
+    },
+    fail: reject,
+  });
+  return promise;
+}

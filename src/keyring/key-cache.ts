@@ -1,0 +1,133 @@
+/**
+ * Tenants, keys and key versions as the hot path finds them: in memory, loaded from the store once.
+ *
+ * Invariants: what a name or a UUID stands for never changes, so those are kept until they fall out; a key's state is
+ * dropped the moment a change to it is heard of, also while it is being loaded (what is kept is the promise, so nothing
+ * read before a change is put in after it); what isn't there is never remembered; and a replica that no longer hears of
+ * changes answers nothing from here. Decides nothing: whether a key may be used is the keyring's to say.
+ */
+import type { Call } from '../call.ts';
+import { KeywardError } from '../errors.ts';
+import { encode } from '../hsm/codec.ts';
+import { sealedKeyVersion } from '../hsm/key-version.ts';
+import type { KeyId, TenantId } from '../ids.ts';
+import { Lru } from '../lru.ts';
+import { findKey, findKeyByName, findVersion, type KeyRecord, type KeyVersionRecord } from '../store/keys.ts';
+import type { Store } from '../store/store.ts';
+import { findTenantByName, type TenantRecord } from '../store/tenants.ts';
+import type { KeyName } from './names.ts';
+
+/** A key version ready to be sent to an agent. */
+export interface LoadedVersion {
+  readonly record: KeyVersionRecord;
+  /** The sealed version as agents read it, and as they name its handle. */
+  readonly sealed: Buffer;
+}
+
+/** A key and those of its versions that have been asked for. */
+export interface LoadedKey {
+  readonly record: KeyRecord;
+  readonly primary: LoadedVersion;
+  readonly versions: Map<number, Promise<LoadedVersion | undefined>>;
+}
+
+/** See this file's first paragraph. */
+export class KeyCache {
+  readonly #store: Store;
+  readonly #isFresh: () => boolean;
+  readonly #tenants: Lru<string, TenantRecord>;
+  readonly #keyIds: Lru<string, KeyId>;
+  readonly #keys: Lru<KeyId, Promise<LoadedKey | undefined>>;
+
+  /** At most `limit` keys; `isFresh` says whether this replica hears of changes. */
+  constructor(store: Store, limit: number, isFresh: () => boolean) {
+    this.#store = store;
+    this.#isFresh = isFresh;
+    this.#tenants = new Lru(limit);
+    this.#keyIds = new Lru(limit);
+    this.#keys = new Lru(limit);
+  }
+
+  /** The tenant. Throws RESOURCE_NOT_FOUND. */
+  async tenant(call: Call, name: string): Promise<TenantRecord> {
+    this.#requireFresh();
+    const known = this.#tenants.get(name);
+    if (known !== undefined) return known;
+    const tenant = await findTenantByName(this.#store, call, name);
+    if (tenant === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+    this.#tenants.set(name, tenant);
+    return tenant;
+  }
+
+  /** The key of that name. Throws RESOURCE_NOT_FOUND. */
+  async named(call: Call, name: KeyName): Promise<LoadedKey> {
+    const { tenantId } = await this.tenant(call, name.tenant);
+    const path = `${name.tenant}/${name.key}`;
+    let keyId = this.#keyIds.get(path);
+    if (keyId === undefined) {
+      const found = await this.#store.read(call, tenantId, (tx) => findKeyByName(tx, tenantId, name.key));
+      if (found === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+      keyId = found.keyId;
+      this.#keyIds.set(path, keyId);
+    }
+    const key = await this.key(call, tenantId, keyId);
+    if (key === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+    return key;
+  }
+
+  /** The tenant's key of that UUID, or undefined. */
+  async key(call: Call, tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
+    this.#requireFresh();
+    const known = this.#keys.get(keyId);
+    const key = await (known ?? this.#load(call, tenantId, keyId));
+    // UUIDs are unique across tenants: another tenant's key is as absent as one that never was.
+    return key?.record.tenantId === tenantId ? key : undefined;
+  }
+
+  /** The key's version of that number, or undefined. */
+  async version(call: Call, key: LoadedKey, version: number): Promise<LoadedVersion | undefined> {
+    if (key.primary.record.version === version) return key.primary;
+    const known = key.versions.get(version);
+    if (known !== undefined) return known;
+    const { tenantId, keyId } = key.record;
+    const loading = this.#store
+      .read(call, tenantId, (tx) => findVersion(tx, tenantId, keyId, version))
+      .then((record) => record && load(record));
+    key.versions.set(version, loading);
+    const drop = () => key.versions.delete(version);
+    loading.then((found) => found ?? drop(), drop);
+    return loading;
+  }
+
+  /** Forgets a key's state; the next use reads it anew. */
+  forget(keyId: KeyId): void {
+    this.#keys.delete(keyId);
+  }
+
+  /** Forgets everything. */
+  clear(): void {
+    this.#keys.clear();
+    this.#keyIds.clear();
+    this.#tenants.clear();
+  }
+
+  #load(call: Call, tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
+    const loading = this.#store
+      .read(call, tenantId, (tx) => findKey(tx, tenantId, keyId))
+      .then((record) => record && { record, primary: load(record.primary), versions: new Map() });
+    this.#keys.set(keyId, loading);
+    const drop = () => {
+      if (this.#keys.get(keyId) === loading) this.#keys.delete(keyId);
+    };
+    loading.then((found) => found ?? drop(), drop);
+    return loading;
+  }
+
+  #requireFresh(): void {
+    if (!this.#isFresh()) throw new KeywardError('REPLICA_STALE');
+  }
+}
+
+function load(record: KeyVersionRecord): LoadedVersion {
+  return { record, sealed: encode(sealedKeyVersion, record) };
+}

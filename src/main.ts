@@ -1,0 +1,279 @@
+#!/usr/bin/env node
+/**
+ * The composition root: `keyward-server serve`, `migrate`, `token init`, `token check`.
+ *
+ * Reads the configuration, makes the parts, connects them, and ends them in the right order. Decides nothing else.
+ */
+import { readFileSync } from 'node:fs';
+import { Command } from 'commander';
+import { type Configuration, ConfigurationError, read, readConfiguration } from './config.ts';
+import { HsmAgents, TokenRefused } from './hsm/agents.ts';
+import type { ServeSettings, TokenSettings } from './hsm/protocol.ts';
+import { checkToken, initializeToken } from './hsm/token-commands.ts';
+import type { TokenObject, TokenObjectRole, TokenProfile } from './hsm/token-profile.ts';
+import type { AnyId, KeyId, RootKeyId, SealKeyId } from './ids.ts';
+import { KeyCache } from './keyring/key-cache.ts';
+import { type CurrentKeys, Keyring } from './keyring/keyring.ts';
+import { GrpcServer } from './rpc/server.ts';
+import { ChangeFeed } from './store/changes.ts';
+import {
+  type EnvironmentRecord,
+  readEnvironment,
+  readEnvironmentAsOwner,
+  recordToken,
+} from './store/environment.ts';
+import { migrate } from './store/migrate.ts';
+import { withOwnerConnection } from './store/owner.ts';
+import { Store } from './store/store.ts';
+import { createLog, type Logger } from './telemetry/log.ts';
+
+const RELEASE = (
+  JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
+).version;
+const READINESS_MS = 100;
+
+/** The settings that say how a token is opened. */
+const TOKEN_SETTINGS = [
+  'KEYWARD_HSM_MODULE',
+  'KEYWARD_HSM_MODULE_PARAMETERS',
+  'KEYWARD_HSM_TOKEN',
+  'KEYWARD_HSM_PIN_FILE',
+  'KEYWARD_HSM_WAIVERS',
+  'KEYWARD_HSM_ENVIRONMENT',
+] as const;
+
+const program = new Command('keyward-server')
+  .description('Keyward: key management and encryption in front of a PKCS#11 HSM')
+  .version(RELEASE);
+program.command('serve').description('serve gRPC until SIGTERM').action(serve);
+program.command('migrate').description('bring the database’s schema to this release').action(migrateDatabase);
+const token = program.command('token').description('the HSM token, by an operator with the PIN file at hand');
+token
+  .command('init')
+  .description(
+    'probe the token, create the environment’s objects in it, record both; doing it again changes nothing',
+  )
+  .action(initToken);
+token
+  .command('check')
+  .description('log in once, also after a wrong PIN, and report what the token’s objects are')
+  .action(reportToken);
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  const lines = error instanceof Error ? error.message.split('\n') : [String(error)];
+  for (const line of lines) process.stderr.write(`keyward-server: ${line}\n`);
+  if (
+    !(error instanceof ConfigurationError || error instanceof TokenRefused) &&
+    process.env['KEYWARD_DEBUG']
+  ) {
+    process.stderr.write(`${error instanceof Error ? error.stack : ''}\n`);
+  }
+  process.exit(1);
+}
+
+async function serve(): Promise<void> {
+  const configuration = readConfiguration(process.env);
+  const log = createLog(configuration.KEYWARD_LOG_LEVEL, RELEASE);
+  const store = await openStore(configuration, (err) =>
+    log.warn({ err }, 'an idle database connection broke'),
+  );
+  const environment = await readEnvironment(store);
+  const settings = serveSettings(configuration, environment);
+  const agents = new HsmAgents({
+    settings,
+    count: configuration.KEYWARD_HSM_AGENTS,
+    callTimeoutMs: configuration.KEYWARD_HSM_CALL_TIMEOUT_MS,
+    maxCalls: configuration.KEYWARD_HSM_QUEUE_CALLS,
+    maxBytes: configuration.KEYWARD_HSM_QUEUE_BYTES,
+    environment: agentEnvironment(configuration),
+    log,
+  });
+  const cache: KeyCache = new KeyCache(store, configuration.KEYWARD_KEY_CACHE, () => feed.isFresh());
+  const feed = new ChangeFeed(store, {
+    onChange: ({ kind, subjectId }) => kind === 'key' && cache.forget(subjectId as KeyId),
+    onReset: () => cache.clear(),
+    onError: (err) => log.warn({ err }, 'changes can not be read'),
+  });
+  const keyring = new Keyring({ store, agents, cache, current: currentKeys(environment) });
+  const server = new GrpcServer({
+    keyring,
+    log,
+    defaultDeadlineMs: configuration.KEYWARD_DEADLINE_MS,
+    listen: configuration.KEYWARD_LISTEN,
+    tls: {
+      certFile: configuration.KEYWARD_TLS_CERT_FILE,
+      keyFile: configuration.KEYWARD_TLS_KEY_FILE,
+      clientCaFile: configuration.KEYWARD_TLS_CLIENT_CA_FILE,
+    },
+    reflection: configuration.KEYWARD_REFLECTION ?? configuration.KEYWARD_MODE === 'development',
+  });
+
+  feed.start();
+  const port = await server.listen();
+  log.info({ port, environmentId: environment.environmentId, mode: configuration.KEYWARD_MODE }, 'listening');
+  const readiness = setInterval(() => server.setReady(agents.ready && feed.isFresh()), READINESS_MS);
+  const end = endOnce(log, async () => {
+    clearInterval(readiness);
+    await server.drain(configuration.KEYWARD_DRAIN_MS);
+    await feed.stop();
+    await agents.stop();
+    await store.close();
+  });
+  process.on('SIGTERM', () => end('SIGTERM', 0));
+  process.on('SIGINT', () => end('SIGINT', 0));
+  try {
+    const { findings, ...report } = await agents.start();
+    log.info(report, 'the HSM token is open');
+    // What the operator waived is said at every start, so that it isn't forgotten.
+    for (const finding of findings)
+      log.warn(finding, 'the token can not enforce an attribute, and this is waived');
+  } catch (error) {
+    log.fatal({ err: error }, 'the HSM token is refused');
+    end('the HSM token is refused', 1);
+  }
+}
+
+/** A function that ends the process in order the first time, and at once the second. */
+function endOnce(log: Logger, inOrder: () => Promise<void>): (why: string, exitCode: number) => void {
+  let ending = false;
+  return (why, exitCode) => {
+    if (ending) process.exit(1);
+    ending = true;
+    log.info({ why }, 'ending');
+    inOrder().then(
+      () => process.exit(exitCode),
+      (err: unknown) => {
+        log.fatal({ err }, 'the end was not in order');
+        process.exit(1);
+      },
+    );
+  };
+}
+
+async function migrateDatabase(): Promise<void> {
+  const settings = read(['MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE'], process.env);
+  const applied = await migrate({
+    url: settings.MIGRATION_DATABASE_URL,
+    ...caFile(settings),
+    log: (message) => process.stderr.write(`${message}\n`),
+  });
+  process.stdout.write(
+    applied.length === 0 ? 'the schema is up to date\n' : `applied ${applied.join(', ')}\n`,
+  );
+}
+
+async function initToken(): Promise<void> {
+  const settings = read(
+    ['MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE', ...TOKEN_SETTINGS],
+    process.env,
+  );
+  await withOwnerConnection(
+    settings.MIGRATION_DATABASE_URL,
+    settings.KEYWARD_DATABASE_CA_FILE,
+    async (owner) => {
+      const { environmentId } = await readEnvironmentAsOwner(owner);
+      const made = await initializeToken(
+        { ...tokenSettings(settings), environmentId },
+        agentEnvironment(settings),
+      );
+      const outcome = await recordToken(owner, made);
+      process.stdout.write(
+        `the token ${outcome === 'recorded' ? 'is initialised' : 'was initialised before'}\n`,
+      );
+      for (const { role, objectId } of made.objects) process.stdout.write(`  ${role} ${objectId}\n`);
+    },
+  );
+}
+
+async function reportToken(): Promise<void> {
+  const settings = read(
+    [
+      'DATABASE_URL',
+      'KEYWARD_DATABASE_CA_FILE',
+      'KEYWARD_DATABASE_POOL',
+      'KEYWARD_HSM_KEY_CACHE',
+      ...TOKEN_SETTINGS,
+    ],
+    process.env,
+  );
+  const store = await openStore(settings, () => {});
+  try {
+    const { findings, ...report } = await checkToken(
+      serveSettings(settings, await readEnvironment(store)),
+      agentEnvironment(settings),
+    );
+    process.stdout.write(`${report.token} (serial ${report.serialNumber}), ${report.module}\n`);
+    for (const { role, objectId, attribute, state } of findings) {
+      process.stdout.write(`  ${role} ${objectId} ${attribute}: ${state}, waived\n`);
+    }
+    process.stdout.write('every other required attribute of every object is enforced\n');
+  } finally {
+    await store.close();
+  }
+}
+
+function openStore(
+  settings: Configuration<'DATABASE_URL' | 'KEYWARD_DATABASE_CA_FILE' | 'KEYWARD_DATABASE_POOL'>,
+  onError: (error: Error) => void,
+): Promise<Store> {
+  return Store.open({
+    url: settings.DATABASE_URL,
+    ...caFile(settings),
+    poolSize: settings.KEYWARD_DATABASE_POOL,
+    release: RELEASE,
+    onError,
+  });
+}
+
+function caFile(settings: Configuration<'KEYWARD_DATABASE_CA_FILE'>): { readonly caFile?: string } {
+  return settings.KEYWARD_DATABASE_CA_FILE === undefined ? {} : { caFile: settings.KEYWARD_DATABASE_CA_FILE };
+}
+
+function tokenSettings(settings: Configuration<(typeof TOKEN_SETTINGS)[number]>): TokenSettings {
+  const parameters = settings.KEYWARD_HSM_MODULE_PARAMETERS;
+  return {
+    module: settings.KEYWARD_HSM_MODULE,
+    ...(parameters === undefined ? {} : { moduleParameters: parameters }),
+    token: settings.KEYWARD_HSM_TOKEN,
+    pinFile: settings.KEYWARD_HSM_PIN_FILE,
+    waivers: settings.KEYWARD_HSM_WAIVERS,
+  };
+}
+
+function serveSettings(
+  settings: Configuration<(typeof TOKEN_SETTINGS)[number] | 'KEYWARD_HSM_KEY_CACHE'>,
+  { environmentId, tokenProfile, tokenObjects }: EnvironmentRecord,
+): Omit<ServeSettings, 'despiteFailedTry'> {
+  if (tokenProfile === null) {
+    throw new ConfigurationError(
+      'no token is recorded in the database: run `keyward-server token init` first',
+    );
+  }
+  return {
+    ...tokenSettings(settings),
+    environmentId,
+    profile: tokenProfile as TokenProfile,
+    objects: tokenObjects.map(({ role, objectId }): TokenObject => ({ role, objectId: objectId as AnyId })),
+    keyCacheSize: settings.KEYWARD_HSM_KEY_CACHE,
+  };
+}
+
+function currentKeys({ tokenObjects }: EnvironmentRecord): CurrentKeys {
+  const current = (role: TokenObjectRole) => {
+    const object = tokenObjects.find((each) => each.role === role && each.isCurrent);
+    if (object === undefined)
+      throw new ConfigurationError(`no current ${role} key is recorded in the database`);
+    return object.objectId;
+  };
+  return { rootKeyId: current('root') as RootKeyId, sealKeyId: current('seal') as SealKeyId };
+}
+
+/** The agents' whole environment: what the operator names, and nothing else of this process's. */
+function agentEnvironment(settings: Configuration<'KEYWARD_HSM_ENVIRONMENT'>): Record<string, string> {
+  const named = settings.KEYWARD_HSM_ENVIRONMENT.map((name) => [name, process.env[name]] as const);
+  return Object.fromEntries(
+    named.filter((entry): entry is readonly [string, string] => entry[1] !== undefined),
+  );
+}

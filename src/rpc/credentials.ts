@@ -1,0 +1,86 @@
+/**
+ * TLS as the server speaks it: 1.3 only, a client certificate always, no session resumption; files reloaded.
+ *
+ * The one ServerCredentials subclass, since grpc-js's own accepts TLS 1.2 and resumed sessions, in which a client's
+ * certificate isn't presented again. When the files change and load, new connections use them; when what is there
+ * doesn't load, the old ones stay and the log says so. Doesn't know who a certificate stands for.
+ */
+import { constants } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { createSecureContext, type SecureContextOptions } from 'node:tls';
+import { ServerCredentials } from '@grpc/grpc-js';
+
+export interface TlsFiles {
+  readonly certFile: string;
+  readonly keyFile: string;
+  readonly clientCaFile: string;
+}
+
+/** How often the files are looked at. */
+const RELOAD_MS = 2_000;
+
+/** See this file's first paragraph. */
+export class MutualTlsCredentials extends ServerCredentials {
+  readonly #files: TlsFiles;
+  #loaded: LoadedFiles;
+
+  /** Throws when the files don't load: a key that isn't the certificate's, say. */
+  constructor(files: TlsFiles) {
+    const loaded = load(files);
+    super({ requestCert: true, rejectUnauthorized: true }, loaded.options);
+    this.#files = files;
+    this.#loaded = loaded;
+  }
+
+  /** Looks at the files from time to time until the returned function is called. */
+  watch(onReload: () => void, onError: (error: unknown) => void): () => void {
+    let lastFailure: string | undefined;
+    const timer = setInterval(() => {
+      try {
+        if (this.reload()) onReload();
+        lastFailure = undefined;
+      } catch (error) {
+        if (String(error) !== lastFailure) onError(error);
+        lastFailure = String(error);
+      }
+    }, RELOAD_MS);
+    timer.unref();
+    return () => clearInterval(timer);
+  }
+
+  /** Loads the files if they have changed, and says whether. Throws, and keeps the old ones, if they don't load. */
+  reload(): boolean {
+    const loaded = load(this.#files);
+    if (loaded.bytes.equals(this.#loaded.bytes)) return false;
+    this.#loaded = loaded;
+    this.updateSecureContextOptions(loaded.options);
+    return true;
+  }
+
+  override _equals(other: ServerCredentials): boolean {
+    return this === other;
+  }
+}
+
+interface LoadedFiles {
+  readonly options: SecureContextOptions;
+  readonly bytes: Buffer;
+}
+
+function load({ certFile, keyFile, clientCaFile }: TlsFiles): LoadedFiles {
+  const [cert, key, ca] = [certFile, keyFile, clientCaFile].map((path) => readFileSync(path)) as [
+    Buffer,
+    Buffer,
+    Buffer,
+  ];
+  const options: SecureContextOptions = {
+    cert,
+    key,
+    ca,
+    minVersion: 'TLSv1.3',
+    // Without tickets TLS 1.3 resumes by the server's memory, and Node's server has none.
+    secureOptions: constants.SSL_OP_NO_TICKET,
+  };
+  createSecureContext(options);
+  return { options, bytes: Buffer.concat([cert, key, ca]) };
+}

@@ -1,0 +1,151 @@
+/**
+ * The changes that every replica must hear of, and the feed that tells it.
+ *
+ * A change is a row, written in the transaction of what it reports. Replicas poll: no LISTEN, so a pooler in transaction
+ * mode will do. Ids are handed out in another order than transactions commit in, so a feed that remembers the last id
+ * misses some. This one remembers the *horizon*, the oldest transaction that was running at its last poll: whatever
+ * wasn't visible then belongs to that transaction or a later one, so the next poll reads from there. A writer that runs
+ * for long only makes it read the same rows again, and those it has told of are left out. What is forgotten because of
+ * a change isn't known here.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { monotonicNow } from '../call.ts';
+import type { TenantId } from '../ids.ts';
+import type { Store, Tx } from './store.ts';
+
+const POLL_MS = 250;
+/** When a poll is given up. */
+const POLL_TIMEOUT_MS = 1_000;
+/** How long after the beginning of a good poll the replica may still answer from memory. */
+const FRESH_MS = 1_500;
+const PURGE_MS = 10 * 60_000;
+const PURGE_TIMEOUT_MS = 10_000;
+
+/** All that the feed needs of a store. */
+type Reserve = Pick<Store, 'queryReserve'>;
+
+export type ChangeKind = 'tenant' | 'key';
+
+export interface Change {
+  readonly tenantId: TenantId;
+  readonly kind: ChangeKind;
+  /** The UUID of the tenant or key that changed. */
+  readonly subjectId: string;
+}
+
+/** Reports a change to every replica, once `tx` is committed. */
+export async function recordChange(tx: Tx, change: Change): Promise<void> {
+  await tx.query('INSERT INTO changes (tenant_id, kind, subject_id) VALUES ($1, $2, $3)', [
+    change.tenantId,
+    change.kind,
+    change.subjectId,
+  ]);
+}
+
+/**
+ * Deletes changes that are over an hour old. By then every replica has heard of them, or has a gap of over
+ * {@link FRESH_MS} behind it and forgets everything anyway.
+ */
+export async function purgeChanges(store: Reserve): Promise<void> {
+  const call = { deadline: monotonicNow() + PURGE_TIMEOUT_MS };
+  await store.queryReserve(call, "DELETE FROM changes WHERE at < now() - interval '1 hour'");
+}
+
+export interface ChangeListener {
+  /**
+   * Something changed: forget what is remembered of it. May come more than once for one change.
+   *
+   * What was being read while this came may be from before the change, and must not be remembered either.
+   */
+  onChange(change: Change): void;
+  /** Anything may have changed: forget everything. Comes first of all. */
+  onReset(): void;
+  /** A poll or a purge failed. The feed goes on by itself. */
+  onError(error: unknown): void;
+}
+
+interface PollRow {
+  horizon: string;
+  change_id: string | null;
+  tenant_id: TenantId;
+  kind: ChangeKind;
+  subject_id: string;
+}
+
+// One statement, hence one snapshot for the horizon and for what is visible.
+const POLL = `SELECT pg_snapshot_xmin(s.snapshot)::text AS horizon, c.change_id, c.tenant_id, c.kind, c.subject_id
+  FROM (SELECT pg_current_snapshot() AS snapshot) s LEFT JOIN changes c ON c.xid >= $1::xid8
+  ORDER BY c.change_id`;
+
+/** Tells one listener of every change that is committed, within 250 ms or little more. */
+export class ChangeFeed {
+  readonly #store: Reserve;
+  readonly #listener: ChangeListener;
+  readonly #stopping = new AbortController();
+  #running: Promise<void> | undefined;
+  /** All transactions below are over, and their changes told of; undefined before the first poll. */
+  #horizon: bigint | undefined;
+  /** The changes at or above the horizon that have been told of. */
+  #told = new Set<string>();
+  #lastGoodBegan = Number.NEGATIVE_INFINITY;
+
+  constructor(store: Reserve, listener: ChangeListener) {
+    this.#store = store;
+    this.#listener = listener;
+  }
+
+  /** Begins to poll, at once. */
+  start(): void {
+    this.#running ??= this.#run();
+  }
+
+  /** Ends polling, for good; a poll under way is waited for. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await this.#running;
+  }
+
+  /** Whether every change that was committed 1.5 s ago has been told of; else nothing may be answered from memory. */
+  isFresh(): boolean {
+    return monotonicNow() - this.#lastGoodBegan < FRESH_MS;
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stopping;
+    let purgeAt = monotonicNow() + Math.random() * PURGE_MS;
+    while (!signal.aborted) {
+      const began = monotonicNow();
+      await this.#poll(began).catch(this.#listener.onError);
+      if (began >= purgeAt) {
+        purgeAt = began + PURGE_MS;
+        // Not waited for: the next poll mustn't be late for it.
+        purgeChanges(this.#store).catch(this.#listener.onError);
+      }
+      const left = Math.max(0, began + POLL_MS - monotonicNow());
+      await delay(left, undefined, { signal }).catch(() => {});
+    }
+  }
+
+  async #poll(began: number): Promise<void> {
+    const call = { deadline: began + POLL_TIMEOUT_MS };
+    const rows = await this.#store.queryReserve<PollRow>(call, POLL, [this.#horizon?.toString() ?? null]);
+    const [first] = rows;
+    if (first === undefined) throw new Error('a poll for changes returned no row');
+    const horizon = BigInt(first.horizon);
+    const changes = rows.filter((row) => row.change_id !== null);
+    // A horizon that went back: another database, or an older copy of this one.
+    const isSequel =
+      this.#horizon !== undefined && horizon >= this.#horizon && began - this.#lastGoodBegan < FRESH_MS;
+    if (isSequel) this.#tell(changes);
+    else this.#listener.onReset();
+    this.#told = new Set(changes.map((row) => String(row.change_id)));
+    this.#horizon = horizon;
+    this.#lastGoodBegan = began;
+  }
+
+  #tell(changes: readonly PollRow[]): void {
+    for (const { change_id: id, tenant_id: tenantId, kind, subject_id: subjectId } of changes) {
+      if (!this.#told.has(String(id))) this.#listener.onChange({ tenantId, kind, subjectId });
+    }
+  }
+}

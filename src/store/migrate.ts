@@ -1,0 +1,72 @@
+/**
+ * Brings a database's schema up to this release.
+ *
+ * Run as often and by as many at once as one likes: one migrates, the others wait and find nothing left to do. All of a
+ * run is one transaction. What the migrations say is theirs; whether a schema may be served from is `requirements.ts`'s.
+ */
+import { runner } from 'node-pg-migrate';
+import type pg from 'pg';
+import { withOwnerClient } from './owner.ts';
+import { MIGRATIONS_DIRECTORY, migrationNames, SERVICE_ROLE } from './schema.ts';
+
+export interface MigrateOptions {
+  /** Of the role that owns the schema, straight to the server. */
+  readonly url: string;
+  readonly caFile?: string;
+  /** Hears what is done, and what goes wrong with which statement. */
+  log(message: string): void;
+}
+
+/**
+ * Applies what isn't applied yet, and returns the names of what it applied.
+ *
+ * @throws Error, in words for the operator, when the service's role is missing or is the one that migrates; and
+ * Postgres's own errors. Then nothing was applied.
+ */
+export function migrate(options: MigrateOptions): Promise<string[]> {
+  return withOwnerClient(options.url, options.caFile, async (client) => {
+    await checkRoles(client);
+    if (await isUpToDate(client)) return [];
+    const applied = await runner({
+      dbClient: client,
+      dir: MIGRATIONS_DIRECTORY,
+      ignorePattern: '(?!.*\\.sql$).*',
+      direction: 'up',
+      migrationsTable: 'schema_migrations',
+      schema: 'public',
+      singleTransaction: true,
+      // Otherwise all but one of those that run at once fail.
+      advisoryLockMode: 'wait',
+      logger: { info: () => {}, warn: options.log, error: options.log },
+    });
+    const names = applied.map((migration) => migration.name);
+    for (const name of names) options.log(`applied migration ${name}`);
+    return names;
+  });
+}
+
+async function checkRoles(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<{ current: string; exists: boolean }>(
+    'SELECT current_user AS current, EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS exists',
+    [SERVICE_ROLE],
+  );
+  if (rows[0]?.exists !== true) {
+    throw new Error(
+      `The role ${SERVICE_ROLE} doesn't exist. As an administrator of the database server, run first: ` +
+        `CREATE ROLE ${SERVICE_ROLE} LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE;`,
+    );
+  }
+  if (rows[0].current === SERVICE_ROLE) {
+    throw new Error(`The role ${SERVICE_ROLE} must not own the schema; migrate as another role.`);
+  }
+}
+
+async function isUpToDate(client: pg.Client): Promise<boolean> {
+  const { rows } = await client.query<{ present: boolean }>(
+    "SELECT to_regclass('public.schema_releases') IS NOT NULL AS present",
+  );
+  if (rows[0]?.present !== true) return false;
+  const applied = await client.query<{ migration: string }>('SELECT migration FROM schema_releases');
+  const names = new Set(applied.rows.map((row) => row.migration));
+  return (await migrationNames()).every((name) => names.has(name));
+}

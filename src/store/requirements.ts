@@ -1,0 +1,126 @@
+/**
+ * What a database must be before anything is served from it.
+ *
+ * Each check that fails is one sentence for the operator: what is wrong and what to do. Nothing is put right here, and
+ * nothing here is needed again once the store is open.
+ */
+import { compareReleases, migrationNames, SERVICE_ROLE } from './schema.ts';
+import type { Deadline, Store } from './store.ts';
+
+const OLDEST_POSTGRES = 15;
+const UNDER_ROW_SECURITY = ['keys', 'key_versions', 'audit_entries'];
+
+/** Throws an Error for the first requirement that isn't met. */
+export async function checkDatabase(store: Store, call: Deadline, release: string): Promise<void> {
+  await checkServer(store, call);
+  await checkRole(store, call);
+  await checkSchema(store, call, release);
+  await checkRowSecurity(store, call);
+}
+
+async function checkServer(store: Store, call: Deadline): Promise<void> {
+  const [server] = await store.queryReserve<{ version: number; fsync: string; commit: string }>(
+    call,
+    `SELECT current_setting('server_version_num')::integer / 10000 AS version, current_setting('fsync') AS fsync,
+            current_setting('synchronous_commit') AS commit`,
+  );
+  if (server === undefined || server.version < OLDEST_POSTGRES) {
+    throw new Error(`PostgreSQL ${server?.version} is too old; Keyward needs ${OLDEST_POSTGRES} or later.`);
+  }
+  if (server.fsync !== 'on') {
+    throw new Error(
+      'The database runs with fsync off, so it can lose keys that callers were told of; turn it on.',
+    );
+  }
+  if (server.commit === 'off') {
+    throw new Error(
+      'The database runs with synchronous_commit off for this role, so it can lose keys that callers were told of; ' +
+        'turn it on.',
+    );
+  }
+}
+
+interface RolePowers {
+  role: string;
+  serves: boolean;
+  superuser: boolean;
+  unbound: string[];
+  owners: string[];
+  owns_database: boolean;
+}
+
+// Membership counts, not only inheritance: whoever is a member can SET ROLE. session_user, since RESET ROLE goes there.
+const SELECT_POWERS = `SELECT session_user::text AS role,
+  EXISTS (SELECT FROM pg_roles WHERE rolname = $1 AND pg_has_role(current_user, oid, 'USAGE')) AS serves,
+  (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) AS superuser,
+  ARRAY (SELECT rolname::text FROM pg_roles
+         WHERE (rolsuper OR rolbypassrls) AND pg_has_role(session_user, oid, 'MEMBER')) AS unbound,
+  ARRAY (SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class
+         WHERE relnamespace = 'public'::regnamespace AND pg_has_role(session_user, relowner, 'MEMBER')) AS owners,
+  (SELECT pg_has_role(session_user, datdba, 'MEMBER') FROM pg_database WHERE datname = current_database())
+    AS owns_database`;
+
+async function checkRole(store: Store, call: Deadline): Promise<void> {
+  const [powers] = await store.queryReserve<RolePowers>(call, SELECT_POWERS, [SERVICE_ROLE]);
+  if (powers === undefined) throw new Error('The database tells nothing about its roles.');
+  const instead = `Connect as ${SERVICE_ROLE}, or as a login role that is a member of it and of nothing else.`;
+  const refuse = (why: string): never => {
+    throw new Error(`The database role ${powers.role} ${why} ${instead}`);
+  };
+  if (powers.superuser) refuse('is a superuser, so row-level security does not hold it.');
+  if (powers.unbound.length > 0) {
+    refuse(
+      `is, or may become, ${powers.unbound.join(', ')}, whom row-level security does not hold (BYPASSRLS).`,
+    );
+  }
+  if (powers.owners.length > 0) {
+    refuse(
+      `is, or may become, ${powers.owners.join(', ')}, the owner of the tables, whom their policies don't bind.`,
+    );
+  }
+  if (powers.owns_database) refuse('owns the database, and so can drop what is in it.');
+  if (!powers.serves) refuse(`is no member of ${SERVICE_ROLE}.`);
+}
+
+async function checkSchema(store: Store, call: Deadline, release: string): Promise<void> {
+  const [exists] = await store.queryReserve<{ present: boolean }>(
+    call,
+    "SELECT to_regclass('public.schema_releases') IS NOT NULL AS present",
+  );
+  const rows = exists?.present
+    ? await store.queryReserve<{ migration: string; oldest_release: string }>(
+        call,
+        'SELECT migration, oldest_release FROM schema_releases ORDER BY migration',
+      )
+    : [];
+  for (const { migration, oldest_release: oldest } of rows) {
+    if (compareReleases(release, oldest) < 0) {
+      throw new Error(
+        `The database's schema has migration ${migration}, which needs release ${oldest} or later; ` +
+          `this is ${release}. Run a newer release.`,
+      );
+    }
+  }
+  const applied = new Set(rows.map((row) => row.migration));
+  const missing = (await migrationNames()).filter((name) => !applied.has(name));
+  if (missing.length > 0) {
+    throw new Error(
+      `The database's schema is older than this release: ${missing.join(', ')} not applied. ` +
+        'Run `keyward-server migrate` with MIGRATION_DATABASE_URL.',
+    );
+  }
+}
+
+async function checkRowSecurity(store: Store, call: Deadline): Promise<void> {
+  const rows = await store.queryReserve<{ name: string }>(
+    call,
+    'SELECT name FROM unnest($1::text[]) AS name WHERE NOT row_security_active(name)',
+    [UNDER_ROW_SECURITY],
+  );
+  if (rows.length > 0) {
+    const names = rows.map((row) => row.name).join(', ');
+    throw new Error(
+      `Row-level security was turned off for ${names}; turn it on again: ALTER TABLE … ENABLE ROW LEVEL SECURITY.`,
+    );
+  }
+}
