@@ -14,16 +14,10 @@
  * encodes back to the same bytes. Big-endian throughout. Doesn't hold key material: the caller brings the HMAC, which
  * the agent has from the token. Doesn't know what keys, tenants or contexts are beyond their bytes.
  */
-import {
-  createCipheriv,
-  createDecipheriv,
-  createSecretKey,
-  type KeyObject,
-  randomFillSync,
-  timingSafeEqual,
-} from 'node:crypto';
+import { createSecretKey, type KeyObject, randomFillSync, timingSafeEqual } from 'node:crypto';
 import { KeywardError } from '../errors.ts';
 import { idFromBytes, idToBytes, type KeyId, UUID_BYTES } from '../ids.ts';
+import { decrypt, encryptInto, IV_BYTES, TAG_BYTES } from './aes-gcm.ts';
 
 const FORMAT = 1;
 /** Suite 1: a key per message by SP 800-108 in counter mode over HMAC-SHA-512, AES-256-GCM. */
