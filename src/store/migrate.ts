@@ -4,7 +4,6 @@
  * Run as often and by as many at once as one likes: one migrates, the others wait and find nothing left to do. All of a
  * run is one transaction. What the migrations say is theirs; whether a schema may be served from is `requirements.ts`'s.
  */
-import { runner } from 'node-pg-migrate';
 import type pg from 'pg';
 import { withOwnerClient } from './owner.ts';
 import { MIGRATIONS_DIRECTORY, migrationNames, SERVICE_ROLE } from './schema.ts';
@@ -27,6 +26,8 @@ export function migrate(options: MigrateOptions): Promise<string[]> {
   return withOwnerClient(options.url, options.caFile, async (client) => {
     await checkRoles(client);
     if (await isUpToDate(client)) return [];
+    // Here and not above: serving starts 24 ms sooner without it.
+    const { runner } = await import('node-pg-migrate');
     const applied = await runner({
       dbClient: client,
       dir: MIGRATIONS_DIRECTORY,

@@ -1,15 +1,24 @@
 /**
- * Finds out how a token wants to be spoken to: by trying, with session objects, what serving will do.
+ * Finds out how a token wants to be spoken to: by trying what serving will do.
  *
  * Run once, by an operator's command, and recorded as the token's profile. Every try has a session of its own, since a
- * failed call can leave its session in the middle of an operation. Creates no token object.
+ * failed call can leave its session in the middle of an operation. Leaves no token object behind.
  */
-import { KeyGenMechanism, KeyType, MechanismEnum, type Session, type Slot } from 'graphene-pk11';
+import {
+  KeyGenMechanism,
+  KeyType,
+  MechanismEnum,
+  type Session,
+  SessionFlag,
+  type SessionObject,
+  type Slot,
+} from 'graphene-pk11';
 import { WRAP } from '../key-version.ts';
 import type { TokenProfile } from '../token-profile.ts';
 import { AgentFailure, returnValueOf } from './failure.ts';
 import {
   HMAC_SHA512,
+  historyAttributes,
   optionalAttributes,
   SHA512_HMAC_KEY,
   tokenObjectTemplate,
@@ -95,32 +104,52 @@ function tryProfile(session: Session, profile: TokenProfile): string | undefined
   return first && second && first.length === 64 && first.equals(second) ? undefined : 'HMACs differ';
 }
 
-/** The optional attributes without which generating succeeds and with which it doesn't. */
+/**
+ * The required attributes that this token can't hold to: those without which making a token object succeeds and with
+ * which it doesn't, and those that it reports wrongly of a key that it has just generated itself. Tried with token
+ * objects, each destroyed at once: NSS keeps CKA_COPYABLE for session objects and fails to store it.
+ */
 function probeUnsupported(slot: Slot): string[] {
-  const generates = (unsupported: readonly string[]) =>
-    inSession(slot, (session) => {
-      generateTemporaryRoot(session, unsupported);
-      return undefined;
-    }) === undefined;
-  if (generates([])) return [];
-  const one = optionalAttributes.find((attribute) => generates([attribute]));
-  return one === undefined ? [...optionalAttributes] : [one];
+  const attempts = [[], ...optionalAttributes.map((attribute) => [attribute]), [...optionalAttributes]];
+  for (const unsupported of attempts) {
+    let misreported: string[] = [];
+    const failure = inSession(
+      slot,
+      (session) => {
+        const key = generateTemporaryRoot(session, unsupported, true);
+        misreported = historyAttributes.filter((attribute) => !reports(key, attribute));
+        key.destroy();
+        return undefined;
+      },
+      SessionFlag.SERIAL_SESSION | SessionFlag.RW_SESSION,
+    );
+    if (failure === undefined) return [...unsupported, ...misreported];
+  }
+  throw new AgentFailure('refused', 'the token generates no AES key that can wrap and unwrap only');
 }
 
-function generateTemporaryRoot(session: Session, unsupported: readonly string[]) {
-  const template = tokenObjectTemplate(
-    'root',
-    Buffer.alloc(16),
-    'keyward probe',
-    { keyType: KeyType.AES, unsupported },
-    false,
-  );
+function reports(key: SessionObject, attribute: string): boolean {
+  try {
+    return key.get(attribute) === true;
+  } catch (error) {
+    if (returnValueOf(error) === undefined) throw error;
+    return false;
+  }
+}
+
+function generateTemporaryRoot(session: Session, unsupported: readonly string[], token = false) {
+  const profile = { keyType: KeyType.AES, unsupported };
+  const template = tokenObjectTemplate('root', Buffer.alloc(16), 'keyward probe', profile, token);
   return session.generateKey(KeyGenMechanism.AES, template);
 }
 
 /** What `attempt` returns, or the name of the PKCS#11 error that it ended with. Its session objects go with its session. */
-function inSession(slot: Slot, attempt: (session: Session) => string | undefined): string | undefined {
-  const session = slot.open();
+function inSession(
+  slot: Slot,
+  attempt: (session: Session) => string | undefined,
+  flags: SessionFlag = SessionFlag.SERIAL_SESSION,
+): string | undefined {
+  const session = slot.open(flags);
   try {
     return attempt(session);
   } catch (error) {

@@ -18,7 +18,9 @@ export const HMAC_SHA512 = MechanismEnum.SHA512_HMAC;
 const P256 = Buffer.from('06082a8648ce3d030107', 'hex');
 
 /** Attributes that some tokens know no way to set; a token that lacks one needs a waiver. */
-const OPTIONAL = ['copyable', 'modifiable'] as const;
+export const optionalAttributes: readonly string[] = ['copyable', 'modifiable'];
+/** What the token itself says of a key's past: true of every key that it has generated as a sensitive one. */
+export const historyAttributes: readonly string[] = ['local', 'alwaysSensitive', 'neverExtractable'];
 
 /** Nothing but what a template grants on top of it. */
 const NO_USAGE = {
@@ -60,9 +62,7 @@ export function requiredAttributes(role: TokenObjectRole): readonly (readonly [s
     ...USAGE[role],
     modifiable: false,
     copyable: false,
-    local: true,
-    alwaysSensitive: true,
-    neverExtractable: true,
+    ...Object.fromEntries(historyAttributes.map((attribute) => [attribute, true])),
   });
 }
 
@@ -144,9 +144,6 @@ export function useTemplate(profile: Omit<TokenProfile, 'wrap' | 'wrapMechanism'
     ...(profile.modifiable === 'last' ? modifiable : {}),
   });
 }
-
-/** The optional attributes, one of which a token may not know. */
-export const optionalAttributes: readonly string[] = OPTIONAL;
 
 function withoutUnsupported(unsupported: readonly string[], template: ITemplate): ITemplate {
   return Object.fromEntries(Object.entries(template).filter(([name]) => !unsupported.includes(name)));

@@ -1,0 +1,67 @@
+/**
+ * The conformance suite on every PKCS#11 module at hand: SoftHSM always, NSS's softoken where the system has it.
+ *
+ * NSS is the proof that the profile is probed and not guessed: it wants an initialisation string, and it knows no way to
+ * keep CKA_COPYABLE and CKA_LOCAL of a token object.
+ */
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import type { PKCS11 } from 'pkcs11js';
+import { createSoftHsmToken } from '../../softhsm/token.ts';
+import { conformance, type FreshToken } from './conformance.ts';
+
+const SOFTOKEN = [
+  '/usr/lib/x86_64-linux-gnu/libsoftokn3.so',
+  '/usr/lib/aarch64-linux-gnu/libsoftokn3.so',
+  '/usr/lib64/libsoftokn3.so',
+].find(existsSync);
+
+function newDirectory(): string {
+  const parent = process.env['KEYWARD_TEST_DIRECTORY'];
+  if (parent === undefined) throw new Error('run tests by npm test');
+  return mkdtempSync(join(parent, 'conformance-'));
+}
+
+const softHsm = await createSoftHsmToken({ directory: join(newDirectory(), 'token'), label: 'conformance' });
+
+conformance('SoftHSM', { skip: false }, () => ({
+  settings: { module: softHsm.modulePath, token: softHsm.label, pinFile: softHsm.pinFile, waivers: [] },
+  environment: { SOFTHSM2_CONF: softHsm.confFile },
+  dispose: () => rmSync(join(softHsm.confFile, '..'), { recursive: true, force: true }),
+}));
+
+conformance('NSS softoken', { skip: SOFTOKEN === undefined && 'libsoftokn3.so is not installed here' }, () =>
+  newSoftokenToken(SOFTOKEN ?? ''),
+);
+
+/** NSS's certificate database, with a PIN. */
+function newSoftokenToken(module: string): FreshToken {
+  const directory = newDirectory();
+  const database = join(directory, 'nss');
+  mkdirSync(database);
+  const pinFile = join(directory, 'pin');
+  writeFileSync(pinFile, 'nss-user-pin\n', { mode: 0o600 });
+  const moduleParameters = `configdir='sql:${database}' certPrefix='' keyPrefix='' secmod='secmod.db' flags=`;
+  const { PKCS11: Library } = createRequire(import.meta.url)('pkcs11js') as { PKCS11: new () => PKCS11 };
+  const library = new Library();
+  library.load(module);
+  library.C_Initialize({ libraryParameters: moduleParameters, flags: 2 });
+  const slot = library.C_GetSlotList(true)[1];
+  if (slot === undefined) throw new Error('NSS has no slot for its database');
+  const session = library.C_OpenSession(slot, 6);
+  library.C_Login(session, 0, '');
+  library.C_InitPIN(session, 'nss-user-pin');
+  library.C_Finalize();
+  return {
+    settings: {
+      module,
+      moduleParameters,
+      token: 'NSS Certificate DB',
+      pinFile,
+      waivers: ['copyable', 'local'],
+    },
+    environment: {},
+    dispose: () => rmSync(directory, { recursive: true, force: true }),
+  };
+}

@@ -1,0 +1,287 @@
+/**
+ * What tests stand on: an environment (a database and a token that belong together, copies of the run's template), and
+ * the service running on it as a process of its own, with a client.
+ *
+ * Everything is given back by `await using`; a service that is still there when its test process ends is killed. Knows
+ * no test.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { type ConnectOptions, connect, type KeywardClient, KeywardClientError } from 'keyward-client';
+import { type Credentials, createCertificateAuthority } from '../dev/certificates.ts';
+import { createDatabase, dropDatabase } from '../dev/postgres.ts';
+import { copyToken, type SoftHsmToken, tokenVariables } from '../softhsm/token.ts';
+
+const MAIN = join(import.meta.dirname, '..', 'src', 'main.ts');
+/** Generous: machines are shared. What is waited for is a condition, never this time. */
+const PATIENCE_MS = 30_000;
+
+function given(name: string): string {
+  const value = process.env[name];
+  if (value === undefined) throw new Error(`${name} is not set: run tests by npm test`);
+  return value;
+}
+
+/** A database and a token that belong together, and certificates. */
+export interface Environment extends AsyncDisposable {
+  readonly directory: string;
+  readonly token: SoftHsmToken;
+  /** The database's URLs: as the service's role, as the schema's owner, as superuser. */
+  readonly urls: { readonly service: string; readonly owner: string; readonly superuser: string };
+  readonly ca: ReturnType<typeof createCertificateAuthority>;
+  /** The server's settings. */
+  readonly variables: Readonly<Record<string, string>>;
+}
+
+/** Copies of the run's template: a database, a token, and certificates of their own. */
+export async function newEnvironment(): Promise<Environment> {
+  const name = `kit_${randomUUID().replaceAll('-', '')}`;
+  const directory = join(given('KEYWARD_TEST_DIRECTORY'), name);
+  mkdirSync(directory, { mode: 0o700 });
+  const cluster = {
+    superuserUrl: (database = 'postgres') => inDatabase(given('KEYWARD_TEST_POSTGRES_URL'), database),
+  };
+  await createDatabase(cluster, name, given('KEYWARD_TEST_DATABASE_TEMPLATE'));
+  const token = copyToken(
+    given('KEYWARD_TEST_TOKEN_TEMPLATE'),
+    join(directory, 'token'),
+    given('KEYWARD_TEST_TOKEN_LABEL'),
+  );
+  const ca = createCertificateAuthority('keyward test CA');
+  const server = ca.issue({ subject: 'keyward', usage: 'server', dns: ['localhost'], ips: ['127.0.0.1'] });
+  const urls = {
+    service: inDatabase(given('KEYWARD_TEST_SERVICE_URL'), name),
+    owner: inDatabase(given('KEYWARD_TEST_OWNER_URL'), name),
+    superuser: cluster.superuserUrl(name),
+  };
+  return {
+    directory,
+    token,
+    urls,
+    ca,
+    variables: {
+      KEYWARD_LISTEN: '127.0.0.1:0',
+      KEYWARD_TLS_CERT_FILE: write(directory, 'server.pem', server.certPem),
+      KEYWARD_TLS_KEY_FILE: write(directory, 'server-key.pem', server.keyPem),
+      KEYWARD_TLS_CLIENT_CA_FILE: write(directory, 'ca.pem', ca.certPem),
+      DATABASE_URL: urls.service,
+      ...tokenVariables(token),
+    },
+    [Symbol.asyncDispose]: async () => {
+      await dropDatabase(cluster, name);
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+/** What must not outlive this process. */
+const running = new Set<ChildProcess>();
+process.once('exit', () => {
+  for (const child of running) child.kill('SIGKILL');
+});
+
+/** One line of the service's log. */
+export type LogLine = Readonly<Record<string, unknown>>;
+
+/** The service, serving. */
+export class Service implements AsyncDisposable {
+  readonly #child: ChildProcess;
+  readonly #environment: Environment;
+  readonly #clients: KeywardClient[] = [];
+  /** What it has logged, and what it has written that is no JSON. */
+  readonly log: LogLine[] = [];
+  readonly ended: Promise<number | string>;
+  port = 0;
+
+  constructor(environment: Environment, variables: Readonly<Record<string, string>>) {
+    this.#environment = environment;
+    this.#child = spawn(process.execPath, [MAIN, 'serve'], {
+      env: { ...environment.variables, ...variables },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    const { stdout, stderr } = this.#child;
+    for (const output of [stdout, stderr]) {
+      if (output === null) throw new Error('a child without output');
+      createInterface({ input: output }).on('line', (line) => this.log.push(parseLine(line)));
+    }
+    const { promise, resolve } = Promise.withResolvers<number | string>();
+    this.#child.once('close', (code, signal) => resolve(signal ?? code ?? 'unknown'));
+    this.ended = promise;
+    running.add(this.#child);
+    this.#child.once('close', () => running.delete(this.#child));
+  }
+
+  get pid(): number {
+    if (this.#child.pid === undefined) throw new Error('the service did not start');
+    return this.#child.pid;
+  }
+
+  /** The process ids of its agents. */
+  get agentPids(): number[] {
+    return childrenOf(this.pid);
+  }
+
+  /** How a client with a certificate of the environment's CA connects. */
+  connectOptions(credentials?: Credentials): ConnectOptions {
+    const { certPem, keyPem } =
+      credentials ??
+      this.#environment.ca.issue({
+        subject: 'tester',
+        usage: 'client',
+        uris: ['spiffe://keyward.test/tester'],
+      });
+    return {
+      address: `127.0.0.1:${this.port}`,
+      ca: this.#environment.ca.certPem,
+      cert: certPem,
+      key: keyPem,
+    };
+  }
+
+  /** A client that doesn't retry, closed with the service. */
+  client(options: Partial<{ retries: number; defaultTimeoutMs: number }> = {}): KeywardClient {
+    const client = connect({
+      ...this.connectOptions(),
+      retries: 0,
+      defaultTimeoutMs: PATIENCE_MS,
+      ...options,
+    });
+    this.#clients.push(client);
+    return client;
+  }
+
+  /** Waits for a log line that `matches`, from the given position in {@link log} on. */
+  async logged(matches: (line: LogLine) => boolean, from = 0): Promise<LogLine> {
+    return eventually(
+      () => this.log.slice(from).find(matches) ?? Promise.reject(new Error('no such line yet')),
+      () => `the log so far:\n${this.log.map((line) => JSON.stringify(line)).join('\n')}`,
+    );
+  }
+
+  /** SIGTERM, and its end. */
+  async stop(): Promise<number | string> {
+    for (const client of this.#clients.splice(0)) client.close();
+    this.#child.kill('SIGTERM');
+    return this.ended;
+  }
+
+  /** SIGKILL, and its end. */
+  async kill(): Promise<void> {
+    this.#child.kill('SIGKILL');
+    await this.ended;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+}
+
+/** Starts the service on an environment and waits until it serves. */
+export async function startService(
+  environment: Environment,
+  variables: Readonly<Record<string, string>> = {},
+): Promise<Service> {
+  const service = startServiceWithoutWaiting(environment, variables);
+  await Promise.race([
+    service.logged(({ msg }) => msg === 'serving'),
+    service.ended.then((how) => {
+      throw new Error(
+        `the service ended (${how}):\n${service.log.map((line) => JSON.stringify(line)).join('\n')}`,
+      );
+    }),
+  ]);
+  service.port = Number(service.log.find(({ msg }) => msg === 'listening')?.['port']);
+  return service;
+}
+
+/** Starts the service, which may well refuse to. */
+export function startServiceWithoutWaiting(
+  environment: Environment,
+  variables: Readonly<Record<string, string>> = {},
+): Service {
+  return new Service(environment, variables);
+}
+
+/** Runs a command of `keyward-server` on an environment, to its end. */
+export async function runCommand(
+  environment: Environment,
+  args: readonly string[],
+  variables: Readonly<Record<string, string>> = {},
+): Promise<{ readonly code: number | null; readonly output: string }> {
+  const child = spawn(process.execPath, [MAIN, ...args], {
+    env: { ...environment.variables, MIGRATION_DATABASE_URL: environment.urls.owner, ...variables },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk.toString();
+    });
+  }
+  const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
+  return { code, output };
+}
+
+/** What `attempt` returns once it no longer throws; its last error when that takes too long. */
+export async function eventually<T>(
+  attempt: () => T | Promise<T>,
+  explain: () => string = () => '',
+): Promise<T> {
+  const end = Date.now() + PATIENCE_MS;
+  for (;;) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (Date.now() > end) throw new Error(`${error}\n${explain()}`, { cause: error });
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** The reason with which a call fails; throws when it doesn't, or fails otherwise. */
+export async function reasonOf(call: Promise<unknown>): Promise<string> {
+  const error = await failureOf(call);
+  return error.reason ?? `no reason: ${error.message}`;
+}
+
+/** The error with which a call fails; throws when it doesn't, or fails otherwise. */
+export async function failureOf(call: Promise<unknown>): Promise<KeywardClientError> {
+  try {
+    await call;
+  } catch (error) {
+    if (error instanceof KeywardClientError) return error;
+    throw error;
+  }
+  throw new Error('the call did not fail');
+}
+
+function childrenOf(pid: number): number[] {
+  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
+    .trim()
+    .split(' ')
+    .filter(Boolean)
+    .map(Number);
+}
+
+function parseLine(line: string): LogLine {
+  try {
+    return JSON.parse(line) as LogLine;
+  } catch {
+    return { text: line };
+  }
+}
+
+function inDatabase(url: string, database: string): string {
+  const changed = new URL(url);
+  changed.pathname = `/${database}`;
+  return changed.href;
+}
+
+function write(directory: string, name: string, content: string): string {
+  const path = join(directory, name);
+  writeFileSync(path, content, { mode: 0o600 });
+  return path;
+}

@@ -1,0 +1,205 @@
+/**
+ * The running service against what happens to it: restarts, killed agents, a database that goes away, other replicas.
+ */
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { describe, test } from 'node:test';
+import { eventually, newEnvironment, reasonOf, type Service, startService } from '../kit.ts';
+
+const PARENT = 'tenants/acme';
+const KEY = `${PARENT}/keys/k`;
+
+async function withKey(service: Service) {
+  const keyward = service.client();
+  await keyward.createTenant({ tenantId: 'acme' });
+  await keyward.createKey({ parent: PARENT, keyId: 'k' });
+  return keyward;
+}
+
+describe('restart', () => {
+  test('what was encrypted and issued before a restart opens after it', async () => {
+    await using environment = await newEnvironment();
+    const before = await startService(environment);
+    const keyward = await withKey(before);
+    const { ciphertext } = await keyward.encrypt({ name: KEY, plaintext: Buffer.from('kept') });
+    const { plaintext, wrappedDataKey } = await keyward.generateDataKey({ name: KEY });
+    assert.equal(await before.stop(), 0);
+    await using after = await startService(environment);
+    const again = after.client();
+    assert.equal((await again.decrypt({ parent: PARENT, ciphertext })).plaintext.toString(), 'kept');
+    assert.deepEqual(
+      (await again.decrypt({ parent: PARENT, ciphertext: wrappedDataKey })).plaintext,
+      plaintext,
+    );
+  });
+
+  test('keys acknowledged before a kill -9 open after it, and its agents end with it', async () => {
+    await using environment = await newEnvironment();
+    const before = await startService(environment, { KEYWARD_HSM_AGENTS: '2' });
+    const keyward = await withKey(before);
+    const { ciphertext } = await keyward.encrypt({ name: KEY, plaintext: Buffer.from('kept') });
+    const agents = before.agentPids;
+    assert.equal(agents.length, 2);
+    await before.kill();
+    await eventually(() => assert.deepEqual(agents.filter(isAlive), []));
+    await using after = await startService(environment);
+    assert.equal((await after.client().decrypt({ parent: PARENT, ciphertext })).plaintext.toString(), 'kept');
+  });
+
+  test('case 108: on SIGTERM every call under way is answered, and the process ends with 0', async () => {
+    await using environment = await newEnvironment();
+    const service = await startService(environment);
+    const keyward = await withKey(service);
+    const calls = Array.from({ length: 200 }, () =>
+      keyward.encrypt({ name: KEY, plaintext: Buffer.alloc(1000) }),
+    );
+    await calls[0];
+    process.kill(service.pid, 'SIGTERM');
+    const outcomes = await Promise.allSettled(calls);
+    assert.deepEqual(
+      outcomes.filter(({ status }) => status === 'rejected'),
+      [],
+    );
+    assert.equal(await service.ended, 0);
+  });
+});
+
+describe('the HSM agents', () => {
+  test('an agent killed under load costs at most the call that it was doing, and is replaced', async () => {
+    await using environment = await newEnvironment();
+    await using service = await startService(environment, { KEYWARD_HSM_AGENTS: '2' });
+    const keyward = await withKey(service);
+    for (let round = 0; round < 5; round++) {
+      const [victim] = service.agentPids;
+      assert.ok(victim);
+      const calls = Array.from({ length: 100 }, () =>
+        keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') }),
+      );
+      process.kill(victim, 'SIGKILL');
+      const outcomes = await Promise.allSettled(calls);
+      const failed = outcomes.filter((outcome) => outcome.status === 'rejected');
+      assert.ok(failed.length <= 1, `${failed.length} calls failed`);
+      for (const { reason } of failed) assert.equal(reason.reason, 'HSM_UNAVAILABLE');
+      await eventually(() => assert.equal(service.agentPids.filter((pid) => pid !== victim).length, 2));
+      await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
+    }
+  });
+
+  test('with its only agent killed a call waits for the next one', async () => {
+    await using environment = await newEnvironment();
+    await using service = await startService(environment);
+    const keyward = await withKey(service);
+    const [only] = service.agentPids;
+    assert.ok(only);
+    process.kill(only, 'SIGKILL');
+    await eventually(() => assert.ok(!isAlive(only)));
+    await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
+  });
+
+  test('a frozen agent is replaced, and the call that it held fails as unavailable', async () => {
+    await using environment = await newEnvironment();
+    await using service = await startService(environment, { KEYWARD_HSM_CALL_TIMEOUT_MS: '500' });
+    const keyward = await withKey(service);
+    const [frozen] = service.agentPids;
+    assert.ok(frozen);
+    process.kill(frozen, 'SIGSTOP');
+    assert.equal(
+      await reasonOf(keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') })),
+      'HSM_UNAVAILABLE',
+    );
+    await eventually(() => keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') }));
+    assert.ok(!isAlive(frozen));
+  });
+
+  test('only an agent has the PKCS#11 module mapped, and the server does not know the PIN', async () => {
+    await using environment = await newEnvironment();
+    await using service = await startService(environment);
+    const [agent] = service.agentPids;
+    assert.ok(agent);
+    assert.match(maps(agent), /softhsm/);
+    assert.doesNotMatch(maps(service.pid), /softhsm/);
+    const pin = readFileSync(environment.token.pinFile, 'utf8').trim();
+    assert.doesNotMatch(openFiles(service.pid), /pin/i);
+    for (const pid of [service.pid, agent]) {
+      assert.ok(!readFileSync(`/proc/${pid}/environ`, 'utf8').includes(pin));
+      assert.ok(!readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(pin));
+    }
+    assert.ok(!JSON.stringify(service.log).includes(pin));
+  });
+
+  test('an agent has the variables that are named for it and no other, and leaves no core', async () => {
+    await using environment = await newEnvironment();
+    await using service = await startService(environment, { UNRELATED_SECRET: 'must-not-be-inherited' });
+    const [agent] = service.agentPids;
+    assert.ok(agent);
+    const names = readFileSync(`/proc/${agent}/environ`, 'utf8')
+      .split('\0')
+      .flatMap((entry) => entry.split('=')[0] || []);
+    assert.deepEqual(
+      names.filter((name) => !['SOFTHSM2_CONF', 'PWD', 'OLDPWD', '_', 'SHLVL'].includes(name)),
+      [],
+    );
+    assert.match(readFileSync(`/proc/${agent}/limits`, 'utf8'), /Max core file size\s+0\s/);
+  });
+});
+
+describe('replicas', () => {
+  test('a rotation on one replica holds on another within 2 seconds, and both open both', async () => {
+    await using environment = await newEnvironment();
+    await using one = await startService(environment);
+    await using two = await startService(environment);
+    const here = await withKey(one);
+    const there = two.client();
+    const first = await there.encrypt({ name: KEY, plaintext: Buffer.from('1') });
+    assert.equal(first.keyVersion, `${KEY}/versions/1`);
+    await here.rotateKey({ name: KEY });
+    const second = await eventually(async () => {
+      const answer = await there.encrypt({ name: KEY, plaintext: Buffer.from('2') });
+      assert.equal(answer.keyVersion, `${KEY}/versions/2`);
+      return answer;
+    });
+    for (const client of [here, there]) {
+      for (const { ciphertext } of [first, second]) await client.decrypt({ parent: PARENT, ciphertext });
+    }
+  });
+
+  test('rotations of one key on two replicas at once never make the same version', async () => {
+    await using environment = await newEnvironment();
+    await using one = await startService(environment);
+    await using two = await startService(environment);
+    const here = await withKey(one);
+    const there = two.client();
+    const outcomes = await Promise.allSettled(
+      Array.from({ length: 6 }, (_, index) => (index % 2 ? here : there).rotateKey({ name: KEY })),
+    );
+    const primaries = outcomes.flatMap((each) =>
+      each.status === 'fulfilled' ? each.value.primary?.name : [],
+    );
+    assert.equal(new Set(primaries).size, primaries.length);
+    assert.ok(primaries.length > 0);
+  });
+});
+
+function isAlive(pid: number): boolean {
+  try {
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  } catch {
+    return false;
+  }
+}
+
+function maps(pid: number): string {
+  return readFileSync(`/proc/${pid}/maps`, 'utf8');
+}
+
+function openFiles(pid: number): string {
+  return readdirSync(`/proc/${pid}/fd`)
+    .map((descriptor) => {
+      try {
+        return readlinkSync(`/proc/${pid}/fd/${descriptor}`);
+      } catch {
+        return '';
+      }
+    })
+    .join('\n');
+}

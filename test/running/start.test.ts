@@ -1,0 +1,133 @@
+/**
+ * Starting: what the service refuses to start with, and that it says what to do about it.
+ */
+import assert from 'node:assert/strict';
+import { chmodSync, copyFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { type Environment, newEnvironment, runCommand, startService } from '../kit.ts';
+
+let environment: Environment;
+
+before(async () => {
+  environment = await newEnvironment();
+});
+
+after(() => environment?.[Symbol.asyncDispose]());
+
+/** What the service says when it refuses to start. */
+async function refusal(variables: Record<string, string>): Promise<string> {
+  const { code, output } = await runCommand(environment, ['serve'], variables);
+  assert.equal(code, 1, output);
+  return output;
+}
+
+describe('configuration', () => {
+  test('every mistake is named at once, with its variable', async () => {
+    const output = await refusal({
+      KEYWARD_LISTEN: 'nowhere',
+      KEYWARD_TLS_CERT_FILE: '/does/not/exist',
+      KEYWARD_HSM_AGENTS: '0',
+      KEYWARD_HSM_TOKEN: '',
+      DATABASE_URL: 'mysql://x',
+    });
+    for (const name of [
+      'KEYWARD_LISTEN',
+      'KEYWARD_TLS_CERT_FILE',
+      'KEYWARD_HSM_AGENTS',
+      'KEYWARD_HSM_TOKEN is not set',
+      'DATABASE_URL',
+    ]) {
+      assert.ok(output.includes(name), `${name} in:\n${output}`);
+    }
+  });
+
+  test('case 104: a private key that others may read is refused', async () => {
+    const loose = join(environment.directory, 'loose-key.pem');
+    copyFileSync(environment.variables['KEYWARD_TLS_KEY_FILE'] ?? '', loose);
+    chmodSync(loose, 0o640);
+    assert.match(await refusal({ KEYWARD_TLS_KEY_FILE: loose }), /KEYWARD_TLS_KEY_FILE .*chmod 600/);
+  });
+
+  test('case 104: a PIN file that others may read is refused', async () => {
+    const loose = join(environment.directory, 'loose-pin');
+    writeFileSync(loose, 'secret-pin');
+    chmodSync(loose, 0o604);
+    const output = await refusal({ KEYWARD_HSM_PIN_FILE: loose });
+    assert.match(output, /KEYWARD_HSM_PIN_FILE .*chmod 600/);
+    assert.doesNotMatch(output, /secret-pin/);
+  });
+
+  test('a token URI may not carry a PIN', async () => {
+    assert.match(await refusal({ KEYWARD_HSM_TOKEN: 'pkcs11:token=x;pin-value=1234' }), /KEYWARD_HSM_TOKEN/);
+  });
+});
+
+describe('the token', () => {
+  test('may be named by an RFC 7512 URI', async () => {
+    const label = environment.token.label;
+    await using service = await startService(environment, {
+      KEYWARD_HSM_TOKEN: `pkcs11:token=${label};model=SoftHSM%20v2`,
+    });
+    await service.client().listTenants();
+  });
+
+  test('that is not there is named, with those that are', async () => {
+    const output = await refusal({ KEYWARD_HSM_TOKEN: 'another' });
+    assert.match(output, /no token matches another/);
+    assert.ok(output.includes(environment.token.label));
+  });
+
+  test('case 73: a module that is no PKCS#11 module is refused by its path', async () => {
+    const output = await refusal({ KEYWARD_HSM_MODULE: '/etc/hostname' });
+    assert.match(output, /\/etc\/hostname is not a PKCS#11 module/);
+  });
+
+  test('case 65: a wrong PIN is tried once, and is not tried at the next start either', async () => {
+    await using other = await newEnvironment();
+    writeFileSync(other.token.pinFile, 'wrong-pin-1234');
+    const first = await runCommand(other, ['serve']);
+    assert.match(first.output, /CKR_PIN_INCORRECT/);
+    assert.doesNotMatch(first.output, /wrong-pin-1234/);
+    const second = await runCommand(other, ['serve']);
+    assert.match(second.output, /a wrong PIN was given before/);
+    assert.match((await runCommand(other, ['token', 'check'])).output, /CKR_PIN_INCORRECT/);
+  });
+
+  test('is initialised once: doing it again changes nothing', async () => {
+    const { code, output } = await runCommand(environment, ['token', 'init']);
+    assert.equal(code, 0, output);
+    assert.match(output, /was initialised before/);
+  });
+
+  test('token check reports that every attribute is enforced', async () => {
+    const { code, output } = await runCommand(environment, ['token', 'check']);
+    assert.equal(code, 0, output);
+    assert.match(output, /every other required attribute of every object is enforced/);
+  });
+
+  test('case 107: the token of another environment is refused', async () => {
+    await using other = await newEnvironment();
+    const { default: pg } = await import('pg');
+    const client = new pg.Client({ connectionString: other.urls.superuser });
+    await client.connect();
+    await client.query('UPDATE environment SET environment_id = gen_random_uuid()');
+    await client.end();
+    const { code, output } = await runCommand(other, ['serve']);
+    assert.equal(code, 1);
+    assert.match(output, /of another environment/);
+    assert.match((await runCommand(other, ['token', 'init'])).output, /of another environment/);
+  });
+});
+
+describe('the schema', () => {
+  test('is up to date after migrate, and migrate may be run again', async () => {
+    const { code, output } = await runCommand(environment, ['migrate']);
+    assert.equal(code, 0, output);
+    assert.match(output, /up to date/);
+  });
+
+  test('case 35: the role that owns the schema may not serve', async () => {
+    assert.match(await refusal({ DATABASE_URL: environment.urls.owner }), /own/);
+  });
+});
