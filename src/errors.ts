@@ -74,7 +74,6 @@ export const REASONS = {
     message: 'This replica has not heard of recent changes and does not answer from memory.',
     retryAfterMs: 500,
   },
-  DRAINING: { status: 'UNAVAILABLE', message: 'The server is shutting down.', retryAfterMs: 0 },
   DEADLINE_EXCEEDED: {
     status: 'DEADLINE_EXCEEDED',
     message: 'The call was not finished by its deadline.',

@@ -1,0 +1,203 @@
+/**
+ * `keyward encrypt`, `keyward decrypt` and `keyward data-key`.
+ *
+ * Owns what goes where. Its invariants: decrypt puts the plaintext's bytes on standard output and nothing else; a data
+ * key's plaintext is shown only to who asks for it by name; what would be lost by overwriting is not overwritten.
+ */
+import { existsSync } from 'node:fs';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { DecryptRequest, GenerateDataKeyResponse } from 'keyward-client';
+import { UsageError } from './failures.ts';
+import { ciphertextOf, readInput, writeOutput, writeStandardOutput } from './files.ts';
+import { keyName, parentOf, tenantName } from './names.ts';
+import { printJson } from './print.ts';
+import { withClient } from './session.ts';
+
+/** The most that Encrypt takes. */
+const PLAINTEXT_BYTES = 65_536;
+/** More than any ciphertext, in base64 with line breaks. */
+const CIPHERTEXT_INPUT_BYTES = 262_144;
+
+type Context = ReadonlyMap<string, string>;
+
+interface EncryptOptions {
+  readonly tenant?: string;
+  readonly context: Context;
+  readonly in?: string;
+  readonly out?: string;
+  readonly raw?: boolean;
+}
+
+/** Adds `encrypt`. */
+export function addEncrypt(program: Command): void {
+  program
+    .command('encrypt <key>')
+    .description('encrypt up to 64 KiB under the primary version of a key')
+    .option('--tenant <tenant>', 'whose key it is, when <key> is only its id')
+    .addOption(contextOption())
+    .option('--in <file>', 'the plaintext; standard input unless given')
+    .option('--out <file>', 'write the ciphertext there, raw')
+    .option('--raw', 'write raw bytes to standard output, not base64')
+    .addHelpText(
+      'after',
+      '\nThe ciphertext is printed in base64; --output json adds the key version.\n' +
+        '\n  echo -n secret | keyward encrypt tenants/acme/keys/orders --context order=17 > secret.txt',
+    )
+    .action((key: string, _options, command: Command) =>
+      withClient<EncryptOptions>(command, async (keyward, options) => {
+        const { tenant, context, output, out, raw } = options;
+        const name = keyName(key, tenant);
+        const plaintext = await readInput(
+          options.in,
+          PLAINTEXT_BYTES,
+          'the plaintext is longer than 64 KiB: encrypt it yourself under a data key (keyward data-key)',
+        );
+        const { ciphertext, keyVersion } = await keyward.encrypt({
+          name,
+          plaintext,
+          encryptionContext: context,
+        });
+        if (out !== undefined) await writeOutput(out, ciphertext);
+        else if (raw) await writeStandardOutput(ciphertext);
+        else if (output === 'table') await writeStandardOutput(`${ciphertext.toString('base64')}\n`);
+        if (output !== 'json' || raw || out === '-') return;
+        await printJson(
+          out === undefined ? { ciphertext: ciphertext.toString('base64'), keyVersion } : { keyVersion },
+        );
+      }),
+    );
+}
+
+interface DecryptOptions {
+  readonly tenant?: string;
+  readonly key?: string;
+  readonly context: Context;
+  readonly in?: string;
+  readonly out?: string;
+  readonly raw?: boolean;
+  readonly base64?: boolean;
+}
+
+/** Adds `decrypt`. */
+export function addDecrypt(program: Command): void {
+  program
+    .command('decrypt')
+    .description('open what encrypt or data-key made, and write the plaintext')
+    .option('--tenant <tenant>', 'whose it is; not needed with a full --key')
+    .option('--key <key>', 'the key that must have encrypted it; any key of the tenant unless given')
+    .addOption(contextOption())
+    .option('--in <file>', 'the ciphertext; standard input unless given')
+    .option('--out <file>', 'write the plaintext there, readable by you alone')
+    .addOption(new Option('--raw', 'the ciphertext is raw bytes').conflicts('base64'))
+    .option('--base64', 'the ciphertext is base64; raw or base64 is recognised unless given')
+    .addHelpText(
+      'after',
+      '\nThe plaintext is written byte for byte, and nothing else; --output json prints it in base64, with the key' +
+        ' version.\n\n  keyward decrypt --tenant acme --context order=17 < secret.txt',
+    )
+    .action((_options, command: Command) =>
+      withClient<DecryptOptions>(command, async (keyward, options) => {
+        const request = await decryptRequest(options);
+        const { plaintext, keyVersion } = await keyward.decrypt(request);
+        if (options.out !== undefined) await writeOutput(options.out, plaintext, { secret: true });
+        else if (options.output === 'table') await writeStandardOutput(plaintext);
+        if (options.output !== 'json' || options.out === '-') return;
+        const shown = options.out === undefined ? { plaintext: plaintext.toString('base64') } : {};
+        await printJson({ ...shown, keyVersion });
+      }),
+    );
+}
+
+async function decryptRequest(options: DecryptOptions): Promise<DecryptRequest> {
+  const { tenant, raw, base64, context } = options;
+  if (tenant === undefined && options.key === undefined) {
+    throw new UsageError('whose ciphertext is it? Give --tenant, or the full name of its key as --key');
+  }
+  const key = options.key === undefined ? undefined : keyName(options.key, tenant);
+  const input = await readInput(
+    options.in,
+    CIPHERTEXT_INPUT_BYTES,
+    'the input is longer than any ciphertext',
+  );
+  const form = raw ? 'raw' : base64 ? 'base64' : undefined;
+  return {
+    parent: key === undefined ? tenantName(tenant ?? '') : parentOf(key),
+    ciphertext: ciphertextOf(input, form),
+    encryptionContext: context,
+    ...(key === undefined ? {} : { key }),
+  };
+}
+
+interface DataKeyOptions {
+  readonly tenant?: string;
+  readonly context: Context;
+  readonly length: number;
+  readonly plaintextOut?: string;
+  readonly wrappedOut?: string;
+  readonly showPlaintext?: boolean;
+  readonly force?: boolean;
+}
+
+/** Adds `data-key`. */
+export function addDataKey(program: Command): void {
+  program
+    .command('data-key <key>')
+    .description('issue a data key, for encryption of your own')
+    .option('--tenant <tenant>', 'whose key it is, when <key> is only its id')
+    .addOption(contextOption())
+    .option('--length <bytes>', '16, 32 or 64', wholeNumber, 32)
+    .option('--plaintext-out <file>', 'write the data key there, raw, readable by you alone')
+    .option('--wrapped-out <file>', 'write the wrapped data key there, raw')
+    .option('--show-plaintext', 'print the data key too')
+    .option('--force', 'overwrite files that exist')
+    .addHelpText(
+      'after',
+      '\nPrints JSON: the key version, and the wrapped data key in base64 unless it goes to a file. The data key itself' +
+        '\nis never printed without --show-plaintext; "keyward decrypt" has it back from the wrapped one at any time.' +
+        '\n\n  keyward data-key tenants/acme/keys/orders --plaintext-out key.bin --wrapped-out key.wrapped',
+    )
+    .action((key: string, _options, command: Command) =>
+      withClient<DataKeyOptions>(command, async (keyward, options) => {
+        const name = keyName(key, options.tenant);
+        for (const file of [options.wrappedOut, options.plaintextOut]) {
+          if (file !== undefined && !options.force && existsSync(file)) {
+            throw new UsageError(`${file} exists already; --force overwrites it`);
+          }
+        }
+        const { context, length } = options;
+        await deliver(await keyward.generateDataKey({ name, encryptionContext: context, length }), options);
+      }),
+    );
+}
+
+/** The wrapped one first: without it, the plaintext alone is of no use. */
+async function deliver(dataKey: GenerateDataKeyResponse, options: DataKeyOptions): Promise<void> {
+  const { plaintext, wrappedDataKey, keyVersion } = dataKey;
+  const { plaintextOut, wrappedOut, showPlaintext, force = false } = options;
+  if (wrappedOut !== undefined) await writeOutput(wrappedOut, wrappedDataKey, { fresh: !force });
+  if (plaintextOut !== undefined) {
+    await writeOutput(plaintextOut, plaintext, { fresh: !force, secret: true });
+  }
+  await printJson({
+    keyVersion,
+    ...(wrappedOut === undefined ? { wrappedDataKey: wrappedDataKey.toString('base64') } : {}),
+    ...(showPlaintext ? { plaintext: plaintext.toString('base64') } : {}),
+  });
+}
+
+function contextOption(): Option {
+  return new Option('--context <key=value>', 'a pair of the encryption context; repeat it for more')
+    .default(new Map(), 'none')
+    .argParser((pair: string, before: Context): Context => {
+      const at = pair.indexOf('=');
+      if (at < 0) throw new InvalidArgumentError('Write key=value.');
+      const key = pair.slice(0, at);
+      if (before.has(key)) throw new InvalidArgumentError(`${key} is given twice.`);
+      return new Map([...before, [key, pair.slice(at + 1)]]);
+    });
+}
+
+function wholeNumber(text: string): number {
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('Write a whole number.');
+  return Number(text);
+}

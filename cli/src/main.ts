@@ -1,0 +1,67 @@
+#!/usr/bin/env node
+/**
+ * The `keyward` command: puts the commands together and turns their end into an exit code.
+ *
+ * Owns what all commands share: the options of the connection, the output's form, the help. Knows nothing of what a
+ * command does.
+ */
+import { readFileSync } from 'node:fs';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { addKeys, addTenants } from './administration.ts';
+import { addDataKey, addDecrypt, addEncrypt } from './encryption.ts';
+import { printable, report } from './failures.ts';
+
+const AFTER_HELP = `
+Without flags and variables, the development identity that "npm start" made is used: .keyward/client.json, looked for
+from the current folder upward.
+
+Exit codes: 0 done; 1 the service refused, or its answer could not be written; 2 something given can't be used; 3 the
+service can't be reached. KEYWARD_DEBUG=1 shows where an error came from.`;
+
+function build(): Command {
+  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
+  const program = new Command('keyward')
+    .description('Keys, encryption and decryption by the Keyward key management service.')
+    .version(version)
+    .addOption(new Option('--output <format>', 'how to print').choices(['table', 'json']).default('table'))
+    .option('--address <host:port>', 'where the service is (KEYWARD_ADDRESS)')
+    .option('--ca-file <file>', "PEM of the authority of the service's certificate (KEYWARD_CA_FILE)")
+    .option('--cert-file <file>', 'PEM of your certificate (KEYWARD_CERT_FILE)')
+    .option('--key-file <file>', "PEM of your certificate's private key (KEYWARD_KEY_FILE)")
+    .option(
+      '--server-name <name>',
+      "the name in the service's certificate, if not the host (KEYWARD_SERVER_NAME)",
+    )
+    .addOption(
+      new Option('--timeout <seconds>', 'how long a call may take')
+        .default(10_000, '10')
+        .argParser(milliseconds),
+    )
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({
+      outputError: (text, write) => write(`${printable(text.trim().replace(/^error: /, 'keyward: '))}\n`),
+    })
+    .exitOverride()
+    .addHelpText('after', AFTER_HELP);
+  addTenants(program);
+  addKeys(program);
+  addEncrypt(program);
+  addDecrypt(program);
+  addDataKey(program);
+  return program;
+}
+
+function milliseconds(text: string): number {
+  const seconds = Number(text);
+  if (!(seconds > 0 && seconds <= 86_400)) throw new InvalidArgumentError('Write seconds, up to a day.');
+  return seconds * 1000;
+}
+
+// Without listeners a reader that goes away would end the process with a stack trace; writers handle the error.
+process.stdout.on('error', () => {});
+process.stderr.on('error', () => {});
+try {
+  await build().parseAsync();
+} catch (error) {
+  process.exitCode = report(error, Boolean(process.env['KEYWARD_DEBUG']));
+}

@@ -1,0 +1,194 @@
+/**
+ * The channel, and one call over it: deadline, cancellation, retries.
+ *
+ * Its invariants: TLS 1.3 with the caller's certificate or nothing; every call ends, by its deadline at the latest,
+ * retries included; a method that isn't idempotent is sent once. What grpc-js would do unasked is off: its own retries,
+ * service configuration out of DNS, HTTP proxies out of the environment, connections shared between clients. Knows
+ * nothing of what the methods mean.
+ */
+import { isIP } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { checkServerIdentity, createSecureContext } from 'node:tls';
+import { Client, credentials, Metadata } from '@grpc/grpc-js';
+import { errorOf, KeywardClientError } from './errors.ts';
+import type { Method } from './wire.ts';
+
+/** Options of one call. */
+export interface CallOptions {
+  /** Cancels the call: it rejects with `CANCELLED`, the signal's reason as its cause. */
+  readonly signal?: AbortSignal;
+  /** Until when the call must be answered, retries included. The client's `defaultTimeoutMs` unless given. */
+  readonly timeoutMs?: number;
+}
+
+interface TransportOptions {
+  readonly address: string;
+  readonly ca: string | Uint8Array;
+  readonly cert: string | Uint8Array;
+  readonly key: string | Uint8Array;
+  readonly serverName?: string | undefined;
+  readonly defaultTimeoutMs: number;
+  readonly retries: number;
+}
+
+/** The first back-off when the service gives none, in milliseconds; it doubles. */
+const FIRST_BACKOFF_MS = 200;
+
+/** A channel to one address. Connects when first used. */
+export class Transport {
+  readonly #options: TransportOptions;
+  readonly #client: Client;
+  readonly #inFlight = new Set<AbortController>();
+  #closed = false;
+
+  /** Throws what node:tls throws for a certificate or key that isn't one. */
+  constructor(options: TransportOptions) {
+    this.#options = options;
+    this.#client = new Client(options.address, channelCredentials(options), {
+      'grpc.enable_retries': 0,
+      'grpc.service_config_disable_resolution': 1,
+      'grpc.enable_http_proxy': 0,
+      'grpc.use_local_subchannel_pool': 1,
+      // So that a retry finds a service that has just come back; grpc-js waits 1 s, then up to 2 minutes.
+      'grpc.initial_reconnect_backoff_ms': 100,
+      'grpc.max_reconnect_backoff_ms': 5_000,
+      // A peer that vanished without a word is noticed here, not after TCP's quarter of an hour.
+      'grpc.keepalive_time_ms': 60_000,
+      'grpc.keepalive_timeout_ms': 10_000,
+      'grpc.ssl_target_name_override': sniName(options),
+    });
+  }
+
+  /** Calls in flight, and later ones, reject. Twice is as good as once. */
+  close(): void {
+    this.#closed = true;
+    for (const call of this.#inFlight) call.abort();
+    this.#client.close();
+  }
+
+  /** Rejects with a {@link KeywardClientError}, or a TypeError for a request that can't be sent as it is. */
+  async call<Request, Response>(
+    method: Method<Request, Response>,
+    request: Request,
+    options: CallOptions = {},
+  ): Promise<Response> {
+    const timeoutMs = options.timeoutMs ?? this.#options.defaultTimeoutMs;
+    // NaN and Infinity would be no deadline at all.
+    if (!(timeoutMs >= 0 && timeoutMs < 2 ** 31))
+      throw new TypeError('timeoutMs must be milliseconds below 2^31');
+    const deadline = Date.now() + timeoutMs;
+    const bytes = method.serialize(request);
+    // One controller per call, because `AbortSignal.any` of a long-lived signal leaks on Node 20 (60 B a call).
+    const ending = new AbortController();
+    const end = () => ending.abort();
+    this.#inFlight.add(ending);
+    options.signal?.addEventListener('abort', end, { once: true });
+    try {
+      return await this.#attempts(method, bytes, deadline, ending.signal, options.signal);
+    } finally {
+      options.signal?.removeEventListener('abort', end);
+      this.#inFlight.delete(ending);
+    }
+  }
+
+  async #attempts<Request, Response>(
+    method: Method<Request, Response>,
+    bytes: Buffer,
+    deadline: number,
+    ending: AbortSignal,
+    callers: AbortSignal | undefined,
+  ): Promise<Response> {
+    for (let attempt = 0; ; attempt += 1) {
+      this.#throwIfEnded(callers);
+      try {
+        return await this.#attempt(method, bytes, deadline, ending);
+      } catch (error) {
+        this.#throwIfEnded(callers);
+        const delayMs =
+          method.idempotent && attempt < this.#options.retries ? backoff(error, attempt) : undefined;
+        if (delayMs === undefined || Date.now() + delayMs >= deadline) throw error;
+        // An abort ends the wait early, and the loop's first line says which it was.
+        await sleep(delayMs, undefined, { signal: ending }).catch(() => {});
+      }
+    }
+  }
+
+  #throwIfEnded(signal: AbortSignal | undefined): void {
+    if (this.#closed) {
+      throw new KeywardClientError({ code: 'CANCELLED', message: 'The client is closed.' });
+    }
+    if (signal?.aborted) {
+      throw new KeywardClientError({
+        code: 'CANCELLED',
+        message: 'The caller cancelled the call.',
+        cause: signal.reason,
+      });
+    }
+  }
+
+  #attempt<Request, Response>(
+    method: Method<Request, Response>,
+    bytes: Buffer,
+    deadline: number,
+    signal: AbortSignal,
+  ): Promise<Response> {
+    return new Promise((resolve, reject) => {
+      const call = this.#client.makeUnaryRequest(
+        method.path,
+        (request: Buffer) => request,
+        method.deserialize,
+        bytes,
+        new Metadata(),
+        { deadline },
+        (error, response) => {
+          signal.removeEventListener('abort', cancel);
+          if (error !== null) reject(errorOf(error, this.#options.address));
+          else resolve(response as Response);
+        },
+      );
+      const cancel = () => call.cancel();
+      signal.addEventListener('abort', cancel, { once: true });
+    });
+  }
+}
+
+/**
+ * After how long to try again, or undefined: only when the service says that a retry helps, or when no answer of its
+ * own came at all. Half as much again at random, so that callers refused together don't come back together.
+ */
+function backoff(error: unknown, attempt: number): number | undefined {
+  if (!(error instanceof KeywardClientError)) return undefined;
+  const { code, reason, retryDelayMs } = error;
+  const invited = retryDelayMs !== undefined && (code === 'UNAVAILABLE' || code === 'RESOURCE_EXHAUSTED');
+  const unreached = code === 'UNAVAILABLE' && reason === undefined;
+  if (!invited && !unreached) return undefined;
+  const atLeast = Math.max(retryDelayMs ?? 0, invited ? 20 : FIRST_BACKOFF_MS * 2 ** attempt);
+  return atLeast * (1 + Math.random() / 2);
+}
+
+function channelCredentials(options: TransportOptions) {
+  const context = createSecureContext({
+    ca: Buffer.from(options.ca),
+    cert: Buffer.from(options.cert),
+    key: Buffer.from(options.key),
+    minVersion: 'TLSv1.3',
+  });
+  const expected = options.serverName ?? hostOf(options.address);
+  return credentials.createFromSecureContext(context, {
+    checkServerIdentity: (_host, certificate) => checkServerIdentity(expected, certificate),
+  });
+}
+
+/**
+ * The name sent in the handshake (RFC 6066), which can't be an IP address: grpc-js would send one all the same, and Node
+ * warns of that on stderr. Which name the certificate must have is decided by `checkServerIdentity`, not by this.
+ */
+function sniName(options: TransportOptions): string {
+  const name = options.serverName ?? hostOf(options.address);
+  return isIP(name) === 0 ? name : 'localhost';
+}
+
+/** `127.0.0.1` of `127.0.0.1:5005`, `::1` of `[::1]:5005`. */
+function hostOf(address: string): string {
+  return address.slice(0, address.lastIndexOf(':')).replace(/^\[(.*)\]$/, '$1');
+}

@@ -1,0 +1,127 @@
+/**
+ * The client's one error type, and how it is read off a failed call.
+ *
+ * Owns the decoding of `grpc-status-details-bin` (google.rpc.Status). Its invariant: reading an error never fails;
+ * details that don't parse are as good as none. Doesn't know which reasons exist: they are the service's
+ * (docs/errors.md), and a newer service may have more.
+ */
+import { type ServiceError, status } from '@grpc/grpc-js';
+import { contract } from './wire.ts';
+
+/** The name of a gRPC status, as in `NOT_FOUND`. */
+export type StatusName = keyof typeof status;
+
+/** One field of a request that is not valid, and why. */
+export interface FieldViolation {
+  readonly field: string;
+  readonly description: string;
+}
+
+interface ErrorFacts {
+  readonly code: StatusName;
+  readonly message: string;
+  readonly reason?: string | undefined;
+  readonly metadata?: ReadonlyMap<string, string>;
+  readonly fieldViolations?: readonly FieldViolation[];
+  readonly retryDelayMs?: number | undefined;
+  readonly requestId?: string | undefined;
+  readonly cause?: unknown;
+}
+
+/**
+ * A call that failed. Act on `reason`, and on `code` where there is none: on the message never.
+ *
+ * `reason` is undefined when the answer isn't Keyward's own: the service wasn't reached, the deadline passed, the call
+ * was cancelled, or something between refused it.
+ */
+export class KeywardClientError extends Error {
+  override readonly name = 'KeywardClientError';
+  /** The gRPC status. */
+  readonly code: StatusName;
+  /** Which failure it is, stable across releases; docs/errors.md lists all. */
+  readonly reason: string | undefined;
+  /** Facts for programs that belong to the reason. */
+  readonly metadata: ReadonlyMap<string, string>;
+  /** Which fields of the request are not valid; empty unless the reason is INVALID_FIELD. */
+  readonly fieldViolations: readonly FieldViolation[];
+  /** When trying the same call again can help: after how many milliseconds at the earliest. */
+  readonly retryDelayMs: number | undefined;
+  /** Under which the service's log has the call. */
+  readonly requestId: string | undefined;
+
+  constructor(facts: ErrorFacts) {
+    super(facts.message, { cause: facts.cause });
+    this.code = facts.code;
+    this.reason = facts.reason;
+    this.metadata = facts.metadata ?? new Map();
+    this.fieldViolations = facts.fieldViolations ?? [];
+    this.retryDelayMs = facts.retryDelayMs;
+    this.requestId = facts.requestId;
+  }
+}
+
+/**
+ * The error for a call that grpc-js reports as failed; `address` names the service when it wasn't reached. A call that
+ * ended as cancelled, and not by the caller (`call.ts` sees to those first), was on a connection that went away:
+ * measured with a server that stops.
+ */
+export function errorOf(failed: ServiceError, address: string): KeywardClientError {
+  const details = detailsOf(failed);
+  const code =
+    details.reason === undefined && failed.code === status.CANCELLED ? status.UNAVAILABLE : failed.code;
+  return new KeywardClientError({
+    ...details,
+    code: (status[code] as StatusName | undefined) ?? 'UNKNOWN',
+    message: details.message || transportMessage(code, failed.details, address),
+    cause: failed,
+  });
+}
+
+/** Nobody answered as Keyward does; grpc-js says why with decorations that help nobody. */
+function transportMessage(code: status, details: string, address: string): string {
+  switch (code) {
+    case status.UNAVAILABLE: {
+      const why = /Last error: (.*?)(?:\. Resolution note:.*)?$/s.exec(details)?.[1] ?? details;
+      return `No answer from ${address}: ${why.replace(/^Error: /, '')}`;
+    }
+    case status.DEADLINE_EXCEEDED:
+      return `No answer from ${address} by the deadline.`;
+    default:
+      return details;
+  }
+}
+
+type Details = Partial<Omit<ErrorFacts, 'code' | 'cause'>>;
+
+function detailsOf(failed: ServiceError): Details {
+  const bytes = failed.metadata?.get('grpc-status-details-bin')[0];
+  if (!Buffer.isBuffer(bytes)) return {};
+  try {
+    const { message, details } = contract()['google.rpc.Status'].deserialize(bytes);
+    return Object.assign({ message }, ...details.map((any) => detail(any.type_url, any.value)));
+  } catch {
+    return {};
+  }
+}
+
+/** One detail; types that this client doesn't know are skipped, as google.rpc wants it. */
+function detail(typeUrl: string, value: Uint8Array): Details {
+  const types = contract();
+  switch (typeUrl.slice(typeUrl.lastIndexOf('/') + 1)) {
+    case 'google.rpc.ErrorInfo': {
+      const info = types['google.rpc.ErrorInfo'].deserialize(value);
+      if (info.domain !== 'keyward') return {};
+      return { reason: info.reason, metadata: new Map(Object.entries(info.metadata)) };
+    }
+    case 'google.rpc.BadRequest':
+      return { fieldViolations: types['google.rpc.BadRequest'].deserialize(value).fieldViolations };
+    case 'google.rpc.RetryInfo': {
+      const delay = types['google.rpc.RetryInfo'].deserialize(value).retryDelay;
+      return { retryDelayMs: delay === null ? 0 : delay.seconds * 1000 + delay.nanos / 1e6 };
+    }
+    case 'google.rpc.RequestInfo':
+      return { requestId: types['google.rpc.RequestInfo'].deserialize(value).requestId };
+    default:
+      return {};
+  }
+}

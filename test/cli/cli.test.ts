@@ -1,0 +1,464 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { chmod, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, beforeEach, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { status } from '@grpc/grpc-js';
+import {
+  type FakeService,
+  type Handler,
+  refusal,
+  startFakeService,
+  wireKey,
+} from '../client/fake-service.ts';
+import { type Outcome, type RunOptions, run } from './run.ts';
+
+const KEY = 'tenants/acme/keys/orders';
+const TENANT = {
+  name: 'tenants/acme',
+  uid: '018f0000-0000-4000-8000-000000000000',
+  createTime: { seconds: 1_700_000_000, nanos: 0 },
+};
+/** Every byte once, and after a head like a ciphertext's: whatever changes bytes on their way is seen. */
+const CIPHERTEXT = Buffer.from([1, 1, 1, 0, ...Array.from({ length: 256 }, (_, i) => i)]);
+
+let service: FakeService;
+let folder: string;
+let handlers: Record<string, Handler>;
+let seen: Record<string, Record<string, unknown>>;
+
+/** Runs in a folder below the one with the development identity. */
+async function keyward(args: string, options: Partial<RunOptions> = {}): Promise<Outcome> {
+  return run(args.split(' '), { cwd: join(folder, 'below'), ...options });
+}
+
+before(async () => {
+  handlers = {};
+  const methods = 'CreateTenant GetTenant ListTenants CreateKey GetKey ListKeys ListKeyVersions RotateKey';
+  const all = `${methods} Encrypt Decrypt GenerateDataKey`.split(' ');
+  service = await startFakeService(
+    Object.fromEntries(
+      all.map((name): [string, Handler] => [
+        name,
+        (request, call) => {
+          seen[name] = request;
+          return handlers[name]?.(request, call);
+        },
+      ]),
+    ),
+  );
+  folder = await mkdtemp(join(tmpdir(), 'keyward-cli-'));
+  await mkdir(join(folder, '.keyward'));
+  await mkdir(join(folder, 'below'));
+  await writeFile(join(folder, '.keyward', 'ca.pem'), service.caPem);
+  await writeFile(join(folder, '.keyward', 'cert.pem'), service.client.certPem);
+  await writeFile(join(folder, '.keyward', 'key.pem'), service.client.keyPem);
+  await writeFile(
+    join(folder, '.keyward', 'client.json'),
+    JSON.stringify({
+      address: service.address,
+      caFile: 'ca.pem',
+      certFile: 'cert.pem',
+      keyFile: 'key.pem',
+    }),
+  );
+});
+
+after(async () => {
+  await service[Symbol.asyncDispose]();
+  await rm(folder, { recursive: true });
+});
+
+beforeEach(() => {
+  seen = {};
+  const version = `${KEY}/versions/1`;
+  handlers = {
+    CreateTenant: () => TENANT,
+    GetTenant: () => TENANT,
+    ListTenants: () => ({ tenants: [TENANT, { ...TENANT, name: 'tenants/a' }] }),
+    CreateKey: () => wireKey(KEY),
+    GetKey: () => wireKey(KEY),
+    ListKeys: () => ({ keys: [wireKey(KEY)] }),
+    ListKeyVersions: () => ({ keyVersions: [wireKey(KEY).primary] }),
+    RotateKey: () => wireKey(KEY, 2),
+    Encrypt: () => ({ ciphertext: CIPHERTEXT, keyVersion: version }),
+    Decrypt: () => ({ plaintext: Buffer.from([0, 255, 10, 13]), keyVersion: version }),
+    GenerateDataKey: () => ({
+      plaintext: Buffer.alloc(32, 7),
+      wrappedDataKey: CIPHERTEXT,
+      keyVersion: version,
+    }),
+  };
+});
+
+function refuse(method: string, facts: Parameters<typeof refusal>[0]) {
+  handlers[method] = () => {
+    throw refusal(facts);
+  };
+}
+
+describe('tenants and keys', () => {
+  it('are named in full or by their ids', async () => {
+    const cases: [args: string, method: string, request: object][] = [
+      ['tenants create acme', 'CreateTenant', { tenantId: 'acme' }],
+      ['tenants create tenants/acme', 'CreateTenant', { tenantId: 'acme' }],
+      ['tenants get acme', 'GetTenant', { name: 'tenants/acme' }],
+      ['tenants list', 'ListTenants', { pageSize: 100, pageToken: '' }],
+      [`keys create ${KEY}`, 'CreateKey', { parent: 'tenants/acme', keyId: 'orders' }],
+      ['keys create --tenant acme orders', 'CreateKey', { parent: 'tenants/acme', keyId: 'orders' }],
+      ['keys list acme', 'ListKeys', { parent: 'tenants/acme', pageSize: 100, pageToken: '' }],
+      [
+        'keys list --tenant tenants/acme',
+        'ListKeys',
+        { parent: 'tenants/acme', pageSize: 100, pageToken: '' },
+      ],
+      ['keys get orders --tenant tenants/acme', 'GetKey', { name: KEY }],
+      [`keys get ${KEY} --tenant acme`, 'GetKey', { name: KEY }],
+      [`keys rotate ${KEY}`, 'RotateKey', { name: KEY }],
+      [`keys versions ${KEY}`, 'ListKeyVersions', { parent: KEY, pageSize: 100, pageToken: '' }],
+    ];
+    for (const [args, method, request] of cases) {
+      const { code, stderr } = await keyward(args);
+      assert.deepEqual([code, stderr, seen[method]], [0, '', request], args);
+    }
+  });
+
+  it('print as a table, or as JSON', async () => {
+    assert.equal(
+      (await keyward('tenants list')).stdout,
+      [
+        'NAME          UID                                   CREATED',
+        'tenants/acme  018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z',
+        'tenants/a     018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z',
+        '',
+      ].join('\n'),
+    );
+    const listed = JSON.parse((await keyward('--output json tenants list')).stdout);
+    assert.deepEqual(listed[1], {
+      name: 'tenants/a',
+      uid: TENANT.uid,
+      createTime: '2023-11-14T22:13:20.000Z',
+    });
+    const rotated = JSON.parse((await keyward(`keys rotate ${KEY} --output json`)).stdout);
+    assert.equal(rotated.primary.name, `${KEY}/versions/2`);
+    assert.match((await keyward(`keys get ${KEY}`)).stdout, /^NAME +PRIMARY +STATE[^\n]+\n\S+ +1 +ENABLED/);
+  });
+
+  it('never let the service command the terminal', async () => {
+    handlers['GetTenant'] = () => ({ ...TENANT, name: 'tenants/\u001b[2Jx' });
+    const { stdout } = await keyward('tenants get acme');
+    assert.match(stdout, /tenants\/\?\[2Jx/);
+    refuse('GetKey', { code: status.NOT_FOUND, message: 'a\nb\u001b]0;x' });
+    const { stderr } = await keyward(`keys get ${KEY}`);
+    assert.equal(stderr, 'keyward: NOT_FOUND: a b?]0;x\n');
+  });
+
+  it('that are not named as they must be end with code 2, and nothing is sent', async () => {
+    const cases: [string, RegExp][] = [
+      ['keys get orders', /which tenant's key is orders\?/],
+      ['keys get tenants/acme', /is not a key/],
+      [`keys get ${KEY}/versions/1`, /is not a key/],
+      [`keys get ${KEY} --tenant other`, /is not a key of tenants\/other/],
+      ['tenants get a/b', /is not a tenant/],
+      ['keys list', /whose keys\?/],
+      ['keys list a --tenant b', /name one tenant/],
+      ['keys get', /missing required argument 'key'/],
+      ['keys frobnicate', /unknown command 'frobnicate'/],
+      ['tenants list --output yaml', /Allowed choices are table, json/],
+      ['tenants list --timeout soon', /Write seconds/],
+    ];
+    const outcomes = await Promise.all(cases.map(([args]) => keyward(args)));
+    for (const [i, outcome] of outcomes.entries()) {
+      assert.equal(outcome.code, 2, cases[i]?.[0]);
+      assert.match(outcome.stderr, cases[i]?.[1] ?? /^$/);
+      assert.match(outcome.stderr, /^keyward: [^\n]+\n$/);
+      assert.equal(outcome.stdout, '');
+    }
+    assert.deepEqual(seen, {});
+  });
+});
+
+describe('encrypt', () => {
+  it('reads standard input, sends the context, and prints base64', async () => {
+    const args = `encrypt ${KEY} --context a=b=c --context __proto__=x --context empty=`;
+    const { code, stdout, stderr } = await keyward(args, { input: 'secret\n' });
+    assert.deepEqual([code, stderr], [0, '']);
+    assert.equal(stdout, `${CIPHERTEXT.toString('base64')}\n`);
+    const request = seen['Encrypt'] ?? {};
+    assert.deepEqual(request['plaintext'], Buffer.from('secret\n'));
+    assert.deepEqual(
+      new Map(Object.entries(request['encryptionContext'] as object)),
+      new Map([
+        ['a', 'b=c'],
+        ['__proto__', 'x'],
+        ['empty', ''],
+      ]),
+    );
+  });
+
+  it('reads and writes files, raw, and names the key version in JSON', async () => {
+    await writeFile(join(folder, 'plain'), 'from a file');
+    const out = join(folder, 'cipher');
+    const toFile = await keyward(`encrypt ${KEY} --in ../plain --out ../cipher`);
+    assert.deepEqual([toFile.code, toFile.stdout], [0, '']);
+    assert.deepEqual(await readFile(out), CIPHERTEXT);
+    assert.deepEqual(seen['Encrypt']?.['plaintext'], Buffer.from('from a file'));
+    assert.deepEqual((await keyward(`encrypt ${KEY} --raw`)).bytes, CIPHERTEXT);
+    const json = await keyward(`encrypt ${KEY} --output json`);
+    assert.deepEqual(JSON.parse(json.stdout), {
+      ciphertext: CIPHERTEXT.toString('base64'),
+      keyVersion: `${KEY}/versions/1`,
+    });
+    const both = await keyward(`encrypt ${KEY} --output json --out ../cipher`);
+    assert.deepEqual(JSON.parse(both.stdout), { keyVersion: `${KEY}/versions/1` });
+  });
+
+  it('refuses a plaintext that is too long, a file that is not there, a context that is not one', async () => {
+    const long = await keyward(`encrypt ${KEY}`, { input: Buffer.alloc(65_537) });
+    assert.deepEqual([long.code, seen], [2, {}]);
+    assert.match(long.stderr, /longer than 64 KiB.*data-key/);
+    const absent = await keyward(`encrypt ${KEY} --in ./absent`);
+    assert.deepEqual([absent.code, absent.stderr], [2, 'keyward: ./absent: there is no such file\n']);
+    assert.match((await keyward(`encrypt ${KEY} --context a`)).stderr, /Write key=value/);
+    assert.match((await keyward(`encrypt ${KEY} --context a=1 --context a=2`)).stderr, /given twice/);
+    assert.equal((await keyward(`encrypt ${KEY}`, { input: Buffer.alloc(65_536) })).code, 0);
+  });
+});
+
+describe('decrypt', () => {
+  const plaintext = Buffer.from([0, 255, 10, 13]);
+
+  it('takes raw bytes and base64, and writes the plaintext and nothing else', async () => {
+    const base64 = CIPHERTEXT.toString('base64');
+    const inputs = [
+      CIPHERTEXT,
+      base64,
+      `${base64}\n`,
+      base64.replace(/=+$/, ''),
+      base64.replace(/.{76}/g, '$&\r\n'),
+    ];
+    for (const input of inputs) {
+      seen = {};
+      const { code, bytes, stderr } = await keyward('decrypt --tenant acme --context a=b', { input });
+      assert.deepEqual([code, stderr], [0, '']);
+      assert.deepEqual(bytes, plaintext);
+      assert.deepEqual(seen['Decrypt'], {
+        parent: 'tenants/acme',
+        ciphertext: CIPHERTEXT,
+        encryptionContext: { a: 'b' },
+        key: '',
+      });
+    }
+  });
+
+  it('names the tenant and the key that it expects', async () => {
+    for (const args of [`--key ${KEY}`, '--key orders --tenant acme']) {
+      await keyward(`decrypt ${args}`, { input: CIPHERTEXT });
+      assert.deepEqual([seen['Decrypt']?.['parent'], seen['Decrypt']?.['key']], ['tenants/acme', KEY]);
+    }
+    const neither = await keyward('decrypt', { input: CIPHERTEXT });
+    assert.deepEqual([neither.code, /--tenant/.test(neither.stderr)], [2, true]);
+  });
+
+  it('refuses input that is no ciphertext, unless told its form', async () => {
+    const inputs = ['', 'hello', 'AQ==x', Buffer.from([2, 1, 1]), 'AgEB'];
+    const outcomes = await Promise.all(inputs.map((input) => keyward('decrypt --tenant acme', { input })));
+    for (const { code, stderr } of outcomes) {
+      assert.equal(code, 2);
+      assert.match(stderr, /not a ciphertext/);
+    }
+    assert.deepEqual(seen, {});
+    await keyward('decrypt --tenant acme --raw', { input: 'AQ==' });
+    assert.deepEqual(seen['Decrypt']?.['ciphertext'], Buffer.from('AQ=='));
+    await keyward('decrypt --tenant acme --base64', { input: 'AgEB' });
+    assert.deepEqual(seen['Decrypt']?.['ciphertext'], Buffer.from([2, 1, 1]));
+    assert.equal((await keyward('decrypt --tenant acme --base64', { input: '%' })).code, 2);
+    assert.equal((await keyward('decrypt --tenant acme --base64 --raw')).code, 2);
+  });
+
+  it('writes a file for its owner alone, or JSON', async () => {
+    const out = join(folder, 'opened');
+    await writeFile(out, 'older, and longer');
+    await chmod(out, 0o644);
+    const toFile = await keyward('decrypt --tenant acme --out ../opened', { input: CIPHERTEXT });
+    assert.deepEqual([toFile.code, toFile.stdout], [0, '']);
+    assert.deepEqual(await readFile(out), plaintext);
+    assert.equal((await stat(out)).mode & 0o777, 0o600);
+    const json = await keyward('decrypt --tenant acme --output json', { input: CIPHERTEXT });
+    assert.deepEqual(JSON.parse(json.stdout), { plaintext: 'AP8KDQ==', keyVersion: `${KEY}/versions/1` });
+  });
+});
+
+describe('data-key', () => {
+  const wrapped = CIPHERTEXT.toString('base64');
+  const plaintext = Buffer.alloc(32, 7);
+
+  it('prints the wrapped key, and the plaintext only when asked', async () => {
+    const without = await keyward(`data-key ${KEY} --context a=b --length 64`);
+    assert.deepEqual(JSON.parse(without.stdout), {
+      keyVersion: `${KEY}/versions/1`,
+      wrappedDataKey: wrapped,
+    });
+    assert.deepEqual(seen['GenerateDataKey'], { name: KEY, encryptionContext: { a: 'b' }, length: 64 });
+    const asked = await keyward(`data-key ${KEY} --show-plaintext`);
+    assert.equal(JSON.parse(asked.stdout).plaintext, plaintext.toString('base64'));
+    assert.equal(seen['GenerateDataKey']?.['length'], 32);
+  });
+
+  it('writes files, the plaintext for its owner alone, and overwrites none unasked', async () => {
+    const args = `data-key ${KEY} --plaintext-out ../key.bin --wrapped-out ../key.wrapped`;
+    const first = await keyward(args);
+    assert.deepEqual(JSON.parse(first.stdout), { keyVersion: `${KEY}/versions/1` });
+    assert.deepEqual(await readFile(join(folder, 'key.bin')), plaintext);
+    assert.deepEqual(await readFile(join(folder, 'key.wrapped')), CIPHERTEXT);
+    assert.equal((await stat(join(folder, 'key.bin'))).mode & 0o777, 0o600);
+    seen = {};
+    const second = await keyward(args);
+    assert.deepEqual([second.code, seen], [2, {}]);
+    assert.match(second.stderr, /key\.wrapped exists already/);
+    assert.equal((await keyward(`${args} --force`)).code, 0);
+  });
+});
+
+describe('what the service says', () => {
+  it('is one line, with the reason, the fields and the request, and code 1', async () => {
+    refuse('CreateTenant', {
+      code: status.INVALID_ARGUMENT,
+      reason: 'INVALID_FIELD',
+      message: 'tenant_id: is reserved',
+      fieldViolations: [{ field: 'tenant_id', description: 'is reserved' }],
+      requestId: 'r-1',
+    });
+    const field = await keyward('tenants create system');
+    assert.deepEqual([field.code, field.stdout], [1, '']);
+    assert.equal(field.stderr, 'keyward: INVALID_FIELD: tenant_id: is reserved (request r-1)\n');
+    refuse('Decrypt', {
+      code: status.INVALID_ARGUMENT,
+      reason: 'DECRYPTION_FAILED',
+      message: 'It does not open.',
+    });
+    const decrypt = await keyward('decrypt --tenant acme', { input: CIPHERTEXT });
+    assert.deepEqual([decrypt.code, decrypt.stdout], [1, '']);
+    assert.equal(decrypt.stderr, 'keyward: DECRYPTION_FAILED: It does not open.\n');
+  });
+
+  it('shows where an error came from with KEYWARD_DEBUG, and the plaintext not even then', async () => {
+    refuse('Encrypt', { code: status.UNAVAILABLE, reason: 'HSM_UNAVAILABLE' });
+    const options = { input: 'TOP-SECRET', env: { KEYWARD_DEBUG: '1' } };
+    const { code, stderr } = await keyward(`encrypt ${KEY}`, options);
+    assert.equal(code, 1);
+    assert.match(stderr, /^keyward: HSM_UNAVAILABLE: Refused\.\n/);
+    assert.match(stderr, /at errorOf/);
+    assert.doesNotMatch(stderr, /TOP-SECRET/);
+    assert.doesNotMatch(stderr, new RegExp(Buffer.from('TOP-SECRET').toString('hex'), 'i'));
+  });
+});
+
+describe('the connection', () => {
+  const below = '.keyward/client.json';
+
+  it('comes from flags, else from the environment, else from the development identity', async () => {
+    const file = (name: string) => join(folder, '.keyward', name);
+    const env = {
+      KEYWARD_ADDRESS: service.address,
+      KEYWARD_CA_FILE: file('ca.pem'),
+      KEYWARD_CERT_FILE: file('cert.pem'),
+      KEYWARD_KEY_FILE: file('key.pem'),
+    };
+    assert.equal((await keyward('tenants list', { cwd: '/', env })).code, 0);
+    const wrong = { ...env, KEYWARD_ADDRESS: '127.0.0.1:1' };
+    assert.equal((await keyward('tenants list', { cwd: '/', env: wrong })).code, 3);
+    const flags = `--address ${service.address} --ca-file ${file('ca.pem')}`;
+    assert.equal((await keyward(`tenants list ${flags}`, { cwd: '/', env: wrong })).code, 0);
+    const nothing = await keyward('tenants list', { cwd: '/' });
+    assert.equal(nothing.code, 2);
+    assert.match(nothing.stderr, /address is not known: give --address, set KEYWARD_ADDRESS/);
+  });
+
+  it('that nobody answers ends with code 3', async () => {
+    const { code, stderr } = await keyward('tenants list --address 127.0.0.1:1');
+    assert.equal(code, 3);
+    assert.match(
+      stderr,
+      /^keyward: UNAVAILABLE: No answer from 127\.0\.0\.1:1: connect ECONNREFUSED[^\n]*\n$/,
+    );
+    handlers['GetTenant'] = () => new Promise(() => {});
+    const late = await keyward('tenants get acme --timeout 0.2');
+    assert.equal(late.code, 3);
+    assert.match(late.stderr, /DEADLINE_EXCEEDED: No answer from .* by the deadline/);
+  });
+
+  it('with files that are not usable ends with code 2', async () => {
+    const absent = await keyward('tenants list --cert-file ./absent.pem');
+    assert.deepEqual([absent.code, absent.stderr], [2, 'keyward: ./absent.pem: there is no such file\n']);
+    const broken = await keyward(`tenants list --cert-file ${below}`, { cwd: folder });
+    assert.equal(broken.code, 2);
+    assert.match(broken.stderr, /^keyward: the CA, certificate or key file is not usable[^\n]*\n$/);
+    assert.equal((await keyward('tenants list --address nonsense')).code, 2);
+  });
+
+  it('is never taken from an identity that belongs to another user, or is not whole', async (t) => {
+    const other = join(folder, 'other');
+    await mkdir(join(other, '.keyward'), { recursive: true });
+    await writeFile(join(other, below), '{"address": 7}');
+    assert.match((await keyward('tenants list', { cwd: other })).stderr, /lacks address/);
+    await writeFile(join(other, below), '{');
+    assert.equal((await keyward('tenants list', { cwd: other })).code, 2);
+    if (process.getuid?.() !== 0) return t.skip('only root can make a file of another user');
+    const { chown } = await import('node:fs/promises');
+    await chown(join(other, below), 12_345, 12_345);
+    const strange = await keyward('tenants list', { cwd: other });
+    assert.equal(strange.code, 2);
+    assert.match(strange.stderr, /belongs to another user/);
+  });
+});
+
+describe('in a pipe', () => {
+  it('a reader that goes away is no error', async () => {
+    handlers['ListTenants'] = () => ({ tenants: Array(20_000).fill(TENANT) });
+    const main = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url));
+    const child = spawn(
+      '/bin/sh',
+      ['-c', '("$0" "$1" tenants list; echo "code $?" >&2) | head -1', process.execPath, main],
+      { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] },
+    );
+    let stdout = '';
+    let stderr = '';
+    child.stdout.on('data', (data) => {
+      stdout += data;
+    });
+    child.stderr.on('data', (data) => {
+      stderr += data;
+    });
+    await new Promise((resolve) => child.on('close', resolve));
+    assert.match(stdout, /^NAME[^\n]*\n$/);
+    assert.equal(stderr, 'code 0\n');
+  });
+
+  it('a result that can not be written ends with code 1', async () => {
+    const { code, stderr } = await keyward(`encrypt ${KEY} --out /nowhere/at/all`);
+    assert.deepEqual([code, stderr], [1, 'keyward: /nowhere/at/all: there is no such file\n']);
+  });
+});
+
+describe('help', () => {
+  it('names every command, the exit codes, and goes to standard output', async () => {
+    const { code, stdout, stderr } = await keyward('--help');
+    assert.deepEqual([code, stderr], [0, '']);
+    for (const word of [
+      'tenants',
+      'keys',
+      'encrypt',
+      'decrypt',
+      'data-key',
+      'Exit codes',
+      'KEYWARD_ADDRESS',
+    ]) {
+      assert.ok(stdout.includes(word), word);
+    }
+    assert.equal((await keyward('keys')).code, 2);
+    assert.match((await keyward('--version')).stdout, /^\d+\.\d+\.\d+\n$/);
+  });
+});

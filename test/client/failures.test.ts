@@ -1,0 +1,314 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Metadata, status } from '@grpc/grpc-js';
+import { KeywardClientError } from '../../client/src/index.ts';
+import { createCertificateAuthority } from '../../dev/certificates.ts';
+import { type Refusal, refusal, startFakeService, wireKey } from './fake-service.ts';
+
+const KEY = 'tenants/acme/keys/orders';
+
+async function failureOf(promise: Promise<unknown>): Promise<KeywardClientError> {
+  const error = await promise.then(
+    () => assert.fail('the call succeeded'),
+    (thrown: unknown) => thrown,
+  );
+  assert.ok(error instanceof KeywardClientError, String(error));
+  return error;
+}
+
+function refusing(facts: Refusal) {
+  return () => {
+    throw refusal(facts);
+  };
+}
+
+describe('an error', () => {
+  it('carries everything that the service said', async () => {
+    await using service = await startFakeService({
+      GetKey: refusing({
+        code: status.INVALID_ARGUMENT,
+        message: 'name: is not a name',
+        reason: 'INVALID_FIELD',
+        metadata: { limit: '63', ['__proto__']: 'kept' },
+        fieldViolations: [{ field: 'name', description: 'is not a name' }],
+        retryDelay: { seconds: 1, nanos: 500_000_000 },
+        requestId: 'request-1',
+      }),
+    });
+    using keyward = service.connect();
+    const error = await failureOf(keyward.getKey({ name: 'x' }));
+    assert.equal(error.name, 'KeywardClientError');
+    assert.equal(error.message, 'name: is not a name');
+    assert.equal(error.code, 'INVALID_ARGUMENT');
+    assert.equal(error.reason, 'INVALID_FIELD');
+    assert.deepEqual(
+      error.metadata,
+      new Map([
+        ['limit', '63'],
+        ['__proto__', 'kept'],
+      ]),
+    );
+    assert.deepEqual(error.fieldViolations, [{ field: 'name', description: 'is not a name' }]);
+    assert.equal(error.retryDelayMs, 1500);
+    assert.equal(error.requestId, 'request-1');
+    assert.ok(error.cause instanceof Error);
+  });
+
+  it('without details has its status and message only', async () => {
+    await using service = await startFakeService({
+      GetKey: () => {
+        throw { code: status.RESOURCE_EXHAUSTED, details: 'message too large' };
+      },
+    });
+    using keyward = service.connect();
+    const error = await failureOf(keyward.getKey({ name: KEY }));
+    assert.equal(error.code, 'RESOURCE_EXHAUSTED');
+    assert.equal(error.message, 'message too large');
+    assert.equal(error.reason, undefined);
+    assert.deepEqual(error.fieldViolations, []);
+    assert.equal(error.retryDelayMs, undefined);
+    assert.equal(service.calls.get('GetKey'), 1);
+  });
+
+  it('with details that do not parse is as one without', async () => {
+    const trailer = new Metadata();
+    trailer.set('grpc-status-details-bin', Buffer.from('ffffffffff', 'hex'));
+    await using service = await startFakeService({
+      GetKey: () => {
+        throw { code: status.INTERNAL, details: 'broken', metadata: trailer };
+      },
+    });
+    using keyward = service.connect();
+    const error = await failureOf(keyward.getKey({ name: KEY }));
+    assert.deepEqual([error.code, error.reason, error.message], ['INTERNAL', undefined, 'broken']);
+  });
+
+  it('of another domain lends no reason', async () => {
+    await using service = await startFakeService({
+      GetKey: refusing({ code: status.NOT_FOUND, reason: 'RESOURCE_NOT_FOUND', domain: 'proxy.example' }),
+    });
+    using keyward = service.connect();
+    const error = await failureOf(keyward.getKey({ name: KEY }));
+    assert.deepEqual([error.code, error.reason], ['NOT_FOUND', undefined]);
+  });
+
+  it('comes of an answer that is not whole', async () => {
+    await using service = await startFakeService({ GetKey: () => ({ name: KEY }) });
+    using keyward = service.connect();
+    const error = await failureOf(keyward.getKey({ name: KEY }));
+    assert.equal(error.code, 'INTERNAL');
+    assert.match(error.message, /lacks the primary version/);
+  });
+
+  it('says which address did not answer, and why', async () => {
+    const service = await startFakeService({});
+    await service[Symbol.asyncDispose]();
+    using keyward = service.connect({ retries: 0 });
+    const error = await failureOf(keyward.getKey({ name: KEY }));
+    assert.equal(error.code, 'UNAVAILABLE');
+    assert.match(
+      error.message,
+      new RegExp(`^No answer from ${service.address}: connect ECONNREFUSED ${service.address}`),
+    );
+    assert.doesNotMatch(error.message, /Resolution note|No connection established/);
+  });
+});
+
+describe('retries', () => {
+  const busy = { code: status.RESOURCE_EXHAUSTED, reason: 'HSM_QUEUE_FULL' };
+  const soon = { seconds: 0, nanos: 5_000_000 };
+
+  /** Fails `times` times, then answers. */
+  function failing(times: number, facts: Refusal, answer: unknown) {
+    let left = times;
+    return () => {
+      left -= 1;
+      if (left >= 0) throw refusal(facts);
+      return answer;
+    };
+  }
+
+  for (const code of [status.RESOURCE_EXHAUSTED, status.UNAVAILABLE]) {
+    it(`happen when the service invites them with ${status[code]}`, async () => {
+      await using service = await startFakeService({
+        GetKey: failing(2, { ...busy, code, retryDelay: soon }, wireKey(KEY)),
+      });
+      using keyward = service.connect();
+      assert.equal((await keyward.getKey({ name: KEY })).name, KEY);
+      assert.equal(service.calls.get('GetKey'), 3);
+    });
+  }
+
+  it('end after the given number, with the last error', async () => {
+    await using service = await startFakeService({ GetKey: refusing({ ...busy, retryDelay: soon }) });
+    for (const [retries, calls] of [
+      [0, 1],
+      [1, 3],
+      [2, 6],
+    ] as const) {
+      using keyward = service.connect({ retries });
+      assert.equal((await failureOf(keyward.getKey({ name: KEY }))).reason, 'HSM_QUEUE_FULL');
+      assert.equal(service.calls.get('GetKey'), calls);
+    }
+  });
+
+  it('never happen uninvited, nor for another status', async () => {
+    const cases: Refusal[] = [
+      busy,
+      { ...busy, code: status.ABORTED, retryDelay: soon },
+      { ...busy, code: status.INTERNAL, retryDelay: soon },
+      { code: status.UNAVAILABLE, reason: 'HSM_UNAVAILABLE' },
+    ];
+    for (const facts of cases) {
+      await using service = await startFakeService({ GetKey: refusing(facts) });
+      using keyward = service.connect();
+      await failureOf(keyward.getKey({ name: KEY }));
+      assert.equal(service.calls.get('GetKey'), 1);
+    }
+  });
+
+  it('never happen for what is not the same done twice', async () => {
+    const facts = { code: status.UNAVAILABLE, reason: 'HSM_UNAVAILABLE', retryDelay: soon };
+    await using service = await startFakeService({
+      CreateTenant: refusing(facts),
+      CreateKey: refusing(facts),
+      RotateKey: refusing(facts),
+    });
+    using keyward = service.connect();
+    await failureOf(keyward.createTenant({ tenantId: 'acme' }));
+    await failureOf(keyward.createKey({ parent: 'tenants/acme', keyId: 'orders' }));
+    await failureOf(keyward.rotateKey({ name: KEY }));
+    assert.deepEqual([...service.calls.values()], [1, 1, 1]);
+  });
+
+  it('wait at least as long as the service says, and no longer than the deadline allows', async () => {
+    const retryDelay = { seconds: 0, nanos: 150_000_000 };
+    await using service = await startFakeService({
+      GetKey: failing(1, { ...busy, retryDelay }, wireKey(KEY)),
+      GetTenant: refusing({ ...busy, retryDelay: { seconds: 60, nanos: 0 } }),
+    });
+    using keyward = service.connect();
+    let begun = performance.now();
+    await keyward.getKey({ name: KEY });
+    assert.ok(performance.now() - begun >= 150);
+    begun = performance.now();
+    const error = await failureOf(keyward.getTenant({ name: 'tenants/acme' }));
+    assert.ok(performance.now() - begun < 5_000);
+    assert.equal(error.reason, 'HSM_QUEUE_FULL');
+    assert.equal(service.calls.get('GetTenant'), 1);
+  });
+
+  it('find a service that has just come up', async () => {
+    const ca = createCertificateAuthority('Fake CA');
+    const first = await startFakeService({}, { ca });
+    await first[Symbol.asyncDispose]();
+    using keyward = first.connect();
+    const call = keyward.getKey({ name: KEY });
+    await sleep(100);
+    const port = Number(first.address.split(':')[1]);
+    await using _second = await startFakeService({ GetKey: () => wireKey(KEY) }, { ca, port });
+    assert.equal((await call).name, KEY);
+  });
+
+  it('bring a lost connection back', async () => {
+    const ca = createCertificateAuthority('Fake CA');
+    const handlers = { GetKey: () => wireKey(KEY) };
+    const first = await startFakeService(handlers, { ca });
+    using keyward = first.connect();
+    await keyward.getKey({ name: KEY });
+    await first[Symbol.asyncDispose]();
+    const port = Number(first.address.split(':')[1]);
+    await using _second = await startFakeService(handlers, { ca, port });
+    assert.equal((await keyward.getKey({ name: KEY })).name, KEY);
+  });
+});
+
+describe('deadlines and cancelling', () => {
+  const never = () => new Promise(() => {});
+
+  it('every call has the client’s deadline, or its own', async () => {
+    await using service = await startFakeService({ GetKey: never });
+    using keyward = service.connect({ defaultTimeoutMs: 100 });
+    let begun = performance.now();
+    const error = await failureOf(keyward.getKey({ name: KEY }));
+    assert.equal(error.code, 'DEADLINE_EXCEEDED');
+    assert.equal(error.message, `No answer from ${service.address} by the deadline.`);
+    assert.ok(performance.now() - begun < 5_000);
+    using patient = service.connect();
+    begun = performance.now();
+    assert.equal(
+      (await failureOf(patient.getKey({ name: KEY }, { timeoutMs: 100 }))).code,
+      'DEADLINE_EXCEEDED',
+    );
+    assert.ok(performance.now() - begun < 5_000);
+  });
+
+  it('a timeout that is none is refused', async () => {
+    await using service = await startFakeService({ GetKey: never });
+    using keyward = service.connect();
+    for (const timeoutMs of [Number.NaN, Number.POSITIVE_INFINITY, -1]) {
+      await assert.rejects(keyward.getKey({ name: KEY }, { timeoutMs }), TypeError);
+    }
+    assert.equal(service.calls.size, 0);
+  });
+
+  it('a signal cancels the call at the service too, and its reason is the cause', async () => {
+    const cancelled = Promise.withResolvers<void>();
+    await using service = await startFakeService({
+      GetKey: (_request, call) => {
+        call.on('cancelled', () => cancelled.resolve());
+        return never();
+      },
+    });
+    using keyward = service.connect();
+    const controller = new AbortController();
+    const call = keyward.getKey({ name: KEY }, { signal: controller.signal });
+    while (service.calls.size === 0) await sleep(5);
+    controller.abort(new Error('enough'));
+    const error = await failureOf(call);
+    assert.equal(error.code, 'CANCELLED');
+    assert.equal((error.cause as Error).message, 'enough');
+    await cancelled.promise;
+  });
+
+  it('a signal that is aborted already sends nothing, and one between retries ends the wait', async () => {
+    await using service = await startFakeService({
+      GetKey: refusing({
+        code: status.UNAVAILABLE,
+        reason: 'HSM_UNAVAILABLE',
+        retryDelay: { seconds: 5, nanos: 0 },
+      }),
+    });
+    using keyward = service.connect();
+    const error = await failureOf(keyward.getKey({ name: KEY }, { signal: AbortSignal.abort() }));
+    assert.equal(error.code, 'CANCELLED');
+    assert.equal(service.calls.size, 0);
+    const controller = new AbortController();
+    const begun = performance.now();
+    const call = keyward.getKey({ name: KEY }, { signal: controller.signal });
+    while (service.calls.size === 0) await sleep(5);
+    await sleep(50);
+    controller.abort();
+    assert.equal((await failureOf(call)).code, 'CANCELLED');
+    assert.ok(performance.now() - begun < 4_000);
+    assert.equal(service.calls.get('GetKey'), 1);
+  });
+});
+
+describe('closing', () => {
+  it('ends the calls in flight, and later ones say that the client is closed', async () => {
+    await using service = await startFakeService({ GetKey: () => new Promise(() => {}) });
+    const keyward = service.connect();
+    const inFlight = failureOf(keyward.getKey({ name: KEY }));
+    while (service.calls.size === 0) await sleep(5);
+    keyward.close();
+    keyward.close();
+    keyward[Symbol.dispose]();
+    for (const error of [await inFlight, await failureOf(keyward.getKey({ name: KEY }))]) {
+      assert.deepEqual([error.code, error.message], ['CANCELLED', 'The client is closed.']);
+    }
+    await assert.rejects(keyward.tenants().next(), /The client is closed/);
+    assert.equal(service.calls.get('GetKey'), 1);
+  });
+});

