@@ -92,7 +92,9 @@ async function serve(): Promise<void> {
   });
   const cache: KeyCache = new KeyCache(store, configuration.KEYWARD_KEY_CACHE, () => feed.isFresh());
   const feed = new ChangeFeed(store, {
-    onChange: ({ kind, subjectId }) => kind === 'key' && cache.forget(subjectId as KeyId),
+    onChange: ({ kind, tenantId, subjectId }) => {
+      if (kind === 'key') cache.forget(tenantId, subjectId as KeyId);
+    },
     onReset: () => cache.clear(),
     onError: (err) => log.warn({ err }, 'changes can not be read'),
   });

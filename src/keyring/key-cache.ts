@@ -4,9 +4,10 @@
  * Invariants: what a name or a UUID stands for never changes, so those are kept until they fall out; a key's state is
  * dropped the moment a change to it is heard of, also while it is being loaded (what is kept is the promise, so nothing
  * read before a change is put in after it); what isn't there is never remembered; and a replica that no longer hears of
- * changes answers nothing from here. Decides nothing: whether a key may be used is the keyring's to say.
+ * changes answers nothing from here. A load that several calls wait for is nobody's own: it has the tenant in its name
+ * and a deadline of its own. Decides nothing: whether a key may be used is the keyring's to say.
  */
-import type { Call } from '../call.ts';
+import { type Call, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import { encode } from '../hsm/codec.ts';
 import { sealedKeyVersion } from '../hsm/key-version.ts';
@@ -16,6 +17,9 @@ import { findKey, findKeyByName, findVersion, type KeyRecord, type KeyVersionRec
 import type { Store } from '../store/store.ts';
 import { findTenantByName, type TenantRecord } from '../store/tenants.ts';
 import type { KeyName } from './names.ts';
+
+/** How long a load may take; each call that waits for it still ends at its own deadline. */
+const LOAD_MS = 5_000;
 
 /** A key version ready to be sent to an agent. */
 export interface LoadedVersion {
@@ -37,7 +41,7 @@ export class KeyCache {
   readonly #isFresh: () => boolean;
   readonly #tenants: Lru<string, TenantRecord>;
   readonly #keyIds: Lru<string, KeyId>;
-  readonly #keys: Lru<KeyId, Promise<LoadedKey | undefined>>;
+  readonly #keys: Lru<string, Promise<LoadedKey | undefined>>;
 
   /** At most `limit` keys; `isFresh` says whether this replica hears of changes. */
   constructor(store: Store, limit: number, isFresh: () => boolean) {
@@ -70,28 +74,25 @@ export class KeyCache {
       keyId = found.keyId;
       this.#keyIds.set(path, keyId);
     }
-    const key = await this.key(call, tenantId, keyId);
+    const key = await this.key(tenantId, keyId);
     if (key === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
     return key;
   }
 
   /** The tenant's key of that UUID, or undefined. */
-  async key(call: Call, tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
+  key(tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
     this.#requireFresh();
-    const known = this.#keys.get(keyId);
-    const key = await (known ?? this.#load(call, tenantId, keyId));
-    // UUIDs are unique across tenants: another tenant's key is as absent as one that never was.
-    return key?.record.tenantId === tenantId ? key : undefined;
+    return this.#keys.get(pathOf(tenantId, keyId)) ?? this.#load(tenantId, keyId);
   }
 
   /** The key's version of that number, or undefined. */
-  async version(call: Call, key: LoadedKey, version: number): Promise<LoadedVersion | undefined> {
+  async version(key: LoadedKey, version: number): Promise<LoadedVersion | undefined> {
     if (key.primary.record.version === version) return key.primary;
     const known = key.versions.get(version);
     if (known !== undefined) return known;
     const { tenantId, keyId } = key.record;
     const loading = this.#store
-      .read(call, tenantId, (tx) => findVersion(tx, tenantId, keyId, version))
+      .read(loadDeadline(), tenantId, (tx) => findVersion(tx, tenantId, keyId, version))
       .then((record) => record && load(record));
     key.versions.set(version, loading);
     const drop = () => key.versions.delete(version);
@@ -100,8 +101,8 @@ export class KeyCache {
   }
 
   /** Forgets a key's state; the next use reads it anew. */
-  forget(keyId: KeyId): void {
-    this.#keys.delete(keyId);
+  forget(tenantId: TenantId, keyId: KeyId): void {
+    this.#keys.delete(pathOf(tenantId, keyId));
   }
 
   /** Forgets everything. */
@@ -111,13 +112,14 @@ export class KeyCache {
     this.#tenants.clear();
   }
 
-  #load(call: Call, tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
+  #load(tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
+    const path = pathOf(tenantId, keyId);
     const loading = this.#store
-      .read(call, tenantId, (tx) => findKey(tx, tenantId, keyId))
+      .read(loadDeadline(), tenantId, (tx) => findKey(tx, tenantId, keyId))
       .then((record) => record && { record, primary: load(record.primary), versions: new Map() });
-    this.#keys.set(keyId, loading);
+    this.#keys.set(path, loading);
     const drop = () => {
-      if (this.#keys.get(keyId) === loading) this.#keys.delete(keyId);
+      if (this.#keys.get(path) === loading) this.#keys.delete(path);
     };
     loading.then((found) => found ?? drop(), drop);
     return loading;
@@ -130,4 +132,12 @@ export class KeyCache {
 
 function load(record: KeyVersionRecord): LoadedVersion {
   return { record, sealed: encode(sealedKeyVersion, record) };
+}
+
+function loadDeadline(): { readonly deadline: number } {
+  return { deadline: monotonicNow() + LOAD_MS };
+}
+
+function pathOf(tenantId: TenantId, keyId: KeyId): string {
+  return `${tenantId}/${keyId}`;
 }

@@ -101,11 +101,11 @@ export class Keyring {
   ): Promise<{ readonly plaintext: Buffer; readonly key: KeyName; readonly version: number }> {
     const { tenantId } = await this.#cache.tenant(call, request.parent.tenant);
     const header = parseHeader(request.ciphertext, CALLERS_PURPOSES);
-    const key = await this.#cache.key(call, tenantId, header.keyId);
+    const key = await this.#cache.key(tenantId, header.keyId);
     if (key === undefined || (request.expectedKey && request.expectedKey.key !== key.record.name)) {
       throw new KeywardError('DECRYPTION_FAILED');
     }
-    const version = await this.#cache.version(call, key, header.version);
+    const version = await this.#cache.version(key, header.version);
     if (version === undefined) throw new KeywardError('DECRYPTION_FAILED');
     const { plaintext } = await this.#agents.call(
       'open',
@@ -210,7 +210,7 @@ export class Keyring {
         const lost = error instanceof KeywardError && error.reason === 'CONFLICT';
         if (!lost || attempt === ROTATION_TRIES) throw error;
       } finally {
-        this.#cache.forget(keyId);
+        this.#cache.forget(tenantId, keyId);
       }
     }
   }

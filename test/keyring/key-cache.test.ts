@@ -1,0 +1,83 @@
+/**
+ * The key cache on a real database: what concurrent calls share, and what they must not.
+ */
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
+import { KeyCache } from '../../src/keyring/key-cache.ts';
+import { insertKey, insertPrimaryVersion } from '../../src/store/keys.ts';
+import type { Store } from '../../src/store/store.ts';
+import { callOf, migratedDatabase, newTenant, sampleVersion, type TestDatabase } from '../store/database.ts';
+
+let database: TestDatabase;
+let store: Store;
+let acme: TenantId;
+let globex: TenantId;
+
+before(async () => {
+  database = await migratedDatabase();
+  store = await database.open();
+  acme = await newTenant(database, 'acme');
+  globex = await newTenant(database, 'globex');
+});
+
+after(async () => {
+  await store?.close();
+  await database?.[Symbol.asyncDispose]();
+});
+
+async function newKey(name: string): Promise<KeyId> {
+  const keyId = newId<KeyId>();
+  await store.mutate(callOf(), { tenantId: acme, resource: name }, (tx) =>
+    insertKey(tx, { name, version: sampleVersion(acme, keyId) }),
+  );
+  return keyId;
+}
+
+const newCache = (fresh = true) => new KeyCache(store, 100, () => fresh);
+
+test('another tenant that asks for a key first does not make it absent for its owner', async () => {
+  const keyId = await newKey('asked-by-two');
+  const cache = newCache();
+  const [foreign, own] = await Promise.all([cache.key(globex, keyId), cache.key(acme, keyId)]);
+  assert.equal(foreign, undefined);
+  assert.equal(own?.record.name, 'asked-by-two');
+});
+
+test('a caller whose deadline has passed does not fail those who wait for the same key', async () => {
+  await newKey('waited-for');
+  const cache = newCache();
+  const name = { tenant: 'acme', key: 'waited-for' };
+  await cache.named(callOf(), name);
+  cache.clear();
+  await cache.tenant(callOf(), 'acme');
+  const [, patient] = await Promise.allSettled([cache.named(callOf(0), name), cache.named(callOf(), name)]);
+  assert.equal(patient.status, 'fulfilled');
+});
+
+test('a change that is heard of while a key is being read makes the next use read it again', async () => {
+  const keyId = await newKey('changing');
+  const cache = newCache();
+  const reading = cache.key(acme, keyId);
+  cache.forget(acme, keyId);
+  await store.mutate(callOf(), { tenantId: acme, resource: 'changing' }, (tx) =>
+    insertPrimaryVersion(tx, sampleVersion(acme, keyId, 2)),
+  );
+  await reading;
+  assert.equal((await cache.key(acme, keyId))?.primary.record.version, 2);
+});
+
+test('what is not there is looked for again', async () => {
+  const cache = newCache();
+  const missing = { tenant: 'acme', key: 'later' };
+  await assert.rejects(cache.named(callOf(), missing), { reason: 'RESOURCE_NOT_FOUND' });
+  await newKey('later');
+  assert.equal((await cache.named(callOf(), missing)).record.name, 'later');
+});
+
+test('a replica that hears of no changes answers nothing from memory', async () => {
+  await newKey('stale');
+  await assert.rejects(newCache(false).named(callOf(), { tenant: 'acme', key: 'stale' }), {
+    reason: 'REPLICA_STALE',
+  });
+});

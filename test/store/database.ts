@@ -1,0 +1,168 @@
+/**
+ * Databases for the store's tests: each one new, migrated or empty, on the cluster that KEYWARD_TEST_POSTGRES_URL names.
+ *
+ * Knows how to reach it as superuser, owner and service; the cluster trusts local connections or has one password.
+ */
+import { randomUUID } from 'node:crypto';
+import pg from 'pg';
+import { type Call, monotonicNow } from '../../src/call.ts';
+import { newId, type TenantId } from '../../src/ids.ts';
+import type { NewKeyVersion } from '../../src/store/keys.ts';
+import { migrate } from '../../src/store/migrate.ts';
+import { Store, type StoreOptions } from '../../src/store/store.ts';
+
+/** The release that the tests run as. */
+export const RELEASE = '0.1.0';
+
+function clusterUrl(): string {
+  const url = process.env['KEYWARD_TEST_POSTGRES_URL'];
+  if (url === undefined) throw new Error('KEYWARD_TEST_POSTGRES_URL names no cluster');
+  return url;
+}
+
+/** Who owns the schema in these tests. */
+export const OWNER = 'store_test_owner';
+/** Who serves in these tests: a member of keyward_service. */
+export const SERVICE = 'store_test_service';
+const PASSWORD = 'store-test';
+
+/** A database of a test's own. */
+export interface TestDatabase extends AsyncDisposable {
+  readonly name: string;
+  /** The database's URL for a role of these tests; for the superuser unless named. */
+  url(role?: string): string;
+  /** Runs SQL as the superuser, one connection for each call. */
+  sql<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<Row[]>;
+  /** Opens a store as {@link SERVICE}; closing it is the test's affair. */
+  open(options?: Partial<StoreOptions>): Promise<Store>;
+}
+
+/** Runs SQL on a connection of its own. */
+export async function runSql<Row extends pg.QueryResultRow>(
+  url: string,
+  text: string,
+  values?: unknown[],
+): Promise<Row[]> {
+  const client = new pg.Client({ connectionString: url });
+  client.on('error', () => {});
+  await client.connect();
+  try {
+    return (await client.query<Row>(text, values)).rows;
+  } finally {
+    await client.end();
+  }
+}
+
+function urlOf(database: string, role?: string): string {
+  const url = new URL(clusterUrl());
+  url.pathname = `/${database}`;
+  if (role !== undefined) {
+    url.username = role;
+    url.password = PASSWORD;
+  }
+  return url.href;
+}
+
+/**
+ * Makes the roles that the tests log in as. They are their own, as the cluster's may have passwords that aren't known
+ * here: an owner, and a member of keyward_service.
+ */
+async function ensureRoles(): Promise<void> {
+  const statements = [
+    'CREATE ROLE keyward_service LOGIN',
+    `CREATE ROLE ${OWNER} LOGIN PASSWORD '${PASSWORD}'`,
+    `CREATE ROLE ${SERVICE} LOGIN PASSWORD '${PASSWORD}' IN ROLE keyward_service`,
+  ];
+  for (const statement of statements) {
+    await runSql(clusterUrl(), statement).catch((error: unknown) => {
+      const code = error instanceof pg.DatabaseError ? error.code : undefined;
+      if (code !== '42710' && code !== '23505') throw error;
+    });
+  }
+}
+
+/** A new database that belongs to {@link OWNER}, without a schema. */
+export async function emptyDatabase(): Promise<TestDatabase> {
+  await ensureRoles();
+  const name = `store_${randomUUID().replaceAll('-', '')}`;
+  await runSql(clusterUrl(), `CREATE DATABASE ${name} OWNER ${OWNER}`);
+  const url = (role?: string) => urlOf(name, role);
+  return {
+    name,
+    url,
+    sql: (text, values) => runSql(url(), text, values),
+    open: (options) =>
+      Store.open({
+        url: url(SERVICE),
+        poolSize: 4,
+        release: RELEASE,
+        onError: () => {},
+        ...options,
+      }),
+    [Symbol.asyncDispose]: async () => {
+      await runSql(clusterUrl(), `DROP DATABASE ${name} WITH (FORCE)`);
+    },
+  };
+}
+
+/** A new database with the schema. */
+export async function migratedDatabase(): Promise<TestDatabase> {
+  const database = await emptyDatabase();
+  await migrate({ url: database.url(OWNER), log: () => {} });
+  return database;
+}
+
+/** Makes a role of a test's own, with that clause, and returns its name and how to be rid of it. */
+export async function newRole(clause: string): Promise<{ readonly name: string } & AsyncDisposable> {
+  const name = `store_test_${randomUUID().replaceAll('-', '')}`;
+  await runSql(clusterUrl(), `CREATE ROLE ${name} LOGIN PASSWORD '${PASSWORD}' ${clause}`);
+  return {
+    name,
+    [Symbol.asyncDispose]: async () => {
+      await runSql(clusterUrl(), `DROP ROLE ${name}`);
+    },
+  };
+}
+
+/** A call that may take `milliseconds`. */
+export function callOf(milliseconds = 10_000): Call {
+  return {
+    id: randomUUID(),
+    method: 'keyward.v1.Test/Call',
+    caller: 'tester',
+    deadline: monotonicNow() + milliseconds,
+  };
+}
+
+/** The id of the reserved tenant. */
+export async function systemTenant(database: TestDatabase): Promise<TenantId> {
+  const [row] = await database.sql<{ tenant_id: TenantId }>(
+    "SELECT tenant_id FROM tenants WHERE name = 'system'",
+  );
+  if (row === undefined) throw new Error('no tenant system');
+  return row.tenant_id;
+}
+
+/** A new tenant, made behind the store's back. */
+export async function newTenant(database: TestDatabase, name: string): Promise<TenantId> {
+  const tenantId = newId<TenantId>();
+  await database.sql('INSERT INTO tenants (tenant_id, name) VALUES ($1, $2)', [tenantId, name]);
+  return tenantId;
+}
+
+/** A version's row that the schema accepts; nothing in it was made by an HSM. */
+export function sampleVersion(tenantId: TenantId, keyId: NewKeyVersion['keyId'], version = 1): NewKeyVersion {
+  return {
+    tenantId,
+    keyId,
+    version,
+    state: 'ENABLED',
+    algorithm: 1,
+    rootKeyId: newId(),
+    wrap: 1,
+    wrapped: Buffer.alloc(72, version),
+    checkValue: Buffer.alloc(16, version),
+    sealKeyId: newId(),
+    seal: Buffer.alloc(32, version),
+  };
+}

@@ -1,0 +1,90 @@
+/**
+ * A TCP proxy in front of Postgres that breaks connections at COMMIT, or stops listening to anybody.
+ *
+ * Knows of the protocol only what a COMMIT looks like: a simple query, `Q`, length, `COMMIT`, NUL.
+ */
+import { connect, createServer, type Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+
+const COMMIT = 'COMMIT\0';
+
+/**
+ * What happens to the next COMMIT. `before`: it doesn't reach the server. `after`: the server does it and its answer is
+ * lost. `late`: the connection breaks, and the server gets the COMMIT only 300 ms later.
+ */
+export type Cut = 'before' | 'after' | 'late';
+
+export interface FaultyProxy extends AsyncDisposable {
+  /** That URL with the proxy's address. */
+  through(url: string): string;
+  /** Breaks the next COMMIT, once. */
+  cutNext(cut: Cut): void;
+  /** From now on: `pass` bytes on, `refuse` connections (also those that hang), or `hang`: accept and never answer. */
+  accept(how: 'pass' | 'refuse' | 'hang'): void;
+}
+
+/** Starts a proxy to the server that the URL names. */
+export async function startProxy(target: string): Promise<FaultyProxy> {
+  const { hostname, port } = new URL(target);
+  let cut: Cut | undefined;
+  let how: 'pass' | 'refuse' | 'hang' = 'pass';
+  const sockets = new Set<Socket>();
+  const hung: Socket[] = [];
+  const server = createServer((client) => {
+    sockets.add(client);
+    client.on('error', () => {});
+    if (how === 'refuse') client.destroy();
+    if (how === 'hang') hung.push(client);
+    if (how !== 'pass') return;
+    const upstream = connect(Number(port), hostname);
+    sockets.add(upstream);
+    upstream.on('error', () => client.destroy());
+    upstream.on('close', () => client.destroy());
+    upstream.on('data', (chunk) => client.write(chunk));
+    client.on('close', () => {
+      if (cutting === undefined) upstream.destroy();
+    });
+    let cutting: Cut | undefined;
+    client.on('data', (chunk) => {
+      if (cut === undefined || !chunk.includes(COMMIT)) {
+        upstream.write(chunk);
+        return;
+      }
+      cutting = cut;
+      cut = undefined;
+      void breakAtCommit(cutting, chunk, client, upstream);
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  const own = address !== null && typeof address === 'object' ? address.port : 0;
+  return {
+    through(url) {
+      const changed = new URL(url);
+      changed.hostname = '127.0.0.1';
+      changed.port = String(own);
+      return changed.href;
+    },
+    cutNext(next) {
+      cut = next;
+    },
+    accept(next) {
+      how = next;
+      if (how === 'refuse') for (const socket of hung) socket.destroy();
+    },
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.destroy();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+async function breakAtCommit(cut: Cut, chunk: Buffer, client: Socket, upstream: Socket): Promise<void> {
+  if (cut === 'before') upstream.destroy();
+  client.destroy();
+  if (cut === 'before') return;
+  if (cut === 'late') await delay(300);
+  upstream.write(chunk);
+  await delay(300);
+  upstream.destroy();
+}
