@@ -1,0 +1,185 @@
+/**
+ * The development environment: everything that the server needs and a machine doesn't have, kept in `.keyward/`.
+ *
+ * Owns the layout of that folder, which only its owner can read, and which settings the server gets from it. What exists
+ * is used again, so data lasts from start to start. Knows nothing of the server but its variables' names.
+ */
+import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { createSoftHsmToken, tokenVariables } from '../softhsm/token.ts';
+import { type Credentials, createCertificateAuthority, restoreCertificateAuthority } from './certificates.ts';
+import { readIfThere, writePrivate, writePrivateJson } from './files.ts';
+import { createRoles, type Postgres, startPostgres } from './postgres.ts';
+
+const AUTHORITY = 'Keyward development CA';
+const TOKEN_LABEL = 'keyward-development';
+const DATABASE = 'keyward';
+/** The caller that the demonstration and the `keyward` command are, until told otherwise. */
+const DEVELOPER = 'spiffe://keyward.dev/development/admin';
+const DAY_MS = 86_400_000;
+/** Certificates are made anew when they have less than this left. */
+const RENEW_LEAF_DAYS = 30;
+/** What the authority issues is valid for a year and must not outlast it. */
+const RENEW_AUTHORITY_DAYS = 400;
+
+/** The paths of everything in `.keyward/`. */
+export function environmentPaths(root: string) {
+  const directory = join(root, '.keyward');
+  const inside = (...names: string[]) => join(directory, ...names);
+  return {
+    directory,
+    token: inside('token'),
+    postgres: inside('postgres'),
+    certificates: inside('certificates'),
+    /** The server's settings, for `node --env-file`. */
+    environmentFile: inside('environment'),
+    /** Where the server is and who we are, for clients. */
+    clientFile: inside('client.json'),
+    serverLog: inside('server.log'),
+    startLock: inside('start.lock'),
+    /** What a start left running; see start.ts. */
+    startState: inside('start.json'),
+    /** A ciphertext of an earlier start. */
+    demonstration: inside('demonstration.json'),
+  } as const;
+}
+
+/** A certificate's and its key's file. */
+interface CredentialFiles {
+  readonly cert: string;
+  readonly key: string;
+}
+
+/** What a client needs to call the server. */
+export interface ClientIdentity {
+  readonly address: string;
+  readonly caFile: string;
+  readonly certFile: string;
+  readonly keyFile: string;
+}
+
+/** An environment that is open: its database, if it is ours, runs. */
+export interface DevelopmentEnvironment {
+  /** The server's settings. */
+  readonly variables: Readonly<Record<string, string>>;
+  /** Absolute paths. */
+  readonly client: ClientIdentity;
+  /** Nothing when the user gave a database. */
+  readonly postgres: Postgres | undefined;
+}
+
+export interface EnvironmentOptions {
+  /** The clone's folder. */
+  readonly root: string;
+  /** Where the server will listen on 127.0.0.1. */
+  readonly port: number;
+  /** The variables that the command was started with: DATABASE_URL there takes the place of our PostgreSQL. */
+  readonly given: Readonly<Record<string, string | undefined>>;
+  readonly onDatabaseExit: (detail: string) => void;
+}
+
+/** Makes or finds everything, starts the database, and writes the settings down. */
+export async function openDevelopmentEnvironment(
+  options: EnvironmentOptions,
+): Promise<DevelopmentEnvironment> {
+  const paths = environmentPaths(options.root);
+  mkdirSync(paths.directory, { recursive: true, mode: 0o700 });
+  const databaseGiven = givenDatabase(options.given);
+  const [token, postgres] = await Promise.all([
+    createSoftHsmToken({ directory: paths.token, label: TOKEN_LABEL }),
+    databaseGiven === undefined ? openDatabase(paths.postgres, options.onDatabaseExit) : undefined,
+  ]);
+  const certificates = openCertificates(paths.certificates);
+  const address = `127.0.0.1:${options.port}`;
+  const variables = {
+    KEYWARD_MODE: 'development',
+    KEYWARD_LISTEN: address,
+    KEYWARD_TLS_CERT_FILE: certificates.server.cert,
+    KEYWARD_TLS_KEY_FILE: certificates.server.key,
+    KEYWARD_TLS_CLIENT_CA_FILE: certificates.ca.cert,
+    ...tokenVariables(token),
+    ...databaseGiven,
+    ...(postgres && {
+      DATABASE_URL: postgres.serviceUrl(DATABASE),
+      MIGRATION_DATABASE_URL: postgres.ownerUrl(DATABASE),
+    }),
+  };
+  writePrivate(paths.environmentFile, toEnvironmentFile(variables));
+  writePrivateJson(paths.clientFile, {
+    address,
+    caFile: 'certificates/ca.pem',
+    certFile: 'certificates/client.pem',
+    keyFile: 'certificates/client-key.pem',
+  });
+  const { ca, client } = certificates;
+  return {
+    variables,
+    postgres,
+    client: { address, caFile: ca.cert, certFile: client.cert, keyFile: client.key },
+  };
+}
+
+/** The two connection strings that the user gave, or nothing; one without the other is a mistake. */
+function givenDatabase(given: EnvironmentOptions['given']): Record<string, string> | undefined {
+  const { DATABASE_URL: service, MIGRATION_DATABASE_URL: owner } = given;
+  if (service === undefined && owner === undefined) return undefined;
+  if (service === undefined || owner === undefined) {
+    const missing = service === undefined ? 'DATABASE_URL' : 'MIGRATION_DATABASE_URL';
+    throw new Error(
+      `A database of your own needs both DATABASE_URL (the role keyward_service) and MIGRATION_DATABASE_URL (the role keyward_owner): ${missing} is not set.`,
+    );
+  }
+  return { DATABASE_URL: service, MIGRATION_DATABASE_URL: owner };
+}
+
+async function openDatabase(
+  directory: string,
+  onUnexpectedExit: (detail: string) => void,
+): Promise<Postgres> {
+  const postgres = await startPostgres({ directory, onUnexpectedExit });
+  await createRoles(postgres, DATABASE);
+  return postgres;
+}
+
+/** Finds the certificates, making those that are missing or about to expire. */
+export function openCertificates(directory: string): Record<'ca' | 'server' | 'client', CredentialFiles> {
+  const files = (name: string) => ({
+    cert: join(directory, `${name}.pem`),
+    key: join(directory, `${name}-key.pem`),
+  });
+  const [ca, server, client] = [files('ca'), files('server'), files('client')];
+  const kept = readCredentials(ca, RENEW_AUTHORITY_DAYS);
+  const authority =
+    kept === undefined ? createCertificateAuthority(AUTHORITY) : restoreCertificateAuthority(AUTHORITY, kept);
+  if (kept === undefined) writeCredentials(ca, authority);
+  if (kept === undefined || readCredentials(server, RENEW_LEAF_DAYS) === undefined) {
+    const names = { dns: ['localhost'], ips: ['127.0.0.1', '::1'] };
+    writeCredentials(server, authority.issue({ subject: 'localhost', usage: 'server', ...names }));
+  }
+  if (kept === undefined || readCredentials(client, RENEW_LEAF_DAYS) === undefined) {
+    writeCredentials(client, authority.issue({ subject: 'developer', usage: 'client', uris: [DEVELOPER] }));
+  }
+  return { ca, server, client };
+}
+
+/** Nothing when a file is missing, they don't belong together, or the certificate has less than `days` left. */
+function readCredentials(files: CredentialFiles, days: number): Credentials | undefined {
+  const [certPem, keyPem] = [readIfThere(files.cert), readIfThere(files.key)];
+  if (certPem === undefined || keyPem === undefined) return undefined;
+  const certificate = new X509Certificate(certPem);
+  const left = certificate.validToDate.getTime() - Date.now();
+  return left > days * DAY_MS && certificate.checkPrivateKey(createPrivateKey(keyPem))
+    ? { certPem, keyPem }
+    : undefined;
+}
+
+function writeCredentials(files: CredentialFiles, credentials: Credentials): void {
+  writePrivate(files.key, credentials.keyPem);
+  writePrivate(files.cert, credentials.certPem);
+}
+
+function toEnvironmentFile(variables: Readonly<Record<string, string>>): string {
+  const lines = Object.entries(variables).map(([name, value]) => `${name}=${JSON.stringify(value)}`);
+  return `# The development server's settings, written at every start. For example:\n# node --env-file=.keyward/environment src/main.ts token init\n${lines.join('\n')}\n`;
+}

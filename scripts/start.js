@@ -1,0 +1,6 @@
+/** `npm start`: installs what is missing, then runs the development environment (dev/start.ts) on Node 24. */
+import { nodeForSources } from './node-modules.js';
+import { run } from './run.js';
+import { afterSetUp } from './setup.js';
+
+await afterSetUp(() => run(nodeForSources(), ['dev/start.ts', ...process.argv.slice(2)]));

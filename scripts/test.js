@@ -1,0 +1,30 @@
+/**
+ * `npm test`: installs what is missing, then runs every test, or those that are named: `npm test -- test/ids.test.ts`.
+ *
+ * Options for Node's test runner may be given too: `npm test -- --test-name-pattern=rotat`. What the tests share
+ * (PostgreSQL, a token) is started once by test/global-setup.ts. Plain JavaScript for Node 20.
+ */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { nodeForSources, ROOT } from './node-modules.js';
+import { run } from './run.js';
+import { afterSetUp } from './setup.js';
+
+const ALL = 'test/**/*.test.ts';
+const GLOBAL_SETUP = 'test/global-setup.ts';
+
+const OPTIONS = [
+  '--test',
+  '--test-concurrency=2',
+  '--test-timeout=120000',
+  '--test-reporter=./scripts/test-reporter.js',
+  '--test-reporter-destination=stdout',
+];
+
+await afterSetUp(() => {
+  const given = process.argv.slice(2);
+  const files = given.filter((argument) => !argument.startsWith('-'));
+  const options = given.filter((argument) => argument.startsWith('-'));
+  const shared = existsSync(join(ROOT, GLOBAL_SETUP)) ? [`--test-global-setup=${GLOBAL_SETUP}`] : [];
+  return run(nodeForSources(), [...OPTIONS, ...shared, ...options, ...(files.length > 0 ? files : [ALL])]);
+});
