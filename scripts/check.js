@@ -22,6 +22,11 @@ function steps() {
     { title: 'format and lint', command: bin('biome'), args: ['ci', '.'] },
     { title: 'types', command: bin('tsc'), args: ['--noEmit'] },
     { title: 'proto lint', command: bin('buf'), args: ['lint'] },
+    {
+      title: 'proto breaking changes',
+      command: bin('buf'),
+      args: ['breaking', '--against', 'proto/baseline.binpb'],
+    },
   ];
   const importRules = join('test', 'imports.test.ts');
   if (existsSync(join(ROOT, importRules))) {

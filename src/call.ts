@@ -16,6 +16,13 @@ export interface Call {
   readonly caller: string;
   /** When the call must be over, in {@link monotonicNow}'s milliseconds. */
   readonly deadline: number;
+  /** Set when the caller gave the request an id, so that sending it again has no second effect. */
+  readonly idempotency?: {
+    /** A UUID of the caller's making. */
+    readonly requestId: string;
+    /** SHA-256 of the rest of the request: the id stands for this request and no other. */
+    readonly fingerprint: Buffer;
+  };
 }
 
 /** Milliseconds of CLOCK_MONOTONIC, the same for every process of the machine. */

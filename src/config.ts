@@ -4,7 +4,7 @@
  * {@link SETTINGS} is the only list of them; the README's table is checked against it. Every mistake is reported at
  * once, with its variable's name, before anything is opened. Key and PIN files that others may read are refused.
  */
-import { accessSync, constants, statSync } from 'node:fs';
+import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { z } from 'zod';
 
 /** One setting. */
@@ -13,6 +13,8 @@ interface Setting<T> {
   /** What it stands for when absent, in words; absent means that it must be given. */
   readonly fallback?: string;
   readonly description: string;
+  /** Whether it may be given by a file as well, which `<name>_FILE` names, so that it is in no environment. */
+  readonly orFile?: boolean;
 }
 
 const setting = <T>(schema: z.ZodType<T>, description: string, fallback?: string): Setting<T> => ({
@@ -45,8 +47,7 @@ const names = z
 const databaseUrl = z.string().regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://');
 const listen = z
   .string()
-  .regex(/^(\[[0-9a-f:.]+\]|[^:[\]]+):\d{1,5}$/i, 'must be host:port, IPv6 as [address]:port')
-  .default('127.0.0.1:7443');
+  .regex(/^(\[[0-9a-f:.]+\]|[^:[\]]+):\d{1,5}$/i, 'must be host:port, IPv6 as [address]:port');
 const tokenSelector = z
   .string()
   .min(1, 'must name a token')
@@ -62,11 +63,26 @@ export const SETTINGS = {
     '`development` turns reflection on; nothing else differs',
     '`production`',
   ),
-  KEYWARD_LISTEN: setting(listen, 'address and port to serve gRPC on', '`127.0.0.1:7443`'),
+  KEYWARD_LISTEN: setting(
+    listen.default('127.0.0.1:7443'),
+    'address and port to serve gRPC on',
+    '`127.0.0.1:7443`',
+  ),
+  KEYWARD_HEALTH_LISTEN: setting(
+    listen.optional(),
+    'address and port for health alone, in plaintext: for probes without a certificate, and `keyward-server health`',
+    'none',
+  ),
   KEYWARD_TLS_CERT_FILE: setting(file, 'PEM: the server’s certificate and its chain'),
   KEYWARD_TLS_KEY_FILE: setting(secretFile, 'PEM: the certificate’s private key; nobody else may read it'),
   KEYWARD_TLS_CLIENT_CA_FILE: setting(file, 'PEM: the CAs whose client certificates are accepted'),
-  DATABASE_URL: setting(databaseUrl, 'PostgreSQL 15 or later, as the role `keyward_service`'),
+  DATABASE_URL: {
+    ...setting(
+      databaseUrl,
+      'PostgreSQL 15 or later, as the role `keyward_service`; or `DATABASE_URL_FILE`, a file with it',
+    ),
+    orFile: true,
+  },
   KEYWARD_DATABASE_CA_FILE: setting(
     file.optional(),
     'PEM: the CA that the database’s certificate is verified against',
@@ -118,6 +134,62 @@ export const SETTINGS = {
     'the longest that a call may take, also when it brings a later deadline or none',
     '10000',
   ),
+  KEYWARD_MAX_CALLS: setting(
+    integer(1, 100_000, 1_024),
+    'calls under way at once; more are refused as SERVER_BUSY, health checks aside',
+    '1024',
+  ),
+  KEYWARD_MAX_REQUEST_BYTES: setting(
+    integer(1_048_576, 1_073_741_824, 67_108_864),
+    'bytes of requests under way at once, whole or not; more are refused as SERVER_BUSY',
+    '67108864',
+  ),
+  KEYWARD_MAX_MESSAGE_BYTES: setting(
+    integer(262_144, 67_108_864, 4_194_304),
+    'the largest request of any method; most take less',
+    '4194304',
+  ),
+  KEYWARD_MAX_HEADER_BYTES: setting(
+    integer(4_096, 1_048_576, 16_384),
+    'the headers of one call, as HTTP/2 counts them (RFC 9113, 6.5.2)',
+    '16384',
+  ),
+  KEYWARD_MAX_HEADERS: setting(integer(16, 1_000, 64), 'headers of one call', '64'),
+  KEYWARD_MAX_STREAMS: setting(
+    integer(1, 10_000, 256),
+    'calls at once on one connection; a client’s further ones wait at the client',
+    '256',
+  ),
+  KEYWARD_MAX_RESETS_PER_SECOND: setting(
+    integer(1, 100_000, 100),
+    'calls that a connection may cancel each second, and ten times as many at once, before it is ended',
+    '100',
+  ),
+  KEYWARD_MAX_PINGS: setting(
+    integer(2, 100_000, 100),
+    'HTTP/2 PINGs between two calls, one forgiven each second, before a connection is ended',
+    '100',
+  ),
+  KEYWARD_MAX_CONNECTIONS: setting(
+    integer(1, 100_000, 1_000),
+    'connections at once; at the limit those that have not shaken hands make way for new ones',
+    '1000',
+  ),
+  KEYWARD_HANDSHAKE_MS: setting(
+    integer(100, 120_000, 5_000),
+    'how long a TLS handshake may take, from the connection’s first moment',
+    '5000',
+  ),
+  KEYWARD_IDLE_MS: setting(
+    integer(100, 86_400_000, 600_000),
+    'a connection without a call for so long is closed',
+    '600000',
+  ),
+  KEYWARD_CONNECTION_AGE_MS: setting(
+    integer(1_000, 604_800_000, 3_600_000),
+    'a connection is closed after so long, a tenth more or less; clients connect anew without losing a call',
+    '3600000',
+  ),
   KEYWARD_DRAIN_MS: setting(
     integer(0, 600_000, 10_000),
     'after SIGTERM, how long calls under way may take to end',
@@ -133,10 +205,13 @@ export const SETTINGS = {
 
 /** What `migrate` and `token` need besides. */
 export const OWNER_SETTINGS = {
-  MIGRATION_DATABASE_URL: setting(
-    databaseUrl,
-    'the same database as the role that owns its schema; for `migrate` and `token init` alone',
-  ),
+  MIGRATION_DATABASE_URL: {
+    ...setting(
+      databaseUrl,
+      'the same database as the role that owns its schema, for `migrate` and `token init` alone; or `MIGRATION_DATABASE_URL_FILE`',
+    ),
+    orFile: true,
+  },
 } as const satisfies Record<string, Setting<unknown>>;
 
 type Settings = typeof SETTINGS & typeof OWNER_SETTINGS;
@@ -164,8 +239,16 @@ export function read<Name extends keyof Settings>(
   const values: Record<string, unknown> = {};
   const mistakes: string[] = [];
   for (const name of wanted) {
-    const given = environment[name] === '' ? undefined : environment[name];
-    const { schema, fallback } = all[name] as Setting<unknown>;
+    const { schema, fallback, orFile } = all[name] as Setting<unknown>;
+    const direct = environment[name] || undefined;
+    const path = orFile ? environment[`${name}_FILE`] || undefined : undefined;
+    const inFile = path === undefined ? undefined : secretFile.safeParse(path);
+    if (inFile !== undefined && (direct !== undefined || !inFile.success)) {
+      const why = inFile.success ? `and ${name} are both set: give one` : inFile.error.issues[0]?.message;
+      mistakes.push(`${name}_FILE ${why}`);
+      continue;
+    }
+    const given = inFile?.success ? readFileSync(inFile.data, 'utf8').trim() : direct;
     const result = schema.safeParse(given);
     if (result.success) values[name] = result.data;
     else if (given === undefined && fallback === undefined)

@@ -15,6 +15,7 @@ type StatusName =
   | 'RESOURCE_EXHAUSTED'
   | 'FAILED_PRECONDITION'
   | 'ABORTED'
+  | 'UNIMPLEMENTED'
   | 'INTERNAL'
   | 'UNAVAILABLE'
   | 'DATA_LOSS';
@@ -30,15 +31,48 @@ interface ReasonRow {
 /** Every reason for failure; docs/errors.md lists the same, and a test compares them. */
 export const REASONS = {
   INVALID_FIELD: { status: 'INVALID_ARGUMENT', message: 'A field of the request is not valid.' },
+  MALFORMED_REQUEST: {
+    status: 'INVALID_ARGUMENT',
+    message: 'The request is not one message of the kind that the method takes.',
+  },
+  MESSAGE_TOO_LARGE: {
+    status: 'RESOURCE_EXHAUSTED',
+    message: 'The request is larger than the method takes.',
+  },
+  METHOD_UNKNOWN: { status: 'UNIMPLEMENTED', message: 'There is no such method.' },
+  COMPRESSION_NOT_SUPPORTED: {
+    status: 'UNIMPLEMENTED',
+    message: 'Compressed messages are not taken: send them as they are.',
+  },
+  SERVER_BUSY: {
+    status: 'RESOURCE_EXHAUSTED',
+    message: 'The server has as many calls under way as it takes.',
+    retryAfterMs: 200,
+  },
   DECRYPTION_FAILED: {
     status: 'INVALID_ARGUMENT',
     message: 'The ciphertext does not open with this tenant, key and encryption context.',
   },
+  CHECKSUM_MISMATCH: {
+    status: 'INVALID_ARGUMENT',
+    message: 'A checksum does not match its bytes: they changed on their way.',
+    retryAfterMs: 0,
+  },
+  REQUEST_ID_REUSED: {
+    status: 'INVALID_ARGUMENT',
+    message: 'The request id was used for another request.',
+  },
   RESOURCE_NOT_FOUND: { status: 'NOT_FOUND', message: 'There is no such resource.' },
   RESOURCE_EXISTS: { status: 'ALREADY_EXISTS', message: 'A resource of that name exists already.' },
+  TENANT_DISABLED: { status: 'FAILED_PRECONDITION', message: 'The tenant is disabled.' },
+  KEY_DISABLED: { status: 'FAILED_PRECONDITION', message: 'The key is disabled.' },
   KEY_VERSION_NOT_ENABLED: {
     status: 'FAILED_PRECONDITION',
     message: 'The key version is not enabled.',
+  },
+  ETAG_MISMATCH: {
+    status: 'ABORTED',
+    message: 'The resource has changed since the etag was given: read it again.',
   },
   CONFLICT: {
     status: 'ABORTED',

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * The composition root: `keyward-server serve`, `migrate`, `token init`, `token check`.
+ * The composition root: `keyward-server serve`, `health`, `migrate`, `token init`, `token check`.
  *
  * Reads the configuration, makes the parts, connects them, and ends them in the right order. Decides nothing else.
  */
@@ -13,8 +13,9 @@ import { checkToken, initializeToken } from './hsm/token-commands.ts';
 import type { TokenObject, TokenObjectRole, TokenProfile } from './hsm/token-profile.ts';
 import type { AnyId, KeyId, RootKeyId, SealKeyId } from './ids.ts';
 import { KeyCache } from './keyring/key-cache.ts';
-import { type CurrentKeys, Keyring } from './keyring/keyring.ts';
-import { GrpcServer } from './rpc/server.ts';
+import { createKeyring, type KeyringParts } from './keyring/keyring.ts';
+import { askHealth, HealthListener } from './rpc/health.ts';
+import { GrpcServer, type ServerLimits } from './rpc/server.ts';
 import { ChangeFeed } from './store/changes.ts';
 import {
   type EnvironmentRecord,
@@ -22,6 +23,7 @@ import {
   readEnvironmentAsOwner,
   recordToken,
 } from './store/environment.ts';
+import { startHousekeeping } from './store/housekeeping.ts';
 import { migrate } from './store/migrate.ts';
 import { withOwnerConnection } from './store/owner.ts';
 import { Store } from './store/store.ts';
@@ -46,6 +48,10 @@ const program = new Command('keyward-server')
   .description('Keyward: key management and encryption in front of a PKCS#11 HSM')
   .version(RELEASE);
 program.command('serve').description('serve gRPC until SIGTERM').action(serve);
+program
+  .command('health')
+  .description('ask the server of this container or machine, at KEYWARD_HEALTH_LISTEN, whether it serves')
+  .action(reportHealth);
 program.command('migrate').description('bring the database’s schema to this release').action(migrateDatabase);
 const token = program.command('token').description('the HSM token, by an operator with the PIN file at hand');
 token
@@ -94,15 +100,17 @@ async function serve(): Promise<void> {
   const feed = new ChangeFeed(store, {
     onChange: ({ kind, tenantId, subjectId }) => {
       if (kind === 'key') cache.forget(tenantId, subjectId as KeyId);
+      else cache.forgetTenants();
     },
     onReset: () => cache.clear(),
     onError: (err) => log.warn({ err }, 'changes can not be read'),
   });
-  const keyring = new Keyring({ store, agents, cache, current: currentKeys(environment) });
+  const { systemTenantId } = environment;
+  const keyring = createKeyring({ store, agents, cache, current: currentKeys(environment), systemTenantId });
   const server = new GrpcServer({
     keyring,
     log,
-    defaultDeadlineMs: configuration.KEYWARD_DEADLINE_MS,
+    limits: serverLimits(configuration),
     listen: configuration.KEYWARD_LISTEN,
     tls: {
       certFile: configuration.KEYWARD_TLS_CERT_FILE,
@@ -113,15 +121,26 @@ async function serve(): Promise<void> {
   });
 
   feed.start();
+  const stopHousekeeping = startHousekeeping(store, (err) => log.warn({ err }, 'housekeeping failed'));
+  const health = new HealthListener();
+  if (configuration.KEYWARD_HEALTH_LISTEN !== undefined)
+    await health.listen(configuration.KEYWARD_HEALTH_LISTEN);
   const port = await server.listen();
   log.info({ port, environmentId: environment.environmentId, mode: configuration.KEYWARD_MODE }, 'listening');
-  const readiness = setInterval(() => server.setReady(agents.ready && feed.isFresh()), READINESS_MS);
+  const setReady = (ready: boolean) => {
+    server.setReady(ready);
+    health.setReady(ready);
+  };
+  const readiness = setInterval(() => setReady(agents.ready && feed.isFresh()), READINESS_MS);
   const end = endOnce(log, async () => {
     clearInterval(readiness);
+    setReady(false);
     await server.drain(configuration.KEYWARD_DRAIN_MS);
+    stopHousekeeping();
     await feed.stop();
     await agents.stop();
     await store.close();
+    health.stop();
   });
   process.on('SIGTERM', () => end('SIGTERM', 0));
   process.on('SIGINT', () => end('SIGINT', 0));
@@ -135,6 +154,24 @@ async function serve(): Promise<void> {
     log.fatal({ err: error }, 'the HSM token is refused');
     end('the HSM token is refused', 1);
   }
+}
+
+function serverLimits(configuration: Configuration): ServerLimits {
+  return {
+    deadlineMs: configuration.KEYWARD_DEADLINE_MS,
+    maxCalls: configuration.KEYWARD_MAX_CALLS,
+    maxRequestBytes: configuration.KEYWARD_MAX_REQUEST_BYTES,
+    maxMessageBytes: configuration.KEYWARD_MAX_MESSAGE_BYTES,
+    maxHeaderBytes: configuration.KEYWARD_MAX_HEADER_BYTES,
+    maxHeaders: configuration.KEYWARD_MAX_HEADERS,
+    maxStreams: configuration.KEYWARD_MAX_STREAMS,
+    maxResetsPerSecond: configuration.KEYWARD_MAX_RESETS_PER_SECOND,
+    maxPings: configuration.KEYWARD_MAX_PINGS,
+    maxConnections: configuration.KEYWARD_MAX_CONNECTIONS,
+    handshakeMs: configuration.KEYWARD_HANDSHAKE_MS,
+    idleMs: configuration.KEYWARD_IDLE_MS,
+    ageMs: configuration.KEYWARD_CONNECTION_AGE_MS,
+  };
 }
 
 /** A function that ends the process in order the first time, and at once the second. */
@@ -152,6 +189,15 @@ function endOnce(log: Logger, inOrder: () => Promise<void>): (why: string, exitC
       },
     );
   };
+}
+
+async function reportHealth(): Promise<void> {
+  const { KEYWARD_HEALTH_LISTEN: address } = read(['KEYWARD_HEALTH_LISTEN'], process.env);
+  if (address === undefined)
+    throw new ConfigurationError('KEYWARD_HEALTH_LISTEN is not set, so the server has no such listener');
+  const status = await askHealth(address);
+  if (status !== 'SERVING') throw new Error(status);
+  process.stdout.write(`${status}\n`);
 }
 
 async function migrateDatabase(): Promise<void> {
@@ -262,7 +308,7 @@ function serveSettings(
   };
 }
 
-function currentKeys({ tokenObjects }: EnvironmentRecord): CurrentKeys {
+function currentKeys({ tokenObjects }: EnvironmentRecord): KeyringParts['current'] {
   const current = (role: TokenObjectRole) => {
     const object = tokenObjects.find((each) => each.role === role && each.isCurrent);
     if (object === undefined)

@@ -10,6 +10,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { after, before } from 'node:test';
 import { type ConnectOptions, connect, type KeywardClient, KeywardClientError } from 'keyward-client';
 import { type Credentials, createCertificateAuthority } from '../dev/certificates.ts';
 import { createDatabase, dropDatabase } from '../dev/postgres.ts';
@@ -177,6 +178,43 @@ export class Service implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
   }
+}
+
+/**
+ * An environment, the service on it, and a client, for all tests of a file: made and prepared before them, given back
+ * after.
+ */
+export function sharedService(prepare: (keyward: KeywardClient) => Promise<void>): {
+  readonly environment: Environment;
+  readonly service: Service;
+  readonly keyward: KeywardClient;
+} {
+  let made: { environment: Environment; service: Service; keyward: KeywardClient } | undefined;
+  const get = () => {
+    if (made === undefined) throw new Error('the service is there only while tests run');
+    return made;
+  };
+  before(async () => {
+    const environment = await newEnvironment();
+    const service = await startService(environment);
+    made = { environment, service, keyward: service.client() };
+    await prepare(made.keyward);
+  });
+  after(async () => {
+    await made?.service.stop();
+    await made?.environment[Symbol.asyncDispose]();
+  });
+  return {
+    get environment() {
+      return get().environment;
+    },
+    get service() {
+      return get().service;
+    },
+    get keyward() {
+      return get().keyward;
+    },
+  };
 }
 
 /** Starts the service on an environment and waits until it serves. */

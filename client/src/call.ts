@@ -2,7 +2,7 @@
  * The channel, and one call over it: deadline, cancellation, retries.
  *
  * Its invariants: TLS 1.3 with the caller's certificate or nothing; every call ends, by its deadline at the latest,
- * retries included; a method that isn't idempotent is sent once. What grpc-js would do unasked is off: its own retries,
+ * retries included; a retry sends the very same bytes, so that a change with a request id is made once. What grpc-js would do unasked is off: its own retries,
  * service configuration out of DNS, HTTP proxies out of the environment, connections shared between clients. Knows
  * nothing of what the methods mean.
  */
@@ -10,7 +10,7 @@ import { isIP } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { checkServerIdentity, createSecureContext } from 'node:tls';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
-import { errorOf, KeywardClientError } from './errors.ts';
+import { CHECKSUM_MISMATCH, errorOf, KeywardClientError } from './errors.ts';
 import type { Method } from './wire.ts';
 
 /** Options of one call. */
@@ -34,6 +34,9 @@ interface TransportOptions {
 /** The first back-off when the service gives none, in milliseconds; it doubles. */
 const FIRST_BACKOFF_MS = 200;
 
+/** The longest answer taken, in bytes: a page of 1,000 keys with all that labels may hold is within it. */
+const MAX_ANSWER_BYTES = 67_108_864;
+
 /** A channel to one address. Connects when first used. */
 export class Transport {
   readonly #options: TransportOptions;
@@ -55,6 +58,7 @@ export class Transport {
       // A peer that vanished without a word is noticed here, not after TCP's quarter of an hour.
       'grpc.keepalive_time_ms': 60_000,
       'grpc.keepalive_timeout_ms': 10_000,
+      'grpc.max_receive_message_length': MAX_ANSWER_BYTES,
       'grpc.ssl_target_name_override': sniName(options),
     });
   }
@@ -84,28 +88,28 @@ export class Transport {
     this.#inFlight.add(ending);
     options.signal?.addEventListener('abort', end, { once: true });
     try {
-      return await this.#attempts(method, bytes, deadline, ending.signal, options.signal);
+      const attempt = async () =>
+        decode(method, await this.#send(method.path, bytes, deadline, ending.signal), request);
+      return await this.#attempts(attempt, deadline, ending.signal, options.signal);
     } finally {
       options.signal?.removeEventListener('abort', end);
       this.#inFlight.delete(ending);
     }
   }
 
-  async #attempts<Request, Response>(
-    method: Method<Request, Response>,
-    bytes: Buffer,
+  async #attempts<Response>(
+    attempt: () => Promise<Response>,
     deadline: number,
     ending: AbortSignal,
     callers: AbortSignal | undefined,
   ): Promise<Response> {
-    for (let attempt = 0; ; attempt += 1) {
+    for (let retries = 0; ; retries += 1) {
       this.#throwIfEnded(callers);
       try {
-        return await this.#attempt(method, bytes, deadline, ending);
+        return await attempt();
       } catch (error) {
         this.#throwIfEnded(callers);
-        const delayMs =
-          method.idempotent && attempt < this.#options.retries ? backoff(error, attempt) : undefined;
+        const delayMs = retries < this.#options.retries ? backoff(error, retries) : undefined;
         if (delayMs === undefined || Date.now() + delayMs >= deadline) throw error;
         // An abort ends the wait early, and the loop's first line says which it was.
         await sleep(delayMs, undefined, { signal: ending }).catch(() => {});
@@ -126,24 +130,19 @@ export class Transport {
     }
   }
 
-  #attempt<Request, Response>(
-    method: Method<Request, Response>,
-    bytes: Buffer,
-    deadline: number,
-    signal: AbortSignal,
-  ): Promise<Response> {
+  #send(path: string, bytes: Buffer, deadline: number, signal: AbortSignal): Promise<Buffer> {
     return new Promise((resolve, reject) => {
       const call = this.#client.makeUnaryRequest(
-        method.path,
-        (request: Buffer) => request,
-        method.deserialize,
+        path,
+        asItIs,
+        asItIs,
         bytes,
         new Metadata(),
         { deadline },
-        (error, response) => {
+        (error, answer) => {
           signal.removeEventListener('abort', cancel);
           if (error !== null) reject(errorOf(error, this.#options.address));
-          else resolve(response as Response);
+          else resolve(answer as Buffer);
         },
       );
       const cancel = () => call.cancel();
@@ -152,17 +151,34 @@ export class Transport {
   }
 }
 
+const asItIs = (bytes: Buffer): Buffer => bytes;
+
+function decode<Request, Response>(
+  method: Method<Request, Response>,
+  answer: Buffer,
+  request: Request,
+): Response {
+  try {
+    return method.deserialize(answer, request);
+  } catch (error) {
+    if (error instanceof KeywardClientError) throw error;
+    const message = `The answer can't be read: ${(error as Error).message}`;
+    throw new KeywardClientError({ code: 'INTERNAL', message, cause: error });
+  }
+}
+
 /**
- * After how long to try again, or undefined: only when the service says that a retry helps, or when no answer of its
- * own came at all. Half as much again at random, so that callers refused together don't come back together.
+ * After how long to try again, or undefined: only when the service says that a retry helps, when bytes changed on their
+ * way, or when no answer of the service's own came at all. Half as much again at random, so that callers refused together don't come back together.
  */
-function backoff(error: unknown, attempt: number): number | undefined {
+function backoff(error: unknown, retries: number): number | undefined {
   if (!(error instanceof KeywardClientError)) return undefined;
   const { code, reason, retryDelayMs } = error;
-  const invited = retryDelayMs !== undefined && (code === 'UNAVAILABLE' || code === 'RESOURCE_EXHAUSTED');
+  const helps = code === 'UNAVAILABLE' || code === 'RESOURCE_EXHAUSTED' || reason === CHECKSUM_MISMATCH;
+  const invited = retryDelayMs !== undefined && helps;
   const unreached = code === 'UNAVAILABLE' && reason === undefined;
   if (!invited && !unreached) return undefined;
-  const atLeast = Math.max(retryDelayMs ?? 0, invited ? 20 : FIRST_BACKOFF_MS * 2 ** attempt);
+  const atLeast = Math.max(retryDelayMs ?? 0, invited ? 20 : FIRST_BACKOFF_MS * 2 ** retries);
   return atLeast * (1 + Math.random() / 2);
 }
 

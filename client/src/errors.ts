@@ -1,12 +1,15 @@
 /**
  * The client's one error type, and how it is read off a failed call.
  *
- * Owns the decoding of `grpc-status-details-bin` (google.rpc.Status). Its invariant: reading an error never fails;
- * details that don't parse are as good as none. Doesn't know which reasons exist: they are the service's
- * (docs/errors.md), and a newer service may have more.
+ * Owns the decoding of google.rpc.Status, in `grpc-status-details-bin` and in a batch's item. Its invariant: reading an
+ * error never fails; details that don't parse are as good as none. Of the reasons it knows one, which the client has too;
+ * the others are the service's (docs/errors.md), and a newer service may have more.
  */
 import { type ServiceError, status } from '@grpc/grpc-js';
-import { contract } from './wire.ts';
+import { contract } from './contract.ts';
+
+/** The reason for bytes that don't have their checksum, found by the service or, with `DATA_LOSS`, by the client. */
+export const CHECKSUM_MISMATCH = 'CHECKSUM_MISMATCH';
 
 /** The name of a gRPC status, as in `NOT_FOUND`. */
 export type StatusName = keyof typeof status;
@@ -46,7 +49,7 @@ export class KeywardClientError extends Error {
   readonly fieldViolations: readonly FieldViolation[];
   /** When trying the same call again can help: after how many milliseconds at the earliest. */
   readonly retryDelayMs: number | undefined;
-  /** Under which the service's log has the call. */
+  /** Under which the service's log has the call; not the `requestId` of a change, which is the caller's. */
   readonly requestId: string | undefined;
 
   constructor(facts: ErrorFacts) {
@@ -71,10 +74,30 @@ export function errorOf(failed: ServiceError, address: string): KeywardClientErr
     details.reason === undefined && failed.code === status.CANCELLED ? status.UNAVAILABLE : failed.code;
   return new KeywardClientError({
     ...details,
-    code: (status[code] as StatusName | undefined) ?? 'UNKNOWN',
+    code: statusName(code),
     message: details.message || transportMessage(code, failed.details, address),
     cause: failed,
   });
+}
+
+/** google.rpc.Status. */
+export interface Status {
+  readonly code: number;
+  readonly message: string;
+  readonly details: readonly { readonly type_url: string; readonly value: Uint8Array }[];
+}
+
+/** The error of a batch's item: the same that the item's call alone would have had. */
+export function errorOfStatus(failed: Status): KeywardClientError {
+  return new KeywardClientError({
+    message: failed.message,
+    ...detailsIn(failed),
+    code: statusName(failed.code),
+  });
+}
+
+function statusName(code: number): StatusName {
+  return (status[code] as StatusName | undefined) ?? 'UNKNOWN';
 }
 
 /** Nobody answered as Keyward does; grpc-js says why with decorations that help nobody. */
@@ -97,7 +120,14 @@ function detailsOf(failed: ServiceError): Details {
   const bytes = failed.metadata?.get('grpc-status-details-bin')[0];
   if (!Buffer.isBuffer(bytes)) return {};
   try {
-    const { message, details } = contract()['google.rpc.Status'].deserialize(bytes);
+    return detailsIn(contract()['google.rpc.Status'].deserialize(bytes));
+  } catch {
+    return {};
+  }
+}
+
+function detailsIn({ message, details }: Omit<Status, 'code'>): Details {
+  try {
     return Object.assign({ message }, ...details.map((any) => detail(any.type_url, any.value)));
   } catch {
     return {};

@@ -9,6 +9,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { type CallOptions, Transport } from './call.ts';
+import { Checksums } from './checksums.ts';
 import type * as m from './messages.ts';
 import { methods } from './wire.ts';
 
@@ -31,17 +32,18 @@ export type ConnectOptions = Pem<'ca'> &
     readonly serverName?: string;
     /** How long a call may take, retries included, unless the call says otherwise. 10,000 unless given. */
     readonly defaultTimeoutMs?: number;
-    /**
-     * How often at most a call is tried again: only methods that change nothing, and only where that can help. 2 unless
-     * given.
-     */
+    /** How often at most a call is tried again, only where that can help; a change is made once all the same. 2 unless given. */
     readonly retries?: number;
+    /** Whether bytes are sent with their CRC32C, and answers compared with theirs. Yes unless `false`. */
+    readonly checksums?: boolean;
   };
 
 /** How to walk a list. */
 export interface ListOptions extends CallOptions {
   /** How many are fetched at a time, 1 to 1,000. 100 unless given. `timeoutMs` is for each page. */
   readonly pageSize?: number;
+  /** Which items, as in `state = DISABLED`; the contract has the grammar. All unless given. */
+  readonly filter?: string;
 }
 
 /**
@@ -59,15 +61,17 @@ export function connect(options: ConnectOptions): KeywardClient {
  */
 export class KeywardClient {
   readonly #transport: Transport;
-  readonly #methods = methods();
+  readonly #methods: ReturnType<typeof methods>;
 
   /** See {@link connect}. */
   constructor(options: ConnectOptions) {
-    const { address, serverName, defaultTimeoutMs = 10_000, retries = 2 } = options;
+    const { address, serverName, defaultTimeoutMs = 10_000, retries = 2, checksums = true } = options;
     if (typeof address !== 'string' || !/^([^\s:/[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/.test(address)) {
       throw new TypeError(`address must be host:port, not ${JSON.stringify(address)}`);
     }
     if (!Number.isInteger(retries) || retries < 0) throw new TypeError('retries must be a whole number');
+    if (typeof checksums !== 'boolean') throw new TypeError('checksums must be true or false');
+    this.#methods = methods(new Checksums(checksums));
     this.#transport = new Transport({
       address,
       serverName,
@@ -79,7 +83,7 @@ export class KeywardClient {
     });
   }
 
-  /** Creates a tenant. Not retried: RESOURCE_EXISTS after a lost answer may be the first call's doing. */
+  /** Creates a tenant. */
   createTenant(request: m.CreateTenantRequest, options?: CallOptions): Promise<m.Tenant> {
     return this.#transport.call(this.#methods.createTenant, request, options);
   }
@@ -94,7 +98,17 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.listTenants, request, options);
   }
 
-  /** Creates a key with its version 1. Not retried: RESOURCE_EXISTS after a lost answer may be the first call's doing. */
+  /** Stops all use of a tenant's keys, until {@link enableTenant}. */
+  disableTenant(request: m.DisableTenantRequest, options?: CallOptions): Promise<m.Tenant> {
+    return this.#transport.call(this.#methods.disableTenant, request, options);
+  }
+
+  /** Undoes {@link disableTenant}. */
+  enableTenant(request: m.EnableTenantRequest, options?: CallOptions): Promise<m.Tenant> {
+    return this.#transport.call(this.#methods.enableTenant, request, options);
+  }
+
+  /** Creates a key with its version 1. */
   createKey(request: m.CreateKeyRequest, options?: CallOptions): Promise<m.Key> {
     return this.#transport.call(this.#methods.createKey, request, options);
   }
@@ -117,9 +131,39 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.listKeyVersions, request, options);
   }
 
-  /** Makes a new primary version. Not retried: each call that arrives makes one. */
+  /** Makes a new primary version. */
   rotateKey(request: m.RotateKeyRequest, options?: CallOptions): Promise<m.Key> {
     return this.#transport.call(this.#methods.rotateKey, request, options);
+  }
+
+  /** Changes a key's description or labels. */
+  updateKey(request: m.UpdateKeyRequest, options?: CallOptions): Promise<m.Key> {
+    return this.#transport.call(this.#methods.updateKey, request, options);
+  }
+
+  /** The switch for an incident: stops all use of a key, until {@link enableKey}. */
+  disableKey(request: m.DisableKeyRequest, options?: CallOptions): Promise<m.Key> {
+    return this.#transport.call(this.#methods.disableKey, request, options);
+  }
+
+  /** Undoes {@link disableKey}. */
+  enableKey(request: m.EnableKeyRequest, options?: CallOptions): Promise<m.Key> {
+    return this.#transport.call(this.#methods.enableKey, request, options);
+  }
+
+  /** Returns one version of a key. */
+  getKeyVersion(request: m.GetKeyVersionRequest, options?: CallOptions): Promise<m.KeyVersion> {
+    return this.#transport.call(this.#methods.getKeyVersion, request, options);
+  }
+
+  /** Stops all use of one version, until {@link enableKeyVersion}. */
+  disableKeyVersion(request: m.DisableKeyVersionRequest, options?: CallOptions): Promise<m.KeyVersion> {
+    return this.#transport.call(this.#methods.disableKeyVersion, request, options);
+  }
+
+  /** Undoes {@link disableKeyVersion}. */
+  enableKeyVersion(request: m.EnableKeyVersionRequest, options?: CallOptions): Promise<m.KeyVersion> {
+    return this.#transport.call(this.#methods.enableKeyVersion, request, options);
   }
 
   /** Encrypts up to 64 KiB. */
@@ -138,6 +182,62 @@ export class KeywardClient {
     options?: CallOptions,
   ): Promise<m.GenerateDataKeyResponse> {
     return this.#transport.call(this.#methods.generateDataKey, request, options);
+  }
+
+  /** Issues a data key, wrapped only. */
+  generateDataKeyWithoutPlaintext(
+    request: m.GenerateDataKeyWithoutPlaintextRequest,
+    options?: CallOptions,
+  ): Promise<m.GenerateDataKeyWithoutPlaintextResponse> {
+    return this.#transport.call(this.#methods.generateDataKeyWithoutPlaintext, request, options);
+  }
+
+  /** Brings a ciphertext under a key's primary version, and to another encryption context if wanted. */
+  reEncrypt(request: m.ReEncryptRequest, options?: CallOptions): Promise<m.ReEncryptResponse> {
+    return this.#transport.call(this.#methods.reEncrypt, request, options);
+  }
+
+  /** Returns random bytes. */
+  generateRandomBytes(
+    request: m.GenerateRandomBytesRequest,
+    options?: CallOptions,
+  ): Promise<m.GenerateRandomBytesResponse> {
+    return this.#transport.call(this.#methods.generateRandomBytes, request, options);
+  }
+
+  /**
+   * Encrypts many at once. Resolves with a result for each request, in their order, when the call itself succeeds,
+   * whatever became of the items; those that failed are not tried again.
+   */
+  batchEncrypt(
+    request: m.BatchRequest<m.EncryptRequest>,
+    options?: CallOptions,
+  ): Promise<m.BatchResult<m.EncryptResponse>[]> {
+    return this.#transport.call(this.#methods.batchEncrypt, request, options);
+  }
+
+  /** Decrypts many at once; see {@link batchEncrypt}. */
+  batchDecrypt(
+    request: m.BatchRequest<m.DecryptRequest>,
+    options?: CallOptions,
+  ): Promise<m.BatchResult<m.DecryptResponse>[]> {
+    return this.#transport.call(this.#methods.batchDecrypt, request, options);
+  }
+
+  /** Issues many data keys at once; see {@link batchEncrypt}. */
+  batchGenerateDataKey(
+    request: m.BatchRequest<m.GenerateDataKeyRequest>,
+    options?: CallOptions,
+  ): Promise<m.BatchResult<m.GenerateDataKeyResponse>[]> {
+    return this.#transport.call(this.#methods.batchGenerateDataKey, request, options);
+  }
+
+  /** Re-encrypts many at once; see {@link batchEncrypt}. */
+  batchReEncrypt(
+    request: m.BatchRequest<m.ReEncryptRequest>,
+    options?: CallOptions,
+  ): Promise<m.BatchResult<m.ReEncryptResponse>[]> {
+    return this.#transport.call(this.#methods.batchReEncrypt, request, options);
   }
 
   /** All tenants, ordered by name, fetched page by page. */
@@ -176,15 +276,15 @@ export class KeywardClient {
 }
 
 async function* pages<Item>(
-  { pageSize = 100 }: ListOptions,
-  fetch: (page: { pageSize: number; pageToken: string }) => Promise<{
+  { pageSize = 100, filter = '' }: ListOptions,
+  fetch: (page: { pageSize: number; pageToken: string; filter: string }) => Promise<{
     readonly items: readonly Item[];
     readonly nextPageToken: string;
   }>,
 ): AsyncGenerator<Item, void, undefined> {
   let pageToken = '';
   do {
-    const { items, nextPageToken } = await fetch({ pageSize, pageToken });
+    const { items, nextPageToken } = await fetch({ pageSize, pageToken, filter });
     yield* items;
     pageToken = nextPageToken;
   } while (pageToken !== '');

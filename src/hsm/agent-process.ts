@@ -1,9 +1,10 @@
 /**
  * One agent process as the server sees it: its start, its stream, the calls that it hasn't answered, its end.
  *
- * Invariant: every call that was sent is either answered or handed to `onExit`, oldest first, exactly once. The child
- * gets an allow-listed environment, no debugger by signal, no core dump. Doesn't decide whether an agent is started,
- * killed, or a call given to another: `agents.ts` does.
+ * Invariants: every call that was sent is either answered or handed to `onExit`, oldest first, exactly once; nothing
+ * that the child does or writes throws here; one that changes the token's objects is not killed. The child gets an
+ * allow-listed environment, no debugger by signal, no core dump. Doesn't decide whether an agent is started, killed, or
+ * a call given to another: `agents.ts` does.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
@@ -14,6 +15,8 @@ import { EXIT_AFTER_FAILURE, frameReader, OPERATIONS, type OperationName, replyI
 const MAIN = fileURLToPath(
   new URL(`./agent/main${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url),
 );
+/** How long what a dead agent has written is read on, should another process hold its pipes open. */
+const PIPES_MS = 1_000;
 /** The longest piece of an agent's own output that is logged: libraries print there. */
 const OUTPUT_LIMIT = 500;
 
@@ -24,8 +27,12 @@ export interface AgentCall {
   readonly encode: (requestId: number) => Buffer;
   /** How many agents it has been given to. */
   attempts: number;
-  /** Called with the reply's frame, which is zeroed afterwards. */
-  readonly settle: (frame: Buffer) => void;
+  /** Only an agent that was started after this may do it, in monotonic milliseconds. */
+  readonly startedAfter: number;
+  /** Since when it has waited for an agent, once it has. */
+  waitingSince?: number;
+  /** Called with the reply's frame and who sent it. What it throws is the agent's fault. */
+  readonly settle: (frame: Buffer, agent: AgentProcess) => void;
   readonly fail: (error: Error) => void;
 }
 
@@ -33,13 +40,14 @@ interface AgentProcessOptions {
   /** The child's whole environment. */
   readonly environment: Readonly<Record<string, string>>;
   readonly onOutput: (text: string) => void;
+  /** Called once: when it has ended, or has been killed. */
   readonly onExit: (exit: AgentExit) => void;
 }
 
 /** How a process ended. */
 export interface AgentExit {
   readonly how: string;
-  /** The call that it was working on, unless it ended by itself between two. */
+  /** The call that it was working on, unless it ended having said of which it did. */
   readonly interrupted: AgentCall | undefined;
   /** The calls that it had not begun, oldest first. */
   readonly untouched: readonly AgentCall[];
@@ -48,35 +56,51 @@ export interface AgentExit {
 /** See this file's first paragraph. */
 export class AgentProcess {
   readonly startedAt = monotonicNow();
+  readonly #options: AgentProcessOptions;
   readonly #child: ChildProcess;
-  readonly #stream: Socket;
+  /** Absent when there was no descriptor left to make it of. */
+  readonly #stream: Socket | undefined;
   readonly #unanswered = new Map<number, AgentCall>();
   #nextId = 1;
   #headSince = 0;
   #flushing = false;
+  #ended = false;
 
   constructor(options: AgentProcessOptions) {
+    this.#options = options;
     // The shell is there for its ulimit: Node can't set resource limits.
     this.#child = spawn(
       '/bin/sh',
       ['-c', 'ulimit -c 0; exec "$0" "$@"', process.execPath, '--disable-sigusr1', MAIN],
       { env: { ...options.environment }, stdio: ['ignore', 'pipe', 'pipe', 'pipe'] },
     );
-    this.#stream = this.#child.stdio[3] as Socket;
-    const read = frameReader((frame) => this.#answered(frame));
-    this.#stream.on('data', read);
-    this.#stream.on('error', () => this.kill());
-    for (const output of [this.#child.stdout, this.#child.stderr]) {
+    this.#child.once('error', (error) => {
+      options.onOutput(error.message);
+      if (this.pid === undefined) this.#end('could not be started');
+    });
+    // Without a descriptor to spare there are no streams at all, and an error to come (measured).
+    const { stdio = [] as unknown as ChildProcess['stdio'] } = this.#child;
+    for (const output of [stdio[1], stdio[2]]) {
       output?.on('data', (chunk: Buffer) => options.onOutput(chunk.toString('utf8').slice(0, OUTPUT_LIMIT)));
     }
-    this.#child.once('close', (code, signal) => {
-      this.#stream.destroy();
-      const unanswered = [...this.#unanswered.values()];
-      this.#unanswered.clear();
-      const interrupted = code === EXIT_AFTER_FAILURE ? undefined : unanswered.shift();
-      options.onExit({ how: signal ?? `exit code ${code}`, interrupted, untouched: unanswered });
+    this.#stream = stdio[3] as Socket | undefined;
+    const read = frameReader((frame) => this.#answered(frame));
+    this.#stream?.on('data', (chunk: Buffer) => {
+      try {
+        if (!this.#ended) read(chunk);
+      } catch (error) {
+        this.#killFor(`it wrote what can not be read (${(error as Error).message})`);
+      }
     });
-    this.#child.once('error', (error) => options.onOutput(error.message));
+    this.#stream?.on('error', () => this.kill());
+    const ended = (code: number | null, signal: NodeJS.Signals | null) => {
+      const how = signal ?? `exit code ${code}`;
+      if (code === EXIT_AFTER_FAILURE) this.#end(how);
+      else this.#end(how, this.#oldest());
+    };
+    this.#child.once('close', ended);
+    // That event waits until nobody holds the pipes any more, and a process that a library left behind may never end.
+    this.#child.once('exit', (code, signal) => setTimeout(ended, PIPES_MS, code, signal).unref());
   }
 
   get pid(): number | undefined {
@@ -90,44 +114,84 @@ export class AgentProcess {
 
   /** For how many milliseconds it has worked on its oldest call; 0 while that changes the token's objects. */
   get workingFor(): number {
-    const [head] = this.#unanswered.values();
-    return head === undefined || OPERATIONS[head.name].changesToken ? 0 : monotonicNow() - this.#headSince;
+    return this.#unanswered.size === 0 || this.#changesToken ? 0 : monotonicNow() - this.#headSince;
   }
 
-  /** Sends a call; what is sent within one tick is written at once. */
+  /** Sends a call; what is sent within one tick is written at once. Throws RangeError for one that fits no frame. */
   send(call: AgentCall): void {
     const requestId = this.#nextId;
+    const frame = call.encode(requestId);
     this.#nextId = requestId === 0xffff_ffff ? 1 : requestId + 1;
     if (this.#unanswered.size === 0) this.#headSince = monotonicNow();
     this.#unanswered.set(requestId, call);
     call.attempts += 1;
+    const stream = this.#stream;
     if (!this.#flushing) {
       this.#flushing = true;
-      this.#stream.cork();
+      stream?.cork();
       process.nextTick(() => {
         this.#flushing = false;
-        this.#stream.uncork();
+        stream?.uncork();
       });
     }
-    const frame = call.encode(requestId);
-    this.#stream.write(frame, () => frame.fill(0));
+    stream?.write(frame, () => frame.fill(0));
   }
 
-  /** Ends it at once. */
+  /** Ends it at once, its oldest call being the reason; unless that changes the token's objects. */
   kill(): void {
+    this.#killFor('it was killed');
+  }
+
+  /** Ends it after an answer that says that it is of no more use: none of its other calls has been begun. */
+  dismiss(): void {
     this.#child.kill('SIGKILL');
+    this.#end('it was of no more use');
   }
 
   /** Lets it finish what it has and end by itself. */
   end(): void {
-    this.#stream.end();
+    this.#stream?.end();
+  }
+
+  #killFor(why: string): void {
+    if (this.#changesToken) return;
+    this.#child.kill('SIGKILL');
+    // Not only once it is gone: what the system can't end (a driver that hangs) is of no more use either.
+    this.#end(why, this.#oldest());
+  }
+
+  #end(how: string, interrupted?: AgentCall): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#stream?.destroy();
+    const untouched = [...this.#unanswered.values()].filter((call) => call !== interrupted);
+    this.#unanswered.clear();
+    this.#options.onExit({ how, interrupted, untouched });
+  }
+
+  #oldest(): AgentCall | undefined {
+    const [oldest] = this.#unanswered.values();
+    return oldest;
+  }
+
+  get #changesToken(): boolean {
+    const oldest = this.#oldest();
+    return oldest !== undefined && OPERATIONS[oldest.name].changesToken;
   }
 
   #answered(frame: Buffer): void {
+    if (this.#ended) return;
     const requestId = replyId(frame);
     const call = this.#unanswered.get(requestId);
-    this.#unanswered.delete(requestId);
+    if (call === undefined) throw new RangeError('an answer to nothing');
     this.#headSince = monotonicNow();
-    call?.settle(frame);
+    try {
+      this.#unanswered.delete(requestId);
+      call.settle(frame, this);
+    } catch (error) {
+      this.#child.kill('SIGKILL');
+      this.#unanswered.set(requestId, call);
+      this.#end(`it answered with what can not be read (${(error as Error).message})`, call);
+    }
   }
 }

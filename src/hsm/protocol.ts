@@ -100,12 +100,27 @@ export const OPERATIONS = {
     struct({ keyVersion: bytes, ...binding, ciphertext: bytes }),
     struct({ plaintext: bytes }),
   ),
-  /** Makes a data key of `length` random bytes, and wraps it. */
+  /** Makes a data key of `length` random bytes, and wraps it; the plaintext comes back only where `reveal` is 1. */
   issueDataKey: operation(
     6,
-    struct({ keyVersion: bytes, purpose: u8, ...binding, length: u32 }),
+    struct({ keyVersion: bytes, purpose: u8, ...binding, length: u32, reveal: u8 }),
     struct({ plaintext: bytes, ciphertext: bytes }),
   ),
+  /** Opens a ciphertext and seals what was in it anew, for the same purpose; the plaintext stays in the agent. */
+  reseal: operation(
+    7,
+    struct({
+      sourceKeyVersion: bytes,
+      sourceSubject: bytes,
+      sourceContextDigest: bytes,
+      ciphertext: bytes,
+      keyVersion: bytes,
+      ...binding,
+    }),
+    struct({ ciphertext: bytes }),
+  ),
+  /** Random bytes. */
+  random: operation(8, struct({ length: u32 }), struct({ bytes })),
 } satisfies Record<string, Operation>;
 
 export type Operations = typeof OPERATIONS;
@@ -132,8 +147,12 @@ export type FailureKind =
   | 'token'
   | 'token-object-missing'
   | 'pin-rejected'
+  | 'pin-tries-low'
   | 'refused'
   | 'internal';
+
+/** Failures after which an agent does nothing more and ends. */
+export const ENDING_FAILURES: readonly FailureKind[] = ['token', 'pin-rejected', 'pin-tries-low', 'refused'];
 
 /** A failure as it travels. The detail is for operators and holds no secret. */
 export interface Failure {

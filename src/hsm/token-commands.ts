@@ -1,7 +1,8 @@
 /**
  * An operator's commands to a token, each in an agent of its own: making the environment's objects, looking at them.
  *
- * The agent is never killed: a token object half made is worse than waiting. Nothing that serves imports this.
+ * The agent is never killed before it has answered: a token object half made is worse than waiting. Nothing that serves
+ * imports this.
  */
 import { AgentProcess } from './agent-process.ts';
 import { TokenRefused } from './agents.ts';
@@ -14,6 +15,9 @@ import {
   type ServeSettings,
 } from './protocol.ts';
 import type { TokenReport } from './token-profile.ts';
+
+/** How long an agent that has answered may take to end by itself. */
+const GOODBYE_MS = 5_000;
 
 type Environment = Readonly<Record<string, string>>;
 
@@ -54,11 +58,13 @@ function runInAgent<Name extends 'initializeToken' | 'start'>(
     name,
     encode: (requestId) => encodeRequest(requestId, name, Number.POSITIVE_INFINITY, request),
     attempts: 0,
+    startedAfter: 0,
     settle: (frame) => {
       const outcome = decodeReply(name, frame);
       if ('reply' in outcome) resolve(outcome.reply);
       else reject(new TokenRefused(outcome.failure.detail));
       agent.end();
+      setTimeout(() => agent.dismiss(), GOODBYE_MS).unref();
     },
     fail: reject,
   });

@@ -9,7 +9,6 @@
  * became U+FFFD on its way) is refused. Nothing is normalised. Held in a Map, never as an object's keys.
  */
 import { hash } from 'node:crypto';
-import { invalidField } from '../errors.ts';
 
 /** See this file's first paragraph. */
 export type EncryptionContext = ReadonlyMap<string, string>;
@@ -23,25 +22,22 @@ const LABEL = Buffer.from('keyward/v1/context\0', 'latin1');
 
 const EMPTY_DIGEST = digest([]);
 
-/** Throws INVALID_FIELD, naming `field`, unless the context is one. */
-export function checkEncryptionContext(context: EncryptionContext, field: string): void {
-  if (context.size > MAX_ENTRIES)
-    throw invalidField(field, `has ${context.size} entries; at most ${MAX_ENTRIES}`);
+/** What keeps the context from being one, in words for the caller; undefined when nothing does. */
+export function findContextProblem(context: EncryptionContext): string | undefined {
+  if (context.size > MAX_ENTRIES) return `has ${context.size} entries; at most ${MAX_ENTRIES}`;
   let bytes = 0;
   for (const [key, value] of context) {
-    if (key === '') throw invalidField(field, 'has an empty key');
-    if (key.startsWith(RESERVED_PREFIX))
-      throw invalidField(field, `has a key with the prefix ${RESERVED_PREFIX}`);
+    if (key === '') return 'has an empty key';
+    if (key.startsWith(RESERVED_PREFIX)) return `has a key with the prefix ${RESERVED_PREFIX}`;
     if (REFUSED.test(key) || REFUSED.test(value)) {
-      throw invalidField(field, 'has a control character, U+FFFD or invalid UTF-8 in a key or value');
+      return 'has a control character, U+FFFD or invalid UTF-8 in a key or value';
     }
     bytes += Buffer.byteLength(key) + Buffer.byteLength(value);
   }
-  if (bytes > MAX_BYTES)
-    throw invalidField(field, `has ${bytes} bytes of keys and values; at most ${MAX_BYTES}`);
+  return bytes > MAX_BYTES ? `has ${bytes} bytes of keys and values; at most ${MAX_BYTES}` : undefined;
 }
 
-/** D, 32 bytes, of a context that {@link checkEncryptionContext} accepted. */
+/** D, 32 bytes, of a context in which {@link findContextProblem} finds none. */
 export function contextDigest(context: EncryptionContext): Buffer {
   if (context.size === 0) return EMPTY_DIGEST;
   const entries = [...context].map(([key, value]) => [Buffer.from(key), Buffer.from(value)] as const);

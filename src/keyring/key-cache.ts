@@ -39,7 +39,7 @@ export interface LoadedKey {
 export class KeyCache {
   readonly #store: Store;
   readonly #isFresh: () => boolean;
-  readonly #tenants: Lru<string, TenantRecord>;
+  readonly #tenants: Lru<string, Promise<TenantRecord | undefined>>;
   readonly #keyIds: Lru<string, KeyId>;
   readonly #keys: Lru<string, Promise<LoadedKey | undefined>>;
 
@@ -53,19 +53,16 @@ export class KeyCache {
   }
 
   /** The tenant. Throws RESOURCE_NOT_FOUND. */
-  async tenant(call: Call, name: string): Promise<TenantRecord> {
+  async tenant(name: string): Promise<TenantRecord> {
     this.#requireFresh();
-    const known = this.#tenants.get(name);
-    if (known !== undefined) return known;
-    const tenant = await findTenantByName(this.#store, call, name);
+    const tenant = await (this.#tenants.get(name) ?? this.#loadTenant(name));
     if (tenant === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
-    this.#tenants.set(name, tenant);
     return tenant;
   }
 
   /** The key of that name. Throws RESOURCE_NOT_FOUND. */
   async named(call: Call, name: KeyName): Promise<LoadedKey> {
-    const { tenantId } = await this.tenant(call, name.tenant);
+    const { tenantId } = await this.tenant(name.tenant);
     const path = `${name.tenant}/${name.key}`;
     let keyId = this.#keyIds.get(path);
     if (keyId === undefined) {
@@ -94,15 +91,17 @@ export class KeyCache {
     const loading = this.#store
       .read(loadDeadline(), tenantId, (tx) => findVersion(tx, tenantId, keyId, version))
       .then((record) => record && load(record));
-    key.versions.set(version, loading);
-    const drop = () => key.versions.delete(version);
-    loading.then((found) => found ?? drop(), drop);
-    return loading;
+    return remember(key.versions, version, loading);
   }
 
   /** Forgets a key's state; the next use reads it anew. */
   forget(tenantId: TenantId, keyId: KeyId): void {
     this.#keys.delete(pathOf(tenantId, keyId));
+  }
+
+  /** Forgets all tenants' states. */
+  forgetTenants(): void {
+    this.#tenants.clear();
   }
 
   /** Forgets everything. */
@@ -112,17 +111,15 @@ export class KeyCache {
     this.#tenants.clear();
   }
 
+  #loadTenant(name: string): Promise<TenantRecord | undefined> {
+    return remember(this.#tenants, name, findTenantByName(this.#store, loadDeadline(), name));
+  }
+
   #load(tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
-    const path = pathOf(tenantId, keyId);
     const loading = this.#store
       .read(loadDeadline(), tenantId, (tx) => findKey(tx, tenantId, keyId))
       .then((record) => record && { record, primary: load(record.primary), versions: new Map() });
-    this.#keys.set(path, loading);
-    const drop = () => {
-      if (this.#keys.get(path) === loading) this.#keys.delete(path);
-    };
-    loading.then((found) => found ?? drop(), drop);
-    return loading;
+    return remember(this.#keys, pathOf(tenantId, keyId), loading);
   }
 
   #requireFresh(): void {
@@ -132,6 +129,22 @@ export class KeyCache {
 
 function load(record: KeyVersionRecord): LoadedVersion {
   return { record, sealed: encode(sealedKeyVersion, record) };
+}
+
+interface Cache<K, V> {
+  get(key: K): V | undefined;
+  set(key: K, value: V): unknown;
+  delete(key: K): unknown;
+}
+
+/** Puts what is being loaded into the cache, and takes it out again if it fails or finds nothing. */
+function remember<K, T>(cache: Cache<K, Promise<T | undefined>>, key: K, loading: Promise<T | undefined>) {
+  cache.set(key, loading);
+  const drop = () => {
+    if (cache.get(key) === loading) cache.delete(key);
+  };
+  loading.then((found) => found ?? drop(), drop);
+  return loading;
 }
 
 function loadDeadline(): { readonly deadline: number } {

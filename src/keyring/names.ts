@@ -8,6 +8,7 @@
 export const ID_PATTERN = /^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
 /** What {@link ID_PATTERN} asks for, in words for a caller. */
 export const ID_RULE = 'must match [a-z]([a-z0-9-]{0,61}[a-z0-9])?';
+const MAX_VERSION = 2_147_483_647;
 /** The tenant that the service itself belongs to; it has no keys. */
 export const SYSTEM_TENANT = 'system';
 
@@ -19,6 +20,11 @@ export interface TenantName {
 /** `tenants/{tenant}/keys/{key}` */
 export interface KeyName extends TenantName {
   readonly key: string;
+}
+
+/** `tenants/{tenant}/keys/{key}/versions/{version}` */
+export interface KeyVersionName extends KeyName {
+  readonly version: number;
 }
 
 /** The parts of a tenant's name, or undefined for what isn't one. */
@@ -41,6 +47,14 @@ export function parseKeyName(name: string): KeyName | undefined {
     return undefined;
   }
   return ID_PATTERN.test(tenant) && ID_PATTERN.test(key) ? { tenant, key } : undefined;
+}
+
+/** The parts of a key version's name, or undefined for what isn't one. */
+export function parseKeyVersionName(name: string): KeyVersionName | undefined {
+  const [, keyName = '', digits = ''] = /^(.*)\/versions\/([1-9][0-9]{0,9})$/.exec(name) ?? [];
+  const key = parseKeyName(keyName);
+  const version = Number(digits);
+  return key !== undefined && version <= MAX_VERSION ? { ...key, version } : undefined;
 }
 
 export function formatTenantName({ tenant }: TenantName): string {

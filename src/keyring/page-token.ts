@@ -6,6 +6,8 @@
  */
 import { hash } from 'node:crypto';
 import { invalidField } from '../errors.ts';
+import type { Condition } from '../store/conditions.ts';
+import type { ListRequest } from './keyring.ts';
 
 const HASH_BYTES = 8;
 
@@ -15,7 +17,7 @@ export interface Page<T> {
   readonly nextPageToken: string;
 }
 
-/** The token for what comes after `position` in `list` (method and parent, say). */
+/** The token for what comes after `position` in `list` (its name, parent and filter). */
 export function encodePageToken(list: string, position: string): string {
   return Buffer.concat([listHash(list), Buffer.from(position)]).toString('base64url');
 }
@@ -31,18 +33,28 @@ export function decodePageToken(list: string, token: string): string | undefined
   return bytes.toString('utf8', HASH_BYTES);
 }
 
-/** A page out of `limit + 1` rows or fewer that were read for it. */
-export function toPage<Row, T>(
+/** What a list's rows are read by. */
+export interface PageQuery {
+  readonly after?: string;
+  readonly limit: number;
+  readonly conditions: readonly Condition[];
+}
+
+/** One page of `list`, read by `read` with one row more than is shown, which tells whether there is another. */
+export async function readPage<Row>(
   list: string,
-  rows: readonly Row[],
-  limit: number,
+  { pageSize, pageToken, conditions }: ListRequest,
   positionOf: (row: Row) => string,
-  convert: (row: Row) => T,
-): Page<T> {
-  const shown = rows.slice(0, limit);
-  const last = shown.at(-1);
-  const more = rows.length > limit && last !== undefined;
-  return { items: shown.map(convert), nextPageToken: more ? encodePageToken(list, positionOf(last)) : '' };
+  read: (query: PageQuery) => Promise<readonly Row[]>,
+): Promise<Page<Row>> {
+  const filtered = `${list} ${JSON.stringify(conditions)}`;
+  const after = decodePageToken(filtered, pageToken);
+  const limit = pageSize + 1;
+  const rows = await read(after === undefined ? { limit, conditions } : { after, limit, conditions });
+  const items = rows.slice(0, pageSize);
+  const last = items.at(-1);
+  const more = rows.length > pageSize && last !== undefined;
+  return { items, nextPageToken: more ? encodePageToken(filtered, positionOf(last)) : '' };
 }
 
 function listHash(list: string): Buffer {

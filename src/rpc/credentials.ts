@@ -1,5 +1,6 @@
 /**
- * TLS as the server speaks it: 1.3 only, a client certificate always, no session resumption; files reloaded.
+ * TLS and HTTP/2 as the server speaks them: TLS 1.3 only, a client certificate always, no session resumption, files
+ * reloaded; what HTTP/2 itself can limit, limited.
  *
  * The one ServerCredentials subclass, since grpc-js's own accepts TLS 1.2 and resumed sessions, in which a client's
  * certificate isn't presented again. When the files change and load, new connections use them; when what is there
@@ -7,6 +8,7 @@
  */
 import { constants } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import type { SecureServerOptions } from 'node:http2';
 import { createSecureContext, type SecureContextOptions } from 'node:tls';
 import { ServerCredentials } from '@grpc/grpc-js';
 
@@ -14,6 +16,19 @@ export interface TlsFiles {
   readonly certFile: string;
   readonly keyFile: string;
   readonly clientCaFile: string;
+}
+
+/** What a peer may do before there is a call, and beside it. */
+export interface ProtocolLimits {
+  /** How long a handshake may take, of which the first byte is a part; what speaks no HTTP/2 after it gets as long. */
+  readonly handshakeMs: number;
+  /** Streams at once on one connection. */
+  readonly maxStreams: number;
+  /** The header list of one call, as RFC 9113 counts it (6.5.2), and how many headers may be in it. */
+  readonly maxHeaderBytes: number;
+  readonly maxHeaders: number;
+  /** Streams that a peer may reset each second on one connection; ten times as many at once (CVE-2023-44487). */
+  readonly maxResetsPerSecond: number;
 }
 
 /** How often the files are looked at. */
@@ -25,9 +40,9 @@ export class MutualTlsCredentials extends ServerCredentials {
   #loaded: LoadedFiles;
 
   /** Throws when the files don't load: a key that isn't the certificate's, say. */
-  constructor(files: TlsFiles) {
+  constructor(files: TlsFiles, limits: ProtocolLimits) {
     const loaded = load(files);
-    super({ requestCert: true, rejectUnauthorized: true }, loaded.options);
+    super({ requestCert: true, rejectUnauthorized: true, ...http2Options(limits) }, loaded.options);
     this.#files = files;
     this.#loaded = loaded;
   }
@@ -60,6 +75,21 @@ export class MutualTlsCredentials extends ServerCredentials {
   override _equals(other: ServerCredentials): boolean {
     return this === other;
   }
+}
+
+/** grpc-js hands them to `http2.createSecureServer`. What is beyond them ends the connection with ENHANCE_YOUR_CALM or so. */
+function http2Options(limits: ProtocolLimits): SecureServerOptions {
+  return {
+    handshakeTimeout: limits.handshakeMs,
+    unknownProtocolTimeout: limits.handshakeMs,
+    settings: { maxConcurrentStreams: limits.maxStreams, maxHeaderListSize: limits.maxHeaderBytes },
+    maxHeaderListPairs: limits.maxHeaders,
+    // Streams beyond maxStreams, and frames that are not valid, before the connection is ended.
+    maxSessionRejectedStreams: 100,
+    maxSessionInvalidFrames: 100,
+    streamResetRate: limits.maxResetsPerSecond,
+    streamResetBurst: 10 * limits.maxResetsPerSecond,
+  };
 }
 
 interface LoadedFiles {

@@ -7,8 +7,17 @@
 import { z } from 'zod';
 import { type FieldViolation, KeywardError } from '../errors.ts';
 import { MAX_PLAINTEXT_BYTES } from '../hsm/ciphertext.ts';
-import { checkEncryptionContext, type EncryptionContext } from '../keyring/encryption-context.ts';
-import { ID_PATTERN, ID_RULE, parseKeyName, parseTenantName, SYSTEM_TENANT } from '../keyring/names.ts';
+import { type EncryptionContext, findContextProblem } from '../keyring/encryption-context.ts';
+import {
+  ID_PATTERN,
+  ID_RULE,
+  parseKeyName,
+  parseKeyVersionName,
+  parseTenantName,
+  SYSTEM_TENANT,
+} from '../keyring/names.ts';
+import { crc32c } from './crc32c.ts';
+import { parseFilter } from './filter.ts';
 
 const DEFAULT_PAGE_SIZE = 100;
 const MAX_PAGE_SIZE = 1_000;
@@ -26,6 +35,10 @@ const parsed = <T>(parse: (text: string) => T | undefined, rule: string) =>
 
 export const tenantName = parsed(parseTenantName, 'must be tenants/{tenant}');
 export const keyName = parsed(parseKeyName, 'must be tenants/{tenant}/keys/{key}');
+export const keyVersionName = parsed(
+  parseKeyVersionName,
+  'must be tenants/{tenant}/keys/{key}/versions/{version}',
+);
 /** A key's name, or absent. */
 export const optionalKeyName = z.union([z.literal('').transform(() => undefined), keyName]);
 
@@ -44,31 +57,96 @@ export const plaintext = bytes.refine(
 /** Of any length and content: whether it opens is the keyring's to say. */
 export const ciphertext = bytes;
 
+/** An encryption context, as a Map: own properties only, so that `__proto__` is a key like any other. */
 export const encryptionContext = z.custom<Record<string, string>>().transform((map, context) => {
-  // Own properties only, into a Map: `__proto__` is a key like any other.
   const entries: EncryptionContext = new Map(Object.entries(map));
-  try {
-    checkEncryptionContext(entries, 'encryption_context');
-  } catch (error) {
-    if (!(error instanceof KeywardError)) throw error;
-    for (const { description } of error.fields) context.addIssue({ code: 'custom', message: description });
-  }
+  const problem = findContextProblem(entries);
+  if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
   return entries;
 });
+
+/** The etag that the caller knows the resource by; empty for whatever it is now. */
+export const etag = z.string().max(64, 'is not an etag');
+
+const UUID4 = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/i;
+/** The caller's id for the request; empty for none. */
+export const requestId = z
+  .string()
+  .refine((id) => id === '' || UUID4.test(id), 'must be a UUID of version 4')
+  .transform((id) => id.toLowerCase());
+
+const MAX_DESCRIPTION = 1_024;
+/** Text for people, kept as it is; nothing in it that could forge a line of a log or a page. */
+export const description = z
+  .string()
+  .refine((text) => [...text].length <= MAX_DESCRIPTION, `must have at most ${MAX_DESCRIPTION} characters`)
+  .refine(
+    (text) => !/[\ufffd\p{Cc}\p{Cs}]/u.test(text.replaceAll('\n', '')),
+    'has a control character or invalid UTF-8',
+  );
+
+const MAX_LABELS = 64;
+const LABEL_NAME = /^[a-z][a-z0-9_-]{0,62}$/;
+const LABEL_VALUE = /^[^\p{Cc}\p{Cs}\ufffd]{0,63}$/u;
+export const labels = z
+  .custom<Record<string, string>>()
+  .refine((map) => Object.keys(map).length <= MAX_LABELS, `must have at most ${MAX_LABELS} entries`)
+  .refine(
+    (map) => Object.keys(map).every((name) => LABEL_NAME.test(name)),
+    'has a name that does not match [a-z]([a-z0-9_-]{0,62})',
+  )
+  .refine(
+    (map) => Object.values(map).every((value) => LABEL_VALUE.test(value)),
+    'has a value of over 63 characters, or with controls',
+  );
+
+/** What UpdateKey may change. */
+const MUTABLE_KEY_FIELDS = ['description', 'labels'] as const;
+export const keyMask = z.custom<{ readonly paths: readonly string[] } | null>().transform((mask, context) => {
+  const paths = MUTABLE_KEY_FIELDS.filter((path) => mask?.paths.includes(path));
+  const unknown = mask?.paths.find((path) => !MUTABLE_KEY_FIELDS.some((known) => known === path));
+  if (unknown !== undefined)
+    context.addIssue({ code: 'custom', message: `names ${unknown}, which can not be changed` });
+  else if (paths.length === 0) context.addIssue({ code: 'custom', message: 'must name what to change' });
+  return paths;
+});
+export const keyToUpdate = z.object({ name: keyName, etag, description, labels }, 'must be given');
+
+const MAX_RANDOM_BYTES = 1_024;
+export const randomLength = z
+  .number()
+  .refine((length) => length >= 1 && length <= MAX_RANDOM_BYTES, `must be 1 to ${MAX_RANDOM_BYTES}`);
+
+/** The message of a field of bytes and the checksum that may come with it. */
+export const checksum = z.number().optional();
+
+/** Throws CHECKSUM_MISMATCH unless the checksum, where there is one, is that of the bytes. */
+export function verifyChecksum(field: string, content: Buffer, expected: number | undefined): void {
+  if (expected === undefined || expected === crc32c(content)) return;
+  throw new KeywardError('CHECKSUM_MISMATCH', {
+    fields: [{ field, description: 'does not match the bytes that arrived' }],
+  });
+}
 
 export const dataKeyLength = z
   .number()
   .transform((length) => (length === 0 ? DEFAULT_DATA_KEY_LENGTH : length))
   .refine((length) => DATA_KEY_LENGTHS.includes(length), `must be one of ${DATA_KEY_LENGTHS.join(', ')}`);
 
-/** The two fields of every list request. */
-export const page = {
+/** The fields of every list request; `filterFields` are those that its filter may name. */
+export const page = (filterFields: readonly string[]) => ({
   pageSize: z
     .number()
     .transform((size) => (size === 0 ? DEFAULT_PAGE_SIZE : size))
     .refine((size) => size >= 1 && size <= MAX_PAGE_SIZE, `must be 0 to ${MAX_PAGE_SIZE}`),
   pageToken: z.string(),
-};
+  filter: z.string().transform((text, context) => {
+    const conditions = parseFilter(text, filterFields);
+    if (typeof conditions !== 'string') return conditions;
+    context.addIssue({ code: 'custom', message: conditions });
+    return z.NEVER;
+  }),
+});
 
 /** The request as its schema makes it. Throws INVALID_FIELD with every field that is wrong, in the proto's spelling. */
 export function validate<T>(schema: z.ZodType<T>, request: unknown): T {

@@ -1,9 +1,10 @@
 /**
- * The one wrapper round every call: identity, deadline, validation, the handler, the log line, the error.
+ * The one wrapper round every call: decoding, validation, the handler, the deadline, encoding, the log line, the error.
  *
  * Invariants: it never throws and its promise never rejects, since grpc-js lets a rejecting handler take the process
- * down; every call is answered once, at its deadline at the latest; every call leaves one log line, with no payload and
- * no context. Knows no method.
+ * down, and answers UNKNOWN for a throwing one; every call is answered once, at its deadline at the latest; every call
+ * leaves one log line, with no payload and no context. The bytes of request and answer are zeroed when both are done
+ * with. Knows no method.
  */
 import { randomUUID } from 'node:crypto';
 import type { handleUnaryCall, ServerUnaryCall, sendUnaryData } from '@grpc/grpc-js';
@@ -11,8 +12,9 @@ import type { Logger } from 'pino';
 import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { Keyring } from '../keyring/keyring.ts';
-import { callerOf } from './caller.ts';
+import type { AdmittedCall } from './admission.ts';
 import { validate } from './fields.ts';
+import { idempotencyOf } from './idempotency.ts';
 import type { MethodRow } from './methods.ts';
 import { toKeywardError, toServiceError } from './status.ts';
 
@@ -20,91 +22,143 @@ import { toKeywardError, toServiceError } from './status.ts';
 export interface Serving {
   readonly keyring: Keyring;
   readonly log: Logger;
-  /** The deadline of a call that brings none, and the longest that any may bring, in milliseconds. */
-  readonly defaultDeadlineMs: number;
+  /** The call as it was let in; undefined for one that was not. */
+  readonly admitted: (rpc: ServerUnaryCall<Buffer, Buffer>) => AdmittedCall | undefined;
 }
+
+/** A method of the contract, and how its messages look on the wire. */
+export interface ServedMethod {
+  /** As `keyward.v1.KeyService/CreateKey`. */
+  readonly name: string;
+  readonly row: MethodRow<unknown, object>;
+  readonly decode: (bytes: Buffer) => object;
+  readonly encode: (message: object) => Buffer;
+}
+
+/**
+ * The largest request of a method that has no limit of its own: 64 KiB of payload, two contexts and names, with room.
+ * Decoding a map takes 100 times as long as its bytes take to arrive, so no method takes more than it needs.
+ */
+export const DEFAULT_REQUEST_BYTES = 131_072;
 
 /** The grpc-js handler of a method. */
-export function serveCall(
-  { keyring, log, defaultDeadlineMs }: Serving,
-  method: string,
-  row: MethodRow<unknown, object>,
-): handleUnaryCall<object, object> {
+export function serveCall(serving: Serving, method: ServedMethod): handleUnaryCall<Buffer, Buffer> {
   return (rpc, callback) => {
-    const startedAt = monotonicNow();
-    const call: Call = {
-      id: randomUUID(),
-      method,
-      caller: callerOf(rpc),
-      deadline: deadlineOf(rpc, startedAt, defaultDeadlineMs),
-    };
-    let resource: string | undefined;
-    const finish = once((error: KeywardError | undefined, response: object | null) => {
-      writeLogLine(log, call, resource, startedAt, error);
-      answer(rpc, callback, error && toServiceError(error, call.id), response);
-    });
-    const timer = setTimeout(
-      () => finish(new KeywardError('DEADLINE_EXCEEDED'), null),
-      millisecondsLeft(call.deadline),
-    );
-    rpc.once('cancelled', () => finish(new KeywardError('CALL_CANCELLED'), null));
-    run()
-      .then(
-        (response) => finish(undefined, response),
-        (error: unknown) => finish(toKeywardError(error), null),
-      )
-      .finally(() => clearTimeout(timer));
-
-    async function run(): Promise<object> {
-      const request = validate(row.request, rpc.request);
-      resource = row.resource(request);
-      return row.handle(keyring, call, request);
+    const admitted = serving.admitted(rpc);
+    if (admitted === undefined) {
+      serving.log.error({ method: method.name }, 'a call that was not let in');
+      callback(toServiceError(new KeywardError('INTERNAL'), randomUUID()));
+      return;
     }
+    new Execution(serving, method, rpc, callback, admitted).run();
   };
 }
 
-function deadlineOf(rpc: ServerUnaryCall<object, object>, now: number, defaultMs: number): number {
-  const wanted = Number(rpc.getDeadline());
-  return now + Math.min(defaultMs, Number.isFinite(wanted) ? Math.max(0, wanted - Date.now()) : defaultMs);
-}
+/** One call, from its whole request to its one answer. */
+class Execution {
+  readonly #serving: Serving;
+  readonly #method: ServedMethod;
+  readonly #rpc: ServerUnaryCall<Buffer, Buffer>;
+  readonly #callback: sendUnaryData<Buffer>;
+  readonly #startedAt: number;
+  readonly #release: () => void;
+  readonly #call: { -readonly [Field in keyof Call]: Call[Field] };
+  #resource: string | undefined;
+  #isAnswered = false;
 
-function answer(
-  rpc: ServerUnaryCall<object, object>,
-  callback: sendUnaryData<object>,
-  error: ReturnType<typeof toServiceError> | undefined,
-  response: object | null,
-): void {
-  if (rpc.cancelled) return;
-  callback(error ?? null, response);
-}
+  constructor(
+    serving: Serving,
+    method: ServedMethod,
+    rpc: ServerUnaryCall<Buffer, Buffer>,
+    callback: sendUnaryData<Buffer>,
+    admitted: AdmittedCall,
+  ) {
+    this.#serving = serving;
+    this.#method = method;
+    this.#rpc = rpc;
+    this.#callback = callback;
+    const { id, caller, deadline } = admitted;
+    this.#startedAt = admitted.startedAt;
+    this.#release = admitted.hold();
+    this.#call = { id, method: method.name, caller, deadline };
+  }
 
-function writeLogLine(
-  log: Logger,
-  call: Call,
-  resource: string | undefined,
-  startedAt: number,
-  error: KeywardError | undefined,
-): void {
-  const line = {
-    requestId: call.id,
-    method: call.method,
-    caller: call.caller,
-    resource,
-    outcome: error?.reason ?? 'OK',
-    durationMs: Math.round((monotonicNow() - startedAt) * 1000) / 1000,
-  };
-  if (error?.reason === 'INTERNAL') log.error({ ...line, err: error.cause }, 'call failed');
-  else if (error?.cause !== undefined) log.warn({ ...line, cause: String(error.cause) }, 'call failed');
-  else log.info(line, 'call');
-}
+  run(): void {
+    const timer = setTimeout(
+      () => this.#fail(new KeywardError('DEADLINE_EXCEEDED')),
+      millisecondsLeft(this.#call.deadline),
+    );
+    this.#rpc.once('cancelled', () => {
+      // Whatever still works for the call sees that its time is up, and begins nothing more.
+      this.#call.deadline = Math.min(this.#call.deadline, monotonicNow());
+      this.#fail(new KeywardError('CALL_CANCELLED'));
+    });
+    this.#response()
+      .then(
+        (response) => this.#answer(undefined, response),
+        (error: unknown) => this.#fail(error),
+      )
+      .finally(() => {
+        clearTimeout(timer);
+        this.#rpc.request.fill(0);
+        this.#release();
+      });
+  }
 
-function once<Arguments extends unknown[]>(
-  callback: (...values: Arguments) => void,
-): (...values: Arguments) => void {
-  let done = false;
-  return (...values) => {
-    if (done) return;
-    done = true;
-    callback(...values);
-  };
+  async #response(): Promise<Buffer> {
+    const { row, encode } = this.#method;
+    const request = validate(row.request, this.#decoded());
+    this.#resource = row.resource(request);
+    const idempotency = idempotencyOf(request);
+    if (idempotency !== undefined) this.#call.idempotency = idempotency;
+    return encode(await row.handle(this.#serving.keyring, this.#call, request));
+  }
+
+  #decoded(): object {
+    const { row, decode } = this.#method;
+    const { length } = this.#rpc.request;
+    const limit = row.maxRequestBytes ?? DEFAULT_REQUEST_BYTES;
+    if (length > limit) {
+      throw new KeywardError('MESSAGE_TOO_LARGE', { metadata: { limit: String(limit) } });
+    }
+    try {
+      return decode(this.#rpc.request);
+    } catch {
+      throw new KeywardError('MALFORMED_REQUEST');
+    }
+  }
+
+  #fail(error: unknown): void {
+    this.#answer(toKeywardError(error), null);
+  }
+
+  #answer(error: KeywardError | undefined, response: Buffer | null): void {
+    try {
+      if (this.#isAnswered) return;
+      this.#isAnswered = true;
+      this.#writeLogLine(error);
+      if (!this.#rpc.cancelled) this.#callback(error ? toServiceError(error, this.#call.id) : null, response);
+    } catch (err) {
+      // The stream's own end answers for this one.
+      this.#serving.log.error({ requestId: this.#call.id, err }, 'a call can not be answered');
+    } finally {
+      // grpc-js has copied it into the frame that it sends.
+      response?.fill(0);
+    }
+  }
+
+  #writeLogLine(error: KeywardError | undefined): void {
+    const { log } = this.#serving;
+    const line = {
+      requestId: this.#call.id,
+      method: this.#call.method,
+      caller: this.#call.caller,
+      resource: this.#resource,
+      outcome: error?.reason ?? 'OK',
+      durationMs: Math.round((monotonicNow() - this.#startedAt) * 1000) / 1000,
+    };
+    if (error?.reason === 'INTERNAL') log.error({ ...line, err: error.cause }, 'call failed');
+    else if (error?.cause !== undefined) log.warn({ ...line, cause: String(error.cause) }, 'call failed');
+    else log.info(line, 'call');
+  }
 }

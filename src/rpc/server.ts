@@ -1,44 +1,62 @@
 /**
  * The gRPC server: services, health, reflection, its start and its end.
  *
- * Invariant: it answers SERVING only while what it stands on is there, and after {@link GrpcServer.drain} has begun no
- * new call is taken while those under way are answered. Knows no method and no key.
+ * Invariant: it answers SERVING only while what it stands on is there; every connection and every call passes
+ * `connections.ts` and `admission.ts`; after {@link GrpcServer.drain} has begun no new call is taken while those under way
+ * are answered, and its limit is kept whatever a peer does. Knows no method and no key.
  */
-import { Server } from '@grpc/grpc-js';
+import type { Http2SecureServer } from 'node:http2';
+import { type Metadata, type MethodDefinition, Server, type ServiceDefinition } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
-import { MutualTlsCredentials, type TlsFiles } from './credentials.ts';
+import type { Logger } from 'pino';
+import type { Keyring } from '../keyring/keyring.ts';
+import { Admission, type AdmissionLimits, type Dispatch } from './admission.ts';
+import { type ConnectionLimits, Connections } from './connections.ts';
+import { MutualTlsCredentials, type ProtocolLimits, type TlsFiles } from './credentials.ts';
 import { METHODS } from './methods.ts';
 import { packageDefinition, serviceDefinition } from './proto.ts';
-import { type Serving, serveCall } from './serve-call.ts';
+import { serveCall } from './serve-call.ts';
 
-export interface GrpcServerOptions extends Serving {
+/** Every limit of the transport. */
+export interface ServerLimits extends ProtocolLimits, AdmissionLimits, Omit<ConnectionLimits, 'lingerMs'> {
+  /** The largest message that any method takes, in bytes. */
+  readonly maxMessageBytes: number;
+}
+
+export interface GrpcServerOptions {
+  readonly keyring: Keyring;
+  readonly log: Logger;
+  readonly limits: ServerLimits;
   /** host:port; port 0 takes a free one. */
   readonly listen: string;
   readonly tls: TlsFiles;
   readonly reflection: boolean;
 }
 
+/** After its deadline a call is closed in a moment; so is a connection, after its last call. */
+const LINGER_MS = 2_000;
+
 /** See this file's first paragraph. */
 export class GrpcServer {
   readonly #server: Server;
   readonly #credentials: MutualTlsCredentials;
+  readonly #connections: Connections;
+  readonly #admission: Admission;
   readonly #health = new HealthImplementation();
   readonly #options: GrpcServerOptions;
   #unwatch: (() => void) | undefined;
   #serving = false;
 
   constructor(options: GrpcServerOptions) {
+    const { limits, log } = options;
     this.#options = options;
-    this.#credentials = new MutualTlsCredentials(options.tls);
-    this.#server = new Server();
-    for (const [service, rows] of Object.entries(METHODS)) {
-      const handlers = Object.entries(rows).map(([method, row]) => {
-        return [method, serveCall(options, `${service}/${method}`, row)];
-      });
-      this.#server.addService(serviceDefinition(service), Object.fromEntries(handlers));
-    }
-    this.#health.addToServer(this.#server);
+    this.#credentials = new MutualTlsCredentials(options.tls, limits);
+    this.#connections = new Connections({ ...limits, lingerMs: limits.deadlineMs + LINGER_MS }, log);
+    this.#admission = new Admission(limits, log);
+    this.#server = new Server({ 'grpc.max_receive_message_length': limits.maxMessageBytes });
+    for (const service of Object.keys(METHODS)) this.#addService(service);
+    this.#addHealth();
     if (options.reflection) new ReflectionService(packageDefinition).addToServer(this.#server);
     this.#setHealth('NOT_SERVING');
   }
@@ -47,8 +65,13 @@ export class GrpcServer {
   async listen(): Promise<number> {
     const { promise, resolve, reject } = Promise.withResolvers<number>();
     this.#server.bindAsync(this.#options.listen, this.#credentials, (error, port) => {
-      if (error) reject(error);
-      else resolve(port);
+      if (error) {
+        reject(error);
+        return;
+      }
+      // Before the event loop turns, and so before the first connection.
+      for (const http2Server of http2ServersOf(this.#server)) this.#guard(http2Server);
+      resolve(port);
     });
     const port = await promise;
     const { log } = this.#options;
@@ -67,18 +90,103 @@ export class GrpcServer {
     this.#options.log.info({ ready }, ready ? 'serving' : 'not serving');
   }
 
-  /** Takes no new call, waits up to `limitMs` for those under way, then ends. */
+  /** Takes no new call, waits up to `limitMs` for those under way, then ends, also where a peer never does. */
   async drain(limitMs: number): Promise<void> {
     this.setReady(false);
     this.#unwatch?.();
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#server.tryShutdown(() => resolve());
-    const timer = setTimeout(() => this.#server.forceShutdown(), limitMs);
+    // Sockets that have not shaken hands have no call under way, and grpc-js would wait for them.
+    this.#connections.destroyUnfinished();
+    const timer = setTimeout(() => {
+      this.#server.forceShutdown();
+      this.#connections.destroyAll();
+    }, limitMs);
     await promise;
     clearTimeout(timer);
+  }
+
+  /** Messages pass grpc-js as bytes, so that decoding and encoding, which may fail, are in the wrapper. */
+  #addService(service: string): void {
+    const { keyring, log } = this.#options;
+    const definition = serviceDefinition(service);
+    const serving = {
+      keyring,
+      log,
+      admitted: (rpc: { metadata: Metadata }) => this.#admission.take(rpc.metadata),
+    };
+    const handlers = Object.entries(METHODS[service] ?? {}).map(([name, row]) => {
+      const { requestDeserialize: decode, responseSerialize: encode } = methodOf(definition, name);
+      return [name, serveCall(serving, { name: `${service}/${name}`, row, decode, encode })] as const;
+    });
+    this.#server.addService(withMethods(definition, inBytes), Object.fromEntries(handlers));
+  }
+
+  /** grpc-health-check remembers every name that was ever watched: those that it doesn't know become one. */
+  #addHealth(): void {
+    const known = new Set(['', ...Object.keys(METHODS)]);
+    const bounded: MethodChange = (method) => ({
+      ...method,
+      requestDeserialize: (bytes) => {
+        const request = method.requestDeserialize(bytes) as { readonly service?: string };
+        const { service } = request;
+        return service === undefined || known.has(service) ? request : { ...request, service: 'unknown' };
+      },
+    });
+    const addService: Server['addService'] = (definition, implementation) =>
+      this.#server.addService(withMethods(definition, bounded), implementation);
+    // All that it does with the server.
+    this.#health.addToServer({ addService } as Server);
+  }
+
+  /** Puts {@link Connections} and {@link Admission} before what grpc-js does with a server of its own. */
+  #guard(http2Server: Http2SecureServer): void {
+    const [dispatch, ...others] = http2Server.listeners('stream');
+    if (dispatch === undefined || others.length > 0) throw new Error('grpc-js takes streams otherwise now');
+    this.#connections.watch(http2Server);
+    http2Server.removeAllListeners('stream');
+    http2Server.on(
+      'stream',
+      this.#admission.before(dispatch.bind(http2Server) as Dispatch, this.#connections),
+    );
   }
 
   #setHealth(status: 'SERVING' | 'NOT_SERVING'): void {
     for (const service of ['', ...Object.keys(METHODS)]) this.#health.setStatus(service, status);
   }
+}
+
+type Method = MethodDefinition<object, object>;
+type MethodChange = (method: Method) => MethodDefinition<object | Buffer, object | Buffer>;
+
+const inBytes: MethodChange = (method) => ({
+  ...method,
+  requestDeserialize: (bytes) => bytes,
+  responseSerialize: (bytes) => bytes as Buffer,
+});
+
+function methodOf(definition: ServiceDefinition, name: string): Method {
+  const method = definition[name];
+  if (method === undefined) throw new Error(`proto/ has no method ${name}`);
+  return method as Method;
+}
+
+function withMethods(definition: ServiceDefinition, change: MethodChange): ServiceDefinition {
+  return Object.fromEntries(
+    Object.entries(definition).map(([name, method]) => [name, change(method as Method)]),
+  );
+}
+
+/**
+ * The HTTP/2 servers under a grpc-js server: the only thing of its that is private and used here. It has no public way to
+ * connections, PINGs, or the headers of a call before it acts on them. The server doesn't start if they are not there.
+ */
+function http2ServersOf(server: Server): Http2SecureServer[] {
+  const { http2Servers } = server as unknown as {
+    readonly http2Servers?: ReadonlyMap<Http2SecureServer, unknown>;
+  };
+  if (!(http2Servers instanceof Map) || http2Servers.size === 0) {
+    throw new Error('grpc-js keeps its HTTP/2 servers elsewhere now');
+  }
+  return [...http2Servers.keys()];
 }

@@ -2,10 +2,12 @@
  * Errors on the wire: every failure as a gRPC status with google.rpc.Status in its trailers.
  *
  * ErrorInfo always (reason, domain `keyward`, metadata), BadRequest where fields are to blame, RetryInfo where a retry
- * helps, RequestInfo with the call's id. Whatever isn't a KeywardError is INTERNAL and says nothing but that id.
+ * helps, RequestInfo with the call's id. Whatever isn't a KeywardError is INTERNAL and says nothing but that id; what
+ * grpc-js answers by itself has a reason of ours.
  */
+import type { OutgoingHttpHeaders } from 'node:http2';
 import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { KeywardError, REASONS } from '../errors.ts';
+import { KeywardError, REASONS, type Reason } from '../errors.ts';
 import { serialize } from './proto.ts';
 
 const DOMAIN = 'keyward';
@@ -18,8 +20,73 @@ export function toKeywardError(error: unknown): KeywardError {
 
 /** The error as grpc-js sends it. */
 export function toServiceError(error: KeywardError, requestId: string): ServiceError {
+  const message = toStatus(error, requestId);
+  const metadata = new Metadata();
+  metadata.set(DETAILS_TRAILER, serialize('google.rpc.Status', message));
+  return Object.assign(new Error(message.message), {
+    code: message.code,
+    details: message.message,
+    metadata,
+  });
+}
+
+/** The error as an answer of nothing but headers, for a call that grpc-js doesn't get to see. */
+export function errorHeaders(error: KeywardError, requestId: string): OutgoingHttpHeaders {
+  const message = toStatus(error, requestId);
+  return {
+    ':status': 200,
+    'content-type': 'application/grpc+proto',
+    'grpc-status': message.code,
+    'grpc-message': encodeURIComponent(message.message),
+    'grpc-accept-encoding': 'identity',
+    [DETAILS_TRAILER]: serialize('google.rpc.Status', message).toString('base64'),
+  };
+}
+
+/** What an answer of grpc-js's own means, if it is an error and has no details yet. Its texts are all there is to go by. */
+export function bareError(headers: OutgoingHttpHeaders): KeywardError | undefined {
+  if (headers['grpc-status'] === undefined || headers[DETAILS_TRAILER] !== undefined) return undefined;
+  const text = String(headers['grpc-message']);
+  const reason = bareReason(Number(headers['grpc-status']), text);
+  return reason && new KeywardError(reason, reason === 'INTERNAL' ? { cause: text } : {});
+}
+
+function bareReason(code: number, text: string): Reason | undefined {
+  switch (code) {
+    case status.RESOURCE_EXHAUSTED:
+      return 'MESSAGE_TOO_LARGE';
+    case status.UNIMPLEMENTED:
+      return /no%20request|second%20request/.test(text) ? 'MALFORMED_REQUEST' : 'METHOD_UNKNOWN';
+    case status.INTERNAL:
+      return /decompress|deserializing%20request/.test(text) ? 'MALFORMED_REQUEST' : 'INTERNAL';
+    case status.UNKNOWN:
+      return 'INTERNAL';
+    case status.DEADLINE_EXCEEDED:
+      return 'DEADLINE_EXCEEDED';
+    default:
+      return undefined;
+  }
+}
+
+/** google.rpc.Status. */
+export interface Status {
+  readonly code: status;
+  readonly message: string;
+  readonly details: AnyMessage[];
+}
+
+/** google.protobuf.Any: protobufjs brings its own, whose fields keep their case. */
+interface AnyMessage {
+  readonly type_url: string;
+  readonly value: Buffer;
+}
+
+/** The error as google.rpc.Status: for a call's trailer, and for an item of a batch. */
+export function toStatus(error: KeywardError, requestId: string): Status {
   const reason: { status: keyof typeof status; retryAfterMs?: number } = REASONS[error.reason];
   const code = status[reason.status];
+  // A lone surrogate can't be sent.
+  const message = error.message.toWellFormed();
   const details = [any('ErrorInfo', { reason: error.reason, domain: DOMAIN, metadata: error.metadata })];
   if (error.fields.length > 0) details.push(any('BadRequest', { fieldViolations: error.fields }));
   if (reason.retryAfterMs !== undefined) {
@@ -28,14 +95,11 @@ export function toServiceError(error: KeywardError, requestId: string): ServiceE
     details.push(any('RetryInfo', { retryDelay }));
   }
   details.push(any('RequestInfo', { requestId }));
-  const metadata = new Metadata();
-  metadata.set(DETAILS_TRAILER, serialize('google.rpc.Status', { code, message: error.message, details }));
-  return Object.assign(new Error(error.message), { code, details: error.message, metadata });
+  return { code, message, details };
 }
 
-function any(type: string, message: object): { readonly type_url: string; readonly value: Buffer } {
+function any(type: string, message: object): AnyMessage {
   return {
-    // protobufjs brings its own google.protobuf.Any, whose fields keep their case.
     type_url: `type.googleapis.com/google.rpc.${type}`,
     value: serialize(`google.rpc.${type}`, message),
   };

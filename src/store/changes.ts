@@ -18,8 +18,6 @@ const POLL_MS = 250;
 const POLL_TIMEOUT_MS = 1_000;
 /** How long after the beginning of a good poll the replica may still answer from memory. */
 const FRESH_MS = 1_500;
-const PURGE_MS = 10 * 60_000;
-const PURGE_TIMEOUT_MS = 10_000;
 
 /** All that the feed needs of a store. */
 type Reserve = Pick<Store, 'queryReserve'>;
@@ -42,15 +40,6 @@ export async function recordChange(tx: Tx, change: Change): Promise<void> {
   ]);
 }
 
-/**
- * Deletes changes that are over an hour old. By then every replica has heard of them, or has a gap of over
- * {@link FRESH_MS} behind it and forgets everything anyway.
- */
-export async function purgeChanges(store: Reserve): Promise<void> {
-  const call = { deadline: monotonicNow() + PURGE_TIMEOUT_MS };
-  await store.queryReserve(call, "DELETE FROM changes WHERE at < now() - interval '1 hour'");
-}
-
 export interface ChangeListener {
   /**
    * Something changed: forget what is remembered of it. May come more than once for one change.
@@ -60,7 +49,7 @@ export interface ChangeListener {
   onChange(change: Change): void;
   /** Anything may have changed: forget everything. Comes first of all. */
   onReset(): void;
-  /** A poll or a purge failed. The feed goes on by itself. */
+  /** A poll failed. The feed goes on by itself. */
   onError(error: unknown): void;
 }
 
@@ -112,15 +101,9 @@ export class ChangeFeed {
 
   async #run(): Promise<void> {
     const { signal } = this.#stopping;
-    let purgeAt = monotonicNow() + Math.random() * PURGE_MS;
     while (!signal.aborted) {
       const began = monotonicNow();
       await this.#poll(began).catch(this.#listener.onError);
-      if (began >= purgeAt) {
-        purgeAt = began + PURGE_MS;
-        // Not waited for: the next poll mustn't be late for it.
-        purgeChanges(this.#store).catch(this.#listener.onError);
-      }
       const left = Math.max(0, began + POLL_MS - monotonicNow());
       await delay(left, undefined, { signal }).catch(() => {});
     }

@@ -17,6 +17,7 @@ import { insertAuditEntry } from './audit.ts';
 import { type ChangeKind, recordChange } from './changes.ts';
 import { type Connection, Connections } from './connections.ts';
 import { mayRunAgain } from './failure.ts';
+import { claimRequestId, type Reference } from './request-ids.ts';
 import { checkDatabase } from './requirements.ts';
 
 const OPEN_MS = 10_000;
@@ -60,6 +61,13 @@ export interface Mutation {
   readonly resource: string;
   /** What every replica must forget once this is committed. */
   readonly change?: { readonly kind: ChangeKind; readonly subjectId: string };
+}
+
+/** How a mutation that is sent again is answered without a second effect. */
+export interface Replay<T> {
+  /** What the answer can be rebuilt from. */
+  readonly reference: Reference;
+  rebuild(tx: Tx, reference: Reference): Promise<T>;
 }
 
 export class Store {
@@ -122,14 +130,23 @@ export class Store {
    * exceptions: DEADLINE_EXCEEDED, and DATABASE_UNAVAILABLE if the connection broke at COMMIT and Postgres didn't come
    * back before the deadline to say what became of it.
    *
-   * Throws as {@link Store.read}, and CONFLICT.
+   * When the call's request id has had its effect before, `work` is not run and the answer is rebuilt.
+   *
+   * Throws as {@link Store.read}, CONFLICT, and REQUEST_ID_REUSED.
    */
-  async mutate<T>(call: Call, mutation: Mutation, work: (tx: Tx) => Promise<T>): Promise<T> {
+  async mutate<T>(
+    call: Call,
+    mutation: Mutation,
+    work: (tx: Tx) => Promise<T>,
+    replay?: Replay<T>,
+  ): Promise<T> {
     const { tenantId, change, resource } = mutation;
     for (let attempt = 1; ; attempt++) {
       const entryId = randomUUID();
       let xid = '';
       const workAndRecords = async (tx: Tx): Promise<T> => {
+        const before = replay && (await claimRequestId(tx, tenantId, call, replay.reference));
+        if (replay !== undefined && before !== undefined) return replay.rebuild(tx, before);
         const result = await work(tx);
         if (change !== undefined) await recordChange(tx, { tenantId, ...change });
         xid = await insertAuditEntry(tx, { tenantId, entryId, call, resource, outcome: 'OK' });
@@ -137,7 +154,9 @@ export class Store {
       };
       const commit = async (connection: Connection): Promise<void> => {
         await finish(connection, call.deadline).catch(async (error: unknown) => {
-          if (!connection.lost || !(await this.#wasCommitted(call, tenantId, xid, entryId))) throw error;
+          const known =
+            connection.lost && xid !== '' && (await this.#wasCommitted(call, tenantId, xid, entryId));
+          if (!known) throw error;
         });
       };
       try {

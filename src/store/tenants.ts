@@ -3,11 +3,17 @@
  */
 import { KeywardError } from '../errors.ts';
 import type { TenantId } from '../ids.ts';
+import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
 import type { Deadline, Store, Tx } from './store.ts';
+
+export type TenantState = 'ENABLED' | 'DISABLED';
 
 export interface TenantRecord {
   readonly tenantId: TenantId;
   readonly name: string;
+  readonly state: TenantState;
+  /** Counts the tenant's changes. */
+  readonly revision: string;
   /** By the database's clock. */
   readonly createdAt: Date;
 }
@@ -15,13 +21,18 @@ export interface TenantRecord {
 interface Row {
   tenant_id: TenantId;
   name: string;
+  state: TenantState;
+  revision: string;
   created_at: Date;
 }
 
-const COLUMNS = 'tenant_id, name, created_at';
+const COLUMNS = 'tenant_id, name, state, revision, created_at';
+
+const FILTER: FilterColumns = { state: () => 'state' };
 
 function fromRow(row: Row): TenantRecord {
-  return { tenantId: row.tenant_id, name: row.name, createdAt: row.created_at };
+  const { tenant_id: tenantId, name, state, revision, created_at: createdAt } = row;
+  return { tenantId, name, state, revision, createdAt };
 }
 
 /** Adds a tenant. Throws RESOURCE_EXISTS when the name is taken. */
@@ -48,16 +59,36 @@ export async function findTenantByName(
   return row && fromRow(row);
 }
 
+/** Keeps everyone else from changing the tenant until the transaction ends; returns it as it then is. */
+export async function lockTenant(tx: Tx, tenantId: TenantId): Promise<TenantRecord | undefined> {
+  const [row] = await tx.query<Row>(`SELECT ${COLUMNS} FROM tenants WHERE tenant_id = $1 FOR UPDATE`, [
+    tenantId,
+  ]);
+  return row && fromRow(row);
+}
+
+/** Sets the state of a tenant that this transaction has locked. */
+export async function setTenantState(tx: Tx, tenantId: TenantId, state: TenantState): Promise<TenantRecord> {
+  const [row] = await tx.query<Row>(
+    `UPDATE tenants SET state = $2, revision = revision + 1 WHERE tenant_id = $1 RETURNING ${COLUMNS}`,
+    [tenantId, state],
+  );
+  if (row === undefined) throw new Error('a locked tenant is gone');
+  return fromRow(row);
+}
+
 /** At most `limit` tenants by name, in the order of its bytes, beginning behind `after`. */
 export async function listTenants(
   store: Store,
   call: Deadline,
-  page: { readonly after?: string; readonly limit: number },
+  page: { readonly after?: string; readonly limit: number; readonly conditions?: readonly Condition[] },
 ): Promise<TenantRecord[]> {
+  const values: unknown[] = [page.after ?? '', page.limit];
+  const where = whereClause(page.conditions ?? [], FILTER, values);
   const rows = await store.query<Row>(
     call,
-    `SELECT ${COLUMNS} FROM tenants WHERE name > $1 ORDER BY name LIMIT $2`,
-    [page.after ?? '', page.limit],
+    `SELECT ${COLUMNS} FROM tenants WHERE name > $1${where} ORDER BY name LIMIT $2`,
+    values,
   );
   return rows.map(fromRow);
 }

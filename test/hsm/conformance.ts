@@ -162,6 +162,7 @@ export function conformance(
           subject: NO_SUBJECT,
           contextDigest: digest,
           length: 32,
+          reveal: 1,
         },
         soon(),
       );

@@ -29,7 +29,7 @@ after(async () => {
 async function newKey(name: string): Promise<KeyId> {
   const keyId = newId<KeyId>();
   await store.mutate(callOf(), { tenantId: acme, resource: name }, (tx) =>
-    insertKey(tx, { name, version: sampleVersion(acme, keyId) }),
+    insertKey(tx, { description: '', labels: {}, name, version: sampleVersion(acme, keyId) }),
   );
   return keyId;
 }
@@ -50,7 +50,7 @@ test('a caller whose deadline has passed does not fail those who wait for the sa
   const name = { tenant: 'acme', key: 'waited-for' };
   await cache.named(callOf(), name);
   cache.clear();
-  await cache.tenant(callOf(), 'acme');
+  await cache.tenant('acme');
   const [, patient] = await Promise.allSettled([cache.named(callOf(0), name), cache.named(callOf(), name)]);
   assert.equal(patient.status, 'fulfilled');
 });

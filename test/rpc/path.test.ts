@@ -3,25 +3,15 @@
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { after, before, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
-import { type Environment, failureOf, newEnvironment, reasonOf, type Service, startService } from '../kit.ts';
+import { failureOf, reasonOf, sharedService } from '../kit.ts';
 
-let environment: Environment;
-let service: Service;
 let keyward: KeywardClient;
-
-before(async () => {
-  environment = await newEnvironment();
-  service = await startService(environment);
-  keyward = service.client();
+const shared = sharedService(async (client) => {
+  keyward = client;
   await keyward.createTenant({ tenantId: 'acme' });
   await keyward.createTenant({ tenantId: 'globex' });
-});
-
-after(async () => {
-  await service?.stop();
-  await environment?.[Symbol.asyncDispose]();
 });
 
 /** A new key of acme's. */
@@ -302,22 +292,22 @@ describe('every call', () => {
 
   test('leaves one line in the log, with its request id and outcome and no payload', async () => {
     const name = await newKey();
-    const from = service.log.length;
+    const from = shared.service.log.length;
     await keyward.encrypt({
       name,
       plaintext: Buffer.from('a-secret-plaintext'),
       encryptionContext: { c: 'ctx-value' },
     });
     const error = await failureOf(keyward.getKey({ name: `${name}-not` }));
-    const line = await service.logged(({ requestId }) => requestId === error.requestId, from);
+    const line = await shared.service.logged(({ requestId }) => requestId === error.requestId, from);
     assert.equal(line['outcome'], 'RESOURCE_NOT_FOUND');
-    const encrypted = await service.logged(
+    const encrypted = await shared.service.logged(
       ({ method }) => method === 'keyward.v1.EncryptionService/Encrypt',
       from,
     );
     assert.equal(encrypted['resource'], name);
     assert.equal(encrypted['outcome'], 'OK');
-    const written = JSON.stringify(service.log.slice(from));
+    const written = JSON.stringify(shared.service.log.slice(from));
     assert.doesNotMatch(written, /a-secret-plaintext|ctx-value/);
     assert.ok(!written.includes(Buffer.from('a-secret-plaintext').toString('base64')));
   });
@@ -325,7 +315,7 @@ describe('every call', () => {
 
 async function sql(text: string, values: unknown[]): Promise<unknown[]> {
   const { default: pg } = await import('pg');
-  const client = new pg.Client({ connectionString: environment.urls.superuser });
+  const client = new pg.Client({ connectionString: shared.environment.urls.superuser });
   await client.connect();
   try {
     return (await client.query(text, values)).rows;

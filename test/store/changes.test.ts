@@ -7,7 +7,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { monotonicNow } from '../../src/call.ts';
 import { newId, type TenantId } from '../../src/ids.ts';
-import { type Change, ChangeFeed, purgeChanges } from '../../src/store/changes.ts';
+import { type Change, ChangeFeed } from '../../src/store/changes.ts';
+import { keepHouse } from '../../src/store/housekeeping.ts';
 import type { Store } from '../../src/store/store.ts';
 import { callOf, migratedDatabase, systemTenant, type TestDatabase } from './database.ts';
 
@@ -234,7 +235,7 @@ describe('change feed', { concurrency: true }, () => {
 it('purging deletes the changes that are over an hour old, and only those', async () => {
   const [recent, old] = [await change(), await change()];
   await database.sql("UPDATE changes SET at = now() - interval '61 minutes' WHERE subject_id = $1", [old]);
-  await purgeChanges(store);
+  await keepHouse(store);
   const left = await database.sql('SELECT subject_id FROM changes WHERE subject_id = ANY ($1)', [
     [recent, old],
   ]);

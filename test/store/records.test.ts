@@ -53,7 +53,9 @@ function read<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
 }
 
 function addKey(name: string): Promise<KeyRecord> {
-  return mutate((tx) => insertKey(tx, { name, version: sampleVersion(tenantId, newId<KeyId>()) }));
+  return mutate((tx) =>
+    insertKey(tx, { description: '', labels: {}, name, version: sampleVersion(tenantId, newId<KeyId>()) }),
+  );
 }
 
 function rotate(keyId: KeyId): Promise<number> {
@@ -70,7 +72,10 @@ describe('tenants', () => {
   it('a tenant is found by its name, and its name is taken', async () => {
     const tenant = { tenantId: newId<TenantId>(), name: 'found' };
     const added = await mutate((tx) => insertTenant(tx, tenant));
-    assert.deepEqual({ ...added, createdAt: undefined }, { ...tenant, createdAt: undefined });
+    assert.deepEqual(
+      { ...added, createdAt: undefined },
+      { ...tenant, state: 'ENABLED', revision: '1', createdAt: undefined },
+    );
     assert.deepEqual(await findTenantByName(store, callOf(), 'found'), added);
     assert.equal(await findTenantByName(store, callOf(), 'nobody'), undefined);
     await assert.rejects(
@@ -121,8 +126,11 @@ describe('tenants', () => {
 describe('keys', () => {
   it('a key reads back as it was written', async () => {
     const version = sampleVersion(tenantId, newId<KeyId>());
-    const added = await mutate((tx) => insertKey(tx, { name: 'whole', version }));
-    assert.deepEqual(added.primary, { ...version, createdAt: added.createdAt });
+    const added = await mutate((tx) =>
+      insertKey(tx, { description: 'd', labels: { team: 'red' }, name: 'whole', version }),
+    );
+    assert.deepEqual(added.primary, { ...version, revision: '1', createdAt: added.createdAt });
+    assert.deepEqual([added.state, added.description, added.labels], ['ENABLED', 'd', { team: 'red' }]);
     assert.equal(added.name, 'whole');
     assert.deepEqual(await read((tx) => findKeyByName(tx, tenantId, 'whole')), added);
     assert.deepEqual(await read((tx) => findKey(tx, tenantId, version.keyId)), added);
@@ -134,7 +142,12 @@ describe('keys', () => {
     await assert.rejects(addKey('once'), { reason: 'RESOURCE_EXISTS' });
     const other = await newTenant(database, 'another');
     await store.mutate(callOf(), { tenantId: other, resource: 'r' }, (tx) =>
-      insertKey(tx, { name: 'once', version: sampleVersion(other, newId<KeyId>()) }),
+      insertKey(tx, {
+        description: '',
+        labels: {},
+        name: 'once',
+        version: sampleVersion(other, newId<KeyId>()),
+      }),
     );
   });
 

@@ -44,7 +44,9 @@ function mutate<T>(tenantId: TenantId, work: (tx: Tx) => Promise<T>): Promise<T>
 }
 
 function addKey(tenantId: TenantId, name: string) {
-  return mutate(tenantId, (tx) => insertKey(tx, { name, version: sampleVersion(tenantId, newId<KeyId>()) }));
+  return mutate(tenantId, (tx) =>
+    insertKey(tx, { description: '', labels: {}, name, version: sampleVersion(tenantId, newId<KeyId>()) }),
+  );
 }
 
 async function entries(): Promise<number> {
@@ -85,7 +87,7 @@ describe('tenants', () => {
   it('no row of another tenant can be written, and none of its keys changed', async () => {
     const foreign = sampleVersion(beta, newId<KeyId>());
     await assert.rejects(
-      mutate(alpha, (tx) => insertKey(tx, { name: 'stolen', version: foreign })),
+      mutate(alpha, (tx) => insertKey(tx, { description: '', labels: {}, name: 'stolen', version: foreign })),
       refused,
     );
     const changed = await mutate(alpha, (tx) =>

@@ -11,6 +11,7 @@ import { monotonicNow } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import {
   decodeRequest,
+  ENDING_FAILURES,
   EXIT_AFTER_FAILURE,
   encodeFailure,
   encodeReply,
@@ -24,12 +25,12 @@ import {
 } from '../protocol.ts';
 import { toFailure } from './failure.ts';
 import { KeyOperations } from './operations.ts';
-import { probe } from './probe.ts';
+import { probe, requireMechanisms } from './probe.ts';
 import { openToken } from './token.ts';
 import { createMissing, findObjects, inspect, judge } from './token-objects.ts';
 
-/** Failures after which the agent is of no more use. */
-const FATAL: readonly Failure['kind'][] = ['token', 'pin-rejected', 'refused'];
+/** Answers wait at most this long for others to be written with. */
+const FLUSH_MS = 1;
 
 type Handlers = { [Name in OperationName]: (request: RequestOf<Name>) => ReplyOf<Name> };
 
@@ -38,10 +39,13 @@ let operations: KeyOperations | undefined;
 const handlers: Handlers = {
   start: (settings) => {
     const token = openToken(settings, { despiteFailedTry: settings.despiteFailedTry });
+    requireMechanisms(token.slot, settings.profile.wrapMechanism);
     const objects = findObjects(token.session, settings.environmentId, settings.objects);
     const findings = inspect(objects, settings.profile);
     judge(findings, settings.waivers);
-    operations = new KeyOperations(token.session, settings, objects);
+    const proven = new KeyOperations(token.session, settings, objects);
+    proven.prove();
+    operations = proven;
     return {
       module: token.module,
       token: token.label,
@@ -60,6 +64,8 @@ const handlers: Handlers = {
   seal: (request) => serving().seal(request),
   open: (request) => serving().open(request),
   issueDataKey: (request) => serving().issueDataKey(request),
+  reseal: (request) => serving().reseal(request),
+  random: (request) => serving().random(request),
 };
 
 function serving(): KeyOperations {
@@ -78,7 +84,10 @@ function execute<Name extends OperationName>({
 } {
   if (monotonicNow() > deadline) return refuse(requestId, { kind: 'expired', detail: 'past its deadline' });
   try {
-    return { reply: encodeReply(requestId, name, handlers[name](decodeRequest(name, frame))), fatal: false };
+    const answer = handlers[name](decodeRequest(name, frame));
+    const reply = encodeReply(requestId, name, answer);
+    for (const value of Object.values(answer as object)) if (Buffer.isBuffer(value)) value.fill(0);
+    return { reply, fatal: false };
   } catch (error) {
     if (error instanceof KeywardError && error.reason === 'DECRYPTION_FAILED') {
       return refuse(requestId, { kind: 'decryption-failed', detail: '' });
@@ -89,11 +98,12 @@ function execute<Name extends OperationName>({
 }
 
 function refuse(requestId: number, failure: Failure) {
-  return { reply: encodeFailure(requestId, failure), fatal: FATAL.includes(failure.kind) };
+  return { reply: encodeFailure(requestId, failure), fatal: ENDING_FAILURES.includes(failure.kind) };
 }
 
 function serve(socket: Socket): void {
   let ended = false;
+  let flushedAt = 0;
   const read = frameReader((frame) => {
     if (ended) return;
     const { reply, fatal } = execute(readRequest(frame));
@@ -103,9 +113,15 @@ function serve(socket: Socket): void {
       reply.fill(0);
       if (fatal) process.exit(EXIT_AFTER_FAILURE);
     });
+    if (monotonicNow() - flushedAt < FLUSH_MS) return;
+    // One chunk can hold more calls than a slow token does in seconds: nobody waits for the others' answers.
+    socket.uncork();
+    socket.cork();
+    flushedAt = monotonicNow();
   });
   socket.on('data', (chunk) => {
     socket.cork();
+    flushedAt = monotonicNow();
     read(chunk);
     socket.uncork();
   });

@@ -2,7 +2,7 @@
  * What a serving agent does: the operations on key versions, each whole.
  *
  * Invariants: a sealed version's row seal is verified before anything is unwrapped, its check value before anything is
- * used; plaintext is returned only by `open` and `issueDataKey`; material exists outside a session object only wrapped.
+ * used; what doesn't verify is asked of the token twice before a row or a caller is blamed for it; plaintext is returned only by `open` and `issueDataKey`; material exists outside a session object only wrapped.
  * Knows no frame, no socket, no deadline.
  */
 import { timingSafeEqual } from 'node:crypto';
@@ -27,6 +27,7 @@ import { HMAC_SHA512, transferTemplate, useTemplate } from './templates.ts';
 import type { FoundObject } from './token-objects.ts';
 
 const PURPOSES = Object.values(PURPOSE);
+const PROOF_INPUT = Buffer.from('keyward/v1/proof\0', 'latin1');
 
 /** The operations of one agent, on one session. */
 export class KeyOperations {
@@ -41,6 +42,15 @@ export class KeyOperations {
     this.#settings = settings;
     this.#objects = new Map(objects.map((object) => [object.objectId, object]));
     this.#handles = new Lru(settings.keyCacheSize, (key) => key.destroy());
+  }
+
+  /** Has the token compute something with every seal key, twice. Throws what PKCS#11 reports, or `token`. */
+  prove(): void {
+    for (const { role, handle } of this.#objects.values()) {
+      if (role !== 'seal') continue;
+      if (!timingSafeEqual(this.#hmac(handle, PROOF_INPUT), this.#hmac(handle, PROOF_INPUT)))
+        throw contradiction();
+    }
   }
 
   /** Generates a version, wraps and seals it, and proves it by loading it as every later use will. */
@@ -80,13 +90,37 @@ export class KeyOperations {
     if (header.keyId !== version.keyId || header.version !== version.version) {
       throw new KeywardError('DECRYPTION_FAILED');
     }
-    return { plaintext: open(request.ciphertext, bindingOf(version, request), hmac) };
+    const binding = bindingOf(version, request);
+    try {
+      return { plaintext: open(request.ciphertext, binding, hmac) };
+    } catch (error) {
+      if (!(error instanceof KeywardError)) throw error;
+      // Asked a second time: what opens now was well, and the token was not.
+      open(request.ciphertext, binding, hmac).fill(0);
+      throw new AgentFailure('token', 'the token derived wrong bytes for a message', { cause: error });
+    }
   }
 
   issueDataKey(request: RequestOf<'issueDataKey'>): ReplyOf<'issueDataKey'> {
     const plaintext = this.#random(request.length);
     const { ciphertext } = this.seal({ ...request, plaintext: Buffer.from(plaintext) });
-    return { plaintext, ciphertext };
+    if (request.reveal === 1) return { plaintext, ciphertext };
+    plaintext.fill(0);
+    return { plaintext: Buffer.alloc(0), ciphertext };
+  }
+
+  reseal(request: RequestOf<'reseal'>): ReplyOf<'reseal'> {
+    const { plaintext } = this.open({
+      keyVersion: request.sourceKeyVersion,
+      subject: request.sourceSubject,
+      contextDigest: request.sourceContextDigest,
+      ciphertext: request.ciphertext,
+    });
+    return this.seal({ ...request, purpose: parseHeader(request.ciphertext, PURPOSES).purpose, plaintext });
+  }
+
+  random({ length }: RequestOf<'random'>): ReplyOf<'random'> {
+    return { bytes: this.#random(length) };
   }
 
   /** The version's HMAC, once its seal and check value are verified. */
@@ -107,6 +141,8 @@ export class KeyOperations {
     const key = this.#unwrap(version);
     if (timingSafeEqual(this.#checkValueBy(key, version), version.checkValue)) return key;
     key.destroy();
+    // The seal has vouched for the row, so the token is asked again, from unwrapping on, before the row is blamed.
+    if (timingSafeEqual(this.#checkValueOf(version), version.checkValue)) throw contradiction();
     throw corrupt(version, 'its check value does not match');
   }
 
@@ -116,9 +152,11 @@ export class KeyOperations {
     }
     if (this.#objects.get(version.sealKeyId)?.role !== 'seal')
       throw corrupt(version, 'it names an unknown seal key');
-    if (!timingSafeEqual(this.#sealOf(version, version.sealKeyId), version.seal)) {
-      throw corrupt(version, 'its seal does not match');
-    }
+    const computed = this.#sealOf(version, version.sealKeyId);
+    if (timingSafeEqual(computed, version.seal)) return;
+    // A row is called corrupt only by a token that says the same twice.
+    if (!timingSafeEqual(computed, this.#sealOf(version, version.sealKeyId))) throw contradiction();
+    throw corrupt(version, 'its seal does not match');
   }
 
   #sealOf(version: Omit<SealedKeyVersion, 'sealKeyId' | 'seal'>, sealKeyId: string): Buffer {
@@ -178,6 +216,10 @@ export class KeyOperations {
     own.fill(0);
     return bytes;
   }
+}
+
+function contradiction(): AgentFailure {
+  return new AgentFailure('token', 'the token answers one question in two ways');
 }
 
 function corrupt(version: SealedKeyVersion, why: string): AgentFailure {

@@ -1,7 +1,8 @@
 /**
  * Finds out how a token wants to be spoken to: by trying what serving will do.
  *
- * Run once, by an operator's command, and recorded as the token's profile. Every try has a session of its own, since a
+ * Run once, by an operator's command, and recorded as the token's profile; at each start only the mechanisms are looked
+ * at again. Every try has a session of its own, since a
  * failed call can leave its session in the middle of an operation. Leaves no token object behind.
  */
 import {
@@ -28,28 +29,30 @@ import {
 
 /** Key wrap mechanisms in the order of preference: every token makes the same bytes by RFC 3394. */
 const WRAP_MECHANISMS = [
-  { mechanism: 0x2109, wrap: WRAP.rfc3394 }, // CKM_AES_KEY_WRAP
-  { mechanism: 0x210b, wrap: WRAP.rfc5649 }, // CKM_AES_KEY_WRAP_KWP
-  { mechanism: 0x210a, wrap: WRAP.rfc5649 }, // CKM_AES_KEY_WRAP_PAD; RFC 5649 with some tokens, PKCS#7 with others
+  { mechanism: 0x2109, wrap: WRAP.rfc3394, name: 'CKM_AES_KEY_WRAP' },
+  { mechanism: 0x210b, wrap: WRAP.rfc5649, name: 'CKM_AES_KEY_WRAP_KWP' },
+  // RFC 5649 with some tokens, PKCS#7 with others.
+  { mechanism: 0x210a, wrap: WRAP.rfc5649, name: 'CKM_AES_KEY_WRAP_PAD' },
 ] as const;
 
 /** 64 bytes wrapped by either RFC; anything else is another padding. */
 const WRAPPED_BYTES = 72;
 
-const REQUIRED = [
-  [0x1080, 'CKM_AES_KEY_GEN'],
+const SERVING = [
   [MechanismEnum.GENERIC_SECRET_KEY_GEN, 'CKM_GENERIC_SECRET_KEY_GEN'],
   [HMAC_SHA512, 'CKM_SHA512_HMAC'],
+] as const;
+
+const REQUIRED = [
+  ...SERVING,
+  [0x1080, 'CKM_AES_KEY_GEN'],
   [0x1040, 'CKM_EC_KEY_PAIR_GEN'],
   [0x1041, 'CKM_ECDSA'],
 ] as const;
 
 /** The token's profile. Throws `refused`, naming what the token lacks. */
 export function probe(slot: Slot): TokenProfile {
-  const mechanisms = slot.getMechanisms();
-  const offered = new Set(
-    Array.from({ length: mechanisms.length }, (_, index) => mechanisms.items(index).type as number),
-  );
+  const offered = offeredBy(slot);
   const missing: string[] = REQUIRED.filter(([number]) => !offered.has(number)).map(([, name]) => name);
   const wraps = WRAP_MECHANISMS.filter(({ mechanism }) => offered.has(mechanism));
   if (wraps.length === 0) missing.push('AES key wrap (CKM_AES_KEY_WRAP, _KWP or _PAD)');
@@ -65,6 +68,24 @@ export function probe(slot: Slot): TokenProfile {
   throw new AgentFailure(
     'refused',
     `the token wraps and unwraps a 64-byte HMAC key in none of the known ways: ${[...new Set(failures)].join(', ')}`,
+  );
+}
+
+/**
+ * Throws `refused`, naming what is missing, unless the token still has what serving needs: firmware and policies change.
+ */
+export function requireMechanisms(slot: Slot, wrapMechanism: number): void {
+  const offered = offeredBy(slot);
+  const wrap = WRAP_MECHANISMS.find(({ mechanism }) => mechanism === wrapMechanism);
+  const serving = [...SERVING, [wrapMechanism, wrap?.name ?? `mechanism ${wrapMechanism}`] as const];
+  const missing = serving.filter(([number]) => !offered.has(number)).map(([, name]) => name);
+  if (missing.length > 0) throw new AgentFailure('refused', `the token lacks ${missing.join(', ')}`);
+}
+
+function offeredBy(slot: Slot): ReadonlySet<number> {
+  const mechanisms = slot.getMechanisms();
+  return new Set(
+    Array.from({ length: mechanisms.length }, (_, index) => mechanisms.items(index).type as number),
   );
 }
 

@@ -55,9 +55,17 @@ const USAGE: Readonly<Record<TokenObjectRole, ITemplate>> = {
   'audit-signing': PRIVATE_KEY_USAGE,
 };
 
+const KIND = {
+  root: { keyType: KeyType.AES, valueLen: 32 },
+  seal: { keyType: KeyType.GENERIC_SECRET, valueLen: MATERIAL_BYTES },
+  mask: { keyType: KeyType.GENERIC_SECRET, valueLen: MATERIAL_BYTES },
+  'audit-signing': { keyType: KeyType.EC },
+} as const satisfies Readonly<Record<TokenObjectRole, ITemplate>>;
+
 /** What must be true of a token object once it exists, by attribute. */
-export function requiredAttributes(role: TokenObjectRole): readonly (readonly [string, boolean])[] {
+export function requiredAttributes(role: TokenObjectRole): readonly (readonly [string, boolean | number])[] {
   return Object.entries({
+    ...KIND[role],
     ...GUARDED,
     ...USAGE[role],
     modifiable: false,
@@ -79,15 +87,9 @@ export function tokenObjectTemplate(
   profile: Pick<TokenProfile, 'keyType' | 'unsupported'>,
   token = true,
 ): ITemplate {
-  const kind: Readonly<Record<TokenObjectRole, ITemplate>> = {
-    root: { keyType: KeyType.AES, valueLen: 32 },
-    seal: { keyType: KeyType.GENERIC_SECRET, valueLen: MATERIAL_BYTES },
-    mask: { keyType: KeyType.GENERIC_SECRET, valueLen: MATERIAL_BYTES },
-    'audit-signing': { keyType: KeyType.EC },
-  };
   return withoutUnsupported(profile.unsupported, {
     class: classOf(role),
-    ...kind[role],
+    ...KIND[role],
     token,
     id,
     label,

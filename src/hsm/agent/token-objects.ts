@@ -2,8 +2,8 @@
  * The environment's objects in the token: finding them, verifying what they are, and, by explicit command, making them.
  *
  * Invariants: nothing is created because something was not found, except by `createMissing`, which only an operator's
- * command reaches; two objects with one CKA_ID, an object of another environment, and an object with a right too many
- * are refused. Knows nothing of key versions.
+ * command reaches; two objects with one CKA_ID or one label, an object of another environment, and an object of another
+ * kind, length or with a right too many are refused. Knows nothing of key versions.
  */
 import { type Key, KeyGenMechanism, MechanismEnum, type Session, type SessionObject } from 'graphene-pk11';
 import { type AnyId, type EnvironmentId, idFromBytes, idToBytes, newId } from '../../ids.ts';
@@ -37,6 +37,7 @@ export function findObjects(
   objects: readonly TokenObject[],
 ): FoundObject[] {
   refuseForeignObjects(session, environment);
+  refuseUnknownObjects(session, environment, objects);
   return objects.map((object) => {
     const found = collect(session, object.role, idToBytes(object.objectId));
     const [handle] = found;
@@ -103,7 +104,7 @@ export function judge(findings: readonly PostureFinding[], waivers: readonly str
   throw new AgentFailure('refused', `the token's objects are not what they must be: ${list.join('; ')}`);
 }
 
-function stateOf(object: SessionObject, attribute: string, required: boolean): PostureState {
+function stateOf(object: SessionObject, attribute: string, required: boolean | number): PostureState {
   try {
     return object.get(attribute) === required ? 'enforced' : 'violated';
   } catch (error) {
@@ -138,6 +139,22 @@ function refuseForeignObjects(session: Session, environment: EnvironmentId): voi
         'refused',
         `the token holds "${foreign}", of another environment than ${environment}`,
       );
+    }
+  }
+}
+
+/** An object that bears our label and isn't one of those that are recorded: whoever looks by label may take it for ours. */
+function refuseUnknownObjects(
+  session: Session,
+  environment: EnvironmentId,
+  objects: readonly TokenObject[],
+): void {
+  for (const role of TOKEN_OBJECT_ROLES) {
+    const label = labelOf(role, environment);
+    const found = collect(session, role).filter((object) => labelled(object) === label);
+    const ids = new Set(found.map(idOf));
+    if (ids.size > objects.filter((object) => object.role === role).length) {
+      throw new AgentFailure('refused', `the token has ${found.length} objects labelled ${label}`);
     }
   }
 }

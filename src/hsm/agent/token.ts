@@ -29,7 +29,10 @@ interface OpenOptions {
   readonly despiteFailedTry?: boolean;
 }
 
-/** Opens the token. Throws `refused` for what an operator has to mend, `pin-rejected`, or what PKCS#11 reports. */
+/**
+ * Opens the token. Throws `refused` for what an operator has to mend, `pin-rejected` after a try and `pin-tries-low`
+ * without one, or what PKCS#11 reports.
+ */
 export function openToken(settings: TokenSettings, options: OpenOptions = {}): OpenToken {
   const module = loadModule(settings);
   const slot = chooseSlot(module, settings.token);
@@ -101,17 +104,15 @@ function tokenMatcher(selector: string): (token: TokenFacts) => boolean {
 }
 
 function checkPinTries(flags: number, despiteFailedTry: boolean): void {
-  if (flags & TokenFlag.USER_PIN_LOCKED)
-    throw new AgentFailure('pin-rejected', 'the token says that its PIN is locked');
+  const refuse = (message: string) => {
+    throw new AgentFailure('pin-tries-low', message);
+  };
+  if (flags & TokenFlag.USER_PIN_LOCKED) refuse('the token says that its PIN is locked');
   if (flags & TokenFlag.USER_PIN_FINAL_TRY) {
-    throw new AgentFailure(
-      'pin-rejected',
-      'the token says that one try is left for its PIN; log in by its own tool',
-    );
+    refuse('the token says that one try is left for its PIN; log in by its own tool');
   }
   if (flags & TokenFlag.USER_PIN_COUNT_LOW && !despiteFailedTry) {
-    throw new AgentFailure(
-      'pin-rejected',
+    refuse(
       'the token says that a wrong PIN was given before; mend the PIN file, then run `keyward-server token check`',
     );
   }

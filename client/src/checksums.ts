@@ -1,0 +1,48 @@
+/**
+ * Checksums of what is sent and of what is answered.
+ *
+ * Its invariant: switched on, no bytes leave without one, and none reach the caller without having matched one. Switched
+ * off, only a checksum that the caller gives is sent, and nothing is looked at.
+ */
+import { crc32c } from './crc32c.ts';
+import { CHECKSUM_MISMATCH, KeywardClientError } from './errors.ts';
+import { unsigned } from './fields.ts';
+
+/** See this file's first paragraph. */
+export class Checksums {
+  readonly #on: boolean;
+
+  constructor(on: boolean) {
+    this.#on = on;
+  }
+
+  /** The request's field for the checksum of `content`: the caller's own, which has come further, before one of ours. */
+  field<Name extends string>(
+    name: Name,
+    content: Uint8Array,
+    given: number | undefined,
+  ): { readonly [N in Name]?: number } {
+    const value = given !== undefined ? unsigned(name, given) : this.#on ? crc32c(content) : undefined;
+    return (value === undefined ? {} : { [name]: value }) as { readonly [N in Name]?: number };
+  }
+
+  /** Throws CHECKSUM_MISMATCH unless the service says that it has looked at the request's checksum. */
+  requireVerified(field: string, verified: boolean): void {
+    if (this.#on && !verified) throw mismatch(`The service has not seen the checksum of ${field}`);
+  }
+
+  /** Throws CHECKSUM_MISMATCH unless the answer's bytes have the answer's checksum. */
+  verify(field: string, content: Uint8Array, expected: number): void {
+    if (this.#on && crc32c(content) !== expected)
+      throw mismatch(`The answer's checksum does not match its ${field}`);
+  }
+}
+
+function mismatch(what: string): KeywardClientError {
+  return new KeywardClientError({
+    code: 'DATA_LOSS',
+    reason: CHECKSUM_MISMATCH,
+    message: `${what}: something changed on the way.`,
+    retryDelayMs: 0,
+  });
+}

@@ -1,0 +1,69 @@
+/**
+ * The proto files at run time: services and messages as `@grpc/proto-loader` makes them.
+ *
+ * Owns where the files are and how they are loaded. Of the generated files it takes types only, so that none is needed
+ * at run time. Knows nothing of what the messages mean.
+ */
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { loadSync } from '@grpc/proto-loader';
+import type { AdminServiceDefinition } from './generated/keyward/v1/AdminService.ts';
+import type { EncryptionServiceDefinition } from './generated/keyward/v1/EncryptionService.ts';
+import type { KeyServiceDefinition } from './generated/keyward/v1/KeyService.ts';
+
+/** A message type by its `deserialize` alone: all that reading error details needs. */
+export interface Reader<Message> {
+  deserialize(bytes: Uint8Array): Message;
+}
+
+interface Contract {
+  readonly 'keyward.v1.AdminService': AdminServiceDefinition;
+  readonly 'keyward.v1.KeyService': KeyServiceDefinition;
+  readonly 'keyward.v1.EncryptionService': EncryptionServiceDefinition;
+  readonly 'google.rpc.Status': Reader<{
+    readonly message: string;
+    readonly details: readonly { readonly type_url: string; readonly value: Uint8Array }[];
+  }>;
+  readonly 'google.rpc.ErrorInfo': Reader<{
+    readonly reason: string;
+    readonly domain: string;
+    readonly metadata: Readonly<Record<string, string>>;
+  }>;
+  readonly 'google.rpc.BadRequest': Reader<{
+    readonly fieldViolations: readonly { readonly field: string; readonly description: string }[];
+  }>;
+  readonly 'google.rpc.RetryInfo': Reader<{
+    readonly retryDelay: { readonly seconds: number; readonly nanos: number } | null;
+  }>;
+  readonly 'google.rpc.RequestInfo': Reader<{ readonly requestId: string }>;
+}
+
+let loaded: Contract | undefined;
+
+/** The proto files, read once per process, when first needed (about 20 ms). */
+export function contract(): Contract {
+  loaded ??= loadSync(
+    [
+      'keyward/v1/admin.proto',
+      'keyward/v1/key.proto',
+      'keyward/v1/encryption.proto',
+      'google/rpc/status.proto',
+      'google/rpc/error_details.proto',
+    ],
+    {
+      keepCase: false,
+      longs: Number,
+      enums: String,
+      defaults: true,
+      oneofs: true,
+      includeDirs: [protoFolder()],
+    },
+  ) as unknown as Contract;
+  return loaded;
+}
+
+/** Beside the built file, where the build copies them, else in the repository. */
+function protoFolder(): string {
+  const besideBuild = fileURLToPath(new URL('./proto', import.meta.url));
+  return existsSync(besideBuild) ? besideBuild : fileURLToPath(new URL('../../proto', import.meta.url));
+}

@@ -1,0 +1,291 @@
+/**
+ * Admission: every HTTP/2 stream before grpc-js sees it, which of them may become a call, and for how long.
+ *
+ * Invariants: a call is served only through here, and so has a caller, an id and a deadline from its first header on;
+ * work is counted from its first header until its last effect, not until the caller lost interest; no stream but a
+ * health watch outlives its deadline by more than {@link BACKSTOP_MS}, be it that its request never ends or that its
+ * answer is never read; what grpc-js refuses by itself leaves with a reason too. Of a request's headers only those in
+ * {@link FORWARDED} go further. Knows no method.
+ */
+import { randomUUID } from 'node:crypto';
+import {
+  constants,
+  type IncomingHttpHeaders,
+  type OutgoingHttpHeaders,
+  type ServerHttp2Stream,
+} from 'node:http2';
+import type { Metadata } from '@grpc/grpc-js';
+import type { Logger } from 'pino';
+import { millisecondsLeft, monotonicNow } from '../call.ts';
+import { KeywardError } from '../errors.ts';
+import type { Connection, Connections } from './connections.ts';
+import { bareError, errorHeaders } from './status.ts';
+
+/** What callers may ask of the server at once. */
+export interface AdmissionLimits {
+  /** Calls at once; as many streams that have no end of their own may be open besides. */
+  readonly maxCalls: number;
+  /** Bytes of requests at once, whole or not. */
+  readonly maxRequestBytes: number;
+  /** The header list of one call, as HTTP/2 counts it. */
+  readonly maxHeaderBytes: number;
+  /** The deadline of a call that brings none, and the longest that any may bring, in milliseconds. */
+  readonly deadlineMs: number;
+}
+
+/** A call that was let in. */
+export interface AdmittedCall {
+  /** UUID of the call. */
+  readonly id: string;
+  readonly caller: string;
+  /** When its headers came, and when it must be over: in `monotonicNow`'s milliseconds. */
+  readonly startedAt: number;
+  readonly deadline: number;
+  /** Says that work has begun that may outlive the stream; the returned function, called once, that it is over. */
+  hold(): () => void;
+}
+
+/** grpc-js's own listener. */
+export type Dispatch = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void;
+
+/** How a call's id gets through grpc-js to its handler; whatever a client sends under this name is dropped. */
+const CALL_HEADER = 'keyward-call';
+const FORWARDED = [':path', ':authority', 'content-type', 'te'] as const;
+const LONG_LIVED = /^\/grpc\.(health\.v1\.Health\/Watch$|reflection\.)/;
+const HEALTH = /^\/grpc\.health\.v1\.Health\//;
+/** gRPC's own content types: `+json` and grpc-web are something else. */
+const CONTENT_TYPE = /^application\/grpc(\+proto)?\s*(;|$)/i;
+const TIMEOUT = /^(\d{1,8})([HMSmun])$/;
+const UNIT_MS: Readonly<Record<string, number>> = { H: 3.6e6, M: 6e4, S: 1e3, m: 1, u: 1e-3, n: 1e-6 };
+/** The wrapper round the call answers at the deadline; this much later whatever is left of the stream is closed. */
+const BACKSTOP_MS = 250;
+
+/** See this file's first paragraph. */
+export class Admission {
+  readonly #limits: AdmissionLimits;
+  readonly #log: Logger;
+  readonly #admitted = new Map<string, Stream>();
+  /** Calls whose request hasn't arrived whole, the oldest first: they give way to others, since they may never. */
+  readonly #arriving = new Set<Stream>();
+  /** How many are open: calls, and streams without an end. */
+  readonly #open = { call: 0, longLived: 0 };
+  #requestBytes = 0;
+
+  constructor(limits: AdmissionLimits, log: Logger) {
+    this.#limits = limits;
+    this.#log = log;
+  }
+
+  /** The call whose headers these are; undefined if it didn't come through here. */
+  take(metadata: Metadata): AdmittedCall | undefined {
+    const stream = this.#admitted.get(String(metadata.get(CALL_HEADER)[0]));
+    if (stream === undefined) return undefined;
+    stream.isTaken = true;
+    this.#arriving.delete(stream);
+    return stream;
+  }
+
+  /** The listener to put before grpc-js's. */
+  before(dispatch: Dispatch, connections: Connections): Dispatch {
+    return (http2Stream, headers) => {
+      const connection = connections.of(http2Stream.session);
+      if (connection === undefined) http2Stream.close(constants.NGHTTP2_REFUSED_STREAM);
+      else this.#admit(http2Stream, headers, connection, dispatch);
+    };
+  }
+
+  #admit(
+    http2Stream: ServerHttp2Stream,
+    headers: IncomingHttpHeaders,
+    connection: Connection,
+    dispatch: Dispatch,
+  ): void {
+    http2Stream.on('error', () => {}); // 'close' follows, and is enough.
+    if (http2Stream.closed || http2Stream.destroyed) return; // Reset by the bytes that came with its headers.
+    const path = String(headers[':path']);
+    const stream = new Stream(http2Stream, connection.caller, path, this.#log);
+    connection.streamOpened();
+    http2Stream.once('close', () => connection.streamClosed());
+    const refusal = this.#refusalOf(headers, path);
+    if (refusal !== undefined) {
+      stream.fail(refusal.error, refusal.httpStatus);
+      return;
+    }
+    this.#count(stream, http2Stream, path);
+    if (!LONG_LIVED.test(path)) stream.expireAfter(this.#deadlineMs(headers));
+    try {
+      dispatch(http2Stream, forwarded(headers, stream.id));
+      http2Stream.on('data', ({ length }: Buffer) => this.#received(stream, length));
+    } catch (cause) {
+      stream.fail(new KeywardError('INTERNAL', { cause }));
+    }
+  }
+
+  #refusalOf(
+    headers: IncomingHttpHeaders,
+    path: string,
+  ): { readonly error: KeywardError; readonly httpStatus?: number } | undefined {
+    const malformed = (message: string) => new KeywardError('MALFORMED_REQUEST', { message });
+    if (headers[':method'] !== 'POST')
+      return { error: malformed('gRPC calls are made by POST.'), httpStatus: 405 };
+    if (!CONTENT_TYPE.test(headers['content-type'] ?? ''))
+      return { error: malformed('The content type must be application/grpc.'), httpStatus: 415 };
+    // HTTP/2 checks it too, but not before the client has acknowledged the limit, which it may never do.
+    if (headerBytes(headers) > this.#limits.maxHeaderBytes) {
+      const message = 'The headers are larger than the server takes.';
+      return { error: new KeywardError('MESSAGE_TOO_LARGE', { message }), httpStatus: 431 };
+    }
+    // grpc-js inflates every message of a frame at once, before it has counted them: 16 KiB become gigabytes.
+    if ((headers['grpc-encoding'] ?? 'identity') !== 'identity')
+      return { error: new KeywardError('COMPRESSION_NOT_SUPPORTED') };
+    const timeout = headers['grpc-timeout'];
+    if (timeout !== undefined && !TIMEOUT.test(String(timeout)))
+      return { error: malformed('grpc-timeout must be up to eight digits and a unit.') };
+    if (/^0+\D/.test(String(timeout))) return { error: new KeywardError('DEADLINE_EXCEEDED') };
+    return this.#hasRoom(path) ? undefined : { error: new KeywardError('SERVER_BUSY') };
+  }
+
+  /** Makes room at the cost of the call that has been arriving for longest. Health checks are never turned away. */
+  #hasRoom(path: string): boolean {
+    const { maxCalls } = this.#limits;
+    if (LONG_LIVED.test(path)) return this.#open.longLived < maxCalls;
+    if (this.#open.call >= maxCalls) {
+      const [oldest] = this.#arriving;
+      if (oldest === undefined) return HEALTH.test(path);
+      this.#turnOut(oldest);
+    }
+    return true;
+  }
+
+  #deadlineMs(headers: IncomingHttpHeaders): number {
+    const [, amount, unit = ''] = TIMEOUT.exec(String(headers['grpc-timeout'])) ?? [];
+    return Math.min(this.#limits.deadlineMs, Number(amount ?? Infinity) * (UNIT_MS[unit] ?? 1));
+  }
+
+  /** From here on the stream counts, until it is closed and nothing works for it any more. */
+  #count(stream: Stream, http2Stream: ServerHttp2Stream, path: string): void {
+    const kind = LONG_LIVED.test(path) ? 'longLived' : 'call';
+    this.#open[kind] += 1;
+    this.#admitted.set(stream.id, stream);
+    if (kind === 'call') this.#arriving.add(stream);
+    stream.onOver = () => {
+      this.#open[kind] -= 1;
+      this.#requestBytes -= stream.requestBytes;
+      this.#admitted.delete(stream.id);
+    };
+    const release = stream.hold();
+    http2Stream.once('close', () => {
+      this.#arriving.delete(stream);
+      release();
+    });
+  }
+
+  #received(stream: Stream, length: number): void {
+    stream.requestBytes += length;
+    this.#requestBytes += length;
+    if (this.#requestBytes <= this.#limits.maxRequestBytes) return;
+    const largest = [...this.#arriving].reduce((a, b) => (b.requestBytes > a.requestBytes ? b : a), stream);
+    this.#turnOut(largest);
+  }
+
+  #turnOut(stream: Stream): void {
+    this.#arriving.delete(stream);
+    stream.fail(new KeywardError('SERVER_BUSY'));
+  }
+}
+
+/** One stream and what is known of it. */
+class Stream implements AdmittedCall {
+  readonly id = randomUUID();
+  readonly startedAt = monotonicNow();
+  readonly caller: string;
+  deadline = Infinity;
+  requestBytes = 0;
+  /** The wrapper has it, and will answer and log it. */
+  isTaken = false;
+  onOver: (() => void) | undefined;
+  readonly #stream: ServerHttp2Stream;
+  readonly #path: string;
+  readonly #log: Logger;
+  #holds = 0;
+
+  constructor(stream: ServerHttp2Stream, caller: string, path: string, log: Logger) {
+    this.#stream = stream;
+    this.caller = caller;
+    this.#path = path;
+    this.#log = log;
+    const respond = stream.respond.bind(stream);
+    stream.respond = (headers, options) => {
+      respond(this.#explained(headers as OutgoingHttpHeaders), options);
+      // An answer before its request's end: the rest of the request is of no use to anyone.
+      if (options?.endStream) setImmediate(() => stream.close(constants.NGHTTP2_NO_ERROR));
+    };
+  }
+
+  hold(): () => void {
+    this.#holds += 1;
+    return () => {
+      this.#holds -= 1;
+      if (this.#holds === 0) this.onOver?.();
+    };
+  }
+
+  /** Closes the stream when its time is up, answered or not. */
+  expireAfter(deadlineMs: number): void {
+    this.deadline = this.startedAt + deadlineMs;
+    const timer = setTimeout(
+      () => this.fail(new KeywardError('DEADLINE_EXCEEDED')),
+      millisecondsLeft(this.deadline) + BACKSTOP_MS,
+    );
+    this.#stream.once('close', () => clearTimeout(timer));
+  }
+
+  /** Answers with an error if nothing was answered, and closes the stream. */
+  fail(error: KeywardError, httpStatus = 200): void {
+    const stream = this.#stream;
+    if (stream.destroyed || stream.closed) return;
+    if (stream.headersSent) {
+      stream.close(constants.NGHTTP2_CANCEL);
+      return;
+    }
+    if (!this.isTaken) this.#writeLogLine(error);
+    stream.respond({ ...errorHeaders(error, this.id), ':status': httpStatus }, { endStream: true });
+    stream.close(constants.NGHTTP2_NO_ERROR);
+  }
+
+  /** What grpc-js answers by itself, with a reason; what it claims to accept, made true. */
+  #explained(headers: OutgoingHttpHeaders): OutgoingHttpHeaders {
+    if ('grpc-accept-encoding' in headers) return { ...headers, 'grpc-accept-encoding': 'identity' };
+    const error = bareError(headers);
+    if (error === undefined) return headers;
+    this.#writeLogLine(error);
+    return errorHeaders(error, this.id);
+  }
+
+  #writeLogLine(error: KeywardError): void {
+    this.#log.info(
+      {
+        requestId: this.id,
+        // A caller's text until a method of that name is found.
+        method: /^\/[\w.]{1,200}\/\w{1,100}$/.test(this.#path) ? this.#path.slice(1) : 'unknown',
+        caller: this.caller,
+        outcome: error.reason,
+        durationMs: Math.round((monotonicNow() - this.startedAt) * 1000) / 1000,
+        ...(error.cause === undefined ? {} : { err: error.cause }),
+      },
+      'call refused',
+    );
+  }
+}
+
+/** With 32 bytes for each header (RFC 9113, 6.5.2). */
+function headerBytes(headers: IncomingHttpHeaders): number {
+  let bytes = 0;
+  for (const name in headers) bytes += name.length + String(headers[name]).length + 32;
+  return bytes;
+}
+
+function forwarded(headers: IncomingHttpHeaders, id: string): IncomingHttpHeaders {
+  const kept = FORWARDED.flatMap((name) => (headers[name] === undefined ? [] : [[name, headers[name]]]));
+  return { ...Object.fromEntries(kept), [CALL_HEADER]: id };
+}

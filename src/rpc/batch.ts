@@ -1,0 +1,79 @@
+/**
+ * Batches: many requests of one method in one call, each with a result of its own.
+ *
+ * Invariants: results are in the requests' order; an item that fails has no effect on the others and says what the same
+ * call alone would have said; every item is of the tenant that the batch names. A window of items is under way at a
+ * time, so that one batch doesn't fill the queue for all others. Knows no method.
+ */
+import { z } from 'zod';
+import type { Call } from '../call.ts';
+import { invalidField, KeywardError } from '../errors.ts';
+import type { Keyring } from '../keyring/keyring.ts';
+import { formatTenantName, type TenantName } from '../keyring/names.ts';
+import { tenantName, validate } from './fields.ts';
+import type { MethodRow } from './methods.ts';
+import { type Status, toKeywardError, toStatus } from './status.ts';
+
+const MAX_ITEMS = 1_000;
+/** As many bytes as a message may have; KEYWARD_MAX_MESSAGE_BYTES can only make it less. */
+const MAX_BYTES = Number.MAX_SAFE_INTEGER;
+/** Enough to keep the agents busy. */
+const WINDOW = 64;
+
+/** What became of an item. */
+export type ItemResult<Response> = { readonly response: Response } | { readonly error: Status };
+
+/** The batch of a method whose requests belong to the tenant that `tenantOf` says. */
+export function batchOf<Request, Response>(
+  row: MethodRow<Request, Response>,
+  tenantOf: (request: Request) => TenantName,
+): MethodRow<
+  { readonly parent: TenantName; readonly requests: readonly unknown[] },
+  { results: ItemResult<Response>[] }
+> {
+  return {
+    request: z.object({
+      parent: tenantName,
+      requests: z
+        .array(z.unknown())
+        .min(1, 'must have an item')
+        .max(MAX_ITEMS, `must have at most ${MAX_ITEMS} items`),
+    }),
+    maxRequestBytes: MAX_BYTES,
+    resource: ({ parent }) => formatTenantName(parent),
+    handle: async (keyring, call, { parent, requests }) => ({
+      results: await inWindow(requests, (item, index) => handleItem(keyring, call, item, index, parent)),
+    }),
+  };
+
+  async function handleItem(keyring: Keyring, call: Call, item: unknown, index: number, parent: TenantName) {
+    try {
+      const request = validate(row.request, item);
+      if (tenantOf(request).tenant !== parent.tenant)
+        throw invalidField('name', 'must be of the tenant that parent names');
+      return { response: await row.handle(keyring, call, request) };
+    } catch (error) {
+      return { error: toStatus(within(`requests[${index}].`, toKeywardError(error)), call.id) };
+    }
+  }
+}
+
+/** The error with its fields named as parts of an item. */
+function within(prefix: string, error: KeywardError): KeywardError {
+  if (error.fields.length === 0) return error;
+  const fields = error.fields.map(({ field, description }) => ({ field: `${prefix}${field}`, description }));
+  return new KeywardError(error.reason, { message: error.message, fields, metadata: error.metadata });
+}
+
+async function inWindow<T, R>(
+  items: readonly T[],
+  work: (item: T, index: number) => Promise<R>,
+): Promise<R[]> {
+  const results: R[] = [];
+  const rest = items.entries();
+  const worker = async () => {
+    for (const [index, item] of rest) results[index] = await work(item, index);
+  };
+  await Promise.all(Array.from({ length: Math.min(WINDOW, items.length) }, worker));
+  return results;
+}

@@ -1,0 +1,171 @@
+/**
+ * Connections, from the first byte of TCP to the last: how many there may be, how long they may idle and live, and when
+ * one that misbehaves is ended.
+ *
+ * Invariants: every socket that was accepted is known here until it is closed, so that {@link Connections.destroyAll}
+ * leaves none; nothing that a peer does, or leaves undone, keeps one open beyond its limits; whose certificate a
+ * connection bears is worked out once, when it opens. Knows no call. What HTTP/2 itself limits (streams, headers, resets,
+ * the handshake's time) is in `credentials.ts`.
+ */
+import { constants, type Http2SecureServer, type ServerHttp2Session } from 'node:http2';
+import type { Socket } from 'node:net';
+import type { TLSSocket } from 'node:tls';
+import type { Logger } from 'pino';
+import { callerOf } from './caller.ts';
+
+/** What a peer may do with connections. */
+export interface ConnectionLimits {
+  /** Connections in all; at the limit an unfinished handshake gives way to a newcomer, a finished one doesn't. */
+  readonly maxConnections: number;
+  /** A connection without a call for so long is closed. */
+  readonly idleMs: number;
+  /** A connection is closed after so long, a tenth more or less, so that certificates and replicas come round. */
+  readonly ageMs: number;
+  /** PINGs that may come between two calls; one is forgiven each second. */
+  readonly maxPings: number;
+  /** How long a connection that is being closed may take over it, its calls included. */
+  readonly lingerMs: number;
+}
+
+/** The last stream id there can be: a GOAWAY with it announces that one with the true id will follow (RFC 9113, 6.8). */
+const ANY_STREAM = 2 ** 31 - 1;
+/** For calls that were under way to the server when the GOAWAY was under way to the client. */
+const GOAWAY_NOTICE_MS = 1_000;
+const PING_FORGIVEN_MS = 1_000;
+const CALM_NOTICE_MS = 100;
+
+/** See this file's first paragraph. */
+export class Connections {
+  readonly #limits: ConnectionLimits;
+  readonly #log: Logger;
+  readonly #sockets = new Set<Socket>();
+  /** Sockets whose handshake isn't finished, the oldest first, by their peer's address: for counting, not for trusting. */
+  readonly #shaking = new Map<string, Socket>();
+  readonly #connections = new WeakMap<object, Connection>();
+
+  constructor(limits: ConnectionLimits, log: Logger) {
+    this.#limits = limits;
+    this.#log = log;
+  }
+
+  /** Begins to look after a server's connections. */
+  watch(server: Http2SecureServer): void {
+    let finished: TLSSocket | undefined;
+    server.on('connection', (socket: Socket) => this.#accept(socket));
+    server.on('tlsClientError', ({ message }) => this.#log.debug({ message }, 'a TLS handshake failed'));
+    // Node's own listener makes the session of the socket, and emits it, before the next listener is called.
+    server.prependListener('secureConnection', (socket: TLSSocket) => {
+      this.#shaking.delete(peerOf(socket));
+      finished = socket;
+    });
+    server.prependListener('session', (session: ServerHttp2Session) => {
+      if (finished?.authorized) {
+        this.#connections.set(session, new Connection(session, finished, this.#limits, this.#log));
+      } else {
+        session.destroy();
+      }
+      finished = undefined;
+    });
+  }
+
+  /** The connection that a stream came by; undefined when it isn't one that was let in. */
+  of(session: object | undefined): Connection | undefined {
+    return session === undefined ? undefined : this.#connections.get(session);
+  }
+
+  /** Ends every connection at once, those that are no TLS yet too. */
+  destroyAll(): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  /** Ends those whose handshake isn't finished. */
+  destroyUnfinished(): void {
+    for (const socket of this.#shaking.values()) socket.destroy();
+  }
+
+  #accept(socket: Socket): void {
+    const peer = peerOf(socket);
+    if (this.#sockets.size >= this.#limits.maxConnections) {
+      const [oldest] = this.#shaking;
+      this.#log.debug({ peer: oldest?.[0] ?? peer }, 'too many connections; one is dropped');
+      if (oldest !== undefined) this.#shaking.delete(oldest[0]);
+      (oldest?.[1] ?? socket).destroy();
+      if (oldest === undefined) return;
+    }
+    this.#sockets.add(socket);
+    this.#shaking.set(peer, socket);
+    socket.once('close', () => {
+      this.#sockets.delete(socket);
+      if (this.#shaking.get(peer) === socket) this.#shaking.delete(peer);
+    });
+  }
+}
+
+/** One connection that has shaken hands, and so has a caller. */
+export class Connection {
+  /** Who is at the other end, by the certificate. */
+  readonly caller: string;
+  readonly #session: ServerHttp2Session;
+  readonly #socket: TLSSocket;
+  readonly #limits: ConnectionLimits;
+  readonly #log: Logger;
+  readonly #idle: NodeJS.Timeout;
+  #streams = 0;
+  #pings = 0;
+  #lastPingAt = 0;
+  #ending = false;
+
+  constructor(session: ServerHttp2Session, socket: TLSSocket, limits: ConnectionLimits, log: Logger) {
+    this.#session = session;
+    this.#socket = socket;
+    this.#limits = limits;
+    this.#log = log;
+    this.caller = callerOf(socket.getPeerCertificate());
+    this.#idle = setTimeout(() => this.#streams === 0 && this.#end(), limits.idleMs).unref();
+    const jitter = 0.9 + Math.random() / 5;
+    const age = setTimeout(() => this.#end(), limits.ageMs * jitter).unref();
+    session.on('ping', () => this.#ping());
+    socket.once('close', () => {
+      clearTimeout(this.#idle);
+      clearTimeout(age);
+    });
+  }
+
+  /** A stream has begun. */
+  streamOpened(): void {
+    this.#streams += 1;
+    this.#pings = 0;
+  }
+
+  /** A stream that had begun is over. */
+  streamClosed(): void {
+    this.#streams -= 1;
+    if (this.#streams === 0) this.#idle.refresh();
+  }
+
+  #ping(): void {
+    const now = Date.now();
+    this.#pings = Math.max(0, this.#pings - Math.abs(now - this.#lastPingAt) / PING_FORGIVEN_MS) + 1;
+    this.#lastPingAt = now;
+    if (this.#pings <= this.#limits.maxPings || this.#ending || this.#session.destroyed) return;
+    this.#ending = true;
+    this.#log.warn({ caller: this.caller }, 'too many PINGs; the connection is ended');
+    // The text that clients know (gRFC A8); they keep more quiet after it.
+    this.#session.goaway(constants.NGHTTP2_ENHANCE_YOUR_CALM, 0, Buffer.from('too_many_pings'));
+    // Not at once: closing a socket that has something to read takes back what was sent on it.
+    setTimeout(() => this.#socket.destroy(), CALM_NOTICE_MS).unref();
+  }
+
+  /** Ends in order: announces it, lets calls finish, and doesn't depend on the peer for any of it. */
+  #end(): void {
+    if (this.#ending || this.#session.destroyed) return;
+    this.#ending = true;
+    this.#session.goaway(constants.NGHTTP2_NO_ERROR, ANY_STREAM);
+    setTimeout(() => this.#session.close(), GOAWAY_NOTICE_MS).unref();
+    setTimeout(() => this.#socket.destroy(), GOAWAY_NOTICE_MS + this.#limits.lingerMs).unref();
+  }
+}
+
+function peerOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`;
+}

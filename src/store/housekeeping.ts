@@ -1,0 +1,34 @@
+/**
+ * Deletes what is kept for a time only: changes for an hour, request ids for a day. Any replica may, and all do.
+ *
+ * Nothing depends on its being on time. By the database's clock. Knows no caller.
+ */
+import { monotonicNow } from '../call.ts';
+import type { Store } from './store.ts';
+
+const PERIOD_MS = 10 * 60_000;
+const TIMEOUT_MS = 10_000;
+
+/**
+ * Deletes what is over its time. After an hour every replica has heard of a change, or has been without changes for so
+ * long that it forgets everything anyway.
+ */
+export async function keepHouse(store: Pick<Store, 'queryReserve'>): Promise<void> {
+  const call = { deadline: monotonicNow() + TIMEOUT_MS };
+  await store.queryReserve(call, "DELETE FROM changes WHERE at < now() - interval '1 hour'");
+  await store.queryReserve(call, 'SELECT purge_request_ids()');
+}
+
+/** Does so every ten minutes, at times of this replica's own, until the returned function is called. */
+export function startHousekeeping(store: Store, onError: (error: unknown) => void): () => void {
+  let timer: NodeJS.Timeout;
+  const schedule = (delay: number) => {
+    timer = setTimeout(() => {
+      keepHouse(store).catch(onError);
+      schedule(PERIOD_MS);
+    }, delay);
+    timer.unref();
+  };
+  schedule(Math.random() * PERIOD_MS);
+  return () => clearTimeout(timer);
+}

@@ -1,0 +1,415 @@
+/**
+ * Attacks by number and by time: streams, resets, frames, connections, bodies and answers that never end. The server
+ * keeps its limits, ends what goes beyond them, and serves everybody else. Each attack is bounded; no test depends on
+ * how long anything takes.
+ */
+import assert from 'node:assert/strict';
+import { constants } from 'node:http2';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import {
+  type Answer,
+  call,
+  FLAG,
+  FRAME,
+  FrameClient,
+  frame,
+  grpcFrame,
+  headerBlock,
+  openSession,
+  SilentSockets,
+  uint32,
+} from '../faults/http2.ts';
+import { eventually, reasonOf } from '../kit.ts';
+import { type HostileService, KEY, SECRET, startHostile } from './hostile-service.ts';
+
+const LIST_TENANTS = '/keyward.v1.AdminService/ListTenants';
+const GET_KEY = '/keyward.v1.KeyService/GetKey';
+const HEALTH = '/grpc.health.v1.Health/Check';
+const HEALTH_WATCH = '/grpc.health.v1.Health/Watch';
+const EMPTY = grpcFrame(Buffer.alloc(0));
+const CANCEL = uint32(constants.NGHTTP2_CANCEL);
+const DEADLINE_EXCEEDED = 4;
+
+/** The ids of a client's first streams. */
+function streamIds(count: number, from = 0): number[] {
+  return Array.from({ length: count }, (_, index) => 2 * (from + index) + 1);
+}
+
+/** The reasons with which calls failed, each once. */
+function reasons(answers: readonly Answer[]): string[] {
+  return [...new Set(answers.map(({ reason, status }) => reason ?? `status ${status}`))].sort();
+}
+
+/** Holds the tables of keys, so that whoever wants to change them waits. */
+async function lockKeys(hostile: HostileService): Promise<AsyncDisposable & { waiting(): Promise<number> }> {
+  const client = new pg.Client({ connectionString: hostile.environment.urls.superuser });
+  await client.connect();
+  await client.query('BEGIN; LOCK TABLE keys, key_versions IN ACCESS EXCLUSIVE MODE');
+  return {
+    waiting: async () => {
+      const { rows } = await client.query<{ count: string }>(
+        `SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid() AND wait_event_type = 'Lock'`,
+      );
+      return Number(rows[0]?.count);
+    },
+    [Symbol.asyncDispose]: () => client.end(),
+  };
+}
+
+describe('with default limits', () => {
+  let hostile: HostileService;
+  before(async () => {
+    hostile = await startHostile();
+  });
+  after(async () => {
+    await hostile?.[Symbol.asyncDispose]();
+  });
+
+  test('case 98: streams that are reset as soon as they are opened cost the connection', async () => {
+    const block = headerBlock(LIST_TENANTS);
+    await hostile.staysHonest(async () => {
+      for (let connection = 0; connection < 5; connection++) {
+        using client = await FrameClient.connect(hostile.peer);
+        client.begin();
+        const streams = streamIds(3_000).map((id) => [
+          frame(FRAME.headers, FLAG.endHeaders, id, block),
+          frame(FRAME.rstStream, 0, id, CANCEL),
+        ]);
+        client.send(...streams.flat());
+        await client.closed;
+        assert.ok(client.goaway !== undefined && client.goaway.code !== constants.NGHTTP2_NO_ERROR);
+      }
+    });
+  });
+
+  test('case 98: the same with whole requests, whose work is then for nobody', async () => {
+    const block = headerBlock(LIST_TENANTS);
+    await hostile.staysHonest(async () => {
+      using client = await FrameClient.connect(hostile.peer);
+      client.begin();
+      for (let batch = 0; batch < 20; batch++) {
+        const streams = streamIds(100, batch * 100).map((id) => [
+          frame(FRAME.headers, FLAG.endHeaders, id, block),
+          frame(FRAME.data, FLAG.endStream, id, EMPTY),
+        ]);
+        client.send(...streams.flat());
+        await sleep(1);
+        client.send(...streamIds(100, batch * 100).map((id) => frame(FRAME.rstStream, 0, id, CANCEL)));
+      }
+      await client.closed;
+      assert.notEqual(client.goaway?.code, constants.NGHTTP2_NO_ERROR);
+    });
+  });
+
+  test('case 98: streams beyond those that one connection may have are refused, then the connection is', async () => {
+    const block = headerBlock(LIST_TENANTS);
+    await hostile.staysHonest(async () => {
+      using client = await FrameClient.connect(hostile.peer);
+      client.begin();
+      client.send(...streamIds(2_000).map((id) => frame(FRAME.headers, FLAG.endHeaders, id, block)));
+      await client.closed;
+    });
+  });
+
+  test('too many PINGs are answered with ENHANCE_YOUR_CALM, those of a keepalive are not', async () => {
+    await hostile.staysHonest(async () => {
+      using quiet = await FrameClient.connect(hostile.peer);
+      quiet.begin();
+      quiet.send(...Array.from({ length: 20 }, () => frame(FRAME.ping, 0, 0, Buffer.alloc(8))));
+      await eventually(() => assert.equal(quiet.received(FRAME.ping).length, 20));
+      assert.equal(quiet.goaway, undefined);
+
+      using loud = await FrameClient.connect(hostile.peer);
+      loud.begin();
+      loud.send(...Array.from({ length: 5_000 }, () => frame(FRAME.ping, 0, 0, Buffer.alloc(8))));
+      await loud.closed;
+      const { goaway } = loud;
+      assert.equal(goaway?.code, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+      assert.ok(loud.frames.some(({ payload }) => payload.subarray(8).toString() === 'too_many_pings'));
+    });
+  });
+
+  test('floods of other frames, and what is no HTTP/2 at all, end at most their own connection', async () => {
+    const block = headerBlock(LIST_TENANTS);
+    const floods: Readonly<Record<string, readonly Buffer[]>> = {
+      settings: Array.from({ length: 5_000 }, () => frame(FRAME.settings, 0, 0)),
+      'empty data': [
+        frame(FRAME.headers, FLAG.endHeaders, 1, block),
+        ...Array.from({ length: 5_000 }, () => frame(FRAME.data, 0, 1)),
+      ],
+      continuations: [
+        frame(FRAME.headers, 0, 1, block),
+        ...Array.from({ length: 5_000 }, () => frame(FRAME.continuation, 0, 1, block.subarray(0, 9))),
+      ],
+      'window updates': Array.from({ length: 5_000 }, () =>
+        frame(FRAME.windowUpdate, 0, 0, uint32(0x7fffffff)),
+      ),
+      'resets of nothing': streamIds(5_000).map((id) => frame(FRAME.rstStream, 0, id, CANCEL)),
+      'unknown frames': Array.from({ length: 5_000 }, () => frame(0xee, 0xff, 1, Buffer.alloc(16))),
+      'a frame too large': [frame(FRAME.data, 0, 1, Buffer.alloc(100_000))],
+      'frames of wrong size': [
+        frame(FRAME.ping, 0, 0, Buffer.alloc(3)),
+        frame(FRAME.settings, 0, 0, Buffer.alloc(5)),
+      ],
+      'no header block': [frame(FRAME.headers, FLAG.endHeaders, 1, Buffer.alloc(64, 0xff))],
+      'server stream': [frame(FRAME.headers, FLAG.endHeaders, 2, block)],
+    };
+    await hostile.staysHonest(async () => {
+      for (const frames of Object.values(floods)) {
+        using client = await FrameClient.connect(hostile.peer);
+        client.begin();
+        client.send(...frames);
+        client.send(frame(FRAME.ping, 0, 0, Buffer.alloc(8)));
+        await Promise.race([
+          client.closed,
+          eventually(() => assert.notEqual(client.received(FRAME.ping).length, 0)),
+        ]);
+      }
+      using noPreface = await FrameClient.connect(hostile.peer);
+      noPreface.send(Buffer.from('GET / HTTP/1.1\r\nhost: x\r\n\r\n'.repeat(100)));
+      await noPreface.closed;
+    });
+  });
+
+  test('case 48: calls that are cancelled in the middle leave nothing behind', async () => {
+    await hostile.staysHonest(async () => {
+      const keyward = hostile.service.client();
+      for (let round = 0; round < 5; round++) {
+        const abort = new AbortController();
+        const calls = Array.from({ length: 60 }, (_, index) =>
+          index % 2
+            ? keyward.createKey({ parent: 'tenants/acme', keyId: `cancelled-${round}-${index}` }, abort)
+            : keyward.encrypt({ name: KEY, plaintext: SECRET }, abort),
+        );
+        setTimeout(() => abort.abort(), 3 * round);
+        await Promise.allSettled(calls);
+      }
+      // Each key that was begun is there as a whole, or not at all.
+      for await (const { name } of keyward.keys('tenants/acme')) {
+        await keyward.encrypt({ name, plaintext: SECRET });
+      }
+    });
+  });
+});
+
+describe('with tight limits', () => {
+  let hostile: HostileService;
+  before(async () => {
+    hostile = await startHostile({
+      KEYWARD_MAX_CALLS: '8',
+      KEYWARD_MAX_REQUEST_BYTES: '1048576',
+      KEYWARD_MAX_CONNECTIONS: '40',
+      KEYWARD_DEADLINE_MS: '1500',
+      KEYWARD_HANDSHAKE_MS: '1000',
+      KEYWARD_IDLE_MS: '1000',
+    });
+  });
+  after(async () => {
+    await hostile?.[Symbol.asyncDispose]();
+  });
+
+  test('case 99: requests that never come make way for those that do', async () => {
+    const answers = await hostile.staysHonest(async () => {
+      const hanging: Promise<Answer>[] = [];
+      using one = openSession(hostile.peer);
+      using two = openSession(hostile.peer);
+      for (let wave = 0; wave < 20; wave++) {
+        for (const session of [one, two]) {
+          for (let index = 0; index < 25; index++) {
+            hanging.push(call(session, { path: LIST_TENANTS, unfinished: true }));
+          }
+        }
+        await sleep(5);
+      }
+      return await Promise.all(hanging);
+    });
+    assert.equal(answers.length, 1000);
+    assert.deepEqual(reasons(answers), ['DEADLINE_EXCEEDED', 'SERVER_BUSY']);
+  });
+
+  test('case 99: with as many calls under way as there may be, more are shed, and health answers', async () => {
+    {
+      await using lock = await lockKeys(hostile);
+      using session = openSession(hostile.peer);
+      const held = Array.from({ length: 8 }, (_, index) =>
+        call(session, {
+          path: GET_KEY,
+          body: [
+            grpcFrame(
+              Buffer.concat([
+                Buffer.from([0x0a, 22]),
+                Buffer.from(`tenants/acme/keys/k-${100 + index}`.slice(0, 22)),
+              ]),
+            ),
+          ],
+        }),
+      );
+      await eventually(async () => assert.ok((await lock.waiting()) > 0));
+      const shed = await eventually(async () => {
+        const answer = await call(session, { path: LIST_TENANTS, body: [EMPTY] });
+        assert.equal(answer.reason, 'SERVER_BUSY');
+        return answer;
+      });
+      assert.deepEqual([shed.status, shed.retryAfterMs], [8, 200]);
+      const health = await call(session, { path: HEALTH, body: [EMPTY] });
+      assert.equal(health.status, 0);
+      await Promise.all(held);
+    }
+    await eventually(() => hostile.keyward.getKey({ name: KEY }));
+  });
+
+  test('case 48: a cancelled call that waits for the database waits no longer than its deadline', async () => {
+    {
+      await using lock = await lockKeys(hostile);
+      const abort = new AbortController();
+      const cancelled = hostile.keyward.createKey({ parent: 'tenants/acme', keyId: 'gone' }, abort);
+      cancelled.catch((e) => console.log(e, hostile.service.log.slice(-5)));
+      await eventually(async () => assert.ok((await lock.waiting()) > 0));
+      abort.abort();
+      await assert.rejects(cancelled);
+      await eventually(async () => assert.equal(await lock.waiting(), 0));
+    }
+    await hostile.staysHonest(async () => {});
+    assert.equal(
+      await reasonOf(hostile.keyward.getKey({ name: `tenants/acme/keys/gone` })),
+      'RESOURCE_NOT_FOUND',
+    );
+  });
+
+  test('health watches are limited apart from calls', async () => {
+    await hostile.staysHonest(async () => {
+      using client = await FrameClient.connect(hostile.peer);
+      client.begin();
+      const block = headerBlock(HEALTH_WATCH);
+      client.send(
+        ...streamIds(20).flatMap((id) => [
+          frame(FRAME.headers, FLAG.endHeaders, id, block),
+          frame(FRAME.data, FLAG.endStream, id, EMPTY),
+        ]),
+      );
+      const ended = () =>
+        client.received(FRAME.headers).filter(({ flags }) => (flags & FLAG.endStream) !== 0).length;
+      await eventually(() => assert.equal(ended(), 12));
+      await eventually(() => assert.equal(client.received(FRAME.data).length, 8));
+    });
+  });
+
+  test('case 100: a body that comes byte by byte is ended at the deadline, and its stream closed', async () => {
+    await hostile.staysHonest(async () => {
+      using client = await FrameClient.connect(hostile.peer);
+      client.begin();
+      client.send(frame(FRAME.headers, FLAG.endHeaders, 1, headerBlock(LIST_TENANTS)));
+      client.send(frame(FRAME.data, 0, 1, Buffer.from([0, 0, 0, 0xff, 0xff])));
+      const trickle = setInterval(() => client.send(frame(FRAME.data, 0, 1, Buffer.from([0]))), 20);
+      try {
+        await eventually(() => assert.equal(client.received(FRAME.rstStream).length, 1));
+        assert.equal(client.received(FRAME.headers).length, 1);
+      } finally {
+        clearInterval(trickle);
+      }
+    });
+  });
+
+  test('case 100: bodies that together are more than the server holds make way for others', async () => {
+    const answers = await hostile.staysHonest(async (session) => {
+      const part = grpcFrame(Buffer.alloc(200_000), { length: 400_000 });
+      return Promise.all(
+        Array.from({ length: 12 }, () =>
+          call(session, { path: LIST_TENANTS, body: [part], unfinished: true }),
+        ),
+      );
+    });
+    const found = reasons(answers);
+    assert.ok(found.includes('SERVER_BUSY'), String(found));
+    assert.deepEqual(
+      found.filter((reason) => !['SERVER_BUSY', 'DEADLINE_EXCEEDED'].includes(reason)),
+      [],
+    );
+  });
+
+  test('case 100: answers that are never read are given up', async () => {
+    await hostile.staysHonest(async () => {
+      using client = await FrameClient.connect(hostile.peer);
+      client.begin([[4, 0]]); // SETTINGS_INITIAL_WINDOW_SIZE
+      client.send(
+        ...streamIds(5).flatMap((id) => [
+          frame(FRAME.headers, FLAG.endHeaders, id, headerBlock(LIST_TENANTS)),
+          frame(FRAME.data, FLAG.endStream, id, EMPTY),
+        ]),
+      );
+      await eventually(() => assert.equal(client.received(FRAME.rstStream).length, 5));
+      assert.equal(client.received(FRAME.data).length, 0);
+    });
+  });
+
+  test('case 101: sockets that never shake hands make way, and are closed in the end', async () => {
+    const half = Buffer.from([22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]);
+    await hostile.staysHonest(async () => {
+      for (const bytes of [Buffer.alloc(0), half, Buffer.from('GET / HTTP/1.1\r\n\r\n')]) {
+        using sockets = new SilentSockets(hostile.peer.port, 200, bytes);
+        for (let index = 0; index < 5; index++) {
+          using session = openSession(hostile.peer);
+          const { status } = await call(session, { path: LIST_TENANTS, body: [EMPTY] });
+          assert.equal(status, 0);
+        }
+        await eventually(() => assert.equal(sockets.open, 0));
+      }
+    });
+  });
+
+  test('case 101: who shakes hands and then says nothing, or reads nothing, is disconnected', async () => {
+    await hostile.staysHonest(async () => {});
+    const before = hostile.openSockets();
+    const clients = await Promise.all(Array.from({ length: 10 }, () => FrameClient.connect(hostile.peer)));
+    try {
+      for (const client of clients.slice(0, 5)) client.begin();
+      for (const client of clients.slice(3, 8)) client.stopReading();
+      await eventually(() => assert.ok(hostile.openSockets() <= before));
+    } finally {
+      for (const client of clients) client[Symbol.dispose]();
+    }
+  });
+
+  test('whoever speaks TLS but not HTTP/2 is disconnected', async () => {
+    await hostile.staysHonest(async () => {
+      for (const ALPNProtocols of [['http/1.1'], undefined, ['spdy/3', 'x']]) {
+        const attempt = FrameClient.connect(hostile.peer, ALPNProtocols ? { ALPNProtocols } : {});
+        const client = await attempt.catch(() => undefined);
+        client?.send(Buffer.from('GET / HTTP/1.1\r\nhost: x\r\n\r\n'));
+        await client?.closed;
+      }
+    });
+  });
+});
+
+describe('the end of connections', () => {
+  test('a connection that has come of age is closed without losing a call', async () => {
+    await using hostile = await startHostile({ KEYWARD_CONNECTION_AGE_MS: '1000' });
+    await hostile.staysHonest(async (session) => {
+      const goaway = new Promise((resolve) => session.once('goaway', resolve));
+      const closed = new Promise((resolve) => session.once('close', resolve));
+      assert.equal((await call(session, { path: LIST_TENANTS, body: [EMPTY] })).status, 0);
+      assert.equal(await goaway, constants.NGHTTP2_NO_ERROR);
+      await closed;
+    });
+  });
+
+  test('case 108: the end is not held up by who is connected and does nothing', async () => {
+    const hostile = await startHostile({ KEYWARD_DRAIN_MS: '500', KEYWARD_DEADLINE_MS: '600000' });
+    try {
+      using _sockets = new SilentSockets(hostile.peer.port, 10);
+      using silent = await FrameClient.connect(hostile.peer);
+      using session = openSession(hostile.peer);
+      silent.stopReading();
+      const unfinished = call(session, { path: LIST_TENANTS, unfinished: true });
+      assert.equal((await call(session, { path: LIST_TENANTS, body: [EMPTY] })).status, 0);
+      assert.equal(await hostile.service.stop(), 0);
+      assert.notEqual((await unfinished).status, DEADLINE_EXCEEDED);
+    } finally {
+      await hostile[Symbol.asyncDispose]();
+    }
+  });
+});

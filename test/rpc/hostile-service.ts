@@ -1,0 +1,113 @@
+/**
+ * The service under attack: what the hostile tests share.
+ *
+ * Owns what has to hold during and after every attack, whatever it was: the process lives, honest calls succeed, on an
+ * old connection and on a new one, and neither answers nor log hold {@link SECRET}. Knows no attack.
+ */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import type { ClientHttp2Session } from 'node:http2';
+import type { KeywardClient } from 'keyward-client';
+import { openSession, type Peer } from '../faults/http2.ts';
+import { type Environment, newEnvironment, type Service, startService } from '../kit.ts';
+
+/** What honest callers encrypt, and attackers have by chance: it may be in no log and no error. */
+export const SECRET = randomBytes(32);
+export const PARENT = 'tenants/acme';
+export const KEY = `${PARENT}/keys/k`;
+
+/** See this file's first paragraph. */
+export class HostileService implements AsyncDisposable {
+  readonly environment: Environment;
+  readonly service: Service;
+  readonly peer: Peer;
+  readonly keyward: KeywardClient;
+
+  constructor(environment: Environment, service: Service) {
+    this.environment = environment;
+    this.service = service;
+    const { ca, cert, key } = service.connectOptions();
+    this.peer = { port: service.port, ca: String(ca), cert: String(cert), key: String(key) };
+    this.keyward = service.client();
+  }
+
+  /** What `attack` returns; meanwhile and afterwards honest calls are made, and must succeed. */
+  async staysHonest<T>(attack: (session: ClientHttp2Session) => Promise<T>): Promise<T> {
+    const from = this.service.log.length;
+    let isOver = false;
+    const honest = (async () => {
+      do await roundTrip(this.keyward);
+      while (!isOver);
+    })();
+    // A failure of either is thrown below; until then it is nobody's.
+    honest.catch(() => {});
+    let result: T;
+    {
+      using session = openSession(this.peer);
+      try {
+        result = await attack(session);
+      } finally {
+        isOver = true;
+      }
+    }
+    await honest;
+    await roundTrip(this.service.client());
+    this.#assertNothingLeaked(result, from);
+    return result;
+  }
+
+  /** Resident memory of the server's process. */
+  residentBytes(): number {
+    const [, kilobytes] =
+      /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${this.service.pid}/status`, 'utf8')) ?? [];
+    return Number(kilobytes) * 1024;
+  }
+
+  /** Sockets that the server's process has open. */
+  openSockets(): number {
+    const directory = `/proc/${this.service.pid}/fd`;
+    return readdirSync(directory).filter((descriptor) => {
+      try {
+        return readlinkSync(`${directory}/${descriptor}`).startsWith('socket:');
+      } catch {
+        return false; // Closed in between.
+      }
+    }).length;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.service.stop();
+    await this.environment[Symbol.asyncDispose]();
+  }
+
+  #assertNothingLeaked(result: unknown, from: number): void {
+    const written = JSON.stringify([this.service.log.slice(from), errorsOf(result)]);
+    for (const encoding of ['hex', 'base64', 'base64url', 'latin1'] as const) {
+      assert.ok(!written.includes(SECRET.toString(encoding)), 'a secret is in a log or an error');
+    }
+    assert.doesNotMatch(written, /"outcome":"(INTERNAL|UNKNOWN)"|uncaught|a call that was not let in/i);
+  }
+}
+
+/** The service with these settings, with one tenant and one key. */
+export async function startHostile(
+  variables: Readonly<Record<string, string>> = {},
+): Promise<HostileService> {
+  const environment = await newEnvironment();
+  const hostile = new HostileService(environment, await startService(environment, variables));
+  await hostile.keyward.createTenant({ tenantId: 'acme' });
+  await hostile.keyward.createKey({ parent: PARENT, keyId: 'k' });
+  return hostile;
+}
+
+async function roundTrip(keyward: KeywardClient): Promise<void> {
+  const { ciphertext } = await keyward.encrypt({ name: KEY, plaintext: SECRET });
+  const { plaintext } = await keyward.decrypt({ parent: PARENT, ciphertext });
+  assert.deepEqual(plaintext, SECRET);
+}
+
+/** What of an attack's answers was an error: that is where a secret could leak. */
+function errorsOf(result: unknown): unknown {
+  return Array.isArray(result) ? result.filter((each) => each?.status !== 0) : result;
+}
