@@ -1,0 +1,89 @@
+# The image of Keyward's server.
+#
+# Stages: `compile` makes JavaScript of the sources; `modules` installs what the server needs at run time and builds the
+# PKCS#11 binding; `tree` lays out, by scripts/image-tree.js, what the image runs; `server`, the default, has that and
+# nothing else, and you add your HSM's PKCS#11 module to it; `softhsm` has SoftHSM, for trying out. A test lays the same
+# tree out by the instructions of this file and runs the service from it (test/image/).
+#
+#   docker build --tag keyward .
+#   docker build --tag keyward-softhsm --target softhsm .
+#
+# To install from a package registry of your own: --secret id=npmrc,src=<your .npmrc>; to take Node's image from
+# elsewhere: --build-arg NODE_IMAGE=<its name>.
+ARG NODE_IMAGE=node:24-bookworm-slim
+
+FROM ${NODE_IMAGE} AS compile
+WORKDIR /build
+COPY package.json package-lock.json .npmrc ./
+COPY client/package.json client/
+COPY cli/package.json cli/
+# Nothing that is built natively is needed to compile.
+RUN --mount=type=secret,id=npmrc,target=/root/.npmrc --mount=type=cache,target=/root/.npm \
+    npm ci --ignore-scripts
+COPY tsconfig.json tsconfig.build.json tsconfig.build-client.json tsconfig.build-cli.json ./
+COPY LICENSE ./
+COPY scripts scripts
+COPY proto proto
+COPY src src
+COPY client client
+COPY cli cli
+RUN npm run build
+
+FROM ${NODE_IMAGE} AS modules
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ make python3 \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+COPY package.json package-lock.json .npmrc ./
+COPY client/package.json client/
+COPY cli/package.json cli/
+# The base image brings Node's headers, so node-gyp need not fetch them.
+ENV npm_config_nodedir=/usr/local
+RUN --mount=type=secret,id=npmrc,target=/root/.npmrc --mount=type=cache,target=/root/.npm \
+    npm ci --omit=dev --omit=optional
+
+FROM modules AS tree
+COPY LICENSE ./
+COPY proto proto
+COPY migrations migrations
+COPY scripts/image-tree.js scripts/
+COPY --from=compile /build/dist dist
+RUN node scripts/image-tree.js /out
+
+FROM ${NODE_IMAGE} AS base
+# npm and its like are not needed any more, and what isn't there can't be used.
+RUN rm -rf /usr/local/lib/node_modules /usr/local/include /opt/yarn-* \
+           /usr/local/bin/npm /usr/local/bin/npx /usr/local/bin/corepack /usr/local/bin/yarn /usr/local/bin/yarnpkg \
+    && groupadd --gid 10001 keyward \
+    && useradd --uid 10001 --gid keyward --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin keyward \
+    && ln -s /opt/keyward/dist/main.js /usr/local/bin/keyward-server
+COPY --from=tree /out /opt/keyward
+# No debugger by SIGUSR1. Health, in plaintext, inside the container only unless you say otherwise.
+ENV NODE_ENV=production \
+    NODE_OPTIONS=--disable-sigusr1 \
+    KEYWARD_LISTEN=0.0.0.0:7443 \
+    KEYWARD_HEALTH_LISTEN=127.0.0.1:7444
+WORKDIR /opt/keyward
+EXPOSE 7443
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["keyward-server", "health"]
+ENTRYPOINT ["keyward-server"]
+CMD ["serve"]
+
+FROM base AS softhsm
+# The library alone: the package's tools are not needed.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libsofthsm2 \
+    && rm -rf /var/lib/apt/lists/* \
+    && install --directory --owner keyward --group keyward --mode 0700 /var/lib/keyward /var/lib/keyward/tokens
+COPY --chmod=0644 softhsm/container.conf /etc/keyward/softhsm2.conf
+COPY --chmod=0644 softhsm/container-token.js softhsm/
+ENV KEYWARD_HSM_MODULE=/usr/lib/softhsm/libsofthsm2.so \
+    KEYWARD_HSM_TOKEN=keyward \
+    KEYWARD_HSM_ENVIRONMENT=SOFTHSM2_CONF \
+    SOFTHSM2_CONF=/etc/keyward/softhsm2.conf
+VOLUME /var/lib/keyward
+USER 10001:10001
+
+FROM base AS server
+USER 10001:10001
