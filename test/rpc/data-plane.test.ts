@@ -10,7 +10,7 @@ import { failureOf, reasonOf, sharedService } from '../kit.ts';
 
 const PARENT = 'tenants/acme';
 let keyward: KeywardClient;
-const shared = sharedService(async (client) => {
+sharedService(async (client) => {
   keyward = client;
   for (const tenantId of ['acme', 'globex']) {
     await keyward.createTenant({ tenantId });
