@@ -76,7 +76,7 @@ export class AgentProcess {
     );
     this.#child.once('error', (error) => {
       options.onOutput(error.message);
-      if (this.pid === undefined) this.#end('could not be started');
+      if (this.pid === undefined) this.#end('could not be started', this.#oldest());
     });
     // Without a descriptor to spare there are no streams at all, and an error to come (measured).
     const { stdio = [] as unknown as ChildProcess['stdio'] } = this.#child;

@@ -43,6 +43,8 @@ export const CIPHERTEXT_OVERHEAD = ENCRYPTED_OFFSET + TAG_BYTES;
 export const MAX_PLAINTEXT_BYTES = 65_536;
 /** The length of the digest of an encryption context, in bytes. */
 export const CONTEXT_DIGEST_BYTES = 32;
+/** Of tenant, subject and digest: parts that are joined must not be able to shift. */
+const BINDING_LENGTHS = [UUID_BYTES, UUID_BYTES, CONTEXT_DIGEST_BYTES].join();
 /** The subject of whatever isn't a stored data key. */
 export const NO_SUBJECT: Buffer = Buffer.alloc(UUID_BYTES);
 
@@ -93,13 +95,18 @@ export function parseHeader(ciphertext: Buffer, purposes: readonly Purpose[]): C
   return { purpose, keyId: idFromBytes(ciphertext.subarray(KEY_ID_OFFSET, VERSION_OFFSET)), version };
 }
 
-/** Encrypts `plaintext` (0 to 65,536 bytes) under a salt and an IV of its own. */
+/**
+ * Encrypts `plaintext` (0 to 65,536 bytes) under a salt and an IV of its own. Throws RangeError for what {@link open}
+ * could not open again.
+ */
 export function seal(
   header: CiphertextHeader,
   binding: Binding,
   plaintext: Uint8Array,
   hmac: MaterialHmac,
 ): Buffer {
+  if (plaintext.length > MAX_PLAINTEXT_BYTES || header.version < 1)
+    throw new RangeError('nothing could open this');
   const ciphertext = Buffer.alloc(CIPHERTEXT_OVERHEAD + plaintext.length);
   ciphertext[0] = FORMAT;
   ciphertext[1] = SUITE_HMAC_SHA512_AES_256_GCM;
@@ -138,6 +145,8 @@ function deriveMessageKey(
   { tenant, subject, contextDigest }: Binding,
   hmac: MaterialHmac,
 ): { key: KeyObject; commitment: Buffer } {
+  const lengths = [tenant.length, subject.length, contextDigest.length];
+  if (lengths.join() !== BINDING_LENGTHS) throw new RangeError('a part of the binding has another length');
   const header = ciphertext.subarray(0, HEADER_BYTES);
   const derived = hmac(
     Buffer.concat([MESSAGE_LABEL, header, tenant, subject, contextDigest, MESSAGE_LENGTH]),

@@ -39,7 +39,7 @@ import {
   type KeyVersionName,
   type TenantName,
 } from './names.ts';
-import { type Page, readPage } from './page-token.ts';
+import { BY_NAME, BY_VERSION, type Page, readPage } from './page-token.ts';
 
 /** How often a rotation that lost to another is tried again. */
 const ROTATION_TRIES = 5;
@@ -94,11 +94,8 @@ export class Keys {
   /** A tenant's keys by name. */
   async list(call: Call, parent: TenantName, request: ListRequest): Promise<Page<KeyRecord>> {
     const { tenantId } = await this.#cache.tenant(parent.tenant);
-    return readPage(
-      `keys ${parent.tenant}`,
-      request,
-      ({ name }) => name,
-      (page) => this.#store.read(call, tenantId, (tx) => listKeys(tx, tenantId, page)),
+    return readPage(`keys ${parent.tenant}`, request, BY_NAME, (page) =>
+      this.#store.read(call, tenantId, (tx) => listKeys(tx, tenantId, page)),
     );
   }
 
@@ -141,14 +138,10 @@ export class Keys {
   /** A key's versions, newest first. */
   async listVersions(call: Call, name: KeyName, request: ListRequest): Promise<Page<KeyVersionRecord>> {
     const { tenantId, keyId } = await this.#identify(call, name);
-    return readPage(
-      `versions ${formatKeyName(name)}`,
-      request,
-      ({ version }) => String(version),
-      ({ after, ...page }) =>
-        this.#store.read(call, tenantId, (tx) =>
-          listVersions(tx, tenantId, keyId, after === undefined ? page : { ...page, before: Number(after) }),
-        ),
+    return readPage(`versions ${formatKeyName(name)}`, request, BY_VERSION, ({ after, ...page }) =>
+      this.#store.read(call, tenantId, (tx) =>
+        listVersions(tx, tenantId, keyId, after === undefined ? page : { ...page, before: Number(after) }),
+      ),
     );
   }
 

@@ -49,12 +49,18 @@ export function parseKeyName(name: string): KeyName | undefined {
   return ID_PATTERN.test(tenant) && ID_PATTERN.test(key) ? { tenant, key } : undefined;
 }
 
+/** A version's number, 1 to 2^31 − 1, or undefined for what isn't one. */
+export function parseVersion(digits: string): number | undefined {
+  const version = /^[1-9][0-9]{0,9}$/.test(digits) ? Number(digits) : 0;
+  return version >= 1 && version <= MAX_VERSION ? version : undefined;
+}
+
 /** The parts of a key version's name, or undefined for what isn't one. */
 export function parseKeyVersionName(name: string): KeyVersionName | undefined {
-  const [, keyName = '', digits = ''] = /^(.*)\/versions\/([1-9][0-9]{0,9})$/.exec(name) ?? [];
+  const [, keyName = '', digits = ''] = /^(.*)\/versions\/([^/]*)$/.exec(name) ?? [];
   const key = parseKeyName(keyName);
-  const version = Number(digits);
-  return key !== undefined && version <= MAX_VERSION ? { ...key, version } : undefined;
+  const version = parseVersion(digits);
+  return key !== undefined && version !== undefined ? { ...key, version } : undefined;
 }
 
 export function formatTenantName({ tenant }: TenantName): string {

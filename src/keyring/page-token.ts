@@ -8,6 +8,7 @@ import { hash } from 'node:crypto';
 import { invalidField } from '../errors.ts';
 import type { Condition } from '../store/conditions.ts';
 import type { ListRequest } from './keyring.ts';
+import { ID_PATTERN, parseVersion } from './names.ts';
 
 const HASH_BYTES = 8;
 
@@ -22,15 +23,23 @@ export function encodePageToken(list: string, position: string): string {
   return Buffer.concat([listHash(list), Buffer.from(position)]).toString('base64url');
 }
 
-/** The position in a token of this list, or undefined for an empty token. Throws INVALID_FIELD for any other. */
-export function decodePageToken(list: string, token: string): string | undefined {
+/**
+ * The position in a token of this list, or undefined for an empty token. Throws INVALID_FIELD for any other, and for a
+ * position that the list can't have: anyone can make a token.
+ */
+export function decodePageToken(
+  list: string,
+  token: string,
+  isPosition: (text: string) => boolean,
+): string | undefined {
   if (token === '') return undefined;
   const bytes = Buffer.from(token, 'base64url');
   const canonical = bytes.toString('base64url') === token;
-  if (!canonical || !bytes.subarray(0, HASH_BYTES).equals(listHash(list))) {
+  const position = bytes.toString('utf8', HASH_BYTES);
+  if (!canonical || !bytes.subarray(0, HASH_BYTES).equals(listHash(list)) || !isPosition(position)) {
     throw invalidField('page_token', 'is not a token of this list');
   }
-  return bytes.toString('utf8', HASH_BYTES);
+  return position;
 }
 
 /** What a list's rows are read by. */
@@ -40,15 +49,33 @@ export interface PageQuery {
   readonly conditions: readonly Condition[];
 }
 
+/** How a list is ordered: where a row stands, and what can be such a place. */
+export interface Positions<Row> {
+  positionOf(row: Row): string;
+  isPosition(text: string): boolean;
+}
+
+/** Lists that are ordered by name. */
+export const BY_NAME: Positions<{ readonly name: string }> = {
+  positionOf: ({ name }) => name,
+  isPosition: (text) => ID_PATTERN.test(text),
+};
+
+/** Lists that are ordered by version number. */
+export const BY_VERSION: Positions<{ readonly version: number }> = {
+  positionOf: ({ version }) => String(version),
+  isPosition: (text) => parseVersion(text) !== undefined,
+};
+
 /** One page of `list`, read by `read` with one row more than is shown, which tells whether there is another. */
 export async function readPage<Row>(
   list: string,
   { pageSize, pageToken, conditions }: ListRequest,
-  positionOf: (row: Row) => string,
+  { positionOf, isPosition }: NoInfer<Positions<Row>>,
   read: (query: PageQuery) => Promise<readonly Row[]>,
 ): Promise<Page<Row>> {
   const filtered = `${list} ${JSON.stringify(conditions)}`;
-  const after = decodePageToken(filtered, pageToken);
+  const after = decodePageToken(filtered, pageToken, isPosition);
   const limit = pageSize + 1;
   const rows = await read(after === undefined ? { limit, conditions } : { after, limit, conditions });
   const items = rows.slice(0, pageSize);

@@ -19,7 +19,7 @@ import {
 import type { KeyCache } from './key-cache.ts';
 import { type KeyringParts, type ListRequest, requireEtag } from './keyring.ts';
 import { formatTenantName, type TenantName } from './names.ts';
-import { type Page, readPage } from './page-token.ts';
+import { BY_NAME, type Page, readPage } from './page-token.ts';
 
 /** See this file's first paragraph. */
 export class Tenants {
@@ -56,12 +56,7 @@ export class Tenants {
 
   /** Tenants by name. */
   list(call: Call, request: ListRequest): Promise<Page<TenantRecord>> {
-    return readPage(
-      'tenants',
-      request,
-      ({ name }) => name,
-      (page) => listTenants(this.#store, call, page),
-    );
+    return readPage('tenants', request, BY_NAME, (page) => listTenants(this.#store, call, page));
   }
 
   /** Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH. Setting the state that it has changes nothing. */

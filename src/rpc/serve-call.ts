@@ -133,17 +133,22 @@ class Execution {
   }
 
   #answer(error: KeywardError | undefined, response: Buffer | null): void {
-    try {
-      if (this.#isAnswered) return;
-      this.#isAnswered = true;
-      this.#writeLogLine(error);
+    if (this.#isAnswered) return;
+    this.#isAnswered = true;
+    this.#attempt('its log line can not be written', () => this.#writeLogLine(error));
+    this.#attempt('it can not be answered', () => {
       if (!this.#rpc.cancelled) this.#callback(error ? toServiceError(error, this.#call.id) : null, response);
+    });
+    // grpc-js has copied it into the frame that it sends.
+    response?.fill(0);
+  }
+
+  /** What fails here is the call's last word; its stream is closed by the deadline. */
+  #attempt(failure: string, action: () => void): void {
+    try {
+      action();
     } catch (err) {
-      // The stream's own end answers for this one.
-      this.#serving.log.error({ requestId: this.#call.id, err }, 'a call can not be answered');
-    } finally {
-      // grpc-js has copied it into the frame that it sends.
-      response?.fill(0);
+      this.#serving.log.error({ requestId: this.#call.id, err }, `a call is over and ${failure}`);
     }
   }
 

@@ -14,9 +14,11 @@ const ALPHABET = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 const list = fc.string({ unit: 'grapheme', maxLength: 30 });
 const position = fc.oneof(fc.string({ unit: 'grapheme', maxLength: 30 }), fc.integer({ min: 1 }).map(String));
 
+const anything = () => true;
+
 function refuses(ofList: string, token: string): void {
   assert.throws(
-    () => decodePageToken(ofList, token),
+    () => decodePageToken(ofList, token, anything),
     (error: unknown) => {
       assert.ok(error instanceof Error && 'reason' in error && 'fields' in error);
       assert.equal(error.reason, 'INVALID_FIELD');
@@ -31,13 +33,13 @@ describe('a page token', () => {
   it('gives back the position that it was made for', () => {
     fc.assert(
       fc.property(list, position, (ofList, at) => {
-        assert.equal(decodePageToken(ofList, encodePageToken(ofList, at)), at);
+        assert.equal(decodePageToken(ofList, encodePageToken(ofList, at), anything), at);
       }),
     );
   });
 
   it('that is empty is the beginning of any list', () => {
-    fc.assert(fc.property(list, (ofList) => assert.equal(decodePageToken(ofList, ''), undefined)));
+    fc.assert(fc.property(list, (ofList) => assert.equal(decodePageToken(ofList, '', anything), undefined)));
   });
 
   it('is never empty, which would be the beginning again', () => {
@@ -93,6 +95,15 @@ describe('a page token', () => {
     refuses(LIST, loose.slice(0, -1) + ALPHABET[ALPHABET.indexOf(loose.slice(-1)) + 1]);
   });
 
+  it('with a position that the list can not have is refused', () => {
+    const token = encodePageToken(LIST, 'a');
+    assert.equal(
+      decodePageToken(LIST, token, (text) => text === 'a'),
+      'a',
+    );
+    assert.throws(() => decodePageToken(LIST, token, (text) => text === 'b'), { reason: 'INVALID_FIELD' });
+  });
+
   it('that is noise is refused', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'binary', minLength: 1, maxLength: 50 }), (noise) =>
@@ -113,7 +124,7 @@ function pageOf(
   return readPage(
     LIST,
     { pageSize, pageToken, conditions },
-    (row: string) => row,
+    { positionOf: (row: string) => row, isPosition: anything },
     (query) => {
       assert.deepEqual(query.conditions, conditions);
       const rest = rows.filter((row) => query.after === undefined || row > query.after);

@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
+import { encodePageToken } from '../../src/keyring/page-token.ts';
 import { eventually, failureOf, reasonOf, sharedService, startService } from '../kit.ts';
 
 const PARENT = 'tenants/acme';
@@ -282,6 +283,23 @@ describe('lists', () => {
       (await keyward.listKeys({ parent: PARENT, filter: `labels.x = "'; DROP TABLE keys; --"` })).keys,
       [],
     );
+  });
+
+  test('a token with a position that the list can not have is refused, not an internal error', async () => {
+    const name = await newKey();
+    const tokens = [
+      keyward.listTenants({ pageToken: encodePageToken('tenants []', '\0') }),
+      keyward.listKeys({ parent: PARENT, pageToken: encodePageToken('keys acme []', 'a\0') }),
+      ...['x', '1.5', '1e30', '0', '4294967296'].map((position) =>
+        keyward.listKeyVersions({
+          parent: name,
+          pageToken: encodePageToken(`versions ${name} []`, position),
+        }),
+      ),
+    ];
+    for (const call of tokens) assert.equal((await failureOf(call)).fieldViolations[0]?.field, 'page_token');
+    const good = encodePageToken(`versions ${name} []`, '2');
+    assert.equal((await keyward.listKeyVersions({ parent: name, pageToken: good })).keyVersions.length, 1);
   });
 
   test('page sizes beyond the bounds are refused', async () => {

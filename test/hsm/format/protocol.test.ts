@@ -1,0 +1,267 @@
+/**
+ * The frames between server and agent: requests, replies and failures, and cutting a stream into them.
+ */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { MAX_PLAINTEXT_BYTES } from '../../../src/hsm/ciphertext.ts';
+import {
+  decodeReply,
+  decodeRequest,
+  encodeFailure,
+  encodeReply,
+  encodeRequest,
+  frameReader,
+  MAX_FRAME_BYTES,
+  OPERATIONS,
+  type OperationName,
+  type ReplyOf,
+  type RequestOf,
+  readRequest,
+  replyId,
+  requestBytes,
+} from '../../../src/hsm/protocol.ts';
+import { TOKEN_OBJECT_ROLES } from '../../../src/hsm/token-profile.ts';
+import type { EnvironmentId, KeyId, RootKeyId, SealKeyId, TenantId } from '../../../src/ids.ts';
+import { bytes, bytesUpTo, uuid } from './sealing.ts';
+
+const plain = { noNullPrototype: true } as const;
+const u32 = fc.integer({ min: 0, max: 0xffffffff });
+const u16 = fc.integer({ min: 0, max: 0xffff });
+const u8 = fc.integer({ min: 0, max: 0xff });
+const deadline = fc.double({ noNaN: true });
+
+const bound = { subject: bytes(16), contextDigest: bytes(32), keyVersion: bytesUpTo(200) };
+const identity = {
+  tenantId: uuid<TenantId>(),
+  keyId: uuid<KeyId>(),
+  version: u32,
+  algorithm: u16,
+  rootKeyId: uuid<RootKeyId>(),
+  sealKeyId: uuid<SealKeyId>(),
+};
+const sealedVersion = fc.record(
+  { ...identity, wrap: u8, wrapped: bytes(72), checkValue: bytes(16), seal: bytes(32) },
+  plain,
+);
+const text = fc.string({ unit: 'binary' }).map((each) => each.toWellFormed());
+const token = { module: text, token: text, pinFile: text, waivers: fc.array(text) };
+const environmentId = uuid<EnvironmentId>();
+const profile = fc.record(
+  {
+    keyType: u32,
+    wrapMechanism: u32,
+    wrap: u8,
+    modifiable: fc.constantFrom('last', 'first'),
+    valueLength: fc.boolean(),
+    allowedMechanisms: fc.boolean(),
+    unsupported: fc.array(text),
+  },
+  plain,
+);
+const role = fc.constantFrom(...TOKEN_OBJECT_ROLES);
+const objects = fc.array(fc.record({ objectId: uuid(), role }, plain));
+
+/** A request of every operation; the types see to it that none is missing. */
+const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>> } = {
+  start: fc.record(
+    { ...token, environmentId, profile, objects, keyCacheSize: u16, despiteFailedTry: fc.boolean() },
+    plain,
+  ),
+  initializeToken: fc.record({ ...token, environmentId }, plain),
+  createKeyVersion: fc.record(identity, plain),
+  seal: fc.record({ ...bound, purpose: u8, plaintext: bytesUpTo(300) }, plain),
+  open: fc.record({ ...bound, ciphertext: bytesUpTo(300) }, plain),
+  issueDataKey: fc.record({ ...bound, purpose: u8, length: u32, reveal: u8 }, plain),
+  reseal: fc.record(
+    {
+      ...bound,
+      sourceKeyVersion: bytesUpTo(200),
+      sourceSubject: bytes(16),
+      sourceContextDigest: bytes(32),
+      ciphertext: bytesUpTo(300),
+    },
+    plain,
+  ),
+  random: fc.record({ length: u32 }, plain),
+};
+
+/** A reply of every operation. */
+const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> } = {
+  start: fc.record({ module: text, token: text, serialNumber: text, findings: fc.constant([]) }, plain),
+  initializeToken: fc.record({ profile, objects }, plain),
+  createKeyVersion: sealedVersion,
+  seal: fc.record({ ciphertext: bytesUpTo(300) }, plain),
+  open: fc.record({ plaintext: bytesUpTo(300) }, plain),
+  issueDataKey: fc.record({ plaintext: bytesUpTo(64), ciphertext: bytesUpTo(300) }, plain),
+  reseal: fc.record({ ciphertext: bytesUpTo(300) }, plain),
+  random: fc.record({ bytes: bytesUpTo(300) }, plain),
+};
+
+const NAMES = Object.keys(OPERATIONS) as OperationName[];
+
+/** Asserts that a request is read as it was written. */
+function requestSurvives<Name extends OperationName>(name: Name): void {
+  fc.assert(
+    fc.property(requests[name], u32, deadline, (request, requestId, until) => {
+      const frame = encodeRequest(requestId, name, until, request);
+      const read = readRequest(frame);
+      assert.deepEqual(
+        { requestId: read.requestId, name: read.name, deadline: read.deadline },
+        { requestId, name, deadline: until },
+      );
+      assert.deepEqual(decodeRequest(name, read.frame), request);
+      assert.equal(frame.readUInt32BE(0), frame.length - 4);
+      assert.equal(requestBytes(name, request), frame.length - 17);
+    }),
+  );
+}
+
+/** Asserts that a reply is read as it was written. */
+function replySurvives<Name extends OperationName>(name: Name): void {
+  fc.assert(
+    fc.property(replies[name], u32, (reply, requestId) => {
+      const frame = encodeReply(requestId, name, reply);
+      assert.deepEqual(decodeReply(name, frame), { reply });
+      assert.equal(replyId(frame), requestId);
+      assert.equal(frame.readUInt32BE(0), frame.length - 4);
+    }),
+  );
+}
+
+describe('a request', () => {
+  for (const name of NAMES) {
+    it(`${name} is read as it was written, with its id and deadline`, () => requestSurvives(name));
+  }
+
+  it('with the largest plaintext fits into a frame', () => {
+    fc.assert(
+      fc.property(requests.seal, (request) => {
+        const largest = { ...request, plaintext: Buffer.alloc(MAX_PLAINTEXT_BYTES) };
+        const seen: Buffer[] = [];
+        frameReader((frame) => seen.push(frame))(encodeRequest(1, 'seal', 0, largest));
+        assert.equal(seen.length, 1);
+      }),
+      { numRuns: 5 },
+    );
+  });
+
+  it('that names no operation throws RangeError', () => {
+    const known = new Set<number>(Object.values(OPERATIONS).map(({ code }) => code));
+    assert.equal(known.size, Object.keys(OPERATIONS).length, 'two operations have one code');
+    const frame = Buffer.alloc(17);
+    for (let code = 0; code < 256; code++) {
+      frame.writeUInt8(code, 8);
+      if (known.has(code)) assert.equal(OPERATIONS[readRequest(frame).name].code, code);
+      else assert.throws(() => readRequest(frame), RangeError);
+    }
+  });
+
+  it('cut within its head or its record throws RangeError', () => {
+    fc.assert(
+      fc.property(requests.seal, fc.nat(), (request, at) => {
+        const frame = encodeRequest(1, 'seal', 0, request);
+        const cut = frame.subarray(0, at % frame.length);
+        assert.throws(() => decodeRequest('seal', readRequest(cut).frame), RangeError);
+      }),
+    );
+  });
+});
+
+describe('a reply', () => {
+  for (const name of NAMES) {
+    it(`of ${name} is read as it was written, under the id of its request`, () => replySurvives(name));
+  }
+
+  it('that is a failure is one for every operation, with its kind and detail', () => {
+    fc.assert(
+      fc.property(u32, text, (requestId, detail) => {
+        const frame = encodeFailure(requestId, { kind: 'row-corrupt', detail });
+        assert.equal(replyId(frame), requestId);
+        for (const name of NAMES) {
+          assert.deepEqual(decodeReply(name, frame), { failure: { kind: 'row-corrupt', detail } });
+        }
+      }),
+    );
+  });
+});
+
+describe('a stream of frames', () => {
+  const frames = fc.array(
+    bytesUpTo(60).map((body) => {
+      const frame = Buffer.alloc(4 + body.length);
+      frame.writeUInt32BE(body.length);
+      body.copy(frame, 4);
+      return frame;
+    }),
+    { maxLength: 8 },
+  );
+
+  it('gives the same frames however it is cut into chunks', () => {
+    fc.assert(
+      fc.property(frames, fc.array(fc.nat(500), { maxLength: 30 }), (sent, cuts) => {
+        const stream = Buffer.concat(sent);
+        assert.deepEqual(received(chunksOf(stream, cuts)), sent);
+      }),
+      { numRuns: 1_000 },
+    );
+  });
+
+  it('gives the same frames byte by byte, with empty chunks between', () => {
+    fc.assert(
+      fc.property(frames, (sent) => {
+        const single = [...Buffer.concat(sent)].flatMap((byte) => [Buffer.from([byte]), Buffer.alloc(0)]);
+        assert.deepEqual(received(single), sent);
+      }),
+    );
+  });
+
+  it('gives each frame as soon as its last byte is there, and not before', () => {
+    const frame = Buffer.from('00000003616263', 'hex');
+    const seen: Buffer[] = [];
+    const read = frameReader((each) => seen.push(each));
+    read(frame.subarray(0, -1));
+    assert.equal(seen.length, 0);
+    read(frame.subarray(-1));
+    assert.deepEqual(seen, [frame]);
+  });
+
+  it('may hold a frame of the largest size, and throws RangeError at the head of a larger one', () => {
+    const head = (length: number) => {
+      const four = Buffer.alloc(4);
+      four.writeUInt32BE(length);
+      return four;
+    };
+    const largest = Buffer.concat([head(MAX_FRAME_BYTES - 4), Buffer.alloc(MAX_FRAME_BYTES - 4)]);
+    // Not deepEqual: to show how two of these differ takes minutes.
+    assert.deepEqual(
+      received([largest]).map((frame) => frame.equals(largest)),
+      [true],
+    );
+    for (const length of [MAX_FRAME_BYTES - 3, MAX_FRAME_BYTES, 0x7fffffff, 0xffffffff]) {
+      assert.throws(() => received([head(length)]), RangeError, `${length}`);
+      // Also when the head comes in two chunks, behind a whole frame.
+      assert.throws(
+        () =>
+          received([Buffer.from('0000000161', 'hex'), head(length).subarray(0, 2), head(length).subarray(2)]),
+        RangeError,
+      );
+    }
+  });
+});
+
+/** Copies, as an agent zeroes frames once they are done with. */
+function received(chunks: readonly Buffer[]): Buffer[] {
+  const seen: Buffer[] = [];
+  const read = frameReader((frame) => {
+    seen.push(Buffer.from(frame));
+    frame.fill(0);
+  });
+  for (const chunk of chunks) read(Buffer.from(chunk));
+  return seen;
+}
+
+function chunksOf(stream: Buffer, cuts: readonly number[]): Buffer[] {
+  const places = [0, ...cuts.filter((cut) => cut < stream.length), stream.length].sort((a, b) => a - b);
+  return places.slice(1).map((end, index) => stream.subarray(places[index], end));
+}
