@@ -60,7 +60,7 @@ RUN rm -rf /usr/local/lib/node_modules /usr/local/include /opt/yarn-* \
 COPY --from=tree /out /opt/keyward
 # No debugger by SIGUSR1. Health, in plaintext, inside the container only unless you say otherwise.
 ENV NODE_ENV=production \
-    NODE_OPTIONS=--disable-sigusr1 \
+    NODE_OPTIONS="--disable-sigusr1 --max-semi-space-size=4" \
     KEYWARD_LISTEN=0.0.0.0:7443 \
     KEYWARD_HEALTH_LISTEN=127.0.0.1:7444
 WORKDIR /opt/keyward

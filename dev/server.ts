@@ -16,6 +16,8 @@ import {
 } from '../scripts/processes.js';
 
 const MAIN = join('src', 'main.ts');
+/** As the image runs it. */
+const NODE_FLAGS = ['--disable-sigusr1', '--max-semi-space-size=4'];
 const TAIL_LINES = 15;
 /** A drain is bounded by the server itself; what outlives this is killed. */
 const STOP_STEPS = [
@@ -72,7 +74,7 @@ export function spawnServer(root: string, variables: Variables, logFile: string)
   const log = openSync(logFile, 'a', 0o600);
   // The role that owns the schema is for migrating alone.
   const { MIGRATION_DATABASE_URL: _owner, ...env }: NodeJS.ProcessEnv = { ...process.env, ...variables };
-  const child = spawn(process.execPath, [MAIN, 'serve'], {
+  const child = spawn(process.execPath, [...NODE_FLAGS, MAIN, 'serve'], {
     cwd: root,
     env,
     detached: true,

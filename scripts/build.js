@@ -65,7 +65,7 @@ function finish(folder) {
 
 /**
  * Makes a package of the built files: its description, its licence, and for the client the contract, where
- * `client/src/wire.ts` looks for it first.
+ * `client/src/contract.ts` looks for it first.
  *
  * @param {string} workspace
  * @param {string} folder

@@ -1,15 +1,17 @@
 /**
- * `keyward encrypt`, `keyward decrypt` and `keyward data-key`.
+ * `keyward encrypt`, `decrypt`, `re-encrypt`, `data-key` and `random`.
  *
  * Owns what goes where. Its invariants: decrypt puts the plaintext's bytes on standard output and nothing else; a data
  * key's plaintext is shown only to who asks for it by name; what would be lost by overwriting is not overwritten.
  */
 import { existsSync } from 'node:fs';
-import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { DecryptRequest, GenerateDataKeyResponse } from 'keyward-client';
+import { resolve } from 'node:path';
+import { type Command, Option } from 'commander';
+import type { DecryptRequest, KeywardClient } from 'keyward-client';
 import { UsageError } from './failures.ts';
 import { ciphertextOf, readInput, writeOutput, writeStandardOutput } from './files.ts';
 import { keyName, parentOf, tenantName } from './names.ts';
+import { contextOption, type Pairs, pairsOption, wholeNumber } from './options.ts';
 import { printJson } from './print.ts';
 import { withClient } from './session.ts';
 
@@ -18,11 +20,9 @@ const PLAINTEXT_BYTES = 65_536;
 /** More than any ciphertext, in base64 with line breaks. */
 const CIPHERTEXT_INPUT_BYTES = 262_144;
 
-type Context = ReadonlyMap<string, string>;
-
 interface EncryptOptions {
   readonly tenant?: string;
-  readonly context: Context;
+  readonly context: Pairs;
   readonly in?: string;
   readonly out?: string;
   readonly raw?: boolean;
@@ -45,7 +45,7 @@ export function addEncrypt(program: Command): void {
     )
     .action((key: string, _options, command: Command) =>
       withClient<EncryptOptions>(command, async (keyward, options) => {
-        const { tenant, context, output, out, raw } = options;
+        const { tenant, context } = options;
         const name = keyName(key, tenant);
         const plaintext = await readInput(
           options.in,
@@ -57,21 +57,36 @@ export function addEncrypt(program: Command): void {
           plaintext,
           encryptionContext: context,
         });
-        if (out !== undefined) await writeOutput(out, ciphertext);
-        else if (raw) await writeStandardOutput(ciphertext);
-        else if (output === 'table') await writeStandardOutput(`${ciphertext.toString('base64')}\n`);
-        if (output !== 'json' || raw || out === '-') return;
-        await printJson(
-          out === undefined ? { ciphertext: ciphertext.toString('base64'), keyVersion } : { keyVersion },
-        );
+        await putBytes({ ciphertext }, { keyVersion }, options);
       }),
     );
+}
+
+interface OutputOptions {
+  readonly output: 'table' | 'json';
+  readonly out?: string;
+  readonly raw?: boolean;
+}
+
+/** The bytes to the file, or to standard output in base64 or raw; in JSON with the facts that belong to them. */
+async function putBytes(
+  named: Readonly<Record<string, Buffer>>,
+  facts: Readonly<Record<string, string>>,
+  { output, out, raw = false }: OutputOptions,
+  file: { readonly secret?: boolean } = {},
+): Promise<void> {
+  const [[name, bytes] = ['', Buffer.alloc(0)]] = Object.entries(named);
+  if (out !== undefined) await writeOutput(out, bytes, file);
+  else if (raw) await writeStandardOutput(bytes);
+  else if (output === 'table') await writeStandardOutput(`${bytes.toString('base64')}\n`);
+  if (output !== 'json' || raw || out === '-') return;
+  await printJson({ ...(out === undefined ? { [name]: bytes.toString('base64') } : {}), ...facts });
 }
 
 interface DecryptOptions {
   readonly tenant?: string;
   readonly key?: string;
-  readonly context: Context;
+  readonly context: Pairs;
   readonly in?: string;
   readonly out?: string;
   readonly raw?: boolean;
@@ -130,11 +145,12 @@ async function decryptRequest(options: DecryptOptions): Promise<DecryptRequest> 
 
 interface DataKeyOptions {
   readonly tenant?: string;
-  readonly context: Context;
+  readonly context: Pairs;
   readonly length: number;
   readonly plaintextOut?: string;
   readonly wrappedOut?: string;
   readonly showPlaintext?: boolean;
+  readonly withoutPlaintext?: boolean;
   readonly force?: boolean;
 }
 
@@ -149,6 +165,12 @@ export function addDataKey(program: Command): void {
     .option('--plaintext-out <file>', 'write the data key there, raw, readable by you alone')
     .option('--wrapped-out <file>', 'write the wrapped data key there, raw')
     .option('--show-plaintext', 'print the data key too')
+    .addOption(
+      new Option(
+        '--without-plaintext',
+        'for another to open: the data key itself stays in the HSM agent',
+      ).conflicts(['plaintextOut', 'showPlaintext']),
+    )
     .option('--force', 'overwrite files that exist')
     .addHelpText(
       'after',
@@ -164,40 +186,121 @@ export function addDataKey(program: Command): void {
             throw new UsageError(`${file} exists already; --force overwrites it`);
           }
         }
-        const { context, length } = options;
-        await deliver(await keyward.generateDataKey({ name, encryptionContext: context, length }), options);
+        await deliver(await issue(keyward, name, options), options);
       }),
     );
 }
 
+/** A data key, with its plaintext unless that is not to be had. */
+interface IssuedDataKey {
+  readonly plaintext?: Buffer;
+  readonly wrappedDataKey: Buffer;
+  readonly keyVersion: string;
+}
+
+function issue(keyward: KeywardClient, name: string, options: DataKeyOptions): Promise<IssuedDataKey> {
+  const { context, length, withoutPlaintext } = options;
+  const request = { name, encryptionContext: context, length };
+  return withoutPlaintext
+    ? keyward.generateDataKeyWithoutPlaintext(request)
+    : keyward.generateDataKey(request);
+}
+
 /** The wrapped one first: without it, the plaintext alone is of no use. */
-async function deliver(dataKey: GenerateDataKeyResponse, options: DataKeyOptions): Promise<void> {
+async function deliver(dataKey: IssuedDataKey, options: DataKeyOptions): Promise<void> {
   const { plaintext, wrappedDataKey, keyVersion } = dataKey;
   const { plaintextOut, wrappedOut, showPlaintext, force = false } = options;
   if (wrappedOut !== undefined) await writeOutput(wrappedOut, wrappedDataKey, { fresh: !force });
-  if (plaintextOut !== undefined) {
+  if (plaintextOut !== undefined && plaintext !== undefined) {
     await writeOutput(plaintextOut, plaintext, { fresh: !force, secret: true });
   }
   await printJson({
     keyVersion,
     ...(wrappedOut === undefined ? { wrappedDataKey: wrappedDataKey.toString('base64') } : {}),
-    ...(showPlaintext ? { plaintext: plaintext.toString('base64') } : {}),
+    ...(showPlaintext && plaintext !== undefined ? { plaintext: plaintext.toString('base64') } : {}),
   });
 }
 
-function contextOption(): Option {
-  return new Option('--context <key=value>', 'a pair of the encryption context; repeat it for more')
-    .default(new Map(), 'none')
-    .argParser((pair: string, before: Context): Context => {
-      const at = pair.indexOf('=');
-      if (at < 0) throw new InvalidArgumentError('Write key=value.');
-      const key = pair.slice(0, at);
-      if (before.has(key)) throw new InvalidArgumentError(`${key} is given twice.`);
-      return new Map([...before, [key, pair.slice(at + 1)]]);
-    });
+interface ReEncryptOptions {
+  readonly tenant?: string;
+  readonly context: Pairs;
+  readonly newContext: Pairs;
+  readonly dropContext?: boolean;
+  readonly sourceKey?: string;
+  readonly in?: string;
+  readonly out?: string;
+  readonly raw?: boolean;
 }
 
-function wholeNumber(text: string): number {
-  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('Write a whole number.');
-  return Number(text);
+/** Adds `re-encrypt`. */
+export function addReEncrypt(program: Command): void {
+  program
+    .command('re-encrypt <key>')
+    .description('bring a ciphertext or wrapped data key under the primary version of a key')
+    .option('--tenant <tenant>', 'whose key it is, when <key> is only its id')
+    .addOption(contextOption())
+    .addOption(pairsOption('--new-context', 'a pair of the context that it is to have instead; repeat it'))
+    .addOption(new Option('--drop-context', 'it is to have no context').conflicts('newContext'))
+    .option('--source-key <key>', 'the key that it must be under; any key of the tenant unless given')
+    .option('--in <file>', 'the ciphertext, raw or base64; standard input unless given')
+    .option('--out <file>', 'write the new ciphertext there, raw')
+    .option('--raw', 'write raw bytes to standard output, not base64')
+    .addHelpText(
+      'after',
+      '\nThe context stays as it is without --new-context and --drop-context. The plaintext never leaves the HSM agent.' +
+        '\n\n  keyward re-encrypt tenants/acme/keys/orders --context order=17 < secret.txt > new.txt',
+    )
+    .action((key: string, _options, command: Command) =>
+      withClient<ReEncryptOptions>(command, async (keyward, options) => {
+        const { tenant, context, newContext, dropContext, sourceKey } = options;
+        const { out } = options;
+        if (
+          out !== undefined &&
+          out !== '-' &&
+          options.in !== undefined &&
+          resolve(out) === resolve(options.in)
+        ) {
+          throw new UsageError(`${out} would be overwritten: write to another file, then move it`);
+        }
+        const name = keyName(key, tenant);
+        const input = await readInput(
+          options.in,
+          CIPHERTEXT_INPUT_BYTES,
+          'the input is longer than any ciphertext',
+        );
+        const { ciphertext, sourceKeyVersion, keyVersion } = await keyward.reEncrypt({
+          name,
+          ciphertext: ciphertextOf(input, undefined),
+          sourceEncryptionContext: context,
+          destinationEncryptionContext: dropContext ? {} : newContext.size > 0 ? newContext : context,
+          ...(sourceKey === undefined ? {} : { sourceKey: keyName(sourceKey, parentOf(name)) }),
+        });
+        await putBytes({ ciphertext }, { sourceKeyVersion, keyVersion }, options);
+      }),
+    );
+}
+
+interface RandomOptions {
+  readonly tenant?: string;
+  readonly out?: string;
+  readonly raw?: boolean;
+}
+
+/** Adds `random`. */
+export function addRandom(program: Command): void {
+  program
+    .command('random')
+    .argument('<bytes>', 'how many: 1 to 1,024', wholeNumber)
+    .description("print random bytes of the HSM's generator, in base64")
+    .option('--tenant <tenant>', 'on whose behalf')
+    .option('--out <file>', 'write them there, raw, readable by you alone')
+    .option('--raw', 'write raw bytes to standard output, not base64')
+    .action((length: number, _options, command: Command) =>
+      withClient<RandomOptions>(command, async (keyward, options) => {
+        const { tenant } = options;
+        if (tenant === undefined) throw new UsageError('on whose behalf? Give --tenant');
+        const { data } = await keyward.generateRandomBytes({ parent: tenantName(tenant), length });
+        await putBytes({ data }, {}, options, { secret: true });
+      }),
+    );
 }

@@ -8,7 +8,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { addKeys, addTenants } from './administration.ts';
-import { addDataKey, addDecrypt, addEncrypt } from './encryption.ts';
+import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
 import { printable, report } from './failures.ts';
 
 const AFTER_HELP = `
@@ -47,7 +47,9 @@ function build(): Command {
   addKeys(program);
   addEncrypt(program);
   addDecrypt(program);
+  addReEncrypt(program);
   addDataKey(program);
+  addRandom(program);
   return program;
 }
 

@@ -36,6 +36,17 @@ export function keyName(given: string, tenant: string | undefined): string {
   return given;
 }
 
+/** `tenants/acme/keys/orders/versions/3` of the same, or of `orders/versions/3` and the tenant. */
+export function keyVersionName(given: string, tenant: string | undefined): string {
+  const [, key, version] = /^(.*)\/versions\/([^/]+)$/s.exec(given) ?? [];
+  if (key === undefined) {
+    throw new UsageError(
+      `${given} is not a version: write tenants/acme/keys/orders/versions/3, or orders/versions/3 with --tenant acme`,
+    );
+  }
+  return `${keyName(key, tenant)}/versions/${version}`;
+}
+
 /** `tenants/acme` of `tenants/acme/keys/orders`. */
 export function parentOf(key: string): string {
   return key.split('/').slice(0, 2).join('/');

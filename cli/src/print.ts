@@ -8,22 +8,31 @@ import { printable } from './failures.ts';
 import { writeStandardOutput } from './files.ts';
 import { lastPart } from './names.ts';
 
-type Columns<Item> = Readonly<Record<string, (item: Item) => string>>;
+/** What a table shows of a thing. */
+export type Columns<Item> = Readonly<Record<string, (item: Item) => string>>;
 
 /** A tenant's columns. */
 export const TENANT: Columns<Tenant> = {
   NAME: ({ name }) => name,
+  STATE: ({ state }) => state,
   UID: ({ uid }) => uid,
   CREATED: ({ createTime }) => createTime.toISOString(),
 };
 
-/** A key's columns. */
+/** A key's columns; the primary's own state is shown where it is what keeps the key from encrypting. */
 export const KEY: Columns<Key> = {
   NAME: ({ name }) => name,
-  PRIMARY: ({ primary }) => lastPart(primary.name),
-  STATE: ({ primary }) => primary.state,
+  PRIMARY: ({ primary: { name, state } }) =>
+    state === 'ENABLED' ? lastPart(name) : `${lastPart(name)} (${state})`,
+  STATE: ({ state }) => state,
   UID: ({ uid }) => uid,
   CREATED: ({ createTime }) => createTime.toISOString(),
+  LABELS: ({ labels }) =>
+    Object.entries(labels)
+      .map(([name, value]) => `${name}=${value}`)
+      .sort()
+      .join(','),
+  DESCRIPTION: ({ description }) => shortened(description),
 };
 
 /** A key version's columns. */
@@ -33,6 +42,16 @@ export const KEY_VERSION: Columns<KeyVersion> = {
   ALGORITHM: ({ algorithm }) => algorithm,
   CREATED: ({ createTime }) => createTime.toISOString(),
 };
+
+/** The longest description that a table shows, in characters; JSON has it all. */
+const SHOWN_CHARACTERS = 60;
+
+function shortened(text: string): string {
+  const characters = [...text];
+  return characters.length <= SHOWN_CHARACTERS
+    ? text
+    : `${characters.slice(0, SHOWN_CHARACTERS - 1).join('')}…`;
+}
 
 /** Prints one thing: an object in JSON. */
 export async function printOne<Item>(output: string, columns: Columns<Item>, item: Item): Promise<void> {

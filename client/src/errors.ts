@@ -45,7 +45,7 @@ export class KeywardClientError extends Error {
   readonly reason: string | undefined;
   /** Facts for programs that belong to the reason. */
   readonly metadata: ReadonlyMap<string, string>;
-  /** Which fields of the request are not valid; empty unless the reason is INVALID_FIELD. */
+  /** Which fields of the request are not valid; empty unless the reason is INVALID_FIELD or CHECKSUM_MISMATCH. */
   readonly fieldViolations: readonly FieldViolation[];
   /** When trying the same call again can help: after how many milliseconds at the earliest. */
   readonly retryDelayMs: number | undefined;

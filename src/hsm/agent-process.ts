@@ -17,6 +17,8 @@ const MAIN = fileURLToPath(
 );
 /** How long what a dead agent has written is read on, should another process hold its pipes open. */
 const PIPES_MS = 1_000;
+/** No debugger by signal; a small young generation, which halves the memory for some 3% of the rate (measured). */
+const NODE_FLAGS = ['--disable-sigusr1', '--max-semi-space-size=4'];
 /** The longest piece of an agent's own output that is logged: libraries print there. */
 const OUTPUT_LIMIT = 500;
 
@@ -71,7 +73,7 @@ export class AgentProcess {
     // The shell is there for its ulimit: Node can't set resource limits.
     this.#child = spawn(
       '/bin/sh',
-      ['-c', 'ulimit -c 0; exec "$0" "$@"', process.execPath, '--disable-sigusr1', MAIN],
+      ['-c', 'ulimit -c 0; exec "$0" "$@"', process.execPath, ...NODE_FLAGS, MAIN],
       { env: { ...options.environment }, stdio: ['ignore', 'pipe', 'pipe', 'pipe'] },
     );
     this.#child.once('error', (error) => {

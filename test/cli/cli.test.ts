@@ -20,7 +20,10 @@ const TENANT = {
   name: 'tenants/acme',
   uid: '018f0000-0000-4000-8000-000000000000',
   createTime: { seconds: 1_700_000_000, nanos: 0 },
+  state: 'TENANT_STATE_ENABLED',
+  etag: 't1',
 };
+const REQUEST_ID = 'f0000000-0000-4000-8000-000000000000';
 /** Every byte once, and after a head like a ciphertext's: whatever changes bytes on their way is seen. */
 const CIPHERTEXT = Buffer.from([1, 1, 1, 0, ...Array.from({ length: 256 }, (_, i) => i)]);
 
@@ -36,17 +39,23 @@ async function keyward(args: string, options: Partial<RunOptions> = {}): Promise
 
 before(async () => {
   handlers = {};
-  const methods = 'CreateTenant GetTenant ListTenants CreateKey GetKey ListKeys ListKeyVersions RotateKey';
-  const all = `${methods} Encrypt Decrypt GenerateDataKey`.split(' ');
+  const methods = [
+    'CreateTenant GetTenant ListTenants DisableTenant EnableTenant CreateKey GetKey ListKeys RotateKey UpdateKey',
+    'DisableKey EnableKey ListKeyVersions GetKeyVersion DisableKeyVersion EnableKeyVersion Encrypt Decrypt',
+    'ReEncrypt GenerateDataKey GenerateDataKeyWithoutPlaintext GenerateRandomBytes',
+  ];
   service = await startFakeService(
     Object.fromEntries(
-      all.map((name): [string, Handler] => [
-        name,
-        (request, call) => {
-          seen[name] = request;
-          return handlers[name]?.(request, call);
-        },
-      ]),
+      methods
+        .join(' ')
+        .split(' ')
+        .map((name): [string, Handler] => [
+          name,
+          (request, call) => {
+            seen[name] = request;
+            return handlers[name]?.(request, call);
+          },
+        ]),
     ),
   );
   folder = await mkdtemp(join(tmpdir(), 'keyward-cli-'));
@@ -77,12 +86,25 @@ beforeEach(() => {
   handlers = {
     CreateTenant: () => TENANT,
     GetTenant: () => TENANT,
-    ListTenants: () => ({ tenants: [TENANT, { ...TENANT, name: 'tenants/a' }] }),
+    ListTenants: () => ({
+      tenants: [TENANT, { ...TENANT, name: 'tenants/a', state: 'TENANT_STATE_DISABLED' }],
+    }),
+    DisableTenant: () => TENANT,
+    EnableTenant: () => TENANT,
     CreateKey: () => wireKey(KEY),
     GetKey: () => wireKey(KEY),
     ListKeys: () => ({ keys: [wireKey(KEY)] }),
     ListKeyVersions: () => ({ keyVersions: [wireKey(KEY).primary] }),
     RotateKey: () => wireKey(KEY, 2),
+    UpdateKey: () => wireKey(KEY),
+    DisableKey: () => ({ ...wireKey(KEY), state: 'KEY_STATE_DISABLED' }),
+    EnableKey: () => wireKey(KEY),
+    GetKeyVersion: () => wireKey(KEY).primary,
+    DisableKeyVersion: () => wireKey(KEY).primary,
+    EnableKeyVersion: () => wireKey(KEY).primary,
+    ReEncrypt: () => ({ ciphertext: CIPHERTEXT, keyVersion: version, sourceKeyVersion: version }),
+    GenerateRandomBytes: () => ({ data: Buffer.from([0, 255, 10, 13]) }),
+    GenerateDataKeyWithoutPlaintext: () => ({ wrappedDataKey: CIPHERTEXT, keyVersion: version }),
     Encrypt: () => ({ ciphertext: CIPHERTEXT, keyVersion: version }),
     Decrypt: () => ({ plaintext: Buffer.from([0, 255, 10, 13]), keyVersion: version }),
     GenerateDataKey: () => ({
@@ -101,27 +123,70 @@ function refuse(method: string, facts: Parameters<typeof refusal>[0]) {
 
 describe('tenants and keys', () => {
   it('are named in full or by their ids', async () => {
+    const parent = 'tenants/acme';
+    const page = { pageSize: 100, pageToken: '', filter: '' };
+    const created = { parent, keyId: 'orders', description: '', labels: {} };
+    const version = `${KEY}/versions/3`;
     const cases: [args: string, method: string, request: object][] = [
       ['tenants create acme', 'CreateTenant', { tenantId: 'acme' }],
       ['tenants create tenants/acme', 'CreateTenant', { tenantId: 'acme' }],
-      ['tenants get acme', 'GetTenant', { name: 'tenants/acme' }],
-      ['tenants list', 'ListTenants', { pageSize: 100, pageToken: '' }],
-      [`keys create ${KEY}`, 'CreateKey', { parent: 'tenants/acme', keyId: 'orders' }],
-      ['keys create --tenant acme orders', 'CreateKey', { parent: 'tenants/acme', keyId: 'orders' }],
-      ['keys list acme', 'ListKeys', { parent: 'tenants/acme', pageSize: 100, pageToken: '' }],
+      ['tenants get acme', 'GetTenant', { name: parent }],
+      ['tenants list', 'ListTenants', page],
+      ['tenants list --filter state=DISABLED', 'ListTenants', { ...page, filter: 'state=DISABLED' }],
+      ['tenants disable acme', 'DisableTenant', { name: parent, etag: '' }],
+      ['tenants enable tenants/acme --etag t1', 'EnableTenant', { name: parent, etag: 't1' }],
+      [`keys create ${KEY}`, 'CreateKey', created],
       [
-        'keys list --tenant tenants/acme',
+        'keys create --tenant acme orders --label a=b --label c=d=e --description text',
+        'CreateKey',
+        { ...created, description: 'text', labels: { a: 'b', c: 'd=e' } },
+      ],
+      ['keys list acme', 'ListKeys', { parent, ...page }],
+      [
+        'keys list --tenant tenants/acme --filter labels.a=b',
         'ListKeys',
-        { parent: 'tenants/acme', pageSize: 100, pageToken: '' },
+        { parent, ...page, filter: 'labels.a=b' },
       ],
       ['keys get orders --tenant tenants/acme', 'GetKey', { name: KEY }],
       [`keys get ${KEY} --tenant acme`, 'GetKey', { name: KEY }],
-      [`keys rotate ${KEY}`, 'RotateKey', { name: KEY }],
-      [`keys versions ${KEY}`, 'ListKeyVersions', { parent: KEY, pageSize: 100, pageToken: '' }],
+      [`keys rotate ${KEY} --etag k1`, 'RotateKey', { name: KEY, etag: 'k1' }],
+      ['keys disable orders --tenant acme', 'DisableKey', { name: KEY, etag: '' }],
+      [`keys enable ${KEY} --etag k1`, 'EnableKey', { name: KEY, etag: 'k1' }],
+      [
+        `keys versions ${KEY} --filter state!=ENABLED`,
+        'ListKeyVersions',
+        { parent: KEY, ...page, filter: 'state!=ENABLED' },
+      ],
+      [`keys version get ${version}`, 'GetKeyVersion', { name: version }],
+      [
+        'keys version disable orders/versions/3 --tenant acme',
+        'DisableKeyVersion',
+        { name: version, etag: '' },
+      ],
+      [`keys version enable ${version} --etag v1`, 'EnableKeyVersion', { name: version, etag: 'v1' }],
     ];
     for (const [args, method, request] of cases) {
       const { code, stderr } = await keyward(args);
-      assert.deepEqual([code, stderr, seen[method]], [0, '', request], args);
+      const { requestId, ...rest } = seen[method] ?? {};
+      assert.deepEqual([code, stderr, rest], [0, '', request], args);
+      assert.equal(typeof requestId, /^(Get|List)/.test(method) ? 'undefined' : 'string', args);
+    }
+  });
+
+  it('are changed under the request id that is given', async () => {
+    const cases: [args: string, method: string][] = [
+      ['tenants create acme', 'CreateTenant'],
+      ['tenants disable acme', 'DisableTenant'],
+      [`keys create ${KEY}`, 'CreateKey'],
+      [`keys rotate ${KEY}`, 'RotateKey'],
+      [`keys update ${KEY} --description x`, 'UpdateKey'],
+      [`keys update ${KEY} --label a=b`, 'UpdateKey'],
+      [`keys version enable ${KEY}/versions/1`, 'EnableKeyVersion'],
+    ];
+    for (const [args, method] of cases) {
+      seen = {};
+      assert.equal((await keyward(`${args} --request-id ${REQUEST_ID}`)).code, 0, args);
+      assert.equal(seen[method]?.['requestId'], REQUEST_ID, args);
     }
   });
 
@@ -129,9 +194,9 @@ describe('tenants and keys', () => {
     assert.equal(
       (await keyward('tenants list')).stdout,
       [
-        'NAME          UID                                   CREATED',
-        'tenants/acme  018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z',
-        'tenants/a     018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z',
+        'NAME          STATE     UID                                   CREATED',
+        'tenants/acme  ENABLED   018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z',
+        'tenants/a     DISABLED  018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z',
         '',
       ].join('\n'),
     );
@@ -140,10 +205,34 @@ describe('tenants and keys', () => {
       name: 'tenants/a',
       uid: TENANT.uid,
       createTime: '2023-11-14T22:13:20.000Z',
+      state: 'DISABLED',
+      etag: 't1',
     });
     const rotated = JSON.parse((await keyward(`keys rotate ${KEY} --output json`)).stdout);
     assert.equal(rotated.primary.name, `${KEY}/versions/2`);
-    assert.match((await keyward(`keys get ${KEY}`)).stdout, /^NAME +PRIMARY +STATE[^\n]+\n\S+ +1 +ENABLED/);
+    const { state, description, labels, etag } = rotated;
+    assert.deepEqual(
+      { state, description, labels, etag },
+      { state: 'ENABLED', description: 'for orders', labels: { team: 'payments' }, etag: 'k1' },
+    );
+    assert.match(
+      (await keyward(`keys get ${KEY}`)).stdout,
+      /^NAME +PRIMARY +STATE +UID +CREATED +LABELS +DESCRIPTION\n\S+ +1 +ENABLED .* team=payments +for orders\n$/,
+    );
+    assert.match((await keyward(`keys disable ${KEY}`)).stdout, / 1 +DISABLED /);
+  });
+
+  it('show why a key does not encrypt, and long descriptions in part', async () => {
+    const key = wireKey(KEY);
+    handlers['GetKey'] = () => ({
+      ...key,
+      primary: { ...key.primary, state: 'KEY_VERSION_STATE_DISABLED' },
+      labels: { team: 'payments', env: 'prod' },
+      description: `${'€'.repeat(59)}more\u001b[2J`,
+    });
+    const { stdout } = await keyward(`keys get ${KEY}`);
+    assert.match(stdout, / 1 \(DISABLED\) +ENABLED /);
+    assert.match(stdout, / env=prod,team=payments +€{59}…\n$/);
   });
 
   it('never let the service command the terminal', async () => {
@@ -160,6 +249,16 @@ describe('tenants and keys', () => {
       ['keys get orders', /which tenant's key is orders\?/],
       ['keys get tenants/acme', /is not a key/],
       [`keys get ${KEY}/versions/1`, /is not a key/],
+      [`keys version get ${KEY}`, /is not a version/],
+      ['keys version get 3 --tenant acme', /is not a version/],
+      ['keys version get orders/versions/3', /which tenant's key is orders\?/],
+      [`keys update ${KEY}`, /what is to change\?/],
+      [`keys update ${KEY} --label a=b --remove-label a`, /is a to be set or removed\?/],
+      [`keys update ${KEY} --label a`, /Write key=value/],
+      ['random many --tenant acme', /Write a whole number/],
+      ['random 32', /on whose behalf\?/],
+      [`data-key ${KEY} --without-plaintext --show-plaintext`, /cannot be used with option/],
+      [`re-encrypt ${KEY} --new-context a=b --drop-context`, /cannot be used with option/],
       [`keys get ${KEY} --tenant other`, /is not a key of tenants\/other/],
       ['tenants get a/b', /is not a tenant/],
       ['keys list', /whose keys\?/],
@@ -177,6 +276,64 @@ describe('tenants and keys', () => {
       assert.equal(outcome.stdout, '');
     }
     assert.deepEqual(seen, {});
+  });
+});
+
+describe('keys update', () => {
+  /** The key that UpdateKey was given, and its mask. */
+  function updated() {
+    const { key, updateMask } = seen['UpdateKey'] as Record<string, Record<string, unknown>>;
+    const { name, description, labels, etag } = key ?? {};
+    return { name, description, labels, etag, paths: updateMask?.['paths'] };
+  }
+
+  it('sends a description as it is, and reads nothing', async () => {
+    const { code } = await keyward(`keys update ${KEY} --description new --etag k0`);
+    assert.equal(code, 0);
+    assert.deepEqual(updated(), {
+      name: KEY,
+      description: 'new',
+      labels: {},
+      etag: 'k0',
+      paths: ['description'],
+    });
+    assert.equal(seen['GetKey'], undefined);
+    await run(['keys', 'update', KEY, '--description', ''], { cwd: folder });
+    assert.deepEqual([updated().description, updated().paths], ['', ['description']]);
+  });
+
+  it('changes the labels that are named, under the etag that it has read', async () => {
+    handlers['GetKey'] = () => ({ ...wireKey(KEY), labels: { team: 'payments', env: 'test', old: '1' } });
+    const args = `keys update ${KEY} --label env=prod --label new= --remove-label old --remove-label absent`;
+    assert.equal((await keyward(args)).code, 0);
+    assert.deepEqual(updated(), {
+      name: KEY,
+      description: '',
+      labels: { team: 'payments', env: 'prod', new: '' },
+      etag: 'k1',
+      paths: ['labels'],
+    });
+    assert.equal((await keyward(`${args} --description both`)).code, 0);
+    assert.deepEqual(updated().paths, ['description', 'labels']);
+  });
+
+  it('reads again when another change came first, but not against an etag that was given', async () => {
+    let etag = 0;
+    handlers['GetKey'] = () => {
+      etag += 1;
+      return { ...wireKey(KEY), labels: { [`l${etag}`]: '' }, etag: String(etag) };
+    };
+    handlers['UpdateKey'] = () => {
+      if (etag < 3) throw refusal({ code: status.ABORTED, reason: 'ETAG_MISMATCH' });
+      return wireKey(KEY);
+    };
+    assert.equal((await keyward(`keys update ${KEY} --label a=b`)).code, 0);
+    assert.deepEqual([updated().labels, updated().etag], [{ l3: '', a: 'b' }, '3']);
+    etag = 0;
+    const { code, stderr } = await keyward(`keys update ${KEY} --label a=b --etag 7`);
+    assert.equal(code, 1);
+    assert.match(stderr, /^keyward: ETAG_MISMATCH/);
+    assert.deepEqual([updated().etag, etag], ['7', 1]);
   });
 });
 
@@ -244,12 +401,11 @@ describe('decrypt', () => {
       const { code, bytes, stderr } = await keyward('decrypt --tenant acme --context a=b', { input });
       assert.deepEqual([code, stderr], [0, '']);
       assert.deepEqual(bytes, plaintext);
-      assert.deepEqual(seen['Decrypt'], {
-        parent: 'tenants/acme',
-        ciphertext: CIPHERTEXT,
-        encryptionContext: { a: 'b' },
-        key: '',
-      });
+      const { parent, ciphertext, encryptionContext, key } = seen['Decrypt'] ?? {};
+      assert.deepEqual(
+        [parent, ciphertext, encryptionContext, key],
+        ['tenants/acme', CIPHERTEXT, { a: 'b' }, ''],
+      );
     }
   });
 
@@ -319,6 +475,78 @@ describe('data-key', () => {
     assert.deepEqual([second.code, seen], [2, {}]);
     assert.match(second.stderr, /key\.wrapped exists already/);
     assert.equal((await keyward(`${args} --force`)).code, 0);
+  });
+});
+
+describe('data-key --without-plaintext', () => {
+  it('asks for none and has none', async () => {
+    const args = `data-key ${KEY} --without-plaintext --context a=b --length 16`;
+    const { code, stdout } = await keyward(args);
+    assert.equal(code, 0);
+    assert.deepEqual(JSON.parse(stdout), {
+      keyVersion: `${KEY}/versions/1`,
+      wrappedDataKey: CIPHERTEXT.toString('base64'),
+    });
+    assert.deepEqual(seen, {
+      GenerateDataKeyWithoutPlaintext: { name: KEY, encryptionContext: { a: 'b' }, length: 16 },
+    });
+    const both = await keyward(`${args} --plaintext-out ../never`);
+    assert.equal(both.code, 2);
+  });
+});
+
+describe('re-encrypt', () => {
+  const base64 = CIPHERTEXT.toString('base64');
+
+  it('keeps the context, or gives it another, or none', async () => {
+    const cases: [args: string, destination: object][] = [
+      ['', { a: 'b' }],
+      [' --new-context c=d --new-context e=', { c: 'd', e: '' }],
+      [' --drop-context', {}],
+    ];
+    for (const [args, destination] of cases) {
+      const { code, stdout, stderr } = await keyward(`re-encrypt ${KEY} --context a=b${args}`, {
+        input: base64,
+      });
+      assert.deepEqual([code, stdout, stderr], [0, `${base64}\n`, '']);
+      const request = seen['ReEncrypt'] ?? {};
+      assert.deepEqual(request['ciphertext'], CIPHERTEXT);
+      assert.deepEqual(request['sourceEncryptionContext'], { a: 'b' });
+      assert.deepEqual(request['destinationEncryptionContext'], destination);
+    }
+  });
+
+  it('takes and gives raw bytes and files, names both versions in JSON, and overwrites no input', async () => {
+    await writeFile(join(folder, 'old'), CIPHERTEXT);
+    const options = `re-encrypt orders --tenant acme --source-key before`;
+    assert.deepEqual((await keyward(`${options} --raw`, { input: CIPHERTEXT })).bytes, CIPHERTEXT);
+    assert.equal(seen['ReEncrypt']?.['sourceKey'], 'tenants/acme/keys/before');
+    assert.equal((await keyward(`${options} --in ../old --out ../new`)).code, 0);
+    assert.deepEqual(await readFile(join(folder, 'new')), CIPHERTEXT);
+    const json = await keyward(`${options} --output json`, { input: base64 });
+    const versions = { sourceKeyVersion: `${KEY}/versions/1`, keyVersion: `${KEY}/versions/1` };
+    assert.deepEqual(JSON.parse(json.stdout), { ciphertext: base64, ...versions });
+    seen = {};
+    const inPlace = await keyward(`${options} --in ../old --out ../below/../old`);
+    assert.deepEqual([inPlace.code, seen], [2, {}]);
+    assert.match(inPlace.stderr, /would be overwritten/);
+    assert.equal((await keyward(options, { input: 'nothing' })).code, 2);
+  });
+});
+
+describe('random', () => {
+  const data = Buffer.from([0, 255, 10, 13]);
+
+  it('prints base64, raw bytes or JSON, or writes a file for its owner alone', async () => {
+    const args = 'random 4 --tenant acme';
+    assert.equal((await keyward(args)).stdout, `${data.toString('base64')}\n`);
+    assert.deepEqual(seen, { GenerateRandomBytes: { parent: 'tenants/acme', length: 4 } });
+    assert.deepEqual((await keyward(`${args} --raw`)).bytes, data);
+    const json = await keyward(`${args} --output json`);
+    assert.deepEqual(JSON.parse(json.stdout), { data: data.toString('base64') });
+    assert.equal((await keyward(`${args} --out ../random`)).stdout, '');
+    assert.deepEqual(await readFile(join(folder, 'random')), data);
+    assert.equal((await stat(join(folder, 'random'))).mode & 0o777, 0o600);
   });
 });
 
@@ -452,7 +680,9 @@ describe('help', () => {
       'keys',
       'encrypt',
       'decrypt',
+      're-encrypt',
       'data-key',
+      'random',
       'Exit codes',
       'KEYWARD_ADDRESS',
     ]) {

@@ -95,6 +95,73 @@ describe('the keyward command against the service', () => {
     );
   });
 
+  it('switches keys, versions and tenants off and on again', async () => {
+    const key = 'tenants/switched/keys/k';
+    await done('tenants create switched');
+    await done(`keys create ${key}`);
+    const sealed = (await done(`encrypt ${key}`, 'p')).stdout;
+    await done(`keys rotate ${key}`);
+    const cases: [off: string, on: string, state: RegExp, refused: RegExp][] = [
+      [`keys disable ${key}`, `keys enable ${key}`, / 2 +DISABLED /, /^keyward: KEY_DISABLED/],
+      [
+        'keys version disable k/versions/1 --tenant switched',
+        `keys version enable ${key}/versions/1`,
+        /versions\/1 +DISABLED /,
+        /^keyward: KEY_VERSION_NOT_ENABLED/,
+      ],
+      ['tenants disable switched', 'tenants enable switched', /DISABLED/, /^keyward: TENANT_DISABLED/],
+    ];
+    for (const [off, on, state, refused] of cases) {
+      assert.match((await done(off)).stdout, state);
+      const { code, stderr } = await keyward('decrypt --tenant switched', sealed);
+      assert.equal(code, 1, off);
+      assert.match(stderr, refused);
+      assert.match((await done(on)).stdout, /ENABLED/);
+      assert.equal((await done('decrypt --tenant switched', sealed)).stdout, 'p');
+    }
+    await done('tenants disable switched');
+    const off = await done('tenants list --filter state=DISABLED');
+    assert.match(off.stdout, /^NAME[^\n]+\ntenants\/switched +DISABLED[^\n]+\n$/);
+  });
+
+  it('describes and labels keys, finds them by it, and refuses an etag that is old', async () => {
+    await done('tenants create described');
+    await done('keys create tenants/described/keys/k --label team=red --label env=test');
+    await done('keys create tenants/described/keys/other --label team=blue');
+    const key = 'tenants/described/keys/k';
+    const { etag } = JSON.parse((await done(`keys get ${key} --output json`)).stdout);
+    const args = `keys update ${key} --description text --label env=prod --remove-label team --output json`;
+    const updated = JSON.parse((await done(args)).stdout);
+    assert.deepEqual([updated.description, updated.labels], ['text', { env: 'prod' }]);
+    const late = await keyward(`keys update ${key} --label env=late --etag ${etag}`);
+    assert.match(late.stderr, /^keyward: ETAG_MISMATCH/);
+    const found = await done('keys list described --filter labels.env=prod');
+    assert.match(found.stdout, /^NAME[^\n]+\n\S+keys\/k [^\n]+ env=prod +text\n$/);
+    const requestId = '3f1d2c4b-5a69-4788-96a5-b4c3d2e1f001';
+    for (let time = 0; time < 2; time++) await done(`keys rotate ${key} --request-id ${requestId}`);
+    assert.match((await done(`keys get ${key}`)).stdout, / 2 +ENABLED/);
+  });
+
+  it('re-encrypts under the new primary and another context, and makes random bytes', async () => {
+    const key = 'tenants/renewed/keys/k';
+    await done('tenants create renewed');
+    await done(`keys create ${key}`);
+    const sealed = (await done(`encrypt ${key} --context a=b`, 'p')).stdout;
+    await done(`keys rotate ${key}`);
+    const args = `re-encrypt ${key} --context a=b --new-context c=d --output json`;
+    const renewed = JSON.parse((await done(args, sealed)).stdout);
+    assert.deepEqual(
+      [renewed.sourceKeyVersion, renewed.keyVersion],
+      [`${key}/versions/1`, `${key}/versions/2`],
+    );
+    const opened = await done('decrypt --tenant renewed --context c=d', renewed.ciphertext);
+    assert.equal(opened.stdout, 'p');
+    const issued = JSON.parse((await done(`data-key ${key} --without-plaintext --length 64`)).stdout);
+    const dataKey = await done('decrypt --tenant renewed', issued.wrappedDataKey);
+    assert.equal(dataKey.bytes.length, 64);
+    assert.equal((await done('random 1024 --tenant renewed --raw')).bytes.length, 1024);
+  });
+
   it('says what the service refuses', async () => {
     const cases: [string, RegExp][] = [
       ['tenants create Bad_Name', /^keyward: INVALID_FIELD: tenant_id: [^\n]+ \(request /],

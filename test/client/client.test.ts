@@ -1,11 +1,19 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { type EncryptionContext, KeywardClient } from '../../client/src/index.ts';
+import { crc32c } from '../../src/rpc/crc32c.ts';
 import { startFakeService, wireKey } from './fake-service.ts';
 
 const KEY = 'tenants/acme/keys/orders';
 const TIME = { seconds: 1_700_000_000, nanos: 123_456_789 };
-const TENANT = { name: 'tenants/acme', uid: '018f0000-0000-4000-8000-000000000000', createTime: TIME };
+const TENANT = {
+  name: 'tenants/acme',
+  uid: '018f0000-0000-4000-8000-000000000000',
+  createTime: TIME,
+  state: 'TENANT_STATE_DISABLED',
+  etag: 't1',
+};
+const UUID4 = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 const VERSION = wireKey(KEY).primary;
 
 describe('calls', () => {
@@ -15,11 +23,132 @@ describe('calls', () => {
       CreateTenant: TENANT,
       GetTenant: TENANT,
       ListTenants: { tenants: [TENANT], nextPageToken: 'next' },
+      DisableTenant: TENANT,
+      EnableTenant: TENANT,
       CreateKey: wireKey(KEY),
       GetKey: wireKey(KEY),
       ListKeys: { keys: [wireKey(KEY)], nextPageToken: '' },
       ListKeyVersions: { keyVersions: [VERSION], nextPageToken: '' },
       RotateKey: wireKey(KEY, 2),
+      UpdateKey: wireKey(KEY),
+      DisableKey: wireKey(KEY),
+      EnableKey: wireKey(KEY),
+      GetKeyVersion: VERSION,
+      DisableKeyVersion: { ...VERSION, state: 'KEY_VERSION_STATE_DISABLED' },
+      EnableKeyVersion: VERSION,
+    };
+    const handlers = Object.fromEntries(
+      Object.entries(answers).map(([name, answer]) => [
+        name,
+        (request: Record<string, unknown>) => {
+          seen[name] = request;
+          return answer;
+        },
+      ]),
+    );
+    await using service = await startFakeService(handlers);
+    using keyward = service.connect();
+
+    const createTime = new Date(1_700_000_000_123);
+    const tenant = { ...TENANT, createTime, state: 'DISABLED' };
+    const version = {
+      name: `${KEY}/versions/1`,
+      state: 'ENABLED',
+      algorithm: 'HMAC_SHA512_AES_256_GCM',
+      createTime,
+      etag: 'v1',
+    };
+    const key = {
+      name: KEY,
+      uid: wireKey(KEY).uid,
+      primary: version,
+      createTime,
+      state: 'ENABLED',
+      description: 'for orders',
+      labels: { team: 'payments' },
+      etag: 'k1',
+    };
+    const requestId = 'f0000000-0000-4000-8000-000000000000';
+    const change = { etag: 'seen', requestId };
+    const name = `${KEY}/versions/1`;
+
+    assert.deepEqual(await keyward.createTenant({ tenantId: 'acme', requestId }), tenant);
+    assert.deepEqual(await keyward.getTenant({ name: 'tenants/acme' }), tenant);
+    assert.deepEqual(
+      await keyward.listTenants({ pageSize: 1, pageToken: 'here', filter: 'state = ENABLED' }),
+      { tenants: [tenant], nextPageToken: 'next' },
+    );
+    assert.deepEqual(await keyward.disableTenant({ name: 'tenants/acme', ...change }), tenant);
+    assert.deepEqual(await keyward.enableTenant({ name: 'tenants/acme', ...change }), tenant);
+    const created = await keyward.createKey({
+      parent: 'tenants/acme',
+      keyId: 'orders',
+      description: 'for orders',
+      labels: new Map([['team', 'payments']]),
+      requestId,
+    });
+    assert.deepEqual(created, key);
+    assert.deepEqual(await keyward.getKey({ name: KEY }), key);
+    assert.deepEqual(await keyward.listKeys({ parent: 'tenants/acme', filter: 'labels.a = b' }), {
+      keys: [key],
+      nextPageToken: '',
+    });
+    assert.deepEqual(await keyward.listKeyVersions({ parent: KEY, pageSize: 7 }), {
+      keyVersions: [version],
+      nextPageToken: '',
+    });
+    assert.equal((await keyward.rotateKey({ name: KEY, ...change })).primary.name, `${KEY}/versions/2`);
+    const updated = await keyward.updateKey({
+      key: { name: KEY, labels: { a: 'b' }, etag: 'seen' },
+      requestId,
+    });
+    assert.deepEqual(updated, key);
+    assert.deepEqual(await keyward.disableKey({ name: KEY, ...change }), key);
+    assert.deepEqual(await keyward.enableKey({ name: KEY, ...change }), key);
+    assert.deepEqual(await keyward.getKeyVersion({ name }), version);
+    assert.deepEqual(await keyward.disableKeyVersion({ name, ...change }), { ...version, state: 'DISABLED' });
+    assert.deepEqual(await keyward.enableKeyVersion({ name, ...change }), version);
+
+    const { key: updatedTo, ...update } = seen['UpdateKey'] as { key: Record<string, unknown> };
+    assert.deepEqual(update, { updateMask: { paths: ['labels'] }, requestId });
+    assert.deepEqual(
+      [updatedTo['name'], updatedTo['labels'], updatedTo['etag'], updatedTo['description']],
+      [KEY, { a: 'b' }, 'seen', ''],
+    );
+    delete seen['UpdateKey'];
+    assert.deepEqual(seen, {
+      CreateTenant: { tenantId: 'acme', requestId },
+      GetTenant: { name: 'tenants/acme' },
+      ListTenants: { pageSize: 1, pageToken: 'here', filter: 'state = ENABLED' },
+      DisableTenant: { name: 'tenants/acme', ...change },
+      EnableTenant: { name: 'tenants/acme', ...change },
+      CreateKey: {
+        parent: 'tenants/acme',
+        keyId: 'orders',
+        description: 'for orders',
+        labels: { team: 'payments' },
+        requestId,
+      },
+      GetKey: { name: KEY },
+      ListKeys: { parent: 'tenants/acme', pageSize: 0, pageToken: '', filter: 'labels.a = b' },
+      ListKeyVersions: { parent: KEY, pageSize: 7, pageToken: '', filter: '' },
+      RotateKey: { name: KEY, ...change },
+      DisableKey: { name: KEY, ...change },
+      EnableKey: { name: KEY, ...change },
+      GetKeyVersion: { name },
+      DisableKeyVersion: { name, ...change },
+      EnableKeyVersion: { name, ...change },
+    });
+  });
+
+  it('of the data plane carry every field too', async () => {
+    const seen: Record<string, unknown> = {};
+    const data = Buffer.from([1, 2, 3]);
+    const keyVersion = VERSION.name;
+    const answers: Record<string, unknown> = {
+      GenerateDataKeyWithoutPlaintext: { wrappedDataKey: data, keyVersion },
+      ReEncrypt: { ciphertext: data, keyVersion, sourceKeyVersion: `${KEY}/versions/0` },
+      GenerateRandomBytes: { data },
     };
     const handlers = Object.fromEntries(
       Object.entries(answers).map(([name, answer]) => [
@@ -32,42 +161,69 @@ describe('calls', () => {
     );
     await using service = await startFakeService(handlers);
     using keyward = service.connect();
-
-    const createTime = new Date(1_700_000_000_123);
-    const tenant = { ...TENANT, createTime };
-    const version = {
-      name: `${KEY}/versions/1`,
-      state: 'ENABLED',
-      algorithm: 'HMAC_SHA512_AES_256_GCM',
-      createTime,
+    const dataKey = { name: KEY, encryptionContext: { a: 'b' }, length: 64 };
+    const reEncrypt = {
+      name: KEY,
+      ciphertext: Buffer.from('c'),
+      sourceEncryptionContext: { a: 'b' },
+      destinationEncryptionContext: { c: 'd' },
+      sourceKey: `${KEY}-before`,
     };
-    const key = { name: KEY, uid: wireKey(KEY).uid, primary: version, createTime };
-
-    assert.deepEqual(await keyward.createTenant({ tenantId: 'acme' }), tenant);
-    assert.deepEqual(await keyward.getTenant({ name: 'tenants/acme' }), tenant);
-    assert.deepEqual(await keyward.listTenants({ pageSize: 1, pageToken: 'here' }), {
-      tenants: [tenant],
-      nextPageToken: 'next',
+    const random = { parent: 'tenants/acme', length: 3 };
+    assert.deepEqual(await keyward.generateDataKeyWithoutPlaintext(dataKey), {
+      wrappedDataKey: data,
+      keyVersion,
+      wrappedDataKeyCrc32c: crc32c(data),
     });
-    assert.deepEqual(await keyward.createKey({ parent: 'tenants/acme', keyId: 'orders' }), key);
-    assert.deepEqual(await keyward.getKey({ name: KEY }), key);
-    assert.deepEqual(await keyward.listKeys({ parent: 'tenants/acme' }), { keys: [key], nextPageToken: '' });
-    assert.deepEqual(await keyward.listKeyVersions({ parent: KEY, pageSize: 7 }), {
-      keyVersions: [version],
-      nextPageToken: '',
+    assert.deepEqual(await keyward.reEncrypt(reEncrypt), {
+      ciphertext: data,
+      keyVersion,
+      sourceKeyVersion: `${KEY}/versions/0`,
+      ciphertextCrc32c: crc32c(data),
+      verifiedCiphertextCrc32c: true,
     });
-    assert.equal((await keyward.rotateKey({ name: KEY })).primary.name, `${KEY}/versions/2`);
-
+    assert.deepEqual(await keyward.generateRandomBytes(random), { data, dataCrc32c: crc32c(data) });
     assert.deepEqual(seen, {
-      CreateTenant: { tenantId: 'acme' },
-      GetTenant: { name: 'tenants/acme' },
-      ListTenants: { pageSize: 1, pageToken: 'here' },
-      CreateKey: { parent: 'tenants/acme', keyId: 'orders' },
-      GetKey: { name: KEY },
-      ListKeys: { parent: 'tenants/acme', pageSize: 0, pageToken: '' },
-      ListKeyVersions: { parent: KEY, pageSize: 7, pageToken: '' },
-      RotateKey: { name: KEY },
+      GenerateDataKeyWithoutPlaintext: dataKey,
+      ReEncrypt: {
+        ...reEncrypt,
+        ciphertextCrc32c: crc32c(Buffer.from('c')),
+        _ciphertextCrc32c: 'ciphertextCrc32c',
+      },
+      GenerateRandomBytes: random,
     });
+  });
+
+  it('that change something have a request id of their own each, unless they bring one', async () => {
+    const ids: string[] = [];
+    const handler = (request: Record<string, unknown>) => {
+      ids.push(String(request['requestId']));
+      return wireKey(KEY);
+    };
+    await using service = await startFakeService({ RotateKey: handler, DisableKey: handler });
+    using keyward = service.connect();
+    await keyward.rotateKey({ name: KEY });
+    await keyward.rotateKey({ name: KEY });
+    await keyward.disableKey({ name: KEY, requestId: '' });
+    for (const id of ids) assert.match(id, UUID4);
+    assert.equal(new Set(ids).size, 3);
+    await keyward.rotateKey({ name: KEY, requestId: 'whatever it is' });
+    assert.equal(ids[3], 'whatever it is');
+  });
+
+  it('update what is given, or what the mask names, even if that is nothing', async () => {
+    const masks: unknown[] = [];
+    await using service = await startFakeService({
+      UpdateKey: ({ updateMask }) => {
+        masks.push((updateMask as { paths: unknown }).paths);
+        return wireKey(KEY);
+      },
+    });
+    using keyward = service.connect();
+    await keyward.updateKey({ key: { name: KEY, description: '', labels: {} } });
+    await keyward.updateKey({ key: { name: KEY, description: 'x' }, updateMask: ['labels', 'state'] });
+    await keyward.updateKey({ key: { name: KEY, description: 'x' }, updateMask: [] });
+    assert.deepEqual(masks, [['description', 'labels'], ['labels', 'state'], []]);
   });
 
   it('carry bytes unchanged, whatever view of memory they are', async () => {
@@ -88,13 +244,20 @@ describe('calls', () => {
       assert.ok(Buffer.isBuffer(encrypted.ciphertext));
       assert.deepEqual(encrypted.ciphertext, Buffer.from(view));
       const decrypted = await keyward.decrypt({ parent: 'tenants/acme', ciphertext: view });
-      assert.deepEqual(decrypted, { plaintext: Buffer.from(view), keyVersion: VERSION.name });
+      assert.deepEqual(decrypted, {
+        plaintext: Buffer.from(view),
+        keyVersion: VERSION.name,
+        plaintextCrc32c: crc32c(view),
+        verifiedCiphertextCrc32c: true,
+      });
     }
     const dataKey = await keyward.generateDataKey({ name: KEY, length: 16 });
     assert.deepEqual(dataKey, {
       plaintext: Buffer.alloc(16, 1),
       wrappedDataKey: Buffer.alloc(9, 2),
       keyVersion: VERSION.name,
+      plaintextCrc32c: crc32c(Buffer.alloc(16, 1)),
+      wrappedDataKeyCrc32c: crc32c(Buffer.alloc(9, 2)),
     });
   });
 
@@ -117,6 +280,14 @@ describe('calls', () => {
     }
     await assert.rejects(keyward.generateDataKey({ name: KEY, length: 2 ** 32 + 16 }), TypeError);
     await assert.rejects(keyward.listTenants({ pageSize: 1.5 }), TypeError);
+    for (const plaintextCrc32c of [-1, 2 ** 32, 0.5]) {
+      await assert.rejects(keyward.encrypt({ name: KEY, plaintext, plaintextCrc32c }), TypeError);
+    }
+    const batch = { parent: 'tenants/acme', requests: [{ name: KEY, plaintext }, { name: KEY }] };
+    await assert.rejects(keyward.batchEncrypt(batch as Parameters<KeywardClient['batchEncrypt']>[0]), {
+      name: 'TypeError',
+      message: 'requests[1].plaintext must be a Uint8Array',
+    });
     assert.equal(service.calls.size, 0);
   });
 
@@ -124,8 +295,12 @@ describe('calls', () => {
     const newer = { ...VERSION, state: 99, algorithm: 98 };
     await using service = await startFakeService({
       ListKeyVersions: () => ({ keyVersions: [newer] }),
+      GetKey: () => ({ ...wireKey(KEY), state: 97 }),
+      GetTenant: () => ({ ...TENANT, state: 96 }),
     });
     using keyward = service.connect();
+    assert.equal((await keyward.getKey({ name: KEY })).state, 'UNSPECIFIED');
+    assert.equal((await keyward.getTenant({ name: TENANT.name })).state, 'UNSPECIFIED');
     const { keyVersions } = await keyward.listKeyVersions({ parent: KEY });
     assert.equal(keyVersions[0]?.state, 'UNSPECIFIED');
     assert.equal(keyVersions[0]?.algorithm, 'UNSPECIFIED');
@@ -193,9 +368,12 @@ describe('walking a list', () => {
       },
     });
     using keyward = service.connect();
-    const found = await Array.fromAsync(keyward.keys('tenants/acme', { pageSize: 2 }), ({ name }) => name);
+    const found = await Array.fromAsync(
+      keyward.keys('tenants/acme', { pageSize: 2, filter: 'state = ENABLED' }),
+      ({ name }) => name,
+    );
     assert.deepEqual(found, names);
-    const page = { parent: 'tenants/acme', pageSize: 2 };
+    const page = { parent: 'tenants/acme', pageSize: 2, filter: 'state = ENABLED' };
     assert.deepEqual(requests, [
       { ...page, pageToken: '' },
       { ...page, pageToken: '2' },
@@ -228,6 +406,7 @@ describe('connecting', () => {
       [{ ...pem, address: '::1:50' }, /address must be host:port/],
       [{ address: 'localhost:1', cert: 'x', key: 'x' }, /ca or caFile must be given/],
       [{ ...pem, address: 'localhost:1', retries: -1 }, /retries/],
+      [{ ...pem, address: 'localhost:1', checksums: 'no' }, /checksums/],
     ];
     for (const [options, message] of wrong) {
       assert.throws(

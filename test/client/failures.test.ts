@@ -168,18 +168,50 @@ describe('retries', () => {
     }
   });
 
-  it('never happen for what is not the same done twice', async () => {
-    const facts = { code: status.UNAVAILABLE, reason: 'HSM_UNAVAILABLE', retryDelay: soon };
-    await using service = await startFakeService({
-      CreateTenant: refusing(facts),
-      CreateKey: refusing(facts),
-      RotateKey: refusing(facts),
-    });
+  it('of what changes something have the same request id, so that it is made once', async () => {
+    const ids: Record<string, unknown[]> = {};
+    const retryDelay = soon;
+    const failingOnce = (method: string, answer: unknown) => {
+      const respond = failing(1, { code: status.UNAVAILABLE, reason: 'HSM_UNAVAILABLE', retryDelay }, answer);
+      return (request: Record<string, unknown>) => {
+        ids[method] = [...(ids[method] ?? []), request['requestId']];
+        return respond();
+      };
+    };
+    const tenant = { name: 'tenants/acme', createTime: { seconds: 1, nanos: 0 } };
+    const version = wireKey(KEY).primary;
+    const changes: Record<string, unknown> = {
+      CreateTenant: tenant,
+      DisableTenant: tenant,
+      EnableTenant: tenant,
+      CreateKey: wireKey(KEY),
+      RotateKey: wireKey(KEY),
+      UpdateKey: wireKey(KEY),
+      DisableKey: wireKey(KEY),
+      EnableKey: wireKey(KEY),
+      DisableKeyVersion: version,
+      EnableKeyVersion: version,
+    };
+    await using service = await startFakeService(
+      Object.fromEntries(Object.entries(changes).map(([name, answer]) => [name, failingOnce(name, answer)])),
+    );
     using keyward = service.connect();
-    await failureOf(keyward.createTenant({ tenantId: 'acme' }));
-    await failureOf(keyward.createKey({ parent: 'tenants/acme', keyId: 'orders' }));
-    await failureOf(keyward.rotateKey({ name: KEY }));
-    assert.deepEqual([...service.calls.values()], [1, 1, 1]);
+    await keyward.createTenant({ tenantId: 'acme' });
+    await keyward.disableTenant({ name: 'tenants/acme' });
+    await keyward.enableTenant({ name: 'tenants/acme' });
+    await keyward.createKey({ parent: 'tenants/acme', keyId: 'orders' });
+    await keyward.rotateKey({ name: KEY });
+    await keyward.updateKey({ key: { name: KEY, description: '' } });
+    await keyward.disableKey({ name: KEY });
+    await keyward.enableKey({ name: KEY });
+    await keyward.disableKeyVersion({ name: version.name });
+    await keyward.enableKeyVersion({ name: version.name });
+    assert.deepEqual(Object.keys(ids), Object.keys(changes));
+    for (const [method, [first, second, ...others]] of Object.entries(ids)) {
+      assert.match(String(first), /^[0-9a-f-]{36}$/, method);
+      assert.equal(second, first, method);
+      assert.deepEqual(others, [], method);
+    }
   });
 
   it('wait at least as long as the service says, and no longer than the deadline allows', async () => {

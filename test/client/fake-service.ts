@@ -10,6 +10,7 @@ import * as grpc from '@grpc/grpc-js';
 import { loadSync, type MessageTypeDefinition, type ServiceDefinition } from '@grpc/proto-loader';
 import { type ConnectOptions, connect, type KeywardClient } from '../../client/src/index.ts';
 import { type CertificateAuthority, createCertificateAuthority } from '../../dev/certificates.ts';
+import { crc32c } from '../../src/rpc/crc32c.ts';
 
 const definitions = loadSync(
   [
@@ -30,7 +31,7 @@ const definitions = loadSync(
 
 const SERVICES = ['keyward.v1.AdminService', 'keyward.v1.KeyService', 'keyward.v1.EncryptionService'];
 
-/** What a test lets a method do: return the answer, or throw what {@link refusal} makes. */
+/** What a test lets a method do: return the answer, to which {@link checked} is applied, or throw what {@link refusal} makes. */
 export type Handler = (
   request: Record<string, unknown>,
   call: grpc.ServerUnaryCall<unknown, unknown>,
@@ -50,6 +51,14 @@ export interface Refusal {
 
 /** The status and trailer for a refusal: google.rpc.Status in `grpc-status-details-bin`. */
 export function refusal(facts: Refusal): Partial<grpc.StatusObject> {
+  const message = wireStatus(facts);
+  const trailer = new grpc.Metadata();
+  trailer.set('grpc-status-details-bin', serialize('google.rpc.Status', message));
+  return { code: message.code, details: message.message, metadata: trailer };
+}
+
+/** google.rpc.Status for a refusal, as a batch's item has it. */
+export function wireStatus(facts: Refusal) {
   const { code, message = 'Refused.' } = facts;
   const details = [];
   if (facts.reason !== undefined) {
@@ -61,9 +70,7 @@ export function refusal(facts: Refusal): Partial<grpc.StatusObject> {
   }
   if (facts.retryDelay) details.push(any('google.rpc.RetryInfo', { retryDelay: facts.retryDelay }));
   if (facts.requestId) details.push(any('google.rpc.RequestInfo', { requestId: facts.requestId }));
-  const trailer = new grpc.Metadata();
-  trailer.set('grpc-status-details-bin', serialize('google.rpc.Status', { code, message, details }));
-  return { code, details: message, metadata: trailer };
+  return { code, message, details };
 }
 
 function any(type: string, message: object) {
@@ -72,6 +79,16 @@ function any(type: string, message: object) {
 
 function serialize(type: string, message: object): Buffer {
   return (definitions[type] as MessageTypeDefinition<object, object>).serialize(message);
+}
+
+/** The answer with the checksums of its bytes, and the request's confirmed, where the test says nothing else. */
+export function checked(answer: unknown): Record<string, unknown> {
+  const given = answer as Record<string, unknown>;
+  const sums = Object.entries(given).flatMap(([name, value]) =>
+    value instanceof Uint8Array ? [[`${name}Crc32c`, crc32c(value)]] : [],
+  );
+  const verified = { verifiedPlaintextCrc32c: true, verifiedCiphertextCrc32c: true };
+  return { ...verified, ...Object.fromEntries(sums), ...given };
 }
 
 /** A key as the wire has it. */
@@ -85,8 +102,13 @@ export function wireKey(name: string, version = 1) {
       state: 'KEY_VERSION_STATE_ENABLED',
       algorithm: 'ALGORITHM_HMAC_SHA512_AES_256_GCM',
       createTime,
+      etag: 'v1',
     },
     createTime,
+    state: 'KEY_STATE_ENABLED',
+    description: 'for orders',
+    labels: { team: 'payments' },
+    etag: 'k1',
   };
 }
 
@@ -165,7 +187,7 @@ function implementation(
       const handler = handlers[name];
       if (handler === undefined) return callback({ code: grpc.status.UNIMPLEMENTED });
       try {
-        callback(null, await handler(call.request as Record<string, unknown>, call));
+        callback(null, checked(await handler(call.request as Record<string, unknown>, call)));
       } catch (error) {
         callback(error as Partial<grpc.StatusObject>);
       }

@@ -127,8 +127,7 @@ describe('checksums', () => {
       keyward.decrypt({ parent: PARENT, ciphertext: good.ciphertext, ciphertextCrc32c: 0 }),
       keyward.reEncrypt({ name, ciphertext: good.ciphertext, ciphertextCrc32c: 0 }),
     ];
-    for (const attempt of attempts) {
-      const error = await failureOf(attempt);
+    for (const error of await Promise.all(attempts.map(failureOf))) {
       assert.deepEqual([error.code, error.reason], ['INVALID_ARGUMENT', 'CHECKSUM_MISMATCH']);
       assert.match(error.fieldViolations[0]?.field ?? '', /_crc32c$/);
     }

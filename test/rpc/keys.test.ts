@@ -198,8 +198,7 @@ describe('etags', () => {
       keyward.disableKey({ name, etag: seen.etag }),
       keyward.rotateKey({ name, etag: seen.etag }),
     ];
-    for (const attempt of attempts) {
-      const error = await failureOf(attempt);
+    for (const error of await Promise.all(attempts.map(failureOf))) {
       assert.deepEqual([error.code, error.reason], ['ABORTED', 'ETAG_MISMATCH']);
     }
     assert.deepEqual(await keyward.getKey({ name }), changed);
@@ -297,7 +296,9 @@ describe('lists', () => {
         }),
       ),
     ];
-    for (const call of tokens) assert.equal((await failureOf(call)).fieldViolations[0]?.field, 'page_token');
+    for (const { fieldViolations } of await Promise.all(tokens.map(failureOf))) {
+      assert.equal(fieldViolations[0]?.field, 'page_token');
+    }
     const good = encodePageToken(`versions ${name} []`, '2');
     assert.equal((await keyward.listKeyVersions({ parent: name, pageToken: good })).keyVersions.length, 1);
   });

@@ -10,7 +10,15 @@ import { type Key, MechanismEnum, type Session } from 'graphene-pk11';
 import { KeywardError } from '../../errors.ts';
 import { idToBytes } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
-import { type Binding, drawRandom, open, PURPOSE, parseHeader, seal } from '../ciphertext.ts';
+import {
+  type Binding,
+  drawRandom,
+  type MaterialHmac,
+  open,
+  PURPOSE,
+  parseHeader,
+  seal,
+} from '../ciphertext.ts';
 import { decode, encode } from '../codec.ts';
 import {
   CHECK_VALUE_BYTES,
@@ -27,7 +35,18 @@ import { HMAC_SHA512, transferTemplate, useTemplate } from './templates.ts';
 import type { FoundObject } from './token-objects.ts';
 
 const PURPOSES = Object.values(PURPOSE);
+const HMAC = { mechanism: HMAC_SHA512 };
+const HMAC_BYTES = 64;
 const PROOF_INPUT = Buffer.from('keyward/v1/proof\0', 'latin1');
+
+/** A version that was verified and unwrapped. */
+interface LoadedVersion {
+  readonly version: SealedKeyVersion;
+  /** The tenant's UUID, 16 bytes. */
+  readonly tenant: Buffer;
+  readonly key: Key;
+  readonly hmac: MaterialHmac;
+}
 
 /** The operations of one agent, on one session. */
 export class KeyOperations {
@@ -35,13 +54,13 @@ export class KeyOperations {
   readonly #settings: ServeSettings;
   readonly #objects: ReadonlyMap<string, FoundObject>;
   /** Named by all of a sealed version's bytes: found only by exactly the row that was verified. */
-  readonly #handles: Lru<string, Key>;
+  readonly #loaded: Lru<string, LoadedVersion>;
 
   constructor(session: Session, settings: ServeSettings, objects: readonly FoundObject[]) {
     this.#session = session;
     this.#settings = settings;
     this.#objects = new Map(objects.map((object) => [object.objectId, object]));
-    this.#handles = new Lru(settings.keyCacheSize, (key) => key.destroy());
+    this.#loaded = new Lru(settings.keyCacheSize, ({ key }) => key.destroy());
   }
 
   /** Has the token compute something with every seal key, twice. Throws what PKCS#11 reports, or `token`. */
@@ -71,26 +90,22 @@ export class KeyOperations {
   }
 
   seal(request: RequestOf<'seal'>): ReplyOf<'seal'> {
-    const { hmac, version } = this.#load(request.keyVersion);
-    const purpose = purposeOf(request.purpose);
-    const { keyId } = version;
-    const binding = bindingOf(version, request);
+    const { hmac, version, tenant } = this.#load(request.keyVersion);
+    const header = { purpose: purposeOf(request.purpose), keyId: version.keyId, version: version.version };
     try {
-      return {
-        ciphertext: seal({ purpose, keyId, version: version.version }, binding, request.plaintext, hmac),
-      };
+      return { ciphertext: seal(header, bindingOf(tenant, request), request.plaintext, hmac) };
     } finally {
       request.plaintext.fill(0);
     }
   }
 
   open(request: RequestOf<'open'>): ReplyOf<'open'> {
-    const { hmac, version } = this.#load(request.keyVersion);
+    const { hmac, version, tenant } = this.#load(request.keyVersion);
     const header = parseHeader(request.ciphertext, PURPOSES);
     if (header.keyId !== version.keyId || header.version !== version.version) {
       throw new KeywardError('DECRYPTION_FAILED');
     }
-    const binding = bindingOf(version, request);
+    const binding = bindingOf(tenant, request);
     try {
       return { plaintext: open(request.ciphertext, binding, hmac) };
     } catch (error) {
@@ -123,17 +138,17 @@ export class KeyOperations {
     return { bytes: this.#random(length) };
   }
 
-  /** The version's HMAC, once its seal and check value are verified. */
-  #load(sealedVersion: Buffer): { version: SealedKeyVersion; hmac: (input: Buffer) => Buffer } {
-    const version = decode(sealedKeyVersion, sealedVersion);
+  /** The version, unwrapped, once its seal and check value are verified. */
+  #load(sealedVersion: Buffer): LoadedVersion {
     const name = sealedVersion.toString('latin1');
-    let key = this.#handles.get(name);
-    if (key === undefined) {
-      key = this.#unwrapVerified(version);
-      this.#handles.set(name, key);
-    }
-    const handle = key;
-    return { version, hmac: (input) => this.#hmac(handle, input) };
+    const known = this.#loaded.get(name);
+    if (known !== undefined) return known;
+    const version = decode(sealedKeyVersion, Buffer.from(sealedVersion));
+    const key = this.#unwrapVerified(version);
+    const hmac = (input: Buffer) => this.#hmac(key, input);
+    const loaded = { version, tenant: idToBytes(version.tenantId), key, hmac };
+    this.#loaded.set(name, loaded);
+    return loaded;
   }
 
   #unwrapVerified(version: SealedKeyVersion): Key {
@@ -200,9 +215,14 @@ export class KeyOperations {
     return object.handle;
   }
 
+  /** Past graphene, whose Sign allocates and copies a kilobyte for each call. */
   #hmac(key: Key, input: Buffer): Buffer {
-    const output = this.#session.createSign(HMAC_SHA512, key).once(input);
-    if (output.length !== 64) throw new AgentFailure('token', `an HMAC-SHA-512 of ${output.length} bytes`);
+    const { lib, handle } = this.#session;
+    lib.C_SignInit(handle, HMAC, key.handle);
+    const output = lib.C_Sign(handle, input, Buffer.allocUnsafe(HMAC_BYTES));
+    if (output.length !== HMAC_BYTES) {
+      throw new AgentFailure('token', `an HMAC-SHA-512 of ${output.length} bytes`);
+    }
     return output;
   }
 
@@ -230,12 +250,8 @@ function corrupt(version: SealedKeyVersion, why: string): AgentFailure {
   );
 }
 
-function bindingOf(version: SealedKeyVersion, request: Pick<Binding, 'subject' | 'contextDigest'>): Binding {
-  return {
-    tenant: idToBytes(version.tenantId),
-    subject: request.subject,
-    contextDigest: request.contextDigest,
-  };
+function bindingOf(tenant: Buffer, { subject, contextDigest }: Omit<Binding, 'tenant'>): Binding {
+  return { tenant, subject, contextDigest };
 }
 
 function purposeOf(number: number): (typeof PURPOSES)[number] {
