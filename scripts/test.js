@@ -1,5 +1,6 @@
 /**
- * `npm test`: installs what is missing, then runs every test, or those that are named: `npm test -- test/ids.test.ts`.
+ * `npm test`: installs what is missing, then runs every test but those of test/long/, or those that are named:
+ * `npm test -- test/ids.test.ts`. `npm run test:long` runs test/long/.
  *
  * Options for Node's test runner may be given too: `npm test -- --test-name-pattern=rotat`. What the tests share
  * (PostgreSQL, a token) is started once by test/global-setup.ts. Plain JavaScript for Node 20.
@@ -10,21 +11,23 @@ import { nodeForSources, ROOT } from './node-modules.js';
 import { run } from './run.js';
 import { afterSetUp } from './setup.js';
 
-const ALL = 'test/**/*.test.ts';
+const ALL = ['test/*.test.ts', 'test/!(long)/**/*.test.ts'];
+const LONG = ['test/long/**/*.test.ts'];
 const GLOBAL_SETUP = 'test/global-setup.ts';
 
 const OPTIONS = [
   '--test',
   '--test-concurrency=2',
-  '--test-timeout=120000',
+  `--test-timeout=${process.argv.includes('--long') ? 7_200_000 : 300_000}`,
   '--test-reporter=./scripts/test-reporter.js',
   '--test-reporter-destination=stdout',
 ];
 
 await afterSetUp(() => {
-  const given = process.argv.slice(2);
+  const given = process.argv.slice(2).filter((argument) => argument !== '--long');
+  const all = process.argv.includes('--long') ? LONG : ALL;
   const files = given.filter((argument) => !argument.startsWith('-'));
   const options = given.filter((argument) => argument.startsWith('-'));
   const shared = existsSync(join(ROOT, GLOBAL_SETUP)) ? [`--test-global-setup=${GLOBAL_SETUP}`] : [];
-  return run(nodeForSources(), [...OPTIONS, ...shared, ...options, ...(files.length > 0 ? files : [ALL])]);
+  return run(nodeForSources(), [...OPTIONS, ...shared, ...options, ...(files.length > 0 ? files : all)]);
 });

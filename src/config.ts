@@ -187,7 +187,7 @@ export const SETTINGS = {
   ),
   KEYWARD_CONNECTION_AGE_MS: setting(
     integer(1_000, 604_800_000, 3_600_000),
-    'a connection is closed after so long, a tenth more or less; clients connect anew without losing a call',
+    'a connection is closed in order after so long, a tenth more or less; clients connect anew',
     '3600000',
   ),
   KEYWARD_DRAIN_MS: setting(

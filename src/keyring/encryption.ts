@@ -53,7 +53,7 @@ export class Encryption {
     call: Call,
     request: { readonly name: KeyName; readonly plaintext: Buffer; readonly context: EncryptionContext },
   ): Promise<Sealed> {
-    const primary = await this.#findPrimary(call, request.name);
+    const primary = await this.#findPrimary(request.name);
     const { ciphertext } = await this.#agents.call(
       'seal',
       {
@@ -98,7 +98,7 @@ export class Encryption {
       readonly reveal: boolean;
     },
   ): Promise<Sealed & { readonly plaintext: Buffer }> {
-    const primary = await this.#findPrimary(call, request.name);
+    const primary = await this.#findPrimary(request.name);
     const issued = await this.#agents.call(
       'issueDataKey',
       {
@@ -120,7 +120,7 @@ export class Encryption {
     request: { readonly source: Source; readonly name: KeyName; readonly context: EncryptionContext },
   ): Promise<Sealed & { readonly sourceKey: KeyName; readonly sourceVersion: number }> {
     const source = await this.#findSource(request.source);
-    const primary = await this.#findPrimary(call, request.name);
+    const primary = await this.#findPrimary(request.name);
     const { ciphertext } = await this.#agents.call(
       'reseal',
       {
@@ -149,9 +149,9 @@ export class Encryption {
   }
 
   /** The version that encrypts. Throws RESOURCE_NOT_FOUND, or FAILED_PRECONDITION for what is disabled. */
-  async #findPrimary(call: Call, name: KeyName): Promise<LoadedVersion> {
+  async #findPrimary(name: KeyName): Promise<LoadedVersion> {
     requireTenantEnabled(await this.#cache.tenant(name.tenant));
-    const key = await this.#cache.named(call, name);
+    const key = await this.#cache.named(name);
     return requireUsable(key, key.primary);
   }
 

@@ -7,7 +7,7 @@
  * changes answers nothing from here. A load that several calls wait for is nobody's own: it has the tenant in its name
  * and a deadline of its own. Decides nothing: whether a key may be used is the keyring's to say.
  */
-import { type Call, monotonicNow } from '../call.ts';
+import { monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import { encode } from '../hsm/codec.ts';
 import { sealedKeyVersion } from '../hsm/key-version.ts';
@@ -40,7 +40,7 @@ export class KeyCache {
   readonly #store: Store;
   readonly #isFresh: () => boolean;
   readonly #tenants: Lru<string, Promise<TenantRecord | undefined>>;
-  readonly #keyIds: Lru<string, KeyId>;
+  readonly #keyIds: Lru<string, Promise<KeyId | undefined>>;
   readonly #keys: Lru<string, Promise<LoadedKey | undefined>>;
 
   /** At most `limit` keys; `isFresh` says whether this replica hears of changes. */
@@ -61,16 +61,11 @@ export class KeyCache {
   }
 
   /** The key of that name. Throws RESOURCE_NOT_FOUND. */
-  async named(call: Call, name: KeyName): Promise<LoadedKey> {
+  async named(name: KeyName): Promise<LoadedKey> {
     const { tenantId } = await this.tenant(name.tenant);
-    const path = `${name.tenant}/${name.key}`;
-    let keyId = this.#keyIds.get(path);
-    if (keyId === undefined) {
-      const found = await this.#store.read(call, tenantId, (tx) => findKeyByName(tx, tenantId, name.key));
-      if (found === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
-      keyId = found.keyId;
-      this.#keyIds.set(path, keyId);
-    }
+    const path = `${tenantId}/${name.key}`;
+    const keyId = await (this.#keyIds.get(path) ?? this.#loadKeyId(path, tenantId, name.key));
+    if (keyId === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
     const key = await this.key(tenantId, keyId);
     if (key === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
     return key;
@@ -113,6 +108,13 @@ export class KeyCache {
 
   #loadTenant(name: string): Promise<TenantRecord | undefined> {
     return remember(this.#tenants, name, findTenantByName(this.#store, loadDeadline(), name));
+  }
+
+  #loadKeyId(path: string, tenantId: TenantId, name: string): Promise<KeyId | undefined> {
+    const loading = this.#store
+      .read(loadDeadline(), tenantId, (tx) => findKeyByName(tx, tenantId, name))
+      .then((found) => found?.keyId);
+    return remember(this.#keyIds, path, loading);
   }
 
   #load(tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {

@@ -87,8 +87,8 @@ export class Keys {
   }
 
   /** Throws RESOURCE_NOT_FOUND. */
-  async get(call: Call, name: KeyName): Promise<KeyRecord> {
-    return (await this.#cache.named(call, name)).record;
+  async get(name: KeyName): Promise<KeyRecord> {
+    return (await this.#cache.named(name)).record;
   }
 
   /** A tenant's keys by name. */
@@ -102,7 +102,7 @@ export class Keys {
   /** Makes a new version and makes it the primary. Throws CONFLICT when other rotations keep coming first. */
   async rotate(call: Call, name: KeyName, etag: string): Promise<KeyRecord> {
     await this.#requireTenantEnabled(name);
-    const identity = await this.#identify(call, name);
+    const identity = await this.#identify(name);
     for (let attempt = 1; ; attempt++) {
       try {
         return await this.#addVersion(call, name, identity, etag);
@@ -128,8 +128,8 @@ export class Keys {
   }
 
   /** Throws RESOURCE_NOT_FOUND. */
-  async getVersion(call: Call, name: KeyVersionName): Promise<KeyVersionRecord> {
-    const key = await this.#cache.named(call, name);
+  async getVersion(name: KeyVersionName): Promise<KeyVersionRecord> {
+    const key = await this.#cache.named(name);
     const version = await this.#cache.version(key, name.version);
     if (version === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
     return version.record;
@@ -137,7 +137,7 @@ export class Keys {
 
   /** A key's versions, newest first. */
   async listVersions(call: Call, name: KeyName, request: ListRequest): Promise<Page<KeyVersionRecord>> {
-    const { tenantId, keyId } = await this.#identify(call, name);
+    const { tenantId, keyId } = await this.#identify(name);
     return readPage(`versions ${formatKeyName(name)}`, request, BY_VERSION, ({ after, ...page }) =>
       this.#store.read(call, tenantId, (tx) =>
         listVersions(tx, tenantId, keyId, after === undefined ? page : { ...page, before: Number(after) }),
@@ -152,7 +152,7 @@ export class Keys {
     etag: string,
     state: KeyVersionState,
   ): Promise<KeyVersionRecord> {
-    const identity = await this.#identify(call, name);
+    const identity = await this.#identify(name);
     const { tenantId, keyId } = identity;
     const find = async (tx: Tx) => {
       const version = await findVersion(tx, tenantId, keyId, name.version);
@@ -205,7 +205,7 @@ export class Keys {
     etag: string,
     apply: (tx: Tx, identity: KeyIdentity, key: KeyRecord) => Promise<KeyRecord>,
   ): Promise<KeyRecord> {
-    const identity = await this.#identify(call, name);
+    const identity = await this.#identify(name);
     const { tenantId, keyId } = identity;
     const changed = await this.#store.mutate(
       call,
@@ -228,8 +228,8 @@ export class Keys {
     return tenant;
   }
 
-  async #identify(call: Call, name: KeyName): Promise<KeyIdentity> {
-    const { tenantId, keyId } = (await this.#cache.named(call, name)).record;
+  async #identify(name: KeyName): Promise<KeyIdentity> {
+    const { tenantId, keyId } = (await this.#cache.named(name)).record;
     return { tenantId, keyId };
   }
 

@@ -29,8 +29,8 @@ export interface ConnectionLimits {
 
 /** The last stream id there can be: a GOAWAY with it announces that one with the true id will follow (RFC 9113, 6.8). */
 const ANY_STREAM = 2 ** 31 - 1;
-/** For calls that were under way to the server when the GOAWAY was under way to the client. */
-const GOAWAY_NOTICE_MS = 1_000;
+/** For calls that clients begin before they have seen the GOAWAY. (A PING's answer says less: many close instead of it.) */
+const GOAWAY_NOTICE_MS = 2_000;
 const PING_FORGIVEN_MS = 1_000;
 const CALM_NOTICE_MS = 100;
 
@@ -161,6 +161,7 @@ export class Connection {
     if (this.#ending || this.#session.destroyed) return;
     this.#ending = true;
     this.#session.goaway(constants.NGHTTP2_NO_ERROR, ANY_STREAM);
+    // What comes after that is refused as not begun.
     setTimeout(() => this.#session.close(), GOAWAY_NOTICE_MS).unref();
     setTimeout(() => this.#socket.destroy(), GOAWAY_NOTICE_MS + this.#limits.lingerMs).unref();
   }

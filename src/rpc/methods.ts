@@ -115,7 +115,7 @@ const keyService = {
   GetKey: row({
     request: z.object({ name: field.keyName }),
     resource: ({ name }) => formatKeyName(name),
-    handle: async ({ keys }, call, { name }) => keyMessage(name, await keys.get(call, name)),
+    handle: async ({ keys }, _, { name }) => keyMessage(name, await keys.get(name)),
   }),
   ListKeys: row({
     request: z.object({ parent: field.tenantName, ...field.page(['state', 'labels.']) }),
@@ -151,7 +151,7 @@ const keyService = {
   GetKeyVersion: row({
     request: z.object({ name: field.keyVersionName }),
     resource: ({ name }) => formatKeyVersionName(name, name.version),
-    handle: async ({ keys }, call, { name }) => keyVersionMessage(name, await keys.getVersion(call, name)),
+    handle: async ({ keys }, _, { name }) => keyVersionMessage(name, await keys.getVersion(name)),
   }),
   DisableKeyVersion: setKeyVersionState('DISABLED'),
   EnableKeyVersion: setKeyVersionState('ENABLED'),

@@ -83,7 +83,8 @@ export function buildStage(name: string, work: string, done: Map<string, Built>)
 }
 
 function readVariables(text: string): Record<string, string> {
-  return Object.fromEntries(text.split(' ').map((pair) => pair.split(/=(.*)/s, 2)));
+  const pairs = text.matchAll(/([A-Za-z_]\w*)=(?:"([^"]*)"|(\S*))/g);
+  return Object.fromEntries([...pairs].map(([, name = '', quoted, bare]) => [name, quoted ?? bare ?? '']));
 }
 
 interface Places {

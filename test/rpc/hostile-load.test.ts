@@ -14,6 +14,7 @@ import {
   FLAG,
   FRAME,
   FrameClient,
+  field,
   frame,
   grpcFrame,
   headerBlock,
@@ -31,6 +32,7 @@ const HEALTH_WATCH = '/grpc.health.v1.Health/Watch';
 const EMPTY = grpcFrame(Buffer.alloc(0));
 const CANCEL = uint32(constants.NGHTTP2_CANCEL);
 const DEADLINE_EXCEEDED = 4;
+const NOT_FOUND = 5;
 
 /** The ids of a client's first streams. */
 function streamIds(count: number, from = 0): number[] {
@@ -42,6 +44,14 @@ function reasons(answers: readonly Answer[]): string[] {
   return [...new Set(answers.map(({ reason, status }) => reason ?? `status ${status}`))].sort();
 }
 
+/** The first `count` answers that come. */
+async function first(count: number, calls: readonly Promise<Answer>[]): Promise<Answer[]> {
+  const answers: Answer[] = [];
+  for (const each of calls) each.then((answer) => answers.push(answer));
+  await eventually(() => assert.ok(answers.length >= count));
+  return answers.slice(0, count);
+}
+
 /** Holds the tables of keys, so that whoever wants to change them waits. */
 async function lockKeys(hostile: HostileService): Promise<AsyncDisposable & { waiting(): Promise<number> }> {
   const client = new pg.Client({ connectionString: hostile.environment.urls.superuser });
@@ -49,6 +59,7 @@ async function lockKeys(hostile: HostileService): Promise<AsyncDisposable & { wa
   await client.query('BEGIN; LOCK TABLE keys, key_versions IN ACCESS EXCLUSIVE MODE');
   return {
     waiting: async () => {
+      await client.query('SELECT pg_stat_clear_snapshot()'); // A transaction sees one snapshot otherwise.
       const { rows } = await client.query<{ count: string }>(
         `SELECT count(*) FROM pg_stat_activity
          WHERE datname = current_database() AND pid <> pg_backend_pid() AND wait_event_type = 'Lock'`,
@@ -124,7 +135,7 @@ describe('with default limits', () => {
 
       using loud = await FrameClient.connect(hostile.peer);
       loud.begin();
-      loud.send(...Array.from({ length: 5_000 }, () => frame(FRAME.ping, 0, 0, Buffer.alloc(8))));
+      loud.send(...Array.from({ length: 300 }, () => frame(FRAME.ping, 0, 0, Buffer.alloc(8))));
       await loud.closed;
       const { goaway } = loud;
       assert.equal(goaway?.code, constants.NGHTTP2_ENHANCE_YOUR_CALM);
@@ -135,6 +146,7 @@ describe('with default limits', () => {
   test('floods of other frames, and what is no HTTP/2 at all, end at most their own connection', async () => {
     const block = headerBlock(LIST_TENANTS);
     const floods: Readonly<Record<string, readonly Buffer[]>> = {
+      pings: Array.from({ length: 5_000 }, () => frame(FRAME.ping, 0, 0, Buffer.alloc(8))),
       settings: Array.from({ length: 5_000 }, () => frame(FRAME.settings, 0, 0)),
       'empty data': [
         frame(FRAME.headers, FLAG.endHeaders, 1, block),
@@ -202,9 +214,7 @@ describe('with tight limits', () => {
       KEYWARD_MAX_CALLS: '8',
       KEYWARD_MAX_REQUEST_BYTES: '1048576',
       KEYWARD_MAX_CONNECTIONS: '40',
-      KEYWARD_DEADLINE_MS: '1500',
       KEYWARD_HANDSHAKE_MS: '1000',
-      KEYWARD_IDLE_MS: '1000',
     });
   });
   after(async () => {
@@ -224,10 +234,9 @@ describe('with tight limits', () => {
         }
         await sleep(5);
       }
-      return await Promise.all(hanging);
+      return await first(992, hanging); // Eight have a place.
     });
-    assert.equal(answers.length, 1000);
-    assert.deepEqual(reasons(answers), ['DEADLINE_EXCEEDED', 'SERVER_BUSY']);
+    assert.deepEqual(reasons(answers), ['SERVER_BUSY']);
   });
 
   test('case 99: with as many calls under way as there may be, more are shed, and health answers', async () => {
@@ -237,14 +246,7 @@ describe('with tight limits', () => {
       const held = Array.from({ length: 8 }, (_, index) =>
         call(session, {
           path: GET_KEY,
-          body: [
-            grpcFrame(
-              Buffer.concat([
-                Buffer.from([0x0a, 22]),
-                Buffer.from(`tenants/acme/keys/k-${100 + index}`.slice(0, 22)),
-              ]),
-            ),
-          ],
+          body: [grpcFrame(field(1, `tenants/acme/keys/k-${index}`))],
         }),
       );
       await eventually(async () => assert.ok((await lock.waiting()) > 0));
@@ -256,27 +258,11 @@ describe('with tight limits', () => {
       assert.deepEqual([shed.status, shed.retryAfterMs], [8, 200]);
       const health = await call(session, { path: HEALTH, body: [EMPTY] });
       assert.equal(health.status, 0);
-      await Promise.all(held);
-    }
-    await eventually(() => hostile.keyward.getKey({ name: KEY }));
-  });
-
-  test('case 48: a cancelled call that waits for the database waits no longer than its deadline', async () => {
-    {
-      await using lock = await lockKeys(hostile);
-      const abort = new AbortController();
-      const cancelled = hostile.keyward.createKey({ parent: 'tenants/acme', keyId: 'gone' }, abort);
-      cancelled.catch((e) => console.log(e, hostile.service.log.slice(-5)));
-      await eventually(async () => assert.ok((await lock.waiting()) > 0));
-      abort.abort();
-      await assert.rejects(cancelled);
-      await eventually(async () => assert.equal(await lock.waiting(), 0));
+      await lock[Symbol.asyncDispose]();
+      // Those that were let in are served as soon as that is possible; there are no such keys.
+      for (const { status } of await Promise.all(held)) assert.equal(status, NOT_FOUND);
     }
     await hostile.staysHonest(async () => {});
-    assert.equal(
-      await reasonOf(hostile.keyward.getKey({ name: `tenants/acme/keys/gone` })),
-      'RESOURCE_NOT_FOUND',
-    );
   });
 
   test('health watches are limited apart from calls', async () => {
@@ -297,52 +283,16 @@ describe('with tight limits', () => {
     });
   });
 
-  test('case 100: a body that comes byte by byte is ended at the deadline, and its stream closed', async () => {
-    await hostile.staysHonest(async () => {
-      using client = await FrameClient.connect(hostile.peer);
-      client.begin();
-      client.send(frame(FRAME.headers, FLAG.endHeaders, 1, headerBlock(LIST_TENANTS)));
-      client.send(frame(FRAME.data, 0, 1, Buffer.from([0, 0, 0, 0xff, 0xff])));
-      const trickle = setInterval(() => client.send(frame(FRAME.data, 0, 1, Buffer.from([0]))), 20);
-      try {
-        await eventually(() => assert.equal(client.received(FRAME.rstStream).length, 1));
-        assert.equal(client.received(FRAME.headers).length, 1);
-      } finally {
-        clearInterval(trickle);
-      }
-    });
-  });
-
   test('case 100: bodies that together are more than the server holds make way for others', async () => {
     const answers = await hostile.staysHonest(async (session) => {
       const part = grpcFrame(Buffer.alloc(200_000), { length: 400_000 });
-      return Promise.all(
-        Array.from({ length: 12 }, () =>
-          call(session, { path: LIST_TENANTS, body: [part], unfinished: true }),
-        ),
+      const calls = Array.from({ length: 12 }, () =>
+        call(session, { path: LIST_TENANTS, body: [part], unfinished: true }),
       );
+      // Eight have a place, and at most five of these the bytes that they want.
+      return await first(7, calls);
     });
-    const found = reasons(answers);
-    assert.ok(found.includes('SERVER_BUSY'), String(found));
-    assert.deepEqual(
-      found.filter((reason) => !['SERVER_BUSY', 'DEADLINE_EXCEEDED'].includes(reason)),
-      [],
-    );
-  });
-
-  test('case 100: answers that are never read are given up', async () => {
-    await hostile.staysHonest(async () => {
-      using client = await FrameClient.connect(hostile.peer);
-      client.begin([[4, 0]]); // SETTINGS_INITIAL_WINDOW_SIZE
-      client.send(
-        ...streamIds(5).flatMap((id) => [
-          frame(FRAME.headers, FLAG.endHeaders, id, headerBlock(LIST_TENANTS)),
-          frame(FRAME.data, FLAG.endStream, id, EMPTY),
-        ]),
-      );
-      await eventually(() => assert.equal(client.received(FRAME.rstStream).length, 5));
-      assert.equal(client.received(FRAME.data).length, 0);
-    });
+    assert.deepEqual(reasons(answers), ['SERVER_BUSY']);
   });
 
   test('case 101: sockets that never shake hands make way, and are closed in the end', async () => {
@@ -360,19 +310,6 @@ describe('with tight limits', () => {
     });
   });
 
-  test('case 101: who shakes hands and then says nothing, or reads nothing, is disconnected', async () => {
-    await hostile.staysHonest(async () => {});
-    const before = hostile.openSockets();
-    const clients = await Promise.all(Array.from({ length: 10 }, () => FrameClient.connect(hostile.peer)));
-    try {
-      for (const client of clients.slice(0, 5)) client.begin();
-      for (const client of clients.slice(3, 8)) client.stopReading();
-      await eventually(() => assert.ok(hostile.openSockets() <= before));
-    } finally {
-      for (const client of clients) client[Symbol.dispose]();
-    }
-  });
-
   test('whoever speaks TLS but not HTTP/2 is disconnected', async () => {
     await hostile.staysHonest(async () => {
       for (const ALPNProtocols of [['http/1.1'], undefined, ['spdy/3', 'x']]) {
@@ -385,8 +322,84 @@ describe('with tight limits', () => {
   });
 });
 
+describe('cancelled calls', () => {
+  test('case 48: a cancelled call that waits for the database waits no longer than its deadline', async () => {
+    await using hostile = await startHostile({ KEYWARD_DEADLINE_MS: '2000' });
+    {
+      await using lock = await lockKeys(hostile);
+      const abort = new AbortController();
+      const cancelled = hostile.keyward.createKey({ parent: 'tenants/acme', keyId: 'gone' }, abort);
+      cancelled.catch(() => {});
+      await eventually(async () => assert.ok((await lock.waiting()) > 0));
+      abort.abort();
+      await assert.rejects(cancelled);
+      await eventually(async () => assert.equal(await lock.waiting(), 0));
+    }
+    await hostile.staysHonest(async () => {});
+    assert.equal(
+      await reasonOf(hostile.keyward.getKey({ name: `tenants/acme/keys/gone` })),
+      'RESOURCE_NOT_FOUND',
+    );
+  });
+});
+
+describe('with a short deadline', { concurrency: true }, () => {
+  let hostile: HostileService;
+  before(async () => {
+    hostile = await startHostile({ KEYWARD_DEADLINE_MS: '3000', KEYWARD_IDLE_MS: '1000' });
+  });
+  after(async () => {
+    await hostile?.[Symbol.asyncDispose]();
+  });
+
+  test('case 100: a body that comes byte by byte is ended at the deadline, and its stream closed', async () => {
+    await hostile.staysHonest(async () => {
+      using client = await FrameClient.connect(hostile.peer);
+      client.begin();
+      client.send(frame(FRAME.headers, FLAG.endHeaders, 1, headerBlock(LIST_TENANTS)));
+      client.send(frame(FRAME.data, 0, 1, Buffer.from([0, 0, 0, 0xff, 0xff])));
+      const trickle = setInterval(() => client.send(frame(FRAME.data, 0, 1, Buffer.from([0]))), 20);
+      try {
+        await eventually(() => assert.equal(client.received(FRAME.rstStream).length, 1));
+        assert.equal(client.received(FRAME.headers).length, 1);
+      } finally {
+        clearInterval(trickle);
+      }
+    });
+  });
+
+  test('case 100: answers that are never read are given up', async () => {
+    await hostile.staysHonest(async () => {
+      using client = await FrameClient.connect(hostile.peer);
+      client.begin([[4, 0]]); // SETTINGS_INITIAL_WINDOW_SIZE
+      client.send(
+        ...streamIds(5).flatMap((id) => [
+          frame(FRAME.headers, FLAG.endHeaders, id, headerBlock(LIST_TENANTS)),
+          frame(FRAME.data, FLAG.endStream, id, EMPTY),
+        ]),
+      );
+      await eventually(() => assert.equal(client.received(FRAME.rstStream).length, 5));
+      assert.equal(client.received(FRAME.data).length, 0);
+    });
+  });
+});
+
 describe('the end of connections', () => {
-  test('a connection that has come of age is closed without losing a call', async () => {
+  test('case 101: who shakes hands and then says nothing, or reads nothing, is disconnected', async () => {
+    await using hostile = await startHostile({ KEYWARD_DEADLINE_MS: '3000', KEYWARD_IDLE_MS: '1000' });
+    await hostile.staysHonest(async () => {});
+    const before = hostile.openSockets();
+    const clients = await Promise.all(Array.from({ length: 10 }, () => FrameClient.connect(hostile.peer)));
+    try {
+      for (const client of clients.slice(0, 5)) client.begin();
+      for (const client of clients.slice(3, 8)) client.stopReading();
+      await eventually(() => assert.ok(hostile.openSockets() <= before));
+    } finally {
+      for (const client of clients) client[Symbol.dispose]();
+    }
+  });
+
+  test('a connection that has come of age is closed in order, and calls go on', async () => {
     await using hostile = await startHostile({ KEYWARD_CONNECTION_AGE_MS: '1000' });
     await hostile.staysHonest(async (session) => {
       const goaway = new Promise((resolve) => session.once('goaway', resolve));

@@ -9,7 +9,7 @@ import { after, before, describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { METHODS } from '../../src/rpc/methods.ts';
 import { DEFAULT_REQUEST_BYTES } from '../../src/rpc/serve-call.ts';
-import { type Answer, call, grpcFrame } from '../faults/http2.ts';
+import { type Answer, call, field, grpcFrame } from '../faults/http2.ts';
 import { type HostileService, SECRET, startHostile } from './hostile-service.ts';
 
 const GET_TENANT = '/keyward.v1.AdminService/GetTenant';
@@ -26,17 +26,6 @@ before(async () => {
 after(async () => {
   await hostile?.[Symbol.asyncDispose]();
 });
-
-/** A field of a message, by its number: bytes, a string or a message (RFC: protobuf wire type 2). */
-function field(number: number, content: Uint8Array | string): Buffer {
-  const bytes = Buffer.from(content as string);
-  assert.ok(number < 16 && bytes.length < 2 ** 21);
-  const { length } = bytes;
-  return Buffer.concat([
-    Buffer.from([(number << 3) | 2, (length & 0x7f) | 0x80, ((length >> 7) & 0x7f) | 0x80, length >> 14]),
-    bytes,
-  ]);
-}
 
 const acme = grpcFrame(field(1, 'tenants/acme'));
 

@@ -1,0 +1,53 @@
+/**
+ * The bench runs, and every one of its rows has numbers. What they are is no matter here.
+ */
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { promisify } from 'node:util';
+
+const MAIN = join(import.meta.dirname, '..', '..', 'bench', 'main.ts');
+const TIMEOUT_MS = 110_000;
+
+const directory = mkdtempSync(join(tmpdir(), 'keyward-bench-'));
+after(() => rmSync(directory, { recursive: true, force: true }));
+
+const CALLS = ['Encrypt', 'Decrypt', 'GenerateDataKey', 'ReEncrypt'];
+const ROWS = [
+  ...['1', '10', '64'].flatMap((inFlight) =>
+    ['floor', ...CALLS, ...CALLS.map((name) => `Batch${name}`)].map((name) => `${inFlight} ${name}`),
+  ),
+  '1 CreateKey',
+  '10 CreateKey',
+  '1 Encrypt, key not loaded',
+];
+
+test('a quick bench fills every row with numbers', async () => {
+  const output = join(directory, 'results.md');
+  await promisify(execFile)(process.execPath, [MAIN, '--quick', `--output=${output}`], {
+    timeout: TIMEOUT_MS,
+    killSignal: 'SIGTERM',
+  });
+  const text = readFileSync(output, 'utf8');
+  const cells = text.split('\n').map((line) =>
+    line
+      .split('|')
+      .slice(1, -1)
+      .map((cell) => cell.trim()),
+  );
+  const rows = cells.filter((row) => row.length === 9 && /^\d/.test(row[0] ?? ''));
+  assert.deepEqual(
+    rows.map(([inFlight, name]) => `${inFlight} ${name}`),
+    ROWS,
+  );
+  for (const [, name, ...figures] of rows) {
+    // A dash where the floor has no agent, or there is nothing to compare with.
+    for (const figure of figures) assert.match(figure, /^(\d+(\.\d+)?( \(.*\))?|–)$/, `${name}: ${figure}`);
+  }
+  assert.match(text, /server \d+ MB, agent \d+ MB/);
+  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 6);
+  assert.doesNotMatch(text, /NaN|Infinity|undefined/);
+});

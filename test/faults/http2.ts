@@ -1,0 +1,308 @@
+/**
+ * HTTP/2 and TLS clients that misbehave, for tests: calls with whatever headers and bytes, frames one by one, sockets
+ * that never shake hands.
+ *
+ * {@link call} speaks correct HTTP/2 and wrong gRPC; {@link FrameClient} owes nothing to anyone. Everything is bounded:
+ * nothing here sends unless it is told to, and everything is closed by `using`. Knows the service's address and
+ * certificates, not its methods.
+ */
+import { type ClientHttp2Session, connect as connectHttp2, type OutgoingHttpHeaders } from 'node:http2';
+import { createConnection, type Socket } from 'node:net';
+import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls';
+import type { MessageTypeDefinition } from '@grpc/proto-loader';
+import { packageDefinition } from '../../src/rpc/proto.ts';
+
+/** Where the service is, and with which certificate to go there. */
+export interface Peer {
+  readonly port: number;
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+}
+
+/** What came back. */
+export interface Answer {
+  readonly httpStatus: number | undefined;
+  /** The gRPC status; undefined when none came. */
+  readonly status: number | undefined;
+  readonly message: string;
+  /** Of ErrorInfo. */
+  readonly reason: string | undefined;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly fields: readonly string[];
+  /** Of RetryInfo. */
+  readonly retryAfterMs: number | undefined;
+  readonly headers: Readonly<Record<string, unknown>>;
+  readonly body: Buffer;
+  /** The code that the stream was reset with; 0 when it wasn't. */
+  readonly rstCode: number;
+}
+
+/** The five bytes before a message, and the message. */
+export function grpcFrame(message: Uint8Array, options: { flag?: number; length?: number } = {}): Buffer {
+  const prefix = Buffer.alloc(5);
+  prefix.writeUInt8(options.flag ?? 0);
+  prefix.writeUInt32BE(options.length ?? message.length, 1);
+  return Buffer.concat([prefix, message]);
+}
+
+/** A protobuf field that has a length (bytes, a string, a message), by its number. */
+export function field(number: number, content: Uint8Array | string): Buffer {
+  const bytes = typeof content === 'string' ? Buffer.from(content) : content;
+  const { length } = bytes;
+  if (number > 15 || length >= 2 ** 21) throw new RangeError('a number to 15 and less than 2 MiB');
+  const head = [(number << 3) | 2, (length & 0x7f) | 0x80, ((length >> 7) & 0x7f) | 0x80, length >> 14];
+  return Buffer.concat([Buffer.from(head), bytes]);
+}
+
+/** A session that can be closed by `using`, its errors swallowed: what becomes of a call is in its {@link Answer}. */
+export function openSession(peer: Peer): ClientHttp2Session & Disposable {
+  const session = connectHttp2(`https://127.0.0.1:${peer.port}`, {
+    ...tlsOptions(peer),
+    maxSendHeaderBlockLength: 10_000_000,
+  });
+  session.on('error', () => {});
+  return Object.assign(session, { [Symbol.dispose]: () => session.destroy() });
+}
+
+interface CallParts {
+  readonly path: string;
+  readonly headers?: OutgoingHttpHeaders;
+  /** Sent one after another; the request ends after them unless `unfinished`. */
+  readonly body?: readonly Uint8Array[];
+  readonly unfinished?: boolean;
+}
+
+/** Makes a call with these headers and bytes, and waits until its stream is closed. */
+export function call(
+  session: ClientHttp2Session,
+  { path, headers, body = [], unfinished }: CallParts,
+): Promise<Answer> {
+  const stream = session.request(
+    {
+      ':method': 'POST',
+      ':path': path,
+      'content-type': 'application/grpc',
+      te: 'trailers',
+      ...headers,
+    },
+    { endStream: false },
+  );
+  const received: Record<string, unknown> = {};
+  const chunks: Buffer[] = [];
+  stream.on('response', (values) => Object.assign(received, values));
+  stream.on('trailers', (values) => Object.assign(received, values));
+  stream.on('data', (chunk: Buffer) => chunks.push(chunk));
+  stream.on('error', () => {});
+  for (const bytes of body) stream.write(bytes);
+  if (!unfinished) stream.end();
+  return new Promise((resolve) =>
+    stream.once('close', () => resolve(answerOf(received, Buffer.concat(chunks), stream.rstCode ?? 0))),
+  );
+}
+
+function answerOf(headers: Readonly<Record<string, unknown>>, body: Buffer, rstCode: number): Answer {
+  const details = headers['grpc-status-details-bin'];
+  const number = (name: string) => (headers[name] === undefined ? undefined : Number(headers[name]));
+  return {
+    httpStatus: number(':status'),
+    status: number('grpc-status'),
+    message: decodeURI(String(headers['grpc-message'] ?? '')),
+    ...detailsOf(details === undefined ? undefined : Buffer.from(String(details), 'base64')),
+    headers,
+    body,
+    rstCode,
+  };
+}
+
+type Message = Readonly<Record<string, unknown>>;
+
+function decode(type: string, bytes: Buffer): Message {
+  return (packageDefinition[type] as unknown as MessageTypeDefinition<Message, Message>).deserialize(bytes);
+}
+
+/** What google.rpc.Status holds, as `grpc-status-details-bin` carries it. */
+export function detailsOf(
+  bytes: Buffer | undefined,
+): Pick<Answer, 'reason' | 'metadata' | 'fields' | 'retryAfterMs'> {
+  const all = bytes === undefined ? [] : (decode('google.rpc.Status', bytes)['details'] as Message[]);
+  const detail = (type: string) => {
+    const found = all.find((each) => String(each['type_url'] ?? each['typeUrl']).endsWith(`.${type}`));
+    return found && decode(`google.rpc.${type}`, found['value'] as Buffer);
+  };
+  const info = detail('ErrorInfo');
+  const violations = (detail('BadRequest')?.['fieldViolations'] ?? []) as { readonly field: string }[];
+  const delay = detail('RetryInfo')?.['retryDelay'] as { seconds: number; nanos: number } | undefined;
+  return {
+    reason: info?.['reason'] as string | undefined,
+    metadata: (info?.['metadata'] ?? {}) as Record<string, string>,
+    fields: violations.map(({ field }) => field),
+    retryAfterMs: delay && Number(delay.seconds) * 1000 + delay.nanos / 1e6,
+  };
+}
+
+/** Frame types and flags (RFC 9113, 6). */
+export const FRAME = {
+  data: 0,
+  headers: 1,
+  rstStream: 3,
+  settings: 4,
+  ping: 6,
+  goaway: 7,
+  windowUpdate: 8,
+  continuation: 9,
+} as const;
+export const FLAG = { endStream: 1, endHeaders: 4, ack: 1 } as const;
+const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
+
+export interface Frame {
+  readonly type: number;
+  readonly flags: number;
+  readonly stream: number;
+  readonly payload: Buffer;
+}
+
+/** A frame's bytes. */
+export function frame(
+  type: number,
+  flags: number,
+  stream: number,
+  payload: Uint8Array = Buffer.alloc(0),
+): Buffer {
+  const head = Buffer.alloc(9);
+  head.writeUIntBE(payload.length, 0, 3);
+  head.writeUInt8(type, 3);
+  head.writeUInt8(flags, 4);
+  head.writeUInt32BE(stream, 5);
+  return Buffer.concat([head, payload]);
+}
+
+/** 32 bits, as RST_STREAM and WINDOW_UPDATE carry them. */
+export function uint32(value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(value);
+  return bytes;
+}
+
+/** A header block of literals without indexing or Huffman's code (RFC 7541, 6.2.2); strings up to 126 bytes. */
+export function headerBlock(path: string, more: readonly (readonly [string, string])[] = []): Buffer {
+  const fields = [
+    [':method', 'POST'],
+    [':scheme', 'https'],
+    [':path', path],
+    [':authority', 'localhost'],
+    ['content-type', 'application/grpc'],
+    ['te', 'trailers'],
+    ...more,
+  ] as const;
+  const literal = (text: string) => Buffer.concat([Buffer.from([text.length]), Buffer.from(text, 'latin1')]);
+  return Buffer.concat(fields.flatMap(([name, value]) => [Buffer.from([0]), literal(name), literal(value)]));
+}
+
+/** A TLS connection on which frames are sent as they are, right or wrong. */
+export class FrameClient implements Disposable {
+  readonly frames: Frame[] = [];
+  /** When the server has closed the connection. */
+  readonly closed: Promise<void>;
+  readonly #socket: TLSSocket;
+  #rest = Buffer.alloc(0);
+
+  private constructor(socket: TLSSocket) {
+    this.#socket = socket;
+    this.closed = new Promise((resolve) => socket.once('close', () => resolve()));
+    socket.on('error', () => {});
+    socket.on('data', (chunk: Buffer) => this.#receive(chunk));
+  }
+
+  /** Shakes hands, and no more. */
+  static async connect(peer: Peer, options: ConnectionOptions = {}): Promise<FrameClient> {
+    const socket = connectTls({
+      host: '127.0.0.1',
+      port: peer.port,
+      servername: 'localhost',
+      ALPNProtocols: ['h2'],
+      ...tlsOptions(peer),
+      ...options,
+    });
+    await new Promise<void>((resolve, reject) => {
+      socket.once('secureConnect', resolve);
+      socket.once('error', reject);
+    });
+    return new FrameClient(socket);
+  }
+
+  /** The connection preface, with these settings: pairs of identifier and value. */
+  begin(settings: readonly (readonly [number, number])[] = []): void {
+    const payload = Buffer.concat(
+      settings.map(([id, value]) => Buffer.concat([Buffer.from([id >> 8, id & 0xff]), uint32(value)])),
+    );
+    this.send(PREFACE, frame(FRAME.settings, 0, 0, payload));
+  }
+
+  /** Sends bytes in one piece; what can't be sent any more is dropped. */
+  send(...bytes: readonly Uint8Array[]): void {
+    if (this.#socket.writable) this.#socket.write(Buffer.concat(bytes));
+  }
+
+  /** Reads no more: the server's side fills up. */
+  stopReading(): void {
+    this.#socket.pause();
+  }
+
+  /** The code and text of the last GOAWAY. */
+  get goaway(): { readonly code: number; readonly text: string } | undefined {
+    const last = this.frames.findLast(({ type }) => type === FRAME.goaway);
+    return last && { code: last.payload.readUInt32BE(4), text: last.payload.subarray(8).toString() };
+  }
+
+  /** Frames of a type that came. */
+  received(type: number): Frame[] {
+    return this.frames.filter((each) => each.type === type);
+  }
+
+  [Symbol.dispose](): void {
+    this.#socket.destroy();
+  }
+
+  #receive(chunk: Buffer): void {
+    this.#rest = Buffer.concat([this.#rest, chunk]);
+    while (this.#rest.length >= 9) {
+      const length = this.#rest.readUIntBE(0, 3);
+      if (this.#rest.length < 9 + length) return;
+      this.frames.push({
+        type: this.#rest.readUInt8(3),
+        flags: this.#rest.readUInt8(4),
+        stream: this.#rest.readUInt32BE(5),
+        payload: Buffer.from(this.#rest.subarray(9, 9 + length)),
+      });
+      this.#rest = this.#rest.subarray(9 + length);
+    }
+  }
+}
+
+/** TCP connections on which these bytes are sent and then nothing; `open` says how many are still there. */
+export class SilentSockets implements Disposable {
+  readonly #sockets: Socket[];
+
+  constructor(port: number, count: number, bytes: Uint8Array = Buffer.alloc(0)) {
+    this.#sockets = Array.from({ length: count }, () => {
+      const socket = createConnection(port, '127.0.0.1');
+      socket.on('error', () => {});
+      socket.resume();
+      if (bytes.length > 0) socket.write(bytes);
+      return socket;
+    });
+  }
+
+  get open(): number {
+    return this.#sockets.filter(({ destroyed }) => !destroyed).length;
+  }
+
+  [Symbol.dispose](): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+}
+
+function tlsOptions({ ca, cert, key }: Peer): ConnectionOptions {
+  return { ca, cert, key, servername: 'localhost' };
+}

@@ -1,0 +1,264 @@
+/**
+ * What can go wrong behind the transport: handlers that throw, reject, hang or return junk, answers that can't be sent,
+ * and certificates whose holders would like to be someone else. None of it takes the process down or passes for success.
+ */
+import assert from 'node:assert/strict';
+import { EventEmitter } from 'node:events';
+import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Metadata, type ServerUnaryCall, type ServiceError, status } from '@grpc/grpc-js';
+import type { Logger } from 'pino';
+import { z } from 'zod';
+import { monotonicNow } from '../../src/call.ts';
+import { KeywardError } from '../../src/errors.ts';
+import type { Keyring } from '../../src/keyring/keyring.ts';
+import type { AdmittedCall } from '../../src/rpc/admission.ts';
+import { callerOf } from '../../src/rpc/caller.ts';
+import { DEFAULT_REQUEST_BYTES, type ServedMethod, serveCall } from '../../src/rpc/serve-call.ts';
+import { detailsOf } from '../faults/http2.ts';
+
+interface Outcome {
+  readonly error: ServiceError | null;
+  readonly response: Buffer | null;
+  readonly answers: number;
+  readonly log: readonly Record<string, unknown>[];
+  readonly isReleased: boolean;
+  readonly request: Buffer;
+}
+
+type Handle = ServedMethod['row']['handle'];
+
+interface Variations {
+  readonly row?: Partial<ServedMethod['row']>;
+  readonly encode?: ServedMethod['encode'];
+  readonly request?: Buffer;
+  readonly timeLeftMs?: number;
+  /** What grpc-js does when the answer is handed to it. */
+  readonly onAnswer?: () => void;
+  readonly during?: (rpc: EventEmitter) => void;
+  readonly isAdmitted?: boolean;
+}
+
+/** Serves one call with a handler, and waits until nothing of it is left. */
+async function serve(handle: Handle, variations: Variations = {}): Promise<Outcome> {
+  const log: Record<string, unknown>[] = [];
+  const note = (line: Record<string, unknown>) => log.push(line);
+  let isReleased = false;
+  const admitted: AdmittedCall = {
+    id: 'the-id',
+    caller: 'spiffe://keyward.test/tester',
+    startedAt: monotonicNow(),
+    deadline: monotonicNow() + (variations.timeLeftMs ?? 60_000),
+    hold: () => () => {
+      isReleased = true;
+    },
+  };
+  const request = variations.request ?? Buffer.from('request');
+  const rpc = Object.assign(new EventEmitter(), { request, cancelled: false, metadata: new Metadata() });
+  const answers: [ServiceError | null, Buffer | null][] = [];
+  const method: ServedMethod = {
+    name: 'test.Service/Method',
+    row: { request: z.custom<object>(), resource: () => 'thing', handle, ...variations.row },
+    decode: (bytes) => ({ bytes }),
+    encode: variations.encode ?? ((message) => Buffer.from(JSON.stringify(message))),
+  };
+  const handler = serveCall(
+    {
+      keyring: {} as Keyring,
+      log: { info: note, warn: note, error: note } as unknown as Logger,
+      admitted: () => (variations.isAdmitted === false ? undefined : admitted),
+    },
+    method,
+  );
+  handler(rpc as unknown as ServerUnaryCall<Buffer, Buffer>, (error, response) => {
+    // As grpc-js does: what it sends is a copy.
+    answers.push([error as ServiceError | null, response ? Buffer.from(response) : null]);
+    variations.onAnswer?.();
+  });
+  variations.during?.(rpc);
+  while (!(isReleased || variations.isAdmitted === false)) await sleep(1);
+  const [error, response] = answers[0] ?? [null, null];
+  return { error, response, answers: answers.length, log, isReleased, request };
+}
+
+function reasonOf(error: ServiceError | null): string | undefined {
+  const [details] = error?.metadata.get('grpc-status-details-bin') ?? [];
+  return detailsOf(details as Buffer | undefined).reason;
+}
+
+/** Whatever a handler may throw; a name for each. */
+const THROWN: readonly (readonly [string, unknown])[] = [
+  ['an Error', new Error('internal detail, host=db.internal')],
+  ['null', null],
+  ['undefined', undefined],
+  ['a string', 'internal detail'],
+  ['an object that claims to be a gRPC error', { code: 2, details: 'internal detail', message: 'x' }],
+  ['an error with a status of OK', Object.assign(new Error('internal detail'), { code: 0 })],
+  ['an error that can not be printed', { toString: () => assert.fail('printed') }],
+];
+
+describe('a handler', () => {
+  for (const [what, thrown] of THROWN) {
+    test(`that throws or rejects with ${what} makes the call INTERNAL, and says nothing of it`, async () => {
+      const handlers: Handle[] = [
+        () => {
+          throw thrown;
+        },
+        () => Promise.reject(thrown),
+        async () => {
+          await sleep(1);
+          throw thrown;
+        },
+      ];
+      for (const handle of handlers) {
+        const { error, answers, log } = await serve(handle);
+        assert.equal(answers, 1);
+        assert.equal(error?.code, status.INTERNAL);
+        assert.equal(reasonOf(error), 'INTERNAL');
+        assert.doesNotMatch(`${error?.message} ${error?.details}`, /internal detail/);
+        assert.deepEqual(
+          log.map(({ outcome }) => outcome),
+          ['INTERNAL'],
+        );
+      }
+    });
+  }
+
+  test('that throws a reason is answered with it, also when its message can not be sent as it is', async () => {
+    const { error } = await serve(() => {
+      throw new KeywardError('CONFLICT', { message: 'lone \ud800 surrogate' });
+    });
+    assert.equal(error?.code, status.ABORTED);
+    assert.doesNotThrow(() => encodeURI(error?.details ?? '\ud800'));
+  });
+
+  test('that returns junk makes the call INTERNAL', async () => {
+    const junk = [undefined, null, 'text', 7, () => {}];
+    const encode = (message: object) => {
+      if (typeof message !== 'object' || message === null) throw new TypeError('not a message');
+      return Buffer.alloc(0);
+    };
+    for (const value of junk) {
+      const { error, answers } = await serve((async () => value) as unknown as Handle, { encode });
+      assert.deepEqual([error?.code, reasonOf(error), answers], [status.INTERNAL, 'INTERNAL', 1]);
+    }
+  });
+
+  test('whose row throws while it names the resource makes the call INTERNAL', async () => {
+    const resource = () => {
+      throw new Error('no name');
+    };
+    const { error } = await serve(async () => ({}), { row: { resource } });
+    assert.equal(reasonOf(error), 'INTERNAL');
+  });
+
+  test('that takes too long is answered for at the deadline, once, and counts until it is done', async () => {
+    let isDone = false;
+    const { error, answers, isReleased } = await serve(
+      async () => {
+        await sleep(100);
+        isDone = true;
+        return {};
+      },
+      { timeLeftMs: 5 },
+    );
+    assert.deepEqual([reasonOf(error), answers, isDone, isReleased], ['DEADLINE_EXCEEDED', 1, true, true]);
+  });
+
+  test('case 48: whose call is cancelled learns that its time is up', async () => {
+    const { answers, log } = await serve(
+      async (_keyring, call) => {
+        while (call.deadline > monotonicNow()) await sleep(1);
+        throw new KeywardError('DEADLINE_EXCEEDED');
+      },
+      {
+        during: (rpc) => {
+          Object.assign(rpc, { cancelled: true });
+          rpc.emit('cancelled');
+        },
+      },
+    );
+    assert.equal(answers, 0);
+    assert.deepEqual(
+      log.map(({ outcome }) => outcome),
+      ['CALL_CANCELLED'],
+    );
+  });
+});
+
+describe('an answer', () => {
+  test('that grpc-js throws at is given up, and the process lives', async () => {
+    const onAnswer = () => {
+      throw new Error('the stream is gone');
+    };
+    for (const handle of [async () => ({}), () => Promise.reject(new Error('x'))]) {
+      const { answers, isReleased } = await serve(handle, { onAnswer });
+      assert.deepEqual([answers, isReleased], [1, true]);
+    }
+  });
+
+  test('and its request are zeroed when both are done with', async () => {
+    let encoded: Buffer | undefined;
+    const { request, response } = await serve(async () => ({ plaintext: 'p' }), {
+      encode: () => {
+        encoded = Buffer.from('plaintext');
+        return encoded;
+      },
+    });
+    assert.equal(response?.toString(), 'plaintext');
+    assert.ok(encoded?.every((byte) => byte === 0));
+    assert.ok(request.every((byte) => byte === 0));
+  });
+
+  test('is refused to a call that was not let in', async () => {
+    const { error } = await serve(async () => ({}), { isAdmitted: false });
+    assert.equal(error?.code, status.INTERNAL);
+  });
+});
+
+describe('a request', () => {
+  test('larger than its method takes is refused before it is decoded', async () => {
+    const request = Buffer.alloc(DEFAULT_REQUEST_BYTES + 1);
+    const { error } = await serve(async () => ({}), { request });
+    assert.equal(reasonOf(error), 'MESSAGE_TOO_LARGE');
+    const { error: none } = await serve(async () => ({}), { request, row: { maxRequestBytes: Infinity } });
+    assert.equal(none, null);
+  });
+});
+
+describe('a certificate', () => {
+  const subject = { CN: 'x' } as Parameters<typeof callerOf>[0]['subject'];
+
+  test('with one SPIFFE id stands for it', () => {
+    const subjectaltname = 'DNS:a.test, URI:spiffe://keyward.test/a, IP Address:127.0.0.1';
+    assert.equal(callerOf({ subjectaltname, subject }), 'spiffe://keyward.test/a');
+  });
+
+  test('whose other names contain a SPIFFE id doesn’t', () => {
+    const evil = [
+      'DNS:"x, URI:spiffe://keyward.test/admin"',
+      'URI:"https://x, URI:spiffe://keyward.test/admin"',
+      'DNS:"\\", URI:spiffe://keyward.test/admin"',
+      'URI:https://x',
+    ];
+    for (const subjectaltname of evil) assert.equal(callerOf({ subjectaltname, subject }), 'CN=x');
+  });
+
+  test('with two URIs, or a SPIFFE id that Node has to quote, is known by its subject', () => {
+    for (const subjectaltname of [
+      'URI:spiffe://keyward.test/a, URI:spiffe://keyward.test/b',
+      'URI:"spiffe://keyward.test/a, b"',
+    ]) {
+      assert.equal(callerOf({ subjectaltname, subject }), 'CN=x');
+    }
+  });
+
+  test('whose subject’s values look like more of it stays itself, and no value forges a line', () => {
+    const one = callerOf({ subject: { CN: 'a,O=b' } as never });
+    const two = callerOf({ subject: { CN: 'a', O: 'b' } as never });
+    assert.notEqual(one, two);
+    assert.equal(two, 'CN=a,O=b');
+    assert.equal(callerOf({ subject: { CN: ['a', 'b\n'] } as never }), 'CN=a,CN=b\\0a');
+    assert.equal(callerOf({ subject: {} as never }), 'unknown');
+  });
+});
