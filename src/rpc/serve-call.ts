@@ -13,6 +13,7 @@ import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { Keyring } from '../keyring/keyring.ts';
 import type { AdmittedCall } from './admission.ts';
+import { hasTooManyFields } from './field-count.ts';
 import { validate } from './fields.ts';
 import { idempotencyOf } from './idempotency.ts';
 import type { MethodRow } from './methods.ts';
@@ -120,6 +121,9 @@ class Execution {
     const limit = row.maxRequestBytes ?? DEFAULT_REQUEST_BYTES;
     if (length > limit) {
       throw new KeywardError('MESSAGE_TOO_LARGE', { metadata: { limit: String(limit) } });
+    }
+    if (length > DEFAULT_REQUEST_BYTES && hasTooManyFields(this.#rpc.request)) {
+      throw new KeywardError('MESSAGE_TOO_LARGE', { message: 'The request has more fields than are taken.' });
     }
     try {
       return decode(this.#rpc.request);

@@ -59,7 +59,9 @@ export function field(number: number, content: Uint8Array | string): Buffer {
 export function openSession(peer: Peer): ClientHttp2Session & Disposable {
   const session = connectHttp2(`https://127.0.0.1:${peer.port}`, {
     ...tlsOptions(peer),
+    // So that it is the server whose limits are met.
     maxSendHeaderBlockLength: 10_000_000,
+    maxSessionMemory: 1_000,
   });
   session.on('error', () => {});
   return Object.assign(session, { [Symbol.dispose]: () => session.destroy() });

@@ -15,7 +15,7 @@ import type { Keyring } from '../../src/keyring/keyring.ts';
 import type { AdmittedCall } from '../../src/rpc/admission.ts';
 import { callerOf } from '../../src/rpc/caller.ts';
 import { DEFAULT_REQUEST_BYTES, type ServedMethod, serveCall } from '../../src/rpc/serve-call.ts';
-import { detailsOf } from '../faults/http2.ts';
+import { detailsOf, field } from '../faults/http2.ts';
 
 interface Outcome {
   readonly error: ServiceError | null;
@@ -218,10 +218,12 @@ describe('an answer', () => {
 
 describe('a request', () => {
   test('larger than its method takes is refused before it is decoded', async () => {
-    const request = Buffer.alloc(DEFAULT_REQUEST_BYTES + 1);
-    const { error } = await serve(async () => ({}), { request });
+    const item = field(2, field(1, Buffer.alloc(DEFAULT_REQUEST_BYTES / 2)));
+    const request = () => Buffer.concat([item, item]);
+    const { error } = await serve(async () => ({}), { request: request() });
     assert.equal(reasonOf(error), 'MESSAGE_TOO_LARGE');
-    const { error: none } = await serve(async () => ({}), { request, row: { maxRequestBytes: Infinity } });
+    const row = { maxRequestBytes: Infinity };
+    const { error: none } = await serve(async () => ({}), { request: request(), row });
     assert.equal(none, null);
   });
 });

@@ -85,6 +85,29 @@ describe('messages', () => {
     assert.deepEqual(over?.metadata, { limit: String(DEFAULT_REQUEST_BYTES) });
   });
 
+  test('case 39: a batch of two million items, or with a context of as many, is refused before it is decoded', async () => {
+    const limit = 4_194_304;
+    const entries = Buffer.alloc(2_000_000, Buffer.from('1a00', 'hex'));
+    const messages = [
+      Buffer.alloc(limit, Buffer.from('1200', 'hex')),
+      Buffer.concat([field(2, entries), field(2, entries)]),
+      Buffer.alloc(limit, Buffer.from('0b0c', 'hex')),
+      Buffer.alloc(limit, Buffer.from('7801', 'hex')),
+    ];
+    const answers = await refused((session) =>
+      Promise.all(
+        messages.map((message) =>
+          call(session, { path: `${ENCRYPT.slice(0, -7)}BatchEncrypt`, body: [grpcFrame(message)] }),
+        ),
+      ),
+    );
+    assert.deepEqual(
+      summary(answers),
+      repeated(messages.length, [STATUS.resourceExhausted, 'MESSAGE_TOO_LARGE']),
+    );
+    for (const { message } of answers) assert.match(message, /more fields/);
+  });
+
   test('case 40: bytes that are no message are INVALID_ARGUMENT, whatever the method', async () => {
     const paths = Object.entries(METHODS).flatMap(([service, rows]) =>
       Object.keys(rows).map((method) => `/${service}/${method}`),

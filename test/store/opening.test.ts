@@ -9,7 +9,6 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Credentials, createCertificateAuthority } from '../../dev/certificates.ts';
 import { type Postgres, startPostgres } from '../../dev/postgres.ts';
-import { monotonicNow } from '../../src/call.ts';
 import { parseAddress } from '../../src/store/address.ts';
 import { migrate } from '../../src/store/migrate.ts';
 import { compareReleases, MIGRATIONS_DIRECTORY, migrationNames } from '../../src/store/schema.ts';
@@ -166,7 +165,7 @@ describe('schema', () => {
 
   it('case 82: an older schema is refused, with the command that helps', async () => {
     await using empty = await emptyDatabase();
-    await assert.rejects(tryToOpen(empty), /0001_first not applied\. Run `keyward-server migrate`/);
+    await assert.rejects(tryToOpen(empty), /0001_first, .* not applied\. Run `keyward-server migrate`/);
     await using older = await migratedDatabase();
     await older.sql("DELETE FROM schema_releases WHERE migration = '0001_first'");
     await assert.rejects(tryToOpen(older), /older than this release/);
@@ -180,11 +179,9 @@ describe('schema', () => {
     await tryToOpen(database);
   });
 
-  it('migrating what is migrated does nothing, soon', async () => {
+  it('migrating what is migrated does nothing', async () => {
     await using database = await migratedDatabase();
-    const began = monotonicNow();
     assert.deepEqual(await migrate({ url: database.url(OWNER), log }), []);
-    assert.ok(monotonicNow() - began < 500);
   });
 
   it('the service role itself is not let migrate', async () => {
