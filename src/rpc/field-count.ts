@@ -47,9 +47,12 @@ function exceeds(bytes: Buffer, limit: number, nestedExceeds?: (nested: Buffer) 
       case 5:
         offset += 4;
         break;
-      default:
+      case 3:
         // A group, which proto3 has not: there may be any number of fields in it.
         return true;
+      default:
+        // No field: text, as the tenant's name is, or what decoding will refuse.
+        return false;
     }
   }
   return false;

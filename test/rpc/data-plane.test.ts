@@ -196,6 +196,25 @@ describe('batches', () => {
     assert.equal(nonsense.error.code, 'INVALID_ARGUMENT');
   });
 
+  test('of more than a megabyte are taken like others', async () => {
+    const name = await newKey();
+    const requests = Array.from({ length: 1000 }, (_, index) => ({
+      name,
+      plaintext: Buffer.alloc(1024, index),
+      encryptionContext: { index: String(index), purpose: 'large' },
+    }));
+    const encrypted = await keyward.batchEncrypt({ parent: PARENT, requests });
+    const again = await keyward.batchReEncrypt({
+      parent: PARENT,
+      requests: encrypted.map((result, index) => ({
+        name,
+        ciphertext: 'response' in result ? result.response.ciphertext : Buffer.alloc(0),
+        sourceEncryptionContext: requests[index]?.encryptionContext ?? {},
+      })),
+    });
+    assert.ok(again.every((result) => 'response' in result));
+  });
+
   test('have 1 to 1,000 items', async () => {
     const name = await newKey();
     const requests = Array.from({ length: 1001 }, () => ({ name, plaintext: Buffer.from('p') }));
