@@ -1,10 +1,19 @@
 /**
- * A map of bounded size that forgets what was used longest ago. Knows nothing of what it holds.
+ * A map of bounded size that forgets what hasn't been used for long (second chance, also called clock).
+ *
+ * Finding something marks it and moves nothing, so that it costs what a Map does. Knows nothing of what it holds.
  */
+
+interface Entry<V> {
+  readonly value: V;
+  /** Found since it was put in or last spared. */
+  used: boolean;
+}
 
 /** At most `limit` entries; what falls out is given to `onEvict`. */
 export class Lru<K, V> {
-  readonly #entries = new Map<K, V>();
+  /** In the order in which they come up for eviction. */
+  readonly #entries = new Map<K, Entry<V>>();
   readonly #limit: number;
   readonly #onEvict: ((value: V) => void) | undefined;
 
@@ -13,25 +22,17 @@ export class Lru<K, V> {
     this.#onEvict = onEvict;
   }
 
-  /** The value, which is from now on the one used last. */
   get(key: K): V | undefined {
-    const value = this.#entries.get(key);
-    if (value !== undefined) {
-      this.#entries.delete(key);
-      this.#entries.set(key, value);
-    }
-    return value;
+    const entry = this.#entries.get(key);
+    if (entry === undefined) return undefined;
+    entry.used = true;
+    return entry.value;
   }
 
   set(key: K, value: V): void {
     this.#entries.delete(key);
-    this.#entries.set(key, value);
-    if (this.#entries.size <= this.#limit) return;
-    for (const [oldest, evicted] of this.#entries) {
-      this.#entries.delete(oldest);
-      this.#onEvict?.(evicted);
-      return;
-    }
+    if (this.#entries.size >= this.#limit) this.#evictOne();
+    this.#entries.set(key, { value, used: false });
   }
 
   delete(key: K): void {
@@ -40,5 +41,18 @@ export class Lru<K, V> {
 
   clear(): void {
     this.#entries.clear();
+  }
+
+  /** The first that wasn't used goes; those before it are spared once and come up again after all others. */
+  #evictOne(): void {
+    for (const [key, entry] of this.#entries) {
+      this.#entries.delete(key);
+      if (!entry.used) {
+        this.#onEvict?.(entry.value);
+        return;
+      }
+      entry.used = false;
+      this.#entries.set(key, entry);
+    }
   }
 }

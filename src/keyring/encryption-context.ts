@@ -39,19 +39,36 @@ export function findContextProblem(context: EncryptionContext): string | undefin
 
 /** D, 32 bytes, of a context in which {@link findContextProblem} finds none. */
 export function contextDigest(context: EncryptionContext): Buffer {
-  if (context.size === 0) return EMPTY_DIGEST;
-  const entries = [...context].map(([key, value]) => [Buffer.from(key), Buffer.from(value)] as const);
-  // By bytes: JavaScript's own order puts U+10000 before U+E000.
-  return digest(entries.sort(([a], [b]) => Buffer.compare(a, b)));
+  return context.size === 0 ? EMPTY_DIGEST : digest([...context].sort(([a], [b]) => compareUtf8(a, b)));
 }
 
-function digest(entries: readonly (readonly [Buffer, Buffer])[]): Buffer {
-  const parts = entries.flatMap(([key, value]) => [u32(key.length), key, u32(value.length), value]);
-  return hash('sha256', Buffer.concat([LABEL, u32(entries.length), ...parts]), 'buffer');
+function digest(entries: readonly (readonly [string, string])[]): Buffer {
+  let size = LABEL.length + 4;
+  for (const [key, value] of entries) size += 8 + Buffer.byteLength(key) + Buffer.byteLength(value);
+  const encoding = Buffer.allocUnsafe(size);
+  LABEL.copy(encoding);
+  let offset = encoding.writeUInt32BE(entries.length, LABEL.length);
+  for (const entry of entries) {
+    for (const text of entry) {
+      const length = encoding.write(text, offset + 4);
+      encoding.writeUInt32BE(length, offset);
+      offset += 4 + length;
+    }
+  }
+  return hash('sha256', encoding, 'buffer');
 }
 
-function u32(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(value);
-  return bytes;
+/**
+ * The order of two texts by their UTF-8 bytes. JavaScript's own, by UTF-16 units, is the same but for surrogates, which
+ * stand for U+10000 and above and yet are smaller numbers than U+E000.
+ */
+function compareUtf8(a: string, b: string): number {
+  const end = Math.min(a.length, b.length);
+  for (let index = 0; index < end; index++) {
+    const [unitA, unitB] = [a.charCodeAt(index), b.charCodeAt(index)];
+    if (unitA === unitB) continue;
+    const isSurrogate = [unitA, unitB].map((unit) => unit >= 0xd800 && unit <= 0xdfff);
+    return isSurrogate[0] === isSurrogate[1] ? unitA - unitB : isSurrogate[0] ? 1 : -1;
+  }
+  return a.length - b.length;
 }

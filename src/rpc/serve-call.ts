@@ -90,6 +90,8 @@ class Execution {
       millisecondsLeft(this.#call.deadline),
     );
     this.#rpc.once('cancelled', () => {
+      // grpc-js says so at the end of every stream.
+      if (this.#isAnswered) return;
       // Whatever still works for the call sees that its time is up, and begins nothing more.
       this.#call.deadline = Math.min(this.#call.deadline, monotonicNow());
       this.#fail(new KeywardError('CALL_CANCELLED'));
