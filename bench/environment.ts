@@ -1,0 +1,145 @@
+/**
+ * What is measured, running: the service on a database and a token of its own, and the echo server that is the floor.
+ *
+ * Owns `.keyward/bench-<process>/`, removed at the end; that of a run that was killed goes at the next one. Everything
+ * is made as `npm start` makes it, with the server's own defaults. Knows nothing of what is measured.
+ */
+import { fork } from 'node:child_process';
+import { mkdirSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import {
+  type ClientIdentity,
+  type DevelopmentEnvironment,
+  environmentPaths,
+  openDevelopmentEnvironment,
+} from '../dev/environment.ts';
+import { readJsonIfThere, writePrivateJson } from '../dev/files.ts';
+import { waitUntilServing } from '../dev/health.ts';
+import { freePort, removePostgres } from '../dev/postgres.ts';
+import { endServer, runServerCommand, type ServerProcess, spawnServer } from '../dev/server.ts';
+import { identify, isAlive, type ProcessIdentity } from '../scripts/processes.js';
+
+const ROOT = realpathSync(dirname(import.meta.dirname));
+const STATE = join(ROOT, '.keyward');
+/** Removed at the end of a run. */
+export const BENCH_DIRECTORY = join(STATE, `bench-${process.pid}`);
+const SERVING_TIMEOUT_MS = 30_000;
+
+/** What a run writes down, for the next to clean up after it. */
+interface Owner {
+  readonly owner: ProcessIdentity;
+  readonly server?: ProcessIdentity;
+}
+
+/** The service and its database. */
+export class Environment implements AsyncDisposable {
+  readonly directory: string;
+  readonly #development: DevelopmentEnvironment;
+  readonly #extra: Readonly<Record<string, string>>;
+  #server: ServerProcess | undefined;
+
+  private constructor(
+    directory: string,
+    development: DevelopmentEnvironment,
+    extra: Readonly<Record<string, string>>,
+  ) {
+    this.directory = directory;
+    this.#development = development;
+    this.#extra = extra;
+  }
+
+  /** Makes everything and starts the service; `extra` are variables of the server's besides those that it needs. */
+  static async open(extra: Readonly<Record<string, string>> = {}): Promise<Environment> {
+    await removeLeftovers();
+    const directory = BENCH_DIRECTORY;
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    writeOwner(directory);
+    const development = await openDevelopmentEnvironment({
+      root: directory,
+      port: await freePort(),
+      given: {},
+      onDatabaseExit: (detail) => console.error(detail),
+    });
+    const environment = new Environment(directory, development, extra);
+    try {
+      await runServerCommand(ROOT, ['migrate'], development.variables);
+      await runServerCommand(ROOT, ['token', 'init'], development.variables);
+      await environment.restart();
+    } catch (error) {
+      await environment[Symbol.asyncDispose]();
+      throw error;
+    }
+    return environment;
+  }
+
+  get client(): ClientIdentity {
+    return this.#development.client;
+  }
+
+  get variables(): Readonly<Record<string, string>> {
+    return this.#development.variables;
+  }
+
+  get serverPid(): number {
+    if (this.#server === undefined) throw new Error('the service is not running');
+    return this.#server.identity.pid;
+  }
+
+  /** One: the default. */
+  get agentPid(): number {
+    const pid = this.serverPid;
+    return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ')[0]);
+  }
+
+  /** Ends the service if it runs, and starts it with nothing loaded. */
+  async restart(): Promise<void> {
+    await this.#server?.stop();
+    const variables = { ...this.variables, KEYWARD_MODE: 'production', ...this.#extra };
+    const server = spawnServer(ROOT, variables, join(this.directory, 'server.log'));
+    this.#server = server;
+    writeOwner(this.directory, server.identity);
+    const timeout = AbortSignal.timeout(SERVING_TIMEOUT_MS);
+    await Promise.race([
+      waitUntilServing(this.client, timeout),
+      server.ended.then((how) => Promise.reject(new Error(`The server ended: ${how}\n${server.logTail()}`))),
+    ]);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#server?.stop();
+    await this.#development.postgres?.remove();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** The echo server, listening; it ends with this process, or when it is disposed of. */
+export async function startEcho(variables: Readonly<Record<string, string>>) {
+  const child = fork(join(import.meta.dirname, 'echo.ts'), { env: { ...process.env, ...variables } });
+  const port = await new Promise<number>((resolve, reject) => {
+    child.once('message', (message) => resolve(Number(message)));
+    child.once('exit', (code) => reject(new Error(`the echo server ended: ${code}`)));
+  });
+  const { pid } = child;
+  if (pid === undefined) throw new Error('the echo server has no process');
+  return { address: `127.0.0.1:${port}`, pid, [Symbol.dispose]: () => void child.disconnect() };
+}
+
+function writeOwner(directory: string, server?: ProcessIdentity): void {
+  const owner = identify(process.pid);
+  if (owner === undefined) throw new Error('/proc is needed.');
+  writePrivateJson(join(directory, 'owner.json'), { owner, ...(server && { server }) } satisfies Owner);
+}
+
+/** A run that was killed could not clean up. */
+async function removeLeftovers(): Promise<void> {
+  mkdirSync(STATE, { recursive: true, mode: 0o700 });
+  for (const name of readdirSync(STATE).filter((each) => /^bench-\d+$/.test(each))) {
+    const directory = join(STATE, name);
+    const left = readJsonIfThere<Owner>(join(directory, 'owner.json'));
+    // Without a record it has only just been made, or its end came within a moment of that.
+    if (left === undefined || isAlive(left.owner)) continue;
+    if (left.server !== undefined) await endServer(left.server, ROOT);
+    await removePostgres(environmentPaths(directory).postgres);
+    rmSync(directory, { recursive: true, force: true });
+  }
+}

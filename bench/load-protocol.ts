@@ -1,0 +1,42 @@
+/**
+ * What the bench and its load generator say to each other: slices of load, and what came of them.
+ */
+import type { ClientIdentity } from '../dev/environment.ts';
+
+/** The echo server's one method. */
+export const ECHO_PATH = '/keyward.bench.Echo/Echo';
+
+/** A stretch of load: a closed loop with so many calls in flight. */
+export interface Slice {
+  readonly address: string;
+  /** The full method, as HTTP/2 has it. */
+  readonly path: string;
+  /** Encoded messages, sent in turn. */
+  readonly requests: readonly Buffer[];
+  readonly inFlight: number;
+  /** Not counted: for as long as this the loop gets going. */
+  readonly rampMs: number;
+  /** Answers that come in this time after it count, or as many as there are calls in flight, whichever takes longer. */
+  readonly measureMs: number;
+  /** Each request is sent once, and the slice is over when all are answered, or the time is up. */
+  readonly once: boolean;
+}
+
+/** What came of a slice. */
+export interface SliceResult {
+  /** Answers in the measured time, and how long that was. */
+  readonly counted: number;
+  readonly seconds: number;
+  /** Of those that counted. */
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  /** All answers, for what is divided by the number of calls. */
+  readonly completed: number;
+  readonly lastAnswer: Buffer;
+}
+
+/** The first message to a load generator: how it connects. */
+export type LoadIdentity = Pick<ClientIdentity, 'caFile' | 'certFile' | 'keyFile'>;
+
+/** A slice's answer: the call that failed, if one did. */
+export type SliceReply = { readonly result: SliceResult } | { readonly failure: string };

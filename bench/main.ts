@@ -1,0 +1,168 @@
+/**
+ * `npm run bench`: what the service costs beside what gRPC costs anyway, as a table and in `bench/RESULTS.md`.
+ *
+ * `--quick` takes seconds, says little, and writes only where `--output=<file>` says; `--profile` says where the time
+ * goes instead, for Encrypt and its batch or the calls named: `--profile Decrypt`. Decides the order of the steps, and
+ * how long they take: a full run under four minutes.
+ */
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { BENCH_DIRECTORY, Environment, startEcho } from './environment.ts';
+import { alternate, Load, measureSlice, type Row, type Target, type Timing } from './measure.ts';
+import { describeMachine, residentMegabytes } from './processes.ts';
+import { profileWhile, profilingVariables } from './profile.ts';
+import { type Resident, type Results, report, withNotesOf } from './report.ts';
+import { createKeys, firstUses, prepareWorkloads, type Workload } from './workloads.ts';
+
+const IN_FLIGHT = [1, 10, 64] as const;
+const RESULTS = join(import.meta.dirname, 'RESULTS.md');
+
+/** How much is done: all slices together are what the run's length is made of. */
+interface Plan extends Timing {
+  readonly warmUpMs: number;
+  /** CreateKey, at each number of calls in flight. */
+  readonly createKeys: number;
+  /** Keys that are used for the first time. */
+  readonly firstUses: number;
+}
+const FULL: Plan = {
+  rampMs: 150,
+  measureMs: 700,
+  rounds: 5,
+  warmUpMs: 1_500,
+  createKeys: 400,
+  firstUses: 400,
+};
+const QUICK: Plan = { rampMs: 20, measureMs: 100, rounds: 1, warmUpMs: 50, createKeys: 20, firstUses: 20 };
+const ONCE_LIMIT_MS = 10_000;
+const PROFILE_MS = 5_000;
+
+/** What every step needs. */
+interface Bench {
+  readonly plan: Plan;
+  readonly environment: Environment;
+  readonly load: Load;
+  readonly floor: readonly [Target, Workload];
+  readonly calls: readonly Workload[];
+}
+
+const say = (line: string) => console.log(line);
+
+/** Set by a signal: what was being measured then fails, which is no news. */
+let ending: Promise<void> | undefined;
+
+async function main(): Promise<void> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { quick: { type: 'boolean' }, profile: { type: 'boolean' }, output: { type: 'string' } },
+  });
+  const plan = values.quick ? QUICK : FULL;
+  const profiles = join(BENCH_DIRECTORY, 'profiles');
+  await using stack = new AsyncDisposableStack();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => {
+      ending ??= stack.disposeAsync().finally(() => process.exit(1));
+    });
+  }
+  const opening = Environment.open(values.profile ? profilingVariables(profiles) : {});
+  // Also when the end comes before it is open. A failure to open has cleaned up, and is thrown below.
+  stack.defer(() => opening.then((opened) => opened[Symbol.asyncDispose]()).catch(() => {}));
+  const environment = await opening;
+  const load = stack.use(new Load(environment.client));
+  const echo = stack.use(await startEcho(environment.variables));
+  const { address } = environment.client;
+  const { floor, calls } = await prepareWorkloads(async (path, requests) => {
+    const slice = { address, path, requests, inFlight: 1, rampMs: 0, measureMs: ONCE_LIMIT_MS, once: true };
+    return Buffer.from((await load.run(slice)).lastAnswer);
+  });
+  const target = { address: echo.address, serverPid: echo.pid };
+  const bench: Bench = { plan, environment, load, floor: [target, floor], calls };
+  if (values.profile) {
+    await profile(bench, profiles, positionals.length > 0 ? positionals : ['Encrypt', 'BatchEncrypt']);
+    return;
+  }
+  const text = report(await measure(bench), calls);
+  say(`\n${text}`);
+  const output = values.output ?? (values.quick ? undefined : RESULTS);
+  if (output !== undefined) writeFileSync(output, withNotesOf(output, text));
+}
+
+async function measure(bench: Bench): Promise<Results> {
+  const { environment, plan, load, floor, calls } = bench;
+  const machine = await describeMachine(environment.variables['DATABASE_URL'] ?? '');
+  await warmUp(bench);
+  const service = serviceOf(environment);
+  const rows: Row[] = [];
+  const megabytes: Resident[] = [];
+  for (const kind of ['calls', 'batches'] as const) {
+    const others = calls.filter(({ unary }) => (unary === undefined) === (kind === 'calls'));
+    for (const inFlight of IN_FLIGHT) {
+      say(`${kind}, ${inFlight} in flight …`);
+      const timing = { ...plan, inFlight };
+      const both = others.map((workload) => [service, workload] as const);
+      const measured = await alternate(load, floor, both, timing);
+      // The batches have a floor of their own to be compared with; once in the table is enough.
+      rows.push(...(kind === 'calls' ? measured : measured.slice(1)));
+    }
+    const [server, agent] = [residentMegabytes(service.serverPid), residentMegabytes(service.agentPid)];
+    megabytes.push({ after: kind, server, agent });
+  }
+  rows.push(...(await measureKeys(bench)));
+  return { machine, rows, megabytes };
+}
+
+async function warmUp({ plan, load, floor, calls, environment }: Bench): Promise<void> {
+  say('warming up …');
+  const service = serviceOf(environment);
+  for (const [target, workload] of [floor, ...calls.map((each) => [service, each] as const)]) {
+    await measureSlice(load, target, workload, { rampMs: 0, measureMs: plan.warmUpMs, inFlight: 10 });
+  }
+}
+
+/** Making keys, and using them when neither server nor agent has them. */
+async function measureKeys({ plan, load, environment, calls }: Bench): Promise<Row[]> {
+  say('making keys …');
+  const rows: Row[] = [];
+  const once = { rampMs: 0, measureMs: ONCE_LIMIT_MS, once: true };
+  const idsOf = (inFlight: number) =>
+    Array.from({ length: plan.createKeys }, (_, index) => `made-${inFlight}-${index}`);
+  for (const inFlight of [1, 10]) {
+    const workload = createKeys(idsOf(inFlight));
+    const figures = await measureSlice(load, serviceOf(environment), workload, { ...once, inFlight });
+    rows.push({ ...figures, inFlight, name: workload.name, ofFloor: undefined });
+  }
+  await environment.restart();
+  const service = serviceOf(environment);
+  const [encrypt] = calls;
+  if (encrypt === undefined) throw new Error('there is no Encrypt');
+  await measureSlice(load, service, encrypt, { rampMs: 0, measureMs: plan.warmUpMs, inFlight: 10 });
+  const workload = firstUses(idsOf(1).slice(0, plan.firstUses));
+  const figures = await measureSlice(load, service, workload, { ...once, inFlight: 1 });
+  return [...rows, { ...figures, inFlight: 1, name: workload.name, ofFloor: undefined }];
+}
+
+async function profile(bench: Bench, directory: string, names: readonly string[]): Promise<void> {
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  await warmUp(bench);
+  const { serverPid, agentPid, address } = serviceOf(bench.environment);
+  for (const { name, path, requests, items } of bench.calls) {
+    if (!names.includes(name)) continue;
+    const slice = { address, path, requests, inFlight: 64, rampMs: 0, measureMs: PROFILE_MS, once: false };
+    const text = await profileWhile(directory, { server: serverPid, agent: agentPid }, async () => {
+      return (await bench.load.run(slice)).completed * items;
+    });
+    say(`\n## ${name}, 64 in flight\n\n${text}`);
+  }
+}
+
+function serviceOf({ client, serverPid, agentPid }: Environment): Required<Target> {
+  return { address: client.address, serverPid, agentPid };
+}
+
+try {
+  await main();
+} catch (error) {
+  if (ending === undefined) throw error;
+  await ending;
+}

@@ -1,0 +1,155 @@
+/**
+ * Measuring: slices of load in alternation, with the CPU time that they cost, and what their medians are.
+ *
+ * Invariant: every figure that is compared with the floor comes from the same round as the floor's slice that it is
+ * compared with, so that what the machine does besides weighs on both. Knows no kind of call.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { join } from 'node:path';
+import type { LoadIdentity, Slice, SliceReply, SliceResult } from './load-protocol.ts';
+import { cpuMicroseconds } from './processes.ts';
+import type { Workload } from './workloads.ts';
+
+/** A server under load, and the processes that work for it. */
+export interface Target {
+  readonly address: string;
+  readonly serverPid: number;
+  /** The floor has none. */
+  readonly agentPid?: number;
+}
+
+/** How long a slice takes, and how often it is repeated. */
+export interface Timing {
+  readonly rampMs: number;
+  readonly measureMs: number;
+  readonly rounds: number;
+}
+
+/** What one slice, or the median of several, says. Rates and CPU are of items, latencies of calls. */
+export interface Figures {
+  readonly perSecond: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  /** Microseconds of CPU time for each item. */
+  readonly serverCpu: number;
+  readonly agentCpu: number | undefined;
+  readonly clientCpu: number;
+}
+
+/** One line of the table. */
+export interface Row extends Figures {
+  readonly inFlight: number;
+  readonly name: string;
+  /** Items per second, over the floor's calls per second in the same round: the median, the lowest, the highest. */
+  readonly ofFloor: readonly [median: number, lowest: number, highest: number] | undefined;
+}
+
+/** The load generator's process, as its parent sees it. */
+export class Load implements Disposable {
+  readonly #child: ChildProcess;
+
+  constructor(identity: LoadIdentity) {
+    this.#child = fork(join(import.meta.dirname, 'load.ts'), { serialization: 'advanced' });
+    const { caFile, certFile, keyFile } = identity;
+    this.#child.send({ identity: { caFile, certFile, keyFile } });
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
+  async run(slice: Slice): Promise<SliceResult> {
+    const { promise, resolve, reject } = Promise.withResolvers<SliceReply>();
+    const ended = () => reject(new Error('the load generator ended'));
+    this.#child.once('message', resolve);
+    this.#child.once('exit', ended);
+    this.#child.send({ slice });
+    const reply = await promise;
+    this.#child.off('exit', ended);
+    if ('failure' in reply) throw new Error(reply.failure);
+    return reply.result;
+  }
+
+  [Symbol.dispose](): void {
+    this.#child.disconnect();
+  }
+}
+
+/** One slice of a workload. */
+export async function measureSlice(
+  load: Load,
+  target: Target,
+  workload: Workload,
+  {
+    rampMs,
+    measureMs,
+    inFlight,
+    once = false,
+  }: Omit<Timing, 'rounds'> & { inFlight: number; once?: boolean },
+): Promise<Figures> {
+  const pids = [target.serverPid, target.agentPid, load.pid];
+  const cpu = () => pids.map((pid) => (pid === undefined ? 0 : cpuMicroseconds(pid)));
+  const before = cpu();
+  const { address } = target;
+  const { path, requests, items } = workload;
+  const result = await load.run({ address, path, requests, inFlight, rampMs, measureMs, once });
+  const after = cpu();
+  workload.check(Buffer.from(result.lastAnswer));
+  const perItem = (index: number) =>
+    ((after[index] ?? 0) - (before[index] ?? 0)) / (result.completed * items);
+  return {
+    perSecond: (result.counted * items) / result.seconds,
+    p50Ms: result.p50Ms,
+    p99Ms: result.p99Ms,
+    serverCpu: perItem(0),
+    agentCpu: target.agentPid === undefined ? undefined : perItem(1),
+    clientCpu: perItem(2),
+  };
+}
+
+/** The floor and every workload in turn, for so many rounds: F A B C F A B C … */
+export async function alternate(
+  load: Load,
+  floor: readonly [Target, Workload],
+  others: readonly (readonly [Target, Workload])[],
+  timing: Timing & { readonly inFlight: number },
+): Promise<Row[]> {
+  const all = [floor, ...others];
+  const slices: Figures[][] = all.map(() => []);
+  for (let round = 0; round < timing.rounds; round++) {
+    for (const [index, [target, workload]] of all.entries()) {
+      slices[index]?.push(await measureSlice(load, target, workload, timing));
+    }
+  }
+  const floors = slices[0] ?? [];
+  return all.map(([, { name }], index) => {
+    const own = slices[index] ?? [];
+    const ratios = own.map(({ perSecond }, round) => perSecond / (floors[round]?.perSecond ?? Number.NaN));
+    return {
+      inFlight: timing.inFlight,
+      name,
+      ...medianFigures(own),
+      ofFloor: index === 0 ? undefined : [median(ratios), Math.min(...ratios), Math.max(...ratios)],
+    };
+  });
+}
+
+function medianFigures(slices: readonly Figures[]): Figures {
+  const of = (field: keyof Figures) => median(slices.map((slice) => slice[field] ?? Number.NaN));
+  const agentCpu = of('agentCpu');
+  return {
+    perSecond: of('perSecond'),
+    p50Ms: of('p50Ms'),
+    p99Ms: of('p99Ms'),
+    serverCpu: of('serverCpu'),
+    agentCpu: Number.isNaN(agentCpu) ? undefined : agentCpu,
+    clientCpu: of('clientCpu'),
+  };
+}
+
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const upper = sorted[middle] ?? Number.NaN;
+  return sorted.length % 2 === 1 ? upper : (upper + (sorted[middle - 1] ?? Number.NaN)) / 2;
+}

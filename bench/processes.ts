@@ -1,0 +1,55 @@
+/**
+ * What the kernel says of processes and the machine: CPU time, resident memory, what the machine is.
+ */
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import os from 'node:os';
+import pg from 'pg';
+import { findCommand } from '../scripts/system-packages.js';
+
+/** USER_HZ: 100 on every Linux that Node runs on. */
+const TICK_MICROSECONDS = 10_000;
+
+/** CPU time that a process has used, in microseconds, to the nearest 10 ms (proc(5): utime, stime). */
+export function cpuMicroseconds(pid: number): number {
+  const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[11]) + Number(fields[12])) * TICK_MICROSECONDS;
+}
+
+/** A process' resident memory, in megabytes (10^6 bytes). */
+export function residentMegabytes(pid: number): number {
+  const kibibytes = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+  return (Number(kibibytes) * 1024) / 1e6;
+}
+
+/** The machine and what runs on it, as lines of a table. */
+export async function describeMachine(databaseUrl: string): Promise<readonly (readonly [string, string])[]> {
+  const [cpu] = os.cpus();
+  return [
+    ['Date', new Date().toISOString().slice(0, 10)],
+    ['CPU', `${cpu?.model.trim() ?? 'unknown'}, ${os.cpus().length} cores`],
+    ['Memory', `${Math.round(os.totalmem() / 2 ** 30)} GiB`],
+    ['Kernel', `${os.type()} ${os.release()}`],
+    ['Load average before', os.loadavg()[0]?.toFixed(2) ?? 'unknown'],
+    ['Node', process.version],
+    ['PostgreSQL', await postgresVersion(databaseUrl)],
+    ['SoftHSM', softHsmVersion()],
+  ];
+}
+
+async function postgresVersion(connectionString: string): Promise<string> {
+  const client = new pg.Client({ connectionString });
+  await client.connect();
+  try {
+    const { rows } = await client.query<{ server_version: string }>('SHOW server_version');
+    return rows[0]?.server_version ?? 'unknown';
+  } finally {
+    await client.end();
+  }
+}
+
+function softHsmVersion(): string {
+  const tool = findCommand('softhsm2-util');
+  return tool === undefined ? 'unknown' : execFileSync(tool, ['--version'], { encoding: 'utf8' }).trim();
+}

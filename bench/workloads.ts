@@ -1,0 +1,130 @@
+/**
+ * What is measured: each kind of call with its encoded requests, and what an answer to it must look like.
+ *
+ * Owns the sizes: payloads of 1 KiB, data keys of 32 bytes, batches of 100 items, contexts of two entries, one tenant
+ * with two keys. Knows no time.
+ */
+import { randomBytes } from 'node:crypto';
+import type { MethodDefinition } from '@grpc/grpc-js';
+import { serviceDefinition } from '../src/rpc/proto.ts';
+import { ECHO_PATH } from './load-protocol.ts';
+
+export const PAYLOAD_BYTES = 1024;
+export const BATCH_ITEMS = 100;
+/** Different requests of each kind, sent in turn. */
+const VARIANTS = 8;
+
+const PARENT = 'tenants/bench';
+const KEY = `${PARENT}/keys/first`;
+const OTHER_KEY = `${PARENT}/keys/second`;
+const CONTEXT = { purpose: 'customer-records', record: '5a2f6c1e-3d0b-4c55-9a36-0f3f6a0c7d11' };
+const OTHER_CONTEXT = { ...CONTEXT, purpose: 'customer-archive' };
+
+/** A kind of call, ready to be sent. */
+export interface Workload {
+  readonly name: string;
+  readonly path: string;
+  readonly requests: readonly Buffer[];
+  /** How many items a call has; 1 but for batches. */
+  readonly items: number;
+  /** The workload whose items these are, one by one. */
+  readonly unary?: string;
+  /** Throws unless the answer is a good one. */
+  readonly check: (answer: Buffer) => void;
+}
+
+/** Sends requests one after another and returns the last one's answer. */
+export type Sender = (path: string, requests: readonly Buffer[]) => Promise<Buffer>;
+
+type Message = Readonly<Record<string, unknown>>;
+
+/** The method `keyward.v1.EncryptionService/Encrypt`, say. */
+function methodOf(service: string, name: string): MethodDefinition<object, object> {
+  const method = serviceDefinition(`keyward.v1.${service}`)[name];
+  if (method === undefined) throw new Error(`proto/ has no ${service}.${name}`);
+  return method as MethodDefinition<object, object>;
+}
+
+function unary(name: string, messages: readonly Message[], service = 'EncryptionService'): Workload {
+  const { path, requestSerialize, responseDeserialize } = methodOf(service, name);
+  const check = (answer: Buffer) => void responseDeserialize(answer);
+  return { name, path, requests: messages.map(requestSerialize), items: 1, check };
+}
+
+function batch(name: string, messages: readonly Message[]): Workload {
+  const { path, requestSerialize, responseDeserialize } = methodOf('EncryptionService', `Batch${name}`);
+  const items = Array.from(
+    { length: BATCH_ITEMS },
+    (_, index) => messages[index % messages.length] as Message,
+  );
+  const check = (answer: Buffer) => {
+    const { results } = responseDeserialize(answer) as { results: { response?: object; error?: object }[] };
+    const bad = results.find(({ response }) => !response);
+    if (results.length !== BATCH_ITEMS || bad) throw new Error(`Batch${name}: ${JSON.stringify(bad?.error)}`);
+  };
+  return {
+    name: `Batch${name}`,
+    path,
+    requests: [requestSerialize({ parent: PARENT, requests: items })],
+    items: BATCH_ITEMS,
+    unary: name,
+    check,
+  };
+}
+
+/** Makes the tenant and its keys, and every workload: the floor apart, then the calls, then their batches. */
+export async function prepareWorkloads(send: Sender): Promise<{ floor: Workload; calls: Workload[] }> {
+  const admin = unary('CreateTenant', [{ tenantId: 'bench' }], 'AdminService');
+  await send(admin.path, admin.requests);
+  const keys = createKeys(['first', 'second']);
+  await send(keys.path, keys.requests);
+
+  const plaintexts = Array.from({ length: VARIANTS }, () => randomBytes(PAYLOAD_BYTES));
+  const encrypts = plaintexts.map((plaintext) => ({ name: KEY, plaintext, encryptionContext: CONTEXT }));
+  const encrypt = unary('Encrypt', encrypts);
+  const ciphertexts: Buffer[] = [];
+  for (const request of encrypt.requests) {
+    const answer = methodOf('EncryptionService', 'Encrypt').responseDeserialize(
+      await send(encrypt.path, [request]),
+    );
+    ciphertexts.push((answer as { ciphertext: Buffer }).ciphertext);
+  }
+  const decrypts = ciphertexts.map((ciphertext) => ({
+    parent: PARENT,
+    ciphertext,
+    encryptionContext: CONTEXT,
+  }));
+  const dataKeys = [{ name: KEY, encryptionContext: CONTEXT, length: 32 }];
+  const reEncrypts = ciphertexts.map((ciphertext) => ({
+    name: OTHER_KEY,
+    ciphertext,
+    sourceEncryptionContext: CONTEXT,
+    destinationEncryptionContext: OTHER_CONTEXT,
+  }));
+  const kinds = { Encrypt: encrypts, Decrypt: decrypts, GenerateDataKey: dataKeys, ReEncrypt: reEncrypts };
+  const names = Object.entries(kinds);
+  return {
+    floor: { ...encrypt, name: 'floor', path: ECHO_PATH, check: () => {} },
+    calls: [
+      ...names.map(([name, messages]) => unary(name, messages)),
+      ...names.map(([name, messages]) => batch(name, messages)),
+    ],
+  };
+}
+
+/** CreateKey, once for each id. */
+export function createKeys(ids: readonly string[]): Workload {
+  const messages = ids.map((keyId) => ({ parent: PARENT, keyId }));
+  return unary('CreateKey', messages, 'KeyService');
+}
+
+/** Encrypt, once under each of these keys. */
+export function firstUses(ids: readonly string[]): Workload {
+  const plaintext = randomBytes(PAYLOAD_BYTES);
+  const messages = ids.map((id) => ({
+    name: `${PARENT}/keys/${id}`,
+    plaintext,
+    encryptionContext: CONTEXT,
+  }));
+  return { ...unary('Encrypt', messages), name: 'Encrypt, key not loaded' };
+}
