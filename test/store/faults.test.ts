@@ -42,6 +42,11 @@ async function withStore(
   }
 }
 
+async function withProxy(work: (store: Store, proxy: FaultyProxy) => Promise<void>): Promise<void> {
+  await using proxy = await startProxy(database.url(SERVICE));
+  await withStore({ url: proxy.through(database.url(SERVICE)) }, (store) => work(store, proxy));
+}
+
 async function terminateAll(state?: 'idle'): Promise<void> {
   await database.sql(
     `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -108,11 +113,6 @@ describe('terminated backends', () => {
 });
 
 describe('connections lost at COMMIT', () => {
-  async function withProxy(work: (store: Store, proxy: FaultyProxy) => Promise<void>): Promise<void> {
-    await using proxy = await startProxy(database.url(SERVICE));
-    await withStore({ url: proxy.through(database.url(SERVICE)) }, (store) => work(store, proxy));
-  }
-
   it('case 76: a COMMIT whose answer is lost is applied once, and the caller is told so', async () => {
     await withProxy(async (store, proxy) => {
       proxy.cutNext('after');
@@ -224,6 +224,35 @@ describe('waiting', () => {
     } finally {
       await store.close();
     }
+  });
+
+  it('case 79: a full disk fails the mutation with DATABASE_UNAVAILABLE and leaves nothing, and the next one succeeds', async () => {
+    await withProxy(async (store, proxy) => {
+      proxy.answerNext('INSERT INTO tenants', '53100');
+      await assert.rejects(addTenant(store, 'full'), reason('DATABASE_UNAVAILABLE'));
+      assert.deepEqual(await traces('full'), { tenants: 0, entries: 0 });
+      await addTenant(store, 'full');
+      assert.deepEqual(await traces('full'), { tenants: 1, entries: 1 });
+    });
+  });
+
+  it('case 78: what Postgres undoes for another is tried again, a bounded number of times, then CONFLICT', async () => {
+    await withProxy(async (store, proxy) => {
+      proxy.answerNext('INSERT INTO tenants', '40001', 2);
+      await addTenant(store, 'retried');
+      assert.deepEqual(await traces('retried'), { tenants: 1, entries: 1 });
+      proxy.answerNext('INSERT INTO tenants', '40P01', 3);
+      await assert.rejects(addTenant(store, 'contended'), reason('CONFLICT'));
+      assert.deepEqual(await traces('contended'), { tenants: 0, entries: 0 });
+    });
+  });
+
+  it('answers that come too late end the call at its deadline', async () => {
+    await withProxy(async (store, proxy) => {
+      await listTenants(store, callOf(), { limit: 1 });
+      proxy.delayAnswers(5_000);
+      await assert.rejects(listTenants(store, callOf(200), { limit: 1 }), reason('DEADLINE_EXCEEDED'));
+    });
   });
 
   it('after close every call fails', async () => {

@@ -1,7 +1,8 @@
 /**
- * A TCP proxy in front of Postgres that breaks connections at COMMIT, or stops listening to anybody.
+ * A TCP proxy in front of Postgres that breaks connections at COMMIT, answers statements with errors of its own, answers
+ * late, or stops listening to anybody.
  *
- * Knows of the protocol only what a COMMIT looks like: a simple query, `Q`, length, `COMMIT`, NUL.
+ * Knows of the protocol only what a COMMIT looks like (a simple query, `Q`, length, `COMMIT`, NUL), and how an error does.
  */
 import { connect, createServer, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -19,6 +20,10 @@ export interface FaultyProxy extends AsyncDisposable {
   through(url: string): string;
   /** Breaks the next COMMIT, once. */
   cutNext(cut: Cut): void;
+  /** Answers the next `times` statements in which `text` stands with that SQLSTATE; they don't reach the server. */
+  answerNext(text: string, sqlState: string, times?: number): void;
+  /** From now on every answer comes so much later. */
+  delayAnswers(milliseconds: number): void;
   /** From now on: `pass` bytes on, `refuse` connections (also those that hang), or `hang`: accept and never answer. */
   accept(how: 'pass' | 'refuse' | 'hang'): void;
 }
@@ -28,6 +33,8 @@ export async function startProxy(target: string): Promise<FaultyProxy> {
   const { hostname, port } = new URL(target);
   let cut: Cut | undefined;
   let how: 'pass' | 'refuse' | 'hang' = 'pass';
+  let lateBy = 0;
+  const answers: { readonly text: string; readonly reply: Buffer }[] = [];
   const sockets = new Set<Socket>();
   const hung: Socket[] = [];
   const server = createServer((client) => {
@@ -40,12 +47,19 @@ export async function startProxy(target: string): Promise<FaultyProxy> {
     sockets.add(upstream);
     upstream.on('error', () => client.destroy());
     upstream.on('close', () => client.destroy());
-    upstream.on('data', (chunk) => client.write(chunk));
+    upstream.on('data', (chunk) => {
+      if (lateBy === 0) client.write(chunk);
+      else setTimeout(() => client.write(chunk), lateBy);
+    });
     client.on('close', () => {
       if (cutting === undefined) upstream.destroy();
     });
     let cutting: Cut | undefined;
     client.on('data', (chunk) => {
+      if (answers[0] !== undefined && chunk.includes(answers[0].text)) {
+        client.write(answers.shift()?.reply ?? '');
+        return;
+      }
       if (cut === undefined || !chunk.includes(COMMIT)) {
         upstream.write(chunk);
         return;
@@ -68,6 +82,12 @@ export async function startProxy(target: string): Promise<FaultyProxy> {
     cutNext(next) {
       cut = next;
     },
+    answerNext(text, sqlState, times = 1) {
+      for (let count = 0; count < times; count++) answers.push({ text, reply: errorResponse(sqlState) });
+    },
+    delayAnswers(milliseconds) {
+      lateBy = milliseconds;
+    },
     accept(next) {
       how = next;
       if (how === 'refuse') for (const socket of hung) socket.destroy();
@@ -87,4 +107,12 @@ async function breakAtCommit(cut: Cut, chunk: Buffer, client: Socket, upstream: 
   upstream.write(chunk);
   await delay(300);
   upstream.destroy();
+}
+
+/** ErrorResponse, then ReadyForQuery in a failed transaction (PostgreSQL manual, 53.7). */
+function errorResponse(sqlState: string): Buffer {
+  const fields = Buffer.from(`SERROR\0VERROR\0C${sqlState}\0Mby the proxy\0\0`);
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(4 + fields.length);
+  return Buffer.concat([Buffer.from('E'), length, fields, Buffer.from([0x5a, 0, 0, 0, 5, 0x45])]);
 }
