@@ -21,6 +21,8 @@ import { identify, isAlive, type ProcessIdentity } from '../scripts/processes.js
 
 const ROOT = realpathSync(dirname(import.meta.dirname));
 const STATE = join(ROOT, '.keyward');
+/** What the image runs, where the caller has built it: no TypeScript at run time. */
+const BUILT = process.argv.includes('--built') ? join('dist', 'main.js') : undefined;
 /** Removed at the end of a run. */
 export const BENCH_DIRECTORY = join(STATE, `bench-${process.pid}`);
 const SERVING_TIMEOUT_MS = 30_000;
@@ -95,7 +97,7 @@ export class Environment implements AsyncDisposable {
   async restart(): Promise<void> {
     await this.#server?.stop();
     const variables = { ...this.variables, KEYWARD_MODE: 'production', ...this.#extra };
-    const server = spawnServer(ROOT, variables, join(this.directory, 'server.log'));
+    const server = spawnServer(ROOT, variables, join(this.directory, 'server.log'), BUILT);
     this.#server = server;
     writeOwner(this.directory, server.identity);
     const timeout = AbortSignal.timeout(SERVING_TIMEOUT_MS);

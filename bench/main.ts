@@ -55,7 +55,12 @@ let ending: Promise<void> | undefined;
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { quick: { type: 'boolean' }, profile: { type: 'boolean' }, output: { type: 'string' } },
+    options: {
+      built: { type: 'boolean' },
+      quick: { type: 'boolean' },
+      profile: { type: 'boolean' },
+      output: { type: 'string' },
+    },
   });
   const plan = values.quick ? QUICK : FULL;
   const profiles = join(BENCH_DIRECTORY, 'profiles');

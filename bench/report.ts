@@ -33,7 +33,8 @@ The service and the floor run on loopback beside their load generator: a plain g
 one HTTP/2 connection, a closed loop with so many calls in flight, messages encoded beforehand. The floor is a grpc-js
 server that decodes and encodes an EncryptRequest of ${PAYLOAD_BYTES} bytes of plaintext and returns it, under the service's own
 TLS settings (1.3, client certificate). Payloads have ${PAYLOAD_BYTES} bytes, data keys 32, contexts two entries; ReEncrypt goes to another
-key and context; batches have ${BATCH_ITEMS} items. The server has its defaults and one agent, and logs a line for each call.
+key and context; batches have ${BATCH_ITEMS} items. The server is the built one, as the image runs it, with
+its defaults and one agent, and logs a line for each call.
 
 Floor and calls alternate in short slices; a figure is the median of its slices, and "of floor" the median (lowest–highest)
 of what each slice had of the floor's in the same round. Rates and CPU are of items, which for batches are ${BATCH_ITEMS} a call;

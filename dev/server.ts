@@ -68,13 +68,21 @@ export interface ServerProcess {
   logTail(): string;
 }
 
-/** Starts serving in `root`, a path without links; the log of the run before is kept beside the new one. */
-export function spawnServer(root: string, variables: Variables, logFile: string): ServerProcess {
+/**
+ * Starts serving in `root`, a path without links, from the sources or from what was built of them; the log of the run
+ * before is kept beside the new one.
+ */
+export function spawnServer(
+  root: string,
+  variables: Variables,
+  logFile: string,
+  main: string = MAIN,
+): ServerProcess {
   if (existsSync(logFile)) renameSync(logFile, `${logFile}.1`);
   const log = openSync(logFile, 'a', 0o600);
   // The role that owns the schema is for migrating alone.
   const { MIGRATION_DATABASE_URL: _owner, ...env }: NodeJS.ProcessEnv = { ...process.env, ...variables };
-  const child = spawn(process.execPath, [...NODE_FLAGS, MAIN, 'serve'], {
+  const child = spawn(process.execPath, [...NODE_FLAGS, main, 'serve'], {
     cwd: root,
     env,
     detached: true,
