@@ -48,7 +48,7 @@ export class Encryption {
     this.#cache = cache;
   }
 
-  /** Encrypts up to 64 KiB under the key's primary version. The plaintext is zeroed. */
+  /** Encrypts up to 64 KiB under the key's primary version. */
   async encrypt(
     call: Call,
     request: { readonly name: KeyName; readonly plaintext: Buffer; readonly context: EncryptionContext },
@@ -65,7 +65,6 @@ export class Encryption {
       },
       call.deadline,
     );
-    request.plaintext.fill(0);
     return { ciphertext, version: primary.record.version };
   }
 
