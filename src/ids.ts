@@ -17,12 +17,25 @@ export type RootKeyId = Uuid<'root key'>;
 /** A seal key's CKA_ID. */
 export type SealKeyId = Uuid<'seal key'>;
 
+/** A stored data key's: what its ciphertext calls its subject. */
+export type DataKeyId = Uuid<'data key'>;
+/** A re-wrap job's; in the order of the database's time ({@link newOrderedId}). */
+export type JobId = Uuid<'job'>;
+
 /** The length of a UUID in bytes. */
 export const UUID_BYTES = 16;
 
 /** A new random UUID (RFC 9562, version 4). */
 export function newId<Id extends AnyId>(): Id {
   return randomUUID() as Id;
+}
+
+/** A new UUID whose text sorts by the time of its making, in milliseconds since 1970 (RFC 9562, version 7). */
+export function newOrderedId<Id extends AnyId>(time: number): Id {
+  const random = idToBytes(newId());
+  random.writeUIntBE(Math.floor(time), 0, 6);
+  random.writeUInt8((random.readUInt8(6) & 0x0f) | 0x70, 6);
+  return idFromBytes(random);
 }
 
 /** The 16 bytes of a UUID in text. */

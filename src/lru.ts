@@ -39,6 +39,15 @@ export class Lru<K, V> {
     this.#entries.delete(key);
   }
 
+  /** Drops what fits, each given to `onEvict`. */
+  evictWhere(fits: (value: V) => boolean): void {
+    for (const [key, { value }] of this.#entries) {
+      if (!fits(value)) continue;
+      this.#entries.delete(key);
+      this.#onEvict?.(value);
+    }
+  }
+
   clear(): void {
     this.#entries.clear();
   }

@@ -9,6 +9,7 @@
 import { statSync } from 'node:fs';
 import { monotonicNow } from '../call.ts';
 import { KeywardError, type Reason } from '../errors.ts';
+import { idToBytes, type KeyId } from '../ids.ts';
 import { type AgentCall, type AgentExit, AgentProcess } from './agent-process.ts';
 import {
   decodeReply,
@@ -157,6 +158,35 @@ export class HsmAgents {
       this.#calls -= 1;
       this.#bytes -= bytes;
     }
+  }
+
+  /**
+   * Has every agent destroy the handles of a key's versions, or of all keys. An agent that starts later has none; one
+   * that doesn't do it within a call's time is hanging, and is killed for that.
+   */
+  async forget(keyId?: KeyId): Promise<void> {
+    const request = { keyId: keyId === undefined ? Buffer.alloc(0) : idToBytes(keyId) };
+    const deadline = monotonicNow() + this.#options.callTimeoutMs;
+    await Promise.all(
+      [...this.#ready].map(
+        (agent) =>
+          new Promise<void>((resolve) => {
+            const encode = (requestId: number) => encodeRequest(requestId, 'forget', deadline, request);
+            agent.send({
+              name: 'forget',
+              encode,
+              attempts: 0,
+              startedAfter: 0,
+              settle: (frame) => {
+                // Whatever it says, its handles must be gone: those of a dead agent are.
+                if ('failure' in decodeReply('forget', frame)) agent.kill();
+                resolve();
+              },
+              fail: () => resolve(),
+            });
+          }),
+      ),
+    );
   }
 
   /** Lets the agents finish what they have, then ends them. */

@@ -110,6 +110,27 @@ export function struct<const F extends { readonly [name: string]: unknown }>(fie
   };
 }
 
+/** Any number of values of one kind; usable as a field. */
+export function list<T>(item: Field<T>): Field<readonly T[]> {
+  return {
+    size: (values) => values.reduce((sum, value) => sum + item.size(value), 4),
+    write: (values, target, offset) => {
+      let at = target.writeUInt32BE(values.length, offset);
+      for (const value of values) {
+        item.write(value, target, at);
+        at += item.size(value);
+      }
+    },
+    read: (source, cursor) => {
+      const length = u32.read(source, cursor);
+      const values: T[] = [];
+      // Every kind takes a byte at least, so that a false length throws before it is believed.
+      while (values.length < length) values.push(item.read(source, cursor));
+      return values;
+    },
+  };
+}
+
 /** The record's bytes, after `reserved` bytes that are left zero for the caller's own head. */
 export function encode<T>(record: Field<T>, value: T, reserved = 0): Buffer {
   const target = Buffer.alloc(reserved + record.size(value));

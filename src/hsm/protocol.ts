@@ -11,9 +11,9 @@
  * Knows no PKCS#11.
  */
 import type { EnvironmentId, KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
-import { bytes, decode, encode, type Field, id, json, struct, u8, u16, u32 } from './codec.ts';
+import { bytes, decode, encode, type Field, id, json, list, struct, u8, u16, u32 } from './codec.ts';
 import { sealedKeyVersion } from './key-version.ts';
-import type { TokenObject, TokenProfile, TokenReport } from './token-profile.ts';
+import type { TokenObject, TokenPosture, TokenProfile, TokenReport } from './token-profile.ts';
 
 /** What an agent needs to open the token. Never the PIN: the agent reads the file itself. */
 export interface TokenSettings {
@@ -42,6 +42,8 @@ export interface ServeSettings extends TokenSettings {
 /** What `initializeToken` needs, besides {@link TokenSettings}. */
 export interface InitializeSettings extends TokenSettings {
   readonly environmentId: EnvironmentId;
+  /** What the database has recorded before: where it has any, the token must have all, and nothing is made. */
+  readonly recorded?: readonly TokenObject[];
 }
 
 /** How a ciphertext is bound, as {@link import('./ciphertext.ts').Binding} without the tenant, which the version names. */
@@ -119,9 +121,32 @@ export const OPERATIONS = {
     }),
     struct({ ciphertext: bytes }),
   ),
+  /**
+   * Brings stored data keys under another version of their key, each verified by opening it again; the plaintexts stay in
+   * the agent. One that doesn't open says so in its own result.
+   */
+  rewrap: operation(
+    9,
+    struct({
+      keyVersion: bytes,
+      sourceKeyVersions: list(bytes),
+      /** `source` counts in `sourceKeyVersions`. */
+      items: list(struct({ source: u16, ...binding, ciphertext: bytes })),
+    }),
+    struct({ results: list(struct({ outcome: u8, ciphertext: bytes })) }),
+  ),
+  /** Destroys the session objects of a key's versions, or of all keys if the id is empty. */
+  forget: operation(10, struct({ keyId: bytes }), struct({})),
   /** Random bytes. */
   random: operation(8, struct({ length: u32 }), struct({ bytes })),
+  /** Looks at the token and at the given objects in it, anew; whatever they are, it is reported and nothing is refused. */
+  report: operation(11, json<{ objects: readonly TokenObject[] }>(), json<TokenPosture>()),
+  /** Opens the token and reports as `report` does, without serving: for an operator's command. */
+  inspectToken: operation(12, json<Omit<ServeSettings, 'keyCacheSize'>>(), json<TokenPosture>()),
 } satisfies Record<string, Operation>;
+
+/** What became of an item of `rewrap`. */
+export const REWRAP_OUTCOME = { done: 0, doesNotOpen: 1, sourceCorrupt: 2 } as const;
 
 export type Operations = typeof OPERATIONS;
 export type OperationName = keyof Operations;

@@ -14,7 +14,7 @@ import {
   type RequestOf,
   type ServeSettings,
 } from './protocol.ts';
-import type { TokenReport } from './token-profile.ts';
+import type { TokenPosture, TokenReport } from './token-profile.ts';
 
 /** How long an agent that has answered may take to end by itself. */
 const GOODBYE_MS = 5_000;
@@ -43,7 +43,18 @@ export function checkToken(
   return runInAgent('start', { ...settings, despiteFailedTry: true }, environment);
 }
 
-function runInAgent<Name extends 'initializeToken' | 'start'>(
+/**
+ * Opens the token and says what it and the environment's objects in it are, also where serving would refuse them. A PIN
+ * that was wrong before isn't tried. Throws {@link TokenRefused} when the token can't be opened.
+ */
+export function inspectToken(
+  settings: Omit<ServeSettings, 'despiteFailedTry' | 'keyCacheSize'>,
+  environment: Environment,
+): Promise<TokenPosture> {
+  return runInAgent('inspectToken', { ...settings, despiteFailedTry: false }, environment);
+}
+
+function runInAgent<Name extends 'initializeToken' | 'start' | 'inspectToken'>(
   name: Name,
   request: RequestOf<Name>,
   environment: Environment,

@@ -45,6 +45,52 @@ export interface PostureFinding {
   readonly state: PostureState;
 }
 
+/** How an object of an environment was found in the token, by its CKA_ID and its label. */
+export type ObjectCondition = 'found' | 'missing' | 'duplicated' | 'mislabelled';
+
+/** One required attribute, with what is accepted of it: `waived` is unsupported, and the operator goes without. */
+export interface AttributePosture {
+  /** As PKCS#11 names it, without CKA_ and in camel case. */
+  readonly attribute: string;
+  /** What it must be, in words. */
+  readonly required: string;
+  readonly state: PostureState | 'waived';
+}
+
+/** One object of the environment as the token has it. */
+export interface ObjectPosture extends TokenObject {
+  readonly condition: ObjectCondition;
+  /** None where the condition is `missing` or `duplicated`. */
+  readonly attributes: readonly AttributePosture[];
+}
+
+/** How a token is spoken to, in words. */
+export interface ProfileWords {
+  readonly keyType: string;
+  readonly wrapMechanism: string;
+  readonly attributeOrder: string;
+  /** Whether unwrap templates say CKA_VALUE_LEN. */
+  readonly valueLength: boolean;
+  /** Whether unwrapped material is narrowed to HMAC-SHA-512 by CKA_ALLOWED_MECHANISMS. */
+  readonly allowedMechanisms: boolean;
+  readonly unsupportedAttributes: readonly string[];
+}
+
+/** What a token and its library say of themselves, and what an environment's objects in it are. */
+export interface TokenPosture {
+  readonly module: { readonly description: string; readonly version: string; readonly manufacturer: string };
+  readonly label: string;
+  readonly serialNumber: string;
+  readonly manufacturer: string;
+  readonly model: string;
+  readonly firmwareVersion: string;
+  readonly hardwareVersion: string;
+  readonly profile: ProfileWords;
+  readonly objects: readonly ObjectPosture[];
+  /** Keys with labels like ours that nobody has asked for: another environment's, or ones that no database records. */
+  readonly unrecorded: readonly { readonly objectId: string; readonly label: string }[];
+}
+
 /** What an agent says once it serves: which token it has, and every finding that isn't `enforced`. */
 export interface TokenReport {
   readonly module: string;

@@ -5,7 +5,6 @@
  * `FaultyService.well`. How agents live and die by themselves is `agents.test.ts`.
  */
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import {
   mkdirSync,
   readdirSync,
@@ -18,7 +17,6 @@ import {
 import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { copyToken, tokenVariables } from '../../softhsm/token.ts';
 import { killInTheMiddle } from '../faults/kills.ts';
 import { CKF, CKR, faultsFor } from '../faults/pkcs11.ts';
@@ -32,6 +30,7 @@ import {
   startFaultyService,
 } from '../faults/service.ts';
 import type { Change } from '../faults/tamper.ts';
+import { tamperWith } from '../faults/tampering.ts';
 import {
   type Environment,
   eventually,
@@ -384,17 +383,7 @@ describe('objects that are not what they must be', () => {
       join(environment.directory, `token-${copies++}`),
       token.label,
     );
-    await promisify(execFile)(
-      process.execPath,
-      [
-        join(import.meta.dirname, '..', 'faults', 'tamper.ts'),
-        copy.modulePath,
-        copy.label,
-        copy.pinFile,
-        JSON.stringify(change),
-      ],
-      { env: { PATH: process.env['PATH'], SOFTHSM2_CONF: copy.confFile } },
-    );
+    await tamperWith(copy, change);
     const { code, output } = await runCommand(environment, ['serve'], tokenVariables(copy));
     assert.equal(code, 1, output);
     return output;

@@ -26,7 +26,8 @@ import {
 import { toFailure } from './failure.ts';
 import { KeyOperations } from './operations.ts';
 import { probe, requireMechanisms } from './probe.ts';
-import { openToken } from './token.ts';
+import { report } from './report.ts';
+import { type OpenToken, openToken } from './token.ts';
 import { createMissing, findObjects, inspect, judge } from './token-objects.ts';
 
 /** Answers wait at most this long for others to be written with. */
@@ -34,7 +35,14 @@ const FLUSH_MS = 1;
 
 type Handlers = { [Name in OperationName]: (request: RequestOf<Name>) => ReplyOf<Name> };
 
-let operations: KeyOperations | undefined;
+/** What serves, once it does. */
+let opened:
+  | {
+      readonly token: OpenToken;
+      readonly settings: RequestOf<'start'>;
+      readonly operations: KeyOperations;
+    }
+  | undefined;
 
 const handlers: Handlers = {
   start: (settings) => {
@@ -43,9 +51,9 @@ const handlers: Handlers = {
     const objects = findObjects(token.session, settings.environmentId, settings.objects);
     const findings = inspect(objects, settings.profile);
     judge(findings, settings.waivers);
-    const proven = new KeyOperations(token.session, settings, objects);
-    proven.prove();
-    operations = proven;
+    const operations = new KeyOperations(token.session, settings, objects);
+    operations.prove();
+    opened = { token, settings, operations };
     return {
       module: token.module,
       token: token.label,
@@ -55,22 +63,32 @@ const handlers: Handlers = {
   },
   initializeToken: (settings) => {
     const token = openToken(settings, { write: true });
+    const { recorded = [] } = settings;
+    // A token that lacks one has lost it, or is another: a new one in its place would open nothing that there is.
+    if (recorded.length > 0) findObjects(token.session, settings.environmentId, recorded);
     const profile = probe(token.slot);
     const objects = createMissing(token.session, settings.environmentId, profile);
     judge(inspect(findObjects(token.session, settings.environmentId, objects), profile), settings.waivers);
     return { profile, objects };
   },
-  createKeyVersion: (request) => serving().createKeyVersion(request),
-  seal: (request) => serving().seal(request),
-  open: (request) => serving().open(request),
-  issueDataKey: (request) => serving().issueDataKey(request),
-  reseal: (request) => serving().reseal(request),
-  random: (request) => serving().random(request),
+  createKeyVersion: (request) => serving().operations.createKeyVersion(request),
+  seal: (request) => serving().operations.seal(request),
+  open: (request) => serving().operations.open(request),
+  issueDataKey: (request) => serving().operations.issueDataKey(request),
+  reseal: (request) => serving().operations.reseal(request),
+  rewrap: (request) => serving().operations.rewrap(request),
+  forget: (request) => serving().operations.forget(request),
+  random: (request) => serving().operations.random(request),
+  report: ({ objects }) => report(serving().token, serving().settings, objects),
+  inspectToken: (settings) => {
+    const token = openToken(settings, { despiteFailedTry: settings.despiteFailedTry });
+    return report(token, settings, settings.objects);
+  },
 };
 
-function serving(): KeyOperations {
-  if (operations === undefined) throw new Error('an operation before start');
-  return operations;
+function serving() {
+  if (opened === undefined) throw new Error('an operation before start');
+  return opened;
 }
 
 function execute<Name extends OperationName>({

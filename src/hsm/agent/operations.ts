@@ -8,7 +8,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import { type Key, MechanismEnum, type Session } from 'graphene-pk11';
 import { KeywardError } from '../../errors.ts';
-import { idToBytes } from '../../ids.ts';
+import { idFromBytes, idToBytes, type KeyId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
 import {
   type Binding,
@@ -16,6 +16,7 @@ import {
   type MaterialHmac,
   open,
   PURPOSE,
+  type Purpose,
   parseHeader,
   seal,
 } from '../ciphertext.ts';
@@ -29,7 +30,7 @@ import {
   sealedKeyVersion,
   sealInput,
 } from '../key-version.ts';
-import type { ReplyOf, RequestOf, ServeSettings } from '../protocol.ts';
+import { REWRAP_OUTCOME, type ReplyOf, type RequestOf, type ServeSettings } from '../protocol.ts';
 import { AgentFailure } from './failure.ts';
 import { HMAC_SHA512, transferTemplate, useTemplate } from './templates.ts';
 import type { FoundObject } from './token-objects.ts';
@@ -55,12 +56,17 @@ export class KeyOperations {
   readonly #objects: ReadonlyMap<string, FoundObject>;
   /** Named by all of a sealed version's bytes: found only by exactly the row that was verified. */
   readonly #loaded: Lru<string, LoadedVersion>;
+  /** What fell out of there under an operation that may still use it. */
+  #outlived: Key[] | undefined;
 
   constructor(session: Session, settings: ServeSettings, objects: readonly FoundObject[]) {
     this.#session = session;
     this.#settings = settings;
     this.#objects = new Map(objects.map((object) => [object.objectId, object]));
-    this.#loaded = new Lru(settings.keyCacheSize, ({ key }) => key.destroy());
+    this.#loaded = new Lru(settings.keyCacheSize, ({ key }) => {
+      if (this.#outlived === undefined) key.destroy();
+      else this.#outlived.push(key);
+    });
   }
 
   /** Has the token compute something with every seal key, twice. Throws what PKCS#11 reports, or `token`. */
@@ -90,30 +96,14 @@ export class KeyOperations {
   }
 
   seal(request: RequestOf<'seal'>): ReplyOf<'seal'> {
-    const { hmac, version, tenant } = this.#load(request.keyVersion);
-    const header = { purpose: purposeOf(request.purpose), keyId: version.keyId, version: version.version };
-    try {
-      return { ciphertext: seal(header, bindingOf(tenant, request), request.plaintext, hmac) };
-    } finally {
-      request.plaintext.fill(0);
-    }
+    const loaded = this.#load(request.keyVersion);
+    const purpose = purposeOf(request.purpose);
+    return { ciphertext: sealUnder(loaded, purpose, bindingOf(loaded, request), request.plaintext) };
   }
 
   open(request: RequestOf<'open'>): ReplyOf<'open'> {
-    const { hmac, version, tenant } = this.#load(request.keyVersion);
-    const header = parseHeader(request.ciphertext, PURPOSES);
-    if (header.keyId !== version.keyId || header.version !== version.version) {
-      throw new KeywardError('DECRYPTION_FAILED');
-    }
-    const binding = bindingOf(tenant, request);
-    try {
-      return { plaintext: open(request.ciphertext, binding, hmac) };
-    } catch (error) {
-      if (!(error instanceof KeywardError)) throw error;
-      // Asked a second time: what opens now was well, and the token was not.
-      open(request.ciphertext, binding, hmac).fill(0);
-      throw new AgentFailure('token', 'the token derived wrong bytes for a message', { cause: error });
-    }
+    const loaded = this.#load(request.keyVersion);
+    return { plaintext: openUnder(loaded, bindingOf(loaded, request), request.ciphertext) };
   }
 
   issueDataKey(request: RequestOf<'issueDataKey'>): ReplyOf<'issueDataKey'> {
@@ -132,6 +122,41 @@ export class KeyOperations {
       ciphertext: request.ciphertext,
     });
     return this.seal({ ...request, purpose: parseHeader(request.ciphertext, PURPOSES).purpose, plaintext });
+  }
+
+  rewrap(request: RequestOf<'rewrap'>): ReplyOf<'rewrap'> {
+    // Several versions are used at once, and loading one may push another out.
+    const outlived: Key[] = [];
+    this.#outlived = outlived;
+    try {
+      return this.#rewrap(request);
+    } finally {
+      this.#outlived = undefined;
+      for (const key of outlived) key.destroy();
+    }
+  }
+
+  #rewrap({ keyVersion, sourceKeyVersions, items }: RequestOf<'rewrap'>): ReplyOf<'rewrap'> {
+    const target = this.#load(keyVersion);
+    // Loaded when the first item wants it: a version that doesn't verify is a failure of its items, not of all.
+    const sources = sourceKeyVersions.map((sealed) => once(() => this.#load(sealed)));
+    return {
+      results: items.map((item) => {
+        const source = sources[item.source];
+        if (source === undefined) throw new AgentFailure('internal', 'an item has no source');
+        try {
+          return { outcome: REWRAP_OUTCOME.done, ciphertext: rewrapOne(source(), target, item) };
+        } catch (error) {
+          return { outcome: outcomeOf(error), ciphertext: Buffer.alloc(0) };
+        }
+      }),
+    };
+  }
+
+  forget({ keyId }: RequestOf<'forget'>): ReplyOf<'forget'> {
+    const name = keyId.length === 0 ? undefined : idFromBytes<KeyId>(keyId);
+    this.#loaded.evictWhere(({ version }) => name === undefined || version.keyId === name);
+    return {};
   }
 
   random({ length }: RequestOf<'random'>): ReplyOf<'random'> {
@@ -238,6 +263,85 @@ export class KeyOperations {
   }
 }
 
+/** Overwrites the plaintext. */
+function sealUnder(
+  { version: { keyId, version }, hmac }: LoadedVersion,
+  purpose: Purpose,
+  binding: Binding,
+  plaintext: Buffer,
+): Buffer {
+  try {
+    return seal({ purpose, keyId, version }, binding, plaintext, hmac);
+  } finally {
+    plaintext.fill(0);
+  }
+}
+
+/** Throws DECRYPTION_FAILED for what isn't the version's, or doesn't open. */
+function openUnder({ version, hmac }: LoadedVersion, binding: Binding, ciphertext: Buffer): Buffer {
+  const header = parseHeader(ciphertext, PURPOSES);
+  if (header.keyId !== version.keyId || header.version !== version.version)
+    throw new KeywardError('DECRYPTION_FAILED');
+  try {
+    return open(ciphertext, binding, hmac);
+  } catch (error) {
+    if (!(error instanceof KeywardError)) throw error;
+    // Asked a second time: what opens now was well, and the token was not.
+    open(ciphertext, binding, hmac).fill(0);
+    throw new AgentFailure('token', 'the token derived wrong bytes for a message', { cause: error });
+  }
+}
+
+/** A stored data key's ciphertext, brought from one version of its key to another, and opened again to see that it is right. */
+function rewrapOne(
+  source: LoadedVersion,
+  target: LoadedVersion,
+  item: RequestOf<'rewrap'>['items'][number],
+): Buffer {
+  if (source.version.tenantId !== target.version.tenantId || source.version.keyId !== target.version.keyId)
+    throw new AgentFailure('internal', 'an item was to go to another key');
+  const { purpose } = parseHeader(item.ciphertext, [PURPOSE.storedDataKey]);
+  const binding = bindingOf(target, item);
+  const before = openUnder(source, binding, item.ciphertext);
+  try {
+    const ciphertext = sealUnder(target, purpose, binding, Buffer.from(before));
+    if (!opensTo(before, ciphertext, target, binding))
+      throw new AgentFailure('token', 'what was re-wrapped opens to something else, or not at all');
+    return ciphertext;
+  } finally {
+    before.fill(0);
+  }
+}
+
+function opensTo(expected: Buffer, ciphertext: Buffer, version: LoadedVersion, binding: Binding): boolean {
+  try {
+    const opened = openUnder(version, binding, ciphertext);
+    const same = opened.length === expected.length && timingSafeEqual(opened, expected);
+    opened.fill(0);
+    return same;
+  } catch (error) {
+    if (error instanceof KeywardError) return false;
+    throw error;
+  }
+}
+
+/** What an item's failure is; throws what isn't its own but the token's or ours. */
+function outcomeOf(error: unknown): number {
+  if (error instanceof KeywardError && error.reason === 'DECRYPTION_FAILED')
+    return REWRAP_OUTCOME.doesNotOpen;
+  if (error instanceof AgentFailure && error.kind === 'row-corrupt') return REWRAP_OUTCOME.sourceCorrupt;
+  throw error;
+}
+
+/** What `make` makes, made when it is wanted first. */
+function once<T>(make: () => T): () => T {
+  let made: { readonly value: T } | undefined;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
+  };
+}
+
 function contradiction(): AgentFailure {
   return new AgentFailure('token', 'the token answers one question in two ways');
 }
@@ -250,11 +354,11 @@ function corrupt(version: SealedKeyVersion, why: string): AgentFailure {
   );
 }
 
-function bindingOf(tenant: Buffer, { subject, contextDigest }: Omit<Binding, 'tenant'>): Binding {
+function bindingOf({ tenant }: LoadedVersion, { subject, contextDigest }: Omit<Binding, 'tenant'>): Binding {
   return { tenant, subject, contextDigest };
 }
 
-function purposeOf(number: number): (typeof PURPOSES)[number] {
+function purposeOf(number: number): Purpose {
   const purpose = PURPOSES.find((known) => known === number);
   if (purpose === undefined) throw new AgentFailure('internal', `purpose ${number} is not known`);
   return purpose;

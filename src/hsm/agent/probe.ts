@@ -15,7 +15,7 @@ import {
   type Slot,
 } from 'graphene-pk11';
 import { WRAP } from '../key-version.ts';
-import type { TokenProfile } from '../token-profile.ts';
+import type { ProfileWords, TokenProfile } from '../token-profile.ts';
 import { AgentFailure, returnValueOf } from './failure.ts';
 import {
   HMAC_SHA512,
@@ -80,6 +80,19 @@ export function requireMechanisms(slot: Slot, wrapMechanism: number): void {
   const serving = [...SERVING, [wrapMechanism, wrap?.name ?? `mechanism ${wrapMechanism}`] as const];
   const missing = serving.filter(([number]) => !offered.has(number)).map(([, name]) => name);
   if (missing.length > 0) throw new AgentFailure('refused', `the token lacks ${missing.join(', ')}`);
+}
+
+/** A profile as operators read it. */
+export function profileInWords(profile: TokenProfile): ProfileWords {
+  const wrap = WRAP_MECHANISMS.find(({ mechanism }) => mechanism === profile.wrapMechanism);
+  return {
+    keyType: profile.keyType === SHA512_HMAC_KEY ? 'CKK_SHA512_HMAC' : `CKK_${KeyType[profile.keyType]}`,
+    wrapMechanism: `${wrap?.name ?? `mechanism ${profile.wrapMechanism}`} (RFC ${profile.wrap === WRAP.rfc3394 ? '3394' : '5649'})`,
+    attributeOrder: `CKA_MODIFIABLE ${profile.modifiable} when unwrapping`,
+    valueLength: profile.valueLength,
+    allowedMechanisms: profile.allowedMechanisms,
+    unsupportedAttributes: profile.unsupported,
+  };
 }
 
 function offeredBy(slot: Slot): ReadonlySet<number> {

@@ -6,13 +6,15 @@
  * kind, length or with a right too many are refused. Knows nothing of key versions.
  */
 import { type Key, KeyGenMechanism, MechanismEnum, type Session, type SessionObject } from 'graphene-pk11';
-import { type AnyId, type EnvironmentId, idFromBytes, idToBytes, newId } from '../../ids.ts';
+import { type AnyId, type EnvironmentId, idFromBytes, idToBytes, newId, UUID_BYTES } from '../../ids.ts';
 import {
+  type ObjectCondition,
   type PostureFinding,
   type PostureState,
   TOKEN_OBJECT_ROLES,
   type TokenObject,
   type TokenObjectRole,
+  type TokenPosture,
   type TokenProfile,
 } from '../token-profile.ts';
 import { AgentFailure, returnValueOf } from './failure.ts';
@@ -79,8 +81,42 @@ export function createMissing(
   });
 }
 
+/** An object of the environment, however it was found. */
+export interface SurveyedObject extends TokenObject {
+  readonly condition: ObjectCondition;
+  /** Where exactly one has the id. */
+  readonly handle?: Key;
+}
+
+/** The given objects as they are; and, by id and label, what looks like ours and isn't among them. Refuses nothing. */
+export function survey(
+  session: Session,
+  environment: EnvironmentId,
+  objects: readonly TokenObject[],
+): { readonly objects: SurveyedObject[]; readonly unrecorded: TokenPosture['unrecorded'] } {
+  const known = new Set<string>(objects.map(({ objectId }) => objectId));
+  const ours = (['root', 'audit-signing'] as const)
+    .flatMap((role) => collect(session, role))
+    .filter((object) => labelled(object).startsWith(`${LABEL_PREFIX} `));
+  return {
+    objects: objects.map((object) => {
+      const [found, ...others] = collect(session, object.role, idToBytes(object.objectId));
+      if (found === undefined) return { ...object, condition: 'missing' };
+      if (others.length > 0) return { ...object, condition: 'duplicated' };
+      const condition = labelled(found) === labelOf(object.role, environment) ? 'found' : 'mislabelled';
+      return { ...object, condition, handle: found.toType<Key>() };
+    }),
+    unrecorded: ours
+      .map((object) => ({ objectId: idInWords(object), label: labelled(object) }))
+      .filter(({ objectId }) => !known.has(objectId)),
+  };
+}
+
 /** Every required attribute of every object. */
-export function inspect(objects: readonly FoundObject[], profile: TokenProfile): PostureFinding[] {
+export function inspect(
+  objects: readonly FoundObject[],
+  profile: Pick<TokenProfile, 'unsupported'>,
+): PostureFinding[] {
   return objects.flatMap(({ objectId, role, handle }) =>
     requiredAttributes(role).map(([attribute, required]) => ({
       objectId,
@@ -166,6 +202,13 @@ function collect(session: Session, role: TokenObjectRole, id?: Buffer): SessionO
 
 function labelled(object: SessionObject): string {
   return String(object.get('label'));
+}
+
+/** A UUID's text where it is one, else hexadecimal digits. */
+function idInWords(object: SessionObject): string {
+  const id: unknown = object.get('id');
+  if (!Buffer.isBuffer(id)) return '';
+  return id.length === UUID_BYTES ? idFromBytes(id) : id.toString('hex');
 }
 
 function idOf(object: SessionObject): AnyId {

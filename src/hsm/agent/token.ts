@@ -6,8 +6,9 @@
  * for serving are read-only, so that serving can't create a token object whatever else goes wrong. Knows no object.
  */
 import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs';
-import { Module, type Session, SessionFlag, type Slot, TokenFlag } from 'graphene-pk11';
+import { Module, type Session, SessionFlag, type Slot, type Token, TokenFlag } from 'graphene-pk11';
 import type { TokenSettings } from '../protocol.ts';
+import type { TokenPosture } from '../token-profile.ts';
 import { AgentFailure, returnValueOf } from './failure.ts';
 
 const CKF_OS_LOCKING_OK = 2;
@@ -18,8 +19,10 @@ export interface OpenToken {
   readonly slot: Slot;
   readonly label: string;
   readonly serialNumber: string;
-  /** The module as it describes itself, for operators. */
+  /** The module as it describes itself, for operators, in one line. */
   readonly module: string;
+  /** What the library and the token say of themselves. */
+  readonly description: Omit<TokenPosture, 'profile' | 'objects' | 'unrecorded'>;
 }
 
 interface OpenOptions {
@@ -42,12 +45,32 @@ export function openToken(settings: TokenSettings, options: OpenOptions = {}): O
     options.write ? SessionFlag.SERIAL_SESSION | SessionFlag.RW_SESSION : SessionFlag.SERIAL_SESSION,
   );
   logIn(session, settings.pinFile);
+  const description = describe(module, token);
   return {
     session,
     slot,
+    label: description.label,
+    serialNumber: description.serialNumber,
+    module: `${description.module.description} ${description.module.version} (${description.module.manufacturer})`,
+    description,
+  };
+}
+
+function describe(module: Module, token: Token): OpenToken['description'] {
+  const version = ({ major, minor }: { readonly major: number; readonly minor: number }) =>
+    `${major}.${minor}`;
+  return {
+    module: {
+      description: module.libraryDescription,
+      version: version(module.libraryVersion),
+      manufacturer: module.manufacturerID,
+    },
     label: token.label,
     serialNumber: token.serialNumber,
-    module: `${module.libraryDescription} ${module.libraryVersion.major}.${module.libraryVersion.minor} (${module.manufacturerID})`,
+    manufacturer: token.manufacturerID,
+    model: token.model,
+    firmwareVersion: version(token.firmwareVersion),
+    hardwareVersion: version(token.hardwareVersion),
   };
 }
 

@@ -68,7 +68,7 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
     { ...token, environmentId, profile, objects, keyCacheSize: u16, despiteFailedTry: fc.boolean() },
     plain,
   ),
-  initializeToken: fc.record({ ...token, environmentId }, plain),
+  initializeToken: fc.record({ ...token, environmentId, recorded: objects }, plain),
   createKeyVersion: fc.record(identity, plain),
   seal: fc.record({ ...bound, purpose: u8, plaintext: bytesUpTo(300) }, plain),
   open: fc.record({ ...bound, ciphertext: bytesUpTo(300) }, plain),
@@ -83,8 +83,73 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
     },
     plain,
   ),
+  rewrap: fc.record(
+    {
+      keyVersion: bytesUpTo(200),
+      sourceKeyVersions: fc.array(bytesUpTo(200), { maxLength: 3 }),
+      items: fc.array(
+        fc.record(
+          { source: u16, subject: bytes(16), contextDigest: bytes(32), ciphertext: bytesUpTo(300) },
+          plain,
+        ),
+        { maxLength: 5 },
+      ),
+    },
+    plain,
+  ),
+  forget: fc.record({ keyId: fc.oneof(bytes(0), bytes(16)) }, plain),
   random: fc.record({ length: u32 }, plain),
+  report: fc.record({ objects }, plain),
+  inspectToken: fc.record(
+    { ...token, environmentId, profile, objects, despiteFailedTry: fc.boolean() },
+    plain,
+  ),
 };
+
+const posture = fc.record(
+  {
+    module: fc.record({ description: text, version: text, manufacturer: text }, plain),
+    label: text,
+    serialNumber: text,
+    manufacturer: text,
+    model: text,
+    firmwareVersion: text,
+    hardwareVersion: text,
+    profile: fc.record(
+      {
+        keyType: text,
+        wrapMechanism: text,
+        attributeOrder: text,
+        valueLength: fc.boolean(),
+        allowedMechanisms: fc.boolean(),
+        unsupportedAttributes: fc.array(text),
+      },
+      plain,
+    ),
+    objects: fc.array(
+      fc.record(
+        {
+          objectId: uuid(),
+          role,
+          condition: fc.constantFrom('found', 'missing', 'duplicated', 'mislabelled'),
+          attributes: fc.array(
+            fc.record(
+              {
+                attribute: text,
+                required: text,
+                state: fc.constantFrom('enforced', 'unsupported', 'waived', 'violated'),
+              },
+              plain,
+            ),
+          ),
+        },
+        plain,
+      ),
+    ),
+    unrecorded: fc.array(fc.record({ objectId: text, label: text }, plain)),
+  },
+  plain,
+);
 
 /** A reply of every operation. */
 const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> } = {
@@ -95,7 +160,14 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
   open: fc.record({ plaintext: bytesUpTo(300) }, plain),
   issueDataKey: fc.record({ plaintext: bytesUpTo(64), ciphertext: bytesUpTo(300) }, plain),
   reseal: fc.record({ ciphertext: bytesUpTo(300) }, plain),
+  rewrap: fc.record(
+    { results: fc.array(fc.record({ outcome: u8, ciphertext: bytesUpTo(300) }, plain), { maxLength: 5 }) },
+    plain,
+  ),
+  forget: fc.record({}, plain),
   random: fc.record({ bytes: bytesUpTo(300) }, plain),
+  report: posture,
+  inspectToken: posture,
 };
 
 const NAMES = Object.keys(OPERATIONS) as OperationName[];

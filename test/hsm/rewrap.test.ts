@@ -1,0 +1,363 @@
+/**
+ * The agents' two operations of maintenance: bringing stored data keys under another version, item by item, and letting go of
+ * what was unwrapped.
+ *
+ * Speaks to `HsmAgents` as the server does; `test/faults/pkcs11.c` counts what the token is asked for, and has it err.
+ */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, afterEach, before, describe, test } from 'node:test';
+import { createSoftHsmToken, tokenVariables } from '../../softhsm/token.ts';
+import { monotonicNow } from '../../src/call.ts';
+import { HsmAgents } from '../../src/hsm/agents.ts';
+import { PURPOSE, parseHeader } from '../../src/hsm/ciphertext.ts';
+import { encode } from '../../src/hsm/codec.ts';
+import { ALGORITHM, type SealedKeyVersion, sealedKeyVersion } from '../../src/hsm/key-version.ts';
+import { REWRAP_OUTCOME, type RequestOf, type ServeSettings } from '../../src/hsm/protocol.ts';
+import { initializeToken } from '../../src/hsm/token-commands.ts';
+import {
+  type AnyId,
+  type EnvironmentId,
+  type KeyId,
+  newId,
+  type RootKeyId,
+  type SealKeyId,
+  type TenantId,
+} from '../../src/ids.ts';
+import { faultsFor, type Pkcs11Faults } from '../faults/pkcs11.ts';
+import { eventually } from '../kit.ts';
+
+const { done, doesNotOpen, sourceCorrupt } = REWRAP_OUTCOME;
+type Item = RequestOf<'rewrap'>['items'][number];
+
+/** A stored data key, and what it opens to. */
+interface Stored {
+  readonly item: Item;
+  readonly plaintext: Buffer;
+}
+
+const tenantId = newId<TenantId>();
+const keyId = newId<KeyId>();
+const soon = () => monotonicNow() + 30_000;
+const bytesOf = (version: SealedKeyVersion) => encode(sealedKeyVersion, version);
+const flipped = (bytes: Buffer, offset: number) => {
+  const copy = Buffer.from(bytes);
+  copy.writeUInt8(copy.readUInt8(offset) ^ 0xff, offset);
+  return copy;
+};
+
+let directory: string;
+let faults: Pkcs11Faults;
+let settings: Omit<ServeSettings, 'despiteFailedTry'>;
+let agents: HsmAgents;
+let first: SealedKeyVersion;
+let second: SealedKeyVersion;
+let third: SealedKeyVersion;
+let ofAnotherKey: SealedKeyVersion;
+
+before(async () => {
+  const parent = process.env['KEYWARD_TEST_DIRECTORY'];
+  assert.ok(parent);
+  directory = mkdtempSync(join(parent, 'rewrap-'));
+  const token = await createSoftHsmToken({ directory: join(directory, 'token'), label: 'rewrap' });
+  faults = faultsFor(join(directory, 'faults'), tokenVariables(token));
+  const opening = {
+    module: faults.variables['KEYWARD_HSM_MODULE'] ?? '',
+    token: token.label,
+    pinFile: token.pinFile,
+    waivers: [],
+  };
+  const environmentId = newId<EnvironmentId>();
+  const made = await initializeToken({ ...opening, environmentId }, agentEnvironment());
+  settings = { ...opening, environmentId, ...made, keyCacheSize: 10 };
+  agents = await start();
+  [first, second, third] = [await create(1), await create(2), await create(3)];
+  ofAnotherKey = await create(1, newId<KeyId>());
+});
+
+after(async () => {
+  await agents?.stop();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+afterEach(() => faults.set());
+
+function agentEnvironment(): Record<string, string> {
+  const { variables } = faults;
+  const names = (variables['KEYWARD_HSM_ENVIRONMENT'] ?? '').split(',');
+  return Object.fromEntries(names.map((name) => [name, variables[name] ?? '']));
+}
+
+/** Agents that are all ready. */
+async function start(
+  changes: { readonly count?: number; readonly keyCacheSize?: number; readonly callTimeoutMs?: number } = {},
+): Promise<HsmAgents> {
+  const { count = 1, keyCacheSize = settings.keyCacheSize, callTimeoutMs = 5_000 } = changes;
+  const started = new HsmAgents({
+    settings: { ...settings, keyCacheSize },
+    count,
+    callTimeoutMs,
+    maxCalls: 1_000,
+    maxBytes: 1 << 24,
+    environment: agentEnvironment(),
+    log: { info() {}, warn() {}, error() {} },
+  });
+  await started.start();
+  await eventually(() => assert.equal(started.pids.length, count));
+  return started;
+}
+
+function create(version: number, ofKey = keyId): Promise<SealedKeyVersion> {
+  const objectId = <Id extends AnyId>(role: string) =>
+    settings.objects.find((object) => object.role === role)?.objectId as Id;
+  const objects = { rootKeyId: objectId<RootKeyId>('root'), sealKeyId: objectId<SealKeyId>('seal') };
+  const algorithm = ALGORITHM.hmacSha512Aes256Gcm;
+  return agents.call('createKeyVersion', { tenantId, keyId: ofKey, version, algorithm, ...objects }, soon());
+}
+
+/** Issues a data key under the version; `source` says where that will be among the sources. */
+async function store(
+  version: SealedKeyVersion,
+  source = 0,
+  changes: { readonly length?: number; readonly purpose?: number } = {},
+): Promise<Stored> {
+  const { length = 32, purpose = PURPOSE.storedDataKey } = changes;
+  const binding = { subject: randomBytes(16), contextDigest: randomBytes(32) };
+  const { plaintext, ciphertext } = await agents.call(
+    'issueDataKey',
+    { keyVersion: bytesOf(version), purpose, ...binding, length, reveal: 1 },
+    soon(),
+  );
+  return { item: { source, ...binding, ciphertext }, plaintext };
+}
+
+async function rewrap(
+  items: readonly Item[],
+  { target = third, sources = [first, second], by = agents } = {},
+) {
+  const request = {
+    keyVersion: bytesOf(target),
+    sourceKeyVersions: sources.map(bytesOf),
+    items,
+  };
+  const { results } = await by.call('rewrap', request, soon());
+  assert.equal(results.length, items.length);
+  return results;
+}
+
+async function open(version: SealedKeyVersion, { subject, contextDigest, ciphertext }: Omit<Item, 'source'>) {
+  const keyVersion = bytesOf(version);
+  const request = { keyVersion, subject, contextDigest, ciphertext: Buffer.from(ciphertext) };
+  return (await agents.call('open', request, soon())).plaintext;
+}
+
+describe('re-wrapping', () => {
+  test('brings data keys of several versions under one, and they stay what they were', async () => {
+    const stored = [
+      await store(first, 0),
+      await store(second, 1),
+      await store(first, 0, { length: 16 }),
+      await store(second, 1, { length: 64 }),
+    ];
+    const results = await rewrap(stored.map(({ item }) => item));
+    for (const [index, { outcome, ciphertext }] of results.entries()) {
+      const { item, plaintext } = stored[index] as Stored;
+      assert.equal(outcome, done);
+      const header = parseHeader(ciphertext, [PURPOSE.storedDataKey]);
+      assert.deepEqual([header.keyId, header.version, header.purpose], [keyId, 3, PURPOSE.storedDataKey]);
+      assert.equal(ciphertext.length, item.ciphertext.length);
+      assert.deepEqual(await open(third, { ...item, ciphertext }), plaintext);
+      await assert.rejects(open(third, { ...item, subject: randomBytes(16), ciphertext }), {
+        reason: 'DECRYPTION_FAILED',
+      });
+      await assert.rejects(open(third, { ...item, contextDigest: randomBytes(32), ciphertext }), {
+        reason: 'DECRYPTION_FAILED',
+      });
+    }
+  });
+
+  test('case 90: names each item that does not open, and does the others', async () => {
+    const well = await Promise.all([store(first), store(first), store(first)]);
+    const { item } = await store(first);
+    const payload = await store(first, 0, { purpose: PURPOSE.dataKey });
+    const spoiled: Item[] = [
+      ...[0, 1, 2, 3, 4, 23, 24, 56, 68, 100, item.ciphertext.length - 1].map((offset) => ({
+        ...item,
+        ciphertext: flipped(item.ciphertext, offset),
+      })),
+      { ...item, ciphertext: item.ciphertext.subarray(0, -1) },
+      { ...item, ciphertext: Buffer.alloc(0) },
+      { ...item, subject: randomBytes(16) },
+      { ...item, contextDigest: randomBytes(32) },
+      { ...item, source: 1 },
+      payload.item,
+    ];
+    const items = [well[0], ...spoiled, well[1], well[2]].map((each) =>
+      each !== undefined && 'plaintext' in each ? each.item : (each as Item),
+    );
+    const results = await rewrap(items);
+    const outcomes = results.map(({ outcome }) => outcome);
+    assert.deepEqual(outcomes, [done, ...spoiled.map(() => doesNotOpen), done, done]);
+    for (const { outcome, ciphertext } of results)
+      assert.equal(ciphertext.length > 0, outcome === done, 'nothing is handed out of what failed');
+  });
+
+  test('case 36: names the items whose version’s row is corrupt, and does the others', async () => {
+    const [one, two] = [await store(first, 0), await store(second, 1)];
+    for (const change of [
+      { seal: flipped(first.seal, 0) },
+      { wrapped: flipped(first.wrapped, 0) },
+      { checkValue: flipped(first.checkValue, 0) },
+      { tenantId: newId<TenantId>() },
+      { sealKeyId: newId<SealKeyId>() },
+    ]) {
+      const sources = [{ ...first, ...change }, second];
+      const results = await rewrap([one.item, two.item, one.item], { sources });
+      assert.deepEqual(
+        results.map(({ outcome }) => outcome),
+        [sourceCorrupt, done, sourceCorrupt],
+      );
+    }
+  });
+
+  test('is not done at all under a version whose row is corrupt, nor from one that is not given', async () => {
+    const { item } = await store(first);
+    const target = { ...third, seal: flipped(third.seal, 0) };
+    await assert.rejects(rewrap([item], { target }), { reason: 'STORED_ROW_CORRUPT' });
+    await assert.rejects(rewrap([{ ...item, source: 2 }]), { reason: 'INTERNAL' });
+    assert.deepEqual(await rewrap([]), []);
+  });
+
+  test('what is under another key’s version is not taken for this one’s', async () => {
+    const { item } = await store(ofAnotherKey);
+    assert.deepEqual(await rewrap([item]), [{ outcome: doesNotOpen, ciphertext: Buffer.alloc(0) }]);
+    await assert.rejects(rewrap([item], { sources: [ofAnotherKey] }), { reason: 'INTERNAL' });
+  });
+
+  test('more versions than an agent keeps unwrapped are no hindrance', async () => {
+    const narrow = await start({ keyCacheSize: 1 });
+    try {
+      const stored = [await store(first, 0), await store(second, 1), await store(first, 0)];
+      const results = await rewrap(
+        stored.map(({ item }) => item),
+        { by: narrow },
+      );
+      for (const [index, { outcome, ciphertext }] of results.entries()) {
+        const { item, plaintext } = stored[index] as Stored;
+        assert.equal(outcome, done);
+        assert.deepEqual(await open(third, { ...item, ciphertext }), plaintext);
+      }
+    } finally {
+      await narrow.stop();
+    }
+  });
+
+  test('case 71: a token that errs is to blame, not the data key: at each of the three times that it is asked', async () => {
+    const { item } = await store(first);
+    await rewrap([item]);
+    for (let asked = 0; asked < 3; asked++) {
+      faults.set(`C_Sign flip after ${asked} times 1`);
+      // The agent is replaced, and the next one's token is well.
+      const outcome = await rewrap([item]).then(
+        ([result]) => result?.outcome,
+        ({ reason }) => reason,
+      );
+      assert.equal(faults.met(), 1);
+      assert.ok(outcome === done || outcome === 'HSM_UNAVAILABLE', `${asked}: ${outcome}`);
+      faults.set();
+      await eventually(async () => assert.equal((await rewrap([item]))[0]?.outcome, done));
+    }
+  });
+});
+
+describe('forgetting', () => {
+  const use = (version: SealedKeyVersion, by = agents) =>
+    by.call(
+      'issueDataKey',
+      {
+        keyVersion: bytesOf(version),
+        purpose: PURPOSE.dataKey,
+        subject: Buffer.alloc(16),
+        contextDigest: Buffer.alloc(32),
+        length: 32,
+        reveal: 0,
+      },
+      soon(),
+    );
+
+  test('a key destroys the handles of its versions, and of no other key’s', async () => {
+    for (const version of [first, second, ofAnotherKey]) await use(version);
+    await agents.forget(newId<KeyId>());
+    faults.set('C_UnwrapKey', 'C_DestroyObject');
+    for (const version of [first, second, ofAnotherKey]) await use(version);
+    assert.deepEqual([faults.met(0), faults.met(1)], [0, 0], 'all are there');
+    await agents.forget(ofAnotherKey.keyId);
+    assert.equal(faults.met(1), 1);
+    for (const version of [first, second]) await use(version);
+    assert.equal(faults.met(0), 0);
+    await use(ofAnotherKey);
+    assert.equal(faults.met(0), 1, 'unwrapped anew');
+    await use(ofAnotherKey);
+    assert.equal(faults.met(0), 1);
+  });
+
+  test('all keys destroys every handle, and what was sealed still opens', async () => {
+    const { item, plaintext } = await store(first);
+    for (const version of [first, second, ofAnotherKey]) await use(version);
+    await agents.forget();
+    faults.set('C_UnwrapKey', 'C_DestroyObject');
+    await agents.forget();
+    assert.equal(faults.met(1), 0, 'nothing is left to destroy');
+    assert.deepEqual(await open(first, item), plaintext);
+    await use(second);
+    assert.equal(faults.met(0), 2);
+  });
+
+  test('is done by every agent, and one that is dead holds nobody up', async () => {
+    const pair = await start({ count: 2 });
+    try {
+      await Promise.all(Array.from({ length: 40 }, () => use(first, pair)));
+      faults.set('C_DestroyObject');
+      await pair.forget(first.keyId);
+      assert.equal(faults.met(), 2);
+      const [pid = 0] = pair.pids;
+      process.kill(pid, 'SIGKILL');
+      await pair.forget(first.keyId);
+      await use(first, pair);
+    } finally {
+      await pair.stop();
+    }
+  });
+
+  test('an agent that fails at it is replaced, and its handles are gone with it', async () => {
+    const alone = await start();
+    try {
+      await use(first, alone);
+      const [pid] = alone.pids;
+      faults.set('C_DestroyObject return 0x30 times 1', 'C_UnwrapKey');
+      await alone.forget(first.keyId);
+      await eventually(() => assert.ok(alone.pids.length === 1 && alone.pids[0] !== pid));
+      await use(first, alone);
+      assert.equal(faults.met(1), 1);
+    } finally {
+      await alone.stop();
+    }
+  });
+
+  test('an agent that hangs at it is killed for that', async () => {
+    const alone = await start({ callTimeoutMs: 500 });
+    try {
+      await use(first, alone);
+      const [pid] = alone.pids;
+      faults.set('C_DestroyObject hang times 1');
+      await alone.forget(first.keyId);
+      faults.set();
+      await eventually(() => assert.ok(alone.pids.length === 1 && alone.pids[0] !== pid));
+      await use(first, alone);
+    } finally {
+      await alone.stop();
+    }
+  });
+});
