@@ -1,12 +1,16 @@
--- The database and its two roles, as a superuser of the server or a role that may create both:
+-- The database and its three roles, as a superuser of the server or a role that may create both:
 --
 --   psql -v owner_password=… -v service_password=… -f compose/roles.sql
 --
 -- keyward_owner owns the schema and is for `migrate` and `token init` alone. keyward_service serves; it owns nothing and
 -- gets its rights, table by table, from the migrations. The time limits lie in the role, where a pooler can't lose them.
+-- keyward_reconciler is who the service becomes for what it does across tenants: rotating, re-wrapping, destroying.
+-- NOINHERIT keeps it from having those rights all the time, and the server refuses to start without it.
 \set ON_ERROR_STOP on
 CREATE ROLE keyward_owner LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD :'owner_password';
-CREATE ROLE keyward_service LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE PASSWORD :'service_password';
+CREATE ROLE keyward_service LOGIN NOINHERIT NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE PASSWORD :'service_password';
+CREATE ROLE keyward_reconciler NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE;
+GRANT keyward_reconciler TO keyward_service;
 ALTER ROLE keyward_service SET statement_timeout = '15s';
 ALTER ROLE keyward_service SET lock_timeout = '5s';
 ALTER ROLE keyward_service SET idle_in_transaction_session_timeout = '15s';

@@ -126,6 +126,10 @@ export async function createRoles(postgres: Postgres, database: string): Promise
         `CREATE ROLE keyward_service LOGIN PASSWORD ${password(postgres.serviceUrl(database))}`,
       );
     }
+    // Noinherit: what is done across tenants is done as keyward_reconciler, and by saying so.
+    await client.query('ALTER ROLE keyward_service NOINHERIT');
+    if (!known.has('keyward_reconciler')) await client.query('CREATE ROLE keyward_reconciler NOLOGIN');
+    await client.query('GRANT keyward_reconciler TO keyward_service');
     // Bounds in the role, where a pooler doesn't lose them: no statement or idle transaction outlives a call by much.
     await client.query("ALTER ROLE keyward_service SET statement_timeout = '15s'");
     await client.query("ALTER ROLE keyward_service SET lock_timeout = '5s'");

@@ -21,6 +21,7 @@ BEGIN ATOMIC
     FROM purged;
 END
 ;
+GRANT EXECUTE ON FUNCTION current_tenant_id TO keyward_reconciler;
 GRANT EXECUTE ON FUNCTION current_tenant_id TO keyward_service;
 GRANT EXECUTE ON FUNCTION purge_request_ids TO keyward_service;
 
@@ -37,7 +38,9 @@ CREATE TABLE audit_entries (
   CONSTRAINT audit_entries_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
 ALTER TABLE audit_entries ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON audit_entries AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
 CREATE POLICY of_current_tenant ON audit_entries AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT INSERT, SELECT ON audit_entries TO keyward_reconciler;
 GRANT INSERT, SELECT ON audit_entries TO keyward_service;
 
 CREATE TABLE changes (
@@ -48,11 +51,36 @@ CREATE TABLE changes (
   subject_id uuid NOT NULL,
   at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
   CONSTRAINT changes_pkey PRIMARY KEY (tenant_id, change_id),
-  CONSTRAINT changes_kind_check CHECK ((kind = ANY (ARRAY['tenant'::text, 'key'::text]))),
+  CONSTRAINT changes_kind_check CHECK ((kind = ANY (ARRAY['tenant'::text, 'key'::text, 'destroyed'::text]))),
   CONSTRAINT changes_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
 CREATE INDEX changes_by_xid ON public.changes USING btree (xid);
+GRANT INSERT, SELECT ON changes TO keyward_reconciler;
 GRANT DELETE, INSERT, SELECT ON changes TO keyward_service;
+
+CREATE TABLE data_keys (
+  tenant_id uuid NOT NULL,
+  key_id uuid NOT NULL,
+  name text COLLATE "C" NOT NULL,
+  data_key_id uuid NOT NULL,
+  context_digest bytea NOT NULL,
+  ciphertext bytea NOT NULL,
+  version integer NOT NULL DEFAULT ((((((get_byte(ciphertext, 20) << 24) | get_byte(ciphertext, 21)) << 16) | get_byte(ciphertext, 22)) << 8) | get_byte(ciphertext, 23)),
+  created_at timestamp with time zone NOT NULL DEFAULT now(),
+  rewrapped_at timestamp with time zone,
+  CONSTRAINT data_keys_pkey PRIMARY KEY (tenant_id, key_id, name),
+  CONSTRAINT data_keys_check CHECK ((((octet_length(ciphertext) >= 117) AND (octet_length(ciphertext) <= 1140)) AND (SUBSTRING(ciphertext FROM 1 FOR 4) = '\x01010300'::bytea) AND (SUBSTRING(ciphertext FROM 5 FOR 16) = uuid_send(key_id)))),
+  CONSTRAINT data_keys_context_digest_check CHECK ((octet_length(context_digest) = 32)),
+  CONSTRAINT data_keys_name_check CHECK (((octet_length(name) >= 1) AND (octet_length(name) <= 63))),
+  CONSTRAINT data_keys_tenant_id_key_id_fkey FOREIGN KEY (tenant_id, key_id) REFERENCES keys(tenant_id, key_id)
+);
+ALTER TABLE data_keys ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON data_keys AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON data_keys AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT DELETE, SELECT ON data_keys TO keyward_reconciler;
+GRANT DELETE, INSERT, SELECT ON data_keys TO keyward_service;
+GRANT UPDATE (ciphertext) ON data_keys TO keyward_reconciler;
+GRANT UPDATE (rewrapped_at) ON data_keys TO keyward_reconciler;
 
 CREATE TABLE environment (
   singleton boolean NOT NULL DEFAULT true,
@@ -62,7 +90,29 @@ CREATE TABLE environment (
   CONSTRAINT environment_pkey PRIMARY KEY (singleton),
   CONSTRAINT environment_singleton_check CHECK (singleton)
 );
+GRANT SELECT ON environment TO keyward_reconciler;
 GRANT SELECT ON environment TO keyward_service;
+
+CREATE TABLE key_version_usage (
+  tenant_id uuid NOT NULL,
+  key_id uuid NOT NULL,
+  version integer NOT NULL,
+  encrypt_operations bigint NOT NULL,
+  last_encrypt_at timestamp with time zone,
+  decrypt_operations bigint NOT NULL,
+  last_decrypt_at timestamp with time zone,
+  CONSTRAINT key_version_usage_pkey PRIMARY KEY (tenant_id, key_id, version),
+  CONSTRAINT key_version_usage_tenant_id_key_id_version_fkey FOREIGN KEY (tenant_id, key_id, version) REFERENCES key_versions(tenant_id, key_id, version)
+);
+ALTER TABLE key_version_usage ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON key_version_usage AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON key_version_usage AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT INSERT, SELECT ON key_version_usage TO keyward_reconciler;
+GRANT SELECT ON key_version_usage TO keyward_service;
+GRANT UPDATE (decrypt_operations) ON key_version_usage TO keyward_reconciler;
+GRANT UPDATE (encrypt_operations) ON key_version_usage TO keyward_reconciler;
+GRANT UPDATE (last_decrypt_at) ON key_version_usage TO keyward_reconciler;
+GRANT UPDATE (last_encrypt_at) ON key_version_usage TO keyward_reconciler;
 
 CREATE TABLE key_versions (
   tenant_id uuid NOT NULL,
@@ -78,19 +128,32 @@ CREATE TABLE key_versions (
   seal bytea NOT NULL,
   created_at timestamp with time zone NOT NULL DEFAULT now(),
   revision bigint NOT NULL DEFAULT 1,
+  destroy_at timestamp with time zone,
+  destroyed_at timestamp with time zone,
   CONSTRAINT key_versions_pkey PRIMARY KEY (tenant_id, key_id, version),
   CONSTRAINT key_versions_algorithm_check CHECK ((algorithm >= 1)),
   CONSTRAINT key_versions_check_value_check CHECK ((octet_length(check_value) = 16)),
+  CONSTRAINT key_versions_destroy_at_check CHECK (((state <> 'DESTROY_SCHEDULED'::text) OR (destroy_at IS NOT NULL))),
+  CONSTRAINT key_versions_destroyed_at_check CHECK (((state = 'DESTROYED'::text) = (destroyed_at IS NOT NULL))),
+  CONSTRAINT key_versions_erased_check CHECK (((state = 'DESTROYED'::text) = (octet_length(wrapped) = 0))),
   CONSTRAINT key_versions_seal_check CHECK ((octet_length(seal) = 32)),
-  CONSTRAINT key_versions_state_check CHECK ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text]))),
+  CONSTRAINT key_versions_state_check CHECK ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text, 'DESTROY_SCHEDULED'::text, 'DESTROYED'::text]))),
   CONSTRAINT key_versions_version_check CHECK ((version >= 1)),
   CONSTRAINT key_versions_wrap_check CHECK ((wrap = ANY (ARRAY[1, 2]))),
-  CONSTRAINT key_versions_wrapped_check CHECK (((octet_length(wrapped) >= 1) AND (octet_length(wrapped) <= 65535))),
+  CONSTRAINT key_versions_wrapped_check CHECK ((octet_length(wrapped) <= 65535)),
   CONSTRAINT key_versions_tenant_id_key_id_fkey FOREIGN KEY (tenant_id, key_id) REFERENCES keys(tenant_id, key_id)
 );
+CREATE INDEX key_versions_destroy ON public.key_versions USING btree (destroy_at) WHERE (state = 'DESTROY_SCHEDULED'::text);
 ALTER TABLE key_versions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON key_versions AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
 CREATE POLICY of_current_tenant ON key_versions AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT SELECT ON key_versions TO keyward_reconciler;
 GRANT INSERT, SELECT ON key_versions TO keyward_service;
+GRANT UPDATE (destroyed_at) ON key_versions TO keyward_reconciler;
+GRANT UPDATE (revision) ON key_versions TO keyward_reconciler;
+GRANT UPDATE (state) ON key_versions TO keyward_reconciler;
+GRANT UPDATE (wrapped) ON key_versions TO keyward_reconciler;
+GRANT UPDATE (destroy_at) ON key_versions TO keyward_service;
 GRANT UPDATE (revision) ON key_versions TO keyward_service;
 GRANT UPDATE (state) ON key_versions TO keyward_service;
 
@@ -104,24 +167,65 @@ CREATE TABLE keys (
   description text NOT NULL DEFAULT ''::text,
   labels jsonb NOT NULL DEFAULT '{}'::jsonb,
   revision bigint NOT NULL DEFAULT 1,
+  rotation_period_seconds bigint,
+  next_rotation_at timestamp with time zone,
+  rotation_usage_limit bigint,
+  usage_limit_reached_at timestamp with time zone,
+  maintenance_paused boolean NOT NULL DEFAULT false,
+  destroy_at timestamp with time zone,
+  destroyed_at timestamp with time zone,
   CONSTRAINT keys_pkey PRIMARY KEY (tenant_id, key_id),
   CONSTRAINT keys_key_id_key UNIQUE (key_id),
   CONSTRAINT keys_tenant_id_name_key UNIQUE (tenant_id, name),
+  CONSTRAINT keys_check CHECK (((next_rotation_at IS NULL) OR (rotation_period_seconds IS NOT NULL))),
   CONSTRAINT keys_description_check CHECK ((char_length(description) <= 1024)),
+  CONSTRAINT keys_destroy_at_check CHECK (((state <> 'DESTROY_SCHEDULED'::text) OR (destroy_at IS NOT NULL))),
+  CONSTRAINT keys_destroyed_at_check CHECK (((state = 'DESTROYED'::text) = (destroyed_at IS NOT NULL))),
   CONSTRAINT keys_labels_check CHECK ((jsonb_typeof(labels) = 'object'::text)),
   CONSTRAINT keys_name_check CHECK ((name ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
-  CONSTRAINT keys_state_check CHECK ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text]))),
+  CONSTRAINT keys_rotation_period_seconds_check CHECK ((rotation_period_seconds > 0)),
+  CONSTRAINT keys_rotation_usage_limit_check CHECK ((rotation_usage_limit > 0)),
+  CONSTRAINT keys_state_check CHECK ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text, 'DESTROY_SCHEDULED'::text, 'DESTROYED'::text]))),
   CONSTRAINT keys_primary_version_fkey FOREIGN KEY (tenant_id, key_id, primary_version) REFERENCES key_versions(tenant_id, key_id, version) DEFERRABLE INITIALLY DEFERRED,
   CONSTRAINT keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
+CREATE INDEX keys_destroy ON public.keys USING btree (destroy_at) WHERE (state = 'DESTROY_SCHEDULED'::text);
+CREATE INDEX keys_next_rotation ON public.keys USING btree (next_rotation_at) WHERE (next_rotation_at IS NOT NULL);
+CREATE INDEX keys_usage_limit ON public.keys USING btree (usage_limit_reached_at) WHERE (usage_limit_reached_at IS NOT NULL);
 ALTER TABLE keys ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON keys AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
 CREATE POLICY of_current_tenant ON keys AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT SELECT ON keys TO keyward_reconciler;
 GRANT INSERT, SELECT ON keys TO keyward_service;
+GRANT UPDATE (destroyed_at) ON keys TO keyward_reconciler;
+GRANT UPDATE (revision) ON keys TO keyward_reconciler;
+GRANT UPDATE (state) ON keys TO keyward_reconciler;
+GRANT UPDATE (usage_limit_reached_at) ON keys TO keyward_reconciler;
 GRANT UPDATE (description) ON keys TO keyward_service;
+GRANT UPDATE (destroy_at) ON keys TO keyward_service;
 GRANT UPDATE (labels) ON keys TO keyward_service;
+GRANT UPDATE (maintenance_paused) ON keys TO keyward_service;
+GRANT UPDATE (next_rotation_at) ON keys TO keyward_service;
 GRANT UPDATE (primary_version) ON keys TO keyward_service;
 GRANT UPDATE (revision) ON keys TO keyward_service;
+GRANT UPDATE (rotation_period_seconds) ON keys TO keyward_service;
+GRANT UPDATE (rotation_usage_limit) ON keys TO keyward_service;
 GRANT UPDATE (state) ON keys TO keyward_service;
+GRANT UPDATE (usage_limit_reached_at) ON keys TO keyward_service;
+
+CREATE TABLE maintenance (
+  tenant_id uuid NOT NULL,
+  paused boolean NOT NULL DEFAULT false,
+  changed_at timestamp with time zone,
+  caller text NOT NULL DEFAULT ''::text,
+  CONSTRAINT maintenance_pkey PRIMARY KEY (tenant_id),
+  CONSTRAINT maintenance_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+GRANT SELECT ON maintenance TO keyward_reconciler;
+GRANT SELECT ON maintenance TO keyward_service;
+GRANT UPDATE (caller) ON maintenance TO keyward_service;
+GRANT UPDATE (changed_at) ON maintenance TO keyward_service;
+GRANT UPDATE (paused) ON maintenance TO keyward_service;
 
 CREATE TABLE request_ids (
   tenant_id uuid NOT NULL,
@@ -139,6 +243,117 @@ CREATE INDEX request_ids_by_time ON public.request_ids USING btree (at);
 ALTER TABLE request_ids ENABLE ROW LEVEL SECURITY;
 CREATE POLICY of_current_tenant ON request_ids AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
 GRANT INSERT, SELECT ON request_ids TO keyward_service;
+
+CREATE TABLE rewrap_failures (
+  tenant_id uuid NOT NULL,
+  job_id uuid NOT NULL,
+  data_key text COLLATE "C" NOT NULL,
+  reason text NOT NULL,
+  at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+  CONSTRAINT rewrap_failures_pkey PRIMARY KEY (tenant_id, job_id, data_key),
+  CONSTRAINT rewrap_failures_tenant_id_job_id_fkey FOREIGN KEY (tenant_id, job_id) REFERENCES rewrap_jobs(tenant_id, job_id)
+);
+ALTER TABLE rewrap_failures ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON rewrap_failures AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON rewrap_failures AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT INSERT, SELECT ON rewrap_failures TO keyward_reconciler;
+GRANT SELECT ON rewrap_failures TO keyward_service;
+
+CREATE TABLE rewrap_jobs (
+  tenant_id uuid NOT NULL,
+  job_id uuid NOT NULL,
+  scope text NOT NULL,
+  scope_tenant_id uuid,
+  scope_key_id uuid,
+  cause text NOT NULL,
+  caller text NOT NULL,
+  state text NOT NULL DEFAULT 'RUNNING'::text,
+  created_at timestamp with time zone NOT NULL DEFAULT now(),
+  ended_at timestamp with time zone,
+  planned boolean NOT NULL DEFAULT false,
+  frontier_tenant_id uuid,
+  frontier_key_id uuid,
+  frontier_name text COLLATE "C",
+  ranges integer NOT NULL DEFAULT 0,
+  total bigint NOT NULL DEFAULT 0,
+  done bigint,
+  failed bigint,
+  CONSTRAINT rewrap_jobs_pkey PRIMARY KEY (tenant_id, job_id),
+  CONSTRAINT rewrap_jobs_cause_check CHECK ((cause = ANY (ARRAY['schedule'::text, 'request'::text, 'usage'::text]))),
+  CONSTRAINT rewrap_jobs_check CHECK (((scope_key_id IS NULL) OR (scope_tenant_id IS NOT NULL))),
+  CONSTRAINT rewrap_jobs_check1 CHECK (((state = 'RUNNING'::text) = (ended_at IS NULL))),
+  CONSTRAINT rewrap_jobs_check2 CHECK (((state = 'RUNNING'::text) = ((done IS NULL) AND (failed IS NULL)))),
+  CONSTRAINT rewrap_jobs_state_check CHECK ((state = ANY (ARRAY['RUNNING'::text, 'SUCCEEDED'::text, 'PARTIAL'::text, 'CANCELLED'::text, 'SUPERSEDED'::text]))),
+  CONSTRAINT rewrap_jobs_scope_tenant_id_fkey FOREIGN KEY (scope_tenant_id) REFERENCES tenants(tenant_id),
+  CONSTRAINT rewrap_jobs_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+CREATE INDEX rewrap_jobs_running ON public.rewrap_jobs USING btree (job_id) WHERE (state = 'RUNNING'::text);
+ALTER TABLE rewrap_jobs ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON rewrap_jobs AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON rewrap_jobs AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT SELECT ON rewrap_jobs TO keyward_reconciler;
+GRANT INSERT, SELECT ON rewrap_jobs TO keyward_service;
+GRANT UPDATE (frontier_key_id) ON rewrap_jobs TO keyward_reconciler;
+GRANT UPDATE (frontier_name) ON rewrap_jobs TO keyward_reconciler;
+GRANT UPDATE (frontier_tenant_id) ON rewrap_jobs TO keyward_reconciler;
+GRANT UPDATE (planned) ON rewrap_jobs TO keyward_reconciler;
+GRANT UPDATE (ranges) ON rewrap_jobs TO keyward_reconciler;
+GRANT UPDATE (total) ON rewrap_jobs TO keyward_reconciler;
+GRANT UPDATE (done) ON rewrap_jobs TO keyward_service;
+GRANT UPDATE (ended_at) ON rewrap_jobs TO keyward_service;
+GRANT UPDATE (failed) ON rewrap_jobs TO keyward_service;
+GRANT UPDATE (state) ON rewrap_jobs TO keyward_service;
+
+CREATE TABLE rewrap_ranges (
+  tenant_id uuid NOT NULL,
+  job_id uuid NOT NULL,
+  range integer NOT NULL,
+  key_tenant_id uuid NOT NULL,
+  key_id uuid NOT NULL,
+  after_name text COLLATE "C" NOT NULL,
+  until_name text COLLATE "C" NOT NULL,
+  total bigint NOT NULL,
+  done bigint NOT NULL DEFAULT 0,
+  failed bigint NOT NULL DEFAULT 0,
+  finished boolean NOT NULL DEFAULT false,
+  fence bigint NOT NULL DEFAULT 0,
+  leased_until timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
+  CONSTRAINT rewrap_ranges_pkey PRIMARY KEY (tenant_id, job_id, range),
+  CONSTRAINT rewrap_ranges_tenant_id_job_id_fkey FOREIGN KEY (tenant_id, job_id) REFERENCES rewrap_jobs(tenant_id, job_id)
+);
+CREATE INDEX rewrap_ranges_open ON public.rewrap_ranges USING btree (job_id, range) WHERE (NOT finished);
+ALTER TABLE rewrap_ranges ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON rewrap_ranges AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON rewrap_ranges AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT INSERT, SELECT ON rewrap_ranges TO keyward_reconciler;
+GRANT DELETE, SELECT ON rewrap_ranges TO keyward_service;
+GRANT UPDATE (after_name) ON rewrap_ranges TO keyward_reconciler;
+GRANT UPDATE (done) ON rewrap_ranges TO keyward_reconciler;
+GRANT UPDATE (failed) ON rewrap_ranges TO keyward_reconciler;
+GRANT UPDATE (fence) ON rewrap_ranges TO keyward_reconciler;
+GRANT UPDATE (finished) ON rewrap_ranges TO keyward_reconciler;
+GRANT UPDATE (leased_until) ON rewrap_ranges TO keyward_reconciler;
+
+CREATE TABLE rotations (
+  tenant_id uuid NOT NULL,
+  key_id uuid NOT NULL,
+  to_version integer NOT NULL,
+  from_version integer NOT NULL,
+  cause text NOT NULL,
+  caller text NOT NULL,
+  rotated_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+  duration_ms double precision NOT NULL,
+  job_id uuid NOT NULL,
+  CONSTRAINT rotations_pkey PRIMARY KEY (tenant_id, key_id, to_version),
+  CONSTRAINT rotations_cause_check CHECK ((cause = ANY (ARRAY['schedule'::text, 'request'::text, 'usage'::text]))),
+  CONSTRAINT rotations_duration_ms_check CHECK ((duration_ms >= (0)::double precision)),
+  CONSTRAINT rotations_tenant_id_job_id_fkey FOREIGN KEY (tenant_id, job_id) REFERENCES rewrap_jobs(tenant_id, job_id),
+  CONSTRAINT rotations_tenant_id_key_id_from_version_fkey FOREIGN KEY (tenant_id, key_id, from_version) REFERENCES key_versions(tenant_id, key_id, version),
+  CONSTRAINT rotations_tenant_id_key_id_to_version_fkey FOREIGN KEY (tenant_id, key_id, to_version) REFERENCES key_versions(tenant_id, key_id, version)
+);
+ALTER TABLE rotations ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_current_tenant ON rotations AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT INSERT, SELECT ON rotations TO keyward_service;
 
 CREATE TABLE schema_releases (
   migration text NOT NULL,
@@ -160,6 +375,7 @@ CREATE TABLE tenants (
   CONSTRAINT tenants_name_check CHECK ((name ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
   CONSTRAINT tenants_state_check CHECK ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text])))
 );
+GRANT SELECT ON tenants TO keyward_reconciler;
 GRANT INSERT, SELECT ON tenants TO keyward_service;
 GRANT UPDATE (revision) ON tenants TO keyward_service;
 GRANT UPDATE (state) ON tenants TO keyward_service;
@@ -177,3 +393,16 @@ CREATE TABLE token_objects (
 );
 CREATE UNIQUE INDEX token_objects_current ON public.token_objects USING btree (tenant_id, role) WHERE is_current;
 GRANT SELECT ON token_objects TO keyward_service;
+
+CREATE TABLE usage_reports (
+  tenant_id uuid NOT NULL,
+  replica_id uuid NOT NULL,
+  sequence bigint NOT NULL,
+  complete_at timestamp with time zone NOT NULL,
+  CONSTRAINT usage_reports_pkey PRIMARY KEY (tenant_id, replica_id),
+  CONSTRAINT usage_reports_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+GRANT DELETE, INSERT, SELECT ON usage_reports TO keyward_reconciler;
+GRANT SELECT ON usage_reports TO keyward_service;
+GRANT UPDATE (complete_at) ON usage_reports TO keyward_reconciler;
+GRANT UPDATE (sequence) ON usage_reports TO keyward_reconciler;

@@ -5,6 +5,7 @@
  * once, with its variable's name, before anything is opened. Key and PIN files that others may read are refused.
  */
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
+import { validate as isCronExpression } from 'node-cron';
 import { z } from 'zod';
 
 /** One setting. */
@@ -60,7 +61,7 @@ const tokenSelector = z
 export const SETTINGS = {
   KEYWARD_MODE: setting(
     z.enum(['production', 'development'], 'must be production or development').default('production'),
-    '`development` turns reflection on; nothing else differs',
+    '`development` turns reflection on and takes rotation periods from 10 seconds on; nothing else differs',
     '`production`',
   ),
   KEYWARD_LISTEN: setting(
@@ -194,6 +195,29 @@ export const SETTINGS = {
     integer(0, 600_000, 10_000),
     'after SIGTERM, how long calls under way may take to end',
     '10000',
+  ),
+  KEYWARD_MAINTENANCE_TICKS: setting(
+    z
+      .string()
+      .default('*/5 * * * * *')
+      .refine((expression) => isCronExpression(expression), 'must be a cron expression'),
+    'when this replica looks for what is due (rotating, re-wrapping, destroying): a cron expression, seconds first',
+    '`*/5 * * * * *`',
+  ),
+  KEYWARD_MAINTENANCE_JITTER_MS: setting(
+    integer(0, 600_000, 2_000),
+    'up to so much later than the tick, at random, so that replicas do not all look at once',
+    '2000',
+  ),
+  KEYWARD_REWRAP_SHARE: setting(
+    integer(1, 100, 25),
+    'percent of the time that this replica works on re-wrap jobs while there are any; at 100, on two ranges for each agent at once, and one more',
+    '25',
+  ),
+  KEYWARD_USAGE_REPORT_MS: setting(
+    integer(100, 60_000, 20_000),
+    'how often at least this replica reports how key versions were used',
+    '20000',
   ),
   KEYWARD_REFLECTION: setting(flag.optional(), 'gRPC reflection', '`true` in development, else `false`'),
   KEYWARD_LOG_LEVEL: setting(

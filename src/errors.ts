@@ -65,10 +65,27 @@ export const REASONS = {
   RESOURCE_NOT_FOUND: { status: 'NOT_FOUND', message: 'There is no such resource.' },
   RESOURCE_EXISTS: { status: 'ALREADY_EXISTS', message: 'A resource of that name exists already.' },
   TENANT_DISABLED: { status: 'FAILED_PRECONDITION', message: 'The tenant is disabled.' },
-  KEY_DISABLED: { status: 'FAILED_PRECONDITION', message: 'The key is disabled.' },
+  KEY_NOT_ENABLED: { status: 'FAILED_PRECONDITION', message: 'The key is not enabled.' },
   KEY_VERSION_NOT_ENABLED: {
     status: 'FAILED_PRECONDITION',
     message: 'The key version is not enabled.',
+  },
+  KEY_VERSION_IS_PRIMARY: {
+    status: 'FAILED_PRECONDITION',
+    message:
+      'The primary version can not be destroyed alone: rotate the key first, or destroy the whole key.',
+  },
+  KEY_VERSION_IN_USE: {
+    status: 'FAILED_PRECONDITION',
+    message: 'Stored data keys are wrapped under the key version: re-wrap them first.',
+  },
+  DESTRUCTION_UNDER_WAY: {
+    status: 'FAILED_PRECONDITION',
+    message: 'It is scheduled for destruction, or destroyed.',
+  },
+  DESTRUCTION_NOT_SCHEDULED: {
+    status: 'FAILED_PRECONDITION',
+    message: 'It is not scheduled for destruction, so there is nothing to restore.',
   },
   ETAG_MISMATCH: {
     status: 'ABORTED',
@@ -107,6 +124,11 @@ export const REASONS = {
     status: 'UNAVAILABLE',
     message: 'This replica has not heard of recent changes and does not answer from memory.',
     retryAfterMs: 500,
+  },
+  SERVER_STOPPING: {
+    status: 'UNAVAILABLE',
+    message: 'The server is stopping: another one, or this one when it is back, goes on.',
+    retryAfterMs: 100,
   },
   DEADLINE_EXCEEDED: {
     status: 'DEADLINE_EXCEEDED',

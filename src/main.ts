@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /**
- * The composition root: `keyward-server serve`, `health`, `migrate`, `token init`, `token check`.
+ * The composition root: `keyward-server serve`, `health`, `migrate`, `token init`,
+ * `token check`, `token status`.
  *
  * Reads the configuration, makes the parts, connects them, and ends them in the right order. Decides nothing else.
  */
@@ -9,12 +10,18 @@ import { Command } from 'commander';
 import { type Configuration, ConfigurationError, read, readConfiguration } from './config.ts';
 import { HsmAgents, TokenRefused } from './hsm/agents.ts';
 import type { ServeSettings, TokenSettings } from './hsm/protocol.ts';
-import { checkToken, initializeToken } from './hsm/token-commands.ts';
-import type { TokenObject, TokenObjectRole, TokenProfile } from './hsm/token-profile.ts';
-import type { AnyId, KeyId, RootKeyId, SealKeyId } from './ids.ts';
+import { checkToken, initializeToken, inspectToken } from './hsm/token-commands.ts';
+import type { TokenObjectRole, TokenProfile } from './hsm/token-profile.ts';
+import type { KeyId, RootKeyId, SealKeyId } from './ids.ts';
 import { KeyCache } from './keyring/key-cache.ts';
 import { createKeyring, type KeyringParts } from './keyring/keyring.ts';
+import { Reconciler } from './keyring/reconciler.ts';
+import { REWRAP_SIZES } from './keyring/rewrap.ts';
+import { objectionsTo, readTokenStatus, tokenObjectsOf } from './keyring/token-status.ts';
+import { tokenStatusText } from './keyring/token-status-text.ts';
+import { UsageRecorder } from './keyring/usage.ts';
 import { askHealth, HealthListener } from './rpc/health.ts';
+import { tokenStatusMessage } from './rpc/messages.ts';
 import { GrpcServer, type ServerLimits } from './rpc/server.ts';
 import { ChangeFeed } from './store/changes.ts';
 import {
@@ -33,6 +40,7 @@ const RELEASE = (
   JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
 ).version;
 const READINESS_MS = 100;
+const SHORTEST_PERIOD_SECONDS = { development: 10, production: 86_400 } as const;
 
 /** The settings that say how a token is opened. */
 const TOKEN_SETTINGS = [
@@ -42,6 +50,15 @@ const TOKEN_SETTINGS = [
   'KEYWARD_HSM_PIN_FILE',
   'KEYWARD_HSM_WAIVERS',
   'KEYWARD_HSM_ENVIRONMENT',
+] as const;
+
+/** What it takes to look at the token. */
+const REPORT_SETTINGS = [
+  'DATABASE_URL',
+  'KEYWARD_DATABASE_CA_FILE',
+  'KEYWARD_DATABASE_POOL',
+  'KEYWARD_HSM_KEY_CACHE',
+  ...TOKEN_SETTINGS,
 ] as const;
 
 const program = new Command('keyward-server')
@@ -64,6 +81,11 @@ token
   .command('check')
   .description('log in once, also after a wrong PIN, and report what the token’s objects are')
   .action(reportToken);
+token
+  .command('status')
+  .description('show the token, every object with every attribute, and how much is under each root key')
+  .option('--json', 'as the message TokenStatus of the contract, for programs')
+  .action(showToken);
 
 try {
   await program.parseAsync();
@@ -99,14 +121,35 @@ async function serve(): Promise<void> {
   const cache: KeyCache = new KeyCache(store, configuration.KEYWARD_KEY_CACHE, () => feed.isFresh());
   const feed = new ChangeFeed(store, {
     onChange: ({ kind, tenantId, subjectId }) => {
-      if (kind === 'key') cache.forget(tenantId, subjectId as KeyId);
-      else cache.forgetTenants();
+      if (kind === 'tenant') cache.forgetTenants();
+      else cache.forget(tenantId, subjectId as KeyId);
+      if (kind === 'destroyed') void agents.forget(subjectId as KeyId);
     },
-    onReset: () => cache.clear(),
+    onReset: () => {
+      cache.clear();
+      void agents.forget();
+    },
     onError: (err) => log.warn({ err }, 'changes can not be read'),
   });
   const { systemTenantId } = environment;
-  const keyring = createKeyring({ store, agents, cache, current: currentKeys(environment), systemTenantId });
+  const usage = new UsageRecorder(store);
+  const keyring = createKeyring({
+    store,
+    agents,
+    cache,
+    usage,
+    current: currentKeys(environment),
+    systemTenantId,
+    shortestRotationPeriodSeconds: SHORTEST_PERIOD_SECONDS[configuration.KEYWARD_MODE],
+    rewrap: {
+      share: configuration.KEYWARD_REWRAP_SHARE / 100,
+      // So that agents and database have something to do while a worker waits for the other: 11,000 a second became 14,000.
+      workers: 2 * configuration.KEYWARD_HSM_AGENTS + 1,
+      sizes: REWRAP_SIZES,
+    },
+    wake: () => reconciler.wake(),
+  });
+  const reconciler: Reconciler = new Reconciler({ store, keyring, log });
   const server = new GrpcServer({
     keyring,
     log,
@@ -136,7 +179,9 @@ async function serve(): Promise<void> {
     clearInterval(readiness);
     setReady(false);
     await server.drain(configuration.KEYWARD_DRAIN_MS);
+    await reconciler.stop();
     stopHousekeeping();
+    await usage.stop().catch((err: unknown) => log.warn({ err }, 'the last use of keys can not be reported'));
     await feed.stop();
     await agents.stop();
     await store.close();
@@ -147,6 +192,10 @@ async function serve(): Promise<void> {
   try {
     const { findings, ...report } = await agents.start();
     log.info(report, 'the HSM token is open');
+    reconciler.start(configuration.KEYWARD_MAINTENANCE_TICKS, configuration.KEYWARD_MAINTENANCE_JITTER_MS);
+    usage.start(configuration.KEYWARD_USAGE_REPORT_MS, (err) =>
+      log.warn({ err }, 'the use of keys can not be reported now'),
+    );
     // What the operator waived is said at every start, so that it isn't forgotten.
     for (const finding of findings)
       log.warn(finding, 'the token can not enforce an attribute, and this is waived');
@@ -221,9 +270,13 @@ async function initToken(): Promise<void> {
     settings.MIGRATION_DATABASE_URL,
     settings.KEYWARD_DATABASE_CA_FILE,
     async (owner) => {
-      const { environmentId } = await readEnvironmentAsOwner(owner);
+      const environment = await readEnvironmentAsOwner(owner);
       const made = await initializeToken(
-        { ...tokenSettings(settings), environmentId },
+        {
+          ...tokenSettings(settings),
+          environmentId: environment.environmentId,
+          recorded: tokenObjectsOf(environment),
+        },
         agentEnvironment(settings),
       );
       const outcome = await recordToken(owner, made);
@@ -236,16 +289,7 @@ async function initToken(): Promise<void> {
 }
 
 async function reportToken(): Promise<void> {
-  const settings = read(
-    [
-      'DATABASE_URL',
-      'KEYWARD_DATABASE_CA_FILE',
-      'KEYWARD_DATABASE_POOL',
-      'KEYWARD_HSM_KEY_CACHE',
-      ...TOKEN_SETTINGS,
-    ],
-    process.env,
-  );
+  const settings = read(REPORT_SETTINGS, process.env);
   const store = await openStore(settings, () => {});
   try {
     const { findings, ...report } = await checkToken(
@@ -257,6 +301,25 @@ async function reportToken(): Promise<void> {
       process.stdout.write(`  ${role} ${objectId} ${attribute}: ${state}, waived\n`);
     }
     process.stdout.write('every other required attribute of every object is enforced\n');
+  } finally {
+    await store.close();
+  }
+}
+
+async function showToken({ json = false }: { readonly json?: boolean }): Promise<void> {
+  const settings = read(REPORT_SETTINGS, process.env);
+  const store = await openStore(settings, () => {});
+  try {
+    const serving = serveSettings(settings, await readEnvironment(store));
+    const status = await readTokenStatus(store, (objects) =>
+      inspectToken({ ...serving, objects }, agentEnvironment(settings)),
+    );
+    process.stdout.write(
+      json ? `${JSON.stringify(tokenStatusMessage(status), null, 2)}\n` : tokenStatusText(status),
+    );
+    const objections = objectionsTo(status);
+    if (objections.length > 0)
+      throw new Error(['a service does not start on this token:', ...objections].join('\n'));
   } finally {
     await store.close();
   }
@@ -292,8 +355,9 @@ function tokenSettings(settings: Configuration<(typeof TOKEN_SETTINGS)[number]>)
 
 function serveSettings(
   settings: Configuration<(typeof TOKEN_SETTINGS)[number] | 'KEYWARD_HSM_KEY_CACHE'>,
-  { environmentId, tokenProfile, tokenObjects }: EnvironmentRecord,
+  environment: EnvironmentRecord,
 ): Omit<ServeSettings, 'despiteFailedTry'> {
+  const { environmentId, tokenProfile } = environment;
   if (tokenProfile === null) {
     throw new ConfigurationError(
       'no token is recorded in the database: run `keyward-server token init` first',
@@ -303,7 +367,7 @@ function serveSettings(
     ...tokenSettings(settings),
     environmentId,
     profile: tokenProfile as TokenProfile,
-    objects: tokenObjects.map(({ role, objectId }): TokenObject => ({ role, objectId: objectId as AnyId })),
+    objects: tokenObjectsOf(environment),
     keyCacheSize: settings.KEYWARD_HSM_KEY_CACHE,
   };
 }

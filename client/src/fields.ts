@@ -6,7 +6,7 @@
  * `__proto__` too. Limits are the service's to check. Knows fields, not methods.
  */
 import { randomUUID } from 'node:crypto';
-import type { Strings } from './messages.ts';
+import type { ChangeOfExisting, FilteredPage, Page, Strings } from './messages/shared.ts';
 
 export function text(field: string, value: unknown): string {
   if (typeof value !== 'string') throw new TypeError(`${field} must be a string`);
@@ -25,6 +25,30 @@ export function unsigned(field: string, value: unknown): number {
   if (typeof value !== 'number' || value >>> 0 !== value)
     throw new TypeError(`${field} must be a whole number from 0 to 2^32 - 1`);
   return value;
+}
+
+/** An int64, as far as a number is exact. */
+export function whole(field: string, value: unknown): number {
+  if (!Number.isSafeInteger(value)) throw new TypeError(`${field} must be a whole number up to 2^53 - 1`);
+  return value as number;
+}
+
+export function flag(field: string, value: unknown): boolean {
+  if (typeof value !== 'boolean') throw new TypeError(`${field} must be true or false`);
+  return value;
+}
+
+/** To the millisecond, which is all that a Date has. */
+export function timestamp(field: string, value: unknown) {
+  if (!(value instanceof Date) || Number.isNaN(value.getTime()))
+    throw new TypeError(`${field} must be a valid Date`);
+  const seconds = Math.floor(value.getTime() / 1000);
+  return { seconds, nanos: (value.getTime() - seconds * 1000) * 1e6 };
+}
+
+/** Whole seconds. */
+export function duration(field: string, value: unknown) {
+  return { seconds: whole(field, value), nanos: 0 };
 }
 
 export function bytes(field: string, value: unknown): Uint8Array {
@@ -64,17 +88,22 @@ export function items<Item, Wire>(
   });
 }
 
-/** Which page of a list, and of what. */
-export function page(r: {
-  readonly pageSize?: number;
-  readonly pageToken?: string;
-  readonly filter?: string;
-}) {
+/** Which page of a list. */
+export function page(r: Page) {
   return {
     pageSize: integer('pageSize', r.pageSize ?? 0),
     pageToken: text('pageToken', r.pageToken ?? ''),
-    filter: text('filter', r.filter ?? ''),
   };
+}
+
+/** Which page of a list, and of what. */
+export function filteredPage(r: FilteredPage) {
+  return { ...page(r), filter: text('filter', r.filter ?? '') };
+}
+
+/** A thing by its name. */
+export function named(r: { readonly name: string }) {
+  return { name: text('name', r.name) };
 }
 
 /** The caller's id for a change, or a new one: with it, the change may be sent again. */
@@ -84,6 +113,6 @@ export function requestId(given: string | undefined): { readonly requestId: stri
 }
 
 /** A change to a named thing. */
-export function change(r: { readonly name: string; readonly etag?: string; readonly requestId?: string }) {
-  return { name: text('name', r.name), etag: text('etag', r.etag ?? ''), ...requestId(r.requestId) };
+export function change(r: { readonly name: string } & ChangeOfExisting) {
+  return { ...named(r), etag: text('etag', r.etag ?? ''), ...requestId(r.requestId) };
 }

@@ -10,11 +10,13 @@
 import { readFileSync } from 'node:fs';
 import { type CallOptions, Transport } from './call.ts';
 import { Checksums } from './checksums.ts';
+import { type ListOptions, pages, type WalkOptions } from './lists.ts';
 import type * as m from './messages.ts';
 import { methods } from './wire.ts';
 
 export type { CallOptions } from './call.ts';
 export { type FieldViolation, KeywardClientError, type StatusName } from './errors.ts';
+export type { ListOptions, WalkOptions } from './lists.ts';
 export type * from './messages.ts';
 
 /** PEM, as a file's path or as itself. */
@@ -38,14 +40,6 @@ export type ConnectOptions = Pem<'ca'> &
     readonly checksums?: boolean;
   };
 
-/** How to walk a list. */
-export interface ListOptions extends CallOptions {
-  /** How many are fetched at a time, 1 to 1,000. 100 unless given. `timeoutMs` is for each page. */
-  readonly pageSize?: number;
-  /** Which items, as in `state = DISABLED`; the contract has the grammar. All unless given. */
-  readonly filter?: string;
-}
-
 /**
  * A client of the service at `options.address`. Connects when first used, so this never waits; throws a TypeError for
  * options that make no sense, and what the file system throws for a file that can't be read.
@@ -55,9 +49,9 @@ export function connect(options: ConnectOptions): KeywardClient {
 }
 
 /**
- * Typed calls of the three services. Every call has a deadline, and rejects with a `KeywardClientError`, or with a
- * TypeError before anything is sent when an argument is of the wrong type. One client holds one connection and serves
- * any number of calls at once; its owner closes it.
+ * Typed calls of all services. Every call but {@link KeywardClient.watchRewrapJob} has a deadline, and rejects with a
+ * `KeywardClientError`, or with a TypeError before anything is sent when an argument is of the wrong type. One client holds
+ * one connection and serves any number of calls at once; its owner closes it.
  */
 export class KeywardClient {
   readonly #transport: Transport;
@@ -108,6 +102,26 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.enableTenant, request, options);
   }
 
+  /** Returns whether what the service does by itself stands still. */
+  getMaintenance(request: m.GetMaintenanceRequest = {}, options?: CallOptions): Promise<m.Maintenance> {
+    return this.#transport.call(this.#methods.getMaintenance, request, options);
+  }
+
+  /** The switch for an incident: nothing is rotated, re-wrapped or destroyed by itself, until {@link resumeMaintenance}. */
+  pauseMaintenance(request: m.PauseMaintenanceRequest = {}, options?: CallOptions): Promise<m.Maintenance> {
+    return this.#transport.call(this.#methods.pauseMaintenance, request, options);
+  }
+
+  /** Undoes {@link pauseMaintenance}: what became due meanwhile is done now. */
+  resumeMaintenance(request: m.ResumeMaintenanceRequest = {}, options?: CallOptions): Promise<m.Maintenance> {
+    return this.#transport.call(this.#methods.resumeMaintenance, request, options);
+  }
+
+  /** What the HSM token is: itself, its objects with their attributes, and how many key versions are under each root key. */
+  getTokenStatus(request: m.GetTokenStatusRequest = {}, options?: CallOptions): Promise<m.TokenStatus> {
+    return this.#transport.call(this.#methods.getTokenStatus, request, options);
+  }
+
   /** Creates a key with its version 1. */
   createKey(request: m.CreateKeyRequest, options?: CallOptions): Promise<m.Key> {
     return this.#transport.call(this.#methods.createKey, request, options);
@@ -131,12 +145,12 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.listKeyVersions, request, options);
   }
 
-  /** Makes a new primary version. */
+  /** Makes a new primary version; a job brings the key's stored data keys under it ({@link rotations}). */
   rotateKey(request: m.RotateKeyRequest, options?: CallOptions): Promise<m.Key> {
     return this.#transport.call(this.#methods.rotateKey, request, options);
   }
 
-  /** Changes a key's description or labels. */
+  /** Changes a key's description, labels or schedule. */
   updateKey(request: m.UpdateKeyRequest, options?: CallOptions): Promise<m.Key> {
     return this.#transport.call(this.#methods.updateKey, request, options);
   }
@@ -164,6 +178,35 @@ export class KeywardClient {
   /** Undoes {@link disableKeyVersion}. */
   enableKeyVersion(request: m.EnableKeyVersionRequest, options?: CallOptions): Promise<m.KeyVersion> {
     return this.#transport.call(this.#methods.enableKeyVersion, request, options);
+  }
+
+  /**
+   * Schedules one version for destruction: it can't be used from now on, and its material is erased when the time has
+   * come. With `validateOnly`, says what would be lost, and the etag that the real request must carry.
+   */
+  scheduleKeyVersionDestruction(
+    request: m.ScheduleKeyVersionDestructionRequest,
+    options?: CallOptions,
+  ): Promise<m.ScheduleKeyVersionDestructionResponse> {
+    return this.#transport.call(this.#methods.scheduleKeyVersionDestruction, request, options);
+  }
+
+  /** Undoes {@link scheduleKeyVersionDestruction} before the time has come: the version is then disabled. */
+  restoreKeyVersion(request: m.RestoreKeyVersionRequest, options?: CallOptions): Promise<m.KeyVersion> {
+    return this.#transport.call(this.#methods.restoreKeyVersion, request, options);
+  }
+
+  /** Schedules a key for destruction, as {@link scheduleKeyVersionDestruction}, with its versions and stored data keys. */
+  scheduleKeyDestruction(
+    request: m.ScheduleKeyDestructionRequest,
+    options?: CallOptions,
+  ): Promise<m.ScheduleKeyDestructionResponse> {
+    return this.#transport.call(this.#methods.scheduleKeyDestruction, request, options);
+  }
+
+  /** Undoes {@link scheduleKeyDestruction} before the time has come: the key is then disabled. */
+  restoreKey(request: m.RestoreKeyRequest, options?: CallOptions): Promise<m.Key> {
+    return this.#transport.call(this.#methods.restoreKey, request, options);
   }
 
   /** Encrypts up to 64 KiB. */
@@ -240,6 +283,68 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.batchReEncrypt, request, options);
   }
 
+  /** Makes a data key that the service keeps; with `returnPlaintext`, the answer has its plaintext. */
+  createDataKey(
+    request: m.CreateDataKeyRequest & { readonly returnPlaintext: true },
+    options?: CallOptions,
+  ): Promise<m.GetDataKeyResponse>;
+  createDataKey(request: m.CreateDataKeyRequest, options?: CallOptions): Promise<m.CreateDataKeyResponse>;
+  createDataKey(request: m.CreateDataKeyRequest, options?: CallOptions): Promise<m.CreateDataKeyResponse> {
+    return this.#transport.call(this.#methods.createDataKey, request, options);
+  }
+
+  /** Opens a stored data key. */
+  getDataKey(request: m.GetDataKeyRequest, options?: CallOptions): Promise<m.GetDataKeyResponse> {
+    return this.#transport.call(this.#methods.getDataKey, request, options);
+  }
+
+  /** Returns one page of a key's stored data keys, without their plaintext; {@link dataKeys} walks all. */
+  listDataKeys(request: m.ListDataKeysRequest, options?: CallOptions): Promise<m.ListDataKeysResponse> {
+    return this.#transport.call(this.#methods.listDataKeys, request, options);
+  }
+
+  /** Deletes a stored data key at once and for good. */
+  deleteDataKey(request: m.DeleteDataKeyRequest, options?: CallOptions): Promise<void> {
+    return this.#transport.call(this.#methods.deleteDataKey, request, options);
+  }
+
+  /** Returns one page of a key's rotations; {@link rotations} walks all. */
+  listRotations(request: m.ListRotationsRequest, options?: CallOptions): Promise<m.ListRotationsResponse> {
+    return this.#transport.call(this.#methods.listRotations, request, options);
+  }
+
+  /** Starts a re-wrap job by hand, or returns the one of the same scope that is under way. */
+  createRewrapJob(request: m.CreateRewrapJobRequest, options?: CallOptions): Promise<m.RewrapJob> {
+    return this.#transport.call(this.#methods.createRewrapJob, request, options);
+  }
+
+  /** Returns one re-wrap job. */
+  getRewrapJob(request: m.GetRewrapJobRequest, options?: CallOptions): Promise<m.RewrapJob> {
+    return this.#transport.call(this.#methods.getRewrapJob, request, options);
+  }
+
+  /** Returns one page of a tenant's re-wrap jobs; {@link rewrapJobs} walks all. */
+  listRewrapJobs(request: m.ListRewrapJobsRequest, options?: CallOptions): Promise<m.ListRewrapJobsResponse> {
+    return this.#transport.call(this.#methods.listRewrapJobs, request, options);
+  }
+
+  /** Stops a re-wrap job; what it has done stays done. */
+  cancelRewrapJob(request: m.CancelRewrapJobRequest, options?: CallOptions): Promise<m.RewrapJob> {
+    return this.#transport.call(this.#methods.cancelRewrapJob, request, options);
+  }
+
+  /**
+   * The job as it is now, then each time that it has moved on, to its last state. Has no deadline unless `timeoutMs` is
+   * given. When the connection is lost, the call is made anew as often as `retries` says, from the last answer on, and
+   * throws a `KeywardClientError` after that. Leaving the loop cancels the call.
+   */
+  watchRewrapJob(
+    request: m.WatchRewrapJobRequest,
+    options?: CallOptions,
+  ): AsyncGenerator<m.RewrapJob, void, undefined> {
+    return this.#transport.stream(this.#methods.watchRewrapJob, request, options);
+  }
+
   /** All tenants, ordered by name, fetched page by page. */
   tenants(options: ListOptions = {}): AsyncGenerator<m.Tenant, void, undefined> {
     return pages(options, async (page) => {
@@ -264,6 +369,30 @@ export class KeywardClient {
     });
   }
 
+  /** All stored data keys of the key `parent`, ordered by name, fetched page by page. */
+  dataKeys(parent: string, options: ListOptions = {}): AsyncGenerator<m.DataKey, void, undefined> {
+    return pages(options, async (page) => {
+      const { dataKeys, nextPageToken } = await this.listDataKeys({ parent, ...page }, options);
+      return { items: dataKeys, nextPageToken };
+    });
+  }
+
+  /** All rotations of the key `parent`, newest first, fetched page by page. */
+  rotations(parent: string, options: WalkOptions = {}): AsyncGenerator<m.Rotation, void, undefined> {
+    return pages(options, async (page) => {
+      const { rotations, nextPageToken } = await this.listRotations({ parent, ...page }, options);
+      return { items: rotations, nextPageToken };
+    });
+  }
+
+  /** All re-wrap jobs of the tenant `parent`, newest first, fetched page by page. */
+  rewrapJobs(parent: string, options: ListOptions = {}): AsyncGenerator<m.RewrapJob, void, undefined> {
+    return pages(options, async (page) => {
+      const { rewrapJobs, nextPageToken } = await this.listRewrapJobs({ parent, ...page }, options);
+      return { items: rewrapJobs, nextPageToken };
+    });
+  }
+
   /** Cancels the calls in flight; later ones reject with `CANCELLED`, "The client is closed." Twice is as good as once. */
   close(): void {
     this.#transport.close();
@@ -273,21 +402,6 @@ export class KeywardClient {
   [Symbol.dispose](): void {
     this.close();
   }
-}
-
-async function* pages<Item>(
-  { pageSize = 100, filter = '' }: ListOptions,
-  fetch: (page: { pageSize: number; pageToken: string; filter: string }) => Promise<{
-    readonly items: readonly Item[];
-    readonly nextPageToken: string;
-  }>,
-): AsyncGenerator<Item, void, undefined> {
-  let pageToken = '';
-  do {
-    const { items, nextPageToken } = await fetch({ pageSize, pageToken, filter });
-    yield* items;
-    pageToken = nextPageToken;
-  } while (pageToken !== '');
 }
 
 function pem(

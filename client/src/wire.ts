@@ -2,17 +2,21 @@
  * Every method of the contract, one row each: where it is, and how its messages travel.
  *
  * Its invariant: every method may be called again with the same bytes: it reads, or what it makes is the caller's alone,
- * or it has a request id. The conversions themselves are in `fields.ts`, `resources.ts` and `encryption.ts`. Knows nothing
- * of channels and deadlines.
+ * or it has a request id. The conversions themselves are beside it: requests in `fields.ts` and `keys.ts`, answers in
+ * `resources.ts`, `rotation.ts` and `token-status.ts`, both in `encryption.ts` and `data-keys.ts`. Knows nothing of channels and deadlines.
  */
 import type { Checksums } from './checksums.ts';
 import { contract } from './contract.ts';
+import * as stored from './data-keys.ts';
 import * as data from './encryption.ts';
-import { change, integer, page, requestId, strings, text } from './fields.ts';
+import { change, filteredPage, integer, named, page, requestId, text } from './fields.ts';
+import { createKeyRequest, destructionRequest, updateKeyRequest } from './keys.ts';
 import type * as m from './messages.ts';
-import { key, keyVersion, tenant } from './resources.ts';
+import { impact, key, keyVersion, maintenance, tenant } from './resources.ts';
+import { rewrapJob, rotation } from './rotation.ts';
+import { tokenStatus } from './token-status.ts';
 
-/** One method: where it is, and how its messages travel. */
+/** One method: where it is, and how its messages travel; of a streaming method, each of its answers. */
 export interface Method<Request, Response> {
   readonly path: string;
   /** Throws a TypeError for what can't be sent as it is. */
@@ -40,12 +44,19 @@ function method<WireRequest, WireResponse, Request, Response>(
   };
 }
 
-/** Every method of the three services. */
+/** Every method of all services. */
 export function methods(checksums: Checksums) {
-  return { ...administration(), ...keys(), ...encryption(checksums), ...batches(checksums) };
+  return {
+    ...administration(),
+    ...keys(),
+    ...keyVersions(),
+    ...destruction(),
+    ...encryption(checksums),
+    ...batches(checksums),
+    ...dataKeys(checksums),
+    ...rotations(),
+  };
 }
-
-const named = (r: { readonly name: string }) => ({ name: text('name', r.name) });
 
 function administration() {
   const admin = contract()['keyward.v1.AdminService'];
@@ -58,7 +69,7 @@ function administration() {
     getTenant: method(admin.GetTenant, (r: m.GetTenantRequest) => named(r), tenant),
     listTenants: method(
       admin.ListTenants,
-      (r: m.ListTenantsRequest) => page(r),
+      (r: m.ListTenantsRequest) => filteredPage(r),
       (a): m.ListTenantsResponse => ({
         tenants: a.tenants.map(tenant),
         nextPageToken: a.nextPageToken,
@@ -66,37 +77,45 @@ function administration() {
     ),
     disableTenant: method(admin.DisableTenant, (r: m.DisableTenantRequest) => change(r), tenant),
     enableTenant: method(admin.EnableTenant, (r: m.EnableTenantRequest) => change(r), tenant),
+    getMaintenance: method(admin.GetMaintenance, (_: m.GetMaintenanceRequest) => ({}), maintenance),
+    pauseMaintenance: method(
+      admin.PauseMaintenance,
+      (r: m.PauseMaintenanceRequest) => requestId(r.requestId),
+      maintenance,
+    ),
+    resumeMaintenance: method(
+      admin.ResumeMaintenance,
+      (r: m.ResumeMaintenanceRequest) => requestId(r.requestId),
+      maintenance,
+    ),
+    getTokenStatus: method(admin.GetTokenStatus, (_: m.GetTokenStatusRequest) => ({}), tokenStatus),
   };
 }
 
 function keys() {
   const service = contract()['keyward.v1.KeyService'];
   return {
-    createKey: method(
-      service.CreateKey,
-      (r: m.CreateKeyRequest) => ({
-        parent: text('parent', r.parent),
-        keyId: text('keyId', r.keyId),
-        description: text('description', r.description ?? ''),
-        labels: strings('labels', r.labels),
-        ...requestId(r.requestId),
-      }),
-      key,
-    ),
+    createKey: method(service.CreateKey, createKeyRequest, key),
     getKey: method(service.GetKey, (r: m.GetKeyRequest) => named(r), key),
     listKeys: method(
       service.ListKeys,
-      (r: m.ListKeysRequest) => ({ parent: text('parent', r.parent), ...page(r) }),
+      (r: m.ListKeysRequest) => ({ parent: text('parent', r.parent), ...filteredPage(r) }),
       (a): m.ListKeysResponse => ({ keys: a.keys.map(key), nextPageToken: a.nextPageToken }),
     ),
     rotateKey: method(service.RotateKey, (r: m.RotateKeyRequest) => change(r), key),
     updateKey: method(service.UpdateKey, updateKeyRequest, key),
     disableKey: method(service.DisableKey, (r: m.DisableKeyRequest) => change(r), key),
     enableKey: method(service.EnableKey, (r: m.EnableKeyRequest) => change(r), key),
+  };
+}
+
+function keyVersions() {
+  const service = contract()['keyward.v1.KeyService'];
+  return {
     getKeyVersion: method(service.GetKeyVersion, (r: m.GetKeyVersionRequest) => named(r), keyVersion),
     listKeyVersions: method(
       service.ListKeyVersions,
-      (r: m.ListKeyVersionsRequest) => ({ parent: text('parent', r.parent), ...page(r) }),
+      (r: m.ListKeyVersionsRequest) => ({ parent: text('parent', r.parent), ...filteredPage(r) }),
       (a): m.ListKeyVersionsResponse => ({
         keyVersions: a.keyVersions.map(keyVersion),
         nextPageToken: a.nextPageToken,
@@ -115,20 +134,28 @@ function keys() {
   };
 }
 
-function updateKeyRequest(r: m.UpdateKeyRequest) {
-  const { name, etag, description, labels } = r.key;
-  const given = Object.entries({ description, labels }).flatMap(([path, value]) =>
-    value === undefined ? [] : path,
-  );
+function destruction() {
+  const service = contract()['keyward.v1.KeyService'];
   return {
-    key: {
-      name: text('key.name', name),
-      etag: text('key.etag', etag ?? ''),
-      description: text('key.description', description ?? ''),
-      labels: strings('key.labels', labels),
-    },
-    updateMask: { paths: (r.updateMask ?? given).map((path) => text('a path of updateMask', path)) },
-    ...requestId(r.requestId),
+    scheduleKeyVersionDestruction: method(
+      service.ScheduleKeyVersionDestruction,
+      (r: m.ScheduleKeyVersionDestructionRequest) => destructionRequest(r),
+      (a): m.ScheduleKeyVersionDestructionResponse => ({
+        keyVersion: keyVersion(a.keyVersion),
+        impact: impact(a.impact),
+      }),
+    ),
+    restoreKeyVersion: method(
+      service.RestoreKeyVersion,
+      (r: m.RestoreKeyVersionRequest) => change(r),
+      keyVersion,
+    ),
+    scheduleKeyDestruction: method(
+      service.ScheduleKeyDestruction,
+      (r: m.ScheduleKeyDestructionRequest) => destructionRequest(r),
+      (a): m.ScheduleKeyDestructionResponse => ({ key: key(a.key), impact: impact(a.impact) }),
+    ),
+    restoreKey: method(service.RestoreKey, (r: m.RestoreKeyRequest) => change(r), key),
   };
 }
 
@@ -195,5 +222,62 @@ function batches(checksums: Checksums) {
         data.batchRequest(r, (item) => data.reEncryptRequest(item, checksums)),
       ({ results }, r) => data.batchResults(results, r, (a) => data.reEncryptResponse(a, checksums)),
     ),
+  };
+}
+
+function dataKeys(checksums: Checksums) {
+  const service = contract()['keyward.v1.DataKeyService'];
+  return {
+    createDataKey: method(service.CreateDataKey, stored.createRequest, (a, r) =>
+      stored.createResponse(a, r, checksums),
+    ),
+    getDataKey: method(service.GetDataKey, stored.getRequest, (a) => stored.getResponse(a, checksums)),
+    listDataKeys: method(
+      service.ListDataKeys,
+      (r: m.ListDataKeysRequest) => ({ parent: text('parent', r.parent), ...filteredPage(r) }),
+      (a): m.ListDataKeysResponse => ({
+        dataKeys: a.dataKeys.map(stored.dataKey),
+        nextPageToken: a.nextPageToken,
+      }),
+    ),
+    deleteDataKey: method(
+      service.DeleteDataKey,
+      (r: m.DeleteDataKeyRequest) => change(r),
+      () => undefined,
+    ),
+  };
+}
+
+function rotations() {
+  const service = contract()['keyward.v1.RotationService'];
+  return {
+    listRotations: method(
+      service.ListRotations,
+      (r: m.ListRotationsRequest) => ({ parent: text('parent', r.parent), ...page(r) }),
+      (a): m.ListRotationsResponse => ({
+        rotations: a.rotations.map(rotation),
+        nextPageToken: a.nextPageToken,
+      }),
+    ),
+    createRewrapJob: method(
+      service.CreateRewrapJob,
+      (r: m.CreateRewrapJobRequest) => ({ scope: text('scope', r.scope), ...requestId(r.requestId) }),
+      rewrapJob,
+    ),
+    getRewrapJob: method(service.GetRewrapJob, (r: m.GetRewrapJobRequest) => named(r), rewrapJob),
+    listRewrapJobs: method(
+      service.ListRewrapJobs,
+      (r: m.ListRewrapJobsRequest) => ({ parent: text('parent', r.parent), ...filteredPage(r) }),
+      (a): m.ListRewrapJobsResponse => ({
+        rewrapJobs: a.rewrapJobs.map(rewrapJob),
+        nextPageToken: a.nextPageToken,
+      }),
+    ),
+    cancelRewrapJob: method(
+      service.CancelRewrapJob,
+      (r: m.CancelRewrapJobRequest) => ({ ...named(r), ...requestId(r.requestId) }),
+      rewrapJob,
+    ),
+    watchRewrapJob: method(service.WatchRewrapJob, (r: m.WatchRewrapJobRequest) => named(r), rewrapJob),
   };
 }

@@ -1,8 +1,8 @@
 /**
  * What callers do with keys: encrypt, decrypt, data keys, re-encrypt, random bytes. Each method reads as its steps.
  *
- * Invariants: old versions decrypt, only the primary encrypts; nothing is used whose tenant, key or version is disabled;
- * a ciphertext that doesn't open fails in one way whatever the cause. Requests arrive validated. Knows no gRPC, no SQL,
+ * Invariants: nothing is used that `usable.ts` doesn't let be used; a ciphertext that doesn't open fails in one way whatever
+ * the cause; each use is counted once it has succeeded. Requests arrive validated. Knows no gRPC, no SQL,
  * no PKCS#11, and holds no key material.
  */
 import type { Call } from '../call.ts';
@@ -10,9 +10,11 @@ import { KeywardError } from '../errors.ts';
 import type { HsmAgents } from '../hsm/agents.ts';
 import { NO_SUBJECT, PURPOSE, parseHeader } from '../hsm/ciphertext.ts';
 import { contextDigest, type EncryptionContext } from './encryption-context.ts';
-import type { KeyCache, LoadedKey, LoadedVersion } from './key-cache.ts';
+import type { KeyCache, LoadedVersion } from './key-cache.ts';
 import type { KeyringParts } from './keyring.ts';
 import type { KeyName, TenantName } from './names.ts';
+import { findEnabledTenant, findPrimary, requireTenantEnabled, requireUsable } from './usable.ts';
+import type { UsageRecorder } from './usage.ts';
 
 /** What Decrypt and ReEncrypt open: a stored data key's ciphertext isn't a caller's to give. */
 const CALLERS_PURPOSES = [PURPOSE.payload, PURPOSE.dataKey] as const;
@@ -42,10 +44,12 @@ interface UsableVersion {
 export class Encryption {
   readonly #agents: HsmAgents;
   readonly #cache: KeyCache;
+  readonly #usage: UsageRecorder;
 
-  constructor({ agents, cache }: Pick<KeyringParts, 'agents' | 'cache'>) {
+  constructor({ agents, cache, usage }: Pick<KeyringParts, 'agents' | 'cache' | 'usage'>) {
     this.#agents = agents;
     this.#cache = cache;
+    this.#usage = usage;
   }
 
   /** Encrypts up to 64 KiB under the key's primary version. */
@@ -53,7 +57,7 @@ export class Encryption {
     call: Call,
     request: { readonly name: KeyName; readonly plaintext: Buffer; readonly context: EncryptionContext },
   ): Promise<Sealed> {
-    const primary = await this.#findPrimary(request.name);
+    const primary = await findPrimary(this.#cache, request.name);
     const { ciphertext } = await this.#agents.call(
       'seal',
       {
@@ -65,6 +69,7 @@ export class Encryption {
       },
       call.deadline,
     );
+    this.#usage.encrypted(primary);
     return { ciphertext, version: primary.record.version };
   }
 
@@ -84,6 +89,7 @@ export class Encryption {
       },
       call.deadline,
     );
+    this.#usage.decrypted(loaded);
     return { plaintext, key, version: loaded.record.version };
   }
 
@@ -97,7 +103,7 @@ export class Encryption {
       readonly reveal: boolean;
     },
   ): Promise<Sealed & { readonly plaintext: Buffer }> {
-    const primary = await this.#findPrimary(request.name);
+    const primary = await findPrimary(this.#cache, request.name);
     const issued = await this.#agents.call(
       'issueDataKey',
       {
@@ -110,6 +116,7 @@ export class Encryption {
       },
       call.deadline,
     );
+    this.#usage.encrypted(primary);
     return { ...issued, version: primary.record.version };
   }
 
@@ -119,7 +126,7 @@ export class Encryption {
     request: { readonly source: Source; readonly name: KeyName; readonly context: EncryptionContext },
   ): Promise<Sealed & { readonly sourceKey: KeyName; readonly sourceVersion: number }> {
     const source = await this.#findSource(request.source);
-    const primary = await this.#findPrimary(request.name);
+    const primary = await findPrimary(this.#cache, request.name);
     const { ciphertext } = await this.#agents.call(
       'reseal',
       {
@@ -133,6 +140,8 @@ export class Encryption {
       },
       call.deadline,
     );
+    this.#usage.decrypted(source.loaded);
+    this.#usage.encrypted(primary);
     return {
       ciphertext,
       version: primary.record.version,
@@ -143,15 +152,8 @@ export class Encryption {
 
   /** Random bytes of the token's generator and the system's. */
   async generateRandomBytes(call: Call, parent: TenantName, length: number): Promise<Buffer> {
-    requireTenantEnabled(await this.#cache.tenant(parent.tenant));
+    await findEnabledTenant(this.#cache, parent.tenant);
     return (await this.#agents.call('random', { length }, call.deadline)).bytes;
-  }
-
-  /** The version that encrypts. Throws RESOURCE_NOT_FOUND, or FAILED_PRECONDITION for what is disabled. */
-  async #findPrimary(name: KeyName): Promise<LoadedVersion> {
-    requireTenantEnabled(await this.#cache.tenant(name.tenant));
-    const key = await this.#cache.named(name);
-    return requireUsable(key, key.primary);
   }
 
   /** The version that a ciphertext names, within its tenant. Throws DECRYPTION_FAILED, or FAILED_PRECONDITION. */
@@ -167,15 +169,4 @@ export class Encryption {
     requireTenantEnabled(tenant);
     return { key: { ...parent, key: key.record.name }, loaded: requireUsable(key, loaded) };
   }
-}
-
-function requireTenantEnabled({ state }: { readonly state: string }): void {
-  if (state !== 'ENABLED') throw new KeywardError('TENANT_DISABLED');
-}
-
-function requireUsable(key: LoadedKey, version: LoadedVersion): LoadedVersion {
-  if (key.record.state !== 'ENABLED') throw new KeywardError('KEY_DISABLED');
-  const { state, version: number } = version.record;
-  if (state === 'ENABLED') return version;
-  throw new KeywardError('KEY_VERSION_NOT_ENABLED', { metadata: { state, version: String(number) } });
 }

@@ -1,37 +1,65 @@
 /**
- * The heart, as the rest of the server sees it: tenants, their keys, and what is encrypted under them.
+ * The heart, as the rest of the server sees it: tenants, their keys, what is encrypted under them, and how keys age and end.
  *
- * Owns what the three have in common and nothing else; what happens on Encrypt is in `encryption.ts`.
+ * Owns what its parts have in common and nothing else; what happens on Encrypt is in `encryption.ts`.
  */
-import { KeywardError } from '../errors.ts';
 import type { HsmAgents } from '../hsm/agents.ts';
 import type { RootKeyId, SealKeyId, TenantId } from '../ids.ts';
 import type { Condition } from '../store/conditions.ts';
 import type { Store } from '../store/store.ts';
+import { DataKeys } from './data-keys.ts';
+import { Destruction } from './destruction.ts';
 import { Encryption } from './encryption.ts';
 import type { KeyCache } from './key-cache.ts';
 import { Keys } from './keys.ts';
+import { Maintenance } from './maintenance.ts';
+import { Rewrap, type RewrapSettings } from './rewrap.ts';
+import { Rotation } from './rotation.ts';
 import { Tenants } from './tenants.ts';
+import { TokenStatus } from './token-status.ts';
+import type { UsageRecorder } from './usage.ts';
 
 /** What the keyring stands on. */
 export interface KeyringParts {
   readonly store: Store;
   readonly agents: HsmAgents;
   readonly cache: KeyCache;
+  readonly usage: UsageRecorder;
   /** The token objects under which new key versions are wrapped and sealed. */
   readonly current: { readonly rootKeyId: RootKeyId; readonly sealKeyId: SealKeyId };
   /** The reserved tenant, whose audit entries say which tenants were made. */
   readonly systemTenantId: TenantId;
+  /** The shortest rotation period that is taken. */
+  readonly shortestRotationPeriodSeconds: number;
+  readonly rewrap: RewrapSettings;
+  /** Tells the reconciler that there is something to do. */
+  readonly wake: () => void;
 }
 
 export interface Keyring {
   readonly tenants: Tenants;
   readonly keys: Keys;
   readonly encryption: Encryption;
+  readonly dataKeys: DataKeys;
+  readonly rotation: Rotation;
+  readonly rewrap: Rewrap;
+  readonly destruction: Destruction;
+  readonly maintenance: Maintenance;
+  readonly tokenStatus: TokenStatus;
 }
 
 export function createKeyring(parts: KeyringParts): Keyring {
-  return { tenants: new Tenants(parts), keys: new Keys(parts), encryption: new Encryption(parts) };
+  return {
+    tenants: new Tenants(parts),
+    keys: new Keys(parts),
+    encryption: new Encryption(parts),
+    dataKeys: new DataKeys(parts),
+    rotation: new Rotation(parts),
+    rewrap: new Rewrap(parts),
+    destruction: new Destruction(parts),
+    maintenance: new Maintenance(parts),
+    tokenStatus: new TokenStatus(parts),
+  };
 }
 
 /** Which page of a list, and which of its members. */
@@ -39,9 +67,4 @@ export interface ListRequest {
   readonly pageSize: number;
   readonly pageToken: string;
   readonly conditions: readonly Condition[];
-}
-
-/** Throws ETAG_MISMATCH when an etag is given and isn't the revision's. */
-export function requireEtag(etag: string, revision: string): void {
-  if (etag !== '' && etag !== revision) throw new KeywardError('ETAG_MISMATCH');
 }

@@ -1,8 +1,11 @@
 /**
- * Resource names: `tenants/{tenant}`, `tenants/{tenant}/keys/{key}`, `…/versions/{version}`.
+ * Resource names: `tenants/{tenant}`, `tenants/{tenant}/keys/{key}`, `…/versions/{version}`, `…/dataKeys/{data_key}`,
+ * `tenants/{tenant}/rewrapJobs/{job}`.
  *
  * Owns their grammar; a name that parses formats back to the same text. Knows no request and no row.
  */
+
+import type { JobId } from '../ids.ts';
 
 /** The last part of a tenant's or a key's name. */
 export const ID_PATTERN = /^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
@@ -25,6 +28,27 @@ export interface KeyName extends TenantName {
 /** `tenants/{tenant}/keys/{key}/versions/{version}` */
 export interface KeyVersionName extends KeyName {
   readonly version: number;
+}
+
+/** `tenants/{tenant}/keys/{key}/dataKeys/{data_key}` */
+export interface DataKeyName extends KeyName {
+  readonly dataKey: string;
+}
+
+/** `tenants/{tenant}/rewrapJobs/{job}` */
+export interface JobName extends TenantName {
+  readonly job: JobId;
+}
+
+/** What a job is for; without a key, all of the tenant's; without a tenant, everything: `tenants/-`. */
+export type Scope = KeyName | TenantName | { readonly tenant?: never };
+
+const ALL_TENANTS = 'tenants/-';
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+/** Whether it is a UUID in lower-case text. */
+export function isUuid(text: string): boolean {
+  return UUID.test(text);
 }
 
 /** The parts of a tenant's name, or undefined for what isn't one. */
@@ -61,6 +85,38 @@ export function parseKeyVersionName(name: string): KeyVersionName | undefined {
   const key = parseKeyName(keyName);
   const version = parseVersion(digits);
   return key !== undefined && version !== undefined ? { ...key, version } : undefined;
+}
+
+/** The parts of a stored data key's name, or undefined for what isn't one. */
+export function parseDataKeyName(name: string): DataKeyName | undefined {
+  const [, keyName = '', dataKey = ''] = /^(.*)\/dataKeys\/([^/]*)$/.exec(name) ?? [];
+  const key = parseKeyName(keyName);
+  return key !== undefined && ID_PATTERN.test(dataKey) ? { ...key, dataKey } : undefined;
+}
+
+/** The parts of a re-wrap job's name, or undefined for what isn't one. */
+export function parseJobName(name: string): JobName | undefined {
+  const [, tenantName = '', job = ''] = /^(.*)\/rewrapJobs\/([^/]*)$/.exec(name) ?? [];
+  const tenant = parseTenantName(tenantName);
+  return tenant !== undefined && isUuid(job) ? { ...tenant, job: job as JobId } : undefined;
+}
+
+/** What a job is to be for, or undefined for what isn't the name of such a thing. */
+export function parseScope(name: string): Scope | undefined {
+  return name === ALL_TENANTS ? {} : (parseKeyName(name) ?? parseTenantName(name));
+}
+
+export function formatScope(scope: Scope): string {
+  if (scope.tenant === undefined) return ALL_TENANTS;
+  return 'key' in scope ? formatKeyName(scope) : formatTenantName(scope);
+}
+
+export function formatDataKeyName(name: KeyName, dataKey: string): string {
+  return `${formatKeyName(name)}/dataKeys/${dataKey}`;
+}
+
+export function formatJobName({ tenant }: TenantName, job: string): string {
+  return `${formatTenantName({ tenant })}/rewrapJobs/${job}`;
 }
 
 export function formatTenantName({ tenant }: TenantName): string {

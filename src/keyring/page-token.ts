@@ -8,7 +8,7 @@ import { hash } from 'node:crypto';
 import { invalidField } from '../errors.ts';
 import type { Condition } from '../store/conditions.ts';
 import type { ListRequest } from './keyring.ts';
-import { ID_PATTERN, parseVersion } from './names.ts';
+import { ID_PATTERN, isUuid, parseVersion } from './names.ts';
 
 const HASH_BYTES = 8;
 
@@ -65,6 +65,18 @@ export const BY_NAME: Positions<{ readonly name: string }> = {
 export const BY_VERSION: Positions<{ readonly version: number }> = {
   positionOf: ({ version }) => String(version),
   isPosition: (text) => parseVersion(text) !== undefined,
+};
+
+/** Lists of rotations, ordered by the version that each made. */
+export const BY_TO_VERSION: Positions<{ readonly toVersion: number }> = {
+  positionOf: ({ toVersion }) => String(toVersion),
+  isPosition: BY_VERSION.isPosition,
+};
+
+/** Lists of jobs, ordered by their ids. */
+export const BY_JOB: Positions<{ readonly jobId: string }> = {
+  positionOf: ({ jobId }) => jobId,
+  isPosition: isUuid,
 };
 
 /** One page of `list`, read by `read` with one row more than is shown, which tells whether there is another. */

@@ -17,7 +17,8 @@ import {
   type TenantState,
 } from '../store/tenants.ts';
 import type { KeyCache } from './key-cache.ts';
-import { type KeyringParts, type ListRequest, requireEtag } from './keyring.ts';
+import type { KeyringParts, ListRequest } from './keyring.ts';
+import { requireEtag } from './mutations.ts';
 import { formatTenantName, type TenantName } from './names.ts';
 import { BY_NAME, type Page, readPage } from './page-token.ts';
 

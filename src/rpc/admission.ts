@@ -56,6 +56,8 @@ const HEALTH = /^\/grpc\.health\.v1\.Health\//;
 /** gRPC's own content types: `+json` and grpc-web are something else. */
 const CONTENT_TYPE = /^application\/grpc(\+proto)?\s*(;|$)/i;
 const TIMEOUT = /^(\d{1,8})([HMSmun])$/;
+/** Longer than Node's timers go; nobody waits for that. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1 - 60_000;
 const UNIT_MS: Readonly<Record<string, number>> = { H: 3.6e6, M: 6e4, S: 1e3, m: 1, u: 1e-3, n: 1e-6 };
 /** The wrapper round the call answers at the deadline; this much later whatever is left of the stream is closed. */
 const BACKSTOP_MS = 250;
@@ -63,6 +65,7 @@ const BACKSTOP_MS = 250;
 /** See this file's first paragraph. */
 export class Admission {
   readonly #limits: AdmissionLimits;
+  readonly #streams: ReadonlySet<string>;
   readonly #log: Logger;
   readonly #admitted = new Map<string, Stream>();
   /** Calls whose request hasn't arrived whole, the oldest first: they give way to others, since they may never. */
@@ -71,8 +74,10 @@ export class Admission {
   readonly #open = { call: 0, longLived: 0 };
   #requestBytes = 0;
 
-  constructor(limits: AdmissionLimits, log: Logger) {
+  /** `streams` are the paths of calls that may have no end of their own, besides gRPC's own. */
+  constructor(limits: AdmissionLimits, streams: ReadonlySet<string>, log: Logger) {
     this.#limits = limits;
+    this.#streams = streams;
     this.#log = log;
   }
 
@@ -112,7 +117,8 @@ export class Admission {
       return;
     }
     this.#count(stream, http2Stream, path);
-    if (!LONG_LIVED.test(path)) stream.expireAfter(this.#deadlineMs(headers));
+    const deadlineMs = this.#deadlineMs(headers, path);
+    if (Number.isFinite(deadlineMs)) stream.expireAfter(deadlineMs);
     try {
       dispatch(http2Stream, forwarded(headers, stream.id));
       http2Stream.on('data', ({ length }: Buffer) => this.#received(stream, length));
@@ -148,7 +154,7 @@ export class Admission {
   /** Makes room at the cost of the call that has been arriving for longest. Health checks are never turned away. */
   #hasRoom(path: string): boolean {
     const { maxCalls } = this.#limits;
-    if (LONG_LIVED.test(path)) return this.#open.longLived < maxCalls;
+    if (this.#isLongLived(path)) return this.#open.longLived < maxCalls;
     if (this.#open.call >= maxCalls) {
       const [oldest] = this.#arriving;
       if (oldest === undefined) return HEALTH.test(path);
@@ -157,14 +163,22 @@ export class Admission {
     return true;
   }
 
-  #deadlineMs(headers: IncomingHttpHeaders): number {
+  /** Infinity for a stream that brings no deadline; gRPC's own ones heed none. */
+  #deadlineMs(headers: IncomingHttpHeaders, path: string): number {
+    if (LONG_LIVED.test(path)) return Infinity;
     const [, amount, unit = ''] = TIMEOUT.exec(String(headers['grpc-timeout'])) ?? [];
-    return Math.min(this.#limits.deadlineMs, Number(amount ?? Infinity) * (UNIT_MS[unit] ?? 1));
+    const given = Number(amount ?? Infinity) * (UNIT_MS[unit] ?? 1);
+    if (this.#streams.has(path)) return given > LONGEST_TIMER_MS ? Infinity : given;
+    return Math.min(this.#limits.deadlineMs, given);
+  }
+
+  #isLongLived(path: string): boolean {
+    return LONG_LIVED.test(path) || this.#streams.has(path);
   }
 
   /** From here on the stream counts, until it is closed and nothing works for it any more. */
   #count(stream: Stream, http2Stream: ServerHttp2Stream, path: string): void {
-    const kind = LONG_LIVED.test(path) ? 'longLived' : 'call';
+    const kind = this.#isLongLived(path) ? 'longLived' : 'call';
     this.#open[kind] += 1;
     this.#admitted.set(stream.id, stream);
     if (kind === 'call') this.#arriving.add(stream);

@@ -11,7 +11,7 @@ import { invalidField, KeywardError } from '../errors.ts';
 import type { Keyring } from '../keyring/keyring.ts';
 import { formatTenantName, type TenantName } from '../keyring/names.ts';
 import { tenantName, validate } from './fields.ts';
-import type { MethodRow } from './methods.ts';
+import type { MethodRow } from './methods/row.ts';
 import { type Status, toKeywardError, toStatus } from './status.ts';
 
 const MAX_ITEMS = 1_000;

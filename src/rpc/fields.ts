@@ -11,8 +11,11 @@ import { type EncryptionContext, findContextProblem } from '../keyring/encryptio
 import {
   ID_PATTERN,
   ID_RULE,
+  parseDataKeyName,
+  parseJobName,
   parseKeyName,
   parseKeyVersionName,
+  parseScope,
   parseTenantName,
   SYSTEM_TENANT,
 } from '../keyring/names.ts';
@@ -38,6 +41,15 @@ export const keyName = parsed(parseKeyName, 'must be tenants/{tenant}/keys/{key}
 export const keyVersionName = parsed(
   parseKeyVersionName,
   'must be tenants/{tenant}/keys/{key}/versions/{version}',
+);
+export const dataKeyName = parsed(
+  parseDataKeyName,
+  'must be tenants/{tenant}/keys/{key}/dataKeys/{data_key}',
+);
+export const jobName = parsed(parseJobName, 'must be tenants/{tenant}/rewrapJobs/{job}');
+export const scope = parsed(
+  parseScope,
+  'must be tenants/{tenant}/keys/{key}, tenants/{tenant} or tenants/- for all tenants',
 );
 /** A key's name, or absent. */
 export const optionalKeyName = z.union([z.literal('').transform(() => undefined), keyName]);
@@ -100,8 +112,45 @@ export const labels = z
     'has a value of over 63 characters, or with controls',
   );
 
+/** A duration of whole seconds; null when absent. */
+export const duration = z
+  .custom<{ readonly seconds: number; readonly nanos: number } | null>()
+  .refine((value) => value === null || value.nanos === 0, 'must be whole seconds')
+  .transform((value) => value?.seconds ?? null);
+
+/** From the year 1 to 9999, as protobuf has it; null when absent. */
+export const time = z
+  .custom<{ readonly seconds: number; readonly nanos: number } | null>()
+  .refine(
+    (value) => value === null || (value.seconds >= -62_135_596_800 && value.seconds <= 253_402_300_799),
+    'is not a time',
+  )
+  .transform((value) => value && new Date(value.seconds * 1000 + Math.floor(value.nanos / 1e6)));
+
+/** How many operations; null for no limit. */
+export const usageLimit = z
+  .number()
+  .refine((limit) => limit >= 0 && Number.isSafeInteger(limit), 'must be 0 to 2^53 − 1')
+  .transform((limit) => (limit === 0 ? null : limit));
+
+const DESTRUCTION_DAYS = { default: 30, least: 7, most: 120 };
+export const destructionWindow = z
+  .number()
+  .transform((days) => (days === 0 ? DESTRUCTION_DAYS.default : days))
+  .refine(
+    (days) => days >= DESTRUCTION_DAYS.least && days <= DESTRUCTION_DAYS.most,
+    `must be ${DESTRUCTION_DAYS.least} to ${DESTRUCTION_DAYS.most}`,
+  );
+
 /** What UpdateKey may change. */
-const MUTABLE_KEY_FIELDS = ['description', 'labels'] as const;
+const MUTABLE_KEY_FIELDS = [
+  'description',
+  'labels',
+  'rotation_period',
+  'next_rotation_time',
+  'rotation_usage_limit',
+  'maintenance_paused',
+] as const;
 export const keyMask = z.custom<{ readonly paths: readonly string[] } | null>().transform((mask, context) => {
   const paths = MUTABLE_KEY_FIELDS.filter((path) => mask?.paths.includes(path));
   const unknown = mask?.paths.find((path) => !MUTABLE_KEY_FIELDS.some((known) => known === path));
@@ -110,7 +159,19 @@ export const keyMask = z.custom<{ readonly paths: readonly string[] } | null>().
   else if (paths.length === 0) context.addIssue({ code: 'custom', message: 'must name what to change' });
   return paths;
 });
-export const keyToUpdate = z.object({ name: keyName, etag, description, labels }, 'must be given');
+export const keyToUpdate = z.object(
+  {
+    name: keyName,
+    etag,
+    description,
+    labels,
+    rotationPeriod: duration,
+    nextRotationTime: time,
+    rotationUsageLimit: usageLimit,
+    maintenancePaused: z.boolean(),
+  },
+  'must be given',
+);
 
 const MAX_RANDOM_BYTES = 1_024;
 export const randomLength = z
@@ -133,13 +194,18 @@ export const dataKeyLength = z
   .transform((length) => (length === 0 ? DEFAULT_DATA_KEY_LENGTH : length))
   .refine((length) => DATA_KEY_LENGTHS.includes(length), `must be one of ${DATA_KEY_LENGTHS.join(', ')}`);
 
-/** The fields of every list request; `filterFields` are those that its filter may name. */
-export const page = (filterFields: readonly string[]) => ({
+/** The fields of every list request. */
+export const pageOnly = {
   pageSize: z
     .number()
     .transform((size) => (size === 0 ? DEFAULT_PAGE_SIZE : size))
     .refine((size) => size >= 1 && size <= MAX_PAGE_SIZE, `must be 0 to ${MAX_PAGE_SIZE}`),
   pageToken: z.string(),
+};
+
+/** The fields of a list request with a filter, which may name `filterFields`. */
+export const page = (filterFields: readonly string[]) => ({
+  ...pageOnly,
   filter: z.string().transform((text, context) => {
     const conditions = parseFilter(text, filterFields);
     if (typeof conditions !== 'string') return conditions;

@@ -21,6 +21,8 @@ export const packageDefinition: PackageDefinition = loadSync(
     'keyward/v1/admin.proto',
     'keyward/v1/key.proto',
     'keyward/v1/encryption.proto',
+    'keyward/v1/data_key.proto',
+    'keyward/v1/rotation.proto',
     'google/rpc/status.proto',
     'google/rpc/error_details.proto',
   ],

@@ -7,7 +7,15 @@
  * with. Knows no method.
  */
 import { randomUUID } from 'node:crypto';
-import type { handleUnaryCall, ServerUnaryCall, sendUnaryData } from '@grpc/grpc-js';
+import { once } from 'node:events';
+import type {
+  Metadata,
+  ServerUnaryCall,
+  ServerWritableStream,
+  ServiceError,
+  sendUnaryData,
+  UntypedHandleCall,
+} from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
@@ -16,7 +24,7 @@ import type { AdmittedCall } from './admission.ts';
 import { hasTooManyFields } from './field-count.ts';
 import { validate } from './fields.ts';
 import { idempotencyOf } from './idempotency.ts';
-import type { MethodRow } from './methods.ts';
+import type { MethodRow, StreamRow } from './methods/row.ts';
 import { toKeywardError, toServiceError } from './status.ts';
 
 /** What the wrapper needs of the server. */
@@ -24,14 +32,16 @@ export interface Serving {
   readonly keyring: Keyring;
   readonly log: Logger;
   /** The call as it was let in; undefined for one that was not. */
-  readonly admitted: (rpc: ServerUnaryCall<Buffer, Buffer>) => AdmittedCall | undefined;
+  readonly admitted: (rpc: { readonly metadata: Metadata }) => AdmittedCall | undefined;
+  /** Aborted when streams are to end, because the server does. */
+  readonly stopping: AbortSignal;
 }
 
 /** A method of the contract, and how its messages look on the wire. */
-export interface ServedMethod {
+export interface ServedMethod<Row = MethodRow<unknown, object> | StreamRow<unknown, object>> {
   /** As `keyward.v1.KeyService/CreateKey`. */
   readonly name: string;
-  readonly row: MethodRow<unknown, object>;
+  readonly row: Row;
   readonly decode: (bytes: Buffer) => object;
   readonly encode: (message: object) => Buffer;
 }
@@ -43,24 +53,79 @@ export interface ServedMethod {
 export const DEFAULT_REQUEST_BYTES = 131_072;
 
 /** The grpc-js handler of a method. */
-export function serveCall(serving: Serving, method: ServedMethod): handleUnaryCall<Buffer, Buffer> {
-  return (rpc, callback) => {
-    const admitted = serving.admitted(rpc);
-    if (admitted === undefined) {
-      serving.log.error({ method: method.name }, 'a call that was not let in');
-      callback(toServiceError(new KeywardError('INTERNAL'), randomUUID()));
-      return;
-    }
-    new Execution(serving, method, rpc, callback, admitted).run();
+export function serveCall(serving: Serving, method: ServedMethod): UntypedHandleCall {
+  const { row } = method;
+  if ('stream' in row) {
+    const streamed = { ...method, row };
+    return (rpc: ServerWritableStream<Buffer, Buffer>) =>
+      begin(serving, streamed, rpc, streamOf(serving, streamed, rpc));
+  }
+  const unary = { ...method, row };
+  return (rpc: ServerUnaryCall<Buffer, Buffer>, callback: sendUnaryData<Buffer>) =>
+    begin(serving, unary, rpc, answerOf(serving, unary, callback));
+}
+
+/** How a call is answered. */
+interface Answering {
+  /** Does what was asked for. Returns the answer, or null if it was sent bit by bit. */
+  respond(call: Call, request: unknown, isOver: () => boolean): Promise<Buffer | null>;
+  /** The last word. */
+  finish(error: ServiceError | null, answer: Buffer | null): void;
+  /** Aborted when the call is to end before its time. */
+  readonly ended?: AbortSignal;
+}
+
+function answerOf(
+  { keyring }: Serving,
+  { row, encode }: ServedMethod<MethodRow<unknown, object>>,
+  callback: sendUnaryData<Buffer>,
+): Answering {
+  return {
+    respond: async (call, request) => encode(await row.handle(keyring, call, request)),
+    finish: callback,
   };
 }
 
-/** One call, from its whole request to its one answer. */
+function streamOf(
+  { keyring, stopping }: Serving,
+  { row, encode }: ServedMethod<StreamRow<unknown, object>>,
+  rpc: ServerWritableStream<Buffer, Buffer>,
+): Answering {
+  return {
+    ended: stopping,
+    respond: async (call, request, isOver) => {
+      for await (const message of row.stream(keyring, call, request)) {
+        if (isOver()) break;
+        // A reader that is slower than what there is to tell is waited for, unless it goes away.
+        if (!rpc.write(encode(message))) await Promise.race([once(rpc, 'drain'), once(rpc, 'cancelled')]);
+      }
+      return null;
+    },
+    finish: (error) => {
+      if (error) rpc.emit('error', error);
+      else rpc.end();
+    },
+  };
+}
+
+type Rpc = ServerUnaryCall<Buffer, Buffer> | ServerWritableStream<Buffer, Buffer>;
+
+function begin(serving: Serving, method: ServedMethod, rpc: Rpc, answering: Answering): void {
+  const admitted = serving.admitted(rpc);
+  if (admitted === undefined) {
+    serving.log.error({ method: method.name }, 'a call that was not let in');
+    answering.finish(toServiceError(new KeywardError('INTERNAL'), randomUUID()), null);
+    return;
+  }
+  new Execution(serving, method, rpc, answering, admitted).run();
+}
+
+/** One call, from its whole request to its last word. */
 class Execution {
   readonly #serving: Serving;
   readonly #method: ServedMethod;
-  readonly #rpc: ServerUnaryCall<Buffer, Buffer>;
-  readonly #callback: sendUnaryData<Buffer>;
+  readonly #rpc: Rpc;
+  readonly #answering: Answering;
   readonly #startedAt: number;
   readonly #release: () => void;
   readonly #call: { -readonly [Field in keyof Call]: Call[Field] };
@@ -70,14 +135,14 @@ class Execution {
   constructor(
     serving: Serving,
     method: ServedMethod,
-    rpc: ServerUnaryCall<Buffer, Buffer>,
-    callback: sendUnaryData<Buffer>,
+    rpc: Rpc,
+    answering: Answering,
     admitted: AdmittedCall,
   ) {
     this.#serving = serving;
     this.#method = method;
     this.#rpc = rpc;
-    this.#callback = callback;
+    this.#answering = answering;
     const { id, caller, deadline } = admitted;
     this.#startedAt = admitted.startedAt;
     this.#release = admitted.hold();
@@ -85,17 +150,16 @@ class Execution {
   }
 
   run(): void {
-    const timer = setTimeout(
-      () => this.#fail(new KeywardError('DEADLINE_EXCEEDED')),
-      millisecondsLeft(this.#call.deadline),
-    );
-    this.#rpc.once('cancelled', () => {
-      // grpc-js says so at the end of every stream.
-      if (this.#isAnswered) return;
-      // Whatever still works for the call sees that its time is up, and begins nothing more.
-      this.#call.deadline = Math.min(this.#call.deadline, monotonicNow());
-      this.#fail(new KeywardError('CALL_CANCELLED'));
-    });
+    const { deadline } = this.#call;
+    // A watch may have none.
+    const timer = Number.isFinite(deadline)
+      ? setTimeout(() => this.#fail(new KeywardError('DEADLINE_EXCEEDED')), millisecondsLeft(deadline))
+      : undefined;
+    // grpc-js says so at the end of every stream, too.
+    this.#rpc.once('cancelled', () => this.#endEarly('CALL_CANCELLED'));
+    const { ended } = this.#answering;
+    const stop = () => this.#endEarly('SERVER_STOPPING');
+    ended?.addEventListener('abort', stop, { once: true });
     this.#response()
       .then(
         (response) => this.#answer(undefined, response),
@@ -103,18 +167,26 @@ class Execution {
       )
       .finally(() => {
         clearTimeout(timer);
+        ended?.removeEventListener('abort', stop);
         this.#rpc.request.fill(0);
         this.#release();
       });
   }
 
-  async #response(): Promise<Buffer> {
-    const { row, encode } = this.#method;
+  #endEarly(reason: 'CALL_CANCELLED' | 'SERVER_STOPPING'): void {
+    if (this.#isAnswered) return;
+    // Whatever still works for the call sees that its time is up, and begins nothing more.
+    this.#call.deadline = Math.min(this.#call.deadline, monotonicNow());
+    this.#fail(new KeywardError(reason));
+  }
+
+  async #response(): Promise<Buffer | null> {
+    const { row } = this.#method;
     const request = validate(row.request, this.#decoded());
     this.#resource = row.resource(request);
     const idempotency = idempotencyOf(request);
     if (idempotency !== undefined) this.#call.idempotency = idempotency;
-    return encode(await row.handle(this.#serving.keyring, this.#call, request));
+    return this.#answering.respond(this.#call, request, () => this.#isAnswered);
   }
 
   #decoded(): object {
@@ -143,7 +215,8 @@ class Execution {
     this.#isAnswered = true;
     this.#attempt('its log line can not be written', () => this.#writeLogLine(error));
     this.#attempt('it can not be answered', () => {
-      if (!this.#rpc.cancelled) this.#callback(error ? toServiceError(error, this.#call.id) : null, response);
+      if (!this.#rpc.cancelled)
+        this.#answering.finish(error ? toServiceError(error, this.#call.id) : null, response);
     });
     // grpc-js has copied it into the frame that it sends.
     response?.fill(0);

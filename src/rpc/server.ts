@@ -45,6 +45,7 @@ export class GrpcServer {
   readonly #admission: Admission;
   readonly #health = new HealthImplementation();
   readonly #options: GrpcServerOptions;
+  readonly #stopping = new AbortController();
   #unwatch: (() => void) | undefined;
   #serving = false;
 
@@ -53,7 +54,7 @@ export class GrpcServer {
     this.#options = options;
     this.#credentials = new MutualTlsCredentials(options.tls, limits);
     this.#connections = new Connections({ ...limits, lingerMs: limits.deadlineMs + LINGER_MS }, log);
-    this.#admission = new Admission(limits, log);
+    this.#admission = new Admission(limits, streamPaths(), log);
     this.#server = new Server({ 'grpc.max_receive_message_length': limits.maxMessageBytes });
     for (const service of Object.keys(METHODS)) this.#addService(service);
     this.#addHealth();
@@ -94,6 +95,7 @@ export class GrpcServer {
   async drain(limitMs: number): Promise<void> {
     this.setReady(false);
     this.#unwatch?.();
+    this.#stopping.abort();
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#server.tryShutdown(() => resolve());
     // Sockets that have not shaken hands have no call under way, and grpc-js would wait for them.
@@ -113,6 +115,7 @@ export class GrpcServer {
     const serving = {
       keyring,
       log,
+      stopping: this.#stopping.signal,
       admitted: (rpc: { metadata: Metadata }) => this.#admission.take(rpc.metadata),
     };
     const handlers = Object.entries(METHODS[service] ?? {}).map(([name, row]) => {
@@ -154,6 +157,15 @@ export class GrpcServer {
   #setHealth(status: 'SERVING' | 'NOT_SERVING'): void {
     for (const service of ['', ...Object.keys(METHODS)]) this.#health.setStatus(service, status);
   }
+}
+
+/** The paths of the methods that answer for as long as their callers listen. */
+function streamPaths(): ReadonlySet<string> {
+  return new Set(
+    Object.entries(METHODS).flatMap(([service, rows]) =>
+      Object.entries(rows).flatMap(([name, row]) => ('stream' in row ? [`/${service}/${name}`] : [])),
+    ),
+  );
 }
 
 type Method = MethodDefinition<object, object>;

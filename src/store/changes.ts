@@ -22,7 +22,8 @@ const FRESH_MS = 1_500;
 /** All that the feed needs of a store. */
 type Reserve = Pick<Store, 'queryReserve'>;
 
-export type ChangeKind = 'tenant' | 'key';
+/** `destroyed`: a key, whose handles in the agents must be forgotten besides. */
+export type ChangeKind = 'tenant' | 'key' | 'destroyed';
 
 export interface Change {
   readonly tenantId: TenantId;

@@ -1,5 +1,6 @@
 /**
- * What the database knows of its environment: its UUID, the token's profile and the objects that `token init` made.
+ * What the database knows of its environment: its UUID, the token's profile and the objects that `token init` made, with
+ * how much is kept under them.
  *
  * Written by the owner's role alone, once; the service only reads it. What a profile says is the HSM side's matter.
  */
@@ -7,7 +8,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { monotonicNow } from '../call.ts';
 import type { EnvironmentId, TenantId } from '../ids.ts';
 import type { OwnerConnection } from './owner.ts';
-import type { Store } from './store.ts';
+import type { Deadline, Store } from './store.ts';
 
 const READ_MS = 5_000;
 
@@ -67,9 +68,11 @@ async function read(query: Query, lock = ''): Promise<EnvironmentRecord> {
   };
 }
 
-/** Throws DATABASE_UNAVAILABLE when Postgres doesn't answer within 5 s. */
-export function readEnvironment(store: Store): Promise<EnvironmentRecord> {
-  const call = { deadline: monotonicNow() + READ_MS };
+/** Throws DATABASE_UNAVAILABLE when Postgres doesn't answer until the call's deadline, or within 5 s. */
+export function readEnvironment(
+  store: Store,
+  call: Deadline = { deadline: monotonicNow() + READ_MS },
+): Promise<EnvironmentRecord> {
   return read((text, values) => store.query(call, text, values));
 }
 
@@ -123,4 +126,20 @@ async function write(
       [tenantId, objectId, role],
     );
   }
+}
+
+/**
+ * How many key versions are wrapped under each root key, by its id, in all tenants; those that are destroyed aside, since
+ * nothing is wrapped in them any more.
+ */
+export function countByRootKey(store: Store, call: Deadline): Promise<ReadonlyMap<string, number>> {
+  return store.reconcile(call, async (tx) => {
+    // The reconciler walks indexes; this reads the whole table, which no index makes shorter.
+    await tx.query('SET LOCAL enable_seqscan = on');
+    const rows = await tx.query<{ root_key_id: string; versions: number }>(
+      `SELECT root_key_id, count(*)::float8 AS versions FROM key_versions
+       WHERE state <> 'DESTROYED' GROUP BY root_key_id`,
+    );
+    return new Map(rows.map((row) => [row.root_key_id, row.versions]));
+  });
 }

@@ -1,10 +1,11 @@
 /**
- * Deletes what is kept for a time only: changes for an hour, request ids for a day. Any replica may, and all do.
+ * Deletes what is kept for a time only: changes for an hour, request ids for a day, replicas that have fallen silent. Any replica may, and all do.
  *
  * Nothing depends on its being on time. By the database's clock. Knows no caller.
  */
 import { monotonicNow } from '../call.ts';
 import type { Store } from './store.ts';
+import { removeSilentReplicas } from './usage.ts';
 
 const PERIOD_MS = 10 * 60_000;
 const TIMEOUT_MS = 10_000;
@@ -13,10 +14,11 @@ const TIMEOUT_MS = 10_000;
  * Deletes what is over its time. After an hour every replica has heard of a change, or has been without changes for so
  * long that it forgets everything anyway.
  */
-export async function keepHouse(store: Pick<Store, 'queryReserve'>): Promise<void> {
+export async function keepHouse(store: Store): Promise<void> {
   const call = { deadline: monotonicNow() + TIMEOUT_MS };
   await store.queryReserve(call, "DELETE FROM changes WHERE at < now() - interval '1 hour'");
   await store.queryReserve(call, 'SELECT purge_request_ids()');
+  await removeSilentReplicas(store, call);
 }
 
 /** Does so every ten minutes, at times of this replica's own, until the returned function is called. */

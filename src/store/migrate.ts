@@ -6,7 +6,7 @@
  */
 import type pg from 'pg';
 import { withOwnerClient } from './owner.ts';
-import { MIGRATIONS_DIRECTORY, migrationNames, SERVICE_ROLE } from './schema.ts';
+import { MIGRATIONS_DIRECTORY, migrationNames, RECONCILER_ROLE, SERVICE_ROLE } from './schema.ts';
 
 export interface MigrateOptions {
   /** Of the role that owns the schema, straight to the server. */
@@ -46,19 +46,27 @@ export function migrate(options: MigrateOptions): Promise<string[]> {
   });
 }
 
+/** What an administrator of the database server runs before the first migration, role by role. */
+const CREATE_ROLE: Readonly<Record<string, string>> = {
+  [SERVICE_ROLE]: `CREATE ROLE ${SERVICE_ROLE} LOGIN NOINHERIT NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE;`,
+  [RECONCILER_ROLE]:
+    `CREATE ROLE ${RECONCILER_ROLE} NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE; ` +
+    `GRANT ${RECONCILER_ROLE} TO ${SERVICE_ROLE};`,
+};
+
 async function checkRoles(client: pg.Client): Promise<void> {
-  const { rows } = await client.query<{ current: string; exists: boolean }>(
-    'SELECT current_user AS current, EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS exists',
-    [SERVICE_ROLE],
+  const { rows } = await client.query<{ role: string; is_self: boolean; exists: boolean }>(
+    `SELECT role, role = current_user AS is_self, EXISTS (SELECT FROM pg_roles WHERE rolname = role) AS exists
+     FROM unnest($1::text[]) AS role`,
+    [Object.keys(CREATE_ROLE)],
   );
-  if (rows[0]?.exists !== true) {
-    throw new Error(
-      `The role ${SERVICE_ROLE} doesn't exist. As an administrator of the database server, run first: ` +
-        `CREATE ROLE ${SERVICE_ROLE} LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE;`,
-    );
-  }
-  if (rows[0].current === SERVICE_ROLE) {
-    throw new Error(`The role ${SERVICE_ROLE} must not own the schema; migrate as another role.`);
+  for (const { role, is_self: isSelf, exists } of rows) {
+    if (!exists) {
+      throw new Error(
+        `The role ${role} doesn't exist. As an administrator of the database server, run first: ${CREATE_ROLE[role]}`,
+      );
+    }
+    if (isSelf) throw new Error(`The role ${role} must not own the schema; migrate as another role.`);
   }
 }
 

@@ -4,11 +4,22 @@
  * Each check that fails is one sentence for the operator: what is wrong and what to do. Nothing is put right here, and
  * nothing here is needed again once the store is open.
  */
-import { compareReleases, migrationNames, SERVICE_ROLE } from './schema.ts';
+import { compareReleases, migrationNames, RECONCILER_ROLE, SERVICE_ROLE } from './schema.ts';
 import type { Deadline, Store } from './store.ts';
 
 const OLDEST_POSTGRES = 15;
-const UNDER_ROW_SECURITY = ['keys', 'key_versions', 'audit_entries'];
+const UNDER_ROW_SECURITY = [
+  'audit_entries',
+  'data_keys',
+  'key_version_usage',
+  'key_versions',
+  'keys',
+  'request_ids',
+  'rewrap_failures',
+  'rewrap_jobs',
+  'rewrap_ranges',
+  'rotations',
+];
 
 /** Throws an Error for the first requirement that isn't met. */
 export async function checkDatabase(store: Store, call: Deadline, release: string): Promise<void> {
@@ -43,15 +54,21 @@ async function checkServer(store: Store, call: Deadline): Promise<void> {
 interface RolePowers {
   role: string;
   serves: boolean;
+  reconciles: boolean;
+  always_reconciles: boolean;
   superuser: boolean;
   unbound: string[];
   owners: string[];
   owns_database: boolean;
 }
 
-// Membership counts, not only inheritance: whoever is a member can SET ROLE. session_user, since RESET ROLE goes there.
+// Membership counts, not only inheritance: whoever is a member can SET ROLE, unless since release 16 it was granted without
+// that. session_user, since RESET ROLE goes there.
 const SELECT_POWERS = `SELECT session_user::text AS role,
   EXISTS (SELECT FROM pg_roles WHERE rolname = $1 AND pg_has_role(current_user, oid, 'USAGE')) AS serves,
+  EXISTS (SELECT FROM pg_roles WHERE rolname = $2 AND pg_has_role(session_user, oid,
+    CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END)) AS reconciles,
+  EXISTS (SELECT FROM pg_roles WHERE rolname = $2 AND pg_has_role(current_user, oid, 'USAGE')) AS always_reconciles,
   (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) AS superuser,
   ARRAY (SELECT rolname::text FROM pg_roles
          WHERE (rolsuper OR rolbypassrls) AND pg_has_role(session_user, oid, 'MEMBER')) AS unbound,
@@ -61,7 +78,7 @@ const SELECT_POWERS = `SELECT session_user::text AS role,
     AS owns_database`;
 
 async function checkRole(store: Store, call: Deadline): Promise<void> {
-  const [powers] = await store.queryReserve<RolePowers>(call, SELECT_POWERS, [SERVICE_ROLE]);
+  const [powers] = await store.queryReserve<RolePowers>(call, SELECT_POWERS, [SERVICE_ROLE, RECONCILER_ROLE]);
   if (powers === undefined) throw new Error('The database tells nothing about its roles.');
   const instead = `Connect as ${SERVICE_ROLE}, or as a login role that is a member of it and of nothing else.`;
   const refuse = (why: string): never => {
@@ -80,6 +97,20 @@ async function checkRole(store: Store, call: Deadline): Promise<void> {
   }
   if (powers.owns_database) refuse('owns the database, and so can drop what is in it.');
   if (!powers.serves) refuse(`is no member of ${SERVICE_ROLE}.`);
+  // The policies that show it all tenants' rows hold for whoever has the role's rights without asking for them.
+  if (powers.always_reconciles) {
+    throw new Error(
+      `The database role ${powers.role} has the rights of ${RECONCILER_ROLE} all the time, and with them sees every ` +
+        `tenant's rows. Run: REVOKE ${RECONCILER_ROLE} FROM ${SERVICE_ROLE}; ALTER ROLE ${SERVICE_ROLE} NOINHERIT; ` +
+        `GRANT ${RECONCILER_ROLE} TO ${SERVICE_ROLE};`,
+    );
+  }
+  if (!powers.reconciles) {
+    throw new Error(
+      `The database role ${powers.role} may not become ${RECONCILER_ROLE}. Run: ` +
+        `REVOKE ${RECONCILER_ROLE} FROM ${SERVICE_ROLE}; GRANT ${RECONCILER_ROLE} TO ${SERVICE_ROLE};`,
+    );
+  }
 }
 
 async function checkSchema(store: Store, call: Deadline, release: string): Promise<void> {

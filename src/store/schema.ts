@@ -1,5 +1,5 @@
 /**
- * What this release knows of the schema: which migrations it brings, and the name of the role that serves.
+ * What this release knows of the schema: which migrations it brings, and the names of the roles that it grants to.
  *
  * What the tables are stands in migrations/ alone.
  */
@@ -11,6 +11,9 @@ export const MIGRATIONS_DIRECTORY: string = fileURLToPath(new URL('../../migrati
 
 /** The role that migrations grant the service's rights to; whoever serves is it or a member of it. */
 export const SERVICE_ROLE = 'keyward_service';
+
+/** Who the service becomes for what it does across tenants; see `requirements.ts` for why that isn't inherited. */
+export const RECONCILER_ROLE = 'keyward_reconciler';
 
 /** The names of this release's migrations, in order. */
 export async function migrationNames(): Promise<string[]> {

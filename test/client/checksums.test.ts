@@ -4,10 +4,11 @@ import { describe, it } from 'node:test';
 import { crc32c } from '../../client/src/crc32c.ts';
 import { KeywardClientError } from '../../client/src/index.ts';
 import { crc32c as serverCrc32c } from '../../src/rpc/crc32c.ts';
-import { type Handler, startFakeService } from './fake-service.ts';
+import { type Handler, startFakeService, wireDataKey } from './fake-service.ts';
 
 const KEY = 'tenants/acme/keys/orders';
 const PARENT = 'tenants/acme';
+const DATA_KEY = `${KEY}/dataKeys/d`;
 const keyVersion = `${KEY}/versions/1`;
 const BYTES = Buffer.from('123456789');
 const CHECK = 0xe3069283;
@@ -43,6 +44,8 @@ function answering(spoilt: object = {}): Record<string, Handler> {
     GenerateDataKeyWithoutPlaintext: () => ({ wrappedDataKey: BYTES, keyVersion, ...spoilt }),
     ReEncrypt: () => ({ ciphertext: BYTES, keyVersion, sourceKeyVersion: keyVersion, ...spoilt }),
     GenerateRandomBytes: () => ({ data: BYTES, ...spoilt }),
+    CreateDataKey: () => ({ dataKey: wireDataKey(DATA_KEY), plaintext: BYTES, ...spoilt }),
+    GetDataKey: () => ({ dataKey: wireDataKey(DATA_KEY), plaintext: BYTES, ...spoilt }),
   };
 }
 
@@ -54,13 +57,19 @@ const CALLS: Readonly<Record<string, (keyward: Connected) => Promise<unknown>>> 
   GenerateDataKeyWithoutPlaintext: (keyward) => keyward.generateDataKeyWithoutPlaintext({ name: KEY }),
   ReEncrypt: (keyward) => keyward.reEncrypt({ name: KEY, ciphertext: BYTES }),
   GenerateRandomBytes: (keyward) => keyward.generateRandomBytes({ parent: PARENT, length: 9 }),
+  CreateDataKey: (keyward) => keyward.createDataKey({ parent: KEY, returnPlaintext: true }),
+  GetDataKey: (keyward) => keyward.getDataKey({ name: DATA_KEY }),
 };
 
 /** What a service says wrongly, and who must notice. */
 const SPOILT: readonly [field: string, spoilt: object, methods: readonly string[]][] = [
   ['ciphertext', { ciphertextCrc32c: CHECK + 1 }, ['Encrypt', 'ReEncrypt']],
   ['no checksum at all', { ciphertextCrc32c: 0 }, ['Encrypt', 'ReEncrypt']],
-  ['plaintext', { plaintextCrc32c: CHECK - 1 }, ['Decrypt', 'GenerateDataKey']],
+  [
+    'plaintext',
+    { plaintextCrc32c: CHECK - 1 },
+    ['Decrypt', 'GenerateDataKey', 'CreateDataKey', 'GetDataKey'],
+  ],
   ['wrapped data key', { wrappedDataKeyCrc32c: 7 }, ['GenerateDataKey', 'GenerateDataKeyWithoutPlaintext']],
   ['data', { dataCrc32c: 7 }, ['GenerateRandomBytes']],
   ["the request's plaintext", { verifiedPlaintextCrc32c: false }, ['Encrypt']],

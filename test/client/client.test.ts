@@ -57,6 +57,9 @@ describe('calls', () => {
       algorithm: 'HMAC_SHA512_AES_256_GCM',
       createTime,
       etag: 'v1',
+      destroyTime: undefined,
+      destroyEventTime: undefined,
+      usage: undefined,
     };
     const key = {
       name: KEY,
@@ -67,6 +70,12 @@ describe('calls', () => {
       description: 'for orders',
       labels: { team: 'payments' },
       etag: 'k1',
+      rotationPeriodSeconds: undefined,
+      nextRotationTime: undefined,
+      rotationUsageLimit: 0,
+      maintenancePaused: false,
+      destroyTime: undefined,
+      destroyEventTime: undefined,
     };
     const requestId = 'f0000000-0000-4000-8000-000000000000';
     const change = { etag: 'seen', requestId };
@@ -127,6 +136,9 @@ describe('calls', () => {
         keyId: 'orders',
         description: 'for orders',
         labels: { team: 'payments' },
+        rotationPeriod: null,
+        nextRotationTime: null,
+        rotationUsageLimit: 0,
         requestId,
       },
       GetKey: { name: KEY },
@@ -223,7 +235,15 @@ describe('calls', () => {
     await keyward.updateKey({ key: { name: KEY, description: '', labels: {} } });
     await keyward.updateKey({ key: { name: KEY, description: 'x' }, updateMask: ['labels', 'state'] });
     await keyward.updateKey({ key: { name: KEY, description: 'x' }, updateMask: [] });
-    assert.deepEqual(masks, [['description', 'labels'], ['labels', 'state'], []]);
+    await keyward.updateKey({ key: { name: KEY, rotationPeriodSeconds: null, nextRotationTime: null } });
+    await keyward.updateKey({ key: { name: KEY, rotationUsageLimit: 0, maintenancePaused: false } });
+    assert.deepEqual(masks, [
+      ['description', 'labels'],
+      ['labels', 'state'],
+      [],
+      ['rotation_period', 'next_rotation_time'],
+      ['rotation_usage_limit', 'maintenance_paused'],
+    ]);
   });
 
   it('carry bytes unchanged, whatever view of memory they are', async () => {

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Metadata, status } from '@grpc/grpc-js';
 import { KeywardClientError } from '../../client/src/index.ts';
 import { createCertificateAuthority } from '../../dev/certificates.ts';
-import { type Refusal, refusal, startFakeService, wireKey } from './fake-service.ts';
+import { type Refusal, refusal, startFakeService, wireDataKey, wireJob, wireKey } from './fake-service.ts';
 
 const KEY = 'tenants/acme/keys/orders';
 
@@ -180,6 +180,9 @@ describe('retries', () => {
     };
     const tenant = { name: 'tenants/acme', createTime: { seconds: 1, nanos: 0 } };
     const version = wireKey(KEY).primary;
+    const dataKey = wireDataKey(`${KEY}/dataKeys/d`);
+    const job = wireJob('tenants/acme/rewrapJobs/j');
+    const impact = { usage: {}, destroyTime: { seconds: 1, nanos: 0 } };
     const changes: Record<string, unknown> = {
       CreateTenant: tenant,
       DisableTenant: tenant,
@@ -191,6 +194,16 @@ describe('retries', () => {
       EnableKey: wireKey(KEY),
       DisableKeyVersion: version,
       EnableKeyVersion: version,
+      ScheduleKeyDestruction: { key: wireKey(KEY), impact },
+      RestoreKey: wireKey(KEY),
+      ScheduleKeyVersionDestruction: { keyVersion: version, impact },
+      RestoreKeyVersion: version,
+      CreateDataKey: { dataKey },
+      DeleteDataKey: {},
+      CreateRewrapJob: job,
+      CancelRewrapJob: job,
+      PauseMaintenance: {},
+      ResumeMaintenance: {},
     };
     await using service = await startFakeService(
       Object.fromEntries(Object.entries(changes).map(([name, answer]) => [name, failingOnce(name, answer)])),
@@ -206,6 +219,16 @@ describe('retries', () => {
     await keyward.enableKey({ name: KEY });
     await keyward.disableKeyVersion({ name: version.name });
     await keyward.enableKeyVersion({ name: version.name });
+    await keyward.scheduleKeyDestruction({ name: KEY, etag: 'e' });
+    await keyward.restoreKey({ name: KEY });
+    await keyward.scheduleKeyVersionDestruction({ name: version.name, etag: 'e' });
+    await keyward.restoreKeyVersion({ name: version.name });
+    await keyward.createDataKey({ parent: KEY });
+    await keyward.deleteDataKey({ name: dataKey.name });
+    await keyward.createRewrapJob({ scope: KEY });
+    await keyward.cancelRewrapJob({ name: job.name });
+    await keyward.pauseMaintenance();
+    await keyward.resumeMaintenance();
     assert.deepEqual(Object.keys(ids), Object.keys(changes));
     for (const [method, [first, second, ...others]] of Object.entries(ids)) {
       assert.match(String(first), /^[0-9a-f-]{36}$/, method);

@@ -17,6 +17,8 @@ const definitions = loadSync(
     'keyward/v1/admin.proto',
     'keyward/v1/key.proto',
     'keyward/v1/encryption.proto',
+    'keyward/v1/data_key.proto',
+    'keyward/v1/rotation.proto',
     'google/rpc/status.proto',
     'google/rpc/error_details.proto',
   ],
@@ -29,13 +31,21 @@ const definitions = loadSync(
   },
 );
 
-const SERVICES = ['keyward.v1.AdminService', 'keyward.v1.KeyService', 'keyward.v1.EncryptionService'];
+const SERVICES = [
+  'keyward.v1.AdminService',
+  'keyward.v1.KeyService',
+  'keyward.v1.EncryptionService',
+  'keyward.v1.DataKeyService',
+  'keyward.v1.RotationService',
+];
 
-/** What a test lets a method do: return the answer, to which {@link checked} is applied, or throw what {@link refusal} makes. */
-export type Handler = (
-  request: Record<string, unknown>,
-  call: grpc.ServerUnaryCall<unknown, unknown>,
-) => unknown;
+type Call = grpc.ServerUnaryCall<unknown, unknown> | grpc.ServerWritableStream<unknown, unknown>;
+
+/**
+ * What a test lets a method do: return the answer, to which {@link checked} is applied, or throw what {@link refusal}
+ * makes. A streaming method returns an iterable of its answers, which may throw in the middle.
+ */
+export type Handler = (request: Record<string, unknown>, call: Call) => unknown;
 
 /** An error as the service sends it. */
 export interface Refusal {
@@ -112,6 +122,87 @@ export function wireKey(name: string, version = 1) {
   };
 }
 
+/** A stored data key as the wire has it. */
+export function wireDataKey(name: string) {
+  return {
+    name,
+    uid: '018f0000-0000-4000-8000-000000000002',
+    keyVersion: `${name.split('/dataKeys/')[0]}/versions/2`,
+    length: 32,
+    createTime: { seconds: 1_700_000_000, nanos: 0 },
+    rewrapTime: { seconds: 1_700_000_060, nanos: 0 },
+    etag: 'd1',
+  };
+}
+
+/** A re-wrap job as the wire has it: half done, unless `facts` say otherwise. */
+export function wireJob(name: string, facts: object = {}) {
+  return {
+    name,
+    scope: 'tenants/acme/keys/orders',
+    state: 'REWRAP_JOB_STATE_RUNNING',
+    cause: 'ROTATION_CAUSE_REQUEST',
+    caller: 'spiffe://acme/admin',
+    createTime: { seconds: 1_700_000_000, nanos: 0 },
+    endTime: null,
+    total: 1000,
+    totalIsFinal: true,
+    done: 500,
+    left: 500,
+    failed: 0,
+    rate: 62.5,
+    timeLeft: { seconds: 8, nanos: 0 },
+    failures: [],
+    paused: false,
+    ...facts,
+  };
+}
+
+/** A token's status as the wire has it: a root key of which one attribute is violated, and a key that nobody knows. */
+export function wireTokenStatus() {
+  return {
+    environmentUid: '018f0000-0000-4000-8000-000000000009',
+    module: { description: 'Implementation of PKCS11', version: '2.6', manufacturer: 'SoftHSM' },
+    label: 'keyward',
+    serialNumber: '0123',
+    manufacturer: 'SoftHSM project',
+    model: 'SoftHSM v2',
+    firmwareVersion: '2.6',
+    hardwareVersion: '2.5',
+    profile: {
+      keyType: 'CKK_GENERIC_SECRET',
+      wrapMechanism: 'CKM_AES_KEY_WRAP (RFC 3394)',
+      attributeOrder: 'CKA_MODIFIABLE last when unwrapping',
+      valueLength: false,
+      allowedMechanisms: true,
+      unsupportedAttributes: ['copyable'],
+    },
+    objects: [
+      {
+        uid: '018f0000-0000-4000-8000-00000000000a',
+        role: 'TOKEN_OBJECT_ROLE_ROOT',
+        current: true,
+        condition: 'TOKEN_OBJECT_CONDITION_FOUND',
+        attributes: [
+          { name: 'keyType', requiredValue: 'CKK_AES', state: 'TOKEN_ATTRIBUTE_STATE_ENFORCED' },
+          { name: 'copyable', requiredValue: 'false', state: 'TOKEN_ATTRIBUTE_STATE_WAIVED' },
+          { name: 'extractable', requiredValue: 'false', state: 'TOKEN_ATTRIBUTE_STATE_VIOLATED' },
+        ],
+        keyVersions: 2 ** 40,
+      },
+      {
+        uid: '018f0000-0000-4000-8000-00000000000b',
+        role: 'TOKEN_OBJECT_ROLE_SEAL',
+        current: false,
+        condition: 'TOKEN_OBJECT_CONDITION_MISSING',
+        attributes: [],
+        keyVersions: 0,
+      },
+    ],
+    unrecordedObjects: [{ uid: '00ff', label: 'keyward root elsewhere' }],
+  };
+}
+
 /** A running fake, and how to reach it. */
 export interface FakeService extends AsyncDisposable {
   readonly address: string;
@@ -180,18 +271,35 @@ function implementation(
   handlers: Readonly<Record<string, Handler>>,
   calls: Map<string, number>,
 ): grpc.UntypedServiceImplementation {
-  const methods = Object.keys(service).map((name): [string, grpc.handleUnaryCall<unknown, unknown>] => [
-    name,
-    async (call, callback) => {
-      calls.set(name, (calls.get(name) ?? 0) + 1);
-      const handler = handlers[name];
-      if (handler === undefined) return callback({ code: grpc.status.UNIMPLEMENTED });
+  const handle = (name: string, call: Call) => {
+    calls.set(name, (calls.get(name) ?? 0) + 1);
+    const handler = handlers[name];
+    if (handler === undefined) throw { code: grpc.status.UNIMPLEMENTED };
+    return handler(call.request as Record<string, unknown>, call);
+  };
+  const unary = (name: string): grpc.handleUnaryCall<unknown, unknown> => {
+    return async (call, callback) => {
       try {
-        callback(null, checked(await handler(call.request as Record<string, unknown>, call)));
+        callback(null, checked(await handle(name, call)));
       } catch (error) {
         callback(error as Partial<grpc.StatusObject>);
       }
-    },
-  ]);
-  return Object.fromEntries(methods);
+    };
+  };
+  const streaming = (name: string): grpc.handleServerStreamingCall<unknown, unknown> => {
+    return async (call) => {
+      try {
+        for await (const answer of handle(name, call) as AsyncIterable<unknown>) call.write(answer);
+        call.end();
+      } catch (error) {
+        call.emit('error', error);
+      }
+    };
+  };
+  return Object.fromEntries(
+    Object.entries(service).map(([name, { responseStream }]) => [
+      name,
+      responseStream ? streaming(name) : unary(name),
+    ]),
+  );
 }

@@ -12,7 +12,10 @@ let service: Service;
 
 before(async () => {
   environment = await newEnvironment();
-  service = await startService(environment);
+  service = await startService(environment, {
+    KEYWARD_MAINTENANCE_TICKS: '* * * * * *',
+    KEYWARD_MAINTENANCE_JITTER_MS: '0',
+  });
   await service.client().createTenant({ tenantId: 'acme' });
 });
 
@@ -76,6 +79,71 @@ describe('a change whose answer is lost with the connection', () => {
     assert.equal(rotated.primary.name, `${key.name}/versions/2`);
     const versions = await Array.fromAsync(keyward.keyVersions(key.name));
     assert.equal(versions.length, 2);
+  });
+});
+
+describe('a watched job', () => {
+  it('is followed over a lost connection to its end, with all data keys under the new version', async () => {
+    await using relay = await startRelay();
+    using keyward = connect({ ...service.connectOptions(), address: `127.0.0.1:${relay.port}` });
+    const { name } = await keyward.createKey({ parent: PARENT, keyId: 'kept' });
+    const context = { use: 'test' };
+    const created = await Promise.all(
+      Array.from({ length: 20 }, (_, i) =>
+        keyward.createDataKey({
+          parent: name,
+          dataKeyId: `d${i}`,
+          encryptionContext: context,
+          returnPlaintext: true,
+        }),
+      ),
+    );
+    // So that the job is still under way when the connection goes.
+    await keyward.updateKey({ key: { name, maintenancePaused: true } });
+    const rotated = await keyward.rotateKey({ name });
+    const { rotations } = await keyward.listRotations({ parent: name });
+    assert.equal(rotations[0]?.toVersion, rotated.primary.name);
+    const states: string[] = [];
+    for await (const { state, paused } of keyward.watchRewrapJob({ name: rotations[0]?.rewrapJob ?? '' })) {
+      if (states.length === 0) {
+        assert.deepEqual([state, paused], ['RUNNING', true]);
+        relay.cut();
+        await keyward.updateKey({ key: { name, maintenancePaused: false } });
+      }
+      states.push(state);
+    }
+    assert.equal(states.at(-1), 'SUCCEEDED');
+    const stored = await Array.fromAsync(keyward.dataKeys(name, { pageSize: 7 }));
+    assert.deepEqual(
+      stored.map(({ keyVersion }) => keyVersion),
+      Array(20).fill(rotated.primary.name),
+    );
+    for (const { dataKey, plaintext } of created.slice(0, 3)) {
+      const again = await keyward.getDataKey({ name: dataKey.name, encryptionContext: context });
+      assert.deepEqual(again.plaintext, plaintext);
+    }
+  });
+
+  it('is heard of no more, by the service too, when the loop is left', async () => {
+    using keyward = connect(service.connectOptions());
+    const { name } = await keyward.createKey({ parent: PARENT, keyId: 'left' });
+    await keyward.createDataKey({ parent: name });
+    await keyward.updateKey({ key: { name, maintenancePaused: true } });
+    await keyward.rotateKey({ name });
+    // The rotation's own, which is under way.
+    const job = await keyward.createRewrapJob({ scope: name });
+    const from = service.log.length;
+    for await (const { state } of keyward.watchRewrapJob({ name: job.name })) {
+      assert.equal(state, 'RUNNING');
+      break;
+    }
+    const line = await service.logged(
+      ({ method }) => method === 'keyward.v1.RotationService/WatchRewrapJob',
+      from,
+    );
+    assert.equal(line['outcome'], 'CALL_CANCELLED');
+    const { state } = await keyward.cancelRewrapJob({ name: job.name });
+    assert.equal(state, 'CANCELLED');
   });
 });
 

@@ -7,7 +7,14 @@ import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import { KeyCache } from '../../src/keyring/key-cache.ts';
 import { insertKey, insertPrimaryVersion } from '../../src/store/keys.ts';
 import type { Store } from '../../src/store/store.ts';
-import { callOf, migratedDatabase, newTenant, sampleVersion, type TestDatabase } from '../store/database.ts';
+import {
+  callOf,
+  migratedDatabase,
+  newTenant,
+  SETTINGS,
+  sampleVersion,
+  type TestDatabase,
+} from '../store/database.ts';
 
 let database: TestDatabase;
 let store: Store;
@@ -29,7 +36,7 @@ after(async () => {
 async function newKey(name: string): Promise<KeyId> {
   const keyId = newId<KeyId>();
   await store.mutate(callOf(), { tenantId: acme, resource: name }, (tx) =>
-    insertKey(tx, { description: '', labels: {}, name, version: sampleVersion(acme, keyId) }),
+    insertKey(tx, { name, settings: SETTINGS, version: sampleVersion(acme, keyId) }),
   );
   return keyId;
 }

@@ -6,7 +6,13 @@ import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Metadata, type ServerUnaryCall, type ServiceError, status } from '@grpc/grpc-js';
+import {
+  type handleUnaryCall,
+  Metadata,
+  type ServerUnaryCall,
+  type ServiceError,
+  status,
+} from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import { monotonicNow } from '../../src/call.ts';
@@ -14,6 +20,7 @@ import { KeywardError } from '../../src/errors.ts';
 import type { Keyring } from '../../src/keyring/keyring.ts';
 import type { AdmittedCall } from '../../src/rpc/admission.ts';
 import { callerOf } from '../../src/rpc/caller.ts';
+import type { MethodRow } from '../../src/rpc/methods/row.ts';
 import { DEFAULT_REQUEST_BYTES, type ServedMethod, serveCall } from '../../src/rpc/serve-call.ts';
 import { detailsOf, field } from '../faults/http2.ts';
 
@@ -26,10 +33,11 @@ interface Outcome {
   readonly request: Buffer;
 }
 
-type Handle = ServedMethod['row']['handle'];
+type UnaryRow = MethodRow<unknown, object>;
+type Handle = UnaryRow['handle'];
 
 interface Variations {
-  readonly row?: Partial<ServedMethod['row']>;
+  readonly row?: Partial<UnaryRow>;
   readonly encode?: ServedMethod['encode'];
   readonly request?: Buffer;
   readonly timeLeftMs?: number;
@@ -56,7 +64,7 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
   const request = variations.request ?? Buffer.from('request');
   const rpc = Object.assign(new EventEmitter(), { request, cancelled: false, metadata: new Metadata() });
   const answers: [ServiceError | null, Buffer | null][] = [];
-  const method: ServedMethod = {
+  const method: ServedMethod<UnaryRow> = {
     name: 'test.Service/Method',
     row: { request: z.custom<object>(), resource: () => 'thing', handle, ...variations.row },
     decode: (bytes) => ({ bytes }),
@@ -67,10 +75,12 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
       keyring: {} as Keyring,
       log: { info: note, warn: note, error: note } as unknown as Logger,
       admitted: () => (variations.isAdmitted === false ? undefined : admitted),
+      stopping: new AbortController().signal,
     },
     method,
   );
-  handler(rpc as unknown as ServerUnaryCall<Buffer, Buffer>, (error, response) => {
+  const unary = handler as handleUnaryCall<Buffer, Buffer>;
+  unary(rpc as unknown as ServerUnaryCall<Buffer, Buffer>, (error, response) => {
     // As grpc-js does: what it sends is a copy.
     answers.push([error as ServiceError | null, response ? Buffer.from(response) : null]);
     variations.onAnswer?.();

@@ -24,9 +24,9 @@ describe('states', () => {
     const { ciphertext } = await keyward.encrypt({ name, plaintext: Buffer.from('p') });
     const disabled = await keyward.disableKey({ name });
     assert.equal(disabled.state, 'DISABLED');
-    assert.equal(await reasonOf(keyward.encrypt({ name, plaintext: Buffer.from('p') })), 'KEY_DISABLED');
-    assert.equal(await reasonOf(keyward.decrypt({ parent: PARENT, ciphertext })), 'KEY_DISABLED');
-    assert.equal(await reasonOf(keyward.generateDataKey({ name })), 'KEY_DISABLED');
+    assert.equal(await reasonOf(keyward.encrypt({ name, plaintext: Buffer.from('p') })), 'KEY_NOT_ENABLED');
+    assert.equal(await reasonOf(keyward.decrypt({ parent: PARENT, ciphertext })), 'KEY_NOT_ENABLED');
+    assert.equal(await reasonOf(keyward.generateDataKey({ name })), 'KEY_NOT_ENABLED');
     assert.equal((await keyward.enableKey({ name })).state, 'ENABLED');
     assert.equal((await keyward.decrypt({ parent: PARENT, ciphertext })).plaintext.toString(), 'p');
   });
@@ -89,7 +89,7 @@ describe('states', () => {
     await there.encrypt({ name, plaintext: Buffer.from('p') });
     await keyward.disableKey({ name });
     await eventually(async () =>
-      assert.equal(await reasonOf(there.encrypt({ name, plaintext: Buffer.from('p') })), 'KEY_DISABLED'),
+      assert.equal(await reasonOf(there.encrypt({ name, plaintext: Buffer.from('p') })), 'KEY_NOT_ENABLED'),
     );
     await keyward.createTenant({ tenantId: 'far' });
     const { name: far } = await keyward.createKey({ parent: 'tenants/far', keyId: 'k' });

@@ -7,7 +7,8 @@ import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { type Call, monotonicNow } from '../../src/call.ts';
 import { newId, type TenantId } from '../../src/ids.ts';
-import type { NewKeyVersion } from '../../src/store/keys.ts';
+import type { NewKeyVersion } from '../../src/store/key-versions.ts';
+import type { KeySettings } from '../../src/store/keys.ts';
 import { migrate } from '../../src/store/migrate.ts';
 import { Store, type StoreOptions } from '../../src/store/store.ts';
 
@@ -69,14 +70,18 @@ function urlOf(database: string, role?: string): string {
  */
 async function ensureRoles(): Promise<void> {
   const statements = [
-    'CREATE ROLE keyward_service LOGIN',
+    'CREATE ROLE keyward_service LOGIN NOINHERIT',
+    'CREATE ROLE keyward_reconciler NOLOGIN',
+    'ALTER ROLE keyward_service NOINHERIT',
+    'GRANT keyward_reconciler TO keyward_service',
     `CREATE ROLE ${OWNER} LOGIN PASSWORD '${PASSWORD}'`,
     `CREATE ROLE ${SERVICE} LOGIN PASSWORD '${PASSWORD}' IN ROLE keyward_service`,
   ];
   for (const statement of statements) {
     await runSql(clusterUrl(), statement).catch((error: unknown) => {
       const code = error instanceof pg.DatabaseError ? error.code : undefined;
-      if (code !== '42710' && code !== '23505') throw error;
+      // XX000: another process does the very same at this moment.
+      if (code !== '42710' && code !== '23505' && code !== 'XX000') throw error;
     });
   }
 }
@@ -149,6 +154,16 @@ export async function newTenant(database: TestDatabase, name: string): Promise<T
   await database.sql('INSERT INTO tenants (tenant_id, name) VALUES ($1, $2)', [tenantId, name]);
   return tenantId;
 }
+
+/** Settings of a key that nobody has set anything of. */
+export const SETTINGS: KeySettings = {
+  description: '',
+  labels: {},
+  rotationPeriodSeconds: null,
+  nextRotationAt: null,
+  rotationUsageLimit: null,
+  maintenancePaused: false,
+};
 
 /** A version's row that the schema accepts; nothing in it was made by an HSM. */
 export function sampleVersion(tenantId: TenantId, keyId: NewKeyVersion['keyId'], version = 1): NewKeyVersion {

@@ -5,15 +5,14 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import { readEnvironment, readEnvironmentAsOwner, recordToken } from '../../src/store/environment.ts';
+import { findVersion, listVersions } from '../../src/store/key-versions.ts';
 import {
   findKey,
   findKeyByName,
-  findVersion,
   insertKey,
   insertPrimaryVersion,
   type KeyRecord,
   listKeys,
-  listVersions,
   lockKey,
 } from '../../src/store/keys.ts';
 import { withOwnerConnection } from '../../src/store/owner.ts';
@@ -24,6 +23,7 @@ import {
   migratedDatabase,
   newTenant,
   OWNER,
+  SETTINGS,
   sampleVersion,
   systemTenant,
   type TestDatabase,
@@ -54,7 +54,7 @@ function read<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
 
 function addKey(name: string): Promise<KeyRecord> {
   return mutate((tx) =>
-    insertKey(tx, { description: '', labels: {}, name, version: sampleVersion(tenantId, newId<KeyId>()) }),
+    insertKey(tx, { name, settings: SETTINGS, version: sampleVersion(tenantId, newId<KeyId>()) }),
   );
 }
 
@@ -127,9 +127,14 @@ describe('keys', () => {
   it('a key reads back as it was written', async () => {
     const version = sampleVersion(tenantId, newId<KeyId>());
     const added = await mutate((tx) =>
-      insertKey(tx, { description: 'd', labels: { team: 'red' }, name: 'whole', version }),
+      insertKey(tx, {
+        name: 'whole',
+        settings: { ...SETTINGS, description: 'd', labels: { team: 'red' } },
+        version,
+      }),
     );
-    assert.deepEqual(added.primary, { ...version, revision: '1', createdAt: added.createdAt });
+    const stored = { revision: '1', createdAt: added.createdAt, destroyAt: null, destroyedAt: null };
+    assert.deepEqual(added.primary, { ...version, ...stored });
     assert.deepEqual([added.state, added.description, added.labels], ['ENABLED', 'd', { team: 'red' }]);
     assert.equal(added.name, 'whole');
     assert.deepEqual(await read((tx) => findKeyByName(tx, tenantId, 'whole')), added);
@@ -143,9 +148,8 @@ describe('keys', () => {
     const other = await newTenant(database, 'another');
     await store.mutate(callOf(), { tenantId: other, resource: 'r' }, (tx) =>
       insertKey(tx, {
-        description: '',
-        labels: {},
         name: 'once',
+        settings: SETTINGS,
         version: sampleVersion(other, newId<KeyId>()),
       }),
     );

@@ -12,6 +12,7 @@ import {
   callOf,
   migratedDatabase,
   newTenant,
+  SETTINGS,
   sampleVersion,
   systemTenant,
   type TestDatabase,
@@ -45,7 +46,7 @@ function mutate<T>(tenantId: TenantId, work: (tx: Tx) => Promise<T>): Promise<T>
 
 function addKey(tenantId: TenantId, name: string) {
   return mutate(tenantId, (tx) =>
-    insertKey(tx, { description: '', labels: {}, name, version: sampleVersion(tenantId, newId<KeyId>()) }),
+    insertKey(tx, { name, settings: SETTINGS, version: sampleVersion(tenantId, newId<KeyId>()) }),
   );
 }
 
@@ -87,7 +88,7 @@ describe('tenants', () => {
   it('no row of another tenant can be written, and none of its keys changed', async () => {
     const foreign = sampleVersion(beta, newId<KeyId>());
     await assert.rejects(
-      mutate(alpha, (tx) => insertKey(tx, { description: '', labels: {}, name: 'stolen', version: foreign })),
+      mutate(alpha, (tx) => insertKey(tx, { name: 'stolen', settings: SETTINGS, version: foreign })),
       refused,
     );
     const changed = await mutate(alpha, (tx) =>

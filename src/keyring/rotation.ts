@@ -1,0 +1,233 @@
+/**
+ * Rotation: a new version of a key, made, proven, and made the primary; by request, by schedule, by use. And its history.
+ *
+ * Invariants: a version is proven by its agent before a row of it is written; it becomes primary in the transaction that
+ * inserts it, which also writes history and audit entry and starts the job that re-wraps what is left behind; version
+ * numbers go up by one and are never used again; what is due is asked for again under the key's lock, so that several
+ * replicas that find it due rotate once. Knows no gRPC and no SQL.
+ */
+import { type Call, monotonicNow } from '../call.ts';
+import { KeywardError } from '../errors.ts';
+import { ALGORITHM } from '../hsm/key-version.ts';
+import type { KeyId, TenantId } from '../ids.ts';
+import { findHighestVersion, findVersion, type NewKeyVersion } from '../store/key-versions.ts';
+import { findKey, insertPrimaryVersion, type KeyRecord, lockKey } from '../store/keys.ts';
+import { type DueRotation, findRotationCause } from '../store/maintenance.ts';
+import type { Reference } from '../store/request-ids.ts';
+import { insertJob, newJobId, type RotationCause, supersedeJobs } from '../store/rewrap-jobs.ts';
+import { insertRotation, listRotations, type RotationRecord } from '../store/rotations.ts';
+import type { Replay, Tx } from '../store/store.ts';
+import type { KeyringParts, ListRequest } from './keyring.ts';
+import {
+  findReplayed,
+  identify,
+  type KeyIdentity,
+  keyMutation,
+  ownCall,
+  requireEtag,
+  requireKept,
+} from './mutations.ts';
+import { formatKeyName, type KeyName } from './names.ts';
+import { BY_TO_VERSION, type Page, readPage } from './page-token.ts';
+import { findEnabledTenant } from './usable.ts';
+
+/** How often a rotation that lost to another is tried again. */
+const TRIES = 5;
+const OWN_CALL_MS = 30_000;
+
+/** Why a rotation is to be made, decided under the key's lock; undefined: it isn't. */
+type Decision = (tx: Tx, key: KeyRecord) => Promise<RotationCause | undefined>;
+
+/** See this file's first paragraph. */
+export class Rotation {
+  readonly #parts: KeyringParts;
+
+  constructor(parts: KeyringParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Makes a new version and makes it the primary. Throws RESOURCE_NOT_FOUND, TENANT_DISABLED, ETAG_MISMATCH,
+   * DESTRUCTION_UNDER_WAY, and CONFLICT when other rotations keep coming first.
+   */
+  async rotate(call: Call, name: KeyName, etag: string): Promise<KeyRecord> {
+    const { store, cache } = this.#parts;
+    await findEnabledTenant(cache, name.tenant);
+    const identity = await identify(cache, name);
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const { tenantId, keyId } = identity;
+        const highest = await store.read(call, tenantId, (tx) => findHighestVersion(tx, tenantId, keyId));
+        const replay = replayOf({ keyId, version: highest + 1 }, tenantId);
+        const replayed = await findReplayed(store, call, tenantId, replay);
+        if (replayed !== undefined) return replayed;
+        const decide: Decision = async (_, key) => {
+          requireEtag(etag, key.revision);
+          return 'request';
+        };
+        return await this.#addVersion(call, { name, identity, highest, decide, replay });
+      } catch (error) {
+        if (!isConflict(error) || attempt === TRIES) throw error;
+      }
+    }
+  }
+
+  /** Rotates what is due, each key by itself; `onError` hears of those that failed, which stay due. Returns whose it was. */
+  async rotateDue(
+    due: readonly DueRotation[],
+    onError: (error: unknown, resource: string) => void,
+  ): Promise<string[]> {
+    const rotated: string[] = [];
+    for (const rotation of due) {
+      const resource = formatKeyName(rotation);
+      await this.#rotateDue(rotation).then(
+        (done) => {
+          if (done) rotated.push(resource);
+        },
+        (error: unknown) => onError(error, resource),
+      );
+    }
+    return rotated;
+  }
+
+  /** A key's rotations, newest first. Throws RESOURCE_NOT_FOUND. */
+  async list(call: Call, name: KeyName, request: ListRequest): Promise<Page<RotationRecord>> {
+    const { store, cache } = this.#parts;
+    const { tenantId, keyId } = await identify(cache, name);
+    return readPage(`rotations ${formatKeyName(name)}`, request, BY_TO_VERSION, ({ after, limit }) =>
+      store.read(call, tenantId, (tx) =>
+        listRotations(
+          tx,
+          tenantId,
+          keyId,
+          after === undefined ? { limit } : { limit, before: Number(after) },
+        ),
+      ),
+    );
+  }
+
+  /** Returns whether it was this that rotated the key: not if it isn't due any more. */
+  async #rotateDue({ tenantId, keyId, tenant, key }: DueRotation): Promise<boolean> {
+    const { store } = this.#parts;
+    const call = ownCall('RotateKey', OWN_CALL_MS);
+    const highest = await store.read(call, tenantId, (tx) => findHighestVersion(tx, tenantId, keyId));
+    const decide: Decision = (tx) => findRotationCause(tx, tenantId, keyId);
+    try {
+      await this.#addVersion(call, { name: { tenant, key }, identity: { tenantId, keyId }, highest, decide });
+      return true;
+    } catch (error) {
+      if (isConflict(error)) return false;
+      throw error;
+    }
+  }
+
+  /** Throws CONFLICT when the key has another version than `highest` by now, or `decide` finds no cause. */
+  async #addVersion(
+    call: Call,
+    {
+      name,
+      identity,
+      highest,
+      decide,
+      replay,
+    }: {
+      readonly name: KeyName;
+      readonly identity: KeyIdentity;
+      readonly highest: number;
+      readonly decide: Decision;
+      readonly replay?: Replay<KeyRecord>;
+    },
+  ): Promise<KeyRecord> {
+    const { store, cache, wake } = this.#parts;
+    const { tenantId, keyId } = identity;
+    const startedAt = monotonicNow();
+    const version = await makeKeyVersion(this.#parts, call, identity, highest + 1);
+    const rotated = await store.mutate(
+      call,
+      keyMutation(formatKeyName(name), identity),
+      async (tx) => {
+        const locked = await lockKey(tx, tenantId, keyId);
+        if (locked?.highestVersion !== highest) throw new KeywardError('CONFLICT');
+        requireKept(locked.key);
+        const cause = await decide(tx, locked.key);
+        if (cause === undefined) throw new KeywardError('CONFLICT');
+        const key = await insertPrimaryVersion(tx, version);
+        await this.#record(tx, call, { name, before: locked.key, cause, startedAt, highest });
+        return key;
+      },
+      replay,
+    );
+    cache.forget(tenantId, keyId);
+    wake();
+    return rotated;
+  }
+
+  /** The rotation's history, and the job that finishes it instead of those that earlier ones had started. */
+  async #record(
+    tx: Tx,
+    call: Call,
+    {
+      name,
+      before: { tenantId, keyId, primary },
+      cause,
+      startedAt,
+      highest,
+    }: {
+      readonly name: KeyName;
+      readonly before: KeyRecord;
+      readonly cause: RotationCause;
+      readonly startedAt: number;
+      readonly highest: number;
+    },
+  ): Promise<void> {
+    const jobId = await newJobId(tx);
+    await supersedeJobs(tx, tenantId, keyId);
+    await insertJob(tx, call, {
+      tenantId,
+      jobId,
+      scope: formatKeyName(name),
+      scopeTenantId: tenantId,
+      scopeKeyId: keyId,
+      cause,
+    });
+    await insertRotation(tx, {
+      tenantId,
+      keyId,
+      fromVersion: primary.version,
+      toVersion: highest + 1,
+      cause,
+      caller: call.caller,
+      durationMs: monotonicNow() - startedAt,
+      jobId,
+    });
+  }
+}
+
+function isConflict(error: unknown): boolean {
+  return error instanceof KeywardError && error.reason === 'CONFLICT';
+}
+
+/** A proven version of the key, not yet stored. */
+export async function makeKeyVersion(
+  { agents, current }: Pick<KeyringParts, 'agents' | 'current'>,
+  call: Call,
+  { tenantId, keyId }: KeyIdentity,
+  version: number,
+): Promise<NewKeyVersion> {
+  const algorithm = ALGORITHM.hmacSha512Aes256Gcm;
+  const request = { tenantId, keyId, version, algorithm, ...current };
+  return { ...(await agents.call('createKeyVersion', request, call.deadline)), state: 'ENABLED' };
+}
+
+/** A key's answer rebuilt: as it is now, but for the primary that the effect had made. */
+export function replayOf(reference: Reference, tenantId: TenantId): Replay<KeyRecord> {
+  return {
+    reference,
+    rebuild: async (tx, { keyId, version }) => {
+      const key = await findKey(tx, tenantId, keyId as KeyId);
+      if (key === undefined) throw new Error('a key that a request made is gone');
+      const primary = typeof version === 'number' && (await findVersion(tx, tenantId, key.keyId, version));
+      return primary ? { ...key, primary } : key;
+    },
+  };
+}

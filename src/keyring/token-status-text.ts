@@ -1,0 +1,64 @@
+/**
+ * A token's status as text for people: what `keyward-server token status` prints.
+ *
+ * Its invariant: every object and every required attribute is in it, what is wrong first. Knows no token.
+ */
+import type { AttributePosture } from '../hsm/token-profile.ts';
+import type { TokenObjectStatus, TokenStatusRecord } from './token-status.ts';
+
+/** States of attributes, in the order in which they matter. */
+const STATES = [
+  'violated',
+  'unsupported',
+  'waived',
+  'enforced',
+] as const satisfies AttributePosture['state'][];
+const STATE_WORDS = {
+  violated: 'VIOLATED',
+  unsupported: 'UNSUPPORTED, not waived',
+  waived: 'unsupported, waived',
+  enforced: 'enforced',
+} as const;
+
+/** See this file's first paragraph. Ends with a line end. */
+export function tokenStatusText(status: TokenStatusRecord): string {
+  const { module, profile, unrecorded } = status;
+  const lines = [
+    `token        ${status.label} (serial ${status.serialNumber})`,
+    `             ${status.model} by ${status.manufacturer}; firmware ${status.firmwareVersion}, hardware ${status.hardwareVersion}`,
+    `module       ${module.description} ${module.version} (${module.manufacturer})`,
+    `environment  ${status.environmentId}`,
+    `profile      ${profile.wrapMechanism}; unwrapped keys are ${profile.keyType}; ${profile.attributeOrder}`,
+    `             CKA_VALUE_LEN ${profile.valueLength ? 'said' : 'left out'} when unwrapping; CKA_ALLOWED_MECHANISMS ${profile.allowedMechanisms ? 'narrows' : 'does not narrow'} unwrapped keys`,
+    `             attributes that the token can't hold to: ${profile.unsupportedAttributes.join(', ') || 'none'}`,
+    ...status.objects.flatMap(objectLines),
+    ...unrecorded.map(
+      ({ objectId, label }) => `NOT RECORDED  ${objectId}, labelled ${JSON.stringify(label)}`,
+    ),
+  ];
+  return `${lines.join('\n')}\n`;
+}
+
+function objectLines({
+  role,
+  objectId,
+  isCurrent,
+  condition,
+  attributes,
+  keyVersions,
+}: TokenObjectStatus): string[] {
+  const facts = [
+    `${role} ${objectId}`,
+    isCurrent ? 'current' : 'not current',
+    ...(role === 'root' ? [`${keyVersions} key versions`] : []),
+    ...(condition === 'found' ? [] : [condition.toUpperCase()]),
+  ];
+  const byState = STATES.flatMap((state) => {
+    const those = attributes.filter((each) => each.state === state);
+    if (those.length === 0) return [];
+    return [
+      `  ${STATE_WORDS[state]}: ${those.map((each) => `${each.attribute}=${each.required}`).join(' ')}`,
+    ];
+  });
+  return ['', facts.join(', '), ...byState];
+}

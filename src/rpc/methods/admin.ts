@@ -1,0 +1,60 @@
+/**
+ * AdminService, a row for each method.
+ */
+import { z } from 'zod';
+import { formatTenantName } from '../../keyring/names.ts';
+import * as field from '../fields.ts';
+import type { AdminServiceHandlers } from '../generated/keyward/v1/AdminService.ts';
+import { maintenanceMessage, tenantMessage, tokenStatusMessage } from '../messages.ts';
+import { mutation, type RowsOf, row } from './row.ts';
+
+const setTenantState = (state: 'ENABLED' | 'DISABLED') =>
+  row({
+    request: z.object({ name: field.tenantName, ...mutation }),
+    resource: ({ name }) => formatTenantName(name),
+    handle: async ({ tenants }, call, { name, etag }) =>
+      tenantMessage(await tenants.setState(call, name, etag, state)),
+  });
+
+const setPaused = (paused: boolean) =>
+  row({
+    request: z.object({ requestId: field.requestId }),
+    resource: () => 'maintenance',
+    handle: async ({ maintenance }, call) => maintenanceMessage(await maintenance.setPaused(call, paused)),
+  });
+
+export const adminService = {
+  CreateTenant: row({
+    request: z.object({ tenantId: field.newTenantId, requestId: field.requestId }),
+    resource: ({ tenantId }) => formatTenantName({ tenant: tenantId }),
+    handle: async ({ tenants }, call, { tenantId }) =>
+      tenantMessage(await tenants.create(call, { tenant: tenantId })),
+  }),
+  GetTenant: row({
+    request: z.object({ name: field.tenantName }),
+    resource: ({ name }) => formatTenantName(name),
+    handle: async ({ tenants }, call, { name }) => tenantMessage(await tenants.get(call, name)),
+  }),
+  ListTenants: row({
+    request: z.object(field.page(['state'])),
+    resource: () => 'tenants',
+    handle: async ({ tenants }, call, { filter: conditions, ...page }) => {
+      const { items, nextPageToken } = await tenants.list(call, { ...page, conditions });
+      return { tenants: items.map(tenantMessage), nextPageToken };
+    },
+  }),
+  DisableTenant: setTenantState('DISABLED'),
+  EnableTenant: setTenantState('ENABLED'),
+  GetMaintenance: row({
+    request: z.object({}),
+    resource: () => 'maintenance',
+    handle: async ({ maintenance }, call) => maintenanceMessage(await maintenance.get(call)),
+  }),
+  PauseMaintenance: setPaused(true),
+  ResumeMaintenance: setPaused(false),
+  GetTokenStatus: row({
+    request: z.object({}),
+    resource: () => 'tokenStatus',
+    handle: async ({ tokenStatus }, call) => tokenStatusMessage(await tokenStatus.get(call)),
+  }),
+} satisfies RowsOf<AdminServiceHandlers>;

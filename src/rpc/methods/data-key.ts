@@ -1,0 +1,54 @@
+/**
+ * DataKeyService, a row for each method.
+ */
+import { z } from 'zod';
+import { formatDataKeyName, formatKeyName } from '../../keyring/names.ts';
+import { crc32c } from '../crc32c.ts';
+import * as field from '../fields.ts';
+import type { DataKeyServiceHandlers } from '../generated/keyward/v1/DataKeyService.ts';
+import { dataKeyMessage } from '../messages.ts';
+import { mutation, type RowsOf, row } from './row.ts';
+
+export const dataKeyService = {
+  CreateDataKey: row({
+    request: z.object({
+      parent: field.keyName,
+      dataKeyId: z.union([z.literal(''), field.newId]),
+      encryptionContext: field.encryptionContext,
+      length: field.dataKeyLength,
+      returnPlaintext: z.boolean(),
+      requestId: field.requestId,
+    }),
+    resource: ({ parent, dataKeyId }) =>
+      dataKeyId === '' ? formatKeyName(parent) : formatDataKeyName(parent, dataKeyId),
+    handle: async ({ dataKeys }, call, { parent, dataKeyId: id, encryptionContext: context, ...request }) => {
+      const { length, returnPlaintext: reveal } = request;
+      const { record, plaintext } = await dataKeys.create(call, { parent, id, context, length, reveal });
+      return { dataKey: dataKeyMessage(parent, record), plaintext, plaintextCrc32c: crc32c(plaintext) };
+    },
+  }),
+  GetDataKey: row({
+    request: z.object({ name: field.dataKeyName, encryptionContext: field.encryptionContext }),
+    resource: ({ name }) => formatDataKeyName(name, name.dataKey),
+    handle: async ({ dataKeys }, call, { name, encryptionContext: context }) => {
+      const { record, plaintext } = await dataKeys.get(call, name, context);
+      return { dataKey: dataKeyMessage(name, record), plaintext, plaintextCrc32c: crc32c(plaintext) };
+    },
+  }),
+  ListDataKeys: row({
+    request: z.object({ parent: field.keyName, ...field.page(['version']) }),
+    resource: ({ parent }) => formatKeyName(parent),
+    handle: async ({ dataKeys }, call, { parent, filter: conditions, ...page }) => {
+      const { items, nextPageToken } = await dataKeys.list(call, parent, { ...page, conditions });
+      return { dataKeys: items.map((dataKey) => dataKeyMessage(parent, dataKey)), nextPageToken };
+    },
+  }),
+  DeleteDataKey: row({
+    request: z.object({ name: field.dataKeyName, ...mutation }),
+    resource: ({ name }) => formatDataKeyName(name, name.dataKey),
+    handle: async ({ dataKeys }, call, { name, etag }) => {
+      await dataKeys.delete(call, name, etag);
+      return {};
+    },
+  }),
+} satisfies RowsOf<DataKeyServiceHandlers>;

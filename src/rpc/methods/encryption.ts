@@ -1,0 +1,156 @@
+/**
+ * EncryptionService, a row for each method.
+ */
+import { z } from 'zod';
+import { invalidField } from '../../errors.ts';
+import {
+  formatKeyName,
+  formatKeyVersionName,
+  formatTenantName,
+  type TenantName,
+} from '../../keyring/names.ts';
+import { batchOf } from '../batch.ts';
+import { crc32c } from '../crc32c.ts';
+import * as field from '../fields.ts';
+import type { EncryptionServiceHandlers } from '../generated/keyward/v1/EncryptionService.ts';
+import { type RowsOf, row } from './row.ts';
+
+/** The tenant of a request that names a key. */
+const tenantOfName = ({ name }: { readonly name: TenantName }) => name;
+const tenantOfParent = ({ parent }: { readonly parent: TenantName }) => parent;
+
+const encrypt = row({
+  request: z.object({
+    name: field.keyName,
+    plaintext: field.plaintext,
+    encryptionContext: field.encryptionContext,
+    plaintextCrc32c: field.checksum,
+  }),
+  resource: ({ name }) => formatKeyName(name),
+  handle: async ({ encryption }, call, { name, plaintext, encryptionContext: context, plaintextCrc32c }) => {
+    field.verifyChecksum('plaintext_crc32c', plaintext, plaintextCrc32c);
+    const { ciphertext, version } = await encryption.encrypt(call, { name, plaintext, context });
+    return {
+      ciphertext,
+      keyVersion: formatKeyVersionName(name, version),
+      ciphertextCrc32c: crc32c(ciphertext),
+      verifiedPlaintextCrc32c: plaintextCrc32c !== undefined,
+    };
+  },
+});
+
+/** The key that a ciphertext is expected to be of; of the same tenant. */
+function expectedOf<Key extends TenantName>(name: string, expected: Key | undefined, { tenant }: TenantName) {
+  if (expected !== undefined && expected.tenant !== tenant)
+    throw invalidField(name, 'must be a key of the same tenant');
+  return expected;
+}
+
+const decrypt = row({
+  request: z.object({
+    parent: field.tenantName,
+    ciphertext: field.ciphertext,
+    encryptionContext: field.encryptionContext,
+    key: field.optionalKeyName,
+    ciphertextCrc32c: field.checksum,
+  }),
+  resource: ({ parent }) => formatTenantName(parent),
+  handle: async (
+    { encryption },
+    call,
+    { parent, ciphertext, encryptionContext: context, key, ciphertextCrc32c },
+  ) => {
+    const expectedKey = expectedOf('key', key, parent);
+    field.verifyChecksum('ciphertext_crc32c', ciphertext, ciphertextCrc32c);
+    const opened = await encryption.decrypt(call, { parent, ciphertext, context, expectedKey });
+    return {
+      plaintext: opened.plaintext,
+      keyVersion: formatKeyVersionName(opened.key, opened.version),
+      plaintextCrc32c: crc32c(opened.plaintext),
+      verifiedCiphertextCrc32c: ciphertextCrc32c !== undefined,
+    };
+  },
+});
+
+const dataKeyRequest = z.object({
+  name: field.keyName,
+  encryptionContext: field.encryptionContext,
+  length: field.dataKeyLength,
+});
+
+const generateDataKey = row({
+  request: dataKeyRequest,
+  resource: ({ name }) => formatKeyName(name),
+  handle: async ({ encryption }, call, { name, encryptionContext: context, length }) => {
+    const request = { name, context, length, reveal: true };
+    const { plaintext, ciphertext, version } = await encryption.generateDataKey(call, request);
+    return {
+      plaintext,
+      wrappedDataKey: ciphertext,
+      keyVersion: formatKeyVersionName(name, version),
+      plaintextCrc32c: crc32c(plaintext),
+      wrappedDataKeyCrc32c: crc32c(ciphertext),
+    };
+  },
+});
+
+const reEncrypt = row({
+  request: z.object({
+    name: field.keyName,
+    ciphertext: field.ciphertext,
+    sourceEncryptionContext: field.encryptionContext,
+    destinationEncryptionContext: field.encryptionContext,
+    sourceKey: field.optionalKeyName,
+    ciphertextCrc32c: field.checksum,
+  }),
+  resource: ({ name }) => formatKeyName(name),
+  handle: async ({ encryption }, call, { name, ciphertext, sourceKey, ciphertextCrc32c, ...contexts }) => {
+    const parent = { tenant: name.tenant };
+    const expectedKey = expectedOf('source_key', sourceKey, parent);
+    field.verifyChecksum('ciphertext_crc32c', ciphertext, ciphertextCrc32c);
+    const done = await encryption.reEncrypt(call, {
+      source: { parent, ciphertext, context: contexts.sourceEncryptionContext, expectedKey },
+      name,
+      context: contexts.destinationEncryptionContext,
+    });
+    return {
+      ciphertext: done.ciphertext,
+      sourceKeyVersion: formatKeyVersionName(done.sourceKey, done.sourceVersion),
+      keyVersion: formatKeyVersionName(name, done.version),
+      ciphertextCrc32c: crc32c(done.ciphertext),
+      verifiedCiphertextCrc32c: ciphertextCrc32c !== undefined,
+    };
+  },
+});
+
+export const encryptionService = {
+  Encrypt: encrypt,
+  Decrypt: decrypt,
+  GenerateDataKey: generateDataKey,
+  GenerateDataKeyWithoutPlaintext: row({
+    request: dataKeyRequest,
+    resource: ({ name }) => formatKeyName(name),
+    handle: async ({ encryption }, call, { name, encryptionContext: context, length }) => {
+      const request = { name, context, length, reveal: false };
+      const { ciphertext, version } = await encryption.generateDataKey(call, request);
+      return {
+        wrappedDataKey: ciphertext,
+        keyVersion: formatKeyVersionName(name, version),
+        wrappedDataKeyCrc32c: crc32c(ciphertext),
+      };
+    },
+  }),
+  ReEncrypt: reEncrypt,
+  GenerateRandomBytes: row({
+    request: z.object({ parent: field.keyParent, length: field.randomLength }),
+    resource: ({ parent }) => formatTenantName(parent),
+    handle: async ({ encryption }, call, { parent, length }) => {
+      const data = await encryption.generateRandomBytes(call, parent, length);
+      return { data, dataCrc32c: crc32c(data) };
+    },
+  }),
+  BatchEncrypt: batchOf(encrypt, tenantOfName),
+  BatchDecrypt: batchOf(decrypt, tenantOfParent),
+  BatchGenerateDataKey: batchOf(generateDataKey, tenantOfName),
+  BatchReEncrypt: batchOf(reEncrypt, tenantOfName),
+} satisfies RowsOf<EncryptionServiceHandlers>;

@@ -1,0 +1,141 @@
+/**
+ * KeyService, a row for each method.
+ */
+import { z } from 'zod';
+import { formatKeyName, formatKeyVersionName, formatTenantName } from '../../keyring/names.ts';
+import * as field from '../fields.ts';
+import type { KeyServiceHandlers } from '../generated/keyward/v1/KeyService.ts';
+import { impactMessage, keyMessage, keyVersionMessage } from '../messages.ts';
+import { mutation, type RowsOf, row } from './row.ts';
+
+const setKeyState = (state: 'ENABLED' | 'DISABLED') =>
+  row({
+    request: z.object({ name: field.keyName, ...mutation }),
+    resource: ({ name }) => formatKeyName(name),
+    handle: async ({ keys }, call, { name, etag }) =>
+      keyMessage(name, await keys.setState(call, name, etag, state)),
+  });
+
+const setKeyVersionState = (state: 'ENABLED' | 'DISABLED') =>
+  row({
+    request: z.object({ name: field.keyVersionName, ...mutation }),
+    resource: ({ name }) => formatKeyVersionName(name, name.version),
+    handle: async ({ keys }, call, { name, etag }) =>
+      keyVersionMessage(name, await keys.setVersionState(call, name, etag, state)),
+  });
+
+/** How something is to be destroyed. */
+const destruction = { ...mutation, windowDays: field.destructionWindow, validateOnly: z.boolean() };
+
+export const keyService = {
+  CreateKey: row({
+    request: z.object({
+      parent: field.keyParent,
+      keyId: field.newId,
+      description: field.description,
+      labels: field.labels,
+      rotationPeriod: field.duration,
+      nextRotationTime: field.time,
+      rotationUsageLimit: field.usageLimit,
+      requestId: field.requestId,
+    }),
+    resource: ({ parent, keyId }) => formatKeyName({ ...parent, key: keyId }),
+    handle: async ({ keys }, call, { parent, keyId, description, labels, ...schedule }) => {
+      const settings = {
+        description,
+        labels,
+        rotationPeriodSeconds: schedule.rotationPeriod,
+        nextRotationAt: schedule.nextRotationTime,
+        rotationUsageLimit: schedule.rotationUsageLimit,
+        maintenancePaused: false,
+      };
+      return keyMessage(parent, await keys.create(call, { ...parent, key: keyId }, settings));
+    },
+  }),
+  GetKey: row({
+    request: z.object({ name: field.keyName }),
+    resource: ({ name }) => formatKeyName(name),
+    handle: async ({ keys }, _, { name }) => keyMessage(name, await keys.get(name)),
+  }),
+  ListKeys: row({
+    request: z.object({ parent: field.tenantName, ...field.page(['state', 'labels.']) }),
+    resource: ({ parent }) => formatTenantName(parent),
+    handle: async ({ keys }, call, { parent, filter: conditions, ...page }) => {
+      const { items, nextPageToken } = await keys.list(call, parent, { ...page, conditions });
+      return { keys: items.map((key) => keyMessage(parent, key)), nextPageToken };
+    },
+  }),
+  ListKeyVersions: row({
+    request: z.object({ parent: field.keyName, ...field.page(['state']) }),
+    resource: ({ parent }) => formatKeyName(parent),
+    handle: async ({ keys }, call, { parent, filter: conditions, ...page }) => {
+      const { items, nextPageToken } = await keys.listVersions(call, parent, { ...page, conditions });
+      return {
+        keyVersions: items.map(({ version, usage }) => keyVersionMessage(parent, version, usage)),
+        nextPageToken,
+      };
+    },
+  }),
+  RotateKey: row({
+    request: z.object({ name: field.keyName, ...mutation }),
+    resource: ({ name }) => formatKeyName(name),
+    handle: async ({ rotation }, call, { name, etag }) =>
+      keyMessage(name, await rotation.rotate(call, name, etag)),
+  }),
+  UpdateKey: row({
+    request: z.object({ key: field.keyToUpdate, updateMask: field.keyMask, requestId: field.requestId }),
+    resource: ({ key }) => formatKeyName(key.name),
+    handle: async ({ keys }, call, { key, updateMask }) => {
+      const settings = {
+        description: { description: key.description },
+        labels: { labels: key.labels },
+        rotation_period: { rotationPeriodSeconds: key.rotationPeriod },
+        next_rotation_time: { nextRotationAt: key.nextRotationTime },
+        rotation_usage_limit: { rotationUsageLimit: key.rotationUsageLimit },
+        maintenance_paused: { maintenancePaused: key.maintenancePaused },
+      };
+      const changes = Object.assign({}, ...updateMask.map((path) => settings[path]));
+      return keyMessage(key.name, await keys.update(call, key.name, key.etag, changes));
+    },
+  }),
+  DisableKey: setKeyState('DISABLED'),
+  EnableKey: setKeyState('ENABLED'),
+  GetKeyVersion: row({
+    request: z.object({ name: field.keyVersionName }),
+    resource: ({ name }) => formatKeyVersionName(name, name.version),
+    handle: async ({ keys }, call, { name }) => {
+      const { version, usage } = await keys.getVersion(call, name);
+      return keyVersionMessage(name, version, usage);
+    },
+  }),
+  DisableKeyVersion: setKeyVersionState('DISABLED'),
+  EnableKeyVersion: setKeyVersionState('ENABLED'),
+  ScheduleKeyVersionDestruction: row({
+    request: z.object({ name: field.keyVersionName, ...destruction }),
+    resource: ({ name }) => formatKeyVersionName(name, name.version),
+    handle: async (keyring, call, { name, ...request }) => {
+      const { version, impact } = await keyring.destruction.scheduleVersion(call, name, request);
+      return { keyVersion: keyVersionMessage(name, version), impact: impactMessage(impact) };
+    },
+  }),
+  RestoreKeyVersion: row({
+    request: z.object({ name: field.keyVersionName, ...mutation }),
+    resource: ({ name }) => formatKeyVersionName(name, name.version),
+    handle: async (keyring, call, { name, etag }) =>
+      keyVersionMessage(name, await keyring.destruction.restoreVersion(call, name, etag)),
+  }),
+  ScheduleKeyDestruction: row({
+    request: z.object({ name: field.keyName, ...destruction }),
+    resource: ({ name }) => formatKeyName(name),
+    handle: async (keyring, call, { name, ...request }) => {
+      const { key, impact } = await keyring.destruction.scheduleKey(call, name, request);
+      return { key: keyMessage(name, key), impact: impactMessage(impact) };
+    },
+  }),
+  RestoreKey: row({
+    request: z.object({ name: field.keyName, ...mutation }),
+    resource: ({ name }) => formatKeyName(name),
+    handle: async (keyring, call, { name, etag }) =>
+      keyMessage(name, await keyring.destruction.restoreKey(call, name, etag)),
+  }),
+} satisfies RowsOf<KeyServiceHandlers>;

@@ -1,0 +1,57 @@
+/**
+ * RotationService, a row for each method.
+ */
+import { z } from 'zod';
+import { formatJobName, formatKeyName, formatScope, formatTenantName } from '../../keyring/names.ts';
+import * as field from '../fields.ts';
+import type { RotationServiceHandlers } from '../generated/keyward/v1/RotationService.ts';
+import { jobMessage, rotationMessage } from '../messages.ts';
+import { type RowsOf, row, streamRow } from './row.ts';
+
+export const rotationService = {
+  ListRotations: row({
+    request: z.object({ parent: field.keyName, ...field.pageOnly }),
+    resource: ({ parent }) => formatKeyName(parent),
+    handle: async ({ rotation }, call, { parent, ...page }) => {
+      const { items, nextPageToken } = await rotation.list(call, parent, { ...page, conditions: [] });
+      return { rotations: items.map((item) => rotationMessage(parent, item)), nextPageToken };
+    },
+  }),
+  CreateRewrapJob: row({
+    request: z.object({ scope: field.scope, requestId: field.requestId }),
+    resource: ({ scope }) => formatScope(scope),
+    handle: async ({ rewrap }, call, { scope }) => {
+      const { tenant, job } = await rewrap.create(call, scope);
+      return jobMessage(tenant, job);
+    },
+  }),
+  GetRewrapJob: row({
+    request: z.object({ name: field.jobName }),
+    resource: ({ name }) => formatJobName(name, name.job),
+    handle: async ({ rewrap }, call, { name }) => {
+      const { job, failures } = await rewrap.get(call, name);
+      return jobMessage(name, job, failures);
+    },
+  }),
+  ListRewrapJobs: row({
+    request: z.object({ parent: field.tenantName, ...field.page(['state']) }),
+    resource: ({ parent }) => formatTenantName(parent),
+    handle: async ({ rewrap }, call, { parent, filter: conditions, ...page }) => {
+      const { items, nextPageToken } = await rewrap.list(call, parent, { ...page, conditions });
+      return { rewrapJobs: items.map((job) => jobMessage(parent, job)), nextPageToken };
+    },
+  }),
+  CancelRewrapJob: row({
+    request: z.object({ name: field.jobName, requestId: field.requestId }),
+    resource: ({ name }) => formatJobName(name, name.job),
+    handle: async ({ rewrap }, call, { name }) => jobMessage(name, await rewrap.cancel(call, name)),
+  }),
+  WatchRewrapJob: streamRow({
+    request: z.object({ name: field.jobName }),
+    resource: ({ name }) => formatJobName(name, name.job),
+    stream: async function* ({ rewrap }, call, { name }) {
+      for await (const { job, failures, rate } of rewrap.watch(call, name))
+        yield jobMessage(name, job, failures, rate);
+    },
+  }),
+} satisfies RowsOf<RotationServiceHandlers>;
