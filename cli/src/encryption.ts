@@ -4,12 +4,11 @@
  * Owns what goes where. Its invariants: decrypt puts the plaintext's bytes on standard output and nothing else; a data
  * key's plaintext is shown only to who asks for it by name; what would be lost by overwriting is not overwritten.
  */
-import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import type { DecryptRequest, KeywardClient } from 'keyward-client';
 import { UsageError } from './failures.ts';
-import { ciphertextOf, readInput, writeOutput, writeStandardOutput } from './files.ts';
+import { ciphertextOf, readInput, refuseToOverwrite, writeOutput, writeStandardOutput } from './files.ts';
 import { keyName, parentOf, tenantName } from './names.ts';
 import { contextOption, type Pairs, pairsOption, wholeNumber } from './options.ts';
 import { printJson } from './print.ts';
@@ -158,7 +157,7 @@ interface DataKeyOptions {
 export function addDataKey(program: Command): void {
   program
     .command('data-key <key>')
-    .description('issue a data key, for encryption of your own')
+    .description('issue a data key, for encryption of your own; "stored-data-keys" are kept by the service')
     .option('--tenant <tenant>', 'whose key it is, when <key> is only its id')
     .addOption(contextOption())
     .option('--length <bytes>', '16, 32 or 64', wholeNumber, 32)
@@ -181,11 +180,7 @@ export function addDataKey(program: Command): void {
     .action((key: string, _options, command: Command) =>
       withClient<DataKeyOptions>(command, async (keyward, options) => {
         const name = keyName(key, options.tenant);
-        for (const file of [options.wrappedOut, options.plaintextOut]) {
-          if (file !== undefined && !options.force && existsSync(file)) {
-            throw new UsageError(`${file} exists already; --force overwrites it`);
-          }
-        }
+        if (!options.force) refuseToOverwrite([options.wrappedOut, options.plaintextOut]);
         await deliver(await issue(keyward, name, options), options);
       }),
     );

@@ -1,8 +1,8 @@
 /**
  * What went wrong, as one line for stderr and an exit code.
  *
- * Owns the exit codes: 0 done; 1 the service refused, or its answer couldn't be written; 2 the command was given
- * something it can't use; 3 the service can't be reached. Its invariant: a line holds no control characters, whoever
+ * Owns the exit codes: 0 done; 1 the service refused, its answer couldn't be written, or a watched job ended with something
+ * left undone; 2 the command was given something it can't use; 3 the service can't be reached. Its invariant: a line holds no control characters, whoever
  * wrote it, and nothing that was encrypted or is to be.
  */
 import { inspect } from 'node:util';

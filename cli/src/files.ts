@@ -4,7 +4,7 @@
  * Its invariants: what is read is bounded; bytes are taken or refused as they are, never repaired; a file that holds
  * plaintext is for its owner alone. Knows nothing of the service.
  */
-import { createReadStream } from 'node:fs';
+import { createReadStream, existsSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { fileTrouble, UsageError } from './failures.ts';
 
@@ -71,6 +71,15 @@ interface WriteOptions {
   readonly secret?: boolean;
   /** Fail when it exists. */
   readonly fresh?: boolean;
+}
+
+/** A UsageError for a file that exists: before a secret is made that would have nowhere to go. */
+export function refuseToOverwrite(files: readonly (string | undefined)[]): void {
+  for (const file of files) {
+    if (file !== undefined && existsSync(file)) {
+      throw new UsageError(`${file} exists already; --force overwrites it`);
+    }
+  }
 }
 
 /** Writes the file, or standard output for `-`. */

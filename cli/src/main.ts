@@ -7,16 +7,23 @@
  */
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { addKeys, addTenants } from './administration.ts';
+import { addMaintenance, addTenants } from './administration.ts';
+import { addStoredDataKeys } from './data-keys.ts';
 import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
 import { printable, report } from './failures.ts';
+import { addJobs } from './jobs.ts';
+import { addKeys } from './keys.ts';
+import { addToken } from './token.ts';
 
 const AFTER_HELP = `
 Without flags and variables, the development identity that "npm start" made is used: .keyward/client.json, looked for
 from the current folder upward.
 
-Exit codes: 0 done; 1 the service refused, or its answer could not be written; 2 something given can't be used; 3 the
-service can't be reached. KEYWARD_DEBUG=1 shows where an error came from.`;
+Durations are written 90d, 12h, 30m or 45s, and times in RFC 3339: 2027-01-31T12:00:00Z.
+
+Exit codes: 0 done; 1 the service refused, or its answer could not be written, or the job that was watched ended PARTIAL
+or CANCELLED; 2 something given can't be used; 3 the service can't be reached. KEYWARD_DEBUG=1 shows where an error came
+from.`;
 
 function build(): Command {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
@@ -50,6 +57,10 @@ function build(): Command {
   addReEncrypt(program);
   addDataKey(program);
   addRandom(program);
+  addStoredDataKeys(program);
+  addJobs(program);
+  addMaintenance(program);
+  addToken(program);
   return program;
 }
 

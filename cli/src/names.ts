@@ -14,37 +14,81 @@ export function tenantName(given: string): string {
   return name;
 }
 
+/** The tenant whose things are to be listed, which the argument or `--tenant` names; `whose keys?` for neither. */
+export function oneTenant(given: string | undefined, tenant: string | undefined, question: string): string {
+  const whose = given ?? tenant;
+  if (whose === undefined) throw new UsageError(question);
+  const name = tenantName(whose);
+  if (tenant !== undefined && tenantName(tenant) !== name) {
+    throw new UsageError(`${given} is not ${tenant}: name one tenant`);
+  }
+  return name;
+}
+
 /** `tenants/acme/keys/orders` of the same, or of `orders` and the tenant. */
 export function keyName(given: string, tenant: string | undefined): string {
-  const parent = tenant === undefined ? undefined : tenantName(tenant);
-  if (!given.includes('/') && given !== '') {
-    if (parent === undefined) {
-      throw new UsageError(
-        `which tenant's key is ${given}? Write tenants/…/keys/${given}, or give --tenant as well`,
-      );
-    }
-    return `${parent}/keys/${given}`;
-  }
-  if (!/^tenants\/[^/]+\/keys\/[^/]+$/.test(given)) {
-    throw new UsageError(
-      `${given} is not a key: write tenants/acme/keys/orders, or orders with --tenant acme`,
-    );
-  }
-  if (parent !== undefined && parentOf(given) !== parent) {
-    throw new UsageError(`${given} is not a key of ${parent}`);
-  }
-  return given;
+  return tenantsName(given, tenant, { what: 'key', collection: 'keys', example: 'orders' });
+}
+
+/** `tenants/acme/rewrapJobs/…` of the same, or of its last part and the tenant. */
+export function jobName(given: string, tenant: string | undefined): string {
+  return tenantsName(given, tenant, { what: 'job', collection: 'rewrapJobs', example: '…' });
 }
 
 /** `tenants/acme/keys/orders/versions/3` of the same, or of `orders/versions/3` and the tenant. */
 export function keyVersionName(given: string, tenant: string | undefined): string {
-  const [, key, version] = /^(.*)\/versions\/([^/]+)$/s.exec(given) ?? [];
-  if (key === undefined) {
+  return keysName(given, tenant, { what: 'version', collection: 'versions', example: '3' });
+}
+
+/** `tenants/acme/keys/orders/dataKeys/db` of the same, or of `orders/dataKeys/db` and the tenant. */
+export function dataKeyName(given: string, tenant: string | undefined): string {
+  return keysName(given, tenant, { what: 'stored data key', collection: 'dataKeys', example: 'db' });
+}
+
+/** What a job is for: a key, a tenant, or all tenants, which is `-`. With a tenant, an id is a key's. */
+export function scopeName(given: string, tenant: string | undefined): string {
+  const key = tenant !== undefined || given.includes('/keys/');
+  return key ? keyName(given, tenant) : tenantName(given);
+}
+
+interface Kind {
+  readonly what: string;
+  readonly collection: string;
+  readonly example: string;
+}
+
+/** The name of a tenant's own thing. */
+function tenantsName(given: string, tenant: string | undefined, { what, collection, example }: Kind): string {
+  const parent = tenant === undefined ? undefined : tenantName(tenant);
+  if (!given.includes('/') && given !== '') {
+    if (parent === undefined) {
+      throw new UsageError(
+        `which tenant's ${what} is ${given}? Write tenants/…/${collection}/${given}, or give --tenant as well`,
+      );
+    }
+    return `${parent}/${collection}/${given}`;
+  }
+  if (!new RegExp(`^tenants/[^/]+/${collection}/[^/]+$`).test(given)) {
     throw new UsageError(
-      `${given} is not a version: write tenants/acme/keys/orders/versions/3, or orders/versions/3 with --tenant acme`,
+      `${given} is not a ${what}: write tenants/acme/${collection}/${example}, or ${example} with --tenant acme`,
     );
   }
-  return `${keyName(key, tenant)}/versions/${version}`;
+  if (parent !== undefined && parentOf(given) !== parent) {
+    throw new UsageError(`${given} is not a ${what} of ${parent}`);
+  }
+  return given;
+}
+
+/** The name of a key's own thing. */
+function keysName(given: string, tenant: string | undefined, { what, collection, example }: Kind): string {
+  const [, key, id] = new RegExp(`^(.*)/${collection}/([^/]+)$`, 's').exec(given) ?? [];
+  if (key === undefined) {
+    const short = `orders/${collection}/${example}`;
+    throw new UsageError(
+      `${given} is not a ${what}: write tenants/acme/keys/${short}, or ${short} with --tenant acme`,
+    );
+  }
+  return `${keyName(key, tenant)}/${collection}/${id}`;
 }
 
 /** `tenants/acme` of `tenants/acme/keys/orders`. */

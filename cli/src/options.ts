@@ -1,10 +1,27 @@
 /**
  * Options that several commands have, and how their values are read.
  */
-import { InvalidArgumentError, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { readDuration, readTime } from './durations.ts';
 
 /** `key=value` pairs, each key once. */
 export type Pairs = ReadonlyMap<string, string>;
+
+/** Of a command whose argument may be an id alone. */
+export interface TenantOptions {
+  readonly tenant?: string;
+}
+
+/** Of a command that lists. */
+export interface ListOptions {
+  readonly filter?: string;
+}
+
+/** Of a command that changes something. */
+export interface ChangeOptions {
+  readonly etag?: string;
+  readonly requestId?: string;
+}
 
 /** An option that is repeated for more pairs. */
 export function pairsOption(flag: string, description: string): Option {
@@ -31,8 +48,77 @@ export function contextOption(): Option {
   return pairsOption('--context', 'a pair of the encryption context; repeat it for more');
 }
 
+/** Adds `--tenant`, for an argument such as `<key>` that may be an id alone. */
+export function withTenant(command: Command, what = 'key', argument = what): Command {
+  return command.option('--tenant <tenant>', `whose ${what} it is, when <${argument}> is only its id`);
+}
+
+/** Adds `--filter`, by the fields that the list has. */
+export function withFilter(command: Command, fields: string, example = 'state = DISABLED'): Command {
+  return command.option(
+    '--filter <filter>',
+    `only those that match, by ${fields}: '${example}', terms joined by AND`,
+  );
+}
+
+/** Adds `--request-id`. */
+export function withRequestId(command: Command): Command {
+  return command.option(
+    '--request-id <uuid>',
+    'the same command with the same id, within 24 hours, changes nothing more',
+  );
+}
+
+/** Adds `--etag` and `--request-id`. */
+export function withEtag(command: Command): Command {
+  return withRequestId(
+    command.option('--etag <etag>', 'refuse when it has changed since (see --output json)'),
+  );
+}
+
+/** The request's part of a change's options. */
+export function changeOf({ etag, requestId }: ChangeOptions): ChangeOptions {
+  return given({ etag, requestId });
+}
+
+/** The fields that have a value: a request's own `undefined` would be another request. */
+export function given<Fields extends object>(
+  fields: Fields,
+): { readonly [Name in keyof Fields]?: Exclude<Fields[Name], undefined> } {
+  const entries = Object.entries(fields).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(entries) as ReturnType<typeof given<Fields>>;
+}
+
 /** For an option's or argument's value. */
 export function wholeNumber(text: string): number {
   if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('Write a whole number.');
   return Number(text);
+}
+
+/** For what may be large: up to 15 digits, which a number holds exactly. */
+export function count(text: string): number {
+  if (!/^\d{1,15}$/.test(text)) throw new InvalidArgumentError('Write a whole number.');
+  return Number(text);
+}
+
+/** Seconds. */
+export function duration(text: string): number {
+  const seconds = readDuration(text);
+  if (seconds === undefined) throw new InvalidArgumentError('Write 90d, 12h, 30m or 45s.');
+  return seconds;
+}
+
+/** Days. */
+export function days(text: string): number {
+  const seconds = readDuration(text);
+  if (seconds === undefined || seconds % 86_400 !== 0)
+    throw new InvalidArgumentError('Write days, as in 30d.');
+  return seconds / 86_400;
+}
+
+/** A time. */
+export function time(text: string): Date {
+  const found = readTime(text);
+  if (found === undefined) throw new InvalidArgumentError('Write RFC 3339, as in 2027-01-31T12:00:00Z.');
+  return found;
 }

@@ -3,7 +3,19 @@
  *
  * Owns which columns a thing has. JSON has the client's field names, times in RFC 3339, bytes in base64.
  */
-import type { Key, KeyVersion, Tenant } from 'keyward-client';
+import type {
+  DataKey,
+  Key,
+  KeyVersion,
+  Maintenance,
+  RewrapFailure,
+  RewrapJob,
+  Rotation,
+  Tenant,
+  TokenObject,
+  UnrecordedTokenObject,
+} from 'keyward-client';
+import { writeDuration } from './durations.ts';
 import { printable } from './failures.ts';
 import { writeStandardOutput } from './files.ts';
 import { lastPart } from './names.ts';
@@ -19,14 +31,40 @@ export const TENANT: Columns<Tenant> = {
   CREATED: ({ createTime }) => createTime.toISOString(),
 };
 
+/** What the service does by itself, as columns. */
+export const MAINTENANCE: Columns<Maintenance> = {
+  MAINTENANCE: ({ paused }) => (paused ? 'PAUSED' : 'ON'),
+  SINCE: ({ changeTime }) => changeTime?.toISOString() ?? 'ever',
+  CALLER: ({ caller }) => caller,
+};
+
+/** What the table shows of a token's objects, those that the service's database doesn't know among them. */
+export const TOKEN_OBJECT: Columns<TokenObject | UnrecordedTokenObject> = {
+  ROLE: (object) => ('role' in object ? object.role : 'NOT RECORDED'),
+  UID: ({ uid }) => uid,
+  CURRENT: (object) => ('role' in object ? (object.current ? 'yes' : 'no') : ''),
+  CONDITION: (object) => ('role' in object ? object.condition : `labelled ${object.label}`),
+  ATTRIBUTES: (object) => ('role' in object ? attributesOf(object) : ''),
+  'KEY VERSIONS': (object) => ('role' in object && object.role === 'ROOT' ? String(object.keyVersions) : ''),
+};
+
+/** How many attributes are as they must be, and which aren't. */
+function attributesOf({ attributes }: TokenObject): string {
+  const enforced = attributes.filter(({ state }) => state === 'ENFORCED').length;
+  const others = attributes.filter(({ state }) => state !== 'ENFORCED');
+  return [`${enforced} ENFORCED`, ...others.map(({ name, state }) => `${name} ${state}`)].join(', ');
+}
+
 /** A key's columns; the primary's own state is shown where it is what keeps the key from encrypting. */
 export const KEY: Columns<Key> = {
   NAME: ({ name }) => name,
   PRIMARY: ({ primary: { name, state } }) =>
     state === 'ENABLED' ? lastPart(name) : `${lastPart(name)} (${state})`,
-  STATE: ({ state }) => state,
+  STATE: stateOf,
   UID: ({ uid }) => uid,
   CREATED: ({ createTime }) => createTime.toISOString(),
+  'NEXT ROTATION': ({ nextRotationTime, maintenancePaused }) =>
+    `${whenOf(nextRotationTime)}${maintenancePaused ? ' (PAUSED)' : ''}`,
   LABELS: ({ labels }) =>
     Object.entries(labels)
       .map(([name, value]) => `${name}=${value}`)
@@ -35,13 +73,90 @@ export const KEY: Columns<Key> = {
   DESCRIPTION: ({ description }) => shortened(description),
 };
 
+/** A key's schedule as columns. */
+export const SCHEDULE: Columns<Key> = {
+  NAME: ({ name }) => name,
+  STATE: stateOf,
+  PERIOD: ({ rotationPeriodSeconds: seconds }) => (seconds === undefined ? 'none' : writeDuration(seconds)),
+  'NEXT ROTATION': ({ nextRotationTime }) => whenOf(nextRotationTime),
+  'USAGE LIMIT': ({ rotationUsageLimit: limit }) => (limit === 0 ? 'none' : String(limit)),
+  MAINTENANCE: ({ maintenancePaused }) => (maintenancePaused ? 'PAUSED' : 'ON'),
+};
+
 /** A key version's columns. */
 export const KEY_VERSION: Columns<KeyVersion> = {
   NAME: ({ name }) => name,
-  STATE: ({ state }) => state,
+  STATE: stateOf,
   ALGORITHM: ({ algorithm }) => algorithm,
   CREATED: ({ createTime }) => createTime.toISOString(),
 };
+
+/** A key version's columns, with how it was used. */
+export const KEY_VERSION_USE: Columns<KeyVersion> = {
+  ...KEY_VERSION,
+  ENCRYPTIONS: ({ usage }) => String(usage?.encryptOperations ?? ''),
+  'LAST ENCRYPTION': ({ usage }) => (usage ? whenOf(usage.lastEncryptTime) : ''),
+  DECRYPTIONS: ({ usage }) => String(usage?.decryptOperations ?? ''),
+  'LAST DECRYPTION': ({ usage }) => (usage ? whenOf(usage.lastDecryptTime) : ''),
+};
+
+/** A stored data key's columns. */
+export const DATA_KEY: Columns<DataKey> = {
+  NAME: ({ name }) => name,
+  VERSION: ({ keyVersion }) => lastPart(keyVersion),
+  LENGTH: ({ length }) => String(length),
+  UID: ({ uid }) => uid,
+  CREATED: ({ createTime }) => createTime.toISOString(),
+  'RE-WRAPPED': ({ rewrapTime }) => whenOf(rewrapTime),
+};
+
+/** A rotation's columns, with what its job has done. */
+export const ROTATION: Columns<Rotation> = {
+  ROTATED: ({ rotateTime }) => rotateTime.toISOString(),
+  FROM: ({ fromVersion }) => lastPart(fromVersion),
+  TO: ({ toVersion }) => lastPart(toVersion),
+  CAUSE: ({ cause }) => cause,
+  TOOK: ({ durationSeconds: took }) => (took === undefined ? '' : `${Math.round(took * 1000)}ms`),
+  'RE-WRAP': ({ rewrapState }) => rewrapState,
+  DONE: ({ rewrapped }) => String(rewrapped),
+  LEFT: ({ left }) => String(left),
+  FAILED: ({ failed }) => String(failed),
+  JOB: ({ rewrapJob }) => lastPart(rewrapJob),
+  CALLER: ({ caller }) => caller,
+};
+
+/** A re-wrap job's columns. */
+export const JOB: Columns<RewrapJob> = {
+  NAME: ({ name }) => name,
+  SCOPE: ({ scope }) => scope,
+  STATE: ({ state, paused }) => (paused && state === 'RUNNING' ? `${state} (PAUSED)` : state),
+  CAUSE: ({ cause }) => cause,
+  TOTAL: ({ total, totalIsFinal }) => `${total}${totalIsFinal ? '' : '+'}`,
+  DONE: ({ done }) => String(done),
+  LEFT: ({ left }) => String(left),
+  FAILED: ({ failed }) => String(failed),
+  STARTED: ({ createTime }) => createTime.toISOString(),
+  ENDED: ({ endTime }) => endTime?.toISOString() ?? '',
+  CALLER: ({ caller }) => caller,
+};
+
+/** The columns of what a job could not open. */
+export const FAILURE: Columns<RewrapFailure> = {
+  'DATA KEY': ({ dataKey }) => dataKey,
+  REASON: ({ reason }) => reason,
+  TIME: ({ time }) => time.toISOString(),
+};
+
+/** A state, and since or until when where that is what matters of it. */
+function stateOf({ state, destroyTime, destroyEventTime }: Key | KeyVersion): string {
+  const when =
+    state === 'DESTROYED' ? destroyEventTime : state === 'DESTROY_SCHEDULED' ? destroyTime : undefined;
+  return when === undefined ? state : `${state} (${when.toISOString()})`;
+}
+
+function whenOf(time: Date | undefined): string {
+  return time?.toISOString() ?? 'never';
+}
 
 /** The longest description that a table shows, in characters; JSON has it all. */
 const SHOWN_CHARACTERS = 60;
@@ -74,7 +189,12 @@ export async function printJson(value: unknown): Promise<void> {
   await writeStandardOutput(`${JSON.stringify(value, null, 2)}\n`);
 }
 
-async function printTable<Item>(columns: Columns<Item>, items: readonly Item[]): Promise<void> {
+/** Prints a table, after `before`; its head even if there are no rows. */
+export async function printTable<Item>(
+  columns: Columns<Item>,
+  items: readonly Item[],
+  before = '',
+): Promise<void> {
   const rows = [
     Object.keys(columns),
     ...items.map((item) => Object.values(columns).map((cell) => printable(cell(item)))),
@@ -86,5 +206,5 @@ async function printTable<Item>(columns: Columns<Item>, items: readonly Item[]):
       .join('  ')
       .trimEnd(),
   );
-  await writeStandardOutput(`${lines.join('\n')}\n`);
+  await writeStandardOutput(`${before}${lines.join('\n')}\n`);
 }

@@ -32,16 +32,24 @@ const SOURCES: readonly { setting: Setting; flag: string; variable: string }[] =
   { setting: 'keyFile', flag: '--key-file', variable: 'KEYWARD_KEY_FILE' },
 ];
 
-/** Gives `work` a client by the command's options, closed afterwards, and the options. */
+/**
+ * Gives `work` a client by the command's options, closed afterwards, and the options. `retries` is for commands that are to
+ * outlast a service that is started anew.
+ */
 export async function withClient<Options extends object>(
   command: Command,
   work: (keyward: KeywardClient, options: GlobalOptions & Options) => Promise<void>,
+  { retries }: { readonly retries?: number } = {},
 ): Promise<void> {
   const options = command.optsWithGlobals<GlobalOptions & Options>();
   const settings = settingsOf(options);
   let keyward: KeywardClient;
   try {
-    keyward = connect({ ...settings, defaultTimeoutMs: options.timeout });
+    keyward = connect({
+      ...settings,
+      defaultTimeoutMs: options.timeout,
+      ...(retries === undefined ? {} : { retries }),
+    });
   } catch (error) {
     const { code, path } = error as NodeJS.ErrnoException;
     if (path !== undefined) throw new UsageError(`${path}: ${fileTrouble(error)}`, { cause: error });

@@ -1,131 +1,25 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { chmod, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, before, beforeEach, describe, it } from 'node:test';
+import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { status } from '@grpc/grpc-js';
-import {
-  type FakeService,
-  type Handler,
-  refusal,
-  startFakeService,
-  wireKey,
-} from '../client/fake-service.ts';
-import { type Outcome, type RunOptions, run } from './run.ts';
+import { refusal, wireKey } from '../client/fake-service.ts';
+import { CIPHERTEXT, KEY, TENANT, useFakeService } from './fake.ts';
+import { run } from './run.ts';
 
-const KEY = 'tenants/acme/keys/orders';
-const TENANT = {
-  name: 'tenants/acme',
-  uid: '018f0000-0000-4000-8000-000000000000',
-  createTime: { seconds: 1_700_000_000, nanos: 0 },
-  state: 'TENANT_STATE_ENABLED',
-  etag: 't1',
-};
 const REQUEST_ID = 'f0000000-0000-4000-8000-000000000000';
-/** Every byte once, and after a head like a ciphertext's: whatever changes bytes on their way is seen. */
-const CIPHERTEXT = Buffer.from([1, 1, 1, 0, ...Array.from({ length: 256 }, (_, i) => i)]);
 
-let service: FakeService;
-let folder: string;
-let handlers: Record<string, Handler>;
-let seen: Record<string, Record<string, unknown>>;
-
-/** Runs in a folder below the one with the development identity. */
-async function keyward(args: string, options: Partial<RunOptions> = {}): Promise<Outcome> {
-  return run(args.split(' '), { cwd: join(folder, 'below'), ...options });
-}
-
-before(async () => {
-  handlers = {};
-  const methods = [
-    'CreateTenant GetTenant ListTenants DisableTenant EnableTenant CreateKey GetKey ListKeys RotateKey UpdateKey',
-    'DisableKey EnableKey ListKeyVersions GetKeyVersion DisableKeyVersion EnableKeyVersion Encrypt Decrypt',
-    'ReEncrypt GenerateDataKey GenerateDataKeyWithoutPlaintext GenerateRandomBytes',
-  ];
-  service = await startFakeService(
-    Object.fromEntries(
-      methods
-        .join(' ')
-        .split(' ')
-        .map((name): [string, Handler] => [
-          name,
-          (request, call) => {
-            seen[name] = request;
-            return handlers[name]?.(request, call);
-          },
-        ]),
-    ),
-  );
-  folder = await mkdtemp(join(tmpdir(), 'keyward-cli-'));
-  await mkdir(join(folder, '.keyward'));
-  await mkdir(join(folder, 'below'));
-  await writeFile(join(folder, '.keyward', 'ca.pem'), service.caPem);
-  await writeFile(join(folder, '.keyward', 'cert.pem'), service.client.certPem);
-  await writeFile(join(folder, '.keyward', 'key.pem'), service.client.keyPem);
-  await writeFile(
-    join(folder, '.keyward', 'client.json'),
-    JSON.stringify({
-      address: service.address,
-      caFile: 'ca.pem',
-      certFile: 'cert.pem',
-      keyFile: 'key.pem',
-    }),
-  );
-});
-
-after(async () => {
-  await service[Symbol.asyncDispose]();
-  await rm(folder, { recursive: true });
-});
-
-beforeEach(() => {
-  seen = {};
-  const version = `${KEY}/versions/1`;
-  handlers = {
-    CreateTenant: () => TENANT,
-    GetTenant: () => TENANT,
-    ListTenants: () => ({
-      tenants: [TENANT, { ...TENANT, name: 'tenants/a', state: 'TENANT_STATE_DISABLED' }],
-    }),
-    DisableTenant: () => TENANT,
-    EnableTenant: () => TENANT,
-    CreateKey: () => wireKey(KEY),
-    GetKey: () => wireKey(KEY),
-    ListKeys: () => ({ keys: [wireKey(KEY)] }),
-    ListKeyVersions: () => ({ keyVersions: [wireKey(KEY).primary] }),
-    RotateKey: () => wireKey(KEY, 2),
-    UpdateKey: () => wireKey(KEY),
-    DisableKey: () => ({ ...wireKey(KEY), state: 'KEY_STATE_DISABLED' }),
-    EnableKey: () => wireKey(KEY),
-    GetKeyVersion: () => wireKey(KEY).primary,
-    DisableKeyVersion: () => wireKey(KEY).primary,
-    EnableKeyVersion: () => wireKey(KEY).primary,
-    ReEncrypt: () => ({ ciphertext: CIPHERTEXT, keyVersion: version, sourceKeyVersion: version }),
-    GenerateRandomBytes: () => ({ data: Buffer.from([0, 255, 10, 13]) }),
-    GenerateDataKeyWithoutPlaintext: () => ({ wrappedDataKey: CIPHERTEXT, keyVersion: version }),
-    Encrypt: () => ({ ciphertext: CIPHERTEXT, keyVersion: version }),
-    Decrypt: () => ({ plaintext: Buffer.from([0, 255, 10, 13]), keyVersion: version }),
-    GenerateDataKey: () => ({
-      plaintext: Buffer.alloc(32, 7),
-      wrappedDataKey: CIPHERTEXT,
-      keyVersion: version,
-    }),
-  };
-});
-
-function refuse(method: string, facts: Parameters<typeof refusal>[0]) {
-  handlers[method] = () => {
-    throw refusal(facts);
-  };
-}
+const fake = useFakeService();
+const { keyward, refuse } = fake;
 
 describe('tenants and keys', () => {
   it('are named in full or by their ids', async () => {
     const parent = 'tenants/acme';
     const page = { pageSize: 100, pageToken: '', filter: '' };
-    const created = { parent, keyId: 'orders', description: '', labels: {} };
+    const unscheduled = { rotationPeriod: null, nextRotationTime: null, rotationUsageLimit: 0 };
+    const created = { parent, keyId: 'orders', description: '', labels: {}, ...unscheduled };
     const version = `${KEY}/versions/3`;
     const cases: [args: string, method: string, request: object][] = [
       ['tenants create acme', 'CreateTenant', { tenantId: 'acme' }],
@@ -167,7 +61,7 @@ describe('tenants and keys', () => {
     ];
     for (const [args, method, request] of cases) {
       const { code, stderr } = await keyward(args);
-      const { requestId, ...rest } = seen[method] ?? {};
+      const { requestId, ...rest } = fake.seen[method] ?? {};
       assert.deepEqual([code, stderr, rest], [0, '', request], args);
       assert.equal(typeof requestId, /^(Get|List)/.test(method) ? 'undefined' : 'string', args);
     }
@@ -184,9 +78,9 @@ describe('tenants and keys', () => {
       [`keys version enable ${KEY}/versions/1`, 'EnableKeyVersion'],
     ];
     for (const [args, method] of cases) {
-      seen = {};
+      fake.seen = {};
       assert.equal((await keyward(`${args} --request-id ${REQUEST_ID}`)).code, 0, args);
-      assert.equal(seen[method]?.['requestId'], REQUEST_ID, args);
+      assert.equal(fake.seen[method]?.['requestId'], REQUEST_ID, args);
     }
   });
 
@@ -217,14 +111,14 @@ describe('tenants and keys', () => {
     );
     assert.match(
       (await keyward(`keys get ${KEY}`)).stdout,
-      /^NAME +PRIMARY +STATE +UID +CREATED +LABELS +DESCRIPTION\n\S+ +1 +ENABLED .* team=payments +for orders\n$/,
+      /^NAME +PRIMARY +STATE +UID +CREATED +NEXT ROTATION +LABELS +DESCRIPTION\n\S+ +1 +ENABLED .* never +team=payments +for orders\n$/,
     );
     assert.match((await keyward(`keys disable ${KEY}`)).stdout, / 1 +DISABLED /);
   });
 
   it('show why a key does not encrypt, and long descriptions in part', async () => {
     const key = wireKey(KEY);
-    handlers['GetKey'] = () => ({
+    fake.handlers['GetKey'] = () => ({
       ...key,
       primary: { ...key.primary, state: 'KEY_VERSION_STATE_DISABLED' },
       labels: { team: 'payments', env: 'prod' },
@@ -236,7 +130,7 @@ describe('tenants and keys', () => {
   });
 
   it('never let the service command the terminal', async () => {
-    handlers['GetTenant'] = () => ({ ...TENANT, name: 'tenants/\u001b[2Jx' });
+    fake.handlers['GetTenant'] = () => ({ ...TENANT, name: 'tenants/\u001b[2Jx' });
     const { stdout } = await keyward('tenants get acme');
     assert.match(stdout, /tenants\/\?\[2Jx/);
     refuse('GetKey', { code: status.NOT_FOUND, message: 'a\nb\u001b]0;x' });
@@ -275,14 +169,14 @@ describe('tenants and keys', () => {
       assert.match(outcome.stderr, /^keyward: [^\n]+\n$/);
       assert.equal(outcome.stdout, '');
     }
-    assert.deepEqual(seen, {});
+    assert.deepEqual(fake.seen, {});
   });
 });
 
 describe('keys update', () => {
   /** The key that UpdateKey was given, and its mask. */
   function updated() {
-    const { key, updateMask } = seen['UpdateKey'] as Record<string, Record<string, unknown>>;
+    const { key, updateMask } = fake.seen['UpdateKey'] as Record<string, Record<string, unknown>>;
     const { name, description, labels, etag } = key ?? {};
     return { name, description, labels, etag, paths: updateMask?.['paths'] };
   }
@@ -297,13 +191,16 @@ describe('keys update', () => {
       etag: 'k0',
       paths: ['description'],
     });
-    assert.equal(seen['GetKey'], undefined);
-    await run(['keys', 'update', KEY, '--description', ''], { cwd: folder });
+    assert.equal(fake.seen['GetKey'], undefined);
+    await run(['keys', 'update', KEY, '--description', ''], { cwd: fake.folder });
     assert.deepEqual([updated().description, updated().paths], ['', ['description']]);
   });
 
   it('changes the labels that are named, under the etag that it has read', async () => {
-    handlers['GetKey'] = () => ({ ...wireKey(KEY), labels: { team: 'payments', env: 'test', old: '1' } });
+    fake.handlers['GetKey'] = () => ({
+      ...wireKey(KEY),
+      labels: { team: 'payments', env: 'test', old: '1' },
+    });
     const args = `keys update ${KEY} --label env=prod --label new= --remove-label old --remove-label absent`;
     assert.equal((await keyward(args)).code, 0);
     assert.deepEqual(updated(), {
@@ -319,11 +216,11 @@ describe('keys update', () => {
 
   it('reads again when another change came first, but not against an etag that was given', async () => {
     let etag = 0;
-    handlers['GetKey'] = () => {
+    fake.handlers['GetKey'] = () => {
       etag += 1;
       return { ...wireKey(KEY), labels: { [`l${etag}`]: '' }, etag: String(etag) };
     };
-    handlers['UpdateKey'] = () => {
+    fake.handlers['UpdateKey'] = () => {
       if (etag < 3) throw refusal({ code: status.ABORTED, reason: 'ETAG_MISMATCH' });
       return wireKey(KEY);
     };
@@ -343,7 +240,7 @@ describe('encrypt', () => {
     const { code, stdout, stderr } = await keyward(args, { input: 'secret\n' });
     assert.deepEqual([code, stderr], [0, '']);
     assert.equal(stdout, `${CIPHERTEXT.toString('base64')}\n`);
-    const request = seen['Encrypt'] ?? {};
+    const request = fake.seen['Encrypt'] ?? {};
     assert.deepEqual(request['plaintext'], Buffer.from('secret\n'));
     assert.deepEqual(
       new Map(Object.entries(request['encryptionContext'] as object)),
@@ -356,12 +253,12 @@ describe('encrypt', () => {
   });
 
   it('reads and writes files, raw, and names the key version in JSON', async () => {
-    await writeFile(join(folder, 'plain'), 'from a file');
-    const out = join(folder, 'cipher');
+    await writeFile(join(fake.folder, 'plain'), 'from a file');
+    const out = join(fake.folder, 'cipher');
     const toFile = await keyward(`encrypt ${KEY} --in ../plain --out ../cipher`);
     assert.deepEqual([toFile.code, toFile.stdout], [0, '']);
     assert.deepEqual(await readFile(out), CIPHERTEXT);
-    assert.deepEqual(seen['Encrypt']?.['plaintext'], Buffer.from('from a file'));
+    assert.deepEqual(fake.seen['Encrypt']?.['plaintext'], Buffer.from('from a file'));
     assert.deepEqual((await keyward(`encrypt ${KEY} --raw`)).bytes, CIPHERTEXT);
     const json = await keyward(`encrypt ${KEY} --output json`);
     assert.deepEqual(JSON.parse(json.stdout), {
@@ -374,7 +271,7 @@ describe('encrypt', () => {
 
   it('refuses a plaintext that is too long, a file that is not there, a context that is not one', async () => {
     const long = await keyward(`encrypt ${KEY}`, { input: Buffer.alloc(65_537) });
-    assert.deepEqual([long.code, seen], [2, {}]);
+    assert.deepEqual([long.code, fake.seen], [2, {}]);
     assert.match(long.stderr, /longer than 64 KiB.*data-key/);
     const absent = await keyward(`encrypt ${KEY} --in ./absent`);
     assert.deepEqual([absent.code, absent.stderr], [2, 'keyward: ./absent: there is no such file\n']);
@@ -397,11 +294,11 @@ describe('decrypt', () => {
       base64.replace(/.{76}/g, '$&\r\n'),
     ];
     for (const input of inputs) {
-      seen = {};
+      fake.seen = {};
       const { code, bytes, stderr } = await keyward('decrypt --tenant acme --context a=b', { input });
       assert.deepEqual([code, stderr], [0, '']);
       assert.deepEqual(bytes, plaintext);
-      const { parent, ciphertext, encryptionContext, key } = seen['Decrypt'] ?? {};
+      const { parent, ciphertext, encryptionContext, key } = fake.seen['Decrypt'] ?? {};
       assert.deepEqual(
         [parent, ciphertext, encryptionContext, key],
         ['tenants/acme', CIPHERTEXT, { a: 'b' }, ''],
@@ -412,7 +309,10 @@ describe('decrypt', () => {
   it('names the tenant and the key that it expects', async () => {
     for (const args of [`--key ${KEY}`, '--key orders --tenant acme']) {
       await keyward(`decrypt ${args}`, { input: CIPHERTEXT });
-      assert.deepEqual([seen['Decrypt']?.['parent'], seen['Decrypt']?.['key']], ['tenants/acme', KEY]);
+      assert.deepEqual(
+        [fake.seen['Decrypt']?.['parent'], fake.seen['Decrypt']?.['key']],
+        ['tenants/acme', KEY],
+      );
     }
     const neither = await keyward('decrypt', { input: CIPHERTEXT });
     assert.deepEqual([neither.code, /--tenant/.test(neither.stderr)], [2, true]);
@@ -425,17 +325,17 @@ describe('decrypt', () => {
       assert.equal(code, 2);
       assert.match(stderr, /not a ciphertext/);
     }
-    assert.deepEqual(seen, {});
+    assert.deepEqual(fake.seen, {});
     await keyward('decrypt --tenant acme --raw', { input: 'AQ==' });
-    assert.deepEqual(seen['Decrypt']?.['ciphertext'], Buffer.from('AQ=='));
+    assert.deepEqual(fake.seen['Decrypt']?.['ciphertext'], Buffer.from('AQ=='));
     await keyward('decrypt --tenant acme --base64', { input: 'AgEB' });
-    assert.deepEqual(seen['Decrypt']?.['ciphertext'], Buffer.from([2, 1, 1]));
+    assert.deepEqual(fake.seen['Decrypt']?.['ciphertext'], Buffer.from([2, 1, 1]));
     assert.equal((await keyward('decrypt --tenant acme --base64', { input: '%' })).code, 2);
     assert.equal((await keyward('decrypt --tenant acme --base64 --raw')).code, 2);
   });
 
   it('writes a file for its owner alone, or JSON', async () => {
-    const out = join(folder, 'opened');
+    const out = join(fake.folder, 'opened');
     await writeFile(out, 'older, and longer');
     await chmod(out, 0o644);
     const toFile = await keyward('decrypt --tenant acme --out ../opened', { input: CIPHERTEXT });
@@ -457,22 +357,22 @@ describe('data-key', () => {
       keyVersion: `${KEY}/versions/1`,
       wrappedDataKey: wrapped,
     });
-    assert.deepEqual(seen['GenerateDataKey'], { name: KEY, encryptionContext: { a: 'b' }, length: 64 });
+    assert.deepEqual(fake.seen['GenerateDataKey'], { name: KEY, encryptionContext: { a: 'b' }, length: 64 });
     const asked = await keyward(`data-key ${KEY} --show-plaintext`);
     assert.equal(JSON.parse(asked.stdout).plaintext, plaintext.toString('base64'));
-    assert.equal(seen['GenerateDataKey']?.['length'], 32);
+    assert.equal(fake.seen['GenerateDataKey']?.['length'], 32);
   });
 
   it('writes files, the plaintext for its owner alone, and overwrites none unasked', async () => {
     const args = `data-key ${KEY} --plaintext-out ../key.bin --wrapped-out ../key.wrapped`;
     const first = await keyward(args);
     assert.deepEqual(JSON.parse(first.stdout), { keyVersion: `${KEY}/versions/1` });
-    assert.deepEqual(await readFile(join(folder, 'key.bin')), plaintext);
-    assert.deepEqual(await readFile(join(folder, 'key.wrapped')), CIPHERTEXT);
-    assert.equal((await stat(join(folder, 'key.bin'))).mode & 0o777, 0o600);
-    seen = {};
+    assert.deepEqual(await readFile(join(fake.folder, 'key.bin')), plaintext);
+    assert.deepEqual(await readFile(join(fake.folder, 'key.wrapped')), CIPHERTEXT);
+    assert.equal((await stat(join(fake.folder, 'key.bin'))).mode & 0o777, 0o600);
+    fake.seen = {};
     const second = await keyward(args);
-    assert.deepEqual([second.code, seen], [2, {}]);
+    assert.deepEqual([second.code, fake.seen], [2, {}]);
     assert.match(second.stderr, /key\.wrapped exists already/);
     assert.equal((await keyward(`${args} --force`)).code, 0);
   });
@@ -487,7 +387,7 @@ describe('data-key --without-plaintext', () => {
       keyVersion: `${KEY}/versions/1`,
       wrappedDataKey: CIPHERTEXT.toString('base64'),
     });
-    assert.deepEqual(seen, {
+    assert.deepEqual(fake.seen, {
       GenerateDataKeyWithoutPlaintext: { name: KEY, encryptionContext: { a: 'b' }, length: 16 },
     });
     const both = await keyward(`${args} --plaintext-out ../never`);
@@ -509,7 +409,7 @@ describe('re-encrypt', () => {
         input: base64,
       });
       assert.deepEqual([code, stdout, stderr], [0, `${base64}\n`, '']);
-      const request = seen['ReEncrypt'] ?? {};
+      const request = fake.seen['ReEncrypt'] ?? {};
       assert.deepEqual(request['ciphertext'], CIPHERTEXT);
       assert.deepEqual(request['sourceEncryptionContext'], { a: 'b' });
       assert.deepEqual(request['destinationEncryptionContext'], destination);
@@ -517,18 +417,18 @@ describe('re-encrypt', () => {
   });
 
   it('takes and gives raw bytes and files, names both versions in JSON, and overwrites no input', async () => {
-    await writeFile(join(folder, 'old'), CIPHERTEXT);
+    await writeFile(join(fake.folder, 'old'), CIPHERTEXT);
     const options = `re-encrypt orders --tenant acme --source-key before`;
     assert.deepEqual((await keyward(`${options} --raw`, { input: CIPHERTEXT })).bytes, CIPHERTEXT);
-    assert.equal(seen['ReEncrypt']?.['sourceKey'], 'tenants/acme/keys/before');
+    assert.equal(fake.seen['ReEncrypt']?.['sourceKey'], 'tenants/acme/keys/before');
     assert.equal((await keyward(`${options} --in ../old --out ../new`)).code, 0);
-    assert.deepEqual(await readFile(join(folder, 'new')), CIPHERTEXT);
+    assert.deepEqual(await readFile(join(fake.folder, 'new')), CIPHERTEXT);
     const json = await keyward(`${options} --output json`, { input: base64 });
     const versions = { sourceKeyVersion: `${KEY}/versions/1`, keyVersion: `${KEY}/versions/1` };
     assert.deepEqual(JSON.parse(json.stdout), { ciphertext: base64, ...versions });
-    seen = {};
+    fake.seen = {};
     const inPlace = await keyward(`${options} --in ../old --out ../below/../old`);
-    assert.deepEqual([inPlace.code, seen], [2, {}]);
+    assert.deepEqual([inPlace.code, fake.seen], [2, {}]);
     assert.match(inPlace.stderr, /would be overwritten/);
     assert.equal((await keyward(options, { input: 'nothing' })).code, 2);
   });
@@ -540,13 +440,13 @@ describe('random', () => {
   it('prints base64, raw bytes or JSON, or writes a file for its owner alone', async () => {
     const args = 'random 4 --tenant acme';
     assert.equal((await keyward(args)).stdout, `${data.toString('base64')}\n`);
-    assert.deepEqual(seen, { GenerateRandomBytes: { parent: 'tenants/acme', length: 4 } });
+    assert.deepEqual(fake.seen, { GenerateRandomBytes: { parent: 'tenants/acme', length: 4 } });
     assert.deepEqual((await keyward(`${args} --raw`)).bytes, data);
     const json = await keyward(`${args} --output json`);
     assert.deepEqual(JSON.parse(json.stdout), { data: data.toString('base64') });
     assert.equal((await keyward(`${args} --out ../random`)).stdout, '');
-    assert.deepEqual(await readFile(join(folder, 'random')), data);
-    assert.equal((await stat(join(folder, 'random'))).mode & 0o777, 0o600);
+    assert.deepEqual(await readFile(join(fake.folder, 'random')), data);
+    assert.equal((await stat(join(fake.folder, 'random'))).mode & 0o777, 0o600);
   });
 });
 
@@ -588,9 +488,9 @@ describe('the connection', () => {
   const below = '.keyward/client.json';
 
   it('comes from flags, else from the environment, else from the development identity', async () => {
-    const file = (name: string) => join(folder, '.keyward', name);
+    const file = (name: string) => join(fake.folder, '.keyward', name);
     const env = {
-      KEYWARD_ADDRESS: service.address,
+      KEYWARD_ADDRESS: fake.service.address,
       KEYWARD_CA_FILE: file('ca.pem'),
       KEYWARD_CERT_FILE: file('cert.pem'),
       KEYWARD_KEY_FILE: file('key.pem'),
@@ -598,7 +498,7 @@ describe('the connection', () => {
     assert.equal((await keyward('tenants list', { cwd: '/', env })).code, 0);
     const wrong = { ...env, KEYWARD_ADDRESS: '127.0.0.1:1' };
     assert.equal((await keyward('tenants list', { cwd: '/', env: wrong })).code, 3);
-    const flags = `--address ${service.address} --ca-file ${file('ca.pem')}`;
+    const flags = `--address ${fake.service.address} --ca-file ${file('ca.pem')}`;
     assert.equal((await keyward(`tenants list ${flags}`, { cwd: '/', env: wrong })).code, 0);
     const nothing = await keyward('tenants list', { cwd: '/' });
     assert.equal(nothing.code, 2);
@@ -612,7 +512,7 @@ describe('the connection', () => {
       stderr,
       /^keyward: UNAVAILABLE: No answer from 127\.0\.0\.1:1: connect ECONNREFUSED[^\n]*\n$/,
     );
-    handlers['GetTenant'] = () => new Promise(() => {});
+    fake.handlers['GetTenant'] = () => new Promise(() => {});
     const late = await keyward('tenants get acme --timeout 0.2');
     assert.equal(late.code, 3);
     assert.match(late.stderr, /DEADLINE_EXCEEDED: No answer from .* by the deadline/);
@@ -621,14 +521,14 @@ describe('the connection', () => {
   it('with files that are not usable ends with code 2', async () => {
     const absent = await keyward('tenants list --cert-file ./absent.pem');
     assert.deepEqual([absent.code, absent.stderr], [2, 'keyward: ./absent.pem: there is no such file\n']);
-    const broken = await keyward(`tenants list --cert-file ${below}`, { cwd: folder });
+    const broken = await keyward(`tenants list --cert-file ${below}`, { cwd: fake.folder });
     assert.equal(broken.code, 2);
     assert.match(broken.stderr, /^keyward: the CA, certificate or key file is not usable[^\n]*\n$/);
     assert.equal((await keyward('tenants list --address nonsense')).code, 2);
   });
 
   it('is never taken from an identity that belongs to another user, or is not whole', async (t) => {
-    const other = join(folder, 'other');
+    const other = join(fake.folder, 'other');
     await mkdir(join(other, '.keyward'), { recursive: true });
     await writeFile(join(other, below), '{"address": 7}');
     assert.match((await keyward('tenants list', { cwd: other })).stderr, /lacks address/);
@@ -645,12 +545,12 @@ describe('the connection', () => {
 
 describe('in a pipe', () => {
   it('a reader that goes away is no error', async () => {
-    handlers['ListTenants'] = () => ({ tenants: Array(20_000).fill(TENANT) });
+    fake.handlers['ListTenants'] = () => ({ tenants: Array(20_000).fill(TENANT) });
     const main = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url));
     const child = spawn(
       '/bin/sh',
       ['-c', '("$0" "$1" tenants list; echo "code $?" >&2) | head -1', process.execPath, main],
-      { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] },
+      { cwd: fake.folder, stdio: ['ignore', 'pipe', 'pipe'] },
     );
     let stdout = '';
     let stderr = '';
@@ -683,6 +583,9 @@ describe('help', () => {
       're-encrypt',
       'data-key',
       'random',
+      'stored-data-keys',
+      'jobs',
+      'maintenance',
       'Exit codes',
       'KEYWARD_ADDRESS',
     ]) {

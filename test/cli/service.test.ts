@@ -3,7 +3,7 @@ import { createDecipheriv } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { type Environment, newEnvironment, type Service, startService } from '../kit.ts';
+import { type Environment, eventually, newEnvironment, type Service, startService } from '../kit.ts';
 import { type Outcome, run } from './run.ts';
 
 const KEY = 'tenants/acme/keys/orders';
@@ -26,7 +26,12 @@ describe('the keyward command against the service', () => {
 
   before(async () => {
     environment = await newEnvironment();
-    service = await startService(environment);
+    // So that what is to be seen of the service's own doing is there soon.
+    service = await startService(environment, {
+      KEYWARD_MAINTENANCE_TICKS: '* * * * * *',
+      KEYWARD_MAINTENANCE_JITTER_MS: '0',
+      KEYWARD_USAGE_REPORT_MS: '200',
+    });
     folder = join(environment.directory, 'cli');
     mkdirSync(join(folder, '.keyward'), { recursive: true });
     const { certPem, keyPem } = environment.ca.issue({ subject: 'cli', usage: 'client' });
@@ -102,7 +107,7 @@ describe('the keyward command against the service', () => {
     const sealed = (await done(`encrypt ${key}`, 'p')).stdout;
     await done(`keys rotate ${key}`);
     const cases: [off: string, on: string, state: RegExp, refused: RegExp][] = [
-      [`keys disable ${key}`, `keys enable ${key}`, / 2 +DISABLED /, /^keyward: KEY_DISABLED/],
+      [`keys disable ${key}`, `keys enable ${key}`, / 2 +DISABLED /, /^keyward: KEY_NOT_ENABLED/],
       [
         'keys version disable k/versions/1 --tenant switched',
         `keys version enable ${key}/versions/1`,
@@ -160,6 +165,86 @@ describe('the keyward command against the service', () => {
     const dataKey = await done('decrypt --tenant renewed', issued.wrappedDataKey);
     assert.equal(dataKey.bytes.length, 64);
     assert.equal((await done('random 1024 --tenant renewed --raw')).bytes.length, 1024);
+  });
+
+  it('keeps data keys, brings them under a new version, and shows what was done and what would be lost', async () => {
+    const key = 'tenants/kept/keys/k';
+    await done('tenants create kept');
+    await done(`keys create ${key} --rotation-period 90d --usage-limit 1000000`);
+    for (const id of ['a', 'b', 'c']) {
+      await done(`stored-data-keys create ${key} --id ${id} --context use=${id} --plaintext-out kept-${id}`);
+    }
+    const { stdout } = await done(`keys rotate ${key} --watch`);
+    assert.match(stdout, /^NAME[^\n]+\ntenants\/kept\/rewrapJobs\/[^\n]+ SUCCEEDED +REQUEST +3 +3 +0 +0 /);
+    const args = `stored-data-keys get ${key}/dataKeys/b --context use=b`;
+    const opened = await done(`${args} --plaintext-out -`);
+    assert.deepEqual(opened.bytes, readFileSync(join(folder, 'kept-b')));
+    assert.match((await done(args)).stdout, /dataKeys\/b +2 +32 /);
+    assert.match((await keyward(args.replace('use=b', 'use=c'))).stderr, /^keyward: DECRYPTION_FAILED/);
+    const history = await done('keys history k --tenant kept');
+    assert.match(history.stdout, /^ROTATED[^\n]+\n[^ ]+ +1 +2 +REQUEST +\d+ms +SUCCEEDED +3 +0 +0 [^\n]+\n$/);
+    const jobs = JSON.parse((await done('jobs list kept --output json')).stdout);
+    assert.deepEqual([jobs.length, jobs[0].state, jobs[0].done], [1, 'SUCCEEDED', 3]);
+
+    await done(`stored-data-keys delete ${key}/dataKeys/c`);
+    const preview = await done(`keys destroy ${key} --window 7d`);
+    assert.match(preview.stdout, /key versions +2\n +stored data keys +2\n/);
+    const command =
+      preview.stdout
+        .trimEnd()
+        .split('\n')
+        .at(-1)
+        ?.replace(/^ +keyward /, '') ?? '';
+    assert.match((await done(command)).stdout, / DESTROY_SCHEDULED \(20[^\n]+/);
+    assert.match((await keyward(args)).stderr, /^keyward: KEY_NOT_ENABLED/);
+    assert.match((await done(`keys restore ${key}`)).stdout, / DISABLED /);
+    await done(`keys enable ${key}`);
+    await done(args);
+  });
+
+  it('destroys a version that nothing is under any more, and not the primary', async () => {
+    const key = 'tenants/worn/keys/k';
+    await done('tenants create worn');
+    await done(`keys create ${key}`);
+    await done(`encrypt ${key}`, 'p');
+    await done(`keys rotate ${key} --watch`);
+    const primary = await keyward(`keys version destroy ${key}/versions/2`);
+    assert.deepEqual([primary.code, /KEY_VERSION_IS_PRIMARY/.test(primary.stderr)], [1, true]);
+    await eventually(async () => {
+      assert.match((await done(`keys versions ${key}`)).stdout, /versions\/1 .* 1 +20\S+Z +0 +never\n$/);
+    });
+    const { impact } = JSON.parse(
+      (await done(`keys version destroy ${key}/versions/1 --output json`)).stdout,
+    );
+    assert.deepEqual([impact.keyVersions, impact.storedDataKeys], [1, 0]);
+    assert.equal(impact.usage.encryptOperations, 1);
+    const late = await keyward(`keys version destroy ${key}/versions/1 --confirm wrong`);
+    assert.match(late.stderr, /^keyward: ETAG_MISMATCH/);
+    const scheduled = await done(`keys version destroy ${key}/versions/1 --confirm ${impact.etag}`);
+    assert.match(scheduled.stdout, /versions\/1 +DESTROY_SCHEDULED \(/);
+    assert.match((await done(`keys version restore ${key}/versions/1`)).stdout, /versions\/1 +DISABLED /);
+  });
+
+  it('changes schedules, and has maintenance stand still', async () => {
+    const key = 'tenants/timed/keys/k';
+    await done('tenants create timed');
+    await done(`keys create ${key} --rotation-period 30d`);
+    const next = '2099-01-01T00:00:00Z';
+    const { stdout } = await done(`keys schedule ${key} --period 90d --next ${next} --usage-limit 5000`);
+    assert.match(stdout, / ENABLED +90d +2099-01-01T00:00:00\.000Z +5000 +ON\n$/);
+    assert.match((await done(`keys schedule ${key} --no-period`)).stdout, / none +never +5000 +ON\n$/);
+    assert.match((await done(`keys pause ${key}`)).stdout, / PAUSED\n$/);
+    await done(`stored-data-keys create ${key}`);
+    await done(`keys rotate ${key}`);
+    const [{ rewrapJob }] = JSON.parse((await done(`keys history ${key} --output json`)).stdout);
+    assert.match((await done(`jobs get ${rewrapJob}`)).stdout, / RUNNING \(PAUSED\) /);
+    await done(`jobs cancel ${rewrapJob}`);
+    const watched = await keyward(`jobs watch ${rewrapJob}`);
+    assert.deepEqual([watched.code, watched.stderr], [1, 'keyward: the job was cancelled\n']);
+    assert.match((await done(`keys resume ${key}`)).stdout, / ON\n$/);
+    assert.match((await done('maintenance pause')).stdout, /\nPAUSED +20/);
+    assert.match((await done('maintenance resume')).stdout, /\nON +20/);
+    assert.match((await done('maintenance status')).stdout, /\nON +20/);
   });
 
   it('says what the service refuses', async () => {

@@ -1,0 +1,36 @@
+/**
+ * A command that changes one thing, which its argument names, and prints what became of it.
+ *
+ * Knows nothing of the things.
+ */
+import type { Command } from 'commander';
+import type { KeywardClient } from 'keyward-client';
+import { type ChangeOptions, changeOf, type TenantOptions, withEtag } from './options.ts';
+import { type Columns, printOne } from './print.ts';
+import { withClient } from './session.ts';
+
+/** What such a command does. */
+export interface Change<Item> {
+  readonly description: string;
+  readonly columns: Columns<Item>;
+  readonly nameOf: (given: string, tenant: string | undefined) => string;
+  readonly change: (
+    keyward: KeywardClient,
+    request: { readonly name: string } & ChangeOptions,
+  ) => Promise<Item>;
+}
+
+/** Gives `command` its words, and what it does. */
+export function addChange<Item>(
+  command: Command,
+  { description, columns, nameOf, change }: Change<Item>,
+): void {
+  withEtag(command)
+    .description(description)
+    .action((given: string, _options, itself: Command) =>
+      withClient<TenantOptions & ChangeOptions>(itself, async (keyward, { output, tenant, ...options }) => {
+        const request = { name: nameOf(given, tenant), ...changeOf(options) };
+        await printOne(output, columns, await change(keyward, request));
+      }),
+    );
+}

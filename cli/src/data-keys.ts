@@ -1,0 +1,141 @@
+/**
+ * `keyward stored-data-keys …`: data keys that the service keeps.
+ *
+ * Owns their words and arguments. Its invariant is that of `data-key`: a plaintext is shown only to who asks for it by
+ * name, and what would be lost by overwriting is not overwritten.
+ */
+import type { Command } from 'commander';
+import type { DataKey } from 'keyward-client';
+import { refuseToOverwrite, writeOutput } from './files.ts';
+import { dataKeyName, keyName } from './names.ts';
+import {
+  type ChangeOptions,
+  changeOf,
+  contextOption,
+  given,
+  type ListOptions,
+  type Pairs,
+  type TenantOptions,
+  wholeNumber,
+  withEtag,
+  withFilter,
+  withRequestId,
+  withTenant,
+} from './options.ts';
+import { DATA_KEY, printAll, printJson, printOne } from './print.ts';
+import { withClient } from './session.ts';
+
+/** Adds `stored-data-keys`. */
+export function addStoredDataKeys(program: Command): void {
+  const dataKeys = program
+    .command('stored-data-keys')
+    .description('data keys that the service keeps, wrapped, and brings under new versions of their key');
+  addCreate(dataKeys);
+  addGet(dataKeys);
+  withFilter(withTenant(dataKeys.command('list <key>')), 'version', 'version = 1')
+    .description("list all of a key's stored data keys")
+    .action((key: string, _options, command: Command) =>
+      withClient<TenantOptions & ListOptions>(command, (keyward, { output, tenant, filter = '' }) =>
+        printAll(output, DATA_KEY, keyward.dataKeys(keyName(key, tenant), { filter })),
+      ),
+    );
+  withEtag(withTenant(dataKeys.command('delete <data-key>')))
+    .description('delete one at once and for good, and with it what was encrypted under it')
+    .action((dataKey: string, _options, command: Command) =>
+      withClient<TenantOptions & ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        await keyward.deleteDataKey({ name: dataKeyName(dataKey, tenant), ...changeOf(options) });
+        if (output === 'json') await printJson({});
+      }),
+    );
+}
+
+interface PlaintextOptions {
+  readonly output: 'table' | 'json';
+  readonly plaintextOut?: string;
+  readonly showPlaintext?: boolean;
+  readonly force?: boolean;
+}
+
+function withPlaintext(command: Command): Command {
+  return command
+    .option(
+      '--plaintext-out <file>',
+      'write the data key there, raw, readable by you alone; - for standard output',
+    )
+    .option('--show-plaintext', 'print the data key too, in base64')
+    .option('--force', 'overwrite a file that exists');
+}
+
+interface CreateOptions extends TenantOptions, ChangeOptions, PlaintextOptions {
+  readonly id?: string;
+  readonly context: Pairs;
+  readonly length: number;
+}
+
+function addCreate(dataKeys: Command): void {
+  withPlaintext(withRequestId(withTenant(dataKeys.command('create <key>'))))
+    .description('make a data key and keep it, wrapped under the primary version of a key')
+    .option('--id <id>', 'the last part of its name; one is generated unless given')
+    .addOption(contextOption())
+    .option('--length <bytes>', '16, 32 or 64', wholeNumber, 32)
+    .addHelpText(
+      'after',
+      '\nThe data key itself stays in the HSM agent without --plaintext-out and --show-plaintext; "get" has it at any time.' +
+        '\n\n  keyward stored-data-keys create tenants/acme/keys/orders --id db --context use=db',
+    )
+    .action((key: string, _options, command: Command) =>
+      withClient<CreateOptions>(command, async (keyward, { tenant, id, context, length, ...options }) => {
+        const { plaintextOut, showPlaintext, force } = options;
+        if (!force) refuseToOverwrite([plaintextOut]);
+        const { dataKey, plaintext } = await keyward.createDataKey({
+          parent: keyName(key, tenant),
+          encryptionContext: context,
+          length,
+          returnPlaintext: plaintextOut !== undefined || showPlaintext === true,
+          ...given({ dataKeyId: id }),
+          ...changeOf(options),
+        });
+        await deliver(dataKey, plaintext, options);
+      }),
+    );
+}
+
+interface GetOptions extends TenantOptions, PlaintextOptions {
+  readonly context: Pairs;
+}
+
+function addGet(dataKeys: Command): void {
+  withPlaintext(withTenant(dataKeys.command('get <data-key>')))
+    .description('open one: tenants/acme/keys/orders/dataKeys/db, or orders/dataKeys/db with --tenant acme')
+    .addOption(contextOption())
+    .addHelpText(
+      'after',
+      '\nOpens it in any case, and shows the data key itself only with --plaintext-out or --show-plaintext.' +
+        '\n\n  keyward stored-data-keys get tenants/acme/keys/orders/dataKeys/db --context use=db --plaintext-out -',
+    )
+    .action((name: string, _options, command: Command) =>
+      withClient<GetOptions>(command, async (keyward, { tenant, context, ...options }) => {
+        if (!options.force) refuseToOverwrite([options.plaintextOut]);
+        const { dataKey, plaintext } = await keyward.getDataKey({
+          name: dataKeyName(name, tenant),
+          encryptionContext: context,
+        });
+        await deliver(dataKey, plaintext, options);
+      }),
+    );
+}
+
+/** The plaintext to where it was asked for, then what there is to know of the data key. */
+async function deliver(
+  dataKey: DataKey,
+  plaintext: Buffer | undefined,
+  { output, plaintextOut, showPlaintext, force = false }: PlaintextOptions,
+): Promise<void> {
+  if (plaintextOut !== undefined && plaintext !== undefined) {
+    await writeOutput(plaintextOut, plaintext, { fresh: !force, secret: true });
+    if (plaintextOut === '-') return;
+  }
+  if (!showPlaintext || plaintext === undefined) return printOne(output, DATA_KEY, dataKey);
+  const shown = plaintext.toString('base64');
+  await printOne(output, { ...DATA_KEY, PLAINTEXT: () => shown }, { ...dataKey, plaintext: shown });
+}

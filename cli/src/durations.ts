@@ -1,0 +1,47 @@
+/**
+ * Durations and times as people write and read them: `90d`, `12h`, `30m`, `45s`, and RFC 3339.
+ *
+ * Its invariant: what is read is read exactly or not at all.
+ */
+
+const UNITS = { d: 86_400, h: 3600, m: 60, s: 1 } as const;
+
+/** The seconds of `90d`; undefined for anything else. */
+export function readDuration(text: string): number | undefined {
+  const [, count, unit] = /^(\d{1,9})([dhms])$/.exec(text) ?? [];
+  return count === undefined ? undefined : Number(count) * UNITS[unit as keyof typeof UNITS];
+}
+
+/** `90d` of its seconds: in the largest unit that leaves nothing over. */
+export function writeDuration(seconds: number): string {
+  const [unit, length] = Object.entries(UNITS).find(([, each]) => seconds % each === 0) ?? ['s', 1];
+  return seconds === 0 ? '0s' : `${seconds / length}${unit}`;
+}
+
+/** `2h 05m`: how long something takes, as exactly as anybody wants to know. */
+export function writeRoughly(seconds: number): string {
+  const whole = Math.ceil(seconds);
+  for (const [unit, next] of [
+    ['d', 'h'],
+    ['h', 'm'],
+    ['m', 's'],
+  ] as const) {
+    const rest = Math.floor((whole % UNITS[unit]) / UNITS[next]);
+    if (whole >= UNITS[unit]) {
+      return `${Math.floor(whole / UNITS[unit])}${unit} ${String(rest).padStart(2, '0')}${next}`;
+    }
+  }
+  return `${whole}s`;
+}
+
+/** `2027-01-31T12:00:00Z` (RFC 3339), to the millisecond; undefined for anything else. */
+export function readTime(text: string): Date | undefined {
+  const form =
+    /^(\d{4})-(\d\d)-(\d\d)T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$/i;
+  const [, year, month, day] = (form.exec(text) ?? []).map(Number);
+  if (year === undefined || month === undefined || day === undefined) return undefined;
+  // Date takes the 30th of February for the 2nd of March.
+  const there = new Date(Date.UTC(year, month - 1, day));
+  if (there.getUTCMonth() !== month - 1 || there.getUTCDate() !== day) return undefined;
+  return new Date(text.toUpperCase());
+}

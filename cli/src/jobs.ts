@@ -1,0 +1,132 @@
+/**
+ * `keyward jobs …`: re-wrap jobs, and how one is watched.
+ *
+ * Owns their words and arguments. Its invariant: standard output has the job as it ended and nothing else; what goes on
+ * meanwhile is shown on standard error.
+ */
+import type { Command } from 'commander';
+import type { CallOptions, KeywardClient, RewrapJob } from 'keyward-client';
+import { jobName, oneTenant, scopeName } from './names.ts';
+import {
+  type ChangeOptions,
+  changeOf,
+  type ListOptions,
+  type TenantOptions,
+  withFilter,
+  withRequestId,
+  withTenant,
+} from './options.ts';
+import { FAILURE, JOB, printAll, printOne, printTable } from './print.ts';
+import { progressOn } from './progress.ts';
+import { type GlobalOptions, withClient } from './session.ts';
+
+/** How often in a row a watch that broke is taken up again: over some 15 seconds, for a service that is started anew. */
+export const WATCH_RETRIES = 6;
+
+/** Adds `jobs`. */
+export function addJobs(program: Command): void {
+  const jobs = program
+    .command('jobs')
+    .description("re-wrap jobs, which bring stored data keys under their keys' primary versions");
+  addCreateJob(jobs);
+  addListJobs(jobs);
+  withTenant(jobs.command('get <job>'), 'job')
+    .description('show one job, with what it could not open')
+    .action((job: string, _options, command: Command) =>
+      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+        await printJob(output, await keyward.getRewrapJob({ name: jobName(job, tenant) }));
+      }),
+    );
+  withRequestId(withTenant(jobs.command('cancel <job>'), 'job'))
+    .description('stop a job; what it has done stays done, and any later job takes up the rest')
+    .action((job: string, _options, command: Command) =>
+      withClient<TenantOptions & ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const name = jobName(job, tenant);
+        await printJob(output, await keyward.cancelRewrapJob({ name, ...changeOf(options) }));
+      }),
+    );
+  addWatchJob(jobs);
+}
+
+function addCreateJob(jobs: Command): void {
+  withRequestId(withTenant(jobs.command('create <scope>'), 'key', 'scope'))
+    .description('start a job for one key, for a tenant, or for all tenants (-)')
+    .addHelpText(
+      'after',
+      '\nWhile one of the same scope is under way, that one is shown and none is started.' +
+        '\n\n  keyward jobs create tenants/acme/keys/orders\n  keyward jobs create acme',
+    )
+    .action((scope: string, _options, command: Command) =>
+      withClient<TenantOptions & ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const request = { scope: scopeName(scope, tenant), ...changeOf(options) };
+        await printJob(output, await keyward.createRewrapJob(request));
+      }),
+    );
+}
+
+function addListJobs(jobs: Command): void {
+  withFilter(jobs.command('list [tenant]'), 'state', 'state = RUNNING')
+    .description("list all of a tenant's jobs, newest first; those over all tenants are of tenants/system")
+    .option('--tenant <tenant>', 'whose jobs, as well as by the argument')
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient<TenantOptions & ListOptions>(command, async (keyward, { output, tenant, filter = '' }) => {
+        const parent = oneTenant(whose, tenant, 'whose jobs? Name the tenant: keyward jobs list acme');
+        await printAll(output, JOB, keyward.rewrapJobs(parent, { filter }));
+      }),
+    );
+}
+
+function addWatchJob(jobs: Command): void {
+  withTenant(jobs.command('watch <job>'), 'job')
+    .description('follow a job to its end, and print it as it ended')
+    .addHelpText(
+      'after',
+      '\nA terminal on standard error shows how far it is. Without --timeout it is followed for as long as it takes.' +
+        '\nThe exit code is 1 when it ends PARTIAL or CANCELLED; SUPERSEDED leaves the rest to a newer job, and is 0.',
+    )
+    .action((job: string, _options, command: Command) =>
+      withClient<TenantOptions>(
+        command,
+        async (keyward, { tenant }) => {
+          requireWhole(await watchJob(keyward, jobName(job, tenant), command));
+        },
+        { retries: WATCH_RETRIES },
+      ),
+    );
+}
+
+/** Follows a job to its end, prints it, and returns it. */
+export async function watchJob(keyward: KeywardClient, name: string, command: Command): Promise<RewrapJob> {
+  const { output, timeout } = command.optsWithGlobals<GlobalOptions>();
+  // The default is meant for calls that answer at once.
+  const timed = command.getOptionValueSourceWithGlobals('timeout') === 'cli';
+  const options: CallOptions = timed ? { timeoutMs: timeout } : {};
+  const progress = progressOn(process.stderr);
+  let last: RewrapJob | undefined;
+  try {
+    for await (const job of keyward.watchRewrapJob({ name }, options)) {
+      last = job;
+      progress.show(job);
+    }
+  } finally {
+    progress.end();
+  }
+  if (last === undefined) throw new Error(`the service says nothing of ${name}`);
+  await printJob(output, last);
+  return last;
+}
+
+/** Throws for a job that ended with something left that no other job does. */
+export function requireWhole({ state, failed }: RewrapJob): void {
+  if (state === 'PARTIAL') {
+    throw new Error(`the job ended PARTIAL: ${failed} stored data keys could not be opened`);
+  }
+  if (state === 'CANCELLED') throw new Error('the job was cancelled');
+}
+
+/** Prints a job; a table is followed by another of what it could not open. */
+async function printJob(output: string, job: RewrapJob): Promise<void> {
+  await printOne(output, JOB, job);
+  if (output === 'json' || job.failures.length === 0) return;
+  await printTable(FAILURE, job.failures, '\n');
+}

@@ -1,0 +1,228 @@
+/**
+ * `keyward keys …`: a tenant's keys and their versions.
+ *
+ * Owns their words and arguments; each is one call of the client, but for `keys update`, which reads the labels that it
+ * changes. What rotates keys is in `rotation.ts`, what destroys them in `destruction.ts`.
+ */
+import type { Command } from 'commander';
+import { type Key, type KeywardClient, KeywardClientError } from 'keyward-client';
+import { addChange } from './changes.ts';
+import { addDestruction } from './destruction.ts';
+import { UsageError } from './failures.ts';
+import { keyName, keyVersionName, lastPart, oneTenant, parentOf } from './names.ts';
+import {
+  type ChangeOptions,
+  changeOf,
+  count,
+  duration,
+  given,
+  type ListOptions,
+  pairsOption,
+  type TenantOptions,
+  time,
+  withEtag,
+  withFilter,
+  withRequestId,
+  withTenant,
+  wordsOption,
+} from './options.ts';
+import { KEY, KEY_VERSION, KEY_VERSION_USE, printAll, printOne } from './print.ts';
+import { addRotation } from './rotation.ts';
+import { withClient } from './session.ts';
+
+/** How often labels that changed meanwhile are read again. */
+const UPDATE_TRIES = 5;
+
+/** Adds `keys`. */
+export function addKeys(program: Command): void {
+  const keys = program.command('keys').description("a tenant's keys and their versions");
+  addCreateKey(keys);
+  addListKeys(keys);
+  withTenant(keys.command('get <key>'))
+    .description('show one key')
+    .action((key: string, _options, command: Command) =>
+      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+        await printOne(output, KEY, await keyward.getKey({ name: keyName(key, tenant) }));
+      }),
+    );
+  addUpdateKey(keys);
+  addRotation(keys);
+  addChange(withTenant(keys.command('disable <key>')), {
+    description: 'stop all use of a key until it is enabled again',
+    columns: KEY,
+    nameOf: keyName,
+    change: (keyward, request) => keyward.disableKey(request),
+  });
+  addChange(withTenant(keys.command('enable <key>')), {
+    description: 'undo disable',
+    columns: KEY,
+    nameOf: keyName,
+    change: (keyward, request) => keyward.enableKey(request),
+  });
+  addDestruction(keys.command('destroy <key>'), keys.command('restore <key>'), {
+    what: 'a key with all of its versions and stored data keys',
+    columns: KEY,
+    nameOf: keyName,
+    destroy: async (keyward, request) => {
+      const answer = await keyward.scheduleKeyDestruction(request);
+      return { item: answer.key, answer };
+    },
+    restore: (keyward, request) => keyward.restoreKey(request),
+  });
+  withFilter(withTenant(keys.command('versions <key>')), 'state')
+    .description("list all of a key's versions with their use, newest first")
+    .action((key: string, _options, command: Command) =>
+      withClient<TenantOptions & ListOptions>(command, (keyward, { output, tenant, filter = '' }) =>
+        printAll(output, KEY_VERSION_USE, keyward.keyVersions(keyName(key, tenant), { filter })),
+      ),
+    );
+  addKeyVersion(keys);
+}
+
+interface NewKeyOptions extends TenantOptions, ChangeOptions {
+  readonly description?: string;
+  readonly label: ReadonlyMap<string, string>;
+}
+
+interface ScheduledKeyOptions extends NewKeyOptions {
+  readonly rotationPeriod?: number;
+  readonly nextRotation?: Date;
+  readonly usageLimit?: number;
+}
+
+function addCreateKey(keys: Command): void {
+  withRequestId(withTenant(keys.command('create <key>')))
+    .description('create a key: tenants/acme/keys/orders, or orders with --tenant acme')
+    .option('--description <text>', 'what it is for; not secret')
+    .addOption(pairsOption('--label', 'a label; repeat it for more'))
+    .option(
+      '--rotation-period <duration>',
+      'rotate it by itself, each time after so long: 90d, 12h',
+      duration,
+    )
+    .option('--next-rotation <time>', 'when first, in RFC 3339; after one period unless given', time)
+    .option('--usage-limit <count>', 'rotate it after so many encryptions and data keys', count)
+    .action((key: string, _options, command: Command) =>
+      withClient<ScheduledKeyOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const name = keyName(key, tenant);
+        const created = await keyward.createKey({
+          parent: parentOf(name),
+          keyId: lastPart(name),
+          description: options.description ?? '',
+          labels: options.label,
+          ...given({
+            rotationPeriodSeconds: options.rotationPeriod,
+            nextRotationTime: options.nextRotation,
+            rotationUsageLimit: options.usageLimit,
+          }),
+          ...changeOf(options),
+        });
+        await printOne(output, KEY, created);
+      }),
+    );
+}
+
+function addListKeys(keys: Command): void {
+  withFilter(keys.command('list [tenant]'), 'state and labels.{name}')
+    .description("list all of a tenant's keys")
+    .option('--tenant <tenant>', 'whose keys, as well as by the argument')
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient<TenantOptions & ListOptions>(command, async (keyward, { output, tenant, filter = '' }) => {
+        const parent = oneTenant(whose, tenant, 'whose keys? Name the tenant: keyward keys list acme');
+        await printAll(output, KEY, keyward.keys(parent, { filter }));
+      }),
+    );
+}
+
+interface UpdateOptions extends NewKeyOptions {
+  readonly removeLabel: readonly string[];
+}
+
+function addUpdateKey(keys: Command): void {
+  withEtag(withTenant(keys.command('update <key>')))
+    .description("change a key's description or labels")
+    .option('--description <text>', 'what it is for; not secret')
+    .addOption(pairsOption('--label', 'a label to add or change; repeat it for more'))
+    .addOption(wordsOption('--remove-label <name>', 'a label to remove; repeat it for more'))
+    .addHelpText(
+      'after',
+      '\nLabels that are not named stay as they are. To repeat the command under --request-id, give --etag too.',
+    )
+    .action((key: string, _options, command: Command) =>
+      withClient<UpdateOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const { description, label, removeLabel } = options;
+        const name = keyName(key, tenant);
+        const both = removeLabel.find((word) => label.has(word));
+        if (both !== undefined) throw new UsageError(`is ${both} to be set or removed?`);
+        if (label.size + removeLabel.length > 0) {
+          await printOne(output, KEY, await updateLabels(keyward, name, options));
+        } else if (description !== undefined) {
+          const { etag = '', ...change } = changeOf(options);
+          await printOne(
+            output,
+            KEY,
+            await keyward.updateKey({ key: { name, description, etag }, ...change }),
+          );
+        } else {
+          throw new UsageError('what is to change? Give --description, --label or --remove-label');
+        }
+      }),
+    );
+}
+
+/** Read, change, write: under the etag that was read, so that nobody's label is lost; read again when it has changed. */
+async function updateLabels(keyward: KeywardClient, name: string, options: UpdateOptions): Promise<Key> {
+  const { description, label, removeLabel } = options;
+  const { etag: expected, ...change } = changeOf(options);
+  for (let attempt = 1; ; attempt++) {
+    const seen = await keyward.getKey({ name });
+    const labels = new Map([...Object.entries(seen.labels), ...label]);
+    for (const word of removeLabel) labels.delete(word);
+    const key = { name, labels, etag: expected ?? seen.etag };
+    try {
+      return await keyward.updateKey({
+        key: description === undefined ? key : { ...key, description },
+        ...change,
+      });
+    } catch (error) {
+      const lost = error instanceof KeywardClientError && error.reason === 'ETAG_MISMATCH';
+      if (!lost || expected !== undefined || attempt === UPDATE_TRIES) throw error;
+    }
+  }
+}
+
+function addKeyVersion(keys: Command): void {
+  const version = keys
+    .command('version')
+    .description('one version: tenants/acme/keys/orders/versions/3, or orders/versions/3 with --tenant acme');
+  withTenant(version.command('get <version>'))
+    .description('show one version with its use')
+    .action((name: string, _options, command: Command) =>
+      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+        const found = await keyward.getKeyVersion({ name: keyVersionName(name, tenant) });
+        await printOne(output, KEY_VERSION_USE, found);
+      }),
+    );
+  addChange(withTenant(version.command('disable <version>')), {
+    description: 'stop all use of one version until it is enabled again',
+    columns: KEY_VERSION,
+    nameOf: keyVersionName,
+    change: (keyward, request) => keyward.disableKeyVersion(request),
+  });
+  addChange(withTenant(version.command('enable <version>')), {
+    description: 'undo disable',
+    columns: KEY_VERSION,
+    nameOf: keyVersionName,
+    change: (keyward, request) => keyward.enableKeyVersion(request),
+  });
+  addDestruction(version.command('destroy <version>'), version.command('restore <version>'), {
+    what: 'one version',
+    columns: KEY_VERSION,
+    nameOf: keyVersionName,
+    destroy: async (keyward, request) => {
+      const answer = await keyward.scheduleKeyVersionDestruction(request);
+      return { item: answer.keyVersion, answer };
+    },
+    restore: (keyward, request) => keyward.restoreKeyVersion(request),
+  });
+}

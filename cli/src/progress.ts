@@ -1,0 +1,70 @@
+/**
+ * How far a job is, as one line on a terminal.
+ *
+ * Its invariant: the line fits the terminal, so that it is overwritten and never scrolls; where there is no terminal,
+ * nothing is written. Knows nothing of how the job is watched.
+ */
+import type { RewrapJob } from 'keyward-client';
+import { writeRoughly } from './durations.ts';
+
+/** How wide the bar is, where the terminal leaves it room beside the words; the same for every state of a job. */
+const BAR = { least: 10, most: 40, words: 54 } as const;
+
+/** Where there is no telling how wide a terminal is. */
+const COLUMNS = 80;
+
+/** The line for a job, at most `columns` characters: `[####......]  40%  400/1,000  62/s  10s left`. */
+export function progressLine(job: RewrapJob, columns: number): string {
+  const share = shareOf(job);
+  const percent = `${String(Math.floor(share * 100)).padStart(3)}%`;
+  const words = ['', percent, ...factsOf(job)].join('  ');
+  const width = Math.min(columns - BAR.words, BAR.most);
+  if (width < BAR.least) return words.trimStart().slice(0, columns);
+  return `[${'#'.repeat(Math.floor(share * width)).padEnd(width, '.')}]${words}`.slice(0, columns);
+}
+
+/** How much of it is behind it; what could not be opened is, too. */
+function shareOf({ state, total, done, failed }: RewrapJob): number {
+  if (total > 0) return Math.min((done + failed) / total, 1);
+  return state === 'RUNNING' ? 0 : 1;
+}
+
+function factsOf(job: RewrapJob): string[] {
+  const { state, total, totalIsFinal, done, failed, paused } = job;
+  const facts = [`${number(done)}/${number(total)}${totalIsFinal ? '' : '+'}`];
+  if (failed > 0) facts.push(`${number(failed)} failed`);
+  if (state !== 'RUNNING') return [...facts, state.toLowerCase()];
+  if (paused) return [...facts, 'paused'];
+  if (job.rate > 0)
+    facts.push(`${number(job.rate < 10 ? Math.round(job.rate * 10) / 10 : Math.round(job.rate))}/s`);
+  if (job.timeLeftSeconds !== undefined) facts.push(`${writeRoughly(job.timeLeftSeconds)} left`);
+  return facts;
+}
+
+function number(value: number): string {
+  return value.toLocaleString('en-US');
+}
+
+/** A terminal or something else that is written to: all that is needed of `process.stderr`. */
+export interface Screen {
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+  write(text: string): unknown;
+}
+
+/** Shows a job over and over; {@link progressLine} on one line of the terminal, if it is one. */
+export function progressOn(screen: Screen): { show(job: RewrapJob): void; end(): void } {
+  if (screen.isTTY !== true) return { show() {}, end() {} };
+  let shown = false;
+  return {
+    show(job) {
+      // One less than there are: a full line would make some terminals begin the next.
+      const line = progressLine(job, (screen.columns || COLUMNS) - 1);
+      screen.write(`\r${line}\u001b[K`);
+      shown = true;
+    },
+    end() {
+      if (shown) screen.write('\n');
+    },
+  };
+}

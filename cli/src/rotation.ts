@@ -1,0 +1,146 @@
+/**
+ * What of `keyward keys …` rotates: `rotate`, `schedule`, `pause`, `resume` and `history`.
+ *
+ * Owns their words and arguments. Its invariant: whoever asked for a rotation learns that it was made, also when
+ * watching its job fails after that.
+ */
+import type { Command } from 'commander';
+import type { KeywardClient, RewrapJob } from 'keyward-client';
+import { addChange } from './changes.ts';
+import { printable, UsageError } from './failures.ts';
+import { requireWhole, WATCH_RETRIES, watchJob } from './jobs.ts';
+import { keyName, lastPart } from './names.ts';
+import {
+  type ChangeOptions,
+  changeOf,
+  count,
+  duration,
+  given,
+  type TenantOptions,
+  time,
+  withEtag,
+  withTenant,
+} from './options.ts';
+import { KEY, printAll, printOne, ROTATION, SCHEDULE } from './print.ts';
+import { withClient } from './session.ts';
+
+/** Adds them to `keys`. */
+export function addRotation(keys: Command): void {
+  addRotate(keys);
+  addSchedule(keys);
+  addChange(withTenant(keys.command('pause <key>')), {
+    description: 'have the service leave a key alone: not rotated by itself, not re-wrapped, not destroyed',
+    columns: SCHEDULE,
+    nameOf: keyName,
+    change: (keyward, request) => pause(keyward, request, true),
+  });
+  addChange(withTenant(keys.command('resume <key>')), {
+    description: 'undo pause',
+    columns: SCHEDULE,
+    nameOf: keyName,
+    change: (keyward, request) => pause(keyward, request, false),
+  });
+  withTenant(keys.command('history <key>'))
+    .description("list all of a key's rotations, newest first, and what their jobs have done")
+    .action((key: string, _options, command: Command) =>
+      withClient<TenantOptions>(command, (keyward, { output, tenant }) =>
+        printAll(output, ROTATION, keyward.rotations(keyName(key, tenant))),
+      ),
+    );
+}
+
+function pause(
+  keyward: KeywardClient,
+  { name, etag = '', ...change }: { readonly name: string } & ChangeOptions,
+  maintenancePaused: boolean,
+) {
+  return keyward.updateKey({ key: { name, etag, maintenancePaused }, ...change });
+}
+
+interface RotateOptions extends TenantOptions, ChangeOptions {
+  readonly watch?: boolean;
+}
+
+function addRotate(keys: Command): void {
+  withEtag(withTenant(keys.command('rotate <key>')))
+    .description('make a new primary version; older ones go on decrypting')
+    .option('--watch', 'follow the job that re-wraps the stored data keys to its end, and print the job')
+    .addHelpText(
+      'after',
+      '\nWith --watch, the exit code is 1 when the job ends PARTIAL or CANCELLED; see "keyward jobs watch --help".',
+    )
+    .action((key: string, { watch }: RotateOptions, command: Command) =>
+      withClient<RotateOptions>(
+        command,
+        async (keyward, { output, tenant, ...options }) => {
+          const name = keyName(key, tenant);
+          const rotated = await keyward.rotateKey({ name, ...changeOf(options) });
+          if (watch) await watchRotation(keyward, rotated.primary.name, command);
+          else await printOne(output, KEY, rotated);
+        },
+        watch ? { retries: WATCH_RETRIES } : {},
+      ),
+    );
+}
+
+async function watchRotation(keyward: KeywardClient, version: string, command: Command): Promise<void> {
+  let job: RewrapJob;
+  try {
+    job = await watchJob(keyward, await jobOf(keyward, version), command);
+  } catch (error) {
+    // Or it would look as if nothing had been done, and be done again.
+    process.stderr.write(
+      `keyward: rotated to version ${printable(lastPart(version))}; watching its job failed:\n`,
+    );
+    throw error;
+  }
+  requireWhole(job);
+}
+
+/** The job of the rotation to this version. */
+async function jobOf(keyward: KeywardClient, version: string): Promise<string> {
+  const [key] = version.split('/versions/');
+  // Newest first: nearly always the first of them.
+  for await (const { toVersion, rewrapJob } of keyward.rotations(key ?? '', { pageSize: 10 })) {
+    if (toVersion === version) return rewrapJob;
+  }
+  throw new Error(`the service knows no rotation to ${version}`);
+}
+
+interface ScheduleOptions extends TenantOptions, ChangeOptions {
+  /** False for `--no-period`. */
+  readonly period?: number | false;
+  readonly next?: Date;
+  readonly usageLimit?: number;
+}
+
+function addSchedule(keys: Command): void {
+  withEtag(withTenant(keys.command('schedule <key>')))
+    .description('change when a key is rotated by itself')
+    .option('--period <duration>', 'each time after so long: 90d, 12h', duration)
+    .option('--no-period', 'not by time')
+    .option(
+      '--next <time>',
+      'when next, in RFC 3339; with a new period, one period from now unless given',
+      time,
+    )
+    .option('--usage-limit <count>', 'after so many encryptions and data keys; 0 for no limit', count)
+    .addHelpText('after', '\nWhat is not named stays as it is.')
+    .action((key: string, _options, command: Command) =>
+      withClient<ScheduleOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const { period, next, usageLimit } = options;
+        const schedule = given({
+          rotationPeriodSeconds: period === false ? null : period,
+          nextRotationTime: next,
+          rotationUsageLimit: usageLimit,
+        });
+        if (Object.keys(schedule).length === 0) {
+          throw new UsageError('what is to change? Give --period, --no-period, --next or --usage-limit');
+        }
+        const { etag = '', ...change } = changeOf(options);
+        const name = keyName(key, tenant);
+        const updated = await keyward.updateKey({ key: { name, etag, ...schedule }, ...change });
+        await printOne(output, SCHEDULE, updated);
+      }),
+    );
+}

@@ -1,0 +1,41 @@
+/**
+ * `keyward token …`: the HSM token that the service uses, looked at.
+ *
+ * Owns its words. The table has a row for each object, with what is wrong of it; JSON has every attribute.
+ */
+import type { Command } from 'commander';
+import type { TokenStatus } from 'keyward-client';
+import { printable } from './failures.ts';
+import { printJson, printTable, TOKEN_OBJECT } from './print.ts';
+import { withClient } from './session.ts';
+
+/** Adds `token`. */
+export function addToken(program: Command): void {
+  const token = program.command('token').description('the HSM token that the service uses');
+  token
+    .command('status')
+    .description("show the token, the environment's objects in it, and how much is under each root key")
+    .addHelpText('after', '\n--output json has every required attribute of every object.')
+    .action((_options, command: Command) =>
+      withClient(command, async (keyward, { output }) => {
+        const status = await keyward.getTokenStatus();
+        await (output === 'json'
+          ? printJson(status)
+          : printTable(
+              TOKEN_OBJECT,
+              [...status.objects, ...status.unrecordedObjects],
+              `${headOf(status).map(printable).join('\n')}\n\n`,
+            ));
+      }),
+    );
+}
+
+function headOf(status: TokenStatus): string[] {
+  const { module, profile, model, manufacturer, firmwareVersion, hardwareVersion } = status;
+  return [
+    `Token: ${status.label}, serial ${status.serialNumber}, of environment ${status.environmentUid}`,
+    `Model: ${model} by ${manufacturer}, firmware ${firmwareVersion}, hardware ${hardwareVersion}`,
+    `Module: ${module.description} ${module.version} by ${module.manufacturer}`,
+    `Profile: ${profile.wrapMechanism}; ${profile.keyType}; ${profile.attributeOrder}; unsupported attributes: ${profile.unsupportedAttributes.join(', ') || 'none'}`,
+  ];
+}
