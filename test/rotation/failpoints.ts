@@ -1,0 +1,153 @@
+/**
+ * The points at which a replica can be cut off, counted: each statement that it sends and each call of an agent.
+ *
+ * Invariant: a replica that has died does nothing more: no statement of it reaches Postgres, no agent begins a call for
+ * it, and it waits for nothing, so that its promises end. Knows neither what is reconciled nor what has to hold.
+ */
+import type { Call } from '../../src/call.ts';
+import { KeywardError } from '../../src/errors.ts';
+import type { HsmAgents } from '../../src/hsm/agents.ts';
+import type { OperationName, ReplyOf, RequestOf } from '../../src/hsm/protocol.ts';
+import type { Store } from '../../src/store/store.ts';
+
+/**
+ * What happens at the point. `before`: the replica dies and it is not done. `after`: it is done and the replica dies
+ * without having heard. `lost`: it is done, the answer is lost, and the replica lives on. `frozen`: it is done, and the
+ * replica hears of it only when it is thawed.
+ */
+export type Mode = 'before' | 'after' | 'lost' | 'frozen';
+
+export interface Step {
+  readonly kind: 'statement' | 'agent call';
+  /** The statement's text, or the operation's name. */
+  readonly what: string;
+}
+
+/** Where a replica is to be cut off. */
+export interface Cut {
+  /** 1, 2, … of the steps that count. */
+  readonly at: number;
+  readonly mode: Mode;
+  readonly counts: (step: Step) => boolean;
+}
+
+/** Every step of a replica. */
+export const EVERY_STEP = (): boolean => true;
+
+/** The agents' work, and what makes Postgres's last: a crash elsewhere ends as one before the COMMIT that follows. */
+export const CALLS_AND_COMMITS = ({ kind, what }: Step): boolean =>
+  kind === 'agent call' || what === 'COMMIT';
+
+/** The points of one replica. */
+export class Failpoints {
+  #cut: Cut | undefined;
+  #count = 0;
+  #dead = false;
+  #reached: Step | undefined;
+  #frozen = Promise.withResolvers<void>();
+  #thawed = Promise.withResolvers<void>();
+  readonly #onDeath: (() => void)[] = [];
+
+  /** Begins anew, alive, with the cut that is to come; without one, nothing is cut. */
+  arm(cut?: Cut): void {
+    this.#cut = cut;
+    this.#count = 0;
+    this.#dead = false;
+    this.#reached = undefined;
+    this.#frozen = Promise.withResolvers();
+    this.#thawed = Promise.withResolvers();
+  }
+
+  get dead(): boolean {
+    return this.#dead;
+  }
+
+  /** The step at which it was cut off; undefined when it never got there. */
+  get reached(): Step | undefined {
+    return this.#reached;
+  }
+
+  /** Resolves when the replica is frozen. */
+  get frozen(): Promise<void> {
+    return this.#frozen.promise;
+  }
+
+  /** Says that a step begins; returns what is to happen to it, undefined for nothing. */
+  begin(step: Step): Mode | undefined {
+    const cut = this.#cut;
+    if (cut === undefined || this.#reached !== undefined || !cut.counts(step)) return undefined;
+    this.#count += 1;
+    if (this.#count < cut.at) return undefined;
+    this.#reached = step;
+    return cut.mode;
+  }
+
+  /** Runs when the replica dies, each time. */
+  onDeath(end: () => void): void {
+    this.#onDeath.push(end);
+  }
+
+  die(): void {
+    this.#dead = true;
+    for (const end of this.#onDeath) end();
+  }
+
+  /** Returns once the replica is thawed. */
+  async freeze(): Promise<void> {
+    this.#frozen.resolve();
+    await this.#thawed.promise;
+  }
+
+  thaw(): void {
+    this.#thawed.resolve();
+  }
+}
+
+class Dead extends Error {
+  override readonly name = 'Dead';
+}
+
+/** The agents as a replica has them that is cut off at those points. They themselves go on. */
+export function cutAgents(
+  agents: HsmAgents,
+  points: Failpoints,
+  unavailable: () => Error = () => new KeywardError('HSM_UNAVAILABLE'),
+): HsmAgents {
+  const call = async <Name extends OperationName>(
+    name: Name,
+    request: RequestOf<Name>,
+    deadline: number,
+  ): Promise<ReplyOf<Name>> => {
+    if (points.dead) throw new Dead();
+    const mode = points.begin({ kind: 'agent call', what: name });
+    if (mode === 'before') points.die();
+    if (points.dead) throw new Dead();
+    const reply = await agents.call(name, request, deadline);
+    if (mode === 'after') points.die();
+    if (points.dead) throw new Dead();
+    if (mode === 'lost') throw unavailable();
+    if (mode === 'frozen') await points.freeze();
+    return reply;
+  };
+  return { call } as unknown as HsmAgents;
+}
+
+/**
+ * The store as such a replica has it: the dead wait for nothing, so every deadline has passed for them. Its statements are
+ * cut by the proxy that it connects through.
+ */
+export function mortalStore(store: Store, points: Failpoints): Store {
+  const mortal = (call: Call): Call => ({
+    ...call,
+    get deadline() {
+      return points.dead ? 0 : call.deadline;
+    },
+  });
+  return new Proxy(store, {
+    get(target, name) {
+      const member: unknown = Reflect.get(target, name);
+      if (typeof member !== 'function') return member;
+      return (call: Call, ...rest: unknown[]) => member.call(target, mortal(call), ...rest);
+    },
+  });
+}

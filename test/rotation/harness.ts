@@ -1,0 +1,207 @@
+/**
+ * The crash harness: a replica works through a tick and is cut off at one point; then others resume, two at once.
+ *
+ * Owns the course of such a run and the counting of points. What is cut and how is `failpoints.ts`', what has to hold is
+ * `invariants.ts`'. One run is one point and one mode, from the world's beginning.
+ */
+import assert from 'node:assert/strict';
+import type { Store } from '../../src/store/store.ts';
+import { type Cut, cutAgents, Failpoints, mortalStore, type Step } from './failpoints.ts';
+import { violations } from './invariants.ts';
+import { loadModules, type Modules, newReplica, openStore, type Replica, tick } from './replica.ts';
+import { type StatementProxy, startStatementProxy } from './statement-proxy.ts';
+import { newWorld, type World } from './world.ts';
+
+const RESUMERS = 2;
+/** More points than any pass has: an enumeration that gets there doesn't end. */
+const TOO_MANY = 10_000;
+
+/** What a run has found. */
+export interface Outcome {
+  /** Where the replica was cut off; undefined when it got to its end. */
+  readonly reached: Step | undefined;
+  readonly violations: readonly string[];
+}
+
+/** A replica that can be cut off, life after life. */
+export class Victim implements AsyncDisposable {
+  readonly points: Failpoints;
+  readonly #world: World;
+  readonly #modules: Modules;
+  readonly #proxy: StatementProxy;
+  readonly #store: Store;
+
+  private constructor(
+    world: World,
+    modules: Modules,
+    parts: { readonly points: Failpoints; readonly proxy: StatementProxy; readonly store: Store },
+  ) {
+    this.#world = world;
+    this.#modules = modules;
+    this.points = parts.points;
+    this.#proxy = parts.proxy;
+    this.#store = parts.store;
+  }
+
+  static async open(world: World, modules: Modules): Promise<Victim> {
+    const points = new Failpoints();
+    const { service } = world.kit.urls;
+    const proxy = await startStatementProxy(service, points);
+    return new Victim(world, modules, {
+      points,
+      proxy,
+      store: await openStore(modules, proxy.through(service)),
+    });
+  }
+
+  /** Its next life, to be cut off there. The one before must have ended. */
+  live(cut?: Cut): Replica {
+    const { KeywardError } = this.#modules.errors;
+    this.points.arm(cut);
+    return newReplica({
+      modules: this.#modules,
+      store: mortalStore(this.#store, this.points),
+      agents: cutAgents(this.#world.agents, this.points, () => new KeywardError('HSM_UNAVAILABLE')),
+      environment: this.#world.environment,
+    });
+  }
+
+  /** Whatever it still was at ends. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.points.thaw();
+    this.points.die();
+    await this.#store.close();
+    await this.#proxy[Symbol.asyncDispose]();
+  }
+}
+
+/** A world, and a victim in it, for run after run. */
+export interface Stage extends AsyncDisposable {
+  readonly world: World;
+  readonly victim: Victim;
+  /** What the victim and those that resume are made of. */
+  readonly modules: Modules;
+}
+
+/** Makes a world and a victim in it. */
+export async function newStage(begin: (world: World) => Promise<void>, modules?: Modules): Promise<Stage> {
+  const world = await newWorld(begin);
+  const made = modules ?? (await loadModules());
+  const victim = await Victim.open(world, made);
+  return {
+    world,
+    victim,
+    modules: made,
+    [Symbol.asyncDispose]: async () => {
+      await victim[Symbol.asyncDispose]();
+      await world[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** One run: cut off, looked at, resumed by others, looked at. A frozen replica goes on when the others have done all. */
+export async function run({ world, victim, modules }: Stage, cut?: Cut): Promise<Outcome> {
+  await world.reset();
+  const { over, isFrozen, troubles } = await live(victim, cut);
+  const found = await violations(world, 'always');
+  await world.expireLeases();
+  found.push(...(await resume(world, modules)));
+  if (isFrozen) {
+    const before = await world.dump();
+    victim.points.thaw();
+    await over;
+    found.push(...changes('a replica that was thawed when all was done', before, await world.dump()));
+  }
+  if (isFrozen || victim.points.reached === undefined) found.push(...troubles());
+  return { reached: victim.points.reached, violations: found };
+}
+
+/** One run in which the replica is frozen at that step, something happens meanwhile, and then it goes on. */
+export async function runMeanwhile(
+  { world, victim, modules }: Stage,
+  cut: Omit<Cut, 'mode'>,
+  meanwhile: (world: World) => Promise<void>,
+): Promise<Outcome> {
+  await world.reset();
+  const { over, troubles } = await live(victim, { ...cut, mode: 'frozen' });
+  await meanwhile(world);
+  const found = await violations(world, 'always');
+  victim.points.thaw();
+  await over;
+  found.push(...troubles(), ...(await violations(world, 'always')));
+  found.push(...(await resume(world, modules)));
+  return { reached: victim.points.reached, violations: found };
+}
+
+/** A victim's life, from a tick on. */
+export interface Life {
+  /** Resolves when it is over. */
+  readonly over: Promise<void>;
+  readonly isFrozen: boolean;
+  /** What went wrong in it, so far. */
+  readonly troubles: () => readonly string[];
+}
+
+/** The victim's next life, up to its end or to where it is frozen. */
+export async function live(victim: Victim, cut?: Cut): Promise<Life> {
+  const replica = victim.live(cut);
+  const thrown: string[] = [];
+  const over = tick(replica).catch((error: unknown) => {
+    thrown.push(`${error}`);
+  });
+  const isFrozen = await Promise.race([over.then(() => false), victim.points.frozen.then(() => true)]);
+  const troubles = () =>
+    [...troublesOf(replica), ...thrown].map((trouble) => `a replica to which nothing was done: ${trouble}`);
+  return { over, isFrozen, troubles };
+}
+
+/** Two replicas tick at once until there is nothing more; then one more tick, which must change nothing. */
+export async function resume(world: World, modules: Modules): Promise<string[]> {
+  const resumers = Array.from({ length: RESUMERS }, () => world.newReplica(modules));
+  await Promise.all(resumers.map(tick));
+  const found = resumers.flatMap((replica) =>
+    troublesOf(replica).map((warning) => `a resumer warned: ${warning}`),
+  );
+  found.push(...(await violations(world, 'at the end')));
+  const before = await world.dump();
+  await tick(world.newReplica(modules));
+  return [...found, ...changes('one more tick', before, await world.dump())];
+}
+
+/** What differs between two dumps, for which `who` is to blame. */
+export function changes(who: string, before: readonly string[], after: readonly string[]): string[] {
+  const [old, young] = [new Set(before), new Set(after)];
+  const gone = before.filter((row) => !young.has(row));
+  const come = after.filter((row) => !old.has(row));
+  return [
+    ...gone.map((row) => `${who} removed or changed: ${row}`),
+    ...come.map((row) => `${who} wrote: ${row}`),
+  ];
+}
+
+/** Runs with point 1, 2, 3 … until one never gets there; returns how many there are, or the first that broke something. */
+export async function enumerate(
+  runAt: (at: number) => Promise<Outcome>,
+): Promise<{ readonly points: number; readonly broken?: Outcome }> {
+  for (let at = 1; at < TOO_MANY; at++) {
+    const outcome = await runAt(at);
+    if (outcome.violations.length > 0) return { points: at, broken: outcome };
+    if (outcome.reached === undefined) return { points: at - 1 };
+  }
+  throw new Error(`more than ${TOO_MANY} points`);
+}
+
+/** As {@link enumerate}; fails where something is broken. Returns how many points there are. */
+export async function enumerateSafely(runAt: (at: number) => Promise<Outcome>): Promise<number> {
+  const { points, broken } = await enumerate(runAt);
+  assert.equal(broken, undefined, `point ${points}: ${JSON.stringify(broken, undefined, 2)}`);
+  assert.ok(points > 0);
+  return points;
+}
+
+const HELD_WARNING = /\/keys\/held\/versions\/1 a destruction failed .* wrapped under the key version/;
+
+/** What a replica has warned of, but for the version of the scene `everything` that must not be destroyed: operators hear of that. */
+export function troublesOf({ warnings }: Replica): string[] {
+  return warnings.filter((warning) => !HELD_WARNING.test(warning));
+}

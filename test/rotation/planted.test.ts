@@ -1,0 +1,165 @@
+/**
+ * The harness, tested: mistakes that are easily made, planted in copies of the sources, are caught, each by the invariant
+ * that it breaks.
+ *
+ * The same runs on the sources as they are find nothing (`points.test.ts`, `replicas.test.ts`).
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { CALLS_AND_COMMITS, type Mode } from './failpoints.ts';
+import { enumerate, newStage, type Outcome, run, type Stage, Victim } from './harness.ts';
+import { type Edit, plant } from './planted.ts';
+import { runByClock, runOvertaken, runWithReplaced } from './runs.ts';
+import { everything, oneDue, oneJob, oneRange } from './scenes.ts';
+import type { World } from './world.ts';
+
+const DAY_MS = 86_400_000;
+const ROTATION = 'src/keyring/rotation.ts';
+const MAINTENANCE = 'src/store/maintenance.ts';
+const RANGES = 'src/store/rewrap-ranges.ts';
+/** Where a rotation's transaction has been committed. */
+const ROTATED = `    cache.forget(tenantId, keyId);
+    wake();`;
+
+/** A mistake, and what says that it was made. */
+interface Mistake {
+  readonly edits: readonly Edit[];
+  readonly begin: (world: World) => Promise<void>;
+  /** The first outcome in which something is broken. */
+  readonly find: (stage: Stage) => Promise<Outcome | undefined>;
+  readonly caughtBy: string;
+}
+
+const atAnyPoint = (mode: Mode) => async (stage: Stage) =>
+  (await enumerate((at) => run(stage, { at, mode, counts: CALLS_AND_COMMITS }))).broken;
+
+const MISTAKES: Readonly<Record<string, Mistake>> = {
+  'a version that is retired before it is asked what refers to it': {
+    edits: [
+      {
+        file: MAINTENANCE,
+        from: ` AND NOT EXISTS (
+             SELECT FROM data_keys d WHERE d.tenant_id = $1 AND d.key_id = $2 AND d.version = $3)`,
+        to: '',
+      },
+    ],
+    begin: everything,
+    find: (stage) => run(stage),
+    caughtBy: 'no version is destroyed alone while it is the primary or a data key is under it',
+  },
+  // The service's role may not change a version's bytes, the reconciler's may: so can this mistake be made at all.
+  'a version that is the primary before its bytes are proven': {
+    edits: [
+      {
+        file: ROTATION,
+        from: 'const key = await insertPrimaryVersion(tx, version);',
+        to: `const wrapped = Buffer.alloc(version.wrapped.length, 1);
+        const key = await insertPrimaryVersion(tx, { ...version, wrapped });`,
+      },
+      {
+        file: ROTATION,
+        from: ROTATED,
+        to: `    await store.reconcile(call, (tx) =>
+      tx.query('UPDATE key_versions SET wrapped = $1 WHERE tenant_id = $2 AND key_id = $3 AND version = $4', [
+        version.wrapped, tenantId, keyId, version.version]));
+${ROTATED}`,
+      },
+    ],
+    begin: oneDue,
+    find: atAnyPoint('after'),
+    caughtBy: 'every version that is not destroyed loads and proves itself',
+  },
+  'a data key that is written over whatever its row has become': {
+    edits: [{ file: RANGES, from: ' AND d.xmin = b.before', to: '' }],
+    begin: oneJob,
+    find: async (stage) => (await enumerate((at) => runWithReplaced(stage, at))).broken,
+    caughtBy: 'every stored data key opens, under the version that it names, to what was in it',
+  },
+  'a stale lease holder that writes': {
+    edits: [
+      {
+        file: RANGES,
+        from: 'AND fence = $4 AND NOT finished',
+        to: 'AND $4::bigint IS NOT NULL AND NOT finished',
+      },
+    ],
+    begin: oneRange,
+    find: async (stage) => {
+      await using second = await Victim.open(stage.world, stage.modules);
+      return (await enumerate((at) => runOvertaken(stage, second, { at, secondAt: 2 }))).broken;
+    },
+    caughtBy: 'a stale lease holder removed or changed: rewrap_ranges',
+  },
+  'a rotation whose history is written in a later transaction': {
+    edits: [
+      {
+        file: ROTATION,
+        from: 'await this.#record(tx, call, { name, before: locked.key, cause, startedAt, highest });',
+        to: 'later = { name, before: locked.key, cause, startedAt, highest };',
+      },
+      {
+        file: ROTATION,
+        from: '    const rotated = await store.mutate(',
+        to: '    let later; const rotated = await store.mutate(',
+      },
+      {
+        file: ROTATION,
+        from: ROTATED,
+        to: `    await store.mutate(call, { tenantId, resource: '' }, (tx) => this.#record(tx, call, later));
+${ROTATED}`,
+      },
+    ],
+    begin: oneDue,
+    find: atAnyPoint('after'),
+    caughtBy: 'each rotation has one row of history, one job and one audit entry',
+  },
+  'a rotation that is not asked for again under the lock': {
+    edits: [
+      {
+        file: ROTATION,
+        from: 'const decide: Decision = (tx) => findRotationCause(tx, tenantId, keyId);',
+        to: "const decide: Decision = async () => 'schedule';",
+      },
+    ],
+    begin: oneDue,
+    find: atAnyPoint('frozen'),
+    caughtBy: 'a replica that was thawed when all was done wrote: rotations',
+  },
+  'a range that is counted on before what was re-wrapped is written': {
+    edits: [
+      {
+        file: RANGES,
+        from: 'await moveOn(tx, lease, outcome)',
+        to: 'await store.reconcile(call, (other) => moveOn(other, lease, outcome))',
+      },
+    ],
+    begin: oneJob,
+    find: atAnyPoint('after'),
+    caughtBy: 'every data key of a key in use is under its primary, or named as failed',
+  },
+  'a replica that goes by its own clock': {
+    edits: [
+      {
+        file: MAINTENANCE,
+        from: '(SELECT_ROTATIONS, [limit])',
+        to: `(SELECT_ROTATIONS.replaceAll('now()', "'" + new Date().toISOString() + "'"), [limit])`,
+      },
+      {
+        file: MAINTENANCE,
+        from: 'AND (k.next_rotation_at <= now() OR k.usage_limit_reached_at IS NOT NULL)`',
+        to: `AND (k.next_rotation_at <= '\${new Date().toISOString()}' OR k.usage_limit_reached_at IS NOT NULL)\``,
+      },
+    ],
+    begin: everything,
+    find: (stage) => runByClock(stage, DAY_MS),
+    caughtBy: 'what was due was rotated once, and nothing else was but by callers (later: 1 times)',
+  },
+};
+
+for (const [what, { edits, begin, find, caughtBy }] of Object.entries(MISTAKES)) {
+  test(`planted: ${what} is caught`, async () => {
+    await using stage = await newStage(begin, await plant(...edits));
+    const said = (await find(stage))?.violations.join('\n') ?? 'nothing is broken';
+    assert.ok(said.includes(caughtBy), said);
+  });
+}

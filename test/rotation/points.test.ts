@@ -1,0 +1,31 @@
+/**
+ * Case 84: a replica cut off at every agent call and every COMMIT of a tick, in every way. Every statement besides is
+ * `test/long/rotation-points.test.ts`'s.
+ */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { CALLS_AND_COMMITS, type Mode } from './failpoints.ts';
+import { enumerateSafely, newStage, run } from './harness.ts';
+import { everything } from './scenes.ts';
+
+const HOW: Readonly<Record<Mode, string>> = {
+  before: 'killed before',
+  after: 'killed after',
+  lost: 'that loses the answer of',
+  frozen: 'frozen until others have done all, after',
+};
+
+describe('case 84', { concurrency: 2 }, () => {
+  it('a tick that nothing happens to does all there is to do', async () => {
+    await using stage = await newStage(everything);
+    assert.deepEqual(await run(stage), { reached: undefined, violations: [] });
+  });
+  for (const mode of Object.keys(HOW) as Mode[]) {
+    it(`a replica ${HOW[mode]} any agent call or COMMIT breaks nothing, and others finish`, async (t) => {
+      await using stage = await newStage(everything);
+      const counts = CALLS_AND_COMMITS;
+      const points = await enumerateSafely((at) => run(stage, { at, mode, counts }));
+      t.diagnostic(`${points} points`);
+    });
+  }
+});
