@@ -10,6 +10,11 @@ import { readJsonIfThere, writePrivateJson } from './files.ts';
 
 const TENANT = 'tenants/demo';
 const KEY = `${TENANT}/keys/demo`;
+/** Rotated by itself each minute, with data keys to re-wrap. */
+const ROTATING_KEY = `${TENANT}/keys/rotating`;
+const ROTATION_PERIOD_SECONDS = 60;
+const DATA_KEYS = 2_000;
+const DATA_KEYS_AT_ONCE = 16;
 const CONTEXT = { conversation: 'c-42', purpose: 'transcript' };
 const MESSAGE = 'The patient asked about the new dosage.';
 
@@ -41,6 +46,7 @@ export async function demonstrate({ client, file, database, say }: Demonstration
   await issueDataKey(client, done);
   const ciphertext = await encryptAndDecrypt(client, done);
   await refuseWrongContext(client, ciphertext, done);
+  await rotateAndRewrap(client, done);
   writePrivateJson(file, {
     database,
     time: new Date().toISOString(),
@@ -108,6 +114,59 @@ async function refuseWrongContext(
     return;
   }
   throw new Error('The ciphertext opened with another encryption context.');
+}
+
+/** Rotates the key that does so by itself, too, and follows its data keys under the new version. */
+async function rotateAndRewrap(client: KeywardClient, done: (line: string) => void): Promise<void> {
+  await unlessExists(() =>
+    client.createKey({
+      parent: TENANT,
+      keyId: 'rotating',
+      rotationPeriodSeconds: ROTATION_PERIOD_SECONDS,
+      description: 'The demonstration: rotated each minute, its data keys re-wrapped.',
+    }),
+  );
+  const made = await storeDataKeys(client);
+  const { dataKeys } = await client.listDataKeys({ parent: ROTATING_KEY, pageSize: 1 });
+  const [first] = dataKeys;
+  if (first === undefined) throw new Error('The self-test failed: there is no stored data key.');
+  const before = await client.getDataKey({ name: first.name, encryptionContext: CONTEXT });
+  done(
+    `${made > 0 ? `Stored ${made} data keys` : `Found ${DATA_KEYS} stored data keys`} under ${ROTATING_KEY}`,
+  );
+
+  const key = await client.rotateKey({ name: ROTATING_KEY });
+  const { rotations } = await client.listRotations({ parent: ROTATING_KEY });
+  const rotation = rotations.find(({ toVersion }) => toVersion === key.primary.name);
+  if (rotation === undefined) throw new Error('The self-test failed: the history lacks the rotation.');
+  let state = rotation.rewrapState;
+  for await (const job of client.watchRewrapJob({ name: rotation.rewrapJob })) state = job.state;
+  // Its minute may be over while we look: then the next rotation's job has taken over.
+  expect(state === 'SUCCEEDED' || state === 'SUPERSEDED', `the re-wrap job ended ${state}`);
+  const after = await client.getDataKey({ name: first.name, encryptionContext: CONTEXT });
+  expect(after.plaintext.equals(before.plaintext), 'a data key changed when it was re-wrapped');
+  const [from, to] = [before, after].map(({ dataKey }) => dataKey.keyVersion.split('/').at(-1));
+  done(`Rotated it and re-wrapped them: from version ${from} to ${to}, their bytes the same`);
+  done(
+    `Its history has ${rotations.length} rotations; the next by itself is at ${key.nextRotationTime?.toISOString()}`,
+  );
+}
+
+/** Makes those that are missing; returns how many that were. */
+async function storeDataKeys(client: KeywardClient): Promise<number> {
+  const there = new Set<string>();
+  for await (const { name } of client.dataKeys(ROTATING_KEY, { pageSize: 1_000 })) there.add(name);
+  const ids = Array.from({ length: DATA_KEYS }, (_, index) => `customer-${String(index).padStart(4, '0')}`);
+  const missing = ids.filter((id) => !there.has(`${ROTATING_KEY}/dataKeys/${id}`)).values();
+  let made = 0;
+  const worker = async () => {
+    for (const dataKeyId of missing) {
+      await client.createDataKey({ parent: ROTATING_KEY, dataKeyId, encryptionContext: CONTEXT });
+      made += 1;
+    }
+  };
+  await Promise.all(Array.from({ length: DATA_KEYS_AT_ONCE }, worker));
+  return made;
 }
 
 /** Whether it was done; false when the thing exists already. */

@@ -150,6 +150,8 @@ function howToCall({ address, caFile, certFile, keyFile }: ClientIdentity): stri
   const [ca, cert, key] = [caFile, certFile, keyFile].map((file) => relative(ROOT, file));
   return `Call it from this folder:
   npx keyward keys list tenants/demo
+  npx keyward keys rotate tenants/demo/keys/rotating --watch
+  npx keyward keys history tenants/demo/keys/rotating
   grpcurl -cacert ${ca} -cert ${cert} -key ${key} ${address} list
 or from TypeScript:
   import { connect } from 'keyward-client';
