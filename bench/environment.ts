@@ -87,16 +87,22 @@ export class Environment implements AsyncDisposable {
     return this.#server.identity.pid;
   }
 
-  /** One: the default. */
-  get agentPid(): number {
+  /** One unless told otherwise: the default. */
+  get agentPids(): number[] {
     const pid = this.serverPid;
-    return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ')[0]);
+    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number);
   }
 
-  /** Ends the service if it runs, and starts it with nothing loaded. */
-  async restart(): Promise<void> {
+  get agentPid(): number {
+    const [pid] = this.agentPids;
+    if (pid === undefined) throw new Error('the service has no agent');
+    return pid;
+  }
+
+  /** Ends the service if it runs, and starts it with nothing loaded; `extra` are variables of this start alone. */
+  async restart(extra: Readonly<Record<string, string>> = {}): Promise<void> {
     await this.#server?.stop();
-    const variables = { ...this.variables, KEYWARD_MODE: 'production', ...this.#extra };
+    const variables = { ...this.variables, KEYWARD_MODE: 'production', ...this.#extra, ...extra };
     const server = spawnServer(ROOT, variables, join(this.directory, 'server.log'), BUILT);
     this.#server = server;
     writeOwner(this.directory, server.identity);

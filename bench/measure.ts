@@ -147,7 +147,8 @@ function medianFigures(slices: readonly Figures[]): Figures {
   };
 }
 
-function median(values: readonly number[]): number {
+/** The middle one, or the mean of the middle two. */
+export function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const middle = sorted.length >> 1;
   const upper = sorted[middle] ?? Number.NaN;

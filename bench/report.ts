@@ -5,12 +5,14 @@
  */
 import { readIfThere } from '../dev/files.ts';
 import type { Row } from './measure.ts';
+import type { RewrapResults } from './rewrap.ts';
 import { BATCH_ITEMS, PAYLOAD_BYTES, type Workload } from './workloads.ts';
 
 export interface Results {
   readonly machine: readonly (readonly [string, string])[];
   readonly rows: readonly Row[];
   readonly megabytes: readonly Resident[];
+  readonly rewrap: RewrapResults;
 }
 
 /** Resident memory in megabytes, after all slices of a kind. */
@@ -41,7 +43,7 @@ of what each slice had of the floor's in the same round. Rates and CPU are of it
 latencies are of calls. CPU is user and system time by /proc.`;
 
 /** The whole report. */
-export function report({ machine, rows, megabytes }: Results, calls: readonly Workload[]): string {
+export function report({ machine, rows, megabytes, rewrap }: Results, calls: readonly Workload[]): string {
   return [
     '# Bench',
     'Written by `npm run bench`.',
@@ -54,8 +56,21 @@ export function report({ machine, rows, megabytes }: Results, calls: readonly Wo
         return `Resident after the ${after} at ${IN_FLIGHT} in flight: server ${one} MB, agent ${other} MB.`;
       })
       .join('\n'),
+    '## Re-wrapping',
+    REWRAP_METHOD,
+    table(
+      REWRAP_HEADINGS,
+      rewrap.passes.map((pass, index) => rewrapCells(pass, index, rewrap.rows)),
+    ),
+    rewrap.callers
+      .map(
+        ({ inFlight, p99Without, p99With }) =>
+          `Encrypt at ${inFlight} in flight: p99 ${p99Without.toFixed(2)} ms while no job runs, ${p99With.toFixed(2)} ms while one takes its share.`,
+      )
+      .join('\n'),
+    `A tick with nothing due among ${rewrap.tick.keys} keys: p50 ${rewrap.tick.p50Ms.toFixed(2)} ms, p99 ${rewrap.tick.p99Ms.toFixed(2)} ms.`,
     '## Targets',
-    targets({ rows, megabytes }, calls).join('\n'),
+    [...targets({ rows, megabytes }, calls), ...rewrapTargets(rewrap)].join('\n'),
     '',
   ].join('\n\n');
 }
@@ -106,12 +121,14 @@ export function table(headings: readonly string[], rows: readonly (readonly stri
   return [line(headings), line(widths.map((width) => '-'.repeat(width))), ...rows.map(line)].join('\n');
 }
 
-function targets({ rows, megabytes }: Omit<Results, 'machine'>, calls: readonly Workload[]): string[] {
+function targets(
+  { rows, megabytes }: Pick<Results, 'rows' | 'megabytes'>,
+  calls: readonly Workload[],
+): string[] {
   const rate = (name: string) =>
     rows.find((row) => row.inFlight === IN_FLIGHT && row.name === name)?.perSecond ?? Number.NaN;
   const encrypt = rows.find((row) => row.inFlight === IN_FLIGHT && row.name === 'Encrypt');
   const share = encrypt?.ofFloor?.[0] ?? Number.NaN;
-  const line = (reached: boolean, text: string) => `- ${reached ? '✓' : '✗'} ${text}`;
   return [
     line(
       share >= ENCRYPT_OF_FLOOR,
@@ -128,5 +145,71 @@ function targets({ rows, megabytes }: Omit<Results, 'machine'>, calls: readonly 
       const text = `server and agent after the ${after}: ${total.toFixed(0)} MB; to stay under ${MEGABYTES}`;
       return line(total < MEGABYTES, text);
     }),
+  ];
+}
+
+function line(reached: boolean, text: string): string {
+  return `- ${reached ? '✓' : '✗'} ${text}`;
+}
+
+const REWRAP_METHOD = `\
+A job over stored data keys of one key, with a share of 100 percent and two agents; in alternation with it, by the
+maintenance switch, a plain batched UPDATE of the same rows in a table of its own, 500 at a time read and written back on five
+connections, as many as the job has workers. The second pass goes over what the first has written. Rates are medians of slices; memory is the server's and
+its agents' together. What callers notice is measured with the defaults: one agent, a share of 25 percent.`;
+
+const REWRAP_HEADINGS = [
+  'pass',
+  'data keys',
+  'data keys/s',
+  'plain UPDATE/s',
+  'of it',
+  'server CPU µs',
+  'agents CPU µs',
+  'MB at a tenth',
+  'MB at the end',
+];
+
+const REWRAP_PER_SECOND = 15_000;
+const REWRAP_OF_UPDATE = 0.5;
+const CALLERS_P99 = 1.5;
+const TICK_MS = 5;
+/** What a collection of garbage more or less makes, and no more than that. */
+const MEMORY_GROWTH = 1.25;
+
+function rewrapCells(pass: RewrapResults['passes'][number], index: number, rows: number): string[] {
+  return [
+    String(index + 1),
+    String(rows),
+    pass.perSecond.toFixed(0),
+    pass.floorPerSecond.toFixed(0),
+    (pass.perSecond / pass.floorPerSecond).toFixed(2),
+    pass.serverCpu.toFixed(1),
+    pass.agentsCpu.toFixed(1),
+    pass.megabytesBegin.toFixed(0),
+    pass.megabytesEnd.toFixed(0),
+  ];
+}
+
+function rewrapTargets({ passes, callers, tick }: RewrapResults): string[] {
+  return [
+    ...passes.map(({ perSecond, floorPerSecond }, index) => {
+      const least = Math.min(REWRAP_PER_SECOND, floorPerSecond * REWRAP_OF_UPDATE);
+      const text = `re-wrapping, pass ${index + 1}: ${perSecond.toFixed(0)}/s; to reach ${least.toFixed(0)}, the less of ${REWRAP_PER_SECOND} and half of the plain UPDATE's`;
+      return line(perSecond >= least, text);
+    }),
+    ...passes.map(({ megabytesBegin, megabytesEnd }, index) => {
+      const text = `memory in pass ${index + 1}: ${megabytesBegin.toFixed(0)} MB at a tenth, ${megabytesEnd.toFixed(0)} at the end; to stay under ${MEMORY_GROWTH} times as much`;
+      return line(megabytesEnd <= megabytesBegin * MEMORY_GROWTH, text);
+    }),
+    ...callers.map(({ inFlight, p99Without, p99With }) => {
+      const times = p99With / p99Without;
+      const text = `Encrypt's p99 at ${inFlight} in flight during a throttled job: ${times.toFixed(2)} times that without; to stay under ${CALLERS_P99}`;
+      return line(times <= CALLERS_P99, text);
+    }),
+    line(
+      tick.p99Ms < TICK_MS,
+      `a tick with nothing due: ${tick.p99Ms.toFixed(2)} ms; to stay under ${TICK_MS}`,
+    ),
   ];
 }
