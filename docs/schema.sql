@@ -51,7 +51,7 @@ CREATE TABLE changes (
   subject_id uuid NOT NULL,
   at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
   CONSTRAINT changes_pkey PRIMARY KEY (tenant_id, change_id),
-  CONSTRAINT changes_kind_check CHECK ((kind = ANY (ARRAY['tenant'::text, 'key'::text, 'destroyed'::text]))),
+  CONSTRAINT changes_kind_check CHECK ((kind = ANY (ARRAY['tenant'::text, 'key'::text, 'destroyed'::text, 'token'::text, 'versions'::text, 'shredded'::text]))),
   CONSTRAINT changes_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
 CREATE INDEX changes_by_xid ON public.changes USING btree (xid);
@@ -151,7 +151,11 @@ GRANT SELECT ON key_versions TO keyward_reconciler;
 GRANT INSERT, SELECT ON key_versions TO keyward_service;
 GRANT UPDATE (destroyed_at) ON key_versions TO keyward_reconciler;
 GRANT UPDATE (revision) ON key_versions TO keyward_reconciler;
+GRANT UPDATE (root_key_id) ON key_versions TO keyward_reconciler;
+GRANT UPDATE (seal) ON key_versions TO keyward_reconciler;
+GRANT UPDATE (seal_key_id) ON key_versions TO keyward_reconciler;
 GRANT UPDATE (state) ON key_versions TO keyward_reconciler;
+GRANT UPDATE (wrap) ON key_versions TO keyward_reconciler;
 GRANT UPDATE (wrapped) ON key_versions TO keyward_reconciler;
 GRANT UPDATE (destroy_at) ON key_versions TO keyward_service;
 GRANT UPDATE (revision) ON key_versions TO keyward_service;
@@ -227,6 +231,19 @@ GRANT UPDATE (caller) ON maintenance TO keyward_service;
 GRANT UPDATE (changed_at) ON maintenance TO keyward_service;
 GRANT UPDATE (paused) ON maintenance TO keyward_service;
 
+CREATE TABLE replicas (
+  tenant_id uuid NOT NULL,
+  replica_id uuid NOT NULL,
+  seen_at timestamp with time zone NOT NULL,
+  held uuid[] NOT NULL,
+  CONSTRAINT replicas_pkey PRIMARY KEY (tenant_id, replica_id),
+  CONSTRAINT replicas_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+GRANT DELETE, INSERT, SELECT ON replicas TO keyward_reconciler;
+GRANT SELECT ON replicas TO keyward_service;
+GRANT UPDATE (held) ON replicas TO keyward_reconciler;
+GRANT UPDATE (seen_at) ON replicas TO keyward_reconciler;
+
 CREATE TABLE request_ids (
   tenant_id uuid NOT NULL,
   caller text NOT NULL,
@@ -247,10 +264,10 @@ GRANT INSERT, SELECT ON request_ids TO keyward_service;
 CREATE TABLE rewrap_failures (
   tenant_id uuid NOT NULL,
   job_id uuid NOT NULL,
-  data_key text COLLATE "C" NOT NULL,
+  resource text COLLATE "C" NOT NULL,
   reason text NOT NULL,
   at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
-  CONSTRAINT rewrap_failures_pkey PRIMARY KEY (tenant_id, job_id, data_key),
+  CONSTRAINT rewrap_failures_pkey PRIMARY KEY (tenant_id, job_id, resource),
   CONSTRAINT rewrap_failures_tenant_id_job_id_fkey FOREIGN KEY (tenant_id, job_id) REFERENCES rewrap_jobs(tenant_id, job_id)
 );
 ALTER TABLE rewrap_failures ENABLE ROW LEVEL SECURITY;
@@ -278,11 +295,14 @@ CREATE TABLE rewrap_jobs (
   total bigint NOT NULL DEFAULT 0,
   done bigint,
   failed bigint,
+  kind text NOT NULL DEFAULT 'data-keys'::text,
   CONSTRAINT rewrap_jobs_pkey PRIMARY KEY (tenant_id, job_id),
   CONSTRAINT rewrap_jobs_cause_check CHECK ((cause = ANY (ARRAY['schedule'::text, 'request'::text, 'usage'::text]))),
   CONSTRAINT rewrap_jobs_check CHECK (((scope_key_id IS NULL) OR (scope_tenant_id IS NOT NULL))),
   CONSTRAINT rewrap_jobs_check1 CHECK (((state = 'RUNNING'::text) = (ended_at IS NULL))),
   CONSTRAINT rewrap_jobs_check2 CHECK (((state = 'RUNNING'::text) = ((done IS NULL) AND (failed IS NULL)))),
+  CONSTRAINT rewrap_jobs_kind_check CHECK ((kind = ANY (ARRAY['data-keys'::text, 'key-versions'::text]))),
+  CONSTRAINT rewrap_jobs_kind_check1 CHECK (((kind = 'data-keys'::text) OR (scope_key_id IS NULL))),
   CONSTRAINT rewrap_jobs_state_check CHECK ((state = ANY (ARRAY['RUNNING'::text, 'SUCCEEDED'::text, 'PARTIAL'::text, 'CANCELLED'::text, 'SUPERSEDED'::text]))),
   CONSTRAINT rewrap_jobs_scope_tenant_id_fkey FOREIGN KEY (scope_tenant_id) REFERENCES tenants(tenant_id),
   CONSTRAINT rewrap_jobs_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
@@ -308,8 +328,8 @@ CREATE TABLE rewrap_ranges (
   tenant_id uuid NOT NULL,
   job_id uuid NOT NULL,
   range integer NOT NULL,
-  key_tenant_id uuid NOT NULL,
-  key_id uuid NOT NULL,
+  key_tenant_id uuid,
+  key_id uuid,
   after_name text COLLATE "C" NOT NULL,
   until_name text COLLATE "C" NOT NULL,
   total bigint NOT NULL,
@@ -370,14 +390,25 @@ CREATE TABLE tenants (
   created_at timestamp with time zone NOT NULL DEFAULT now(),
   state text NOT NULL DEFAULT 'ENABLED'::text,
   revision bigint NOT NULL DEFAULT 1,
+  dedicated_root_key boolean NOT NULL DEFAULT false,
+  shred_at timestamp with time zone,
+  shredded_at timestamp with time zone,
   CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id),
   CONSTRAINT tenants_name_key UNIQUE (name),
   CONSTRAINT tenants_name_check CHECK ((name ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
-  CONSTRAINT tenants_state_check CHECK ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text])))
+  CONSTRAINT tenants_shred_at_check CHECK (((state <> 'SHRED_SCHEDULED'::text) OR (shred_at IS NOT NULL))),
+  CONSTRAINT tenants_shredded_at_check CHECK (((state = 'SHREDDED'::text) = (shredded_at IS NOT NULL))),
+  CONSTRAINT tenants_state_check CHECK ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text, 'SHRED_SCHEDULED'::text, 'SHREDDED'::text]))),
+  CONSTRAINT tenants_system_check CHECK (((name <> 'system'::text) OR ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text])) AND (NOT dedicated_root_key))))
 );
+CREATE INDEX tenants_shred ON public.tenants USING btree (shred_at) WHERE (state = 'SHRED_SCHEDULED'::text);
 GRANT SELECT ON tenants TO keyward_reconciler;
 GRANT INSERT, SELECT ON tenants TO keyward_service;
+GRANT UPDATE (revision) ON tenants TO keyward_reconciler;
+GRANT UPDATE (shredded_at) ON tenants TO keyward_reconciler;
+GRANT UPDATE (state) ON tenants TO keyward_reconciler;
 GRANT UPDATE (revision) ON tenants TO keyward_service;
+GRANT UPDATE (shred_at) ON tenants TO keyward_service;
 GRANT UPDATE (state) ON tenants TO keyward_service;
 
 CREATE TABLE token_objects (
@@ -386,13 +417,41 @@ CREATE TABLE token_objects (
   role text NOT NULL,
   is_current boolean NOT NULL,
   created_at timestamp with time zone NOT NULL DEFAULT now(),
+  state text NOT NULL DEFAULT 'CURRENT'::text,
+  caller text NOT NULL DEFAULT ''::text,
+  attempt_until timestamp with time zone,
+  activated_at timestamp with time zone,
+  retired_at timestamp with time zone,
+  destroyed_at timestamp with time zone,
+  job_id uuid,
   CONSTRAINT token_objects_pkey PRIMARY KEY (tenant_id, object_id),
   CONSTRAINT token_objects_object_id_key UNIQUE (object_id),
+  CONSTRAINT token_objects_check CHECK (((state <> 'CREATING'::text) OR (attempt_until IS NOT NULL))),
+  CONSTRAINT token_objects_check1 CHECK (((state = 'DESTROYED'::text) = (destroyed_at IS NOT NULL))),
+  CONSTRAINT token_objects_current_check CHECK (((state = 'CURRENT'::text) = is_current)),
   CONSTRAINT token_objects_role_check CHECK ((role = ANY (ARRAY['root'::text, 'seal'::text, 'mask'::text, 'audit-signing'::text]))),
-  CONSTRAINT token_objects_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+  CONSTRAINT token_objects_state_check CHECK ((state = ANY (ARRAY['CREATING'::text, 'CREATED'::text, 'CURRENT'::text, 'RETIRED'::text, 'ABANDONED'::text, 'DESTROYING'::text, 'DESTROYED'::text]))),
+  CONSTRAINT token_objects_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id),
+  CONSTRAINT token_objects_tenant_id_job_id_fkey FOREIGN KEY (tenant_id, job_id) REFERENCES rewrap_jobs(tenant_id, job_id)
 );
 CREATE UNIQUE INDEX token_objects_current ON public.token_objects USING btree (tenant_id, role) WHERE is_current;
+CREATE UNIQUE INDEX token_objects_pending ON public.token_objects USING btree (tenant_id, role) WHERE (state = ANY (ARRAY['CREATING'::text, 'CREATED'::text]));
+GRANT SELECT ON token_objects TO keyward_reconciler;
 GRANT SELECT ON token_objects TO keyward_service;
+GRANT UPDATE (attempt_until) ON token_objects TO keyward_reconciler;
+GRANT UPDATE (activated_at) ON token_objects TO keyward_service;
+GRANT INSERT (attempt_until) ON token_objects TO keyward_service;
+GRANT UPDATE (attempt_until) ON token_objects TO keyward_service;
+GRANT INSERT (caller) ON token_objects TO keyward_service;
+GRANT INSERT (is_current) ON token_objects TO keyward_service;
+GRANT UPDATE (is_current) ON token_objects TO keyward_service;
+GRANT UPDATE (job_id) ON token_objects TO keyward_service;
+GRANT INSERT (object_id) ON token_objects TO keyward_service;
+GRANT UPDATE (retired_at) ON token_objects TO keyward_service;
+GRANT INSERT (role) ON token_objects TO keyward_service;
+GRANT INSERT (state) ON token_objects TO keyward_service;
+GRANT UPDATE (state) ON token_objects TO keyward_service;
+GRANT INSERT (tenant_id) ON token_objects TO keyward_service;
 
 CREATE TABLE usage_reports (
   tenant_id uuid NOT NULL,

@@ -232,7 +232,7 @@ export const OWNER_SETTINGS = {
   MIGRATION_DATABASE_URL: {
     ...setting(
       databaseUrl,
-      'the same database as the role that owns its schema, for `migrate` and `token init` alone; or `MIGRATION_DATABASE_URL_FILE`',
+      'the same database as the role that owns its schema, for `migrate` and the `token` commands that change something; or `MIGRATION_DATABASE_URL_FILE`',
     ),
     orFile: true,
   },

@@ -87,6 +87,19 @@ export const REASONS = {
     status: 'FAILED_PRECONDITION',
     message: 'It is not scheduled for destruction, so there is nothing to restore.',
   },
+  TOKEN_KEY_NOT_READY: {
+    status: 'UNAVAILABLE',
+    message: 'The tenant’s root key is being made or replaced in the HSM.',
+    retryAfterMs: 500,
+  },
+  TOKEN_KEY_ROTATION_UNDER_WAY: {
+    status: 'FAILED_PRECONDITION',
+    message: 'Another key is on its way to take this one’s place.',
+  },
+  TENANT_SHARES_ROOT_KEY: {
+    status: 'FAILED_PRECONDITION',
+    message: 'The tenant has no root key of its own: rotate that of tenants/system.',
+  },
   ETAG_MISMATCH: {
     status: 'ABORTED',
     message: 'The resource has changed since the etag was given: read it again.',

@@ -1,28 +1,43 @@
 #!/usr/bin/env node
 /**
- * The composition root: `keyward-server serve`, `health`, `migrate`, `token init`,
- * `token check`, `token status`.
+ * The composition root: `keyward-server serve`, `health`, `migrate`, `token init`, `token check`, `token status`,
+ * `token destroy-key`, `token record`, `token shred`.
  *
  * Reads the configuration, makes the parts, connects them, and ends them in the right order. Decides nothing else.
  */
 import { readFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
 import { Command } from 'commander';
 import { type Configuration, ConfigurationError, read, readConfiguration } from './config.ts';
 import { HsmAgents, TokenRefused } from './hsm/agents.ts';
 import type { ServeSettings, TokenSettings } from './hsm/protocol.ts';
-import { checkToken, initializeToken, inspectToken } from './hsm/token-commands.ts';
-import type { TokenObjectRole, TokenProfile } from './hsm/token-profile.ts';
-import type { KeyId, RootKeyId, SealKeyId } from './ids.ts';
+import {
+  checkToken,
+  createTokenKey,
+  destroyTokenKeys,
+  initializeToken,
+  inspectToken,
+} from './hsm/token-commands.ts';
+import type { TokenObject, TokenProfile } from './hsm/token-profile.ts';
+import type { KeyId } from './ids.ts';
 import { KeyCache } from './keyring/key-cache.ts';
-import { createKeyring, type KeyringParts } from './keyring/keyring.ts';
+import { createKeyring } from './keyring/keyring.ts';
 import { Reconciler } from './keyring/reconciler.ts';
 import { REWRAP_SIZES } from './keyring/rewrap.ts';
-import { objectionsTo, readTokenStatus, tokenObjectsOf } from './keyring/token-status.ts';
+import {
+  type DestroyedKeys,
+  type DestructionParts,
+  destroyTokenKey,
+  recordTokenKey,
+  shredTokenKeys,
+} from './keyring/token-destruction.ts';
+import { TokenObjects, tokenObjectsOf } from './keyring/token-objects.ts';
+import { objectionsTo, readTokenStatus } from './keyring/token-status.ts';
 import { tokenStatusText } from './keyring/token-status-text.ts';
 import { UsageRecorder } from './keyring/usage.ts';
 import { askHealth, HealthListener } from './rpc/health.ts';
-import { tokenStatusMessage } from './rpc/messages.ts';
 import { GrpcServer, type ServerLimits } from './rpc/server.ts';
+import { tokenStatusMessage } from './rpc/token-messages.ts';
 import { ChangeFeed } from './store/changes.ts';
 import {
   type EnvironmentRecord,
@@ -39,6 +54,8 @@ import { createLog, type Logger } from './telemetry/log.ts';
 const RELEASE = (
   JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
 ).version;
+/** Who runs a command, in audit entries. */
+const OPERATOR = `operator ${userInfo().username}`;
 const READINESS_MS = 100;
 const SHORTEST_PERIOD_SECONDS = { development: 10, production: 86_400 } as const;
 
@@ -50,6 +67,13 @@ const TOKEN_SETTINGS = [
   'KEYWARD_HSM_PIN_FILE',
   'KEYWARD_HSM_WAIVERS',
   'KEYWARD_HSM_ENVIRONMENT',
+] as const;
+
+/** What it takes to change the token. */
+const OWNER_TOKEN_SETTINGS = [
+  'MIGRATION_DATABASE_URL',
+  'KEYWARD_DATABASE_CA_FILE',
+  ...TOKEN_SETTINGS,
 ] as const;
 
 /** What it takes to look at the token. */
@@ -86,6 +110,23 @@ token
   .description('show the token, every object with every attribute, and how much is under each root key')
   .option('--json', 'as the message TokenStatus of the contract, for programs')
   .action(showToken);
+token
+  .command('destroy-key')
+  .description('destroy a root or seal key that was replaced, once nothing is under it and no agent holds it')
+  .argument('<uuid>', 'as `token status` and `keyward hsm keys` show it')
+  .action((uuid: string) => destroyInToken((parts) => destroyTokenKey(parts, uuid)));
+token
+  .command('record')
+  .description(
+    'record a root or seal key that the token has and the database does not know: it is never used',
+  )
+  .argument('<uuid>', 'as `token status` shows it')
+  .action(recordInDatabase);
+token
+  .command('shred')
+  .description('destroy all root keys of a tenant that was shredded; run it on every copy of the token')
+  .argument('<tenant>', 'the last part of its name')
+  .action((tenant: string) => destroyInToken((parts) => shredTokenKeys(parts, tenant)));
 
 try {
   await program.parseAsync();
@@ -111,6 +152,7 @@ async function serve(): Promise<void> {
   const settings = serveSettings(configuration, environment);
   const agents = new HsmAgents({
     settings,
+    reread: async () => tokenObjectsOf((await readEnvironment(store)).tokenObjects),
     count: configuration.KEYWARD_HSM_AGENTS,
     callTimeoutMs: configuration.KEYWARD_HSM_CALL_TIMEOUT_MS,
     maxCalls: configuration.KEYWARD_HSM_QUEUE_CALLS,
@@ -122,23 +164,35 @@ async function serve(): Promise<void> {
   const feed = new ChangeFeed(store, {
     onChange: ({ kind, tenantId, subjectId }) => {
       if (kind === 'tenant') cache.forgetTenants();
-      else cache.forget(tenantId, subjectId as KeyId);
+      else if (kind === 'versions' || kind === 'shredded') cache.clear();
+      else if (kind !== 'token') cache.forget(tenantId, subjectId as KeyId);
       if (kind === 'destroyed') void agents.forget(subjectId as KeyId);
+      if (kind === 'shredded') void agents.forget();
+      if (kind === 'token' || kind === 'shredded') refreshTokenObjects();
     },
     onReset: () => {
       cache.clear();
       void agents.forget();
+      refreshTokenObjects();
     },
     onError: (err) => log.warn({ err }, 'changes can not be read'),
   });
   const { systemTenantId } = environment;
+  const tokenObjects = new TokenObjects({ store, agents, records: environment.tokenObjects, systemTenantId });
+  const refreshTokenObjects = () =>
+    void tokenObjects
+      .refresh()
+      // A new one may have waited for this replica alone.
+      .then(() => reconciler.wake())
+      .catch((err: unknown) => log.warn({ err }, 'token objects can not be looked for now'));
   const usage = new UsageRecorder(store);
   const keyring = createKeyring({
     store,
     agents,
     cache,
     usage,
-    current: currentKeys(environment),
+    tokenObjects,
+    makeTokenKey: (key) => createTokenKey({ ...settings, ...key }, agentEnvironment(configuration)),
     systemTenantId,
     shortestRotationPeriodSeconds: SHORTEST_PERIOD_SECONDS[configuration.KEYWARD_MODE],
     rewrap: {
@@ -181,6 +235,9 @@ async function serve(): Promise<void> {
     await server.drain(configuration.KEYWARD_DRAIN_MS);
     await reconciler.stop();
     stopHousekeeping();
+    await tokenObjects
+      .stop()
+      .catch((err: unknown) => log.warn({ err }, 'nobody can be told that this replica ends'));
     await usage.stop().catch((err: unknown) => log.warn({ err }, 'the last use of keys can not be reported'));
     await feed.stop();
     await agents.stop();
@@ -192,6 +249,7 @@ async function serve(): Promise<void> {
   try {
     const { findings, ...report } = await agents.start();
     log.info(report, 'the HSM token is open');
+    tokenObjects.start((err) => log.warn({ err }, 'nobody can be told that this replica runs'));
     reconciler.start(configuration.KEYWARD_MAINTENANCE_TICKS, configuration.KEYWARD_MAINTENANCE_JITTER_MS);
     usage.start(configuration.KEYWARD_USAGE_REPORT_MS, (err) =>
       log.warn({ err }, 'the use of keys can not be reported now'),
@@ -262,10 +320,7 @@ async function migrateDatabase(): Promise<void> {
 }
 
 async function initToken(): Promise<void> {
-  const settings = read(
-    ['MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE', ...TOKEN_SETTINGS],
-    process.env,
-  );
+  const settings = read(OWNER_TOKEN_SETTINGS, process.env);
   await withOwnerConnection(
     settings.MIGRATION_DATABASE_URL,
     settings.KEYWARD_DATABASE_CA_FILE,
@@ -275,7 +330,7 @@ async function initToken(): Promise<void> {
         {
           ...tokenSettings(settings),
           environmentId: environment.environmentId,
-          recorded: tokenObjectsOf(environment),
+          recorded: tokenObjectsOf(environment.tokenObjects),
         },
         agentEnvironment(settings),
       );
@@ -306,7 +361,8 @@ async function reportToken(): Promise<void> {
   }
 }
 
-async function showToken({ json = false }: { readonly json?: boolean }): Promise<void> {
+/** The token as an operator's own agent sees it, and the settings that it was found by. */
+async function lookAtToken() {
   const settings = read(REPORT_SETTINGS, process.env);
   const store = await openStore(settings, () => {});
   try {
@@ -314,15 +370,44 @@ async function showToken({ json = false }: { readonly json?: boolean }): Promise
     const status = await readTokenStatus(store, (objects) =>
       inspectToken({ ...serving, objects }, agentEnvironment(settings)),
     );
-    process.stdout.write(
-      json ? `${JSON.stringify(tokenStatusMessage(status), null, 2)}\n` : tokenStatusText(status),
-    );
-    const objections = objectionsTo(status);
-    if (objections.length > 0)
-      throw new Error(['a service does not start on this token:', ...objections].join('\n'));
+    return { settings, status };
   } finally {
     await store.close();
   }
+}
+
+async function showToken({ json = false }: { readonly json?: boolean }): Promise<void> {
+  const { status } = await lookAtToken();
+  process.stdout.write(
+    json ? `${JSON.stringify(tokenStatusMessage(status), null, 2)}\n` : tokenStatusText(status),
+  );
+  const objections = objectionsTo(status);
+  if (objections.length > 0)
+    throw new Error(['a service does not start on this token:', ...objections].join('\n'));
+}
+
+async function recordInDatabase(uuid: string): Promise<void> {
+  const { MIGRATION_DATABASE_URL: url } = read(['MIGRATION_DATABASE_URL'], process.env);
+  const { settings, status } = await lookAtToken();
+  await withOwnerConnection(url, settings.KEYWARD_DATABASE_CA_FILE, (owner) =>
+    recordTokenKey({ owner, caller: OPERATOR }, status, uuid),
+  );
+  process.stdout.write(`${uuid} is recorded, and is never used\n`);
+}
+
+async function destroyInToken(work: (parts: DestructionParts) => Promise<DestroyedKeys>): Promise<void> {
+  const settings = read(OWNER_TOKEN_SETTINGS, process.env);
+  const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath } = settings;
+  await withOwnerConnection(url, caFilePath, async (owner) => {
+    const { environmentId } = await readEnvironmentAsOwner(owner);
+    const destroy = (objects: readonly TokenObject[]) =>
+      destroyTokenKeys({ ...tokenSettings(settings), environmentId, objects }, agentEnvironment(settings));
+    const { objects, inToken } = await work({ owner, destroy, caller: OPERATOR });
+    for (const { role, objectId } of objects) process.stdout.write(`${role} ${objectId} is destroyed\n`);
+    process.stdout.write(
+      `${inToken} of ${objects.length} were in this token; copies of the token may have them still\n`,
+    );
+  });
 }
 
 function openStore(
@@ -367,19 +452,9 @@ function serveSettings(
     ...tokenSettings(settings),
     environmentId,
     profile: tokenProfile as TokenProfile,
-    objects: tokenObjectsOf(environment),
+    objects: tokenObjectsOf(environment.tokenObjects),
     keyCacheSize: settings.KEYWARD_HSM_KEY_CACHE,
   };
-}
-
-function currentKeys({ tokenObjects }: EnvironmentRecord): KeyringParts['current'] {
-  const current = (role: TokenObjectRole) => {
-    const object = tokenObjects.find((each) => each.role === role && each.isCurrent);
-    if (object === undefined)
-      throw new ConfigurationError(`no current ${role} key is recorded in the database`);
-    return object.objectId;
-  };
-  return { rootKeyId: current('root') as RootKeyId, sealKeyId: current('seal') as SealKeyId };
 }
 
 /** The agents' whole environment: what the operator names, and nothing else of this process's. */

@@ -6,22 +6,23 @@
 import type { Command } from 'commander';
 import type { KeywardClient, Maintenance } from 'keyward-client';
 import { addChange } from './changes.ts';
+import { addDestruction, shredLoss } from './destruction.ts';
 import { lastPart, tenantName } from './names.ts';
-import { type ChangeOptions, changeOf, type ListOptions, withFilter, withRequestId } from './options.ts';
+import {
+  type ChangeOptions,
+  changeOf,
+  given,
+  type ListOptions,
+  withFilter,
+  withRequestId,
+} from './options.ts';
 import { MAINTENANCE, printAll, printOne, TENANT } from './print.ts';
 import { withClient } from './session.ts';
 
 /** Adds `tenants`. */
 export function addTenants(program: Command): void {
   const tenants = program.command('tenants').description('the tenants that share the service');
-  withRequestId(tenants.command('create <tenant>'))
-    .description('create a tenant: acme or tenants/acme')
-    .action((tenant: string, _options, command: Command) =>
-      withClient<ChangeOptions>(command, async (keyward, { output, ...options }) => {
-        const tenantId = lastPart(tenantName(tenant));
-        await printOne(output, TENANT, await keyward.createTenant({ tenantId, ...changeOf(options) }));
-      }),
-    );
+  addCreateTenant(tenants);
   withFilter(tenants.command('list'), 'state')
     .description('list all tenants')
     .action((_options, command: Command) =>
@@ -49,6 +50,41 @@ export function addTenants(program: Command): void {
     nameOf: tenantName,
     change: (keyward, request) => keyward.enableTenant(request),
   });
+  addShred(tenants);
+}
+
+function addShred(tenants: Command): void {
+  addDestruction(tenants.command('shred <tenant>'), tenants.command('restore <tenant>'), {
+    does: 'schedule a tenant to be shredded, with all of its keys and stored data keys',
+    columns: TENANT,
+    nameOf: tenantName,
+    destroy: async (keyward, request) => {
+      const answer = await keyward.shredTenant(request);
+      return { item: answer.tenant, answer };
+    },
+    lossOf: shredLoss,
+    restore: (keyward, request) => keyward.restoreTenant(request),
+  });
+}
+
+interface NewTenantOptions extends ChangeOptions {
+  readonly dedicatedRootKey?: boolean;
+}
+
+function addCreateTenant(tenants: Command): void {
+  withRequestId(tenants.command('create <tenant>'))
+    .description('create a tenant: acme or tenants/acme')
+    .option(
+      '--dedicated-root-key',
+      'with a root key of its own in the HSM, so that it can be shredded beyond every backup; for good',
+    )
+    .action((tenant: string, _options, command: Command) =>
+      withClient<NewTenantOptions>(command, async (keyward, { output, dedicatedRootKey, ...options }) => {
+        const tenantId = lastPart(tenantName(tenant));
+        const request = { tenantId, ...given({ dedicatedRootKey }), ...changeOf(options) };
+        await printOne(output, TENANT, await keyward.createTenant(request));
+      }),
+    );
 }
 
 /** Adds `maintenance`. */

@@ -1,16 +1,16 @@
 /**
- * `destroy` and `restore`, of a key and of a version.
+ * `destroy` and `restore`, of a key and of a version; `shred` and `restore`, of a tenant.
  *
  * Owns how a destruction is asked for: once to see what would be lost, and once more with the etag that was answered. Its
  * invariant: without that etag nothing is scheduled.
  */
 import type { Command } from 'commander';
-import type { DestructionImpact, KeyVersionUsage, KeywardClient } from 'keyward-client';
+import type { DestructionImpact, KeyVersionUsage, KeywardClient, ShredImpact } from 'keyward-client';
 import { addChange, type Change } from './changes.ts';
 import { printable } from './failures.ts';
 import { writeStandardOutput } from './files.ts';
-import { changeOf, days, given, type TenantOptions, withRequestId, withTenant } from './options.ts';
-import { printJson, printOne } from './print.ts';
+import { changeOf, days, given, type TenantOptions, withRequestId } from './options.ts';
+import { printJson, printOne, whenOf } from './print.ts';
 import { withClient } from './session.ts';
 
 interface DestroyRequest {
@@ -21,14 +21,25 @@ interface DestroyRequest {
   readonly requestId?: string;
 }
 
+/** What would be lost, as it is put to people. */
+interface Loss {
+  /** What becomes of the thing, and when. */
+  readonly fate: string;
+  readonly facts: readonly (readonly [what: string, howMuch: string])[];
+  /** Paragraphs, line by line. */
+  readonly notices: readonly (readonly string[])[];
+}
+
 /** What can be destroyed, and how. */
-interface Destruction<Item> extends Pick<Change<Item>, 'columns' | 'nameOf'> {
-  readonly what: string;
+interface Destruction<Item, Impact> extends Pick<Change<Item>, 'columns' | 'nameOf'> {
+  /** What is done by the command, as in `schedule one version for destruction`. */
+  readonly does: string;
   /** The thing as it is now, and the whole answer. */
   readonly destroy: (
     keyward: KeywardClient,
     request: DestroyRequest,
-  ) => Promise<{ readonly item: Item; readonly answer: { readonly impact: DestructionImpact } }>;
+  ) => Promise<{ readonly item: Item; readonly answer: { readonly impact: Impact } }>;
+  readonly lossOf: (impact: Impact) => Loss;
   readonly restore: Change<Item>['change'];
 }
 
@@ -39,13 +50,13 @@ interface DestroyOptions extends TenantOptions {
 }
 
 /** Gives both commands their words, and what they do. */
-export function addDestruction<Item>(
+export function addDestruction<Item, Impact extends { readonly etag: string }>(
   destroyCommand: Command,
   restoreCommand: Command,
-  { what, columns, nameOf, destroy, restore }: Destruction<Item>,
+  { does, columns, nameOf, destroy, lossOf, restore }: Destruction<Item, Impact>,
 ): void {
-  withRequestId(withTenant(destroyCommand))
-    .description(`schedule ${what} for destruction; without --confirm, only show what would be lost`)
+  withRequestId(destroyCommand)
+    .description(`${does}; without --confirm, only show what would be lost`)
     .option('--window <days>', 'after how long: 7d to 120d, 30d unless given', days)
     .option('--confirm <etag>', 'do it: with the etag that the command without it has shown')
     .addHelpText(
@@ -60,11 +71,11 @@ export function addDestruction<Item>(
           : destroy(keyward, { ...request, etag: confirm, ...changeOf(given({ requestId })) }));
         if (output === 'json') await printJson(answer);
         else if (confirm !== undefined) await printOne(output, columns, item);
-        else await writeStandardOutput(preview(request.name, answer.impact, process.argv.slice(2)));
+        else await writeStandardOutput(preview(request.name, lossOf(answer.impact), answer.impact.etag));
       }),
     );
-  addChange(withTenant(restoreCommand), {
-    description: 'undo destroy before its time has come; it is then disabled',
+  addChange(restoreCommand, {
+    description: `undo ${destroyCommand.name()} before its time has come; it is then disabled`,
     columns,
     nameOf,
     change: restore,
@@ -72,32 +83,58 @@ export function addDestruction<Item>(
 }
 
 /** What would be lost, in words, and the command that does it: this one, with the etag. */
-function preview(name: string, impact: DestructionImpact, args: readonly string[]): string {
-  const { usage } = impact;
-  const command = ['keyward', ...args, '--confirm', impact.etag].map(quoted).join(' ');
+function preview(name: string, { fate, facts, notices }: Loss, etag: string): string {
+  const command = ['keyward', ...process.argv.slice(2), '--confirm', etag].map(quoted).join(' ');
+  const width = Math.max(...facts.map(([what]) => what.length));
   return `${[
-    `Nothing is changed yet. ${printable(name)} would be destroyed at ${impact.destroyTime.toISOString()}:`,
+    `Nothing is changed yet. ${printable(name)} would be ${fate}:`,
     '',
-    `  key versions      ${impact.keyVersions}`,
-    `  stored data keys  ${impact.storedDataKeys}`,
-    `  encryptions       ${used(usage.encryptOperations, usage.lastEncryptTime)}`,
-    `  decryptions       ${used(usage.decryptOperations, usage.lastDecryptTime)}`,
-    ...counted(usage),
+    ...facts.map(([what, howMuch]) => `  ${what.padEnd(width)}  ${printable(howMuch)}`),
     '',
-    printable(impact.notice),
-    '',
+    ...notices.flatMap((lines) => [...lines.map(printable), '']),
     'To schedule it:',
     '',
     `  ${printable(command)}`,
   ].join('\n')}\n`;
 }
 
+/** What is lost with a key or a version. */
+export function destructionLoss({ usage, ...impact }: DestructionImpact): Loss {
+  return {
+    fate: `destroyed at ${impact.destroyTime.toISOString()}`,
+    facts: [
+      ['key versions', String(impact.keyVersions)],
+      ['stored data keys', String(impact.storedDataKeys)],
+      ['encryptions', used(usage.encryptOperations, usage.lastEncryptTime)],
+      ['decryptions', used(usage.decryptOperations, usage.lastDecryptTime)],
+      ...counted(usage),
+    ],
+    notices: [[impact.notice]],
+  };
+}
+
+/** What is lost with a tenant, and what an operator has to see to. */
+export function shredLoss({ rootKeys, checklist, ...impact }: ShredImpact): Loss {
+  const copies = ['Copies of its root keys, each to be seen to:', ...checklist.map((place) => `- ${place}`)];
+  return {
+    fate: `shredded at ${impact.shredTime.toISOString()}`,
+    facts: [
+      ['keys', String(impact.keys)],
+      ['key versions', String(impact.keyVersions)],
+      ['stored data keys', String(impact.storedDataKeys)],
+      ['last use', whenOf(impact.lastUseTime)],
+      ...rootKeys.map((name) => ['root key', name] as const),
+    ],
+    notices: checklist.length === 0 ? [[impact.notice]] : [[impact.notice], copies],
+  };
+}
+
 function used(operations: number, last: Date | undefined): string {
   return last === undefined ? String(operations) : `${operations}, the last at ${last.toISOString()}`;
 }
 
-function counted({ completeTime }: KeyVersionUsage): string[] {
-  return completeTime === undefined ? [] : [`  counted up to     ${completeTime.toISOString()}`];
+function counted({ completeTime }: KeyVersionUsage): [string, string][] {
+  return completeTime === undefined ? [] : [['counted up to', completeTime.toISOString()]];
 }
 
 /** A word as a shell reads it back. */

@@ -6,10 +6,12 @@
  */
 import type { Command } from 'commander';
 import type { CallOptions, KeywardClient, RewrapJob } from 'keyward-client';
+import { printable } from './failures.ts';
 import { jobName, oneTenant, scopeName } from './names.ts';
 import {
   type ChangeOptions,
   changeOf,
+  given,
   type ListOptions,
   type TenantOptions,
   withFilter,
@@ -27,7 +29,9 @@ export const WATCH_RETRIES = 6;
 export function addJobs(program: Command): void {
   const jobs = program
     .command('jobs')
-    .description("re-wrap jobs, which bring stored data keys under their keys' primary versions");
+    .description(
+      "re-wrap jobs, which bring stored data keys under their keys' primary versions, and key versions under the root key",
+    );
   addCreateJob(jobs);
   addListJobs(jobs);
   withTenant(jobs.command('get <job>'), 'job')
@@ -48,17 +52,27 @@ export function addJobs(program: Command): void {
   addWatchJob(jobs);
 }
 
+interface CreateOptions extends TenantOptions, ChangeOptions {
+  readonly keyVersions?: boolean;
+}
+
 function addCreateJob(jobs: Command): void {
   withRequestId(withTenant(jobs.command('create <scope>'), 'key', 'scope'))
     .description('start a job for one key, for a tenant, or for all tenants (-)')
+    .option(
+      '--key-versions',
+      'bring key versions under the current root key, not stored data keys; for a tenant, or for all',
+    )
     .addHelpText(
       'after',
-      '\nWhile one of the same scope is under way, that one is shown and none is started.' +
-        '\n\n  keyward jobs create tenants/acme/keys/orders\n  keyward jobs create acme',
+      '\nWhile one of the same scope and kind is under way, that one is shown and none is started.' +
+        '\n\n  keyward jobs create tenants/acme/keys/orders\n  keyward jobs create acme' +
+        '\n  keyward jobs create - --key-versions',
     )
     .action((scope: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
-        const request = { scope: scopeName(scope, tenant), ...changeOf(options) };
+      withClient<CreateOptions>(command, async (keyward, { output, tenant, keyVersions, ...options }) => {
+        const kind = keyVersions ? ('KEY_VERSIONS' as const) : undefined;
+        const request = { scope: scopeName(scope, tenant), ...given({ kind }), ...changeOf(options) };
         await printJob(output, await keyward.createRewrapJob(request));
       }),
     );
@@ -95,12 +109,18 @@ function addWatchJob(jobs: Command): void {
     );
 }
 
-/** Follows a job to its end, prints it, and returns it. */
-export async function watchJob(keyward: KeywardClient, name: string, command: Command): Promise<RewrapJob> {
-  const { output, timeout } = command.optsWithGlobals<GlobalOptions>();
+/** How long something may be watched, in milliseconds: for as long as it takes unless the user says otherwise. */
+export function watchTimeout(command: Command): number | undefined {
   // The default is meant for calls that answer at once.
-  const timed = command.getOptionValueSourceWithGlobals('timeout') === 'cli';
-  const options: CallOptions = timed ? { timeoutMs: timeout } : {};
+  const said = command.getOptionValueSourceWithGlobals('timeout') === 'cli';
+  return said ? command.optsWithGlobals<GlobalOptions>().timeout : undefined;
+}
+
+/** Follows a job to its end, prints it, and returns it. */
+async function watchJob(keyward: KeywardClient, name: string, command: Command): Promise<RewrapJob> {
+  const { output } = command.optsWithGlobals<GlobalOptions>();
+  const timeoutMs = watchTimeout(command);
+  const options: CallOptions = timeoutMs === undefined ? {} : { timeoutMs };
   const progress = progressOn(process.stderr);
   let last: RewrapJob | undefined;
   try {
@@ -116,10 +136,36 @@ export async function watchJob(keyward: KeywardClient, name: string, command: Co
   return last;
 }
 
+/**
+ * Follows the job that a rotation has started, as {@link watchJob} and {@link requireWhole} do. When that fails, says that
+ * there was a rotation, or it would look as if nothing had been done, and be done again.
+ */
+export async function watchRotation(
+  keyward: KeywardClient,
+  command: Command,
+  { rotated, findJob }: { readonly rotated: string; readonly findJob: () => Promise<string> },
+): Promise<void> {
+  let job: RewrapJob;
+  try {
+    job = await watchJob(keyward, await findJob(), command);
+  } catch (error) {
+    process.stderr.write(`keyward: ${printable(rotated)}; watching its job failed:\n`);
+    throw error;
+  }
+  requireWhole(job);
+}
+
+/** What a job's counts are of. */
+const COUNTED = {
+  DATA_KEYS: 'stored data keys',
+  KEY_VERSIONS: 'key versions',
+  UNSPECIFIED: 'of them',
+} as const satisfies Record<RewrapJob['kind'], string>;
+
 /** Throws for a job that ended with something left that no other job does. */
-export function requireWhole({ state, failed }: RewrapJob): void {
+function requireWhole({ state, kind, failed }: RewrapJob): void {
   if (state === 'PARTIAL') {
-    throw new Error(`the job ended PARTIAL: ${failed} stored data keys could not be opened`);
+    throw new Error(`the job ended PARTIAL: ${failed} ${COUNTED[kind]} could not be opened`);
   }
   if (state === 'CANCELLED') throw new Error('the job was cancelled');
 }

@@ -7,7 +7,7 @@
 import type { Command } from 'commander';
 import { type Key, type KeywardClient, KeywardClientError } from 'keyward-client';
 import { addChange } from './changes.ts';
-import { addDestruction } from './destruction.ts';
+import { addDestruction, destructionLoss } from './destruction.ts';
 import { UsageError } from './failures.ts';
 import { keyName, keyVersionName, lastPart, oneTenant, parentOf } from './names.ts';
 import {
@@ -59,14 +59,15 @@ export function addKeys(program: Command): void {
     nameOf: keyName,
     change: (keyward, request) => keyward.enableKey(request),
   });
-  addDestruction(keys.command('destroy <key>'), keys.command('restore <key>'), {
-    what: 'a key with all of its versions and stored data keys',
+  addDestruction(withTenant(keys.command('destroy <key>')), withTenant(keys.command('restore <key>')), {
+    does: 'schedule a key with all of its versions and stored data keys for destruction',
     columns: KEY,
     nameOf: keyName,
     destroy: async (keyward, request) => {
       const answer = await keyward.scheduleKeyDestruction(request);
       return { item: answer.key, answer };
     },
+    lossOf: destructionLoss,
     restore: (keyward, request) => keyward.restoreKey(request),
   });
   withFilter(withTenant(keys.command('versions <key>')), 'state')
@@ -215,14 +216,16 @@ function addKeyVersion(keys: Command): void {
     nameOf: keyVersionName,
     change: (keyward, request) => keyward.enableKeyVersion(request),
   });
-  addDestruction(version.command('destroy <version>'), version.command('restore <version>'), {
-    what: 'one version',
+  const [destroy, restore] = [version.command('destroy <version>'), version.command('restore <version>')];
+  addDestruction(withTenant(destroy), withTenant(restore), {
+    does: 'schedule one version for destruction',
     columns: KEY_VERSION,
     nameOf: keyVersionName,
     destroy: async (keyward, request) => {
       const answer = await keyward.scheduleKeyVersionDestruction(request);
       return { item: answer.keyVersion, answer };
     },
+    lossOf: destructionLoss,
     restore: (keyward, request) => keyward.restoreKeyVersion(request),
   });
 }

@@ -11,6 +11,7 @@ import { addMaintenance, addTenants } from './administration.ts';
 import { addStoredDataKeys } from './data-keys.ts';
 import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
 import { printable, report } from './failures.ts';
+import { addHsm } from './hsm.ts';
 import { addJobs } from './jobs.ts';
 import { addKeys } from './keys.ts';
 import { addToken } from './token.ts';
@@ -60,6 +61,7 @@ function build(): Command {
   addStoredDataKeys(program);
   addJobs(program);
   addMaintenance(program);
+  addHsm(program);
   addToken(program);
   return program;
 }

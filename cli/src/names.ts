@@ -5,6 +5,9 @@
  */
 import { UsageError } from './failures.ts';
 
+/** What tenants share is this one's. */
+export const SHARED = 'tenants/system';
+
 /** `tenants/acme` of `acme` or `tenants/acme`. */
 export function tenantName(given: string): string {
   const name = given.includes('/') ? given : `tenants/${given}`;
@@ -33,6 +36,12 @@ export function keyName(given: string, tenant: string | undefined): string {
 /** `tenants/acme/rewrapJobs/…` of the same, or of its last part and the tenant. */
 export function jobName(given: string, tenant: string | undefined): string {
   return tenantsName(given, tenant, { what: 'job', collection: 'rewrapJobs', example: '…' });
+}
+
+/** `tenants/acme/tokenKeys/…` of the same, or of its last part and the tenant; of what tenants share for neither. */
+export function tokenKeyName(given: string, tenant: string | undefined): string {
+  const whose = given.includes('/') ? tenant : (tenant ?? SHARED);
+  return tenantsName(given, whose, { what: 'token key', collection: 'tokenKeys', example: '…' });
 }
 
 /** `tenants/acme/keys/orders/versions/3` of the same, or of `orders/versions/3` and the tenant. */

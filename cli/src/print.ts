@@ -12,6 +12,7 @@ import type {
   RewrapJob,
   Rotation,
   Tenant,
+  TokenKey,
   TokenObject,
   UnrecordedTokenObject,
 } from 'keyward-client';
@@ -26,9 +27,10 @@ export type Columns<Item> = Readonly<Record<string, (item: Item) => string>>;
 /** A tenant's columns. */
 export const TENANT: Columns<Tenant> = {
   NAME: ({ name }) => name,
-  STATE: ({ state }) => state,
+  STATE: ({ state, shredTime }) => stateAt(state, shredTime),
   UID: ({ uid }) => uid,
   CREATED: ({ createTime }) => createTime.toISOString(),
+  'ROOT KEY': ({ dedicatedRootKey }) => (dedicatedRootKey ? 'dedicated' : 'shared'),
 };
 
 /** What the service does by itself, as columns. */
@@ -42,10 +44,30 @@ export const MAINTENANCE: Columns<Maintenance> = {
 export const TOKEN_OBJECT: Columns<TokenObject | UnrecordedTokenObject> = {
   ROLE: (object) => ('role' in object ? object.role : 'NOT RECORDED'),
   UID: ({ uid }) => uid,
+  TENANT: (object) => ('role' in object ? object.tenant : ''),
   CURRENT: (object) => ('role' in object ? (object.current ? 'yes' : 'no') : ''),
   CONDITION: (object) => ('role' in object ? object.condition : `labelled ${object.label}`),
   ATTRIBUTES: (object) => ('role' in object ? attributesOf(object) : ''),
   'KEY VERSIONS': (object) => ('role' in object && object.role === 'ROOT' ? String(object.keyVersions) : ''),
+};
+
+/** The columns of what an operator has to do about a token's objects. */
+export const TO_DO: Columns<TokenObject> = {
+  UID: ({ uid }) => uid,
+  'TO DO': ({ toDo }) => toDo,
+};
+
+/** A root or seal key's columns. */
+export const TOKEN_KEY: Columns<TokenKey> = {
+  UID: ({ name }) => lastPart(name),
+  ROLE: ({ role }) => role,
+  STATE: ({ state }) => state,
+  CREATED: ({ createTime }) => createTime.toISOString(),
+  'CURRENT SINCE': ({ activateTime }) => ifAny(activateTime),
+  RETIRED: ({ retireTime }) => ifAny(retireTime),
+  DESTROYED: ({ destroyTime }) => ifAny(destroyTime),
+  'KEY VERSIONS': ({ keyVersions }) => String(keyVersions),
+  CALLER: ({ caller }) => caller,
 };
 
 /** How many attributes are as they must be, and which aren't. */
@@ -129,6 +151,7 @@ export const ROTATION: Columns<Rotation> = {
 export const JOB: Columns<RewrapJob> = {
   NAME: ({ name }) => name,
   SCOPE: ({ scope }) => scope,
+  KIND: ({ kind }) => kind,
   STATE: ({ state, paused }) => (paused && state === 'RUNNING' ? `${state} (PAUSED)` : state),
   CAUSE: ({ cause }) => cause,
   TOTAL: ({ total, totalIsFinal }) => `${total}${totalIsFinal ? '' : '+'}`,
@@ -136,13 +159,13 @@ export const JOB: Columns<RewrapJob> = {
   LEFT: ({ left }) => String(left),
   FAILED: ({ failed }) => String(failed),
   STARTED: ({ createTime }) => createTime.toISOString(),
-  ENDED: ({ endTime }) => endTime?.toISOString() ?? '',
+  ENDED: ({ endTime }) => ifAny(endTime),
   CALLER: ({ caller }) => caller,
 };
 
 /** The columns of what a job could not open. */
 export const FAILURE: Columns<RewrapFailure> = {
-  'DATA KEY': ({ dataKey }) => dataKey,
+  RESOURCE: ({ resource }) => resource,
   REASON: ({ reason }) => reason,
   TIME: ({ time }) => time.toISOString(),
 };
@@ -151,10 +174,19 @@ export const FAILURE: Columns<RewrapFailure> = {
 function stateOf({ state, destroyTime, destroyEventTime }: Key | KeyVersion): string {
   const when =
     state === 'DESTROYED' ? destroyEventTime : state === 'DESTROY_SCHEDULED' ? destroyTime : undefined;
+  return stateAt(state, when);
+}
+
+function stateAt(state: string, when: Date | undefined): string {
   return when === undefined ? state : `${state} (${when.toISOString()})`;
 }
 
-function whenOf(time: Date | undefined): string {
+function ifAny(time: Date | undefined): string {
+  return time?.toISOString() ?? '';
+}
+
+/** A time, for what may never have been. */
+export function whenOf(time: Date | undefined): string {
   return time?.toISOString() ?? 'never';
 }
 
@@ -177,7 +209,7 @@ export async function printOne<Item>(output: string, columns: Columns<Item>, ite
 export async function printAll<Item>(
   output: string,
   columns: Columns<Item>,
-  items: AsyncIterable<Item>,
+  items: AsyncIterable<Item> | Iterable<Item>,
 ): Promise<void> {
   const all: Item[] = [];
   for await (const item of items) all.push(item);

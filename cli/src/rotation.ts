@@ -5,10 +5,10 @@
  * watching its job fails after that.
  */
 import type { Command } from 'commander';
-import type { KeywardClient, RewrapJob } from 'keyward-client';
+import type { KeywardClient } from 'keyward-client';
 import { addChange } from './changes.ts';
-import { printable, UsageError } from './failures.ts';
-import { requireWhole, WATCH_RETRIES, watchJob } from './jobs.ts';
+import { UsageError } from './failures.ts';
+import { WATCH_RETRIES, watchRotation } from './jobs.ts';
 import { keyName, lastPart } from './names.ts';
 import {
   type ChangeOptions,
@@ -75,26 +75,16 @@ function addRotate(keys: Command): void {
         async (keyward, { output, tenant, ...options }) => {
           const name = keyName(key, tenant);
           const rotated = await keyward.rotateKey({ name, ...changeOf(options) });
-          if (watch) await watchRotation(keyward, rotated.primary.name, command);
-          else await printOne(output, KEY, rotated);
+          if (!watch) return printOne(output, KEY, rotated);
+          const version = rotated.primary.name;
+          await watchRotation(keyward, command, {
+            rotated: `rotated to version ${lastPart(version)}`,
+            findJob: () => jobOf(keyward, version),
+          });
         },
         watch ? { retries: WATCH_RETRIES } : {},
       ),
     );
-}
-
-async function watchRotation(keyward: KeywardClient, version: string, command: Command): Promise<void> {
-  let job: RewrapJob;
-  try {
-    job = await watchJob(keyward, await jobOf(keyward, version), command);
-  } catch (error) {
-    // Or it would look as if nothing had been done, and be done again.
-    process.stderr.write(
-      `keyward: rotated to version ${printable(lastPart(version))}; watching its job failed:\n`,
-    );
-    throw error;
-  }
-  requireWhole(job);
 }
 
 /** The job of the rotation to this version. */

@@ -1,12 +1,13 @@
 /**
  * `keyward token …`: the HSM token that the service uses, looked at.
  *
- * Owns its words. The table has a row for each object, with what is wrong of it; JSON has every attribute.
+ * Owns its words. The table has a row for each object, with what is wrong of it, and another follows of what is to be
+ * done about them; JSON has every attribute.
  */
 import type { Command } from 'commander';
 import type { TokenStatus } from 'keyward-client';
 import { printable } from './failures.ts';
-import { printJson, printTable, TOKEN_OBJECT } from './print.ts';
+import { printJson, printTable, TO_DO, TOKEN_OBJECT } from './print.ts';
 import { withClient } from './session.ts';
 
 /** Adds `token`. */
@@ -19,15 +20,16 @@ export function addToken(program: Command): void {
     .action((_options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         const status = await keyward.getTokenStatus();
-        await (output === 'json'
-          ? printJson(status)
-          : printTable(
-              TOKEN_OBJECT,
-              [...status.objects, ...status.unrecordedObjects],
-              `${headOf(status).map(printable).join('\n')}\n\n`,
-            ));
+        await (output === 'json' ? printJson(status) : printStatus(status));
       }),
     );
+}
+
+async function printStatus(status: TokenStatus): Promise<void> {
+  const head = `${headOf(status).map(printable).join('\n')}\n\n`;
+  await printTable(TOKEN_OBJECT, [...status.objects, ...status.unrecordedObjects], head);
+  const waiting = status.objects.filter(({ toDo }) => toDo !== '');
+  if (waiting.length > 0) await printTable(TO_DO, waiting, '\n');
 }
 
 function headOf(status: TokenStatus): string[] {

@@ -10,6 +10,7 @@ import { loadSync } from '@grpc/proto-loader';
 import type { AdminServiceDefinition } from './generated/keyward/v1/AdminService.ts';
 import type { DataKeyServiceDefinition } from './generated/keyward/v1/DataKeyService.ts';
 import type { EncryptionServiceDefinition } from './generated/keyward/v1/EncryptionService.ts';
+import type { HsmServiceDefinition } from './generated/keyward/v1/HsmService.ts';
 import type { KeyServiceDefinition } from './generated/keyward/v1/KeyService.ts';
 import type { RotationServiceDefinition } from './generated/keyward/v1/RotationService.ts';
 
@@ -24,6 +25,7 @@ interface Contract {
   readonly 'keyward.v1.EncryptionService': EncryptionServiceDefinition;
   readonly 'keyward.v1.DataKeyService': DataKeyServiceDefinition;
   readonly 'keyward.v1.RotationService': RotationServiceDefinition;
+  readonly 'keyward.v1.HsmService': HsmServiceDefinition;
   readonly 'google.rpc.Status': Reader<{
     readonly message: string;
     readonly details: readonly { readonly type_url: string; readonly value: Uint8Array }[];
@@ -53,6 +55,7 @@ export function contract(): Contract {
       'keyward/v1/encryption.proto',
       'keyward/v1/data_key.proto',
       'keyward/v1/rotation.proto',
+      'keyward/v1/hsm.proto',
       'google/rpc/status.proto',
       'google/rpc/error_details.proto',
     ],

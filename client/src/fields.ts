@@ -6,7 +6,7 @@
  * `__proto__` too. Limits are the service's to check. Knows fields, not methods.
  */
 import { randomUUID } from 'node:crypto';
-import type { ChangeOfExisting, FilteredPage, Page, Strings } from './messages/shared.ts';
+import type { ChangeOfExisting, Destruction, FilteredPage, Page, Strings } from './messages/shared.ts';
 
 export function text(field: string, value: unknown): string {
   if (typeof value !== 'string') throw new TypeError(`${field} must be a string`);
@@ -36,6 +36,13 @@ export function whole(field: string, value: unknown): number {
 export function flag(field: string, value: unknown): boolean {
   if (typeof value !== 'boolean') throw new TypeError(`${field} must be true or false`);
   return value;
+}
+
+/** One of an enum's words, as the wire has it: protobufjs would take any other for none. */
+export function oneOf<Wire>(field: string, value: unknown, wire: Readonly<Record<string, Wire>>): Wire {
+  const found = typeof value === 'string' && Object.hasOwn(wire, value) ? wire[value] : undefined;
+  if (found === undefined) throw new TypeError(`${field} must be ${Object.keys(wire).join(' or ')}`);
+  return found;
 }
 
 /** To the millisecond, which is all that a Date has. */
@@ -115,4 +122,15 @@ export function requestId(given: string | undefined): { readonly requestId: stri
 /** A change to a named thing. */
 export function change(r: { readonly name: string } & ChangeOfExisting) {
   return { ...named(r), etag: text('etag', r.etag ?? ''), ...requestId(r.requestId) };
+}
+
+/** A named thing's destruction, or a look at what would be lost by it. */
+export function destruction(r: { readonly name: string } & Destruction) {
+  return {
+    ...named(r),
+    etag: text('etag', r.etag ?? ''),
+    windowDays: integer('windowDays', r.windowDays ?? 0),
+    validateOnly: flag('validateOnly', r.validateOnly ?? false),
+    ...requestId(r.requestId),
+  };
 }

@@ -77,7 +77,7 @@ export class KeywardClient {
     });
   }
 
-  /** Creates a tenant. */
+  /** Creates a tenant; with `dedicatedRootKey`, one with a root key of its own, which may be current a little later. */
   createTenant(request: m.CreateTenantRequest, options?: CallOptions): Promise<m.Tenant> {
     return this.#transport.call(this.#methods.createTenant, request, options);
   }
@@ -100,6 +100,19 @@ export class KeywardClient {
   /** Undoes {@link disableTenant}. */
   enableTenant(request: m.EnableTenantRequest, options?: CallOptions): Promise<m.Tenant> {
     return this.#transport.call(this.#methods.enableTenant, request, options);
+  }
+
+  /**
+   * Schedules a tenant to be shredded: none of its keys can be used from now on, and all are erased when the time has
+   * come. With `validateOnly`, says what would be lost, and the etag that the real request must carry.
+   */
+  shredTenant(request: m.ShredTenantRequest, options?: CallOptions): Promise<m.ShredTenantResponse> {
+    return this.#transport.call(this.#methods.shredTenant, request, options);
+  }
+
+  /** Undoes {@link shredTenant} before the time has come: the tenant is then disabled. */
+  restoreTenant(request: m.RestoreTenantRequest, options?: CallOptions): Promise<m.Tenant> {
+    return this.#transport.call(this.#methods.restoreTenant, request, options);
   }
 
   /** Returns whether what the service does by itself stands still. */
@@ -313,7 +326,7 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.listRotations, request, options);
   }
 
-  /** Starts a re-wrap job by hand, or returns the one of the same scope that is under way. */
+  /** Starts a re-wrap job by hand, or returns the one of the same scope and kind that is under way. */
   createRewrapJob(request: m.CreateRewrapJobRequest, options?: CallOptions): Promise<m.RewrapJob> {
     return this.#transport.call(this.#methods.createRewrapJob, request, options);
   }
@@ -343,6 +356,29 @@ export class KeywardClient {
     options?: CallOptions,
   ): AsyncGenerator<m.RewrapJob, void, undefined> {
     return this.#transport.stream(this.#methods.watchRewrapJob, request, options);
+  }
+
+  /**
+   * Makes a new root key in the HSM; a job brings every key version under it. Resolves when it is current, or shortly
+   * before the deadline while the service goes on by itself: {@link getTokenKey} then says how it stands.
+   */
+  rotateRootKey(request: m.RotateRootKeyRequest, options?: CallOptions): Promise<m.TokenKey> {
+    return this.#transport.call(this.#methods.rotateRootKey, request, options);
+  }
+
+  /** Makes a new seal key in the HSM; a job seals every key version's row anew under it. See {@link rotateRootKey}. */
+  rotateSealKey(request: m.RotateSealKeyRequest = {}, options?: CallOptions): Promise<m.TokenKey> {
+    return this.#transport.call(this.#methods.rotateSealKey, request, options);
+  }
+
+  /** Returns one root or seal key. */
+  getTokenKey(request: m.GetTokenKeyRequest, options?: CallOptions): Promise<m.TokenKey> {
+    return this.#transport.call(this.#methods.getTokenKey, request, options);
+  }
+
+  /** Returns all root and seal keys that tenants share, or a tenant's own root keys, newest first. */
+  listTokenKeys(request: m.ListTokenKeysRequest, options?: CallOptions): Promise<m.ListTokenKeysResponse> {
+    return this.#transport.call(this.#methods.listTokenKeys, request, options);
   }
 
   /** All tenants, ordered by name, fetched page by page. */

@@ -4,7 +4,7 @@
  * Its invariant: an update's mask names exactly the fields that the caller gave, unless the caller brings a mask. Knows
  * nothing of methods.
  */
-import { duration, flag, integer, named, requestId, strings, text, timestamp, whole } from './fields.ts';
+import { duration, flag, requestId, strings, text, timestamp, whole } from './fields.ts';
 import type * as m from './messages.ts';
 
 export function createKeyRequest(r: m.CreateKeyRequest) {
@@ -55,16 +55,6 @@ export function updateKeyRequest(r: m.UpdateKeyRequest) {
       maintenancePaused: flag('key.maintenancePaused', maintenancePaused ?? false),
     },
     updateMask: { paths: (r.updateMask ?? given).map((path) => text('a path of updateMask', path)) },
-    ...requestId(r.requestId),
-  };
-}
-
-export function destructionRequest(r: m.ScheduleKeyDestructionRequest) {
-  return {
-    ...named(r),
-    etag: text('etag', r.etag ?? ''),
-    windowDays: integer('windowDays', r.windowDays ?? 0),
-    validateOnly: flag('validateOnly', r.validateOnly ?? false),
     ...requestId(r.requestId),
   };
 }

@@ -13,4 +13,5 @@ export type * from './messages/encryption.ts';
 export type * from './messages/keys.ts';
 export type * from './messages/rotation.ts';
 export type { EncryptionContext, Strings } from './messages/shared.ts';
+export type * from './messages/token-keys.ts';
 export type * from './messages/token-status.ts';

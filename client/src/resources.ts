@@ -1,5 +1,5 @@
 /**
- * Tenants, keys and key versions off the wire, in friendly types; and what a destruction takes with it.
+ * Tenants, keys and key versions off the wire, in friendly types; and what destroying or shredding takes with it.
  *
  * Its invariant: an answer that isn't whole is refused, and what is newer than this client is `UNSPECIFIED`, never an
  * error. Knows nothing of methods.
@@ -12,6 +12,7 @@ import type { KeyVersion__Output } from './generated/keyward/v1/KeyVersion.ts';
 import type { KeyVersionState__Output } from './generated/keyward/v1/KeyVersionState.ts';
 import type { KeyVersionUsage__Output } from './generated/keyward/v1/KeyVersionUsage.ts';
 import type { Maintenance__Output } from './generated/keyward/v1/Maintenance.ts';
+import type { ShredImpact__Output } from './generated/keyward/v1/ShredImpact.ts';
 import type { Tenant__Output } from './generated/keyward/v1/Tenant.ts';
 import type { TenantState__Output } from './generated/keyward/v1/TenantState.ts';
 import type * as m from './messages.ts';
@@ -21,6 +22,7 @@ const TENANT_STATES = {
   TENANT_STATE_UNSPECIFIED: 'UNSPECIFIED',
   TENANT_STATE_ENABLED: 'ENABLED',
   TENANT_STATE_DISABLED: 'DISABLED',
+  TENANT_STATE_SHRED_SCHEDULED: 'SHRED_SCHEDULED',
 } as const satisfies Record<TenantState__Output, m.TenantState>;
 
 const KEY_STATES = {
@@ -46,13 +48,16 @@ const ALGORITHMS = {
 
 // A value that the proto files here don't have yet arrives as its number, whatever the types say: hence `??` below.
 
-export function tenant(wire: Tenant__Output): m.Tenant {
+export function tenant(wire: Tenant__Output | null): m.Tenant {
+  if (wire === null) throw new Error('the answer lacks the tenant');
   return {
     name: wire.name,
     uid: wire.uid,
     createTime: date(wire.createTime),
     state: TENANT_STATES[wire.state] ?? 'UNSPECIFIED',
     etag: wire.etag,
+    dedicatedRootKey: wire.dedicatedRootKey,
+    shredTime: dateIfAny(wire.shredTime),
   };
 }
 
@@ -116,4 +121,9 @@ export function impact(wire: DestructionImpact__Output | null): m.DestructionImp
     etag: wire.etag,
     notice: wire.notice,
   };
+}
+
+export function shredImpact(wire: ShredImpact__Output | null): m.ShredImpact {
+  if (wire === null) throw new Error('the answer lacks what would be lost');
+  return { ...wire, lastUseTime: dateIfAny(wire.lastUseTime), shredTime: date(wire.shredTime) };
 }

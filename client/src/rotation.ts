@@ -1,10 +1,12 @@
 /**
- * Rotations and re-wrap jobs off the wire, in friendly types.
+ * Rotations and re-wrap jobs off the wire, in friendly types; and what starts a job, to it.
  *
  * Its invariant: what is newer than this client is `UNSPECIFIED`, never an error. Knows nothing of methods.
  */
+import { oneOf, requestId, text } from './fields.ts';
 import type { RewrapFailure__Output } from './generated/keyward/v1/RewrapFailure.ts';
 import type { RewrapJob__Output } from './generated/keyward/v1/RewrapJob.ts';
+import type { RewrapJobKind__Output } from './generated/keyward/v1/RewrapJobKind.ts';
 import type { RewrapJobState__Output } from './generated/keyward/v1/RewrapJobState.ts';
 import type { Rotation__Output } from './generated/keyward/v1/Rotation.ts';
 import type { RotationCause__Output } from './generated/keyward/v1/RotationCause.ts';
@@ -26,6 +28,26 @@ const JOB_STATES = {
   REWRAP_JOB_STATE_CANCELLED: 'CANCELLED',
   REWRAP_JOB_STATE_SUPERSEDED: 'SUPERSEDED',
 } as const satisfies Record<RewrapJobState__Output, m.RewrapJobState>;
+
+const JOB_KINDS = {
+  REWRAP_JOB_KIND_UNSPECIFIED: 'UNSPECIFIED',
+  REWRAP_JOB_KIND_DATA_KEYS: 'DATA_KEYS',
+  REWRAP_JOB_KIND_KEY_VERSIONS: 'KEY_VERSIONS',
+} as const satisfies Record<RewrapJobKind__Output, m.RewrapJobKind>;
+
+/** What a job can be started for, and its name in a request. */
+const WIRE_KINDS = {
+  DATA_KEYS: 'REWRAP_JOB_KIND_DATA_KEYS',
+  KEY_VERSIONS: 'REWRAP_JOB_KIND_KEY_VERSIONS',
+} as const satisfies Record<NonNullable<m.CreateRewrapJobRequest['kind']>, RewrapJobKind__Output>;
+
+export function createJobRequest({ scope, kind, requestId: given }: m.CreateRewrapJobRequest) {
+  return {
+    scope: text('scope', scope),
+    kind: kind === undefined ? ('REWRAP_JOB_KIND_UNSPECIFIED' as const) : oneOf('kind', kind, WIRE_KINDS),
+    ...requestId(given),
+  };
+}
 
 // A value that the proto files here don't have yet arrives as its number, whatever the types say: hence `??` below.
 
@@ -63,9 +85,10 @@ export function rewrapJob(wire: RewrapJob__Output): m.RewrapJob {
     timeLeftSeconds: secondsIfAny(wire.timeLeft),
     failures: wire.failures.map(failure),
     paused: wire.paused,
+    kind: JOB_KINDS[wire.kind] ?? 'UNSPECIFIED',
   };
 }
 
-function failure({ dataKey, reason, time }: RewrapFailure__Output): m.RewrapFailure {
-  return { dataKey, reason, time: date(time) };
+function failure({ resource, reason, time }: RewrapFailure__Output): m.RewrapFailure {
+  return { resource, reason, time: date(time) };
 }

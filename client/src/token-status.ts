@@ -43,10 +43,14 @@ export function tokenStatus(wire: TokenStatus__Output): m.TokenStatus {
   return { ...wire, module, profile, objects: wire.objects.map(tokenObject) };
 }
 
+export function objectRole(wire: TokenObjectRole__Output): m.TokenObjectRole {
+  return ROLES[wire] ?? 'UNSPECIFIED';
+}
+
 function tokenObject(wire: TokenObject__Output): m.TokenObject {
   return {
     ...wire,
-    role: ROLES[wire.role] ?? 'UNSPECIFIED',
+    role: objectRole(wire.role),
     condition: CONDITIONS[wire.condition] ?? 'UNSPECIFIED',
     attributes: wire.attributes.map(({ name, requiredValue, state }) => ({
       name,

@@ -3,17 +3,19 @@
  *
  * Its invariant: every method may be called again with the same bytes: it reads, or what it makes is the caller's alone,
  * or it has a request id. The conversions themselves are beside it: requests in `fields.ts` and `keys.ts`, answers in
- * `resources.ts`, `rotation.ts` and `token-status.ts`, both in `encryption.ts` and `data-keys.ts`. Knows nothing of channels and deadlines.
+ * `resources.ts`, `token-keys.ts` and `token-status.ts`, both in `encryption.ts`, `data-keys.ts` and `rotation.ts`. Knows
+ * nothing of channels and deadlines.
  */
 import type { Checksums } from './checksums.ts';
 import { contract } from './contract.ts';
 import * as stored from './data-keys.ts';
 import * as data from './encryption.ts';
-import { change, filteredPage, integer, named, page, requestId, text } from './fields.ts';
-import { createKeyRequest, destructionRequest, updateKeyRequest } from './keys.ts';
+import { change, destruction, filteredPage, flag, integer, named, page, requestId, text } from './fields.ts';
+import { createKeyRequest, updateKeyRequest } from './keys.ts';
 import type * as m from './messages.ts';
-import { impact, key, keyVersion, maintenance, tenant } from './resources.ts';
-import { rewrapJob, rotation } from './rotation.ts';
+import { impact, key, keyVersion, maintenance, shredImpact, tenant } from './resources.ts';
+import { createJobRequest, rewrapJob, rotation } from './rotation.ts';
+import { tokenKey } from './token-keys.ts';
 import { tokenStatus } from './token-status.ts';
 
 /** One method: where it is, and how its messages travel; of a streaming method, each of its answers. */
@@ -47,23 +49,29 @@ function method<WireRequest, WireResponse, Request, Response>(
 /** Every method of all services. */
 export function methods(checksums: Checksums) {
   return {
+    ...tenants(),
     ...administration(),
     ...keys(),
     ...keyVersions(),
-    ...destruction(),
+    ...keyDestruction(),
     ...encryption(checksums),
     ...batches(checksums),
     ...dataKeys(checksums),
     ...rotations(),
+    ...tokenKeys(),
   };
 }
 
-function administration() {
+function tenants() {
   const admin = contract()['keyward.v1.AdminService'];
   return {
     createTenant: method(
       admin.CreateTenant,
-      (r: m.CreateTenantRequest) => ({ tenantId: text('tenantId', r.tenantId), ...requestId(r.requestId) }),
+      (r: m.CreateTenantRequest) => ({
+        tenantId: text('tenantId', r.tenantId),
+        dedicatedRootKey: flag('dedicatedRootKey', r.dedicatedRootKey ?? false),
+        ...requestId(r.requestId),
+      }),
       tenant,
     ),
     getTenant: method(admin.GetTenant, (r: m.GetTenantRequest) => named(r), tenant),
@@ -77,6 +85,18 @@ function administration() {
     ),
     disableTenant: method(admin.DisableTenant, (r: m.DisableTenantRequest) => change(r), tenant),
     enableTenant: method(admin.EnableTenant, (r: m.EnableTenantRequest) => change(r), tenant),
+    shredTenant: method(
+      admin.ShredTenant,
+      (r: m.ShredTenantRequest) => destruction(r),
+      (a): m.ShredTenantResponse => ({ tenant: tenant(a.tenant), impact: shredImpact(a.impact) }),
+    ),
+    restoreTenant: method(admin.RestoreTenant, (r: m.RestoreTenantRequest) => change(r), tenant),
+  };
+}
+
+function administration() {
+  const admin = contract()['keyward.v1.AdminService'];
+  return {
     getMaintenance: method(admin.GetMaintenance, (_: m.GetMaintenanceRequest) => ({}), maintenance),
     pauseMaintenance: method(
       admin.PauseMaintenance,
@@ -134,12 +154,12 @@ function keyVersions() {
   };
 }
 
-function destruction() {
+function keyDestruction() {
   const service = contract()['keyward.v1.KeyService'];
   return {
     scheduleKeyVersionDestruction: method(
       service.ScheduleKeyVersionDestruction,
-      (r: m.ScheduleKeyVersionDestructionRequest) => destructionRequest(r),
+      (r: m.ScheduleKeyVersionDestructionRequest) => destruction(r),
       (a): m.ScheduleKeyVersionDestructionResponse => ({
         keyVersion: keyVersion(a.keyVersion),
         impact: impact(a.impact),
@@ -152,7 +172,7 @@ function destruction() {
     ),
     scheduleKeyDestruction: method(
       service.ScheduleKeyDestruction,
-      (r: m.ScheduleKeyDestructionRequest) => destructionRequest(r),
+      (r: m.ScheduleKeyDestructionRequest) => destruction(r),
       (a): m.ScheduleKeyDestructionResponse => ({ key: key(a.key), impact: impact(a.impact) }),
     ),
     restoreKey: method(service.RestoreKey, (r: m.RestoreKeyRequest) => change(r), key),
@@ -259,11 +279,7 @@ function rotations() {
         nextPageToken: a.nextPageToken,
       }),
     ),
-    createRewrapJob: method(
-      service.CreateRewrapJob,
-      (r: m.CreateRewrapJobRequest) => ({ scope: text('scope', r.scope), ...requestId(r.requestId) }),
-      rewrapJob,
-    ),
+    createRewrapJob: method(service.CreateRewrapJob, createJobRequest, rewrapJob),
     getRewrapJob: method(service.GetRewrapJob, (r: m.GetRewrapJobRequest) => named(r), rewrapJob),
     listRewrapJobs: method(
       service.ListRewrapJobs,
@@ -279,5 +295,27 @@ function rotations() {
       rewrapJob,
     ),
     watchRewrapJob: method(service.WatchRewrapJob, (r: m.WatchRewrapJobRequest) => named(r), rewrapJob),
+  };
+}
+
+function tokenKeys() {
+  const service = contract()['keyward.v1.HsmService'];
+  return {
+    rotateRootKey: method(
+      service.RotateRootKey,
+      (r: m.RotateRootKeyRequest) => ({ parent: text('parent', r.parent), ...requestId(r.requestId) }),
+      tokenKey,
+    ),
+    rotateSealKey: method(
+      service.RotateSealKey,
+      (r: m.RotateSealKeyRequest) => requestId(r.requestId),
+      tokenKey,
+    ),
+    getTokenKey: method(service.GetTokenKey, (r: m.GetTokenKeyRequest) => named(r), tokenKey),
+    listTokenKeys: method(
+      service.ListTokenKeys,
+      (r: m.ListTokenKeysRequest) => ({ parent: text('parent', r.parent) }),
+      (a): m.ListTokenKeysResponse => ({ tokenKeys: a.tokenKeys.map(tokenKey) }),
+    ),
   };
 }

@@ -7,9 +7,11 @@
  * bytes and time. Knows agents as processes, and what their failures mean to callers; no key, no PKCS#11.
  */
 import { statSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { monotonicNow } from '../call.ts';
 import { KeywardError, type Reason } from '../errors.ts';
-import { idToBytes, type KeyId } from '../ids.ts';
+import { type AnyId, idToBytes, type KeyId } from '../ids.ts';
 import { type AgentCall, type AgentExit, AgentProcess } from './agent-process.ts';
 import {
   decodeReply,
@@ -24,7 +26,7 @@ import {
   requestBytes,
   type ServeSettings,
 } from './protocol.ts';
-import type { TokenReport } from './token-profile.ts';
+import type { HeldObjects, TokenObject, TokenReport } from './token-profile.ts';
 
 /** What is said of the agents' lives, for the log. Details hold no secret. */
 export interface AgentLog {
@@ -34,7 +36,10 @@ export interface AgentLog {
 }
 
 export interface HsmAgentsOptions {
+  /** `objects`: until {@link HsmAgents.hold} says otherwise. */
   readonly settings: Omit<ServeSettings, 'despiteFailedTry'>;
+  /** Reads anew which objects are recorded: asked once, should the first agent be refused. */
+  readonly reread?: () => Promise<readonly TokenObject[]>;
   /** How many agents, each with a session of its own. */
   readonly count: number;
   /** An agent that works on one call for longer is killed, in milliseconds. */
@@ -66,6 +71,7 @@ const REASON_OF: Readonly<Record<FailureKind, Reason>> = {
 };
 
 const MAINTENANCE_MS = 100;
+const REPLACE_POLL_MS = 20;
 /** Maintenance that comes this late says that this process was frozen: answers may be there that it hasn't read. */
 const FROZEN_MS = 500;
 const START_TIMEOUT_MS = 30_000;
@@ -89,6 +95,16 @@ export class HsmAgents {
   readonly #waiting: AgentCall[] = [];
   readonly #started = Promise.withResolvers<TokenReport>();
   readonly #starting = new Set<AgentProcess>();
+  #objects: readonly TokenObject[];
+  /** What each agent that is ready holds. */
+  readonly #held = new WeakMap<AgentProcess, ReadonlySet<AnyId>>();
+  /** Agents that are being replaced: they serve until another is ready. */
+  readonly #outgoing = new Set<AgentProcess>();
+  /** Agents that were: they end once all that they were doing is done. */
+  readonly #retired = new Map<AgentProcess, PromiseWithResolvers<void>>();
+  #holding: Promise<void> = Promise.resolve();
+  /** Objects that an agent was replaced for, to no avail. */
+  readonly #unseen = new Set<AnyId>();
   #calls = 0;
   #bytes = 0;
   #downSince = monotonicNow();
@@ -103,6 +119,7 @@ export class HsmAgents {
   #doubtedPin: string | undefined;
   #pinChanged = false;
   #hasStarted = false;
+  #hasReread = false;
   /** Refused before any agent was ready: an operator has to mend something, and the process ends. */
   #refused = false;
   /** Why no agent could be started last. */
@@ -112,6 +129,7 @@ export class HsmAgents {
 
   constructor(options: HsmAgentsOptions) {
     this.#options = options;
+    this.#objects = options.settings.objects;
     this.#started.promise.catch(() => {});
   }
 
@@ -161,32 +179,130 @@ export class HsmAgents {
   }
 
   /**
+   * Has every agent use these token objects from now on, those that start later too. An agent that doesn't see one that it
+   * should is replaced, once for each object, since some libraries see only what was there when they were loaded; one that
+   * has one which isn't to be used any more is replaced too, with all that it has unwrapped. A new one is ready before an
+   * old one goes; one that began to start before serves nobody, and is started again. Throws HSM_UNAVAILABLE when
+   * an agent can't be replaced now.
+   */
+  hold(objects: readonly TokenObject[]): Promise<void> {
+    // One after another: whoever asks last has the last word.
+    this.#holding = this.#holding.catch(() => {}).then(() => this.#hold(objects));
+    return this.#holding;
+  }
+
+  async #hold(objects: readonly TokenObject[]): Promise<void> {
+    // What starts with an equal list isn't outdated.
+    if (!isDeepStrictEqual(objects, this.#objects)) this.#objects = objects;
+    const wanted = wantedOf(objects);
+    const sought = new Set<AnyId>();
+    for (const agent of [...this.#ready]) {
+      // It may have ended while another was replaced; what starts in its place starts with these objects.
+      if (!this.#ready.has(agent)) continue;
+      const before = this.#heldBy(agent);
+      const leaves = [...before].some((id) => !wanted.includes(id));
+      if (!leaves && wanted.every((id) => before.has(id))) continue;
+      const held = leaves ? before : await this.#ask(agent, objects);
+      if (!this.#ready.has(agent)) continue;
+      const unseen = wanted.filter((id) => !held.has(id) && !this.#unseen.has(id));
+      if (leaves || unseen.length > 0) await this.#replace(agent);
+      for (const id of unseen) sought.add(id);
+    }
+    const { held } = this;
+    for (const id of sought) if (!held.includes(id)) this.#unseen.add(id);
+  }
+
+  /** The objects that every agent holds, and those that any still holds though it isn't to; no others while none is ready. */
+  get held(): readonly AnyId[] {
+    const wanted = new Set(wantedOf(this.#objects));
+    const ready = [...this.#ready].map((agent) => this.#heldBy(agent));
+    const retired = [...this.#retired.keys()].map((agent) => this.#heldBy(agent));
+    const byAny = new Set([...ready, ...retired].flatMap((each) => [...each]));
+    const byEvery = (id: AnyId) => ready.length > 0 && ready.every((each) => each.has(id));
+    return [...byAny].filter((id) => !wanted.has(id) || byEvery(id));
+  }
+
+  #heldBy(agent: AgentProcess): ReadonlySet<AnyId> {
+    return this.#held.get(agent) ?? new Set();
+  }
+
+  /** What the agent holds once it has looked for these objects; what it held before, when it can't tell. */
+  async #ask(agent: AgentProcess, objects: readonly TokenObject[]): Promise<ReadonlySet<AnyId>> {
+    const deadline = monotonicNow() + this.#options.callTimeoutMs;
+    const reply = await this.#tell(agent, 'hold', { objects }, deadline).catch(() => undefined);
+    if (reply !== undefined) this.#nowHolds(agent, reply);
+    return this.#heldBy(agent);
+  }
+
+  #nowHolds(agent: AgentProcess, { held, problems }: HeldObjects): void {
+    this.#held.set(agent, new Set(held));
+    for (const problem of problems)
+      this.#options.log.error({ alert: 'token-object', problem }, 'a token object is not what it must be');
+  }
+
+  /** Ends an agent once another one is ready in its place, and all that it was doing is done. */
+  async #replace(agent: AgentProcess): Promise<void> {
+    const { log, callTimeoutMs, startTimeoutMs = START_TIMEOUT_MS } = this.#options;
+    const since = monotonicNow();
+    this.#outgoing.add(agent);
+    try {
+      this.#startMissing();
+      while (this.#ready.size <= this.#options.count) {
+        if (!this.#ready.has(agent)) return;
+        if (this.#stopped !== undefined || monotonicNow() - since > startTimeoutMs)
+          throw unavailable('an agent can not be replaced now');
+        await delay(REPLACE_POLL_MS);
+      }
+    } finally {
+      this.#outgoing.delete(agent);
+    }
+    if (!this.#ready.delete(agent)) return;
+    const gone = Promise.withResolvers<void>();
+    this.#retired.set(agent, gone);
+    log.info({ pid: agent.pid }, 'HSM agent is replaced');
+    agent.end();
+    const impatience = setTimeout(() => agent.kill(), callTimeoutMs);
+    await gone.promise;
+    clearTimeout(impatience);
+  }
+
+  /** Has this agent do something, and no other. */
+  #tell<Name extends OperationName>(
+    agent: AgentProcess,
+    name: Name,
+    request: RequestOf<Name>,
+    deadline: number,
+  ): Promise<ReplyOf<Name>> {
+    return new Promise((resolve, fail) => {
+      agent.send({
+        name,
+        encode: (requestId) => encodeRequest(requestId, name, deadline, request),
+        attempts: 0,
+        startedAfter: 0,
+        settle: (frame) => {
+          const outcome = decodeReply(name, frame);
+          if ('reply' in outcome) resolve(outcome.reply);
+          else {
+            if (ENDING_FAILURES.includes(outcome.failure.kind)) agent.dismiss();
+            fail(this.#toError(name, outcome.failure));
+          }
+        },
+        fail,
+      });
+    });
+  }
+
+  /**
    * Has every agent destroy the handles of a key's versions, or of all keys. An agent that starts later has none; one
    * that doesn't do it within a call's time is hanging, and is killed for that.
    */
   async forget(keyId?: KeyId): Promise<void> {
     const request = { keyId: keyId === undefined ? Buffer.alloc(0) : idToBytes(keyId) };
     const deadline = monotonicNow() + this.#options.callTimeoutMs;
-    await Promise.all(
-      [...this.#ready].map(
-        (agent) =>
-          new Promise<void>((resolve) => {
-            const encode = (requestId: number) => encodeRequest(requestId, 'forget', deadline, request);
-            agent.send({
-              name: 'forget',
-              encode,
-              attempts: 0,
-              startedAfter: 0,
-              settle: (frame) => {
-                // Whatever it says, its handles must be gone: those of a dead agent are.
-                if ('failure' in decodeReply('forget', frame)) agent.kill();
-                resolve();
-              },
-              fail: () => resolve(),
-            });
-          }),
-      ),
-    );
+    const forget = (agent: AgentProcess) =>
+      // Whatever it says, its handles must be gone: those of a dead agent are.
+      this.#tell(agent, 'forget', request, deadline).catch(() => agent.kill());
+    await Promise.all([...this.#ready].map(forget));
   }
 
   /** Lets the agents finish what they have, then ends them. */
@@ -197,7 +313,7 @@ export class HsmAgents {
     for (const agent of [...this.#ready, ...this.#starting]) agent.end();
     this.#resolveWhenEmpty();
     const impatience = setTimeout(() => {
-      for (const agent of [...this.#ready, ...this.#starting]) agent.kill();
+      for (const agent of [...this.#ready, ...this.#starting, ...this.#retired.keys()]) agent.kill();
     }, this.#options.callTimeoutMs);
     await this.#stopped.promise;
     clearTimeout(impatience);
@@ -315,7 +431,8 @@ export class HsmAgents {
     if (held || monotonicNow() < this.#nextStartAt) return;
     // One logs in first: a PIN that is no longer right costs one try, not one per agent.
     if (!hasLoggedIn && this.#starting.size > 0) return;
-    const missing = this.#options.count - this.#ready.size - this.#starting.size;
+    const wanted = this.#options.count + this.#outgoing.size;
+    const missing = wanted - this.#ready.size - this.#starting.size;
     for (let started = 0; started < (hasLoggedIn ? missing : Math.min(missing, 1)); started++)
       this.#startOne();
   }
@@ -331,36 +448,42 @@ export class HsmAgents {
 
   #startOne(): void {
     const { settings, environment, log } = this.#options;
-    const pin = this.#pinStamp();
+    const begun = { pin: this.#pinStamp(), objects: this.#objects };
     const agent = new AgentProcess({
       environment,
       onOutput: (output) => log.warn({ pid: agent.pid, output }, 'HSM agent printed'),
       onExit: (exit) => this.#exited(agent, exit),
     });
-    const request = { ...settings, despiteFailedTry: this.#pinChanged };
+    const request = { ...settings, objects: begun.objects, despiteFailedTry: this.#pinChanged };
     this.#starting.add(agent);
     agent.send({
       name: 'start',
       encode: (requestId) => encodeRequest(requestId, 'start', Number.POSITIVE_INFINITY, request),
       attempts: 0,
       startedAfter: 0,
-      settle: (frame) => this.#startAnswered(agent, pin, decodeReply('start', frame)),
+      settle: (frame) => this.#startAnswered(agent, begun, decodeReply('start', frame)),
       fail: () => {},
     });
   }
 
   #startAnswered(
     agent: AgentProcess,
-    pin: string,
+    begun: { readonly pin: string; readonly objects: readonly TokenObject[] },
     outcome: { readonly reply: TokenReport } | { readonly failure: Failure },
   ): void {
     if ('failure' in outcome) {
-      this.#startFailed(outcome.failure, pin);
+      this.#startFailed(outcome.failure, begun.pin);
+      agent.dismiss();
+      return;
+    }
+    if (begun.objects !== this.#objects) {
+      // While it started, `hold` was told otherwise.
       agent.dismiss();
       return;
     }
     this.#starting.delete(agent);
     this.#ready.add(agent);
+    this.#nowHolds(agent, outcome.reply);
     this.#pinChanged = false;
     this.#doubtedPin = undefined;
     this.#lastFailure = '';
@@ -377,17 +500,43 @@ export class HsmAgents {
     this.#lastFailure = detail;
     if (kind === 'pin-rejected') this.#rejectedPin = pin;
     if (kind === 'pin-tries-low') this.#doubtedPin = pin;
-    if (kind !== 'refused') return;
     // Once one has been ready, what is refused may be mended under the running service.
-    this.#refused = !this.#hasStarted;
-    this.#started.reject(new TokenRefused(detail));
+    if (kind !== 'refused' || this.#hasStarted) return;
+    this.#refused = true;
+    void this.#lookAgain(detail);
+  }
+
+  /** Starts once more if other objects are recorded by now than when they were read; else the refusal is the last word. */
+  async #lookAgain(detail: string): Promise<void> {
+    const { reread } = this.#options;
+    const known = this.#objects;
+    const now = reread === undefined || this.#hasReread ? known : await reread().catch(() => known);
+    this.#hasReread = true;
+    if (isDeepStrictEqual(now, known)) {
+      this.#started.reject(new TokenRefused(detail));
+      return;
+    }
+    this.#objects = now;
+    this.#refused = false;
+    this.#startMissing();
   }
 
   #exited(agent: AgentProcess, { how, interrupted, untouched }: AgentExit): void {
     const served = this.#ready.delete(agent);
     this.#starting.delete(agent);
+    this.#held.delete(agent);
+    this.#outgoing.delete(agent);
+    const retired = this.#retired.get(agent);
+    this.#retired.delete(agent);
+    retired?.resolve();
     if (this.#stopped !== undefined) this.#resolveWhenEmpty();
-    else this.#options.log.warn({ pid: agent.pid, how }, 'HSM agent ended');
+    else if (retired === undefined) this.#options.log.warn({ pid: agent.pid, how }, 'HSM agent ended');
+    if (retired === undefined) this.#backOff(agent, served);
+    this.#takeBack(interrupted, untouched, how);
+    this.#startMissing();
+  }
+
+  #backOff(agent: AgentProcess, served: boolean): void {
     const now = monotonicNow();
     if (served && this.#ready.size === 0) this.#downSince = now;
     if (served && (this.#proven.has(agent) || now - agent.startedAt > LONG_LIFE_MS)) this.#backOffMs = 0;
@@ -395,6 +544,10 @@ export class HsmAgents {
       this.#backOffMs = Math.min(MAX_BACK_OFF_MS, this.#backOffMs * 2 + 50);
       this.#nextStartAt = now + this.#backOffMs * (0.5 + Math.random() / 2);
     }
+  }
+
+  /** What an agent that has ended had not answered. */
+  #takeBack(interrupted: AgentCall | undefined, untouched: readonly AgentCall[], how: string): void {
     interrupted?.fail(unavailable(`the agent ended while it did this: ${how}`));
     for (const call of untouched) {
       // One that has said what it ended of has begun none of these.
@@ -402,11 +555,10 @@ export class HsmAgents {
       if (call.attempts > 1 || !OPERATIONS[call.name].idempotent) call.fail(unavailable('two agents ended'));
       else this.#send(call);
     }
-    this.#startMissing();
   }
 
   #resolveWhenEmpty(): void {
-    if (this.#ready.size + this.#starting.size === 0) this.#stopped?.resolve();
+    if (this.#ready.size + this.#starting.size + this.#retired.size === 0) this.#stopped?.resolve();
   }
 
   #pinStamp(): string {
@@ -417,6 +569,13 @@ export class HsmAgents {
       return 'absent';
     }
   }
+}
+
+/** The objects that agents are to hold. */
+function wantedOf(objects: readonly TokenObject[]): AnyId[] {
+  return objects.flatMap(({ objectId, presence }) =>
+    presence === undefined || presence === 'expected' ? objectId : [],
+  );
 }
 
 function unavailable(why: string): KeywardError {

@@ -10,10 +10,17 @@
  * caller is to receive it. Deadlines are CLOCK_MONOTONIC milliseconds; a request past its deadline is not executed.
  * Knows no PKCS#11.
  */
-import type { EnvironmentId, KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
+import type { AnyId, EnvironmentId, KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
 import { bytes, decode, encode, type Field, id, json, list, struct, u8, u16, u32 } from './codec.ts';
 import { sealedKeyVersion } from './key-version.ts';
-import type { TokenObject, TokenPosture, TokenProfile, TokenReport } from './token-profile.ts';
+import type {
+  HeldObjects,
+  TokenObject,
+  TokenObjectRole,
+  TokenPosture,
+  TokenProfile,
+  TokenReport,
+} from './token-profile.ts';
 
 /** What an agent needs to open the token. Never the PIN: the agent reads the file itself. */
 export interface TokenSettings {
@@ -44,6 +51,21 @@ export interface InitializeSettings extends TokenSettings {
   readonly environmentId: EnvironmentId;
   /** What the database has recorded before: where it has any, the token must have all, and nothing is made. */
   readonly recorded?: readonly TokenObject[];
+}
+
+/** What `createTokenKey` needs, besides {@link TokenSettings}. */
+export interface CreateSettings extends TokenSettings {
+  readonly environmentId: EnvironmentId;
+  readonly profile: TokenProfile;
+  readonly role: TokenObjectRole;
+  /** Recorded before: nobody else makes one of this id. */
+  readonly objectId: AnyId;
+}
+
+/** What `destroyTokenKeys` needs, besides {@link TokenSettings}. */
+export interface DestroySettings extends TokenSettings {
+  readonly environmentId: EnvironmentId;
+  readonly objects: readonly TokenObject[];
 }
 
 /** How a ciphertext is bound, as {@link import('./ciphertext.ts').Binding} without the tenant, which the version names. */
@@ -137,6 +159,24 @@ export const OPERATIONS = {
   ),
   /** Destroys the session objects of a key's versions, or of all keys if the id is empty. */
   forget: operation(10, struct({ keyId: bytes }), struct({})),
+  /** Looks for the environment's objects as they are recorded now, and uses those from then on, and no others. */
+  hold: operation(13, json<{ objects: readonly TokenObject[] }>(), json<HeldObjects>()),
+  /**
+   * Brings key versions under other root and seal keys: unwrapped to be wrapped again, proven by their check values, and
+   * sealed anew. One that doesn't verify says so in its own result, which is a sealed version or empty.
+   */
+  transfer: operation(
+    14,
+    struct({
+      sealKeyId: id<SealKeyId>(),
+      items: list(struct({ rootKeyId: id<RootKeyId>(), keyVersion: bytes })),
+    }),
+    struct({ keyVersions: list(bytes) }),
+  ),
+  /** Makes one root or seal key. Refuses an id that the token has. Explicit, in an agent of its own. */
+  createTokenKey: operation(15, json<CreateSettings>(), json<Record<never, never>>(), true),
+  /** Destroys token objects; those that aren't there any more are well. By an operator, in an agent of its own. */
+  destroyTokenKeys: operation(16, json<DestroySettings>(), json<{ destroyed: number }>(), true),
   /** Random bytes. */
   random: operation(8, struct({ length: u32 }), struct({ bytes })),
   /** Looks at the token and at the given objects in it, anew; whatever they are, it is reported and nothing is refused. */

@@ -1,12 +1,15 @@
 /**
- * An operator's commands to a token, each in an agent of its own: making the environment's objects, looking at them.
+ * Commands to a token, each in an agent of its own: making the environment's objects, looking at them, destroying them.
  *
- * The agent is never killed before it has answered: a token object half made is worse than waiting. Nothing that serves
- * imports this.
+ * The agent is never killed before it has answered: a token object half made is worse than waiting. What serves imports
+ * `createTokenKey` and nothing else: an administrator may ask for a new root or seal key, and the agents that serve have
+ * read-only sessions. All else, destroying above all, is an operator's command.
  */
 import { AgentProcess } from './agent-process.ts';
 import { TokenRefused } from './agents.ts';
 import {
+  type CreateSettings,
+  type DestroySettings,
   decodeReply,
   encodeRequest,
   type InitializeSettings,
@@ -54,7 +57,24 @@ export function inspectToken(
   return runInAgent('inspectToken', { ...settings, despiteFailedTry: false }, environment);
 }
 
-function runInAgent<Name extends 'initializeToken' | 'start' | 'inspectToken'>(
+/** Makes one root or seal key. Throws {@link TokenRefused}, also when the token has an object of this id. */
+export async function createTokenKey(settings: CreateSettings, environment: Environment): Promise<void> {
+  await runInAgent('createTokenKey', settings, environment);
+}
+
+/**
+ * Destroys objects of the environment, and returns how many of them were there: doing it again destroys none.
+ * Throws {@link TokenRefused} when one of the ids isn't this environment's object.
+ */
+export async function destroyTokenKeys(settings: DestroySettings, environment: Environment): Promise<number> {
+  const { destroyed } = await runInAgent('destroyTokenKeys', settings, environment);
+  return destroyed;
+}
+
+/** What an agent does for a command. */
+type CommandName = 'initializeToken' | 'createTokenKey' | 'destroyTokenKeys' | 'start' | 'inspectToken';
+
+function runInAgent<Name extends CommandName>(
   name: Name,
   request: RequestOf<Name>,
   environment: Environment,

@@ -14,6 +14,19 @@ export type TokenObjectRole = (typeof TOKEN_OBJECT_ROLES)[number];
 export interface TokenObject {
   readonly objectId: AnyId;
   readonly role: TokenObjectRole;
+  /**
+   * Absent: the token must have it. `expected`: it should be there, and is used where it is seen. `possible`: it may be there,
+   * and is not used. `gone`: it was destroyed, and is not used should it be there all the same.
+   */
+  readonly presence?: 'expected' | 'possible' | 'gone';
+}
+
+/** Which of an environment's objects an agent can use. */
+export interface HeldObjects {
+  /** Found and verified. */
+  readonly held: readonly AnyId[];
+  /** Expected ones that are there and can't be used, and gone ones that are there; in words for operators. */
+  readonly problems: readonly string[];
 }
 
 /** How this token wants to be spoken to. */
@@ -91,8 +104,8 @@ export interface TokenPosture {
   readonly unrecorded: readonly { readonly objectId: string; readonly label: string }[];
 }
 
-/** What an agent says once it serves: which token it has, and every finding that isn't `enforced`. */
-export interface TokenReport {
+/** What an agent says once it serves: which token it has, what it holds, and every finding that isn't `enforced`. */
+export interface TokenReport extends HeldObjects {
   readonly module: string;
   readonly token: string;
   readonly serialNumber: string;

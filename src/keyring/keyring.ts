@@ -4,7 +4,8 @@
  * Owns what its parts have in common and nothing else; what happens on Encrypt is in `encryption.ts`.
  */
 import type { HsmAgents } from '../hsm/agents.ts';
-import type { RootKeyId, SealKeyId, TenantId } from '../ids.ts';
+import type { TokenObject } from '../hsm/token-profile.ts';
+import type { TenantId } from '../ids.ts';
 import type { Condition } from '../store/conditions.ts';
 import type { Store } from '../store/store.ts';
 import { DataKeys } from './data-keys.ts';
@@ -15,7 +16,10 @@ import { Keys } from './keys.ts';
 import { Maintenance } from './maintenance.ts';
 import { Rewrap, type RewrapSettings } from './rewrap.ts';
 import { Rotation } from './rotation.ts';
+import { Shredding } from './shredding.ts';
 import { Tenants } from './tenants.ts';
+import { TokenKeys } from './token-keys.ts';
+import type { TokenObjects } from './token-objects.ts';
 import { TokenStatus } from './token-status.ts';
 import type { UsageRecorder } from './usage.ts';
 
@@ -25,8 +29,10 @@ export interface KeyringParts {
   readonly agents: HsmAgents;
   readonly cache: KeyCache;
   readonly usage: UsageRecorder;
-  /** The token objects under which new key versions are wrapped and sealed. */
-  readonly current: { readonly rootKeyId: RootKeyId; readonly sealKeyId: SealKeyId };
+  /** The token's objects, as this replica knows them. */
+  readonly tokenObjects: TokenObjects;
+  /** Makes a recorded root or seal key in the token. Rejects when it wasn't made, or nobody knows. */
+  readonly makeTokenKey: (key: TokenObject) => Promise<void>;
   /** The reserved tenant, whose audit entries say which tenants were made. */
   readonly systemTenantId: TenantId;
   /** The shortest rotation period that is taken. */
@@ -45,12 +51,15 @@ export interface Keyring {
   readonly rewrap: Rewrap;
   readonly destruction: Destruction;
   readonly maintenance: Maintenance;
+  readonly tokenKeys: TokenKeys;
   readonly tokenStatus: TokenStatus;
+  readonly shredding: Shredding;
 }
 
 export function createKeyring(parts: KeyringParts): Keyring {
+  const tokenKeys = new TokenKeys(parts);
   return {
-    tenants: new Tenants(parts),
+    tenants: new Tenants(parts, tokenKeys),
     keys: new Keys(parts),
     encryption: new Encryption(parts),
     dataKeys: new DataKeys(parts),
@@ -58,7 +67,9 @@ export function createKeyring(parts: KeyringParts): Keyring {
     rewrap: new Rewrap(parts),
     destruction: new Destruction(parts),
     maintenance: new Maintenance(parts),
+    tokenKeys,
     tokenStatus: new TokenStatus(parts),
+    shredding: new Shredding(parts),
   };
 }
 

@@ -62,19 +62,21 @@ export class Keys {
     this.#checkSchedule(settings);
     if (settings.nextRotationAt !== null && settings.rotationPeriodSeconds === null)
       throw invalidField('next_rotation_time', 'needs a rotation_period');
-    const { store, cache } = this.#parts;
+    const { store, cache, agents, tokenObjects } = this.#parts;
     const { tenantId } = await findEnabledTenant(cache, name.tenant);
     const identity = { tenantId, keyId: newId<KeyId>() };
     const replay = replayOf({ keyId: identity.keyId, version: 1 }, tenantId);
     const replayed = await findReplayed(store, call, tenantId, replay);
     if (replayed !== undefined) return replayed;
-    const version = await makeKeyVersion(this.#parts, call, identity, 1);
-    return store.mutate(
-      call,
-      keyMutation(formatKeyName(name), identity),
-      (tx) => insertKey(tx, { name: name.key, settings, version }),
-      replay,
-    );
+    return tokenObjects.withCurrent(tenantId, async (current) => {
+      const version = await makeKeyVersion(agents, call, { ...identity, ...current }, 1);
+      return store.mutate(
+        call,
+        keyMutation(formatKeyName(name), identity),
+        (tx) => insertKey(tx, { name: name.key, settings, version }),
+        replay,
+      );
+    });
   }
 
   /** Throws RESOURCE_NOT_FOUND. */

@@ -1,11 +1,11 @@
 /**
  * Resource names: `tenants/{tenant}`, `tenants/{tenant}/keys/{key}`, `…/versions/{version}`, `…/dataKeys/{data_key}`,
- * `tenants/{tenant}/rewrapJobs/{job}`.
+ * `tenants/{tenant}/rewrapJobs/{job}`, `tenants/{tenant}/tokenKeys/{uuid}`.
  *
  * Owns their grammar; a name that parses formats back to the same text. Knows no request and no row.
  */
 
-import type { JobId } from '../ids.ts';
+import type { AnyId, JobId } from '../ids.ts';
 
 /** The last part of a tenant's or a key's name. */
 export const ID_PATTERN = /^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
@@ -38,6 +38,11 @@ export interface DataKeyName extends KeyName {
 /** `tenants/{tenant}/rewrapJobs/{job}` */
 export interface JobName extends TenantName {
   readonly job: JobId;
+}
+
+/** `tenants/{tenant}/tokenKeys/{uuid}` */
+export interface TokenKeyName extends TenantName {
+  readonly tokenKey: AnyId;
 }
 
 /** What a job is for; without a key, all of the tenant's; without a tenant, everything: `tenants/-`. */
@@ -101,6 +106,13 @@ export function parseJobName(name: string): JobName | undefined {
   return tenant !== undefined && isUuid(job) ? { ...tenant, job: job as JobId } : undefined;
 }
 
+/** The parts of a token key's name, or undefined for what isn't one. */
+export function parseTokenKeyName(name: string): TokenKeyName | undefined {
+  const [, tenantName = '', id = ''] = /^(.*)\/tokenKeys\/([^/]*)$/.exec(name) ?? [];
+  const tenant = parseTenantName(tenantName);
+  return tenant !== undefined && isUuid(id) ? { ...tenant, tokenKey: id as AnyId } : undefined;
+}
+
 /** What a job is to be for, or undefined for what isn't the name of such a thing. */
 export function parseScope(name: string): Scope | undefined {
   return name === ALL_TENANTS ? {} : (parseKeyName(name) ?? parseTenantName(name));
@@ -117,6 +129,10 @@ export function formatDataKeyName(name: KeyName, dataKey: string): string {
 
 export function formatJobName({ tenant }: TenantName, job: string): string {
   return `${formatTenantName({ tenant })}/rewrapJobs/${job}`;
+}
+
+export function formatTokenKeyName({ tenant }: TenantName, id: string): string {
+  return `${formatTenantName({ tenant })}/tokenKeys/${id}`;
 }
 
 export function formatTenantName({ tenant }: TenantName): string {

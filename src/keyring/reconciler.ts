@@ -1,10 +1,11 @@
 /**
- * What the service does by itself, in every replica: rotates what is due, destroys what is due, works on re-wrap jobs.
+ * What the service does by itself, in every replica: rotates what is due, destroys what is due, brings new token keys into
+ * use, works on re-wrap jobs.
  *
  * Invariant: all state is in rows, so a pass that is cut off anywhere loses nothing: the next one, on any replica, goes
  * on. Ticks come from node-cron, at a moment of each replica's own; what is due, Postgres decides, by its clock. What one
  * thing fails of stops no other. Knows the order of the steps; what they are is in `rotation.ts`, `destruction.ts`,
- * `rewrap.ts`.
+ * `shredding.ts`, `token-keys.ts`, `rewrap.ts`.
  */
 import { schedule } from 'node-cron';
 import { findDue } from '../store/maintenance.ts';
@@ -25,7 +26,7 @@ export interface ReconcilerLog {
 
 export interface ReconcilerOptions {
   readonly store: Store;
-  readonly keyring: Pick<Keyring, 'rotation' | 'destruction' | 'rewrap'>;
+  readonly keyring: Pick<Keyring, 'rotation' | 'destruction' | 'shredding' | 'tokenKeys' | 'rewrap'>;
   readonly log: ReconcilerLog;
 }
 
@@ -64,7 +65,7 @@ export class Reconciler {
   /** Does what is due now. Returns whether there is more. Throws only if it can't be found out what is due. */
   async pass(): Promise<boolean> {
     const { store, keyring, log } = this.#options;
-    const { rotation, destruction, rewrap } = keyring;
+    const { rotation, destruction, shredding, tokenKeys, rewrap } = keyring;
     const due = await findDue(store, ownCall('FindDue', LOOK_MS), LIMIT);
     const failed = (what: string) => (err: unknown, resource?: string) => {
       log.warn({ err, resource }, `${what} failed and is tried again`);
@@ -73,10 +74,15 @@ export class Reconciler {
     for (const resource of rotated) log.info({ resource }, 'rotated');
     const destroyed = await destruction.destroyDue(due.destructions, failed('a destruction'));
     for (const fields of destroyed) log.info(fields, 'destroyed');
-    // A rotation has started a job.
-    const hasJobs = due.hasJobs || rotated.length > 0;
+    const shredded = await shredding.shredDue(due.shreddings, failed('a shredding'));
+    for (const fields of shredded) log.info(fields, 'shredded');
+    const { made, activated } = await tokenKeys.advance(due.tokenKeys, failed('a step of a token key'));
+    for (const resource of activated) log.info({ resource }, 'a new token key is current');
+    // Rotations, of whatever, have started jobs.
+    const hasJobs = due.hasJobs || rotated.length + activated.length > 0;
     const more = hasJobs && (await rewrap.work(SLICE_MS, this.#stopping.signal, failed('re-wrapping')));
-    return more || rotated.length + destroyed.length >= LIMIT;
+    // What was made may be current at once.
+    return more || made.length > 0 || rotated.length + destroyed.length >= LIMIT;
   }
 
   async #run(): Promise<void> {

@@ -1,20 +1,15 @@
 /**
- * Re-wrap jobs: what a rotation leaves behind, brought under the new version; by all replicas together.
+ * Re-wrap jobs: what a rotation leaves behind, brought up to date; by all replicas together.
  *
- * Invariants: each data key is opened, wrapped and opened again inside one agent operation before anything is written, and
- * its plaintext stays there; what is written is written only under a lease that still holds, to a row that is still what
- * was read, for a version that is still primary (`store/rewrap-ranges.ts`); one that doesn't open is named and passed
- * over, never a reason to stop. Works no more than its share of the time. Memory doesn't grow with what there is to do:
- * a batch for each worker. Knows no gRPC and no SQL.
+ * Invariants: what is written is written only under a lease that still holds, to a row that is still what was read
+ * (`store/rewrap-ranges.ts`); what can't be brought up to date is named and passed over, never a reason to stop. Works no
+ * more than its share of the time. Memory doesn't grow with what there is to do: a batch for each worker. How data keys are
+ * re-wrapped is in `rewrap-data-keys.ts`, how key versions, in `rewrap-key-versions.ts`. Knows no gRPC and no SQL.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
-import { KeywardError, type Reason } from '../errors.ts';
-import type { HsmAgents } from '../hsm/agents.ts';
-import { encode } from '../hsm/codec.ts';
-import { sealedKeyVersion } from '../hsm/key-version.ts';
-import { REWRAP_OUTCOME } from '../hsm/protocol.ts';
-import { idToBytes, type JobId } from '../ids.ts';
+import { invalidField, KeywardError } from '../errors.ts';
+import type { JobId } from '../ids.ts';
 import { lockKey } from '../store/keys.ts';
 import {
   endJob,
@@ -23,28 +18,19 @@ import {
   findLatestJob,
   insertJob,
   type JobFailure,
+  type JobKind,
   type JobRecord,
   listFailures,
   listJobs,
   newJobId,
 } from '../store/rewrap-jobs.ts';
-import {
-  type Batch,
-  type BatchOutcome,
-  closeRange,
-  type Lease,
-  leaseRange,
-  planRange,
-  readBatch,
-  releaseRange,
-  type StaleDataKey,
-  writeBatch,
-} from '../store/rewrap-ranges.ts';
+import { closeRange, type Lease, leaseRange, planRange, releaseRange } from '../store/rewrap-ranges.ts';
+import { planDataKeys } from '../store/stale-data-keys.ts';
+import { planKeyVersions } from '../store/stale-key-versions.ts';
 import type { Tx } from '../store/store.ts';
 import type { KeyringParts, ListRequest } from './keyring.ts';
 import { identify, type KeyIdentity, ownCall, requireKept } from './mutations.ts';
 import {
-  formatDataKeyName,
   formatJobName,
   formatScope,
   formatTenantName,
@@ -54,16 +40,19 @@ import {
   type TenantName,
 } from './names.ts';
 import { BY_JOB, type Page, readPage } from './page-token.ts';
+import { RewrapDataKeys } from './rewrap-data-keys.ts';
+import { RewrapKeyVersions } from './rewrap-key-versions.ts';
+import { type RangeWork, STEP_MS, step, Throttle } from './rewrap-work.ts';
 
-const STEP_MS = 10_000;
+const PLANNERS = { 'data-keys': planDataKeys, 'key-versions': planKeyVersions } as const;
 const FINISHED_LIMIT = 100;
 const WATCH_MS = 1_000;
 /** Over how many looks the rate is taken. */
 const RATE_WINDOW = 10;
 
-/** How many stored data keys are dealt with at a time. */
+/** How many stored data keys, or key versions, are dealt with at a time. */
 export interface RewrapSizes {
-  /** Stale data keys that a replica takes on at once; what it loses if it is killed is a batch, not a range. */
+  /** Stale things that a replica takes on at once; what it loses if it is killed is a batch, not a range. */
   readonly range: number;
   /** Read, and written in one transaction. */
   readonly batch: number;
@@ -101,20 +90,34 @@ interface Shift {
 /** See this file's first paragraph. */
 export class Rewrap {
   readonly #parts: KeyringParts;
-  readonly #batchSize: number;
-  readonly #operationSize: number;
+  readonly #work: Readonly<Record<JobKind, RangeWork>>;
 
   constructor(parts: KeyringParts) {
     this.#parts = parts;
     const { share, sizes } = parts.rewrap;
     // With a small share a batch takes as long as with all, for the lease and the switches wait for its end; and callers
     // who share the agents wait for less.
-    this.#operationSize = Math.ceil(sizes.operation * share);
-    this.#batchSize = Math.max(sizes.operation, Math.round(sizes.batch * share));
+    const scaled = {
+      operation: Math.ceil(sizes.operation * share),
+      batch: Math.max(sizes.operation, Math.round(sizes.batch * share)),
+    };
+    this.#work = {
+      'data-keys': new RewrapDataKeys(parts, scaled),
+      'key-versions': new RewrapKeyVersions(parts, scaled),
+    };
   }
 
-  /** Starts a job, unless one of the same scope is under way: then that is it. Throws RESOURCE_NOT_FOUND. */
-  async create(call: Call, scope: Scope): Promise<{ readonly tenant: TenantName; readonly job: JobRecord }> {
+  /**
+   * Starts a job, unless one of the same kind and scope is under way: then that is it. Throws RESOURCE_NOT_FOUND, and
+   * INVALID_FIELD for one over the versions of a single key.
+   */
+  async create(
+    call: Call,
+    scope: Scope,
+    kind: JobKind,
+  ): Promise<{ readonly tenant: TenantName; readonly job: JobRecord }> {
+    if (kind === 'key-versions' && 'key' in scope)
+      throw invalidField('scope', 'must be a tenant, or all, where key versions are re-wrapped');
     const { store, cache, systemTenantId, wake } = this.#parts;
     const tenant = { tenant: scope.tenant ?? SYSTEM_TENANT };
     const scopeTenantId = scope.tenant === undefined ? null : (await cache.tenant(scope.tenant)).tenantId;
@@ -127,11 +130,12 @@ export class Rewrap {
       { tenantId, resource: formatJobName(tenant, jobId) },
       async (tx) => {
         if (scopeKeyId !== null) await this.#lockKept(tx, { tenantId, keyId: scopeKeyId });
-        const latest = await findLatestJob(tx, tenantId, name);
+        const latest = await findLatestJob(tx, tenantId, name, kind);
         if (latest?.state === 'RUNNING') return latest;
         await insertJob(tx, call, {
           tenantId,
           jobId,
+          kind,
           scope: name,
           scopeTenantId,
           scopeKeyId,
@@ -144,7 +148,7 @@ export class Rewrap {
         rebuild: async (tx, reference) =>
           expectJob(
             (await findJob(tx, tenantId, reference['jobId'] as JobId)) ??
-              (await findLatestJob(tx, tenantId, name)),
+              (await findLatestJob(tx, tenantId, name, kind)),
           ),
       },
     );
@@ -237,7 +241,7 @@ export class Rewrap {
   async #takeShift(shift: Shift): Promise<void> {
     const { store } = this.#parts;
     while (!isOver(shift)) {
-      if (await planRange(store, step(), this.#parts.rewrap.sizes.range)) {
+      if (await planRange(store, step(), this.#parts.rewrap.sizes.range, PLANNERS)) {
         await shift.throttle.pause();
         continue;
       }
@@ -252,55 +256,25 @@ export class Rewrap {
     const { store } = this.#parts;
     let afterName = lease.afterName;
     while (!isOver(shift)) {
-      const batch = await readBatch(store, step(), lease, afterName, this.#batchSize);
-      const { state, primary } = batch.key;
-      if (state !== 'ENABLED' || primary.state !== 'ENABLED') break;
-      const outcome = await this.#rewrapBatch(lease, batch, shift.throttle);
-      const written = await writeBatch(store, step(), lease, outcome);
+      const done = await this.#work[lease.kind].step({ ...lease, afterName }, shift.throttle);
       await shift.throttle.pause();
-      if (written === 'lost' || (written === 'written' && outcome.finished)) return;
-      if (written === 'moved') break;
-      afterName = outcome.afterName;
+      if (done === 'lost' || done === 'finished') return;
+      if (done === 'moved') break;
+      afterName = done.afterName;
     }
     await releaseRange(store, step(), lease);
-  }
-
-  async #rewrapBatch(lease: Lease, batch: Batch, throttle: Throttle): Promise<BatchOutcome> {
-    const { key, dataKeys } = batch;
-    const sealed = sealedVersionsOf(batch);
-    const rewrapped: BatchOutcome['rewrapped'][number][] = [];
-    const failed: BatchOutcome['failed'][number][] = [];
-    const usable: StaleDataKey[] = [];
-    const fail = ({ name }: StaleDataKey, reason: string) =>
-      failed.push({ dataKey: formatDataKeyName(lease, name), reason });
-    for (const dataKey of dataKeys) {
-      const problem = problemOf(batch, dataKey);
-      if (problem === undefined) usable.push(dataKey);
-      else fail(dataKey, problem);
-    }
-    for (let start = 0; start < usable.length; start += this.#operationSize) {
-      const items = usable.slice(start, start + this.#operationSize);
-      const results = await rewrapItems(this.#parts.agents, sealed, items);
-      for (const [index, before] of items.entries()) {
-        const { outcome, ciphertext } = results[index] as (typeof results)[number];
-        if (outcome === REWRAP_OUTCOME.done) rewrapped.push({ before, ciphertext });
-        else fail(before, REASON_OF[outcome] ?? 'INTERNAL');
-      }
-      await throttle.pause();
-    }
-    const finished = dataKeys.length < this.#batchSize;
-    const afterName = finished ? lease.untilName : (dataKeys.at(-1)?.name ?? lease.untilName);
-    return { target: key.primary.version, rewrapped, failed, finished, afterName };
   }
 
   /** Says of each job of which nothing is left that it has ended, in the tenant's audit log too. */
   async #endFinished(): Promise<void> {
     const { store } = this.#parts;
-    for (const { tenantId, jobId, tenant } of await findFinishedJobs(store, step(), FINISHED_LIMIT)) {
+    for (const { tenantId, jobId, kind, tenant } of await findFinishedJobs(store, step(), FINISHED_LIMIT)) {
       const call = ownCall('EndRewrapJob', STEP_MS);
+      // What replicas remember of key versions is from before it.
+      const change = kind === 'key-versions' && ({ kind: 'versions', subjectId: jobId } as const);
       const ended = store.mutate(
         call,
-        { tenantId, resource: formatJobName({ tenant }, jobId) },
+        { tenantId, resource: formatJobName({ tenant }, jobId), ...(change ? { change } : {}) },
         async (tx) => {
           if (!(await endJob(tx, tenantId, jobId, 'FINISHED'))) throw new KeywardError('CONFLICT');
         },
@@ -313,82 +287,8 @@ export class Rewrap {
   }
 }
 
-/** What a job's failure says, by what an agent says of the item. */
-const REASON_OF: Readonly<Record<number, Reason>> = {
-  [REWRAP_OUTCOME.doesNotOpen]: 'DECRYPTION_FAILED',
-  [REWRAP_OUTCOME.sourceCorrupt]: 'STORED_ROW_CORRUPT',
-};
-
-/** What keeps a data key from being tried. */
-function problemOf({ versions }: Batch, { version }: StaleDataKey): Reason | undefined {
-  const source = versions.find((each) => each.version === version);
-  if (source === undefined) return 'STORED_ROW_CORRUPT';
-  return source.state === 'ENABLED' ? undefined : 'KEY_VERSION_NOT_ENABLED';
-}
-
-/** Key versions as an agent takes them. */
-interface SealedVersions {
-  readonly target: Buffer;
-  readonly sources: readonly Buffer[];
-  /** Where in `sources` a version is. */
-  readonly indexOf: ReadonlyMap<number, number>;
-}
-
-function sealedVersionsOf({ key, versions }: Batch): SealedVersions {
-  return {
-    target: encode(sealedKeyVersion, key.primary),
-    sources: versions.map((version) => encode(sealedKeyVersion, version)),
-    indexOf: new Map(versions.map(({ version }, index) => [version, index])),
-  };
-}
-
-async function rewrapItems(
-  agents: HsmAgents,
-  { target, sources, indexOf }: SealedVersions,
-  items: readonly StaleDataKey[],
-) {
-  const request = {
-    keyVersion: target,
-    sourceKeyVersions: sources,
-    items: items.map(({ version, dataKeyId, contextDigest, ciphertext }) => ({
-      source: indexOf.get(version) as number,
-      subject: idToBytes(dataKeyId),
-      contextDigest,
-      ciphertext,
-    })),
-  };
-  const { results } = await agents.call('rewrap', request, step().deadline);
-  if (results.length !== items.length) throw new Error('an agent answered for other items');
-  return results;
-}
-
-/** Rests after work so that of all the time only a share is worked. */
-class Throttle {
-  readonly #share: number;
-  readonly #signal: AbortSignal;
-  #since = monotonicNow();
-
-  constructor(share: number, signal: AbortSignal) {
-    this.#share = share;
-    this.#signal = signal;
-  }
-
-  /** Rests for what was worked since the last rest. */
-  async pause(): Promise<void> {
-    if (this.#share === 1) return;
-    const rest = (monotonicNow() - this.#since) * (1 / this.#share - 1);
-    await delay(rest, undefined, { signal: this.#signal }).catch(() => {});
-    this.#since = monotonicNow();
-  }
-}
-
 function isOver({ until, signal }: Shift): boolean {
   return signal.aborted || monotonicNow() >= until;
-}
-
-/** A deadline for one step, no later than `latest`. */
-function step(latest = Number.POSITIVE_INFINITY): { readonly deadline: number } {
-  return { deadline: Math.min(latest, monotonicNow() + STEP_MS) };
 }
 
 function rateOf(seen: readonly { readonly at: number; readonly done: number }[]): number | undefined {

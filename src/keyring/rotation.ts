@@ -29,6 +29,7 @@ import {
 } from './mutations.ts';
 import { formatKeyName, type KeyName } from './names.ts';
 import { BY_TO_VERSION, type Page, readPage } from './page-token.ts';
+import type { CurrentKeys } from './token-objects.ts';
 import { findEnabledTenant } from './usable.ts';
 
 /** How often a rotation that lost to another is tried again. */
@@ -138,25 +139,27 @@ export class Rotation {
       readonly replay?: Replay<KeyRecord>;
     },
   ): Promise<KeyRecord> {
-    const { store, cache, wake } = this.#parts;
+    const { store, cache, agents, tokenObjects, wake } = this.#parts;
     const { tenantId, keyId } = identity;
     const startedAt = monotonicNow();
-    const version = await makeKeyVersion(this.#parts, call, identity, highest + 1);
-    const rotated = await store.mutate(
-      call,
-      keyMutation(formatKeyName(name), identity),
-      async (tx) => {
-        const locked = await lockKey(tx, tenantId, keyId);
-        if (locked?.highestVersion !== highest) throw new KeywardError('CONFLICT');
-        requireKept(locked.key);
-        const cause = await decide(tx, locked.key);
-        if (cause === undefined) throw new KeywardError('CONFLICT');
-        const key = await insertPrimaryVersion(tx, version);
-        await this.#record(tx, call, { name, before: locked.key, cause, startedAt, highest });
-        return key;
-      },
-      replay,
-    );
+    const rotated = await tokenObjects.withCurrent(tenantId, async (current) => {
+      const version = await makeKeyVersion(agents, call, { ...identity, ...current }, highest + 1);
+      return store.mutate(
+        call,
+        keyMutation(formatKeyName(name), identity),
+        async (tx) => {
+          const locked = await lockKey(tx, tenantId, keyId);
+          if (locked?.highestVersion !== highest) throw new KeywardError('CONFLICT');
+          requireKept(locked.key);
+          const cause = await decide(tx, locked.key);
+          if (cause === undefined) throw new KeywardError('CONFLICT');
+          const key = await insertPrimaryVersion(tx, version);
+          await this.#record(tx, call, { name, before: locked.key, cause, startedAt, highest });
+          return key;
+        },
+        replay,
+      );
+    });
     cache.forget(tenantId, keyId);
     wake();
     return rotated;
@@ -185,6 +188,7 @@ export class Rotation {
     await insertJob(tx, call, {
       tenantId,
       jobId,
+      kind: 'data-keys',
       scope: formatKeyName(name),
       scopeTenantId: tenantId,
       scopeKeyId: keyId,
@@ -209,13 +213,12 @@ function isConflict(error: unknown): boolean {
 
 /** A proven version of the key, not yet stored. */
 export async function makeKeyVersion(
-  { agents, current }: Pick<KeyringParts, 'agents' | 'current'>,
+  agents: KeyringParts['agents'],
   call: Call,
-  { tenantId, keyId }: KeyIdentity,
+  under: KeyIdentity & CurrentKeys,
   version: number,
 ): Promise<NewKeyVersion> {
-  const algorithm = ALGORITHM.hmacSha512Aes256Gcm;
-  const request = { tenantId, keyId, version, algorithm, ...current };
+  const request = { ...under, version, algorithm: ALGORITHM.hmacSha512Aes256Gcm };
   return { ...(await agents.call('createKeyVersion', request, call.deadline)), state: 'ENABLED' };
 }
 

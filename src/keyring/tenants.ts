@@ -6,7 +6,7 @@
 import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import { newId, type TenantId } from '../ids.ts';
-import type { Store, Tx } from '../store/store.ts';
+import type { Mutation, Tx } from '../store/store.ts';
 import {
   findTenantByName,
   insertTenant,
@@ -14,71 +14,88 @@ import {
   lockTenant,
   setTenantState,
   type TenantRecord,
-  type TenantState,
 } from '../store/tenants.ts';
-import type { KeyCache } from './key-cache.ts';
 import type { KeyringParts, ListRequest } from './keyring.ts';
 import { requireEtag } from './mutations.ts';
 import { formatTenantName, type TenantName } from './names.ts';
 import { BY_NAME, type Page, readPage } from './page-token.ts';
+import type { TokenKeys } from './token-keys.ts';
+
+/** A change to a tenant, announced to all replicas. */
+export function tenantMutation(tenantId: TenantId, name: TenantName): Mutation {
+  return { tenantId, resource: formatTenantName(name), change: { kind: 'tenant', subjectId: tenantId } };
+}
+
+/** Throws DESTRUCTION_UNDER_WAY for a tenant that is to be shredded. */
+export function requireTenantKept({ state }: Pick<TenantRecord, 'state'>): void {
+  if (state === 'SHRED_SCHEDULED') throw new KeywardError('DESTRUCTION_UNDER_WAY', { metadata: { state } });
+}
 
 /** See this file's first paragraph. */
 export class Tenants {
-  readonly #store: Store;
-  readonly #cache: KeyCache;
-  readonly #systemTenantId: TenantId;
+  readonly #parts: Pick<KeyringParts, 'store' | 'cache' | 'systemTenantId'>;
+  readonly #tokenKeys: Pick<TokenKeys, 'add'>;
 
-  constructor({ store, cache, systemTenantId }: Pick<KeyringParts, 'store' | 'cache' | 'systemTenantId'>) {
-    this.#store = store;
-    this.#cache = cache;
-    this.#systemTenantId = systemTenantId;
+  constructor(
+    parts: Pick<KeyringParts, 'store' | 'cache' | 'systemTenantId'>,
+    tokenKeys: Pick<TokenKeys, 'add'>,
+  ) {
+    this.#parts = parts;
+    this.#tokenKeys = tokenKeys;
   }
 
-  /** Throws RESOURCE_EXISTS. */
-  create(call: Call, name: TenantName): Promise<TenantRecord> {
+  /**
+   * With a root key of its own, returns when that is current, or shortly before the call's deadline: until then its keys
+   * can't be made. Throws RESOURCE_EXISTS.
+   */
+  async create(
+    call: Call,
+    name: TenantName,
+    { dedicatedRootKey }: Pick<TenantRecord, 'dedicatedRootKey'>,
+  ): Promise<TenantRecord> {
     const tenantId = newId<TenantId>();
-    const mutation = {
-      tenantId: this.#systemTenantId,
-      resource: formatTenantName(name),
-      change: { kind: 'tenant', subjectId: tenantId },
-    } as const;
-    return this.#store.mutate(call, mutation, (tx) => insertTenant(tx, { tenantId, name: name.tenant }), {
-      reference: { tenantId },
-      rebuild: expectTenant,
-    });
+    const created = await this.#parts.store.mutate(
+      call,
+      { ...tenantMutation(tenantId, name), tenantId: this.#parts.systemTenantId },
+      (tx) => insertTenant(tx, { tenantId, name: name.tenant, dedicatedRootKey }),
+      { reference: { tenantId }, rebuild: expectTenant },
+    );
+    if (dedicatedRootKey) await this.#tokenKeys.add(call, created);
+    return created;
   }
 
   /** Throws RESOURCE_NOT_FOUND. */
   async get(call: Call, name: TenantName): Promise<TenantRecord> {
-    const tenant = await findTenantByName(this.#store, call, name.tenant);
+    const tenant = await findTenantByName(this.#parts.store, call, name.tenant);
     if (tenant === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
     return tenant;
   }
 
   /** Tenants by name. */
   list(call: Call, request: ListRequest): Promise<Page<TenantRecord>> {
-    return readPage('tenants', request, BY_NAME, (page) => listTenants(this.#store, call, page));
+    return readPage('tenants', request, BY_NAME, (page) => listTenants(this.#parts.store, call, page));
   }
 
-  /** Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH. Setting the state that it has changes nothing. */
-  async setState(call: Call, name: TenantName, etag: string, state: TenantState): Promise<TenantRecord> {
+  /** Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY. Setting the state that it has changes nothing. */
+  async setState(
+    call: Call,
+    name: TenantName,
+    etag: string,
+    state: 'ENABLED' | 'DISABLED',
+  ): Promise<TenantRecord> {
     const { tenantId } = await this.get(call, name);
-    const mutation = {
-      tenantId,
-      resource: formatTenantName(name),
-      change: { kind: 'tenant', subjectId: tenantId },
-    } as const;
-    const changed = await this.#store.mutate(
+    const changed = await this.#parts.store.mutate(
       call,
-      mutation,
+      tenantMutation(tenantId, name),
       async (tx) => {
         const tenant = await expectTenant(tx, { tenantId });
         requireEtag(etag, tenant.revision);
+        requireTenantKept(tenant);
         return tenant.state === state ? tenant : setTenantState(tx, tenantId, state);
       },
       { reference: { tenantId }, rebuild: expectTenant },
     );
-    this.#cache.forgetTenants();
+    this.#parts.cache.forgetTenants();
     return changed;
   }
 }

@@ -42,13 +42,16 @@ export function tokenStatusText(status: TokenStatusRecord): string {
 function objectLines({
   role,
   objectId,
+  tenant,
   isCurrent,
   condition,
   attributes,
   keyVersions,
+  toDo,
 }: TokenObjectStatus): string[] {
   const facts = [
     `${role} ${objectId}`,
+    ...(tenant === 'system' ? [] : [`of tenants/${tenant}`]),
     isCurrent ? 'current' : 'not current',
     ...(role === 'root' ? [`${keyVersions} key versions`] : []),
     ...(condition === 'found' ? [] : [condition.toUpperCase()]),
@@ -60,5 +63,5 @@ function objectLines({
       `  ${STATE_WORDS[state]}: ${those.map((each) => `${each.attribute}=${each.required}`).join(' ')}`,
     ];
   });
-  return ['', facts.join(', '), ...byState];
+  return ['', facts.join(', '), ...(toDo === '' ? [] : [`  TO DO: ${toDo}`]), ...byState];
 }

@@ -1,26 +1,33 @@
 /**
  * What the HSM token is to this environment: what the token says of itself and of its objects, beside what the database has
- * recorded and keeps under them.
+ * recorded and keeps under them, and what an operator has to do about it.
  *
  * Its invariant: it changes nothing and hides nothing; what a start would refuse is in it, and {@link objectionsTo} names
  * it. Whoever looks at the token is given, a serving agent or an operator's own. Knows no PKCS#11.
  */
 import { type Call, monotonicNow } from '../call.ts';
 import type { ObjectPosture, TokenObject, TokenPosture } from '../hsm/token-profile.ts';
-import type { AnyId } from '../ids.ts';
-import { countByRootKey, type EnvironmentRecord, readEnvironment } from '../store/environment.ts';
+import { readEnvironment } from '../store/environment.ts';
 import type { Deadline, Store } from '../store/store.ts';
+import { countUnderTokenKeys, type TokenObjectRecord } from '../store/token-objects.ts';
 import type { KeyringParts } from './keyring.ts';
+import { tokenObjectsOf } from './token-objects.ts';
 
 /** Every key version is counted. */
 const COUNT_MS = 60_000;
 
 /** One of the environment's objects. */
 export interface TokenObjectStatus extends ObjectPosture {
+  /** Whose it is: `system` for what tenants share. */
+  readonly tenant: string;
   /** Whether it is the one for new things. */
   readonly isCurrent: boolean;
+  /** Whether a service needs it to start. */
+  readonly isRequired: boolean;
   /** How many key versions are wrapped under it, in all tenants, destroyed ones aside; 0 for all but root keys. */
   readonly keyVersions: number;
+  /** In words for an operator, with the command; empty for nothing. */
+  readonly toDo: string;
 }
 
 /** See this file's first paragraph. */
@@ -32,39 +39,54 @@ export interface TokenStatusRecord extends TokenPosture {
 /** Looks at the token and at the given objects in it. */
 export type LookAtToken = (objects: readonly TokenObject[]) => Promise<TokenPosture>;
 
-/** The objects that a database has recorded, as the HSM's side knows them. */
-export function tokenObjectsOf({ tokenObjects }: Pick<EnvironmentRecord, 'tokenObjects'>): TokenObject[] {
-  return tokenObjects.map(({ role, objectId }) => ({ role, objectId: objectId as AnyId }));
-}
-
 /** Throws what `look` and the store throw; without a call, when Postgres takes longer than a minute for its part. */
 export async function readTokenStatus(
   store: Store,
   look: LookAtToken,
   call: Deadline = { deadline: monotonicNow() + COUNT_MS },
 ): Promise<TokenStatusRecord> {
-  const environment = await readEnvironment(store, call);
-  const posture = await look(tokenObjectsOf(environment));
-  const keyVersions = await countByRootKey(store, call);
-  const current = new Map(environment.tokenObjects.map((each) => [each.objectId, each.isCurrent]));
+  const { environmentId, tokenObjects } = await readEnvironment(store, call);
+  const objects = tokenObjectsOf(tokenObjects);
+  const posture = await look(objects);
+  const counts = await countUnderTokenKeys(store, call);
   return {
     ...posture,
-    environmentId: environment.environmentId,
-    objects: posture.objects.map((object) => ({
-      ...object,
-      isCurrent: current.get(object.objectId) ?? false,
-      keyVersions: keyVersions.get(object.objectId) ?? 0,
-    })),
+    environmentId,
+    objects: posture.objects.flatMap((object, index) => {
+      const record = tokenObjects[index] as TokenObjectRecord;
+      if (record.state === 'DESTROYED' && object.condition === 'missing') return [];
+      const under = counts.get(record.objectId) ?? 0;
+      return {
+        ...object,
+        tenant: record.tenant,
+        isCurrent: record.state === 'CURRENT',
+        isRequired: objects[index]?.presence === undefined,
+        keyVersions: record.role === 'root' ? under : 0,
+        toDo: toDoOf(record, object, under),
+      };
+    }),
   };
 }
 
+function toDoOf(record: TokenObjectRecord, { condition }: ObjectPosture, under: number): string {
+  const { state, tenant, tenantState, objectId } = record;
+  const destroy = `keyward-server token destroy-key ${objectId}`;
+  if (state === 'DESTROYED') return `it was destroyed and is in the token again: ${destroy}`;
+  if (tenantState === 'SHREDDED') return `its tenant is shredded: keyward-server token shred ${tenant}`;
+  if (state === 'DESTROYING') return `its destruction was cut off: ${destroy}`;
+  if (state === 'ABANDONED' && condition !== 'missing') return `it was made and never used: ${destroy}`;
+  if (state === 'RETIRED' && under === 0) return `nothing is under it any more: ${destroy}`;
+  return '';
+}
+
 /** What a service would refuse to start on, in words for operators; empty when it would start. */
-export function objectionsTo({ objects, unrecorded }: TokenPosture): string[] {
+export function objectionsTo({ objects, unrecorded }: TokenStatusRecord): string[] {
+  const required = objects.filter(({ isRequired }) => isRequired);
   return [
-    ...objects
+    ...required
       .filter(({ condition }) => condition !== 'found')
       .map(({ role, objectId, condition }) => `${role} ${objectId}: ${condition}`),
-    ...objects.flatMap(({ role, objectId, attributes }) =>
+    ...required.flatMap(({ role, objectId, attributes }) =>
       attributes
         .filter(({ state }) => state === 'violated' || state === 'unsupported')
         .map(({ attribute, state }) => `${role} ${objectId} ${attribute}: ${state}`),

@@ -17,6 +17,7 @@ import {
   parseKeyVersionName,
   parseScope,
   parseTenantName,
+  parseTokenKeyName,
   SYSTEM_TENANT,
 } from '../keyring/names.ts';
 import { crc32c } from './crc32c.ts';
@@ -47,10 +48,18 @@ export const dataKeyName = parsed(
   'must be tenants/{tenant}/keys/{key}/dataKeys/{data_key}',
 );
 export const jobName = parsed(parseJobName, 'must be tenants/{tenant}/rewrapJobs/{job}');
+export const tokenKeyName = parsed(parseTokenKeyName, 'must be tenants/{tenant}/tokenKeys/{uuid}');
 export const scope = parsed(
   parseScope,
   'must be tenants/{tenant}/keys/{key}, tenants/{tenant} or tenants/- for all tenants',
 );
+/** What a job is to bring up to date. */
+export const jobKind = z
+  .enum(
+    ['REWRAP_JOB_KIND_UNSPECIFIED', 'REWRAP_JOB_KIND_DATA_KEYS', 'REWRAP_JOB_KIND_KEY_VERSIONS'],
+    'is not known',
+  )
+  .transform((kind) => (kind === 'REWRAP_JOB_KIND_KEY_VERSIONS' ? 'key-versions' : 'data-keys'));
 /** A key's name, or absent. */
 export const optionalKeyName = z.union([z.literal('').transform(() => undefined), keyName]);
 

@@ -3,11 +3,6 @@
  */
 
 import { CIPHERTEXT_OVERHEAD } from '../hsm/ciphertext.ts';
-import type {
-  AttributePosture,
-  ObjectCondition,
-  TokenObjectRole as StoredRole,
-} from '../hsm/token-profile.ts';
 import type { Impact } from '../keyring/destruction.ts';
 import {
   formatDataKeyName,
@@ -18,12 +13,18 @@ import {
   type KeyName,
   type TenantName,
 } from '../keyring/names.ts';
-import type { TokenStatusRecord } from '../keyring/token-status.ts';
+import type { ShredImpact as ShredImpactRecord } from '../keyring/shredding.ts';
 import type { DataKeyRecord } from '../store/data-keys.ts';
 import type { KeyVersionRecord, LifecycleState } from '../store/key-versions.ts';
 import type { KeyRecord } from '../store/keys.ts';
 import type { MaintenanceRecord } from '../store/maintenance.ts';
-import type { JobFailure, JobRecord, JobState, RotationCause as StoredCause } from '../store/rewrap-jobs.ts';
+import type {
+  JobFailure,
+  JobKind,
+  JobRecord,
+  JobState,
+  RotationCause as StoredCause,
+} from '../store/rewrap-jobs.ts';
 import type { RotationRecord } from '../store/rotations.ts';
 import type { TenantState as StoredTenantState, TenantRecord } from '../store/tenants.ts';
 import type { UsageRecord } from '../store/usage.ts';
@@ -37,19 +38,21 @@ import type { KeyVersionState } from './generated/keyward/v1/KeyVersionState.ts'
 import type { KeyVersionUsage } from './generated/keyward/v1/KeyVersionUsage.ts';
 import type { Maintenance } from './generated/keyward/v1/Maintenance.ts';
 import type { RewrapJob } from './generated/keyward/v1/RewrapJob.ts';
+import type { RewrapJobKind } from './generated/keyward/v1/RewrapJobKind.ts';
 import type { RewrapJobState } from './generated/keyward/v1/RewrapJobState.ts';
 import type { Rotation } from './generated/keyward/v1/Rotation.ts';
 import type { RotationCause } from './generated/keyward/v1/RotationCause.ts';
+import type { ShredImpact } from './generated/keyward/v1/ShredImpact.ts';
 import type { Tenant } from './generated/keyward/v1/Tenant.ts';
 import type { TenantState } from './generated/keyward/v1/TenantState.ts';
-import type { TokenAttributeState } from './generated/keyward/v1/TokenAttributeState.ts';
-import type { TokenObjectCondition } from './generated/keyward/v1/TokenObjectCondition.ts';
-import type { TokenObjectRole } from './generated/keyward/v1/TokenObjectRole.ts';
-import type { TokenStatus } from './generated/keyward/v1/TokenStatus.ts';
+import { duration, optionalTime, timestamp } from './times.ts';
 
 const TENANT_STATES: Readonly<Record<StoredTenantState, TenantState>> = {
   ENABLED: 'TENANT_STATE_ENABLED',
   DISABLED: 'TENANT_STATE_DISABLED',
+  SHRED_SCHEDULED: 'TENANT_STATE_SHRED_SCHEDULED',
+  // Nobody sees one.
+  SHREDDED: 'TENANT_STATE_UNSPECIFIED',
 };
 const KEY_STATES: Readonly<Record<LifecycleState, KeyState>> = {
   ENABLED: 'KEY_STATE_ENABLED',
@@ -68,30 +71,16 @@ const CAUSES: Readonly<Record<StoredCause, RotationCause>> = {
   request: 'ROTATION_CAUSE_REQUEST',
   usage: 'ROTATION_CAUSE_USAGE',
 };
+const JOB_KINDS: Readonly<Record<JobKind, RewrapJobKind>> = {
+  'data-keys': 'REWRAP_JOB_KIND_DATA_KEYS',
+  'key-versions': 'REWRAP_JOB_KIND_KEY_VERSIONS',
+};
 const JOB_STATES: Readonly<Record<JobState, RewrapJobState>> = {
   RUNNING: 'REWRAP_JOB_STATE_RUNNING',
   SUCCEEDED: 'REWRAP_JOB_STATE_SUCCEEDED',
   PARTIAL: 'REWRAP_JOB_STATE_PARTIAL',
   CANCELLED: 'REWRAP_JOB_STATE_CANCELLED',
   SUPERSEDED: 'REWRAP_JOB_STATE_SUPERSEDED',
-};
-const TOKEN_OBJECT_ROLES: Readonly<Record<StoredRole, TokenObjectRole>> = {
-  root: 'TOKEN_OBJECT_ROLE_ROOT',
-  seal: 'TOKEN_OBJECT_ROLE_SEAL',
-  mask: 'TOKEN_OBJECT_ROLE_MASK',
-  'audit-signing': 'TOKEN_OBJECT_ROLE_AUDIT_SIGNING',
-};
-const TOKEN_OBJECT_CONDITIONS: Readonly<Record<ObjectCondition, TokenObjectCondition>> = {
-  found: 'TOKEN_OBJECT_CONDITION_FOUND',
-  missing: 'TOKEN_OBJECT_CONDITION_MISSING',
-  duplicated: 'TOKEN_OBJECT_CONDITION_DUPLICATED',
-  mislabelled: 'TOKEN_OBJECT_CONDITION_MISLABELLED',
-};
-const ATTRIBUTE_STATES: Readonly<Record<AttributePosture['state'], TokenAttributeState>> = {
-  enforced: 'TOKEN_ATTRIBUTE_STATE_ENFORCED',
-  waived: 'TOKEN_ATTRIBUTE_STATE_WAIVED',
-  unsupported: 'TOKEN_ATTRIBUTE_STATE_UNSUPPORTED',
-  violated: 'TOKEN_ATTRIBUTE_STATE_VIOLATED',
 };
 const ALGORITHMS: Readonly<Record<number, Algorithm>> = { 1: 'ALGORITHM_HMAC_SHA512_AES_256_GCM' };
 
@@ -101,13 +90,16 @@ const DESTRUCTION_NOTICE =
   'backups and write-ahead logs of the database until those are gone; whoever has one, and the HSM with the root key, ' +
   'can still unwrap it. What callers have encrypted and keep elsewhere can not be opened any more.';
 
-export function tenantMessage({ name, tenantId, state, revision, createdAt }: TenantRecord): Tenant {
+export function tenantMessage(record: TenantRecord): Tenant {
+  const { name, tenantId, state, revision, createdAt, dedicatedRootKey, shredAt } = record;
   return {
     name: formatTenantName({ tenant: name }),
     uid: tenantId,
     createTime: timestamp(createdAt),
     state: TENANT_STATES[state],
     etag: revision,
+    dedicatedRootKey,
+    shredTime: optionalTime(shredAt),
   };
 }
 
@@ -166,30 +158,43 @@ export function impactMessage(impact: Impact): DestructionImpact {
   };
 }
 
-export function maintenanceMessage({ paused, changedAt, caller }: MaintenanceRecord): Maintenance {
-  return { paused, changeTime: optionalTime(changedAt), caller };
+/** What shredding can't reach, said each time. */
+const SHRED_NOTICES = {
+  own:
+    'Then all of its wrapped key material is erased from the database. Backups and write-ahead logs still have it, and it ' +
+    'opens nowhere once all its root keys are destroyed in every copy of the token: an operator does that, by ' +
+    '`keyward-server token shred`, when the time has come. What callers hold in memory is out of reach.',
+  shared:
+    'This tenant shares its root key with others, which can not be destroyed for it alone. Its wrapped key material is ' +
+    'erased from the database; backups and write-ahead logs still have it, and whoever has one of those, and the HSM, can ' +
+    'unwrap it until they are gone, or the shared root key is rotated and the old one destroyed.',
+} as const;
+/** Where copies of root keys may be. */
+const TOKEN_COPIES = [
+  'the token itself: `keyward-server token shred` destroys them there',
+  'every other member of its cluster or high-availability group, unless destroying replicates to them',
+  'backup tokens, backup HSMs and smart cards that the token was cloned to',
+  'wrapped exports of the partition, and files of a software token (directories.tokendir), with their backups',
+  'snapshots of the machines and volumes on which any of these lie',
+];
+
+export function shredImpactMessage(impact: ShredImpactRecord): ShredImpact {
+  const ownsRoots = impact.rootKeys.length > 0;
+  return {
+    keys: impact.keys,
+    keyVersions: impact.keyVersions,
+    storedDataKeys: impact.storedDataKeys,
+    lastUseTime: optionalTime(impact.lastUsedAt),
+    shredTime: timestamp(impact.shredAt),
+    etag: impact.etag,
+    rootKeys: [...impact.rootKeys],
+    notice: SHRED_NOTICES[ownsRoots ? 'own' : 'shared'],
+    checklist: ownsRoots ? TOKEN_COPIES : [],
+  };
 }
 
-export function tokenStatusMessage(record: TokenStatusRecord): TokenStatus {
-  const { environmentId, objects, unrecorded, ...token } = record;
-  return {
-    ...token,
-    environmentUid: environmentId,
-    profile: { ...token.profile, unsupportedAttributes: [...token.profile.unsupportedAttributes] },
-    objects: objects.map(({ objectId, role, isCurrent, condition, attributes, keyVersions }) => ({
-      uid: objectId,
-      role: TOKEN_OBJECT_ROLES[role],
-      current: isCurrent,
-      condition: TOKEN_OBJECT_CONDITIONS[condition],
-      attributes: attributes.map(({ attribute, required, state }) => ({
-        name: attribute,
-        requiredValue: required,
-        state: ATTRIBUTE_STATES[state],
-      })),
-      keyVersions,
-    })),
-    unrecordedObjects: unrecorded.map(({ objectId, label }) => ({ uid: objectId, label })),
-  };
+export function maintenanceMessage({ paused, changedAt, caller }: MaintenanceRecord): Maintenance {
+  return { paused, changeTime: optionalTime(changedAt), caller };
 }
 
 export function dataKeyMessage(name: KeyName, record: DataKeyRecord): DataKey {
@@ -244,22 +249,8 @@ export function jobMessage(
     failed: job.failed,
     rate,
     timeLeft: job.planned && left > 0 && rate > 0 && !job.paused ? duration((left / rate) * 1000) : null,
-    failures: failures.map(({ dataKey, reason, at }) => ({ dataKey, reason, time: timestamp(at) })),
+    failures: failures.map(({ resource, reason, at }) => ({ resource, reason, time: timestamp(at) })),
     paused: job.paused,
+    kind: JOB_KINDS[job.kind],
   };
-}
-
-function optionalTime(date: Date | null) {
-  return date && timestamp(date);
-}
-
-function duration(milliseconds: number): { readonly seconds: number; readonly nanos: number } {
-  const seconds = Math.floor(milliseconds / 1000);
-  return { seconds, nanos: Math.min(999_999_999, Math.round((milliseconds - seconds * 1000) * 1e6)) };
-}
-
-function timestamp(date: Date): { readonly seconds: number; readonly nanos: number } {
-  const milliseconds = date.getTime();
-  const seconds = Math.floor(milliseconds / 1000);
-  return { seconds, nanos: (milliseconds - seconds * 1000) * 1e6 };
 }

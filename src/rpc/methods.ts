@@ -8,6 +8,7 @@
 import { adminService } from './methods/admin.ts';
 import { dataKeyService } from './methods/data-key.ts';
 import { encryptionService } from './methods/encryption.ts';
+import { hsmService } from './methods/hsm.ts';
 import { keyService } from './methods/key.ts';
 import { rotationService } from './methods/rotation.ts';
 import type { MethodRow, StreamRow } from './methods/row.ts';
@@ -17,6 +18,7 @@ export const METHODS: Readonly<
   Record<string, Readonly<Record<string, MethodRow<unknown, object> | StreamRow<unknown, object>>>>
 > = {
   'keyward.v1.AdminService': adminService,
+  'keyward.v1.HsmService': hsmService,
   'keyward.v1.KeyService': keyService,
   'keyward.v1.EncryptionService': encryptionService,
   'keyward.v1.DataKeyService': dataKeyService,

@@ -19,6 +19,7 @@ const PROTO_DIRECTORY = fileURLToPath(new URL('../../proto', import.meta.url));
 export const packageDefinition: PackageDefinition = loadSync(
   [
     'keyward/v1/admin.proto',
+    'keyward/v1/hsm.proto',
     'keyward/v1/key.proto',
     'keyward/v1/encryption.proto',
     'keyward/v1/data_key.proto',

@@ -22,13 +22,16 @@ const FRESH_MS = 1_500;
 /** All that the feed needs of a store. */
 type Reserve = Pick<Store, 'queryReserve'>;
 
-/** `destroyed`: a key, whose handles in the agents must be forgotten besides. */
-export type ChangeKind = 'tenant' | 'key' | 'destroyed';
+/**
+ * `destroyed`: a key, whose handles in the agents must be forgotten besides. `token`: the token's objects. `versions`: key
+ * versions, in any number. `shredded`: a tenant with all its keys, whose handles must be forgotten.
+ */
+export type ChangeKind = 'tenant' | 'key' | 'destroyed' | 'token' | 'versions' | 'shredded';
 
 export interface Change {
   readonly tenantId: TenantId;
   readonly kind: ChangeKind;
-  /** The UUID of the tenant or key that changed. */
+  /** The UUID of the tenant, key or token object that changed, or of the job that changed them. */
   readonly subjectId: string;
 }
 

@@ -5,6 +5,7 @@
  */
 import { monotonicNow } from '../call.ts';
 import type { Store } from './store.ts';
+import { removeReplicas } from './token-objects.ts';
 import { removeSilentReplicas } from './usage.ts';
 
 const PERIOD_MS = 10 * 60_000;
@@ -19,6 +20,7 @@ export async function keepHouse(store: Store): Promise<void> {
   await store.queryReserve(call, "DELETE FROM changes WHERE at < now() - interval '1 hour'");
   await store.queryReserve(call, 'SELECT purge_request_ids()');
   await removeSilentReplicas(store, call);
+  await removeReplicas(store, call);
 }
 
 /** Does so every ten minutes, at times of this replica's own, until the returned function is called. */

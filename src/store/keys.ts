@@ -19,6 +19,7 @@ import {
   versionValues,
 } from './key-versions.ts';
 import type { Tx } from './store.ts';
+import { requireCurrentKeys } from './token-objects.ts';
 
 /** Name to value. */
 export type Labels = Readonly<Record<string, string>>;
@@ -103,13 +104,14 @@ function fromKeyRow(row: KeyRow): KeyRecord {
 /** One rotation period from now, as SQL; null without a period. */
 const AFTER_PERIOD = (period: string) => `clock_timestamp() + make_interval(secs => ${period}::bigint)`;
 
-/** Adds a key with its first version as the primary. Throws RESOURCE_EXISTS when the tenant has a key of that name. */
+/** Adds a key with its first version as the primary. Throws RESOURCE_EXISTS for a name that is taken, TOKEN_KEY_NOT_READY. */
 export async function insertKey(
   tx: Tx,
   key: { readonly name: string; readonly settings: KeySettings; readonly version: NewKeyVersion },
 ): Promise<KeyRecord> {
   const { tenantId, keyId, version } = key.version;
   const { settings } = key;
+  await requireCurrentKeys(tx, key.version);
   const inserted = await tx.query(
     `INSERT INTO keys (tenant_id, key_id, name, description, labels, primary_version, rotation_period_seconds,
        next_rotation_at, rotation_usage_limit, maintenance_paused)
@@ -211,8 +213,9 @@ export async function lockKey(
   return { key, highestVersion: await findHighestVersion(tx, tenantId, keyId) };
 }
 
-/** Adds a version and makes it the primary. Throws CONFLICT when the key has a version of that number. */
+/** Adds a version and makes it the primary. Throws CONFLICT for a number that the key has, TOKEN_KEY_NOT_READY. */
 export async function insertPrimaryVersion(tx: Tx, version: NewKeyVersion): Promise<KeyRecord> {
+  await requireCurrentKeys(tx, version);
   const updated = await tx.query(
     `WITH inserted AS (${INSERT_VERSION} ON CONFLICT DO NOTHING RETURNING 1)
      UPDATE keys SET primary_version = $3, revision = revision + 1, usage_limit_reached_at = NULL,

@@ -9,6 +9,7 @@ import { KeywardError } from '../errors.ts';
 import type { KeyId, TenantId } from '../ids.ts';
 import type { RotationCause } from './rewrap-jobs.ts';
 import type { Deadline, Store, Tx } from './store.ts';
+import { type DueTokenKey, findDueTokenKeys, HAS_DUE_TOKEN_KEYS } from './token-objects.ts';
 
 /** The switch for incidents. */
 export interface MaintenanceRecord {
@@ -97,12 +98,24 @@ interface DueDestructionRow extends DueRow {
 
 const DESTRUCTION_MAY_BE = 'NOT (SELECT paused FROM maintenance) AND NOT k.maintenance_paused';
 
+const SELECT_SHREDDINGS = `SELECT tenant_id AS "tenantId", name AS tenant FROM tenants
+  WHERE state = 'SHRED_SCHEDULED' AND shred_at <= now() LIMIT $1`;
+
 /** What there is to do. */
 export interface Due {
   readonly rotations: readonly DueRotation[];
   readonly destructions: readonly DueDestruction[];
+  readonly shreddings: readonly DueShredding[];
+  /** Steps of root and seal keys on their way: also while maintenance is paused, since somebody asked for them. */
+  readonly tokenKeys: readonly DueTokenKey[];
   /** Whether any re-wrap job is under way. */
   readonly hasJobs: boolean;
+}
+
+/** A tenant whose time to be shredded has come. */
+export interface DueShredding {
+  readonly tenantId: TenantId;
+  readonly tenant: string;
 }
 
 // Each part over an index that holds only what is in question; conditions joined by OR would read all keys.
@@ -121,18 +134,40 @@ const SELECT_DESTRUCTIONS = `(
     WHERE v.state = 'DESTROY_SCHEDULED' AND v.destroy_at <= now() AND ${DESTRUCTION_MAY_BE}
     LIMIT $1)`;
 
-/** What is due, at most `limit` of each kind; nothing while maintenance is paused. */
+// Whether there is anything: most ticks end with this one statement.
+const ANYTHING = `SELECT
+    (SELECT paused FROM maintenance) AS paused,
+    EXISTS (SELECT FROM rewrap_jobs WHERE state = 'RUNNING') AS jobs,
+    EXISTS (SELECT FROM keys WHERE next_rotation_at <= now())
+      OR EXISTS (SELECT FROM keys WHERE usage_limit_reached_at IS NOT NULL) AS rotations,
+    EXISTS (SELECT FROM keys WHERE state = 'DESTROY_SCHEDULED' AND destroy_at <= now())
+      OR EXISTS (SELECT FROM key_versions WHERE state = 'DESTROY_SCHEDULED' AND destroy_at <= now()) AS destructions,
+    EXISTS (SELECT FROM tenants WHERE state = 'SHRED_SCHEDULED' AND shred_at <= now()) AS shreddings,
+    ${HAS_DUE_TOKEN_KEYS} AS token_keys`;
+type Anything = Record<
+  'paused' | 'jobs' | 'rotations' | 'destructions' | 'shreddings' | 'token_keys',
+  boolean
+>;
+const NOTHING = { rotations: [], destructions: [], shreddings: [] } as const;
+
+/** What is due, at most `limit` of each kind; nothing that the service does by itself while maintenance is paused. */
 export function findDue(store: Store, call: Deadline, limit: number): Promise<Due> {
   return store.reconcile(call, async (tx) => {
-    const rotations = await tx.query<DueRow>(SELECT_ROTATIONS, [limit]);
-    const destructions = await tx.query<DueDestructionRow>(SELECT_DESTRUCTIONS, [limit]);
-    const [jobs] = await tx.query<{ running: boolean }>(
-      `SELECT EXISTS (SELECT FROM rewrap_jobs WHERE state = 'RUNNING') AND NOT paused AS running FROM maintenance`,
-    );
+    const [any] = await tx.query<Anything>(ANYTHING);
+    if (any === undefined) throw new Error('a question got no answer');
+    const tokenKeys = any.token_keys ? await findDueTokenKeys(tx, limit) : [];
+    if (any.paused) return { ...NOTHING, tokenKeys, hasJobs: false };
+    const rotations = any.rotations ? await tx.query<DueRow>(SELECT_ROTATIONS, [limit]) : [];
+    const destructions = any.destructions
+      ? await tx.query<DueDestructionRow>(SELECT_DESTRUCTIONS, [limit])
+      : [];
+    const shreddings = any.shreddings ? await tx.query<DueShredding>(SELECT_SHREDDINGS, [limit]) : [];
     return {
       rotations: rotations.map(fromDueRow),
       destructions: destructions.map((row) => ({ ...fromDueRow(row), version: row.version })),
-      hasJobs: jobs?.running === true,
+      shreddings,
+      tokenKeys,
+      hasJobs: any.jobs,
     };
   });
 }

@@ -14,11 +14,15 @@ export type JobState = 'RUNNING' | 'SUCCEEDED' | 'PARTIAL' | 'CANCELLED' | 'SUPE
 /** Why a key was rotated, or a job was started. */
 export type RotationCause = 'schedule' | 'request' | 'usage';
 
+/** What a job brings up to date. */
+export type JobKind = 'data-keys' | 'key-versions';
+
 /** What is written of a new job. */
 export interface NewJob {
   /** The tenant that it belongs to: `system` for a job over all. */
   readonly tenantId: TenantId;
   readonly jobId: JobId;
+  readonly kind: JobKind;
   /** The resource's name, as `tenants/a/keys/b`, `tenants/a` or `tenants/-`. */
   readonly scope: string;
   /** Null: all tenants. */
@@ -28,7 +32,7 @@ export interface NewJob {
   readonly cause: RotationCause;
 }
 
-export interface JobRecord extends Pick<NewJob, 'tenantId' | 'jobId' | 'scope' | 'cause'> {
+export interface JobRecord extends Pick<NewJob, 'tenantId' | 'jobId' | 'kind' | 'scope' | 'cause'> {
   readonly caller: string;
   readonly state: JobState;
   /** By the database's clock, as all times here. */
@@ -47,8 +51,8 @@ export interface JobRecord extends Pick<NewJob, 'tenantId' | 'jobId' | 'scope' |
 
 /** What of a job could not be done. */
 export interface JobFailure {
-  /** The data key's full name. */
-  readonly dataKey: string;
+  /** The data key's or key version's full name. */
+  readonly resource: string;
   readonly reason: string;
   readonly at: Date;
 }
@@ -56,6 +60,7 @@ export interface JobFailure {
 interface Row {
   tenant_id: TenantId;
   job_id: JobId;
+  kind: JobKind;
   scope: string;
   cause: RotationCause;
   caller: string;
@@ -77,7 +82,7 @@ const inRanges = (column: 'done' | 'failed') =>
 /** How far a `rewrap_jobs j` is: `total`, `done` and `failed`. */
 export const JOB_PROGRESS = `j.total::float8 AS total, ${inRanges('done')}, ${inRanges('failed')}`;
 
-const SELECT_JOBS = `SELECT j.tenant_id, j.job_id, j.scope, j.cause, j.caller, j.state, j.created_at, j.ended_at,
+const SELECT_JOBS = `SELECT j.tenant_id, j.job_id, j.kind, j.scope, j.cause, j.caller, j.state, j.created_at, j.ended_at,
     (extract(epoch FROM coalesce(j.ended_at, clock_timestamp()) - j.created_at) * 1000)::float8 AS elapsed_ms,
     j.planned, ${JOB_PROGRESS},
     j.state = 'RUNNING' AND ((SELECT paused FROM maintenance) OR EXISTS (SELECT FROM keys k
@@ -89,6 +94,7 @@ function fromRow(row: Row): JobRecord {
   return {
     tenantId: row.tenant_id,
     jobId: row.job_id,
+    kind: row.kind,
     scope: row.scope,
     cause: row.cause,
     caller: row.caller,
@@ -116,9 +122,9 @@ export async function newJobId(tx: Tx): Promise<JobId> {
 
 export async function insertJob(tx: Tx, call: Pick<Call, 'caller'>, job: NewJob): Promise<void> {
   await tx.query(
-    `INSERT INTO rewrap_jobs (tenant_id, job_id, scope, scope_tenant_id, scope_key_id, cause, caller)
-     VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-    [job.tenantId, job.jobId, job.scope, job.scopeTenantId, job.scopeKeyId, job.cause, call.caller],
+    `INSERT INTO rewrap_jobs (tenant_id, job_id, kind, scope, scope_tenant_id, scope_key_id, cause, caller)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+    [job.tenantId, job.jobId, job.kind, job.scope, job.scopeTenantId, job.scopeKeyId, job.cause, call.caller],
   );
 }
 
@@ -131,16 +137,17 @@ export async function findJob(tx: Tx, tenantId: TenantId, jobId: JobId): Promise
   return row && fromRow(row);
 }
 
-/** The newest of the tenant's jobs for that scope, if any; in this transaction nobody else starts one who asks here first. */
+/** The newest of the tenant's jobs of that kind and scope, if any; in this transaction nobody else starts one who asks here first. */
 export async function findLatestJob(
   tx: Tx,
   tenantId: TenantId,
   scope: string,
+  kind: JobKind,
 ): Promise<JobRecord | undefined> {
-  await tx.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 1))', [`${tenantId} ${scope}`]);
+  await tx.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 1))', [`${tenantId} ${kind} ${scope}`]);
   const [row] = await tx.query<Row>(
-    `${SELECT_JOBS} WHERE j.tenant_id = $1 AND j.scope = $2 ORDER BY j.job_id DESC LIMIT 1`,
-    [tenantId, scope],
+    `${SELECT_JOBS} WHERE j.tenant_id = $1 AND j.scope = $2 AND j.kind = $3 ORDER BY j.job_id DESC LIMIT 1`,
+    [tenantId, scope, kind],
   );
   return row && fromRow(row);
 }
@@ -165,11 +172,11 @@ export async function listJobs(
 
 /** What the job could not do, by name: the first hundred that it met. */
 export async function listFailures(tx: Tx, tenantId: TenantId, jobId: JobId): Promise<JobFailure[]> {
-  const rows = await tx.query<{ data_key: string; reason: string; at: Date }>(
-    `SELECT data_key, reason, at FROM rewrap_failures WHERE tenant_id = $1 AND job_id = $2 ORDER BY data_key`,
+  const rows = await tx.query<{ resource: string; reason: string; at: Date }>(
+    `SELECT resource, reason, at FROM rewrap_failures WHERE tenant_id = $1 AND job_id = $2 ORDER BY resource`,
     [tenantId, jobId],
   );
-  return rows.map(({ data_key: dataKey, reason, at }) => ({ dataKey, reason, at }));
+  return rows.map(({ resource, reason, at }) => ({ resource, reason, at }));
 }
 
 /**
@@ -206,9 +213,23 @@ export async function endJob(
 
 /** Ends the jobs for this one key, which a newer rotation or the key's end makes pointless. */
 export async function supersedeJobs(tx: Tx, tenantId: TenantId, keyId: KeyId): Promise<void> {
+  await supersede(tx, tenantId, 'scope_key_id = $2', keyId);
+}
+
+/** Ends the jobs over key versions of that scope, which a newer root or seal key makes pointless. */
+export async function supersedeVersionJobs(tx: Tx, tenantId: TenantId, scope: string): Promise<void> {
+  await supersede(tx, tenantId, "kind = 'key-versions' AND scope = $2", scope);
+}
+
+/** Ends all of a tenant's jobs: with it, all that they are for goes. */
+export async function supersedeTenantJobs(tx: Tx, tenantId: TenantId): Promise<void> {
+  await supersede(tx, tenantId, 'scope_tenant_id = $2', tenantId);
+}
+
+async function supersede(tx: Tx, tenantId: TenantId, which: string, value: string): Promise<void> {
   const jobs = await tx.query<{ job_id: JobId }>(
-    `SELECT job_id FROM rewrap_jobs WHERE tenant_id = $1 AND scope_key_id = $2 AND state = 'RUNNING'`,
-    [tenantId, keyId],
+    `SELECT job_id FROM rewrap_jobs WHERE tenant_id = $1 AND ${which} AND state = 'RUNNING'`,
+    [tenantId, value],
   );
   for (const { job_id: jobId } of jobs) await endJob(tx, tenantId, jobId, 'SUPERSEDED');
 }
@@ -218,15 +239,20 @@ export async function findFinishedJobs(
   store: Store,
   call: Deadline,
   limit: number,
-): Promise<{ readonly tenantId: TenantId; readonly jobId: JobId; readonly tenant: string }[]> {
+): Promise<(Pick<NewJob, 'tenantId' | 'jobId' | 'kind'> & { readonly tenant: string })[]> {
   const rows = await store.reconcile(call, (tx) =>
-    tx.query<{ tenant_id: TenantId; job_id: JobId; tenant: string }>(
-      `SELECT j.tenant_id, j.job_id, t.name AS tenant FROM rewrap_jobs j JOIN tenants t USING (tenant_id)
+    tx.query<{ tenant_id: TenantId; job_id: JobId; kind: JobKind; tenant: string }>(
+      `SELECT j.tenant_id, j.job_id, j.kind, t.name AS tenant FROM rewrap_jobs j JOIN tenants t USING (tenant_id)
        WHERE j.state = 'RUNNING' AND j.planned AND NOT EXISTS (
          SELECT FROM rewrap_ranges g WHERE g.tenant_id = j.tenant_id AND g.job_id = j.job_id AND NOT g.finished)
        LIMIT $1`,
       [limit],
     ),
   );
-  return rows.map(({ tenant_id: tenantId, job_id: jobId, tenant }) => ({ tenantId, jobId, tenant }));
+  return rows.map(({ tenant_id: tenantId, job_id: jobId, kind, tenant }) => ({
+    tenantId,
+    jobId,
+    kind,
+    tenant,
+  }));
 }

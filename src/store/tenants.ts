@@ -1,12 +1,14 @@
 /**
  * Tenants, as rows. All tenants share the table: it isn't under row-level security, and reading it needs no transaction.
+ *
+ * Invariant: a shredded tenant isn't found by its name, and its name stays taken.
  */
 import { KeywardError } from '../errors.ts';
 import type { TenantId } from '../ids.ts';
 import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
 import type { Deadline, Store, Tx } from './store.ts';
 
-export type TenantState = 'ENABLED' | 'DISABLED';
+export type TenantState = 'ENABLED' | 'DISABLED' | 'SHRED_SCHEDULED' | 'SHREDDED';
 
 export interface TenantRecord {
   readonly tenantId: TenantId;
@@ -14,8 +16,12 @@ export interface TenantRecord {
   readonly state: TenantState;
   /** Counts the tenant's changes. */
   readonly revision: string;
-  /** By the database's clock. */
+  /** By the database's clock, as all times here. */
   readonly createdAt: Date;
+  /** Whether it has a root key of its own. */
+  readonly dedicatedRootKey: boolean;
+  /** When it is, or was, to be shredded. */
+  readonly shredAt: Date | null;
 }
 
 interface Row {
@@ -24,27 +30,33 @@ interface Row {
   state: TenantState;
   revision: string;
   created_at: Date;
+  dedicated_root_key: boolean;
+  shred_at: Date | null;
 }
 
-const COLUMNS = 'tenant_id, name, state, revision, created_at';
+const COLUMNS = 'tenant_id, name, state, revision, created_at, dedicated_root_key, shred_at';
+
+/** What callers can know of. */
+const THERE = "state <> 'SHREDDED'";
 
 const FILTER: FilterColumns = { state: () => 'state' };
 
 function fromRow(row: Row): TenantRecord {
   const { tenant_id: tenantId, name, state, revision, created_at: createdAt } = row;
-  return { tenantId, name, state, revision, createdAt };
+  const { dedicated_root_key: dedicatedRootKey, shred_at: shredAt } = row;
+  return { tenantId, name, state, revision, createdAt, dedicatedRootKey, shredAt };
 }
 
 /** Adds a tenant. Throws RESOURCE_EXISTS when the name is taken. */
 export async function insertTenant(
   tx: Tx,
-  tenant: { readonly tenantId: TenantId; readonly name: string },
+  tenant: Pick<TenantRecord, 'tenantId' | 'name' | 'dedicatedRootKey'>,
 ): Promise<TenantRecord> {
   const [row] = await tx.query<Row>(
-    `INSERT INTO tenants (tenant_id, name) VALUES ($1, $2)
+    `INSERT INTO tenants (tenant_id, name, dedicated_root_key) VALUES ($1, $2, $3)
      ON CONFLICT (name) DO NOTHING
      RETURNING ${COLUMNS}`,
-    [tenant.tenantId, tenant.name],
+    [tenant.tenantId, tenant.name, tenant.dedicatedRootKey],
   );
   if (row === undefined) throw new KeywardError('RESOURCE_EXISTS');
   return fromRow(row);
@@ -55,7 +67,9 @@ export async function findTenantByName(
   call: Deadline,
   name: string,
 ): Promise<TenantRecord | undefined> {
-  const [row] = await store.query<Row>(call, `SELECT ${COLUMNS} FROM tenants WHERE name = $1`, [name]);
+  const [row] = await store.query<Row>(call, `SELECT ${COLUMNS} FROM tenants WHERE name = $1 AND ${THERE}`, [
+    name,
+  ]);
   return row && fromRow(row);
 }
 
@@ -67,11 +81,16 @@ export async function lockTenant(tx: Tx, tenantId: TenantId): Promise<TenantReco
   return row && fromRow(row);
 }
 
-/** Sets the state of a tenant that this transaction has locked. */
-export async function setTenantState(tx: Tx, tenantId: TenantId, state: TenantState): Promise<TenantRecord> {
+/** Sets the state of a tenant that this transaction has locked, and when it is to be shredded, if it is. */
+export async function setTenantState(
+  tx: Tx,
+  tenantId: TenantId,
+  state: 'ENABLED' | 'DISABLED' | 'SHRED_SCHEDULED',
+  shredAt: Date | null = null,
+): Promise<TenantRecord> {
   const [row] = await tx.query<Row>(
-    `UPDATE tenants SET state = $2, revision = revision + 1 WHERE tenant_id = $1 RETURNING ${COLUMNS}`,
-    [tenantId, state],
+    `UPDATE tenants SET state = $2, shred_at = $3, revision = revision + 1 WHERE tenant_id = $1 RETURNING ${COLUMNS}`,
+    [tenantId, state, shredAt],
   );
   if (row === undefined) throw new Error('a locked tenant is gone');
   return fromRow(row);
@@ -87,7 +106,7 @@ export async function listTenants(
   const where = whereClause(page.conditions ?? [], FILTER, values);
   const rows = await store.query<Row>(
     call,
-    `SELECT ${COLUMNS} FROM tenants WHERE name > $1${where} ORDER BY name LIMIT $2`,
+    `SELECT ${COLUMNS} FROM tenants WHERE name > $1 AND ${THERE}${where} ORDER BY name LIMIT $2`,
     values,
   );
   return rows.map(fromRow);

@@ -22,8 +22,12 @@ describe('tenants and keys', () => {
     const created = { parent, keyId: 'orders', description: '', labels: {}, ...unscheduled };
     const version = `${KEY}/versions/3`;
     const cases: [args: string, method: string, request: object][] = [
-      ['tenants create acme', 'CreateTenant', { tenantId: 'acme' }],
-      ['tenants create tenants/acme', 'CreateTenant', { tenantId: 'acme' }],
+      ['tenants create acme', 'CreateTenant', { tenantId: 'acme', dedicatedRootKey: false }],
+      [
+        'tenants create tenants/acme --dedicated-root-key',
+        'CreateTenant',
+        { tenantId: 'acme', dedicatedRootKey: true },
+      ],
       ['tenants get acme', 'GetTenant', { name: parent }],
       ['tenants list', 'ListTenants', page],
       ['tenants list --filter state=DISABLED', 'ListTenants', { ...page, filter: 'state=DISABLED' }],
@@ -88,9 +92,9 @@ describe('tenants and keys', () => {
     assert.equal(
       (await keyward('tenants list')).stdout,
       [
-        'NAME          STATE     UID                                   CREATED',
-        'tenants/acme  ENABLED   018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z',
-        'tenants/a     DISABLED  018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z',
+        'NAME          STATE     UID                                   CREATED                   ROOT KEY',
+        'tenants/acme  ENABLED   018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z  shared',
+        'tenants/a     DISABLED  018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z  shared',
         '',
       ].join('\n'),
     );
@@ -101,7 +105,16 @@ describe('tenants and keys', () => {
       createTime: '2023-11-14T22:13:20.000Z',
       state: 'DISABLED',
       etag: 't1',
+      dedicatedRootKey: false,
     });
+    const shredTime = { seconds: 1_702_592_000, nanos: 0 };
+    const state = 'TENANT_STATE_SHRED_SCHEDULED';
+    fake.handlers['GetTenant'] = () => ({ ...TENANT, state, dedicatedRootKey: true, shredTime });
+    const { stdout } = await keyward('tenants get acme');
+    assert.match(stdout, / SHRED_SCHEDULED \(2023-12-14T22:13:20\.000Z\) [^\n]+ dedicated\n$/);
+  });
+
+  it('print what a key is', async () => {
     const rotated = JSON.parse((await keyward(`keys rotate ${KEY} --output json`)).stdout);
     assert.equal(rotated.primary.name, `${KEY}/versions/2`);
     const { state, description, labels, etag } = rotated;

@@ -15,6 +15,7 @@ import {
   wireDataKey,
   wireJob,
   wireKey,
+  wireTokenKey,
   wireTokenStatus,
 } from '../client/fake-service.ts';
 import { type Outcome, type RunOptions, run } from './run.ts';
@@ -23,6 +24,7 @@ export const KEY = 'tenants/acme/keys/orders';
 export const VERSION = `${KEY}/versions/1`;
 export const DATA_KEY = `${KEY}/dataKeys/db`;
 export const JOB = 'tenants/acme/rewrapJobs/018f0000';
+export const TOKEN_KEY = 'tenants/system/tokenKeys/018f0000-0000-4000-8000-00000000000a';
 export const TENANT = {
   name: 'tenants/acme',
   uid: '018f0000-0000-4000-8000-000000000000',
@@ -50,6 +52,19 @@ export const IMPACT = {
   destroyTime: { seconds: 1_702_592_000, nanos: 0 },
   etag: 'now',
   notice: 'Backups keep what was in them.',
+};
+
+/** What shredding a tenant takes with it. */
+export const SHRED_IMPACT = {
+  keys: 2,
+  keyVersions: 3,
+  storedDataKeys: 120,
+  lastUseTime: { seconds: 1_700_000_100, nanos: 0 },
+  shredTime: { seconds: 1_702_592_000, nanos: 0 },
+  etag: 'now',
+  rootKeys: ['tenants/acme/tokenKeys/b', 'tenants/acme/tokenKeys/a'],
+  notice: 'The audit log keeps names.',
+  checklist: ['Backups of the token.', 'Other tokens of the cluster.'],
 };
 
 /** A rotation to a version, by a job. */
@@ -116,7 +131,7 @@ export function useFakeService(): FakeSetUp {
   });
   beforeEach(() => {
     fake.seen = {};
-    fake.handlers = { ...administration(), ...dataPlane(), ...lifecycle() };
+    fake.handlers = { ...administration(), ...dataPlane(), ...lifecycle(), ...hsm() };
   });
   return fake;
 }
@@ -142,6 +157,11 @@ function administration(): Record<string, Handler> {
     }),
     DisableTenant: () => TENANT,
     EnableTenant: () => TENANT,
+    ShredTenant: () => ({
+      tenant: { ...TENANT, state: 'TENANT_STATE_SHRED_SCHEDULED', shredTime: SHRED_IMPACT.shredTime },
+      impact: SHRED_IMPACT,
+    }),
+    RestoreTenant: () => ({ ...TENANT, state: 'TENANT_STATE_DISABLED' }),
     CreateKey: () => wireKey(KEY),
     GetKey: () => wireKey(KEY),
     ListKeys: () => ({ keys: [wireKey(KEY)] }),
@@ -199,6 +219,15 @@ function lifecycle(): Record<string, Handler> {
     GetTokenStatus: wireTokenStatus,
     PauseMaintenance: () => paused,
     ResumeMaintenance: () => ({ ...paused, paused: false }),
+  };
+}
+
+function hsm(): Record<string, Handler> {
+  return {
+    RotateRootKey: () => wireTokenKey(TOKEN_KEY),
+    RotateSealKey: () => wireTokenKey(TOKEN_KEY, { role: 'TOKEN_OBJECT_ROLE_SEAL' }),
+    GetTokenKey: () => wireTokenKey(TOKEN_KEY),
+    ListTokenKeys: () => ({ tokenKeys: [wireTokenKey(TOKEN_KEY)] }),
   };
 }
 

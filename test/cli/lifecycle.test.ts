@@ -5,7 +5,19 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { status } from '@grpc/grpc-js';
 import { refusal, wireJob, wireKey } from '../client/fake-service.ts';
-import { DATA_KEY, ENDED, IMPACT, JOB, KEY, USAGE, useFakeService, VERSION, wireRotation } from './fake.ts';
+import {
+  DATA_KEY,
+  ENDED,
+  IMPACT,
+  JOB,
+  KEY,
+  SHRED_IMPACT,
+  TENANT,
+  USAGE,
+  useFakeService,
+  VERSION,
+  wireRotation,
+} from './fake.ts';
 
 const PARENT = 'tenants/acme';
 const REQUEST_ID = 'f0000000-0000-4000-8000-000000000000';
@@ -31,6 +43,7 @@ describe('commands about rotation, stored data keys and destruction', () => {
     const change = { name: KEY, etag: '' };
     const create = { parent: KEY, dataKeyId: '', encryptionContext: {}, length: 32, returnPlaintext: false };
     const destroy = { name: KEY, etag: '', windowDays: 0, validateOnly: true };
+    const kind = 'REWRAP_JOB_KIND_UNSPECIFIED';
     const cases: [args: string, method: string, request: object][] = [
       ['keys history orders --tenant acme', 'ListRotations', { parent: KEY, ...page }],
       ['keys restore orders --tenant acme', 'RestoreKey', change],
@@ -40,6 +53,9 @@ describe('commands about rotation, stored data keys and destruction', () => {
         'RestoreKeyVersion',
         { name: VERSION, etag: '' },
       ],
+      ['tenants restore acme', 'RestoreTenant', { name: PARENT, etag: '' }],
+      ['tenants restore tenants/acme --etag t1', 'RestoreTenant', { name: PARENT, etag: 't1' }],
+      ['tenants shred acme', 'ShredTenant', { ...destroy, name: PARENT }],
       ['keys destroy orders --tenant acme', 'ScheduleKeyDestruction', destroy],
       [`keys version destroy ${VERSION}`, 'ScheduleKeyVersionDestruction', { ...destroy, name: VERSION }],
       [`stored-data-keys create ${KEY}`, 'CreateDataKey', create],
@@ -59,10 +75,15 @@ describe('commands about rotation, stored data keys and destruction', () => {
         { parent: KEY, ...page, filter: 'version=1' },
       ],
       [`stored-data-keys delete ${DATA_KEY} --etag d1`, 'DeleteDataKey', { name: DATA_KEY, etag: 'd1' }],
-      [`jobs create ${KEY}`, 'CreateRewrapJob', { scope: KEY }],
-      ['jobs create orders --tenant acme', 'CreateRewrapJob', { scope: KEY }],
-      ['jobs create acme', 'CreateRewrapJob', { scope: PARENT }],
-      ['jobs create -', 'CreateRewrapJob', { scope: 'tenants/-' }],
+      [`jobs create ${KEY}`, 'CreateRewrapJob', { scope: KEY, kind }],
+      ['jobs create orders --tenant acme', 'CreateRewrapJob', { scope: KEY, kind }],
+      ['jobs create acme', 'CreateRewrapJob', { scope: PARENT, kind }],
+      ['jobs create -', 'CreateRewrapJob', { scope: 'tenants/-', kind }],
+      [
+        'jobs create - --key-versions',
+        'CreateRewrapJob',
+        { scope: 'tenants/-', kind: 'REWRAP_JOB_KIND_KEY_VERSIONS' },
+      ],
       ['jobs list acme', 'ListRewrapJobs', { parent: PARENT, ...page, filter: '' }],
       [
         'jobs list --tenant system --filter state=RUNNING',
@@ -89,6 +110,8 @@ describe('commands about rotation, stored data keys and destruction', () => {
       [`keys schedule ${KEY} --no-period`, 'UpdateKey'],
       [`keys pause ${KEY}`, 'UpdateKey'],
       [`keys rotate ${KEY} --watch`, 'RotateKey'],
+      ['tenants shred acme --confirm now', 'ShredTenant'],
+      ['tenants restore acme', 'RestoreTenant'],
       [`keys destroy ${KEY} --confirm now`, 'ScheduleKeyDestruction'],
       [`keys version restore ${VERSION}`, 'RestoreKeyVersion'],
       [`stored-data-keys create ${KEY}`, 'CreateDataKey'],
@@ -113,6 +136,8 @@ describe('commands about rotation, stored data keys and destruction', () => {
       [`keys schedule ${KEY} --next 2027-02-29T00:00:00Z`, /Write RFC 3339/],
       [`keys destroy ${KEY} --window 30`, /Write days, as in 30d/],
       [`keys destroy ${KEY} --window 36h`, /Write days, as in 30d/],
+      ['tenants shred acme --window 30', /Write days, as in 30d/],
+      [`tenants shred ${KEY}`, /is not a tenant/],
       [`keys version destroy ${KEY}`, /is not a version/],
       [
         `stored-data-keys get ${KEY}`,
@@ -280,21 +305,59 @@ describe('destroy', () => {
     assert.equal(words.split('\n').at(-2), "it's");
   });
 
+  it('of a tenant shows what is out of reach, and what an operator has to see to', async () => {
+    const { code, stdout, stderr } = await keyward('tenants shred acme --window 7d');
+    assert.deepEqual([code, stderr], [0, '']);
+    assert.equal(
+      stdout,
+      [
+        'Nothing is changed yet. tenants/acme would be shredded at 2023-12-14T22:13:20.000Z:',
+        '',
+        '  keys              2',
+        '  key versions      3',
+        '  stored data keys  120',
+        '  last use          2023-11-14T22:15:00.000Z',
+        '  root key          tenants/acme/tokenKeys/b',
+        '  root key          tenants/acme/tokenKeys/a',
+        '',
+        'The audit log keeps names.',
+        '',
+        'Copies of its root keys, each to be seen to:',
+        '- Backups of the token.',
+        '- Other tokens of the cluster.',
+        '',
+        'To schedule it:',
+        '',
+        '  keyward tenants shred acme --window 7d --confirm now',
+        '',
+      ].join('\n'),
+    );
+    const shared = { ...SHRED_IMPACT, lastUseTime: null, rootKeys: [], checklist: [] };
+    fake.handlers['ShredTenant'] = () => ({ tenant: TENANT, impact: { ...shared, notice: 'a\u001b[2Jb' } });
+    const words = (await keyward('tenants shred acme')).stdout;
+    assert.match(words, / last use {10}never\n\na\?\[2Jb\n\nTo schedule it:\n/);
+  });
+
   it('is done under the etag that was shown, and undone', async () => {
     const cases: [args: string, method: string, name: string][] = [
       [`keys destroy ${KEY}`, 'ScheduleKeyDestruction', KEY],
       [`keys version destroy ${VERSION}`, 'ScheduleKeyVersionDestruction', VERSION],
+      ['tenants shred acme', 'ShredTenant', PARENT],
     ];
     for (const [args, method, name] of cases) {
       const { code, stdout } = await keyward(`${args} --window 7d --confirm now --request-id ${REQUEST_ID}`);
       assert.equal(code, 0);
       const request = { name, etag: 'now', windowDays: 7, validateOnly: false, requestId: REQUEST_ID };
       assert.deepEqual(fake.seen[method], request);
-      assert.match(stdout, /^NAME[^\n]+\n[^\n]+ DESTROY_SCHEDULED \(2023-12-14T22:13:20\.000Z\) [^\n]+\n$/);
+      assert.match(
+        stdout,
+        /^NAME[^\n]+\n[^\n]+ (DESTROY|SHRED)_SCHEDULED \(2023-12-14T22:13:20\.000Z\) [^\n]+\n$/,
+      );
       const json = JSON.parse((await keyward(`${args} --output json`)).stdout);
       assert.deepEqual([json.impact.etag, json.impact.storedDataKeys], ['now', 120]);
-      assert.equal((json.key ?? json.keyVersion).state, 'DESTROY_SCHEDULED');
+      assert.match((json.key ?? json.keyVersion ?? json.tenant).state, /^(DESTROY|SHRED)_SCHEDULED$/);
     }
+    assert.match((await keyward('tenants restore acme')).stdout, /^NAME[^\n]+\n\S+acme +DISABLED /);
     assert.match((await keyward(`keys restore ${KEY}`)).stdout, /^NAME[^\n]+\n\S+orders +1 /);
   });
 
@@ -361,7 +424,7 @@ describe('stored-data-keys', () => {
 
 describe('a job', () => {
   const failures = [
-    { dataKey: DATA_KEY, reason: 'DECRYPTION_FAILED', time: { seconds: 1_700_000_005, nanos: 0 } },
+    { resource: DATA_KEY, reason: 'DECRYPTION_FAILED', time: { seconds: 1_700_000_005, nanos: 0 } },
   ];
 
   it('is shown with what it could not open', async () => {
@@ -371,11 +434,11 @@ describe('a job', () => {
     const [head, job, empty, ...rest] = stdout.split('\n');
     assert.match(
       head ?? '',
-      /^NAME +SCOPE +STATE +CAUSE +TOTAL +DONE +LEFT +FAILED +STARTED +ENDED +CALLER$/,
+      /^NAME +SCOPE +KIND +STATE +CAUSE +TOTAL +DONE +LEFT +FAILED +STARTED +ENDED +CALLER$/,
     );
-    assert.match(job ?? '', / RUNNING \(PAUSED\) +REQUEST +1000\+ +500 +500 +1 +2023/);
+    assert.match(job ?? '', / DATA_KEYS +RUNNING \(PAUSED\) +REQUEST +1000\+ +500 +500 +1 +2023/);
     assert.equal(empty, '');
-    assert.match(rest.join('\n'), /^DATA KEY +REASON +TIME\n\S+dataKeys\/db +DECRYPTION_FAILED +2023\S+Z\n$/);
+    assert.match(rest.join('\n'), /^RESOURCE +REASON +TIME\n\S+dataKeys\/db +DECRYPTION_FAILED +2023\S+Z\n$/);
     const json = JSON.parse((await keyward(`jobs get ${JOB} --output json`)).stdout);
     assert.deepEqual([json.timeLeftSeconds, json.failures[0].reason], [8, 'DECRYPTION_FAILED']);
     assert.match((await keyward('jobs list acme')).stdout, /^NAME[^\n]+\n\S+018f0000 [^\n]+\n$/);
@@ -390,16 +453,16 @@ describe('a job', () => {
   });
 
   it('that ends with something left undone ends with code 1, once it is shown', async () => {
-    const cases: [state: string, code: number, stderr: string][] = [
+    const cases: [state: string, code: number, stderr: string, kind?: string][] = [
       ['SUCCEEDED', 0, ''],
       ['SUPERSEDED', 0, ''],
       ['PARTIAL', 1, 'keyward: the job ended PARTIAL: 1 stored data keys could not be opened\n'],
+      ['PARTIAL', 1, 'keyward: the job ended PARTIAL: 1 key versions could not be opened\n', 'KEY_VERSIONS'],
       ['CANCELLED', 1, 'keyward: the job was cancelled\n'],
     ];
-    for (const [state, code, stderr] of cases) {
-      fake.handlers['WatchRewrapJob'] = () => [
-        wireJob(JOB, { ...ENDED, state: `REWRAP_JOB_STATE_${state}`, failed: 1 }),
-      ];
+    for (const [state, code, stderr, kind = 'DATA_KEYS'] of cases) {
+      const ended = { ...ENDED, state: `REWRAP_JOB_STATE_${state}`, failed: 1 };
+      fake.handlers['WatchRewrapJob'] = () => [wireJob(JOB, { ...ended, kind: `REWRAP_JOB_KIND_${kind}` })];
       const outcome = await keyward(`jobs watch ${JOB} --output json`);
       assert.deepEqual([outcome.code, outcome.stderr], [code, stderr]);
       assert.equal(JSON.parse(outcome.stdout).state, state);
@@ -472,7 +535,9 @@ describe('help of a group', () => {
       keys: ['rotate', 'schedule', 'pause', 'resume', 'history', 'destroy', 'restore', 'versions', 'version'],
       'keys version': ['get', 'disable', 'enable', 'destroy', 'restore'],
       'stored-data-keys': ['create', 'get', 'list', 'delete'],
+      tenants: ['create', 'list', 'get', 'disable', 'enable', 'shred', 'restore'],
       jobs: ['create', 'get', 'list', 'cancel', 'watch'],
+      hsm: ['rotate-root', 'rotate-seal', 'keys', 'key'],
       maintenance: ['status', 'pause', 'resume'],
     };
     for (const [group, commands] of Object.entries(groups)) {

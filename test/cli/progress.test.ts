@@ -22,6 +22,7 @@ function job(facts: Partial<RewrapJob> = {}): RewrapJob {
     timeLeftSeconds: 8.8,
     failures: [],
     paused: false,
+    kind: 'DATA_KEYS',
     ...facts,
   };
 }

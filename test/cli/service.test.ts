@@ -247,6 +247,46 @@ describe('the keyward command against the service', () => {
     assert.match((await done('maintenance status')).stdout, /\nON +20/);
   });
 
+  it('replaces root keys and the seal key, follows their jobs, and shows what was', async () => {
+    await done('tenants create own --dedicated-root-key');
+    await done('keys create tenants/own/keys/k');
+    for (const [args, total] of [
+      ['hsm rotate-root own', 1],
+      ['hsm rotate-root', undefined],
+      ['hsm rotate-seal', undefined],
+    ] as const) {
+      const { stdout } = await done(`${args} --watch --output json`);
+      const job = JSON.parse(stdout);
+      assert.deepEqual([job.kind, job.state, job.left], ['KEY_VERSIONS', 'SUCCEEDED', 0], args);
+      if (total !== undefined) assert.equal(job.total, total);
+    }
+    const own = JSON.parse((await done('hsm keys own --output json')).stdout);
+    assert.deepEqual(
+      own.map(({ role, state, keyVersions }: Record<string, unknown>) => [role, state, keyVersions]),
+      [
+        ['ROOT', 'CURRENT', 1],
+        ['ROOT', 'RETIRED', 0],
+      ],
+    );
+    assert.match((await done(`hsm key ${own[1].name}`)).stdout, /RETIRED/);
+    assert.match(
+      (await done('token status')).stdout,
+      /nothing is under it any more: keyward-server token destroy-key/,
+    );
+    await done('jobs create tenants/own --key-versions');
+  });
+
+  it('shreds a tenant: shows it first, does what was seen, calls it back', async () => {
+    await done('tenants create leaving --dedicated-root-key');
+    await done('keys create tenants/leaving/keys/k');
+    const { stdout } = await done('tenants shred leaving');
+    assert.match(stdout, /token shred/);
+    const [, confirmed = ''] = /keyward (tenants shred leaving --confirm \S+)/.exec(stdout) ?? [];
+    assert.match((await done(`${confirmed} --window 7d`)).stdout, /SHRED_SCHEDULED/);
+    assert.match((await keyward(`encrypt tenants/leaving/keys/k`, 'p')).stderr, /TENANT_DISABLED/);
+    assert.match((await done('tenants restore leaving')).stdout, /leaving +DISABLED/);
+  });
+
   it('says what the service refuses', async () => {
     const cases: [string, RegExp][] = [
       ['tenants create Bad_Name', /^keyward: INVALID_FIELD: tenant_id: [^\n]+ \(request /],

@@ -7,7 +7,7 @@ import { useFakeService } from './fake.ts';
 const fake = useFakeService();
 
 describe('the status of the token', () => {
-  it('has a head about the token, and a row for each object with what is wrong of it', async () => {
+  it('has a head about the token, a row for each object with what is wrong of it, and what is to be done', async () => {
     const { code, stdout, stderr } = await fake.keyward('token status');
     assert.deepEqual([code, stderr, fake.seen['GetTokenStatus']], [0, '', {}]);
     const [token, model, module, profile, empty, head, root, seal, unrecorded, ...rest] = stdout.split('\n');
@@ -15,14 +15,27 @@ describe('the status of the token', () => {
     assert.equal(model, 'Model: SoftHSM v2 by SoftHSM project, firmware 2.6, hardware 2.5');
     assert.equal(module, 'Module: Implementation of PKCS11 2.6 by SoftHSM');
     assert.match(profile ?? '', /^Profile: CKM_AES_KEY_WRAP .*; unsupported attributes: copyable$/);
-    assert.match(head ?? '', /^ROLE +UID +CURRENT +CONDITION +ATTRIBUTES +KEY VERSIONS$/);
+    assert.match(head ?? '', /^ROLE +UID +TENANT +CURRENT +CONDITION +ATTRIBUTES +KEY VERSIONS$/);
     assert.match(
       root ?? '',
-      /^ROOT +018f\S+a +yes +FOUND +1 ENFORCED, copyable WAIVED, extractable VIOLATED +1099511627776$/,
+      /^ROOT +018f\S+a +tenants\/acme +yes +FOUND +1 ENFORCED, copyable WAIVED, extractable VIOLATED +1099511627776$/,
     );
-    assert.match(seal ?? '', /^SEAL +018f\S+b +no +MISSING +0 ENFORCED$/);
+    assert.match(seal ?? '', /^SEAL +018f\S+b +tenants\/system +no +MISSING +0 ENFORCED$/);
     assert.match(unrecorded ?? '', /^NOT RECORDED +00ff +labelled keyward root elsewhere$/);
-    assert.deepEqual([empty, rest], ['', ['']]);
+    assert.equal(empty, '');
+    assert.match(
+      rest.join('\n'),
+      /^\nUID +TO DO\n018f\S+a +Nothing is under it: keyward-server token destroy-key\n$/,
+    );
+  });
+
+  it('ends with its objects when nothing is to be done about them', async () => {
+    const { objects, ...token } = wireTokenStatus();
+    fake.handlers['GetTokenStatus'] = () => ({
+      ...token,
+      objects: objects.map((object) => ({ ...object, toDo: '' })),
+    });
+    assert.match((await fake.keyward('token status')).stdout, /\nNOT RECORDED [^\n]+\n$/);
   });
 
   it('in JSON has every attribute of every object', async () => {

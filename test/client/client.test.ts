@@ -12,6 +12,7 @@ const TENANT = {
   createTime: TIME,
   state: 'TENANT_STATE_DISABLED',
   etag: 't1',
+  dedicatedRootKey: true,
 };
 const UUID4 = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 const VERSION = wireKey(KEY).primary;
@@ -50,7 +51,7 @@ describe('calls', () => {
     using keyward = service.connect();
 
     const createTime = new Date(1_700_000_000_123);
-    const tenant = { ...TENANT, createTime, state: 'DISABLED' };
+    const tenant = { ...TENANT, createTime, state: 'DISABLED', shredTime: undefined };
     const version = {
       name: `${KEY}/versions/1`,
       state: 'ENABLED',
@@ -81,7 +82,10 @@ describe('calls', () => {
     const change = { etag: 'seen', requestId };
     const name = `${KEY}/versions/1`;
 
-    assert.deepEqual(await keyward.createTenant({ tenantId: 'acme', requestId }), tenant);
+    assert.deepEqual(
+      await keyward.createTenant({ tenantId: 'acme', dedicatedRootKey: true, requestId }),
+      tenant,
+    );
     assert.deepEqual(await keyward.getTenant({ name: 'tenants/acme' }), tenant);
     assert.deepEqual(
       await keyward.listTenants({ pageSize: 1, pageToken: 'here', filter: 'state = ENABLED' }),
@@ -126,7 +130,7 @@ describe('calls', () => {
     );
     delete seen['UpdateKey'];
     assert.deepEqual(seen, {
-      CreateTenant: { tenantId: 'acme', requestId },
+      CreateTenant: { tenantId: 'acme', dedicatedRootKey: true, requestId },
       GetTenant: { name: 'tenants/acme' },
       ListTenants: { pageSize: 1, pageToken: 'here', filter: 'state = ENABLED' },
       DisableTenant: { name: 'tenants/acme', ...change },

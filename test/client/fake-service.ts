@@ -19,6 +19,7 @@ const definitions = loadSync(
     'keyward/v1/encryption.proto',
     'keyward/v1/data_key.proto',
     'keyward/v1/rotation.proto',
+    'keyward/v1/hsm.proto',
     'google/rpc/status.proto',
     'google/rpc/error_details.proto',
   ],
@@ -37,6 +38,7 @@ const SERVICES = [
   'keyward.v1.EncryptionService',
   'keyward.v1.DataKeyService',
   'keyward.v1.RotationService',
+  'keyward.v1.HsmService',
 ];
 
 type Call = grpc.ServerUnaryCall<unknown, unknown> | grpc.ServerWritableStream<unknown, unknown>;
@@ -154,6 +156,24 @@ export function wireJob(name: string, facts: object = {}) {
     timeLeft: { seconds: 8, nanos: 0 },
     failures: [],
     paused: false,
+    kind: 'REWRAP_JOB_KIND_DATA_KEYS',
+    ...facts,
+  };
+}
+
+/** A root key in the token as the wire has it: the current one that tenants share, unless `facts` say otherwise. */
+export function wireTokenKey(name: string, facts: object = {}) {
+  return {
+    name,
+    role: 'TOKEN_OBJECT_ROLE_ROOT',
+    state: 'TOKEN_KEY_STATE_CURRENT',
+    createTime: { seconds: 1_700_000_000, nanos: 0 },
+    activateTime: { seconds: 1_700_000_002, nanos: 0 },
+    retireTime: null,
+    destroyTime: null,
+    caller: 'spiffe://acme/admin',
+    rewrapJob: 'tenants/system/rewrapJobs/018f0000',
+    keyVersions: 2 ** 40,
     ...facts,
   };
 }
@@ -189,6 +209,8 @@ export function wireTokenStatus() {
           { name: 'extractable', requiredValue: 'false', state: 'TOKEN_ATTRIBUTE_STATE_VIOLATED' },
         ],
         keyVersions: 2 ** 40,
+        tenant: 'tenants/acme',
+        toDo: 'Nothing is under it: keyward-server token destroy-key',
       },
       {
         uid: '018f0000-0000-4000-8000-00000000000b',
@@ -197,6 +219,8 @@ export function wireTokenStatus() {
         condition: 'TOKEN_OBJECT_CONDITION_MISSING',
         attributes: [],
         keyVersions: 0,
+        tenant: 'tenants/system',
+        toDo: '',
       },
     ],
     unrecordedObjects: [{ uid: '00ff', label: 'keyward root elsewhere' }],

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { status } from '@grpc/grpc-js';
 import { KeywardClientError } from '../../client/src/index.ts';
 import { crc32c } from '../../src/rpc/crc32c.ts';
-import { startFakeService, wireDataKey, wireJob, wireKey } from './fake-service.ts';
+import { refusal, startFakeService, wireDataKey, wireJob, wireKey, wireTokenKey } from './fake-service.ts';
 
 const KEY = 'tenants/acme/keys/orders';
 const VERSION = `${KEY}/versions/1`;
 const DATA_KEY = `${KEY}/dataKeys/d`;
 const JOB = 'tenants/acme/rewrapJobs/j';
+const TOKEN_KEY = 'tenants/system/tokenKeys/018f0000-0000-4000-8000-00000000000a';
 const REQUEST_ID = 'f0000000-0000-4000-8000-000000000000';
 const BYTES = Buffer.from('123456789');
 
@@ -156,6 +158,143 @@ describe('destruction', () => {
   });
 });
 
+describe('shredding', () => {
+  const TENANT = {
+    name: 'tenants/acme',
+    uid: '018f0000-0000-4000-8000-000000000000',
+    createTime: at(1),
+    state: 'TENANT_STATE_SHRED_SCHEDULED',
+    etag: 't2',
+    dedicatedRootKey: true,
+    shredTime: at(9),
+  };
+  const WIRE_LOSS = {
+    keys: 2,
+    keyVersions: 3,
+    storedDataKeys: 2 ** 40,
+    lastUseTime: at(2),
+    shredTime: at(9),
+    etag: 't1',
+    rootKeys: ['tenants/acme/tokenKeys/018f0000-0000-4000-8000-00000000000c'],
+    notice: 'The audit log keeps names.',
+    checklist: ['Backups of the token.', 'Other replicas of the token.'],
+  };
+
+  it('says what would be lost, carries the etag that was answered, and is undone', async () => {
+    const restored = { ...TENANT, state: 'TENANT_STATE_DISABLED', shredTime: null };
+    await using service = await answering({
+      ShredTenant: { tenant: TENANT, impact: WIRE_LOSS },
+      RestoreTenant: restored,
+    });
+    using keyward = service.connect();
+    const name = TENANT.name;
+    const { impact } = await keyward.shredTenant({ name, validateOnly: true });
+    assert.deepEqual(impact, { ...WIRE_LOSS, lastUseTime: date(2), shredTime: date(9) });
+    const { requestId, ...preview } = service.seen['ShredTenant'] ?? {};
+    assert.equal(typeof requestId, 'string');
+    assert.deepEqual(preview, { name, etag: '', windowDays: 0, validateOnly: true });
+    const request = { name, etag: 't1', windowDays: 7, requestId: REQUEST_ID };
+    const { tenant } = await keyward.shredTenant(request);
+    const expected = { ...TENANT, createTime: date(1), state: 'SHRED_SCHEDULED', shredTime: date(9) };
+    assert.deepEqual(tenant, expected);
+    const change = { name, etag: 't2', requestId: REQUEST_ID };
+    const back = await keyward.restoreTenant(change);
+    assert.deepEqual(back, { ...expected, state: 'DISABLED', shredTime: undefined });
+    assert.deepEqual(service.seen, {
+      ShredTenant: { ...request, validateOnly: false },
+      RestoreTenant: change,
+    });
+  });
+
+  it('of a tenant that was never used and shares its root key leaves nothing to see to', async () => {
+    const impact = { shredTime: at(9), notice: 'Backups keep it.' };
+    await using service = await answering({ ShredTenant: { tenant: TENANT, impact } });
+    using keyward = service.connect();
+    const loss = (await keyward.shredTenant({ name: TENANT.name, validateOnly: true })).impact;
+    assert.deepEqual([loss.lastUseTime, loss.rootKeys, loss.checklist], [undefined, [], []]);
+  });
+
+  it('is refused as an answer that does not say what would be lost, or of whom', async () => {
+    await using service = await answering({ ShredTenant: { tenant: TENANT } });
+    using keyward = service.connect();
+    const request = { name: TENANT.name, validateOnly: true };
+    await assert.rejects(keyward.shredTenant(request), { message: /lacks what would be lost/ });
+    await using other = await answering({ ShredTenant: { impact: WIRE_LOSS } });
+    using anew = other.connect();
+    await assert.rejects(anew.shredTenant(request), { message: /lacks the tenant/ });
+  });
+});
+
+describe('root and seal keys', () => {
+  const expected = {
+    ...wireTokenKey(TOKEN_KEY),
+    role: 'ROOT',
+    state: 'CURRENT',
+    createTime: new Date(1_700_000_000_000),
+    activateTime: new Date(1_700_000_002_000),
+    retireTime: undefined,
+    destroyTime: undefined,
+  };
+
+  it('are rotated, looked at and listed, every field there and back', async () => {
+    const seal = { role: 'TOKEN_OBJECT_ROLE_SEAL', state: 'TOKEN_KEY_STATE_CREATED', activateTime: null };
+    const old = { state: 'TOKEN_KEY_STATE_DESTROYED', retireTime: at(3), destroyTime: at(4) };
+    await using service = await answering({
+      RotateRootKey: wireTokenKey(TOKEN_KEY),
+      RotateSealKey: wireTokenKey(TOKEN_KEY, { ...seal, rewrapJob: '' }),
+      GetTokenKey: wireTokenKey(TOKEN_KEY, old),
+      ListTokenKeys: { tokenKeys: [wireTokenKey(TOKEN_KEY), wireTokenKey('b')] },
+    });
+    using keyward = service.connect();
+    const requestId = REQUEST_ID;
+    assert.deepEqual(await keyward.rotateRootKey({ parent: 'tenants/acme', requestId }), expected);
+    assert.deepEqual(await keyward.rotateSealKey({ requestId }), {
+      ...expected,
+      role: 'SEAL',
+      state: 'CREATED',
+      activateTime: undefined,
+      rewrapJob: '',
+    });
+    const destroyed = { state: 'DESTROYED', retireTime: date(3), destroyTime: date(4) };
+    assert.deepEqual(await keyward.getTokenKey({ name: TOKEN_KEY }), { ...expected, ...destroyed });
+    const { tokenKeys } = await keyward.listTokenKeys({ parent: 'tenants/system' });
+    assert.deepEqual(tokenKeys, [expected, { ...expected, name: 'b' }]);
+    assert.deepEqual(service.seen, {
+      RotateRootKey: { parent: 'tenants/acme', requestId },
+      RotateSealKey: { requestId },
+      GetTokenKey: { name: TOKEN_KEY },
+      ListTokenKeys: { parent: 'tenants/system' },
+    });
+  });
+
+  it('are rotated under a request id of the client, once, however often the call is made', async () => {
+    const ids: unknown[] = [];
+    const retryDelay = { seconds: 0, nanos: 1_000_000 };
+    const lost = ({ requestId }: Record<string, unknown>) => {
+      ids.push(requestId);
+      if (ids.length % 2 === 1) {
+        throw refusal({ code: status.UNAVAILABLE, reason: 'SERVER_STOPPING', retryDelay });
+      }
+      return wireTokenKey(TOKEN_KEY);
+    };
+    await using service = await startFakeService({ RotateRootKey: lost, RotateSealKey: lost });
+    using keyward = service.connect();
+    await keyward.rotateRootKey({ parent: 'tenants/system' });
+    await keyward.rotateSealKey();
+    const [root, rootAgain, seal, sealAgain] = ids;
+    assert.deepEqual([rootAgain, sealAgain], [root, seal]);
+    assert.notEqual(root, seal);
+    assert.match(String(root), /^[0-9a-f-]{36}$/);
+  });
+
+  it('in a state or a role that is newer than the client are UNSPECIFIED', async () => {
+    await using service = await answering({ GetTokenKey: wireTokenKey(TOKEN_KEY, { state: 99, role: 98 }) });
+    using keyward = service.connect();
+    const { state, role } = await keyward.getTokenKey({ name: TOKEN_KEY });
+    assert.deepEqual([state, role], ['UNSPECIFIED', 'UNSPECIFIED']);
+  });
+});
+
 describe('maintenance', () => {
   it('is looked at, paused and resumed', async () => {
     const paused = { paused: true, changeTime: at(3), caller: 'spiffe://acme/admin' };
@@ -239,6 +378,7 @@ describe('rotations and jobs', () => {
     ...wireJob(JOB),
     state: 'RUNNING',
     cause: 'REQUEST',
+    kind: 'DATA_KEYS',
     createTime: new Date(1_700_000_000_000),
     endTime: undefined,
     timeLeftSeconds: 8,
@@ -246,7 +386,7 @@ describe('rotations and jobs', () => {
   const { timeLeft: _, ...expected } = job;
 
   it('carry every field', async () => {
-    const failures = [{ dataKey: DATA_KEY, reason: 'DECRYPTION_FAILED', time: at(4) }];
+    const failures = [{ resource: DATA_KEY, reason: 'DECRYPTION_FAILED', time: at(4) }];
     const ended = { state: 'REWRAP_JOB_STATE_PARTIAL', endTime: at(5), timeLeft: null, failures };
     const rotation = {
       fromVersion: VERSION,
@@ -280,18 +420,30 @@ describe('rotations and jobs', () => {
       state: 'PARTIAL',
       endTime: date(5),
       timeLeftSeconds: undefined,
-      failures: [{ dataKey: DATA_KEY, reason: 'DECRYPTION_FAILED', time: date(4) }],
+      failures: [{ resource: DATA_KEY, reason: 'DECRYPTION_FAILED', time: date(4) }],
     });
     const list = { parent: 'tenants/acme', pageSize: 1, pageToken: 'x', filter: 'state = RUNNING' };
     assert.deepEqual((await keyward.listRewrapJobs(list)).rewrapJobs, [expected]);
     await keyward.cancelRewrapJob({ name: JOB, requestId: REQUEST_ID });
     assert.deepEqual(service.seen, {
       ListRotations: { parent: KEY, pageSize: 7, pageToken: '' },
-      CreateRewrapJob: { scope: KEY, requestId: REQUEST_ID },
+      CreateRewrapJob: { scope: KEY, kind: 'REWRAP_JOB_KIND_UNSPECIFIED', requestId: REQUEST_ID },
       GetRewrapJob: { name: JOB },
       ListRewrapJobs: list,
       CancelRewrapJob: { name: JOB, requestId: REQUEST_ID },
     });
+  });
+
+  it('are of stored data keys or of key versions', async () => {
+    const kind = 'REWRAP_JOB_KIND_KEY_VERSIONS';
+    const failures = [{ resource: VERSION, reason: 'STORED_ROW_CORRUPT', time: at(4) }];
+    await using service = await answering({ CreateRewrapJob: wireJob(JOB, { kind, failures }) });
+    using keyward = service.connect();
+    await keyward.createRewrapJob({ scope: 'tenants/-', kind: 'DATA_KEYS' });
+    assert.equal(service.seen['CreateRewrapJob']?.['kind'], 'REWRAP_JOB_KIND_DATA_KEYS');
+    const created = await keyward.createRewrapJob({ scope: 'tenants/-', kind: 'KEY_VERSIONS' });
+    assert.equal(service.seen['CreateRewrapJob']?.['kind'], kind);
+    assert.deepEqual([created.kind, created.failures], ['KEY_VERSIONS', [{ ...failures[0], time: date(4) }]]);
   });
 
   it('are walked page by page, as stored data keys are', async () => {
@@ -316,17 +468,17 @@ describe('rotations and jobs', () => {
     assert.deepEqual(rotations, [`${KEY}/versions/3`, `${KEY}/versions/2`]);
   });
 
-  it('in a state or for a cause that is newer than the client are UNSPECIFIED', async () => {
+  it('in a state, of a kind or for a cause that is newer than the client are UNSPECIFIED', async () => {
     await using service = await answering({
-      GetRewrapJob: wireJob(JOB, { state: 99, cause: 98 }),
+      GetRewrapJob: wireJob(JOB, { state: 99, cause: 98, kind: 95 }),
       ListRotations: { rotations: [{ rotateTime: at(1), cause: 97, rewrapState: 96 }] },
     });
     using keyward = service.connect();
-    const { state, cause } = await keyward.getRewrapJob({ name: JOB });
+    const { state, cause, kind } = await keyward.getRewrapJob({ name: JOB });
     const { rotations } = await keyward.listRotations({ parent: KEY });
     assert.deepEqual(
-      [state, cause, rotations[0]?.cause, rotations[0]?.rewrapState],
-      Array(4).fill('UNSPECIFIED'),
+      [state, cause, kind, rotations[0]?.cause, rotations[0]?.rewrapState],
+      Array(5).fill('UNSPECIFIED'),
     );
   });
 });
@@ -351,6 +503,15 @@ describe('what would be changed on its way', () => {
       [() => keyward.scheduleKeyDestruction({ name: KEY, windowDays: 7.5 }), /windowDays/],
       [() => keyward.scheduleKeyDestruction({ name: KEY, validateOnly: 0 } as never), /validateOnly/],
       [() => keyward.createRewrapJob({} as never), /scope must be a string/],
+      [
+        () => keyward.createRewrapJob({ scope: KEY, kind: 'toString' } as never),
+        /kind must be DATA_KEYS or KEY_VERSIONS/,
+      ],
+      [() => keyward.createRewrapJob({ scope: KEY, kind: 2 } as never), /kind must be/],
+      [() => keyward.createTenant({ tenantId: 'a', dedicatedRootKey: 1 } as never), /dedicatedRootKey/],
+      [() => keyward.shredTenant({ name: 'tenants/a', windowDays: 7.5 }), /windowDays/],
+      [() => keyward.rotateRootKey({} as never), /parent must be a string/],
+      [() => keyward.listTokenKeys({} as never), /parent must be a string/],
       [() => keyward.watchRewrapJob({} as never).next(), /name must be a string/],
     ];
     for (const [call, message] of cases) {

@@ -12,6 +12,8 @@ it("a token's status comes in friendly words, and what is newer than the client 
     condition: 78,
     attributes: [{ name: 'a', requiredValue: 'b', state: 79 }],
     keyVersions: 0,
+    tenant: 'tenants/system',
+    toDo: '',
   };
   await using service = await startFakeService({
     GetTokenStatus: () => ({ ...wire, objects: [...wire.objects, newer] }),

@@ -1,5 +1,5 @@
 /**
- * The conformance suite on every PKCS#11 module at hand: SoftHSM always, NSS's softoken where the system has it.
+ * The conformance suites on every PKCS#11 module at hand: SoftHSM always, NSS's softoken where the system has it.
  *
  * NSS is the proof that the profile is probed and not guessed: it wants an initialisation string, and it knows no way to
  * keep CKA_COPYABLE and CKA_LOCAL of a token object.
@@ -8,8 +8,10 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import type { PKCS11 } from 'pkcs11js';
-import { createSoftHsmToken } from '../../softhsm/token.ts';
-import { conformance, type FreshToken } from './conformance.ts';
+import { copyToken, createSoftHsmToken } from '../../softhsm/token.ts';
+import { conformance } from './conformance.ts';
+import { tokenKeysConformance } from './token-keys.ts';
+import type { FreshToken } from './token-keys-rig.ts';
 
 const SOFTOKEN = [
   '/usr/lib/x86_64-linux-gnu/libsoftokn3.so',
@@ -23,17 +25,29 @@ function newDirectory(): string {
   return mkdtempSync(join(parent, 'conformance-'));
 }
 
-const softHsm = await createSoftHsmToken({ directory: join(newDirectory(), 'token'), label: 'conformance' });
+const emptyToken = join(newDirectory(), 'token');
+await createSoftHsmToken({ directory: emptyToken, label: 'conformance' });
 
-conformance('SoftHSM', { skip: false }, () => ({
-  settings: { module: softHsm.modulePath, token: softHsm.label, pinFile: softHsm.pinFile, waivers: [] },
-  environment: { SOFTHSM2_CONF: softHsm.confFile },
-  dispose: () => rmSync(join(softHsm.confFile, '..'), { recursive: true, force: true }),
-}));
+for (const suite of [conformance, tokenKeysConformance]) {
+  suite('SoftHSM', { skip: false }, newSoftHsmToken);
+  suite('NSS softoken', { skip: SOFTOKEN === undefined && 'libsoftokn3.so is not installed here' }, () =>
+    newSoftokenToken(SOFTOKEN ?? ''),
+  );
+}
 
-conformance('NSS softoken', { skip: SOFTOKEN === undefined && 'libsoftokn3.so is not installed here' }, () =>
-  newSoftokenToken(SOFTOKEN ?? ''),
-);
+function newSoftHsmToken(): FreshToken {
+  const directory = newDirectory();
+  const { modulePath, confFile, pinFile, label } = copyToken(
+    emptyToken,
+    join(directory, 'token'),
+    'conformance',
+  );
+  return {
+    settings: { module: modulePath, token: label, pinFile, waivers: [] },
+    environment: { SOFTHSM2_CONF: confFile },
+    dispose: () => rmSync(directory, { recursive: true, force: true }),
+  };
+}
 
 /** NSS's certificate database, with a PIN. */
 function newSoftokenToken(module: string): FreshToken {

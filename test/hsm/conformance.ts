@@ -10,7 +10,7 @@ import { HsmAgents } from '../../src/hsm/agents.ts';
 import { NO_SUBJECT, PURPOSE } from '../../src/hsm/ciphertext.ts';
 import { encode } from '../../src/hsm/codec.ts';
 import { ALGORITHM, type SealedKeyVersion, sealedKeyVersion } from '../../src/hsm/key-version.ts';
-import type { ServeSettings, TokenSettings } from '../../src/hsm/protocol.ts';
+import type { ServeSettings } from '../../src/hsm/protocol.ts';
 import { initializeToken } from '../../src/hsm/token-commands.ts';
 import type { TokenReport } from '../../src/hsm/token-profile.ts';
 import {
@@ -22,13 +22,7 @@ import {
   type SealKeyId,
   type TenantId,
 } from '../../src/ids.ts';
-
-/** A token that has a user PIN and no object of ours yet. */
-export interface FreshToken {
-  readonly settings: TokenSettings;
-  readonly environment: Readonly<Record<string, string>>;
-  dispose(): void;
-}
+import type { FreshToken } from './token-keys-rig.ts';
 
 const quiet = { info() {}, warn() {}, error() {} };
 const soon = () => monotonicNow() + 30_000;

@@ -158,6 +158,21 @@ export async function resume(keyward: KeywardClient, name: string): Promise<void
   await keyward.updateKey({ key: { name, maintenancePaused: false } });
 }
 
+/** Inverts the first byte of a version’s row seal; twice is none. */
+export async function corruptVersion(
+  environment: Environment,
+  parent: string,
+  version: number,
+): Promise<void> {
+  const { keyId } = await idsOf(environment, parent);
+  await sql(
+    environment,
+    `UPDATE key_versions SET seal = set_byte(seal, 0, get_byte(seal, 0) # 255)
+     WHERE key_id = $1 AND version = $2`,
+    [keyId, version],
+  );
+}
+
 /** Inverts one byte of a data key’s ciphertext behind what the schema looks at. */
 export async function corrupt(
   environment: Environment,

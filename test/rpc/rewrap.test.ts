@@ -10,6 +10,7 @@ import { eventually, failureOf, reasonOf, sharedService } from '../kit.ts';
 import {
   assertOpen,
   corrupt,
+  corruptVersion,
   endOf,
   expireLeases,
   idsOf,
@@ -32,17 +33,6 @@ const shared = sharedService(async (client) => {
 
 const newKey = async (parent = PARENT) => (await keyward.createKey({ parent, keyId: newId('k') })).name;
 const stateOf = async (name: string) => (await keyward.getRewrapJob({ name })).state;
-
-/** Inverts the first byte of a version’s row seal; twice is none. */
-async function breakSeal(parent: string, version: number): Promise<void> {
-  const { keyId } = await idsOf(shared.environment, parent);
-  await sql(
-    shared.environment,
-    `UPDATE key_versions SET seal = set_byte(seal, 0, get_byte(seal, 0) # 255)
-     WHERE key_id = $1 AND version = $2`,
-    [keyId, version],
-  );
-}
 
 describe('a job', () => {
   test('tells how far it is, and in the end that nothing is left', async () => {
@@ -311,7 +301,7 @@ describe('what does not open', { concurrency: true }, () => {
     const ended = await endOf(keyward, job);
     assert.deepEqual([ended.state, ended.total, ended.done, ended.failed], ['PARTIAL', 40, 39, 1]);
     assert.deepEqual(
-      ended.failures.map(({ dataKey, reason }) => [dataKey, reason]),
+      ended.failures.map(({ resource, reason }) => [resource, reason]),
       [[`${name}/dataKeys/dk-0017`, 'DECRYPTION_FAILED']],
     );
     assert.ok(Number(ended.failures[0]?.time) >= Number(ended.createTime));
@@ -373,12 +363,12 @@ describe('what does not open', { concurrency: true }, () => {
   test('case 36: since its version’s row does not verify says so, and is done once that is put right', async () => {
     const name = await newKey();
     const { plaintexts, job } = await leaveBehind(keyward, name, 5);
-    await breakSeal(name, 1);
+    await corruptVersion(shared.environment, name, 1);
     await resume(keyward, name);
     const ended = await endOf(keyward, job);
     assert.deepEqual([ended.state, ended.done, ended.failed], ['PARTIAL', 0, 5]);
     assert.deepEqual([...new Set(ended.failures.map(({ reason }) => reason))], ['STORED_ROW_CORRUPT']);
-    await breakSeal(name, 1);
+    await corruptVersion(shared.environment, name, 1);
     const again = await endOf(keyward, (await keyward.createRewrapJob({ scope: name })).name);
     assert.deepEqual([again.state, again.done], ['SUCCEEDED', 5]);
     await assertOpen(keyward, plaintexts);
@@ -388,7 +378,7 @@ describe('what does not open', { concurrency: true }, () => {
     const [broken, sound] = [await newKey(), await newKey()];
     const { plaintexts, job } = await leaveBehind(keyward, broken, 5);
     const { job: other } = await leaveBehind(keyward, sound, 5);
-    await breakSeal(broken, 2);
+    await corruptVersion(shared.environment, broken, 2);
     const from = shared.service.log.length;
     await resume(keyward, broken);
     await shared.service.logged(({ msg }) => /re-wrapping failed/.test(String(msg)), from);
@@ -396,7 +386,7 @@ describe('what does not open', { concurrency: true }, () => {
     assert.equal((await endOf(keyward, other)).state, 'SUCCEEDED');
     assert.equal(await stateOf(job), 'RUNNING');
     await assertOpen(keyward, plaintexts);
-    await breakSeal(broken, 2);
+    await corruptVersion(shared.environment, broken, 2);
     await expireLeases(shared.environment);
     assert.deepEqual((await endOf(keyward, job)).done, 5);
     // Has the service read the row anew, which nobody has told it of.

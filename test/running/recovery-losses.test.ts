@@ -10,8 +10,17 @@ import { createDatabase, dropDatabase } from '../../dev/postgres.ts';
 import { createSoftHsmToken, tokenVariables } from '../../softhsm/token.ts';
 import { tamperWith } from '../faults/tampering.ts';
 import { newEnvironment, runCommand } from '../kit.ts';
-import { sql } from '../rpc/reconciling.ts';
-import { clusterOf, inDatabase, putBack, refusalOf, rootOf, sharedBackup } from './backups.ts';
+import { endOf, sql } from '../rpc/reconciling.ts';
+import {
+  backUp,
+  clusterOf,
+  inDatabase,
+  putBack,
+  refusalOf,
+  rootOf,
+  serving,
+  sharedBackup,
+} from './backups.ts';
 
 const shared = sharedBackup();
 
@@ -31,6 +40,26 @@ describe('a token that has lost a key', () => {
     assert.equal(status.match(/ {2}enforced: /g)?.length, 3);
 
     await putBack(environment, shared.backup);
+    await shared.assertHealed(environment);
+  });
+});
+
+describe('a token from before its root key was rotated', () => {
+  test('is refused by the name of the newest root key, nothing else is harmed, and its newer copy heals it', async () => {
+    await using environment = await newEnvironment(shared.backup);
+    const fresh = await serving(environment, async (keyward) => {
+      await keyward.resumeMaintenance();
+      const { name, rewrapJob } = await keyward.rotateRootKey({ parent: 'tenants/system' });
+      assert.equal((await endOf(keyward, rewrapJob)).state, 'SUCCEEDED');
+      return name.split('/').at(-1);
+    });
+    await using newer = await backUp(environment);
+    await putBack(environment, shared.backup);
+    assert.match(await refusalOf(environment, ['serve']), new RegExp(`the token has no root key ${fresh}`));
+    const status = await refusalOf(environment, ['token', 'status']);
+    assert.match(status, new RegExp(`root ${fresh}, current, 2 key versions, MISSING`));
+    assert.match(status, /root \S+, not current, 0 key versions\n/);
+    await putBack(environment, newer);
     await shared.assertHealed(environment);
   });
 });

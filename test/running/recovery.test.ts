@@ -177,4 +177,28 @@ describe('a database older than the token', () => {
     await putBack(newer, shared.backup);
     await shared.assertHealed(newer);
   });
+
+  test('from before the root key was rotated: its newer root key is recorded as never used, and everything opens', async () => {
+    await using here = await newEnvironment(shared.backup);
+    const fresh = await serving(here, async (keyward) => {
+      await keyward.resumeMaintenance();
+      const rotated = await keyward.rotateRootKey({ parent: 'tenants/system' });
+      assert.equal((await endOf(keyward, rotated.rewrapJob)).state, 'SUCCEEDED');
+      return rotated.name.split('/').at(-1) ?? '';
+    });
+    await using there = await newEnvironment({ database: shared.backup.database, token: folderOf(here) });
+    assert.match(await refusalOf(there, ['serve']), new RegExp(`of ${fresh} the database knows nothing`));
+    const recorded = await runCommand(there, ['token', 'record', fresh]);
+    assert.equal(recorded.code, 0, recorded.output);
+    await shared.assertHealed(there);
+    const status = await runCommand(there, ['token', 'status']);
+    assert.equal(status.code, 0, status.output);
+    assert.match(
+      status.output,
+      new RegExp(`TO DO: it was made and never used: \\S+ token destroy-key ${fresh}`),
+    );
+    const destroyed = await runCommand(there, ['token', 'destroy-key', fresh]);
+    assert.match(destroyed.output, /1 of 1 were in this token/);
+    await shared.assertHealed(there);
+  });
 });

@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { type Call, monotonicNow } from '../../src/call.ts';
-import { newId, type TenantId } from '../../src/ids.ts';
+import { type AnyId, newId, type RootKeyId, type SealKeyId, type TenantId } from '../../src/ids.ts';
 import type { NewKeyVersion } from '../../src/store/key-versions.ts';
 import type { KeySettings } from '../../src/store/keys.ts';
 import { migrate } from '../../src/store/migrate.ts';
@@ -148,9 +148,24 @@ export async function systemTenant(database: TestDatabase): Promise<TenantId> {
   return row.tenant_id;
 }
 
-/** A new tenant, made behind the store's back. */
+/** The token keys that {@link sampleVersion} is under. */
+const SAMPLE_KEYS = { root: newId<AnyId>(), seal: newId<AnyId>() };
+
+/** Records those as the ones that all tenants share, unless they are. */
+export async function recordSampleKeys(database: TestDatabase): Promise<void> {
+  for (const [role, objectId] of Object.entries(SAMPLE_KEYS)) {
+    await database.sql(
+      `INSERT INTO token_objects (tenant_id, object_id, role, is_current) VALUES ($1, $2, $3, true)
+       ON CONFLICT DO NOTHING`,
+      [await systemTenant(database), objectId, role],
+    );
+  }
+}
+
+/** A new tenant, made behind the store's back, in a database with {@link recordSampleKeys}. */
 export async function newTenant(database: TestDatabase, name: string): Promise<TenantId> {
   const tenantId = newId<TenantId>();
+  await recordSampleKeys(database);
   await database.sql('INSERT INTO tenants (tenant_id, name) VALUES ($1, $2)', [tenantId, name]);
   return tenantId;
 }
@@ -173,11 +188,11 @@ export function sampleVersion(tenantId: TenantId, keyId: NewKeyVersion['keyId'],
     version,
     state: 'ENABLED',
     algorithm: 1,
-    rootKeyId: newId(),
+    rootKeyId: SAMPLE_KEYS.root as unknown as RootKeyId,
     wrap: 1,
     wrapped: Buffer.alloc(72, version),
     checkValue: Buffer.alloc(16, version),
-    sealKeyId: newId(),
+    sealKeyId: SAMPLE_KEYS.seal as unknown as SealKeyId,
     seal: Buffer.alloc(32, version),
   };
 }

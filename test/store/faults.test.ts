@@ -57,7 +57,7 @@ async function terminateAll(state?: 'idle'): Promise<void> {
 
 function addTenant(store: Store, name: string, milliseconds?: number) {
   return store.mutate(callOf(milliseconds), { tenantId: system, resource: `tenants/${name}` }, (tx) =>
-    insertTenant(tx, { tenantId: newId(), name }),
+    insertTenant(tx, { tenantId: newId(), name, dedicatedRootKey: false }),
   );
 }
 
@@ -100,7 +100,7 @@ describe('terminated backends', () => {
   it('case 75: a backend terminated between two statements fails the mutation, which leaves nothing', async () => {
     await withStore({}, async (store) => {
       const mutating = store.mutate(callOf(), { tenantId: system, resource: 'tenants/half' }, async (tx) => {
-        await insertTenant(tx, { tenantId: newId(), name: 'half' });
+        await insertTenant(tx, { tenantId: newId(), name: 'half', dedicatedRootKey: false });
         await terminateAll();
         await delay(50);
       });
@@ -147,7 +147,7 @@ describe('connections lost at COMMIT', () => {
           proxy.accept('refuse');
           await terminateAll('idle');
           await delay(50);
-          await insertTenant(tx, { tenantId: newId(), name: 'unknown' });
+          await insertTenant(tx, { tenantId: newId(), name: 'unknown', dedicatedRootKey: false });
         },
       );
       await assert.rejects(mutating, reason('DATABASE_UNAVAILABLE'));
@@ -217,7 +217,7 @@ describe('waiting', () => {
     const store = await standby.open();
     try {
       const mutating = store.mutate(callOf(), { tenantId, resource: 'tenants/a' }, (tx) =>
-        insertTenant(tx, { tenantId: newId(), name: 'a' }),
+        insertTenant(tx, { tenantId: newId(), name: 'a', dedicatedRootKey: false }),
       );
       await assert.rejects(mutating, reason('DATABASE_UNAVAILABLE'));
       assert.equal((await listTenants(store, callOf(), { limit: 10 })).length, 1);

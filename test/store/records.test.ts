@@ -23,6 +23,7 @@ import {
   migratedDatabase,
   newTenant,
   OWNER,
+  recordSampleKeys,
   SETTINGS,
   sampleVersion,
   systemTenant,
@@ -35,6 +36,7 @@ let tenantId: TenantId;
 
 before(async () => {
   database = await migratedDatabase();
+  await recordSampleKeys(database);
   store = await database.open({ poolSize: 10 });
   tenantId = await newTenant(database, 'keys-of');
 });
@@ -70,20 +72,20 @@ function rotate(keyId: KeyId): Promise<number> {
 
 describe('tenants', () => {
   it('a tenant is found by its name, and its name is taken', async () => {
-    const tenant = { tenantId: newId<TenantId>(), name: 'found' };
+    const tenant = { tenantId: newId<TenantId>(), name: 'found', dedicatedRootKey: true };
     const added = await mutate((tx) => insertTenant(tx, tenant));
     assert.deepEqual(
       { ...added, createdAt: undefined },
-      { ...tenant, state: 'ENABLED', revision: '1', createdAt: undefined },
+      { ...tenant, state: 'ENABLED', revision: '1', createdAt: undefined, shredAt: null },
     );
     assert.deepEqual(await findTenantByName(store, callOf(), 'found'), added);
     assert.equal(await findTenantByName(store, callOf(), 'nobody'), undefined);
     await assert.rejects(
-      mutate((tx) => insertTenant(tx, { tenantId: newId(), name: 'found' })),
+      mutate((tx) => insertTenant(tx, { tenantId: newId(), name: 'found', dedicatedRootKey: false })),
       { reason: 'RESOURCE_EXISTS' },
     );
     await assert.rejects(
-      mutate((tx) => insertTenant(tx, { tenantId: newId(), name: 'system' })),
+      mutate((tx) => insertTenant(tx, { tenantId: newId(), name: 'system', dedicatedRootKey: false })),
       { reason: 'RESOURCE_EXISTS' },
     );
   });
@@ -91,7 +93,7 @@ describe('tenants', () => {
   it('of two who add the same name at once one succeeds', async () => {
     const outcomes = await Promise.allSettled(
       Array.from({ length: 5 }, () =>
-        mutate((tx) => insertTenant(tx, { tenantId: newId(), name: 'contended' })),
+        mutate((tx) => insertTenant(tx, { tenantId: newId(), name: 'contended', dedicatedRootKey: false })),
       ),
     );
     assert.equal(outcomes.filter((outcome) => outcome.status === 'fulfilled').length, 1);
@@ -115,7 +117,7 @@ describe('tenants', () => {
   it('the schema refuses names that are not names', async () => {
     for (const name of ['', 'A', '1a', 'a-', 'a\n', 'a'.repeat(64)]) {
       await assert.rejects(
-        mutate((tx) => insertTenant(tx, { tenantId: newId(), name })),
+        mutate((tx) => insertTenant(tx, { tenantId: newId(), name, dedicatedRootKey: false })),
         { code: '23514' },
         name,
       );
@@ -223,6 +225,16 @@ describe('keys', () => {
 });
 
 describe('environment', () => {
+  let database: TestDatabase;
+  let store: Store;
+  before(async () => {
+    database = await migratedDatabase();
+    store = await database.open();
+  });
+  after(async () => {
+    await store.close();
+    await database[Symbol.asyncDispose]();
+  });
   const root = { objectId: newId(), role: 'root' } as const;
   const seal = { objectId: newId(), role: 'seal' } as const;
   const token = { profile: { wrap: 'AES_KEY_WRAP', order: ['a', 'b'] }, objects: [root, seal] };

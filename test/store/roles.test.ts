@@ -81,7 +81,7 @@ async function fill(tenantId: TenantId): Promise<void> {
        INSERT INTO rewrap_ranges (tenant_id, job_id, range, key_tenant_id, key_id, after_name, until_name, total)
        VALUES ($1, $3, 1, $1, $2, '', 'dk', 1)),
      f AS (
-       INSERT INTO rewrap_failures (tenant_id, job_id, data_key, reason) VALUES ($1, $3, 'dk', 'DECRYPTION_FAILED')),
+       INSERT INTO rewrap_failures (tenant_id, job_id, resource, reason) VALUES ($1, $3, 'dk', 'DECRYPTION_FAILED')),
      r AS (
        INSERT INTO rotations (tenant_id, key_id, to_version, from_version, cause, caller, duration_ms, job_id)
        VALUES ($1, $2, 1, 1, 'request', 'c', 1, $3))
@@ -184,7 +184,13 @@ describe('the service', () => {
       'UPDATE key_version_usage SET encrypt_operations = 0',
       'INSERT INTO key_version_usage SELECT * FROM key_version_usage',
       'DELETE FROM usage_reports',
+      'DELETE FROM replicas',
       'DELETE FROM maintenance',
+      'DELETE FROM token_objects',
+      'UPDATE token_objects SET destroyed_at = now()',
+      'UPDATE key_versions SET root_key_id = gen_random_uuid()',
+      'UPDATE tenants SET shredded_at = now()',
+      'UPDATE tenants SET dedicated_root_key = true',
       'TRUNCATE data_keys',
     ]) {
       await assert.rejects(
@@ -207,7 +213,7 @@ describe('the reconciler', () => {
       'UPDATE keys SET maintenance_paused = false',
       'DELETE FROM keys',
       'INSERT INTO keys SELECT * FROM keys',
-      "UPDATE key_versions SET seal = ''",
+      "UPDATE key_versions SET check_value = ''",
       'DELETE FROM key_versions',
       'INSERT INTO key_versions SELECT * FROM key_versions',
       "UPDATE data_keys SET context_digest = ''",
@@ -215,7 +221,9 @@ describe('the reconciler', () => {
       'INSERT INTO data_keys (tenant_id) SELECT tenant_id FROM data_keys',
       "UPDATE rewrap_jobs SET state = 'SUCCEEDED'",
       'UPDATE maintenance SET paused = false',
-      "UPDATE tenants SET state = 'ENABLED'",
+      'UPDATE tenants SET shred_at = now()',
+      'UPDATE token_objects SET is_current = false',
+      'UPDATE token_objects SET destroyed_at = now()',
       "UPDATE audit_entries SET outcome = 'x'",
       'DELETE FROM audit_entries',
       'DELETE FROM changes',

@@ -146,7 +146,7 @@ describe('mutations', () => {
   it('work that throws leaves neither row nor entry', async () => {
     const before = await entries();
     const mutating = mutate(system, async (tx) => {
-      await insertTenant(tx, { tenantId: newId(), name: 'undone' });
+      await insertTenant(tx, { tenantId: newId(), name: 'undone', dedicatedRootKey: false });
       throw new KeywardError('CONFLICT');
     });
     await assert.rejects(mutating, { reason: 'CONFLICT' });
@@ -157,7 +157,7 @@ describe('mutations', () => {
   it('when the entry cannot be written, nothing is', async () => {
     const call = { ...callOf(), id: 'not a uuid' };
     const mutating = store.mutate(call, { tenantId: system, resource: 'x' }, (tx) =>
-      insertTenant(tx, { tenantId: newId(), name: 'unaudited' }),
+      insertTenant(tx, { tenantId: newId(), name: 'unaudited', dedicatedRootKey: false }),
     );
     await assert.rejects(mutating, { code: '22P02' });
     assert.deepEqual(await database.sql("SELECT 1 FROM tenants WHERE name = 'unaudited'"), []);
@@ -172,7 +172,7 @@ describe('mutations', () => {
 
   it('a read cannot change anything', async () => {
     const writing = store.read(callOf(), system, (tx) =>
-      insertTenant(tx, { tenantId: newId(), name: 'sly' }),
+      insertTenant(tx, { tenantId: newId(), name: 'sly', dedicatedRootKey: false }),
     );
     await assert.rejects(writing, { reason: 'DATABASE_UNAVAILABLE' });
     assert.deepEqual(await database.sql("SELECT 1 FROM tenants WHERE name = 'sly'"), []);

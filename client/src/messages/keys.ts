@@ -2,7 +2,7 @@
  * Requests and responses about keys and their versions: what they are, their schedule, their destruction.
  */
 
-import type { Change, ChangeOfExisting, FilteredPage, Strings } from './shared.ts';
+import type { Change, ChangeOfExisting, Destruction, FilteredPage, Strings } from './shared.ts';
 
 /** Whether a key can be used at all; `UNSPECIFIED` is a state newer than this client. */
 export type KeyState = 'UNSPECIFIED' | 'ENABLED' | 'DISABLED' | 'DESTROY_SCHEDULED' | 'DESTROYED';
@@ -181,16 +181,6 @@ export interface DisableKeyVersionRequest extends ChangeOfExisting {
 export interface EnableKeyVersionRequest extends ChangeOfExisting {
   /** `tenants/{tenant}/keys/{key}/versions/{version}`. */
   readonly name: string;
-}
-
-/** What both destructions have in their requests. */
-interface Destruction extends Change {
-  /** What the same request with `validateOnly` answered as the etag: must be given without it. */
-  readonly etag?: string;
-  /** After how many days: 7 to 120; absent means 30. */
-  readonly windowDays?: number;
-  /** Change nothing, only answer what would be lost. */
-  readonly validateOnly?: boolean;
 }
 
 /** Schedules one version for destruction; from now on it can't be used. */

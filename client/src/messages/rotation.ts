@@ -11,6 +11,9 @@ export type RotationCause = 'UNSPECIFIED' | 'SCHEDULE' | 'REQUEST' | 'USAGE';
 /** How a re-wrap job stands; `UNSPECIFIED` is a state newer than this client. */
 export type RewrapJobState = 'UNSPECIFIED' | 'RUNNING' | 'SUCCEEDED' | 'PARTIAL' | 'CANCELLED' | 'SUPERSEDED';
 
+/** What a re-wrap job brings up to date; `UNSPECIFIED` is a kind newer than this client. */
+export type RewrapJobKind = 'UNSPECIFIED' | 'DATA_KEYS' | 'KEY_VERSIONS';
+
 /** One rotation of a key. */
 export interface Rotation {
   /** The primary before: `tenants/{tenant}/keys/{key}/versions/{version}`. */
@@ -35,7 +38,7 @@ export interface Rotation {
   readonly failed: number;
 }
 
-/** A job that brings stored data keys under their keys' primary versions. */
+/** A job that brings stored data keys under their keys' primary versions, or key versions under the current root key. */
 export interface RewrapJob {
   /** `tenants/{tenant}/rewrapJobs/{job}`. */
   readonly name: string;
@@ -49,7 +52,7 @@ export interface RewrapJob {
   readonly createTime: Date;
   /** When it ended; undefined while it is under way. */
   readonly endTime: Date | undefined;
-  /** How many stored data keys it has found under old versions. */
+  /** How many it has found that are not up to date. */
   readonly total: number;
   /** Whether it has looked everywhere, so that `total` will not grow. */
   readonly totalIsFinal: boolean;
@@ -66,12 +69,14 @@ export interface RewrapJob {
   readonly failures: readonly RewrapFailure[];
   /** Whether maintenance of all it is for is paused, so that it stands still. */
   readonly paused: boolean;
+  /** What it brings up to date. Counts are of that. */
+  readonly kind: RewrapJobKind;
 }
 
-/** A stored data key that a job could not bring under a new version. */
+/** Something that a job could not bring up to date. */
 export interface RewrapFailure {
-  /** `tenants/{tenant}/keys/{key}/dataKeys/{data_key}`. */
-  readonly dataKey: string;
+  /** `tenants/{tenant}/keys/{key}/dataKeys/{data_key}`, or `tenants/{tenant}/keys/{key}/versions/{version}`. */
+  readonly resource: string;
   /** As in an error: DECRYPTION_FAILED, STORED_ROW_CORRUPT or KEY_VERSION_NOT_ENABLED. */
   readonly reason: string;
   readonly time: Date;
@@ -94,6 +99,8 @@ export interface ListRotationsResponse {
 export interface CreateRewrapJobRequest extends Change {
   /** `tenants/{tenant}/keys/{key}`, `tenants/{tenant}`, or `tenants/-` for all tenants. */
   readonly scope: string;
+  /** What is to be brought up to date. Absent: stored data keys; key versions only of one tenant or of all. */
+  readonly kind?: Exclude<RewrapJobKind, 'UNSPECIFIED'>;
 }
 
 /** See {@link RewrapJob}. */

@@ -27,6 +27,16 @@ export interface ChangeOfExisting extends Change {
   readonly etag?: string;
 }
 
+/** What every destruction also has. */
+export interface Destruction extends Change {
+  /** What the same request with `validateOnly` answered as the etag: must be given without it. */
+  readonly etag?: string;
+  /** After how many days: 7 to 120; absent means 30. */
+  readonly windowDays?: number;
+  /** Change nothing, only answer what would be lost. */
+  readonly validateOnly?: boolean;
+}
+
 /** Which page of a list. */
 export interface Page {
   /** 1 to 1,000; absent means 100. */

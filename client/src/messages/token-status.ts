@@ -18,7 +18,7 @@ export interface TokenStatus {
   readonly firmwareVersion: string;
   readonly hardwareVersion: string;
   readonly profile: TokenProfile;
-  /** Those that all tenants share, oldest first. */
+  /** Those that all tenants share, and tenants' own root keys, oldest first; without those that were destroyed for good. */
   readonly objects: readonly TokenObject[];
   /** Keys with labels like those of a Keyward environment that the database doesn't know. */
   readonly unrecordedObjects: readonly UnrecordedTokenObject[];
@@ -68,6 +68,10 @@ export interface TokenObject {
   readonly attributes: readonly TokenAttribute[];
   /** How many key versions are wrapped under it, destroyed ones aside; 0 for all but root keys. */
   readonly keyVersions: number;
+  /** Whose it is: `tenants/{tenant}`; `tenants/system` for what tenants share. */
+  readonly tenant: string;
+  /** What an operator has to do about it, in words and with the command; empty if nothing. */
+  readonly toDo: string;
 }
 
 /** One required attribute of a token object. */

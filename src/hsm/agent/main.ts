@@ -23,12 +23,13 @@ import {
   type RequestOf,
   readRequest,
 } from '../protocol.ts';
+import type { TokenObject } from '../token-profile.ts';
 import { toFailure } from './failure.ts';
 import { KeyOperations } from './operations.ts';
 import { probe, requireMechanisms } from './probe.ts';
 import { report } from './report.ts';
 import { type OpenToken, openToken } from './token.ts';
-import { createMissing, findObjects, inspect, judge } from './token-objects.ts';
+import { createMissing, createObject, destroyObjects, takeAllObjects, takeObjects } from './token-objects.ts';
 
 /** Answers wait at most this long for others to be written with. */
 const FLUSH_MS = 1;
@@ -48,9 +49,7 @@ const handlers: Handlers = {
   start: (settings) => {
     const token = openToken(settings, { despiteFailedTry: settings.despiteFailedTry });
     requireMechanisms(token.slot, settings.profile.wrapMechanism);
-    const objects = findObjects(token.session, settings.environmentId, settings.objects);
-    const findings = inspect(objects, settings.profile);
-    judge(findings, settings.waivers);
+    const { objects, findings, held, problems } = takeAllObjects(token.session, settings, settings.objects);
     const operations = new KeyOperations(token.session, settings, objects);
     operations.prove();
     opened = { token, settings, operations };
@@ -59,17 +58,32 @@ const handlers: Handlers = {
       token: token.label,
       serialNumber: token.serialNumber,
       findings: findings.filter(({ state }) => state !== 'enforced'),
+      held,
+      problems,
     };
   },
   initializeToken: (settings) => {
     const token = openToken(settings, { write: true });
     const { recorded = [] } = settings;
-    // A token that lacks one has lost it, or is another: a new one in its place would open nothing that there is.
-    if (recorded.length > 0) findObjects(token.session, settings.environmentId, recorded);
+    const { environmentId, waivers } = settings;
     const profile = probe(token.slot);
-    const objects = createMissing(token.session, settings.environmentId, profile);
-    judge(inspect(findObjects(token.session, settings.environmentId, objects), profile), settings.waivers);
+    const measure = { environmentId, waivers, profile };
+    // A token that lacks one has lost it, or is another: a new one in its place would open nothing that there is.
+    if (recorded.length > 0) {
+      takeAllObjects(token.session, measure, recorded);
+      return { profile, objects: recorded };
+    }
+    const objects = createMissing(token.session, environmentId, profile);
+    takeAllObjects(token.session, measure, objects);
     return { profile, objects };
+  },
+  createTokenKey: (settings) => {
+    createObject(openToken(settings, { write: true }).session, settings, settings);
+    return {};
+  },
+  destroyTokenKeys: (settings) => {
+    const { session } = openToken(settings, { write: true });
+    return { destroyed: destroyObjects(session, settings.environmentId, settings.objects) };
   },
   createKeyVersion: (request) => serving().operations.createKeyVersion(request),
   seal: (request) => serving().operations.seal(request),
@@ -77,6 +91,18 @@ const handlers: Handlers = {
   issueDataKey: (request) => serving().operations.issueDataKey(request),
   reseal: (request) => serving().operations.reseal(request),
   rewrap: (request) => serving().operations.rewrap(request),
+  transfer: (request) => serving().operations.transfer(request),
+  hold: (request) => {
+    const { token, settings, operations } = serving();
+    // An agent that serves isn't ended for what a new one would be refused for.
+    const sought = request.objects.map(
+      (object): TokenObject => ({ ...object, presence: object.presence ?? 'expected' }),
+    );
+    const { objects, problems } = takeObjects(token.session, settings, sought);
+    const wanted = sought.filter(({ presence }) => presence === 'expected');
+    const held = operations.hold(objects, new Set(wanted.map(({ objectId }) => objectId)));
+    return { held: held.map(({ objectId }) => objectId), problems };
+  },
   forget: (request) => serving().operations.forget(request),
   random: (request) => serving().operations.random(request),
   report: ({ objects }) => report(serving().token, serving().settings, objects),

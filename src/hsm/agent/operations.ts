@@ -8,7 +8,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import { type Key, MechanismEnum, type Session } from 'graphene-pk11';
 import { KeywardError } from '../../errors.ts';
-import { idFromBytes, idToBytes, type KeyId } from '../../ids.ts';
+import { idFromBytes, idToBytes, type KeyId, type RootKeyId, type SealKeyId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
 import {
   type Binding,
@@ -32,7 +32,7 @@ import {
 } from '../key-version.ts';
 import { REWRAP_OUTCOME, type ReplyOf, type RequestOf, type ServeSettings } from '../protocol.ts';
 import { AgentFailure } from './failure.ts';
-import { HMAC_SHA512, transferTemplate, useTemplate } from './templates.ts';
+import { HMAC_SHA512, transferTemplate, transferUnwrapTemplate, useTemplate } from './templates.ts';
 import type { FoundObject } from './token-objects.ts';
 
 const PURPOSES = Object.values(PURPOSE);
@@ -53,7 +53,7 @@ interface LoadedVersion {
 export class KeyOperations {
   readonly #session: Session;
   readonly #settings: ServeSettings;
-  readonly #objects: ReadonlyMap<string, FoundObject>;
+  #objects: ReadonlyMap<string, FoundObject>;
   /** Named by all of a sealed version's bytes: found only by exactly the row that was verified. */
   readonly #loaded: Lru<string, LoadedVersion>;
   /** What fell out of there under an operation that may still use it. */
@@ -62,7 +62,7 @@ export class KeyOperations {
   constructor(session: Session, settings: ServeSettings, objects: readonly FoundObject[]) {
     this.#session = session;
     this.#settings = settings;
-    this.#objects = new Map(objects.map((object) => [object.objectId, object]));
+    this.#objects = byId(objects);
     this.#loaded = new Lru(settings.keyCacheSize, ({ key }) => {
       if (this.#outlived === undefined) key.destroy();
       else this.#outlived.push(key);
@@ -76,6 +76,18 @@ export class KeyOperations {
       if (!timingSafeEqual(this.#hmac(handle, PROOF_INPUT), this.#hmac(handle, PROOF_INPUT)))
         throw contradiction();
     }
+  }
+
+  /**
+   * Uses these token objects from now on, and returns them. One that it has used and doesn't find now, it goes on using while
+   * that is wanted: a token that hides an object for a moment must not end what works. What was unwrapped under others is
+   * forgotten.
+   */
+  hold(found: readonly FoundObject[], wanted: ReadonlySet<string>): readonly FoundObject[] {
+    const kept = [...this.#objects.values()].filter(({ objectId }) => wanted.has(objectId));
+    this.#objects = byId([...kept, ...found]);
+    this.#loaded.evictWhere(({ version }) => !this.#objects.has(version.rootKeyId));
+    return [...this.#objects.values()];
   }
 
   /** Generates a version, wraps and seals it, and proves it by loading it as every later use will. */
@@ -151,6 +163,63 @@ export class KeyOperations {
         }
       }),
     };
+  }
+
+  transfer({ sealKeyId, items }: RequestOf<'transfer'>): ReplyOf<'transfer'> {
+    return {
+      keyVersions: items.map(({ rootKeyId, keyVersion }) => {
+        try {
+          return this.#transferOne(decode(sealedKeyVersion, Buffer.from(keyVersion)), rootKeyId, sealKeyId);
+        } catch (error) {
+          if (error instanceof AgentFailure && error.kind === 'row-corrupt') return Buffer.alloc(0);
+          throw error;
+        }
+      }),
+    };
+  }
+
+  #transferOne(version: SealedKeyVersion, rootKeyId: RootKeyId, sealKeyId: SealKeyId): Buffer {
+    this.#verifySeal(version);
+    if (this.#objects.get(version.rootKeyId)?.role !== 'root')
+      throw corrupt(version, 'it names an unknown root key');
+    const moved =
+      version.rootKeyId === rootKeyId
+        ? version
+        : {
+            ...version,
+            rootKeyId,
+            wrap: this.#settings.profile.wrap,
+            wrapped: this.#wrapAgain(version, rootKeyId),
+          };
+    const sealed = encode(sealedKeyVersion, { ...moved, sealKeyId, seal: this.#sealOf(moved, sealKeyId) });
+    this.#proveMoved(decode(sealedKeyVersion, sealed), version);
+    return sealed;
+  }
+
+  /**
+   * Unwraps the moved version as every later use will, to the same check value. It isn't kept loaded: moving many would
+   * push out what callers use. Throws `row-corrupt` if the version was wrong before, `token` if it is only since.
+   */
+  #proveMoved(moved: SealedKeyVersion, before: SealedKeyVersion): void {
+    try {
+      this.#unwrapVerified(moved).destroy();
+    } catch (cause) {
+      if (!(cause instanceof AgentFailure && cause.kind === 'row-corrupt')) throw cause;
+      this.#unwrapVerified(before).destroy();
+      throw new AgentFailure('token', 'a moved key version does not verify', { cause });
+    }
+  }
+
+  #wrapAgain({ rootKeyId, wrapped }: SealedKeyVersion, target: RootKeyId): Buffer {
+    const { profile } = this.#settings;
+    const [source, root] = [this.#objectOf(rootKeyId, 'root'), this.#objectOf(target, 'root')];
+    const template = transferUnwrapTemplate(profile);
+    const material = this.#session.unwrapKey(profile.wrapMechanism, source, wrapped, template);
+    try {
+      return Buffer.from(this.#session.wrapKey(profile.wrapMechanism, root, material));
+    } finally {
+      material.destroy();
+    }
   }
 
   forget({ keyId }: RequestOf<'forget'>): ReplyOf<'forget'> {
@@ -261,6 +330,10 @@ export class KeyOperations {
     own.fill(0);
     return bytes;
   }
+}
+
+function byId(objects: readonly FoundObject[]): ReadonlyMap<string, FoundObject> {
+  return new Map(objects.map((object) => [object.objectId, object]));
 }
 
 /** Overwrites the plaintext. */

@@ -129,6 +129,13 @@ export function transferTemplate(): ITemplate {
   };
 }
 
+/** TRANSFER, for material that comes out of one wrapping to go into another. */
+export function transferUnwrapTemplate({ valueLength }: Pick<TokenProfile, 'valueLength'>): ITemplate {
+  const template = transferTemplate();
+  if (!valueLength) delete template.valueLen;
+  return template;
+}
+
 /** USE: material as it is used. It computes HMACs and can't leave the token in any form. */
 export function useTemplate(profile: Omit<TokenProfile, 'wrap' | 'wrapMechanism'>): ITemplate {
   const modifiable = { modifiable: false };

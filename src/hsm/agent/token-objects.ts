@@ -3,11 +3,12 @@
  *
  * Invariants: nothing is created because something was not found, except by `createMissing`, which only an operator's
  * command reaches; two objects with one CKA_ID or one label, an object of another environment, and an object of another
- * kind, length or with a right too many are refused. Knows nothing of key versions.
+ * kind, length or with a right too many are refused. What is destroyed was looked for first. Knows nothing of key versions.
  */
 import { type Key, KeyGenMechanism, MechanismEnum, type Session, type SessionObject } from 'graphene-pk11';
 import { type AnyId, type EnvironmentId, idFromBytes, idToBytes, newId, UUID_BYTES } from '../../ids.ts';
 import {
+  type HeldObjects,
   type ObjectCondition,
   type PostureFinding,
   type PostureState,
@@ -32,34 +33,113 @@ export interface FoundObject extends TokenObject {
   readonly handle: Key;
 }
 
-/** The given objects, each found exactly once and labelled with this environment. Throws `refused`. */
-export function findObjects(
+/** Which environment's objects, and by what they are judged. */
+interface Measure {
+  readonly environmentId: EnvironmentId;
+  readonly profile: Pick<TokenProfile, 'unsupported'>;
+  readonly waivers: readonly string[];
+}
+
+/** What of an environment's objects can be used. */
+export interface TakenObjects extends HeldObjects {
+  readonly objects: readonly FoundObject[];
+  /** Of those. */
+  readonly findings: readonly PostureFinding[];
+}
+
+/** Those of the given objects that can be used. Throws `refused` where one can't that must be there. */
+export function takeObjects(
+  session: Session,
+  measure: Measure,
+  recorded: readonly TokenObject[],
+): TakenObjects {
+  const objects: FoundObject[] = [];
+  const findings: PostureFinding[] = [];
+  const problems: string[] = [];
+  for (const object of recorded) {
+    if (object.presence === 'possible') continue;
+    const looked = lookFor(session, measure, object);
+    if ('handle' in looked) {
+      objects.push(looked);
+      findings.push(...inspect([looked], measure.profile));
+    } else if (object.presence === undefined) throw new AgentFailure('refused', looked.objection);
+    else if (!looked.absent) problems.push(looked.objection);
+  }
+  return { objects, findings, problems, held: objects.map(({ objectId }) => objectId) };
+}
+
+/**
+ * As {@link takeObjects}. Throws `refused` also for a token with another environment's objects, or with ones of this that
+ * nobody has recorded.
+ */
+export function takeAllObjects(
+  session: Session,
+  measure: Measure,
+  recorded: readonly TokenObject[],
+): TakenObjects {
+  refuseForeignObjects(session, measure.environmentId);
+  // What is missing is named first: another database's token has unknown objects too.
+  const taken = takeObjects(session, measure, recorded);
+  refuseUnknownObjects(session, measure.environmentId, recorded);
+  return taken;
+}
+
+/** The object as it can be used, or why it can't. */
+function lookFor(
+  session: Session,
+  { environmentId, profile, waivers }: Measure,
+  object: TokenObject,
+): FoundObject | { readonly objection: string; readonly absent?: true } {
+  const { role, objectId, presence } = object;
+  const [found, ...others] = collect(session, role, idToBytes(objectId));
+  if (found === undefined) return { objection: `the token has no ${role} key ${objectId}`, absent: true };
+  if (presence === 'gone')
+    return { objection: `the ${role} key ${objectId} was destroyed and is in the token again` };
+  if (others.length > 0)
+    return { objection: `the token has ${others.length + 1} objects with the id ${objectId}` };
+  if (labelled(found) !== labelOf(role, environmentId))
+    return { objection: `the ${role} key ${objectId} belongs to another environment` };
+  const usable = { ...object, handle: found.toType<Key>() };
+  const objection = objectionTo(inspect([usable], profile), waivers);
+  return objection === undefined ? usable : { objection };
+}
+
+/** Makes one object, and looks at it. Throws `refused` when the id is taken, or the object isn't what it must be. */
+export function createObject(
+  session: Session,
+  { environmentId, waivers, profile }: Omit<Measure, 'profile'> & { readonly profile: TokenProfile },
+  object: TokenObject,
+): void {
+  const { role, objectId } = object;
+  refuseForeignObjects(session, environmentId);
+  if (collect(session, role, idToBytes(objectId)).length > 0)
+    throw new AgentFailure('refused', `the token has an object with the id ${objectId}`);
+  create(session, role, { label: labelOf(role, environmentId), objectId }, profile);
+  takeObjects(session, { environmentId, waivers, profile }, [object]);
+}
+
+/** Destroys objects, and looks whether they are gone; returns how many were there. Throws `refused` for others' objects. */
+export function destroyObjects(
   session: Session,
   environment: EnvironmentId,
   objects: readonly TokenObject[],
-): FoundObject[] {
+): number {
   refuseForeignObjects(session, environment);
-  refuseUnknownObjects(session, environment, objects);
-  return objects.map((object) => {
-    const found = collect(session, object.role, idToBytes(object.objectId));
-    const [handle] = found;
-    if (handle === undefined) {
-      throw new AgentFailure('refused', `the token has no ${object.role} key ${object.objectId}`);
-    }
-    if (found.length > 1) {
-      throw new AgentFailure(
-        'refused',
-        `the token has ${found.length} objects with the id ${object.objectId}`,
-      );
-    }
-    if (labelled(handle) !== labelOf(object.role, environment)) {
-      throw new AgentFailure(
-        'refused',
-        `the ${object.role} key ${object.objectId} belongs to another environment`,
-      );
-    }
-    return { ...object, handle: handle.toType<Key>() };
-  });
+  const found = objects.flatMap(({ role, objectId }) => collect(session, role, idToBytes(objectId)));
+  const strange = found.find((object) => !labelled(object).endsWith(` ${environment}`));
+  if (strange !== undefined)
+    throw new AgentFailure(
+      'refused',
+      `the token has "${labelled(strange)}" under an id that was to be destroyed`,
+    );
+  for (const object of found) object.destroy();
+  const left = objects.filter(({ role, objectId }) => collect(session, role, idToBytes(objectId)).length > 0);
+  if (left.length > 0)
+    throw new AgentFailure(
+      'refused',
+      `the token still has ${left.map(({ objectId }) => objectId).join(', ')}`,
+    );
+  return found.length;
 }
 
 /** The environment's objects of every role, those that were missing newly made. For an operator's command only. */
@@ -76,7 +156,9 @@ export function createMissing(
     if (existing.length > 1) {
       throw new AgentFailure('refused', `the token has ${existing.length} objects labelled ${label}`);
     }
-    const objectId = object ? idOf(object) : create(session, role, label, profile);
+    if (object !== undefined) return { role, objectId: idOf(object) };
+    const objectId = newId();
+    create(session, role, { label, objectId }, profile);
     return { role, objectId };
   });
 }
@@ -127,17 +209,17 @@ export function inspect(
   );
 }
 
-/** Throws `refused` when a finding is violated, or unsupported without a waiver; names all that are. */
-export function judge(findings: readonly PostureFinding[], waivers: readonly string[]): void {
+/** What is violated, or unsupported without a waiver, in words; undefined when nothing is. */
+function objectionTo(findings: readonly PostureFinding[], waivers: readonly string[]): string | undefined {
   const bad = findings.filter(
     ({ state, attribute }) =>
       state === 'violated' || (state === 'unsupported' && !waivers.includes(attribute)),
   );
-  if (bad.length === 0) return;
+  if (bad.length === 0) return undefined;
   const list = bad.map(
     ({ role, objectId, attribute, state }) => `${role} ${objectId} ${attribute}: ${state}`,
   );
-  throw new AgentFailure('refused', `the token's objects are not what they must be: ${list.join('; ')}`);
+  return `the token's objects are not what they must be: ${list.join('; ')}`;
 }
 
 function stateOf(object: SessionObject, attribute: string, required: boolean | number): PostureState {
@@ -149,8 +231,12 @@ function stateOf(object: SessionObject, attribute: string, required: boolean | n
   }
 }
 
-function create(session: Session, role: TokenObjectRole, label: string, profile: TokenProfile): AnyId {
-  const objectId = newId();
+function create(
+  session: Session,
+  role: TokenObjectRole,
+  { label, objectId }: { readonly label: string; readonly objectId: AnyId },
+  profile: TokenProfile,
+): void {
   const id = idToBytes(objectId);
   const template = tokenObjectTemplate(role, id, label, profile);
   if (role === 'audit-signing') {
@@ -161,7 +247,6 @@ function create(session: Session, role: TokenObjectRole, label: string, profile:
       template,
     );
   }
-  return objectId;
 }
 
 /** Two environments in one token would end with one destroying what the other needs. */
@@ -185,13 +270,16 @@ function refuseUnknownObjects(
   environment: EnvironmentId,
   objects: readonly TokenObject[],
 ): void {
+  const recorded = new Set<string>(objects.map(({ objectId }) => objectId));
   for (const role of TOKEN_OBJECT_ROLES) {
     const label = labelOf(role, environment);
     const found = collect(session, role).filter((object) => labelled(object) === label);
-    const ids = new Set(found.map(idOf));
-    if (ids.size > objects.filter((object) => object.role === role).length) {
-      throw new AgentFailure('refused', `the token has ${found.length} objects labelled ${label}`);
-    }
+    const unknown = found.map(idOf).find((id) => !recorded.has(id));
+    if (unknown === undefined) continue;
+    throw new AgentFailure(
+      'refused',
+      `the token has ${found.length} objects labelled ${label}; of ${unknown} the database knows nothing`,
+    );
   }
 }
 

@@ -5,8 +5,9 @@ import { z } from 'zod';
 import { formatTenantName } from '../../keyring/names.ts';
 import * as field from '../fields.ts';
 import type { AdminServiceHandlers } from '../generated/keyward/v1/AdminService.ts';
-import { maintenanceMessage, tenantMessage, tokenStatusMessage } from '../messages.ts';
-import { mutation, type RowsOf, row } from './row.ts';
+import { maintenanceMessage, shredImpactMessage, tenantMessage } from '../messages.ts';
+import { tokenStatusMessage } from '../token-messages.ts';
+import { destruction, mutation, type RowsOf, row } from './row.ts';
 
 const setTenantState = (state: 'ENABLED' | 'DISABLED') =>
   row({
@@ -25,10 +26,14 @@ const setPaused = (paused: boolean) =>
 
 export const adminService = {
   CreateTenant: row({
-    request: z.object({ tenantId: field.newTenantId, requestId: field.requestId }),
+    request: z.object({
+      tenantId: field.newTenantId,
+      dedicatedRootKey: z.boolean(),
+      requestId: field.requestId,
+    }),
     resource: ({ tenantId }) => formatTenantName({ tenant: tenantId }),
-    handle: async ({ tenants }, call, { tenantId }) =>
-      tenantMessage(await tenants.create(call, { tenant: tenantId })),
+    handle: async ({ tenants }, call, { tenantId, dedicatedRootKey }) =>
+      tenantMessage(await tenants.create(call, { tenant: tenantId }, { dedicatedRootKey })),
   }),
   GetTenant: row({
     request: z.object({ name: field.tenantName }),
@@ -45,6 +50,20 @@ export const adminService = {
   }),
   DisableTenant: setTenantState('DISABLED'),
   EnableTenant: setTenantState('ENABLED'),
+  ShredTenant: row({
+    request: z.object({ name: field.tenantName, ...destruction }),
+    resource: ({ name }) => formatTenantName(name),
+    handle: async ({ shredding }, call, { name, ...request }) => {
+      const { tenant, impact } = await shredding.schedule(call, name, request);
+      return { tenant: tenantMessage(tenant), impact: shredImpactMessage(impact) };
+    },
+  }),
+  RestoreTenant: row({
+    request: z.object({ name: field.tenantName, ...mutation }),
+    resource: ({ name }) => formatTenantName(name),
+    handle: async ({ shredding }, call, { name, etag }) =>
+      tenantMessage(await shredding.restore(call, name, etag)),
+  }),
   GetMaintenance: row({
     request: z.object({}),
     resource: () => 'maintenance',

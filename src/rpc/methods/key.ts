@@ -6,7 +6,7 @@ import { formatKeyName, formatKeyVersionName, formatTenantName } from '../../key
 import * as field from '../fields.ts';
 import type { KeyServiceHandlers } from '../generated/keyward/v1/KeyService.ts';
 import { impactMessage, keyMessage, keyVersionMessage } from '../messages.ts';
-import { mutation, type RowsOf, row } from './row.ts';
+import { destruction, mutation, type RowsOf, row } from './row.ts';
 
 const setKeyState = (state: 'ENABLED' | 'DISABLED') =>
   row({
@@ -25,8 +25,6 @@ const setKeyVersionState = (state: 'ENABLED' | 'DISABLED') =>
   });
 
 /** How something is to be destroyed. */
-const destruction = { ...mutation, windowDays: field.destructionWindow, validateOnly: z.boolean() };
-
 export const keyService = {
   CreateKey: row({
     request: z.object({

@@ -18,10 +18,10 @@ export const rotationService = {
     },
   }),
   CreateRewrapJob: row({
-    request: z.object({ scope: field.scope, requestId: field.requestId }),
+    request: z.object({ scope: field.scope, kind: field.jobKind, requestId: field.requestId }),
     resource: ({ scope }) => formatScope(scope),
-    handle: async ({ rewrap }, call, { scope }) => {
-      const { tenant, job } = await rewrap.create(call, scope);
+    handle: async ({ rewrap }, call, { scope, kind }) => {
+      const { tenant, job } = await rewrap.create(call, scope, kind);
       return jobMessage(tenant, job);
     },
   }),

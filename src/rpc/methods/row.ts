@@ -2,7 +2,7 @@
  * What an RPC is to the wrapper: one row, and the parts that many rows share.
  */
 import type { handleServerStreamingCall, handleUnaryCall } from '@grpc/grpc-js';
-import type { z } from 'zod';
+import { z } from 'zod';
 import type { Call } from '../../call.ts';
 import type { Keyring } from '../../keyring/keyring.ts';
 import * as field from '../fields.ts';
@@ -45,3 +45,5 @@ export const streamRow = <Request, Response>(method: StreamRow<Request, Response
 
 /** What every request that changes something also has: the wrapper sees to the request id. */
 export const mutation = { etag: field.etag, requestId: field.requestId };
+/** What every request that schedules a destruction also has. */
+export const destruction = { ...mutation, windowDays: field.destructionWindow, validateOnly: z.boolean() };

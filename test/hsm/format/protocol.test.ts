@@ -60,7 +60,13 @@ const profile = fc.record(
   plain,
 );
 const role = fc.constantFrom(...TOKEN_OBJECT_ROLES);
-const objects = fc.array(fc.record({ objectId: uuid(), role }, plain));
+const objects = fc.array(
+  fc.record(
+    { objectId: uuid(), role, presence: fc.constantFrom('expected', 'possible', 'gone') },
+    { ...plain, requiredKeys: ['objectId', 'role'] },
+  ),
+);
+const held = { held: fc.array(uuid()), problems: fc.array(text) };
 
 /** A request of every operation; the types see to it that none is missing. */
 const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>> } = {
@@ -97,6 +103,18 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
     },
     plain,
   ),
+  transfer: fc.record(
+    {
+      sealKeyId: uuid<SealKeyId>(),
+      items: fc.array(fc.record({ rootKeyId: uuid<RootKeyId>(), keyVersion: bytesUpTo(200) }, plain), {
+        maxLength: 5,
+      }),
+    },
+    plain,
+  ),
+  hold: fc.record({ objects }, plain),
+  createTokenKey: fc.record({ ...token, environmentId, profile, role, objectId: uuid() }, plain),
+  destroyTokenKeys: fc.record({ ...token, environmentId, objects }, plain),
   forget: fc.record({ keyId: fc.oneof(bytes(0), bytes(16)) }, plain),
   random: fc.record({ length: u32 }, plain),
   report: fc.record({ objects }, plain),
@@ -153,7 +171,10 @@ const posture = fc.record(
 
 /** A reply of every operation. */
 const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> } = {
-  start: fc.record({ module: text, token: text, serialNumber: text, findings: fc.constant([]) }, plain),
+  start: fc.record(
+    { module: text, token: text, serialNumber: text, findings: fc.constant([]), ...held },
+    plain,
+  ),
   initializeToken: fc.record({ profile, objects }, plain),
   createKeyVersion: sealedVersion,
   seal: fc.record({ ciphertext: bytesUpTo(300) }, plain),
@@ -164,6 +185,10 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
     { results: fc.array(fc.record({ outcome: u8, ciphertext: bytesUpTo(300) }, plain), { maxLength: 5 }) },
     plain,
   ),
+  transfer: fc.record({ keyVersions: fc.array(bytesUpTo(300), { maxLength: 5 }) }, plain),
+  hold: fc.record(held, plain),
+  createTokenKey: fc.record({}, plain),
+  destroyTokenKeys: fc.record({ destroyed: fc.nat() }, plain),
   forget: fc.record({}, plain),
   random: fc.record({ bytes: bytesUpTo(300) }, plain),
   report: posture,

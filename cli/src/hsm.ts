@@ -1,0 +1,108 @@
+/**
+ * `keyward hsm …`: the root keys and the seal key, which live in the HSM and never leave it.
+ *
+ * Owns their words and arguments. Its invariant is that of `keys rotate`: whoever asked for a rotation learns of it, also
+ * when watching its job fails after that.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Command } from 'commander';
+import type { KeywardClient, TokenKey } from 'keyward-client';
+import { WATCH_RETRIES, watchRotation, watchTimeout } from './jobs.ts';
+import { SHARED, tenantName, tokenKeyName } from './names.ts';
+import { type ChangeOptions, changeOf, type TenantOptions, withRequestId } from './options.ts';
+import { printAll, printOne, TOKEN_KEY } from './print.ts';
+import { withClient } from './session.ts';
+
+/** After how long a key that isn't current yet is looked at again, which counts what is under it. */
+const LOOK_AGAIN_MS = 1000;
+
+/** Adds `hsm`. */
+export function addHsm(program: Command): void {
+  const hsm = program
+    .command('hsm')
+    .description('the keys that live in the HSM: root keys, which wrap key versions, and the seal key');
+  withWatch(hsm.command('rotate-root [tenant]'))
+    .description(
+      'make a new root key, for what tenants share or for a tenant that has its own, and bring key versions under it',
+    )
+    .action((tenant: string | undefined, _options, command: Command) =>
+      rotate(command, (keyward, change) => keyward.rotateRootKey({ parent: ownerName(tenant), ...change })),
+    );
+  withWatch(hsm.command('rotate-seal'))
+    .description("make a new seal key, and seal every tenant's key versions anew under it")
+    .action((_options, command: Command) =>
+      rotate(command, (keyward, change) => keyward.rotateSealKey(change)),
+    );
+  hsm
+    .command('keys [tenant]')
+    .description("list the root and seal keys that tenants share, or a tenant's own root keys, newest first")
+    .action((tenant: string | undefined, _options, command: Command) =>
+      withClient(command, async (keyward, { output }) => {
+        const { tokenKeys } = await keyward.listTokenKeys({ parent: ownerName(tenant) });
+        await printAll(output, TOKEN_KEY, tokenKeys);
+      }),
+    );
+  hsm
+    .command('key <key>')
+    .description('show one root or seal key: tenants/acme/tokenKeys/…, or its UID')
+    .option(
+      '--tenant <tenant>',
+      'whose key it is, when <key> is only its UID; what tenants share unless given',
+    )
+    .action((key: string, _options, command: Command) =>
+      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+        await printOne(output, TOKEN_KEY, await keyward.getTokenKey({ name: tokenKeyName(key, tenant) }));
+      }),
+    );
+}
+
+function ownerName(tenant: string | undefined): string {
+  return tenant === undefined ? SHARED : tenantName(tenant);
+}
+
+interface RotateOptions extends ChangeOptions {
+  readonly watch?: boolean;
+}
+
+function withWatch(command: Command): Command {
+  return withRequestId(command)
+    .option('--watch', 'follow the job that re-wraps the key versions to its end, and print the job')
+    .addHelpText(
+      'after',
+      '\nThe key before stays in the HSM until an operator destroys it. While the new one is not CURRENT yet, the service' +
+        '\ngoes on by itself: see "keyward hsm keys". Its job is in --output json.' +
+        '\nWith --watch, the exit code is 1 when the job ends PARTIAL or CANCELLED; see "keyward jobs watch --help".',
+    );
+}
+
+function rotate(
+  command: Command,
+  make: (keyward: KeywardClient, change: { readonly requestId?: string }) => Promise<TokenKey>,
+): Promise<void> {
+  const { watch } = command.opts<RotateOptions>();
+  return withClient<RotateOptions>(
+    command,
+    async (keyward, { output, ...options }) => {
+      const made = await make(keyward, changeOf(options));
+      if (!watch) return printOne(output, TOKEN_KEY, made);
+      await watchRotation(keyward, command, {
+        rotated: `rotating to ${made.name}`,
+        findJob: () => jobOf(keyward, made, watchTimeout(command)),
+      });
+    },
+    watch ? { retries: WATCH_RETRIES } : {},
+  );
+}
+
+/** The job that a key starts when it becomes current, which this waits for. */
+async function jobOf(keyward: KeywardClient, made: TokenKey, timeoutMs = Infinity): Promise<string> {
+  const until = Date.now() + timeoutMs;
+  let key = made;
+  while (key.state === 'CREATING' || key.state === 'CREATED') {
+    if (Date.now() >= until) throw new Error(`it is still ${key.state}`);
+    await sleep(LOOK_AGAIN_MS);
+    key = await keyward.getTokenKey({ name: key.name });
+  }
+  if (key.rewrapJob === '') throw new Error(`it has started no job, and is ${key.state}`);
+  return key.rewrapJob;
+}

@@ -1,0 +1,138 @@
+/**
+ * Re-wrapping stored data keys: each brought under its key's primary version.
+ *
+ * Invariant: each data key is opened, wrapped and opened again inside one agent operation before anything is written, and
+ * its plaintext stays there. Knows no gRPC and no SQL.
+ */
+import type { Reason } from '../errors.ts';
+import type { HsmAgents } from '../hsm/agents.ts';
+import { encode } from '../hsm/codec.ts';
+import { sealedKeyVersion } from '../hsm/key-version.ts';
+import { REWRAP_OUTCOME } from '../hsm/protocol.ts';
+import { idToBytes } from '../ids.ts';
+import type { Lease, LeasedKey, Progress } from '../store/rewrap-ranges.ts';
+import {
+  type DataKeyBatch,
+  type RewrappedDataKeys,
+  readDataKeys,
+  type StaleDataKey,
+  writeDataKeys,
+} from '../store/stale-data-keys.ts';
+import type { KeyringParts } from './keyring.ts';
+import { formatDataKeyName } from './names.ts';
+import { type BatchSizes, type RangeWork, type StepResult, step, type Throttle } from './rewrap-work.ts';
+
+/** What became of a batch. */
+interface Outcome {
+  readonly rewrapped: RewrappedDataKeys;
+  readonly progress: Progress;
+}
+
+/** See this file's first paragraph. */
+export class RewrapDataKeys implements RangeWork {
+  readonly #parts: Pick<KeyringParts, 'store' | 'agents'>;
+  readonly #sizes: BatchSizes;
+
+  constructor(parts: Pick<KeyringParts, 'store' | 'agents'>, sizes: BatchSizes) {
+    this.#parts = parts;
+    this.#sizes = sizes;
+  }
+
+  async step(lease: Lease, throttle: Throttle): Promise<StepResult> {
+    const { store } = this.#parts;
+    const { key } = lease;
+    if (key === undefined) throw new Error('a range of data keys without a key');
+    const batch = await readDataKeys(store, step(), key, lease, this.#sizes.batch);
+    if (batch.key.state !== 'ENABLED' || batch.key.primary.state !== 'ENABLED') return 'moved';
+    const { rewrapped, progress } = await this.#rewrap(key, lease, batch, throttle);
+    const written = await writeDataKeys(store, step(), { lease, key }, rewrapped, progress);
+    if (written !== 'written') return written;
+    return progress.finished ? 'finished' : progress;
+  }
+
+  async #rewrap(
+    name: LeasedKey,
+    { untilName }: Lease,
+    batch: DataKeyBatch,
+    throttle: Throttle,
+  ): Promise<Outcome> {
+    const { key, dataKeys } = batch;
+    const { operation, batch: batchSize } = this.#sizes;
+    const sealed = sealedVersionsOf(batch);
+    const items: RewrappedDataKeys['items'][number][] = [];
+    const failed: Progress['failed'][number][] = [];
+    const usable: StaleDataKey[] = [];
+    const fail = (dataKey: StaleDataKey, reason: string) =>
+      failed.push({ resource: formatDataKeyName(name, dataKey.name), reason });
+    for (const dataKey of dataKeys) {
+      const problem = problemOf(batch, dataKey);
+      if (problem === undefined) usable.push(dataKey);
+      else fail(dataKey, problem);
+    }
+    for (let start = 0; start < usable.length; start += operation) {
+      const some = usable.slice(start, start + operation);
+      const results = await rewrapItems(this.#parts.agents, sealed, some);
+      for (const [index, before] of some.entries()) {
+        const { outcome, ciphertext } = results[index] as (typeof results)[number];
+        if (outcome === REWRAP_OUTCOME.done) items.push({ before, ciphertext });
+        else fail(before, REASON_OF[outcome] ?? 'INTERNAL');
+      }
+      await throttle.pause();
+    }
+    const finished = dataKeys.length < batchSize;
+    const afterName = finished ? untilName : (dataKeys.at(-1)?.name ?? untilName);
+    return {
+      rewrapped: { target: key.primary.version, items },
+      progress: { done: items.length, failed, afterName, finished },
+    };
+  }
+}
+
+/** What a job's failure says, by what an agent says of the item. */
+const REASON_OF: Readonly<Record<number, Reason>> = {
+  [REWRAP_OUTCOME.doesNotOpen]: 'DECRYPTION_FAILED',
+  [REWRAP_OUTCOME.sourceCorrupt]: 'STORED_ROW_CORRUPT',
+};
+
+/** What keeps a data key from being tried. */
+function problemOf({ versions }: DataKeyBatch, { version }: StaleDataKey): Reason | undefined {
+  const source = versions.find((each) => each.version === version);
+  if (source === undefined) return 'STORED_ROW_CORRUPT';
+  return source.state === 'ENABLED' ? undefined : 'KEY_VERSION_NOT_ENABLED';
+}
+
+/** Key versions as an agent takes them. */
+interface SealedVersions {
+  readonly target: Buffer;
+  readonly sources: readonly Buffer[];
+  /** Where in `sources` a version is. */
+  readonly indexOf: ReadonlyMap<number, number>;
+}
+
+function sealedVersionsOf({ key, versions }: DataKeyBatch): SealedVersions {
+  return {
+    target: encode(sealedKeyVersion, key.primary),
+    sources: versions.map((version) => encode(sealedKeyVersion, version)),
+    indexOf: new Map(versions.map(({ version }, index) => [version, index])),
+  };
+}
+
+async function rewrapItems(
+  agents: HsmAgents,
+  { target, sources, indexOf }: SealedVersions,
+  items: readonly StaleDataKey[],
+) {
+  const request = {
+    keyVersion: target,
+    sourceKeyVersions: sources,
+    items: items.map(({ version, dataKeyId, contextDigest, ciphertext }) => ({
+      source: indexOf.get(version) as number,
+      subject: idToBytes(dataKeyId),
+      contextDigest,
+      ciphertext,
+    })),
+  };
+  const { results } = await agents.call('rewrap', request, step().deadline);
+  if (results.length !== items.length) throw new Error('an agent answered for other items');
+  return results;
+}

@@ -1,0 +1,163 @@
+/**
+ * The token's objects as this replica knows them: which are recorded, which its agents hold, which are for new things.
+ *
+ * Invariants: agents are told of an object before anything is under it, and this replica says that it holds one only once
+ * all of its agents do; what isn't to be used any more, it says it holds until none does. Decides nothing about an object's
+ * life: `token-keys.ts` does.
+ */
+import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { monotonicNow } from '../call.ts';
+import { KeywardError } from '../errors.ts';
+import type { HsmAgents } from '../hsm/agents.ts';
+import type { TokenObject } from '../hsm/token-profile.ts';
+import type { RootKeyId, SealKeyId, TenantId } from '../ids.ts';
+import type { Store } from '../store/store.ts';
+import {
+  listTokenObjects,
+  removeReplicas,
+  reportHeld,
+  type TokenObjectRecord,
+} from '../store/token-objects.ts';
+
+const READ_MS = 5_000;
+const REPORT_PERIOD_MS = 2_000;
+/** How often a change that meets another key than it was made under is made anew. */
+const TRIES = 3;
+
+/** What new key versions are wrapped and sealed by. */
+export interface CurrentKeys {
+  readonly rootKeyId: RootKeyId;
+  readonly sealKeyId: SealKeyId;
+}
+
+/** The recorded objects, as agents are told of them. */
+export function tokenObjectsOf(records: readonly TokenObjectRecord[]): TokenObject[] {
+  return records.map((record) => {
+    const { objectId, role } = record;
+    const presence = presenceOf(record);
+    return presence === undefined ? { objectId, role } : { objectId, role, presence };
+  });
+}
+
+function presenceOf({ state, tenantState }: TokenObjectRecord): TokenObject['presence'] {
+  if (state === 'DESTROYED') return 'gone';
+  if (tenantState === 'SHREDDED') return 'possible';
+  if (state === 'CURRENT' || state === 'RETIRED') return undefined;
+  return state === 'CREATED' ? 'expected' : 'possible';
+}
+
+interface TokenObjectsParts {
+  readonly store: Store;
+  readonly agents: Pick<HsmAgents, 'hold' | 'held'>;
+  /** As read at the start. */
+  readonly records: readonly TokenObjectRecord[];
+  readonly systemTenantId: TenantId;
+}
+
+/** See this file's first paragraph. */
+export class TokenObjects {
+  readonly #parts: TokenObjectsParts;
+  readonly #replicaId = randomUUID();
+  readonly #stopping = new AbortController();
+  #records: readonly TokenObjectRecord[];
+  #refreshing: Promise<void> | undefined;
+  #isStale = false;
+  /** The last refresh failed, or is under way. */
+  #isBehind = false;
+  #running: Promise<void> | undefined;
+
+  constructor(parts: TokenObjectsParts) {
+    this.#parts = parts;
+    this.#records = parts.records;
+  }
+
+  /**
+   * Does what makes new key versions, with the keys that are current for the tenant; anew where those were replaced
+   * meanwhile. Throws TOKEN_KEY_NOT_READY, and what `work` throws.
+   */
+  async withCurrent<T>(tenantId: TenantId, work: (current: CurrentKeys) => Promise<T>): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await work(this.#currentFor(tenantId));
+      } catch (error) {
+        const replaced = error instanceof KeywardError && error.reason === 'TOKEN_KEY_NOT_READY';
+        if (!replaced || attempt === TRIES) throw error;
+        await this.refresh();
+      }
+    }
+  }
+
+  /**
+   * Reads what is recorded, has the agents hold that, and says what they hold. What comes while it is at it is done after
+   * it, once. Throws what the store and the agents throw.
+   */
+  async refresh(): Promise<void> {
+    if (this.#refreshing !== undefined) {
+      this.#isStale = true;
+      return this.#refreshing;
+    }
+    this.#refreshing = this.#refresh().finally(() => {
+      this.#refreshing = undefined;
+    });
+    return this.#refreshing;
+  }
+
+  async #refresh(): Promise<void> {
+    const { store, agents } = this.#parts;
+    this.#isBehind = true;
+    do {
+      this.#isStale = false;
+      this.#records = await listTokenObjects(store, deadline());
+      await agents.hold(tokenObjectsOf(this.#records));
+      await this.report();
+    } while (this.#isStale);
+    this.#isBehind = false;
+  }
+
+  /** Says that this replica runs, and what it holds. Throws what the store throws. */
+  async report(): Promise<void> {
+    const { store, agents } = this.#parts;
+    await reportHeld(store, deadline(), { replicaId: this.#replicaId, held: agents.held });
+  }
+
+  /** Reports every two seconds, and makes up for what failed before, until {@link TokenObjects.stop}. */
+  start(onError: (error: unknown) => void): void {
+    const { signal } = this.#stopping;
+    const run = async () => {
+      while (!signal.aborted) {
+        await (this.#isBehind ? this.refresh() : this.report()).catch(onError);
+        await delay(REPORT_PERIOD_MS, undefined, { signal }).catch(() => {});
+      }
+    };
+    this.#running ??= run();
+  }
+
+  /** Nobody waits for this replica any more. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await this.#running;
+    await this.#refreshing?.catch(() => {});
+    await removeReplicas(this.#parts.store, deadline(), this.#replicaId);
+  }
+
+  #currentFor(tenantId: TenantId): CurrentKeys {
+    const { systemTenantId } = this.#parts;
+    const ownsRoot = this.#records.some((each) => each.tenantId === tenantId && each.role === 'root');
+    const current = (role: 'root' | 'seal', of: TenantId) => {
+      const found = this.#records.find(
+        (each) => each.tenantId === of && each.role === role && each.state === 'CURRENT',
+      );
+      if (found === undefined) throw new KeywardError('TOKEN_KEY_NOT_READY');
+      return found.objectId;
+    };
+    return {
+      rootKeyId: current('root', ownsRoot ? tenantId : systemTenantId) as unknown as RootKeyId,
+      sealKeyId: current('seal', systemTenantId) as unknown as SealKeyId,
+    };
+  }
+}
+
+function deadline(): { readonly deadline: number } {
+  return { deadline: monotonicNow() + READ_MS };
+}

@@ -1,0 +1,37 @@
+/**
+ * HsmService, a row for each method.
+ */
+import { z } from 'zod';
+import { formatTenantName, formatTokenKeyName, SYSTEM_TENANT } from '../../keyring/names.ts';
+import * as field from '../fields.ts';
+import type { HsmServiceHandlers } from '../generated/keyward/v1/HsmService.ts';
+import { tokenKeyMessage } from '../token-messages.ts';
+import { type RowsOf, row } from './row.ts';
+
+const SYSTEM = { tenant: SYSTEM_TENANT };
+
+export const hsmService = {
+  RotateRootKey: row({
+    request: z.object({ parent: field.tenantName, requestId: field.requestId }),
+    resource: ({ parent }) => formatTenantName(parent),
+    handle: async ({ tokenKeys }, call, { parent }) =>
+      tokenKeyMessage(await tokenKeys.rotate(call, parent, 'root')),
+  }),
+  RotateSealKey: row({
+    request: z.object({ requestId: field.requestId }),
+    resource: () => formatTenantName(SYSTEM),
+    handle: async ({ tokenKeys }, call) => tokenKeyMessage(await tokenKeys.rotate(call, SYSTEM, 'seal')),
+  }),
+  GetTokenKey: row({
+    request: z.object({ name: field.tokenKeyName }),
+    resource: ({ name }) => formatTokenKeyName(name, name.tokenKey),
+    handle: async ({ tokenKeys }, call, { name }) => tokenKeyMessage(await tokenKeys.get(call, name)),
+  }),
+  ListTokenKeys: row({
+    request: z.object({ parent: field.tenantName }),
+    resource: ({ parent }) => formatTenantName(parent),
+    handle: async ({ tokenKeys }, call, { parent }) => ({
+      tokenKeys: (await tokenKeys.list(call, parent)).map(tokenKeyMessage),
+    }),
+  }),
+} satisfies RowsOf<HsmServiceHandlers>;

@@ -1,0 +1,149 @@
+/**
+ * Key versions that aren't under their tenant's current root key, or not sealed by the current seal key: found, read,
+ * written.
+ *
+ * Invariants: a version is written only under a lease that holds, while what it is brought under is current, which it stays
+ * until that is committed; and only if its sealed row is still what was read. States change beside that, and destroyed
+ * stays destroyed. Places are in the order of the primary key, across tenants. Doesn't know how a version is re-wrapped.
+ */
+import type { KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
+import { fromVersionRow, type KeyVersionRecord, VERSION_COLUMNS, type VersionRow } from './key-versions.ts';
+import { type Lease, moveOn, type PlannedJob, type PlanStep, type Progress } from './rewrap-ranges.ts';
+import type { Deadline, Store, Tx } from './store.ts';
+import { JOIN_CURRENT_KEYS } from './token-objects.ts';
+
+/** A key version as a batch has read it, and what it is to be brought under. */
+export interface StaleKeyVersion {
+  readonly record: KeyVersionRecord;
+  /** The last parts of its key's name. */
+  readonly tenant: string;
+  readonly key: string;
+  readonly rootKeyId: RootKeyId;
+  readonly sealKeyId: SealKeyId;
+}
+
+/** What a version has become. */
+export type RewrappedKeyVersion = {
+  readonly before: KeyVersionRecord;
+  readonly after: Pick<KeyVersionRecord, 'rootKeyId' | 'wrap' | 'wrapped' | 'sealKeyId' | 'seal'>;
+};
+
+const STALE = `v.state <> 'DESTROYED'
+  AND (v.root_key_id <> current_root.object_id OR v.seal_key_id <> current_seal.object_id)`;
+const FROM_VERSIONS = `FROM key_versions v JOIN tenants t ON t.tenant_id = v.tenant_id ${JOIN_CURRENT_KEYS}`;
+const BEGINNING = placeOf({
+  tenantId: '00000000-0000-0000-0000-000000000000' as TenantId,
+  keyId: '00000000-0000-0000-0000-000000000000' as KeyId,
+  version: 0,
+});
+
+/** A version's place, as text: what ranges of key versions begin and end with. */
+export function placeOf({
+  tenantId,
+  keyId,
+  version,
+}: Pick<KeyVersionRecord, 'tenantId' | 'keyId' | 'version'>): string {
+  return `${tenantId}/${keyId}/${String(version).padStart(10, '0')}`;
+}
+
+function partsOf(place: string): [tenantId: string, keyId: string, version: number] {
+  const [tenantId = '', keyId = '', version = ''] = place.split('/');
+  return [tenantId, keyId, Number(version)];
+}
+
+/** Plans a range of stale versions in the job's scope. */
+export async function planKeyVersions(
+  tx: Tx,
+  { frontier, scopeTenantId }: PlannedJob,
+  size: number,
+): Promise<PlanStep | undefined> {
+  const afterName = frontier.name ?? BEGINNING;
+  const rows = await tx.query<{ tenantId: TenantId; keyId: KeyId; version: number }>(
+    `SELECT v.tenant_id AS "tenantId", v.key_id AS "keyId", v.version ${FROM_VERSIONS}
+     WHERE (v.tenant_id, v.key_id, v.version) > ($1::uuid, $2::uuid, $3)
+       AND ($4::uuid IS NULL OR v.tenant_id = $4) AND ${STALE}
+     ORDER BY v.tenant_id, v.key_id, v.version LIMIT $5`,
+    [...partsOf(afterName), scopeTenantId, size],
+  );
+  const last = rows.at(-1);
+  if (last === undefined) return undefined;
+  const untilName = placeOf(last);
+  return {
+    frontier: { tenantId: null, keyId: null, name: untilName },
+    range: { tenantId: null, keyId: null, afterName, untilName, total: rows.length },
+  };
+}
+
+/** The next at most `size` stale versions of a range, beginning behind `afterName`. */
+export function readKeyVersions(
+  store: Store,
+  call: Deadline,
+  { afterName, untilName }: Pick<Lease, 'afterName' | 'untilName'>,
+  size: number,
+): Promise<StaleKeyVersion[]> {
+  return store.reconcile(call, async (tx) => {
+    const rows = await tx.query<
+      VersionRow & { tenant: string; key: string; to_root: RootKeyId; to_seal: SealKeyId }
+    >(
+      `SELECT ${VERSION_COLUMNS}, t.name AS tenant, k.name AS key, current_root.object_id AS to_root,
+         current_seal.object_id AS to_seal
+       ${FROM_VERSIONS} JOIN keys k ON k.tenant_id = v.tenant_id AND k.key_id = v.key_id
+       WHERE (v.tenant_id, v.key_id, v.version) > ($1::uuid, $2::uuid, $3)
+         AND (v.tenant_id, v.key_id, v.version) <= ($4::uuid, $5::uuid, $6) AND ${STALE}
+       ORDER BY v.tenant_id, v.key_id, v.version LIMIT $7`,
+      [...partsOf(afterName), ...partsOf(untilName), size],
+    );
+    return rows.map((row) => ({
+      record: fromVersionRow(row),
+      tenant: row.tenant,
+      key: row.key,
+      rootKeyId: row.to_root,
+      sealKeyId: row.to_seal,
+    }));
+  });
+}
+
+/**
+ * Writes what became of a batch. `lost` when the lease is another's by now or the job has ended, `moved` when something that
+ * versions were brought under isn't current any more, or maintenance is paused: then nothing was written.
+ */
+export function writeKeyVersions(
+  store: Store,
+  call: Deadline,
+  lease: Lease,
+  items: readonly RewrappedKeyVersion[],
+  progress: Progress,
+): Promise<'written' | 'lost' | 'moved'> {
+  return store.reconcile(call, async (tx) => {
+    const targets = [...new Set(items.flatMap(({ after }) => [after.rootKeyId, after.sealKeyId]))];
+    const current = await tx.query(
+      `SELECT 1 FROM token_objects WHERE object_id = ANY ($1::uuid[]) AND is_current
+         AND NOT (SELECT paused FROM maintenance)
+       ORDER BY object_id FOR SHARE OF token_objects`,
+      [targets],
+    );
+    if (current.length < targets.length) return 'moved';
+    if (!(await moveOn(tx, lease, progress))) return 'lost';
+    await tx.query(
+      `UPDATE key_versions v SET root_key_id = b.root_key_id, wrap = b.wrap, wrapped = b.wrapped,
+         seal_key_id = b.seal_key_id, seal = b.seal
+       FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[], $5::uuid[], $6::smallint[], $7::bytea[],
+         $8::uuid[], $9::bytea[])
+         AS b (tenant_id, key_id, version, seal_before, root_key_id, wrap, wrapped, seal_key_id, seal)
+       WHERE v.tenant_id = b.tenant_id AND v.key_id = b.key_id AND v.version = b.version
+         AND v.seal = b.seal_before AND v.state <> 'DESTROYED'`,
+      [
+        items.map(({ before }) => before.tenantId),
+        items.map(({ before }) => before.keyId),
+        items.map(({ before }) => before.version),
+        items.map(({ before }) => before.seal),
+        items.map(({ after }) => after.rootKeyId),
+        items.map(({ after }) => after.wrap),
+        items.map(({ after }) => after.wrapped),
+        items.map(({ after }) => after.sealKeyId),
+        items.map(({ after }) => after.seal),
+      ],
+    );
+    return 'written';
+  });
+}
