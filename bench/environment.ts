@@ -7,6 +7,7 @@
 import { fork } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import pg from 'pg';
 import {
   type ClientIdentity,
   type DevelopmentEnvironment,
@@ -97,6 +98,13 @@ export class Environment implements AsyncDisposable {
     const [pid] = this.agentPids;
     if (pid === undefined) throw new Error('the service has no agent');
     return pid;
+  }
+
+  /** A connection to the database past row-level security. */
+  async connectAsOwner(): Promise<pg.Client> {
+    const client = new pg.Client({ connectionString: this.variables['MIGRATION_DATABASE_URL'] ?? '' });
+    await client.connect();
+    return client;
   }
 
   /** Ends the service if it runs, and starts it with nothing loaded; `extra` are variables of this start alone. */

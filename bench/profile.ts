@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { exists } from '../dev/files.ts';
-import { table } from './report.ts';
+import { table } from './markdown.ts';
 
 const TOP_FUNCTIONS = 45;
 const TOP_FILES = 25;

@@ -1,11 +1,13 @@
 /**
  * The results as Markdown: for a terminal and for `bench/RESULTS.md`, whose notes, written by hand, stay.
  *
- * Owns the targets. Knows figures, not how they came about.
+ * Owns the calls' targets; re-wrapping's part is in `rewrap-report.ts`. Knows figures, not how they came about.
  */
 import { readIfThere } from '../dev/files.ts';
+import { table, target } from './markdown.ts';
 import type { Row } from './measure.ts';
 import type { RewrapResults } from './rewrap.ts';
+import { rewrapSections, rewrapTargets } from './rewrap-report.ts';
 import { BATCH_ITEMS, PAYLOAD_BYTES, type Workload } from './workloads.ts';
 
 export interface Results {
@@ -56,19 +58,7 @@ export function report({ machine, rows, megabytes, rewrap }: Results, calls: rea
         return `Resident after the ${after} at ${IN_FLIGHT} in flight: server ${one} MB, agent ${other} MB.`;
       })
       .join('\n'),
-    '## Re-wrapping',
-    REWRAP_METHOD,
-    table(
-      REWRAP_HEADINGS,
-      rewrap.passes.map((pass, index) => rewrapCells(pass, index, rewrap.rows)),
-    ),
-    rewrap.callers
-      .map(
-        ({ inFlight, p99Without, p99With }) =>
-          `Encrypt at ${inFlight} in flight: p99 ${p99Without.toFixed(2)} ms while no job runs, ${p99With.toFixed(2)} ms while one takes its share.`,
-      )
-      .join('\n'),
-    `A tick with nothing due among ${rewrap.tick.keys} keys: p50 ${rewrap.tick.p50Ms.toFixed(2)} ms, p99 ${rewrap.tick.p99Ms.toFixed(2)} ms.`,
+    ...rewrapSections(rewrap),
     '## Targets',
     [...targets({ rows, megabytes }, calls), ...rewrapTargets(rewrap)].join('\n'),
     '',
@@ -111,16 +101,6 @@ function cells(row: Row): string[] {
   ];
 }
 
-/** A table in Markdown, its columns padded to be read as text too. */
-export function table(headings: readonly string[], rows: readonly (readonly string[])[]): string {
-  const widths = headings.map((_, column) =>
-    Math.max(3, ...[headings, ...rows].map((row) => row[column]?.length ?? 0)),
-  );
-  const line = (row: readonly string[]) =>
-    `| ${row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(' | ')} |`;
-  return [line(headings), line(widths.map((width) => '-'.repeat(width))), ...rows.map(line)].join('\n');
-}
-
 function targets(
   { rows, megabytes }: Pick<Results, 'rows' | 'megabytes'>,
   calls: readonly Workload[],
@@ -130,7 +110,7 @@ function targets(
   const encrypt = rows.find((row) => row.inFlight === IN_FLIGHT && row.name === 'Encrypt');
   const share = encrypt?.ofFloor?.[0] ?? Number.NaN;
   return [
-    line(
+    target(
       share >= ENCRYPT_OF_FLOOR,
       `Encrypt at ${IN_FLIGHT} in flight: ${share.toFixed(2)} of the floor; to reach ${ENCRYPT_OF_FLOOR.toFixed(2)}`,
     ),
@@ -138,78 +118,12 @@ function targets(
       if (unary === undefined) return [];
       const times = rate(name) / rate(unary);
       const text = `${name} at ${IN_FLIGHT} in flight: ${times.toFixed(1)} times the items of ${unary}; to reach ${BATCH_OVER_UNARY}`;
-      return [line(times >= BATCH_OVER_UNARY, text)];
+      return [target(times >= BATCH_OVER_UNARY, text)];
     }),
     ...megabytes.map(({ after, server, agent }) => {
       const total = server + agent;
       const text = `server and agent after the ${after}: ${total.toFixed(0)} MB; to stay under ${MEGABYTES}`;
-      return line(total < MEGABYTES, text);
+      return target(total < MEGABYTES, text);
     }),
-  ];
-}
-
-function line(reached: boolean, text: string): string {
-  return `- ${reached ? '✓' : '✗'} ${text}`;
-}
-
-const REWRAP_METHOD = `\
-A job over stored data keys of one key, with a share of 100 percent and two agents; in alternation with it, by the
-maintenance switch, a plain batched UPDATE of the same rows in a table of its own, 500 at a time read and written back on five
-connections, as many as the job has workers. The second pass goes over what the first has written. Rates are medians of slices; memory is the server's and
-its agents' together. What callers notice is measured with the defaults: one agent, a share of 25 percent.`;
-
-const REWRAP_HEADINGS = [
-  'pass',
-  'data keys',
-  'data keys/s',
-  'plain UPDATE/s',
-  'of it',
-  'server CPU µs',
-  'agents CPU µs',
-  'MB at a tenth',
-  'MB at the end',
-];
-
-const REWRAP_PER_SECOND = 15_000;
-const REWRAP_OF_UPDATE = 0.5;
-const CALLERS_P99 = 1.5;
-const TICK_MS = 5;
-/** What a collection of garbage more or less makes, and no more than that. */
-const MEMORY_GROWTH = 1.25;
-
-function rewrapCells(pass: RewrapResults['passes'][number], index: number, rows: number): string[] {
-  return [
-    String(index + 1),
-    String(rows),
-    pass.perSecond.toFixed(0),
-    pass.floorPerSecond.toFixed(0),
-    (pass.perSecond / pass.floorPerSecond).toFixed(2),
-    pass.serverCpu.toFixed(1),
-    pass.agentsCpu.toFixed(1),
-    pass.megabytesBegin.toFixed(0),
-    pass.megabytesEnd.toFixed(0),
-  ];
-}
-
-function rewrapTargets({ passes, callers, tick }: RewrapResults): string[] {
-  return [
-    ...passes.map(({ perSecond, floorPerSecond }, index) => {
-      const least = Math.min(REWRAP_PER_SECOND, floorPerSecond * REWRAP_OF_UPDATE);
-      const text = `re-wrapping, pass ${index + 1}: ${perSecond.toFixed(0)}/s; to reach ${least.toFixed(0)}, the less of ${REWRAP_PER_SECOND} and half of the plain UPDATE's`;
-      return line(perSecond >= least, text);
-    }),
-    ...passes.map(({ megabytesBegin, megabytesEnd }, index) => {
-      const text = `memory in pass ${index + 1}: ${megabytesBegin.toFixed(0)} MB at a tenth, ${megabytesEnd.toFixed(0)} at the end; to stay under ${MEMORY_GROWTH} times as much`;
-      return line(megabytesEnd <= megabytesBegin * MEMORY_GROWTH, text);
-    }),
-    ...callers.map(({ inFlight, p99Without, p99With }) => {
-      const times = p99With / p99Without;
-      const text = `Encrypt's p99 at ${inFlight} in flight during a throttled job: ${times.toFixed(2)} times that without; to stay under ${CALLERS_P99}`;
-      return line(times <= CALLERS_P99, text);
-    }),
-    line(
-      tick.p99Ms < TICK_MS,
-      `a tick with nothing due: ${tick.p99Ms.toFixed(2)} ms; to stay under ${TICK_MS}`,
-    ),
   ];
 }

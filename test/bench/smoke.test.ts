@@ -50,9 +50,17 @@ test('a quick bench fills every row with numbers', async () => {
     for (const figure of figures) assert.match(figure, /^(\d+(\.\d+)?( \(.*\))?|–)$/, `${name}: ${figure}`);
   }
   assert.match(text, /server \d+ MB, agent \d+ MB/);
-  const passes = cells.filter((row) => row.length === 9 && row[1] === '2000');
-  assert.equal(passes.length, 2);
-  for (const cell of passes.flat()) assert.match(cell, /^\d+(\.\d+)?$/);
-  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 14);
+  for (const things of ['data keys', 'key versions']) {
+    const headings = cells.findIndex((row) => row[0] === 'pass' && row[1] === things);
+    const passes = cells.slice(headings + 2, headings + 4);
+    assert.deepEqual(
+      passes.map(([pass]) => pass),
+      ['1', '2'],
+      things,
+    );
+    for (const cell of passes.flat()) assert.match(cell, /^\d+(\.\d+)?$/, things);
+  }
+  assert.equal(text.match(/^Encrypt at \d+ in flight: p99 /gm)?.length, 4);
+  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 18);
   assert.doesNotMatch(text, /NaN|Infinity|undefined/);
 });
