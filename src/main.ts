@@ -112,6 +112,7 @@ token
   .action(showToken);
 token
   .command('destroy-key')
+  .alias('destroy-root')
   .description('destroy a root or seal key that was replaced, once nothing is under it and no agent holds it')
   .argument('<uuid>', 'as `token status` and `keyward hsm keys` show it')
   .action((uuid: string) => destroyInToken((parts) => destroyTokenKey(parts, uuid)));

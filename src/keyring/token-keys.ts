@@ -20,6 +20,7 @@ import {
   type DueTokenKey,
   insertTokenObject,
   listTokenObjects,
+  lockForActivation,
   moveTokenObject,
   type TokenObjectRecord,
 } from '../store/token-objects.ts';
@@ -200,6 +201,8 @@ export class TokenKeys {
         ownCall('ActivateTokenKey', STEP_MS),
         mutationOf({ tenantId, tenant, objectId }),
         async (tx) => {
+          const key = { tenantId, objectId, role };
+          if (!(await lockForActivation(tx, key))) throw new KeywardError('CONFLICT');
           const jobId = await newJobId(tx);
           await findLatestJob(tx, tenantId, scope, 'key-versions');
           await supersedeVersionJobs(tx, tenantId, scope);
@@ -216,8 +219,7 @@ export class TokenKeys {
               cause: 'request',
             },
           );
-          if (!(await activateTokenObject(tx, { tenantId, objectId, role }, jobId)))
-            throw new KeywardError('CONFLICT');
+          await activateTokenObject(tx, key, jobId);
         },
       );
     } catch (error) {

@@ -4,7 +4,7 @@
  * Its invariant: every object and every required attribute is in it, what is wrong first. Knows no token.
  */
 import type { AttributePosture } from '../hsm/token-profile.ts';
-import type { TokenObjectStatus, TokenStatusRecord } from './token-status.ts';
+import { TOKEN_COPIES, type TokenObjectStatus, type TokenStatusRecord } from './token-status.ts';
 
 /** States of attributes, in the order in which they matter. */
 const STATES = [
@@ -32,6 +32,9 @@ export function tokenStatusText(status: TokenStatusRecord): string {
     `             CKA_VALUE_LEN ${profile.valueLength ? 'said' : 'left out'} when unwrapping; CKA_ALLOWED_MECHANISMS ${profile.allowedMechanisms ? 'narrows' : 'does not narrow'} unwrapped keys`,
     `             attributes that the token can't hold to: ${profile.unsupportedAttributes.join(', ') || 'none'}`,
     ...status.objects.flatMap(objectLines),
+    ...(status.objects.some(({ isShredded }) => isShredded)
+      ? ['', 'Of shredded tenants, also look at:', ...TOKEN_COPIES.map((copy) => `  - ${copy}`)]
+      : []),
     ...unrecorded.map(
       ({ objectId, label }) => `NOT RECORDED  ${objectId}, labelled ${JSON.stringify(label)}`,
     ),

@@ -16,6 +16,15 @@ import { tokenObjectsOf } from './token-objects.ts';
 /** Every key version is counted. */
 const COUNT_MS = 60_000;
 
+/** Where copies of a shredded tenant's root keys may be: to be worked through by an operator. */
+export const TOKEN_COPIES: readonly string[] = [
+  'the token itself: `keyward-server token shred` destroys them there',
+  'every other member of its cluster or high-availability group, unless destroying replicates to them',
+  'backup tokens, backup HSMs and smart cards that the token was cloned to',
+  'wrapped exports of the partition, and files of a software token (directories.tokendir), with their backups',
+  'snapshots of the machines and volumes on which any of these lie',
+];
+
 /** One of the environment's objects. */
 export interface TokenObjectStatus extends ObjectPosture {
   /** Whose it is: `system` for what tenants share. */
@@ -28,6 +37,8 @@ export interface TokenObjectStatus extends ObjectPosture {
   readonly keyVersions: number;
   /** In words for an operator, with the command; empty for nothing. */
   readonly toDo: string;
+  /** Its tenant is shredded: every copy of the token is to be seen to. */
+  readonly isShredded: boolean;
 }
 
 /** See this file's first paragraph. */
@@ -63,6 +74,7 @@ export async function readTokenStatus(
         isRequired: objects[index]?.presence === undefined,
         keyVersions: record.role === 'root' ? under : 0,
         toDo: toDoOf(record, object, under),
+        isShredded: record.tenantState === 'SHREDDED',
       };
     }),
   };

@@ -14,6 +14,7 @@ import {
   type TenantName,
 } from '../keyring/names.ts';
 import type { ShredImpact as ShredImpactRecord } from '../keyring/shredding.ts';
+import { TOKEN_COPIES } from '../keyring/token-status.ts';
 import type { DataKeyRecord } from '../store/data-keys.ts';
 import type { KeyVersionRecord, LifecycleState } from '../store/key-versions.ts';
 import type { KeyRecord } from '../store/keys.ts';
@@ -169,15 +170,6 @@ const SHRED_NOTICES = {
     'erased from the database; backups and write-ahead logs still have it, and whoever has one of those, and the HSM, can ' +
     'unwrap it until they are gone, or the shared root key is rotated and the old one destroyed.',
 } as const;
-/** Where copies of root keys may be. */
-const TOKEN_COPIES = [
-  'the token itself: `keyward-server token shred` destroys them there',
-  'every other member of its cluster or high-availability group, unless destroying replicates to them',
-  'backup tokens, backup HSMs and smart cards that the token was cloned to',
-  'wrapped exports of the partition, and files of a software token (directories.tokendir), with their backups',
-  'snapshots of the machines and volumes on which any of these lie',
-];
-
 export function shredImpactMessage(impact: ShredImpactRecord): ShredImpact {
   const ownsRoots = impact.rootKeys.length > 0;
   return {
@@ -189,7 +181,7 @@ export function shredImpactMessage(impact: ShredImpactRecord): ShredImpact {
     etag: impact.etag,
     rootKeys: [...impact.rootKeys],
     notice: SHRED_NOTICES[ownsRoots ? 'own' : 'shared'],
-    checklist: ownsRoots ? TOKEN_COPIES : [],
+    checklist: ownsRoots ? [...TOKEN_COPIES] : [],
   };
 }
 

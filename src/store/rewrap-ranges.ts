@@ -3,10 +3,10 @@
  *
  * Invariants: a range is worked on by whoever has leased it last, and a stale holder writes nothing, because each write
  * goes together with counting the range on ({@link moveOn}), under the fence that the lease was given; no row lock is held
- * while an agent works. Locks are taken in the order key, job, range, what is re-wrapped. What is stale, and how it is read
- * and written, is in `stale-data-keys.ts` and `stale-key-versions.ts`: both walk by keyset over the primary key, since what is
- * re-wrapped must not be in the way of the next pass: taking stale rows with SKIP LOCKED fell from 53,000 rows a second to
- * 12,500 on the second pass (measured).
+ * while an agent works. Locks are taken in the order key, token key, job, range, what is re-wrapped. What is stale, and how it
+ * is read and written, is in `stale-data-keys.ts` and `stale-key-versions.ts`: both walk by keyset over the primary key, since
+ * what is re-wrapped must not be in the way of the next pass: taking stale rows with SKIP LOCKED fell from 53,000 rows a
+ * second to 12,500 on the second pass (measured).
  */
 import type { JobId, KeyId, TenantId } from '../ids.ts';
 import { MAY_BE_USED } from './maintenance.ts';

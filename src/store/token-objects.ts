@@ -142,19 +142,29 @@ export async function moveTokenObject(
 }
 
 /**
- * Makes a CREATED one current in place of the one that is, once every replica that runs holds it. Returns whether it did:
- * not if another replica has, or one lacks it. `jobId` is the job that brings key versions under it.
+ * Locks a CREATED one and the one that is current, and returns whether that may take this one's place: once every replica
+ * that runs holds it, and no other replica has done it. Comes before anything of a job is locked: who writes key versions
+ * keeps both current keys from changing first, and then counts its range on.
  */
+export async function lockForActivation(
+  tx: Tx,
+  { tenantId, objectId, role }: Pick<TokenObjectRecord, 'tenantId' | 'objectId' | 'role'>,
+): Promise<boolean> {
+  const locked = await tx.query<Pick<Row, 'state'>>(
+    `SELECT state FROM token_objects
+     WHERE (object_id = $2 AND state = 'CREATED') OR (tenant_id = $1 AND role = $3 AND is_current)
+     ORDER BY object_id FOR UPDATE`,
+    [tenantId, objectId, role],
+  );
+  return locked.some(({ state }) => state === 'CREATED') && (await isHeldByAll(tx, objectId));
+}
+
+/** Makes one current that was locked for that, in place of the one that is. `jobId`: what brings key versions under it. */
 export async function activateTokenObject(
   tx: Tx,
   { tenantId, objectId, role }: Pick<TokenObjectRecord, 'tenantId' | 'objectId' | 'role'>,
   jobId: JobId,
-): Promise<boolean> {
-  const locked = await tx.query(
-    `SELECT 1 FROM token_objects WHERE object_id = $1 AND state = 'CREATED' FOR UPDATE`,
-    [objectId],
-  );
-  if (locked.length === 0 || !(await isHeldByAll(tx, objectId))) return false;
+): Promise<void> {
   await tx.query(
     `UPDATE token_objects SET is_current = false, state = 'RETIRED', retired_at = clock_timestamp()
      WHERE tenant_id = $1 AND role = $2 AND is_current`,
@@ -165,7 +175,6 @@ export async function activateTokenObject(
      WHERE object_id = $1`,
     [objectId, jobId],
   );
-  return true;
 }
 
 /** Whether every replica that runs holds it, and one does run. */
