@@ -5,9 +5,9 @@
  * it, and it waits for nothing, so that its promises end. Knows neither what is reconciled nor what has to hold.
  */
 import type { Call } from '../../src/call.ts';
-import { KeywardError } from '../../src/errors.ts';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
 import type { OperationName, ReplyOf, RequestOf } from '../../src/hsm/protocol.ts';
+import type { KeyringParts } from '../../src/keyring/keyring.ts';
 import type { Store } from '../../src/store/store.ts';
 
 /**
@@ -107,29 +107,55 @@ class Dead extends Error {
   override readonly name = 'Dead';
 }
 
-/** The agents as a replica has them that is cut off at those points. They themselves go on. */
-export function cutAgents(
-  agents: HsmAgents,
+/** A thing that a replica has done by an agent, cut off at those points. */
+async function cutOff<T>(
   points: Failpoints,
-  unavailable: () => Error = () => new KeywardError('HSM_UNAVAILABLE'),
-): HsmAgents {
-  const call = async <Name extends OperationName>(
+  { what, unavailable }: { readonly what: string; readonly unavailable: () => Error },
+  work: () => Promise<T>,
+): Promise<T> {
+  if (points.dead) throw new Dead();
+  const mode = points.begin({ kind: 'agent call', what });
+  if (mode === 'before') points.die();
+  if (points.dead) throw new Dead();
+  const result = await work();
+  if (mode === 'after') points.die();
+  if (points.dead) throw new Dead();
+  if (mode === 'lost') throw unavailable();
+  if (mode === 'frozen') await points.freeze();
+  return result;
+}
+
+/** What agents do for a replica. */
+export interface Hands {
+  readonly agents: HsmAgents;
+  readonly makeTokenKey: KeyringParts['makeTokenKey'];
+}
+
+/** The agents, and the maker of token keys, as a replica has them that is cut off at those points. They themselves go on. */
+export function cutHands(
+  { agents, makeTokenKey }: Hands,
+  points: Failpoints,
+  unavailable: () => Error,
+): Hands {
+  const call = <Name extends OperationName>(
     name: Name,
     request: RequestOf<Name>,
     deadline: number,
-  ): Promise<ReplyOf<Name>> => {
-    if (points.dead) throw new Dead();
-    const mode = points.begin({ kind: 'agent call', what: name });
-    if (mode === 'before') points.die();
-    if (points.dead) throw new Dead();
-    const reply = await agents.call(name, request, deadline);
-    if (mode === 'after') points.die();
-    if (points.dead) throw new Dead();
-    if (mode === 'lost') throw unavailable();
-    if (mode === 'frozen') await points.freeze();
-    return reply;
+  ): Promise<ReplyOf<Name>> =>
+    cutOff(points, { what: name, unavailable }, () => agents.call(name, request, deadline));
+  const hold: HsmAgents['hold'] = (objects) =>
+    cutOff(points, { what: 'hold', unavailable }, () => agents.hold(objects));
+  const cut = {
+    call,
+    hold,
+    get held() {
+      return points.dead ? [] : agents.held;
+    },
   };
-  return { call } as unknown as HsmAgents;
+  return {
+    agents: cut as unknown as HsmAgents,
+    makeTokenKey: (key) => cutOff(points, { what: 'createTokenKey', unavailable }, () => makeTokenKey(key)),
+  };
 }
 
 /**

@@ -5,14 +5,14 @@
  * `invariants.ts`'. One run is one point and one mode, from the world's beginning.
  */
 import assert from 'node:assert/strict';
+import type { HsmAgents } from '../../src/hsm/agents.ts';
 import type { Store } from '../../src/store/store.ts';
-import { type Cut, cutAgents, Failpoints, mortalStore, type Step } from './failpoints.ts';
+import { type Cut, cutHands, Failpoints, mortalStore, type Step } from './failpoints.ts';
 import { violations } from './invariants.ts';
-import { loadModules, type Modules, newReplica, openStore, type Replica, tick } from './replica.ts';
+import { hear, loadModules, type Modules, newReplica, openStore, type Replica, tick } from './replica.ts';
 import { type StatementProxy, startStatementProxy } from './statement-proxy.ts';
 import { newWorld, type World } from './world.ts';
 
-const RESUMERS = 2;
 /** More points than any pass has: an enumeration that gets there doesn't end. */
 const TOO_MANY = 10_000;
 
@@ -23,46 +23,44 @@ export interface Outcome {
   readonly violations: readonly string[];
 }
 
+interface VictimParts {
+  readonly world: World;
+  readonly modules: Modules;
+  readonly points: Failpoints;
+  readonly proxy: StatementProxy;
+  readonly store: Store;
+  readonly agents: HsmAgents;
+}
+
 /** A replica that can be cut off, life after life. */
 export class Victim implements AsyncDisposable {
   readonly points: Failpoints;
-  readonly #world: World;
-  readonly #modules: Modules;
-  readonly #proxy: StatementProxy;
-  readonly #store: Store;
+  readonly #parts: VictimParts;
 
-  private constructor(
-    world: World,
-    modules: Modules,
-    parts: { readonly points: Failpoints; readonly proxy: StatementProxy; readonly store: Store },
-  ) {
-    this.#world = world;
-    this.#modules = modules;
+  private constructor(parts: VictimParts) {
     this.points = parts.points;
-    this.#proxy = parts.proxy;
-    this.#store = parts.store;
+    this.#parts = parts;
   }
 
   static async open(world: World, modules: Modules): Promise<Victim> {
     const points = new Failpoints();
     const { service } = world.kit.urls;
     const proxy = await startStatementProxy(service, points);
-    return new Victim(world, modules, {
-      points,
-      proxy,
-      store: await openStore(modules, proxy.through(service)),
-    });
+    const store = await openStore(modules, proxy.through(service));
+    return new Victim({ world, modules, points, proxy, store, agents: await world.newAgents() });
   }
 
   /** Its next life, to be cut off there. The one before must have ended. */
   live(cut?: Cut): Replica {
-    const { KeywardError } = this.#modules.errors;
-    this.points.arm(cut);
+    const { world, modules, points, store, agents } = this.#parts;
+    const { makeTokenKey, environment } = world;
+    const unavailable = () => new modules.errors.KeywardError('HSM_UNAVAILABLE');
+    points.arm(cut);
     return newReplica({
-      modules: this.#modules,
-      store: mortalStore(this.#store, this.points),
-      agents: cutAgents(this.#world.agents, this.points, () => new KeywardError('HSM_UNAVAILABLE')),
-      environment: this.#world.environment,
+      modules,
+      store: mortalStore(store, points),
+      ...cutHands({ agents, makeTokenKey }, points, unavailable),
+      environment,
     });
   }
 
@@ -70,8 +68,8 @@ export class Victim implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.points.thaw();
     this.points.die();
-    await this.#store.close();
-    await this.#proxy[Symbol.asyncDispose]();
+    await this.#parts.store.close();
+    await this.#parts.proxy[Symbol.asyncDispose]();
   }
 }
 
@@ -102,9 +100,9 @@ export async function newStage(begin: (world: World) => Promise<void>, modules?:
 /** One run: cut off, looked at, resumed by others, looked at. A frozen replica goes on when the others have done all. */
 export async function run({ world, victim, modules }: Stage, cut?: Cut): Promise<Outcome> {
   await world.reset();
-  const { over, isFrozen, troubles } = await live(victim, cut);
+  const { over, isFrozen, troubles } = await live(victim, cut, [world.replica]);
   const found = await violations(world, 'always');
-  await world.expireLeases();
+  await world.passTime();
   found.push(...(await resume(world, modules)));
   if (isFrozen) {
     const before = await world.dump();
@@ -123,7 +121,7 @@ export async function runMeanwhile(
   meanwhile: (world: World) => Promise<void>,
 ): Promise<Outcome> {
   await world.reset();
-  const { over, troubles } = await live(victim, { ...cut, mode: 'frozen' });
+  const { over, troubles } = await live(victim, { ...cut, mode: 'frozen' }, [world.replica]);
   await meanwhile(world);
   const found = await violations(world, 'always');
   victim.points.thaw();
@@ -142,11 +140,11 @@ export interface Life {
   readonly troubles: () => readonly string[];
 }
 
-/** The victim's next life, up to its end or to where it is frozen. */
-export async function live(victim: Victim, cut?: Cut): Promise<Life> {
+/** The victim's next life, up to its end or to where it is frozen, while the others run and hear of what it does. */
+export async function live(victim: Victim, cut?: Cut, others: readonly Replica[] = []): Promise<Life> {
   const replica = victim.live(cut);
   const thrown: string[] = [];
-  const over = tick(replica).catch((error: unknown) => {
+  const over = tick(replica, others).catch((error: unknown) => {
     thrown.push(`${error}`);
   });
   const isFrozen = await Promise.race([over.then(() => false), victim.points.frozen.then(() => true)]);
@@ -155,17 +153,28 @@ export async function live(victim: Victim, cut?: Cut): Promise<Life> {
   return { over, isFrozen, troubles };
 }
 
-/** Two replicas tick at once until there is nothing more; then one more tick, which must change nothing. */
+/** Those that ran have ended. Two others do what there is to do; then one more ticks, which must change nothing. */
 export async function resume(world: World, modules: Modules): Promise<string[]> {
-  const resumers = Array.from({ length: RESUMERS }, () => world.newReplica(modules));
-  await Promise.all(resumers.map(tick));
+  await world.endReplicas();
+  const resumers = [world.newReplica(modules), world.newReplica(modules, world.otherAgents)];
+  await settle(world, resumers);
   const found = resumers.flatMap((replica) =>
     troublesOf(replica).map((warning) => `a resumer warned: ${warning}`),
   );
   found.push(...(await violations(world, 'at the end')));
   const before = await world.dump();
-  await tick(world.newReplica(modules));
+  await tick(world.newReplica(modules, world.otherAgents));
   return [...found, ...changes('one more tick', before, await world.dump())];
+}
+
+/** Replicas start, and tick at once; and again while there was something that each must hear of, as the change feed has it. */
+export async function settle(world: World, replicas: readonly Replica[]): Promise<void> {
+  await Promise.all(replicas.map(hear));
+  let heard: string;
+  do {
+    heard = await world.announcements();
+    await Promise.all(replicas.map((replica) => tick(replica)));
+  } while ((await world.announcements()) !== heard);
 }
 
 /** What differs between two dumps, for which `who` is to blame. */

@@ -1,103 +1,36 @@
 /**
  * What has to hold of keys, versions, stored data keys, jobs and the audit log: at every instant, and when all is done.
  *
- * Each invariant is a sentence and a function that names what breaks it. Reads as superuser and asks real agents; knows
- * no fault and no order of steps.
+ * Each invariant is a sentence and a function that names what breaks it. Asks real agents; knows no fault and no order of
+ * steps. What has to hold of token keys and of tenants is in `token-invariants.ts` and `tenant-invariants.ts`.
  */
 import { randomBytes } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { NO_SUBJECT, PURPOSE } from '../../src/hsm/ciphertext.ts';
 import { encode } from '../../src/hsm/codec.ts';
 import { sealedKeyVersion } from '../../src/hsm/key-version.ts';
-import { type DataKeyId, idToBytes, type JobId, type KeyId } from '../../src/ids.ts';
+import { idToBytes, type KeyId } from '../../src/ids.ts';
 import { contextDigest } from '../../src/keyring/encryption-context.ts';
 import { SELF } from '../../src/keyring/mutations.ts';
+import type { KeyVersionRecord } from '../../src/store/key-versions.ts';
 import {
-  fromVersionRow,
-  type KeyVersionRecord,
-  type LifecycleState,
-  VERSION_COLUMNS,
-  type VersionRow,
-} from '../../src/store/key-versions.ts';
-import type { JobState } from '../../src/store/rewrap-jobs.ts';
-import { BEGINNING, soon, TENANT, type World } from './world.ts';
+  type DataKeyRow,
+  difference,
+  entriesOf,
+  type Invariant,
+  keyOf,
+  nameOfKey,
+  type Rows,
+  readRows,
+  type Seen,
+  saidOf,
+  versionName,
+} from './rows.ts';
+import { TENANTS_ALWAYS, TENANTS_AT_THE_END } from './tenant-invariants.ts';
+import { TOKEN_KEYS_ALWAYS, TOKEN_KEYS_AT_THE_END } from './token-invariants.ts';
+import { BEGINNING, soon, type World } from './world.ts';
 
 const DIGEST = contextDigest(new Map());
-
-interface KeyRow {
-  readonly id: KeyId;
-  readonly name: string;
-  readonly state: LifecycleState;
-  readonly primary: number;
-  /** By its schedule or by its use. */
-  readonly rotationIsDue: boolean;
-  readonly destructionIsDue: boolean;
-  /** Its time had come when it was destroyed. */
-  readonly wasDue: boolean;
-}
-
-interface DataKeyRow {
-  readonly keyId: KeyId;
-  readonly name: string;
-  readonly dataKeyId: DataKeyId;
-  readonly digest: Buffer;
-  readonly ciphertext: Buffer;
-  readonly version: number;
-}
-
-interface JobRow {
-  readonly id: JobId;
-  readonly tenant: string;
-  readonly state: JobState;
-  readonly planned: boolean;
-  readonly rangesMade: number;
-  readonly rangesThere: number;
-  readonly total: number;
-  readonly done: number | null;
-  readonly failed: number | null;
-  readonly failures: number;
-}
-
-interface RotationRow {
-  readonly keyId: KeyId;
-  readonly from: number;
-  readonly to: number;
-  readonly jobId: JobId;
-  readonly caller: string;
-}
-
-/** What the audit log says was done, and how often. */
-interface Entry {
-  /** The method's last part. */
-  readonly action: string;
-  readonly resource: string;
-  readonly count: number;
-}
-
-/** All of it, as of one instant. */
-interface Rows {
-  readonly keys: readonly KeyRow[];
-  readonly versions: readonly (KeyVersionRecord & Pick<KeyRow, 'destructionIsDue' | 'wasDue'>)[];
-  readonly dataKeys: readonly DataKeyRow[];
-  readonly jobs: readonly JobRow[];
-  readonly rotations: readonly RotationRow[];
-  readonly entries: readonly Entry[];
-  /** Data keys that a job has named as failed, by their full names. */
-  readonly failures: readonly string[];
-}
-
-/** What an invariant is judged by. */
-interface Seen {
-  readonly world: World;
-  readonly now: Rows;
-  readonly first: Rows;
-}
-
-interface Invariant {
-  readonly says: string;
-  /** What breaks it. */
-  readonly broken: (seen: Seen) => readonly string[] | Promise<readonly string[]>;
-}
 
 /** At every instant. */
 const ALWAYS: readonly Invariant[] = [
@@ -126,6 +59,8 @@ const ALWAYS: readonly Invariant[] = [
   { says: 'each job that came to its end has one audit entry, and no other has', broken: unrecordedEnds },
   { says: 'a job has the ranges that it counts while it runs, and none afterwards', broken: strayRanges },
   { says: 'a finished job has done, or named as failed, exactly what it had planned', broken: miscounted },
+  ...TOKEN_KEYS_ALWAYS,
+  ...TENANTS_ALWAYS,
 ];
 
 /** When nobody is at work any more. */
@@ -134,6 +69,8 @@ const AT_THE_END: readonly Invariant[] = [
   { says: 'what was due was rotated once, and nothing else was but by callers', broken: misrotated },
   { says: 'every data key of a key in use is under its primary, or named as failed', broken: leftBehind },
   { says: 'every job has ended', broken: leftRunning },
+  ...TOKEN_KEYS_AT_THE_END,
+  ...TENANTS_AT_THE_END,
 ];
 
 /** What doesn't hold now: sentences, each with what breaks it. */
@@ -162,13 +99,15 @@ async function unopened({ world, now }: Seen): Promise<string[]> {
 function lostDataKeys({ world, now }: Seen): string[] {
   const destroyed = now.keys.filter(({ state }) => state === 'DESTROYED').map(({ id }) => id);
   const path = ({ keyId, name, dataKeyId }: Pick<DataKeyRow, 'keyId' | 'name' | 'dataKeyId'>) =>
-    `${nameOf(now, keyId)}/${name} ${dataKeyId}`;
+    `${nameOfKey(now, keyId)}/${name} ${dataKeyId}`;
   const expected = [...world.dataKeys.values()].filter(({ keyId }) => !destroyed.includes(keyId)).map(path);
   return difference(expected, now.dataKeys.map(path));
 }
 
 function unproven({ world, now }: Seen): Promise<string[]> {
-  const kept = now.versions.filter(({ state }) => state !== 'DESTROYED');
+  const kept = now.versions.filter(
+    (version) => version.state !== 'DESTROYED' && !world.corrupted.has(versionName(now, version)),
+  );
   return failing(kept, async (version) => {
     const plaintext = randomBytes(16);
     const { ciphertext } = await world.agents.call(
@@ -190,8 +129,8 @@ function unproven({ world, now }: Seen): Promise<string[]> {
 function unreadable({ world, now }: Seen): Promise<string[]> {
   return failing(world.ciphertexts, async ({ keyId, version: number, ciphertext, plaintext }) => {
     const version = now.versions.find((each) => each.keyId === keyId && each.version === number);
-    if (version?.state === 'DESTROYED') return undefined;
     if (version === undefined) return `version ${number} is not there`;
+    if (version.state === 'DESTROYED' || world.corrupted.has(versionName(now, version))) return undefined;
     const opened = await open(world, version, NO_SUBJECT, DIGEST, ciphertext);
     return opened.equals(plaintext) ? undefined : `${versionName(now, version)} opens to something else`;
   });
@@ -208,7 +147,9 @@ function destroyedInUse({ now }: Seen): string[] {
 }
 
 function destroyedEarly({ now }: Seen): string[] {
-  const keys = now.keys.filter(({ state, wasDue }) => state === 'DESTROYED' && !wasDue);
+  const keys = now.keys.filter(
+    ({ state, tenantState, wasDue }) => state === 'DESTROYED' && tenantState !== 'SHREDDED' && !wasDue,
+  );
   const versions = now.versions.filter(
     ({ keyId, state, wasDue }) =>
       state === 'DESTROYED' && keyOf(now, keyId)?.state !== 'DESTROYED' && !wasDue,
@@ -250,22 +191,25 @@ function unrecordedRotations({ now, first }: Seen): string[] {
   );
   const audited = now.keys.flatMap(({ id, name }) => {
     const made = numbersOf(now, id).length - numbersOf(first, id).length;
-    const resource = `tenants/${TENANT}/keys/${name}`;
-    const said = entriesOf(now, 'RotateKey', resource) - entriesOf(first, 'RotateKey', resource);
+    const said = entriesOf(now, 'RotateKey', name) - entriesOf(first, 'RotateKey', name);
     return made === said ? [] : [`${name}: ${made} rotations, ${said} audit entries`];
   });
   return [...shared.map(({ jobId }) => `job ${jobId} is not one rotation's`), ...history, ...audited];
 }
 
-function unrecordedDestructions({ now }: Seen): string[] {
+/** What a shredded tenant takes with it has none of its own. */
+function unrecordedDestructions({ now, first }: Seen): string[] {
   const named = (action: string, resource: string) => `${action} ${resource}`;
-  const keys = now.keys.filter(({ state }) => state === 'DESTROYED');
+  const keys = now.keys.filter(
+    ({ id, state, tenantState }) =>
+      state === 'DESTROYED' && (tenantState !== 'SHREDDED' || keyOf(first, id)?.state === 'DESTROYED'),
+  );
   const versions = now.versions.filter(
     ({ state, keyId }) => state === 'DESTROYED' && keyOf(now, keyId)?.state !== 'DESTROYED',
   );
   return difference(
     [
-      ...keys.map(({ name }) => named('DestroyKey', `tenants/${TENANT}/keys/${name}`)),
+      ...keys.map(({ name }) => named('DestroyKey', name)),
       ...versions.map((version) => named('DestroyKeyVersion', versionName(now, version))),
     ],
     saidOf(now, ['DestroyKey', 'DestroyKeyVersion']),
@@ -315,8 +259,9 @@ function misrotated({ now, first }: Seen): string[] {
 function leftBehind({ now }: Seen): string[] {
   return now.dataKeys.flatMap(({ keyId, name, version }) => {
     const key = keyOf(now, keyId);
-    if (key === undefined || key.state !== 'ENABLED' || key.primary === version) return [];
-    const path = `tenants/${TENANT}/keys/${key.name}/dataKeys/${name}`;
+    const isInUse = key?.state === 'ENABLED' && key.tenantState === 'ENABLED';
+    if (!isInUse || key.primary === version) return [];
+    const path = `${key.name}/dataKeys/${name}`;
     return now.failures.includes(path) ? [] : [path];
   });
 }
@@ -324,53 +269,6 @@ function leftBehind({ now }: Seen): string[] {
 function leftRunning({ now }: Seen): string[] {
   return now.jobs.filter(({ state }) => state === 'RUNNING').map((job) => JSON.stringify(job));
 }
-
-async function readRows({ superuser }: World, schema: string): Promise<Rows> {
-  const read = async <Row extends object>(text: string) => (await superuser.query<Row>(text)).rows;
-  await superuser.query(
-    `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = ${schema}, pg_catalog`,
-  );
-  const rows = {
-    keys: await read<KeyRow>(SELECT_KEYS),
-    versions: (await read<VersionRow & { due: boolean; was_due: boolean }>(SELECT_VERSIONS)).map((row) => ({
-      ...fromVersionRow(row),
-      destructionIsDue: row.due,
-      wasDue: row.was_due,
-    })),
-    dataKeys: await read<DataKeyRow>(SELECT_DATA_KEYS),
-    jobs: await read<JobRow>(SELECT_JOBS),
-    rotations: await read<RotationRow>(
-      'SELECT key_id AS "keyId", from_version AS "from", to_version AS "to", job_id AS "jobId", caller FROM rotations',
-    ),
-    entries: await read<Entry>(
-      `SELECT split_part(method, '/', 2) AS action, resource, count(*)::int AS count FROM audit_entries
-       WHERE outcome = 'OK' GROUP BY 1, 2`,
-    ),
-    failures: (
-      await read<{ data_key: string }>('SELECT DISTINCT data_key FROM rewrap_failures ORDER BY 1')
-    ).map((row) => row.data_key),
-  };
-  await superuser.query('COMMIT');
-  return rows;
-}
-
-const SELECT_KEYS = `SELECT key_id AS id, name, state, primary_version AS "primary",
-    (state = 'ENABLED' AND (next_rotation_at <= now() OR usage_limit_reached_at IS NOT NULL)) IS TRUE AS "rotationIsDue",
-    (state = 'DESTROY_SCHEDULED' AND destroy_at <= now()) IS TRUE AS "destructionIsDue",
-    (destroy_at <= destroyed_at) IS TRUE AS "wasDue"
-  FROM keys ORDER BY name`;
-const SELECT_VERSIONS = `SELECT ${VERSION_COLUMNS},
-    (state = 'DESTROY_SCHEDULED' AND destroy_at <= now()) IS TRUE AS due,
-    (destroy_at <= destroyed_at) IS TRUE AS was_due
-  FROM key_versions v ORDER BY key_id, version`;
-const SELECT_DATA_KEYS = `SELECT key_id AS "keyId", name, data_key_id AS "dataKeyId", context_digest AS digest, ciphertext,
-    version
-  FROM data_keys ORDER BY key_id, name`;
-const SELECT_JOBS = `SELECT job_id AS id, t.name AS tenant, j.state, planned, ranges AS "rangesMade",
-    total::float8, done::float8, failed::float8,
-    (SELECT count(*)::int FROM rewrap_ranges g WHERE g.job_id = j.job_id) AS "rangesThere",
-    (SELECT count(*)::int FROM rewrap_failures f WHERE f.job_id = j.job_id) AS failures
-  FROM rewrap_jobs j JOIN tenants t USING (tenant_id) ORDER BY job_id`;
 
 async function open(
   { agents }: World,
@@ -397,18 +295,6 @@ async function failing<Item>(
   return wrong.filter((what) => what !== undefined);
 }
 
-function keyOf({ keys }: Rows, keyId: KeyId): KeyRow | undefined {
-  return keys.find(({ id }) => id === keyId);
-}
-
-function nameOf(rows: Rows, keyId: KeyId): string {
-  return keyOf(rows, keyId)?.name ?? keyId;
-}
-
-function versionName(rows: Rows, { keyId, version }: Pick<KeyVersionRecord, 'keyId' | 'version'>): string {
-  return `tenants/${TENANT}/keys/${nameOf(rows, keyId)}/versions/${version}`;
-}
-
 function numbersOf({ versions }: Rows, keyId: KeyId): number[] {
   return versions.filter((each) => each.keyId === keyId).map(({ version }) => version);
 }
@@ -418,26 +304,4 @@ function referenced(
   { keyId, version }: Pick<KeyVersionRecord, 'keyId' | 'version'>,
 ): boolean {
   return dataKeys.some((each) => each.keyId === keyId && each.version === version);
-}
-
-function entriesOf({ entries }: Rows, action: string, resource: string): number {
-  return entries.find((each) => each.action === action && each.resource === resource)?.count ?? 0;
-}
-
-/** What the audit log says of these actions, as often as it says it. */
-function saidOf({ entries }: Rows, actions: readonly string[]): string[] {
-  return entries
-    .filter(({ action }) => actions.includes(action))
-    .flatMap(({ action, resource, count }) => Array.from({ length: count }, () => `${action} ${resource}`));
-}
-
-/** What is missing and what is too much, each as often as it is. */
-function difference(expected: readonly string[], actual: readonly string[]): string[] {
-  const left = [...actual];
-  const missing = expected.filter((each) => {
-    const index = left.indexOf(each);
-    if (index !== -1) left.splice(index, 1);
-    return index === -1;
-  });
-  return [...missing.map((each) => `missing: ${each}`), ...left.map((each) => `too much: ${each}`)];
 }

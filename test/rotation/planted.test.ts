@@ -9,17 +9,40 @@ import { test } from 'node:test';
 import { CALLS_AND_COMMITS, type Mode } from './failpoints.ts';
 import { enumerate, newStage, type Outcome, run, type Stage, Victim } from './harness.ts';
 import { type Edit, plant } from './planted.ts';
-import { runByClock, runOvertaken, runWithReplaced } from './runs.ts';
-import { everything, oneDue, oneJob, oneRange } from './scenes.ts';
+import {
+  runByClock,
+  runOvertaken,
+  runUnheard,
+  runWithCorrupted,
+  runWithReplaced,
+  runWithRootDestroyed,
+} from './runs.ts';
+import {
+  everything,
+  newRoot,
+  oneDue,
+  oneDueUnderOldRoot,
+  oneJob,
+  oneMoving,
+  oneRange,
+  rootsToMake,
+  shredding,
+} from './scenes.ts';
 import type { World } from './world.ts';
 
 const DAY_MS = 86_400_000;
 const ROTATION = 'src/keyring/rotation.ts';
 const MAINTENANCE = 'src/store/maintenance.ts';
 const RANGES = 'src/store/rewrap-ranges.ts';
+const DATA_KEYS = 'src/store/stale-data-keys.ts';
+const KEY_VERSIONS = 'src/store/stale-key-versions.ts';
+const TOKEN_OBJECTS = 'src/store/token-objects.ts';
 /** Where a rotation's transaction has been committed. */
 const ROTATED = `    cache.forget(tenantId, keyId);
     wake();`;
+
+/** Where it is begun. */
+const ROTATION_BEGINS = 'const rotated = await tokenObjects.withCurrent(';
 
 /** A mistake, and what says that it was made. */
 interface Mistake {
@@ -53,7 +76,8 @@ const MISTAKES: Readonly<Record<string, Mistake>> = {
       {
         file: ROTATION,
         from: 'const key = await insertPrimaryVersion(tx, version);',
-        to: `const wrapped = Buffer.alloc(version.wrapped.length, 1);
+        to: `later = version;
+        const wrapped = Buffer.alloc(version.wrapped.length, 1);
         const key = await insertPrimaryVersion(tx, { ...version, wrapped });`,
       },
       {
@@ -61,16 +85,17 @@ const MISTAKES: Readonly<Record<string, Mistake>> = {
         from: ROTATED,
         to: `    await store.reconcile(call, (tx) =>
       tx.query('UPDATE key_versions SET wrapped = $1 WHERE tenant_id = $2 AND key_id = $3 AND version = $4', [
-        version.wrapped, tenantId, keyId, version.version]));
+        later.wrapped, tenantId, keyId, later.version]));
 ${ROTATED}`,
       },
+      { file: ROTATION, from: ROTATION_BEGINS, to: `let later; ${ROTATION_BEGINS}` },
     ],
     begin: oneDue,
     find: atAnyPoint('after'),
     caughtBy: 'every version that is not destroyed loads and proves itself',
   },
   'a data key that is written over whatever its row has become': {
-    edits: [{ file: RANGES, from: ' AND d.xmin = b.before', to: '' }],
+    edits: [{ file: DATA_KEYS, from: ' AND d.xmin = b.before', to: '' }],
     begin: oneJob,
     find: async (stage) => (await enumerate((at) => runWithReplaced(stage, at))).broken,
     caughtBy: 'every stored data key opens, under the version that it names, to what was in it',
@@ -97,11 +122,7 @@ ${ROTATED}`,
         from: 'await this.#record(tx, call, { name, before: locked.key, cause, startedAt, highest });',
         to: 'later = { name, before: locked.key, cause, startedAt, highest };',
       },
-      {
-        file: ROTATION,
-        from: '    const rotated = await store.mutate(',
-        to: '    let later; const rotated = await store.mutate(',
-      },
+      { file: ROTATION, from: ROTATION_BEGINS, to: `let later; ${ROTATION_BEGINS}` },
       {
         file: ROTATION,
         from: ROTATED,
@@ -128,9 +149,9 @@ ${ROTATED}`,
   'a range that is counted on before what was re-wrapped is written': {
     edits: [
       {
-        file: RANGES,
-        from: 'await moveOn(tx, lease, outcome)',
-        to: 'await store.reconcile(call, (other) => moveOn(other, lease, outcome))',
+        file: DATA_KEYS,
+        from: 'await moveOn(tx, lease, progress)',
+        to: 'await store.reconcile(call, (other) => moveOn(other, lease, progress))',
       },
     ],
     begin: oneJob,
@@ -152,7 +173,96 @@ ${ROTATED}`,
     ],
     begin: everything,
     find: (stage) => runByClock(stage, DAY_MS),
-    caughtBy: 'what was due was rotated once, and nothing else was but by callers (later: 1 times)',
+    caughtBy:
+      'what was due was rotated once, and nothing else was but by callers (tenants/acme/keys/later: 1 times)',
+  },
+  'a root key that is made current before every replica holds it': {
+    edits: [{ file: TOKEN_OBJECTS, from: ' && (await isHeldByAll(tx, objectId))', to: '' }],
+    begin: rootsToMake,
+    find: runUnheard,
+    caughtBy: 'every version that is not destroyed loads and proves itself',
+  },
+  'a token key that was given up and comes back': {
+    edits: [
+      {
+        file: TOKEN_OBJECTS,
+        from: 'WHERE object_id = $1 AND state = $2 RETURNING 1',
+        to: 'WHERE object_id = $1 AND $2::text IS NOT NULL RETURNING 1',
+      },
+    ],
+    begin: rootsToMake,
+    find: atAnyPoint('frozen'),
+    caughtBy: 'a replica that was thawed when all was done removed or changed: token_objects',
+  },
+  'a key version that is written over whatever its row has become': {
+    edits: [{ file: KEY_VERSIONS, from: 'AND v.seal = b.seal_before AND v.state', to: 'AND v.state' }],
+    begin: oneMoving,
+    find: async (stage) => (await enumerate((at) => runWithCorrupted(stage, at))).broken,
+    caughtBy: 'a row that does not verify stays as it is (tenants/acme/keys/k/versions/1)',
+  },
+  'a key version that is brought under what is no longer current': {
+    edits: [{ file: KEY_VERSIONS, from: "if (current.length < targets.length) return 'moved';", to: '' }],
+    begin: oneMoving,
+    find: (stage) => runWithRootDestroyed(stage, 'transfer'),
+    caughtBy: 'every key version is under a root and a seal key that are current or retired',
+  },
+  'a new key version under what is no longer current': {
+    edits: [
+      {
+        file: TOKEN_OBJECTS,
+        from: "if (rows.length === 0) throw new KeywardError('TOKEN_KEY_NOT_READY');",
+        to: '',
+      },
+    ],
+    begin: oneDueUnderOldRoot,
+    find: (stage) => runWithRootDestroyed(stage, 'createKeyVersion'),
+    caughtBy: 'every key version is under a root and a seal key that are current or retired',
+  },
+  'a key version that is put under the root key that all share': {
+    edits: [
+      {
+        file: TOKEN_OBJECTS,
+        from: 'CASE WHEN t.dedicated_root_key THEN t.tenant_id',
+        to: 'CASE WHEN t.tenant_id IS NULL THEN t.tenant_id',
+      },
+    ],
+    begin: newRoot,
+    find: (stage) => run(stage),
+    caughtBy:
+      'a key version is under a root key of its tenant’s own if that is to have one, else under a shared one',
+  },
+  'a tenant that is shredded before its time': {
+    edits: [
+      {
+        file: MAINTENANCE,
+        from: "'SHRED_SCHEDULED' AND shred_at <= now() LIMIT",
+        to: "'SHRED_SCHEDULED' LIMIT",
+      },
+      { file: 'src/store/shredding.ts', from: ' AND shred_at <= now()', to: '' },
+    ],
+    begin: shredding,
+    find: (stage) => run(stage),
+    caughtBy: 'no tenant is shredded before its time (leaving)',
+  },
+  'a tenant that is marked as shredded in a transaction of its own': {
+    edits: [
+      {
+        file: 'src/store/shredding.ts',
+        from: 'if (marked.length === 0) return undefined;',
+        to: `if (marked.length === 0) return undefined;
+  await tx.query('COMMIT');
+  await tx.query('BEGIN; SET LOCAL ROLE keyward_reconciler');`,
+      },
+    ],
+    begin: shredding,
+    find: atAnyPoint('after'),
+    caughtBy: 'shredded means erased: all keys, all versions, all data keys',
+  },
+  'a root key that is made for a tenant that has been shredded': {
+    edits: [{ file: TOKEN_OBJECTS, from: " AND state <> 'SHREDDED' FOR SHARE", to: '' }],
+    begin: shredding,
+    find: (stage) => run(stage),
+    caughtBy: 'no token key is begun for a tenant that has been shredded',
   },
 };
 
