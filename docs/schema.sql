@@ -6,6 +6,16 @@ CREATE OR REPLACE FUNCTION public.current_tenant_id()
  STABLE PARALLEL SAFE
 RETURN (NULLIF(current_setting('keyward.tenant_id'::text, true), ''::text))::uuid
 ;
+CREATE OR REPLACE FUNCTION public.current_token_id()
+ RETURNS uuid
+ LANGUAGE sql
+ STABLE
+BEGIN ATOMIC
+ SELECT tokens.token_id
+    FROM tokens
+   WHERE (tokens.state = 'CURRENT'::text);
+END
+;
 CREATE OR REPLACE FUNCTION public.purge_request_ids()
  RETURNS bigint
  LANGUAGE sql
@@ -23,6 +33,8 @@ END
 ;
 GRANT EXECUTE ON FUNCTION current_tenant_id TO keyward_reconciler;
 GRANT EXECUTE ON FUNCTION current_tenant_id TO keyward_service;
+GRANT EXECUTE ON FUNCTION current_token_id TO keyward_reconciler;
+GRANT EXECUTE ON FUNCTION current_token_id TO keyward_service;
 GRANT EXECUTE ON FUNCTION purge_request_ids TO keyward_service;
 
 CREATE TABLE audit_entries (
@@ -231,6 +243,33 @@ GRANT UPDATE (caller) ON maintenance TO keyward_service;
 GRANT UPDATE (changed_at) ON maintenance TO keyward_service;
 GRANT UPDATE (paused) ON maintenance TO keyward_service;
 
+CREATE TABLE moved_key_versions (
+  tenant_id uuid NOT NULL,
+  key_id uuid NOT NULL,
+  version integer NOT NULL,
+  source_seal bytea NOT NULL,
+  root_key_id uuid NOT NULL,
+  wrap smallint NOT NULL,
+  wrapped bytea NOT NULL,
+  check_value bytea NOT NULL,
+  seal_key_id uuid NOT NULL,
+  seal bytea NOT NULL,
+  CONSTRAINT moved_key_versions_pkey PRIMARY KEY (tenant_id, key_id, version),
+  CONSTRAINT moved_key_versions_check_value_check CHECK ((octet_length(check_value) = 16)),
+  CONSTRAINT moved_key_versions_seal_check CHECK ((octet_length(seal) = 32)),
+  CONSTRAINT moved_key_versions_source_seal_check CHECK ((octet_length(source_seal) = 32)),
+  CONSTRAINT moved_key_versions_wrap_check CHECK ((wrap = ANY (ARRAY[1, 2]))),
+  CONSTRAINT moved_key_versions_wrapped_check CHECK (((octet_length(wrapped) >= 1) AND (octet_length(wrapped) <= 65535))),
+  CONSTRAINT moved_key_versions_tenant_id_key_id_version_fkey FOREIGN KEY (tenant_id, key_id, version) REFERENCES key_versions(tenant_id, key_id, version)
+);
+ALTER TABLE moved_key_versions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON moved_key_versions AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON moved_key_versions AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT DELETE ON moved_key_versions TO keyward_reconciler;
+GRANT SELECT (key_id) ON moved_key_versions TO keyward_reconciler;
+GRANT SELECT (tenant_id) ON moved_key_versions TO keyward_reconciler;
+GRANT SELECT (version) ON moved_key_versions TO keyward_reconciler;
+
 CREATE TABLE replicas (
   tenant_id uuid NOT NULL,
   replica_id uuid NOT NULL,
@@ -424,6 +463,7 @@ CREATE TABLE token_objects (
   retired_at timestamp with time zone,
   destroyed_at timestamp with time zone,
   job_id uuid,
+  token_id uuid NOT NULL DEFAULT current_token_id(),
   CONSTRAINT token_objects_pkey PRIMARY KEY (tenant_id, object_id),
   CONSTRAINT token_objects_object_id_key UNIQUE (object_id),
   CONSTRAINT token_objects_check CHECK (((state <> 'CREATING'::text) OR (attempt_until IS NOT NULL))),
@@ -432,10 +472,11 @@ CREATE TABLE token_objects (
   CONSTRAINT token_objects_role_check CHECK ((role = ANY (ARRAY['root'::text, 'seal'::text, 'mask'::text, 'audit-signing'::text]))),
   CONSTRAINT token_objects_state_check CHECK ((state = ANY (ARRAY['CREATING'::text, 'CREATED'::text, 'CURRENT'::text, 'RETIRED'::text, 'ABANDONED'::text, 'DESTROYING'::text, 'DESTROYED'::text]))),
   CONSTRAINT token_objects_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id),
-  CONSTRAINT token_objects_tenant_id_job_id_fkey FOREIGN KEY (tenant_id, job_id) REFERENCES rewrap_jobs(tenant_id, job_id)
+  CONSTRAINT token_objects_tenant_id_job_id_fkey FOREIGN KEY (tenant_id, job_id) REFERENCES rewrap_jobs(tenant_id, job_id),
+  CONSTRAINT token_objects_token_id_fkey FOREIGN KEY (token_id) REFERENCES tokens(token_id)
 );
 CREATE UNIQUE INDEX token_objects_current ON public.token_objects USING btree (tenant_id, role) WHERE is_current;
-CREATE UNIQUE INDEX token_objects_pending ON public.token_objects USING btree (tenant_id, role) WHERE (state = ANY (ARRAY['CREATING'::text, 'CREATED'::text]));
+CREATE UNIQUE INDEX token_objects_pending ON public.token_objects USING btree (tenant_id, role, token_id) WHERE (state = ANY (ARRAY['CREATING'::text, 'CREATED'::text]));
 GRANT SELECT ON token_objects TO keyward_reconciler;
 GRANT SELECT ON token_objects TO keyward_service;
 GRANT UPDATE (attempt_until) ON token_objects TO keyward_reconciler;
@@ -452,6 +493,27 @@ GRANT INSERT (role) ON token_objects TO keyward_service;
 GRANT INSERT (state) ON token_objects TO keyward_service;
 GRANT UPDATE (state) ON token_objects TO keyward_service;
 GRANT INSERT (tenant_id) ON token_objects TO keyward_service;
+
+CREATE TABLE tokens (
+  tenant_id uuid NOT NULL,
+  token_id uuid NOT NULL DEFAULT gen_random_uuid(),
+  state text NOT NULL,
+  label text,
+  serial_number text,
+  profile jsonb,
+  created_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+  activated_at timestamp with time zone,
+  retired_at timestamp with time zone,
+  CONSTRAINT tokens_pkey PRIMARY KEY (tenant_id, token_id),
+  CONSTRAINT tokens_token_id_key UNIQUE (token_id),
+  CONSTRAINT tokens_check CHECK (((state = 'CURRENT'::text) OR (profile IS NOT NULL))),
+  CONSTRAINT tokens_check1 CHECK (((state = 'FORMER'::text) = (retired_at IS NOT NULL))),
+  CONSTRAINT tokens_state_check CHECK ((state = ANY (ARRAY['CURRENT'::text, 'NEXT'::text, 'FORMER'::text]))),
+  CONSTRAINT tokens_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+CREATE UNIQUE INDEX tokens_one_each ON public.tokens USING btree (state) WHERE (state = ANY (ARRAY['CURRENT'::text, 'NEXT'::text]));
+GRANT SELECT ON tokens TO keyward_reconciler;
+GRANT SELECT ON tokens TO keyward_service;
 
 CREATE TABLE usage_reports (
   tenant_id uuid NOT NULL,

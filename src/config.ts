@@ -125,6 +125,23 @@ export const SETTINGS = {
     'attributes that this token can not enforce and you accept to go without, with commas',
     'none',
   ),
+  KEYWARD_NEXT_HSM_MODULE: setting(
+    file.optional(),
+    'while key versions move to another token (docs/migration.md): that token’s PKCS#11 module',
+    'none',
+  ),
+  KEYWARD_NEXT_HSM_MODULE_PARAMETERS: setting(
+    z.string().optional(),
+    'its initialisation string, for modules that want one',
+    'none',
+  ),
+  KEYWARD_NEXT_HSM_TOKEN: setting(tokenSelector.optional(), 'its label, or a `pkcs11:` URI', 'none'),
+  KEYWARD_NEXT_HSM_PIN_FILE: setting(secretFile.optional(), 'file with its user PIN', 'none'),
+  KEYWARD_NEXT_HSM_WAIVERS: setting(
+    names,
+    'attributes that it can not enforce and you accept to go without, with commas',
+    'none',
+  ),
   KEYWARD_KEY_CACHE: setting(
     integer(1, 1_000_000, 10_000),
     'keys whose rows each server keeps in memory',

@@ -16,6 +16,8 @@ export type KeyId = Uuid<'key'>;
 export type RootKeyId = Uuid<'root key'>;
 /** A seal key's CKA_ID. */
 export type SealKeyId = Uuid<'seal key'>;
+/** A token's, as the database names it. */
+export type TokenId = Uuid<'token'>;
 
 /** A stored data key's: what its ciphertext calls its subject. */
 export type DataKeyId = Uuid<'data key'>;

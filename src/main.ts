@@ -1,13 +1,14 @@
 #!/usr/bin/env node
 /**
  * The composition root: `keyward-server serve`, `health`, `migrate`, `token init`, `token check`, `token status`,
- * `token destroy-key`, `token record`, `token shred`.
+ * `token destroy-key`, `token record`, `token shred`, `token migrate`.
  *
  * Reads the configuration, makes the parts, connects them, and ends them in the right order. Decides nothing else.
  */
 import { readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { Command } from 'commander';
+import { monotonicNow } from './call.ts';
 import { type Configuration, ConfigurationError, read, readConfiguration } from './config.ts';
 import { HsmAgents, TokenRefused } from './hsm/agents.ts';
 import type { ServeSettings, TokenSettings } from './hsm/protocol.ts';
@@ -15,6 +16,7 @@ import {
   checkToken,
   createTokenKey,
   destroyTokenKeys,
+  identifyToken,
   initializeToken,
   inspectToken,
 } from './hsm/token-commands.ts';
@@ -24,6 +26,7 @@ import { KeyCache } from './keyring/key-cache.ts';
 import { createKeyring } from './keyring/keyring.ts';
 import { Reconciler } from './keyring/reconciler.ts';
 import { REWRAP_SIZES } from './keyring/rewrap.ts';
+import { ServingTokens } from './keyring/serving-tokens.ts';
 import {
   type DestroyedKeys,
   type DestructionParts,
@@ -31,9 +34,10 @@ import {
   recordTokenKey,
   shredTokenKeys,
 } from './keyring/token-destruction.ts';
+import { migrateToken, previewMigration } from './keyring/token-migration.ts';
 import { TokenObjects, tokenObjectsOf } from './keyring/token-objects.ts';
 import { objectionsTo, readTokenStatus } from './keyring/token-status.ts';
-import { tokenStatusText } from './keyring/token-status-text.ts';
+import { tokenStatusText, tokensText } from './keyring/token-status-text.ts';
 import { UsageRecorder } from './keyring/usage.ts';
 import { askHealth, HealthListener } from './rpc/health.ts';
 import { GrpcServer, type ServerLimits } from './rpc/server.ts';
@@ -49,6 +53,7 @@ import { startHousekeeping } from './store/housekeeping.ts';
 import { migrate } from './store/migrate.ts';
 import { withOwnerConnection } from './store/owner.ts';
 import { Store } from './store/store.ts';
+import { countMoved } from './store/tokens.ts';
 import { createLog, type Logger } from './telemetry/log.ts';
 
 const RELEASE = (
@@ -57,6 +62,8 @@ const RELEASE = (
 /** Who runs a command, in audit entries. */
 const OPERATOR = `operator ${userInfo().username}`;
 const READINESS_MS = 100;
+/** Every key version is counted. */
+const COUNT_MS = 60_000;
 const SHORTEST_PERIOD_SECONDS = { development: 10, production: 86_400 } as const;
 
 /** The settings that say how a token is opened. */
@@ -74,6 +81,15 @@ const OWNER_TOKEN_SETTINGS = [
   'MIGRATION_DATABASE_URL',
   'KEYWARD_DATABASE_CA_FILE',
   ...TOKEN_SETTINGS,
+] as const;
+
+/** The settings that say how the token is opened that key versions move to. */
+const NEXT_TOKEN_SETTINGS = [
+  'KEYWARD_NEXT_HSM_MODULE',
+  'KEYWARD_NEXT_HSM_MODULE_PARAMETERS',
+  'KEYWARD_NEXT_HSM_TOKEN',
+  'KEYWARD_NEXT_HSM_PIN_FILE',
+  'KEYWARD_NEXT_HSM_WAIVERS',
 ] as const;
 
 /** What it takes to look at the token. */
@@ -128,6 +144,14 @@ token
   .description('destroy all root keys of a tenant that was shredded; run it on every copy of the token')
   .argument('<tenant>', 'the last part of its name')
   .action((tenant: string) => destroyInToken((parts) => shredTokenKeys(parts, tenant)));
+token
+  .command('migrate')
+  .description(
+    'bring all key versions to the token of KEYWARD_NEXT_HSM_*, while services run; run again, it goes on',
+  )
+  .option('--dry-run', 'look at both tokens and say what there is to do; change nothing')
+  .option('--leave-behind', 'move although some key versions do not verify, and leave those where they are')
+  .action(moveToNextToken);
 
 try {
   await program.parseAsync();
@@ -150,17 +174,31 @@ async function serve(): Promise<void> {
     log.warn({ err }, 'an idle database connection broke'),
   );
   const environment = await readEnvironment(store);
-  const settings = serveSettings(configuration, environment);
-  const agents = new HsmAgents({
-    settings,
-    reread: async () => tokenObjectsOf((await readEnvironment(store)).tokenObjects),
-    count: configuration.KEYWARD_HSM_AGENTS,
-    callTimeoutMs: configuration.KEYWARD_HSM_CALL_TIMEOUT_MS,
-    maxCalls: configuration.KEYWARD_HSM_QUEUE_CALLS,
-    maxBytes: configuration.KEYWARD_HSM_QUEUE_BYTES,
-    environment: agentEnvironment(configuration),
+  requireRecorded(environment);
+  const variables = agentEnvironment(configuration);
+  const tokens = await ServingTokens.prepare({
+    store,
+    environment,
+    configured: tokenSettings(configuration),
+    next: nextTokenSettings(configuration),
+    keyCacheSize: configuration.KEYWARD_HSM_KEY_CACHE,
+    openPool: (settings, reread) =>
+      new HsmAgents({
+        settings,
+        reread,
+        count: configuration.KEYWARD_HSM_AGENTS,
+        callTimeoutMs: configuration.KEYWARD_HSM_CALL_TIMEOUT_MS,
+        maxCalls: configuration.KEYWARD_HSM_QUEUE_CALLS,
+        maxBytes: configuration.KEYWARD_HSM_QUEUE_BYTES,
+        environment: variables,
+        log,
+      }),
+    identify: (settings) => identifyToken(settings, variables),
+    createKey: (settings) => createTokenKey(settings, variables),
+    onMisplaced: (why) => end(why, 1),
     log,
   });
+  const { agents } = tokens;
   const cache: KeyCache = new KeyCache(store, configuration.KEYWARD_KEY_CACHE, () => feed.isFresh());
   const feed = new ChangeFeed(store, {
     onChange: ({ kind, tenantId, subjectId }) => {
@@ -179,7 +217,7 @@ async function serve(): Promise<void> {
     onError: (err) => log.warn({ err }, 'changes can not be read'),
   });
   const { systemTenantId } = environment;
-  const tokenObjects = new TokenObjects({ store, agents, records: environment.tokenObjects, systemTenantId });
+  const tokenObjects = new TokenObjects({ store, tokens, records: environment.tokenObjects, systemTenantId });
   const refreshTokenObjects = () =>
     void tokenObjects
       .refresh()
@@ -193,7 +231,7 @@ async function serve(): Promise<void> {
     cache,
     usage,
     tokenObjects,
-    makeTokenKey: (key) => createTokenKey({ ...settings, ...key }, agentEnvironment(configuration)),
+    makeTokenKey: (key) => tokens.makeTokenKey(key),
     systemTenantId,
     shortestRotationPeriodSeconds: SHORTEST_PERIOD_SECONDS[configuration.KEYWARD_MODE],
     rewrap: {
@@ -248,7 +286,7 @@ async function serve(): Promise<void> {
   process.on('SIGTERM', () => end('SIGTERM', 0));
   process.on('SIGINT', () => end('SIGINT', 0));
   try {
-    const { findings, ...report } = await agents.start();
+    const { findings, ...report } = await tokens.start();
     log.info(report, 'the HSM token is open');
     tokenObjects.start((err) => log.warn({ err }, 'nobody can be told that this replica runs'));
     reconciler.start(configuration.KEYWARD_MAINTENANCE_TICKS, configuration.KEYWARD_MAINTENANCE_JITTER_MS);
@@ -367,20 +405,22 @@ async function lookAtToken() {
   const settings = read(REPORT_SETTINGS, process.env);
   const store = await openStore(settings, () => {});
   try {
-    const serving = serveSettings(settings, await readEnvironment(store));
+    const environment = await readEnvironment(store);
+    const serving = serveSettings(settings, environment);
     const status = await readTokenStatus(store, (objects) =>
       inspectToken({ ...serving, objects }, agentEnvironment(settings)),
     );
-    return { settings, status };
+    const moved = await countMoved(store, { deadline: monotonicNow() + COUNT_MS });
+    return { settings, status, tokens: tokensText(environment.tokens, moved) };
   } finally {
     await store.close();
   }
 }
 
 async function showToken({ json = false }: { readonly json?: boolean }): Promise<void> {
-  const { status } = await lookAtToken();
+  const { status, tokens } = await lookAtToken();
   process.stdout.write(
-    json ? `${JSON.stringify(tokenStatusMessage(status), null, 2)}\n` : tokenStatusText(status),
+    json ? `${JSON.stringify(tokenStatusMessage(status), null, 2)}\n` : tokens + tokenStatusText(status),
   );
   const objections = objectionsTo(status);
   if (objections.length > 0)
@@ -411,6 +451,30 @@ async function destroyInToken(work: (parts: DestructionParts) => Promise<Destroy
   });
 }
 
+async function moveToNextToken({
+  dryRun = false,
+  leaveBehind = false,
+}: {
+  readonly dryRun?: boolean;
+  readonly leaveBehind?: boolean;
+}): Promise<void> {
+  const settings = read([...OWNER_TOKEN_SETTINGS, ...NEXT_TOKEN_SETTINGS], process.env);
+  const next = nextTokenSettings(settings);
+  if (next === undefined) throw new ConfigurationError('KEYWARD_NEXT_HSM_* name no token to move to');
+  const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath } = settings;
+  await withOwnerConnection(url, caFilePath, (owner) =>
+    (dryRun ? previewMigration : migrateToken)({
+      owner,
+      caller: OPERATOR,
+      current: tokenSettings(settings),
+      next,
+      environment: agentEnvironment(settings),
+      leaveBehind,
+      say: (line) => process.stdout.write(`${line}\n`),
+    }),
+  );
+}
+
 function openStore(
   settings: Configuration<'DATABASE_URL' | 'KEYWARD_DATABASE_CA_FILE' | 'KEYWARD_DATABASE_POOL'>,
   onError: (error: Error) => void,
@@ -439,16 +503,39 @@ function tokenSettings(settings: Configuration<(typeof TOKEN_SETTINGS)[number]>)
   };
 }
 
+/** Undefined where none is set. Throws {@link ConfigurationError} where only some of it is. */
+function nextTokenSettings(
+  settings: Configuration<(typeof NEXT_TOKEN_SETTINGS)[number]>,
+): TokenSettings | undefined {
+  const parameters = settings.KEYWARD_NEXT_HSM_MODULE_PARAMETERS;
+  const module = settings.KEYWARD_NEXT_HSM_MODULE;
+  const token = settings.KEYWARD_NEXT_HSM_TOKEN;
+  const pinFile = settings.KEYWARD_NEXT_HSM_PIN_FILE;
+  if (module === undefined && token === undefined && pinFile === undefined) return undefined;
+  if (module === undefined || token === undefined || pinFile === undefined)
+    throw new ConfigurationError(
+      'KEYWARD_NEXT_HSM_MODULE, KEYWARD_NEXT_HSM_TOKEN and KEYWARD_NEXT_HSM_PIN_FILE go together',
+    );
+  return {
+    module,
+    ...(parameters === undefined ? {} : { moduleParameters: parameters }),
+    token,
+    pinFile,
+    waivers: settings.KEYWARD_NEXT_HSM_WAIVERS,
+  };
+}
+
+function requireRecorded({ tokenProfile }: EnvironmentRecord): void {
+  if (tokenProfile !== null) return;
+  throw new ConfigurationError('no token is recorded in the database: run `keyward-server token init` first');
+}
+
 function serveSettings(
   settings: Configuration<(typeof TOKEN_SETTINGS)[number] | 'KEYWARD_HSM_KEY_CACHE'>,
   environment: EnvironmentRecord,
 ): Omit<ServeSettings, 'despiteFailedTry'> {
   const { environmentId, tokenProfile } = environment;
-  if (tokenProfile === null) {
-    throw new ConfigurationError(
-      'no token is recorded in the database: run `keyward-server token init` first',
-    );
-  }
+  requireRecorded(environment);
   return {
     ...tokenSettings(settings),
     environmentId,

@@ -24,6 +24,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   'src/keyring': ['src/hsm', 'src/store', 'src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],
   'src/rpc': ['src/keyring', 'src/hsm', 'src/store', 'src/errors.ts', 'src/call.ts'],
   'src/main.ts': [
+    'src/call.ts',
     'src/config.ts',
     'src/hsm',
     'src/ids.ts',

@@ -12,6 +12,7 @@ import {
   type RootKeyId,
   type SealKeyId,
   type TenantId,
+  UUID_BYTES,
 } from '../ids.ts';
 import { bytes, id, struct, u8, u16, u32 } from './codec.ts';
 
@@ -58,6 +59,14 @@ export const sealedKeyVersion = struct({
   sealKeyId: id<SealKeyId>(),
   seal: bytes,
 });
+
+/** Where the root key's UUID stands in {@link sealedKeyVersion}: behind tenant, key, version and algorithm. */
+const ROOT_KEY_AT = 38;
+
+/** The root key that an encoded {@link sealedKeyVersion} names, as a string of its 16 bytes. */
+export function rootKeyBytesOf(sealed: Buffer): string {
+  return sealed.toString('latin1', ROOT_KEY_AT, ROOT_KEY_AT + UUID_BYTES);
+}
 
 const CHECK_LABEL = Buffer.from('keyward/v1/check\0', 'latin1');
 const SEAL_LABEL = Buffer.from('keyward/v1/seal/key-version\0', 'latin1');

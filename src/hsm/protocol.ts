@@ -15,11 +15,15 @@ import { bytes, decode, encode, type Field, id, json, list, struct, u8, u16, u32
 import { sealedKeyVersion } from './key-version.ts';
 import type {
   HeldObjects,
+  TokenIdentity,
   TokenObject,
   TokenObjectRole,
   TokenPosture,
   TokenProfile,
   TokenReport,
+  TokenSurvey,
+  TransportChoice,
+  TransportOffer,
 } from './token-profile.ts';
 
 /** What an agent needs to open the token. Never the PIN: the agent reads the file itself. */
@@ -68,6 +72,22 @@ export interface DestroySettings extends TokenSettings {
   readonly objects: readonly TokenObject[];
 }
 
+/** What `surveyToken` needs, besides {@link TokenSettings}. */
+export interface SurveySettings extends TokenSettings {
+  readonly environmentId: EnvironmentId;
+  readonly objects: readonly TokenObject[];
+}
+
+/** What `probeToken` needs, besides {@link TokenSettings}. */
+export interface ProbeSettings extends TokenSettings {
+  readonly environmentId: EnvironmentId;
+}
+
+/** What an agent needs that moves key versions, besides {@link TokenSettings}. */
+export interface MoveSettings extends SurveySettings {
+  readonly profile: TokenProfile;
+}
+
 /** How a ciphertext is bound, as {@link import('./ciphertext.ts').Binding} without the tenant, which the version names. */
 const binding = { subject: bytes, contextDigest: bytes };
 
@@ -96,7 +116,7 @@ export const OPERATIONS = {
   initializeToken: operation(
     2,
     json<InitializeSettings>(),
-    json<{ profile: TokenProfile; objects: readonly TokenObject[] }>(),
+    json<TokenIdentity & { profile: TokenProfile; objects: readonly TokenObject[] }>(),
     true,
   ),
   /** Generates, wraps, seals and proves a new key version under the given root and seal keys. */
@@ -183,6 +203,36 @@ export const OPERATIONS = {
   report: operation(11, json<{ objects: readonly TokenObject[] }>(), json<TokenPosture>()),
   /** Opens the token and reports as `report` does, without serving: for an operator's command. */
   inspectToken: operation(12, json<Omit<ServeSettings, 'keyCacheSize'>>(), json<TokenPosture>()),
+  /** Says which token it is, without a PIN. In an agent of its own, as all that follow. */
+  identifyToken: operation(20, json<TokenSettings>(), json<TokenIdentity>()),
+  /** Opens the token and says what moving key versions to it or from it would meet. Changes nothing in it. */
+  surveyToken: operation(21, json<SurveySettings>(), json<TokenSurvey>()),
+  /** Probes the token, as `initializeToken` does, and makes nothing that stays. */
+  probeToken: operation(22, json<ProbeSettings>(), json<{ profile: TokenProfile }>(), true),
+  /** Opens the token that key versions are moved to, and makes a transport key pair that ends with the agent. */
+  openMoveTarget: operation(23, json<MoveSettings>(), json<TransportOffer>()),
+  /** Opens the token that key versions are moved from, to be wrapped for the agent that made the offer. */
+  openMoveSource: operation(
+    24,
+    json<MoveSettings & { readonly offer: TransportOffer }>(),
+    json<TransportChoice>(),
+  ),
+  /** Takes what the source has chosen. By the agent that made the offer. */
+  acceptTransport: operation(25, json<TransportChoice>(), json<Record<never, never>>()),
+  /** Wraps verified key versions by the transport key; empty for one that doesn't verify. By an agent opened as source. */
+  exportKeyVersions: operation(26, struct({ keyVersions: list(bytes) }), struct({ wrapped: list(bytes) })),
+  /**
+   * Brings what was exported under root keys of this token, proven by the check value that the version had, and seals it.
+   * By an agent opened as target.
+   */
+  importKeyVersions: operation(
+    27,
+    struct({
+      sealKeyId: id<SealKeyId>(),
+      items: list(struct({ rootKeyId: id<RootKeyId>(), keyVersion: bytes, wrapped: bytes })),
+    }),
+    struct({ keyVersions: list(bytes) }),
+  ),
 } satisfies Record<string, Operation>;
 
 /** What became of an item of `rewrap`. */

@@ -5,22 +5,19 @@
  * `createTokenKey` and nothing else: an administrator may ask for a new root or seal key, and the agents that serve have
  * read-only sessions. All else, destroying above all, is an operator's command.
  */
-import { AgentProcess } from './agent-process.ts';
-import { TokenRefused } from './agents.ts';
-import {
-  type CreateSettings,
-  type DestroySettings,
-  decodeReply,
-  encodeRequest,
-  type InitializeSettings,
-  type ReplyOf,
-  type RequestOf,
-  type ServeSettings,
+import { CommandAgent } from './command-agent.ts';
+import type {
+  CreateSettings,
+  DestroySettings,
+  InitializeSettings,
+  ProbeSettings,
+  ReplyOf,
+  RequestOf,
+  ServeSettings,
+  SurveySettings,
+  TokenSettings,
 } from './protocol.ts';
-import type { TokenPosture, TokenReport } from './token-profile.ts';
-
-/** How long an agent that has answered may take to end by itself. */
-const GOODBYE_MS = 5_000;
+import type { TokenIdentity, TokenPosture, TokenProfile, TokenReport, TokenSurvey } from './token-profile.ts';
 
 type Environment = Readonly<Record<string, string>>;
 
@@ -71,33 +68,37 @@ export async function destroyTokenKeys(settings: DestroySettings, environment: E
   return destroyed;
 }
 
-/** What an agent does for a command. */
-type CommandName = 'initializeToken' | 'createTokenKey' | 'destroyTokenKeys' | 'start' | 'inspectToken';
+/** Which token the settings mean; needs no PIN. Throws {@link TokenRefused}, also when no token is there. */
+export function identifyToken(settings: TokenSettings, environment: Environment): Promise<TokenIdentity> {
+  return runInAgent('identifyToken', settings, environment);
+}
 
-function runInAgent<Name extends CommandName>(
+/** Opens the token and says what moving to it or from it would meet. Changes nothing. Throws {@link TokenRefused}. */
+export function surveyToken(settings: SurveySettings, environment: Environment): Promise<TokenSurvey> {
+  return runInAgent('surveyToken', settings, environment);
+}
+
+/** How the token wants to be spoken to. Throws {@link TokenRefused}, also for a token of another environment. */
+export async function probeToken(settings: ProbeSettings, environment: Environment): Promise<TokenProfile> {
+  return (await runInAgent('probeToken', settings, environment)).profile;
+}
+
+/** What an agent does for a command. */
+type CommandName =
+  | 'initializeToken'
+  | 'createTokenKey'
+  | 'destroyTokenKeys'
+  | 'start'
+  | 'inspectToken'
+  | 'identifyToken'
+  | 'surveyToken'
+  | 'probeToken';
+
+async function runInAgent<Name extends CommandName>(
   name: Name,
   request: RequestOf<Name>,
   environment: Environment,
 ): Promise<ReplyOf<Name>> {
-  const { promise, resolve, reject } = Promise.withResolvers<ReplyOf<Name>>();
-  const agent = new AgentProcess({
-    environment,
-    onOutput: (output) => process.stderr.write(`agent: ${output}\n`),
-    onExit: ({ how }) => reject(new TokenRefused(`the agent ended: ${how}`)),
-  });
-  agent.send({
-    name,
-    encode: (requestId) => encodeRequest(requestId, name, Number.POSITIVE_INFINITY, request),
-    attempts: 0,
-    startedAfter: 0,
-    settle: (frame) => {
-      const outcome = decodeReply(name, frame);
-      if ('reply' in outcome) resolve(outcome.reply);
-      else reject(new TokenRefused(outcome.failure.detail));
-      agent.end();
-      setTimeout(() => agent.dismiss(), GOODBYE_MS).unref();
-    },
-    fail: reject,
-  });
-  return promise;
+  using agent = new CommandAgent(environment);
+  return await agent.call(name, request);
 }

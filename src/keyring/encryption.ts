@@ -7,8 +7,8 @@
  */
 import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
-import type { HsmAgents } from '../hsm/agents.ts';
 import { NO_SUBJECT, PURPOSE, parseHeader } from '../hsm/ciphertext.ts';
+import type { Agents } from '../hsm/token-router.ts';
 import { contextDigest, type EncryptionContext } from './encryption-context.ts';
 import type { KeyCache, LoadedVersion } from './key-cache.ts';
 import type { KeyringParts } from './keyring.ts';
@@ -42,7 +42,7 @@ interface UsableVersion {
 
 /** See this file's first paragraph. */
 export class Encryption {
-  readonly #agents: HsmAgents;
+  readonly #agents: Agents;
   readonly #cache: KeyCache;
   readonly #usage: UsageRecorder;
 

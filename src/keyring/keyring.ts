@@ -3,8 +3,9 @@
  *
  * Owns what its parts have in common and nothing else; what happens on Encrypt is in `encryption.ts`.
  */
-import type { HsmAgents } from '../hsm/agents.ts';
+
 import type { TokenObject } from '../hsm/token-profile.ts';
+import type { Agents } from '../hsm/token-router.ts';
 import type { TenantId } from '../ids.ts';
 import type { Condition } from '../store/conditions.ts';
 import type { Store } from '../store/store.ts';
@@ -26,7 +27,7 @@ import type { UsageRecorder } from './usage.ts';
 /** What the keyring stands on. */
 export interface KeyringParts {
   readonly store: Store;
-  readonly agents: HsmAgents;
+  readonly agents: Agents;
   readonly cache: KeyCache;
   readonly usage: UsageRecorder;
   /** The token's objects, as this replica knows them. */

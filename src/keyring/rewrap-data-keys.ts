@@ -5,10 +5,10 @@
  * its plaintext stays there. Knows no gRPC and no SQL.
  */
 import type { Reason } from '../errors.ts';
-import type { HsmAgents } from '../hsm/agents.ts';
 import { encode } from '../hsm/codec.ts';
 import { sealedKeyVersion } from '../hsm/key-version.ts';
 import { REWRAP_OUTCOME } from '../hsm/protocol.ts';
+import type { Agents } from '../hsm/token-router.ts';
 import { idToBytes } from '../ids.ts';
 import type { Lease, LeasedKey, Progress } from '../store/rewrap-ranges.ts';
 import {
@@ -118,7 +118,7 @@ function sealedVersionsOf({ key, versions }: DataKeyBatch): SealedVersions {
 }
 
 async function rewrapItems(
-  agents: HsmAgents,
+  agents: Agents,
   { target, sources, indexOf }: SealedVersions,
   items: readonly StaleDataKey[],
 ) {

@@ -233,7 +233,8 @@ export class TokenKeys {
   /** Waits while one of them is on its way, until shortly before the call's deadline. */
   async #whenCurrent(call: Call, fits: (record: TokenObjectRecord) => boolean): Promise<void> {
     const { store, wake } = this.#parts;
-    const isOnItsWay = ({ state }: TokenObjectRecord) => state === 'CREATING' || state === 'CREATED';
+    const isOnItsWay = ({ state, tokenState }: TokenObjectRecord) =>
+      tokenState === 'CURRENT' && (state === 'CREATING' || state === 'CREATED');
     while (millisecondsLeft(call.deadline) > ANSWER_MS) {
       if (!(await listTokenObjects(store, call)).filter(fits).some(isOnItsWay)) return;
       wake();

@@ -9,9 +9,8 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
-import type { HsmAgents } from '../hsm/agents.ts';
 import type { TokenObject } from '../hsm/token-profile.ts';
-import type { RootKeyId, SealKeyId, TenantId } from '../ids.ts';
+import type { AnyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
 import type { Store } from '../store/store.ts';
 import {
   listTokenObjects,
@@ -47,9 +46,13 @@ function presenceOf({ state, tenantState }: TokenObjectRecord): TokenObject['pre
   return state === 'CREATED' ? 'expected' : 'possible';
 }
 
-interface TokenObjectsParts {
+export interface TokenObjectsParts {
   readonly store: Store;
-  readonly agents: Pick<HsmAgents, 'hold' | 'held'>;
+  readonly tokens: {
+    /** Has all of this replica's agents use what is recorded of their tokens. Throws HSM_UNAVAILABLE. */
+    hold(records: readonly TokenObjectRecord[]): Promise<void>;
+    readonly agents: { readonly held: readonly AnyId[] };
+  };
   /** As read at the start. */
   readonly records: readonly TokenObjectRecord[];
   readonly systemTenantId: TenantId;
@@ -104,12 +107,12 @@ export class TokenObjects {
   }
 
   async #refresh(): Promise<void> {
-    const { store, agents } = this.#parts;
+    const { store, tokens } = this.#parts;
     this.#isBehind = true;
     do {
       this.#isStale = false;
       this.#records = await listTokenObjects(store, deadline());
-      await agents.hold(tokenObjectsOf(this.#records));
+      await tokens.hold(this.#records);
       await this.report();
     } while (this.#isStale);
     this.#isBehind = false;
@@ -117,8 +120,8 @@ export class TokenObjects {
 
   /** Says that this replica runs, and what it holds. Throws what the store throws. */
   async report(): Promise<void> {
-    const { store, agents } = this.#parts;
-    await reportHeld(store, deadline(), { replicaId: this.#replicaId, held: agents.held });
+    const { store, tokens } = this.#parts;
+    await reportHeld(store, deadline(), { replicaId: this.#replicaId, held: tokens.agents.held });
   }
 
   /** Reports every two seconds, and makes up for what failed before, until {@link TokenObjects.stop}. */

@@ -4,6 +4,8 @@
  * Its invariant: every object and every required attribute is in it, what is wrong first. Knows no token.
  */
 import type { AttributePosture } from '../hsm/token-profile.ts';
+import type { MoveProgress, TokenRecord } from '../store/tokens.ts';
+import { tokenInWords } from './serving-tokens.ts';
 import { TOKEN_COPIES, type TokenObjectStatus, type TokenStatusRecord } from './token-status.ts';
 
 /** States of attributes, in the order in which they matter. */
@@ -40,6 +42,23 @@ export function tokenStatusText(status: TokenStatusRecord): string {
     ),
   ];
   return `${lines.join('\n')}\n`;
+}
+
+/** The tokens that are recorded, where there are several, and how far key versions have moved. */
+export function tokensText(
+  tokens: readonly TokenRecord[],
+  { versions, copied, leftBehind }: MoveProgress,
+): string {
+  if (tokens.length === 1) return '';
+  const lines = tokens.map((token) => {
+    const more = {
+      CURRENT: '',
+      NEXT: `; ${copied} of ${versions} key versions are copied`,
+      FORMER: leftBehind > 0 ? `; keys of former tokens that are not destroyed: ${leftBehind}` : '',
+    };
+    return `${token.state.toLowerCase().padEnd(13)}${tokenInWords(token)}${more[token.state]}`;
+  });
+  return `${lines.sort().join('\n')}\n`;
 }
 
 function objectLines({

@@ -15,6 +15,7 @@ import {
   type TokenObjectRecord,
   type TokenObjectRole,
 } from './token-objects.ts';
+import { selectTokens, type TokenRecord } from './tokens.ts';
 
 const READ_MS = 5_000;
 
@@ -24,8 +25,11 @@ export interface EnvironmentRecord {
   readonly systemTenantId: TenantId;
   /** As `token init` recorded it; null before. */
   readonly tokenProfile: unknown;
-  /** All tenants', oldest first. */
+  /** All tenants' in the current token, oldest first. */
   readonly tokenObjects: readonly TokenObjectRecord[];
+  readonly currentToken: TokenRecord;
+  /** All of them, oldest first. */
+  readonly tokens: readonly TokenRecord[];
 }
 
 const SELECT_ENVIRONMENT = `SELECT e.environment_id, e.token_profile, t.tenant_id
@@ -40,11 +44,17 @@ interface EnvironmentRow {
 async function read(query: Query, lock = ''): Promise<EnvironmentRecord> {
   const [row] = await query<EnvironmentRow>(SELECT_ENVIRONMENT + lock);
   if (row === undefined) throw new Error('The database has lost its environment or the tenant system.');
+  const tokens = await selectTokens(query);
+  const currentToken = tokens.find(({ state }) => state === 'CURRENT');
+  if (currentToken === undefined) throw new Error('The database has lost its current token.');
+  const objects = await selectTokenObjects(query);
   return {
     environmentId: row.environment_id,
     systemTenantId: row.tenant_id,
     tokenProfile: row.token_profile,
-    tokenObjects: await selectTokenObjects(query),
+    tokenObjects: objects.filter(({ tokenId }) => tokenId === currentToken.tokenId),
+    currentToken,
+    tokens,
   };
 }
 
@@ -72,6 +82,9 @@ export function recordToken(
     /** Anything that JSON keeps as it is. */
     readonly profile: unknown;
     readonly objects: readonly { readonly objectId: string; readonly role: TokenObjectRole }[];
+    /** What tells the token from others. */
+    readonly label?: string;
+    readonly serialNumber?: string;
   },
 ): Promise<'recorded' | 'unchanged'> {
   return owner.transaction(async () => {
@@ -89,6 +102,7 @@ export function recordToken(
     if (!isDeepStrictEqual(recorded.tokenProfile, JSON.parse(JSON.stringify(token.profile)))) {
       throw new Error('The database holds another token profile than this token was found to have.');
     }
+    await describe(owner, token);
     return 'unchanged';
   });
 }
@@ -99,6 +113,7 @@ async function write(
   token: Parameters<typeof recordToken>[1],
 ): Promise<void> {
   await owner.query('UPDATE environment SET token_profile = $1', [JSON.stringify(token.profile)]);
+  await describe(owner, token);
   for (const { objectId, role } of token.objects) {
     await owner.query(
       `INSERT INTO token_objects (tenant_id, object_id, role, is_current, activated_at)
@@ -106,4 +121,12 @@ async function write(
       [tenantId, objectId, role],
     );
   }
+}
+
+async function describe(owner: OwnerConnection, token: Parameters<typeof recordToken>[1]): Promise<void> {
+  await owner.query(
+    `UPDATE tokens SET label = coalesce($1, label), serial_number = coalesce($2, serial_number), profile = $3
+     WHERE state = 'CURRENT'`,
+    [token.label ?? null, token.serialNumber ?? null, JSON.stringify(token.profile)],
+  );
 }

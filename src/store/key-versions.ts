@@ -160,6 +160,22 @@ export async function findVersion(
   return row && fromVersionRow(row);
 }
 
+/**
+ * Erases what of destroyed versions was copied for another token; after the rows themselves, so that a copy that was made
+ * meanwhile is seen. With the reconciler's rights.
+ */
+export async function eraseCopies(
+  tx: Tx,
+  tenantId: TenantId,
+  { keyId, version }: { readonly keyId?: KeyId; readonly version?: number | null } = {},
+): Promise<void> {
+  await tx.query(
+    `DELETE FROM moved_key_versions WHERE tenant_id = $1
+       AND key_id = coalesce($2, key_id) AND version = coalesce($3, version)`,
+    [tenantId, keyId ?? null, version ?? null],
+  );
+}
+
 const VERSION_FILTER: FilterColumns = { state: () => 'v.state' };
 
 /** At most `limit` versions, newest first, beginning below `before`. */

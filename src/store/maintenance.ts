@@ -7,6 +7,7 @@
 import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { KeyId, TenantId } from '../ids.ts';
+import { eraseCopies } from './key-versions.ts';
 import type { RotationCause } from './rewrap-jobs.ts';
 import type { Deadline, Store, Tx } from './store.ts';
 import { type DueTokenKey, findDueTokenKeys, HAS_DUE_TOKEN_KEYS } from './token-objects.ts';
@@ -209,6 +210,7 @@ export async function destroyDue(
      WHERE tenant_id = $1 AND key_id = $2 AND version = coalesce($3, version) AND state <> 'DESTROYED'`,
     [tenantId, keyId, version],
   );
+  await eraseCopies(tx, tenantId, { keyId, version });
   return true;
 }
 

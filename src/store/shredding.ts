@@ -5,6 +5,7 @@
  * rows themselves stay. Knows no token.
  */
 import type { TenantId } from '../ids.ts';
+import { eraseCopies } from './key-versions.ts';
 import type { Tx } from './store.ts';
 
 /** What there is of a tenant that could be lost. */
@@ -54,6 +55,7 @@ export async function shredTenant(tx: Tx, tenantId: TenantId): Promise<number | 
      WHERE tenant_id = $1 AND state <> 'DESTROYED'`,
     [tenantId],
   );
+  await eraseCopies(tx, tenantId);
   const [row] = await tx.query<{ count: number }>(
     `WITH deleted AS (DELETE FROM data_keys WHERE tenant_id = $1 RETURNING 1)
      SELECT count(*)::float8 AS count FROM deleted`,

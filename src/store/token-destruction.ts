@@ -28,8 +28,8 @@ export async function findDestructible(
 ): Promise<TokenObjectRecord[]> {
   const found = (await selectTokenObjects(owner.query)).find((each) => each.objectId === objectId);
   if (found === undefined) throw new Error(`no key ${objectId} is recorded`);
-  if (found.role !== 'root' && found.role !== 'seal')
-    throw new Error(`${objectId} is the ${found.role} key, which is not replaced`);
+  const isReplaced = found.role === 'root' || found.role === 'seal' || found.tokenState === 'FORMER';
+  if (!isReplaced) throw new Error(`${objectId} is the ${found.role} key, which is not replaced`);
   if (found.state === 'CURRENT' || found.state === 'CREATING' || found.state === 'CREATED')
     throw new Error(`the ${found.role} key ${objectId} is ${found.state}: rotate it first`);
   return [found];

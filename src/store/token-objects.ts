@@ -7,10 +7,11 @@
  * before. Not under row-level security: every replica knows all. Knows no PKCS#11.
  */
 import { KeywardError } from '../errors.ts';
-import type { AnyId, JobId, TenantId } from '../ids.ts';
+import type { AnyId, JobId, TenantId, TokenId } from '../ids.ts';
 import type { NewKeyVersion } from './key-versions.ts';
 import type { Deadline, Store, Tx } from './store.ts';
 import type { TenantState } from './tenants.ts';
+import type { TokenState } from './tokens.ts';
 
 export type TokenObjectRole = 'root' | 'seal' | 'mask' | 'audit-signing';
 
@@ -31,6 +32,9 @@ export interface TokenObjectRecord {
   readonly tenantState: TenantState;
   /** The object's CKA_ID, as a UUID's text. */
   readonly objectId: AnyId;
+  /** The token that it is in, and whether that serves. */
+  readonly tokenId: TokenId;
+  readonly tokenState: TokenState;
   readonly role: TokenObjectRole;
   readonly state: TokenObjectState;
   /** Empty for what `token init` made. */
@@ -49,6 +53,8 @@ interface Row {
   tenant: string;
   tenant_state: TenantState;
   object_id: AnyId;
+  token_id: TokenId;
+  token_state: TokenState;
   role: TokenObjectRole;
   state: TokenObjectState;
   caller: string;
@@ -59,15 +65,15 @@ interface Row {
   job_id: JobId | null;
 }
 
-const SELECT = `SELECT o.tenant_id, t.name AS tenant, t.state AS tenant_state, o.object_id, o.role, o.state, o.caller,
-    o.created_at, o.activated_at, o.retired_at, o.destroyed_at, o.job_id
-  FROM token_objects o JOIN tenants t USING (tenant_id)`;
+const SELECT = `SELECT o.tenant_id, t.name AS tenant, t.state AS tenant_state, o.object_id, o.token_id,
+    p.state AS token_state, o.role, o.state, o.caller, o.created_at, o.activated_at, o.retired_at, o.destroyed_at, o.job_id
+  FROM token_objects o JOIN tenants t USING (tenant_id) JOIN tokens p ON p.token_id = o.token_id`;
 const OLDEST_FIRST = 'ORDER BY o.created_at, o.role, o.object_id';
 
 /** An attempt at making one is another's to take up after this long. */
 const ATTEMPT = "interval '2 minutes'";
 /** A replica that hasn't been heard of for so long isn't waited for. */
-const SILENCE = "interval '10 seconds'";
+export const SILENCE = "interval '10 seconds'";
 
 function fromRow(row: Row): TokenObjectRecord {
   return {
@@ -75,6 +81,8 @@ function fromRow(row: Row): TokenObjectRecord {
     tenant: row.tenant,
     tenantState: row.tenant_state,
     objectId: row.object_id,
+    tokenId: row.token_id,
+    tokenState: row.token_state,
     role: row.role,
     state: row.state,
     caller: row.caller,
@@ -103,7 +111,7 @@ export function listTokenObjects(store: Store, call: Deadline): Promise<TokenObj
 export type NewTokenObject = Pick<TokenObjectRecord, 'tenantId' | 'objectId' | 'role' | 'caller'>;
 
 /**
- * Records one that is to be made; the tenant's first of its role, where there must be none before. Throws
+ * Records one that is to be made in the current token; the tenant's first of its role, where there must be none before. Throws
  * TOKEN_KEY_ROTATION_UNDER_WAY while another is on its way, or is the first already, and RESOURCE_NOT_FOUND for a tenant that
  * is shredded, which this one isn't until the transaction ends.
  */
@@ -122,7 +130,7 @@ export async function insertTokenObject(
      SELECT $1, $2, $3, false, 'CREATING', $4, clock_timestamp() + ${ATTEMPT}
      WHERE ${which === 'next'} OR NOT EXISTS (
        SELECT FROM token_objects WHERE tenant_id = $1 AND role = $3 AND is_current)
-     ON CONFLICT (tenant_id, role) WHERE state IN ('CREATING', 'CREATED') DO NOTHING RETURNING 1`,
+     ON CONFLICT (tenant_id, role, token_id) WHERE state IN ('CREATING', 'CREATED') DO NOTHING RETURNING 1`,
     [object.tenantId, object.objectId, object.role, object.caller],
   );
   if (inserted.length === 0) throw new KeywardError('TOKEN_KEY_ROTATION_UNDER_WAY');
@@ -252,13 +260,15 @@ export type DueTokenKey =
   | ({ readonly due: 'create' | 'activate' } & TokenObjectRecord)
   | { readonly due: 'add'; readonly tenantId: TenantId; readonly tenant: string };
 
+/** Of `token_objects o`: whether it is in the token that serves. What is in the next one is the command's that moves. */
+const IS_IN_CURRENT = `o.token_id = (SELECT token_id FROM tokens WHERE state = 'CURRENT')`;
 /** Of `token_objects o` and their `tenants t`: whether a step is due. A shredded tenant's are no longer used. */
-const IS_DUE = `t.state <> 'SHREDDED'
+const IS_DUE = `t.state <> 'SHREDDED' AND ${IS_IN_CURRENT}
   AND (o.state = 'CREATED' OR (o.state = 'CREATING' AND o.attempt_until <= clock_timestamp()))`;
 /** Of `tenants t`: whether it is to have a root key of its own and hasn't. */
 const LACKS_ROOT = `t.dedicated_root_key AND t.state <> 'SHREDDED' AND NOT EXISTS (
   SELECT FROM token_objects o WHERE o.tenant_id = t.tenant_id AND o.role = 'root'
-    AND o.state IN ('CREATING', 'CREATED', 'CURRENT'))`;
+    AND ${IS_IN_CURRENT} AND o.state IN ('CREATING', 'CREATED', 'CURRENT'))`;
 /** Whether {@link findDueTokenKeys} finds anything. */
 export const HAS_DUE_TOKEN_KEYS = `EXISTS (SELECT FROM token_objects o JOIN tenants t USING (tenant_id) WHERE ${IS_DUE})
   OR EXISTS (SELECT FROM tenants t WHERE ${LACKS_ROOT})`;

@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import type { PKCS11 } from 'pkcs11js';
 import { copyToken, createSoftHsmToken } from '../../softhsm/token.ts';
 import { conformance } from './conformance.ts';
+import { movingConformance } from './moving.ts';
 import { tokenKeysConformance } from './token-keys.ts';
 import type { FreshToken } from './token-keys-rig.ts';
 
@@ -34,6 +35,18 @@ for (const suite of [conformance, tokenKeysConformance]) {
     newSoftokenToken(SOFTOKEN ?? ''),
   );
 }
+
+movingConformance('SoftHSM to SoftHSM', { skip: false }, newSoftHsmToken, newSoftHsmToken);
+const softoken = { skip: SOFTOKEN === undefined && 'libsoftokn3.so is not installed here' };
+movingConformance('SoftHSM to NSS softoken', softoken, newSoftHsmToken, () =>
+  newSoftokenToken(SOFTOKEN ?? ''),
+);
+movingConformance(
+  'NSS softoken to SoftHSM',
+  softoken,
+  () => newSoftokenToken(SOFTOKEN ?? ''),
+  newSoftHsmToken,
+);
 
 function newSoftHsmToken(): FreshToken {
   const directory = newDirectory();

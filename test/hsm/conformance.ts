@@ -108,11 +108,11 @@ export function conformance(
     });
 
     test('initialising again finds the same objects and makes none', async () => {
-      const again = await initializeToken(
+      const { profile, objects } = await initializeToken(
         { ...token.settings, environmentId: settings.environmentId },
         token.environment,
       );
-      assert.deepEqual(again, { profile: settings.profile, objects: settings.objects });
+      assert.deepEqual({ profile, objects }, { profile: settings.profile, objects: settings.objects });
     });
 
     test('every required attribute is enforced, or waived by name', () => {

@@ -49,6 +49,8 @@ export interface LogLine {
   readonly [field: string]: unknown;
 }
 
+/** All that key versions need of agents. */
+type Calls = Pick<HsmAgents, 'call'>;
 type Settings = Omit<ServeSettings, 'despiteFailedTry'>;
 type StartOptions = Partial<Omit<HsmAgentsOptions, 'settings'>> & {
   /** What the agents are told of; by default what is recorded. */
@@ -81,6 +83,11 @@ export class TokenKeysRig {
     const environmentId = newId<EnvironmentId>();
     const made = await initializeToken({ ...token.settings, environmentId }, token.environment);
     return new TokenKeysRig(token, { ...token.settings, environmentId, ...made, keyCacheSize: 4 });
+  }
+
+  /** An environment that was made in the token. */
+  static over(token: FreshToken, settings: Settings): TokenKeysRig {
+    return new TokenKeysRig(token, settings);
   }
 
   /** The root and seal key of the beginning. */
@@ -174,13 +181,13 @@ export function keysOf(root: TokenObject, seal: TokenObject): Keys {
   return { rootKeyId: root.objectId as RootKeyId, sealKeyId: seal.objectId as SealKeyId };
 }
 
-export function createVersion(agents: HsmAgents, keys: Keys): Promise<SealedKeyVersion> {
+export function createVersion(agents: Calls, keys: Keys): Promise<SealedKeyVersion> {
   const identity = { tenantId: newId<TenantId>(), keyId: newId<KeyId>(), version: 1 };
   const algorithm = ALGORITHM.hmacSha512Aes256Gcm;
   return agents.call('createKeyVersion', { ...identity, algorithm, ...keys }, soon());
 }
 
-export async function seal(agents: HsmAgents, version: SealedKeyVersion, text: string): Promise<Buffer> {
+export async function seal(agents: Calls, version: SealedKeyVersion, text: string): Promise<Buffer> {
   const { ciphertext } = await agents.call(
     'seal',
     {
@@ -195,11 +202,7 @@ export async function seal(agents: HsmAgents, version: SealedKeyVersion, text: s
   return ciphertext;
 }
 
-export async function open(
-  agents: HsmAgents,
-  version: SealedKeyVersion,
-  ciphertext: Buffer,
-): Promise<string> {
+export async function open(agents: Calls, version: SealedKeyVersion, ciphertext: Buffer): Promise<string> {
   const { plaintext } = await agents.call(
     'open',
     {
@@ -215,7 +218,7 @@ export async function open(
 
 /** The versions under these keys; undefined for each that did not verify. */
 export async function transfer(
-  agents: HsmAgents,
+  agents: Calls,
   versions: readonly SealedKeyVersion[],
   { rootKeyId, sealKeyId }: Keys,
 ): Promise<(SealedKeyVersion | undefined)[]> {

@@ -12,7 +12,11 @@ import type { TokenProfile } from '../../src/hsm/token-profile.ts';
 import type { EnvironmentId } from '../../src/ids.ts';
 import type { Keyring, KeyringParts } from '../../src/keyring/keyring.ts';
 import type { Reconciler } from '../../src/keyring/reconciler.ts';
-import { type TokenObjects, tokenObjectsOf } from '../../src/keyring/token-objects.ts';
+import {
+  type TokenObjects,
+  type TokenObjectsParts,
+  tokenObjectsOf,
+} from '../../src/keyring/token-objects.ts';
 import type { EnvironmentRecord } from '../../src/store/environment.ts';
 import type { Store } from '../../src/store/store.ts';
 import type { Environment } from '../kit.ts';
@@ -74,7 +78,11 @@ export interface Ground {
 /** Puts a replica together: one worker, all of the time. */
 export function newReplica({ modules, store, agents, environment, makeTokenKey }: Ground): Replica {
   const { systemTenantId, tokenObjects: records } = environment;
-  const tokenObjects = new modules.tokenObjects.TokenObjects({ store, agents, records, systemTenantId });
+  const tokens: TokenObjectsParts['tokens'] = {
+    agents,
+    hold: (recorded) => agents.hold(tokenObjectsOf(recorded)),
+  };
+  const tokenObjects = new modules.tokenObjects.TokenObjects({ store, tokens, records, systemTenantId });
   const keyring = modules.keyring.createKeyring({
     store,
     agents,

@@ -41,7 +41,15 @@ it('every table with tenants’ rows is under row-level security, or is known no
        AND NOT (c.relrowsecurity AND EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid))
      ORDER BY 1`,
   );
-  const shared = ['changes', 'maintenance', 'replicas', 'tenants', 'token_objects', 'usage_reports'];
+  const shared = [
+    'changes',
+    'maintenance',
+    'replicas',
+    'tenants',
+    'token_objects',
+    'tokens',
+    'usage_reports',
+  ];
   assert.deepEqual(
     rows.map((row) => row.table),
     shared,

@@ -17,22 +17,35 @@ import {
   encodeReply,
   type Failure,
   frameReader,
+  type MoveSettings,
   type OperationName,
   type ReplyOf,
   type RequestFrame,
   type RequestOf,
   readRequest,
 } from '../protocol.ts';
-import type { TokenObject } from '../token-profile.ts';
+import type { TokenIdentity, TokenObject } from '../token-profile.ts';
 import { toFailure } from './failure.ts';
 import { KeyOperations } from './operations.ts';
-import { probe, requireMechanisms } from './probe.ts';
+import { offerOf, probe, requireMechanisms } from './probe.ts';
 import { report } from './report.ts';
-import { type OpenToken, openToken } from './token.ts';
-import { createMissing, createObject, destroyObjects, takeAllObjects, takeObjects } from './token-objects.ts';
+import { identifyToken, type OpenToken, openToken } from './token.ts';
+import {
+  createMissing,
+  createObject,
+  destroyObjects,
+  refuseForeignObjects,
+  survey,
+  takeAllObjects,
+  takeObjects,
+} from './token-objects.ts';
+import { MoveSource, MoveTarget } from './transport.ts';
 
 /** Answers wait at most this long for others to be written with. */
 const FLUSH_MS = 1;
+
+/** What moves key versions, in an agent that was opened for that. */
+let moving: { readonly source: MoveSource } | { readonly target: MoveTarget } | undefined;
 
 type Handlers = { [Name in OperationName]: (request: RequestOf<Name>) => ReplyOf<Name> };
 
@@ -47,6 +60,7 @@ let opened:
 
 const handlers: Handlers = {
   start: (settings) => {
+    requireUnopened();
     const token = openToken(settings, { despiteFailedTry: settings.despiteFailedTry });
     requireMechanisms(token.slot, settings.profile.wrapMechanism);
     const { objects, findings, held, problems } = takeAllObjects(token.session, settings, settings.objects);
@@ -71,11 +85,11 @@ const handlers: Handlers = {
     // A token that lacks one has lost it, or is another: a new one in its place would open nothing that there is.
     if (recorded.length > 0) {
       takeAllObjects(token.session, measure, recorded);
-      return { profile, objects: recorded };
+      return { profile, objects: recorded, ...identityOf(token) };
     }
     const objects = createMissing(token.session, environmentId, profile);
     takeAllObjects(token.session, measure, objects);
-    return { profile, objects };
+    return { profile, objects, ...identityOf(token) };
   },
   createTokenKey: (settings) => {
     createObject(openToken(settings, { write: true }).session, settings, settings);
@@ -110,7 +124,68 @@ const handlers: Handlers = {
     const token = openToken(settings, { despiteFailedTry: settings.despiteFailedTry });
     return report(token, settings, settings.objects);
   },
+  identifyToken,
+  surveyToken: (settings) => {
+    const token = openToken(settings);
+    const { objects, unrecorded } = survey(token.session, settings.environmentId, settings.objects);
+    return {
+      ...identityOf(token),
+      module: token.module,
+      ...offerOf(token.slot),
+      objects: objects.map(({ handle: _, ...object }) => object),
+      unrecorded,
+    };
+  },
+  probeToken: (settings) => {
+    const token = openToken(settings, { write: true });
+    refuseForeignObjects(token.session, settings.environmentId);
+    return { profile: probe(token.slot) };
+  },
+  openMoveTarget: (settings) => {
+    const { token, objects } = openToMove(settings);
+    const target = new MoveTarget(token, settings, objects);
+    moving = { target };
+    return target.offer;
+  },
+  openMoveSource: (settings) => {
+    const { token, objects } = openToMove(settings);
+    const source = new MoveSource(token, settings, objects);
+    moving = { source };
+    return source.choice;
+  },
+  acceptTransport: (choice) => {
+    moveTarget().accept(choice);
+    return {};
+  },
+  exportKeyVersions: (request) => moveSource().export(request),
+  importKeyVersions: (request) => moveTarget().import(request),
 };
+
+function identityOf({ label, serialNumber }: OpenToken): TokenIdentity {
+  return { label, serialNumber };
+}
+
+/** An agent does one thing in its life: what serves never moves anything, and what moves never serves. */
+function requireUnopened(): void {
+  if (opened !== undefined || moving !== undefined) throw new Error('an agent that is opened already');
+}
+
+function openToMove(settings: MoveSettings) {
+  requireUnopened();
+  const token = openToken(settings);
+  requireMechanisms(token.slot, settings.profile.wrapMechanism);
+  return { token, objects: takeAllObjects(token.session, settings, settings.objects).objects };
+}
+
+function moveSource(): MoveSource {
+  if (moving === undefined || !('source' in moving)) throw new Error('an agent that is no source of a move');
+  return moving.source;
+}
+
+function moveTarget(): MoveTarget {
+  if (moving === undefined || !('target' in moving)) throw new Error('an agent that is no target of a move');
+  return moving.target;
+}
 
 function serving() {
   if (opened === undefined) throw new Error('an operation before start');

@@ -178,6 +178,23 @@ export class KeyOperations {
     };
   }
 
+  /** Verifies a version, seal and check value, and keeps nothing loaded of it. Throws `row-corrupt`. */
+  verify(version: SealedKeyVersion): void {
+    this.#unwrapVerified(version).destroy();
+  }
+
+  /** Seals a version that has come under a root key of this token, and proves it by the check value that it had. */
+  adopt(version: Omit<SealedKeyVersion, 'sealKeyId' | 'seal'>, sealKeyId: SealKeyId): SealedKeyVersion {
+    const sealed = { ...version, sealKeyId, seal: this.#sealOf(version, sealKeyId) };
+    try {
+      this.verify(sealed);
+    } catch (cause) {
+      if (!(cause instanceof AgentFailure && cause.kind === 'row-corrupt')) throw cause;
+      throw new AgentFailure('token', 'a moved key version does not verify', { cause });
+    }
+    return sealed;
+  }
+
   #transferOne(version: SealedKeyVersion, rootKeyId: RootKeyId, sealKeyId: SealKeyId): Buffer {
     this.#verifySeal(version);
     if (this.#objects.get(version.rootKeyId)?.role !== 'root')

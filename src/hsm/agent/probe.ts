@@ -15,7 +15,7 @@ import {
   type Slot,
 } from 'graphene-pk11';
 import { WRAP } from '../key-version.ts';
-import type { ProfileWords, TokenProfile } from '../token-profile.ts';
+import type { ProfileWords, TokenProfile, TokenSurvey } from '../token-profile.ts';
 import { AgentFailure, returnValueOf } from './failure.ts';
 import {
   HMAC_SHA512,
@@ -80,6 +80,16 @@ export function requireMechanisms(slot: Slot, wrapMechanism: number): void {
   const serving = [...SERVING, [wrapMechanism, wrap?.name ?? `mechanism ${wrapMechanism}`] as const];
   const missing = serving.filter(([number]) => !offered.has(number)).map(([, name]) => name);
   if (missing.length > 0) throw new AgentFailure('refused', `the token lacks ${missing.join(', ')}`);
+}
+
+/** What a token offers for moving key versions to it or from it, by the mechanisms that it lists; nothing is tried. */
+export function offerOf(slot: Slot): Pick<TokenSurvey, 'lacks' | 'wraps' | 'oaep'> {
+  const offered = offeredBy(slot);
+  return {
+    lacks: REQUIRED.filter(([number]) => !offered.has(number)).map(([, name]) => name),
+    wraps: WRAP_MECHANISMS.filter(({ mechanism }) => offered.has(mechanism)).map(({ wrap }) => wrap),
+    oaep: offered.has(MechanismEnum.RSA_PKCS_OAEP) && offered.has(MechanismEnum.RSA_PKCS_KEY_PAIR_GEN),
+  };
 }
 
 /** A profile as operators read it. */
@@ -178,7 +188,7 @@ function generateTemporaryRoot(session: Session, unsupported: readonly string[],
 }
 
 /** What `attempt` returns, or the name of the PKCS#11 error that it ended with. Its session objects go with its session. */
-function inSession(
+export function inSession(
   slot: Slot,
   attempt: (session: Session) => string | undefined,
   flags: SessionFlag = SessionFlag.SERIAL_SESSION,

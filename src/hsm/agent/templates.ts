@@ -55,6 +55,11 @@ const USAGE: Readonly<Record<TokenObjectRole, ITemplate>> = {
   'audit-signing': PRIVATE_KEY_USAGE,
 };
 
+/** RSA-3072, exponent 65537. */
+export const TRANSPORT_MODULUS_BYTES = 384;
+const TRANSPORT_EXPONENT = Buffer.from([1, 0, 1]);
+const PUBLIC_TRANSPORT_USAGE = { encrypt: false, verify: false, wrap: true } as const satisfies ITemplate;
+
 const KIND = {
   root: { keyType: KeyType.AES, valueLen: 32 },
   seal: { keyType: KeyType.GENERIC_SECRET, valueLen: MATERIAL_BYTES },
@@ -152,6 +157,69 @@ export function useTemplate(profile: Omit<TokenProfile, 'wrap' | 'wrapMechanism'
     ...(profile.allowedMechanisms ? { allowedMechanisms: mechanismList(HMAC_SHA512) } : {}),
     ...(profile.modifiable === 'last' ? modifiable : {}),
   });
+}
+
+/** TRANSPORT, for generating a pair: its public half wraps, its private half unwraps and never leaves the token. */
+export function transportPairTemplates(): { readonly public: ITemplate; readonly private: ITemplate } {
+  const half = { keyType: KeyType.RSA, token: false } as const;
+  return {
+    public: {
+      ...half,
+      class: ObjectClass.PUBLIC_KEY,
+      modulusBits: TRANSPORT_MODULUS_BYTES * 8,
+      publicExponent: TRANSPORT_EXPONENT,
+      ...PUBLIC_TRANSPORT_USAGE,
+    },
+    private: {
+      ...half,
+      class: ObjectClass.PRIVATE_KEY,
+      ...GUARDED,
+      decrypt: false,
+      sign: false,
+      unwrap: true,
+      derive: false,
+    },
+  };
+}
+
+/** TRANSPORT, its public half as another token is given it. */
+export function transportPublicTemplate(modulus: Buffer): ITemplate {
+  return {
+    class: ObjectClass.PUBLIC_KEY,
+    keyType: KeyType.RSA,
+    token: false,
+    modulus,
+    publicExponent: TRANSPORT_EXPONENT,
+    ...PUBLIC_TRANSPORT_USAGE,
+  };
+}
+
+/** TRANSPORT, the AES key where it is made: it wraps, and leaves under the other token's public key. */
+export function transportKeyTemplate(): ITemplate {
+  return {
+    class: ObjectClass.SECRET_KEY,
+    keyType: KeyType.AES,
+    valueLen: 32,
+    token: false,
+    private: true,
+    sensitive: true,
+    extractable: true,
+    ...NO_USAGE,
+    wrap: true,
+  };
+}
+
+/** TRANSPORT, the AES key where it arrives: it unwraps, and can't leave. */
+export function transportKeyUnwrapTemplate({ valueLength }: Pick<TokenProfile, 'valueLength'>): ITemplate {
+  return {
+    class: ObjectClass.SECRET_KEY,
+    keyType: KeyType.AES,
+    ...(valueLength ? { valueLen: 32 } : {}),
+    token: false,
+    ...GUARDED,
+    ...NO_USAGE,
+    unwrap: true,
+  };
 }
 
 function withoutUnsupported(unsupported: readonly string[], template: ITemplate): ITemplate {

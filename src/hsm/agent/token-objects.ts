@@ -250,7 +250,7 @@ function create(
 }
 
 /** Two environments in one token would end with one destroying what the other needs. */
-function refuseForeignObjects(session: Session, environment: EnvironmentId): void {
+export function refuseForeignObjects(session: Session, environment: EnvironmentId): void {
   for (const role of ['root', 'audit-signing'] as const) {
     const foreign = collect(session, role)
       .map(labelled)

@@ -8,7 +8,7 @@
 import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs';
 import { Module, type Session, SessionFlag, type Slot, type Token, TokenFlag } from 'graphene-pk11';
 import type { TokenSettings } from '../protocol.ts';
-import type { TokenPosture } from '../token-profile.ts';
+import type { TokenIdentity, TokenPosture } from '../token-profile.ts';
 import { AgentFailure, returnValueOf } from './failure.ts';
 
 const CKF_OS_LOCKING_OK = 2;
@@ -54,6 +54,12 @@ export function openToken(settings: TokenSettings, options: OpenOptions = {}): O
     module: `${description.module.description} ${description.module.version} (${description.module.manufacturer})`,
     description,
   };
+}
+
+/** Which token the settings mean, without logging in. Throws as {@link openToken} does. */
+export function identifyToken(settings: TokenSettings): TokenIdentity {
+  const { label, serialNumber } = chooseSlot(loadModule(settings), settings.token).getToken();
+  return { label, serialNumber };
 }
 
 function describe(module: Module, token: Token): OpenToken['description'] {

@@ -21,7 +21,7 @@ import {
   replyId,
   requestBytes,
 } from '../../../src/hsm/protocol.ts';
-import { TOKEN_OBJECT_ROLES } from '../../../src/hsm/token-profile.ts';
+import { OAEP_HASHES, TOKEN_OBJECT_ROLES } from '../../../src/hsm/token-profile.ts';
 import type { EnvironmentId, KeyId, RootKeyId, SealKeyId, TenantId } from '../../../src/ids.ts';
 import { bytes, bytesUpTo, uuid } from './sealing.ts';
 
@@ -66,6 +66,9 @@ const objects = fc.array(
     { ...plain, requiredKeys: ['objectId', 'role'] },
   ),
 );
+const hash = fc.constantFrom(...OAEP_HASHES);
+const offer = fc.record({ modulus: text, hashes: fc.array(hash), wrap: u8 }, plain);
+const choice = fc.record({ kind: fc.constantFrom('aes-key-wrap', 'rsa-oaep'), hash, wrapped: text }, plain);
 const held = { held: fc.array(uuid()), problems: fc.array(text) };
 
 /** A request of every operation; the types see to it that none is missing. */
@@ -122,6 +125,26 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
     { ...token, environmentId, profile, objects, despiteFailedTry: fc.boolean() },
     plain,
   ),
+  identifyToken: fc.record(token, plain),
+  surveyToken: fc.record({ ...token, environmentId, objects }, plain),
+  probeToken: fc.record({ ...token, environmentId }, plain),
+  openMoveTarget: fc.record({ ...token, environmentId, profile, objects }, plain),
+  openMoveSource: fc.record({ ...token, environmentId, profile, objects, offer }, plain),
+  acceptTransport: choice,
+  exportKeyVersions: fc.record({ keyVersions: fc.array(bytesUpTo(200), { maxLength: 5 }) }, plain),
+  importKeyVersions: fc.record(
+    {
+      sealKeyId: uuid<SealKeyId>(),
+      items: fc.array(
+        fc.record(
+          { rootKeyId: uuid<RootKeyId>(), keyVersion: bytesUpTo(200), wrapped: bytesUpTo(400) },
+          plain,
+        ),
+        { maxLength: 5 },
+      ),
+    },
+    plain,
+  ),
 };
 
 const posture = fc.record(
@@ -175,7 +198,7 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
     { module: text, token: text, serialNumber: text, findings: fc.constant([]), ...held },
     plain,
   ),
-  initializeToken: fc.record({ profile, objects }, plain),
+  initializeToken: fc.record({ profile, objects, label: text, serialNumber: text }, plain),
   createKeyVersion: sealedVersion,
   seal: fc.record({ ciphertext: bytesUpTo(300) }, plain),
   open: fc.record({ plaintext: bytesUpTo(300) }, plain),
@@ -193,6 +216,28 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
   random: fc.record({ bytes: bytesUpTo(300) }, plain),
   report: posture,
   inspectToken: posture,
+  identifyToken: fc.record({ label: text, serialNumber: text }, plain),
+  surveyToken: fc.record(
+    {
+      label: text,
+      serialNumber: text,
+      module: text,
+      lacks: fc.array(text),
+      wraps: fc.array(u8),
+      oaep: fc.boolean(),
+      objects: fc.array(
+        fc.record({ objectId: uuid(), role, condition: fc.constantFrom('found', 'missing') }, plain),
+      ),
+      unrecorded: fc.array(fc.record({ objectId: text, label: text }, plain)),
+    },
+    plain,
+  ),
+  probeToken: fc.record({ profile }, plain),
+  openMoveTarget: offer,
+  openMoveSource: choice,
+  acceptTransport: fc.record({}, plain),
+  exportKeyVersions: fc.record({ wrapped: fc.array(bytesUpTo(400), { maxLength: 5 }) }, plain),
+  importKeyVersions: fc.record({ keyVersions: fc.array(bytesUpTo(300), { maxLength: 5 }) }, plain),
 };
 
 const NAMES = Object.keys(OPERATIONS) as OperationName[];
