@@ -118,9 +118,10 @@ export class TokenObjects {
     this.#isBehind = false;
   }
 
-  /** Says that this replica runs, and what it holds. Throws what the store throws. */
+  /** Says that this replica runs, and what it holds; unless it ends. Throws what the store throws. */
   async report(): Promise<void> {
     const { store, tokens } = this.#parts;
+    if (this.#stopping.signal.aborted) return;
     await reportHeld(store, deadline(), { replicaId: this.#replicaId, held: tokens.agents.held });
   }
 

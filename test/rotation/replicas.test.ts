@@ -7,7 +7,7 @@ import { test } from 'node:test';
 import { CALLS_AND_COMMITS } from './failpoints.ts';
 import { enumerateSafely, newStage, run, runMeanwhile, settle, troublesOf, Victim } from './harness.ts';
 import { violations } from './invariants.ts';
-import { loadModules, tick } from './replica.ts';
+import { hear, loadModules, tick } from './replica.ts';
 import {
   runByClock,
   runOvertaken,
@@ -150,6 +150,15 @@ test('case 90: a key version that does not verify is named and stays where it is
 test('a root key is not current while a replica that runs has not heard of it', async () => {
   await using stage = await newStage(rootsToMake);
   assert.deepEqual((await runUnheard(stage)).violations, []);
+});
+
+test('a replica that has ended is not waited for, whatever it hears of while it ends and afterwards', async () => {
+  await using world = await newWorld(oneDue);
+  await world.reset();
+  const { replica } = world;
+  await Promise.all([hear(replica), replica.tokenObjects.stop()]);
+  await hear(replica);
+  assert.deepEqual(await world.sql('SELECT replica_id FROM replicas'), []);
 });
 
 test('a key version whose row is changed while it is re-wrapped is not written over', async (t) => {
