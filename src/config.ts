@@ -7,6 +7,7 @@
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { validate as isCronExpression } from 'node-cron';
 import { z } from 'zod';
+import { PRINCIPALS } from './access/certificates.ts';
 
 /** One setting. */
 interface Setting<T> {
@@ -77,6 +78,21 @@ export const SETTINGS = {
   KEYWARD_TLS_CERT_FILE: setting(file, 'PEM: the server’s certificate and its chain'),
   KEYWARD_TLS_KEY_FILE: setting(secretFile, 'PEM: the certificate’s private key; nobody else may read it'),
   KEYWARD_TLS_CLIENT_CA_FILE: setting(file, 'PEM: the CAs whose client certificates are accepted'),
+  KEYWARD_CERTIFICATE_PRINCIPAL: setting(
+    z.enum(PRINCIPALS, `must be one of ${PRINCIPALS.join(', ')}`).default('spiffe-then-subject'),
+    'what a client certificate is known by: `spiffe`, `subject` or `dns` alone, or `spiffe-then-subject`',
+    '`spiffe-then-subject`',
+  ),
+  KEYWARD_CERTIFICATE_DENY_FILE: setting(
+    file.optional(),
+    'client certificates that are refused though they verify ([docs/access.md](docs/access.md))',
+    'none',
+  ),
+  KEYWARD_ISSUERS_FILE: setting(
+    file.optional(),
+    'JSON: whose tokens are accepted ([docs/access.md](docs/access.md)); with it, callers may come without a certificate',
+    'none: no tokens',
+  ),
   DATABASE_URL: {
     ...setting(
       databaseUrl,

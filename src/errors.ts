@@ -8,6 +8,7 @@
 
 type StatusName =
   | 'CANCELLED'
+  | 'UNAUTHENTICATED'
   | 'INVALID_ARGUMENT'
   | 'DEADLINE_EXCEEDED'
   | 'NOT_FOUND'
@@ -43,6 +44,24 @@ export const REASONS = {
   COMPRESSION_NOT_SUPPORTED: {
     status: 'UNIMPLEMENTED',
     message: 'Compressed messages are not taken: send them as they are.',
+  },
+  CREDENTIALS_MISSING: {
+    status: 'UNAUTHENTICATED',
+    message: 'The call brings neither a client certificate nor a token.',
+  },
+  CREDENTIALS_INVALID: {
+    status: 'UNAUTHENTICATED',
+    message: 'The token or the certificate of the call is not accepted. The log says why.',
+  },
+  TOKEN_NOT_BOUND: {
+    status: 'UNAUTHENTICATED',
+    message: 'The token is not bound to the connection’s certificate, or to one that the connection lacks.',
+  },
+  CERTIFICATE_DENIED: { status: 'UNAUTHENTICATED', message: 'The client certificate is on the deny list.' },
+  ISSUER_UNAVAILABLE: {
+    status: 'UNAVAILABLE',
+    message: 'The keys of the token’s issuer can not be had now.',
+    retryAfterMs: 1000,
   },
   SERVER_BUSY: {
     status: 'RESOURCE_EXHAUSTED',

@@ -8,6 +8,7 @@
 import { readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { Command } from 'commander';
+import { Identity } from './access/identity.ts';
 import { monotonicNow } from './call.ts';
 import { type Configuration, ConfigurationError, read, readConfiguration } from './config.ts';
 import { HsmAgents, TokenRefused } from './hsm/agents.ts';
@@ -170,6 +171,7 @@ try {
 async function serve(): Promise<void> {
   const configuration = readConfiguration(process.env);
   const log = createLog(configuration.KEYWARD_LOG_LEVEL, RELEASE);
+  const identity = openIdentity(configuration, log);
   const store = await openStore(configuration, (err) =>
     log.warn({ err }, 'an idle database connection broke'),
   );
@@ -245,6 +247,7 @@ async function serve(): Promise<void> {
   const reconciler: Reconciler = new Reconciler({ store, keyring, log });
   const server = new GrpcServer({
     keyring,
+    identity,
     log,
     limits: serverLimits(configuration),
     listen: configuration.KEYWARD_LISTEN,
@@ -272,6 +275,7 @@ async function serve(): Promise<void> {
     clearInterval(readiness);
     setReady(false);
     await server.drain(configuration.KEYWARD_DRAIN_MS);
+    identity.stop();
     await reconciler.stop();
     stopHousekeeping();
     await tokenObjects
@@ -299,6 +303,19 @@ async function serve(): Promise<void> {
   } catch (error) {
     log.fatal({ err: error }, 'the HSM token is refused');
     end('the HSM token is refused', 1);
+  }
+}
+
+function openIdentity(configuration: Configuration, log: Logger): Identity {
+  const settings = {
+    certificatePrincipal: configuration.KEYWARD_CERTIFICATE_PRINCIPAL,
+    certificateDenyFile: configuration.KEYWARD_CERTIFICATE_DENY_FILE,
+    issuersFile: configuration.KEYWARD_ISSUERS_FILE,
+  };
+  try {
+    return new Identity(settings, log);
+  } catch (cause) {
+    throw new ConfigurationError((cause as Error).message, { cause });
   }
 }
 

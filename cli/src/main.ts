@@ -36,6 +36,7 @@ function build(): Command {
     .option('--ca-file <file>', "PEM of the authority of the service's certificate (KEYWARD_CA_FILE)")
     .option('--cert-file <file>', 'PEM of your certificate (KEYWARD_CERT_FILE)')
     .option('--key-file <file>', "PEM of your certificate's private key (KEYWARD_KEY_FILE)")
+    .option('--token-file <file>', 'your token, alone or bound to your certificate (KEYWARD_TOKEN_FILE)')
     .option(
       '--server-name <name>',
       "the name in the service's certificate, if not the host (KEYWARD_SERVER_NAME)",

@@ -2,8 +2,10 @@
  * Where the service is and who calls, found out; and the client for one command.
  *
  * Each setting comes from its flag, else its environment variable, else the development identity that `npm start`
- * writes, `.keyward/client.json`, looked for from the current folder upward. Its invariant: an identity file that
- * belongs to another user is never followed, since it decides where plaintext goes. Knows nothing of the commands.
+ * writes, `.keyward/client.json`, looked for from the current folder upward. A token that is given is not put together with
+ * the identity's certificate, nor the other way round: the service refuses both unless they are bound. Its invariant: an
+ * identity file that belongs to another user is never followed, since it decides where plaintext goes. Knows nothing of the
+ * commands.
  */
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
@@ -18,18 +20,22 @@ export interface GlobalOptions {
   readonly caFile?: string;
   readonly certFile?: string;
   readonly keyFile?: string;
+  readonly tokenFile?: string;
   readonly serverName?: string;
   /** Milliseconds. */
   readonly timeout: number;
 }
 
-type Setting = 'address' | 'caFile' | 'certFile' | 'keyFile';
+type Setting = 'address' | 'caFile' | 'certFile' | 'keyFile' | 'tokenFile';
+
+const CERTIFICATE = ['certFile', 'keyFile'] as const;
 
 const SOURCES: readonly { setting: Setting; flag: string; variable: string }[] = [
   { setting: 'address', flag: '--address', variable: 'KEYWARD_ADDRESS' },
   { setting: 'caFile', flag: '--ca-file', variable: 'KEYWARD_CA_FILE' },
   { setting: 'certFile', flag: '--cert-file', variable: 'KEYWARD_CERT_FILE' },
   { setting: 'keyFile', flag: '--key-file', variable: 'KEYWARD_KEY_FILE' },
+  { setting: 'tokenFile', flag: '--token-file', variable: 'KEYWARD_TOKEN_FILE' },
 ];
 
 /**
@@ -47,6 +53,7 @@ export async function withClient<Options extends object>(
   try {
     keyward = connect({
       ...settings,
+      ...callerOf(settings),
       defaultTimeoutMs: options.timeout,
       ...(retries === undefined ? {} : { retries }),
     });
@@ -63,37 +70,60 @@ export async function withClient<Options extends object>(
   }
 }
 
-function settingsOf(options: GlobalOptions): Record<Setting, string> & { serverName?: string } {
-  const found = new Map<Setting, string>();
+type Settings = Partial<Record<Setting, string>>;
+
+function settingsOf(
+  options: GlobalOptions,
+): { address: string; caFile: string; serverName?: string } & Settings {
+  const given: Settings = {};
   for (const { setting, variable } of SOURCES) {
     const value = options[setting] ?? process.env[variable];
-    if (value !== undefined && value !== '') found.set(setting, value);
+    if (value !== undefined && value !== '') given[setting] = value;
   }
-  const identity = found.size < SOURCES.length ? developmentIdentity(process.cwd()) : undefined;
-  const value = (setting: Setting): string => {
-    const given = found.get(setting) ?? identity?.[setting];
-    if (given === undefined) throw new UsageError(missing(setting));
-    return given;
-  };
-  const settings = {
-    address: value('address'),
-    caFile: value('caFile'),
-    certFile: value('certFile'),
-    keyFile: value('keyFile'),
-  };
+  const settings: Settings = isWhole(given) ? given : { ...identityFor(given), ...given };
+  const { address = missing('address'), caFile = missing('caFile') } = settings;
+  if (settings.certFile === undefined && settings.tokenFile === undefined) missing('certFile');
+  if (settings.certFile === undefined && settings.keyFile !== undefined) missing('certFile');
+  if (settings.certFile !== undefined && settings.keyFile === undefined) missing('keyFile');
   const serverName = options.serverName ?? process.env['KEYWARD_SERVER_NAME'];
-  return serverName === undefined ? settings : { ...settings, serverName };
+  return { ...settings, address, caFile, ...(serverName === undefined ? {} : { serverName }) };
 }
 
-function missing(setting: Setting): string {
+function isWhole({ address, caFile, certFile, keyFile, tokenFile }: Settings): boolean {
+  const isSomebody = (certFile !== undefined && keyFile !== undefined) || tokenFile !== undefined;
+  return address !== undefined && caFile !== undefined && isSomebody;
+}
+
+/** What of the development identity goes with what was given. */
+function identityFor({ certFile, keyFile, tokenFile }: Settings): Settings {
+  const identity = developmentIdentity(process.cwd()) ?? {};
+  if (tokenFile !== undefined) {
+    delete identity.certFile;
+    delete identity.keyFile;
+  } else if (certFile !== undefined || keyFile !== undefined) {
+    delete identity.tokenFile;
+  }
+  return identity;
+}
+
+/** A token is read when it is needed, and again when it was refused: something may renew the file. */
+function callerOf({ certFile, keyFile, tokenFile }: Settings) {
+  const read = (file: string) => readFileSync(file, 'utf8').trim();
+  const certificate = certFile === undefined || keyFile === undefined ? undefined : { certFile, keyFile };
+  if (tokenFile === undefined) return certificate as NonNullable<typeof certificate>;
+  read(tokenFile);
+  return { ...certificate, token: () => read(tokenFile) };
+}
+
+function missing(setting: Setting): never {
   const source = SOURCES.find((row) => row.setting === setting);
-  return (
+  throw new UsageError(
     `${setting} is not known: give ${source?.flag}, set ${source?.variable}, or work in a folder ` +
-    'with a running development service (.keyward/client.json, made by npm start)'
+      'with a running development service (.keyward/client.json, made by npm start)',
   );
 }
 
-function developmentIdentity(from: string): Partial<Record<Setting, string>> | undefined {
+function developmentIdentity(from: string): Settings | undefined {
   const file = join(from, '.keyward', 'client.json');
   if (!existsSync(file)) {
     const above = dirname(from);
@@ -109,19 +139,22 @@ function developmentIdentity(from: string): Partial<Record<Setting, string>> | u
   return readIdentity(file);
 }
 
-/** `{"address", "caFile", "certFile", "keyFile"}`, the files relative to the identity file's folder. */
-function readIdentity(file: string): Partial<Record<Setting, string>> {
+/** `{"address", "caFile", "certFile", "keyFile", "tokenFile"}`, the files relative to the identity file's folder. */
+function readIdentity(file: string): Settings {
   let content: unknown;
   try {
     content = JSON.parse(readFileSync(file, 'utf8'));
   } catch (error) {
     throw new UsageError(`${file} can't be read: ${fileTrouble(error)}`, { cause: error });
   }
-  const identity: Partial<Record<Setting, string>> = {};
+  const identity: Settings = {};
   for (const { setting } of SOURCES) {
     const value = (content as Partial<Record<Setting, unknown>> | null)?.[setting];
-    if (typeof value !== 'string') throw new UsageError(`${file} lacks ${setting}`);
-    identity[setting] = setting === 'address' ? value : resolve(dirname(file), value);
+    if (typeof value === 'string')
+      identity[setting] = setting === 'address' ? value : resolve(dirname(file), value);
   }
+  const needed: Setting[] = ['address', 'caFile', ...(identity.tokenFile === undefined ? CERTIFICATE : [])];
+  const lacking = needed.find((setting) => identity[setting] === undefined);
+  if (lacking !== undefined) throw new UsageError(`${file} lacks ${lacking}`);
   return identity;
 }

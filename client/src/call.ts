@@ -1,7 +1,7 @@
 /**
  * The channel, and one call over it, with one answer or a stream of them: deadline, cancellation, retries.
  *
- * Its invariants: TLS 1.3 with the caller's certificate or nothing; every call ends, by its deadline at the latest,
+ * Its invariants: TLS 1.3 with the caller's certificate, his token, or both, or nothing; every call ends, by its deadline at the latest,
  * retries included, and only a stream may be without one; a retry sends the very same bytes, so that a change with a
  * request id is made once. What grpc-js would do unasked is off: its own retries, service configuration out of DNS, HTTP
  * proxies out of the environment, connections shared between clients. Knows nothing of what the methods mean.
@@ -11,6 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { checkServerIdentity, createSecureContext } from 'node:tls';
 import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { CHECKSUM_MISMATCH, errorOf, KeywardClientError } from './errors.ts';
+import type { TokenSource } from './token.ts';
 import type { Method } from './wire.ts';
 
 /** Options of one call. */
@@ -27,8 +28,9 @@ export interface CallOptions {
 interface TransportOptions {
   readonly address: string;
   readonly ca: string | Uint8Array;
-  readonly cert: string | Uint8Array;
-  readonly key: string | Uint8Array;
+  /** The caller's, unless a token is all that he has. */
+  readonly identity?: { readonly cert: string | Uint8Array; readonly key: string | Uint8Array } | undefined;
+  readonly token?: TokenSource | undefined;
   readonly serverName?: string | undefined;
   readonly defaultTimeoutMs: number;
   readonly retries: number;
@@ -47,6 +49,10 @@ interface Ongoing {
   /** Aborts when the caller cancels the call, and when the client is closed. */
   readonly ending: AbortSignal;
   readonly callers: AbortSignal | undefined;
+  /** The token that was sent last. */
+  token?: string;
+  /** Another was asked for since the service's last answer. */
+  hasNewToken: boolean;
   /** To be called at its end, however it ended. */
   readonly forget: () => void;
 }
@@ -122,6 +128,7 @@ export class Transport {
             this.#throwIfEnded(call);
             yield decode(method, answer, request);
             retries = 0;
+            call.hasNewToken = false;
           }
           return;
         } catch (error) {
@@ -146,6 +153,7 @@ export class Transport {
       deadline: timeoutMs === undefined ? Number.POSITIVE_INFINITY : Date.now() + timeoutMs,
       ending: ending.signal,
       callers: signal,
+      hasNewToken: false,
       forget: () => {
         signal?.removeEventListener('abort', end);
         this.#inFlight.delete(ending);
@@ -167,10 +175,38 @@ export class Transport {
   /** Returns when the call may be tried again; throws `error` where that can't help, and what the call has ended with. */
   async #beforeRetry(call: Ongoing, error: unknown, retries: number): Promise<void> {
     this.#throwIfEnded(call);
+    if (await this.#hasNewToken(call, error)) return;
     const delayMs = retries < this.#options.retries ? backoff(error, retries) : undefined;
     if (delayMs === undefined || Date.now() + delayMs >= call.deadline) throw error;
     // An abort ends the wait early, and the next attempt's first line says which it was.
     await sleep(delayMs, undefined, { signal: call.ending }).catch(() => {});
+  }
+
+  /** Once, where the service has refused a token, and the caller can give another. */
+  async #hasNewToken(call: Ongoing, error: unknown): Promise<boolean> {
+    const { token, hasNewToken } = call;
+    const isRefused = error instanceof KeywardClientError && error.code === 'UNAUTHENTICATED';
+    if (!isRefused || token === undefined || hasNewToken) return false;
+    call.hasNewToken = true;
+    return (await this.#options.token?.refused(token)) ?? false;
+  }
+
+  /** What goes with the request. Rejects when the token can't be had before the call ends. */
+  async #metadata(call: Ongoing): Promise<Metadata> {
+    const metadata = new Metadata();
+    const { token } = this.#options;
+    if (token === undefined) return metadata;
+    call.token = await beforeEnd(call, token.get()).catch((cause: unknown) => {
+      this.#throwIfEnded(call);
+      if (cause instanceof KeywardClientError) throw cause;
+      throw new KeywardClientError({
+        code: 'UNAUTHENTICATED',
+        message: 'There is no token to call with.',
+        cause,
+      });
+    });
+    metadata.set('authorization', `Bearer ${call.token}`);
+    return metadata;
   }
 
   #throwIfEnded({ callers }: Ongoing): void {
@@ -186,14 +222,17 @@ export class Transport {
     }
   }
 
-  #send(path: string, bytes: Buffer, { deadline, ending }: Ongoing): Promise<Buffer> {
+  async #send(path: string, bytes: Buffer, call: Ongoing): Promise<Buffer> {
+    const metadata = await this.#metadata(call);
+    this.#throwIfEnded(call);
+    const { deadline, ending } = call;
     return new Promise((resolve, reject) => {
-      const call = this.#client.makeUnaryRequest(
+      const request = this.#client.makeUnaryRequest(
         path,
         asItIs,
         asItIs,
         bytes,
-        new Metadata(),
+        metadata,
         { deadline },
         (error, answer) => {
           ending.removeEventListener('abort', cancel);
@@ -201,20 +240,17 @@ export class Transport {
           else resolve(answer as Buffer);
         },
       );
-      const cancel = () => call.cancel();
+      const cancel = () => request.cancel();
       ending.addEventListener('abort', cancel, { once: true });
     });
   }
 
   /** One attempt at a stream. What it throws is as what {@link #send} rejects with. */
-  async *#receive(
-    path: string,
-    bytes: Buffer,
-    { deadline, ending }: Ongoing,
-  ): AsyncGenerator<Buffer, void, undefined> {
-    const stream = this.#client.makeServerStreamRequest(path, asItIs, asItIs, bytes, new Metadata(), {
-      deadline,
-    });
+  async *#receive(path: string, bytes: Buffer, call: Ongoing): AsyncGenerator<Buffer, void, undefined> {
+    const metadata = await this.#metadata(call);
+    this.#throwIfEnded(call);
+    const { deadline, ending } = call;
+    const stream = this.#client.makeServerStreamRequest(path, asItIs, asItIs, bytes, metadata, { deadline });
     // Cancelling ends the stream with an error, which nobody waits for when the caller has returned early.
     stream.on('error', () => {});
     const cancel = () => stream.cancel();
@@ -228,6 +264,24 @@ export class Transport {
       stream.cancel();
     }
   }
+}
+
+/** What `promise` gives, unless the call ends first. */
+async function beforeEnd<T>({ deadline, ending }: Ongoing, promise: Promise<T>): Promise<T> {
+  let forget = () => {};
+  const end = new Promise<never>((_, reject) => {
+    const fail = (code: 'DEADLINE_EXCEEDED' | 'CANCELLED') =>
+      reject(new KeywardClientError({ code, message: 'There was no token before the end of the call.' }));
+    const cancel = () => fail('CANCELLED');
+    const late = () => fail('DEADLINE_EXCEEDED');
+    const timer = Number.isFinite(deadline) ? setTimeout(late, deadline - Date.now()) : undefined;
+    ending.addEventListener('abort', cancel, { once: true });
+    forget = () => {
+      clearTimeout(timer);
+      ending.removeEventListener('abort', cancel);
+    };
+  });
+  return Promise.race([promise, end]).finally(forget);
 }
 
 const asItIs = (bytes: Buffer): Buffer => bytes;
@@ -264,8 +318,10 @@ function backoff(error: unknown, retries: number): number | undefined {
 function channelCredentials(options: TransportOptions) {
   const context = createSecureContext({
     ca: Buffer.from(options.ca),
-    cert: Buffer.from(options.cert),
-    key: Buffer.from(options.key),
+    ...(options.identity && {
+      cert: Buffer.from(options.identity.cert),
+      key: Buffer.from(options.identity.key),
+    }),
     minVersion: 'TLSv1.3',
   });
   const expected = options.serverName ?? hostOf(options.address);

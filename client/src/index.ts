@@ -12,22 +12,38 @@ import { type CallOptions, Transport } from './call.ts';
 import { Checksums } from './checksums.ts';
 import { type ListOptions, pages, type WalkOptions } from './lists.ts';
 import type * as m from './messages.ts';
+import { checked, type Token, TokenSource } from './token.ts';
 import { methods } from './wire.ts';
 
 export type { CallOptions } from './call.ts';
 export { type FieldViolation, KeywardClientError, type StatusName } from './errors.ts';
 export type { ListOptions, WalkOptions } from './lists.ts';
 export type * from './messages.ts';
+export type { Token } from './token.ts';
 
 /** PEM, as a file's path or as itself. */
 type Pem<Name extends string> =
   | ({ readonly [N in `${Name}File`]: string } & { readonly [N in Name]?: never })
   | ({ readonly [N in Name]: string | Uint8Array } & { readonly [N in `${Name}File`]?: never });
 
-/** Where the service is, how it proves itself (`ca`), and who calls (`cert` and `key`). Files are read once. */
+/** No certificate. */
+interface NoPem {
+  readonly cert?: never;
+  readonly certFile?: never;
+  readonly key?: never;
+  readonly keyFile?: never;
+}
+
+/** Who calls: whom a certificate or a token says, or a token that is bound to the certificate. */
+type Caller = (Pem<'cert'> & Pem<'key'> & { readonly token?: Token }) | (NoPem & { readonly token: Token });
+
+/**
+ * Where the service is, how it proves itself (`ca`), and who calls (`cert` and `key`, `token`, or a bound token with both).
+ * Files are read once. A `token` that is a function is called when a token is needed: at first, shortly before the one that
+ * it gave expires, and once when the service refuses that.
+ */
 export type ConnectOptions = Pem<'ca'> &
-  Pem<'cert'> &
-  Pem<'key'> & {
+  Caller & {
     /** `host:port`; an IPv6 address in brackets. */
     readonly address: string;
     /** The name that the service's certificate must have, where it isn't the address's host. */
@@ -72,8 +88,7 @@ export class KeywardClient {
       defaultTimeoutMs,
       retries,
       ca: pem('ca', options.ca, options.caFile),
-      cert: pem('cert', options.cert, options.certFile),
-      key: pem('key', options.key, options.keyFile),
+      ...callerOf(options),
     });
   }
 
@@ -438,6 +453,22 @@ export class KeywardClient {
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+/** A key without a certificate, or the other way round, is a mistake, with a token or without. */
+function callerOf(options: ConnectOptions) {
+  const { cert, certFile, key, keyFile, token } = options;
+  if (typeof token === 'string') checked(token);
+  else if (token !== undefined && typeof token !== 'function')
+    throw new TypeError('token must be a string or a function');
+  const isBare = [cert, certFile, key, keyFile].every((given) => given === undefined);
+  return {
+    token: token === undefined ? undefined : new TokenSource(token),
+    identity:
+      isBare && token !== undefined
+        ? undefined
+        : { cert: pem('cert', cert, certFile), key: pem('key', key, keyFile) },
+  };
 }
 
 function pem(

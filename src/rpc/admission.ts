@@ -1,11 +1,12 @@
 /**
  * Admission: every HTTP/2 stream before grpc-js sees it, which of them may become a call, and for how long.
  *
- * Invariants: a call is served only through here, and so has a caller, an id and a deadline from its first header on;
+ * Invariants: a call is served only through here, and so has an id and a deadline from its first header on, and a caller
+ * before any of it goes further (`access/identity.ts` says who it is), whichever method it is of;
  * work is counted from its first header until its last effect, not until the caller lost interest; no stream but a
  * health watch outlives its deadline by more than {@link BACKSTOP_MS}, be it that its request never ends or that its
  * answer is never read; what grpc-js refuses by itself leaves with a reason too. Of a request's headers only those in
- * {@link FORWARDED} go further. Knows no method.
+ * {@link FORWARDED} go further; a token ends here. Knows no method.
  */
 import { randomUUID } from 'node:crypto';
 import {
@@ -16,10 +17,11 @@ import {
 } from 'node:http2';
 import type { Metadata } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
+import type { Caller, Identity } from '../access/identity.ts';
 import { millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { Connection, Connections } from './connections.ts';
-import { bareError, errorHeaders } from './status.ts';
+import { bareError, errorHeaders, toKeywardError } from './status.ts';
 
 /** What callers may ask of the server at once. */
 export interface AdmissionLimits {
@@ -37,7 +39,7 @@ export interface AdmissionLimits {
 export interface AdmittedCall {
   /** UUID of the call. */
   readonly id: string;
-  readonly caller: string;
+  readonly caller: Caller;
   /** When its headers came, and when it must be over: in `monotonicNow`'s milliseconds. */
   readonly startedAt: number;
   readonly deadline: number;
@@ -47,6 +49,22 @@ export interface AdmittedCall {
 
 /** grpc-js's own listener. */
 export type Dispatch = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void;
+
+/** As HTTP/2 has it: the last are names and values in turns, as they came. */
+type StreamListener = (
+  stream: ServerHttp2Stream,
+  headers: IncomingHttpHeaders,
+  flags: number,
+  rawHeaders: readonly string[],
+) => void;
+
+/** What a request says of itself. */
+interface RequestHeaders {
+  readonly headers: IncomingHttpHeaders;
+  readonly path: string;
+  /** Every value of `authorization`: Node keeps the first of several and says nothing. */
+  readonly authorizations: readonly string[];
+}
 
 /** How a call's id gets through grpc-js to its handler; whatever a client sends under this name is dropped. */
 const CALL_HEADER = 'keyward-call';
@@ -66,6 +84,7 @@ const BACKSTOP_MS = 250;
 export class Admission {
   readonly #limits: AdmissionLimits;
   readonly #streams: ReadonlySet<string>;
+  readonly #identity: Identity;
   readonly #log: Logger;
   readonly #admitted = new Map<string, Stream>();
   /** Calls whose request hasn't arrived whole, the oldest first: they give way to others, since they may never. */
@@ -75,43 +94,50 @@ export class Admission {
   #requestBytes = 0;
 
   /** `streams` are the paths of calls that may have no end of their own, besides gRPC's own. */
-  constructor(limits: AdmissionLimits, streams: ReadonlySet<string>, log: Logger) {
+  constructor(limits: AdmissionLimits, streams: ReadonlySet<string>, identity: Identity, log: Logger) {
     this.#limits = limits;
     this.#streams = streams;
+    this.#identity = identity;
     this.#log = log;
   }
 
   /** The call whose headers these are; undefined if it didn't come through here. */
   take(metadata: Metadata): AdmittedCall | undefined {
     const stream = this.#admitted.get(String(metadata.get(CALL_HEADER)[0]));
-    if (stream === undefined) return undefined;
+    const call = stream?.admitted();
+    if (stream === undefined || call === undefined) return undefined;
     stream.isTaken = true;
     this.#arriving.delete(stream);
-    return stream;
+    return call;
   }
 
   /** The listener to put before grpc-js's. */
-  before(dispatch: Dispatch, connections: Connections): Dispatch {
-    return (http2Stream, headers) => {
+  before(dispatch: Dispatch, connections: Connections): StreamListener {
+    return (http2Stream, headers, _flags, rawHeaders) => {
       const connection = connections.of(http2Stream.session);
-      if (connection === undefined) http2Stream.close(constants.NGHTTP2_REFUSED_STREAM);
-      else this.#admit(http2Stream, headers, connection, dispatch);
+      if (connection === undefined) {
+        http2Stream.close(constants.NGHTTP2_REFUSED_STREAM);
+        return;
+      }
+      const path = String(headers[':path']);
+      const authorizations = valuesOf('authorization', rawHeaders);
+      this.#admit(http2Stream, { headers, path, authorizations }, connection, dispatch);
     };
   }
 
   #admit(
     http2Stream: ServerHttp2Stream,
-    headers: IncomingHttpHeaders,
+    request: RequestHeaders,
     connection: Connection,
     dispatch: Dispatch,
   ): void {
+    const { headers, path } = request;
     http2Stream.on('error', () => {}); // 'close' follows, and is enough.
     if (http2Stream.closed || http2Stream.destroyed) return; // Reset by the bytes that came with its headers.
-    const path = String(headers[':path']);
-    const stream = new Stream(http2Stream, connection.caller, path, this.#log);
+    const stream = new Stream(http2Stream, path, connection.certificate?.name, this.#log);
     connection.streamOpened();
     http2Stream.once('close', () => connection.streamClosed());
-    const refusal = this.#refusalOf(headers, path);
+    const refusal = this.#refusalOf(request, connection.isProven);
     if (refusal !== undefined) {
       stream.fail(refusal.error, refusal.httpStatus);
       return;
@@ -119,17 +145,27 @@ export class Admission {
     this.#count(stream, http2Stream, path);
     const deadlineMs = this.#deadlineMs(headers, path);
     if (Number.isFinite(deadlineMs)) stream.expireAfter(deadlineMs);
-    try {
+    const goOn = (caller: Caller) => {
+      connection.proven();
+      stream.caller = caller;
+      // It may be over: what waits to be verified gives way to others, too.
+      if (http2Stream.closed || http2Stream.destroyed) return;
       dispatch(http2Stream, forwarded(headers, stream.id));
       http2Stream.on('data', ({ length }: Buffer) => this.#received(stream, length));
-    } catch (cause) {
-      stream.fail(new KeywardError('INTERNAL', { cause }));
+    };
+    const refuse = (error: unknown) => stream.fail(toKeywardError(error));
+    try {
+      const caller = this.#identity.callerOf(connection.certificate, request.authorizations);
+      if (caller instanceof Promise) caller.then(goOn).catch(refuse);
+      else goOn(caller);
+    } catch (error) {
+      refuse(error);
     }
   }
 
   #refusalOf(
-    headers: IncomingHttpHeaders,
-    path: string,
+    { headers, path }: RequestHeaders,
+    isProven: boolean,
   ): { readonly error: KeywardError; readonly httpStatus?: number } | undefined {
     const malformed = (message: string) => new KeywardError('MALFORMED_REQUEST', { message });
     if (headers[':method'] !== 'POST')
@@ -148,16 +184,20 @@ export class Admission {
     if (timeout !== undefined && !TIMEOUT.test(String(timeout)))
       return { error: malformed('grpc-timeout must be up to eight digits and a unit.') };
     if (/^0+\D/.test(String(timeout))) return { error: new KeywardError('DEADLINE_EXCEEDED') };
-    return this.#hasRoom(path) ? undefined : { error: new KeywardError('SERVER_BUSY') };
+    return this.#hasRoom(path, isProven) ? undefined : { error: new KeywardError('SERVER_BUSY') };
   }
 
-  /** Makes room at the cost of the call that has been arriving for longest. Health checks are never turned away. */
-  #hasRoom(path: string): boolean {
+  /**
+   * Makes room at the cost of the call that has been arriving for longest, first of one that has no caller yet; who comes by
+   * a connection that has shown nothing can have no other's place. Health checks are never turned away.
+   */
+  #hasRoom(path: string, isProven: boolean): boolean {
     const { maxCalls } = this.#limits;
     if (this.#isLongLived(path)) return this.#open.longLived < maxCalls;
     if (this.#open.call >= maxCalls) {
-      const [oldest] = this.#arriving;
-      if (oldest === undefined) return HEALTH.test(path);
+      const nameless = this.#arriving.values().find(({ caller }) => caller === undefined);
+      const oldest = nameless ?? (isProven ? first(this.#arriving) : undefined);
+      if (oldest === undefined) return HEALTH.test(path) && isProven;
       this.#turnOut(oldest);
     }
     return true;
@@ -209,10 +249,11 @@ export class Admission {
 }
 
 /** One stream and what is known of it. */
-class Stream implements AdmittedCall {
+class Stream {
   readonly id = randomUUID();
-  readonly startedAt = monotonicNow();
-  readonly caller: string;
+  /** Set when it is known. */
+  caller: Caller | undefined;
+  readonly #startedAt = monotonicNow();
   deadline = Infinity;
   requestBytes = 0;
   /** The wrapper has it, and will answer and log it. */
@@ -220,13 +261,14 @@ class Stream implements AdmittedCall {
   onOver: (() => void) | undefined;
   readonly #stream: ServerHttp2Stream;
   readonly #path: string;
+  readonly #certificateName: string | undefined;
   readonly #log: Logger;
   #holds = 0;
 
-  constructor(stream: ServerHttp2Stream, caller: string, path: string, log: Logger) {
+  constructor(stream: ServerHttp2Stream, path: string, certificateName: string | undefined, log: Logger) {
     this.#stream = stream;
-    this.caller = caller;
     this.#path = path;
+    this.#certificateName = certificateName;
     this.#log = log;
     const respond = stream.respond.bind(stream);
     stream.respond = (headers, options) => {
@@ -234,6 +276,12 @@ class Stream implements AdmittedCall {
       // An answer before its request's end: the rest of the request is of no use to anyone.
       if (options?.endStream) setImmediate(() => stream.close(constants.NGHTTP2_NO_ERROR));
     };
+  }
+
+  /** The call, once it has a caller. */
+  admitted(): AdmittedCall | undefined {
+    const { id, caller, deadline } = this;
+    return caller && { id, caller, startedAt: this.#startedAt, deadline, hold: () => this.hold() };
   }
 
   hold(): () => void {
@@ -246,7 +294,7 @@ class Stream implements AdmittedCall {
 
   /** Closes the stream when its time is up, answered or not. */
   expireAfter(deadlineMs: number): void {
-    this.deadline = this.startedAt + deadlineMs;
+    this.deadline = this.#startedAt + deadlineMs;
     const timer = setTimeout(
       () => this.fail(new KeywardError('DEADLINE_EXCEEDED')),
       millisecondsLeft(this.deadline) + BACKSTOP_MS,
@@ -282,14 +330,30 @@ class Stream implements AdmittedCall {
         requestId: this.id,
         // A caller's text until a method of that name is found.
         method: /^\/[\w.]{1,200}\/\w{1,100}$/.test(this.#path) ? this.#path.slice(1) : 'unknown',
-        caller: this.caller,
+        caller: this.caller?.name ?? this.#certificateName,
+        token: this.caller?.token,
         outcome: error.reason,
-        durationMs: Math.round((monotonicNow() - this.startedAt) * 1000) / 1000,
-        ...(error.cause === undefined ? {} : { err: error.cause }),
+        durationMs: Math.round((monotonicNow() - this.#startedAt) * 1000) / 1000,
+        ...causeOf(error),
       },
       'call refused',
     );
   }
+}
+
+function first<T>(set: ReadonlySet<T>): T | undefined {
+  const [one] = set;
+  return one;
+}
+
+/** Our own words for what we refuse; of what we didn't expect all there is. */
+function causeOf({ reason, cause }: KeywardError): object {
+  if (cause === undefined) return {};
+  return reason === 'INTERNAL' ? { err: cause } : { cause: String(cause) };
+}
+
+function valuesOf(name: string, rawHeaders: readonly string[]): string[] {
+  return rawHeaders.filter((_, index) => index % 2 === 1 && rawHeaders[index - 1] === name);
 }
 
 /** With 32 bytes for each header (RFC 9113, 6.5.2). */

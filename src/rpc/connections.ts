@@ -3,19 +3,21 @@
  * one that misbehaves is ended.
  *
  * Invariants: every socket that was accepted is known here until it is closed, so that {@link Connections.destroyAll}
- * leaves none; nothing that a peer does, or leaves undone, keeps one open beyond its limits; whose certificate a
- * connection bears is worked out once, when it opens. Knows no call. What HTTP/2 itself limits (streams, headers, resets,
+ * leaves none; nothing that a peer does, or leaves undone, keeps one open beyond its limits; who has not proven yet who he
+ * is makes way for others; a certificate that was presented verifies, and is worked out once, when its connection opens.
+ * Knows no call. What HTTP/2 itself limits (streams, headers, resets,
  * the handshake's time) is in `credentials.ts`.
  */
 import { constants, type Http2SecureServer, type ServerHttp2Session } from 'node:http2';
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
-import { callerOf } from './caller.ts';
+import type { ClientCertificate } from '../access/certificates.ts';
+import type { Identity } from '../access/identity.ts';
 
 /** What a peer may do with connections. */
 export interface ConnectionLimits {
-  /** Connections in all; at the limit an unfinished handshake gives way to a newcomer, a finished one doesn't. */
+  /** Connections in all; at the limit one whose peer hasn't proven who he is gives way to a newcomer, others don't. */
   readonly maxConnections: number;
   /** A connection without a call for so long is closed. */
   readonly idleMs: number;
@@ -41,10 +43,14 @@ export class Connections {
   readonly #sockets = new Set<Socket>();
   /** Sockets whose handshake isn't finished, the oldest first, by their peer's address: for counting, not for trusting. */
   readonly #shaking = new Map<string, Socket>();
+  /** Sockets whose peer has shown no certificate, and no token yet, the oldest first. */
+  readonly #strangers = new Map<string, Socket>();
+  readonly #identity: Identity;
   readonly #connections = new WeakMap<object, Connection>();
 
-  constructor(limits: ConnectionLimits, log: Logger) {
+  constructor(limits: ConnectionLimits, identity: Identity, log: Logger) {
     this.#limits = limits;
+    this.#identity = identity;
     this.#log = log;
   }
 
@@ -59,11 +65,8 @@ export class Connections {
       finished = socket;
     });
     server.prependListener('session', (session: ServerHttp2Session) => {
-      if (finished?.authorized) {
-        this.#connections.set(session, new Connection(session, finished, this.#limits, this.#log));
-      } else {
-        session.destroy();
-      }
+      if (finished !== undefined && this.#mayStay(finished)) this.#open(session, finished);
+      else session.destroy();
       finished = undefined;
     });
   }
@@ -83,12 +86,35 @@ export class Connections {
     for (const socket of this.#shaking.values()) socket.destroy();
   }
 
+  /** Without a certificate only where tokens may take its place. One that was presented has to verify in any case. */
+  #mayStay(socket: TLSSocket): boolean {
+    const isBare = socket.getPeerX509Certificate() === undefined;
+    return socket.authorized || (isBare && this.#identity.acceptsTokens);
+  }
+
+  #open(session: ServerHttp2Session, socket: TLSSocket): void {
+    const certificate = socket.authorized
+      ? this.#identity.certificate(socket.getPeerCertificate())
+      : undefined;
+    const peer = peerOf(socket);
+    if (certificate === undefined) {
+      this.#strangers.set(peer, socket);
+      socket.once('close', () => this.#strangers.delete(peer));
+    }
+    const onProven = () => this.#strangers.delete(peer);
+    const connection = new Connection({ session, socket, certificate, onProven }, this.#limits, this.#log);
+    this.#connections.set(session, connection);
+  }
+
   #accept(socket: Socket): void {
     const peer = peerOf(socket);
     if (this.#sockets.size >= this.#limits.maxConnections) {
-      const [oldest] = this.#shaking;
+      const oldest = first(this.#shaking) ?? first(this.#strangers);
       this.#log.debug({ peer: oldest?.[0] ?? peer }, 'too many connections; one is dropped');
-      if (oldest !== undefined) this.#shaking.delete(oldest[0]);
+      if (oldest !== undefined) {
+        this.#shaking.delete(oldest[0]);
+        this.#strangers.delete(oldest[0]);
+      }
       (oldest?.[1] ?? socket).destroy();
       if (oldest === undefined) return;
     }
@@ -101,26 +127,43 @@ export class Connections {
   }
 }
 
-/** One connection that has shaken hands, and so has a caller. */
+/** What a connection is made of. */
+interface ConnectionParts {
+  readonly session: ServerHttp2Session;
+  readonly socket: TLSSocket;
+  readonly certificate: ClientCertificate | undefined;
+  /** Called when a call has shown who is at the other end. */
+  readonly onProven: () => void;
+}
+
+/** One connection that has shaken hands. */
 export class Connection {
-  /** Who is at the other end, by the certificate. */
-  readonly caller: string;
+  /** The client's; it has verified. */
+  readonly certificate: ClientCertificate | undefined;
   readonly #session: ServerHttp2Session;
   readonly #socket: TLSSocket;
   readonly #limits: ConnectionLimits;
   readonly #log: Logger;
+  readonly #onProven: () => void;
+  #isProven: boolean;
   readonly #idle: NodeJS.Timeout;
   #streams = 0;
   #pings = 0;
   #lastPingAt = 0;
   #ending = false;
 
-  constructor(session: ServerHttp2Session, socket: TLSSocket, limits: ConnectionLimits, log: Logger) {
+  constructor(
+    { session, socket, certificate, onProven }: ConnectionParts,
+    limits: ConnectionLimits,
+    log: Logger,
+  ) {
     this.#session = session;
     this.#socket = socket;
     this.#limits = limits;
     this.#log = log;
-    this.caller = callerOf(socket.getPeerCertificate());
+    this.certificate = certificate;
+    this.#isProven = certificate !== undefined;
+    this.#onProven = onProven;
     this.#idle = setTimeout(() => this.#streams === 0 && this.#end(), limits.idleMs).unref();
     const jitter = 0.9 + Math.random() / 5;
     const age = setTimeout(() => this.#end(), limits.ageMs * jitter).unref();
@@ -129,6 +172,18 @@ export class Connection {
       clearTimeout(this.#idle);
       clearTimeout(age);
     });
+  }
+
+  /** Whether it is known who is at the other end: by a certificate, or a call's token once. */
+  get isProven(): boolean {
+    return this.#isProven;
+  }
+
+  /** A call has shown who is at the other end. */
+  proven(): void {
+    if (this.#isProven) return;
+    this.#isProven = true;
+    this.#onProven();
   }
 
   /** A stream has begun. */
@@ -149,7 +204,7 @@ export class Connection {
     this.#lastPingAt = now;
     if (this.#pings <= this.#limits.maxPings || this.#ending || this.#session.destroyed) return;
     this.#ending = true;
-    this.#log.warn({ caller: this.caller }, 'too many PINGs; the connection is ended');
+    this.#log.warn({ caller: this.certificate?.name }, 'too many PINGs; the connection is ended');
     // The text that clients know (gRFC A8); they keep more quiet after it.
     this.#session.goaway(constants.NGHTTP2_ENHANCE_YOUR_CALM, 0, Buffer.from('too_many_pings'));
     // Not at once: closing a socket that has something to read takes back what was sent on it.
@@ -165,6 +220,10 @@ export class Connection {
     setTimeout(() => this.#session.close(), GOAWAY_NOTICE_MS).unref();
     setTimeout(() => this.#socket.destroy(), GOAWAY_NOTICE_MS + this.#limits.lingerMs).unref();
   }
+}
+
+function first<K, V>(map: ReadonlyMap<K, V>): [K, V] | undefined {
+  return map.entries().next().value;
 }
 
 function peerOf({ remoteAddress, remotePort }: Socket): string {

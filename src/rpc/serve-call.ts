@@ -127,6 +127,7 @@ class Execution {
   readonly #rpc: Rpc;
   readonly #answering: Answering;
   readonly #startedAt: number;
+  readonly #token: AdmittedCall['caller']['token'];
   readonly #release: () => void;
   readonly #call: { -readonly [Field in keyof Call]: Call[Field] };
   #resource: string | undefined;
@@ -145,8 +146,9 @@ class Execution {
     this.#answering = answering;
     const { id, caller, deadline } = admitted;
     this.#startedAt = admitted.startedAt;
+    this.#token = caller.token;
     this.#release = admitted.hold();
-    this.#call = { id, method: method.name, caller, deadline };
+    this.#call = { id, method: method.name, caller: caller.name, deadline };
   }
 
   run(): void {
@@ -237,6 +239,7 @@ class Execution {
       requestId: this.#call.id,
       method: this.#call.method,
       caller: this.#call.caller,
+      token: this.#token,
       resource: this.#resource,
       outcome: error?.reason ?? 'OK',
       durationMs: Math.round((monotonicNow() - this.#startedAt) * 1000) / 1000,

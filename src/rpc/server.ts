@@ -10,6 +10,7 @@ import { type Metadata, type MethodDefinition, Server, type ServiceDefinition } 
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Logger } from 'pino';
+import type { Identity } from '../access/identity.ts';
 import type { Keyring } from '../keyring/keyring.ts';
 import { Admission, type AdmissionLimits, type Dispatch } from './admission.ts';
 import { type ConnectionLimits, Connections } from './connections.ts';
@@ -26,6 +27,7 @@ export interface ServerLimits extends ProtocolLimits, AdmissionLimits, Omit<Conn
 
 export interface GrpcServerOptions {
   readonly keyring: Keyring;
+  readonly identity: Identity;
   readonly log: Logger;
   readonly limits: ServerLimits;
   /** host:port; port 0 takes a free one. */
@@ -50,11 +52,16 @@ export class GrpcServer {
   #serving = false;
 
   constructor(options: GrpcServerOptions) {
-    const { limits, log } = options;
+    const { identity, limits, log } = options;
     this.#options = options;
-    this.#credentials = new MutualTlsCredentials(options.tls, limits);
-    this.#connections = new Connections({ ...limits, lingerMs: limits.deadlineMs + LINGER_MS }, log);
-    this.#admission = new Admission(limits, streamPaths(), log);
+    const certificates = identity.acceptsTokens ? 'optional' : 'required';
+    this.#credentials = new MutualTlsCredentials(options.tls, limits, certificates);
+    this.#connections = new Connections(
+      { ...limits, lingerMs: limits.deadlineMs + LINGER_MS },
+      identity,
+      log,
+    );
+    this.#admission = new Admission(limits, streamPaths(), identity, log);
     this.#server = new Server({ 'grpc.max_receive_message_length': limits.maxMessageBytes });
     for (const service of Object.keys(METHODS)) this.#addService(service);
     this.#addHealth();

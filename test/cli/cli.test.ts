@@ -518,6 +518,31 @@ describe('the connection', () => {
     assert.match(nothing.stderr, /address is not known: give --address, set KEYWARD_ADDRESS/);
   });
 
+  it('brings the token of a file, not together with the development identity’s certificate', async () => {
+    const sent: unknown[] = [];
+    fake.handlers['ListTenants'] = (_, call) => {
+      sent.push(...call.metadata.get('authorization'));
+      return { tenants: [] };
+    };
+    const token = join(fake.folder, 'token');
+    await writeFile(token, 'first.good.token\n');
+    const file = (name: string) => join(fake.folder, '.keyward', name);
+    const certificate = `--cert-file ${file('cert.pem')} --key-file ${file('key.pem')}`;
+    const alone = await keyward(`tenants list --token-file ${token}`);
+    // The fake wants a certificate, so that it is seen that none was brought.
+    assert.deepEqual([alone.code, sent], [3, []]);
+    assert.equal((await keyward(`tenants list --token-file ${token} ${certificate}`)).code, 0);
+    const env = { KEYWARD_TOKEN_FILE: token };
+    assert.equal((await keyward(`tenants list ${certificate}`, { env })).code, 0);
+    assert.deepEqual(sent, ['Bearer first.good.token', 'Bearer first.good.token']);
+    const absent = await keyward('tenants list --token-file ./absent');
+    assert.deepEqual([absent.code, absent.stderr], [2, 'keyward: ./absent: there is no such file\n']);
+    await writeFile(token, 'not a token');
+    const wrong = await keyward(`tenants list --token-file ${token}`);
+    assert.equal(wrong.code, 1);
+    assert.doesNotMatch(wrong.stderr, /not a token/);
+  });
+
   it('that nobody answers ends with code 3', async () => {
     const { code, stderr } = await keyward('tenants list --address 127.0.0.1:1');
     assert.equal(code, 3);

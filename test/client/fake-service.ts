@@ -245,11 +245,13 @@ export async function startFakeService(
     ips = ['127.0.0.1'],
     dns = [],
     ca = createCertificateAuthority('Fake CA'),
+    wantsCertificate = true,
   }: {
     port?: number;
     ips?: readonly string[];
     dns?: readonly string[];
     ca?: CertificateAuthority;
+    wantsCertificate?: boolean;
   } = {},
 ): Promise<FakeService> {
   const own = ca.issue({ subject: 'fake', usage: 'server', ips, dns });
@@ -265,7 +267,7 @@ export async function startFakeService(
   const credentials = grpc.ServerCredentials.createSsl(
     Buffer.from(ca.certPem),
     [{ private_key: Buffer.from(own.keyPem), cert_chain: Buffer.from(own.certPem) }],
-    true,
+    wantsCertificate,
   );
   const bound = await new Promise<number>((resolve, reject) => {
     server.bindAsync(`127.0.0.1:${port}`, credentials, (error, at) => (error ? reject(error) : resolve(at)));

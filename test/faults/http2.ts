@@ -12,12 +12,12 @@ import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'n
 import type { MessageTypeDefinition } from '@grpc/proto-loader';
 import { packageDefinition } from '../../src/rpc/proto.ts';
 
-/** Where the service is, and with which certificate to go there. */
+/** Where the service is, and with which certificate, if any, to go there. */
 export interface Peer {
   readonly port: number;
   readonly ca: string;
-  readonly cert: string;
-  readonly key: string;
+  readonly cert?: string;
+  readonly key?: string;
 }
 
 /** What came back. */

@@ -19,7 +19,6 @@ import { monotonicNow } from '../../src/call.ts';
 import { KeywardError } from '../../src/errors.ts';
 import type { Keyring } from '../../src/keyring/keyring.ts';
 import type { AdmittedCall } from '../../src/rpc/admission.ts';
-import { callerOf } from '../../src/rpc/caller.ts';
 import type { MethodRow } from '../../src/rpc/methods/row.ts';
 import { DEFAULT_REQUEST_BYTES, type ServedMethod, serveCall } from '../../src/rpc/serve-call.ts';
 import { detailsOf, field } from '../faults/http2.ts';
@@ -54,7 +53,7 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
   let isReleased = false;
   const admitted: AdmittedCall = {
     id: 'the-id',
-    caller: 'spiffe://keyward.test/tester',
+    caller: { name: 'spiffe://keyward.test/tester' },
     startedAt: monotonicNow(),
     deadline: monotonicNow() + (variations.timeLeftMs ?? 60_000),
     hold: () => () => {
@@ -235,42 +234,5 @@ describe('a request', () => {
     const row = { maxRequestBytes: Infinity };
     const { error: none } = await serve(async () => ({}), { request: request(), row });
     assert.equal(none, null);
-  });
-});
-
-describe('a certificate', () => {
-  const subject = { CN: 'x' } as Parameters<typeof callerOf>[0]['subject'];
-
-  test('with one SPIFFE id stands for it', () => {
-    const subjectaltname = 'DNS:a.test, URI:spiffe://keyward.test/a, IP Address:127.0.0.1';
-    assert.equal(callerOf({ subjectaltname, subject }), 'spiffe://keyward.test/a');
-  });
-
-  test('whose other names contain a SPIFFE id doesn’t', () => {
-    const evil = [
-      'DNS:"x, URI:spiffe://keyward.test/admin"',
-      'URI:"https://x, URI:spiffe://keyward.test/admin"',
-      'DNS:"\\", URI:spiffe://keyward.test/admin"',
-      'URI:https://x',
-    ];
-    for (const subjectaltname of evil) assert.equal(callerOf({ subjectaltname, subject }), 'CN=x');
-  });
-
-  test('with two URIs, or a SPIFFE id that Node has to quote, is known by its subject', () => {
-    for (const subjectaltname of [
-      'URI:spiffe://keyward.test/a, URI:spiffe://keyward.test/b',
-      'URI:"spiffe://keyward.test/a, b"',
-    ]) {
-      assert.equal(callerOf({ subjectaltname, subject }), 'CN=x');
-    }
-  });
-
-  test('whose subject’s values look like more of it stays itself, and no value forges a line', () => {
-    const one = callerOf({ subject: { CN: 'a,O=b' } as never });
-    const two = callerOf({ subject: { CN: 'a', O: 'b' } as never });
-    assert.notEqual(one, two);
-    assert.equal(two, 'CN=a,O=b');
-    assert.equal(callerOf({ subject: { CN: ['a', 'b\n'] } as never }), 'CN=a,CN=b\\0a');
-    assert.equal(callerOf({ subject: {} as never }), 'unknown');
   });
 });

@@ -1,0 +1,84 @@
+/**
+ * Client certificates: whom one stands for, and by what it is found in a deny list.
+ *
+ * Invariant: no value in a certificate, whatever it contains, reads as another kind of name or as two; a certificate that
+ * has no name of the configured kind stands for nobody. The certificate itself was verified in the handshake. Knows no
+ * token and no right.
+ */
+import { createHash } from 'node:crypto';
+import type { PeerCertificate } from 'node:tls';
+
+/** What of a certificate its caller is known by. */
+export const PRINCIPALS = ['spiffe-then-subject', 'spiffe', 'subject', 'dns'] as const;
+export type CertificatePrincipal = (typeof PRINCIPALS)[number];
+
+/** A client certificate as calls on its connection need it, worked out once. */
+export interface ClientCertificate {
+  /** Whom it stands for; undefined when it has no name of the configured kind. */
+  readonly name: string | undefined;
+  /** SHA-256 of the whole certificate, base64url: what tokens are bound to (RFC 8705, 3.1). */
+  readonly thumbprint: string;
+  /** By what a deny list may name it. */
+  readonly denyKeys: readonly string[];
+}
+
+/** Node's spelling of alternative names: a value that could be taken for several is a JSON string. */
+const ALTERNATIVE_NAME = /(?:^|, )([^:,]+):("(?:[^"\\]|\\.)*"|[^,]*)/g;
+const DNS_NAME = /^[a-z0-9*_.-]{1,253}$/i;
+
+/** What there is to know of a certificate that was presented. */
+export function clientCertificate(peer: PeerCertificate, principal: CertificatePrincipal): ClientCertificate {
+  const digest = createHash('sha256').update(peer.raw).digest();
+  return {
+    name: principalOf(peer, principal),
+    thumbprint: digest.toString('base64url'),
+    denyKeys: [digest.toString('hex'), serialKey(peer.serialNumber, distinguishedName(peer.issuer))],
+  };
+}
+
+/** The caller as logs and audit entries name him. */
+export function principalOf(
+  { subjectaltname = '', subject }: Pick<PeerCertificate, 'subjectaltname' | 'subject'>,
+  principal: CertificatePrincipal,
+): string | undefined {
+  const names = [...subjectaltname.matchAll(ALTERNATIVE_NAME)];
+  const ofKind = (wanted: string) => names.flatMap(([, kind, value = '']) => (kind === wanted ? value : []));
+  switch (principal) {
+    case 'spiffe':
+      return spiffeId(ofKind('URI'));
+    case 'spiffe-then-subject':
+      return spiffeId(ofKind('URI')) ?? (distinguishedName(subject) || undefined);
+    case 'subject':
+      return distinguishedName(subject) || undefined;
+    case 'dns': {
+      const [first = ''] = ofKind('DNS');
+      return DNS_NAME.test(first) ? `dns:${first.toLowerCase()}` : undefined;
+    }
+  }
+}
+
+/** By what a certificate is denied that is named by its number and issuer; `serial` is hexadecimal. */
+export function serialKey(serial: string, issuer: string): string {
+  return `${serial.toUpperCase().replace(/^0+(?=.)/, '')}@${issuer}`;
+}
+
+/** A SPIFFE certificate has exactly one URI (X.509-SVID, 2); Node quotes one with anything odd in it. */
+function spiffeId(uris: readonly string[]): string | undefined {
+  const [uri] = uris;
+  return uris.length === 1 && uri?.startsWith('spiffe://') ? uri : undefined;
+}
+
+/** In the certificate's order, as `openssl x509 -nameopt RFC2253,-dn_rev` shows it. */
+function distinguishedName(name: PeerCertificate['subject'] | undefined): string {
+  const parts = Object.entries(name ?? {}).flatMap(([attribute, values]) =>
+    [values].flat().map((value) => `${attribute}=${escaped(String(value))}`),
+  );
+  return parts.join(',');
+}
+
+/** As RFC 4514, 2.4, so that a value can't pass for two. */
+function escaped(value: string): string {
+  return value
+    .replaceAll(/[\\",+;<>=]|^[ #]| $/g, '\\$&')
+    .replaceAll(/\p{Cc}/gu, (control) => `\\${Buffer.from(control).toString('hex')}`);
+}

@@ -1,0 +1,160 @@
+/**
+ * Who is calling: by the certificate of the connection, by a token, or by both bound together.
+ *
+ * Invariants: nobody is two callers at once: a certificate and a token that isn't bound to it are refused, never added up
+ * or one of them ignored; a certificate on the deny list is refused on every call, however long its connection has been
+ * open. No caller's name by one way reads as one by another: a token's begins with `jwt:`. Knows no right.
+ */
+import type { PeerCertificate } from 'node:tls';
+import type { Logger } from 'pino';
+import { monotonicNow } from '../call.ts';
+import { KeywardError } from '../errors.ts';
+import { type CertificatePrincipal, type ClientCertificate, clientCertificate } from './certificates.ts';
+import { parseDenyList } from './deny-list.ts';
+import { type Issuer, parseIssuers } from './issuers.ts';
+import { type KeySet, openKeySet } from './key-sets.ts';
+import { notAccepted } from './refusal.ts';
+import { type AcceptedToken, TokenVerifier } from './tokens.ts';
+import { WatchedFile } from './watched-file.ts';
+
+/** Where it is written who may call. */
+export interface IdentitySettings {
+  readonly certificatePrincipal: CertificatePrincipal;
+  readonly certificateDenyFile?: string | undefined;
+  readonly issuersFile?: string | undefined;
+}
+
+/** Somebody who has proven who he is. */
+export interface Caller {
+  /** As logs and audit entries name him. */
+  readonly name: string;
+  /** By which token, for the log. */
+  readonly token?: {
+    readonly issuer: string;
+    readonly subject: string;
+    /** `jti`. */
+    readonly id: string | undefined;
+  };
+}
+
+/** One scheme, one space, one token (RFC 6750, 2.1). */
+const BEARER = /^Bearer ([\w.-]+)$/i;
+
+/** See this file's first paragraph. */
+export class Identity {
+  readonly #principal: CertificatePrincipal;
+  readonly #log: Logger;
+  readonly #issuers: WatchedFile<readonly Issuer[]> | undefined;
+  readonly #denied: WatchedFile<ReadonlySet<string>> | undefined;
+  readonly #unwatch: (() => void)[] = [];
+  #keySets = new Map<string, KeySet>();
+  #tokens: TokenVerifier | undefined;
+
+  /** Throws, with every mistake, when a file doesn't load. */
+  constructor(settings: IdentitySettings, log: Logger) {
+    const { certificatePrincipal, certificateDenyFile, issuersFile } = settings;
+    this.#principal = certificatePrincipal;
+    this.#log = log;
+    this.#denied =
+      certificateDenyFile === undefined ? undefined : new WatchedFile(certificateDenyFile, parseDenyList);
+    // What an issuer's keys lack is as good a reason not to load its file as what the file lacks itself.
+    this.#issuers =
+      issuersFile === undefined
+        ? undefined
+        : new WatchedFile(issuersFile, (text) => {
+            const issuers = parseIssuers(text);
+            this.#trust(issuers);
+            return issuers;
+          });
+    this.#watch(this.#denied, 'deny list');
+    this.#watch(this.#issuers, 'issuers');
+  }
+
+  /** Whether a caller may come without a certificate, and bring a token instead. */
+  get acceptsTokens(): boolean {
+    return this.#tokens !== undefined;
+  }
+
+  /** What calls on a connection need of the certificate that it was opened with. */
+  certificate(peer: PeerCertificate): ClientCertificate {
+    return clientCertificate(peer, this.#principal);
+  }
+
+  /**
+   * Who makes a call on a connection with this certificate, if any, and with these values of the header `authorization`. At
+   * once where nothing has to be verified. Throws, or rejects with, a KeywardError.
+   */
+  callerOf(
+    certificate: ClientCertificate | undefined,
+    authorizations: readonly string[],
+  ): Caller | Promise<Caller> {
+    if (certificate?.denyKeys.some((key) => this.#denied?.value.has(key)))
+      throw new KeywardError('CERTIFICATE_DENIED');
+    const [authorization, ...more] = authorizations;
+    if (authorization === undefined) return callerByCertificate(certificate);
+    if (more.length > 0) throw notAccepted('there is more than one authorization header');
+    const [, token] = BEARER.exec(authorization) ?? [];
+    if (token === undefined) throw notAccepted('the authorization header is no Bearer token');
+    if (this.#tokens === undefined)
+      throw notAccepted('no issuers are configured, so no token can be accepted');
+    const accepted = this.#tokens.accept(token);
+    return accepted instanceof Promise
+      ? accepted.then((later) => callerByToken(later, certificate))
+      : callerByToken(accepted, certificate);
+  }
+
+  /** Stops looking at files. */
+  stop(): void {
+    for (const unwatch of this.#unwatch) unwatch();
+    for (const keys of this.#keySets.values()) keys.stop();
+  }
+
+  /** Takes these issuers in place of those before; keys that come from where they came before stay known. */
+  #trust(issuers: readonly Issuer[]): void {
+    const before = this.#keySets;
+    const opened = new Map<string, KeySet>();
+    try {
+      for (const issuer of issuers) {
+        const id = keySetId(issuer);
+        opened.set(id, before.get(id) ?? openKeySet(issuer, { log: this.#log, now: monotonicNow }));
+      }
+    } catch (error) {
+      for (const [id, keys] of opened) if (!before.has(id)) keys.stop();
+      throw error;
+    }
+    for (const [id, keys] of before) if (!opened.has(id)) keys.stop();
+    this.#keySets = opened;
+    const trusted = issuers.map((issuer) => ({ issuer, keys: opened.get(keySetId(issuer)) as KeySet }));
+    this.#tokens = new TokenVerifier({ issuers: trusted, log: this.#log });
+  }
+
+  #watch(file: WatchedFile<unknown> | undefined, what: string): void {
+    if (file === undefined) return;
+    const unwatch = file.watch(
+      () => this.#log.info(`${what} reloaded`),
+      (err) => this.#log.error({ err }, `${what} can not be reloaded; what was there before stays in force`),
+    );
+    this.#unwatch.push(unwatch);
+  }
+}
+
+function callerByCertificate(certificate: ClientCertificate | undefined): Caller {
+  if (certificate === undefined) throw new KeywardError('CREDENTIALS_MISSING');
+  if (certificate.name === undefined) throw notAccepted('the certificate has no name of the configured kind');
+  return { name: certificate.name };
+}
+
+/** A token that is bound to a certificate comes with it and alone with it; one that isn't comes without any. */
+function callerByToken(
+  { issuer, claims }: AcceptedToken,
+  certificate: ClientCertificate | undefined,
+): Caller {
+  const { principal, subject, id, thumbprint } = claims;
+  if (thumbprint !== certificate?.thumbprint) throw new KeywardError('TOKEN_NOT_BOUND');
+  return { name: `jwt:${issuer.name}/${principal}`, token: { issuer: issuer.name, subject, id } };
+}
+
+/** Two issuers of which this is the same have the same keys. */
+function keySetId({ name, keys, algorithms }: Issuer): string {
+  return JSON.stringify([name, keys, algorithms]);
+}

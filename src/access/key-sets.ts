@@ -1,0 +1,169 @@
+/**
+ * Where an issuer's keys come from, and how fresh they are.
+ *
+ * Invariants: a key that left its set is not found 60 seconds later, unless its endpoint is down; then what was fetched
+ * last serves on, for ten minutes, and not a moment longer. An endpoint is asked once at a time, and at most once in
+ * {@link COOL_DOWN_MS} because of keys that nobody has heard of. What it answers is bounded in time and size, and it can
+ * send nobody elsewhere. Knows no token.
+ */
+import { once } from 'node:events';
+import { request as requestHttp } from 'node:http';
+import { request as requestHttps } from 'node:https';
+import type { Logger } from 'pino';
+import { KeywardError } from '../errors.ts';
+import type { Issuer, KeySource } from './issuers.ts';
+import { type PublicKey, type PublicKeys, readKeySet } from './public-keys.ts';
+import { WatchedFile } from './watched-file.ts';
+
+/** The keys of one issuer. */
+export interface KeySet {
+  /**
+   * The key of that id, which is undefined if there is none; later, when the endpoint has to be asked first. Rejects with
+   * ISSUER_UNAVAILABLE while nothing is known that may be relied on.
+   */
+  find(kid: string): PublicKey | undefined | Promise<PublicKey | undefined>;
+  /** Ends what it does by itself. */
+  stop(): void;
+}
+
+/** What key sets need. */
+export interface KeySetParts {
+  readonly log: Logger;
+  /** Milliseconds of a clock that only goes forward. */
+  readonly now: () => number;
+}
+
+/** From this age on a set in use is fetched anew, in the background. */
+const REFRESH_MS = 30_000;
+/** From this age on nothing is answered before it is fetched anew, unless the endpoint is known to be down. */
+const MAX_AGE_MS = 55_000;
+/** What was fetched last serves for so long while the endpoint is down. */
+const OUTAGE_MS = 600_000;
+/** An endpoint that was asked this lately isn't asked for an unknown key again. */
+const COOL_DOWN_MS = 5_000;
+/** An endpoint that failed this lately isn't asked at all. */
+const RETRY_MS = 1_000;
+const FETCH_MS = 4_000;
+const MAX_SET_BYTES = 262_144;
+
+/** The keys of that issuer. Throws when its file doesn't load. */
+export function openKeySet(issuer: Issuer, parts: KeySetParts): KeySet {
+  const { keys } = issuer;
+  return 'file' in keys ? new FileKeySet(issuer, keys.file, parts) : new RemoteKeySet(issuer, keys, parts);
+}
+
+class FileKeySet implements KeySet {
+  readonly stop: () => void;
+  readonly #file: WatchedFile<PublicKeys>;
+
+  constructor({ name, algorithms }: Issuer, path: string, { log }: KeySetParts) {
+    let before: PublicKeys | undefined;
+    this.#file = new WatchedFile(path, (text) => {
+      before = readKeySet(Buffer.from(text), algorithms, before);
+      return before;
+    });
+    this.stop = this.#file.watch(
+      () => logKeys(log, name, this.#file.value),
+      (err) => log.error({ err, issuer: name }, 'an issuer’s keys can not be reloaded; the old ones stay'),
+    );
+  }
+
+  find(kid: string): PublicKey | undefined {
+    return this.#file.value.get(kid);
+  }
+}
+
+class RemoteKeySet implements KeySet {
+  readonly #issuer: Issuer;
+  readonly #source: Extract<KeySource, { url: string }>;
+  readonly #parts: KeySetParts;
+  #keys: PublicKeys = new Map();
+  /** When what is known was asked for: it is as old as that. */
+  #askedAt = Number.NEGATIVE_INFINITY;
+  #triedAt = Number.NEGATIVE_INFINITY;
+  #isDown = false;
+  #fetching: Promise<void> | undefined;
+
+  constructor(issuer: Issuer, source: Extract<KeySource, { url: string }>, parts: KeySetParts) {
+    this.#issuer = issuer;
+    this.#source = source;
+    this.#parts = parts;
+  }
+
+  find(kid: string): PublicKey | undefined | Promise<PublicKey | undefined> {
+    const now = this.#parts.now();
+    const age = now - this.#askedAt;
+    if (age >= REFRESH_MS) this.#refresh(RETRY_MS);
+    const isUsable = age < MAX_AGE_MS || (this.#isDown && age < OUTAGE_MS);
+    if (!isUsable) return this.#afterFetch(kid);
+    const key = this.#keys.get(kid);
+    if (key !== undefined) return key;
+    this.#refresh(this.#isDown ? RETRY_MS : COOL_DOWN_MS);
+    return this.#fetching?.then(() => this.#keys.get(kid));
+  }
+
+  stop(): void {}
+
+  async #afterFetch(kid: string): Promise<PublicKey | undefined> {
+    await this.#fetching;
+    const age = this.#parts.now() - this.#askedAt;
+    if (age >= OUTAGE_MS) throw new KeywardError('ISSUER_UNAVAILABLE');
+    return this.#keys.get(kid);
+  }
+
+  /** Begins to fetch the set, unless that was tried less than `pauseMs` ago or is under way. Never rejects. */
+  #refresh(pauseMs: number): void {
+    const now = this.#parts.now();
+    if (this.#fetching !== undefined || now - this.#triedAt < pauseMs) return;
+    this.#triedAt = now;
+    this.#fetching = this.#fetch(now).finally(() => {
+      this.#fetching = undefined;
+    });
+  }
+
+  async #fetch(askedAt: number): Promise<void> {
+    const { log } = this.#parts;
+    const { name, algorithms } = this.#issuer;
+    try {
+      const keys = readKeySet(await download(this.#source), algorithms, this.#keys);
+      const isNew =
+        keys.size !== this.#keys.size || [...keys].some(([kid, key]) => this.#keys.get(kid) !== key);
+      this.#keys = keys;
+      this.#askedAt = askedAt;
+      this.#isDown = false;
+      if (isNew) logKeys(log, name, keys);
+    } catch (err) {
+      if (!this.#isDown) log.error({ err, issuer: name }, 'an issuer’s keys can not be fetched');
+      this.#isDown = true;
+    }
+  }
+}
+
+function logKeys(log: Logger, issuer: string, keys: PublicKeys): void {
+  log.info({ issuer, keys: [...keys.keys()] }, 'an issuer’s keys');
+}
+
+/** The body of a plain 200, within {@link FETCH_MS} and {@link MAX_SET_BYTES}. */
+async function download({ url, ca }: Extract<KeySource, { url: string }>): Promise<Buffer> {
+  const signal = AbortSignal.timeout(FETCH_MS);
+  const headers = { accept: 'application/jwk-set+json, application/json' };
+  const options = { signal, headers, agent: false, ...(ca === undefined ? {} : { ca }) };
+  const request = url.startsWith('https:') ? requestHttps(url, options) : requestHttp(url, options);
+  // What is thrown below says it too; after that it is nobody's.
+  request.on('error', () => {});
+  request.end();
+  const [response] = await once(request, 'response', { signal });
+  try {
+    if (response.statusCode !== 200) throw new Error(`the answer’s status is ${response.statusCode}`);
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    for await (const chunk of response) {
+      bytes += chunk.length;
+      if (bytes > MAX_SET_BYTES) throw new Error('the answer is too large');
+      chunks.push(chunk);
+    }
+    return Buffer.concat(chunks);
+  } finally {
+    request.destroy();
+  }
+}

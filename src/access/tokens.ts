@@ -1,0 +1,123 @@
+/**
+ * Tokens: which is accepted, and the memory of those that were.
+ *
+ * Invariants: a token is accepted only if its issuer is configured, its signature verifies under a key that the issuer
+ * publishes now, and every claim holds; a remembered token skips nothing but the signature and the claims that don't
+ * change. Only accepted tokens are remembered, so that no others can push them out; by their hash, so that none is kept.
+ * Knows no connection and no certificate.
+ */
+import { createHash } from 'node:crypto';
+import type { Logger } from 'pino';
+import { Lru } from '../lru.ts';
+import { type Claims, readClaims, requireUnexpired } from './claims.ts';
+import { parsed, readCompact, type VerifySignature, verifySigned } from './compact-token.ts';
+import { type Issuer, mediaType } from './issuers.ts';
+import type { KeySet } from './key-sets.ts';
+import type { PublicKey } from './public-keys.ts';
+import { notAccepted } from './refusal.ts';
+
+/** An issuer and its keys. */
+export interface TrustedIssuer {
+  readonly issuer: Issuer;
+  readonly keys: KeySet;
+}
+
+/** A token that was accepted. */
+export interface AcceptedToken {
+  readonly issuer: Issuer;
+  readonly claims: Claims;
+}
+
+export interface TokenVerifierOptions {
+  readonly issuers: readonly TrustedIssuer[];
+  readonly log: Logger;
+  /** Milliseconds since 1970. */
+  readonly now?: () => number;
+  readonly verifySignature?: VerifySignature;
+  /** How many tokens are remembered. */
+  readonly memory?: number;
+}
+
+interface Remembered extends AcceptedToken {
+  readonly keys: KeySet;
+  readonly kid: string;
+  readonly key: PublicKey;
+}
+
+/** About 10 MB. */
+const REMEMBERED = 10_000;
+
+/** See this file's first paragraph. */
+export class TokenVerifier {
+  readonly #issuers: ReadonlyMap<unknown, TrustedIssuer>;
+  readonly #log: Logger;
+  readonly #now: () => number;
+  readonly #verifySignature: VerifySignature | undefined;
+  readonly #remembered: Lru<string, Remembered>;
+
+  constructor({ issuers, log, now = Date.now, verifySignature, memory = REMEMBERED }: TokenVerifierOptions) {
+    this.#issuers = new Map(issuers.map((trusted) => [trusted.issuer.issuer, trusted]));
+    this.#log = log;
+    this.#now = now;
+    this.#verifySignature = verifySignature;
+    this.#remembered = new Lru(memory);
+  }
+
+  /** At once for a token that is remembered. Throws, or rejects with, a KeywardError for one that is not accepted. */
+  accept(text: string): AcceptedToken | Promise<AcceptedToken> {
+    const digest = createHash('sha256').update(text).digest('base64');
+    const known = this.#remembered.get(digest);
+    if (known === undefined) return this.#acceptAnew(text, digest);
+    const recall = (key: PublicKey | undefined) => {
+      if (key === known.key) {
+        requireUnexpired(known.claims.expiresAt, this.#nowSeconds());
+        return known;
+      }
+      this.#remembered.delete(digest);
+      return this.#acceptAnew(text, digest);
+    };
+    const key = known.keys.find(known.kid);
+    return key instanceof Promise ? key.then(recall) : recall(key);
+  }
+
+  async #acceptAnew(text: string, digest: string): Promise<AcceptedToken> {
+    const token = readCompact(text);
+    const { header } = token;
+    const json = parsed(token.payload, 'payload');
+    if (typeof json !== 'object' || json === null) throw notAccepted('the token’s payload is no object');
+    const trusted = this.#issuers.get((json as { readonly iss?: unknown }).iss);
+    if (trusted === undefined) throw notAccepted('the token’s issuer is none of those configured');
+    const { issuer, keys } = trusted;
+    if (mediaType(header.typ ?? '') !== issuer.type) throw notAccepted('the token is of another typ');
+    if (!(issuer.algorithms as readonly string[]).includes(header.alg))
+      throw notAccepted('the token’s algorithm is not on its issuer’s list');
+    const key = await keys.find(header.kid);
+    await verifySigned(token, key, this.#verifySignature);
+    const claims = readClaims(json, issuer, this.#nowSeconds());
+    this.#remembered.set(digest, { issuer, claims, keys, kid: header.kid, key: key as PublicKey });
+    this.#writeLogLine(issuer, claims);
+    return { issuer, claims };
+  }
+
+  /** One for each token, so that a mapping can be seen at work. */
+  #writeLogLine(issuer: Issuer, claims: Claims): void {
+    const { principal, tenants, groups, subject, id, thumbprint, expiresAt } = claims;
+    this.#log.info(
+      {
+        issuer: issuer.name,
+        subject,
+        tokenId: id,
+        principal,
+        tenants,
+        groups,
+        isBound: thumbprint !== undefined,
+        expiresAt: new Date(expiresAt * 1000).toISOString(),
+      },
+      'token accepted',
+    );
+  }
+
+  #nowSeconds(): number {
+    return this.#now() / 1000;
+  }
+}

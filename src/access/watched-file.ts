@@ -1,0 +1,63 @@
+/**
+ * A file that is read anew while the service runs.
+ *
+ * Invariant: what is in force is always something that was read whole and understood; a file that is gone or not
+ * understood leaves it as it was, and is reported once. Knows nothing of what is in the file.
+ */
+import { readFileSync } from 'node:fs';
+
+/** How often files are looked at: what they say holds within 2 seconds. */
+const LOOK_MS = 1_000;
+
+/** See this file's first paragraph. */
+export class WatchedFile<T> {
+  readonly path: string;
+  readonly #parse: (text: string) => T;
+  #bytes: Buffer;
+  #value: T;
+
+  /** Reads the file; throws what `parse` throws, with the file's name. */
+  constructor(path: string, parse: (text: string) => T) {
+    this.path = path;
+    this.#parse = parse;
+    this.#bytes = readFileSync(path);
+    this.#value = this.#understood(this.#bytes);
+  }
+
+  /** What the file says, or said when it was last understood. */
+  get value(): T {
+    return this.#value;
+  }
+
+  /** Looks at the file from time to time until the returned function is called. */
+  watch(onReload: () => void, onError: (error: unknown) => void): () => void {
+    let lastFailure: string | undefined;
+    const timer = setInterval(() => {
+      try {
+        if (this.#reload()) onReload();
+        lastFailure = undefined;
+      } catch (error) {
+        if (String(error) !== lastFailure) onError(error);
+        lastFailure = String(error);
+      }
+    }, LOOK_MS);
+    timer.unref();
+    return () => clearInterval(timer);
+  }
+
+  #reload(): boolean {
+    const bytes = readFileSync(this.path);
+    if (bytes.equals(this.#bytes)) return false;
+    this.#value = this.#understood(bytes);
+    this.#bytes = bytes;
+    return true;
+  }
+
+  #understood(bytes: Buffer): T {
+    try {
+      return this.#parse(bytes.toString());
+    } catch (cause) {
+      throw new Error(`${this.path}: ${(cause as Error).message}`, { cause });
+    }
+  }
+}

@@ -1,0 +1,96 @@
+/** Whom client certificates stand for, and how a deny list names them. */
+import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
+import { describe, test } from 'node:test';
+import type { PeerCertificate } from 'node:tls';
+import { createCertificateAuthority } from '../../dev/certificates.ts';
+import { clientCertificate, principalOf } from '../../src/access/certificates.ts';
+import { parseDenyList } from '../../src/access/deny-list.ts';
+
+const callerOf = (peer: Partial<PeerCertificate>) =>
+  principalOf(peer as PeerCertificate, 'spiffe-then-subject');
+
+describe('a certificate', () => {
+  const subject = { CN: 'x' } as PeerCertificate['subject'];
+
+  test('with one SPIFFE id stands for it', () => {
+    const subjectaltname = 'DNS:a.test, URI:spiffe://keyward.test/a, IP Address:127.0.0.1';
+    assert.equal(callerOf({ subjectaltname, subject }), 'spiffe://keyward.test/a');
+  });
+
+  test('whose other names contain a SPIFFE id doesn’t', () => {
+    const evil = [
+      'DNS:"x, URI:spiffe://keyward.test/admin"',
+      'URI:"https://x, URI:spiffe://keyward.test/admin"',
+      'DNS:"\\", URI:spiffe://keyward.test/admin"',
+      'URI:https://x',
+    ];
+    for (const subjectaltname of evil) assert.equal(callerOf({ subjectaltname, subject }), 'CN=x');
+  });
+
+  test('with two URIs, or a SPIFFE id that Node has to quote, is known by its subject', () => {
+    for (const subjectaltname of [
+      'URI:spiffe://keyward.test/a, URI:spiffe://keyward.test/b',
+      'URI:"spiffe://keyward.test/a, b"',
+    ]) {
+      assert.equal(callerOf({ subjectaltname, subject }), 'CN=x');
+    }
+  });
+
+  test('whose subject’s values look like more of it stays itself, and no value forges a line', () => {
+    const one = callerOf({ subject: { CN: 'a,O=b' } as never });
+    const two = callerOf({ subject: { CN: 'a', O: 'b' } as never });
+    assert.notEqual(one, two);
+    assert.equal(two, 'CN=a,O=b');
+    assert.equal(callerOf({ subject: { CN: ['a', 'b\n'] } as never }), 'CN=a,CN=b\\0a');
+    assert.equal(callerOf({ subject: {} as never }), undefined);
+  });
+});
+
+describe('the configured kind of name', () => {
+  const peer = {
+    subject: { CN: 'x' },
+    subjectaltname: 'DNS:Batch.test, DNS:b.test, URI:spiffe://keyward.test/a',
+  } as PeerCertificate;
+  const bare = { subject: { CN: 'x' } } as PeerCertificate;
+
+  test('is the only one that is looked at', () => {
+    assert.equal(principalOf(peer, 'subject'), 'CN=x');
+    assert.equal(principalOf(peer, 'spiffe'), 'spiffe://keyward.test/a');
+    assert.equal(principalOf(peer, 'dns'), 'dns:batch.test');
+  });
+
+  test('has to be there, or the certificate stands for nobody', () => {
+    assert.equal(principalOf(bare, 'spiffe'), undefined);
+    assert.equal(principalOf(bare, 'dns'), undefined);
+    assert.equal(principalOf({ ...peer, subject: {} as never }, 'subject'), undefined);
+    const quoted = { ...bare, subjectaltname: 'DNS:"a.test, DNS:b.test"' };
+    assert.equal(principalOf(quoted, 'dns'), undefined);
+  });
+});
+
+describe('a deny list', () => {
+  const { certPem } = createCertificateAuthority('some CA').issue({ subject: 'x', usage: 'client' });
+  const x509 = new X509Certificate(certPem);
+  const { denyKeys } = clientCertificate(x509.toLegacyObject() as PeerCertificate, 'subject');
+  const denies = (text: string) => denyKeys.some((key) => parseDenyList(text).has(key));
+
+  test('names a certificate by its SHA-256, with colons or without', () => {
+    assert.ok(denies(`# revoked\n\n${x509.fingerprint256}   # a laptop\n`));
+    assert.ok(denies(x509.fingerprint256.replaceAll(':', '').toLowerCase()));
+    assert.ok(!denies('00'.repeat(32)));
+  });
+
+  test('names a certificate by its serial number and issuer, with leading zeros or without', () => {
+    assert.ok(denies(`${x509.serialNumber}@CN=some CA`));
+    assert.ok(denies(`00${x509.serialNumber.toLowerCase()}@CN=some CA`));
+    assert.ok(!denies(`${x509.serialNumber}@CN=another CA`));
+  });
+
+  test('with lines that are neither is refused whole, and each is named', () => {
+    assert.throws(
+      () => parseDenyList(`${x509.fingerprint256}\n${x509.fingerprint256.slice(1)}\n\nCN=x\n`),
+      /line 2 .*\nline 4 /,
+    );
+  });
+});
