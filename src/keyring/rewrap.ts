@@ -56,12 +56,12 @@ export interface RewrapSizes {
   readonly range: number;
   /** Read, and written in one transaction. */
   readonly batch: number;
-  /** An agent is busy with as many for 4 ms, at a share of 1; a caller's operation may have to wait for that. */
+  /** An agent is busy with as many for 1.4 ms, at a share of 1; a caller's operation may have to wait for that. */
   readonly operation: number;
 }
 
 /** What the service works with. */
-export const REWRAP_SIZES: RewrapSizes = { range: 10_000, batch: 500, operation: 64 };
+export const REWRAP_SIZES: RewrapSizes = { range: 10_000, batch: 500, operation: 32 };
 
 export interface RewrapSettings {
   /** How much of the time this replica may work on jobs: above 0, to 1. */
