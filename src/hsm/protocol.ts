@@ -193,6 +193,22 @@ export const OPERATIONS = {
     }),
     struct({ keyVersions: list(bytes) }),
   ),
+  /** Seals records of one kind ({@link RECORD}) under a seal key. */
+  sealRecords: operation(
+    17,
+    struct({ sealKeyId: id<SealKeyId>(), kind: u8, contents: list(bytes) }),
+    struct({ seals: list(bytes) }),
+  ),
+  /** Whether each record is what its seal was made of: 1 or 0. One that names an unknown seal key isn't. */
+  verifyRecords: operation(
+    18,
+    struct({
+      sealKeyId: id<SealKeyId>(),
+      kind: u8,
+      items: list(struct({ content: bytes, seal: bytes })),
+    }),
+    struct({ verified: list(u8) }),
+  ),
   /** Makes one root or seal key. Refuses an id that the token has. Explicit, in an agent of its own. */
   createTokenKey: operation(15, json<CreateSettings>(), json<Record<never, never>>(), true),
   /** Destroys token objects; those that aren't there any more are well. By an operator, in an agent of its own. */

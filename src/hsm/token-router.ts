@@ -1,6 +1,6 @@
 /**
  * Two tokens behind one face, while key versions move from one to the other: each operation goes to the agents of the token
- * whose root key it names.
+ * whose root or seal key it names.
  *
  * Invariants: an operation over versions in two tokens is never tried by either, since to each token the other's row would
  * look corrupt; the next token's agents are opened when it is recorded, and their failing never touches the current one's.
@@ -33,8 +33,8 @@ interface TokenRouterOptions {
 /** A token whose agents were refused is tried anew after so long. */
 const REOPEN_MS = 2_000;
 
-/** The root keys, as {@link rootKeyBytesOf} has them, that a request names. */
-const ROOT_KEYS: { readonly [Name in OperationName]?: (request: RequestOf<Name>) => readonly string[] } = {
+/** The root keys, as {@link rootKeyBytesOf} has them, or seal keys, that a request names. */
+const NAMED_KEYS: { readonly [Name in OperationName]?: (request: RequestOf<Name>) => readonly string[] } = {
   createKeyVersion: ({ rootKeyId }) => [nameOf(rootKeyId)],
   seal: ({ keyVersion }) => [rootKeyBytesOf(keyVersion)],
   open: ({ keyVersion }) => [rootKeyBytesOf(keyVersion)],
@@ -43,6 +43,8 @@ const ROOT_KEYS: { readonly [Name in OperationName]?: (request: RequestOf<Name>)
   rewrap: ({ keyVersion, sourceKeyVersions }) => [keyVersion, ...sourceKeyVersions].map(rootKeyBytesOf),
   transfer: ({ items }) =>
     items.flatMap(({ rootKeyId, keyVersion }) => [nameOf(rootKeyId), rootKeyBytesOf(keyVersion)]),
+  sealRecords: ({ sealKeyId }) => [nameOf(sealKeyId)],
+  verifyRecords: ({ sealKeyId }) => [nameOf(sealKeyId)],
 };
 
 /** See this file's first paragraph. */
@@ -50,7 +52,7 @@ export class TokenRouter implements Agents {
   readonly #options: TokenRouterOptions;
   readonly #pools = new Map<TokenId, HsmAgents>();
   readonly #opening = new Set<TokenId>();
-  /** By the root key's bytes. */
+  /** By the bytes of a root or seal key's UUID. */
   #tokenOf: ReadonlyMap<string, TokenId> = new Map();
   #tokens: readonly RoutedToken[] = [];
   #current: TokenId;
@@ -86,9 +88,9 @@ export class TokenRouter implements Agents {
   }
 
   #poolFor<Name extends OperationName>(name: Name, request: RequestOf<Name>): HsmAgents {
-    const rootKeys = ROOT_KEYS[name] as ((request: RequestOf<Name>) => readonly string[]) | undefined;
+    const named = NAMED_KEYS[name] as ((request: RequestOf<Name>) => readonly string[]) | undefined;
     // One that nobody has recorded is in a row that was tampered with: the token itself says so.
-    const tokens = new Set(rootKeys?.(request).flatMap((rootKey) => this.#tokenOf.get(rootKey) ?? []));
+    const tokens = new Set(named?.(request).flatMap((key) => this.#tokenOf.get(key) ?? []));
     const [token = this.#current] = tokens;
     const pool = tokens.size > 1 ? undefined : this.#pools.get(token);
     if (pool === undefined) throw new KeywardError('TOKEN_KEY_NOT_READY');
@@ -102,7 +104,7 @@ export class TokenRouter implements Agents {
     this.#tokenOf = new Map(
       tokens.flatMap(({ tokenId, objects }) =>
         objects
-          .filter(({ role }) => role === 'root')
+          .filter(({ role }) => role === 'root' || role === 'seal')
           .map(({ objectId }) => [nameOf(objectId), tokenId] as const),
       ),
     );

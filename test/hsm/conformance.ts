@@ -11,6 +11,7 @@ import { NO_SUBJECT, PURPOSE } from '../../src/hsm/ciphertext.ts';
 import { encode } from '../../src/hsm/codec.ts';
 import { ALGORITHM, type SealedKeyVersion, sealedKeyVersion } from '../../src/hsm/key-version.ts';
 import type { ServeSettings } from '../../src/hsm/protocol.ts';
+import { RECORD } from '../../src/hsm/record-seal.ts';
 import { initializeToken } from '../../src/hsm/token-commands.ts';
 import type { TokenReport } from '../../src/hsm/token-profile.ts';
 import {
@@ -206,6 +207,33 @@ export function conformance(
         await assert.rejects(open({ ...version, ...change }, ciphertext), { reason: 'STORED_ROW_CORRUPT' });
       }
       assert.equal((await open(version, ciphertext)).plaintext.toString(), 'x');
+    });
+
+    test('case 36: a sealed record with any part changed does not verify, and verifies as no other kind', async () => {
+      const sealKeyId = objectId<SealKeyId>('seal');
+      const content = Buffer.from('who may do what');
+      const sealRecord = { sealKeyId, kind: RECORD.policy, contents: [content, Buffer.alloc(0)] };
+      const { seals } = await agents.call('sealRecords', sealRecord, soon());
+      const [seal = Buffer.alloc(0), ofNothing = Buffer.alloc(0)] = seals;
+      const verify = async (kind: number, key: SealKeyId, items: { content: Buffer; seal: Buffer }[]) =>
+        (await agents.call('verifyRecords', { sealKeyId: key, kind, items }, soon())).verified;
+      assert.deepEqual(
+        await verify(RECORD.policy, sealKeyId, [
+          { content, seal },
+          { content: Buffer.alloc(0), seal: ofNothing },
+          { content, seal: ofNothing },
+          { content: Buffer.from('Who may do what'), seal },
+          { content, seal: seal.subarray(1) },
+          { content, seal: Buffer.alloc(32) },
+        ]),
+        [1, 1, 0, 0, 0, 0],
+      );
+      assert.deepEqual(await verify(RECORD.keyState, sealKeyId, [{ content, seal }]), [0]);
+      for (const other of [newId<SealKeyId>(), objectId<SealKeyId>('root'), objectId<SealKeyId>('mask')])
+        assert.deepEqual(await verify(RECORD.policy, other, [{ content, seal }]), [0]);
+      await assert.rejects(agents.call('sealRecords', { ...sealRecord, kind: 99 }, soon()), {
+        reason: 'INTERNAL',
+      });
     });
 
     test('more versions than an agent keeps unwrapped go on opening', async () => {

@@ -106,6 +106,8 @@ const handlers: Handlers = {
   reseal: (request) => serving().operations.reseal(request),
   rewrap: (request) => serving().operations.rewrap(request),
   transfer: (request) => serving().operations.transfer(request),
+  sealRecords: (request) => serving().operations.sealRecords(request),
+  verifyRecords: (request) => serving().operations.verifyRecords(request),
   hold: (request) => {
     const { token, settings, operations } = serving();
     // An agent that serves isn't ended for what a new one would be refused for.

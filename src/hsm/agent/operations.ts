@@ -31,6 +31,7 @@ import {
   sealInput,
 } from '../key-version.ts';
 import { REWRAP_OUTCOME, type ReplyOf, type RequestOf, type ServeSettings } from '../protocol.ts';
+import { recordSealInput } from '../record-seal.ts';
 import { AgentFailure } from './failure.ts';
 import { HMAC_SHA512, transferTemplate, transferUnwrapTemplate, useTemplate } from './templates.ts';
 import type { FoundObject } from './token-objects.ts';
@@ -237,6 +238,31 @@ export class KeyOperations {
     } finally {
       material.destroy();
     }
+  }
+
+  sealRecords({ sealKeyId, kind, contents }: RequestOf<'sealRecords'>): ReplyOf<'sealRecords'> {
+    return { seals: contents.map((content) => this.#recordSeal(sealKeyId, kind, content)) };
+  }
+
+  verifyRecords({ sealKeyId, kind, items }: RequestOf<'verifyRecords'>): ReplyOf<'verifyRecords'> {
+    if (this.#objects.get(sealKeyId)?.role !== 'seal') return { verified: items.map(() => 0) };
+    const computed = ({ content }: { readonly content: Buffer }) =>
+      this.#recordSeal(sealKeyId, kind, content);
+    return {
+      verified: items.map((item) => {
+        if (item.seal.length !== SEAL_BYTES) return 0;
+        const seal = computed(item);
+        if (timingSafeEqual(seal, item.seal)) return 1;
+        // As for key versions: only a token that says the same twice is believed.
+        if (!timingSafeEqual(seal, computed(item))) throw contradiction();
+        return 0;
+      }),
+    };
+  }
+
+  #recordSeal(sealKeyId: SealKeyId, kind: number, content: Buffer): Buffer {
+    const input = recordSealInput(this.#settings.environmentId, kind, content);
+    return this.#hmac(this.#objectOf(sealKeyId, 'seal'), input).subarray(0, SEAL_BYTES);
   }
 
   forget({ keyId }: RequestOf<'forget'>): ReplyOf<'forget'> {

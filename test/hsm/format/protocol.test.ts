@@ -115,6 +115,18 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
     },
     plain,
   ),
+  sealRecords: fc.record(
+    { sealKeyId: uuid<SealKeyId>(), kind: u8, contents: fc.array(bytesUpTo(200), { maxLength: 5 }) },
+    plain,
+  ),
+  verifyRecords: fc.record(
+    {
+      sealKeyId: uuid<SealKeyId>(),
+      kind: u8,
+      items: fc.array(fc.record({ content: bytesUpTo(200), seal: bytesUpTo(40) }, plain), { maxLength: 5 }),
+    },
+    plain,
+  ),
   hold: fc.record({ objects }, plain),
   createTokenKey: fc.record({ ...token, environmentId, profile, role, objectId: uuid() }, plain),
   destroyTokenKeys: fc.record({ ...token, environmentId, objects }, plain),
@@ -209,6 +221,8 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
     plain,
   ),
   transfer: fc.record({ keyVersions: fc.array(bytesUpTo(300), { maxLength: 5 }) }, plain),
+  sealRecords: fc.record({ seals: fc.array(bytes(32), { maxLength: 5 }) }, plain),
+  verifyRecords: fc.record({ verified: fc.array(u8, { maxLength: 5 }) }, plain),
   hold: fc.record(held, plain),
   createTokenKey: fc.record({}, plain),
   destroyTokenKeys: fc.record({ destroyed: fc.nat() }, plain),
