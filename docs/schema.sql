@@ -37,6 +37,27 @@ GRANT EXECUTE ON FUNCTION current_token_id TO keyward_reconciler;
 GRANT EXECUTE ON FUNCTION current_token_id TO keyward_service;
 GRANT EXECUTE ON FUNCTION purge_request_ids TO keyward_service;
 
+CREATE TABLE access_policies (
+  tenant_id uuid NOT NULL,
+  revision bigint NOT NULL,
+  seal_key_id uuid NOT NULL,
+  seal bytea NOT NULL,
+  CONSTRAINT access_policies_pkey PRIMARY KEY (tenant_id),
+  CONSTRAINT access_policies_revision_check CHECK ((revision > 0)),
+  CONSTRAINT access_policies_seal_check CHECK ((octet_length(seal) = 32)),
+  CONSTRAINT access_policies_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+ALTER TABLE access_policies ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON access_policies AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON access_policies AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT SELECT ON access_policies TO keyward_reconciler;
+GRANT INSERT, SELECT ON access_policies TO keyward_service;
+GRANT UPDATE (seal) ON access_policies TO keyward_reconciler;
+GRANT UPDATE (seal_key_id) ON access_policies TO keyward_reconciler;
+GRANT UPDATE (revision) ON access_policies TO keyward_service;
+GRANT UPDATE (seal) ON access_policies TO keyward_service;
+GRANT UPDATE (seal_key_id) ON access_policies TO keyward_service;
+
 CREATE TABLE audit_entries (
   tenant_id uuid NOT NULL,
   entry_id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -46,6 +67,7 @@ CREATE TABLE audit_entries (
   method text NOT NULL,
   resource text NOT NULL,
   outcome text NOT NULL,
+  detail text NOT NULL DEFAULT ''::text,
   CONSTRAINT audit_entries_pkey PRIMARY KEY (tenant_id, entry_id),
   CONSTRAINT audit_entries_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
@@ -63,7 +85,7 @@ CREATE TABLE changes (
   subject_id uuid NOT NULL,
   at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
   CONSTRAINT changes_pkey PRIMARY KEY (tenant_id, change_id),
-  CONSTRAINT changes_kind_check CHECK ((kind = ANY (ARRAY['tenant'::text, 'key'::text, 'destroyed'::text, 'token'::text, 'versions'::text, 'shredded'::text]))),
+  CONSTRAINT changes_kind_check CHECK ((kind = ANY (ARRAY['tenant'::text, 'key'::text, 'destroyed'::text, 'token'::text, 'versions'::text, 'shredded'::text, 'access'::text]))),
   CONSTRAINT changes_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
 CREATE INDEX changes_by_xid ON public.changes USING btree (xid);
@@ -392,6 +414,50 @@ GRANT UPDATE (failed) ON rewrap_ranges TO keyward_reconciler;
 GRANT UPDATE (fence) ON rewrap_ranges TO keyward_reconciler;
 GRANT UPDATE (finished) ON rewrap_ranges TO keyward_reconciler;
 GRANT UPDATE (leased_until) ON rewrap_ranges TO keyward_reconciler;
+
+CREATE TABLE role_bindings (
+  tenant_id uuid NOT NULL,
+  binding_id text COLLATE "C" NOT NULL,
+  member_kind text NOT NULL,
+  member text NOT NULL,
+  role text NOT NULL,
+  key_pattern text NOT NULL,
+  all_tenants boolean NOT NULL,
+  expires_at timestamp with time zone,
+  conditions jsonb NOT NULL,
+  overrides_separation boolean NOT NULL,
+  description text NOT NULL,
+  created_at timestamp with time zone NOT NULL,
+  creator text NOT NULL,
+  CONSTRAINT role_bindings_pkey PRIMARY KEY (tenant_id, binding_id),
+  CONSTRAINT role_bindings_binding_id_check CHECK ((binding_id ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
+  CONSTRAINT role_bindings_conditions_check CHECK ((jsonb_typeof(conditions) = 'array'::text)),
+  CONSTRAINT role_bindings_member_kind_check CHECK ((member_kind = ANY (ARRAY['principal'::text, 'group'::text]))),
+  CONSTRAINT role_bindings_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+CREATE INDEX role_bindings_by_member ON public.role_bindings USING btree (member);
+ALTER TABLE role_bindings ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON role_bindings AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON role_bindings AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT SELECT ON role_bindings TO keyward_reconciler;
+GRANT DELETE, INSERT, SELECT ON role_bindings TO keyward_service;
+
+CREATE TABLE roles (
+  tenant_id uuid NOT NULL,
+  role_id text COLLATE "C" NOT NULL,
+  permissions text[] NOT NULL,
+  description text NOT NULL,
+  created_at timestamp with time zone NOT NULL,
+  creator text NOT NULL,
+  CONSTRAINT roles_pkey PRIMARY KEY (tenant_id, role_id),
+  CONSTRAINT roles_role_id_check CHECK ((role_id ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
+  CONSTRAINT roles_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+ALTER TABLE roles ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON roles AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON roles AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT SELECT ON roles TO keyward_reconciler;
+GRANT DELETE, INSERT, SELECT ON roles TO keyward_service;
 
 CREATE TABLE rotations (
   tenant_id uuid NOT NULL,

@@ -88,6 +88,15 @@ export const SETTINGS = {
     'client certificates that are refused though they verify ([docs/access.md](docs/access.md))',
     'none',
   ),
+  KEYWARD_FIRST_ADMINISTRATOR: setting(
+    z
+      .string()
+      .max(512)
+      .refine((name) => name.trim() === name, 'must be a caller’s name')
+      .optional(),
+    'a caller’s name: may create role bindings without having one, and nothing else; reported at every start',
+    'nobody',
+  ),
   KEYWARD_ISSUERS_FILE: setting(
     file.optional(),
     'JSON: whose tokens are accepted ([docs/access.md](docs/access.md)); with it, callers may come without a certificate',
@@ -161,6 +170,11 @@ export const SETTINGS = {
   KEYWARD_KEY_CACHE: setting(
     integer(1, 1_000_000, 10_000),
     'keys whose rows each server keeps in memory',
+    '10000',
+  ),
+  KEYWARD_POLICY_CACHE: setting(
+    integer(2, 1_000_000, 10_000),
+    'tenants whose role bindings each server keeps in memory',
     '10000',
   ),
   KEYWARD_DEADLINE_MS: setting(

@@ -9,6 +9,7 @@
 type StatusName =
   | 'CANCELLED'
   | 'UNAUTHENTICATED'
+  | 'PERMISSION_DENIED'
   | 'INVALID_ARGUMENT'
   | 'DEADLINE_EXCEEDED'
   | 'NOT_FOUND'
@@ -58,6 +59,10 @@ export const REASONS = {
     message: 'The token is not bound to the connection’s certificate, or to one that the connection lacks.',
   },
   CERTIFICATE_DENIED: { status: 'UNAUTHENTICATED', message: 'The client certificate is on the deny list.' },
+  PERMISSION_MISSING: {
+    status: 'PERMISSION_DENIED',
+    message: 'The caller has no role that allows this.',
+  },
   ISSUER_UNAVAILABLE: {
     status: 'UNAVAILABLE',
     message: 'The keys of the token’s issuer can not be had now.',
@@ -106,6 +111,19 @@ export const REASONS = {
     status: 'FAILED_PRECONDITION',
     message: 'It is not scheduled for destruction, so there is nothing to restore.',
   },
+  SEPARATION_OF_DUTIES: {
+    status: 'FAILED_PRECONDITION',
+    message:
+      'The member would both administer and use a key. Where that is meant, set override_separation_of_duties.',
+  },
+  ROLE_IN_USE: {
+    status: 'FAILED_PRECONDITION',
+    message: 'Role bindings give the role: delete them first.',
+  },
+  POLICY_FULL: {
+    status: 'FAILED_PRECONDITION',
+    message: 'The tenant has as many role bindings, or roles of its own, as it can have.',
+  },
   TOKEN_KEY_NOT_READY: {
     status: 'UNAVAILABLE',
     message: 'The tenant’s root key is being made or replaced in the HSM.',
@@ -131,6 +149,11 @@ export const REASONS = {
   STORED_ROW_CORRUPT: {
     status: 'DATA_LOSS',
     message: 'A stored key version does not verify and was not used. Operators have been alerted.',
+  },
+  POLICY_CORRUPT: {
+    status: 'DATA_LOSS',
+    message:
+      'Who may do what in this tenant does not verify and was not obeyed. Operators have been alerted.',
   },
   HSM_UNAVAILABLE: {
     status: 'UNAVAILABLE',

@@ -8,7 +8,10 @@
 import { readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { Command } from 'commander';
+import { Access } from './access/access.ts';
+import { AccessAdministration } from './access/administration.ts';
 import { Identity } from './access/identity.ts';
+import { Policies } from './access/policies.ts';
 import { monotonicNow } from './call.ts';
 import { type Configuration, ConfigurationError, read, readConfiguration } from './config.ts';
 import { HsmAgents, TokenRefused } from './hsm/agents.ts';
@@ -25,6 +28,7 @@ import type { TokenObject, TokenProfile } from './hsm/token-profile.ts';
 import type { KeyId } from './ids.ts';
 import { KeyCache } from './keyring/key-cache.ts';
 import { createKeyring } from './keyring/keyring.ts';
+import { SYSTEM_TENANT } from './keyring/names.ts';
 import { Reconciler } from './keyring/reconciler.ts';
 import { REWRAP_SIZES } from './keyring/rewrap.ts';
 import { ServingTokens } from './keyring/serving-tokens.ts';
@@ -201,10 +205,14 @@ async function serve(): Promise<void> {
     log,
   });
   const { agents } = tokens;
-  const cache: KeyCache = new KeyCache(store, configuration.KEYWARD_KEY_CACHE, () => feed.isFresh());
+  const isFresh = () => feed.isFresh();
+  const cache: KeyCache = new KeyCache(store, configuration.KEYWARD_KEY_CACHE, isFresh);
+  const limit = configuration.KEYWARD_POLICY_CACHE;
+  const policies: Policies = new Policies({ store, agents, isFresh, limit, log });
   const feed = new ChangeFeed(store, {
     onChange: ({ kind, tenantId, subjectId }) => {
-      if (kind === 'tenant') cache.forgetTenants();
+      if (kind === 'access') policies.forget(tenantId);
+      else if (kind === 'tenant') cache.forgetTenants();
       else if (kind === 'versions' || kind === 'shredded') cache.clear();
       else if (kind !== 'token') cache.forget(tenantId, subjectId as KeyId);
       if (kind === 'destroyed') void agents.forget(subjectId as KeyId);
@@ -213,6 +221,7 @@ async function serve(): Promise<void> {
     },
     onReset: () => {
       cache.clear();
+      policies.clear();
       void agents.forget();
       refreshTokenObjects();
     },
@@ -244,9 +253,20 @@ async function serve(): Promise<void> {
     },
     wake: () => reconciler.wake(),
   });
+  const tenantOf = (name: string) => cache.tenant(name);
+  const firstAdministrator = configuration.KEYWARD_FIRST_ADMINISTRATOR;
+  const access = new Access({ store, policies, tenantOf, firstAdministrator });
+  const accessAdministration = new AccessAdministration({
+    store,
+    agents,
+    policies,
+    system: { tenantId: systemTenantId, name: SYSTEM_TENANT },
+    tenantOf,
+    currentSealKey: () => tokenObjects.currentSealKey(),
+  });
   const reconciler: Reconciler = new Reconciler({ store, keyring, log });
   const server = new GrpcServer({
-    keyring,
+    services: { ...keyring, access, accessAdministration },
     identity,
     log,
     limits: serverLimits(configuration),
@@ -259,6 +279,12 @@ async function serve(): Promise<void> {
     reflection: configuration.KEYWARD_REFLECTION ?? configuration.KEYWARD_MODE === 'development',
   });
 
+  // Said at every start while it stands, so that it isn't forgotten.
+  if (firstAdministrator !== undefined)
+    log.warn(
+      { firstAdministrator },
+      'KEYWARD_FIRST_ADMINISTRATOR may create role bindings; unset it once others may',
+    );
   feed.start();
   const stopHousekeeping = startHousekeeping(store, (err) => log.warn({ err }, 'housekeeping failed'));
   const health = new HealthListener();

@@ -12,6 +12,7 @@ import { createRoles, type Postgres, removePostgres, startPostgres } from '../de
 import { runServerCommand } from '../dev/server.ts';
 import { identify, isAlive, type ProcessIdentity } from '../scripts/processes.js';
 import { createSoftHsmToken, tokenVariables } from '../softhsm/token.ts';
+import { grantEverything, TESTER } from './grants.ts';
 
 const ROOT = dirname(import.meta.dirname);
 const STATE = join(ROOT, '.keyward');
@@ -42,6 +43,7 @@ export async function globalSetup(): Promise<void> {
   if (existsSync(join(ROOT, 'src', 'main.ts'))) {
     await runServerCommand(ROOT, ['migrate'], variables);
     await runServerCommand(ROOT, ['token', 'init'], variables);
+    await grantEverything(variables, [TESTER]);
   }
   Object.assign(process.env, {
     KEYWARD_TEST_DIRECTORY: DIRECTORY,

@@ -18,7 +18,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   'src/lru.ts': [],
   'src/telemetry': [],
   'src/config.ts': ['src/access'],
-  'src/access': ['src/errors.ts', 'src/call.ts', 'src/lru.ts'],
+  'src/access': ['src/hsm', 'src/store', 'src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],
   'src/store': ['src/errors.ts', 'src/ids.ts', 'src/call.ts'],
   'src/hsm/agent': ['src/hsm', 'src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],
   'src/hsm': ['src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],

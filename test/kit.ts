@@ -15,6 +15,7 @@ import { type ConnectOptions, connect, type KeywardClient, KeywardClientError } 
 import { type Credentials, createCertificateAuthority } from '../dev/certificates.ts';
 import { createDatabase, dropDatabase } from '../dev/postgres.ts';
 import { copyToken, type SoftHsmToken, tokenVariables } from '../softhsm/token.ts';
+import { TESTER } from './grants.ts';
 
 const MAIN = join(import.meta.dirname, '..', 'src', 'main.ts');
 /** Generous: machines are shared. What is waited for is a condition, never this time. */
@@ -140,7 +141,7 @@ export class Service implements AsyncDisposable {
       this.#environment.ca.issue({
         subject: 'tester',
         usage: 'client',
-        uris: ['spiffe://keyward.test/tester'],
+        uris: [TESTER],
       });
     return {
       address: `127.0.0.1:${this.port}`,

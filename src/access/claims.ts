@@ -27,6 +27,8 @@ export interface Claims {
   readonly thumbprint: string | undefined;
   /** When it expires, in seconds since 1970. */
   readonly expiresAt: number;
+  /** The string at a path, if there is one that says something: what conditions of role bindings ask for. */
+  claim(path: readonly string[]): string | undefined;
 }
 
 /** Without characters that don't show, or show other than they are: names end up in logs. */
@@ -71,6 +73,10 @@ export function readClaims(json: unknown, issuer: Issuer, nowSeconds: number): C
     id: jti,
     thumbprint: cnf?.['x5t#S256'],
     expiresAt: exp,
+    claim: (path) => {
+      const value = claimAt(json, path);
+      return typeof value === 'string' && value !== '' ? value : undefined;
+    },
   };
 }
 

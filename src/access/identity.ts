@@ -13,6 +13,7 @@ import { type CertificatePrincipal, type ClientCertificate, clientCertificate } 
 import { parseDenyList } from './deny-list.ts';
 import { type Issuer, parseIssuers } from './issuers.ts';
 import { type KeySet, openKeySet } from './key-sets.ts';
+import type { Subject } from './policy.ts';
 import { notAccepted } from './refusal.ts';
 import { type AcceptedToken, TokenVerifier } from './tokens.ts';
 import { WatchedFile } from './watched-file.ts';
@@ -25,9 +26,13 @@ export interface IdentitySettings {
 }
 
 /** Somebody who has proven who he is. */
-export interface Caller {
-  /** As logs and audit entries name him. */
+export interface Caller extends Subject {
+  /** As logs, audit entries and role bindings name him. */
   readonly name: string;
+  /** The only tenants that the token is good for; undefined for no such limit. */
+  readonly tenants?: readonly string[] | undefined;
+  /** When the token expires. */
+  readonly expiresAt?: Date;
   /** By which token, for the log. */
   readonly token?: {
     readonly issuer: string;
@@ -141,7 +146,7 @@ export class Identity {
 function callerByCertificate(certificate: ClientCertificate | undefined): Caller {
   if (certificate === undefined) throw new KeywardError('CREDENTIALS_MISSING');
   if (certificate.name === undefined) throw notAccepted('the certificate has no name of the configured kind');
-  return { name: certificate.name };
+  return { name: certificate.name, groups: [], claim: () => undefined };
 }
 
 /** A token that is bound to a certificate comes with it and alone with it; one that isn't comes without any. */
@@ -149,9 +154,16 @@ function callerByToken(
   { issuer, claims }: AcceptedToken,
   certificate: ClientCertificate | undefined,
 ): Caller {
-  const { principal, subject, id, thumbprint } = claims;
+  const { principal, tenants, groups = [], subject, id, thumbprint, expiresAt, claim } = claims;
   if (thumbprint !== certificate?.thumbprint) throw new KeywardError('TOKEN_NOT_BOUND');
-  return { name: `jwt:${issuer.name}/${principal}`, token: { issuer: issuer.name, subject, id } };
+  return {
+    name: `jwt:${issuer.name}/${principal}`,
+    groups: groups.map((group) => `${issuer.name}/${group}`),
+    claim,
+    tenants,
+    expiresAt: new Date(expiresAt * 1000),
+    token: { issuer: issuer.name, subject, id },
+  };
 }
 
 /** Two issuers of which this is the same have the same keys. */

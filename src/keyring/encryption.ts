@@ -26,6 +26,8 @@ interface Source {
   readonly context: EncryptionContext;
   /** The only key that it may be of, if the caller cares. */
   readonly expectedKey: KeyName | undefined;
+  /** Whether a key is the caller's to decrypt with. */
+  mayUse(key: KeyName): boolean;
 }
 
 /** A ciphertext and the version that made it. */
@@ -157,16 +159,18 @@ export class Encryption {
   }
 
   /** The version that a ciphertext names, within its tenant. Throws DECRYPTION_FAILED, or FAILED_PRECONDITION. */
-  async #findSource({ parent, ciphertext, expectedKey }: Source): Promise<UsableVersion> {
+  async #findSource({ parent, ciphertext, expectedKey, mayUse }: Source): Promise<UsableVersion> {
     const tenant = await this.#cache.tenant(parent.tenant);
     const header = parseHeader(ciphertext, CALLERS_PURPOSES);
     const key = await this.#cache.key(tenant.tenantId, header.keyId);
     if (key === undefined || (expectedKey !== undefined && expectedKey.key !== key.record.name)) {
       throw new KeywardError('DECRYPTION_FAILED');
     }
+    const name = { ...parent, key: key.record.name };
+    if (!mayUse(name)) throw new KeywardError('DECRYPTION_FAILED');
     const loaded = await this.#cache.version(key, header.version);
     if (loaded === undefined) throw new KeywardError('DECRYPTION_FAILED');
     requireTenantEnabled(tenant);
-    return { key: { ...parent, key: key.record.name }, loaded: requireUsable(key, loaded) };
+    return { key: name, loaded: requireUsable(key, loaded) };
   }
 }

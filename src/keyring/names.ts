@@ -1,6 +1,7 @@
 /**
  * Resource names: `tenants/{tenant}`, `tenants/{tenant}/keys/{key}`, `…/versions/{version}`, `…/dataKeys/{data_key}`,
- * `tenants/{tenant}/rewrapJobs/{job}`, `tenants/{tenant}/tokenKeys/{uuid}`.
+ * `tenants/{tenant}/rewrapJobs/{job}`, `tenants/{tenant}/tokenKeys/{uuid}`, `tenants/{tenant}/roleBindings/{role_binding}`,
+ * `tenants/{tenant}/roles/{role}`.
  *
  * Owns their grammar; a name that parses formats back to the same text. Knows no request and no row.
  */
@@ -43,6 +44,16 @@ export interface JobName extends TenantName {
 /** `tenants/{tenant}/tokenKeys/{uuid}` */
 export interface TokenKeyName extends TenantName {
   readonly tokenKey: AnyId;
+}
+
+/** `tenants/{tenant}/roleBindings/{role_binding}` */
+export interface RoleBindingName extends TenantName {
+  readonly roleBinding: string;
+}
+
+/** `tenants/{tenant}/roles/{role}` */
+export interface RoleName extends TenantName {
+  readonly role: string;
 }
 
 /** What a job is for; without a key, all of the tenant's; without a tenant, everything: `tenants/-`. */
@@ -113,6 +124,20 @@ export function parseTokenKeyName(name: string): TokenKeyName | undefined {
   return tenant !== undefined && isUuid(id) ? { ...tenant, tokenKey: id as AnyId } : undefined;
 }
 
+/** The parts of a role binding's name, or undefined for what isn't one. */
+export function parseRoleBindingName(name: string): RoleBindingName | undefined {
+  const [, tenantName = '', roleBinding = ''] = /^(.*)\/roleBindings\/([^/]*)$/.exec(name) ?? [];
+  const tenant = parseTenantName(tenantName);
+  return tenant !== undefined && ID_PATTERN.test(roleBinding) ? { ...tenant, roleBinding } : undefined;
+}
+
+/** The parts of the name of a tenant's own role, or undefined for what isn't one. */
+export function parseRoleName(name: string): RoleName | undefined {
+  const [, tenantName = '', role = ''] = /^(.*)\/roles\/([^/]*)$/.exec(name) ?? [];
+  const tenant = parseTenantName(tenantName);
+  return tenant !== undefined && ID_PATTERN.test(role) ? { ...tenant, role } : undefined;
+}
+
 /** What a job is to be for, or undefined for what isn't the name of such a thing. */
 export function parseScope(name: string): Scope | undefined {
   return name === ALL_TENANTS ? {} : (parseKeyName(name) ?? parseTenantName(name));
@@ -133,6 +158,14 @@ export function formatJobName({ tenant }: TenantName, job: string): string {
 
 export function formatTokenKeyName({ tenant }: TenantName, id: string): string {
   return `${formatTenantName({ tenant })}/tokenKeys/${id}`;
+}
+
+export function formatRoleBindingName({ tenant }: TenantName, roleBinding: string): string {
+  return `${formatTenantName({ tenant })}/roleBindings/${roleBinding}`;
+}
+
+export function formatRoleName({ tenant }: TenantName, role: string): string {
+  return `${formatTenantName({ tenant })}/roles/${role}`;
 }
 
 export function formatTenantName({ tenant }: TenantName): string {

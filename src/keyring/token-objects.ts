@@ -91,6 +91,11 @@ export class TokenObjects {
     }
   }
 
+  /** The key that is current for seals. Throws TOKEN_KEY_NOT_READY. */
+  currentSealKey(): SealKeyId {
+    return this.#current('seal', this.#parts.systemTenantId) as unknown as SealKeyId;
+  }
+
   /**
    * Reads what is recorded, has the agents hold that, and says what they hold. What comes while it is at it is done after
    * it, once. Throws what the store and the agents throw.
@@ -148,17 +153,18 @@ export class TokenObjects {
   #currentFor(tenantId: TenantId): CurrentKeys {
     const { systemTenantId } = this.#parts;
     const ownsRoot = this.#records.some((each) => each.tenantId === tenantId && each.role === 'root');
-    const current = (role: 'root' | 'seal', of: TenantId) => {
-      const found = this.#records.find(
-        (each) => each.tenantId === of && each.role === role && each.state === 'CURRENT',
-      );
-      if (found === undefined) throw new KeywardError('TOKEN_KEY_NOT_READY');
-      return found.objectId;
-    };
     return {
-      rootKeyId: current('root', ownsRoot ? tenantId : systemTenantId) as unknown as RootKeyId,
-      sealKeyId: current('seal', systemTenantId) as unknown as SealKeyId,
+      rootKeyId: this.#current('root', ownsRoot ? tenantId : systemTenantId) as unknown as RootKeyId,
+      sealKeyId: this.currentSealKey(),
     };
+  }
+
+  #current(role: 'root' | 'seal', of: TenantId): AnyId {
+    const found = this.#records.find(
+      (each) => each.tenantId === of && each.role === role && each.state === 'CURRENT',
+    );
+    if (found === undefined) throw new KeywardError('TOKEN_KEY_NOT_READY');
+    return found.objectId;
   }
 }
 

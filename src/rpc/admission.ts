@@ -40,6 +40,8 @@ export interface AdmittedCall {
   /** UUID of the call. */
   readonly id: string;
   readonly caller: Caller;
+  /** Who makes it, asked again: as it is now. Throws, or rejects with, a KeywardError. */
+  identify(): Caller | Promise<Caller>;
   /** When its headers came, and when it must be over: in `monotonicNow`'s milliseconds. */
   readonly startedAt: number;
   readonly deadline: number;
@@ -154,8 +156,9 @@ export class Admission {
       http2Stream.on('data', ({ length }: Buffer) => this.#received(stream, length));
     };
     const refuse = (error: unknown) => stream.fail(toKeywardError(error));
+    stream.identify = () => this.#identity.callerOf(connection.certificate, request.authorizations);
     try {
-      const caller = this.#identity.callerOf(connection.certificate, request.authorizations);
+      const caller = stream.identify();
       if (caller instanceof Promise) caller.then(goOn).catch(refuse);
       else goOn(caller);
     } catch (error) {
@@ -253,6 +256,7 @@ class Stream {
   readonly id = randomUUID();
   /** Set when it is known. */
   caller: Caller | undefined;
+  identify: AdmittedCall['identify'] | undefined;
   readonly #startedAt = monotonicNow();
   deadline = Infinity;
   requestBytes = 0;
@@ -280,8 +284,9 @@ class Stream {
 
   /** The call, once it has a caller. */
   admitted(): AdmittedCall | undefined {
-    const { id, caller, deadline } = this;
-    return caller && { id, caller, startedAt: this.#startedAt, deadline, hold: () => this.hold() };
+    const { id, caller, identify, deadline } = this;
+    if (caller === undefined || identify === undefined) return undefined;
+    return { id, caller, identify, startedAt: this.#startedAt, deadline, hold: () => this.hold() };
   }
 
   hold(): () => void {

@@ -2,16 +2,17 @@
  * Batches: many requests of one method in one call, each with a result of its own.
  *
  * Invariants: results are in the requests' order; an item that fails has no effect on the others and says what the same
- * call alone would have said; every item is of the tenant that the batch names. A window of items is under way at a
+ * call alone would have said; every item is of the tenant that the batch names, and allowed for
+ * itself. A window of items is under way at a
  * time, so that one batch doesn't fill the queue for all others. Knows no method.
  */
 import { z } from 'zod';
-import type { Call } from '../call.ts';
+import { LATER } from '../access/policy.ts';
 import { invalidField, KeywardError } from '../errors.ts';
-import type { Keyring } from '../keyring/keyring.ts';
 import { formatTenantName, type TenantName } from '../keyring/names.ts';
+import { requireRights } from './authorization.ts';
 import { tenantName, validate } from './fields.ts';
-import type { MethodRow } from './methods/row.ts';
+import type { AuthorizedCall, MethodRow, Services } from './methods/row.ts';
 import { type Status, toKeywardError, toStatus } from './status.ts';
 
 const MAX_ITEMS = 1_000;
@@ -40,18 +41,28 @@ export function batchOf<Request, Response>(
         .max(MAX_ITEMS, `must have at most ${MAX_ITEMS} items`),
     }),
     maxRequestBytes: MAX_BYTES,
+    permission: row.permission,
+    // Which keys, with which contexts, the items say; each is asked about for itself.
+    target: ({ parent }) => ({ tenant: parent.tenant, key: LATER, context: LATER }),
     resource: ({ parent }) => formatTenantName(parent),
-    handle: async (keyring, call, { parent, requests }) => ({
-      results: await inWindow(requests, (item, index) => handleItem(keyring, call, item, index, parent)),
+    handle: async (services, call, { parent, requests }) => ({
+      results: await inWindow(requests, (item, index) => handleItem(services, call, item, index, parent)),
     }),
   };
 
-  async function handleItem(keyring: Keyring, call: Call, item: unknown, index: number, parent: TenantName) {
+  async function handleItem(
+    services: Services,
+    call: AuthorizedCall,
+    item: unknown,
+    index: number,
+    parent: TenantName,
+  ) {
     try {
       const request = validate(row.request, item);
       if (tenantOf(request).tenant !== parent.tenant)
         throw invalidField('name', 'must be of the tenant that parent names');
-      return { response: await row.handle(keyring, call, request) };
+      requireRights(row, call.rights, request);
+      return { response: await row.handle(services, call, request) };
     } catch (error) {
       return { error: toStatus(within(`requests[${index}].`, toKeywardError(error)), call.id) };
     }

@@ -15,6 +15,8 @@ import {
   parseJobName,
   parseKeyName,
   parseKeyVersionName,
+  parseRoleBindingName,
+  parseRoleName,
   parseScope,
   parseTenantName,
   parseTokenKeyName,
@@ -49,6 +51,11 @@ export const dataKeyName = parsed(
 );
 export const jobName = parsed(parseJobName, 'must be tenants/{tenant}/rewrapJobs/{job}');
 export const tokenKeyName = parsed(parseTokenKeyName, 'must be tenants/{tenant}/tokenKeys/{uuid}');
+export const roleBindingName = parsed(
+  parseRoleBindingName,
+  'must be tenants/{tenant}/roleBindings/{role_binding}',
+);
+export const roleName = parsed(parseRoleName, 'must be tenants/{tenant}/roles/{role}');
 export const scope = parsed(
   parseScope,
   'must be tenants/{tenant}/keys/{key}, tenants/{tenant} or tenants/- for all tenants',

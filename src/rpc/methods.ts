@@ -1,10 +1,11 @@
 /**
- * Every RPC, as one row: what its request must be, which resource it is about, what it does.
+ * Every RPC, as one row: what its request must be, which permission on what its caller needs, what it does.
  *
- * A method of the contract without a row is a type error. What is the same for all (identity, deadline, logging, errors)
+ * A method of the contract without a row, or a row without a permission, is a type error. What is the same for all (identity, authorization, deadline, logging, errors)
  * is in `serve-call.ts`, so that none can forget it. The rows themselves are in `methods/`, a file for each service; they
  * know messages and the keyring, no transport.
  */
+import { accessService } from './methods/access.ts';
 import { adminService } from './methods/admin.ts';
 import { dataKeyService } from './methods/data-key.ts';
 import { encryptionService } from './methods/encryption.ts';
@@ -17,6 +18,7 @@ import type { MethodRow, StreamRow } from './methods/row.ts';
 export const METHODS: Readonly<
   Record<string, Readonly<Record<string, MethodRow<unknown, object> | StreamRow<unknown, object>>>>
 > = {
+  'keyward.v1.AccessService': accessService,
   'keyward.v1.AdminService': adminService,
   'keyward.v1.HsmService': hsmService,
   'keyward.v1.KeyService': keyService,

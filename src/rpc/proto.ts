@@ -18,6 +18,7 @@ const PROTO_DIRECTORY = fileURLToPath(new URL('../../proto', import.meta.url));
 /** All of `proto/`, also for reflection. */
 export const packageDefinition: PackageDefinition = loadSync(
   [
+    'keyward/v1/access.proto',
     'keyward/v1/admin.proto',
     'keyward/v1/hsm.proto',
     'keyward/v1/key.proto',

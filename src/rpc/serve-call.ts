@@ -1,7 +1,9 @@
 /**
- * The one wrapper round every call: decoding, validation, the handler, the deadline, encoding, the log line, the error.
+ * The one wrapper round every call: decoding, validation, authorization, the handler, the deadline, encoding, the log line, the
+ * error.
  *
- * Invariants: it never throws and its promise never rejects, since grpc-js lets a rejecting handler take the process
+ * Invariants: nothing is done for a caller who hasn't got what the method needs, and a stream ends soon after he hasn't any
+ * more; what is refused is recorded before the answer leaves; it never throws and its promise never rejects, since grpc-js lets a rejecting handler take the process
  * down, and answers UNKNOWN for a throwing one; every call is answered once, at its deadline at the latest; every call
  * leaves one log line, with no payload and no context. The bytes of request and answer are zeroed when both are done
  * with. Knows no method.
@@ -17,19 +19,20 @@ import type {
   UntypedHandleCall,
 } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
+import type { Rights } from '../access/access.ts';
 import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
-import type { Keyring } from '../keyring/keyring.ts';
 import type { AdmittedCall } from './admission.ts';
+import { authorize } from './authorization.ts';
 import { hasTooManyFields } from './field-count.ts';
 import { validate } from './fields.ts';
 import { idempotencyOf } from './idempotency.ts';
-import type { MethodRow, StreamRow } from './methods/row.ts';
+import type { AuthorizedCall, MethodRow, Services, StreamRow } from './methods/row.ts';
 import { toKeywardError, toServiceError } from './status.ts';
 
 /** What the wrapper needs of the server. */
 export interface Serving {
-  readonly keyring: Keyring;
+  readonly services: Services;
   readonly log: Logger;
   /** The call as it was let in; undefined for one that was not. */
   readonly admitted: (rpc: { readonly metadata: Metadata }) => AdmittedCall | undefined;
@@ -51,6 +54,10 @@ export interface ServedMethod<Row = MethodRow<unknown, object> | StreamRow<unkno
  * Decoding a map takes 100 times as long as its bytes take to arrive, so no method takes more than it needs.
  */
 export const DEFAULT_REQUEST_BYTES = 131_072;
+/** How often a stream's caller is asked for his rights again: a revocation that was heard of has ended it by then. */
+const REAUTHORIZE_MS = 1_000;
+/** How long recording a refusal may take, whatever became of the call meanwhile. */
+const RECORD_MS = 5_000;
 
 /** The grpc-js handler of a method. */
 export function serveCall(serving: Serving, method: ServedMethod): UntypedHandleCall {
@@ -68,33 +75,33 @@ export function serveCall(serving: Serving, method: ServedMethod): UntypedHandle
 /** How a call is answered. */
 interface Answering {
   /** Does what was asked for. Returns the answer, or null if it was sent bit by bit. */
-  respond(call: Call, request: unknown, isOver: () => boolean): Promise<Buffer | null>;
+  respond(call: AuthorizedCall, request: unknown, isOver: () => boolean): Promise<Buffer | null>;
   /** The last word. */
   finish(error: ServiceError | null, answer: Buffer | null): void;
-  /** Aborted when the call is to end before its time. */
+  /** Of a stream: aborted when it is to end before its time. */
   readonly ended?: AbortSignal;
 }
 
 function answerOf(
-  { keyring }: Serving,
+  { services }: Serving,
   { row, encode }: ServedMethod<MethodRow<unknown, object>>,
   callback: sendUnaryData<Buffer>,
 ): Answering {
   return {
-    respond: async (call, request) => encode(await row.handle(keyring, call, request)),
+    respond: async (call, request) => encode(await row.handle(services, call, request)),
     finish: callback,
   };
 }
 
 function streamOf(
-  { keyring, stopping }: Serving,
+  { services, stopping }: Serving,
   { row, encode }: ServedMethod<StreamRow<unknown, object>>,
   rpc: ServerWritableStream<Buffer, Buffer>,
 ): Answering {
   return {
     ended: stopping,
     respond: async (call, request, isOver) => {
-      for await (const message of row.stream(keyring, call, request)) {
+      for await (const message of row.stream(services, call, request)) {
         if (isOver()) break;
         // A reader that is slower than what there is to tell is waited for, unless it goes away.
         if (!rpc.write(encode(message))) await Promise.race([once(rpc, 'drain'), once(rpc, 'cancelled')]);
@@ -127,10 +134,12 @@ class Execution {
   readonly #rpc: Rpc;
   readonly #answering: Answering;
   readonly #startedAt: number;
-  readonly #token: AdmittedCall['caller']['token'];
+  readonly #admitted: AdmittedCall;
   readonly #release: () => void;
   readonly #call: { -readonly [Field in keyof Call]: Call[Field] };
   #resource: string | undefined;
+  #rights: Rights | undefined;
+  #reauthorizing: NodeJS.Timeout | undefined;
   #isAnswered = false;
 
   constructor(
@@ -145,8 +154,8 @@ class Execution {
     this.#rpc = rpc;
     this.#answering = answering;
     const { id, caller, deadline } = admitted;
+    this.#admitted = admitted;
     this.#startedAt = admitted.startedAt;
-    this.#token = caller.token;
     this.#release = admitted.hold();
     this.#call = { id, method: method.name, caller: caller.name, deadline };
   }
@@ -158,9 +167,9 @@ class Execution {
       ? setTimeout(() => this.#fail(new KeywardError('DEADLINE_EXCEEDED')), millisecondsLeft(deadline))
       : undefined;
     // grpc-js says so at the end of every stream, too.
-    this.#rpc.once('cancelled', () => this.#endEarly('CALL_CANCELLED'));
+    this.#rpc.once('cancelled', () => this.#endEarly(new KeywardError('CALL_CANCELLED')));
     const { ended } = this.#answering;
-    const stop = () => this.#endEarly('SERVER_STOPPING');
+    const stop = () => this.#endEarly(new KeywardError('SERVER_STOPPING'));
     ended?.addEventListener('abort', stop, { once: true });
     this.#response()
       .then(
@@ -169,17 +178,18 @@ class Execution {
       )
       .finally(() => {
         clearTimeout(timer);
+        clearInterval(this.#reauthorizing);
         ended?.removeEventListener('abort', stop);
         this.#rpc.request.fill(0);
         this.#release();
       });
   }
 
-  #endEarly(reason: 'CALL_CANCELLED' | 'SERVER_STOPPING'): void {
+  #endEarly(error: unknown): void {
     if (this.#isAnswered) return;
     // Whatever still works for the call sees that its time is up, and begins nothing more.
     this.#call.deadline = Math.min(this.#call.deadline, monotonicNow());
-    this.#fail(new KeywardError(reason));
+    this.#fail(error);
   }
 
   async #response(): Promise<Buffer | null> {
@@ -188,7 +198,52 @@ class Execution {
     this.#resource = row.resource(request);
     const idempotency = idempotencyOf(request);
     if (idempotency !== undefined) this.#call.idempotency = idempotency;
-    return this.#answering.respond(this.#call, request, () => this.#isAnswered);
+    const rights = await this.#authorize(request);
+    const call = Object.assign(this.#call, { rights });
+    try {
+      return await this.#answering.respond(call, request, () => this.#isAnswered);
+    } catch (error) {
+      await this.#recordDenials(rights, toKeywardError(error).reason);
+      throw error;
+    } finally {
+      await this.#recordDenials(rights, 'PERMISSION_MISSING');
+    }
+  }
+
+  /** The caller's rights, which suffice. A stream's are asked for again while it is open. */
+  async #authorize(request: unknown): Promise<Rights> {
+    const { row } = this.#method;
+    const { access } = this.#serving.services;
+    const { caller } = this.#admitted;
+    try {
+      this.#rights = await authorize(access, row, caller, request);
+    } catch (error) {
+      const { reason, message } = toKeywardError(error);
+      if (reason === 'PERMISSION_MISSING' || reason === 'RESOURCE_NOT_FOUND')
+        await this.#record(row.target(request).tenant, reason, message);
+      throw error;
+    }
+    if (this.#answering.ended !== undefined) {
+      const again = async () => authorize(access, row, await this.#admitted.identify(), request);
+      const end = (error: unknown) => this.#endEarly(error);
+      this.#reauthorizing = setInterval(() => void again().catch(end), REAUTHORIZE_MS);
+    }
+    return this.#rights;
+  }
+
+  /** What a handler asked for and the caller hadn't got: an item of a batch, a key that a ciphertext is of. */
+  async #recordDenials({ denials, tenant }: Rights, outcome: string): Promise<void> {
+    const [first, ...more] = denials.splice(0);
+    if (first === undefined) return;
+    const others = more.length === 0 ? '' : `, and ${more.length} more`;
+    await this.#record(tenant, outcome, `${first.permission} on ${first.resource} is missing${others}`);
+  }
+
+  /** With a deadline of its own: a caller who goes away leaves his trace. */
+  async #record(tenant: string, outcome: string, detail: string): Promise<void> {
+    const call = { ...this.#call, deadline: monotonicNow() + RECORD_MS };
+    const resource = this.#resource ?? '';
+    await this.#serving.services.access.recordRefusal(call, tenant, { resource, outcome, detail });
   }
 
   #decoded(): object {
@@ -239,8 +294,9 @@ class Execution {
       requestId: this.#call.id,
       method: this.#call.method,
       caller: this.#call.caller,
-      token: this.#token,
+      token: this.#admitted.caller.token,
       resource: this.#resource,
+      binding: this.#rights?.binding,
       outcome: error?.reason ?? 'OK',
       durationMs: Math.round((monotonicNow() - this.#startedAt) * 1000) / 1000,
     };

@@ -11,10 +11,10 @@ import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Logger } from 'pino';
 import type { Identity } from '../access/identity.ts';
-import type { Keyring } from '../keyring/keyring.ts';
 import { Admission, type AdmissionLimits, type Dispatch } from './admission.ts';
 import { type ConnectionLimits, Connections } from './connections.ts';
 import { MutualTlsCredentials, type ProtocolLimits, type TlsFiles } from './credentials.ts';
+import type { Services } from './methods/row.ts';
 import { METHODS } from './methods.ts';
 import { packageDefinition, serviceDefinition } from './proto.ts';
 import { serveCall } from './serve-call.ts';
@@ -26,7 +26,7 @@ export interface ServerLimits extends ProtocolLimits, AdmissionLimits, Omit<Conn
 }
 
 export interface GrpcServerOptions {
-  readonly keyring: Keyring;
+  readonly services: Services;
   readonly identity: Identity;
   readonly log: Logger;
   readonly limits: ServerLimits;
@@ -117,10 +117,10 @@ export class GrpcServer {
 
   /** Messages pass grpc-js as bytes, so that decoding and encoding, which may fail, are in the wrapper. */
   #addService(service: string): void {
-    const { keyring, log } = this.#options;
+    const { services, log } = this.#options;
     const definition = serviceDefinition(service);
     const serving = {
-      keyring,
+      services,
       log,
       stopping: this.#stopping.signal,
       admitted: (rpc: { metadata: Metadata }) => this.#admission.take(rpc.metadata),

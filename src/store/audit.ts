@@ -15,13 +15,15 @@ export interface AuditEntry {
   readonly resource: string;
   /** `OK`, or the reason for failure. */
   readonly outcome: string;
+  /** What else there is to say; empty for nothing. */
+  readonly detail: string;
 }
 
 /** Writes the entry, and returns the transaction's id. */
 export async function insertAuditEntry(tx: Tx, entry: AuditEntry): Promise<string> {
   const [row] = await tx.query<{ xid: string }>(
-    `INSERT INTO audit_entries (tenant_id, entry_id, request_id, caller, method, resource, outcome)
-     VALUES ($1, $2, $3, $4, $5, $6, $7)
+    `INSERT INTO audit_entries (tenant_id, entry_id, request_id, caller, method, resource, outcome, detail)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
      RETURNING pg_current_xact_id()::text AS xid`,
     [
       entry.tenantId,
@@ -31,6 +33,7 @@ export async function insertAuditEntry(tx: Tx, entry: AuditEntry): Promise<strin
       entry.call.method,
       entry.resource,
       entry.outcome,
+      entry.detail,
     ],
   );
   if (row === undefined) throw new Error('an insert returned no row');

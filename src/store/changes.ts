@@ -24,9 +24,10 @@ type Reserve = Pick<Store, 'queryReserve'>;
 
 /**
  * `destroyed`: a key, whose handles in the agents must be forgotten besides. `token`: the token's objects. `versions`: key
- * versions, in any number. `shredded`: a tenant with all its keys, whose handles must be forgotten.
+ * versions, in any number. `shredded`: a tenant with all its keys, whose handles must be forgotten. `access`: who may do
+ * what in the tenant.
  */
-export type ChangeKind = 'tenant' | 'key' | 'destroyed' | 'token' | 'versions' | 'shredded';
+export type ChangeKind = 'tenant' | 'key' | 'destroyed' | 'token' | 'versions' | 'shredded' | 'access';
 
 export interface Change {
   readonly tenantId: TenantId;

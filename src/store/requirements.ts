@@ -9,6 +9,7 @@ import type { Deadline, Store } from './store.ts';
 
 const OLDEST_POSTGRES = 15;
 const UNDER_ROW_SECURITY = [
+  'access_policies',
   'audit_entries',
   'data_keys',
   'key_version_usage',
@@ -18,6 +19,8 @@ const UNDER_ROW_SECURITY = [
   'rewrap_failures',
   'rewrap_jobs',
   'rewrap_ranges',
+  'role_bindings',
+  'roles',
   'rotations',
 ];
 

@@ -14,7 +14,7 @@ import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { TenantId } from '../ids.ts';
 import { parseAddress } from './address.ts';
-import { insertAuditEntry } from './audit.ts';
+import { type AuditEntry, insertAuditEntry } from './audit.ts';
 import { type ChangeKind, recordChange } from './changes.ts';
 import { type Connection, Connections } from './connections.ts';
 import { mayRunAgain } from './failure.ts';
@@ -63,6 +63,8 @@ export interface Mutation {
   readonly resource: string;
   /** What every replica must forget once this is committed. */
   readonly change?: { readonly kind: ChangeKind; readonly subjectId: string };
+  /** What else the audit entry says. */
+  readonly detail?: string;
   /** Done with the reconciler's rights, because the service's don't suffice: erasing, never what a caller asked for. */
   readonly asReconciler?: boolean;
 }
@@ -165,7 +167,7 @@ export class Store {
     work: (tx: Tx) => Promise<T>,
     replay?: Replay<T>,
   ): Promise<T> {
-    const { tenantId, change, resource, asReconciler = false } = mutation;
+    const { tenantId, change, resource, detail = '', asReconciler = false } = mutation;
     for (let attempt = 1; ; attempt++) {
       const entryId = randomUUID();
       let xid = '';
@@ -174,7 +176,7 @@ export class Store {
         if (replay !== undefined && before !== undefined) return replay.rebuild(tx, before);
         const result = await work(tx);
         if (change !== undefined) await recordChange(tx, { tenantId, ...change });
-        xid = await insertAuditEntry(tx, { tenantId, entryId, call, resource, outcome: 'OK' });
+        xid = await insertAuditEntry(tx, { tenantId, entryId, call, resource, outcome: 'OK', detail });
         return result;
       };
       const commit = async (connection: Connection): Promise<void> => {
@@ -191,6 +193,21 @@ export class Store {
         await delay(Math.random() * RETRY_JITTER_MS * attempt);
       }
     }
+  }
+
+  /** Records what was refused. Throws as {@link Store.read}. */
+  async recordRefusal(
+    call: Call,
+    refusal: Pick<AuditEntry, 'tenantId' | 'resource' | 'outcome' | 'detail'>,
+  ): Promise<void> {
+    const { tenantId } = refusal;
+    await this.#transaction(
+      this.#calls,
+      call,
+      { tenantId },
+      (tx) => insertAuditEntry(tx, { ...refusal, entryId: randomUUID(), call }),
+      (connection) => finish(connection, call.deadline),
+    );
   }
 
   /** One statement outside of any tenant, for the tables that all tenants share; of a tenant's it sees no rows. */

@@ -15,11 +15,11 @@ import {
 } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import { z } from 'zod';
+import type { Caller } from '../../src/access/identity.ts';
 import { monotonicNow } from '../../src/call.ts';
 import { KeywardError } from '../../src/errors.ts';
-import type { Keyring } from '../../src/keyring/keyring.ts';
 import type { AdmittedCall } from '../../src/rpc/admission.ts';
-import type { MethodRow } from '../../src/rpc/methods/row.ts';
+import { ANY_CALLER, type MethodRow, type Services } from '../../src/rpc/methods/row.ts';
 import { DEFAULT_REQUEST_BYTES, type ServedMethod, serveCall } from '../../src/rpc/serve-call.ts';
 import { detailsOf, field } from '../faults/http2.ts';
 
@@ -46,6 +46,8 @@ interface Variations {
   readonly isAdmitted?: boolean;
 }
 
+const CALLER: Caller = { name: 'spiffe://keyward.test/tester', groups: [], claim: () => undefined };
+
 /** Serves one call with a handler, and waits until nothing of it is left. */
 async function serve(handle: Handle, variations: Variations = {}): Promise<Outcome> {
   const log: Record<string, unknown>[] = [];
@@ -53,7 +55,8 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
   let isReleased = false;
   const admitted: AdmittedCall = {
     id: 'the-id',
-    caller: { name: 'spiffe://keyward.test/tester' },
+    caller: CALLER,
+    identify: () => CALLER,
     startedAt: monotonicNow(),
     deadline: monotonicNow() + (variations.timeLeftMs ?? 60_000),
     hold: () => () => {
@@ -65,13 +68,20 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
   const answers: [ServiceError | null, Buffer | null][] = [];
   const method: ServedMethod<UnaryRow> = {
     name: 'test.Service/Method',
-    row: { request: z.custom<object>(), resource: () => 'thing', handle, ...variations.row },
+    row: {
+      permission: ANY_CALLER,
+      target: () => ({ tenant: '' }),
+      request: z.custom<object>(),
+      resource: () => 'thing',
+      handle,
+      ...variations.row,
+    },
     decode: (bytes) => ({ bytes }),
     encode: variations.encode ?? ((message) => Buffer.from(JSON.stringify(message))),
   };
   const handler = serveCall(
     {
-      keyring: {} as Keyring,
+      services: {} as Services,
       log: { info: note, warn: note, error: note } as unknown as Logger,
       admitted: () => (variations.isAdmitted === false ? undefined : admitted),
       stopping: new AbortController().signal,

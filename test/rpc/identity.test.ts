@@ -32,6 +32,7 @@ import {
   openSession,
   type Peer,
 } from '../faults/http2.ts';
+import { grantEverything } from '../grants.ts';
 import {
   type Environment,
   eventually,
@@ -72,6 +73,14 @@ const writeKeys = (...keys: SigningKey[]) =>
 
 before(async () => {
   environment = await newEnvironment();
+  const callers = [
+    'jwt:corp/alice',
+    'jwt:corp/auditor',
+    'jwt:corp/bound one',
+    'jwt:file/alice',
+    'jwt:late/alice',
+  ];
+  await grantEverything(environment.variables, [...callers, 'spiffe://keyward.test/batch', 'CN=revoked']);
   endpoint = await startEndpoint([key]);
   batch = environment.ca.issue({ subject: 'batch', usage: 'client', uris: ['spiffe://keyward.test/batch'] });
   writeIssuers();
@@ -473,6 +482,7 @@ describe('at start', () => {
 describe('without issuers', () => {
   test('a certificate is required, and a token beside it refused rather than passed over', async () => {
     await using own = await newEnvironment();
+    await grantEverything(own.variables, ['spiffe://keyward.test/a']);
     await using running = await startService(own, { KEYWARD_CERTIFICATE_PRINCIPAL: 'spiffe' });
     const at = (credentials?: Credentials): Peer => ({
       ...peer(credentials),

@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
+import { grantEverything, TESTER } from '../grants.ts';
 import { eventually, failureOf, reasonOf, sharedService, startService } from '../kit.ts';
 import {
   assertOpen,
@@ -20,7 +21,6 @@ import {
 } from './reconciling.ts';
 
 const PARENT = 'tenants/acme';
-const TESTER = 'spiffe://keyward.test/tester';
 let keyward: KeywardClient;
 const shared = sharedService(async (client) => {
   keyward = client;
@@ -44,7 +44,9 @@ test('pausing says when and who, and pausing what is paused changes nothing', as
     uris: ['spiffe://keyward.test/other'],
   });
   const { connect } = await import('keyward-client');
+  await grantEverything(shared.environment.variables, ['spiffe://keyward.test/other']);
   using stranger = connect(shared.service.connectOptions(other));
+  await eventually(() => stranger.getMaintenance());
   assert.deepEqual(await stranger.pauseMaintenance(), paused);
   assert.deepEqual(await keyward.getMaintenance(), paused);
   const resumed = await stranger.resumeMaintenance();

@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { KeywardClient, RewrapJob } from 'keyward-client';
 import { encodePageToken } from '../../src/keyring/page-token.ts';
+import { TESTER } from '../grants.ts';
 import { eventually, failureOf, reasonOf, sharedService } from '../kit.ts';
 import {
   assertOpen,
@@ -24,7 +25,6 @@ import {
 } from './reconciling.ts';
 
 const PARENT = 'tenants/acme';
-const TESTER = 'spiffe://keyward.test/tester';
 let keyward: KeywardClient;
 const shared = sharedService(async (client) => {
   keyward = client;

@@ -8,6 +8,7 @@ import type { KeywardClient } from 'keyward-client';
 import { encodePageToken } from '../../src/keyring/page-token.ts';
 import { packageDefinition } from '../../src/rpc/proto.ts';
 import { call, grpcFrame, openSession } from '../faults/http2.ts';
+import { TESTER } from '../grants.ts';
 import { eventually, failureOf, reasonOf, sharedService, startService } from '../kit.ts';
 import {
   assertOpen,
@@ -25,7 +26,6 @@ const PARENT = 'tenants/acme';
 const HOUR = 3600;
 const DAY = 86_400;
 const TEN_YEARS = 10 * 366 * DAY;
-const TESTER = 'spiffe://keyward.test/tester';
 let keyward: KeywardClient;
 const shared = sharedService(async (client) => {
   keyward = client;

@@ -8,7 +8,7 @@ import { connect as connectHttp2 } from 'node:http2';
 import { after, before, describe, test } from 'node:test';
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls';
 import { Client, credentials as grpcCredentials } from '@grpc/grpc-js';
-import { type ConnectOptions, connect } from 'keyward-client';
+import { type ConnectOptions, connect, type KeywardClientError } from 'keyward-client';
 import { type Credentials, createCertificateAuthority } from '../../dev/certificates.ts';
 import {
   type Environment,
@@ -42,8 +42,8 @@ async function outcomeOf(
   try {
     await client.listTenants();
     return 'OK';
-  } catch {
-    return 'refused';
+  } catch (error) {
+    return (error as KeywardClientError).reason ?? 'refused';
   }
 }
 
@@ -107,7 +107,7 @@ describe('client certificates', () => {
     const from = service.log.length;
     assert.equal(
       await outcomeOf({ credentials: environment.ca.issue({ subject: 'batch job', usage: 'client' }) }),
-      'OK',
+      'PERMISSION_MISSING',
     );
     await service.logged(({ caller }) => caller === 'CN=batch job', from);
   });
@@ -162,7 +162,7 @@ describe('TLS', () => {
     await service.logged(({ msg }) => msg === 'certificates reloaded', from);
     await old.listTenants();
     const credentials = renewed.issue({ subject: 'new', usage: 'client' });
-    assert.equal(await outcomeOf({ credentials, ca: renewed.certPem } as never), 'OK');
+    assert.equal(await outcomeOf({ credentials, ca: renewed.certPem } as never), 'PERMISSION_MISSING');
     assert.equal(await outcomeOf({ credentials }), 'refused');
   });
 
@@ -187,6 +187,7 @@ describe('beside the service', () => {
     await using own = await newEnvironment();
     await using running = await startService(own);
     assert.equal(await health(own, running), 'SERVING');
+    await running.client().listTenants(); // Who may do what is verified by the HSM, and then remembered.
     const from = running.log.length;
     // Without its token no agent comes back.
     writeFileSync(own.token.confFile, 'directories.tokendir = /nowhere\n');

@@ -2,23 +2,28 @@
  * AdminService, a row for each method.
  */
 import { z } from 'zod';
+import type { Permission } from '../../access/permissions.ts';
 import { formatTenantName } from '../../keyring/names.ts';
 import * as field from '../fields.ts';
 import type { AdminServiceHandlers } from '../generated/keyward/v1/AdminService.ts';
 import { maintenanceMessage, shredImpactMessage, tenantMessage } from '../messages.ts';
 import { tokenStatusMessage } from '../token-messages.ts';
-import { destruction, mutation, type RowsOf, row } from './row.ts';
+import { destruction, mutation, ofName, ofSystem, type RowsOf, row } from './row.ts';
 
-const setTenantState = (state: 'ENABLED' | 'DISABLED') =>
+const setTenantState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =>
   row({
+    permission,
+    target: ofName,
     request: z.object({ name: field.tenantName, ...mutation }),
     resource: ({ name }) => formatTenantName(name),
     handle: async ({ tenants }, call, { name, etag }) =>
       tenantMessage(await tenants.setState(call, name, etag, state)),
   });
 
-const setPaused = (paused: boolean) =>
+const setPaused = (permission: Permission, paused: boolean) =>
   row({
+    permission,
+    target: ofSystem,
     request: z.object({ requestId: field.requestId }),
     resource: () => 'maintenance',
     handle: async ({ maintenance }, call) => maintenanceMessage(await maintenance.setPaused(call, paused)),
@@ -26,6 +31,8 @@ const setPaused = (paused: boolean) =>
 
 export const adminService = {
   CreateTenant: row({
+    permission: 'tenants.create',
+    target: ofSystem,
     request: z.object({
       tenantId: field.newTenantId,
       dedicatedRootKey: z.boolean(),
@@ -36,11 +43,15 @@ export const adminService = {
       tenantMessage(await tenants.create(call, { tenant: tenantId }, { dedicatedRootKey })),
   }),
   GetTenant: row({
+    permission: 'tenants.get',
+    target: ofName,
     request: z.object({ name: field.tenantName }),
     resource: ({ name }) => formatTenantName(name),
     handle: async ({ tenants }, call, { name }) => tenantMessage(await tenants.get(call, name)),
   }),
   ListTenants: row({
+    permission: 'tenants.list',
+    target: ofSystem,
     request: z.object(field.page(['state'])),
     resource: () => 'tenants',
     handle: async ({ tenants }, call, { filter: conditions, ...page }) => {
@@ -48,9 +59,11 @@ export const adminService = {
       return { tenants: items.map(tenantMessage), nextPageToken };
     },
   }),
-  DisableTenant: setTenantState('DISABLED'),
-  EnableTenant: setTenantState('ENABLED'),
+  DisableTenant: setTenantState('tenants.disable', 'DISABLED'),
+  EnableTenant: setTenantState('tenants.enable', 'ENABLED'),
   ShredTenant: row({
+    permission: 'tenants.shred',
+    target: ofName,
     request: z.object({ name: field.tenantName, ...destruction }),
     resource: ({ name }) => formatTenantName(name),
     handle: async ({ shredding }, call, { name, ...request }) => {
@@ -59,19 +72,25 @@ export const adminService = {
     },
   }),
   RestoreTenant: row({
+    permission: 'tenants.restore',
+    target: ofName,
     request: z.object({ name: field.tenantName, ...mutation }),
     resource: ({ name }) => formatTenantName(name),
     handle: async ({ shredding }, call, { name, etag }) =>
       tenantMessage(await shredding.restore(call, name, etag)),
   }),
   GetMaintenance: row({
+    permission: 'maintenance.get',
+    target: ofSystem,
     request: z.object({}),
     resource: () => 'maintenance',
     handle: async ({ maintenance }, call) => maintenanceMessage(await maintenance.get(call)),
   }),
-  PauseMaintenance: setPaused(true),
-  ResumeMaintenance: setPaused(false),
+  PauseMaintenance: setPaused('maintenance.pause', true),
+  ResumeMaintenance: setPaused('maintenance.resume', false),
   GetTokenStatus: row({
+    permission: 'tokenStatus.get',
+    target: ofSystem,
     request: z.object({}),
     resource: () => 'tokenStatus',
     handle: async ({ tokenStatus }, call) => tokenStatusMessage(await tokenStatus.get(call)),

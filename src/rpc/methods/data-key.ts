@@ -7,10 +7,12 @@ import { crc32c } from '../crc32c.ts';
 import * as field from '../fields.ts';
 import type { DataKeyServiceHandlers } from '../generated/keyward/v1/DataKeyService.ts';
 import { dataKeyMessage } from '../messages.ts';
-import { mutation, type RowsOf, row } from './row.ts';
+import { mutation, ofName, ofParent, type RowsOf, row } from './row.ts';
 
 export const dataKeyService = {
   CreateDataKey: row({
+    permission: 'dataKeys.create',
+    target: ({ parent, encryptionContext: context }) => ({ ...parent, context }),
     request: z.object({
       parent: field.keyName,
       dataKeyId: z.union([z.literal(''), field.newId]),
@@ -23,11 +25,15 @@ export const dataKeyService = {
       dataKeyId === '' ? formatKeyName(parent) : formatDataKeyName(parent, dataKeyId),
     handle: async ({ dataKeys }, call, { parent, dataKeyId: id, encryptionContext: context, ...request }) => {
       const { length, returnPlaintext: reveal } = request;
+      // As whoever has it issued and not stored.
+      if (reveal) call.rights.require('dataKeys.generate', { ...parent, context }, formatKeyName(parent));
       const { record, plaintext } = await dataKeys.create(call, { parent, id, context, length, reveal });
       return { dataKey: dataKeyMessage(parent, record), plaintext, plaintextCrc32c: crc32c(plaintext) };
     },
   }),
   GetDataKey: row({
+    permission: 'dataKeys.get',
+    target: ({ name, encryptionContext: context }) => ({ ...ofName({ name }), context }),
     request: z.object({ name: field.dataKeyName, encryptionContext: field.encryptionContext }),
     resource: ({ name }) => formatDataKeyName(name, name.dataKey),
     handle: async ({ dataKeys }, call, { name, encryptionContext: context }) => {
@@ -36,6 +42,8 @@ export const dataKeyService = {
     },
   }),
   ListDataKeys: row({
+    permission: 'dataKeys.list',
+    target: ofParent,
     request: z.object({ parent: field.keyName, ...field.page(['version']) }),
     resource: ({ parent }) => formatKeyName(parent),
     handle: async ({ dataKeys }, call, { parent, filter: conditions, ...page }) => {
@@ -44,6 +52,8 @@ export const dataKeyService = {
     },
   }),
   DeleteDataKey: row({
+    permission: 'dataKeys.delete',
+    target: ofName,
     request: z.object({ name: field.dataKeyName, ...mutation }),
     resource: ({ name }) => formatDataKeyName(name, name.dataKey),
     handle: async ({ dataKeys }, call, { name, etag }) => {

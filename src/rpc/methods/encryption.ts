@@ -2,24 +2,38 @@
  * EncryptionService, a row for each method.
  */
 import { z } from 'zod';
+import { LATER, type Target } from '../../access/policy.ts';
 import { invalidField } from '../../errors.ts';
+import type { EncryptionContext } from '../../keyring/encryption-context.ts';
 import {
   formatKeyName,
   formatKeyVersionName,
   formatTenantName,
+  type KeyName,
   type TenantName,
 } from '../../keyring/names.ts';
 import { batchOf } from '../batch.ts';
 import { crc32c } from '../crc32c.ts';
 import * as field from '../fields.ts';
 import type { EncryptionServiceHandlers } from '../generated/keyward/v1/EncryptionService.ts';
-import { type RowsOf, row } from './row.ts';
+import { ofName, ofParent, type RowsOf, row } from './row.ts';
 
 /** The tenant of a request that names a key. */
 const tenantOfName = ({ name }: { readonly name: TenantName }) => name;
 const tenantOfParent = ({ parent }: { readonly parent: TenantName }) => parent;
 
+/** A key, and the context that its use brings. */
+const ofUse = ({
+  name,
+  encryptionContext: context,
+}: {
+  readonly name: KeyName;
+  readonly encryptionContext: EncryptionContext;
+}) => ({ ...ofName({ name }), context });
+
 const encrypt = row({
+  permission: 'data.encrypt',
+  target: ofUse,
   request: z.object({
     name: field.keyName,
     plaintext: field.plaintext,
@@ -47,6 +61,13 @@ function expectedOf<Key extends TenantName>(name: string, expected: Key | undefi
 }
 
 const decrypt = row({
+  permission: 'data.decrypt',
+  // Which key it is, the ciphertext says.
+  target: ({ parent, key, encryptionContext: context }) => ({
+    tenant: parent.tenant,
+    key: key?.key ?? LATER,
+    context,
+  }),
   request: z.object({
     parent: field.tenantName,
     ciphertext: field.ciphertext,
@@ -62,7 +83,9 @@ const decrypt = row({
   ) => {
     const expectedKey = expectedOf('key', key, parent);
     field.verifyChecksum('ciphertext_crc32c', ciphertext, ciphertextCrc32c);
-    const opened = await encryption.decrypt(call, { parent, ciphertext, context, expectedKey });
+    const mayUse = (name: KeyName) =>
+      call.rights.allows('data.decrypt', { ...ofName({ name }), context }, formatKeyName(name));
+    const opened = await encryption.decrypt(call, { parent, ciphertext, context, expectedKey, mayUse });
     return {
       plaintext: opened.plaintext,
       keyVersion: formatKeyVersionName(opened.key, opened.version),
@@ -79,6 +102,8 @@ const dataKeyRequest = z.object({
 });
 
 const generateDataKey = row({
+  permission: 'dataKeys.generate',
+  target: ofUse,
   request: dataKeyRequest,
   resource: ({ name }) => formatKeyName(name),
   handle: async ({ encryption }, call, { name, encryptionContext: context, length }) => {
@@ -95,6 +120,8 @@ const generateDataKey = row({
 });
 
 const reEncrypt = row({
+  permission: 'data.reEncryptTo',
+  target: ({ name, destinationEncryptionContext: context }) => ({ ...ofName({ name }), context }),
   request: z.object({
     name: field.keyName,
     ciphertext: field.ciphertext,
@@ -108,8 +135,13 @@ const reEncrypt = row({
     const parent = { tenant: name.tenant };
     const expectedKey = expectedOf('source_key', sourceKey, parent);
     field.verifyChecksum('ciphertext_crc32c', ciphertext, ciphertextCrc32c);
+    const context = contexts.sourceEncryptionContext;
+    const source: Target = { key: expectedKey?.key ?? LATER, context };
+    call.rights.require('data.reEncryptFrom', source, formatTenantName(parent));
+    const mayUse = (key: KeyName) =>
+      call.rights.allows('data.reEncryptFrom', { ...ofName({ name: key }), context }, formatKeyName(key));
     const done = await encryption.reEncrypt(call, {
-      source: { parent, ciphertext, context: contexts.sourceEncryptionContext, expectedKey },
+      source: { parent, ciphertext, context, expectedKey, mayUse },
       name,
       context: contexts.destinationEncryptionContext,
     });
@@ -128,6 +160,8 @@ export const encryptionService = {
   Decrypt: decrypt,
   GenerateDataKey: generateDataKey,
   GenerateDataKeyWithoutPlaintext: row({
+    permission: 'dataKeys.generateWithoutPlaintext',
+    target: ofUse,
     request: dataKeyRequest,
     resource: ({ name }) => formatKeyName(name),
     handle: async ({ encryption }, call, { name, encryptionContext: context, length }) => {
@@ -142,6 +176,8 @@ export const encryptionService = {
   }),
   ReEncrypt: reEncrypt,
   GenerateRandomBytes: row({
+    permission: 'random.generate',
+    target: ofParent,
     request: z.object({ parent: field.keyParent, length: field.randomLength }),
     resource: ({ parent }) => formatTenantName(parent),
     handle: async ({ encryption }, call, { parent, length }) => {

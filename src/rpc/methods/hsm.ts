@@ -6,28 +6,36 @@ import { formatTenantName, formatTokenKeyName, SYSTEM_TENANT } from '../../keyri
 import * as field from '../fields.ts';
 import type { HsmServiceHandlers } from '../generated/keyward/v1/HsmService.ts';
 import { tokenKeyMessage } from '../token-messages.ts';
-import { type RowsOf, row } from './row.ts';
+import { ofName, ofParent, ofSystem, type RowsOf, row } from './row.ts';
 
 const SYSTEM = { tenant: SYSTEM_TENANT };
 
 export const hsmService = {
   RotateRootKey: row({
+    permission: 'tokenKeys.rotateRoot',
+    target: ofParent,
     request: z.object({ parent: field.tenantName, requestId: field.requestId }),
     resource: ({ parent }) => formatTenantName(parent),
     handle: async ({ tokenKeys }, call, { parent }) =>
       tokenKeyMessage(await tokenKeys.rotate(call, parent, 'root')),
   }),
   RotateSealKey: row({
+    permission: 'tokenKeys.rotateSeal',
+    target: ofSystem,
     request: z.object({ requestId: field.requestId }),
     resource: () => formatTenantName(SYSTEM),
     handle: async ({ tokenKeys }, call) => tokenKeyMessage(await tokenKeys.rotate(call, SYSTEM, 'seal')),
   }),
   GetTokenKey: row({
+    permission: 'tokenKeys.get',
+    target: ofName,
     request: z.object({ name: field.tokenKeyName }),
     resource: ({ name }) => formatTokenKeyName(name, name.tokenKey),
     handle: async ({ tokenKeys }, call, { name }) => tokenKeyMessage(await tokenKeys.get(call, name)),
   }),
   ListTokenKeys: row({
+    permission: 'tokenKeys.list',
+    target: ofParent,
     request: z.object({ parent: field.tenantName }),
     resource: ({ parent }) => formatTenantName(parent),
     handle: async ({ tokenKeys }, call, { parent }) => ({

@@ -2,22 +2,27 @@
  * KeyService, a row for each method.
  */
 import { z } from 'zod';
+import type { Permission } from '../../access/permissions.ts';
 import { formatKeyName, formatKeyVersionName, formatTenantName } from '../../keyring/names.ts';
 import * as field from '../fields.ts';
 import type { KeyServiceHandlers } from '../generated/keyward/v1/KeyService.ts';
 import { impactMessage, keyMessage, keyVersionMessage } from '../messages.ts';
-import { destruction, mutation, type RowsOf, row } from './row.ts';
+import { destruction, mutation, ofName, ofParent, type RowsOf, row } from './row.ts';
 
-const setKeyState = (state: 'ENABLED' | 'DISABLED') =>
+const setKeyState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =>
   row({
+    permission,
+    target: ofName,
     request: z.object({ name: field.keyName, ...mutation }),
     resource: ({ name }) => formatKeyName(name),
     handle: async ({ keys }, call, { name, etag }) =>
       keyMessage(name, await keys.setState(call, name, etag, state)),
   });
 
-const setKeyVersionState = (state: 'ENABLED' | 'DISABLED') =>
+const setKeyVersionState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =>
   row({
+    permission,
+    target: ofName,
     request: z.object({ name: field.keyVersionName, ...mutation }),
     resource: ({ name }) => formatKeyVersionName(name, name.version),
     handle: async ({ keys }, call, { name, etag }) =>
@@ -27,6 +32,8 @@ const setKeyVersionState = (state: 'ENABLED' | 'DISABLED') =>
 /** How something is to be destroyed. */
 export const keyService = {
   CreateKey: row({
+    permission: 'keys.create',
+    target: ({ parent, keyId }) => ({ ...parent, key: keyId }),
     request: z.object({
       parent: field.keyParent,
       keyId: field.newId,
@@ -51,11 +58,15 @@ export const keyService = {
     },
   }),
   GetKey: row({
+    permission: 'keys.get',
+    target: ofName,
     request: z.object({ name: field.keyName }),
     resource: ({ name }) => formatKeyName(name),
     handle: async ({ keys }, _, { name }) => keyMessage(name, await keys.get(name)),
   }),
   ListKeys: row({
+    permission: 'keys.list',
+    target: ofParent,
     request: z.object({ parent: field.tenantName, ...field.page(['state', 'labels.']) }),
     resource: ({ parent }) => formatTenantName(parent),
     handle: async ({ keys }, call, { parent, filter: conditions, ...page }) => {
@@ -64,6 +75,8 @@ export const keyService = {
     },
   }),
   ListKeyVersions: row({
+    permission: 'keyVersions.list',
+    target: ofParent,
     request: z.object({ parent: field.keyName, ...field.page(['state']) }),
     resource: ({ parent }) => formatKeyName(parent),
     handle: async ({ keys }, call, { parent, filter: conditions, ...page }) => {
@@ -75,12 +88,16 @@ export const keyService = {
     },
   }),
   RotateKey: row({
+    permission: 'keys.rotate',
+    target: ofName,
     request: z.object({ name: field.keyName, ...mutation }),
     resource: ({ name }) => formatKeyName(name),
     handle: async ({ rotation }, call, { name, etag }) =>
       keyMessage(name, await rotation.rotate(call, name, etag)),
   }),
   UpdateKey: row({
+    permission: 'keys.update',
+    target: ({ key }) => ofName(key),
     request: z.object({ key: field.keyToUpdate, updateMask: field.keyMask, requestId: field.requestId }),
     resource: ({ key }) => formatKeyName(key.name),
     handle: async ({ keys }, call, { key, updateMask }) => {
@@ -96,9 +113,11 @@ export const keyService = {
       return keyMessage(key.name, await keys.update(call, key.name, key.etag, changes));
     },
   }),
-  DisableKey: setKeyState('DISABLED'),
-  EnableKey: setKeyState('ENABLED'),
+  DisableKey: setKeyState('keys.disable', 'DISABLED'),
+  EnableKey: setKeyState('keys.enable', 'ENABLED'),
   GetKeyVersion: row({
+    permission: 'keyVersions.get',
+    target: ofName,
     request: z.object({ name: field.keyVersionName }),
     resource: ({ name }) => formatKeyVersionName(name, name.version),
     handle: async ({ keys }, call, { name }) => {
@@ -106,9 +125,11 @@ export const keyService = {
       return keyVersionMessage(name, version, usage);
     },
   }),
-  DisableKeyVersion: setKeyVersionState('DISABLED'),
-  EnableKeyVersion: setKeyVersionState('ENABLED'),
+  DisableKeyVersion: setKeyVersionState('keyVersions.disable', 'DISABLED'),
+  EnableKeyVersion: setKeyVersionState('keyVersions.enable', 'ENABLED'),
   ScheduleKeyVersionDestruction: row({
+    permission: 'keyVersions.destroy',
+    target: ofName,
     request: z.object({ name: field.keyVersionName, ...destruction }),
     resource: ({ name }) => formatKeyVersionName(name, name.version),
     handle: async (keyring, call, { name, ...request }) => {
@@ -117,12 +138,16 @@ export const keyService = {
     },
   }),
   RestoreKeyVersion: row({
+    permission: 'keyVersions.restore',
+    target: ofName,
     request: z.object({ name: field.keyVersionName, ...mutation }),
     resource: ({ name }) => formatKeyVersionName(name, name.version),
     handle: async (keyring, call, { name, etag }) =>
       keyVersionMessage(name, await keyring.destruction.restoreVersion(call, name, etag)),
   }),
   ScheduleKeyDestruction: row({
+    permission: 'keys.destroy',
+    target: ofName,
     request: z.object({ name: field.keyName, ...destruction }),
     resource: ({ name }) => formatKeyName(name),
     handle: async (keyring, call, { name, ...request }) => {
@@ -131,6 +156,8 @@ export const keyService = {
     },
   }),
   RestoreKey: row({
+    permission: 'keys.restore',
+    target: ofName,
     request: z.object({ name: field.keyName, ...mutation }),
     resource: ({ name }) => formatKeyName(name),
     handle: async (keyring, call, { name, etag }) =>

@@ -6,10 +6,12 @@ import { formatJobName, formatKeyName, formatScope, formatTenantName } from '../
 import * as field from '../fields.ts';
 import type { RotationServiceHandlers } from '../generated/keyward/v1/RotationService.ts';
 import { jobMessage, rotationMessage } from '../messages.ts';
-import { type RowsOf, row, streamRow } from './row.ts';
+import { ofName, ofParent, ofSystem, type RowsOf, row, streamRow } from './row.ts';
 
 export const rotationService = {
   ListRotations: row({
+    permission: 'rotations.list',
+    target: ofParent,
     request: z.object({ parent: field.keyName, ...field.pageOnly }),
     resource: ({ parent }) => formatKeyName(parent),
     handle: async ({ rotation }, call, { parent, ...page }) => {
@@ -18,6 +20,8 @@ export const rotationService = {
     },
   }),
   CreateRewrapJob: row({
+    permission: 'rewrapJobs.create',
+    target: ({ scope }) => (scope.tenant === undefined ? ofSystem() : ofName({ name: scope })),
     request: z.object({ scope: field.scope, kind: field.jobKind, requestId: field.requestId }),
     resource: ({ scope }) => formatScope(scope),
     handle: async ({ rewrap }, call, { scope, kind }) => {
@@ -26,6 +30,8 @@ export const rotationService = {
     },
   }),
   GetRewrapJob: row({
+    permission: 'rewrapJobs.get',
+    target: ofName,
     request: z.object({ name: field.jobName }),
     resource: ({ name }) => formatJobName(name, name.job),
     handle: async ({ rewrap }, call, { name }) => {
@@ -34,6 +40,8 @@ export const rotationService = {
     },
   }),
   ListRewrapJobs: row({
+    permission: 'rewrapJobs.list',
+    target: ofParent,
     request: z.object({ parent: field.tenantName, ...field.page(['state']) }),
     resource: ({ parent }) => formatTenantName(parent),
     handle: async ({ rewrap }, call, { parent, filter: conditions, ...page }) => {
@@ -42,11 +50,15 @@ export const rotationService = {
     },
   }),
   CancelRewrapJob: row({
+    permission: 'rewrapJobs.cancel',
+    target: ofName,
     request: z.object({ name: field.jobName, requestId: field.requestId }),
     resource: ({ name }) => formatJobName(name, name.job),
     handle: async ({ rewrap }, call, { name }) => jobMessage(name, await rewrap.cancel(call, name)),
   }),
   WatchRewrapJob: streamRow({
+    permission: 'rewrapJobs.get',
+    target: ofName,
     request: z.object({ name: field.jobName }),
     resource: ({ name }) => formatJobName(name, name.job),
     stream: async function* ({ rewrap }, call, { name }) {

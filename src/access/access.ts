@@ -1,0 +1,181 @@
+/**
+ * What a caller may do: rights, decided by the policies of the tenant and of the tenant `system`.
+ *
+ * Invariants: deny by default; a tenant in which the caller has nothing, or for which the token isn't good, can't be told
+ * from one that there isn't; the first administrator may create role bindings and nothing else. Knows no method: which
+ * permission is needed, and on what, is said by whoever asks.
+ */
+import type { Call } from '../call.ts';
+import { KeywardError } from '../errors.ts';
+import type { RoleBinding } from '../store/policies.ts';
+import type { Store } from '../store/store.ts';
+import type { Caller } from './identity.ts';
+import type { Permission } from './permissions.ts';
+import type { Policies, TenantIdentity } from './policies.ts';
+import { type Grant, hasExpired, obstaclesOf, type Policy, type Target } from './policy.ts';
+
+/** The tenant that the service itself belongs to. */
+const SYSTEM = 'system';
+/** What the first administrator may do. */
+const FIRST_ADMINISTRATORS: readonly Permission[] = [
+  'roleBindings.create',
+  'roleBindings.createForAllTenants',
+];
+/** In place of a binding's name. */
+const BY_CONFIGURATION = 'KEYWARD_FIRST_ADMINISTRATOR';
+
+export interface AccessParts {
+  readonly store: Pick<Store, 'recordRefusal'>;
+  readonly policies: Pick<Policies, 'of'>;
+  /** The tenant of that name. Throws RESOURCE_NOT_FOUND. */
+  readonly tenantOf: (name: string) => Promise<TenantIdentity>;
+  /** A caller's name. */
+  readonly firstAdministrator: string | undefined;
+}
+
+/** What was not allowed. */
+export interface Denial {
+  readonly permission: Permission;
+  readonly resource: string;
+}
+
+/** See this file's first paragraph. */
+export class Access {
+  readonly #parts: AccessParts;
+
+  constructor(parts: AccessParts) {
+    this.#parts = parts;
+  }
+
+  /** The tenant of that name. Throws RESOURCE_NOT_FOUND. */
+  tenantOf(name: string): Promise<TenantIdentity> {
+    return this.#parts.tenantOf(name);
+  }
+
+  /**
+   * The caller's rights in a tenant. Throws RESOURCE_NOT_FOUND for one that there isn't or that the token isn't good for,
+   * POLICY_CORRUPT, REPLICA_STALE, and what loading a policy throws.
+   */
+  async rightsOf(caller: Caller, tenantName: string): Promise<Rights> {
+    const { policies, tenantOf } = this.#parts;
+    const isFirst = this.isFirstAdministrator(caller);
+    if (tenantName !== SYSTEM && caller.tenants?.includes(tenantName) === false)
+      throw new KeywardError('RESOURCE_NOT_FOUND');
+    const own = await policies.of(await tenantOf(tenantName));
+    if (tenantName === SYSTEM) {
+      const isGood = caller.tenants?.includes(SYSTEM) !== false;
+      return new Rights(caller, tenantName, isGood ? [own] : [], isFirst);
+    }
+    // What the tenant's own policy allows doesn't depend on that of `system`, be it as it may.
+    const system = await policies.of(await tenantOf(SYSTEM)).catch((error: unknown) => error);
+    return new Rights(caller, tenantName, [own, system as Policy | Error], isFirst);
+  }
+
+  /**
+   * Records that something was refused: with the tenant that it was about, or, if there is none of that name, with `system`.
+   * Throws what the store throws.
+   */
+  async recordRefusal(
+    call: Call,
+    tenantName: string,
+    refusal: { readonly resource: string; readonly outcome: string; readonly detail: string },
+  ): Promise<void> {
+    const { store, tenantOf } = this.#parts;
+    const tenant = await tenantOf(tenantName).catch((error: unknown) => {
+      if (error instanceof KeywardError && error.reason === 'RESOURCE_NOT_FOUND') return tenantOf(SYSTEM);
+      throw error;
+    });
+    await store.recordRefusal(call, { tenantId: tenant.tenantId, ...refusal });
+  }
+
+  /** Whether it is who may create role bindings by the configuration alone. */
+  isFirstAdministrator({ name }: Pick<Caller, 'name'>): boolean {
+    return name === this.#parts.firstAdministrator;
+  }
+}
+
+/** One caller's rights in one tenant, as its policy was when they were asked for. */
+export class Rights {
+  readonly caller: Caller;
+  /** The tenant's, by the last part of its name. */
+  readonly tenant: string;
+  readonly #policies: readonly (Policy | Error)[];
+  readonly #isFirstAdministrator: boolean;
+  /** What was asked for and not allowed, in order. */
+  readonly denials: Denial[] = [];
+  /** The name of the binding that allowed what was asked for last. */
+  binding: string | undefined;
+
+  constructor(
+    caller: Caller,
+    tenant: string,
+    policies: readonly (Policy | Error)[],
+    isFirstAdministrator: boolean,
+  ) {
+    this.caller = caller;
+    this.tenant = tenant;
+    this.#policies = policies;
+    this.#isFirstAdministrator = isFirstAdministrator;
+  }
+
+  /**
+   * Throws PERMISSION_MISSING unless a binding allows it; RESOURCE_NOT_FOUND where the caller has nothing in the tenant; what
+   * loading the policy of `system` threw, if that might have allowed it. `resource` is what the caller is told.
+   */
+  require(permission: Permission, target: Target, resource: string): void {
+    if (this.allows(permission, target, resource)) return;
+    if (this.tenant !== SYSTEM && !this.#hasStanding()) throw new KeywardError('RESOURCE_NOT_FOUND');
+    throw new KeywardError('PERMISSION_MISSING', {
+      message: `The permission ${permission} on ${resource} is missing.`,
+      metadata: { permission, resource },
+    });
+  }
+
+  /**
+   * Whether a binding allows it; if none does, that is noted among {@link Rights.denials}. Throws what loading the policy of
+   * `system` threw, if that might have allowed it.
+   */
+  allows(permission: Permission, target: Target, resource: string): boolean {
+    this.binding = this.bindingFor(permission, target);
+    if (this.binding === undefined) this.denials.push({ permission, resource });
+    return this.binding !== undefined;
+  }
+
+  /** The name of the binding that allows it, if one does. Throws as {@link Rights.allows}. */
+  bindingFor(permission: Permission, target: Target): string | undefined {
+    if (this.#isFirstAdministrator && FIRST_ADMINISTRATORS.includes(permission)) return BY_CONFIGURATION;
+    const now = Date.now();
+    for (const policy of this.#policies) {
+      if (policy instanceof Error) throw policy;
+      for (const grant of this.#grantsIn(policy))
+        if (obstaclesOf(grant, permission, target, this.caller, now).length === 0)
+          return bindingName(policy, grant.binding);
+    }
+    return undefined;
+  }
+
+  *#grantsIn(policy: Policy): Iterable<Grant> {
+    for (const grant of policy.grantsOf(this.caller))
+      if (policy.tenant === this.tenant || grant.binding.allTenants) yield grant;
+  }
+
+  #hasStanding(): boolean {
+    const now = Date.now();
+    return (
+      this.#isFirstAdministrator ||
+      this.#policies.some(
+        (policy) =>
+          !(policy instanceof Error) &&
+          [...this.#grantsIn(policy)].some(({ binding }) => !hasExpired(binding, now)),
+      )
+    );
+  }
+}
+
+/** The binding's full name. */
+export function bindingName(
+  { tenant }: Pick<Policy, 'tenant'>,
+  { bindingId }: Pick<RoleBinding, 'bindingId'>,
+) {
+  return `tenants/${tenant}/roleBindings/${bindingId}`;
+}

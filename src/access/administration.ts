@@ -1,0 +1,303 @@
+/**
+ * Changing and looking at who may do what: role bindings, roles, and why somebody may or may not do something.
+ *
+ * Invariants: a policy is changed only as a whole that verified before and is sealed anew, in one transaction with its audit
+ * entry and its announcement; no member comes to both administer and use a key unless the binding says that this is
+ * meant, and then the audit entry says so too. Who may change it is asked before any of this.
+ */
+import type { Call } from '../call.ts';
+import { invalidField, KeywardError } from '../errors.ts';
+import { RECORD } from '../hsm/record-seal.ts';
+import type { Agents } from '../hsm/token-router.ts';
+import type { SealKeyId, TenantId } from '../ids.ts';
+import {
+  type CustomRole,
+  deleteRole,
+  deleteRoleBinding,
+  insertRole,
+  insertRoleBinding,
+  listTenantsOfMember,
+  lockPolicy,
+  type PolicyRecord,
+  type RoleBinding,
+  writePolicySeal,
+} from '../store/policies.ts';
+import type { Reference } from '../store/request-ids.ts';
+import type { Store, Tx } from '../store/store.ts';
+import { bindingName } from './access.ts';
+import { dutiesOf, isOfSystem, isPermission, type Permission } from './permissions.ts';
+import type { Policies, TenantIdentity } from './policies.ts';
+import {
+  type Grant,
+  hasExpired,
+  type Obstacle,
+  obstaclesOf,
+  type Policy,
+  patternsOverlap,
+  type Subject,
+  type Target,
+} from './policy.ts';
+import { policyContent } from './policy-seal.ts';
+
+/** A policy is loaded, and hashed, as a whole. */
+const MAX_BINDINGS = 20_000;
+const MAX_ROLES = 200;
+
+export interface AdministrationParts {
+  readonly store: Pick<Store, 'mutate' | 'reconcile'>;
+  readonly agents: Pick<Agents, 'call'>;
+  readonly policies: Policies;
+  readonly system: TenantIdentity;
+  /** The tenant of that name. Throws RESOURCE_NOT_FOUND. */
+  readonly tenantOf: (name: string) => Promise<TenantIdentity>;
+  /** The key that new seals are made by. Throws TOKEN_KEY_NOT_READY. */
+  readonly currentSealKey: () => SealKeyId;
+}
+
+/** What is set by whoever makes one. */
+export type NewRoleBinding = Omit<RoleBinding, 'createdAt' | 'creator'>;
+export type NewRole = Omit<CustomRole, 'createdAt' | 'creator'>;
+
+/** A binding that was looked at, and what it lacks. */
+export interface Considered {
+  readonly name: string;
+  readonly role: string;
+  readonly obstacles: readonly Obstacle[];
+}
+
+/** See this file's first paragraph. */
+export class AccessAdministration {
+  readonly #parts: AdministrationParts;
+
+  constructor(parts: AdministrationParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Whether the binding, in the tenant `system`, gives more than anybody may give who may create bindings there: something in
+   * all tenants, or what no tenant's own binding can give.
+   */
+  async reachesBeyond(tenant: TenantIdentity, { role, allTenants }: NewRoleBinding): Promise<boolean> {
+    if (allTenants) return true;
+    if (tenant.tenantId !== this.#parts.system.tenantId) return false;
+    const permissions = (await this.policyOf(tenant)).permissionsOfRole(role) ?? [];
+    return [...permissions].some(isOfSystem);
+  }
+
+  /** Throws RESOURCE_EXISTS, SEPARATION_OF_DUTIES, POLICY_FULL, POLICY_CORRUPT, INVALID_FIELD for a role that there isn't. */
+  async createBinding(call: Call, tenant: TenantIdentity, asked: NewRoleBinding): Promise<RoleBinding> {
+    const elsewhere = await this.#grantedElsewhere(call, tenant, asked);
+    const { bindingId } = asked;
+    const resource = bindingName({ tenant: tenant.name }, asked);
+    const detail = asked.overridesSeparation ? 'separation of duties overridden' : '';
+    return this.#change(
+      call,
+      tenant,
+      { resource, detail, reference: { bindingId } },
+      async (tx, policy, now) => {
+        requireGivable(policy, asked);
+        if (!asked.overridesSeparation) requireSeparation(policy, asked, elsewhere, now);
+        if (policy.bindings.length >= MAX_BINDINGS) throw new KeywardError('POLICY_FULL');
+        const binding = { ...asked, createdAt: now, creator: call.caller };
+        await insertRoleBinding(tx, tenant.tenantId, binding);
+        return { result: binding, bindings: [...policy.bindings, binding], roles: policy.roles };
+      },
+      (policy, before) => policy.bindings.find((each) => each.bindingId === before['bindingId']),
+    );
+  }
+
+  /** Throws RESOURCE_NOT_FOUND, POLICY_CORRUPT. */
+  async deleteBinding(call: Call, tenant: TenantIdentity, bindingId: string): Promise<void> {
+    const resource = bindingName({ tenant: tenant.name }, { bindingId });
+    await this.#change(
+      call,
+      tenant,
+      { resource, reference: { bindingId } },
+      async (tx, { bindings, roles }) => {
+        if (!(await deleteRoleBinding(tx, tenant.tenantId, bindingId)))
+          throw new KeywardError('RESOURCE_NOT_FOUND');
+        return { result: true, bindings: bindings.filter((each) => each.bindingId !== bindingId), roles };
+      },
+      () => true,
+    );
+  }
+
+  /** Throws RESOURCE_EXISTS, POLICY_FULL, POLICY_CORRUPT, INVALID_FIELD for a permission that it can't have. */
+  async createRole(call: Call, tenant: TenantIdentity, asked: NewRole): Promise<CustomRole> {
+    const { roleId } = asked;
+    const resource = `tenants/${tenant.name}/roles/${roleId}`;
+    requireOfTenant(tenant, asked);
+    return this.#change(
+      call,
+      tenant,
+      { resource, reference: { roleId } },
+      async (tx, policy, now) => {
+        if (policy.roles.length >= MAX_ROLES) throw new KeywardError('POLICY_FULL');
+        const role = { ...asked, createdAt: now, creator: call.caller };
+        await insertRole(tx, tenant.tenantId, role);
+        return { result: role, bindings: policy.bindings, roles: [...policy.roles, role] };
+      },
+      (policy, before) => policy.roles.find((each) => each.roleId === before['roleId']),
+    );
+  }
+
+  /** Throws RESOURCE_NOT_FOUND, ROLE_IN_USE, POLICY_CORRUPT. */
+  async deleteRole(call: Call, tenant: TenantIdentity, roleId: string): Promise<void> {
+    const resource = `tenants/${tenant.name}/roles/${roleId}`;
+    await this.#change(
+      call,
+      tenant,
+      { resource, reference: { roleId } },
+      async (tx, { bindings, roles }) => {
+        if (bindings.some(({ role }) => role === resource)) throw new KeywardError('ROLE_IN_USE');
+        if (!(await deleteRole(tx, tenant.tenantId, roleId))) throw new KeywardError('RESOURCE_NOT_FOUND');
+        return { result: true, bindings, roles: roles.filter((each) => each.roleId !== roleId) };
+      },
+      () => true,
+    );
+  }
+
+  /** The tenant's policy. Throws as {@link Policies.of}. */
+  policyOf(tenant: TenantIdentity): Promise<Policy> {
+    return this.#parts.policies.of(tenant);
+  }
+
+  /** Every binding of the subject that holds in the tenant, and what keeps it from allowing this. */
+  async explain(
+    tenant: TenantIdentity,
+    subject: Subject,
+    permission: Permission,
+    target: Target,
+  ): Promise<Considered[]> {
+    const { policies, system } = this.#parts;
+    const own = await policies.of(tenant);
+    const everywhere = tenant.tenantId === system.tenantId ? own : await policies.of(system);
+    const considered = (policy: Policy, grants: readonly Grant[]) =>
+      grants.map((grant) => ({
+        name: bindingName(policy, grant.binding),
+        role: grant.binding.role,
+        obstacles: obstaclesOf(grant, permission, target, subject, Date.now()),
+      }));
+    const ofAll = [...everywhere.grantsOf(subject)].filter(({ binding }) => binding.allTenants);
+    return [
+      ...considered(own, [...own.grantsOf(subject)]),
+      ...(everywhere === own ? [] : considered(everywhere, ofAll)),
+    ];
+  }
+
+  /** One change: the policy locked and verified, changed by `apply`, sealed, announced. */
+  async #change<T>(
+    call: Call,
+    tenant: TenantIdentity,
+    what: { readonly resource: string; readonly detail?: string; readonly reference: Reference },
+    apply: (
+      tx: Tx,
+      policy: Policy,
+      now: Date,
+    ) => Promise<Pick<PolicyRecord, 'bindings' | 'roles'> & { readonly result: T }>,
+    rebuild: (policy: Policy, before: Reference) => T | undefined,
+  ): Promise<T> {
+    const { store, policies } = this.#parts;
+    const { tenantId } = tenant;
+    const locked = (tx: Tx) => policies.verified(tenant, call.deadline, () => lockPolicy(tx, tenantId));
+    const { resource, detail, reference } = what;
+    const result = await store.mutate(
+      call,
+      { tenantId, resource, change: { kind: 'access', subjectId: tenantId }, ...(detail ? { detail } : {}) },
+      async (tx) => {
+        const { policy, record } = await locked(tx);
+        const { result, ...next } = await apply(tx, policy, record.now);
+        await this.#seal(tx, call, tenantId, policy.revision + 1n, next);
+        return result;
+      },
+      {
+        reference,
+        rebuild: async (tx, before) => {
+          const found = rebuild((await locked(tx)).policy, before);
+          if (found === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+          return found;
+        },
+      },
+    );
+    policies.forget(tenantId);
+    return result;
+  }
+
+  async #seal(
+    tx: Tx,
+    { deadline }: Call,
+    tenantId: TenantId,
+    revision: bigint,
+    next: Pick<PolicyRecord, 'bindings' | 'roles'>,
+  ): Promise<void> {
+    const sealKeyId = this.#parts.currentSealKey();
+    const contents = [policyContent(tenantId, revision, next)];
+    const request = { sealKeyId, kind: RECORD.policy, contents };
+    const { seals } = await this.#parts.agents.call('sealRecords', request, deadline);
+    await writePolicySeal(tx, tenantId, { revision, sealKeyId, seal: seals[0] as Buffer });
+  }
+
+  /**
+   * What else the member has that a binding in this tenant comes together with, by other policies: as they are remembered,
+   * since no transaction sees two tenants.
+   */
+  async #grantedElsewhere(
+    call: Call,
+    tenant: TenantIdentity,
+    { member, allTenants }: NewRoleBinding,
+  ): Promise<readonly Grant[]> {
+    const { policies, system, store, tenantOf } = this.#parts;
+    const subject =
+      member.kind === 'principal' ? { name: member.name, groups: [] } : { name: '', groups: [member.name] };
+    if (!allTenants) {
+      if (tenant.tenantId === system.tenantId) return [];
+      const everywhere = await policies.of(system);
+      return [...everywhere.grantsOf(subject)].filter(({ binding }) => binding.allTenants);
+    }
+    const names = await store.reconcile(call, (tx) => listTenantsOfMember(tx, member));
+    const others = await Promise.all(names.map(async (name) => policies.of(await tenantOf(name))));
+    return others.flatMap((policy) => (policy.tenant === tenant.name ? [] : [...policy.grantsOf(subject)]));
+  }
+}
+
+/** Throws INVALID_FIELD for a role that there isn't, or that reaches beyond the tenant. */
+function requireGivable(policy: Policy, { role, allTenants }: NewRoleBinding): void {
+  const isSystem = policy.tenant === 'system';
+  if (policy.permissionsOfRole(role) === undefined)
+    throw invalidField('role_binding.role', 'is neither predefined nor one of this tenant’s own');
+  if (role === 'roles/rootAdmin' && !isSystem)
+    throw invalidField('role_binding.role', 'can be given in tenants/system only');
+  if (allTenants && !isSystem)
+    throw invalidField('role_binding.all_tenants', 'can be set in tenants/system only');
+}
+
+/** Throws INVALID_FIELD for a permission that there isn't, or that nobody would have by it. */
+function requireOfTenant({ name }: TenantIdentity, { permissions }: NewRole): void {
+  for (const permission of permissions) {
+    if (!isPermission(permission))
+      throw invalidField('role.permissions', `has ${permission}, which is no permission`);
+    if (name !== 'system' && isOfSystem(permission))
+      throw invalidField(
+        'role.permissions',
+        `has ${permission}, which only a role of tenants/system can have`,
+      );
+  }
+}
+
+/** Throws SEPARATION_OF_DUTIES where the member would both administer and use a key. */
+function requireSeparation(
+  policy: Policy,
+  asked: NewRoleBinding,
+  elsewhere: readonly Grant[],
+  now: Date,
+): void {
+  const { name, kind } = asked.member;
+  const subject = kind === 'principal' ? { name, groups: [] } : { name: '', groups: [name] };
+  const together = [...policy.grantsOf(subject), ...elsewhere].filter(
+    ({ binding }) =>
+      !hasExpired(binding, now.getTime()) && patternsOverlap(binding.keyPattern, asked.keyPattern),
+  );
+  const permissions = together.flatMap((grant) => [...grant.permissions]);
+  const duties = dutiesOf([...(policy.permissionsOfRole(asked.role) ?? []), ...permissions]);
+  if (duties.size > 1) throw new KeywardError('SEPARATION_OF_DUTIES');
+}

@@ -1,0 +1,208 @@
+/**
+ * The permissions that there are, and the predefined roles.
+ *
+ * Owns both lists; docs/access.md shows them, and a test compares. Which method needs which permission is said in the
+ * method's row (`rpc/methods/`). Invariant: no predefined role both administers keys and uses them.
+ */
+
+interface PermissionRow {
+  /** Which side of the separation of duties it is on: it changes how keys stand, or uses what they protect. */
+  readonly duty?: 'administer' | 'use';
+  /** Beyond any one tenant's say: allowed by no binding but one of the tenant `system`. */
+  readonly ofSystem?: true;
+}
+
+const ADMINISTER = { duty: 'administer' } as const;
+const USE = { duty: 'use' } as const;
+const OF_SYSTEM = { ofSystem: true } as const;
+
+/** Every permission; one or more methods need each. */
+export const PERMISSIONS = {
+  'data.encrypt': USE,
+  'data.decrypt': USE,
+  'data.reEncryptFrom': USE,
+  'data.reEncryptTo': USE,
+  'dataKeys.generate': USE,
+  'dataKeys.generateWithoutPlaintext': USE,
+  'dataKeys.create': USE,
+  'dataKeys.get': USE,
+  'dataKeys.list': {},
+  'dataKeys.delete': ADMINISTER,
+  'random.generate': {},
+  'keys.create': ADMINISTER,
+  'keys.get': {},
+  'keys.list': {},
+  'keys.update': ADMINISTER,
+  'keys.rotate': ADMINISTER,
+  'keys.disable': ADMINISTER,
+  'keys.enable': ADMINISTER,
+  'keys.destroy': ADMINISTER,
+  'keys.restore': ADMINISTER,
+  'keyVersions.get': {},
+  'keyVersions.list': {},
+  'keyVersions.disable': ADMINISTER,
+  'keyVersions.enable': ADMINISTER,
+  'keyVersions.destroy': ADMINISTER,
+  'keyVersions.restore': ADMINISTER,
+  'rotations.list': {},
+  'rewrapJobs.create': ADMINISTER,
+  'rewrapJobs.get': {},
+  'rewrapJobs.list': {},
+  'rewrapJobs.cancel': ADMINISTER,
+  'roleBindings.create': {},
+  'roleBindings.createForAllTenants': OF_SYSTEM,
+  'roleBindings.get': {},
+  'roleBindings.list': {},
+  'roleBindings.delete': {},
+  'roles.create': {},
+  'roles.get': {},
+  'roles.list': {},
+  'roles.delete': {},
+  'access.explain': {},
+  'tenants.create': OF_SYSTEM,
+  'tenants.get': {},
+  'tenants.list': OF_SYSTEM,
+  'tenants.disable': OF_SYSTEM,
+  'tenants.enable': OF_SYSTEM,
+  'tenants.shred': OF_SYSTEM,
+  'tenants.restore': OF_SYSTEM,
+  'maintenance.get': OF_SYSTEM,
+  'maintenance.pause': OF_SYSTEM,
+  'maintenance.resume': OF_SYSTEM,
+  'tokenStatus.get': OF_SYSTEM,
+  'tokenKeys.rotateRoot': OF_SYSTEM,
+  'tokenKeys.rotateSeal': OF_SYSTEM,
+  'tokenKeys.get': OF_SYSTEM,
+  'tokenKeys.list': OF_SYSTEM,
+} as const satisfies Record<string, PermissionRow>;
+
+export type Permission = keyof typeof PERMISSIONS;
+
+/** Whether there is such a permission. */
+export function isPermission(name: string): name is Permission {
+  return Object.hasOwn(PERMISSIONS, name);
+}
+
+/** The duties that these permissions are part of. */
+export function dutiesOf(permissions: Iterable<Permission>): ReadonlySet<'administer' | 'use'> {
+  const rows: PermissionRow[] = [...permissions].map((name) => PERMISSIONS[name]);
+  return new Set(rows.flatMap(({ duty }) => (duty === undefined ? [] : [duty])));
+}
+
+/** Whether no binding but one of the tenant `system` allows it. */
+export function isOfSystem(permission: Permission): boolean {
+  const row: PermissionRow = PERMISSIONS[permission];
+  return row.ofSystem === true;
+}
+
+interface RoleRow {
+  /** For people, one sentence. */
+  readonly description: string;
+  readonly permissions: readonly Permission[];
+}
+
+const VIEW_KEYS = [
+  'keys.get',
+  'keys.list',
+  'keyVersions.get',
+  'keyVersions.list',
+  'dataKeys.list',
+  'rotations.list',
+  'rewrapJobs.get',
+  'rewrapJobs.list',
+] as const satisfies readonly Permission[];
+
+const VIEW_ACCESS = [
+  'roleBindings.get',
+  'roleBindings.list',
+  'roles.get',
+  'roles.list',
+  'access.explain',
+  'tenants.get',
+] as const satisfies readonly Permission[];
+
+const ADMINISTER_ACCESS = [
+  ...VIEW_ACCESS,
+  'roleBindings.create',
+  'roleBindings.delete',
+  'roles.create',
+  'roles.delete',
+] as const satisfies readonly Permission[];
+
+const VIEW_SYSTEM = [
+  'tenants.list',
+  'maintenance.get',
+  'tokenStatus.get',
+  'tokenKeys.get',
+  'tokenKeys.list',
+] as const satisfies readonly Permission[];
+
+/** The predefined roles, by the last part of their names. */
+export const PREDEFINED_ROLES = {
+  encrypter: {
+    description: 'Encrypts under a key, and re-encrypts to it.',
+    permissions: ['data.encrypt', 'data.reEncryptTo', 'random.generate'],
+  },
+  decrypter: {
+    description: 'Decrypts what is under a key, opens its stored data keys, and re-encrypts from it.',
+    permissions: ['data.decrypt', 'data.reEncryptFrom', 'dataKeys.get'],
+  },
+  dataKeyIssuer: {
+    description: 'Has data keys issued and stored under a key.',
+    permissions: [
+      'dataKeys.generate',
+      'dataKeys.generateWithoutPlaintext',
+      'dataKeys.create',
+      'random.generate',
+    ],
+  },
+  keyViewer: {
+    description: 'Sees keys, their versions, data keys, rotations and jobs; uses and changes none.',
+    permissions: VIEW_KEYS,
+  },
+  keyAdmin: {
+    description: 'Makes keys, rotates, disables and destroys them; uses none.',
+    permissions: [
+      ...VIEW_KEYS,
+      'keys.create',
+      'keys.update',
+      'keys.rotate',
+      'keys.disable',
+      'keys.enable',
+      'keys.destroy',
+      'keys.restore',
+      'keyVersions.disable',
+      'keyVersions.enable',
+      'keyVersions.destroy',
+      'keyVersions.restore',
+      'dataKeys.delete',
+      'rewrapJobs.create',
+      'rewrapJobs.cancel',
+    ],
+  },
+  tenantAdmin: {
+    description: 'Says who may do what in a tenant; neither administers nor uses its keys.',
+    permissions: ADMINISTER_ACCESS,
+  },
+  auditor: {
+    description: 'Sees everything but data: keys, access, and in `tenants/system` the service itself.',
+    permissions: [...VIEW_KEYS, ...VIEW_ACCESS, ...VIEW_SYSTEM],
+  },
+  rootAdmin: {
+    description: 'Makes, disables and shreds tenants, rotates root keys, says who may do what everywhere.',
+    permissions: [
+      ...ADMINISTER_ACCESS,
+      ...VIEW_SYSTEM,
+      'roleBindings.createForAllTenants',
+      'tenants.create',
+      'tenants.disable',
+      'tenants.enable',
+      'tenants.shred',
+      'tenants.restore',
+      'maintenance.pause',
+      'maintenance.resume',
+      'tokenKeys.rotateRoot',
+      'tokenKeys.rotateSeal',
+    ],
+  },
+} as const satisfies Record<string, RoleRow>;

@@ -1,0 +1,68 @@
+/**
+ * What the seal over a tenant's policy is computed over, to the byte.
+ *
+ * ```
+ *  tenant UUID (16) ‖ u64 revision ‖ SHA-256(lines)
+ *  lines = a line of JSON for each binding, by id, then one for each role, by id, each an array that begins with "binding" or "role"
+ * ```
+ *
+ * Invariant: two policies that differ in anything have different lines. Holds no key: the agent computes the HMAC in the
+ * token (`hsm/record-seal.ts`).
+ */
+import { createHash } from 'node:crypto';
+import { idToBytes, type TenantId } from '../ids.ts';
+import type { ContextCondition, CustomRole, PolicyRecord, RoleBinding } from '../store/policies.ts';
+
+/** The content of the seal. */
+export function policyContent(
+  tenantId: TenantId,
+  revision: bigint,
+  { bindings, roles }: Pick<PolicyRecord, 'bindings' | 'roles'>,
+): Buffer {
+  const hash = createHash('sha256');
+  for (const binding of inOrder(bindings, ({ bindingId }) => bindingId))
+    hash.update(`${JSON.stringify(bindingLine(binding))}\n`);
+  for (const role of inOrder(roles, ({ roleId }) => roleId))
+    hash.update(`${JSON.stringify(roleLine(role))}\n`);
+  const number = Buffer.alloc(8);
+  number.writeBigUInt64BE(revision);
+  return Buffer.concat([idToBytes(tenantId), number, hash.digest()]);
+}
+
+function bindingLine(binding: RoleBinding): unknown[] {
+  return [
+    'binding',
+    binding.bindingId,
+    binding.member.kind,
+    binding.member.name,
+    binding.role,
+    binding.keyPattern,
+    binding.allTenants,
+    binding.expiresAt?.getTime() ?? null,
+    binding.conditions.map(conditionLine),
+    binding.overridesSeparation,
+    binding.description,
+    binding.createdAt.getTime(),
+    binding.creator,
+  ];
+}
+
+function conditionLine({ contextKey, requirement }: ContextCondition): unknown[] {
+  switch (requirement.kind) {
+    case 'equals':
+      return [contextKey, 'equals', requirement.value];
+    case 'oneOf':
+      return [contextKey, 'oneOf', requirement.values];
+    case 'claim':
+      return [contextKey, 'claim', requirement.path];
+  }
+}
+
+function roleLine({ roleId, permissions, description, createdAt, creator }: CustomRole): unknown[] {
+  return ['role', roleId, permissions, description, createdAt.getTime(), creator];
+}
+
+/** By the bytes of ids, which are ASCII. */
+function inOrder<T>(items: readonly T[], idOf: (item: T) => string): T[] {
+  return items.toSorted((a, b) => (idOf(a) < idOf(b) ? -1 : 1));
+}

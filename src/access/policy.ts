@@ -1,0 +1,153 @@
+/**
+ * A tenant's policy, its role bindings and roles, and what follows from it: who may do what.
+ *
+ * Owns what a binding means. Invariants: nothing is allowed that no binding allows; a binding in a tenant other than
+ * `system` allows nothing that is beyond the tenant; what isn't known of a call (its key, its context) is never taken to
+ * fit, but where a key is only found out later, and then decided anew. Pure: knows no database, no token's signature, no
+ * method.
+ */
+import type { ContextCondition, CustomRole, Member, RoleBinding } from '../store/policies.ts';
+import { isOfSystem, isPermission, type Permission, PREDEFINED_ROLES } from './permissions.ts';
+
+/** What decisions ask of a caller. */
+export interface Subject {
+  readonly name: string;
+  /** `{issuer}/{group}`. */
+  readonly groups: readonly string[];
+  /** The string that the caller's token has there, if it has one. */
+  claim(path: readonly string[]): string | undefined;
+}
+
+/** What a call finds out only later, and asks about again then: taken to fit until it does. */
+export const LATER: unique symbol = Symbol('later');
+
+/** What of a tenant a call is about. */
+export interface Target {
+  /** The last part of a key's name; absent for the tenant as a whole. */
+  readonly key?: string | typeof LATER | undefined;
+  /** The encryption context, where the call brings one. */
+  readonly context?: ReadonlyMap<string, string> | typeof LATER | undefined;
+}
+
+/** What keeps a binding from allowing a call. */
+export type Obstacle = 'permission' | 'key' | 'expired' | 'context';
+
+/** A binding and what its role comes to. */
+export interface Grant {
+  readonly binding: RoleBinding;
+  readonly permissions: ReadonlySet<Permission>;
+}
+
+/** See this file's first paragraph. */
+export class Policy {
+  /** The tenant, by the last part of its name. */
+  readonly tenant: string;
+  /** Counts the policy's changes. */
+  readonly revision: bigint;
+  readonly bindings: readonly RoleBinding[];
+  readonly roles: readonly CustomRole[];
+  readonly #grants: ReadonlyMap<string, readonly Grant[]>;
+
+  constructor(policy: Pick<Policy, 'tenant' | 'revision' | 'bindings' | 'roles'>) {
+    this.tenant = policy.tenant;
+    this.revision = policy.revision;
+    this.bindings = policy.bindings;
+    this.roles = policy.roles;
+    const grants = new Map<string, Grant[]>();
+    for (const binding of policy.bindings) {
+      const grant = { binding, permissions: this.#permissionsOf(binding.role) };
+      const member = memberKey(binding.member);
+      const others = grants.get(member);
+      if (others === undefined) grants.set(member, [grant]);
+      else others.push(grant);
+    }
+    this.#grants = grants;
+  }
+
+  /** What is given to the caller, by name or by group. */
+  *grantsOf({ name, groups }: Pick<Subject, 'name' | 'groups'>): Iterable<Grant> {
+    yield* this.#grants.get(memberKey({ kind: 'principal', name })) ?? [];
+    for (const group of groups) yield* this.#grants.get(memberKey({ kind: 'group', name: group })) ?? [];
+  }
+
+  /** What a role of this tenant comes to; undefined for one that there isn't. */
+  permissionsOfRole(role: string): ReadonlySet<Permission> | undefined {
+    const predefined = predefinedRole(role);
+    if (predefined !== undefined) return new Set(predefined.permissions);
+    const own = this.roles.find(({ roleId }) => role === `tenants/${this.tenant}/roles/${roleId}`);
+    return own && new Set(own.permissions.filter(isPermission));
+  }
+
+  /** A binding of the tenant itself can't reach beyond it. */
+  #permissionsOf(role: string): ReadonlySet<Permission> {
+    const all = this.permissionsOfRole(role) ?? new Set<Permission>();
+    return this.tenant === 'system' ? all : new Set([...all].filter((permission) => !isOfSystem(permission)));
+  }
+}
+
+/** The predefined role of that name, `roles/{role}`, if it is one. */
+export function predefinedRole(
+  name: string,
+): { readonly description: string; readonly permissions: readonly Permission[] } | undefined {
+  const role = name.startsWith('roles/') ? name.slice('roles/'.length) : '';
+  return Object.hasOwn(PREDEFINED_ROLES, role)
+    ? PREDEFINED_ROLES[role as keyof typeof PREDEFINED_ROLES]
+    : undefined;
+}
+
+/** What keeps the grant from allowing this; none if it allows it. `now`: milliseconds since 1970. */
+export function obstaclesOf(
+  { binding, permissions }: Grant,
+  permission: Permission,
+  { key, context }: Target,
+  subject: Subject,
+  now: number,
+): Obstacle[] {
+  const obstacles: Obstacle[] = [];
+  if (!permissions.has(permission)) obstacles.push('permission');
+  if (!fitsKey(binding.keyPattern, key)) obstacles.push('key');
+  if (hasExpired(binding, now)) obstacles.push('expired');
+  if (!binding.conditions.every((condition) => isMet(condition, context, subject))) obstacles.push('context');
+  return obstacles;
+}
+
+/** Whether the binding has ended. */
+export function hasExpired({ expiresAt }: Pick<RoleBinding, 'expiresAt'>, now: number): boolean {
+  return expiresAt !== null && expiresAt.getTime() <= now;
+}
+
+/** Whether some key may fit both. */
+export function patternsOverlap(a: string, b: string): boolean {
+  const [prefixA, prefixB] = [a, b].map((pattern) => pattern.replace(/\*$/, ''));
+  const isOpen = (pattern: string) => pattern === '' || pattern.endsWith('*');
+  if (isOpen(a) && prefixB?.startsWith(prefixA ?? '')) return true;
+  return (isOpen(b) && prefixA?.startsWith(prefixB ?? '')) || a === b;
+}
+
+function fitsKey(pattern: string, key: Target['key']): boolean {
+  if (pattern === '' || key === LATER) return true;
+  if (key === undefined) return false;
+  return pattern.endsWith('*') ? key.startsWith(pattern.slice(0, -1)) : key === pattern;
+}
+
+function isMet(
+  { contextKey, requirement }: ContextCondition,
+  context: Target['context'],
+  subject: Subject,
+): boolean {
+  if (context === LATER) return true;
+  const value = context?.get(contextKey);
+  if (value === undefined) return false;
+  switch (requirement.kind) {
+    case 'equals':
+      return value === requirement.value;
+    case 'oneOf':
+      return requirement.values.includes(value);
+    case 'claim':
+      return value === subject.claim(requirement.path);
+  }
+}
+
+function memberKey({ kind, name }: Member): string {
+  return `${kind}:${name}`;
+}
