@@ -7,6 +7,7 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { loadSync } from '@grpc/proto-loader';
+import type { AccessServiceDefinition } from './generated/keyward/v1/AccessService.ts';
 import type { AdminServiceDefinition } from './generated/keyward/v1/AdminService.ts';
 import type { DataKeyServiceDefinition } from './generated/keyward/v1/DataKeyService.ts';
 import type { EncryptionServiceDefinition } from './generated/keyward/v1/EncryptionService.ts';
@@ -26,6 +27,7 @@ interface Contract {
   readonly 'keyward.v1.DataKeyService': DataKeyServiceDefinition;
   readonly 'keyward.v1.RotationService': RotationServiceDefinition;
   readonly 'keyward.v1.HsmService': HsmServiceDefinition;
+  readonly 'keyward.v1.AccessService': AccessServiceDefinition;
   readonly 'google.rpc.Status': Reader<{
     readonly message: string;
     readonly details: readonly { readonly type_url: string; readonly value: Uint8Array }[];
@@ -56,6 +58,7 @@ export function contract(): Contract {
       'keyward/v1/data_key.proto',
       'keyward/v1/rotation.proto',
       'keyward/v1/hsm.proto',
+      'keyward/v1/access.proto',
       'google/rpc/status.proto',
       'google/rpc/error_details.proto',
     ],

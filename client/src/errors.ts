@@ -43,7 +43,7 @@ export class KeywardClientError extends Error {
   readonly code: StatusName;
   /** Which failure it is, stable across releases; docs/errors.md lists all. */
   readonly reason: string | undefined;
-  /** Facts for programs that belong to the reason. */
+  /** Facts for programs that belong to the reason: of PERMISSION_MISSING, the `permission` and the `resource`. */
   readonly metadata: ReadonlyMap<string, string>;
   /** Which fields of the request are not valid; empty unless the reason is INVALID_FIELD or CHECKSUM_MISMATCH. */
   readonly fieldViolations: readonly FieldViolation[];

@@ -396,6 +396,67 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.listTokenKeys, request, options);
   }
 
+  /** Gives a role to a principal or a group, in one tenant or, from `tenants/system`, in all. */
+  createRoleBinding(request: m.CreateRoleBindingRequest, options?: CallOptions): Promise<m.RoleBinding> {
+    return this.#transport.call(this.#methods.createRoleBinding, request, options);
+  }
+
+  /** Returns one role binding. */
+  getRoleBinding(request: m.GetRoleBindingRequest, options?: CallOptions): Promise<m.RoleBinding> {
+    return this.#transport.call(this.#methods.getRoleBinding, request, options);
+  }
+
+  /** Returns one page of a tenant's role bindings; {@link roleBindings} walks all. */
+  listRoleBindings(
+    request: m.ListRoleBindingsRequest,
+    options?: CallOptions,
+  ): Promise<m.ListRoleBindingsResponse> {
+    return this.#transport.call(this.#methods.listRoleBindings, request, options);
+  }
+
+  /** Takes a role away: on every replica within 2 s, for open streams too. */
+  deleteRoleBinding(request: m.DeleteRoleBindingRequest, options?: CallOptions): Promise<void> {
+    return this.#transport.call(this.#methods.deleteRoleBinding, request, options);
+  }
+
+  /** Makes a role of the tenant's own. */
+  createRole(request: m.CreateRoleRequest, options?: CallOptions): Promise<m.Role> {
+    return this.#transport.call(this.#methods.createRole, request, options);
+  }
+
+  /** Returns one role of the tenant's own. */
+  getRole(request: m.GetRoleRequest, options?: CallOptions): Promise<m.Role> {
+    return this.#transport.call(this.#methods.getRole, request, options);
+  }
+
+  /** Returns all roles that can be given in a tenant: the predefined ones, then the tenant's own. */
+  listRoles(request: m.ListRolesRequest, options?: CallOptions): Promise<m.ListRolesResponse> {
+    return this.#transport.call(this.#methods.listRoles, request, options);
+  }
+
+  /** Deletes a role of the tenant's own, which no binding may give. */
+  deleteRole(request: m.DeleteRoleRequest, options?: CallOptions): Promise<void> {
+    return this.#transport.call(this.#methods.deleteRole, request, options);
+  }
+
+  /** Says which of some permissions the caller has. Any caller may ask; of what it may not know of, it has none. */
+  testPermissions(
+    request: m.TestPermissionsRequest,
+    options?: CallOptions,
+  ): Promise<m.TestPermissionsResponse> {
+    return this.#transport.call(this.#methods.testPermissions, request, options);
+  }
+
+  /** Says whether somebody would be allowed to do something, by which binding, or what each of his bindings lacks. */
+  explainAccess(request: m.ExplainAccessRequest, options?: CallOptions): Promise<m.ExplainAccessResponse> {
+    return this.#transport.call(this.#methods.explainAccess, request, options);
+  }
+
+  /** Says who the caller is. Any caller may ask. */
+  getCaller(request: m.GetCallerRequest = {}, options?: CallOptions): Promise<m.Caller> {
+    return this.#transport.call(this.#methods.getCaller, request, options);
+  }
+
   /** All tenants, ordered by name, fetched page by page. */
   tenants(options: ListOptions = {}): AsyncGenerator<m.Tenant, void, undefined> {
     return pages(options, async (page) => {
@@ -441,6 +502,14 @@ export class KeywardClient {
     return pages(options, async (page) => {
       const { rewrapJobs, nextPageToken } = await this.listRewrapJobs({ parent, ...page }, options);
       return { items: rewrapJobs, nextPageToken };
+    });
+  }
+
+  /** All role bindings of the tenant `parent`, ordered by name, fetched page by page. */
+  roleBindings(parent: string, options: ListOptions = {}): AsyncGenerator<m.RoleBinding, void, undefined> {
+    return pages(options, async (page) => {
+      const { roleBindings, nextPageToken } = await this.listRoleBindings({ parent, ...page }, options);
+      return { items: roleBindings, nextPageToken };
     });
   }
 

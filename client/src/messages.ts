@@ -7,6 +7,7 @@
  * its types check that nothing here has drifted from the contract.
  */
 
+export type * from './messages/access.ts';
 export type * from './messages/administration.ts';
 export type * from './messages/data-keys.ts';
 export type * from './messages/encryption.ts';

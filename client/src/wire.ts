@@ -3,9 +3,10 @@
  *
  * Its invariant: every method may be called again with the same bytes: it reads, or what it makes is the caller's alone,
  * or it has a request id. The conversions themselves are beside it: requests in `fields.ts` and `keys.ts`, answers in
- * `resources.ts`, `token-keys.ts` and `token-status.ts`, both in `encryption.ts`, `data-keys.ts` and `rotation.ts`. Knows
- * nothing of channels and deadlines.
+ * `resources.ts`, `token-keys.ts` and `token-status.ts`, both in `access.ts`, `encryption.ts`, `data-keys.ts` and
+ * `rotation.ts`. Knows nothing of channels and deadlines.
  */
+import * as access from './access.ts';
 import type { Checksums } from './checksums.ts';
 import { contract } from './contract.ts';
 import * as stored from './data-keys.ts';
@@ -59,6 +60,9 @@ export function methods(checksums: Checksums) {
     ...dataKeys(checksums),
     ...rotations(),
     ...tokenKeys(),
+    ...roleBindings(),
+    ...roles(),
+    ...questions(),
   };
 }
 
@@ -317,5 +321,61 @@ function tokenKeys() {
       (r: m.ListTokenKeysRequest) => ({ parent: text('parent', r.parent) }),
       (a): m.ListTokenKeysResponse => ({ tokenKeys: a.tokenKeys.map(tokenKey) }),
     ),
+  };
+}
+
+function roleBindings() {
+  const service = contract()['keyward.v1.AccessService'];
+  return {
+    createRoleBinding: method(service.CreateRoleBinding, access.createRoleBindingRequest, access.roleBinding),
+    getRoleBinding: method(
+      service.GetRoleBinding,
+      (r: m.GetRoleBindingRequest) => named(r),
+      access.roleBinding,
+    ),
+    listRoleBindings: method(
+      service.ListRoleBindings,
+      (r: m.ListRoleBindingsRequest) => ({ parent: text('parent', r.parent), ...filteredPage(r) }),
+      (a): m.ListRoleBindingsResponse => ({
+        roleBindings: a.roleBindings.map(access.roleBinding),
+        nextPageToken: a.nextPageToken,
+      }),
+    ),
+    deleteRoleBinding: method(
+      service.DeleteRoleBinding,
+      (r: m.DeleteRoleBindingRequest) => ({ ...named(r), ...requestId(r.requestId) }),
+      () => undefined,
+    ),
+  };
+}
+
+function roles() {
+  const service = contract()['keyward.v1.AccessService'];
+  return {
+    createRole: method(service.CreateRole, access.createRoleRequest, access.role),
+    getRole: method(service.GetRole, (r: m.GetRoleRequest) => named(r), access.role),
+    listRoles: method(
+      service.ListRoles,
+      (r: m.ListRolesRequest) => ({ parent: text('parent', r.parent) }),
+      (a): m.ListRolesResponse => ({ roles: a.roles.map(access.role) }),
+    ),
+    deleteRole: method(
+      service.DeleteRole,
+      (r: m.DeleteRoleRequest) => ({ ...named(r), ...requestId(r.requestId) }),
+      () => undefined,
+    ),
+  };
+}
+
+function questions() {
+  const service = contract()['keyward.v1.AccessService'];
+  return {
+    testPermissions: method(
+      service.TestPermissions,
+      access.testPermissionsRequest,
+      ({ permissions }): m.TestPermissionsResponse => ({ permissions }),
+    ),
+    explainAccess: method(service.ExplainAccess, access.explainRequest, access.explanation),
+    getCaller: method(service.GetCaller, (_: m.GetCallerRequest) => ({}), access.caller),
   };
 }

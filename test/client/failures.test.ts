@@ -4,7 +4,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Metadata, status } from '@grpc/grpc-js';
 import { KeywardClientError } from '../../client/src/index.ts';
 import { createCertificateAuthority } from '../../dev/certificates.ts';
-import { type Refusal, refusal, startFakeService, wireDataKey, wireJob, wireKey } from './fake-service.ts';
+import {
+  type Refusal,
+  refusal,
+  startFakeService,
+  wireDataKey,
+  wireJob,
+  wireKey,
+  wireRoleBinding,
+} from './fake-service.ts';
 
 const KEY = 'tenants/acme/keys/orders';
 
@@ -182,6 +190,7 @@ describe('retries', () => {
     const version = wireKey(KEY).primary;
     const dataKey = wireDataKey(`${KEY}/dataKeys/d`);
     const job = wireJob('tenants/acme/rewrapJobs/j');
+    const binding = wireRoleBinding('tenants/acme/roleBindings/b');
     const impact = { usage: {}, destroyTime: { seconds: 1, nanos: 0 } };
     const changes: Record<string, unknown> = {
       CreateTenant: tenant,
@@ -204,6 +213,10 @@ describe('retries', () => {
       CancelRewrapJob: job,
       PauseMaintenance: {},
       ResumeMaintenance: {},
+      CreateRoleBinding: binding,
+      DeleteRoleBinding: {},
+      CreateRole: { name: 'tenants/acme/roles/r' },
+      DeleteRole: {},
     };
     await using service = await startFakeService(
       Object.fromEntries(Object.entries(changes).map(([name, answer]) => [name, failingOnce(name, answer)])),
@@ -229,6 +242,11 @@ describe('retries', () => {
     await keyward.cancelRewrapJob({ name: job.name });
     await keyward.pauseMaintenance();
     await keyward.resumeMaintenance();
+    const roleBinding = { principal: 'spiffe://acme/orders', role: 'roles/decrypter' };
+    await keyward.createRoleBinding({ parent: 'tenants/acme', roleBinding });
+    await keyward.deleteRoleBinding({ name: binding.name });
+    await keyward.createRole({ parent: 'tenants/acme', roleId: 'r', role: { permissions: [] } });
+    await keyward.deleteRole({ name: 'tenants/acme/roles/r' });
     assert.deepEqual(Object.keys(ids), Object.keys(changes));
     for (const [method, [first, second, ...others]] of Object.entries(ids)) {
       assert.match(String(first), /^[0-9a-f-]{36}$/, method);

@@ -20,6 +20,7 @@ const definitions = loadSync(
     'keyward/v1/data_key.proto',
     'keyward/v1/rotation.proto',
     'keyward/v1/hsm.proto',
+    'keyward/v1/access.proto',
     'google/rpc/status.proto',
     'google/rpc/error_details.proto',
   ],
@@ -39,6 +40,7 @@ const SERVICES = [
   'keyward.v1.DataKeyService',
   'keyward.v1.RotationService',
   'keyward.v1.HsmService',
+  'keyward.v1.AccessService',
 ];
 
 type Call = grpc.ServerUnaryCall<unknown, unknown> | grpc.ServerWritableStream<unknown, unknown>;
@@ -174,6 +176,28 @@ export function wireTokenKey(name: string, facts: object = {}) {
     caller: 'spiffe://acme/admin',
     rewrapJob: 'tenants/system/rewrapJobs/018f0000',
     keyVersions: 2 ** 40,
+    ...facts,
+  };
+}
+
+/** A role binding as the wire has it: a principal's for some keys under each kind of condition, unless `facts` say otherwise. */
+export function wireRoleBinding(name: string, facts: object = {}) {
+  return {
+    name,
+    principal: 'spiffe://acme/orders',
+    role: 'roles/decrypter',
+    keyPattern: 'orders-*',
+    allTenants: false,
+    expireTime: { seconds: 1_800_000_000, nanos: 0 },
+    conditions: [
+      { contextKey: 'use', equals: '' },
+      { contextKey: 'region', oneOf: { values: ['eu', 'us'] } },
+      { contextKey: 'conversation', claim: { path: ['chat', 'id'] } },
+    ],
+    overrideSeparationOfDuties: false,
+    description: 'for orders',
+    createTime: { seconds: 1_700_000_000, nanos: 0 },
+    creator: 'spiffe://acme/admin',
     ...facts,
   };
 }
