@@ -1,9 +1,10 @@
 /**
  * What went wrong, as one line for stderr and an exit code.
  *
- * Owns the exit codes: 0 done; 1 the service refused, its answer couldn't be written, or a watched job ended with something
- * left undone; 2 the command was given something it can't use; 3 the service can't be reached. Its invariant: a line holds no control characters, whoever
- * wrote it, and nothing that was encrypted or is to be.
+ * Owns the exit codes: 0 done; 1 the service refused, its answer couldn't be written, a watched job ended with something
+ * left undone, or a permission that was tested is missing; 2 the command was given something it can't use; 3 the service
+ * can't be reached. Its invariant: a line holds no control characters, whoever wrote it, and nothing that was encrypted or
+ * is to be.
  */
 import { inspect } from 'node:util';
 import { CommanderError } from 'commander';
@@ -31,6 +32,11 @@ export function printable(text: string): string {
   return text.replace(/\p{Cc}+/gu, (found) => (/^\s+$/.test(found) ? ' ' : '?'));
 }
 
+/** A word as a shell reads it back. */
+export function quoted(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
 /** As a file system error is put to people. */
 export function fileTrouble(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
@@ -48,7 +54,18 @@ function describe(error: unknown): string {
   const { code, reason, fieldViolations, requestId } = error;
   const fields = fieldViolations.map(({ field, description }) => `${field}: ${description}`).join('; ');
   const request = requestId === undefined ? '' : ` (request ${requestId})`;
-  return `${reason ?? code}: ${fields || error.message}${request}`;
+  return `${reason ?? code}: ${fields || missingPermission(error) || error.message}${request}`;
+}
+
+/** What is missing on what, and how somebody who may ask finds out why. */
+function missingPermission({ reason, metadata }: KeywardClientError): string | undefined {
+  const [permission, resource] = [metadata.get('permission'), metadata.get('resource')];
+  if (reason !== 'PERMISSION_MISSING' || permission === undefined || resource === undefined) return undefined;
+  const question = ['keyward', 'access', 'explain', resource, permission].map(quoted).join(' ');
+  return (
+    `no role binding gives you ${permission} on ${resource}; who administers access sees why with ` +
+    `"${question} --principal NAME", where NAME is what "keyward whoami" shows you`
+  );
 }
 
 /** Nobody answered as Keyward does: no reason came, and the status is one that the transport itself makes. */

@@ -8,6 +8,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { addMaintenance, addTenants } from './administration.ts';
+import { addProfiles, addWhoami } from './callers.ts';
 import { addStoredDataKeys } from './data-keys.ts';
 import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
 import { printable, report } from './failures.ts';
@@ -17,14 +18,14 @@ import { addKeys } from './keys.ts';
 import { addToken } from './token.ts';
 
 const AFTER_HELP = `
-Without flags and variables, the development identity that "npm start" made is used: .keyward/client.json, looked for
-from the current folder upward.
+Flags come before variables, and these before a profile (see "keyward profiles --help"). Without any of them, the
+development identity that "npm start" made is used: .keyward/client.json, looked for from the current folder upward.
 
 Durations are written 90d, 12h, 30m or 45s, and times in RFC 3339: 2027-01-31T12:00:00Z.
 
 Exit codes: 0 done; 1 the service refused, or its answer could not be written, or the job that was watched ended PARTIAL
-or CANCELLED; 2 something given can't be used; 3 the service can't be reached. KEYWARD_DEBUG=1 shows where an error came
-from.`;
+or CANCELLED, or a permission that was tested is missing; 2 something given can't be used; 3 the service can't be
+reached. KEYWARD_DEBUG=1 shows where an error came from.`;
 
 function build(): Command {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
@@ -32,6 +33,7 @@ function build(): Command {
     .description('Keys, encryption and decryption by the Keyward key management service.')
     .version(version)
     .addOption(new Option('--output <format>', 'how to print').choices(['table', 'json']).default('table'))
+    .option('--profile <name>', 'the named connection to use (KEYWARD_PROFILE; see "keyward profiles")')
     .option('--address <host:port>', 'where the service is (KEYWARD_ADDRESS)')
     .option('--ca-file <file>', "PEM of the authority of the service's certificate (KEYWARD_CA_FILE)")
     .option('--cert-file <file>', 'PEM of your certificate (KEYWARD_CERT_FILE)')
@@ -64,6 +66,8 @@ function build(): Command {
   addMaintenance(program);
   addHsm(program);
   addToken(program);
+  addWhoami(program);
+  addProfiles(program);
   return program;
 }
 

@@ -4,12 +4,16 @@
  * Owns which columns a thing has. JSON has the client's field names, times in RFC 3339, bytes in base64.
  */
 import type {
+  Caller,
+  ContextCondition,
   DataKey,
   Key,
   KeyVersion,
   Maintenance,
   RewrapFailure,
   RewrapJob,
+  Role,
+  RoleBinding,
   Rotation,
   Tenant,
   TokenKey,
@@ -20,6 +24,7 @@ import { writeDuration } from './durations.ts';
 import { printable } from './failures.ts';
 import { writeStandardOutput } from './files.ts';
 import { lastPart } from './names.ts';
+import type { Settings } from './profiles.ts';
 
 /** What a table shows of a thing. */
 export type Columns<Item> = Readonly<Record<string, (item: Item) => string>>;
@@ -168,6 +173,65 @@ export const FAILURE: Columns<RewrapFailure> = {
   RESOURCE: ({ resource }) => resource,
   REASON: ({ reason }) => reason,
   TIME: ({ time }) => time.toISOString(),
+};
+
+/** A role binding's columns. */
+export const ROLE_BINDING: Columns<RoleBinding> = {
+  NAME: ({ name }) => name,
+  MEMBER: ({ principal, group }) => principal ?? (group === undefined ? 'UNSPECIFIED' : `group ${group}`),
+  ROLE: ({ role }) => role,
+  KEYS: ({ keyPattern }) => keyPattern || 'everything',
+  TENANTS: ({ allTenants }) => (allTenants ? 'ALL' : 'this'),
+  CONTEXT: ({ conditions }) => conditions.map(conditionOf).join(' ') || 'any',
+  EXPIRES: ({ expireTime }) => whenOf(expireTime),
+  DUTIES: ({ overrideSeparationOfDuties: overridden }) => (overridden ? 'NOT SEPARATED' : 'separated'),
+  CREATED: ({ createTime }) => createTime.toISOString(),
+  CREATOR: ({ creator }) => creator,
+  DESCRIPTION: ({ description }) => shortened(description),
+};
+
+/** A condition as `access bind` takes it, but for what keeps values apart. */
+function conditionOf({ contextKey, equals, oneOf, claim }: ContextCondition): string {
+  if (equals !== undefined) return `${contextKey}=${equals}`;
+  if (oneOf !== undefined) return `${contextKey}=one of ${oneOf.join(',')}`;
+  if (claim === undefined) return `${contextKey}=UNSPECIFIED`;
+  const path = claim.some((name) => name.includes('.')) ? JSON.stringify(claim) : claim.join('.');
+  return `${contextKey}=claim ${path}`;
+}
+
+/** A role's columns. */
+export const ROLE: Columns<Role> = {
+  NAME: ({ name }) => name,
+  CREATED: ({ createTime }) => createTime?.toISOString() ?? 'predefined',
+  CREATOR: ({ creator }) => creator,
+  DESCRIPTION: ({ description }) => shortened(description),
+  PERMISSIONS: ({ permissions }) => permissions.join(', '),
+};
+
+/** The columns of a permission that was asked about. */
+export const PERMISSION: Columns<{ readonly permission: string; readonly allowed: boolean }> = {
+  PERMISSION: ({ permission }) => permission,
+  ALLOWED: ({ allowed }) => (allowed ? 'yes' : 'no'),
+};
+
+/** A caller's columns. */
+export const CALLER: Columns<Caller> = {
+  NAME: ({ name }) => name,
+  ISSUER: ({ issuer }) => issuer,
+  GROUPS: ({ groups }) => groups.join(', '),
+  TENANTS: ({ limitedToTenants, tenants }) => (limitedToTenants ? tenants.join(', ') || 'none' : 'any'),
+  'TOKEN EXPIRES': ({ expireTime }) => ifAny(expireTime),
+  'FIRST ADMINISTRATOR': ({ firstAdministrator }) => (firstAdministrator ? 'yes' : 'no'),
+};
+
+/** The columns of a named connection. */
+export const PROFILE: Columns<{ readonly name: string; readonly used: boolean } & Settings> = {
+  NAME: ({ name }) => name,
+  USED: ({ used }) => (used ? 'yes' : ''),
+  ADDRESS: ({ address = '' }) => address,
+  CA: ({ caFile = '' }) => caFile,
+  CERTIFICATE: ({ certFile = '' }) => certFile,
+  TOKEN: ({ tokenFile = '' }) => tokenFile,
 };
 
 /** A state, and since or until when where that is what matters of it. */

@@ -1,42 +1,49 @@
 /**
  * Where the service is and who calls, found out; and the client for one command.
  *
- * Each setting comes from its flag, else its environment variable, else the development identity that `npm start`
- * writes, `.keyward/client.json`, looked for from the current folder upward. A token that is given is not put together with
- * the identity's certificate, nor the other way round: the service refuses both unless they are bound. Its invariant: an
- * identity file that belongs to another user is never followed, since it decides where plaintext goes. Knows nothing of the
- * commands.
+ * Each setting comes from its flag, else its environment variable, else the profile that is used (`profiles.ts`) or, where
+ * none is, the development identity that `npm start` writes: `.keyward/client.json`, looked for from the current folder
+ * upward. A token that is given is not put together with the certificate of a profile or that identity, nor the other way
+ * round: the service refuses both unless they are bound. Its invariant: a file that somebody else could have changed is
+ * never followed, since it decides where plaintext goes. Knows nothing of the commands.
  */
-import { existsSync, readFileSync, statSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { connect, type KeywardClient } from 'keyward-client';
 import { fileTrouble, UsageError } from './failures.ts';
+import {
+  findAbove,
+  type Profile,
+  type Profiles,
+  profileOf,
+  readJson,
+  readProfiles,
+  readSettings,
+  refuseOthersFile,
+  SETTINGS,
+  type Setting,
+  type Settings,
+} from './profiles.ts';
 
 /** The options that every command has. */
-export interface GlobalOptions {
+export interface GlobalOptions extends Settings {
   readonly output: 'table' | 'json';
-  readonly address?: string;
-  readonly caFile?: string;
-  readonly certFile?: string;
-  readonly keyFile?: string;
-  readonly tokenFile?: string;
-  readonly serverName?: string;
+  readonly profile?: string;
   /** Milliseconds. */
   readonly timeout: number;
 }
 
-type Setting = 'address' | 'caFile' | 'certFile' | 'keyFile' | 'tokenFile';
-
 const CERTIFICATE = ['certFile', 'keyFile'] as const;
+const SECRETS: readonly Setting[] = ['keyFile', 'tokenFile'];
 
-const SOURCES: readonly { setting: Setting; flag: string; variable: string }[] = [
-  { setting: 'address', flag: '--address', variable: 'KEYWARD_ADDRESS' },
-  { setting: 'caFile', flag: '--ca-file', variable: 'KEYWARD_CA_FILE' },
-  { setting: 'certFile', flag: '--cert-file', variable: 'KEYWARD_CERT_FILE' },
-  { setting: 'keyFile', flag: '--key-file', variable: 'KEYWARD_KEY_FILE' },
-  { setting: 'tokenFile', flag: '--token-file', variable: 'KEYWARD_TOKEN_FILE' },
-];
+const SOURCES: Readonly<Record<Setting, { readonly flag: string; readonly variable: string }>> = {
+  address: { flag: '--address', variable: 'KEYWARD_ADDRESS' },
+  caFile: { flag: '--ca-file', variable: 'KEYWARD_CA_FILE' },
+  certFile: { flag: '--cert-file', variable: 'KEYWARD_CERT_FILE' },
+  keyFile: { flag: '--key-file', variable: 'KEYWARD_KEY_FILE' },
+  tokenFile: { flag: '--token-file', variable: 'KEYWARD_TOKEN_FILE' },
+  serverName: { flag: '--server-name', variable: 'KEYWARD_SERVER_NAME' },
+};
 
 /**
  * Gives `work` a client by the command's options, closed afterwards, and the options. `retries` is for commands that are to
@@ -70,40 +77,70 @@ export async function withClient<Options extends object>(
   }
 }
 
-type Settings = Partial<Record<Setting, string>>;
-
-function settingsOf(
-  options: GlobalOptions,
-): { address: string; caFile: string; serverName?: string } & Settings {
-  const given: Settings = {};
-  for (const { setting, variable } of SOURCES) {
+/** What flags and variables say, whatever a profile has, and which of them do. */
+export function givenBy(options: GlobalOptions): { readonly settings: Settings; readonly by: string[] } {
+  const settings: Settings = {};
+  const by: string[] = [];
+  for (const setting of SETTINGS) {
+    const { flag, variable } = SOURCES[setting];
     const value = options[setting] ?? process.env[variable];
-    if (value !== undefined && value !== '') given[setting] = value;
+    if (value === undefined || value === '') continue;
+    settings[setting] = value;
+    by.push(options[setting] === undefined ? variable : flag);
   }
-  const settings: Settings = isWhole(given) ? given : { ...identityFor(given), ...given };
-  const { address = missing('address'), caFile = missing('caFile') } = settings;
-  if (settings.certFile === undefined && settings.tokenFile === undefined) missing('certFile');
-  if (settings.certFile === undefined && settings.keyFile !== undefined) missing('certFile');
-  if (settings.certFile !== undefined && settings.keyFile === undefined) missing('keyFile');
-  const serverName = options.serverName ?? process.env['KEYWARD_SERVER_NAME'];
-  return { ...settings, address, caFile, ...(serverName === undefined ? {} : { serverName }) };
+  return { settings, by };
 }
 
-function isWhole({ address, caFile, certFile, keyFile, tokenFile }: Settings): boolean {
-  const isSomebody = (certFile !== undefined && keyFile !== undefined) || tokenFile !== undefined;
-  return address !== undefined && caFile !== undefined && isSomebody;
+/** The profile that is named, else the default, unless flags and variables say all that there is to say. */
+export function profileInUse(
+  options: GlobalOptions,
+  read: () => Profiles | undefined = readProfiles,
+): Profile | undefined {
+  const name = options.profile ?? (process.env['KEYWARD_PROFILE'] || undefined);
+  if (name === undefined && isWhole(givenBy(options).settings)) return undefined;
+  return profileOf(read(), name);
 }
 
-/** What of the development identity goes with what was given. */
-function identityFor({ certFile, keyFile, tokenFile }: Settings): Settings {
-  const identity = developmentIdentity(process.cwd()) ?? {};
-  if (tokenFile !== undefined) {
-    delete identity.certFile;
-    delete identity.keyFile;
-  } else if (certFile !== undefined || keyFile !== undefined) {
-    delete identity.tokenFile;
+function settingsOf(options: GlobalOptions): { address: string; caFile: string } & Settings {
+  const { settings: given } = givenBy(options);
+  const profile = profileInUse(options);
+  const rest = profile?.settings ?? (isWhole(given) ? {} : (developmentIdentity() ?? {}));
+  const added = fittingTo(given, rest);
+  if (profile !== undefined) refuseOthersFiles(added);
+  const settings: Settings = { ...added, ...given };
+  const lacking = lackingOf(settings);
+  if (lacking !== undefined) throw new UsageError(lacks(lacking, profile));
+  return settings as { address: string; caFile: string } & Settings;
+}
+
+function isWhole(settings: Settings): boolean {
+  return lackingOf(settings) === undefined;
+}
+
+/** The first setting without which there is no connection, or half a certificate. */
+function lackingOf({ address, caFile, certFile, keyFile, tokenFile }: Settings): Setting | undefined {
+  if (address === undefined) return 'address';
+  if (caFile === undefined) return 'caFile';
+  if (certFile === undefined && (keyFile !== undefined || tokenFile === undefined)) return 'certFile';
+  return certFile !== undefined && keyFile === undefined ? 'keyFile' : undefined;
+}
+
+/** What of a profile or the development identity goes with what was given. */
+function fittingTo(given: Settings, { ...rest }: Settings): Settings {
+  if (given.tokenFile !== undefined) {
+    for (const setting of CERTIFICATE) delete rest[setting];
+  } else if (CERTIFICATE.some((setting) => given[setting] !== undefined)) {
+    delete rest.tokenFile;
   }
-  return identity;
+  for (const setting of SETTINGS) if (given[setting] !== undefined) delete rest[setting];
+  return rest;
+}
+
+/** For files that the user hasn't named himself. */
+function refuseOthersFiles({ address: _, serverName: __, ...files }: Settings): void {
+  for (const [setting, file] of Object.entries(files)) {
+    refuseOthersFile(file, { secret: SECRETS.includes(setting as Setting) });
+  }
 }
 
 /** A token is read when it is needed, and again when it was refused: something may renew the file. */
@@ -115,46 +152,21 @@ function callerOf({ certFile, keyFile, tokenFile }: Settings) {
   return { ...certificate, token: () => read(tokenFile) };
 }
 
-function missing(setting: Setting): never {
-  const source = SOURCES.find((row) => row.setting === setting);
-  throw new UsageError(
-    `${setting} is not known: give ${source?.flag}, set ${source?.variable}, or work in a folder ` +
-      'with a running development service (.keyward/client.json, made by npm start)',
+function lacks(setting: Setting, profile: Profile | undefined): string {
+  const { flag, variable } = SOURCES[setting];
+  if (profile !== undefined) return `the profile ${profile.name} lacks ${setting}: add it, or give ${flag}`;
+  return (
+    `${setting} is not known: give ${flag}, set ${variable}, name a profile (keyward profiles), or work in a folder ` +
+    'with a running development service (.keyward/client.json, made by npm start)'
   );
 }
 
-function developmentIdentity(from: string): Settings | undefined {
-  const file = join(from, '.keyward', 'client.json');
-  if (!existsSync(file)) {
-    const above = dirname(from);
-    return above === from ? undefined : developmentIdentity(above);
-  }
-  const owner = statSync(file).uid;
-  const self = process.getuid?.() ?? owner;
-  if (owner !== self && owner !== 0) {
-    throw new UsageError(
-      `${file} belongs to another user and is not used; say yourself where the service is`,
-    );
-  }
-  return readIdentity(file);
-}
-
-/** `{"address", "caFile", "certFile", "keyFile", "tokenFile"}`, the files relative to the identity file's folder. */
-function readIdentity(file: string): Settings {
-  let content: unknown;
-  try {
-    content = JSON.parse(readFileSync(file, 'utf8'));
-  } catch (error) {
-    throw new UsageError(`${file} can't be read: ${fileTrouble(error)}`, { cause: error });
-  }
-  const identity: Settings = {};
-  for (const { setting } of SOURCES) {
-    const value = (content as Partial<Record<Setting, unknown>> | null)?.[setting];
-    if (typeof value === 'string')
-      identity[setting] = setting === 'address' ? value : resolve(dirname(file), value);
-  }
-  const needed: Setting[] = ['address', 'caFile', ...(identity.tokenFile === undefined ? CERTIFICATE : [])];
-  const lacking = needed.find((setting) => identity[setting] === undefined);
+function developmentIdentity(): Settings | undefined {
+  const file = findAbove(process.cwd(), 'client.json');
+  if (file === undefined) return undefined;
+  refuseOthersFile(file);
+  const identity = readSettings(readJson(file), file, file);
+  const lacking = lackingOf(identity);
   if (lacking !== undefined) throw new UsageError(`${file} lacks ${lacking}`);
   return identity;
 }

@@ -475,6 +475,17 @@ describe('what the service says', () => {
     const field = await keyward('tenants create system');
     assert.deepEqual([field.code, field.stdout], [1, '']);
     assert.equal(field.stderr, 'keyward: INVALID_FIELD: tenant_id: is reserved (request r-1)\n');
+    const metadata = { permission: 'data.decrypt', resource: KEY };
+    refuse('Decrypt', { code: status.PERMISSION_DENIED, reason: 'PERMISSION_MISSING', metadata });
+    const forbidden = await keyward('decrypt --tenant acme', { input: CIPHERTEXT });
+    assert.deepEqual([forbidden.code, forbidden.stdout], [1, '']);
+    assert.match(
+      forbidden.stderr,
+      /^keyward: PERMISSION_MISSING: no role binding gives you data\.decrypt on tenants\/acme\/keys\/orders; [^\n]* "keyward access explain tenants\/acme\/keys\/orders data\.decrypt --principal NAME", [^\n]*\n$/,
+    );
+    refuse('Decrypt', { code: status.PERMISSION_DENIED, reason: 'PERMISSION_MISSING', message: 'No.' });
+    const bare = await keyward('decrypt --tenant acme', { input: CIPHERTEXT });
+    assert.equal(bare.stderr, 'keyward: PERMISSION_MISSING: No.\n');
     refuse('Decrypt', {
       code: status.INVALID_ARGUMENT,
       reason: 'DECRYPTION_FAILED',
@@ -565,13 +576,23 @@ describe('the connection', () => {
     assert.equal((await keyward('tenants list --address nonsense')).code, 2);
   });
 
-  it('is never taken from an identity that belongs to another user, or is not whole', async (t) => {
+  it('is never taken from an identity that others could have changed, or that is not whole', async (t) => {
     const other = join(fake.folder, 'other');
     await mkdir(join(other, '.keyward'), { recursive: true });
-    await writeFile(join(other, below), '{"address": 7}');
-    assert.match((await keyward('tenants list', { cwd: other })).stderr, /lacks address/);
-    await writeFile(join(other, below), '{');
-    assert.equal((await keyward('tenants list', { cwd: other })).code, 2);
+    const cases: [content: string, refused: RegExp][] = [
+      ['{"caFile": "ca.pem"}', /client\.json lacks address/],
+      ['{"address": 7}', /address of \S+client\.json must be a text/],
+      ['[]', /must be an object/],
+      ['{', /can't be read/],
+    ];
+    for (const [content, refused] of cases) {
+      await writeFile(join(other, below), content, { mode: 0o600 });
+      const { code, stderr } = await keyward('tenants list', { cwd: other });
+      assert.equal(code, 2);
+      assert.match(stderr, refused);
+    }
+    await chmod(join(other, below), 0o620);
+    assert.match((await keyward('tenants list', { cwd: other })).stderr, /can be changed by others/);
     if (process.getuid?.() !== 0) return t.skip('only root can make a file of another user');
     const { chown } = await import('node:fs/promises');
     await chown(join(other, below), 12_345, 12_345);
@@ -624,6 +645,9 @@ describe('help', () => {
       'stored-data-keys',
       'jobs',
       'maintenance',
+      'access',
+      'whoami',
+      'profiles',
       'Exit codes',
       'KEYWARD_ADDRESS',
     ]) {

@@ -15,6 +15,7 @@ import {
   wireDataKey,
   wireJob,
   wireKey,
+  wireRoleBinding,
   wireTokenKey,
   wireTokenStatus,
 } from '../client/fake-service.ts';
@@ -25,6 +26,8 @@ export const VERSION = `${KEY}/versions/1`;
 export const DATA_KEY = `${KEY}/dataKeys/db`;
 export const JOB = 'tenants/acme/rewrapJobs/018f0000';
 export const TOKEN_KEY = 'tenants/system/tokenKeys/018f0000-0000-4000-8000-00000000000a';
+export const BINDING = 'tenants/acme/roleBindings/orders';
+export const ROLE = 'tenants/acme/roles/opener';
 export const TENANT = {
   name: 'tenants/acme',
   uid: '018f0000-0000-4000-8000-000000000000',
@@ -131,7 +134,7 @@ export function useFakeService(): FakeSetUp {
   });
   beforeEach(() => {
     fake.seen = {};
-    fake.handlers = { ...administration(), ...dataPlane(), ...lifecycle(), ...hsm() };
+    fake.handlers = { ...administration(), ...dataPlane(), ...lifecycle(), ...hsm(), ...access() };
   });
   return fake;
 }
@@ -144,7 +147,8 @@ async function newFolder({ address, caPem, client }: FakeService): Promise<strin
   await writeFile(join(folder, '.keyward', 'cert.pem'), client.certPem);
   await writeFile(join(folder, '.keyward', 'key.pem'), client.keyPem);
   const files = { caFile: 'ca.pem', certFile: 'cert.pem', keyFile: 'key.pem' };
-  await writeFile(join(folder, '.keyward', 'client.json'), JSON.stringify({ address, ...files }));
+  const identity = JSON.stringify({ address, ...files });
+  await writeFile(join(folder, '.keyward', 'client.json'), identity, { mode: 0o600 });
   return folder;
 }
 
@@ -228,6 +232,33 @@ function hsm(): Record<string, Handler> {
     RotateSealKey: () => wireTokenKey(TOKEN_KEY, { role: 'TOKEN_OBJECT_ROLE_SEAL' }),
     GetTokenKey: () => wireTokenKey(TOKEN_KEY),
     ListTokenKeys: () => ({ tokenKeys: [wireTokenKey(TOKEN_KEY)] }),
+  };
+}
+
+/** A tenant's role as the wire has it. */
+export const WIRE_ROLE = {
+  name: ROLE,
+  permissions: ['data.decrypt', 'keys.get'],
+  description: 'opens',
+  createTime: { seconds: 1_700_000_000, nanos: 0 },
+  creator: 'spiffe://acme/admin',
+};
+
+function access(): Record<string, Handler> {
+  return {
+    CreateRoleBinding: () => wireRoleBinding(BINDING),
+    GetRoleBinding: () => wireRoleBinding(BINDING),
+    ListRoleBindings: () => ({ roleBindings: [wireRoleBinding(BINDING)] }),
+    DeleteRoleBinding: () => ({}),
+    CreateRole: () => WIRE_ROLE,
+    GetRole: () => WIRE_ROLE,
+    ListRoles: () => ({
+      roles: [{ name: 'roles/decrypter', permissions: ['data.decrypt'], description: 'opens' }, WIRE_ROLE],
+    }),
+    DeleteRole: () => ({}),
+    TestPermissions: ({ permissions }) => ({ permissions }),
+    ExplainAccess: () => ({}),
+    GetCaller: () => ({ name: 'spiffe://acme/orders' }),
   };
 }
 

@@ -13,7 +13,7 @@ export interface Outcome {
   readonly stderr: string;
 }
 
-/** How to run it; no variable of the environment is passed on but PATH. */
+/** How to run it; no variable of the environment is passed on but PATH, and its home is where it is run. */
 export interface RunOptions {
   readonly cwd: string;
   readonly env?: Readonly<Record<string, string>>;
@@ -27,7 +27,7 @@ export async function run(
 ): Promise<Outcome> {
   const child = spawn(process.execPath, [MAIN, ...args], {
     cwd,
-    env: { PATH: process.env['PATH'], ...env },
+    env: { PATH: process.env['PATH'], HOME: cwd, ...env },
     stdio: 'pipe',
   });
   // The command may end before it has read all.

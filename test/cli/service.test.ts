@@ -41,6 +41,7 @@ describe('the keyward command against the service', () => {
     writeFileSync(
       join(folder, '.keyward', 'client.json'),
       JSON.stringify({ ...identity, keyFile: 'keyFile' }),
+      { mode: 0o600 },
     );
   });
 

@@ -1,0 +1,311 @@
+import assert from 'node:assert/strict';
+import { chmod, chown, copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import type { Handler } from '../client/fake-service.ts';
+import { useFakeService } from './fake.ts';
+
+const fake = useFakeService();
+
+/** Where nothing is but what a test puts there. */
+let home: string;
+/** The user's profiles. */
+let file: string;
+/** The tokens that the service saw. */
+let tokens: unknown[];
+
+/** What the command prints there, with these variables. */
+function keyward(args: string, env: Readonly<Record<string, string>> = {}) {
+  return fake.keyward(args, { cwd: home, env });
+}
+
+/** `certs/` has the files of a caller. */
+const CERTIFICATE = { certFile: 'certs/cert.pem', keyFile: 'certs/key.pem' };
+
+/** The fake's address and authority. */
+function reached() {
+  return { address: fake.service.address, caFile: 'certs/ca.pem' };
+}
+
+async function write(content: unknown, to = file): Promise<void> {
+  const text = typeof content === 'string' ? content : JSON.stringify(content);
+  await writeFile(to, text, { mode: 0o600 });
+}
+
+beforeEach(async () => {
+  home = join(fake.folder, 'home');
+  const folder = join(home, '.config', 'keyward');
+  file = join(folder, 'profiles.json');
+  await mkdir(join(folder, 'certs'), { recursive: true });
+  for (const name of ['ca.pem', 'cert.pem', 'key.pem']) {
+    await copyFile(join(fake.folder, '.keyward', name), join(folder, 'certs', name));
+    await chmod(join(folder, 'certs', name), name === 'key.pem' ? 0o600 : 0o644);
+  }
+  await writeFile(join(folder, 'token'), 'of.the.profile\n', { mode: 0o600 });
+  // In the home's own, so that the identity of the folder above is never found.
+  await mkdir(join(home, '.keyward'));
+  await write(
+    { ...reached(), address: '127.0.0.1:1', tokenFile: 'absent' },
+    join(home, '.keyward', 'client.json'),
+  );
+  tokens = [];
+  fake.handlers['GetCaller'] = ((_, call) => {
+    tokens.push(...call.metadata.get('authorization'));
+    return { name: 'spiffe://acme/orders' };
+  }) satisfies Handler;
+});
+
+afterEach(() => rm(home, { recursive: true }));
+
+describe('a profile', () => {
+  it('is the one that --profile names, else KEYWARD_PROFILE, else the default', async () => {
+    const nowhere = { ...reached(), ...CERTIFICATE, address: '127.0.0.1:1' };
+    await write({ default: 'good', profiles: { good: { ...reached(), ...CERTIFICATE }, bad: nowhere } });
+    const cases: [args: string, variable: string, code: number][] = [
+      ['whoami', '', 0],
+      ['whoami', 'bad', 3],
+      ['whoami --profile bad', 'good', 3],
+      ['whoami --profile good', 'bad', 0],
+      ['--profile good whoami', 'absent', 0],
+    ];
+    for (const [args, variable, code] of cases) {
+      const outcome = await keyward(args, { KEYWARD_PROFILE: variable });
+      assert.equal(outcome.code, code, `${args} ${variable}: ${outcome.stderr}`);
+    }
+  });
+
+  it('is of no use where there is no default and none is named: the development identity is', async () => {
+    await write({ profiles: { good: { ...reached(), ...CERTIFICATE } } });
+    assert.match((await keyward('whoami')).stderr, /absent: there is no such file/);
+    assert.equal((await keyward('whoami --profile good')).code, 0);
+  });
+
+  it('is looked for where KEYWARD_PROFILES says, else in the configuration’s folder, else in .keyward', async () => {
+    const good = { default: 'good', profiles: { good: { ...reached(), ...CERTIFICATE } } };
+    await write(good);
+    const configuration = join(home, '.config');
+    const moved = join(home, 'moved.json');
+    const absolute = { ...good.profiles.good };
+    for (const name of ['caFile', 'certFile', 'keyFile'] as const) {
+      absolute[name] = join(configuration, 'keyward', absolute[name]);
+    }
+    await write({ profiles: { other: absolute } }, moved);
+    const other = 'whoami --profile other';
+    assert.match((await keyward(other)).stderr, /profiles\.json has no profile other; it has good\n/);
+    assert.equal((await keyward(other, { KEYWARD_PROFILES: 'moved.json' })).code, 0);
+    assert.equal((await keyward('whoami', { HOME: '/nowhere', XDG_CONFIG_HOME: configuration })).code, 0);
+
+    const development = join(home, '.keyward', 'profiles.json');
+    await write({ profiles: { other: absolute } }, development);
+    assert.match((await keyward(other)).stderr, /has no profile other/);
+    await rm(file);
+    assert.equal((await keyward(other)).code, 0);
+    await rm(development);
+    const none = await keyward(other);
+    assert.deepEqual(
+      [none.code, none.stderr],
+      [2, `keyward: there is no profile other, since there is no ${file}\n`],
+    );
+    const absent = await keyward('whoami', { KEYWARD_PROFILES: 'absent.json' });
+    assert.deepEqual(
+      [absent.code, absent.stderr],
+      [2, `keyward: ${join(home, 'absent.json')}: there is no such file\n`],
+    );
+  });
+
+  it('gives way to flags and variables, one by one', async () => {
+    await write({
+      default: 'bad',
+      profiles: { bad: { ...reached(), ...CERTIFICATE, address: '127.0.0.1:1', serverName: 'other' } },
+    });
+    const { address } = fake.service;
+    assert.equal((await keyward('whoami', { KEYWARD_ADDRESS: address })).code, 3);
+    const server = { KEYWARD_SERVER_NAME: '127.0.0.1' };
+    assert.equal((await keyward('whoami', { ...server, KEYWARD_ADDRESS: address })).code, 0);
+    assert.equal((await keyward(`whoami --address ${address}`, server)).code, 0);
+    assert.equal((await keyward(`whoami --address ${address} --server-name other`, server)).code, 3);
+  });
+
+  it('is left alone when flags and variables say everything, unless it is named', async () => {
+    await write('no JSON');
+    const certs = join(home, '.config', 'keyward', 'certs');
+    const files = `--cert-file ${certs}/cert.pem --key-file ${certs}/key.pem --ca-file ${certs}/ca.pem`;
+    const whole = `whoami --address ${fake.service.address} ${files}`;
+    assert.equal((await keyward(whole)).code, 0);
+    assert.match((await keyward(`${whole} --profile good`)).stderr, /profiles\.json can't be read/);
+  });
+
+  it('brings its token, its certificate, or both; a given one alone', async () => {
+    await write({
+      profiles: {
+        token: { ...reached(), tokenFile: 'token' },
+        bound: { ...reached(), ...CERTIFICATE, tokenFile: 'token' },
+        certificate: { ...reached(), ...CERTIFICATE },
+      },
+    });
+    const given = join(home, 'token');
+    await writeFile(given, 'that.was.given');
+    const folder = join(home, '.config', 'keyward');
+    const certificate = `--cert-file ${folder}/certs/cert.pem --key-file ${folder}/certs/key.pem`;
+    // The fake wants a certificate, so that code 3 says that none was brought.
+    const cases: [args: string, code: number, sent: string[]][] = [
+      ['--profile bound', 0, ['Bearer of.the.profile']],
+      ['--profile certificate', 0, []],
+      ['--profile token', 3, []],
+      [`--profile token ${certificate}`, 0, []],
+      [`--profile bound ${certificate}`, 0, []],
+      [`--profile certificate --token-file ${given}`, 3, []],
+      [`--profile bound --token-file ${given} ${certificate}`, 0, ['Bearer that.was.given']],
+    ];
+    for (const [args, code, sent] of cases) {
+      tokens = [];
+      const outcome = await keyward(`whoami ${args} --timeout 2`);
+      assert.deepEqual([outcome.code, tokens], [code, sent], args);
+    }
+    await writeFile(join(folder, 'token'), 'of.another.day', { mode: 0o600 });
+    await keyward('whoami --profile bound');
+    assert.deepEqual(tokens.at(-1), 'Bearer of.another.day');
+  });
+});
+
+describe('a profiles file', () => {
+  it('that is not as it must be is refused, with what is wrong of it', async () => {
+    const cases: [content: unknown, refused: RegExp][] = [
+      ['{', /profiles\.json can't be read/],
+      [[], /lacks profiles/],
+      [{}, /lacks profiles/],
+      [{ profiles: [] }, /lacks profiles/],
+      [{ profiles: {}, defaults: 'a' }, /has defaults, which is not known/],
+      [{ profiles: {}, default: 7 }, /default in \S+ must be the name/],
+      [{ profiles: {}, default: 'a' }, /has no profile a; it has none/],
+      [{ default: 'toString', profiles: { a: {} } }, /has no profile toString; it has a\n/],
+      [{ default: 'a', profiles: { a: 'b' } }, /profile a in \S+ must be an object/],
+      [
+        { default: 'a', profiles: { a: { adress: 'x:1' } } },
+        /has adress, which is not known; known are address,/,
+      ],
+      [{ default: 'a', profiles: { a: { address: 7 } } }, /address of profile a in \S+ must be a text/],
+      [{ default: 'a', profiles: { a: { address: '' } } }, /address of profile a in \S+ must be a text/],
+      [
+        { default: 'a', profiles: { a: { address: 'x:1' } } },
+        /the profile a lacks caFile: add it, or give --ca-file/,
+      ],
+      [{ default: 'a', profiles: { a: reached() } }, /the profile a lacks certFile/],
+      [
+        { default: 'a', profiles: { a: { ...reached(), certFile: 'certs/cert.pem' } } },
+        /the profile a lacks keyFile/,
+      ],
+    ];
+    for (const [content, refused] of cases) {
+      await write(content);
+      const { code, stdout, stderr } = await keyward('whoami');
+      assert.deepEqual([code, stdout], [2, ''], JSON.stringify(content));
+      assert.match(stderr, refused);
+      assert.match(stderr, /^keyward: [^\n]+\n$/);
+    }
+    assert.deepEqual(fake.seen, {});
+  });
+
+  it('that others can change is not used, nor what it names', async () => {
+    await write({ default: 'a', profiles: { a: { ...reached(), ...CERTIFICATE, tokenFile: 'token' } } });
+    const folder = join(home, '.config', 'keyward');
+    const cases: [name: string, modes: number[], refused: RegExp, good: number][] = [
+      ['profiles.json', [0o620, 0o602], /can be changed by others: chmod go-w it/, 0o644],
+      ['certs/ca.pem', [0o664, 0o646], /can be changed by others/, 0o644],
+      ['certs/cert.pem', [0o664, 0o646], /can be changed by others/, 0o644],
+      ['certs/key.pem', [0o620, 0o602], /can be changed by others/, 0o600],
+      ['certs/key.pem', [0o640, 0o604], /can be read by others: chmod 600 it/, 0o400],
+      ['token', [0o640, 0o604], /can be read by others: chmod 600 it/, 0o400],
+    ];
+    for (const [name, modes, refused, good] of cases) {
+      for (const mode of modes) {
+        await chmod(join(folder, name), mode);
+        const { code, stderr } = await keyward('whoami');
+        assert.equal(code, 2, `${name} ${mode.toString(8)}`);
+        assert.match(stderr, refused);
+        assert.ok(stderr.includes(join(folder, name)), stderr);
+      }
+      await chmod(join(folder, name), good);
+      assert.equal((await keyward('whoami')).code, 0, name);
+    }
+    await chmod(join(folder, 'token'), 0o644);
+    const certificate = `--cert-file ${folder}/certs/cert.pem --key-file ${folder}/certs/key.pem`;
+    assert.equal(
+      (await keyward(`whoami ${certificate}`)).code,
+      0,
+      'it is not looked at where it is not used',
+    );
+  });
+
+  it('that belongs to another user is not used, nor what it names', async (t) => {
+    if (process.getuid?.() !== 0) return t.skip('only root can make a file of another user');
+    await write({ default: 'a', profiles: { a: { ...reached(), ...CERTIFICATE } } });
+    const folder = join(home, '.config', 'keyward');
+    for (const name of ['profiles.json', 'certs/ca.pem', 'certs/key.pem']) {
+      await chown(join(folder, name), 12_345, 12_345);
+      const { code, stderr } = await keyward('whoami');
+      assert.deepEqual([code, /belongs to another user/.test(stderr)], [2, true], name);
+      await chown(join(folder, name), 0, 0);
+    }
+  });
+});
+
+describe('profiles', () => {
+  it('are listed, with the one that is used, and nothing of what is in the files', async () => {
+    await write({
+      default: 'batch',
+      profiles: {
+        work: { ...reached(), tokenFile: 'token' },
+        batch: { ...reached(), ...CERTIFICATE, serverName: 'keyward' },
+        'half\u001b': {},
+      },
+    });
+    const folder = join(home, '.config', 'keyward');
+    const { code, stdout, stderr } = await keyward('profiles');
+    assert.deepEqual([code, stderr], [0, '']);
+    const [head, empty, columns, work, batch, half, ...rest] = stdout.split('\n');
+    assert.deepEqual([head, empty, rest], [`Profiles of ${file}`, '', ['']]);
+    assert.match(columns ?? '', /^NAME +USED +ADDRESS +CA +CERTIFICATE +TOKEN$/);
+    assert.match(
+      work ?? '',
+      new RegExp(`^work +127\\.0\\.0\\.1:\\d+ +${folder}/certs/ca.pem +${folder}/token$`),
+    );
+    assert.match(batch ?? '', new RegExp(`^batch +yes +127\\S+ +\\S+ca.pem +${folder}/certs/cert.pem$`));
+    assert.equal(half, 'half?');
+    const token = (await readFile(join(folder, 'token'), 'utf8')).trim();
+    assert.ok(!stdout.includes(token));
+    assert.match((await keyward('profiles --profile work')).stdout, /\nwork +yes +127/);
+    assert.match((await keyward('profiles', { KEYWARD_PROFILE: 'work' })).stdout, /\nwork +yes +127/);
+    assert.match(
+      (await keyward('profiles --profile other')).stderr,
+      /has no profile other; it has work, batch/,
+    );
+
+    const json = JSON.parse((await keyward('profiles --output json')).stdout);
+    assert.deepEqual([json.file, json.overriddenBy], [file, []]);
+    assert.deepEqual(json.profiles[1], {
+      name: 'batch',
+      used: true,
+      address: fake.service.address,
+      caFile: join(folder, 'certs/ca.pem'),
+      certFile: join(folder, 'certs/cert.pem'),
+      keyFile: join(folder, 'certs/key.pem'),
+      serverName: 'keyward',
+    });
+    assert.deepEqual(fake.seen, {});
+  });
+
+  it('say what is used instead of them', async () => {
+    await write({ default: 'work', profiles: { work: { ...reached(), tokenFile: 'token' } } });
+    const { stdout } = await keyward('profiles --ca-file ca.pem', { KEYWARD_ADDRESS: 'other:1' });
+    assert.match(stdout, /\nUsed instead of what a profile says: KEYWARD_ADDRESS, --ca-file\n\nNAME/);
+    assert.match(stdout, /\nwork +yes /);
+    const whole = await keyward('profiles --ca-file ca.pem --token-file token --address other:1');
+    assert.match(whole.stdout, /\nwork +127/);
+  });
+
+  it('that are not there are missed', async () => {
+    const { code, stderr } = await keyward('profiles');
+    assert.deepEqual([code, stderr], [2, `keyward: there are no profiles: there is no ${file}\n`]);
+  });
+});
