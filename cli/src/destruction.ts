@@ -7,7 +7,7 @@
 import type { Command } from 'commander';
 import type { DestructionImpact, KeyVersionUsage, KeywardClient, ShredImpact } from 'keyward-client';
 import { addChange, type Change } from './changes.ts';
-import { printable } from './failures.ts';
+import { printable, quoted } from './failures.ts';
 import { writeStandardOutput } from './files.ts';
 import { changeOf, days, given, type TenantOptions, withRequestId } from './options.ts';
 import { printJson, printOne, whenOf } from './print.ts';
@@ -135,9 +135,4 @@ function used(operations: number, last: Date | undefined): string {
 
 function counted({ completeTime }: KeyVersionUsage): [string, string][] {
   return completeTime === undefined ? [] : [['counted up to', completeTime.toISOString()]];
-}
-
-/** A word as a shell reads it back. */
-function quoted(word: string): string {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }

@@ -7,6 +7,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { addAccess } from './access.ts';
 import { addMaintenance, addTenants } from './administration.ts';
 import { addProfiles, addWhoami } from './callers.ts';
 import { addStoredDataKeys } from './data-keys.ts';
@@ -66,6 +67,7 @@ function build(): Command {
   addMaintenance(program);
   addHsm(program);
   addToken(program);
+  addAccess(program);
   addWhoami(program);
   addProfiles(program);
   return program;

@@ -44,6 +44,26 @@ export function tokenKeyName(given: string, tenant: string | undefined): string 
   return tenantsName(given, whose, { what: 'token key', collection: 'tokenKeys', example: '…' });
 }
 
+/** `tenants/acme/roleBindings/…` of the same, or of its last part and the tenant. */
+export function roleBindingName(given: string, tenant: string | undefined): string {
+  return tenantsName(given, tenant, { what: 'role binding', collection: 'roleBindings', example: '…' });
+}
+
+/** `tenants/acme/roles/opener` of the same, or of `opener` and the tenant. */
+export function ownRoleName(given: string, tenant: string | undefined): string {
+  if (given.startsWith('roles/')) {
+    throw new UsageError(
+      `${given} is predefined: "keyward access roles acme" shows it among the tenant's own`,
+    );
+  }
+  return tenantsName(given, tenant, { what: 'role', collection: 'roles', example: 'opener' });
+}
+
+/** `roles/decrypter` of the same or of `decrypter`, `tenants/acme/roles/opener` of the same. */
+export function roleName(given: string): string {
+  return given.includes('/') ? given : `roles/${given}`;
+}
+
 /** `tenants/acme/keys/orders/versions/3` of the same, or of `orders/versions/3` and the tenant. */
 export function keyVersionName(given: string, tenant: string | undefined): string {
   return keysName(given, tenant, { what: 'version', collection: 'versions', example: '3' });
@@ -54,7 +74,7 @@ export function dataKeyName(given: string, tenant: string | undefined): string {
   return keysName(given, tenant, { what: 'stored data key', collection: 'dataKeys', example: 'db' });
 }
 
-/** What a job is for: a key, a tenant, or all tenants, which is `-`. With a tenant, an id is a key's. */
+/** What a job or a question is about: a key, a tenant, or all tenants, which is `-`. With a tenant, an id is a key's. */
 export function scopeName(given: string, tenant: string | undefined): string {
   const key = tenant !== undefined || given.includes('/keys/');
   return key ? keyName(given, tenant) : tenantName(given);

@@ -1,0 +1,183 @@
+/**
+ * `keyward access …`: role bindings, which say who may do what.
+ *
+ * Owns their words and arguments; each is one call of the client. Roles are in `roles.ts`, questions in `questions.ts`.
+ */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { NewContextCondition, NewRoleBinding } from 'keyward-client';
+import { readDuration, readTime } from './durations.ts';
+import { UsageError } from './failures.ts';
+import { oneTenant, roleBindingName, roleName, tenantName } from './names.ts';
+import {
+  type ChangeOptions,
+  changeOf,
+  given,
+  type ListOptions,
+  type Pairs,
+  pairsOption,
+  type TenantOptions,
+  withFilter,
+  withRequestId,
+  withTenant,
+} from './options.ts';
+import { printAll, printJson, printOne, ROLE_BINDING } from './print.ts';
+import { addQuestions } from './questions.ts';
+import { addRoles } from './roles.ts';
+import { withClient } from './session.ts';
+
+/** Adds `access`. */
+export function addAccess(program: Command): void {
+  const access = program.command('access').description('who may do what: role bindings and roles');
+  addBind(access);
+  addBindings(access);
+  withTenant(access.command('get <binding>'), 'binding')
+    .description('show one role binding: tenants/acme/roleBindings/…, or its id with --tenant acme')
+    .action((binding: string, _options, command: Command) =>
+      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+        const name = roleBindingName(binding, tenant);
+        await printOne(output, ROLE_BINDING, await keyward.getRoleBinding({ name }));
+      }),
+    );
+  withRequestId(withTenant(access.command('unbind <binding>'), 'binding'))
+    .description('take a role away, within 2 seconds on every replica')
+    .action((binding: string, _options, command: Command) =>
+      withClient<TenantOptions & ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        await keyward.deleteRoleBinding({ name: roleBindingName(binding, tenant), ...changeOf(options) });
+        if (output === 'json') await printJson({});
+      }),
+    );
+  addRoles(access);
+  addQuestions(access);
+}
+
+interface BindOptions extends ChangeOptions {
+  readonly principal?: string;
+  readonly group?: string;
+  readonly role: string;
+  readonly keys?: string;
+  readonly allTenants?: boolean;
+  readonly expires?: Date;
+  readonly context: Pairs;
+  readonly contextOneOf: Pairs;
+  readonly contextClaim: Pairs;
+  readonly overrideSeparationOfDuties?: boolean;
+  readonly description?: string;
+  readonly id?: string;
+}
+
+function addBind(access: Command): void {
+  withConditions(withRequestId(access.command('bind <tenant>')))
+    .description('give a role to a caller or a group: acme or tenants/acme')
+    .addOption(new Option('--principal <name>', 'to a caller, as whoami shows it').conflicts('group'))
+    .option('--group <issuer/group>', 'to everybody whose token has the group')
+    .requiredOption(
+      '--role <role>',
+      "which: a predefined one's id, or tenants/acme/roles/… for one of the tenant's own",
+    )
+    .option(
+      '--keys <pattern>',
+      "for some keys: an id, or its beginning and *; everything of the tenant's unless given",
+    )
+    .option('--all-tenants', 'in every tenant, those to come included; only in "system"')
+    .option(
+      '--expires <when>',
+      'until when: RFC 3339, or how long from now, by the clock here; for ever unless given',
+      moment,
+    )
+    .option(
+      '--override-separation-of-duties',
+      'although the caller could then both administer and use the same key',
+    )
+    .option('--description <text>', 'what it is for; not secret')
+    .option('--id <id>', 'the last part of its name; one is generated unless given')
+    .addHelpText('after', BIND_HELP)
+    .action((tenant: string, _options, command: Command) =>
+      withClient<BindOptions>(command, async (keyward, { output, id, ...options }) => {
+        const created = await keyward.createRoleBinding({
+          parent: tenantName(tenant),
+          roleBinding: newBinding(options),
+          ...given({ roleBindingId: id }),
+          ...changeOf(options),
+        });
+        await printOne(output, ROLE_BINDING, created);
+      }),
+    );
+}
+
+const BIND_HELP = `
+With --context, --context-one-of and --context-claim it allows only calls whose encryption context has these entries; all
+of them must hold. Names of claims within one another are joined by points; a list in JSON has names with points:
+conversation='["https://example.com/chat","id"]'. To repeat the command under --request-id, give --expires as a time.
+
+  keyward access bind acme --principal spiffe://example.org/orders --role encrypter --keys 'orders-*'
+  keyward access bind acme --group corp/support --role decrypter --expires 8h --context-claim conversation=chat.id`;
+
+function withConditions(command: Command): Command {
+  return command
+    .addOption(pairsOption('--context', 'an entry that the encryption context must have; repeat it for more'))
+    .addOption(pairsOption('--context-one-of', 'an entry and its values, with commas; repeat it for more'))
+    .addOption(
+      pairsOption(
+        '--context-claim',
+        "an entry and the claim of the caller's token that it must equal; repeat it for more",
+      ),
+    );
+}
+
+function newBinding({ principal, group, ...options }: Omit<BindOptions, 'output' | 'id'>): NewRoleBinding {
+  const { role, keys, allTenants, expires, overrideSeparationOfDuties, description } = options;
+  const rest = {
+    role: roleName(role),
+    conditions: conditionsOf(options),
+    ...given({ keyPattern: keys, allTenants, expireTime: expires, overrideSeparationOfDuties, description }),
+  };
+  if (principal !== undefined) return { principal, ...rest };
+  if (group !== undefined) return { group, ...rest };
+  throw new UsageError('to whom? Give --principal or --group');
+}
+
+function conditionsOf({
+  context,
+  contextOneOf,
+  contextClaim,
+}: Pick<BindOptions, 'context' | 'contextOneOf' | 'contextClaim'>): NewContextCondition[] {
+  return [
+    ...[...context].map(([contextKey, equals]) => ({ contextKey, equals })),
+    ...[...contextOneOf].map(([contextKey, values]) => ({ contextKey, oneOf: values.split(',') })),
+    ...[...contextClaim].map(([contextKey, claim]) => ({ contextKey, claim: claimPath(claim) })),
+  ];
+}
+
+/** `chat.id`, or `["https://example.com/chat","id"]`. */
+function claimPath(text: string): string[] {
+  if (!text.startsWith('[')) return text.split('.');
+  let path: unknown;
+  try {
+    path = JSON.parse(text);
+  } catch {}
+  if (Array.isArray(path) && path.every((name) => typeof name === 'string')) return path;
+  throw new UsageError(`${text} is not a claim: write chat.id, or a list of names in JSON`);
+}
+
+/** A time, or a duration from now. */
+function moment(text: string): Date {
+  const seconds = readDuration(text);
+  const found = seconds === undefined ? readTime(text) : new Date(Date.now() + seconds * 1000);
+  if (found === undefined || Number.isNaN(found.getTime()))
+    throw new InvalidArgumentError('Write 8h or 90d, or RFC 3339, as in 2027-01-31T12:00:00Z.');
+  return found;
+}
+
+function addBindings(access: Command): void {
+  withFilter(access.command('bindings [tenant]'), 'principal, group and role', 'role = "roles/decrypter"')
+    .description("list all of a tenant's role bindings")
+    .option('--tenant <tenant>', 'whose bindings, as well as by the argument')
+    .addHelpText('after', '\nThose that hold in all tenants are listed in "system" alone.')
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient<TenantOptions & ListOptions>(command, async (keyward, { output, tenant, filter = '' }) => {
+        const question = 'whose bindings? Name the tenant: keyward access bindings acme';
+        const parent = oneTenant(whose, tenant, question);
+        await printAll(output, ROLE_BINDING, keyward.roleBindings(parent, { filter }));
+      }),
+    );
+}

@@ -1,0 +1,133 @@
+/**
+ * `keyward access test` and `access explain`: what the caller may do, and what somebody may do and why.
+ *
+ * Owns how an answer is put in sentences. Changes nothing.
+ */
+import type { Command } from 'commander';
+import type { AccessObstacle, ConsideredBinding, ExplainAccessResponse } from 'keyward-client';
+import { printable } from './failures.ts';
+import { writeStandardOutput } from './files.ts';
+import { scopeName } from './names.ts';
+import {
+  contextOption,
+  type Pairs,
+  pairsOption,
+  type TenantOptions,
+  withTenant,
+  wordsOption,
+} from './options.ts';
+import { PERMISSION, printJson, printTable } from './print.ts';
+import { withClient } from './session.ts';
+
+/** Adds `test` and `explain`. */
+export function addQuestions(access: Command): void {
+  addTest(access);
+  addExplain(access);
+}
+
+interface TestOptions extends TenantOptions {
+  readonly context: Pairs;
+}
+
+function addTest(access: Command): void {
+  withTenant(access.command('test <resource> <permissions...>'), 'key', 'resource')
+    .description('show which permissions you have on a tenant or a key; anybody may ask')
+    .addOption(contextOption())
+    .addHelpText(
+      'after',
+      '\nThe exit code is 1 when one of them is missing.' +
+        '\n\n  keyward access test tenants/acme/keys/orders data.encrypt data.decrypt --context order=17',
+    )
+    .action((given: string, permissions: string[], _options, command: Command) =>
+      withClient<TestOptions>(command, async (keyward, { output, tenant, context }) => {
+        const resource = scopeName(given, tenant);
+        const answer = await keyward.testPermissions({ resource, permissions, encryptionContext: context });
+        const rows = permissions.map((permission) => ({
+          permission,
+          allowed: answer.permissions.includes(permission),
+        }));
+        await (output === 'json' ? printJson(answer) : printTable(PERMISSION, rows));
+        const missing = rows.filter(({ allowed }) => !allowed).map(({ permission }) => permission);
+        if (missing.length > 0) throw new Error(`you do not have ${missing.join(', ')} on ${resource}`);
+      }),
+    );
+}
+
+interface ExplainOptions extends TestOptions {
+  readonly principal: string;
+  readonly group: readonly string[];
+  readonly claim: Pairs;
+}
+
+function addExplain(access: Command): void {
+  withTenant(access.command('explain <resource> <permission>'), 'key', 'resource')
+    .description('show whether somebody may do something with a tenant or a key, and what his bindings lack')
+    .requiredOption('--principal <name>', 'who, as whoami shows it')
+    .addOption(wordsOption('--group <issuer/group>', 'a group of his token; repeat it for more'))
+    .addOption(
+      pairsOption('--claim', 'a claim of his token, as far as bindings ask for it; repeat it for more'),
+    )
+    .addOption(contextOption())
+    .addHelpText(
+      'after',
+      '\nDecides by what it is told of him, and looks at no token of his. The exit code is 0 whatever the answer is.' +
+        '\n\n  keyward access explain tenants/acme/keys/orders data.decrypt --principal jwt:corp/alice --group corp/support',
+    )
+    .action((given: string, permission: string, _options, command: Command) =>
+      withClient<ExplainOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const { principal, group, claim, context } = options;
+        const question = { resource: scopeName(given, tenant), permission, principal };
+        const answer = await keyward.explainAccess({
+          ...question,
+          groups: group,
+          claims: claim,
+          encryptionContext: context,
+        });
+        if (output === 'json') return printJson(answer);
+        const hasContext = context.size > 0;
+        const lines = explanation(answer, { ...question, hasContext }).map(printable);
+        await writeStandardOutput(`${lines.join('\n')}\n`);
+      }),
+    );
+}
+
+interface Question {
+  readonly resource: string;
+  readonly permission: string;
+  readonly principal: string;
+  readonly hasContext: boolean;
+}
+
+/** The answer in a line, an empty one, and a line for each binding. */
+function explanation(answer: ExplainAccessResponse, question: Question): string[] {
+  const { principal, permission, resource } = question;
+  const { allowed, roleBinding, considered } = answer;
+  const by = allowed && roleBinding !== '' ? `, by ${roleBinding}` : '';
+  const verdict = `${principal} ${allowed ? 'has' : 'does not have'} ${permission} on ${resource}${by}.`;
+  if (considered.length === 0) return [verdict, '', 'No role binding is for that caller or those groups.'];
+  return [verdict, '', ...considered.map((binding) => sentence(binding, question))];
+}
+
+function sentence({ roleBinding, role, obstacles }: ConsideredBinding, question: Question): string {
+  const lacks = obstacles.map((obstacle) => obstacleIn(obstacle, question)).join(', and ');
+  return `${roleBinding} (${role}): ${lacks || 'allows it'}.`;
+}
+
+function obstacleIn(obstacle: AccessObstacle, { permission, resource, hasContext }: Question): string {
+  switch (obstacle) {
+    case 'PERMISSION':
+      return `the role does not have ${permission}`;
+    case 'KEY':
+      return resource.includes('/keys/')
+        ? 'it is for other keys'
+        : 'it is for some keys only, not for the tenant as a whole';
+    case 'EXPIRED':
+      return 'it has ended';
+    case 'CONTEXT':
+      return hasContext
+        ? 'its conditions are not met by that encryption context'
+        : 'it wants an encryption context, and there is none';
+    case 'UNSPECIFIED':
+      return 'something keeps it from that which this command is too old to know';
+  }
+}
