@@ -11,6 +11,7 @@ import { oneTenant, roleBindingName, roleName, tenantName } from './names.ts';
 import {
   type ChangeOptions,
   changeOf,
+  claimPath,
   given,
   type ListOptions,
   type Pairs,
@@ -146,17 +147,6 @@ function conditionsOf({
     ...[...contextOneOf].map(([contextKey, values]) => ({ contextKey, oneOf: values.split(',') })),
     ...[...contextClaim].map(([contextKey, claim]) => ({ contextKey, claim: claimPath(claim) })),
   ];
-}
-
-/** `chat.id`, or `["https://example.com/chat","id"]`. */
-function claimPath(text: string): string[] {
-  if (!text.startsWith('[')) return text.split('.');
-  let path: unknown;
-  try {
-    path = JSON.parse(text);
-  } catch {}
-  if (Array.isArray(path) && path.every((name) => typeof name === 'string')) return path;
-  throw new UsageError(`${text} is not a claim: write chat.id, or a list of names in JSON`);
 }
 
 /** A time, or a duration from now. */

@@ -61,11 +61,19 @@ function describe(error: unknown): string {
 function missingPermission({ reason, metadata }: KeywardClientError): string | undefined {
   const [permission, resource] = [metadata.get('permission'), metadata.get('resource')];
   if (reason !== 'PERMISSION_MISSING' || permission === undefined || resource === undefined) return undefined;
-  const question = ['keyward', 'access', 'explain', resource, permission].map(quoted).join(' ');
+  const about = askedAbout(permission, resource);
+  const question = ['keyward', 'access', 'explain', about, permission].map(quoted).join(' ');
   return (
     `no role binding gives you ${permission} on ${resource}; who administers access sees why with ` +
     `"${question} --principal NAME", where NAME is what "keyward whoami" shows you`
   );
+}
+
+/** The tenant or key whose bindings decide: `resource` may be of a key, or of the service, whose are those of `system`. */
+function askedAbout(permission: string, resource: string): string {
+  const [scope] = /^tenants\/[^/]+(\/keys\/[^/]+)?/.exec(resource) ?? [];
+  const isOfService = scope === undefined || scope === 'tenants/-' || permission === 'tenants.create';
+  return isOfService ? 'tenants/system' : scope;
 }
 
 /** Nobody answered as Keyward does: no reason came, and the status is one that the transport itself makes. */

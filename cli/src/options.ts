@@ -3,6 +3,7 @@
  */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { readDuration, readTime } from './durations.ts';
+import { UsageError } from './failures.ts';
 
 /** `key=value` pairs, each key once. */
 export type Pairs = ReadonlyMap<string, string>;
@@ -46,6 +47,17 @@ export function wordsOption(flags: string, description: string): Option {
 /** The encryption context. */
 export function contextOption(): Option {
   return pairsOption('--context', 'a pair of the encryption context; repeat it for more');
+}
+
+/** A claim's name, or names one within the other: `chat.id`, or `["https://example.com/chat","id"]`. */
+export function claimPath(text: string): string[] {
+  if (!text.startsWith('[')) return text.split('.');
+  let path: unknown;
+  try {
+    path = JSON.parse(text);
+  } catch {}
+  if (Array.isArray(path) && path.every((name) => typeof name === 'string')) return path;
+  throw new UsageError(`${text} is not a claim: write chat.id, or a list of names in JSON`);
 }
 
 /** Adds `--tenant`, for an argument such as `<key>` that may be an id alone. */

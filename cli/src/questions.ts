@@ -9,6 +9,7 @@ import { printable } from './failures.ts';
 import { writeStandardOutput } from './files.ts';
 import { scopeName } from './names.ts';
 import {
+  claimPath,
   contextOption,
   type Pairs,
   pairsOption,
@@ -70,7 +71,8 @@ function addExplain(access: Command): void {
     .addOption(contextOption())
     .addHelpText(
       'after',
-      '\nDecides by what it is told of him, and looks at no token of his. The exit code is 0 whatever the answer is.' +
+      '\nDecides by what it is told of him, and looks at no token of his. Claims are named as in "access bind". The exit code' +
+        '\nis 0 whatever the answer is.' +
         '\n\n  keyward access explain tenants/acme/keys/orders data.decrypt --principal jwt:corp/alice --group corp/support',
     )
     .action((given: string, permission: string, _options, command: Command) =>
@@ -80,7 +82,7 @@ function addExplain(access: Command): void {
         const answer = await keyward.explainAccess({
           ...question,
           groups: group,
-          claims: claim,
+          claims: [...claim].map(([path, value]) => ({ claim: claimPath(path), value })),
           encryptionContext: context,
         });
         if (output === 'json') return printJson(answer);
@@ -102,8 +104,9 @@ interface Question {
 function explanation(answer: ExplainAccessResponse, question: Question): string[] {
   const { principal, permission, resource } = question;
   const { allowed, roleBinding, considered } = answer;
-  const by = allowed && roleBinding !== '' ? `, by ${roleBinding}` : '';
-  const verdict = `${principal} ${allowed ? 'has' : 'does not have'} ${permission} on ${resource}${by}.`;
+  const verdict = allowed
+    ? `${principal} has ${permission} on ${resource}, by ${roleBinding}.`
+    : `${principal} does not have ${permission} on ${resource}.`;
   if (considered.length === 0) return [verdict, '', 'No role binding is for that caller or those groups.'];
   return [verdict, '', ...considered.map((binding) => sentence(binding, question))];
 }

@@ -92,7 +92,10 @@ export function explainRequest(r: m.ExplainAccessRequest) {
     permission: text('permission', r.permission),
     principal: text('principal', r.principal),
     groups: texts('groups', r.groups ?? []),
-    claims: strings('claims', r.claims),
+    claims: items('claims', r.claims ?? [], ({ claim, value }: m.ClaimValue) => ({
+      claim: { path: texts('claim', claim) },
+      value: text('value', value),
+    })),
     encryptionContext: strings('encryptionContext', r.encryptionContext),
   };
 }

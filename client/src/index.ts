@@ -424,7 +424,7 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.createRole, request, options);
   }
 
-  /** Returns one role of the tenant's own. */
+  /** Returns one role of the tenant's own; the predefined ones are in {@link listRoles}. */
   getRole(request: m.GetRoleRequest, options?: CallOptions): Promise<m.Role> {
     return this.#transport.call(this.#methods.getRole, request, options);
   }

@@ -483,6 +483,21 @@ describe('what the service says', () => {
       forbidden.stderr,
       /^keyward: PERMISSION_MISSING: no role binding gives you data\.decrypt on tenants\/acme\/keys\/orders; [^\n]* "keyward access explain tenants\/acme\/keys\/orders data\.decrypt --principal NAME", [^\n]*\n$/,
     );
+    const abouts: [permission: string, resource: string, about: string][] = [
+      ['keyVersions.get', `${KEY}/versions/3`, KEY],
+      ['roleBindings.get', 'tenants/acme/roleBindings/b', 'tenants/acme'],
+      ['tenants.list', 'tenants', 'tenants/system'],
+      ['maintenance.pause', 'maintenance', 'tenants/system'],
+      ['rewrapJobs.create', 'tenants/-', 'tenants/system'],
+      ['tenants.create', 'tenants/new', 'tenants/system'],
+    ];
+    for (const [permission, resource, about] of abouts) {
+      const facts = { reason: 'PERMISSION_MISSING', metadata: { permission, resource } };
+      refuse('Decrypt', { code: status.PERMISSION_DENIED, ...facts });
+      const { stderr } = await keyward('decrypt --tenant acme', { input: CIPHERTEXT });
+      assert.ok(stderr.includes(`gives you ${permission} on ${resource};`), stderr);
+      assert.ok(stderr.includes(`"keyward access explain ${about} ${permission} --principal`), stderr);
+    }
     refuse('Decrypt', { code: status.PERMISSION_DENIED, reason: 'PERMISSION_MISSING', message: 'No.' });
     const bare = await keyward('decrypt --tenant acme', { input: CIPHERTEXT });
     assert.equal(bare.stderr, 'keyward: PERMISSION_MISSING: No.\n');

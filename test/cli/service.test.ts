@@ -3,6 +3,7 @@ import { createDecipheriv } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { TESTER } from '../grants.ts';
 import { type Environment, eventually, newEnvironment, type Service, startService } from '../kit.ts';
 import { type Outcome, run } from './run.ts';
 
@@ -34,7 +35,7 @@ describe('the keyward command against the service', () => {
     });
     folder = join(environment.directory, 'cli');
     mkdirSync(join(folder, '.keyward'), { recursive: true });
-    const { certPem, keyPem } = environment.ca.issue({ subject: 'cli', usage: 'client' });
+    const { certPem, keyPem } = environment.ca.issue({ subject: 'cli', usage: 'client', uris: [TESTER] });
     const files = { caFile: environment.ca.certPem, certFile: certPem, keyFile: keyPem };
     for (const [name, pem] of Object.entries(files)) writeFileSync(join(folder, '.keyward', name), pem);
     const identity = { address: `127.0.0.1:${service.port}`, caFile: 'caFile', certFile: 'certFile' };
@@ -44,6 +45,18 @@ describe('the keyward command against the service', () => {
       { mode: 0o600 },
     );
   });
+
+  /** Gives a caller of that name a certificate, and a profile. */
+  function addProfile(name: string, caller: string): void {
+    const { certPem, keyPem } = environment.ca.issue({ subject: name, usage: 'client', uris: [caller] });
+    const write = (file: string, content: string) =>
+      writeFileSync(join(folder, '.keyward', file), content, { mode: 0o600 });
+    write(`${name}.pem`, certPem);
+    write(`${name}.key`, keyPem);
+    const files = { caFile: 'caFile', certFile: `${name}.pem`, keyFile: `${name}.key` };
+    const profile = { address: `127.0.0.1:${service.port}`, ...files };
+    write('profiles.json', JSON.stringify({ profiles: { [name]: profile } }));
+  }
 
   after(async () => {
     await service?.[Symbol.asyncDispose]();
@@ -286,6 +299,95 @@ describe('the keyward command against the service', () => {
     assert.match((await done(`${confirmed} --window 7d`)).stdout, /SHRED_SCHEDULED/);
     assert.match((await keyward(`encrypt tenants/leaving/keys/k`, 'p')).stderr, /TENANT_DISABLED/);
     assert.match((await done('tenants restore leaving')).stdout, /leaving +DISABLED/);
+  });
+
+  it('lets a caller who is named in a profile do what a role binding allows, says what it lacks, and takes it away', async () => {
+    const caller = 'spiffe://keyward.test/orders';
+    addProfile('orders', caller);
+    assert.match((await done('profiles')).stdout, /\norders +127\.0\.0\.1:/);
+    assert.match(
+      (await done('whoami --profile orders')).stdout,
+      /\nspiffe:\/\/keyward\.test\/orders +any +no\n$/,
+    );
+    const key = 'tenants/bound/keys/orders-1';
+    await done('tenants create bound');
+    await done(`keys create ${key}`);
+    const encrypt = `--profile orders encrypt ${key}`;
+    assert.match((await keyward(encrypt, 'p')).stderr, /^keyward: RESOURCE_NOT_FOUND/);
+
+    const bind = `access bind bound --principal ${caller} --id orders --role encrypter --keys orders-* --expires 1h`;
+    const made = await done(`${bind} --context use=orders --context-one-of region=eu,us --description test`);
+    assert.match(
+      made.stdout,
+      /\ntenants\/bound\/roleBindings\/orders +spiffe\S+ +roles\/encrypter +orders-\* +this +use=orders region=one of eu,us +20\S+ +separated +20\S+ +spiffe:\/\/keyward\.test\/tester +test\n$/,
+    );
+    const context = '--context use=orders --context region=eu';
+    await eventually(() => done(`${encrypt} ${context}`, 'p'));
+    await done(`--profile orders access test ${key} data.encrypt random.generate ${context}`);
+    const test = await keyward(`--profile orders access test ${key} data.encrypt data.decrypt ${context}`);
+    assert.deepEqual([test.code, test.stderr], [1, `keyward: you do not have data.decrypt on ${key}\n`]);
+
+    const { code, stderr } = await keyward(encrypt, 'p');
+    assert.equal(code, 1);
+    const [, question = ''] =
+      /^keyward: PERMISSION_MISSING: .* "keyward (access explain .*) NAME"/.exec(stderr) ?? [];
+    assert.equal(
+      (await done(`${question} ${caller}`)).stdout,
+      `${caller} does not have data.encrypt on ${key}.\n\n` +
+        'tenants/bound/roleBindings/orders (roles/encrypter): it wants an encryption context, and there is none.\n',
+    );
+    assert.match((await keyward(`--profile orders ${question} ${caller}`)).stderr, /access\.explain/);
+    assert.match(
+      (await done(`${question} ${caller} ${context}`)).stdout,
+      /^\S+ has data\.encrypt on .*, by \S+\.\n/,
+    );
+
+    await done('access unbind orders --tenant bound');
+    await eventually(async () => {
+      assert.match((await keyward(`${encrypt} ${context}`, 'p')).stderr, /RESOURCE_NOT_FOUND/);
+    });
+  });
+
+  it('makes roles and gives them to groups, and says why one is not given or not deleted', async () => {
+    await done('tenants create roles');
+    const role = 'tenants/roles/roles/opener';
+    await done(`access role create ${role} data.decrypt keys.get --description opens`);
+    const { stdout: roles } = await done('access roles roles');
+    assert.match(roles, /\nroles\/encrypter +predefined .* data\.encrypt, /);
+    assert.match(roles, /\ntenants\/roles\/roles\/opener +20.* opens +data\.decrypt, keys\.get\n$/);
+    const chat = '["https://example.com/chat","id"]';
+    await done(`access bind roles --group corp/support --id a --role ${role} --context-claim chat=${chat}`);
+    await done('access bind roles --group corp/admins --id b --role keyAdmin --expires 2099-01-01T00:00:00Z');
+    const both = await keyward(`access bind roles --group corp/admins --role ${role}`);
+    assert.deepEqual([both.code, both.stdout], [1, '']);
+    assert.match(both.stderr, /^keyward: SEPARATION_OF_DUTIES: /);
+    await done(`access bind roles --group corp/admins --id c --role ${role} --override-separation-of-duties`);
+    const { stdout: listed } = await done('access bindings roles --filter group=corp/admins');
+    assert.match(
+      listed,
+      /^NAME[^\n]+\n\S+\/b .* 2099\S+ +separated [^\n]+\n\S+\/c .* NOT SEPARATED [^\n]+\n$/,
+    );
+    assert.match(
+      (await done('access get a --tenant roles')).stdout,
+      / group corp\/support .* chat=claim \["https/,
+    );
+
+    const explain =
+      'access explain k data.decrypt --tenant roles --principal jwt:corp/alice --group corp/support';
+    await done('keys create tenants/roles/keys/k');
+    const other = await done(`${explain} --claim ${chat}=8 --context chat=7`);
+    assert.match(
+      other.stdout,
+      /\n\S+\/a \(\S+\): its conditions are not met by that encryption context\.\n$/,
+    );
+    const own = await done(`${explain} --claim ${chat}=7 --context chat=7`);
+    assert.match(own.stdout, /, by tenants\/roles\/roleBindings\/a\.\n/);
+
+    assert.match((await keyward(`access role delete ${role}`)).stderr, /^keyward: ROLE_IN_USE: /);
+    for (const id of ['a', 'c']) await done(`access unbind ${id} --tenant roles`);
+    assert.match((await done(`access role get ${role}`)).stdout, /opener/);
+    await done(`access role delete ${role}`);
+    assert.match((await keyward(`access role get ${role}`)).stderr, /^keyward: RESOURCE_NOT_FOUND/);
   });
 
   it('says what the service refuses', async () => {

@@ -111,7 +111,7 @@ describe('role bindings', () => {
   it('are a group’s, for everything and for ever, where nothing else is said', async () => {
     await using service = await answering({ CreateRoleBinding: wireRoleBinding(BINDING) });
     using keyward = service.connect();
-    const roleBinding = { group: 'corp/admins', role: 'roles/key-admin' };
+    const roleBinding = { group: 'corp/admins', role: 'roles/keyAdmin' };
     await keyward.createRoleBinding({ parent: PARENT, roleBinding });
     const { roleBinding: sent, requestId, ...rest } = service.seen['CreateRoleBinding'] ?? {};
     assert.deepEqual(rest, { parent: PARENT, roleBindingId: '' });
@@ -239,7 +239,7 @@ describe('questions about access', () => {
     const answer = await keyward.explainAccess({
       ...question,
       groups,
-      claims: { chat: '7' },
+      claims: [{ claim: ['https://example.com/chat', 'id'], value: '7' }],
       encryptionContext,
     });
     assert.deepEqual(answer, {
@@ -256,7 +256,8 @@ describe('questions about access', () => {
     const { encryptionContext: tested, ...testRest } = service.seen['TestPermissions'] ?? {};
     const { encryptionContext: explained, ...explainRest } = service.seen['ExplainAccess'] ?? {};
     assert.deepEqual(testRest, test);
-    assert.deepEqual(explainRest, { ...question, groups, claims: { chat: '7' } });
+    const claims = [{ claim: { path: ['https://example.com/chat', 'id'] }, value: '7' }];
+    assert.deepEqual(explainRest, { ...question, groups, claims });
     for (const sent of [tested, explained]) {
       assert.deepEqual(new Map(Object.entries(sent as object)), encryptionContext);
     }
@@ -264,9 +265,14 @@ describe('questions about access', () => {
     assert.deepEqual(service.seen['ExplainAccess'], {
       ...question,
       groups: [],
-      claims: {},
+      claims: [],
       encryptionContext: {},
     });
+    const wrong = { ...question, claims: [{ claim: 'chat', value: '7' }] };
+    await assert.rejects(
+      keyward.explainAccess(wrong as unknown as Parameters<KeywardClient['explainAccess']>[0]),
+      { name: 'TypeError', message: 'claims[0].claim must be an array of strings' },
+    );
   });
 
   it('say who the caller is, with a token and without', async () => {

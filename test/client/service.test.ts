@@ -77,6 +77,11 @@ describe('a change whose answer is lost with the connection', () => {
       keyward.rotateKey({ name: key.name, etag: key.etag }),
     );
     assert.equal(rotated.primary.name, `${key.name}/versions/2`);
+    const roleBinding = { principal: 'spiffe://keyward.test/lost', role: 'roles/encrypter' };
+    const bound = await unheard('keyward.v1.AccessService/CreateRoleBinding', () =>
+      keyward.createRoleBinding({ parent: PARENT, roleBinding }),
+    );
+    assert.deepEqual(await Array.fromAsync(keyward.roleBindings(PARENT)), [bound]);
     const versions = await Array.fromAsync(keyward.keyVersions(key.name));
     assert.equal(versions.length, 2);
   });

@@ -2,7 +2,7 @@
  * Requests and responses about who may do what: role bindings, roles, and questions about access.
  */
 
-import type { Change, EncryptionContext, FilteredPage, Strings } from './shared.ts';
+import type { Change, EncryptionContext, FilteredPage } from './shared.ts';
 
 /** A role, given. */
 export interface RoleBinding {
@@ -169,7 +169,7 @@ export interface TestPermissionsResponse {
   readonly permissions: readonly string[];
 }
 
-/** Asks whether somebody would be allowed to do something, and why. */
+/** Asks whether somebody would be allowed to do something by a role binding, and why. */
 export interface ExplainAccessRequest {
   /** `tenants/{tenant}` or `tenants/{tenant}/keys/{key}`. */
   readonly resource: string;
@@ -179,10 +179,18 @@ export interface ExplainAccessRequest {
   readonly principal: string;
   /** The caller's groups, `{issuer}/{group}`. Absent: none. */
   readonly groups?: readonly string[];
-  /** Claims of the caller's token, by name, as far as conditions ask for them. Absent: none. */
-  readonly claims?: Strings;
+  /** Claims of the caller's token, as far as conditions ask for them; up to 100. Absent: none. */
+  readonly claims?: readonly ClaimValue[];
   /** Of the call. */
   readonly encryptionContext?: EncryptionContext;
+}
+
+/** A claim of a token, and what it says. */
+export interface ClaimValue {
+  /** Its name, or names one within the other. */
+  readonly claim: readonly string[];
+  /** The string there. */
+  readonly value: string;
 }
 
 /** What ExplainAccess returns. */
