@@ -1,8 +1,8 @@
 #!/bin/sh
 # Certificates for trying out: compose/certificates.sh <folder> <name or address of the server>…
 #
-# Makes an authority (ca.pem), the server's certificate for the given names (server.pem), and an administrator's client
-# certificate (admin.pem), each with its key beside it: EC P-256, a year. What is there is left alone. In production
+# Makes an authority (ca.pem), the server's certificate for the given names (server.pem), and client certificates of an
+# administrator (admin.pem) and of a service (orders.pem), each with its key beside it: EC P-256, a year. What is there is left alone. In production
 # certificates come from your own authority, and its key lies in no folder; what the certificates must hold is the same.
 set -eu
 [ $# -gt 1 ] || { echo "name the server: certificates.sh <folder> <name or address>…" >&2; exit 2; }
@@ -43,4 +43,5 @@ if [ ! -e ca.pem ]; then
 fi
 issue server keyward serverAuth "$names"
 issue admin admin clientAuth URI:spiffe://keyward.example/admin
-echo "$(pwd) has ca.pem, server.pem and admin.pem"
+issue orders orders clientAuth URI:spiffe://keyward.example/orders
+echo "$(pwd) has ca.pem, server.pem, admin.pem and orders.pem"
