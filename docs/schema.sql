@@ -121,7 +121,9 @@ CREATE TABLE environment (
   environment_id uuid NOT NULL DEFAULT gen_random_uuid(),
   token_profile jsonb,
   created_at timestamp with time zone NOT NULL DEFAULT now(),
+  mode text,
   CONSTRAINT environment_pkey PRIMARY KEY (singleton),
+  CONSTRAINT environment_mode_check CHECK ((mode = ANY (ARRAY['production'::text, 'development'::text]))),
   CONSTRAINT environment_singleton_check CHECK (singleton)
 );
 GRANT SELECT ON environment TO keyward_reconciler;

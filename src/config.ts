@@ -62,7 +62,7 @@ const tokenSelector = z
 export const SETTINGS = {
   KEYWARD_MODE: setting(
     z.enum(['production', 'development'], 'must be production or development').default('production'),
-    '`development` turns reflection on and takes rotation periods from 10 seconds on; nothing else differs',
+    'as `token init` recorded it in the database. `development` turns reflection on, takes rotation periods from 10 seconds on and tokens that are marked as for development; nothing else differs',
     '`production`',
   ),
   KEYWARD_LISTEN: setting(

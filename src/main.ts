@@ -52,7 +52,9 @@ import {
   type EnvironmentRecord,
   readEnvironment,
   readEnvironmentAsOwner,
+  readModeAsOwner,
   recordToken,
+  requireMode,
 } from './store/environment.ts';
 import { startHousekeeping } from './store/housekeeping.ts';
 import { migrate } from './store/migrate.ts';
@@ -83,6 +85,7 @@ const TOKEN_SETTINGS = [
 
 /** What it takes to change the token. */
 const OWNER_TOKEN_SETTINGS = [
+  'KEYWARD_MODE',
   'MIGRATION_DATABASE_URL',
   'KEYWARD_DATABASE_CA_FILE',
   ...TOKEN_SETTINGS,
@@ -181,6 +184,7 @@ async function serve(): Promise<void> {
   );
   const environment = await readEnvironment(store);
   requireRecorded(environment);
+  requireMode(environment.mode, configuration.KEYWARD_MODE);
   const variables = agentEnvironment(configuration);
   const tokens = await ServingTokens.prepare({
     store,
@@ -336,6 +340,7 @@ function openIdentity(configuration: Configuration, log: Logger): Identity {
   const settings = {
     certificatePrincipal: configuration.KEYWARD_CERTIFICATE_PRINCIPAL,
     certificateDenyFile: configuration.KEYWARD_CERTIFICATE_DENY_FILE,
+    acceptsDevelopment: configuration.KEYWARD_MODE === 'development',
     issuersFile: configuration.KEYWARD_ISSUERS_FILE,
   };
   try {
@@ -390,7 +395,13 @@ async function reportHealth(): Promise<void> {
 }
 
 async function migrateDatabase(): Promise<void> {
-  const settings = read(['MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE'], process.env);
+  const settings = read(['KEYWARD_MODE', 'MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE'], process.env);
+  const { KEYWARD_MODE: mode } = settings;
+  await withOwnerConnection(
+    settings.MIGRATION_DATABASE_URL,
+    settings.KEYWARD_DATABASE_CA_FILE,
+    async (owner) => requireMode(await readModeAsOwner(owner), mode, mode),
+  );
   const applied = await migrate({
     url: settings.MIGRATION_DATABASE_URL,
     ...caFile(settings),
@@ -408,6 +419,8 @@ async function initToken(): Promise<void> {
     settings.KEYWARD_DATABASE_CA_FILE,
     async (owner) => {
       const environment = await readEnvironmentAsOwner(owner);
+      const { KEYWARD_MODE: mode } = settings;
+      requireMode(environment.mode, mode, mode);
       const made = await initializeToken(
         {
           ...tokenSettings(settings),
@@ -416,7 +429,7 @@ async function initToken(): Promise<void> {
         },
         agentEnvironment(settings),
       );
-      const outcome = await recordToken(owner, made);
+      const outcome = await recordToken(owner, mode, made);
       process.stdout.write(
         `the token ${outcome === 'recorded' ? 'is initialised' : 'was initialised before'}\n`,
       );
@@ -471,11 +484,15 @@ async function showToken({ json = false }: { readonly json?: boolean }): Promise
 }
 
 async function recordInDatabase(uuid: string): Promise<void> {
-  const { MIGRATION_DATABASE_URL: url } = read(['MIGRATION_DATABASE_URL'], process.env);
-  const { settings, status } = await lookAtToken();
-  await withOwnerConnection(url, settings.KEYWARD_DATABASE_CA_FILE, (owner) =>
-    recordTokenKey({ owner, caller: OPERATOR }, status, uuid),
+  const { MIGRATION_DATABASE_URL: url, KEYWARD_MODE: mode } = read(
+    ['KEYWARD_MODE', 'MIGRATION_DATABASE_URL'],
+    process.env,
   );
+  const { settings, status } = await lookAtToken();
+  await withOwnerConnection(url, settings.KEYWARD_DATABASE_CA_FILE, async (owner) => {
+    requireMode((await readEnvironmentAsOwner(owner)).mode, mode);
+    await recordTokenKey({ owner, caller: OPERATOR }, status, uuid);
+  });
   process.stdout.write(`${uuid} is recorded, and is never used\n`);
 }
 
@@ -483,7 +500,8 @@ async function destroyInToken(work: (parts: DestructionParts) => Promise<Destroy
   const settings = read(OWNER_TOKEN_SETTINGS, process.env);
   const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath } = settings;
   await withOwnerConnection(url, caFilePath, async (owner) => {
-    const { environmentId } = await readEnvironmentAsOwner(owner);
+    const { environmentId, mode } = await readEnvironmentAsOwner(owner);
+    requireMode(mode, settings.KEYWARD_MODE);
     const destroy = (objects: readonly TokenObject[]) =>
       destroyTokenKeys({ ...tokenSettings(settings), environmentId, objects }, agentEnvironment(settings));
     const { objects, inToken } = await work({ owner, destroy, caller: OPERATOR });
@@ -505,8 +523,9 @@ async function moveToNextToken({
   const next = nextTokenSettings(settings);
   if (next === undefined) throw new ConfigurationError('KEYWARD_NEXT_HSM_* name no token to move to');
   const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath } = settings;
-  await withOwnerConnection(url, caFilePath, (owner) =>
-    (dryRun ? previewMigration : migrateToken)({
+  await withOwnerConnection(url, caFilePath, async (owner) => {
+    requireMode((await readEnvironmentAsOwner(owner)).mode, settings.KEYWARD_MODE);
+    await (dryRun ? previewMigration : migrateToken)({
       owner,
       caller: OPERATOR,
       current: tokenSettings(settings),
@@ -514,8 +533,8 @@ async function moveToNextToken({
       environment: agentEnvironment(settings),
       leaveBehind,
       say: (line) => process.stdout.write(`${line}\n`),
-    }),
-  );
+    });
+  });
 }
 
 function openStore(

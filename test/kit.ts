@@ -15,7 +15,9 @@ import { type ConnectOptions, connect, type KeywardClient, KeywardClientError } 
 import { type Credentials, createCertificateAuthority } from '../dev/certificates.ts';
 import { createDatabase, dropDatabase } from '../dev/postgres.ts';
 import { copyToken, type SoftHsmToken, tokenVariables } from '../softhsm/token.ts';
+import type { Mode } from '../src/store/environment.ts';
 import { TESTER } from './grants.ts';
+import { runSql } from './store/database.ts';
 
 const MAIN = join(import.meta.dirname, '..', 'src', 'main.ts');
 /** Generous: machines are shared. What is waited for is a condition, never this time. */
@@ -36,6 +38,8 @@ export interface Environment extends AsyncDisposable {
   readonly ca: ReturnType<typeof createCertificateAuthority>;
   /** The server's settings. */
   readonly variables: Readonly<Record<string, string>>;
+  /** Which mode it is for: that in which a service was last started on it. */
+  mode: Mode;
 }
 
 /** What an environment is a copy of. */
@@ -80,6 +84,7 @@ export async function newEnvironment(source?: EnvironmentSource): Promise<Enviro
       DATABASE_URL: urls.service,
       ...tokenVariables(token),
     },
+    mode: 'production',
     [Symbol.asyncDispose]: async () => {
       await dropDatabase(cluster, name);
       rmSync(directory, { recursive: true, force: true });
@@ -229,11 +234,12 @@ export function sharedService(
   };
 }
 
-/** Starts the service on an environment and waits until it serves. */
+/** Starts the service on an environment, which is for the service's mode from then on, and waits until it serves. */
 export async function startService(
   environment: Environment,
   variables: Readonly<Record<string, string>> = {},
 ): Promise<Service> {
+  await setMode(environment, variables['KEYWARD_MODE'] === 'development' ? 'development' : 'production');
   const service = startServiceWithoutWaiting(environment, variables);
   await Promise.race([
     service.logged(({ msg }) => msg === 'serving'),
@@ -247,6 +253,16 @@ export async function startService(
   return service;
 }
 
+/** Has the environment be for that mode, past its service. */
+export async function setMode(environment: Environment, mode: Mode | null): Promise<void> {
+  await runSql(
+    environment.urls.superuser,
+    'UPDATE environment SET mode = $1 WHERE mode IS DISTINCT FROM $1',
+    [mode],
+  );
+  environment.mode = mode ?? 'production';
+}
+
 /** Starts the service, which may well refuse to. */
 export function startServiceWithoutWaiting(
   environment: Environment,
@@ -255,14 +271,19 @@ export function startServiceWithoutWaiting(
   return new Service(environment, variables);
 }
 
-/** Runs a command of `keyward-server` on an environment, to its end. */
+/** Runs a command of `keyward-server` on an environment, in its mode, to its end. */
 export async function runCommand(
   environment: Environment,
   args: readonly string[],
   variables: Readonly<Record<string, string>> = {},
 ): Promise<{ readonly code: number | null; readonly output: string }> {
   const child = spawn(process.execPath, [MAIN, ...args], {
-    env: { ...environment.variables, MIGRATION_DATABASE_URL: environment.urls.owner, ...variables },
+    env: {
+      ...environment.variables,
+      KEYWARD_MODE: environment.mode,
+      MIGRATION_DATABASE_URL: environment.urls.owner,
+      ...variables,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';

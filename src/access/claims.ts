@@ -50,6 +50,11 @@ const REGISTERED = z.object({
   cnf: z.strictObject({ 'x5t#S256': z.string().refine(isThumbprint) }).optional(),
 });
 
+/** Whether the token is marked as good for development only: by a claim of this name, whatever it says. */
+export function isForDevelopment(json: object): boolean {
+  return Object.hasOwn(json, 'keyward_development');
+}
+
 /** What the claims say, whose `iss` is the issuer's. Throws a KeywardError where they aren't what its tokens have to have. */
 export function readClaims(json: unknown, issuer: Issuer, nowSeconds: number): Claims {
   if (!isExactly(claimAt(json, ['aud']), issuer.audience))

@@ -23,6 +23,8 @@ export interface IdentitySettings {
   readonly certificatePrincipal: CertificatePrincipal;
   readonly certificateDenyFile?: string | undefined;
   readonly issuersFile?: string | undefined;
+  /** Whether tokens count that are marked as for development, whoever signed them. */
+  readonly acceptsDevelopment: boolean;
 }
 
 /** Somebody who has proven who he is. */
@@ -48,6 +50,7 @@ const BEARER = /^Bearer ([\w.-]+)$/i;
 /** See this file's first paragraph. */
 export class Identity {
   readonly #principal: CertificatePrincipal;
+  readonly #acceptsDevelopment: boolean;
   readonly #log: Logger;
   readonly #issuers: WatchedFile<readonly Issuer[]> | undefined;
   readonly #denied: WatchedFile<ReadonlySet<string>> | undefined;
@@ -57,8 +60,9 @@ export class Identity {
 
   /** Throws, with every mistake, when a file doesn't load. */
   constructor(settings: IdentitySettings, log: Logger) {
-    const { certificatePrincipal, certificateDenyFile, issuersFile } = settings;
+    const { certificatePrincipal, certificateDenyFile, issuersFile, acceptsDevelopment } = settings;
     this.#principal = certificatePrincipal;
+    this.#acceptsDevelopment = acceptsDevelopment;
     this.#log = log;
     this.#denied =
       certificateDenyFile === undefined ? undefined : new WatchedFile(certificateDenyFile, parseDenyList);
@@ -130,7 +134,8 @@ export class Identity {
     for (const [id, keys] of before) if (!opened.has(id)) keys.stop();
     this.#keySets = opened;
     const trusted = issuers.map((issuer) => ({ issuer, keys: opened.get(keySetId(issuer)) as KeySet }));
-    this.#tokens = new TokenVerifier({ issuers: trusted, log: this.#log });
+    const acceptsDevelopment = this.#acceptsDevelopment;
+    this.#tokens = new TokenVerifier({ issuers: trusted, log: this.#log, acceptsDevelopment });
   }
 
   #watch(file: WatchedFile<unknown> | undefined, what: string): void {

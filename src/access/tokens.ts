@@ -2,14 +2,14 @@
  * Tokens: which is accepted, and the memory of those that were.
  *
  * Invariants: a token is accepted only if its issuer is configured, its signature verifies under a key that the issuer
- * publishes now, and every claim holds; a remembered token skips nothing but the signature and the claims that don't
+ * publishes now, and every claim holds; one that is marked as for development never in production; a remembered token skips nothing but the signature and the claims that don't
  * change. Only accepted tokens are remembered, so that no others can push them out; by their hash, so that none is kept.
  * Knows no connection and no certificate.
  */
 import { createHash } from 'node:crypto';
 import type { Logger } from 'pino';
 import { Lru } from '../lru.ts';
-import { type Claims, readClaims, requireUnexpired } from './claims.ts';
+import { type Claims, isForDevelopment, readClaims, requireUnexpired } from './claims.ts';
 import { parsed, readCompact, type VerifySignature, verifySigned } from './compact-token.ts';
 import { type Issuer, mediaType } from './issuers.ts';
 import type { KeySet } from './key-sets.ts';
@@ -31,6 +31,8 @@ export interface AcceptedToken {
 export interface TokenVerifierOptions {
   readonly issuers: readonly TrustedIssuer[];
   readonly log: Logger;
+  /** Whether tokens count that are marked as for development. */
+  readonly acceptsDevelopment: boolean;
   /** Milliseconds since 1970. */
   readonly now?: () => number;
   readonly verifySignature?: VerifySignature;
@@ -51,13 +53,23 @@ const REMEMBERED = 10_000;
 export class TokenVerifier {
   readonly #issuers: ReadonlyMap<unknown, TrustedIssuer>;
   readonly #log: Logger;
+  readonly #acceptsDevelopment: boolean;
   readonly #now: () => number;
   readonly #verifySignature: VerifySignature | undefined;
   readonly #remembered: Lru<string, Remembered>;
 
-  constructor({ issuers, log, now = Date.now, verifySignature, memory = REMEMBERED }: TokenVerifierOptions) {
+  constructor(options: TokenVerifierOptions) {
+    const {
+      issuers,
+      log,
+      acceptsDevelopment,
+      now = Date.now,
+      verifySignature,
+      memory = REMEMBERED,
+    } = options;
     this.#issuers = new Map(issuers.map((trusted) => [trusted.issuer.issuer, trusted]));
     this.#log = log;
+    this.#acceptsDevelopment = acceptsDevelopment;
     this.#now = now;
     this.#verifySignature = verifySignature;
     this.#remembered = new Lru(memory);
@@ -93,6 +105,8 @@ export class TokenVerifier {
       throw notAccepted('the token’s algorithm is not on its issuer’s list');
     const key = await keys.find(header.kid);
     await verifySigned(token, key, this.#verifySignature);
+    if (!this.#acceptsDevelopment && isForDevelopment(json))
+      throw notAccepted('the token is marked as for development, and KEYWARD_MODE is production');
     const claims = readClaims(json, issuer, this.#nowSeconds());
     this.#remembered.set(digest, { issuer, claims, keys, kid: header.kid, key: key as PublicKey });
     this.#writeLogLine(issuer, claims);

@@ -1,8 +1,8 @@
 /**
- * What the database knows of its environment: its UUID, the token's profile and its objects.
+ * What the database knows of its environment: its UUID, the mode that it is for, the token's profile and its objects.
  *
- * UUID and profile are written by the owner's role alone, once; the service only reads them. What a profile says is the HSM
- * side's matter; what becomes of token objects, `token-objects.ts`'.
+ * UUID, mode and profile are written by the owner's role alone, once; the service only reads them. What a profile says is the
+ * HSM side's matter; what becomes of token objects, `token-objects.ts`'.
  */
 import { isDeepStrictEqual } from 'node:util';
 import { monotonicNow } from '../call.ts';
@@ -19,10 +19,15 @@ import { selectTokens, type TokenRecord } from './tokens.ts';
 
 const READ_MS = 5_000;
 
+/** What a server or command is run as. */
+export type Mode = 'production' | 'development';
+
 export interface EnvironmentRecord {
   readonly environmentId: EnvironmentId;
   /** The reserved tenant `system`. */
   readonly systemTenantId: TenantId;
+  /** As `token init` recorded it; null before, and where it was not recorded yet when that was run. */
+  readonly mode: Mode | null;
   /** As `token init` recorded it; null before. */
   readonly tokenProfile: unknown;
   /** All tenants' in the current token, oldest first. */
@@ -32,11 +37,12 @@ export interface EnvironmentRecord {
   readonly tokens: readonly TokenRecord[];
 }
 
-const SELECT_ENVIRONMENT = `SELECT e.environment_id, e.token_profile, t.tenant_id
+const SELECT_ENVIRONMENT = `SELECT e.environment_id, e.mode, e.token_profile, t.tenant_id
   FROM environment e, tenants t WHERE t.name = 'system'`;
 
 interface EnvironmentRow {
   environment_id: EnvironmentId;
+  mode: Mode | null;
   token_profile: unknown;
   tenant_id: TenantId;
 }
@@ -51,6 +57,7 @@ async function read(query: Query, lock = ''): Promise<EnvironmentRecord> {
   return {
     environmentId: row.environment_id,
     systemTenantId: row.tenant_id,
+    mode: row.mode,
     tokenProfile: row.token_profile,
     tokenObjects: objects.filter(({ tokenId }) => tokenId === currentToken.tokenId),
     currentToken,
@@ -72,12 +79,45 @@ export function readEnvironmentAsOwner(owner: OwnerConnection): Promise<Environm
 }
 
 /**
- * Records what `token init` made. Recording the same again changes nothing.
+ * The mode that the environment is for; null where none is recorded, or the schema is too old to have one, or there is none.
+ * For `migrate`, which comes before everything else.
+ */
+export async function readModeAsOwner(owner: OwnerConnection): Promise<Mode | null> {
+  const [column] = await owner.query(
+    `SELECT FROM pg_attribute WHERE attrelid = to_regclass('public.environment') AND attname = 'mode'`,
+  );
+  if (column === undefined) return null;
+  const [row] = await owner.query<{ mode: Mode | null }>('SELECT mode FROM environment');
+  return row?.mode ?? null;
+}
+
+/**
+ * Throws an Error, in words for the operator, when the environment is for another mode than this process is run in. One
+ * without a record counts as `otherwise`.
+ */
+export function requireMode(recorded: Mode | null, configured: Mode, otherwise: Mode = 'production'): void {
+  if ((recorded ?? otherwise) === configured) return;
+  const isFor =
+    recorded === null
+      ? 'The database does not say which mode its environment is for, so it counts as production'
+      : `The database's environment is for ${recorded}, as \`token init\` recorded`;
+  throw new Error(
+    `${isFor}, and KEYWARD_MODE is ${configured}. Check that DATABASE_URL and MIGRATION_DATABASE_URL name the database that ` +
+      'you mean; if they do, set KEYWARD_MODE to the mode that it is for. ' +
+      (recorded === null
+        ? 'If it is for development, run `keyward-server token init` with KEYWARD_MODE=development once.'
+        : 'An environment is never brought from one mode to the other: make a new one.'),
+  );
+}
+
+/**
+ * Records what `token init` made, and in which mode. Recording the same again changes nothing.
  *
- * @throws Error, in words for the operator, when another profile or other objects are recorded already.
+ * @throws Error, in words for the operator, when another mode, another profile or other objects are recorded already.
  */
 export function recordToken(
   owner: OwnerConnection,
+  mode: Mode,
   token: {
     /** Anything that JSON keeps as it is. */
     readonly profile: unknown;
@@ -89,8 +129,9 @@ export function recordToken(
 ): Promise<'recorded' | 'unchanged'> {
   return owner.transaction(async () => {
     const recorded = await read((text, values) => owner.query(text, values), ' FOR UPDATE OF e');
+    requireMode(recorded.mode, mode, mode);
     if (recorded.tokenObjects.length === 0 && recorded.tokenProfile === null) {
-      await write(owner, recorded.systemTenantId, token);
+      await write(owner, recorded.systemTenantId, mode, token);
       return 'recorded';
     }
     const name = (object: { role: string; objectId: string }) => `${object.role} ${object.objectId}`;
@@ -102,6 +143,7 @@ export function recordToken(
     if (!isDeepStrictEqual(recorded.tokenProfile, JSON.parse(JSON.stringify(token.profile)))) {
       throw new Error('The database holds another token profile than this token was found to have.');
     }
+    await owner.query('UPDATE environment SET mode = $1 WHERE mode IS NULL', [mode]);
     await describe(owner, token);
     return 'unchanged';
   });
@@ -110,9 +152,13 @@ export function recordToken(
 async function write(
   owner: OwnerConnection,
   tenantId: TenantId,
-  token: Parameters<typeof recordToken>[1],
+  mode: Mode,
+  token: Parameters<typeof recordToken>[2],
 ): Promise<void> {
-  await owner.query('UPDATE environment SET token_profile = $1', [JSON.stringify(token.profile)]);
+  await owner.query('UPDATE environment SET mode = $1, token_profile = $2', [
+    mode,
+    JSON.stringify(token.profile),
+  ]);
   await describe(owner, token);
   for (const { objectId, role } of token.objects) {
     await owner.query(
@@ -123,7 +169,7 @@ async function write(
   }
 }
 
-async function describe(owner: OwnerConnection, token: Parameters<typeof recordToken>[1]): Promise<void> {
+async function describe(owner: OwnerConnection, token: Parameters<typeof recordToken>[2]): Promise<void> {
   await owner.query(
     `UPDATE tokens SET label = coalesce($1, label), serial_number = coalesce($2, serial_number), profile = $3
      WHERE state = 'CURRENT'`,

@@ -21,7 +21,15 @@ export function logInto(lines: string[]): Logger {
 /** A verifier that trusts one issuer with these keys. */
 export async function startVerifier(
   keys: readonly SigningKey[],
-  { changes = {}, memory }: { readonly changes?: Partial<Issuer>; readonly memory?: number } = {},
+  {
+    changes = {},
+    memory,
+    acceptsDevelopment = false,
+  }: {
+    readonly changes?: Partial<Issuer>;
+    readonly memory?: number;
+    readonly acceptsDevelopment?: boolean;
+  } = {},
 ) {
   const endpoint = await startEndpoint(keys);
   const log: string[] = [];
@@ -43,6 +51,7 @@ export async function startVerifier(
   const verifier = new TokenVerifier({
     issuers: [{ issuer: trusted, keys: keySet }],
     log: logInto(log),
+    acceptsDevelopment,
     now: () => Date.now() + rig.ahead,
     verifySignature: (...parts) => {
       rig.verified += 1;

@@ -339,6 +339,18 @@ describe('memory', () => {
   });
 });
 
+test('a token that is marked as for development is refused, whatever the mark says, but in development', async () => {
+  for (const mark of [true, false, null, '', 'no'])
+    await refusedWith(
+      { claims: { keyward_development: mark } },
+      /the token is marked as for development, and KEYWARD_MODE is production/,
+    );
+  assert.equal(await rig.with({ claims: { other: { keyward_development: true } } }), 'accepted');
+  await using development = await startVerifier([key], { acceptsDevelopment: true });
+  assert.equal(await development.with({ claims: { keyward_development: true } }), 'accepted');
+  assert.equal(await development.with({}), 'accepted');
+});
+
 test('no change to a valid token verifies', async () => {
   const token = tokenBy(key);
   assert.equal(await rig.accept(token), 'accepted');

@@ -241,6 +241,28 @@ describe('a caller', () => {
     }
   });
 
+  test('with a token marked as for development is refused in production, and the log says why; let in in development', async () => {
+    const from = service.log.length;
+    const marked = { claims: { keyward_development: true } };
+    const cause = 'the token is marked as for development, and KEYWARD_MODE is production';
+    for (const request of [
+      { token: tokenBy(key, marked) },
+      { credentials: batch, token: boundTo(batch, marked) },
+    ]) {
+      assert.equal(await outcomeOf(request), 'CREDENTIALS_INVALID');
+      await service.logged((line) => line['cause'] === cause, from);
+    }
+    await using own = await newEnvironment();
+    await grantEverything(own.variables, ['jwt:corp/alice']);
+    await using development = await startService(own, {
+      KEYWARD_MODE: 'development',
+      KEYWARD_ISSUERS_FILE: path('issuers.json'),
+    });
+    const { ca, address } = development.connectOptions();
+    using client = connect({ address, ca: ca ?? '', token: tokenBy(key, marked) });
+    assert.ok((await client.listTenants()).tenants.length > 0);
+  });
+
   test('is asked who he is whatever he calls: health, and what doesn’t exist, too', async () => {
     for (const to of [HEALTH, '/grpc.health.v1.Health/Watch', '/keyward.v1.KeyService/Nothing', CREATE])
       assert.equal(await outcomeOf({ to }), 'CREDENTIALS_MISSING', to);

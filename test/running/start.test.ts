@@ -9,6 +9,7 @@ import {
   type Environment,
   newEnvironment,
   runCommand,
+  setMode,
   startService,
   startServiceWithoutWaiting,
 } from '../kit.ts';
@@ -124,6 +125,77 @@ describe('the token', () => {
     assert.equal(code, 1);
     assert.match(output, /of another environment/);
     assert.match((await runCommand(other, ['token', 'init'])).output, /of another environment/);
+  });
+});
+
+describe('the mode', () => {
+  const UUID = '6f1f9d5e-0a52-4a6b-8e1c-2d3a8f5b7c90';
+  const CHANGING = [
+    ['migrate'],
+    ['token', 'init'],
+    ['token', 'destroy-key', UUID],
+    ['token', 'record', UUID],
+    ['token', 'shred', 'acme'],
+    ['token', 'migrate'],
+    ['token', 'migrate', '--dry-run'],
+  ];
+
+  /** What the commands say that change something, and that none did. */
+  async function refusals(own: Environment, mode: string): Promise<string[]> {
+    const given = own.variables;
+    const variables = {
+      KEYWARD_MODE: mode,
+      KEYWARD_NEXT_HSM_MODULE: given['KEYWARD_HSM_MODULE'] ?? '',
+      KEYWARD_NEXT_HSM_TOKEN: given['KEYWARD_HSM_TOKEN'] ?? '',
+      KEYWARD_NEXT_HSM_PIN_FILE: given['KEYWARD_HSM_PIN_FILE'] ?? '',
+    };
+    const said: string[] = [];
+    for (const args of [['serve'], ...CHANGING]) {
+      const { code, output } = await runCommand(own, args, variables);
+      assert.equal(code, 1, `${args.join(' ')}: ${output}`);
+      said.push(output);
+    }
+    return said;
+  }
+
+  test('case 106: nothing is served or changed with development settings on a database for production', async () => {
+    for (const output of await refusals(environment, 'development')) {
+      assert.match(output, /environment is for production, .* and KEYWARD_MODE is development/);
+      assert.match(output, /DATABASE_URL and MIGRATION_DATABASE_URL name the database that you mean/);
+    }
+    const { code, output } = await runCommand(environment, ['token', 'status'], {
+      KEYWARD_MODE: 'development',
+    });
+    assert.equal(code, 0, `looking is no change: ${output}`);
+  });
+
+  test('case 106: nor with production settings on a database for development', async () => {
+    await using own = await newEnvironment();
+    await setMode(own, 'development');
+    for (const output of await refusals(own, 'production'))
+      assert.match(output, /environment is for development, .* and KEYWARD_MODE is production/);
+  });
+
+  test('case 106: a database that an earlier release made counts as production until token init says otherwise', async () => {
+    await using own = await newEnvironment();
+    await setMode(own, null);
+    const development = { KEYWARD_MODE: 'development' };
+    const refused = await runCommand(own, ['serve'], development);
+    assert.equal(refused.code, 1);
+    assert.match(refused.output, /counts as production, .*run `keyward-server token init` with KEYWARD_MODE/);
+    assert.equal((await runCommand(own, ['token', 'record', UUID], development)).code, 1);
+    const { code, output } = await runCommand(own, ['token', 'init'], development);
+    assert.equal(code, 0, output);
+    assert.match((await runCommand(own, ['serve'])).output, /environment is for development/);
+    const production = await runCommand(own, ['token', 'init'], { KEYWARD_MODE: 'production' });
+    assert.match(production.output, /environment is for development, .* and KEYWARD_MODE is production/);
+  });
+
+  test('case 106: a database without a recorded mode serves in production as it did', async () => {
+    await using own = await newEnvironment();
+    await setMode(own, null);
+    await using service = startServiceWithoutWaiting(own);
+    await service.logged(({ msg }) => msg === 'serving');
   });
 });
 

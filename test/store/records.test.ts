@@ -4,7 +4,12 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
-import { readEnvironment, readEnvironmentAsOwner, recordToken } from '../../src/store/environment.ts';
+import {
+  type Mode,
+  readEnvironment,
+  readEnvironmentAsOwner,
+  recordToken,
+} from '../../src/store/environment.ts';
 import { findVersion, listVersions } from '../../src/store/key-versions.ts';
 import {
   findKey,
@@ -238,9 +243,9 @@ describe('environment', () => {
   const root = { objectId: newId(), role: 'root' } as const;
   const seal = { objectId: newId(), role: 'seal' } as const;
   const token = { profile: { wrap: 'AES_KEY_WRAP', order: ['a', 'b'] }, objects: [root, seal] };
-  const record = (changed: Partial<typeof token> = {}) =>
+  const record = (changed: Partial<typeof token> = {}, mode: Mode = 'production') =>
     withOwnerConnection(database.url(OWNER), undefined, (owner) =>
-      recordToken(owner, { ...token, ...changed }),
+      recordToken(owner, mode, { ...token, ...changed }),
     );
 
   it('before token init there is an environment without a token', async () => {
@@ -248,6 +253,7 @@ describe('environment', () => {
     assert.match(environment.environmentId, /^[0-9a-f-]{36}$/);
     assert.equal(environment.systemTenantId, await systemTenant(database));
     assert.equal(environment.tokenProfile, null);
+    assert.equal(environment.mode, null);
     assert.deepEqual(environment.tokenObjects, []);
   });
 
@@ -259,12 +265,26 @@ describe('environment', () => {
     await assert.rejects(record({ profile: { ...token.profile, wrap: 'other' } }), /another token profile/);
     const environment = await readEnvironment(store);
     assert.deepEqual(environment.tokenProfile, token.profile);
+    assert.equal(environment.mode, 'production');
     assert.deepEqual(
       environment.tokenObjects.map((object) => object.objectId).sort(),
       [root.objectId, seal.objectId].sort(),
     );
     const asOwner = await withOwnerConnection(database.url(OWNER), undefined, readEnvironmentAsOwner);
     assert.deepEqual(asOwner, environment);
+  });
+
+  it('its mode stays the one that token init recorded; where none was recorded, the next token init records its own', async () => {
+    await assert.rejects(record({}, 'development'), /is for production, .* and KEYWARD_MODE is development/s);
+    await database.sql('UPDATE environment SET mode = NULL');
+    assert.equal(await record({}, 'development'), 'unchanged');
+    assert.equal((await readEnvironment(store)).mode, 'development');
+    await assert.rejects(record(), /is for development, .* and KEYWARD_MODE is production/s);
+    const outcomes = async (...modes: Mode[]) => {
+      await database.sql('UPDATE environment SET mode = NULL');
+      return (await Promise.allSettled(modes.map((mode) => record({}, mode)))).map(({ status }) => status);
+    };
+    assert.deepEqual((await outcomes('development', 'production')).sort(), ['fulfilled', 'rejected']);
   });
 
   it('a tenant has at most one current object of each role', async () => {
