@@ -9,13 +9,13 @@ import { mkdirSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node
 import { dirname, join } from 'node:path';
 import pg from 'pg';
 import {
-  type ClientIdentity,
   type DevelopmentEnvironment,
   environmentPaths,
   openDevelopmentEnvironment,
 } from '../dev/environment.ts';
 import { readJsonIfThere, writePrivateJson } from '../dev/files.ts';
 import { waitUntilServing } from '../dev/health.ts';
+import type { ClientIdentity } from '../dev/identities.ts';
 import { freePort, removePostgres } from '../dev/postgres.ts';
 import { endServer, runServerCommand, type ServerProcess, spawnServer } from '../dev/server.ts';
 import { identify, isAlive, type ProcessIdentity } from '../scripts/processes.js';

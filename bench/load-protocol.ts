@@ -1,7 +1,7 @@
 /**
  * What the bench and its load generator say to each other: slices of load, and what came of them.
  */
-import type { ClientIdentity } from '../dev/environment.ts';
+import type { ClientIdentity } from '../dev/identities.ts';
 
 /** The echo server's one method. */
 export const ECHO_PATH = '/keyward.bench.Echo/Echo';

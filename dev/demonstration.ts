@@ -1,12 +1,14 @@
 /**
  * The self-test of `npm start`, and a demonstration: what a client does first, done and shown.
  *
- * Uses the service as any client, by `keyward-client`. Keeps one ciphertext with its context from start to start, never
+ * Uses the service as any client, by `keyward-client`: as its administrator, as a service of the tenant `demo`, as an auditor, each for what
+ * he may do, and once for what he may not. Keeps one ciphertext with its context from start to start, never
  * a plaintext, to show that what was encrypted before still opens.
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { type KeywardClient, KeywardClientError } from 'keyward-client';
 import { readJsonIfThere, writePrivateJson } from './files.ts';
+import { grantRoles, unlessExists } from './identities.ts';
 
 const TENANT = 'tenants/demo';
 const KEY = `${TENANT}/keys/demo`;
@@ -29,8 +31,15 @@ interface Kept {
   readonly sha256: string;
 }
 
+/** Who acts. */
+interface Callers {
+  readonly admin: KeywardClient;
+  readonly service: KeywardClient;
+  readonly auditor: KeywardClient;
+}
+
 export interface DemonstrationOptions {
-  readonly client: KeywardClient;
+  readonly callers: Callers;
   /** Where the ciphertext is kept. */
   readonly file: string;
   /** A name of the database. */
@@ -39,14 +48,18 @@ export interface DemonstrationOptions {
 }
 
 /** Shows the service at work; throws at the first thing that is not as it should be. */
-export async function demonstrate({ client, file, database, say }: DemonstrationOptions): Promise<void> {
+export async function demonstrate({ callers, file, database, say }: DemonstrationOptions): Promise<void> {
+  const { admin, service, auditor } = callers;
   const done = (line: string) => say(`  ✓ ${line}`);
-  done(await demoKey(client));
-  await openEarlier(client, file, database, done);
-  await issueDataKey(client, done);
-  const ciphertext = await encryptAndDecrypt(client, done);
-  await refuseWrongContext(client, ciphertext, done);
-  await rotateAndRewrap(client, done);
+  done(await demoKey(admin));
+  await showAccess(callers, done);
+  await openEarlier(service, file, database, done);
+  await issueDataKey(service, done);
+  const ciphertext = await encryptAndDecrypt(service, done);
+  await refuseWrongContext(service, ciphertext, done);
+  await refuseAdministrator(admin, ciphertext, done);
+  await rotateAndRewrap(callers, done);
+  done(await audited(auditor));
   writePrivateJson(file, {
     database,
     time: new Date().toISOString(),
@@ -56,12 +69,50 @@ export async function demonstrate({ client, file, database, say }: Demonstration
   } satisfies Kept);
 }
 
-async function demoKey(client: KeywardClient): Promise<string> {
-  const madeTenant = await unlessExists(() => client.createTenant({ tenantId: 'demo' }));
-  const madeKey = await unlessExists(() => client.createKey({ parent: TENANT, keyId: 'demo' }));
-  const key = await client.getKey({ name: KEY });
+async function demoKey(admin: KeywardClient): Promise<string> {
+  const madeTenant = await unlessExists(() => admin.createTenant({ tenantId: 'demo' }));
+  const madeKey = await unlessExists(() => admin.createKey({ parent: TENANT, keyId: 'demo' }));
+  await grantRoles(admin);
+  const key = await admin.getKey({ name: KEY });
   const how = madeTenant || madeKey ? 'Created' : 'Found';
   return `${how} the key ${KEY}; its primary version is ${key.primary.name.split('/').at(-1)}`;
+}
+
+async function showAccess({ admin, service, auditor }: Callers, done: (line: string) => void): Promise<void> {
+  const names = await Promise.all(
+    [admin, service, auditor].map(async (each) => (await each.getCaller()).name),
+  );
+  const [adminName, serviceName, auditorName] = names;
+  done(`Called as the administrator ${adminName}, by certificate: makes keys and uses none`);
+  done(`Called as ${serviceName}, by a token bound to its certificate: uses the keys of ${TENANT}`);
+  done(`Called as ${auditorName}, by a token with a group: sees everything but data`);
+}
+
+/** What nobody has given. */
+async function refuseAdministrator(
+  admin: KeywardClient,
+  ciphertext: Buffer,
+  done: (line: string) => void,
+): Promise<void> {
+  try {
+    await admin.decrypt({ parent: TENANT, ciphertext, encryptionContext: CONTEXT });
+  } catch (error) {
+    if (!hasReason(error, 'PERMISSION_MISSING')) throw error;
+    const [permission, resource] = ['permission', 'resource'].map((name) => error.metadata.get(name));
+    done(`The administrator wanted it decrypted and was refused: he lacks ${permission} on ${resource}`);
+    return;
+  }
+  throw new Error('The administrator could decrypt, whom no binding allows it.');
+}
+
+async function audited(auditor: KeywardClient): Promise<string> {
+  const [tenants, bindings, keys] = await Promise.all([
+    auditor.listTenants({ pageSize: 1_000 }),
+    auditor.listRoleBindings({ parent: TENANT, pageSize: 1_000 }),
+    auditor.listKeys({ parent: TENANT, pageSize: 1_000 }),
+  ]);
+  const counts = [tenants.tenants, keys.keys, bindings.roleBindings].map(({ length }) => length);
+  return `The auditor saw ${counts[0]} tenants, and in ${TENANT} ${counts[1]} keys and ${counts[2]} role bindings`;
 }
 
 async function openEarlier(
@@ -117,33 +168,34 @@ async function refuseWrongContext(
 }
 
 /** Rotates the key that does so by itself, too, and follows its data keys under the new version. */
-async function rotateAndRewrap(client: KeywardClient, done: (line: string) => void): Promise<void> {
+async function rotateAndRewrap(callers: Callers, done: (line: string) => void): Promise<void> {
+  const { admin, service } = callers;
   await unlessExists(() =>
-    client.createKey({
+    admin.createKey({
       parent: TENANT,
       keyId: 'rotating',
       rotationPeriodSeconds: ROTATION_PERIOD_SECONDS,
       description: 'The demonstration: rotated each minute, its data keys re-wrapped.',
     }),
   );
-  const made = await storeDataKeys(client);
-  const { dataKeys } = await client.listDataKeys({ parent: ROTATING_KEY, pageSize: 1 });
+  const made = await storeDataKeys(callers);
+  const { dataKeys } = await admin.listDataKeys({ parent: ROTATING_KEY, pageSize: 1 });
   const [first] = dataKeys;
   if (first === undefined) throw new Error('The self-test failed: there is no stored data key.');
-  const before = await client.getDataKey({ name: first.name, encryptionContext: CONTEXT });
+  const before = await service.getDataKey({ name: first.name, encryptionContext: CONTEXT });
   done(
     `${made > 0 ? `Stored ${made} data keys` : `Found ${DATA_KEYS} stored data keys`} under ${ROTATING_KEY}`,
   );
 
-  const key = await client.rotateKey({ name: ROTATING_KEY });
-  const { rotations } = await client.listRotations({ parent: ROTATING_KEY });
+  const key = await admin.rotateKey({ name: ROTATING_KEY });
+  const { rotations } = await admin.listRotations({ parent: ROTATING_KEY });
   const rotation = rotations.find(({ toVersion }) => toVersion === key.primary.name);
   if (rotation === undefined) throw new Error('The self-test failed: the history lacks the rotation.');
   let state = rotation.rewrapState;
-  for await (const job of client.watchRewrapJob({ name: rotation.rewrapJob })) state = job.state;
+  for await (const job of admin.watchRewrapJob({ name: rotation.rewrapJob })) state = job.state;
   // Its minute may be over while we look: then the next rotation's job has taken over.
   expect(state === 'SUCCEEDED' || state === 'SUPERSEDED', `the re-wrap job ended ${state}`);
-  const after = await client.getDataKey({ name: first.name, encryptionContext: CONTEXT });
+  const after = await service.getDataKey({ name: first.name, encryptionContext: CONTEXT });
   expect(after.plaintext.equals(before.plaintext), 'a data key changed when it was re-wrapped');
   const [from, to] = [before, after].map(({ dataKey }) => dataKey.keyVersion.split('/').at(-1));
   done(`Rotated it and re-wrapped them: from version ${from} to ${to}, their bytes the same`);
@@ -153,15 +205,15 @@ async function rotateAndRewrap(client: KeywardClient, done: (line: string) => vo
 }
 
 /** Makes those that are missing; returns how many that were. */
-async function storeDataKeys(client: KeywardClient): Promise<number> {
+async function storeDataKeys({ admin, service }: Callers): Promise<number> {
   const there = new Set<string>();
-  for await (const { name } of client.dataKeys(ROTATING_KEY, { pageSize: 1_000 })) there.add(name);
+  for await (const { name } of admin.dataKeys(ROTATING_KEY, { pageSize: 1_000 })) there.add(name);
   const ids = Array.from({ length: DATA_KEYS }, (_, index) => `customer-${String(index).padStart(4, '0')}`);
   const missing = ids.filter((id) => !there.has(`${ROTATING_KEY}/dataKeys/${id}`)).values();
   let made = 0;
   const worker = async () => {
     for (const dataKeyId of missing) {
-      await client.createDataKey({ parent: ROTATING_KEY, dataKeyId, encryptionContext: CONTEXT });
+      await service.createDataKey({ parent: ROTATING_KEY, dataKeyId, encryptionContext: CONTEXT });
       made += 1;
     }
   };
@@ -169,18 +221,7 @@ async function storeDataKeys(client: KeywardClient): Promise<number> {
   return made;
 }
 
-/** Whether it was done; false when the thing exists already. */
-async function unlessExists(create: () => Promise<unknown>): Promise<boolean> {
-  try {
-    await create();
-    return true;
-  } catch (error) {
-    if (hasReason(error, 'RESOURCE_EXISTS')) return false;
-    throw error;
-  }
-}
-
-function hasReason(error: unknown, reason: string): boolean {
+function hasReason(error: unknown, reason: string): error is KeywardClientError {
   return error instanceof KeywardClientError && error.reason === reason;
 }
 

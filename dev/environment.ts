@@ -8,15 +8,27 @@ import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createSoftHsmToken, tokenVariables } from '../softhsm/token.ts';
-import { type Credentials, createCertificateAuthority, restoreCertificateAuthority } from './certificates.ts';
+import {
+  type CertificateRequest,
+  type Credentials,
+  createCertificateAuthority,
+  restoreCertificateAuthority,
+} from './certificates.ts';
 import { readIfThere, writePrivate, writePrivateJson } from './files.ts';
+import {
+  type ClientIdentity,
+  type CredentialFiles,
+  type Identities,
+  identitiesOf,
+  PRINCIPALS,
+  writeProfiles,
+} from './identities.ts';
+import { type Issuers, openIssuers } from './issuers.ts';
 import { createRoles, type Postgres, startPostgres } from './postgres.ts';
 
 const AUTHORITY = 'Keyward development CA';
 const TOKEN_LABEL = 'keyward-development';
 const DATABASE = 'keyward';
-/** The caller that the demonstration and the `keyward` command are, until told otherwise. */
-const DEVELOPER = 'spiffe://keyward.dev/development/admin';
 const DAY_MS = 86_400_000;
 /** Certificates are made anew when they have less than this left. */
 const RENEW_LEAF_DAYS = 30;
@@ -34,7 +46,13 @@ export function environmentPaths(root: string) {
     certificates: inside('certificates'),
     /** The server's settings, for `node --env-file`. */
     environmentFile: inside('environment'),
-    /** Where the server is and who we are, for clients. */
+    /** The issuers of tokens: their key, and what the server reads. */
+    issuers: inside('issuers'),
+    /** Tokens of those who have one. */
+    tokens: { service: inside('tokens', 'service.jwt'), auditor: inside('tokens', 'auditor.jwt') },
+    /** Where the server is and who there is, for the command. */
+    profilesFile: inside('profiles.json'),
+    /** Where the server is and who the administrator is, for clients that know no profiles. */
     clientFile: inside('client.json'),
     serverLog: inside('server.log'),
     startLock: inside('start.lock'),
@@ -45,26 +63,15 @@ export function environmentPaths(root: string) {
   } as const;
 }
 
-/** A certificate's and its key's file. */
-interface CredentialFiles {
-  readonly cert: string;
-  readonly key: string;
-}
-
-/** What a client needs to call the server. */
-export interface ClientIdentity {
-  readonly address: string;
-  readonly caFile: string;
-  readonly certFile: string;
-  readonly keyFile: string;
-}
-
 /** An environment that is open: its database, if it is ours, runs. */
 export interface DevelopmentEnvironment {
   /** The server's settings. */
   readonly variables: Readonly<Record<string, string>>;
-  /** Absolute paths. */
+  /** The administrator; absolute paths. */
   readonly client: ClientIdentity;
+  /** Everybody, with absolute paths. */
+  readonly identities: Identities;
+  readonly issuers: Issuers;
   /** Nothing when the user gave a database. */
   readonly postgres: Postgres | undefined;
 }
@@ -91,6 +98,7 @@ export async function openDevelopmentEnvironment(
     databaseGiven === undefined ? openDatabase(paths.postgres, options.onDatabaseExit) : undefined,
   ]);
   const certificates = openCertificates(paths.certificates);
+  const issuers = openIssuers(paths.issuers);
   const address = `127.0.0.1:${options.port}`;
   const variables = {
     KEYWARD_MODE: 'development',
@@ -98,6 +106,7 @@ export async function openDevelopmentEnvironment(
     KEYWARD_TLS_CERT_FILE: certificates.server.cert,
     KEYWARD_TLS_KEY_FILE: certificates.server.key,
     KEYWARD_TLS_CLIENT_CA_FILE: certificates.ca.cert,
+    KEYWARD_ISSUERS_FILE: issuers.file,
     ...tokenVariables(token),
     ...databaseGiven,
     ...(postgres && {
@@ -112,12 +121,9 @@ export async function openDevelopmentEnvironment(
     certFile: 'certificates/client.pem',
     keyFile: 'certificates/client-key.pem',
   });
-  const { ca, client } = certificates;
-  return {
-    variables,
-    postgres,
-    client: { address, caFile: ca.cert, certFile: client.cert, keyFile: client.key },
-  };
+  const identities = identitiesOf(address, { certificates, tokens: paths.tokens });
+  writeProfiles(paths.directory, paths.profilesFile, identities);
+  return { variables, postgres, client: identities.admin, identities, issuers };
 }
 
 /** The two connection strings that the user gave, or nothing; one without the other is a mistake. */
@@ -142,25 +148,41 @@ async function openDatabase(
   return postgres;
 }
 
+/** Whom the authority certifies. */
+const CERTIFIED = {
+  server: { subject: 'localhost', usage: 'server', dns: ['localhost'], ips: ['127.0.0.1', '::1'] },
+  client: { subject: 'developer', usage: 'client', uris: [PRINCIPALS.admin] },
+  service: { subject: 'service', usage: 'client', uris: [PRINCIPALS.service] },
+  firstAdministrator: {
+    subject: 'first administrator',
+    usage: 'client',
+    uris: [PRINCIPALS.firstAdministrator],
+  },
+} as const satisfies Record<string, CertificateRequest>;
+
 /** Finds the certificates, making those that are missing or about to expire. */
-export function openCertificates(directory: string): Record<'ca' | 'server' | 'client', CredentialFiles> {
+export function openCertificates(directory: string): Record<'ca' | keyof typeof CERTIFIED, CredentialFiles> {
   const files = (name: string) => ({
     cert: join(directory, `${name}.pem`),
     key: join(directory, `${name}-key.pem`),
   });
-  const [ca, server, client] = [files('ca'), files('server'), files('client')];
+  const ca = files('ca');
   const kept = readCredentials(ca, RENEW_AUTHORITY_DAYS);
   const authority =
     kept === undefined ? createCertificateAuthority(AUTHORITY) : restoreCertificateAuthority(AUTHORITY, kept);
   if (kept === undefined) writeCredentials(ca, authority);
-  if (kept === undefined || readCredentials(server, RENEW_LEAF_DAYS) === undefined) {
-    const names = { dns: ['localhost'], ips: ['127.0.0.1', '::1'] };
-    writeCredentials(server, authority.issue({ subject: 'localhost', usage: 'server', ...names }));
-  }
-  if (kept === undefined || readCredentials(client, RENEW_LEAF_DAYS) === undefined) {
-    writeCredentials(client, authority.issue({ subject: 'developer', usage: 'client', uris: [DEVELOPER] }));
-  }
-  return { ca, server, client };
+  const certified = (name: keyof typeof CERTIFIED, own: CredentialFiles) => {
+    if (kept === undefined || readCredentials(own, RENEW_LEAF_DAYS) === undefined)
+      writeCredentials(own, authority.issue(CERTIFIED[name]));
+    return own;
+  };
+  return {
+    ca,
+    server: certified('server', files('server')),
+    client: certified('client', files('client')),
+    service: certified('service', files('service')),
+    firstAdministrator: certified('firstAdministrator', files('first-administrator')),
+  };
 }
 
 /** Nothing when a file is missing, they don't belong together, or the certificate has less than `days` left. */

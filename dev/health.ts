@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { connect } from 'node:http2';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ClientIdentity } from './environment.ts';
+import type { ClientIdentity } from './identities.ts';
 
 /** HealthCheckRequest without a service: not compressed, length 0. */
 const REQUEST = Buffer.alloc(5);

@@ -7,16 +7,23 @@
  * that is decided here.
  */
 import { createHash } from 'node:crypto';
-import { realpathSync } from 'node:fs';
+import { readFileSync, realpathSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { dirname, relative } from 'node:path';
 import { connect } from 'keyward-client';
 import { tryLock } from '../scripts/lock.js';
 import { identify, isAlive } from '../scripts/processes.js';
 import { demonstrate } from './demonstration.ts';
-import { type ClientIdentity, environmentPaths, openDevelopmentEnvironment } from './environment.ts';
+import { type DevelopmentEnvironment, environmentPaths, openDevelopmentEnvironment } from './environment.ts';
 import { readJsonIfThere, writePrivateJson } from './files.ts';
 import { waitUntilServing } from './health.ts';
+import {
+  appointAdministrator,
+  type Identities,
+  isAdministrator,
+  keepTokens,
+  PRINCIPALS,
+} from './identities.ts';
 import { endServer, runServerCommand, type ServerProcess, spawnServer } from './server.ts';
 import { type StartState, whoServes } from './start-state.ts';
 
@@ -45,9 +52,9 @@ async function main(): Promise<number> {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => ending.abort());
   await using running = new AsyncDisposableStack();
   try {
-    const client = await startEverything(running);
-    say(`\nServing on ${client.address}, process ${process.pid}, after ${seconds(began)} s.\n`);
-    say(howToCall(client));
+    const { service } = await startEverything(running);
+    say(`\nServing on ${service.address}, process ${process.pid}, after ${seconds(began)} s.\n`);
+    say(howToCall(service));
     await whenAborted();
   } catch (error) {
     if (!ending.signal.aborted) ending.abort(error);
@@ -62,57 +69,98 @@ async function main(): Promise<number> {
 }
 
 /** Starts database and server and shows them at work; what has to be stopped goes onto `running`. */
-async function startEverything(running: AsyncDisposableStack): Promise<ClientIdentity> {
+async function startEverything(running: AsyncDisposableStack): Promise<Identities> {
   await endLeftovers();
   const starter = identify(process.pid);
   if (starter === undefined) throw new Error('/proc is needed.');
   const port = await choosePort();
   writeState({ starter, address: `127.0.0.1:${port}`, serving: false });
-  const { variables, client, postgres } = await openDevelopmentEnvironment({
+  const environment = await openDevelopmentEnvironment({
     root: ROOT,
     port,
     given: process.env,
     onDatabaseExit: (detail) => ending.abort(new Error(detail)),
   });
+  const { variables, identities, issuers, postgres } = environment;
   if (postgres !== undefined) running.defer(() => postgres.stop());
   ending.signal.throwIfAborted();
   await runServerCommand(ROOT, ['migrate'], variables);
   ending.signal.throwIfAborted();
   await runServerCommand(ROOT, ['token', 'init'], variables);
   ending.signal.throwIfAborted();
-  const server = startServer(variables);
-  running.defer(() => server.stop());
-  writeState({ starter, address: client.address, server: server.identity, serving: false });
-  await waitUntilServing(
-    client,
-    AbortSignal.any([ending.signal, AbortSignal.timeout(SERVING_TIMEOUT_MS)]),
-  ).catch((error) => {
-    if (ending.signal.aborted) throw error;
-    throw new Error(
-      `The server isn't ready after ${SERVING_TIMEOUT_MS / 1000} s. Its log ends:\n${server.logTail()}`,
-    );
-  });
-  writeState({ starter, address: client.address, server: server.identity, serving: true });
-  await showAtWork(client, postgres === undefined ? hash(variables['DATABASE_URL'] ?? '') : 'embedded');
-  return client;
+  const { identity: server } = await startWithAdministrator({ environment, starter, running });
+  running.use(await keepTokens(issuers, identities, (error) => ending.abort(error)));
+  writeState({ starter, address: identities.admin.address, server, serving: true });
+  await showAtWork(identities, postgres === undefined ? hash(variables['DATABASE_URL'] ?? '') : 'embedded');
+  return identities;
 }
 
-function startServer(variables: Readonly<Record<string, string>>): ServerProcess {
-  const server = spawnServer(ROOT, variables, PATHS.serverLog);
+/** What starting a server needs. */
+interface Starting {
+  readonly environment: DevelopmentEnvironment;
+  readonly starter: StartState['starter'];
+  readonly running: AsyncDisposableStack;
+}
+
+/**
+ * Starts the server. Where the administrator has no roles, as in a new environment, it is started for a moment with a first
+ * administrator who gives them, and then without: what is started for good has none.
+ */
+async function startWithAdministrator(starting: Starting): Promise<ServerProcess> {
+  const { identities } = starting.environment;
+  const server = await startServer(starting);
+  using admin = connect(identities.admin);
+  if (await isAdministrator(admin)) return server;
+  await server.stop();
+  const first = await startServer(starting, {
+    KEYWARD_FIRST_ADMINISTRATOR: PRINCIPALS.firstAdministrator,
+  });
+  using client = connect(identities.firstAdministrator);
+  await appointAdministrator(client);
+  await first.stop();
+  return startServer(starting);
+}
+
+/** Starts a server and waits until it serves; everything ends when it ends without having been told to. */
+async function startServer(
+  { environment, starter, running }: Starting,
+  extra: Readonly<Record<string, string>> = {},
+): Promise<ServerProcess> {
+  const { variables, client } = environment;
+  const server = spawnServer(ROOT, { ...variables, ...extra }, PATHS.serverLog);
+  let isStopping = false;
+  const stop = () => {
+    isStopping = true;
+    return server.stop();
+  };
+  running.defer(stop);
   void server.ended.then((how) => {
+    if (isStopping) return;
     ending.abort(
       new Error(
         `The server ended (${how}). Its log, ${relative(ROOT, PATHS.serverLog)}, ends:\n${server.logTail()}`,
       ),
     );
   });
-  return server;
+  writeState({ starter, address: client.address, server: server.identity, serving: false });
+  const timeout = AbortSignal.timeout(SERVING_TIMEOUT_MS);
+  await waitUntilServing(client, AbortSignal.any([ending.signal, timeout])).catch((error) => {
+    if (ending.signal.aborted) throw error;
+    throw new Error(
+      `The server isn't ready after ${SERVING_TIMEOUT_MS / 1000} s. Its log ends:\n${server.logTail()}`,
+    );
+  });
+  return { ...server, stop };
 }
 
-async function showAtWork(identity: ClientIdentity, database: string): Promise<void> {
-  say('\nAs a client sees it:');
-  using client = connect(identity);
-  await demonstrate({ client, file: PATHS.demonstration, database, say });
+async function showAtWork({ admin, service, auditor }: Identities, database: string): Promise<void> {
+  say('\nAs its callers see it:');
+  const token = (file: string) => () => readFileSync(file, 'utf8').trim();
+  using asAdmin = connect(admin);
+  using asService = connect({ ...service, token: token(service.tokenFile) });
+  using asAuditor = connect({ ...auditor, token: token(auditor.tokenFile) });
+  const callers = { admin: asAdmin, service: asService, auditor: asAuditor };
+  await demonstrate({ callers, file: PATHS.demonstration, database, say });
 }
 
 /** A start that was killed may have left its server running; PostgreSQL's are found by its own record. */
@@ -146,20 +194,24 @@ async function isFree(port: number): Promise<boolean> {
   return await promise;
 }
 
-function howToCall({ address, caFile, certFile, keyFile }: ClientIdentity): string {
-  const [ca, cert, key] = [caFile, certFile, keyFile].map((file) => relative(ROOT, file));
-  return `Call it from this folder:
+function howToCall({ address, caFile, certFile, keyFile, tokenFile }: Identities['service']): string {
+  const [ca, cert, key, token] = [caFile, certFile, keyFile, tokenFile].map((file) => relative(ROOT, file));
+  return `Call it from this folder, as admin unless --profile says service or auditor:
   npx keyward keys list tenants/demo
   npx keyward keys rotate tenants/demo/keys/rotating --watch
-  npx keyward keys history tenants/demo/keys/rotating
-  grpcurl -cacert ${ca} -cert ${cert} -key ${key} ${address} list
+  echo -n hello | npx keyward --profile service encrypt tenants/demo/keys/demo --out hello.enc
+  npx keyward --profile service decrypt --tenant demo --in hello.enc
+  npx keyward --profile auditor access bindings demo
+  grpcurl -cacert ${ca} -cert ${cert} -key ${key} -H "authorization: Bearer $(cat ${token})" ${address} list
 or from TypeScript:
+  import { readFileSync } from 'node:fs';
   import { connect } from 'keyward-client';
   using keyward = connect({
     address: '${address}',
     caFile: '${ca}',
     certFile: '${cert}',
     keyFile: '${key}',
+    token: () => readFileSync('${token}', 'utf8').trim(),
   });
   const { ciphertext } = await keyward.encrypt({
     name: 'tenants/demo/keys/demo',
