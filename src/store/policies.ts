@@ -177,6 +177,11 @@ export async function writePolicySeal(tx: Tx, tenantId: TenantId, sealed: Policy
   );
 }
 
+/** A Date would be sent in local time, which of long ago is off by seconds in many places: then no seal matches. */
+function instant(time: Date): string {
+  return time.toISOString();
+}
+
 /** Throws RESOURCE_EXISTS when the id is taken. */
 export async function insertRoleBinding(tx: Tx, tenantId: TenantId, binding: RoleBinding): Promise<void> {
   const inserted = await tx.query(
@@ -192,11 +197,11 @@ export async function insertRoleBinding(tx: Tx, tenantId: TenantId, binding: Rol
       binding.role,
       binding.keyPattern,
       binding.allTenants,
-      binding.expiresAt,
+      binding.expiresAt && instant(binding.expiresAt),
       JSON.stringify(binding.conditions),
       binding.overridesSeparation,
       binding.description,
-      binding.createdAt,
+      instant(binding.createdAt),
       binding.creator,
     ],
   );
@@ -217,7 +222,7 @@ export async function insertRole(tx: Tx, tenantId: TenantId, role: CustomRole): 
   const inserted = await tx.query(
     `INSERT INTO roles (tenant_id, role_id, permissions, description, created_at, creator)
      VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING 1`,
-    [tenantId, role.roleId, role.permissions, role.description, role.createdAt, role.creator],
+    [tenantId, role.roleId, role.permissions, role.description, instant(role.createdAt), role.creator],
   );
   if (inserted.length === 0) throw new KeywardError('RESOURCE_EXISTS');
 }
