@@ -43,17 +43,22 @@ export async function grantEverything(
       });
     }
     for (const name of callers) {
-      await administration.createBinding(setUpCall(), system, {
-        bindingId: `b${newId().replaceAll('-', '')}`,
-        member: { kind: 'principal', name },
-        role,
-        keyPattern: '',
-        allTenants: true,
-        expiresAt: null,
-        conditions: [],
-        overridesSeparation: true,
-        description: '',
-      });
+      await administration.createBinding(
+        setUpCall(),
+        system,
+        {
+          bindingId: `b${newId().replaceAll('-', '')}`,
+          member: { kind: 'principal', name },
+          role,
+          keyPattern: '',
+          allTenants: true,
+          expiresAt: null,
+          conditions: [],
+          overridesSeparation: true,
+          description: '',
+        },
+        () => {},
+      );
     }
   });
 }

@@ -64,7 +64,7 @@ export class Access {
     const own = await policies.of(await tenantOf(tenantName));
     if (tenantName === SYSTEM) {
       const isGood = caller.tenants?.includes(SYSTEM) !== false;
-      return new Rights(caller, tenantName, isGood ? [own] : [], isFirst);
+      return new Rights(caller, tenantName, isGood ? [own] : [], isFirst && isGood);
     }
     // What the tenant's own policy allows doesn't depend on that of `system`, be it as it may.
     const system = await policies.of(await tenantOf(SYSTEM)).catch((error: unknown) => error);

@@ -5,6 +5,7 @@
  * entry and its announcement; no member comes to both administer and use a key unless the binding says that this is
  * meant, and then the audit entry says so too. Who may change it is asked before any of this.
  */
+import { isDeepStrictEqual } from 'node:util';
 import type { Call } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
 import { RECORD } from '../hsm/record-seal.ts';
@@ -25,7 +26,7 @@ import {
 import type { Reference } from '../store/request-ids.ts';
 import type { Store, Tx } from '../store/store.ts';
 import { bindingName } from './access.ts';
-import { dutiesOf, isOfSystem, isPermission, type Permission } from './permissions.ts';
+import { dutiesOf, isOfSystem, isPermission, type Permission, reachesTenants } from './permissions.ts';
 import type { Policies, TenantIdentity } from './policies.ts';
 import {
   type Grant,
@@ -37,11 +38,13 @@ import {
   type Subject,
   type Target,
 } from './policy.ts';
-import { policyContent } from './policy-seal.ts';
+import { policyBytes, policyContent } from './policy-seal.ts';
 
 /** A policy is loaded, and hashed, as a whole. */
 const MAX_BINDINGS = 20_000;
 const MAX_ROLES = 200;
+/** Of the lines that the seal is over; 20,000 bindings of common size take a quarter of it. */
+const MAX_BYTES = 16 * 1024 * 1024;
 
 export interface AdministrationParts {
   readonly store: Pick<Store, 'mutate' | 'reconcile'>;
@@ -74,18 +77,16 @@ export class AccessAdministration {
   }
 
   /**
-   * Whether the binding, in the tenant `system`, gives more than anybody may give who may create bindings there: something in
-   * all tenants, or what no tenant's own binding can give.
+   * Throws RESOURCE_EXISTS, SEPARATION_OF_DUTIES, POLICY_FULL, POLICY_CORRUPT, INVALID_FIELD for a role that there isn't, and
+   * what `requireBeyond` throws, which is called for a binding that gives more than anybody may give who may create bindings.
+   * By the policy as it is changed, and not as it is remembered: a role may have been made anew.
    */
-  async reachesBeyond(tenant: TenantIdentity, { role, allTenants }: NewRoleBinding): Promise<boolean> {
-    if (allTenants) return true;
-    if (tenant.tenantId !== this.#parts.system.tenantId) return false;
-    const permissions = (await this.policyOf(tenant)).permissionsOfRole(role) ?? [];
-    return [...permissions].some(isOfSystem);
-  }
-
-  /** Throws RESOURCE_EXISTS, SEPARATION_OF_DUTIES, POLICY_FULL, POLICY_CORRUPT, INVALID_FIELD for a role that there isn't. */
-  async createBinding(call: Call, tenant: TenantIdentity, asked: NewRoleBinding): Promise<RoleBinding> {
+  async createBinding(
+    call: Call,
+    tenant: TenantIdentity,
+    asked: NewRoleBinding,
+    requireBeyond: () => void,
+  ): Promise<RoleBinding> {
     const elsewhere = await this.#grantedElsewhere(call, tenant, asked);
     const { bindingId } = asked;
     const resource = bindingName({ tenant: tenant.name }, asked);
@@ -95,14 +96,20 @@ export class AccessAdministration {
       tenant,
       { resource, detail, reference: { bindingId } },
       async (tx, policy, now) => {
+        if (reachesBeyond(policy, asked)) requireBeyond();
         requireGivable(policy, asked);
         if (!asked.overridesSeparation) requireSeparation(policy, asked, elsewhere, now);
         if (policy.bindings.length >= MAX_BINDINGS) throw new KeywardError('POLICY_FULL');
         const binding = { ...asked, createdAt: now, creator: call.caller };
+        const next = { bindings: [...policy.bindings, binding], roles: policy.roles };
+        requireRoom(next);
         await insertRoleBinding(tx, tenant.tenantId, binding);
-        return { result: binding, bindings: [...policy.bindings, binding], roles: policy.roles };
+        return { result: binding, ...next };
       },
-      (policy, before) => policy.bindings.find((each) => each.bindingId === before['bindingId']),
+      (policy, before) => {
+        if (reachesBeyond(policy, asked)) requireBeyond();
+        return policy.bindings.find((each) => isMadeBy(call, each, { ...asked, ...before }));
+      },
     );
   }
 
@@ -134,10 +141,12 @@ export class AccessAdministration {
       async (tx, policy, now) => {
         if (policy.roles.length >= MAX_ROLES) throw new KeywardError('POLICY_FULL');
         const role = { ...asked, createdAt: now, creator: call.caller };
+        const next = { bindings: policy.bindings, roles: [...policy.roles, role] };
+        requireRoom(next);
         await insertRole(tx, tenant.tenantId, role);
-        return { result: role, bindings: policy.bindings, roles: [...policy.roles, role] };
+        return { result: role, ...next };
       },
-      (policy, before) => policy.roles.find((each) => each.roleId === before['roleId']),
+      (policy) => policy.roles.find((each) => isMadeBy(call, each, asked)),
     );
   }
 
@@ -260,6 +269,26 @@ export class AccessAdministration {
   }
 }
 
+/** Whether the binding gives something in all tenants, or in `system` what no tenant's own binding can give. */
+function reachesBeyond(policy: Policy, { role, allTenants }: NewRoleBinding): boolean {
+  if (allTenants) return true;
+  return policy.tenant === 'system' && [...(policy.permissionsOfRole(role) ?? [])].some(reachesTenants);
+}
+
+/** Whether it is what the call asked for before, and not another that has its name by now. */
+function isMadeBy(
+  { caller }: Call,
+  { createdAt: _, creator, ...made }: RoleBinding | CustomRole,
+  asked: NewRoleBinding | NewRole,
+): boolean {
+  return creator === caller && isDeepStrictEqual(made, asked);
+}
+
+/** Throws POLICY_FULL for more than replicas can hold of every tenant. */
+function requireRoom(next: Pick<PolicyRecord, 'bindings' | 'roles'>): void {
+  if (policyBytes(next) > MAX_BYTES) throw new KeywardError('POLICY_FULL');
+}
+
 /** Throws INVALID_FIELD for a role that there isn't, or that reaches beyond the tenant. */
 function requireGivable(policy: Policy, { role, allTenants }: NewRoleBinding): void {
   const isSystem = policy.tenant === 'system';
@@ -291,6 +320,9 @@ function requireSeparation(
   elsewhere: readonly Grant[],
   now: Date,
 ): void {
+  const given = policy.permissionsOfRole(asked.role) ?? [];
+  // What the member has besides may be meant to be both.
+  if (dutiesOf(given).size === 0) return;
   const { name, kind } = asked.member;
   const subject = kind === 'principal' ? { name, groups: [] } : { name: '', groups: [name] };
   const together = [...policy.grantsOf(subject), ...elsewhere].filter(
@@ -298,6 +330,6 @@ function requireSeparation(
       !hasExpired(binding, now.getTime()) && patternsOverlap(binding.keyPattern, asked.keyPattern),
   );
   const permissions = together.flatMap((grant) => [...grant.permissions]);
-  const duties = dutiesOf([...(policy.permissionsOfRole(asked.role) ?? []), ...permissions]);
+  const duties = dutiesOf([...given, ...permissions]);
   if (duties.size > 1) throw new KeywardError('SEPARATION_OF_DUTIES');
 }

@@ -10,11 +10,14 @@ interface PermissionRow {
   readonly duty?: 'administer' | 'use';
   /** Beyond any one tenant's say: allowed by no binding but one of the tenant `system`. */
   readonly ofSystem?: true;
+  /** A tenant's own to give; but what it is about in `system` is all tenants': jobs there re-wrap everything. */
+  readonly ofAllInSystem?: true;
 }
 
 const ADMINISTER = { duty: 'administer' } as const;
 const USE = { duty: 'use' } as const;
 const OF_SYSTEM = { ofSystem: true } as const;
+const OF_ALL_IN_SYSTEM = { ofAllInSystem: true } as const;
 
 /** Every permission; one or more methods need each. */
 export const PERMISSIONS = {
@@ -45,10 +48,10 @@ export const PERMISSIONS = {
   'keyVersions.destroy': ADMINISTER,
   'keyVersions.restore': ADMINISTER,
   'rotations.list': {},
-  'rewrapJobs.create': ADMINISTER,
-  'rewrapJobs.get': {},
-  'rewrapJobs.list': {},
-  'rewrapJobs.cancel': ADMINISTER,
+  'rewrapJobs.create': { ...ADMINISTER, ...OF_ALL_IN_SYSTEM },
+  'rewrapJobs.get': OF_ALL_IN_SYSTEM,
+  'rewrapJobs.list': OF_ALL_IN_SYSTEM,
+  'rewrapJobs.cancel': { ...ADMINISTER, ...OF_ALL_IN_SYSTEM },
   'roleBindings.create': {},
   'roleBindings.createForAllTenants': OF_SYSTEM,
   'roleBindings.get': {},
@@ -93,6 +96,12 @@ export function dutiesOf(permissions: Iterable<Permission>): ReadonlySet<'admini
 export function isOfSystem(permission: Permission): boolean {
   const row: PermissionRow = PERMISSIONS[permission];
   return row.ofSystem === true;
+}
+
+/** Whether a binding in the tenant `system` that gives it reaches into other tenants, or is about the service. */
+export function reachesTenants(permission: Permission): boolean {
+  const { ofSystem, ofAllInSystem }: PermissionRow = PERMISSIONS[permission];
+  return ofSystem === true || ofAllInSystem === true;
 }
 
 interface RoleRow {

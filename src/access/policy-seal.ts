@@ -20,13 +20,23 @@ export function policyContent(
   { bindings, roles }: Pick<PolicyRecord, 'bindings' | 'roles'>,
 ): Buffer {
   const hash = createHash('sha256');
-  for (const binding of inOrder(bindings, ({ bindingId }) => bindingId))
-    hash.update(`${JSON.stringify(bindingLine(binding))}\n`);
-  for (const role of inOrder(roles, ({ roleId }) => roleId))
-    hash.update(`${JSON.stringify(roleLine(role))}\n`);
+  for (const line of lines({ bindings, roles })) hash.update(line);
   const number = Buffer.alloc(8);
   number.writeBigUInt64BE(revision);
   return Buffer.concat([idToBytes(tenantId), number, hash.digest()]);
+}
+
+/** How many bytes the lines have. */
+export function policyBytes(policy: Pick<PolicyRecord, 'bindings' | 'roles'>): number {
+  let bytes = 0;
+  for (const line of lines(policy)) bytes += Buffer.byteLength(line);
+  return bytes;
+}
+
+function* lines({ bindings, roles }: Pick<PolicyRecord, 'bindings' | 'roles'>): Iterable<string> {
+  for (const binding of inOrder(bindings, ({ bindingId }) => bindingId))
+    yield `${JSON.stringify(bindingLine(binding))}\n`;
+  for (const role of inOrder(roles, ({ roleId }) => roleId)) yield `${JSON.stringify(roleLine(role))}\n`;
 }
 
 function bindingLine(binding: RoleBinding): unknown[] {

@@ -38,7 +38,8 @@ const role = z
     'must be roles/{role} or tenants/{tenant}/roles/{role}',
   );
 
-const claimPath = z.array(z.string().min(1).max(256)).min(1).max(5);
+const CLAIM = /^[^\p{Cc}\p{Cs}\ufffd]{1,256}$/u;
+const claimPath = z.array(z.string().regex(CLAIM, 'must be names of claims')).min(1).max(5);
 const contextValue = z.string().max(8_192);
 
 const condition = z

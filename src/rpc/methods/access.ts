@@ -79,9 +79,10 @@ export const accessService = {
     handle: async (services, call, { parent, roleBindingId, roleBinding }) => {
       const tenant = await tenantOf(services, parent);
       const binding = { bindingId: roleBindingId || newBindingId(), ...roleBinding };
-      if (await services.accessAdministration.reachesBeyond(tenant, binding))
+      const requireBeyond = () =>
         call.rights.require('roleBindings.createForAllTenants', {}, formatTenantName(parent));
-      const created = await services.accessAdministration.createBinding(call, tenant, binding);
+      const { accessAdministration } = services;
+      const created = await accessAdministration.createBinding(call, tenant, binding, requireBeyond);
       return roleBindingMessage(parent, created);
     },
   }),

@@ -29,7 +29,14 @@ const setKeyVersionState = (permission: Permission, state: 'ENABLED' | 'DISABLED
       keyVersionMessage(name, await keys.setVersionState(call, name, etag, state)),
   });
 
-/** How something is to be destroyed. */
+/** What of a key says when it is rotated. */
+const SCHEDULE: readonly string[] = [
+  'rotation_period',
+  'next_rotation_time',
+  'rotation_usage_limit',
+  'maintenance_paused',
+];
+
 export const keyService = {
   CreateKey: row({
     permission: 'keys.create',
@@ -101,6 +108,9 @@ export const keyService = {
     request: z.object({ key: field.keyToUpdate, updateMask: field.keyMask, requestId: field.requestId }),
     resource: ({ key }) => formatKeyName(key.name),
     handle: async ({ keys }, call, { key, updateMask }) => {
+      // Whoever may not rotate it can't have it rotated, or not, by the schedule.
+      if (updateMask.some((path) => SCHEDULE.includes(path)))
+        call.rights.require('keys.rotate', ofName(key), formatKeyName(key.name));
       const settings = {
         description: { description: key.description },
         labels: { labels: key.labels },
