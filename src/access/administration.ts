@@ -6,7 +6,7 @@
  * meant, and then the audit entry says so too. Who may change it is asked before any of this.
  */
 import { isDeepStrictEqual } from 'node:util';
-import type { Call } from '../call.ts';
+import { type Call, millisecondsLeft } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import type { Agents } from '../hsm/token-router.ts';
@@ -71,6 +71,8 @@ export interface Considered {
 /** See this file's first paragraph. */
 export class AccessAdministration {
   readonly #parts: AdministrationParts;
+  /** Settled when the last change of a tenant's that was asked for here is over. */
+  readonly #changing = new Map<TenantId, Promise<unknown>>();
 
   constructor(parts: AdministrationParts) {
     this.#parts = parts;
@@ -210,26 +212,45 @@ export class AccessAdministration {
     const { tenantId } = tenant;
     const locked = (tx: Tx) => policies.verified(tenant, call.deadline, () => lockPolicy(tx, tenantId));
     const { resource, detail, reference } = what;
-    const result = await store.mutate(
-      call,
-      { tenantId, resource, change: { kind: 'access', subjectId: tenantId }, ...(detail ? { detail } : {}) },
-      async (tx) => {
-        const { policy, record } = await locked(tx);
-        const { result, ...next } = await apply(tx, policy, record.now);
-        await this.#seal(tx, call, tenantId, policy.revision + 1n, next);
-        return result;
-      },
-      {
-        reference,
-        rebuild: async (tx, before) => {
-          const found = rebuild((await locked(tx)).policy, before);
-          if (found === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
-          return found;
+    const change = { kind: 'access', subjectId: tenantId } as const;
+    const mutate = () =>
+      store.mutate(
+        call,
+        { tenantId, resource, change, ...(detail ? { detail } : {}) },
+        async (tx) => {
+          const { policy, record } = await locked(tx);
+          const { result, ...next } = await apply(tx, policy, record.now);
+          await this.#seal(tx, call, tenantId, policy.revision + 1n, next);
+          return result;
         },
-      },
-    );
+        {
+          reference,
+          rebuild: async (tx, before) => {
+            const found = rebuild((await locked(tx)).policy, before);
+            if (found === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+            return found;
+          },
+        },
+      );
+    const result = await this.#inTurn(call, tenantId, mutate);
     policies.forget(tenantId);
     return result;
+  }
+
+  /** One change of a tenant's after another: those that wait for it hold no connection, which all tenants share. */
+  #inTurn<T>({ deadline }: Call, tenantId: TenantId, change: () => Promise<T>): Promise<T> {
+    const before = this.#changing.get(tenantId) ?? Promise.resolve();
+    const changed = before.then(() => {
+      if (millisecondsLeft(deadline) <= 0) throw new KeywardError('DEADLINE_EXCEEDED');
+      return change();
+    });
+    const over = changed
+      .catch(() => {})
+      .finally(() => {
+        if (this.#changing.get(tenantId) === over) this.#changing.delete(tenantId);
+      });
+    this.#changing.set(tenantId, over);
+    return changed;
   }
 
   async #seal(

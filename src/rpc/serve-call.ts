@@ -20,6 +20,7 @@ import type {
 } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import type { Rights } from '../access/access.ts';
+import type { Caller } from '../access/identity.ts';
 import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { AdmittedCall } from './admission.ts';
@@ -212,23 +213,28 @@ class Execution {
 
   /** The caller's rights, which suffice. A stream's are asked for again while it is open. */
   async #authorize(request: unknown): Promise<Rights> {
+    const rights = await this.#authorized(this.#admitted.caller, request);
+    this.#rights = rights;
+    if (this.#answering.ended !== undefined) {
+      const again = async () => this.#authorized(await this.#admitted.identify(), request);
+      const end = (error: unknown) => this.#endEarly(error);
+      this.#reauthorizing = setInterval(() => void again().catch(end), REAUTHORIZE_MS);
+    }
+    return rights;
+  }
+
+  /** The caller's rights, which suffice; that they don't is recorded before it is thrown. */
+  async #authorized(caller: Caller, request: unknown): Promise<Rights> {
     const { row } = this.#method;
-    const { access } = this.#serving.services;
-    const { caller } = this.#admitted;
     try {
-      this.#rights = await authorize(access, row, caller, request);
+      return await authorize(this.#serving.services.access, row, caller, request);
     } catch (error) {
+      clearInterval(this.#reauthorizing);
       const { reason, message } = toKeywardError(error);
       if (reason === 'PERMISSION_MISSING' || reason === 'RESOURCE_NOT_FOUND')
         await this.#record(row.target(request).tenant, reason, message);
       throw error;
     }
-    if (this.#answering.ended !== undefined) {
-      const again = async () => authorize(access, row, await this.#admitted.identify(), request);
-      const end = (error: unknown) => this.#endEarly(error);
-      this.#reauthorizing = setInterval(() => void again().catch(end), REAUTHORIZE_MS);
-    }
-    return this.#rights;
   }
 
   /** What a handler asked for and the caller hadn't got: an item of a batch, a key that a ciphertext is of. */
