@@ -31,6 +31,9 @@ const TABLES = [
   'rewrap_failures',
   'rotations',
   'key_version_usage',
+  'role_bindings',
+  'roles',
+  'access_policies',
 ];
 const refused = { code: '42501' };
 
@@ -84,7 +87,16 @@ async function fill(tenantId: TenantId): Promise<void> {
        INSERT INTO rewrap_failures (tenant_id, job_id, resource, reason) VALUES ($1, $3, 'dk', 'DECRYPTION_FAILED')),
      r AS (
        INSERT INTO rotations (tenant_id, key_id, to_version, from_version, cause, caller, duration_ms, job_id)
-       VALUES ($1, $2, 1, 1, 'request', 'c', 1, $3))
+       VALUES ($1, $2, 1, 1, 'request', 'c', 1, $3)),
+     b AS (
+       INSERT INTO role_bindings (tenant_id, binding_id, member_kind, member, role, key_pattern, all_tenants, conditions,
+         overrides_separation, description, created_at, creator)
+       VALUES ($1, 'b', 'principal', 'p', 'roles/decrypter', '', false, '[]', false, '', now(), 'c')),
+     o AS (
+       INSERT INTO roles (tenant_id, role_id, permissions, description, created_at, creator)
+       VALUES ($1, 'o', '{keys.get}', '', now(), 'c')),
+     a AS (
+       INSERT INTO access_policies (tenant_id, revision, seal_key_id, seal) VALUES ($1, 1, $7, $8))
      INSERT INTO key_version_usage (tenant_id, key_id, version, encrypt_operations, decrypt_operations)
      VALUES ($1, $2, 1, 1, 1)`,
     [
@@ -150,6 +162,10 @@ describe('the service', () => {
       `INSERT INTO rewrap_jobs (tenant_id, job_id, scope, cause, caller) VALUES ('${beta}', '${job}', 's', 'request', 'c')`,
       `INSERT INTO data_keys (tenant_id, key_id, name, data_key_id, context_digest, ciphertext)
          SELECT '${beta}', key_id, 'stolen', gen_random_uuid(), context_digest, ciphertext FROM data_keys`,
+      `INSERT INTO role_bindings SELECT '${beta}', 'mine', member_kind, member, role, key_pattern, all_tenants, expires_at,
+         conditions, overrides_separation, description, created_at, creator FROM role_bindings`,
+      `INSERT INTO roles SELECT '${beta}', 'mine', permissions, description, created_at, creator FROM roles`,
+      `INSERT INTO access_policies SELECT '${beta}', revision, seal_key_id, seal FROM access_policies`,
     ]) {
       await assert.rejects(
         asService((tx) => tx.query(statement)),
@@ -161,6 +177,9 @@ describe('the service', () => {
       `DELETE FROM data_keys WHERE tenant_id = '${beta}' RETURNING 1`,
       `DELETE FROM rewrap_ranges WHERE tenant_id = '${beta}' RETURNING 1`,
       `UPDATE rewrap_jobs SET state = state WHERE tenant_id = '${beta}' RETURNING 1`,
+      `DELETE FROM role_bindings WHERE tenant_id = '${beta}' RETURNING 1`,
+      `DELETE FROM roles WHERE tenant_id = '${beta}' RETURNING 1`,
+      `UPDATE access_policies SET seal = seal WHERE tenant_id = '${beta}' RETURNING 1`,
     ])
       assert.deepEqual(await asService((tx) => tx.query(statement)), [], statement);
   });
