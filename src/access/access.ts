@@ -12,7 +12,7 @@ import type { Store } from '../store/store.ts';
 import type { Caller } from './identity.ts';
 import type { Permission } from './permissions.ts';
 import type { Policies, TenantIdentity } from './policies.ts';
-import { type Grant, hasExpired, obstaclesOf, type Policy, type Target } from './policy.ts';
+import { allows, type Grant, hasExpired, type Policy, type Target } from './policy.ts';
 
 /** The tenant that the service itself belongs to. */
 const SYSTEM = 'system';
@@ -148,8 +148,7 @@ export class Rights {
     for (const policy of this.#policies) {
       if (policy instanceof Error) throw policy;
       for (const grant of this.#grantsIn(policy))
-        if (obstaclesOf(grant, permission, target, this.caller, now).length === 0)
-          return bindingName(policy, grant.binding);
+        if (allows(grant, permission, target, this.caller, now)) return bindingName(policy, grant.binding);
     }
     return undefined;
   }

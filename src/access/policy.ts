@@ -111,6 +111,22 @@ export function obstaclesOf(
   return obstacles;
 }
 
+/** Whether nothing keeps the grant from allowing this: {@link obstaclesOf}, and no more of it than it takes to know. */
+export function allows(
+  { binding, permissions }: Grant,
+  permission: Permission,
+  { key, context }: Target,
+  subject: Subject,
+  now: number,
+): boolean {
+  return (
+    permissions.has(permission) &&
+    fitsKey(binding.keyPattern, key) &&
+    !hasExpired(binding, now) &&
+    binding.conditions.every((condition) => isMet(condition, context, subject))
+  );
+}
+
 /** Whether the binding has ended. */
 export function hasExpired({ expiresAt }: Pick<RoleBinding, 'expiresAt'>, now: number): boolean {
   return expiresAt !== null && expiresAt.getTime() <= now;

@@ -13,6 +13,7 @@ import {
   PREDEFINED_ROLES,
 } from '../../src/access/permissions.ts';
 import {
+  allows,
   LATER,
   obstaclesOf,
   Policy,
@@ -153,7 +154,9 @@ describe('a binding', () => {
             ...(isMet ? [] : ['context']),
           ];
           const target: Target = { key, context: brought };
-          assert.deepEqual(obstaclesOf(grant, wanted, target, subjectOf(claimed), now.getTime()), expected);
+          const question = [grant, wanted, target, subjectOf(claimed), now.getTime()] as const;
+          assert.deepEqual(obstaclesOf(...question), expected);
+          assert.equal(allows(...question), expected.length === 0);
         },
       ),
     );
