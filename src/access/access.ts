@@ -147,15 +147,16 @@ export class Rights {
     const now = Date.now();
     for (const policy of this.#policies) {
       if (policy instanceof Error) throw policy;
-      for (const grant of this.#grantsIn(policy))
-        if (allows(grant, permission, target, this.caller, now)) return bindingName(policy, grant.binding);
+      for (const grant of policy.candidates(this.caller, permission, target.key))
+        if (this.#holds(policy, grant) && allows(grant, permission, target, this.caller, now))
+          return bindingName(policy, grant.binding);
     }
     return undefined;
   }
 
-  *#grantsIn(policy: Policy): Iterable<Grant> {
-    for (const grant of policy.grantsOf(this.caller))
-      if (policy.tenant === this.tenant || grant.binding.allTenants) yield grant;
+  /** Whether what the policy says holds in this tenant. */
+  #holds({ tenant }: Policy, { binding }: Grant): boolean {
+    return tenant === this.tenant || binding.allTenants;
   }
 
   #hasStanding(): boolean {
@@ -165,7 +166,9 @@ export class Rights {
       this.#policies.some(
         (policy) =>
           !(policy instanceof Error) &&
-          [...this.#grantsIn(policy)].some(({ binding }) => !hasExpired(binding, now)),
+          [...policy.grantsOf(this.caller)].some(
+            (grant) => this.#holds(policy, grant) && !hasExpired(grant.binding, now),
+          ),
       )
     );
   }

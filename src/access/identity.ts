@@ -10,6 +10,7 @@ import type { Logger } from 'pino';
 import { monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import { type CertificatePrincipal, type ClientCertificate, clientCertificate } from './certificates.ts';
+import type { Claims } from './claims.ts';
 import { parseDenyList } from './deny-list.ts';
 import { type Issuer, parseIssuers } from './issuers.ts';
 import { type KeySet, openKeySet } from './key-sets.ts';
@@ -27,7 +28,7 @@ export interface IdentitySettings {
   readonly acceptsDevelopment: boolean;
 }
 
-/** Somebody who has proven who he is. */
+/** Somebody who has proven who he is. The same object for all calls by one token, or by one connection's certificate. */
 export interface Caller extends Subject {
   /** As logs, audit entries and role bindings name him. */
   readonly name: string;
@@ -148,10 +149,22 @@ export class Identity {
   }
 }
 
+/** What a certificate, or a token's claims, made somebody. */
+const callers = new WeakMap<ClientCertificate | Claims, Caller>();
+
+function remembered(proof: ClientCertificate | Claims, make: () => Caller): Caller {
+  const known = callers.get(proof);
+  if (known !== undefined) return known;
+  const caller = make();
+  callers.set(proof, caller);
+  return caller;
+}
+
 function callerByCertificate(certificate: ClientCertificate | undefined): Caller {
   if (certificate === undefined) throw new KeywardError('CREDENTIALS_MISSING');
-  if (certificate.name === undefined) throw notAccepted('the certificate has no name of the configured kind');
-  return { name: certificate.name, groups: [], claim: () => undefined };
+  const { name } = certificate;
+  if (name === undefined) throw notAccepted('the certificate has no name of the configured kind');
+  return remembered(certificate, () => ({ name, groups: [], claim: () => undefined }));
 }
 
 /** A token that is bound to a certificate comes with it and alone with it; one that isn't comes without any. */
@@ -159,8 +172,12 @@ function callerByToken(
   { issuer, claims }: AcceptedToken,
   certificate: ClientCertificate | undefined,
 ): Caller {
-  const { principal, tenants, groups = [], subject, id, thumbprint, expiresAt, claim } = claims;
-  if (thumbprint !== certificate?.thumbprint) throw new KeywardError('TOKEN_NOT_BOUND');
+  if (claims.thumbprint !== certificate?.thumbprint) throw new KeywardError('TOKEN_NOT_BOUND');
+  return remembered(claims, () => callerOfClaims(issuer, claims));
+}
+
+function callerOfClaims(issuer: Issuer, claims: Claims): Caller {
+  const { principal, tenants, groups = [], subject, id, expiresAt, claim } = claims;
   return {
     name: `jwt:${issuer.name}/${principal}`,
     groups: groups.map((group) => `${issuer.name}/${group}`),

@@ -38,6 +38,14 @@ export interface Grant {
   readonly permissions: ReadonlySet<Permission>;
 }
 
+/** A subject's grants of one permission. */
+interface Candidates {
+  readonly all: Grant[];
+  /** For more than one key. */
+  readonly open: Grant[];
+  readonly byKey: Map<string, Grant[]>;
+}
+
 /** See this file's first paragraph. */
 export class Policy {
   /** The tenant, by the last part of its name. */
@@ -47,6 +55,8 @@ export class Policy {
   readonly bindings: readonly RoleBinding[];
   readonly roles: readonly CustomRole[];
   readonly #grants: ReadonlyMap<string, readonly Grant[]>;
+  /** What was found for subjects before: the same ones ask again and again. */
+  readonly #found = new WeakMap<Subject, Map<Permission, Candidates>>();
 
   constructor(policy: Pick<Policy, 'tenant' | 'revision' | 'bindings' | 'roles'>) {
     this.tenant = policy.tenant;
@@ -68,6 +78,40 @@ export class Policy {
   *grantsOf({ name, groups }: Pick<Subject, 'name' | 'groups'>): Iterable<Grant> {
     yield* this.#grants.get(memberKey({ kind: 'principal', name })) ?? [];
     for (const group of groups) yield* this.#grants.get(memberKey({ kind: 'group', name: group })) ?? [];
+  }
+
+  /**
+   * The subject's grants that may allow this: those that have the permission, without those for another key alone. Found once
+   * for each subject, which is never changed: a decision among 9,000 bindings of the caller's own, a key each, took 1 ms without.
+   */
+  candidates(subject: Subject, permission: Permission, key: Target['key']): readonly Grant[] {
+    let found = this.#found.get(subject);
+    if (found === undefined) {
+      found = new Map();
+      this.#found.set(subject, found);
+    }
+    let candidates = found.get(permission);
+    if (candidates === undefined) {
+      candidates = this.#find(subject, permission);
+      found.set(permission, candidates);
+    }
+    if (key === LATER) return candidates.all;
+    const own = key === undefined ? undefined : candidates.byKey.get(key);
+    return own === undefined ? candidates.open : [...own, ...candidates.open];
+  }
+
+  #find(subject: Subject, permission: Permission): Candidates {
+    const candidates: Candidates = { all: [], open: [], byKey: new Map() };
+    for (const grant of this.grantsOf(subject)) {
+      if (!grant.permissions.has(permission)) continue;
+      candidates.all.push(grant);
+      const { keyPattern } = grant.binding;
+      const isOpen = keyPattern === '' || keyPattern.endsWith('*');
+      const others = isOpen ? candidates.open : candidates.byKey.get(keyPattern);
+      if (others === undefined) candidates.byKey.set(keyPattern, [grant]);
+      else others.push(grant);
+    }
+    return candidates;
   }
 
   /** What a role of this tenant comes to; undefined for one that there isn't. */

@@ -6,7 +6,7 @@
  * change. Only accepted tokens are remembered, so that no others can push them out; by their hash, so that none is kept.
  * Knows no connection and no certificate.
  */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { Logger } from 'pino';
 import { Lru } from '../lru.ts';
 import { type Claims, isForDevelopment, readClaims, requireUnexpired } from './claims.ts';
@@ -77,7 +77,7 @@ export class TokenVerifier {
 
   /** At once for a token that is remembered. Throws, or rejects with, a KeywardError for one that is not accepted. */
   accept(text: string): AcceptedToken | Promise<AcceptedToken> {
-    const digest = createHash('sha256').update(text).digest('base64');
+    const digest = hash('sha256', text, 'base64');
     const known = this.#remembered.get(digest);
     if (known === undefined) return this.#acceptAnew(text, digest);
     const recall = (key: PublicKey | undefined) => {

@@ -167,8 +167,10 @@ class Execution {
     const timer = Number.isFinite(deadline)
       ? setTimeout(() => this.#fail(new KeywardError('DEADLINE_EXCEEDED')), millisecondsLeft(deadline))
       : undefined;
-    // grpc-js says so at the end of every stream, too.
-    this.#rpc.once('cancelled', () => this.#endEarly(new KeywardError('CALL_CANCELLED')));
+    // grpc-js says so at the end of every stream, too, where an error with its stack would cost 3 µs for nothing.
+    this.#rpc.once('cancelled', () => {
+      if (!this.#isAnswered) this.#endEarly(new KeywardError('CALL_CANCELLED'));
+    });
     const { ended } = this.#answering;
     const stop = () => this.#endEarly(new KeywardError('SERVER_STOPPING'));
     ended?.addEventListener('abort', stop, { once: true });
