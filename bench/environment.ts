@@ -2,7 +2,8 @@
  * What is measured, running: the service on a database and a token of its own, and the echo server that is the floor.
  *
  * Owns `.keyward/bench-<process>/`, removed at the end; that of a run that was killed goes at the next one. Everything
- * is made as `npm start` makes it, with the server's own defaults. Knows nothing of what is measured.
+ * is made as `npm start` makes it, but in production mode, with the server's own defaults; its caller, known by certificate,
+ * may do everything. Knows nothing of what is measured.
  */
 import { fork } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
@@ -15,10 +16,12 @@ import {
 } from '../dev/environment.ts';
 import { readJsonIfThere, writePrivateJson } from '../dev/files.ts';
 import { waitUntilServing } from '../dev/health.ts';
-import type { ClientIdentity } from '../dev/identities.ts';
+import { type ClientIdentity, PRINCIPALS } from '../dev/identities.ts';
 import { freePort, removePostgres } from '../dev/postgres.ts';
 import { endServer, runServerCommand, type ServerProcess, spawnServer } from '../dev/server.ts';
 import { identify, isAlive, type ProcessIdentity } from '../scripts/processes.js';
+import { grantEverything } from '../test/grants.ts';
+import type { Target } from './measure.ts';
 
 const ROOT = realpathSync(dirname(import.meta.dirname));
 const STATE = join(ROOT, '.keyward');
@@ -31,7 +34,7 @@ const SERVING_TIMEOUT_MS = 30_000;
 /** What a run writes down, for the next to clean up after it. */
 interface Owner {
   readonly owner: ProcessIdentity;
-  readonly server?: ProcessIdentity;
+  readonly servers: readonly ProcessIdentity[];
 }
 
 /** The service and its database. */
@@ -40,6 +43,8 @@ export class Environment implements AsyncDisposable {
   readonly #development: DevelopmentEnvironment;
   readonly #extra: Readonly<Record<string, string>>;
   #server: ServerProcess | undefined;
+  /** All that ever were, in this run. */
+  readonly #started: ServerProcess[] = [];
 
   private constructor(
     directory: string,
@@ -65,8 +70,9 @@ export class Environment implements AsyncDisposable {
     });
     const environment = new Environment(directory, development, extra);
     try {
-      await runServerCommand(ROOT, ['migrate'], development.variables);
-      await runServerCommand(ROOT, ['token', 'init'], development.variables);
+      await runServerCommand(ROOT, ['migrate'], environment.variables);
+      await runServerCommand(ROOT, ['token', 'init'], environment.variables);
+      await grantEverything(environment.variables, [PRINCIPALS.admin]);
       await environment.restart();
     } catch (error) {
       await environment[Symbol.asyncDispose]();
@@ -80,7 +86,7 @@ export class Environment implements AsyncDisposable {
   }
 
   get variables(): Readonly<Record<string, string>> {
-    return this.#development.variables;
+    return { ...this.#development.variables, KEYWARD_MODE: 'production', KEYWARD_ISSUERS_FILE: '' };
   }
 
   get serverPid(): number {
@@ -90,8 +96,7 @@ export class Environment implements AsyncDisposable {
 
   /** One unless told otherwise: the default. */
   get agentPids(): number[] {
-    const pid = this.serverPid;
-    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number);
+    return agentsOf(this.serverPid);
   }
 
   get agentPid(): number {
@@ -110,19 +115,45 @@ export class Environment implements AsyncDisposable {
   /** Ends the service if it runs, and starts it with nothing loaded; `extra` are variables of this start alone. */
   async restart(extra: Readonly<Record<string, string>> = {}): Promise<void> {
     await this.#server?.stop();
-    const variables = { ...this.variables, KEYWARD_MODE: 'production', ...this.#extra, ...extra };
-    const server = spawnServer(ROOT, variables, join(this.directory, 'server.log'), BUILT);
-    this.#server = server;
-    writeOwner(this.directory, server.identity);
+    this.#server = await this.#start(this.client, { ...this.#extra, ...extra }, 'server.log');
+  }
+
+  /** Another replica, on a port of its own, into which `module` is loaded before everything else. */
+  async startBeside(module: URL): Promise<Required<Target> & AsyncDisposable> {
+    const client = { ...this.client, address: `127.0.0.1:${await freePort()}` };
+    const extra = { KEYWARD_LISTEN: client.address, NODE_OPTIONS: `--import=${module.href}` };
+    const server = await this.#start(client, extra, 'beside.log');
+    const { pid } = server.identity;
+    const [agentPid = 0] = agentsOf(pid);
+    return {
+      address: client.address,
+      serverPid: pid,
+      agentPid,
+      [Symbol.asyncDispose]: () => server.stop(),
+    };
+  }
+
+  async #start(
+    client: ClientIdentity,
+    extra: Readonly<Record<string, string>>,
+    log: string,
+  ): Promise<ServerProcess> {
+    const server = spawnServer(ROOT, { ...this.variables, ...extra }, join(this.directory, log), BUILT);
+    this.#started.push(server);
+    writeOwner(
+      this.directory,
+      this.#started.map(({ identity }) => identity),
+    );
     const timeout = AbortSignal.timeout(SERVING_TIMEOUT_MS);
     await Promise.race([
-      waitUntilServing(this.client, timeout),
+      waitUntilServing(client, timeout),
       server.ended.then((how) => Promise.reject(new Error(`The server ended: ${how}\n${server.logTail()}`))),
     ]);
+    return server;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#server?.stop();
+    await Promise.all(this.#started.map((server) => server.stop()));
     await this.#development.postgres?.remove();
     rmSync(this.directory, { recursive: true, force: true });
   }
@@ -140,10 +171,14 @@ export async function startEcho(variables: Readonly<Record<string, string>>) {
   return { address: `127.0.0.1:${port}`, pid, [Symbol.dispose]: () => void child.disconnect() };
 }
 
-function writeOwner(directory: string, server?: ProcessIdentity): void {
+function agentsOf(pid: number): number[] {
+  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number);
+}
+
+function writeOwner(directory: string, servers: readonly ProcessIdentity[] = []): void {
   const owner = identify(process.pid);
   if (owner === undefined) throw new Error('/proc is needed.');
-  writePrivateJson(join(directory, 'owner.json'), { owner, ...(server && { server }) } satisfies Owner);
+  writePrivateJson(join(directory, 'owner.json'), { owner, servers } satisfies Owner);
 }
 
 /** A run that was killed could not clean up. */
@@ -154,7 +189,7 @@ async function removeLeftovers(): Promise<void> {
     const left = readJsonIfThere<Owner>(join(directory, 'owner.json'));
     // Without a record it has only just been made, or its end came within a moment of that.
     if (left === undefined || isAlive(left.owner)) continue;
-    if (left.server !== undefined) await endServer(left.server, ROOT);
+    for (const server of left.servers) await endServer(server, ROOT);
     await removePostgres(environmentPaths(directory).postgres);
     rmSync(directory, { recursive: true, force: true });
   }

@@ -13,6 +13,8 @@ export interface Slice {
   readonly path: string;
   /** Encoded messages, sent in turn. */
   readonly requests: readonly Buffer[];
+  /** Sent with each, if there is one. */
+  readonly token?: string | undefined;
   readonly inFlight: number;
   /** Not counted: for as long as this the loop gets going. */
   readonly rampMs: number;

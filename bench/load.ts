@@ -5,7 +5,7 @@
  * a client can. One failed call fails its slice. Every call has a deadline, so every slice ends. Knows no method.
  */
 import { readFileSync } from 'node:fs';
-import { Client, credentials } from '@grpc/grpc-js';
+import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import type { LoadIdentity, Slice, SliceReply, SliceResult } from './load-protocol.ts';
 
 const DEADLINE_MS = 20_000;
@@ -48,6 +48,8 @@ async function run(slice: Slice): Promise<SliceResult> {
   const { path, requests, inFlight, once } = slice;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const window = new Window(slice);
+  const metadata = new Metadata();
+  if (slice.token !== undefined) metadata.set('authorization', `Bearer ${slice.token}`);
   let [sent, completed] = [0, 0];
   let lastAnswer: Buffer | undefined;
 
@@ -56,7 +58,7 @@ async function run(slice: Slice): Promise<SliceResult> {
     const sentAt = performance.now();
     sent += 1;
     const options = { deadline: Date.now() + DEADLINE_MS };
-    client.makeUnaryRequest(path, asIs, asIs, request, options, (error, answer) => {
+    client.makeUnaryRequest(path, asIs, asIs, request, metadata, options, (error, answer) => {
       completed += 1;
       lastAnswer = answer;
       if (error) {

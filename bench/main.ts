@@ -2,17 +2,19 @@
  * `npm run bench`: what the service costs beside what gRPC costs anyway, as a table and in `bench/RESULTS.md`.
  *
  * `--quick` takes seconds, says little, and writes only where `--output=<file>` says; `--profile` says where the time
- * goes instead, for Encrypt and its batch or the calls named: `--profile Decrypt`. Decides the order of the steps, and
+ * goes instead, for Encrypt and its batch or the calls named: `--profile Decrypt`; `--access` measures only what access costs, and
+ * writes nothing. Decides the order of the steps, and
  * how long they take: a full run about a quarter of an hour.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { measureAccess } from './access.ts';
 import { BENCH_DIRECTORY, Environment, startEcho } from './environment.ts';
 import { alternate, Load, measureSlice, type Row, type Target, type Timing } from './measure.ts';
 import { describeMachine, residentMegabytes } from './processes.ts';
 import { profileWhile, profilingVariables } from './profile.ts';
-import { type Resident, type Results, report, withNotesOf } from './report.ts';
+import { accessText, type Resident, type Results, report, withNotesOf } from './report.ts';
 import { measureRewrap, type RewrapPlan } from './rewrap.ts';
 import { createKeys, firstUses, prepareWorkloads, type Workload } from './workloads.ts';
 
@@ -78,6 +80,7 @@ async function main(): Promise<void> {
       built: { type: 'boolean' },
       quick: { type: 'boolean' },
       profile: { type: 'boolean' },
+      access: { type: 'boolean' },
       output: { type: 'string' },
     },
   });
@@ -104,6 +107,11 @@ async function main(): Promise<void> {
   const bench: Bench = { plan, environment, load, floor: [target, floor], calls };
   if (values.profile) {
     await profile(bench, profiles, positionals.length > 0 ? positionals : ['Encrypt', 'BatchEncrypt']);
+    return;
+  }
+  if (values.access) {
+    await warmUp(bench);
+    say(`\n${accessText(await measureAccessOf(bench))}`);
     return;
   }
   const text = report(await measure(bench), calls);
@@ -133,11 +141,20 @@ async function measure(bench: Bench): Promise<Results> {
     megabytes.push({ after: kind, server, agent });
   }
   rows.push(...(await measureKeys(bench)));
+  const access = await measureAccessOf(bench);
   say('re-wrapping …');
-  const [encrypt] = calls;
+  const rewrap = await measureRewrap(environment, load, encryptOf(bench), plan.rewrap);
+  return { machine, rows, access, megabytes, rewrap };
+}
+
+function measureAccessOf(bench: Bench): Promise<Row[]> {
+  say('access …');
+  return measureAccess(bench.environment, bench.load, encryptOf(bench), bench.plan);
+}
+
+function encryptOf({ calls: [encrypt] }: Bench): Workload {
   if (encrypt === undefined) throw new Error('there is no Encrypt');
-  const rewrap = await measureRewrap(environment, load, encrypt, plan.rewrap);
-  return { machine, rows, megabytes, rewrap };
+  return encrypt;
 }
 
 async function warmUp({ plan, load, floor, calls, environment }: Bench): Promise<void> {
@@ -149,7 +166,8 @@ async function warmUp({ plan, load, floor, calls, environment }: Bench): Promise
 }
 
 /** Making keys, and using them when neither server nor agent has them. */
-async function measureKeys({ plan, load, environment, calls }: Bench): Promise<Row[]> {
+async function measureKeys(bench: Bench): Promise<Row[]> {
+  const { plan, load, environment } = bench;
   say('making keys …');
   const rows: Row[] = [];
   const once = { rampMs: 0, measureMs: ONCE_LIMIT_MS, once: true };
@@ -162,9 +180,7 @@ async function measureKeys({ plan, load, environment, calls }: Bench): Promise<R
   }
   await environment.restart();
   const service = serviceOf(environment);
-  const [encrypt] = calls;
-  if (encrypt === undefined) throw new Error('there is no Encrypt');
-  await measureSlice(load, service, encrypt, { rampMs: 0, measureMs: plan.warmUpMs, inFlight: 10 });
+  await measureSlice(load, service, encryptOf(bench), { rampMs: 0, measureMs: plan.warmUpMs, inFlight: 10 });
   const workload = firstUses(idsOf(1).slice(0, plan.firstUses));
   const figures = await measureSlice(load, service, workload, { ...once, inFlight: 1 });
   return [...rows, { ...figures, inFlight: 1, name: workload.name, ofFloor: undefined }];

@@ -15,8 +15,8 @@ import { tokenObjectsOf } from '../src/keyring/token-objects.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../src/store/environment.ts';
 import { withOwnerConnection } from '../src/store/owner.ts';
 import type { Environment } from './environment.ts';
+import { TENANT } from './workloads.ts';
 
-const TENANT = 'bench';
 const AGENTS = 2;
 /** Inserted at a time. */
 const CHUNK = 1_000;
@@ -35,22 +35,14 @@ type KeyVersion = ReplyOf<'createKeyVersion'>;
 
 /** So many keys with one version each, called many-1, many-2, … */
 export async function makeKeys(environment: Environment, owner: pg.Client, count: number): Promise<void> {
-  const { variables } = environment;
-  const recorded = await withOwnerConnection(
-    variables['MIGRATION_DATABASE_URL'] ?? '',
-    undefined,
-    readEnvironmentAsOwner,
-  );
   const { rows } = await owner.query<{ tenant_id: TenantId }>(
     'SELECT tenant_id FROM tenants WHERE name = $1',
     [TENANT],
   );
   const tenantId = rows[0]?.tenant_id;
   if (tenantId === undefined) throw new Error(`there is no tenant ${TENANT}`);
-  const under = { tenantId, ...currentKeys(recorded) };
-  const agents = agentsOn(variables, recorded);
-  try {
-    await agents.start();
+  await withAgents(environment, async (agents, keys) => {
+    const under = { tenantId, ...keys };
     for (let done = 0; done < count; done += CHUNK) {
       const deadline = monotonicNow() + CHUNK_MS;
       const made = Array.from({ length: Math.min(CHUNK, count - done) }, () => {
@@ -59,6 +51,23 @@ export async function makeKeys(environment: Environment, owner: pg.Client, count
       });
       await insert(owner, await Promise.all(made), done);
     }
+  });
+}
+
+/** Runs `work` with agents of this process's own, and the keys that new things are made under. */
+export async function withAgents(
+  { variables }: Environment,
+  work: (agents: HsmAgents, keys: ReturnType<typeof currentKeys>) => Promise<void>,
+): Promise<void> {
+  const recorded = await withOwnerConnection(
+    variables['MIGRATION_DATABASE_URL'] ?? '',
+    undefined,
+    readEnvironmentAsOwner,
+  );
+  const agents = agentsOn(variables, recorded);
+  try {
+    await agents.start();
+    await work(agents, currentKeys(recorded));
   } finally {
     await agents.stop();
   }

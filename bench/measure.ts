@@ -91,8 +91,8 @@ export async function measureSlice(
   const cpu = () => pids.map((pid) => (pid === undefined ? 0 : cpuMicroseconds(pid)));
   const before = cpu();
   const { address } = target;
-  const { path, requests, items } = workload;
-  const result = await load.run({ address, path, requests, inFlight, rampMs, measureMs, once });
+  const { path, requests, token, items } = workload;
+  const result = await load.run({ address, path, requests, token, inFlight, rampMs, measureMs, once });
   const after = cpu();
   workload.check(Buffer.from(result.lastAnswer));
   const perItem = (index: number) =>

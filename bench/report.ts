@@ -4,6 +4,8 @@
  * Owns the calls' targets; re-wrapping's part is in `rewrap-report.ts`. Knows figures, not how they came about.
  */
 import { readIfThere } from '../dev/files.ts';
+import { ACCESS_ROWS } from './access.ts';
+import { BINDINGS } from './bindings.ts';
 import { table, target } from './markdown.ts';
 import type { Row } from './measure.ts';
 import type { RewrapResults } from './rewrap.ts';
@@ -13,6 +15,7 @@ import { BATCH_ITEMS, PAYLOAD_BYTES, type Workload } from './workloads.ts';
 export interface Results {
   readonly machine: readonly (readonly [string, string])[];
   readonly rows: readonly Row[];
+  readonly access: readonly Row[];
   readonly megabytes: readonly Resident[];
   readonly rewrap: RewrapResults;
 }
@@ -26,6 +29,7 @@ export interface Resident {
 
 const ENCRYPT_OF_FLOOR = 0.7;
 const BATCH_OVER_UNARY = 5;
+const ACCESS_OF_FLOOR = 0.9;
 const MEGABYTES = 250;
 const IN_FLIGHT = 64;
 
@@ -45,7 +49,10 @@ of what each slice had of the floor's in the same round. Rates and CPU are of it
 latencies are of calls. CPU is user and system time by /proc.`;
 
 /** The whole report. */
-export function report({ machine, rows, megabytes, rewrap }: Results, calls: readonly Workload[]): string {
+export function report(
+  { machine, rows, access, megabytes, rewrap }: Results,
+  calls: readonly Workload[],
+): string {
   return [
     '# Bench',
     'Written by `npm run bench`.',
@@ -58,11 +65,35 @@ export function report({ machine, rows, megabytes, rewrap }: Results, calls: rea
         return `Resident after the ${after} at ${IN_FLIGHT} in flight: server ${one} MB, agent ${other} MB.`;
       })
       .join('\n'),
+    accessSection(access),
     ...rewrapSections(rewrap),
     '## Targets',
-    [...targets({ rows, megabytes }, calls), ...rewrapTargets(rewrap)].join('\n'),
+    [...targets({ rows, megabytes }, calls), accessTarget(access), ...rewrapTargets(rewrap)].join('\n'),
     '',
   ].join('\n\n');
+}
+
+const ACCESS = `\
+What it costs to know the caller and what he may do: Encrypt by a caller with a client certificate and a JWT that is bound to it, in a
+tenant with ${BINDINGS} role bindings, of which the last that is looked at allows it, under a condition on the context. The floor is here the
+same server over the same database and token, with identity and access replaced as its modules are loaded: nobody is asked who he is,
+everybody may do everything.`;
+
+function accessSection(rows: readonly Row[]): string {
+  return ['## Access', ACCESS, table(HEADINGS, rows.map(cells))].join('\n\n');
+}
+
+/** What access costs, and whether that is little enough. */
+export function accessText(rows: readonly Row[]): string {
+  return `${accessSection(rows)}\n\n${accessTarget(rows)}`;
+}
+
+function accessTarget(rows: readonly Row[]): string {
+  const share = rows.find(({ name }) => name === ACCESS_ROWS.thing)?.ofFloor?.[0] ?? Number.NaN;
+  return target(
+    share >= ACCESS_OF_FLOOR,
+    `${ACCESS_ROWS.thing} at ${IN_FLIGHT} in flight: ${share.toFixed(2)} of its rate without; to reach ${ACCESS_OF_FLOOR.toFixed(2)}`,
+  );
 }
 
 /** The report, and the notes of the file that it is to replace. */

@@ -14,10 +14,13 @@ export const BATCH_ITEMS = 100;
 /** Different requests of each kind, sent in turn. */
 const VARIANTS = 8;
 
-const PARENT = 'tenants/bench';
+/** Whose keys are measured. */
+export const TENANT = 'bench';
+const PARENT = `tenants/${TENANT}`;
 const KEY = `${PARENT}/keys/first`;
 const OTHER_KEY = `${PARENT}/keys/second`;
-const CONTEXT = { purpose: 'customer-records', record: '5a2f6c1e-3d0b-4c55-9a36-0f3f6a0c7d11' };
+/** What Encrypt brings. */
+export const CONTEXT = { purpose: 'customer-records', record: '5a2f6c1e-3d0b-4c55-9a36-0f3f6a0c7d11' };
 const OTHER_CONTEXT = { ...CONTEXT, purpose: 'customer-archive' };
 
 /** A kind of call, ready to be sent. */
@@ -25,6 +28,8 @@ export interface Workload {
   readonly name: string;
   readonly path: string;
   readonly requests: readonly Buffer[];
+  /** What the caller has besides a certificate. */
+  readonly token?: string;
   /** How many items a call has; 1 but for batches. */
   readonly items: number;
   /** The workload whose items these are, one by one. */
@@ -74,7 +79,7 @@ function batch(name: string, messages: readonly Message[]): Workload {
 
 /** Makes the tenant and its keys, and every workload: the floor apart, then the calls, then their batches. */
 export async function prepareWorkloads(send: Sender): Promise<{ floor: Workload; calls: Workload[] }> {
-  const admin = unary('CreateTenant', [{ tenantId: 'bench' }], 'AdminService');
+  const admin = unary('CreateTenant', [{ tenantId: TENANT }], 'AdminService');
   await send(admin.path, admin.requests);
   const keys = createKeys(['first', 'second']);
   await send(keys.path, keys.requests);

@@ -23,6 +23,8 @@ const ROWS = [
   '1 CreateKey',
   '10 CreateKey',
   '1 Encrypt, key not loaded',
+  '64 Encrypt, nobody asked who calls',
+  '64 Encrypt with certificate, JWT and roles',
 ];
 
 test('a quick bench fills every row with numbers', async () => {
@@ -61,6 +63,6 @@ test('a quick bench fills every row with numbers', async () => {
     for (const cell of passes.flat()) assert.match(cell, /^\d+(\.\d+)?$/, things);
   }
   assert.equal(text.match(/^Encrypt at \d+ in flight: p99 /gm)?.length, 4);
-  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 18);
+  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 19);
   assert.doesNotMatch(text, /NaN|Infinity|undefined/);
 });

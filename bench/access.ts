@@ -1,0 +1,77 @@
+/**
+ * What it costs to know the caller and to ask what he may do, measured: Encrypt by a caller with a certificate and a token
+ * that is bound to it, among {@link BINDINGS} role bindings, beside the same server without identity and access.
+ *
+ * Both are served by the same code over the same database and token, at the same time, and are called in turn. What the floor
+ * goes without is in `open-access.ts`; a client certificate is required by TLS of both.
+ */
+import { X509Certificate } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { AUDIENCE, ISSUER, signingKey, tokenBy } from '../test/access/issuer.ts';
+import { makeBindings } from './bindings.ts';
+import type { Environment } from './environment.ts';
+import { alternate, type Load, measureSlice, type Row, type Timing } from './measure.ts';
+import { CONTEXT, TENANT, type Workload } from './workloads.ts';
+
+export const ACCESS_ROWS = {
+  floor: 'Encrypt, nobody asked who calls',
+  thing: 'Encrypt with certificate, JWT and roles',
+} as const;
+const IN_FLIGHT = 64;
+const ISSUER_NAME = 'bench';
+const GROUPS = ['one', 'two', 'three', 'four', 'five'];
+const SUBJECT = 'service';
+
+/** Both rows, on the bench's environment, whose service is restarted for it. */
+export async function measureAccess(
+  environment: Environment,
+  load: Load,
+  encrypt: Workload,
+  timing: Timing & { readonly warmUpMs: number },
+): Promise<Row[]> {
+  const owner = await environment.connectAsOwner();
+  try {
+    const groups = GROUPS.map((group) => `${ISSUER_NAME}/${group}`);
+    const principal = `jwt:${ISSUER_NAME}/${SUBJECT}`;
+    const condition = ['purpose', CONTEXT.purpose] as const;
+    await makeBindings(environment, owner, TENANT, { principal, groups }, condition);
+  } finally {
+    await owner.end();
+  }
+  const { issuersFile, token } = writeIssuer(environment);
+  await environment.restart({ KEYWARD_ISSUERS_FILE: issuersFile });
+  await using open = await environment.startBeside(new URL('./without-access.ts', import.meta.url));
+  const { client, serverPid, agentPid } = environment;
+  const floor = [open, { ...encrypt, name: ACCESS_ROWS.floor }] as const;
+  const thing = [
+    { address: client.address, serverPid, agentPid },
+    { ...encrypt, name: ACCESS_ROWS.thing, token },
+  ] as const;
+  const warmUp = { rampMs: 0, measureMs: timing.warmUpMs, inFlight: 10 };
+  // Which fails where anybody looks at it.
+  await measureSlice(load, open, { ...floor[1], token: 'none' }, warmUp);
+  await measureSlice(load, ...thing, warmUp);
+  return await alternate(load, floor, [thing], { ...timing, inFlight: IN_FLIGHT });
+}
+
+/** An issuer, trusted by the file, and a token of it that is bound to the bench's certificate. */
+function writeIssuer({ client, directory }: Environment): { issuersFile: string; token: string } {
+  const key = signingKey('bench');
+  const jwksFile = join(directory, 'jwks.json');
+  writeFileSync(jwksFile, JSON.stringify({ keys: [key.jwk] }));
+  const issuersFile = join(directory, 'issuers.json');
+  const issuer = {
+    name: ISSUER_NAME,
+    issuer: ISSUER,
+    audience: AUDIENCE,
+    algorithms: ['ES256'],
+    jwksFile,
+    claims: { tenants: 'tenants', groups: 'groups' },
+  };
+  writeFileSync(issuersFile, JSON.stringify({ issuers: [issuer] }));
+  const { fingerprint256 } = new X509Certificate(readFileSync(client.certFile));
+  const thumbprint = Buffer.from(fingerprint256.replaceAll(':', ''), 'hex').toString('base64url');
+  const claims = { sub: SUBJECT, tenants: [TENANT], groups: GROUPS, cnf: { 'x5t#S256': thumbprint } };
+  return { issuersFile, token: tokenBy(key, { claims }) };
+}
