@@ -1,5 +1,57 @@
 -- The schema after all migrations, written from the catalog by test/store/schema.test.ts; not meant to be run.
 
+CREATE OR REPLACE FUNCTION public.add_to_count(of_tenant uuid, of_kind text, difference bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public'
+AS $function$
+DECLARE
+  free_part uuid;
+BEGIN
+  SELECT part INTO free_part FROM tenant_counts WHERE tenant_id = of_tenant AND kind = of_kind
+    FOR UPDATE SKIP LOCKED LIMIT 1;
+  IF FOUND THEN
+    UPDATE tenant_counts SET count = count + difference
+      WHERE tenant_id = of_tenant AND kind = of_kind AND part = free_part;
+  ELSE
+    INSERT INTO tenant_counts (tenant_id, kind, count) VALUES (of_tenant, of_kind, difference);
+  END IF;
+END $function$
+;
+CREATE OR REPLACE FUNCTION public.count_data_keys()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public'
+AS $function$
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    PERFORM add_to_count(tenant_id, 'stored-data-keys', count(*)) FROM came GROUP BY tenant_id;
+  ELSE
+    PERFORM add_to_count(tenant_id, 'stored-data-keys', -count(*)) FROM gone GROUP BY tenant_id;
+  END IF;
+  RETURN NULL;
+END $function$
+;
+CREATE OR REPLACE FUNCTION public.count_keys()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public'
+AS $function$
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    PERFORM add_to_count(tenant_id, 'keys', count(*)) FROM came WHERE state <> 'DESTROYED' GROUP BY tenant_id;
+  ELSE
+    PERFORM add_to_count(tenant_id, 'keys', sum(difference)::bigint) FROM (
+      SELECT tenant_id, 1 AS difference FROM came WHERE state <> 'DESTROYED'
+      UNION ALL SELECT tenant_id, -1 FROM gone WHERE state <> 'DESTROYED') changed
+      GROUP BY tenant_id HAVING sum(difference) <> 0;
+  END IF;
+  RETURN NULL;
+END $function$
+;
 CREATE OR REPLACE FUNCTION public.current_tenant_id()
  RETURNS uuid
  LANGUAGE sql
@@ -491,6 +543,19 @@ CREATE TABLE schema_releases (
 );
 GRANT SELECT ON schema_releases TO keyward_service;
 
+CREATE TABLE tenant_counts (
+  tenant_id uuid NOT NULL,
+  kind text NOT NULL,
+  part uuid NOT NULL DEFAULT gen_random_uuid(),
+  count bigint NOT NULL,
+  CONSTRAINT tenant_counts_pkey PRIMARY KEY (tenant_id, kind, part),
+  CONSTRAINT tenant_counts_kind_check CHECK ((kind = ANY (ARRAY['keys'::text, 'stored-data-keys'::text]))),
+  CONSTRAINT tenant_counts_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+ALTER TABLE tenant_counts ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_current_tenant ON tenant_counts AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT SELECT ON tenant_counts TO keyward_service;
+
 CREATE TABLE tenants (
   tenant_id uuid NOT NULL,
   name text COLLATE "C" NOT NULL,
@@ -500,9 +565,15 @@ CREATE TABLE tenants (
   dedicated_root_key boolean NOT NULL DEFAULT false,
   shred_at timestamp with time zone,
   shredded_at timestamp with time zone,
+  quota_calls_per_second bigint,
+  quota_keys bigint,
+  quota_stored_data_keys bigint,
   CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id),
   CONSTRAINT tenants_name_key UNIQUE (name),
   CONSTRAINT tenants_name_check CHECK ((name ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
+  CONSTRAINT tenants_quota_calls_per_second_check CHECK ((quota_calls_per_second > 0)),
+  CONSTRAINT tenants_quota_keys_check CHECK ((quota_keys > 0)),
+  CONSTRAINT tenants_quota_stored_data_keys_check CHECK ((quota_stored_data_keys > 0)),
   CONSTRAINT tenants_shred_at_check CHECK (((state <> 'SHRED_SCHEDULED'::text) OR (shred_at IS NOT NULL))),
   CONSTRAINT tenants_shredded_at_check CHECK (((state = 'SHREDDED'::text) = (shredded_at IS NOT NULL))),
   CONSTRAINT tenants_state_check CHECK ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text, 'SHRED_SCHEDULED'::text, 'SHREDDED'::text]))),
@@ -514,6 +585,9 @@ GRANT INSERT, SELECT ON tenants TO keyward_service;
 GRANT UPDATE (revision) ON tenants TO keyward_reconciler;
 GRANT UPDATE (shredded_at) ON tenants TO keyward_reconciler;
 GRANT UPDATE (state) ON tenants TO keyward_reconciler;
+GRANT UPDATE (quota_calls_per_second) ON tenants TO keyward_service;
+GRANT UPDATE (quota_keys) ON tenants TO keyward_service;
+GRANT UPDATE (quota_stored_data_keys) ON tenants TO keyward_service;
 GRANT UPDATE (revision) ON tenants TO keyward_service;
 GRANT UPDATE (shred_at) ON tenants TO keyward_service;
 GRANT UPDATE (state) ON tenants TO keyward_service;
@@ -595,3 +669,11 @@ GRANT DELETE, INSERT, SELECT ON usage_reports TO keyward_reconciler;
 GRANT SELECT ON usage_reports TO keyward_service;
 GRANT UPDATE (complete_at) ON usage_reports TO keyward_reconciler;
 GRANT UPDATE (sequence) ON usage_reports TO keyward_reconciler;
+
+CREATE TRIGGER count_deleted AFTER DELETE ON public.data_keys REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION count_data_keys();
+
+CREATE TRIGGER count_destroyed AFTER UPDATE ON public.keys REFERENCING OLD TABLE AS gone NEW TABLE AS came FOR EACH STATEMENT EXECUTE FUNCTION count_keys();
+
+CREATE TRIGGER count_new AFTER INSERT ON public.data_keys REFERENCING NEW TABLE AS came FOR EACH STATEMENT EXECUTE FUNCTION count_data_keys();
+
+CREATE TRIGGER count_new AFTER INSERT ON public.keys REFERENCING NEW TABLE AS came FOR EACH STATEMENT EXECUTE FUNCTION count_keys();

@@ -58,6 +58,14 @@ const tokenSelector = z
       'must be a label, or pkcs11: with token, serial, manufacturer and model only (RFC 7512), and no PIN',
   });
 
+/** A quota, Infinity for none. */
+const quota = (fallback: number, description: string) =>
+  setting(
+    integer(0, Number.MAX_SAFE_INTEGER, fallback).transform((limit) => limit || Number.POSITIVE_INFINITY),
+    description,
+    String(fallback),
+  );
+
 /** Every setting of the server. */
 export const SETTINGS = {
   KEYWARD_MODE: setting(
@@ -237,6 +245,18 @@ export const SETTINGS = {
     integer(1_000, 604_800_000, 3_600_000),
     'a connection is closed in order after so long, a tenth more or less; clients connect anew',
     '3600000',
+  ),
+  KEYWARD_TENANT_CALLS_PER_SECOND: quota(
+    0,
+    'calls that a tenant without a quota of its own may make each second, on all replicas together, items of batches each for itself ([docs/quotas.md](docs/quotas.md)); 0 for no limit',
+  ),
+  KEYWARD_TENANT_KEYS: quota(
+    1_000_000,
+    'keys that a tenant without a quota of its own may have, destroyed ones aside; 0 for no limit',
+  ),
+  KEYWARD_TENANT_DATA_KEYS: quota(
+    100_000_000,
+    'stored data keys that a tenant without a quota of its own may have; 0 for no limit',
   ),
   KEYWARD_DRAIN_MS: setting(
     integer(0, 600_000, 10_000),

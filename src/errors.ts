@@ -28,6 +28,8 @@ interface ReasonRow {
   readonly message: string;
   /** When trying the same call again can help: after how many milliseconds at the earliest. */
   readonly retryAfterMs?: number;
+  /** Whether it can depends: each error says for itself. */
+  readonly retryVaries?: true;
 }
 
 /** Every reason for failure; docs/errors.md lists the same, and a test compares them. */
@@ -72,6 +74,11 @@ export const REASONS = {
     status: 'RESOURCE_EXHAUSTED',
     message: 'The server has as many calls under way as it takes.',
     retryAfterMs: 200,
+  },
+  QUOTA_EXCEEDED: {
+    status: 'RESOURCE_EXHAUSTED',
+    message: 'The tenant has used up its quota.',
+    retryVaries: true,
   },
   DECRYPTION_FAILED: {
     status: 'INVALID_ARGUMENT',
@@ -211,6 +218,8 @@ interface KeywardErrorOptions {
   readonly fields?: readonly FieldViolation[];
   /** Facts for programs, sent as ErrorInfo.metadata. */
   readonly metadata?: Readonly<Record<string, string>>;
+  /** For a reason whose row says that this varies. */
+  readonly retryAfterMs?: number;
   /** For the log only. */
   readonly cause?: unknown;
 }
@@ -221,12 +230,16 @@ export class KeywardError extends Error {
   readonly reason: Reason;
   readonly fields: readonly FieldViolation[];
   readonly metadata: Readonly<Record<string, string>>;
+  /** When trying again can help: after how many milliseconds at the earliest. */
+  readonly retryAfterMs: number | undefined;
 
   constructor(reason: Reason, options: KeywardErrorOptions = {}) {
     super(options.message ?? REASONS[reason].message, { cause: options.cause });
     this.reason = reason;
     this.fields = options.fields ?? [];
     this.metadata = options.metadata ?? {};
+    const row: ReasonRow = REASONS[reason];
+    this.retryAfterMs = options.retryAfterMs ?? row.retryAfterMs;
   }
 }
 

@@ -29,6 +29,7 @@ import type { KeyId } from './ids.ts';
 import { KeyCache } from './keyring/key-cache.ts';
 import { createKeyring } from './keyring/keyring.ts';
 import { SYSTEM_TENANT } from './keyring/names.ts';
+import { TenantQuotas } from './keyring/quotas.ts';
 import { Reconciler } from './keyring/reconciler.ts';
 import { REWRAP_SIZES } from './keyring/rewrap.ts';
 import { ServingTokens } from './keyring/serving-tokens.ts';
@@ -240,11 +241,21 @@ async function serve(): Promise<void> {
       .then(() => reconciler.wake())
       .catch((err: unknown) => log.warn({ err }, 'token objects can not be looked for now'));
   const usage = new UsageRecorder(store);
+  const quotas = new TenantQuotas(
+    {
+      callsPerSecond: configuration.KEYWARD_TENANT_CALLS_PER_SECOND,
+      keys: configuration.KEYWARD_TENANT_KEYS,
+      storedDataKeys: configuration.KEYWARD_TENANT_DATA_KEYS,
+    },
+    () => tokenObjects.replicas,
+    configuration.KEYWARD_KEY_CACHE,
+  );
   const keyring = createKeyring({
     store,
     agents,
     cache,
     usage,
+    quotas,
     tokenObjects,
     makeTokenKey: (key) => tokens.makeTokenKey(key),
     systemTenantId,

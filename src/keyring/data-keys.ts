@@ -52,7 +52,10 @@ export class DataKeys {
     this.#parts = parts;
   }
 
-  /** Issues and keeps a data key. Throws RESOURCE_NOT_FOUND, RESOURCE_EXISTS, and FAILED_PRECONDITION as Encrypt. */
+  /**
+   * Issues and keeps a data key. Throws RESOURCE_NOT_FOUND, RESOURCE_EXISTS, QUOTA_EXCEEDED, and FAILED_PRECONDITION as
+   * Encrypt.
+   */
   async create(call: Call, request: NewDataKey): Promise<OpenedDataKey> {
     const { store, cache } = this.#parts;
     const identity = await identify(cache, request.parent);
@@ -112,8 +115,9 @@ export class DataKeys {
     name: DataKeyName,
     identity: KeyIdentity,
   ): Promise<OpenedDataKey> {
-    const { store, agents, cache, usage } = this.#parts;
+    const { store, agents, cache, usage, quotas } = this.#parts;
     const { tenantId, keyId } = identity;
+    const limit = quotas.of(await cache.tenant(name.tenant), 'storedDataKeys');
     const primary = await findPrimary(cache, name);
     const dataKeyId = newId<DataKeyId>();
     const binding = { subject: idToBytes(dataKeyId), contextDigest: contextDigest(context) };
@@ -137,10 +141,8 @@ export class DataKeys {
           const { version } = primary.record;
           const { contextDigest: digest } = binding;
           const row = { name: name.dataKey, dataKeyId, contextDigest: digest, version };
-          const inserted = await insertDataKey(tx, tenantId, keyId, {
-            ...row,
-            ciphertext: issued.ciphertext,
-          });
+          const dataKey = { ...row, ciphertext: issued.ciphertext };
+          const inserted = await insertDataKey(tx, tenantId, keyId, dataKey, limit);
           if (inserted === undefined) throw new KeywardError('CONFLICT');
           if (inserted === 'taken') throw new KeywardError('RESOURCE_EXISTS');
           return inserted;

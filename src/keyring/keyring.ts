@@ -15,6 +15,7 @@ import { Encryption } from './encryption.ts';
 import type { KeyCache } from './key-cache.ts';
 import { Keys } from './keys.ts';
 import { Maintenance } from './maintenance.ts';
+import type { TenantQuotas } from './quotas.ts';
 import { Rewrap, type RewrapSettings } from './rewrap.ts';
 import { Rotation } from './rotation.ts';
 import { Shredding } from './shredding.ts';
@@ -30,6 +31,7 @@ export interface KeyringParts {
   readonly agents: Agents;
   readonly cache: KeyCache;
   readonly usage: UsageRecorder;
+  readonly quotas: TenantQuotas;
   /** The token's objects, as this replica knows them. */
   readonly tokenObjects: TokenObjects;
   /** Makes a recorded root or seal key in the token. Rejects when it wasn't made, or nobody knows. */

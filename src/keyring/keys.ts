@@ -57,13 +57,16 @@ export class Keys {
     this.#parts = parts;
   }
 
-  /** Creates a key with its version 1. Throws RESOURCE_NOT_FOUND for the tenant, RESOURCE_EXISTS for the key. */
+  /**
+   * Creates a key with its version 1. Throws RESOURCE_NOT_FOUND for the tenant, RESOURCE_EXISTS for the key, QUOTA_EXCEEDED.
+   */
   async create(call: Call, name: KeyName, settings: KeySettings): Promise<KeyRecord> {
     this.#checkSchedule(settings);
     if (settings.nextRotationAt !== null && settings.rotationPeriodSeconds === null)
       throw invalidField('next_rotation_time', 'needs a rotation_period');
-    const { store, cache, agents, tokenObjects } = this.#parts;
-    const { tenantId } = await findEnabledTenant(cache, name.tenant);
+    const { store, cache, agents, tokenObjects, quotas } = this.#parts;
+    const tenant = await findEnabledTenant(cache, name.tenant);
+    const { tenantId } = tenant;
     const identity = { tenantId, keyId: newId<KeyId>() };
     const replay = replayOf({ keyId: identity.keyId, version: 1 }, tenantId);
     const replayed = await findReplayed(store, call, tenantId, replay);
@@ -73,7 +76,7 @@ export class Keys {
       return store.mutate(
         call,
         keyMutation(formatKeyName(name), identity),
-        (tx) => insertKey(tx, { name: name.key, settings, version }),
+        (tx) => insertKey(tx, { name: name.key, settings, version }, quotas.of(tenant, 'keys')),
         replay,
       );
     });

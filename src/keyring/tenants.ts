@@ -1,10 +1,10 @@
 /**
- * Tenants: made, looked at, switched off and on.
+ * Tenants: made, looked at, switched off and on, given quotas.
  *
  * Knows their rows' meaning; that everything of a disabled tenant stops is seen to where it is used.
  */
 import type { Call } from '../call.ts';
-import { KeywardError } from '../errors.ts';
+import { invalidField, KeywardError } from '../errors.ts';
 import { newId, type TenantId } from '../ids.ts';
 import type { Mutation, Tx } from '../store/store.ts';
 import {
@@ -12,12 +12,14 @@ import {
   insertTenant,
   listTenants,
   lockTenant,
+  type Quotas,
+  setTenantQuotas,
   setTenantState,
   type TenantRecord,
 } from '../store/tenants.ts';
 import type { KeyringParts, ListRequest } from './keyring.ts';
 import { requireEtag } from './mutations.ts';
-import { formatTenantName, type TenantName } from './names.ts';
+import { formatTenantName, SYSTEM_TENANT, type TenantName } from './names.ts';
 import { BY_NAME, type Page, readPage } from './page-token.ts';
 import type { TokenKeys } from './token-keys.ts';
 
@@ -77,11 +79,34 @@ export class Tenants {
   }
 
   /** Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY. Setting the state that it has changes nothing. */
-  async setState(
+  setState(call: Call, name: TenantName, etag: string, state: 'ENABLED' | 'DISABLED'): Promise<TenantRecord> {
+    return this.#change(call, name, etag, async (tx, tenant) =>
+      tenant.state === state ? tenant : setTenantState(tx, tenant.tenantId, state),
+    );
+  }
+
+  /**
+   * Changes what is given of a tenant's quotas; what it has beyond a lower one it keeps. Throws RESOURCE_NOT_FOUND,
+   * ETAG_MISMATCH, DESTRUCTION_UNDER_WAY, and INVALID_FIELD for the reserved tenant.
+   */
+  async setQuotas(
     call: Call,
     name: TenantName,
     etag: string,
-    state: 'ENABLED' | 'DISABLED',
+    quotas: Partial<Quotas>,
+  ): Promise<TenantRecord> {
+    if (name.tenant === SYSTEM_TENANT) throw invalidField('tenant', 'is reserved, and has no quotas');
+    return this.#change(call, name, etag, (tx, tenant) =>
+      setTenantQuotas(tx, tenant.tenantId, { ...tenant.quotas, ...quotas }),
+    );
+  }
+
+  /** One change to a tenant of which the etag is known: locked meanwhile, announced, forgotten here. */
+  async #change(
+    call: Call,
+    name: TenantName,
+    etag: string,
+    apply: (tx: Tx, tenant: TenantRecord) => Promise<TenantRecord>,
   ): Promise<TenantRecord> {
     const { tenantId } = await this.get(call, name);
     const changed = await this.#parts.store.mutate(
@@ -91,7 +116,7 @@ export class Tenants {
         const tenant = await expectTenant(tx, { tenantId });
         requireEtag(etag, tenant.revision);
         requireTenantKept(tenant);
-        return tenant.state === state ? tenant : setTenantState(tx, tenantId, state);
+        return apply(tx, tenant);
       },
       { reference: { tenantId }, rebuild: expectTenant },
     );

@@ -68,6 +68,7 @@ export class TokenObjects {
   #isStale = false;
   /** The last refresh failed, or is under way. */
   #isBehind = false;
+  #replicas = 1;
   #running: Promise<void> | undefined;
 
   constructor(parts: TokenObjectsParts) {
@@ -123,11 +124,17 @@ export class TokenObjects {
     this.#isBehind = false;
   }
 
+  /** How many replicas run, this one among them, as of the last report. */
+  get replicas(): number {
+    return this.#replicas;
+  }
+
   /** Says that this replica runs, and what it holds; unless it ends. Throws what the store throws. */
   async report(): Promise<void> {
     const { store, tokens } = this.#parts;
     if (this.#stopping.signal.aborted) return;
-    await reportHeld(store, deadline(), { replicaId: this.#replicaId, held: tokens.agents.held });
+    const { held } = tokens.agents;
+    this.#replicas = await reportHeld(store, deadline(), { replicaId: this.#replicaId, held });
   }
 
   /** Reports every two seconds, and makes up for what failed before, until {@link TokenObjects.stop}. */

@@ -83,14 +83,13 @@ interface AnyMessage {
 
 /** The error as google.rpc.Status: for a call's trailer, and for an item of a batch. */
 export function toStatus(error: KeywardError, requestId: string): Status {
-  const reason: { status: keyof typeof status; retryAfterMs?: number } = REASONS[error.reason];
-  const code = status[reason.status];
+  const code = status[REASONS[error.reason].status];
   // A lone surrogate can't be sent.
   const message = error.message.toWellFormed();
   const details = [any('ErrorInfo', { reason: error.reason, domain: DOMAIN, metadata: error.metadata })];
   if (error.fields.length > 0) details.push(any('BadRequest', { fieldViolations: error.fields }));
-  if (reason.retryAfterMs !== undefined) {
-    const { retryAfterMs } = reason;
+  const { retryAfterMs } = error;
+  if (retryAfterMs !== undefined) {
     const retryDelay = { seconds: Math.floor(retryAfterMs / 1000), nanos: (retryAfterMs % 1000) * 1e6 };
     details.push(any('RetryInfo', { retryDelay }));
   }

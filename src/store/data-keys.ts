@@ -9,6 +9,7 @@ import type { DataKeyId, KeyId, TenantId } from '../ids.ts';
 import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
 import { TURN } from './keys.ts';
 import type { Tx } from './store.ts';
+import { countOf, requireRoom } from './tenant-counts.ts';
 
 export interface DataKeyRecord {
   readonly name: string;
@@ -51,13 +52,14 @@ function fromRow(row: Row): DataKeyRecord {
 
 /**
  * Adds a data key that is wrapped under `version`. Undefined when that isn't the key's primary any more; `taken` when the
- * key has a data key of that name.
+ * key has a data key of that name. Throws QUOTA_EXCEEDED when the tenant has as many as the limit.
  */
 export async function insertDataKey(
   tx: Tx,
   tenantId: TenantId,
   keyId: KeyId,
   dataKey: Pick<DataKeyRecord, 'name' | 'dataKeyId' | 'contextDigest' | 'ciphertext' | 'version'>,
+  limit = Number.POSITIVE_INFINITY,
 ): Promise<DataKeyRecord | 'taken' | undefined> {
   // The lock keeps a rotation from coming in between: it waits, and then its job finds the row.
   const [primary] = await tx.query(
@@ -66,12 +68,15 @@ export async function insertDataKey(
     [tenantId, keyId, dataKey.version],
   );
   if (primary === undefined) return undefined;
-  const [row] = await tx.query<Row>(
+  const [row] = await tx.query<Row & { before: number }>(
     `INSERT INTO data_keys (tenant_id, key_id, name, data_key_id, context_digest, ciphertext)
-     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING ${COLUMNS}`,
+     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING
+     RETURNING ${COLUMNS}, ${countOf('stored-data-keys')} AS before`,
     [tenantId, keyId, dataKey.name, dataKey.dataKeyId, dataKey.contextDigest, dataKey.ciphertext],
   );
-  return row === undefined ? 'taken' : fromRow(row);
+  if (row === undefined) return 'taken';
+  requireRoom('stored-data-keys', row.before, limit);
+  return fromRow(row);
 }
 
 export async function findDataKey(

@@ -19,6 +19,7 @@ import {
   versionValues,
 } from './key-versions.ts';
 import type { Tx } from './store.ts';
+import { countOf, requireRoom } from './tenant-counts.ts';
 import { requireCurrentKeys } from './token-objects.ts';
 
 /** Name to value. */
@@ -104,20 +105,24 @@ function fromKeyRow(row: KeyRow): KeyRecord {
 /** One rotation period from now, as SQL; null without a period. */
 const AFTER_PERIOD = (period: string) => `clock_timestamp() + make_interval(secs => ${period}::bigint)`;
 
-/** Adds a key with its first version as the primary. Throws RESOURCE_EXISTS for a name that is taken, TOKEN_KEY_NOT_READY. */
+/**
+ * Adds a key with its first version as the primary. Throws RESOURCE_EXISTS for a name that is taken, TOKEN_KEY_NOT_READY,
+ * and QUOTA_EXCEEDED when the tenant has as many as the limit.
+ */
 export async function insertKey(
   tx: Tx,
   key: { readonly name: string; readonly settings: KeySettings; readonly version: NewKeyVersion },
+  limit = Number.POSITIVE_INFINITY,
 ): Promise<KeyRecord> {
   const { tenantId, keyId, version } = key.version;
   const { settings } = key;
   await requireCurrentKeys(tx, key.version);
-  const inserted = await tx.query(
+  const [inserted] = await tx.query<{ before: number }>(
     `INSERT INTO keys (tenant_id, key_id, name, description, labels, primary_version, rotation_period_seconds,
        next_rotation_at, rotation_usage_limit, maintenance_paused)
      VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8, ${AFTER_PERIOD('$7')}), $9, $10)
      ON CONFLICT (tenant_id, name) DO NOTHING
-     RETURNING 1`,
+     RETURNING ${countOf('keys')} AS before`,
     [
       tenantId,
       keyId,
@@ -131,7 +136,8 @@ export async function insertKey(
       settings.maintenancePaused,
     ],
   );
-  if (inserted.length === 0) throw new KeywardError('RESOURCE_EXISTS');
+  if (inserted === undefined) throw new KeywardError('RESOURCE_EXISTS');
+  requireRoom('keys', inserted.before, limit);
   await tx.query(INSERT_VERSION, versionValues(key.version));
   return expectKey(tx, tenantId, keyId);
 }

@@ -22,6 +22,7 @@ const UNDER_ROW_SECURITY = [
   'role_bindings',
   'roles',
   'rotations',
+  'tenant_counts',
 ];
 
 /** Throws an Error for the first requirement that isn't met. */

@@ -10,6 +10,14 @@ import type { Deadline, Store, Tx } from './store.ts';
 
 export type TenantState = 'ENABLED' | 'DISABLED' | 'SHRED_SCHEDULED' | 'SHREDDED';
 
+/** What a tenant may use; null where the service's default holds. */
+export interface Quotas {
+  /** All replicas together. */
+  readonly callsPerSecond: number | null;
+  readonly keys: number | null;
+  readonly storedDataKeys: number | null;
+}
+
 export interface TenantRecord {
   readonly tenantId: TenantId;
   readonly name: string;
@@ -22,6 +30,7 @@ export interface TenantRecord {
   readonly dedicatedRootKey: boolean;
   /** When it is, or was, to be shredded. */
   readonly shredAt: Date | null;
+  readonly quotas: Quotas;
 }
 
 interface Row {
@@ -32,9 +41,13 @@ interface Row {
   created_at: Date;
   dedicated_root_key: boolean;
   shred_at: Date | null;
+  quota_calls_per_second: number | null;
+  quota_keys: number | null;
+  quota_stored_data_keys: number | null;
 }
 
-const COLUMNS = 'tenant_id, name, state, revision, created_at, dedicated_root_key, shred_at';
+const COLUMNS = `tenant_id, name, state, revision, created_at, dedicated_root_key, shred_at,
+  quota_calls_per_second::float8, quota_keys::float8, quota_stored_data_keys::float8`;
 
 /** What callers can know of. */
 const THERE = "state <> 'SHREDDED'";
@@ -44,7 +57,12 @@ const FILTER: FilterColumns = { state: () => 'state' };
 function fromRow(row: Row): TenantRecord {
   const { tenant_id: tenantId, name, state, revision, created_at: createdAt } = row;
   const { dedicated_root_key: dedicatedRootKey, shred_at: shredAt } = row;
-  return { tenantId, name, state, revision, createdAt, dedicatedRootKey, shredAt };
+  const quotas = {
+    callsPerSecond: row.quota_calls_per_second,
+    keys: row.quota_keys,
+    storedDataKeys: row.quota_stored_data_keys,
+  };
+  return { tenantId, name, state, revision, createdAt, dedicatedRootKey, shredAt, quotas };
 }
 
 /** Adds a tenant. Throws RESOURCE_EXISTS when the name is taken. */
@@ -91,6 +109,18 @@ export async function setTenantState(
   const [row] = await tx.query<Row>(
     `UPDATE tenants SET state = $2, shred_at = $3, revision = revision + 1 WHERE tenant_id = $1 RETURNING ${COLUMNS}`,
     [tenantId, state, shredAt],
+  );
+  if (row === undefined) throw new Error('a locked tenant is gone');
+  return fromRow(row);
+}
+
+/** Sets all quotas of a tenant that this transaction has locked. */
+export async function setTenantQuotas(tx: Tx, tenantId: TenantId, quotas: Quotas): Promise<TenantRecord> {
+  const [row] = await tx.query<Row>(
+    `UPDATE tenants SET quota_calls_per_second = $2, quota_keys = $3, quota_stored_data_keys = $4,
+       revision = revision + 1
+     WHERE tenant_id = $1 RETURNING ${COLUMNS}`,
+    [tenantId, quotas.callsPerSecond, quotas.keys, quotas.storedDataKeys],
   );
   if (row === undefined) throw new Error('a locked tenant is gone');
   return fromRow(row);

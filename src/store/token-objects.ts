@@ -204,20 +204,24 @@ export async function countHolders(query: Query, objectIds: readonly AnyId[]): P
   return row?.count ?? 0;
 }
 
-/** Says that a replica runs, and which objects all of its agents hold. */
+/** Says that a replica runs, and which objects all of its agents hold. Returns how many run, with this one. */
 export async function reportHeld(
   store: Store,
   call: Deadline,
   replica: { readonly replicaId: string; readonly held: readonly AnyId[] },
-): Promise<void> {
-  await store.reconcile(call, (tx) =>
-    tx.query(
-      `INSERT INTO replicas AS r (tenant_id, replica_id, seen_at, held)
-       SELECT tenant_id, $1, clock_timestamp(), $2 FROM tenants WHERE name = 'system'
-       ON CONFLICT (tenant_id, replica_id) DO UPDATE SET seen_at = excluded.seen_at, held = excluded.held`,
+): Promise<number> {
+  const [others] = await store.reconcile(call, (tx) =>
+    tx.query<{ count: number }>(
+      `WITH reported AS (
+         INSERT INTO replicas AS r (tenant_id, replica_id, seen_at, held)
+         SELECT tenant_id, $1, clock_timestamp(), $2 FROM tenants WHERE name = 'system'
+         ON CONFLICT (tenant_id, replica_id) DO UPDATE SET seen_at = excluded.seen_at, held = excluded.held)
+       SELECT count(*)::integer AS count FROM replicas
+       WHERE replica_id <> $1 AND seen_at > clock_timestamp() - ${SILENCE}`,
       [replica.replicaId, replica.held],
     ),
   );
+  return 1 + (others?.count ?? 0);
 }
 
 /** Nobody waits for that replica any more; without an id, for those that have been silent for an hour. */

@@ -258,6 +258,16 @@ ${ROTATED}`,
     find: atAnyPoint('after'),
     caughtBy: 'shredded means erased: all keys, all versions, all data keys',
   },
+  'data keys that go without being counted': {
+    edits: [],
+    begin: async (world) => {
+      await everything(world);
+      await world.sql('ALTER TABLE data_keys DISABLE TRIGGER count_deleted');
+    },
+    find: (stage) => run(stage),
+    caughtBy:
+      'what is counted of a tenant is how many keys that are not destroyed, and data keys, it has (acme: ',
+  },
   'a root key that is made for a tenant that has been shredded': {
     edits: [{ file: TOKEN_OBJECTS, from: " AND state <> 'SHREDDED' FOR SHARE", to: '' }],
     begin: shredding,

@@ -26,12 +26,18 @@ const ROOT = join(import.meta.dirname, '..', '..');
 /** So small that a handful of data keys makes several ranges, batches and calls. */
 export const SIZES = { range: 3, batch: 2, operation: 2 };
 const CALL_TIMEOUT_MS = 30_000;
+const NO_QUOTAS = {
+  callsPerSecond: Number.POSITIVE_INFINITY,
+  keys: Number.POSITIVE_INFINITY,
+  storedDataKeys: Number.POSITIVE_INFINITY,
+};
 
 /** What replicas are made of. */
 export interface Modules {
   readonly store: typeof import('../../src/store/store.ts');
   readonly cache: typeof import('../../src/keyring/key-cache.ts');
   readonly usage: typeof import('../../src/keyring/usage.ts');
+  readonly quotas: typeof import('../../src/keyring/quotas.ts');
   readonly keyring: typeof import('../../src/keyring/keyring.ts');
   readonly tokenObjects: typeof import('../../src/keyring/token-objects.ts');
   readonly reconciler: typeof import('../../src/keyring/reconciler.ts');
@@ -41,16 +47,17 @@ export interface Modules {
 /** The modules of the repository, or of a copy of it. */
 export async function loadModules(root = ROOT): Promise<Modules> {
   const load = (path: string) => import(pathToFileURL(join(root, 'src', path)).href);
-  const [store, cache, usage, keyring, tokenObjects, reconciler, errors] = await Promise.all([
+  const [store, cache, usage, quotas, keyring, tokenObjects, reconciler, errors] = await Promise.all([
     load('store/store.ts'),
     load('keyring/key-cache.ts'),
     load('keyring/usage.ts'),
+    load('keyring/quotas.ts'),
     load('keyring/keyring.ts'),
     load('keyring/token-objects.ts'),
     load('keyring/reconciler.ts'),
     load('errors.ts'),
   ]);
-  return { store, cache, usage, keyring, tokenObjects, reconciler, errors };
+  return { store, cache, usage, quotas, keyring, tokenObjects, reconciler, errors };
 }
 
 /** A replica, without a memory of earlier ones. */
@@ -88,6 +95,7 @@ export function newReplica({ modules, store, agents, environment, makeTokenKey }
     agents,
     cache: new modules.cache.KeyCache(store, 100, () => true),
     usage: new modules.usage.UsageRecorder(store),
+    quotas: new modules.quotas.TenantQuotas(NO_QUOTAS, () => 1, 100),
     tokenObjects,
     makeTokenKey,
     systemTenantId,

@@ -24,6 +24,9 @@ export interface TenantRow {
   readonly shreddingIsDue: boolean;
   /** Its time had come when it was shredded. */
   readonly wasDue: boolean;
+  /** How many keys and stored data keys it has, as they are counted. */
+  readonly countedKeys: number;
+  readonly countedDataKeys: number;
 }
 
 /** A root or seal key. */
@@ -154,10 +157,15 @@ export async function readRows({ superuser }: World, schema: string): Promise<Ro
   return rows;
 }
 
+function countedAs(kind: string): string {
+  return `(SELECT coalesce(sum(count), 0)::int FROM tenant_counts c WHERE c.tenant_id = t.tenant_id AND c.kind = '${kind}')`;
+}
+
 const SELECT_TENANTS = `SELECT tenant_id AS id, name, state, dedicated_root_key AS "dedicatedRootKey",
     (state = 'SHRED_SCHEDULED' AND shred_at <= now()) IS TRUE AS "shreddingIsDue",
-    (shred_at <= shredded_at) IS TRUE AS "wasDue"
-  FROM tenants ORDER BY name`;
+    (shred_at <= shredded_at) IS TRUE AS "wasDue",
+    ${countedAs('keys')} AS "countedKeys", ${countedAs('stored-data-keys')} AS "countedDataKeys"
+  FROM tenants t ORDER BY name`;
 const SELECT_TOKEN_KEYS = `SELECT o.object_id AS id, 'tenants/' || t.name || '/tokenKeys/' || o.object_id AS name,
     o.tenant_id AS "tenantId", t.name = 'system' AS "ofSystem", o.role, o.state, o.is_current AS "isCurrent",
     o.caller = '' AS "isFirst", o.activated_at IS NOT NULL AS "wasActivated",

@@ -1,5 +1,5 @@
 /**
- * What has to hold of tenants that are shredded: at every instant, and when all is done.
+ * What has to hold of tenants that are shredded, and of what is counted of all: at every instant, and when all is done.
  *
  * That nothing is erased besides, is in `invariants.ts`.
  */
@@ -28,6 +28,10 @@ export const TENANTS_ALWAYS: readonly Invariant[] = [
     broken: misanswered,
   },
   { says: 'no token key is begun for a tenant that has been shredded', broken: begunTooLate },
+  {
+    says: 'what is counted of a tenant is how many keys that are not destroyed, and data keys, it has',
+    broken: miscounted,
+  },
 ];
 
 /** When nobody is at work any more. */
@@ -79,6 +83,17 @@ async function misanswered({ world, now }: Seen): Promise<string[]> {
 
 function begunTooLate({ now }: Seen): string[] {
   return now.tokenKeys.filter(({ isTooLate }) => isTooLate).map(({ name }) => name);
+}
+
+function miscounted({ now }: Seen): string[] {
+  return now.tenants.flatMap(({ id, name, countedKeys, countedDataKeys }) => {
+    const keys = now.keys.filter(({ tenantId, state }) => tenantId === id && state !== 'DESTROYED').length;
+    const dataKeys = now.dataKeys.filter(({ tenantId }) => tenantId === id).length;
+    return [
+      ...(keys === countedKeys ? [] : [`${name}: ${keys} keys, counted ${countedKeys}`]),
+      ...(dataKeys === countedDataKeys ? [] : [`${name}: ${dataKeys} data keys, counted ${countedDataKeys}`]),
+    ];
+  });
 }
 
 function leftDue({ now }: Seen): string[] {

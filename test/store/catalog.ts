@@ -56,7 +56,7 @@ const OTHERS = `SELECT format('-- %s %I', CASE relkind WHEN 'v' THEN 'view' WHEN
   FROM pg_class c WHERE relnamespace = 'public'::regnamespace AND relkind NOT IN ('r', 'p', 'i', 'I', 't')
     AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND classid = 'pg_class'::regclass AND deptype IN ('i', 'a'))
   UNION ALL
-  SELECT format('-- trigger %I on %s', tgname, tgrelid::regclass) FROM pg_trigger WHERE NOT tgisinternal
+  SELECT pg_get_triggerdef(oid) || ';' FROM pg_trigger WHERE NOT tgisinternal
   ORDER BY 1`;
 
 interface Table {

@@ -75,13 +75,15 @@ function rotate(keyId: KeyId): Promise<number> {
   });
 }
 
+const NO_QUOTAS = { callsPerSecond: null, keys: null, storedDataKeys: null };
+
 describe('tenants', () => {
   it('a tenant is found by its name, and its name is taken', async () => {
     const tenant = { tenantId: newId<TenantId>(), name: 'found', dedicatedRootKey: true };
     const added = await mutate((tx) => insertTenant(tx, tenant));
     assert.deepEqual(
       { ...added, createdAt: undefined },
-      { ...tenant, state: 'ENABLED', revision: '1', createdAt: undefined, shredAt: null },
+      { ...tenant, state: 'ENABLED', revision: '1', createdAt: undefined, shredAt: null, quotas: NO_QUOTAS },
     );
     assert.deepEqual(await findTenantByName(store, callOf(), 'found'), added);
     assert.equal(await findTenantByName(store, callOf(), 'nobody'), undefined);

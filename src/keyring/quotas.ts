@@ -1,0 +1,84 @@
+/**
+ * What a tenant may use: calls per second, keys, stored data keys.
+ *
+ * Invariants: of each second's calls every replica lets its even share through, so that all together keep to the quota
+ * without speaking of a call; a tenant that has been quiet may make one second's calls at once, and whoever takes more at
+ * once than there is pays it back before the next; memory is bounded. Calls are counted here, keys and data keys by the
+ * database (`store/tenant-counts.ts`). Who may call isn't known here.
+ */
+import { monotonicNow } from '../call.ts';
+import { KeywardError } from '../errors.ts';
+import type { TenantId } from '../ids.ts';
+import { Lru } from '../lru.ts';
+import type { Quotas, TenantRecord } from '../store/tenants.ts';
+import { SYSTEM_TENANT } from './names.ts';
+
+/** What holds where a tenant has no quota of its own; Infinity is none. */
+export type QuotaDefaults = { readonly [Name in keyof Quotas]: number };
+
+/**
+ * What is left of a rate: `share` a second come in, up to one second's, and at least one.
+ *
+ * In any time of t seconds it gives at most `share` * t, what it held at first, and the excess of the last taker.
+ */
+export class TokenBucket {
+  #left = Number.POSITIVE_INFINITY;
+  #at = 0;
+
+  /**
+   * Takes `amount` at `now`, in milliseconds that never go back, and returns 0; or takes nothing and returns after how many
+   * milliseconds it would. Whoever wants more than the bucket holds waits until it is full, and leaves it in debt.
+   */
+  take(amount: number, share: number, now: number): number {
+    const capacity = Math.max(1, share);
+    this.#left = Math.min(capacity, this.#left + ((now - this.#at) * share) / 1000);
+    this.#at = now;
+    const missing = Math.min(amount, capacity) - this.#left;
+    if (missing > 0) return (missing * 1000) / share;
+    this.#left -= amount;
+    return 0;
+  }
+}
+
+/** See this file's first paragraph. */
+export class TenantQuotas {
+  readonly #defaults: QuotaDefaults;
+  readonly #replicas: () => number;
+  readonly #buckets: Lru<TenantId, TokenBucket>;
+
+  /**
+   * `replicas` says how many of them run; buckets are kept for `limit` tenants, and one that falls out is as if the tenant
+   * had been quiet.
+   */
+  constructor(defaults: QuotaDefaults, replicas: () => number, limit: number) {
+    this.#defaults = defaults;
+    this.#replicas = replicas;
+    this.#buckets = new Lru(limit);
+  }
+
+  /** What holds for the tenant. The reserved tenant, which has no keys, has no quotas. */
+  of({ name, quotas }: Pick<TenantRecord, 'name' | 'quotas'>, which: keyof Quotas): number {
+    if (name === SYSTEM_TENANT) return Number.POSITIVE_INFINITY;
+    return quotas[which] ?? this.#defaults[which];
+  }
+
+  /** Counts calls of the tenant. Throws QUOTA_EXCEEDED, which says when there is room again. */
+  takeCalls(tenant: TenantRecord, calls: number): void {
+    const limit = this.of(tenant, 'callsPerSecond');
+    if (limit === Number.POSITIVE_INFINITY) return;
+    const waitMs = this.#bucketOf(tenant.tenantId).take(calls, limit / this.#replicas(), monotonicNow());
+    if (waitMs === 0) return;
+    throw new KeywardError('QUOTA_EXCEEDED', {
+      metadata: { quota: 'calls_per_second', limit: String(limit) },
+      retryAfterMs: Math.ceil(waitMs),
+    });
+  }
+
+  #bucketOf(tenantId: TenantId): TokenBucket {
+    const known = this.#buckets.get(tenantId);
+    if (known !== undefined) return known;
+    const bucket = new TokenBucket();
+    this.#buckets.set(tenantId, bucket);
+    return bucket;
+  }
+}
