@@ -5,13 +5,19 @@ import { REASONS } from '../src/errors.ts';
 
 it('docs/errors.md lists every reason with its status and retry, and no other', () => {
   const page = readFileSync(new URL('../docs/errors.md', import.meta.url), 'utf8');
-  const rows = page.matchAll(/^\| `([A-Z_]+)` \| `([A-Z_]+)` \| [^|]+ \| (no|after [\d,]+ ms) \|$/gm);
+  const rows = page.matchAll(/^\| `([A-Z_]+)` \| `([A-Z_]+)` \| [^|]+ \| (no|varies|after [\d,]+ ms) \|$/gm);
   const documented = Array.from(rows, ([, reason, status, retry]) => ({ reason, status, retry }));
-  const table: [string, { status: string; retryAfterMs?: number }][] = Object.entries(REASONS);
-  const actual = table.map(([reason, { status, retryAfterMs }]) => ({
+  const table: [string, { status: string; retryAfterMs?: number; retryVaries?: true }][] =
+    Object.entries(REASONS);
+  const actual = table.map(([reason, { status, retryAfterMs, retryVaries = false }]) => ({
     reason,
     status,
-    retry: retryAfterMs === undefined ? 'no' : `after ${retryAfterMs.toLocaleString('en')} ms`,
+    retry:
+      retryAfterMs === undefined
+        ? retryVaries
+          ? 'varies'
+          : 'no'
+        : `after ${retryAfterMs.toLocaleString('en')} ms`,
   }));
   assert.deepEqual(documented, actual);
 });

@@ -7,12 +7,15 @@ import type { Command } from 'commander';
 import type { KeywardClient, Maintenance } from 'keyward-client';
 import { addChange } from './changes.ts';
 import { addDestruction, shredLoss } from './destruction.ts';
+import { UsageError } from './failures.ts';
 import { lastPart, tenantName } from './names.ts';
 import {
   type ChangeOptions,
   changeOf,
+  count,
   given,
   type ListOptions,
+  withEtag,
   withFilter,
   withRequestId,
 } from './options.ts';
@@ -38,6 +41,7 @@ export function addTenants(program: Command): void {
         await printOne(output, TENANT, await keyward.getTenant({ name: tenantName(tenant) }));
       }),
     );
+  addUpdateTenant(tenants);
   addChange(tenants.command('disable <tenant>'), {
     description: "stop all use of a tenant's keys until it is enabled again",
     columns: TENANT,
@@ -83,6 +87,38 @@ function addCreateTenant(tenants: Command): void {
         const tenantId = lastPart(tenantName(tenant));
         const request = { tenantId, ...given({ dedicatedRootKey }), ...changeOf(options) };
         await printOne(output, TENANT, await keyward.createTenant(request));
+      }),
+    );
+}
+
+interface UpdateTenantOptions extends ChangeOptions {
+  readonly callsPerSecond?: number;
+  readonly keys?: number;
+  readonly storedDataKeys?: number;
+}
+
+function addUpdateTenant(tenants: Command): void {
+  withEtag(tenants.command('update <tenant>'))
+    .description('change what a tenant may use')
+    .option(
+      '--calls-per-second <count>',
+      'calls each second, on all replicas together; items of batches each for itself',
+      count,
+    )
+    .option('--keys <count>', 'keys, destroyed ones aside', count)
+    .option('--stored-data-keys <count>', 'stored data keys of all its keys together', count)
+    .addHelpText('after', "\n0 is the service's default. What is not named stays as it is.")
+    .action((tenant: string, _options, command: Command) =>
+      withClient<UpdateTenantOptions>(command, async (keyward, { output, ...options }) => {
+        const { callsPerSecond, keys, storedDataKeys } = options;
+        const quotas = given({ callsPerSecond, keys, storedDataKeys });
+        if (Object.keys(quotas).length === 0) {
+          throw new UsageError('what is to change? Give --calls-per-second, --keys or --stored-data-keys');
+        }
+        const { etag = '', ...change } = changeOf(options);
+        const name = tenantName(tenant);
+        const updated = await keyward.updateTenant({ tenant: { name, etag, quotas }, ...change });
+        await printOne(output, TENANT, updated);
       }),
     );
 }

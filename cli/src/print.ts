@@ -16,6 +16,7 @@ import type {
   RoleBinding,
   Rotation,
   Tenant,
+  TenantQuotas,
   TokenKey,
   TokenObject,
   UnrecordedTokenObject,
@@ -36,7 +37,16 @@ export const TENANT: Columns<Tenant> = {
   UID: ({ uid }) => uid,
   CREATED: ({ createTime }) => createTime.toISOString(),
   'ROOT KEY': ({ dedicatedRootKey }) => (dedicatedRootKey ? 'dedicated' : 'shared'),
+  QUOTAS: ({ quotas }) => quotasOf(quotas),
 };
+
+/** Those that it has of its own. */
+function quotasOf({ callsPerSecond, keys, storedDataKeys }: TenantQuotas): string {
+  const own = Object.entries({ 'calls/s': callsPerSecond, keys, 'data keys': storedDataKeys })
+    .filter(([, quota]) => quota !== 0)
+    .map(([name, quota]) => `${quota} ${name}`);
+  return own.length === 0 ? 'default' : own.join(', ');
+}
 
 /** What the service does by itself, as columns. */
 export const MAINTENANCE: Columns<Maintenance> = {

@@ -107,6 +107,11 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.listTenants, request, options);
   }
 
+  /** Changes what is given of a tenant's quotas. */
+  updateTenant(request: m.UpdateTenantRequest, options?: CallOptions): Promise<m.Tenant> {
+    return this.#transport.call(this.#methods.updateTenant, request, options);
+  }
+
   /** Stops all use of a tenant's keys, until {@link enableTenant}. */
   disableTenant(request: m.DisableTenantRequest, options?: CallOptions): Promise<m.Tenant> {
     return this.#transport.call(this.#methods.disableTenant, request, options);

@@ -58,6 +58,12 @@ export function tenant(wire: Tenant__Output | null): m.Tenant {
     etag: wire.etag,
     dedicatedRootKey: wire.dedicatedRootKey,
     shredTime: dateIfAny(wire.shredTime),
+    // A service that is older than quotas sends none.
+    quotas: {
+      callsPerSecond: wire.quotas?.callsPerSecond ?? 0,
+      keys: wire.quotas?.keys ?? 0,
+      storedDataKeys: wire.quotas?.storedDataKeys ?? 0,
+    },
   };
 }
 

@@ -2,20 +2,21 @@
  * Every method of the contract, one row each: where it is, and how its messages travel.
  *
  * Its invariant: every method may be called again with the same bytes: it reads, or what it makes is the caller's alone,
- * or it has a request id. The conversions themselves are beside it: requests in `fields.ts` and `keys.ts`, answers in
- * `resources.ts`, `token-keys.ts` and `token-status.ts`, both in `access.ts`, `encryption.ts`, `data-keys.ts` and
- * `rotation.ts`. Knows nothing of channels and deadlines.
+ * or it has a request id. The conversions themselves are beside it: requests in `fields.ts`, `tenants.ts` and `keys.ts`,
+ * answers in `resources.ts`, `token-keys.ts` and `token-status.ts`, both in `access.ts`, `encryption.ts`, `data-keys.ts`
+ * and `rotation.ts`. Knows nothing of channels and deadlines.
  */
 import * as access from './access.ts';
 import type { Checksums } from './checksums.ts';
 import { contract } from './contract.ts';
 import * as stored from './data-keys.ts';
 import * as data from './encryption.ts';
-import { change, destruction, filteredPage, flag, integer, named, page, requestId, text } from './fields.ts';
+import { change, destruction, filteredPage, integer, named, page, requestId, text } from './fields.ts';
 import { createKeyRequest, updateKeyRequest } from './keys.ts';
 import type * as m from './messages.ts';
 import { impact, key, keyVersion, maintenance, shredImpact, tenant } from './resources.ts';
 import { createJobRequest, rewrapJob, rotation } from './rotation.ts';
+import { createTenantRequest, updateTenantRequest } from './tenants.ts';
 import { tokenKey } from './token-keys.ts';
 import { tokenStatus } from './token-status.ts';
 
@@ -69,15 +70,7 @@ export function methods(checksums: Checksums) {
 function tenants() {
   const admin = contract()['keyward.v1.AdminService'];
   return {
-    createTenant: method(
-      admin.CreateTenant,
-      (r: m.CreateTenantRequest) => ({
-        tenantId: text('tenantId', r.tenantId),
-        dedicatedRootKey: flag('dedicatedRootKey', r.dedicatedRootKey ?? false),
-        ...requestId(r.requestId),
-      }),
-      tenant,
-    ),
+    createTenant: method(admin.CreateTenant, createTenantRequest, tenant),
     getTenant: method(admin.GetTenant, (r: m.GetTenantRequest) => named(r), tenant),
     listTenants: method(
       admin.ListTenants,
@@ -87,6 +80,7 @@ function tenants() {
         nextPageToken: a.nextPageToken,
       }),
     ),
+    updateTenant: method(admin.UpdateTenant, updateTenantRequest, tenant),
     disableTenant: method(admin.DisableTenant, (r: m.DisableTenantRequest) => change(r), tenant),
     enableTenant: method(admin.EnableTenant, (r: m.EnableTenantRequest) => change(r), tenant),
     shredTenant: method(

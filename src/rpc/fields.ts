@@ -143,8 +143,8 @@ export const time = z
   )
   .transform((value) => value && new Date(value.seconds * 1000 + Math.floor(value.nanos / 1e6)));
 
-/** How many operations; null for no limit. */
-export const usageLimit = z
+/** How many of something at most; null for 0. */
+export const limit = z
   .number()
   .refine((limit) => limit >= 0 && Number.isSafeInteger(limit), 'must be 0 to 2^53 − 1')
   .transform((limit) => (limit === 0 ? null : limit));
@@ -167,14 +167,17 @@ const MUTABLE_KEY_FIELDS = [
   'rotation_usage_limit',
   'maintenance_paused',
 ] as const;
-export const keyMask = z.custom<{ readonly paths: readonly string[] } | null>().transform((mask, context) => {
-  const paths = MUTABLE_KEY_FIELDS.filter((path) => mask?.paths.includes(path));
-  const unknown = mask?.paths.find((path) => !MUTABLE_KEY_FIELDS.some((known) => known === path));
-  if (unknown !== undefined)
-    context.addIssue({ code: 'custom', message: `names ${unknown}, which can not be changed` });
-  else if (paths.length === 0) context.addIssue({ code: 'custom', message: 'must name what to change' });
-  return paths;
-});
+/** An update mask: which of these fields, at least one. */
+const maskOf = <Path extends string>(mutable: readonly Path[]) =>
+  z.custom<{ readonly paths: readonly string[] } | null>().transform((mask, context) => {
+    const paths = mutable.filter((path) => mask?.paths.includes(path));
+    const unknown = mask?.paths.find((path) => !mutable.some((known) => known === path));
+    if (unknown !== undefined)
+      context.addIssue({ code: 'custom', message: `names ${unknown}, which can not be changed` });
+    else if (paths.length === 0) context.addIssue({ code: 'custom', message: 'must name what to change' });
+    return paths;
+  });
+export const keyMask = maskOf(MUTABLE_KEY_FIELDS);
 export const keyToUpdate = z.object(
   {
     name: keyName,
@@ -183,8 +186,29 @@ export const keyToUpdate = z.object(
     labels,
     rotationPeriod: duration,
     nextRotationTime: time,
-    rotationUsageLimit: usageLimit,
+    rotationUsageLimit: limit,
     maintenancePaused: z.boolean(),
+  },
+  'must be given',
+);
+
+/** What UpdateTenant may change. */
+const MUTABLE_TENANT_FIELDS = [
+  'quotas',
+  'quotas.calls_per_second',
+  'quotas.keys',
+  'quotas.stored_data_keys',
+] as const;
+export const tenantMask = maskOf(MUTABLE_TENANT_FIELDS);
+const noQuotas = { callsPerSecond: null, keys: null, storedDataKeys: null };
+export const tenantToUpdate = z.object(
+  {
+    name: tenantName,
+    etag,
+    quotas: z
+      .object({ callsPerSecond: limit, keys: limit, storedDataKeys: limit })
+      .nullable()
+      .transform((quotas) => quotas ?? noQuotas),
   },
   'must be given',
 );

@@ -92,7 +92,7 @@ const DESTRUCTION_NOTICE =
   'can still unwrap it. What callers have encrypted and keep elsewhere can not be opened any more.';
 
 export function tenantMessage(record: TenantRecord): Tenant {
-  const { name, tenantId, state, revision, createdAt, dedicatedRootKey, shredAt } = record;
+  const { name, tenantId, state, revision, createdAt, dedicatedRootKey, shredAt, quotas } = record;
   return {
     name: formatTenantName({ tenant: name }),
     uid: tenantId,
@@ -101,6 +101,11 @@ export function tenantMessage(record: TenantRecord): Tenant {
     etag: revision,
     dedicatedRootKey,
     shredTime: optionalTime(shredAt),
+    quotas: {
+      callsPerSecond: quotas.callsPerSecond ?? 0,
+      keys: quotas.keys ?? 0,
+      storedDataKeys: quotas.storedDataKeys ?? 0,
+    },
   };
 }
 

@@ -11,6 +11,16 @@ import { run } from './run.ts';
 
 const REQUEST_ID = 'f0000000-0000-4000-8000-000000000000';
 
+const NO_QUOTAS = { callsPerSecond: 0, keys: 0, storedDataKeys: 0 };
+/** The fields of a tenant that no request sets. */
+const UNSET_TENANT = {
+  uid: '',
+  createTime: null,
+  state: 'TENANT_STATE_UNSPECIFIED',
+  dedicatedRootKey: false,
+  shredTime: null,
+};
+
 const fake = useFakeService();
 const { keyward, refuse } = fake;
 
@@ -31,6 +41,14 @@ describe('tenants and keys', () => {
       ['tenants get acme', 'GetTenant', { name: parent }],
       ['tenants list', 'ListTenants', page],
       ['tenants list --filter state=DISABLED', 'ListTenants', { ...page, filter: 'state=DISABLED' }],
+      [
+        'tenants update acme --keys 7 --calls-per-second 0 --etag t1',
+        'UpdateTenant',
+        {
+          tenant: { ...UNSET_TENANT, name: parent, etag: 't1', quotas: { ...NO_QUOTAS, keys: 7 } },
+          updateMask: { paths: ['quotas.calls_per_second', 'quotas.keys'] },
+        },
+      ],
       ['tenants disable acme', 'DisableTenant', { name: parent, etag: '' }],
       ['tenants enable tenants/acme --etag t1', 'EnableTenant', { name: parent, etag: 't1' }],
       [`keys create ${KEY}`, 'CreateKey', created],
@@ -75,6 +93,7 @@ describe('tenants and keys', () => {
     const cases: [args: string, method: string][] = [
       ['tenants create acme', 'CreateTenant'],
       ['tenants disable acme', 'DisableTenant'],
+      ['tenants update acme --stored-data-keys 1', 'UpdateTenant'],
       [`keys create ${KEY}`, 'CreateKey'],
       [`keys rotate ${KEY}`, 'RotateKey'],
       [`keys update ${KEY} --description x`, 'UpdateKey'],
@@ -92,9 +111,9 @@ describe('tenants and keys', () => {
     assert.equal(
       (await keyward('tenants list')).stdout,
       [
-        'NAME          STATE     UID                                   CREATED                   ROOT KEY',
-        'tenants/acme  ENABLED   018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z  shared',
-        'tenants/a     DISABLED  018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z  shared',
+        'NAME          STATE     UID                                   CREATED                   ROOT KEY  QUOTAS',
+        'tenants/acme  ENABLED   018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z  shared    default',
+        'tenants/a     DISABLED  018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z  shared    default',
         '',
       ].join('\n'),
     );
@@ -106,12 +125,17 @@ describe('tenants and keys', () => {
       state: 'DISABLED',
       etag: 't1',
       dedicatedRootKey: false,
+      quotas: NO_QUOTAS,
     });
     const shredTime = { seconds: 1_702_592_000, nanos: 0 };
     const state = 'TENANT_STATE_SHRED_SCHEDULED';
-    fake.handlers['GetTenant'] = () => ({ ...TENANT, state, dedicatedRootKey: true, shredTime });
+    const quotas = { callsPerSecond: 50, keys: 0, storedDataKeys: 7 };
+    fake.handlers['GetTenant'] = () => ({ ...TENANT, state, dedicatedRootKey: true, shredTime, quotas });
     const { stdout } = await keyward('tenants get acme');
-    assert.match(stdout, / SHRED_SCHEDULED \(2023-12-14T22:13:20\.000Z\) [^\n]+ dedicated\n$/);
+    assert.match(
+      stdout,
+      / SHRED_SCHEDULED \(2023-12-14T22:13:20\.000Z\) [^\n]+ dedicated +50 calls\/s, 7 data keys\n$/,
+    );
   });
 
   it('print what a key is', async () => {
@@ -160,6 +184,8 @@ describe('tenants and keys', () => {
       ['keys version get 3 --tenant acme', /is not a version/],
       ['keys version get orders/versions/3', /which tenant's key is orders\?/],
       [`keys update ${KEY}`, /what is to change\?/],
+      ['tenants update acme', /what is to change\?/],
+      ['tenants update acme --keys many', /Write a whole number/],
       [`keys update ${KEY} --label a=b --remove-label a`, /is a to be set or removed\?/],
       [`keys update ${KEY} --label a`, /Write key=value/],
       ['random many --tenant acme', /Write a whole number/],

@@ -159,6 +159,7 @@ function administration(): Record<string, Handler> {
     ListTenants: () => ({
       tenants: [TENANT, { ...TENANT, name: 'tenants/a', state: 'TENANT_STATE_DISABLED' }],
     }),
+    UpdateTenant: () => TENANT,
     DisableTenant: () => TENANT,
     EnableTenant: () => TENANT,
     ShredTenant: () => ({

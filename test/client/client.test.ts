@@ -13,6 +13,7 @@ const TENANT = {
   state: 'TENANT_STATE_DISABLED',
   etag: 't1',
   dedicatedRootKey: true,
+  quotas: { callsPerSecond: 50, keys: 0, storedDataKeys: 7 },
 };
 const UUID4 = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 const VERSION = wireKey(KEY).primary;
@@ -24,6 +25,7 @@ describe('calls', () => {
       CreateTenant: TENANT,
       GetTenant: TENANT,
       ListTenants: { tenants: [TENANT], nextPageToken: 'next' },
+      UpdateTenant: { ...TENANT, quotas: null },
       DisableTenant: TENANT,
       EnableTenant: TENANT,
       CreateKey: wireKey(KEY),
@@ -91,6 +93,11 @@ describe('calls', () => {
       await keyward.listTenants({ pageSize: 1, pageToken: 'here', filter: 'state = ENABLED' }),
       { tenants: [tenant], nextPageToken: 'next' },
     );
+    const limited = { name: 'tenants/acme', etag: 'seen', quotas: { keys: 7, storedDataKeys: 0 } };
+    assert.deepEqual(await keyward.updateTenant({ tenant: limited, requestId }), {
+      ...tenant,
+      quotas: { callsPerSecond: 0, keys: 0, storedDataKeys: 0 },
+    });
     assert.deepEqual(await keyward.disableTenant({ name: 'tenants/acme', ...change }), tenant);
     assert.deepEqual(await keyward.enableTenant({ name: 'tenants/acme', ...change }), tenant);
     const created = await keyward.createKey({
@@ -129,6 +136,14 @@ describe('calls', () => {
       [KEY, { a: 'b' }, 'seen', ''],
     );
     delete seen['UpdateKey'];
+    const { tenant: limitedTo, ...limits } = seen['UpdateTenant'] as { tenant: Record<string, unknown> };
+    const updateMask = { paths: ['quotas.keys', 'quotas.stored_data_keys'] };
+    assert.deepEqual(limits, { updateMask, requestId });
+    assert.deepEqual(
+      [limitedTo['name'], limitedTo['etag'], limitedTo['quotas']],
+      ['tenants/acme', 'seen', { callsPerSecond: 0, keys: 7, storedDataKeys: 0 }],
+    );
+    delete seen['UpdateTenant'];
     assert.deepEqual(seen, {
       CreateTenant: { tenantId: 'acme', dedicatedRootKey: true, requestId },
       GetTenant: { name: 'tenants/acme' },

@@ -21,6 +21,18 @@ export interface Tenant {
   readonly dedicatedRootKey: boolean;
   /** When it is to be shredded; undefined unless scheduled. */
   readonly shredTime: Date | undefined;
+  /** What it may use. */
+  readonly quotas: TenantQuotas;
+}
+
+/** What a tenant may use; 0 is the service's default, which may be no limit. */
+export interface TenantQuotas {
+  /** Calls each second, on all replicas together; items of batches each for itself. */
+  readonly callsPerSecond: number;
+  /** Keys, destroyed ones aside. */
+  readonly keys: number;
+  /** Stored data keys of all keys together. */
+  readonly storedDataKeys: number;
 }
 
 /** See {@link Tenant}. */
@@ -35,6 +47,20 @@ export interface CreateTenantRequest extends Change {
 export interface GetTenantRequest {
   /** `tenants/{tenant}`. */
   readonly name: string;
+}
+
+/** Changes a tenant's quotas; what is absent stays. */
+export interface UpdateTenantRequest extends Change {
+  /** Which tenant, and what its fields are to be. */
+  readonly tenant: {
+    /** `tenants/{tenant}`. */
+    readonly name: string;
+    readonly quotas?: Partial<TenantQuotas>;
+    /** As it was last seen, or absent for whatever it is now. */
+    readonly etag?: string;
+  };
+  /** Which fields, by their names in the contract, as in `quotas.keys`. Absent: those that `tenant` has. */
+  readonly updateMask?: readonly string[];
 }
 
 /** Stops all use of a tenant's keys. */

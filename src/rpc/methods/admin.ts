@@ -59,6 +59,26 @@ export const adminService = {
       return { tenants: items.map(tenantMessage), nextPageToken };
     },
   }),
+  UpdateTenant: row({
+    permission: 'tenants.update',
+    target: ({ tenant }) => ofName(tenant),
+    request: z.object({
+      tenant: field.tenantToUpdate,
+      updateMask: field.tenantMask,
+      requestId: field.requestId,
+    }),
+    resource: ({ tenant }) => formatTenantName(tenant.name),
+    handle: async ({ tenants }, call, { tenant: { name, etag, quotas }, updateMask }) => {
+      const settings = {
+        quotas,
+        'quotas.calls_per_second': { callsPerSecond: quotas.callsPerSecond },
+        'quotas.keys': { keys: quotas.keys },
+        'quotas.stored_data_keys': { storedDataKeys: quotas.storedDataKeys },
+      };
+      const changes = Object.assign({}, ...updateMask.map((path) => settings[path]));
+      return tenantMessage(await tenants.setQuotas(call, name, etag, changes));
+    },
+  }),
   DisableTenant: setTenantState('tenants.disable', 'DISABLED'),
   EnableTenant: setTenantState('tenants.enable', 'ENABLED'),
   ShredTenant: row({

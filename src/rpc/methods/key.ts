@@ -48,7 +48,7 @@ export const keyService = {
       labels: field.labels,
       rotationPeriod: field.duration,
       nextRotationTime: field.time,
-      rotationUsageLimit: field.usageLimit,
+      rotationUsageLimit: field.limit,
       requestId: field.requestId,
     }),
     resource: ({ parent, keyId }) => formatKeyName({ ...parent, key: keyId }),
