@@ -40,5 +40,27 @@ export interface SliceResult {
 /** The first message to a load generator: how it connects. */
 export type LoadIdentity = Pick<ClientIdentity, 'caFile' | 'certFile' | 'keyFile'>;
 
+/** What a neighbour is to send: so many calls each second, whatever becomes of them. */
+export interface Noise {
+  readonly address: string;
+  readonly path: string;
+  readonly requests: readonly Buffer[];
+  readonly perSecond: number;
+}
+
+/** What became of a neighbour's calls. */
+export interface NoiseResult {
+  readonly seconds: number;
+  readonly answered: number;
+  /** As RESOURCE_EXHAUSTED. */
+  readonly refused: number;
+}
+
+/** What a neighbour is told after its identity. */
+export type NoiseOrder = { readonly noise: Noise } | { readonly quiet: true };
+
+/** Its answer when it has become quiet. */
+export type NoiseReply = { readonly result: NoiseResult } | { readonly failure: string };
+
 /** A slice's answer: the call that failed, if one did. */
 export type SliceReply = { readonly result: SliceResult } | { readonly failure: string };

@@ -12,11 +12,12 @@ import { parseArgs } from 'node:util';
 import { measureAccess } from './access.ts';
 import { BENCH_DIRECTORY, Environment, startEcho } from './environment.ts';
 import { alternate, Load, measureSlice, type Row, type Target, type Timing } from './measure.ts';
+import { measureNeighbour } from './neighbour.ts';
 import { describeMachine, residentMegabytes } from './processes.ts';
 import { profileWhile, profilingVariables } from './profile.ts';
 import { accessText, type Resident, type Results, report, withNotesOf } from './report.ts';
 import { measureRewrap, type RewrapPlan } from './rewrap.ts';
-import { createKeys, firstUses, prepareWorkloads, type Workload } from './workloads.ts';
+import { createKeys, firstUses, prepareWorkloads, type Sender, type Workload } from './workloads.ts';
 
 const IN_FLIGHT = [1, 10, 64] as const;
 const RESULTS = join(import.meta.dirname, 'RESULTS.md');
@@ -28,6 +29,8 @@ interface Plan extends Timing {
   readonly createKeys: number;
   /** Keys that are used for the first time. */
   readonly firstUses: number;
+  /** For what a tenant notices of another. */
+  readonly neighbour: Timing;
   readonly rewrap: RewrapPlan;
 }
 const FULL: Plan = {
@@ -37,6 +40,7 @@ const FULL: Plan = {
   warmUpMs: 1_500,
   createKeys: 400,
   firstUses: 400,
+  neighbour: { rampMs: 150, measureMs: 2_000, rounds: 5 },
   rewrap: {
     dataKeys: { rows: 1_000_000, jobSliceMs: 10_000, floorSliceMs: 3_000 },
     keyVersions: { rows: 100_000, jobSliceMs: 2_000, floorSliceMs: 1_000 },
@@ -50,6 +54,7 @@ const QUICK: Plan = {
   warmUpMs: 50,
   createKeys: 20,
   firstUses: 20,
+  neighbour: { rampMs: 20, measureMs: 200, rounds: 1 },
   rewrap: {
     dataKeys: { rows: 2_000, jobSliceMs: 10_000, floorSliceMs: 100 },
     keyVersions: { rows: 500, jobSliceMs: 10_000, floorSliceMs: 100 },
@@ -66,6 +71,7 @@ interface Bench {
   readonly load: Load;
   readonly floor: readonly [Target, Workload];
   readonly calls: readonly Workload[];
+  readonly send: Sender;
 }
 
 const say = (line: string) => console.log(line);
@@ -99,12 +105,13 @@ async function main(): Promise<void> {
   const load = stack.use(new Load(environment.client));
   const echo = stack.use(await startEcho(environment.variables));
   const { address } = environment.client;
-  const { floor, calls } = await prepareWorkloads(async (path, requests) => {
+  const send: Sender = async (path, requests) => {
     const slice = { address, path, requests, inFlight: 1, rampMs: 0, measureMs: ONCE_LIMIT_MS, once: true };
     return Buffer.from((await load.run(slice)).lastAnswer);
-  });
+  };
+  const { floor, calls } = await prepareWorkloads(send);
   const target = { address: echo.address, serverPid: echo.pid };
-  const bench: Bench = { plan, environment, load, floor: [target, floor], calls };
+  const bench: Bench = { plan, environment, load, floor: [target, floor], calls, send };
   if (values.profile) {
     await profile(bench, profiles, positionals.length > 0 ? positionals : ['Encrypt', 'BatchEncrypt']);
     return;
@@ -142,9 +149,12 @@ async function measure(bench: Bench): Promise<Results> {
   }
   rows.push(...(await measureKeys(bench)));
   const access = await measureAccessOf(bench);
+  say('beside a noisy neighbour …');
+  const parts = { load, identity: environment.client, send: bench.send };
+  const neighbour = await measureNeighbour(parts, serviceOf(environment), encryptOf(bench), plan.neighbour);
   say('re-wrapping …');
   const rewrap = await measureRewrap(environment, load, encryptOf(bench), plan.rewrap);
-  return { machine, rows, access, megabytes, rewrap };
+  return { machine, rows, access, megabytes, neighbour, rewrap };
 }
 
 function measureAccessOf(bench: Bench): Promise<Row[]> {

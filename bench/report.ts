@@ -8,6 +8,7 @@ import { ACCESS_ROWS } from './access.ts';
 import { BINDINGS } from './bindings.ts';
 import { table, target } from './markdown.ts';
 import type { Row } from './measure.ts';
+import { NEIGHBOUR_QUOTA, NEIGHBOUR_TIMES, type NeighbourRow } from './neighbour.ts';
 import type { RewrapResults } from './rewrap.ts';
 import { rewrapSections, rewrapTargets } from './rewrap-report.ts';
 import { BATCH_ITEMS, PAYLOAD_BYTES, type Workload } from './workloads.ts';
@@ -17,6 +18,7 @@ export interface Results {
   readonly rows: readonly Row[];
   readonly access: readonly Row[];
   readonly megabytes: readonly Resident[];
+  readonly neighbour: readonly NeighbourRow[];
   readonly rewrap: RewrapResults;
 }
 
@@ -31,6 +33,7 @@ const ENCRYPT_OF_FLOOR = 0.7;
 const BATCH_OVER_UNARY = 5;
 const ACCESS_OF_FLOOR = 0.9;
 const MEGABYTES = 250;
+const NEIGHBOUR_P99 = 2;
 const IN_FLIGHT = 64;
 
 /** Everything under this heading of the old file is kept. */
@@ -49,10 +52,8 @@ of what each slice had of the floor's in the same round. Rates and CPU are of it
 latencies are of calls. CPU is user and system time by /proc.`;
 
 /** The whole report. */
-export function report(
-  { machine, rows, access, megabytes, rewrap }: Results,
-  calls: readonly Workload[],
-): string {
+export function report(results: Results, calls: readonly Workload[]): string {
+  const { machine, rows, access, megabytes, neighbour, rewrap } = results;
   return [
     '# Bench',
     'Written by `npm run bench`.',
@@ -66,9 +67,15 @@ export function report(
       })
       .join('\n'),
     accessSection(access),
+    ...neighbourSection(neighbour),
     ...rewrapSections(rewrap),
     '## Targets',
-    [...targets({ rows, megabytes }, calls), accessTarget(access), ...rewrapTargets(rewrap)].join('\n'),
+    [
+      ...targets({ rows, megabytes }, calls),
+      accessTarget(access),
+      ...neighbourTargets(neighbour),
+      ...rewrapTargets(rewrap),
+    ].join('\n'),
     '',
   ].join('\n\n');
 }
@@ -130,6 +137,38 @@ function cells(row: Row): string[] {
     agentCpu === undefined ? '–' : agentCpu.toFixed(1),
     row.clientCpu.toFixed(1),
   ];
+}
+
+const NEIGHBOUR_METHOD = `\
+Encrypt for one tenant, in slices alone and in slices beside another tenant, in turn. The neighbour has a quota of ${NEIGHBOUR_QUOTA} calls a
+second, and a process of its own sends ${NEIGHBOUR_TIMES} times that, Encrypt too, in an open loop. The ratio is the median (lowest–highest) of rounds'.`;
+
+/** What one tenant notices of another at many times its quota. */
+function neighbourSection(rows: readonly NeighbourRow[]): string[] {
+  const headings = [
+    'in flight',
+    'p99 ms alone',
+    'p99 ms beside',
+    'ratio',
+    'neighbour sends/s',
+    'is let through/s',
+  ];
+  const cells = rows.map(({ inFlight, p99Without, p99With, ratio, sent, letThrough }) => [
+    String(inFlight),
+    p99Without.toFixed(2),
+    p99With.toFixed(2),
+    `${ratio[0].toFixed(2)} (${ratio[1].toFixed(2)}–${ratio[2].toFixed(2)})`,
+    sent.toFixed(0),
+    letThrough.toFixed(0),
+  ]);
+  return ['## A noisy neighbour', NEIGHBOUR_METHOD, table(headings, cells)];
+}
+
+function neighbourTargets(rows: readonly NeighbourRow[]): string[] {
+  return rows.map(({ inFlight, ratio: [ratio] }) => {
+    const text = `Encrypt's p99 at ${inFlight} in flight beside a tenant at ${NEIGHBOUR_TIMES} times its quota: ${ratio.toFixed(2)} times that alone; at most ${NEIGHBOUR_P99}`;
+    return target(ratio <= NEIGHBOUR_P99, text);
+  });
 }
 
 function targets(

@@ -2,7 +2,7 @@
  * What is measured: each kind of call with its encoded requests, and what an answer to it must look like.
  *
  * Owns the sizes: payloads of 1 KiB, data keys of 32 bytes, batches of 100 items, contexts of two entries, one tenant
- * with two keys. Knows no time.
+ * with two keys, and its neighbour with one. Knows no time.
  */
 import { randomBytes } from 'node:crypto';
 import type { MethodDefinition } from '@grpc/grpc-js';
@@ -121,6 +121,27 @@ export async function prepareWorkloads(send: Sender): Promise<{ floor: Workload;
 export function createKeys(ids: readonly string[]): Workload {
   const messages = ids.map((keyId) => ({ parent: PARENT, keyId }));
   return unary('CreateKey', messages, 'KeyService');
+}
+
+/** Makes another tenant, which may make so many calls each second; returns what it sends, Encrypt. */
+export async function prepareNeighbour(send: Sender, callsPerSecond: number): Promise<Workload> {
+  const parent = 'tenants/neighbour';
+  const made = [
+    unary('CreateTenant', [{ tenantId: 'neighbour' }], 'AdminService'),
+    unary('CreateKey', [{ parent, keyId: 'only' }], 'KeyService'),
+    unary(
+      'UpdateTenant',
+      [{ tenant: { name: parent, quotas: { callsPerSecond } }, updateMask: { paths: ['quotas'] } }],
+      'AdminService',
+    ),
+  ];
+  for (const { path, requests } of made) await send(path, requests);
+  const message = {
+    name: `${parent}/keys/only`,
+    plaintext: randomBytes(PAYLOAD_BYTES),
+    encryptionContext: CONTEXT,
+  };
+  return unary('Encrypt', [message]);
 }
 
 /** Encrypt, once under each of these keys. */

@@ -62,7 +62,12 @@ test('a quick bench fills every row with numbers', async () => {
     );
     for (const cell of passes.flat()) assert.match(cell, /^\d+(\.\d+)?$/, things);
   }
+  const neighbours = cells.findIndex((row) => row[0] === 'in flight' && row[1] === 'p99 ms alone');
+  for (const row of cells.slice(neighbours + 2, neighbours + 4)) {
+    assert.equal(row.length, 6);
+    for (const cell of row) assert.match(cell, /^\d+(\.\d+)?( \(.*\))?$/);
+  }
   assert.equal(text.match(/^Encrypt at \d+ in flight: p99 /gm)?.length, 4);
-  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 19);
+  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 21);
   assert.doesNotMatch(text, /NaN|Infinity|undefined/);
 });

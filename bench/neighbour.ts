@@ -1,0 +1,102 @@
+/**
+ * What a tenant notices of another one that sends ten times what its quota lets through.
+ *
+ * Slices with and without the neighbour alternate, and each ratio is of two slices of one round, so that what the machine
+ * does besides weighs on both. Knows no figures of other measurements.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { LoadIdentity, Noise, NoiseOrder, NoiseReply, NoiseResult } from './load-protocol.ts';
+import { type Figures, type Load, measureSlice, median, type Target, type Timing } from './measure.ts';
+import { prepareNeighbour, type Sender, type Workload } from './workloads.ts';
+
+/** Calls each second that the neighbour may make. */
+export const NEIGHBOUR_QUOTA = 200;
+/** How many times that it makes. */
+export const NEIGHBOUR_TIMES = 10;
+/** What a quiet neighbour may make at once is used up after this, at ten times its quota. */
+const SETTLE_MS = 300;
+
+/** At one number of calls in flight of the tenant that is measured. */
+export interface NeighbourRow {
+  readonly inFlight: number;
+  readonly p99Without: number;
+  readonly p99With: number;
+  /** Of rounds: the median, the lowest, the highest. */
+  readonly ratio: readonly [median: number, lowest: number, highest: number];
+  /** Calls of the neighbour each second: sent, and let through. */
+  readonly sent: number;
+  readonly letThrough: number;
+}
+
+/** Encrypt for one tenant, alone and beside a noisy neighbour, at each number of calls in flight. */
+export async function measureNeighbour(
+  bench: { readonly load: Load; readonly identity: LoadIdentity; readonly send: Sender },
+  target: Target,
+  encrypt: Workload,
+  timing: Timing,
+): Promise<NeighbourRow[]> {
+  const { path, requests } = await prepareNeighbour(bench.send, NEIGHBOUR_QUOTA);
+  const { address } = target;
+  const noise: Noise = { address, path, requests, perSecond: NEIGHBOUR_QUOTA * NEIGHBOUR_TIMES };
+  using neighbour = new Neighbour(bench.identity);
+  const rows: NeighbourRow[] = [];
+  for (const inFlight of [1, 10]) {
+    const slice = () => measureSlice(bench.load, target, encrypt, { ...timing, inFlight });
+    const rounds: { alone: Figures; beside: Figures; noise: NoiseResult }[] = [];
+    for (let round = 0; round < timing.rounds; round++) {
+      const alone = await slice();
+      neighbour.begin(noise);
+      await delay(SETTLE_MS);
+      const beside = await slice();
+      rounds.push({ alone, beside, noise: await neighbour.end() });
+    }
+    const ratios = rounds.map(({ alone, beside }) => beside.p99Ms / alone.p99Ms);
+    const perSecond = (count: (result: NoiseResult) => number) =>
+      median(rounds.map((each) => count(each.noise) / each.noise.seconds));
+    rows.push({
+      inFlight,
+      p99Without: median(rounds.map(({ alone }) => alone.p99Ms)),
+      p99With: median(rounds.map(({ beside }) => beside.p99Ms)),
+      ratio: [median(ratios), Math.min(...ratios), Math.max(...ratios)],
+      sent: perSecond(({ answered, refused }) => answered + refused),
+      letThrough: perSecond(({ answered }) => answered),
+    });
+  }
+  return rows;
+}
+
+/** The neighbour's process, as its parent sees it. */
+class Neighbour implements Disposable {
+  readonly #child: ChildProcess;
+
+  constructor({ caFile, certFile, keyFile }: LoadIdentity) {
+    this.#child = fork(join(import.meta.dirname, 'noise.ts'), { serialization: 'advanced' });
+    this.#child.send({ identity: { caFile, certFile, keyFile } });
+  }
+
+  begin(noise: Noise): void {
+    this.#order({ noise });
+  }
+
+  async end(): Promise<NoiseResult> {
+    const { promise, resolve, reject } = Promise.withResolvers<NoiseReply>();
+    const ended = () => reject(new Error('the neighbour ended'));
+    this.#child.once('message', resolve);
+    this.#child.once('exit', ended);
+    this.#order({ quiet: true });
+    const reply = await promise;
+    this.#child.off('exit', ended);
+    if ('failure' in reply) throw new Error(reply.failure);
+    return reply.result;
+  }
+
+  #order(order: NoiseOrder): void {
+    this.#child.send(order);
+  }
+
+  [Symbol.dispose](): void {
+    this.#child.disconnect();
+  }
+}
