@@ -241,15 +241,16 @@ async function serve(): Promise<void> {
       .then(() => reconciler.wake())
       .catch((err: unknown) => log.warn({ err }, 'token objects can not be looked for now'));
   const usage = new UsageRecorder(store);
-  const quotas = new TenantQuotas(
-    {
+  const quotas = new TenantQuotas({
+    defaults: {
       callsPerSecond: configuration.KEYWARD_TENANT_CALLS_PER_SECOND,
       keys: configuration.KEYWARD_TENANT_KEYS,
       storedDataKeys: configuration.KEYWARD_TENANT_DATA_KEYS,
     },
-    () => tokenObjects.replicas,
-    configuration.KEYWARD_KEY_CACHE,
-  );
+    cache,
+    replicas: () => tokenObjects.replicas,
+    limit: configuration.KEYWARD_KEY_CACHE,
+  });
   const keyring = createKeyring({
     store,
     agents,

@@ -57,6 +57,7 @@ export interface Keyring {
   readonly tokenKeys: TokenKeys;
   readonly tokenStatus: TokenStatus;
   readonly shredding: Shredding;
+  readonly quotas: TenantQuotas;
 }
 
 export function createKeyring(parts: KeyringParts): Keyring {
@@ -73,6 +74,7 @@ export function createKeyring(parts: KeyringParts): Keyring {
     tokenKeys,
     tokenStatus: new TokenStatus(parts),
     shredding: new Shredding(parts),
+    quotas: parts.quotas,
   };
 }
 

@@ -11,6 +11,7 @@ import { KeywardError } from '../errors.ts';
 import type { TenantId } from '../ids.ts';
 import { Lru } from '../lru.ts';
 import type { Quotas, TenantRecord } from '../store/tenants.ts';
+import type { KeyCache } from './key-cache.ts';
 import { SYSTEM_TENANT } from './names.ts';
 
 /** What holds where a tenant has no quota of its own; Infinity is none. */
@@ -40,33 +41,41 @@ export class TokenBucket {
   }
 }
 
+export interface TenantQuotasParts {
+  readonly defaults: QuotaDefaults;
+  readonly cache: KeyCache;
+  /** How many replicas run. */
+  readonly replicas: () => number;
+  /** For how many tenants it is known what they have used; one that falls out is as if it had been quiet. */
+  readonly limit: number;
+}
+
 /** See this file's first paragraph. */
 export class TenantQuotas {
-  readonly #defaults: QuotaDefaults;
-  readonly #replicas: () => number;
+  readonly #parts: TenantQuotasParts;
   readonly #buckets: Lru<TenantId, TokenBucket>;
 
-  /**
-   * `replicas` says how many of them run; buckets are kept for `limit` tenants, and one that falls out is as if the tenant
-   * had been quiet.
-   */
-  constructor(defaults: QuotaDefaults, replicas: () => number, limit: number) {
-    this.#defaults = defaults;
-    this.#replicas = replicas;
-    this.#buckets = new Lru(limit);
+  constructor(parts: TenantQuotasParts) {
+    this.#parts = parts;
+    this.#buckets = new Lru(parts.limit);
   }
 
   /** What holds for the tenant. The reserved tenant, which has no keys, has no quotas. */
   of({ name, quotas }: Pick<TenantRecord, 'name' | 'quotas'>, which: keyof Quotas): number {
     if (name === SYSTEM_TENANT) return Number.POSITIVE_INFINITY;
-    return quotas[which] ?? this.#defaults[which];
+    return quotas[which] ?? this.#parts.defaults[which];
   }
 
-  /** Counts calls of the tenant. Throws QUOTA_EXCEEDED, which says when there is room again. */
-  takeCalls(tenant: TenantRecord, calls: number): void {
+  /** Counts so many calls about the tenant. Throws RESOURCE_NOT_FOUND, and QUOTA_EXCEEDED, which says when there is room again. */
+  async takeCalls(name: string, calls: number): Promise<void> {
+    const tenant = await this.#parts.cache.tenant(name);
     const limit = this.of(tenant, 'callsPerSecond');
     if (limit === Number.POSITIVE_INFINITY) return;
-    const waitMs = this.#bucketOf(tenant.tenantId).take(calls, limit / this.#replicas(), monotonicNow());
+    const waitMs = this.#bucketOf(tenant.tenantId).take(
+      calls,
+      limit / this.#parts.replicas(),
+      monotonicNow(),
+    );
     if (waitMs === 0) return;
     throw new KeywardError('QUOTA_EXCEEDED', {
       metadata: { quota: 'calls_per_second', limit: String(limit) },

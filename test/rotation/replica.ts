@@ -90,12 +90,13 @@ export function newReplica({ modules, store, agents, environment, makeTokenKey }
     hold: (recorded) => agents.hold(tokenObjectsOf(recorded)),
   };
   const tokenObjects = new modules.tokenObjects.TokenObjects({ store, tokens, records, systemTenantId });
+  const cache = new modules.cache.KeyCache(store, 100, () => true);
   const keyring = modules.keyring.createKeyring({
     store,
     agents,
-    cache: new modules.cache.KeyCache(store, 100, () => true),
+    cache,
     usage: new modules.usage.UsageRecorder(store),
-    quotas: new modules.quotas.TenantQuotas(NO_QUOTAS, () => 1, 100),
+    quotas: new modules.quotas.TenantQuotas({ defaults: NO_QUOTAS, cache, replicas: () => 1, limit: 100 }),
     tokenObjects,
     makeTokenKey,
     systemTenantId,
