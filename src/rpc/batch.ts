@@ -41,6 +41,7 @@ export function batchOf<Request, Response>(
         .max(MAX_ITEMS, `must have at most ${MAX_ITEMS} items`),
     }),
     maxRequestBytes: MAX_BYTES,
+    calls: ({ requests }) => requests.length,
     permission: row.permission,
     // Which keys, with which contexts, the items say; each is asked about for itself.
     target: ({ parent }) => ({ tenant: parent.tenant, key: LATER, context: LATER }),

@@ -1,9 +1,9 @@
 /**
- * The one wrapper round every call: decoding, validation, authorization, the handler, the deadline, encoding, the log line, the
- * error.
+ * The one wrapper round every call: decoding, validation, authorization, the tenant's quota of calls, the handler, the
+ * deadline, encoding, the log line, the error.
  *
- * Invariants: nothing is done for a caller who hasn't got what the method needs, and a stream ends soon after he hasn't any
- * more; what is refused is recorded before the answer leaves; it never throws and its promise never rejects, since grpc-js lets a rejecting handler take the process
+ * Invariants: nothing is done for a caller who hasn't got what the method needs, nor counted against the tenant, and a
+ * stream ends soon after he hasn't any more; what is refused is recorded before the answer leaves; it never throws and its promise never rejects, since grpc-js lets a rejecting handler take the process
  * down, and answers UNKNOWN for a throwing one; every call is answered once, at its deadline at the latest; every call
  * leaves one log line, with no payload and no context. The bytes of request and answer are zeroed when both are done
  * with. Knows no method.
@@ -21,6 +21,7 @@ import type {
 import type { Logger } from 'pino';
 import type { Rights } from '../access/access.ts';
 import type { Caller } from '../access/identity.ts';
+import { isOfSystem } from '../access/permissions.ts';
 import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { AdmittedCall } from './admission.ts';
@@ -28,7 +29,13 @@ import { authorize } from './authorization.ts';
 import { hasTooManyFields } from './field-count.ts';
 import { validate } from './fields.ts';
 import { idempotencyOf } from './idempotency.ts';
-import type { AuthorizedCall, MethodRow, Services, StreamRow } from './methods/row.ts';
+import {
+  ANY_CALLER,
+  type AuthorizedCall,
+  type MethodRow,
+  type Services,
+  type StreamRow,
+} from './methods/row.ts';
 import { toKeywardError, toServiceError } from './status.ts';
 
 /** What the wrapper needs of the server. */
@@ -202,6 +209,7 @@ class Execution {
     const idempotency = idempotencyOf(request);
     if (idempotency !== undefined) this.#call.idempotency = idempotency;
     const rights = await this.#authorize(request);
+    await this.#count(request);
     const call = Object.assign(this.#call, { rights });
     try {
       return await this.#answering.respond(call, request, () => this.#isAnswered);
@@ -237,6 +245,14 @@ class Execution {
         await this.#record(row.target(request).tenant, reason, message);
       throw error;
     }
+  }
+
+  /** Counts it against its tenant's quota; not what only the service's administrators may do, who put quotas right. */
+  async #count(request: unknown): Promise<void> {
+    const { row } = this.#method;
+    if (row.permission === ANY_CALLER || isOfSystem(row.permission)) return;
+    const { quotas } = this.#serving.services;
+    await quotas.takeCalls(row.target(request).tenant, row.calls?.(request) ?? 1);
   }
 
   /** What a handler asked for and the caller hadn't got: an item of a batch, a key that a ciphertext is of. */

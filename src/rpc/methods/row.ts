@@ -38,6 +38,8 @@ export interface AnyRow<Request> {
   readonly request: z.ZodType<Request>;
   /** The largest request, in bytes, where it isn't the usual. */
   readonly maxRequestBytes?: number;
+  /** As how many calls it counts against the tenant's quota, where it isn't one. */
+  calls?(request: NoInfer<Request>): number;
   /** What the caller needs; a handler may ask for more. */
   readonly permission: Permission | typeof ANY_CALLER;
   /** What the permission is needed on; not asked where none is. */
