@@ -12,7 +12,7 @@ import { type Figures, type Load, measureSlice, median, type Target, type Timing
 import { prepareNeighbour, type Sender, type Workload } from './workloads.ts';
 
 /** Calls each second that the neighbour may make. */
-export const NEIGHBOUR_QUOTA = 200;
+export const NEIGHBOUR_QUOTA = 100;
 /** How many times that it makes. */
 export const NEIGHBOUR_TIMES = 10;
 /** What a quiet neighbour may make at once is used up after this, at ten times its quota. */

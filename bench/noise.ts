@@ -9,7 +9,7 @@ import { Client, credentials, status } from '@grpc/grpc-js';
 import type { LoadIdentity, Noise, NoiseOrder, NoiseReply } from './load-protocol.ts';
 
 const DEADLINE_MS = 20_000;
-const TICK_MS = 5;
+const TICK_MS = 1;
 const MAX_UNDER_WAY = 500;
 let identity: LoadIdentity | undefined;
 let sending: Sending | undefined;
