@@ -78,6 +78,7 @@ const SPECIFIED: Readonly<Record<string, '*' | readonly (Role | 'system')[]>> = 
   'AdminService/GetTenant': SEES_ACCESS,
   'AdminService/ListTenants': ['system', ...SEES_SYSTEM],
   'AdminService/CreateTenant': ['system', 'rootAdmin'],
+  'AdminService/UpdateTenant': ['system', 'rootAdmin'],
   'AdminService/DisableTenant': ['system', 'rootAdmin'],
   'AdminService/EnableTenant': ['system', 'rootAdmin'],
   'AdminService/ShredTenant': ['system', 'rootAdmin'],

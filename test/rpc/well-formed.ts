@@ -46,7 +46,8 @@ function candidatesFor(names: Names): Readonly<Record<string, readonly unknown[]
     // So that what may be done is not done.
     etag: ['no-such-etag'],
     key: [{ name: keyName, etag: 'no-such-etag' }],
-    updateMask: [{ paths: ['description'] }],
+    tenant: [{ name: parent, etag: 'no-such-etag' }],
+    updateMask: [{ paths: ['description'] }, { paths: ['quotas'] }],
     tenantId: ['made-by-test'],
     keyId: ['made-by-test'],
     roleId: ['made-by-test'],
