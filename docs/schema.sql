@@ -266,6 +266,8 @@ CREATE TABLE keys (
   maintenance_paused boolean NOT NULL DEFAULT false,
   destroy_at timestamp with time zone,
   destroyed_at timestamp with time zone,
+  state_seal_key_id uuid,
+  state_seal bytea,
   CONSTRAINT keys_pkey PRIMARY KEY (tenant_id, key_id),
   CONSTRAINT keys_key_id_key UNIQUE (key_id),
   CONSTRAINT keys_tenant_id_name_key UNIQUE (tenant_id, name),
@@ -278,11 +280,14 @@ CREATE TABLE keys (
   CONSTRAINT keys_rotation_period_seconds_check CHECK ((rotation_period_seconds > 0)),
   CONSTRAINT keys_rotation_usage_limit_check CHECK ((rotation_usage_limit > 0)),
   CONSTRAINT keys_state_check CHECK ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text, 'DESTROY_SCHEDULED'::text, 'DESTROYED'::text]))),
+  CONSTRAINT keys_state_seal_check CHECK ((octet_length(state_seal) = 32)),
+  CONSTRAINT keys_state_seal_check1 CHECK (((state_seal IS NULL) = (state_seal_key_id IS NULL))),
   CONSTRAINT keys_primary_version_fkey FOREIGN KEY (tenant_id, key_id, primary_version) REFERENCES key_versions(tenant_id, key_id, version) DEFERRABLE INITIALLY DEFERRED,
   CONSTRAINT keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
 CREATE INDEX keys_destroy ON public.keys USING btree (destroy_at) WHERE (state = 'DESTROY_SCHEDULED'::text);
 CREATE INDEX keys_next_rotation ON public.keys USING btree (next_rotation_at) WHERE (next_rotation_at IS NOT NULL);
+CREATE INDEX keys_state_seal_key ON public.keys USING btree (state_seal_key_id, tenant_id, key_id);
 CREATE INDEX keys_usage_limit ON public.keys USING btree (usage_limit_reached_at) WHERE (usage_limit_reached_at IS NOT NULL);
 ALTER TABLE keys ENABLE ROW LEVEL SECURITY;
 CREATE POLICY of_all_tenants ON keys AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
@@ -292,6 +297,8 @@ GRANT INSERT, SELECT ON keys TO keyward_service;
 GRANT UPDATE (destroyed_at) ON keys TO keyward_reconciler;
 GRANT UPDATE (revision) ON keys TO keyward_reconciler;
 GRANT UPDATE (state) ON keys TO keyward_reconciler;
+GRANT UPDATE (state_seal) ON keys TO keyward_reconciler;
+GRANT UPDATE (state_seal_key_id) ON keys TO keyward_reconciler;
 GRANT UPDATE (usage_limit_reached_at) ON keys TO keyward_reconciler;
 GRANT UPDATE (description) ON keys TO keyward_service;
 GRANT UPDATE (destroy_at) ON keys TO keyward_service;
@@ -303,6 +310,8 @@ GRANT UPDATE (revision) ON keys TO keyward_service;
 GRANT UPDATE (rotation_period_seconds) ON keys TO keyward_service;
 GRANT UPDATE (rotation_usage_limit) ON keys TO keyward_service;
 GRANT UPDATE (state) ON keys TO keyward_service;
+GRANT UPDATE (state_seal) ON keys TO keyward_service;
+GRANT UPDATE (state_seal_key_id) ON keys TO keyward_service;
 GRANT UPDATE (usage_limit_reached_at) ON keys TO keyward_service;
 
 CREATE TABLE maintenance (

@@ -162,6 +162,11 @@ export const REASONS = {
     message:
       'Who may do what in this tenant does not verify and was not obeyed. Operators have been alerted.',
   },
+  KEY_STATE_CORRUPT: {
+    status: 'DATA_LOSS',
+    message:
+      'What is stored of the key’s state does not verify and was not obeyed. Operators have been alerted.',
+  },
   HSM_UNAVAILABLE: {
     status: 'UNAVAILABLE',
     message: 'No HSM agent can do this now.',

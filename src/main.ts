@@ -27,6 +27,7 @@ import {
 import type { TokenObject, TokenProfile } from './hsm/token-profile.ts';
 import type { KeyId } from './ids.ts';
 import { KeyCache } from './keyring/key-cache.ts';
+import { KeyStates } from './keyring/key-states.ts';
 import { createKeyring } from './keyring/keyring.ts';
 import { SYSTEM_TENANT } from './keyring/names.ts';
 import { TenantQuotas } from './keyring/quotas.ts';
@@ -211,7 +212,8 @@ async function serve(): Promise<void> {
   });
   const { agents } = tokens;
   const isFresh = () => feed.isFresh();
-  const cache: KeyCache = new KeyCache(store, configuration.KEYWARD_KEY_CACHE, isFresh);
+  const states = new KeyStates(agents, log);
+  const cache: KeyCache = new KeyCache(store, states, configuration.KEYWARD_KEY_CACHE, isFresh);
   const limit = configuration.KEYWARD_POLICY_CACHE;
   const policies: Policies = new Policies({ store, agents, isFresh, limit, log });
   const feed = new ChangeFeed(store, {
@@ -255,6 +257,7 @@ async function serve(): Promise<void> {
     store,
     agents,
     cache,
+    states,
     usage,
     quotas,
     tokenObjects,

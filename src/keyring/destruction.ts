@@ -9,12 +9,14 @@
 import type { Call } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
 import { countDataKeys, deleteAllDataKeys } from '../store/data-keys.ts';
+import { changeStates } from '../store/key-seals.ts';
 import { countKept, type KeyVersionRecord, setVersionState } from '../store/key-versions.ts';
-import { type KeyRecord, lockKey, updateKey } from '../store/keys.ts';
+import { type KeyRecord, updateKey } from '../store/keys.ts';
 import { type DueDestruction, destroyDue, timeAfterDays } from '../store/maintenance.ts';
 import { supersedeJobs } from '../store/rewrap-jobs.ts';
 import type { Tx } from '../store/store.ts';
 import { findTotalUsage, type UsageRecord } from '../store/usage.ts';
+import { readVerified, type Standing } from './key-states.ts';
 import type { KeyringParts } from './keyring.ts';
 import {
   changeKey,
@@ -109,8 +111,9 @@ export class Destruction {
     };
     const lookIfAllowed = async (tx: Tx, identity: KeyIdentity) => {
       const looked = await look(tx, identity);
-      requireDestructible(await expectKey(tx, identity), looked);
-      return looked;
+      const key = await expectKey(tx, identity);
+      requireDestructible(key, looked);
+      return { ...looked, key, versions: [looked.version] };
     };
     if (request.validateOnly) return this.#read(call, name, lookIfAllowed);
     return changeKey(this.#parts, call, {
@@ -177,26 +180,27 @@ export class Destruction {
     return destroyed;
   }
 
-  async #read<T>(call: Call, name: KeyName, work: (tx: Tx, identity: KeyIdentity) => Promise<T>): Promise<T> {
+  async #read<T extends Standing>(
+    call: Call,
+    name: KeyName,
+    work: (tx: Tx, identity: KeyIdentity) => Promise<T>,
+  ): Promise<T> {
     const identity = await identify(this.#parts.cache, name);
-    return this.#parts.store.read(call, identity.tenantId, (tx) => work(tx, identity));
+    return readVerified(this.#parts, call, identity.tenantId, (tx) => work(tx, identity));
   }
 
   /** Returns how many stored data keys went with it; undefined when nothing was to be destroyed any more. */
   async #destroy(due: DueDestruction, resource: string): Promise<number | undefined> {
-    const { store, cache } = this.#parts;
+    const { store, cache, states } = this.#parts;
     const { tenantId, keyId, version } = due;
     const call = ownCall(version === null ? 'DestroyKey' : 'DestroyKeyVersion', OWN_CALL_MS);
     const change = { kind: 'destroyed', subjectId: keyId } as const;
     try {
-      const deleted = await store.mutate(
-        call,
-        { tenantId, resource, change, asReconciler: true },
-        async (tx) => {
-          await lockKey(tx, tenantId, keyId);
-          if (!(await destroyDue(tx, due))) throw new KeywardError('CONFLICT');
+      const deleted = await store.mutate(call, { tenantId, resource, change, asReconciler: true }, (tx) =>
+        changeStates(tx, due, states.sealer(call), async (stateTx) => {
+          if (!(await destroyDue(stateTx, due))) throw new KeywardError('CONFLICT');
           return version === null ? deleteAllDataKeys(tx, tenantId, keyId) : 0;
-        },
+        }),
       );
       cache.forget(tenantId, keyId);
       return deleted;

@@ -13,11 +13,13 @@ import { DataKeys } from './data-keys.ts';
 import { Destruction } from './destruction.ts';
 import { Encryption } from './encryption.ts';
 import type { KeyCache } from './key-cache.ts';
+import type { KeyStates } from './key-states.ts';
 import { Keys } from './keys.ts';
 import { Maintenance } from './maintenance.ts';
 import type { TenantQuotas } from './quotas.ts';
 import { Rewrap, type RewrapSettings } from './rewrap.ts';
 import { Rotation } from './rotation.ts';
+import { Seals } from './seals.ts';
 import { Shredding } from './shredding.ts';
 import { Tenants } from './tenants.ts';
 import { TokenKeys } from './token-keys.ts';
@@ -30,6 +32,7 @@ export interface KeyringParts {
   readonly store: Store;
   readonly agents: Agents;
   readonly cache: KeyCache;
+  readonly states: KeyStates;
   readonly usage: UsageRecorder;
   readonly quotas: TenantQuotas;
   /** The token's objects, as this replica knows them. */
@@ -58,6 +61,7 @@ export interface Keyring {
   readonly tokenStatus: TokenStatus;
   readonly shredding: Shredding;
   readonly quotas: TenantQuotas;
+  readonly seals: Seals;
 }
 
 export function createKeyring(parts: KeyringParts): Keyring {
@@ -75,6 +79,7 @@ export function createKeyring(parts: KeyringParts): Keyring {
     tokenStatus: new TokenStatus(parts),
     shredding: new Shredding(parts),
     quotas: parts.quotas,
+    seals: new Seals(parts),
   };
 }
 

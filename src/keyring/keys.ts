@@ -1,13 +1,14 @@
 /**
  * Keys and their versions: made, looked at, described, switched off and on.
  *
- * Invariants: a key is inserted together with its first version, which its agent has proven; whatever changes a key is
- * announced to all replicas in the same transaction; nothing brings back what is scheduled for destruction but restoring
+ * Invariants: a key is inserted together with its first version, which its agent has proven, and with the seal of its state;
+ * whatever changes a key is announced to all replicas in the same transaction; what is answered of its state was verified; nothing brings back what is scheduled for destruction but restoring
  * it (`destruction.ts`). Rotation is in `rotation.ts`. Knows no gRPC and no SQL.
  */
 import type { Call } from '../call.ts';
 import { invalidField } from '../errors.ts';
 import { type KeyId, newId } from '../ids.ts';
+import type { StateTx } from '../store/key-states.ts';
 import { type KeyVersionRecord, listVersions, setVersionState } from '../store/key-versions.ts';
 import {
   insertKey,
@@ -15,10 +16,12 @@ import {
   type KeyRecord,
   type KeySettings,
   listKeys,
+  newKeyState,
   updateKey,
 } from '../store/keys.ts';
-import type { Tx } from '../store/store.ts';
+
 import { findTotalUsage, findUsage, type UsageRecord } from '../store/usage.ts';
+import { readVerified } from './key-states.ts';
 import type { KeyringParts, ListRequest } from './keyring.ts';
 import {
   changeKey,
@@ -64,36 +67,43 @@ export class Keys {
     this.#checkSchedule(settings);
     if (settings.nextRotationAt !== null && settings.rotationPeriodSeconds === null)
       throw invalidField('next_rotation_time', 'needs a rotation_period');
-    const { store, cache, agents, tokenObjects, quotas } = this.#parts;
+    const { store, cache, states, agents, tokenObjects, quotas } = this.#parts;
     const tenant = await findEnabledTenant(cache, name.tenant);
     const { tenantId } = tenant;
     const identity = { tenantId, keyId: newId<KeyId>() };
-    const replay = replayOf({ keyId: identity.keyId, version: 1 }, tenantId);
+    const replay = replayOf(this.#parts, call, tenantId, { keyId: identity.keyId, version: 1 });
     const replayed = await findReplayed(store, call, tenantId, replay);
     if (replayed !== undefined) return replayed;
     return tokenObjects.withCurrent(tenantId, async (current) => {
       const version = await makeKeyVersion(agents, call, { ...identity, ...current }, 1);
+      const state = newKeyState(name.key, version);
+      const [stateSeal] = await states.seal([state], version.sealKeyId, call.deadline);
+      if (stateSeal === undefined) throw new Error('an agent sealed nothing');
       return store.mutate(
         call,
         keyMutation(formatKeyName(name), identity),
-        (tx) => insertKey(tx, { name: name.key, settings, version }, quotas.of(tenant, 'keys')),
+        (tx) => insertKey(tx, { name: name.key, settings, version, stateSeal }, quotas.of(tenant, 'keys')),
         replay,
       );
     });
   }
 
-  /** Throws RESOURCE_NOT_FOUND. */
+  /** Throws RESOURCE_NOT_FOUND, KEY_STATE_CORRUPT, HSM_UNAVAILABLE. */
   async get(name: KeyName): Promise<KeyRecord> {
     return (await this.#parts.cache.named(name)).record;
   }
 
-  /** A tenant's keys by name. */
+  /** A tenant's keys by name. One that doesn't verify fails the page. Throws KEY_STATE_CORRUPT, HSM_UNAVAILABLE. */
   async list(call: Call, parent: TenantName, request: ListRequest): Promise<Page<KeyRecord>> {
-    const { store, cache } = this.#parts;
+    const { store, cache, states } = this.#parts;
     const { tenantId } = await cache.tenant(parent.tenant);
-    return readPage(`keys ${parent.tenant}`, request, BY_NAME, (page) =>
-      store.read(call, tenantId, (tx) => listKeys(tx, tenantId, page)),
-    );
+    return readPage(`keys ${parent.tenant}`, request, BY_NAME, async (page) => {
+      const readAfter = states.now();
+      const keys = await store.read(call, tenantId, (tx) => listKeys(tx, tenantId, page));
+      const sealed = keys.map((key) => key.sealed);
+      await states.verify(sealed, { readAfter, deadline: call.deadline });
+      return keys;
+    });
   }
 
   /**
@@ -121,32 +131,37 @@ export class Keys {
     );
   }
 
-  /** One version and its use. Throws RESOURCE_NOT_FOUND. */
+  /** One version and its use. Throws RESOURCE_NOT_FOUND, KEY_STATE_CORRUPT, HSM_UNAVAILABLE. */
   async getVersion(call: Call, name: KeyVersionName): Promise<UsedKeyVersion> {
-    const { store, cache } = this.#parts;
-    const { tenantId, keyId } = await identify(cache, name);
-    return store.read(call, tenantId, async (tx) => {
-      const version = await expectVersion(tx, { tenantId, keyId }, name.version);
-      return { version, usage: await findTotalUsage(tx, tenantId, keyId, name.version) };
+    const identity = await identify(this.#parts.cache, name);
+    const { tenantId, keyId } = identity;
+    return readVerified(this.#parts, call, tenantId, async (tx) => {
+      const key = await expectKey(tx, identity);
+      const version = await expectVersion(tx, identity, name.version);
+      const usage = await findTotalUsage(tx, tenantId, keyId, name.version);
+      return { key, versions: [version], version, usage };
     });
   }
 
-  /** A key's versions and their use, newest first. */
+  /** A key's versions and their use, newest first. Throws RESOURCE_NOT_FOUND, KEY_STATE_CORRUPT, HSM_UNAVAILABLE. */
   async listVersions(call: Call, name: KeyName, request: ListRequest): Promise<Page<UsedKeyVersion>> {
-    const { store, cache } = this.#parts;
-    const { tenantId, keyId } = await identify(cache, name);
+    const identity = await identify(this.#parts.cache, name);
+    const { tenantId, keyId } = identity;
     const positions = {
       ...BY_VERSION,
       positionOf: ({ version }: UsedKeyVersion) => BY_VERSION.positionOf(version),
     };
-    return readPage(`versions ${formatKeyName(name)}`, request, positions, ({ after, ...page }) =>
-      store.read(call, tenantId, async (tx) => {
+    return readPage(`versions ${formatKeyName(name)}`, request, positions, async ({ after, ...page }) => {
+      const { versions, usageOf } = await readVerified(this.#parts, call, tenantId, async (tx) => {
         const before = after === undefined ? {} : { before: Number(after) };
-        const versions = await listVersions(tx, tenantId, keyId, { ...page, ...before });
-        const usageOf = await findUsage(tx, tenantId, keyId);
-        return versions.map((version) => ({ version, usage: usageOf(version.version) }));
-      }),
-    );
+        return {
+          key: await expectKey(tx, identity),
+          versions: await listVersions(tx, tenantId, keyId, { ...page, ...before }),
+          usageOf: await findUsage(tx, tenantId, keyId),
+        };
+      });
+      return versions.map((version) => ({ version, usage: usageOf(version.version) }));
+    });
   }
 
   /** Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY. Setting the state that it has changes nothing. */
@@ -175,7 +190,7 @@ export class Keys {
     call: Call,
     name: KeyName,
     etag: string,
-    apply: (tx: Tx, key: KeyRecord) => Promise<KeyRecord>,
+    apply: (tx: StateTx, key: KeyRecord) => Promise<KeyRecord>,
   ): Promise<KeyRecord> {
     return changeKey(this.#parts, call, {
       name,

@@ -8,11 +8,14 @@ import { randomUUID } from 'node:crypto';
 import { type Call, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { KeyId, TenantId } from '../ids.ts';
+import { changeStates } from '../store/key-seals.ts';
+import type { StateTx } from '../store/key-states.ts';
 import { findVersion, type KeyVersionRecord, type LifecycleState } from '../store/key-versions.ts';
-import { findKey, type KeyRecord, lockKey } from '../store/keys.ts';
+import { findKey, type KeyRecord } from '../store/keys.ts';
 import { findReference } from '../store/request-ids.ts';
 import type { Mutation, Replay, Store, Tx } from '../store/store.ts';
 import type { KeyCache } from './key-cache.ts';
+import type { KeyStates } from './key-states.ts';
 import type { KeyName } from './names.ts';
 
 /** Who does what nobody asked for, in audit entries and in the history. */
@@ -41,14 +44,17 @@ export interface KeyChange<T> {
   /** What is changed, by its full name: the key, or something of it. */
   readonly resource: string;
   /** Does it; the key is locked, and as it is. Throws what forbids it. */
-  apply(tx: Tx, key: KeyRecord, identity: KeyIdentity): Promise<T>;
+  apply(tx: StateTx, key: KeyRecord, identity: KeyIdentity): Promise<T>;
   /** The answer anew, when the request is sent again. */
   rebuild(tx: Tx, identity: KeyIdentity): Promise<T>;
 }
 
-/** Changes a key that is there: locked meanwhile, announced, forgotten here. Throws RESOURCE_NOT_FOUND. */
+/**
+ * Changes a key that is there: locked meanwhile, its state verified before and sealed after, announced, forgotten here. Throws
+ * RESOURCE_NOT_FOUND, KEY_STATE_CORRUPT, HSM_UNAVAILABLE.
+ */
 export async function changeKey<T>(
-  { store, cache }: { readonly store: Store; readonly cache: KeyCache },
+  { store, cache, states }: { readonly store: Store; readonly cache: KeyCache; readonly states: KeyStates },
   call: Call,
   { name, resource, apply, rebuild }: KeyChange<T>,
 ): Promise<T> {
@@ -57,12 +63,17 @@ export async function changeKey<T>(
   const changed = await store.mutate(
     call,
     keyMutation(resource, identity),
-    async (tx) => {
-      const locked = await lockKey(tx, tenantId, keyId);
-      if (locked === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
-      return apply(tx, locked.key, identity);
+    (tx) =>
+      changeStates(tx, identity, states.sealer(call), (stateTx, { key }) => apply(stateTx, key, identity)),
+    {
+      reference: { keyId },
+      rebuild: async (tx) => {
+        const readAfter = states.now();
+        const { sealed } = await expectKey(tx, identity);
+        await states.verify([sealed], { readAfter, deadline: call.deadline });
+        return rebuild(tx, identity);
+      },
     },
-    { reference: { keyId }, rebuild: (tx) => rebuild(tx, identity) },
   );
   cache.forget(tenantId, keyId);
   return changed;

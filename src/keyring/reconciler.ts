@@ -1,11 +1,11 @@
 /**
  * What the service does by itself, in every replica: rotates what is due, destroys what is due, brings new token keys into
- * use, works on re-wrap jobs.
+ * use, works on re-wrap jobs and on seals.
  *
  * Invariant: all state is in rows, so a pass that is cut off anywhere loses nothing: the next one, on any replica, goes
  * on. Ticks come from node-cron, at a moment of each replica's own; what is due, Postgres decides, by its clock. What one
  * thing fails of stops no other. Knows the order of the steps; what they are is in `rotation.ts`, `destruction.ts`,
- * `shredding.ts`, `token-keys.ts`, `rewrap.ts`.
+ * `shredding.ts`, `token-keys.ts`, `rewrap.ts`, `seals.ts`.
  */
 import { schedule } from 'node-cron';
 import { findDue } from '../store/maintenance.ts';
@@ -26,7 +26,10 @@ export interface ReconcilerLog {
 
 export interface ReconcilerOptions {
   readonly store: Store;
-  readonly keyring: Pick<Keyring, 'rotation' | 'destruction' | 'shredding' | 'tokenKeys' | 'rewrap'>;
+  readonly keyring: Pick<
+    Keyring,
+    'rotation' | 'destruction' | 'shredding' | 'tokenKeys' | 'rewrap' | 'seals'
+  >;
   readonly log: ReconcilerLog;
 }
 
@@ -78,11 +81,30 @@ export class Reconciler {
     for (const fields of shredded) log.info(fields, 'shredded');
     const { made, activated } = await tokenKeys.advance(due.tokenKeys, failed('a step of a token key'));
     for (const resource of activated) log.info({ resource }, 'a new token key is current');
+    const moreSeals = (due.hasStaleSeals || activated.length > 0) && (await this.#reseal());
     // Rotations, of whatever, have started jobs.
     const hasJobs = due.hasJobs || rotated.length + activated.length > 0;
     const more = hasJobs && (await rewrap.work(SLICE_MS, this.#stopping.signal, failed('re-wrapping')));
     // What was made may be current at once.
-    return more || made.length > 0 || rotated.length + destroyed.length >= LIMIT;
+    return more || moreSeals || made.length > 0 || rotated.length + destroyed.length >= LIMIT;
+  }
+
+  /** Returns whether there is more. */
+  async #reseal(): Promise<boolean> {
+    const { keyring, log } = this.#options;
+    const onCorrupt = (resource: string) =>
+      log.warn(
+        { alert: 'seal-corrupt', resource },
+        'a seal does not verify, and stays under a replaced seal key',
+      );
+    try {
+      const { resealed, finished } = await keyring.seals.work(SLICE_MS, this.#stopping.signal, onCorrupt);
+      if (resealed > 0) log.info({ resealed }, 'sealed anew');
+      return !finished;
+    } catch (err) {
+      log.warn({ err }, 'sealing anew failed and is tried again');
+      return false;
+    }
   }
 
   async #run(): Promise<void> {

@@ -2,9 +2,9 @@
  * Re-wrapping stored data keys: each brought under its key's primary version.
  *
  * Invariant: each data key is opened, wrapped and opened again inside one agent operation before anything is written, and
- * its plaintext stays there. Knows no gRPC and no SQL.
+ * its plaintext stays there; and nothing is brought under a primary that the key's seal doesn't name. Knows no gRPC and no SQL.
  */
-import type { Reason } from '../errors.ts';
+import { KeywardError, type Reason } from '../errors.ts';
 import { encode } from '../hsm/codec.ts';
 import { sealedKeyVersion } from '../hsm/key-version.ts';
 import { REWRAP_OUTCOME } from '../hsm/protocol.ts';
@@ -18,6 +18,7 @@ import {
   type StaleDataKey,
   writeDataKeys,
 } from '../store/stale-data-keys.ts';
+import { type Moment, standsAs } from './key-states.ts';
 import type { KeyringParts } from './keyring.ts';
 import { formatDataKeyName } from './names.ts';
 import { type BatchSizes, type RangeWork, type StepResult, step, type Throttle } from './rewrap-work.ts';
@@ -30,30 +31,44 @@ interface Outcome {
 
 /** See this file's first paragraph. */
 export class RewrapDataKeys implements RangeWork {
-  readonly #parts: Pick<KeyringParts, 'store' | 'agents'>;
+  readonly #parts: Pick<KeyringParts, 'store' | 'agents' | 'states'>;
   readonly #sizes: BatchSizes;
 
-  constructor(parts: Pick<KeyringParts, 'store' | 'agents'>, sizes: BatchSizes) {
+  constructor(parts: Pick<KeyringParts, 'store' | 'agents' | 'states'>, sizes: BatchSizes) {
     this.#parts = parts;
     this.#sizes = sizes;
   }
 
   async step(lease: Lease, throttle: Throttle): Promise<StepResult> {
-    const { store } = this.#parts;
+    const { store, states } = this.#parts;
     const { key } = lease;
     if (key === undefined) throw new Error('a range of data keys without a key');
+    const readAfter = states.now();
     const batch = await readDataKeys(store, step(), key, lease, this.#sizes.batch);
     if (batch.key.state !== 'ENABLED' || batch.key.primary.state !== 'ENABLED') return 'moved';
-    const { rewrapped, progress } = await this.#rewrap(key, lease, batch, throttle);
+    const isSound = await this.#verify(batch, readAfter);
+    if (isSound && !standsAsSealed(batch)) return 'moved';
+    const { rewrapped, progress } = await this.#rewrap(key, lease, { ...batch, isSound }, throttle);
     const written = await writeDataKeys(store, step(), { lease, key }, rewrapped, progress);
     if (written !== 'written') return written;
     return progress.finished ? 'finished' : progress;
   }
 
+  /** Whether the key stands as it was read: nothing is brought under a primary that somebody else has made one. */
+  async #verify({ key }: DataKeyBatch, readAfter: Moment): Promise<boolean> {
+    try {
+      await this.#parts.states.verify([key.sealed], { readAfter, ...step() });
+      return true;
+    } catch (error) {
+      if (error instanceof KeywardError && error.reason === 'KEY_STATE_CORRUPT') return false;
+      throw error;
+    }
+  }
+
   async #rewrap(
     name: LeasedKey,
     { untilName }: Lease,
-    batch: DataKeyBatch,
+    batch: DataKeyBatch & { readonly isSound: boolean },
     throttle: Throttle,
   ): Promise<Outcome> {
     const { key, dataKeys } = batch;
@@ -94,8 +109,17 @@ const REASON_OF: Readonly<Record<number, Reason>> = {
   [REWRAP_OUTCOME.sourceCorrupt]: 'STORED_ROW_CORRUPT',
 };
 
+/** Whether the versions, which were read after the key, stand as its seal says. */
+function standsAsSealed({ key, versions }: DataKeyBatch): boolean {
+  return versions.every((row) => standsAs(key.sealed, row.version, row));
+}
+
 /** What keeps a data key from being tried. */
-function problemOf({ versions }: DataKeyBatch, { version }: StaleDataKey): Reason | undefined {
+function problemOf(
+  { versions, isSound }: DataKeyBatch & { readonly isSound: boolean },
+  { version }: StaleDataKey,
+): Reason | undefined {
+  if (!isSound) return 'KEY_STATE_CORRUPT';
   const source = versions.find((each) => each.version === version);
   if (source === undefined) return 'STORED_ROW_CORRUPT';
   return source.state === 'ENABLED' ? undefined : 'KEY_VERSION_NOT_ENABLED';

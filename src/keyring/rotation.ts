@@ -10,8 +10,9 @@ import { type Call, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import { ALGORITHM } from '../hsm/key-version.ts';
 import type { KeyId, TenantId } from '../ids.ts';
+import { changeStates } from '../store/key-seals.ts';
 import { findHighestVersion, findVersion, type NewKeyVersion } from '../store/key-versions.ts';
-import { findKey, insertPrimaryVersion, type KeyRecord, lockKey } from '../store/keys.ts';
+import { findKey, insertPrimaryVersion, type KeyRecord } from '../store/keys.ts';
 import { type DueRotation, findRotationCause } from '../store/maintenance.ts';
 import type { Reference } from '../store/request-ids.ts';
 import { insertJob, newJobId, type RotationCause, supersedeJobs } from '../store/rewrap-jobs.ts';
@@ -49,7 +50,7 @@ export class Rotation {
 
   /**
    * Makes a new version and makes it the primary. Throws RESOURCE_NOT_FOUND, TENANT_DISABLED, ETAG_MISMATCH,
-   * DESTRUCTION_UNDER_WAY, and CONFLICT when other rotations keep coming first.
+   * DESTRUCTION_UNDER_WAY, KEY_STATE_CORRUPT, HSM_UNAVAILABLE, and CONFLICT when other rotations keep coming first.
    */
   async rotate(call: Call, name: KeyName, etag: string): Promise<KeyRecord> {
     const { store, cache } = this.#parts;
@@ -59,7 +60,7 @@ export class Rotation {
       try {
         const { tenantId, keyId } = identity;
         const highest = await store.read(call, tenantId, (tx) => findHighestVersion(tx, tenantId, keyId));
-        const replay = replayOf({ keyId, version: highest + 1 }, tenantId);
+        const replay = replayOf(this.#parts, call, tenantId, { keyId, version: highest + 1 });
         const replayed = await findReplayed(store, call, tenantId, replay);
         if (replayed !== undefined) return replayed;
         const decide: Decision = async (_, key) => {
@@ -139,7 +140,7 @@ export class Rotation {
       readonly replay?: Replay<KeyRecord>;
     },
   ): Promise<KeyRecord> {
-    const { store, cache, agents, tokenObjects, wake } = this.#parts;
+    const { store, cache, states, agents, tokenObjects, wake } = this.#parts;
     const { tenantId, keyId } = identity;
     const startedAt = monotonicNow();
     const rotated = await tokenObjects.withCurrent(tenantId, async (current) => {
@@ -147,16 +148,16 @@ export class Rotation {
       return store.mutate(
         call,
         keyMutation(formatKeyName(name), identity),
-        async (tx) => {
-          const locked = await lockKey(tx, tenantId, keyId);
-          if (locked?.highestVersion !== highest) throw new KeywardError('CONFLICT');
-          requireKept(locked.key);
-          const cause = await decide(tx, locked.key);
-          if (cause === undefined) throw new KeywardError('CONFLICT');
-          const key = await insertPrimaryVersion(tx, version);
-          await this.#record(tx, call, { name, before: locked.key, cause, startedAt, highest });
-          return key;
-        },
+        (tx) =>
+          changeStates(tx, identity, states.sealer(call), async (stateTx, locked) => {
+            if (locked.highestVersion !== highest) throw new KeywardError('CONFLICT');
+            requireKept(locked.key);
+            const cause = await decide(tx, locked.key);
+            if (cause === undefined) throw new KeywardError('CONFLICT');
+            const key = await insertPrimaryVersion(stateTx, version);
+            await this.#record(tx, call, { name, before: locked.key, cause, startedAt, highest });
+            return key;
+          }),
         replay,
       );
     });
@@ -223,12 +224,19 @@ export async function makeKeyVersion(
 }
 
 /** A key's answer rebuilt: as it is now, but for the primary that the effect had made. */
-export function replayOf(reference: Reference, tenantId: TenantId): Replay<KeyRecord> {
+export function replayOf(
+  { states }: Pick<KeyringParts, 'states'>,
+  { deadline }: Pick<Call, 'deadline'>,
+  tenantId: TenantId,
+  reference: Reference,
+): Replay<KeyRecord> {
   return {
     reference,
     rebuild: async (tx, { keyId, version }) => {
+      const readAfter = states.now();
       const key = await findKey(tx, tenantId, keyId as KeyId);
       if (key === undefined) throw new Error('a key that a request made is gone');
+      await states.verify([key.sealed], { readAfter, deadline });
       const primary = typeof version === 'number' && (await findVersion(tx, tenantId, key.keyId, version));
       return primary ? { ...key, primary } : key;
     },

@@ -6,6 +6,7 @@
  */
 import type { KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
 import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
+import type { StateTx } from './key-states.ts';
 import type { Tx } from './store.ts';
 
 /** Of a key, and of a key version. */
@@ -126,7 +127,7 @@ export async function countKept(tx: Tx, tenantId: TenantId, keyId: KeyId): Promi
 
 /** Changes the state of a version whose key this transaction has locked, and `destroyAt` where it is given. */
 export async function setVersionState(
-  tx: Tx,
+  tx: StateTx,
   { tenantId, keyId, version }: Pick<KeyVersionRecord, 'tenantId' | 'keyId' | 'version'>,
   state: LifecycleState,
   destroyAt: Date | null = null,

@@ -8,7 +8,13 @@ import { KeywardError } from '../errors.ts';
 import type { KeyId, TenantId } from '../ids.ts';
 import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
 import {
-  findHighestVersion,
+  fromStateRow,
+  type KeyStateRecord,
+  STATE_COLUMNS,
+  type StateRow,
+  type StateTx,
+} from './key-states.ts';
+import {
   fromVersionRow,
   INSERT_VERSION,
   type KeyVersionRecord,
@@ -52,6 +58,8 @@ export interface KeyRecord extends KeySettings {
   /** When it is, or was, to be destroyed. */
   readonly destroyAt: Date | null;
   readonly destroyedAt: Date | null;
+  /** All of this that is sealed, and the seal. */
+  readonly sealed: KeyStateRecord;
 }
 
 /**
@@ -60,16 +68,13 @@ export interface KeyRecord extends KeySettings {
  */
 export type KeyChanges = Partial<KeySettings & Pick<KeyRecord, 'state' | 'destroyAt'>>;
 
-interface KeyRow extends VersionRow {
-  name: string;
-  key_state: LifecycleState;
+interface KeyRow extends VersionRow, StateRow {
   description: string;
   labels: Labels;
   rotation_period_seconds: number | null;
   next_rotation_at: Date | null;
   rotation_usage_limit: number | null;
   maintenance_paused: boolean;
-  key_revision: string;
   key_created_at: Date;
   key_destroy_at: Date | null;
   key_destroyed_at: Date | null;
@@ -78,7 +83,7 @@ interface KeyRow extends VersionRow {
 const SELECT_KEYS = `SELECT k.name, k.state AS key_state, k.description, k.labels, k.revision AS key_revision,
     k.rotation_period_seconds::float8, k.next_rotation_at, k.rotation_usage_limit::float8, k.maintenance_paused,
     k.created_at AS key_created_at, k.destroy_at AS key_destroy_at, k.destroyed_at AS key_destroyed_at,
-    ${VERSION_COLUMNS}
+    ${STATE_COLUMNS}, ${VERSION_COLUMNS}
   FROM keys k JOIN key_versions v
     ON v.tenant_id = k.tenant_id AND v.key_id = k.key_id AND v.version = k.primary_version`;
 
@@ -99,28 +104,44 @@ function fromKeyRow(row: KeyRow): KeyRecord {
     createdAt: row.key_created_at,
     destroyAt: row.key_destroy_at,
     destroyedAt: row.key_destroyed_at,
+    sealed: fromStateRow(row),
   };
 }
 
 /** One rotation period from now, as SQL; null without a period. */
 const AFTER_PERIOD = (period: string) => `clock_timestamp() + make_interval(secs => ${period}::bigint)`;
 
+/** A key that is to be made. */
+export interface NewKey {
+  readonly name: string;
+  readonly settings: KeySettings;
+  readonly version: NewKeyVersion;
+  /** The seal of {@link newKeyState}, by the seal key that seals the version. */
+  readonly stateSeal: Buffer;
+}
+
+/** How a new key stands. */
+export function newKeyState(
+  name: string,
+  { tenantId, keyId, version, state }: Pick<NewKeyVersion, 'tenantId' | 'keyId' | 'version' | 'state'>,
+): Omit<KeyStateRecord, 'sealKeyId' | 'seal'> {
+  const versions = [{ version, state, destroyAt: null }];
+  const key = { tenantId, keyId, name, revision: 1n, state: 'ENABLED', destroyAt: null } as const;
+  return { ...key, primaryVersion: version, versions };
+}
+
 /**
  * Adds a key with its first version as the primary. Throws RESOURCE_EXISTS for a name that is taken, TOKEN_KEY_NOT_READY,
  * and QUOTA_EXCEEDED when the tenant has as many as the limit.
  */
-export async function insertKey(
-  tx: Tx,
-  key: { readonly name: string; readonly settings: KeySettings; readonly version: NewKeyVersion },
-  limit = Number.POSITIVE_INFINITY,
-): Promise<KeyRecord> {
+export async function insertKey(tx: Tx, key: NewKey, limit = Number.POSITIVE_INFINITY): Promise<KeyRecord> {
   const { tenantId, keyId, version } = key.version;
   const { settings } = key;
   await requireCurrentKeys(tx, key.version);
   const [inserted] = await tx.query<{ before: number }>(
     `INSERT INTO keys (tenant_id, key_id, name, description, labels, primary_version, rotation_period_seconds,
-       next_rotation_at, rotation_usage_limit, maintenance_paused)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8, ${AFTER_PERIOD('$7')}), $9, $10)
+       next_rotation_at, rotation_usage_limit, maintenance_paused, state_seal_key_id, state_seal)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8, ${AFTER_PERIOD('$7')}), $9, $10, $11, $12)
      ON CONFLICT (tenant_id, name) DO NOTHING
      RETURNING ${countOf('keys')} AS before`,
     [
@@ -134,6 +155,8 @@ export async function insertKey(
       settings.nextRotationAt,
       settings.rotationUsageLimit,
       settings.maintenancePaused,
+      key.version.sealKeyId,
+      key.stateSeal,
     ],
   );
   if (inserted === undefined) throw new KeywardError('RESOURCE_EXISTS');
@@ -149,16 +172,12 @@ async function expectKey(tx: Tx, tenantId: TenantId, keyId: KeyId): Promise<KeyR
   return key;
 }
 
-export async function findKeyByName(
-  tx: Tx,
-  tenantId: TenantId,
-  name: string,
-): Promise<KeyRecord | undefined> {
-  const [row] = await tx.query<KeyRow>(`${SELECT_KEYS} WHERE k.tenant_id = $1 AND k.name = $2`, [
-    tenantId,
-    name,
-  ]);
-  return row && fromKeyRow(row);
+export async function findKeyId(tx: Tx, tenantId: TenantId, name: string): Promise<KeyId | undefined> {
+  const [row] = await tx.query<{ key_id: KeyId }>(
+    'SELECT key_id FROM keys WHERE tenant_id = $1 AND name = $2',
+    [tenantId, name],
+  );
+  return row?.key_id;
 }
 
 export async function findKey(tx: Tx, tenantId: TenantId, keyId: KeyId): Promise<KeyRecord | undefined> {
@@ -199,15 +218,17 @@ export const TURN = {
   shared: '(SELECT pg_advisory_xact_lock_shared(hashtextextended($2::uuid::text, 0))) AS turn',
 } as const;
 
+/** A key that this transaction has locked, as it is. */
+export interface LockedKey {
+  readonly key: KeyRecord;
+  readonly highestVersion: number;
+}
+
 /**
  * Keeps everyone else from changing the key until the transaction ends; returns it as it then is, and its highest
  * version (which isn't the primary if rolled back to an older one).
  */
-export async function lockKey(
-  tx: Tx,
-  tenantId: TenantId,
-  keyId: KeyId,
-): Promise<{ readonly key: KeyRecord; readonly highestVersion: number } | undefined> {
+export async function lockKey(tx: Tx, tenantId: TenantId, keyId: KeyId): Promise<LockedKey | undefined> {
   // In a statement of its own: after waiting for the lock, Postgres would join the key as it became with the versions
   // as they were before, and find no row.
   await tx.query(
@@ -215,12 +236,11 @@ export async function lockKey(
     [tenantId, keyId],
   );
   const key = await findKey(tx, tenantId, keyId);
-  if (key === undefined) return undefined;
-  return { key, highestVersion: await findHighestVersion(tx, tenantId, keyId) };
+  return key && { key, highestVersion: key.sealed.versions.at(-1)?.version ?? 0 };
 }
 
 /** Adds a version and makes it the primary. Throws CONFLICT for a number that the key has, TOKEN_KEY_NOT_READY. */
-export async function insertPrimaryVersion(tx: Tx, version: NewKeyVersion): Promise<KeyRecord> {
+export async function insertPrimaryVersion(tx: StateTx, version: NewKeyVersion): Promise<KeyRecord> {
   await requireCurrentKeys(tx, version);
   const updated = await tx.query(
     `WITH inserted AS (${INSERT_VERSION} ON CONFLICT DO NOTHING RETURNING 1)
@@ -245,9 +265,9 @@ const COLUMN_OF: Readonly<Record<keyof KeyChanges, string>> = {
   destroyAt: 'destroy_at',
 };
 
-/** Changes a key that this transaction has locked. */
+/** Changes a key that this transaction has locked, and counts its revision up. */
 export async function updateKey(
-  tx: Tx,
+  tx: StateTx,
   tenantId: TenantId,
   keyId: KeyId,
   changes: KeyChanges,

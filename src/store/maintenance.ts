@@ -7,6 +7,8 @@
 import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { KeyId, TenantId } from '../ids.ts';
+import { HAS_STALE_STATES } from './key-seals.ts';
+import type { StateTx } from './key-states.ts';
 import { eraseCopies } from './key-versions.ts';
 import type { RotationCause } from './rewrap-jobs.ts';
 import type { Deadline, Store, Tx } from './store.ts';
@@ -111,6 +113,8 @@ export interface Due {
   readonly tokenKeys: readonly DueTokenKey[];
   /** Whether any re-wrap job is under way. */
   readonly hasJobs: boolean;
+  /** Whether any record is sealed by a seal key that was replaced. */
+  readonly hasStaleSeals: boolean;
 }
 
 /** A tenant whose time to be shredded has come. */
@@ -144,9 +148,10 @@ const ANYTHING = `SELECT
     EXISTS (SELECT FROM keys WHERE state = 'DESTROY_SCHEDULED' AND destroy_at <= now())
       OR EXISTS (SELECT FROM key_versions WHERE state = 'DESTROY_SCHEDULED' AND destroy_at <= now()) AS destructions,
     EXISTS (SELECT FROM tenants WHERE state = 'SHRED_SCHEDULED' AND shred_at <= now()) AS shreddings,
-    ${HAS_DUE_TOKEN_KEYS} AS token_keys`;
+    ${HAS_DUE_TOKEN_KEYS} AS token_keys,
+    ${HAS_STALE_STATES} AS stale_seals`;
 type Anything = Record<
-  'paused' | 'jobs' | 'rotations' | 'destructions' | 'shreddings' | 'token_keys',
+  'paused' | 'jobs' | 'rotations' | 'destructions' | 'shreddings' | 'token_keys' | 'stale_seals',
   boolean
 >;
 const NOTHING = { rotations: [], destructions: [], shreddings: [] } as const;
@@ -157,7 +162,7 @@ export function findDue(store: Store, call: Deadline, limit: number): Promise<Du
     const [any] = await tx.query<Anything>(ANYTHING);
     if (any === undefined) throw new Error('a question got no answer');
     const tokenKeys = any.token_keys ? await findDueTokenKeys(tx, limit) : [];
-    if (any.paused) return { ...NOTHING, tokenKeys, hasJobs: false };
+    if (any.paused) return { ...NOTHING, tokenKeys, hasJobs: false, hasStaleSeals: false };
     const rotations = any.rotations ? await tx.query<DueRow>(SELECT_ROTATIONS, [limit]) : [];
     const destructions = any.destructions
       ? await tx.query<DueDestructionRow>(SELECT_DESTRUCTIONS, [limit])
@@ -169,6 +174,7 @@ export function findDue(store: Store, call: Deadline, limit: number): Promise<Du
       shreddings,
       tokenKeys,
       hasJobs: any.jobs,
+      hasStaleSeals: any.stale_seals,
     };
   });
 }
@@ -183,7 +189,7 @@ function fromDueRow({ tenant_id: tenantId, key_id: keyId, tenant, key }: DueRow)
  * or destroyed meanwhile. Throws KEY_VERSION_IN_USE for a version that is the primary or referred to.
  */
 export async function destroyDue(
-  tx: Tx,
+  tx: StateTx,
   { tenantId, keyId, version }: Pick<DueDestruction, 'tenantId' | 'keyId' | 'version'>,
 ): Promise<boolean> {
   const marked = await tx.query(

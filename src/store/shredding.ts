@@ -2,7 +2,8 @@
  * All that is a tenant's, measured and erased, as rows.
  *
  * With the reconciler's rights where it erases, in a transaction that has locked the tenant. Audit entries, history and the
- * rows themselves stay. Knows no token.
+ * rows themselves stay; the seals of its keys' states are erased, so that none is used again whatever becomes of the tenant's
+ * row. Knows no token.
  */
 import type { TenantId } from '../ids.ts';
 import { eraseCopies } from './key-versions.ts';
@@ -45,8 +46,9 @@ export async function shredTenant(tx: Tx, tenantId: TenantId): Promise<number | 
   );
   if (marked.length === 0) return undefined;
   await tx.query(
-    `UPDATE keys SET state = 'DESTROYED', destroyed_at = clock_timestamp(), revision = revision + 1
-     WHERE tenant_id = $1 AND state <> 'DESTROYED'`,
+    `UPDATE keys SET state = 'DESTROYED', destroyed_at = coalesce(destroyed_at, clock_timestamp()),
+       revision = revision + 1, state_seal = NULL, state_seal_key_id = NULL
+     WHERE tenant_id = $1`,
     [tenantId],
   );
   await tx.query(

@@ -5,12 +5,15 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import { KeyCache } from '../../src/keyring/key-cache.ts';
-import { insertKey, insertPrimaryVersion } from '../../src/store/keys.ts';
+import { KeyStates } from '../../src/keyring/key-states.ts';
+import { insertKey } from '../../src/store/keys.ts';
 import type { Store } from '../../src/store/store.ts';
 import {
+  addSamplePrimary,
   callOf,
   migratedDatabase,
   newTenant,
+  SAMPLE_SEAL,
   SETTINGS,
   sampleVersion,
   type TestDatabase,
@@ -36,12 +39,19 @@ after(async () => {
 async function newKey(name: string): Promise<KeyId> {
   const keyId = newId<KeyId>();
   await store.mutate(callOf(), { tenantId: acme, resource: name }, (tx) =>
-    insertKey(tx, { name, settings: SETTINGS, version: sampleVersion(acme, keyId) }),
+    insertKey(tx, { name, settings: SETTINGS, version: sampleVersion(acme, keyId), stateSeal: SAMPLE_SEAL }),
   );
   return keyId;
 }
 
-const newCache = (fresh = true) => new KeyCache(store, 100, () => fresh);
+/** Agents for whom every seal verifies. */
+const agents = {
+  call: async (_: string, { items }: { readonly items: readonly unknown[] }) => ({
+    verified: items.map(() => 1),
+  }),
+} as unknown as ConstructorParameters<typeof KeyStates>[0];
+const states = new KeyStates(agents, { error: () => {} });
+const newCache = (fresh = true) => new KeyCache(store, states, 100, () => fresh);
 
 test('another tenant that asks for a key first does not make it absent for its owner', async () => {
   const keyId = await newKey('asked-by-two');
@@ -54,7 +64,7 @@ test('another tenant that asks for a key first does not make it absent for its o
 test('a hundred calls for a key that is not loaded read it once, and do not use up the pool', async () => {
   await newKey('cold');
   const narrow = await database.open({ poolSize: 1 });
-  const cache = new KeyCache(narrow, 100, () => true);
+  const cache = new KeyCache(narrow, states, 100, () => true);
   const keys = await Promise.all(
     Array.from({ length: 100 }, () => cache.named({ tenant: 'acme', key: 'cold' })),
   );
@@ -68,7 +78,7 @@ test('a change that is heard of while a key is being read makes the next use rea
   const reading = cache.key(acme, keyId);
   cache.forget(acme, keyId);
   await store.mutate(callOf(), { tenantId: acme, resource: 'changing' }, (tx) =>
-    insertPrimaryVersion(tx, sampleVersion(acme, keyId, 2)),
+    addSamplePrimary(tx, sampleVersion(acme, keyId, 2)),
   );
   await reading;
   assert.equal((await cache.key(acme, keyId))?.primary.record.version, 2);

@@ -36,6 +36,7 @@ const NO_QUOTAS = {
 export interface Modules {
   readonly store: typeof import('../../src/store/store.ts');
   readonly cache: typeof import('../../src/keyring/key-cache.ts');
+  readonly states: typeof import('../../src/keyring/key-states.ts');
   readonly usage: typeof import('../../src/keyring/usage.ts');
   readonly quotas: typeof import('../../src/keyring/quotas.ts');
   readonly keyring: typeof import('../../src/keyring/keyring.ts');
@@ -47,9 +48,10 @@ export interface Modules {
 /** The modules of the repository, or of a copy of it. */
 export async function loadModules(root = ROOT): Promise<Modules> {
   const load = (path: string) => import(pathToFileURL(join(root, 'src', path)).href);
-  const [store, cache, usage, quotas, keyring, tokenObjects, reconciler, errors] = await Promise.all([
+  const [store, cache, states, usage, quotas, keyring, tokenObjects, reconciler, errors] = await Promise.all([
     load('store/store.ts'),
     load('keyring/key-cache.ts'),
+    load('keyring/key-states.ts'),
     load('keyring/usage.ts'),
     load('keyring/quotas.ts'),
     load('keyring/keyring.ts'),
@@ -57,7 +59,7 @@ export async function loadModules(root = ROOT): Promise<Modules> {
     load('keyring/reconciler.ts'),
     load('errors.ts'),
   ]);
-  return { store, cache, usage, quotas, keyring, tokenObjects, reconciler, errors };
+  return { store, cache, states, usage, quotas, keyring, tokenObjects, reconciler, errors };
 }
 
 /** A replica, without a memory of earlier ones. */
@@ -90,11 +92,13 @@ export function newReplica({ modules, store, agents, environment, makeTokenKey }
     hold: (recorded) => agents.hold(tokenObjectsOf(recorded)),
   };
   const tokenObjects = new modules.tokenObjects.TokenObjects({ store, tokens, records, systemTenantId });
-  const cache = new modules.cache.KeyCache(store, 100, () => true);
+  const states = new modules.states.KeyStates(agents, { error: () => {} });
+  const cache = new modules.cache.KeyCache(store, states, 100, () => true);
   const keyring = modules.keyring.createKeyring({
     store,
     agents,
     cache,
+    states,
     usage: new modules.usage.UsageRecorder(store),
     quotas: new modules.quotas.TenantQuotas({ defaults: NO_QUOTAS, cache, replicas: () => 1, limit: 100 }),
     tokenObjects,

@@ -7,10 +7,11 @@ import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { type Call, monotonicNow } from '../../src/call.ts';
 import { type AnyId, newId, type RootKeyId, type SealKeyId, type TenantId } from '../../src/ids.ts';
+import { changeStates, type StateSealer } from '../../src/store/key-seals.ts';
 import type { NewKeyVersion } from '../../src/store/key-versions.ts';
-import type { KeySettings } from '../../src/store/keys.ts';
+import { insertPrimaryVersion, type KeyRecord, type KeySettings } from '../../src/store/keys.ts';
 import { migrate } from '../../src/store/migrate.ts';
-import { Store, type StoreOptions } from '../../src/store/store.ts';
+import { Store, type StoreOptions, type Tx } from '../../src/store/store.ts';
 
 /** The release that the tests run as. */
 export const RELEASE = '0.1.0';
@@ -195,4 +196,18 @@ export function sampleVersion(tenantId: TenantId, keyId: NewKeyVersion['keyId'],
     sealKeyId: SAMPLE_KEYS.seal as unknown as SealKeyId,
     seal: Buffer.alloc(32, version),
   };
+}
+
+/** The seal of a sample's state; no HSM made it. */
+export const SAMPLE_SEAL: Buffer = Buffer.alloc(32, 7);
+
+/** Takes every seal for one that verifies. */
+export const SAMPLE_SEALER: StateSealer = {
+  verify: () => Promise.resolve(),
+  seal: () => Promise.resolve(SAMPLE_SEAL),
+};
+
+/** Makes a sample the key's primary. */
+export function addSamplePrimary(tx: Tx, version: NewKeyVersion): Promise<KeyRecord> {
+  return changeStates(tx, version, SAMPLE_SEALER, (stateTx) => insertPrimaryVersion(stateTx, version));
 }

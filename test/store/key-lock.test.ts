@@ -7,7 +7,7 @@ import { test } from 'node:test';
 import { type DataKeyId, idToBytes, type KeyId, newId } from '../../src/ids.ts';
 import { insertDataKey } from '../../src/store/data-keys.ts';
 import { insertKey, lockKey } from '../../src/store/keys.ts';
-import { callOf, migratedDatabase, newTenant, SETTINGS, sampleVersion } from './database.ts';
+import { callOf, migratedDatabase, newTenant, SAMPLE_SEAL, SETTINGS, sampleVersion } from './database.ts';
 
 const ADDERS = 40;
 /** How long each transaction stays open behind what it has added, as one does whose replica is busy. */
@@ -22,7 +22,12 @@ test('a change to a key gets its turn under a stream of new data keys that never
   const keyId = newId<KeyId>();
   const mutation = { tenantId, resource: 'tenants/acme/keys/k' };
   await store.mutate(callOf(), mutation, (tx) =>
-    insertKey(tx, { name: 'k', settings: SETTINGS, version: sampleVersion(tenantId, keyId) }),
+    insertKey(tx, {
+      name: 'k',
+      settings: SETTINGS,
+      version: sampleVersion(tenantId, keyId),
+      stateSeal: SAMPLE_SEAL,
+    }),
   );
   const header = Buffer.concat([
     Buffer.from('01010300', 'hex'),

@@ -11,24 +11,18 @@ import {
   recordToken,
 } from '../../src/store/environment.ts';
 import { findVersion, listVersions } from '../../src/store/key-versions.ts';
-import {
-  findKey,
-  findKeyByName,
-  insertKey,
-  insertPrimaryVersion,
-  type KeyRecord,
-  listKeys,
-  lockKey,
-} from '../../src/store/keys.ts';
+import { findKey, findKeyId, insertKey, type KeyRecord, listKeys, lockKey } from '../../src/store/keys.ts';
 import { withOwnerConnection } from '../../src/store/owner.ts';
 import type { Store, Tx } from '../../src/store/store.ts';
 import { findTenantByName, insertTenant, listTenants } from '../../src/store/tenants.ts';
 import {
+  addSamplePrimary,
   callOf,
   migratedDatabase,
   newTenant,
   OWNER,
   recordSampleKeys,
+  SAMPLE_SEAL,
   SETTINGS,
   sampleVersion,
   systemTenant,
@@ -61,7 +55,12 @@ function read<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
 
 function addKey(name: string): Promise<KeyRecord> {
   return mutate((tx) =>
-    insertKey(tx, { name, settings: SETTINGS, version: sampleVersion(tenantId, newId<KeyId>()) }),
+    insertKey(tx, {
+      name,
+      settings: SETTINGS,
+      version: sampleVersion(tenantId, newId<KeyId>()),
+      stateSeal: SAMPLE_SEAL,
+    }),
   );
 }
 
@@ -70,7 +69,7 @@ function rotate(keyId: KeyId): Promise<number> {
     const locked = await lockKey(tx, tenantId, keyId);
     assert.ok(locked !== undefined);
     const next = locked.highestVersion + 1;
-    await insertPrimaryVersion(tx, sampleVersion(tenantId, keyId, next));
+    await addSamplePrimary(tx, sampleVersion(tenantId, keyId, next));
     return next;
   });
 }
@@ -140,13 +139,14 @@ describe('keys', () => {
         name: 'whole',
         settings: { ...SETTINGS, description: 'd', labels: { team: 'red' } },
         version,
+        stateSeal: SAMPLE_SEAL,
       }),
     );
     const stored = { revision: '1', createdAt: added.createdAt, destroyAt: null, destroyedAt: null };
     assert.deepEqual(added.primary, { ...version, ...stored });
     assert.deepEqual([added.state, added.description, added.labels], ['ENABLED', 'd', { team: 'red' }]);
     assert.equal(added.name, 'whole');
-    assert.deepEqual(await read((tx) => findKeyByName(tx, tenantId, 'whole')), added);
+    assert.equal(await read((tx) => findKeyId(tx, tenantId, 'whole')), version.keyId);
     assert.deepEqual(await read((tx) => findKey(tx, tenantId, version.keyId)), added);
     assert.deepEqual(await read((tx) => findVersion(tx, tenantId, version.keyId, 1)), added.primary);
   });
@@ -160,13 +160,14 @@ describe('keys', () => {
         name: 'once',
         settings: SETTINGS,
         version: sampleVersion(other, newId<KeyId>()),
+        stateSeal: SAMPLE_SEAL,
       }),
     );
   });
 
   it('what is not there is undefined, for any version that a ciphertext can name', async () => {
     const { keyId } = await addKey('sparse');
-    assert.equal(await read((tx) => findKeyByName(tx, tenantId, 'nothing')), undefined);
+    assert.equal(await read((tx) => findKeyId(tx, tenantId, 'nothing')), undefined);
     assert.equal(await read((tx) => findKey(tx, tenantId, newId())), undefined);
     assert.equal(await mutate((tx) => lockKey(tx, tenantId, newId())), undefined);
     for (const version of [0, 2, 2 ** 31, 2 ** 32 - 1]) {
@@ -197,7 +198,7 @@ describe('keys', () => {
   it('a version number is never used again', async () => {
     const { keyId } = await addKey('numbered');
     await assert.rejects(
-      mutate((tx) => insertPrimaryVersion(tx, sampleVersion(tenantId, keyId, 1))),
+      mutate((tx) => addSamplePrimary(tx, sampleVersion(tenantId, keyId, 1))),
       { reason: 'CONFLICT' },
     );
   });

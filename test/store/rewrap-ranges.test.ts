@@ -6,7 +6,15 @@ import { test } from 'node:test';
 import { newId } from '../../src/ids.ts';
 import { insertKey } from '../../src/store/keys.ts';
 import { leaseRange } from '../../src/store/rewrap-ranges.ts';
-import { callOf, migratedDatabase, newTenant, SERVICE, SETTINGS, sampleVersion } from './database.ts';
+import {
+  callOf,
+  migratedDatabase,
+  newTenant,
+  SAMPLE_SEAL,
+  SERVICE,
+  SETTINGS,
+  sampleVersion,
+} from './database.ts';
 
 const RANGES = 5;
 /** The ways to join that the planner chooses among, by what it believes of the tables. */
@@ -24,7 +32,7 @@ for (const join of JOINS) {
     const tenantId = await newTenant(database, 'acme');
     const version = sampleVersion(tenantId, newId());
     await store.mutate(callOf(), { tenantId, resource: 'tenants/acme/keys/k' }, (tx) =>
-      insertKey(tx, { name: 'k', settings: SETTINGS, version }),
+      insertKey(tx, { name: 'k', settings: SETTINGS, version, stateSeal: SAMPLE_SEAL }),
     );
     const jobId = newId();
     await database.sql(

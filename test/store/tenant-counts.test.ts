@@ -9,6 +9,7 @@ import { after, before, test } from 'node:test';
 import { KeywardError } from '../../src/errors.ts';
 import { type DataKeyId, idToBytes, type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import { deleteAllDataKeys, deleteDataKey, insertDataKey } from '../../src/store/data-keys.ts';
+import { changeStates } from '../../src/store/key-seals.ts';
 import { insertKey, updateKey } from '../../src/store/keys.ts';
 import { MIGRATIONS_DIRECTORY, migrationNames } from '../../src/store/schema.ts';
 import { shredTenant } from '../../src/store/shredding.ts';
@@ -21,6 +22,8 @@ import {
   OWNER,
   recordSampleKeys,
   runSql,
+  SAMPLE_SEAL,
+  SAMPLE_SEALER,
   SETTINGS,
   sampleVersion,
   type TestDatabase,
@@ -53,7 +56,8 @@ async function addKey(
   { keyId = newId<KeyId>(), limit = Number.POSITIVE_INFINITY } = {},
 ): Promise<KeyId> {
   const name = `k-${randomBytes(8).toString('hex')}`;
-  await insertKey(tx, { name, settings: SETTINGS, version: sampleVersion(tenantId, keyId) }, limit);
+  const version = sampleVersion(tenantId, keyId);
+  await insertKey(tx, { name, settings: SETTINGS, version, stateSeal: SAMPLE_SEAL }, limit);
   return keyId;
 }
 
@@ -134,7 +138,12 @@ test('keys that are destroyed, and data keys that go with them or with the tenan
   }
   const [first] = keyIds;
   assert.ok(first);
-  await mutate(tenantId, (tx) => updateKey(tx, tenantId, first, { state: 'DISABLED' }));
+  const identity = { tenantId, keyId: first };
+  await mutate(tenantId, (tx) =>
+    changeStates(tx, identity, SAMPLE_SEALER, (stateTx) =>
+      updateKey(stateTx, tenantId, first, { state: 'DISABLED' }),
+    ),
+  );
   assert.deepEqual(await counted(tenantId), { keys: 3, dataKeys: 6, parts: 1 });
 
   await mutate(

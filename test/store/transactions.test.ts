@@ -12,6 +12,7 @@ import {
   callOf,
   migratedDatabase,
   newTenant,
+  SAMPLE_SEAL,
   SETTINGS,
   sampleVersion,
   systemTenant,
@@ -46,7 +47,12 @@ function mutate<T>(tenantId: TenantId, work: (tx: Tx) => Promise<T>): Promise<T>
 
 function addKey(tenantId: TenantId, name: string) {
   return mutate(tenantId, (tx) =>
-    insertKey(tx, { name, settings: SETTINGS, version: sampleVersion(tenantId, newId<KeyId>()) }),
+    insertKey(tx, {
+      name,
+      settings: SETTINGS,
+      version: sampleVersion(tenantId, newId<KeyId>()),
+      stateSeal: SAMPLE_SEAL,
+    }),
   );
 }
 
@@ -88,7 +94,9 @@ describe('tenants', () => {
   it('no row of another tenant can be written, and none of its keys changed', async () => {
     const foreign = sampleVersion(beta, newId<KeyId>());
     await assert.rejects(
-      mutate(alpha, (tx) => insertKey(tx, { name: 'stolen', settings: SETTINGS, version: foreign })),
+      mutate(alpha, (tx) =>
+        insertKey(tx, { name: 'stolen', settings: SETTINGS, version: foreign, stateSeal: SAMPLE_SEAL }),
+      ),
       refused,
     );
     const changed = await mutate(alpha, (tx) =>

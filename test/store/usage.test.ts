@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, test } from 'node:test';
 import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
-import { insertKey, insertPrimaryVersion } from '../../src/store/keys.ts';
+import { insertKey } from '../../src/store/keys.ts';
 import type { Store } from '../../src/store/store.ts';
 import {
   addReport,
@@ -16,9 +16,11 @@ import {
   type VersionUse,
 } from '../../src/store/usage.ts';
 import {
+  addSamplePrimary,
   callOf,
   migratedDatabase,
   newTenant,
+  SAMPLE_SEAL,
   SETTINGS,
   sampleVersion,
   type TestDatabase,
@@ -46,6 +48,7 @@ async function newKey(rotationUsageLimit: number | null = null): Promise<KeyId> 
       name: `k-${randomUUID()}`,
       settings: { ...SETTINGS, rotationUsageLimit },
       version: sampleVersion(tenantId, keyId),
+      stateSeal: SAMPLE_SEAL,
     }),
   );
   return keyId;
@@ -114,7 +117,7 @@ test('the last time is the latest that any replica tells, reckoned back by the d
 test('versions are counted apart, and together for their key', async () => {
   const keyId = await newKey();
   await store.mutate(callOf(), { tenantId, resource: 'k' }, (tx) =>
-    insertPrimaryVersion(tx, sampleVersion(tenantId, keyId, 2)),
+    addSamplePrimary(tx, sampleVersion(tenantId, keyId, 2)),
   );
   const uses = [use(keyId, 1, 2, 1), use(keyId, 3, 4, 2)];
   await addReport(store, callOf(), { replicaId: randomUUID(), sequence: 1, ageMs: 0, uses });
@@ -137,7 +140,7 @@ test('a limit is noticed when the primary’s use reaches it, not by what older 
   await addReport(store, callOf(), { replicaId, sequence: 1, ageMs: 0, uses: [use(keyId, 4, 100)] });
   assert.equal(await isLimitReached(keyId), false);
   await store.mutate(callOf(), { tenantId, resource: 'k' }, (tx) =>
-    insertPrimaryVersion(tx, sampleVersion(tenantId, keyId, 2)),
+    addSamplePrimary(tx, sampleVersion(tenantId, keyId, 2)),
   );
   await addReport(store, callOf(), {
     replicaId,
@@ -149,7 +152,7 @@ test('a limit is noticed when the primary’s use reaches it, not by what older 
   await addReport(store, callOf(), { replicaId, sequence: 3, ageMs: 0, uses: [use(keyId, 1, 0, 2)] });
   assert.equal(await isLimitReached(keyId), true);
   await store.mutate(callOf(), { tenantId, resource: 'k' }, (tx) =>
-    insertPrimaryVersion(tx, sampleVersion(tenantId, keyId, 3)),
+    addSamplePrimary(tx, sampleVersion(tenantId, keyId, 3)),
   );
   assert.equal(await isLimitReached(keyId), false);
 });

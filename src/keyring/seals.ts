@@ -1,0 +1,41 @@
+/**
+ * The service's part in re-sealing: when the reconciler finds records under a seal key that was replaced, some of the time.
+ *
+ * Works no more than its share, as re-wrapping does, and not while maintenance is paused. How a record is re-sealed is in
+ * `reseal.ts`.
+ */
+import { monotonicNow } from '../call.ts';
+import type { KeyringParts } from './keyring.ts';
+import { KEY_STATES, type ResealOutcome, reseal } from './reseal.ts';
+import { step, Throttle } from './rewrap-work.ts';
+
+/** See this file's first paragraph. */
+export class Seals {
+  readonly #parts: Pick<KeyringParts, 'store' | 'agents' | 'rewrap'>;
+
+  constructor(parts: Pick<KeyringParts, 'store' | 'agents' | 'rewrap'>) {
+    this.#parts = parts;
+  }
+
+  /** For `milliseconds` at the most; `onCorrupt` hears of what stays under the old key. Throws what store and agents throw. */
+  async work(
+    milliseconds: number,
+    signal: AbortSignal,
+    onCorrupt: (resource: string) => void,
+  ): Promise<ResealOutcome> {
+    const { store, agents, rewrap } = this.#parts;
+    const until = monotonicNow() + milliseconds;
+    const throttle = new Throttle(rewrap.share, signal);
+    return reseal(KEY_STATES, {
+      transact: (work) => store.reconcile(step(), (tx) => work((text, values) => tx.query(text, values))),
+      verify: (request) => agents.call('verifyRecords', request, step().deadline),
+      seal: (request) => agents.call('sealRecords', request, step().deadline),
+      mayGoOn: async () => {
+        await throttle.pause();
+        return !signal.aborted && monotonicNow() < until;
+      },
+      onCorrupt,
+      evenIfPaused: false,
+    });
+  }
+}
