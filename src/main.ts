@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
  * The composition root: `keyward-server serve`, `health`, `migrate`, `token init`, `token check`, `token status`,
- * `token destroy-key`, `token record`, `token shred`, `token migrate`.
+ * `token destroy-key`, `token record`, `token shred`, `token seal-states`, `token migrate`.
  *
  * Reads the configuration, makes the parts, connects them, and ends them in the right order. Decides nothing else.
  */
@@ -23,9 +23,10 @@ import {
   identifyToken,
   initializeToken,
   inspectToken,
+  withRecordAgent,
 } from './hsm/token-commands.ts';
 import type { TokenObject, TokenProfile } from './hsm/token-profile.ts';
-import type { KeyId } from './ids.ts';
+import type { KeyId, SealKeyId } from './ids.ts';
 import { KeyCache } from './keyring/key-cache.ts';
 import { KeyStates } from './keyring/key-states.ts';
 import { createKeyring } from './keyring/keyring.ts';
@@ -33,6 +34,7 @@ import { SYSTEM_TENANT } from './keyring/names.ts';
 import { TenantQuotas } from './keyring/quotas.ts';
 import { Reconciler } from './keyring/reconciler.ts';
 import { REWRAP_SIZES } from './keyring/rewrap.ts';
+import { sealStates } from './keyring/seal-states.ts';
 import { ServingTokens } from './keyring/serving-tokens.ts';
 import {
   type DestroyedKeys,
@@ -155,6 +157,13 @@ token
   .argument('<tenant>', 'the last part of its name')
   .action((tenant: string) => destroyInToken((parts) => shredTokenKeys(parts, tenant)));
 token
+  .command('seal-states')
+  .description(
+    'seal how keys stand that were made before states were sealed; what is sealed is left as it is',
+  )
+  .option('--dry-run', 'say how many keys there are, in which states; change nothing')
+  .action(sealUnsealedStates);
+token
   .command('migrate')
   .description(
     'bring all key versions to the token of KEYWARD_NEXT_HSM_*, while services run; run again, it goes on',
@@ -212,7 +221,7 @@ async function serve(): Promise<void> {
   });
   const { agents } = tokens;
   const isFresh = () => feed.isFresh();
-  const states = new KeyStates(agents, log);
+  const states = new KeyStates({ store, agents, log });
   const cache: KeyCache = new KeyCache(store, states, configuration.KEYWARD_KEY_CACHE, isFresh);
   const limit = configuration.KEYWARD_POLICY_CACHE;
   const policies: Policies = new Policies({ store, agents, isFresh, limit, log });
@@ -523,6 +532,37 @@ async function destroyInToken(work: (parts: DestructionParts) => Promise<Destroy
     for (const { role, objectId } of objects) process.stdout.write(`${role} ${objectId} is destroyed\n`);
     process.stdout.write(
       `${inToken} of ${objects.length} were in this token; copies of the token may have them still\n`,
+    );
+  });
+}
+
+async function sealUnsealedStates({ dryRun = false }: { readonly dryRun?: boolean }): Promise<void> {
+  const settings = read(OWNER_TOKEN_SETTINGS, process.env);
+  const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath } = settings;
+  await withOwnerConnection(url, caFilePath, async (owner) => {
+    const environment = await readEnvironmentAsOwner(owner);
+    requireRecorded(environment);
+    const { environmentId, tokenProfile, tokenObjects } = environment;
+    const current = tokenObjects.find(({ role, state }) => role === 'seal' && state === 'CURRENT');
+    if (current === undefined) throw new Error('no seal key is recorded as current');
+    const sealKeyId = current.objectId as unknown as SealKeyId;
+    await withRecordAgent(
+      {
+        ...tokenSettings(settings),
+        environmentId,
+        profile: tokenProfile as TokenProfile,
+        objects: tokenObjectsOf(tokenObjects),
+      },
+      agentEnvironment(settings),
+      (agent) =>
+        sealStates({
+          owner,
+          caller: OPERATOR,
+          sealKeyId,
+          agent,
+          dryRun,
+          say: (line) => process.stdout.write(`${line}\n`),
+        }),
     );
   });
 }

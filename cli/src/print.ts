@@ -82,6 +82,7 @@ export const TOKEN_KEY: Columns<TokenKey> = {
   RETIRED: ({ retireTime }) => ifAny(retireTime),
   DESTROYED: ({ destroyTime }) => ifAny(destroyTime),
   'KEY VERSIONS': ({ keyVersions }) => String(keyVersions),
+  'SEALED RECORDS': ({ sealedRecords }) => String(sealedRecords),
   CALLER: ({ caller }) => caller,
 };
 

@@ -34,5 +34,6 @@ export function tokenKey(wire: TokenKey__Output): m.TokenKey {
     caller: wire.caller,
     rewrapJob: wire.rewrapJob,
     keyVersions: wire.keyVersions,
+    sealedRecords: wire.sealedRecords,
   };
 }

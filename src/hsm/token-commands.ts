@@ -83,6 +83,26 @@ export async function probeToken(settings: ProbeSettings, environment: Environme
   return (await runInAgent('probeToken', settings, environment)).profile;
 }
 
+/** An agent that seals and verifies records for a command. Each throws {@link TokenRefused}. */
+export interface RecordAgent {
+  seal(request: RequestOf<'sealRecords'>): Promise<ReplyOf<'sealRecords'>>;
+  verify(request: RequestOf<'verifyRecords'>): Promise<ReplyOf<'verifyRecords'>>;
+}
+
+/** Opens the token as serving does, for `work`. Throws {@link TokenRefused}, and what `work` throws. */
+export async function withRecordAgent<T>(
+  settings: Omit<ServeSettings, 'despiteFailedTry' | 'keyCacheSize'>,
+  environment: Environment,
+  work: (agent: RecordAgent) => Promise<T>,
+): Promise<T> {
+  using agent = new CommandAgent(environment);
+  await agent.call('start', { ...settings, keyCacheSize: 1, despiteFailedTry: false });
+  return await work({
+    seal: (request) => agent.call('sealRecords', request),
+    verify: (request) => agent.call('verifyRecords', request),
+  });
+}
+
 /** What an agent does for a command. */
 type CommandName =
   | 'initializeToken'

@@ -18,6 +18,7 @@ import type { KeyStateRecord } from '../store/key-states.ts';
 import type { KeyVersionRecord } from '../store/key-versions.ts';
 import type { KeyRecord } from '../store/keys.ts';
 import type { Deadline, Store, Tx } from '../store/store.ts';
+import { listTokenObjects } from '../store/token-objects.ts';
 
 /** So many an agent verifies or seals at once: callers wait for at most 2 ms. */
 const AT_ONCE = 100;
@@ -28,8 +29,10 @@ const TRIES = 3;
 /** A change waits no longer for an agent while it holds its key's row and a connection. */
 const CHANGE_MS = 5_000;
 
-export interface KeyStatesLog {
-  error(fields: object, message: string): void;
+export interface KeyStatesParts {
+  readonly store: Store;
+  readonly agents: Pick<Agents, 'call' | 'held'>;
+  readonly log: { error(fields: object, message: string): void };
 }
 
 /** A moment before something is read. */
@@ -43,14 +46,12 @@ interface Seen {
 
 /** See this file's first paragraph. */
 export class KeyStates {
-  readonly #agents: Pick<Agents, 'call'>;
-  readonly #log: KeyStatesLog;
+  readonly #parts: KeyStatesParts;
   readonly #seen = new Lru<KeyId, Seen>(REMEMBERED);
   #moment = 0;
 
-  constructor(agents: Pick<Agents, 'call'>, log: KeyStatesLog) {
-    this.#agents = agents;
-    this.#log = log;
+  constructor(parts: KeyStatesParts) {
+    this.#parts = parts;
   }
 
   /** To be asked for before states are read that are verified then: what is seen only later says nothing against them. */
@@ -85,7 +86,7 @@ export class KeyStates {
     for (let start = 0; start < states.length; start += AT_ONCE) {
       const contents = states.slice(start, start + AT_ONCE).map(encodeKeyState);
       const request = { sealKeyId, kind: RECORD.keyState, contents };
-      seals.push(...(await this.#agents.call('sealRecords', request, deadline)).seals);
+      seals.push(...(await this.#parts.agents.call('sealRecords', request, deadline)).seals);
     }
     if (seals.length !== states.length) throw new Error('an agent answered for other states');
     return seals.map((seal) => Buffer.from(seal));
@@ -112,9 +113,23 @@ export class KeyStates {
   ): Promise<void> {
     const items = states.map((state) => ({ content: this.#encode(state), seal: state.seal as Buffer }));
     const request = { sealKeyId, kind: RECORD.keyState, items };
-    const { verified } = await this.#agents.call('verifyRecords', request, deadline);
-    for (const [index, state] of states.entries())
-      if (verified[index] !== 1) throw this.#corrupt(state, 'its seal does not match');
+    const { verified } = await this.#parts.agents.call('verifyRecords', request, deadline);
+    const bad = states.find((_, index) => verified[index] !== 1);
+    if (bad === undefined) return;
+    await this.#requireHeld(sealKeyId, deadline);
+    throw this.#corrupt(bad, 'its seal does not match');
+  }
+
+  /** Throws TOKEN_KEY_NOT_READY for a seal key that is in use and that no agent here has: it says nothing against a row. */
+  async #requireHeld(sealKeyId: SealKeyId, deadline: number): Promise<void> {
+    const { store, agents } = this.#parts;
+    const isIt = (id: string) => id === sealKeyId;
+    if (agents.held.some(isIt)) return;
+    const record = (await listTokenObjects(store, { deadline })).find(({ objectId }) => isIt(objectId));
+    if (record?.role === 'seal' && (record.state === 'CURRENT' || record.state === 'RETIRED'))
+      throw new KeywardError('TOKEN_KEY_NOT_READY', {
+        cause: new Error(`no agent holds the seal key ${sealKeyId}`),
+      });
   }
 
   #encode(state: KeyStateRecord): Buffer {
@@ -136,7 +151,7 @@ export class KeyStates {
 
   #corrupt({ tenantId, keyId, name }: KeyStateRecord, why: string): KeywardError {
     const detail = `key ${JSON.stringify(name)}, ${keyId}, of tenant ${tenantId}: ${why}`;
-    this.#log.error(
+    this.#parts.log.error(
       { alert: 'key-state-corrupt', detail },
       'what is stored of a key’s state does not verify',
     );

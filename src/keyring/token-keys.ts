@@ -23,6 +23,7 @@ import {
   lockForActivation,
   moveTokenObject,
   type TokenObjectRecord,
+  type UnderTokenKey,
 } from '../store/token-objects.ts';
 import type { KeyringParts } from './keyring.ts';
 import { ownCall, SELF } from './mutations.ts';
@@ -49,11 +50,12 @@ const OVERTAKEN = ['CONFLICT', 'TOKEN_KEY_ROTATION_UNDER_WAY', 'RESOURCE_NOT_FOU
 /** The roles that can be replaced. */
 export type ReplaceableRole = 'root' | 'seal';
 
-/** A root or seal key, and how many key versions are under it. */
-export interface UsedTokenKey {
+/** A root or seal key, and how much is under it. */
+export interface UsedTokenKey extends UnderTokenKey {
   readonly record: TokenObjectRecord;
-  readonly keyVersions: number;
 }
+
+const NOTHING: UnderTokenKey = { keyVersions: 0, sealedRecords: 0 };
 
 /** Which key, of whom. */
 type TokenKey = Pick<TokenObjectRecord, 'tenantId' | 'tenant' | 'objectId'> & {
@@ -252,7 +254,7 @@ export class TokenKeys {
     );
     if (records.length === 0) return [];
     const counts = await countUnderTokenKeys(store, call);
-    return records.map((record) => ({ record, keyVersions: counts.get(record.objectId) ?? 0 }));
+    return records.map((record) => ({ ...(counts.get(record.objectId) ?? NOTHING), record }));
   }
 }
 

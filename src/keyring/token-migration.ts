@@ -2,7 +2,8 @@
  * Moving all key versions to another token, by an operator with both PINs at hand, while services run: `token migrate`.
  *
  * The next token and its keys are recorded and made; every version is copied under them; when every replica holds them, the
- * copies take the rows' place in one transaction. Invariants: each step is a row's change, so a command that was cut off
+ * copies take the rows' place in one transaction; then other records are sealed anew by the next token's seal key, which
+ * services do as well, as long as they have both tokens. Invariants: each step is a row's change, so a command that was cut off
  * anywhere goes on when it is run again; a version that doesn't verify is named, and keeps the switch from being made;
  * material passes between the tokens only wrapped (`hsm/key-mover.ts`). Destroys nothing. Knows no SQL and no PKCS#11.
  */
@@ -10,7 +11,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { TokenRefused } from '../hsm/agents.ts';
 import { KeyMover } from '../hsm/key-mover.ts';
 import type { MoveSettings, TokenSettings } from '../hsm/protocol.ts';
-import { createTokenKey, probeToken, surveyToken } from '../hsm/token-commands.ts';
+import { createTokenKey, probeToken, surveyToken, withRecordAgent } from '../hsm/token-commands.ts';
 import {
   TOKEN_OBJECT_ROLES,
   type TokenProfile,
@@ -42,6 +43,7 @@ import {
 import { selectTokenObjects, type TokenObjectRecord } from '../store/token-objects.ts';
 import type { TokenRecord } from '../store/tokens.ts';
 import { formatKeyVersionName, SYSTEM_TENANT } from './names.ts';
+import { KEY_STATES, reseal } from './reseal.ts';
 import { tokenInWords } from './serving-tokens.ts';
 import { tokenObjectsOf } from './token-objects.ts';
 
@@ -85,11 +87,23 @@ interface Situation {
   readonly nextObjects: readonly TokenObjectRecord[];
 }
 
+/** The move is made. */
+interface Moved {
+  readonly left: TokenSurvey;
+  /** What is recorded of that, if it is one that key versions have moved from. */
+  readonly former: TokenRecord | undefined;
+}
+
 /** What there would be to do, in words; changes nothing, in tokens and database. Throws Error, in words for the operator. */
 export async function previewMigration(parts: MigrationParts): Promise<void> {
   const { owner, say } = parts;
   const situation = await look(parts);
-  if (situation === 'moved') return say('the next token is the current one already: nothing is to be done');
+  if ('former' in situation) {
+    const left = (await KEY_STATES.findFormer(owner.query)).length > 0;
+    return say(
+      left ? `${MOVED}: records are still to be sealed by its seal key` : `${MOVED}: ${NOTHING_LEFT}`,
+    );
+  }
   const { current, next, recordedNext, environment } = situation;
   const source = (environment.tokenProfile as TokenProfile).wrap;
   const target = (recordedNext?.profile as TokenProfile | undefined)?.wrap ?? next.wraps[0] ?? source;
@@ -112,15 +126,66 @@ export async function previewMigration(parts: MigrationParts): Promise<void> {
 /** See this file's first paragraph. Throws Error, in words for the operator; then running it again goes on. */
 export async function migrateToken(parts: MigrationParts): Promise<void> {
   if (!(await lockMigration(parts.owner))) throw new Error('another command is moving key versions now');
+  const { owner, say } = parts;
   const situation = await look(parts);
-  if (situation === 'moved')
-    return parts.say('the next token is the current one already: nothing is to be done');
-  using migration = await Migration.begin(parts, situation);
-  await migration.run();
+  if ('former' in situation) {
+    if ((await KEY_STATES.findFormer(owner.query)).length === 0) return say(`${MOVED}: ${NOTHING_LEFT}`);
+    if (situation.former === undefined)
+      throw new TokenRefused(
+        `records are still to be sealed anew, and key versions have not moved from ${tokenInWords(situation.left)}`,
+      );
+    say(`going on after the switch: ${MOVED}`);
+    return resealAll(parts, situation.former);
+  }
+  {
+    using migration = await Migration.begin(parts, situation);
+    await migration.run();
+  }
+  await resealAll(parts, situation.environment.currentToken);
+  say('restart services, one by one, with KEYWARD_HSM_* naming it and without KEYWARD_NEXT_HSM_*');
+}
+
+/**
+ * Has what former seal keys vouch for vouched for by the current one: verified in the token that was left, sealed in the one
+ * that is current. Whatever of it a service does meanwhile is as good.
+ */
+async function resealAll(parts: MigrationParts, former: TokenRecord): Promise<void> {
+  const { owner, current: from, next: to, environment, say } = parts;
+  const { currentToken, environmentId, tokens } = await readEnvironmentAsOwner(owner);
+  const left = tokens.find(({ tokenId }) => tokenId === former.tokenId) ?? former;
+  const objects = await selectTokenObjects(owner.query);
+  const settingsOf = (token: TokenSettings, { tokenId, profile }: TokenRecord) => ({
+    ...token,
+    environmentId,
+    profile: profile as TokenProfile,
+    objects: tokenObjectsOf(objects.filter((each) => each.tokenId === tokenId)),
+  });
+  const corrupt: string[] = [];
+  const { resealed } = await withRecordAgent(settingsOf(from, left), environment, (source) =>
+    withRecordAgent(settingsOf(to, currentToken), environment, (target) =>
+      reseal(KEY_STATES, {
+        transact: (work) => owner.transaction(() => work(owner.query)),
+        verify: source.verify,
+        seal: target.seal,
+        mayGoOn: () => Promise.resolve(true),
+        onCorrupt: (resource) => corrupt.push(resource),
+        evenIfPaused: true,
+      }),
+    ),
+  );
+  say(`sealed anew how ${resealed} keys stand`);
+  if (corrupt.length > 0)
+    sayNames(say, `how ${corrupt.length} keys stand does not verify, and is not sealed anew:`, corrupt);
+}
+
+function sayNames(say: MigrationParts['say'], head: string, names: readonly string[]): void {
+  say(head);
+  for (const name of names.slice(0, NAMED)) say(`  ${name}`);
+  if (names.length > NAMED) say(`  and ${names.length - NAMED} more`);
 }
 
 /** Looks at both tokens, and refuses what can't be moved between. */
-async function look(parts: MigrationParts): Promise<Situation | 'moved'> {
+async function look(parts: MigrationParts): Promise<Situation | Moved> {
   const { owner, current: from, next: to, environment: variables } = parts;
   const environment = await readEnvironmentAsOwner(owner);
   const { environmentId, tokens } = environment;
@@ -144,7 +209,11 @@ async function look(parts: MigrationParts): Promise<Situation | 'moved'> {
       throw new TokenRefused(
         'the next token is the one that serves now: KEYWARD_NEXT_HSM_* must name another',
       );
-    return 'moved';
+    const former = tokens.find(
+      ({ state, label, serialNumber }) =>
+        state === 'FORMER' && label === current.label && serialNumber === current.serialNumber,
+    );
+    return { left: current, former };
   }
   requireCurrent(current, environment);
   requireNext(next, recordedNext);
@@ -244,7 +313,6 @@ class Migration implements Disposable {
       await delay(LOOK_MS);
     }
     say(`the current token is ${tokenInWords(this.#next)}`);
-    say('restart services, one by one, with KEYWARD_HSM_* naming it and without KEYWARD_NEXT_HSM_*');
   }
 
   /** Makes what the next token lacks, each recorded before. What was cut off is used if it is there, else made anew. */
@@ -402,11 +470,11 @@ class Migration implements Disposable {
   }
 
   #report(corrupt: readonly UncopiedKeyVersion[]): void {
-    const { say } = this.#parts;
-    say(`${corrupt.length} key versions do not verify, and are not copied:`);
-    for (const version of corrupt.slice(0, NAMED))
-      say(`  ${formatKeyVersionName(version, version.record.version)}`);
-    if (corrupt.length > NAMED) say(`  and ${corrupt.length - NAMED} more`);
+    sayNames(
+      this.#parts.say,
+      `${corrupt.length} key versions do not verify, and are not copied:`,
+      corrupt.map((version) => formatKeyVersionName(version, version.record.version)),
+    );
   }
 
   [Symbol.dispose](): void {
@@ -414,6 +482,8 @@ class Migration implements Disposable {
   }
 }
 
+const MOVED = 'the next token is the current one already';
+const NOTHING_LEFT = 'nothing is to be done';
 const REFUSED =
   'the switch is not made: repair or destroy what does not verify, or leave it behind by --leave-behind; all else is copied';
 

@@ -66,14 +66,14 @@ export async function readTokenStatus(
     objects: posture.objects.flatMap((object, index) => {
       const record = tokenObjects[index] as TokenObjectRecord;
       if (record.state === 'DESTROYED' && object.condition === 'missing') return [];
-      const under = counts.get(record.objectId) ?? 0;
+      const { keyVersions = 0, sealedRecords = 0 } = counts.get(record.objectId) ?? {};
       return {
         ...object,
         tenant: record.tenant,
         isCurrent: record.state === 'CURRENT',
         isRequired: objects[index]?.presence === undefined,
-        keyVersions: record.role === 'root' ? under : 0,
-        toDo: toDoOf(record, object, under),
+        keyVersions: record.role === 'root' ? keyVersions : 0,
+        toDo: toDoOf(record, object, keyVersions + sealedRecords),
         isShredded: record.tenantState === 'SHREDDED',
       };
     }),

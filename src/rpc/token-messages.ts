@@ -46,7 +46,7 @@ const TOKEN_KEY_STATES: Readonly<Record<TokenObjectState, TokenKeyState>> = {
   DESTROYED: 'TOKEN_KEY_STATE_DESTROYED',
 };
 
-export function tokenKeyMessage({ record, keyVersions }: UsedTokenKey): TokenKey {
+export function tokenKeyMessage({ record, keyVersions, sealedRecords }: UsedTokenKey): TokenKey {
   return {
     name: formatTokenKeyName(record, record.objectId),
     role: TOKEN_OBJECT_ROLES[record.role],
@@ -58,6 +58,7 @@ export function tokenKeyMessage({ record, keyVersions }: UsedTokenKey): TokenKey
     caller: record.caller,
     rewrapJob: record.jobId === null ? '' : formatJobName(record, record.jobId),
     keyVersions,
+    sealedRecords,
   };
 }
 

@@ -6,6 +6,7 @@
  * replaced by another of the same state only while the row still has the one that was verified. Who verifies and seals is
  * given: this knows no HSM.
  */
+import { randomUUID } from 'node:crypto';
 import { KeywardError } from '../errors.ts';
 import type { KeyId, SealKeyId, TenantId } from '../ids.ts';
 import {
@@ -152,4 +153,61 @@ export async function writeSeals(
     ],
   );
   return true;
+}
+
+/** The next at most `size` keys that aren't sealed, behind a place; those of shredded tenants aside. By the owner. */
+export async function readUnsealed(
+  query: Query,
+  after: KeyPlace,
+  size: number,
+): Promise<Omit<StaleState, 'sealKeyId'>[]> {
+  const rows = await query<StateRow & { tenant: string }>(
+    `SELECT ${STATES}, t.name AS tenant FROM keys k JOIN tenants t ON t.tenant_id = k.tenant_id
+     WHERE k.state_seal IS NULL AND t.state <> 'SHREDDED' AND (k.tenant_id, k.key_id) > ($1::uuid, $2::uuid)
+     ORDER BY k.tenant_id, k.key_id LIMIT $3 FOR UPDATE OF k`,
+    [after.tenantId, after.keyId, size],
+  );
+  return rows.map((row) => ({ state: fromStateRow(row), tenant: row.tenant }));
+}
+
+/** How many keys are sealed. */
+export async function countSealed(query: Query): Promise<number> {
+  const [row] = await query<{ count: number }>(
+    'SELECT count(*)::float8 AS count FROM keys WHERE state_seal IS NOT NULL',
+  );
+  return row?.count ?? 0;
+}
+
+/** Who seals what nobody has sealed, by which command, for the audit log. */
+export interface Operator {
+  readonly caller: string;
+  readonly method: string;
+}
+
+/** Writes the first seals of keys that this transaction has locked, each with its audit entry. By the owner. */
+export async function writeFirstSeals(
+  query: Query,
+  { caller, method }: Operator,
+  states: readonly (ResealedState & { readonly resource: string })[],
+): Promise<void> {
+  await query(
+    `WITH sealed AS (
+       UPDATE keys k SET state_seal_key_id = b.seal_key_id, state_seal = b.seal
+       FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bytea[], $5::text[])
+         AS b (tenant_id, key_id, seal_key_id, seal, resource)
+       WHERE k.tenant_id = b.tenant_id AND k.key_id = b.key_id AND k.state_seal IS NULL
+       RETURNING k.tenant_id, b.resource)
+     INSERT INTO audit_entries (tenant_id, request_id, caller, method, resource, outcome)
+     SELECT tenant_id, $6, $7, $8, resource, 'OK' FROM sealed`,
+    [
+      states.map(({ before }) => before.tenantId),
+      states.map(({ before }) => before.keyId),
+      states.map(({ sealKeyId }) => sealKeyId),
+      states.map(({ seal }) => seal),
+      states.map(({ resource }) => resource),
+      randomUUID(),
+      caller,
+      method,
+    ],
+  );
 }

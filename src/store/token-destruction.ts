@@ -87,6 +87,15 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
     throw new Error(
       `${count} key versions are still under it: let the re-wrap job end, or look at what it left`,
     );
+  const [sealed] = await owner.query<{ count: number }>(
+    'SELECT count(*)::integer AS count FROM keys WHERE state_seal_key_id = ANY ($1::uuid[])',
+    [ids],
+  );
+  const left = sealed?.count ?? 0;
+  if (left > 0)
+    throw new Error(
+      `the states of ${left} keys are still sealed by it: let services seal them anew, or look at what they say of them`,
+    );
 }
 
 /** Records a key that only the token knows, as one that is never used. Throws Error for one that is recorded. */

@@ -293,17 +293,30 @@ export async function findDueTokenKeys(tx: Tx, limit: number): Promise<DueTokenK
   ];
 }
 
-/** How many key versions are under each root and seal key, by its id, in all tenants; destroyed ones aside. */
-export function countUnderTokenKeys(store: Store, call: Deadline): Promise<ReadonlyMap<string, number>> {
+/** What is under a root or seal key. */
+export interface UnderTokenKey {
+  /** Destroyed ones aside. */
+  readonly keyVersions: number;
+  /** Records that are sealed by it and are no key versions. */
+  readonly sealedRecords: number;
+}
+
+/** How much is under each root and seal key, by its id, in all tenants. */
+export function countUnderTokenKeys(
+  store: Store,
+  call: Deadline,
+): Promise<ReadonlyMap<string, UnderTokenKey>> {
   return store.reconcile(call, async (tx) => {
-    // The reconciler walks indexes; this reads the whole table, which no index makes shorter.
+    // The reconciler walks indexes; this reads whole tables, which no index makes shorter.
     await tx.query('SET LOCAL enable_seqscan = on');
-    const rows = await tx.query<{ id: string; versions: number }>(
-      `SELECT unnest(ARRAY[root_key_id, seal_key_id]) AS id, sum(versions)::float8 AS versions FROM (
-         SELECT root_key_id, seal_key_id, count(*) AS versions FROM key_versions
-         WHERE state <> 'DESTROYED' GROUP BY root_key_id, seal_key_id) counted
+    const rows = await tx.query<UnderTokenKey & { readonly id: string }>(
+      `SELECT id, sum(versions)::float8 AS "keyVersions", sum(records)::float8 AS "sealedRecords" FROM (
+         SELECT unnest(ARRAY[root_key_id, seal_key_id]) AS id, count(*) AS versions, 0 AS records FROM key_versions
+         WHERE state <> 'DESTROYED' GROUP BY root_key_id, seal_key_id
+         UNION ALL
+         SELECT state_seal_key_id, 0, count(*) FROM keys WHERE state_seal_key_id IS NOT NULL GROUP BY 1) counted
        GROUP BY 1`,
     );
-    return new Map(rows.map((row) => [row.id, row.versions]));
+    return new Map(rows.map((row) => [row.id, row]));
   });
 }

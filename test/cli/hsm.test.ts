@@ -66,22 +66,32 @@ describe('keys in the HSM', () => {
     fake.handlers['ListTokenKeys'] = () => ({
       tokenKeys: [
         wireTokenKey(TOKEN_KEY),
-        wireTokenKey('tenants/system/tokenKeys/b', { ...destroyed, keyVersions: 0, caller: '' }),
-        wireTokenKey('tenants/system/tokenKeys/c', { ...abandoned, keyVersions: 0, caller: 'a\u001b[2J' }),
+        wireTokenKey('tenants/system/tokenKeys/b', {
+          ...destroyed,
+          keyVersions: 0,
+          sealedRecords: 0,
+          caller: '',
+        }),
+        wireTokenKey('tenants/system/tokenKeys/c', {
+          ...abandoned,
+          keyVersions: 0,
+          sealedRecords: 5,
+          caller: 'a\u001b[2J',
+        }),
       ],
     });
     const { stdout } = await keyward('hsm keys');
     const [head, current, old, never, ...rest] = stdout.split('\n');
     assert.match(
       head ?? '',
-      /^UID +ROLE +STATE +CREATED +CURRENT SINCE +RETIRED +DESTROYED +KEY VERSIONS +CALLER$/,
+      /^UID +ROLE +STATE +CREATED +CURRENT SINCE +RETIRED +DESTROYED +KEY VERSIONS +SEALED RECORDS +CALLER$/,
     );
     assert.match(
       current ?? '',
-      /^018f\S+a +ROOT +CURRENT +2023\S+:20\.000Z +2023\S+:22\.000Z +1099511627776 +spiffe:\/\/acme\/admin$/,
+      /^018f\S+a +ROOT +CURRENT +2023\S+:20\.000Z +2023\S+:22\.000Z +1099511627776 +2199023255552 +spiffe:\/\/acme\/admin$/,
     );
-    assert.match(old ?? '', /^b +ROOT +DESTROYED +\S+:20\S+ +\S+:22\S+ +\S+:30\S+ +\S+:40\S+ +0$/);
-    assert.match(never ?? '', /^c +ROOT +ABANDONED +2023\S+ +0 +a\?\[2J$/);
+    assert.match(old ?? '', /^b +ROOT +DESTROYED +\S+:20\S+ +\S+:22\S+ +\S+:30\S+ +\S+:40\S+ +0 +0$/);
+    assert.match(never ?? '', /^c +ROOT +ABANDONED +2023\S+ +0 +5 +a\?\[2J$/);
     assert.deepEqual(rest, ['']);
     const [listed] = JSON.parse((await keyward('hsm keys --output json')).stdout);
     assert.deepEqual([listed.name, listed.rewrapJob], [TOKEN_KEY, JOB]);

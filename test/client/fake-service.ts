@@ -176,6 +176,7 @@ export function wireTokenKey(name: string, facts: object = {}) {
     caller: 'spiffe://acme/admin',
     rewrapJob: 'tenants/system/rewrapJobs/018f0000',
     keyVersions: 2 ** 40,
+    sealedRecords: 2 ** 41,
     ...facts,
   };
 }

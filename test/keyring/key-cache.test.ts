@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import { KeyCache } from '../../src/keyring/key-cache.ts';
-import { KeyStates } from '../../src/keyring/key-states.ts';
+import { KeyStates, type KeyStatesParts } from '../../src/keyring/key-states.ts';
 import { insertKey } from '../../src/store/keys.ts';
 import type { Store } from '../../src/store/store.ts';
 import {
@@ -49,9 +49,10 @@ const agents = {
   call: async (_: string, { items }: { readonly items: readonly unknown[] }) => ({
     verified: items.map(() => 1),
   }),
-} as unknown as ConstructorParameters<typeof KeyStates>[0];
-const states = new KeyStates(agents, { error: () => {} });
-const newCache = (fresh = true) => new KeyCache(store, states, 100, () => fresh);
+  held: [],
+} as unknown as KeyStatesParts['agents'];
+const newCache = (fresh = true) =>
+  new KeyCache(store, new KeyStates({ store, agents, log: { error: () => {} } }), 100, () => fresh);
 
 test('another tenant that asks for a key first does not make it absent for its owner', async () => {
   const keyId = await newKey('asked-by-two');
@@ -64,7 +65,12 @@ test('another tenant that asks for a key first does not make it absent for its o
 test('a hundred calls for a key that is not loaded read it once, and do not use up the pool', async () => {
   await newKey('cold');
   const narrow = await database.open({ poolSize: 1 });
-  const cache = new KeyCache(narrow, states, 100, () => true);
+  const cache = new KeyCache(
+    narrow,
+    new KeyStates({ store, agents, log: { error: () => {} } }),
+    100,
+    () => true,
+  );
   const keys = await Promise.all(
     Array.from({ length: 100 }, () => cache.named({ tenant: 'acme', key: 'cold' })),
   );

@@ -38,6 +38,13 @@ export const EVERY_STEP = (): boolean => true;
 export const CALLS_AND_COMMITS = ({ kind, what }: Step): boolean =>
   kind === 'agent call' || what === 'COMMIT';
 
+/**
+ * The same, but for what agents do while a key's row is locked: who is frozen there holds it until Postgres ends his
+ * transaction.
+ */
+export const CALLS_AND_COMMITS_UNLOCKED = (step: Step): boolean =>
+  CALLS_AND_COMMITS(step) && step.what !== 'verifyRecords' && step.what !== 'sealRecords';
+
 /** The points of one replica. */
 export class Failpoints {
   #cut: Cut | undefined;

@@ -2,7 +2,8 @@
  * What has to hold of keys, versions, stored data keys, jobs and the audit log: at every instant, and when all is done.
  *
  * Each invariant is a sentence and a function that names what breaks it. Asks real agents; knows no fault and no order of
- * steps. What has to hold of token keys and of tenants is in `token-invariants.ts` and `tenant-invariants.ts`.
+ * steps. What has to hold of token keys, of tenants and of the seals of states is in `token-invariants.ts`, `tenant-invariants.ts`
+ * and `state-invariants.ts`.
  */
 import { randomBytes } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
@@ -26,6 +27,7 @@ import {
   saidOf,
   versionName,
 } from './rows.ts';
+import { STATES_ALWAYS, STATES_AT_THE_END } from './state-invariants.ts';
 import { TENANTS_ALWAYS, TENANTS_AT_THE_END } from './tenant-invariants.ts';
 import { TOKEN_KEYS_ALWAYS, TOKEN_KEYS_AT_THE_END } from './token-invariants.ts';
 import { BEGINNING, soon, type World } from './world.ts';
@@ -59,6 +61,7 @@ const ALWAYS: readonly Invariant[] = [
   { says: 'each job that came to its end has one audit entry, and no other has', broken: unrecordedEnds },
   { says: 'a job has the ranges that it counts while it runs, and none afterwards', broken: strayRanges },
   { says: 'a finished job has done, or named as failed, exactly what it had planned', broken: miscounted },
+  ...STATES_ALWAYS,
   ...TOKEN_KEYS_ALWAYS,
   ...TENANTS_ALWAYS,
 ];
@@ -69,6 +72,7 @@ const AT_THE_END: readonly Invariant[] = [
   { says: 'what was due was rotated once, and nothing else was but by callers', broken: misrotated },
   { says: 'every data key of a key in use is under its primary, or named as failed', broken: leftBehind },
   { says: 'every job has ended', broken: leftRunning },
+  ...STATES_AT_THE_END,
   ...TOKEN_KEYS_AT_THE_END,
   ...TENANTS_AT_THE_END,
 ];

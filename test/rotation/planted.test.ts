@@ -13,6 +13,7 @@ import {
   runByClock,
   runOvertaken,
   runUnheard,
+  runWithChangedState,
   runWithCorrupted,
   runWithReplaced,
   runWithRootDestroyed,
@@ -35,6 +36,7 @@ const ROTATION = 'src/keyring/rotation.ts';
 const MAINTENANCE = 'src/store/maintenance.ts';
 const RANGES = 'src/store/rewrap-ranges.ts';
 const DATA_KEYS = 'src/store/stale-data-keys.ts';
+const KEY_SEALS = 'src/store/key-seals.ts';
 const KEY_VERSIONS = 'src/store/stale-key-versions.ts';
 const TOKEN_OBJECTS = 'src/store/token-objects.ts';
 /** Where a rotation's transaction has been committed. */
@@ -75,10 +77,10 @@ const MISTAKES: Readonly<Record<string, Mistake>> = {
     edits: [
       {
         file: ROTATION,
-        from: 'const key = await insertPrimaryVersion(tx, version);',
+        from: 'const key = await insertPrimaryVersion(stateTx, version);',
         to: `later = version;
         const wrapped = Buffer.alloc(version.wrapped.length, 1);
-        const key = await insertPrimaryVersion(tx, { ...version, wrapped });`,
+        const key = await insertPrimaryVersion(stateTx, { ...version, wrapped });`,
       },
       {
         file: ROTATION,
@@ -230,6 +232,24 @@ ${ROTATED}`,
     find: (stage) => run(stage),
     caughtBy:
       'a key version is under a root key of its tenant’s own if that is to have one, else under a shared one',
+  },
+  'a state that is sealed as it was before it changed': {
+    edits: [
+      {
+        file: KEY_SEALS,
+        from: 'sealer.seal(state, sealKeyId)',
+        to: 'sealer.seal(locked.key.sealed, sealKeyId)',
+      },
+    ],
+    begin: oneDue,
+    find: (stage) => run(stage),
+    caughtBy: 'how every key stands is what its seal is of',
+  },
+  'a state that is sealed anew over whatever its seal has become': {
+    edits: [{ file: KEY_SEALS, from: ' AND k.state_seal = b.before`', to: ' AND b.before IS NOT NULL`' }],
+    begin: newRoot,
+    find: async (stage) => (await enumerate((at) => runWithChangedState(stage, at))).broken,
+    caughtBy: 'how every key stands is what its seal is of',
   },
   'a tenant that is shredded before its time': {
     edits: [

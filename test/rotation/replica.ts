@@ -92,7 +92,7 @@ export function newReplica({ modules, store, agents, environment, makeTokenKey }
     hold: (recorded) => agents.hold(tokenObjectsOf(recorded)),
   };
   const tokenObjects = new modules.tokenObjects.TokenObjects({ store, tokens, records, systemTenantId });
-  const states = new modules.states.KeyStates(agents, { error: () => {} });
+  const states = new modules.states.KeyStates({ store, agents, log: { error: () => {} } });
   const cache = new modules.cache.KeyCache(store, states, 100, () => true);
   const keyring = modules.keyring.createKeyring({
     store,

@@ -12,6 +12,7 @@ import {
   runByClock,
   runOvertaken,
   runUnheard,
+  runWithChangedState,
   runWithCorrupted,
   runWithReplaced,
   runWithRootDestroyed,
@@ -128,10 +129,19 @@ test('a key that is destroyed while it is re-wrapped goes with all its data keys
     runMeanwhile(stage, { at, counts }, async (world) => {
       await world.scheduleKey('k');
       await world.sql("UPDATE keys SET destroy_at = now() WHERE name = 'k'");
+      await world.sealState('k');
       await tick(world.newReplica());
     }),
   );
   t.diagnostic(`${points} points`);
+});
+
+test('a key that is disabled while seals are brought under a new seal key is disabled, and sealed as that', async (t) => {
+  await using stage = await newStage(newRoot);
+  const points = await enumerateSafely((at) => runWithChangedState(stage, at));
+  t.diagnostic(`${points} points`);
+  const [key] = await stage.world.sql("SELECT state FROM keys WHERE name = 'old'");
+  assert.deepEqual(key, { state: 'DISABLED' });
 });
 
 test('case 90: a key version that does not verify is named and stays where it is, the others come under the new root', async () => {

@@ -4,6 +4,7 @@
  * Reads as superuser. Names are full, as `tenants/acme/keys/daily`. Knows what the rows are, and not what has to hold.
  */
 import type { AnyId, DataKeyId, JobId, KeyId, TenantId } from '../../src/ids.ts';
+import { fromStateRow, type KeyStateRecord, STATES, type StateRow } from '../../src/store/key-states.ts';
 import {
   fromVersionRow,
   type KeyVersionRecord,
@@ -110,6 +111,8 @@ export interface Rows {
   readonly held: readonly (readonly AnyId[])[];
   readonly keys: readonly KeyRow[];
   readonly versions: readonly KeyVersionRow[];
+  /** How each key stands, and the seal of that. */
+  readonly states: readonly KeyStateRecord[];
   readonly dataKeys: readonly DataKeyRow[];
   readonly jobs: readonly JobRow[];
   readonly rotations: readonly RotationRow[];
@@ -147,6 +150,7 @@ export async function readRows({ superuser }: World, schema: string): Promise<Ro
       destructionIsDue: row.due,
       wasDue: row.was_due,
     })),
+    states: (await read<StateRow>(SELECT_STATES)).map(fromStateRow),
     dataKeys: await read<DataKeyRow>(SELECT_DATA_KEYS),
     jobs: await read<JobRow>(SELECT_JOBS),
     rotations: await read<RotationRow>(SELECT_ROTATIONS),
@@ -185,6 +189,7 @@ const SELECT_VERSIONS = `SELECT ${VERSION_COLUMNS},
     (state = 'DESTROY_SCHEDULED' AND destroy_at <= now()) IS TRUE AS due,
     (destroy_at <= destroyed_at) IS TRUE AS was_due
   FROM key_versions v ORDER BY key_id, version`;
+const SELECT_STATES = `SELECT ${STATES} FROM keys k`;
 const SELECT_DATA_KEYS = `SELECT tenant_id AS "tenantId", key_id AS "keyId", name, data_key_id AS "dataKeyId",
     context_digest AS digest, ciphertext, version
   FROM data_keys ORDER BY key_id, name`;

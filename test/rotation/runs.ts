@@ -6,6 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { OperationName } from '../../src/hsm/protocol.ts';
 import { destroyTokenKey } from '../../src/keyring/token-destruction.ts';
 import { withOwnerConnection } from '../../src/store/owner.ts';
+import { callOf } from '../store/database.ts';
 import { CALLS_AND_COMMITS, type Step } from './failpoints.ts';
 import {
   changes,
@@ -21,7 +22,7 @@ import {
 import { violations } from './invariants.ts';
 import { hear, tick } from './replica.ts';
 import { replaceRoot } from './scenes.ts';
-import type { World } from './world.ts';
+import { nameOf, type World } from './world.ts';
 
 const POLL_MS = 20;
 
@@ -66,6 +67,14 @@ export async function runOvertaken(
 /** The replica is frozen at that point while the row of a key version is changed, so that it doesn't verify any more. */
 export function runWithCorrupted(stage: Stage, at: number): Promise<Outcome> {
   return runMeanwhile(stage, { at, counts: CALLS_AND_COMMITS }, (world) => world.corrupt('k', 1));
+}
+
+/** The replica is frozen when an agent has done something about seals for it, while a caller disables a key. */
+export function runWithChangedState(stage: Stage, at: number): Promise<Outcome> {
+  const counts = ({ what }: Step) => what === 'verifyRecords' || what === 'sealRecords';
+  return runMeanwhile(stage, { at, counts }, async ({ replica }) => {
+    await replica.keyring.keys.setState(callOf(), nameOf('old'), '', 'DISABLED');
+  });
 }
 
 /** Another replica runs that hears of nothing while this one does all that it can; then that one has ended. */

@@ -267,6 +267,7 @@ async function cancelJob(world: World, tenant: string, scope: string): Promise<v
 async function setKey(world: World, key: string, assignments: string): Promise<void> {
   const { keyId } = await world.replica.keyring.keys.get(nameOf(key));
   await world.sql(`UPDATE keys SET ${assignments} WHERE key_id = $1`, [keyId]);
+  await world.sealState(key);
 }
 
 async function setVersion(world: World, key: string, version: number, assignments: string): Promise<void> {
@@ -275,4 +276,5 @@ async function setVersion(world: World, key: string, version: number, assignment
     keyId,
     version,
   ]);
+  await world.sealState(key);
 }

@@ -10,9 +10,18 @@ import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { monotonicNow } from '../../src/call.ts';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
+import { encodeKeyState } from '../../src/hsm/key-state.ts';
+import { RECORD } from '../../src/hsm/record-seal.ts';
 import { createTokenKey, destroyTokenKeys } from '../../src/hsm/token-commands.ts';
 import type { TokenObject } from '../../src/hsm/token-profile.ts';
-import { type AnyId, type DataKeyId, type KeyId, newId, type TenantId } from '../../src/ids.ts';
+import {
+  type AnyId,
+  type DataKeyId,
+  type KeyId,
+  newId,
+  type SealKeyId,
+  type TenantId,
+} from '../../src/ids.ts';
 import {
   formatKeyVersionName,
   formatTenantName,
@@ -21,6 +30,7 @@ import {
 } from '../../src/keyring/names.ts';
 import { tokenObjectsOf } from '../../src/keyring/token-objects.ts';
 import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
+import { fromStateRow, STATES, type StateRow } from '../../src/store/key-states.ts';
 import type { KeySettings } from '../../src/store/keys.ts';
 import type { Store } from '../../src/store/store.ts';
 import { insertTenant } from '../../src/store/tenants.ts';
@@ -243,6 +253,28 @@ export class World implements AsyncDisposable {
     const { systemTenantId: tenantId } = this.environment;
     await this.replica.keyring.tokenKeys.create({ tenantId, tenant: 'system', objectId, role });
     return objectId;
+  }
+
+  /** Seals how a key stands that was set behind the keyring's back, as time would have set it. */
+  async sealState(key: string): Promise<void> {
+    const { tenant, key: name } = nameOf(key);
+    const [row] = await this.sql<StateRow>(
+      `SELECT ${STATES} FROM keys k JOIN tenants t ON t.tenant_id = k.tenant_id WHERE t.name = $1 AND k.name = $2`,
+      [tenant, name],
+    );
+    const [current] = await this.sql<{ id: SealKeyId }>(
+      `SELECT object_id AS id FROM token_objects WHERE role = 'seal' AND is_current`,
+    );
+    if (row === undefined || current === undefined) throw new Error(`${key} can not be sealed`);
+    const sealKeyId = current.id;
+    const contents = [encodeKeyState(fromStateRow(row))];
+    const request = { sealKeyId, kind: RECORD.keyState, contents };
+    const { seals } = await this.agents.call('sealRecords', request, soon());
+    await this.sql('UPDATE keys SET state_seal_key_id = $2, state_seal = $3 WHERE key_id = $1', [
+      row.key_id,
+      sealKeyId,
+      seals[0],
+    ]);
   }
 
   /** Has a version's row not verify any more, as a disk or an intruder does. */

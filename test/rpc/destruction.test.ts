@@ -16,6 +16,7 @@ import {
   lookedForDue,
   newId,
   QUICK,
+  resealStates,
   sql,
   storeDataKeys,
 } from './reconciling.ts';
@@ -66,6 +67,7 @@ async function makeDestructionDue(environment: Environment, name: string): Promi
       [keyId],
     );
   }
+  await resealStates(environment, 'k.key_id = $1', [keyId]);
 }
 
 async function versionRows(name: string) {

@@ -15,6 +15,7 @@ import {
   makeDue,
   newId,
   QUICK,
+  resealStates,
   sql,
   storeDataKeys,
   versionsInUse,
@@ -94,6 +95,7 @@ test('while it is paused no replica rotates, re-wraps or destroys, keys can be u
   await sql(shared.environment, "UPDATE keys SET destroy_at = now() - interval '1 s' WHERE key_id = $1", [
     keyId,
   ]);
+  await resealStates(shared.environment, 'k.key_id = $1', [keyId]);
   await keyward.rotateKey({ name: rotated });
   const job = await jobOf(keyward, rotated);
   const all = await keyward.createRewrapJob({ scope: 'tenants/-' });

@@ -8,7 +8,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import type { KeywardClient, RewrapJob } from 'keyward-client';
 import type pg from 'pg';
-import { type Environment, eventually } from '../kit.ts';
+import { type Environment, eventually, runCommand } from '../kit.ts';
 import { runSql } from '../store/database.ts';
 
 /** Settings with which a test needs not wait. */
@@ -114,6 +114,24 @@ export function endOf(keyward: KeywardClient, name: string): Promise<RewrapJob> 
 /** What a killed replica had leased is anybody's at once, as it is 15 seconds later. */
 export async function expireLeases(environment: Environment): Promise<void> {
   await sql(environment, "UPDATE rewrap_ranges SET leased_until = '-infinity'");
+}
+
+/**
+ * Has an operator seal how keys stand, of `keys k`, after SQL has changed it as time or an older release would have: without
+ * this the service refuses them.
+ */
+export async function resealStates(
+  environment: Environment,
+  where = 'true',
+  values: unknown[] = [],
+): Promise<void> {
+  await sql(
+    environment,
+    `UPDATE keys k SET state_seal = NULL, state_seal_key_id = NULL WHERE ${where}`,
+    values,
+  );
+  const { code, output } = await runCommand(environment, ['token', 'seal-states']);
+  assert.equal(code, 0, output);
 }
 
 /** Has a key's next rotation come due. */

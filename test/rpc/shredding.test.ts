@@ -147,6 +147,12 @@ describe('shredding a tenant', () => {
       `SELECT v.* FROM key_versions v JOIN tenants t USING (tenant_id) WHERE t.name = $1`,
       [tenantId],
     );
+    const [key] = await sql(
+      environment,
+      `SELECT k.* FROM keys k JOIN tenants t USING (tenant_id) WHERE t.name = $1`,
+      [tenantId],
+    );
+    assert.ok(key);
     assert.match((await runCommand(environment, ['token', 'shred', tenantId])).output, /is ENABLED/);
     await schedule(parent);
     assert.match(
@@ -177,8 +183,9 @@ describe('shredding a tenant', () => {
     );
     await sql(
       environment,
-      `UPDATE keys k SET state = 'ENABLED', destroyed_at = NULL FROM tenants t WHERE t.tenant_id = k.tenant_id AND t.name = $1`,
-      [tenantId],
+      `UPDATE keys SET state = 'ENABLED', destroyed_at = NULL, revision = $2, state_seal_key_id = $3, state_seal = $4
+       WHERE key_id = $1`,
+      [key['key_id'], key['revision'], key['state_seal_key_id'], key['state_seal']],
     );
     for (const row of dump)
       await sql(

@@ -18,7 +18,7 @@ import {
   startService,
   startServiceWithoutWaiting,
 } from '../kit.ts';
-import { corruptVersion, endOf, idsOf, newId, QUICK, sql } from '../rpc/reconciling.ts';
+import { corruptVersion, endOf, idsOf, newId, QUICK, resealStates, sql } from '../rpc/reconciling.ts';
 
 const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
 const payload = Buffer.from('kept');
@@ -254,6 +254,7 @@ describe('moving to another token', () => {
     const copies = () => sql(environment, 'SELECT 1 FROM moved_key_versions WHERE key_id = $1', [keyId]);
     assert.equal((await copies()).length, 2);
     await sql(environment, "UPDATE keys SET destroy_at = now() - interval '1 s' WHERE key_id = $1", [keyId]);
+    await resealStates(environment, 'k.key_id = $1', [keyId]);
     await eventually(async () =>
       assert.equal((await keyward.getKey({ name: gone.name })).state, 'DESTROYED'),
     );

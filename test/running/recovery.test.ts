@@ -7,7 +7,7 @@ import { describe, test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
 import { tamperWith } from '../faults/tampering.ts';
 import { type Environment, eventually, newEnvironment, reasonOf, runCommand, startService } from '../kit.ts';
-import { assertOpen, endOf, idsOf, QUICK, sql } from '../rpc/reconciling.ts';
+import { assertOpen, endOf, idsOf, QUICK, resealStates, sql } from '../rpc/reconciling.ts';
 import { runSql } from '../store/database.ts';
 import {
   assertDecrypts,
@@ -42,6 +42,7 @@ async function bringOnDestruction(environment: Environment, version: string): Pr
     "UPDATE key_versions SET destroy_at = now() - interval '1 s' WHERE key_id = $1 AND version = $2",
     [keyId, version.split('/').at(-1)],
   );
+  await resealStates(environment, 'k.key_id = $1', [keyId]);
 }
 
 /** Waits until so many ticks of {@link QUICK} have passed, by the database's clock. */
@@ -93,6 +94,7 @@ describe('a dump and a copy of the token, in a new place', () => {
       there,
       `UPDATE key_versions SET state = 'DESTROY_SCHEDULED', destroy_at = now() - interval '1 day' WHERE version = 1`,
     );
+    await resealStates(there);
     assert.deepEqual(await runSql(there.urls.owner, `${PAUSE} RETURNING paused`), [{ paused: true }]);
     await using service = await startService(there, QUICK);
     const keyward = service.client();

@@ -37,6 +37,8 @@ export interface TokenKey {
   readonly rewrapJob: string;
   /** How many key versions are wrapped, or sealed, by it, in all tenants; destroyed ones aside. */
   readonly keyVersions: number;
+  /** How many other records are sealed by it, in all tenants: how keys stand. 0 for root keys. */
+  readonly sealedRecords: number;
 }
 
 /** Makes a new root key, and brings every key version under it. */
@@ -45,7 +47,7 @@ export interface RotateRootKeyRequest extends Change {
   readonly parent: string;
 }
 
-/** Makes a new seal key, and seals every key version's row anew under it. */
+/** Makes a new seal key, and seals anew by it every key version's row, and how keys stand. */
 export interface RotateSealKeyRequest extends Change {}
 
 /** See {@link TokenKey}. */
