@@ -12,6 +12,7 @@ import { Access } from './access/access.ts';
 import { AccessAdministration } from './access/administration.ts';
 import { Identity } from './access/identity.ts';
 import { Policies } from './access/policies.ts';
+import { POLICIES } from './access/stale-policies.ts';
 import { monotonicNow } from './call.ts';
 import { type Configuration, ConfigurationError, read, readConfiguration } from './config.ts';
 import { HsmAgents, TokenRefused } from './hsm/agents.ts';
@@ -33,6 +34,7 @@ import { createKeyring } from './keyring/keyring.ts';
 import { SYSTEM_TENANT } from './keyring/names.ts';
 import { TenantQuotas } from './keyring/quotas.ts';
 import { Reconciler } from './keyring/reconciler.ts';
+import { KEY_STATES } from './keyring/reseal.ts';
 import { REWRAP_SIZES } from './keyring/rewrap.ts';
 import { sealStates } from './keyring/seal-states.ts';
 import { ServingTokens } from './keyring/serving-tokens.ts';
@@ -72,6 +74,8 @@ const RELEASE = (
 ).version;
 /** Who runs a command, in audit entries. */
 const OPERATOR = `operator ${userInfo().username}`;
+/** All that is sealed besides key versions. */
+const SEALED_RECORDS = [KEY_STATES, POLICIES] as const;
 const READINESS_MS = 100;
 /** Every key version is counted. */
 const COUNT_MS = 60_000;
@@ -273,6 +277,7 @@ async function serve(): Promise<void> {
     makeTokenKey: (key) => tokens.makeTokenKey(key),
     systemTenantId,
     shortestRotationPeriodSeconds: SHORTEST_PERIOD_SECONDS[configuration.KEYWARD_MODE],
+    sealedRecords: SEALED_RECORDS,
     rewrap: {
       share: configuration.KEYWARD_REWRAP_SHARE / 100,
       // So that agents and database have something to do while a worker waits for the other: 11,000 a second became 14,000.
@@ -587,6 +592,7 @@ async function moveToNextToken({
       next,
       environment: agentEnvironment(settings),
       leaveBehind,
+      sealedRecords: SEALED_RECORDS,
       say: (line) => process.stdout.write(`${line}\n`),
     });
   });

@@ -17,6 +17,7 @@ import type { KeyStates } from './key-states.ts';
 import { Keys } from './keys.ts';
 import { Maintenance } from './maintenance.ts';
 import type { TenantQuotas } from './quotas.ts';
+import type { AllSealedRecords } from './reseal.ts';
 import { Rewrap, type RewrapSettings } from './rewrap.ts';
 import { Rotation } from './rotation.ts';
 import { Seals } from './seals.ts';
@@ -44,6 +45,8 @@ export interface KeyringParts {
   /** The shortest rotation period that is taken. */
   readonly shortestRotationPeriodSeconds: number;
   readonly rewrap: RewrapSettings;
+  /** What is sealed anew when the seal key was replaced. */
+  readonly sealedRecords: AllSealedRecords;
   /** Tells the reconciler that there is something to do. */
   readonly wake: () => void;
 }

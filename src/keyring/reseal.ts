@@ -102,6 +102,20 @@ export interface ResealOutcome {
   readonly finished: boolean;
 }
 
+/** All kinds of records that are sealed, whatever their rows are. */
+export type AllSealedRecords = readonly SealedRecords<unknown>[];
+
+/** As {@link reseal}, of all kinds. */
+export async function resealAll(all: AllSealedRecords, hands: ResealHands): Promise<ResealOutcome> {
+  let resealed = 0;
+  for (const records of all) {
+    const outcome = await reseal(records, hands);
+    resealed += outcome.resealed;
+    if (!outcome.finished) return { resealed, finished: false };
+  }
+  return { resealed, finished: true };
+}
+
 /** Brings all records of a kind under the current seal key. Throws what the hands throw; then running it again goes on. */
 export async function reseal<Row>(records: SealedRecords<Row>, hands: ResealHands): Promise<ResealOutcome> {
   let resealed = 0;

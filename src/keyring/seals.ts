@@ -6,14 +6,14 @@
  */
 import { monotonicNow } from '../call.ts';
 import type { KeyringParts } from './keyring.ts';
-import { KEY_STATES, type ResealOutcome, reseal } from './reseal.ts';
+import { type ResealOutcome, resealAll } from './reseal.ts';
 import { step, Throttle } from './rewrap-work.ts';
 
 /** See this file's first paragraph. */
 export class Seals {
-  readonly #parts: Pick<KeyringParts, 'store' | 'agents' | 'rewrap'>;
+  readonly #parts: Pick<KeyringParts, 'store' | 'agents' | 'rewrap' | 'sealedRecords'>;
 
-  constructor(parts: Pick<KeyringParts, 'store' | 'agents' | 'rewrap'>) {
+  constructor(parts: Pick<KeyringParts, 'store' | 'agents' | 'rewrap' | 'sealedRecords'>) {
     this.#parts = parts;
   }
 
@@ -23,10 +23,10 @@ export class Seals {
     signal: AbortSignal,
     onCorrupt: (resource: string) => void,
   ): Promise<ResealOutcome> {
-    const { store, agents, rewrap } = this.#parts;
+    const { store, agents, rewrap, sealedRecords } = this.#parts;
     const until = monotonicNow() + milliseconds;
     const throttle = new Throttle(rewrap.share, signal);
-    return reseal(KEY_STATES, {
+    return resealAll(sealedRecords, {
       transact: (work) => store.reconcile(step(), (tx) => work((text, values) => tx.query(text, values))),
       verify: (request) => agents.call('verifyRecords', request, step().deadline),
       seal: (request) => agents.call('sealRecords', request, step().deadline),

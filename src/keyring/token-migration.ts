@@ -43,7 +43,7 @@ import {
 import { selectTokenObjects, type TokenObjectRecord } from '../store/token-objects.ts';
 import type { TokenRecord } from '../store/tokens.ts';
 import { formatKeyVersionName, SYSTEM_TENANT } from './names.ts';
-import { KEY_STATES, reseal } from './reseal.ts';
+import { type AllSealedRecords, resealAll } from './reseal.ts';
 import { tokenInWords } from './serving-tokens.ts';
 import { tokenObjectsOf } from './token-objects.ts';
 
@@ -71,6 +71,8 @@ export interface MigrationParts {
   readonly next: TokenSettings;
   /** The agents' whole environment. */
   readonly environment: Readonly<Record<string, string>>;
+  /** What is sealed by the next token's seal key after the switch. */
+  readonly sealedRecords: AllSealedRecords;
   /** Leave versions that do not verify where they are. */
   readonly leaveBehind: boolean;
   /** Hears, in words for the operator, how far it is. */
@@ -99,7 +101,7 @@ export async function previewMigration(parts: MigrationParts): Promise<void> {
   const { owner, say } = parts;
   const situation = await look(parts);
   if ('former' in situation) {
-    const left = (await KEY_STATES.findFormer(owner.query)).length > 0;
+    const left = await hasStale(parts);
     return say(
       left ? `${MOVED}: records are still to be sealed by its seal key` : `${MOVED}: ${NOTHING_LEFT}`,
     );
@@ -126,22 +128,22 @@ export async function previewMigration(parts: MigrationParts): Promise<void> {
 /** See this file's first paragraph. Throws Error, in words for the operator; then running it again goes on. */
 export async function migrateToken(parts: MigrationParts): Promise<void> {
   if (!(await lockMigration(parts.owner))) throw new Error('another command is moving key versions now');
-  const { owner, say } = parts;
+  const { say } = parts;
   const situation = await look(parts);
   if ('former' in situation) {
-    if ((await KEY_STATES.findFormer(owner.query)).length === 0) return say(`${MOVED}: ${NOTHING_LEFT}`);
+    if (!(await hasStale(parts))) return say(`${MOVED}: ${NOTHING_LEFT}`);
     if (situation.former === undefined)
       throw new TokenRefused(
         `records are still to be sealed anew, and key versions have not moved from ${tokenInWords(situation.left)}`,
       );
     say(`going on after the switch: ${MOVED}`);
-    return resealAll(parts, situation.former);
+    return resealRecords(parts, situation.former);
   }
   {
     using migration = await Migration.begin(parts, situation);
     await migration.run();
   }
-  await resealAll(parts, situation.environment.currentToken);
+  await resealRecords(parts, situation.environment.currentToken);
   say('restart services, one by one, with KEYWARD_HSM_* naming it and without KEYWARD_NEXT_HSM_*');
 }
 
@@ -149,7 +151,7 @@ export async function migrateToken(parts: MigrationParts): Promise<void> {
  * Has what former seal keys vouch for vouched for by the current one: verified in the token that was left, sealed in the one
  * that is current. Whatever of it a service does meanwhile is as good.
  */
-async function resealAll(parts: MigrationParts, former: TokenRecord): Promise<void> {
+async function resealRecords(parts: MigrationParts, former: TokenRecord): Promise<void> {
   const { owner, current: from, next: to, environment, say } = parts;
   const { currentToken, environmentId, tokens } = await readEnvironmentAsOwner(owner);
   const left = tokens.find(({ tokenId }) => tokenId === former.tokenId) ?? former;
@@ -163,7 +165,7 @@ async function resealAll(parts: MigrationParts, former: TokenRecord): Promise<vo
   const corrupt: string[] = [];
   const { resealed } = await withRecordAgent(settingsOf(from, left), environment, (source) =>
     withRecordAgent(settingsOf(to, currentToken), environment, (target) =>
-      reseal(KEY_STATES, {
+      resealAll(parts.sealedRecords, {
         transact: (work) => owner.transaction(() => work(owner.query)),
         verify: source.verify,
         seal: target.seal,
@@ -173,9 +175,14 @@ async function resealAll(parts: MigrationParts, former: TokenRecord): Promise<vo
       }),
     ),
   );
-  say(`sealed anew how ${resealed} keys stand`);
+  say(`sealed anew what is recorded of ${resealed} keys and policies`);
   if (corrupt.length > 0)
-    sayNames(say, `how ${corrupt.length} keys stand does not verify, and is not sealed anew:`, corrupt);
+    sayNames(say, `${corrupt.length} keys and policies do not verify, and are not sealed anew:`, corrupt);
+}
+
+async function hasStale({ owner, sealedRecords }: MigrationParts): Promise<boolean> {
+  for (const records of sealedRecords) if ((await records.findFormer(owner.query)).length > 0) return true;
+  return false;
 }
 
 function sayNames(say: MigrationParts['say'], head: string, names: readonly string[]): void {

@@ -19,7 +19,7 @@ import {
 } from './key-states.ts';
 import { type LockedKey, lockKey } from './keys.ts';
 import type { Tx } from './store.ts';
-import type { Query } from './token-objects.ts';
+import { holdSealKeys, type Query } from './token-objects.ts';
 
 /** Verifies and seals for one change. Each throws HSM_UNAVAILABLE and the like when it can't be done. */
 export interface StateSealer {
@@ -131,14 +131,7 @@ export async function writeSeals(
   states: readonly ResealedState[],
   { evenIfPaused }: { readonly evenIfPaused: boolean },
 ): Promise<boolean> {
-  const wanted = [...new Set(states.map(({ sealKeyId }) => sealKeyId))];
-  const current = await query(
-    `SELECT 1 FROM token_objects WHERE object_id = ANY ($1::uuid[]) AND is_current
-       AND ($2 OR NOT (SELECT paused FROM maintenance))
-     ORDER BY object_id FOR SHARE OF token_objects`,
-    [wanted, evenIfPaused],
-  );
-  if (current.length < wanted.length) return false;
+  if (!(await holdSealKeys(query, states, evenIfPaused))) return false;
   await query(
     `UPDATE keys k SET state_seal_key_id = b.seal_key_id, state_seal = b.seal
      FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::uuid[], $5::bytea[])

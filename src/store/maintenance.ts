@@ -10,6 +10,7 @@ import type { KeyId, TenantId } from '../ids.ts';
 import { HAS_STALE_STATES } from './key-seals.ts';
 import type { StateTx } from './key-states.ts';
 import { eraseCopies } from './key-versions.ts';
+import { HAS_STALE_POLICIES } from './policies.ts';
 import type { RotationCause } from './rewrap-jobs.ts';
 import type { Deadline, Store, Tx } from './store.ts';
 import { type DueTokenKey, findDueTokenKeys, HAS_DUE_TOKEN_KEYS } from './token-objects.ts';
@@ -149,7 +150,7 @@ const ANYTHING = `SELECT
       OR EXISTS (SELECT FROM key_versions WHERE state = 'DESTROY_SCHEDULED' AND destroy_at <= now()) AS destructions,
     EXISTS (SELECT FROM tenants WHERE state = 'SHRED_SCHEDULED' AND shred_at <= now()) AS shreddings,
     ${HAS_DUE_TOKEN_KEYS} AS token_keys,
-    ${HAS_STALE_STATES} AS stale_seals`;
+    ${HAS_STALE_STATES} OR ${HAS_STALE_POLICIES} AS stale_seals`;
 type Anything = Record<
   'paused' | 'jobs' | 'rotations' | 'destructions' | 'shreddings' | 'token_keys' | 'stale_seals',
   boolean

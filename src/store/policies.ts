@@ -8,6 +8,7 @@
 import { KeywardError } from '../errors.ts';
 import type { SealKeyId, TenantId } from '../ids.ts';
 import type { Tx } from './store.ts';
+import { holdSealKeys, type Query } from './token-objects.ts';
 
 /** What an entry of the encryption context must be. */
 export interface ContextCondition {
@@ -109,7 +110,7 @@ const SELECT_POLICY = `SELECT p.revision, p.seal_key_id, p.seal,
   FROM (SELECT 1) one LEFT JOIN access_policies p ON p.tenant_id = $1`;
 
 /** The tenant's policy as the database has it, not verified. */
-export async function findPolicy(tx: Tx, tenantId: TenantId): Promise<PolicyRecord> {
+export async function findPolicy(tx: { readonly query: Query }, tenantId: TenantId): Promise<PolicyRecord> {
   const [row] = await tx.query<{
     revision: string | null;
     seal_key_id: SealKeyId;
@@ -244,4 +245,77 @@ export async function listTenantsOfMember(tx: Tx, { kind, name }: Member): Promi
     [kind, name],
   );
   return rows.map((row) => row.name);
+}
+
+/** Seal keys, as `o`, that were replaced and have policies under them. */
+const FROM_FORMER_KEYS = `FROM token_objects o WHERE o.role = 'seal' AND NOT o.is_current AND o.state <> 'DESTROYED'
+  AND EXISTS (SELECT FROM access_policies p WHERE p.seal_key_id = o.object_id)`;
+/** Whether {@link findFormerPolicyKeys} finds any. */
+export const HAS_STALE_POLICIES = `EXISTS (SELECT ${FROM_FORMER_KEYS})`;
+
+/** The seal keys that were replaced and have policies under them. */
+export async function findFormerPolicyKeys(query: Query): Promise<SealKeyId[]> {
+  const rows = await query<{ id: SealKeyId }>(
+    `SELECT o.object_id AS id ${FROM_FORMER_KEYS} ORDER BY o.created_at`,
+  );
+  return rows.map(({ id }) => id);
+}
+
+/** A policy under a seal key that was replaced. */
+export interface StalePolicy {
+  readonly tenantId: TenantId;
+  /** The last part of the tenant's name. */
+  readonly tenant: string;
+  readonly policy: PolicyRecord;
+  /** The current seal key. */
+  readonly sealKeyId: SealKeyId;
+}
+
+/** The next at most `size` policies under a seal key that was replaced, behind a tenant. With the reconciler's rights, or the owner's. */
+export async function readStalePolicies(
+  query: Query,
+  former: SealKeyId,
+  after: TenantId | undefined,
+  size: number,
+): Promise<StalePolicy[]> {
+  const rows = await query<{ tenant_id: TenantId; tenant: string; to_seal: SealKeyId }>(
+    `SELECT p.tenant_id, t.name AS tenant, current_seal.object_id AS to_seal
+     FROM access_policies p JOIN tenants t ON t.tenant_id = p.tenant_id
+       JOIN token_objects current_seal ON current_seal.role = 'seal' AND current_seal.is_current
+     WHERE p.seal_key_id = $1 AND ($2::uuid IS NULL OR p.tenant_id > $2) ORDER BY p.tenant_id LIMIT $3`,
+    [former, after ?? null, size],
+  );
+  const stale: StalePolicy[] = [];
+  for (const { tenant_id: tenantId, tenant, to_seal: sealKeyId } of rows)
+    stale.push({ tenantId, tenant, sealKeyId, policy: await findPolicy({ query }, tenantId) });
+  return stale;
+}
+
+/**
+ * Writes seals in the place of those that were verified, where the rows still have them. In a transaction, with the rights of
+ * the reconciler or the owner. Writes nothing and returns false when the seal key isn't current any more, or maintenance is
+ * paused and that counts.
+ */
+export async function rewritePolicySeals(
+  query: Query,
+  policies: readonly {
+    readonly before: StalePolicy;
+    readonly sealKeyId: SealKeyId;
+    readonly seal: Buffer;
+  }[],
+  { evenIfPaused }: { readonly evenIfPaused: boolean },
+): Promise<boolean> {
+  if (!(await holdSealKeys(query, policies, evenIfPaused))) return false;
+  await query(
+    `UPDATE access_policies p SET seal_key_id = b.seal_key_id, seal = b.seal
+     FROM unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::bytea[]) AS b (tenant_id, before, seal_key_id, seal)
+     WHERE p.tenant_id = b.tenant_id AND p.seal = b.before`,
+    [
+      policies.map(({ before }) => before.tenantId),
+      policies.map(({ before }) => before.policy.sealed?.seal),
+      policies.map(({ sealKeyId }) => sealKeyId),
+      policies.map(({ seal }) => seal),
+    ],
+  );
+  return true;
 }

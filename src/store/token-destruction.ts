@@ -87,14 +87,16 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
     throw new Error(
       `${count} key versions are still under it: let the re-wrap job end, or look at what it left`,
     );
-  const [sealed] = await owner.query<{ count: number }>(
-    'SELECT count(*)::integer AS count FROM keys WHERE state_seal_key_id = ANY ($1::uuid[])',
+  const [sealed] = await owner.query<{ states: number; policies: number }>(
+    `SELECT (SELECT count(*) FROM keys WHERE state_seal_key_id = ANY ($1::uuid[]))::integer AS states,
+       (SELECT count(*) FROM access_policies WHERE seal_key_id = ANY ($1::uuid[]))::integer AS policies`,
     [ids],
   );
-  const left = sealed?.count ?? 0;
-  if (left > 0)
+  const { states = 0, policies = 0 } = sealed ?? {};
+  if (states + policies > 0)
     throw new Error(
-      `the states of ${left} keys are still sealed by it: let services seal them anew, or look at what they say of them`,
+      `the states of ${states} keys and the policies of ${policies} tenants are still sealed by it: ` +
+        'let services seal them anew, or look at what they say of them',
     );
 }
 

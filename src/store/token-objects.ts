@@ -7,7 +7,7 @@
  * before. Not under row-level security: every replica knows all. Knows no PKCS#11.
  */
 import { KeywardError } from '../errors.ts';
-import type { AnyId, JobId, TenantId, TokenId } from '../ids.ts';
+import type { AnyId, JobId, SealKeyId, TenantId, TokenId } from '../ids.ts';
 import type { NewKeyVersion } from './key-versions.ts';
 import type { Deadline, Store, Tx } from './store.ts';
 import type { TenantState } from './tenants.ts';
@@ -259,6 +259,25 @@ export async function requireCurrentKeys(
   if (rows.length === 0) throw new KeywardError('TOKEN_KEY_NOT_READY');
 }
 
+/**
+ * Keeps seal keys current until the transaction ends. Returns false where one isn't any more, or maintenance is paused and that
+ * counts.
+ */
+export async function holdSealKeys(
+  query: Query,
+  seals: readonly { readonly sealKeyId: SealKeyId }[],
+  evenIfPaused: boolean,
+): Promise<boolean> {
+  const wanted = [...new Set(seals.map(({ sealKeyId }) => sealKeyId))];
+  const current = await query(
+    `SELECT 1 FROM token_objects WHERE object_id = ANY ($1::uuid[]) AND is_current
+       AND ($2 OR NOT (SELECT paused FROM maintenance))
+     ORDER BY object_id FOR SHARE OF token_objects`,
+    [wanted, evenIfPaused],
+  );
+  return current.length === wanted.length;
+}
+
 /** One whose making was cut off, or that waits to be used, or that a tenant lacks. */
 export type DueTokenKey =
   | ({ readonly due: 'create' | 'activate' } & TokenObjectRecord)
@@ -314,7 +333,9 @@ export function countUnderTokenKeys(
          SELECT unnest(ARRAY[root_key_id, seal_key_id]) AS id, count(*) AS versions, 0 AS records FROM key_versions
          WHERE state <> 'DESTROYED' GROUP BY root_key_id, seal_key_id
          UNION ALL
-         SELECT state_seal_key_id, 0, count(*) FROM keys WHERE state_seal_key_id IS NOT NULL GROUP BY 1) counted
+         SELECT state_seal_key_id, 0, count(*) FROM keys WHERE state_seal_key_id IS NOT NULL GROUP BY 1
+         UNION ALL
+         SELECT seal_key_id, 0, count(*) FROM access_policies GROUP BY 1) counted
        GROUP BY 1`,
     );
     return new Map(rows.map((row) => [row.id, row]));

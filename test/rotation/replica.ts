@@ -36,6 +36,7 @@ const NO_QUOTAS = {
 export interface Modules {
   readonly store: typeof import('../../src/store/store.ts');
   readonly cache: typeof import('../../src/keyring/key-cache.ts');
+  readonly reseal: typeof import('../../src/keyring/reseal.ts');
   readonly states: typeof import('../../src/keyring/key-states.ts');
   readonly usage: typeof import('../../src/keyring/usage.ts');
   readonly quotas: typeof import('../../src/keyring/quotas.ts');
@@ -48,18 +49,20 @@ export interface Modules {
 /** The modules of the repository, or of a copy of it. */
 export async function loadModules(root = ROOT): Promise<Modules> {
   const load = (path: string) => import(pathToFileURL(join(root, 'src', path)).href);
-  const [store, cache, states, usage, quotas, keyring, tokenObjects, reconciler, errors] = await Promise.all([
-    load('store/store.ts'),
-    load('keyring/key-cache.ts'),
-    load('keyring/key-states.ts'),
-    load('keyring/usage.ts'),
-    load('keyring/quotas.ts'),
-    load('keyring/keyring.ts'),
-    load('keyring/token-objects.ts'),
-    load('keyring/reconciler.ts'),
-    load('errors.ts'),
-  ]);
-  return { store, cache, states, usage, quotas, keyring, tokenObjects, reconciler, errors };
+  const [store, cache, reseal, states, usage, quotas, keyring, tokenObjects, reconciler, errors] =
+    await Promise.all([
+      load('store/store.ts'),
+      load('keyring/key-cache.ts'),
+      load('keyring/reseal.ts'),
+      load('keyring/key-states.ts'),
+      load('keyring/usage.ts'),
+      load('keyring/quotas.ts'),
+      load('keyring/keyring.ts'),
+      load('keyring/token-objects.ts'),
+      load('keyring/reconciler.ts'),
+      load('errors.ts'),
+    ]);
+  return { store, cache, reseal, states, usage, quotas, keyring, tokenObjects, reconciler, errors };
 }
 
 /** A replica, without a memory of earlier ones. */
@@ -105,6 +108,7 @@ export function newReplica({ modules, store, agents, environment, makeTokenKey }
     makeTokenKey,
     systemTenantId,
     shortestRotationPeriodSeconds: 10,
+    sealedRecords: [modules.reseal.KEY_STATES],
     rewrap: { share: 1, workers: 1, sizes: SIZES },
     wake: () => {},
   });

@@ -17,7 +17,7 @@ import {
   sharedService,
   startService,
 } from '../kit.ts';
-import { corruptVersion, endOf, newId, QUICK, sql } from './reconciling.ts';
+import { corruptVersion, endOf, idsOf, newId, QUICK, sql } from './reconciling.ts';
 
 const SYSTEM = 'tenants/system';
 const payload = Buffer.from('kept');
@@ -157,6 +157,39 @@ describe('two replicas', () => {
     );
     assert.deepEqual(await keysInUse(environment, 'acme'), before);
     await assertAllOpen(kept);
+  });
+
+  test('a replaced seal key is destroyed once records are sealed anew: states and policies that verify, no others', async () => {
+    const { name } = await keyward.createKey({ parent: 'tenants/acme', keyId: newId('k') });
+    const binding = { principal: 'spiffe://keyward.test/lost', role: 'roles/encrypter' };
+    await keyward.createRoleBinding({
+      parent: 'tenants/acme',
+      roleBindingId: newId('b'),
+      roleBinding: binding,
+    });
+    const before = (await keyward.listTokenKeys({ parent: SYSTEM })).tokenKeys.find(
+      ({ role, state }) => role === 'SEAL' && state === 'CURRENT',
+    );
+    assert.ok(before);
+    const used = async () => (await keyward.getTokenKey({ name: before.name })).sealedRecords;
+    assert.ok((await used()) > 2, `${await used()}`);
+    const flip = `set_byte(state_seal, 0, get_byte(state_seal, 0) # 255)`;
+    const { keyId } = await idsOf(environment, name);
+    await sql(environment, `UPDATE keys SET state_seal = ${flip} WHERE key_id = $1`, [keyId]);
+    await endOf(keyward, (await keyward.rotateSealKey()).rewrapJob);
+    await eventually(async () => assert.equal(await used(), 1));
+    const refused = await runCommand(environment, ['token', 'destroy-key', uidOf(before)]);
+    assert.equal(refused.code, 1);
+    assert.match(refused.output, /the states of 1 keys and the policies of 0 tenants are still sealed by it/);
+    assert.equal((await keyward.getTokenKey({ name: before.name })).state, 'RETIRED');
+    await sql(environment, `UPDATE keys SET state_seal = ${flip} WHERE key_id = $1`, [keyId]);
+    await eventually(async () => assert.equal(await used(), 0));
+    const { code, output } = await runCommand(environment, ['token', 'destroy-key', uidOf(before)]);
+    assert.equal(code, 0, output);
+    await using another = await startService(environment, QUICK);
+    const client = another.client();
+    assert.ok((await client.listKeys({ parent: 'tenants/acme', pageSize: 1000 })).keys.length > 0);
+    assert.ok((await client.listRoleBindings({ parent: 'tenants/acme' })).roleBindings.length > 0);
   });
 
   test('a replaced root key is destroyed once nothing is under it; everything opens, and a new server starts', async () => {

@@ -117,6 +117,14 @@ const versionsByToken = ({ environment }: Bench) =>
      WHERE o.role = 'root' GROUP BY p.token_id, p.state ORDER BY p.state`,
   );
 
+/** The tokens, and whether their current seal key, that any state of a key or policy is sealed by. */
+const recordsByToken = ({ environment }: Bench) =>
+  sql(
+    environment,
+    `SELECT DISTINCT p.state, o.is_current AS "isCurrent" FROM tokens p JOIN token_objects o USING (token_id)
+     WHERE o.object_id IN (SELECT state_seal_key_id FROM keys UNION SELECT seal_key_id FROM access_policies)`,
+  );
+
 describe('moving to another token', () => {
   test('goes on under callers of two replicas, and leaves nothing that needs the old token', async () => {
     await using bench = await newBench();
@@ -148,6 +156,8 @@ describe('moving to another token', () => {
       const [current, former] = await versionsByToken(bench);
       assert.deepEqual([current?.state, former?.state, former?.versions], ['CURRENT', 'FORMER', 0]);
       assert.ok((current?.versions ?? 0) > 18);
+      assert.match(output, /sealed anew what is recorded of \d+ keys and policies/);
+      assert.deepEqual(await recordsByToken(bench), [{ state: 'CURRENT', isCurrent: true }]);
 
       const again = await migrate(bench);
       assert.equal(again.code, 0, again.output);

@@ -1,0 +1,34 @@
+/**
+ * Policies as one kind of the records that are sealed anew when the seal key is replaced.
+ *
+ * Knows where they are kept and what is under their seals; how and when records are sealed anew is the keyring's.
+ */
+import { RECORD } from '../hsm/record-seal.ts';
+import type { SealKeyId } from '../ids.ts';
+import {
+  findFormerPolicyKeys,
+  readStalePolicies,
+  rewritePolicySeals,
+  type StalePolicy,
+} from '../store/policies.ts';
+import type { Query } from '../store/token-objects.ts';
+import { policyContent } from './policy-seal.ts';
+
+/** Who may do what, as `keyring/reseal.ts` wants its kinds of records. */
+export const POLICIES = {
+  kind: RECORD.policy,
+  findFormer: findFormerPolicyKeys,
+  readStale: async (query: Query, former: SealKeyId, after: StalePolicy | undefined, size: number) =>
+    (await readStalePolicies(query, former, after?.tenantId, size)).map((row) => {
+      const { tenantId, tenant, policy, sealKeyId } = row;
+      const { sealed } = policy;
+      return {
+        row,
+        resource: `tenants/${tenant}/policy`,
+        content: sealed && policyContent(tenantId, sealed.revision, policy),
+        seal: sealed?.seal ?? Buffer.alloc(0),
+        sealKeyId,
+      };
+    }),
+  write: rewritePolicySeals,
+} as const;
