@@ -255,3 +255,12 @@ export function invalidField(field: string, description: string): KeywardError {
     fields: [{ field, description }],
   });
 }
+
+/** The error for a quota that is used up, by its name in the contract. `retryAfterMs`: when there is room again by itself. */
+export function quotaExceeded(quota: string, limit: number, retryAfterMs?: number): KeywardError {
+  return new KeywardError('QUOTA_EXCEEDED', {
+    message: `The tenant has used up its quota of ${quota}, which is ${limit}.`,
+    metadata: { quota, limit: String(limit) },
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  });
+}

@@ -7,7 +7,7 @@
  * database (`store/tenant-counts.ts`). Who may call isn't known here.
  */
 import { monotonicNow } from '../call.ts';
-import { KeywardError } from '../errors.ts';
+import { quotaExceeded } from '../errors.ts';
 import type { TenantId } from '../ids.ts';
 import { Lru } from '../lru.ts';
 import type { Quotas, TenantRecord } from '../store/tenants.ts';
@@ -76,11 +76,7 @@ export class TenantQuotas {
       limit / this.#parts.replicas(),
       monotonicNow(),
     );
-    if (waitMs === 0) return;
-    throw new KeywardError('QUOTA_EXCEEDED', {
-      metadata: { quota: 'calls_per_second', limit: String(limit) },
-      retryAfterMs: Math.ceil(waitMs),
-    });
+    if (waitMs > 0) throw quotaExceeded('calls_per_second', limit, Math.ceil(waitMs));
   }
 
   #bucketOf(tenantId: TenantId): TokenBucket {

@@ -5,7 +5,7 @@
  * has how, without a row that everybody waits for). Reads the counts that are committed: transactions that add something at
  * the same time don't see each other, so a quota is passed by at most as many as were under way at once.
  */
-import { KeywardError } from '../errors.ts';
+import { quotaExceeded } from '../errors.ts';
 
 /** What is counted. */
 export type CountKind = 'keys' | 'stored-data-keys';
@@ -16,7 +16,5 @@ export const countOf = (kind: CountKind): string =>
 
 /** Throws QUOTA_EXCEEDED when there are `limit` or more; Infinity is no limit. */
 export function requireRoom(kind: CountKind, count: number, limit: number): void {
-  if (count < limit) return;
-  const quota = kind.replaceAll('-', '_');
-  throw new KeywardError('QUOTA_EXCEEDED', { metadata: { quota, limit: String(limit) } });
+  if (count >= limit) throw quotaExceeded(kind.replaceAll('-', '_'), limit);
 }

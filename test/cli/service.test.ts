@@ -114,6 +114,18 @@ describe('the keyward command against the service', () => {
     );
   });
 
+  it('sets what a tenant may use, and says what is used up', async () => {
+    await done('tenants create small');
+    const { stdout } = await done('tenants update small --keys 1 --stored-data-keys 20');
+    assert.match(stdout, / 1 keys, 20 data keys\n$/);
+    await done('keys create tenants/small/keys/k');
+    const { code, stderr } = await keyward('keys create tenants/small/keys/another');
+    assert.equal(code, 1);
+    assert.match(stderr, /^keyward: QUOTA_EXCEEDED: .* quota of keys, which is 1\./);
+    assert.match((await done('tenants update small --keys 0')).stdout, / 20 data keys\n$/);
+    await done('keys create tenants/small/keys/another');
+  });
+
   it('switches keys, versions and tenants off and on again', async () => {
     const key = 'tenants/switched/keys/k';
     await done('tenants create switched');
