@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { connect, type KeywardClient, KeywardClientError } from 'keyward-client';
 import { eventually, failureOf, reasonOf, type Service, sharedService, startService } from '../kit.ts';
-import { newId, QUICK, sql } from './reconciling.ts';
+import { newId, QUICK, resealStates, sql } from './reconciling.ts';
 
 const plaintext = Buffer.from('something');
 /** What becomes known within two seconds is waited for no longer. */
@@ -193,6 +193,7 @@ describe('the quota of keys', () => {
     await sql(shared.environment, `UPDATE keys SET destroy_at = now() - interval '1 s' WHERE key_id = $1`, [
       uid,
     ]);
+    await resealStates(shared.environment, 'k.key_id = $1', [uid]);
     await eventually(async () => assert.equal((await keyward.getKey({ name })).state, 'DESTROYED'));
     await keyward.createKey({ parent, keyId: 'next' });
   });
