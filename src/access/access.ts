@@ -61,7 +61,7 @@ export class Access {
     const isFirst = this.isFirstAdministrator(caller);
     if (tenantName !== SYSTEM && caller.tenants?.includes(tenantName) === false)
       throw new KeywardError('RESOURCE_NOT_FOUND');
-    const own = await policies.of(await tenantOf(tenantName));
+    const own = await policies.of(await this.#knownTenant(tenantName));
     if (tenantName === SYSTEM) {
       const isGood = caller.tenants?.includes(SYSTEM) !== false;
       return new Rights(caller, tenantName, isGood ? [own] : [], isFirst && isGood);
@@ -69,6 +69,20 @@ export class Access {
     // What the tenant's own policy allows doesn't depend on that of `system`, be it as it may.
     const system = await policies.of(await tenantOf(SYSTEM)).catch((error: unknown) => error);
     return new Rights(caller, tenantName, [own, system as Policy | Error], isFirst);
+  }
+
+  /**
+   * The tenant of that name. Throws RESOURCE_NOT_FOUND; but what loading the policy of `system` throws, since that is what is
+   * thrown for a tenant that there is and in which the caller has nothing.
+   */
+  async #knownTenant(name: string): Promise<TenantIdentity> {
+    const { policies, tenantOf } = this.#parts;
+    try {
+      return await tenantOf(name);
+    } catch (error) {
+      await policies.of(await tenantOf(SYSTEM));
+      throw error;
+    }
   }
 
   /**

@@ -46,8 +46,8 @@ const MAX_BINDINGS = 20_000;
 const MAX_ROLES = 200;
 /** All of a caller's are looked at for each decision, and a batch asks for a thousand: 20,000 would take seconds. */
 const MAX_OF_MEMBER = 500;
-/** Of the lines that the seal is over; 20,000 bindings of common size take a quarter of it. */
-const MAX_BYTES = 16 * 1024 * 1024;
+/** Of the lines that the seal is over; 20,000 bindings of common size take half of it. */
+const MAX_BYTES = 8 * 1024 * 1024;
 
 export interface AdministrationParts {
   readonly store: Pick<Store, 'mutate' | 'reconcile'>;

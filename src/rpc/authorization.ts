@@ -12,7 +12,6 @@ import { ANY_CALLER, type AnyRow } from './methods/row.ts';
  * The caller's rights in the tenant that the request is about, of which he has what the method needs.
  *
  * Throws PERMISSION_MISSING and RESOURCE_NOT_FOUND as {@link Rights.require}, and what {@link Access.rightsOf} throws.
- * `denied` hears of the rights where they didn't suffice.
  */
 export async function authorize<Request>(
   access: Access,

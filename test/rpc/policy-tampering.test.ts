@@ -271,6 +271,9 @@ test('case 36: of tenants/system keeps from what it might allow, and from nothin
     (await rig.ask(rig.certified(READER), 'KeyService/DisableKey', name)).reason,
     'POLICY_CORRUPT',
   );
+  // Nor does it tell anybody which tenants there are.
+  const ask = (parent: string) => rig.ask(rig.certified(ATTACKER), 'KeyService/ListKeys', { parent });
+  assert.equal((await ask('tenants/nowhere')).seen, (await ask(`tenants/${tenant}`)).seen);
   await putBack('system', before);
   await eventually(async () => assert.equal((await list()).reason, 'OK'));
 });
