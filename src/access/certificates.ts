@@ -5,8 +5,9 @@
  * has no name of the configured kind stands for nobody. The certificate itself was verified in the handshake. Knows no
  * token and no right.
  */
-import { createHash } from 'node:crypto';
+import { createHash, X509Certificate } from 'node:crypto';
 import type { PeerCertificate } from 'node:tls';
+import { isDeepStrictEqual } from 'node:util';
 
 /** What of a certificate its caller is known by. */
 export const PRINCIPALS = ['spiffe-then-subject', 'spiffe', 'subject', 'dns'] as const;
@@ -29,8 +30,10 @@ const DNS_NAME = /^[a-z0-9*_.-]{1,253}$/i;
 /** What there is to know of a certificate that was presented. */
 export function clientCertificate(peer: PeerCertificate, principal: CertificatePrincipal): ClientCertificate {
   const digest = createHash('sha256').update(peer.raw).digest();
+  const { subjectaltname = '' } = peer;
+  const subject = isPlain(peer) ? peer.subject : ({} as PeerCertificate['subject']);
   return {
-    name: principalOf(peer, principal),
+    name: principalOf({ subjectaltname, subject }, principal),
     thumbprint: digest.toString('base64url'),
     denyKeys: [digest.toString('hex'), serialKey(peer.serialNumber, distinguishedName(peer.issuer))],
   };
@@ -66,6 +69,22 @@ export function serialKey(serial: string, issuer: string): string {
 function spiffeId(uris: readonly string[]): string | undefined {
   const [uri] = uris;
   return uris.length === 1 && uri?.startsWith('spiffe://') ? uri : undefined;
+}
+
+/**
+ * Whether Node shows the subject as it is. It groups the values of an attribute and takes several of one level apart: of
+ * those other than plain ones, two would read alike.
+ */
+function isPlain({ raw, subject }: Pick<PeerCertificate, 'raw' | 'subject'>): boolean {
+  // A line for each level; what a value has of line breaks is escaped.
+  const lines = new X509Certificate(raw).subject?.split('\n') ?? [];
+  const shown = Object.entries(subject ?? {}).flatMap(([attribute, values]) =>
+    [values].flat().map(() => attribute),
+  );
+  return isDeepStrictEqual(
+    lines.map((line) => line.slice(0, line.indexOf('='))),
+    shown,
+  );
 }
 
 /** In the certificate's order, as `openssl x509 -nameopt RFC2253,-dn_rev` shows it. */

@@ -7,6 +7,43 @@ import { createCertificateAuthority } from '../../dev/certificates.ts';
 import { clientCertificate, principalOf } from '../../src/access/certificates.ts';
 import { parseDenyList } from '../../src/access/deny-list.ts';
 
+/** OU=a,OU=b,CN=x */
+const PLAIN = `-----BEGIN CERTIFICATE-----
+MIIBnDCCAUOgAwIBAgIUZT+hK+45t4h5Bh+gM5O8fL0O1r8wCgYIKoZIzj0EAwIw
+JDEKMAgGA1UECwwBYTEKMAgGA1UECwwBYjEKMAgGA1UEAwwBeDAeFw0yNjExMjUy
+MzA0MTNaFw0yNjExMjYyMzA0MTNaMCQxCjAIBgNVBAsMAWExCjAIBgNVBAsMAWIx
+CjAIBgNVBAMMAXgwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASihrGKbUeyJ7ZR
+R0meeUf5reQgsaR2zTNTaf8kXzdnVlhADodeqc2G7qWqlaNRJXvNTgxzpMpDTrbk
+B4umgEsIo1MwUTAdBgNVHQ4EFgQUuyq+PgARLjZWV5eGMUe83QdmNc8wHwYDVR0j
+BBgwFoAUuyq+PgARLjZWV5eGMUe83QdmNc8wDwYDVR0TAQH/BAUwAwEB/zAKBggq
+hkjOPQQDAgNHADBEAiA2VGhUVwBxMIM9Y1+GXm/NoiqRoja6Q3GzIvGbPgVkLgIg
+YCJV0/cL57qlrtR5HCRgqpPx/RhtOdNcrsBS1Mo92as=
+-----END CERTIFICATE-----`;
+/** OU=a,CN=x,OU=b */
+const RETURNING = `-----BEGIN CERTIFICATE-----
+MIIBnDCCAUOgAwIBAgIUHR+NICFxibGGtQ8jdH1k0L9lgQowCgYIKoZIzj0EAwIw
+JDEKMAgGA1UECwwBYTEKMAgGA1UEAwwBeDEKMAgGA1UECwwBYjAeFw0yNjExMjUy
+MzA0MTNaFw0yNjExMjYyMzA0MTNaMCQxCjAIBgNVBAsMAWExCjAIBgNVBAMMAXgx
+CjAIBgNVBAsMAWIwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASihrGKbUeyJ7ZR
+R0meeUf5reQgsaR2zTNTaf8kXzdnVlhADodeqc2G7qWqlaNRJXvNTgxzpMpDTrbk
+B4umgEsIo1MwUTAdBgNVHQ4EFgQUuyq+PgARLjZWV5eGMUe83QdmNc8wHwYDVR0j
+BBgwFoAUuyq+PgARLjZWV5eGMUe83QdmNc8wDwYDVR0TAQH/BAUwAwEB/zAKBggq
+hkjOPQQDAgNHADBEAiBfWV9kVCv15rWJJjx9ujICH4I+70+ACEYfUVcF8SGz5AIg
+cgVW9ly2/Ep9dwusvRqXBAdBjogMiHoIkjOUWzPH3i0=
+-----END CERTIFICATE-----`;
+/** OU=a+CN=x,OU=b */
+const ON_ONE_LEVEL = `-----BEGIN CERTIFICATE-----
+MIIBmDCCAT+gAwIBAgIUKcO1aDq2JqXF2bbRpZgDFMsqCA0wCgYIKoZIzj0EAwIw
+IjEUMAgGA1UEAwwBeDAIBgNVBAsMAWExCjAIBgNVBAsMAWIwHhcNMjYxMTI1MjMw
+NDEzWhcNMjYxMTI2MjMwNDEzWjAiMRQwCAYDVQQDDAF4MAgGA1UECwwBYTEKMAgG
+A1UECwwBYjBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABKKGsYptR7IntlFHSZ55
+R/mt5CCxpHbNM1Np/yRfN2dWWEAOh16pzYbupaqVo1Ele81ODHOkykNOtuQHi6aA
+SwijUzBRMB0GA1UdDgQWBBS7Kr4+ABEuNlZXl4YxR7zdB2Y1zzAfBgNVHSMEGDAW
+gBS7Kr4+ABEuNlZXl4YxR7zdB2Y1zzAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49
+BAMCA0cAMEQCIHR7oz0U9qtL94/CTwL8I7QFaC0TvorvB3RT+lQQynkZAiBnAKxT
++O4uEQGOZxM/wAZnFVKQuoqjfnHSi2G86i95bg==
+-----END CERTIFICATE-----`;
+
 const callerOf = (peer: Partial<PeerCertificate>) =>
   principalOf(peer as PeerCertificate, 'spiffe-then-subject');
 
@@ -44,6 +81,17 @@ describe('a certificate', () => {
     assert.equal(two, 'CN=a,O=b');
     assert.equal(callerOf({ subject: { CN: ['a', 'b\n'] } as never }), 'CN=a,CN=b\\0a');
     assert.equal(callerOf({ subject: {} as never }), undefined);
+  });
+});
+
+describe('a certificate whose subject Node shows like another’s', () => {
+  const nameOf = (pem: string) =>
+    clientCertificate(new X509Certificate(pem).toLegacyObject() as PeerCertificate, 'subject').name;
+
+  test('stands for nobody: attributes that return, and several on one level', () => {
+    assert.equal(nameOf(PLAIN), 'OU=a,OU=b,CN=x');
+    assert.equal(nameOf(RETURNING), undefined);
+    assert.equal(nameOf(ON_ONE_LEVEL), undefined);
   });
 });
 
