@@ -14,6 +14,7 @@ import type { TenantId } from '../ids.ts';
 import { Lru } from '../lru.ts';
 import { findPolicy, type PolicyRecord } from '../store/policies.ts';
 import type { Store } from '../store/store.ts';
+import { isSealKeyInUse } from '../store/token-objects.ts';
 import { Policy } from './policy.ts';
 import { policyContent } from './policy-seal.ts';
 
@@ -23,8 +24,8 @@ const LOAD_MS = 5_000;
 const CORRUPT_MS = 1_000;
 
 export interface PoliciesParts {
-  readonly store: Pick<Store, 'read'>;
-  readonly agents: Pick<Agents, 'call'>;
+  readonly store: Pick<Store, 'read' | 'query'>;
+  readonly agents: Pick<Agents, 'call' | 'held'>;
   /** Whether this replica hears of changes. */
   readonly isFresh: () => boolean;
   /** How many are remembered. */
@@ -51,7 +52,7 @@ export class Policies {
     this.#policies = new Lru(parts.limit);
   }
 
-  /** The tenant's policy. Throws POLICY_CORRUPT, REPLICA_STALE, and what the store and the agents throw. */
+  /** The tenant's policy. Throws POLICY_CORRUPT, TOKEN_KEY_NOT_READY, REPLICA_STALE, and what the store and the agents throw. */
   of(tenant: TenantIdentity): Promise<Policy> {
     if (!this.#parts.isFresh()) return Promise.reject(new KeywardError('REPLICA_STALE'));
     return this.#policies.get(tenant.tenantId) ?? this.#load(tenant);
@@ -122,6 +123,12 @@ export class Policies {
       { sealKeyId: sealed.sealKeyId, kind: RECORD.policy, items: [{ content, seal: sealed.seal }] },
       deadline,
     );
-    return verified[0] === 1;
+    if (verified[0] === 1) return true;
+    const { store, agents } = this.#parts;
+    if (agents.held.some((id) => id === `${sealed.sealKeyId}`)) return false;
+    // A seal key that is in use and that no agent here has says nothing against the policy.
+    if (await isSealKeyInUse(store, { deadline }, sealed.sealKeyId))
+      throw new KeywardError('TOKEN_KEY_NOT_READY');
+    return false;
   }
 }

@@ -24,6 +24,8 @@ import type { KeyName } from './names.ts';
 
 /** How long a load may take; each call that waits for it still ends at its own deadline. */
 const LOAD_MS = 5_000;
+/** A key that doesn't verify is looked at anew after so long, so that its callers can't keep the HSM and the log busy. */
+const CORRUPT_MS = 1_000;
 /** How often something is read that others keep changing meanwhile. */
 const TRIES = 3;
 
@@ -170,13 +172,20 @@ interface Cache<K, V> {
   delete(key: K): unknown;
 }
 
-/** Puts what is being loaded into the cache, and takes it out again if it fails or finds nothing. */
+/** Puts what is being loaded into the cache, and takes it out again if it fails or finds nothing: at once, or when it may be asked again. */
 function remember<K, T>(cache: Cache<K, Promise<T | undefined>>, key: K, loading: Promise<T | undefined>) {
   cache.set(key, loading);
   const drop = () => {
     if (cache.get(key) === loading) cache.delete(key);
   };
-  loading.then((found) => found ?? drop(), drop);
+  loading.then(
+    (found) => found ?? drop(),
+    (error: unknown) => {
+      const isCorrupt = error instanceof KeywardError && error.reason === 'KEY_STATE_CORRUPT';
+      if (isCorrupt) setTimeout(drop, CORRUPT_MS).unref();
+      else drop();
+    },
+  );
   return loading;
 }
 

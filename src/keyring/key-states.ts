@@ -18,7 +18,7 @@ import type { KeyStateRecord } from '../store/key-states.ts';
 import type { KeyVersionRecord } from '../store/key-versions.ts';
 import type { KeyRecord } from '../store/keys.ts';
 import type { Deadline, Store, Tx } from '../store/store.ts';
-import { listTokenObjects } from '../store/token-objects.ts';
+import { isSealKeyInUse } from '../store/token-objects.ts';
 
 /** So many an agent verifies or seals at once: callers wait for at most 2 ms. */
 const AT_ONCE = 100;
@@ -123,13 +123,8 @@ export class KeyStates {
   /** Throws TOKEN_KEY_NOT_READY for a seal key that is in use and that no agent here has: it says nothing against a row. */
   async #requireHeld(sealKeyId: SealKeyId, deadline: number): Promise<void> {
     const { store, agents } = this.#parts;
-    const isIt = (id: string) => id === sealKeyId;
-    if (agents.held.some(isIt)) return;
-    const record = (await listTokenObjects(store, { deadline })).find(({ objectId }) => isIt(objectId));
-    if (record?.role === 'seal' && (record.state === 'CURRENT' || record.state === 'RETIRED'))
-      throw new KeywardError('TOKEN_KEY_NOT_READY', {
-        cause: new Error(`no agent holds the seal key ${sealKeyId}`),
-      });
+    if (agents.held.some((id) => id === `${sealKeyId}`)) return;
+    if (await isSealKeyInUse(store, { deadline }, sealKeyId)) throw new KeywardError('TOKEN_KEY_NOT_READY');
   }
 
   #encode(state: KeyStateRecord): Buffer {

@@ -107,6 +107,20 @@ export function listTokenObjects(store: Store, call: Deadline): Promise<TokenObj
   return selectTokenObjects((text, values) => store.query(call, text, values));
 }
 
+/** Whether a seal key is recorded that may have sealed something: where no agent has it, that says nothing against a row. */
+export async function isSealKeyInUse(
+  store: Pick<Store, 'query'>,
+  call: Deadline,
+  sealKeyId: SealKeyId,
+): Promise<boolean> {
+  const found = await store.query(
+    call,
+    `SELECT 1 FROM token_objects WHERE object_id = $1 AND role = 'seal' AND state IN ('CURRENT', 'RETIRED')`,
+    [sealKeyId],
+  );
+  return found.length > 0;
+}
+
 /** Which object, of whom. */
 export type NewTokenObject = Pick<TokenObjectRecord, 'tenantId' | 'objectId' | 'role' | 'caller'>;
 

@@ -3,7 +3,7 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
+import { type AnyId, type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import { KeyCache } from '../../src/keyring/key-cache.ts';
 import { KeyStates, type KeyStatesParts } from '../../src/keyring/key-states.ts';
 import { insertKey } from '../../src/store/keys.ts';
@@ -103,4 +103,37 @@ test('a replica that hears of no changes answers nothing from memory', async () 
   await assert.rejects(newCache(false).named({ tenant: 'acme', key: 'stale' }), {
     reason: 'REPLICA_STALE',
   });
+});
+
+/** A cache over agents for whom no seal verifies and who hold these; and how often it raised an alarm. */
+function doubtful(held: readonly AnyId[]) {
+  const alerts: object[] = [];
+  const doubting = { ...agents, held, call: async () => ({ verified: [0] }) } as KeyStatesParts['agents'];
+  const states = new KeyStates({ store, agents: doubting, log: { error: (fields) => alerts.push(fields) } });
+  return { cache: new KeyCache(store, states, 100, () => true), alerts };
+}
+
+test('a state under a seal key that no agent here has is not taken for one that was tampered with', async () => {
+  const keyId = await newKey('elsewhere');
+  const { sealKeyId } = sampleVersion(acme, keyId);
+  const { cache, alerts } = doubtful([]);
+  await assert.rejects(cache.key(acme, keyId), { reason: 'TOKEN_KEY_NOT_READY' });
+  assert.deepEqual(alerts, []);
+  const held = doubtful([`${sealKeyId}` as AnyId]);
+  await assert.rejects(held.cache.key(acme, keyId), { reason: 'KEY_STATE_CORRUPT' });
+  assert.equal(held.alerts.length, 1);
+  await database.sql('UPDATE keys SET state_seal_key_id = gen_random_uuid() WHERE key_id = $1', [keyId]);
+  await assert.rejects(doubtful([]).cache.key(acme, keyId), { reason: 'KEY_STATE_CORRUPT' });
+});
+
+test('a key that does not verify is not verified again for every call, and is once a change to it is heard of', async () => {
+  const keyId = await newKey('tampered');
+  const { sealKeyId } = sampleVersion(acme, keyId);
+  const { cache, alerts } = doubtful([`${sealKeyId}` as AnyId]);
+  for (let call = 0; call < 50; call++)
+    await assert.rejects(cache.named({ tenant: 'acme', key: 'tampered' }), { reason: 'KEY_STATE_CORRUPT' });
+  assert.equal(alerts.length, 1);
+  cache.forget(acme, keyId);
+  await assert.rejects(cache.key(acme, keyId), { reason: 'KEY_STATE_CORRUPT' });
+  assert.equal(alerts.length, 2);
 });

@@ -424,7 +424,7 @@ describe('sealing what has no seal', () => {
     assert.equal(await reasonOf(keyward.getKey({ name: keys.name })), CORRUPT);
     const done = await seal(environment);
     assert.match(done.output, /sealed 1 keys\n$/);
-    assert.equal((await keyward.getKey({ name: keys.name })).state, 'ENABLED');
+    await eventually(async () => assert.equal((await keyward.getKey({ name: keys.name })).state, 'ENABLED'));
     assert.deepEqual(
       await sql(environment, `SELECT state_seal FROM keys WHERE name = 'z' AND tenant_id = $1`, [
         keys.tenantId,

@@ -116,9 +116,11 @@ test('a database with keys from before is refused by the new code until it is mi
     sealed.output,
     /^2 keys of 1 tenants are not sealed: 1 DISABLED, 1 ENABLED\nthey have 3 versions: 1 DISABLED, 2 ENABLED\n0 keys are sealed already.*\nsealed 2 keys\n$/,
   );
-  assert.equal(await reasonOf(client.decrypt({ parent, ciphertext })), 'KEY_VERSION_NOT_ENABLED');
+  await eventually(async () =>
+    assert.equal(await reasonOf(client.decrypt({ parent, ciphertext })), 'KEY_VERSION_NOT_ENABLED'),
+  );
   await client.enableKeyVersion({ name: `${name}/versions/1` });
   assert.deepEqual((await client.decrypt({ parent, ciphertext })).plaintext, payload);
-  assert.equal((await client.getKey({ name: disabled })).state, 'DISABLED');
+  await eventually(async () => assert.equal((await client.getKey({ name: disabled })).state, 'DISABLED'));
   assert.equal((await client.enableKey({ name: disabled })).state, 'ENABLED');
 });
