@@ -2,13 +2,13 @@
  * What went wrong, as one line for stderr and an exit code.
  *
  * Owns the exit codes: 0 done; 1 the service refused, its answer couldn't be written, a watched job ended with something
- * left undone, or a permission that was tested is missing; 2 the command was given something it can't use; 3 the service
- * can't be reached. Its invariant: a line holds no control characters, whoever wrote it, and nothing that was encrypted or
- * is to be.
+ * left undone, a permission that was tested is missing, or an export doesn't verify; 2 the command was given something it
+ * can't use; 3 the service can't be reached. Its invariant: a line holds no control characters, whoever wrote it, and
+ * nothing that was encrypted or is to be.
  */
 import { inspect } from 'node:util';
 import { CommanderError } from 'commander';
-import { KeywardClientError } from 'keyward-client';
+import { AuditVerificationError, KeywardClientError } from 'keyward-client';
 
 /** The command was given something that it can't use; the message says what, and what would do. */
 export class UsageError extends Error {
@@ -50,6 +50,7 @@ export function fileTrouble(error: unknown): string {
 }
 
 function describe(error: unknown): string {
+  if (error instanceof AuditVerificationError) return `${error.problem}: ${error.message}`;
   if (!(error instanceof KeywardClientError)) return error instanceof Error ? error.message : String(error);
   const { code, reason, fieldViolations, requestId } = error;
   const fields = fieldViolations.map(({ field, description }) => `${field}: ${description}`).join('; ');

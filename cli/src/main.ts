@@ -9,6 +9,7 @@ import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { addAccess } from './access.ts';
 import { addMaintenance, addTenants } from './administration.ts';
+import { addAudit } from './audit.ts';
 import { addProfiles, addWhoami } from './callers.ts';
 import { addStoredDataKeys } from './data-keys.ts';
 import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
@@ -25,8 +26,8 @@ development identity that "npm start" made is used: .keyward/client.json, looked
 Durations are written 90d, 12h, 30m or 45s, and times in RFC 3339: 2027-01-31T12:00:00Z.
 
 Exit codes: 0 done; 1 the service refused, or its answer could not be written, or the job that was watched ended PARTIAL
-or CANCELLED, or a permission that was tested is missing; 2 something given can't be used; 3 the service can't be
-reached. KEYWARD_DEBUG=1 shows where an error came from.`;
+or CANCELLED, or a permission that was tested is missing, or an export does not verify; 2 something given can't be
+used; 3 the service can't be reached. KEYWARD_DEBUG=1 shows where an error came from.`;
 
 function build(): Command {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
@@ -70,6 +71,7 @@ function build(): Command {
   addAccess(program);
   addWhoami(program);
   addProfiles(program);
+  addAudit(program);
   return program;
 }
 

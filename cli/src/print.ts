@@ -4,6 +4,8 @@
  * Owns which columns a thing has. JSON has the client's field names, times in RFC 3339, bytes in base64.
  */
 import type {
+  AuditEntry,
+  AuditEntryContent,
   Caller,
   ContextCondition,
   DataKey,
@@ -243,6 +245,18 @@ export const PROFILE: Columns<{ readonly name: string; readonly used: boolean } 
   CA: ({ caFile = '' }) => caFile,
   CERTIFICATE: ({ certFile = '' }) => certFile,
   TOKEN: ({ tokenFile = '' }) => tokenFile,
+};
+
+/** The columns of an audit entry, with what it says. */
+export const AUDIT_ENTRY: Columns<AuditEntryContent & Pick<AuditEntry, 'leafIndex'>> = {
+  ENTRY: ({ leafIndex }) => String(leafIndex),
+  TIME: ({ time }) => time,
+  TENANT: ({ tenant }) => tenant,
+  CALLER: ({ caller }) => caller ?? '',
+  METHOD: ({ method }) => method,
+  RESOURCE: ({ resource }) => resource ?? '',
+  DECISION: ({ decision }) => decision ?? '',
+  OUTCOME: ({ outcome, count }) => (count === undefined ? outcome : `${outcome} (${count} times)`),
 };
 
 /** A state, and since or until when where that is what matters of it. */

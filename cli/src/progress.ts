@@ -1,8 +1,8 @@
 /**
- * How far a job is, as one line on a terminal.
+ * How far something is, as one line on a terminal: a job, or a count that grows.
  *
  * Its invariant: the line fits the terminal, so that it is overwritten and never scrolls; where there is no terminal,
- * nothing is written. Knows nothing of how the job is watched.
+ * nothing is written. Knows nothing of how the job is watched, or what is counted.
  */
 import type { RewrapJob } from 'keyward-client';
 import { writeRoughly } from './durations.ts';
@@ -15,9 +15,28 @@ const COLUMNS = 80;
 
 /** The line for a job, at most `columns` characters: `[####......]  40%  400/1,000  62/s  10s left`. */
 export function progressLine(job: RewrapJob, columns: number): string {
-  const share = shareOf(job);
+  return lineOf(shareOf(job), factsOf(job), columns);
+}
+
+/** How far a count is: of how many, and since when, in milliseconds. */
+export interface Count {
+  readonly done: number;
+  readonly total: number;
+  readonly elapsedMs: number;
+}
+
+/** The line for a count, as {@link progressLine}'s. */
+export function countLine({ done, total, elapsedMs }: Count, columns: number): string {
+  const rate = elapsedMs > 0 ? (done / elapsedMs) * 1000 : 0;
+  const facts = [`${number(done)}/${number(total)}`];
+  if (rate > 0) facts.push(`${number(Math.round(rate))}/s`);
+  if (rate > 0 && done < total) facts.push(`${writeRoughly((total - done) / rate)} left`);
+  return lineOf(total > 0 ? done / total : 1, facts, columns);
+}
+
+function lineOf(share: number, facts: readonly string[], columns: number): string {
   const percent = `${String(Math.floor(share * 100)).padStart(3)}%`;
-  const words = ['', percent, ...factsOf(job)].join('  ');
+  const words = ['', percent, ...facts].join('  ');
   const width = Math.min(columns - BAR.words, BAR.most);
   if (width < BAR.least) return words.trimStart().slice(0, columns);
   return `[${'#'.repeat(Math.floor(share * width)).padEnd(width, '.')}]${words}`.slice(0, columns);
@@ -54,12 +73,38 @@ export interface Screen {
 
 /** Shows a job over and over; {@link progressLine} on one line of the terminal, if it is one. */
 export function progressOn(screen: Screen): { show(job: RewrapJob): void; end(): void } {
+  return linesOn(screen, progressLine);
+}
+
+/** How often a count's line is written at most, in milliseconds: a count may grow by the microsecond. */
+const SHOW_EVERY_MS = 100;
+
+/** Shows a count that begins now; {@link countLine} on one line of the terminal, if it is one. */
+export function countOn(screen: Screen): { show(done: number, total: number): void; end(): void } {
+  const lines = linesOn(screen, countLine);
+  const begin = performance.now();
+  let shownAt = Number.NEGATIVE_INFINITY;
+  return {
+    show(done, total) {
+      const now = performance.now();
+      if (now - shownAt < SHOW_EVERY_MS && done < total) return;
+      shownAt = now;
+      lines.show({ done, total, elapsedMs: now - begin });
+    },
+    end: lines.end,
+  };
+}
+
+function linesOn<State>(
+  screen: Screen,
+  lineFor: (state: State, columns: number) => string,
+): { show(state: State): void; end(): void } {
   if (screen.isTTY !== true) return { show() {}, end() {} };
   let shown = false;
   return {
-    show(job) {
+    show(state) {
       // One less than there are: a full line would make some terminals begin the next.
-      const line = progressLine(job, (screen.columns || COLUMNS) - 1);
+      const line = lineFor(state, (screen.columns || COLUMNS) - 1);
       screen.write(`\r${line}\u001b[K`);
       shown = true;
     },

@@ -108,8 +108,9 @@ export class Transport {
   }
 
   /**
-   * The answers of a streaming method, of which each must say all by itself: when the stream breaks where a retry can help,
-   * the call is made anew, and its answers go on. Every answer makes the retries begin from the first. Ends with the
+   * The answers of a streaming method: when the stream breaks where a retry can help, the call is made anew, for what comes
+   * after the last answer where the method has such requests, and each of its answers must say all by itself where not. Every
+   * answer makes the retries begin from the first. Ends with the
    * service's stream; throws as {@link call} rejects. Returning early cancels the call.
    */
   async *stream<Request, Response>(
@@ -119,14 +120,17 @@ export class Transport {
   ): AsyncGenerator<Response, void, undefined> {
     const call = this.#begin(options.signal, options.timeoutMs);
     try {
-      const bytes = method.serialize(request);
+      let rest = request;
       for (let retries = 0; ; retries += 1) {
+        const bytes = method.serialize(rest);
         this.#throwIfEnded(call);
         try {
           for await (const answer of this.#receive(method.path, bytes, call)) {
             // What came in before the call was cancelled is not given out after.
             this.#throwIfEnded(call);
-            yield decode(method, answer, request);
+            const response = decode(method, answer, rest);
+            rest = method.after?.(rest, response) ?? rest;
+            yield response;
             retries = 0;
             call.hasNewToken = false;
           }

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { loadSync } from '@grpc/proto-loader';
 import type { AccessServiceDefinition } from './generated/keyward/v1/AccessService.ts';
 import type { AdminServiceDefinition } from './generated/keyward/v1/AdminService.ts';
+import type { AuditServiceDefinition } from './generated/keyward/v1/AuditService.ts';
 import type { DataKeyServiceDefinition } from './generated/keyward/v1/DataKeyService.ts';
 import type { EncryptionServiceDefinition } from './generated/keyward/v1/EncryptionService.ts';
 import type { HsmServiceDefinition } from './generated/keyward/v1/HsmService.ts';
@@ -28,6 +29,7 @@ interface Contract {
   readonly 'keyward.v1.RotationService': RotationServiceDefinition;
   readonly 'keyward.v1.HsmService': HsmServiceDefinition;
   readonly 'keyward.v1.AccessService': AccessServiceDefinition;
+  readonly 'keyward.v1.AuditService': AuditServiceDefinition;
   readonly 'google.rpc.Status': Reader<{
     readonly message: string;
     readonly details: readonly { readonly type_url: string; readonly value: Uint8Array }[];
@@ -59,6 +61,7 @@ export function contract(): Contract {
       'keyward/v1/rotation.proto',
       'keyward/v1/hsm.proto',
       'keyward/v1/access.proto',
+      'keyward/v1/audit.proto',
       'google/rpc/status.proto',
       'google/rpc/error_details.proto',
     ],

@@ -15,6 +15,22 @@ import type * as m from './messages.ts';
 import { checked, type Token, TokenSource } from './token.ts';
 import { methods } from './wire.ts';
 
+export { type AuditProblem, AuditVerificationError } from './audit/errors.ts';
+export {
+  type AuditExport,
+  type AuditSource,
+  type ExportAuditLogOptions,
+  exportAuditLog,
+} from './audit/export.ts';
+export {
+  type ConsistencyClaim,
+  type InclusionClaim,
+  leafHash as auditLeafHash,
+  verifyConsistency as verifyAuditConsistency,
+  verifyInclusion as verifyAuditInclusion,
+} from './audit/tree.ts';
+export { type AuditExportReport, type VerifyAuditExportOptions, verifyAuditExport } from './audit/verify.ts';
+export { readAuditEntry } from './audit/wire.ts';
 export type { CallOptions } from './call.ts';
 export { type FieldViolation, KeywardClientError, type StatusName } from './errors.ts';
 export type { ListOptions, WalkOptions } from './lists.ts';
@@ -65,7 +81,7 @@ export function connect(options: ConnectOptions): KeywardClient {
 }
 
 /**
- * Typed calls of all services. Every call but {@link KeywardClient.watchRewrapJob} has a deadline, and rejects with a
+ * Typed calls of all services. Every call but those that answer as a stream has a deadline, and rejects with a
  * `KeywardClientError`, or with a TypeError before anything is sent when an argument is of the wrong type. One client holds
  * one connection and serves any number of calls at once; its owner closes it.
  */
@@ -460,6 +476,79 @@ export class KeywardClient {
   /** Says who the caller is. Any caller may ask. */
   getCaller(request: m.GetCallerRequest = {}, options?: CallOptions): Promise<m.Caller> {
     return this.#transport.call(this.#methods.getCaller, request, options);
+  }
+
+  /** Returns one page of the audit log's entries, newest first; {@link auditEntries} walks all. */
+  listAuditEntries(
+    request: m.ListAuditEntriesRequest,
+    options?: CallOptions,
+  ): Promise<m.ListAuditEntriesResponse> {
+    return this.#transport.call(this.#methods.listAuditEntries, request, options);
+  }
+
+  /**
+   * Entries from one on, oldest first, many at a time: up to a size of the log, or as they come. Deadline and retries are
+   * as {@link watchRewrapJob}'s; no entry comes twice.
+   */
+  readAuditEntries(
+    request: m.ReadAuditEntriesRequest,
+    options?: CallOptions,
+  ): AsyncGenerator<readonly m.AuditEntry[], void, undefined> {
+    return this.#transport.stream(this.#methods.readAuditEntries, request, options);
+  }
+
+  /** Returns the audit log's last signed checkpoint. */
+  getAuditCheckpoint(
+    request: m.GetAuditCheckpointRequest = {},
+    options?: CallOptions,
+  ): Promise<m.AuditCheckpoint> {
+    return this.#transport.call(this.#methods.getAuditCheckpoint, request, options);
+  }
+
+  /** Adds witnesses' cosignatures to a checkpoint. */
+  addAuditCosignatures(
+    request: m.AddAuditCosignaturesRequest,
+    options?: CallOptions,
+  ): Promise<m.AuditCheckpoint> {
+    return this.#transport.call(this.#methods.addAuditCosignatures, request, options);
+  }
+
+  /** Returns the proof that an entry is in the log, for {@link verifyAuditInclusion}. */
+  getAuditInclusionProof(
+    request: m.GetAuditInclusionProofRequest,
+    options?: CallOptions,
+  ): Promise<m.AuditInclusionProof> {
+    return this.#transport.call(this.#methods.getAuditInclusionProof, request, options);
+  }
+
+  /** Returns the proof that the log of one size begins with that of another, for {@link verifyAuditConsistency}. */
+  getAuditConsistencyProof(
+    request: m.GetAuditConsistencyProofRequest,
+    options?: CallOptions,
+  ): Promise<m.AuditConsistencyProof> {
+    return this.#transport.call(this.#methods.getAuditConsistencyProof, request, options);
+  }
+
+  /**
+   * All hash tiles of the log's tree, many at a time. Deadline and retries are as {@link watchRewrapJob}'s; after a retry
+   * they come from the first again.
+   */
+  readAuditTiles(
+    request: m.ReadAuditTilesRequest = {},
+    options?: CallOptions,
+  ): AsyncGenerator<readonly m.AuditTile[], void, undefined> {
+    return this.#transport.stream(this.#methods.readAuditTiles, request, options);
+  }
+
+  /** All audit entries that match, newest first, fetched page by page. */
+  auditEntries(
+    request: Omit<m.ListAuditEntriesRequest, 'pageSize' | 'pageToken'>,
+    options: WalkOptions = {},
+  ): AsyncGenerator<m.AuditEntry, void, undefined> {
+    return pages({ filter: request.filter ?? '', ...options }, async (page) => {
+      const { entries, nextPageToken } = await this.listAuditEntries({ ...request, ...page }, options);
+      return { items: entries, nextPageToken };
+    });
   }
 
   /** All tenants, ordered by name, fetched page by page. */

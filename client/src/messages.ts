@@ -9,6 +9,7 @@
 
 export type * from './messages/access.ts';
 export type * from './messages/administration.ts';
+export type * from './messages/audit.ts';
 export type * from './messages/data-keys.ts';
 export type * from './messages/encryption.ts';
 export type * from './messages/keys.ts';

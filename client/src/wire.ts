@@ -3,15 +3,27 @@
  *
  * Its invariant: every method may be called again with the same bytes: it reads, or what it makes is the caller's alone,
  * or it has a request id. The conversions themselves are beside it: requests in `fields.ts`, `tenants.ts` and `keys.ts`,
- * answers in `resources.ts`, `token-keys.ts` and `token-status.ts`, both in `access.ts`, `encryption.ts`, `data-keys.ts`
- * and `rotation.ts`. Knows nothing of channels and deadlines.
+ * answers in `resources.ts`, `token-keys.ts` and `token-status.ts`, both in `access.ts`, `encryption.ts`, `data-keys.ts`,
+ * `rotation.ts` and `audit/wire.ts`. Knows nothing of channels and deadlines.
  */
 import * as access from './access.ts';
+import * as audit from './audit/wire.ts';
 import type { Checksums } from './checksums.ts';
 import { contract } from './contract.ts';
 import * as stored from './data-keys.ts';
 import * as data from './encryption.ts';
-import { change, destruction, filteredPage, integer, named, page, requestId, text } from './fields.ts';
+import {
+  change,
+  destruction,
+  filteredPage,
+  flag,
+  integer,
+  named,
+  page,
+  requestId,
+  text,
+  whole,
+} from './fields.ts';
 import { createKeyRequest, updateKeyRequest } from './keys.ts';
 import type * as m from './messages.ts';
 import { impact, key, keyVersion, maintenance, shredImpact, tenant } from './resources.ts';
@@ -27,6 +39,8 @@ export interface Method<Request, Response> {
   readonly serialize: (request: Request) => Buffer;
   /** Throws for a message that isn't a whole answer; a KeywardClientError where it knows more. */
   readonly deserialize: (bytes: Buffer, request: Request) => Response;
+  /** The request for what comes after an answer, where a stream that broke goes on from there. */
+  readonly after?: (request: Request, response: Response) => Request;
 }
 
 /** The part of a generated method definition that is used, so that its message types can be inferred. */
@@ -64,6 +78,7 @@ export function methods(checksums: Checksums) {
     ...roleBindings(),
     ...roles(),
     ...questions(),
+    ...auditLog(),
   };
 }
 
@@ -371,5 +386,46 @@ function questions() {
     ),
     explainAccess: method(service.ExplainAccess, access.explainRequest, access.explanation),
     getCaller: method(service.GetCaller, (_: m.GetCallerRequest) => ({}), access.caller),
+  };
+}
+function auditLog() {
+  const service = contract()['keyward.v1.AuditService'];
+  return {
+    listAuditEntries: method(service.ListEntries, audit.listRequest, audit.listResponse),
+    readAuditEntries: {
+      ...method(service.ReadEntries, audit.readRequest, ({ entries }) => entries.map(audit.entry)),
+      after: audit.readOn,
+    },
+    getAuditCheckpoint: method(
+      service.GetCheckpoint,
+      (_: m.GetAuditCheckpointRequest) => ({}),
+      audit.checkpoint,
+    ),
+    addAuditCosignatures: method(
+      service.AddCosignatures,
+      (r: m.AddAuditCosignaturesRequest) => ({ note: text('note', r.note) }),
+      audit.checkpoint,
+    ),
+    getAuditInclusionProof: method(
+      service.GetInclusionProof,
+      (r: m.GetAuditInclusionProofRequest) => ({
+        leafIndex: whole('leafIndex', r.leafIndex),
+        treeSize: whole('treeSize', r.treeSize ?? 0),
+      }),
+      audit.inclusionProof,
+    ),
+    getAuditConsistencyProof: method(
+      service.GetConsistencyProof,
+      (r: m.GetAuditConsistencyProofRequest) => ({
+        fromSize: whole('fromSize', r.fromSize),
+        toSize: whole('toSize', r.toSize ?? 0),
+      }),
+      audit.consistencyProof,
+    ),
+    readAuditTiles: method(
+      service.ReadTiles,
+      (r: m.ReadAuditTilesRequest) => ({ treeSize: whole('treeSize', r.treeSize ?? 0) }),
+      ({ tiles }): readonly m.AuditTile[] => tiles,
+    ),
   };
 }

@@ -1,0 +1,337 @@
+/**
+ * `keyward audit …`: the audit log, read, exported, and verified.
+ *
+ * Owns their words and arguments. Its invariant: `verify` asks no service and believes no key that it isn't given.
+ */
+import { readFileSync } from 'node:fs';
+import type { Command } from 'commander';
+import {
+  type AuditCheckpoint,
+  type AuditEntry,
+  type AuditEntryContent,
+  type AuditExportReport,
+  exportAuditLog,
+  type KeywardClient,
+  KeywardClientError,
+  readAuditEntry,
+  verifyAuditExport,
+} from 'keyward-client';
+import { fileTrouble, printable, UsageError } from './failures.ts';
+import { readInput, writeStandardOutput } from './files.ts';
+import { WATCH_RETRIES, watchTimeout } from './jobs.ts';
+import { oneTenant } from './names.ts';
+import {
+  count,
+  given,
+  type ListOptions,
+  type TenantOptions,
+  time,
+  withFilter,
+  wordsOption,
+} from './options.ts';
+import { AUDIT_ENTRY, type Columns, printJson, printOne, printTable } from './print.ts';
+import { countOn } from './progress.ts';
+import { type GlobalOptions, withClient } from './session.ts';
+
+/** The fields that entries can be filtered by. */
+const FIELDS = 'request_id, caller, method, resource, decision and outcome';
+
+/** How many entries are listed unless the user says otherwise. */
+const LISTED = 100;
+
+/** The largest page. */
+const PAGE = 1000;
+
+/** The longest note that is read, in bytes. */
+const NOTE_BYTES = 1_048_576;
+
+/** Adds `audit`. */
+export function addAudit(program: Command): void {
+  const audit = program
+    .command('audit')
+    .description(
+      'the audit log: every call that was decided and what the service did by itself, and how it is proven',
+    );
+  addList(audit);
+  addTail(audit);
+  addExport(audit);
+  addVerify(audit);
+  addCheckpoint(audit);
+  addPublicKey(audit);
+  addCosign(audit);
+}
+
+interface ListEntriesOptions extends TenantOptions, ListOptions {
+  readonly since?: Date;
+  readonly until?: Date;
+  readonly limit: number;
+}
+
+function addList(audit: Command): void {
+  withFilter(audit.command('list [tenant]'), FIELDS, 'method = Encrypt')
+    .description("list a tenant's entries, or all tenants' (-), newest first")
+    .option('--tenant <tenant>', 'whose entries, as well as by the argument')
+    .option('--since <time>', 'only those of this time or later', time)
+    .option('--until <time>', 'only those from before this time', time)
+    .option('--limit <count>', 'at most this many', count, LISTED)
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient<ListEntriesOptions>(
+        command,
+        async (keyward, { output, tenant, filter, since, until, limit }) => {
+          const parent = whoseEntries(whose, tenant, 'list');
+          const request = { parent, ...given({ filter, startTime: since, endTime: until }) };
+          const entries: Shown[] = [];
+          const walk = keyward.auditEntries(request, { pageSize: Math.max(1, Math.min(limit, PAGE)) });
+          if (limit > 0) {
+            for await (const entry of walk) {
+              entries.push(shown(entry));
+              if (entries.length === limit) break;
+            }
+          }
+          await (output === 'json' ? printJson(entries) : printTable(AUDIT_ENTRY, entries));
+        },
+      ),
+    );
+}
+
+type Shown = AuditEntryContent & Pick<AuditEntry, 'leafIndex'>;
+
+function shown({ leafIndex, leaf }: AuditEntry): Shown {
+  return { leafIndex, ...readAuditEntry(leaf) };
+}
+
+function whoseEntries(given: string | undefined, tenant: string | undefined, command: string): string {
+  return oneTenant(
+    given,
+    tenant,
+    `whose entries? Name the tenant, or - for all: keyward audit ${command} acme`,
+  );
+}
+
+interface TailOptions extends TenantOptions, ListOptions {
+  readonly from?: number;
+}
+
+function addTail(audit: Command): void {
+  withFilter(audit.command('tail [tenant]'), FIELDS, 'decision = denied')
+    .description("follow a tenant's entries, or all tenants' (-), as they come")
+    .option('--tenant <tenant>', 'whose entries, as well as by the argument')
+    .option(
+      '--from <entry>',
+      'begin with this entry, by its number in the log, and not with the next that comes',
+      count,
+    )
+    .addHelpText(
+      'after',
+      '\nEach is one line: of words, or with --output json the entry as it is in the log.' +
+        '\nWithout --timeout they are followed until you stop it.',
+    )
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient<TailOptions>(
+        command,
+        async (keyward, { output, tenant, filter, from }) => {
+          const parent = whoseEntries(whose, tenant, 'tail');
+          const firstLeafIndex = from ?? (await sizeOf(keyward));
+          const request = { parent, firstLeafIndex, ...given({ filter }) };
+          for await (const entries of keyward.readAuditEntries(
+            request,
+            given({ timeoutMs: watchTimeout(command) }),
+          )) {
+            const lines = entries.map((entry) => (output === 'json' ? entry.leaf.toString() : words(entry)));
+            await writeStandardOutput(lines.map((line) => `${line}\n`).join(''));
+          }
+        },
+        { retries: WATCH_RETRIES },
+      ),
+    );
+}
+
+/** How many entries were signed; none is no error. */
+async function sizeOf(keyward: KeywardClient): Promise<number> {
+  try {
+    return (await keyward.getAuditCheckpoint()).treeSize;
+  } catch (error) {
+    if (error instanceof KeywardClientError && error.code === 'NOT_FOUND') return 0;
+    throw error;
+  }
+}
+
+function words(entry: AuditEntry): string {
+  const item = shown(entry);
+  return Object.values(AUDIT_ENTRY)
+    .map((cell) => printable(cell(item)) || '-')
+    .join('  ');
+}
+
+interface ExportOptions {
+  readonly from?: number;
+}
+
+const EXPORTED: Columns<{
+  readonly folder: string;
+  readonly entries: number;
+  readonly firstLeafIndex: number;
+  readonly treeSize: number;
+}> = {
+  FOLDER: ({ folder }) => folder,
+  ENTRIES: ({ entries }) => String(entries),
+  FROM: ({ firstLeafIndex }) => String(firstLeafIndex),
+  'LOG SIZE': ({ treeSize }) => String(treeSize),
+};
+
+function addExport(audit: Command): void {
+  audit
+    .command('export <folder>')
+    .description('write the log, as it was last signed, to a folder that anybody can verify')
+    .option(
+      '--from <entry>',
+      'begin with this entry, a multiple of 256; those before it are exported as hashes only',
+      count,
+    )
+    .addHelpText(
+      'after',
+      '\nIt has all tenants. docs/audit.md says what is in the folder. A terminal on standard error shows how far it is.',
+    )
+    .action((folder: string, _options, command: Command) =>
+      withClient<ExportOptions>(
+        command,
+        async (keyward, { output, from }) => {
+          const progress = countOn(process.stderr);
+          const written = await exportAuditLog(keyward, folder, {
+            ...given({ firstLeafIndex: from }),
+            onProgress: progress.show,
+          })
+            .catch(unusable)
+            .finally(progress.end);
+          const { firstLeafIndex, entries, checkpoint } = written;
+          await printOne(output, EXPORTED, {
+            folder,
+            entries,
+            firstLeafIndex,
+            treeSize: checkpoint.treeSize,
+          });
+        },
+        { retries: WATCH_RETRIES },
+      ),
+    );
+}
+
+/** What of the options made no sense to the client. */
+function unusable(error: unknown): never {
+  if (error instanceof RangeError || error instanceof TypeError)
+    throw new UsageError(error.message, { cause: error });
+  throw error;
+}
+
+interface VerifyOptions extends GlobalOptions {
+  readonly publicKey: readonly string[];
+  readonly known: readonly string[];
+  readonly witness: readonly string[];
+}
+
+const VERIFIED: Columns<WithText<AuditExportReport>> = {
+  LOG: ({ origin }) => origin,
+  VERIFIED: ({ entries }) => String(entries),
+  FROM: ({ firstLeafIndex }) => String(firstLeafIndex),
+  'LOG SIZE': ({ treeSize }) => String(treeSize),
+  'ROOT HASH': ({ rootHash }) => rootHash,
+  'COSIGNED BY': ({ cosignatures }) =>
+    cosignatures.map(({ witness, time }) => `${witness} (${time.toISOString()})`).join(', '),
+};
+
+function addVerify(audit: Command): void {
+  audit
+    .command('verify <folder>')
+    .description(
+      'verify an export without any service: that its entries are what was signed, all of them, in their order',
+    )
+    .addOption(
+      wordsOption('--public-key <file>', "the log's public key, PEM; repeat it for one that was replaced"),
+    )
+    .addOption(
+      wordsOption(
+        '--known <file>',
+        'a checkpoint from elsewhere or from before, which the export must continue',
+      ),
+    )
+    .addOption(wordsOption('--witness <key>', 'the verifier key of a witness, who must have cosigned'))
+    .addHelpText(
+      'after',
+      '\nHave the public key from elsewhere than from whoever gives you the export: the one in it proves nothing.' +
+        '\nWhat is wrong is said by its kind, as in "ENTRY: entry 17: …", and the exit code is 1.' +
+        '\n\n  keyward audit verify export-2027-01 --public-key log.pem --known export-2026-12/checkpoint',
+    )
+    .action(async (folder: string, _options, command: Command) => {
+      const { output, publicKey, known, witness } = command.optsWithGlobals<VerifyOptions>();
+      if (publicKey.length === 0)
+        throw new UsageError(
+          "which key has signed it? Give --public-key, the log's key as you have it from elsewhere",
+        );
+      const progress = countOn(process.stderr);
+      const report = await verifyAuditExport(folder, {
+        publicKeys: publicKey.map((file) => readGiven(file).toString()),
+        known: known.map(readGiven),
+        witnesses: witness,
+        onProgress: progress.show,
+      })
+        .catch(unusable)
+        .finally(progress.end);
+      await printOne(output, VERIFIED, withText(report));
+    });
+}
+
+/** With the root hash as JSON has bytes. */
+type WithText<T> = Omit<T, 'rootHash'> & { readonly rootHash: string };
+
+function withText<T extends { readonly rootHash: Buffer }>(facts: T): WithText<T> {
+  return { ...facts, rootHash: facts.rootHash.toString('base64') };
+}
+
+function readGiven(file: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    throw new UsageError(`${file}: ${fileTrouble(error)}`, { cause: error });
+  }
+}
+
+function addCheckpoint(audit: Command): void {
+  audit
+    .command('checkpoint')
+    .description('show the last signed checkpoint, as a signed note: keep it, or have witnesses cosign it')
+    .action((_options, command: Command) =>
+      withClient(command, async (keyward, { output }) => {
+        const checkpoint = await keyward.getAuditCheckpoint();
+        await printCheckpoint(output, checkpoint);
+      }),
+    );
+}
+
+/** The note alone, unless JSON is wanted. */
+async function printCheckpoint(output: string, checkpoint: AuditCheckpoint): Promise<void> {
+  await (output === 'json' ? printJson(withText(checkpoint)) : writeStandardOutput(checkpoint.note));
+}
+
+function addPublicKey(audit: Command): void {
+  audit
+    .command('public-key')
+    .description('print the public key that the service says it signs with, as PEM')
+    .action((_options, command: Command) =>
+      withClient(command, async (keyward) => {
+        await writeStandardOutput((await keyward.getAuditCheckpoint()).publicKey);
+      }),
+    );
+}
+
+function addCosign(audit: Command): void {
+  audit
+    .command('cosign <file>')
+    .description("hand the service a checkpoint's note with witnesses' cosignatures (- for standard input)")
+    .action((file: string, _options, command: Command) =>
+      withClient(command, async (keyward, { output }) => {
+        const note = await readInput(file, NOTE_BYTES, 'that is too long for a checkpoint');
+        const checkpoint = await keyward.addAuditCosignatures({ note: note.toString() });
+        await printCheckpoint(output, checkpoint);
+      }),
+    );
+}
