@@ -68,7 +68,7 @@ interface ListEntriesOptions extends TenantOptions, ListOptions {
 }
 
 function addList(audit: Command): void {
-  withFilter(audit.command('list [tenant]'), FIELDS, 'method = Encrypt')
+  withFilter(audit.command('list [tenant]'), FIELDS, 'outcome != OK')
     .description("list a tenant's entries, or all tenants' (-), newest first")
     .option('--tenant <tenant>', 'whose entries, as well as by the argument')
     .option('--since <time>', 'only those of this time or later', time)
@@ -96,8 +96,8 @@ function addList(audit: Command): void {
 
 type Shown = AuditEntryContent & Pick<AuditEntry, 'leafIndex'>;
 
-function shown({ leafIndex, leaf }: AuditEntry): Shown {
-  return { leafIndex, ...readAuditEntry(leaf) };
+function shown(entry: AuditEntry): Shown {
+  return { leafIndex: entry.leafIndex, ...readAuditEntry(entry) };
 }
 
 function whoseEntries(given: string | undefined, tenant: string | undefined, command: string): string {

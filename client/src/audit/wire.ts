@@ -67,10 +67,10 @@ export function consistencyProof(wire: ConsistencyProof__Output): m.AuditConsist
  * What an entry says. Throws a TypeError when it isn't a JSON object of version 1, as nothing is that the service logs
  * today.
  */
-export function readAuditEntry(leaf: Uint8Array): m.AuditEntryContent {
+export function readAuditEntry({ leaf }: Pick<m.AuditEntry, 'leaf'>): m.AuditEntryContent {
   let content: unknown;
   try {
-    content = JSON.parse(Buffer.from(leaf).toString());
+    content = JSON.parse(leaf.toString());
   } catch (cause) {
     throw new TypeError('the entry is not JSON', { cause });
   }

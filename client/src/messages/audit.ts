@@ -28,12 +28,15 @@ export interface AuditEntryContent {
   readonly certificate?: string;
   readonly token?: { readonly issuer: string; readonly id?: string };
   readonly address?: string;
+  /** In full, as in `keyward.v1.EncryptionService/Encrypt`. */
   readonly method: string;
   readonly resource?: string;
-  readonly keyVersion?: number;
+  /** The full name of the key version that was used. */
+  readonly keyVersion?: string;
   /** The encryption context's names, and masks of their values in hexadecimal. */
   readonly context?: Readonly<Record<string, string | null>>;
-  readonly maskPeriod?: string | number;
+  /** The month of the masks' key: masks of different months can't be compared. */
+  readonly maskPeriod?: string;
   readonly decision?: 'allowed' | 'denied';
   /** The binding that has allowed it. */
   readonly binding?: string;
@@ -51,7 +54,7 @@ export interface AuditEntryContent {
 export interface AuditSelection {
   /** `tenants/{tenant}`, or `tenants/-` for all. */
   readonly parent: string;
-  /** As in `method = Encrypt AND outcome != OK`; the contract has the grammar. Absent: all. */
+  /** As in `decision = denied AND outcome != RATE_LIMITED`; the contract has the grammar. Absent: all. */
   readonly filter?: string;
 }
 

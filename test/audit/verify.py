@@ -1,0 +1,395 @@
+"""A verifier for exports of Keyward's audit log, written from docs/audit.md alone, with Python's standard library.
+
+    python3 verify.py <folder> --public-key <pem> [--known <checkpoint>] [--witness <verifier key>]
+
+Prints what was proven, or the first thing that is wrong, as one line of JSON; exits 0 or 1. The options may be repeated.
+Without arguments it takes them from standard input: each line is a JSON array of them, and is answered by a line.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import re
+import sys
+
+FILE_ENTRIES = 65536
+WIDTH = 256
+HASH = 32
+
+
+class Wrong(Exception):
+    """The first thing that is wrong."""
+
+    def __init__(self, problem, **facts):
+        super().__init__(problem)
+        self.report = {"problem": problem, **facts}
+
+
+def sha256(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def decode_base64(text):
+    data = base64.b64decode(text, validate=True)
+    if base64.b64encode(data).decode() != text:
+        raise ValueError("not canonical base64")
+    return data
+
+
+# --- ECDSA on P-256 (FIPS 186-5, SEC 1) ---
+
+P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
+B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+G = (
+    0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
+    0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5,
+)
+SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
+
+
+def add(a, b):
+    """The sum of two points of the curve; None is the point at infinity."""
+    if a is None or b is None:
+        return b if a is None else a
+    if a[0] == b[0]:
+        if (a[1] + b[1]) % P == 0:
+            return None
+        slope = (3 * a[0] * a[0] - 3) * pow(2 * a[1], -1, P)
+    else:
+        slope = (b[1] - a[1]) * pow(b[0] - a[0], -1, P)
+    x = (slope * slope - a[0] - b[0]) % P
+    return x, (slope * (a[0] - x) - a[1]) % P
+
+
+def multiply(k, point):
+    result = None
+    while k:
+        if k & 1:
+            result = add(result, point)
+        point = add(point, point)
+        k >>= 1
+    return result
+
+
+def der_integers(signature):
+    """r and s of SEQUENCE { INTEGER, INTEGER } in DER."""
+    if len(signature) < 2 or signature[0] != 0x30 or signature[1] != len(signature) - 2:
+        raise ValueError("not a signature in DER")
+    numbers, at = [], 2
+    while at < len(signature):
+        if signature[at] != 0x02:
+            raise ValueError("not an INTEGER")
+        body = signature[at + 2 : at + 2 + signature[at + 1]]
+        padded = len(body) > 1 and body[0] == 0 and body[1] < 0x80
+        if len(body) == 0 or len(body) != signature[at + 1] or body[0] >= 0x80 or padded:
+            raise ValueError("not a positive INTEGER in DER")
+        numbers.append(int.from_bytes(body, "big"))
+        at += 2 + len(body)
+    r, s = numbers
+    return r, s
+
+
+def ecdsa_verifies(point, message, signature):
+    try:
+        r, s = der_integers(signature)
+    except (ValueError, IndexError):
+        return False
+    if not (0 < r < N and 0 < s < N):
+        return False
+    w = pow(s, -1, N)
+    e = int.from_bytes(sha256(message), "big")
+    found = add(multiply(e * w % N, G), multiply(r * w % N, point))
+    return found is not None and found[0] % N == r
+
+
+def public_key(pem):
+    """The key's SPKI in DER, and its point."""
+    body = re.search(r"-----BEGIN PUBLIC KEY-----(.*?)-----END PUBLIC KEY-----", pem, re.S)
+    der = base64.b64decode("".join(body.group(1).split()))
+    if len(der) != len(SPKI) + 65 or not der.startswith(SPKI + b"\x04"):
+        raise ValueError("not a key on P-256")
+    x, y = int.from_bytes(der[-64:-32], "big"), int.from_bytes(der[-32:], "big")
+    if (y * y - (x * x * x - 3 * x + B)) % P != 0:
+        raise ValueError("not a point on the curve")
+    return der, (x, y)
+
+
+# --- Ed25519 (RFC 8032), for witnesses ---
+
+Q = 2**255 - 19
+L = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, Q) % Q
+
+
+def edwards_add(a, b):
+    product = D * a[0] * b[0] * a[1] * b[1]
+    x = (a[0] * b[1] + a[1] * b[0]) * pow(1 + product, -1, Q)
+    y = (a[1] * b[1] + a[0] * b[0]) * pow(1 - product, -1, Q)
+    return x % Q, y % Q
+
+
+def edwards_multiply(k, point):
+    result = (0, 1)
+    while k:
+        if k & 1:
+            result = edwards_add(result, point)
+        point = edwards_add(point, point)
+        k >>= 1
+    return result
+
+
+def edwards_point(data):
+    y = int.from_bytes(data, "little")
+    sign, y = y >> 255, y & (2**255 - 1)
+    square = (y * y - 1) * pow(D * y * y + 1, -1, Q) % Q
+    x = pow(square, (Q + 3) // 8, Q)
+    if (x * x - square) % Q != 0:
+        x = x * pow(2, (Q - 1) // 4, Q) % Q
+    if (x * x - square) % Q != 0 or y >= Q:
+        raise ValueError("not a point")
+    return (Q - x if x & 1 != sign else x), y
+
+
+def ed25519_verifies(key, message, signature):
+    try:
+        a, r = edwards_point(key), edwards_point(signature[:32])
+    except ValueError:
+        return False
+    s = int.from_bytes(signature[32:], "little")
+    h = int.from_bytes(hashlib.sha512(signature[:32] + key + message).digest(), "little") % L
+    base = edwards_point((4 * pow(5, -1, Q) % Q).to_bytes(32, "little"))
+    return s < L and edwards_multiply(s, base) == edwards_add(r, edwards_multiply(h, a))
+
+
+# --- Checkpoints ---
+
+
+def open_checkpoint(data, keys):
+    """Origin, size, root, text and signatures of a checkpoint that one of the keys has signed."""
+    try:
+        note = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Wrong("CHECKPOINT")
+    at = note.rfind("\n\n")
+    if at < 0 or not note.endswith("\n") or any(c < " " and c != "\n" for c in note):
+        raise Wrong("CHECKPOINT")
+    text, signatures = note[: at + 1], []
+    for line in note[at + 2 : -1].split("\n"):
+        parts = re.fullmatch("\u2014 ([^\\s+]+) (\\S+)", line)
+        try:
+            signature = decode_base64(parts.group(2))
+        except (AttributeError, ValueError):
+            raise Wrong("CHECKPOINT")
+        if len(signature) < 5:
+            raise Wrong("CHECKPOINT")
+        signatures.append((parts.group(1), signature[:4], signature[4:]))
+    lines = text[:-1].split("\n")
+    if len(lines) < 3 or "" in lines or not re.fullmatch("0|[1-9][0-9]*", lines[1]):
+        raise Wrong("CHECKPOINT")
+    verified = 0
+    for der, point in keys:
+        for name, key_id, signature in signatures:
+            if name == lines[0] and key_id == sha256(der)[:4]:
+                if not ecdsa_verifies(point, text.encode(), signature):
+                    raise Wrong("CHECKPOINT")
+                verified += 1
+    try:
+        root = decode_base64(lines[2])
+    except ValueError:
+        raise Wrong("CHECKPOINT")
+    if verified == 0 or len(root) != HASH or int(lines[1]) >= 2**53:
+        raise Wrong("CHECKPOINT")
+    return {"origin": lines[0], "size": int(lines[1]), "root": root, "text": text, "signatures": signatures}
+
+
+def require_witness(checkpoint, verifier_key):
+    name, key_hex, typed = verifier_key.split("+", 2)
+    typed = decode_base64(typed)
+    key_id = sha256(name.encode(), b"\n", typed)[:4]
+    if key_id.hex() != key_hex or typed[0] != 4 or len(typed) != 33:
+        raise ValueError("not a witness's verifier key")
+    found = [s for n, i, s in checkpoint["signatures"] if n == name and i == key_id]
+    for signature in found:
+        time = int.from_bytes(signature[:8], "big")
+        message = f"cosignature/v1\ntime {time}\n{checkpoint['text']}".encode()
+        if len(signature) != 72 or not ed25519_verifies(typed[1:], message, signature[8:]):
+            raise Wrong("CHECKPOINT")
+    if not found:
+        raise Wrong("CHECKPOINT")
+
+
+# --- The tree, in tiles ---
+
+
+def tree_hash(hashes):
+    """MTH, by its definition, over what is taken for leaf hashes."""
+    if len(hashes) == 1:
+        return hashes[0]
+    k = 1
+    while k * 2 < len(hashes):
+        k *= 2
+    return sha256(b"\x01", tree_hash(hashes[:k]), tree_hash(hashes[k:]))
+
+
+def tile_path(level, index, width):
+    groups = [index % 1000]
+    while index >= 1000:
+        index //= 1000
+        groups.insert(0, index % 1000)
+    place = "/".join(f"x{g:03}" for g in groups[:-1]) + ("/" if len(groups) > 1 else "") + f"{groups[-1]:03}"
+    return f"tile/{level}/{place}" + ("" if width == WIDTH else f".p/{width}")
+
+
+class Tree:
+    def __init__(self, folder, size, root):
+        self.folder, self.size, self.whole, self.last = folder, size, {}, []
+        level = 0
+        while size // WIDTH**level > 0:
+            count = size // WIDTH**level
+            width = count % WIDTH
+            self.last.append(self.read(level, count // WIDTH, width) if width else [])
+            level += 1
+        if self.root_over(self.last) != root:
+            raise Wrong("ROOT")
+
+    def read(self, level, index, width):
+        path = tile_path(level, index, width)
+        try:
+            with open(os.path.join(self.folder, path), "rb") as file:
+                data = file.read()
+        except OSError:
+            raise Wrong("TILE", file=path)
+        if len(data) != width * HASH:
+            raise Wrong("TILE", file=path)
+        return [data[i : i + HASH] for i in range(0, len(data), HASH)]
+
+    @staticmethod
+    def root_over(last_tiles):
+        rest = []
+        for hashes in last_tiles:
+            hashes = hashes + rest
+            rest = [tree_hash(hashes)] if hashes else []
+        return rest[0] if rest else sha256()
+
+    def tile(self, level, index):
+        if index == self.size // WIDTH**level // WIDTH:
+            return self.last[level]
+        if self.whole.get(level, (None, None))[0] != index:
+            hashes = self.read(level, index, WIDTH)
+            if tree_hash(hashes) != self.tile(level + 1, index // WIDTH)[index % WIDTH]:
+                raise Wrong("TILE", file=tile_path(level, index, WIDTH))
+            self.whole[level] = (index, hashes)
+        return self.whole[level][1]
+
+    def root_at(self, size):
+        last, level = [], 0
+        while size // WIDTH**level > 0:
+            count = size // WIDTH**level
+            width = count % WIDTH
+            last.append(self.tile(level, count // WIDTH)[:width] if width else [])
+            level += 1
+        return self.root_over(last)
+
+
+# --- The export ---
+
+
+def read_description(folder):
+    try:
+        with open(os.path.join(folder, "export.json"), "rb") as file:
+            said = json.load(file)
+        first, size, origin = said["firstLeafIndex"], said["treeSize"], said["origin"]
+        fits = said["format"] == 1 and 0 <= first <= size and (first % WIDTH == 0 or first == size)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Wrong("EXPORT")
+    if not fits:
+        raise Wrong("EXPORT")
+    return first, size, origin
+
+
+def entry_files(first, size):
+    while first < size:
+        end = min((first // FILE_ENTRIES + 1) * FILE_ENTRIES, size)
+        yield f"entries/{first}.jsonl", first, end
+        first = end
+
+
+def verify_entries(folder, tree, first):
+    files = list(entry_files(first, tree.size))
+    entries = os.path.join(folder, "entries")
+    for name in sorted(os.listdir(entries)) if os.path.isdir(entries) else []:
+        if f"entries/{name}" not in [path for path, _, _ in files]:
+            raise Wrong("FILE", file=f"entries/{name}")
+    for index in range(first // WIDTH):
+        tree.tile(0, index)
+    for path, index, end in files:
+        try:
+            file = open(os.path.join(folder, path), "rb")
+        except FileNotFoundError:
+            raise Wrong("ENTRY", leafIndex=index)
+        with file:
+            for line in file:  # of bytes: parted at 0a and nowhere else
+                if index == end or not line.endswith(b"\n"):
+                    raise Wrong("ENTRY", leafIndex=index)
+                if sha256(b"\x00", line[:-1]) != tree.tile(0, index // WIDTH)[index % WIDTH]:
+                    raise Wrong("ENTRY", leafIndex=index)
+                index += 1
+        if index < end:
+            raise Wrong("ENTRY", leafIndex=index)
+
+
+def verify(folder, keys, known, witnesses):
+    first, size, origin = read_description(folder)
+    try:
+        with open(os.path.join(folder, "checkpoint"), "rb") as file:
+            checkpoint = open_checkpoint(file.read(), keys)
+    except FileNotFoundError:
+        raise Wrong("CHECKPOINT")
+    if (checkpoint["origin"], checkpoint["size"]) != (origin, size):
+        raise Wrong("EXPORT")
+    for witness in witnesses:
+        require_witness(checkpoint, witness)
+    tree = Tree(folder, size, checkpoint["root"])
+    for data in known:
+        other = open_checkpoint(data, keys)
+        if other["origin"] != origin:
+            raise Wrong("ORIGIN")
+        if other["size"] > size:
+            raise Wrong("CUT")
+        if tree.root_at(other["size"]) != other["root"]:
+            raise Wrong("FORK")
+    verify_entries(folder, tree, first)
+    return {"origin": origin, "treeSize": size, "firstLeafIndex": first, "root": checkpoint["root"].hex()}
+
+
+def read(path, mode):
+    with open(path, mode) as file:
+        return file.read()
+
+
+def run(arguments):
+    """Whether the export is good; prints what is to be said of it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    for option in ("--public-key", "--known", "--witness"):
+        parser.add_argument(option, action="append", default=[])
+    given = parser.parse_args(arguments)
+    keys = [public_key(read(path, "r")) for path in given.public_key]
+    known = [read(path, "rb") for path in given.known]
+    try:
+        print(json.dumps(verify(given.folder, keys, known, given.witness)), flush=True)
+        return True
+    except Wrong as wrong:
+        print(json.dumps(wrong.report), flush=True)
+        return False
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        for line in sys.stdin:
+            run(json.loads(line))
+    elif not run(sys.argv[1:]):
+        sys.exit(1)
