@@ -21,6 +21,7 @@ const definitions = loadSync(
     'keyward/v1/rotation.proto',
     'keyward/v1/hsm.proto',
     'keyward/v1/access.proto',
+    'keyward/v1/audit.proto',
     'google/rpc/status.proto',
     'google/rpc/error_details.proto',
   ],
@@ -41,6 +42,7 @@ const SERVICES = [
   'keyward.v1.RotationService',
   'keyward.v1.HsmService',
   'keyward.v1.AccessService',
+  'keyward.v1.AuditService',
 ];
 
 type Call = grpc.ServerUnaryCall<unknown, unknown> | grpc.ServerWritableStream<unknown, unknown>;
