@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { readDuration, readTime, writeDuration, writeRoughly } from '../../cli/src/durations.ts';
-import { progressLine, progressOn } from '../../cli/src/progress.ts';
+import { countLine, countOn, progressLine, progressOn } from '../../cli/src/progress.ts';
 import type { RewrapJob } from '../../client/src/index.ts';
 
 function job(facts: Partial<RewrapJob> = {}): RewrapJob {
@@ -72,6 +72,28 @@ describe('the line of a job', () => {
   });
 });
 
+describe('the line of a count', () => {
+  const cases: [count: Parameters<typeof countLine>[0], line: string][] = [
+    [
+      { done: 250_000, total: 1_000_000, elapsedMs: 1000 },
+      '[######...................]   25%  250,000/1,000,000  250,000/s  3s left',
+    ],
+    [{ done: 0, total: 10, elapsedMs: 5 }, '[.........................]    0%  0/10'],
+    [{ done: 10, total: 10, elapsedMs: 500 }, '[#########################]  100%  10/10  20/s'],
+    [{ done: 0, total: 0, elapsedMs: 0 }, '[#########################]  100%  0/0'],
+  ];
+  for (const [count, line] of cases) {
+    it(`of ${count.done} of ${count.total} is ${line}`, () => {
+      assert.equal(countLine(count, 79), line);
+    });
+  }
+
+  it('fits every width', () => {
+    for (let columns = 0; columns < 200; columns++)
+      for (const [count] of cases) assert.ok(countLine(count, columns).length <= columns);
+  });
+});
+
 describe('progress', () => {
   function screen(facts: { isTTY?: boolean; columns?: number }) {
     let text = '';
@@ -104,13 +126,26 @@ describe('progress', () => {
     assert.ok(terminal.text.length > 60 && terminal.text.length <= 80 + '\r\u001b[K'.length);
   });
 
+  it('of a count is written at its beginning and its end, and now and then between', () => {
+    const terminal = screen({ isTTY: true, columns: 80 });
+    const progress = countOn(terminal);
+    for (let done = 1; done <= 100_000; done++) progress.show(done, 100_000);
+    progress.end();
+    const written = terminal.text.split('\r').slice(1);
+    assert.match(written[0] ?? '', / 1\/100,000/);
+    assert.match(written.at(-1) ?? '', / 100% {2}100,000\/100,000.*\n$/);
+    assert.ok(written.length < 1000);
+  });
+
   it('writes nothing where there is no terminal, nor a line break for nothing', () => {
     const pipe = screen({});
     const progress = progressOn(pipe);
     progress.show(job());
     progress.end();
+    countOn(pipe).show(1, 2);
     const terminal = screen({ isTTY: true, columns: 80 });
     progressOn(terminal).end();
+    countOn(terminal).end();
     assert.equal(pipe.text + terminal.text, '');
   });
 });
