@@ -21,21 +21,24 @@ export interface Lines {
   readonly cut: boolean;
 }
 
-/** The file's lines; none when there is no file. */
+/** The file's lines; none when there is no file. They are good until more are asked for. */
 export async function* linesOf(file: string): AsyncGenerator<Lines, void, undefined> {
   const handle = await openIfThere(file);
   if (handle === undefined) return;
   try {
-    let rest: Buffer = Buffer.alloc(0);
+    let buffer = Buffer.allocUnsafe(2 * CHUNK_BYTES);
+    // How many bytes at its beginning are a line that has not ended yet.
+    let begun = 0;
     for (;;) {
-      const chunk = Buffer.allocUnsafe(rest.length + CHUNK_BYTES);
-      rest.copy(chunk);
-      const { bytesRead } = await handle.read(chunk, rest.length, CHUNK_BYTES);
-      const { lines, used } = split(chunk.subarray(0, rest.length + bytesRead));
-      rest = chunk.subarray(used, rest.length + bytesRead);
-      const cut = rest.length > 0 && (bytesRead === 0 || rest.length > MAX_LINE_BYTES);
+      if (buffer.length - begun < CHUNK_BYTES) buffer = Buffer.concat([buffer], 2 * buffer.length);
+      const { bytesRead } = await handle.read(buffer, begun, CHUNK_BYTES);
+      const end = begun + bytesRead;
+      const { lines, used } = split(buffer.subarray(0, end));
+      begun = end - used;
+      const cut = begun > 0 && (bytesRead === 0 || begun > MAX_LINE_BYTES);
       yield { lines, cut };
       if (cut || bytesRead === 0) return;
+      buffer.copyWithin(0, used, end);
     }
   } finally {
     await handle.close();
