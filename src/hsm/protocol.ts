@@ -249,7 +249,26 @@ export const OPERATIONS = {
     }),
     struct({ keyVersions: list(bytes) }),
   ),
+  /**
+   * The key under which a tenant's encryption contexts are masked in audit entries of one period, 32 bytes: derived by the
+   * token's mask key. `period` is the year and month, as 202601.
+   */
+  deriveMaskKey: operation(40, struct({ tenantId: id<TenantId>(), period: u32 }), struct({ key: bytes })),
+  /**
+   * Composes and signs a checkpoint of the audit log. Refuses one that is shorter than what this agent has signed before, or
+   * as long and another; says how long that was.
+   */
+  signCheckpoint: operation(
+    41,
+    json<{ readonly generation: number; readonly treeSize: number; readonly rootHash: string }>(),
+    json<CheckpointReply>(),
+  ),
 } satisfies Record<string, Operation>;
+
+/** A signed note and the public key (SPKI, base64) that it verifies under; or the size that stands against signing it. */
+export type CheckpointReply =
+  | { readonly note: string; readonly spki: string }
+  | { readonly conflictsWith: number };
 
 /** What became of an item of `rewrap`. */
 export const REWRAP_OUTCOME = { done: 0, doesNotOpen: 1, sourceCorrupt: 2 } as const;

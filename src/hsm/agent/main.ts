@@ -25,6 +25,7 @@ import {
   readRequest,
 } from '../protocol.ts';
 import type { TokenIdentity, TokenObject } from '../token-profile.ts';
+import { AuditOperations } from './audit.ts';
 import { toFailure } from './failure.ts';
 import { KeyOperations } from './operations.ts';
 import { offerOf, probe, requireMechanisms } from './probe.ts';
@@ -55,6 +56,7 @@ let opened:
       readonly token: OpenToken;
       readonly settings: RequestOf<'start'>;
       readonly operations: KeyOperations;
+      readonly audit: AuditOperations;
     }
   | undefined;
 
@@ -66,7 +68,7 @@ const handlers: Handlers = {
     const { objects, findings, held, problems } = takeAllObjects(token.session, settings, settings.objects);
     const operations = new KeyOperations(token.session, settings, objects);
     operations.prove();
-    opened = { token, settings, operations };
+    opened = { token, settings, operations, audit: new AuditOperations(token.session, settings, objects) };
     return {
       module: token.module,
       token: token.label,
@@ -119,6 +121,8 @@ const handlers: Handlers = {
     const held = operations.hold(objects, new Set(wanted.map(({ objectId }) => objectId)));
     return { held: held.map(({ objectId }) => objectId), problems };
   },
+  deriveMaskKey: (request) => serving().audit.deriveMaskKey(request),
+  signCheckpoint: (request) => serving().audit.signCheckpoint(request),
   forget: (request) => serving().operations.forget(request),
   random: (request) => serving().operations.random(request),
   report: ({ objects }) => report(serving().token, serving().settings, objects),

@@ -132,6 +132,8 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
   destroyTokenKeys: fc.record({ ...token, environmentId, objects }, plain),
   forget: fc.record({ keyId: fc.oneof(bytes(0), bytes(16)) }, plain),
   random: fc.record({ length: u32 }, plain),
+  deriveMaskKey: fc.record({ tenantId: uuid<TenantId>(), period: u32 }, plain),
+  signCheckpoint: fc.record({ generation: fc.nat(), treeSize: fc.maxSafeNat(), rootHash: text }, plain),
   report: fc.record({ objects }, plain),
   inspectToken: fc.record(
     { ...token, environmentId, profile, objects, despiteFailedTry: fc.boolean() },
@@ -228,6 +230,11 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
   destroyTokenKeys: fc.record({ destroyed: fc.nat() }, plain),
   forget: fc.record({}, plain),
   random: fc.record({ bytes: bytesUpTo(300) }, plain),
+  deriveMaskKey: fc.record({ key: bytes(32) }, plain),
+  signCheckpoint: fc.oneof(
+    fc.record({ note: text, spki: text }, plain),
+    fc.record({ conflictsWith: fc.maxSafeNat() }, plain),
+  ),
   report: posture,
   inspectToken: posture,
   identifyToken: fc.record({ label: text, serialNumber: text }, plain),

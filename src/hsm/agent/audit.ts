@@ -1,0 +1,110 @@
+/**
+ * What a serving agent does for the audit log: derives masks' keys, and signs checkpoints.
+ *
+ * Invariants: a checkpoint is composed here, so that the key signs nothing else; what was signed verifies under the key
+ * that is returned with it; an agent that has signed a checkpoint signs none that is shorter, nor another of that size.
+ * Knows no entry.
+ */
+import { createPublicKey, hash, verify } from 'node:crypto';
+import { MechanismEnum, ObjectClass, type Session } from 'graphene-pk11';
+import { idToBytes } from '../../ids.ts';
+import {
+  asn1Signature,
+  type CheckpointClaim,
+  checkpointNote,
+  checkpointText,
+  spkiOfPoint,
+} from '../checkpoint.ts';
+import type { ReplyOf, RequestOf, ServeSettings } from '../protocol.ts';
+import { AgentFailure } from './failure.ts';
+import { HMAC_SHA512 } from './templates.ts';
+import type { FoundObject } from './token-objects.ts';
+
+const MASK_LABEL = Buffer.from('keyward/v1/audit-mask\0', 'latin1');
+const HMAC_BYTES = 64;
+const MASK_KEY_BYTES = 32;
+const SIGNATURE_BYTES = 64;
+const ROOT_HASH_BYTES = 32;
+
+/** See this file's first paragraph. */
+export class AuditOperations {
+  readonly #session: Session;
+  readonly #settings: ServeSettings;
+  readonly #objects: readonly FoundObject[];
+  #spki: Buffer | undefined;
+  #signed: CheckpointClaim | undefined;
+
+  constructor(session: Session, settings: ServeSettings, objects: readonly FoundObject[]) {
+    this.#session = session;
+    this.#settings = settings;
+    this.#objects = objects;
+  }
+
+  deriveMaskKey({ tenantId, period }: RequestOf<'deriveMaskKey'>): ReplyOf<'deriveMaskKey'> {
+    const { environmentId } = this.#settings;
+    const time = Buffer.alloc(4);
+    time.writeUInt32BE(period);
+    const input = Buffer.concat([MASK_LABEL, idToBytes(environmentId), idToBytes(tenantId), time]);
+    const derived = this.#sign('mask', HMAC_SHA512, input, HMAC_BYTES);
+    return { key: derived.subarray(0, MASK_KEY_BYTES) };
+  }
+
+  signCheckpoint(request: RequestOf<'signCheckpoint'>): ReplyOf<'signCheckpoint'> {
+    const { generation, treeSize } = request;
+    const rootHash = Buffer.from(request.rootHash, 'base64');
+    const isClaim = Number.isSafeInteger(treeSize) && treeSize >= 1 && rootHash.length === ROOT_HASH_BYTES;
+    if (!isClaim || !Number.isSafeInteger(generation) || generation < 1)
+      throw new AgentFailure('internal', 'a checkpoint that can not be');
+    const claim = { environmentId: this.#settings.environmentId, generation, treeSize, rootHash };
+    if (this.#signed !== undefined && !follows(claim, this.#signed))
+      return { conflictsWith: this.#signed.treeSize };
+    const text = Buffer.from(checkpointText(claim));
+    const digest = hash('sha256', text, 'buffer');
+    const signature = asn1Signature(
+      this.#sign('audit-signing', MechanismEnum.ECDSA, digest, SIGNATURE_BYTES),
+    );
+    const spki = this.#publicKey();
+    const key = createPublicKey({ key: spki, format: 'der', type: 'spki' });
+    if (!verify('sha256', text, key, signature))
+      throw new AgentFailure('token', 'a signature of the token does not verify');
+    this.#signed = claim;
+    return { note: checkpointNote(claim, spki, signature), spki: spki.toString('base64') };
+  }
+
+  #sign(role: FoundObject['role'], mechanism: number, input: Buffer, length: number): Buffer {
+    const { lib, handle } = this.#session;
+    lib.C_SignInit(handle, { mechanism }, this.#objectOf(role).handle.handle);
+    const output = lib.C_Sign(handle, input, Buffer.alloc(length));
+    if (output.length !== length)
+      throw new AgentFailure('token', `the ${role} key signs with ${output.length} bytes`);
+    return output;
+  }
+
+  #objectOf(role: FoundObject['role']): FoundObject {
+    const object = this.#objects.find((each) => each.role === role);
+    if (object === undefined) throw new AgentFailure('token-object-missing', `no ${role} key here`);
+    return object;
+  }
+
+  #publicKey(): Buffer {
+    this.#spki ??= this.#readPublicKey();
+    return this.#spki;
+  }
+
+  #readPublicKey(): Buffer {
+    const { objectId } = this.#objectOf('audit-signing');
+    const found = this.#session.find({ class: ObjectClass.PUBLIC_KEY, token: true, id: idToBytes(objectId) });
+    const point: unknown = found.length === 1 ? found.items(0).get('pointEC') : undefined;
+    const spki = Buffer.isBuffer(point) ? spkiOfPoint(point) : undefined;
+    if (spki === undefined)
+      throw new AgentFailure('token-object-missing', 'no public half of the audit-signing key here');
+    return spki;
+  }
+}
+
+/** Whether a checkpoint may be signed after another one: of a later generation, longer, or the same again. */
+function follows(next: CheckpointClaim, last: CheckpointClaim): boolean {
+  if (next.generation !== last.generation) return next.generation > last.generation;
+  if (next.treeSize !== last.treeSize) return next.treeSize > last.treeSize;
+  return next.rootHash.equals(last.rootHash);
+}

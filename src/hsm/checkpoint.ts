@@ -1,0 +1,101 @@
+/**
+ * Checkpoints of the audit log: their text, and the signed note that they travel in (C2SP tlog-checkpoint, signed-note).
+ *
+ * ```
+ *  keyward/<environment UUID>          origin; from the second generation on, with /<generation>
+ *  <tree size>
+ *  <root hash, base64>
+ *                                      an empty line
+ *  — <origin> <base64(key hash (4) ‖ signature)>
+ * ```
+ *
+ * The signature is ECDSA on P-256 with SHA-256 over the text up to the empty line, in ASN.1; the key hash is the beginning
+ * of SHA-256 of the public key's SPKI. Knows no token and no tree.
+ */
+import { hash } from 'node:crypto';
+import type { EnvironmentId } from '../ids.ts';
+
+/** What a checkpoint says. */
+export interface CheckpointClaim {
+  readonly environmentId: EnvironmentId;
+  /** 1, and one more each time that an operator has had the log go on shorter than it was. */
+  readonly generation: number;
+  readonly treeSize: number;
+  /** 32 bytes. */
+  readonly rootHash: Buffer;
+}
+
+/** SPKI of a P-256 key, up to the uncompressed point. */
+const P256_SPKI = Buffer.from('3059301306072a8648ce3d020106082a8648ce3d030107034200', 'hex');
+const POINT_BYTES = 65;
+const KEY_HASH_BYTES = 4;
+
+/** The log's name, and the name of the key that signs for it. */
+export function originOf({
+  environmentId,
+  generation,
+}: Pick<CheckpointClaim, 'environmentId' | 'generation'>) {
+  return generation === 1 ? `keyward/${environmentId}` : `keyward/${environmentId}/${generation}`;
+}
+
+/** What is signed. */
+export function checkpointText(claim: CheckpointClaim): string {
+  return `${originOf(claim)}\n${claim.treeSize}\n${claim.rootHash.toString('base64')}\n`;
+}
+
+/** The checkpoint with its signature. */
+export function checkpointNote(claim: CheckpointClaim, spki: Buffer, signature: Buffer): string {
+  const keyHash = hash('sha256', spki, 'buffer').subarray(0, KEY_HASH_BYTES);
+  const signed = Buffer.concat([keyHash, signature]).toString('base64');
+  return `${checkpointText(claim)}\n— ${originOf(claim)} ${signed}\n`;
+}
+
+/** A note's text, with its last newline, and the lines under it. */
+export interface SignedNote {
+  readonly text: string;
+  readonly signatures: readonly string[];
+}
+
+/** Undefined for what is no note. */
+export function parseNote(note: string): SignedNote | undefined {
+  const end = note.lastIndexOf('\n\n');
+  if (end < 0 || !note.endsWith('\n')) return undefined;
+  const signatures = note.slice(end + 2, -1).split('\n');
+  if (!signatures.every((line) => /^— \S+ [A-Za-z0-9+/]+={0,2}$/.test(line))) return undefined;
+  return { text: note.slice(0, end + 1), signatures };
+}
+
+/** What a checkpoint's text says; undefined for what is none. */
+export function parseCheckpointText(
+  text: string,
+): { readonly origin: string; readonly treeSize: number; readonly rootHash: Buffer } | undefined {
+  const [origin = '', size = '', root = ''] = text.split('\n');
+  const treeSize = Number(size);
+  const rootHash = Buffer.from(root, 'base64');
+  const wellFormed = /^(0|[1-9]\d{0,15})$/.test(size) && Number.isSafeInteger(treeSize);
+  if (!wellFormed || origin === '' || rootHash.length !== 32 || rootHash.toString('base64') !== root)
+    return undefined;
+  return { origin, treeSize, rootHash };
+}
+
+/** The SPKI of a public key as a token shows it: CKA_EC_POINT, in a DER octet string or bare. Undefined for another. */
+export function spkiOfPoint(ecPoint: Buffer): Buffer | undefined {
+  const isWrapped = ecPoint.length === POINT_BYTES + 2 && ecPoint[0] === 0x04 && ecPoint[1] === POINT_BYTES;
+  const point = isWrapped ? ecPoint.subarray(2) : ecPoint;
+  return point.length === POINT_BYTES && point[0] === 0x04 ? Buffer.concat([P256_SPKI, point]) : undefined;
+}
+
+/** An ECDSA signature in ASN.1, of r ‖ s as PKCS#11 has it. */
+export function asn1Signature(raw: Buffer): Buffer {
+  const half = raw.length / 2;
+  const content = Buffer.concat([asn1Integer(raw.subarray(0, half)), asn1Integer(raw.subarray(half))]);
+  return Buffer.concat([Buffer.from([0x30, content.length]), content]);
+}
+
+/** A positive INTEGER, without needless zeros. */
+function asn1Integer(bytes: Buffer): Buffer {
+  const start = bytes.findIndex((byte) => byte !== 0);
+  const digits = start < 0 ? Buffer.from([0]) : bytes.subarray(start);
+  const padded = (digits[0] ?? 0) >= 0x80 ? Buffer.concat([Buffer.from([0]), digits]) : digits;
+  return Buffer.concat([Buffer.from([0x02, padded.length]), padded]);
+}
