@@ -68,6 +68,27 @@ BEGIN ATOMIC
    WHERE (tokens.state = 'CURRENT'::text);
 END
 ;
+CREATE OR REPLACE FUNCTION public.make_audit_partition(leaf_index bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+DECLARE
+  number bigint := leaf_index >> 20;
+  name text := 'audit_log_' || number;
+BEGIN
+  IF to_regclass('public.' || name) IS NOT NULL THEN
+    RETURN;
+  END IF;
+  EXECUTE format('CREATE TABLE public.%I (LIKE public.audit_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)', name);
+  EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', name);
+  EXECUTE format('CREATE POLICY of_current_tenant ON public.%I USING (tenant_id = public.current_tenant_id())', name);
+  EXECUTE format('REVOKE ALL ON public.%I FROM PUBLIC', name);
+  EXECUTE format('ALTER TABLE public.audit_log ATTACH PARTITION public.%I FOR VALUES FROM (%s) TO (%s)',
+    name, number << 20, (number + 1) << 20);
+END $function$
+;
 CREATE OR REPLACE FUNCTION public.purge_request_ids()
  RETURNS bigint
  LANGUAGE sql
@@ -87,6 +108,7 @@ GRANT EXECUTE ON FUNCTION current_tenant_id TO keyward_reconciler;
 GRANT EXECUTE ON FUNCTION current_tenant_id TO keyward_service;
 GRANT EXECUTE ON FUNCTION current_token_id TO keyward_reconciler;
 GRANT EXECUTE ON FUNCTION current_token_id TO keyward_service;
+GRANT EXECUTE ON FUNCTION make_audit_partition TO keyward_reconciler;
 GRANT EXECUTE ON FUNCTION purge_request_ids TO keyward_service;
 
 CREATE TABLE access_policies (
@@ -110,24 +132,96 @@ GRANT UPDATE (revision) ON access_policies TO keyward_service;
 GRANT UPDATE (seal) ON access_policies TO keyward_service;
 GRANT UPDATE (seal_key_id) ON access_policies TO keyward_service;
 
-CREATE TABLE audit_entries (
-  tenant_id uuid NOT NULL,
-  entry_id uuid NOT NULL DEFAULT gen_random_uuid(),
-  at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
-  request_id uuid NOT NULL,
-  caller text NOT NULL,
-  method text NOT NULL,
-  resource text NOT NULL,
-  outcome text NOT NULL,
-  detail text NOT NULL DEFAULT ''::text,
-  CONSTRAINT audit_entries_pkey PRIMARY KEY (tenant_id, entry_id),
-  CONSTRAINT audit_entries_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+CREATE TABLE audit_checkpoints (
+  tree_size bigint NOT NULL,
+  generation integer NOT NULL,
+  root_hash bytea NOT NULL,
+  note text NOT NULL,
+  public_key text NOT NULL,
+  cosignatures text[] NOT NULL DEFAULT '{}'::text[],
+  signed_at timestamp with time zone NOT NULL,
+  CONSTRAINT audit_checkpoints_pkey PRIMARY KEY (tree_size, generation),
+  CONSTRAINT audit_checkpoints_root_hash_check CHECK ((octet_length(root_hash) = 32))
 );
-ALTER TABLE audit_entries ENABLE ROW LEVEL SECURITY;
-CREATE POLICY of_all_tenants ON audit_entries AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
-CREATE POLICY of_current_tenant ON audit_entries AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
-GRANT INSERT, SELECT ON audit_entries TO keyward_reconciler;
-GRANT INSERT, SELECT ON audit_entries TO keyward_service;
+GRANT DELETE, INSERT, SELECT ON audit_checkpoints TO keyward_reconciler;
+GRANT SELECT ON audit_checkpoints TO keyward_service;
+GRANT UPDATE (cosignatures) ON audit_checkpoints TO keyward_reconciler;
+
+CREATE TABLE audit_inbox (
+  tenant_id uuid NOT NULL,
+  entry_number bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+  entry_id uuid,
+  leaf text NOT NULL,
+  CONSTRAINT audit_inbox_entry_number_key UNIQUE (entry_number),
+  CONSTRAINT audit_inbox_leaf_check CHECK ((POSITION(('
+'::text) IN (leaf)) = 0))
+);
+CREATE INDEX audit_inbox_changes ON public.audit_inbox USING btree (entry_id) WHERE (entry_id IS NOT NULL);
+ALTER TABLE audit_inbox ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON audit_inbox AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_any_tenant ON audit_inbox AS PERMISSIVE FOR INSERT TO public USING () WITH CHECK (true);
+CREATE POLICY of_current_tenant ON audit_inbox AS PERMISSIVE FOR SELECT TO public USING ((tenant_id = current_tenant_id()));
+GRANT DELETE, INSERT, SELECT ON audit_inbox TO keyward_reconciler;
+GRANT INSERT, SELECT ON audit_inbox TO keyward_service;
+
+CREATE TABLE audit_log (
+  tenant_id uuid NOT NULL,
+  leaf_index bigint NOT NULL,
+  entry_id uuid,
+  leaf text NOT NULL,
+  CONSTRAINT audit_log_pkey PRIMARY KEY (tenant_id, leaf_index),
+  CONSTRAINT audit_log_leaf_index_check CHECK ((leaf_index >= 0))
+);
+CREATE UNIQUE INDEX audit_log_by_leaf_index ON ONLY public.audit_log USING btree (leaf_index);
+CREATE INDEX audit_log_changes ON ONLY public.audit_log USING btree (entry_id) WHERE (entry_id IS NOT NULL);
+ALTER TABLE audit_log ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON audit_log AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON audit_log AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT INSERT, SELECT ON audit_log TO keyward_reconciler;
+GRANT SELECT ON audit_log TO keyward_service;
+
+CREATE TABLE audit_log_0 (
+  tenant_id uuid NOT NULL,
+  leaf_index bigint NOT NULL,
+  entry_id uuid,
+  leaf text NOT NULL,
+  CONSTRAINT audit_log_0_pkey PRIMARY KEY (tenant_id, leaf_index),
+  CONSTRAINT audit_log_leaf_index_check CHECK ((leaf_index >= 0))
+);
+CREATE INDEX audit_log_0_entry_id_idx ON public.audit_log_0 USING btree (entry_id) WHERE (entry_id IS NOT NULL);
+CREATE UNIQUE INDEX audit_log_0_leaf_index_idx ON public.audit_log_0 USING btree (leaf_index);
+ALTER TABLE audit_log_0 ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_current_tenant ON audit_log_0 AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+
+CREATE TABLE audit_state (
+  singleton boolean NOT NULL DEFAULT true,
+  tree_size bigint NOT NULL DEFAULT 0,
+  first_leaf_index bigint NOT NULL DEFAULT 0,
+  generation integer NOT NULL DEFAULT 1,
+  fence bigint NOT NULL DEFAULT 0,
+  leased_until timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
+  CONSTRAINT audit_state_pkey PRIMARY KEY (singleton),
+  CONSTRAINT audit_state_check CHECK ((first_leaf_index <= tree_size)),
+  CONSTRAINT audit_state_singleton_check CHECK (singleton)
+);
+GRANT SELECT ON audit_state TO keyward_reconciler;
+GRANT SELECT ON audit_state TO keyward_service;
+GRANT UPDATE (fence) ON audit_state TO keyward_reconciler;
+GRANT UPDATE (leased_until) ON audit_state TO keyward_reconciler;
+GRANT UPDATE (tree_size) ON audit_state TO keyward_reconciler;
+
+CREATE TABLE audit_tiles (
+  level smallint NOT NULL,
+  tile_index bigint NOT NULL,
+  hashes bytea NOT NULL,
+  CONSTRAINT audit_tiles_pkey PRIMARY KEY (level, tile_index),
+  CONSTRAINT audit_tiles_hashes_check CHECK ((((octet_length(hashes) >= 32) AND (octet_length(hashes) <= 8192)) AND ((octet_length(hashes) % 32) = 0))),
+  CONSTRAINT audit_tiles_level_check CHECK (((level >= 0) AND (level <= 7))),
+  CONSTRAINT audit_tiles_tile_index_check CHECK ((tile_index >= 0))
+);
+GRANT INSERT, SELECT ON audit_tiles TO keyward_reconciler;
+GRANT SELECT ON audit_tiles TO keyward_service;
+GRANT UPDATE (hashes) ON audit_tiles TO keyward_reconciler;
 
 CREATE TABLE changes (
   tenant_id uuid NOT NULL,
@@ -678,6 +772,8 @@ GRANT DELETE, INSERT, SELECT ON usage_reports TO keyward_reconciler;
 GRANT SELECT ON usage_reports TO keyward_service;
 GRANT UPDATE (complete_at) ON usage_reports TO keyward_reconciler;
 GRANT UPDATE (sequence) ON usage_reports TO keyward_reconciler;
+
+-- view audit_entries
 
 CREATE TRIGGER count_deleted AFTER DELETE ON public.data_keys REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION count_data_keys();
 

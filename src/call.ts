@@ -23,6 +23,45 @@ export interface Call {
     /** SHA-256 of the rest of the request: the id stands for this request and no other. */
     readonly fingerprint: Buffer;
   };
+  /** What the call's audit entry is to say; absent for what the service does by itself. */
+  readonly audit?: AuditNotes;
+}
+
+/** What an audit entry says besides who did what to which resource: noted while the call goes on, read when it is written. */
+export interface AuditNotes {
+  /** The process that served the call. */
+  readonly replica?: string;
+  /** SHA-256 of the caller's certificate, base64url. */
+  readonly certificate?: string | undefined;
+  /** The token that the caller came with, by its issuer's name and its own id. */
+  readonly token?: { readonly issuer: string; readonly id: string | undefined } | undefined;
+  /** The address that the call came from. */
+  readonly address?: string | undefined;
+  /** When it began, in {@link monotonicNow}'s milliseconds. */
+  readonly startedAt?: number;
+  decision?: 'allowed' | 'denied';
+  /** The name of the binding that allowed it. */
+  binding?: string;
+  /** The full name of the key version that was used. */
+  keyVersion?: string;
+  /** The names of the encryption context, each with its value's mask; null where that couldn't be made. */
+  context?: ReadonlyMap<string, string | null>;
+  /** Under which period's key the masks were made. */
+  maskPeriod?: string;
+  /** A batch's items, in their order. */
+  items?: AuditItem[];
+  /** What else there is to say of this method. */
+  detail?: string | Readonly<Record<string, unknown>>;
+  /** Whether an entry with outcome OK is durable, in the transaction of what was changed. */
+  isWritten?: boolean;
+}
+
+/** An item of a batch, in the batch's entry. */
+export interface AuditItem {
+  readonly keyVersion?: string | undefined;
+  readonly resource?: string | undefined;
+  context?: ReadonlyMap<string, string | null>;
+  readonly outcome: string;
 }
 
 /** Milliseconds of CLOCK_MONOTONIC, the same for every process of the machine. */

@@ -286,6 +286,19 @@ export const SETTINGS = {
     'how often at least this replica reports how key versions were used',
     '20000',
   ),
+  KEYWARD_AUDIT_KEPT_CHECKPOINT: setting(
+    z
+      .url('must be a file:, http: or https: URL')
+      .refine((url) => /^(file|https?):/.test(url), 'must be a file:, http: or https: URL')
+      .optional(),
+    'where the audit log’s last checkpoint is kept besides, so that an older restored database is noticed: `file:///path`, or a URL that takes PUT and GET',
+    'nowhere',
+  ),
+  KEYWARD_AUDIT_WITNESSES_FILE: setting(
+    file.optional(),
+    'verifier keys (C2SP) of witnesses, one a line, whose cosignatures of checkpoints are kept',
+    'none',
+  ),
   KEYWARD_REFLECTION: setting(flag.optional(), 'gRPC reflection', '`true` in development, else `false`'),
   KEYWARD_LOG_LEVEL: setting(
     z.enum(['debug', 'info', 'warn', 'error'], 'must be debug, info, warn or error').default('info'),

@@ -187,6 +187,19 @@ export const REASONS = {
     message: 'Too many calls are waiting for the database.',
     retryAfterMs: 200,
   },
+  AUDIT_UNAVAILABLE: {
+    status: 'UNAVAILABLE',
+    message: 'The call can not be recorded in the audit log now, so nothing comes of it.',
+    retryAfterMs: 500,
+  },
+  AUDIT_ENTRIES_DROPPED: {
+    status: 'FAILED_PRECONDITION',
+    message: 'Entries from before the first one that is kept were exported and dropped.',
+  },
+  COSIGNATURE_REFUSED: {
+    status: 'INVALID_ARGUMENT',
+    message: 'The note has no cosignature of a configured witness, or one that does not verify.',
+  },
   REPLICA_STALE: {
     status: 'UNAVAILABLE',
     message: 'This replica has not heard of recent changes and does not answer from memory.',

@@ -6,13 +6,19 @@
  * Reads the configuration, makes the parts, connects them, and ends them in the right order. Decides nothing else.
  */
 import { readFileSync } from 'node:fs';
-import { userInfo } from 'node:os';
+import { hostname, userInfo } from 'node:os';
 import { Command } from 'commander';
 import { Access } from './access/access.ts';
 import { AccessAdministration } from './access/administration.ts';
 import { Identity } from './access/identity.ts';
 import { Policies } from './access/policies.ts';
 import { POLICIES } from './access/stale-policies.ts';
+import { openKeptCheckpoint } from './audit/kept-checkpoint.ts';
+import { AuditLog } from './audit/log.ts';
+import { ContextMasks } from './audit/masks.ts';
+import { Sequencer } from './audit/sequencer.ts';
+import { parseWitnesses, type Witness } from './audit/witnesses.ts';
+import { AuditWriter } from './audit/writer.ts';
 import { monotonicNow } from './call.ts';
 import { type Configuration, ConfigurationError, read, readConfiguration } from './config.ts';
 import { HsmAgents, TokenRefused } from './hsm/agents.ts';
@@ -194,6 +200,7 @@ async function serve(): Promise<void> {
   const configuration = readConfiguration(process.env);
   const log = createLog(configuration.KEYWARD_LOG_LEVEL, RELEASE);
   const identity = openIdentity(configuration, log);
+  const witnesses = readWitnesses(configuration);
   const store = await openStore(configuration, (err) =>
     log.warn({ err }, 'an idle database connection broke'),
   );
@@ -288,7 +295,7 @@ async function serve(): Promise<void> {
   });
   const tenantOf = (name: string) => cache.tenant(name);
   const firstAdministrator = configuration.KEYWARD_FIRST_ADMINISTRATOR;
-  const access = new Access({ store, policies, tenantOf, firstAdministrator });
+  const access = new Access({ policies, tenantOf, firstAdministrator });
   const accessAdministration = new AccessAdministration({
     store,
     agents,
@@ -298,8 +305,21 @@ async function serve(): Promise<void> {
     currentSealKey: () => tokenObjects.currentSealKey(),
   });
   const reconciler: Reconciler = new Reconciler({ store, keyring, log });
+  const { environmentId } = environment;
+  const keptCheckpoint = configuration.KEYWARD_AUDIT_KEPT_CHECKPOINT;
+  const sequencer = new Sequencer({
+    store,
+    agents,
+    environmentId,
+    kept: keptCheckpoint === undefined ? undefined : openKeptCheckpoint(keptCheckpoint),
+    log,
+  });
+  const tenantIdOf = async (tenant: string) => (await cache.tenant(tenant)).tenantId;
+  const masks = new ContextMasks({ agents, tenantIdOf });
+  const auditLog = new AuditLog({ store, tenantIdOf, witnesses });
   const server = new GrpcServer({
-    services: { ...keyring, access, accessAdministration },
+    services: { ...keyring, access, accessAdministration, auditLog, masks, environmentId },
+    recording: { writer: new AuditWriter(store), masks, replica: `${hostname()}/${process.pid}` },
     identity,
     log,
     limits: serverLimits(configuration),
@@ -336,6 +356,7 @@ async function serve(): Promise<void> {
     await server.drain(configuration.KEYWARD_DRAIN_MS);
     identity.stop();
     await reconciler.stop();
+    await sequencer.stop();
     stopHousekeeping();
     await tokenObjects
       .stop()
@@ -353,6 +374,7 @@ async function serve(): Promise<void> {
     log.info(report, 'the HSM token is open');
     tokenObjects.start((err) => log.warn({ err }, 'nobody can be told that this replica runs'));
     reconciler.start(configuration.KEYWARD_MAINTENANCE_TICKS, configuration.KEYWARD_MAINTENANCE_JITTER_MS);
+    sequencer.start();
     usage.start(configuration.KEYWARD_USAGE_REPORT_MS, (err) =>
       log.warn({ err }, 'the use of keys can not be reported now'),
     );
@@ -376,6 +398,14 @@ function openIdentity(configuration: Configuration, log: Logger): Identity {
     return new Identity(settings, log);
   } catch (cause) {
     throw new ConfigurationError((cause as Error).message, { cause });
+  }
+}
+
+function readWitnesses({ KEYWARD_AUDIT_WITNESSES_FILE: file }: Configuration): Witness[] {
+  try {
+    return file === undefined ? [] : parseWitnesses(readFileSync(file, 'utf8'));
+  } catch (cause) {
+    throw new ConfigurationError(`KEYWARD_AUDIT_WITNESSES_FILE: ${(cause as Error).message}`, { cause });
   }
 }
 

@@ -12,18 +12,7 @@ import type { Checksums } from './checksums.ts';
 import { contract } from './contract.ts';
 import * as stored from './data-keys.ts';
 import * as data from './encryption.ts';
-import {
-  change,
-  destruction,
-  filteredPage,
-  flag,
-  integer,
-  named,
-  page,
-  requestId,
-  text,
-  whole,
-} from './fields.ts';
+import { change, destruction, filteredPage, integer, named, page, requestId, text, whole } from './fields.ts';
 import { createKeyRequest, updateKeyRequest } from './keys.ts';
 import type * as m from './messages.ts';
 import { impact, key, keyVersion, maintenance, shredImpact, tenant } from './resources.ts';

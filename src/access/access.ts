@@ -5,10 +5,8 @@
  * from one that there isn't; the first administrator may create role bindings and nothing else. Knows no method: which
  * permission is needed, and on what, is said by whoever asks.
  */
-import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { RoleBinding } from '../store/policies.ts';
-import type { Store } from '../store/store.ts';
 import type { Caller } from './identity.ts';
 import type { Permission } from './permissions.ts';
 import type { Policies, TenantIdentity } from './policies.ts';
@@ -25,7 +23,6 @@ const FIRST_ADMINISTRATORS: readonly Permission[] = [
 const BY_CONFIGURATION = 'KEYWARD_FIRST_ADMINISTRATOR';
 
 export interface AccessParts {
-  readonly store: Pick<Store, 'recordRefusal'>;
   readonly policies: Pick<Policies, 'of'>;
   /** The tenant of that name. Throws RESOURCE_NOT_FOUND. */
   readonly tenantOf: (name: string) => Promise<TenantIdentity>;
@@ -83,23 +80,6 @@ export class Access {
       await policies.of(await tenantOf(SYSTEM));
       throw error;
     }
-  }
-
-  /**
-   * Records that something was refused: with the tenant that it was about, or, if there is none of that name, with `system`.
-   * Throws what the store throws.
-   */
-  async recordRefusal(
-    call: Call,
-    tenantName: string,
-    refusal: { readonly resource: string; readonly outcome: string; readonly detail: string },
-  ): Promise<void> {
-    const { store, tenantOf } = this.#parts;
-    const tenant = await tenantOf(tenantName).catch((error: unknown) => {
-      if (error instanceof KeywardError && error.reason === 'RESOURCE_NOT_FOUND') return tenantOf(SYSTEM);
-      throw error;
-    });
-    await store.recordRefusal(call, { tenantId: tenant.tenantId, ...refusal });
   }
 
   /** Whether it is who may create role bindings by the configuration alone. */

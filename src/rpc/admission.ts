@@ -42,11 +42,33 @@ export interface AdmittedCall {
   readonly caller: Caller;
   /** Who makes it, asked again: as it is now. Throws, or rejects with, a KeywardError. */
   identify(): Caller | Promise<Caller>;
+  /** SHA-256 of the connection's client certificate, base64url, if it has one. */
+  readonly certificate: string | undefined;
+  /** The IP address that it came from. */
+  readonly address: string | undefined;
   /** When its headers came, and when it must be over: in `monotonicNow`'s milliseconds. */
   readonly startedAt: number;
   readonly deadline: number;
   /** Says that work has begun that may outlive the stream; the returned function, called once, that it is over. */
   hold(): () => void;
+}
+
+/** A call that was not let in because of who makes it, or because nobody knows. */
+export interface RefusedCall extends Pick<AdmittedCall, 'id' | 'certificate' | 'address' | 'startedAt'> {
+  /** As far as it is known. */
+  readonly callerName: string | undefined;
+  /** As in a path, without the slash before it; `unknown` where it is no name. */
+  readonly method: string;
+}
+
+export interface AdmissionParts {
+  readonly limits: AdmissionLimits;
+  /** The paths of calls that may have no end of their own, besides gRPC's own. */
+  readonly streams: ReadonlySet<string>;
+  readonly identity: Identity;
+  /** Puts a refusal on record. Returns what it is to be answered with: the error, or that it can't be recorded. */
+  readonly recordRefusal: (error: KeywardError, call: RefusedCall) => Promise<KeywardError>;
+  readonly log: Logger;
 }
 
 /** grpc-js's own listener. */
@@ -87,6 +109,7 @@ export class Admission {
   readonly #limits: AdmissionLimits;
   readonly #streams: ReadonlySet<string>;
   readonly #identity: Identity;
+  readonly #recordRefusal: AdmissionParts['recordRefusal'];
   readonly #log: Logger;
   readonly #admitted = new Map<string, Stream>();
   /** Calls whose request hasn't arrived whole, the oldest first: they give way to others, since they may never. */
@@ -95,9 +118,9 @@ export class Admission {
   readonly #open = { call: 0, longLived: 0 };
   #requestBytes = 0;
 
-  /** `streams` are the paths of calls that may have no end of their own, besides gRPC's own. */
-  constructor(limits: AdmissionLimits, streams: ReadonlySet<string>, identity: Identity, log: Logger) {
+  constructor({ limits, streams, identity, recordRefusal, log }: AdmissionParts) {
     this.#limits = limits;
+    this.#recordRefusal = recordRefusal;
     this.#streams = streams;
     this.#identity = identity;
     this.#log = log;
@@ -136,7 +159,7 @@ export class Admission {
     const { headers, path } = request;
     http2Stream.on('error', () => {}); // 'close' follows, and is enough.
     if (http2Stream.closed || http2Stream.destroyed) return; // Reset by the bytes that came with its headers.
-    const stream = new Stream(http2Stream, path, connection.certificate?.name, this.#log);
+    const stream = new Stream(http2Stream, path, connection, this.#log);
     connection.streamOpened();
     http2Stream.once('close', () => connection.streamClosed());
     const refusal = this.#refusalOf(request, connection.isProven);
@@ -155,14 +178,17 @@ export class Admission {
       dispatch(http2Stream, forwarded(headers, stream.id));
       http2Stream.on('data', ({ length }: Buffer) => this.#received(stream, length));
     };
-    const refuse = (error: unknown) => stream.fail(toKeywardError(error));
+    const refuse = async (thrown: unknown) => {
+      const error = toKeywardError(thrown);
+      stream.fail(await this.#recordRefusal(error, stream.refused()));
+    };
     stream.identify = () => this.#identity.callerOf(connection.certificate, request.authorizations);
     try {
       const caller = stream.identify();
       if (caller instanceof Promise) caller.then(goOn).catch(refuse);
       else goOn(caller);
     } catch (error) {
-      refuse(error);
+      void refuse(error);
     }
   }
 
@@ -265,14 +291,14 @@ class Stream {
   onOver: (() => void) | undefined;
   readonly #stream: ServerHttp2Stream;
   readonly #path: string;
-  readonly #certificateName: string | undefined;
+  readonly #connection: Connection;
   readonly #log: Logger;
   #holds = 0;
 
-  constructor(stream: ServerHttp2Stream, path: string, certificateName: string | undefined, log: Logger) {
+  constructor(stream: ServerHttp2Stream, path: string, connection: Connection, log: Logger) {
     this.#stream = stream;
     this.#path = path;
-    this.#certificateName = certificateName;
+    this.#connection = connection;
     this.#log = log;
     const respond = stream.respond.bind(stream);
     stream.respond = (headers, options) => {
@@ -286,7 +312,23 @@ class Stream {
   admitted(): AdmittedCall | undefined {
     const { id, caller, identify, deadline } = this;
     if (caller === undefined || identify === undefined) return undefined;
-    return { id, caller, identify, startedAt: this.#startedAt, deadline, hold: () => this.hold() };
+    return { id, caller, identify, deadline, ...this.#origin(), hold: () => this.hold() };
+  }
+
+  /** The call as one that was refused. */
+  refused(): RefusedCall {
+    const { id, method } = this;
+    return { id, method, callerName: this.#connection.certificate?.name, ...this.#origin() };
+  }
+
+  /** A caller's text until a method of that name is found. */
+  get method(): string {
+    return /^\/[\w.]{1,200}\/\w{1,100}$/.test(this.#path) ? this.#path.slice(1) : 'unknown';
+  }
+
+  #origin() {
+    const { certificate, address } = this.#connection;
+    return { certificate: certificate?.thumbprint, address, startedAt: this.#startedAt };
   }
 
   hold(): () => void {
@@ -333,9 +375,8 @@ class Stream {
     this.#log.info(
       {
         requestId: this.id,
-        // A caller's text until a method of that name is found.
-        method: /^\/[\w.]{1,200}\/\w{1,100}$/.test(this.#path) ? this.#path.slice(1) : 'unknown',
-        caller: this.caller?.name ?? this.#certificateName,
+        method: this.method,
+        caller: this.caller?.name ?? this.#connection.certificate?.name,
         token: this.caller?.token,
         outcome: error.reason,
         durationMs: Math.round((monotonicNow() - this.#startedAt) * 1000) / 1000,

@@ -11,6 +11,7 @@ import { LATER } from '../access/policy.ts';
 import { invalidField, KeywardError } from '../errors.ts';
 import { formatTenantName, type TenantName } from '../keyring/names.ts';
 import { requireRights } from './authorization.ts';
+import { noteItems, type ServedItem } from './call-audit.ts';
 import { tenantName, validate } from './fields.ts';
 import type { AuthorizedCall, MethodRow, Services } from './methods/row.ts';
 import { type Status, toKeywardError, toStatus } from './status.ts';
@@ -46,9 +47,18 @@ export function batchOf<Request, Response>(
     // Which keys, with which contexts, the items say; each is asked about for itself.
     target: ({ parent }) => ({ tenant: parent.tenant, key: LATER, context: LATER }),
     resource: ({ parent }) => formatTenantName(parent),
-    handle: async (services, call, { parent, requests }) => ({
-      results: await inWindow(requests, (item, index) => handleItem(services, call, item, index, parent)),
-    }),
+    handle: async (services, call, { parent, requests }) => {
+      const items = await inWindow(requests, (item, index) =>
+        handleItem(services, call, item, index, parent),
+      );
+      await noteItems(
+        services.masks,
+        call,
+        parent.tenant,
+        items.map(({ served }) => served),
+      );
+      return { results: items.map(({ result }) => result) };
+    },
   };
 
   async function handleItem(
@@ -58,14 +68,19 @@ export function batchOf<Request, Response>(
     index: number,
     parent: TenantName,
   ) {
+    let served: Partial<ServedItem> = {};
     try {
       const request = validate(row.request, item);
+      served = { request: request as object, resource: row.resource(request) };
       if (tenantOf(request).tenant !== parent.tenant)
         throw invalidField('name', 'must be of the tenant that parent names');
       requireRights(row, call.rights, request);
-      return { response: await row.handle(services, call, request) };
-    } catch (error) {
-      return { error: toStatus(within(`requests[${index}].`, toKeywardError(error)), call.id) };
+      const response = await row.handle(services, call, request);
+      return { result: { response }, served: { ...served, answer: response as object, outcome: 'OK' } };
+    } catch (thrown) {
+      const error = toKeywardError(thrown);
+      const result = { error: toStatus(within(`requests[${index}].`, error), call.id) };
+      return { result, served: { ...served, outcome: error.reason } };
     }
   }
 }

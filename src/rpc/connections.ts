@@ -140,6 +140,8 @@ interface ConnectionParts {
 export class Connection {
   /** The client's; it has verified. */
   readonly certificate: ClientCertificate | undefined;
+  /** The peer's IP address; undefined for one that was gone at once. */
+  readonly address: string | undefined;
   readonly #session: ServerHttp2Session;
   readonly #socket: TLSSocket;
   readonly #limits: ConnectionLimits;
@@ -159,6 +161,7 @@ export class Connection {
   ) {
     this.#session = session;
     this.#socket = socket;
+    this.address = socket.remoteAddress;
     this.#limits = limits;
     this.#log = log;
     this.certificate = certificate;

@@ -60,6 +60,11 @@ export const scope = parsed(
   parseScope,
   'must be tenants/{tenant}/keys/{key}, tenants/{tenant} or tenants/- for all tenants',
 );
+/** The last part of a tenant's name, or `-` for all tenants. */
+export const tenantOrAll = parsed(
+  (name) => (name === 'tenants/-' ? '-' : parseTenantName(name)?.tenant),
+  'must be tenants/{tenant}, or tenants/- for all tenants',
+);
 /** What a job is to bring up to date. */
 export const jobKind = z
   .enum(
@@ -243,16 +248,22 @@ export const pageOnly = {
   pageToken: z.string(),
 };
 
-/** The fields of a list request with a filter, which may name `filterFields`. */
-export const page = (filterFields: readonly string[]) => ({
-  ...pageOnly,
-  filter: z.string().transform((text, context) => {
+/** A filter, which may name `filterFields`. */
+export const filter = (filterFields: readonly string[]) =>
+  z.string().transform((text, context) => {
     const conditions = parseFilter(text, filterFields);
     if (typeof conditions !== 'string') return conditions;
     context.addIssue({ code: 'custom', message: conditions });
     return z.NEVER;
-  }),
-});
+  });
+
+/** The fields of a list request with a filter. */
+export const page = (filterFields: readonly string[]) => ({ ...pageOnly, filter: filter(filterFields) });
+
+/** 0 or more of something. */
+export const count = z
+  .number()
+  .refine((value) => value >= 0 && Number.isSafeInteger(value), 'must be 0 to 2^53 − 1');
 
 /** The request as its schema makes it. Throws INVALID_FIELD with every field that is wrong, in the proto's spelling. */
 export function validate<T>(schema: z.ZodType<T>, request: unknown): T {

@@ -7,6 +7,7 @@
  */
 import { accessService } from './methods/access.ts';
 import { adminService } from './methods/admin.ts';
+import { auditService } from './methods/audit.ts';
 import { dataKeyService } from './methods/data-key.ts';
 import { encryptionService } from './methods/encryption.ts';
 import { hsmService } from './methods/hsm.ts';
@@ -25,4 +26,5 @@ export const METHODS: Readonly<
   'keyward.v1.EncryptionService': encryptionService,
   'keyward.v1.DataKeyService': dataKeyService,
   'keyward.v1.RotationService': rotationService,
+  'keyward.v1.AuditService': auditService,
 };

@@ -25,6 +25,7 @@ export const packageDefinition: PackageDefinition = loadSync(
     'keyward/v1/encryption.proto',
     'keyward/v1/data_key.proto',
     'keyward/v1/rotation.proto',
+    'keyward/v1/audit.proto',
     'google/rpc/status.proto',
     'google/rpc/error_details.proto',
   ],

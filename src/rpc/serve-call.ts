@@ -22,10 +22,11 @@ import type { Logger } from 'pino';
 import type { Rights } from '../access/access.ts';
 import type { Caller } from '../access/identity.ts';
 import { isOfSystem } from '../access/permissions.ts';
-import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
+import { type AuditNotes, type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { AdmittedCall } from './admission.ts';
 import { authorize } from './authorization.ts';
+import { noteAnswer, noteRights, notesOf, type Recording, record } from './call-audit.ts';
 import { hasTooManyFields } from './field-count.ts';
 import { validate } from './fields.ts';
 import { idempotencyOf } from './idempotency.ts';
@@ -41,6 +42,7 @@ import { toKeywardError, toServiceError } from './status.ts';
 /** What the wrapper needs of the server. */
 export interface Serving {
   readonly services: Services;
+  readonly recording: Recording;
   readonly log: Logger;
   /** The call as it was let in; undefined for one that was not. */
   readonly admitted: (rpc: { readonly metadata: Metadata }) => AdmittedCall | undefined;
@@ -64,8 +66,6 @@ export interface ServedMethod<Row = MethodRow<unknown, object> | StreamRow<unkno
 export const DEFAULT_REQUEST_BYTES = 131_072;
 /** How often a stream's caller is asked for his rights again: a revocation that was heard of has ended it by then. */
 const REAUTHORIZE_MS = 1_000;
-/** How long recording a refusal may take, whatever became of the call meanwhile. */
-const RECORD_MS = 5_000;
 
 /** The grpc-js handler of a method. */
 export function serveCall(serving: Serving, method: ServedMethod): UntypedHandleCall {
@@ -80,10 +80,17 @@ export function serveCall(serving: Serving, method: ServedMethod): UntypedHandle
     begin(serving, unary, rpc, answerOf(serving, unary, callback));
 }
 
+/** How far a call is, as a stream has to know. */
+interface Progress {
+  isOver(): boolean;
+  /** To be awaited before the first answer: there is a record of it then. Throws AUDIT_UNAVAILABLE. */
+  begins(): Promise<void>;
+}
+
 /** How a call is answered. */
 interface Answering {
   /** Does what was asked for. Returns the answer, or null if it was sent bit by bit. */
-  respond(call: AuthorizedCall, request: unknown, isOver: () => boolean): Promise<Buffer | null>;
+  respond(call: AuthorizedCall, request: unknown, progress: Progress): Promise<Buffer | null>;
   /** The last word. */
   finish(error: ServiceError | null, answer: Buffer | null): void;
   /** Of a stream: aborted when it is to end before its time. */
@@ -96,7 +103,11 @@ function answerOf(
   callback: sendUnaryData<Buffer>,
 ): Answering {
   return {
-    respond: async (call, request) => encode(await row.handle(services, call, request)),
+    respond: async (call, request) => {
+      const message = await row.handle(services, call, request);
+      noteAnswer(call, message);
+      return encode(message);
+    },
     finish: callback,
   };
 }
@@ -108,8 +119,9 @@ function streamOf(
 ): Answering {
   return {
     ended: stopping,
-    respond: async (call, request, isOver) => {
+    respond: async (call, request, { isOver, begins }) => {
       for await (const message of row.stream(services, call, request)) {
+        await begins();
         if (isOver()) break;
         // A reader that is slower than what there is to tell is waited for, unless it goes away.
         if (!rpc.write(encode(message))) await Promise.race([once(rpc, 'drain'), once(rpc, 'cancelled')]);
@@ -144,10 +156,12 @@ class Execution {
   readonly #startedAt: number;
   readonly #admitted: AdmittedCall;
   readonly #release: () => void;
+  readonly #audit: AuditNotes;
   readonly #call: { -readonly [Field in keyof Call]: Call[Field] };
   #resource: string | undefined;
   #rights: Rights | undefined;
   #reauthorizing: NodeJS.Timeout | undefined;
+  #request: object | undefined;
   #isAnswered = false;
 
   constructor(
@@ -165,14 +179,16 @@ class Execution {
     this.#admitted = admitted;
     this.#startedAt = admitted.startedAt;
     this.#release = admitted.hold();
-    this.#call = { id, method: method.name, caller: caller.name, deadline };
+    const audit = notesOf(admitted, serving.recording.replica);
+    this.#call = { id, method: method.name, caller: caller.name, deadline, audit };
+    this.#audit = audit;
   }
 
   run(): void {
     const { deadline } = this.#call;
     // A watch may have none.
     const timer = Number.isFinite(deadline)
-      ? setTimeout(() => this.#fail(new KeywardError('DEADLINE_EXCEEDED')), millisecondsLeft(deadline))
+      ? setTimeout(() => void this.#fail(new KeywardError('DEADLINE_EXCEEDED')), millisecondsLeft(deadline))
       : undefined;
     // grpc-js says so at the end of every stream, too, where an error with its stack would cost 3 µs for nothing.
     this.#rpc.once('cancelled', () => {
@@ -199,25 +215,30 @@ class Execution {
     if (this.#isAnswered) return;
     // Whatever still works for the call sees that its time is up, and begins nothing more.
     this.#call.deadline = Math.min(this.#call.deadline, monotonicNow());
-    this.#fail(error);
+    void this.#fail(error);
   }
 
   async #response(): Promise<Buffer | null> {
     const { row } = this.#method;
     const request = validate(row.request, this.#decoded());
     this.#resource = row.resource(request);
+    this.#request = request as object;
     const idempotency = idempotencyOf(request);
     if (idempotency !== undefined) this.#call.idempotency = idempotency;
     const rights = await this.#authorize(request);
     await this.#count(request);
     const call = Object.assign(this.#call, { rights });
     try {
-      return await this.#answering.respond(call, request, () => this.#isAnswered);
+      return await this.#answering.respond(call, request, {
+        isOver: () => this.#isAnswered,
+        begins: () => this.#begins(),
+      });
     } catch (error) {
-      await this.#recordDenials(rights, toKeywardError(error).reason);
+      // An item that was denied doesn't make the batch fail; what fails after a denial, fails for it.
+      if (rights.denials.length > 0) this.#audit.decision = 'denied';
       throw error;
     } finally {
-      await this.#recordDenials(rights, 'PERMISSION_MISSING');
+      noteRights(this.#audit, rights);
     }
   }
 
@@ -237,12 +258,17 @@ class Execution {
   async #authorized(caller: Caller, request: unknown): Promise<Rights> {
     const { row } = this.#method;
     try {
-      return await authorize(this.#serving.services.access, row, caller, request);
+      const rights = await authorize(this.#serving.services.access, row, caller, request);
+      this.#audit.decision = 'allowed';
+      noteRights(this.#audit, rights);
+      return rights;
     } catch (error) {
       clearInterval(this.#reauthorizing);
       const { reason, message } = toKeywardError(error);
-      if (reason === 'PERMISSION_MISSING' || reason === 'RESOURCE_NOT_FOUND')
-        await this.#record(row.target(request).tenant, reason, message);
+      if (reason === 'PERMISSION_MISSING' || reason === 'RESOURCE_NOT_FOUND') {
+        this.#audit.decision = 'denied';
+        this.#audit.detail = message;
+      }
       throw error;
     }
   }
@@ -253,21 +279,6 @@ class Execution {
     if (row.permission === ANY_CALLER || isOfSystem(row.permission)) return;
     const { quotas } = this.#serving.services;
     await quotas.takeCalls(row.target(request).tenant, row.calls?.(request) ?? 1);
-  }
-
-  /** What a handler asked for and the caller hadn't got: an item of a batch, a key that a ciphertext is of. */
-  async #recordDenials({ denials, tenant }: Rights, outcome: string): Promise<void> {
-    const [first, ...more] = denials.splice(0);
-    if (first === undefined) return;
-    const others = more.length === 0 ? '' : `, and ${more.length} more`;
-    await this.#record(tenant, outcome, `${first.permission} on ${first.resource} is missing${others}`);
-  }
-
-  /** With a deadline of its own: a caller who goes away leaves his trace. */
-  async #record(tenant: string, outcome: string, detail: string): Promise<void> {
-    const call = { ...this.#call, deadline: monotonicNow() + RECORD_MS };
-    const resource = this.#resource ?? '';
-    await this.#serving.services.access.recordRefusal(call, tenant, { resource, outcome, detail });
   }
 
   #decoded(): object {
@@ -287,20 +298,40 @@ class Execution {
     }
   }
 
-  #fail(error: unknown): void {
-    this.#answer(toKeywardError(error), null);
+  /** A stream is on record before its first answer, as what was well so far. */
+  async #begins(): Promise<void> {
+    if (this.#audit.isWritten || this.#isAnswered) return;
+    const refused = await this.#record(undefined);
+    if (refused !== undefined) throw refused;
+    this.#audit.isWritten = true;
   }
 
-  #answer(error: KeywardError | undefined, response: Buffer | null): void {
+  #record(error: KeywardError | undefined): Promise<KeywardError | undefined> {
+    const { recording } = this.#serving;
+    return record(recording, this.#call, {
+      request: this.#request,
+      resource: this.#resource ?? '',
+      error,
+    });
+  }
+
+  #fail(error: unknown): Promise<void> {
+    return this.#answer(toKeywardError(error), null);
+  }
+
+  /** Once. Never rejects. */
+  async #answer(outcome: KeywardError | undefined, result: Buffer | null): Promise<void> {
     if (this.#isAnswered) return;
     this.#isAnswered = true;
+    const error = await this.#record(outcome);
+    const response = error === undefined ? result : null;
     this.#attempt('its log line can not be written', () => this.#writeLogLine(error));
     this.#attempt('it can not be answered', () => {
       if (!this.#rpc.cancelled)
         this.#answering.finish(error ? toServiceError(error, this.#call.id) : null, response);
     });
     // grpc-js has copied it into the frame that it sends.
-    response?.fill(0);
+    result?.fill(0);
   }
 
   /** What fails here is the call's last word; its stream is closed by the deadline. */

@@ -12,6 +12,7 @@ import { HealthImplementation } from 'grpc-health-check';
 import type { Logger } from 'pino';
 import type { Identity } from '../access/identity.ts';
 import { Admission, type AdmissionLimits, type Dispatch } from './admission.ts';
+import { type Recording, recordRefusal } from './call-audit.ts';
 import { type ConnectionLimits, Connections } from './connections.ts';
 import { MutualTlsCredentials, type ProtocolLimits, type TlsFiles } from './credentials.ts';
 import type { Services } from './methods/row.ts';
@@ -27,6 +28,7 @@ export interface ServerLimits extends ProtocolLimits, AdmissionLimits, Omit<Conn
 
 export interface GrpcServerOptions {
   readonly services: Services;
+  readonly recording: Recording;
   readonly identity: Identity;
   readonly log: Logger;
   readonly limits: ServerLimits;
@@ -61,7 +63,13 @@ export class GrpcServer {
       identity,
       log,
     );
-    this.#admission = new Admission(limits, streamPaths(), identity, log);
+    this.#admission = new Admission({
+      limits,
+      streams: streamPaths(),
+      identity,
+      recordRefusal: (error, call) => recordRefusal(options.recording, error, call),
+      log,
+    });
     this.#server = new Server({ 'grpc.max_receive_message_length': limits.maxMessageBytes });
     for (const service of Object.keys(METHODS)) this.#addService(service);
     this.#addHealth();
@@ -117,10 +125,11 @@ export class GrpcServer {
 
   /** Messages pass grpc-js as bytes, so that decoding and encoding, which may fail, are in the wrapper. */
   #addService(service: string): void {
-    const { services, log } = this.#options;
+    const { services, recording, log } = this.#options;
     const definition = serviceDefinition(service);
     const serving = {
       services,
+      recording,
       log,
       stopping: this.#stopping.signal,
       admitted: (rpc: { metadata: Metadata }) => this.#admission.take(rpc.metadata),

@@ -1,41 +1,54 @@
 /**
- * The audit entries, as rows: who did what to which resource, and how it ended.
+ * Audit entries on their way into the log: rows of the inbox, durable from then on.
  *
- * Only ever added to; the service's role may do nothing else to them. What is worth an entry is decided elsewhere.
+ * Only ever added to; what takes them out again is the sequencer (`audit-log.ts`). What is worth an entry is decided
+ * elsewhere.
  */
-import type { Call } from '../call.ts';
 import type { TenantId } from '../ids.ts';
-import type { Tx } from './store.ts';
+import { type AuditEntry, auditLine } from './audit-entry.ts';
+import type { Deadline, Store, Tx } from './store.ts';
 
-export interface AuditEntry {
-  readonly tenantId: TenantId;
-  /** A random UUID. */
-  readonly entryId: string;
-  readonly call: Call;
-  readonly resource: string;
-  /** `OK`, or the reason for failure. */
-  readonly outcome: string;
-  /** What else there is to say; empty for nothing. */
-  readonly detail: string;
-}
+/** Whether the state change with this entry ($2) was committed: the entry waits, or is a leaf already. */
+export const WAS_ENTERED = `(EXISTS (SELECT FROM audit_inbox WHERE entry_id = $2)
+  OR EXISTS (SELECT FROM audit_log WHERE entry_id = $2))`;
 
-/** Writes the entry, and returns the transaction's id. */
-export async function insertAuditEntry(tx: Tx, entry: AuditEntry): Promise<string> {
+/** Writes a state change's entry, in its transaction, whose id it returns. */
+export async function insertAuditEntry(
+  tx: Pick<Tx, 'query'>,
+  tenantId: TenantId,
+  entry: AuditEntry,
+): Promise<string> {
   const [row] = await tx.query<{ xid: string }>(
-    `INSERT INTO audit_entries (tenant_id, entry_id, request_id, caller, method, resource, outcome, detail)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    `INSERT INTO audit_inbox (tenant_id, entry_id, leaf) VALUES ($1, $2, $3)
      RETURNING pg_current_xact_id()::text AS xid`,
-    [
-      entry.tenantId,
-      entry.entryId,
-      entry.call.id,
-      entry.call.caller,
-      entry.call.method,
-      entry.resource,
-      entry.outcome,
-      entry.detail,
-    ],
+    [tenantId, entry.entryId, auditLine(entry)],
   );
   if (row === undefined) throw new Error('an insert returned no row');
   return row.xid;
+}
+
+/** An entry's line, and the name of the tenant who may read it; `system` may, where there is no tenant of that name. */
+export interface TenantLine {
+  readonly tenant: string;
+  readonly line: string;
+}
+
+/**
+ * Writes entries of calls that changed nothing, all or none. When it throws, it isn't known whether they were written.
+ * Throws DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED.
+ */
+export function appendEntries(
+  store: Pick<Store, 'append'>,
+  call: Deadline,
+  entries: readonly TenantLine[],
+): Promise<void> {
+  return store.append(
+    call,
+    `INSERT INTO audit_inbox (tenant_id, leaf)
+     SELECT coalesce(t.tenant_id, s.tenant_id), n.leaf
+     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS n (tenant, leaf, place)
+       LEFT JOIN tenants t ON t.name = n.tenant, tenants s
+     WHERE s.name = 'system' ORDER BY n.place`,
+    [entries.map(({ tenant }) => tenant), entries.map(({ line }) => line)],
+  );
 }

@@ -9,6 +9,7 @@
 import { randomUUID } from 'node:crypto';
 import { KeywardError } from '../errors.ts';
 import type { KeyId, SealKeyId, TenantId } from '../ids.ts';
+import { insertAuditEntry } from './audit.ts';
 import {
   findKeyState,
   fromStateRow,
@@ -183,24 +184,21 @@ export async function writeFirstSeals(
   { caller, method }: Operator,
   states: readonly (ResealedState & { readonly resource: string })[],
 ): Promise<void> {
-  await query(
-    `WITH sealed AS (
-       UPDATE keys k SET state_seal_key_id = b.seal_key_id, state_seal = b.seal
+  const sealed = await query<{ tenant_id: TenantId; resource: string }>(
+    `UPDATE keys k SET state_seal_key_id = b.seal_key_id, state_seal = b.seal
        FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bytea[], $5::text[])
          AS b (tenant_id, key_id, seal_key_id, seal, resource)
        WHERE k.tenant_id = b.tenant_id AND k.key_id = b.key_id AND k.state_seal IS NULL
-       RETURNING k.tenant_id, b.resource)
-     INSERT INTO audit_entries (tenant_id, request_id, caller, method, resource, outcome)
-     SELECT tenant_id, $6, $7, $8, resource, 'OK' FROM sealed`,
+       RETURNING k.tenant_id, b.resource`,
     [
       states.map(({ before }) => before.tenantId),
       states.map(({ before }) => before.keyId),
       states.map(({ sealKeyId }) => sealKeyId),
       states.map(({ seal }) => seal),
       states.map(({ resource }) => resource),
-      randomUUID(),
-      caller,
-      method,
     ],
   );
+  const call = { id: randomUUID(), caller, method };
+  for (const { tenant_id: tenantId, resource } of sealed)
+    await insertAuditEntry({ query }, tenantId, { entryId: randomUUID(), call, resource, outcome: 'OK' });
 }

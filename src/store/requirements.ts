@@ -10,7 +10,8 @@ import type { Deadline, Store } from './store.ts';
 const OLDEST_POSTGRES = 15;
 const UNDER_ROW_SECURITY = [
   'access_policies',
-  'audit_entries',
+  'audit_inbox',
+  'audit_log',
   'data_keys',
   'key_version_usage',
   'key_versions',

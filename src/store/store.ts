@@ -14,7 +14,7 @@ import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { TenantId } from '../ids.ts';
 import { parseAddress } from './address.ts';
-import { type AuditEntry, insertAuditEntry } from './audit.ts';
+import { insertAuditEntry, WAS_ENTERED } from './audit.ts';
 import { type ChangeKind, recordChange } from './changes.ts';
 import { type Connection, Connections } from './connections.ts';
 import { mayRunAgain } from './failure.ts';
@@ -32,13 +32,15 @@ const FATE_POLL_MS = 50;
 const SERVER_GRACE_MS = 1_000;
 /** Connections beside the pool, for what mustn't wait behind calls: change feed, health, the fate of a lost COMMIT. */
 const RESERVE_SIZE = 2;
+/** Connections for the audit log alone: two groups of entries on their way, and what becomes of them then. */
+const AUDIT_SIZE = 3;
 
 export interface StoreOptions {
   /** See `parseAddress`; the role is `keyward_service` or a member of it. */
   readonly url: string;
   /** PEM certificates to verify the server against, instead of those that Node trusts. */
   readonly caFile?: string;
-  /** How many connections calls share; {@link RESERVE_SIZE} more are opened for the store itself. */
+  /** How many connections calls share; {@link RESERVE_SIZE} and {@link AUDIT_SIZE} more are opened for the store itself. */
   readonly poolSize: number;
   /** The running release, as in package.json; decides whether this schema may be used. */
   readonly release: string;
@@ -87,10 +89,12 @@ export interface Replay<T> {
 export class Store {
   readonly #calls: Connections;
   readonly #reserve: Connections;
+  readonly #audit: Connections;
 
-  private constructor(calls: Connections, reserve: Connections) {
-    this.#calls = calls;
-    this.#reserve = reserve;
+  private constructor(connect: (size: number) => Connections, poolSize: number) {
+    this.#calls = connect(poolSize);
+    this.#reserve = connect(RESERVE_SIZE);
+    this.#audit = connect(AUDIT_SIZE);
   }
 
   /**
@@ -100,10 +104,8 @@ export class Store {
    */
   static async open(options: StoreOptions): Promise<Store> {
     const { config, display } = parseAddress(options.url, options.caFile);
-    const store = new Store(
-      new Connections(config, options.poolSize, options.onError),
-      new Connections(config, RESERVE_SIZE, options.onError),
-    );
+    const connect = (size: number) => new Connections(config, size, options.onError);
+    const store = new Store(connect, options.poolSize);
     try {
       await checkDatabase(store, { deadline: monotonicNow() + OPEN_MS }, options.release);
       return store;
@@ -117,7 +119,7 @@ export class Store {
 
   /** Ends when every call has given its connection back. */
   async close(): Promise<void> {
-    await Promise.all([this.#calls.close(), this.#reserve.close()]);
+    await Promise.all([this.#calls, this.#reserve, this.#audit].map((each) => each.close()));
   }
 
   /** Throws DATABASE_UNAVAILABLE or DEADLINE_EXCEEDED unless Postgres answers. Doesn't wait behind calls. */
@@ -167,7 +169,7 @@ export class Store {
     work: (tx: Tx) => Promise<T>,
     replay?: Replay<T>,
   ): Promise<T> {
-    const { tenantId, change, resource, detail = '', asReconciler = false } = mutation;
+    const { tenantId, change, resource, detail, asReconciler = false } = mutation;
     for (let attempt = 1; ; attempt++) {
       const entryId = randomUUID();
       let xid = '';
@@ -176,7 +178,7 @@ export class Store {
         if (replay !== undefined && before !== undefined) return replay.rebuild(tx, before);
         const result = await work(tx);
         if (change !== undefined) await recordChange(tx, { tenantId, ...change });
-        xid = await insertAuditEntry(tx, { tenantId, entryId, call, resource, outcome: 'OK', detail });
+        xid = await insertAuditEntry(tx, tenantId, { entryId, call, resource, outcome: 'OK', detail });
         return result;
       };
       const commit = async (connection: Connection): Promise<void> => {
@@ -187,27 +189,15 @@ export class Store {
         });
       };
       try {
-        return await this.#transaction(this.#calls, call, { tenantId, asReconciler }, workAndRecords, commit);
+        const scope = { tenantId, asReconciler };
+        const result = await this.#transaction(this.#calls, call, scope, workAndRecords, commit);
+        if (call.audit !== undefined && xid !== '') call.audit.isWritten = true;
+        return result;
       } catch (error) {
         if (attempt === TRIES || !mayRunAgain(error)) throw error;
         await delay(Math.random() * RETRY_JITTER_MS * attempt);
       }
     }
-  }
-
-  /** Records what was refused. Throws as {@link Store.read}. */
-  async recordRefusal(
-    call: Call,
-    refusal: Pick<AuditEntry, 'tenantId' | 'resource' | 'outcome' | 'detail'>,
-  ): Promise<void> {
-    const { tenantId } = refusal;
-    await this.#transaction(
-      this.#calls,
-      call,
-      { tenantId },
-      (tx) => insertAuditEntry(tx, { ...refusal, entryId: randomUUID(), call }),
-      (connection) => finish(connection, call.deadline),
-    );
   }
 
   /** One statement outside of any tenant, for the tables that all tenants share; of a tenant's it sees no rows. */
@@ -226,6 +216,26 @@ export class Store {
     values: readonly unknown[] = [],
   ): Promise<Row[]> {
     return statement(this.#reserve, call, text, values);
+  }
+
+  /**
+   * One statement on the audit log's own connections, which no call takes. It is sent once: when this throws, it isn't known
+   * whether it was done, unless Postgres itself refused it.
+   */
+  async append(call: Deadline, text: string, values: readonly unknown[]): Promise<void> {
+    const connection = await this.#audit.acquire(call.deadline);
+    try {
+      await connection.query(text, values, call.deadline);
+    } finally {
+      connection.release();
+    }
+  }
+
+  /** As {@link Store.reconcile}, on the audit log's own connections. */
+  sequence<T>(call: Deadline, work: (tx: Tx) => Promise<T>): Promise<T> {
+    return this.#transaction(this.#audit, call, { asReconciler: true }, work, (connection) =>
+      finish(connection, call.deadline),
+    );
   }
 
   async #transaction<T>(
@@ -263,8 +273,8 @@ export class Store {
     const ask = async (tx: Tx): Promise<boolean | undefined> => {
       const [fate] = await tx.query<{ entered: boolean; status: string | null }>(
         `SELECT pg_xact_status($1::xid8) AS status,
-                EXISTS (SELECT FROM audit_entries WHERE tenant_id = $2 AND entry_id = $3) AS entered`,
-        [xid, tenantId, entryId],
+                ${WAS_ENTERED} AS entered`,
+        [xid, entryId],
       );
       if (fate?.entered) return true;
       return fate?.status === 'in progress' || fate?.status === 'committed' ? undefined : false;

@@ -7,6 +7,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { AnyId, TenantId } from '../ids.ts';
+import { insertAuditEntry } from './audit.ts';
 import type { OwnerConnection } from './owner.ts';
 import {
   countHolders,
@@ -152,11 +153,9 @@ async function record(
   { tenantId, tenant, objectId }: { tenantId: TenantId; tenant: string; objectId: AnyId },
   outcome: string,
 ): Promise<void> {
-  await owner.query(
-    `INSERT INTO audit_entries (tenant_id, request_id, caller, method, resource, outcome)
-     VALUES ($1, $2, $3, $4, $5, $6)`,
-    [tenantId, randomUUID(), caller, method, `tenants/${tenant}/tokenKeys/${objectId}`, outcome],
-  );
+  const call = { id: randomUUID(), caller, method };
+  const resource = `tenants/${tenant}/tokenKeys/${objectId}`;
+  await insertAuditEntry(owner, tenantId, { entryId: randomUUID(), call, resource, outcome });
   await owner.query(`INSERT INTO changes (tenant_id, kind, subject_id) VALUES ($1, 'token', $2)`, [
     tenantId,
     objectId,

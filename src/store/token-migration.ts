@@ -7,6 +7,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { AnyId, KeyId, RootKeyId, SealKeyId, TenantId, TokenId } from '../ids.ts';
+import { insertAuditEntry } from './audit.ts';
 import { fromVersionRow, type KeyVersionRecord, VERSION_COLUMNS, type VersionRow } from './key-versions.ts';
 import type { OwnerConnection } from './owner.ts';
 import type { RewrappedKeyVersion } from './stale-key-versions.ts';
@@ -413,11 +414,8 @@ async function insertAudit(
   tenantId: TenantId,
   resource: string,
 ): Promise<void> {
-  await owner.query(
-    `INSERT INTO audit_entries (tenant_id, request_id, caller, method, resource, outcome)
-     VALUES ($1, $2, $3, $4, $5, 'OK')`,
-    [tenantId, randomUUID(), caller, method, resource],
-  );
+  const call = { id: randomUUID(), caller, method };
+  await insertAuditEntry(owner, tenantId, { entryId: randomUUID(), call, resource, outcome: 'OK' });
 }
 
 /** Every replica hears that something is another with tokens' objects, or with key versions. */

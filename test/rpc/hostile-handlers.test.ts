@@ -57,6 +57,8 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
     id: 'the-id',
     caller: CALLER,
     identify: () => CALLER,
+    certificate: undefined,
+    address: undefined,
     startedAt: monotonicNow(),
     deadline: monotonicNow() + (variations.timeLeftMs ?? 60_000),
     hold: () => () => {
@@ -82,6 +84,11 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
   const handler = serveCall(
     {
       services: {} as Services,
+      recording: {
+        writer: { write: async () => {}, writeRefusal: async () => {} },
+        masks: { mask: async () => [] },
+        replica: 'test',
+      },
       log: { info: note, warn: note, error: note } as unknown as Logger,
       admitted: () => (variations.isAdmitted === false ? undefined : admitted),
       stopping: new AbortController().signal,

@@ -248,8 +248,15 @@ describe('the reconciler', () => {
       "UPDATE tokens SET state = 'FORMER'",
       'SELECT wrapped FROM moved_key_versions',
       'UPDATE moved_key_versions SET version = 2',
-      "UPDATE audit_entries SET outcome = 'x'",
-      'DELETE FROM audit_entries',
+      "UPDATE audit_inbox SET leaf = 'x'",
+      "UPDATE audit_log SET leaf = 'x'",
+      'DELETE FROM audit_log',
+      'TRUNCATE audit_log',
+      'DROP TABLE audit_log_0',
+      'UPDATE audit_state SET first_leaf_index = 1',
+      'UPDATE audit_state SET generation = 2',
+      'DELETE FROM audit_tiles',
+      "UPDATE audit_checkpoints SET note = ''",
       'DELETE FROM changes',
     ]) {
       await assert.rejects(

@@ -163,11 +163,13 @@ describe('mutations', () => {
   });
 
   it('when the entry cannot be written, nothing is', async () => {
-    const call = { ...callOf(), id: 'not a uuid' };
-    const mutating = store.mutate(call, { tenantId: system, resource: 'x' }, (tx) =>
+    await database.sql(
+      "ALTER TABLE audit_inbox ADD CONSTRAINT none CHECK (position('unaudited' IN leaf) = 0) NOT VALID",
+    );
+    const mutating = store.mutate(callOf(), { tenantId: system, resource: 'tenants/unaudited' }, (tx) =>
       insertTenant(tx, { tenantId: newId(), name: 'unaudited', dedicatedRootKey: false }),
     );
-    await assert.rejects(mutating, { code: '22P02' });
+    await assert.rejects(mutating, { code: '23514' });
     assert.deepEqual(await database.sql("SELECT 1 FROM tenants WHERE name = 'unaudited'"), []);
   });
 
@@ -235,9 +237,19 @@ describe('mutations', () => {
 describe('rights', () => {
   it('the service can do nothing to audit entries but add them and read them', async () => {
     for (const statement of [
-      "UPDATE audit_entries SET outcome = 'changed'",
-      'DELETE FROM audit_entries',
-      'TRUNCATE audit_entries',
+      "UPDATE audit_inbox SET leaf = 'changed'",
+      'DELETE FROM audit_inbox',
+      'TRUNCATE audit_inbox',
+      "UPDATE audit_log SET leaf = 'changed'",
+      'DELETE FROM audit_log',
+      'TRUNCATE audit_log',
+      'DROP TABLE audit_log_0',
+      'SELECT 1 FROM audit_log_0',
+      'INSERT INTO audit_log SELECT * FROM audit_log',
+      'UPDATE audit_state SET tree_size = 0',
+      "UPDATE audit_tiles SET hashes = ''",
+      'DELETE FROM audit_checkpoints',
+      'SELECT make_audit_partition(0)',
     ]) {
       await assert.rejects(
         mutate(alpha, (tx) => tx.query(statement)),

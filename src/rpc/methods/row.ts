@@ -7,6 +7,8 @@ import type { Access, Rights } from '../../access/access.ts';
 import type { AccessAdministration } from '../../access/administration.ts';
 import type { Permission } from '../../access/permissions.ts';
 import type { Target } from '../../access/policy.ts';
+import type { AuditLog } from '../../audit/log.ts';
+import type { ContextMasks } from '../../audit/masks.ts';
 import type { Call } from '../../call.ts';
 import type { Keyring } from '../../keyring/keyring.ts';
 import { SYSTEM_TENANT, type TenantName } from '../../keyring/names.ts';
@@ -25,6 +27,9 @@ export interface CallTarget extends Target {
 export interface Services extends Keyring {
   readonly access: Access;
   readonly accessAdministration: AccessAdministration;
+  readonly auditLog: AuditLog;
+  readonly masks: Pick<ContextMasks, 'mask'>;
+  readonly environmentId: string;
 }
 
 /** A call that was let through, and what else its caller may do in the tenant. */

@@ -1,0 +1,72 @@
+/**
+ * The last checkpoint, kept outside of Postgres, so that an older database in place of the one that was is noticed.
+ *
+ * In a file, or behind a URL that answers GET with what PUT gave it last (404 before). Knows text, not what it says.
+ */
+import { open, readFile, rename } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+
+const TIMEOUT_MS = 5_000;
+/** More than a checkpoint with cosignatures ever has. */
+const MAX_CHARACTERS = 65_536;
+
+export interface KeptCheckpoint {
+  /** The note that was kept last; undefined before the first. Throws when that can't be found out. */
+  read(): Promise<string | undefined>;
+  /** Keeps the note; durable when it returns. */
+  write(note: string): Promise<void>;
+}
+
+/** `file:`, `http:` or `https:`. */
+export function openKeptCheckpoint(url: string): KeptCheckpoint {
+  return new URL(url).protocol === 'file:' ? inFile(fileURLToPath(url)) : behind(url);
+}
+
+function inFile(path: string): KeptCheckpoint {
+  return {
+    read: async () => {
+      try {
+        return await readFile(path, 'utf8');
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+        throw error;
+      }
+    },
+    write: async (note) => {
+      const next = `${path}.next`;
+      const file = await open(next, 'w', 0o644);
+      try {
+        await file.writeFile(note);
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+      await rename(next, path);
+    },
+  };
+}
+
+function behind(url: string): KeptCheckpoint {
+  const request = async (init: RequestInit): Promise<Response> => {
+    const response = await fetch(url, {
+      ...init,
+      redirect: 'error',
+      signal: AbortSignal.timeout(TIMEOUT_MS),
+    });
+    if (response.ok || (init.method === 'GET' && response.status === 404)) return response;
+    throw new Error(`the checkpoint’s URL answers ${response.status}`);
+  };
+  return {
+    read: async () => {
+      const response = await request({ method: 'GET' });
+      if (response.status === 404) return undefined;
+      const note = await response.text();
+      if (note.length > MAX_CHARACTERS) throw new Error('behind the checkpoint’s URL is something else');
+      return note;
+    },
+    write: async (note) => {
+      const headers = { 'content-type': 'text/plain; charset=utf-8' };
+      await request({ method: 'PUT', headers, body: note });
+    },
+  };
+}

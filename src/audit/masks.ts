@@ -1,0 +1,82 @@
+/**
+ * Masks of encryption contexts: what an audit entry has in place of a value, so that who knows the value can find it and
+ * nobody else can read it.
+ *
+ * Invariants: a tenant's masks of one month compare with each other and with no others, since each tenant and month has a
+ * key of its own, which the token derives; no value is ever in an entry, also when there is no mask. Keeps the keys in
+ * memory. Knows no entry.
+ */
+import { createHmac } from 'node:crypto';
+import { monotonicNow } from '../call.ts';
+import type { Agents } from '../hsm/token-router.ts';
+import type { TenantId } from '../ids.ts';
+import { Lru } from '../lru.ts';
+
+/** A key that can't be had so soon isn't waited for: the entry says that there are no masks. */
+const DERIVE_MS = 250;
+const KEYS = 10_000;
+const MASK_BYTES = 16;
+
+export interface ContextMasksParts {
+  readonly agents: Pick<Agents, 'call'>;
+  /** The tenant of that name; rejects where there is none. */
+  readonly tenantIdOf: (tenant: string) => Promise<TenantId>;
+}
+
+/** What an entry says of an encryption context. */
+export interface MaskedContext {
+  /** Null for each where the period's key can't be had. */
+  readonly context: ReadonlyMap<string, string | null>;
+  /** As `2026-01`; absent where there are no masks. */
+  readonly maskPeriod?: string;
+}
+
+/** See this file's first paragraph. */
+export class ContextMasks {
+  readonly #parts: ContextMasksParts;
+  readonly #keys = new Lru<string, Promise<Buffer | undefined>>(KEYS);
+
+  constructor(parts: ContextMasksParts) {
+    this.#parts = parts;
+  }
+
+  /** Masks contexts of one tenant, all under one period's key. Never rejects. */
+  async mask(
+    tenant: string,
+    contexts: readonly ReadonlyMap<string, string>[],
+    now: Date = new Date(),
+  ): Promise<MaskedContext[]> {
+    const maskPeriod = now.toISOString().slice(0, 7);
+    const key = await this.#keyOf(tenant, maskPeriod);
+    return contexts.map((context) => {
+      const masks = [...context].map(
+        ([name, value]) => [name, key === undefined ? null : maskOf(key, name, value)] as const,
+      );
+      return { context: new Map(masks), ...(key === undefined ? {} : { maskPeriod }) };
+    });
+  }
+
+  #keyOf(tenant: string, period: string): Promise<Buffer | undefined> {
+    const name = `${tenant}/${period}`;
+    const known = this.#keys.get(name);
+    if (known !== undefined) return known;
+    const deriving = this.#derive(tenant, period).catch(() => {
+      this.#keys.delete(name);
+      return undefined;
+    });
+    this.#keys.set(name, deriving);
+    return deriving;
+  }
+
+  async #derive(tenant: string, period: string): Promise<Buffer> {
+    const { agents, tenantIdOf } = this.#parts;
+    const request = { tenantId: await tenantIdOf(tenant), period: Number(period.replace('-', '')) };
+    const { key } = await agents.call('deriveMaskKey', request, monotonicNow() + DERIVE_MS);
+    // What came is part of a frame, which is overwritten.
+    return Buffer.from(key);
+  }
+}
+
+function maskOf(key: Buffer, name: string, value: string): string {
+  return createHmac('sha256', key).update(`${name}\0${value}`).digest().toString('hex', 0, MASK_BYTES);
+}

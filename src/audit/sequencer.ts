@@ -1,0 +1,238 @@
+/**
+ * Makes the log: entries become leaves, in one order for all replicas, and checkpoints are signed over them.
+ *
+ * Invariants: one replica at a time, by a lease with a fence; a step is one transaction, so a replica that ends anywhere
+ * leaves nothing to repair and another goes on within seconds; nothing is signed that is shorter than what was signed
+ * before, or another of the same length, as far as the agent, the database and the checkpoint kept outside remember; while
+ * they contradict each other the log stands still, and says so, until an operator has it go on. Entries are not held up
+ * by any of this: they are durable before.
+ */
+import { createPublicKey } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { monotonicNow } from '../call.ts';
+import { originOf, parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
+import type { Agents } from '../hsm/token-router.ts';
+import type { EnvironmentId } from '../ids.ts';
+import {
+  type AuditState,
+  acquireLease,
+  findLastCheckpoint,
+  findTile,
+  insertCheckpoint,
+  moveEntries,
+  releaseLease,
+  withLease,
+  writeTree,
+} from '../store/audit-log.ts';
+import type { Store, Tx } from '../store/store.ts';
+import type { KeptCheckpoint } from './kept-checkpoint.ts';
+import { TreeEdge, TreeReader } from './tree.ts';
+
+/** How often it is looked for entries. */
+const PERIOD_MS = 250;
+/** How often a checkpoint is signed while there is news. */
+const CHECKPOINT_PERIOD_MS = 1_000;
+/** How often who has no lease tries for it, and who was refused looks again. */
+const RETRY_MS = 1_000;
+/** Entries in one step: more are next. */
+const LIMIT = 8_192;
+const STEP_MS = 10_000;
+
+export interface SequencerLog {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+export interface SequencerParts {
+  readonly store: Store;
+  readonly agents: Pick<Agents, 'call'>;
+  readonly environmentId: EnvironmentId;
+  /** Where the last checkpoint is kept besides; undefined where nowhere. */
+  readonly kept: KeptCheckpoint | undefined;
+  readonly log: SequencerLog;
+}
+
+/** What holds the lease knows. */
+interface Tenure {
+  readonly fence: string;
+  readonly generation: number;
+  edge: TreeEdge;
+  /** Of which size the last checkpoint is, and when it was made. */
+  signedSize: number;
+  signedAt: number;
+}
+
+/** See this file's first paragraph. */
+export class Sequencer {
+  readonly #parts: SequencerParts;
+  readonly #stopping = new AbortController();
+  #running: Promise<void> | undefined;
+  #tenure: Tenure | undefined;
+  /** What contradicts what; said once, until it changes. */
+  #contradiction: string | undefined;
+
+  constructor(parts: SequencerParts) {
+    this.#parts = parts;
+  }
+
+  /** Begins, and goes on until {@link Sequencer.stop}. */
+  start(): void {
+    this.#running ??= this.#run();
+  }
+
+  /** Ends after the step that is under way, and lets another replica go on. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await this.#running;
+    const { store, log } = this.#parts;
+    if (this.#tenure === undefined) return;
+    await releaseLease(store, deadline(), this.#tenure.fence).catch((err: unknown) =>
+      log.warn({ err }, 'the audit log’s lease can not be given back'),
+    );
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stopping;
+    while (!signal.aborted) {
+      const pause = await this.#pass().catch((err: unknown) => {
+        this.#parts.log.warn({ err }, 'the audit log can not be lengthened now');
+        // What became of the step isn't known: the next reads anew how the log stands.
+        this.#tenure = undefined;
+        return RETRY_MS;
+      });
+      if (pause > 0) await delay(pause, undefined, { signal }).catch(() => {});
+    }
+  }
+
+  /** One step of whatever is next. Returns how many milliseconds to wait for the one after. */
+  async #pass(): Promise<number> {
+    this.#tenure ??= await this.#takeOver();
+    if (this.#tenure === undefined) return RETRY_MS;
+    const moved = await this.#lengthen(this.#tenure);
+    if (moved === undefined) {
+      this.#tenure = undefined;
+      return RETRY_MS;
+    }
+    await this.#sign(this.#tenure);
+    return moved === LIMIT ? 0 : PERIOD_MS;
+  }
+
+  async #takeOver(): Promise<Tenure | undefined> {
+    const { store, kept } = this.#parts;
+    const fence = await acquireLease(store, deadline());
+    if (fence === undefined) return undefined;
+    const note = await kept?.read();
+    const tenure = await withLease(store, deadline(), fence, async (tx, state) => {
+      const last = await findLastCheckpoint(tx);
+      const reader = new TreeReader((level, index) => findTile(tx, level, index));
+      const contradiction =
+        (note && (await this.#contradictionOf(note, state, reader))) ??
+        (last && (await this.#contradictionOf(last.note, state, reader)));
+      this.#say(contradiction);
+      if (contradiction !== undefined) return undefined;
+      const edge = await TreeEdge.read(state.treeSize, (level, index) => findTile(tx, level, index));
+      return { fence, generation: state.generation, edge, signedSize: last?.treeSize ?? 0, signedAt: 0 };
+    });
+    if (tenure === undefined) await releaseLease(store, deadline(), fence);
+    return tenure;
+  }
+
+  /** In words, how a checkpoint that was signed stands against the log as it is; undefined when it doesn't. */
+  async #contradictionOf(note: string, state: AuditState, reader: TreeReader): Promise<string | undefined> {
+    const { environmentId } = this.#parts;
+    const signed = parseCheckpointText(parseNote(note)?.text ?? '');
+    if (signed === undefined) return 'what is kept as the last checkpoint is none';
+    const { origin, treeSize, rootHash } = signed;
+    const earlier = Array.from({ length: state.generation - 1 }, (_, index) =>
+      originOf({ environmentId, generation: index + 1 }),
+    );
+    // An operator has seen that, and had the log go on.
+    if (earlier.includes(origin)) return undefined;
+    if (origin !== originOf({ environmentId, generation: state.generation }))
+      return `a checkpoint of ${origin} is kept, which this log is not`;
+    if (treeSize > state.treeSize)
+      return `the log has ${state.treeSize} leaves, and a checkpoint of ${treeSize} was signed`;
+    if (!(await reader.root(treeSize)).equals(rootHash))
+      return `the log’s first ${treeSize} leaves are not those that a checkpoint was signed of`;
+    return undefined;
+  }
+
+  #say(contradiction: string | undefined): void {
+    const { log } = this.#parts;
+    if (contradiction === this.#contradiction) return;
+    this.#contradiction = contradiction;
+    if (contradiction === undefined) log.info({}, 'the audit log goes on');
+    else
+      log.error(
+        { contradiction },
+        'the audit log is not what was signed, so nothing is signed: has an older database been restored? docs/audit.md says how to go on',
+      );
+  }
+
+  /** Makes leaves of entries that wait. Returns of how many; undefined when the lease is another's. */
+  async #lengthen(tenure: Tenure): Promise<number | undefined> {
+    const moved = await withLease(this.#parts.store, deadline(), tenure.fence, async (tx, { treeSize }) => {
+      if (treeSize !== tenure.edge.size) throw new Error('the audit log was lengthened by somebody else');
+      return this.#move(tx, tenure.edge);
+    });
+    if (moved === undefined) return undefined;
+    const count = moved.size - tenure.edge.size;
+    tenure.edge = moved;
+    return count;
+  }
+
+  async #move(tx: Tx, before: TreeEdge): Promise<TreeEdge> {
+    const leafHashes = await moveEntries(tx, before.size, LIMIT);
+    if (leafHashes.length === 0) return before;
+    const { edge, tiles } = before.append(leafHashes);
+    await writeTree(tx, edge.size, tiles);
+    return edge;
+  }
+
+  async #sign(tenure: Tenure): Promise<void> {
+    const { store, agents, kept, log } = this.#parts;
+    const { edge, generation } = tenure;
+    const isDue = monotonicNow() - tenure.signedAt >= CHECKPOINT_PERIOD_MS;
+    if (edge.size === tenure.signedSize || !isDue) return;
+    tenure.signedAt = monotonicNow();
+    const rootHash = edge.root();
+    const request = { generation, treeSize: edge.size, rootHash: rootHash.toString('base64') };
+    const signed = await agents
+      .call('signCheckpoint', request, monotonicNow() + STEP_MS)
+      .catch((err: unknown) => log.warn({ err }, 'no checkpoint can be signed now'));
+    if (signed === undefined) return;
+    if ('conflictsWith' in signed) {
+      this.#say(`a checkpoint of ${signed.conflictsWith} leaves was signed before one of ${edge.size}`);
+      return;
+    }
+    const publicKey = createPublicKey({
+      key: Buffer.from(signed.spki, 'base64'),
+      format: 'der',
+      type: 'spki',
+    }).export({ format: 'pem', type: 'spki' });
+    const checkpoint = {
+      treeSize: edge.size,
+      generation,
+      rootHash,
+      note: signed.note,
+      publicKey: publicKey.toString(),
+      signedAt: new Date(),
+    };
+    const written = await withLease(store, deadline(), tenure.fence, async (tx) => {
+      await insertCheckpoint(tx, checkpoint);
+      return true;
+    });
+    if (written === undefined) return;
+    tenure.signedSize = edge.size;
+    await kept
+      ?.write(signed.note)
+      .catch((err: unknown) =>
+        log.warn({ err }, 'the last checkpoint can not be kept outside of the database'),
+      );
+  }
+}
+
+function deadline(): { readonly deadline: number } {
+  return { deadline: monotonicNow() + STEP_MS };
+}

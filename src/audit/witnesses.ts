@@ -1,0 +1,75 @@
+/**
+ * Witnesses of the log: whose cosignatures are kept, and whether one is theirs (C2SP tlog-cosignature, version 1).
+ *
+ * Witnesses are named by their verifier keys, `name+hash+base64(04 ‖ Ed25519 public key)`, a line each. Knows no checkpoint
+ * but as text.
+ */
+import { createPublicKey, hash, type KeyObject, verify } from 'node:crypto';
+
+const ALGORITHM = 0x04;
+const KEY_BYTES = 32;
+const ID_BYTES = 4;
+const TIME_BYTES = 8;
+const SIGNATURE_BYTES = 64;
+const ED25519_SPKI = Buffer.from('302a300506032b6570032100', 'hex');
+
+export interface Witness {
+  readonly name: string;
+  /** The first 4 bytes that its cosignatures have. */
+  readonly id: Buffer;
+  readonly key: KeyObject;
+}
+
+/** The witnesses in a file's text: a verifier key a line, `#` for comments. Throws an Error for any other line. */
+export function parseWitnesses(text: string): Witness[] {
+  return text
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line !== '' && !line.startsWith('#'))
+    .map(parseVerifierKey);
+}
+
+function parseVerifierKey(line: string): Witness {
+  const [, name = '', hex = '', encoded = ''] =
+    /^([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/]+=*)$/.exec(line) ?? [];
+  const content = Buffer.from(encoded, 'base64');
+  if (content.length !== 1 + KEY_BYTES || content[0] !== ALGORITHM)
+    throw new Error(`"${line}" is no verifier key of a cosigner: name+hash+key, for Ed25519 cosignatures`);
+  const id = hash('sha256', Buffer.concat([Buffer.from(`${name}\n`), content]), 'buffer').subarray(
+    0,
+    ID_BYTES,
+  );
+  if (id.toString('hex') !== hex)
+    throw new Error(`the verifier key of ${name} has another hash than it says`);
+  const spki = Buffer.concat([ED25519_SPKI, content.subarray(1)]);
+  return { name, id, key: createPublicKey({ key: spki, format: 'der', type: 'spki' }) };
+}
+
+/**
+ * Those signature lines of a note over `text` that are these witnesses' cosignatures; undefined when one of them doesn't
+ * verify. Lines of others are left out.
+ */
+export function cosignaturesOf(
+  text: string,
+  lines: readonly string[],
+  witnesses: readonly Witness[],
+): string[] | undefined {
+  const verified: string[] = [];
+  for (const line of lines) {
+    const [, name, encoded = ''] = line.split(' ');
+    const bytes = Buffer.from(encoded, 'base64');
+    const witness = witnesses.find(
+      (each) => each.name === name && bytes.subarray(0, ID_BYTES).equals(each.id),
+    );
+    if (witness === undefined) continue;
+    if (!verifies(text, bytes.subarray(ID_BYTES), witness)) return undefined;
+    verified.push(line);
+  }
+  return verified;
+}
+
+function verifies(text: string, stamped: Buffer, { key }: Witness): boolean {
+  if (stamped.length !== TIME_BYTES + SIGNATURE_BYTES) return false;
+  const signed = Buffer.from(`cosignature/v1\ntime ${stamped.readBigUInt64BE()}\n${text}`);
+  return verify(null, signed, key, stamped.subarray(TIME_BYTES));
+}

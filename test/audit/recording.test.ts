@@ -1,0 +1,200 @@
+/**
+ * Entries over the wire: which calls have one, what it says and what not, and that no call is answered without.
+ */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { before, describe, test } from 'node:test';
+import { type AuditEntryContent, type KeywardClient, readAuditEntry } from 'keyward-client';
+import { eventually, reasonOf, sharedService } from '../kit.ts';
+import { sql } from '../rpc/reconciling.ts';
+
+const TESTER = 'spiffe://keyward.test/tester';
+const KEY = 'tenants/acme/keys/mail';
+const SECRET = 'a very private value';
+let keyward: KeywardClient;
+const shared = sharedService(async (client) => {
+  keyward = client;
+  await client.createTenant({ tenantId: 'acme' });
+  await client.createTenant({ tenantId: 'other' });
+  await client.createKey({ parent: 'tenants/acme', keyId: 'mail' });
+});
+
+/** All entries of a method, the newest first, as soon as there are so many. */
+function entriesOf(method: string, count = 1, parent = 'tenants/-'): Promise<AuditEntryContent[]> {
+  return eventually(async () => {
+    const found: AuditEntryContent[] = [];
+    const filter = `method = "keyward.v1.${method}"`;
+    for await (const entry of keyward.auditEntries({ parent, filter })) found.push(readAuditEntry(entry));
+    assert.ok(found.length >= count, `${found.length} entries of ${method}`);
+    return found;
+  });
+}
+
+const encrypt = (encryptionContext: Record<string, string> = {}) =>
+  keyward.encrypt({ name: KEY, plaintext: Buffer.from('plaintext'), encryptionContext });
+
+describe('a call that only uses a key', () => {
+  let entry: AuditEntryContent;
+
+  before(async () => {
+    await encrypt({ conversation: SECRET, __proto__x: '', user: 'u-1' });
+    [entry] = (await entriesOf('EncryptionService/Encrypt')) as [AuditEntryContent];
+  });
+
+  test('has one entry, which says who, from where, what, with which version, and how it ended', async () => {
+    const { id, time, requestId, replica, durationMs, certificate, context, maskPeriod, binding, ...rest } =
+      entry;
+    assert.deepEqual(rest, {
+      v: 1,
+      tenant: 'acme',
+      caller: TESTER,
+      address: '127.0.0.1',
+      method: 'keyward.v1.EncryptionService/Encrypt',
+      resource: KEY,
+      keyVersion: `${KEY}/versions/1`,
+      decision: 'allowed',
+      outcome: 'OK',
+    });
+    assert.match(String(binding), /^tenants\/system\/roleBindings\//);
+    assert.match(String(replica), /^\S+\/\d+$/);
+    assert.match(String(certificate), /^[\w-]{43}$/);
+    assert.equal(maskPeriod, time.slice(0, 7));
+    assert.ok(Number(durationMs) > 0);
+    const line = await shared.service.logged((each) => each['requestId'] === requestId);
+    assert.equal(line['outcome'], 'OK');
+    assert.notEqual(id, requestId);
+  });
+
+  test('names what is in the encryption context, with masks that compare and tell nothing', async () => {
+    const masks = entry.context ?? {};
+    assert.deepEqual(Object.keys(masks), ['__proto__x', 'conversation', 'user']);
+    for (const mask of Object.values(masks)) assert.match(String(mask), /^[0-9a-f]{32}$/);
+    await encrypt({ conversation: SECRET, user: 'u-2' });
+    const [next] = await entriesOf('EncryptionService/Encrypt', 2);
+    assert.equal(next?.context?.['conversation'], masks['conversation']);
+    assert.notEqual(next?.context?.['user'], masks['user']);
+    await keyward.createKey({ parent: 'tenants/other', keyId: 'mail' });
+    await keyward.encrypt({
+      name: 'tenants/other/keys/mail',
+      plaintext: Buffer.alloc(0),
+      encryptionContext: { conversation: SECRET },
+    });
+    const [elsewhere] = await entriesOf('EncryptionService/Encrypt', 1, 'tenants/other');
+    assert.notEqual(elsewhere?.context?.['conversation'], masks['conversation']);
+    const rows = await sql<{ leaf: string }>(
+      shared.environment,
+      'SELECT leaf FROM audit_log UNION ALL SELECT leaf FROM audit_inbox',
+    );
+    assert.ok(rows.length > 4);
+    assert.deepEqual(
+      rows.filter(({ leaf }) => leaf.includes(SECRET)),
+      [],
+    );
+  });
+});
+
+test('a call that fails after its decision has an entry with the reason', async () => {
+  const reason = await reasonOf(keyward.decrypt({ parent: 'tenants/acme', ciphertext: Buffer.from('junk') }));
+  assert.equal(reason, 'DECRYPTION_FAILED');
+  const [entry] = await entriesOf('EncryptionService/Decrypt');
+  assert.deepEqual([entry?.outcome, entry?.tenant, entry?.keyVersion], [reason, 'acme', undefined]);
+});
+
+test('a call that changes something has the one entry that was committed with the change', async () => {
+  await keyward.createKey({ parent: 'tenants/acme', keyId: 'changed' });
+  const own = await entriesOf('KeyService/CreateKey" AND resource = "tenants/acme/keys/changed');
+  assert.deepEqual(
+    own.map(({ outcome, decision, caller, address }) => [outcome, decision, caller, address]),
+    [['OK', 'allowed', TESTER, '127.0.0.1']],
+  );
+});
+
+test('a mutation sent again has an entry each time', async () => {
+  const request = { parent: 'tenants/acme', keyId: 'twice', requestId: randomUUID() };
+  await keyward.createKey(request);
+  await keyward.createKey(request);
+  const entries = await entriesOf('KeyService/CreateKey" AND resource = "tenants/acme/keys/twice', 2);
+  assert.deepEqual(
+    entries.map(({ outcome }) => outcome),
+    ['OK', 'OK'],
+  );
+  assert.notEqual(entries[0]?.requestId, entries[1]?.requestId);
+});
+
+test('a batch has one entry, with an item for each of its items', async () => {
+  const plaintext = Buffer.from('x');
+  await keyward.batchEncrypt({
+    parent: 'tenants/acme',
+    requests: [
+      { name: KEY, plaintext, encryptionContext: { conversation: SECRET } },
+      { name: 'tenants/acme/keys/none', plaintext },
+      { name: KEY, plaintext },
+    ],
+  });
+  const [entry, ...more] = await entriesOf('EncryptionService/BatchEncrypt');
+  assert.equal(more.length, 0);
+  const [first, second, third] = (entry?.items ?? []) as Record<string, unknown>[];
+  assert.equal(first?.['keyVersion'], `${KEY}/versions/1`);
+  assert.match(
+    (first?.['context'] as Record<string, string> | undefined)?.['conversation'] ?? '',
+    /^[0-9a-f]{32}$/,
+  );
+  assert.deepEqual(second, { resource: 'tenants/acme/keys/none', outcome: 'RESOURCE_NOT_FOUND' });
+  assert.deepEqual(third, { keyVersion: `${KEY}/versions/1` });
+});
+
+test('re-encrypting says both versions and both contexts', async () => {
+  const { ciphertext } = await encrypt({ conversation: SECRET });
+  await keyward.reEncrypt({
+    name: KEY,
+    ciphertext,
+    sourceEncryptionContext: { conversation: SECRET },
+    destinationEncryptionContext: { conversation: 'moved' },
+  });
+  const [entry] = await entriesOf('EncryptionService/ReEncrypt');
+  const detail = entry?.detail as { sourceKeyVersion: string; sourceContext: Record<string, string> };
+  assert.equal(detail.sourceKeyVersion, `${KEY}/versions/1`);
+  assert.match(detail.sourceContext['conversation'] ?? '', /^[0-9a-f]{32}$/);
+  assert.notEqual(detail.sourceContext['conversation'], entry?.context?.['conversation']);
+});
+
+test('a tenant’s list has that tenant’s entries and no others; one that there isn’t has none', async () => {
+  await keyward.listKeys({ parent: 'tenants/other' });
+  await entriesOf('KeyService/ListKeys', 1, 'tenants/other');
+  for await (const entry of keyward.auditEntries({ parent: 'tenants/other' }))
+    assert.equal(readAuditEntry(entry).tenant, 'other');
+  assert.equal(await reasonOf(keyward.listAuditEntries({ parent: 'tenants/nobody' })), 'RESOURCE_NOT_FOUND');
+});
+
+test('what is no request that anything could be decided of has no entry', async () => {
+  const before = await sql(shared.environment, 'SELECT 1 FROM audit_entries WHERE outcome = $1', [
+    'INVALID_FIELD',
+  ]);
+  assert.equal(await reasonOf(keyward.listKeys({ parent: 'nonsense' })), 'INVALID_FIELD');
+  const after = await sql(shared.environment, 'SELECT 1 FROM audit_entries WHERE outcome = $1', [
+    'INVALID_FIELD',
+  ]);
+  assert.equal(after.length, before.length);
+});
+
+describe('a stream', () => {
+  test('has its entry before its first answer', async () => {
+    const reading = keyward.readAuditEntries({ parent: 'tenants/acme', firstLeafIndex: 0 });
+    const first = await reading.next();
+    assert.ok(!first.done && first.value.length > 0);
+    const rows = await sql(
+      shared.environment,
+      "SELECT outcome FROM audit_entries WHERE method = 'keyward.v1.AuditService/ReadEntries'",
+    );
+    assert.deepEqual(rows, [{ outcome: 'OK' }]);
+    await reading.return();
+  });
+
+  test('follows the log as it grows', async () => {
+    const { treeSize } = await keyward.getAuditCheckpoint();
+    const reading = keyward.readAuditEntries({ parent: 'tenants/acme', firstLeafIndex: treeSize });
+    await encrypt({ follow: 'me' });
+    for await (const entries of reading)
+      if (entries.some((entry) => 'follow' in (readAuditEntry(entry).context ?? {}))) break;
+  });
+});
