@@ -18,12 +18,14 @@ export interface RunOptions {
   readonly cwd: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly input?: string | Uint8Array;
+  /** Ends it with SIGTERM as soon as this holds of what it has written. */
+  readonly until?: (stdout: string) => boolean;
 }
 
 /** Runs `keyward` with these arguments, and waits for its end. */
 export async function run(
   args: readonly string[],
-  { cwd, env = {}, input = '' }: RunOptions,
+  { cwd, env = {}, input = '', until }: RunOptions,
 ): Promise<Outcome> {
   const child = spawn(process.execPath, [MAIN, ...args], {
     cwd,
@@ -33,6 +35,12 @@ export async function run(
   // The command may end before it has read all.
   child.stdin.on('error', () => {});
   child.stdin.end(input);
+  let written = '';
+  if (until !== undefined)
+    child.stdout.on('data', (chunk: Buffer) => {
+      written += chunk;
+      if (until(written)) child.kill();
+    });
   const ended = new Promise<number | null>((resolve, reject) => {
     child.on('error', reject);
     child.on('close', resolve);
