@@ -302,7 +302,8 @@ def read_description(folder):
         with open(os.path.join(folder, "export.json"), "rb") as file:
             said = json.load(file)
         first, size, origin = said["firstLeafIndex"], said["treeSize"], said["origin"]
-        fits = said["format"] == 1 and 0 <= first <= size and (first % WIDTH == 0 or first == size)
+        whole = all(type(value) is int for value in (first, size, said["format"]))
+        fits = said["format"] == 1 and whole and 0 <= first <= size and (first % WIDTH == 0 or first == size)
     except (OSError, ValueError, KeyError, TypeError):
         raise Wrong("EXPORT")
     if not fits:

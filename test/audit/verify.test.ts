@@ -304,6 +304,10 @@ describe('an export that was damaged', () => {
         { firstLeafIndex: 255 },
         { firstLeafIndex: 512 },
         { firstLeafIndex: -256 },
+        { firstLeafIndex: false },
+        { firstLeafIndex: 0.5 },
+        { treeSize: null },
+        { format: true },
         { origin: 'keyward/x' },
         { origin: 1 },
       ].map((change): [string, string] => [

@@ -3,9 +3,10 @@
  *
  * Knows nothing of hashes and signatures.
  */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { AuditVerificationError } from './errors.ts';
+import { readUpTo, unlessMissing } from './files.ts';
 import { TILE_WIDTH } from './tiles.ts';
 
 /** How many entries a file has at most; each but the first begins at a multiple of it. */
@@ -19,6 +20,9 @@ export const EXPORT_FILE = 'export.json';
 
 /** The folder of the entries' files. */
 export const ENTRIES_FOLDER = 'entries';
+
+/** The longest `export.json` that is read. */
+const DESCRIPTION_BYTES = 65_536;
 
 /** The version of the layout. */
 const FORMAT = 1;
@@ -69,19 +73,9 @@ export function canBegin(first: unknown, treeSize: number): first is number {
   );
 }
 
-/** A file of the export; undefined when it isn't there. */
-export function readIfThere(folder: string, name: string): Buffer | undefined {
-  try {
-    return readFileSync(join(folder, name));
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw error;
-  }
-}
-
 /** What an export says of itself. Throws an {@link AuditVerificationError} of the problem EXPORT when that makes no sense. */
 export function readDescription(folder: string): ExportDescription {
-  const bytes = readIfThere(folder, EXPORT_FILE);
+  const bytes = readUpTo(join(folder, EXPORT_FILE), DESCRIPTION_BYTES);
   if (bytes === undefined)
     throw new AuditVerificationError(
       'EXPORT',
@@ -105,12 +99,7 @@ export function readDescription(folder: string): ExportDescription {
 
 /** Throws an {@link AuditVerificationError} of the problem FILE for a file among the entries that isn't one of `expected`. */
 export function refuseOthers(folder: string, expected: ReadonlySet<string>): void {
-  let names: string[] = [];
-  try {
-    names = readdirSync(join(folder, ENTRIES_FOLDER));
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-  }
+  const names = unlessMissing(() => readdirSync(join(folder, ENTRIES_FOLDER))) ?? [];
   for (const name of names.sort()) {
     const file = `${ENTRIES_FOLDER}/${name}`;
     if (!expected.has(file)) throw new AuditVerificationError('FILE', `${file} is not of the log`, { file });

@@ -42,8 +42,8 @@ interface NoteSignature {
 /** Notes with more are refused. */
 const MAX_SIGNATURES = 100;
 
-/** Of a note in bytes. */
-const MAX_NOTE_BYTES = 1_048_576;
+/** The longest note that is read. */
+export const MAX_NOTE_BYTES = 1_048_576;
 
 /** A signature line's parts. */
 const SIGNATURE_LINE = /^\u2014 ([^\s+]+) (\S+)$/u;

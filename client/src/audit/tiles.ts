@@ -4,9 +4,9 @@
  * Owns the tiles' names and sizes. Its invariant: a hash is given out only when it is under the root that the tree was
  * opened with. Knows nothing of entries.
  */
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AuditVerificationError } from './errors.ts';
+import { readUpTo } from './files.ts';
 import { EMPTY_ROOT, HASH_BYTES, treeHash } from './tree.ts';
 
 /** How many hashes a whole tile has. */
@@ -86,19 +86,15 @@ export class TiledTree {
 
   #read(level: number, index: number, width: number): Buffer {
     const path = tilePath(level, index, width);
-    let hashes: Buffer;
-    try {
-      hashes = readFileSync(join(this.#folder, path));
-    } catch (cause) {
-      throw damaged(path, 'cannot be read', cause);
-    }
+    const hashes = readUpTo(join(this.#folder, path), width * HASH_BYTES);
+    if (hashes === undefined) throw damaged(path, 'is missing');
     if (hashes.length !== width * HASH_BYTES) throw damaged(path, `is not ${width * HASH_BYTES} bytes long`);
     return hashes;
   }
 }
 
-function damaged(file: string, what: string, cause?: unknown): AuditVerificationError {
-  return new AuditVerificationError('TILE', `${file} ${what}`, { file, cause });
+function damaged(file: string, what: string): AuditVerificationError {
+  return new AuditVerificationError('TILE', `${file} ${what}`, { file });
 }
 
 /** How many levels have hashes. */

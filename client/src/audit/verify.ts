@@ -8,20 +8,20 @@
 import { join } from 'node:path';
 import { setImmediate as breathe } from 'node:timers/promises';
 import { AuditVerificationError } from './errors.ts';
+import { linesOf, readUpTo } from './files.ts';
 import {
   CHECKPOINT_FILE,
   type EntryFile,
   type ExportDescription,
   entryFiles,
   readDescription,
-  readIfThere,
   refuseOthers,
 } from './layout.ts';
-import { linesOf } from './lines.ts';
 import {
   type Cosignature,
   cosignatureOf,
   logKey,
+  MAX_NOTE_BYTES,
   openCheckpoint,
   type SignedCheckpoint,
   witnessOf,
@@ -71,7 +71,7 @@ export async function verifyAuditExport(
   const witnesses = (options.witnesses ?? []).map(witnessOf);
   const description = readDescription(folder);
   const checkpoint = opened(CHECKPOINT_FILE, () => {
-    const bytes = readIfThere(folder, CHECKPOINT_FILE);
+    const bytes = readUpTo(join(folder, CHECKPOINT_FILE), MAX_NOTE_BYTES);
     if (bytes === undefined) throw new Error('there is no such file');
     return openCheckpoint(bytes, keys);
   });

@@ -64,8 +64,8 @@ export function consistencyProof(wire: ConsistencyProof__Output): m.AuditConsist
 }
 
 /**
- * What an entry says. Throws a TypeError when it isn't a JSON object of version 1, as nothing is that the service logs
- * today.
+ * What an entry says; one of a later version says what it has in common with version 1, and more. Throws a TypeError when
+ * it isn't a JSON object with a version.
  */
 export function readAuditEntry({ leaf }: Pick<m.AuditEntry, 'leaf'>): m.AuditEntryContent {
   let content: unknown;
@@ -74,7 +74,7 @@ export function readAuditEntry({ leaf }: Pick<m.AuditEntry, 'leaf'>): m.AuditEnt
   } catch (cause) {
     throw new TypeError('the entry is not JSON', { cause });
   }
-  if (typeof content !== 'object' || content === null || !('v' in content) || content.v !== 1)
-    throw new TypeError('the entry is not of version 1');
+  if (typeof content !== 'object' || content === null || !('v' in content) || !Number.isInteger(content.v))
+    throw new TypeError('the entry has no version');
   return content as m.AuditEntryContent;
 }

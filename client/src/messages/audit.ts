@@ -14,7 +14,7 @@ export interface AuditEntry {
 
 /** What an entry says. A newer service may say more. */
 export interface AuditEntryContent {
-  /** The version of the format: 1. */
+  /** The version of the format: 1, or a later one, which has these members too. */
   readonly v: number;
   readonly id: string;
   /** When it was decided, in RFC 3339. */

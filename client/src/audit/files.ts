@@ -1,18 +1,34 @@
 /**
- * The lines of a file, many at a time.
+ * Reading the files of an export, whose maker needn't be trusted: no more of any is read at a time than is asked for.
  *
  * Its invariant: a line is what stands before a newline, byte for byte, whatever else is in it. Knows nothing of what
- * lines are.
+ * files and lines are.
  */
+import { closeSync, openSync, readSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 
-/** How much is read at a time, in bytes. */
+/** How much of lines is read at a time, in bytes. */
 const CHUNK_BYTES = 1_048_576;
 
 /** The longest line that is read, in bytes. */
 const MAX_LINE_BYTES = 16_777_216;
 
 const NEWLINE = 0x0a;
+
+/** A file's bytes; undefined for no file. Of one with more than `limit`, only one more: so that it can be told. */
+export function readUpTo(file: string, limit: number): Buffer | undefined {
+  const descriptor = unlessMissing(() => openSync(file, 'r'));
+  if (descriptor === undefined) return undefined;
+  try {
+    const bytes = Buffer.alloc(limit + 1);
+    let length = 0;
+    for (let read = -1; read !== 0 && length <= limit; length += read)
+      read = readSync(descriptor, bytes, length, bytes.length - length, null);
+    return bytes.subarray(0, length);
+  } finally {
+    closeSync(descriptor);
+  }
+}
 
 /** Some of a file's lines, in order. */
 export interface Lines {
@@ -59,7 +75,21 @@ async function openIfThere(file: string): Promise<FileHandle | undefined> {
   try {
     return await open(file);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    if (isMissing(error)) return undefined;
     throw error;
   }
+}
+
+/** What `attempt` gives; undefined where there is no such file or folder. */
+export function unlessMissing<T>(attempt: () => T): T | undefined {
+  try {
+    return attempt();
+  } catch (error) {
+    if (isMissing(error)) return undefined;
+    throw error;
+  }
+}
+
+function isMissing(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException).code === 'ENOENT';
 }
