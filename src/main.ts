@@ -1,13 +1,13 @@
 #!/usr/bin/env node
 /**
  * The composition root: `keyward-server serve`, `health`, `migrate`, `token init`, `token check`, `token status`,
- * `token destroy-key`, `token record`, `token shred`, `token seal-states`, `token migrate`.
+ * `token destroy-key`, `token record`, `token shred`, `token seal-states`, `token migrate`, `audit resume`, `audit drop`.
  *
  * Reads the configuration, makes the parts, connects them, and ends them in the right order. Decides nothing else.
  */
 import { readFileSync } from 'node:fs';
 import { hostname, userInfo } from 'node:os';
-import { Command } from 'commander';
+import { Command, InvalidArgumentError } from 'commander';
 import { Access } from './access/access.ts';
 import { AccessAdministration } from './access/administration.ts';
 import { Identity } from './access/identity.ts';
@@ -16,6 +16,7 @@ import { POLICIES } from './access/stale-policies.ts';
 import { openKeptCheckpoint } from './audit/kept-checkpoint.ts';
 import { AuditLog } from './audit/log.ts';
 import { ContextMasks } from './audit/masks.ts';
+import { type AuditOperation, dropExported, resumeLog } from './audit/operation.ts';
 import { Sequencer } from './audit/sequencer.ts';
 import { parseWitnesses, type Witness } from './audit/witnesses.ts';
 import { AuditWriter } from './audit/writer.ts';
@@ -181,6 +182,19 @@ token
   .option('--dry-run', 'look at both tokens and say what there is to do; change nothing')
   .option('--leave-behind', 'move although some key versions do not verify, and leave those where they are')
   .action(moveToNextToken);
+const audit = program.command('audit').description('the audit log, by its database’s owner');
+audit
+  .command('resume')
+  .description(
+    'have the log go on, as another one, although a checkpoint is kept of more than the database has now',
+  )
+  .action(resumeAuditLog);
+audit
+  .command('drop')
+  .description('drop entries that are old and exported, some 1,000,000 at a time; their hashes stay')
+  .requiredOption('--export <folder>', 'an export of the log, verified by `keyward audit verify`')
+  .requiredOption('--older-than-days <days>', 'only entries older than that', positiveInteger)
+  .action(dropAuditEntries);
 
 try {
   await program.parseAsync();
@@ -600,6 +614,40 @@ async function sealUnsealedStates({ dryRun = false }: { readonly dryRun?: boolea
         }),
     );
   });
+}
+
+async function resumeAuditLog(): Promise<void> {
+  const { KEYWARD_AUDIT_KEPT_CHECKPOINT: url } = read(['KEYWARD_AUDIT_KEPT_CHECKPOINT'], process.env);
+  if (url === undefined) throw new ConfigurationError('KEYWARD_AUDIT_KEPT_CHECKPOINT is not set');
+  const contradiction = await onAuditLog((operation) => resumeLog(operation, openKeptCheckpoint(url)));
+  process.stdout.write(`the log goes on as another one; ${contradiction}\n`);
+}
+
+async function dropAuditEntries(options: {
+  readonly export: string;
+  readonly olderThanDays: number;
+}): Promise<void> {
+  const { export: folder, olderThanDays } = options;
+  const dropped = await onAuditLog((operation) => dropExported(operation, { folder, olderThanDays }));
+  process.stdout.write(
+    dropped === undefined
+      ? 'nothing is old and exported as a whole\n'
+      : `entries ${dropped.firstLeafIndex} up to ${dropped.end} are dropped\n`,
+  );
+}
+
+function onAuditLog<T>(work: (operation: AuditOperation) => Promise<T>): Promise<T> {
+  const settings = read(['MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE'], process.env);
+  const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath } = settings;
+  return withOwnerConnection(url, caFilePath, async (owner) => {
+    const { environmentId, systemTenantId } = await readEnvironmentAsOwner(owner);
+    return work({ owner, environmentId, systemTenantId, caller: OPERATOR });
+  });
+}
+
+function positiveInteger(text: string): number {
+  if (!/^[1-9]\d{0,5}$/.test(text)) throw new InvalidArgumentError('must be a whole number, 1 or more');
+  return Number(text);
 }
 
 async function moveToNextToken({

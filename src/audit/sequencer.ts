@@ -10,11 +10,9 @@
 import { createPublicKey } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
-import { originOf, parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import type { EnvironmentId } from '../ids.ts';
 import {
-  type AuditState,
   acquireLease,
   findLastCheckpoint,
   findTile,
@@ -25,6 +23,7 @@ import {
   writeTree,
 } from '../store/audit-log.ts';
 import type { Store, Tx } from '../store/store.ts';
+import { contradictionOf } from './continuity.ts';
 import type { KeptCheckpoint } from './kept-checkpoint.ts';
 import { TreeEdge, TreeReader } from './tree.ts';
 
@@ -119,16 +118,17 @@ export class Sequencer {
   }
 
   async #takeOver(): Promise<Tenure | undefined> {
-    const { store, kept } = this.#parts;
+    const { store, kept, environmentId } = this.#parts;
     const fence = await acquireLease(store, deadline());
     if (fence === undefined) return undefined;
     const note = await kept?.read();
     const tenure = await withLease(store, deadline(), fence, async (tx, state) => {
       const last = await findLastCheckpoint(tx);
       const reader = new TreeReader((level, index) => findTile(tx, level, index));
+      const log = { ...state, environmentId };
       const contradiction =
-        (note && (await this.#contradictionOf(note, state, reader))) ??
-        (last && (await this.#contradictionOf(last.note, state, reader)));
+        (note && (await contradictionOf(note, log, reader))) ??
+        (last && (await contradictionOf(last.note, log, reader)));
       this.#say(contradiction);
       if (contradiction !== undefined) return undefined;
       const edge = await TreeEdge.read(state.treeSize, (level, index) => findTile(tx, level, index));
@@ -136,26 +136,6 @@ export class Sequencer {
     });
     if (tenure === undefined) await releaseLease(store, deadline(), fence);
     return tenure;
-  }
-
-  /** In words, how a checkpoint that was signed stands against the log as it is; undefined when it doesn't. */
-  async #contradictionOf(note: string, state: AuditState, reader: TreeReader): Promise<string | undefined> {
-    const { environmentId } = this.#parts;
-    const signed = parseCheckpointText(parseNote(note)?.text ?? '');
-    if (signed === undefined) return 'what is kept as the last checkpoint is none';
-    const { origin, treeSize, rootHash } = signed;
-    const earlier = Array.from({ length: state.generation - 1 }, (_, index) =>
-      originOf({ environmentId, generation: index + 1 }),
-    );
-    // An operator has seen that, and had the log go on.
-    if (earlier.includes(origin)) return undefined;
-    if (origin !== originOf({ environmentId, generation: state.generation }))
-      return `a checkpoint of ${origin} is kept, which this log is not`;
-    if (treeSize > state.treeSize)
-      return `the log has ${state.treeSize} leaves, and a checkpoint of ${treeSize} was signed`;
-    if (!(await reader.root(treeSize)).equals(rootHash))
-      return `the log’s first ${treeSize} leaves are not those that a checkpoint was signed of`;
-    return undefined;
   }
 
   #say(contradiction: string | undefined): void {

@@ -96,7 +96,11 @@ export async function writeTree(tx: Tx, treeSize: number, tiles: readonly TileRe
 }
 
 /** A tile as it is by now, or undefined. */
-export async function findTile(tx: Tx, level: number, index: number): Promise<Buffer | undefined> {
+export async function findTile(
+  tx: Pick<Tx, 'query'>,
+  level: number,
+  index: number,
+): Promise<Buffer | undefined> {
   const [row] = await tx.query<{ hashes: Buffer }>(
     'SELECT hashes FROM audit_tiles WHERE level = $1 AND tile_index = $2',
     [level, index],

@@ -1,0 +1,101 @@
+/**
+ * What an operator does to the audit log: have it go on after an older database was restored, and drop what is old.
+ *
+ * Invariants: the log goes on only where a kept checkpoint contradicts it, as another log by its origin, so that nobody can
+ * take the two for one; nothing is dropped that isn't in an export of this very log, or that is younger than asked for. That
+ * the export's entries are whole is `keyward audit verify`'s to say.
+ */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
+import type { EnvironmentId } from '../ids.ts';
+import { findAuditState, findTile } from '../store/audit-log.ts';
+import {
+  type AuditOperator,
+  beginGeneration,
+  dropPartitions,
+  listFullPartitions,
+  newestTimeIn,
+} from '../store/audit-owner.ts';
+import type { OwnerConnection } from '../store/owner.ts';
+import { contradictionOf, generationOf } from './continuity.ts';
+import type { KeptCheckpoint } from './kept-checkpoint.ts';
+import { TreeReader } from './tree.ts';
+
+const DAY_MS = 86_400_000;
+
+/** What an operator's command works with. */
+export interface AuditOperation extends AuditOperator {
+  readonly owner: OwnerConnection;
+  readonly environmentId: EnvironmentId;
+}
+
+/**
+ * Has the log go on as another generation, where what is kept contradicts it. Returns what it contradicts, in words. Throws an
+ * Error, in words for the operator, where nothing does.
+ */
+export async function resumeLog(operation: AuditOperation, kept: KeptCheckpoint): Promise<string> {
+  const { owner, environmentId } = operation;
+  const note = await kept.read();
+  if (note === undefined) throw new Error('No checkpoint is kept, so nothing contradicts the log.');
+  const state = await findAuditState(owner);
+  const contradiction = await contradictionOf(note, { ...state, environmentId }, readerOf(owner));
+  if (contradiction === undefined)
+    throw new Error('The log continues the checkpoint that is kept: nothing to do.');
+  const signed = parseCheckpointText(parseNote(note)?.text ?? '');
+  const keptGeneration = signed && generationOf(signed.origin, environmentId);
+  const generation = Math.max(state.generation, keptGeneration ?? 0) + 1;
+  await beginGeneration(owner, operation, generation, contradiction);
+  return contradiction;
+}
+
+/** Which leaves are not kept any more. */
+export interface DroppedLeaves {
+  readonly firstLeafIndex: number;
+  readonly end: number;
+}
+
+/**
+ * Drops entries that are older than so many days and in the export in that folder, in whole partitions. Returns which they
+ * were, undefined for none. Throws an Error, in words for the operator, for an export that isn't of this log.
+ */
+export async function dropExported(
+  operation: AuditOperation,
+  { folder, olderThanDays }: { readonly folder: string; readonly olderThanDays: number },
+): Promise<DroppedLeaves | undefined> {
+  const { owner } = operation;
+  const exported = await readExport(operation, folder);
+  const { firstLeafIndex: firstKept } = await findAuditState(owner);
+  if (exported.firstLeafIndex > firstKept)
+    throw new Error(`The export begins with leaf ${exported.firstLeafIndex}, and the log with ${firstKept}.`);
+  const before = Date.now() - olderThanDays * DAY_MS;
+  const old = [];
+  for (const partition of await listFullPartitions(owner)) {
+    const isOld = (await newestTimeIn(owner, partition)).getTime() < before;
+    if (!isOld || partition.end > exported.treeSize) break;
+    old.push(partition);
+  }
+  const [first, last] = [old[0], old.at(-1)];
+  if (first === undefined || last === undefined) return undefined;
+  await dropPartitions(owner, operation, old);
+  return { firstLeafIndex: first.firstLeafIndex, end: last.end };
+}
+
+async function readExport({ owner, environmentId }: AuditOperation, folder: string) {
+  const text = await readFile(join(folder, 'export.json'), 'utf8');
+  const { firstLeafIndex } = JSON.parse(text) as { firstLeafIndex?: unknown };
+  const note = parseNote(await readFile(join(folder, 'checkpoint'), 'utf8'));
+  const signed = parseCheckpointText(note?.text ?? '');
+  if (signed === undefined || typeof firstLeafIndex !== 'number') throw new Error(`${folder} is no export.`);
+  const { treeSize } = await findAuditState(owner);
+  const isOurs =
+    generationOf(signed.origin, environmentId) !== undefined &&
+    signed.treeSize <= treeSize &&
+    (await readerOf(owner).root(signed.treeSize)).equals(signed.rootHash);
+  if (!isOurs) throw new Error(`The export in ${folder} is not of this log.`);
+  return { firstLeafIndex, treeSize: signed.treeSize };
+}
+
+function readerOf(owner: OwnerConnection): TreeReader {
+  return new TreeReader((level, index) => findTile(owner, level, index));
+}
