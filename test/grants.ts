@@ -92,7 +92,8 @@ export async function withAdministration<T>(
   }
 }
 
-function openAgents(
+/** Agents on an environment’s token, not started. */
+export function openAgents(
   variables: Readonly<Record<string, string>>,
   { environmentId, tokenProfile, tokenObjects }: Awaited<ReturnType<typeof readEnvironment>>,
 ): HsmAgents {
