@@ -17,6 +17,7 @@ import sys
 FILE_ENTRIES = 65536
 WIDTH = 256
 HASH = 32
+LAST_SECOND = 8640000000000
 
 
 class Wrong(Exception):
@@ -176,8 +177,10 @@ def open_checkpoint(data, keys):
     at = note.rfind("\n\n")
     if at < 0 or not note.endswith("\n") or any(c < " " and c != "\n" for c in note):
         raise Wrong("CHECKPOINT")
-    text, signatures = note[: at + 1], []
-    for line in note[at + 2 : -1].split("\n"):
+    text, lines, signatures = note[: at + 1], note[at + 2 : -1].split("\n"), []
+    if len(lines) > 100:
+        raise Wrong("CHECKPOINT")
+    for line in lines:
         parts = re.fullmatch("\u2014 ([^\\s+]+) (\\S+)", line)
         try:
             signature = decode_base64(parts.group(2))
@@ -215,7 +218,7 @@ def require_witness(checkpoint, verifier_key):
     for signature in found:
         time = int.from_bytes(signature[:8], "big")
         message = f"cosignature/v1\ntime {time}\n{checkpoint['text']}".encode()
-        if len(signature) != 72 or not ed25519_verifies(typed[1:], message, signature[8:]):
+        if len(signature) != 72 or time > LAST_SECOND or not ed25519_verifies(typed[1:], message, signature[8:]):
             raise Wrong("CHECKPOINT")
     if not found:
         raise Wrong("CHECKPOINT")

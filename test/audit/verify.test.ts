@@ -1,5 +1,13 @@
 import assert from 'node:assert/strict';
-import { appendFileSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  cpSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
@@ -210,6 +218,18 @@ describe('an export that was damaged', () => {
       return entry(first + i);
     }));
 
+  it('is found out where something without a newline stands behind its last entry', () =>
+    finds((folder, { first, count }) => {
+      appendFileSync(join(folder, 'entries', `${first}.jsonl`), '{}');
+      return entry(first + count);
+    }, 5));
+
+  it('is found out where a line does not end, before memory does', async () => {
+    const folder = exported({ lines: entryLines(3) });
+    truncateSync(join(folder, 'entries/0.jsonl'), 17_179_869_184);
+    await assert.rejects(verifyAuditExport(folder, { publicKeys }), { problem: 'ENTRY', leafIndex: 3 });
+  });
+
   it('is found out where a tile was changed, cut or taken away', () =>
     finds((folder, { first, count }, at, other) => {
       const tiles = tileFiles(first + count);
@@ -418,7 +438,12 @@ describe('checkpoints', () => {
 
   it('may have lines of others, before and after the log’s own', async () => {
     const [, own = ''] = good.split('\n\n');
-    for (const checkpoint of [good + junk, `${text}\n${junk}${own}`, signed(`${text}more\n`, key)]) {
+    for (const checkpoint of [
+      good + junk,
+      good + junk.repeat(99),
+      `${text}\n${junk}${own}`,
+      signed(`${text}more\n`, key),
+    ]) {
       assert.deepEqual(await check(exported({ lines, checkpoint })), {
         verified: 5,
         root: root.toString('hex'),
@@ -450,6 +475,7 @@ describe('checkpoints', () => {
       ['with a short root', signed(`${ORIGIN}\n5\n${base64.slice(4)}\n`, key)],
       ['with a root that is not canonical', signed(`${ORIGIN}\n5\n${base64.slice(0, -1)}\n`, key)],
       ['of two lines', signed(`${ORIGIN}\n5\n`, key)],
+      ['with too many signatures', good + junk.repeat(100)],
       ['with an empty line within', signed(`${ORIGIN}\n5\n${base64}\n\nmore\n`, key)],
     ];
     for (const [what, checkpoint] of refused) {
@@ -480,6 +506,7 @@ describe('checkpoints', () => {
       { witness: two.name, time: new Date(1_900_000_100_000) },
     ]);
     const others: [what: string, witness: string, checkpoint: string][] = [
+      ['beyond all times', one.verifierKey, good + one.cosign(text, 8_640_000_000_001)],
       ['one that has not', newWitness('witness.example/three').verifierKey, checkpoint],
       ['another of the name', newWitness(one.name).verifierKey, checkpoint],
       ['for another text', one.verifierKey, good + one.cosign(checkpointText(6, root), 1)],

@@ -10,8 +10,8 @@ import { type FileHandle, open } from 'node:fs/promises';
 /** How much of lines is read at a time, in bytes. */
 const CHUNK_BYTES = 1_048_576;
 
-/** The longest line that is read, in bytes. */
-const MAX_LINE_BYTES = 16_777_216;
+/** A line that has not ended after so many bytes is none: the service's answers are shorter. */
+const MAX_LINE_BYTES = 67_108_864;
 
 const NEWLINE = 0x0a;
 
