@@ -106,7 +106,7 @@ INSERT INTO audit_inbox (tenant_id, entry_id, leaf)
   FROM audit_entries e JOIN tenants t USING (tenant_id) ORDER BY at;
 DROP TABLE audit_entries;
 
--- All entries, leaves or about to be, in columns; for people with SQL.
+-- All entries, leaves or about to be, in columns; for people with SQL. Those of state changes have an entry_id.
 CREATE VIEW audit_entries WITH (security_invoker = true) AS
   SELECT tenant_id, entry_id, (entry ->> 'time')::timestamptz AS at, (entry ->> 'requestId')::uuid AS request_id,
     entry ->> 'caller' AS caller, entry ->> 'method' AS method, entry ->> 'resource' AS resource,

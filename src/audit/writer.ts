@@ -13,8 +13,11 @@ import { appendEntries, type TenantLine } from '../store/audit.ts';
 import { type AuditEntry, auditLine, tenantOf } from '../store/audit-entry.ts';
 import type { Store } from '../store/store.ts';
 
-/** How long a call waits for its entry. */
+/** How long a call waits for its entry, looked at so often. */
 const WAIT_MS = 400;
+const LOOK_MS = 50;
+/** When the database is given up that has not answered, and its connection with it. */
+const GIVE_UP_MS = 2_000;
 /** Groups that are on their way at once: while one is being flushed to disk, another travels. */
 const GROUPS = 2;
 /** In one group at most; what waits more is in the next. */
@@ -46,7 +49,9 @@ interface Refusals {
 export class AuditWriter {
   readonly #store: Pick<Store, 'append'>;
   readonly #queue: Pending[] = [];
-  #groups = 0;
+  /** Groups that are on their way. */
+  readonly #groups = new Set<readonly Pending[]>();
+  #looking: NodeJS.Timeout | undefined;
   /** Those that wait for more of their kind. */
   readonly #refusals = new Map<string, Refusals>();
   /** How many of each kind there were in this second. */
@@ -65,7 +70,8 @@ export class AuditWriter {
     const settled = Promise.withResolvers<void>();
     this.#queue.push({ entry, since: monotonicNow(), settled });
     // What else this turn of the event loop brings goes along.
-    if (this.#groups < GROUPS) setImmediate(() => this.#send());
+    if (this.#groups.size < GROUPS) setImmediate(() => this.#send());
+    this.#looking ??= setInterval(() => setImmediate(() => this.#giveUp()), LOOK_MS);
     return settled.promise;
   }
 
@@ -104,19 +110,33 @@ export class AuditWriter {
   }
 
   #send(): void {
-    if (this.#groups >= GROUPS || this.#queue.length === 0) return;
+    if (this.#groups.size >= GROUPS || this.#queue.length === 0) return;
     const group = this.#queue.splice(0, groupSize(this.#queue));
-    this.#groups += 1;
+    this.#groups.add(group);
     void this.#append(group).finally(() => {
-      this.#groups -= 1;
+      this.#groups.delete(group);
       this.#send();
     });
   }
 
+  /**
+   * Lets nobody wait for too long. After whatever has arrived was looked at: when this process itself was held up, the
+   * database isn't to blame.
+   */
+  #giveUp(): void {
+    const isLate = ({ since }: Pending) => monotonicNow() - since >= WAIT_MS;
+    const late = [...this.#groups].flatMap((group) => group.filter(isLate));
+    const end = this.#queue.findIndex((each) => !isLate(each));
+    late.push(...this.#queue.splice(0, end < 0 ? this.#queue.length : end));
+    for (const { settled } of late) settled.reject(new KeywardError('AUDIT_UNAVAILABLE'));
+    if (this.#groups.size > 0 || this.#queue.length > 0) return;
+    clearInterval(this.#looking);
+    this.#looking = undefined;
+  }
+
   /** Never rejects. */
   async #append(group: readonly Pending[]): Promise<void> {
-    const [first] = group;
-    const deadline = (first?.since ?? 0) + WAIT_MS;
+    const deadline = monotonicNow() + GIVE_UP_MS;
     try {
       await appendEntries(
         this.#store,

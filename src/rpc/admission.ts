@@ -66,7 +66,7 @@ export interface AdmissionParts {
   /** The paths of calls that may have no end of their own, besides gRPC's own. */
   readonly streams: ReadonlySet<string>;
   readonly identity: Identity;
-  /** Puts a refusal on record. Returns what it is to be answered with: the error, or that it can't be recorded. */
+  /** Puts a refusal on record, and returns it. Never rejects. */
   readonly recordRefusal: (error: KeywardError, call: RefusedCall) => Promise<KeywardError>;
   readonly log: Logger;
 }
