@@ -4,12 +4,13 @@
  * `--quick` takes seconds, says little, and writes only where `--output=<file>` says; `--profile` says where the time
  * goes instead, for Encrypt and its batch or the calls named: `--profile Decrypt`; `--access` measures only what access costs, and
  * writes nothing. Decides the order of the steps, and
- * how long they take: a full run about a quarter of an hour.
+ * how long they take: a full run about half an hour, much of it for filling the audit log.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { measureAccess } from './access.ts';
+import { type AuditPlan, measureAudit } from './audit.ts';
 import { BENCH_DIRECTORY, Environment, startEcho } from './environment.ts';
 import { alternate, Load, measureSlice, type Row, type Target, type Timing } from './measure.ts';
 import { measureNeighbour } from './neighbour.ts';
@@ -31,6 +32,7 @@ interface Plan extends Timing {
   readonly firstUses: number;
   /** For what a tenant notices of another. */
   readonly neighbour: Timing;
+  readonly audit: AuditPlan;
   readonly rewrap: RewrapPlan;
 }
 const FULL: Plan = {
@@ -41,6 +43,7 @@ const FULL: Plan = {
   createKeys: 400,
   firstUses: 400,
   neighbour: { rampMs: 150, measureMs: 2_000, rounds: 5 },
+  audit: { rampMs: 150, measureMs: 3_000, rounds: 5, entries: 10_000_000 },
   rewrap: {
     dataKeys: { rows: 1_000_000, jobSliceMs: 10_000, floorSliceMs: 3_000 },
     keyVersions: { rows: 100_000, jobSliceMs: 2_000, floorSliceMs: 1_000 },
@@ -55,6 +58,7 @@ const QUICK: Plan = {
   createKeys: 20,
   firstUses: 20,
   neighbour: { rampMs: 20, measureMs: 200, rounds: 1 },
+  audit: { rampMs: 20, measureMs: 300, rounds: 1, entries: 20_000 },
   rewrap: {
     dataKeys: { rows: 2_000, jobSliceMs: 10_000, floorSliceMs: 100 },
     keyVersions: { rows: 500, jobSliceMs: 10_000, floorSliceMs: 100 },
@@ -152,9 +156,11 @@ async function measure(bench: Bench): Promise<Results> {
   say('beside a noisy neighbour …');
   const parts = { load, identity: environment.client, send: bench.send };
   const neighbour = await measureNeighbour(parts, serviceOf(environment), encryptOf(bench), plan.neighbour);
+  say('the audit log …');
+  const audit = await measureAudit(environment, load, encryptOf(bench), plan.audit);
   say('re-wrapping …');
   const rewrap = await measureRewrap(environment, load, encryptOf(bench), plan.rewrap);
-  return { machine, rows, access, megabytes, neighbour, rewrap };
+  return { machine, rows, access, megabytes, neighbour, audit, rewrap };
 }
 
 function measureAccessOf(bench: Bench): Promise<Row[]> {

@@ -107,12 +107,13 @@ export class AuditLog {
     return this.#parts.store.reconcile(within(call), lastCheckpoint);
   }
 
-  /** Keeps cosignatures of configured witnesses. Throws COSIGNATURE_REFUSED. */
+  /** Keeps cosignatures of configured witnesses. Throws INVALID_FIELD, COSIGNATURE_REFUSED. */
   async addCosignatures(call: Call, note: string): Promise<ShownCheckpoint> {
     const { store, witnesses } = this.#parts;
     const parsed = parseNote(note);
     const checkpoint = parseCheckpointText(parsed?.text ?? '');
-    if (parsed === undefined || checkpoint === undefined) throw new KeywardError('COSIGNATURE_REFUSED');
+    if (parsed === undefined || checkpoint === undefined)
+      throw invalidField('note', 'must be a signed note over a checkpoint');
     const { text, signatures } = parsed;
     const lines = cosignaturesOf(text, signatures, witnesses);
     if (lines === undefined || lines.length === 0) throw new KeywardError('COSIGNATURE_REFUSED');

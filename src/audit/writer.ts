@@ -2,7 +2,7 @@
  * Entries of calls that change nothing, made durable in groups: what waits while one group is being written is the next.
  *
  * Invariants: when {@link AuditWriter.write} returns, the entry is durable; when it throws, its caller gets nothing; it
- * does one of the two within half a second, also while the database hangs. What waits is bounded by the calls that wait
+ * does one of the two within half a second after the database wrote anything last. What waits is bounded by the calls that wait
  * for it. A flood of one caller's refusals becomes few entries, each with its count: those that wait together are one, and
  * after the first few in a second they wait for each other. What changes state is recorded in its own transaction, not here.
  */
@@ -13,9 +13,9 @@ import { appendEntries, type TenantLine } from '../store/audit.ts';
 import { type AuditEntry, auditLine, tenantOf } from '../store/audit-entry.ts';
 import type { Store } from '../store/store.ts';
 
-/** How long a call waits for its entry, looked at so often. */
-const WAIT_MS = 400;
-const LOOK_MS = 50;
+/** How long a call waits for its entry while nothing at all is written, looked at so often. */
+const WAIT_MS = 440;
+const LOOK_MS = 40;
 /** When the database is given up that has not answered, and its connection with it. */
 const GIVE_UP_MS = 2_000;
 /** Groups that are on their way at once: while one is being flushed to disk, another travels. */
@@ -25,7 +25,7 @@ const MAX_ENTRIES = 2_000;
 const MAX_CHARACTERS = 4 * 1024 * 1024;
 /** So many refusals of one kind in a second are written as they come; the rest in groups of so many milliseconds. */
 const FREE_REFUSALS = 20;
-const REFUSAL_GROUP_MS = 100;
+const REFUSAL_GROUP_MS = 60;
 const SECOND_MS = 1_000;
 
 /** What is to be recorded. */
@@ -52,6 +52,8 @@ export class AuditWriter {
   /** Groups that are on their way. */
   readonly #groups = new Set<readonly Pending[]>();
   #looking: NodeJS.Timeout | undefined;
+  /** When a group was written last. */
+  #wroteAt = 0;
   /** Those that wait for more of their kind. */
   readonly #refusals = new Map<string, Refusals>();
   /** How many of each kind there were in this second. */
@@ -63,7 +65,7 @@ export class AuditWriter {
     this.#store = store;
   }
 
-  /** Makes an entry durable. Throws AUDIT_UNAVAILABLE, within half a second. */
+  /** Makes an entry durable. Throws AUDIT_UNAVAILABLE, half a second after the database wrote anything last. */
   write(record: CallRecord, count?: number): Promise<void> {
     const line = auditLine({ ...record, entryId: randomUUID(), ...(count === undefined ? {} : { count }) });
     const entry = { tenant: tenantOf(record.resource), line };
@@ -124,7 +126,8 @@ export class AuditWriter {
    * database isn't to blame.
    */
   #giveUp(): void {
-    const isLate = ({ since }: Pending) => monotonicNow() - since >= WAIT_MS;
+    // A database that is slow isn't one that hangs.
+    const isLate = ({ since }: Pending) => monotonicNow() - Math.max(since, this.#wroteAt) >= WAIT_MS;
     const late = [...this.#groups].flatMap((group) => group.filter(isLate));
     const end = this.#queue.findIndex((each) => !isLate(each));
     late.push(...this.#queue.splice(0, end < 0 ? this.#queue.length : end));
@@ -143,6 +146,7 @@ export class AuditWriter {
         { deadline },
         group.map(({ entry }) => entry),
       );
+      this.#wroteAt = monotonicNow();
       for (const { settled } of group) settled.resolve();
     } catch (cause) {
       for (const { settled } of group) settled.reject(new KeywardError('AUDIT_UNAVAILABLE', { cause }));

@@ -52,6 +52,8 @@ test('a quick bench fills every row with numbers', async () => {
     for (const figure of figures) assert.match(figure, /^(\d+(\.\d+)?( \(.*\))?|–)$/, `${name}: ${figure}`);
   }
   assert.match(text, /server \d+ MB, agent \d+ MB/);
+  assert.match(text, /audit entries made durable: \d+ a second/);
+  assert.match(text, /Encrypt with a long audit log: \d+\.\d\d of its rate/);
   for (const things of ['data keys', 'key versions']) {
     const headings = cells.findIndex((row) => row[0] === 'pass' && row[1] === things);
     const passes = cells.slice(headings + 2, headings + 4);

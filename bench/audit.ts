@@ -1,0 +1,148 @@
+/**
+ * The audit log, measured: how many entries the group commit makes durable, how fast they become leaves, what one takes on
+ * disk, and whether callers notice how long the log is.
+ *
+ * Writer and figures are of this process and the bench's database; the leaves are made by the service.
+ */
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type pg from 'pg';
+import { AuditWriter } from '../src/audit/writer.ts';
+import { monotonicNow } from '../src/call.ts';
+import { Store } from '../src/store/store.ts';
+import type { Environment } from './environment.ts';
+import { type Load, measureSlice, median, type Target, type Timing } from './measure.ts';
+import type { Workload } from './workloads.ts';
+
+/** As many as three replicas have calls, or so. */
+export const WRITING = 768;
+const IN_FLIGHT = 64;
+const CHUNK = 500_000;
+const POLL_MS = 50;
+
+/** How much is done. */
+export interface AuditPlan extends Timing {
+  /** Entries that are in the log when callers are measured again. */
+  readonly entries: number;
+}
+
+export interface AuditResults {
+  /** Entries each second: made durable, and made leaves of. */
+  readonly written: number;
+  readonly sequenced: number;
+  readonly bytesPerEntry: number;
+  readonly entries: number;
+  /** Encrypt's rate, 64 in flight, with so long a log, of that with a short one. */
+  readonly ofShortLog: number;
+}
+
+/** Everything above, on the bench's environment. */
+export async function measureAudit(
+  environment: Environment,
+  load: Load,
+  encrypt: Workload,
+  plan: AuditPlan,
+): Promise<AuditResults> {
+  const owner = await environment.connectAsOwner();
+  const { client, serverPid, agentPid } = environment;
+  const service: Target = { address: client.address, serverPid, agentPid };
+  const callers = async () => {
+    const rates: number[] = [];
+    for (let round = 0; round < plan.rounds; round++)
+      rates.push((await measureSlice(load, service, encrypt, { ...plan, inFlight: IN_FLIGHT })).perSecond);
+    return median(rates);
+  };
+  try {
+    const short = await callers();
+    const written = await measureWriter(environment, plan.measureMs);
+    await drained(owner);
+    const sequenced = await lengthenTo(owner, plan.entries);
+    const long = await callers();
+    await drained(owner);
+    const { entries, bytes } = await sizeOf(owner);
+    return { written, sequenced, bytesPerEntry: bytes / entries, entries, ofShortLog: long / short };
+  } finally {
+    await owner.end();
+  }
+}
+
+/** Entries each second, so many waiting at any time. */
+async function measureWriter({ variables }: Environment, measureMs: number): Promise<number> {
+  const url = variables['DATABASE_URL'] ?? '';
+  const store = await Store.open({ url, poolSize: 1, release: '0.1.0', onError: () => {} });
+  const writer = new AuditWriter(store);
+  const until = monotonicNow() + measureMs;
+  let count = 0;
+  const write = async () => {
+    while (monotonicNow() < until) {
+      await writer.write(record());
+      count += 1;
+    }
+  };
+  await Promise.all(Array.from({ length: WRITING }, write));
+  await store.close();
+  return (count * 1000) / measureMs;
+}
+
+/** One of Encrypt's, with two masks. */
+function record() {
+  const mask = '0123456789abcdef0123456789abcdef';
+  return {
+    call: {
+      id: randomUUID(),
+      caller: 'spiffe://keyward.dev/development/admin',
+      method: 'keyward.v1.EncryptionService/Encrypt',
+      audit: {
+        replica: 'bench/1',
+        certificate: mask,
+        address: '127.0.0.1',
+        startedAt: monotonicNow(),
+        decision: 'allowed' as const,
+        binding: 'tenants/system/roleBindings/be63b18dcb9a44704ab114b6ed45e5c80',
+        keyVersion: 'tenants/bench/keys/first/versions/1',
+        context: new Map([
+          ['purpose', mask],
+          ['record', mask],
+        ]),
+        maskPeriod: '2026-01',
+      },
+    },
+    resource: 'tenants/bench/keys/first',
+    outcome: 'OK',
+  };
+}
+
+/** Copies of an entry until the log has so many. Returns how many each second became leaves. */
+async function lengthenTo(owner: pg.Client, entries: number): Promise<number> {
+  const { entries: before } = await sizeOf(owner);
+  const began = monotonicNow();
+  for (let left = entries - before; left > 0; left -= CHUNK) {
+    await owner.query(
+      `INSERT INTO audit_inbox (tenant_id, leaf)
+       SELECT tenant_id, leaf FROM (SELECT tenant_id, leaf FROM audit_log ORDER BY leaf_index DESC LIMIT 1) AS last,
+         generate_series(1, $1)`,
+      [Math.min(left, CHUNK)],
+    );
+    await drained(owner);
+  }
+  return Math.max(0, ((entries - before) * 1000) / (monotonicNow() - began));
+}
+
+async function drained(owner: pg.Client): Promise<void> {
+  for (;;) {
+    const { rows } = await owner.query<{ n: boolean }>('SELECT EXISTS (SELECT FROM audit_inbox) AS n');
+    if (rows[0]?.n === false) return;
+    await sleep(POLL_MS);
+  }
+}
+
+async function sizeOf(owner: pg.Client): Promise<{ readonly entries: number; readonly bytes: number }> {
+  const { rows } = await owner.query<{ entries: number; bytes: number }>(
+    `SELECT tree_size::float8 AS entries, (
+       SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'audit_log'::regclass)::float8
+       + pg_total_relation_size('audit_tiles') AS bytes FROM audit_state`,
+  );
+  const [size] = rows;
+  if (size === undefined) throw new Error('there is no audit log');
+  return size;
+}
