@@ -590,6 +590,7 @@ async function sealUnsealedStates({ dryRun = false }: { readonly dryRun?: boolea
   const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath } = settings;
   await withOwnerConnection(url, caFilePath, async (owner) => {
     const environment = await readEnvironmentAsOwner(owner);
+    requireMode(environment.mode, settings.KEYWARD_MODE);
     requireRecorded(environment);
     const { environmentId, tokenProfile, tokenObjects } = environment;
     const current = tokenObjects.find(({ role, state }) => role === 'seal' && state === 'CURRENT');

@@ -232,7 +232,7 @@ describe('moving to another token', () => {
       (await sql<{ n: number }>(environment, 'SELECT count(*)::integer AS n FROM moved_key_versions'))[0]?.n;
 
     const first = startMigrating(bench);
-    await eventually(async () => assert.ok(((await copied()) ?? 0) > 0));
+    await eventually(async () => assert.ok(((await copied()) ?? 0) > 0), first.output);
     first.child.kill('SIGKILL');
     await first.ended;
     const before = (await copied()) ?? 0;
@@ -364,7 +364,12 @@ describe('moving to another token', () => {
 /** The command, running. */
 function startMigrating({ environment, moving }: Bench) {
   const child: ChildProcess = spawn(process.execPath, [MAIN, 'token', 'migrate'], {
-    env: { ...environment.variables, MIGRATION_DATABASE_URL: environment.urls.owner, ...moving },
+    env: {
+      ...environment.variables,
+      KEYWARD_MODE: environment.mode,
+      MIGRATION_DATABASE_URL: environment.urls.owner,
+      ...moving,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';
