@@ -38,7 +38,7 @@ export interface Environment extends AsyncDisposable {
   readonly ca: ReturnType<typeof createCertificateAuthority>;
   /** The server's settings. */
   readonly variables: Readonly<Record<string, string>>;
-  /** Which mode it is for: that in which a service was last started on it. */
+  /** Which mode it is for: that in which a service was last started on it, or on what it is a copy of. */
   mode: Mode;
 }
 
@@ -59,6 +59,10 @@ export async function newEnvironment(source?: EnvironmentSource): Promise<Enviro
     superuserUrl: (database = 'postgres') => inDatabase(given('KEYWARD_TEST_POSTGRES_URL'), database),
   };
   await createDatabase(cluster, name, source?.database ?? given('KEYWARD_TEST_DATABASE_TEMPLATE'));
+  const [copied] = await runSql<{ mode: Mode | null }>(
+    cluster.superuserUrl(name),
+    'SELECT mode FROM environment',
+  );
   const token = copyToken(
     source?.token ?? given('KEYWARD_TEST_TOKEN_TEMPLATE'),
     join(directory, 'token'),
@@ -84,7 +88,7 @@ export async function newEnvironment(source?: EnvironmentSource): Promise<Enviro
       DATABASE_URL: urls.service,
       ...tokenVariables(token),
     },
-    mode: 'production',
+    mode: copied?.mode ?? 'production',
     [Symbol.asyncDispose]: async () => {
       await dropDatabase(cluster, name);
       rmSync(directory, { recursive: true, force: true });

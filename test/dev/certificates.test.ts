@@ -112,9 +112,10 @@ test('kept certificates are used again; a broken pair and one about to expire ar
   t.after(() => rmSync(directory, { recursive: true }));
   const files = openCertificates(directory);
   const read = () => Object.values(files).map(({ cert }) => readFileSync(cert, 'utf8'));
-  const [ca, serverCert, clientCert] = read();
+  const first = read();
+  const [ca, , clientCert] = first;
   openCertificates(directory);
-  assert.deepEqual(read(), [ca, serverCert, clientCert]);
+  assert.deepEqual(read(), first);
   for (const { key } of Object.values(files)) assert.equal(statSync(key).mode & 0o777, 0o600);
 
   writeFileSync(files.client.key, readFileSync(files.server.key));
