@@ -51,7 +51,7 @@ export interface AuditNotes {
   /** A batch's items, in their order. */
   items?: AuditItem[];
   /** What else there is to say of this method. */
-  detail?: string | Readonly<Record<string, unknown>>;
+  detail?: Readonly<Record<string, unknown>>;
   /** Whether an entry with outcome OK is durable, in the transaction of what was changed. */
   isWritten?: boolean;
 }

@@ -140,8 +140,9 @@ async function noteContexts(
   if (first?.maskPeriod !== undefined) audit.maskPeriod = first.maskPeriod;
 }
 
-function addDetail(audit: AuditNotes, more: Readonly<Record<string, unknown>>): void {
-  audit.detail = { ...(typeof audit.detail === 'object' ? audit.detail : {}), ...more };
+/** Notes something that there is no member for. */
+export function addDetail(audit: AuditNotes, more: Readonly<Record<string, unknown>>): void {
+  audit.detail = { ...audit.detail, ...more };
 }
 
 type Context = ReadonlyMap<string, string>;

@@ -26,7 +26,7 @@ import { type AuditNotes, type Call, millisecondsLeft, monotonicNow } from '../c
 import { KeywardError } from '../errors.ts';
 import type { AdmittedCall } from './admission.ts';
 import { authorize } from './authorization.ts';
-import { noteAnswer, noteRights, notesOf, type Recording, record } from './call-audit.ts';
+import { addDetail, noteAnswer, noteRights, notesOf, type Recording, record } from './call-audit.ts';
 import { hasTooManyFields } from './field-count.ts';
 import { validate } from './fields.ts';
 import { idempotencyOf } from './idempotency.ts';
@@ -267,7 +267,7 @@ class Execution {
       const { reason, message } = toKeywardError(error);
       if (reason === 'PERMISSION_MISSING' || reason === 'RESOURCE_NOT_FOUND') {
         this.#audit.decision = 'denied';
-        this.#audit.detail = message;
+        addDetail(this.#audit, { denied: message });
       }
       throw error;
     }

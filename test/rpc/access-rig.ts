@@ -198,12 +198,12 @@ export class AccessRig implements AsyncDisposable {
     return String(name);
   }
 
-  /** What of the audit log has happened since it had `from` entries, oldest first. */
+  /** What the audit log has of changes and of failures since it had `from` of them, oldest first. */
   async audited(from = 0): Promise<AuditRow[]> {
     const rows = await runSql<AuditRow>(
       this.environment.urls.superuser,
       `SELECT t.name AS tenant, a.caller, a.method, a.resource, a.outcome, a.detail, a.request_id AS "requestId"
-       FROM audit_entries a JOIN tenants t USING (tenant_id) ORDER BY a.at, a.entry_id`,
+       FROM audit_entries a JOIN tenants t USING (tenant_id) WHERE a.entry_id IS NOT NULL OR a.outcome <> 'OK' OR a.detail LIKE '%"missing"%' ORDER BY a.at, a.entry_id`,
     );
     return rows.slice(from);
   }

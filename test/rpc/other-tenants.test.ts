@@ -17,6 +17,11 @@ const NO_TENANT = [
   'AdminService/GetMaintenance',
   'AdminService/PauseMaintenance',
   'AdminService/ResumeMaintenance',
+  'AuditService/GetCheckpoint',
+  'AuditService/AddCosignatures',
+  'AuditService/GetInclusionProof',
+  'AuditService/GetConsistencyProof',
+  'AuditService/ReadTiles',
   'AdminService/GetTokenStatus',
   'HsmService/RotateSealKey',
   'AccessService/TestPermissions',
@@ -80,7 +85,7 @@ async function rowsOf(tenant: string): Promise<unknown> {
   const tables = await sql<{ table: string }>(
     rig.environment,
     `SELECT c.relname AS table FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
-     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND c.relname NOT IN ('audit_entries', 'replicas')
+     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND c.relname <> 'replicas' AND c.relname NOT LIKE 'audit\\_%'
      ORDER BY 1`,
   );
   const rows: Record<string, unknown> = {};

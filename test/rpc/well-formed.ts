@@ -58,6 +58,10 @@ function candidatesFor(names: Names): Readonly<Record<string, readonly unknown[]
     principal: ['spiffe://keyward.test/somebody'],
     length: [32],
     ciphertext: [Buffer.alloc(200)],
+    note: [`keyward/other\n1\n${Buffer.alloc(32).toString('base64')}\n\n— somebody c2lnbmF0dXJl\n`],
+    treeSize: [1],
+    fromSize: [1],
+    toSize: [1],
   };
 }
 

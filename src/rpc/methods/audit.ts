@@ -3,6 +3,7 @@
  */
 import { z } from 'zod';
 import type { ShownCheckpoint } from '../../audit/log.ts';
+import { parseCheckpointText, parseNote } from '../../hsm/checkpoint.ts';
 import { SYSTEM_TENANT } from '../../keyring/names.ts';
 import { decodePageToken, encodePageToken } from '../../keyring/page-token.ts';
 import { ENTRY_FIELDS, type LeafRecord } from '../../store/audit-entries.ts';
@@ -14,6 +15,14 @@ import { type AuthorizedCall, ofSystem, type RowsOf, row, streamRow } from './ro
 /** What calls about the log as a whole are about. */
 const LOG = 'auditLog';
 const HASH_BYTES = 32;
+
+const checkpointNote = z
+  .string()
+  .refine(
+    (note) => parseCheckpointText(parseNote(note)?.text ?? '') !== undefined,
+    'must be a signed note over a checkpoint',
+  );
+const treeOfSome = field.count.refine((size) => size >= 1, 'must be 1 or more');
 
 const isLeafIndex = (text: string) => /^\d{1,15}$/.test(text);
 
@@ -72,7 +81,7 @@ export const auditService = {
   AddCosignatures: row({
     permission: 'auditLog.cosign',
     target: ofSystem,
-    request: z.object({ note: z.string() }),
+    request: z.object({ note: checkpointNote }),
     resource: () => LOG,
     handle: async ({ auditLog, environmentId }, call, { note }) =>
       checkpointMessage(environmentId, await auditLog.addCosignatures(call, note)),
@@ -87,7 +96,7 @@ export const auditService = {
   GetConsistencyProof: row({
     permission: 'auditLog.get',
     target: ofSystem,
-    request: z.object({ fromSize: field.count, toSize: field.count }),
+    request: z.object({ fromSize: treeOfSome, toSize: field.count }),
     resource: () => LOG,
     handle: ({ auditLog }, call, request) => auditLog.consistencyProof(call, request),
   }),
