@@ -195,7 +195,9 @@ describe('shredding', () => {
     assert.deepEqual(preview, { name, etag: '', windowDays: 0, validateOnly: true });
     const request = { name, etag: 't1', windowDays: 7, requestId: REQUEST_ID };
     const { tenant } = await keyward.shredTenant(request);
-    const expected = { ...TENANT, createTime: date(1), state: 'SHRED_SCHEDULED', shredTime: date(9) };
+    const quotas = { callsPerSecond: 0, keys: 0, storedDataKeys: 0 };
+    const times = { createTime: date(1), shredTime: date(9) };
+    const expected = { ...TENANT, ...times, quotas, state: 'SHRED_SCHEDULED' };
     assert.deepEqual(tenant, expected);
     const change = { name, etag: 't2', requestId: REQUEST_ID };
     const back = await keyward.restoreTenant(change);

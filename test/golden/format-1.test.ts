@@ -174,9 +174,13 @@ function named<T extends { readonly name: string }>(vectors: readonly T[]): T {
   return vector ?? assert.fail('no golden vector is the worked example');
 }
 
-/** Lines `name = hex`, and the lines of hex that continue them, of the example's section. */
+/**
+ * Lines `name = hex`, and the lines of hex that continue them, of the example's section; the state of its key aside, which
+ * has a test of its own.
+ */
 function readExample(document: string): Map<string, string> {
-  const section = document.split(/^## /m).find((part) => part.startsWith('Worked example')) ?? '';
+  const whole = document.split(/^## /m).find((part) => part.startsWith('Worked example')) ?? '';
+  const [section = ''] = whole.split('\nThe state of that key');
   const values = new Map<string, string>();
   let name = '';
   for (const line of section.split('\n')) {
