@@ -200,8 +200,10 @@ const SELECT_JOBS = `SELECT job_id AS id, t.name AS tenant, j.kind, j.state, pla
   FROM rewrap_jobs j JOIN tenants t USING (tenant_id) ORDER BY job_id`;
 const SELECT_ROTATIONS = `SELECT key_id AS "keyId", from_version AS "from", to_version AS "to", job_id AS "jobId", caller
   FROM rotations`;
-const SELECT_ENTRIES = `SELECT split_part(method, '/', 2) AS action, resource, count(*)::int AS count
-  FROM audit_entries WHERE outcome = 'OK' GROUP BY 1, 2`;
+// Nobody makes leaves of them here.
+const SELECT_ENTRIES = `SELECT split_part(leaf::json ->> 'method', '/', 2) AS action, leaf::json ->> 'resource' AS resource,
+    count(*)::int AS count
+  FROM audit_inbox WHERE leaf::json ->> 'outcome' = 'OK' GROUP BY 1, 2`;
 const SELECT_FAILURES = 'SELECT DISTINCT resource FROM rewrap_failures ORDER BY 1';
 
 export function keyOf({ keys }: Rows, keyId: KeyId): KeyRow | undefined {
