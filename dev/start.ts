@@ -88,6 +88,9 @@ async function startEverything(running: AsyncDisposableStack): Promise<Identitie
   ending.signal.throwIfAborted();
   await runServerCommand(ROOT, ['token', 'init'], variables);
   ending.signal.throwIfAborted();
+  // What an earlier release made has keys whose states aren't sealed.
+  await runServerCommand(ROOT, ['token', 'seal-states'], variables);
+  ending.signal.throwIfAborted();
   const { identity: server } = await startWithAdministrator({ environment, starter, running });
   running.use(await keepTokens(issuers, identities, (error) => ending.abort(error)));
   writeState({ starter, address: identities.admin.address, server, serving: true });
