@@ -286,6 +286,11 @@ export const SETTINGS = {
     'how often at least this replica reports how key versions were used',
     '20000',
   ),
+  KEYWARD_AUDIT_CHECKPOINT_MS: setting(
+    integer(250, 86_400_000, 1_000),
+    'how long after one signed checkpoint of the audit log the next comes, while there is news',
+    '1000',
+  ),
   KEYWARD_AUDIT_KEPT_CHECKPOINT: setting(
     z
       .url('must be a file:, http: or https: URL')

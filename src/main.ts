@@ -325,6 +325,7 @@ async function serve(): Promise<void> {
     store,
     agents,
     environmentId,
+    checkpointPeriodMs: configuration.KEYWARD_AUDIT_CHECKPOINT_MS,
     kept: keptCheckpoint === undefined ? undefined : openKeptCheckpoint(keptCheckpoint),
     log,
   });

@@ -29,8 +29,6 @@ import { TreeEdge, TreeReader } from './tree.ts';
 
 /** How often it is looked for entries. */
 const PERIOD_MS = 250;
-/** How often a checkpoint is signed while there is news. */
-const CHECKPOINT_PERIOD_MS = 1_000;
 /** How often who has no lease tries for it, and who was refused looks again. */
 const RETRY_MS = 1_000;
 /** Entries in one step: more are next. */
@@ -47,6 +45,8 @@ export interface SequencerParts {
   readonly store: Store;
   readonly agents: Pick<Agents, 'call'>;
   readonly environmentId: EnvironmentId;
+  /** How long after one checkpoint the next is signed, while there is news. */
+  readonly checkpointPeriodMs: number;
   /** Where the last checkpoint is kept besides; undefined where nowhere. */
   readonly kept: KeptCheckpoint | undefined;
   readonly log: SequencerLog;
@@ -132,7 +132,13 @@ export class Sequencer {
       this.#say(contradiction);
       if (contradiction !== undefined) return undefined;
       const edge = await TreeEdge.read(state.treeSize, (level, index) => findTile(tx, level, index));
-      return { fence, generation: state.generation, edge, signedSize: last?.treeSize ?? 0, signedAt: 0 };
+      return {
+        fence,
+        generation: state.generation,
+        edge,
+        signedSize: last?.treeSize ?? 0,
+        signedAt: Number.NEGATIVE_INFINITY,
+      };
     });
     if (tenure === undefined) await releaseLease(store, deadline(), fence);
     return tenure;
@@ -173,7 +179,7 @@ export class Sequencer {
   async #sign(tenure: Tenure): Promise<void> {
     const { store, agents, kept, log } = this.#parts;
     const { edge, generation } = tenure;
-    const isDue = monotonicNow() - tenure.signedAt >= CHECKPOINT_PERIOD_MS;
+    const isDue = monotonicNow() - tenure.signedAt >= this.#parts.checkpointPeriodMs;
     if (edge.size === tenure.signedSize || !isDue) return;
     tenure.signedAt = monotonicNow();
     const rootHash = edge.root();

@@ -87,6 +87,7 @@ async function sequence(): Promise<void> {
     store,
     agents: { call } as unknown as ConstructorParameters<typeof Sequencer>[0]['agents'],
     environmentId,
+    checkpointPeriodMs: 1_000,
     kept: undefined,
     log: { info() {}, warn() {}, error() {} },
   });

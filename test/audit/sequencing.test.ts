@@ -71,6 +71,7 @@ const parts = (store: Store, points?: Failpoints): SequencerParts => ({
   store,
   agents: agentsOf(points),
   environmentId,
+  checkpointPeriodMs: 1_000,
   kept: undefined,
   log: QUIET,
 });

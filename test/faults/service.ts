@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { Client, credentials } from '@grpc/grpc-js';
 import type { KeywardClient } from 'keyward-client';
 import { type Environment, eventually, newEnvironment, type Service, startService } from '../kit.ts';
+import { sql } from '../rpc/reconciling.ts';
 import { faultsFor, type Pkcs11Faults } from './pkcs11.ts';
 
 export const PARENT = 'tenants/acme';
@@ -96,6 +97,9 @@ export class FaultyService implements AsyncDisposable {
   }
 }
 
+/** Signed now and not again: faults are meant for what tests do. */
+const CHECKPOINT_MS = 86_400_000;
+
 /** A service with a key, over the module that misbehaves; well until told otherwise. */
 export async function startFaultyService(
   options: { readonly agents?: number; readonly variables?: Readonly<Record<string, string>> } = {},
@@ -106,6 +110,7 @@ export async function startFaultyService(
   const service = await startService(environment, {
     ...faults.variables,
     KEYWARD_HSM_AGENTS: String(agents),
+    KEYWARD_AUDIT_CHECKPOINT_MS: String(CHECKPOINT_MS),
     ...variables,
   });
   const faulty = new FaultyService(environment, faults, service, agents);
@@ -113,6 +118,9 @@ export async function startFaultyService(
   await faulty.keyward.createKey({ parent: PARENT, keyId: 'k' });
   await faulty.settled();
   faulty.ciphertext = (await faulty.encrypt()).ciphertext;
+  await eventually(async () =>
+    assert.ok((await sql(environment, 'SELECT FROM audit_checkpoints')).length > 0),
+  );
   return faulty;
 }
 

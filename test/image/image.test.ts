@@ -25,6 +25,7 @@ import { delimiter, dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { freePort } from '../../dev/postgres.ts';
 import { copyToken, tokenVariables } from '../../softhsm/token.ts';
+import { TESTER } from '../grants.ts';
 import { type Environment, eventually, newEnvironment } from '../kit.ts';
 import { type Built, buildStage } from './dockerfile.ts';
 
@@ -254,7 +255,11 @@ describe('the service of the image', () => {
   test('serves a project that installed the packed client and command, on the Node that the host has', async () => {
     const project = installPackages();
     const { port, end } = await serve();
-    const { certPem, keyPem } = environment.ca.issue({ subject: 'project', usage: 'client' });
+    const { certPem, keyPem } = environment.ca.issue({
+      subject: 'project',
+      usage: 'client',
+      uris: [TESTER],
+    });
     const pems = { ca: environment.ca.certPem, cert: certPem, key: keyPem };
     for (const [name, pem] of Object.entries(pems)) writeFileSync(join(project, name), pem);
     const env = {
