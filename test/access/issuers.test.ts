@@ -29,7 +29,7 @@ test('an issuer needs little, and is strict by default', () => {
   ]);
 });
 
-test('every mistake is named at once, with where it is', () => {
+test('case 105: every mistake is named at once, with where it is, an issuer or audience that is missing too', () => {
   const bad = {
     name: 'Corp',
     issuer: '',

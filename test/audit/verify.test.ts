@@ -103,7 +103,7 @@ describe('a good export', () => {
     }
   });
 
-  it('verifies whatever texts are in its entries: each stays one line, and is read as it was', async () => {
+  it('case 97: verifies whatever texts are in its entries: each stays one line, and is read as it was', async () => {
     const text = fc.string({ unit: 'binary' });
     const odd = fc.oneof(text, fc.constantFrom('a\nb', '\r\n', '\u0000', '\u0085\u2028\u2029', '"}\n{"v":1'));
     const facts = fc.record({ caller: odd, resource: odd, context: fc.dictionary(odd, odd) });
@@ -133,7 +133,7 @@ describe('a good export', () => {
   });
 });
 
-describe('an export that was damaged', () => {
+describe('case 93: an export that was damaged', () => {
   /** Sizes with last tiles of every kind. */
   const logs = [1, 2, 200, 256, 257, 700].map((size) => {
     const lines = entryLines(size);
