@@ -130,7 +130,7 @@ export class Policy {
 }
 
 /** The predefined role of that name, `roles/{role}`, if it is one. */
-export function predefinedRole(
+function predefinedRole(
   name: string,
 ): { readonly description: string; readonly permissions: readonly Permission[] } | undefined {
   const role = name.startsWith('roles/') ? name.slice('roles/'.length) : '';

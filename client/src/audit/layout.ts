@@ -10,7 +10,7 @@ import { readUpTo, unlessMissing } from './files.ts';
 import { TILE_WIDTH } from './tiles.ts';
 
 /** How many entries a file has at most; each but the first begins at a multiple of it. */
-export const FILE_ENTRIES = 65_536;
+const FILE_ENTRIES = 65_536;
 
 /** The file with the signed checkpoint. */
 export const CHECKPOINT_FILE = 'checkpoint';

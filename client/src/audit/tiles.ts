@@ -21,7 +21,7 @@ export function tilePath(level: number, index: number, width: number): string {
 }
 
 /** How many hashes the level has, in a tree of `size` leaves. */
-export function hashesIn(size: number, level: number): number {
+function hashesIn(size: number, level: number): number {
   return Math.floor(size / TILE_WIDTH ** level);
 }
 
