@@ -5,7 +5,7 @@
  * (C2SP tlog-tiles, height 8). A tile only grows: what it held for a smaller tree is a prefix of what it holds now, and so
  * proofs for every size are read from the same tiles. Knows no entry and no SQL.
  */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 
 /** Hashes in a full tile. */
 export const TILE_WIDTH = 256;
@@ -24,10 +24,10 @@ export interface TreeTile {
 export type ReadTile = (level: number, index: number) => Promise<Buffer | undefined>;
 
 /** The hash of the empty tree. */
-export const EMPTY_ROOT: Buffer = createHash('sha256').digest();
+export const EMPTY_ROOT: Buffer = hash('sha256', '', 'buffer');
 
 function nodeHash(left: Buffer, right: Buffer): Buffer {
-  return createHash('sha256').update(NODE_PREFIX).update(left).update(right).digest();
+  return hash('sha256', Buffer.concat([NODE_PREFIX, left, right]), 'buffer');
 }
 
 /** How many hashes a level has in a tree of so many leaves. */
@@ -131,11 +131,9 @@ function fullRoot(hashes: Buffer): Buffer {
   while (level.length > HASH_BYTES) {
     const next = Buffer.allocUnsafe(level.length / 2);
     for (let offset = 0; offset < level.length; offset += 2 * HASH_BYTES) {
-      const hash = createHash('sha256')
-        .update(NODE_PREFIX)
-        .update(level.subarray(offset, offset + 2 * HASH_BYTES))
-        .digest();
-      hash.copy(next, offset / 2);
+      const middle = offset + HASH_BYTES;
+      const above = nodeHash(level.subarray(offset, middle), level.subarray(middle, middle + HASH_BYTES));
+      above.copy(next, offset / 2);
     }
     level = next;
   }
