@@ -19,6 +19,19 @@ BEGIN
   END IF;
 END $function$
 ;
+CREATE OR REPLACE FUNCTION public.append_audit_entries(tenant_names text[], entry_counts integer[], groups text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+  INSERT INTO public.audit_inbox (tenant_id, entry_count, leaves)
+    SELECT coalesce(t.tenant_id, s.tenant_id), n.entry_count, n.leaves
+    FROM unnest(tenant_names, entry_counts, string_to_array(groups, E'\n\n')) AS n (tenant_name, entry_count, leaves)
+      LEFT JOIN public.tenants t ON t.name = n.tenant_name, public.tenants s
+    WHERE s.name = 'system';
+END $function$
+;
 CREATE OR REPLACE FUNCTION public.count_data_keys()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -104,6 +117,7 @@ BEGIN ATOMIC
     FROM purged;
 END
 ;
+GRANT EXECUTE ON FUNCTION append_audit_entries TO keyward_service;
 GRANT EXECUTE ON FUNCTION current_tenant_id TO keyward_reconciler;
 GRANT EXECUTE ON FUNCTION current_tenant_id TO keyward_service;
 GRANT EXECUTE ON FUNCTION current_token_id TO keyward_reconciler;
@@ -149,12 +163,15 @@ GRANT UPDATE (cosignatures) ON audit_checkpoints TO keyward_reconciler;
 
 CREATE TABLE audit_inbox (
   tenant_id uuid NOT NULL,
-  entry_number bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+  group_number bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
   entry_id uuid,
-  leaf text NOT NULL,
-  CONSTRAINT audit_inbox_entry_number_key UNIQUE (entry_number),
-  CONSTRAINT audit_inbox_leaf_check CHECK ((POSITION(('
-'::text) IN (leaf)) = 0))
+  leaves text NOT NULL,
+  entry_count integer NOT NULL DEFAULT 1,
+  CONSTRAINT audit_inbox_entry_number_key UNIQUE (group_number),
+  CONSTRAINT audit_inbox_check CHECK (((entry_id IS NULL) OR (entry_count = 1))),
+  CONSTRAINT audit_inbox_check1 CHECK (((entry_count > 1) OR (POSITION(('
+'::text) IN (leaves)) = 0))),
+  CONSTRAINT audit_inbox_entry_count_check CHECK ((entry_count > 0))
 );
 CREATE INDEX audit_inbox_changes ON public.audit_inbox USING btree (entry_id) WHERE (entry_id IS NOT NULL);
 ALTER TABLE audit_inbox ENABLE ROW LEVEL SECURITY;

@@ -31,7 +31,7 @@ import { TreeEdge, TreeReader } from './tree.ts';
 const PERIOD_MS = 250;
 /** How often who has no lease tries for it, and who was refused looks again. */
 const RETRY_MS = 1_000;
-/** Entries in one step: more are next. */
+/** Entries in one step, or a few more: a group of them is at most a quarter of that. */
 const LIMIT = 8_192;
 const STEP_MS = 10_000;
 
@@ -114,7 +114,7 @@ export class Sequencer {
       return RETRY_MS;
     }
     await this.#sign(this.#tenure);
-    return moved === LIMIT ? 0 : PERIOD_MS;
+    return moved >= LIMIT ? 0 : PERIOD_MS;
   }
 
   async #takeOver(): Promise<Tenure | undefined> {

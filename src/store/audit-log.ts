@@ -59,17 +59,26 @@ export function withLease<T>(
   });
 }
 
-/** Makes leaves of the oldest entries, at most `limit`, from `treeSize` on. Returns their hashes, side by side. */
+/**
+ * Makes leaves of the oldest entries from `treeSize` on: of about `limit`, since groups stay whole. Returns their hashes,
+ * side by side.
+ */
 export async function moveEntries(tx: Tx, treeSize: number, limit: number): Promise<Buffer> {
-  await tx.query('SELECT make_audit_partition($1), make_audit_partition($2)', [treeSize, treeSize + limit]);
+  await tx.query('SELECT make_audit_partition($1), make_audit_partition($2)', [
+    treeSize,
+    treeSize + 2 * limit,
+  ]);
   const [moved] = await tx.query<{ hashes: Buffer | null }>(
-    `WITH taken AS (
-       DELETE FROM audit_inbox WHERE entry_number <= (
-         SELECT max(entry_number) FROM (SELECT entry_number FROM audit_inbox ORDER BY entry_number LIMIT $2) AS oldest)
-       RETURNING tenant_id, entry_number, entry_id, leaf),
+    `WITH oldest AS (
+       SELECT group_number, sum(entry_count) OVER (ORDER BY group_number) - entry_count AS before
+       FROM (SELECT group_number, entry_count FROM audit_inbox ORDER BY group_number LIMIT $2) AS first),
+     taken AS (
+       DELETE FROM audit_inbox WHERE group_number <= (SELECT max(group_number) FROM oldest WHERE before < $2)
+       RETURNING tenant_id, group_number, entry_id, leaves),
      moved AS (
        INSERT INTO audit_log (tenant_id, leaf_index, entry_id, leaf)
-       SELECT tenant_id, $1::bigint + row_number() OVER (ORDER BY entry_number) - 1, entry_id, leaf FROM taken
+       SELECT tenant_id, $1::bigint + row_number() OVER (ORDER BY group_number, place) - 1, entry_id, leaf
+       FROM taken, string_to_table(leaves, E'\n') WITH ORDINALITY AS line (leaf, place)
        RETURNING leaf_index, sha256('\\x00'::bytea || convert_to(leaf, 'UTF8')) AS hash)
      SELECT string_agg(hash, ''::bytea ORDER BY leaf_index) AS hashes FROM moved`,
     [treeSize, limit],

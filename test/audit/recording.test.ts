@@ -83,7 +83,7 @@ describe('a call that only uses a key', () => {
     assert.notEqual(elsewhere?.context?.['conversation'], masks['conversation']);
     const rows = await sql<{ leaf: string }>(
       shared.environment,
-      'SELECT leaf FROM audit_log UNION ALL SELECT leaf FROM audit_inbox',
+      'SELECT leaf FROM audit_log UNION ALL SELECT leaves FROM audit_inbox',
     );
     assert.ok(rows.length > 4);
     assert.deepEqual(

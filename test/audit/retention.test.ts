@@ -46,7 +46,7 @@ before(async () => {
   log = new AuditLog({ store, tenantIdOf: async () => system, witnesses: [] });
   // Those of the first three partitions are old.
   await database.sql(
-    `INSERT INTO audit_inbox (tenant_id, leaf)
+    `INSERT INTO audit_inbox (tenant_id, leaves)
      SELECT $1, json_build_object('n', n, 'time', to_char(
        CASE WHEN n < ${3 * LEAVES} THEN ${DAYS_AGO} ELSE now() END, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))::text
      FROM generate_series(0, ${TOTAL - 1}) AS n ORDER BY n`,

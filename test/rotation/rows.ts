@@ -203,7 +203,7 @@ const SELECT_ROTATIONS = `SELECT key_id AS "keyId", from_version AS "from", to_v
 // Nobody makes leaves of them here.
 const SELECT_ENTRIES = `SELECT split_part(leaf::json ->> 'method', '/', 2) AS action, leaf::json ->> 'resource' AS resource,
     count(*)::int AS count
-  FROM audit_inbox WHERE leaf::json ->> 'outcome' = 'OK' GROUP BY 1, 2`;
+  FROM audit_inbox, string_to_table(leaves, E'\\n') AS leaf WHERE leaf::json ->> 'outcome' = 'OK' GROUP BY 1, 2`;
 const SELECT_FAILURES = 'SELECT DISTINCT resource FROM rewrap_failures ORDER BY 1';
 
 export function keyOf({ keys }: Rows, keyId: KeyId): KeyRow | undefined {

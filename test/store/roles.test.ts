@@ -248,7 +248,7 @@ describe('the reconciler', () => {
       "UPDATE tokens SET state = 'FORMER'",
       'SELECT wrapped FROM moved_key_versions',
       'UPDATE moved_key_versions SET version = 2',
-      "UPDATE audit_inbox SET leaf = 'x'",
+      "UPDATE audit_inbox SET leaves = 'x'",
       "UPDATE audit_log SET leaf = 'x'",
       'DELETE FROM audit_log',
       'TRUNCATE audit_log',

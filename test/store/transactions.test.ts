@@ -164,7 +164,7 @@ describe('mutations', () => {
 
   it('when the entry cannot be written, nothing is', async () => {
     await database.sql(
-      "ALTER TABLE audit_inbox ADD CONSTRAINT none CHECK (position('unaudited' IN leaf) = 0) NOT VALID",
+      "ALTER TABLE audit_inbox ADD CONSTRAINT none CHECK (position('unaudited' IN leaves) = 0) NOT VALID",
     );
     const mutating = store.mutate(callOf(), { tenantId: system, resource: 'tenants/unaudited' }, (tx) =>
       insertTenant(tx, { tenantId: newId(), name: 'unaudited', dedicatedRootKey: false }),
@@ -237,7 +237,7 @@ describe('mutations', () => {
 describe('rights', () => {
   it('the service can do nothing to audit entries but add them and read them', async () => {
     for (const statement of [
-      "UPDATE audit_inbox SET leaf = 'changed'",
+      "UPDATE audit_inbox SET leaves = 'changed'",
       'DELETE FROM audit_inbox',
       'TRUNCATE audit_inbox',
       "UPDATE audit_log SET leaf = 'changed'",
