@@ -163,7 +163,7 @@ function words(entry: AuditEntry): string {
     .join('  ');
 }
 
-interface ExportOptions {
+interface ExportOptions extends CheckpointOptions {
   readonly from?: number;
 }
 
@@ -188,6 +188,7 @@ function addExport(audit: Command): void {
       'begin with this entry, a multiple of 256; those before it are exported as hashes only',
       count,
     )
+    .option('--cosigned', 'up to the last checkpoint that a witness has cosigned, and not up to the last')
     .addHelpText(
       'after',
       '\nIt has all tenants. docs/audit.md says what is in the folder. A terminal on standard error shows how far it is.',
@@ -195,10 +196,10 @@ function addExport(audit: Command): void {
     .action((folder: string, _options, command: Command) =>
       withClient<ExportOptions>(
         command,
-        async (keyward, { output, from }) => {
+        async (keyward, { output, from, cosigned }) => {
           const progress = countOn(process.stderr);
           const written = await exportAuditLog(keyward, folder, {
-            ...given({ firstLeafIndex: from }),
+            ...given({ firstLeafIndex: from, cosigned }),
             onProgress: progress.show,
           })
             .catch(unusable)
@@ -295,13 +296,18 @@ function readGiven(file: string): Buffer {
   }
 }
 
+interface CheckpointOptions {
+  readonly cosigned?: boolean;
+}
+
 function addCheckpoint(audit: Command): void {
   audit
     .command('checkpoint')
     .description('show the last signed checkpoint, as a signed note: keep it, or have witnesses cosign it')
+    .option('--cosigned', 'the last that a witness has cosigned, with its cosignatures')
     .action((_options, command: Command) =>
-      withClient(command, async (keyward, { output }) => {
-        const checkpoint = await keyward.getAuditCheckpoint();
+      withClient<CheckpointOptions>(command, async (keyward, { output, cosigned }) => {
+        const checkpoint = await keyward.getAuditCheckpoint(given({ cosigned }));
         await printCheckpoint(output, checkpoint);
       }),
     );

@@ -497,7 +497,7 @@ export class KeywardClient {
     return this.#transport.stream(this.#methods.readAuditEntries, request, options);
   }
 
-  /** Returns the audit log's last signed checkpoint. */
+  /** Returns the audit log's last signed checkpoint, or the last that was cosigned. */
   getAuditCheckpoint(
     request: m.GetAuditCheckpointRequest = {},
     options?: CallOptions,

@@ -387,7 +387,7 @@ function auditLog() {
     },
     getAuditCheckpoint: method(
       service.GetCheckpoint,
-      (_: m.GetAuditCheckpointRequest) => ({}),
+      ({ cosigned = false }: m.GetAuditCheckpointRequest) => ({ cosigned }),
       audit.checkpoint,
     ),
     addAuditCosignatures: method(

@@ -24,6 +24,7 @@ import {
   type CheckpointRecord,
   findAuditState,
   findLastCheckpoint,
+  findLastCosigned,
   findTile,
 } from '../store/audit-log.ts';
 import type { Deadline, Store, Tx } from '../store/store.ts';
@@ -102,9 +103,13 @@ export class AuditLog {
     }
   }
 
-  /** The last checkpoint. Throws RESOURCE_NOT_FOUND while there is none. */
-  checkpoint(call: Call): Promise<ShownCheckpoint> {
-    return this.#parts.store.reconcile(within(call), lastCheckpoint);
+  /** The last checkpoint, or the last that is cosigned. Throws RESOURCE_NOT_FOUND while there is none. */
+  checkpoint(
+    call: Call,
+    { cosigned = false }: { readonly cosigned?: boolean } = {},
+  ): Promise<ShownCheckpoint> {
+    const find = cosigned ? findLastCosigned : findLastCheckpoint;
+    return this.#parts.store.reconcile(within(call), (tx) => lastCheckpoint(tx, find));
   }
 
   /** Keeps cosignatures of configured witnesses. Throws INVALID_FIELD, COSIGNATURE_REFUSED. */
@@ -161,7 +166,7 @@ export class AuditLog {
   /** All tiles of the tree of that size, or the last checkpoint's, some at a time. Throws INVALID_FIELD. */
   async *tiles(call: Call, requestedSize: number): AsyncGenerator<readonly TreeTile[]> {
     const { store } = this.#parts;
-    const last = await store.reconcile(within(call), lastCheckpoint);
+    const last = await store.reconcile(within(call), (tx) => lastCheckpoint(tx));
     const treeSize = sizeWithin('tree_size', requestedSize, last.treeSize);
     const wanted = tilesOf(treeSize);
     for (let start = 0; start < wanted.length; ) {
@@ -197,8 +202,8 @@ export class AuditLog {
   }
 }
 
-async function lastCheckpoint(tx: Tx): Promise<ShownCheckpoint> {
-  const checkpoint = await findLastCheckpoint(tx);
+async function lastCheckpoint(tx: Tx, find = findLastCheckpoint): Promise<ShownCheckpoint> {
+  const checkpoint = await find(tx);
   if (checkpoint === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
   const { firstLeafIndex }: AuditState = await findAuditState(tx);
   return { ...checkpoint, firstLeafIndex };

@@ -157,6 +157,16 @@ export async function findLastCheckpoint(tx: Tx): Promise<CheckpointRecord | und
   return row;
 }
 
+/** The last checkpoint of the log as it is that has a cosignature, or undefined. */
+export async function findLastCosigned(tx: Tx): Promise<CheckpointRecord | undefined> {
+  const [row] = await tx.query<CheckpointRecord>(
+    `SELECT ${CHECKPOINT} FROM audit_checkpoints
+     WHERE cosignatures <> '{}' AND generation = (SELECT generation FROM audit_state)
+     ORDER BY tree_size DESC, generation DESC LIMIT 1`,
+  );
+  return row;
+}
+
 /** Adds cosignature lines to the checkpoint of that text and size; the checkpoint then, or undefined if there is none. */
 export async function addCosignatures(
   tx: Tx,

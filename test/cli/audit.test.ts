@@ -89,6 +89,9 @@ describe('keyward audit', () => {
       note,
     });
     assert.equal((await keyward('audit checkpoint')).stdout, note);
+    assert.equal(fake.seen['GetCheckpoint']?.['cosigned'], false);
+    assert.equal((await keyward('audit checkpoint --cosigned')).stdout, note);
+    assert.equal(fake.seen['GetCheckpoint']?.['cosigned'], true);
     const json = JSON.parse((await keyward('audit checkpoint --output json')).stdout);
     assert.deepEqual([json.note, json.treeSize, json.environmentId], [note, 300, ENVIRONMENT]);
     assert.equal(json.rootHash, note.split('\n')[2]);

@@ -39,6 +39,8 @@ export interface AuditSource {
 export interface ExportAuditLogOptions {
   /** The entry to begin with, a multiple of 256; those before it are exported as hashes only. The first kept unless given. */
   readonly firstLeafIndex?: number;
+  /** Exports the log up to its last checkpoint that has a witness's cosignature, and not up to the last. */
+  readonly cosigned?: boolean;
   /** Called now and then with how many entries are written, of how many. */
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
@@ -68,10 +70,10 @@ const NEWLINE = Buffer.from('\n');
 export async function exportAuditLog(
   source: AuditSource,
   folder: string,
-  { firstLeafIndex, onProgress, signal }: ExportAuditLogOptions = {},
+  { firstLeafIndex, cosigned = false, onProgress, signal }: ExportAuditLogOptions = {},
 ): Promise<AuditExport> {
   const call: CallOptions = signal === undefined ? {} : { signal };
-  const checkpoint = await source.getAuditCheckpoint({}, call);
+  const checkpoint = await source.getAuditCheckpoint({ cosigned }, call);
   const { treeSize, note, publicKey } = checkpoint;
   const first = firstLeafIndex ?? checkpoint.firstLeafIndex;
   if (!canBegin(first, treeSize))

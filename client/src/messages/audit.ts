@@ -81,7 +81,10 @@ export interface ReadAuditEntriesRequest extends AuditSelection {
 }
 
 /** Asks for the last signed checkpoint. */
-export type GetAuditCheckpointRequest = Readonly<Record<string, never>>;
+export interface GetAuditCheckpointRequest {
+  /** The last that has a witness's cosignature, instead of the last. */
+  readonly cosigned?: boolean;
+}
 
 /** A signed statement of what the log is. */
 export interface AuditCheckpoint {

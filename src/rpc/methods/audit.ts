@@ -73,10 +73,10 @@ export const auditService = {
   GetCheckpoint: row({
     permission: 'auditLog.get',
     target: ofSystem,
-    request: z.object({}),
+    request: z.object({ cosigned: z.boolean() }),
     resource: () => LOG,
-    handle: async ({ auditLog, environmentId }, call) =>
-      checkpointMessage(environmentId, await auditLog.checkpoint(call)),
+    handle: async ({ auditLog, environmentId }, call, request) =>
+      checkpointMessage(environmentId, await auditLog.checkpoint(call, request)),
   }),
   AddCosignatures: row({
     permission: 'auditLog.cosign',
