@@ -301,8 +301,13 @@ export const SETTINGS = {
   ),
   KEYWARD_AUDIT_WITNESSES_FILE: setting(
     file.optional(),
-    'verifier keys (C2SP) of witnesses, one a line, whose cosignatures of checkpoints are kept',
+    'verifier keys (C2SP) of witnesses, one a line, whose cosignatures of checkpoints are kept; with a URL behind the key the witness is asked for them ([docs/audit.md](docs/audit.md#running-it))',
     'none',
+  ),
+  KEYWARD_AUDIT_WITNESS_MS: setting(
+    integer(100, 86_400_000, 60_000),
+    'how often at most the witnesses that have a URL are handed the last checkpoint, while there is news',
+    '60000',
   ),
   KEYWARD_REFLECTION: setting(flag.optional(), 'gRPC reflection', '`true` in development, else `false`'),
   KEYWARD_LOG_LEVEL: setting(

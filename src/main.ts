@@ -18,6 +18,7 @@ import { AuditLog } from './audit/log.ts';
 import { ContextMasks } from './audit/masks.ts';
 import { type AuditOperation, dropExported, resumeLog } from './audit/operation.ts';
 import { Sequencer } from './audit/sequencer.ts';
+import { WitnessRounds } from './audit/witness-rounds.ts';
 import { parseWitnesses, type Witness } from './audit/witnesses.ts';
 import { AuditWriter } from './audit/writer.ts';
 import { monotonicNow } from './call.ts';
@@ -329,6 +330,13 @@ async function serve(): Promise<void> {
     kept: keptCheckpoint === undefined ? undefined : openKeptCheckpoint(keptCheckpoint),
     log,
   });
+  const witnessRounds = new WitnessRounds({
+    store,
+    witnesses,
+    periodMs: configuration.KEYWARD_AUDIT_WITNESS_MS,
+    isSequencing: () => sequencer.holdsLease,
+    log,
+  });
   const tenantIdOf = async (tenant: string) => (await cache.tenant(tenant)).tenantId;
   const masks = new ContextMasks({ agents, tenantIdOf });
   const auditLog = new AuditLog({ store, tenantIdOf, witnesses });
@@ -371,6 +379,7 @@ async function serve(): Promise<void> {
     await server.drain(configuration.KEYWARD_DRAIN_MS);
     identity.stop();
     await reconciler.stop();
+    await witnessRounds.stop();
     await sequencer.stop();
     stopHousekeeping();
     await tokenObjects
@@ -390,6 +399,7 @@ async function serve(): Promise<void> {
     tokenObjects.start((err) => log.warn({ err }, 'nobody can be told that this replica runs'));
     reconciler.start(configuration.KEYWARD_MAINTENANCE_TICKS, configuration.KEYWARD_MAINTENANCE_JITTER_MS);
     sequencer.start();
+    witnessRounds.start();
     usage.start(configuration.KEYWARD_USAGE_REPORT_MS, (err) =>
       log.warn({ err }, 'the use of keys can not be reported now'),
     );

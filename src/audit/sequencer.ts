@@ -80,6 +80,11 @@ export class Sequencer {
     this.#running ??= this.#run();
   }
 
+  /** Whether it is this replica that lengthens the log, as far as it knows. */
+  get holdsLease(): boolean {
+    return this.#tenure !== undefined;
+  }
+
   /** Ends after the step that is under way, and lets another replica go on. */
   async stop(): Promise<void> {
     this.#stopping.abort();
