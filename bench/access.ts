@@ -42,12 +42,8 @@ export async function measureAccess(
   const { issuersFile, token } = writeIssuer(environment);
   await environment.restart({ KEYWARD_ISSUERS_FILE: issuersFile });
   await using open = await environment.startBeside(new URL('./without-access.ts', import.meta.url));
-  const { client, serverPid, agentPid } = environment;
   const floor = [open, { ...encrypt, name: ACCESS_ROWS.floor }] as const;
-  const thing = [
-    { address: client.address, serverPid, agentPid },
-    { ...encrypt, name: ACCESS_ROWS.thing, token },
-  ] as const;
+  const thing = [environment.target, { ...encrypt, name: ACCESS_ROWS.thing, token }] as const;
   const warmUp = { rampMs: 0, measureMs: timing.warmUpMs, inFlight: 10 };
   // Which fails where anybody looks at it.
   await measureSlice(load, open, { ...floor[1], token: 'none' }, warmUp);

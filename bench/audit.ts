@@ -11,7 +11,7 @@ import { AuditWriter } from '../src/audit/writer.ts';
 import { monotonicNow } from '../src/call.ts';
 import { Store } from '../src/store/store.ts';
 import type { Environment } from './environment.ts';
-import { type Load, measureSlice, median, type Target, type Timing } from './measure.ts';
+import { type Load, measureSlice, median, type Timing } from './measure.ts';
 import type { Workload } from './workloads.ts';
 
 /** As many as three replicas have calls, or so. */
@@ -46,8 +46,7 @@ export async function measureAudit(
   plan: AuditPlan,
 ): Promise<AuditResults> {
   const owner = await environment.connectAsOwner();
-  const { client, serverPid, agentPid } = environment;
-  const service: Target = { address: client.address, serverPid, agentPid };
+  const service = environment.target;
   const callers = async () => {
     const rates: number[] = [];
     for (let round = 0; round < plan.rounds; round++)

@@ -6,7 +6,7 @@
  * may do everything. Knows nothing of what is measured.
  */
 import { fork } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, realpathSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import pg from 'pg';
 import {
@@ -22,6 +22,7 @@ import { endServer, runServerCommand, type ServerProcess, spawnServer } from '..
 import { identify, isAlive, type ProcessIdentity } from '../scripts/processes.js';
 import { grantEverything } from '../test/grants.ts';
 import type { Target } from './measure.ts';
+import { childrenOf } from './processes.ts';
 
 const ROOT = realpathSync(dirname(import.meta.dirname));
 const STATE = join(ROOT, '.keyward');
@@ -96,13 +97,20 @@ export class Environment implements AsyncDisposable {
 
   /** One unless told otherwise: the default. */
   get agentPids(): number[] {
-    return agentsOf(this.serverPid);
+    return childrenOf(this.serverPid);
   }
 
-  get agentPid(): number {
-    const [pid] = this.agentPids;
-    if (pid === undefined) throw new Error('the service has no agent');
-    return pid;
+  /** The service, to be put under load. */
+  get target(): Required<Target> {
+    return this.#targetOf(this.client.address, this.serverPid);
+  }
+
+  #targetOf(address: string, serverPid: number): Required<Target> {
+    const [agentPid] = childrenOf(serverPid);
+    const databasePid = this.#development.postgres?.pid;
+    if (agentPid === undefined || databasePid === undefined)
+      throw new Error('the service has no agent, or no database of its own');
+    return { address, serverPid, agentPid, databasePid };
   }
 
   /** A connection to the database past row-level security. */
@@ -123,12 +131,8 @@ export class Environment implements AsyncDisposable {
     const client = { ...this.client, address: `127.0.0.1:${await freePort()}` };
     const extra = { KEYWARD_LISTEN: client.address, NODE_OPTIONS: `--import=${module.href}` };
     const server = await this.#start(client, extra, 'beside.log');
-    const { pid } = server.identity;
-    const [agentPid = 0] = agentsOf(pid);
     return {
-      address: client.address,
-      serverPid: pid,
-      agentPid,
+      ...this.#targetOf(client.address, server.identity.pid),
       [Symbol.asyncDispose]: () => server.stop(),
     };
   }
@@ -169,10 +173,6 @@ export async function startEcho(variables: Readonly<Record<string, string>>) {
   const { pid } = child;
   if (pid === undefined) throw new Error('the echo server has no process');
   return { address: `127.0.0.1:${port}`, pid, [Symbol.dispose]: () => void child.disconnect() };
-}
-
-function agentsOf(pid: number): number[] {
-  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number);
 }
 
 function writeOwner(directory: string, servers: readonly ProcessIdentity[] = []): void {

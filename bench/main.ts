@@ -135,7 +135,7 @@ async function measure(bench: Bench): Promise<Results> {
   const { environment, plan, load, floor, calls } = bench;
   const machine = await describeMachine(environment.variables['DATABASE_URL'] ?? '');
   await warmUp(bench);
-  const service = serviceOf(environment);
+  const service = environment.target;
   const rows: Row[] = [];
   const megabytes: Resident[] = [];
   for (const kind of ['calls', 'batches'] as const) {
@@ -155,7 +155,7 @@ async function measure(bench: Bench): Promise<Results> {
   const access = await measureAccessOf(bench);
   say('beside a noisy neighbour …');
   const parts = { load, identity: environment.client, send: bench.send };
-  const neighbour = await measureNeighbour(parts, serviceOf(environment), encryptOf(bench), plan.neighbour);
+  const neighbour = await measureNeighbour(parts, environment.target, encryptOf(bench), plan.neighbour);
   say('the audit log …');
   const audit = await measureAudit(environment, load, encryptOf(bench), plan.audit);
   say('re-wrapping …');
@@ -175,7 +175,7 @@ function encryptOf({ calls: [encrypt] }: Bench): Workload {
 
 async function warmUp({ plan, load, floor, calls, environment }: Bench): Promise<void> {
   say('warming up …');
-  const service = serviceOf(environment);
+  const service = environment.target;
   for (const [target, workload] of [floor, ...calls.map((each) => [service, each] as const)]) {
     await measureSlice(load, target, workload, { rampMs: 0, measureMs: plan.warmUpMs, inFlight: 10 });
   }
@@ -191,11 +191,11 @@ async function measureKeys(bench: Bench): Promise<Row[]> {
     Array.from({ length: plan.createKeys }, (_, index) => `made-${inFlight}-${index}`);
   for (const inFlight of [1, 10]) {
     const workload = createKeys(idsOf(inFlight));
-    const figures = await measureSlice(load, serviceOf(environment), workload, { ...once, inFlight });
+    const figures = await measureSlice(load, environment.target, workload, { ...once, inFlight });
     rows.push({ ...figures, inFlight, name: workload.name, ofFloor: undefined });
   }
   await environment.restart();
-  const service = serviceOf(environment);
+  const service = environment.target;
   await measureSlice(load, service, encryptOf(bench), { rampMs: 0, measureMs: plan.warmUpMs, inFlight: 10 });
   const workload = firstUses(idsOf(1).slice(0, plan.firstUses));
   const figures = await measureSlice(load, service, workload, { ...once, inFlight: 1 });
@@ -205,7 +205,7 @@ async function measureKeys(bench: Bench): Promise<Row[]> {
 async function profile(bench: Bench, directory: string, names: readonly string[]): Promise<void> {
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   await warmUp(bench);
-  const { serverPid, agentPid, address } = serviceOf(bench.environment);
+  const { serverPid, agentPid, address } = bench.environment.target;
   for (const { name, path, requests, items } of bench.calls) {
     if (!names.includes(name)) continue;
     const slice = { address, path, requests, inFlight: 64, rampMs: 0, measureMs: PROFILE_MS, once: false };
@@ -214,10 +214,6 @@ async function profile(bench: Bench, directory: string, names: readonly string[]
     });
     say(`\n## ${name}, 64 in flight\n\n${text}`);
   }
-}
-
-function serviceOf({ client, serverPid, agentPid }: Environment): Required<Target> {
-  return { address: client.address, serverPid, agentPid };
 }
 
 try {

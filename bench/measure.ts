@@ -7,7 +7,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { join } from 'node:path';
 import type { LoadIdentity, Slice, SliceReply, SliceResult } from './load-protocol.ts';
-import { cpuMicroseconds } from './processes.ts';
+import { cpuMicroseconds, cpuMicrosecondsWithChildren } from './processes.ts';
 import type { Workload } from './workloads.ts';
 
 /** A server under load, and the processes that work for it. */
@@ -16,6 +16,8 @@ export interface Target {
   readonly serverPid: number;
   /** The floor has none. */
   readonly agentPid?: number;
+  /** The postmaster of the service's database. */
+  readonly databasePid?: number;
 }
 
 /** How long a slice takes, and how often it is repeated. */
@@ -33,6 +35,7 @@ export interface Figures {
   /** Microseconds of CPU time for each item. */
   readonly serverCpu: number;
   readonly agentCpu: number | undefined;
+  readonly databaseCpu: number | undefined;
   readonly clientCpu: number;
 }
 
@@ -87,23 +90,28 @@ export async function measureSlice(
     once = false,
   }: Omit<Timing, 'rounds'> & { inFlight: number; once?: boolean },
 ): Promise<Figures> {
-  const pids = [target.serverPid, target.agentPid, load.pid];
-  const cpu = () => pids.map((pid) => (pid === undefined ? 0 : cpuMicroseconds(pid)));
+  const { serverPid, agentPid, databasePid } = target;
+  const cpu = () => ({
+    server: cpuMicroseconds(serverPid),
+    agent: agentPid && cpuMicroseconds(agentPid),
+    database: databasePid && cpuMicrosecondsWithChildren(databasePid),
+    client: cpuMicroseconds(load.pid),
+  });
   const before = cpu();
   const { address } = target;
   const { path, requests, token, items } = workload;
   const result = await load.run({ address, path, requests, token, inFlight, rampMs, measureMs, once });
   const after = cpu();
   workload.check(Buffer.from(result.lastAnswer));
-  const perItem = (index: number) =>
-    ((after[index] ?? 0) - (before[index] ?? 0)) / (result.completed * items);
+  const perItem = (end = Number.NaN, start = Number.NaN) => (end - start) / (result.completed * items);
   return {
     perSecond: (result.counted * items) / result.seconds,
     p50Ms: result.p50Ms,
     p99Ms: result.p99Ms,
-    serverCpu: perItem(0),
-    agentCpu: target.agentPid === undefined ? undefined : perItem(1),
-    clientCpu: perItem(2),
+    serverCpu: perItem(after.server, before.server),
+    agentCpu: agentPid && perItem(after.agent, before.agent),
+    databaseCpu: databasePid && perItem(after.database, before.database),
+    clientCpu: perItem(after.client, before.client),
   };
 }
 
@@ -136,13 +144,15 @@ export async function alternate(
 
 function medianFigures(slices: readonly Figures[]): Figures {
   const of = (field: keyof Figures) => median(slices.map((slice) => slice[field] ?? Number.NaN));
-  const agentCpu = of('agentCpu');
+  const ofPart = (field: 'agentCpu' | 'databaseCpu') =>
+    slices.some((slice) => slice[field] === undefined) ? undefined : of(field);
   return {
     perSecond: of('perSecond'),
     p50Ms: of('p50Ms'),
     p99Ms: of('p99Ms'),
     serverCpu: of('serverCpu'),
-    agentCpu: Number.isNaN(agentCpu) ? undefined : agentCpu,
+    agentCpu: ofPart('agentCpu'),
+    databaseCpu: ofPart('databaseCpu'),
     clientCpu: of('clientCpu'),
   };
 }

@@ -5,6 +5,7 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
 import pg from 'pg';
+import { exists } from '../dev/files.ts';
 import { findCommand } from '../scripts/system-packages.js';
 
 /** USER_HZ: 100 on every Linux that Node runs on. */
@@ -12,9 +13,31 @@ const TICK_MICROSECONDS = 10_000;
 
 /** CPU time that a process has used, in microseconds, to the nearest 10 ms (proc(5): utime, stime). */
 export function cpuMicroseconds(pid: number): number {
+  const { utime, stime } = timesOf(pid);
+  return (utime + stime) * TICK_MICROSECONDS;
+}
+
+/** That of a process and of all children that it has or had. */
+export function cpuMicrosecondsWithChildren(pid: number): number {
+  const { utime, stime, cutime, cstime } = timesOf(pid);
+  const living = childrenOf(pid).map((child) => (exists(`/proc/${child}/stat`) ? cpuMicroseconds(child) : 0));
+  return living.reduce((a, b) => a + b, (utime + stime + cutime + cstime) * TICK_MICROSECONDS);
+}
+
+export function childrenOf(pid: number): number[] {
+  const pids = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();
+  return pids === '' ? [] : pids.split(' ').map(Number);
+}
+
+/** In ticks; those with a c of children that have ended. */
+function timesOf(pid: number) {
   const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) * TICK_MICROSECONDS;
+  const [utime = 0, stime = 0, cutime = 0, cstime = 0] = text
+    .slice(text.lastIndexOf(')') + 2)
+    .split(' ')
+    .slice(11, 15)
+    .map(Number);
+  return { utime, stime, cutime, cstime };
 }
 
 /** A process' resident memory, in megabytes (10^6 bytes). */

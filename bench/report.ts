@@ -125,11 +125,12 @@ const HEADINGS = [
   'p99 ms',
   'server CPU µs',
   'agent CPU µs',
+  'Postgres CPU µs',
   'client CPU µs',
 ];
 
 function cells(row: Row): string[] {
-  const { ofFloor, agentCpu } = row;
+  const { ofFloor, agentCpu, databaseCpu } = row;
   return [
     String(row.inFlight),
     row.name,
@@ -140,7 +141,8 @@ function cells(row: Row): string[] {
     row.p50Ms.toFixed(2),
     row.p99Ms.toFixed(2),
     row.serverCpu.toFixed(1),
-    agentCpu === undefined ? '–' : agentCpu.toFixed(1),
+    agentCpu?.toFixed(1) ?? '–',
+    databaseCpu?.toFixed(1) ?? '–',
     row.clientCpu.toFixed(1),
   ];
 }

@@ -158,8 +158,7 @@ async function measureCallers(
   using client = connect(environment.client);
   await client.pauseMaintenance();
   const name = await subject.rotate(client);
-  const { address } = environment.client;
-  const target = { address, serverPid: environment.serverPid, agentPid: environment.agentPid };
+  const { target } = environment;
   const results: Callers[] = [];
   for (const inFlight of [1, 10]) {
     const [without, during]: [number[], number[]] = [[], []];

@@ -41,7 +41,7 @@ test('a quick bench fills every row with numbers', async () => {
       .map((cell) => cell.trim()),
   );
   const rows = cells.filter(
-    (row) => row.length === 9 && /^[A-Za-z]/.test(row[1] ?? '') && /^\d/.test(row[0] ?? ''),
+    (row) => row.length === 10 && /^[A-Za-z]/.test(row[1] ?? '') && /^\d/.test(row[0] ?? ''),
   );
   assert.deepEqual(
     rows.map(([inFlight, name]) => `${inFlight} ${name}`),
