@@ -410,6 +410,7 @@ function headerBytes(headers: IncomingHttpHeaders): number {
 }
 
 function forwarded(headers: IncomingHttpHeaders, id: string): IncomingHttpHeaders {
-  const kept = FORWARDED.flatMap((name) => (headers[name] === undefined ? [] : [[name, headers[name]]]));
-  return { ...Object.fromEntries(kept), [CALL_HEADER]: id };
+  const kept: Record<string, string | string[] | undefined> = { [CALL_HEADER]: id };
+  for (const name of FORWARDED) if (headers[name] !== undefined) kept[name] = headers[name];
+  return kept;
 }

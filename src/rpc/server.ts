@@ -70,7 +70,11 @@ export class GrpcServer {
       recordRefusal: (error, call) => recordRefusal(options.recording, error, call),
       log,
     });
-    this.#server = new Server({ 'grpc.max_receive_message_length': limits.maxMessageBytes });
+    this.#server = new Server({
+      'grpc.max_receive_message_length': limits.maxMessageBytes,
+      // Counts of every call and connection, for a service that isn't served.
+      'grpc.enable_channelz': 0,
+    });
     for (const service of Object.keys(METHODS)) this.#addService(service);
     this.#addHealth();
     if (options.reflection) new ReflectionService(packageDefinition).addToServer(this.#server);
