@@ -110,7 +110,10 @@ describe('messages', () => {
 
   test('case 40: bytes that are no message are INVALID_ARGUMENT, whatever the method', async () => {
     const paths = Object.entries(METHODS).flatMap(([service, rows]) =>
-      Object.keys(rows).map((method) => `/${service}/${method}`),
+      Object.keys(rows)
+        // Its one field is a flag, which is set by whatever isn't 0: there is no such checkpoint then.
+        .filter((method) => method !== 'GetCheckpoint')
+        .map((method) => `/${service}/${method}`),
     );
     const garbage = [
       Buffer.from([0x0a]),
