@@ -25,13 +25,14 @@ const setting = <T>(schema: z.ZodType<T>, description: string, fallback?: string
   ...(fallback === undefined ? {} : { fallback }),
 });
 
-const integer = (minimum: number, maximum: number, fallback: number) =>
+const wholeNumber = (minimum: number, maximum: number) =>
   z
     .string()
     .regex(/^\d+$/, 'must be a whole number')
-    .default(String(fallback))
     .transform(Number)
     .refine((value) => value >= minimum && value <= maximum, `must be ${minimum} to ${maximum}`);
+const integer = (minimum: number, maximum: number, fallback: number) =>
+  z.string().default(String(fallback)).pipe(wholeNumber(minimum, maximum));
 
 const file = z
   .string()
@@ -298,6 +299,11 @@ export const SETTINGS = {
       .optional(),
     'where the audit log’s last checkpoint is kept besides, so that an older restored database is noticed: `file:///path`, or a URL that takes PUT and GET',
     'nowhere',
+  ),
+  KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES: setting(
+    wholeNumber(1, 10_080).optional(),
+    'keep the audit log’s last checkpoint in the HSM token as well, written at most once in so many minutes ([docs/audit.md](docs/audit.md#running-it))',
+    'not kept there',
   ),
   KEYWARD_AUDIT_WITNESSES_FILE: setting(
     file.optional(),

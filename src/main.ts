@@ -13,11 +13,12 @@ import { AccessAdministration } from './access/administration.ts';
 import { Identity } from './access/identity.ts';
 import { Policies } from './access/policies.ts';
 import { POLICIES } from './access/stale-policies.ts';
-import { openKeptCheckpoint } from './audit/kept-checkpoint.ts';
+import { type KeptCheckpoint, openKeptCheckpoint } from './audit/kept-checkpoint.ts';
 import { AuditLog } from './audit/log.ts';
 import { ContextMasks } from './audit/masks.ts';
 import { type AuditOperation, dropExported, resumeLog } from './audit/operation.ts';
 import { Sequencer } from './audit/sequencer.ts';
+import { TokenCheckpoint } from './audit/token-checkpoint.ts';
 import { WitnessRounds } from './audit/witness-rounds.ts';
 import { parseWitnesses, type Witness } from './audit/witnesses.ts';
 import { AuditWriter } from './audit/writer.ts';
@@ -32,6 +33,8 @@ import {
   identifyToken,
   initializeToken,
   inspectToken,
+  keepCheckpoint,
+  readKeptCheckpoint,
   withRecordAgent,
 } from './hsm/token-commands.ts';
 import type { TokenObject, TokenProfile } from './hsm/token-profile.ts';
@@ -87,6 +90,7 @@ const SEALED_RECORDS = [KEY_STATES, POLICIES] as const;
 const READINESS_MS = 100;
 /** Every key version is counted. */
 const COUNT_MS = 60_000;
+const MINUTE_MS = 60_000;
 const SHORTEST_PERIOD_SECONDS = { development: 10, production: 86_400 } as const;
 
 /** The settings that say how a token is opened. */
@@ -229,6 +233,7 @@ async function serve(): Promise<void> {
     configured: tokenSettings(configuration),
     next: nextTokenSettings(configuration),
     keyCacheSize: configuration.KEYWARD_HSM_KEY_CACHE,
+    heedsKeptCheckpoint: configuration.KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES !== undefined,
     openPool: (settings, reread) =>
       new HsmAgents({
         settings,
@@ -242,6 +247,7 @@ async function serve(): Promise<void> {
       }),
     identify: (settings) => identifyToken(settings, variables),
     createKey: (settings) => createTokenKey(settings, variables),
+    keepCheckpoint: (settings) => keepCheckpoint(settings, variables),
     onMisplaced: (why) => end(why, 1),
     log,
   });
@@ -321,13 +327,12 @@ async function serve(): Promise<void> {
   });
   const reconciler: Reconciler = new Reconciler({ store, keyring, log });
   const { environmentId } = environment;
-  const keptCheckpoint = configuration.KEYWARD_AUDIT_KEPT_CHECKPOINT;
   const sequencer = new Sequencer({
     store,
     agents,
     environmentId,
     checkpointPeriodMs: configuration.KEYWARD_AUDIT_CHECKPOINT_MS,
-    kept: keptCheckpoint === undefined ? undefined : openKeptCheckpoint(keptCheckpoint),
+    kept: openKeptCheckpoints(configuration, tokens, log),
     log,
   });
   const witnessRounds = new WitnessRounds({
@@ -424,6 +429,20 @@ function openIdentity(configuration: Configuration, log: Logger): Identity {
   } catch (cause) {
     throw new ConfigurationError((cause as Error).message, { cause });
   }
+}
+
+function openKeptCheckpoints(
+  configuration: Configuration,
+  tokens: ServingTokens,
+  log: Logger,
+): KeptCheckpoint[] {
+  const { KEYWARD_AUDIT_KEPT_CHECKPOINT: url, KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES: minutes } =
+    configuration;
+  const outside = url === undefined ? [] : [openKeptCheckpoint(url)];
+  if (minutes === undefined) return outside;
+  const keep = (note: string) => tokens.keepCheckpoint(note);
+  const parts = { agents: tokens.agents, keep, periodMs: minutes * MINUTE_MS, log };
+  return [...outside, new TokenCheckpoint(parts)];
 }
 
 function readWitnesses({ KEYWARD_AUDIT_WITNESSES_FILE: file }: Configuration): Witness[] {
@@ -629,10 +648,26 @@ async function sealUnsealedStates({ dryRun = false }: { readonly dryRun?: boolea
 }
 
 async function resumeAuditLog(): Promise<void> {
-  const { KEYWARD_AUDIT_KEPT_CHECKPOINT: url } = read(['KEYWARD_AUDIT_KEPT_CHECKPOINT'], process.env);
-  if (url === undefined) throw new ConfigurationError('KEYWARD_AUDIT_KEPT_CHECKPOINT is not set');
-  const contradiction = await onAuditLog((operation) => resumeLog(operation, openKeptCheckpoint(url)));
+  const { KEYWARD_AUDIT_KEPT_CHECKPOINT: url, KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES: minutes } = read(
+    ['KEYWARD_AUDIT_KEPT_CHECKPOINT', 'KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES'],
+    process.env,
+  );
+  if (url === undefined && minutes === undefined)
+    throw new ConfigurationError(
+      'neither KEYWARD_AUDIT_KEPT_CHECKPOINT nor KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES is set',
+    );
+  const contradiction = await onAuditLog((operation, environment) =>
+    resumeLog(operation, [
+      ...(url === undefined ? [] : [openKeptCheckpoint(url)]),
+      ...(minutes === undefined ? [] : [{ read: () => readCheckpointInToken(environment) }]),
+    ]),
+  );
   process.stdout.write(`the log goes on as another one; ${contradiction}\n`);
+}
+
+function readCheckpointInToken(environment: EnvironmentRecord): Promise<string | undefined> {
+  const settings = read([...TOKEN_SETTINGS, 'KEYWARD_HSM_KEY_CACHE'], process.env);
+  return readKeptCheckpoint(serveSettings(settings, environment), agentEnvironment(settings));
 }
 
 async function dropAuditEntries(options: {
@@ -648,12 +683,15 @@ async function dropAuditEntries(options: {
   );
 }
 
-function onAuditLog<T>(work: (operation: AuditOperation) => Promise<T>): Promise<T> {
+function onAuditLog<T>(
+  work: (operation: AuditOperation, environment: EnvironmentRecord) => Promise<T>,
+): Promise<T> {
   const settings = read(['MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE'], process.env);
   const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath } = settings;
   return withOwnerConnection(url, caFilePath, async (owner) => {
-    const { environmentId, systemTenantId } = await readEnvironmentAsOwner(owner);
-    return work({ owner, environmentId, systemTenantId, caller: OPERATOR });
+    const environment = await readEnvironmentAsOwner(owner);
+    const { environmentId, systemTenantId } = environment;
+    return work({ owner, environmentId, systemTenantId, caller: OPERATOR }, environment);
   });
 }
 

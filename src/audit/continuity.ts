@@ -3,7 +3,7 @@
  *
  * Knows neither where checkpoints are kept nor what follows.
  */
-import { originOf, parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
+import { generationOf, parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
 import type { EnvironmentId } from '../ids.ts';
 import type { TreeReader } from './tree.ts';
 
@@ -14,11 +14,25 @@ export interface LogState {
   readonly treeSize: number;
 }
 
-/** How a checkpoint that was signed stands against the log as it is, in words; undefined where it doesn't. */
+type Roots = Pick<TreeReader, 'root'>;
+
+/** How checkpoints that were signed stand against the log as it is, in words; undefined where none does. */
 export async function contradictionOf(
+  notes: readonly string[],
+  log: LogState,
+  reader: Roots,
+): Promise<string | undefined> {
+  for (const note of notes) {
+    const contradiction = await contradictionOfOne(note, log, reader);
+    if (contradiction !== undefined) return contradiction;
+  }
+  return undefined;
+}
+
+async function contradictionOfOne(
   note: string,
   { environmentId, generation, treeSize }: LogState,
-  reader: Pick<TreeReader, 'root'>,
+  reader: Roots,
 ): Promise<string | undefined> {
   const signed = parseCheckpointText(parseNote(note)?.text ?? '');
   if (signed === undefined) return 'what is kept as the last checkpoint is none';
@@ -33,11 +47,4 @@ export async function contradictionOf(
   if (!(await reader.root(signed.treeSize)).equals(signed.rootHash))
     return `the log’s first ${signed.treeSize} leaves are not those that a checkpoint was signed of`;
   return undefined;
-}
-
-/** Which generation of an environment's log has that origin; undefined for none. */
-export function generationOf(origin: string, environmentId: EnvironmentId): number | undefined {
-  const first = originOf({ environmentId, generation: 1 });
-  const generation = origin === first ? 1 : Number(origin.slice(first.length + 1));
-  return origin === originOf({ environmentId, generation }) ? generation : undefined;
 }

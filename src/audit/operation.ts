@@ -7,7 +7,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
+import { generationOf, parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
 import type { EnvironmentId } from '../ids.ts';
 import { findAuditState, findTile } from '../store/audit-log.ts';
 import {
@@ -18,8 +18,8 @@ import {
   newestTimeIn,
 } from '../store/audit-owner.ts';
 import type { OwnerConnection } from '../store/owner.ts';
-import { contradictionOf, generationOf } from './continuity.ts';
-import type { KeptCheckpoint } from './kept-checkpoint.ts';
+import { contradictionOf } from './continuity.ts';
+import { type KeptCheckpoint, readKept } from './kept-checkpoint.ts';
 import { TreeReader } from './tree.ts';
 
 const DAY_MS = 86_400_000;
@@ -34,18 +34,23 @@ export interface AuditOperation extends AuditOperator {
  * Has the log go on as another generation, where what is kept contradicts it. Returns what it contradicts, in words. Throws an
  * Error, in words for the operator, where nothing does.
  */
-export async function resumeLog(operation: AuditOperation, kept: KeptCheckpoint): Promise<string> {
+export async function resumeLog(
+  operation: AuditOperation,
+  kept: readonly Pick<KeptCheckpoint, 'read'>[],
+): Promise<string> {
   const { owner, environmentId } = operation;
-  const note = await kept.read();
-  if (note === undefined) throw new Error('No checkpoint is kept, so nothing contradicts the log.');
+  const notes = await readKept(kept);
+  if (notes.length === 0) throw new Error('No checkpoint is kept, so nothing contradicts the log.');
   const state = await findAuditState(owner);
-  const contradiction = await contradictionOf(note, { ...state, environmentId }, readerOf(owner));
+  const contradiction = await contradictionOf(notes, { ...state, environmentId }, readerOf(owner));
   if (contradiction === undefined)
     throw new Error('The log continues the checkpoint that is kept: nothing to do.');
-  const signed = parseCheckpointText(parseNote(note)?.text ?? '');
-  const keptGeneration = signed && generationOf(signed.origin, environmentId);
-  const generation = Math.max(state.generation, keptGeneration ?? 0) + 1;
-  await beginGeneration(owner, operation, generation, contradiction);
+  // Later than every one that is kept, so that none of them contradicts what follows.
+  const generations = notes.map((note) => {
+    const { origin = '' } = parseCheckpointText(parseNote(note)?.text ?? '') ?? {};
+    return generationOf(origin, environmentId) ?? 0;
+  });
+  await beginGeneration(owner, operation, Math.max(state.generation, ...generations) + 1, contradiction);
   return contradiction;
 }
 

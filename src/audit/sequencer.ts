@@ -24,7 +24,7 @@ import {
 } from '../store/audit-log.ts';
 import type { Store, Tx } from '../store/store.ts';
 import { contradictionOf } from './continuity.ts';
-import type { KeptCheckpoint } from './kept-checkpoint.ts';
+import { type KeptCheckpoint, readKept } from './kept-checkpoint.ts';
 import { TreeEdge, TreeReader } from './tree.ts';
 
 /** How often it is looked for entries. */
@@ -47,8 +47,8 @@ export interface SequencerParts {
   readonly environmentId: EnvironmentId;
   /** How long after one checkpoint the next is signed, while there is news. */
   readonly checkpointPeriodMs: number;
-  /** Where the last checkpoint is kept besides; undefined where nowhere. */
-  readonly kept: KeptCheckpoint | undefined;
+  /** Where the last checkpoint is kept besides. */
+  readonly kept: readonly KeptCheckpoint[];
   readonly log: SequencerLog;
 }
 
@@ -89,8 +89,10 @@ export class Sequencer {
   async stop(): Promise<void> {
     this.#stopping.abort();
     await this.#running;
-    const { store, log } = this.#parts;
+    const { store, kept, log } = this.#parts;
     if (this.#tenure === undefined) return;
+    // Before another replica goes on, and has a later one to keep.
+    await Promise.all(kept.map((place) => this.#keeping(place.flush?.())));
     await releaseLease(store, deadline(), this.#tenure.fence).catch((err: unknown) =>
       log.warn({ err }, 'the audit log’s lease can not be given back'),
     );
@@ -126,14 +128,12 @@ export class Sequencer {
     const { store, kept, environmentId } = this.#parts;
     const fence = await acquireLease(store, deadline());
     if (fence === undefined) return undefined;
-    const note = await kept?.read();
+    const notes = await readKept(kept);
     const tenure = await withLease(store, deadline(), fence, async (tx, state) => {
       const last = await findLastCheckpoint(tx);
       const reader = new TreeReader((level, index) => findTile(tx, level, index));
       const log = { ...state, environmentId };
-      const contradiction =
-        (note && (await contradictionOf(note, log, reader))) ??
-        (last && (await contradictionOf(last.note, log, reader)));
+      const contradiction = await contradictionOf(last ? [...notes, last.note] : notes, log, reader);
       this.#say(contradiction);
       if (contradiction !== undefined) return undefined;
       const edge = await TreeEdge.read(state.treeSize, (level, index) => findTile(tx, level, index));
@@ -216,11 +216,14 @@ export class Sequencer {
     });
     if (written === undefined) return;
     tenure.signedSize = edge.size;
-    await kept
-      ?.write(signed.note)
-      .catch((err: unknown) =>
-        log.warn({ err }, 'the last checkpoint can not be kept outside of the database'),
-      );
+    await Promise.all(kept.map((place) => this.#keeping(place.write(signed.note))));
+  }
+
+  /** Where it can't be kept it is said, and the log goes on. */
+  #keeping(kept: Promise<void> | undefined): Promise<void> | undefined {
+    return kept?.catch((err: unknown) =>
+      this.#parts.log.warn({ err }, 'the last checkpoint can not be kept outside of the database'),
+    );
   }
 }
 

@@ -86,6 +86,23 @@ const STALE_TRIES = 3;
 /** Failures of an agent's start that trying again doesn't mend. */
 export class TokenRefused extends Error {
   override readonly name = 'TokenRefused';
+  /** Whether a PIN was tried in vain: another try may lock the token. */
+  readonly isPinRejected: boolean;
+
+  constructor(message: string, kind?: FailureKind) {
+    super(message);
+    this.isPinRejected = kind === 'pin-rejected';
+  }
+}
+
+/** Equal as long as a PIN file is. */
+export function pinStampOf(pinFile: string): string {
+  try {
+    const { ino, size, mtimeMs } = statSync(pinFile);
+    return `${ino} ${size} ${mtimeMs}`;
+  } catch {
+    return 'absent';
+  }
 }
 
 /** See this file's first paragraph. */
@@ -562,12 +579,7 @@ export class HsmAgents {
   }
 
   #pinStamp(): string {
-    try {
-      const { ino, size, mtimeMs } = statSync(this.#options.settings.pinFile);
-      return `${ino} ${size} ${mtimeMs}`;
-    } catch {
-      return 'absent';
-    }
+    return pinStampOf(this.#options.settings.pinFile);
   }
 }
 

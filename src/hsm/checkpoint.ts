@@ -12,7 +12,7 @@
  * The signature is ECDSA on P-256 with SHA-256 over the text up to the empty line, in ASN.1; the key hash is the beginning
  * of SHA-256 of the public key's SPKI. Knows no token and no tree.
  */
-import { hash } from 'node:crypto';
+import { createPublicKey, hash, verify } from 'node:crypto';
 import type { EnvironmentId } from '../ids.ts';
 
 /** What a checkpoint says. */
@@ -38,6 +38,20 @@ export function originOf({
   return generation === 1 ? `keyward/${environmentId}` : `keyward/${environmentId}/${generation}`;
 }
 
+/** Which generation of an environment's log has that origin; undefined for none. */
+export function generationOf(origin: string, environmentId: EnvironmentId): number | undefined {
+  const first = originOf({ environmentId, generation: 1 });
+  const generation = origin === first ? 1 : Number(origin.slice(first.length + 1));
+  return origin === originOf({ environmentId, generation }) ? generation : undefined;
+}
+
+/** Whether a checkpoint may be signed after another one: of a later generation, longer, or the same again. */
+export function follows(next: CheckpointClaim, last: CheckpointClaim): boolean {
+  if (next.generation !== last.generation) return next.generation > last.generation;
+  if (next.treeSize !== last.treeSize) return next.treeSize > last.treeSize;
+  return next.rootHash.equals(last.rootHash);
+}
+
 /** What is signed. */
 export function checkpointText(claim: CheckpointClaim): string {
   return `${originOf(claim)}\n${claim.treeSize}\n${claim.rootHash.toString('base64')}\n`;
@@ -48,6 +62,36 @@ export function checkpointNote(claim: CheckpointClaim, spki: Buffer, signature: 
   const keyHash = hash('sha256', spki, 'buffer').subarray(0, KEY_HASH_BYTES);
   const signed = Buffer.concat([keyHash, signature]).toString('base64');
   return `${checkpointText(claim)}\n— ${originOf(claim)} ${signed}\n`;
+}
+
+/** What a note says that has this key's signature and nothing besides; undefined for every other text. */
+export function signedClaim(
+  note: string,
+  environmentId: EnvironmentId,
+  spki: Buffer,
+): CheckpointClaim | undefined {
+  const { text = '', signatures: [line] = [] } = parseNote(note) ?? {};
+  const signed = parseCheckpointText(text);
+  const generation = signed && generationOf(signed.origin, environmentId);
+  if (signed === undefined || generation === undefined || line === undefined) return undefined;
+  const claim = { environmentId, generation, treeSize: signed.treeSize, rootHash: signed.rootHash };
+  const { signature } = signatureIn(line);
+  if (note !== checkpointNote(claim, spki, signature)) return undefined;
+  const key = createPublicKey({ key: spki, format: 'der', type: 'spki' });
+  return verify('sha256', Buffer.from(text), key, signature) ? claim : undefined;
+}
+
+/** Which log, and which key of it, the first signature of a note is of, in words that are equal where both are. */
+export function signerOf(note: string): string {
+  const [line = ''] = parseNote(note)?.signatures ?? [];
+  const { name, keyHash } = signatureIn(line);
+  return `${name} ${keyHash.toString('hex')}`;
+}
+
+function signatureIn(line: string) {
+  const [, name = '', encoded = ''] = line.split(' ');
+  const signed = Buffer.from(encoded, 'base64');
+  return { name, keyHash: signed.subarray(0, KEY_HASH_BYTES), signature: signed.subarray(KEY_HASH_BYTES) };
 }
 
 /** A note's text, with its last newline, and the lines under it. */

@@ -42,7 +42,7 @@ export class CommandAgent implements Disposable {
       settle: (frame) => {
         const outcome = decodeReply(name, frame);
         if ('reply' in outcome) resolve(outcome.reply);
-        else reject(new TokenRefused(outcome.failure.detail));
+        else reject(new TokenRefused(outcome.failure.detail, outcome.failure.kind));
       },
       fail: reject,
     });

@@ -48,6 +48,8 @@ export interface ServeSettings extends TokenSettings {
   readonly keyCacheSize: number;
   /** Try the PIN although the token remembers a wrong one: the PIN file has changed, or an operator asks. */
   readonly despiteFailedTry: boolean;
+  /** Whether the checkpoint that the token keeps stands against signing one that it isn't followed by; not, unless given. */
+  readonly heedsKeptCheckpoint?: boolean;
 }
 
 /** What `initializeToken` needs, besides {@link TokenSettings}. */
@@ -86,6 +88,14 @@ export interface ProbeSettings extends TokenSettings {
 /** What an agent needs that moves key versions, besides {@link TokenSettings}. */
 export interface MoveSettings extends SurveySettings {
   readonly profile: TokenProfile;
+}
+
+/** What `keepCheckpoint` needs, besides {@link TokenSettings}. */
+export interface KeepSettings extends MoveSettings {
+  /** As the token's audit signing key has signed it, which is among the objects. */
+  readonly note: string;
+  /** As {@link ServeSettings} has it. */
+  readonly despiteFailedTry: boolean;
 }
 
 /** How a ciphertext is bound, as {@link import('./ciphertext.ts').Binding} without the tenant, which the version names. */
@@ -255,14 +265,21 @@ export const OPERATIONS = {
    */
   deriveMaskKey: operation(40, struct({ tenantId: id<TenantId>(), period: u32 }), struct({ key: bytes })),
   /**
-   * Composes and signs a checkpoint of the audit log. Refuses one that is shorter than what this agent has signed before, or
-   * as long and another; says how long that was.
+   * Composes and signs a checkpoint of the audit log. Refuses one that is shorter than what this agent has signed before or,
+   * where told to heed that, the token keeps, or as long and another; says how long that was.
    */
   signCheckpoint: operation(
     41,
     json<{ readonly generation: number; readonly treeSize: number; readonly rootHash: string }>(),
     json<CheckpointReply>(),
   ),
+  /** The latest checkpoint that the token keeps, of those that its own key has signed. The agent heeds it from then on. */
+  readKeptCheckpoint: operation(42, struct({}), json<{ readonly note: string | null }>()),
+  /**
+   * Has the token keep a checkpoint in place of an earlier one. Refuses what the token's key hasn't signed, and what is earlier
+   * than what is kept. In an agent of its own.
+   */
+  keepCheckpoint: operation(43, json<KeepSettings>(), json<Record<never, never>>(), true),
 } satisfies Record<string, Operation>;
 
 /** A signed note and the public key (SPKI, base64) that it verifies under; or the size that stands against signing it. */

@@ -1,15 +1,17 @@
 /**
  * Commands to a token, each in an agent of its own: making the environment's objects, looking at them, destroying them.
  *
- * The agent is never killed before it has answered: a token object half made is worse than waiting. What serves imports
- * `createTokenKey` and nothing else: an administrator may ask for a new root or seal key, and the agents that serve have
- * read-only sessions. All else, destroying above all, is an operator's command.
+ * The agent is never killed before it has answered: a token object half made is worse than waiting. What serves uses
+ * `createTokenKey` and `keepCheckpoint` of those that change the token: an administrator may ask for a new root or seal key, a
+ * signed checkpoint may be kept, and the agents that serve have read-only sessions. All else, destroying above all, is an
+ * operator's command.
  */
 import { CommandAgent } from './command-agent.ts';
 import type {
   CreateSettings,
   DestroySettings,
   InitializeSettings,
+  KeepSettings,
   ProbeSettings,
   ReplyOf,
   RequestOf,
@@ -57,6 +59,21 @@ export function inspectToken(
 /** Makes one root or seal key. Throws {@link TokenRefused}, also when the token has an object of this id. */
 export async function createTokenKey(settings: CreateSettings, environment: Environment): Promise<void> {
   await runInAgent('createTokenKey', settings, environment);
+}
+
+/** Has the token keep a checkpoint. Throws {@link TokenRefused}, also for one that isn't the token's or isn't the latest. */
+export async function keepCheckpoint(settings: KeepSettings, environment: Environment): Promise<void> {
+  await runInAgent('keepCheckpoint', settings, environment);
+}
+
+/** The checkpoint that the token keeps, if any. Throws {@link TokenRefused}. */
+export async function readKeptCheckpoint(
+  settings: Omit<ServeSettings, 'despiteFailedTry'>,
+  environment: Environment,
+): Promise<string | undefined> {
+  using agent = new CommandAgent(environment);
+  await agent.call('start', { ...settings, despiteFailedTry: false });
+  return (await agent.call('readKeptCheckpoint', {})).note ?? undefined;
 }
 
 /**
@@ -108,6 +125,7 @@ type CommandName =
   | 'initializeToken'
   | 'createTokenKey'
   | 'destroyTokenKeys'
+  | 'keepCheckpoint'
   | 'start'
   | 'inspectToken'
   | 'identifyToken'

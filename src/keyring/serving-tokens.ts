@@ -6,8 +6,8 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
-import { type AgentLog, type HsmAgents, TokenRefused } from '../hsm/agents.ts';
-import type { CreateSettings, ServeSettings, TokenSettings } from '../hsm/protocol.ts';
+import { type AgentLog, type HsmAgents, pinStampOf, TokenRefused } from '../hsm/agents.ts';
+import type { CreateSettings, KeepSettings, ServeSettings, TokenSettings } from '../hsm/protocol.ts';
 import type { TokenIdentity, TokenObject, TokenProfile, TokenReport } from '../hsm/token-profile.ts';
 import { type Agents, type RoutedToken, TokenRouter } from '../hsm/token-router.ts';
 import type { TokenId } from '../ids.ts';
@@ -31,6 +31,8 @@ export interface ServingTokensParts {
   readonly configured: TokenSettings;
   readonly next: TokenSettings | undefined;
   readonly keyCacheSize: number;
+  /** As {@link ServeSettings} has it. */
+  readonly heedsKeptCheckpoint: boolean;
   readonly openPool: (
     settings: PoolSettings,
     /** As {@link HsmAgents} wants it. */
@@ -38,6 +40,7 @@ export interface ServingTokensParts {
   ) => HsmAgents;
   readonly identify: (settings: TokenSettings) => Promise<TokenIdentity>;
   readonly createKey: (settings: CreateSettings) => Promise<void>;
+  readonly keepCheckpoint: (settings: KeepSettings) => Promise<void>;
   /** Hears, in words for operators, that the token isn't the current one any more: nothing can be served from it. */
   readonly onMisplaced: (why: string) => void;
   readonly log: AgentLog;
@@ -50,6 +53,8 @@ export class ServingTokens {
   readonly #settings = new Map<TokenId, PoolSettings>();
   readonly #only: HsmAgents | undefined;
   readonly #router: TokenRouter | undefined;
+  /** Set while a PIN is known to be wrong: what its file looked like when a checkpoint was to be kept. */
+  #rejectedPin: string | undefined;
 
   private constructor(parts: ServingTokensParts, served: TokenSettings, next: TokenSettings | undefined) {
     this.#parts = parts;
@@ -116,6 +121,30 @@ export class ServingTokens {
     await this.#parts.createKey({ ...settings, role, objectId });
   }
 
+  /**
+   * Has the current token keep a checkpoint. Rejects when it doesn't, or nobody knows; a PIN that was rejected isn't tried
+   * again before its file changes.
+   */
+  async keepCheckpoint(note: string): Promise<void> {
+    const records = await listTokenObjects(this.#parts.store, soon());
+    const signing = records.filter(
+      ({ role, tokenState }) => role === 'audit-signing' && tokenState === 'CURRENT',
+    );
+    const settings = signing[0] && this.#settings.get(signing[0].tokenId);
+    if (settings === undefined) throw new Error('the current token is not open here');
+    const pin = pinStampOf(settings.pinFile);
+    if (pin === this.#rejectedPin) throw new Error('the token has rejected the PIN in its file before');
+    const despiteFailedTry = this.#rejectedPin !== undefined;
+    const objects = tokenObjectsOf(signing);
+    try {
+      await this.#parts.keepCheckpoint({ ...settings, objects, note, despiteFailedTry });
+      this.#rejectedPin = undefined;
+    } catch (error) {
+      if (error instanceof TokenRefused && error.isPinRejected) this.#rejectedPin = pin;
+      throw error;
+    }
+  }
+
   async #settingsFor(objectId: string): Promise<PoolSettings | undefined> {
     const records = await listTokenObjects(this.#parts.store, soon());
     const record = records.find((each) => each.objectId === objectId);
@@ -142,10 +171,17 @@ export class ServingTokens {
     profile: unknown,
     records: readonly TokenObjectRecord[],
   ): PoolSettings {
-    const { environment, keyCacheSize } = this.#parts;
+    const { environment, keyCacheSize, heedsKeptCheckpoint } = this.#parts;
     const { environmentId } = environment;
     const objects = tokenObjectsOf(records);
-    const all = { ...settings, environmentId, profile: profile as TokenProfile, objects, keyCacheSize };
+    const all = {
+      ...settings,
+      environmentId,
+      profile: profile as TokenProfile,
+      objects,
+      keyCacheSize,
+      heedsKeptCheckpoint,
+    };
     this.#settings.set(tokenId, all);
     return all;
   }

@@ -88,7 +88,7 @@ async function sequence(): Promise<void> {
     agents: { call } as unknown as ConstructorParameters<typeof Sequencer>[0]['agents'],
     environmentId,
     checkpointPeriodMs: 1_000,
-    kept: undefined,
+    kept: [],
     log: { info() {}, warn() {}, error() {} },
   });
   sequencer.start();

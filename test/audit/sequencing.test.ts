@@ -72,7 +72,7 @@ const parts = (store: Store, points?: Failpoints): SequencerParts => ({
   agents: agentsOf(points),
   environmentId,
   checkpointPeriodMs: 1_000,
-  kept: undefined,
+  kept: [],
   log: QUIET,
 });
 

@@ -8,6 +8,11 @@ import { dirname, join } from 'node:path';
 import { describe, test } from 'node:test';
 import type { KeywardClient, KeywardClientError } from 'keyward-client';
 import { createSoftHsmToken, type SoftHsmToken } from '../../softhsm/token.ts';
+import { readKeptCheckpoint } from '../../src/hsm/token-commands.ts';
+import type { TokenProfile } from '../../src/hsm/token-profile.ts';
+import { tokenObjectsOf } from '../../src/keyring/token-objects.ts';
+import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
+import { Store } from '../../src/store/store.ts';
 import {
   type Environment,
   eventually,
@@ -19,6 +24,7 @@ import {
   startServiceWithoutWaiting,
 } from '../kit.ts';
 import { corruptVersion, endOf, idsOf, newId, QUICK, resealStates, sql } from '../rpc/reconciling.ts';
+import { RELEASE } from '../store/database.ts';
 
 const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
 const payload = Buffer.from('kept');
@@ -93,6 +99,13 @@ async function assertAllOpen(clients: readonly KeywardClient[], kept: readonly K
     };
     await Promise.all(Array.from({ length: 8 }, openRest));
   }
+}
+
+/** What is recorded now. */
+async function environmentOf({ environment }: Bench): Promise<EnvironmentRecord> {
+  const url = environment.urls.service;
+  const store = await Store.open({ url, poolSize: 1, release: RELEASE, onError() {} });
+  return readEnvironment(store).finally(() => store.close());
 }
 
 /** What the token and the database hold of objects, tokens and copies. */
@@ -198,6 +211,44 @@ describe('moving to another token', () => {
       );
     } finally {
       for (const service of services) await service.stop();
+    }
+  });
+
+  test('has the next token keep the audit log’s checkpoint, too, once one is signed there', async () => {
+    await using bench = await newBench();
+    const { environment, next, moving } = bench;
+    const service = await startService(environment, {
+      ...QUICK,
+      ...moving,
+      KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES: '600',
+    });
+    try {
+      const keyward = service.client();
+      await keyward.createTenant({ tenantId: 'acme' });
+      const { code, output } = await migrate(bench);
+      assert.equal(code, 0, output);
+      const { environmentId, tokenProfile, tokenObjects } = await environmentOf(bench);
+      const note = await eventually(async () => {
+        // What was logged by the move itself may have been signed before this replica heard of it.
+        await keyward.listTenants();
+        const kept = await readKeptCheckpoint(
+          {
+            module: next.modulePath,
+            token: next.label,
+            pinFile: next.pinFile,
+            waivers: [],
+            environmentId,
+            profile: tokenProfile as TokenProfile,
+            objects: tokenObjectsOf(tokenObjects),
+            keyCacheSize: 1,
+          },
+          { SOFTHSM2_CONF: environment.token.confFile },
+        );
+        return kept ?? Promise.reject(new Error('none is kept yet'));
+      });
+      assert.ok(note.startsWith(`keyward/${environmentId}\n`), note);
+    } finally {
+      await service.stop();
     }
   });
 

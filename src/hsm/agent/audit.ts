@@ -1,9 +1,9 @@
 /**
- * What a serving agent does for the audit log: derives masks' keys, and signs checkpoints.
+ * What agents do for the audit log: derive masks' keys, sign checkpoints, and have the token keep one.
  *
  * Invariants: a checkpoint is composed here, so that the key signs nothing else; what was signed verifies under the key
- * that is returned with it; an agent that has signed a checkpoint signs none that is shorter, nor another of that size.
- * Knows no entry.
+ * that is returned with it; an agent that has signed a checkpoint, or knows of one that the token keeps, signs none that is
+ * shorter, nor another of that size. Knows no entry.
  */
 import { createPublicKey, hash, verify } from 'node:crypto';
 import { MechanismEnum, ObjectClass, type Session } from 'graphene-pk11';
@@ -13,10 +13,12 @@ import {
   type CheckpointClaim,
   checkpointNote,
   checkpointText,
+  follows,
   spkiOfPoint,
 } from '../checkpoint.ts';
 import type { ReplyOf, RequestOf, ServeSettings } from '../protocol.ts';
 import { AgentFailure } from './failure.ts';
+import { keepCheckpoint, latestKept } from './kept-checkpoint.ts';
 import { HMAC_SHA512 } from './templates.ts';
 import type { FoundObject } from './token-objects.ts';
 
@@ -26,17 +28,25 @@ const MASK_KEY_BYTES = 32;
 const SIGNATURE_BYTES = 64;
 const ROOT_HASH_BYTES = 32;
 
+type Settings = Pick<ServeSettings, 'environmentId' | 'heedsKeptCheckpoint'>;
+
 /** See this file's first paragraph. */
 export class AuditOperations {
   readonly #session: Session;
-  readonly #settings: ServeSettings;
-  readonly #objects: readonly FoundObject[];
+  readonly #settings: Settings;
+  #objects: readonly FoundObject[];
   #spki: Buffer | undefined;
+  /** The latest that is known of, and so what the next must follow. */
   #signed: CheckpointClaim | undefined;
 
-  constructor(session: Session, settings: ServeSettings, objects: readonly FoundObject[]) {
+  constructor(session: Session, settings: Settings, objects: readonly FoundObject[]) {
     this.#session = session;
     this.#settings = settings;
+    this.#objects = objects;
+  }
+
+  /** Uses these token objects from now on. */
+  hold(objects: readonly FoundObject[]): void {
     this.#objects = objects;
   }
 
@@ -56,6 +66,7 @@ export class AuditOperations {
     if (!isClaim || !Number.isSafeInteger(generation) || generation < 1)
       throw new AgentFailure('internal', 'a checkpoint that can not be');
     const claim = { environmentId: this.#settings.environmentId, generation, treeSize, rootHash };
+    if (this.#settings.heedsKeptCheckpoint && this.#signed === undefined) this.readKeptCheckpoint();
     if (this.#signed !== undefined && !follows(claim, this.#signed))
       return { conflictsWith: this.#signed.treeSize };
     const text = Buffer.from(checkpointText(claim));
@@ -69,6 +80,23 @@ export class AuditOperations {
       throw new AgentFailure('token', 'a signature of the token does not verify');
     this.#signed = claim;
     return { note: checkpointNote(claim, spki, signature), spki: spki.toString('base64') };
+  }
+
+  readKeptCheckpoint(): ReplyOf<'readKeptCheckpoint'> {
+    const kept = latestKept(this.#keeper());
+    if (kept !== undefined && (this.#signed === undefined || follows(kept.claim, this.#signed)))
+      this.#signed = kept.claim;
+    return { note: kept?.note ?? null };
+  }
+
+  /** Throws `refused`. */
+  keepCheckpoint({ profile, note }: Pick<RequestOf<'keepCheckpoint'>, 'profile' | 'note'>): void {
+    keepCheckpoint(this.#keeper(), profile, note);
+  }
+
+  #keeper() {
+    const { environmentId } = this.#settings;
+    return { session: this.#session, environmentId, spki: this.#publicKey() };
   }
 
   #sign(role: FoundObject['role'], mechanism: number, input: Buffer, length: number): Buffer {
@@ -100,11 +128,4 @@ export class AuditOperations {
       throw new AgentFailure('token-object-missing', 'no public half of the audit-signing key here');
     return spki;
   }
-}
-
-/** Whether a checkpoint may be signed after another one: of a later generation, longer, or the same again. */
-function follows(next: CheckpointClaim, last: CheckpointClaim): boolean {
-  if (next.generation !== last.generation) return next.generation > last.generation;
-  if (next.treeSize !== last.treeSize) return next.treeSize > last.treeSize;
-  return next.rootHash.equals(last.rootHash);
 }

@@ -111,7 +111,7 @@ const handlers: Handlers = {
   sealRecords: (request) => serving().operations.sealRecords(request),
   verifyRecords: (request) => serving().operations.verifyRecords(request),
   hold: (request) => {
-    const { token, settings, operations } = serving();
+    const { token, settings, operations, audit } = serving();
     // An agent that serves isn't ended for what a new one would be refused for.
     const sought = request.objects.map(
       (object): TokenObject => ({ ...object, presence: object.presence ?? 'expected' }),
@@ -119,10 +119,20 @@ const handlers: Handlers = {
     const { objects, problems } = takeObjects(token.session, settings, sought);
     const wanted = sought.filter(({ presence }) => presence === 'expected');
     const held = operations.hold(objects, new Set(wanted.map(({ objectId }) => objectId)));
+    audit.hold(held);
     return { held: held.map(({ objectId }) => objectId), problems };
   },
   deriveMaskKey: (request) => serving().audit.deriveMaskKey(request),
   signCheckpoint: (request) => serving().audit.signCheckpoint(request),
+  readKeptCheckpoint: () => serving().audit.readKeptCheckpoint(),
+  keepCheckpoint: (settings) => {
+    requireUnopened();
+    const { despiteFailedTry } = settings;
+    const { session } = openToken(settings, { write: true, despiteFailedTry });
+    const { objects } = takeObjects(session, settings, settings.objects);
+    new AuditOperations(session, settings, objects).keepCheckpoint(settings);
+    return {};
+  },
   forget: (request) => serving().operations.forget(request),
   random: (request) => serving().operations.random(request),
   report: ({ objects }) => report(serving().token, serving().settings, objects),

@@ -17,6 +17,9 @@ export const HMAC_SHA512 = MechanismEnum.SHA512_HMAC;
 /** OID 1.2.840.10045.3.1.7 (P-256) in DER. */
 const P256 = Buffer.from('06082a8648ce3d030107', 'hex');
 
+/** CKA_APPLICATION of data objects. */
+const APPLICATION = 'keyward';
+
 /** Attributes that some tokens know no way to set; a token that lacks one needs a waiver. */
 export const optionalAttributes: readonly string[] = ['copyable', 'modifiable'];
 /** What the token itself says of a key's past: true of every key that it has generated as a sensitive one. */
@@ -101,6 +104,25 @@ export function tokenObjectTemplate(
     ...GUARDED,
     ...USAGE[role],
     copyable: false,
+    modifiable: false,
+  });
+}
+
+/** How the checkpoints are found that the token keeps. */
+export function keptCheckpointSearch(label: string): ITemplate {
+  return { class: ObjectClass.DATA, token: true, application: APPLICATION, label };
+}
+
+/** A checkpoint that the token keeps: a data object, which has no id. */
+export function keptCheckpointTemplate(
+  label: string,
+  note: Buffer,
+  { unsupported }: Pick<TokenProfile, 'unsupported'>,
+): ITemplate {
+  return withoutUnsupported(unsupported, {
+    ...keptCheckpointSearch(label),
+    private: true,
+    value: note,
     modifiable: false,
   });
 }

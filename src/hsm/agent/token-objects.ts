@@ -22,7 +22,8 @@ import { AgentFailure, returnValueOf } from './failure.ts';
 import { auditPublicTemplate, requiredAttributes, searchTemplate, tokenObjectTemplate } from './templates.ts';
 
 const LABEL_PREFIX = 'keyward';
-const labelOf = (role: TokenObjectRole, environment: EnvironmentId) =>
+/** The label of an environment's object of a role, or of a checkpoint that the token keeps. */
+export const labelOf = (role: TokenObjectRole | 'checkpoint', environment: EnvironmentId) =>
   `${LABEL_PREFIX} ${role} ${environment}`;
 
 /** Whether what a token says of an attribute can't be told from its not knowing it. */

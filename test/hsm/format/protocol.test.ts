@@ -134,6 +134,11 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
   random: fc.record({ length: u32 }, plain),
   deriveMaskKey: fc.record({ tenantId: uuid<TenantId>(), period: u32 }, plain),
   signCheckpoint: fc.record({ generation: fc.nat(), treeSize: fc.maxSafeNat(), rootHash: text }, plain),
+  readKeptCheckpoint: fc.record({}, plain),
+  keepCheckpoint: fc.record(
+    { ...token, environmentId, profile, objects, note: text, despiteFailedTry: fc.boolean() },
+    plain,
+  ),
   report: fc.record({ objects }, plain),
   inspectToken: fc.record(
     { ...token, environmentId, profile, objects, despiteFailedTry: fc.boolean() },
@@ -235,6 +240,8 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
     fc.record({ note: text, spki: text }, plain),
     fc.record({ conflictsWith: fc.maxSafeNat() }, plain),
   ),
+  readKeptCheckpoint: fc.record({ note: fc.option(text) }, plain),
+  keepCheckpoint: fc.record({}, plain),
   report: posture,
   inspectToken: posture,
   identifyToken: fc.record({ label: text, serialNumber: text }, plain),
