@@ -1,5 +1,5 @@
 /**
- * Rights for tests: opens an environment's database and token in this process, as `src/main.ts` does, and gives roles.
+ * Rights for tests: opens an environment's database and token in this process, as `serve` does, and gives roles.
  *
  * So that a test's callers may do what it is about without the test's saying so; how rights are given over the wire is
  * tested where rights are. Knows no test.

@@ -33,7 +33,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
     'src/errors.ts',
     'src/call.ts',
   ],
-  'src/main.ts': [
+  'src/commands': [
     'src/access',
     'src/audit',
     'src/call.ts',
@@ -45,6 +45,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
     'src/store',
     'src/telemetry',
   ],
+  'src/main.ts': ['src/commands', 'src/config.ts', 'src/hsm'],
   'client/src': [],
   'cli/src': [],
   scripts: [],

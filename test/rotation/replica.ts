@@ -1,5 +1,5 @@
 /**
- * The service's parts put together in this process, as `src/main.ts` puts them together: replicas without a port.
+ * The service's parts put together in this process, as `src/commands/composition.ts` does: replicas without a port.
  *
  * Owns which modules they are made of: the sources', or a copy of them with a mistake in it. Knows no test.
  */

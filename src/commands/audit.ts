@@ -1,0 +1,66 @@
+/**
+ * `audit …`: what the database's owner does to the audit log.
+ *
+ * Owns which settings it takes and what is said of the outcome; what is done and refused is `audit/operation.ts`.
+ */
+import { openKeptCheckpoint } from '../audit/kept-checkpoint.ts';
+import { type AuditOperation, dropExported, resumeLog } from '../audit/operation.ts';
+import { ConfigurationError, read } from '../config.ts';
+import { readKeptCheckpoint } from '../hsm/token-commands.ts';
+import { type EnvironmentRecord, readEnvironmentAsOwner } from '../store/environment.ts';
+import { withOwnerConnection } from '../store/owner.ts';
+import { agentEnvironment, OPERATOR, recordedToken, TOKEN_SETTINGS } from './opening.ts';
+
+/** `resume`. Throws Error, in words for the operator, where nothing that is kept contradicts the log. */
+export async function resumeAuditLog(): Promise<void> {
+  const { KEYWARD_AUDIT_KEPT_CHECKPOINT: url, KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES: minutes } = read(
+    ['KEYWARD_AUDIT_KEPT_CHECKPOINT', 'KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES'],
+    process.env,
+  );
+  if (url === undefined && minutes === undefined)
+    throw new ConfigurationError(
+      'neither KEYWARD_AUDIT_KEPT_CHECKPOINT nor KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES is set',
+    );
+  const contradiction = await onAuditLog((operation, environment) =>
+    resumeLog(operation, [
+      ...(url === undefined ? [] : [openKeptCheckpoint(url)]),
+      ...(minutes === undefined ? [] : [{ read: () => readCheckpointInToken(environment) }]),
+    ]),
+  );
+  process.stdout.write(`the log goes on as another one; ${contradiction}\n`);
+}
+
+/** `drop`. Throws Error, in words for the operator, for an export that isn't of this log. */
+export async function dropAuditEntries(options: {
+  readonly export: string;
+  readonly olderThanDays: number;
+}): Promise<void> {
+  const { export: folder, olderThanDays } = options;
+  const dropped = await onAuditLog((operation) => dropExported(operation, { folder, olderThanDays }));
+  process.stdout.write(
+    dropped === undefined
+      ? 'nothing is old and exported as a whole\n'
+      : `entries ${dropped.firstLeafIndex} up to ${dropped.end} are dropped\n`,
+  );
+}
+
+function readCheckpointInToken(environment: EnvironmentRecord): Promise<string | undefined> {
+  const settings = read([...TOKEN_SETTINGS, 'KEYWARD_HSM_KEY_CACHE'], process.env);
+  const keyCacheSize = settings.KEYWARD_HSM_KEY_CACHE;
+  return readKeptCheckpoint(
+    { ...recordedToken(settings, environment), keyCacheSize },
+    agentEnvironment(settings),
+  );
+}
+
+function onAuditLog<T>(
+  work: (operation: AuditOperation, environment: EnvironmentRecord) => Promise<T>,
+): Promise<T> {
+  const settings = read(['MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE'], process.env);
+  const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath } = settings;
+  return withOwnerConnection(url, caFilePath, async (owner) => {
+    const environment = await readEnvironmentAsOwner(owner);
+    const { environmentId, systemTenantId } = environment;
+    return work({ owner, environmentId, systemTenantId, caller: OPERATOR }, environment);
+  });
+}

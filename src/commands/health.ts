@@ -1,0 +1,15 @@
+/**
+ * `health`: whether the server of this container or machine serves, for those that have no identity to call it with.
+ */
+import { ConfigurationError, read } from '../config.ts';
+import { askHealth } from '../rpc/health.ts';
+
+/** Throws an Error, with what was answered or why nothing was, unless it serves. */
+export async function reportHealth(): Promise<void> {
+  const { KEYWARD_HEALTH_LISTEN: address } = read(['KEYWARD_HEALTH_LISTEN'], process.env);
+  if (address === undefined)
+    throw new ConfigurationError('KEYWARD_HEALTH_LISTEN is not set, so the server has no such listener');
+  const status = await askHealth(address);
+  if (status !== 'SERVING') throw new Error(status);
+  process.stdout.write(`${status}\n`);
+}

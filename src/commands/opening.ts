@@ -1,0 +1,157 @@
+/**
+ * What commands begin with alike: who runs them, of which release; the settings that go together; the database, as the
+ * service's role or as its owner; a token, as it is configured and recorded.
+ *
+ * Owns how settings become what stores and agents are opened with, and that nothing is done to an environment of another mode
+ * or without a recorded token. Doesn't know what for.
+ */
+import { readFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
+import { POLICIES } from '../access/stale-policies.ts';
+import { type Configuration, ConfigurationError } from '../config.ts';
+import type { ServeSettings, TokenSettings } from '../hsm/protocol.ts';
+import type { TokenProfile } from '../hsm/token-profile.ts';
+import { KEY_STATES } from '../keyring/reseal.ts';
+import { tokenObjectsOf } from '../keyring/token-objects.ts';
+import { type EnvironmentRecord, readEnvironmentAsOwner, requireMode } from '../store/environment.ts';
+import { type OwnerConnection, withOwnerConnection } from '../store/owner.ts';
+import { Store } from '../store/store.ts';
+
+export const RELEASE = (
+  JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
+).version;
+/** Who runs a command, in audit entries. */
+export const OPERATOR = `operator ${userInfo().username}`;
+/** All that is sealed besides key versions. */
+export const SEALED_RECORDS = [KEY_STATES, POLICIES] as const;
+
+/** The settings that say how a token is opened. */
+export const TOKEN_SETTINGS = [
+  'KEYWARD_HSM_MODULE',
+  'KEYWARD_HSM_MODULE_PARAMETERS',
+  'KEYWARD_HSM_TOKEN',
+  'KEYWARD_HSM_PIN_FILE',
+  'KEYWARD_HSM_WAIVERS',
+  'KEYWARD_HSM_ENVIRONMENT',
+] as const;
+
+/** What it takes to change the token. */
+export const OWNER_TOKEN_SETTINGS = [
+  'KEYWARD_MODE',
+  'MIGRATION_DATABASE_URL',
+  'KEYWARD_DATABASE_CA_FILE',
+  ...TOKEN_SETTINGS,
+] as const;
+
+/** The settings that say how the token is opened that key versions move to. */
+export const NEXT_TOKEN_SETTINGS = [
+  'KEYWARD_NEXT_HSM_MODULE',
+  'KEYWARD_NEXT_HSM_MODULE_PARAMETERS',
+  'KEYWARD_NEXT_HSM_TOKEN',
+  'KEYWARD_NEXT_HSM_PIN_FILE',
+  'KEYWARD_NEXT_HSM_WAIVERS',
+] as const;
+
+/** What it takes to look at the token. */
+export const REPORT_SETTINGS = [
+  'DATABASE_URL',
+  'KEYWARD_DATABASE_CA_FILE',
+  'KEYWARD_DATABASE_POOL',
+  'KEYWARD_HSM_KEY_CACHE',
+  ...TOKEN_SETTINGS,
+] as const;
+
+/** Opens the database as the service's role. Throws what {@link Store.open} throws. */
+export function openStore(
+  settings: Configuration<'DATABASE_URL' | 'KEYWARD_DATABASE_CA_FILE' | 'KEYWARD_DATABASE_POOL'>,
+  onError: (error: Error) => void,
+): Promise<Store> {
+  return Store.open({
+    url: settings.DATABASE_URL,
+    ...caFile(settings),
+    poolSize: settings.KEYWARD_DATABASE_POOL,
+    release: RELEASE,
+    onError,
+  });
+}
+
+/** Has `work` done as the database's owner. Throws an Error where the environment is for another mode than is configured. */
+export function asOwner<T>(
+  settings: Configuration<'KEYWARD_MODE' | 'MIGRATION_DATABASE_URL' | 'KEYWARD_DATABASE_CA_FILE'>,
+  work: (owner: OwnerConnection, environment: EnvironmentRecord) => Promise<T>,
+): Promise<T> {
+  const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath, KEYWARD_MODE: mode } = settings;
+  return withOwnerConnection(url, caFilePath, async (owner) => {
+    const environment = await readEnvironmentAsOwner(owner);
+    requireMode(environment.mode, mode);
+    return work(owner, environment);
+  });
+}
+
+/** The authority of the database's certificate, where one is configured. */
+export function caFile(settings: Configuration<'KEYWARD_DATABASE_CA_FILE'>): { readonly caFile?: string } {
+  return settings.KEYWARD_DATABASE_CA_FILE === undefined ? {} : { caFile: settings.KEYWARD_DATABASE_CA_FILE };
+}
+
+/** How the token is opened. */
+export function tokenSettings(settings: Configuration<(typeof TOKEN_SETTINGS)[number]>): TokenSettings {
+  const parameters = settings.KEYWARD_HSM_MODULE_PARAMETERS;
+  return {
+    module: settings.KEYWARD_HSM_MODULE,
+    ...(parameters === undefined ? {} : { moduleParameters: parameters }),
+    token: settings.KEYWARD_HSM_TOKEN,
+    pinFile: settings.KEYWARD_HSM_PIN_FILE,
+    waivers: settings.KEYWARD_HSM_WAIVERS,
+  };
+}
+
+/** Undefined where none is set. Throws {@link ConfigurationError} where only some of it is. */
+export function nextTokenSettings(
+  settings: Configuration<(typeof NEXT_TOKEN_SETTINGS)[number]>,
+): TokenSettings | undefined {
+  const parameters = settings.KEYWARD_NEXT_HSM_MODULE_PARAMETERS;
+  const module = settings.KEYWARD_NEXT_HSM_MODULE;
+  const token = settings.KEYWARD_NEXT_HSM_TOKEN;
+  const pinFile = settings.KEYWARD_NEXT_HSM_PIN_FILE;
+  if (module === undefined && token === undefined && pinFile === undefined) return undefined;
+  if (module === undefined || token === undefined || pinFile === undefined)
+    throw new ConfigurationError(
+      'KEYWARD_NEXT_HSM_MODULE, KEYWARD_NEXT_HSM_TOKEN and KEYWARD_NEXT_HSM_PIN_FILE go together',
+    );
+  return {
+    module,
+    ...(parameters === undefined ? {} : { moduleParameters: parameters }),
+    token,
+    pinFile,
+    waivers: settings.KEYWARD_NEXT_HSM_WAIVERS,
+  };
+}
+
+/** The token as configured, with what is recorded of it. Throws {@link ConfigurationError} where nothing is. */
+export function recordedToken(
+  settings: Configuration<(typeof TOKEN_SETTINGS)[number]>,
+  environment: EnvironmentRecord,
+): Omit<ServeSettings, 'despiteFailedTry' | 'keyCacheSize'> {
+  const { environmentId, tokenProfile, tokenObjects } = environment;
+  requireRecorded(environment);
+  return {
+    ...tokenSettings(settings),
+    environmentId,
+    profile: tokenProfile as TokenProfile,
+    objects: tokenObjectsOf(tokenObjects),
+  };
+}
+
+/** Throws {@link ConfigurationError} where no token is. */
+export function requireRecorded({ tokenProfile }: EnvironmentRecord): void {
+  if (tokenProfile !== null) return;
+  throw new ConfigurationError('no token is recorded in the database: run `keyward-server token init` first');
+}
+
+/** The agents' whole environment: what the operator names, and nothing else of this process's. */
+export function agentEnvironment(settings: Configuration<'KEYWARD_HSM_ENVIRONMENT'>): Record<string, string> {
+  const named = settings.KEYWARD_HSM_ENVIRONMENT.map((name) => [name, process.env[name]] as const);
+  return Object.fromEntries(
+    named.filter((entry): entry is readonly [string, string] => entry[1] !== undefined),
+  );
+}

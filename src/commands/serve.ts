@@ -1,0 +1,116 @@
+/**
+ * `serve`: a replica's life, from its settings to its last answer.
+ *
+ * Owns in which order parts start and end, when it says that it is ready, and what is said at every start. Invariant: it ends
+ * in order once, on a signal or when it can't serve; what still has to be told (the use of keys, that it ends) is told after
+ * the last call was answered and before database and token are let go. What the parts are is `composition.ts`.
+ */
+import { type Configuration, readConfiguration } from '../config.ts';
+import { HealthListener } from '../rpc/health.ts';
+import { startHousekeeping } from '../store/housekeeping.ts';
+import { createLog, type Logger } from '../telemetry/log.ts';
+import { compose, type Replica } from './composition.ts';
+import { RELEASE } from './opening.ts';
+
+const READINESS_MS = 100;
+
+/** Returns once the token is open, or refused; then the process lives until a signal. Throws what `compose` throws. */
+export async function serve(): Promise<void> {
+  const configuration = readConfiguration(process.env);
+  const log = createLog(configuration.KEYWARD_LOG_LEVEL, RELEASE);
+  const replica = await compose(configuration, log, (why) => end(why, 1));
+  const { store, environment, tokens, feed, server } = replica;
+  const { agents } = tokens;
+  sayWhoIsFirst(configuration, log);
+  feed.start();
+  const stopHousekeeping = startHousekeeping(store, (err) => log.warn({ err }, 'housekeeping failed'));
+  const health = new HealthListener();
+  if (configuration.KEYWARD_HEALTH_LISTEN !== undefined)
+    await health.listen(configuration.KEYWARD_HEALTH_LISTEN);
+  const port = await server.listen();
+  log.info({ port, environmentId: environment.environmentId, mode: configuration.KEYWARD_MODE }, 'listening');
+  const setReady = (ready: boolean) => {
+    server.setReady(ready);
+    health.setReady(ready);
+  };
+  const readiness = setInterval(() => setReady(agents.ready && feed.isFresh()), READINESS_MS);
+  const end = endOnce(log, async () => {
+    clearInterval(readiness);
+    setReady(false);
+    await server.drain(configuration.KEYWARD_DRAIN_MS);
+    stopHousekeeping();
+    await stop(replica, log);
+    health.stop();
+  });
+  process.on('SIGTERM', () => end('SIGTERM', 0));
+  process.on('SIGINT', () => end('SIGINT', 0));
+  try {
+    await start(replica, configuration, log);
+  } catch (error) {
+    log.fatal({ err: error }, 'the HSM token is refused');
+    end('the HSM token is refused', 1);
+  }
+}
+
+/** Opens the token, then begins all that a replica does by itself. Throws TokenRefused. */
+async function start(replica: Replica, configuration: Configuration, log: Logger): Promise<void> {
+  const { tokens, tokenObjects, reconciler, sequencer, witnessRounds, usage } = replica;
+  const { findings, ...report } = await tokens.start();
+  log.info(report, 'the HSM token is open');
+  tokenObjects.start((err) => log.warn({ err }, 'nobody can be told that this replica runs'));
+  reconciler.start(configuration.KEYWARD_MAINTENANCE_TICKS, configuration.KEYWARD_MAINTENANCE_JITTER_MS);
+  sequencer.start();
+  witnessRounds.start();
+  usage.start(configuration.KEYWARD_USAGE_REPORT_MS, (err) =>
+    log.warn({ err }, 'the use of keys can not be reported now'),
+  );
+  // What the operator waived is said at every start, so that it isn't forgotten.
+  for (const finding of findings)
+    log.warn(finding, 'the token can not enforce an attribute, and this is waived');
+}
+
+/** Ends all that {@link start} began, then what it stood on. */
+async function stop(replica: Replica, log: Logger): Promise<void> {
+  const { identity, reconciler, witnessRounds, sequencer, tokenObjects, usage, feed, tokens, store } =
+    replica;
+  identity.stop();
+  await reconciler.stop();
+  await witnessRounds.stop();
+  await sequencer.stop();
+  await tokenObjects
+    .stop()
+    .catch((err: unknown) => log.warn({ err }, 'nobody can be told that this replica ends'));
+  await usage.stop().catch((err: unknown) => log.warn({ err }, 'the last use of keys can not be reported'));
+  await feed.stop();
+  await tokens.agents.stop();
+  await store.close();
+}
+
+/** Said at every start while it stands, so that it isn't forgotten. */
+function sayWhoIsFirst(
+  { KEYWARD_FIRST_ADMINISTRATOR: firstAdministrator }: Configuration,
+  log: Logger,
+): void {
+  if (firstAdministrator !== undefined)
+    log.warn(
+      { firstAdministrator },
+      'KEYWARD_FIRST_ADMINISTRATOR may create role bindings; unset it once others may',
+    );
+}
+
+/** A function that ends the process in order the first time, and at once the second. */
+function endOnce(log: Logger, inOrder: () => Promise<void>): (why: string, exitCode: number) => void {
+  let ending = false;
+  return (why, exitCode) => {
+    if (ending) process.exit(1);
+    ending = true;
+    log.info({ why }, 'ending');
+    inOrder().then(
+      () => process.exit(exitCode),
+      (err: unknown) => {
+        log.fatal({ err }, 'the end was not in order');
+        process.exit(1);
+      },
+    );
+  };
+}

@@ -1,0 +1,190 @@
+/**
+ * `token …`: what an operator with the PIN file at hand does to the HSM token, and sees of it.
+ *
+ * Owns which settings each command takes and what is said of the outcome; everything is done in an agent of the command's own
+ * (`hsm/token-commands.ts`), by rules that are the keyring's. All throw Errors in words for the operator.
+ */
+import { monotonicNow } from '../call.ts';
+import { ConfigurationError, read } from '../config.ts';
+import {
+  checkToken,
+  destroyTokenKeys,
+  initializeToken,
+  inspectToken,
+  withRecordAgent,
+} from '../hsm/token-commands.ts';
+import type { TokenObject } from '../hsm/token-profile.ts';
+import type { SealKeyId } from '../ids.ts';
+import { sealStates } from '../keyring/seal-states.ts';
+import {
+  type DestroyedKeys,
+  type DestructionParts,
+  destroyTokenKey,
+  recordTokenKey,
+  shredTokenKeys,
+} from '../keyring/token-destruction.ts';
+import { migrateToken, previewMigration } from '../keyring/token-migration.ts';
+import { tokenObjectsOf } from '../keyring/token-objects.ts';
+import { objectionsTo, readTokenStatus } from '../keyring/token-status.ts';
+import { tokenStatusText, tokensText } from '../keyring/token-status-text.ts';
+import { tokenStatusMessage } from '../rpc/token-messages.ts';
+import { readEnvironment, readEnvironmentAsOwner, recordToken, requireMode } from '../store/environment.ts';
+import { withOwnerConnection } from '../store/owner.ts';
+import { countMoved } from '../store/tokens.ts';
+import {
+  agentEnvironment,
+  asOwner,
+  NEXT_TOKEN_SETTINGS,
+  nextTokenSettings,
+  OPERATOR,
+  OWNER_TOKEN_SETTINGS,
+  openStore,
+  REPORT_SETTINGS,
+  recordedToken,
+  SEALED_RECORDS,
+  tokenSettings,
+} from './opening.ts';
+
+/** Every key version is counted. */
+const COUNT_MS = 60_000;
+
+/** `init`. */
+export async function initToken(): Promise<void> {
+  const settings = read(OWNER_TOKEN_SETTINGS, process.env);
+  const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath, KEYWARD_MODE: mode } = settings;
+  await withOwnerConnection(url, caFilePath, async (owner) => {
+    const { environmentId, mode: recordedMode, tokenObjects } = await readEnvironmentAsOwner(owner);
+    // Where none is recorded, this one will be.
+    requireMode(recordedMode, mode, mode);
+    const made = await initializeToken(
+      { ...tokenSettings(settings), environmentId, recorded: tokenObjectsOf(tokenObjects) },
+      agentEnvironment(settings),
+    );
+    const outcome = await recordToken(owner, mode, made);
+    say(`the token ${outcome === 'recorded' ? 'is initialised' : 'was initialised before'}`);
+    for (const { role, objectId } of made.objects) say(`  ${role} ${objectId}`);
+  });
+}
+
+/** `check`. */
+export async function reportToken(): Promise<void> {
+  const settings = read(REPORT_SETTINGS, process.env);
+  const store = await openStore(settings, () => {});
+  try {
+    const recorded = recordedToken(settings, await readEnvironment(store));
+    const { findings, ...report } = await checkToken(
+      { ...recorded, keyCacheSize: settings.KEYWARD_HSM_KEY_CACHE },
+      agentEnvironment(settings),
+    );
+    say(`${report.token} (serial ${report.serialNumber}), ${report.module}`);
+    for (const { role, objectId, attribute, state } of findings)
+      say(`  ${role} ${objectId} ${attribute}: ${state}, waived`);
+    say('every other required attribute of every object is enforced');
+  } finally {
+    await store.close();
+  }
+}
+
+/** `status`. Fails, once all is shown, where a service wouldn't start on this token. */
+export async function showToken({ json = false }: { readonly json?: boolean }): Promise<void> {
+  const { status, tokens } = await lookAtToken();
+  process.stdout.write(
+    json ? `${JSON.stringify(tokenStatusMessage(status), null, 2)}\n` : tokens + tokenStatusText(status),
+  );
+  const objections = objectionsTo(status);
+  if (objections.length > 0)
+    throw new Error(['a service does not start on this token:', ...objections].join('\n'));
+}
+
+/** `record`. */
+export async function recordInDatabase(uuid: string): Promise<void> {
+  const asConfigured = read(['KEYWARD_MODE', 'MIGRATION_DATABASE_URL'], process.env);
+  const { settings, status } = await lookAtToken();
+  await asOwner({ ...settings, ...asConfigured }, (owner) =>
+    recordTokenKey({ owner, caller: OPERATOR }, status, uuid),
+  );
+  say(`${uuid} is recorded, and is never used`);
+}
+
+/** `destroy-key`. */
+export function destroyKey(uuid: string): Promise<void> {
+  return destroyInToken((parts) => destroyTokenKey(parts, uuid));
+}
+
+/** `shred`. */
+export function shredTenant(tenant: string): Promise<void> {
+  return destroyInToken((parts) => shredTokenKeys(parts, tenant));
+}
+
+/** `seal-states`. */
+export async function sealUnsealedStates({ dryRun = false }: { readonly dryRun?: boolean }): Promise<void> {
+  const settings = read(OWNER_TOKEN_SETTINGS, process.env);
+  await asOwner(settings, async (owner, environment) => {
+    const recorded = recordedToken(settings, environment);
+    const current = environment.tokenObjects.find(
+      ({ role, state }) => role === 'seal' && state === 'CURRENT',
+    );
+    if (current === undefined) throw new Error('no seal key is recorded as current');
+    const sealKeyId = current.objectId as unknown as SealKeyId;
+    await withRecordAgent(recorded, agentEnvironment(settings), (agent) =>
+      sealStates({ owner, caller: OPERATOR, sealKeyId, agent, dryRun, say }),
+    );
+  });
+}
+
+/** `migrate`. */
+export async function moveToNextToken({
+  dryRun = false,
+  leaveBehind = false,
+}: {
+  readonly dryRun?: boolean;
+  readonly leaveBehind?: boolean;
+}): Promise<void> {
+  const settings = read([...OWNER_TOKEN_SETTINGS, ...NEXT_TOKEN_SETTINGS], process.env);
+  const next = nextTokenSettings(settings);
+  if (next === undefined) throw new ConfigurationError('KEYWARD_NEXT_HSM_* name no token to move to');
+  await asOwner(settings, (owner) =>
+    (dryRun ? previewMigration : migrateToken)({
+      owner,
+      caller: OPERATOR,
+      current: tokenSettings(settings),
+      next,
+      environment: agentEnvironment(settings),
+      leaveBehind,
+      sealedRecords: SEALED_RECORDS,
+      say,
+    }),
+  );
+}
+
+/** The token as an operator's own agent sees it, and the settings that it was found by. */
+async function lookAtToken() {
+  const settings = read(REPORT_SETTINGS, process.env);
+  const store = await openStore(settings, () => {});
+  try {
+    const environment = await readEnvironment(store);
+    const recorded = recordedToken(settings, environment);
+    const status = await readTokenStatus(store, (objects) =>
+      inspectToken({ ...recorded, objects }, agentEnvironment(settings)),
+    );
+    const moved = await countMoved(store, { deadline: monotonicNow() + COUNT_MS });
+    return { settings, status, tokens: tokensText(environment.tokens, moved) };
+  } finally {
+    await store.close();
+  }
+}
+
+async function destroyInToken(work: (parts: DestructionParts) => Promise<DestroyedKeys>): Promise<void> {
+  const settings = read(OWNER_TOKEN_SETTINGS, process.env);
+  await asOwner(settings, async (owner, { environmentId }) => {
+    const destroy = (objects: readonly TokenObject[]) =>
+      destroyTokenKeys({ ...tokenSettings(settings), environmentId, objects }, agentEnvironment(settings));
+    const { objects, inToken } = await work({ owner, destroy, caller: OPERATOR });
+    for (const { role, objectId } of objects) say(`${role} ${objectId} is destroyed`);
+    say(`${inToken} of ${objects.length} were in this token; copies of the token may have them still`);
+  });
+}
+
+function say(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
