@@ -21,7 +21,7 @@ import {
   shredTenant,
 } from './commands/token.ts';
 import { ConfigurationError } from './config.ts';
-import { TokenRefused } from './hsm/agents.ts';
+import { TokenRefused } from './hsm/agent-pool.ts';
 
 const program = new Command('keyward-server')
   .description('Keyward: key management and encryption in front of a PKCS#11 HSM')

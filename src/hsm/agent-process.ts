@@ -4,7 +4,7 @@
  * Invariants: every call that was sent is either answered or handed to `onExit`, oldest first, exactly once; nothing
  * that the child does or writes throws here; one that changes the token's objects is not killed. The child gets an
  * allow-listed environment, no debugger by signal, no core dump. Doesn't decide whether an agent is started, killed, or
- * a call given to another: `agents.ts` does.
+ * a call given to another: `agent-pool.ts` and `agents.ts` do.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';

@@ -4,8 +4,8 @@
  * Invariant: it is never killed before it has answered, since a token object half made is worse than waiting. What fails is
  * said in words for operators. Doesn't know what it is asked for.
  */
+import { TokenRefused } from './agent-pool.ts';
 import { AgentProcess } from './agent-process.ts';
-import { TokenRefused } from './agents.ts';
 import { decodeReply, encodeRequest, type OperationName, type ReplyOf, type RequestOf } from './protocol.ts';
 
 /** How long an agent that has answered may take to end by itself. */

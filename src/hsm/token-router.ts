@@ -8,7 +8,8 @@
  */
 import { KeywardError } from '../errors.ts';
 import { type AnyId, idToBytes, type KeyId, type TokenId } from '../ids.ts';
-import type { AgentLog, HsmAgents } from './agents.ts';
+import type { AgentLog } from './agent-pool.ts';
+import type { HsmAgents } from './agents.ts';
 import { rootKeyBytesOf } from './key-version.ts';
 import type { OperationName, ReplyOf, RequestOf } from './protocol.ts';
 import type { TokenObject, TokenReport } from './token-profile.ts';

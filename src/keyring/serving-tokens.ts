@@ -6,7 +6,9 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
-import { type AgentLog, type HsmAgents, pinStampOf, TokenRefused } from '../hsm/agents.ts';
+import { type AgentLog, TokenRefused } from '../hsm/agent-pool.ts';
+import type { HsmAgents } from '../hsm/agents.ts';
+import { PinFile } from '../hsm/pin-file.ts';
 import type { CreateSettings, KeepSettings, ServeSettings, TokenSettings } from '../hsm/protocol.ts';
 import type { TokenIdentity, TokenObject, TokenProfile, TokenReport } from '../hsm/token-profile.ts';
 import { type Agents, type RoutedToken, TokenRouter } from '../hsm/token-router.ts';
@@ -53,8 +55,8 @@ export class ServingTokens {
   readonly #settings = new Map<TokenId, PoolSettings>();
   readonly #only: HsmAgents | undefined;
   readonly #router: TokenRouter | undefined;
-  /** Set while a PIN is known to be wrong: what its file looked like when a checkpoint was to be kept. */
-  #rejectedPin: string | undefined;
+  /** What came of their PINs when a checkpoint was to be kept. */
+  readonly #pins = new Map<TokenId, PinFile>();
 
   private constructor(parts: ServingTokensParts, served: TokenSettings, next: TokenSettings | undefined) {
     this.#parts = parts;
@@ -130,17 +132,19 @@ export class ServingTokens {
     const signing = records.filter(
       ({ role, tokenState }) => role === 'audit-signing' && tokenState === 'CURRENT',
     );
-    const settings = signing[0] && this.#settings.get(signing[0].tokenId);
-    if (settings === undefined) throw new Error('the current token is not open here');
-    const pin = pinStampOf(settings.pinFile);
-    if (pin === this.#rejectedPin) throw new Error('the token has rejected the PIN in its file before');
-    const despiteFailedTry = this.#rejectedPin !== undefined;
+    const tokenId = signing[0]?.tokenId;
+    const settings = tokenId && this.#settings.get(tokenId);
+    const pin = tokenId && this.#pins.get(tokenId);
+    if (settings === undefined || pin === undefined) throw new Error('the current token is not open here');
+    pin.look();
+    if (pin.isRejected) throw new Error('the token has rejected the PIN in its file before');
+    const { stamp, hasChanged: despiteFailedTry } = pin;
     const objects = tokenObjectsOf(signing);
     try {
       await this.#parts.keepCheckpoint({ ...settings, objects, note, despiteFailedTry });
-      this.#rejectedPin = undefined;
+      pin.accept();
     } catch (error) {
-      if (error instanceof TokenRefused && error.isPinRejected) this.#rejectedPin = pin;
+      if (error instanceof TokenRefused && error.isPinRejected) pin.reject(stamp);
       throw error;
     }
   }
@@ -183,6 +187,8 @@ export class ServingTokens {
       heedsKeptCheckpoint,
     };
     this.#settings.set(tokenId, all);
+    // One that is opened again is the same file, and its tries are spent.
+    this.#pins.set(tokenId, this.#pins.get(tokenId) ?? new PinFile(settings.pinFile));
     return all;
   }
 }

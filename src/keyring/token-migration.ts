@@ -8,7 +8,7 @@
  * material passes between the tokens only wrapped (`hsm/key-mover.ts`). Destroys nothing. Knows no SQL and no PKCS#11.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { TokenRefused } from '../hsm/agents.ts';
+import { TokenRefused } from '../hsm/agent-pool.ts';
 import { KeyMover } from '../hsm/key-mover.ts';
 import type { MoveSettings, TokenSettings } from '../hsm/protocol.ts';
 import { createTokenKey, probeToken, surveyToken, withRecordAgent } from '../hsm/token-commands.ts';
