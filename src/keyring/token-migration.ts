@@ -21,24 +21,26 @@ import {
 } from '../hsm/token-profile.ts';
 import { type AnyId, newId } from '../ids.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../store/environment.ts';
+import {
+  BEGINNING,
+  countCopies,
+  readUncopied,
+  type UncopiedKeyVersion,
+  writeCopies,
+} from '../store/moved-key-versions.ts';
 import type { OwnerConnection } from '../store/owner.ts';
 import type { RewrappedKeyVersion } from '../store/stale-key-versions.ts';
 import {
   announce,
-  BEGINNING,
-  countCopies,
   countLacking,
   describeCurrentToken,
   endNextObject,
   findRootOwners,
   lockMigration,
   type NextObject,
-  readUncopied,
   recordNextObject,
   recordNextToken,
   switchTokens,
-  type UncopiedKeyVersion,
-  writeCopies,
 } from '../store/token-migration.ts';
 import { selectTokenObjects, type TokenObjectRecord } from '../store/token-objects.ts';
 import type { TokenRecord } from '../store/tokens.ts';

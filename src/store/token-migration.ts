@@ -1,56 +1,33 @@
 /**
- * Moving to another token, as rows: the next token and its objects, the copies of key versions under its keys, and the switch.
+ * Moving to another token, as rows: the next token and its objects, and the switch.
  *
- * By the owner's role alone. Invariants: a copy names the seal of the row that it is of, and takes that row's place only while
- * the row is still the same; all rows and the tokens' states change in one transaction, while nothing new can come under
- * the keys that are left; each change of a token's or object's state brings its audit entry. Knows no PIN and no key.
+ * By the owner's role alone. Invariants: all rows and the tokens' states change in one transaction, while nothing new can come
+ * under the keys that are left; each change of a token's or object's state brings its audit entry. The copies that take the
+ * rows' place are `moved-key-versions.ts`'s. Knows no PIN and no key.
  */
 import { randomUUID } from 'node:crypto';
-import type { AnyId, KeyId, RootKeyId, SealKeyId, TenantId, TokenId } from '../ids.ts';
+import type { AnyId, TenantId, TokenId } from '../ids.ts';
 import { insertAuditEntry } from './audit.ts';
-import { fromVersionRow, type KeyVersionRecord, VERSION_COLUMNS, type VersionRow } from './key-versions.ts';
+import {
+  countNotUnder,
+  findUncopied,
+  placeCopies,
+  removeCopies,
+  type UncopiedKeyVersion,
+} from './moved-key-versions.ts';
 import type { OwnerConnection } from './owner.ts';
-import type { RewrappedKeyVersion } from './stale-key-versions.ts';
 import { SILENCE, type TokenObjectRole } from './token-objects.ts';
 
 /** Who moves, by which command, for the audit log. */
-export interface Operator {
+interface Operator {
   readonly caller: string;
   readonly method: string;
 }
-
-/** A key version that has no up-to-date copy, and what its copy is to be under. */
-export interface UncopiedKeyVersion {
-  readonly record: KeyVersionRecord;
-  /** The last parts of its key's name. */
-  readonly tenant: string;
-  readonly key: string;
-  readonly rootKeyId: RootKeyId;
-  readonly sealKeyId: SealKeyId;
-}
-
-/** A key version's place in the order of the primary key. */
-export type Place = Pick<KeyVersionRecord, 'tenantId' | 'keyId' | 'version'>;
-
-const NIL = '00000000-0000-0000-0000-000000000000';
-export const BEGINNING: Place = { tenantId: NIL as TenantId, keyId: NIL as KeyId, version: 0 };
 
 /** One command at a time, in the whole database. */
 const LOCK = "hashtextextended('keyward token migrate', 0)";
 /** How long the switch waits for those who are writing a version, before it is tried anew. */
 const LOCK_WAIT = '10s';
-
-/** The keys of token $1 that a version of `tenants t` is to come under. */
-const JOIN_NEXT_KEYS = `
-  JOIN token_objects next_root ON next_root.token_id = $1 AND next_root.role = 'root' AND next_root.state = 'CREATED'
-    AND next_root.tenant_id = CASE WHEN t.dedicated_root_key THEN t.tenant_id
-      ELSE (SELECT tenant_id FROM tenants WHERE name = 'system') END
-  JOIN token_objects next_seal ON next_seal.token_id = $1 AND next_seal.role = 'seal' AND next_seal.state = 'CREATED'`;
-
-/** Whether `moved_key_versions m` is an up-to-date copy of `key_versions v`, under keys that are to be used. */
-const IS_COPY = `m.tenant_id = v.tenant_id AND m.key_id = v.key_id AND m.version = v.version AND m.source_seal = v.seal
-  AND EXISTS (SELECT FROM token_objects o WHERE o.object_id = m.root_key_id AND o.token_id = $1 AND o.state = 'CREATED')
-  AND EXISTS (SELECT FROM token_objects o WHERE o.object_id = m.seal_key_id AND o.token_id = $1 AND o.state = 'CREATED')`;
 
 /** Returns whether no other command is moving; none begins until this connection ends. */
 export async function lockMigration(owner: OwnerConnection): Promise<boolean> {
@@ -137,113 +114,6 @@ export function endNextObject(
   });
 }
 
-/**
- * The next at most `size` versions behind `after`, those left out that have an up-to-date copy; and the place to go on behind,
- * undefined at the end.
- */
-export async function readUncopied(
-  owner: OwnerConnection,
-  tokenId: TokenId,
-  after: Place,
-  size: number,
-): Promise<{ readonly versions: readonly UncopiedKeyVersion[]; readonly last: Place | undefined }> {
-  const places = await owner.query<Place & { readonly [column: string]: unknown }>(
-    `SELECT tenant_id AS "tenantId", key_id AS "keyId", version FROM key_versions
-     WHERE (tenant_id, key_id, version) > ($1::uuid, $2::uuid, $3) ORDER BY tenant_id, key_id, version LIMIT $4`,
-    [after.tenantId, after.keyId, after.version, size],
-  );
-  const last = places.at(-1);
-  if (last === undefined) return { versions: [], last };
-  const versions = await selectUncopied(
-    owner,
-    `(v.tenant_id, v.key_id, v.version) > ($2::uuid, $3::uuid, $4)
-     AND (v.tenant_id, v.key_id, v.version) <= ($5::uuid, $6::uuid, $7)`,
-    [tokenId, after.tenantId, after.keyId, after.version, last.tenantId, last.keyId, last.version],
-  );
-  return { versions, last };
-}
-
-/** At most `limit` versions without an up-to-date copy, wherever; reads all of the table. */
-export function findUncopied(
-  owner: OwnerConnection,
-  tokenId: TokenId,
-  limit: number,
-): Promise<UncopiedKeyVersion[]> {
-  return selectUncopied(owner, 'true', [tokenId], limit);
-}
-
-async function selectUncopied(
-  owner: OwnerConnection,
-  where: string,
-  values: readonly unknown[],
-  limit = 1_000_000,
-): Promise<UncopiedKeyVersion[]> {
-  const rows = await owner.query<
-    VersionRow & { tenant: string; key: string; to_root: RootKeyId; to_seal: SealKeyId }
-  >(
-    `SELECT ${VERSION_COLUMNS}, t.name AS tenant, k.name AS key, next_root.object_id AS to_root,
-       next_seal.object_id AS to_seal
-     FROM key_versions v JOIN keys k ON k.tenant_id = v.tenant_id AND k.key_id = v.key_id
-       JOIN tenants t ON t.tenant_id = v.tenant_id ${JOIN_NEXT_KEYS}
-     WHERE v.state <> 'DESTROYED' AND ${where} AND NOT EXISTS (SELECT FROM moved_key_versions m WHERE ${IS_COPY})
-     ORDER BY v.tenant_id, v.key_id, v.version LIMIT ${limit}`,
-    values,
-  );
-  return rows.map((row) => ({
-    record: fromVersionRow(row),
-    tenant: row.tenant,
-    key: row.key,
-    rootKeyId: row.to_root,
-    sealKeyId: row.to_seal,
-  }));
-}
-
-/** Keeps copies; not of a version whose row has changed since it was read, or that was destroyed. */
-export async function writeCopies(
-  owner: OwnerConnection,
-  copies: readonly RewrappedKeyVersion[],
-): Promise<void> {
-  await owner.query(
-    `INSERT INTO moved_key_versions
-       (tenant_id, key_id, version, source_seal, root_key_id, wrap, wrapped, check_value, seal_key_id, seal)
-     SELECT v.tenant_id, v.key_id, v.version, v.seal, b.root_key_id, b.wrap, b.wrapped, v.check_value, b.seal_key_id, b.seal
-     FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[], $5::uuid[], $6::smallint[], $7::bytea[],
-         $8::uuid[], $9::bytea[])
-         AS b (tenant_id, key_id, version, seal_before, root_key_id, wrap, wrapped, seal_key_id, seal)
-       JOIN key_versions v ON v.tenant_id = b.tenant_id AND v.key_id = b.key_id AND v.version = b.version
-     WHERE v.seal = b.seal_before AND v.state <> 'DESTROYED'
-     FOR SHARE OF v
-     ON CONFLICT (tenant_id, key_id, version) DO UPDATE SET source_seal = excluded.source_seal,
-       root_key_id = excluded.root_key_id, wrap = excluded.wrap, wrapped = excluded.wrapped,
-       check_value = excluded.check_value, seal_key_id = excluded.seal_key_id, seal = excluded.seal`,
-    [
-      copies.map(({ before }) => before.tenantId),
-      copies.map(({ before }) => before.keyId),
-      copies.map(({ before }) => before.version),
-      copies.map(({ before }) => before.seal),
-      copies.map(({ after }) => after.rootKeyId),
-      copies.map(({ after }) => after.wrap),
-      copies.map(({ after }) => after.wrapped),
-      copies.map(({ after }) => after.sealKeyId),
-      copies.map(({ after }) => after.seal),
-    ],
-  );
-}
-
-/** How many versions there are that aren't destroyed, and how many of them have an up-to-date copy for the token. */
-export async function countCopies(
-  query: OwnerConnection['query'],
-  tokenId: TokenId | undefined,
-): Promise<{ readonly versions: number; readonly copied: number }> {
-  const [row] = await query<{ versions: number; copied: number }>(
-    `SELECT count(*)::float8 AS versions,
-       count(*) FILTER (WHERE EXISTS (SELECT FROM moved_key_versions m WHERE ${IS_COPY}))::float8 AS copied
-     FROM key_versions v WHERE v.state <> 'DESTROYED'`,
-    [tokenId ?? null],
-  );
-  return row ?? { versions: 0, copied: 0 };
-}
-
 /** How many replicas run, and how many of them lack root or seal keys of the token. */
 export async function countLacking(
   owner: OwnerConnection,
@@ -259,7 +129,7 @@ export async function countLacking(
   return row ?? { replicas: 0, lacking: 0 };
 }
 
-export interface Switch {
+interface Switch {
   readonly from: TokenId;
   readonly to: TokenId;
   /** At most so many versions without a copy are copied while everybody waits. */
@@ -274,7 +144,7 @@ export interface Switch {
  * `switched`, or why not, nothing being changed: `behind` when versions wait to be copied or keys of the next token to be made,
  * `lacking` when a replica doesn't hold those, `corrupt` when a version doesn't verify and mustn't be left behind.
  */
-export type SwitchOutcome = 'switched' | 'behind' | 'lacking' | 'corrupt';
+type SwitchOutcome = 'switched' | 'behind' | 'lacking' | 'corrupt';
 
 /** Puts the copies in the rows' place, and the next token in the current one's. Throws what Postgres and `copy` throw. */
 export async function switchTokens(
@@ -310,12 +180,7 @@ async function trySwitch(owner: OwnerConnection, operator: Operator, wanted: Swi
   if (left.length > wanted.mostLeft) return 'behind';
   const corrupt = left.length === 0 ? [] : await wanted.copy(left);
   if (corrupt.length > 0 && !wanted.leaveBehind) return 'corrupt';
-  await owner.query(
-    `UPDATE key_versions v SET root_key_id = m.root_key_id, wrap = m.wrap, wrapped = m.wrapped,
-       seal_key_id = m.seal_key_id, seal = m.seal
-     FROM moved_key_versions m WHERE v.state <> 'DESTROYED' AND ${IS_COPY}`,
-    [to],
-  );
+  await placeCopies(owner, to);
   if ((await countNotUnder(owner, to)) > corrupt.length) return 'behind';
   await switchObjects(owner, operator, wanted);
   return 'switched';
@@ -341,16 +206,6 @@ async function lacksObjects(owner: OwnerConnection, to: TokenId): Promise<boolea
     [to],
   );
   return lacking.length > 0;
-}
-
-async function countNotUnder(owner: OwnerConnection, tokenId: TokenId): Promise<number> {
-  const [row] = await owner.query<{ count: number }>(
-    `SELECT count(*)::float8 AS count FROM key_versions WHERE state <> 'DESTROYED' AND NOT (
-       root_key_id IN (SELECT object_id FROM token_objects WHERE token_id = $1 AND state = 'CREATED')
-       AND seal_key_id IN (SELECT object_id FROM token_objects WHERE token_id = $1 AND state = 'CREATED'))`,
-    [tokenId],
-  );
-  return row?.count ?? 0;
 }
 
 async function switchObjects(
@@ -389,7 +244,7 @@ async function switchObjects(
     'UPDATE environment SET token_profile = (SELECT profile FROM tokens WHERE token_id = $1)',
     [to],
   );
-  await owner.query('DELETE FROM moved_key_versions');
+  await removeCopies(owner);
   const [system] = await owner.query<{ tenantId: TenantId }>(
     `SELECT tenant_id AS "tenantId" FROM tenants WHERE name = 'system'`,
   );
