@@ -4,99 +4,49 @@
  * The next token and its keys are recorded and made; every version is copied under them; when every replica holds them, the
  * copies take the rows' place in one transaction; then other records are sealed anew by the next token's seal key, which
  * services do as well, as long as they have both tokens. Invariants: each step is a row's change, so a command that was cut off
- * anywhere goes on when it is run again; a version that doesn't verify is named, and keeps the switch from being made;
- * material passes between the tokens only wrapped (`hsm/key-mover.ts`). Destroys nothing. Knows no SQL and no PKCS#11.
+ * anywhere goes on when it is run again; a version that doesn't verify is named, and keeps the switch from being made. Destroys
+ * nothing. Where a move stands is `token-migration-situation.ts`; how versions are copied, `token-migration-copies.ts`. Knows no
+ * SQL and no PKCS#11.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { TokenRefused } from '../hsm/agent-pool.ts';
-import { KeyMover } from '../hsm/key-mover.ts';
-import type { MoveSettings, TokenSettings } from '../hsm/protocol.ts';
+import type { TokenSettings } from '../hsm/protocol.ts';
 import { createTokenKey, probeToken, surveyToken, withRecordAgent } from '../hsm/token-commands.ts';
-import {
-  TOKEN_OBJECT_ROLES,
-  type TokenProfile,
-  type TokenSurvey,
-  type TransportKind,
-  transportBetween,
-} from '../hsm/token-profile.ts';
+import { type TokenProfile, transportBetween } from '../hsm/token-profile.ts';
 import { type AnyId, newId } from '../ids.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../store/environment.ts';
-import {
-  BEGINNING,
-  countCopies,
-  readUncopied,
-  type UncopiedKeyVersion,
-  writeCopies,
-} from '../store/moved-key-versions.ts';
-import type { OwnerConnection } from '../store/owner.ts';
-import type { RewrappedKeyVersion } from '../store/stale-key-versions.ts';
+import { countCopies, type UncopiedKeyVersion } from '../store/moved-key-versions.ts';
 import {
   announce,
   countLacking,
   describeCurrentToken,
   endNextObject,
-  findRootOwners,
   lockMigration,
   type NextObject,
   recordNextObject,
   recordNextToken,
   switchTokens,
 } from '../store/token-migration.ts';
-import { selectTokenObjects, type TokenObjectRecord } from '../store/token-objects.ts';
+import { selectTokenObjects } from '../store/token-objects.ts';
 import type { TokenRecord } from '../store/tokens.ts';
-import { formatKeyVersionName, SYSTEM_TENANT } from './names.ts';
-import { type AllSealedRecords, resealAll } from './reseal.ts';
+import { formatKeyVersionName } from './names.ts';
+import { resealAll } from './reseal.ts';
 import { tokenInWords } from './serving-tokens.ts';
+import { KeyVersionCopies, TRANSPORT_WORDS } from './token-migration-copies.ts';
+import {
+  look,
+  type MigrationParts,
+  missingObjects,
+  objectsIn,
+  type Situation,
+} from './token-migration-situation.ts';
 import { tokenObjectsOf } from './token-objects.ts';
 
-/** So many versions go to an agent at once. */
-const BATCH = 200;
 /** So many may be copied while nobody can make a key or a version. */
 const MOST_LEFT = 500;
 const LOOK_MS = 500;
-const PROGRESS_MS = 2_000;
 /** So many names of what doesn't verify are told. */
 const NAMED = 20;
-
-/** How key versions travel, for operators. */
-const TRANSPORT_WORDS: Readonly<Record<TransportKind, string>> = {
-  'aes-key-wrap': 'AES key wrap by an AES-256 transport key, which RSA-OAEP under a 3072-bit key moves once',
-  'rsa-oaep':
-    'RSA-OAEP under a 3072-bit key, for each key version: the tokens have no AES key wrap in common',
-};
-
-export interface MigrationParts {
-  readonly owner: OwnerConnection;
-  readonly caller: string;
-  /** The token that key versions are in, and the one that they go to. */
-  readonly current: TokenSettings;
-  readonly next: TokenSettings;
-  /** The agents' whole environment. */
-  readonly environment: Readonly<Record<string, string>>;
-  /** What is sealed by the next token's seal key after the switch. */
-  readonly sealedRecords: AllSealedRecords;
-  /** Leave versions that do not verify where they are. */
-  readonly leaveBehind: boolean;
-  /** Hears, in words for the operator, how far it is. */
-  readonly say: (line: string) => void;
-}
-
-/** Both tokens as they are and as they are recorded. */
-interface Situation {
-  readonly environment: EnvironmentRecord;
-  readonly current: TokenSurvey;
-  readonly next: TokenSurvey;
-  readonly recordedNext: TokenRecord | undefined;
-  /** Of the next token. */
-  readonly nextObjects: readonly TokenObjectRecord[];
-}
-
-/** The move is made. */
-interface Moved {
-  readonly left: TokenSurvey;
-  /** What is recorded of that, if it is one that key versions have moved from. */
-  readonly former: TokenRecord | undefined;
-}
 
 /** What there would be to do, in words; changes nothing, in tokens and database. Throws Error, in words for the operator. */
 export async function previewMigration(parts: MigrationParts): Promise<void> {
@@ -193,102 +143,20 @@ function sayNames(say: MigrationParts['say'], head: string, names: readonly stri
   if (names.length > NAMED) say(`  and ${names.length - NAMED} more`);
 }
 
-/** Looks at both tokens, and refuses what can't be moved between. */
-async function look(parts: MigrationParts): Promise<Situation | Moved> {
-  const { owner, current: from, next: to, environment: variables } = parts;
-  const environment = await readEnvironmentAsOwner(owner);
-  const { environmentId, tokens } = environment;
-  if (environment.tokenProfile === null)
-    throw new Error('no token is recorded: run `keyward-server token init`');
-  const recordedNext = tokens.find(({ state }) => state === 'NEXT');
-  const nextObjects = (await selectTokenObjects(owner.query)).filter(
-    ({ tokenId }) => tokenId === recordedNext?.tokenId,
-  );
-  const survey = (settings: TokenSettings, records: readonly TokenObjectRecord[]) =>
-    surveyToken({ ...settings, environmentId, objects: tokenObjectsOf(records) }, variables);
-  const hasCurrent = ({ unrecorded }: TokenSurvey) =>
-    environment.tokenObjects.some(({ objectId, state }) =>
-      unrecorded.some((each) => each.objectId === objectId && state === 'CURRENT'),
-    );
-  // The one whose PIN was never used here first: nothing is made if it is wrong.
-  const next = await survey(to, nextObjects);
-  const current = await survey(from, environment.tokenObjects);
-  if (hasCurrent(next)) {
-    if (recordedNext !== undefined || lacking(current) === 0)
-      throw new TokenRefused(
-        'the next token is the one that serves now: KEYWARD_NEXT_HSM_* must name another',
-      );
-    const former = tokens.find(
-      ({ state, label, serialNumber }) =>
-        state === 'FORMER' && label === current.label && serialNumber === current.serialNumber,
-    );
-    return { left: current, former };
-  }
-  requireCurrent(current, environment);
-  requireNext(next, recordedNext);
-  return { environment, current, next, recordedNext, nextObjects };
-}
-
-/** How many objects the token must have and hasn't. */
-function lacking({ objects }: TokenSurvey): number {
-  return objects.filter(({ presence, condition }) => presence === undefined && condition !== 'found').length;
-}
-
-function requireCurrent(current: TokenSurvey, { currentToken }: EnvironmentRecord): void {
-  const count = lacking(current);
-  if (count > 0)
-    throw new TokenRefused(
-      `the token ${tokenInWords(current)} lacks ${count} objects of the current token, ${tokenInWords(currentToken)}: KEYWARD_HSM_* must name that`,
-    );
-  if (!current.oaep)
-    throw new TokenRefused('the current token has no RSA-OAEP: nothing can leave it wrapped');
-}
-
-function requireNext(next: TokenSurvey, recorded: TokenRecord | undefined): void {
-  const { label, serialNumber, lacks, wraps, oaep, unrecorded } = next;
-  if (recorded !== undefined && (recorded.label !== label || recorded.serialNumber !== serialNumber))
-    throw new TokenRefused(
-      `key versions are on their way to the token ${tokenInWords(recorded)}, and this is ${tokenInWords(next)}`,
-    );
-  const missing = [...lacks, ...(wraps.length > 0 ? [] : ['AES key wrap']), ...(oaep ? [] : ['RSA-OAEP'])];
-  if (missing.length > 0) throw new TokenRefused(`the next token lacks ${missing.join(', ')}`);
-  const [strange] = unrecorded;
-  if (strange !== undefined)
-    throw new TokenRefused(
-      `the next token has "${strange.label}" (${strange.objectId}), which is not recorded as its`,
-    );
-}
-
-/** Whose keys of which roles the next token is to have and hasn't. */
-async function missingObjects(
-  owner: OwnerConnection,
-  objects: readonly TokenObjectRecord[],
-): Promise<Pick<NextObject, 'tenantId' | 'tenant' | 'role'>[]> {
-  const has = (tenantId: string, role: string) =>
-    objects.some((each) => each.tenantId === tenantId && each.role === role && each.state === 'CREATED');
-  return (await findRootOwners(owner)).flatMap(({ tenantId, tenant }) =>
-    (tenant === SYSTEM_TENANT ? TOKEN_OBJECT_ROLES : (['root'] as const))
-      .filter((role) => !has(tenantId, role))
-      .map((role) => ({ tenantId, tenant, role })),
-  );
-}
-
 /** One run of the command. */
 class Migration implements Disposable {
   readonly #parts: MigrationParts;
   readonly #operator: { readonly caller: string; readonly method: string };
   readonly #environment: EnvironmentRecord;
   readonly #next: TokenRecord;
-  #mover: KeyMover | undefined;
-  /** The objects that the mover was opened with. */
-  #known = '';
-  #source: ReadonlySet<string> = new Set();
+  readonly #copies: KeyVersionCopies;
 
   private constructor(parts: MigrationParts, environment: EnvironmentRecord, next: TokenRecord) {
     this.#parts = parts;
     this.#operator = operatorOf(parts);
     this.#environment = environment;
     this.#next = next;
+    this.#copies = new KeyVersionCopies(parts, environment, next);
   }
 
   /** Records the next token, unless it is. */
@@ -311,8 +179,8 @@ class Migration implements Disposable {
     const { say, leaveBehind } = this.#parts;
     for (;;) {
       await this.#makeKeys();
-      await this.#openMover();
-      const corrupt = await this.#copyAll();
+      await this.#copies.open();
+      const corrupt = await this.#copies.copyAll();
       if (corrupt.length > 0) this.#report(corrupt);
       if (corrupt.length > 0 && !leaveBehind) throw new Error(REFUSED);
       if (await this.#waitForReplicas()) continue;
@@ -331,7 +199,7 @@ class Migration implements Disposable {
     const { tokenId } = this.#next;
     await this.#settleCutOff();
     const profile = this.#next.profile as TokenProfile;
-    const missing = await missingObjects(owner, await this.#objectsOf(tokenId));
+    const missing = await missingObjects(owner, await objectsIn(owner, tokenId));
     if (missing.length === 0) return;
     const objects = missing.map((each): NextObject => ({ ...each, tokenId, objectId: newId<AnyId>() }));
     for (const object of objects) await recordNextObject(owner, this.#operator, object);
@@ -349,7 +217,7 @@ class Migration implements Disposable {
   async #settleCutOff(): Promise<void> {
     const { owner, next, environment } = this.#parts;
     const { environmentId } = this.#environment;
-    const cutOff = (await this.#objectsOf(this.#next.tokenId)).filter(({ state }) => state === 'CREATING');
+    const cutOff = (await objectsIn(owner, this.#next.tokenId)).filter(({ state }) => state === 'CREATING');
     if (cutOff.length === 0) return;
     const { objects } = await surveyToken(
       { ...next, environmentId, objects: tokenObjectsOf(cutOff) },
@@ -361,92 +229,6 @@ class Migration implements Disposable {
       await endNextObject(owner, this.#operator, object, isThere ? 'CREATED' : 'ABANDONED');
     }
     await announce(owner, this.#next.tokenId);
-  }
-
-  async #objectsOf(tokenId: string): Promise<TokenObjectRecord[]> {
-    const objects = await selectTokenObjects(this.#parts.owner.query);
-    return objects.filter((each) => each.tokenId === tokenId);
-  }
-
-  /** Opens both tokens, anew when one has other objects than it had. */
-  async #openMover(): Promise<void> {
-    const { current, next, environment, say } = this.#parts;
-    const { environmentId, tokenProfile, currentToken } = this.#environment;
-    const end = async (token: TokenSettings, tokenId: string, profile: unknown): Promise<MoveSettings> => ({
-      ...token,
-      environmentId,
-      profile: profile as TokenProfile,
-      objects: tokenObjectsOf(await this.#objectsOf(tokenId)).map(requireExpected),
-    });
-    const ends = {
-      source: await end(current, currentToken.tokenId, tokenProfile),
-      target: await end(next, this.#next.tokenId, this.#next.profile),
-    };
-    const known = JSON.stringify(ends);
-    if (known === this.#known) return;
-    const isFirst = this.#mover === undefined;
-    this.#mover?.[Symbol.dispose]();
-    this.#mover = await KeyMover.open(
-      { settings: ends.source, environment },
-      { settings: ends.target, environment },
-    );
-    this.#known = known;
-    this.#source = new Set(ends.source.objects.map(({ objectId }) => objectId));
-    if (isFirst) say(`key versions travel by ${TRANSPORT_WORDS[this.#mover.kind]}`);
-  }
-
-  /** Copies every version that has no up-to-date copy; returns those that don't verify. */
-  async #copyAll(): Promise<UncopiedKeyVersion[]> {
-    const { owner, say } = this.#parts;
-    const { tokenId } = this.#next;
-    const corrupt: UncopiedKeyVersion[] = [];
-    let copied = 0;
-    let saidAt = performance.now();
-    for (let after = BEGINNING; ; ) {
-      const { versions, last } = await readUncopied(owner, tokenId, after, BATCH);
-      if (last === undefined) break;
-      after = last;
-      if (versions.length === 0) continue;
-      const bad = await this.#copy(versions);
-      corrupt.push(...bad);
-      copied += versions.length - bad.length;
-      if (performance.now() - saidAt < PROGRESS_MS) continue;
-      saidAt = performance.now();
-      say(`copied ${copied} key versions so far`);
-    }
-    if (copied > 0) say(`copied ${copied} key versions`);
-    return corrupt;
-  }
-
-  /** Copies these; returns those that don't verify. Those under keys that are newer than the mover wait for another one. */
-  async #copy(read: readonly UncopiedKeyVersion[]): Promise<UncopiedKeyVersion[]> {
-    const newer = await this.#newerThanMover(read);
-    const versions = read.filter(
-      ({ record }) => !newer.has(record.rootKeyId) && !newer.has(record.sealKeyId),
-    );
-    const [first] = versions;
-    if (first === undefined || this.#mover === undefined) return [];
-    const moves = versions.map(({ record, rootKeyId }) => ({ version: record, rootKeyId }));
-    // There is one seal key for all tenants.
-    const moved = await this.#mover.move(moves, first.sealKeyId);
-    const copies: RewrappedKeyVersion[] = [];
-    const corrupt: UncopiedKeyVersion[] = [];
-    for (const [index, version] of versions.entries()) {
-      const after = moved[index];
-      if (after === undefined) corrupt.push(version);
-      else copies.push({ before: version.record, after });
-    }
-    await writeCopies(this.#parts.owner, copies);
-    return corrupt;
-  }
-
-  /** Keys that these are under, and that were recorded since the mover was opened. */
-  async #newerThanMover(versions: readonly UncopiedKeyVersion[]): Promise<ReadonlySet<string>> {
-    const keys = versions.flatMap(({ record }) => [record.rootKeyId, record.sealKeyId] as string[]);
-    const unknown = new Set(keys.filter((key) => !this.#source.has(key)));
-    if (unknown.size === 0) return unknown;
-    const recorded = await this.#objectsOf(this.#environment.currentToken.tokenId);
-    return new Set(recorded.map(({ objectId }) => `${objectId}`).filter((id) => unknown.has(id)));
   }
 
   /** Waits until every replica that runs holds the next token's keys. Returns whether it had to wait. */
@@ -471,7 +253,7 @@ class Migration implements Disposable {
       mostLeft: MOST_LEFT,
       leaveBehind,
       copy: async (left) => {
-        const corrupt = await this.#copy(left);
+        const corrupt = await this.#copies.copy(left);
         if (corrupt.length > 0) this.#report(corrupt);
         return corrupt;
       },
@@ -487,7 +269,7 @@ class Migration implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#mover?.[Symbol.dispose]();
+    this.#copies[Symbol.dispose]();
   }
 }
 
@@ -498,11 +280,4 @@ const REFUSED =
 
 function operatorOf({ caller }: MigrationParts) {
   return { caller, method: 'keyward-server token migrate' };
-}
-
-/** What was made must be there: an agent that can't see it is of no use to a move. */
-function requireExpected(object: MoveSettings['objects'][number]): MoveSettings['objects'][number] {
-  if (object.presence !== 'expected') return object;
-  const { presence: _, ...required } = object;
-  return required;
 }
