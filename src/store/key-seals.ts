@@ -19,6 +19,7 @@ import {
   type StateTx,
 } from './key-states.ts';
 import { type LockedKey, lockKey } from './keys.ts';
+import { lockedInOrder } from './row-locks.ts';
 import type { Tx } from './store.ts';
 import { holdSealKeys, type Query } from './token-objects.ts';
 
@@ -122,6 +123,16 @@ export interface ResealedState {
   readonly seal: Buffer;
 }
 
+/** Whether `keys k` has the seal that `b` is to replace. */
+const IS_AS_BEFORE = 'k.tenant_id = b.tenant_id AND k.key_id = b.key_id AND k.state_seal = b.before';
+const RESEALED = lockedInOrder({
+  batch: `unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::uuid[], $5::bytea[])
+    AS b (tenant_id, key_id, before, seal_key_id, seal)`,
+  primaryKey: 'tenant_id, key_id',
+  rows: 'keys k',
+  where: IS_AS_BEFORE,
+});
+
 /**
  * Writes seals in the place of those that were verified, where the rows still have them. In a transaction, with the rights of
  * the reconciler or the owner. Writes nothing and returns false when the seal key isn't current any more, or maintenance is
@@ -134,10 +145,9 @@ export async function writeSeals(
 ): Promise<boolean> {
   if (!(await holdSealKeys(query, states, evenIfPaused))) return false;
   await query(
-    `UPDATE keys k SET state_seal_key_id = b.seal_key_id, state_seal = b.seal
-     FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::uuid[], $5::bytea[])
-       AS b (tenant_id, key_id, before, seal_key_id, seal)
-     WHERE k.tenant_id = b.tenant_id AND k.key_id = b.key_id AND k.state_seal = b.before`,
+    `WITH ${RESEALED}
+     UPDATE keys k SET state_seal_key_id = b.seal_key_id, state_seal = b.seal FROM locked b
+     WHERE ${IS_AS_BEFORE}`,
     [
       states.map(({ before }) => before.tenantId),
       states.map(({ before }) => before.keyId),

@@ -72,7 +72,10 @@ export function findUncopied(
   return selectUncopied(owner, 'true', [tokenId], limit);
 }
 
-/** Keeps copies; not of a version whose row has changed since it was read, or that was destroyed. */
+/**
+ * Keeps copies; not of a version whose row has changed since it was read, or that was destroyed. Locks rows in the order that
+ * `row-locks.ts` says.
+ */
 export async function writeCopies(
   owner: OwnerConnection,
   copies: readonly RewrappedKeyVersion[],
@@ -86,7 +89,7 @@ export async function writeCopies(
          AS b (tenant_id, key_id, version, seal_before, root_key_id, wrap, wrapped, seal_key_id, seal)
        JOIN key_versions v ON v.tenant_id = b.tenant_id AND v.key_id = b.key_id AND v.version = b.version
      WHERE v.seal = b.seal_before AND v.state <> 'DESTROYED'
-     FOR SHARE OF v
+     ORDER BY v.tenant_id, v.key_id, v.version FOR SHARE OF v
      ON CONFLICT (tenant_id, key_id, version) DO UPDATE SET source_seal = excluded.source_seal,
        root_key_id = excluded.root_key_id, wrap = excluded.wrap, wrapped = excluded.wrapped,
        check_value = excluded.check_value, seal_key_id = excluded.seal_key_id, seal = excluded.seal`,

@@ -7,6 +7,7 @@
  */
 import { KeywardError } from '../errors.ts';
 import type { SealKeyId, TenantId } from '../ids.ts';
+import { lockedInOrder } from './row-locks.ts';
 import type { Tx } from './store.ts';
 import { holdSealKeys, type Query } from './token-objects.ts';
 
@@ -291,6 +292,16 @@ export async function readStalePolicies(
   return stale;
 }
 
+/** Whether `access_policies p` has the seal that `b` is to replace. */
+const IS_AS_BEFORE = 'p.tenant_id = b.tenant_id AND p.seal = b.before';
+const RESEALED = lockedInOrder({
+  batch:
+    'unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::bytea[]) AS b (tenant_id, before, seal_key_id, seal)',
+  primaryKey: 'tenant_id',
+  rows: 'access_policies p',
+  where: IS_AS_BEFORE,
+});
+
 /**
  * Writes seals in the place of those that were verified, where the rows still have them. In a transaction, with the rights of
  * the reconciler or the owner. Writes nothing and returns false when the seal key isn't current any more, or maintenance is
@@ -307,9 +318,8 @@ export async function rewritePolicySeals(
 ): Promise<boolean> {
   if (!(await holdSealKeys(query, policies, evenIfPaused))) return false;
   await query(
-    `UPDATE access_policies p SET seal_key_id = b.seal_key_id, seal = b.seal
-     FROM unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::bytea[]) AS b (tenant_id, before, seal_key_id, seal)
-     WHERE p.tenant_id = b.tenant_id AND p.seal = b.before`,
+    `WITH ${RESEALED}
+     UPDATE access_policies p SET seal_key_id = b.seal_key_id, seal = b.seal FROM locked b WHERE ${IS_AS_BEFORE}`,
     [
       policies.map(({ before }) => before.tenantId),
       policies.map(({ before }) => before.policy.sealed?.seal),

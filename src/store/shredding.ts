@@ -45,10 +45,12 @@ export async function shredTenant(tx: Tx, tenantId: TenantId): Promise<number | 
     [tenantId],
   );
   if (marked.length === 0) return undefined;
+  // Locked in the order that `row-locks.ts` says: Postgres would also walk them by their names.
   await tx.query(
-    `UPDATE keys SET state = 'DESTROYED', destroyed_at = coalesce(destroyed_at, clock_timestamp()),
+    `WITH locked AS (SELECT key_id FROM keys WHERE tenant_id = $1 ORDER BY key_id FOR NO KEY UPDATE)
+     UPDATE keys k SET state = 'DESTROYED', destroyed_at = coalesce(destroyed_at, clock_timestamp()),
        revision = revision + 1, state_seal = NULL, state_seal_key_id = NULL
-     WHERE tenant_id = $1`,
+     FROM locked b WHERE k.tenant_id = $1 AND k.key_id = b.key_id`,
     [tenantId],
   );
   await tx.query(

@@ -9,6 +9,7 @@
 import type { KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
 import { fromVersionRow, type KeyVersionRecord, VERSION_COLUMNS, type VersionRow } from './key-versions.ts';
 import { type Lease, moveOn, type PlannedJob, type PlanStep, type Progress } from './rewrap-ranges.ts';
+import { lockedInOrder } from './row-locks.ts';
 import type { Deadline, Store, Tx } from './store.ts';
 import { JOIN_CURRENT_KEYS } from './token-objects.ts';
 
@@ -103,6 +104,17 @@ export function readKeyVersions(
   });
 }
 
+/** Whether `key_versions v` is still what was read for `b`. */
+const IS_AS_BEFORE = `v.tenant_id = b.tenant_id AND v.key_id = b.key_id AND v.version = b.version
+  AND v.seal = b.seal_before AND v.state <> 'DESTROYED'`;
+const REWRAPPED = lockedInOrder({
+  batch: `unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[], $5::uuid[], $6::smallint[], $7::bytea[], $8::uuid[], $9::bytea[])
+    AS b (tenant_id, key_id, version, seal_before, root_key_id, wrap, wrapped, seal_key_id, seal)`,
+  primaryKey: 'tenant_id, key_id, version',
+  rows: 'key_versions v',
+  where: IS_AS_BEFORE,
+});
+
 /**
  * Writes what became of a batch. `lost` when the lease is another's by now or the job has ended, `moved` when something that
  * versions were brought under isn't current any more, or maintenance is paused: then nothing was written.
@@ -125,13 +137,10 @@ export function writeKeyVersions(
     if (current.length < targets.length) return 'moved';
     if (!(await moveOn(tx, lease, progress))) return 'lost';
     await tx.query(
-      `UPDATE key_versions v SET root_key_id = b.root_key_id, wrap = b.wrap, wrapped = b.wrapped,
+      `WITH ${REWRAPPED}
+       UPDATE key_versions v SET root_key_id = b.root_key_id, wrap = b.wrap, wrapped = b.wrapped,
          seal_key_id = b.seal_key_id, seal = b.seal
-       FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[], $5::uuid[], $6::smallint[], $7::bytea[],
-         $8::uuid[], $9::bytea[])
-         AS b (tenant_id, key_id, version, seal_before, root_key_id, wrap, wrapped, seal_key_id, seal)
-       WHERE v.tenant_id = b.tenant_id AND v.key_id = b.key_id AND v.version = b.version
-         AND v.seal = b.seal_before AND v.state <> 'DESTROYED'`,
+       FROM locked b WHERE ${IS_AS_BEFORE}`,
       [
         items.map(({ before }) => before.tenantId),
         items.map(({ before }) => before.keyId),

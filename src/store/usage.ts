@@ -5,6 +5,7 @@
  * clock, reckoned back by how long ago the replica says it was. Counts nothing itself.
  */
 import type { KeyId, TenantId } from '../ids.ts';
+import { lockedInOrder } from './row-locks.ts';
 import type { Deadline, Store, Tx } from './store.ts';
 
 /** A replica that hasn't reported for so long doesn't run any more, and what it had not reported is lost. */
@@ -41,6 +42,16 @@ export interface UsageRecord {
   readonly completeAt: Date | null;
 }
 
+/** Keys, of those that uses are of, that have reached their limit and aren't noted to have. */
+const OVER_LIMIT = lockedInOrder({
+  batch: 'unnest($1::uuid[], $2::uuid[]) AS b (tenant_id, key_id)',
+  primaryKey: 'tenant_id, key_id',
+  rows: 'keys k',
+  where: `k.tenant_id = b.tenant_id AND k.key_id = b.key_id AND k.usage_limit_reached_at IS NULL AND EXISTS (
+    SELECT FROM key_version_usage u WHERE u.tenant_id = k.tenant_id AND u.key_id = k.key_id
+      AND u.version = k.primary_version AND u.encrypt_operations >= k.rotation_usage_limit)`,
+});
+
 /** Adds a report, and notes which keys have reached their limit. Sending the same one again changes nothing. */
 export function addReport(store: Store, call: Deadline, report: UsageReport): Promise<void> {
   return store.reconcile(call, async (tx) => {
@@ -55,11 +66,9 @@ export function addReport(store: Store, call: Deadline, report: UsageReport): Pr
     if (fresh.length === 0 || report.uses.length === 0) return;
     await addUses(tx, report.uses);
     await tx.query(
-      `UPDATE keys k SET usage_limit_reached_at = now() FROM unnest($1::uuid[], $2::uuid[]) AS n (tenant_id, key_id),
-         key_version_usage u
-       WHERE k.tenant_id = n.tenant_id AND k.key_id = n.key_id AND k.usage_limit_reached_at IS NULL
-         AND u.tenant_id = k.tenant_id AND u.key_id = k.key_id AND u.version = k.primary_version
-         AND u.encrypt_operations >= k.rotation_usage_limit`,
+      `WITH ${OVER_LIMIT}
+       UPDATE keys k SET usage_limit_reached_at = now() FROM locked b
+       WHERE k.tenant_id = b.tenant_id AND k.key_id = b.key_id`,
       [report.uses.map(({ tenantId }) => tenantId), report.uses.map(({ keyId }) => keyId)],
     );
   });

@@ -246,7 +246,7 @@ ${ROTATED}`,
     caughtBy: 'how every key stands is what its seal is of',
   },
   'a state that is sealed anew over whatever its seal has become': {
-    edits: [{ file: KEY_SEALS, from: ' AND k.state_seal = b.before`', to: ' AND b.before IS NOT NULL`' }],
+    edits: [{ file: KEY_SEALS, from: " AND k.state_seal = b.before'", to: " AND b.before IS NOT NULL'" }],
     begin: newRoot,
     find: async (stage) => (await enumerate((at) => runWithChangedState(stage, at))).broken,
     caughtBy: 'how every key stands is what its seal is of',
