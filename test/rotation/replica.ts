@@ -185,6 +185,9 @@ export async function startAgents(kit: Environment, environment: EnvironmentReco
     environment: agentEnvironment(kit),
     log: { info() {}, warn() {}, error() {} },
   });
-  await agents.start();
+  await agents.start().catch(async (error: unknown) => {
+    await agents.stop();
+    throw error;
+  });
   return agents;
 }

@@ -390,21 +390,27 @@ export function nameOf(key: string): KeyName {
 
 /** Makes a world, with a tenant in which `begin` makes what there is at first. */
 export async function newWorld(begin: (world: World) => Promise<void>): Promise<World> {
-  const kit = await newEnvironment();
+  await using stack = new AsyncDisposableStack();
+  const kit = stack.use(await newEnvironment());
   const modules = await loadModules();
-  const store = await openStore(modules, kit.urls.service);
+  const store = stack.adopt(await openStore(modules, kit.urls.service), (each) => each.close());
   const environment = await readEnvironment(store);
-  const [agents, otherAgents] = await Promise.all([
-    startAgents(kit, environment),
-    startAgents(kit, environment),
-  ]);
-  const superuser = new pg.Client({ connectionString: kit.urls.superuser });
+  // One that starts must not be left behind by another that doesn't.
+  const start = async () => stack.adopt(await startAgents(kit, environment), (each) => each.stop());
+  const starting = [start(), start()] as const;
+  await Promise.allSettled(starting);
+  const [agents, otherAgents] = await Promise.all(starting);
+  const superuser = stack.adopt(new pg.Client({ connectionString: kit.urls.superuser }), (each) =>
+    each.end(),
+  );
   await superuser.connect();
   const world = new World(modules, { kit, environment, agents, otherAgents, superuser, store });
   await world.replica.tokenObjects.refresh();
   await world.createTenant(TENANT);
   await begin(world);
   await world.keepBeginning();
+  // From here on the world ends them.
+  stack.move();
   return world;
 }
 
