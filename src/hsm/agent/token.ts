@@ -105,10 +105,10 @@ function chooseSlot(module: Module, selector: string): Slot {
     return matches({ token: label, serial: serialNumber, manufacturer: manufacturerID, model });
   });
   const [slot] = chosen;
-  if (slot === undefined && all.length === 0) {
-    // Nothing there at all is more likely a device that is away than a wrong setting.
-    throw new AgentFailure('token', `no token is present; looked for ${selector}`);
-  }
+  // Nothing there at all is more likely a device that is away than a wrong setting; or SoftHSM's token, whose file another
+  // process that logs in is writing anew. SoftHSM shows one that isn't initialized, always.
+  if (slot === undefined && !all.some((each) => each.getToken().flags & TokenFlag.TOKEN_INITIALIZED))
+    throw new AgentFailure('token', `no initialized token is present; looked for ${selector}`);
   if (slot === undefined || chosen.length > 1) {
     const present = all.map((each) => JSON.stringify(each.getToken().label)).join(', ');
     throw new AgentFailure(
