@@ -108,8 +108,9 @@ export class AuditLog {
     call: Call,
     { cosigned = false }: { readonly cosigned?: boolean } = {},
   ): Promise<ShownCheckpoint> {
-    const find = cosigned ? findLastCosigned : findLastCheckpoint;
-    return this.#parts.store.reconcile(within(call), (tx) => lastCheckpoint(tx, find));
+    return this.#parts.store.reconcile(within(call), (tx) =>
+      cosigned ? lastCheckpoint(tx, findLastCosigned, 'cosigned') : lastCheckpoint(tx),
+    );
   }
 
   /** Keeps cosignatures of configured witnesses. Throws INVALID_FIELD, COSIGNATURE_REFUSED. */
@@ -202,9 +203,14 @@ export class AuditLog {
   }
 }
 
-async function lastCheckpoint(tx: Tx, find = findLastCheckpoint): Promise<ShownCheckpoint> {
+async function lastCheckpoint(
+  tx: Tx,
+  find = findLastCheckpoint,
+  how: 'signed' | 'cosigned' = 'signed',
+): Promise<ShownCheckpoint> {
   const checkpoint = await find(tx);
-  if (checkpoint === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+  if (checkpoint === undefined)
+    throw new KeywardError('RESOURCE_NOT_FOUND', { message: `No checkpoint is ${how} yet.` });
   const { firstLeafIndex }: AuditState = await findAuditState(tx);
   return { ...checkpoint, firstLeafIndex };
 }

@@ -13,8 +13,8 @@ import { run } from '../cli/run.ts';
 import {
   type Environment,
   eventually,
+  failureOf,
   newEnvironment,
-  reasonOf,
   runCommand,
   type Service,
   startService,
@@ -87,7 +87,9 @@ describe('a witness that has a URL', () => {
       ({ msg, witness }) => msg === FAILS && witness === 'one.test',
     );
     assert.deepEqual([level, (err as Error).message], ['warn', 'it answers 404']);
-    assert.equal(await reasonOf(client.getAuditCheckpoint({ cosigned: true })), 'RESOURCE_NOT_FOUND');
+    const { reason, message } = await failureOf(client.getAuditCheckpoint({ cosigned: true }));
+    assert.equal(reason, 'RESOURCE_NOT_FOUND');
+    assert.match(message, /No checkpoint is cosigned yet/);
     for (const witness of [one, two]) witness.trust(publicKey);
     for (const witness of [one, two]) await cosignedOver(client, witness);
     // The last checkpoint is cosigned as well, once nothing happens for a moment.
