@@ -8,13 +8,8 @@ import { decode, encode } from '../hsm/codec.ts';
 import { sealedKeyVersion } from '../hsm/key-version.ts';
 import type { SealKeyId } from '../ids.ts';
 import type { Lease, Progress } from '../store/rewrap-ranges.ts';
-import {
-  placeOf,
-  type RewrappedKeyVersion,
-  readKeyVersions,
-  type StaleKeyVersion,
-  writeKeyVersions,
-} from '../store/stale-key-versions.ts';
+import type { KeyVersionToRewrap, RewrappedKeyVersion } from '../store/rewrapped-key-versions.ts';
+import { placeOf, readKeyVersions, writeKeyVersions } from '../store/stale-key-versions.ts';
 import type { KeyringParts } from './keyring.ts';
 import { formatKeyVersionName } from './names.ts';
 import { type BatchSizes, type RangeWork, type StepResult, step, type Throttle } from './rewrap-work.ts';
@@ -40,7 +35,7 @@ export class RewrapKeyVersions implements RangeWork {
     for (let start = 0; start < versions.length; start += this.#sizes.operation) {
       const some = versions.slice(start, start + this.#sizes.operation);
       for (const [index, sealed] of (await this.#transfer(some)).entries()) {
-        const stale = some[index] as StaleKeyVersion;
+        const stale = some[index] as KeyVersionToRewrap;
         const { record } = stale;
         if (sealed.length > 0) items.push({ before: record, after: decode(sealedKeyVersion, sealed) });
         else
@@ -60,7 +55,7 @@ export class RewrapKeyVersions implements RangeWork {
     return finished ? 'finished' : progress;
   }
 
-  async #transfer(versions: readonly StaleKeyVersion[]): Promise<readonly Buffer[]> {
+  async #transfer(versions: readonly KeyVersionToRewrap[]): Promise<readonly Buffer[]> {
     const request = {
       // There is one for all tenants.
       sealKeyId: versions[0]?.sealKeyId as SealKeyId,

@@ -10,13 +10,8 @@ import type { MoveSettings, TokenSettings } from '../hsm/protocol.ts';
 import type { TokenProfile, TransportKind } from '../hsm/token-profile.ts';
 import type { TokenId } from '../ids.ts';
 import type { EnvironmentRecord } from '../store/environment.ts';
-import {
-  BEGINNING,
-  readUncopied,
-  type UncopiedKeyVersion,
-  writeCopies,
-} from '../store/moved-key-versions.ts';
-import type { RewrappedKeyVersion } from '../store/stale-key-versions.ts';
+import { BEGINNING, readUncopied, writeCopies } from '../store/moved-key-versions.ts';
+import type { KeyVersionToRewrap, RewrappedKeyVersion } from '../store/rewrapped-key-versions.ts';
 import type { TokenRecord } from '../store/tokens.ts';
 import { type MigrationParts, objectsIn } from './token-migration-situation.ts';
 import { tokenObjectsOf } from './token-objects.ts';
@@ -76,10 +71,10 @@ export class KeyVersionCopies implements Disposable {
   }
 
   /** Copies every version that has no up-to-date copy; returns those that don't verify. */
-  async copyAll(): Promise<UncopiedKeyVersion[]> {
+  async copyAll(): Promise<KeyVersionToRewrap[]> {
     const { owner, say } = this.#parts;
     const { tokenId } = this.#next;
-    const corrupt: UncopiedKeyVersion[] = [];
+    const corrupt: KeyVersionToRewrap[] = [];
     let copied = 0;
     let saidAt = performance.now();
     for (let after = BEGINNING; ; ) {
@@ -99,7 +94,7 @@ export class KeyVersionCopies implements Disposable {
   }
 
   /** Copies these; returns those that don't verify. Those under keys that are newer than the mover wait for another one. */
-  async copy(read: readonly UncopiedKeyVersion[]): Promise<UncopiedKeyVersion[]> {
+  async copy(read: readonly KeyVersionToRewrap[]): Promise<KeyVersionToRewrap[]> {
     const newer = await this.#newerThanMover(read);
     const versions = read.filter(
       ({ record }) => !newer.has(record.rootKeyId) && !newer.has(record.sealKeyId),
@@ -110,7 +105,7 @@ export class KeyVersionCopies implements Disposable {
     // There is one seal key for all tenants.
     const moved = await this.#mover.move(moves, first.sealKeyId);
     const copies: RewrappedKeyVersion[] = [];
-    const corrupt: UncopiedKeyVersion[] = [];
+    const corrupt: KeyVersionToRewrap[] = [];
     for (const [index, version] of versions.entries()) {
       const after = moved[index];
       if (after === undefined) corrupt.push(version);
@@ -125,7 +120,7 @@ export class KeyVersionCopies implements Disposable {
   }
 
   /** Keys that these are under, and that were recorded since the mover was opened. */
-  async #newerThanMover(versions: readonly UncopiedKeyVersion[]): Promise<ReadonlySet<string>> {
+  async #newerThanMover(versions: readonly KeyVersionToRewrap[]): Promise<ReadonlySet<string>> {
     const keys = versions.flatMap(({ record }) => [record.rootKeyId, record.sealKeyId] as string[]);
     const unknown = new Set(keys.filter((key) => !this.#source.has(key)));
     if (unknown.size === 0) return unknown;

@@ -15,7 +15,8 @@ import { createTokenKey, probeToken, surveyToken, withRecordAgent } from '../hsm
 import { type TokenProfile, transportBetween } from '../hsm/token-profile.ts';
 import { type AnyId, newId } from '../ids.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../store/environment.ts';
-import { countCopies, type UncopiedKeyVersion } from '../store/moved-key-versions.ts';
+import { countCopies } from '../store/moved-key-versions.ts';
+import type { KeyVersionToRewrap } from '../store/rewrapped-key-versions.ts';
 import {
   announce,
   countLacking,
@@ -260,7 +261,7 @@ class Migration implements Disposable {
     });
   }
 
-  #report(corrupt: readonly UncopiedKeyVersion[]): void {
+  #report(corrupt: readonly KeyVersionToRewrap[]): void {
     sayNames(
       this.#parts.say,
       `${corrupt.length} key versions do not verify, and are not copied:`,

@@ -4,20 +4,18 @@
  * By the owner's role alone. Invariant: a copy names the seal of the row that it is of, and takes that row's place only while
  * the row is still the same. When it does is `token-migration.ts`'s to say.
  */
-import type { KeyId, RootKeyId, SealKeyId, TenantId, TokenId } from '../ids.ts';
-import { fromVersionRow, type KeyVersionRecord, VERSION_COLUMNS, type VersionRow } from './key-versions.ts';
+import type { KeyId, TenantId, TokenId } from '../ids.ts';
+import { type KeyVersionRecord, VERSION_COLUMNS } from './key-versions.ts';
 import type { OwnerConnection } from './owner.ts';
-import type { RewrappedKeyVersion } from './stale-key-versions.ts';
-
-/** A key version that has no up-to-date copy, and what its copy is to be under. */
-export interface UncopiedKeyVersion {
-  readonly record: KeyVersionRecord;
-  /** The last parts of its key's name. */
-  readonly tenant: string;
-  readonly key: string;
-  readonly rootKeyId: RootKeyId;
-  readonly sealKeyId: SealKeyId;
-}
+import {
+  IS_AS_READ,
+  type KeyVersionToRewrap,
+  REWRAPPED_BATCH,
+  type RewrappedKeyVersion,
+  type ToRewrapRow,
+  toRewrap,
+  valuesOf,
+} from './rewrapped-key-versions.ts';
 
 /** A key version's place in the order of the primary key. */
 type Place = Pick<KeyVersionRecord, 'tenantId' | 'keyId' | 'version'>;
@@ -46,7 +44,7 @@ export async function readUncopied(
   tokenId: TokenId,
   after: Place,
   size: number,
-): Promise<{ readonly versions: readonly UncopiedKeyVersion[]; readonly last: Place | undefined }> {
+): Promise<{ readonly versions: readonly KeyVersionToRewrap[]; readonly last: Place | undefined }> {
   const places = await owner.query<Place & { readonly [column: string]: unknown }>(
     `SELECT tenant_id AS "tenantId", key_id AS "keyId", version FROM key_versions
      WHERE (tenant_id, key_id, version) > ($1::uuid, $2::uuid, $3) ORDER BY tenant_id, key_id, version LIMIT $4`,
@@ -68,7 +66,7 @@ export function findUncopied(
   owner: OwnerConnection,
   tokenId: TokenId,
   limit: number,
-): Promise<UncopiedKeyVersion[]> {
+): Promise<KeyVersionToRewrap[]> {
   return selectUncopied(owner, 'true', [tokenId], limit);
 }
 
@@ -84,26 +82,12 @@ export async function writeCopies(
     `INSERT INTO moved_key_versions
        (tenant_id, key_id, version, source_seal, root_key_id, wrap, wrapped, check_value, seal_key_id, seal)
      SELECT v.tenant_id, v.key_id, v.version, v.seal, b.root_key_id, b.wrap, b.wrapped, v.check_value, b.seal_key_id, b.seal
-     FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[], $5::uuid[], $6::smallint[], $7::bytea[],
-         $8::uuid[], $9::bytea[])
-         AS b (tenant_id, key_id, version, seal_before, root_key_id, wrap, wrapped, seal_key_id, seal)
-       JOIN key_versions v ON v.tenant_id = b.tenant_id AND v.key_id = b.key_id AND v.version = b.version
-     WHERE v.seal = b.seal_before AND v.state <> 'DESTROYED'
+     FROM ${REWRAPPED_BATCH} JOIN key_versions v ON ${IS_AS_READ}
      ORDER BY v.tenant_id, v.key_id, v.version FOR SHARE OF v
      ON CONFLICT (tenant_id, key_id, version) DO UPDATE SET source_seal = excluded.source_seal,
        root_key_id = excluded.root_key_id, wrap = excluded.wrap, wrapped = excluded.wrapped,
        check_value = excluded.check_value, seal_key_id = excluded.seal_key_id, seal = excluded.seal`,
-    [
-      copies.map(({ before }) => before.tenantId),
-      copies.map(({ before }) => before.keyId),
-      copies.map(({ before }) => before.version),
-      copies.map(({ before }) => before.seal),
-      copies.map(({ after }) => after.rootKeyId),
-      copies.map(({ after }) => after.wrap),
-      copies.map(({ after }) => after.wrapped),
-      copies.map(({ after }) => after.sealKeyId),
-      copies.map(({ after }) => after.seal),
-    ],
+    valuesOf(copies),
   );
 }
 
@@ -152,10 +136,8 @@ async function selectUncopied(
   where: string,
   values: readonly unknown[],
   limit = 1_000_000,
-): Promise<UncopiedKeyVersion[]> {
-  const rows = await owner.query<
-    VersionRow & { tenant: string; key: string; to_root: RootKeyId; to_seal: SealKeyId }
-  >(
+): Promise<KeyVersionToRewrap[]> {
+  const rows = await owner.query<ToRewrapRow>(
     `SELECT ${VERSION_COLUMNS}, t.name AS tenant, k.name AS key, next_root.object_id AS to_root,
        next_seal.object_id AS to_seal
      FROM key_versions v JOIN keys k ON k.tenant_id = v.tenant_id AND k.key_id = v.key_id
@@ -164,11 +146,5 @@ async function selectUncopied(
      ORDER BY v.tenant_id, v.key_id, v.version LIMIT ${limit}`,
     values,
   );
-  return rows.map((row) => ({
-    record: fromVersionRow(row),
-    tenant: row.tenant,
-    key: row.key,
-    rootKeyId: row.to_root,
-    sealKeyId: row.to_seal,
-  }));
+  return rows.map(toRewrap);
 }

@@ -6,28 +6,21 @@
  * until that is committed; and only if its sealed row is still what was read. States change beside that, and destroyed
  * stays destroyed. Places are in the order of the primary key, across tenants. Doesn't know how a version is re-wrapped.
  */
-import type { KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
-import { fromVersionRow, type KeyVersionRecord, VERSION_COLUMNS, type VersionRow } from './key-versions.ts';
+import type { KeyId, TenantId } from '../ids.ts';
+import { type KeyVersionRecord, VERSION_COLUMNS } from './key-versions.ts';
 import { type Lease, moveOn, type PlannedJob, type PlanStep, type Progress } from './rewrap-ranges.ts';
+import {
+  IS_AS_READ,
+  type KeyVersionToRewrap,
+  REWRAPPED_BATCH,
+  type RewrappedKeyVersion,
+  type ToRewrapRow,
+  toRewrap,
+  valuesOf,
+} from './rewrapped-key-versions.ts';
 import { lockedInOrder } from './row-locks.ts';
 import type { Deadline, Store, Tx } from './store.ts';
 import { JOIN_CURRENT_KEYS } from './token-objects.ts';
-
-/** A key version as a batch has read it, and what it is to be brought under. */
-export interface StaleKeyVersion {
-  readonly record: KeyVersionRecord;
-  /** The last parts of its key's name. */
-  readonly tenant: string;
-  readonly key: string;
-  readonly rootKeyId: RootKeyId;
-  readonly sealKeyId: SealKeyId;
-}
-
-/** What a version has become. */
-export type RewrappedKeyVersion = {
-  readonly before: KeyVersionRecord;
-  readonly after: Pick<KeyVersionRecord, 'rootKeyId' | 'wrap' | 'wrapped' | 'sealKeyId' | 'seal'>;
-};
 
 const STALE = `v.state <> 'DESTROYED'
   AND (v.root_key_id <> current_root.object_id OR v.seal_key_id <> current_seal.object_id)`;
@@ -81,11 +74,9 @@ export function readKeyVersions(
   call: Deadline,
   { afterName, untilName }: Pick<Lease, 'afterName' | 'untilName'>,
   size: number,
-): Promise<StaleKeyVersion[]> {
+): Promise<KeyVersionToRewrap[]> {
   return store.reconcile(call, async (tx) => {
-    const rows = await tx.query<
-      VersionRow & { tenant: string; key: string; to_root: RootKeyId; to_seal: SealKeyId }
-    >(
+    const rows = await tx.query<ToRewrapRow>(
       `SELECT ${VERSION_COLUMNS}, t.name AS tenant, k.name AS key, current_root.object_id AS to_root,
          current_seal.object_id AS to_seal
        ${FROM_VERSIONS} JOIN keys k ON k.tenant_id = v.tenant_id AND k.key_id = v.key_id
@@ -94,25 +85,15 @@ export function readKeyVersions(
        ORDER BY v.tenant_id, v.key_id, v.version LIMIT $7`,
       [...partsOf(afterName), ...partsOf(untilName), size],
     );
-    return rows.map((row) => ({
-      record: fromVersionRow(row),
-      tenant: row.tenant,
-      key: row.key,
-      rootKeyId: row.to_root,
-      sealKeyId: row.to_seal,
-    }));
+    return rows.map(toRewrap);
   });
 }
 
-/** Whether `key_versions v` is still what was read for `b`. */
-const IS_AS_BEFORE = `v.tenant_id = b.tenant_id AND v.key_id = b.key_id AND v.version = b.version
-  AND v.seal = b.seal_before AND v.state <> 'DESTROYED'`;
 const REWRAPPED = lockedInOrder({
-  batch: `unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[], $5::uuid[], $6::smallint[], $7::bytea[], $8::uuid[], $9::bytea[])
-    AS b (tenant_id, key_id, version, seal_before, root_key_id, wrap, wrapped, seal_key_id, seal)`,
+  batch: REWRAPPED_BATCH,
   primaryKey: 'tenant_id, key_id, version',
   rows: 'key_versions v',
-  where: IS_AS_BEFORE,
+  where: IS_AS_READ,
 });
 
 /**
@@ -140,18 +121,8 @@ export function writeKeyVersions(
       `WITH ${REWRAPPED}
        UPDATE key_versions v SET root_key_id = b.root_key_id, wrap = b.wrap, wrapped = b.wrapped,
          seal_key_id = b.seal_key_id, seal = b.seal
-       FROM locked b WHERE ${IS_AS_BEFORE}`,
-      [
-        items.map(({ before }) => before.tenantId),
-        items.map(({ before }) => before.keyId),
-        items.map(({ before }) => before.version),
-        items.map(({ before }) => before.seal),
-        items.map(({ after }) => after.rootKeyId),
-        items.map(({ after }) => after.wrap),
-        items.map(({ after }) => after.wrapped),
-        items.map(({ after }) => after.sealKeyId),
-        items.map(({ after }) => after.seal),
-      ],
+       FROM locked b WHERE ${IS_AS_READ}`,
+      valuesOf(items),
     );
     return 'written';
   });

@@ -8,14 +8,9 @@
 import { randomUUID } from 'node:crypto';
 import type { AnyId, TenantId, TokenId } from '../ids.ts';
 import { insertAuditEntry } from './audit.ts';
-import {
-  countNotUnder,
-  findUncopied,
-  placeCopies,
-  removeCopies,
-  type UncopiedKeyVersion,
-} from './moved-key-versions.ts';
+import { countNotUnder, findUncopied, placeCopies, removeCopies } from './moved-key-versions.ts';
 import type { OwnerConnection } from './owner.ts';
+import type { KeyVersionToRewrap } from './rewrapped-key-versions.ts';
 import { SILENCE, type TokenObjectRole } from './token-objects.ts';
 
 /** Who moves, by which command, for the audit log. */
@@ -137,7 +132,7 @@ interface Switch {
   /** Versions that do not verify stay under the keys of the token that is left. */
   readonly leaveBehind: boolean;
   /** Copies them, and returns those that do not verify. */
-  copy(left: readonly UncopiedKeyVersion[]): Promise<readonly UncopiedKeyVersion[]>;
+  copy(left: readonly KeyVersionToRewrap[]): Promise<readonly KeyVersionToRewrap[]>;
 }
 
 /**

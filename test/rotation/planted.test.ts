@@ -38,6 +38,7 @@ const RANGES = 'src/store/rewrap-ranges.ts';
 const DATA_KEYS = 'src/store/stale-data-keys.ts';
 const KEY_SEALS = 'src/store/key-seals.ts';
 const KEY_VERSIONS = 'src/store/stale-key-versions.ts';
+const REWRAPPED = 'src/store/rewrapped-key-versions.ts';
 const TOKEN_OBJECTS = 'src/store/token-objects.ts';
 /** Where a rotation's transaction has been committed. */
 const ROTATED = `    cache.forget(tenantId, keyId);
@@ -197,7 +198,7 @@ ${ROTATED}`,
     caughtBy: 'a replica that was thawed when all was done removed or changed: token_objects',
   },
   'a key version that is written over whatever its row has become': {
-    edits: [{ file: KEY_VERSIONS, from: 'AND v.seal = b.seal_before AND v.state', to: 'AND v.state' }],
+    edits: [{ file: REWRAPPED, from: 'AND v.seal = b.seal_before AND v.state', to: 'AND v.state' }],
     begin: oneMoving,
     find: async (stage) => (await enumerate((at) => runWithCorrupted(stage, at))).broken,
     caughtBy: 'a row that does not verify stays as it is (tenants/acme/keys/k/versions/1)',
