@@ -4,7 +4,7 @@
  * `--quick` takes seconds, says little, and writes only where `--output=<file>` says; `--profile` says where the time
  * goes instead, for Encrypt and its batch or the calls named: `--profile Decrypt`; `--access` measures only what access costs, and
  * writes nothing. Decides the order of the steps, and
- * how long they take: a full run about half an hour, much of it for filling the audit log.
+ * how long they take: a full run about a quarter of an hour, much of it for filling the audit log.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -5,7 +5,6 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
 import pg from 'pg';
-import { exists } from '../dev/files.ts';
 import { findCommand } from '../scripts/system-packages.js';
 
 /** USER_HZ: 100 on every Linux that Node runs on. */
@@ -20,7 +19,13 @@ export function cpuMicroseconds(pid: number): number {
 /** That of a process and of all children that it has or had. */
 export function cpuMicrosecondsWithChildren(pid: number): number {
   const { utime, stime, cutime, cstime } = timesOf(pid);
-  const living = childrenOf(pid).map((child) => (exists(`/proc/${child}/stat`) ? cpuMicroseconds(child) : 0));
+  const living = childrenOf(pid).map((child) => {
+    try {
+      return cpuMicroseconds(child);
+    } catch {
+      return 0; // It has ended since.
+    }
+  });
   return living.reduce((a, b) => a + b, (utime + stime + cutime + cstime) * TICK_MICROSECONDS);
 }
 

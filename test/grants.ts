@@ -8,6 +8,7 @@ import { AccessAdministration } from '../src/access/administration.ts';
 import { PERMISSIONS } from '../src/access/permissions.ts';
 import { Policies } from '../src/access/policies.ts';
 import { monotonicNow } from '../src/call.ts';
+import { TOKEN_SETTINGS, tokenSettings } from '../src/commands/opening.ts';
 import { read } from '../src/config.ts';
 import { HsmAgents } from '../src/hsm/agents.ts';
 import type { TokenProfile } from '../src/hsm/token-profile.ts';
@@ -97,25 +98,10 @@ export function openAgents(
   variables: Readonly<Record<string, string>>,
   { environmentId, tokenProfile, tokenObjects }: Awaited<ReturnType<typeof readEnvironment>>,
 ): HsmAgents {
-  const settings = read(
-    [
-      'KEYWARD_HSM_MODULE',
-      'KEYWARD_HSM_MODULE_PARAMETERS',
-      'KEYWARD_HSM_TOKEN',
-      'KEYWARD_HSM_PIN_FILE',
-      'KEYWARD_HSM_WAIVERS',
-      'KEYWARD_HSM_ENVIRONMENT',
-    ],
-    { ...variables },
-  );
-  const { KEYWARD_HSM_MODULE_PARAMETERS: moduleParameters } = settings;
+  const settings = read(TOKEN_SETTINGS, { ...variables });
   return new HsmAgents({
     settings: {
-      module: settings.KEYWARD_HSM_MODULE,
-      ...(moduleParameters === undefined ? {} : { moduleParameters }),
-      token: settings.KEYWARD_HSM_TOKEN,
-      pinFile: settings.KEYWARD_HSM_PIN_FILE,
-      waivers: settings.KEYWARD_HSM_WAIVERS,
+      ...tokenSettings(settings),
       environmentId,
       profile: tokenProfile as TokenProfile,
       objects: tokenObjectsOf(tokenObjects),

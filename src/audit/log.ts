@@ -108,9 +108,8 @@ export class AuditLog {
     call: Call,
     { cosigned = false }: { readonly cosigned?: boolean } = {},
   ): Promise<ShownCheckpoint> {
-    return this.#parts.store.reconcile(within(call), (tx) =>
-      cosigned ? lastCheckpoint(tx, findLastCosigned, 'cosigned') : lastCheckpoint(tx),
-    );
+    const how = cosigned ? 'cosigned' : 'signed';
+    return this.#parts.store.reconcile(within(call), (tx) => lastCheckpoint(tx, how));
   }
 
   /** Keeps cosignatures of configured witnesses. Throws INVALID_FIELD, COSIGNATURE_REFUSED. */
@@ -203,12 +202,8 @@ export class AuditLog {
   }
 }
 
-async function lastCheckpoint(
-  tx: Tx,
-  find = findLastCheckpoint,
-  how: 'signed' | 'cosigned' = 'signed',
-): Promise<ShownCheckpoint> {
-  const checkpoint = await find(tx);
+async function lastCheckpoint(tx: Tx, how: 'signed' | 'cosigned' = 'signed'): Promise<ShownCheckpoint> {
+  const checkpoint = await (how === 'cosigned' ? findLastCosigned(tx) : findLastCheckpoint(tx));
   if (checkpoint === undefined)
     throw new KeywardError('RESOURCE_NOT_FOUND', { message: `No checkpoint is ${how} yet.` });
   const { firstLeafIndex }: AuditState = await findAuditState(tx);
