@@ -165,7 +165,8 @@ describe('case 36: how a key stands', () => {
     ])
       assert.equal(await reasonOf(call()), CORRUPT);
     await sql(environment, `UPDATE keys SET state = 'DISABLED' ${WHERE(keys)}`);
-    assert.equal((await keyward.enableKey({ name })).state, 'ENABLED');
+    // A replica that has heard of the disabling only meanwhile, and read the key anew, says so of it for a second.
+    assert.equal((await eventually(() => keyward.enableKey({ name }))).state, 'ENABLED');
   });
 
   test('rows swapped between keys, tenants and versions are refused', async () => {
