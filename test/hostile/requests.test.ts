@@ -1,6 +1,6 @@
 /**
  * Requests that are wrong, in what they say and in how they are sent: each is refused with a status that says so, and
- * nobody else notices. Attacks by number and by time are in hostile-load.test.ts.
+ * nobody else notices. Attacks by number and by time are in load.test.ts.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -10,7 +10,7 @@ import { gzipSync } from 'node:zlib';
 import { METHODS } from '../../src/rpc/methods.ts';
 import { DEFAULT_REQUEST_BYTES } from '../../src/rpc/serve-call.ts';
 import { type Answer, call, field, grpcFrame } from '../faults/http2.ts';
-import { type HostileService, SECRET, startHostile } from './hostile-service.ts';
+import { type HostileService, SECRET, startHostile } from './service.ts';
 
 const GET_TENANT = '/keyward.v1.AdminService/GetTenant';
 const CREATE_TENANT = '/keyward.v1.AdminService/CreateTenant';

@@ -23,7 +23,7 @@ import {
   uint32,
 } from '../faults/http2.ts';
 import { eventually, reasonOf } from '../kit.ts';
-import { type HostileService, KEY, SECRET, startHostile } from './hostile-service.ts';
+import { type HostileService, KEY, SECRET, startHostile } from './service.ts';
 
 const LIST_TENANTS = '/keyward.v1.AdminService/ListTenants';
 const GET_KEY = '/keyward.v1.KeyService/GetKey';
