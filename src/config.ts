@@ -192,13 +192,13 @@ export const SETTINGS = {
     '10000',
   ),
   KEYWARD_MAX_CALLS: setting(
-    integer(1, 100_000, 1_024),
-    'calls under way at once; more are refused as SERVER_BUSY, health checks aside',
-    '1024',
+    integer(1, 100_000, 2_048),
+    'calls that use keys under way at once, of which one caller gets no more than it leaves to others; more are refused as SERVER_BUSY. Health, audit and administration have an eighth as many besides',
+    '2048',
   ),
   KEYWARD_MAX_REQUEST_BYTES: setting(
     integer(1_048_576, 1_073_741_824, 67_108_864),
-    'bytes of requests under way at once, whole or not; more are refused as SERVER_BUSY',
+    'bytes of requests under way at once, whole or not, of which one caller gets no more than it leaves to others; more are refused as SERVER_BUSY',
     '67108864',
   ),
   KEYWARD_MAX_MESSAGE_BYTES: setting(
@@ -219,7 +219,7 @@ export const SETTINGS = {
   ),
   KEYWARD_MAX_RESETS_PER_SECOND: setting(
     integer(1, 100_000, 100),
-    'calls that a connection may cancel each second, and ten times as many at once, before it is ended',
+    'calls that a connection without a proven caller may reset each second, and ten times as many at once, before it is ended; a caller may reset 16 times as many that did not begin, and 32 times as many that did',
     '100',
   ),
   KEYWARD_MAX_PINGS: setting(

@@ -39,6 +39,10 @@ export const REASONS = {
     status: 'INVALID_ARGUMENT',
     message: 'The request is not one message of the kind that the method takes.',
   },
+  MESSAGE_COUNT_WRONG: {
+    status: 'UNIMPLEMENTED',
+    message: 'The method takes exactly one message; the call brought none, or more than one.',
+  },
   MESSAGE_TOO_LARGE: {
     status: 'RESOURCE_EXHAUSTED',
     message: 'The request is larger than the method takes.',

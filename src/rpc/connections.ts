@@ -14,6 +14,7 @@ import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import type { ClientCertificate } from '../access/certificates.ts';
 import type { Identity } from '../access/identity.ts';
+import { LeakyBucket } from './leaky-bucket.ts';
 
 /** What a peer may do with connections. */
 export interface ConnectionLimits {
@@ -25,6 +26,8 @@ export interface ConnectionLimits {
   readonly ageMs: number;
   /** PINGs that may come between two calls; one is forgiven each second. */
   readonly maxPings: number;
+  /** Calls that a peer may reset each second (CVE-2023-44487); {@link RESETS} says how often, when. */
+  readonly maxResetsPerSecond: number;
   /** How long a connection that is being closed may take over it, its calls included. */
   readonly lingerMs: number;
 }
@@ -35,6 +38,18 @@ const ANY_STREAM = 2 ** 31 - 1;
 const GOAWAY_NOTICE_MS = 2_000;
 const PING_FORGIVEN_MS = 1_000;
 const CALM_NOTICE_MS = 100;
+/**
+ * How many times the limit a peer may reset streams each second, and for how many seconds' worth at once: one that has not
+ * shown who it is; one that has, before its call began, which keeps the event loop busy to no end, but happens to an honest
+ * caller while the server is slow; calls that were let in, whose deadline may just have passed: of those 64 can be in flight
+ * with a deadline of 20 ms.
+ */
+const RESETS = {
+  stranger: { times: 1, seconds: 10 },
+  early: { times: 16, seconds: 1 },
+  letIn: { times: 32, seconds: 10 },
+} as const;
+type ResetKind = keyof typeof RESETS;
 
 /** See this file's first paragraph. */
 export class Connections {
@@ -152,6 +167,7 @@ export class Connection {
   #streams = 0;
   #pings = 0;
   #lastPingAt = 0;
+  readonly #resets = new Map<ResetKind, LeakyBucket>();
   #ending = false;
 
   constructor(
@@ -175,6 +191,11 @@ export class Connection {
       clearTimeout(this.#idle);
       clearTimeout(age);
     });
+  }
+
+  /** In whose share its calls are until they have callers. */
+  get principal(): string {
+    return this.certificate?.name ?? `address ${this.address}`;
   }
 
   /** Whether it is known who is at the other end: by a certificate, or a call's token once. */
@@ -201,15 +222,34 @@ export class Connection {
     if (this.#streams === 0) this.#idle.refresh();
   }
 
+  /** The peer has reset a stream: before its call was let in, or afterwards. */
+  streamReset(wasLetIn: boolean): void {
+    const known = wasLetIn ? 'letIn' : 'early';
+    const kind = this.isProven ? known : 'stranger';
+    let bucket = this.#resets.get(kind);
+    if (bucket === undefined) {
+      const { times, seconds } = RESETS[kind];
+      const perSecond = times * this.#limits.maxResetsPerSecond;
+      bucket = new LeakyBucket({ perSecond, burst: seconds * perSecond });
+      this.#resets.set(kind, bucket);
+    }
+    if (bucket.overflows()) this.#calm('too_many_resets');
+  }
+
   #ping(): void {
     const now = Date.now();
     this.#pings = Math.max(0, this.#pings - Math.abs(now - this.#lastPingAt) / PING_FORGIVEN_MS) + 1;
     this.#lastPingAt = now;
-    if (this.#pings <= this.#limits.maxPings || this.#ending || this.#session.destroyed) return;
-    this.#ending = true;
-    this.#log.warn({ caller: this.certificate?.name }, 'too many PINGs; the connection is ended');
     // The text that clients know (gRFC A8); they keep more quiet after it.
-    this.#session.goaway(constants.NGHTTP2_ENHANCE_YOUR_CALM, 0, Buffer.from('too_many_pings'));
+    if (this.#pings > this.#limits.maxPings) this.#calm('too_many_pings');
+  }
+
+  /** Ends what goes beyond its limits, and says why. */
+  #calm(why: string): void {
+    if (this.#ending || this.#session.destroyed) return;
+    this.#ending = true;
+    this.#log.warn({ caller: this.certificate?.name, address: this.address, why }, 'a connection is ended');
+    this.#session.goaway(constants.NGHTTP2_ENHANCE_YOUR_CALM, 0, Buffer.from(why));
     // Not at once: closing a socket that has something to read takes back what was sent on it.
     setTimeout(() => this.#socket.destroy(), CALM_NOTICE_MS).unref();
   }

@@ -31,12 +31,12 @@ export interface ProtocolLimits {
   /** The header list of one call, as RFC 9113 counts it (6.5.2), and how many headers may be in it. */
   readonly maxHeaderBytes: number;
   readonly maxHeaders: number;
-  /** Streams that a peer may reset each second on one connection; ten times as many at once (CVE-2023-44487). */
-  readonly maxResetsPerSecond: number;
 }
 
 /** How often the files are looked at. */
 const RELOAD_MS = 2_000;
+const HEADROOM = 4;
+const NO_LIMIT = 2 ** 31 - 1;
 
 /** See this file's first paragraph. */
 export class MutualTlsCredentials extends ServerCredentials {
@@ -87,13 +87,18 @@ function http2Options(limits: ProtocolLimits): SecureServerOptions {
   return {
     handshakeTimeout: limits.handshakeMs,
     unknownProtocolTimeout: limits.handshakeMs,
-    settings: { maxConcurrentStreams: limits.maxStreams, maxHeaderListSize: limits.maxHeaderBytes },
-    maxHeaderListPairs: limits.maxHeaders,
+    // What is beyond the limit itself is refused with a reason (`request-headers.ts`), up to these.
+    settings: {
+      maxConcurrentStreams: limits.maxStreams,
+      maxHeaderListSize: HEADROOM * limits.maxHeaderBytes,
+    },
+    maxHeaderListPairs: HEADROOM * limits.maxHeaders,
     // Streams beyond maxStreams, and frames that are not valid, before the connection is ended.
     maxSessionRejectedStreams: 100,
     maxSessionInvalidFrames: 100,
-    streamResetRate: limits.maxResetsPerSecond,
-    streamResetBurst: 10 * limits.maxResetsPerSecond,
+    // What resets cost is counted where it is known (`admission.ts`); HTTP/2 knows only how many there are.
+    streamResetRate: NO_LIMIT,
+    streamResetBurst: NO_LIMIT,
   };
 }
 

@@ -292,9 +292,9 @@ class Execution {
       throw new KeywardError('MESSAGE_TOO_LARGE', { message: 'The request has more fields than are taken.' });
     }
     try {
-      return decode(this.#rpc.request);
-    } catch {
-      throw new KeywardError('MALFORMED_REQUEST');
+      return this.#admitted.decode(length, () => decode(this.#rpc.request));
+    } catch (error) {
+      throw error instanceof KeywardError ? error : new KeywardError('MALFORMED_REQUEST');
     }
   }
 

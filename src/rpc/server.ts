@@ -40,6 +40,8 @@ export interface GrpcServerOptions {
 
 /** After its deadline a call is closed in a moment; so is a connection, after its last call. */
 const LINGER_MS = 2_000;
+/** What was destroyed is closed in a moment. */
+const CLOSING_MS = 500;
 
 /** See this file's first paragraph. */
 export class GrpcServer {
@@ -122,6 +124,8 @@ export class GrpcServer {
     const timer = setTimeout(() => {
       this.#server.forceShutdown();
       this.#connections.destroyAll();
+      // HTTP/2 can lose count of connections that were reset, and waits for them for ever.
+      setTimeout(resolve, CLOSING_MS);
     }, limitMs);
     await promise;
     clearTimeout(timer);

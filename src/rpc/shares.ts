@@ -5,26 +5,18 @@
  * long as there is no caller. Invariants:
  * - one principal alone can hold half of a pool, two a third each, n of them n parts of n + 1 (dynamic thresholds), so
  *   there is room for a newcomer whoever came before;
- * - what is reserved can be held only by what asks for it as reserved;
  * - a principal that holds nothing is not remembered.
  */
-
-/** The size of a pool, and how much of it only reserved uses may hold. */
-export interface PoolSize {
-  readonly size: number;
-  readonly reserve?: number;
-}
 
 /** See this file's first paragraph. */
 export class Shares {
   readonly #size: number;
-  readonly #reserve: number;
   readonly #held = new Map<string, number>();
   #used = 0;
 
-  constructor({ size, reserve = 0 }: PoolSize) {
+  /** A pool of this size, of which nothing is held. */
+  constructor(size: number) {
     this.#size = size;
-    this.#reserve = reserve;
   }
 
   /** What all principals hold together. */
@@ -37,10 +29,9 @@ export class Shares {
     return this.#held.get(principal) ?? 0;
   }
 
-  /** Whether a principal may take `amount` more; `isReserved` opens the reserve to it. */
-  allows(principal: string, amount = 1, isReserved = false): boolean {
-    const free = this.#size - this.#used - (isReserved ? 0 : this.#reserve);
-    return this.heldBy(principal) + amount <= free;
+  /** Whether a principal may take `amount` more. */
+  allows(principal: string, amount = 1): boolean {
+    return this.heldBy(principal) + amount <= this.#size - this.#used;
   }
 
   /** Whether a principal holds more than is left, as it may after others took theirs, or took what it was not asked for. */

@@ -12,6 +12,8 @@ import { serialize } from './proto.ts';
 
 const DOMAIN = 'keyward';
 const DETAILS_TRAILER = 'grpc-status-details-bin';
+/** The header of every answer that names its call, as logs and errors do. */
+export const REQUEST_ID_HEADER = 'keyward-request-id';
 
 /** Whatever was thrown, as a KeywardError. */
 export function toKeywardError(error: unknown): KeywardError {
@@ -39,16 +41,37 @@ export function errorHeaders(error: KeywardError, requestId: string): OutgoingHt
     'grpc-status': message.code,
     'grpc-message': encodeURIComponent(message.message),
     'grpc-accept-encoding': 'identity',
+    [REQUEST_ID_HEADER]: requestId,
     [DETAILS_TRAILER]: serialize('google.rpc.Status', message).toString('base64'),
   };
 }
 
-/** What an answer of grpc-js's own means, if it is an error and has no details yet. Its texts are all there is to go by. */
-export function bareError(headers: OutgoingHttpHeaders): KeywardError | undefined {
+/** What is known of a call that grpc-js answers by itself. */
+export interface BareCall {
+  /** The largest message that any method takes. */
+  readonly maxMessageBytes: number;
+  /** Whether its request ended within a message. */
+  readonly isPartial: boolean;
+}
+
+/**
+ * Returns what an answer of grpc-js's own means; undefined if it is no error, or has details. Its texts are all there is to go
+ * by.
+ */
+export function bareError(headers: OutgoingHttpHeaders, call: BareCall): KeywardError | undefined {
   if (headers['grpc-status'] === undefined || headers[DETAILS_TRAILER] !== undefined) return undefined;
   const text = String(headers['grpc-message']);
   const reason = bareReason(Number(headers['grpc-status']), text);
-  return reason && new KeywardError(reason, reason === 'INTERNAL' ? { cause: text } : {});
+  switch (reason) {
+    case undefined:
+      return undefined;
+    case 'MESSAGE_TOO_LARGE':
+      return new KeywardError(reason, { metadata: { limit: String(call.maxMessageBytes) } });
+    case 'MESSAGE_COUNT_WRONG':
+      return new KeywardError(call.isPartial ? 'MALFORMED_REQUEST' : reason);
+    default:
+      return new KeywardError(reason, reason === 'INTERNAL' ? { cause: text } : {});
+  }
 }
 
 function bareReason(code: number, text: string): Reason | undefined {
@@ -56,7 +79,7 @@ function bareReason(code: number, text: string): Reason | undefined {
     case status.RESOURCE_EXHAUSTED:
       return 'MESSAGE_TOO_LARGE';
     case status.UNIMPLEMENTED:
-      return /no%20request|second%20request/.test(text) ? 'MALFORMED_REQUEST' : 'METHOD_UNKNOWN';
+      return /no%20request|second%20request/.test(text) ? 'MESSAGE_COUNT_WRONG' : 'METHOD_UNKNOWN';
     case status.INTERNAL:
       return /decompress|deserializing%20request/.test(text) ? 'MALFORMED_REQUEST' : 'INTERNAL';
     case status.UNKNOWN:

@@ -6,7 +6,12 @@
  * nothing here sends unless it is told to, and everything is closed by `using`. Knows the service's address and
  * certificates, not its methods.
  */
-import { type ClientHttp2Session, connect as connectHttp2, type OutgoingHttpHeaders } from 'node:http2';
+import {
+  type ClientHttp2Session,
+  connect as connectHttp2,
+  constants,
+  type OutgoingHttpHeaders,
+} from 'node:http2';
 import { createConnection, type Socket } from 'node:net';
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls';
 import type { MessageTypeDefinition } from '@grpc/proto-loader';
@@ -73,12 +78,14 @@ interface CallParts {
   /** Sent one after another; the request ends after them unless `unfinished`. */
   readonly body?: readonly Uint8Array[];
   readonly unfinished?: boolean;
+  /** Resets the stream. */
+  readonly signal?: AbortSignal;
 }
 
 /** Makes a call with these headers and bytes, and waits until its stream is closed. */
 export function call(
   session: ClientHttp2Session,
-  { path, headers, body = [], unfinished }: CallParts,
+  { path, headers, body = [], unfinished, signal }: CallParts,
 ): Promise<Answer> {
   const stream = session.request(
     {
@@ -96,6 +103,7 @@ export function call(
   stream.on('trailers', (values) => Object.assign(received, values));
   stream.on('data', (chunk: Buffer) => chunks.push(chunk));
   stream.on('error', () => {});
+  signal?.addEventListener('abort', () => stream.close(constants.NGHTTP2_CANCEL));
   for (const bytes of body) stream.write(bytes);
   if (!unfinished) stream.end();
   return new Promise((resolve) =>
@@ -249,6 +257,11 @@ export class FrameClient implements Disposable {
   /** Reads no more: the server's side fills up. */
   stopReading(): void {
     this.#socket.pause();
+  }
+
+  /** Whether the connection is closed, by whichever side. */
+  get isClosed(): boolean {
+    return this.#socket.destroyed;
   }
 
   /** The code and text of the last GOAWAY. */

@@ -61,6 +61,7 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
     address: undefined,
     startedAt: monotonicNow(),
     deadline: monotonicNow() + (variations.timeLeftMs ?? 60_000),
+    decode: (_length, decode) => decode(),
     hold: () => () => {
       isReleased = true;
     },

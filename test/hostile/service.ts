@@ -58,6 +58,16 @@ export class HostileService implements AsyncDisposable {
     return result;
   }
 
+  /** A peer with a certificate of the environment's CA for a caller of this name, which has no right at all. */
+  peerOf(name: string): Peer {
+    const { certPem, keyPem } = this.environment.ca.issue({
+      subject: name,
+      usage: 'client',
+      uris: [`spiffe://keyward.test/${name}`],
+    });
+    return { ...this.peer, cert: certPem, key: keyPem };
+  }
+
   /** Resident memory of the server's process. */
   residentBytes(): number {
     const [, kilobytes] =

@@ -7,30 +7,22 @@ import fc from 'fast-check';
 import { Shares } from '../../src/rpc/shares.ts';
 
 /** Has a principal take one by one for as long as it may; returns how many it got. */
-function fill(shares: Shares, principal: string, isReserved = false): number {
+function fill(shares: Shares, principal: string): number {
   let count = 0;
-  for (; shares.allows(principal, 1, isReserved); count += 1) shares.take(principal);
+  for (; shares.allows(principal); count += 1) shares.take(principal);
   return count;
 }
 
 describe('shares of a pool', () => {
   test('one principal gets half, a second half of the rest, and a newcomer always finds room', () => {
-    const shares = new Shares({ size: 1_024 });
+    const shares = new Shares(1_024);
     assert.equal(fill(shares, 'greedy'), 512);
     assert.equal(fill(shares, 'greedier'), 256);
     for (let index = 0; index < 100; index += 1) assert.ok(shares.allows(`newcomer ${index}`));
   });
 
-  test('what is reserved is left to reserved uses, however many principals there are', () => {
-    const shares = new Shares({ size: 64, reserve: 16 });
-    for (let index = 0; index < 1_000; index += 1) fill(shares, `principal ${index}`);
-    assert.equal(shares.used, 48);
-    assert.ok(!shares.allows('newcomer'));
-    assert.ok(shares.allows('newcomer', 1, true));
-  });
-
   test('who took unasked is told that it is too much, and nobody else is', () => {
-    const shares = new Shares({ size: 1_000 });
+    const shares = new Shares(1_000);
     shares.take('small', 10);
     shares.take('large', 600);
     assert.ok(shares.isExceededBy('large'));
@@ -47,11 +39,11 @@ describe('shares of a pool', () => {
     );
     fc.assert(
       fc.property(steps, (taken) => {
-        const shares = new Shares({ size: 100, reserve: 10 });
+        const shares = new Shares(100);
         const held: [string, number][] = [];
         for (const { principal, amount, takes } of taken) {
           if (takes && shares.allows(principal, amount)) {
-            assert.ok(shares.heldBy(principal) + amount <= 90 - shares.used);
+            assert.ok(shares.heldBy(principal) + amount <= 100 - shares.used);
             shares.take(principal, amount);
             held.push([principal, amount]);
           } else {

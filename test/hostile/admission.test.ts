@@ -1,0 +1,265 @@
+/**
+ * Admission, through raw HTTP/2: what outlives its peer, what one caller can have of the server, what resets count, and what
+ * is refused with a reason.
+ */
+import assert from 'node:assert/strict';
+import { constants } from 'node:http2';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { gzipSync } from 'node:zlib';
+import {
+  type Answer,
+  call,
+  FLAG,
+  FRAME,
+  FrameClient,
+  field,
+  frame,
+  grpcFrame,
+  headerBlock,
+  openSession,
+  uint32,
+} from '../faults/http2.ts';
+import { eventually } from '../kit.ts';
+import { type HostileService, KEY, startHostile } from './service.ts';
+
+const LIST_TENANTS = '/keyward.v1.AdminService/ListTenants';
+const ENCRYPT = '/keyward.v1.EncryptionService/Encrypt';
+const BATCH_ENCRYPT = '/keyward.v1.EncryptionService/BatchEncrypt';
+const AUDIT = '/keyward.v1.AuditService/GetCheckpoint';
+const READ_ENTRIES = '/keyward.v1.AuditService/ReadEntries';
+const HEALTH = '/grpc.health.v1.Health/Check';
+const HEALTH_WATCH = '/grpc.health.v1.Health/Watch';
+const EMPTY = grpcFrame(Buffer.alloc(0));
+const CANCEL = uint32(constants.NGHTTP2_CANCEL);
+const OK = 0;
+const UNIMPLEMENTED = 12;
+
+const encryptRequest = grpcFrame(Buffer.concat([field(1, KEY), field(2, Buffer.alloc(64))]));
+
+function streamIds(count: number, from = 0): number[] {
+  return Array.from({ length: count }, (_, index) => 2 * (from + index) + 1);
+}
+
+/** Whole calls with empty messages. */
+function wholeCalls(path: string, ids: readonly number[]): Buffer[] {
+  const block = headerBlock(path);
+  return ids.flatMap((id) => [
+    frame(FRAME.headers, FLAG.endHeaders, id, block),
+    frame(FRAME.data, FLAG.endStream, id, EMPTY),
+  ]);
+}
+
+describe('what a peer sends and does not stay for', () => {
+  let hostile: HostileService;
+  before(async () => {
+    hostile = await startHostile();
+  });
+  after(async () => {
+    await hostile?.[Symbol.asyncDispose]();
+  });
+
+  test('whole requests whose answers are not read, from a peer that then goes away, end nothing', async () => {
+    await hostile.staysHonest(async () => {
+      for (let round = 0; round < 5; round += 1) {
+        using client = await FrameClient.connect(hostile.peerOf('stranger'));
+        client.begin();
+        client.stopReading();
+        for (let burst = 0; burst < 6; burst += 1) {
+          client.send(...wholeCalls(LIST_TENANTS, streamIds(100, burst * 100)));
+          await sleep(1);
+        }
+      }
+    });
+  });
+
+  test('callers whose deadlines pass keep their connection, and calls with time enough are served on it', async () => {
+    const answers = await hostile.staysHonest(async (session) => {
+      const hurried = Array.from({ length: 3_000 }, async (_, index) => {
+        await sleep(index / 2);
+        const abort = new AbortController();
+        setTimeout(() => abort.abort(), 20);
+        return call(session, {
+          path: ENCRYPT,
+          headers: { 'grpc-timeout': '20m' },
+          body: [encryptRequest],
+          signal: abort.signal,
+        });
+      });
+      await Promise.all(hurried);
+      assert.ok(!session.destroyed && !session.closed);
+      return [await call(session, { path: ENCRYPT, body: [encryptRequest] })];
+    });
+    assert.equal(answers[0]?.status, OK);
+  });
+
+  test('resets without end cost a caller its connection, a stranger sooner', async () => {
+    const from = hostile.service.log.length;
+    await hostile.staysHonest(async () => {
+      const block = headerBlock(LIST_TENANTS);
+      using client = await FrameClient.connect(hostile.peerOf('stranger'));
+      client.begin();
+      for (let batch = 0; !client.isClosed; batch += 1) {
+        const streams = streamIds(500, batch * 500).map((id) => [
+          frame(FRAME.headers, FLAG.endHeaders, id, block),
+          frame(FRAME.rstStream, 0, id, CANCEL),
+        ]);
+        client.send(...streams.flat());
+        await sleep(1);
+      }
+      assert.equal(client.goaway?.code, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+      assert.equal(client.goaway.text, 'too_many_resets');
+    });
+    const line = await hostile.service.logged(({ why }) => why === 'too_many_resets', from);
+    assert.equal(line['caller'], 'spiffe://keyward.test/stranger');
+  });
+});
+
+describe('what one caller can have', () => {
+  let hostile: HostileService;
+  before(async () => {
+    hostile = await startHostile({
+      KEYWARD_MAX_CALLS: '64',
+      KEYWARD_MAX_REQUEST_BYTES: '2097152',
+      KEYWARD_DEADLINE_MS: '60000',
+    });
+  });
+  after(async () => {
+    await hostile?.[Symbol.asyncDispose]();
+  });
+
+  /** A caller that holds as much as it can by these calls, while `during` is done. */
+  async function greedy<T>(path: string, body: readonly Buffer[], during: () => Promise<T>): Promise<T> {
+    using session = openSession(hostile.peerOf('greedy'));
+    const calls = Array.from({ length: 200 }, () => call(session, { path, body, unfinished: true }));
+    let refused = 0;
+    for (const each of calls) each.then(({ reason }) => (refused += reason === 'SERVER_BUSY' ? 1 : 0));
+    await eventually(() => assert.ok(refused >= 100, `${refused} refused`));
+    return during();
+  }
+
+  test('streams without end of one caller leave room for those of others, and for the audit service', async () => {
+    await greedy(HEALTH_WATCH, [EMPTY], async () => {
+      using session = openSession(hostile.peer);
+      const upToLeaf1 = Buffer.concat([field(1, 'tenants/system'), Buffer.from([0x18, 1])]);
+      const entries = await call(session, { path: READ_ENTRIES, body: [grpcFrame(upToLeaf1)] });
+      assert.equal(entries.status, OK, entries.reason);
+      using watch = await FrameClient.connect(hostile.peerOf('another'));
+      watch.begin();
+      watch.send(...wholeCalls(HEALTH_WATCH, [1]));
+      await eventually(() => assert.equal(watch.received(FRAME.data).length, 1));
+    });
+  });
+
+  test('requests of one caller that never end leave room for others’ calls', async () => {
+    await greedy(ENCRYPT, [], async () => {
+      using session = openSession(hostile.peer);
+      for (const path of [LIST_TENANTS, AUDIT, HEALTH])
+        assert.equal((await call(session, { path, body: [EMPTY] })).status, OK);
+      assert.equal((await call(session, { path: ENCRYPT, body: [encryptRequest] })).status, OK);
+    });
+  });
+
+  test('bytes of one caller’s requests leave room for others’', async () => {
+    const part = grpcFrame(Buffer.alloc(100_000), { length: 4_000_000 });
+    await greedy(BATCH_ENCRYPT, [part], async () => {
+      using session = openSession(hostile.peer);
+      const request = Buffer.concat([field(1, KEY), field(2, Buffer.alloc(60_000))]);
+      for (let index = 0; index < 10; index += 1) {
+        const { status, reason } = await call(session, { path: ENCRYPT, body: [grpcFrame(request)] });
+        assert.equal(status, OK, reason);
+      }
+    });
+  });
+
+  test('what one caller has decoded leaves time for others’ calls', async () => {
+    // As many fields as a batch may have, in a message that decoding takes long for and validation refuses.
+    const item = field(2, Buffer.concat(Array.from({ length: 64 }, () => field(3, field(1, 'a')))));
+    const message = Buffer.concat([field(1, 'tenants/acme'), ...Array.from({ length: 1_000 }, () => item)]);
+    using session = openSession(hostile.peer);
+    const answers: Answer[] = [];
+    const heavy = Array.from({ length: 40 }, async () =>
+      answers.push(await call(session, { path: BATCH_ENCRYPT, body: [grpcFrame(message)] })),
+    );
+    await Promise.all(heavy);
+    const busy = answers.filter(({ reason }) => reason === 'SERVER_BUSY');
+    assert.ok(busy.length > 0 && busy.length < answers.length, `${busy.length} of ${answers.length}`);
+    for (const { retryAfterMs } of busy) assert.ok((retryAfterMs ?? 0) > 0);
+  });
+});
+
+describe('what is refused', () => {
+  let hostile: HostileService;
+  before(async () => {
+    hostile = await startHostile();
+  });
+  after(async () => {
+    await hostile?.[Symbol.asyncDispose]();
+  });
+
+  test('every answer names its call, as the log does', async () => {
+    const from = hostile.service.log.length;
+    using session = openSession(hostile.peer);
+    for (const path of [LIST_TENANTS, ENCRYPT, '/keyward.v1.KeyService/Nothing']) {
+      const { headers } = await call(session, { path, body: [EMPTY] });
+      const id = headers['keyward-request-id'];
+      assert.match(String(id), /^[0-9a-f-]{36}$/);
+      await hostile.service.logged(({ requestId }) => requestId === id, from);
+    }
+    const { headers } = await call(session, { path: HEALTH, body: [EMPTY] });
+    assert.match(String(headers['keyward-request-id']), /^[0-9a-f-]{36}$/);
+  });
+
+  test('the content type is known in whatever case', async () => {
+    using session = openSession(hostile.peer);
+    for (const type of ['APPLICATION/GRPC', 'Application/Grpc+Proto']) {
+      const answer = await call(session, {
+        path: LIST_TENANTS,
+        headers: { 'content-type': type },
+        body: [EMPTY],
+      });
+      assert.equal(answer.status, OK);
+    }
+  });
+
+  test('a message that is marked as compressed, and in no encoding, is refused and not performed', async () => {
+    using session = openSession(hostile.peer);
+    for (const message of [encryptRequest.subarray(5), gzipSync('x'), Buffer.alloc(0)]) {
+      const answer = await call(session, { path: ENCRYPT, body: [grpcFrame(message, { flag: 1 })] });
+      assert.deepEqual([answer.status, answer.reason], [UNIMPLEMENTED, 'COMPRESSION_NOT_SUPPORTED']);
+    }
+    const create = field(1, 'tenants/acme');
+    const parts = [...grpcFrame(Buffer.concat([create, field(2, 'compressed')]), { flag: 1 })];
+    const bytewise = parts.map((byte) => Buffer.from([byte]));
+    const answer = await call(session, { path: '/keyward.v1.KeyService/CreateKey', body: bytewise });
+    assert.equal(answer.reason, 'COMPRESSION_NOT_SUPPORTED');
+    const { keys } = await hostile.keyward.listKeys({ parent: 'tenants/acme' });
+    assert.deepEqual(
+      keys.map(({ name }) => name),
+      [KEY],
+    );
+  });
+
+  test('no message, or two, is UNIMPLEMENTED, as gRPC has it; half a one is malformed', async () => {
+    using session = openSession(hostile.peer);
+    for (const body of [[], [EMPTY, EMPTY]]) {
+      const answer = await call(session, { path: LIST_TENANTS, body });
+      assert.deepEqual([answer.status, answer.reason], [UNIMPLEMENTED, 'MESSAGE_COUNT_WRONG']);
+    }
+    const half = await call(session, {
+      path: LIST_TENANTS,
+      body: [grpcFrame(Buffer.alloc(3), { length: 9 })],
+    });
+    assert.equal(half.reason, 'MALFORMED_REQUEST');
+  });
+
+  test('too much metadata is refused with details, also once the limit is known', async () => {
+    using session = openSession(hostile.peer);
+    const many = Object.fromEntries(Array.from({ length: 100 }, (_, index) => [`x-${index}`, 'v']));
+    for (const headers of [{ 'x-large': 'v'.repeat(20_000) }, many, { 'x-large': 'v'.repeat(20_000) }]) {
+      const answer = await call(session, { path: LIST_TENANTS, headers, body: [EMPTY] });
+      assert.deepEqual([answer.httpStatus, answer.reason], [431, 'MESSAGE_TOO_LARGE']);
+      assert.ok(Number(answer.metadata['limit']) > 0);
+    }
+  });
+});
