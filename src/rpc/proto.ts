@@ -43,7 +43,76 @@ export function serviceDefinition(name: string): ServiceDefinition {
   return definition(name) as ServiceDefinition;
 }
 
+/** The full name of a method's request, which is of the service's package. */
+export function requestName(service: string, method: string): string {
+  const { requestType } = serviceDefinition(service)[method] as unknown as {
+    readonly requestType: { readonly type: { readonly name: string } };
+  };
+  return `${service.slice(0, service.lastIndexOf('.'))}.${requestType.type.name}`;
+}
+
 /** Serializes a message of a type by its full name, `google.rpc.Status`. */
 export function serialize(name: string, message: object): Buffer {
   return (definition(name) as MessageTypeDefinition<object, object>).serialize(message);
+}
+
+/** A field of a message, as far as the wire has it. */
+export interface FieldDescriptor {
+  /** In camelCase. */
+  readonly name: string;
+  readonly number: number;
+  /** As `TYPE_STRING`. */
+  readonly type: string;
+  readonly isRepeated: boolean;
+  /** What it holds, of a field that holds messages; of a map, its entries. */
+  readonly message?: () => MessageDescriptor;
+}
+
+export interface MessageDescriptor {
+  /** Its full name. */
+  readonly name: string;
+  readonly fields: readonly FieldDescriptor[];
+}
+
+/** What proto-loader keeps of google.protobuf.DescriptorProto. */
+interface RawDescriptor {
+  readonly name: string;
+  readonly field: readonly {
+    readonly name: string;
+    readonly number: number;
+    readonly type: string;
+    readonly typeName: string;
+    readonly label: string;
+  }[];
+  readonly nestedType: readonly RawDescriptor[];
+}
+
+/** A message's fields, by its full name, `keyward.v1.EncryptRequest`. */
+export function descriptorOf(name: string): MessageDescriptor {
+  return describe(name, (definition(name) as MessageTypeDefinition<object, object>).type as RawDescriptor);
+}
+
+function describe(fullName: string, raw: RawDescriptor): MessageDescriptor {
+  const fields = raw.field.map(({ name, number, type, typeName, label }) => ({
+    name,
+    number,
+    type,
+    isRepeated: label === 'LABEL_REPEATED',
+    ...(type === 'TYPE_MESSAGE' && { message: () => find(fullName, raw, typeName) }),
+  }));
+  return { name: fullName, fields };
+}
+
+/**
+ * The message that a field's type names: from the root, beginning with a dot, or from within the
+ * message it is in.
+ */
+function find(within: string, { nestedType }: RawDescriptor, typeName: string): MessageDescriptor {
+  const absolute = typeName.startsWith('.');
+  const nested = nestedType.find(({ name }) => typeName === (absolute ? `.${within}.${name}` : name));
+  if (nested !== undefined) return describe(`${within}.${nested.name}`, nested);
+  if (absolute) return descriptorOf(typeName.slice(1));
+  const scopes = within.split('.').map((_, index, parts) => parts.slice(0, parts.length - index).join('.'));
+  const scope = scopes.find((each) => packageDefinition[`${each}.${typeName}`] !== undefined);
+  return descriptorOf(scope === undefined ? typeName : `${scope}.${typeName}`);
 }
