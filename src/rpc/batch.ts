@@ -41,7 +41,10 @@ export function batchOf<Request, Response>(
         .min(1, 'must have an item')
         .max(MAX_ITEMS, `must have at most ${MAX_ITEMS} items`),
     }),
-    maxRequestBytes: MAX_BYTES,
+    large: {
+      maxBytes: MAX_BYTES,
+      addressee: z.object({ parent: tenantName }).transform(({ parent }) => ({ parent, requests: [] })),
+    },
     calls: ({ requests }) => requests.length,
     permission: row.permission,
     // Which keys, with which contexts, the items say; each is asked about for itself.

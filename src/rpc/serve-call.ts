@@ -27,7 +27,6 @@ import { KeywardError } from '../errors.ts';
 import type { AdmittedCall } from './admission.ts';
 import { authorize } from './authorization.ts';
 import { addDetail, noteAnswer, noteRights, notesOf, type Recording, record } from './call-audit.ts';
-import { hasTooManyFields } from './field-count.ts';
 import { validate } from './fields.ts';
 import { idempotencyOf } from './idempotency.ts';
 import {
@@ -37,6 +36,7 @@ import {
   type Services,
   type StreamRow,
 } from './methods/row.ts';
+import type { RequestScanner } from './request-scan.ts';
 import { toKeywardError, toServiceError } from './status.ts';
 
 /** What the wrapper needs of the server. */
@@ -56,6 +56,11 @@ export interface ServedMethod<Row = MethodRow<unknown, object> | StreamRow<unkno
   readonly name: string;
   readonly row: Row;
   readonly decode: (bytes: Buffer) => object;
+  /**
+   * Looks at requests before they are decoded, where they may be larger than {@link
+   * DEFAULT_REQUEST_BYTES}.
+   */
+  readonly scanner?: Pick<RequestScanner, 'addresseeOf'> | undefined;
   readonly encode: (message: object) => Buffer;
 }
 
@@ -220,6 +225,7 @@ class Execution {
 
   async #response(): Promise<Buffer | null> {
     const { row } = this.#method;
+    if (this.#rpc.request.length > DEFAULT_REQUEST_BYTES) await this.#admitLarge();
     const request = validate(row.request, this.#decoded());
     this.#resource = row.resource(request);
     this.#request = request as object;
@@ -281,18 +287,25 @@ class Execution {
     await quotas.takeCalls(row.target(request).tenant, row.calls?.(request) ?? 1);
   }
 
-  #decoded(): object {
-    const { row, decode } = this.#method;
-    const { length } = this.#rpc.request;
-    const limit = row.maxRequestBytes ?? DEFAULT_REQUEST_BYTES;
-    if (length > limit) {
+  /**
+   * Refuses a large request before it is decoded: for what it is, or because its caller has no
+   * right to it.
+   */
+  async #admitLarge(): Promise<void> {
+    const { row, scanner } = this.#method;
+    const { request: bytes } = this.#rpc;
+    const limit = row.large?.maxBytes ?? DEFAULT_REQUEST_BYTES;
+    if (row.large === undefined || scanner === undefined || bytes.length > limit)
       throw new KeywardError('MESSAGE_TOO_LARGE', { metadata: { limit: String(limit) } });
-    }
-    if (length > DEFAULT_REQUEST_BYTES && hasTooManyFields(this.#rpc.request)) {
-      throw new KeywardError('MESSAGE_TOO_LARGE', { message: 'The request has more fields than are taken.' });
-    }
+    const request = validate(row.large.addressee, { parent: scanner.addresseeOf(bytes) });
+    this.#resource = row.resource(request);
+    await this.#authorized(this.#admitted.caller, request);
+  }
+
+  #decoded(): object {
     try {
-      return this.#admitted.decode(length, () => decode(this.#rpc.request));
+      const { request: bytes } = this.#rpc;
+      return this.#admitted.decode(bytes.length, () => this.#method.decode(bytes));
     } catch (error) {
       throw error instanceof KeywardError ? error : new KeywardError('MALFORMED_REQUEST');
     }

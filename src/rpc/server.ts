@@ -17,7 +17,8 @@ import { type ConnectionLimits, Connections } from './connections.ts';
 import { MutualTlsCredentials, type ProtocolLimits, type TlsFiles } from './credentials.ts';
 import type { Services } from './methods/row.ts';
 import { METHODS } from './methods.ts';
-import { packageDefinition, serviceDefinition } from './proto.ts';
+import { packageDefinition, requestName, serviceDefinition } from './proto.ts';
+import { RequestScanner } from './request-scan.ts';
 import { serveCall } from './serve-call.ts';
 
 /** Every limit of the transport. */
@@ -144,7 +145,11 @@ export class GrpcServer {
     };
     const handlers = Object.entries(METHODS[service] ?? {}).map(([name, row]) => {
       const { requestDeserialize: decode, responseSerialize: encode } = methodOf(definition, name);
-      return [name, serveCall(serving, { name: `${service}/${name}`, row, decode, encode })] as const;
+      const scanner = row.large && new RequestScanner(requestName(service, name), 'parent');
+      return [
+        name,
+        serveCall(serving, { name: `${service}/${name}`, row, decode, scanner, encode }),
+      ] as const;
     });
     this.#server.addService(withMethods(definition, inBytes), Object.fromEntries(handlers));
   }

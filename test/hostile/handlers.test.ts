@@ -38,6 +38,9 @@ type Handle = UnaryRow['handle'];
 interface Variations {
   readonly row?: Partial<UnaryRow>;
   readonly encode?: ServedMethod['encode'];
+  readonly decode?: ServedMethod['decode'];
+  readonly scanner?: ServedMethod['scanner'];
+  readonly services?: Partial<Services>;
   readonly request?: Buffer;
   readonly timeLeftMs?: number;
   /** What grpc-js does when the answer is handed to it. */
@@ -79,12 +82,13 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
       handle,
       ...variations.row,
     },
-    decode: (bytes) => ({ bytes }),
+    decode: variations.decode ?? ((bytes) => ({ bytes })),
+    scanner: variations.scanner,
     encode: variations.encode ?? ((message) => Buffer.from(JSON.stringify(message))),
   };
   const handler = serveCall(
     {
-      services: {} as Services,
+      services: (variations.services ?? {}) as Services,
       recording: {
         writer: { write: async () => {}, writeRefusal: async () => {} },
         masks: { mask: async () => [] },
@@ -244,13 +248,42 @@ describe('an answer', () => {
 });
 
 describe('a request', () => {
-  test('larger than its method takes is refused before it is decoded', async () => {
+  const request = () => {
     const item = field(2, field(1, Buffer.alloc(DEFAULT_REQUEST_BYTES / 2)));
-    const request = () => Buffer.concat([item, item]);
-    const { error } = await serve(async () => ({}), { request: request() });
-    assert.equal(reasonOf(error), 'MESSAGE_TOO_LARGE');
-    const row = { maxRequestBytes: Infinity };
-    const { error: none } = await serve(async () => ({}), { request: request(), row });
-    assert.equal(none, null);
+    return Buffer.concat([item, item]);
+  };
+  const large = { maxBytes: Infinity, addressee: z.custom<object>() };
+  const scanner = { addresseeOf: () => 'tenants/acme' };
+  /**
+   * Which of the requests of a kind were decoded: to be called with what else there is to the call.
+   */
+  const decoded = async (variations: Variations) => {
+    let times = 0;
+    const decode = (bytes: Buffer) => {
+      times += 1;
+      return { bytes };
+    };
+    const { error } = await serve(async () => ({}), { request: request(), decode, ...variations });
+    return [reasonOf(error), times];
+  };
+
+  test('larger than its method takes is refused before it is decoded', async () => {
+    assert.deepEqual(await decoded({}), ['MESSAGE_TOO_LARGE', 0]);
+    const bounded = { large: { ...large, maxBytes: DEFAULT_REQUEST_BYTES + 1 } };
+    assert.deepEqual(await decoded({ row: bounded, scanner }), ['MESSAGE_TOO_LARGE', 0]);
+    assert.deepEqual(await decoded({ row: { large }, scanner }), [undefined, 1]);
+  });
+
+  test('that is large is not decoded for a caller without rights, nor where its scan refuses it', async () => {
+    const row = { large, permission: 'data.encrypt' } as const;
+    const rightsOf = async () => {
+      throw new KeywardError('RESOURCE_NOT_FOUND');
+    };
+    const services = { access: { rightsOf } as unknown as Services['access'] };
+    assert.deepEqual(await decoded({ row, scanner, services }), ['RESOURCE_NOT_FOUND', 0]);
+    const addresseeOf = () => {
+      throw new KeywardError('MALFORMED_REQUEST');
+    };
+    assert.deepEqual(await decoded({ row: { large }, scanner: { addresseeOf } }), ['MALFORMED_REQUEST', 0]);
   });
 });

@@ -85,27 +85,37 @@ describe('messages', () => {
     assert.deepEqual(over?.metadata, { limit: String(DEFAULT_REQUEST_BYTES) });
   });
 
-  test('case 39: a batch of two million items, or with a context of as many, is refused before it is decoded', async () => {
+  test('case 39: a batch of two million items, entries or keys of an entry is refused before it is decoded', async () => {
     const limit = 4_194_304;
-    const entries = Buffer.alloc(2_000_000, Buffer.from('1a00', 'hex'));
+    const filled = (hex: string, length = 2_000_000) => Buffer.alloc(length, Buffer.from(hex, 'hex'));
+    const twice = (part: Buffer) => Buffer.concat([part, part]);
     const messages = [
-      Buffer.alloc(limit, Buffer.from('1200', 'hex')),
-      Buffer.concat([field(2, entries), field(2, entries)]),
-      Buffer.alloc(limit, Buffer.from('0b0c', 'hex')),
-      Buffer.alloc(limit, Buffer.from('7801', 'hex')),
+      filled('1200', limit),
+      twice(field(2, filled('1a00'))),
+      twice(field(2, field(3, filled('0a00')))),
+      filled('0b0c', limit),
+      filled('7801', limit),
     ];
-    const answers = await refused((session) =>
-      Promise.all(
-        messages.map((message) =>
-          call(session, { path: `${ENCRYPT.slice(0, -7)}BatchEncrypt`, body: [grpcFrame(message)] }),
-        ),
-      ),
-    );
+    const methods = ['BatchEncrypt', 'BatchDecrypt', 'BatchReEncrypt'];
+    const attacks = methods.flatMap((method) => messages.map((message) => ({ method, message })));
+    attacks.push({ method: 'BatchGenerateDataKey', message: twice(field(2, field(2, filled('0a00')))) });
+    const answers = await refused(async (session) => {
+      const each: Answer[] = [];
+      // One at a time: together they are almost as many bytes as the service takes.
+      for (const { method, message } of attacks) {
+        const path = `/keyward.v1.EncryptionService/${method}`;
+        each.push(await call(session, { path, body: [grpcFrame(message)] }));
+      }
+      return each;
+    });
     assert.deepEqual(
       summary(answers),
-      repeated(messages.length, [STATUS.resourceExhausted, 'MESSAGE_TOO_LARGE']),
+      repeated(attacks.length, [STATUS.resourceExhausted, 'MESSAGE_TOO_LARGE']),
     );
-    for (const { message } of answers) assert.match(message, /more fields/);
+    for (const { message, metadata } of answers) {
+      assert.match(message, /more fields/);
+      assert.equal(metadata['unit'], 'fields');
+    }
   });
 
   test('case 40: bytes that are no message are INVALID_ARGUMENT, whatever the method', async () => {

@@ -56,6 +56,7 @@ before(async () => {
   nobody = rig.certified('spiffe://keyward.test/nobody');
   stranger = rig.certified(STRANGER);
   await mayEverything('acme', STRANGER);
+  await rig.bind('acme', 'spiffe://keyward.test/viewer', 'keyViewer');
   await rig.done('AdminService/CreateTenant', { tenantId: 'gamma', dedicatedRootKey: true });
   const parent = 'tenants/gamma';
   await rig.done('KeyService/CreateKey', { parent, keyId: 'theirs' });
@@ -184,6 +185,45 @@ describe('whoever may do everything in one tenant', () => {
         JSON.stringify(answer['results'] ?? seen, (key, value) => (key === 'value' ? undefined : value));
       assert.equal(errors(known), errors(unknown), method);
     }
+  });
+
+  test('case 28: is told so of a large batch before it is looked into, and on record as for a small one', async () => {
+    const from = (await rig.audited()).length;
+    // More items than a batch may have: whoever may do this is told so.
+    const requests = Array.from({ length: 1_001 }, () => ({
+      ciphertext: Buffer.alloc(200),
+      encryptionContext: { a: 'b'.repeat(200) },
+    }));
+    const batches = RPCS.filter(({ name }) => name.startsWith('EncryptionService/Batch'));
+    for (const { name } of batches) {
+      const own = await rig.ask(stranger, name, { parent: 'tenants/acme', requests });
+      assert.deepEqual(
+        [own.reason, own.message],
+        ['INVALID_FIELD', 'requests: must have at most 1000 items'],
+      );
+      const nameless = await rig.ask(stranger, name, { parent: 'tenants', requests });
+      assert.deepEqual(
+        [nameless.reason, nameless.message],
+        ['INVALID_FIELD', 'parent: must be tenants/{tenant}'],
+      );
+      for (const tenant of ['gamma', 'nowhere']) {
+        const parent = `tenants/${tenant}`;
+        const large = await rig.ask(stranger, name, { parent, requests });
+        const small = await rig.ask(stranger, name, { parent, requests: [{}] });
+        assert.deepEqual([large.reason, large.seen], ['RESOURCE_NOT_FOUND', small.seen]);
+      }
+      const lacking = await rig.ask(rig.certified('spiffe://keyward.test/viewer'), name, {
+        parent: 'tenants/acme',
+        requests,
+      });
+      assert.equal(lacking.reason, 'PERMISSION_MISSING');
+    }
+    const refused = (await rig.audited(from)).filter(({ outcome }) => outcome === 'RESOURCE_NOT_FOUND');
+    assert.equal(refused.length, 4 * batches.length);
+    refused.forEach(({ requestId: _, ...entry }, index) => {
+      const { requestId: __, ...other } = refused[index - (index % 2)] as (typeof refused)[number];
+      assert.deepEqual(entry, other);
+    });
   });
 
   test('case 28: can’t ask which permissions he has on another’s things, or who has', async () => {

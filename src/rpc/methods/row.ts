@@ -41,8 +41,8 @@ export interface AuthorizedCall extends Call {
 export interface AnyRow<Request> {
   /** From the decoded message to what the row takes; must look at every field. */
   readonly request: z.ZodType<Request>;
-  /** The largest request, in bytes, where it isn't the usual. */
-  readonly maxRequestBytes?: number;
+  /** Where requests may be larger than the usual. */
+  readonly large?: LargeRequests<Request>;
   /** As how many calls it counts against the tenant's quota, where it isn't one. */
   calls?(request: NoInfer<Request>): number;
   /** What the caller needs; a handler may ask for more. */
@@ -51,6 +51,20 @@ export interface AnyRow<Request> {
   target(request: NoInfer<Request>): CallTarget;
   /** The resource that the call is about, for log, audit and errors. */
   resource(request: Request): string;
+}
+
+/**
+ * What a method has whose requests may be larger than the usual: their callers are decided on
+ * before they are decoded.
+ */
+export interface LargeRequests<Request> {
+  /** The largest, in bytes. */
+  readonly maxBytes: number;
+  /**
+   * From a message that has nothing but its `parent` to as much of the request as `target` and
+   * `resource` look at.
+   */
+  readonly addressee: z.ZodType<Request>;
 }
 
 /** One RPC with one answer. */
