@@ -12,7 +12,11 @@ import type { AnyId, JobId } from '../ids.ts';
 export const ID_PATTERN = /^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
 /** What {@link ID_PATTERN} asks for, in words for a caller. */
 export const ID_RULE = 'must match [a-z]([a-z0-9-]{0,61}[a-z0-9])?';
-const MAX_VERSION = 2_147_483_647;
+/** The last part of a name, and the name of a key, that are as long as any. */
+export const LONGEST_ID = 'k'.repeat(63);
+export const LONGEST_KEY_NAME = `tenants/${LONGEST_ID}/keys/${LONGEST_ID}`;
+/** The highest number that a version has. */
+export const MAX_VERSION = 2_147_483_647;
 /** The tenant that the service itself belongs to; it has no keys. */
 export const SYSTEM_TENANT = 'system';
 

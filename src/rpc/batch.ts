@@ -1,19 +1,26 @@
 /**
  * Batches: many requests of one method in one call, each with a result of its own.
  *
- * Invariants: results are in the requests' order; an item that fails has no effect on the others and says what the same
- * call alone would have said; every item is of the tenant that the batch names, and allowed for
- * itself. A window of items is under way at a
- * time, so that one batch doesn't fill the queue for all others. Knows no method.
+ * Invariants:
+ *
+ * - results are in the requests' order;
+ * - an item that fails has no effect on the others, and says what the same call alone would have said;
+ * - every item is of the tenant that the batch names, and allowed for itself;
+ * - no item is done unless the answer to all of them is one that clients take, whatever becomes of each;
+ * - a window of items is under way at a time, so that one batch doesn't fill the queue for all others.
+ *
+ * Knows no method.
  */
 import { z } from 'zod';
 import { LATER } from '../access/policy.ts';
 import { invalidField, KeywardError } from '../errors.ts';
 import { formatTenantName, type TenantName } from '../keyring/names.ts';
+import { fieldBytes, MAX_ANSWER_BYTES } from './answer-size.ts';
 import { requireRights } from './authorization.ts';
 import { noteItems, type ServedItem } from './call-audit.ts';
 import { tenantName, validate } from './fields.ts';
 import type { AuthorizedCall, MethodRow, Services } from './methods/row.ts';
+import { serialize } from './proto.ts';
 import { type Status, toKeywardError, toStatus } from './status.ts';
 
 const MAX_ITEMS = 1_000;
@@ -22,13 +29,24 @@ const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 /** Enough to keep the agents busy. */
 const WINDOW = 64;
 
+/** What is kept free for each item: an error in its reason's own words, with all of its details. */
+export const SHORT_ERROR_BYTES = 400;
+
 /** What became of an item. */
 export type ItemResult<Response> = { readonly response: Response } | { readonly error: Status };
 
-/** The batch of a method whose requests belong to the tenant that `tenantOf` says. */
-export function batchOf<Request, Response>(
+/** What a method's batch is made of besides the method. */
+export interface BatchParts<Request, Item> {
+  /** Whose a request is. */
+  tenantOf(request: Request): TenantName;
+  /** Returns how many bytes the answer to an item has at most, whatever is in the item. */
+  answerBytes(item: Item): number;
+}
+
+/** The batch of a method, whose items are decoded as `Item`. */
+export function batchOf<Request, Response, Item>(
   row: MethodRow<Request, Response>,
-  tenantOf: (request: Request) => TenantName,
+  { tenantOf, answerBytes }: BatchParts<Request, Item>,
 ): MethodRow<
   { readonly parent: TenantName; readonly requests: readonly unknown[] },
   { results: ItemResult<Response>[] }
@@ -51,6 +69,8 @@ export function batchOf<Request, Response>(
     target: ({ parent }) => ({ tenant: parent.tenant, key: LATER, context: LATER }),
     resource: ({ parent }) => formatTenantName(parent),
     handle: async (services, call, { parent, requests }) => {
+      const bytes = requests.map((item) => answerBytes(item as Item));
+      requireAnswerFits(bytes.reduce((sum, each) => sum + resultBytes(Math.max(each, SHORT_ERROR_BYTES)), 0));
       const items = await inWindow(requests, (item, index) =>
         handleItem(services, call, item, index, parent),
       );
@@ -60,7 +80,7 @@ export function batchOf<Request, Response>(
         parent.tenant,
         items.map(({ served }) => served),
       );
-      return { results: items.map(({ result }) => result) };
+      return { results: fitting(call, items, bytes) };
     },
   };
 
@@ -83,9 +103,51 @@ export function batchOf<Request, Response>(
     } catch (thrown) {
       const error = toKeywardError(thrown);
       const result = { error: toStatus(within(`requests[${index}].`, error), call.id) };
-      return { result, served: { ...served, outcome: error.reason } };
+      return { result, failure: error, served: { ...served, outcome: error.reason } };
     }
   }
+}
+
+/** An item's result, and where it failed why. */
+interface Outcome<Response> {
+  readonly result: ItemResult<Response>;
+  readonly failure?: KeywardError;
+}
+
+/** What an item's result takes of the answer whose `response` or `error` has so many bytes. */
+function resultBytes(bytes: number): number {
+  return fieldBytes(fieldBytes(bytes));
+}
+
+/** Throws MESSAGE_TOO_LARGE. */
+function requireAnswerFits(bytes: number): void {
+  if (bytes <= MAX_ANSWER_BYTES) return;
+  const description = `would have an answer of up to ${bytes} bytes, of ${MAX_ANSWER_BYTES} at most: send fewer at once`;
+  throw new KeywardError('MESSAGE_TOO_LARGE', {
+    message: `requests: ${description}`,
+    fields: [{ field: 'requests', description }],
+    metadata: { limit: String(MAX_ANSWER_BYTES) },
+  });
+}
+
+/** The results, with errors in their reasons' own words where the answer would be too large with all that there is to say. */
+function fitting<Response>(
+  { id }: Pick<AuthorizedCall, 'id'>,
+  outcomes: readonly Outcome<Response>[],
+  answerBytes: readonly number[],
+): ItemResult<Response>[] {
+  const bytes = outcomes.map(({ result }, index) =>
+    'error' in result ? serialize('google.rpc.Status', result.error).length : (answerBytes[index] ?? 0),
+  );
+  const all = bytes.reduce((sum, each) => sum + resultBytes(each), 0);
+  return outcomes.map(({ result, failure }) =>
+    failure === undefined || all <= MAX_ANSWER_BYTES ? result : { error: toStatus(shortened(failure), id) },
+  );
+}
+
+/** The error with nothing but its reason, and when to try again. */
+export function shortened({ reason, retryAfterMs }: KeywardError): KeywardError {
+  return new KeywardError(reason, retryAfterMs === undefined ? {} : { retryAfterMs });
 }
 
 /** The error with its fields named as parts of an item. */

@@ -27,7 +27,8 @@ import { parseFilter } from './filter.ts';
 
 const DEFAULT_PAGE_SIZE = 100;
 const MAX_PAGE_SIZE = 1_000;
-const DATA_KEY_LENGTHS: readonly number[] = [16, 32, 64];
+/** How many bytes a data key may have. */
+export const DATA_KEY_LENGTHS: readonly number[] = [16, 32, 64];
 const DEFAULT_DATA_KEY_LENGTH = 32;
 
 /** A string that `parse` understands, or an issue that says what it should have been. */

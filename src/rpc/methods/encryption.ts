@@ -4,19 +4,31 @@
 import { z } from 'zod';
 import { LATER, type Target } from '../../access/policy.ts';
 import { invalidField } from '../../errors.ts';
+import { CIPHERTEXT_OVERHEAD } from '../../hsm/ciphertext.ts';
 import type { EncryptionContext } from '../../keyring/encryption-context.ts';
 import {
   formatKeyName,
   formatKeyVersionName,
   formatTenantName,
   type KeyName,
+  LONGEST_ID,
+  LONGEST_KEY_NAME,
+  MAX_VERSION,
   type TenantName,
 } from '../../keyring/names.ts';
+import { FLAG_BYTES, fieldBytes, NUMBER_BYTES } from '../answer-size.ts';
 import { batchOf } from '../batch.ts';
 import { crc32c } from '../crc32c.ts';
 import * as field from '../fields.ts';
+import type { DecryptRequest__Output as DecryptRequest } from '../generated/keyward/v1/DecryptRequest.ts';
 import type { EncryptionServiceHandlers } from '../generated/keyward/v1/EncryptionService.ts';
+import type { EncryptRequest__Output as EncryptRequest } from '../generated/keyward/v1/EncryptRequest.ts';
+import type { GenerateDataKeyRequest__Output as GenerateDataKeyRequest } from '../generated/keyward/v1/GenerateDataKeyRequest.ts';
+import type { ReEncryptRequest__Output as ReEncryptRequest } from '../generated/keyward/v1/ReEncryptRequest.ts';
 import { ofName, ofParent, type RowsOf, row } from './row.ts';
+
+/** The longest data key. */
+const MAX_DATA_KEY_BYTES = Math.max(...field.DATA_KEY_LENGTHS);
 
 /** The tenant of a request that names a key. */
 const tenantOfName = ({ name }: { readonly name: TenantName }) => name;
@@ -155,6 +167,20 @@ const reEncrypt = row({
   },
 });
 
+/**
+ * Returns how many bytes the name of a key's version takes of an answer at most, if the key has a
+ * valid name.
+ */
+function versionBytes(keyName: string): number {
+  const length = Math.min(keyName.length, LONGEST_KEY_NAME.length);
+  return fieldBytes(length + `/versions/${MAX_VERSION}`.length);
+}
+
+/** The same for a key that is only found out: the one that is expected, or any of the tenant. */
+function sourceVersionBytes(expectedKey: string, tenant: string): number {
+  return versionBytes(expectedKey || `${tenant}/keys/${LONGEST_ID}`);
+}
+
 export const encryptionService = {
   Encrypt: encrypt,
   Decrypt: decrypt,
@@ -185,8 +211,34 @@ export const encryptionService = {
       return { data, dataCrc32c: crc32c(data) };
     },
   }),
-  BatchEncrypt: batchOf(encrypt, tenantOfName),
-  BatchDecrypt: batchOf(decrypt, tenantOfParent),
-  BatchGenerateDataKey: batchOf(generateDataKey, tenantOfName),
-  BatchReEncrypt: batchOf(reEncrypt, tenantOfName),
+  BatchEncrypt: batchOf(encrypt, {
+    tenantOf: tenantOfName,
+    answerBytes: ({ name, plaintext }: EncryptRequest) =>
+      fieldBytes(plaintext.length + CIPHERTEXT_OVERHEAD) + versionBytes(name) + NUMBER_BYTES + FLAG_BYTES,
+  }),
+  BatchDecrypt: batchOf(decrypt, {
+    tenantOf: tenantOfParent,
+    answerBytes: ({ parent, ciphertext, key }: DecryptRequest) =>
+      fieldBytes(Math.max(0, ciphertext.length - CIPHERTEXT_OVERHEAD)) +
+      sourceVersionBytes(key, parent) +
+      NUMBER_BYTES +
+      FLAG_BYTES,
+  }),
+  BatchGenerateDataKey: batchOf(generateDataKey, {
+    tenantOf: tenantOfName,
+    answerBytes: ({ name }: GenerateDataKeyRequest) =>
+      fieldBytes(MAX_DATA_KEY_BYTES) +
+      fieldBytes(MAX_DATA_KEY_BYTES + CIPHERTEXT_OVERHEAD) +
+      versionBytes(name) +
+      2 * NUMBER_BYTES,
+  }),
+  BatchReEncrypt: batchOf(reEncrypt, {
+    tenantOf: tenantOfName,
+    answerBytes: ({ name, ciphertext, sourceKey }: ReEncryptRequest) =>
+      fieldBytes(ciphertext.length) +
+      sourceVersionBytes(sourceKey, name.split('/keys/')[0] ?? '') +
+      versionBytes(name) +
+      NUMBER_BYTES +
+      FLAG_BYTES,
+  }),
 } satisfies RowsOf<EncryptionServiceHandlers>;
