@@ -7,7 +7,7 @@
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { validate as isCronExpression } from 'node-cron';
 import { z } from 'zod';
-import { PRINCIPALS } from './access/certificates.ts';
+import { MAX_NAME_BYTES, PRINCIPALS } from './access/certificates.ts';
 
 /** One setting. */
 interface Setting<T> {
@@ -100,7 +100,7 @@ export const SETTINGS = {
   KEYWARD_FIRST_ADMINISTRATOR: setting(
     z
       .string()
-      .max(512)
+      .max(MAX_NAME_BYTES)
       .refine((name) => name.trim() === name, 'must be a caller’s name')
       .optional(),
     'a caller’s name: may create role bindings without having one, and nothing else; reported at every start',

@@ -1,9 +1,10 @@
 /**
  * Client certificates: whom one stands for, and by what it is found in a deny list.
  *
- * Invariant: no value in a certificate, whatever it contains, reads as another kind of name or as two; a certificate that
- * has no name of the configured kind stands for nobody. The certificate itself was verified in the handshake. Knows no
- * token and no right.
+ * Invariants: no value in a certificate, whatever it contains, reads as another kind of name or as
+ * two; a certificate that has no name of the configured kind stands for nobody, nor does one whose
+ * name is longer than {@link MAX_NAME_BYTES}. The certificate itself was verified in the handshake.
+ * Knows no token and no right.
  */
 import { createHash, X509Certificate } from 'node:crypto';
 import type { PeerCertificate } from 'node:tls';
@@ -27,6 +28,15 @@ export interface ClientCertificate {
 const ALTERNATIVE_NAME = /(?:^|, )([^:,]+):("(?:[^"\\]|\\.)*"|[^,]*)/g;
 const DNS_NAME = /^[a-z0-9*_.-]{1,253}$/i;
 
+/**
+ * The longest name, in bytes: what a SPIFFE id may have (SPIFFE-ID, 2.3). Names are in every log
+ * line and audit entry.
+ */
+export const MAX_NAME_BYTES = 2_048;
+/** The longest trust domain of a SPIFFE id, in bytes (the same). */
+const MAX_TRUST_DOMAIN_BYTES = 255;
+const SPIFFE = 'spiffe://';
+
 /** What there is to know of a certificate that was presented. */
 export function clientCertificate(peer: PeerCertificate, principal: CertificatePrincipal): ClientCertificate {
   const digest = createHash('sha256').update(peer.raw).digest();
@@ -39,8 +49,28 @@ export function clientCertificate(peer: PeerCertificate, principal: CertificateP
   };
 }
 
-/** The caller as logs and audit entries name him. */
+/**
+ * Returns the caller's name in logs, audit entries and role bindings; undefined where there is
+ * none, or one that is too long.
+ */
 export function principalOf(
+  names: Pick<PeerCertificate, 'subjectaltname' | 'subject'>,
+  principal: CertificatePrincipal,
+): string | undefined {
+  const name = nameOf(names, principal);
+  return name === undefined || isTooLong(name) ? undefined : name;
+}
+
+/**
+ * Whether it is longer than names may be. Then there is none: not the one that would come after it.
+ */
+function isTooLong(name: string): boolean {
+  if (Buffer.byteLength(name) > MAX_NAME_BYTES) return true;
+  const [trustDomain = ''] = name.startsWith(SPIFFE) ? name.slice(SPIFFE.length).split('/') : [];
+  return Buffer.byteLength(trustDomain) > MAX_TRUST_DOMAIN_BYTES;
+}
+
+function nameOf(
   { subjectaltname = '', subject }: Pick<PeerCertificate, 'subjectaltname' | 'subject'>,
   principal: CertificatePrincipal,
 ): string | undefined {
@@ -68,7 +98,7 @@ export function serialKey(serial: string, issuer: string): string {
 /** A SPIFFE certificate has exactly one URI (X.509-SVID, 2); Node quotes one with anything odd in it. */
 function spiffeId(uris: readonly string[]): string | undefined {
   const [uri] = uris;
-  return uris.length === 1 && uri?.startsWith('spiffe://') ? uri : undefined;
+  return uris.length === 1 && uri?.startsWith(SPIFFE) ? uri : undefined;
 }
 
 /**

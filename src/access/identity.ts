@@ -163,7 +163,8 @@ function remembered(proof: ClientCertificate | Claims, make: () => Caller): Call
 function callerByCertificate(certificate: ClientCertificate | undefined): Caller {
   if (certificate === undefined) throw new KeywardError('CREDENTIALS_MISSING');
   const { name } = certificate;
-  if (name === undefined) throw notAccepted('the certificate has no name of the configured kind');
+  if (name === undefined)
+    throw notAccepted('the certificate has no name of the configured kind, or one that is too long');
   return remembered(certificate, () => ({ name, groups: [], claim: () => undefined }));
 }
 

@@ -4,6 +4,7 @@
  * Invariant: as `fields.ts`. Knows fields, not methods.
  */
 import { z } from 'zod';
+import { MAX_NAME_BYTES } from '../access/certificates.ts';
 import { isPermission } from '../access/permissions.ts';
 import { findContextProblem } from '../keyring/encryption-context.ts';
 import { parseKeyName, parseRoleName, parseTenantName } from '../keyring/names.ts';
@@ -13,15 +14,22 @@ import { description, time } from './fields.ts';
 const MAX_CONDITIONS = 16;
 const MAX_PERMISSIONS = 100;
 /** Names end up in logs: without characters that don't show, or show other than they are. */
-const MEMBER = /^(?!\s)[^\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\ufffd]{1,512}(?<!\s)$/u;
+const MEMBER = /^(?!\s)[^\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\ufffd]+(?<!\s)$/u;
 const GROUP = /^[a-z][a-z0-9-]{0,30}\/.+$/;
 const KEY_PATTERN = /^([a-z]([a-z0-9-]{0,61}[a-z0-9])?|([a-z][a-z0-9-]{0,61})?\*)?$/;
 
+const isOfALength = (name: string) => Buffer.byteLength(name) <= MAX_NAME_BYTES;
+const LENGTH_RULE = `must have at most ${MAX_NAME_BYTES} bytes`;
+
 /** A caller's name. */
-export const principal = z.string().regex(MEMBER, 'must be the name of a caller, as GetCaller shows it');
+export const principal = z
+  .string()
+  .refine(isOfALength, LENGTH_RULE)
+  .regex(MEMBER, 'must be the name of a caller, as GetCaller shows it');
 /** A group's name. */
 export const group = z
   .string()
+  .refine(isOfALength, LENGTH_RULE)
   .regex(MEMBER, 'must be {issuer}/{group}')
   .regex(GROUP, 'must be {issuer}/{group}');
 

@@ -4,7 +4,7 @@ import { X509Certificate } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { PeerCertificate } from 'node:tls';
 import { createCertificateAuthority } from '../../dev/certificates.ts';
-import { clientCertificate, principalOf } from '../../src/access/certificates.ts';
+import { type CertificatePrincipal, clientCertificate, principalOf } from '../../src/access/certificates.ts';
 import { parseDenyList } from '../../src/access/deny-list.ts';
 
 /** OU=a,OU=b,CN=x */
@@ -114,6 +114,41 @@ describe('the configured kind of name', () => {
     assert.equal(principalOf({ ...peer, subject: {} as never }, 'subject'), undefined);
     const quoted = { ...bare, subjectaltname: 'DNS:"a.test, DNS:b.test"' };
     assert.equal(principalOf(quoted, 'dns'), undefined);
+  });
+});
+
+describe('a certificate with a long name', () => {
+  const authority = createCertificateAuthority('some CA');
+  /**
+   * Whom a certificate with that subject and these URIs stands for, as the handshake would show it.
+   */
+  const nameOf = (subject: string, uris: string[], principal: CertificatePrincipal) => {
+    const { certPem } = authority.issue({ subject, usage: 'client', uris });
+    const peer = new X509Certificate(certPem).toLegacyObject() as PeerCertificate;
+    return clientCertificate(peer, principal).name;
+  };
+  const idOf = (bytes: number) => `spiffe://keyward.test/${'a'.repeat(bytes - 22)}`;
+
+  test('stands for it up to what a SPIFFE id may have, and for nobody from there on', () => {
+    for (const principal of ['spiffe', 'spiffe-then-subject'] as const) {
+      assert.equal(nameOf('x', [idOf(2_048)], principal), idOf(2_048));
+      assert.equal(nameOf('x', [idOf(2_049)], principal), undefined);
+      assert.equal(nameOf('x', [idOf(60_000)], principal), undefined);
+    }
+  });
+
+  test('has a trust domain of up to 255 bytes', () => {
+    const id = (length: number) => `spiffe://${'a'.repeat(length)}/${'b'.repeat(300)}`;
+    assert.equal(nameOf('x', [id(255)], 'spiffe'), id(255));
+    assert.equal(nameOf('x', [id(256)], 'spiffe'), undefined);
+    assert.equal(nameOf('x', [`spiffe://${'a'.repeat(256)}`], 'spiffe-then-subject'), undefined);
+  });
+
+  test('is bounded as a subject as well, as it is shown', () => {
+    assert.equal(nameOf('a'.repeat(2_045), [], 'subject'), `CN=${'a'.repeat(2_045)}`);
+    assert.equal(nameOf('a'.repeat(2_046), [], 'subject'), undefined);
+    assert.equal(nameOf(','.repeat(1_100), [], 'spiffe-then-subject'), undefined);
+    assert.equal(nameOf('é'.repeat(1_100), [], 'spiffe-then-subject'), undefined);
   });
 });
 

@@ -239,7 +239,7 @@ describe('names', () => {
       ['principal', { principal: 'a\u202eb' }],
       ['principal', { principal: ' a' }],
       ['principal', { principal: 'a\n' }],
-      ['principal', { principal: 'x'.repeat(513) }],
+      ['principal', { principal: 'x'.repeat(2_049) }],
       ['group', { group: 'corp' }],
       ['group', { group: 'Corp/a' }],
       ['group', { group: 'corp/' }],
