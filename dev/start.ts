@@ -8,7 +8,6 @@
  */
 import { createHash } from 'node:crypto';
 import { readFileSync, realpathSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { dirname, relative } from 'node:path';
 import { connect } from 'keyward-client';
 import { tryLock } from '../scripts/lock.js';
@@ -24,6 +23,7 @@ import {
   keepTokens,
   PRINCIPALS,
 } from './identities.ts';
+import { type HeldPort, holdPort } from './ports.ts';
 import { endServer, runServerCommand, type ServerProcess, spawnServer } from './server.ts';
 import { type StartState, whoServes } from './start-state.ts';
 
@@ -73,7 +73,8 @@ async function startEverything(running: AsyncDisposableStack): Promise<Identitie
   await endLeftovers();
   const starter = identify(process.pid);
   if (starter === undefined) throw new Error('/proc is needed.');
-  const port = await choosePort();
+  const held = await choosePort(running);
+  const { port } = held;
   writeState({ starter, address: `127.0.0.1:${port}`, serving: false });
   const environment = await openDevelopmentEnvironment({
     root: ROOT,
@@ -91,6 +92,7 @@ async function startEverything(running: AsyncDisposableStack): Promise<Identitie
   // What an earlier release made has keys whose states aren't sealed.
   await runServerCommand(ROOT, ['token', 'seal-states'], variables);
   ending.signal.throwIfAborted();
+  await held.giveToServer();
   const { identity: server } = await startWithAdministrator({ environment, starter, running });
   running.use(await keepTokens(issuers, identities, (error) => ending.abort(error)));
   writeState({ starter, address: identities.admin.address, server, serving: true });
@@ -179,22 +181,11 @@ function writeState(state: StartState): void {
   writePrivateJson(PATHS.startState, state);
 }
 
-/** Our port, or the next one that nobody listens on. */
-async function choosePort(): Promise<number> {
-  for (let port = FIRST_PORT; port < FIRST_PORT + PORTS_TRIED; port += 1) {
-    if (!(await isFree(port))) continue;
-    if (port !== FIRST_PORT) say(`Port ${FIRST_PORT} is in use; taking ${port}.`);
-    return port;
-  }
-  throw new Error(`No port of ${FIRST_PORT} to ${FIRST_PORT + PORTS_TRIED - 1} is free.`);
-}
-
-async function isFree(port: number): Promise<boolean> {
-  const server = createServer();
-  const { promise, resolve } = Promise.withResolvers<boolean>();
-  server.once('error', () => resolve(false));
-  server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
-  return await promise;
+/** Our port, or the next one that is nobody's; held until everything has stopped. */
+async function choosePort(running: AsyncDisposableStack): Promise<HeldPort> {
+  const held = running.use(await holdPort(FIRST_PORT, PORTS_TRIED));
+  if (held.port !== FIRST_PORT) say(`Port ${FIRST_PORT} is in use; taking ${held.port}.`);
+  return held;
 }
 
 function howToCall({ address, caFile, certFile, keyFile, tokenFile }: Identities['service']): string {
