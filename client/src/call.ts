@@ -39,7 +39,10 @@ interface TransportOptions {
 /** The first back-off when the service gives none, in milliseconds; it doubles. */
 const FIRST_BACKOFF_MS = 200;
 
-/** The longest answer taken, in bytes: a page of 1,000 keys with all that labels may hold is within it. */
+/**
+ * The longest answer taken, in bytes: services of this release keep to 4 MiB, earlier ones have
+ * pages of six times as much.
+ */
 const MAX_ANSWER_BYTES = 67_108_864;
 
 /** A call under way, from before its first attempt to after its last. */

@@ -97,7 +97,8 @@ export class Keys {
   async list(call: Call, parent: TenantName, request: ListRequest): Promise<Page<KeyRecord>> {
     const { store, cache, states } = this.#parts;
     const { tenantId } = await cache.tenant(parent.tenant);
-    return readPage(`keys ${parent.tenant}`, request, BY_NAME, async (page) => {
+    const positions = { ...BY_NAME, bytesOf };
+    return readPage(`keys ${parent.tenant}`, request, positions, async (page) => {
       const readAfter = states.now();
       const keys = await store.read(call, tenantId, (tx) => listKeys(tx, tenantId, page));
       const sealed = keys.map((key) => key.sealed);
@@ -209,4 +210,13 @@ export class Keys {
     if (period == null || (period >= shortest && period <= LONGEST_PERIOD_SECONDS)) return;
     throw invalidField('rotation_period', `must be ${shortest} seconds to ten years`);
   }
+}
+
+/**
+ * How many bytes a key takes of an answer at most: its text, an entry around each label, and all
+ * that is of a bounded length.
+ */
+function bytesOf({ description, labels }: KeyRecord): number {
+  const text = [description, ...Object.entries(labels).flat()];
+  return text.reduce((bytes, each) => bytes + Buffer.byteLength(each) + 6, 1_024);
 }

@@ -49,11 +49,28 @@ export interface PageQuery {
   readonly conditions: readonly Condition[];
 }
 
-/** How a list is ordered: where a row stands, and what can be such a place. */
+/** How a list is ordered. */
 export interface Positions<Row> {
+  /** Where a row stands. */
   positionOf(row: Row): string;
+  /** What can be such a place. */
   isPosition(text: string): boolean;
 }
+
+/** How a list is cut into pages. */
+export interface Paging<Row> extends Positions<Row> {
+  /**
+   * Returns how many bytes a row takes of an answer at most; given where as many rows as a page may
+   * have can be too many bytes.
+   */
+  bytesOf?(row: Row): number;
+}
+
+/**
+ * The rows of a page are of no more bytes than this, or one: clients of gRPC take answers of 4 MiB
+ * by default.
+ */
+const MAX_PAGE_BYTES = 4_000_000;
 
 /** Lists that are ordered by name. */
 export const BY_NAME: Positions<{ readonly name: string }> = {
@@ -79,21 +96,34 @@ export const BY_JOB: Positions<{ readonly jobId: string }> = {
   isPosition: isUuid,
 };
 
-/** One page of `list`, read by `read` with one row more than is shown, which tells whether there is another. */
+/**
+ * Returns one page of `list`, read by `read` with one row more than is shown, which tells whether
+ * there is another. A page ends early, and isn't the last, where its rows would be too many bytes.
+ */
 export async function readPage<Row>(
   list: string,
   { pageSize, pageToken, conditions }: ListRequest,
-  { positionOf, isPosition }: NoInfer<Positions<Row>>,
+  { positionOf, isPosition, bytesOf = () => 0 }: NoInfer<Paging<Row>>,
   read: (query: PageQuery) => Promise<readonly Row[]>,
 ): Promise<Page<Row>> {
   const filtered = `${list} ${JSON.stringify(conditions)}`;
   const after = decodePageToken(filtered, pageToken, isPosition);
   const limit = pageSize + 1;
   const rows = await read(after === undefined ? { limit, conditions } : { after, limit, conditions });
-  const items = rows.slice(0, pageSize);
+  const items = fitting(rows.slice(0, pageSize), bytesOf);
   const last = items.at(-1);
-  const more = rows.length > pageSize && last !== undefined;
+  const more = rows.length > items.length && last !== undefined;
   return { items, nextPageToken: more ? encodePageToken(filtered, positionOf(last)) : '' };
+}
+
+/** As many rows from the first on as a page may have by their bytes, one at least. */
+function fitting<Row>(rows: readonly Row[], bytesOf: (row: Row) => number): readonly Row[] {
+  let bytes = 0;
+  const end = rows.findIndex((row, index) => {
+    bytes += bytesOf(row);
+    return index > 0 && bytes > MAX_PAGE_BYTES;
+  });
+  return end === -1 ? rows : rows.slice(0, end);
 }
 
 function listHash(list: string): Buffer {

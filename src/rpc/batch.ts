@@ -4,10 +4,13 @@
  * Invariants:
  *
  * - results are in the requests' order;
- * - an item that fails has no effect on the others, and says what the same call alone would have said;
+ * - an item that fails has no effect on the others, and says what the same call alone would have
+ *   said;
  * - every item is of the tenant that the batch names, and allowed for itself;
- * - no item is done unless the answer to all of them is one that clients take, whatever becomes of each;
- * - a window of items is under way at a time, so that one batch doesn't fill the queue for all others.
+ * - no item is done unless clients take the answer to all of them, and the audit entry, whatever
+ *   becomes of each;
+ * - a window of items is under way at a time, so that one batch doesn't fill the queue for all
+ *   others.
  *
  * Knows no method.
  */
@@ -17,7 +20,7 @@ import { invalidField, KeywardError } from '../errors.ts';
 import { formatTenantName, type TenantName } from '../keyring/names.ts';
 import { fieldBytes, MAX_ANSWER_BYTES } from './answer-size.ts';
 import { requireRights } from './authorization.ts';
-import { noteItems, type ServedItem } from './call-audit.ts';
+import { itemEntryBytes, noteItems, type ServedItem } from './call-audit.ts';
 import { tenantName, validate } from './fields.ts';
 import type { AuthorizedCall, MethodRow, Services } from './methods/row.ts';
 import { serialize } from './proto.ts';
@@ -29,6 +32,11 @@ const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 /** Enough to keep the agents busy. */
 const WINDOW = 64;
 
+/**
+ * So much of a batch's audit entry its items may be: it has to be read as an answer, with all that
+ * it says of the call.
+ */
+const MAX_ENTRY_BYTES = 3_670_016;
 /** What is kept free for each item: an error in its reason's own words, with all of its details. */
 export const SHORT_ERROR_BYTES = 400;
 
@@ -70,7 +78,10 @@ export function batchOf<Request, Response, Item>(
     resource: ({ parent }) => formatTenantName(parent),
     handle: async (services, call, { parent, requests }) => {
       const bytes = requests.map((item) => answerBytes(item as Item));
-      requireAnswerFits(bytes.reduce((sum, each) => sum + resultBytes(Math.max(each, SHORT_ERROR_BYTES)), 0));
+      const answer = sumOf(bytes, (each) => resultBytes(Math.max(each, SHORT_ERROR_BYTES)));
+      requireFits('an answer', answer, MAX_ANSWER_BYTES);
+      const entry = sumOf(requests, (item) => itemEntryBytes(item as object));
+      requireFits('an audit entry', entry, MAX_ENTRY_BYTES);
       const items = await inWindow(requests, (item, index) =>
         handleItem(services, call, item, index, parent),
       );
@@ -119,18 +130,28 @@ function resultBytes(bytes: number): number {
   return fieldBytes(fieldBytes(bytes));
 }
 
-/** Throws MESSAGE_TOO_LARGE. */
-function requireAnswerFits(bytes: number): void {
-  if (bytes <= MAX_ANSWER_BYTES) return;
-  const description = `would have an answer of up to ${bytes} bytes, of ${MAX_ANSWER_BYTES} at most: send fewer at once`;
+function sumOf<T>(all: readonly T[], bytesOf: (each: T) => number): number {
+  return all.reduce((sum, each) => sum + bytesOf(each), 0);
+}
+
+/**
+ * Throws MESSAGE_TOO_LARGE where what a batch leads to, `what`, could have more bytes than the
+ * limit.
+ */
+function requireFits(what: string, bytes: number, limit: number): void {
+  if (bytes <= limit) return;
+  const description = `would have ${what} of up to ${bytes} bytes, of ${limit} at most: send fewer at once`;
   throw new KeywardError('MESSAGE_TOO_LARGE', {
     message: `requests: ${description}`,
     fields: [{ field: 'requests', description }],
-    metadata: { limit: String(MAX_ANSWER_BYTES) },
+    metadata: { limit: String(limit) },
   });
 }
 
-/** The results, with errors in their reasons' own words where the answer would be too large with all that there is to say. */
+/**
+ * The results, with errors in their reasons' own words where the answer would be too large with all
+ * that there is to say.
+ */
 function fitting<Response>(
   { id }: Pick<AuthorizedCall, 'id'>,
   outcomes: readonly Outcome<Response>[],
@@ -139,7 +160,7 @@ function fitting<Response>(
   const bytes = outcomes.map(({ result }, index) =>
     'error' in result ? serialize('google.rpc.Status', result.error).length : (answerBytes[index] ?? 0),
   );
-  const all = bytes.reduce((sum, each) => sum + resultBytes(each), 0);
+  const all = sumOf(bytes, resultBytes);
   return outcomes.map(({ result, failure }) =>
     failure === undefined || all <= MAX_ANSWER_BYTES ? result : { error: toStatus(shortened(failure), id) },
   );

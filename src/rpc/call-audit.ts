@@ -64,6 +64,21 @@ export interface ServedItem {
   readonly outcome: string;
 }
 
+/** A mask, its quotes, colon and comma. */
+const MASK_BYTES = 36;
+/** What else an item has: the name of a version or a resource, and the outcome. */
+const ITEM_BYTES = 256;
+/** No context that is valid takes more. What isn't valid isn't noted. */
+const MAX_CONTEXT_BYTES = 2 * 8_192 + 64 * (MASK_BYTES + 2);
+
+/** Returns how many bytes an item takes of its batch's entry at most, as it was decoded. */
+export function itemEntryBytes(item: object): number {
+  const { encryptionContext, destinationEncryptionContext } = item as Record<string, object | undefined>;
+  const names = Object.keys(encryptionContext ?? destinationEncryptionContext ?? {});
+  const bytes = names.reduce((sum, name) => sum + Buffer.byteLength(JSON.stringify(name)) + MASK_BYTES, 0);
+  return ITEM_BYTES + Math.min(bytes, MAX_CONTEXT_BYTES);
+}
+
 /** Notes what came of a batch's items. */
 export async function noteItems(
   masks: Recording['masks'],

@@ -1,8 +1,9 @@
 /**
  * Reading the audit log: leaves, in either order, of one tenant or of all.
  *
- * A page looks at a bounded number of leaves, since most filters have no index: it may have fewer entries than it could
- * and yet not be the last. Decides nothing about who may read.
+ * A page looks at a bounded number of leaves, since most filters have no index, and returns a
+ * bounded number of bytes: it may have fewer entries than it could and yet not be the last. Decides
+ * nothing about who may read.
  */
 
 import type { TenantId } from '../ids.ts';
@@ -11,6 +12,12 @@ import type { Tx } from './store.ts';
 
 /** Leaves that one page looks at, where it doesn't take them all. */
 const SCANNED = 10_000;
+/**
+ * So many bytes of leaves, each with what an answer has around it, are on one page, or one leaf:
+ * clients take 4 MiB by default.
+ */
+const MAX_PAGE_BYTES = 4_000_000;
+const AROUND_LEAF_BYTES = 24;
 /** Clocks of replicas may differ by so much, so that a later leaf is of an earlier time. */
 const CLOCKS_MS = 600_000;
 
@@ -70,6 +77,7 @@ interface Row {
   leaf_index: number | null;
   leaf: string | null;
   scanned: number;
+  matched: number;
   last: number | null;
   newest: string | null;
 }
@@ -96,8 +104,13 @@ async function scan(
      matching AS (SELECT * FROM scanned WHERE true ${matching} ORDER BY leaf_index ${order} LIMIT $3),
      whole AS (
        SELECT count(*)::integer AS scanned, ${order === 'ASC' ? 'max' : 'min'}(leaf_index)::float8 AS last
-         ${startTime === null ? ', NULL AS newest' : ", max(leaf::json ->> 'time') AS newest"} FROM scanned)
-     SELECT m.leaf_index::float8, m.leaf, w.* FROM whole w LEFT JOIN matching m ON true ORDER BY m.leaf_index ${order}`,
+         ${startTime === null ? ', NULL AS newest' : ", max(leaf::json ->> 'time') AS newest"} FROM scanned),
+     measured AS (
+       SELECT leaf_index, leaf, count(*) OVER earlier AS place,
+         sum(octet_length(leaf) + ${AROUND_LEAF_BYTES}) OVER earlier AS bytes
+       FROM matching WINDOW earlier AS (ORDER BY leaf_index ${order}))
+     SELECT m.leaf_index::float8, m.leaf, w.*, (SELECT count(*)::integer FROM matching) AS matched
+     FROM whole w LEFT JOIN measured m ON m.bytes <= ${MAX_PAGE_BYTES} OR m.place = 1 ORDER BY m.leaf_index ${order}`,
     values,
   );
   const [first] = rows;
@@ -107,7 +120,8 @@ async function scan(
   );
   const isPast = startTime !== null && isLongBefore(first.newest, startTime);
   const step = order === 'ASC' ? 1 : 0;
-  if (leaves.length === limit) return { leaves, next: (leaves.at(-1) as LeafRecord).leafIndex + step };
+  if (leaves.length === limit || leaves.length < first.matched)
+    return { leaves, next: (leaves.at(-1) as LeafRecord).leafIndex + step };
   const more = first.scanned === scanLimit && first.last !== null && !isPast;
   return { leaves, next: more ? (first.last as number) + step : undefined };
 }

@@ -178,4 +178,39 @@ describe('a page', () => {
       }
     }
   });
+
+  it('ends early where its rows would be too many bytes for an answer, and has one in any case', async () => {
+    const MAX = 4_000_000;
+    const sizes = fc.oneof(fc.nat(1_000), fc.nat(MAX), fc.constantFrom(MAX, MAX + 1, 3 * MAX));
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(sizes, { maxLength: 30 }),
+        fc.integer({ min: 1, max: 10 }),
+        async (list, pageSize) => {
+          const rows = list.map((bytes, index) => ({ bytes, at: String(index).padStart(3, '0') }));
+          const found: typeof rows = [];
+          let pageToken = '';
+          do {
+            const { items, nextPageToken } = await readPage<(typeof rows)[number]>(
+              LIST,
+              { pageSize, pageToken, conditions: [] },
+              {
+                positionOf: ({ at }) => at,
+                isPosition: anything,
+                bytesOf: ({ bytes }) => bytes,
+              },
+              async ({ after = '', limit }) => rows.filter(({ at }) => at > after).slice(0, limit),
+            );
+            const total = items.reduce((sum, { bytes }) => sum + bytes, 0);
+            assert.ok(items.length <= pageSize && (total <= MAX || items.length === 1));
+            const next = rows[found.length + items.length];
+            if (next !== undefined && items.length < pageSize) assert.ok(total + next.bytes > MAX);
+            found.push(...items);
+            pageToken = nextPageToken;
+          } while (pageToken !== '');
+          assert.deepEqual(found, rows);
+        },
+      ),
+    );
+  });
 });

@@ -14,7 +14,7 @@ import {
   formatTenantName,
   type TenantName,
 } from '../../keyring/names.ts';
-import { BY_NAME, readPage } from '../../keyring/page-token.ts';
+import { BY_NAME, type Paging, readPage } from '../../keyring/page-token.ts';
 import type { Condition } from '../../store/conditions.ts';
 import type { RoleBinding } from '../../store/policies.ts';
 import * as accessField from '../access-fields.ts';
@@ -33,6 +33,15 @@ import { ANY_CALLER, ofParent, type RowsOf, row, type Services } from './row.ts'
 const newBindingId = () => `b${randomUUID().replaceAll('-', '')}`;
 
 const tenantOf = ({ access }: Services, { tenant }: TenantName) => access.tenantOf(tenant);
+
+/**
+ * By name; as an answer, a binding takes less than its text does as JSON, and what else there is of
+ * it.
+ */
+const BINDINGS: Paging<RoleBinding & { readonly name: string }> = {
+  ...BY_NAME,
+  bytesOf: (binding) => Buffer.byteLength(JSON.stringify(binding)) + 512,
+};
 
 /** Which rows need no tenant. */
 const NO_TARGET = () => ({ tenant: '' });
@@ -111,7 +120,7 @@ export const accessService = {
       const { items, nextPageToken } = await readPage(
         `roleBindings ${parent.tenant}`,
         { ...request, conditions },
-        BY_NAME,
+        BINDINGS,
         async ({ after = '', limit }) => listed.filter(({ name }) => name > after).slice(0, limit),
       );
       return { roleBindings: items.map((item) => roleBindingMessage(parent, item)), nextPageToken };
