@@ -21,7 +21,7 @@ COPY cli/package.json cli/
 RUN --mount=type=secret,id=npmrc,target=/root/.npmrc --mount=type=cache,target=/root/.npm \
     npm ci --ignore-scripts
 COPY tsconfig.json tsconfig.build.json tsconfig.build-client.json tsconfig.build-cli.json ./
-COPY LICENSE ./
+COPY LICENSE buf.yaml ./
 COPY scripts scripts
 COPY proto proto
 COPY src src

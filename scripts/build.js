@@ -9,7 +9,7 @@
 import { spawnSync } from 'node:child_process';
 import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { generateTypes } from './generate.js';
+import { DESCRIPTOR_SET, generateDescriptors, generateTypes } from './generate.js';
 import { ROOT } from './node-modules.js';
 import { say } from './progress.js';
 import { afterSetUp } from './setup.js';
@@ -28,6 +28,7 @@ const LIBRARY = 'lib';
 
 function build() {
   generateTypes();
+  generateDescriptors();
   for (const { project, output, workspace, program } of PARTS) {
     const started = performance.now();
     const folder = join(ROOT, output);
@@ -35,6 +36,7 @@ function build() {
     if (!compile(project)) return 1;
     finish(folder);
     if (workspace !== undefined) makePackage(workspace, folder);
+    else cpSync(join(ROOT, 'src', DESCRIPTOR_SET), join(folder, DESCRIPTOR_SET));
     if (program !== undefined) chmodSync(join(folder, program), 0o755);
     say(`✓ ${output}/ (${((performance.now() - started) / 1000).toFixed(1)} s)`);
   }

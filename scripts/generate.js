@@ -1,16 +1,31 @@
 /**
- * Generates the TypeScript types of the contract (proto/keyward/v1) for the server and for the client.
+ * Generates what is made of the contract: its TypeScript types, for the server and for the client, and the descriptors
+ * that the server's reflection answers with.
  *
- * The types are erased when the sources run, so only `tsc` needs them. Does nothing when neither the contract nor the
- * generator has changed. Plain JavaScript for Node 20.
+ * - The types are erased when the sources run, so only `tsc` needs them. They are left alone when neither the contract
+ *   nor the generator has changed.
+ * - The descriptors are needed to run the server, so they are made before it starts; another process sees the old ones
+ *   or the new ones, whole.
+ *
+ * Plain JavaScript for Node 20.
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { ROOT } from './node-modules.js';
-import { afterSetUp } from './setup.js';
+import { afterSetUp, STATE_DIRECTORY } from './setup.js';
 
 const CONTRACT = 'keyward/v1';
 const OUTPUTS = ['src/rpc/generated', 'client/src/generated'];
@@ -31,6 +46,15 @@ const OPTIONS = [
 /** In each output: the hash of what it was made from. */
 const STAMP = '.stamp';
 
+/** Where `src/rpc/reflection.ts` looks, and below `dist/` the built server. */
+export const DESCRIPTOR_SET = 'rpc/generated/descriptors.binpb';
+/** gRPC's own services that the server has besides the contract's, by the names under which others import their files. */
+const GRPC_FILES = {
+  'grpc/health/v1/health.proto': 'node_modules/grpc-health-check/proto/health/v1/health.proto',
+  'grpc/reflection/v1/reflection.proto': 'src/rpc/grpc/reflection/v1/reflection.proto',
+  'grpc/reflection/v1alpha/reflection.proto': 'src/rpc/grpc/reflection/v1alpha/reflection.proto',
+};
+
 /** Generates what is out of date; throws with the generator's own words when it fails. */
 export function generateTypes() {
   const files = readdirSync(join(ROOT, 'proto', CONTRACT))
@@ -41,7 +65,7 @@ export function generateTypes() {
     const folder = join(ROOT, output);
     const stampFile = join(folder, STAMP);
     if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) continue;
-    rmSync(folder, { recursive: true, force: true });
+    removeTypes(folder);
     const args = [...OPTIONS, '--outDir', output, ...files.map((name) => `${CONTRACT}/${name}`)];
     const result = spawnSync(
       process.execPath,
@@ -52,6 +76,46 @@ export function generateTypes() {
       throw new Error(`proto-loader-gen-types failed:\n${result.stdout}${result.stderr}`);
     writeFileSync(stampFile, stamp);
   }
+}
+
+/** @param {string} folder */
+function removeTypes(folder) {
+  for (const name of existsSync(folder) ? readdirSync(folder) : []) {
+    if (name !== basename(DESCRIPTOR_SET)) rmSync(join(folder, name), { recursive: true });
+  }
+}
+
+/**
+ * Compiles the contract, what it imports, and {@link GRPC_FILES} into one FileDescriptorSet, comments included; throws
+ * with the compiler's own words when that fails. Takes half a second, so it is done whether or not anything has changed.
+ */
+export function generateDescriptors() {
+  mkdirSync(STATE_DIRECTORY, { recursive: true, mode: 0o700 });
+  const work = mkdtempSync(join(STATE_DIRECTORY, 'descriptors-'));
+  try {
+    for (const [name, file] of Object.entries(GRPC_FILES)) cpSync(join(ROOT, file), join(work, name));
+    const made = join(work, 'descriptors.binpb');
+    // Messages one behind the other are one, with the fields of both.
+    writeFileSync(made, Buffer.concat(['.', work].map(compileProto)));
+    const target = join(ROOT, 'src', DESCRIPTOR_SET);
+    mkdirSync(dirname(target), { recursive: true });
+    renameSync(made, target);
+  } finally {
+    rmSync(work, { recursive: true });
+  }
+}
+
+/** @param {string} input a folder of `.proto` files, or of a `buf.yaml` */
+function compileProto(input) {
+  const args = ['build', input, '--as-file-descriptor-set', '--output', '-#format=binpb'];
+  const env = { ...process.env, BUF_CACHE_DIR: join(STATE_DIRECTORY, 'buf') };
+  const { status, stdout, stderr, error } = spawnSync(join(ROOT, 'node_modules/.bin/buf'), args, {
+    cwd: ROOT,
+    env,
+    maxBuffer: 64 * 1024 * 1024,
+  });
+  if (status !== 0) throw new Error(`buf build failed:\n${error?.message ?? ''}${stderr}`);
+  return stdout;
 }
 
 /** @param {readonly string[]} files */
@@ -65,6 +129,7 @@ function stampOf(files) {
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   await afterSetUp(async () => {
     generateTypes();
+    generateDescriptors();
     return 0;
   });
 }

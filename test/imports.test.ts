@@ -61,7 +61,6 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   'node-pg-migrate': ['src/store'],
   '@grpc/grpc-js': ['src/rpc', 'client/src'],
   '@grpc/proto-loader': ['src/rpc', 'client/src'],
-  '@grpc/reflection': ['src/rpc'],
   'grpc-health-check': ['src/rpc'],
   jose: ['src/access', 'dev'],
   pino: ['src/telemetry', 'src/rpc', 'src/access'],

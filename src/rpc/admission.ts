@@ -98,7 +98,7 @@ interface Arrival {
   readonly dispatch: Dispatch;
 }
 
-const LONG_LIVED = /^\/grpc\.(health\.v1\.Health\/Watch$|reflection\.)/;
+const LONG_LIVED = /^\/grpc\.health\.v1\.Health\/Watch$/;
 /** What uses keys; the rest is health, audit and administration. */
 const KEY_USE = /^\/keyward\.v1\.(EncryptionService|DataKeyService)\//;
 /** Longer than Node's timers go; nobody waits for that. */

@@ -15,7 +15,7 @@ import {
 
 const PROTO_DIRECTORY = fileURLToPath(new URL('../../proto', import.meta.url));
 
-/** All of `proto/`, also for reflection. */
+/** All of `proto/`. */
 export const packageDefinition: PackageDefinition = loadSync(
   [
     'keyward/v1/access.proto',

@@ -7,7 +7,6 @@
  */
 import type { Http2SecureServer } from 'node:http2';
 import { type Metadata, type MethodDefinition, Server, type ServiceDefinition } from '@grpc/grpc-js';
-import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Logger } from 'pino';
 import type { Identity } from '../access/identity.ts';
@@ -17,7 +16,8 @@ import { type ConnectionLimits, Connections } from './connections.ts';
 import { MutualTlsCredentials, type ProtocolLimits, type TlsFiles } from './credentials.ts';
 import type { Services } from './methods/row.ts';
 import { METHODS } from './methods.ts';
-import { packageDefinition, requestName, serviceDefinition } from './proto.ts';
+import { requestName, serviceDefinition } from './proto.ts';
+import { addReflection } from './reflection.ts';
 import { RequestScanner } from './request-scan.ts';
 import { serveCall } from './serve-call.ts';
 
@@ -80,7 +80,7 @@ export class GrpcServer {
     });
     for (const service of Object.keys(METHODS)) this.#addService(service);
     this.#addHealth();
-    if (options.reflection) new ReflectionService(packageDefinition).addToServer(this.#server);
+    if (options.reflection) addReflection(this.#server);
     this.#setHealth('NOT_SERVING');
   }
 
