@@ -25,6 +25,7 @@ import { delimiter, dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { freePort } from '../../dev/postgres.ts';
 import { copyToken, tokenVariables } from '../../softhsm/token.ts';
+import { call, field, grpcFrame, openSession } from '../faults/http2.ts';
 import { TESTER } from '../grants.ts';
 import { type Environment, eventually, newEnvironment } from '../kit.ts';
 import { type Built, buildStage } from './dockerfile.ts';
@@ -111,11 +112,13 @@ function command(args: readonly string[], changes: Record<string, string> = {}) 
 }
 
 /** Starts the service as the account; resolves with its port once its own health command says that it serves. */
-async function serve(): Promise<{ port: number; end(): Promise<number | null> }> {
+async function serve(
+  changes: Record<string, string> = {},
+): Promise<{ port: number; end(): Promise<number | null> }> {
   const child = spawn(node, [join(tree, 'dist', 'main.js'), 'serve'], {
     ...ACCOUNT,
     cwd: tree,
-    env: variables,
+    env: { ...variables, ...changes },
   });
   running.add(child);
   let log = '';
@@ -278,6 +281,20 @@ describe('the service of the image', () => {
     const ciphertext = keyward('encrypt tenants/packed/keys/orders --context order=17', 'secret');
     assert.equal(keyward('decrypt --tenant packed --context order=17', ciphertext), 'secret');
     assert.equal(inProject(['main.js']), 'hello\n');
+    assert.equal(await end(), 0);
+  });
+
+  test('describes by reflection, where that is on, what it serves', async () => {
+    const { port, end } = await serve({ KEYWARD_REFLECTION: 'true' });
+    const { certPem, keyPem } = environment.ca.issue({ subject: 'curious', usage: 'client', uris: [TESTER] });
+    using session = openSession({ port, ca: environment.ca.certPem, cert: certPem, key: keyPem });
+    const { body } = await call(session, {
+      path: '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo',
+      body: [grpcFrame(field(4, 'keyward.v1.KeyService'))],
+    });
+    for (const file of ['keyward/v1/key.proto', 'google/protobuf/timestamp.proto'])
+      assert.ok(body.includes(file), file);
+    session.close();
     assert.equal(await end(), 0);
   });
 
