@@ -130,7 +130,7 @@ function readDescriptorSet(): Buffer {
   try {
     return readFileSync(DESCRIPTOR_SET);
   } catch (error) {
-    const message = `cannot serve reflection: ${(error as Error).message}: run \`node scripts/generate.js\`, or switch it off`;
+    const message = `cannot serve reflection: ${(error as Error).message}: run \`node scripts/generate.js\`, or set KEYWARD_REFLECTION=false`;
     throw new Error(message, { cause: error });
   }
 }
