@@ -10,9 +10,9 @@ import { SHORT_ERROR_BYTES, shortened } from '../../src/rpc/batch.ts';
 import { serialize, serviceDefinition } from '../../src/rpc/proto.ts';
 import { toStatus } from '../../src/rpc/status.ts';
 import { type Answer, call, detailsOf, grpcFrame } from '../faults/http2.ts';
+import { type HostileService, KEY, PARENT, startHostile } from '../hostile/service.ts';
 import { eventually } from '../kit.ts';
 import { runSql } from '../store/database.ts';
-import { type HostileService, KEY, PARENT, startHostile } from './hostile-service.ts';
 
 /** What clients of gRPC take unless they are told otherwise. */
 const LIMIT = 4_194_304;

@@ -7,8 +7,8 @@ import { after, before, test } from 'node:test';
 import type { MethodDefinition } from '@grpc/grpc-js';
 import { serviceDefinition } from '../../src/rpc/proto.ts';
 import { call, grpcFrame, openSession } from '../faults/http2.ts';
+import { type HostileService, KEY, PARENT, startHostile } from '../hostile/service.ts';
 import { eventually, failureOf } from '../kit.ts';
-import { type HostileService, KEY, PARENT, startHostile } from './hostile-service.ts';
 
 const LIMIT = 4_194_304;
 
