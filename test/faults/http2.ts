@@ -13,6 +13,8 @@ import {
   type OutgoingHttpHeaders,
 } from 'node:http2';
 import { createConnection, type Socket } from 'node:net';
+import { Duplex } from 'node:stream';
+import { setImmediate as turn } from 'node:timers/promises';
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls';
 import type { MessageTypeDefinition } from '@grpc/proto-loader';
 import { packageDefinition } from '../../src/rpc/proto.ts';
@@ -292,6 +294,59 @@ export class FrameClient implements Disposable {
       });
       this.#rest = this.#rest.subarray(9 + length);
     }
+  }
+}
+
+/**
+ * TCP under a {@link FrameClient}, given to it as the option `socket`, that keeps back what it is to send from the answer
+ * to the first flight on: so that it all, and the reset after it, reach the server between two of its turns.
+ */
+export class HeldSocket extends Duplex {
+  readonly #tcp: Socket;
+  readonly #held: Buffer[] = [];
+  #isHolding = false;
+
+  constructor(port: number) {
+    super();
+    this.#tcp = createConnection(port, '127.0.0.1');
+    this.#tcp.on('error', () => this.destroy());
+    this.#tcp.on('close', () => this.push(null));
+    this.#tcp.once('data', () => this.hold());
+    this.#tcp.on('data', (chunk) => this.push(chunk));
+  }
+
+  /** Keeps back from here on. */
+  hold(): void {
+    this.#isHolding = true;
+  }
+
+  /** Sends what was kept back, and then at once. */
+  async release(): Promise<void> {
+    await this.#settled();
+    this.#isHolding = false;
+    this.#tcp.write(Buffer.concat(this.#held.splice(0)));
+  }
+
+  /** Sends what was kept back, and resets the connection (SO_LINGER of 0) so many microseconds later. */
+  async reset(delay = 0): Promise<void> {
+    await this.release();
+    const end = performance.now() + delay / 1_000;
+    while (performance.now() < end); // No timer is that exact.
+    this.#tcp.resetAndDestroy();
+    this.destroy();
+  }
+
+  override _write(chunk: Buffer, _encoding: unknown, done: () => void): void {
+    if (this.#isHolding) this.#held.push(chunk);
+    else this.#tcp.write(chunk);
+    done();
+  }
+
+  override _read(): void {}
+
+  /** TLS over what is no TCP hands its records on in later turns. */
+  async #settled(): Promise<void> {
+    for (let turns = 0; turns < 5; turns += 1) await turn();
   }
 }
 
