@@ -224,18 +224,23 @@ export const SETTINGS = {
   ),
   KEYWARD_MAX_PINGS: setting(
     integer(2, 100_000, 100),
-    'HTTP/2 PINGs between two calls, one forgiven each second, before a connection is ended',
+    'HTTP/2 PINGs and SETTINGS while nothing is served, one forgiven each second, before a connection is ended',
     '100',
   ),
   KEYWARD_MAX_CONNECTIONS: setting(
-    integer(1, 100_000, 1_000),
-    'connections at once; at the limit those that have not shaken hands make way for new ones',
-    '1000',
+    integer(1, 100_000, 2_000),
+    'connections at once; no caller can hold more than it leaves to others, and those that have not shown who they are make way',
+    '2000',
   ),
   KEYWARD_HANDSHAKE_MS: setting(
     integer(100, 120_000, 5_000),
-    'how long a TLS handshake may take, from the connection’s first moment',
+    'how long a TLS handshake may take, from the connection’s first moment, and as long again until HTTP/2 is spoken',
     '5000',
+  ),
+  KEYWARD_KEEPALIVE_MS: setting(
+    integer(1_000, 86_400_000, 30_000),
+    'a client from which nothing came for so long is asked by a PING; if nothing comes for as long again, its connection is closed',
+    '30000',
   ),
   KEYWARD_IDLE_MS: setting(
     integer(100, 86_400_000, 600_000),

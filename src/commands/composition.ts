@@ -329,6 +329,7 @@ function serverLimits(configuration: Configuration): ServerLimits {
     maxConnections: configuration.KEYWARD_MAX_CONNECTIONS,
     handshakeMs: configuration.KEYWARD_HANDSHAKE_MS,
     idleMs: configuration.KEYWARD_IDLE_MS,
+    keepaliveMs: configuration.KEYWARD_KEEPALIVE_MS,
     ageMs: configuration.KEYWARD_CONNECTION_AGE_MS,
   };
 }

@@ -1,274 +1,232 @@
 /**
- * Connections, from the first byte of TCP to the last: how many there may be, how long they may idle and live, and when
- * one that misbehaves is ended.
+ * Connections, from the first byte of TCP on: which are let in, how many each peer may have, and which give way.
  *
- * Invariants: every socket that was accepted is known here until it is closed, so that {@link Connections.destroyAll}
- * leaves none; nothing that a peer does, or leaves undone, keeps one open beyond its limits; who has not proven yet who he
- * is makes way for others; a certificate that was presented verifies, and is worked out once, when its connection opens.
- * Knows no call. What HTTP/2 itself limits (streams, headers, resets,
- * the handshake's time) is in `credentials.ts`.
+ * Invariants:
+ * - every socket that was accepted is known here until it is closed, so that {@link Connections.destroyAll} leaves none,
+ *   and has a listener for its errors from its first moment;
+ * - nothing that a peer does, or leaves undone, keeps a socket open beyond its limits: until its peer speaks HTTP/2 a
+ *   timer here ends it, afterwards `connection.ts`;
+ * - a certificate that was presented verifies, and is worked out once; HTTP/2 is spoken with nobody whose doesn't;
+ * - who holds how many is in `places.ts`.
+ *
+ * Knows no call. What HTTP/2 itself limits (streams, headers, resets) is in `credentials.ts`.
  */
 import { constants, type Http2SecureServer, type ServerHttp2Session } from 'node:http2';
-import type { Socket } from 'node:net';
+import { isIPv6, type Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
-import type { ClientCertificate } from '../access/certificates.ts';
 import type { Identity } from '../access/identity.ts';
-import { LeakyBucket } from './leaky-bucket.ts';
+import { refusalOf, refuseCertificate } from './certificate-refusal.ts';
+import { Connection, destroySoon, type ConnectionLimits as LimitsOfOne } from './connection.ts';
+import { type Occupant, Places } from './places.ts';
+import { RareLines } from './rare-lines.ts';
 
-/** What a peer may do with connections. */
-export interface ConnectionLimits {
-  /** Connections in all; at the limit one whose peer hasn't proven who he is gives way to a newcomer, others don't. */
+export type { Connection } from './connection.ts';
+
+/** What peers may do with connections. */
+export interface ConnectionLimits extends LimitsOfOne {
+  /** Connections in all. */
   readonly maxConnections: number;
-  /** A connection without a call for so long is closed. */
-  readonly idleMs: number;
-  /** A connection is closed after so long, a tenth more or less, so that certificates and replicas come round. */
-  readonly ageMs: number;
-  /** PINGs that may come between two calls; one is forgiven each second. */
-  readonly maxPings: number;
-  /** Calls that a peer may reset each second (CVE-2023-44487); {@link RESETS} says how often, when. */
-  readonly maxResetsPerSecond: number;
-  /** How long a connection that is being closed may take over it, its calls included. */
-  readonly lingerMs: number;
+  /** How long a handshake may take, and as long again until the peer has acknowledged SETTINGS or begun a call. */
+  readonly handshakeMs: number;
 }
 
-/** The last stream id there can be: a GOAWAY with it announces that one with the true id will follow (RFC 9113, 6.8). */
-const ANY_STREAM = 2 ** 31 - 1;
-/** For calls that clients begin before they have seen the GOAWAY. (A PING's answer says less: many close instead of it.) */
-const GOAWAY_NOTICE_MS = 2_000;
-const PING_FORGIVEN_MS = 1_000;
-const CALM_NOTICE_MS = 100;
-/**
- * How many times the limit a peer may reset streams each second, and for how many seconds' worth at once: one that has not
- * shown who it is; one that has, before its call began, which keeps the event loop busy to no end, but happens to an honest
- * caller while the server is slow; calls that were let in, whose deadline may just have passed: of those 64 can be in flight
- * with a deadline of 20 ms.
- */
-const RESETS = {
-  stranger: { times: 1, seconds: 10 },
-  early: { times: 16, seconds: 1 },
-  letIn: { times: 32, seconds: 10 },
-} as const;
-type ResetKind = keyof typeof RESETS;
+/** One accepted socket. */
+interface Accepted extends Occupant {
+  readonly socket: Socket;
+  readonly address: string;
+  readonly timer: NodeJS.Timeout;
+  isShaking: boolean;
+  connection: Connection | undefined;
+}
+
+type SecureListener = (socket: TLSSocket) => void;
+
+const IGNORE = () => {};
 
 /** See this file's first paragraph. */
 export class Connections {
   readonly #limits: ConnectionLimits;
-  readonly #log: Logger;
-  readonly #sockets = new Set<Socket>();
-  /** Sockets whose handshake isn't finished, the oldest first, by their peer's address: for counting, not for trusting. */
-  readonly #shaking = new Map<string, Socket>();
-  /** Sockets whose peer has shown no certificate, and no token yet, the oldest first. */
-  readonly #strangers = new Map<string, Socket>();
   readonly #identity: Identity;
+  readonly #log: Logger;
+  readonly #lines: RareLines;
+  readonly #places: Places<Accepted>;
+  /** By their peers' addresses and ports. */
+  readonly #accepted = new Map<string, Accepted>();
   readonly #connections = new WeakMap<object, Connection>();
 
   constructor(limits: ConnectionLimits, identity: Identity, log: Logger) {
     this.#limits = limits;
     this.#identity = identity;
     this.#log = log;
+    this.#lines = new RareLines(log);
+    this.#places = new Places(limits.maxConnections);
   }
 
   /** Begins to look after a server's connections. */
   watch(server: Http2SecureServer): void {
-    let finished: TLSSocket | undefined;
+    // Accepting fails while the process has no descriptor left, say.
+    server.on('error', (error) =>
+      this.#lines.warn({ message: 'a connection could not be accepted', fields: { err: error } }),
+    );
+    server.on('sessionError', ({ message }: Error) => this.#log.debug({ message }, 'a connection failed'));
+    server.on('tlsClientError', ({ message }: Error) =>
+      this.#log.debug({ message }, 'a TLS handshake failed'),
+    );
     server.on('connection', (socket: Socket) => this.#accept(socket));
-    server.on('tlsClientError', ({ message }) => this.#log.debug({ message }, 'a TLS handshake failed'));
-    // Node's own listener makes the session of the socket, and emits it, before the next listener is called.
-    server.prependListener('secureConnection', (socket: TLSSocket) => {
-      this.#shaking.delete(peerOf(socket));
-      finished = socket;
+    // Node's own among them makes the HTTP/2 session: not before it is known whether the peer may stay.
+    const establish = server.listeners('secureConnection') as SecureListener[];
+    server.removeAllListeners('secureConnection');
+    let secured: { readonly socket: TLSSocket; readonly accepted: Accepted } | undefined;
+    server.on('secureConnection', (socket: TLSSocket) => {
+      const accepted = this.#secured(socket);
+      if (accepted === undefined) return;
+      secured = { socket, accepted };
+      for (const listener of establish) listener.call(server, socket);
+      secured = undefined;
     });
     server.prependListener('session', (session: ServerHttp2Session) => {
-      if (finished !== undefined && this.#mayStay(finished)) this.#open(session, finished);
-      else session.destroy();
-      finished = undefined;
+      session.on('error', IGNORE); // 'close' follows.
+      if (secured !== undefined) this.#open(session, secured.socket, secured.accepted);
     });
   }
 
-  /** The connection that a stream came by; undefined when it isn't one that was let in. */
-  of(session: object | undefined): Connection | undefined {
-    return session === undefined ? undefined : this.#connections.get(session);
+  /** The connection that a stream came by; undefined when that takes no stream, or not this one any more. */
+  of(stream: {
+    readonly id?: number | undefined;
+    readonly session: object | undefined;
+  }): Connection | undefined {
+    const connection = stream.session && this.#connections.get(stream.session);
+    return connection?.takes(stream.id ?? Infinity) ? connection : undefined;
   }
 
   /** Ends every connection at once, those that are no TLS yet too. */
   destroyAll(): void {
-    for (const socket of this.#sockets) socket.destroy();
+    for (const { socket } of this.#accepted.values()) socket.destroy();
   }
 
   /** Ends those whose handshake isn't finished. */
   destroyUnfinished(): void {
-    for (const socket of this.#shaking.values()) socket.destroy();
-  }
-
-  /** Without a certificate only where tokens may take its place. One that was presented has to verify in any case. */
-  #mayStay(socket: TLSSocket): boolean {
-    const isBare = socket.getPeerX509Certificate() === undefined;
-    return socket.authorized || (isBare && this.#identity.acceptsTokens);
-  }
-
-  #open(session: ServerHttp2Session, socket: TLSSocket): void {
-    const certificate = socket.authorized
-      ? this.#identity.certificate(socket.getPeerCertificate())
-      : undefined;
-    const peer = peerOf(socket);
-    if (certificate === undefined) {
-      this.#strangers.set(peer, socket);
-      socket.once('close', () => this.#strangers.delete(peer));
-    }
-    const onProven = () => this.#strangers.delete(peer);
-    const connection = new Connection({ session, socket, certificate, onProven }, this.#limits, this.#log);
-    this.#connections.set(session, connection);
+    for (const { socket, isShaking } of this.#accepted.values()) if (isShaking) socket.destroy();
   }
 
   #accept(socket: Socket): void {
+    socket.on('error', IGNORE); // 'close' follows.
+    const address = socket.remoteAddress;
+    if (address === undefined) {
+      socket.destroy(); // Gone already.
+      return;
+    }
+    socket.setNoDelay(true);
     const peer = peerOf(socket);
-    if (this.#sockets.size >= this.#limits.maxConnections) {
-      const oldest = first(this.#shaking) ?? first(this.#strangers);
-      this.#log.debug({ peer: oldest?.[0] ?? peer }, 'too many connections; one is dropped');
-      if (oldest !== undefined) {
-        this.#shaking.delete(oldest[0]);
-        this.#strangers.delete(oldest[0]);
-      }
-      (oldest?.[1] ?? socket).destroy();
-      if (oldest === undefined) return;
-    }
-    this.#sockets.add(socket);
-    this.#shaking.set(peer, socket);
+    const accepted: Accepted = {
+      socket,
+      address,
+      timer: setTimeout(() => socket.destroy(), this.#limits.handshakeMs).unref(),
+      isShaking: true,
+      connection: undefined,
+      get isIdle() {
+        return this.connection?.isIdle ?? true;
+      },
+    };
     socket.once('close', () => {
-      this.#sockets.delete(socket);
-      if (this.#shaking.get(peer) === socket) this.#shaking.delete(peer);
+      clearTimeout(accepted.timer);
+      this.#places.leave(accepted);
+      if (this.#accepted.get(peer) === accepted) this.#accepted.delete(peer);
     });
-  }
-}
-
-/** What a connection is made of. */
-interface ConnectionParts {
-  readonly session: ServerHttp2Session;
-  readonly socket: TLSSocket;
-  readonly certificate: ClientCertificate | undefined;
-  /** Called when a call has shown who is at the other end. */
-  readonly onProven: () => void;
-}
-
-/** One connection that has shaken hands. */
-export class Connection {
-  /** The client's; it has verified. */
-  readonly certificate: ClientCertificate | undefined;
-  /** The peer's IP address; undefined for one that was gone at once. */
-  readonly address: string | undefined;
-  readonly #session: ServerHttp2Session;
-  readonly #socket: TLSSocket;
-  readonly #limits: ConnectionLimits;
-  readonly #log: Logger;
-  readonly #onProven: () => void;
-  #isProven: boolean;
-  readonly #idle: NodeJS.Timeout;
-  #streams = 0;
-  #pings = 0;
-  #lastPingAt = 0;
-  readonly #resets = new Map<ResetKind, LeakyBucket>();
-  #ending = false;
-
-  constructor(
-    { session, socket, certificate, onProven }: ConnectionParts,
-    limits: ConnectionLimits,
-    log: Logger,
-  ) {
-    this.#session = session;
-    this.#socket = socket;
-    this.address = socket.remoteAddress;
-    this.#limits = limits;
-    this.#log = log;
-    this.certificate = certificate;
-    this.#isProven = certificate !== undefined;
-    this.#onProven = onProven;
-    this.#idle = setTimeout(() => this.#streams === 0 && this.#end(), limits.idleMs).unref();
-    const jitter = 0.9 + Math.random() / 5;
-    const age = setTimeout(() => this.#end(), limits.ageMs * jitter).unref();
-    session.on('ping', () => this.#ping());
-    socket.once('close', () => {
-      clearTimeout(this.#idle);
-      clearTimeout(age);
-    });
+    this.#accepted.get(peer)?.socket.destroy(); // Of a socket that is closed, which Node hasn't said yet.
+    this.#accepted.set(peer, accepted);
+    this.#enter(accepted);
   }
 
-  /** In whose share its calls are until they have callers. */
-  get principal(): string {
-    return this.certificate?.name ?? `address ${this.address}`;
-  }
-
-  /** Whether it is known who is at the other end: by a certificate, or a call's token once. */
-  get isProven(): boolean {
-    return this.#isProven;
-  }
-
-  /** A call has shown who is at the other end. */
-  proven(): void {
-    if (this.#isProven) return;
-    this.#isProven = true;
-    this.#onProven();
-  }
-
-  /** A stream has begun. */
-  streamOpened(): void {
-    this.#streams += 1;
-    this.#pings = 0;
-  }
-
-  /** A stream that had begun is over. */
-  streamClosed(): void {
-    this.#streams -= 1;
-    if (this.#streams === 0) this.#idle.refresh();
-  }
-
-  /** The peer has reset a stream: before its call was let in, or afterwards. */
-  streamReset(wasLetIn: boolean): void {
-    const known = wasLetIn ? 'letIn' : 'early';
-    const kind = this.isProven ? known : 'stranger';
-    let bucket = this.#resets.get(kind);
-    if (bucket === undefined) {
-      const { times, seconds } = RESETS[kind];
-      const perSecond = times * this.#limits.maxResetsPerSecond;
-      bucket = new LeakyBucket({ perSecond, burst: seconds * perSecond });
-      this.#resets.set(kind, bucket);
+  /** Gives a place to a newcomer, at the cost of a stranger where there is none. */
+  #enter(accepted: Accepted): void {
+    const principal = networkOf(accepted.address);
+    const verdict = this.#places.forStranger(principal);
+    const dropped = verdict.may ? verdict.instead : accepted;
+    if (dropped !== undefined) {
+      this.#lines.warn({
+        message: 'too many connections of peers that have not shown who they are; one is dropped',
+        fields: { address: dropped.address, limit: this.#limits.maxConnections },
+      });
+      this.#places.leave(dropped);
+      dropped.socket.destroy();
     }
-    if (bucket.overflows()) this.#calm('too_many_resets');
+    if (verdict.may) this.#places.enter(accepted, principal);
   }
 
-  #ping(): void {
-    const now = Date.now();
-    this.#pings = Math.max(0, this.#pings - Math.abs(now - this.#lastPingAt) / PING_FORGIVEN_MS) + 1;
-    this.#lastPingAt = now;
-    // The text that clients know (gRFC A8); they keep more quiet after it.
-    if (this.#pings > this.#limits.maxPings) this.#calm('too_many_pings');
+  /** What was accepted as this socket, if its peer may go on. */
+  #secured(socket: TLSSocket): Accepted | undefined {
+    socket.on('error', IGNORE); // 'close' follows.
+    const accepted = this.#accepted.get(peerOf(socket));
+    if (accepted === undefined || accepted.socket.destroyed) {
+      socket.destroy();
+      return undefined;
+    }
+    accepted.isShaking = false;
+    accepted.timer.refresh();
+    socket.once('end', () => destroySoon(socket));
+    const refusal = refusalOf(socket, this.#identity.acceptsTokens);
+    if (refusal === undefined) return accepted;
+    this.#lines.warn({
+      message: 'a client certificate was refused',
+      key: `${refusal.reason} ${accepted.address}`,
+      fields: { ...refusal, address: accepted.address },
+    });
+    this.#places.end(accepted);
+    refuseCertificate(socket, refusal);
+    return undefined;
   }
 
-  /** Ends what goes beyond its limits, and says why. */
-  #calm(why: string): void {
-    if (this.#ending || this.#session.destroyed) return;
-    this.#ending = true;
-    this.#log.warn({ caller: this.certificate?.name, address: this.address, why }, 'a connection is ended');
-    this.#session.goaway(constants.NGHTTP2_ENHANCE_YOUR_CALM, 0, Buffer.from(why));
-    // Not at once: closing a socket that has something to read takes back what was sent on it.
-    setTimeout(() => this.#socket.destroy(), CALM_NOTICE_MS).unref();
+  #open(session: ServerHttp2Session, socket: TLSSocket, accepted: Accepted): void {
+    const certificate = socket.authorized
+      ? this.#identity.certificate(socket.getPeerCertificate())
+      : undefined;
+    const connection = new Connection({
+      session,
+      socket,
+      certificate,
+      limits: this.#limits,
+      lines: this.#lines,
+      onSettled: () => clearTimeout(accepted.timer),
+      onProven: (caller) => this.#prove(accepted, caller),
+      onEnding: () => this.#places.end(accepted),
+    });
+    accepted.connection = connection;
+    this.#connections.set(session, connection);
+    // A certificate without a name of the configured kind is nobody's but its own.
+    if (certificate !== undefined) this.#prove(accepted, certificate.name ?? certificate.thumbprint);
   }
 
-  /** Ends in order: announces it, lets calls finish, and doesn't depend on the peer for any of it. */
-  #end(): void {
-    if (this.#ending || this.#session.destroyed) return;
-    this.#ending = true;
-    this.#session.goaway(constants.NGHTTP2_NO_ERROR, ANY_STREAM);
-    // What comes after that is refused as not begun.
-    setTimeout(() => this.#session.close(), GOAWAY_NOTICE_MS).unref();
-    setTimeout(() => this.#socket.destroy(), GOAWAY_NOTICE_MS + this.#limits.lingerMs).unref();
+  /** Counts a connection as its caller's; where that has its share, one without a call gives way, or this one. */
+  #prove(accepted: Accepted, caller: string): void {
+    const { connection, address } = accepted;
+    const verdict = this.#places.forCaller(caller);
+    if (verdict.may) {
+      this.#places.prove(accepted, caller);
+      if (verdict.instead === undefined) return;
+    }
+    const message = verdict.may
+      ? 'a caller has its share of connections; the oldest one without a call is ended'
+      : 'a caller has its share of connections, each with a call; a new one is refused';
+    const fields = { caller, address, limit: this.#limits.maxConnections };
+    this.#lines.warn({ message, key: caller, fields });
+    if (verdict.may) verdict.instead?.connection?.end();
+    else connection?.refuse(constants.NGHTTP2_ENHANCE_YOUR_CALM, 'too_many_connections');
   }
-}
-
-function first<K, V>(map: ReadonlyMap<K, V>): [K, V] | undefined {
-  return map.entries().next().value;
 }
 
 function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
+}
+
+/** Whom an address counts for: an IPv6 host has a whole /64 to choose from. */
+export function networkOf(address: string): string {
+  const plain = address.replace(/^::ffff:(?=\d+\.)/i, '').replace(/%.*$/, '');
+  if (!isIPv6(plain)) return plain;
+  const [head = '', tail] = plain.split('::');
+  const groups = (text: string | undefined) => (text ? text.split(':') : []);
+  const [left, right] = [groups(head), groups(tail)];
+  const zeros = Array.from({ length: 8 - left.length - right.length }, () => '0');
+  return `${[...left, ...zeros, ...right].slice(0, 4).join(':')}::/64`;
 }

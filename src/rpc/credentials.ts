@@ -1,11 +1,14 @@
 /**
- * TLS and HTTP/2 as the server speaks them: TLS 1.3 only, a client certificate always unless callers may bring tokens, no
- * session resumption, files reloaded; what HTTP/2 itself can limit, limited.
+ * TLS and HTTP/2 as the server speaks them.
  *
- * The one ServerCredentials subclass, since grpc-js's own accepts TLS 1.2 and resumed sessions, in which a client's
- * certificate isn't presented again. When the files change and load, new connections use them; when what is there
- * doesn't load, the old ones stay and the log says so. Doesn't know who a certificate stands for. That one which was
- * presented and doesn't verify is refused where none is required too, is `connections.ts`' work.
+ * Invariants:
+ * - TLS 1.3 only, and no session resumption, in which a client's certificate isn't presented again: grpc-js's own
+ *   ServerCredentials accept both, which is why these are here;
+ * - when the files change and load, new connections use them; when what is there doesn't load, the old ones stay and
+ *   the log says so;
+ * - what HTTP/2 itself can limit is limited.
+ *
+ * Asks for client certificates; whether a peer may stay with its one, or without, is for `connections.ts`.
  */
 import { constants } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -18,9 +21,6 @@ export interface TlsFiles {
   readonly keyFile: string;
   readonly clientCaFile: string;
 }
-
-/** Whether a connection may be without a client certificate. */
-export type ClientCertificates = 'required' | 'optional';
 
 /** What a peer may do before there is a call, and beside it. */
 export interface ProtocolLimits {
@@ -44,10 +44,10 @@ export class MutualTlsCredentials extends ServerCredentials {
   #loaded: LoadedFiles;
 
   /** Throws when the files don't load: a key that isn't the certificate's, say. */
-  constructor(files: TlsFiles, limits: ProtocolLimits, certificates: ClientCertificates = 'required') {
+  constructor(files: TlsFiles, limits: ProtocolLimits) {
     const loaded = load(files);
-    const rejectUnauthorized = certificates === 'required';
-    super({ requestCert: true, rejectUnauthorized, ...http2Options(limits) }, loaded.options);
+    // Asked for, and looked at by `connections.ts`: what TLS rejects by itself it rejects without a word to anyone.
+    super({ requestCert: true, rejectUnauthorized: false, ...http2Options(limits) }, loaded.options);
     this.#files = files;
     this.#loaded = loaded;
   }

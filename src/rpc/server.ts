@@ -59,8 +59,7 @@ export class GrpcServer {
   constructor(options: GrpcServerOptions) {
     const { identity, limits, log } = options;
     this.#options = options;
-    const certificates = identity.acceptsTokens ? 'optional' : 'required';
-    this.#credentials = new MutualTlsCredentials(options.tls, limits, certificates);
+    this.#credentials = new MutualTlsCredentials(options.tls, limits);
     this.#connections = new Connections(
       { ...limits, lingerMs: limits.deadlineMs + LINGER_MS },
       identity,

@@ -100,7 +100,8 @@ describe('client certificates', () => {
       );
     });
     client.close();
-    assert.equal(code, 14);
+    // grpc-js calls a GOAWAY for inadequate security PERMISSION_DENIED where it has begun the call, others UNAVAILABLE.
+    assert.ok(code === 7 || code === 14, String(code));
   });
 
   test('a caller without a SPIFFE id is known by its subject', async () => {
@@ -137,7 +138,12 @@ describe('TLS', () => {
     const resumedBare = sessions.map((session) =>
       handshake({ session, cert: undefined, key: undefined } as ConnectionOptions).then(
         (socket) =>
-          new Promise((resolve) => socket.once('close', () => resolve('closed')).once('error', () => {})),
+          new Promise((resolve) =>
+            socket
+              .resume()
+              .once('close', () => resolve('closed'))
+              .once('error', () => {}),
+          ),
         () => 'closed',
       ),
     );
