@@ -136,7 +136,7 @@ export class Admission {
   before(dispatch: Dispatch, connections: Connections): StreamListener {
     return (http2Stream, headers, _flags, rawHeaders) => {
       http2Stream.on('error', () => {}); // 'close' follows, and is enough.
-      const connection = connections.of(http2Stream.session);
+      const connection = connections.of(http2Stream);
       if (connection === undefined) {
         http2Stream.close(constants.NGHTTP2_REFUSED_STREAM);
         return;
@@ -183,7 +183,7 @@ export class Admission {
       stream.fail(await this.#parts.recordRefusal(error, call));
     };
     const goOn = (caller: Caller) => {
-      connection.proven();
+      connection.proven(caller.name);
       stream.caller = caller;
       // It may be over: what waits to be verified gives way to others, too.
       if (stream.isOver) return;
