@@ -1,15 +1,14 @@
 /**
- * Client certificates that a connection is refused for: why, whose, and what the peer is told.
+ * Client certificates that a connection is refused for: why, and whose, for the log.
  *
- * Node's TLS sends no alert for them: by TLS 1.3 a client has finished its handshake before its certificate is looked
- * at, and what OpenSSL finds wrong is left to us. So the peer is told in HTTP/2, by a GOAWAY with a text, which most
- * clients show; no HTTP/2 session is made for it. Knows no connection but the one that it refuses.
+ * The peer learns no more than that the connection is closed. By TLS 1.3 a client has finished its handshake before its
+ * certificate is looked at, and Node has no way to send an alert then. A GOAWAY with a text was tried: grpcio repeats a
+ * call that it refuses until the deadline, without a pause; grpc-go and grpc-js don't show the text. What is closed
+ * before it speaks HTTP/2 is a failure to connect to all of them, and they try again ever more rarely.
  */
-import { constants } from 'node:http2';
 import type { TLSSocket } from 'node:tls';
-import { destroySoon } from './connection.ts';
 
-/** Why a peer may not stay. Its texts are the peer's own where they are its certificate's: bounded, and escaped. */
+/** Why a peer may not stay. The texts are the peer's own where they are its certificate's: bounded, and escaped. */
 export interface CertificateRefusal {
   /** OpenSSL's name of it. */
   readonly reason: string;
@@ -37,8 +36,6 @@ const MEANINGS: Readonly<Record<string, string>> = {
   EE_KEY_TOO_SMALL: 'its key is too small',
 };
 const LONGEST_TEXT = 200;
-/** Frame types (RFC 9113, 6). */
-const [SETTINGS, GOAWAY] = [4, 7];
 
 /** Why the peer of a TLS connection may not stay; undefined when it may. */
 export function refusalOf(socket: TLSSocket, acceptsTokens: boolean): CertificateRefusal | undefined {
@@ -58,25 +55,6 @@ export function refusalOf(socket: TLSSocket, acceptsTokens: boolean): Certificat
     ...(subjectAltName === undefined ? {} : { names: bounded(subjectAltName) }),
     validTo,
   };
-}
-
-/** Tells the peer, and ends the connection: that is what little HTTP/2 it takes, instead of a session. */
-export function refuseCertificate(socket: TLSSocket, { meaning }: CertificateRefusal): void {
-  const text = Buffer.from(`client certificate refused: ${meaning}`);
-  const payload = Buffer.alloc(8 + text.length);
-  payload.writeUInt32BE(constants.NGHTTP2_INADEQUATE_SECURITY, 4); // After the last stream that is taken: 0.
-  text.copy(payload, 8);
-  socket.resume(); // What comes is of no use, but left unread it would take back what is sent.
-  socket.end(Buffer.concat([frame(SETTINGS, Buffer.alloc(0)), frame(GOAWAY, payload)]));
-  destroySoon(socket);
-}
-
-/** A frame of the connection as a whole, without flags. */
-function frame(type: number, payload: Buffer): Buffer {
-  const head = Buffer.alloc(9);
-  head.writeUIntBE(payload.length, 0, 3);
-  head.writeUInt8(type, 3);
-  return Buffer.concat([head, payload]);
 }
 
 /** A text that a stranger chose, as a log line may have it. */

@@ -16,7 +16,7 @@ import { isIPv6, type Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import type { Identity } from '../access/identity.ts';
-import { refusalOf, refuseCertificate } from './certificate-refusal.ts';
+import { refusalOf } from './certificate-refusal.ts';
 import { Connection, destroySoon, type ConnectionLimits as LimitsOfOne } from './connection.ts';
 import { type Occupant, Places } from './places.ts';
 import { RareLines } from './rare-lines.ts';
@@ -174,7 +174,9 @@ export class Connections {
       fields: { ...refusal, address: accepted.address },
     });
     this.#places.end(accepted);
-    refuseCertificate(socket, refusal);
+    socket.resume(); // Left unread, what comes would make the end a reset.
+    socket.end();
+    destroySoon(socket);
     return undefined;
   }
 
