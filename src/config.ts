@@ -219,7 +219,7 @@ export const SETTINGS = {
   ),
   KEYWARD_MAX_RESETS_PER_SECOND: setting(
     integer(1, 100_000, 100),
-    'calls that a connection without a proven caller may reset each second, and ten times as many at once, before it is ended; a caller may reset 16 times as many that did not begin, and 32 times as many that did',
+    'calls that a connection without a proven caller may reset each second, and ten times as many at once, before it is ended; a caller may reset 8 times as many that did not begin, and 32 times as many that did',
     '100',
   ),
   KEYWARD_MAX_PINGS: setting(

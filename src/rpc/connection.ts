@@ -12,6 +12,7 @@
 import { constants, type ServerHttp2Session } from 'node:http2';
 import type { TLSSocket } from 'node:tls';
 import type { ClientCertificate } from '../access/certificates.ts';
+import { LeakyBucket } from './leaky-bucket.ts';
 import type { RareLines } from './rare-lines.ts';
 
 /** What a peer may do with one connection. */
@@ -24,6 +25,8 @@ export interface ConnectionLimits {
   readonly keepaliveMs: number;
   /** PINGs and SETTINGS that may come while nothing is served; one is forgiven each second. */
   readonly maxPings: number;
+  /** Streams that a peer may reset each second (CVE-2023-44487); {@link RESETS} says how often, when. */
+  readonly maxResetsPerSecond: number;
   /** How long a connection that is being closed may take over it, its calls included. */
   readonly lingerMs: number;
 }
@@ -33,6 +36,8 @@ export interface ConnectionParts {
   readonly session: ServerHttp2Session;
   readonly socket: TLSSocket;
   readonly certificate: ClientCertificate | undefined;
+  /** In whose share its calls are until they have callers. */
+  readonly principal: string;
   readonly limits: ConnectionLimits;
   readonly lines: RareLines;
   /** Called once, when the peer has shown that it speaks HTTP/2 and listens: SETTINGS acknowledged, or a call begun. */
@@ -43,8 +48,25 @@ export interface ConnectionParts {
   readonly onEnding: () => void;
 }
 
+/**
+ * How many times the limit a peer may reset streams each second, and for how many seconds' worth at once.
+ *
+ * A stranger: one that has not shown who it is. Early: by one that has, before its call began, which keeps the event loop busy
+ * for nothing, but happens to honest callers while the server is slow. Let in: calls whose deadline may just have passed; of
+ * those 64 can be in flight with a deadline of 20 ms.
+ */
+const RESETS = {
+  stranger: { times: 1, seconds: 10 },
+  early: { times: 8, seconds: 1 },
+  letIn: { times: 32, seconds: 10 },
+} as const;
 const FORGIVEN_MS = 1_000;
 const NOTICE_MS = 100;
+const TOO_MANY = {
+  pings: 'too many PINGs',
+  settings: 'too many SETTINGS',
+  resets: 'too many streams were reset',
+} as const;
 /** What the server sends to acknowledge a PING, and SETTINGS (RFC 9113, 4.1, 6.5 and 6.7). */
 const PING_BYTES = 17;
 const SETTINGS_BYTES = 9;
@@ -68,6 +90,7 @@ export class Connection {
   #streams = 0;
   #pings = 0;
   #lastPingAt = 0;
+  readonly #resets = new Map<keyof typeof RESETS, LeakyBucket>();
   /** Bytes of acknowledgements that were asked for, and the most bytes beside them that were sent. */
   #acknowledged = 0;
   #served = 0;
@@ -95,6 +118,11 @@ export class Connection {
       for (const timer of this.#timers) clearTimeout(timer);
       this.#beginEnding();
     });
+  }
+
+  /** In whose share its calls are until they have callers. */
+  get principal(): string {
+    return this.#parts.principal;
   }
 
   /** Whether it is known who is at the other end: by a certificate, or a call's token once. */
@@ -130,6 +158,20 @@ export class Connection {
   streamClosed(): void {
     this.#streams -= 1;
     if (this.#streams === 0) this.#idle.refresh();
+  }
+
+  /** The peer has reset a stream: before its call was let in, or afterwards. */
+  streamReset(wasLetIn: boolean): void {
+    const known = wasLetIn ? 'letIn' : 'early';
+    const kind = this.#isProven ? known : 'stranger';
+    let bucket = this.#resets.get(kind);
+    if (bucket === undefined) {
+      const { times, seconds } = RESETS[kind];
+      const perSecond = times * this.#parts.limits.maxResetsPerSecond;
+      bucket = new LeakyBucket({ perSecond, burst: seconds * perSecond });
+      this.#resets.set(kind, bucket);
+    }
+    if (bucket.overflows()) this.#calm('resets');
   }
 
   /**
@@ -176,7 +218,7 @@ export class Connection {
    * took beyond acknowledgements.
    */
   #count(what: 'pings' | 'settings', bytes: number): void {
-    const { limits, lines, socket } = this.#parts;
+    const { limits, socket } = this.#parts;
     const served = socket.bytesWritten - this.#acknowledged;
     this.#acknowledged += bytes;
     if (served >= this.#served + SERVED_BYTES) {
@@ -186,10 +228,15 @@ export class Connection {
     const now = Date.now();
     this.#pings = Math.max(0, this.#pings - Math.abs(now - this.#lastPingAt) / FORGIVEN_MS) + 1;
     this.#lastPingAt = now;
-    if (this.#pings <= limits.maxPings || this.#isEnding) return;
+    if (this.#pings > limits.maxPings) this.#calm(what);
+  }
+
+  /** Ends what goes beyond its limits, and says why. */
+  #calm(what: 'pings' | 'settings' | 'resets'): void {
+    if (this.#isEnding) return;
     const fields = { caller: this.certificate?.name, address: this.address };
-    const message = `too many ${what === 'pings' ? 'PINGs' : 'SETTINGS'}; the connection is ended`;
-    lines.warn({ message, key: fields.caller ?? fields.address, fields });
+    const message = `${TOO_MANY[what]}; the connection is ended`;
+    this.#parts.lines.warn({ message, key: fields.caller ?? fields.address, fields });
     // The text that clients know (gRFC A8); they keep more quiet after it.
     this.refuse(constants.NGHTTP2_ENHANCE_YOUR_CALM, `too_many_${what}`);
   }

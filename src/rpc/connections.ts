@@ -184,10 +184,13 @@ export class Connections {
     const certificate = socket.authorized
       ? this.#identity.certificate(socket.getPeerCertificate())
       : undefined;
+    // A certificate without a name of the configured kind is nobody's but its own.
+    const caller = certificate && (certificate.name ?? certificate.thumbprint);
     const connection = new Connection({
       session,
       socket,
       certificate,
+      principal: caller ?? `address ${networkOf(accepted.address)}`,
       limits: this.#limits,
       lines: this.#lines,
       onSettled: () => clearTimeout(accepted.timer),
@@ -196,8 +199,7 @@ export class Connections {
     });
     accepted.connection = connection;
     this.#connections.set(session, connection);
-    // A certificate without a name of the configured kind is nobody's but its own.
-    if (certificate !== undefined) this.#prove(accepted, certificate.name ?? certificate.thumbprint);
+    if (caller !== undefined) this.#prove(accepted, caller);
   }
 
   /** Counts a connection as its caller's; where that has its share, one without a call gives way, or this one. */

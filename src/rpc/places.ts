@@ -34,8 +34,8 @@ export class Places<T extends Occupant> {
 
   constructor(size: number) {
     this.#size = size;
-    this.#strangers = new Held(new Shares({ size }));
-    this.#callers = new Held(new Shares({ size, reserve: Math.floor(size / PARTS) }));
+    this.#strangers = new Held(new Shares(size));
+    this.#callers = new Held(new Shares(size - Math.floor(size / PARTS)));
   }
 
   /** Whether a peer from this address may have a place; {@link Places.enter} takes it. */

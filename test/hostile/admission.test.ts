@@ -110,7 +110,10 @@ describe('what a peer sends and does not stay for', () => {
       assert.equal(client.goaway?.code, constants.NGHTTP2_ENHANCE_YOUR_CALM);
       assert.equal(client.goaway.text, 'too_many_resets');
     });
-    const line = await hostile.service.logged(({ why }) => why === 'too_many_resets', from);
+    const line = await hostile.service.logged(
+      ({ msg }) => msg === 'too many streams were reset; the connection is ended',
+      from,
+    );
     assert.equal(line['caller'], 'spiffe://keyward.test/stranger');
   });
 });

@@ -26,8 +26,8 @@ import {
   type Peer,
   uint32,
 } from '../faults/http2.ts';
+import { type HostileService, KEY, startHostile } from '../hostile/service.ts';
 import { eventually } from '../kit.ts';
-import { type HostileService, KEY, startHostile } from './hostile-service.ts';
 import { sql } from './reconciling.ts';
 
 const LIST_TENANTS = '/keyward.v1.AdminService/ListTenants';
