@@ -1,24 +1,28 @@
 /**
  * `serve`: a replica's life, from its settings to its last answer.
  *
- * Owns in which order parts start and end, when it says that it is ready, and what is said at every start. Invariant: it ends
- * in order once, on a signal or when it can't serve; what still has to be told (the use of keys, that it ends) is told after
- * the last call was answered and before database and token are let go. What the parts are is `composition.ts`.
+ * Owns in which order parts start and end, when it says that it is ready, and what is said at every start. Invariant: what
+ * still has to be told (the use of keys, that it ends) is told after the last call was answered and before database and token
+ * are let go. What the parts are is `composition.ts`; what ends it, and with which exit status, `ending.ts`.
  */
 import { type Configuration, readConfiguration } from '../config.ts';
 import { HealthListener } from '../rpc/health.ts';
 import { startHousekeeping } from '../store/housekeeping.ts';
 import { createLog, type Logger } from '../telemetry/log.ts';
 import { compose, type Replica } from './composition.ts';
+import { Ending } from './ending.ts';
 import { RELEASE } from './opening.ts';
 
 const READINESS_MS = 100;
+/** After a failure that was not foreseen, letting go of what the replica stands on may take so long. */
+const LETTING_GO_MS = 10_000;
 
 /** Returns once the token is open, or refused; then the process lives until a signal. Throws what `compose` throws. */
 export async function serve(): Promise<void> {
   const configuration = readConfiguration(process.env);
   const log = createLog(configuration.KEYWARD_LOG_LEVEL, RELEASE);
-  const replica = await compose(configuration, log, (why) => end(why, 1));
+  const ending = new Ending(log);
+  const replica = await compose(configuration, log, (why) => ending.begin(why, 1));
   const { store, environment, tokens, feed, server } = replica;
   const { agents } = tokens;
   sayWhoIsFirst(configuration, log);
@@ -34,21 +38,22 @@ export async function serve(): Promise<void> {
     health.setReady(ready);
   };
   const readiness = setInterval(() => setReady(agents.ready && feed.isFresh()), READINESS_MS);
-  const end = endOnce(log, async () => {
-    clearInterval(readiness);
-    setReady(false);
-    await server.drain(configuration.KEYWARD_DRAIN_MS);
-    stopHousekeeping();
-    await stop(replica, log);
-    health.stop();
+  ending.prepare({
+    inOrder: async () => {
+      clearInterval(readiness);
+      setReady(false);
+      await server.drain(configuration.KEYWARD_DRAIN_MS);
+      stopHousekeeping();
+      await stop(replica, log);
+      health.stop();
+    },
+    limitMs: configuration.KEYWARD_DRAIN_MS + LETTING_GO_MS,
   });
-  process.on('SIGTERM', () => end('SIGTERM', 0));
-  process.on('SIGINT', () => end('SIGINT', 0));
   try {
     await start(replica, configuration, log);
   } catch (error) {
     log.fatal({ err: error }, 'the HSM token is refused');
-    end('the HSM token is refused', 1);
+    ending.begin('the HSM token is refused', 1);
   }
 }
 
@@ -96,21 +101,4 @@ function sayWhoIsFirst(
       { firstAdministrator },
       'KEYWARD_FIRST_ADMINISTRATOR may create role bindings; unset it once others may',
     );
-}
-
-/** A function that ends the process in order the first time, and at once the second. */
-function endOnce(log: Logger, inOrder: () => Promise<void>): (why: string, exitCode: number) => void {
-  let ending = false;
-  return (why, exitCode) => {
-    if (ending) process.exit(1);
-    ending = true;
-    log.info({ why }, 'ending');
-    inOrder().then(
-      () => process.exit(exitCode),
-      (err: unknown) => {
-        log.fatal({ err }, 'the end was not in order');
-        process.exit(1);
-      },
-    );
-  };
 }

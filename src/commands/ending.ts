@@ -1,0 +1,89 @@
+/**
+ * How a process that serves ends, whatever asks for it: a signal, a part that cannot go on, or a failure that nobody
+ * foresaw.
+ *
+ * - It ends in order once; what asks again ends it at once.
+ * - An exception that is not caught and a rejection that is not awaited end it in order, too: calls that have nothing to
+ *   do with the failure are answered. The exit status is {@link FAILED}, and there is one line with an alert.
+ * - After such a failure the end has a limit, since no supervisor may be waiting for it.
+ * - Of what was thrown, the log has names, messages and stacks: no property, and no value that is not an Error.
+ *
+ * Does not know what there is to end.
+ */
+import type { Logger } from '../telemetry/log.ts';
+
+/** The exit status after a failure that nobody foresaw: EX_SOFTWARE of sysexits.h. */
+export const FAILED = 70;
+
+/** The longest account of a failure that is logged, in characters, and how many causes of it. */
+const ACCOUNT_LIMIT = 8_000;
+const CAUSES = 5;
+
+/** How a process ends in order. */
+export interface EndInOrder {
+  readonly inOrder: () => Promise<void>;
+  /** After a failure that nobody foresaw, the end may take so long, in milliseconds. */
+  readonly limitMs: number;
+}
+
+/** See this file's first paragraph. */
+export class Ending {
+  readonly #log: Logger;
+  #end: EndInOrder | undefined;
+  #hasBegun = false;
+
+  /** From here on what is not caught ends this process as this file says. */
+  constructor(log: Logger) {
+    this.#log = log;
+    process.on('uncaughtException', (thrown, origin) => this.#failed(thrown, origin));
+    // Node would make an exception of it, and put what it was rejected with into the message.
+    process.on('unhandledRejection', (thrown) => this.#failed(thrown, 'unhandledRejection'));
+  }
+
+  /** Has SIGTERM and SIGINT end the process, in this order; before, there is nothing that would have to be. */
+  prepare(end: EndInOrder): void {
+    this.#end = end;
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => this.begin(signal, 0));
+  }
+
+  /** Ends the process in order with this exit status; at once, and not with 0, if that has begun already. */
+  begin(why: string, exitCode: number): void {
+    const end = this.#end;
+    if (this.#hasBegun || end === undefined) process.exit(exitCode || 1);
+    this.#hasBegun = true;
+    this.#log.info({ why }, 'ending');
+    end.inOrder().then(
+      () => process.exit(exitCode),
+      (err: unknown) => {
+        this.#log.fatal({ err }, 'the end was not in order');
+        process.exit(exitCode || 1);
+      },
+    );
+  }
+
+  #failed(thrown: unknown, origin: string): void {
+    this.#log.fatal(
+      { alert: 'process-failed', origin, stack: accountOf(thrown) },
+      'something failed that was not foreseen, so this process ends',
+    );
+    if (this.#end !== undefined) setTimeout(() => this.#giveUp(), this.#end.limitMs);
+    this.begin('a failure that was not foreseen', FAILED);
+  }
+
+  #giveUp(): void {
+    this.#log.fatal('the end takes too long');
+    process.exit(FAILED);
+  }
+}
+
+/** Its stack, and those of its causes. */
+function accountOf(thrown: unknown): string {
+  const account: string[] = [];
+  let next = thrown;
+  do {
+    const isError = next instanceof Error;
+    account.push(isError ? String(next.stack) : `a value of type ${typeof next}`);
+    next = isError ? next.cause : undefined;
+  } while (next !== undefined && account.length < CAUSES);
+  return account.join('\ncaused by: ').slice(0, ACCOUNT_LIMIT);
+}

@@ -1,0 +1,128 @@
+/**
+ * What nobody foresaw: an exception that is not caught, or a rejection that is not awaited, ends one process, in order.
+ */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { eventually, type LogLine, newEnvironment, type Service, startService } from '../kit.ts';
+
+/** The exit status after a failure that nobody foresaw. */
+const FAILED = 70;
+const KEY = 'tenants/acme/keys/k';
+const SECRET = randomBytes(32).toString('hex');
+const PRELOAD = join(import.meta.dirname, '..', 'faults', 'unforeseen.ts');
+
+/** A service in which something fails on SIGUSR2, and a call under way that its only agent is stopped in. */
+interface Scene {
+  readonly service: Service;
+  readonly underWay: Promise<unknown>;
+  /** Lets the agent go on. */
+  readonly letGo: () => void;
+}
+
+async function withScene(
+  variables: Readonly<Record<string, string>>,
+  work: (scene: Scene) => Promise<void>,
+): Promise<void> {
+  await using environment = await newEnvironment();
+  await using service = await startService(environment, {
+    NODE_OPTIONS: `--import=${PRELOAD}`,
+    UNFORESEEN_SECRET: SECRET,
+    ...variables,
+  });
+  const keyward = service.client();
+  await keyward.createTenant({ tenantId: 'acme' });
+  await keyward.createKey({ parent: 'tenants/acme', keyId: 'k' });
+  await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
+  const [agent] = service.agentPids;
+  assert.ok(agent);
+  process.kill(agent, 'SIGSTOP');
+  const letGo = () => process.kill(agent, 'SIGCONT');
+  try {
+    const underWay = keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
+    underWay.catch(() => {}); // Each test says what becomes of it.
+    // By the same connection and so after it: what is answered here needs no agent.
+    await keyward.listTenants();
+    await work({ service, underWay, letGo });
+  } finally {
+    try {
+      letGo();
+    } catch {
+      // It has ended.
+    }
+  }
+  assert.ok(!JSON.stringify(service.log).includes(SECRET), 'a secret is in the log');
+}
+
+function failures({ log }: Service): LogLine[] {
+  return log.filter(({ alert }) => alert === 'process-failed');
+}
+
+/** Whether the service takes a new connection. */
+async function accepts({ port }: Service): Promise<boolean> {
+  const socket = connect(port, '127.0.0.1');
+  try {
+    await once(socket, 'connect');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
+  }
+}
+
+describe('what nobody foresaw', () => {
+  for (const kind of ['exception', 'rejection', 'value'] as const)
+    test(`${kind}: it ends the process, calls under way are answered and new ones are not taken`, () =>
+      withScene({ UNFORESEEN: kind }, async ({ service, underWay, letGo }) => {
+        process.kill(service.pid, 'SIGUSR2');
+        await service.logged(({ alert }) => alert === 'process-failed');
+        await eventually(async () => assert.ok(!(await accepts(service)), 'it takes connections'));
+        await service.logged(({ msg }) => msg === 'not serving');
+        letGo();
+        assert.ok(await underWay, 'the call under way is answered');
+        assert.equal(await service.ended, FAILED);
+        const [line, ...others] = failures(service);
+        assert.deepEqual(others, []);
+        assert.equal(line?.['level'], 'fatal');
+        assert.equal(line?.['origin'], kind === 'exception' ? 'uncaughtException' : 'unhandledRejection');
+        if (kind === 'value') {
+          assert.match(String(line?.['stack']), /^a value of type string/);
+          return;
+        }
+        assert.match(String(line?.['stack']), /^TypeError: nobody foresaw this\n +at .*unforeseen\.ts:/);
+        assert.match(String(line?.['stack']), /\ncaused by: RangeError: what it came of\n +at /);
+      }));
+
+  test('a second failure while the process ends, ends it at once', () =>
+    withScene({ UNFORESEEN: 'exception' }, async ({ service, underWay }) => {
+      process.kill(service.pid, 'SIGUSR2');
+      await service.logged(({ alert }) => alert === 'process-failed');
+      process.kill(service.pid, 'SIGUSR2');
+      assert.equal(await service.ended, FAILED);
+      await assert.rejects(underWay);
+      assert.equal(failures(service).length, 2);
+    }));
+
+  test('a failure while the process ends for a signal is not passed off as an end in order', () =>
+    withScene({ UNFORESEEN: 'exception' }, async ({ service, underWay }) => {
+      process.kill(service.pid, 'SIGTERM');
+      await service.logged(({ msg }) => msg === 'ending');
+      process.kill(service.pid, 'SIGUSR2');
+      assert.equal(await service.ended, FAILED);
+      await assert.rejects(underWay);
+    }));
+
+  test('an end after a failure is over in time, whatever holds it up', () => {
+    const patient = { KEYWARD_DRAIN_MS: '300', KEYWARD_HSM_CALL_TIMEOUT_MS: '600000' };
+    return withScene({ UNFORESEEN: 'exception', ...patient }, async ({ service, underWay }) => {
+      process.kill(service.pid, 'SIGUSR2');
+      assert.equal(await service.ended, FAILED);
+      await assert.rejects(underWay);
+      assert.ok(service.log.some(({ msg }) => msg === 'the end takes too long'));
+    });
+  });
+});
