@@ -59,7 +59,8 @@ export interface AgentExit {
 export class AgentProcess {
   readonly startedAt = monotonicNow();
   readonly #options: AgentProcessOptions;
-  readonly #child: ChildProcess;
+  /** Absent when the system would not even try. */
+  readonly #child: ChildProcess | undefined;
   /** Absent when there was no descriptor left to make it of. */
   readonly #stream: Socket | undefined;
   readonly #unanswered = new Map<number, AgentCall>();
@@ -70,20 +71,24 @@ export class AgentProcess {
 
   constructor(options: AgentProcessOptions) {
     this.#options = options;
-    // The shell is there for its ulimit: Node can't set resource limits.
-    this.#child = spawn(
-      '/bin/sh',
-      ['-c', 'ulimit -c 0; exec "$0" "$@"', process.execPath, ...NODE_FLAGS, MAIN],
-      { env: { ...options.environment }, stdio: ['ignore', 'pipe', 'pipe', 'pipe'] },
-    );
-    this.#child.once('error', (error) => {
+    const failed = (error: Error) => {
       options.onOutput(error.message);
       if (this.pid === undefined) this.#end('could not be started', this.#oldest());
-    });
+    };
+    try {
+      this.#child = start(options.environment);
+    } catch (error) {
+      // Some failures Node throws (no memory, an environment too large), others it emits later. Here all come later.
+      setImmediate(failed, error as Error);
+      return;
+    }
+    // Not once: a process that can't be killed says so each time.
+    this.#child.on('error', failed);
     // Without a descriptor to spare there are no streams at all, and an error to come (measured).
     const { stdio = [] as unknown as ChildProcess['stdio'] } = this.#child;
     for (const output of [stdio[1], stdio[2]]) {
       output?.on('data', (chunk: Buffer) => options.onOutput(chunk.toString('utf8').slice(0, OUTPUT_LIMIT)));
+      output?.on('error', ({ message }) => options.onOutput(message));
     }
     this.#stream = stdio[3] as Socket | undefined;
     const read = frameReader((frame) => this.#answered(frame));
@@ -106,7 +111,7 @@ export class AgentProcess {
   }
 
   get pid(): number | undefined {
-    return this.#child.pid;
+    return this.#child?.pid;
   }
 
   /** How many calls it hasn't answered. */
@@ -147,7 +152,7 @@ export class AgentProcess {
 
   /** Ends it after an answer that says that it is of no more use: none of its other calls has been begun. */
   dismiss(): void {
-    this.#child.kill('SIGKILL');
+    this.#child?.kill('SIGKILL');
     this.#end('it was of no more use');
   }
 
@@ -158,7 +163,7 @@ export class AgentProcess {
 
   #killFor(why: string): void {
     if (this.#changesToken) return;
-    this.#child.kill('SIGKILL');
+    this.#child?.kill('SIGKILL');
     // Not only once it is gone: what the system can't end (a driver that hangs) is of no more use either.
     this.#end(why, this.#oldest());
   }
@@ -192,9 +197,18 @@ export class AgentProcess {
       this.#unanswered.delete(requestId);
       call.settle(frame, this);
     } catch (error) {
-      this.#child.kill('SIGKILL');
+      this.#child?.kill('SIGKILL');
       this.#unanswered.set(requestId, call);
       this.#end(`it answered with what can not be read (${(error as Error).message})`, call);
     }
   }
+}
+
+/** Throws what keeps the system from trying. */
+function start(environment: Readonly<Record<string, string>>): ChildProcess {
+  // The shell is there for its ulimit: Node can't set resource limits.
+  return spawn('/bin/sh', ['-c', 'ulimit -c 0; exec "$0" "$@"', process.execPath, ...NODE_FLAGS, MAIN], {
+    env: { ...environment },
+    stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+  });
 }

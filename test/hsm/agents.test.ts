@@ -372,6 +372,24 @@ describe('the HSM agents', () => {
     agent.end();
   });
 
+  test('where the system would not even start one the server lives, and calls fail as unavailable', async () => {
+    // Longer than the system takes, which Node throws where it emits most other failures.
+    const environment = { ...agentEnvironment(), LONG: 'x'.repeat(200_000) };
+    const agents = new HsmAgents({
+      settings,
+      environment,
+      count: 2,
+      callTimeoutMs: 5_000,
+      maxCalls: 10,
+      maxBytes: 1 << 20,
+      log: { info() {}, warn() {}, error() {} },
+    });
+    void agents.start();
+    const random = agents.call('random', { length: 32 }, monotonicNow() + 10_000);
+    await assert.rejects(random, { reason: 'HSM_UNAVAILABLE' });
+    await agents.stop();
+  });
+
   test('without a descriptor to spare the server lives, and agents come back once there is', async () => {
     const program = join(import.meta.dirname, '..', 'faults', 'without-descriptors.ts');
     const { stdout } = await promisify(execFile)('/bin/sh', [
