@@ -25,6 +25,8 @@ export class Connections {
   readonly #pool: pg.Pool;
   readonly #size: number;
   readonly #waiting: (() => void)[] = [];
+  /** Connections that have failed. */
+  readonly #broken = new WeakSet<pg.PoolClient>();
   #taken = 0;
   #lent = 0;
   #closing: Promise<void> | undefined;
@@ -41,6 +43,9 @@ export class Connections {
     });
     // Without a listener the process dies with the first backend that is terminated while idle.
     this.#pool.on('error', onError);
+    // For life: the pool takes its own listener off before it lends one, and what ends a connection may come in one piece
+    // with what opened it, before anybody who waits for it has a turn.
+    this.#pool.on('connect', (client) => client.on('error', () => this.#broken.add(client)));
   }
 
   /**
@@ -53,9 +58,12 @@ export class Connections {
     const connecting = this.#pool.connect().then(
       (client) => {
         this.#lent++;
-        return new Connection(client, () => {
-          this.#lent--;
-          this.#leavePlace();
+        return new Connection(client, {
+          isBroken: () => this.#broken.has(client),
+          onRelease: () => {
+            this.#lent--;
+            this.#leavePlace();
+          },
         });
       },
       (cause: unknown) => {
@@ -107,25 +115,27 @@ export class Connections {
   }
 }
 
+/** What a loan needs besides the connection. */
+interface Loan {
+  readonly isBroken: () => boolean;
+  readonly onRelease: () => void;
+}
+
 /** A connection on loan. */
 export class Connection {
   readonly #client: pg.PoolClient;
-  readonly #onRelease: () => void;
-  readonly #onError = (): void => {
-    this.#lost = true;
-  };
-  #lost = false;
+  readonly #loan: Loan;
+  #isEnded = false;
   #doubtful = false;
 
-  constructor(client: pg.PoolClient, onRelease: () => void) {
+  constructor(client: pg.PoolClient, loan: Loan) {
     this.#client = client;
-    this.#onRelease = onRelease;
-    client.on('error', this.#onError);
+    this.#loan = loan;
   }
 
   /** Whether the connection broke, so that it isn't known what became of the last statement. */
   get lost(): boolean {
-    return this.#lost;
+    return this.#isEnded || this.#loan.isBroken();
   }
 
   /**
@@ -145,14 +155,14 @@ export class Connection {
       return await this.#client.query<Row>(query satisfies TimedQuery);
     } catch (error) {
       if (!(error instanceof pg.DatabaseError)) this.#doubtful = true;
-      else if (endsConnection(error)) this.#lost = true;
-      throw fromDatabase(error, this.#lost);
+      else if (endsConnection(error)) this.#isEnded = true;
+      throw fromDatabase(error, this.lost);
     }
   }
 
   /** Undoes the transaction; never throws, as nothing more than dropping the connection could be done about it. */
   async rollback(): Promise<void> {
-    if (this.#lost || this.#doubtful) return;
+    if (this.lost || this.#doubtful) return;
     const query = { text: 'ROLLBACK', query_timeout: ROLLBACK_MS };
     await this.#client.query(query satisfies TimedQuery).catch(() => {
       this.#doubtful = true;
@@ -161,9 +171,8 @@ export class Connection {
 
   /** Gives the connection back, or drops it when its state is in doubt. */
   release(): void {
-    this.#client.off('error', this.#onError);
-    this.#client.release(this.#lost || this.#doubtful);
-    this.#onRelease();
+    this.#client.release(this.lost || this.#doubtful);
+    this.#loan.onRelease();
   }
 }
 

@@ -73,6 +73,15 @@ async function traces(name: string): Promise<{ tenants: number; entries: number 
 const sleep = (tx: Tx) => tx.query('SELECT pg_sleep(5)');
 
 describe('terminated backends', () => {
+  it('a connection that is ended in the very piece that opens it is made again, and fails nothing', async () => {
+    await withProxy(async (store, proxy) => {
+      proxy.endNextOnceReady();
+      // At once, so that connections are made for them.
+      const reads = [1, 2].map(() => store.read(callOf(), system, (tx) => tx.query('SELECT pg_sleep(0.3)')));
+      assert.equal((await Promise.all(reads)).length, 2);
+    });
+  });
+
   it('case 75: a backend terminated while idle is noticed, and the next call succeeds', async () => {
     const heard: Error[] = [];
     await withStore({ onError: (error) => heard.push(error) }, async (store) => {

@@ -22,6 +22,8 @@ export interface FaultyProxy extends AsyncDisposable {
   cutNext(cut: Cut): void;
   /** Answers the next `times` statements in which `text` stands with that SQLSTATE; they don't reach the server. */
   answerNext(text: string, sqlState: string, times?: number): void;
+  /** Ends the next connection in the same piece in which it says that it is ready. */
+  endNextOnceReady(): void;
   /** From now on every answer comes so much later. */
   delayAnswers(milliseconds: number): void;
   /** From now on: `pass` bytes on, `refuse` connections (also those that hang), or `hang`: accept and never answer. */
@@ -34,6 +36,7 @@ export async function startProxy(target: string): Promise<FaultyProxy> {
   let cut: Cut | undefined;
   let how: 'pass' | 'refuse' | 'hang' = 'pass';
   let lateBy = 0;
+  let endsOnceReady = false;
   const answers: { readonly text: string; readonly reply: Buffer }[] = [];
   const sockets = new Set<Socket>();
   const hung: Socket[] = [];
@@ -48,7 +51,10 @@ export async function startProxy(target: string): Promise<FaultyProxy> {
     upstream.on('error', () => client.destroy());
     upstream.on('close', () => client.destroy());
     upstream.on('data', (chunk) => {
-      if (lateBy === 0) client.write(chunk);
+      if (endsOnceReady && chunk.includes(READY)) {
+        endsOnceReady = false;
+        client.end(Buffer.concat([chunk, errorMessage('57P01', 'FATAL')]));
+      } else if (lateBy === 0) client.write(chunk);
       else setTimeout(() => client.write(chunk), lateBy);
     });
     client.on('close', () => {
@@ -85,6 +91,9 @@ export async function startProxy(target: string): Promise<FaultyProxy> {
     answerNext(text, sqlState, times = 1) {
       for (let count = 0; count < times; count++) answers.push({ text, reply: errorResponse(sqlState) });
     },
+    endNextOnceReady() {
+      endsOnceReady = true;
+    },
     delayAnswers(milliseconds) {
       lateBy = milliseconds;
     },
@@ -109,10 +118,17 @@ async function breakAtCommit(cut: Cut, chunk: Buffer, client: Socket, upstream: 
   upstream.destroy();
 }
 
+/** ReadyForQuery, idle. */
+const READY = Buffer.from([0x5a, 0, 0, 0, 5, 0x49]);
+
 /** ErrorResponse, then ReadyForQuery in a failed transaction (PostgreSQL manual, 53.7). */
 function errorResponse(sqlState: string): Buffer {
-  const fields = Buffer.from(`SERROR\0VERROR\0C${sqlState}\0Mby the proxy\0\0`);
+  return Buffer.concat([errorMessage(sqlState, 'ERROR'), Buffer.from([0x5a, 0, 0, 0, 5, 0x45])]);
+}
+
+function errorMessage(sqlState: string, severity: 'ERROR' | 'FATAL'): Buffer {
+  const fields = Buffer.from(`S${severity}\0V${severity}\0C${sqlState}\0Mby the proxy\0\0`);
   const length = Buffer.alloc(4);
   length.writeUInt32BE(4 + fields.length);
-  return Buffer.concat([Buffer.from('E'), length, fields, Buffer.from([0x5a, 0, 0, 0, 5, 0x45])]);
+  return Buffer.concat([Buffer.from('E'), length, fields]);
 }
