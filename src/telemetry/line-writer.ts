@@ -6,6 +6,7 @@
  * - What is written is whole lines, in order.
  * - A write goes on as soon as one is possible again.
  *
+ * The descriptor is to be one that never blocks: what a thread waits for holds up the end of the process (measured).
  * pino's own destination ends the process on a full disk, waits for ever in its last flush (measured), and keeps what
  * cannot be written without a limit. Does not know what a line says.
  */
@@ -21,6 +22,14 @@ const BUSY_MS = 10;
 /** For so long the last lines may wait for a reader that is slow. */
 const LAST_MS = 1_000;
 
+/** A chunk on its way. */
+interface Writing {
+  bytes: Buffer;
+  readonly since: number;
+  /** The reader was busy, and no thread is at it now. */
+  isWaiting: boolean;
+}
+
 /** See this file's first paragraph. */
 export class LineWriter {
   readonly #fd: number;
@@ -28,8 +37,7 @@ export class LineWriter {
   /** Lines that wait, in chunks. */
   readonly #waiting: string[] = [];
   #waitingCharacters = 0;
-  /** What is being written, and since when. */
-  #writing: { bytes: Buffer; readonly since: number } | undefined;
+  #writing: Writing | undefined;
   /** The last chunk was cut off in a line. */
   #isCut = false;
   #dropped = 0;
@@ -55,25 +63,38 @@ export class LineWriter {
     if (this.#waitingCharacters >= TOGETHER_CHARACTERS) this.#next();
   }
 
-  /** Whether what is being written has a reader that does not read. */
-  get isStuck(): boolean {
-    return this.#writing !== undefined && performance.now() - this.#writing.since > LAST_MS;
+  /** Writes what waits before it returns; gives up after {@link LAST_MS}. */
+  flushSync(): void {
+    const now = performance.now();
+    const until = now + LAST_MS;
+    const writing = this.#writing;
+    if (writing !== undefined) {
+      // A reader that has not read for so long does not now.
+      if (now - writing.since > LAST_MS) return;
+      if (writing.isWaiting) writing.bytes = this.#writeNow(writing.bytes, until);
+      if (writing.isWaiting && writing.bytes.length > 0) return;
+    }
+    for (let bytes = this.#take(); bytes !== undefined; bytes = this.#take()) {
+      const rest = this.#writeNow(bytes, until);
+      if (rest.length === 0) continue;
+      this.#isCut = rest.length < bytes.length;
+      this.#drop(rest);
+      return;
+    }
   }
 
-  /** Writes what waits before it returns; gives up after {@link LAST_MS}, and where it {@link isStuck}. */
-  flushSync(): void {
-    const began = performance.now();
-    if (this.isStuck) return;
-    for (let bytes = this.#take(); bytes !== undefined; bytes = this.#take()) {
-      while (bytes.length > 0) {
-        try {
-          bytes = bytes.subarray(writeSync(this.#fd, bytes));
-        } catch (error) {
-          if (!isBusy(error) || performance.now() - began > LAST_MS) return;
-          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_MS);
-        }
+  /** Returns what could not be written until then. */
+  #writeNow(bytes: Buffer, until: number): Buffer {
+    let rest = bytes;
+    while (rest.length > 0) {
+      try {
+        rest = rest.subarray(writeSync(this.#fd, rest));
+      } catch (error) {
+        if (!isBusy(error) || performance.now() > until) return rest;
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_MS);
       }
     }
+    return rest;
   }
 
   /** Writes the next chunk, unless one is being written. */
@@ -81,13 +102,15 @@ export class LineWriter {
     if (this.#writing !== undefined) return;
     const bytes = this.#take();
     if (bytes === undefined) return;
-    this.#writing = { bytes, since: performance.now() };
+    this.#writing = { bytes, since: performance.now(), isWaiting: false };
     this.#write(this.#writing);
   }
 
-  #write(writing: { bytes: Buffer }): void {
+  #write(writing: Writing): void {
+    writing.isWaiting = false;
     write(this.#fd, writing.bytes, (error, written) => {
       if (error !== null && isBusy(error)) {
+        writing.isWaiting = true;
         setTimeout(() => this.#write(writing), BUSY_MS).unref();
         return;
       }

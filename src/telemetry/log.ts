@@ -12,18 +12,14 @@ import { LineWriter } from './line-writer.ts';
 
 export type { Logger } from 'pino';
 
-const STDOUT = 1;
-
 /** A logger from this level on. */
 export function createLog(level: string, release: string): Logger {
-  const destination = new LineWriter(STDOUT, (lines) =>
+  // Of a pipe or a socket Node makes one that never blocks, once this is asked for.
+  const { fd } = process.stdout;
+  const destination = new LineWriter(fd, (lines) =>
     log.warn({ lines }, 'lines of this log could not be written and are lost'),
   );
-  process.once('exit', () => {
-    destination.flushSync();
-    // Node waits for every write that is under way, and so for that reader, for ever (measured).
-    if (destination.isStuck) process.kill(process.pid, 'SIGKILL');
-  });
+  process.once('exit', () => destination.flushSync());
   const options = {
     level,
     base: { release },
