@@ -28,7 +28,7 @@ export async function serve(): Promise<void> {
   sayWhoIsFirst(configuration, log);
   feed.start();
   const stopHousekeeping = startHousekeeping(store, (err) => log.warn({ err }, 'housekeeping failed'));
-  const health = new HealthListener();
+  const health = new HealthListener(log);
   if (configuration.KEYWARD_HEALTH_LISTEN !== undefined)
     await health.listen(configuration.KEYWARD_HEALTH_LISTEN);
   const port = await server.listen();

@@ -165,7 +165,8 @@ export const FRAME = {
   continuation: 9,
 } as const;
 export const FLAG = { endStream: 1, endHeaders: 4, ack: 1 } as const;
-const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
+/** What a client begins an HTTP/2 connection with. */
+export const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
 
 export interface Frame {
   readonly type: number;
