@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /**
  * The program `keyward-server`: which commands there are, their arguments, options and help, and how an error ends one.
+ * A reader of its output that is gone ends none: what a command has begun, it finishes.
  *
  * Knows nothing of what a command does: that is in `commands/`, a file for each or for each group.
  */
@@ -22,6 +23,8 @@ import {
 } from './commands/token.ts';
 import { ConfigurationError } from './config.ts';
 import { TokenRefused } from './hsm/agent-pool.ts';
+
+for (const output of [process.stdout, process.stderr]) output.on('error', () => {});
 
 const program = new Command('keyward-server')
   .description('Keyward: key management and encryption in front of a PKCS#11 HSM')

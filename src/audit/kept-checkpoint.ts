@@ -6,10 +6,11 @@
  */
 import { open, readFile, rename } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
+import { textOf } from './answer.ts';
 
 const TIMEOUT_MS = 5_000;
 /** More than a checkpoint with cosignatures ever has. */
-const MAX_CHARACTERS = 65_536;
+const MAX_BYTES = 65_536;
 
 export interface KeptCheckpoint {
   /** The note that was kept last; undefined before the first. Throws when that can't be found out. */
@@ -62,6 +63,9 @@ function behind(url: string): KeptCheckpoint {
       redirect: 'error',
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
+    if (response.ok && init.method === 'GET') return response;
+    // Else the connection would be held until somebody reads what it brings.
+    await response.body?.cancel();
     if (response.ok || (init.method === 'GET' && response.status === 404)) return response;
     throw new Error(`the checkpoint’s URL answers ${response.status}`);
   };
@@ -69,9 +73,7 @@ function behind(url: string): KeptCheckpoint {
     read: async () => {
       const response = await request({ method: 'GET' });
       if (response.status === 404) return undefined;
-      const note = await response.text();
-      if (note.length > MAX_CHARACTERS) throw new Error('behind the checkpoint’s URL is something else');
-      return note;
+      return textOf(response, MAX_BYTES, 'behind the checkpoint’s URL is something else');
     },
     write: async (note) => {
       const headers = { 'content-type': 'text/plain; charset=utf-8' };

@@ -6,9 +6,12 @@
  * good.
  */
 
+import { textOf } from './answer.ts';
+
 const TIMEOUT_MS = 5_000;
 /** Cosignatures are a hundred bytes, and post-quantum ones of other keys, which are ignored, up to 5 KB. */
 const MAX_BYTES = 65_536;
+const TOO_LARGE = 'its answer is too large';
 const SIZE_TYPE = 'text/x.tlog.size';
 
 /** A checkpoint, and the proof that it continues what the witness has cosigned before. */
@@ -50,9 +53,9 @@ export async function addCheckpoint(
     signal: AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT_MS)]),
   });
   const { status, headers } = response;
-  if (status === 200) return { kind: 'cosigned', lines: await textOf(response) };
+  if (status === 200) return { kind: 'cosigned', lines: await textOf(response, MAX_BYTES, TOO_LARGE) };
   if (status === 409 && headers.get('content-type') === SIZE_TYPE)
-    return { kind: 'elsewhere', size: parseSize(await textOf(response)) };
+    return { kind: 'elsewhere', size: parseSize(await textOf(response, MAX_BYTES, TOO_LARGE)) };
   await response.body?.cancel();
   // Version 1.0.0 has 409 for two trees of one size, later drafts 422 as for a proof that doesn't hold.
   if (status === 409 || status === 422) return { kind: 'inconsistent' };
@@ -69,15 +72,4 @@ function parseSize(text: string): number {
   if (!/^(0|[1-9]\d{0,15})\n$/.test(text) || !Number.isSafeInteger(size))
     throw new Error('it answers 409 with what is no tree size');
   return size;
-}
-
-async function textOf({ body }: Response): Promise<string> {
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of body ?? []) {
-    bytes += chunk.length;
-    if (bytes > MAX_BYTES) throw new Error('its answer is too large');
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString();
 }

@@ -2,6 +2,7 @@
  * What nobody foresaw: an exception that is not caught, or a rejection that is not awaited, ends one process, in order.
  */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { connect } from 'node:net';
@@ -13,6 +14,7 @@ import { eventually, type LogLine, newEnvironment, type Service, startService } 
 const FAILED = 70;
 const KEY = 'tenants/acme/keys/k';
 const SECRET = randomBytes(32).toString('hex');
+const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
 const PRELOAD = join(import.meta.dirname, '..', 'faults', 'unforeseen.ts');
 
 /** A service in which something fails on SIGUSR2, and a call under way that its only agent is stopped in. */
@@ -125,4 +127,41 @@ describe('what nobody foresaw', () => {
       assert.ok(service.log.some(({ msg }) => msg === 'the end takes too long'));
     });
   });
+});
+
+test('an agent in which something fails that nobody foresaw is replaced, and says where it failed', async () => {
+  await using environment = await newEnvironment();
+  await using service = await startService(environment, {
+    // The agents' own environment has only what is named.
+    KEYWARD_HSM_ENVIRONMENT: 'SOFTHSM2_CONF,NODE_OPTIONS,UNFORESEEN,UNFORESEEN_SECRET',
+    NODE_OPTIONS: `--import=${PRELOAD}`,
+    UNFORESEEN_SECRET: SECRET,
+  });
+  const keyward = service.client();
+  await keyward.createTenant({ tenantId: 'acme' });
+  await keyward.createKey({ parent: 'tenants/acme', keyId: 'k' });
+  const [agent] = service.agentPids;
+  assert.ok(agent);
+  process.kill(agent, 'SIGUSR2');
+  const ended = await service.logged(({ msg, pid }) => msg === 'HSM agent ended' && pid === agent);
+  assert.equal(ended['how'], `exit code ${FAILED}`);
+  const printed = await service.logged(({ msg, pid }) => msg === 'HSM agent printed' && pid === agent);
+  assert.match(String(printed['output']), /^TypeError: nobody foresaw this\n +at .*unforeseen\.ts:/);
+  assert.ok(await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') }));
+  assert.ok(!JSON.stringify(service.log).includes(SECRET), 'a secret is in the log');
+});
+
+test('a command whose output nobody reads does what it was asked for', async () => {
+  await using environment = await newEnvironment();
+  const child = spawn(process.execPath, [MAIN, 'token', 'status'], {
+    env: { ...environment.variables, KEYWARD_MODE: environment.mode },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  child.stdout.destroy();
+  let errors = '';
+  child.stderr.on('data', (chunk: Buffer) => {
+    errors += chunk.toString();
+  });
+  const [code] = await once(child, 'close');
+  assert.equal(code, 0, errors);
 });

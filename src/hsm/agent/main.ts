@@ -3,9 +3,10 @@
  *
  * Reads requests from descriptor 3, does them one after another, writes replies. Ends when the stream does, and after
  * any PKCS#11 error once it has said so: recovery is a new process. Every request gets one reply unless the process
- * dies. Writes to stderr only what holds no secret.
+ * dies, as it does of what was not foreseen. Writes to stderr only what holds no secret.
  * Frames are zeroed once they are done with: they hold plaintext.
  */
+import { writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { monotonicNow } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
@@ -44,6 +45,9 @@ import { MoveSource, MoveTarget } from './transport.ts';
 
 /** Answers wait at most this long for others to be written with. */
 const FLUSH_MS = 1;
+/** The exit status after a failure that was not foreseen. */
+const EXIT_UNFORESEEN = 70;
+const STDERR = 2;
 
 /** What moves key versions, in an agent that was opened for that. */
 let moving: { readonly source: MoveSource } | { readonly target: MoveTarget } | undefined;
@@ -264,6 +268,18 @@ function serve(socket: Socket): void {
   socket.on('error', () => process.exit(0));
 }
 
+/** Ends this process, saying where it failed. Node itself would print what is attached to an error, too. */
+function failed(thrown: unknown): void {
+  try {
+    writeSync(STDERR, thrown instanceof Error ? `${thrown.stack}\n` : `a ${typeof thrown} was thrown\n`);
+  } catch {
+    // There may be nobody to tell.
+  }
+  process.exit(EXIT_UNFORESEEN);
+}
+
+process.on('uncaughtException', failed);
+process.on('unhandledRejection', failed);
 // Ctrl-C in a terminal reaches the whole process group; the server decides when its agents end.
 process.on('SIGINT', () => {});
 process.on('SIGTERM', () => {});
