@@ -8,6 +8,7 @@
 import pg from 'pg';
 import { millisecondsLeft } from '../call.ts';
 import { KeywardError } from '../errors.ts';
+import { DatabaseClient } from './client.ts';
 import { endsConnection, fromDatabase } from './failure.ts';
 
 /** How long a call waits for a connection while all are lent. */
@@ -36,6 +37,7 @@ export class Connections {
     this.#size = size;
     this.#pool = new pg.Pool({
       ...config,
+      Client: DatabaseClient,
       max: size,
       connectionTimeoutMillis: CONNECT_MS,
       idleTimeoutMillis: IDLE_MS,

@@ -4,8 +4,9 @@
  * One plain connection, straight to the server rather than through a pooler, since migrating takes a lock of the
  * session. It passes row-level security, and so is handed to nothing that serves callers.
  */
-import pg from 'pg';
+import type pg from 'pg';
 import { parseAddress } from './address.ts';
+import { DatabaseClient } from './client.ts';
 
 const CONNECT_MS = 10_000;
 
@@ -53,7 +54,7 @@ export async function withOwnerClient<T>(
   work: (client: pg.Client) => Promise<T>,
 ): Promise<T> {
   const { config, display } = parseAddress(url, caFile);
-  const client = new pg.Client({ ...config, connectionTimeoutMillis: CONNECT_MS });
+  const client = new DatabaseClient({ ...config, connectionTimeoutMillis: CONNECT_MS });
   // What breaks it also fails the statement that is under way; without a listener the process would die of it first.
   client.on('error', () => {});
   try {

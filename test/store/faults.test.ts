@@ -73,6 +73,27 @@ async function traces(name: string): Promise<{ tenants: number; entries: number 
 const sleep = (tx: Tx) => tx.query('SELECT pg_sleep(5)');
 
 describe('terminated backends', () => {
+  it('what is not the protocol of a database fails its call, and nothing else', async () => {
+    const message = (type: string, body: readonly number[]) =>
+      Buffer.from([type.charCodeAt(0), 0, 0, 0, 4 + body.length, ...body]);
+    const answers = [
+      message('R', [0, 0, 0x40, 0]), // authentication of no known kind
+      message('T', [0xff, 0xff]), // a row of -1 columns
+      message('T', [0, 9, 1]), // nine columns, of which none is there
+      message('D', [0x7f, 0xff, 0, 0, 0, 1]),
+      message('!', [1, 2, 3]),
+      Buffer.from('HTTP/1.1 400 Bad Request\r\n\r\n'),
+    ];
+    await withProxy(async (store, proxy) => {
+      const ask = () => store.read(callOf(2_000), system, (tx) => tx.query('SELECT 12345'));
+      for (const answer of answers) {
+        proxy.answerNextWith('SELECT 12345', answer);
+        await assert.rejects(ask());
+        assert.equal((await ask()).length, 1);
+      }
+    });
+  });
+
   it('a connection that is ended in the very piece that opens it is made again, and fails nothing', async () => {
     await withProxy(async (store, proxy) => {
       proxy.endNextOnceReady();

@@ -22,6 +22,8 @@ export interface FaultyProxy extends AsyncDisposable {
   cutNext(cut: Cut): void;
   /** Answers the next `times` statements in which `text` stands with that SQLSTATE; they don't reach the server. */
   answerNext(text: string, sqlState: string, times?: number): void;
+  /** Answers the next statement in which `text` stands with these bytes, protocol or not; it doesn't reach the server. */
+  answerNextWith(text: string, reply: Buffer): void;
   /** Ends the next connection in the same piece in which it says that it is ready. */
   endNextOnceReady(): void;
   /** From now on every answer comes so much later. */
@@ -90,6 +92,9 @@ export async function startProxy(target: string): Promise<FaultyProxy> {
     },
     answerNext(text, sqlState, times = 1) {
       for (let count = 0; count < times; count++) answers.push({ text, reply: errorResponse(sqlState) });
+    },
+    answerNextWith(text, reply) {
+      answers.push({ text, reply });
     },
     endNextOnceReady() {
       endsOnceReady = true;

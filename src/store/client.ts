@@ -1,0 +1,40 @@
+/**
+ * pg's client, for which whatever a database sends that is not its protocol is a failure of that connection.
+ *
+ * pg parses in a listener, where nobody catches what its parser throws: a broken pooler, or another server at the
+ * database's address, ended the process (measured). Reaches into pg for this one thing, and does not start without it.
+ */
+import type { Duplex } from 'node:stream';
+import pg from 'pg';
+
+/** What is private of pg and used here: how a connection begins to read. */
+interface Reading {
+  attachListeners?: (stream: Pick<Duplex, 'on'>) => void;
+}
+
+/** See this file's first paragraph. */
+export class DatabaseClient extends pg.Client {
+  constructor(config?: pg.ClientConfig) {
+    super(config);
+    const { connection } = this as unknown as { readonly connection?: Reading };
+    const attach = connection?.attachListeners;
+    if (connection === undefined || attach === undefined)
+      throw new Error('pg reads its connections otherwise now');
+    connection.attachListeners = (stream) => attach.call(connection, guarded(stream as Duplex));
+  }
+}
+
+/** The stream for what listens to it: a listener that throws ends it. */
+function guarded(stream: Duplex): Pick<Duplex, 'on'> {
+  const on = (event: string, listener: (...values: unknown[]) => void) => {
+    stream.on(event, (...values: unknown[]) => {
+      try {
+        listener(...values);
+      } catch (error) {
+        stream.destroy(error as Error);
+      }
+    });
+    return stream;
+  };
+  return { on };
+}
