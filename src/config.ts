@@ -266,7 +266,7 @@ export const SETTINGS = {
   ),
   KEYWARD_DRAIN_MS: setting(
     integer(0, 600_000, 10_000),
-    'after SIGTERM, how long calls under way may take to end',
+    'after SIGTERM, or a failure that ends the process, how long calls under way may take to end',
     '10000',
   ),
   KEYWARD_MAINTENANCE_TICKS: setting(

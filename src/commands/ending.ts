@@ -79,11 +79,12 @@ export class Ending {
 /** Its stack, and those of its causes. */
 function accountOf(thrown: unknown): string {
   const account: string[] = [];
-  let next = thrown;
-  do {
-    const isError = next instanceof Error;
-    account.push(isError ? String(next.stack) : `a value of type ${typeof next}`);
-    next = isError ? next.cause : undefined;
-  } while (next !== undefined && account.length < CAUSES);
+  for (let next = thrown; account.length < CAUSES; next = next.cause) {
+    if (!(next instanceof Error)) {
+      if (account.length === 0) account.push(`a value of type ${typeof next}`);
+      break;
+    }
+    account.push(String(next.stack));
+  }
   return account.join('\ncaused by: ').slice(0, ACCOUNT_LIMIT);
 }

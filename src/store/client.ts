@@ -4,12 +4,17 @@
  * pg parses in a listener, where nobody catches what its parser throws: a broken pooler, or another server at the
  * database's address, ended the process (measured). Reaches into pg for this one thing, and does not start without it.
  */
-import type { Duplex } from 'node:stream';
 import pg from 'pg';
 
 /** What is private of pg and used here: how a connection begins to read. */
 interface Reading {
-  attachListeners?: (stream: Pick<Duplex, 'on'>) => void;
+  attachListeners?: (stream: Stream) => void;
+}
+
+/** What pg does with a stream then. */
+interface Stream {
+  on(event: string, listener: (...values: unknown[]) => void): unknown;
+  destroy(error: Error): unknown;
 }
 
 /** See this file's first paragraph. */
@@ -20,21 +25,21 @@ export class DatabaseClient extends pg.Client {
     const attach = connection?.attachListeners;
     if (connection === undefined || attach === undefined)
       throw new Error('pg reads its connections otherwise now');
-    connection.attachListeners = (stream) => attach.call(connection, guarded(stream as Duplex));
+    connection.attachListeners = (stream) => attach.call(connection, guarded(stream));
   }
 }
 
 /** The stream for what listens to it: a listener that throws ends it. */
-function guarded(stream: Duplex): Pick<Duplex, 'on'> {
-  const on = (event: string, listener: (...values: unknown[]) => void) => {
-    stream.on(event, (...values: unknown[]) => {
-      try {
-        listener(...values);
-      } catch (error) {
-        stream.destroy(error as Error);
-      }
-    });
-    return stream;
+function guarded(stream: Stream): Stream {
+  return {
+    destroy: (error) => stream.destroy(error),
+    on: (event, listener) =>
+      stream.on(event, (...values) => {
+        try {
+          listener(...values);
+        } catch (error) {
+          stream.destroy(error as Error);
+        }
+      }),
   };
-  return { on };
 }
