@@ -15,9 +15,10 @@ import {
 import { createConnection, type Socket } from 'node:net';
 import { Duplex } from 'node:stream';
 import { setImmediate as turn } from 'node:timers/promises';
-import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls';
+import { type ConnectionOptions, connect as connectTls, TLSSocket } from 'node:tls';
 import type { MessageTypeDefinition } from '@grpc/proto-loader';
 import { packageDefinition } from '../../src/rpc/proto.ts';
+import { clientSecret, RECORD_SUITE, RecordMaker } from './tls-records.ts';
 
 /** Where the service is, and with which certificate, if any, to go there. */
 export interface Peer {
@@ -25,6 +26,8 @@ export interface Peer {
   readonly ca: string;
   readonly cert?: string;
   readonly key?: string;
+  /** The address to come from: any of 127.0.0.0/8. */
+  readonly localAddress?: string;
 }
 
 /** What came back. */
@@ -157,6 +160,7 @@ export function detailsOf(
 export const FRAME = {
   data: 0,
   headers: 1,
+  priority: 2,
   rstStream: 3,
   settings: 4,
   ping: 6,
@@ -212,36 +216,103 @@ export function headerBlock(path: string, more: readonly (readonly [string, stri
   return Buffer.concat(fields.flatMap(([name, value]) => [Buffer.from([0]), literal(name), literal(value)]));
 }
 
-/** A TLS connection on which frames are sent as they are, right or wrong. */
+/** TCP under TLS that can be reset, and written to past TLS. (Node's own crashes if that is done to it.) */
+class TcpUnderTls extends Duplex {
+  readonly #tcp: Socket;
+
+  constructor(peer: Pick<Peer, 'port' | 'localAddress'>) {
+    super();
+    this.#tcp = connectTcp(peer);
+    this.#tcp.on('data', (chunk) => this.push(chunk));
+    this.#tcp.on('error', () => this.destroy());
+    this.#tcp.on('close', () => this.push(null));
+  }
+
+  /** What TLS has still to say is said first: it takes some turns over what is no TCP for Node. */
+  async settled(): Promise<void> {
+    for (let turns = 0; turns < 5; turns += 1) await turn();
+  }
+
+  async reset(): Promise<void> {
+    await this.settled();
+    this.#tcp.resetAndDestroy();
+    this.destroy();
+  }
+
+  override _write(chunk: Buffer, _encoding: unknown, done: () => void): void {
+    this.#tcp.write(chunk, () => done());
+  }
+
+  override _read(): void {}
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    this.#tcp.destroy();
+    done(error);
+  }
+}
+
+interface FrameClientOptions extends ConnectionOptions {
+  /** Has the connection be one that can be reset. */
+  readonly isResettable?: boolean;
+  /** Has what is sent leave in records of our own, so that keys can be updated. */
+  readonly ownRecords?: boolean;
+}
+
+/** A connection, by TLS unless it was opened without, on which frames are sent as they are, right or wrong. */
 export class FrameClient implements Disposable {
   readonly frames: Frame[] = [];
   /** When the server has closed the connection. */
   readonly closed: Promise<void>;
-  readonly #socket: TLSSocket;
+  /** What frames go through: TLS, or TCP itself. */
+  readonly #socket: Socket;
+  readonly #tcp: TcpUnderTls | undefined;
+  readonly #records: RecordMaker | undefined;
   #rest = Buffer.alloc(0);
+  #isOurEnd = false;
 
-  private constructor(socket: TLSSocket) {
+  private constructor(socket: Socket, tcp?: TcpUnderTls, records?: RecordMaker) {
     this.#socket = socket;
+    this.#tcp = tcp;
+    this.#records = records;
     this.closed = new Promise((resolve) => socket.once('close', () => resolve()));
     socket.on('error', () => {});
     socket.on('data', (chunk: Buffer) => this.#receive(chunk));
   }
 
   /** Shakes hands, and no more. */
-  static async connect(peer: Peer, options: ConnectionOptions = {}): Promise<FrameClient> {
+  static async connect(peer: Peer, options: FrameClientOptions = {}): Promise<FrameClient> {
+    const { ownRecords = false, isResettable = ownRecords, ...rest } = options;
+    const tcp = isResettable ? new TcpUnderTls(peer) : undefined;
     const socket = connectTls({
       host: '127.0.0.1',
       port: peer.port,
-      servername: 'localhost',
       ALPNProtocols: ['h2'],
       ...tlsOptions(peer),
-      ...options,
+      ...(ownRecords ? { ciphers: RECORD_SUITE } : {}),
+      ...(tcp && { socket: tcp }),
+      ...rest,
     });
+    const secret = clientSecret(socket);
     await new Promise<void>((resolve, reject) => {
       socket.once('secureConnect', resolve);
-      socket.once('error', reject);
+      socket.once('close', () => reject(new Error('the connection was closed during its handshake')));
+      socket.on('error', reject);
     });
-    return new FrameClient(socket);
+    if (!ownRecords) return new FrameClient(socket, tcp);
+    const client = new FrameClient(socket, tcp, new RecordMaker(await secret));
+    // By its first frame the server says that it has all of the handshake, which Node sends after it calls it done.
+    await Promise.race([client.closed, new Promise((resolve) => socket.once('data', resolve))]);
+    return client;
+  }
+
+  /** Connects to a port without TLS. */
+  static async connectPlain(peer: Pick<Peer, 'port' | 'localAddress'>): Promise<FrameClient> {
+    const tcp = connectTcp(peer);
+    await new Promise<void>((resolve, reject) => {
+      tcp.once('connect', resolve);
+      tcp.once('error', reject);
+    });
+    return new FrameClient(tcp);
   }
 
   /** The connection preface, with these settings: pairs of identifier and value. */
@@ -254,7 +325,31 @@ export class FrameClient implements Disposable {
 
   /** Sends bytes in one piece; what can't be sent any more is dropped. */
   send(...bytes: readonly Uint8Array[]): void {
-    if (this.#socket.writable) this.#socket.write(Buffer.concat(bytes));
+    if (!this.#socket.writable) return;
+    const all = Buffer.concat(bytes);
+    if (this.#records === undefined) this.#socket.write(all);
+    else this.#tcp?.write(this.#records.data(all));
+  }
+
+  /** Sends so many key updates of TLS, each of which asks for one in return. */
+  updateKeys(count: number): void {
+    const records = this.#records;
+    if (records === undefined) throw new Error('only records of our own can update keys');
+    if (!this.#socket.writable) return;
+    this.#tcp?.write(Buffer.concat(Array.from({ length: count }, () => records.keyUpdate())));
+  }
+
+  /** Ends the connection by a TCP segment with RST, behind what was sent. */
+  async reset(): Promise<void> {
+    this.#isOurEnd = true;
+    if (this.#tcp !== undefined) await this.#tcp.reset();
+    else if (this.#socket instanceof TLSSocket) throw new Error('this connection is not resettable');
+    else this.#socket.resetAndDestroy();
+  }
+
+  /** Whether it was the server that ended the connection. */
+  get wasEnded(): boolean {
+    return this.isClosed && !this.#isOurEnd;
   }
 
   /** Reads no more: the server's side fills up. */
@@ -279,7 +374,9 @@ export class FrameClient implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    if (!this.isClosed) this.#isOurEnd = true;
     this.#socket.destroy();
+    this.#tcp?.destroy();
   }
 
   #receive(chunk: Buffer): void {
@@ -355,9 +452,13 @@ export class HeldSocket extends Duplex {
 export class SilentSockets implements Disposable {
   readonly #sockets: Socket[];
 
-  constructor(port: number, count: number, bytes: Uint8Array = Buffer.alloc(0)) {
+  constructor(
+    peer: number | Pick<Peer, 'port' | 'localAddress'>,
+    count: number,
+    bytes: Uint8Array = Buffer.alloc(0),
+  ) {
     this.#sockets = Array.from({ length: count }, () => {
-      const socket = createConnection(port, '127.0.0.1');
+      const socket = connectTcp(typeof peer === 'number' ? { port: peer } : peer);
       socket.on('error', () => {});
       socket.resume();
       if (bytes.length > 0) socket.write(bytes);
@@ -369,11 +470,30 @@ export class SilentSockets implements Disposable {
     return this.#sockets.filter(({ destroyed }) => !destroyed).length;
   }
 
+  /** Ends them by TCP segments with RST. */
+  reset(): void {
+    for (const socket of this.#sockets) socket.resetAndDestroy();
+  }
+
   [Symbol.dispose](): void {
     for (const socket of this.#sockets) socket.destroy();
   }
 }
 
-function tlsOptions({ ca, cert, key }: Peer): ConnectionOptions {
-  return { ca, cert, key, servername: 'localhost' };
+function connectTcp({ port, localAddress }: Pick<Peer, 'port' | 'localAddress'>): Socket {
+  return createConnection({
+    host: '127.0.0.1',
+    port,
+    noDelay: true,
+    ...(localAddress === undefined ? {} : { localAddress }),
+  });
+}
+
+function tlsOptions({
+  ca,
+  cert,
+  key,
+  localAddress,
+}: Peer): ConnectionOptions & { localAddress?: string | undefined } {
+  return { ca, cert, key, servername: 'localhost', localAddress };
 }
