@@ -2,7 +2,8 @@
  * The service under attack: what the hostile tests share.
  *
  * Owns what has to hold during and after every attack, whatever it was: the process lives, honest calls succeed, on an
- * old connection and on a new one, and neither answers nor log hold {@link SECRET}. Knows no attack.
+ * old connection and on a new one, neither answers nor log hold {@link SECRET}, and nothing that can fail is without a
+ * listener for it (`listeners.ts`). Knows no attack.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -11,6 +12,7 @@ import type { ClientHttp2Session } from 'node:http2';
 import type { KeywardClient } from 'keyward-client';
 import { openSession, type Peer } from '../faults/http2.ts';
 import { type Environment, newEnvironment, type Service, startService } from '../kit.ts';
+import { withListenersRequired } from './listeners.ts';
 
 /** What honest callers encrypt, and attackers have by chance: it may be in no log and no error. */
 export const SECRET = randomBytes(32);
@@ -77,14 +79,42 @@ export class HostileService implements AsyncDisposable {
 
   /** Sockets that the server's process has open. */
   openSockets(): number {
+    return this.#descriptors().filter((target) => target.startsWith('socket:')).length;
+  }
+
+  /** Files and sockets that the server's process has open, connections to the database aside: it keeps as it likes. */
+  openFiles(): number {
+    const lent = this.#databaseSockets();
+    return this.#descriptors().filter((target) => !lent.has(target)).length;
+  }
+
+  #descriptors(): string[] {
     const directory = `/proc/${this.service.pid}/fd`;
-    return readdirSync(directory).filter((descriptor) => {
+    return readdirSync(directory).flatMap((descriptor) => {
       try {
-        return readlinkSync(`${directory}/${descriptor}`).startsWith('socket:');
+        return [readlinkSync(`${directory}/${descriptor}`)];
       } catch {
-        return false; // Closed in between.
+        return []; // Closed in between.
       }
-    }).length;
+    });
+  }
+
+  /** As descriptors name them: those whose other end has the database's port. */
+  #databaseSockets(): Set<string> {
+    const port = Number(new URL(this.environment.urls.service).port)
+      .toString(16)
+      .toUpperCase()
+      .padStart(4, '0');
+    const sockets = ['tcp', 'tcp6'].flatMap((table) => {
+      const lines = readFileSync(`/proc/${this.service.pid}/net/${table}`, 'utf8')
+        .trim()
+        .split('\n')
+        .slice(1);
+      return lines.map((line) => line.trim().split(/\s+/));
+    });
+    return new Set(
+      sockets.flatMap((columns) => (columns[2]?.endsWith(`:${port}`) ? [`socket:[${columns[9]}]`] : [])),
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -101,15 +131,25 @@ export class HostileService implements AsyncDisposable {
   }
 }
 
-/** The service with these settings, with one tenant and one key. */
+/** The service with these settings, with one tenant and one key; `prepare` is done first, and may add to them. */
 export async function startHostile(
   variables: Readonly<Record<string, string>> = {},
+  prepare: (environment: Environment) => Promise<Readonly<Record<string, string>>> = async () => ({}),
 ): Promise<HostileService> {
   const environment = await newEnvironment();
-  const hostile = new HostileService(environment, await startService(environment, variables));
+  const all = { ...variables, ...(await prepare(environment)) };
+  const hostile = await startAgain(environment, all);
   await hostile.keyward.createTenant({ tenantId: 'acme' });
   await hostile.keyward.createKey({ parent: PARENT, keyId: 'k' });
   return hostile;
+}
+
+/** The service on an environment that has been made already, with its tenant and key if it had them. */
+export async function startAgain(
+  environment: Environment,
+  variables: Readonly<Record<string, string>>,
+): Promise<HostileService> {
+  return new HostileService(environment, await startService(environment, withListenersRequired(variables)));
 }
 
 async function roundTrip(keyward: KeywardClient): Promise<void> {
