@@ -19,6 +19,7 @@ const settings = read(
     'KEYWARD_MAX_STREAMS',
     'KEYWARD_MAX_HEADER_BYTES',
     'KEYWARD_MAX_HEADERS',
+    'KEYWARD_MAX_RESETS_PER_SECOND',
   ],
   process.env,
 );
@@ -33,6 +34,7 @@ const credentials = new MutualTlsCredentials(
     maxStreams: settings.KEYWARD_MAX_STREAMS,
     maxHeaderBytes: settings.KEYWARD_MAX_HEADER_BYTES,
     maxHeaders: settings.KEYWARD_MAX_HEADERS,
+    maxResetsPerSecond: settings.KEYWARD_MAX_RESETS_PER_SECOND,
   },
 );
 

@@ -238,9 +238,9 @@ export const SETTINGS = {
     '5000',
   ),
   KEYWARD_KEEPALIVE_MS: setting(
-    integer(1_000, 86_400_000, 30_000),
+    integer(1_000, 86_400_000, 10_000),
     'a client from which nothing came for so long is asked by a PING; if nothing comes for as long again, its connection is closed',
-    '30000',
+    '10000',
   ),
   KEYWARD_IDLE_MS: setting(
     integer(100, 86_400_000, 600_000),

@@ -182,6 +182,9 @@ export class CallStream {
   #close(code: number): void {
     this.#isClosedHere = true;
     this.#stream.close(code);
+    // A peer that reads nothing would have it wait to be closed for ever.
+    const timer = setTimeout(() => this.#stream.destroy(), BACKSTOP_MS);
+    this.#stream.once('close', () => clearTimeout(timer));
   }
 
   #giveBack(): void {

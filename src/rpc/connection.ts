@@ -62,6 +62,8 @@ const RESETS = {
 } as const;
 const FORGIVEN_MS = 1_000;
 const NOTICE_MS = 100;
+/** What a socket says of a peer that is gone. */
+const GONE: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE', 'ETIMEDOUT']);
 const TOO_MANY = {
   pings: 'too many PINGs',
   settings: 'too many SETTINGS',
@@ -111,6 +113,8 @@ export class Connection {
       setTimeout(() => this.end(), limits.ageMs * jitter).unref(),
       setInterval(() => this.#lookForPeer(), limits.keepaliveMs).unref(),
     ];
+    takeSocketAlong(session, socket);
+    session.on('error', (error: NodeJS.ErrnoException) => this.#failed(error));
     session.once('localSettings', () => this.#settle());
     session.on('ping', () => this.#count('pings', PING_BYTES));
     session.on('remoteSettings', () => this.#count('settings', SETTINGS_BYTES));
@@ -195,6 +199,14 @@ export class Connection {
     destroySoon(socket);
   }
 
+  /** HTTP/2 has ended the connection by itself: for what the peer sent, unless the peer is only gone. */
+  #failed({ code, message }: NodeJS.ErrnoException): void {
+    if (code !== undefined && GONE.has(code)) return;
+    const fields = { caller: this.certificate?.name, address: this.address, cause: message };
+    const line = { message: 'a connection is ended for what was sent on it', fields };
+    this.#parts.lines.warn({ ...line, key: fields.caller ?? fields.address });
+  }
+
   #settle(): void {
     if (this.#isSettled) return;
     this.#isSettled = true;
@@ -258,6 +270,15 @@ export class Connection {
     else if (isQuiet && !session.closed) session.ping(() => {});
     this.#isAsked = isQuiet;
   }
+}
+
+/** Has a session that is destroyed end its socket: HTTP/2 waits for writes first, which a peer that is gone never takes. */
+function takeSocketAlong(session: ServerHttp2Session, socket: TLSSocket): void {
+  const destroy = session.destroy.bind(session);
+  session.destroy = (...reasons) => {
+    destroy(...reasons);
+    destroySoon(socket);
+  };
 }
 
 /** Not at once: closing a socket that has something to read takes back what was sent on it, a farewell, say. */

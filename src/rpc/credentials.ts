@@ -31,12 +31,14 @@ export interface ProtocolLimits {
   /** The header list of one call, as RFC 9113 counts it (6.5.2), and how many headers may be in it. */
   readonly maxHeaderBytes: number;
   readonly maxHeaders: number;
+  /** Streams that a peer may reset each second (CVE-2023-44487); `connection.ts` says how often, when. */
+  readonly maxResetsPerSecond: number;
 }
 
 /** How often the files are looked at. */
 const RELOAD_MS = 2_000;
 const HEADROOM = 4;
-const NO_LIMIT = 2 ** 31 - 1;
+const MOST_RESETS = 32;
 
 /** See this file's first paragraph. */
 export class MutualTlsCredentials extends ServerCredentials {
@@ -96,9 +98,10 @@ function http2Options(limits: ProtocolLimits): SecureServerOptions {
     // Streams beyond maxStreams, and frames that are not valid, before the connection is ended.
     maxSessionRejectedStreams: 100,
     maxSessionInvalidFrames: 100,
-    // What resets cost is counted where it is known (`admission.ts`); HTTP/2 knows only how many there are.
-    streamResetRate: NO_LIMIT,
-    streamResetBurst: NO_LIMIT,
+    // What resets cost is counted where it is known (`connection.ts`); HTTP/2 knows only how many there are, and has to end
+    // what is beyond all that is allowed there.
+    streamResetRate: MOST_RESETS * limits.maxResetsPerSecond,
+    streamResetBurst: MOST_RESETS * 10 * limits.maxResetsPerSecond,
   };
 }
 
