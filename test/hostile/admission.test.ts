@@ -79,12 +79,14 @@ describe('what a peer sends and does not stay for', () => {
         await sleep(index / 2);
         const abort = new AbortController();
         setTimeout(() => abort.abort(), 20);
-        return call(session, {
+        const hurriedCall = call(session, {
           path: ENCRYPT,
           headers: { 'grpc-timeout': '20m' },
           body: [encryptRequest],
           signal: abort.signal,
         });
+        // Now and then Node's client forgets a stream that it has reset.
+        await Promise.race([hurriedCall, sleep(1_000)]);
       });
       await Promise.all(hurried);
       assert.ok(!session.destroyed && !session.closed);
