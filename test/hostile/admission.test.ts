@@ -8,7 +8,6 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
 import {
-  type Answer,
   call,
   FLAG,
   FRAME,
@@ -175,21 +174,6 @@ describe('what one caller can have', () => {
         assert.equal(status, OK, reason);
       }
     });
-  });
-
-  test('what one caller has decoded leaves time for others’ calls', async () => {
-    // As many fields as a batch may have, in a message that decoding takes long for and validation refuses.
-    const item = field(2, Buffer.concat(Array.from({ length: 64 }, () => field(3, field(1, 'a')))));
-    const message = Buffer.concat([field(1, 'tenants/acme'), ...Array.from({ length: 1_000 }, () => item)]);
-    using session = openSession(hostile.peer);
-    const answers: Answer[] = [];
-    const heavy = Array.from({ length: 40 }, async () =>
-      answers.push(await call(session, { path: BATCH_ENCRYPT, body: [grpcFrame(message)] })),
-    );
-    await Promise.all(heavy);
-    const busy = answers.filter(({ reason }) => reason === 'SERVER_BUSY');
-    assert.ok(busy.length > 0 && busy.length < answers.length, `${busy.length} of ${answers.length}`);
-    for (const { retryAfterMs } of busy) assert.ok((retryAfterMs ?? 0) > 0);
   });
 });
 
