@@ -19,6 +19,8 @@ export const SECRET = randomBytes(32);
 export const PARENT = 'tenants/acme';
 export const KEY = `${PARENT}/keys/k`;
 
+const GARBAGE = new URL('./garbage.ts', import.meta.url).href;
+
 /** See this file's first paragraph. */
 export class HostileService implements AsyncDisposable {
   readonly environment: Environment;
@@ -55,7 +57,9 @@ export class HostileService implements AsyncDisposable {
       }
     }
     await honest;
-    await roundTrip(this.service.client({ retries: 2 }));
+    const newcomer = this.service.client({ retries: 2 });
+    await roundTrip(newcomer);
+    newcomer.close();
     this.#assertNothingLeaked(result, from);
     return result;
   }
@@ -68,6 +72,11 @@ export class HostileService implements AsyncDisposable {
       uris: [`spiffe://keyward.test/${name}`],
     });
     return { ...this.peer, cert: certPem, key: keyPem };
+  }
+
+  /** Has the server's process collect its garbage, sooner or later. */
+  collectGarbage(): void {
+    process.kill(this.service.pid, 'SIGUSR2');
   }
 
   /** Resident memory of the server's process. */
@@ -149,7 +158,9 @@ export async function startAgain(
   environment: Environment,
   variables: Readonly<Record<string, string>>,
 ): Promise<HostileService> {
-  return new HostileService(environment, await startService(environment, withListenersRequired(variables)));
+  const { NODE_OPTIONS, ...required } = withListenersRequired(variables);
+  const all = { ...required, NODE_OPTIONS: `${NODE_OPTIONS} --import=${GARBAGE}` };
+  return new HostileService(environment, await startService(environment, all));
 }
 
 async function roundTrip(keyward: KeywardClient): Promise<void> {
