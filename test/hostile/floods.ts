@@ -253,13 +253,13 @@ export const FLOODS: readonly Flood[] = [
   {
     name: 'key updates of TLS',
     run: async (flooder) => {
+      // A client that writes records of its own does not notice that it is refused before HTTP/2.
+      if (flooder.kind === 'a certificate of another CA') return;
       const client = await flooder.connect({ ownRecords: true });
       if (client === undefined) return;
       client.begin();
       client.updateKeys(2_000);
-      // A connection that is closed before it is read is not noticed by a client that writes records of its own.
-      if (flooder.kind === 'a certificate of another CA') await sleep(500);
-      else await isReadToItsEnd(client);
+      await isReadToItsEnd(client);
     },
   },
   randomFrames(2_000),
