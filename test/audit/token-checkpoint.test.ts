@@ -375,13 +375,18 @@ for (const besides of [false, true])
       return checkpointOver(client, 22);
     });
     await using backup = await backUp(environment);
+    const earlier = checkpointFiles();
     await serving(environment, async (client) => {
       let { treeSize } = first;
       let files: string[] | undefined;
       for (let round = 0; round < 6; round++) {
         await encrypt(client, 5);
         ({ treeSize } = await checkpointOver(client, treeSize + 4));
-        await eventually(() => assert.equal(checkpointFiles().length, 1));
+        // Once by this process, and then not before its time.
+        await eventually(() => {
+          assert.equal(checkpointFiles().length, 1);
+          assert.notDeepEqual(checkpointFiles(), earlier);
+        });
         if (round === 1) files = checkpointFiles();
         if (round > 1) assert.deepEqual(checkpointFiles(), files, 'it is not written at every checkpoint');
       }

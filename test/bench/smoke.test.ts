@@ -10,7 +10,7 @@ import { after, test } from 'node:test';
 import { promisify } from 'node:util';
 
 const MAIN = join(import.meta.dirname, '..', '..', 'bench', 'main.ts');
-const TIMEOUT_MS = 110_000;
+const TIMEOUT_MS = 280_000;
 
 const directory = mkdtempSync(join(tmpdir(), 'keyward-bench-'));
 after(() => rmSync(directory, { recursive: true, force: true }));
