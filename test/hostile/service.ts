@@ -13,13 +13,14 @@ import type { KeywardClient } from 'keyward-client';
 import { openSession, type Peer } from '../faults/http2.ts';
 import { type Environment, newEnvironment, type Service, startService } from '../kit.ts';
 import { withListenersRequired } from './listeners.ts';
+import { MEMORY_LINE } from './memory.ts';
 
 /** What honest callers encrypt, and attackers have by chance: it may be in no log and no error. */
 export const SECRET = randomBytes(32);
 export const PARENT = 'tenants/acme';
 export const KEY = `${PARENT}/keys/k`;
 
-const GARBAGE = new URL('./garbage.ts', import.meta.url).href;
+const MEMORY = new URL('./memory.ts', import.meta.url).href;
 
 /** See this file's first paragraph. */
 export class HostileService implements AsyncDisposable {
@@ -74,9 +75,13 @@ export class HostileService implements AsyncDisposable {
     return { ...this.peer, cert: certPem, key: keyPem };
   }
 
-  /** Has the server's process collect its garbage, sooner or later. */
-  collectGarbage(): void {
-    process.kill(this.service.pid, 'SIGUSR2');
+  /** What of its memory the server's process can still reach. */
+  async heldBytes(): Promise<number> {
+    const { log, pid } = this.service;
+    const from = log.length;
+    process.kill(pid, 'SIGUSR2');
+    const { bytes } = await this.service.logged(({ msg }) => msg === MEMORY_LINE, from);
+    return Number(bytes);
   }
 
   /** Resident memory of the server's process. */
@@ -159,7 +164,7 @@ export async function startAgain(
   variables: Readonly<Record<string, string>>,
 ): Promise<HostileService> {
   const { NODE_OPTIONS, ...required } = withListenersRequired(variables);
-  const all = { ...required, NODE_OPTIONS: `${NODE_OPTIONS} --import=${GARBAGE}` };
+  const all = { ...required, NODE_OPTIONS: `${NODE_OPTIONS} --import=${MEMORY}` };
   return new HostileService(environment, await startService(environment, all));
 }
 
