@@ -225,7 +225,10 @@ class TcpUnderTls extends Duplex {
     this.#tcp = connectTcp(peer);
     this.#tcp.on('data', (chunk) => this.push(chunk));
     this.#tcp.on('error', () => this.destroy());
-    this.#tcp.on('close', () => this.push(null));
+    this.#tcp.on('close', () => {
+      this.push(null);
+      this.destroy();
+    });
   }
 
   /** What TLS has still to say is said first: it takes some turns over what is no TCP for Node. */
@@ -274,7 +277,11 @@ export class FrameClient implements Disposable {
     this.#socket = socket;
     this.#tcp = tcp;
     this.#records = records;
-    this.closed = new Promise((resolve) => socket.once('close', () => resolve()));
+    this.closed = new Promise((resolve) => {
+      if (this.isClosed) resolve();
+      socket.once('close', () => resolve());
+      tcp?.once('close', () => resolve());
+    });
     socket.on('error', () => {});
     socket.on('data', (chunk: Buffer) => this.#receive(chunk));
   }
@@ -359,7 +366,7 @@ export class FrameClient implements Disposable {
 
   /** Whether the connection is closed, by whichever side. */
   get isClosed(): boolean {
-    return this.#socket.destroyed;
+    return this.#socket.destroyed || this.#tcp?.destroyed === true;
   }
 
   /** The code and text of the last GOAWAY. */

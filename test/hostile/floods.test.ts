@@ -3,22 +3,38 @@
  * certificate is of another CA. None ends, blocks or fills the server. What they do is `floods.ts`.
  */
 import { after, before, describe, test } from 'node:test';
-import { FLOODS, HEALTH_FLOODS } from './floods.ts';
-import { CREDENTIALS, type FloodedService, startFlooded } from './rig.ts';
+import { CONNECTION_FLOODS, FLOODS, HEALTH_FLOODS } from './floods.ts';
+import { CREDENTIALS, type CredentialKind, type Flood, type FloodedService, startFlooded } from './rig.ts';
 
-let flooded: FloodedService;
+/** The name of each test with its flood and the callers of it. */
+type Rows = readonly (readonly [string, Flood, CredentialKind])[];
 
-describe('the server outlives', () => {
+function rows(floods: readonly Flood[], kinds: readonly CredentialKind[]): Rows {
+  return floods.flatMap((flood) =>
+    kinds.map((kind) => [`${flood.name}, with ${kind}`, flood, kind] as const),
+  );
+}
+
+/** The tests of these rows, all on one service. */
+function outlives(all: Rows, options: Parameters<typeof startFlooded>[0]): void {
+  let flooded: FloodedService;
   before(async () => {
-    flooded = await startFlooded({ acceptsTokens: true });
+    flooded = await startFlooded(options);
   });
   after(async () => {
     await flooded?.[Symbol.asyncDispose]();
   });
+  for (const [name, flood, kind] of all)
+    test(name, { timeout: 120_000 }, () => flooded.survives(flood, kind));
+}
 
-  for (const flood of FLOODS) {
-    for (const kind of CREDENTIALS)
-      test(`${flood.name}, with ${kind}`, { timeout: 120_000 }, () => flooded.survives(flood, kind));
-  }
-  for (const flood of HEALTH_FLOODS) test(flood.name, () => flooded.survives(flood, 'no certificate'));
+describe('the server outlives', () => {
+  const health = HEALTH_FLOODS.map((flood) => [flood.name, flood, 'no certificate'] as const);
+  outlives([...rows(FLOODS, CREDENTIALS), ...health], { acceptsTokens: true });
+});
+
+describe('the server, where certificates are required, outlives', () => {
+  outlives(rows(CONNECTION_FLOODS, ['no certificate', 'a certificate of another CA']), {
+    acceptsTokens: false,
+  });
 });
