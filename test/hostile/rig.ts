@@ -150,7 +150,7 @@ export class FloodedService implements AsyncDisposable {
   async #whileAlive(work: () => Promise<void>): Promise<void> {
     const { service } = this.#hostile;
     const ended = service.ended.then((how) => {
-      const lines = service.log.slice(-20).map((line) => String(line['text'] ?? JSON.stringify(line)));
+      const lines = service.log.slice(-40).map((line) => String(line['text'] ?? JSON.stringify(line)));
       throw new Error(`the process ended (${how}); its last words:\n${lines.join('\n')}`);
     });
     const working = work();
