@@ -60,7 +60,6 @@ const RESETS = {
   early: { times: 8, seconds: 1 },
   letIn: { times: 32, seconds: 10 },
 } as const;
-const FORGIVEN_MS = 1_000;
 const NOTICE_MS = 100;
 /** What a socket says of a peer that is gone. */
 const GONE: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE', 'ETIMEDOUT']);
@@ -90,8 +89,7 @@ export class Connection {
   /** The last stream that is taken. */
   #lastStream = Infinity;
   #streams = 0;
-  #pings = 0;
-  #lastPingAt = 0;
+  readonly #pings: LeakyBucket;
   readonly #resets = new Map<keyof typeof RESETS, LeakyBucket>();
   /** Bytes of acknowledgements that were asked for, and the most bytes beside them that were sent. */
   #acknowledged = 0;
@@ -106,6 +104,7 @@ export class Connection {
     this.certificate = certificate;
     this.address = socket.remoteAddress;
     this.#isProven = certificate !== undefined;
+    this.#pings = new LeakyBucket({ perSecond: 1, burst: limits.maxPings });
     this.#idle = setTimeout(() => this.#streams === 0 && this.end(), limits.idleMs).unref();
     const jitter = 0.9 + Math.random() / 5;
     this.#timers = [
@@ -155,7 +154,7 @@ export class Connection {
   streamOpened(): void {
     this.#settle();
     this.#streams += 1;
-    this.#pings = 0;
+    this.#pings.empty();
   }
 
   /** A stream that had begun is over. */
@@ -230,17 +229,14 @@ export class Connection {
    * took beyond acknowledgements.
    */
   #count(what: 'pings' | 'settings', bytes: number): void {
-    const { limits, socket } = this.#parts;
+    const { socket } = this.#parts;
     const served = socket.bytesWritten - this.#acknowledged;
     this.#acknowledged += bytes;
     if (served >= this.#served + SERVED_BYTES) {
       this.#served = served;
-      this.#pings = 0;
+      this.#pings.empty();
     }
-    const now = Date.now();
-    this.#pings = Math.max(0, this.#pings - Math.abs(now - this.#lastPingAt) / FORGIVEN_MS) + 1;
-    this.#lastPingAt = now;
-    if (this.#pings > limits.maxPings) this.#calm(what);
+    if (this.#pings.overflows()) this.#calm(what);
   }
 
   /** Ends what goes beyond its limits, and says why. */

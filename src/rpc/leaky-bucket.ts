@@ -18,11 +18,11 @@ export class LeakyBucket {
     this.#size = size;
   }
 
-  /** Adds one; returns whether that is more than the bucket holds. */
-  overflows(): boolean {
+  /** Adds to it; returns whether that is more than it holds. */
+  overflows(amount = 1): boolean {
     const now = performance.now();
     const leaked = ((now - this.#at) / 1_000) * this.#size.perSecond;
-    this.#level = Math.max(0, this.#level - leaked) + 1;
+    this.#level = Math.max(0, this.#level - leaked) + amount;
     this.#at = now;
     return this.#level > this.#size.burst;
   }

@@ -15,6 +15,7 @@ import { createServer, type Http2Server, type IncomingHttpHeaders, type ServerHt
 import { createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import type { Logger } from 'pino';
 import { monotonicNow } from '../call.ts';
+import { LeakyBucket } from './leaky-bucket.ts';
 
 const MAX_CONNECTIONS = 64;
 const MAX_STREAMS = 8;
@@ -173,8 +174,8 @@ class Connection {
   readonly address: string | undefined;
   isEnded = false;
   readonly #openedAt = monotonicNow();
-  readonly #bytes = new Allowance(BYTES);
-  readonly #requests = new Allowance(REQUESTS);
+  readonly #bytes = new LeakyBucket(BYTES);
+  readonly #requests = new LeakyBucket(REQUESTS);
   #bytesRead = 0;
   #streams = 0;
   /** When it has had nothing to do from; it may do so until {@link SOON_MS} later, or {@link IDLE_MS} once it has asked. */
@@ -190,7 +191,7 @@ class Connection {
   asks(): boolean {
     this.#hasAsked = true;
     this.#streams += 1;
-    return this.#requests.take(1, monotonicNow());
+    return !this.#requests.overflows();
   }
 
   /** A request is over. */
@@ -202,7 +203,7 @@ class Connection {
   /** The limit that it breaks. */
   breaks(now: number): Why | undefined {
     const { bytesRead } = this.socket;
-    const isFlood = !this.#bytes.take(bytesRead - this.#bytesRead, now);
+    const isFlood = this.#bytes.overflows(bytesRead - this.#bytesRead);
     this.#bytesRead = bytesRead;
     if (isFlood) return 'flood';
     if (now - this.#openedAt > AGE_MS) return 'aged';
@@ -210,25 +211,5 @@ class Connection {
     if (now - this.#idleSince > (this.#hasAsked ? IDLE_MS : SOON_MS))
       return this.#hasAsked ? 'idle' : 'silent';
     return undefined;
-  }
-}
-
-/** So much at once, and so much more each second. */
-class Allowance {
-  readonly #limits: typeof BYTES;
-  #left: number;
-  #at = monotonicNow();
-
-  constructor(limits: typeof BYTES) {
-    this.#limits = limits;
-    this.#left = limits.burst;
-  }
-
-  /** Returns whether there was so much left. */
-  take(amount: number, now: number): boolean {
-    const { burst, perSecond } = this.#limits;
-    this.#left = Math.min(burst, this.#left + ((now - this.#at) / 1_000) * perSecond) - amount;
-    this.#at = now;
-    return this.#left >= 0;
   }
 }
