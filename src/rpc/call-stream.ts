@@ -180,6 +180,7 @@ export class CallStream {
   }
 
   #close(code: number): void {
+    if (this.#isClosedHere || this.#stream.destroyed) return;
     this.#isClosedHere = true;
     this.#stream.close(code);
     // A peer that reads nothing would have it wait to be closed for ever.
