@@ -15,6 +15,7 @@ import { constants, type ServerHttp2Stream } from 'node:http2';
 import { Client, credentials, Metadata, type ServiceDefinition } from '@grpc/grpc-js';
 import { service } from 'grpc-health-check';
 import type { Logger } from 'pino';
+import { CONTENT_TYPE } from './request-headers.ts';
 import { type Request, Strangers } from './strangers.ts';
 
 /** The service name that a liveness probe asks for. */
@@ -24,7 +25,6 @@ const CHECK_TIMEOUT_MS = 3_000;
 /** Of a question: names are short. */
 const MAX_MESSAGE_BYTES = 1_024;
 const PREFIX_BYTES = 5;
-const CONTENT_TYPE = /^application\/grpc(\+proto)?\s*(;|$)/i;
 const HEADERS = { ':status': 200, 'content-type': 'application/grpc' };
 /** gRPC's statuses that are answered here. */
 const STATUS = { invalidArgument: 3, notFound: 5, resourceExhausted: 8, unimplemented: 12 } as const;

@@ -40,7 +40,7 @@ export const CALL_HEADER = 'keyward-call';
 
 const FORWARDED = [':path', ':authority', 'te'] as const;
 /** gRPC's own content types: `+json` and grpc-web are something else. */
-const CONTENT_TYPE = /^application\/grpc(\+proto)?\s*(;|$)/i;
+export const CONTENT_TYPE = /^application\/grpc(\+proto)?\s*(;|$)/i;
 const TIMEOUT = /^(\d{1,8})([HMSmun])$/;
 const UNIT_MS: Readonly<Record<string, number>> = { H: 3.6e6, M: 6e4, S: 1e3, m: 1, u: 1e-3, n: 1e-6 };
 
