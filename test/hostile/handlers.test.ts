@@ -19,6 +19,7 @@ import type { Caller } from '../../src/access/identity.ts';
 import { monotonicNow } from '../../src/call.ts';
 import { KeywardError } from '../../src/errors.ts';
 import type { AdmittedCall } from '../../src/rpc/admission.ts';
+import { Budgets } from '../../src/rpc/budgets.ts';
 import { ANY_CALLER, type MethodRow, type Services } from '../../src/rpc/methods/row.ts';
 import { DEFAULT_REQUEST_BYTES, type ServedMethod, serveCall } from '../../src/rpc/serve-call.ts';
 import { detailsOf, field } from '../faults/http2.ts';
@@ -47,6 +48,8 @@ interface Variations {
   readonly onAnswer?: () => void;
   readonly during?: (rpc: EventEmitter) => void;
   readonly isAdmitted?: boolean;
+  /** The caller's share of the time for decoding. */
+  readonly share?: AdmittedCall['decode'];
 }
 
 const CALLER: Caller = { name: 'spiffe://keyward.test/tester', groups: [], claim: () => undefined };
@@ -64,7 +67,7 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
     address: undefined,
     startedAt: monotonicNow(),
     deadline: monotonicNow() + (variations.timeLeftMs ?? 60_000),
-    decode: (_length, decode) => decode(),
+    decode: variations.share ?? ((_length, decode) => decode()),
     hold: () => () => {
       isReleased = true;
     },
@@ -266,6 +269,22 @@ describe('a request', () => {
     const { error } = await serve(async () => ({}), { request: request(), decode, ...variations });
     return [reasonOf(error), times];
   };
+
+  test('of a caller that had its share of the time for decoding is refused before it is decoded', async () => {
+    const budgets = new Budgets({ maxCalls: 64, maxRequestBytes: 1_048_576 });
+    const share: AdmittedCall['decode'] = (length, decode) => budgets.decode('a caller', length, decode);
+    const request = Buffer.alloc(100_000);
+    const slow = (bytes: Buffer) => {
+      const before = process.threadCpuUsage();
+      while (process.threadCpuUsage(before).user < 300_000);
+      return { bytes };
+    };
+    const first = await serve(async () => ({}), { request, share, decode: slow });
+    assert.equal(first.error, null);
+    const decode = () => assert.fail('it was decoded');
+    const second = await serve(async () => ({}), { request: Buffer.alloc(100_000), share, decode });
+    assert.equal(reasonOf(second.error), 'SERVER_BUSY');
+  });
 
   test('larger than its method takes is refused before it is decoded', async () => {
     assert.deepEqual(await decoded({}), ['MESSAGE_TOO_LARGE', 0]);
