@@ -370,11 +370,14 @@ describe('under attack', () => {
     assert.equal(await outcomeOf({ token: tokenBy(key) }), 'OK');
     const before = endpoint.requests;
     using session = openSession(peer());
-    const tokens = Array.from({ length: 200 }, (_, i) => tokenBy({ ...key, kid: `unknown-${i}` }));
-    const answers = await Promise.all(
-      tokens.map((token) => call(session, { path: LIST, headers: { authorization: `Bearer ${token}` } })),
-    );
-    for (const { reason } of answers) assert.equal(reason, 'CREDENTIALS_INVALID');
+    // As many at once as one address may have under way.
+    for (const from of [0, 100]) {
+      const tokens = Array.from({ length: 100 }, (_, i) => tokenBy({ ...key, kid: `unknown-${from + i}` }));
+      const answers = await Promise.all(
+        tokens.map((token) => call(session, { path: LIST, headers: { authorization: `Bearer ${token}` } })),
+      );
+      for (const { reason } of answers) assert.equal(reason, 'CREDENTIALS_INVALID');
+    }
     assert.ok(endpoint.requests - before <= 1);
   });
 
@@ -405,7 +408,10 @@ describe('under attack', () => {
         honest += 1;
       }
     } while (!isOver);
-    for (const { reason } of (await attack).flat()) assert.equal(reason, 'CREDENTIALS_INVALID');
+    const reasons = new Set((await attack).flat().map(({ reason }) => reason));
+    assert.ok(reasons.delete('CREDENTIALS_INVALID'));
+    reasons.delete('SERVER_BUSY'); // What is more than one address's share.
+    assert.deepEqual([...reasons], []);
     assert.ok(honest >= 2);
   });
 
@@ -431,6 +437,7 @@ describe('under attack', () => {
 });
 
 describe('a server with as many calls as it takes', () => {
+  // Sixteen calls of administration, of which one address alone may have eight.
   const KEYWARD_MAX_CALLS = '4';
 
   test('lets those who have shown who they are have the places of those who have not, and not the reverse', async () => {
@@ -445,13 +452,14 @@ describe('a server with as many calls as it takes', () => {
     using known = openSession({ ...peer(batch), port: running.port });
     const wait = () =>
       call(strangers, { path: LIST, headers: { authorization: `Bearer ${tokenBy(key)}` }, unfinished: true });
-    const waiting = Array.from({ length: 4 }, wait);
+    const waiting = Array.from({ length: 8 }, wait);
+    await eventually(() => assert.equal(own.requests, 1));
     const honest = () => call(known, { path: LIST, body: [grpcFrame(Buffer.alloc(0))] });
     assert.equal((await honest()).status, 0);
-    assert.equal((await Promise.race(waiting)).reason, 'SERVER_BUSY');
-    const arriving = Array.from({ length: 4 }, () => call(known, { path: LIST, unfinished: true }));
+    const arriving = Array.from({ length: 12 }, () => call(known, { path: LIST, unfinished: true }));
     for (const { reason } of await Promise.all(waiting)) assert.equal(reason, 'SERVER_BUSY');
-    for (let i = 0; i < 10; i += 1) assert.equal((await wait()).reason, 'SERVER_BUSY');
+    const more = Array.from({ length: 10 }, wait);
+    assert.equal((await Promise.race(more)).reason, 'SERVER_BUSY');
     assert.equal(await Promise.race([...arriving, 'still arriving']), 'still arriving');
     assert.equal((await honest()).status, 0);
   });

@@ -112,15 +112,16 @@ describe('watching', { concurrency: true }, () => {
     const peer = { port: shared.service.port, ca: String(ca), cert: String(cert), key: String(key) };
     using session = openSession(peer);
     const path = '/keyward.v1.RotationService/WatchRewrapJob';
-    const bodies = [
-      [grpcFrame(Buffer.from('ff', 'hex'))],
-      [grpcFrame(Buffer.from('0aff', 'hex'))],
-      [],
-      [grpcFrame(Buffer.alloc(0)), grpcFrame(Buffer.alloc(0))],
+    const none = grpcFrame(Buffer.alloc(0));
+    const refusals = [
+      { body: [grpcFrame(Buffer.from('ff', 'hex'))], refusal: [3, 'MALFORMED_REQUEST'] },
+      { body: [grpcFrame(Buffer.from('0aff', 'hex'))], refusal: [3, 'MALFORMED_REQUEST'] },
+      { body: [], refusal: [12, 'MESSAGE_COUNT_WRONG'] },
+      { body: [none, none], refusal: [12, 'MESSAGE_COUNT_WRONG'] },
     ];
-    for (const body of bodies) {
+    for (const { body, refusal } of refusals) {
       const { status, reason } = await call(session, { path, body });
-      assert.deepEqual([status, reason], [3, 'MALFORMED_REQUEST']);
+      assert.deepEqual([status, reason], refusal);
     }
     const { reason, fields } = await call(session, { path, body: [grpcFrame(Buffer.alloc(0))] });
     assert.deepEqual([reason, fields], ['INVALID_FIELD', ['name']]);
