@@ -1,9 +1,11 @@
 /**
- * What it costs to know the caller and to ask what he may do, measured: Encrypt by a caller with a certificate and a token
- * that is bound to it, among {@link BINDINGS} role bindings, beside the same server without identity and access.
+ * What it costs to know the caller and to ask what he may do, measured: Encrypt by a caller with a
+ * certificate and a token that is bound to it, among {@link BINDINGS} role bindings, beside the
+ * same server without identity and access.
  *
- * Both are served by the same code over the same database and token, at the same time, and are called in turn. What the floor
- * goes without is in `open-access.ts`; a client certificate is required by TLS of both.
+ * Both are served by the same code over the same database and token, at the same time, and are
+ * called in turn. What the floor goes without is in `open-access.ts`; a client certificate is
+ * required by TLS of both.
  */
 import { X509Certificate } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -68,6 +70,11 @@ function writeIssuer({ client, directory }: Environment): { issuersFile: string;
   writeFileSync(issuersFile, JSON.stringify({ issuers: [issuer] }));
   const { fingerprint256 } = new X509Certificate(readFileSync(client.certFile));
   const thumbprint = Buffer.from(fingerprint256.replaceAll(':', ''), 'hex').toString('base64url');
-  const claims = { sub: SUBJECT, tenants: [TENANT], groups: GROUPS, cnf: { 'x5t#S256': thumbprint } };
+  const claims = {
+    sub: SUBJECT,
+    tenants: [TENANT],
+    groups: GROUPS,
+    cnf: { 'x5t#S256': thumbprint },
+  };
   return { issuersFile, token: tokenBy(key, { claims }) };
 }

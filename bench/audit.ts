@@ -1,8 +1,9 @@
 /**
- * The audit log, measured: how many entries the group commit makes durable, how fast they become leaves, what one takes on
- * disk, and whether callers notice how long the log is.
+ * The audit log, measured: how many entries the group commit makes durable, how fast they become
+ * leaves, what one takes on disk, and whether callers notice how long the log is.
  *
- * Writer and figures are of this process and the bench's database; the leaves are made by the service.
+ * Writer and figures are of this process and the bench's database; the leaves are made by the
+ * service.
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -50,7 +51,9 @@ export async function measureAudit(
   const callers = async () => {
     const rates: number[] = [];
     for (let round = 0; round < plan.rounds; round++)
-      rates.push((await measureSlice(load, service, encrypt, { ...plan, inFlight: IN_FLIGHT })).perSecond);
+      rates.push(
+        (await measureSlice(load, service, encrypt, { ...plan, inFlight: IN_FLIGHT })).perSecond,
+      );
     return median(rates);
   };
   try {
@@ -61,7 +64,13 @@ export async function measureAudit(
     const long = await callers();
     await drained(owner);
     const { entries, bytes } = await sizeOf(owner);
-    return { written, sequenced, bytesPerEntry: bytes / entries, entries, ofShortLog: long / short };
+    return {
+      written,
+      sequenced,
+      bytesPerEntry: bytes / entries,
+      entries,
+      ofShortLog: long / short,
+    };
   } finally {
     await owner.end();
   }
@@ -131,13 +140,17 @@ async function lengthenTo(owner: pg.Client, entries: number): Promise<number> {
 
 async function drained(owner: pg.Client): Promise<void> {
   for (;;) {
-    const { rows } = await owner.query<{ n: boolean }>('SELECT EXISTS (SELECT FROM audit_inbox) AS n');
+    const { rows } = await owner.query<{ n: boolean }>(
+      'SELECT EXISTS (SELECT FROM audit_inbox) AS n',
+    );
     if (rows[0]?.n === false) return;
     await sleep(POLL_MS);
   }
 }
 
-async function sizeOf(owner: pg.Client): Promise<{ readonly entries: number; readonly bytes: number }> {
+async function sizeOf(
+  owner: pg.Client,
+): Promise<{ readonly entries: number; readonly bytes: number }> {
   const { rows } = await owner.query<{ entries: number; bytes: number }>(
     `SELECT tree_size::float8 AS entries, (
        SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'audit_log'::regclass)::float8

@@ -1,8 +1,9 @@
 /**
- * Ten thousand role bindings in one tenant, made past the service and sealed once, as they would be had it made them.
+ * Ten thousand role bindings in one tenant, made past the service and sealed once, as they would be
+ * had it made them.
  *
- * The caller's own are the last that are found: by the last of his groups, after bindings for other keys. Knows the
- * database's tables.
+ * The caller's own are the last that are found: by the last of his groups, after bindings for other
+ * keys. Knows the database's tables.
  */
 import type pg from 'pg';
 import { policyContent } from '../src/access/policy-seal.ts';
@@ -24,7 +25,10 @@ export interface MeasuredCaller {
   readonly groups: readonly string[];
 }
 
-/** Replaces the tenant's policy. `condition` is an entry of the encryption context that the calls bring. */
+/**
+ * Replaces the tenant's policy. `condition` is an entry of the encryption context that the calls
+ * bring.
+ */
 export async function makeBindings(
   environment: Environment,
   owner: pg.Client,
@@ -38,7 +42,9 @@ export async function makeBindings(
   );
   const tenantId = rows[0]?.tenant_id;
   if (tenantId === undefined) throw new Error(`there is no tenant ${tenant}`);
-  const others = groups.slice(0, -1).map((group) => ['group', group, 'roles/encrypter', 'other-*'] as const);
+  const others = groups
+    .slice(0, -1)
+    .map((group) => ['group', group, 'roles/encrypter', 'other-*'] as const);
   const own = [
     ['principal', principal, 'roles/keyViewer', ''],
     ['principal', principal, 'roles/encrypter', 'other-*'],
@@ -47,7 +53,12 @@ export async function makeBindings(
   ] as const;
   const strangers = Array.from({ length: BINDINGS - own.length }, (_, index) => {
     const member = `spiffe://bench.test/service-${index >> 1}`;
-    return ['principal', member, index % 2 === 0 ? 'roles/encrypter' : 'roles/decrypter', 'fir*'] as const;
+    return [
+      'principal',
+      member,
+      index % 2 === 0 ? 'roles/encrypter' : 'roles/decrypter',
+      'fir*',
+    ] as const;
   });
   const all = [...own, ...strangers];
   const condition = [{ contextKey, requirement: { kind: 'equals', value } }];

@@ -1,6 +1,6 @@
 /**
- * Stored data keys to be re-wrapped: one real one, made by the service, under many names. Each is opened, wrapped and
- * opened again as any other.
+ * Stored data keys to be re-wrapped: one real one, made by the service, under many names. Each is
+ * opened, wrapped and opened again as any other.
  *
  * Knows the database's tables, as it fills them past the service.
  */

@@ -1,8 +1,9 @@
 /**
- * The floor: a grpc-js server that does nothing but decode a message and encode it again, with the service's TLS.
+ * The floor: a grpc-js server that does nothing but decode a message and encode it again, with the
+ * service's TLS.
  *
- * A process of its own, as the service is; says its port to its parent and ends with it. Whatever the service takes
- * more than this is the service's.
+ * A process of its own, as the service is; says its port to its parent and ends with it. Whatever
+ * the service takes more than this is the service's.
  */
 import { Server, type ServiceDefinition } from '@grpc/grpc-js';
 import { read } from '../src/config.ts';

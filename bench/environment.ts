@@ -1,9 +1,11 @@
 /**
- * What is measured, running: the service on a database and a token of its own, and the echo server that is the floor.
+ * What is measured, running: the service on a database and a token of its own, and the echo server
+ * that is the floor.
  *
- * Owns `.keyward/bench-<process>/`, removed at the end; that of a run that was killed goes at the next one. Everything
- * is made as `npm start` makes it, but in production mode, with the server's own defaults; its caller, known by certificate,
- * may do everything. Knows nothing of what is measured.
+ * Owns `.keyward/bench-<process>/`, removed at the end; that of a run that was killed goes at the
+ * next one. Everything is made as `npm start` makes it, but in production mode, with the server's
+ * own defaults; its caller, known by certificate, may do everything. Knows nothing of what is
+ * measured.
  */
 import { fork } from 'node:child_process';
 import { mkdirSync, readdirSync, realpathSync, rmSync } from 'node:fs';
@@ -57,7 +59,10 @@ export class Environment implements AsyncDisposable {
     this.#extra = extra;
   }
 
-  /** Makes everything and starts the service; `extra` are variables of the server's besides those that it needs. */
+  /**
+   * Makes everything and starts the service; `extra` are variables of the server's besides those
+   * that it needs.
+   */
   static async open(extra: Readonly<Record<string, string>> = {}): Promise<Environment> {
     await removeLeftovers();
     const directory = BENCH_DIRECTORY;
@@ -115,18 +120,25 @@ export class Environment implements AsyncDisposable {
 
   /** A connection to the database past row-level security. */
   async connectAsOwner(): Promise<pg.Client> {
-    const client = new pg.Client({ connectionString: this.variables['MIGRATION_DATABASE_URL'] ?? '' });
+    const client = new pg.Client({
+      connectionString: this.variables['MIGRATION_DATABASE_URL'] ?? '',
+    });
     await client.connect();
     return client;
   }
 
-  /** Ends the service if it runs, and starts it with nothing loaded; `extra` are variables of this start alone. */
+  /**
+   * Ends the service if it runs, and starts it with nothing loaded; `extra` are variables of this
+   * start alone.
+   */
   async restart(extra: Readonly<Record<string, string>> = {}): Promise<void> {
     await this.#server?.stop();
     this.#server = await this.#start(this.client, { ...this.#extra, ...extra }, 'server.log');
   }
 
-  /** Another replica, on a port of its own, into which `module` is loaded before everything else. */
+  /**
+   * Another replica, on a port of its own, into which `module` is loaded before everything else.
+   */
   async startBeside(module: URL): Promise<Required<Target> & AsyncDisposable> {
     const client = { ...this.client, address: `127.0.0.1:${await freePort()}` };
     const extra = { KEYWARD_LISTEN: client.address, NODE_OPTIONS: `--import=${module.href}` };
@@ -142,7 +154,12 @@ export class Environment implements AsyncDisposable {
     extra: Readonly<Record<string, string>>,
     log: string,
   ): Promise<ServerProcess> {
-    const server = spawnServer(ROOT, { ...this.variables, ...extra }, join(this.directory, log), BUILT);
+    const server = spawnServer(
+      ROOT,
+      { ...this.variables, ...extra },
+      join(this.directory, log),
+      BUILT,
+    );
     this.#started.push(server);
     writeOwner(
       this.directory,
@@ -151,7 +168,9 @@ export class Environment implements AsyncDisposable {
     const timeout = AbortSignal.timeout(SERVING_TIMEOUT_MS);
     await Promise.race([
       waitUntilServing(client, timeout),
-      server.ended.then((how) => Promise.reject(new Error(`The server ended: ${how}\n${server.logTail()}`))),
+      server.ended.then((how) =>
+        Promise.reject(new Error(`The server ended: ${how}\n${server.logTail()}`)),
+      ),
     ]);
     return server;
   }
@@ -165,7 +184,9 @@ export class Environment implements AsyncDisposable {
 
 /** The echo server, listening; it ends with this process, or when it is disposed of. */
 export async function startEcho(variables: Readonly<Record<string, string>>) {
-  const child = fork(join(import.meta.dirname, 'echo.ts'), { env: { ...process.env, ...variables } });
+  const child = fork(join(import.meta.dirname, 'echo.ts'), {
+    env: { ...process.env, ...variables },
+  });
   const port = await new Promise<number>((resolve, reject) => {
     child.once('message', (message) => resolve(Number(message)));
     child.once('exit', (code) => reject(new Error(`the echo server ended: ${code}`)));

@@ -1,6 +1,6 @@
 /**
- * Key versions to be brought under new root keys: one each of many keys that agents have made past the service
- * (`make-keys.ts`), and those that the bench has besides.
+ * Key versions to be brought under new root keys: one each of many keys that agents have made past
+ * the service (`make-keys.ts`), and those that the bench has besides.
  *
  * Knows the database's tables.
  */
@@ -62,7 +62,10 @@ export const keyVersions: Subject = {
     const { rows: counted } = await owner.query<{ count: number }>(
       'SELECT count(*)::integer AS count FROM key_versions',
     );
-    return { rows: counted[0]?.count ?? 0, floor: await PlainUpdate.create(environment, owner, TABLE) };
+    return {
+      rows: counted[0]?.count ?? 0,
+      floor: await PlainUpdate.create(environment, owner, TABLE),
+    };
   },
 
   async rotate(client) {

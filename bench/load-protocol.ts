@@ -18,7 +18,10 @@ export interface Slice {
   readonly inFlight: number;
   /** Not counted: for as long as this the loop gets going. */
   readonly rampMs: number;
-  /** Answers that come in this time after it count, or as many as there are calls in flight, whichever takes longer. */
+  /**
+   * Answers that come in this time after it count, or as many as there are calls in flight,
+   * whichever takes longer.
+   */
   readonly measureMs: number;
   /** Each request is sent once, and the slice is over when all are answered, or the time is up. */
   readonly once: boolean;

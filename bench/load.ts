@@ -1,8 +1,10 @@
 /**
- * The load generator: a process of its own with a plain grpc-js client, one HTTP/2 connection for each server.
+ * The load generator: a process of its own with a plain grpc-js client, one HTTP/2 connection for
+ * each server.
  *
- * Messages go and come as bytes and latencies into an array made beforehand, so that it costs the machine as little as
- * a client can. One failed call fails its slice. Every call has a deadline, so every slice ends. Knows no method.
+ * Messages go and come as bytes and latencies into an array made beforehand, so that it costs the
+ * machine as little as a client can. One failed call fails its slice. Every call has a deadline, so
+ * every slice ends. Knows no method.
  */
 import { readFileSync } from 'node:fs';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
@@ -35,7 +37,11 @@ function clientOf(address: string): Client {
   if (known !== undefined) return known;
   if (identity === undefined) throw new Error('a slice before the identity');
   const { caFile, keyFile, certFile } = identity;
-  const ssl = credentials.createSsl(readFileSync(caFile), readFileSync(keyFile), readFileSync(certFile));
+  const ssl = credentials.createSsl(
+    readFileSync(caFile),
+    readFileSync(keyFile),
+    readFileSync(certFile),
+  );
   const client = new Client(address, ssl);
   clients.set(address, client);
   return client;
@@ -70,7 +76,8 @@ async function run(slice: Slice): Promise<SliceResult> {
       else if (completed === sent) resolve();
     });
   };
-  for (let index = 0; index < (once ? Math.min(inFlight, requests.length) : inFlight); index++) send();
+  for (let index = 0; index < (once ? Math.min(inFlight, requests.length) : inFlight); index++)
+    send();
   await promise;
 
   if (lastAnswer === undefined) throw new Error('no answer');
@@ -78,8 +85,9 @@ async function run(slice: Slice): Promise<SliceResult> {
 }
 
 /**
- * Which answers count: those of the measured time, which begins with an answer, when the ramp is over and every call that
- * was sent at first has had its answer, and ends with one; so calls that come back in waves are counted in whole waves.
+ * Which answers count: those of the measured time, which begins with an answer, when the ramp is
+ * over and every call that was sent at first has had its answer, and ends with one; so calls that
+ * come back in waves are counted in whole waves.
  */
 class Window {
   readonly #slice: Slice;
@@ -111,9 +119,11 @@ class Window {
 
   figures(): Omit<SliceResult, 'completed' | 'lastAnswer'> {
     const counted = this.#counted;
-    if (this.#from === undefined || counted === 0) throw new Error('no answer came in the measured time');
+    if (this.#from === undefined || counted === 0)
+      throw new Error('no answer came in the measured time');
     const sorted = latencies.subarray(0, counted).sort();
-    const quantile = (q: number) => sorted[Math.min(counted - 1, Math.floor(q * counted))] ?? Number.NaN;
+    const quantile = (q: number) =>
+      sorted[Math.min(counted - 1, Math.floor(q * counted))] ?? Number.NaN;
     const seconds = (this.#lastAt - this.#from) / 1000;
     return { counted, seconds, p50Ms: quantile(0.5), p99Ms: quantile(0.99) };
   }

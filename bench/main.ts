@@ -1,10 +1,12 @@
 /**
- * `npm run bench`: what the service costs beside what gRPC costs anyway, as a table and in `bench/RESULTS.md`.
+ * `npm run bench`: what the service costs beside what gRPC costs anyway, as a table and in
+ * `bench/RESULTS.md`.
  *
- * `--quick` takes seconds, says little, and writes only where `--output=<file>` says; `--profile` says where the time
- * goes instead, for Encrypt and its batch or the calls named: `--profile Decrypt`; `--access` measures only what access costs, and
- * writes nothing. Decides the order of the steps, and
- * how long they take: a full run about a quarter of an hour, much of it for filling the audit log.
+ * `--quick` takes seconds, says little, and writes only where `--output=<file>` says; `--profile`
+ * says where the time goes instead, for Encrypt and its batch or the calls named:
+ * `--profile Decrypt`; `--access` measures only what access costs, and writes nothing. Decides the
+ * order of the steps, and how long they take: a full run about a quarter of an hour, much of it for
+ * filling the audit log.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,7 +20,13 @@ import { describeMachine, residentMegabytes } from './processes.ts';
 import { profileWhile, profilingVariables } from './profile.ts';
 import { accessText, type Resident, type Results, report, withNotesOf } from './report.ts';
 import { measureRewrap, type RewrapPlan } from './rewrap.ts';
-import { createKeys, firstUses, prepareWorkloads, type Sender, type Workload } from './workloads.ts';
+import {
+  createKeys,
+  firstUses,
+  prepareWorkloads,
+  type Sender,
+  type Workload,
+} from './workloads.ts';
 
 const IN_FLIGHT = [1, 10, 64] as const;
 const RESULTS = join(import.meta.dirname, 'RESULTS.md');
@@ -103,21 +111,34 @@ async function main(): Promise<void> {
     });
   }
   const opening = Environment.open(values.profile ? profilingVariables(profiles) : {});
-  // Also when the end comes before it is open. A failure to open has cleaned up, and is thrown below.
+  // Also when the end comes before it is open. A failure to open has cleaned up, and is thrown
+  // below.
   stack.defer(() => opening.then((opened) => opened[Symbol.asyncDispose]()).catch(() => {}));
   const environment = await opening;
   const load = stack.use(new Load(environment.client));
   const echo = stack.use(await startEcho(environment.variables));
   const { address } = environment.client;
   const send: Sender = async (path, requests) => {
-    const slice = { address, path, requests, inFlight: 1, rampMs: 0, measureMs: ONCE_LIMIT_MS, once: true };
+    const slice = {
+      address,
+      path,
+      requests,
+      inFlight: 1,
+      rampMs: 0,
+      measureMs: ONCE_LIMIT_MS,
+      once: true,
+    };
     return Buffer.from((await load.run(slice)).lastAnswer);
   };
   const { floor, calls } = await prepareWorkloads(send);
   const target = { address: echo.address, serverPid: echo.pid };
   const bench: Bench = { plan, environment, load, floor: [target, floor], calls, send };
   if (values.profile) {
-    await profile(bench, profiles, positionals.length > 0 ? positionals : ['Encrypt', 'BatchEncrypt']);
+    await profile(
+      bench,
+      profiles,
+      positionals.length > 0 ? positionals : ['Encrypt', 'BatchEncrypt'],
+    );
     return;
   }
   if (values.access) {
@@ -148,14 +169,22 @@ async function measure(bench: Bench): Promise<Results> {
       // The batches have a floor of their own to be compared with; once in the table is enough.
       rows.push(...(kind === 'calls' ? measured : measured.slice(1)));
     }
-    const [server, agent] = [residentMegabytes(service.serverPid), residentMegabytes(service.agentPid)];
+    const [server, agent] = [
+      residentMegabytes(service.serverPid),
+      residentMegabytes(service.agentPid),
+    ];
     megabytes.push({ after: kind, server, agent });
   }
   rows.push(...(await measureKeys(bench)));
   const access = await measureAccessOf(bench);
   say('beside a noisy neighbour …');
   const parts = { load, identity: environment.client, send: bench.send };
-  const neighbour = await measureNeighbour(parts, environment.target, encryptOf(bench), plan.neighbour);
+  const neighbour = await measureNeighbour(
+    parts,
+    environment.target,
+    encryptOf(bench),
+    plan.neighbour,
+  );
   say('the audit log …');
   const audit = await measureAudit(environment, load, encryptOf(bench), plan.audit);
   say('re-wrapping …');
@@ -177,7 +206,11 @@ async function warmUp({ plan, load, floor, calls, environment }: Bench): Promise
   say('warming up …');
   const service = environment.target;
   for (const [target, workload] of [floor, ...calls.map((each) => [service, each] as const)]) {
-    await measureSlice(load, target, workload, { rampMs: 0, measureMs: plan.warmUpMs, inFlight: 10 });
+    await measureSlice(load, target, workload, {
+      rampMs: 0,
+      measureMs: plan.warmUpMs,
+      inFlight: 10,
+    });
   }
 }
 
@@ -196,7 +229,11 @@ async function measureKeys(bench: Bench): Promise<Row[]> {
   }
   await environment.restart();
   const service = environment.target;
-  await measureSlice(load, service, encryptOf(bench), { rampMs: 0, measureMs: plan.warmUpMs, inFlight: 10 });
+  await measureSlice(load, service, encryptOf(bench), {
+    rampMs: 0,
+    measureMs: plan.warmUpMs,
+    inFlight: 10,
+  });
   const workload = firstUses(idsOf(1).slice(0, plan.firstUses));
   const figures = await measureSlice(load, service, workload, { ...once, inFlight: 1 });
   return [...rows, { ...figures, inFlight: 1, name: workload.name, ofFloor: undefined }];
@@ -208,7 +245,15 @@ async function profile(bench: Bench, directory: string, names: readonly string[]
   const { serverPid, agentPid, address } = bench.environment.target;
   for (const { name, path, requests, items } of bench.calls) {
     if (!names.includes(name)) continue;
-    const slice = { address, path, requests, inFlight: 64, rampMs: 0, measureMs: PROFILE_MS, once: false };
+    const slice = {
+      address,
+      path,
+      requests,
+      inFlight: 64,
+      rampMs: 0,
+      measureMs: PROFILE_MS,
+      once: false,
+    };
     const text = await profileWhile(directory, { server: serverPid, agent: agentPid }, async () => {
       return (await bench.load.run(slice)).completed * items;
     });

@@ -1,7 +1,9 @@
 /**
- * Many keys in little time: made by agents of this process's own, ten times as fast as by CreateKey, and inserted in bulk.
+ * Many keys in little time: made by agents of this process's own, ten times as fast as by
+ * CreateKey, and inserted in bulk.
  *
- * Each verifies as any other does, and has a schedule by which it isn't due for weeks. Knows the database's tables.
+ * Each verifies as any other does, and has a schedule by which it isn't due for weeks. Knows the
+ * database's tables.
  */
 import type pg from 'pg';
 import { monotonicNow } from '../src/call.ts';
@@ -34,7 +36,11 @@ const TOKEN_SETTINGS = [
 type KeyVersion = ReplyOf<'createKeyVersion'>;
 
 /** So many keys with one version each, called many-1, many-2, … */
-export async function makeKeys(environment: Environment, owner: pg.Client, count: number): Promise<void> {
+export async function makeKeys(
+  environment: Environment,
+  owner: pg.Client,
+  count: number,
+): Promise<void> {
   const { rows } = await owner.query<{ tenant_id: TenantId }>(
     'SELECT tenant_id FROM tenants WHERE name = $1',
     [TENANT],
@@ -46,7 +52,11 @@ export async function makeKeys(environment: Environment, owner: pg.Client, count
     for (let done = 0; done < count; done += CHUNK) {
       const deadline = monotonicNow() + CHUNK_MS;
       const made = Array.from({ length: Math.min(CHUNK, count - done) }, () => {
-        const identity = { keyId: newId<KeyId>(), version: 1, algorithm: ALGORITHM.hmacSha512Aes256Gcm };
+        const identity = {
+          keyId: newId<KeyId>(),
+          version: 1,
+          algorithm: ALGORITHM.hmacSha512Aes256Gcm,
+        };
         return agents.call('createKeyVersion', { ...under, ...identity }, deadline);
       });
       await insert(owner, await Promise.all(made), done);
@@ -106,7 +116,11 @@ function agentsOn(variables: Environment['variables'], recorded: EnvironmentReco
   });
 }
 
-async function insert(owner: pg.Client, made: readonly KeyVersion[], before: number): Promise<void> {
+async function insert(
+  owner: pg.Client,
+  made: readonly KeyVersion[],
+  before: number,
+): Promise<void> {
   const [first] = made;
   await owner.query(
     `WITH made AS (

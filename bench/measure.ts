@@ -1,8 +1,10 @@
 /**
- * Measuring: slices of load in alternation, with the CPU time that they cost, and what their medians are.
+ * Measuring: slices of load in alternation, with the CPU time that they cost, and what their
+ * medians are.
  *
- * Invariant: every figure that is compared with the floor comes from the same round as the floor's slice that it is
- * compared with, so that what the machine does besides weighs on both. Knows no kind of call.
+ * Invariant: every figure that is compared with the floor comes from the same round as the floor's
+ * slice that it is compared with, so that what the machine does besides weighs on both. Knows no
+ * kind of call.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { join } from 'node:path';
@@ -27,7 +29,9 @@ export interface Timing {
   readonly rounds: number;
 }
 
-/** What one slice, or the median of several, says. Rates and CPU are of items, latencies of calls. */
+/**
+ * What one slice, or the median of several, says. Rates and CPU are of items, latencies of calls.
+ */
 export interface Figures {
   readonly perSecond: number;
   readonly p50Ms: number;
@@ -43,7 +47,10 @@ export interface Figures {
 export interface Row extends Figures {
   readonly inFlight: number;
   readonly name: string;
-  /** Items per second, over the floor's calls per second in the same round: the median, the lowest, the highest. */
+  /**
+   * Items per second, over the floor's calls per second in the same round: the median, the lowest,
+   * the highest.
+   */
   readonly ofFloor: readonly [median: number, lowest: number, highest: number] | undefined;
 }
 
@@ -100,10 +107,20 @@ export async function measureSlice(
   const before = cpu();
   const { address } = target;
   const { path, requests, token, items } = workload;
-  const result = await load.run({ address, path, requests, token, inFlight, rampMs, measureMs, once });
+  const result = await load.run({
+    address,
+    path,
+    requests,
+    token,
+    inFlight,
+    rampMs,
+    measureMs,
+    once,
+  });
   const after = cpu();
   workload.check(Buffer.from(result.lastAnswer));
-  const perItem = (end = Number.NaN, start = Number.NaN) => (end - start) / (result.completed * items);
+  const perItem = (end = Number.NaN, start = Number.NaN) =>
+    (end - start) / (result.completed * items);
   return {
     perSecond: (result.counted * items) / result.seconds,
     p50Ms: result.p50Ms,
@@ -132,7 +149,9 @@ export async function alternate(
   const floors = slices[0] ?? [];
   return all.map(([, { name }], index) => {
     const own = slices[index] ?? [];
-    const ratios = own.map(({ perSecond }, round) => perSecond / (floors[round]?.perSecond ?? Number.NaN));
+    const ratios = own.map(
+      ({ perSecond }, round) => perSecond / (floors[round]?.perSecond ?? Number.NaN),
+    );
     return {
       inFlight: timing.inFlight,
       name,

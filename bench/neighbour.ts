@@ -1,14 +1,21 @@
 /**
  * What a tenant notices of another one that sends ten times what its quota lets through.
  *
- * Slices with and without the neighbour alternate, and each ratio is of two slices of one round, so that what the machine
- * does besides weighs on both. Knows no figures of other measurements.
+ * Slices with and without the neighbour alternate, and each ratio is of two slices of one round, so
+ * that what the machine does besides weighs on both. Knows no figures of other measurements.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { LoadIdentity, Noise, NoiseOrder, NoiseReply, NoiseResult } from './load-protocol.ts';
-import { type Figures, type Load, measureSlice, median, type Target, type Timing } from './measure.ts';
+import {
+  type Figures,
+  type Load,
+  measureSlice,
+  median,
+  type Target,
+  type Timing,
+} from './measure.ts';
 import { prepareNeighbour, type Sender, type Workload } from './workloads.ts';
 
 /** Calls each second that the neighbour may make. */
@@ -30,7 +37,9 @@ export interface NeighbourRow {
   readonly letThrough: number;
 }
 
-/** Encrypt for one tenant, alone and beside a noisy neighbour, at each number of calls in flight. */
+/**
+ * Encrypt for one tenant, alone and beside a noisy neighbour, at each number of calls in flight.
+ */
 export async function measureNeighbour(
   bench: { readonly load: Load; readonly identity: LoadIdentity; readonly send: Sender },
   target: Target,

@@ -1,8 +1,10 @@
 /**
- * A noisy neighbour: a process of its own that sends calls at a pace of its own (an open loop), whatever becomes of them.
+ * A noisy neighbour: a process of its own that sends calls at a pace of its own (an open loop),
+ * whatever becomes of them.
  *
- * Refused as RESOURCE_EXHAUSTED a call may be, and nothing else. What is under way is bounded, so that a service which
- * doesn't keep up gets fewer calls and not a queue that grows. Knows no method.
+ * Refused as RESOURCE_EXHAUSTED a call may be, and nothing else. What is under way is bounded, so
+ * that a service which doesn't keep up gets fewer calls and not a queue that grows. Knows no
+ * method.
  */
 import { readFileSync } from 'node:fs';
 import { Client, credentials, status } from '@grpc/grpc-js';
@@ -41,7 +43,11 @@ class Sending {
   constructor(noise: Noise) {
     if (identity === undefined) throw new Error('noise before the identity');
     const { caFile, keyFile, certFile } = identity;
-    const ssl = credentials.createSsl(readFileSync(caFile), readFileSync(keyFile), readFileSync(certFile));
+    const ssl = credentials.createSsl(
+      readFileSync(caFile),
+      readFileSync(keyFile),
+      readFileSync(certFile),
+    );
     this.#noise = noise;
     this.#client = new Client(noise.address, ssl);
     this.#timer = setInterval(() => this.#tick(), TICK_MS);

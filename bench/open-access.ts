@@ -1,11 +1,15 @@
 /**
- * Identity and access that ask nobody and allow everything: what takes the place of the service's own in the floor that
- * access is measured against (`without-access.ts`).
+ * Identity and access that ask nobody and allow everything: what takes the place of the service's
+ * own in the floor that access is measured against (`without-access.ts`).
  *
- * Has the same faces as `src/access/access.ts` and `src/access/identity.ts`, and nothing behind them: no certificate is looked at
- * but by TLS, no token, no policy. For measuring alone.
+ * Has the same faces as `src/access/access.ts` and `src/access/identity.ts`, and nothing behind
+ * them: no certificate is looked at but by TLS, no token, no policy. For measuring alone.
  */
-import type { AccessParts, Access as RealAccess, Rights as RealRights } from '../src/access/access.ts';
+import type {
+  AccessParts,
+  Access as RealAccess,
+  Rights as RealRights,
+} from '../src/access/access.ts';
 import type { ClientCertificate } from '../src/access/certificates.ts';
 import type { Caller, Identity as RealIdentity } from '../src/access/identity.ts';
 
@@ -47,7 +51,8 @@ export class Access implements Face<RealAccess> {
     this.tenantOf = tenantOf;
   }
 
-  rightsOf = async (caller: Caller, tenant: string) => new Rights(caller, tenant) as unknown as RealRights;
+  rightsOf = async (caller: Caller, tenant: string) =>
+    new Rights(caller, tenant) as unknown as RealRights;
   recordRefusal = () => Promise.reject(new Error('nothing is refused here'));
   isFirstAdministrator = () => false;
 }

@@ -1,6 +1,6 @@
 /**
- * What re-wrapping is compared with: a plain UPDATE of the same rows, read and written back in batches, by keyset, on as
- * many connections as the job has workers.
+ * What re-wrapping is compared with: a plain UPDATE of the same rows, read and written back in
+ * batches, by keyset, on as many connections as the job has workers.
  *
  * Owns the table `floor`, a copy of the service's. Knows no kind of row.
  */
@@ -21,7 +21,10 @@ export interface PlainTable<Row extends pg.QueryResultRow> {
   /** What is read of a row: what the service reads. */
   readonly read: string;
   readonly batch: number;
-  /** Writes back what a batch was, in the columns that the service writes; `first` is its first row's primary key. */
+  /**
+   * Writes back what a batch was, in the columns that the service writes; `first` is its first
+   * row's primary key.
+   */
   write(rows: readonly Row[], first: Place): pg.QueryConfig;
 }
 
@@ -39,7 +42,12 @@ export class PlainUpdate {
   readonly #batch: Batch;
   #next = 0;
 
-  private constructor(environment: Environment, owner: pg.Client, places: readonly Place[], batch: Batch) {
+  private constructor(
+    environment: Environment,
+    owner: pg.Client,
+    places: readonly Place[],
+    batch: Batch,
+  ) {
     this.#environment = environment;
     this.#owner = owner;
     this.#places = places;
@@ -82,7 +90,8 @@ export class PlainUpdate {
     const counts = await Promise.all(
       clients.map(async (client) => {
         let count = 0;
-        while (monotonicNow() - began < milliseconds) count += await this.#batch(client, this.#nextPlace());
+        while (monotonicNow() - began < milliseconds)
+          count += await this.#batch(client, this.#nextPlace());
         return count;
       }),
     );

@@ -1,5 +1,6 @@
 /**
- * What the kernel says of processes and the machine: CPU time, resident memory, what the machine is.
+ * What the kernel says of processes and the machine: CPU time, resident memory, what the machine
+ * is.
  */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -10,7 +11,9 @@ import { findCommand } from '../scripts/system-packages.js';
 /** USER_HZ: 100 on every Linux that Node runs on. */
 const TICK_MICROSECONDS = 10_000;
 
-/** CPU time that a process has used, in microseconds, to the nearest 10 ms (proc(5): utime, stime). */
+/**
+ * CPU time that a process has used, in microseconds, to the nearest 10 ms (proc(5): utime, stime).
+ */
 export function cpuMicroseconds(pid: number): number {
   const { utime, stime } = timesOf(pid);
   return (utime + stime) * TICK_MICROSECONDS;
@@ -52,7 +55,9 @@ export function residentMegabytes(pid: number): number {
 }
 
 /** The machine and what runs on it, as lines of a table. */
-export async function describeMachine(databaseUrl: string): Promise<readonly (readonly [string, string])[]> {
+export async function describeMachine(
+  databaseUrl: string,
+): Promise<readonly (readonly [string, string])[]> {
   const [cpu] = os.cpus();
   return [
     ['Date', new Date().toISOString().slice(0, 10)],
@@ -79,5 +84,7 @@ async function postgresVersion(connectionString: string): Promise<string> {
 
 function softHsmVersion(): string {
   const tool = findCommand('softhsm2-util');
-  return tool === undefined ? 'unknown' : execFileSync(tool, ['--version'], { encoding: 'utf8' }).trim();
+  return tool === undefined
+    ? 'unknown'
+    : execFileSync(tool, ['--version'], { encoding: 'utf8' }).trim();
 }

@@ -1,5 +1,6 @@
 /**
- * `npm run bench -- --profile`: where the time of a call goes in the server and the agent, by function and by file.
+ * `npm run bench -- --profile`: where the time of a call goes in the server and the agent, by
+ * function and by file.
  *
  * The rates of a run with a profiler say nothing. Knows V8's profiles, no kind of call.
  */
@@ -91,6 +92,8 @@ function* selfTimes(profile: Profiler.Profile): Generator<readonly [string, stri
 function placeOf({ url, lineNumber }: Profiler.Profile['nodes'][number]['callFrame']): string {
   if (url === '') return '';
   const root = pathToFileURL(join(import.meta.dirname, '..', '/')).href;
-  const file = url.startsWith('file:') ? url.replace(root, '').replace(/^.*node_modules\//, '') : url;
+  const file = url.startsWith('file:')
+    ? url.replace(root, '').replace(/^.*node_modules\//, '')
+    : url;
   return `${file.replace(/^.*\/node_modules\//, '')}:${lineNumber + 1}`;
 }

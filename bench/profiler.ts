@@ -1,6 +1,7 @@
 /**
- * Loaded before a process' own program by `npm run bench -- --profile`: SIGUSR2 begins a CPU profile, the next one ends
- * it and writes it to the folder that KEYWARD_BENCH_PROFILES names. Never part of a service that is measured or deployed.
+ * Loaded before a process' own program by `npm run bench -- --profile`: SIGUSR2 begins a CPU
+ * profile, the next one ends it and writes it to the folder that KEYWARD_BENCH_PROFILES names.
+ * Never part of a service that is measured or deployed.
  */
 import { renameSync, writeFileSync } from 'node:fs';
 import { type Profiler, Session } from 'node:inspector';

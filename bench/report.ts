@@ -1,7 +1,9 @@
 /**
- * The results as Markdown: for a terminal and for `bench/RESULTS.md`, whose notes, written by hand, stay.
+ * The results as Markdown: for a terminal and for `bench/RESULTS.md`, whose notes, written by hand,
+ * stay.
  *
- * Owns the calls' targets; re-wrapping's part is in `rewrap-report.ts`. Knows figures, not how they came about.
+ * Owns the calls' targets; re-wrapping's part is in `rewrap-report.ts`. Knows figures, not how they
+ * came about.
  */
 import { readIfThere } from '../dev/files.ts';
 import { ACCESS_ROWS } from './access.ts';
@@ -179,7 +181,13 @@ function neighbourTargets(rows: readonly NeighbourRow[]): string[] {
   });
 }
 
-function auditSection({ written, sequenced, bytesPerEntry, entries, ofShortLog }: AuditResults): string[] {
+function auditSection({
+  written,
+  sequenced,
+  bytesPerEntry,
+  entries,
+  ofShortLog,
+}: AuditResults): string[] {
   return [
     '## The audit log',
     `Every call above is recorded, durably, before it is answered, and its entry becomes a leaf of the log. Entries of Encrypt with a context of two, by

@@ -1,9 +1,10 @@
 /**
- * One kind of re-wrap job, measured: how fast against a plain batched UPDATE of the same rows, what memory it takes, and
- * what callers notice of it.
+ * One kind of re-wrap job, measured: how fast against a plain batched UPDATE of the same rows, what
+ * memory it takes, and what callers notice of it.
  *
- * The service works all the time for the first (share 100, two agents for two cores), and as it comes for the last.
- * Floor and job alternate in slices, by the maintenance switch. Knows no kind: {@link Subject} is what it asks of one.
+ * The service works all the time for the first (share 100, two agents for two cores), and as it
+ * comes for the last. Floor and job alternate in slices, by the maintenance switch. Knows no kind:
+ * {@link Subject} is what it asks of one.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { connect, type KeywardClient, type RewrapJob } from 'keyward-client';
@@ -21,7 +22,10 @@ const LOOK_MS = 100;
 
 /** What is re-wrapped. */
 export interface Subject {
-  /** Fills the service's table with so many rows, or a few more, and another with the same for the floor. */
+  /**
+   * Fills the service's table with so many rows, or a few more, and another with the same for the
+   * floor.
+   */
   fill(
     environment: Environment,
     owner: pg.Client,
@@ -77,7 +81,11 @@ export interface JobResults {
 }
 
 /** Everything above, on the bench's environment, which is restarted for it. */
-export async function measureJobs(bench: JobBench, subject: Subject, plan: JobPlan): Promise<JobResults> {
+export async function measureJobs(
+  bench: JobBench,
+  subject: Subject,
+  plan: JobPlan,
+): Promise<JobResults> {
   const { environment, owner } = bench;
   await environment.restart({ KEYWARD_REWRAP_SHARE: '100', KEYWARD_HSM_AGENTS: String(AGENTS) });
   const { rows, floor } = await subject.fill(environment, owner, plan.rows);

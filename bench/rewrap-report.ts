@@ -1,5 +1,6 @@
 /**
- * Re-wrapping's part of the report: for each kind of job its method, its passes and what callers notice; its targets.
+ * Re-wrapping's part of the report: for each kind of job its method, its passes and what callers
+ * notice; its targets.
  *
  * Knows figures, not how they came about.
  */

@@ -1,6 +1,6 @@
 /**
- * Re-wrapping, measured: stored data keys after a rotation of their key, key versions after one of the root key, and a
- * tick that finds nothing to do among all those.
+ * Re-wrapping, measured: stored data keys after a rotation of their key, key versions after one of
+ * the root key, and a tick that finds nothing to do among all those.
  *
  * Decides the order. What is measured of a job is in `rewrap-job.ts`.
  */

@@ -1,7 +1,8 @@
 /**
  * A tick that finds nothing due, measured: what it costs to have many keys with schedules.
  *
- * Asks as the service's ticks do, on a connection of its own, while maintenance goes on and nobody calls.
+ * Asks as the service's ticks do, on a connection of its own, while maintenance goes on and nobody
+ * calls.
  */
 import type pg from 'pg';
 import { monotonicNow } from '../src/call.ts';
@@ -22,7 +23,10 @@ export interface TickResults {
 }
 
 /** How long it takes to find that nothing is due. */
-export async function measureTick(environment: Environment, owner: pg.Client): Promise<TickResults> {
+export async function measureTick(
+  environment: Environment,
+  owner: pg.Client,
+): Promise<TickResults> {
   const { rows } = await owner.query<{ keys: number; paused: boolean }>(
     `SELECT (SELECT count(*)::integer FROM keys WHERE next_rotation_at IS NOT NULL) AS keys,
        (SELECT paused FROM maintenance) AS paused`,
@@ -38,7 +42,11 @@ export async function measureTick(environment: Environment, owner: pg.Client): P
     const times: number[] = [];
     for (let tick = 0; tick < TICKS; tick++) {
       const began = monotonicNow();
-      const { hasJobs, hasStaleSeals, ...due } = await findDue(store, { deadline: began + LOOK_MS }, LIMIT);
+      const { hasJobs, hasStaleSeals, ...due } = await findDue(
+        store,
+        { deadline: began + LOOK_MS },
+        LIMIT,
+      );
       times.push(monotonicNow() - began);
       if (hasJobs || hasStaleSeals || Object.values(due).some((each) => each.length > 0))
         throw new Error('something was due');

@@ -1,8 +1,8 @@
 /**
  * For `node --import`: has the server that is loaded next be without identity and access.
  *
- * The server itself has no such switch, and must have none: this replaces two of its modules as they are resolved, by
- * `open-access.ts`. All else of it is as it is.
+ * The server itself has no such switch, and must have none: this replaces two of its modules as
+ * they are resolved, by `open-access.ts`. All else of it is as it is.
  */
 import { registerHooks } from 'node:module';
 

@@ -1,8 +1,9 @@
 /**
- * What is measured: each kind of call with its encoded requests, and what an answer to it must look like.
+ * What is measured: each kind of call with its encoded requests, and what an answer to it must look
+ * like.
  *
- * Owns the sizes: payloads of 1 KiB, data keys of 32 bytes, batches of 100 items, contexts of two entries, one tenant
- * with two keys, and its neighbour with one. Knows no time.
+ * Owns the sizes: payloads of 1 KiB, data keys of 32 bytes, batches of 100 items, contexts of two
+ * entries, one tenant with two keys, and its neighbour with one. Knows no time.
  */
 import { randomBytes } from 'node:crypto';
 import type { MethodDefinition } from '@grpc/grpc-js';
@@ -20,7 +21,10 @@ const PARENT = `tenants/${TENANT}`;
 const KEY = `${PARENT}/keys/first`;
 const OTHER_KEY = `${PARENT}/keys/second`;
 /** What Encrypt brings. */
-export const CONTEXT = { purpose: 'customer-records', record: '5a2f6c1e-3d0b-4c55-9a36-0f3f6a0c7d11' };
+export const CONTEXT = {
+  purpose: 'customer-records',
+  record: '5a2f6c1e-3d0b-4c55-9a36-0f3f6a0c7d11',
+};
 const OTHER_CONTEXT = { ...CONTEXT, purpose: 'customer-archive' };
 
 /** A kind of call, ready to be sent. */
@@ -50,22 +54,32 @@ function methodOf(service: string, name: string): MethodDefinition<object, objec
   return method as MethodDefinition<object, object>;
 }
 
-function unary(name: string, messages: readonly Message[], service = 'EncryptionService'): Workload {
+function unary(
+  name: string,
+  messages: readonly Message[],
+  service = 'EncryptionService',
+): Workload {
   const { path, requestSerialize, responseDeserialize } = methodOf(service, name);
   const check = (answer: Buffer) => void responseDeserialize(answer);
   return { name, path, requests: messages.map(requestSerialize), items: 1, check };
 }
 
 function batch(name: string, messages: readonly Message[]): Workload {
-  const { path, requestSerialize, responseDeserialize } = methodOf('EncryptionService', `Batch${name}`);
+  const { path, requestSerialize, responseDeserialize } = methodOf(
+    'EncryptionService',
+    `Batch${name}`,
+  );
   const items = Array.from(
     { length: BATCH_ITEMS },
     (_, index) => messages[index % messages.length] as Message,
   );
   const check = (answer: Buffer) => {
-    const { results } = responseDeserialize(answer) as { results: { response?: object; error?: object }[] };
+    const { results } = responseDeserialize(answer) as {
+      results: { response?: object; error?: object }[];
+    };
     const bad = results.find(({ response }) => !response);
-    if (results.length !== BATCH_ITEMS || bad) throw new Error(`Batch${name}: ${JSON.stringify(bad?.error)}`);
+    if (results.length !== BATCH_ITEMS || bad)
+      throw new Error(`Batch${name}: ${JSON.stringify(bad?.error)}`);
   };
   return {
     name: `Batch${name}`,
@@ -77,15 +91,24 @@ function batch(name: string, messages: readonly Message[]): Workload {
   };
 }
 
-/** Makes the tenant and its keys, and every workload: the floor apart, then the calls, then their batches. */
-export async function prepareWorkloads(send: Sender): Promise<{ floor: Workload; calls: Workload[] }> {
+/**
+ * Makes the tenant and its keys, and every workload: the floor apart, then the calls, then their
+ * batches.
+ */
+export async function prepareWorkloads(
+  send: Sender,
+): Promise<{ floor: Workload; calls: Workload[] }> {
   const admin = unary('CreateTenant', [{ tenantId: TENANT }], 'AdminService');
   await send(admin.path, admin.requests);
   const keys = createKeys(['first', 'second']);
   await send(keys.path, keys.requests);
 
   const plaintexts = Array.from({ length: VARIANTS }, () => randomBytes(PAYLOAD_BYTES));
-  const encrypts = plaintexts.map((plaintext) => ({ name: KEY, plaintext, encryptionContext: CONTEXT }));
+  const encrypts = plaintexts.map((plaintext) => ({
+    name: KEY,
+    plaintext,
+    encryptionContext: CONTEXT,
+  }));
   const encrypt = unary('Encrypt', encrypts);
   const ciphertexts: Buffer[] = [];
   for (const request of encrypt.requests) {
@@ -106,7 +129,12 @@ export async function prepareWorkloads(send: Sender): Promise<{ floor: Workload;
     sourceEncryptionContext: CONTEXT,
     destinationEncryptionContext: OTHER_CONTEXT,
   }));
-  const kinds = { Encrypt: encrypts, Decrypt: decrypts, GenerateDataKey: dataKeys, ReEncrypt: reEncrypts };
+  const kinds = {
+    Encrypt: encrypts,
+    Decrypt: decrypts,
+    GenerateDataKey: dataKeys,
+    ReEncrypt: reEncrypts,
+  };
   const names = Object.entries(kinds);
   return {
     floor: { ...encrypt, name: 'floor', path: ECHO_PATH, check: () => {} },
@@ -123,7 +151,9 @@ export function createKeys(ids: readonly string[]): Workload {
   return unary('CreateKey', messages, 'KeyService');
 }
 
-/** Makes another tenant, which may make so many calls each second; returns what it sends, Encrypt. */
+/**
+ * Makes another tenant, which may make so many calls each second; returns what it sends, Encrypt.
+ */
 export async function prepareNeighbour(send: Sender, callsPerSecond: number): Promise<Workload> {
   const parent = 'tenants/neighbour';
   const made = [

@@ -1,9 +1,10 @@
 /**
- * Certificate authorities and certificates for development and tests: EC P-256, X.509 v3 (RFC 5280).
+ * Certificate authorities and certificates for development and tests: EC P-256, X.509 v3 (RFC
+ * 5280).
  *
- * Owns what goes into such a certificate. Never for production: the authority's key lies in a file beside what it issues.
- * Written out here because the libraries for it want a global polyfill in every process that loads them. Knows nothing of
- * where files are kept.
+ * Owns what goes into such a certificate. Never for production: the authority's key lies in a file
+ * beside what it issues. Written out here because the libraries for it want a global polyfill in
+ * every process that loads them. Knows nothing of where files are kept.
  */
 import {
   createHash,
@@ -100,7 +101,10 @@ export function createCertificateAuthority(
 }
 
 /** The authority of that name whose certificate and key were kept. */
-export function restoreCertificateAuthority(name: string, credentials: Credentials): CertificateAuthority {
+export function restoreCertificateAuthority(
+  name: string,
+  credentials: Credentials,
+): CertificateAuthority {
   const privateKey = createPrivateKey(credentials.keyPem);
   const publicPoint = privateKey.export({ format: 'jwk' });
   const point = Buffer.concat([
@@ -136,7 +140,11 @@ function authority(
   };
 }
 
-function leafExtensions(request: CertificateRequest, spki: Buffer, issuerKeyIdentifier: Buffer): Buffer[] {
+function leafExtensions(
+  request: CertificateRequest,
+  spki: Buffer,
+  issuerKeyIdentifier: Buffer,
+): Buffer[] {
   const names = alternativeNames(request);
   const extensions = [
     extension(OID.basicConstraints, sequence(), 'critical'),
@@ -225,7 +233,9 @@ function addressBytes(ip: string): Buffer {
   const before = groups(head);
   const after = groups(tail ?? '');
   const zeros = Array<number>(8 - before.length - after.length).fill(0);
-  return Buffer.from([...before, ...zeros, ...after].flatMap((group) => [group >> 8, group & 0xff]));
+  return Buffer.from(
+    [...before, ...zeros, ...after].flatMap((group) => [group >> 8, group & 0xff]),
+  );
 }
 
 function backdated(): Date {

@@ -1,9 +1,10 @@
 /**
  * The self-test of `npm start`, and a demonstration: what a client does first, done and shown.
  *
- * Uses the service as any client, by `keyward-client`: as its administrator, as a service of the tenant `demo`, as an auditor, each for what
- * he may do, and once for what he may not. Keeps one ciphertext with its context from start to start, never
- * a plaintext, to show that what was encrypted before still opens.
+ * Uses the service as any client, by `keyward-client`: as its administrator, as a service of the
+ * tenant `demo`, as an auditor, each for what he may do, and once for what he may not. Keeps one
+ * ciphertext with its context from start to start, never a plaintext, to show that what was
+ * encrypted before still opens.
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { type KeywardClient, KeywardClientError } from 'keyward-client';
@@ -48,7 +49,12 @@ export interface DemonstrationOptions {
 }
 
 /** Shows the service at work; throws at the first thing that is not as it should be. */
-export async function demonstrate({ callers, file, database, say }: DemonstrationOptions): Promise<void> {
+export async function demonstrate({
+  callers,
+  file,
+  database,
+  say,
+}: DemonstrationOptions): Promise<void> {
   const { admin, service, auditor } = callers;
   const done = (line: string) => say(`  ✓ ${line}`);
   done(await demoKey(admin));
@@ -78,7 +84,10 @@ async function demoKey(admin: KeywardClient): Promise<string> {
   return `${how} the key ${KEY}; its primary version is ${key.primary.name.split('/').at(-1)}`;
 }
 
-async function showAccess({ admin, service, auditor }: Callers, done: (line: string) => void): Promise<void> {
+async function showAccess(
+  { admin, service, auditor }: Callers,
+  done: (line: string) => void,
+): Promise<void> {
   const names = await Promise.all(
     [admin, service, auditor].map(async (each) => (await each.getCaller()).name),
   );
@@ -98,8 +107,12 @@ async function refuseAdministrator(
     await admin.decrypt({ parent: TENANT, ciphertext, encryptionContext: CONTEXT });
   } catch (error) {
     if (!hasReason(error, 'PERMISSION_MISSING')) throw error;
-    const [permission, resource] = ['permission', 'resource'].map((name) => error.metadata.get(name));
-    done(`The administrator wanted it decrypted and was refused: he lacks ${permission} on ${resource}`);
+    const [permission, resource] = ['permission', 'resource'].map((name) =>
+      error.metadata.get(name),
+    );
+    done(
+      `The administrator wanted it decrypted and was refused: he lacks ${permission} on ${resource}`,
+    );
     return;
   }
   throw new Error('The administrator could decrypt, whom no binding allows it.');
@@ -124,14 +137,20 @@ async function openEarlier(
   const kept = readJsonIfThere<Kept>(file);
   if (kept === undefined || kept.database !== database) return;
   const ciphertext = Buffer.from(kept.ciphertext, 'base64');
-  const { plaintext } = await client.decrypt({ parent: TENANT, ciphertext, encryptionContext: kept.context });
+  const { plaintext } = await client.decrypt({
+    parent: TENANT,
+    ciphertext,
+    encryptionContext: kept.context,
+  });
   expect(sha256(plaintext) === kept.sha256, 'what was encrypted before opened to something else');
   done(`Opened what was encrypted at an earlier start (${kept.time})`);
 }
 
 async function issueDataKey(client: KeywardClient, done: (line: string) => void): Promise<void> {
   const issued = await client.generateDataKey({ name: KEY, encryptionContext: CONTEXT });
-  done(`Issued a data key: ${issued.plaintext.length} bytes, wrapped in ${issued.wrappedDataKey.length}`);
+  done(
+    `Issued a data key: ${issued.plaintext.length} bytes, wrapped in ${issued.wrappedDataKey.length}`,
+  );
   const opened = await client.decrypt({
     parent: TENANT,
     ciphertext: issued.wrappedDataKey,
@@ -141,7 +160,10 @@ async function issueDataKey(client: KeywardClient, done: (line: string) => void)
   done('Opened the wrapped data key: the same bytes');
 }
 
-async function encryptAndDecrypt(client: KeywardClient, done: (line: string) => void): Promise<Buffer> {
+async function encryptAndDecrypt(
+  client: KeywardClient,
+  done: (line: string) => void,
+): Promise<Buffer> {
   const plaintext = Buffer.from(MESSAGE);
   const { ciphertext } = await client.encrypt({ name: KEY, plaintext, encryptionContext: CONTEXT });
   done(`Encrypted ${plaintext.length} bytes to ${ciphertext.length}`);
@@ -190,7 +212,8 @@ async function rotateAndRewrap(callers: Callers, done: (line: string) => void): 
   const key = await admin.rotateKey({ name: ROTATING_KEY });
   const { rotations } = await admin.listRotations({ parent: ROTATING_KEY });
   const rotation = rotations.find(({ toVersion }) => toVersion === key.primary.name);
-  if (rotation === undefined) throw new Error('The self-test failed: the history lacks the rotation.');
+  if (rotation === undefined)
+    throw new Error('The self-test failed: the history lacks the rotation.');
   let state = rotation.rewrapState;
   for await (const job of admin.watchRewrapJob({ name: rotation.rewrapJob })) state = job.state;
   // Its minute may be over while we look: then the next rotation's job has taken over.
@@ -208,7 +231,10 @@ async function rotateAndRewrap(callers: Callers, done: (line: string) => void): 
 async function storeDataKeys({ admin, service }: Callers): Promise<number> {
   const there = new Set<string>();
   for await (const { name } of admin.dataKeys(ROTATING_KEY, { pageSize: 1_000 })) there.add(name);
-  const ids = Array.from({ length: DATA_KEYS }, (_, index) => `customer-${String(index).padStart(4, '0')}`);
+  const ids = Array.from(
+    { length: DATA_KEYS },
+    (_, index) => `customer-${String(index).padStart(4, '0')}`,
+  );
   const missing = ids.filter((id) => !there.has(`${ROTATING_KEY}/dataKeys/${id}`)).values();
   let made = 0;
   const worker = async () => {

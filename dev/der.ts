@@ -1,7 +1,8 @@
 /**
  * Writes DER (ITU-T X.690), as much of it as a certificate needs.
  *
- * Every function returns one whole element: tag, length, content. Reads nothing, and knows nothing of certificates.
+ * Every function returns one whole element: tag, length, content. Reads nothing, and knows nothing
+ * of certificates.
  */
 
 /** An element of that tag around the contents, one after another. */
@@ -23,7 +24,10 @@ export function integer(bytes: Uint8Array): Buffer {
   const start = bytes.findIndex((byte) => byte !== 0);
   const digits = start === -1 ? Buffer.from([0]) : Buffer.from(bytes.subarray(start));
   // The first bit is the sign.
-  return element(0x02, (digits[0] ?? 0) >= 0x80 ? Buffer.concat([Buffer.from([0]), digits]) : digits);
+  return element(
+    0x02,
+    (digits[0] ?? 0) >= 0x80 ? Buffer.concat([Buffer.from([0]), digits]) : digits,
+  );
 }
 
 export function boolean(value: boolean): Buffer {
@@ -60,7 +64,8 @@ export function time(date: Date): Buffer {
 function lengthOf(content: Uint8Array): Buffer {
   if (content.length < 0x80) return Buffer.from([content.length]);
   const bytes: number[] = [];
-  for (let rest = content.length; rest > 0; rest = Math.floor(rest / 256)) bytes.unshift(rest % 256);
+  for (let rest = content.length; rest > 0; rest = Math.floor(rest / 256))
+    bytes.unshift(rest % 256);
   return Buffer.from([0x80 + bytes.length, ...bytes]);
 }
 

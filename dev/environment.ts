@@ -1,8 +1,10 @@
 /**
- * The development environment: everything that the server needs and a machine doesn't have, kept in `.keyward/`.
+ * The development environment: everything that the server needs and a machine doesn't have, kept in
+ * `.keyward/`.
  *
- * Owns the layout of that folder, which only its owner can read, and which settings the server gets from it. What exists
- * is used again, so data lasts from start to start. Knows nothing of the server but its variables' names.
+ * Owns the layout of that folder, which only its owner can read, and which settings the server gets
+ * from it. What exists is used again, so data lasts from start to start. Knows nothing of the
+ * server but its variables' names.
  */
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
@@ -81,7 +83,10 @@ export interface EnvironmentOptions {
   readonly root: string;
   /** Where the server will listen on 127.0.0.1. */
   readonly port: number;
-  /** The variables that the command was started with: DATABASE_URL there takes the place of our PostgreSQL. */
+  /**
+   * The variables that the command was started with: DATABASE_URL there takes the place of our
+   * PostgreSQL.
+   */
   readonly given: Readonly<Record<string, string | undefined>>;
   readonly onDatabaseExit: (detail: string) => void;
 }
@@ -126,7 +131,9 @@ export async function openDevelopmentEnvironment(
   return { variables, postgres, client: identities.admin, identities, issuers };
 }
 
-/** The two connection strings that the user gave, or nothing; one without the other is a mistake. */
+/**
+ * The two connection strings that the user gave, or nothing; one without the other is a mistake.
+ */
 function givenDatabase(given: EnvironmentOptions['given']): Record<string, string> | undefined {
   const { DATABASE_URL: service, MIGRATION_DATABASE_URL: owner } = given;
   if (service === undefined && owner === undefined) return undefined;
@@ -161,7 +168,9 @@ const CERTIFIED = {
 } as const satisfies Record<string, CertificateRequest>;
 
 /** Finds the certificates, making those that are missing or about to expire. */
-export function openCertificates(directory: string): Record<'ca' | keyof typeof CERTIFIED, CredentialFiles> {
+export function openCertificates(
+  directory: string,
+): Record<'ca' | keyof typeof CERTIFIED, CredentialFiles> {
   const files = (name: string) => ({
     cert: join(directory, `${name}.pem`),
     key: join(directory, `${name}-key.pem`),
@@ -169,7 +178,9 @@ export function openCertificates(directory: string): Record<'ca' | keyof typeof 
   const ca = files('ca');
   const kept = readCredentials(ca, RENEW_AUTHORITY_DAYS);
   const authority =
-    kept === undefined ? createCertificateAuthority(AUTHORITY) : restoreCertificateAuthority(AUTHORITY, kept);
+    kept === undefined
+      ? createCertificateAuthority(AUTHORITY)
+      : restoreCertificateAuthority(AUTHORITY, kept);
   if (kept === undefined) writeCredentials(ca, authority);
   const certified = (name: keyof typeof CERTIFIED, own: CredentialFiles) => {
     if (kept === undefined || readCredentials(own, RENEW_LEAF_DAYS) === undefined)
@@ -185,7 +196,10 @@ export function openCertificates(directory: string): Record<'ca' | keyof typeof 
   };
 }
 
-/** Nothing when a file is missing, they don't belong together, or the certificate has less than `days` left. */
+/**
+ * Nothing when a file is missing, they don't belong together, or the certificate has less than
+ * `days` left.
+ */
 function readCredentials(files: CredentialFiles, days: number): Credentials | undefined {
   const [certPem, keyPem] = [readIfThere(files.cert), readIfThere(files.key)];
   if (certPem === undefined || keyPem === undefined) return undefined;
@@ -202,6 +216,8 @@ function writeCredentials(files: CredentialFiles, credentials: Credentials): voi
 }
 
 function toEnvironmentFile(variables: Readonly<Record<string, string>>): string {
-  const lines = Object.entries(variables).map(([name, value]) => `${name}=${JSON.stringify(value)}`);
+  const lines = Object.entries(variables).map(
+    ([name, value]) => `${name}=${JSON.stringify(value)}`,
+  );
   return `# The development server's settings, written at every start. For example:\n# node --env-file=.keyward/environment src/main.ts token init\n${lines.join('\n')}\n`;
 }

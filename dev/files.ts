@@ -1,8 +1,8 @@
 /**
  * Files of the development environment: private ones, whole ones, secrets.
  *
- * Every file appears under its name complete or not at all, and is readable by its owner alone unless it says
- * otherwise. Knows nothing of what is in them.
+ * Every file appears under its name complete or not at all, and is readable by its owner alone
+ * unless it says otherwise. Knows nothing of what is in them.
  */
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
@@ -18,7 +18,10 @@ export function readIfThere(file: string): string | undefined {
   }
 }
 
-/** What a JSON file holds, or nothing when there is none or it isn't JSON. The caller vouches for its shape. */
+/**
+ * What a JSON file holds, or nothing when there is none or it isn't JSON. The caller vouches for
+ * its shape.
+ */
 export function readJsonIfThere<T>(file: string): T | undefined {
   const text = readIfThere(file);
   if (text === undefined) return undefined;
@@ -47,7 +50,10 @@ export function exists(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false }) !== undefined;
 }
 
-/** A random secret of 192 bits, in 32 characters that need no quoting in URLs, shells or configuration files. */
+/**
+ * A random secret of 192 bits, in 32 characters that need no quoting in URLs, shells or
+ * configuration files.
+ */
 export function newSecret(): string {
   return randomBytes(24).toString('base64url');
 }

@@ -1,7 +1,8 @@
 /**
  * Asks a server whether it is ready: grpc.health.v1.Health/Check, spoken by hand over HTTP/2.
  *
- * By hand, because the request is five bytes and the gRPC library is not for this folder. Knows nothing else of gRPC.
+ * By hand, because the request is five bytes and the gRPC library is not for this folder. Knows
+ * nothing else of gRPC.
  */
 import { readFileSync } from 'node:fs';
 import { connect } from 'node:http2';

@@ -1,10 +1,11 @@
 /**
- * Who there is in development: an administrator, a service of the tenant `demo`, an auditor; what they call with, and which
- * roles they have.
+ * Who there is in development: an administrator, a service of the tenant `demo`, an auditor; what
+ * they call with, and which roles they have.
  *
- * Owns their files beside the certificates: tokens, renewed while we run, and the command's profiles. Each calls in another of the ways
- * that there are: by a certificate, by a token that is bound to a certificate, by a token alone. Invariant: the administrator
- * uses no key, the service administers none.
+ * Owns their files beside the certificates: tokens, renewed while we run, and the command's
+ * profiles. Each calls in another of the ways that there are: by a certificate, by a token that is
+ * bound to a certificate, by a token alone. Invariant: the administrator uses no key, the service
+ * administers none.
  */
 import { readFileSync } from 'node:fs';
 import { relative } from 'node:path';
@@ -21,7 +22,10 @@ export const PRINCIPALS = {
 
 const TENANT = 'demo';
 const AUDITORS = 'auditors';
-/** Well before a token expires, so that whoever has read one an instant ago can still use it for a while. */
+/**
+ * Well before a token expires, so that whoever has read one an instant ago can still use it for a
+ * while.
+ */
 const RENEW_AFTER_MS = 20 * 60_000;
 /** Short, so that a machine that was asleep soon has good ones. */
 const LOOK_EVERY_MS = 60_000;
@@ -65,7 +69,12 @@ export interface IdentityFiles {
 /** Who calls the server at `address` with these files. */
 export function identitiesOf(address: string, { certificates, tokens }: IdentityFiles): Identities {
   const caFile = certificates.ca.cert;
-  const by = ({ cert, key }: CredentialFiles) => ({ address, caFile, certFile: cert, keyFile: key });
+  const by = ({ cert, key }: CredentialFiles) => ({
+    address,
+    caFile,
+    certFile: cert,
+    keyFile: key,
+  });
   return {
     admin: by(certificates.client),
     service: { ...by(certificates.service), tokenFile: tokens.service },
@@ -92,7 +101,9 @@ export function writeProfiles(
   writePrivateJson(file, { default: 'admin', profiles });
 }
 
-/** Writes tokens for those who have one, and has new ones in their files in time until disposed of. */
+/**
+ * Writes tokens for those who have one, and has new ones in their files in time until disposed of.
+ */
 export async function keepTokens(
   issuers: Issuers,
   { service, auditor }: Identities,
@@ -142,7 +153,11 @@ const grants = (
   }));
 
 /** In all tenants; rootAdmin also says who may do what in each. */
-const TO_ADMIN = grants('system', { principal: PRINCIPALS.admin }, { root: 'rootAdmin', keys: 'keyAdmin' });
+const TO_ADMIN = grants(
+  'system',
+  { principal: PRINCIPALS.admin },
+  { root: 'rootAdmin', keys: 'keyAdmin' },
+);
 const TO_AUDITORS = grants('system', { group: `dev-people/${AUDITORS}` }, { auditor: 'auditor' });
 const TO_SERVICE = grants(
   TENANT,
@@ -153,7 +168,10 @@ const TO_SERVICE = grants(
 /** Whether the administrator has what the roles say that he has by {@link appointAdministrator}. */
 export async function isAdministrator(admin: KeywardClient): Promise<boolean> {
   const wanted = ['tenants.create', 'roleBindings.createForAllTenants', 'keys.create'];
-  const { permissions } = await admin.testPermissions({ resource: 'tenants/system', permissions: wanted });
+  const { permissions } = await admin.testPermissions({
+    resource: 'tenants/system',
+    permissions: wanted,
+  });
   return permissions.length === wanted.length;
 }
 
@@ -168,7 +186,12 @@ export async function grantRoles(admin: KeywardClient): Promise<void> {
 }
 
 async function give(by: KeywardClient, { id, tenant, member, role }: Grant): Promise<void> {
-  const roleBinding = { ...member, role, allTenants: tenant === 'system', description: 'Made by npm start.' };
+  const roleBinding = {
+    ...member,
+    role,
+    allTenants: tenant === 'system',
+    description: 'Made by npm start.',
+  };
   await unlessExists(() =>
     by.createRoleBinding({ parent: `tenants/${tenant}`, roleBindingId: id, roleBinding }),
   );

@@ -1,10 +1,11 @@
 /**
  * Issuers of tokens for development: what the server reads to accept them, and the tokens.
  *
- * Owns a folder with a key of their own, what is public of it, and the issuers file. Two of them, as there are two kinds in
- * life: one for services, whose tokens name the tenants that they are good for, and one for people, whose tokens name their groups. Invariant:
- * every token is marked as for development, so that no server in production accepts it, whatever its issuers file says. Knows
- * nobody who has a token.
+ * Owns a folder with a key of their own, what is public of it, and the issuers file. Two of them,
+ * as there are two kinds in life: one for services, whose tokens name the tenants that they are
+ * good for, and one for people, whose tokens name their groups. Invariant: every token is marked as
+ * for development, so that no server in production accepts it, whatever its issuers file says.
+ * Knows nobody who has a token.
  */
 import {
   createPrivateKey,
@@ -63,10 +64,18 @@ export function openIssuers(directory: string): Issuers {
     jwksFile,
     maxLifetimeSeconds: TOKEN_LIFETIME_SECONDS,
   };
-  const claims = { 'dev-services': { tenants: 'tenants' }, 'dev-people': { groups: 'groups' } } as const;
+  const claims = {
+    'dev-services': { tenants: 'tenants' },
+    'dev-people': { groups: 'groups' },
+  } as const;
   const names = Object.keys(ISSUERS) as (keyof typeof ISSUERS)[];
   writePrivateJson(file, {
-    issuers: names.map((name) => ({ name, issuer: ISSUERS[name], ...common, claims: claims[name] })),
+    issuers: names.map((name) => ({
+      name,
+      issuer: ISSUERS[name],
+      ...common,
+      claims: claims[name],
+    })),
   });
   return { file, issue: (request) => issue(key, request) };
 }

@@ -1,9 +1,11 @@
 /**
- * A real PostgreSQL of our own: a cluster in a folder, on a port of 127.0.0.1, without a socket file.
+ * A real PostgreSQL of our own: a cluster in a folder, on a port of 127.0.0.1, without a socket
+ * file.
  *
- * Owns the process from initdb to shutdown and whatever a killed run left behind. Its invariant: at most one server runs
- * on a folder, and it is the one that {@link startPostgres} started last. Data is kept from start to start. Knows the two
- * database roles of the service, and nothing of its tables.
+ * Owns the process from initdb to shutdown and whatever a killed run left behind. Its invariant: at
+ * most one server runs on a folder, and it is the one that {@link startPostgres} started last. Data
+ * is kept from start to start. Knows the two database roles of the service, and nothing of its
+ * tables.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import {
@@ -96,7 +98,10 @@ export interface Postgres {
   remove(): Promise<void>;
 }
 
-/** Starts PostgreSQL on the cluster in `directory`, making one if there is none. It ends with this process. */
+/**
+ * Starts PostgreSQL on the cluster in `directory`, making one if there is none. It ends with this
+ * process.
+ */
 export async function startPostgres(options: PostgresOptions): Promise<Postgres> {
   mkdirSync(options.directory, { recursive: true, mode: 0o700 });
   const directory = realpathSync(options.directory);
@@ -110,16 +115,20 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
 }
 
 /**
- * Makes the service's two roles, if they aren't there yet, and a database that the owner owns: `keyward_owner`, which
- * migrates, and `keyward_service`, which owns nothing.
+ * Makes the service's two roles, if they aren't there yet, and a database that the owner owns:
+ * `keyward_owner`, which migrates, and `keyward_service`, which owns nothing.
  */
 export async function createRoles(postgres: Postgres, database: string): Promise<void> {
   const password = (url: string) => pg.escapeLiteral(decodeURIComponent(new URL(url).password));
   await asSuperuser(postgres, async (client) => {
-    const { rows } = await client.query("SELECT rolname FROM pg_roles WHERE rolname LIKE 'keyward%'");
+    const { rows } = await client.query(
+      "SELECT rolname FROM pg_roles WHERE rolname LIKE 'keyward%'",
+    );
     const known = new Set(rows.map((row: { rolname: string }) => row.rolname));
     if (!known.has('keyward_owner')) {
-      await client.query(`CREATE ROLE keyward_owner LOGIN PASSWORD ${password(postgres.ownerUrl(database))}`);
+      await client.query(
+        `CREATE ROLE keyward_owner LOGIN PASSWORD ${password(postgres.ownerUrl(database))}`,
+      );
     }
     if (!known.has('keyward_service')) {
       await client.query(
@@ -128,24 +137,33 @@ export async function createRoles(postgres: Postgres, database: string): Promise
     }
     // Noinherit: what is done across tenants is done as keyward_reconciler, and by saying so.
     await client.query('ALTER ROLE keyward_service NOINHERIT');
-    if (!known.has('keyward_reconciler')) await client.query('CREATE ROLE keyward_reconciler NOLOGIN');
+    if (!known.has('keyward_reconciler'))
+      await client.query('CREATE ROLE keyward_reconciler NOLOGIN');
     await client.query('GRANT keyward_reconciler TO keyward_service');
-    // Bounds in the role, where a pooler doesn't lose them: no statement or idle transaction outlives a call by much.
+    // Bounds in the role, where a pooler doesn't lose them: no statement or idle transaction
+    // outlives a call by much.
     await client.query("ALTER ROLE keyward_service SET statement_timeout = '15s'");
     await client.query("ALTER ROLE keyward_service SET lock_timeout = '5s'");
-    await client.query("ALTER ROLE keyward_service SET idle_in_transaction_session_timeout = '15s'");
+    await client.query(
+      "ALTER ROLE keyward_service SET idle_in_transaction_session_timeout = '15s'",
+    );
   });
   await createDatabase(postgres, database);
 }
 
-/** Makes a database that `keyward_owner` owns, a copy of `template` if one is named; leaves one that exists alone. */
+/**
+ * Makes a database that `keyward_owner` owns, a copy of `template` if one is named; leaves one that
+ * exists alone.
+ */
 export async function createDatabase(
   postgres: Pick<Postgres, 'superuserUrl'>,
   database: string,
   template = 'template1',
 ): Promise<void> {
   await asSuperuser(postgres, async (client) => {
-    const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [database]);
+    const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [
+      database,
+    ]);
     if (rowCount !== 0) return;
     const name = pg.escapeIdentifier(database);
     await client.query(
@@ -166,7 +184,10 @@ export async function dropDatabase(
   });
 }
 
-/** Removes the cluster of a run that was killed: ends what runs on it, and removes its data wherever that is. */
+/**
+ * Removes the cluster of a run that was killed: ends what runs on it, and removes its data wherever
+ * that is.
+ */
 export async function removePostgres(directory: string): Promise<void> {
   if (!statSync(directory, { throwIfNoEntry: false })?.isDirectory()) return;
   for (const place of [realpathSync(directory), folderOutside(directory)]) {
@@ -175,14 +196,19 @@ export async function removePostgres(directory: string): Promise<void> {
   }
 }
 
-/** Ends whatever PostgreSQL runs on that data, by the process id that it wrote there, and clears that record away. */
+/**
+ * Ends whatever PostgreSQL runs on that data, by the process id that it wrote there, and clears
+ * that record away.
+ */
 export async function endOrphans(dataDirectory: string): Promise<void> {
   const record = join(dataDirectory, 'postmaster.pid');
   const text = readIfThere(record);
   if (text === undefined) return;
   const postmaster = postgresOn(dataDirectory, Number.parseInt(text, 10));
   if (postmaster !== undefined && !(await endProcess(postmaster, STOP_STEPS))) {
-    throw new Error(`A PostgreSQL that an earlier run left behind (process ${postmaster.pid}) doesn't end.`);
+    throw new Error(
+      `A PostgreSQL that an earlier run left behind (process ${postmaster.pid}) doesn't end.`,
+    );
   }
   // Without their postmaster the others end by themselves, soon.
   for (const name of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry))) {
@@ -237,7 +263,8 @@ class Server implements Postgres {
       const failure = await this.#tryToStart();
       if (failure === undefined) return;
       // Between looking for a free port and listening, another process may take it.
-      if (fixed === undefined && attempt < 5 && failure.includes('Address already in use')) continue;
+      if (fixed === undefined && attempt < 5 && failure.includes('Address already in use'))
+        continue;
       throw new Error(`PostgreSQL did not start on ${HOST}:${this.port}:\n${failure}`);
     }
   }
@@ -281,7 +308,11 @@ class Server implements Postgres {
   }
 
   #spawn(): ChildProcess {
-    const settings = Object.entries({ ...SETTINGS, ...this.#options.settings, port: String(this.port) });
+    const settings = Object.entries({
+      ...SETTINGS,
+      ...this.#options.settings,
+      port: String(this.port),
+    });
     const args = [
       '-D',
       this.dataDirectory,
@@ -289,7 +320,8 @@ class Server implements Postgres {
     ];
     const [command, rest] = commandLine(this.#place, 'postgres', args);
     const log = openSync(this.#log, 'a', 0o600);
-    // A session of its own: Ctrl-C in the terminal is for us, who stop it when its clients are done.
+    // A session of its own: Ctrl-C in the terminal is for us, who stop it when its clients are
+    // done.
     const child = spawn(command, rest, {
       ...spawnOptions(this.#place),
       detached: true,
@@ -306,7 +338,8 @@ class Server implements Postgres {
   async #end(steps: readonly (readonly [NodeJS.Signals, number])[]): Promise<void> {
     const child = this.#process;
     this.#process = undefined;
-    const running = child === undefined || child.exitCode !== null ? undefined : identify(this.#pid);
+    const running =
+      child === undefined || child.exitCode !== null ? undefined : identify(this.#pid);
     if (running !== undefined && !(await endProcess(running, steps))) {
       throw new Error(`PostgreSQL (process ${running.pid}) doesn't end.`);
     }
@@ -316,10 +349,15 @@ class Server implements Postgres {
     if (this.#process !== child) return;
     this.#process = undefined;
     const tail = readIfThere(this.#log)?.trim().split('\n').slice(-10).join('\n');
-    this.#options.onUnexpectedExit?.(`PostgreSQL ended (${child.signalCode ?? child.exitCode}):\n${tail}`);
+    this.#options.onUnexpectedExit?.(
+      `PostgreSQL ended (${child.signalCode ?? child.exitCode}):\n${tail}`,
+    );
   }
 
-  /** Immediate shutdown, when our process ends without having stopped it; the next start recovers from the log. */
+  /**
+   * Immediate shutdown, when our process ends without having stopped it; the next start recovers
+   * from the log.
+   */
   readonly #endAtOnce = (): void => {
     this.#process?.kill('SIGQUIT');
   };
@@ -353,7 +391,9 @@ function initialise(place: Place, password: string, log: string): void {
   rmSync(passwordFile, { force: true });
   writeFileSync(log, `${result.stdout}${result.stderr}`, { flag: 'a', mode: 0o600 });
   if (result.status !== 0)
-    throw new Error(`initdb failed in ${place.directory}:\n${result.stderr || result.error?.message}`);
+    throw new Error(
+      `initdb failed in ${place.directory}:\n${result.stderr || result.error?.message}`,
+    );
   renameSync(unfinished, data);
 }
 

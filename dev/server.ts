@@ -1,8 +1,10 @@
 /**
- * The server as processes: its one-off commands, and the one that serves, from spawn to a bounded end.
+ * The server as processes: its one-off commands, and the one that serves, from spawn to a bounded
+ * end.
  *
- * Everything runs in a session of its own, so that Ctrl-C reaches only us and nothing is cut off half-way; and so that
- * the HSM agents of a killed server can be found. Its JSON log goes to a file and is made readable when something fails.
+ * Everything runs in a session of its own, so that Ctrl-C reaches only us and nothing is cut off
+ * half-way; and so that the HSM agents of a killed server can be found. Its JSON log goes to a file
+ * and is made readable when something fails.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, existsSync, openSync, readFileSync, renameSync } from 'node:fs';
@@ -32,7 +34,9 @@ const AGENT_STOP_STEPS = [
 
 type Variables = Readonly<Record<string, string>>;
 
-/** Runs a command of the server, as `migrate`, to its end; throws with what it said when it fails. */
+/**
+ * Runs a command of the server, as `migrate`, to its end; throws with what it said when it fails.
+ */
 export async function runServerCommand(
   root: string,
   args: readonly string[],
@@ -69,8 +73,8 @@ export interface ServerProcess {
 }
 
 /**
- * Starts serving in `root`, a path without links, from the sources or from what was built of them; the log of the run
- * before is kept beside the new one.
+ * Starts serving in `root`, a path without links, from the sources or from what was built of them;
+ * the log of the run before is kept beside the new one.
  */
 export function spawnServer(
   root: string,
@@ -81,7 +85,10 @@ export function spawnServer(
   if (existsSync(logFile)) renameSync(logFile, `${logFile}.1`);
   const log = openSync(logFile, 'a', 0o600);
   // The role that owns the schema is for migrating alone.
-  const { MIGRATION_DATABASE_URL: _owner, ...env }: NodeJS.ProcessEnv = { ...process.env, ...variables };
+  const { MIGRATION_DATABASE_URL: _owner, ...env }: NodeJS.ProcessEnv = {
+    ...process.env,
+    ...variables,
+  };
   const child = spawn(process.execPath, [...NODE_FLAGS, main, 'serve'], {
     cwd: root,
     env,

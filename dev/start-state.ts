@@ -1,7 +1,8 @@
 /**
  * What a start writes down about itself, and what another one reads from it.
  *
- * Owns the words for "somebody serves already". Whether somebody does is for the lock to say, never for this file.
+ * Owns the words for "somebody serves already". Whether somebody does is for the lock to say, never
+ * for this file.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isAlive, type ProcessIdentity } from '../scripts/processes.js';
@@ -15,7 +16,9 @@ export interface StartState {
   readonly serving: boolean;
 }
 
-/** Says which process serves, and where; waits up to `milliseconds` for one that is still starting. */
+/**
+ * Says which process serves, and where; waits up to `milliseconds` for one that is still starting.
+ */
 export async function whoServes(file: string, milliseconds: number): Promise<string> {
   const until = performance.now() + milliseconds;
   for (;;) {

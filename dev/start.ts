@@ -1,10 +1,10 @@
 /**
- * `npm start`: the development environment, the server, a self-test that shows it at work, and then serving until told
- * to stop.
+ * `npm start`: the development environment, the server, a self-test that shows it at work, and then
+ * serving until told to stop.
  *
- * One start runs in a clone at a time, held by a lock that the kernel gives back; what it runs is written down with each
- * process' start time, so that the next one finds and ends what a killed one left behind. The order of the steps is all
- * that is decided here.
+ * One start runs in a clone at a time, held by a lock that the kernel gives back; what it runs is
+ * written down with each process' start time, so that the next one finds and ends what a killed one
+ * left behind. The order of the steps is all that is decided here.
  */
 import { createHash } from 'node:crypto';
 import { readFileSync, realpathSync } from 'node:fs';
@@ -13,7 +13,11 @@ import { connect } from 'keyward-client';
 import { tryLock } from '../scripts/lock.js';
 import { identify, isAlive } from '../scripts/processes.js';
 import { demonstrate } from './demonstration.ts';
-import { type DevelopmentEnvironment, environmentPaths, openDevelopmentEnvironment } from './environment.ts';
+import {
+  type DevelopmentEnvironment,
+  environmentPaths,
+  openDevelopmentEnvironment,
+} from './environment.ts';
 import { readJsonIfThere, writePrivateJson } from './files.ts';
 import { waitUntilServing } from './health.ts';
 import {
@@ -49,7 +53,8 @@ async function main(): Promise<number> {
     say(await whoServes(PATHS.startState, OTHER_START_MS));
     return 0;
   }
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => ending.abort());
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+    process.on(signal, () => ending.abort());
   await using running = new AsyncDisposableStack();
   try {
     const { service } = await startEverything(running);
@@ -68,7 +73,9 @@ async function main(): Promise<number> {
   return failed ? 1 : 0;
 }
 
-/** Starts database and server and shows them at work; what has to be stopped goes onto `running`. */
+/**
+ * Starts database and server and shows them at work; what has to be stopped goes onto `running`.
+ */
 async function startEverything(running: AsyncDisposableStack): Promise<Identities> {
   await endLeftovers();
   const starter = identify(process.pid);
@@ -96,7 +103,10 @@ async function startEverything(running: AsyncDisposableStack): Promise<Identitie
   const { identity: server } = await startWithAdministrator({ environment, starter, running });
   running.use(await keepTokens(issuers, identities, (error) => ending.abort(error)));
   writeState({ starter, address: identities.admin.address, server, serving: true });
-  await showAtWork(identities, postgres === undefined ? hash(variables['DATABASE_URL'] ?? '') : 'embedded');
+  await showAtWork(
+    identities,
+    postgres === undefined ? hash(variables['DATABASE_URL'] ?? '') : 'embedded',
+  );
   return identities;
 }
 
@@ -108,8 +118,9 @@ interface Starting {
 }
 
 /**
- * Starts the server. Where the administrator has no roles, as in a new environment, it is started for a moment with a first
- * administrator who gives them, and then without: what is started for good has none.
+ * Starts the server. Where the administrator has no roles, as in a new environment, it is started
+ * for a moment with a first administrator who gives them, and then without: what is started for
+ * good has none.
  */
 async function startWithAdministrator(starting: Starting): Promise<ServerProcess> {
   const { identities } = starting.environment;
@@ -126,7 +137,10 @@ async function startWithAdministrator(starting: Starting): Promise<ServerProcess
   return startServer(starting);
 }
 
-/** Starts a server and waits until it serves; everything ends when it ends without having been told to. */
+/**
+ * Starts a server and waits until it serves; everything ends when it ends without having been told
+ * to.
+ */
 async function startServer(
   { environment, starter, running }: Starting,
   extra: Readonly<Record<string, string>> = {},
@@ -158,7 +172,10 @@ async function startServer(
   return { ...server, stop };
 }
 
-async function showAtWork({ admin, service, auditor }: Identities, database: string): Promise<void> {
+async function showAtWork(
+  { admin, service, auditor }: Identities,
+  database: string,
+): Promise<void> {
   say('\nAs its callers see it:');
   const token = (file: string) => () => readFileSync(file, 'utf8').trim();
   using asAdmin = connect(admin);
@@ -168,7 +185,10 @@ async function showAtWork({ admin, service, auditor }: Identities, database: str
   await demonstrate({ callers, file: PATHS.demonstration, database, say });
 }
 
-/** A start that was killed may have left its server running; PostgreSQL's are found by its own record. */
+/**
+ * A start that was killed may have left its server running; PostgreSQL's are found by its own
+ * record.
+ */
 async function endLeftovers(): Promise<void> {
   const state = readJsonIfThere<StartState>(PATHS.startState);
   if (state?.server === undefined) return;
@@ -188,8 +208,16 @@ async function choosePort(running: AsyncDisposableStack): Promise<HeldPort> {
   return held;
 }
 
-function howToCall({ address, caFile, certFile, keyFile, tokenFile }: Identities['service']): string {
-  const [ca, cert, key, token] = [caFile, certFile, keyFile, tokenFile].map((file) => relative(ROOT, file));
+function howToCall({
+  address,
+  caFile,
+  certFile,
+  keyFile,
+  tokenFile,
+}: Identities['service']): string {
+  const [ca, cert, key, token] = [caFile, certFile, keyFile, tokenFile].map((file) =>
+    relative(ROOT, file),
+  );
   return `Call it from this folder, as admin unless --profile says service or auditor:
   npx keyward keys list tenants/demo
   npx keyward keys rotate tenants/demo/keys/rotating --watch
@@ -225,7 +253,9 @@ function whenAborted(): Promise<void> {
 
 function messageOf(reason: unknown): string {
   if (!(reason instanceof Error)) return String(reason);
-  return reason.cause instanceof Error ? `${reason.message}\n${reason.cause.message}` : reason.message;
+  return reason.cause instanceof Error
+    ? `${reason.message}\n${reason.cause.message}`
+    : reason.message;
 }
 
 function hash(text: string): string {

@@ -1,9 +1,10 @@
 /**
- * How PostgreSQL is run, which refuses to run as root: directly by an ordinary user; by root in a user namespace, where
- * the same files belong to an unprivileged account; and where namespaces are refused, under a real unprivileged account
- * that has a folder of its own in /var/tmp.
+ * How PostgreSQL is run, which refuses to run as root: directly by an ordinary user; by root in a
+ * user namespace, where the same files belong to an unprivileged account; and where namespaces are
+ * refused, under a real unprivileged account that has a folder of its own in /var/tmp.
  *
- * Owns the choice, and keeps to it for data that exists. Knows nothing of PostgreSQL but where its binaries are.
+ * Owns the choice, and keeps to it for data that exists. Knows nothing of PostgreSQL but where its
+ * binaries are.
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -43,20 +44,28 @@ export interface PlaceOptions {
 }
 
 /** Finds out how programs can run over `directory`; says so where data ends up outside of it. */
-export function findPlace({ directory, installation, userNamespaces = true, say }: PlaceOptions): Place {
+export function findPlace({
+  directory,
+  installation,
+  userNamespaces = true,
+  say,
+}: PlaceOptions): Place {
   const own = { directory, binaries: join(installation, 'bin'), account: undefined };
   if (process.getuid?.() !== 0) return { ...own, prefix: [] };
   const account = unprivilegedAccount();
   const outside = folderOutside(directory);
   const prefix = ['unshare', '--user', `--map-user=${account.uid}`, `--map-group=${account.gid}`];
   const keepOutside = exists(join(outside, 'data'));
-  if (!keepOutside && userNamespaces && canRun(prefix, own.binaries, directory)) return { ...own, prefix };
+  if (!keepOutside && userNamespaces && canRun(prefix, own.binaries, directory))
+    return { ...own, prefix };
   if (!keepOutside && exists(join(directory, 'data'))) {
     throw new Error(
       `The data in ${directory} was made where root may open user namespaces; here it may not. Run as an ordinary user, or remove that folder to start anew.`,
     );
   }
-  say(`PostgreSQL doesn't run as root, and user namespaces are refused here: its data is in ${outside}.`);
+  say(
+    `PostgreSQL doesn't run as root, and user namespaces are refused here: its data is in ${outside}.`,
+  );
   return {
     directory: outside,
     account,
@@ -65,7 +74,10 @@ export function findPlace({ directory, installation, userNamespaces = true, say 
   };
 }
 
-/** The account that data is given to: `nobody`, which every Linux has, else the first that isn't root. */
+/**
+ * The account that data is given to: `nobody`, which every Linux has, else the first that isn't
+ * root.
+ */
 function unprivilegedAccount(): { uid: number; gid: number } {
   const accounts = readFileSync('/etc/passwd', 'utf8')
     .split('\n')
@@ -75,7 +87,9 @@ function unprivilegedAccount(): { uid: number; gid: number } {
   // initdb wants an account that has a name.
   const account = accounts.find(({ name }) => name === 'nobody') ?? accounts[0];
   if (account === undefined)
-    throw new Error('/etc/passwd knows no account but root, and PostgreSQL refuses to run as root.');
+    throw new Error(
+      '/etc/passwd knows no account but root, and PostgreSQL refuses to run as root.',
+    );
   return { uid: account.uid, gid: account.gid };
 }
 
@@ -110,7 +124,8 @@ function prepareOutside(
   }
   chownSync(outside, account.uid, account.gid);
   const inPlace = join(installation, 'bin', 'postgres');
-  const readable = spawnSync(inPlace, ['--version'], { ...account, stdio: 'ignore', cwd: '/' }).status === 0;
+  const readable =
+    spawnSync(inPlace, ['--version'], { ...account, stdio: 'ignore', cwd: '/' }).status === 0;
   if (readable) return join(installation, 'bin');
   const copy = join(outside, 'installation');
   if (!exists(copy)) {

@@ -1,4 +1,7 @@
-/** `npm run bench`: installs what is missing, builds the server, then measures it (bench/main.ts) on Node 24. */
+/**
+ * `npm run bench`: installs what is missing, builds the server, then measures it (bench/main.ts) on
+ * Node 24.
+ */
 import { nodeForSources } from './node-modules.js';
 import { run } from './run.js';
 import { afterSetUp } from './setup.js';

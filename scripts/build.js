@@ -1,13 +1,23 @@
 /**
- * `npm run build`: JavaScript and types out of the TypeScript sources, for what is handed to others.
+ * `npm run build`: JavaScript and types out of the TypeScript sources, for what is handed to
+ * others.
  *
- * Makes `dist/`, the server, which stands where `src/` stands and so finds `proto/`, `migrations/` and `package.json`
- * by the same paths; and `client/dist/` and `cli/dist/`, each a whole package for `npm pack` that no source and no
- * workspace is needed to use. Replaces what an earlier build left. Installs nothing when the compiler is there, so that
- * an image can be built without SoftHSM. Plain JavaScript for Node 20.
+ * Makes `dist/`, the server, which stands where `src/` stands and so finds `proto/`, `migrations/`
+ * and `package.json` by the same paths; and `client/dist/` and `cli/dist/`, each a whole package
+ * for `npm pack` that no source and no workspace is needed to use. Replaces what an earlier build
+ * left. Installs nothing when the compiler is there, so that an image can be built without SoftHSM.
+ * Plain JavaScript for Node 20.
  */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, join } from 'node:path';
 import { DESCRIPTOR_SET, generateDescriptors, generateTypes } from './generate.js';
 import { ROOT } from './node-modules.js';
@@ -20,7 +30,12 @@ const COMPILER = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc');
 const PARTS = [
   { project: 'tsconfig.build.json', output: 'dist', program: 'main.js' },
   { project: 'tsconfig.build-client.json', output: 'client/dist', workspace: 'client' },
-  { project: 'tsconfig.build-cli.json', output: 'cli/dist', workspace: 'cli', program: 'lib/main.js' },
+  {
+    project: 'tsconfig.build-cli.json',
+    output: 'cli/dist',
+    workspace: 'cli',
+    program: 'lib/main.js',
+  },
 ];
 
 /** Where a package's built files are, inside of it. */
@@ -50,8 +65,9 @@ function compile(project) {
 }
 
 /**
- * What the compiler leaves to do: declarations that name their neighbours as they are now called, since it rewrites
- * `.ts` only in JavaScript; and no code of the generated types, of which there is none.
+ * What the compiler leaves to do: declarations that name their neighbours as they are now called,
+ * since it rewrites `.ts` only in JavaScript; and no code of the generated types, of which there is
+ * none.
  *
  * @param {string} folder
  */
@@ -66,8 +82,8 @@ function finish(folder) {
 }
 
 /**
- * Makes a package of the built files: its description, its licence, and for the client the contract, where
- * `client/src/contract.ts` looks for it first.
+ * Makes a package of the built files: its description, its licence, and for the client the
+ * contract, where `client/src/contract.ts` looks for it first.
  *
  * @param {string} workspace
  * @param {string} folder
@@ -78,9 +94,13 @@ function makePackage(workspace, folder) {
   const { exports: entry, bin, ...rest } = source;
   const manifest = {
     ...rest,
-    ...(entry && { exports: { '.': { types: built(entry, '.d.ts'), default: built(entry, '.js') } } }),
+    ...(entry && {
+      exports: { '.': { types: built(entry, '.d.ts'), default: built(entry, '.js') } },
+    }),
     ...(bin && {
-      bin: Object.fromEntries(Object.entries(bin).map(([name, file]) => [name, built(file, '.js')])),
+      bin: Object.fromEntries(
+        Object.entries(bin).map(([name, file]) => [name, built(file, '.js')]),
+      ),
     }),
     files: [LIBRARY],
   };
@@ -103,7 +123,8 @@ function built(path, extension) {
 }
 
 /**
- * A package that wants another release of its neighbour than the one built here could not be installed beside it.
+ * A package that wants another release of its neighbour than the one built here could not be
+ * installed beside it.
  *
  * @param {{ name: string, dependencies: Record<string, string> }} manifest
  */

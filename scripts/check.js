@@ -1,8 +1,8 @@
 /**
  * `npm run check`: everything that can be said about the sources without running them.
  *
- * Every step runs and is shown with its result, whatever became of those before; any failure fails the whole. Plain
- * JavaScript for Node 20.
+ * Every step runs and is shown with its result, whatever became of those before; any failure fails
+ * the whole. Plain JavaScript for Node 20.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -46,7 +46,8 @@ function passes({ title, command, args }) {
   const result = spawnSync(command, args, { cwd: ROOT, env, encoding: 'utf8' });
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
   say(`${result.status === 0 ? '✓' : '✗'} ${title} (${seconds} s)`);
-  if (result.status !== 0) say(`${result.error?.message ?? ''}${result.stdout}${result.stderr}`.trim());
+  if (result.status !== 0)
+    say(`${result.error?.message ?? ''}${result.stdout}${result.stderr}`.trim());
   return result.status === 0;
 }
 

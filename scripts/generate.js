@@ -1,11 +1,11 @@
 /**
- * Generates what is made of the contract: its TypeScript types, for the server and for the client, and the descriptors
- * that the server's reflection answers with.
+ * Generates what is made of the contract: its TypeScript types, for the server and for the client,
+ * and the descriptors that the server's reflection answers with.
  *
- * - The types are erased when the sources run, so only `tsc` needs them. They are left alone when neither the contract
- *   nor the generator has changed.
- * - The descriptors are needed to run the server, so they are made before it starts; another process sees the old ones
- *   or the new ones, whole.
+ * - The types are erased when the sources run, so only `tsc` needs them. They are left alone when
+ *   neither the contract nor the generator has changed.
+ * - The descriptors are needed to run the server, so they are made before it starts; another
+ *   process sees the old ones or the new ones, whole.
  *
  * Plain JavaScript for Node 20.
  */
@@ -48,7 +48,10 @@ const STAMP = '.stamp';
 
 /** Where `src/rpc/reflection.ts` looks, and below `dist/` the built server. */
 export const DESCRIPTOR_SET = 'rpc/generated/descriptors.binpb';
-/** gRPC's own services that the server has besides the contract's, by the names under which others import their files. */
+/**
+ * gRPC's own services that the server has besides the contract's, by the names under which others
+ * import their files.
+ */
 const GRPC_FILES = {
   'grpc/health/v1/health.proto': 'node_modules/grpc-health-check/proto/health/v1/health.proto',
   'grpc/reflection/v1/reflection.proto': 'src/rpc/grpc/reflection/v1/reflection.proto',
@@ -86,14 +89,16 @@ function removeTypes(folder) {
 }
 
 /**
- * Compiles the contract, what it imports, and {@link GRPC_FILES} into one FileDescriptorSet, comments included; throws
- * with the compiler's own words when that fails. Takes half a second, so it is done whether or not anything has changed.
+ * Compiles the contract, what it imports, and {@link GRPC_FILES} into one FileDescriptorSet,
+ * comments included; throws with the compiler's own words when that fails. Takes half a second, so
+ * it is done whether or not anything has changed.
  */
 export function generateDescriptors() {
   mkdirSync(STATE_DIRECTORY, { recursive: true, mode: 0o700 });
   const work = mkdtempSync(join(STATE_DIRECTORY, 'descriptors-'));
   try {
-    for (const [name, file] of Object.entries(GRPC_FILES)) cpSync(join(ROOT, file), join(work, name));
+    for (const [name, file] of Object.entries(GRPC_FILES))
+      cpSync(join(ROOT, file), join(work, name));
     const made = join(work, 'descriptors.binpb');
     // Messages one behind the other are one, with the fields of both.
     writeFileSync(made, Buffer.concat(['.', work].map(compileProto)));
@@ -122,7 +127,8 @@ function compileProto(input) {
 function stampOf(files) {
   const hash = createHash('sha256').update(OPTIONS.join(' '));
   hash.update(readFileSync(join(ROOT, 'node_modules/@grpc/proto-loader/package.json')));
-  for (const name of files) hash.update(name).update(readFileSync(join(ROOT, 'proto', CONTRACT, name)));
+  for (const name of files)
+    hash.update(name).update(readFileSync(join(ROOT, 'proto', CONTRACT, name)));
   return hash.digest('hex');
 }
 

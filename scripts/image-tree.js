@@ -1,10 +1,12 @@
 /**
- * The tree that the image runs: `node scripts/image-tree.js <folder>` lays it out in a folder that doesn't exist yet.
+ * The tree that the image runs: `node scripts/image-tree.js <folder>` lays it out in a folder that
+ * doesn't exist yet.
  *
- * Takes what `npm run build` made and what node_modules holds of the server's dependencies, followed through
- * package-lock.json from `dependencies` alone: so nothing optional, nothing for development, no workspace, whatever else
- * is installed. Of packages it leaves out what only compiling, debugging or reading wants. The image (Dockerfile) and
- * its test lay the tree out by this very script. Needs nothing but Node 20; knows nothing of containers.
+ * Takes what `npm run build` made and what node_modules holds of the server's dependencies,
+ * followed through package-lock.json from `dependencies` alone: so nothing optional, nothing for
+ * development, no workspace, whatever else is installed. Of packages it leaves out what only
+ * compiling, debugging or reading wants. The image (Dockerfile) and its test lay the tree out by
+ * this very script. Needs nothing but Node 20; knows nothing of containers.
  */
 import {
   chmodSync,
@@ -21,7 +23,9 @@ import { basename, dirname, join } from 'node:path';
 const ROOT = dirname(import.meta.dirname);
 const MODULES = 'node_modules';
 
-/** TypeScript and what maps back to it, what native code was made from, tests, prose. Licences stay. */
+/**
+ * TypeScript and what maps back to it, what native code was made from, tests, prose. Licences stay.
+ */
 const LEFT_OUT = [
   /\.[cm]?ts$|\.map$|\.tsbuildinfo$/,
   /\.(c|cc|cpp|h|hpp|o|d|gyp|gypi|mk)$|(^|\.)Makefile$|^(\.deps|obj\.target)$/,
@@ -59,8 +63,8 @@ function manifest() {
 }
 
 /**
- * The folders of every package that the server needs to run, as the lockfile names them; throws when one isn't
- * installed in the version that is locked.
+ * The folders of every package that the server needs to run, as the lockfile names them; throws
+ * when one isn't installed in the version that is locked.
  *
  * @returns {string[]}
  */
@@ -106,7 +110,8 @@ function resolve(name, from, locked) {
 function checkInstalled(path, version) {
   const file = join(path, 'package.json');
   const present = existsSync(join(ROOT, file)) ? readJson(file).version : 'not there';
-  if (present !== version) throw new Error(`${path} is ${present}, and ${version} is locked: run \`npm ci\``);
+  if (present !== version)
+    throw new Error(`${path} is ${present}, and ${version} is locked: run \`npm ci\``);
 }
 
 /**
@@ -134,7 +139,8 @@ function isWanted(file, from) {
 }
 
 /**
- * Everybody may read and only the owner write, whatever the umask was that the sources were cloned under.
+ * Everybody may read and only the owner write, whatever the umask was that the sources were cloned
+ * under.
  *
  * @param {string} to
  */

@@ -1,9 +1,11 @@
 /**
- * Locks between processes of one clone: one holder at a time, given back by the kernel however the holder dies.
+ * Locks between processes of one clone: one holder at a time, given back by the kernel however the
+ * holder dies.
  *
- * A lock is flock(2) on a file, taken by util-linux' `flock` on our own open file, so there is no stale lock to judge:
- * the file's text only tells others who holds it. A child that gets the descriptor keeps the lock held should we be
- * killed before it is done. Plain JavaScript for Node 20. Knows nothing of what is done under the lock.
+ * A lock is flock(2) on a file, taken by util-linux' `flock` on our own open file, so there is no
+ * stale lock to judge: the file's text only tells others who holds it. A child that gets the
+ * descriptor keeps the lock held should we be killed before it is done. Plain JavaScript for Node
+ * 20. Knows nothing of what is done under the lock.
  */
 import { spawn } from 'node:child_process';
 import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs';
@@ -76,7 +78,10 @@ export function lockHolder(file) {
  */
 function held(descriptor, purpose) {
   ftruncateSync(descriptor);
-  writeSync(descriptor, `process ${process.pid}, which ${purpose} since ${new Date().toISOString()}\n`);
+  writeSync(
+    descriptor,
+    `process ${process.pid}, which ${purpose} since ${new Date().toISOString()}\n`,
+  );
   return { descriptor, release: () => closeSync(descriptor) };
 }
 
@@ -87,7 +92,9 @@ function held(descriptor, purpose) {
  */
 function flock(descriptor, options) {
   return new Promise((resolve, reject) => {
-    const child = spawn('flock', [...options, '3'], { stdio: ['ignore', 'ignore', 'inherit', descriptor] });
+    const child = spawn('flock', [...options, '3'], {
+      stdio: ['ignore', 'ignore', 'inherit', descriptor],
+    });
     child.on('error', (error) =>
       reject(new Error('The command flock (of util-linux) is needed.', { cause: error })),
     );

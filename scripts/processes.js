@@ -1,17 +1,20 @@
 /**
- * Which process is which: a process id together with when it started, so that a process that merely got the id of a
- * dead one is never taken for it, nor killed in its place.
+ * Which process is which: a process id together with when it started, so that a process that merely
+ * got the id of a dead one is never taken for it, nor killed in its place.
  *
- * Owns reading /proc; decides nothing about what should live or die. Plain JavaScript for Node 20, because set-up uses
- * it before node_modules exists. Linux only: without /proc nothing is ever found alive.
+ * Owns reading /proc; decides nothing about what should live or die. Plain JavaScript for Node 20,
+ * because set-up uses it before node_modules exists. Linux only: without /proc nothing is ever
+ * found alive.
  */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 /**
- * A process as it can be found again: its id, its start in clock ticks since boot, and which boot that was.
+ * A process as it can be found again: its id, its start in clock ticks since boot, and which boot
+ * that was.
  *
- * @typedef {{ readonly pid: number, readonly startTime: number, readonly boot: string }} ProcessIdentity
+ * @typedef {{ readonly pid: number, readonly startTime: number, readonly boot: string }}
+ * ProcessIdentity
  */
 
 /**
@@ -63,10 +66,12 @@ export async function waitUntilGone(identity, milliseconds) {
 }
 
 /**
- * Ends a process: each signal in turn, with time to act on it. False when it outlives even the last one.
+ * Ends a process: each signal in turn, with time to act on it. False when it outlives even the last
+ * one.
  *
  * @param {ProcessIdentity} identity
- * @param {readonly (readonly [NodeJS.Signals, number])[]} steps signals, each with milliseconds to wait
+ * @param {readonly (readonly [NodeJS.Signals, number])[]} steps signals, each with milliseconds to
+ * wait
  * @returns {Promise<boolean>}
  */
 export async function endProcess(identity, steps) {
@@ -78,15 +83,17 @@ export async function endProcess(identity, steps) {
 }
 
 /**
- * The live processes of the session that `leader` opened, itself left out. Linux gives no new process an id that still
- * names a session, so where another process has the leader's id by now, none of the session is left.
+ * The live processes of the session that `leader` opened, itself left out. Linux gives no new
+ * process an id that still names a session, so where another process has the leader's id by now,
+ * none of the session is left.
  *
  * @param {ProcessIdentity} leader
  * @returns {ProcessIdentity[]}
  */
 export function restOfSession(leader) {
   const now = identify(leader.pid);
-  if (leader.boot !== bootId() || (now !== undefined && now.startTime !== leader.startTime)) return [];
+  if (leader.boot !== bootId() || (now !== undefined && now.startTime !== leader.startTime))
+    return [];
   const members = [];
   for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name) || Number(name) === leader.pid) continue;
@@ -116,7 +123,8 @@ export function workingDirectory(pid) {
 function readStat(pid) {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    // The name, in parentheses, may itself hold spaces and parentheses; fields are counted from behind it (proc(5)).
+    // The name, in parentheses, may itself hold spaces and parentheses; fields are counted from
+    // behind it (proc(5)).
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
     return { state: fields[0], session: Number(fields[3]), startTime: Number(fields[19]) };
   } catch {

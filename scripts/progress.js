@@ -1,6 +1,6 @@
 /**
- * Long steps that show they are alive: seconds counted on a terminal, elsewhere a line every ten seconds; what the step
- * itself says goes to a log file, of which the end is shown when it fails.
+ * Long steps that show they are alive: seconds counted on a terminal, elsewhere a line every ten
+ * seconds; what the step itself says goes to a log file, of which the end is shown when it fails.
  *
  * Plain JavaScript for Node 20. Knows nothing of what the steps do.
  */
@@ -34,7 +34,8 @@ export async function step(title, work) {
   const terminal = process.stdout.isTTY === true;
   if (!terminal) say(`${title} …`);
   const timer = setInterval(
-    () => (terminal ? process.stdout.write(`\r${title} … ${seconds()} s `) : say(`  … ${seconds()} s`)),
+    () =>
+      terminal ? process.stdout.write(`\r${title} … ${seconds()} s `) : say(`  … ${seconds()} s`),
     terminal ? 500 : LINE_EVERY_MS,
   );
   try {
@@ -54,9 +55,11 @@ export async function step(title, work) {
  *
  * @param {string} command
  * @param {readonly string[]} args
- * @param {{ log: string, cwd?: string, env?: NodeJS.ProcessEnv, keepOpen?: number }} options `keepOpen`: a descriptor
+ * @param {{ log: string, cwd?: string, env?: NodeJS.ProcessEnv, keepOpen?: number }} options
+ * `keepOpen`: a descriptor
  *   that the command inherits, so that a lock stays held as long as it runs
- * @returns {Promise<{ ok: boolean, tail: string }>} the end of its output, for a message about a failure
+ * @returns {Promise<{ ok: boolean, tail: string }>} the end of its output, for a message about a
+ * failure
  */
 export function runLogged(command, args, { log, cwd, env, keepOpen }) {
   appendFileSync(log, `\n$ ${command} ${args.join(' ')}\n`, { mode: 0o600 });

@@ -1,7 +1,8 @@
 /**
  * Runs the programs that our commands consist of, in the foreground.
  *
- * Signals that reach us go on to the program, and its exit code becomes ours. Plain JavaScript for Node 20.
+ * Signals that reach us go on to the program, and its exit code becomes ours. Plain JavaScript for
+ * Node 20.
  */
 import { spawn } from 'node:child_process';
 import { ROOT } from './node-modules.js';
@@ -21,7 +22,11 @@ const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP'];
  */
 export function run(command, args, { env = {} } = {}) {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { cwd: ROOT, stdio: 'inherit', env: { ...process.env, ...env } });
+    const child = spawn(command, args, {
+      cwd: ROOT,
+      stdio: 'inherit',
+      env: { ...process.env, ...env },
+    });
     /** @param {NodeJS.Signals} signal */
     const forward = (signal) => child.kill(signal);
     for (const signal of FORWARDED) process.on(signal, forward);
@@ -36,7 +41,8 @@ export function run(command, args, { env = {} } = {}) {
 }
 
 /**
- * A signal to npm ends npm and the shell between it and us, and never gets here: then our parent changes.
+ * A signal to npm ends npm and the shell between it and us, and never gets here: then our parent
+ * changes.
  *
  * @param {() => void} act
  */

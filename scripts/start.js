@@ -1,4 +1,7 @@
-/** `npm start`: installs what is missing, then runs the development environment (dev/start.ts) on Node 24. */
+/**
+ * `npm start`: installs what is missing, then runs the development environment (dev/start.ts) on
+ * Node 24.
+ */
 import { generateDescriptors } from './generate.js';
 import { nodeForSources } from './node-modules.js';
 import { run } from './run.js';

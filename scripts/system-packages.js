@@ -1,8 +1,9 @@
 /**
- * What has to come from the operating system: SoftHSM, and a compiler, make and Python to build the PKCS#11 binding.
+ * What has to come from the operating system: SoftHSM, and a compiler, make and Python to build the
+ * PKCS#11 binding.
  *
- * Owns where each is looked for and what provides it. Installs only by apt-get, only what is missing, and says so; on
- * other systems it says what to install. Plain JavaScript for Node 20.
+ * Owns where each is looked for and what provides it. Installs only by apt-get, only what is
+ * missing, and says so; on other systems it says what to install. Plain JavaScript for Node 20.
  */
 import { spawnSync } from 'node:child_process';
 import { accessSync, constants, statSync } from 'node:fs';
@@ -18,7 +19,10 @@ const SOFTHSM_PLACES = [
   '/usr/local/lib/softhsm',
 ];
 
-/** Each need: what it is called, whether it is met, the Debian package that meets it, and whether only building needs it. */
+/**
+ * Each need: what it is called, whether it is met, the Debian package that meets it, and whether
+ * only building needs it.
+ */
 const NEEDS = [
   {
     name: 'SoftHSM 2 (libsofthsm2.so)',
@@ -28,7 +32,12 @@ const NEEDS = [
   },
   { name: 'g++', met: () => findCommand('g++') !== undefined, debian: 'g++', building: true },
   { name: 'make', met: () => findCommand('make') !== undefined, debian: 'make', building: true },
-  { name: 'python3', met: () => findCommand('python3') !== undefined, debian: 'python3', building: true },
+  {
+    name: 'python3',
+    met: () => findCommand('python3') !== undefined,
+    debian: 'python3',
+    building: true,
+  },
 ];
 
 /**
@@ -48,7 +57,9 @@ export function findSoftHsm() {
  */
 export function findCommand(name) {
   const places = (process.env['PATH'] ?? '').split(delimiter).filter((place) => place !== '');
-  return places.map((place) => join(place, name)).find((file) => isFile(file) && isExecutable(file));
+  return places
+    .map((place) => join(place, name))
+    .find((file) => isFile(file) && isExecutable(file));
 }
 
 /**
@@ -64,7 +75,8 @@ export function missingFromSystem(building) {
  * Installs what the system lacks.
  *
  * @param {boolean} building whether packages are yet to be built
- * @param {{ log: string, keepOpen: number }} options the log file, and a lock's descriptor for children to hold
+ * @param {{ log: string, keepOpen: number }} options the log file, and a lock's descriptor for
+ * children to hold
  */
 export async function installSystemPackages(building, { log, keepOpen }) {
   const missing = missingFromSystem(building);
@@ -83,7 +95,8 @@ export async function installSystemPackages(building, { log, keepOpen }) {
   });
   const update = aptGet(become, ['update'], { log, keepOpen });
   await step(`Installing ${packages.join(', ')} by apt-get`, async () => {
-    // On a machine with no package lists, or stale ones, the first try fails at once or at the download.
+    // On a machine with no package lists, or stale ones, the first try fails at once or at the
+    // download.
     if ((await install()).ok) return;
     const updated = await update();
     const again = await install();
@@ -109,7 +122,9 @@ function becomeRoot(packages) {
   if (findCommand('sudo') === undefined)
     throw new SetUpError(`Missing: ${packages.join(', ')}, and there is no sudo. ${byHand}`);
   say(`Installing ${packages.join(', ')} needs sudo, which may ask for your password.`);
-  const allowed = spawnSync('sudo', process.stdin.isTTY ? ['-v'] : ['-n', 'true'], { stdio: 'inherit' });
+  const allowed = spawnSync('sudo', process.stdin.isTTY ? ['-v'] : ['-n', 'true'], {
+    stdio: 'inherit',
+  });
   if (allowed.status !== 0) throw new SetUpError(`sudo did not let us. ${byHand}`);
   return ['sudo', '-n'];
 }

@@ -1,6 +1,6 @@
 /**
- * The tests' reporter: Node's `spec` for every test, and the counts as the very last lines, also behind the details of
- * what failed.
+ * The tests' reporter: Node's `spec` for every test, and the counts as the very last lines, also
+ * behind the details of what failed.
  *
  * Runs inside Node's test runner. Owns only where the counts stand.
  */
@@ -21,7 +21,9 @@ export default async function* reporter(source) {
     objectMode: true,
     transform(event, _encoding, done) {
       const count =
-        event.type === 'test:diagnostic' && event.data.nesting === 0 ? COUNT.exec(event.data.message) : null;
+        event.type === 'test:diagnostic' && event.data.nesting === 0
+          ? COUNT.exec(event.data.message)
+          : null;
       if (count === null) return done(null, event);
       counts.set(count[1] ?? '', Number(count[2]));
       done();

@@ -1,9 +1,10 @@
 /**
- * `npm test`: installs what is missing, then runs every test but those of test/long/, or those that are named:
- * `npm test -- test/ids.test.ts`. `npm run test:long` runs test/long/.
+ * `npm test`: installs what is missing, then runs every test but those of test/long/, or those that
+ * are named: `npm test -- test/ids.test.ts`. `npm run test:long` runs test/long/.
  *
- * Options for Node's test runner may be given too: `npm test -- --test-name-pattern=rotat`. What the tests share
- * (PostgreSQL, a token) is started once by test/global-setup.ts. Plain JavaScript for Node 20.
+ * Options for Node's test runner may be given too: `npm test -- --test-name-pattern=rotat`. What
+ * the tests share (PostgreSQL, a token) is started once by test/global-setup.ts. Plain JavaScript
+ * for Node 20.
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -30,6 +31,13 @@ await afterSetUp(() => {
   const all = process.argv.includes('--long') ? LONG : ALL;
   const files = given.filter((argument) => !argument.startsWith('-'));
   const options = given.filter((argument) => argument.startsWith('-'));
-  const shared = existsSync(join(ROOT, GLOBAL_SETUP)) ? [`--test-global-setup=${GLOBAL_SETUP}`] : [];
-  return run(nodeForSources(), [...OPTIONS, ...shared, ...options, ...(files.length > 0 ? files : all)]);
+  const shared = existsSync(join(ROOT, GLOBAL_SETUP))
+    ? [`--test-global-setup=${GLOBAL_SETUP}`]
+    : [];
+  return run(nodeForSources(), [
+    ...OPTIONS,
+    ...shared,
+    ...options,
+    ...(files.length > 0 ? files : all),
+  ]);
 });

@@ -1,10 +1,12 @@
 /**
- * The token of a container that has SoftHSM, made at its first use: `node container-token.js`, by the same settings as
- * the service (KEYWARD_HSM_MODULE, KEYWARD_HSM_TOKEN, KEYWARD_HSM_PIN_FILE, SOFTHSM2_CONF).
+ * The token of a container that has SoftHSM, made at its first use: `node container-token.js`, by
+ * the same settings as the service (KEYWARD_HSM_MODULE, KEYWARD_HSM_TOKEN, KEYWARD_HSM_PIN_FILE,
+ * SOFTHSM2_CONF).
  *
- * A token of that label is left as it is, so doing it again changes nothing. The PIN comes from its file and is on no
- * command line; the security officer's is forgotten at once. For trying out: whoever has the volume has the keys. Plain
- * JavaScript, because the image holds no TypeScript. Knows nothing of what the service keeps in a token.
+ * A token of that label is left as it is, so doing it again changes nothing. The PIN comes from its
+ * file and is on no command line; the security officer's is forgotten at once. For trying out:
+ * whoever has the volume has the keys. Plain JavaScript, because the image holds no TypeScript.
+ * Knows nothing of what the service keeps in a token.
  */
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -25,7 +27,8 @@ try {
     // SoftHSM always shows one slot more, with a token that isn't initialised.
     const slot = all.at(-1);
     if (slot === undefined) throw new Error('the module shows no slot');
-    // Not graphene's own initToken, which expects the label back and fails with this pkcs11js after having done its work.
+    // Not graphene's own initToken, which expects the label back and fails with this pkcs11js after
+    // having done its work.
     module.lib.C_InitToken(slot.handle, securityOfficerPin, KEYWARD_HSM_TOKEN);
     const session = slot.open(SessionFlag.SERIAL_SESSION | SessionFlag.RW_SESSION);
     session.login(securityOfficerPin, UserType.SO);

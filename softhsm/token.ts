@@ -1,8 +1,10 @@
 /**
- * SoftHSM tokens for development and tests: each in a folder of its own, with its configuration and its PIN.
+ * SoftHSM tokens for development and tests: each in a folder of its own, with its configuration and
+ * its PIN.
  *
- * A SoftHSM token is nothing but files, so a copy of its folder is another token with the same objects and PIN. A folder
- * gets its name only when the token in it is whole. Knows nothing of what the service keeps in a token.
+ * A SoftHSM token is nothing but files, so a copy of its folder is another token with the same
+ * objects and PIN. A folder gets its name only when the token in it is whole. Knows nothing of what
+ * the service keeps in a token.
  */
 import { execFile } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';

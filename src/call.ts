@@ -1,9 +1,11 @@
 /**
- * One call on its way through the service: who makes it, under which id, what it is, and until when it may take.
+ * One call on its way through the service: who makes it, under which id, what it is, and until when
+ * it may take.
  *
- * Made once by the wrapper in `rpc/`, handed down as the first argument of whatever acts for a caller, so that nothing
- * acts for nobody. Knows nothing of gRPC. Deadlines are monotonic, so that a clock that is set changes none, and they
- * mean the same in every process of a machine (CLOCK_MONOTONIC).
+ * Made once by the wrapper in `rpc/`, handed down as the first argument of whatever acts for a
+ * caller, so that nothing acts for nobody. Knows nothing of gRPC. Deadlines are monotonic, so that
+ * a clock that is set changes none, and they mean the same in every process of a machine
+ * (CLOCK_MONOTONIC).
  */
 
 /** See this file's first paragraph. */
@@ -27,7 +29,10 @@ export interface Call {
   readonly audit?: AuditNotes;
 }
 
-/** What an audit entry says besides who did what to which resource: noted while the call goes on, read when it is written. */
+/**
+ * What an audit entry says besides who did what to which resource: noted while the call goes on,
+ * read when it is written.
+ */
 export interface AuditNotes {
   /** The process that served the call. */
   readonly replica?: string;
@@ -44,7 +49,10 @@ export interface AuditNotes {
   binding?: string;
   /** The full name of the key version that was used. */
   keyVersion?: string;
-  /** The names of the encryption context, each with its value's mask; null where that couldn't be made. */
+  /**
+   * The names of the encryption context, each with its value's mask; null where that couldn't be
+   * made.
+   */
   context?: ReadonlyMap<string, string | null>;
   /** Under which period's key the masks were made. */
   maskPeriod?: string;

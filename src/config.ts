@@ -1,8 +1,9 @@
 /**
  * The server's settings: environment variables in, one typed and frozen object out.
  *
- * {@link SETTINGS} is the only list of them; the README's table is checked against it. Every mistake is reported at
- * once, with its variable's name, before anything is opened. Key and PIN files that others may read are refused.
+ * {@link SETTINGS} is the only list of them; the README's table is checked against it. Every
+ * mistake is reported at once, with its variable's name, before anything is opened. Key and PIN
+ * files that others may read are refused.
  */
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { validate as isCronExpression } from 'node-cron';
@@ -15,7 +16,10 @@ interface Setting<T> {
   /** What it stands for when absent, in words; absent means that it must be given. */
   readonly fallback?: string;
   readonly description: string;
-  /** Whether it may be given by a file as well, which `<name>_FILE` names, so that it is in no environment. */
+  /**
+   * Whether it may be given by a file as well, which `<name>_FILE` names, so that it is in no
+   * environment.
+   */
   readonly orFile?: boolean;
 }
 
@@ -42,12 +46,16 @@ const secretFile = file.refine(
   (path) => isPrivate(path),
   'names a file that group or others may read; chmod 600 it',
 );
-const flag = z.enum(['true', 'false'], 'must be true or false').transform((value) => value === 'true');
+const flag = z
+  .enum(['true', 'false'], 'must be true or false')
+  .transform((value) => value === 'true');
 const names = z
   .string()
   .default('')
   .transform((list) => list.split(',').filter((name) => name !== ''));
-const databaseUrl = z.string().regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://');
+const databaseUrl = z
+  .string()
+  .regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://');
 const listen = z
   .string()
   .regex(/^(\[[0-9a-f:.]+\]|[^:[\]]+):\d{1,5}$/i, 'must be host:port, IPv6 as [address]:port');
@@ -62,7 +70,9 @@ const tokenSelector = z
 /** A quota, Infinity for none. */
 const quota = (fallback: number, description: string) =>
   setting(
-    integer(0, Number.MAX_SAFE_INTEGER, fallback).transform((limit) => limit || Number.POSITIVE_INFINITY),
+    integer(0, Number.MAX_SAFE_INTEGER, fallback).transform(
+      (limit) => limit || Number.POSITIVE_INFINITY,
+    ),
     description,
     String(fallback),
   );
@@ -70,7 +80,9 @@ const quota = (fallback: number, description: string) =>
 /** Every setting of the server. */
 export const SETTINGS = {
   KEYWARD_MODE: setting(
-    z.enum(['production', 'development'], 'must be production or development').default('production'),
+    z
+      .enum(['production', 'development'], 'must be production or development')
+      .default('production'),
     'as `token init` recorded it in the database. `development` turns reflection on, takes rotation periods from 10 seconds on and tokens that are marked as for development; nothing else differs',
     '`production`',
   ),
@@ -85,7 +97,10 @@ export const SETTINGS = {
     'none',
   ),
   KEYWARD_TLS_CERT_FILE: setting(file, 'PEM: the server’s certificate and its chain'),
-  KEYWARD_TLS_KEY_FILE: setting(secretFile, 'PEM: the certificate’s private key; nobody else may read it'),
+  KEYWARD_TLS_KEY_FILE: setting(
+    secretFile,
+    'PEM: the certificate’s private key; nobody else may read it',
+  ),
   KEYWARD_TLS_CLIENT_CA_FILE: setting(file, 'PEM: the CAs whose client certificates are accepted'),
   KEYWARD_CERTIFICATE_PRINCIPAL: setting(
     z.enum(PRINCIPALS, `must be one of ${PRINCIPALS.join(', ')}`).default('spiffe-then-subject'),
@@ -130,9 +145,16 @@ export const SETTINGS = {
     'initialisation string, for modules that want one (NSS)',
     'none',
   ),
-  KEYWARD_HSM_TOKEN: setting(tokenSelector, 'the token’s label, or a `pkcs11:` URI that matches one token'),
+  KEYWARD_HSM_TOKEN: setting(
+    tokenSelector,
+    'the token’s label, or a `pkcs11:` URI that matches one token',
+  ),
   KEYWARD_HSM_PIN_FILE: setting(secretFile, 'file with the user PIN; only the agent reads it'),
-  KEYWARD_HSM_AGENTS: setting(integer(1, 64, 1), 'agent processes, each with a session of its own', '1'),
+  KEYWARD_HSM_AGENTS: setting(
+    integer(1, 64, 1),
+    'agent processes, each with a session of its own',
+    '1',
+  ),
   KEYWARD_HSM_CALL_TIMEOUT_MS: setting(
     integer(100, 600_000, 5_000),
     'an agent that works on one call for longer is replaced',
@@ -153,7 +175,11 @@ export const SETTINGS = {
     'key versions that each agent keeps unwrapped, as session objects',
     '10000',
   ),
-  KEYWARD_HSM_ENVIRONMENT: setting(names, 'variables handed on to the agents, by name, with commas', 'none'),
+  KEYWARD_HSM_ENVIRONMENT: setting(
+    names,
+    'variables handed on to the agents, by name, with commas',
+    'none',
+  ),
   KEYWARD_HSM_WAIVERS: setting(
     names,
     'attributes that this token can not enforce and you accept to go without, with commas',
@@ -169,7 +195,11 @@ export const SETTINGS = {
     'its initialisation string, for modules that want one',
     'none',
   ),
-  KEYWARD_NEXT_HSM_TOKEN: setting(tokenSelector.optional(), 'its label, or a `pkcs11:` URI', 'none'),
+  KEYWARD_NEXT_HSM_TOKEN: setting(
+    tokenSelector.optional(),
+    'its label, or a `pkcs11:` URI',
+    'none',
+  ),
   KEYWARD_NEXT_HSM_PIN_FILE: setting(secretFile.optional(), 'file with its user PIN', 'none'),
   KEYWARD_NEXT_HSM_WAIVERS: setting(
     names,
@@ -320,9 +350,15 @@ export const SETTINGS = {
     'how often at most the witnesses that have a URL are handed the last checkpoint, while there is news',
     '60000',
   ),
-  KEYWARD_REFLECTION: setting(flag.optional(), 'gRPC reflection', '`true` in development, else `false`'),
+  KEYWARD_REFLECTION: setting(
+    flag.optional(),
+    'gRPC reflection',
+    '`true` in development, else `false`',
+  ),
   KEYWARD_LOG_LEVEL: setting(
-    z.enum(['debug', 'info', 'warn', 'error'], 'must be debug, info, warn or error').default('info'),
+    z
+      .enum(['debug', 'info', 'warn', 'error'], 'must be debug, info, warn or error')
+      .default('info'),
     'from which level on to log',
     '`info`',
   ),
@@ -369,7 +405,9 @@ export function read<Name extends keyof Settings>(
     const path = orFile ? environment[`${name}_FILE`] || undefined : undefined;
     const inFile = path === undefined ? undefined : secretFile.safeParse(path);
     if (inFile !== undefined && (direct !== undefined || !inFile.success)) {
-      const why = inFile.success ? `and ${name} are both set: give one` : inFile.error.issues[0]?.message;
+      const why = inFile.success
+        ? `and ${name} are both set: give one`
+        : inFile.error.issues[0]?.message;
       mistakes.push(`${name}_FILE ${why}`);
       continue;
     }
@@ -409,7 +447,10 @@ function isTokenUri(uri: string): boolean {
   return parts.every((part) => {
     const [name = '', value] = part.split('=', 2);
     return (
-      value !== undefined && URI_ATTRIBUTES.includes(name) && !value.includes('?') && isPercentEncoded(value)
+      value !== undefined &&
+      URI_ATTRIBUTES.includes(name) &&
+      !value.includes('?') &&
+      isPercentEncoded(value)
     );
   });
 }

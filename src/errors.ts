@@ -1,9 +1,10 @@
 /**
  * The one error type that crosses module boundaries, and the one table of reasons for failure.
  *
- * Owns which reasons exist, which gRPC status each has, what it says, and whether trying again can help. Programs act
- * on the reason, never on the message. Knows nothing of gRPC's wire (`rpc/status.ts` does the mapping) and nothing of
- * what went wrong underneath: a cause is kept for the log and never reaches a caller.
+ * Owns which reasons exist, which gRPC status each has, what it says, and whether trying again can
+ * help. Programs act on the reason, never on the message. Knows nothing of gRPC's wire
+ * (`rpc/status.ts` does the mapping) and nothing of what went wrong underneath: a cause is kept for
+ * the log and never reaches a caller.
  */
 
 type StatusName =
@@ -62,9 +63,13 @@ export const REASONS = {
   },
   TOKEN_NOT_BOUND: {
     status: 'UNAUTHENTICATED',
-    message: 'The token is not bound to the connection’s certificate, or to one that the connection lacks.',
+    message:
+      'The token is not bound to the connection’s certificate, or to one that the connection lacks.',
   },
-  CERTIFICATE_DENIED: { status: 'UNAUTHENTICATED', message: 'The client certificate is on the deny list.' },
+  CERTIFICATE_DENIED: {
+    status: 'UNAUTHENTICATED',
+    message: 'The client certificate is on the deny list.',
+  },
   PERMISSION_MISSING: {
     status: 'PERMISSION_DENIED',
     message: 'The caller has no role that allows this.',
@@ -235,7 +240,10 @@ export interface FieldViolation {
 }
 
 interface KeywardErrorOptions {
-  /** Replaces the reason's own message; the caller reads it, so it says nothing about other tenants or secrets. */
+  /**
+   * Replaces the reason's own message; the caller reads it, so it says nothing about other tenants
+   * or secrets.
+   */
   readonly message?: string;
   readonly fields?: readonly FieldViolation[];
   /** Facts for programs, sent as ErrorInfo.metadata. */
@@ -246,7 +254,9 @@ interface KeywardErrorOptions {
   readonly cause?: unknown;
 }
 
-/** A failure with a reason out of {@link REASONS}. Everything else that is thrown becomes INTERNAL. */
+/**
+ * A failure with a reason out of {@link REASONS}. Everything else that is thrown becomes INTERNAL.
+ */
 export class KeywardError extends Error {
   override readonly name = 'KeywardError';
   readonly reason: Reason;
@@ -265,7 +275,9 @@ export class KeywardError extends Error {
   }
 }
 
-/** The error for one field of a request that is not valid: `field` in the request's own spelling. */
+/**
+ * The error for one field of a request that is not valid: `field` in the request's own spelling.
+ */
 export function invalidField(field: string, description: string): KeywardError {
   return new KeywardError('INVALID_FIELD', {
     message: `${field}: ${description}`,
@@ -273,7 +285,10 @@ export function invalidField(field: string, description: string): KeywardError {
   });
 }
 
-/** The error for a quota that is used up, by its name in the contract. `retryAfterMs`: when there is room again by itself. */
+/**
+ * The error for a quota that is used up, by its name in the contract. `retryAfterMs`: when there is
+ * room again by itself.
+ */
 export function quotaExceeded(quota: string, limit: number, retryAfterMs?: number): KeywardError {
   return new KeywardError('QUOTA_EXCEEDED', {
     message: `The tenant has used up its quota of ${quota}, which is ${limit}.`,

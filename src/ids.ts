@@ -1,7 +1,9 @@
 /**
- * UUIDs as the whole service writes them: lower-case text in memory and in the database, 16 bytes in formats.
+ * UUIDs as the whole service writes them: lower-case text in memory and in the database, 16 bytes
+ * in formats.
  *
- * Owns the brands that keep a tenant's UUID from being taken for a key's. Doesn't know what any of them names.
+ * Owns the brands that keep a tenant's UUID from being taken for a key's. Doesn't know what any of
+ * them names.
  */
 import { randomUUID } from 'node:crypto';
 
@@ -32,7 +34,10 @@ export function newId<Id extends AnyId>(): Id {
   return randomUUID() as Id;
 }
 
-/** A new UUID whose text sorts by the time of its making, in milliseconds since 1970 (RFC 9562, version 7). */
+/**
+ * A new UUID whose text sorts by the time of its making, in milliseconds since 1970 (RFC 9562,
+ * version 7).
+ */
 export function newOrderedId<Id extends AnyId>(time: number): Id {
   const random = idToBytes(newId());
   random.writeUIntBE(Math.floor(time), 0, 6);

@@ -1,7 +1,9 @@
 /**
- * A map of bounded size that forgets what hasn't been used for long (second chance, also called clock).
+ * A map of bounded size that forgets what hasn't been used for long (second chance, also called
+ * clock).
  *
- * Finding something marks it and moves nothing, so that it costs what a Map does. Knows nothing of what it holds.
+ * Finding something marks it and moves nothing, so that it costs what a Map does. Knows nothing of
+ * what it holds.
  */
 
 interface Entry<V> {
@@ -52,7 +54,10 @@ export class Lru<K, V> {
     this.#entries.clear();
   }
 
-  /** The first that wasn't used goes; those before it are spared once and come up again after all others. */
+  /**
+   * The first that wasn't used goes; those before it are spared once and come up again after all
+   * others.
+   */
   #evictOne(): void {
     for (const [key, entry] of this.#entries) {
       this.#entries.delete(key);

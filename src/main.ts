@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /**
- * The program `keyward-server`: which commands there are, their arguments, options and help, and how an error ends one.
- * A reader of its output that is gone ends none: what a command has begun, it finishes.
+ * The program `keyward-server`: which commands there are, their arguments, options and help, and
+ * how an error ends one. A reader of its output that is gone ends none: what a command has begun,
+ * it finishes.
  *
  * Knows nothing of what a command does: that is in `commands/`, a file for each or for each group.
  */
@@ -32,10 +33,17 @@ const program = new Command('keyward-server')
 program.command('serve').description('serve gRPC until SIGTERM').action(serve);
 program
   .command('health')
-  .description('ask the server of this container or machine, at KEYWARD_HEALTH_LISTEN, whether it serves')
+  .description(
+    'ask the server of this container or machine, at KEYWARD_HEALTH_LISTEN, whether it serves',
+  )
   .action(reportHealth);
-program.command('migrate').description('bring the database’s schema to this release').action(migrateDatabase);
-const token = program.command('token').description('the HSM token, by an operator with the PIN file at hand');
+program
+  .command('migrate')
+  .description('bring the database’s schema to this release')
+  .action(migrateDatabase);
+const token = program
+  .command('token')
+  .description('the HSM token, by an operator with the PIN file at hand');
 token
   .command('init')
   .description(
@@ -48,13 +56,17 @@ token
   .action(reportToken);
 token
   .command('status')
-  .description('show the token, every object with every attribute, and how much is under each root key')
+  .description(
+    'show the token, every object with every attribute, and how much is under each root key',
+  )
   .option('--json', 'as the message TokenStatus of the contract, for programs')
   .action(showToken);
 token
   .command('destroy-key')
   .alias('destroy-root')
-  .description('destroy a root or seal key that was replaced, once nothing is under it and no agent holds it')
+  .description(
+    'destroy a root or seal key that was replaced, once nothing is under it and no agent holds it',
+  )
   .argument('<uuid>', 'as `token status` and `keyward hsm keys` show it')
   .action(destroyKey);
 token
@@ -66,7 +78,9 @@ token
   .action(recordInDatabase);
 token
   .command('shred')
-  .description('destroy all root keys of a tenant that was shredded; run it on every copy of the token')
+  .description(
+    'destroy all root keys of a tenant that was shredded; run it on every copy of the token',
+  )
   .argument('<tenant>', 'the last part of its name')
   .action(shredTenant);
 token
@@ -82,7 +96,10 @@ token
     'bring all key versions to the token of KEYWARD_NEXT_HSM_*, while services run; run again, it goes on',
   )
   .option('--dry-run', 'look at both tokens and say what there is to do; change nothing')
-  .option('--leave-behind', 'move although some key versions do not verify, and leave those where they are')
+  .option(
+    '--leave-behind',
+    'move although some key versions do not verify, and leave those where they are',
+  )
   .action(moveToNextToken);
 const audit = program.command('audit').description('the audit log, by its database’s owner');
 audit
@@ -93,7 +110,9 @@ audit
   .action(resumeAuditLog);
 audit
   .command('drop')
-  .description('drop entries that are old and exported, some 1,000,000 at a time; their hashes stay')
+  .description(
+    'drop entries that are old and exported, some 1,000,000 at a time; their hashes stay',
+  )
   .requiredOption('--export <folder>', 'an export of the log, verified by `keyward audit verify`')
   .requiredOption('--older-than-days <days>', 'only entries older than that', positiveInteger)
   .action(dropAuditEntries);
@@ -113,6 +132,7 @@ try {
 }
 
 function positiveInteger(text: string): number {
-  if (!/^[1-9]\d{0,5}$/.test(text)) throw new InvalidArgumentError('must be a whole number, 1 or more');
+  if (!/^[1-9]\d{0,5}$/.test(text))
+    throw new InvalidArgumentError('must be a whole number, 1 or more');
   return Number(text);
 }

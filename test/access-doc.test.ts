@@ -1,5 +1,6 @@
 /**
- * docs/access.md's lists, compared with the code: the predefined roles, the permissions, and which method needs which.
+ * docs/access.md's lists, compared with the code: the predefined roles, the permissions, and which
+ * method needs which.
  */
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -59,7 +60,11 @@ function withTable(text: string, mark: string, table: string): string {
 
 test('docs/access.md lists roles, permissions and methods as the code has them (UPDATE=1 writes it)', () => {
   const text = readFileSync(FILE, 'utf8');
-  const expected = withTable(withTable(text, 'roles', rolesTable()), 'permissions', permissionsTable());
+  const expected = withTable(
+    withTable(text, 'roles', rolesTable()),
+    'permissions',
+    permissionsTable(),
+  );
   if (process.env['UPDATE'] === '1') writeFileSync(FILE, expected);
   assert.equal(readFileSync(FILE, 'utf8'), expected);
 });

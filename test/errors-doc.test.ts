@@ -5,7 +5,9 @@ import { REASONS } from '../src/errors.ts';
 
 it('docs/errors.md lists every reason with its status and retry, and no other', () => {
   const page = readFileSync(new URL('../docs/errors.md', import.meta.url), 'utf8');
-  const rows = page.matchAll(/^\| `([A-Z_]+)` \| `([A-Z_]+)` \| [^|]+ \| (no|varies|after [\d,]+ ms) \|$/gm);
+  const rows = page.matchAll(
+    /^\| `([A-Z_]+)` \| `([A-Z_]+)` \| [^|]+ \| (no|varies|after [\d,]+ ms) \|$/gm,
+  );
   const documented = Array.from(rows, ([, reason, status, retry]) => ({ reason, status, retry }));
   const table: [string, { status: string; retryAfterMs?: number; retryVaries?: true }][] =
     Object.entries(REASONS);

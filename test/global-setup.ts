@@ -1,9 +1,10 @@
 /**
- * What a whole run of the tests shares, started once: a PostgreSQL cluster, and a template of an environment (a migrated
- * database and an initialised token that belong together) of which every test file makes copies of its own.
+ * What a whole run of the tests shares, started once: a PostgreSQL cluster, and a template of an
+ * environment (a migrated database and an initialised token that belong together) of which every
+ * test file makes copies of its own.
  *
- * Owns `.keyward/test-<process>/`, removed at the end; those of runs that were killed go at the next one. Test processes
- * learn of it all by the KEYWARD_TEST_ variables set here.
+ * Owns `.keyward/test-<process>/`, removed at the end; those of runs that were killed go at the
+ * next one. Test processes learn of it all by the KEYWARD_TEST_ variables set here.
  */
 import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -34,7 +35,10 @@ export async function globalSetup(): Promise<void> {
   ]);
   postgres = server;
   await createRoles(server, DATABASE_TEMPLATE);
-  const urls = { owner: server.ownerUrl(DATABASE_TEMPLATE), service: server.serviceUrl(DATABASE_TEMPLATE) };
+  const urls = {
+    owner: server.ownerUrl(DATABASE_TEMPLATE),
+    service: server.serviceUrl(DATABASE_TEMPLATE),
+  };
   const variables = {
     ...tokenVariables(token),
     DATABASE_URL: urls.service,

@@ -1,8 +1,9 @@
 /**
- * Rights for tests: opens an environment's database and token in this process, as `serve` does, and gives roles.
+ * Rights for tests: opens an environment's database and token in this process, as `serve` does, and
+ * gives roles.
  *
- * So that a test's callers may do what it is about without the test's saying so; how rights are given over the wire is
- * tested where rights are. Knows no test.
+ * So that a test's callers may do what it is about without the test's saying so; how rights are
+ * given over the wire is tested where rights are. Knows no test.
  */
 import { AccessAdministration } from '../src/access/administration.ts';
 import { PERMISSIONS } from '../src/access/permissions.ts';
@@ -27,7 +28,10 @@ const PATIENCE_MS = 30_000;
 const EVERYTHING = 'everything';
 const QUIET = { info() {}, warn() {}, error() {} };
 
-/** Gives callers, by name, every permission in every tenant of the environment that the server's settings mean. */
+/**
+ * Gives callers, by name, every permission in every tenant of the environment that the server's
+ * settings mean.
+ */
 export async function grantEverything(
   variables: Readonly<Record<string, string>>,
   callers: readonly string[],
@@ -67,7 +71,10 @@ export async function grantEverything(
 /** Runs `work` with what changes policies. */
 export async function withAdministration<T>(
   variables: Readonly<Record<string, string>>,
-  work: (administration: AccessAdministration, system: Awaited<ReturnType<typeof tenantNamed>>) => Promise<T>,
+  work: (
+    administration: AccessAdministration,
+    system: Awaited<ReturnType<typeof tenantNamed>>,
+  ) => Promise<T>,
 ): Promise<T> {
   const url = variables['DATABASE_URL'] ?? '';
   const store = await Store.open({ url, poolSize: 2, release: RELEASE, onError: () => {} });
@@ -125,5 +132,10 @@ async function tenantNamed(store: Store, name: string) {
 }
 
 function setUpCall() {
-  return { id: newId(), method: 'test/SetUp', caller: 'test', deadline: monotonicNow() + PATIENCE_MS };
+  return {
+    id: newId(),
+    method: 'test/SetUp',
+    caller: 'test',
+    deadline: monotonicNow() + PATIENCE_MS,
+  };
 }

@@ -1,7 +1,8 @@
 /**
  * The layers: which part of the sources may import which, and where each library may be used.
  *
- * Imports run downward only. A new folder or a new dependency needs a row here, and a reason in the change.
+ * Imports run downward only. A new folder or a new dependency needs a row here, and a reason in the
+ * change.
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -18,11 +19,25 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   'src/lru.ts': [],
   'src/telemetry': [],
   'src/config.ts': ['src/access'],
-  'src/access': ['src/hsm', 'src/store', 'src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],
+  'src/access': [
+    'src/hsm',
+    'src/store',
+    'src/errors.ts',
+    'src/ids.ts',
+    'src/call.ts',
+    'src/lru.ts',
+  ],
   'src/store': ['src/errors.ts', 'src/ids.ts', 'src/call.ts'],
   'src/hsm/agent': ['src/hsm', 'src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],
   'src/hsm': ['src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],
-  'src/keyring': ['src/hsm', 'src/store', 'src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],
+  'src/keyring': [
+    'src/hsm',
+    'src/store',
+    'src/errors.ts',
+    'src/ids.ts',
+    'src/call.ts',
+    'src/lru.ts',
+  ],
   'src/audit': ['src/hsm', 'src/store', 'src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts'],
   'src/rpc': [
     'src/access',

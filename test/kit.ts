@@ -1,9 +1,9 @@
 /**
- * What tests stand on: an environment (a database and a token that belong together, copies of the run's template), and
- * the service running on it as a process of its own, with a client.
+ * What tests stand on: an environment (a database and a token that belong together, copies of the
+ * run's template), and the service running on it as a process of its own, with a client.
  *
- * Everything is given back by `await using`; a service that is still there when its test process ends is killed. Knows
- * no test.
+ * Everything is given back by `await using`; a service that is still there when its test process
+ * ends is killed. Knows no test.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
@@ -11,7 +11,12 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before } from 'node:test';
-import { type ConnectOptions, connect, type KeywardClient, KeywardClientError } from 'keyward-client';
+import {
+  type ConnectOptions,
+  connect,
+  type KeywardClient,
+  KeywardClientError,
+} from 'keyward-client';
 import { type Credentials, createCertificateAuthority } from '../dev/certificates.ts';
 import { createDatabase, dropDatabase } from '../dev/postgres.ts';
 import { copyToken, type SoftHsmToken, tokenVariables } from '../softhsm/token.ts';
@@ -38,7 +43,10 @@ export interface Environment extends AsyncDisposable {
   readonly ca: ReturnType<typeof createCertificateAuthority>;
   /** The server's settings. */
   readonly variables: Readonly<Record<string, string>>;
-  /** Which mode it is for: that in which a service was last started on it, or on what it is a copy of. */
+  /**
+   * Which mode it is for: that in which a service was last started on it, or on what it is a copy
+   * of.
+   */
   mode: Mode;
 }
 
@@ -50,13 +58,17 @@ export interface EnvironmentSource {
   readonly token: string;
 }
 
-/** Copies of the source, by default of the run's template: a database, a token, and certificates of their own. */
+/**
+ * Copies of the source, by default of the run's template: a database, a token, and certificates of
+ * their own.
+ */
 export async function newEnvironment(source?: EnvironmentSource): Promise<Environment> {
   const name = `kit_${randomUUID().replaceAll('-', '')}`;
   const directory = join(given('KEYWARD_TEST_DIRECTORY'), name);
   mkdirSync(directory, { mode: 0o700 });
   const cluster = {
-    superuserUrl: (database = 'postgres') => inDatabase(given('KEYWARD_TEST_POSTGRES_URL'), database),
+    superuserUrl: (database = 'postgres') =>
+      inDatabase(given('KEYWARD_TEST_POSTGRES_URL'), database),
   };
   await createDatabase(cluster, name, source?.database ?? given('KEYWARD_TEST_DATABASE_TEMPLATE'));
   const [copied] = await runSql<{ mode: Mode | null }>(
@@ -69,7 +81,12 @@ export async function newEnvironment(source?: EnvironmentSource): Promise<Enviro
     given('KEYWARD_TEST_TOKEN_LABEL'),
   );
   const ca = createCertificateAuthority('keyward test CA');
-  const server = ca.issue({ subject: 'keyward', usage: 'server', dns: ['localhost'], ips: ['127.0.0.1'] });
+  const server = ca.issue({
+    subject: 'keyward',
+    usage: 'server',
+    dns: ['localhost'],
+    ips: ['127.0.0.1'],
+  });
   const urls = {
     service: inDatabase(given('KEYWARD_TEST_SERVICE_URL'), name),
     owner: inDatabase(given('KEYWARD_TEST_OWNER_URL'), name),
@@ -199,8 +216,8 @@ export class Service implements AsyncDisposable {
 }
 
 /**
- * An environment, the service on it, and a client, for all tests of a file: made and prepared before them, given back
- * after.
+ * An environment, the service on it, and a client, for all tests of a file: made and prepared
+ * before them, given back after.
  */
 export function sharedService(
   prepare: (keyward: KeywardClient) => Promise<void>,
@@ -238,12 +255,18 @@ export function sharedService(
   };
 }
 
-/** Starts the service on an environment, which is for the service's mode from then on, and waits until it serves. */
+/**
+ * Starts the service on an environment, which is for the service's mode from then on, and waits
+ * until it serves.
+ */
 export async function startService(
   environment: Environment,
   variables: Readonly<Record<string, string>> = {},
 ): Promise<Service> {
-  await setMode(environment, variables['KEYWARD_MODE'] === 'development' ? 'development' : 'production');
+  await setMode(
+    environment,
+    variables['KEYWARD_MODE'] === 'development' ? 'development' : 'production',
+  );
   const service = startServiceWithoutWaiting(environment, variables);
   await Promise.race([
     service.logged(({ msg }) => msg === 'serving'),

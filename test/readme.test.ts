@@ -15,7 +15,9 @@ function settingsTable(): string {
   const rows = Object.entries({ ...SETTINGS, ...OWNER_SETTINGS } as Record<
     string,
     { readonly description: string; readonly fallback?: string }
-  >).map(([name, { description, fallback }]) => `| \`${name}\` | ${description} | ${fallback ?? ''} |`);
+  >).map(
+    ([name, { description, fallback }]) => `| \`${name}\` | ${description} | ${fallback ?? ''} |`,
+  );
   return ['| variable | what it is | default |', '|---|---|---|', ...rows, ''].join('\n');
 }
 
@@ -48,7 +50,9 @@ test('every file that a document points to is there', () => {
 
 test('no document, source or comment speaks of a package registry’s host', () => {
   const hosts = ['npmjs', 'debian'].map((name) => new RegExp(`(registry|deb)\\.${name}\\.org`));
-  const texts = ['package-lock.json', '.npmrc', 'Dockerfile'].filter((name) => existsSync(join(ROOT, name)));
+  const texts = ['package-lock.json', '.npmrc', 'Dockerfile'].filter((name) =>
+    existsSync(join(ROOT, name)),
+  );
   for (const name of texts)
     for (const host of hosts) assert.doesNotMatch(readFileSync(join(ROOT, name), 'utf8'), host);
 });

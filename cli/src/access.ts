@@ -1,7 +1,8 @@
 /**
  * `keyward access …`: role bindings, which say who may do what.
  *
- * Owns their words and arguments; each is one call of the client. Roles are in `roles.ts`, questions in `questions.ts`.
+ * Owns their words and arguments; each is one call of the client. Roles are in `roles.ts`,
+ * questions in `questions.ts`.
  */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { NewContextCondition, NewRoleBinding } from 'keyward-client';
@@ -42,10 +43,16 @@ export function addAccess(program: Command): void {
   withRequestId(withTenant(access.command('unbind <binding>'), 'binding'))
     .description('take a role away, within 2 seconds on every replica')
     .action((binding: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
-        await keyward.deleteRoleBinding({ name: roleBindingName(binding, tenant), ...changeOf(options) });
-        if (output === 'json') await printJson({});
-      }),
+      withClient<TenantOptions & ChangeOptions>(
+        command,
+        async (keyward, { output, tenant, ...options }) => {
+          await keyward.deleteRoleBinding({
+            name: roleBindingName(binding, tenant),
+            ...changeOf(options),
+          });
+          if (output === 'json') await printJson({});
+        },
+      ),
     );
   addRoles(access);
   addQuestions(access);
@@ -69,7 +76,9 @@ interface BindOptions extends ChangeOptions {
 function addBind(access: Command): void {
   withConditions(withRequestId(access.command('bind <tenant>')))
     .description('give a role to a caller or a group: acme or tenants/acme')
-    .addOption(new Option('--principal <name>', 'to a caller, as whoami shows it').conflicts('group'))
+    .addOption(
+      new Option('--principal <name>', 'to a caller, as whoami shows it').conflicts('group'),
+    )
     .option('--group <issuer/group>', 'to everybody whose token has the group')
     .requiredOption(
       '--role <role>',
@@ -115,8 +124,15 @@ conversation='["https://example.com/chat","id"]'. To repeat the command under --
 
 function withConditions(command: Command): Command {
   return command
-    .addOption(pairsOption('--context', 'an entry that the encryption context must have; repeat it for more'))
-    .addOption(pairsOption('--context-one-of', 'an entry and its values, with commas; repeat it for more'))
+    .addOption(
+      pairsOption(
+        '--context',
+        'an entry that the encryption context must have; repeat it for more',
+      ),
+    )
+    .addOption(
+      pairsOption('--context-one-of', 'an entry and its values, with commas; repeat it for more'),
+    )
     .addOption(
       pairsOption(
         '--context-claim',
@@ -125,12 +141,22 @@ function withConditions(command: Command): Command {
     );
 }
 
-function newBinding({ principal, group, ...options }: Omit<BindOptions, 'output' | 'id'>): NewRoleBinding {
+function newBinding({
+  principal,
+  group,
+  ...options
+}: Omit<BindOptions, 'output' | 'id'>): NewRoleBinding {
   const { role, keys, allTenants, expires, overrideSeparationOfDuties, description } = options;
   const rest = {
     role: roleName(role),
     conditions: conditionsOf(options),
-    ...given({ keyPattern: keys, allTenants, expireTime: expires, overrideSeparationOfDuties, description }),
+    ...given({
+      keyPattern: keys,
+      allTenants,
+      expireTime: expires,
+      overrideSeparationOfDuties,
+      description,
+    }),
   };
   if (principal !== undefined) return { principal, ...rest };
   if (group !== undefined) return { group, ...rest };
@@ -159,15 +185,22 @@ function moment(text: string): Date {
 }
 
 function addBindings(access: Command): void {
-  withFilter(access.command('bindings [tenant]'), 'principal, group and role', 'role = "roles/decrypter"')
+  withFilter(
+    access.command('bindings [tenant]'),
+    'principal, group and role',
+    'role = "roles/decrypter"',
+  )
     .description("list all of a tenant's role bindings")
     .option('--tenant <tenant>', 'whose bindings, as well as by the argument')
     .addHelpText('after', '\nThose that hold in all tenants are listed in "system" alone.')
     .action((whose: string | undefined, _options, command: Command) =>
-      withClient<TenantOptions & ListOptions>(command, async (keyward, { output, tenant, filter = '' }) => {
-        const question = 'whose bindings? Name the tenant: keyward access bindings acme';
-        const parent = oneTenant(whose, tenant, question);
-        await printAll(output, ROLE_BINDING, keyward.roleBindings(parent, { filter }));
-      }),
+      withClient<TenantOptions & ListOptions>(
+        command,
+        async (keyward, { output, tenant, filter = '' }) => {
+          const question = 'whose bindings? Name the tenant: keyward access bindings acme';
+          const parent = oneTenant(whose, tenant, question);
+          await printAll(output, ROLE_BINDING, keyward.roleBindings(parent, { filter }));
+        },
+      ),
     );
 }

@@ -83,11 +83,14 @@ function addCreateTenant(tenants: Command): void {
       'with a root key of its own in the HSM, so that it can be shredded beyond every backup; for good',
     )
     .action((tenant: string, _options, command: Command) =>
-      withClient<NewTenantOptions>(command, async (keyward, { output, dedicatedRootKey, ...options }) => {
-        const tenantId = lastPart(tenantName(tenant));
-        const request = { tenantId, ...given({ dedicatedRootKey }), ...changeOf(options) };
-        await printOne(output, TENANT, await keyward.createTenant(request));
-      }),
+      withClient<NewTenantOptions>(
+        command,
+        async (keyward, { output, dedicatedRootKey, ...options }) => {
+          const tenantId = lastPart(tenantName(tenant));
+          const request = { tenantId, ...given({ dedicatedRootKey }), ...changeOf(options) };
+          await printOne(output, TENANT, await keyward.createTenant(request));
+        },
+      ),
     );
 }
 
@@ -113,7 +116,9 @@ function addUpdateTenant(tenants: Command): void {
         const { callsPerSecond, keys, storedDataKeys } = options;
         const quotas = given({ callsPerSecond, keys, storedDataKeys });
         if (Object.keys(quotas).length === 0) {
-          throw new UsageError('what is to change? Give --calls-per-second, --keys or --stored-data-keys');
+          throw new UsageError(
+            'what is to change? Give --calls-per-second, --keys or --stored-data-keys',
+          );
         }
         const { etag = '', ...change } = changeOf(options);
         const name = tenantName(tenant);
@@ -127,7 +132,9 @@ function addUpdateTenant(tenants: Command): void {
 export function addMaintenance(program: Command): void {
   const maintenance = program
     .command('maintenance')
-    .description('what the service does by itself, for all tenants: rotating, re-wrapping, destroying');
+    .description(
+      'what the service does by itself, for all tenants: rotating, re-wrapping, destroying',
+    );
   maintenance
     .command('status')
     .description('show whether it stands still')
@@ -151,7 +158,10 @@ export function addMaintenance(program: Command): void {
 function addSwitch(
   command: Command,
   description: string,
-  change: (keyward: KeywardClient, request: { readonly requestId?: string }) => Promise<Maintenance>,
+  change: (
+    keyward: KeywardClient,
+    request: { readonly requestId?: string },
+  ) => Promise<Maintenance>,
 ): void {
   withRequestId(command)
     .description(description)

@@ -1,7 +1,8 @@
 /**
  * `keyward audit …`: the audit log, read, exported, and verified.
  *
- * Owns their words and arguments. Its invariant: `verify` asks no service and believes no key that it isn't given.
+ * Owns their words and arguments. Its invariant: `verify` asks no service and believes no key that
+ * it isn't given.
  */
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
@@ -81,7 +82,9 @@ function addList(audit: Command): void {
           const parent = whoseEntries(whose, tenant, 'list');
           const request = { parent, ...given({ filter, startTime: since, endTime: until }) };
           const entries: Shown[] = [];
-          const walk = keyward.auditEntries(request, { pageSize: Math.max(1, Math.min(limit, PAGE)) });
+          const walk = keyward.auditEntries(request, {
+            pageSize: Math.max(1, Math.min(limit, PAGE)),
+          });
           if (limit > 0) {
             for await (const entry of walk) {
               entries.push(shown(entry));
@@ -100,7 +103,11 @@ function shown(entry: AuditEntry): Shown {
   return { leafIndex: entry.leafIndex, ...readAuditEntry(entry) };
 }
 
-function whoseEntries(given: string | undefined, tenant: string | undefined, command: string): string {
+function whoseEntries(
+  given: string | undefined,
+  tenant: string | undefined,
+  command: string,
+): string {
   return oneTenant(
     given,
     tenant,
@@ -137,7 +144,9 @@ function addTail(audit: Command): void {
             request,
             given({ timeoutMs: watchTimeout(command) }),
           )) {
-            const lines = entries.map((entry) => (output === 'json' ? entry.leaf.toString() : words(entry)));
+            const lines = entries.map((entry) =>
+              output === 'json' ? entry.leaf.toString() : words(entry),
+            );
             await writeStandardOutput(lines.map((line) => `${line}\n`).join(''));
           }
         },
@@ -188,7 +197,10 @@ function addExport(audit: Command): void {
       'begin with this entry, a multiple of 256; those before it are exported as hashes only',
       count,
     )
-    .option('--cosigned', 'up to the last checkpoint that a witness has cosigned, and not up to the last')
+    .option(
+      '--cosigned',
+      'up to the last checkpoint that a witness has cosigned, and not up to the last',
+    )
     .addHelpText(
       'after',
       '\nIt has all tenants. docs/audit.md says what is in the folder. A terminal on standard error shows how far it is.',
@@ -247,7 +259,10 @@ function addVerify(audit: Command): void {
       'verify an export without any service: that its entries are what was signed, all of them, in their order',
     )
     .addOption(
-      wordsOption('--public-key <file>', "the log's public key, PEM; repeat it for one that was replaced"),
+      wordsOption(
+        '--public-key <file>',
+        "the log's public key, PEM; repeat it for one that was replaced",
+      ),
     )
     .addOption(
       wordsOption(
@@ -255,7 +270,9 @@ function addVerify(audit: Command): void {
         'a checkpoint from elsewhere or from before, which the export must continue',
       ),
     )
-    .addOption(wordsOption('--witness <key>', 'the verifier key of a witness, who must have cosigned'))
+    .addOption(
+      wordsOption('--witness <key>', 'the verifier key of a witness, who must have cosigned'),
+    )
     .addHelpText(
       'after',
       '\nHave the public key from elsewhere than from whoever gives you the export: the one in it proves nothing.' +
@@ -303,7 +320,9 @@ interface CheckpointOptions {
 function addCheckpoint(audit: Command): void {
   audit
     .command('checkpoint')
-    .description('show the last signed checkpoint, as a signed note: keep it, or have witnesses cosign it')
+    .description(
+      'show the last signed checkpoint, as a signed note: keep it, or have witnesses cosign it',
+    )
     .option('--cosigned', 'the last that a witness has cosigned, with its cosignatures')
     .action((_options, command: Command) =>
       withClient<CheckpointOptions>(command, async (keyward, { output, cosigned }) => {
@@ -315,7 +334,9 @@ function addCheckpoint(audit: Command): void {
 
 /** The note alone, unless JSON is wanted. */
 async function printCheckpoint(output: string, checkpoint: AuditCheckpoint): Promise<void> {
-  await (output === 'json' ? printJson(withText(checkpoint)) : writeStandardOutput(checkpoint.note));
+  await (output === 'json'
+    ? printJson(withText(checkpoint))
+    : writeStandardOutput(checkpoint.note));
 }
 
 function addPublicKey(audit: Command): void {
@@ -332,7 +353,9 @@ function addPublicKey(audit: Command): void {
 function addCosign(audit: Command): void {
   audit
     .command('cosign <file>')
-    .description("hand the service a checkpoint's note with witnesses' cosignatures (- for standard input)")
+    .description(
+      "hand the service a checkpoint's note with witnesses' cosignatures (- for standard input)",
+    )
     .action((file: string, _options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         const note = await readInput(file, NOTE_BYTES, 'that is too long for a checkpoint');

@@ -1,7 +1,8 @@
 /**
  * `keyward whoami` and `keyward profiles`: as whom the command calls, and as whom it could.
  *
- * Owns their words. `whoami` asks the service, `profiles` nobody; neither shows what is in a key or token file.
+ * Owns their words. `whoami` asks the service, `profiles` nobody; neither shows what is in a key or
+ * token file.
  */
 import type { Command } from 'commander';
 import { printable, UsageError } from './failures.ts';
@@ -30,7 +31,8 @@ export function addProfiles(program: Command): void {
     .action(async (_options, command: Command) => {
       const options = command.optsWithGlobals<GlobalOptions>();
       const profiles = readProfiles();
-      if (profiles === undefined) throw new UsageError(`there are no profiles: there is no ${usersFile()}`);
+      if (profiles === undefined)
+        throw new UsageError(`there are no profiles: there is no ${usersFile()}`);
       const used = profileInUse(options, () => profiles)?.name;
       const { by } = givenBy(options);
       const { file } = profiles;

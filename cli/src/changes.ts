@@ -28,9 +28,12 @@ export function addChange<Item>(
   withEtag(command)
     .description(description)
     .action((given: string, _options, itself: Command) =>
-      withClient<TenantOptions & ChangeOptions>(itself, async (keyward, { output, tenant, ...options }) => {
-        const request = { name: nameOf(given, tenant), ...changeOf(options) };
-        await printOne(output, columns, await change(keyward, request));
-      }),
+      withClient<TenantOptions & ChangeOptions>(
+        itself,
+        async (keyward, { output, tenant, ...options }) => {
+          const request = { name: nameOf(given, tenant), ...changeOf(options) };
+          await printOne(output, columns, await change(keyward, request));
+        },
+      ),
     );
 }

@@ -1,8 +1,8 @@
 /**
  * `keyward stored-data-keys …`: data keys that the service keeps.
  *
- * Owns their words and arguments. Its invariant is that of `data-key`: a plaintext is shown only to who asks for it by
- * name, and what would be lost by overwriting is not overwritten.
+ * Owns their words and arguments. Its invariant is that of `data-key`: a plaintext is shown only to
+ * who asks for it by name, and what would be lost by overwriting is not overwritten.
  */
 import type { Command } from 'commander';
 import type { DataKey } from 'keyward-client';
@@ -29,7 +29,9 @@ import { withClient } from './session.ts';
 export function addStoredDataKeys(program: Command): void {
   const dataKeys = program
     .command('stored-data-keys')
-    .description('data keys that the service keeps, wrapped, and brings under new versions of their key');
+    .description(
+      'data keys that the service keeps, wrapped, and brings under new versions of their key',
+    );
   addCreate(dataKeys);
   addGet(dataKeys);
   withFilter(withTenant(dataKeys.command('list <key>')), 'version', 'version = 1')
@@ -42,10 +44,13 @@ export function addStoredDataKeys(program: Command): void {
   withEtag(withTenant(dataKeys.command('delete <data-key>')))
     .description('delete one at once and for good, and with it what was encrypted under it')
     .action((dataKey: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
-        await keyward.deleteDataKey({ name: dataKeyName(dataKey, tenant), ...changeOf(options) });
-        if (output === 'json') await printJson({});
-      }),
+      withClient<TenantOptions & ChangeOptions>(
+        command,
+        async (keyward, { output, tenant, ...options }) => {
+          await keyward.deleteDataKey({ name: dataKeyName(dataKey, tenant), ...changeOf(options) });
+          if (output === 'json') await printJson({});
+        },
+      ),
     );
 }
 
@@ -84,19 +89,22 @@ function addCreate(dataKeys: Command): void {
         '\n\n  keyward stored-data-keys create tenants/acme/keys/orders --id db --context use=db',
     )
     .action((key: string, _options, command: Command) =>
-      withClient<CreateOptions>(command, async (keyward, { tenant, id, context, length, ...options }) => {
-        const { plaintextOut, showPlaintext, force } = options;
-        if (!force) refuseToOverwrite([plaintextOut]);
-        const { dataKey, plaintext } = await keyward.createDataKey({
-          parent: keyName(key, tenant),
-          encryptionContext: context,
-          length,
-          returnPlaintext: plaintextOut !== undefined || showPlaintext === true,
-          ...given({ dataKeyId: id }),
-          ...changeOf(options),
-        });
-        await deliver(dataKey, plaintext, options);
-      }),
+      withClient<CreateOptions>(
+        command,
+        async (keyward, { tenant, id, context, length, ...options }) => {
+          const { plaintextOut, showPlaintext, force } = options;
+          if (!force) refuseToOverwrite([plaintextOut]);
+          const { dataKey, plaintext } = await keyward.createDataKey({
+            parent: keyName(key, tenant),
+            encryptionContext: context,
+            length,
+            returnPlaintext: plaintextOut !== undefined || showPlaintext === true,
+            ...given({ dataKeyId: id }),
+            ...changeOf(options),
+          });
+          await deliver(dataKey, plaintext, options);
+        },
+      ),
     );
 }
 
@@ -106,7 +114,9 @@ interface GetOptions extends TenantOptions, PlaintextOptions {
 
 function addGet(dataKeys: Command): void {
   withPlaintext(withTenant(dataKeys.command('get <data-key>')))
-    .description('open one: tenants/acme/keys/orders/dataKeys/db, or orders/dataKeys/db with --tenant acme')
+    .description(
+      'open one: tenants/acme/keys/orders/dataKeys/db, or orders/dataKeys/db with --tenant acme',
+    )
     .addOption(contextOption())
     .addHelpText(
       'after',

@@ -1,11 +1,16 @@
 /**
  * `destroy` and `restore`, of a key and of a version; `shred` and `restore`, of a tenant.
  *
- * Owns how a destruction is asked for: once to see what would be lost, and once more with the etag that was answered. Its
- * invariant: without that etag nothing is scheduled.
+ * Owns how a destruction is asked for: once to see what would be lost, and once more with the etag
+ * that was answered. Its invariant: without that etag nothing is scheduled.
  */
 import type { Command } from 'commander';
-import type { DestructionImpact, KeyVersionUsage, KeywardClient, ShredImpact } from 'keyward-client';
+import type {
+  DestructionImpact,
+  KeyVersionUsage,
+  KeywardClient,
+  ShredImpact,
+} from 'keyward-client';
 import { addChange, type Change } from './changes.ts';
 import { printable, quoted } from './failures.ts';
 import { writeStandardOutput } from './files.ts';
@@ -64,15 +69,21 @@ export function addDestruction<Item, Impact extends { readonly etag: string }>(
       '\nFrom the moment that it is scheduled it can not be used. "restore" undoes it in time.',
     )
     .action((name: string, _options, command: Command) =>
-      withClient<DestroyOptions>(command, async (keyward, { output, tenant, window, confirm, requestId }) => {
-        const request = { name: nameOf(name, tenant), ...given({ windowDays: window }) };
-        const { item, answer } = await (confirm === undefined
-          ? destroy(keyward, { ...request, validateOnly: true })
-          : destroy(keyward, { ...request, etag: confirm, ...changeOf(given({ requestId })) }));
-        if (output === 'json') await printJson(answer);
-        else if (confirm !== undefined) await printOne(output, columns, item);
-        else await writeStandardOutput(preview(request.name, lossOf(answer.impact), answer.impact.etag));
-      }),
+      withClient<DestroyOptions>(
+        command,
+        async (keyward, { output, tenant, window, confirm, requestId }) => {
+          const request = { name: nameOf(name, tenant), ...given({ windowDays: window }) };
+          const { item, answer } = await (confirm === undefined
+            ? destroy(keyward, { ...request, validateOnly: true })
+            : destroy(keyward, { ...request, etag: confirm, ...changeOf(given({ requestId })) }));
+          if (output === 'json') await printJson(answer);
+          else if (confirm !== undefined) await printOne(output, columns, item);
+          else
+            await writeStandardOutput(
+              preview(request.name, lossOf(answer.impact), answer.impact.etag),
+            );
+        },
+      ),
     );
   addChange(restoreCommand, {
     description: `undo ${destroyCommand.name()} before its time has come; it is then disabled`,
@@ -115,7 +126,10 @@ export function destructionLoss({ usage, ...impact }: DestructionImpact): Loss {
 
 /** What is lost with a tenant, and what an operator has to see to. */
 export function shredLoss({ rootKeys, checklist, ...impact }: ShredImpact): Loss {
-  const copies = ['Copies of its root keys, each to be seen to:', ...checklist.map((place) => `- ${place}`)];
+  const copies = [
+    'Copies of its root keys, each to be seen to:',
+    ...checklist.map((place) => `- ${place}`),
+  ];
   return {
     fate: `shredded at ${impact.shredTime.toISOString()}`,
     facts: [
@@ -130,7 +144,9 @@ export function shredLoss({ rootKeys, checklist, ...impact }: ShredImpact): Loss
 }
 
 function used(operations: number, last: Date | undefined): string {
-  return last === undefined ? String(operations) : `${operations}, the last at ${last.toISOString()}`;
+  return last === undefined
+    ? String(operations)
+    : `${operations}, the last at ${last.toISOString()}`;
 }
 
 function counted({ completeTime }: KeyVersionUsage): [string, string][] {

@@ -1,14 +1,21 @@
 /**
  * `keyward encrypt`, `decrypt`, `re-encrypt`, `data-key` and `random`.
  *
- * Owns what goes where. Its invariants: decrypt puts the plaintext's bytes on standard output and nothing else; a data
- * key's plaintext is shown only to who asks for it by name; what would be lost by overwriting is not overwritten.
+ * Owns what goes where. Its invariants: decrypt puts the plaintext's bytes on standard output and
+ * nothing else; a data key's plaintext is shown only to who asks for it by name; what would be lost
+ * by overwriting is not overwritten.
  */
 import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import type { DecryptRequest, KeywardClient } from 'keyward-client';
 import { UsageError } from './failures.ts';
-import { ciphertextOf, readInput, refuseToOverwrite, writeOutput, writeStandardOutput } from './files.ts';
+import {
+  ciphertextOf,
+  readInput,
+  refuseToOverwrite,
+  writeOutput,
+  writeStandardOutput,
+} from './files.ts';
 import { keyName, parentOf, tenantName } from './names.ts';
 import { contextOption, type Pairs, pairsOption, wholeNumber } from './options.ts';
 import { printJson } from './print.ts';
@@ -67,7 +74,10 @@ interface OutputOptions {
   readonly raw?: boolean;
 }
 
-/** The bytes to the file, or to standard output in base64 or raw; in JSON with the facts that belong to them. */
+/**
+ * The bytes to the file, or to standard output in base64 or raw; in JSON with the facts that belong
+ * to them.
+ */
 async function putBytes(
   named: Readonly<Record<string, Buffer>>,
   facts: Readonly<Record<string, string>>,
@@ -98,7 +108,10 @@ export function addDecrypt(program: Command): void {
     .command('decrypt')
     .description('open what encrypt or data-key made, and write the plaintext')
     .option('--tenant <tenant>', 'whose it is; not needed with a full --key')
-    .option('--key <key>', 'the key that must have encrypted it; any key of the tenant unless given')
+    .option(
+      '--key <key>',
+      'the key that must have encrypted it; any key of the tenant unless given',
+    )
     .addOption(contextOption())
     .option('--in <file>', 'the ciphertext; standard input unless given')
     .option('--out <file>', 'write the plaintext there, readable by you alone')
@@ -125,7 +138,9 @@ export function addDecrypt(program: Command): void {
 async function decryptRequest(options: DecryptOptions): Promise<DecryptRequest> {
   const { tenant, raw, base64, context } = options;
   if (tenant === undefined && options.key === undefined) {
-    throw new UsageError('whose ciphertext is it? Give --tenant, or the full name of its key as --key');
+    throw new UsageError(
+      'whose ciphertext is it? Give --tenant, or the full name of its key as --key',
+    );
   }
   const key = options.key === undefined ? undefined : keyName(options.key, tenant);
   const input = await readInput(
@@ -157,7 +172,9 @@ interface DataKeyOptions {
 export function addDataKey(program: Command): void {
   program
     .command('data-key <key>')
-    .description('issue a data key, for encryption of your own; "stored-data-keys" are kept by the service')
+    .description(
+      'issue a data key, for encryption of your own; "stored-data-keys" are kept by the service',
+    )
     .option('--tenant <tenant>', 'whose key it is, when <key> is only its id')
     .addOption(contextOption())
     .option('--length <bytes>', '16, 32 or 64', wholeNumber, 32)
@@ -193,7 +210,11 @@ interface IssuedDataKey {
   readonly keyVersion: string;
 }
 
-function issue(keyward: KeywardClient, name: string, options: DataKeyOptions): Promise<IssuedDataKey> {
+function issue(
+  keyward: KeywardClient,
+  name: string,
+  options: DataKeyOptions,
+): Promise<IssuedDataKey> {
   const { context, length, withoutPlaintext } = options;
   const request = { name, encryptionContext: context, length };
   return withoutPlaintext
@@ -212,7 +233,9 @@ async function deliver(dataKey: IssuedDataKey, options: DataKeyOptions): Promise
   await printJson({
     keyVersion,
     ...(wrappedOut === undefined ? { wrappedDataKey: wrappedDataKey.toString('base64') } : {}),
-    ...(showPlaintext && plaintext !== undefined ? { plaintext: plaintext.toString('base64') } : {}),
+    ...(showPlaintext && plaintext !== undefined
+      ? { plaintext: plaintext.toString('base64') }
+      : {}),
   });
 }
 
@@ -234,9 +257,14 @@ export function addReEncrypt(program: Command): void {
     .description('bring a ciphertext or wrapped data key under the primary version of a key')
     .option('--tenant <tenant>', 'whose key it is, when <key> is only its id')
     .addOption(contextOption())
-    .addOption(pairsOption('--new-context', 'a pair of the context that it is to have instead; repeat it'))
+    .addOption(
+      pairsOption('--new-context', 'a pair of the context that it is to have instead; repeat it'),
+    )
     .addOption(new Option('--drop-context', 'it is to have no context').conflicts('newContext'))
-    .option('--source-key <key>', 'the key that it must be under; any key of the tenant unless given')
+    .option(
+      '--source-key <key>',
+      'the key that it must be under; any key of the tenant unless given',
+    )
     .option('--in <file>', 'the ciphertext, raw or base64; standard input unless given')
     .option('--out <file>', 'write the new ciphertext there, raw')
     .option('--raw', 'write raw bytes to standard output, not base64')
@@ -267,7 +295,11 @@ export function addReEncrypt(program: Command): void {
           name,
           ciphertext: ciphertextOf(input, undefined),
           sourceEncryptionContext: context,
-          destinationEncryptionContext: dropContext ? {} : newContext.size > 0 ? newContext : context,
+          destinationEncryptionContext: dropContext
+            ? {}
+            : newContext.size > 0
+              ? newContext
+              : context,
           ...(sourceKey === undefined ? {} : { sourceKey: keyName(sourceKey, parentOf(name)) }),
         });
         await putBytes({ ciphertext }, { sourceKeyVersion, keyVersion }, options);

@@ -1,10 +1,11 @@
 /**
  * What went wrong, as one line for stderr and an exit code.
  *
- * Owns the exit codes: 0 done; 1 the service refused, its answer couldn't be written, a watched job ended with something
- * left undone, a permission that was tested is missing, or an export doesn't verify; 2 the command was given something it
- * can't use; 3 the service can't be reached. Its invariant: a line holds no control characters, whoever wrote it, and
- * nothing that was encrypted or is to be.
+ * Owns the exit codes: 0 done; 1 the service refused, its answer couldn't be written, a watched job
+ * ended with something left undone, a permission that was tested is missing, or an export doesn't
+ * verify; 2 the command was given something it can't use; 3 the service can't be reached. Its
+ * invariant: a line holds no control characters, whoever wrote it, and nothing that was encrypted
+ * or is to be.
  */
 import { inspect } from 'node:util';
 import { CommanderError } from 'commander';
@@ -51,9 +52,12 @@ export function fileTrouble(error: unknown): string {
 
 function describe(error: unknown): string {
   if (error instanceof AuditVerificationError) return `${error.problem}: ${error.message}`;
-  if (!(error instanceof KeywardClientError)) return error instanceof Error ? error.message : String(error);
+  if (!(error instanceof KeywardClientError))
+    return error instanceof Error ? error.message : String(error);
   const { code, reason, fieldViolations, requestId } = error;
-  const fields = fieldViolations.map(({ field, description }) => `${field}: ${description}`).join('; ');
+  const fields = fieldViolations
+    .map(({ field, description }) => `${field}: ${description}`)
+    .join('; ');
   const request = requestId === undefined ? '' : ` (request ${requestId})`;
   return `${reason ?? code}: ${fields || missingPermission(error) || error.message}${request}`;
 }
@@ -61,7 +65,8 @@ function describe(error: unknown): string {
 /** What is missing on what, and how somebody who may ask finds out why. */
 function missingPermission({ reason, metadata }: KeywardClientError): string | undefined {
   const [permission, resource] = [metadata.get('permission'), metadata.get('resource')];
-  if (reason !== 'PERMISSION_MISSING' || permission === undefined || resource === undefined) return undefined;
+  if (reason !== 'PERMISSION_MISSING' || permission === undefined || resource === undefined)
+    return undefined;
   const about = askedAbout(permission, resource);
   const question = ['keyward', 'access', 'explain', about, permission].map(quoted).join(' ');
   return (
@@ -70,14 +75,21 @@ function missingPermission({ reason, metadata }: KeywardClientError): string | u
   );
 }
 
-/** The tenant or key whose bindings decide: `resource` may be of a key, or of the service, whose are those of `system`. */
+/**
+ * The tenant or key whose bindings decide: `resource` may be of a key, or of the service, whose are
+ * those of `system`.
+ */
 function askedAbout(permission: string, resource: string): string {
   const [scope] = /^tenants\/[^/]+(\/keys\/[^/]+)?/.exec(resource) ?? [];
-  const isOfService = scope === undefined || scope === 'tenants/-' || permission === 'tenants.create';
+  const isOfService =
+    scope === undefined || scope === 'tenants/-' || permission === 'tenants.create';
   return isOfService ? 'tenants/system' : scope;
 }
 
-/** Nobody answered as Keyward does: no reason came, and the status is one that the transport itself makes. */
+/**
+ * Nobody answered as Keyward does: no reason came, and the status is one that the transport itself
+ * makes.
+ */
 function unreached({ code, reason }: KeywardClientError): boolean {
   return reason === undefined && (code === 'UNAVAILABLE' || code === 'DEADLINE_EXCEEDED');
 }

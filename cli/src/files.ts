@@ -1,8 +1,8 @@
 /**
  * Bytes in and out: files, standard input and output, and the two forms of a ciphertext.
  *
- * Its invariants: what is read is bounded; bytes are taken or refused as they are, never repaired; a file that holds
- * plaintext is for its owner alone. Knows nothing of the service.
+ * Its invariants: what is read is bounded; bytes are taken or refused as they are, never repaired;
+ * a file that holds plaintext is for its owner alone. Knows nothing of the service.
  */
 import { createReadStream, existsSync } from 'node:fs';
 import { open } from 'node:fs/promises';
@@ -12,9 +12,14 @@ import { fileTrouble, UsageError } from './failures.ts';
 const FORMAT = 1;
 
 /** The file's bytes, or standard input's; a UsageError when there are more than `limit`. */
-export async function readInput(file: string | undefined, limit: number, tooLong: string): Promise<Buffer> {
+export async function readInput(
+  file: string | undefined,
+  limit: number,
+  tooLong: string,
+): Promise<Buffer> {
   const standard = file === undefined || file === '-';
-  if (standard && process.stdin.isTTY) process.stderr.write('Reading from the terminal; Ctrl-D ends.\n');
+  if (standard && process.stdin.isTTY)
+    process.stderr.write('Reading from the terminal; Ctrl-D ends.\n');
   const chunks: Buffer[] = [];
   let length = 0;
   try {
@@ -31,8 +36,8 @@ export async function readInput(file: string | undefined, limit: number, tooLong
 }
 
 /**
- * A ciphertext's bytes from what was read. Raw ones begin with 01, and base64 of them with "AQ", so neither is ever
- * taken for the other; `form` overrides the look.
+ * A ciphertext's bytes from what was read. Raw ones begin with 01, and base64 of them with "AQ", so
+ * neither is ever taken for the other; `form` overrides the look.
  */
 export function ciphertextOf(input: Buffer, form: 'raw' | 'base64' | undefined): Buffer {
   if (form === 'raw' || (form === undefined && input[0] === FORMAT)) return input;
@@ -46,7 +51,10 @@ export function ciphertextOf(input: Buffer, form: 'raw' | 'base64' | undefined):
   );
 }
 
-/** Canonical base64 (RFC 4648, section 4), whitespace ignored and padding optional; undefined for anything else. */
+/**
+ * Canonical base64 (RFC 4648, section 4), whitespace ignored and padding optional; undefined for
+ * anything else.
+ */
 function decodeBase64(text: string): Buffer | undefined {
   const dense = text.replace(/\s+/g, '');
   const decoded = Buffer.from(dense, 'base64');
@@ -54,7 +62,10 @@ function decodeBase64(text: string): Buffer | undefined {
   return dense === canonical || dense === canonical.replace(/=+$/, '') ? decoded : undefined;
 }
 
-/** Writes to standard output, to the last byte. A reader that has gone away is no error (`keyward … | head`). */
+/**
+ * Writes to standard output, to the last byte. A reader that has gone away is no error
+ * (`keyward … | head`).
+ */
 export function writeStandardOutput(bytes: string | Uint8Array): Promise<void> {
   return new Promise((resolve, reject) => {
     process.stdout.write(bytes, (error) => {

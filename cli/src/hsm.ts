@@ -1,8 +1,8 @@
 /**
  * `keyward hsm …`: the root keys and the seal key, which live in the HSM and never leave it.
  *
- * Owns their words and arguments. Its invariant is that of `keys rotate`: whoever asked for a rotation learns of it, also
- * when watching its job fails after that.
+ * Owns their words and arguments. Its invariant is that of `keys rotate`: whoever asked for a
+ * rotation learns of it, also when watching its job fails after that.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
@@ -13,20 +13,26 @@ import { type ChangeOptions, changeOf, type TenantOptions, withRequestId } from 
 import { printAll, printOne, TOKEN_KEY } from './print.ts';
 import { withClient } from './session.ts';
 
-/** After how long a key that isn't current yet is looked at again, which counts what is under it. */
+/**
+ * After how long a key that isn't current yet is looked at again, which counts what is under it.
+ */
 const LOOK_AGAIN_MS = 1000;
 
 /** Adds `hsm`. */
 export function addHsm(program: Command): void {
   const hsm = program
     .command('hsm')
-    .description('the keys that live in the HSM: root keys, which wrap key versions, and the seal key');
+    .description(
+      'the keys that live in the HSM: root keys, which wrap key versions, and the seal key',
+    );
   withWatch(hsm.command('rotate-root [tenant]'))
     .description(
       'make a new root key, for what tenants share or for a tenant that has its own, and bring key versions under it',
     )
     .action((tenant: string | undefined, _options, command: Command) =>
-      rotate(command, (keyward, change) => keyward.rotateRootKey({ parent: ownerName(tenant), ...change })),
+      rotate(command, (keyward, change) =>
+        keyward.rotateRootKey({ parent: ownerName(tenant), ...change }),
+      ),
     );
   withWatch(hsm.command('rotate-seal'))
     .description("make a new seal key, and seal every tenant's key versions anew under it")
@@ -35,7 +41,9 @@ export function addHsm(program: Command): void {
     );
   hsm
     .command('keys [tenant]')
-    .description("list the root and seal keys that tenants share, or a tenant's own root keys, newest first")
+    .description(
+      "list the root and seal keys that tenants share, or a tenant's own root keys, newest first",
+    )
     .action((tenant: string | undefined, _options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         const { tokenKeys } = await keyward.listTokenKeys({ parent: ownerName(tenant) });
@@ -51,7 +59,11 @@ export function addHsm(program: Command): void {
     )
     .action((key: string, _options, command: Command) =>
       withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
-        await printOne(output, TOKEN_KEY, await keyward.getTokenKey({ name: tokenKeyName(key, tenant) }));
+        await printOne(
+          output,
+          TOKEN_KEY,
+          await keyward.getTokenKey({ name: tokenKeyName(key, tenant) }),
+        );
       }),
     );
 }
@@ -66,7 +78,10 @@ interface RotateOptions extends ChangeOptions {
 
 function withWatch(command: Command): Command {
   return withRequestId(command)
-    .option('--watch', 'follow the job that re-wraps the key versions to its end, and print the job')
+    .option(
+      '--watch',
+      'follow the job that re-wraps the key versions to its end, and print the job',
+    )
     .addHelpText(
       'after',
       '\nThe key before stays in the HSM until an operator destroys it. While the new one is not CURRENT yet, the service' +
@@ -95,7 +110,11 @@ function rotate(
 }
 
 /** The job that a key starts when it becomes current, which this waits for. */
-async function jobOf(keyward: KeywardClient, made: TokenKey, timeoutMs = Infinity): Promise<string> {
+async function jobOf(
+  keyward: KeywardClient,
+  made: TokenKey,
+  timeoutMs = Infinity,
+): Promise<string> {
   const until = Date.now() + timeoutMs;
   let key = made;
   while (key.state === 'CREATING' || key.state === 'CREATED') {

@@ -1,8 +1,8 @@
 /**
  * `keyward jobs …`: re-wrap jobs, and how one is watched.
  *
- * Owns their words and arguments. Its invariant: standard output has the job as it ended and nothing else; what goes on
- * meanwhile is shown on standard error.
+ * Owns their words and arguments. Its invariant: standard output has the job as it ended and
+ * nothing else; what goes on meanwhile is shown on standard error.
  */
 import type { Command } from 'commander';
 import type { CallOptions, KeywardClient, RewrapJob } from 'keyward-client';
@@ -22,7 +22,10 @@ import { FAILURE, JOB, printAll, printOne, printTable } from './print.ts';
 import { progressOn } from './progress.ts';
 import { type GlobalOptions, withClient } from './session.ts';
 
-/** How often in a row a watch that broke is taken up again: over some 15 seconds, for a service that is started anew. */
+/**
+ * How often in a row a watch that broke is taken up again: over some 15 seconds, for a service that
+ * is started anew.
+ */
 export const WATCH_RETRIES = 6;
 
 /** Adds `jobs`. */
@@ -44,10 +47,13 @@ export function addJobs(program: Command): void {
   withRequestId(withTenant(jobs.command('cancel <job>'), 'job'))
     .description('stop a job; what it has done stays done, and any later job takes up the rest')
     .action((job: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
-        const name = jobName(job, tenant);
-        await printJob(output, await keyward.cancelRewrapJob({ name, ...changeOf(options) }));
-      }),
+      withClient<TenantOptions & ChangeOptions>(
+        command,
+        async (keyward, { output, tenant, ...options }) => {
+          const name = jobName(job, tenant);
+          await printJob(output, await keyward.cancelRewrapJob({ name, ...changeOf(options) }));
+        },
+      ),
     );
   addWatchJob(jobs);
 }
@@ -70,23 +76,39 @@ function addCreateJob(jobs: Command): void {
         '\n  keyward jobs create - --key-versions',
     )
     .action((scope: string, _options, command: Command) =>
-      withClient<CreateOptions>(command, async (keyward, { output, tenant, keyVersions, ...options }) => {
-        const kind = keyVersions ? ('KEY_VERSIONS' as const) : undefined;
-        const request = { scope: scopeName(scope, tenant), ...given({ kind }), ...changeOf(options) };
-        await printJob(output, await keyward.createRewrapJob(request));
-      }),
+      withClient<CreateOptions>(
+        command,
+        async (keyward, { output, tenant, keyVersions, ...options }) => {
+          const kind = keyVersions ? ('KEY_VERSIONS' as const) : undefined;
+          const request = {
+            scope: scopeName(scope, tenant),
+            ...given({ kind }),
+            ...changeOf(options),
+          };
+          await printJob(output, await keyward.createRewrapJob(request));
+        },
+      ),
     );
 }
 
 function addListJobs(jobs: Command): void {
   withFilter(jobs.command('list [tenant]'), 'state', 'state = RUNNING')
-    .description("list all of a tenant's jobs, newest first; those over all tenants are of tenants/system")
+    .description(
+      "list all of a tenant's jobs, newest first; those over all tenants are of tenants/system",
+    )
     .option('--tenant <tenant>', 'whose jobs, as well as by the argument')
     .action((whose: string | undefined, _options, command: Command) =>
-      withClient<TenantOptions & ListOptions>(command, async (keyward, { output, tenant, filter = '' }) => {
-        const parent = oneTenant(whose, tenant, 'whose jobs? Name the tenant: keyward jobs list acme');
-        await printAll(output, JOB, keyward.rewrapJobs(parent, { filter }));
-      }),
+      withClient<TenantOptions & ListOptions>(
+        command,
+        async (keyward, { output, tenant, filter = '' }) => {
+          const parent = oneTenant(
+            whose,
+            tenant,
+            'whose jobs? Name the tenant: keyward jobs list acme',
+          );
+          await printAll(output, JOB, keyward.rewrapJobs(parent, { filter }));
+        },
+      ),
     );
 }
 
@@ -109,7 +131,10 @@ function addWatchJob(jobs: Command): void {
     );
 }
 
-/** How long something may be watched, in milliseconds: for as long as it takes unless the user says otherwise. */
+/**
+ * How long something may be watched, in milliseconds: for as long as it takes unless the user says
+ * otherwise.
+ */
 export function watchTimeout(command: Command): number | undefined {
   // The default is meant for calls that answer at once.
   const said = command.getOptionValueSourceWithGlobals('timeout') === 'cli';
@@ -117,7 +142,11 @@ export function watchTimeout(command: Command): number | undefined {
 }
 
 /** Follows a job to its end, prints it, and returns it. */
-async function watchJob(keyward: KeywardClient, name: string, command: Command): Promise<RewrapJob> {
+async function watchJob(
+  keyward: KeywardClient,
+  name: string,
+  command: Command,
+): Promise<RewrapJob> {
   const { output } = command.optsWithGlobals<GlobalOptions>();
   const timeoutMs = watchTimeout(command);
   const options: CallOptions = timeoutMs === undefined ? {} : { timeoutMs };
@@ -137,8 +166,9 @@ async function watchJob(keyward: KeywardClient, name: string, command: Command):
 }
 
 /**
- * Follows the job that a rotation has started, as {@link watchJob} and {@link requireWhole} do. When that fails, says that
- * there was a rotation, or it would look as if nothing had been done, and be done again.
+ * Follows the job that a rotation has started, as {@link watchJob} and {@link requireWhole} do.
+ * When that fails, says that there was a rotation, or it would look as if nothing had been done,
+ * and be done again.
  */
 export async function watchRotation(
   keyward: KeywardClient,

@@ -1,8 +1,9 @@
 /**
  * `keyward keys …`: a tenant's keys and their versions.
  *
- * Owns their words and arguments; each is one call of the client, but for `keys update`, which reads the labels that it
- * changes. What rotates keys is in `rotation.ts`, what destroys them in `destruction.ts`.
+ * Owns their words and arguments; each is one call of the client, but for `keys update`, which
+ * reads the labels that it changes. What rotates keys is in `rotation.ts`, what destroys them in
+ * `destruction.ts`.
  */
 import type { Command } from 'commander';
 import { type Key, type KeywardClient, KeywardClientError } from 'keyward-client';
@@ -59,17 +60,21 @@ export function addKeys(program: Command): void {
     nameOf: keyName,
     change: (keyward, request) => keyward.enableKey(request),
   });
-  addDestruction(withTenant(keys.command('destroy <key>')), withTenant(keys.command('restore <key>')), {
-    does: 'schedule a key with all of its versions and stored data keys for destruction',
-    columns: KEY,
-    nameOf: keyName,
-    destroy: async (keyward, request) => {
-      const answer = await keyward.scheduleKeyDestruction(request);
-      return { item: answer.key, answer };
+  addDestruction(
+    withTenant(keys.command('destroy <key>')),
+    withTenant(keys.command('restore <key>')),
+    {
+      does: 'schedule a key with all of its versions and stored data keys for destruction',
+      columns: KEY,
+      nameOf: keyName,
+      destroy: async (keyward, request) => {
+        const answer = await keyward.scheduleKeyDestruction(request);
+        return { item: answer.key, answer };
+      },
+      lossOf: destructionLoss,
+      restore: (keyward, request) => keyward.restoreKey(request),
     },
-    lossOf: destructionLoss,
-    restore: (keyward, request) => keyward.restoreKey(request),
-  });
+  );
   withFilter(withTenant(keys.command('versions <key>')), 'state')
     .description("list all of a key's versions with their use, newest first")
     .action((key: string, _options, command: Command) =>
@@ -101,7 +106,11 @@ function addCreateKey(keys: Command): void {
       'rotate it by itself, each time after so long: 90d, 12h',
       duration,
     )
-    .option('--next-rotation <time>', 'when first, in RFC 3339; after one period unless given', time)
+    .option(
+      '--next-rotation <time>',
+      'when first, in RFC 3339; after one period unless given',
+      time,
+    )
     .option('--usage-limit <count>', 'rotate it after so many encryptions and data keys', count)
     .action((key: string, _options, command: Command) =>
       withClient<ScheduledKeyOptions>(command, async (keyward, { output, tenant, ...options }) => {
@@ -128,10 +137,17 @@ function addListKeys(keys: Command): void {
     .description("list all of a tenant's keys")
     .option('--tenant <tenant>', 'whose keys, as well as by the argument')
     .action((whose: string | undefined, _options, command: Command) =>
-      withClient<TenantOptions & ListOptions>(command, async (keyward, { output, tenant, filter = '' }) => {
-        const parent = oneTenant(whose, tenant, 'whose keys? Name the tenant: keyward keys list acme');
-        await printAll(output, KEY, keyward.keys(parent, { filter }));
-      }),
+      withClient<TenantOptions & ListOptions>(
+        command,
+        async (keyward, { output, tenant, filter = '' }) => {
+          const parent = oneTenant(
+            whose,
+            tenant,
+            'whose keys? Name the tenant: keyward keys list acme',
+          );
+          await printAll(output, KEY, keyward.keys(parent, { filter }));
+        },
+      ),
     );
 }
 
@@ -171,8 +187,15 @@ function addUpdateKey(keys: Command): void {
     );
 }
 
-/** Read, change, write: under the etag that was read, so that nobody's label is lost; read again when it has changed. */
-async function updateLabels(keyward: KeywardClient, name: string, options: UpdateOptions): Promise<Key> {
+/**
+ * Read, change, write: under the etag that was read, so that nobody's label is lost; read again
+ * when it has changed.
+ */
+async function updateLabels(
+  keyward: KeywardClient,
+  name: string,
+  options: UpdateOptions,
+): Promise<Key> {
   const { description, label, removeLabel } = options;
   const { etag: expected, ...change } = changeOf(options);
   for (let attempt = 1; ; attempt++) {
@@ -195,7 +218,9 @@ async function updateLabels(keyward: KeywardClient, name: string, options: Updat
 function addKeyVersion(keys: Command): void {
   const version = keys
     .command('version')
-    .description('one version: tenants/acme/keys/orders/versions/3, or orders/versions/3 with --tenant acme');
+    .description(
+      'one version: tenants/acme/keys/orders/versions/3, or orders/versions/3 with --tenant acme',
+    );
   withTenant(version.command('get <version>'))
     .description('show one version with its use')
     .action((name: string, _options, command: Command) =>
@@ -216,7 +241,10 @@ function addKeyVersion(keys: Command): void {
     nameOf: keyVersionName,
     change: (keyward, request) => keyward.enableKeyVersion(request),
   });
-  const [destroy, restore] = [version.command('destroy <version>'), version.command('restore <version>')];
+  const [destroy, restore] = [
+    version.command('destroy <version>'),
+    version.command('restore <version>'),
+  ];
   addDestruction(withTenant(destroy), withTenant(restore), {
     does: 'schedule one version for destruction',
     columns: KEY_VERSION,

@@ -2,8 +2,8 @@
 /**
  * The `keyward` command: puts the commands together and turns their end into an exit code.
  *
- * Owns what all commands share: the options of the connection, the output's form, the help. Knows nothing of what a
- * command does.
+ * Owns what all commands share: the options of the connection, the output's form, the help. Knows
+ * nothing of what a command does.
  */
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
@@ -34,13 +34,24 @@ function build(): Command {
   const program = new Command('keyward')
     .description('Keys, encryption and decryption by the Keyward key management service.')
     .version(version)
-    .addOption(new Option('--output <format>', 'how to print').choices(['table', 'json']).default('table'))
-    .option('--profile <name>', 'the named connection to use (KEYWARD_PROFILE; see "keyward profiles")')
+    .addOption(
+      new Option('--output <format>', 'how to print').choices(['table', 'json']).default('table'),
+    )
+    .option(
+      '--profile <name>',
+      'the named connection to use (KEYWARD_PROFILE; see "keyward profiles")',
+    )
     .option('--address <host:port>', 'where the service is (KEYWARD_ADDRESS)')
-    .option('--ca-file <file>', "PEM of the authority of the service's certificate (KEYWARD_CA_FILE)")
+    .option(
+      '--ca-file <file>',
+      "PEM of the authority of the service's certificate (KEYWARD_CA_FILE)",
+    )
     .option('--cert-file <file>', 'PEM of your certificate (KEYWARD_CERT_FILE)')
     .option('--key-file <file>', "PEM of your certificate's private key (KEYWARD_KEY_FILE)")
-    .option('--token-file <file>', 'your token, alone or bound to your certificate (KEYWARD_TOKEN_FILE)')
+    .option(
+      '--token-file <file>',
+      'your token, alone or bound to your certificate (KEYWARD_TOKEN_FILE)',
+    )
     .option(
       '--server-name <name>',
       "the name in the service's certificate, if not the host (KEYWARD_SERVER_NAME)",
@@ -52,7 +63,8 @@ function build(): Command {
     )
     .configureHelp({ showGlobalOptions: true })
     .configureOutput({
-      outputError: (text, write) => write(`${printable(text.trim().replace(/^error: /, 'keyward: '))}\n`),
+      outputError: (text, write) =>
+        write(`${printable(text.trim().replace(/^error: /, 'keyward: '))}\n`),
     })
     .exitOverride()
     .addHelpText('after', AFTER_HELP);
@@ -77,11 +89,13 @@ function build(): Command {
 
 function milliseconds(text: string): number {
   const seconds = Number(text);
-  if (!(seconds > 0 && seconds <= 86_400)) throw new InvalidArgumentError('Write seconds, up to a day.');
+  if (!(seconds > 0 && seconds <= 86_400))
+    throw new InvalidArgumentError('Write seconds, up to a day.');
   return seconds * 1000;
 }
 
-// Without listeners a reader that goes away would end the process with a stack trace; writers handle the error.
+// Without listeners a reader that goes away would end the process with a stack trace; writers
+// handle the error.
 process.stdout.on('error', () => {});
 process.stderr.on('error', () => {});
 try {

@@ -1,7 +1,8 @@
 /**
  * Resource names as people type them: in full, or by the last part where the rest is known.
  *
- * Completes names and notices contradictions; which letters a name may have is the service's to say.
+ * Completes names and notices contradictions; which letters a name may have is the service's to
+ * say.
  */
 import { UsageError } from './failures.ts';
 
@@ -17,8 +18,15 @@ export function tenantName(given: string): string {
   return name;
 }
 
-/** The tenant whose things are to be listed, which the argument or `--tenant` names; `whose keys?` for neither. */
-export function oneTenant(given: string | undefined, tenant: string | undefined, question: string): string {
+/**
+ * The tenant whose things are to be listed, which the argument or `--tenant` names; `whose keys?`
+ * for neither.
+ */
+export function oneTenant(
+  given: string | undefined,
+  tenant: string | undefined,
+  question: string,
+): string {
   const whose = given ?? tenant;
   if (whose === undefined) throw new UsageError(question);
   const name = tenantName(whose);
@@ -38,7 +46,10 @@ export function jobName(given: string, tenant: string | undefined): string {
   return tenantsName(given, tenant, { what: 'job', collection: 'rewrapJobs', example: '…' });
 }
 
-/** `tenants/acme/tokenKeys/…` of the same, or of its last part and the tenant; of what tenants share for neither. */
+/**
+ * `tenants/acme/tokenKeys/…` of the same, or of its last part and the tenant; of what tenants share
+ * for neither.
+ */
 export function tokenKeyName(given: string, tenant: string | undefined): string {
   const whose = given.includes('/') ? tenant : (tenant ?? SHARED);
   return tenantsName(given, whose, { what: 'token key', collection: 'tokenKeys', example: '…' });
@@ -46,7 +57,11 @@ export function tokenKeyName(given: string, tenant: string | undefined): string 
 
 /** `tenants/acme/roleBindings/…` of the same, or of its last part and the tenant. */
 export function roleBindingName(given: string, tenant: string | undefined): string {
-  return tenantsName(given, tenant, { what: 'role binding', collection: 'roleBindings', example: '…' });
+  return tenantsName(given, tenant, {
+    what: 'role binding',
+    collection: 'roleBindings',
+    example: '…',
+  });
 }
 
 /** `tenants/acme/roles/opener` of the same, or of `opener` and the tenant. */
@@ -69,12 +84,21 @@ export function keyVersionName(given: string, tenant: string | undefined): strin
   return keysName(given, tenant, { what: 'version', collection: 'versions', example: '3' });
 }
 
-/** `tenants/acme/keys/orders/dataKeys/db` of the same, or of `orders/dataKeys/db` and the tenant. */
+/**
+ * `tenants/acme/keys/orders/dataKeys/db` of the same, or of `orders/dataKeys/db` and the tenant.
+ */
 export function dataKeyName(given: string, tenant: string | undefined): string {
-  return keysName(given, tenant, { what: 'stored data key', collection: 'dataKeys', example: 'db' });
+  return keysName(given, tenant, {
+    what: 'stored data key',
+    collection: 'dataKeys',
+    example: 'db',
+  });
 }
 
-/** What a job or a question is about: a key, a tenant, or all tenants, which is `-`. With a tenant, an id is a key's. */
+/**
+ * What a job or a question is about: a key, a tenant, or all tenants, which is `-`. With a tenant,
+ * an id is a key's.
+ */
 export function scopeName(given: string, tenant: string | undefined): string {
   const key = tenant !== undefined || given.includes('/keys/');
   return key ? keyName(given, tenant) : tenantName(given);
@@ -87,7 +111,11 @@ interface Kind {
 }
 
 /** The name of a tenant's own thing. */
-function tenantsName(given: string, tenant: string | undefined, { what, collection, example }: Kind): string {
+function tenantsName(
+  given: string,
+  tenant: string | undefined,
+  { what, collection, example }: Kind,
+): string {
   const parent = tenant === undefined ? undefined : tenantName(tenant);
   if (!given.includes('/') && given !== '') {
     if (parent === undefined) {
@@ -109,7 +137,11 @@ function tenantsName(given: string, tenant: string | undefined, { what, collecti
 }
 
 /** The name of a key's own thing. */
-function keysName(given: string, tenant: string | undefined, { what, collection, example }: Kind): string {
+function keysName(
+  given: string,
+  tenant: string | undefined,
+  { what, collection, example }: Kind,
+): string {
   const [, key, id] = new RegExp(`^(.*)/${collection}/([^/]+)$`, 's').exec(given) ?? [];
   if (key === undefined) {
     const short = `orders/${collection}/${example}`;

@@ -49,7 +49,9 @@ export function contextOption(): Option {
   return pairsOption('--context', 'a pair of the encryption context; repeat it for more');
 }
 
-/** A claim's name, or names one within the other: `chat.id`, or `["https://example.com/chat","id"]`. */
+/**
+ * A claim's name, or names one within the other: `chat.id`, or `["https://example.com/chat","id"]`.
+ */
 export function claimPath(text: string): string[] {
   if (!text.startsWith('[')) return text.split('.');
   let path: unknown;
@@ -62,11 +64,18 @@ export function claimPath(text: string): string[] {
 
 /** Adds `--tenant`, for an argument such as `<key>` that may be an id alone. */
 export function withTenant(command: Command, what = 'key', argument = what): Command {
-  return command.option('--tenant <tenant>', `whose ${what} it is, when <${argument}> is only its id`);
+  return command.option(
+    '--tenant <tenant>',
+    `whose ${what} it is, when <${argument}> is only its id`,
+  );
 }
 
 /** Adds `--filter`, by the fields that the list has. */
-export function withFilter(command: Command, fields: string, example = 'state = DISABLED'): Command {
+export function withFilter(
+  command: Command,
+  fields: string,
+  example = 'state = DISABLED',
+): Command {
   return command.option(
     '--filter <filter>',
     `only those that match, by ${fields}: '${example}', terms joined by AND`,
@@ -131,6 +140,7 @@ export function days(text: string): number {
 /** A time. */
 export function time(text: string): Date {
   const found = readTime(text);
-  if (found === undefined) throw new InvalidArgumentError('Write RFC 3339, as in 2027-01-31T12:00:00Z.');
+  if (found === undefined)
+    throw new InvalidArgumentError('Write RFC 3339, as in 2027-01-31T12:00:00Z.');
   return found;
 }

@@ -1,7 +1,8 @@
 /**
  * Results as a table for people or JSON for programs.
  *
- * Owns which columns a thing has. JSON has the client's field names, times in RFC 3339, bytes in base64.
+ * Owns which columns a thing has. JSON has the client's field names, times in RFC 3339, bytes in
+ * base64.
  */
 import type {
   AuditEntry,
@@ -57,7 +58,10 @@ export const MAINTENANCE: Columns<Maintenance> = {
   CALLER: ({ caller }) => caller,
 };
 
-/** What the table shows of a token's objects, those that the service's database doesn't know among them. */
+/**
+ * What the table shows of a token's objects, those that the service's database doesn't know among
+ * them.
+ */
 export const TOKEN_OBJECT: Columns<TokenObject | UnrecordedTokenObject> = {
   ROLE: (object) => ('role' in object ? object.role : 'NOT RECORDED'),
   UID: ({ uid }) => uid,
@@ -65,7 +69,8 @@ export const TOKEN_OBJECT: Columns<TokenObject | UnrecordedTokenObject> = {
   CURRENT: (object) => ('role' in object ? (object.current ? 'yes' : 'no') : ''),
   CONDITION: (object) => ('role' in object ? object.condition : `labelled ${object.label}`),
   ATTRIBUTES: (object) => ('role' in object ? attributesOf(object) : ''),
-  'KEY VERSIONS': (object) => ('role' in object && object.role === 'ROOT' ? String(object.keyVersions) : ''),
+  'KEY VERSIONS': (object) =>
+    'role' in object && object.role === 'ROOT' ? String(object.keyVersions) : '',
 };
 
 /** The columns of what an operator has to do about a token's objects. */
@@ -92,10 +97,14 @@ export const TOKEN_KEY: Columns<TokenKey> = {
 function attributesOf({ attributes }: TokenObject): string {
   const enforced = attributes.filter(({ state }) => state === 'ENFORCED').length;
   const others = attributes.filter(({ state }) => state !== 'ENFORCED');
-  return [`${enforced} ENFORCED`, ...others.map(({ name, state }) => `${name} ${state}`)].join(', ');
+  return [`${enforced} ENFORCED`, ...others.map(({ name, state }) => `${name} ${state}`)].join(
+    ', ',
+  );
 }
 
-/** A key's columns; the primary's own state is shown where it is what keeps the key from encrypting. */
+/**
+ * A key's columns; the primary's own state is shown where it is what keeps the key from encrypting.
+ */
 export const KEY: Columns<Key> = {
   NAME: ({ name }) => name,
   PRIMARY: ({ primary: { name, state } }) =>
@@ -117,7 +126,8 @@ export const KEY: Columns<Key> = {
 export const SCHEDULE: Columns<Key> = {
   NAME: ({ name }) => name,
   STATE: stateOf,
-  PERIOD: ({ rotationPeriodSeconds: seconds }) => (seconds === undefined ? 'none' : writeDuration(seconds)),
+  PERIOD: ({ rotationPeriodSeconds: seconds }) =>
+    seconds === undefined ? 'none' : writeDuration(seconds),
   'NEXT ROTATION': ({ nextRotationTime }) => whenOf(nextRotationTime),
   'USAGE LIMIT': ({ rotationUsageLimit: limit }) => (limit === 0 ? 'none' : String(limit)),
   MAINTENANCE: ({ maintenancePaused }) => (maintenancePaused ? 'PAUSED' : 'ON'),
@@ -191,13 +201,15 @@ export const FAILURE: Columns<RewrapFailure> = {
 /** A role binding's columns. */
 export const ROLE_BINDING: Columns<RoleBinding> = {
   NAME: ({ name }) => name,
-  MEMBER: ({ principal, group }) => principal ?? (group === undefined ? 'UNSPECIFIED' : `group ${group}`),
+  MEMBER: ({ principal, group }) =>
+    principal ?? (group === undefined ? 'UNSPECIFIED' : `group ${group}`),
   ROLE: ({ role }) => role,
   KEYS: ({ keyPattern }) => keyPattern || 'everything',
   TENANTS: ({ allTenants }) => (allTenants ? 'ALL' : 'this'),
   CONTEXT: ({ conditions }) => conditions.map(conditionOf).join(' ') || 'any',
   EXPIRES: ({ expireTime }) => whenOf(expireTime),
-  DUTIES: ({ overrideSeparationOfDuties: overridden }) => (overridden ? 'NOT SEPARATED' : 'separated'),
+  DUTIES: ({ overrideSeparationOfDuties: overridden }) =>
+    overridden ? 'NOT SEPARATED' : 'separated',
   CREATED: ({ createTime }) => createTime.toISOString(),
   CREATOR: ({ creator }) => creator,
   DESCRIPTION: ({ description }) => shortened(description),
@@ -232,7 +244,8 @@ export const CALLER: Columns<Caller> = {
   NAME: ({ name }) => name,
   ISSUER: ({ issuer }) => issuer,
   GROUPS: ({ groups }) => groups.join(', '),
-  TENANTS: ({ limitedToTenants, tenants }) => (limitedToTenants ? tenants.join(', ') || 'none' : 'any'),
+  TENANTS: ({ limitedToTenants, tenants }) =>
+    limitedToTenants ? tenants.join(', ') || 'none' : 'any',
   'TOKEN EXPIRES': ({ expireTime }) => ifAny(expireTime),
   'FIRST ADMINISTRATOR': ({ firstAdministrator }) => (firstAdministrator ? 'yes' : 'no'),
 };
@@ -262,7 +275,11 @@ export const AUDIT_ENTRY: Columns<AuditEntryContent & Pick<AuditEntry, 'leafInde
 /** A state, and since or until when where that is what matters of it. */
 function stateOf({ state, destroyTime, destroyEventTime }: Key | KeyVersion): string {
   const when =
-    state === 'DESTROYED' ? destroyEventTime : state === 'DESTROY_SCHEDULED' ? destroyTime : undefined;
+    state === 'DESTROYED'
+      ? destroyEventTime
+      : state === 'DESTROY_SCHEDULED'
+        ? destroyTime
+        : undefined;
   return stateAt(state, when);
 }
 
@@ -290,7 +307,11 @@ function shortened(text: string): string {
 }
 
 /** Prints one thing: an object in JSON. */
-export async function printOne<Item>(output: string, columns: Columns<Item>, item: Item): Promise<void> {
+export async function printOne<Item>(
+  output: string,
+  columns: Columns<Item>,
+  item: Item,
+): Promise<void> {
   await (output === 'json' ? printJson(item) : printTable(columns, [item]));
 }
 
@@ -320,7 +341,9 @@ export async function printTable<Item>(
     Object.keys(columns),
     ...items.map((item) => Object.values(columns).map((cell) => printable(cell(item)))),
   ];
-  const widths = Object.keys(columns).map((_, i) => Math.max(...rows.map((row) => row[i]?.length ?? 0)));
+  const widths = Object.keys(columns).map((_, i) =>
+    Math.max(...rows.map((row) => row[i]?.length ?? 0)),
+  );
   const lines = rows.map((row) =>
     row
       .map((cell, i) => cell.padEnd(widths[i] ?? 0))

@@ -1,9 +1,10 @@
 /**
  * Named connections in a JSON file: which file, what is in it, and whether it may be relied on.
  *
- * Its invariants: what somebody else could have changed is not used, since it decides where plaintext goes and by whom; nor
- * a key or token that somebody else could have read; a profile that is named is there or the command ends. Knows nothing of
- * flags and variables beyond where the file is.
+ * Its invariants: what somebody else could have changed is not used, since it decides where
+ * plaintext goes and by whom; nor a key or token that somebody else could have read; a profile that
+ * is named is there or the command ends. Knows nothing of flags and variables beyond where the file
+ * is.
  */
 import { readFileSync, type Stats, statSync } from 'node:fs';
 import { homedir } from 'node:os';
@@ -11,7 +12,14 @@ import { dirname, join, resolve } from 'node:path';
 import { fileTrouble, UsageError } from './failures.ts';
 
 /** What a profile may have: where the service is, and the files of who calls. */
-export const SETTINGS = ['address', 'caFile', 'certFile', 'keyFile', 'tokenFile', 'serverName'] as const;
+export const SETTINGS = [
+  'address',
+  'caFile',
+  'certFile',
+  'keyFile',
+  'tokenFile',
+  'serverName',
+] as const;
 
 /** One of {@link SETTINGS}. */
 export type Setting = (typeof SETTINGS)[number];
@@ -33,7 +41,10 @@ export interface Profile {
   readonly settings: Settings;
 }
 
-/** KEYWARD_PROFILES, else the user's, else the development environment's, looked for from the current folder upward. */
+/**
+ * KEYWARD_PROFILES, else the user's, else the development environment's, looked for from the
+ * current folder upward.
+ */
 export function readProfiles(): Profiles | undefined {
   const given = process.env['KEYWARD_PROFILES'];
   if (given) return readProfilesFile(resolve(given));
@@ -48,8 +59,13 @@ export function usersFile(): string {
   return join(configuration, 'keyward', 'profiles.json');
 }
 
-/** The profile of that name, which must be there; the default, if there is any, where none is named. */
-export function profileOf(profiles: Profiles | undefined, name: string | undefined): Profile | undefined {
+/**
+ * The profile of that name, which must be there; the default, if there is any, where none is named.
+ */
+export function profileOf(
+  profiles: Profiles | undefined,
+  name: string | undefined,
+): Profile | undefined {
   if (profiles === undefined) {
     if (name === undefined) return undefined;
     throw new UsageError(`there is no profile ${name}, since there is no ${usersFile()}`);
@@ -65,13 +81,18 @@ export function profileOf(profiles: Profiles | undefined, name: string | undefin
 }
 
 /** A UsageError for a file that somebody else could have changed or, if it is secret, read. */
-export function refuseOthersFile(file: string, { secret = false }: { readonly secret?: boolean } = {}): void {
+export function refuseOthersFile(
+  file: string,
+  { secret = false }: { readonly secret?: boolean } = {},
+): void {
   const { uid, mode } = statOf(file);
   const self = process.getuid?.();
   if (self === undefined) return;
-  if (uid !== self && uid !== 0) throw new UsageError(`${file} belongs to another user and is not used`);
+  if (uid !== self && uid !== 0)
+    throw new UsageError(`${file} belongs to another user and is not used`);
   if ((mode & 0o022) !== 0) throw new UsageError(`${file} can be changed by others: chmod go-w it`);
-  if (secret && (mode & 0o077) !== 0) throw new UsageError(`${file} can be read by others: chmod 600 it`);
+  if (secret && (mode & 0o077) !== 0)
+    throw new UsageError(`${file} can be read by others: chmod 600 it`);
 }
 
 /** `.keyward/` with a file of that name, in this folder or the nearest above it. */
@@ -101,7 +122,8 @@ function readProfilesFile(file: string): Profiles {
   const { default: defaultName, profiles, ...rest } = isObject(content) ? content : {};
   const [unknown] = Object.keys(rest);
   if (unknown !== undefined) throw new UsageError(`${file} has ${unknown}, which is not known`);
-  if (!isObject(profiles)) throw new UsageError(`${file} lacks profiles: {"profiles": {"name": {…}}}`);
+  if (!isObject(profiles))
+    throw new UsageError(`${file} lacks profiles: {"profiles": {"name": {…}}}`);
   if (defaultName !== undefined && typeof defaultName !== 'string')
     throw new UsageError(`default in ${file} must be the name of a profile`);
   const entries = Object.entries(profiles).map(
@@ -119,15 +141,21 @@ export function readJson(file: string): unknown {
   }
 }
 
-/** Settings as a JSON file has them, the paths of files relative to its folder; `what` names them in a UsageError. */
+/**
+ * Settings as a JSON file has them, the paths of files relative to its folder; `what` names them in
+ * a UsageError.
+ */
 export function readSettings(content: unknown, file: string, what: string): Settings {
   if (!isObject(content)) throw new UsageError(`${what} must be an object`);
   const settings: Settings = {};
   for (const [name, value] of Object.entries(content)) {
     const setting = SETTINGS.find((each) => each === name);
     if (setting === undefined)
-      throw new UsageError(`${what} has ${name}, which is not known; known are ${SETTINGS.join(', ')}`);
-    if (typeof value !== 'string' || value === '') throw new UsageError(`${name} of ${what} must be a text`);
+      throw new UsageError(
+        `${what} has ${name}, which is not known; known are ${SETTINGS.join(', ')}`,
+      );
+    if (typeof value !== 'string' || value === '')
+      throw new UsageError(`${name} of ${what} must be a text`);
     settings[setting] = setting.endsWith('File') ? resolve(dirname(file), value) : value;
   }
   return settings;

@@ -1,19 +1,25 @@
 /**
  * How far something is, as one line on a terminal: a job, or a count that grows.
  *
- * Its invariant: the line fits the terminal, so that it is overwritten and never scrolls; where there is no terminal,
- * nothing is written. Knows nothing of how the job is watched, or what is counted.
+ * Its invariant: the line fits the terminal, so that it is overwritten and never scrolls; where
+ * there is no terminal, nothing is written. Knows nothing of how the job is watched, or what is
+ * counted.
  */
 import type { RewrapJob } from 'keyward-client';
 import { writeRoughly } from './durations.ts';
 
-/** How wide the bar is, where the terminal leaves it room beside the words; the same for every state of a job. */
+/**
+ * How wide the bar is, where the terminal leaves it room beside the words; the same for every state
+ * of a job.
+ */
 const BAR = { least: 10, most: 40, words: 54 } as const;
 
 /** Where there is no telling how wide a terminal is. */
 const COLUMNS = 80;
 
-/** The line for a job, at most `columns` characters: `[####......]  40%  400/1,000  62/s  10s left`. */
+/**
+ * The line for a job, at most `columns` characters: `[####......]  40%  400/1,000  62/s  10s left`.
+ */
 export function progressLine(job: RewrapJob, columns: number): string {
   return lineOf(shareOf(job), factsOf(job), columns);
 }
@@ -55,7 +61,9 @@ function factsOf(job: RewrapJob): string[] {
   if (state !== 'RUNNING') return [...facts, state.toLowerCase()];
   if (paused) return [...facts, 'paused'];
   if (job.rate > 0)
-    facts.push(`${number(job.rate < 10 ? Math.round(job.rate * 10) / 10 : Math.round(job.rate))}/s`);
+    facts.push(
+      `${number(job.rate < 10 ? Math.round(job.rate * 10) / 10 : Math.round(job.rate))}/s`,
+    );
   if (job.timeLeftSeconds !== undefined) facts.push(`${writeRoughly(job.timeLeftSeconds)} left`);
   return facts;
 }
@@ -76,7 +84,10 @@ export function progressOn(screen: Screen): { show(job: RewrapJob): void; end():
   return linesOn(screen, progressLine);
 }
 
-/** How often a count's line is written at most, in milliseconds: a count may grow by the microsecond. */
+/**
+ * How often a count's line is written at most, in milliseconds: a count may grow by the
+ * microsecond.
+ */
 const SHOW_EVERY_MS = 100;
 
 /** Shows a count that begins now; {@link countLine} on one line of the terminal, if it is one. */

@@ -1,5 +1,6 @@
 /**
- * `keyward access test` and `access explain`: what the caller may do, and what somebody may do and why.
+ * `keyward access test` and `access explain`: what the caller may do, and what somebody may do and
+ * why.
  *
  * Owns how an answer is put in sentences. Changes nothing.
  */
@@ -42,14 +43,19 @@ function addTest(access: Command): void {
     .action((given: string, permissions: string[], _options, command: Command) =>
       withClient<TestOptions>(command, async (keyward, { output, tenant, context }) => {
         const resource = scopeName(given, tenant);
-        const answer = await keyward.testPermissions({ resource, permissions, encryptionContext: context });
+        const answer = await keyward.testPermissions({
+          resource,
+          permissions,
+          encryptionContext: context,
+        });
         const rows = permissions.map((permission) => ({
           permission,
           allowed: answer.permissions.includes(permission),
         }));
         await (output === 'json' ? printJson(answer) : printTable(PERMISSION, rows));
         const missing = rows.filter(({ allowed }) => !allowed).map(({ permission }) => permission);
-        if (missing.length > 0) throw new Error(`you do not have ${missing.join(', ')} on ${resource}`);
+        if (missing.length > 0)
+          throw new Error(`you do not have ${missing.join(', ')} on ${resource}`);
       }),
     );
 }
@@ -62,11 +68,16 @@ interface ExplainOptions extends TestOptions {
 
 function addExplain(access: Command): void {
   withTenant(access.command('explain <resource> <permission>'), 'key', 'resource')
-    .description('show whether somebody may do something with a tenant or a key, and what his bindings lack')
+    .description(
+      'show whether somebody may do something with a tenant or a key, and what his bindings lack',
+    )
     .requiredOption('--principal <name>', 'who, as whoami shows it')
     .addOption(wordsOption('--group <issuer/group>', 'a group of his token; repeat it for more'))
     .addOption(
-      pairsOption('--claim', 'a claim of his token, as far as bindings ask for it; repeat it for more'),
+      pairsOption(
+        '--claim',
+        'a claim of his token, as far as bindings ask for it; repeat it for more',
+      ),
     )
     .addOption(contextOption())
     .addHelpText(
@@ -107,7 +118,8 @@ function explanation(answer: ExplainAccessResponse, question: Question): string[
   const verdict = allowed
     ? `${principal} has ${permission} on ${resource}, by ${roleBinding}.`
     : `${principal} does not have ${permission} on ${resource}.`;
-  if (considered.length === 0) return [verdict, '', 'No role binding is for that caller or those groups.'];
+  if (considered.length === 0)
+    return [verdict, '', 'No role binding is for that caller or those groups.'];
   return [verdict, '', ...considered.map((binding) => sentence(binding, question))];
 }
 
@@ -116,7 +128,10 @@ function sentence({ roleBinding, role, obstacles }: ConsideredBinding, question:
   return `${roleBinding} (${role}): ${lacks || 'allows it'}.`;
 }
 
-function obstacleIn(obstacle: AccessObstacle, { permission, resource, hasContext }: Question): string {
+function obstacleIn(
+  obstacle: AccessObstacle,
+  { permission, resource, hasContext }: Question,
+): string {
   switch (obstacle) {
     case 'PERMISSION':
       return `the role does not have ${permission}`;

@@ -20,7 +20,9 @@ import { withClient } from './session.ts';
 export function addRoles(access: Command): void {
   access
     .command('roles [tenant]')
-    .description("list the roles that can be given in a tenant: the predefined ones, and the tenant's own")
+    .description(
+      "list the roles that can be given in a tenant: the predefined ones, and the tenant's own",
+    )
     .option('--tenant <tenant>', 'in which tenant, as well as by the argument')
     .action((whose: string | undefined, _options, command: Command) =>
       withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
@@ -29,7 +31,9 @@ export function addRoles(access: Command): void {
         await printAll(output, ROLE, roles);
       }),
     );
-  const role = access.command('role').description('a tenant\'s own roles; predefined ones are in "roles"');
+  const role = access
+    .command('role')
+    .description('a tenant\'s own roles; predefined ones are in "roles"');
   addCreateRole(role);
   withTenant(role.command('get <role>'), 'role')
     .description("show one of a tenant's own roles")
@@ -41,10 +45,13 @@ export function addRoles(access: Command): void {
   withRequestId(withTenant(role.command('delete <role>'), 'role'))
     .description("delete one of a tenant's own roles, which no binding may give")
     .action((given: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
-        await keyward.deleteRole({ name: ownRoleName(given, tenant), ...changeOf(options) });
-        if (output === 'json') await printJson({});
-      }),
+      withClient<TenantOptions & ChangeOptions>(
+        command,
+        async (keyward, { output, tenant, ...options }) => {
+          await keyward.deleteRole({ name: ownRoleName(given, tenant), ...changeOf(options) });
+          if (output === 'json') await printJson({});
+        },
+      ),
     );
 }
 
@@ -54,19 +61,27 @@ interface CreateOptions extends TenantOptions, ChangeOptions {
 
 function addCreateRole(role: Command): void {
   withRequestId(withTenant(role.command('create <role> <permissions...>'), 'role'))
-    .description('make a role: tenants/acme/roles/opener, or opener with --tenant acme, and its permissions')
+    .description(
+      'make a role: tenants/acme/roles/opener, or opener with --tenant acme, and its permissions',
+    )
     .option('--description <text>', 'what it is for; not secret')
-    .addHelpText('after', '\n  keyward access role create tenants/acme/roles/opener data.decrypt keys.get')
+    .addHelpText(
+      'after',
+      '\n  keyward access role create tenants/acme/roles/opener data.decrypt keys.get',
+    )
     .action((name: string, permissions: string[], _options, command: Command) =>
-      withClient<CreateOptions>(command, async (keyward, { output, tenant, description, ...options }) => {
-        const full = ownRoleName(name, tenant);
-        const created = await keyward.createRole({
-          parent: parentOf(full),
-          roleId: lastPart(full),
-          role: { permissions, ...given({ description }) },
-          ...changeOf(options),
-        });
-        await printOne(output, ROLE, created);
-      }),
+      withClient<CreateOptions>(
+        command,
+        async (keyward, { output, tenant, description, ...options }) => {
+          const full = ownRoleName(name, tenant);
+          const created = await keyward.createRole({
+            parent: parentOf(full),
+            roleId: lastPart(full),
+            role: { permissions, ...given({ description }) },
+            ...changeOf(options),
+          });
+          await printOne(output, ROLE, created);
+        },
+      ),
     );
 }

@@ -1,8 +1,8 @@
 /**
  * What of `keyward keys …` rotates: `rotate`, `schedule`, `pause`, `resume` and `history`.
  *
- * Owns their words and arguments. Its invariant: whoever asked for a rotation learns that it was made, also when
- * watching its job fails after that.
+ * Owns their words and arguments. Its invariant: whoever asked for a rotation learns that it was
+ * made, also when watching its job fails after that.
  */
 import type { Command } from 'commander';
 import type { KeywardClient } from 'keyward-client';
@@ -29,7 +29,8 @@ export function addRotation(keys: Command): void {
   addRotate(keys);
   addSchedule(keys);
   addChange(withTenant(keys.command('pause <key>')), {
-    description: 'have the service leave a key alone: not rotated by itself, not re-wrapped, not destroyed',
+    description:
+      'have the service leave a key alone: not rotated by itself, not re-wrapped, not destroyed',
     columns: SCHEDULE,
     nameOf: keyName,
     change: (keyward, request) => pause(keyward, request, true),
@@ -64,7 +65,10 @@ interface RotateOptions extends TenantOptions, ChangeOptions {
 function addRotate(keys: Command): void {
   withEtag(withTenant(keys.command('rotate <key>')))
     .description('make a new primary version; older ones go on decrypting')
-    .option('--watch', 'follow the job that re-wraps the stored data keys to its end, and print the job')
+    .option(
+      '--watch',
+      'follow the job that re-wraps the stored data keys to its end, and print the job',
+    )
     .addHelpText(
       'after',
       '\nWith --watch, the exit code is 1 when the job ends PARTIAL or CANCELLED; see "keyward jobs watch --help".',
@@ -114,7 +118,11 @@ function addSchedule(keys: Command): void {
       'when next, in RFC 3339; with a new period, one period from now unless given',
       time,
     )
-    .option('--usage-limit <count>', 'after so many encryptions and data keys; 0 for no limit', count)
+    .option(
+      '--usage-limit <count>',
+      'after so many encryptions and data keys; 0 for no limit',
+      count,
+    )
     .addHelpText('after', '\nWhat is not named stays as it is.')
     .action((key: string, _options, command: Command) =>
       withClient<ScheduleOptions>(command, async (keyward, { output, tenant, ...options }) => {
@@ -125,7 +133,9 @@ function addSchedule(keys: Command): void {
           rotationUsageLimit: usageLimit,
         });
         if (Object.keys(schedule).length === 0) {
-          throw new UsageError('what is to change? Give --period, --no-period, --next or --usage-limit');
+          throw new UsageError(
+            'what is to change? Give --period, --no-period, --next or --usage-limit',
+          );
         }
         const { etag = '', ...change } = changeOf(options);
         const name = keyName(key, tenant);

@@ -1,11 +1,12 @@
 /**
  * Where the service is and who calls, found out; and the client for one command.
  *
- * Each setting comes from its flag, else its environment variable, else the profile that is used (`profiles.ts`) or, where
- * none is, the development identity that `npm start` writes: `.keyward/client.json`, looked for from the current folder
- * upward. A token that is given is not put together with the certificate of a profile or that identity, nor the other way
- * round: the service refuses both unless they are bound. Its invariant: a file that somebody else could have changed is
- * never followed, since it decides where plaintext goes. Knows nothing of the commands.
+ * Each setting comes from its flag, else its environment variable, else the profile that is used
+ * (`profiles.ts`) or, where none is, the development identity that `npm start` writes:
+ * `.keyward/client.json`, looked for from the current folder upward. A token that is given is not
+ * put together with the certificate of a profile or that identity, nor the other way round: the
+ * service refuses both unless they are bound. Its invariant: a file that somebody else could have
+ * changed is never followed, since it decides where plaintext goes. Knows nothing of the commands.
  */
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
@@ -46,8 +47,8 @@ const SOURCES: Readonly<Record<Setting, { readonly flag: string; readonly variab
 };
 
 /**
- * Gives `work` a client by the command's options, closed afterwards, and the options. `retries` is for commands that are to
- * outlast a service that is started anew.
+ * Gives `work` a client by the command's options, closed afterwards, and the options. `retries` is
+ * for commands that are to outlast a service that is started anew.
  */
 export async function withClient<Options extends object>(
   command: Command,
@@ -66,8 +67,11 @@ export async function withClient<Options extends object>(
     });
   } catch (error) {
     const { code, path } = error as NodeJS.ErrnoException;
-    if (path !== undefined) throw new UsageError(`${path}: ${fileTrouble(error)}`, { cause: error });
-    const what = code?.startsWith('ERR_OSSL') ? 'the CA, certificate or key file is not usable: ' : '';
+    if (path !== undefined)
+      throw new UsageError(`${path}: ${fileTrouble(error)}`, { cause: error });
+    const what = code?.startsWith('ERR_OSSL')
+      ? 'the CA, certificate or key file is not usable: '
+      : '';
     throw new UsageError(what + (error as Error).message, { cause: error });
   }
   try {
@@ -78,7 +82,10 @@ export async function withClient<Options extends object>(
 }
 
 /** What flags and variables say, whatever a profile has, and which of them do. */
-export function givenBy(options: GlobalOptions): { readonly settings: Settings; readonly by: string[] } {
+export function givenBy(options: GlobalOptions): {
+  readonly settings: Settings;
+  readonly by: string[];
+} {
   const settings: Settings = {};
   const by: string[] = [];
   for (const setting of SETTINGS) {
@@ -91,7 +98,10 @@ export function givenBy(options: GlobalOptions): { readonly settings: Settings; 
   return { settings, by };
 }
 
-/** The profile that is named, else the default, unless flags and variables say all that there is to say. */
+/**
+ * The profile that is named, else the default, unless flags and variables say all that there is to
+ * say.
+ */
 export function profileInUse(
   options: GlobalOptions,
   read: () => Profiles | undefined = readProfiles,
@@ -118,10 +128,17 @@ function isWhole(settings: Settings): boolean {
 }
 
 /** The first setting without which there is no connection, or half a certificate. */
-function lackingOf({ address, caFile, certFile, keyFile, tokenFile }: Settings): Setting | undefined {
+function lackingOf({
+  address,
+  caFile,
+  certFile,
+  keyFile,
+  tokenFile,
+}: Settings): Setting | undefined {
   if (address === undefined) return 'address';
   if (caFile === undefined) return 'caFile';
-  if (certFile === undefined && (keyFile !== undefined || tokenFile === undefined)) return 'certFile';
+  if (certFile === undefined && (keyFile !== undefined || tokenFile === undefined))
+    return 'certFile';
   return certFile !== undefined && keyFile === undefined ? 'keyFile' : undefined;
 }
 
@@ -143,10 +160,13 @@ function refuseOthersFiles({ address: _, serverName: __, ...files }: Settings): 
   }
 }
 
-/** A token is read when it is needed, and again when it was refused: something may renew the file. */
+/**
+ * A token is read when it is needed, and again when it was refused: something may renew the file.
+ */
 function callerOf({ certFile, keyFile, tokenFile }: Settings) {
   const read = (file: string) => readFileSync(file, 'utf8').trim();
-  const certificate = certFile === undefined || keyFile === undefined ? undefined : { certFile, keyFile };
+  const certificate =
+    certFile === undefined || keyFile === undefined ? undefined : { certFile, keyFile };
   if (tokenFile === undefined) return certificate as NonNullable<typeof certificate>;
   read(tokenFile);
   return { ...certificate, token: () => read(tokenFile) };
@@ -154,7 +174,8 @@ function callerOf({ certFile, keyFile, tokenFile }: Settings) {
 
 function lacks(setting: Setting, profile: Profile | undefined): string {
   const { flag, variable } = SOURCES[setting];
-  if (profile !== undefined) return `the profile ${profile.name} lacks ${setting}: add it, or give ${flag}`;
+  if (profile !== undefined)
+    return `the profile ${profile.name} lacks ${setting}: add it, or give ${flag}`;
   return (
     `${setting} is not known: give ${flag}, set ${variable}, name a profile (keyward profiles), or work in a folder ` +
     'with a running development service (.keyward/client.json, made by npm start)'

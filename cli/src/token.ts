@@ -1,8 +1,8 @@
 /**
  * `keyward token …`: the HSM token that the service uses, looked at.
  *
- * Owns its words. The table has a row for each object, with what is wrong of it, and another follows of what is to be
- * done about them; JSON has every attribute.
+ * Owns its words. The table has a row for each object, with what is wrong of it, and another
+ * follows of what is to be done about them; JSON has every attribute.
  */
 import type { Command } from 'commander';
 import type { TokenStatus } from 'keyward-client';
@@ -15,7 +15,9 @@ export function addToken(program: Command): void {
   const token = program.command('token').description('the HSM token that the service uses');
   token
     .command('status')
-    .description("show the token, the environment's objects in it, and how much is under each root key")
+    .description(
+      "show the token, the environment's objects in it, and how much is under each root key",
+    )
     .addHelpText('after', '\n--output json has every required attribute of every object.')
     .action((_options, command: Command) =>
       withClient(command, async (keyward, { output }) => {

@@ -1,8 +1,10 @@
 /**
- * Role bindings, roles and answers about access off the wire, in friendly types; and what creates or asks for them, to it.
+ * Role bindings, roles and answers about access off the wire, in friendly types; and what creates
+ * or asks for them, to it.
  *
- * Its invariant: where the contract has one field out of several, exactly one is sent, since protobufjs would keep the last
- * of two without a word; what is newer than this client is absent or `UNSPECIFIED`, never an error. Knows nothing of methods.
+ * Its invariant: where the contract has one field out of several, exactly one is sent, since
+ * protobufjs would keep the last of two without a word; what is newer than this client is absent or
+ * `UNSPECIFIED`, never an error. Knows nothing of methods.
  */
 import { flag, items, requestId, strings, text, timestamp } from './fields.ts';
 import type { AccessObstacle__Output } from './generated/keyward/v1/AccessObstacle.ts';
@@ -127,7 +129,8 @@ export function role(wire: Role__Output): m.Role {
   return { name, permissions, description, createTime: dateIfAny(wire.createTime), creator };
 }
 
-// A value that the proto files here don't have yet arrives as its number, whatever the types say: hence `??` below.
+// A value that the proto files here don't have yet arrives as its number, whatever the types say:
+// hence `??` below.
 
 export function explanation(wire: ExplainAccessResponse__Output): m.ExplainAccessResponse {
   return {

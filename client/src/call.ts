@@ -1,10 +1,12 @@
 /**
- * The channel, and one call over it, with one answer or a stream of them: deadline, cancellation, retries.
+ * The channel, and one call over it, with one answer or a stream of them: deadline, cancellation,
+ * retries.
  *
- * Its invariants: TLS 1.3 with the caller's certificate, his token, or both, or nothing; every call ends, by its deadline at the latest,
- * retries included, and only a stream may be without one; a retry sends the very same bytes, so that a change with a
- * request id is made once. What grpc-js would do unasked is off: its own retries, service configuration out of DNS, HTTP
- * proxies out of the environment, connections shared between clients. Knows nothing of what the methods mean.
+ * Its invariants: TLS 1.3 with the caller's certificate, his token, or both, or nothing; every call
+ * ends, by its deadline at the latest, retries included, and only a stream may be without one; a
+ * retry sends the very same bytes, so that a change with a request id is made once. What grpc-js
+ * would do unasked is off: its own retries, service configuration out of DNS, HTTP proxies out of
+ * the environment, connections shared between clients. Knows nothing of what the methods mean.
  */
 import { isIP } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -19,8 +21,8 @@ export interface CallOptions {
   /** Cancels the call: it rejects with `CANCELLED`, the signal's reason as its cause. */
   readonly signal?: AbortSignal;
   /**
-   * Until when the call must be answered, retries included. The client's `defaultTimeoutMs` unless given; none for what is
-   * watched.
+   * Until when the call must be answered, retries included. The client's `defaultTimeoutMs` unless
+   * given; none for what is watched.
    */
   readonly timeoutMs?: number;
 }
@@ -29,7 +31,9 @@ interface TransportOptions {
   readonly address: string;
   readonly ca: string | Uint8Array;
   /** The caller's, unless a token is all that he has. */
-  readonly identity?: { readonly cert: string | Uint8Array; readonly key: string | Uint8Array } | undefined;
+  readonly identity?:
+    | { readonly cert: string | Uint8Array; readonly key: string | Uint8Array }
+    | undefined;
   readonly token?: TokenSource | undefined;
   readonly serverName?: string | undefined;
   readonly defaultTimeoutMs: number;
@@ -75,7 +79,8 @@ export class Transport {
       'grpc.service_config_disable_resolution': 1,
       'grpc.enable_http_proxy': 0,
       'grpc.use_local_subchannel_pool': 1,
-      // So that a retry finds a service that has just come back; grpc-js waits 1 s, then up to 2 minutes.
+      // So that a retry finds a service that has just come back; grpc-js waits 1 s, then up to 2
+      // minutes.
       'grpc.initial_reconnect_backoff_ms': 100,
       'grpc.max_reconnect_backoff_ms': 5_000,
       // A peer that vanished without a word is noticed here, not after TCP's quarter of an hour.
@@ -93,7 +98,10 @@ export class Transport {
     this.#client.close();
   }
 
-  /** Rejects with a {@link KeywardClientError}, or a TypeError for a request that can't be sent as it is. */
+  /**
+   * Rejects with a {@link KeywardClientError}, or a TypeError for a request that can't be sent as
+   * it is.
+   */
   async call<Request, Response>(
     method: Method<Request, Response>,
     request: Request,
@@ -111,10 +119,11 @@ export class Transport {
   }
 
   /**
-   * The answers of a streaming method: when the stream breaks where a retry can help, the call is made anew, for what comes
-   * after the last answer where the method has such requests, and each of its answers must say all by itself where not. Every
-   * answer makes the retries begin from the first. Ends with the
-   * service's stream; throws as {@link call} rejects. Returning early cancels the call.
+   * The answers of a streaming method: when the stream breaks where a retry can help, the call is
+   * made anew, for what comes after the last answer where the method has such requests, and each of
+   * its answers must say all by itself where not. Every answer makes the retries begin from the
+   * first. Ends with the service's stream; throws as {@link call} rejects. Returning early cancels
+   * the call.
    */
   async *stream<Request, Response>(
     method: Method<Request, Response>,
@@ -151,7 +160,8 @@ export class Transport {
     // NaN and Infinity would be no deadline at all.
     if (timeoutMs !== undefined && !(timeoutMs >= 0 && timeoutMs < 2 ** 31))
       throw new TypeError('timeoutMs must be milliseconds below 2^31');
-    // One controller per call, because `AbortSignal.any` of a long-lived signal leaks on Node 20 (60 B a call).
+    // One controller per call, because `AbortSignal.any` of a long-lived signal leaks on Node 20
+    // (60 B a call).
     const ending = new AbortController();
     const end = () => ending.abort();
     this.#inFlight.add(ending);
@@ -179,7 +189,10 @@ export class Transport {
     }
   }
 
-  /** Returns when the call may be tried again; throws `error` where that can't help, and what the call has ended with. */
+  /**
+   * Returns when the call may be tried again; throws `error` where that can't help, and what the
+   * call has ended with.
+   */
   async #beforeRetry(call: Ongoing, error: unknown, retries: number): Promise<void> {
     this.#throwIfEnded(call);
     if (await this.#hasNewToken(call, error)) return;
@@ -253,12 +266,19 @@ export class Transport {
   }
 
   /** One attempt at a stream. What it throws is as what {@link #send} rejects with. */
-  async *#receive(path: string, bytes: Buffer, call: Ongoing): AsyncGenerator<Buffer, void, undefined> {
+  async *#receive(
+    path: string,
+    bytes: Buffer,
+    call: Ongoing,
+  ): AsyncGenerator<Buffer, void, undefined> {
     const metadata = await this.#metadata(call);
     this.#throwIfEnded(call);
     const { deadline, ending } = call;
-    const stream = this.#client.makeServerStreamRequest(path, asItIs, asItIs, bytes, metadata, { deadline });
-    // Cancelling ends the stream with an error, which nobody waits for when the caller has returned early.
+    const stream = this.#client.makeServerStreamRequest(path, asItIs, asItIs, bytes, metadata, {
+      deadline,
+    });
+    // Cancelling ends the stream with an error, which nobody waits for when the caller has returned
+    // early.
     stream.on('error', () => {});
     const cancel = () => stream.cancel();
     ending.addEventListener('abort', cancel, { once: true });
@@ -278,7 +298,9 @@ async function beforeEnd<T>({ deadline, ending }: Ongoing, promise: Promise<T>):
   let forget = () => {};
   const end = new Promise<never>((_, reject) => {
     const fail = (code: 'DEADLINE_EXCEEDED' | 'CANCELLED') =>
-      reject(new KeywardClientError({ code, message: 'There was no token before the end of the call.' }));
+      reject(
+        new KeywardClientError({ code, message: 'There was no token before the end of the call.' }),
+      );
     const cancel = () => fail('CANCELLED');
     const late = () => fail('DEADLINE_EXCEEDED');
     const timer = Number.isFinite(deadline) ? setTimeout(late, deadline - Date.now()) : undefined;
@@ -308,13 +330,15 @@ function decode<Request, Response>(
 }
 
 /**
- * After how long to try again, or undefined: only when the service says that a retry helps, when bytes changed on their
- * way, or when no answer of the service's own came at all. Half as much again at random, so that callers refused together don't come back together.
+ * After how long to try again, or undefined: only when the service says that a retry helps, when
+ * bytes changed on their way, or when no answer of the service's own came at all. Half as much
+ * again at random, so that callers refused together don't come back together.
  */
 function backoff(error: unknown, retries: number): number | undefined {
   if (!(error instanceof KeywardClientError)) return undefined;
   const { code, reason, retryDelayMs } = error;
-  const helps = code === 'UNAVAILABLE' || code === 'RESOURCE_EXHAUSTED' || reason === CHECKSUM_MISMATCH;
+  const helps =
+    code === 'UNAVAILABLE' || code === 'RESOURCE_EXHAUSTED' || reason === CHECKSUM_MISMATCH;
   const invited = retryDelayMs !== undefined && helps;
   const unreached = code === 'UNAVAILABLE' && reason === undefined;
   if (!invited && !unreached) return undefined;
@@ -338,8 +362,9 @@ function channelCredentials(options: TransportOptions) {
 }
 
 /**
- * The name sent in the handshake (RFC 6066), which can't be an IP address: grpc-js would send one all the same, and Node
- * warns of that on stderr. Which name the certificate must have is decided by `checkServerIdentity`, not by this.
+ * The name sent in the handshake (RFC 6066), which can't be an IP address: grpc-js would send one
+ * all the same, and Node warns of that on stderr. Which name the certificate must have is decided
+ * by `checkServerIdentity`, not by this.
  */
 function sniName(options: TransportOptions): string {
   const name = options.serverName ?? hostOf(options.address);

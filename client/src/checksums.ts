@@ -1,8 +1,9 @@
 /**
  * Checksums of what is sent and of what is answered.
  *
- * Its invariant: switched on, no bytes leave without one, and none reach the caller without having matched one. Switched
- * off, only a checksum that the caller gives is sent, and nothing is looked at.
+ * Its invariant: switched on, no bytes leave without one, and none reach the caller without having
+ * matched one. Switched off, only a checksum that the caller gives is sent, and nothing is looked
+ * at.
  */
 import { crc32c } from './crc32c.ts';
 import { CHECKSUM_MISMATCH, KeywardClientError } from './errors.ts';
@@ -16,17 +17,23 @@ export class Checksums {
     this.#on = on;
   }
 
-  /** The request's field for the checksum of `content`: the caller's own, which has come further, before one of ours. */
+  /**
+   * The request's field for the checksum of `content`: the caller's own, which has come further,
+   * before one of ours.
+   */
   field<Name extends string>(
     name: Name,
     content: Uint8Array,
     given: number | undefined,
   ): { readonly [N in Name]?: number } {
-    const value = given !== undefined ? unsigned(name, given) : this.#on ? crc32c(content) : undefined;
+    const value =
+      given !== undefined ? unsigned(name, given) : this.#on ? crc32c(content) : undefined;
     return (value === undefined ? {} : { [name]: value }) as { readonly [N in Name]?: number };
   }
 
-  /** Throws CHECKSUM_MISMATCH unless the service says that it has looked at the request's checksum. */
+  /**
+   * Throws CHECKSUM_MISMATCH unless the service says that it has looked at the request's checksum.
+   */
   requireVerified(field: string, verified: boolean): void {
     if (this.#on && !verified) throw mismatch(`The service has not seen the checksum of ${field}`);
   }

@@ -1,8 +1,8 @@
 /**
  * The proto files at run time: services and messages as `@grpc/proto-loader` makes them.
  *
- * Owns where the files are and how they are loaded. Of the generated files it takes types only, so that none is needed
- * at run time. Knows nothing of what the messages mean.
+ * Owns where the files are and how they are loaded. Of the generated files it takes types only, so
+ * that none is needed at run time. Knows nothing of what the messages mean.
  */
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -80,5 +80,7 @@ export function contract(): Contract {
 /** Beside the built file, where the build copies them, else in the repository. */
 function protoFolder(): string {
   const besideBuild = fileURLToPath(new URL('./proto', import.meta.url));
-  return existsSync(besideBuild) ? besideBuild : fileURLToPath(new URL('../../proto', import.meta.url));
+  return existsSync(besideBuild)
+    ? besideBuild
+    : fileURLToPath(new URL('../../proto', import.meta.url));
 }

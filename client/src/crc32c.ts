@@ -1,8 +1,9 @@
 /**
- * CRC32C (Castagnoli; RFC 3720, appendix B.4), for checksums of what goes over the wire. No protection against anyone
- * who wants to deceive.
+ * CRC32C (Castagnoli; RFC 3720, appendix B.4), for checksums of what goes over the wire. No
+ * protection against anyone who wants to deceive.
  *
- * Four bytes at a time by four tables: 64 KiB take about a tenth of a millisecond. node:zlib has the other polynomial.
+ * Four bytes at a time by four tables: 64 KiB take about a tenth of a millisecond. node:zlib has
+ * the other polynomial.
  */
 
 const POLYNOMIAL = 0x82f63b78;

@@ -1,8 +1,8 @@
 /**
  * Stored data keys, to the wire and off it, with their checksums.
  *
- * Its invariant: a plaintext that wasn't asked for is not given out, and one that was asked for is there. Knows nothing
- * of channels.
+ * Its invariant: a plaintext that wasn't asked for is not given out, and one that was asked for is
+ * there. Knows nothing of channels.
  */
 import type { Checksums } from './checksums.ts';
 import { flag, integer, named, requestId, strings, text } from './fields.ts';
@@ -36,7 +36,10 @@ export function getRequest(r: m.GetDataKeyRequest) {
   return { ...named(r), encryptionContext: strings('encryptionContext', r.encryptionContext) };
 }
 
-export function getResponse(a: GetDataKeyResponse__Output, checksums: Checksums): m.GetDataKeyResponse {
+export function getResponse(
+  a: GetDataKeyResponse__Output,
+  checksums: Checksums,
+): m.GetDataKeyResponse {
   const { plaintext, plaintextCrc32c } = a;
   // An empty one would pass for a key with whoever takes keys of any length, HMAC for one.
   if (plaintext.length === 0) throw new Error('the answer lacks the plaintext');

@@ -1,8 +1,9 @@
 /**
- * The data plane's requests and answers, to the wire and off it, with their checksums; alone and in batches.
+ * The data plane's requests and answers, to the wire and off it, with their checksums; alone and in
+ * batches.
  *
- * Its invariant: a batch's item is treated as the same request alone would be, and its failure is its own. Knows nothing
- * of channels.
+ * Its invariant: a batch's item is treated as the same request alone would be, and its failure is
+ * its own. Knows nothing of channels.
  */
 import type { Checksums } from './checksums.ts';
 import { errorOfStatus, KeywardClientError, type Status } from './errors.ts';
@@ -25,7 +26,10 @@ export function encryptRequest(r: m.EncryptRequest, checksums: Checksums) {
   };
 }
 
-export function encryptResponse(a: EncryptResponse__Output, checksums: Checksums): m.EncryptResponse {
+export function encryptResponse(
+  a: EncryptResponse__Output,
+  checksums: Checksums,
+): m.EncryptResponse {
   checksums.requireVerified('plaintext', a.verifiedPlaintextCrc32c);
   checksums.verify('ciphertext', a.ciphertext, a.ciphertextCrc32c);
   return a;
@@ -42,7 +46,10 @@ export function decryptRequest(r: m.DecryptRequest, checksums: Checksums) {
   };
 }
 
-export function decryptResponse(a: DecryptResponse__Output, checksums: Checksums): m.DecryptResponse {
+export function decryptResponse(
+  a: DecryptResponse__Output,
+  checksums: Checksums,
+): m.DecryptResponse {
   checksums.requireVerified('ciphertext', a.verifiedCiphertextCrc32c);
   checksums.verify('plaintext', a.plaintext, a.plaintextCrc32c);
   return a;
@@ -79,13 +86,19 @@ export function reEncryptRequest(r: m.ReEncryptRequest, checksums: Checksums) {
     name: text('name', r.name),
     ciphertext,
     sourceEncryptionContext: strings('sourceEncryptionContext', r.sourceEncryptionContext),
-    destinationEncryptionContext: strings('destinationEncryptionContext', r.destinationEncryptionContext),
+    destinationEncryptionContext: strings(
+      'destinationEncryptionContext',
+      r.destinationEncryptionContext,
+    ),
     sourceKey: text('sourceKey', r.sourceKey ?? ''),
     ...checksums.field('ciphertextCrc32c', ciphertext, r.ciphertextCrc32c),
   };
 }
 
-export function reEncryptResponse(a: ReEncryptResponse__Output, checksums: Checksums): m.ReEncryptResponse {
+export function reEncryptResponse(
+  a: ReEncryptResponse__Output,
+  checksums: Checksums,
+): m.ReEncryptResponse {
   checksums.requireVerified('ciphertext', a.verifiedCiphertextCrc32c);
   checksums.verify('ciphertext', a.ciphertext, a.ciphertextCrc32c);
   return a;

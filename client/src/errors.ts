@@ -1,14 +1,18 @@
 /**
  * The client's one error type, and how it is read off a failed call.
  *
- * Owns the decoding of google.rpc.Status, in `grpc-status-details-bin` and in a batch's item. Its invariant: reading an
- * error never fails; details that don't parse are as good as none. Of the reasons it knows one, which the client has too;
- * the others are the service's (docs/errors.md), and a newer service may have more.
+ * Owns the decoding of google.rpc.Status, in `grpc-status-details-bin` and in a batch's item. Its
+ * invariant: reading an error never fails; details that don't parse are as good as none. Of the
+ * reasons it knows one, which the client has too; the others are the service's (docs/errors.md),
+ * and a newer service may have more.
  */
 import { type ServiceError, status } from '@grpc/grpc-js';
 import { contract } from './contract.ts';
 
-/** The reason for bytes that don't have their checksum, found by the service or, with `DATA_LOSS`, by the client. */
+/**
+ * The reason for bytes that don't have their checksum, found by the service or, with `DATA_LOSS`,
+ * by the client.
+ */
 export const CHECKSUM_MISMATCH = 'CHECKSUM_MISMATCH';
 
 /** The name of a gRPC status, as in `NOT_FOUND`. */
@@ -34,8 +38,8 @@ interface ErrorFacts {
 /**
  * A call that failed. Act on `reason`, and on `code` where there is none: on the message never.
  *
- * `reason` is undefined when the answer isn't Keyward's own: the service wasn't reached, the deadline passed, the call
- * was cancelled, or something between refused it.
+ * `reason` is undefined when the answer isn't Keyward's own: the service wasn't reached, the
+ * deadline passed, the call was cancelled, or something between refused it.
  */
 export class KeywardClientError extends Error {
   override readonly name = 'KeywardClientError';
@@ -43,13 +47,22 @@ export class KeywardClientError extends Error {
   readonly code: StatusName;
   /** Which failure it is, stable across releases; docs/errors.md lists all. */
   readonly reason: string | undefined;
-  /** Facts for programs that belong to the reason: of PERMISSION_MISSING, the `permission` and the `resource`. */
+  /**
+   * Facts for programs that belong to the reason: of PERMISSION_MISSING, the `permission` and the
+   * `resource`.
+   */
   readonly metadata: ReadonlyMap<string, string>;
-  /** Which fields of the request are not valid; empty unless the reason is INVALID_FIELD or CHECKSUM_MISMATCH. */
+  /**
+   * Which fields of the request are not valid; empty unless the reason is INVALID_FIELD or
+   * CHECKSUM_MISMATCH.
+   */
   readonly fieldViolations: readonly FieldViolation[];
   /** When trying the same call again can help: after how many milliseconds at the earliest. */
   readonly retryDelayMs: number | undefined;
-  /** Under which the service's log has the call; not the `requestId` of a change, which is the caller's. */
+  /**
+   * Under which the service's log has the call; not the `requestId` of a change, which is the
+   * caller's.
+   */
   readonly requestId: string | undefined;
 
   constructor(facts: ErrorFacts) {
@@ -64,14 +77,16 @@ export class KeywardClientError extends Error {
 }
 
 /**
- * The error for a call that grpc-js reports as failed; `address` names the service when it wasn't reached. A call that
- * ended as cancelled, and not by the caller (`call.ts` sees to those first), was on a connection that went away:
- * measured with a server that stops.
+ * The error for a call that grpc-js reports as failed; `address` names the service when it wasn't
+ * reached. A call that ended as cancelled, and not by the caller (`call.ts` sees to those first),
+ * was on a connection that went away: measured with a server that stops.
  */
 export function errorOf(failed: ServiceError, address: string): KeywardClientError {
   const details = detailsOf(failed);
   const code =
-    details.reason === undefined && failed.code === status.CANCELLED ? status.UNAVAILABLE : failed.code;
+    details.reason === undefined && failed.code === status.CANCELLED
+      ? status.UNAVAILABLE
+      : failed.code;
   return new KeywardClientError({
     ...details,
     code: statusName(code),

@@ -1,12 +1,19 @@
 /**
  * What a caller passes, as protobufjs wants it: one function for each kind of field.
  *
- * Its invariant: what passes arrives exactly, and everything else is refused with a TypeError; nothing is coerced
- * (protobufjs would take a string for base64, and `undefined` for the text "undefined"); and a map keeps every key,
- * `__proto__` too. Limits are the service's to check. Knows fields, not methods.
+ * Its invariant: what passes arrives exactly, and everything else is refused with a TypeError;
+ * nothing is coerced (protobufjs would take a string for base64, and `undefined` for the text
+ * "undefined"); and a map keeps every key, `__proto__` too. Limits are the service's to check.
+ * Knows fields, not methods.
  */
 import { randomUUID } from 'node:crypto';
-import type { ChangeOfExisting, Destruction, FilteredPage, Page, Strings } from './messages/shared.ts';
+import type {
+  ChangeOfExisting,
+  Destruction,
+  FilteredPage,
+  Page,
+  Strings,
+} from './messages/shared.ts';
 
 export function text(field: string, value: unknown): string {
   if (typeof value !== 'string') throw new TypeError(`${field} must be a string`);
@@ -29,7 +36,8 @@ export function unsigned(field: string, value: unknown): number {
 
 /** An int64, as far as a number is exact. */
 export function whole(field: string, value: unknown): number {
-  if (!Number.isSafeInteger(value)) throw new TypeError(`${field} must be a whole number up to 2^53 - 1`);
+  if (!Number.isSafeInteger(value))
+    throw new TypeError(`${field} must be a whole number up to 2^53 - 1`);
   return value as number;
 }
 
@@ -39,9 +47,14 @@ export function flag(field: string, value: unknown): boolean {
 }
 
 /** One of an enum's words, as the wire has it: protobufjs would take any other for none. */
-export function oneOf<Wire>(field: string, value: unknown, wire: Readonly<Record<string, Wire>>): Wire {
+export function oneOf<Wire>(
+  field: string,
+  value: unknown,
+  wire: Readonly<Record<string, Wire>>,
+): Wire {
   const found = typeof value === 'string' && Object.hasOwn(wire, value) ? wire[value] : undefined;
-  if (found === undefined) throw new TypeError(`${field} must be ${Object.keys(wire).join(' or ')}`);
+  if (found === undefined)
+    throw new TypeError(`${field} must be ${Object.keys(wire).join(' or ')}`);
   return found;
 }
 
@@ -64,8 +77,8 @@ export function bytes(field: string, value: unknown): Uint8Array {
 }
 
 /**
- * A map of strings. Without a prototype, because assigning `__proto__` to an ordinary object is silently lost, and with
- * it part of what the caller wanted authenticated.
+ * A map of strings. Without a prototype, because assigning `__proto__` to an ordinary object is
+ * silently lost, and with it part of what the caller wanted authenticated.
  */
 export function strings(field: string, given: Strings | undefined): Record<string, string> {
   const wire: Record<string, string> = Object.create(null);

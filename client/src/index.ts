@@ -1,8 +1,10 @@
 /**
- * The public face of `keyward-client`: {@link connect}, {@link KeywardClient}, and the types of its calls.
+ * The public face of `keyward-client`: {@link connect}, {@link KeywardClient}, and the types of its
+ * calls.
  *
- * Owns how a caller says where the service is and who calls, and that every method of the contract is here exactly once.
- * Knows nothing of the wire (`wire.ts`), of deadlines and retries (`call.ts`), and nothing of the server.
+ * Owns how a caller says where the service is and who calls, and that every method of the contract
+ * is here exactly once. Knows nothing of the wire (`wire.ts`), of deadlines and retries
+ * (`call.ts`), and nothing of the server.
  *
  *     using keyward = connect({ address, caFile, certFile, keyFile });
  *     const { ciphertext } = await keyward.encrypt({ name: 'tenants/demo/keys/orders', plaintext });
@@ -29,7 +31,11 @@ export {
   verifyConsistency as verifyAuditConsistency,
   verifyInclusion as verifyAuditInclusion,
 } from './audit/tree.ts';
-export { type AuditExportReport, type VerifyAuditExportOptions, verifyAuditExport } from './audit/verify.ts';
+export {
+  type AuditExportReport,
+  type VerifyAuditExportOptions,
+  verifyAuditExport,
+} from './audit/verify.ts';
 export { readAuditEntry } from './audit/wire.ts';
 export type { CallOptions } from './call.ts';
 export { type FieldViolation, KeywardClientError, type StatusName } from './errors.ts';
@@ -51,12 +57,15 @@ interface NoPem {
 }
 
 /** Who calls: whom a certificate or a token says, or a token that is bound to the certificate. */
-type Caller = (Pem<'cert'> & Pem<'key'> & { readonly token?: Token }) | (NoPem & { readonly token: Token });
+type Caller =
+  | (Pem<'cert'> & Pem<'key'> & { readonly token?: Token })
+  | (NoPem & { readonly token: Token });
 
 /**
- * Where the service is, how it proves itself (`ca`), and who calls (`cert` and `key`, `token`, or a bound token with both).
- * Files are read once. A `token` that is a function is called when a token is needed: at first, shortly before the one that
- * it gave expires, and once when the service refuses that.
+ * Where the service is, how it proves itself (`ca`), and who calls (`cert` and `key`, `token`, or a
+ * bound token with both). Files are read once. A `token` that is a function is called when a token
+ * is needed: at first, shortly before the one that it gave expires, and once when the service
+ * refuses that.
  */
 export type ConnectOptions = Pem<'ca'> &
   Caller & {
@@ -64,26 +73,37 @@ export type ConnectOptions = Pem<'ca'> &
     readonly address: string;
     /** The name that the service's certificate must have, where it isn't the address's host. */
     readonly serverName?: string;
-    /** How long a call may take, retries included, unless the call says otherwise. 10,000 unless given. */
+    /**
+     * How long a call may take, retries included, unless the call says otherwise. 10,000 unless
+     * given.
+     */
     readonly defaultTimeoutMs?: number;
-    /** How often at most a call is tried again, only where that can help; a change is made once all the same. 2 unless given. */
+    /**
+     * How often at most a call is tried again, only where that can help; a change is made once all
+     * the same. 2 unless given.
+     */
     readonly retries?: number;
-    /** Whether bytes are sent with their CRC32C, and answers compared with theirs. Yes unless `false`. */
+    /**
+     * Whether bytes are sent with their CRC32C, and answers compared with theirs. Yes unless
+     * `false`.
+     */
     readonly checksums?: boolean;
   };
 
 /**
- * A client of the service at `options.address`. Connects when first used, so this never waits; throws a TypeError for
- * options that make no sense, and what the file system throws for a file that can't be read.
+ * A client of the service at `options.address`. Connects when first used, so this never waits;
+ * throws a TypeError for options that make no sense, and what the file system throws for a file
+ * that can't be read.
  */
 export function connect(options: ConnectOptions): KeywardClient {
   return new KeywardClient(options);
 }
 
 /**
- * Typed calls of all services. Every call but those that answer as a stream has a deadline, and rejects with a
- * `KeywardClientError`, or with a TypeError before anything is sent when an argument is of the wrong type. One client holds
- * one connection and serves any number of calls at once; its owner closes it.
+ * Typed calls of all services. Every call but those that answer as a stream has a deadline, and
+ * rejects with a `KeywardClientError`, or with a TypeError before anything is sent when an argument
+ * is of the wrong type. One client holds one connection and serves any number of calls at once; its
+ * owner closes it.
  */
 export class KeywardClient {
   readonly #transport: Transport;
@@ -91,11 +111,21 @@ export class KeywardClient {
 
   /** See {@link connect}. */
   constructor(options: ConnectOptions) {
-    const { address, serverName, defaultTimeoutMs = 10_000, retries = 2, checksums = true } = options;
-    if (typeof address !== 'string' || !/^([^\s:/[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/.test(address)) {
+    const {
+      address,
+      serverName,
+      defaultTimeoutMs = 10_000,
+      retries = 2,
+      checksums = true,
+    } = options;
+    if (
+      typeof address !== 'string' ||
+      !/^([^\s:/[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/.test(address)
+    ) {
       throw new TypeError(`address must be host:port, not ${JSON.stringify(address)}`);
     }
-    if (!Number.isInteger(retries) || retries < 0) throw new TypeError('retries must be a whole number');
+    if (!Number.isInteger(retries) || retries < 0)
+      throw new TypeError('retries must be a whole number');
     if (typeof checksums !== 'boolean') throw new TypeError('checksums must be true or false');
     this.#methods = methods(new Checksums(checksums));
     this.#transport = new Transport({
@@ -108,7 +138,10 @@ export class KeywardClient {
     });
   }
 
-  /** Creates a tenant; with `dedicatedRootKey`, one with a root key of its own, which may be current a little later. */
+  /**
+   * Creates a tenant; with `dedicatedRootKey`, one with a root key of its own, which may be current
+   * a little later.
+   */
   createTenant(request: m.CreateTenantRequest, options?: CallOptions): Promise<m.Tenant> {
     return this.#transport.call(this.#methods.createTenant, request, options);
   }
@@ -119,7 +152,10 @@ export class KeywardClient {
   }
 
   /** Returns one page of the tenants; {@link tenants} walks all. */
-  listTenants(request: m.ListTenantsRequest = {}, options?: CallOptions): Promise<m.ListTenantsResponse> {
+  listTenants(
+    request: m.ListTenantsRequest = {},
+    options?: CallOptions,
+  ): Promise<m.ListTenantsResponse> {
     return this.#transport.call(this.#methods.listTenants, request, options);
   }
 
@@ -139,10 +175,14 @@ export class KeywardClient {
   }
 
   /**
-   * Schedules a tenant to be shredded: none of its keys can be used from now on, and all are erased when the time has
-   * come. With `validateOnly`, says what would be lost, and the etag that the real request must carry.
+   * Schedules a tenant to be shredded: none of its keys can be used from now on, and all are erased
+   * when the time has come. With `validateOnly`, says what would be lost, and the etag that the
+   * real request must carry.
    */
-  shredTenant(request: m.ShredTenantRequest, options?: CallOptions): Promise<m.ShredTenantResponse> {
+  shredTenant(
+    request: m.ShredTenantRequest,
+    options?: CallOptions,
+  ): Promise<m.ShredTenantResponse> {
     return this.#transport.call(this.#methods.shredTenant, request, options);
   }
 
@@ -152,22 +192,40 @@ export class KeywardClient {
   }
 
   /** Returns whether what the service does by itself stands still. */
-  getMaintenance(request: m.GetMaintenanceRequest = {}, options?: CallOptions): Promise<m.Maintenance> {
+  getMaintenance(
+    request: m.GetMaintenanceRequest = {},
+    options?: CallOptions,
+  ): Promise<m.Maintenance> {
     return this.#transport.call(this.#methods.getMaintenance, request, options);
   }
 
-  /** The switch for an incident: nothing is rotated, re-wrapped or destroyed by itself, until {@link resumeMaintenance}. */
-  pauseMaintenance(request: m.PauseMaintenanceRequest = {}, options?: CallOptions): Promise<m.Maintenance> {
+  /**
+   * The switch for an incident: nothing is rotated, re-wrapped or destroyed by itself, until
+   * {@link resumeMaintenance}.
+   */
+  pauseMaintenance(
+    request: m.PauseMaintenanceRequest = {},
+    options?: CallOptions,
+  ): Promise<m.Maintenance> {
     return this.#transport.call(this.#methods.pauseMaintenance, request, options);
   }
 
   /** Undoes {@link pauseMaintenance}: what became due meanwhile is done now. */
-  resumeMaintenance(request: m.ResumeMaintenanceRequest = {}, options?: CallOptions): Promise<m.Maintenance> {
+  resumeMaintenance(
+    request: m.ResumeMaintenanceRequest = {},
+    options?: CallOptions,
+  ): Promise<m.Maintenance> {
     return this.#transport.call(this.#methods.resumeMaintenance, request, options);
   }
 
-  /** What the HSM token is: itself, its objects with their attributes, and how many key versions are under each root key. */
-  getTokenStatus(request: m.GetTokenStatusRequest = {}, options?: CallOptions): Promise<m.TokenStatus> {
+  /**
+   * What the HSM token is: itself, its objects with their attributes, and how many key versions are
+   * under each root key.
+   */
+  getTokenStatus(
+    request: m.GetTokenStatusRequest = {},
+    options?: CallOptions,
+  ): Promise<m.TokenStatus> {
     return this.#transport.call(this.#methods.getTokenStatus, request, options);
   }
 
@@ -194,7 +252,10 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.listKeyVersions, request, options);
   }
 
-  /** Makes a new primary version; a job brings the key's stored data keys under it ({@link rotations}). */
+  /**
+   * Makes a new primary version; a job brings the key's stored data keys under it
+   * ({@link rotations}).
+   */
   rotateKey(request: m.RotateKeyRequest, options?: CallOptions): Promise<m.Key> {
     return this.#transport.call(this.#methods.rotateKey, request, options);
   }
@@ -220,18 +281,25 @@ export class KeywardClient {
   }
 
   /** Stops all use of one version, until {@link enableKeyVersion}. */
-  disableKeyVersion(request: m.DisableKeyVersionRequest, options?: CallOptions): Promise<m.KeyVersion> {
+  disableKeyVersion(
+    request: m.DisableKeyVersionRequest,
+    options?: CallOptions,
+  ): Promise<m.KeyVersion> {
     return this.#transport.call(this.#methods.disableKeyVersion, request, options);
   }
 
   /** Undoes {@link disableKeyVersion}. */
-  enableKeyVersion(request: m.EnableKeyVersionRequest, options?: CallOptions): Promise<m.KeyVersion> {
+  enableKeyVersion(
+    request: m.EnableKeyVersionRequest,
+    options?: CallOptions,
+  ): Promise<m.KeyVersion> {
     return this.#transport.call(this.#methods.enableKeyVersion, request, options);
   }
 
   /**
-   * Schedules one version for destruction: it can't be used from now on, and its material is erased when the time has
-   * come. With `validateOnly`, says what would be lost, and the etag that the real request must carry.
+   * Schedules one version for destruction: it can't be used from now on, and its material is erased
+   * when the time has come. With `validateOnly`, says what would be lost, and the etag that the
+   * real request must carry.
    */
   scheduleKeyVersionDestruction(
     request: m.ScheduleKeyVersionDestructionRequest,
@@ -240,12 +308,21 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.scheduleKeyVersionDestruction, request, options);
   }
 
-  /** Undoes {@link scheduleKeyVersionDestruction} before the time has come: the version is then disabled. */
-  restoreKeyVersion(request: m.RestoreKeyVersionRequest, options?: CallOptions): Promise<m.KeyVersion> {
+  /**
+   * Undoes {@link scheduleKeyVersionDestruction} before the time has come: the version is then
+   * disabled.
+   */
+  restoreKeyVersion(
+    request: m.RestoreKeyVersionRequest,
+    options?: CallOptions,
+  ): Promise<m.KeyVersion> {
     return this.#transport.call(this.#methods.restoreKeyVersion, request, options);
   }
 
-  /** Schedules a key for destruction, as {@link scheduleKeyVersionDestruction}, with its versions and stored data keys. */
+  /**
+   * Schedules a key for destruction, as {@link scheduleKeyVersionDestruction}, with its versions
+   * and stored data keys.
+   */
   scheduleKeyDestruction(
     request: m.ScheduleKeyDestructionRequest,
     options?: CallOptions,
@@ -284,7 +361,9 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.generateDataKeyWithoutPlaintext, request, options);
   }
 
-  /** Brings a ciphertext under a key's primary version, and to another encryption context if wanted. */
+  /**
+   * Brings a ciphertext under a key's primary version, and to another encryption context if wanted.
+   */
   reEncrypt(request: m.ReEncryptRequest, options?: CallOptions): Promise<m.ReEncryptResponse> {
     return this.#transport.call(this.#methods.reEncrypt, request, options);
   }
@@ -298,8 +377,8 @@ export class KeywardClient {
   }
 
   /**
-   * Encrypts many at once. Resolves with a result for each request, in their order, when the call itself succeeds,
-   * whatever became of the items; those that failed are not tried again.
+   * Encrypts many at once. Resolves with a result for each request, in their order, when the call
+   * itself succeeds, whatever became of the items; those that failed are not tried again.
    */
   batchEncrypt(
     request: m.BatchRequest<m.EncryptRequest>,
@@ -332,13 +411,21 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.batchReEncrypt, request, options);
   }
 
-  /** Makes a data key that the service keeps; with `returnPlaintext`, the answer has its plaintext. */
+  /**
+   * Makes a data key that the service keeps; with `returnPlaintext`, the answer has its plaintext.
+   */
   createDataKey(
     request: m.CreateDataKeyRequest & { readonly returnPlaintext: true },
     options?: CallOptions,
   ): Promise<m.GetDataKeyResponse>;
-  createDataKey(request: m.CreateDataKeyRequest, options?: CallOptions): Promise<m.CreateDataKeyResponse>;
-  createDataKey(request: m.CreateDataKeyRequest, options?: CallOptions): Promise<m.CreateDataKeyResponse> {
+  createDataKey(
+    request: m.CreateDataKeyRequest,
+    options?: CallOptions,
+  ): Promise<m.CreateDataKeyResponse>;
+  createDataKey(
+    request: m.CreateDataKeyRequest,
+    options?: CallOptions,
+  ): Promise<m.CreateDataKeyResponse> {
     return this.#transport.call(this.#methods.createDataKey, request, options);
   }
 
@@ -347,8 +434,14 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.getDataKey, request, options);
   }
 
-  /** Returns one page of a key's stored data keys, without their plaintext; {@link dataKeys} walks all. */
-  listDataKeys(request: m.ListDataKeysRequest, options?: CallOptions): Promise<m.ListDataKeysResponse> {
+  /**
+   * Returns one page of a key's stored data keys, without their plaintext; {@link dataKeys} walks
+   * all.
+   */
+  listDataKeys(
+    request: m.ListDataKeysRequest,
+    options?: CallOptions,
+  ): Promise<m.ListDataKeysResponse> {
     return this.#transport.call(this.#methods.listDataKeys, request, options);
   }
 
@@ -358,11 +451,16 @@ export class KeywardClient {
   }
 
   /** Returns one page of a key's rotations; {@link rotations} walks all. */
-  listRotations(request: m.ListRotationsRequest, options?: CallOptions): Promise<m.ListRotationsResponse> {
+  listRotations(
+    request: m.ListRotationsRequest,
+    options?: CallOptions,
+  ): Promise<m.ListRotationsResponse> {
     return this.#transport.call(this.#methods.listRotations, request, options);
   }
 
-  /** Starts a re-wrap job by hand, or returns the one of the same scope and kind that is under way. */
+  /**
+   * Starts a re-wrap job by hand, or returns the one of the same scope and kind that is under way.
+   */
   createRewrapJob(request: m.CreateRewrapJobRequest, options?: CallOptions): Promise<m.RewrapJob> {
     return this.#transport.call(this.#methods.createRewrapJob, request, options);
   }
@@ -373,7 +471,10 @@ export class KeywardClient {
   }
 
   /** Returns one page of a tenant's re-wrap jobs; {@link rewrapJobs} walks all. */
-  listRewrapJobs(request: m.ListRewrapJobsRequest, options?: CallOptions): Promise<m.ListRewrapJobsResponse> {
+  listRewrapJobs(
+    request: m.ListRewrapJobsRequest,
+    options?: CallOptions,
+  ): Promise<m.ListRewrapJobsResponse> {
     return this.#transport.call(this.#methods.listRewrapJobs, request, options);
   }
 
@@ -383,9 +484,10 @@ export class KeywardClient {
   }
 
   /**
-   * The job as it is now, then each time that it has moved on, to its last state. Has no deadline unless `timeoutMs` is
-   * given. When the connection is lost, the call is made anew as often as `retries` says, from the last answer on, and
-   * throws a `KeywardClientError` after that. Leaving the loop cancels the call.
+   * The job as it is now, then each time that it has moved on, to its last state. Has no deadline
+   * unless `timeoutMs` is given. When the connection is lost, the call is made anew as often as
+   * `retries` says, from the last answer on, and throws a `KeywardClientError` after that. Leaving
+   * the loop cancels the call.
    */
   watchRewrapJob(
     request: m.WatchRewrapJobRequest,
@@ -395,14 +497,18 @@ export class KeywardClient {
   }
 
   /**
-   * Makes a new root key in the HSM; a job brings every key version under it. Resolves when it is current, or shortly
-   * before the deadline while the service goes on by itself: {@link getTokenKey} then says how it stands.
+   * Makes a new root key in the HSM; a job brings every key version under it. Resolves when it is
+   * current, or shortly before the deadline while the service goes on by itself:
+   * {@link getTokenKey} then says how it stands.
    */
   rotateRootKey(request: m.RotateRootKeyRequest, options?: CallOptions): Promise<m.TokenKey> {
     return this.#transport.call(this.#methods.rotateRootKey, request, options);
   }
 
-  /** Makes a new seal key in the HSM; a job seals every key version's row anew under it. See {@link rotateRootKey}. */
+  /**
+   * Makes a new seal key in the HSM; a job seals every key version's row anew under it. See
+   * {@link rotateRootKey}.
+   */
   rotateSealKey(request: m.RotateSealKeyRequest = {}, options?: CallOptions): Promise<m.TokenKey> {
     return this.#transport.call(this.#methods.rotateSealKey, request, options);
   }
@@ -412,13 +518,21 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.getTokenKey, request, options);
   }
 
-  /** Returns all root and seal keys that tenants share, or a tenant's own root keys, newest first. */
-  listTokenKeys(request: m.ListTokenKeysRequest, options?: CallOptions): Promise<m.ListTokenKeysResponse> {
+  /**
+   * Returns all root and seal keys that tenants share, or a tenant's own root keys, newest first.
+   */
+  listTokenKeys(
+    request: m.ListTokenKeysRequest,
+    options?: CallOptions,
+  ): Promise<m.ListTokenKeysResponse> {
     return this.#transport.call(this.#methods.listTokenKeys, request, options);
   }
 
   /** Gives a role to a principal or a group, in one tenant or, from `tenants/system`, in all. */
-  createRoleBinding(request: m.CreateRoleBindingRequest, options?: CallOptions): Promise<m.RoleBinding> {
+  createRoleBinding(
+    request: m.CreateRoleBindingRequest,
+    options?: CallOptions,
+  ): Promise<m.RoleBinding> {
     return this.#transport.call(this.#methods.createRoleBinding, request, options);
   }
 
@@ -450,7 +564,9 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.getRole, request, options);
   }
 
-  /** Returns all roles that can be given in a tenant: the predefined ones, then the tenant's own. */
+  /**
+   * Returns all roles that can be given in a tenant: the predefined ones, then the tenant's own.
+   */
   listRoles(request: m.ListRolesRequest, options?: CallOptions): Promise<m.ListRolesResponse> {
     return this.#transport.call(this.#methods.listRoles, request, options);
   }
@@ -460,7 +576,10 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.deleteRole, request, options);
   }
 
-  /** Says which of some permissions the caller has. Any caller may ask; of what it may not know of, it has none. */
+  /**
+   * Says which of some permissions the caller has. Any caller may ask; of what it may not know of,
+   * it has none.
+   */
   testPermissions(
     request: m.TestPermissionsRequest,
     options?: CallOptions,
@@ -468,8 +587,14 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.testPermissions, request, options);
   }
 
-  /** Says whether somebody would be allowed to do something, by which binding, or what each of his bindings lacks. */
-  explainAccess(request: m.ExplainAccessRequest, options?: CallOptions): Promise<m.ExplainAccessResponse> {
+  /**
+   * Says whether somebody would be allowed to do something, by which binding, or what each of his
+   * bindings lacks.
+   */
+  explainAccess(
+    request: m.ExplainAccessRequest,
+    options?: CallOptions,
+  ): Promise<m.ExplainAccessResponse> {
     return this.#transport.call(this.#methods.explainAccess, request, options);
   }
 
@@ -487,8 +612,8 @@ export class KeywardClient {
   }
 
   /**
-   * Entries from one on, oldest first, many at a time: up to a size of the log, or as they come. Deadline and retries are
-   * as {@link watchRewrapJob}'s; no entry comes twice.
+   * Entries from one on, oldest first, many at a time: up to a size of the log, or as they come.
+   * Deadline and retries are as {@link watchRewrapJob}'s; no entry comes twice.
    */
   readAuditEntries(
     request: m.ReadAuditEntriesRequest,
@@ -521,7 +646,10 @@ export class KeywardClient {
     return this.#transport.call(this.#methods.getAuditInclusionProof, request, options);
   }
 
-  /** Returns the proof that the log of one size begins with that of another, for {@link verifyAuditConsistency}. */
+  /**
+   * Returns the proof that the log of one size begins with that of another, for
+   * {@link verifyAuditConsistency}.
+   */
   getAuditConsistencyProof(
     request: m.GetAuditConsistencyProofRequest,
     options?: CallOptions,
@@ -530,8 +658,8 @@ export class KeywardClient {
   }
 
   /**
-   * All hash tiles of the log's tree, many at a time. Deadline and retries are as {@link watchRewrapJob}'s; after a retry
-   * they come from the first again.
+   * All hash tiles of the log's tree, many at a time. Deadline and retries are as
+   * {@link watchRewrapJob}'s; after a retry they come from the first again.
    */
   readAuditTiles(
     request: m.ReadAuditTilesRequest = {},
@@ -546,7 +674,10 @@ export class KeywardClient {
     options: WalkOptions = {},
   ): AsyncGenerator<m.AuditEntry, void, undefined> {
     return pages({ filter: request.filter ?? '', ...options }, async (page) => {
-      const { entries, nextPageToken } = await this.listAuditEntries({ ...request, ...page }, options);
+      const { entries, nextPageToken } = await this.listAuditEntries(
+        { ...request, ...page },
+        options,
+      );
       return { items: entries, nextPageToken };
     });
   }
@@ -568,9 +699,15 @@ export class KeywardClient {
   }
 
   /** All versions of the key `parent`, newest first, fetched page by page. */
-  keyVersions(parent: string, options: ListOptions = {}): AsyncGenerator<m.KeyVersion, void, undefined> {
+  keyVersions(
+    parent: string,
+    options: ListOptions = {},
+  ): AsyncGenerator<m.KeyVersion, void, undefined> {
     return pages(options, async (page) => {
-      const { keyVersions, nextPageToken } = await this.listKeyVersions({ parent, ...page }, options);
+      const { keyVersions, nextPageToken } = await this.listKeyVersions(
+        { parent, ...page },
+        options,
+      );
       return { items: keyVersions, nextPageToken };
     });
   }
@@ -584,7 +721,10 @@ export class KeywardClient {
   }
 
   /** All rotations of the key `parent`, newest first, fetched page by page. */
-  rotations(parent: string, options: WalkOptions = {}): AsyncGenerator<m.Rotation, void, undefined> {
+  rotations(
+    parent: string,
+    options: WalkOptions = {},
+  ): AsyncGenerator<m.Rotation, void, undefined> {
     return pages(options, async (page) => {
       const { rotations, nextPageToken } = await this.listRotations({ parent, ...page }, options);
       return { items: rotations, nextPageToken };
@@ -592,7 +732,10 @@ export class KeywardClient {
   }
 
   /** All re-wrap jobs of the tenant `parent`, newest first, fetched page by page. */
-  rewrapJobs(parent: string, options: ListOptions = {}): AsyncGenerator<m.RewrapJob, void, undefined> {
+  rewrapJobs(
+    parent: string,
+    options: ListOptions = {},
+  ): AsyncGenerator<m.RewrapJob, void, undefined> {
     return pages(options, async (page) => {
       const { rewrapJobs, nextPageToken } = await this.listRewrapJobs({ parent, ...page }, options);
       return { items: rewrapJobs, nextPageToken };
@@ -600,14 +743,23 @@ export class KeywardClient {
   }
 
   /** All role bindings of the tenant `parent`, ordered by name, fetched page by page. */
-  roleBindings(parent: string, options: ListOptions = {}): AsyncGenerator<m.RoleBinding, void, undefined> {
+  roleBindings(
+    parent: string,
+    options: ListOptions = {},
+  ): AsyncGenerator<m.RoleBinding, void, undefined> {
     return pages(options, async (page) => {
-      const { roleBindings, nextPageToken } = await this.listRoleBindings({ parent, ...page }, options);
+      const { roleBindings, nextPageToken } = await this.listRoleBindings(
+        { parent, ...page },
+        options,
+      );
       return { items: roleBindings, nextPageToken };
     });
   }
 
-  /** Cancels the calls in flight; later ones reject with `CANCELLED`, "The client is closed." Twice is as good as once. */
+  /**
+   * Cancels the calls in flight; later ones reject with `CANCELLED`, "The client is closed." Twice
+   * is as good as once.
+   */
   close(): void {
     this.#transport.close();
   }

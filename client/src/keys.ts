@@ -1,8 +1,8 @@
 /**
  * Requests about keys that are more than a name, to the wire.
  *
- * Its invariant: an update's mask names exactly the fields that the caller gave, unless the caller brings a mask. Knows
- * nothing of methods.
+ * Its invariant: an update's mask names exactly the fields that the caller gave, unless the caller
+ * brings a mask. Knows nothing of methods.
  */
 import { duration, flag, requestId, strings, text, timestamp, whole } from './fields.ts';
 import type * as m from './messages.ts';
@@ -18,10 +18,16 @@ export function createKeyRequest(r: m.CreateKeyRequest) {
   };
 }
 
-/** A schedule's part of a request; null as absent. `prefix` says where the fields are, for a TypeError. */
+/**
+ * A schedule's part of a request; null as absent. `prefix` says where the fields are, for a
+ * TypeError.
+ */
 function schedule(
   prefix: string,
-  r: Pick<m.UpdateKeyRequest['key'], 'rotationPeriodSeconds' | 'nextRotationTime' | 'rotationUsageLimit'>,
+  r: Pick<
+    m.UpdateKeyRequest['key'],
+    'rotationPeriodSeconds' | 'nextRotationTime' | 'rotationUsageLimit'
+  >,
 ) {
   const { rotationPeriodSeconds: period, nextRotationTime: next, rotationUsageLimit: limit } = r;
   return {
@@ -44,7 +50,9 @@ const MASK_PATHS = {
 export function updateKeyRequest(r: m.UpdateKeyRequest) {
   const { name, etag, description, labels, maintenancePaused } = r.key;
   const fields = Object.keys(MASK_PATHS) as (keyof typeof MASK_PATHS)[];
-  const given = fields.filter((field) => r.key[field] !== undefined).map((field) => MASK_PATHS[field]);
+  const given = fields
+    .filter((field) => r.key[field] !== undefined)
+    .map((field) => MASK_PATHS[field]);
   return {
     key: {
       name: text('key.name', name),
@@ -54,7 +62,9 @@ export function updateKeyRequest(r: m.UpdateKeyRequest) {
       ...schedule('key.', r.key),
       maintenancePaused: flag('key.maintenancePaused', maintenancePaused ?? false),
     },
-    updateMask: { paths: (r.updateMask ?? given).map((path) => text('a path of updateMask', path)) },
+    updateMask: {
+      paths: (r.updateMask ?? given).map((path) => text('a path of updateMask', path)),
+    },
     ...requestId(r.requestId),
   };
 }

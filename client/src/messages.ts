@@ -1,10 +1,11 @@
 /**
  * The requests and responses of the public API, in friendly types.
  *
- * Owns their names and shapes only: field names are those of `proto/keyward/v1` in camel case, whose comments say what
- * each means and which limits it has; the limits are checked by the service, in one place, and not here. Times are
- * `Date`, durations numbers of seconds and named so; what is absent in an answer is `undefined`. `wire.ts` converts, and
- * its types check that nothing here has drifted from the contract.
+ * Owns their names and shapes only: field names are those of `proto/keyward/v1` in camel case,
+ * whose comments say what each means and which limits it has; the limits are checked by the
+ * service, in one place, and not here. Times are `Date`, durations numbers of seconds and named so;
+ * what is absent in an answer is `undefined`. `wire.ts` converts, and its types check that nothing
+ * here has drifted from the contract.
  */
 
 export type * from './messages/access.ts';

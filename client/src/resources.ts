@@ -1,8 +1,9 @@
 /**
- * Tenants, keys and key versions off the wire, in friendly types; and what destroying or shredding takes with it.
+ * Tenants, keys and key versions off the wire, in friendly types; and what destroying or shredding
+ * takes with it.
  *
- * Its invariant: an answer that isn't whole is refused, and what is newer than this client is `UNSPECIFIED`, never an
- * error. Knows nothing of methods.
+ * Its invariant: an answer that isn't whole is refused, and what is newer than this client is
+ * `UNSPECIFIED`, never an error. Knows nothing of methods.
  */
 import type { Algorithm__Output } from './generated/keyward/v1/Algorithm.ts';
 import type { DestructionImpact__Output } from './generated/keyward/v1/DestructionImpact.ts';
@@ -46,7 +47,8 @@ const ALGORITHMS = {
   ALGORITHM_HMAC_SHA512_AES_256_GCM: 'HMAC_SHA512_AES_256_GCM',
 } as const satisfies Record<Algorithm__Output, m.Algorithm>;
 
-// A value that the proto files here don't have yet arrives as its number, whatever the types say: hence `??` below.
+// A value that the proto files here don't have yet arrives as its number, whatever the types say:
+// hence `??` below.
 
 export function tenant(wire: Tenant__Output | null): m.Tenant {
   if (wire === null) throw new Error('the answer lacks the tenant');

@@ -1,7 +1,8 @@
 /**
  * Rotations and re-wrap jobs off the wire, in friendly types; and what starts a job, to it.
  *
- * Its invariant: what is newer than this client is `UNSPECIFIED`, never an error. Knows nothing of methods.
+ * Its invariant: what is newer than this client is `UNSPECIFIED`, never an error. Knows nothing of
+ * methods.
  */
 import { oneOf, requestId, text } from './fields.ts';
 import type { RewrapFailure__Output } from './generated/keyward/v1/RewrapFailure.ts';
@@ -44,12 +45,16 @@ const WIRE_KINDS = {
 export function createJobRequest({ scope, kind, requestId: given }: m.CreateRewrapJobRequest) {
   return {
     scope: text('scope', scope),
-    kind: kind === undefined ? ('REWRAP_JOB_KIND_UNSPECIFIED' as const) : oneOf('kind', kind, WIRE_KINDS),
+    kind:
+      kind === undefined
+        ? ('REWRAP_JOB_KIND_UNSPECIFIED' as const)
+        : oneOf('kind', kind, WIRE_KINDS),
     ...requestId(given),
   };
 }
 
-// A value that the proto files here don't have yet arrives as its number, whatever the types say: hence `??` below.
+// A value that the proto files here don't have yet arrives as its number, whatever the types say:
+// hence `??` below.
 
 export function rotation(wire: Rotation__Output): m.Rotation {
   return {

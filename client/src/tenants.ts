@@ -1,8 +1,8 @@
 /**
  * Requests about tenants that are more than a name, to the wire.
  *
- * Its invariant: an update's mask names exactly the fields that the caller gave, unless the caller brings a mask. Knows
- * nothing of methods.
+ * Its invariant: an update's mask names exactly the fields that the caller gave, unless the caller
+ * brings a mask. Knows nothing of methods.
  */
 import { flag, requestId, text, whole } from './fields.ts';
 import type * as m from './messages.ts';
@@ -25,7 +25,9 @@ const MASK_PATHS = {
 export function updateTenantRequest(r: m.UpdateTenantRequest) {
   const { name, etag, quotas = {} } = r.tenant;
   const fields = Object.keys(MASK_PATHS) as (keyof typeof MASK_PATHS)[];
-  const given = fields.filter((field) => quotas[field] !== undefined).map((field) => MASK_PATHS[field]);
+  const given = fields
+    .filter((field) => quotas[field] !== undefined)
+    .map((field) => MASK_PATHS[field]);
   return {
     tenant: {
       name: text('tenant.name', name),
@@ -36,7 +38,9 @@ export function updateTenantRequest(r: m.UpdateTenantRequest) {
         storedDataKeys: whole('tenant.quotas.storedDataKeys', quotas.storedDataKeys ?? 0),
       },
     },
-    updateMask: { paths: (r.updateMask ?? given).map((path) => text('a path of updateMask', path)) },
+    updateMask: {
+      paths: (r.updateMask ?? given).map((path) => text('a path of updateMask', path)),
+    },
     ...requestId(r.requestId),
   };
 }

@@ -1,7 +1,8 @@
 /**
  * Root and seal keys in the HSM token off the wire, in friendly types.
  *
- * Its invariant: what is newer than this client is `UNSPECIFIED`, never an error. Knows nothing of methods.
+ * Its invariant: what is newer than this client is `UNSPECIFIED`, never an error. Knows nothing of
+ * methods.
  */
 import type { TokenKey__Output } from './generated/keyward/v1/TokenKey.ts';
 import type { TokenKeyState__Output } from './generated/keyward/v1/TokenKeyState.ts';
@@ -20,7 +21,8 @@ const STATES = {
   TOKEN_KEY_STATE_DESTROYED: 'DESTROYED',
 } as const satisfies Record<TokenKeyState__Output, m.TokenKeyState>;
 
-// A value that the proto files here don't have yet arrives as its number, whatever the types say: hence `??` below.
+// A value that the proto files here don't have yet arrives as its number, whatever the types say:
+// hence `??` below.
 
 export function tokenKey(wire: TokenKey__Output): m.TokenKey {
   return {

@@ -1,8 +1,8 @@
 /**
  * The HSM token's status off the wire, in friendly types.
  *
- * Its invariant: an answer that isn't whole is refused, and what is newer than this client is `UNSPECIFIED`, never an
- * error. Knows nothing of methods.
+ * Its invariant: an answer that isn't whole is refused, and what is newer than this client is
+ * `UNSPECIFIED`, never an error. Knows nothing of methods.
  */
 import type { TokenAttributeState__Output } from './generated/keyward/v1/TokenAttributeState.ts';
 import type { TokenObject__Output } from './generated/keyward/v1/TokenObject.ts';
@@ -35,11 +35,13 @@ const ATTRIBUTE_STATES = {
   TOKEN_ATTRIBUTE_STATE_VIOLATED: 'VIOLATED',
 } as const satisfies Record<TokenAttributeState__Output, m.TokenAttributeState>;
 
-// A value that the proto files here don't have yet arrives as its number, whatever the types say: hence `??` below.
+// A value that the proto files here don't have yet arrives as its number, whatever the types say:
+// hence `??` below.
 
 export function tokenStatus(wire: TokenStatus__Output): m.TokenStatus {
   const { module, profile } = wire;
-  if (module === null || profile === null) throw new Error('the answer lacks the module or the profile');
+  if (module === null || profile === null)
+    throw new Error('the answer lacks the module or the profile');
   return { ...wire, module, profile, objects: wire.objects.map(tokenObject) };
 }
 

@@ -1,8 +1,9 @@
 /**
  * The token that calls bring: given once, or asked for when it is needed.
  *
- * Invariants: it is asked for once at a time, again shortly before it expires, and again when the service refused the very
- * one that is remembered; it is in no error. Knows no call. Doesn't verify anything: that is for the service.
+ * Invariants: it is asked for once at a time, again shortly before it expires, and again when the
+ * service refused the very one that is remembered; it is in no error. Knows no call. Doesn't verify
+ * anything: that is for the service.
  */
 
 /** A JWT, or what gives one: a file read again, or a client of its issuer. */
@@ -22,7 +23,10 @@ export class TokenSource {
     this.#token = token;
   }
 
-  /** The token to send. Rejects with what giving it failed with, or with a TypeError for what is no token. */
+  /**
+   * The token to send. Rejects with what giving it failed with, or with a TypeError for what is no
+   * token.
+   */
   get(): Promise<string> {
     if (this.#current === undefined || Date.now() >= this.#current.goodUntil) this.#ask();
     return (this.#current as { token: Promise<string> }).token;
@@ -43,7 +47,8 @@ export class TokenSource {
     this.#current = entry;
     token.then(
       (text) => {
-        entry.goodUntil = typeof given === 'string' ? entry.goodUntil : expiryOf(text) - BEFORE_EXPIRY_MS;
+        entry.goodUntil =
+          typeof given === 'string' ? entry.goodUntil : expiryOf(text) - BEFORE_EXPIRY_MS;
       },
       () => {
         if (this.#current === entry) this.#current = undefined;

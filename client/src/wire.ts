@@ -1,10 +1,11 @@
 /**
  * Every method of the contract, one row each: where it is, and how its messages travel.
  *
- * Its invariant: every method may be called again with the same bytes: it reads, or what it makes is the caller's alone,
- * or it has a request id. The conversions themselves are beside it: requests in `fields.ts`, `tenants.ts` and `keys.ts`,
- * answers in `resources.ts`, `token-keys.ts` and `token-status.ts`, both in `access.ts`, `encryption.ts`, `data-keys.ts`,
- * `rotation.ts` and `audit/wire.ts`. Knows nothing of channels and deadlines.
+ * Its invariant: every method may be called again with the same bytes: it reads, or what it makes
+ * is the caller's alone, or it has a request id. The conversions themselves are beside it: requests
+ * in `fields.ts`, `tenants.ts` and `keys.ts`, answers in `resources.ts`, `token-keys.ts` and
+ * `token-status.ts`, both in `access.ts`, `encryption.ts`, `data-keys.ts`, `rotation.ts` and
+ * `audit/wire.ts`. Knows nothing of channels and deadlines.
  */
 import * as access from './access.ts';
 import * as audit from './audit/wire.ts';
@@ -12,7 +13,17 @@ import type { Checksums } from './checksums.ts';
 import { contract } from './contract.ts';
 import * as stored from './data-keys.ts';
 import * as data from './encryption.ts';
-import { change, destruction, filteredPage, integer, named, page, requestId, text, whole } from './fields.ts';
+import {
+  change,
+  destruction,
+  filteredPage,
+  integer,
+  named,
+  page,
+  requestId,
+  text,
+  whole,
+} from './fields.ts';
 import { createKeyRequest, updateKeyRequest } from './keys.ts';
 import type * as m from './messages.ts';
 import { impact, key, keyVersion, maintenance, shredImpact, tenant } from './resources.ts';
@@ -21,7 +32,9 @@ import { createTenantRequest, updateTenantRequest } from './tenants.ts';
 import { tokenKey } from './token-keys.ts';
 import { tokenStatus } from './token-status.ts';
 
-/** One method: where it is, and how its messages travel; of a streaming method, each of its answers. */
+/**
+ * One method: where it is, and how its messages travel; of a streaming method, each of its answers.
+ */
 export interface Method<Request, Response> {
   readonly path: string;
   /** Throws a TypeError for what can't be sent as it is. */
@@ -32,7 +45,10 @@ export interface Method<Request, Response> {
   readonly after?: (request: Request, response: Response) => Request;
 }
 
-/** The part of a generated method definition that is used, so that its message types can be inferred. */
+/**
+ * The part of a generated method definition that is used, so that its message types can be
+ * inferred.
+ */
 interface Definition<WireRequest, WireResponse> {
   readonly path: string;
   readonly requestSerialize: (request: WireRequest) => Buffer;
@@ -134,7 +150,11 @@ function keys() {
 function keyVersions() {
   const service = contract()['keyward.v1.KeyService'];
   return {
-    getKeyVersion: method(service.GetKeyVersion, (r: m.GetKeyVersionRequest) => named(r), keyVersion),
+    getKeyVersion: method(
+      service.GetKeyVersion,
+      (r: m.GetKeyVersionRequest) => named(r),
+      keyVersion,
+    ),
     listKeyVersions: method(
       service.ListKeyVersions,
       (r: m.ListKeyVersionsRequest) => ({ parent: text('parent', r.parent), ...filteredPage(r) }),
@@ -242,7 +262,8 @@ function batches(checksums: Checksums) {
       service.BatchReEncrypt,
       (r: m.BatchRequest<m.ReEncryptRequest>) =>
         data.batchRequest(r, (item) => data.reEncryptRequest(item, checksums)),
-      ({ results }, r) => data.batchResults(results, r, (a) => data.reEncryptResponse(a, checksums)),
+      ({ results }, r) =>
+        data.batchResults(results, r, (a) => data.reEncryptResponse(a, checksums)),
     ),
   };
 }
@@ -253,7 +274,9 @@ function dataKeys(checksums: Checksums) {
     createDataKey: method(service.CreateDataKey, stored.createRequest, (a, r) =>
       stored.createResponse(a, r, checksums),
     ),
-    getDataKey: method(service.GetDataKey, stored.getRequest, (a) => stored.getResponse(a, checksums)),
+    getDataKey: method(service.GetDataKey, stored.getRequest, (a) =>
+      stored.getResponse(a, checksums),
+    ),
     listDataKeys: method(
       service.ListDataKeys,
       (r: m.ListDataKeysRequest) => ({ parent: text('parent', r.parent), ...filteredPage(r) }),
@@ -296,7 +319,11 @@ function rotations() {
       (r: m.CancelRewrapJobRequest) => ({ ...named(r), ...requestId(r.requestId) }),
       rewrapJob,
     ),
-    watchRewrapJob: method(service.WatchRewrapJob, (r: m.WatchRewrapJobRequest) => named(r), rewrapJob),
+    watchRewrapJob: method(
+      service.WatchRewrapJob,
+      (r: m.WatchRewrapJobRequest) => named(r),
+      rewrapJob,
+    ),
   };
 }
 
@@ -305,7 +332,10 @@ function tokenKeys() {
   return {
     rotateRootKey: method(
       service.RotateRootKey,
-      (r: m.RotateRootKeyRequest) => ({ parent: text('parent', r.parent), ...requestId(r.requestId) }),
+      (r: m.RotateRootKeyRequest) => ({
+        parent: text('parent', r.parent),
+        ...requestId(r.requestId),
+      }),
       tokenKey,
     ),
     rotateSealKey: method(
@@ -325,7 +355,11 @@ function tokenKeys() {
 function roleBindings() {
   const service = contract()['keyward.v1.AccessService'];
   return {
-    createRoleBinding: method(service.CreateRoleBinding, access.createRoleBindingRequest, access.roleBinding),
+    createRoleBinding: method(
+      service.CreateRoleBinding,
+      access.createRoleBindingRequest,
+      access.roleBinding,
+    ),
     getRoleBinding: method(
       service.GetRoleBinding,
       (r: m.GetRoleBindingRequest) => named(r),

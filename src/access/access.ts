@@ -1,9 +1,10 @@
 /**
  * What a caller may do: rights, decided by the policies of the tenant and of the tenant `system`.
  *
- * Invariants: deny by default; a tenant in which the caller has nothing, or for which the token isn't good, can't be told
- * from one that there isn't; the first administrator may create role bindings and nothing else. Knows no method: which
- * permission is needed, and on what, is said by whoever asks.
+ * Invariants: deny by default; a tenant in which the caller has nothing, or for which the token
+ * isn't good, can't be told from one that there isn't; the first administrator may create role
+ * bindings and nothing else. Knows no method: which permission is needed, and on what, is said by
+ * whoever asks.
  */
 import { KeywardError } from '../errors.ts';
 import type { RoleBinding } from '../store/policies.ts';
@@ -50,8 +51,8 @@ export class Access {
   }
 
   /**
-   * The caller's rights in a tenant. Throws RESOURCE_NOT_FOUND for one that there isn't or that the token isn't good for,
-   * POLICY_CORRUPT, REPLICA_STALE, and what loading a policy throws.
+   * The caller's rights in a tenant. Throws RESOURCE_NOT_FOUND for one that there isn't or that the
+   * token isn't good for, POLICY_CORRUPT, REPLICA_STALE, and what loading a policy throws.
    */
   async rightsOf(caller: Caller, tenantName: string): Promise<Rights> {
     const { policies, tenantOf } = this.#parts;
@@ -69,8 +70,9 @@ export class Access {
   }
 
   /**
-   * The tenant of that name. Throws RESOURCE_NOT_FOUND; but what loading the policy of `system` throws, since that is what is
-   * thrown for a tenant that there is and in which the caller has nothing.
+   * The tenant of that name. Throws RESOURCE_NOT_FOUND; but what loading the policy of `system`
+   * throws, since that is what is thrown for a tenant that there is and in which the caller has
+   * nothing.
    */
   async #knownTenant(name: string): Promise<TenantIdentity> {
     const { policies, tenantOf } = this.#parts;
@@ -113,12 +115,14 @@ export class Rights {
   }
 
   /**
-   * Throws PERMISSION_MISSING unless a binding allows it; RESOURCE_NOT_FOUND where the caller has nothing in the tenant; what
-   * loading the policy of `system` threw, if that might have allowed it. `resource` is what the caller is told.
+   * Throws PERMISSION_MISSING unless a binding allows it; RESOURCE_NOT_FOUND where the caller has
+   * nothing in the tenant; what loading the policy of `system` threw, if that might have allowed
+   * it. `resource` is what the caller is told.
    */
   require(permission: Permission, target: Target, resource: string): void {
     if (this.allows(permission, target, resource)) return;
-    if (this.tenant !== SYSTEM && !this.#hasStanding()) throw new KeywardError('RESOURCE_NOT_FOUND');
+    if (this.tenant !== SYSTEM && !this.#hasStanding())
+      throw new KeywardError('RESOURCE_NOT_FOUND');
     throw new KeywardError('PERMISSION_MISSING', {
       message: `The permission ${permission} on ${resource} is missing.`,
       metadata: { permission, resource },
@@ -126,8 +130,8 @@ export class Rights {
   }
 
   /**
-   * Whether a binding allows it; if none does, that is noted among {@link Rights.denials}. Throws what loading the policy of
-   * `system` threw, if that might have allowed it.
+   * Whether a binding allows it; if none does, that is noted among {@link Rights.denials}. Throws
+   * what loading the policy of `system` threw, if that might have allowed it.
    */
   allows(permission: Permission, target: Target, resource: string): boolean {
     this.binding = this.bindingFor(permission, target);
@@ -137,7 +141,8 @@ export class Rights {
 
   /** The name of the binding that allows it, if one does. Throws as {@link Rights.allows}. */
   bindingFor(permission: Permission, target: Target): string | undefined {
-    if (this.#isFirstAdministrator && FIRST_ADMINISTRATORS.includes(permission)) return BY_CONFIGURATION;
+    if (this.#isFirstAdministrator && FIRST_ADMINISTRATORS.includes(permission))
+      return BY_CONFIGURATION;
     const now = Date.now();
     for (const policy of this.#policies) {
       if (policy instanceof Error) throw policy;

@@ -1,9 +1,11 @@
 /**
- * Changing and looking at who may do what: role bindings, roles, and why somebody may or may not do something.
+ * Changing and looking at who may do what: role bindings, roles, and why somebody may or may not do
+ * something.
  *
- * Invariants: a policy is changed only as a whole that verified before and is sealed anew, in one transaction with its audit
- * entry and its announcement; no member comes to both administer and use a key unless the binding says that this is
- * meant, and then the audit entry says so too. Who may change it is asked before any of this.
+ * Invariants: a policy is changed only as a whole that verified before and is sealed anew, in one
+ * transaction with its audit entry and its announcement; no member comes to both administer and use
+ * a key unless the binding says that this is meant, and then the audit entry says so too. Who may
+ * change it is asked before any of this.
  */
 import { isDeepStrictEqual } from 'node:util';
 import { type Call, millisecondsLeft } from '../call.ts';
@@ -27,7 +29,13 @@ import {
 import type { Reference } from '../store/request-ids.ts';
 import type { Store, Tx } from '../store/store.ts';
 import { bindingName } from './access.ts';
-import { dutiesOf, isOfSystem, isPermission, type Permission, reachesTenants } from './permissions.ts';
+import {
+  dutiesOf,
+  isOfSystem,
+  isPermission,
+  type Permission,
+  reachesTenants,
+} from './permissions.ts';
 import type { Policies, TenantIdentity } from './policies.ts';
 import {
   type Grant,
@@ -44,7 +52,10 @@ import { policyBytes, policyContent } from './policy-seal.ts';
 /** A policy is loaded, and hashed, as a whole. */
 const MAX_BINDINGS = 20_000;
 const MAX_ROLES = 200;
-/** All of a caller's are looked at for each decision, and a batch asks for a thousand: 20,000 would take seconds. */
+/**
+ * All of a caller's are looked at for each decision, and a batch asks for a thousand: 20,000 would
+ * take seconds.
+ */
 const MAX_OF_MEMBER = 500;
 /** Of the lines that the seal is over; 20,000 bindings of common size take half of it. */
 const MAX_BYTES = 8 * 1024 * 1024;
@@ -82,9 +93,10 @@ export class AccessAdministration {
   }
 
   /**
-   * Throws RESOURCE_EXISTS, SEPARATION_OF_DUTIES, POLICY_FULL, POLICY_CORRUPT, INVALID_FIELD for a role that there isn't, and
-   * what `requireBeyond` throws, which is called for a binding that gives more than anybody may give who may create bindings.
-   * By the policy as it is changed, and not as it is remembered: a role may have been made anew.
+   * Throws RESOURCE_EXISTS, SEPARATION_OF_DUTIES, POLICY_FULL, POLICY_CORRUPT, INVALID_FIELD for a
+   * role that there isn't, and what `requireBeyond` throws, which is called for a binding that
+   * gives more than anybody may give who may create bindings. By the policy as it is changed, and
+   * not as it is remembered: a role may have been made anew.
    */
   async createBinding(
     call: Call,
@@ -128,13 +140,20 @@ export class AccessAdministration {
       async (tx, { bindings, roles }) => {
         if (!(await deleteRoleBinding(tx, tenant.tenantId, bindingId)))
           throw new KeywardError('RESOURCE_NOT_FOUND');
-        return { result: true, bindings: bindings.filter((each) => each.bindingId !== bindingId), roles };
+        return {
+          result: true,
+          bindings: bindings.filter((each) => each.bindingId !== bindingId),
+          roles,
+        };
       },
       () => true,
     );
   }
 
-  /** Throws RESOURCE_EXISTS, POLICY_FULL, POLICY_CORRUPT, INVALID_FIELD for a permission that it can't have. */
+  /**
+   * Throws RESOURCE_EXISTS, POLICY_FULL, POLICY_CORRUPT, INVALID_FIELD for a permission that it
+   * can't have.
+   */
   async createRole(call: Call, tenant: TenantIdentity, asked: NewRole): Promise<CustomRole> {
     const { roleId } = asked;
     const resource = `tenants/${tenant.name}/roles/${roleId}`;
@@ -163,7 +182,8 @@ export class AccessAdministration {
       { resource, reference: { roleId } },
       async (tx, { bindings, roles }) => {
         if (bindings.some(({ role }) => role === resource)) throw new KeywardError('ROLE_IN_USE');
-        if (!(await deleteRole(tx, tenant.tenantId, roleId))) throw new KeywardError('RESOURCE_NOT_FOUND');
+        if (!(await deleteRole(tx, tenant.tenantId, roleId)))
+          throw new KeywardError('RESOURCE_NOT_FOUND');
         return { result: true, bindings, roles: roles.filter((each) => each.roleId !== roleId) };
       },
       () => true,
@@ -175,7 +195,9 @@ export class AccessAdministration {
     return this.#parts.policies.of(tenant);
   }
 
-  /** Every binding of the subject that holds in the tenant, and what keeps it from allowing this. */
+  /**
+   * Every binding of the subject that holds in the tenant, and what keeps it from allowing this.
+   */
   async explain(
     tenant: TenantIdentity,
     subject: Subject,
@@ -212,7 +234,8 @@ export class AccessAdministration {
   ): Promise<T> {
     const { store, policies } = this.#parts;
     const { tenantId } = tenant;
-    const locked = (tx: Tx) => policies.verified(tenant, call.deadline, () => lockPolicy(tx, tenantId));
+    const locked = (tx: Tx) =>
+      policies.verified(tenant, call.deadline, () => lockPolicy(tx, tenantId));
     const { resource, detail, reference } = what;
     const change = { kind: 'access', subjectId: tenantId } as const;
     const mutate = () =>
@@ -239,7 +262,10 @@ export class AccessAdministration {
     return result;
   }
 
-  /** One change of a tenant's after another: those that wait for it hold no connection, which all tenants share. */
+  /**
+   * One change of a tenant's after another: those that wait for it hold no connection, which all
+   * tenants share.
+   */
   #inTurn<T>({ deadline }: Call, tenantId: TenantId, change: () => Promise<T>): Promise<T> {
     const before = this.#changing.get(tenantId) ?? Promise.resolve();
     const changed = before.then(() => {
@@ -270,8 +296,8 @@ export class AccessAdministration {
   }
 
   /**
-   * What else the member has that a binding in this tenant comes together with, by other policies: as they are remembered,
-   * since no transaction sees two tenants.
+   * What else the member has that a binding in this tenant comes together with, by other policies:
+   * as they are remembered, since no transaction sees two tenants.
    */
   async #grantedElsewhere(
     call: Call,
@@ -280,7 +306,9 @@ export class AccessAdministration {
   ): Promise<readonly Grant[]> {
     const { policies, system, store, tenantOf } = this.#parts;
     const subject =
-      member.kind === 'principal' ? { name: member.name, groups: [] } : { name: '', groups: [member.name] };
+      member.kind === 'principal'
+        ? { name: member.name, groups: [] }
+        : { name: '', groups: [member.name] };
     if (!allTenants) {
       if (tenant.tenantId === system.tenantId) return [];
       const everywhere = await policies.of(system);
@@ -288,14 +316,21 @@ export class AccessAdministration {
     }
     const names = await store.reconcile(call, (tx) => listTenantsOfMember(tx, member));
     const others = await Promise.all(names.map(async (name) => policies.of(await tenantOf(name))));
-    return others.flatMap((policy) => (policy.tenant === tenant.name ? [] : [...policy.grantsOf(subject)]));
+    return others.flatMap((policy) =>
+      policy.tenant === tenant.name ? [] : [...policy.grantsOf(subject)],
+    );
   }
 }
 
-/** Whether the binding gives something in all tenants, or in `system` what no tenant's own binding can give. */
+/**
+ * Whether the binding gives something in all tenants, or in `system` what no tenant's own binding
+ * can give.
+ */
 function reachesBeyond(policy: Policy, { role, allTenants }: NewRoleBinding): boolean {
   if (allTenants) return true;
-  return policy.tenant === 'system' && [...(policy.permissionsOfRole(role) ?? [])].some(reachesTenants);
+  return (
+    policy.tenant === 'system' && [...(policy.permissionsOfRole(role) ?? [])].some(reachesTenants)
+  );
 }
 
 /** Whether it is what the call asked for before, and not another that has its name by now. */

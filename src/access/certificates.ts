@@ -24,7 +24,9 @@ export interface ClientCertificate {
   readonly denyKeys: readonly string[];
 }
 
-/** Node's spelling of alternative names: a value that could be taken for several is a JSON string. */
+/**
+ * Node's spelling of alternative names: a value that could be taken for several is a JSON string.
+ */
 const ALTERNATIVE_NAME = /(?:^|, )([^:,]+):("(?:[^"\\]|\\.)*"|[^,]*)/g;
 const DNS_NAME = /^[a-z0-9*_.-]{1,253}$/i;
 
@@ -38,14 +40,20 @@ const MAX_TRUST_DOMAIN_BYTES = 255;
 const SPIFFE = 'spiffe://';
 
 /** What there is to know of a certificate that was presented. */
-export function clientCertificate(peer: PeerCertificate, principal: CertificatePrincipal): ClientCertificate {
+export function clientCertificate(
+  peer: PeerCertificate,
+  principal: CertificatePrincipal,
+): ClientCertificate {
   const digest = createHash('sha256').update(peer.raw).digest();
   const { subjectaltname = '' } = peer;
   const subject = isPlain(peer) ? peer.subject : ({} as PeerCertificate['subject']);
   return {
     name: principalOf({ subjectaltname, subject }, principal),
     thumbprint: digest.toString('base64url'),
-    denyKeys: [digest.toString('hex'), serialKey(peer.serialNumber, distinguishedName(peer.issuer))],
+    denyKeys: [
+      digest.toString('hex'),
+      serialKey(peer.serialNumber, distinguishedName(peer.issuer)),
+    ],
   };
 }
 
@@ -75,7 +83,8 @@ function nameOf(
   principal: CertificatePrincipal,
 ): string | undefined {
   const names = [...subjectaltname.matchAll(ALTERNATIVE_NAME)];
-  const ofKind = (wanted: string) => names.flatMap(([, kind, value = '']) => (kind === wanted ? value : []));
+  const ofKind = (wanted: string) =>
+    names.flatMap(([, kind, value = '']) => (kind === wanted ? value : []));
   switch (principal) {
     case 'spiffe':
       return spiffeId(ofKind('URI'));
@@ -90,20 +99,25 @@ function nameOf(
   }
 }
 
-/** By what a certificate is denied that is named by its number and issuer; `serial` is hexadecimal. */
+/**
+ * By what a certificate is denied that is named by its number and issuer; `serial` is hexadecimal.
+ */
 export function serialKey(serial: string, issuer: string): string {
   return `${serial.toUpperCase().replace(/^0+(?=.)/, '')}@${issuer}`;
 }
 
-/** A SPIFFE certificate has exactly one URI (X.509-SVID, 2); Node quotes one with anything odd in it. */
+/**
+ * A SPIFFE certificate has exactly one URI (X.509-SVID, 2); Node quotes one with anything odd in
+ * it.
+ */
 function spiffeId(uris: readonly string[]): string | undefined {
   const [uri] = uris;
   return uris.length === 1 && uri?.startsWith(SPIFFE) ? uri : undefined;
 }
 
 /**
- * Whether Node shows the subject as it is. It groups the values of an attribute and takes several of one level apart: of
- * those other than plain ones, two would read alike.
+ * Whether Node shows the subject as it is. It groups the values of an attribute and takes several
+ * of one level apart: of those other than plain ones, two would read alike.
  */
 function isPlain({ raw, subject }: Pick<PeerCertificate, 'raw' | 'subject'>): boolean {
   // A line for each level; what a value has of line breaks is escaped.

@@ -1,8 +1,9 @@
 /**
  * A token's claims: what has to hold of them, and what they say of the caller.
  *
- * Invariant: every claim that decides something is required to be there and of its type; none is believed in part. Times
- * are compared here on every use of a token, the rest once. Knows no signature.
+ * Invariant: every claim that decides something is required to be there and of its type; none is
+ * believed in part. Times are compared here on every use of a token, the rest once. Knows no
+ * signature.
  */
 import { z } from 'zod';
 import { fromBase64url } from './compact-token.ts';
@@ -27,7 +28,10 @@ export interface Claims {
   readonly thumbprint: string | undefined;
   /** When it expires, in seconds since 1970. */
   readonly expiresAt: number;
-  /** The string at a path, if there is one that says something: what conditions of role bindings ask for. */
+  /**
+   * The string at a path, if there is one that says something: what conditions of role bindings ask
+   * for.
+   */
   claim(path: readonly string[]): string | undefined;
 }
 
@@ -50,12 +54,18 @@ const REGISTERED = z.object({
   cnf: z.strictObject({ 'x5t#S256': z.string().refine(isThumbprint) }).optional(),
 });
 
-/** Whether the token is marked as good for development only: by a claim of this name, whatever it says. */
+/**
+ * Whether the token is marked as good for development only: by a claim of this name, whatever it
+ * says.
+ */
 export function isForDevelopment(json: object): boolean {
   return Object.hasOwn(json, 'keyward_development');
 }
 
-/** What the claims say, whose `iss` is the issuer's. Throws a KeywardError where they aren't what its tokens have to have. */
+/**
+ * What the claims say, whose `iss` is the issuer's. Throws a KeywardError where they aren't what
+ * its tokens have to have.
+ */
 export function readClaims(json: unknown, issuer: Issuer, nowSeconds: number): Claims {
   if (!isExactly(claimAt(json, ['aud']), issuer.audience))
     throw notAccepted('the token is not for this audience alone');
@@ -67,7 +77,8 @@ export function readClaims(json: unknown, issuer: Issuer, nowSeconds: number): C
   const { sub, exp, iat, nbf = iat, jti, cnf } = result.data;
   if (exp - iat > issuer.maxLifetimeSeconds) throw notAccepted('the token lives for too long');
   if (exp < iat) throw notAccepted('the token expires before it is issued');
-  if (Math.max(iat, nbf) > nowSeconds + LEEWAY_SECONDS) throw notAccepted('the token is of the future');
+  if (Math.max(iat, nbf) > nowSeconds + LEEWAY_SECONDS)
+    throw notAccepted('the token is of the future');
   requireUnexpired(exp, nowSeconds);
   const { principal, tenants, groups } = issuer.claims;
   return {
@@ -92,7 +103,9 @@ export function requireUnexpired(expiresAt: number, nowSeconds: number): void {
 
 /** A token for others too could be used here by any of them. */
 function isExactly(audience: unknown, expected: string): boolean {
-  return Array.isArray(audience) ? audience.length === 1 && audience[0] === expected : audience === expected;
+  return Array.isArray(audience)
+    ? audience.length === 1 && audience[0] === expected
+    : audience === expected;
 }
 
 function mapped<T>(what: string, schema: z.ZodType<T>, value: unknown): T {

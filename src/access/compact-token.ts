@@ -1,9 +1,11 @@
 /**
- * A signed token in compact form (RFC 7515, 7.1), taken apart and its signature verified: before and beyond what jose does.
+ * A signed token in compact form (RFC 7515, 7.1), taken apart and its signature verified: before
+ * and beyond what jose does.
  *
- * Invariants: there is one spelling of a token (base64url without padding and in its canonical form, no name twice in its
- * header); the key is one of the issuer's, found by `kid`, never one that the token brings or points to; the algorithm is
- * on the issuer's list and fits the key. Knows nothing of claims.
+ * Invariants: there is one spelling of a token (base64url without padding and in its canonical
+ * form, no name twice in its header); the key is one of the issuer's, found by `kid`, never one
+ * that the token brings or points to; the algorithm is on the issuer's list and fits the key. Knows
+ * nothing of claims.
  */
 import { compactVerify } from 'jose';
 import { z } from 'zod';
@@ -14,7 +16,10 @@ import { parseStrictJson } from './strict-json.ts';
 /** The largest token that is looked at, in bytes. */
 const MAX_TOKEN_BYTES = 8_192;
 const COMPACT = /^([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]+)$/;
-/** Keys that a token brings or points to itself, and extensions: none is understood, so none may be there. */
+/**
+ * Keys that a token brings or points to itself, and extensions: none is understood, so none may be
+ * there.
+ */
 const FORBIDDEN = ['jwk', 'jku', 'x5u', 'x5c', 'crit', 'b64'] as const;
 const HEADER = z.object({
   alg: z.string(),
@@ -25,7 +30,11 @@ const HEADER = z.object({
 /** A token whose signature was not verified yet. */
 export interface CompactToken {
   readonly text: string;
-  readonly header: { readonly alg: string; readonly kid: string; readonly typ?: string | undefined };
+  readonly header: {
+    readonly alg: string;
+    readonly kid: string;
+    readonly typ?: string | undefined;
+  };
   readonly payload: Buffer;
 }
 
@@ -44,7 +53,8 @@ export function readCompact(text: string): CompactToken {
   const [head, payload] = parts.map((part) => fromBase64url(part)) as [Buffer, Buffer, Buffer];
   const json = parsed(head, 'header');
   const header = HEADER.safeParse(json);
-  if (!header.success) throw notAccepted('the token’s header lacks alg or kid, or they are not valid');
+  if (!header.success)
+    throw notAccepted('the token’s header lacks alg or kid, or they are not valid');
   const forbidden = FORBIDDEN.find((name) => Object.hasOwn(json as object, name));
   if (forbidden !== undefined) throw notAccepted(`the token’s header has ${forbidden}`);
   return { text, header: header.data, payload };
@@ -62,21 +72,27 @@ export function parsed(bytes: Buffer, part: 'header' | 'payload'): unknown {
 /** Bytes of base64url without padding, in the one spelling that encoding them gives. */
 export function fromBase64url(text: string): Buffer {
   const bytes = Buffer.from(text, 'base64url');
-  if (bytes.toString('base64url') !== text) throw notAccepted('the token is not in canonical base64url');
+  if (bytes.toString('base64url') !== text)
+    throw notAccepted('the token is not in canonical base64url');
   return bytes;
 }
 
-/** Throws unless `key` has signed the token, by an algorithm that both the issuer and the key allow. */
+/**
+ * Throws unless `key` has signed the token, by an algorithm that both the issuer and the key allow.
+ */
 export async function verifySigned(
   { text, header: { alg } }: CompactToken,
   key: PublicKey | undefined,
   verify: VerifySignature = compactVerify,
 ): Promise<void> {
   if (key === undefined) throw notAccepted('the token’s key is none of its issuer’s');
-  if (!key.algorithms.includes(alg)) throw notAccepted('the token’s algorithm is not one for this key');
+  if (!key.algorithms.includes(alg))
+    throw notAccepted('the token’s algorithm is not one for this key');
   try {
     await verify(text, key.key, { algorithms: [alg] });
   } catch (error) {
-    throw notAccepted(`the token’s signature does not verify (${(error as { code?: string }).code})`);
+    throw notAccepted(
+      `the token’s signature does not verify (${(error as { code?: string }).code})`,
+    );
   }
 }

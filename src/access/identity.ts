@@ -1,15 +1,20 @@
 /**
  * Who is calling: by the certificate of the connection, by a token, or by both bound together.
  *
- * Invariants: nobody is two callers at once: a certificate and a token that isn't bound to it are refused, never added up
- * or one of them ignored; a certificate on the deny list is refused on every call, however long its connection has been
- * open. No caller's name by one way reads as one by another: a token's begins with `jwt:`. Knows no right.
+ * Invariants: nobody is two callers at once: a certificate and a token that isn't bound to it are
+ * refused, never added up or one of them ignored; a certificate on the deny list is refused on
+ * every call, however long its connection has been open. No caller's name by one way reads as one
+ * by another: a token's begins with `jwt:`. Knows no right.
  */
 import type { PeerCertificate } from 'node:tls';
 import type { Logger } from 'pino';
 import { monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
-import { type CertificatePrincipal, type ClientCertificate, clientCertificate } from './certificates.ts';
+import {
+  type CertificatePrincipal,
+  type ClientCertificate,
+  clientCertificate,
+} from './certificates.ts';
 import type { Claims } from './claims.ts';
 import { parseDenyList } from './deny-list.ts';
 import { type Issuer, parseIssuers } from './issuers.ts';
@@ -28,7 +33,10 @@ export interface IdentitySettings {
   readonly acceptsDevelopment: boolean;
 }
 
-/** Somebody who has proven who he is. The same object for all calls by one token, or by one connection's certificate. */
+/**
+ * Somebody who has proven who he is. The same object for all calls by one token, or by one
+ * connection's certificate.
+ */
 export interface Caller extends Subject {
   /** As logs, audit entries and role bindings name him. */
   readonly name: string;
@@ -66,8 +74,11 @@ export class Identity {
     this.#acceptsDevelopment = acceptsDevelopment;
     this.#log = log;
     this.#denied =
-      certificateDenyFile === undefined ? undefined : new WatchedFile(certificateDenyFile, parseDenyList);
-    // What an issuer's keys lack is as good a reason not to load its file as what the file lacks itself.
+      certificateDenyFile === undefined
+        ? undefined
+        : new WatchedFile(certificateDenyFile, parseDenyList);
+    // What an issuer's keys lack is as good a reason not to load its file as what the file lacks
+    // itself.
     this.#issuers =
       issuersFile === undefined
         ? undefined
@@ -91,8 +102,9 @@ export class Identity {
   }
 
   /**
-   * Who makes a call on a connection with this certificate, if any, and with these values of the header `authorization`. At
-   * once where nothing has to be verified. Throws, or rejects with, a KeywardError.
+   * Who makes a call on a connection with this certificate, if any, and with these values of the
+   * header `authorization`. At once where nothing has to be verified. Throws, or rejects with, a
+   * KeywardError.
    */
   callerOf(
     certificate: ClientCertificate | undefined,
@@ -119,7 +131,10 @@ export class Identity {
     for (const keys of this.#keySets.values()) keys.stop();
   }
 
-  /** Takes these issuers in place of those before; keys that come from where they came before stay known. */
+  /**
+   * Takes these issuers in place of those before; keys that come from where they came before stay
+   * known.
+   */
   #trust(issuers: readonly Issuer[]): void {
     const before = this.#keySets;
     const opened = new Map<string, KeySet>();
@@ -134,7 +149,10 @@ export class Identity {
     }
     for (const [id, keys] of before) if (!opened.has(id)) keys.stop();
     this.#keySets = opened;
-    const trusted = issuers.map((issuer) => ({ issuer, keys: opened.get(keySetId(issuer)) as KeySet }));
+    const trusted = issuers.map((issuer) => ({
+      issuer,
+      keys: opened.get(keySetId(issuer)) as KeySet,
+    }));
     const acceptsDevelopment = this.#acceptsDevelopment;
     this.#tokens = new TokenVerifier({ issuers: trusted, log: this.#log, acceptsDevelopment });
   }
@@ -143,7 +161,11 @@ export class Identity {
     if (file === undefined) return;
     const unwatch = file.watch(
       () => this.#log.info(`${what} reloaded`),
-      (err) => this.#log.error({ err }, `${what} can not be reloaded; what was there before stays in force`),
+      (err) =>
+        this.#log.error(
+          { err },
+          `${what} can not be reloaded; what was there before stays in force`,
+        ),
     );
     this.#unwatch.push(unwatch);
   }
@@ -164,11 +186,16 @@ function callerByCertificate(certificate: ClientCertificate | undefined): Caller
   if (certificate === undefined) throw new KeywardError('CREDENTIALS_MISSING');
   const { name } = certificate;
   if (name === undefined)
-    throw notAccepted('the certificate has no name of the configured kind, or one that is too long');
+    throw notAccepted(
+      'the certificate has no name of the configured kind, or one that is too long',
+    );
   return remembered(certificate, () => ({ name, groups: [], claim: () => undefined }));
 }
 
-/** A token that is bound to a certificate comes with it and alone with it; one that isn't comes without any. */
+/**
+ * A token that is bound to a certificate comes with it and alone with it; one that isn't comes
+ * without any.
+ */
 function callerByToken(
   { issuer, claims }: AcceptedToken,
   certificate: ClientCertificate | undefined,

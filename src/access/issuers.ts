@@ -1,9 +1,9 @@
 /**
  * The issuers whose tokens are accepted, as their file says it.
  *
- * Owns the file's format ({@link parseIssuers}); docs/access.md describes it. Invariant: what is not understood is refused
- * whole, with every mistake at once; a member of an unknown name is a mistake, since it may have been meant as a limit.
- * Knows neither keys nor tokens.
+ * Owns the file's format ({@link parseIssuers}); docs/access.md describes it. Invariant: what is
+ * not understood is refused whole, with every mistake at once; a member of an unknown name is a
+ * mistake, since it may have been meant as a limit. Knows neither keys nor tokens.
  */
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { z } from 'zod';
@@ -45,7 +45,9 @@ const file = z.string().refine(isReadable, 'names a file that can not be read');
 
 const ISSUER = z
   .strictObject({
-    name: z.string().regex(/^[a-z][a-z0-9-]{0,30}$/, 'must be up to 31 of a-z, 0-9 and -, a letter first'),
+    name: z
+      .string()
+      .regex(/^[a-z][a-z0-9-]{0,30}$/, 'must be up to 31 of a-z, 0-9 and -, a letter first'),
     issuer: z.string().min(1).max(512),
     audience: z.string().min(1).max(512),
     type: z.string().min(1).max(64).default('at+jwt').transform(mediaType),
@@ -90,7 +92,9 @@ export function parseIssuers(text: string): readonly Issuer[] {
   }
   const result = FILE.safeParse(json);
   if (!result.success) {
-    const lines = result.error.issues.map(({ path, message }) => `${path.map(String).join('.')}: ${message}`);
+    const lines = result.error.issues.map(
+      ({ path, message }) => `${path.map(String).join('.')}: ${message}`,
+    );
     throw new Error(`these are no issuers\n${lines.join('\n')}`);
   }
   return result.data.issuers.map(({ jwksUrl, jwksFile = '', jwksCaFile, ...rest }) => ({
@@ -98,7 +102,10 @@ export function parseIssuers(text: string): readonly Issuer[] {
     keys:
       jwksUrl === undefined
         ? { file: jwksFile }
-        : { url: jwksUrl, ca: jwksCaFile === undefined ? undefined : readFileSync(jwksCaFile, 'utf8') },
+        : {
+            url: jwksUrl,
+            ca: jwksCaFile === undefined ? undefined : readFileSync(jwksCaFile, 'utf8'),
+          },
   }));
 }
 

@@ -1,10 +1,11 @@
 /**
  * Where an issuer's keys come from, and how fresh they are.
  *
- * Invariants: a key that left its set is not found 60 seconds later, unless its endpoint is down; then what was fetched
- * last serves on, for ten minutes, and not a moment longer. An endpoint is asked once at a time, and at most once in
- * {@link COOL_DOWN_MS} because of keys that nobody has heard of. What it answers is bounded in time and size, and it can
- * send nobody elsewhere. Knows no token.
+ * Invariants: a key that left its set is not found 60 seconds later, unless its endpoint is down;
+ * then what was fetched last serves on, for ten minutes, and not a moment longer. An endpoint is
+ * asked once at a time, and at most once in {@link COOL_DOWN_MS} because of keys that nobody has
+ * heard of. What it answers is bounded in time and size, and it can send nobody elsewhere. Knows no
+ * token.
  */
 import { once } from 'node:events';
 import { request as requestHttp } from 'node:http';
@@ -18,8 +19,8 @@ import { WatchedFile } from './watched-file.ts';
 /** The keys of one issuer. */
 export interface KeySet {
   /**
-   * The key of that id, which is undefined if there is none; later, when the endpoint has to be asked first. Rejects with
-   * ISSUER_UNAVAILABLE while nothing is known that may be relied on.
+   * The key of that id, which is undefined if there is none; later, when the endpoint has to be
+   * asked first. Rejects with ISSUER_UNAVAILABLE while nothing is known that may be relied on.
    */
   find(kid: string): PublicKey | undefined | Promise<PublicKey | undefined>;
   /** Ends what it does by itself. */
@@ -35,7 +36,10 @@ export interface KeySetParts {
 
 /** From this age on a set in use is fetched anew, in the background. */
 const REFRESH_MS = 30_000;
-/** From this age on nothing is answered before it is fetched anew, unless the endpoint is known to be down. */
+/**
+ * From this age on nothing is answered before it is fetched anew, unless the endpoint is known to
+ * be down.
+ */
 const MAX_AGE_MS = 55_000;
 /** What was fetched last serves for so long while the endpoint is down. */
 const OUTAGE_MS = 600_000;
@@ -49,7 +53,9 @@ const MAX_SET_BYTES = 262_144;
 /** The keys of that issuer. Throws when its file doesn't load. */
 export function openKeySet(issuer: Issuer, parts: KeySetParts): KeySet {
   const { keys } = issuer;
-  return 'file' in keys ? new FileKeySet(issuer, keys.file, parts) : new RemoteKeySet(issuer, keys, parts);
+  return 'file' in keys
+    ? new FileKeySet(issuer, keys.file, parts)
+    : new RemoteKeySet(issuer, keys, parts);
 }
 
 class FileKeySet implements KeySet {
@@ -64,7 +70,8 @@ class FileKeySet implements KeySet {
     });
     this.stop = this.#file.watch(
       () => logKeys(log, name, this.#file.value),
-      (err) => log.error({ err, issuer: name }, 'an issuer’s keys can not be reloaded; the old ones stay'),
+      (err) =>
+        log.error({ err, issuer: name }, 'an issuer’s keys can not be reloaded; the old ones stay'),
     );
   }
 
@@ -111,7 +118,10 @@ class RemoteKeySet implements KeySet {
     return this.#keys.get(kid);
   }
 
-  /** Begins to fetch the set, unless that was tried less than `pauseMs` ago or is under way. Never rejects. */
+  /**
+   * Begins to fetch the set, unless that was tried less than `pauseMs` ago or is under way. Never
+   * rejects.
+   */
   #refresh(pauseMs: number): void {
     const now = this.#parts.now();
     if (this.#fetching !== undefined || now - this.#triedAt < pauseMs) return;
@@ -127,7 +137,8 @@ class RemoteKeySet implements KeySet {
     try {
       const keys = readKeySet(await download(this.#source), algorithms, this.#keys);
       const isNew =
-        keys.size !== this.#keys.size || [...keys].some(([kid, key]) => this.#keys.get(kid) !== key);
+        keys.size !== this.#keys.size ||
+        [...keys].some(([kid, key]) => this.#keys.get(kid) !== key);
       this.#keys = keys;
       this.#askedAt = askedAt;
       this.#isDown = false;
@@ -154,7 +165,8 @@ async function download({ url, ca }: Extract<KeySource, { url: string }>): Promi
   request.end();
   const [response] = await once(request, 'response', { signal });
   try {
-    if (response.statusCode !== 200) throw new Error(`the answer’s status is ${response.statusCode}`);
+    if (response.statusCode !== 200)
+      throw new Error(`the answer’s status is ${response.statusCode}`);
     const chunks: Buffer[] = [];
     let bytes = 0;
     for await (const chunk of response) {

@@ -1,16 +1,23 @@
 /**
  * The permissions that there are, and the predefined roles.
  *
- * Owns both lists; docs/access.md shows them, and a test compares. Which method needs which permission is said in the
- * method's row (`rpc/methods/`). Invariant: no predefined role both administers keys and uses them.
+ * Owns both lists; docs/access.md shows them, and a test compares. Which method needs which
+ * permission is said in the method's row (`rpc/methods/`). Invariant: no predefined role both
+ * administers keys and uses them.
  */
 
 interface PermissionRow {
-  /** Which side of the separation of duties it is on: it changes how keys stand, or uses what they protect. */
+  /**
+   * Which side of the separation of duties it is on: it changes how keys stand, or uses what they
+   * protect.
+   */
   readonly duty?: 'administer' | 'use';
   /** Beyond any one tenant's say: allowed by no binding but one of the tenant `system`. */
   readonly ofSystem?: true;
-  /** A tenant's own to give; but what it is about in `system` is all tenants': jobs there re-wrap everything. */
+  /**
+   * A tenant's own to give; but what it is about in `system` is all tenants': jobs there re-wrap
+   * everything.
+   */
   readonly ofAllInSystem?: true;
 }
 
@@ -103,7 +110,10 @@ export function isOfSystem(permission: Permission): boolean {
   return row.ofSystem === true;
 }
 
-/** Whether a binding in the tenant `system` that gives it reaches into other tenants, or is about the service. */
+/**
+ * Whether a binding in the tenant `system` that gives it reaches into other tenants, or is about
+ * the service.
+ */
 export function reachesTenants(permission: Permission): boolean {
   const { ofSystem, ofAllInSystem }: PermissionRow = PERMISSIONS[permission];
   return ofSystem === true || ofAllInSystem === true;
@@ -158,7 +168,8 @@ export const PREDEFINED_ROLES = {
     permissions: ['data.encrypt', 'data.reEncryptTo', 'random.generate'],
   },
   decrypter: {
-    description: 'Decrypts what is under a key, opens its stored data keys, and re-encrypts from it.',
+    description:
+      'Decrypts what is under a key, opens its stored data keys, and re-encrypts from it.',
     permissions: ['data.decrypt', 'data.reEncryptFrom', 'dataKeys.get'],
   },
   dataKeyIssuer: {
@@ -199,7 +210,8 @@ export const PREDEFINED_ROLES = {
     permissions: ADMINISTER_ACCESS,
   },
   auditor: {
-    description: 'Sees everything but data: keys, access, and in `tenants/system` the service itself.',
+    description:
+      'Sees everything but data: keys, access, and in `tenants/system` the service itself.',
     permissions: [
       ...VIEW_KEYS,
       ...VIEW_ACCESS,
@@ -210,7 +222,8 @@ export const PREDEFINED_ROLES = {
     ],
   },
   rootAdmin: {
-    description: 'Makes, disables and shreds tenants, rotates root keys, says who may do what everywhere.',
+    description:
+      'Makes, disables and shreds tenants, rotates root keys, says who may do what everywhere.',
     permissions: [
       ...ADMINISTER_ACCESS,
       ...VIEW_SYSTEM,

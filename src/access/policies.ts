@@ -1,9 +1,10 @@
 /**
  * Tenants' policies as decisions find them: verified, in memory, loaded once.
  *
- * Invariants: what doesn't verify is never obeyed, and neither is a policy older than one that this replica has obeyed; a
- * policy is dropped the moment a change to it is heard of, also while it is being loaded; a replica that no longer hears of
- * changes answers nothing from here. Decides nothing: what a policy allows is `policy.ts`.
+ * Invariants: what doesn't verify is never obeyed, and neither is a policy older than one that this
+ * replica has obeyed; a policy is dropped the moment a change to it is heard of, also while it is
+ * being loaded; a replica that no longer hears of changes answers nothing from here. Decides
+ * nothing: what a policy allows is `policy.ts`.
  */
 import type { Logger } from 'pino';
 import { monotonicNow } from '../call.ts';
@@ -20,7 +21,10 @@ import { policyContent } from './policy-seal.ts';
 
 /** How long a load may take; each call that waits for it still ends at its own deadline. */
 const LOAD_MS = 5_000;
-/** A policy that doesn't verify is looked at anew after so long, so that its callers can't keep the HSM busy. */
+/**
+ * A policy that doesn't verify is looked at anew after so long, so that its callers can't keep the
+ * HSM busy.
+ */
 const CORRUPT_MS = 1_000;
 
 export interface PoliciesParts {
@@ -52,15 +56,18 @@ export class Policies {
     this.#policies = new Lru(parts.limit);
   }
 
-  /** The tenant's policy. Throws POLICY_CORRUPT, TOKEN_KEY_NOT_READY, REPLICA_STALE, and what the store and the agents throw. */
+  /**
+   * The tenant's policy. Throws POLICY_CORRUPT, TOKEN_KEY_NOT_READY, REPLICA_STALE, and what the
+   * store and the agents throw.
+   */
   of(tenant: TenantIdentity): Promise<Policy> {
     if (!this.#parts.isFresh()) return Promise.reject(new KeywardError('REPLICA_STALE'));
     return this.#policies.get(tenant.tenantId) ?? this.#load(tenant);
   }
 
   /**
-   * The policy that `read` reads from the database, if it verifies. Throws POLICY_CORRUPT, and what `read` and the agents
-   * throw.
+   * The policy that `read` reads from the database, if it verifies. Throws POLICY_CORRUPT, and what
+   * `read` and the agents throw.
    */
   async verified<Record extends PolicyRecord>(
     tenant: TenantIdentity,
@@ -79,7 +86,10 @@ export class Policies {
           ? undefined
           : 'its seal does not match';
     if (problem !== undefined) {
-      this.#parts.log.error({ alert: 'policy-corrupt', tenant: name, problem }, 'a policy does not verify');
+      this.#parts.log.error(
+        { alert: 'policy-corrupt', tenant: name, problem },
+        'a policy does not verify',
+      );
       throw new KeywardError('POLICY_CORRUPT');
     }
     if (revision > (this.#newest.get(tenantId) ?? 0n)) this.#newest.set(tenantId, revision);
@@ -100,7 +110,8 @@ export class Policies {
   #load(tenant: TenantIdentity): Promise<Policy> {
     const { tenantId } = tenant;
     const deadline = monotonicNow() + LOAD_MS;
-    const read = () => this.#parts.store.read({ deadline }, tenantId, (tx) => findPolicy(tx, tenantId));
+    const read = () =>
+      this.#parts.store.read({ deadline }, tenantId, (tx) => findPolicy(tx, tenantId));
     const loading = this.verified(tenant, deadline, read).then(({ policy }) => policy);
     this.#policies.set(tenantId, loading);
     loading.catch((error: unknown) => {

@@ -6,8 +6,8 @@
  *  lines = a line of JSON for each binding, by id, then one for each role, by id, each an array that begins with "binding" or "role"
  * ```
  *
- * Invariant: two policies that differ in anything have different lines. Holds no key: the agent computes the HMAC in the
- * token (`hsm/record-seal.ts`).
+ * Invariant: two policies that differ in anything have different lines. Holds no key: the agent
+ * computes the HMAC in the token (`hsm/record-seal.ts`).
  */
 import { createHash } from 'node:crypto';
 import { idToBytes, type TenantId } from '../ids.ts';
@@ -36,7 +36,8 @@ export function policyBytes(policy: Pick<PolicyRecord, 'bindings' | 'roles'>): n
 function* lines({ bindings, roles }: Pick<PolicyRecord, 'bindings' | 'roles'>): Iterable<string> {
   for (const binding of inOrder(bindings, ({ bindingId }) => bindingId))
     yield `${JSON.stringify(bindingLine(binding))}\n`;
-  for (const role of inOrder(roles, ({ roleId }) => roleId)) yield `${JSON.stringify(roleLine(role))}\n`;
+  for (const role of inOrder(roles, ({ roleId }) => roleId))
+    yield `${JSON.stringify(roleLine(role))}\n`;
 }
 
 function bindingLine(binding: RoleBinding): unknown[] {

@@ -1,10 +1,10 @@
 /**
  * A tenant's policy, its role bindings and roles, and what follows from it: who may do what.
  *
- * Owns what a binding means. Invariants: nothing is allowed that no binding allows; a binding in a tenant other than
- * `system` allows nothing that is beyond the tenant; what isn't known of a call (its key, its context) is never taken to
- * fit, but where a key is only found out later, and then decided anew. Pure: knows no database, no token's signature, no
- * method.
+ * Owns what a binding means. Invariants: nothing is allowed that no binding allows; a binding in a
+ * tenant other than `system` allows nothing that is beyond the tenant; what isn't known of a call
+ * (its key, its context) is never taken to fit, but where a key is only found out later, and then
+ * decided anew. Pure: knows no database, no token's signature, no method.
  */
 import type { ContextCondition, CustomRole, Member, RoleBinding } from '../store/policies.ts';
 import { isOfSystem, isPermission, type Permission, PREDEFINED_ROLES } from './permissions.ts';
@@ -77,12 +77,14 @@ export class Policy {
   /** What is given to the caller, by name or by group. */
   *grantsOf({ name, groups }: Pick<Subject, 'name' | 'groups'>): Iterable<Grant> {
     yield* this.#grants.get(memberKey({ kind: 'principal', name })) ?? [];
-    for (const group of groups) yield* this.#grants.get(memberKey({ kind: 'group', name: group })) ?? [];
+    for (const group of groups)
+      yield* this.#grants.get(memberKey({ kind: 'group', name: group })) ?? [];
   }
 
   /**
-   * The subject's grants that may allow this: those that have the permission, without those for another key alone. Found once
-   * for each subject, which is never changed: a decision among 9,000 bindings of the caller's own, a key each, took 1 ms without.
+   * The subject's grants that may allow this: those that have the permission, without those for
+   * another key alone. Found once for each subject, which is never changed: a decision among 9,000
+   * bindings of the caller's own, a key each, took 1 ms without.
    */
   candidates(subject: Subject, permission: Permission, key: Target['key']): readonly Grant[] {
     let found = this.#found.get(subject);
@@ -125,7 +127,9 @@ export class Policy {
   /** A binding of the tenant itself can't reach beyond it. */
   #permissionsOf(role: string): ReadonlySet<Permission> {
     const all = this.permissionsOfRole(role) ?? new Set<Permission>();
-    return this.tenant === 'system' ? all : new Set([...all].filter((permission) => !isOfSystem(permission)));
+    return this.tenant === 'system'
+      ? all
+      : new Set([...all].filter((permission) => !isOfSystem(permission)));
   }
 }
 
@@ -139,7 +143,9 @@ function predefinedRole(
     : undefined;
 }
 
-/** What keeps the grant from allowing this; none if it allows it. `now`: milliseconds since 1970. */
+/**
+ * What keeps the grant from allowing this; none if it allows it. `now`: milliseconds since 1970.
+ */
 export function obstaclesOf(
   { binding, permissions }: Grant,
   permission: Permission,
@@ -151,11 +157,15 @@ export function obstaclesOf(
   if (!permissions.has(permission)) obstacles.push('permission');
   if (!fitsKey(binding.keyPattern, key)) obstacles.push('key');
   if (hasExpired(binding, now)) obstacles.push('expired');
-  if (!binding.conditions.every((condition) => isMet(condition, context, subject))) obstacles.push('context');
+  if (!binding.conditions.every((condition) => isMet(condition, context, subject)))
+    obstacles.push('context');
   return obstacles;
 }
 
-/** Whether nothing keeps the grant from allowing this: {@link obstaclesOf}, and no more of it than it takes to know. */
+/**
+ * Whether nothing keeps the grant from allowing this: {@link obstaclesOf}, and no more of it than
+ * it takes to know.
+ */
 export function allows(
   { binding, permissions }: Grant,
   permission: Permission,

@@ -1,9 +1,10 @@
 /**
  * An issuer's public keys, out of a JSON Web Key Set (RFC 7517).
  *
- * Invariant: a key is used only for signatures, only with algorithms that both the issuer's list and the key itself allow,
- * and only if it is strong enough and well made; two keys of one `kid` are none. What isn't such a key is passed over, since
- * sets hold others too; what is no set at all is refused. Symmetric keys are never used. Knows not where a set comes from.
+ * Invariant: a key is used only for signatures, only with algorithms that both the issuer's list
+ * and the key itself allow, and only if it is strong enough and well made; two keys of one `kid`
+ * are none. What isn't such a key is passed over, since sets hold others too; what is no set at all
+ * is refused. Symmetric keys are never used. Knows not where a set comes from.
  */
 import { createHash, createPublicKey, type JsonWebKey, type KeyObject } from 'node:crypto';
 import { z } from 'zod';
@@ -42,7 +43,10 @@ const MAX_KEYS = 100;
 const RSA_BITS = { least: 2_048, most: 8_192 } as const;
 /** FIPS 186-5 wants more than 2^16; a large one costs time. */
 const RSA_EXPONENT = { least: 65_537n, most: 0xffff_ffffn } as const;
-/** Where the powers of 65537 are few: a modulus that is one of them modulo every such prime was made by CVE-2017-15361. */
+/**
+ * Where the powers of 65537 are few: a modulus that is one of them modulo every such prime was made
+ * by CVE-2017-15361.
+ */
 const ROCA_PRIMES = [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157];
 
 const number = z.string().regex(/^[\w-]+$/);
@@ -75,8 +79,8 @@ const KEY = z.discriminatedUnion('kty', [
 const SET = z.object({ keys: z.array(z.unknown()).max(MAX_KEYS) });
 
 /**
- * The keys of a set that may be used with `allowed`. What was known before stays the same object if it hasn't changed.
- * Throws for what is no set.
+ * The keys of a set that may be used with `allowed`. What was known before stays the same object if
+ * it hasn't changed. Throws for what is no set.
  */
 export function readKeySet(
   bytes: Uint8Array,
@@ -137,7 +141,9 @@ function isStrongEnough({ asymmetricKeyType, asymmetricKeyDetails }: KeyObject):
   );
 }
 
-/** Whether the private key of that modulus can be computed, since its primes were made by a formula. */
+/**
+ * Whether the private key of that modulus can be computed, since its primes were made by a formula.
+ */
 function isRoca(modulus: string): boolean {
   const n = BigInt(`0x${Buffer.from(modulus, 'base64url').toString('hex')}`);
   return ROCA_PRIMES.every((prime) => {

@@ -1,7 +1,8 @@
 /**
  * Policies as one kind of the records that are sealed anew when the seal key is replaced.
  *
- * Knows where they are kept and what is under their seals; how and when records are sealed anew is the keyring's.
+ * Knows where they are kept and what is under their seals; how and when records are sealed anew is
+ * the keyring's.
  */
 import { RECORD } from '../hsm/record-seal.ts';
 import type { SealKeyId } from '../ids.ts';
@@ -18,7 +19,12 @@ import { policyContent } from './policy-seal.ts';
 export const POLICIES = {
   kind: RECORD.policy,
   findFormer: findFormerPolicyKeys,
-  readStale: async (query: Query, former: SealKeyId, after: StalePolicy | undefined, size: number) =>
+  readStale: async (
+    query: Query,
+    former: SealKeyId,
+    after: StalePolicy | undefined,
+    size: number,
+  ) =>
     (await readStalePolicies(query, former, after?.tenantId, size)).map((row) => {
       const { tenantId, tenant, policy, sealKeyId } = row;
       const { sealed } = policy;

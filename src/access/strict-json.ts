@@ -1,14 +1,17 @@
 /**
  * JSON in which every object has each name once, in valid UTF-8.
  *
- * `JSON.parse` takes the last of several members of one name, others the first: what two readers understand differently
- * is refused (RFC 7519, 4).
+ * `JSON.parse` takes the last of several members of one name, others the first: what two readers
+ * understand differently is refused (RFC 7519, 4).
  */
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\]:]/g;
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
-/** The value that `bytes` say. Throws for what is no JSON, no UTF-8, or has a name twice in one object. */
+/**
+ * The value that `bytes` say. Throws for what is no JSON, no UTF-8, or has a name twice in one
+ * object.
+ */
 export function parseStrictJson(bytes: Uint8Array): unknown {
   const text = utf8.decode(bytes);
   const value: unknown = JSON.parse(text);

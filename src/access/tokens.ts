@@ -1,10 +1,11 @@
 /**
  * Tokens: which is accepted, and the memory of those that were.
  *
- * Invariants: a token is accepted only if its issuer is configured, its signature verifies under a key that the issuer
- * publishes now, and every claim holds; one that is marked as for development never in production; a remembered token skips nothing but the signature and the claims that don't
- * change. Only accepted tokens are remembered, so that no others can push them out; by their hash, so that none is kept.
- * Knows no connection and no certificate.
+ * Invariants: a token is accepted only if its issuer is configured, its signature verifies under a
+ * key that the issuer publishes now, and every claim holds; one that is marked as for development
+ * never in production; a remembered token skips nothing but the signature and the claims that don't
+ * change. Only accepted tokens are remembered, so that no others can push them out; by their hash,
+ * so that none is kept. Knows no connection and no certificate.
  */
 import { hash } from 'node:crypto';
 import type { Logger } from 'pino';
@@ -75,7 +76,10 @@ export class TokenVerifier {
     this.#remembered = new Lru(memory);
   }
 
-  /** At once for a token that is remembered. Throws, or rejects with, a KeywardError for one that is not accepted. */
+  /**
+   * At once for a token that is remembered. Throws, or rejects with, a KeywardError for one that is
+   * not accepted.
+   */
   accept(text: string): AcceptedToken | Promise<AcceptedToken> {
     const digest = hash('sha256', text, 'base64');
     const known = this.#remembered.get(digest);
@@ -96,11 +100,13 @@ export class TokenVerifier {
     const token = readCompact(text);
     const { header } = token;
     const json = parsed(token.payload, 'payload');
-    if (typeof json !== 'object' || json === null) throw notAccepted('the token’s payload is no object');
+    if (typeof json !== 'object' || json === null)
+      throw notAccepted('the token’s payload is no object');
     const trusted = this.#issuers.get((json as { readonly iss?: unknown }).iss);
     if (trusted === undefined) throw notAccepted('the token’s issuer is none of those configured');
     const { issuer, keys } = trusted;
-    if (mediaType(header.typ ?? '') !== issuer.type) throw notAccepted('the token is of another typ');
+    if (mediaType(header.typ ?? '') !== issuer.type)
+      throw notAccepted('the token is of another typ');
     if (!(issuer.algorithms as readonly string[]).includes(header.alg))
       throw notAccepted('the token’s algorithm is not on its issuer’s list');
     const key = await keys.find(header.kid);

@@ -1,8 +1,9 @@
 /**
  * A file that is read anew while the service runs.
  *
- * Invariant: what is in force is always something that was read whole and understood; a file that is gone or not
- * understood leaves it as it was, and is reported once. Knows nothing of what is in the file.
+ * Invariant: what is in force is always something that was read whole and understood; a file that
+ * is gone or not understood leaves it as it was, and is reported once. Knows nothing of what is in
+ * the file.
  */
 import { readFileSync } from 'node:fs';
 

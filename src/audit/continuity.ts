@@ -1,5 +1,6 @@
 /**
- * Whether the log as it is continues what was signed of it: what tells that an older database has taken its place.
+ * Whether the log as it is continues what was signed of it: what tells that an older database has
+ * taken its place.
  *
  * Knows neither where checkpoints are kept nor what follows.
  */
@@ -16,7 +17,10 @@ export interface LogState {
 
 type Roots = Pick<TreeReader, 'root'>;
 
-/** How checkpoints that were signed stand against the log as it is, in words; undefined where none does. */
+/**
+ * How checkpoints that were signed stand against the log as it is, in words; undefined where none
+ * does.
+ */
 export async function contradictionOf(
   notes: readonly string[],
   log: LogState,
@@ -37,7 +41,8 @@ async function contradictionOfOne(
   const signed = parseCheckpointText(parseNote(note)?.text ?? '');
   if (signed === undefined) return 'what is kept as the last checkpoint is none';
   const signedGeneration = generationOf(signed.origin, environmentId);
-  if (signedGeneration === undefined) return `a checkpoint of another log is kept, ${signed.origin}`;
+  if (signedGeneration === undefined)
+    return `a checkpoint of another log is kept, ${signed.origin}`;
   // An operator has seen that, and had the log go on.
   if (signedGeneration < generation) return undefined;
   if (signedGeneration > generation)

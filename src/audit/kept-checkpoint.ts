@@ -1,8 +1,9 @@
 /**
- * The last checkpoint, kept outside of Postgres, so that an older database in place of the one that was is noticed.
+ * The last checkpoint, kept outside of Postgres, so that an older database in place of the one that
+ * was is noticed.
  *
- * In a file, or behind a URL that answers GET with what PUT gave it last (404 before); `token-checkpoint.ts` keeps it in the
- * token. Knows text, not what it says.
+ * In a file, or behind a URL that answers GET with what PUT gave it last (404 before);
+ * `token-checkpoint.ts` keeps it in the token. Knows text, not what it says.
  */
 import { open, readFile, rename } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
@@ -13,11 +14,15 @@ const TIMEOUT_MS = 5_000;
 const MAX_BYTES = 65_536;
 
 export interface KeptCheckpoint {
-  /** The note that was kept last; undefined before the first. Throws when that can't be found out. */
+  /**
+   * The note that was kept last; undefined before the first. Throws when that can't be found out.
+   */
   read(): Promise<string | undefined>;
   /** Keeps the note; durable when it returns, unless it is kept coarsely there. */
   write(note: string): Promise<void>;
-  /** Keeps the note that was given last, where coarseness has left it out; when nothing more comes. */
+  /**
+   * Keeps the note that was given last, where coarseness has left it out; when nothing more comes.
+   */
   flush?(): Promise<void>;
 }
 
@@ -26,7 +31,9 @@ export function openKeptCheckpoint(url: string): KeptCheckpoint {
   return new URL(url).protocol === 'file:' ? inFile(fileURLToPath(url)) : behind(url);
 }
 
-/** The notes that are kept, of as many places as have one. Throws when one of them can't be asked. */
+/**
+ * The notes that are kept, of as many places as have one. Throws when one of them can't be asked.
+ */
 export async function readKept(places: readonly Pick<KeptCheckpoint, 'read'>[]): Promise<string[]> {
   const notes = await Promise.all(places.map((place) => place.read()));
   return notes.filter((note) => note !== undefined);

@@ -1,9 +1,11 @@
 /**
- * The audit log as callers read it: entries, checkpoints, proofs, tiles; and witnesses' cosignatures, as they bring them.
+ * The audit log as callers read it: entries, checkpoints, proofs, tiles; and witnesses'
+ * cosignatures, as they bring them.
  *
- * Invariants: what is read is leaves only, so that whatever was shown once can be proven later; a tenant's reader sees
- * that tenant's leaves through row-level security; proofs and tiles are of trees no larger than the last checkpoint's, so
- * that there is something signed to hold them against. Knows no message.
+ * Invariants: what is read is leaves only, so that whatever was shown once can be proven later; a
+ * tenant's reader sees that tenant's leaves through row-level security; proofs and tiles are of
+ * trees no larger than the last checkpoint's, so that there is something signed to hold them
+ * against. Knows no message.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
@@ -61,7 +63,10 @@ export class AuditLog {
     this.#parts = parts;
   }
 
-  /** The entries that match, the newest first, before a leaf. Throws RESOURCE_NOT_FOUND for a tenant that there isn't. */
+  /**
+   * The entries that match, the newest first, before a leaf. Throws RESOURCE_NOT_FOUND for a tenant
+   * that there isn't.
+   */
   list(
     call: Call,
     whose: Whose,
@@ -74,8 +79,8 @@ export class AuditLog {
   }
 
   /**
-   * The entries that match, the oldest first, from a leaf on: up to a tree size, or as they come until the call's deadline.
-   * Throws RESOURCE_NOT_FOUND, AUDIT_ENTRIES_DROPPED.
+   * The entries that match, the oldest first, from a leaf on: up to a tree size, or as they come
+   * until the call's deadline. Throws RESOURCE_NOT_FOUND, AUDIT_ENTRIES_DROPPED.
    */
   async *read(
     call: Call,
@@ -103,7 +108,10 @@ export class AuditLog {
     }
   }
 
-  /** The last checkpoint, or the last that is cosigned. Throws RESOURCE_NOT_FOUND while there is none. */
+  /**
+   * The last checkpoint, or the last that is cosigned. Throws RESOURCE_NOT_FOUND while there is
+   * none.
+   */
   checkpoint(
     call: Call,
     { cosigned = false }: { readonly cosigned?: boolean } = {},
@@ -145,7 +153,12 @@ export class AuditLog {
       if (leafIndex < 0 || leafIndex >= treeSize)
         throw invalidField('leaf_index', `must be less than the tree’s size, ${treeSize}`);
       const leafHash = await reader.leafHash(leafIndex);
-      return { leafIndex, treeSize, leafHash, hashes: await reader.inclusionProof(leafIndex, treeSize) };
+      return {
+        leafIndex,
+        treeSize,
+        leafHash,
+        hashes: await reader.inclusionProof(leafIndex, treeSize),
+      };
     });
   }
 
@@ -163,7 +176,10 @@ export class AuditLog {
     });
   }
 
-  /** All tiles of the tree of that size, or the last checkpoint's, some at a time. Throws INVALID_FIELD. */
+  /**
+   * All tiles of the tree of that size, or the last checkpoint's, some at a time. Throws
+   * INVALID_FIELD.
+   */
   async *tiles(call: Call, requestedSize: number): AsyncGenerator<readonly TreeTile[]> {
     const { store } = this.#parts;
     const last = await store.reconcile(within(call), (tx) => lastCheckpoint(tx));
@@ -172,7 +188,9 @@ export class AuditLog {
     for (let start = 0; start < wanted.length; ) {
       const { level, index: first } = wanted[start] as (typeof wanted)[number];
       const some = wanted.slice(start, start + TILES).filter((tile) => tile.level === level);
-      const found = await store.reconcile(within(call), (tx) => listTiles(tx, level, first, some.length));
+      const found = await store.reconcile(within(call), (tx) =>
+        listTiles(tx, level, first, some.length),
+      );
       yield some.map(({ index, width }, place) => {
         const hashes = found[place]?.index === index ? found[place].hashes : undefined;
         if (hashes === undefined || hashes.length < width * HASH_BYTES)
@@ -202,7 +220,10 @@ export class AuditLog {
   }
 }
 
-async function lastCheckpoint(tx: Tx, how: 'signed' | 'cosigned' = 'signed'): Promise<ShownCheckpoint> {
+async function lastCheckpoint(
+  tx: Tx,
+  how: 'signed' | 'cosigned' = 'signed',
+): Promise<ShownCheckpoint> {
   const checkpoint = await (how === 'cosigned' ? findLastCosigned(tx) : findLastCheckpoint(tx));
   if (checkpoint === undefined)
     throw new KeywardError('RESOURCE_NOT_FOUND', { message: `No checkpoint is ${how} yet.` });

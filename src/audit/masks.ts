@@ -1,10 +1,10 @@
 /**
- * Masks of encryption contexts: what an audit entry has in place of a value, so that who knows the value can find it and
- * nobody else can read it.
+ * Masks of encryption contexts: what an audit entry has in place of a value, so that who knows the
+ * value can find it and nobody else can read it.
  *
- * Invariants: a tenant's masks of one month compare with each other and with no others, since each tenant and month has a
- * key of its own, which the token derives; no value is ever in an entry, also when there is no mask. Keeps the keys in
- * memory. Knows no entry.
+ * Invariants: a tenant's masks of one month compare with each other and with no others, since each
+ * tenant and month has a key of its own, which the token derives; no value is ever in an entry,
+ * also when there is no mask. Keeps the keys in memory. Knows no entry.
  */
 import { createHmac, createSecretKey, type KeyObject } from 'node:crypto';
 import { monotonicNow } from '../call.ts';
@@ -72,11 +72,15 @@ export class ContextMasks {
     const { agents, tenantIdOf } = this.#parts;
     const request = { tenantId: await tenantIdOf(tenant), period: Number(period.replace('-', '')) };
     const { key } = await agents.call('deriveMaskKey', request, monotonicNow() + DERIVE_MS);
-    // A copy: what came is part of a frame, which is overwritten. Made once: to tell bytes from a key costs Node 6 µs each time.
+    // A copy: what came is part of a frame, which is overwritten. Made once: to tell bytes from a
+    // key costs Node 6 µs each time.
     return createSecretKey(key);
   }
 }
 
 function maskOf(key: KeyObject, name: string, value: string): string {
-  return createHmac('sha256', key).update(`${name}\0${value}`).digest().toString('hex', 0, MASK_BYTES);
+  return createHmac('sha256', key)
+    .update(`${name}\0${value}`)
+    .digest()
+    .toString('hex', 0, MASK_BYTES);
 }

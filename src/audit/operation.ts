@@ -1,9 +1,11 @@
 /**
- * What an operator does to the audit log: have it go on after an older database was restored, and drop what is old.
+ * What an operator does to the audit log: have it go on after an older database was restored, and
+ * drop what is old.
  *
- * Invariants: the log goes on only where a kept checkpoint contradicts it, as another log by its origin, so that nobody can
- * take the two for one; nothing is dropped that isn't in an export of this very log, or that is younger than asked for. That
- * the export's entries are whole is `keyward audit verify`'s to say.
+ * Invariants: the log goes on only where a kept checkpoint contradicts it, as another log by its
+ * origin, so that nobody can take the two for one; nothing is dropped that isn't in an export of
+ * this very log, or that is younger than asked for. That the export's entries are whole is
+ * `keyward audit verify`'s to say.
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -31,8 +33,8 @@ export interface AuditOperation extends AuditOperator {
 }
 
 /**
- * Has the log go on as another generation, where what is kept contradicts it. Returns what it contradicts, in words. Throws an
- * Error, in words for the operator, where nothing does.
+ * Has the log go on as another generation, where what is kept contradicts it. Returns what it
+ * contradicts, in words. Throws an Error, in words for the operator, where nothing does.
  */
 export async function resumeLog(
   operation: AuditOperation,
@@ -50,7 +52,12 @@ export async function resumeLog(
     const { origin = '' } = parseCheckpointText(parseNote(note)?.text ?? '') ?? {};
     return generationOf(origin, environmentId) ?? 0;
   });
-  await beginGeneration(owner, operation, Math.max(state.generation, ...generations) + 1, contradiction);
+  await beginGeneration(
+    owner,
+    operation,
+    Math.max(state.generation, ...generations) + 1,
+    contradiction,
+  );
   return contradiction;
 }
 
@@ -61,8 +68,9 @@ export interface DroppedLeaves {
 }
 
 /**
- * Drops entries that are older than so many days and in the export in that folder, in whole partitions. Returns which they
- * were, undefined for none. Throws an Error, in words for the operator, for an export that isn't of this log.
+ * Drops entries that are older than so many days and in the export in that folder, in whole
+ * partitions. Returns which they were, undefined for none. Throws an Error, in words for the
+ * operator, for an export that isn't of this log.
  */
 export async function dropExported(
   operation: AuditOperation,
@@ -72,7 +80,9 @@ export async function dropExported(
   const exported = await readExport(operation, folder);
   const { firstLeafIndex: firstKept } = await findAuditState(owner);
   if (exported.firstLeafIndex > firstKept)
-    throw new Error(`The export begins with leaf ${exported.firstLeafIndex}, and the log with ${firstKept}.`);
+    throw new Error(
+      `The export begins with leaf ${exported.firstLeafIndex}, and the log with ${firstKept}.`,
+    );
   const before = Date.now() - olderThanDays * DAY_MS;
   const old = [];
   for (const partition of await listFullPartitions(owner)) {
@@ -91,7 +101,8 @@ async function readExport({ owner, environmentId }: AuditOperation, folder: stri
   const { firstLeafIndex } = JSON.parse(text) as { firstLeafIndex?: unknown };
   const note = parseNote(await readFile(join(folder, 'checkpoint'), 'utf8'));
   const signed = parseCheckpointText(note?.text ?? '');
-  if (signed === undefined || typeof firstLeafIndex !== 'number') throw new Error(`${folder} is no export.`);
+  if (signed === undefined || typeof firstLeafIndex !== 'number')
+    throw new Error(`${folder} is no export.`);
   const { treeSize } = await findAuditState(owner);
   const isOurs =
     generationOf(signed.origin, environmentId) !== undefined &&

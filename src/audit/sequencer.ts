@@ -1,10 +1,12 @@
 /**
- * Makes the log: entries become leaves, in one order for all replicas, and checkpoints are signed over them.
+ * Makes the log: entries become leaves, in one order for all replicas, and checkpoints are signed
+ * over them.
  *
- * Invariants: one replica at a time, by a lease with a fence; a step is one transaction, so a replica that ends anywhere
- * leaves nothing to repair and another goes on within seconds; nothing is signed that is shorter than what was signed
- * before, or another of the same length, as far as the agent, the database and the checkpoint kept outside remember; while
- * they contradict each other the log stands still, and says so, until an operator has it go on. Entries are not held up
+ * Invariants: one replica at a time, by a lease with a fence; a step is one transaction, so a
+ * replica that ends anywhere leaves nothing to repair and another goes on within seconds; nothing
+ * is signed that is shorter than what was signed before, or another of the same length, as far as
+ * the agent, the database and the checkpoint kept outside remember; while they contradict each
+ * other the log stands still, and says so, until an operator has it go on. Entries are not held up
  * by any of this: they are durable before.
  */
 import { createPublicKey } from 'node:crypto';
@@ -133,10 +135,16 @@ export class Sequencer {
       const last = await findLastCheckpoint(tx);
       const reader = new TreeReader((level, index) => findTile(tx, level, index));
       const log = { ...state, environmentId };
-      const contradiction = await contradictionOf(last ? [...notes, last.note] : notes, log, reader);
+      const contradiction = await contradictionOf(
+        last ? [...notes, last.note] : notes,
+        log,
+        reader,
+      );
       this.#say(contradiction);
       if (contradiction !== undefined) return undefined;
-      const edge = await TreeEdge.read(state.treeSize, (level, index) => findTile(tx, level, index));
+      const edge = await TreeEdge.read(state.treeSize, (level, index) =>
+        findTile(tx, level, index),
+      );
       return {
         fence,
         generation: state.generation,
@@ -161,12 +169,20 @@ export class Sequencer {
       );
   }
 
-  /** Makes leaves of entries that wait. Returns of how many; undefined when the lease is another's. */
+  /**
+   * Makes leaves of entries that wait. Returns of how many; undefined when the lease is another's.
+   */
   async #lengthen(tenure: Tenure): Promise<number | undefined> {
-    const moved = await withLease(this.#parts.store, deadline(), tenure.fence, async (tx, { treeSize }) => {
-      if (treeSize !== tenure.edge.size) throw new Error('the audit log was lengthened by somebody else');
-      return this.#move(tx, tenure.edge);
-    });
+    const moved = await withLease(
+      this.#parts.store,
+      deadline(),
+      tenure.fence,
+      async (tx, { treeSize }) => {
+        if (treeSize !== tenure.edge.size)
+          throw new Error('the audit log was lengthened by somebody else');
+        return this.#move(tx, tenure.edge);
+      },
+    );
     if (moved === undefined) return undefined;
     const count = moved.size - tenure.edge.size;
     tenure.edge = moved;
@@ -194,7 +210,9 @@ export class Sequencer {
       .catch((err: unknown) => log.warn({ err }, 'no checkpoint can be signed now'));
     if (signed === undefined) return;
     if ('conflictsWith' in signed) {
-      this.#say(`a checkpoint of ${signed.conflictsWith} leaves was signed before one of ${edge.size}`);
+      this.#say(
+        `a checkpoint of ${signed.conflictsWith} leaves was signed before one of ${edge.size}`,
+      );
       return;
     }
     const publicKey = createPublicKey({

@@ -1,9 +1,10 @@
 /**
  * The last checkpoint in the token itself: coarsely, since tokens write slowly and wear by it.
  *
- * Invariants: it is written in the background, and never two at once, so that a token that is slow, full or away holds up
- * neither the log nor callers; what is left out between is written when the sequencer ends in order. That nothing but a signed
- * checkpoint gets there, and none in place of a later one, is the agent's to see to.
+ * Invariants: it is written in the background, and never two at once, so that a token that is slow,
+ * full or away holds up neither the log nor callers; what is left out between is written when the
+ * sequencer ends in order. That nothing but a signed checkpoint gets there, and none in place of a
+ * later one, is the agent's to see to.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
@@ -39,11 +40,17 @@ export class TokenCheckpoint implements KeptCheckpoint {
   }
 
   async read(): Promise<string | undefined> {
-    const { note } = await this.#parts.agents.call('readKeptCheckpoint', {}, monotonicNow() + READ_MS);
+    const { note } = await this.#parts.agents.call(
+      'readKeptCheckpoint',
+      {},
+      monotonicNow() + READ_MS,
+    );
     return note ?? undefined;
   }
 
-  /** Begins to keep the note if it is time to, and doesn't wait; what becomes of it is in the log. */
+  /**
+   * Begins to keep the note if it is time to, and doesn't wait; what becomes of it is in the log.
+   */
   async write(note: string): Promise<void> {
     this.#given = note;
     // A token that key versions have moved to has none yet, nor has a log that was begun anew.
@@ -51,7 +58,8 @@ export class TokenCheckpoint implements KeptCheckpoint {
     const [begun, now] = [this.#begun, monotonicNow()];
     if (begun?.signer === signer && now - begun.at < this.#parts.periodMs) return;
     this.#begun = { at: now, signer };
-    if (this.#writing !== undefined) this.#parts.log.warn({}, 'the token is still busy keeping a checkpoint');
+    if (this.#writing !== undefined)
+      this.#parts.log.warn({}, 'the token is still busy keeping a checkpoint');
     else this.#begin(note);
   }
 

@@ -1,9 +1,11 @@
 /**
- * The Merkle tree over the log (RFC 6962, 2.1): how it grows, its root, and proofs, all from hash tiles.
+ * The Merkle tree over the log (RFC 6962, 2.1): how it grows, its root, and proofs, all from hash
+ * tiles.
  *
- * A tile holds up to 256 hashes of a level; each hash of level n + 1 stands for a full tile of level n, so 256^n leaves
- * (C2SP tlog-tiles, height 8). A tile only grows: what it held for a smaller tree is a prefix of what it holds now, and so
- * proofs for every size are read from the same tiles. Knows no entry and no SQL.
+ * A tile holds up to 256 hashes of a level; each hash of level n + 1 stands for a full tile of
+ * level n, so 256^n leaves (C2SP tlog-tiles, height 8). A tile only grows: what it held for a
+ * smaller tree is a prefix of what it holds now, and so proofs for every size are read from the
+ * same tiles. Knows no entry and no SQL.
  */
 import { hash } from 'node:crypto';
 
@@ -48,7 +50,9 @@ export function tilesOf(
   return tiles;
 }
 
-/** The tree as whoever lengthens it needs it: its size, and of each level the tile that isn't full. */
+/**
+ * The tree as whoever lengthens it needs it: its size, and of each level the tile that isn't full.
+ */
 export class TreeEdge {
   /** How many leaves there are. */
   readonly size: number;
@@ -75,7 +79,10 @@ export class TreeEdge {
     return new TreeEdge(size, partial);
   }
 
-  /** The edge with these leaf hashes (side by side) after what there is, and every tile that this has changed. */
+  /**
+   * The edge with these leaf hashes (side by side) after what there is, and every tile that this
+   * has changed.
+   */
   append(leafHashes: Buffer): { readonly edge: TreeEdge; readonly tiles: readonly TreeTile[] } {
     const partial = [...this.#partial];
     const tiles: TreeTile[] = [];
@@ -86,7 +93,11 @@ export class TreeEdge {
       let index = Math.floor(before / TILE_WIDTH);
       const above: Buffer[] = [];
       let offset = 0;
-      for (; all.length - offset >= TILE_WIDTH * HASH_BYTES; offset += TILE_WIDTH * HASH_BYTES, index++) {
+      for (
+        ;
+        all.length - offset >= TILE_WIDTH * HASH_BYTES;
+        offset += TILE_WIDTH * HASH_BYTES, index++
+      ) {
         const hashes = all.subarray(offset, offset + TILE_WIDTH * HASH_BYTES);
         tiles.push({ level, index, hashes });
         above.push(fullRoot(hashes));
@@ -132,7 +143,10 @@ function fullRoot(hashes: Buffer): Buffer {
     const next = Buffer.allocUnsafe(level.length / 2);
     for (let offset = 0; offset < level.length; offset += 2 * HASH_BYTES) {
       const middle = offset + HASH_BYTES;
-      const above = nodeHash(level.subarray(offset, middle), level.subarray(middle, middle + HASH_BYTES));
+      const above = nodeHash(
+        level.subarray(offset, middle),
+        level.subarray(middle, middle + HASH_BYTES),
+      );
       above.copy(next, offset / 2);
     }
     level = next;
@@ -169,7 +183,9 @@ export class TreeReader {
     return this.#path(index, 0, size);
   }
 
-  /** That the tree of size `to` begins with that of size `from`, 1 ≤ from ≤ to (RFC 6962, 2.1.2). */
+  /**
+   * That the tree of size `to` begins with that of size `from`, 1 ≤ from ≤ to (RFC 6962, 2.1.2).
+   */
   consistencyProof(from: number, to: number): Promise<Buffer[]> {
     return this.#subproof(from, 0, to, true);
   }
@@ -215,7 +231,12 @@ export class TreeReader {
 }
 
 /** The first `count` hashes of a tile. */
-async function hashesOf(readTile: ReadTile, level: number, index: number, count: number): Promise<Buffer> {
+async function hashesOf(
+  readTile: ReadTile,
+  level: number,
+  index: number,
+  count: number,
+): Promise<Buffer> {
   const hashes = await readTile(level, index);
   if (hashes === undefined || hashes.length < count * HASH_BYTES)
     throw new Error(`the log's tree lacks hashes of tile ${index} of level ${level}`);

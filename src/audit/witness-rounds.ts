@@ -1,17 +1,24 @@
 /**
- * Has the log's last checkpoint cosigned by the witnesses that have a URL: when each is asked, from which size on, and what is
- * said of those that don't answer as they should.
+ * Has the log's last checkpoint cosigned by the witnesses that have a URL: when each is asked, from
+ * which size on, and what is said of those that don't answer as they should.
  *
- * Invariants: a round comes a period or more after the one before, in the replica that lengthens the log; in a round all
- * witnesses get the same checkpoint, so that one checkpoint has the cosignatures of all; nothing waits for a witness, neither the
- * log nor another witness nor the next round; a cosignature is kept only once it has verified, one of each witness in each round. What a witness has
- * cosigned before is for the witness to say, so there is nothing here that a restart or another replica could lose. It leaves no
- * audit entries: each would be news, to be signed and cosigned in turn.
+ * Invariants: a round comes a period or more after the one before, in the replica that lengthens
+ * the log; in a round all witnesses get the same checkpoint, so that one checkpoint has the
+ * cosignatures of all; nothing waits for a witness, neither the log nor another witness nor the
+ * next round; a cosignature is kept only once it has verified, one of each witness in each round.
+ * What a witness has cosigned before is for the witness to say, so there is nothing here that a
+ * restart or another replica could lose. It leaves no audit entries: each would be news, to be
+ * signed and cosigned in turn.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
 import { parseNote } from '../hsm/checkpoint.ts';
-import { addCosignatures, findAuditState, findLastCheckpoint, findTile } from '../store/audit-log.ts';
+import {
+  addCosignatures,
+  findAuditState,
+  findLastCheckpoint,
+  findTile,
+} from '../store/audit-log.ts';
 import type { Deadline, Store } from '../store/store.ts';
 import type { SequencerLog } from './sequencer.ts';
 import { TreeReader } from './tree.ts';
@@ -49,7 +56,10 @@ interface Checkpoint {
 interface Asked {
   readonly witness: Witness;
   readonly url: string;
-  /** The size that it has cosigned last, as far as this replica knows, and of which generation of the log. */
+  /**
+   * The size that it has cosigned last, as far as this replica knows, and of which generation of
+   * the log.
+   */
   size: number;
   generation: number;
   /** How often it has failed, one after another, and how many rounds it is left alone. */
@@ -99,7 +109,9 @@ export class WitnessRounds {
         await this.#round().catch((err: unknown) =>
           log.warn({ err }, 'the last checkpoint can not be read for the witnesses now'),
         );
-      await delay(isOurs ? periodMs : Math.min(periodMs, LOOK_MS), undefined, { signal }).catch(() => {});
+      await delay(isOurs ? periodMs : Math.min(periodMs, LOOK_MS), undefined, { signal }).catch(
+        () => {},
+      );
     }
   }
 
@@ -112,7 +124,9 @@ export class WitnessRounds {
       });
   }
 
-  /** The last checkpoint of the log as it is; undefined while nothing of this generation is signed. */
+  /**
+   * The last checkpoint of the log as it is; undefined while nothing of this generation is signed.
+   */
   #lastCheckpoint(): Promise<Checkpoint | undefined> {
     return this.#parts.store.reconcile(deadline(), async (tx) => {
       const last = await findLastCheckpoint(tx);
@@ -147,7 +161,10 @@ export class WitnessRounds {
     }
   }
 
-  /** Asks until the witness has cosigned, at most twice, and keeps its cosignature. Throws an Error, or a Contradiction. */
+  /**
+   * Asks until the witness has cosigned, at most twice, and keeps its cosignature. Throws an Error,
+   * or a Contradiction.
+   */
   async #haveCosigned(asked: Asked, checkpoint: Checkpoint): Promise<void> {
     const { text, treeSize } = checkpoint;
     let from = sizeToAskFrom(asked, checkpoint);
@@ -166,24 +183,36 @@ export class WitnessRounds {
     const parsed = parseNote(`${text}\n${answer.lines}`);
     if (parsed?.text !== text) throw new Error('it answers 200 with what are no signature lines');
     const [line] = cosignaturesOf(text, parsed.signatures, [asked.witness]) ?? [];
-    if (line === undefined) throw new Error('it answers 200 without a cosignature of its key that verifies');
+    if (line === undefined)
+      throw new Error('it answers 200 without a cosignature of its key that verifies');
     const kept = await this.#parts.store.reconcile(deadline(), (tx) =>
       addCosignatures(tx, { text, treeSize }, [line]),
     );
-    if (kept === undefined) throw new Error('the checkpoint that it has cosigned is not kept any more');
+    if (kept === undefined)
+      throw new Error('the checkpoint that it has cosigned is not kept any more');
   }
 
-  async #ask({ url }: Asked, { note, treeSize }: Checkpoint, oldSize: number): Promise<WitnessAnswer> {
+  async #ask(
+    { url }: Asked,
+    { note, treeSize }: Checkpoint,
+    oldSize: number,
+  ): Promise<WitnessAnswer> {
     const proof =
       oldSize === 0
         ? []
         : await this.#parts.store.reconcile(deadline(), (tx) =>
-            new TreeReader((level, index) => findTile(tx, level, index)).consistencyProof(oldSize, treeSize),
+            new TreeReader((level, index) => findTile(tx, level, index)).consistencyProof(
+              oldSize,
+              treeSize,
+            ),
           );
     return addCheckpoint(url, { oldSize, proof, note }, this.#stopping.signal);
   }
 
-  /** A witness may be further than the checkpoint because another replica was quicker, but not than the log. */
+  /**
+   * A witness may be further than the checkpoint because another replica was quicker, but not than
+   * the log.
+   */
   async #whyElsewhere(size: number): Promise<Error> {
     const last = await this.#lastCheckpoint();
     if (last === undefined || last.treeSize >= size)
@@ -223,12 +252,21 @@ export class WitnessRounds {
 }
 
 function newlyAsked(witness: Witness, url: string): Asked {
-  return { witness, url, size: 0, generation: 0, failures: 0, rest: 0, visit: undefined, said: undefined };
+  return {
+    witness,
+    url,
+    size: 0,
+    generation: 0,
+    failures: 0,
+    rest: 0,
+    visit: undefined,
+    said: undefined,
+  };
 }
 
 /**
- * What it has cosigned last, as far as is known: 0 otherwise, and then it says itself. Of more than the checkpoint has it must
- * not be asked (C2SP tlog-witness), and says itself as well.
+ * What it has cosigned last, as far as is known: 0 otherwise, and then it says itself. Of more than
+ * the checkpoint has it must not be asked (C2SP tlog-witness), and says itself as well.
  */
 function sizeToAskFrom({ size, generation }: Asked, checkpoint: Checkpoint): number {
   return generation === checkpoint.generation && size <= checkpoint.treeSize ? size : 0;

@@ -1,8 +1,10 @@
 /**
- * Witnesses of the log: whose cosignatures are kept, and whether one is theirs (C2SP tlog-cosignature, version 1).
+ * Witnesses of the log: whose cosignatures are kept, and whether one is theirs (C2SP
+ * tlog-cosignature, version 1).
  *
- * Witnesses are named by their verifier keys, `name+hash+base64(04 ‖ Ed25519 public key)`, a line each; behind it may stand
- * the URL at which the witness takes checkpoints. Knows no checkpoint but as text, and asks no witness anything.
+ * Witnesses are named by their verifier keys, `name+hash+base64(04 ‖ Ed25519 public key)`, a line
+ * each; behind it may stand the URL at which the witness takes checkpoints. Knows no checkpoint but
+ * as text, and asks no witness anything.
  */
 import { createPublicKey, hash, type KeyObject, verify } from 'node:crypto';
 
@@ -11,7 +13,10 @@ const KEY_BYTES = 32;
 const ID_BYTES = 4;
 const TIME_BYTES = 8;
 const SIGNATURE_BYTES = 64;
-/** The last second that a cosignature may be of, as docs/audit.md has it: later ones would spoil the note for verifiers. */
+/**
+ * The last second that a cosignature may be of, as docs/audit.md has it: later ones would spoil the
+ * note for verifiers.
+ */
 const LAST_SECOND = 8_640_000_000_000n;
 const ED25519_SPKI = Buffer.from('302a300506032b6570032100', 'hex');
 
@@ -20,13 +25,16 @@ export interface Witness {
   /** The first 4 bytes that its cosignatures have. */
   readonly id: Buffer;
   readonly key: KeyObject;
-  /** Its submission prefix (C2SP tlog-witness), without a last slash; undefined for one that is never asked. */
+  /**
+   * Its submission prefix (C2SP tlog-witness), without a last slash; undefined for one that is
+   * never asked.
+   */
   readonly url: string | undefined;
 }
 
 /**
- * The witnesses in a file's text: a verifier key a line, and the URL behind a space if it has one; `#` for comments. Throws an
- * Error for any other line, which it names by its number.
+ * The witnesses in a file's text: a verifier key a line, and the URL behind a space if it has one;
+ * `#` for comments. Throws an Error for any other line, which it names by its number.
  */
 export function parseWitnesses(text: string): Witness[] {
   return text.split('\n').flatMap((line, index) => {
@@ -43,7 +51,10 @@ export function parseWitnesses(text: string): Witness[] {
 function parseWitness(line: string): Witness {
   const [verifierKey = '', url, ...more] = line.split(/\s+/);
   if (more.length > 0) throw new Error('there is more than a verifier key and a URL');
-  return { ...parseVerifierKey(verifierKey), url: url === undefined ? undefined : parsePrefix(url) };
+  return {
+    ...parseVerifierKey(verifierKey),
+    url: url === undefined ? undefined : parsePrefix(url),
+  };
 }
 
 /** What is wrong with it is said without its text, which may have a password. */
@@ -61,7 +72,9 @@ function parseVerifierKey(text: string): Omit<Witness, 'url'> {
     /^([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/]+=*)$/.exec(text) ?? [];
   const content = Buffer.from(encoded, 'base64');
   if (content.length !== 1 + KEY_BYTES || content[0] !== ALGORITHM)
-    throw new Error(`"${text}" is no verifier key of a cosigner: name+hash+key, for Ed25519 cosignatures`);
+    throw new Error(
+      `"${text}" is no verifier key of a cosigner: name+hash+key, for Ed25519 cosignatures`,
+    );
   const id = hash('sha256', Buffer.concat([Buffer.from(`${name}\n`), content]), 'buffer').subarray(
     0,
     ID_BYTES,
@@ -73,8 +86,8 @@ function parseVerifierKey(text: string): Omit<Witness, 'url'> {
 }
 
 /**
- * Those signature lines of a note over `text` that are these witnesses' cosignatures; undefined when one of them doesn't
- * verify. Lines of others are left out.
+ * Those signature lines of a note over `text` that are these witnesses' cosignatures; undefined
+ * when one of them doesn't verify. Lines of others are left out.
  */
 export function cosignaturesOf(
   text: string,

@@ -1,10 +1,13 @@
 /**
- * Entries of calls that change nothing, made durable in groups: what waits while one group is being written is the next.
+ * Entries of calls that change nothing, made durable in groups: what waits while one group is being
+ * written is the next.
  *
- * Invariants: when {@link AuditWriter.write} returns, the entry is durable; when it throws, its caller gets nothing; it
- * does one of the two within half a second after the database wrote anything last. What waits is bounded by the calls that wait
- * for it. A flood of one caller's refusals becomes few entries, each with its count: those that wait together are one, and
- * after the first few in a second they wait for each other. What changes state is recorded in its own transaction, not here.
+ * Invariants: when {@link AuditWriter.write} returns, the entry is durable; when it throws, its
+ * caller gets nothing; it does one of the two within half a second after the database wrote
+ * anything last. What waits is bounded by the calls that wait for it. A flood of one caller's
+ * refusals becomes few entries, each with its count: those that wait together are one, and after
+ * the first few in a second they wait for each other. What changes state is recorded in its own
+ * transaction, not here.
  */
 import { randomUUID } from 'node:crypto';
 import { monotonicNow } from '../call.ts';
@@ -23,7 +26,10 @@ const GROUPS = 2;
 /** In one group at most; what waits more is in the next. */
 const MAX_ENTRIES = 2_000;
 const MAX_CHARACTERS = 4 * 1024 * 1024;
-/** So many refusals of one kind in a second are written as they come; the rest in groups of so many milliseconds. */
+/**
+ * So many refusals of one kind in a second are written as they come; the rest in groups of so many
+ * milliseconds.
+ */
 const FREE_REFUSALS = 20;
 const REFUSAL_GROUP_MS = 60;
 const SECOND_MS = 1_000;
@@ -65,9 +71,16 @@ export class AuditWriter {
     this.#store = store;
   }
 
-  /** Makes an entry durable. Throws AUDIT_UNAVAILABLE, half a second after the database wrote anything last. */
+  /**
+   * Makes an entry durable. Throws AUDIT_UNAVAILABLE, half a second after the database wrote
+   * anything last.
+   */
   write(record: CallRecord, count?: number): Promise<void> {
-    const line = auditLine({ ...record, entryId: randomUUID(), ...(count === undefined ? {} : { count }) });
+    const line = auditLine({
+      ...record,
+      entryId: randomUUID(),
+      ...(count === undefined ? {} : { count }),
+    });
     const entry = { tenant: tenantOf(record.resource), line };
     const settled = Promise.withResolvers<void>();
     this.#queue.push({ entry, since: monotonicNow(), settled });
@@ -77,7 +90,9 @@ export class AuditWriter {
     return settled.promise;
   }
 
-  /** As {@link AuditWriter.write}, for a call that was refused: one of many, it may share an entry. */
+  /**
+   * As {@link AuditWriter.write}, for a call that was refused: one of many, it may share an entry.
+   */
   writeRefusal(record: CallRecord): Promise<void> {
     const { call, resource, outcome } = record;
     const kind = JSON.stringify([call.caller, call.method, tenantOf(resource), outcome]);
@@ -122,12 +137,13 @@ export class AuditWriter {
   }
 
   /**
-   * Lets nobody wait for too long. After whatever has arrived was looked at: when this process itself was held up, the
-   * database isn't to blame.
+   * Lets nobody wait for too long. After whatever has arrived was looked at: when this process
+   * itself was held up, the database isn't to blame.
    */
   #giveUp(): void {
     // A database that is slow isn't one that hangs.
-    const isLate = ({ since }: Pending) => monotonicNow() - Math.max(since, this.#wroteAt) >= WAIT_MS;
+    const isLate = ({ since }: Pending) =>
+      monotonicNow() - Math.max(since, this.#wroteAt) >= WAIT_MS;
     const late = [...this.#groups].flatMap((group) => group.filter(isLate));
     const end = this.#queue.findIndex((each) => !isLate(each));
     late.push(...this.#queue.splice(0, end < 0 ? this.#queue.length : end));
@@ -149,12 +165,15 @@ export class AuditWriter {
       this.#wroteAt = monotonicNow();
       for (const { settled } of group) settled.resolve();
     } catch (cause) {
-      for (const { settled } of group) settled.reject(new KeywardError('AUDIT_UNAVAILABLE', { cause }));
+      for (const { settled } of group)
+        settled.reject(new KeywardError('AUDIT_UNAVAILABLE', { cause }));
     }
   }
 }
 
-/** How many of those that wait go into one group: the oldest, up to either limit, and at least one. */
+/**
+ * How many of those that wait go into one group: the oldest, up to either limit, and at least one.
+ */
 function groupSize(queue: readonly Pending[]): number {
   let characters = 0;
   const end = queue.findIndex(({ entry }, index) => {

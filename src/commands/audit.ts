@@ -1,7 +1,8 @@
 /**
  * `audit …`: what the database's owner does to the audit log.
  *
- * Owns which settings it takes and what is said of the outcome; what is done and refused is `audit/operation.ts`.
+ * Owns which settings it takes and what is said of the outcome; what is done and refused is
+ * `audit/operation.ts`.
  */
 import { openKeptCheckpoint } from '../audit/kept-checkpoint.ts';
 import { type AuditOperation, dropExported, resumeLog } from '../audit/operation.ts';
@@ -11,12 +12,13 @@ import { type EnvironmentRecord, readEnvironmentAsOwner } from '../store/environ
 import { withOwnerConnection } from '../store/owner.ts';
 import { agentEnvironment, OPERATOR, recordedToken, TOKEN_SETTINGS } from './opening.ts';
 
-/** `resume`. Throws Error, in words for the operator, where nothing that is kept contradicts the log. */
+/**
+ * `resume`. Throws Error, in words for the operator, where nothing that is kept contradicts the
+ * log.
+ */
 export async function resumeAuditLog(): Promise<void> {
-  const { KEYWARD_AUDIT_KEPT_CHECKPOINT: url, KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES: minutes } = read(
-    ['KEYWARD_AUDIT_KEPT_CHECKPOINT', 'KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES'],
-    process.env,
-  );
+  const { KEYWARD_AUDIT_KEPT_CHECKPOINT: url, KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES: minutes } =
+    read(['KEYWARD_AUDIT_KEPT_CHECKPOINT', 'KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES'], process.env);
   if (url === undefined && minutes === undefined)
     throw new ConfigurationError(
       'neither KEYWARD_AUDIT_KEPT_CHECKPOINT nor KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES is set',
@@ -36,7 +38,9 @@ export async function dropAuditEntries(options: {
   readonly olderThanDays: number;
 }): Promise<void> {
   const { export: folder, olderThanDays } = options;
-  const dropped = await onAuditLog((operation) => dropExported(operation, { folder, olderThanDays }));
+  const dropped = await onAuditLog((operation) =>
+    dropExported(operation, { folder, olderThanDays }),
+  );
   process.stdout.write(
     dropped === undefined
       ? 'nothing is old and exported as a whole\n'

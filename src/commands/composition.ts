@@ -1,8 +1,9 @@
 /**
  * A replica of the service: which parts it has, and which part is given what.
  *
- * The one place where settings become parts of the server, and where parts meet that need each other: caches and the feed that
- * has them forget, the keyring and what wakes its reconciler. Decides nothing else; when parts start and end is `serve.ts`'s.
+ * The one place where settings become parts of the server, and where parts meet that need each
+ * other: caches and the feed that has them forget, the keyring and what wakes its reconciler.
+ * Decides nothing else; when parts start and end is `serve.ts`'s.
  */
 import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
@@ -61,7 +62,10 @@ interface Ground {
   readonly tokens: ServingTokens;
 }
 
-/** What the replica knows from the database and the token, and the feed that has it forget what has changed. */
+/**
+ * What the replica knows from the database and the token, and the feed that has it forget what has
+ * changed.
+ */
 interface Memory {
   readonly states: KeyStates;
   readonly cache: KeyCache;
@@ -87,8 +91,9 @@ export interface Replica
 }
 
 /**
- * Opens the database, and puts together what stands on it. `onMisplaced` hears, in words for operators, that the configured
- * token isn't the current one any more. Throws {@link ConfigurationError}, and Errors in words for the operator.
+ * Opens the database, and puts together what stands on it. `onMisplaced` hears, in words for
+ * operators, that the configured token isn't the current one any more. Throws
+ * {@link ConfigurationError}, and Errors in words for the operator.
  */
 export async function compose(
   configuration: Configuration,
@@ -133,7 +138,9 @@ function readWitnesses({ KEYWARD_AUDIT_WITNESSES_FILE: file }: Configuration): W
   try {
     return file === undefined ? [] : parseWitnesses(readFileSync(file, 'utf8'));
   } catch (cause) {
-    throw new ConfigurationError(`KEYWARD_AUDIT_WITNESSES_FILE: ${(cause as Error).message}`, { cause });
+    throw new ConfigurationError(`KEYWARD_AUDIT_WITNESSES_FILE: ${(cause as Error).message}`, {
+      cause,
+    });
   }
 }
 
@@ -168,7 +175,10 @@ function prepareTokens(
   });
 }
 
-function composeMemory({ configuration, log, store, environment, tokens }: Ground, wake: () => void): Memory {
+function composeMemory(
+  { configuration, log, store, environment, tokens }: Ground,
+  wake: () => void,
+): Memory {
   const { agents } = tokens;
   const { systemTenantId, tokenObjects: records } = environment;
   const { KEYWARD_KEY_CACHE: keys, KEYWARD_POLICY_CACHE: limit } = configuration;
@@ -234,7 +244,8 @@ function composeKeyring(
     sealedRecords: SEALED_RECORDS,
     rewrap: {
       share: configuration.KEYWARD_REWRAP_SHARE / 100,
-      // So that agents and database have something to do while a worker waits for the other: 11,000 a second became 14,000.
+      // So that agents and database have something to do while a worker waits for the other: 11,000
+      // a second became 14,000.
       workers: 2 * configuration.KEYWARD_HSM_AGENTS + 1,
       sizes: REWRAP_SIZES,
     },

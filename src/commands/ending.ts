@@ -1,12 +1,14 @@
 /**
- * How a process that serves ends, whatever asks for it: a signal, a part that cannot go on, or a failure that nobody
- * foresaw.
+ * How a process that serves ends, whatever asks for it: a signal, a part that cannot go on, or a
+ * failure that nobody foresaw.
  *
  * - It ends in order once; what asks again ends it at once.
- * - An exception that is not caught and a rejection that is not awaited end it in order, too: calls that have nothing to
- *   do with the failure are answered. The exit status is {@link FAILED}, and there is one line with an alert.
+ * - An exception that is not caught and a rejection that is not awaited end it in order, too: calls
+ *   that have nothing to do with the failure are answered. The exit status is {@link FAILED}, and
+ *   there is one line with an alert.
  * - After such a failure the end has a limit, since no supervisor may be waiting for it.
- * - Of what was thrown, the log has names, messages and stacks: no property, and no value that is not an Error.
+ * - Of what was thrown, the log has names, messages and stacks: no property, and no value that is
+ *   not an Error.
  *
  * Does not know what there is to end.
  */
@@ -40,13 +42,20 @@ export class Ending {
     process.on('unhandledRejection', (thrown) => this.#failed(thrown, 'unhandledRejection'));
   }
 
-  /** Has SIGTERM and SIGINT end the process, in this order; before, there is nothing that would have to be. */
+  /**
+   * Has SIGTERM and SIGINT end the process, in this order; before, there is nothing that would have
+   * to be.
+   */
   prepare(end: EndInOrder): void {
     this.#end = end;
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => this.begin(signal, 0));
+    for (const signal of ['SIGTERM', 'SIGINT'] as const)
+      process.on(signal, () => this.begin(signal, 0));
   }
 
-  /** Ends the process in order with this exit status; at once, and not with 0, if that has begun already. */
+  /**
+   * Ends the process in order with this exit status; at once, and not with 0, if that has begun
+   * already.
+   */
   begin(why: string, exitCode: number): void {
     const end = this.#end;
     if (this.#hasBegun || end === undefined) process.exit(exitCode || 1);

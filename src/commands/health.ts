@@ -1,5 +1,6 @@
 /**
- * `health`: whether the server of this container or machine serves, for those that have no identity to call it with.
+ * `health`: whether the server of this container or machine serves, for those that have no identity
+ * to call it with.
  */
 import { ConfigurationError, read } from '../config.ts';
 import { askHealth } from '../rpc/health.ts';
@@ -8,7 +9,9 @@ import { askHealth } from '../rpc/health.ts';
 export async function reportHealth(): Promise<void> {
   const { KEYWARD_HEALTH_LISTEN: address } = read(['KEYWARD_HEALTH_LISTEN'], process.env);
   if (address === undefined)
-    throw new ConfigurationError('KEYWARD_HEALTH_LISTEN is not set, so the server has no such listener');
+    throw new ConfigurationError(
+      'KEYWARD_HEALTH_LISTEN is not set, so the server has no such listener',
+    );
   const status = await askHealth(address);
   if (status !== 'SERVING') throw new Error(status);
   process.stdout.write(`${status}\n`);

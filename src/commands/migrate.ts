@@ -1,8 +1,8 @@
 /**
  * `migrate`: the database's schema brought to this release, by its owner.
  *
- * Invariant: an environment that is recorded for another mode is left as it is; one that isn't recorded yet is for any, since
- * this comes before everything else. Knows no migration.
+ * Invariant: an environment that is recorded for another mode is left as it is; one that isn't
+ * recorded yet is for any, since this comes before everything else. Knows no migration.
  */
 import { read } from '../config.ts';
 import { readModeAsOwner, requireMode } from '../store/environment.ts';
@@ -12,7 +12,10 @@ import { caFile } from './opening.ts';
 
 /** Throws Error, in words for the operator. */
 export async function migrateDatabase(): Promise<void> {
-  const settings = read(['KEYWARD_MODE', 'MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE'], process.env);
+  const settings = read(
+    ['KEYWARD_MODE', 'MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE'],
+    process.env,
+  );
   const { KEYWARD_MODE: mode } = settings;
   await withOwnerConnection(
     settings.MIGRATION_DATABASE_URL,

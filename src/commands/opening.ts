@@ -1,9 +1,9 @@
 /**
- * What commands begin with alike: who runs them, of which release; the settings that go together; the database, as the
- * service's role or as its owner; a token, as it is configured and recorded.
+ * What commands begin with alike: who runs them, of which release; the settings that go together;
+ * the database, as the service's role or as its owner; a token, as it is configured and recorded.
  *
- * Owns how settings become what stores and agents are opened with, and that nothing is done to an environment of another mode
- * or without a recorded token. Doesn't know what for.
+ * Owns how settings become what stores and agents are opened with, and that nothing is done to an
+ * environment of another mode or without a recorded token. Doesn't know what for.
  */
 import { readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
@@ -13,12 +13,18 @@ import type { ServeSettings, TokenSettings } from '../hsm/protocol.ts';
 import type { TokenProfile } from '../hsm/token-profile.ts';
 import { KEY_STATES } from '../keyring/reseal.ts';
 import { tokenObjectsOf } from '../keyring/token-objects.ts';
-import { type EnvironmentRecord, readEnvironmentAsOwner, requireMode } from '../store/environment.ts';
+import {
+  type EnvironmentRecord,
+  readEnvironmentAsOwner,
+  requireMode,
+} from '../store/environment.ts';
 import { type OwnerConnection, withOwnerConnection } from '../store/owner.ts';
 import { Store } from '../store/store.ts';
 
 export const RELEASE = (
-  JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
+  JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+    version: string;
+  }
 ).version;
 /** Who runs a command, in audit entries. */
 export const OPERATOR = `operator ${userInfo().username}`;
@@ -75,12 +81,19 @@ export function openStore(
   });
 }
 
-/** Has `work` done as the database's owner. Throws an Error where the environment is for another mode than is configured. */
+/**
+ * Has `work` done as the database's owner. Throws an Error where the environment is for another
+ * mode than is configured.
+ */
 export function asOwner<T>(
   settings: Configuration<'KEYWARD_MODE' | 'MIGRATION_DATABASE_URL' | 'KEYWARD_DATABASE_CA_FILE'>,
   work: (owner: OwnerConnection, environment: EnvironmentRecord) => Promise<T>,
 ): Promise<T> {
-  const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath, KEYWARD_MODE: mode } = settings;
+  const {
+    MIGRATION_DATABASE_URL: url,
+    KEYWARD_DATABASE_CA_FILE: caFilePath,
+    KEYWARD_MODE: mode,
+  } = settings;
   return withOwnerConnection(url, caFilePath, async (owner) => {
     const environment = await readEnvironmentAsOwner(owner);
     requireMode(environment.mode, mode);
@@ -89,12 +102,18 @@ export function asOwner<T>(
 }
 
 /** The authority of the database's certificate, where one is configured. */
-export function caFile(settings: Configuration<'KEYWARD_DATABASE_CA_FILE'>): { readonly caFile?: string } {
-  return settings.KEYWARD_DATABASE_CA_FILE === undefined ? {} : { caFile: settings.KEYWARD_DATABASE_CA_FILE };
+export function caFile(settings: Configuration<'KEYWARD_DATABASE_CA_FILE'>): {
+  readonly caFile?: string;
+} {
+  return settings.KEYWARD_DATABASE_CA_FILE === undefined
+    ? {}
+    : { caFile: settings.KEYWARD_DATABASE_CA_FILE };
 }
 
 /** How the token is opened. */
-export function tokenSettings(settings: Configuration<(typeof TOKEN_SETTINGS)[number]>): TokenSettings {
+export function tokenSettings(
+  settings: Configuration<(typeof TOKEN_SETTINGS)[number]>,
+): TokenSettings {
   const parameters = settings.KEYWARD_HSM_MODULE_PARAMETERS;
   return {
     module: settings.KEYWARD_HSM_MODULE,
@@ -127,7 +146,10 @@ export function nextTokenSettings(
   };
 }
 
-/** The token as configured, with what is recorded of it. Throws {@link ConfigurationError} where nothing is. */
+/**
+ * The token as configured, with what is recorded of it. Throws {@link ConfigurationError} where
+ * nothing is.
+ */
 export function recordedToken(
   settings: Configuration<(typeof TOKEN_SETTINGS)[number]>,
   environment: EnvironmentRecord,
@@ -145,11 +167,15 @@ export function recordedToken(
 /** Throws {@link ConfigurationError} where no token is. */
 export function requireRecorded({ tokenProfile }: EnvironmentRecord): void {
   if (tokenProfile !== null) return;
-  throw new ConfigurationError('no token is recorded in the database: run `keyward-server token init` first');
+  throw new ConfigurationError(
+    'no token is recorded in the database: run `keyward-server token init` first',
+  );
 }
 
 /** The agents' whole environment: what the operator names, and nothing else of this process's. */
-export function agentEnvironment(settings: Configuration<'KEYWARD_HSM_ENVIRONMENT'>): Record<string, string> {
+export function agentEnvironment(
+  settings: Configuration<'KEYWARD_HSM_ENVIRONMENT'>,
+): Record<string, string> {
   const named = settings.KEYWARD_HSM_ENVIRONMENT.map((name) => [name, process.env[name]] as const);
   return Object.fromEntries(
     named.filter((entry): entry is readonly [string, string] => entry[1] !== undefined),

@@ -1,9 +1,10 @@
 /**
  * `serve`: a replica's life, from its settings to its last answer.
  *
- * Owns in which order parts start and end, when it says that it is ready, and what is said at every start. Invariant: what
- * still has to be told (the use of keys, that it ends) is told after the last call was answered and before database and token
- * are let go. What the parts are is `composition.ts`; what ends it, and with which exit status, `ending.ts`.
+ * Owns in which order parts start and end, when it says that it is ready, and what is said at every
+ * start. Invariant: what still has to be told (the use of keys, that it ends) is told after the
+ * last call was answered and before database and token are let go. What the parts are is
+ * `composition.ts`; what ends it, and with which exit status, `ending.ts`.
  */
 import { type Configuration, readConfiguration } from '../config.ts';
 import { HealthListener } from '../rpc/health.ts';
@@ -14,10 +15,15 @@ import { Ending } from './ending.ts';
 import { RELEASE } from './opening.ts';
 
 const READINESS_MS = 100;
-/** After a failure that was not foreseen, letting go of what the replica stands on may take so long. */
+/**
+ * After a failure that was not foreseen, letting go of what the replica stands on may take so long.
+ */
 const LETTING_GO_MS = 10_000;
 
-/** Returns once the token is open, or refused; then the process lives until a signal. Throws what `compose` throws. */
+/**
+ * Returns once the token is open, or refused; then the process lives until a signal. Throws what
+ * `compose` throws.
+ */
 export async function serve(): Promise<void> {
   const configuration = readConfiguration(process.env);
   const log = createLog(configuration.KEYWARD_LOG_LEVEL, RELEASE);
@@ -27,12 +33,17 @@ export async function serve(): Promise<void> {
   const { agents } = tokens;
   sayWhoIsFirst(configuration, log);
   feed.start();
-  const stopHousekeeping = startHousekeeping(store, (err) => log.warn({ err }, 'housekeeping failed'));
+  const stopHousekeeping = startHousekeeping(store, (err) =>
+    log.warn({ err }, 'housekeeping failed'),
+  );
   const health = new HealthListener(log);
   if (configuration.KEYWARD_HEALTH_LISTEN !== undefined)
     await health.listen(configuration.KEYWARD_HEALTH_LISTEN);
   const port = await server.listen();
-  log.info({ port, environmentId: environment.environmentId, mode: configuration.KEYWARD_MODE }, 'listening');
+  log.info(
+    { port, environmentId: environment.environmentId, mode: configuration.KEYWARD_MODE },
+    'listening',
+  );
   const setReady = (ready: boolean) => {
     server.setReady(ready);
     health.setReady(ready);
@@ -63,7 +74,10 @@ async function start(replica: Replica, configuration: Configuration, log: Logger
   const { findings, ...report } = await tokens.start();
   log.info(report, 'the HSM token is open');
   tokenObjects.start((err) => log.warn({ err }, 'nobody can be told that this replica runs'));
-  reconciler.start(configuration.KEYWARD_MAINTENANCE_TICKS, configuration.KEYWARD_MAINTENANCE_JITTER_MS);
+  reconciler.start(
+    configuration.KEYWARD_MAINTENANCE_TICKS,
+    configuration.KEYWARD_MAINTENANCE_JITTER_MS,
+  );
   sequencer.start();
   witnessRounds.start();
   usage.start(configuration.KEYWARD_USAGE_REPORT_MS, (err) =>
@@ -76,8 +90,17 @@ async function start(replica: Replica, configuration: Configuration, log: Logger
 
 /** Ends all that {@link start} began, then what it stood on. */
 async function stop(replica: Replica, log: Logger): Promise<void> {
-  const { identity, reconciler, witnessRounds, sequencer, tokenObjects, usage, feed, tokens, store } =
-    replica;
+  const {
+    identity,
+    reconciler,
+    witnessRounds,
+    sequencer,
+    tokenObjects,
+    usage,
+    feed,
+    tokens,
+    store,
+  } = replica;
   identity.stop();
   await reconciler.stop();
   await witnessRounds.stop();
@@ -85,7 +108,9 @@ async function stop(replica: Replica, log: Logger): Promise<void> {
   await tokenObjects
     .stop()
     .catch((err: unknown) => log.warn({ err }, 'nobody can be told that this replica ends'));
-  await usage.stop().catch((err: unknown) => log.warn({ err }, 'the last use of keys can not be reported'));
+  await usage
+    .stop()
+    .catch((err: unknown) => log.warn({ err }, 'the last use of keys can not be reported'));
   await feed.stop();
   await tokens.agents.stop();
   await store.close();

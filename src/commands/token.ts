@@ -1,8 +1,9 @@
 /**
  * `token …`: what an operator with the PIN file at hand does to the HSM token, and sees of it.
  *
- * Owns which settings each command takes and what is said of the outcome; everything is done in an agent of the command's own
- * (`hsm/token-commands.ts`), by rules that are the keyring's. All throw Errors in words for the operator.
+ * Owns which settings each command takes and what is said of the outcome; everything is done in an
+ * agent of the command's own (`hsm/token-commands.ts`), by rules that are the keyring's. All throw
+ * Errors in words for the operator.
  */
 import { monotonicNow } from '../call.ts';
 import { ConfigurationError, read } from '../config.ts';
@@ -28,7 +29,12 @@ import { tokenObjectsOf } from '../keyring/token-objects.ts';
 import { objectionsTo, readTokenStatus } from '../keyring/token-status.ts';
 import { tokenStatusText, tokensText } from '../keyring/token-status-text.ts';
 import { tokenStatusMessage } from '../rpc/token-messages.ts';
-import { readEnvironment, readEnvironmentAsOwner, recordToken, requireMode } from '../store/environment.ts';
+import {
+  readEnvironment,
+  readEnvironmentAsOwner,
+  recordToken,
+  requireMode,
+} from '../store/environment.ts';
 import { withOwnerConnection } from '../store/owner.ts';
 import { countMoved } from '../store/tokens.ts';
 import {
@@ -51,7 +57,11 @@ const COUNT_MS = 60_000;
 /** `init`. */
 export async function initToken(): Promise<void> {
   const settings = read(OWNER_TOKEN_SETTINGS, process.env);
-  const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath, KEYWARD_MODE: mode } = settings;
+  const {
+    MIGRATION_DATABASE_URL: url,
+    KEYWARD_DATABASE_CA_FILE: caFilePath,
+    KEYWARD_MODE: mode,
+  } = settings;
   await withOwnerConnection(url, caFilePath, async (owner) => {
     const { environmentId, mode: recordedMode, tokenObjects } = await readEnvironmentAsOwner(owner);
     // Where none is recorded, this one will be.
@@ -89,7 +99,9 @@ export async function reportToken(): Promise<void> {
 export async function showToken({ json = false }: { readonly json?: boolean }): Promise<void> {
   const { status, tokens } = await lookAtToken();
   process.stdout.write(
-    json ? `${JSON.stringify(tokenStatusMessage(status), null, 2)}\n` : tokens + tokenStatusText(status),
+    json
+      ? `${JSON.stringify(tokenStatusMessage(status), null, 2)}\n`
+      : tokens + tokenStatusText(status),
   );
   const objections = objectionsTo(status);
   if (objections.length > 0)
@@ -117,7 +129,11 @@ export function shredTenant(tenant: string): Promise<void> {
 }
 
 /** `seal-states`. */
-export async function sealUnsealedStates({ dryRun = false }: { readonly dryRun?: boolean }): Promise<void> {
+export async function sealUnsealedStates({
+  dryRun = false,
+}: {
+  readonly dryRun?: boolean;
+}): Promise<void> {
   const settings = read(OWNER_TOKEN_SETTINGS, process.env);
   await asOwner(settings, async (owner, environment) => {
     const recorded = recordedToken(settings, environment);
@@ -142,7 +158,8 @@ export async function moveToNextToken({
 }): Promise<void> {
   const settings = read([...OWNER_TOKEN_SETTINGS, ...NEXT_TOKEN_SETTINGS], process.env);
   const next = nextTokenSettings(settings);
-  if (next === undefined) throw new ConfigurationError('KEYWARD_NEXT_HSM_* name no token to move to');
+  if (next === undefined)
+    throw new ConfigurationError('KEYWARD_NEXT_HSM_* name no token to move to');
   await asOwner(settings, (owner) =>
     (dryRun ? previewMigration : migrateToken)({
       owner,
@@ -174,14 +191,21 @@ async function lookAtToken() {
   }
 }
 
-async function destroyInToken(work: (parts: DestructionParts) => Promise<DestroyedKeys>): Promise<void> {
+async function destroyInToken(
+  work: (parts: DestructionParts) => Promise<DestroyedKeys>,
+): Promise<void> {
   const settings = read(OWNER_TOKEN_SETTINGS, process.env);
   await asOwner(settings, async (owner, { environmentId }) => {
     const destroy = (objects: readonly TokenObject[]) =>
-      destroyTokenKeys({ ...tokenSettings(settings), environmentId, objects }, agentEnvironment(settings));
+      destroyTokenKeys(
+        { ...tokenSettings(settings), environmentId, objects },
+        agentEnvironment(settings),
+      );
     const { objects, inToken } = await work({ owner, destroy, caller: OPERATOR });
     for (const { role, objectId } of objects) say(`${role} ${objectId} is destroyed`);
-    say(`${inToken} of ${objects.length} were in this token; copies of the token may have them still`);
+    say(
+      `${inToken} of ${objects.length} were in this token; copies of the token may have them still`,
+    );
   });
 }
 

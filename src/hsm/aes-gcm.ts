@@ -1,8 +1,10 @@
 /**
- * AES-256-GCM (SP 800-38D) as Keyward uses it: 32-byte keys, 12-byte IVs, 16-byte tags, and no other lengths.
+ * AES-256-GCM (SP 800-38D) as Keyward uses it: 32-byte keys, 12-byte IVs, 16-byte tags, and no
+ * other lengths.
  *
- * The lengths are checked here because what is underneath accepts shorter ones. Invariant: no plaintext is returned
- * before its tag is verified. Doesn't know where keys, IVs and additional data come from.
+ * The lengths are checked here because what is underneath accepts shorter ones. Invariant: no
+ * plaintext is returned before its tag is verified. Doesn't know where keys, IVs and additional
+ * data come from.
  */
 import { createCipheriv, createDecipheriv, type KeyObject } from 'node:crypto';
 
@@ -10,7 +12,10 @@ const KEY_BYTES = 32;
 export const IV_BYTES = 12;
 export const TAG_BYTES = 16;
 
-/** Encrypts into `target`: as many bytes as the plaintext has, then the tag. Throws RangeError for other lengths. */
+/**
+ * Encrypts into `target`: as many bytes as the plaintext has, then the tag. Throws RangeError for
+ * other lengths.
+ */
 export function encryptInto(
   target: Buffer,
   key: KeyObject,
@@ -19,7 +24,8 @@ export function encryptInto(
   plaintext: Uint8Array,
 ): void {
   checkLengths(key, iv);
-  if (target.length !== plaintext.length + TAG_BYTES) throw new RangeError('the target has another length');
+  if (target.length !== plaintext.length + TAG_BYTES)
+    throw new RangeError('the target has another length');
   const cipher = createCipheriv('aes-256-gcm', key, iv, { authTagLength: TAG_BYTES });
   cipher.setAAD(additionalData);
   cipher.update(plaintext).copy(target);
@@ -27,7 +33,10 @@ export function encryptInto(
   cipher.getAuthTag().copy(target, plaintext.length);
 }
 
-/** The plaintext of `sealed` (encrypted bytes, then the tag), or undefined when the tag doesn't verify. */
+/**
+ * The plaintext of `sealed` (encrypted bytes, then the tag), or undefined when the tag doesn't
+ * verify.
+ */
 export function decrypt(
   key: KeyObject,
   iv: Uint8Array,

@@ -1,9 +1,10 @@
 /**
  * The keeping alive: that so many agents are ready on one token, whatever becomes of each.
  *
- * Invariants: recovery is restart; an agent that hangs is killed, except while it changes the token's objects; one logs in
- * before others do, and a wrong PIN is not tried again until the PIN file changes; a token on which nothing succeeds is tried
- * less and less often; one that is replaced goes once another is ready, and all that it was doing is done. Knows agents as
+ * Invariants: recovery is restart; an agent that hangs is killed, except while it changes the
+ * token's objects; one logs in before others do, and a wrong PIN is not tried again until the PIN
+ * file changes; a token on which nothing succeeds is tried less and less often; one that is
+ * replaced goes once another is ready, and all that it was doing is done. Knows agents as
  * processes; what they are asked for and what their failures mean is `agents.ts`'s.
  */
 import { setTimeout as delay } from 'node:timers/promises';
@@ -36,7 +37,10 @@ export interface AgentPoolOptions {
   readonly count: number;
   /** An agent that works on one call for longer is killed, in milliseconds. */
   readonly callTimeoutMs: number;
-  /** An agent that takes longer to start is killed, in milliseconds; half a minute unless given, and no less than a call. */
+  /**
+   * An agent that takes longer to start is killed, in milliseconds; half a minute unless given, and
+   * no less than a call.
+   */
   readonly startTimeoutMs?: number;
   /** The agents' whole environment. */
   readonly environment: Readonly<Record<string, string>>;
@@ -55,7 +59,10 @@ interface AgentPoolListener {
 
 const MAINTENANCE_MS = 100;
 const REPLACE_POLL_MS = 20;
-/** Maintenance that comes this late says that this process was frozen: answers may be there that it hasn't read. */
+/**
+ * Maintenance that comes this late says that this process was frozen: answers may be there that it
+ * hasn't read.
+ */
 const FROZEN_MS = 500;
 const START_TIMEOUT_MS = 30_000;
 /** Calls wait this long for the first agent, or the next, to be ready. */
@@ -104,7 +111,9 @@ export class AgentPool {
   readonly #pin: PinFile;
   #hasStarted = false;
   #hasReread = false;
-  /** Refused before any agent was ready: an operator has to mend something, and the process ends. */
+  /**
+   * Refused before any agent was ready: an operator has to mend something, and the process ends.
+   */
   #refused = false;
   #lastFailure = '';
   #maintenance: NodeJS.Timeout | undefined;
@@ -119,9 +128,9 @@ export class AgentPool {
   }
 
   /**
-   * Starts one agent, then the others. Resolves once the first is ready, however long the token is away or the PIN is
-   * wrong: a process that ended then would be started again, and cost a try each time. Rejects with
-   * {@link TokenRefused} on what else an operator has to mend.
+   * Starts one agent, then the others. Resolves once the first is ready, however long the token is
+   * away or the PIN is wrong: a process that ended then would be started again, and cost a try each
+   * time. Rejects with {@link TokenRefused} on what else an operator has to mend.
    */
   start(): Promise<TokenReport> {
     this.#maintainedAt = monotonicNow();
@@ -150,13 +159,19 @@ export class AgentPool {
     return this.#objects;
   }
 
-  /** Has agents start with these from now on; one that began to start with others serves nobody, and is started again. */
+  /**
+   * Has agents start with these from now on; one that began to start with others serves nobody, and
+   * is started again.
+   */
   use(objects: readonly TokenObject[]): void {
     // What starts with an equal list isn't outdated.
     if (!isDeepStrictEqual(objects, this.#objects)) this.#objects = objects;
   }
 
-  /** Whether an agent may be ready soon, for whoever waits for one since then, in monotonic milliseconds. */
+  /**
+   * Whether an agent may be ready soon, for whoever waits for one since then, in monotonic
+   * milliseconds.
+   */
   mayBeReadySoon(waitingSince: number): boolean {
     if (this.#stopped !== undefined || this.#refused || this.#pin.isRejected) return false;
     const since = this.#ready.size === 0 ? this.#downSince : waitingSince;
@@ -171,8 +186,8 @@ export class AgentPool {
   }
 
   /**
-   * Ends an agent once another one is ready in its place, and all that it was doing is done. Returns whether it is gone; not
-   * when none gets ready in its place.
+   * Ends an agent once another one is ready in its place, and all that it was doing is done.
+   * Returns whether it is gone; not when none gets ready in its place.
    */
   async replace(agent: AgentProcess): Promise<boolean> {
     const { log, callTimeoutMs, startTimeoutMs = START_TIMEOUT_MS } = this.#options;
@@ -206,7 +221,8 @@ export class AgentPool {
     for (const agent of [...this.#ready, ...this.#starting]) agent.end();
     this.#resolveWhenEmpty();
     const impatience = setTimeout(() => {
-      for (const agent of [...this.#ready, ...this.#starting, ...this.#retired.keys()]) agent.kill();
+      for (const agent of [...this.#ready, ...this.#starting, ...this.#retired.keys()])
+        agent.kill();
     }, this.#options.callTimeoutMs);
     await this.#stopped.promise;
     clearTimeout(impatience);
@@ -222,7 +238,11 @@ export class AgentPool {
   }
 
   #killHanging(): void {
-    const { callTimeoutMs, startTimeoutMs = Math.max(START_TIMEOUT_MS, callTimeoutMs), log } = this.#options;
+    const {
+      callTimeoutMs,
+      startTimeoutMs = Math.max(START_TIMEOUT_MS, callTimeoutMs),
+      log,
+    } = this.#options;
     for (const agent of this.#ready) {
       if (agent.workingFor <= callTimeoutMs) continue;
       log.error({ pid: agent.pid }, 'HSM agent hangs and is replaced');
@@ -306,7 +326,10 @@ export class AgentPool {
     void this.#lookAgain(detail);
   }
 
-  /** Starts once more if other objects are recorded by now than when they were read; else the refusal is the last word. */
+  /**
+   * Starts once more if other objects are recorded by now than when they were read; else the
+   * refusal is the last word.
+   */
   async #lookAgain(detail: string): Promise<void> {
     const { reread } = this.#options;
     const known = this.#objects;
@@ -339,7 +362,8 @@ export class AgentPool {
   #backOff(agent: AgentProcess, served: boolean): void {
     const now = monotonicNow();
     if (served && this.#ready.size === 0) this.#downSince = now;
-    if (served && (this.#proven.has(agent) || now - agent.startedAt > LONG_LIFE_MS)) this.#backOffMs = 0;
+    if (served && (this.#proven.has(agent) || now - agent.startedAt > LONG_LIFE_MS))
+      this.#backOffMs = 0;
     else {
       this.#backOffMs = Math.min(MAX_BACK_OFF_MS, this.#backOffMs * 2 + 50);
       this.#nextStartAt = now + this.#backOffMs * (0.5 + Math.random() / 2);

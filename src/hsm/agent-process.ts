@@ -1,23 +1,36 @@
 /**
- * One agent process as the server sees it: its start, its stream, the calls that it hasn't answered, its end.
+ * One agent process as the server sees it: its start, its stream, the calls that it hasn't
+ * answered, its end.
  *
- * Invariants: every call that was sent is either answered or handed to `onExit`, oldest first, exactly once; nothing
- * that the child does or writes throws here; one that changes the token's objects is not killed. The child gets an
- * allow-listed environment, no debugger by signal, no core dump. Doesn't decide whether an agent is started, killed, or
- * a call given to another: `agent-pool.ts` and `agents.ts` do.
+ * Invariants: every call that was sent is either answered or handed to `onExit`, oldest first,
+ * exactly once; nothing that the child does or writes throws here; one that changes the token's
+ * objects is not killed. The child gets an allow-listed environment, no debugger by signal, no core
+ * dump. Doesn't decide whether an agent is started, killed, or a call given to another:
+ * `agent-pool.ts` and `agents.ts` do.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { monotonicNow } from '../call.ts';
-import { EXIT_AFTER_FAILURE, frameReader, OPERATIONS, type OperationName, replyId } from './protocol.ts';
+import {
+  EXIT_AFTER_FAILURE,
+  frameReader,
+  OPERATIONS,
+  type OperationName,
+  replyId,
+} from './protocol.ts';
 
 const MAIN = fileURLToPath(
   new URL(`./agent/main${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url),
 );
-/** How long what a dead agent has written is read on, should another process hold its pipes open. */
+/**
+ * How long what a dead agent has written is read on, should another process hold its pipes open.
+ */
 const PIPES_MS = 1_000;
-/** No debugger by signal; a small young generation, which halves the memory for some 3% of the rate (measured). */
+/**
+ * No debugger by signal; a small young generation, which halves the memory for some 3% of the rate
+ * (measured).
+ */
 const NODE_FLAGS = ['--disable-sigusr1', '--max-semi-space-size=4'];
 /** The longest piece of an agent's own output that is logged: libraries print there. */
 const OUTPUT_LIMIT = 500;
@@ -78,7 +91,8 @@ export class AgentProcess {
     try {
       this.#child = start(options.environment);
     } catch (error) {
-      // Some failures Node throws (no memory, an environment too large), others it emits later. Here all come later.
+      // Some failures Node throws (no memory, an environment too large), others it emits later.
+      // Here all come later.
       setImmediate(failed, error as Error);
       return;
     }
@@ -87,7 +101,9 @@ export class AgentProcess {
     // Without a descriptor to spare there are no streams at all, and an error to come (measured).
     const { stdio = [] as unknown as ChildProcess['stdio'] } = this.#child;
     for (const output of [stdio[1], stdio[2]]) {
-      output?.on('data', (chunk: Buffer) => options.onOutput(chunk.toString('utf8').slice(0, OUTPUT_LIMIT)));
+      output?.on('data', (chunk: Buffer) =>
+        options.onOutput(chunk.toString('utf8').slice(0, OUTPUT_LIMIT)),
+      );
       output?.on('error', ({ message }) => options.onOutput(message));
     }
     this.#stream = stdio[3] as Socket | undefined;
@@ -106,7 +122,8 @@ export class AgentProcess {
       else this.#end(how, this.#oldest());
     };
     this.#child.once('close', ended);
-    // That event waits until nobody holds the pipes any more, and a process that a library left behind may never end.
+    // That event waits until nobody holds the pipes any more, and a process that a library left
+    // behind may never end.
     this.#child.once('exit', (code, signal) => setTimeout(ended, PIPES_MS, code, signal).unref());
   }
 
@@ -119,12 +136,18 @@ export class AgentProcess {
     return this.#unanswered.size;
   }
 
-  /** For how many milliseconds it has worked on its oldest call; 0 while that changes the token's objects. */
+  /**
+   * For how many milliseconds it has worked on its oldest call; 0 while that changes the token's
+   * objects.
+   */
   get workingFor(): number {
     return this.#unanswered.size === 0 || this.#changesToken ? 0 : monotonicNow() - this.#headSince;
   }
 
-  /** Sends a call; what is sent within one turn of the event loop is written at once. Throws RangeError for one that fits no frame. */
+  /**
+   * Sends a call; what is sent within one turn of the event loop is written at once. Throws
+   * RangeError for one that fits no frame.
+   */
   send(call: AgentCall): void {
     const requestId = this.#nextId;
     const frame = call.encode(requestId);
@@ -136,7 +159,8 @@ export class AgentProcess {
     if (!this.#flushing) {
       this.#flushing = true;
       stream?.cork();
-      // After all that came in with this turn of the event loop: a write for each call costs 60 µs of 140 (measured).
+      // After all that came in with this turn of the event loop: a write for each call costs 60 µs
+      // of 140 (measured).
       setImmediate(() => {
         this.#flushing = false;
         stream?.uncork();
@@ -150,7 +174,10 @@ export class AgentProcess {
     this.#killFor('it was killed');
   }
 
-  /** Ends it after an answer that says that it is of no more use: none of its other calls has been begun. */
+  /**
+   * Ends it after an answer that says that it is of no more use: none of its other calls has been
+   * begun.
+   */
   dismiss(): void {
     this.#child?.kill('SIGKILL');
     this.#end('it was of no more use');
@@ -164,7 +191,8 @@ export class AgentProcess {
   #killFor(why: string): void {
     if (this.#changesToken) return;
     this.#child?.kill('SIGKILL');
-    // Not only once it is gone: what the system can't end (a driver that hangs) is of no more use either.
+    // Not only once it is gone: what the system can't end (a driver that hangs) is of no more use
+    // either.
     this.#end(why, this.#oldest());
   }
 
@@ -207,8 +235,12 @@ export class AgentProcess {
 /** Throws what keeps the system from trying. */
 function start(environment: Readonly<Record<string, string>>): ChildProcess {
   // The shell is there for its ulimit: Node can't set resource limits.
-  return spawn('/bin/sh', ['-c', 'ulimit -c 0; exec "$0" "$@"', process.execPath, ...NODE_FLAGS, MAIN], {
-    env: { ...environment },
-    stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
-  });
+  return spawn(
+    '/bin/sh',
+    ['-c', 'ulimit -c 0; exec "$0" "$@"', process.execPath, ...NODE_FLAGS, MAIN],
+    {
+      env: { ...environment },
+      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+    },
+  );
 }

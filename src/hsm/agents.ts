@@ -1,9 +1,11 @@
 /**
- * The HSM agents as the rest of the server uses them: one function that has an operation done, and what all of them are told.
+ * The HSM agents as the rest of the server uses them: one function that has an operation done, and
+ * what all of them are told.
  *
- * Invariants: a call that an agent died of goes to no other; what waits is bounded in count, bytes and time; a token object
- * counts as held once every agent holds it, and one that isn't to be used any more until none does. Knows what agents'
- * failures mean to callers; no key, no PKCS#11. How agents are kept alive is `agent-pool.ts`'s.
+ * Invariants: a call that an agent died of goes to no other; what waits is bounded in count, bytes
+ * and time; a token object counts as held once every agent holds it, and one that isn't to be used
+ * any more until none does. Knows what agents' failures mean to callers; no key, no PKCS#11. How
+ * agents are kept alive is `agent-pool.ts`'s.
  */
 import { monotonicNow } from '../call.ts';
 import { KeywardError, type Reason } from '../errors.ts';
@@ -92,8 +94,9 @@ export class HsmAgents {
   }
 
   /**
-   * Has an operation done. Throws HSM_UNAVAILABLE, HSM_QUEUE_FULL, DEADLINE_EXCEEDED, STORED_ROW_CORRUPT,
-   * DECRYPTION_FAILED or INTERNAL. What is asked for past `deadline` is not done.
+   * Has an operation done. Throws HSM_UNAVAILABLE, HSM_QUEUE_FULL, DEADLINE_EXCEEDED,
+   * STORED_ROW_CORRUPT, DECRYPTION_FAILED or INTERNAL. What is asked for past `deadline` is not
+   * done.
    */
   async call<Name extends OperationName>(
     name: Name,
@@ -115,11 +118,12 @@ export class HsmAgents {
   }
 
   /**
-   * Has every agent use these token objects from now on, those that start later too. An agent that doesn't see one that it
-   * should is replaced, once for each object, since some libraries see only what was there when they were loaded; one that
-   * has one which isn't to be used any more is replaced too, with all that it has unwrapped. A new one is ready before an
-   * old one goes; one that began to start before serves nobody, and is started again. Throws HSM_UNAVAILABLE when
-   * an agent can't be replaced now.
+   * Has every agent use these token objects from now on, those that start later too. An agent that
+   * doesn't see one that it should is replaced, once for each object, since some libraries see only
+   * what was there when they were loaded; one that has one which isn't to be used any more is
+   * replaced too, with all that it has unwrapped. A new one is ready before an old one goes; one
+   * that began to start before serves nobody, and is started again. Throws HSM_UNAVAILABLE when an
+   * agent can't be replaced now.
    */
   hold(objects: readonly TokenObject[]): Promise<void> {
     // One after another: whoever asks last has the last word.
@@ -133,7 +137,8 @@ export class HsmAgents {
     const sought = new Set<AnyId>();
     const { ready } = this.#pool;
     for (const agent of [...ready]) {
-      // It may have ended while another was replaced; what starts in its place starts with these objects.
+      // It may have ended while another was replaced; what starts in its place starts with these
+      // objects.
       if (!ready.has(agent)) continue;
       const before = this.#heldBy(agent);
       const leaves = [...before].some((id) => !wanted.includes(id));
@@ -149,7 +154,10 @@ export class HsmAgents {
     for (const id of sought) if (!held.includes(id)) this.#unseen.add(id);
   }
 
-  /** The objects that every agent holds, and those that any still holds though it isn't to; no others while none is ready. */
+  /**
+   * The objects that every agent holds, and those that any still holds though it isn't to; no
+   * others while none is ready.
+   */
   get held(): readonly AnyId[] {
     const wanted = new Set(wantedOf(this.#pool.objects));
     const ready = [...this.#pool.ready].map((agent) => this.#heldBy(agent));
@@ -163,7 +171,10 @@ export class HsmAgents {
     return this.#held.get(agent) ?? new Set();
   }
 
-  /** What the agent holds once it has looked for these objects; what it held before, when it can't tell. */
+  /**
+   * What the agent holds once it has looked for these objects; what it held before, when it can't
+   * tell.
+   */
   async #ask(agent: AgentProcess, objects: readonly TokenObject[]): Promise<ReadonlySet<AnyId>> {
     const deadline = monotonicNow() + this.#options.callTimeoutMs;
     const reply = await this.#tell(agent, 'hold', { objects }, deadline).catch(() => undefined);
@@ -174,7 +185,10 @@ export class HsmAgents {
   #nowHolds(agent: AgentProcess, { held, problems }: HeldObjects): void {
     this.#held.set(agent, new Set(held));
     for (const problem of problems)
-      this.#options.log.error({ alert: 'token-object', problem }, 'a token object is not what it must be');
+      this.#options.log.error(
+        { alert: 'token-object', problem },
+        'a token object is not what it must be',
+      );
   }
 
   /** Has this agent do something, and no other. */
@@ -204,8 +218,8 @@ export class HsmAgents {
   }
 
   /**
-   * Has every agent destroy the handles of a key's versions, or of all keys. An agent that starts later has none; one
-   * that doesn't do it within a call's time is hanging, and is killed for that.
+   * Has every agent destroy the handles of a key's versions, or of all keys. An agent that starts
+   * later has none; one that doesn't do it within a call's time is hanging, and is killed for that.
    */
   async forget(keyId?: KeyId): Promise<void> {
     const request = { keyId: keyId === undefined ? Buffer.alloc(0) : idToBytes(keyId) };
@@ -230,7 +244,8 @@ export class HsmAgents {
   ): Promise<ReplyOf<Name>> {
     let firstStaleAt: number | undefined;
     for (let tries = 1; ; tries++) {
-      // A second agent's session is mostly good. Where it isn't, the token has lost them all: only a new agent's is.
+      // A second agent's session is mostly good. Where it isn't, the token has lost them all: only
+      // a new agent's is.
       const startedAfter = tries === STALE_TRIES ? (firstStaleAt ?? 0) : 0;
       const outcome = await this.#dispatch(name, request, deadline, startedAfter);
       if ('reply' in outcome) return outcome.reply;
@@ -247,16 +262,18 @@ export class HsmAgents {
     deadline: number,
     startedAfter: number,
   ) {
-    return new Promise<{ readonly reply: ReplyOf<Name> } | { readonly failure: Failure }>((resolve, fail) => {
-      const encode = (requestId: number) => encodeRequest(requestId, name, deadline, request);
-      const settle = (frame: Buffer, agent: AgentProcess) => {
-        const outcome = decodeReply(name, frame);
-        if ('reply' in outcome) this.#pool.prove(agent);
-        else if (ENDING_FAILURES.includes(outcome.failure.kind)) agent.dismiss();
-        resolve(outcome);
-      };
-      this.#send({ name, encode, attempts: 0, startedAfter, settle, fail });
-    });
+    return new Promise<{ readonly reply: ReplyOf<Name> } | { readonly failure: Failure }>(
+      (resolve, fail) => {
+        const encode = (requestId: number) => encodeRequest(requestId, name, deadline, request);
+        const settle = (frame: Buffer, agent: AgentProcess) => {
+          const outcome = decodeReply(name, frame);
+          if ('reply' in outcome) this.#pool.prove(agent);
+          else if (ENDING_FAILURES.includes(outcome.failure.kind)) agent.dismiss();
+          resolve(outcome);
+        };
+        this.#send({ name, encode, attempts: 0, startedAfter, settle, fail });
+      },
+    );
   }
 
   #send(call: AgentCall): void {
@@ -287,7 +304,9 @@ export class HsmAgents {
         'a stored row does not verify',
       );
     }
-    return new KeywardError(REASON_OF[kind], { cause: new Error(`agent: ${name}: ${kind} ${detail}`) });
+    return new KeywardError(REASON_OF[kind], {
+      cause: new Error(`agent: ${name}: ${kind} ${detail}`),
+    });
   }
 
   /** What an agent that has ended had not answered. */
@@ -296,7 +315,8 @@ export class HsmAgents {
     for (const call of untouched) {
       // One that has said what it ended of has begun none of these.
       if (interrupted === undefined) call.attempts -= 1;
-      if (call.attempts > 1 || !OPERATIONS[call.name].idempotent) call.fail(unavailable('two agents ended'));
+      if (call.attempts > 1 || !OPERATIONS[call.name].idempotent)
+        call.fail(unavailable('two agents ended'));
       else this.#send(call);
     }
   }

@@ -1,5 +1,6 @@
 /**
- * Checkpoints of the audit log: their text, and the signed note that they travel in (C2SP tlog-checkpoint, signed-note).
+ * Checkpoints of the audit log: their text, and the signed note that they travel in (C2SP
+ * tlog-checkpoint, signed-note).
  *
  * ```
  *  keyward/<environment UUID>          origin; from the second generation on, with /<generation>
@@ -9,8 +10,8 @@
  *  — <origin> <base64(key hash (4) ‖ signature)>
  * ```
  *
- * The signature is ECDSA on P-256 with SHA-256 over the text up to the empty line, in ASN.1; the key hash is the beginning
- * of SHA-256 of the public key's SPKI. Knows no token and no tree.
+ * The signature is ECDSA on P-256 with SHA-256 over the text up to the empty line, in ASN.1; the
+ * key hash is the beginning of SHA-256 of the public key's SPKI. Knows no token and no tree.
  */
 import { createPublicKey, hash, verify } from 'node:crypto';
 import type { EnvironmentId } from '../ids.ts';
@@ -45,7 +46,10 @@ export function generationOf(origin: string, environmentId: EnvironmentId): numb
   return origin === originOf({ environmentId, generation }) ? generation : undefined;
 }
 
-/** Whether a checkpoint may be signed after another one: of a later generation, longer, or the same again. */
+/**
+ * Whether a checkpoint may be signed after another one: of a later generation, longer, or the same
+ * again.
+ */
 export function follows(next: CheckpointClaim, last: CheckpointClaim): boolean {
   if (next.generation !== last.generation) return next.generation > last.generation;
   if (next.treeSize !== last.treeSize) return next.treeSize > last.treeSize;
@@ -64,7 +68,10 @@ export function checkpointNote(claim: CheckpointClaim, spki: Buffer, signature: 
   return `${checkpointText(claim)}\n— ${originOf(claim)} ${signed}\n`;
 }
 
-/** What a note says that has this key's signature and nothing besides; undefined for every other text. */
+/**
+ * What a note says that has this key's signature and nothing besides; undefined for every other
+ * text.
+ */
 export function signedClaim(
   note: string,
   environmentId: EnvironmentId,
@@ -81,7 +88,10 @@ export function signedClaim(
   return verify('sha256', Buffer.from(text), key, signature) ? claim : undefined;
 }
 
-/** Which log, and which key of it, the first signature of a note is of, in words that are equal where both are. */
+/**
+ * Which log, and which key of it, the first signature of a note is of, in words that are equal
+ * where both are.
+ */
 export function signerOf(note: string): string {
   const [line = ''] = parseNote(note)?.signatures ?? [];
   const { name, keyHash } = signatureIn(line);
@@ -91,7 +101,11 @@ export function signerOf(note: string): string {
 function signatureIn(line: string) {
   const [, name = '', encoded = ''] = line.split(' ');
   const signed = Buffer.from(encoded, 'base64');
-  return { name, keyHash: signed.subarray(0, KEY_HASH_BYTES), signature: signed.subarray(KEY_HASH_BYTES) };
+  return {
+    name,
+    keyHash: signed.subarray(0, KEY_HASH_BYTES),
+    signature: signed.subarray(KEY_HASH_BYTES),
+  };
 }
 
 /** A note's text, with its last newline, and the lines under it. */
@@ -117,22 +131,36 @@ export function parseCheckpointText(
   const treeSize = Number(size);
   const rootHash = Buffer.from(root, 'base64');
   const wellFormed = /^(0|[1-9]\d{0,15})$/.test(size) && Number.isSafeInteger(treeSize);
-  if (!wellFormed || origin === '' || rootHash.length !== 32 || rootHash.toString('base64') !== root)
+  if (
+    !wellFormed ||
+    origin === '' ||
+    rootHash.length !== 32 ||
+    rootHash.toString('base64') !== root
+  )
     return undefined;
   return { origin, treeSize, rootHash };
 }
 
-/** The SPKI of a public key as a token shows it: CKA_EC_POINT, in a DER octet string or bare. Undefined for another. */
+/**
+ * The SPKI of a public key as a token shows it: CKA_EC_POINT, in a DER octet string or bare.
+ * Undefined for another.
+ */
 export function spkiOfPoint(ecPoint: Buffer): Buffer | undefined {
-  const isWrapped = ecPoint.length === POINT_BYTES + 2 && ecPoint[0] === 0x04 && ecPoint[1] === POINT_BYTES;
+  const isWrapped =
+    ecPoint.length === POINT_BYTES + 2 && ecPoint[0] === 0x04 && ecPoint[1] === POINT_BYTES;
   const point = isWrapped ? ecPoint.subarray(2) : ecPoint;
-  return point.length === POINT_BYTES && point[0] === 0x04 ? Buffer.concat([P256_SPKI, point]) : undefined;
+  return point.length === POINT_BYTES && point[0] === 0x04
+    ? Buffer.concat([P256_SPKI, point])
+    : undefined;
 }
 
 /** An ECDSA signature in ASN.1, of r ‖ s as PKCS#11 has it. */
 export function asn1Signature(raw: Buffer): Buffer {
   const half = raw.length / 2;
-  const content = Buffer.concat([asn1Integer(raw.subarray(0, half)), asn1Integer(raw.subarray(half))]);
+  const content = Buffer.concat([
+    asn1Integer(raw.subarray(0, half)),
+    asn1Integer(raw.subarray(half)),
+  ]);
   return Buffer.concat([Buffer.from([0x30, content.length]), content]);
 }
 

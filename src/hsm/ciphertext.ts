@@ -1,5 +1,6 @@
 /**
- * Ciphertext format 1, to the byte: the one place in the code that draws it. docs/ciphertext.md says the same in words.
+ * Ciphertext format 1, to the byte: the one place in the code that draws it. docs/ciphertext.md
+ * says the same in words.
  *
  * ```
  *  0 format = 01 │ 1 suite │ 2 purpose │ 3 zero
@@ -10,9 +11,10 @@
  *  AES-256-GCM under K, AAD = H ‖ commitment ‖ B
  * ```
  *
- * Invariant: no plaintext leaves {@link open} before commitment and tag are verified, and a ciphertext that parses
- * encodes back to the same bytes. Big-endian throughout. Doesn't hold key material: the caller brings the HMAC, which
- * the agent has from the token. Doesn't know what keys, tenants or contexts are beyond their bytes.
+ * Invariant: no plaintext leaves {@link open} before commitment and tag are verified, and a
+ * ciphertext that parses encodes back to the same bytes. Big-endian throughout. Doesn't hold key
+ * material: the caller brings the HMAC, which the agent has from the token. Doesn't know what keys,
+ * tenants or contexts are beyond their bytes.
  */
 import { createSecretKey, type KeyObject, randomFillSync, timingSafeEqual } from 'node:crypto';
 import { KeywardError } from '../errors.ts';
@@ -65,7 +67,10 @@ export interface CiphertextHeader {
   readonly version: number;
 }
 
-/** HMAC-SHA-512 of the input under a key version's material: 64 bytes, which the callee may overwrite. */
+/**
+ * HMAC-SHA-512 of the input under a key version's material: 64 bytes, which the callee may
+ * overwrite.
+ */
 export type MaterialHmac = (input: Buffer) => Buffer;
 
 const MESSAGE_LABEL = Buffer.concat([
@@ -76,12 +81,13 @@ const MESSAGE_LABEL = Buffer.concat([
 const MESSAGE_LENGTH = Buffer.from([0, 0, 2, 0]);
 
 /**
- * Reads a ciphertext's header. Throws DECRYPTION_FAILED for whatever isn't format 1, suite 1, one of `purposes`, and
- * of a possible length.
+ * Reads a ciphertext's header. Throws DECRYPTION_FAILED for whatever isn't format 1, suite 1, one
+ * of `purposes`, and of a possible length.
  */
 export function parseHeader(ciphertext: Buffer, purposes: readonly Purpose[]): CiphertextHeader {
   const purpose = purposes.find((known) => known === ciphertext[2]);
-  const version = ciphertext.length >= CIPHERTEXT_OVERHEAD ? ciphertext.readUInt32BE(VERSION_OFFSET) : 0;
+  const version =
+    ciphertext.length >= CIPHERTEXT_OVERHEAD ? ciphertext.readUInt32BE(VERSION_OFFSET) : 0;
   if (
     ciphertext[0] !== FORMAT ||
     ciphertext[1] !== SUITE_HMAC_SHA512_AES_256_GCM ||
@@ -92,12 +98,16 @@ export function parseHeader(ciphertext: Buffer, purposes: readonly Purpose[]): C
   ) {
     throw new KeywardError('DECRYPTION_FAILED');
   }
-  return { purpose, keyId: idFromBytes(ciphertext.subarray(KEY_ID_OFFSET, VERSION_OFFSET)), version };
+  return {
+    purpose,
+    keyId: idFromBytes(ciphertext.subarray(KEY_ID_OFFSET, VERSION_OFFSET)),
+    version,
+  };
 }
 
 /**
- * Encrypts `plaintext` (0 to 65,536 bytes) under a salt and an IV of its own. Throws RangeError for what {@link open}
- * could not open again.
+ * Encrypts `plaintext` (0 to 65,536 bytes) under a salt and an IV of its own. Throws RangeError for
+ * what {@link open} could not open again.
  */
 export function seal(
   header: CiphertextHeader,
@@ -122,8 +132,8 @@ export function seal(
 }
 
 /**
- * Opens a ciphertext whose header {@link parseHeader} accepted. Throws DECRYPTION_FAILED unless it was sealed with this
- * material and this binding, and no byte has changed since.
+ * Opens a ciphertext whose header {@link parseHeader} accepted. Throws DECRYPTION_FAILED unless it
+ * was sealed with this material and this binding, and no byte has changed since.
  */
 export function open(ciphertext: Buffer, binding: Binding, hmac: MaterialHmac): Buffer {
   const { key, commitment } = deriveMessageKey(ciphertext, binding, hmac);
@@ -146,13 +156,16 @@ function deriveMessageKey(
   hmac: MaterialHmac,
 ): { key: KeyObject; commitment: Buffer } {
   const lengths = [tenant.length, subject.length, contextDigest.length];
-  if (lengths.join() !== BINDING_LENGTHS) throw new RangeError('a part of the binding has another length');
+  if (lengths.join() !== BINDING_LENGTHS)
+    throw new RangeError('a part of the binding has another length');
   const header = ciphertext.subarray(0, HEADER_BYTES);
   const derived = hmac(
     Buffer.concat([MESSAGE_LABEL, header, tenant, subject, contextDigest, MESSAGE_LENGTH]),
   );
   const key = createSecretKey(derived.subarray(0, MESSAGE_KEY_BYTES));
-  const commitment = Buffer.from(derived.subarray(MESSAGE_KEY_BYTES, MESSAGE_KEY_BYTES + COMMITMENT_BYTES));
+  const commitment = Buffer.from(
+    derived.subarray(MESSAGE_KEY_BYTES, MESSAGE_KEY_BYTES + COMMITMENT_BYTES),
+  );
   derived.fill(0);
   return { key, commitment };
 }
@@ -161,7 +174,8 @@ function additionalData(ciphertext: Buffer, { tenant, subject, contextDigest }: 
   return Buffer.concat([ciphertext.subarray(0, ENCRYPTED_OFFSET), tenant, subject, contextDigest]);
 }
 
-// One draw from the system costs 2.1 µs whatever its size (measured), so 4 KiB at a time; a byte is given out once.
+// One draw from the system costs 2.1 µs whatever its size (measured), so 4 KiB at a time; a byte is
+// given out once.
 const randomPool = Buffer.alloc(4096);
 let randomUsed = randomPool.length;
 

@@ -1,8 +1,9 @@
 /**
  * Records as bytes, for the frames between server and agent.
  *
- * A record is its fields in their declared order, big-endian, without names or padding: both sides are always of one
- * release. Invariant: decoding reads every byte of the input and no further, or throws. Knows no operation.
+ * A record is its fields in their declared order, big-endian, without names or padding: both sides
+ * are always of one release. Invariant: decoding reads every byte of the input and no further, or
+ * throws. Knows no operation.
  */
 
 import { type AnyId, idFromBytes, idToBytes, UUID_BYTES } from '../ids.ts';
@@ -82,7 +83,8 @@ export function id<Id extends AnyId>(): Field<Id> {
 export function json<T>(): Field<T> {
   return {
     size: (value) => 4 + Buffer.byteLength(JSON.stringify(value)),
-    write: (value, target, offset) => bytes.write(Buffer.from(JSON.stringify(value)), target, offset),
+    write: (value, target, offset) =>
+      bytes.write(Buffer.from(JSON.stringify(value)), target, offset),
     read: (source, cursor) => JSON.parse(bytes.read(source, cursor).toString()) as T,
   };
 }
@@ -91,7 +93,9 @@ type Fields = Readonly<Record<string, Field<unknown>>>;
 type RecordOf<F> = { readonly [K in keyof F]: F[K] extends Field<infer T> ? T : never };
 
 /** A record of the given fields; usable as a field of another. */
-export function struct<const F extends { readonly [name: string]: unknown }>(fields: F): Field<RecordOf<F>> {
+export function struct<const F extends { readonly [name: string]: unknown }>(
+  fields: F,
+): Field<RecordOf<F>> {
   const entries = Object.entries(fields as unknown as Fields) as [keyof F, Field<unknown>][];
   return {
     size: (value) => entries.reduce((sum, [name, field]) => sum + field.size(value[name]), 0),
@@ -138,7 +142,10 @@ export function encode<T>(record: Field<T>, value: T, reserved = 0): Buffer {
   return target;
 }
 
-/** The record that the bytes from `offset` on are. Throws RangeError if they are shorter or longer than it. */
+/**
+ * The record that the bytes from `offset` on are. Throws RangeError if they are shorter or longer
+ * than it.
+ */
 export function decode<T>(record: Field<T>, source: Buffer, offset = 0): T {
   const cursor = { offset };
   const value = record.read(source, cursor);

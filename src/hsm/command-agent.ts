@@ -1,12 +1,18 @@
 /**
  * An agent of its own for an operator's command: asked for one thing after another, then ended.
  *
- * Invariant: it is never killed before it has answered, since a token object half made is worse than waiting. What fails is
- * said in words for operators. Doesn't know what it is asked for.
+ * Invariant: it is never killed before it has answered, since a token object half made is worse
+ * than waiting. What fails is said in words for operators. Doesn't know what it is asked for.
  */
 import { TokenRefused } from './agent-pool.ts';
 import { AgentProcess } from './agent-process.ts';
-import { decodeReply, encodeRequest, type OperationName, type ReplyOf, type RequestOf } from './protocol.ts';
+import {
+  decodeReply,
+  encodeRequest,
+  type OperationName,
+  type ReplyOf,
+  type RequestOf,
+} from './protocol.ts';
 
 /** How long an agent that has answered may take to end by itself. */
 const GOODBYE_MS = 5_000;
@@ -30,7 +36,10 @@ export class CommandAgent implements Disposable {
   }
 
   /** Throws {@link TokenRefused}. */
-  async call<Name extends OperationName>(name: Name, request: RequestOf<Name>): Promise<ReplyOf<Name>> {
+  async call<Name extends OperationName>(
+    name: Name,
+    request: RequestOf<Name>,
+  ): Promise<ReplyOf<Name>> {
     if (this.#ended !== undefined) throw this.#ended;
     const { promise, resolve, reject } = Promise.withResolvers<ReplyOf<Name>>();
     this.#waiting.add(reject);

@@ -1,8 +1,10 @@
 /**
- * Two agents between which key versions move: one on the token that they are in, one on the token that they go to.
+ * Two agents between which key versions move: one on the token that they are in, one on the token
+ * that they go to.
  *
- * Invariants: what passes through here is wrapped by a transport key that neither process knows; each version comes out
- * proven and sealed by the new token, or not at all. The transport keys end with the agents. Knows no PKCS#11 and no row.
+ * Invariants: what passes through here is wrapped by a transport key that neither process knows;
+ * each version comes out proven and sealed by the new token, or not at all. The transport keys end
+ * with the agents. Knows no PKCS#11 and no row.
  */
 import type { RootKeyId, SealKeyId } from '../ids.ts';
 import { decode, encode } from './codec.ts';
@@ -55,8 +57,14 @@ export class KeyMover implements Disposable {
     return this.#kind;
   }
 
-  /** The versions under the other token's keys; undefined for each that does not verify where it is. Throws TokenRefused. */
-  async move(moves: readonly Move[], sealKeyId: SealKeyId): Promise<(SealedKeyVersion | undefined)[]> {
+  /**
+   * The versions under the other token's keys; undefined for each that does not verify where it is.
+   * Throws TokenRefused.
+   */
+  async move(
+    moves: readonly Move[],
+    sealKeyId: SealKeyId,
+  ): Promise<(SealedKeyVersion | undefined)[]> {
     const keyVersions = moves.map(({ version }) => encode(sealedKeyVersion, version));
     const { wrapped } = await this.#source.call('exportKeyVersions', { keyVersions });
     requireAll(wrapped, keyVersions);
@@ -66,7 +74,10 @@ export class KeyMover implements Disposable {
       return { index, rootKeyId, keyVersion, wrapped: material };
     });
     const items = verified.map(({ index: _, ...item }) => item);
-    const { keyVersions: moved } = await this.#target.call('importKeyVersions', { sealKeyId, items });
+    const { keyVersions: moved } = await this.#target.call('importKeyVersions', {
+      sealKeyId,
+      items,
+    });
     requireAll(moved, items);
     const outcome: (SealedKeyVersion | undefined)[] = moves.map(() => undefined);
     for (const [place, { index }] of verified.entries())

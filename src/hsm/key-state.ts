@@ -1,10 +1,13 @@
 /**
- * How a key stands, as bytes: what the seal of its state is computed over, behind what `record-seal.ts` puts before it.
+ * How a key stands, as bytes: what the seal of its state is computed over, behind what
+ * `record-seal.ts` puts before it.
  *
- * Owns this encoding alone. Invariant: two states have one encoding only if they are the same, so that a seal vouches for one
- * state of one key. Under it is all that says what may be done with a key: its name, its state and when it is to be destroyed,
- * which version is its primary, and the same of each of its versions, so that none can be hidden or added; and the revision,
- * so that an older state is told from the newest. Description, labels and schedule are not: they let nobody do anything.
+ * Owns this encoding alone. Invariant: two states have one encoding only if they are the same, so
+ * that a seal vouches for one state of one key. Under it is all that says what may be done with a
+ * key: its name, its state and when it is to be destroyed, which version is its primary, and the
+ * same of each of its versions, so that none can be hidden or added; and the revision, so that an
+ * older state is told from the newest. Description, labels and schedule are not: they let nobody do
+ * anything.
  */
 import { createHash } from 'node:crypto';
 import { idToBytes, type KeyId, type TenantId } from '../ids.ts';
@@ -44,8 +47,8 @@ const VERSION_BYTES = 5 + TIME_BYTES;
 const HEAD_BYTES = 8 + 1 + TIME_BYTES + 4;
 
 /**
- * The state as bytes, of the same length whatever the number of versions: of those it has the SHA-256. Throws RangeError for
- * what no key's state can be.
+ * The state as bytes, of the same length whatever the number of versions: of those it has the
+ * SHA-256. Throws RangeError for what no key's state can be.
  */
 export function encodeKeyState(state: KeyState): Buffer {
   const name = Buffer.from(state.name, 'utf8');

@@ -1,9 +1,10 @@
 /**
  * A key version as it exists outside the HSM: wrapped by a root key, and sealed.
  *
- * Owns what a row seal and a check value are computed over, to the byte, and the form in which a sealed version travels
- * to an agent. The seal binds everything that a row says to its environment, tenant, key and version, so a row that was
- * changed or moved verifies nowhere. Holds no key: the agent computes both HMACs in the token.
+ * Owns what a row seal and a check value are computed over, to the byte, and the form in which a
+ * sealed version travels to an agent. The seal binds everything that a row says to its environment,
+ * tenant, key and version, so a row that was changed or moved verifies nowhere. Holds no key: the
+ * agent computes both HMACs in the token.
  */
 import {
   type EnvironmentId,
@@ -28,7 +29,9 @@ export const ALGORITHM = { hmacSha512Aes256Gcm: 1 } as const;
 /** How a root key wraps a version. */
 export const WRAP = { rfc3394: 1, rfc5649: 2 } as const;
 
-/** Which version of which key it is: what never changes, also when it is brought under another root. */
+/**
+ * Which version of which key it is: what never changes, also when it is brought under another root.
+ */
 export interface KeyVersionIdentity {
   readonly tenantId: TenantId;
   readonly keyId: KeyId;
@@ -60,7 +63,10 @@ export const sealedKeyVersion = struct({
   seal: bytes,
 });
 
-/** Where the root key's UUID stands in {@link sealedKeyVersion}: behind tenant, key, version and algorithm. */
+/**
+ * Where the root key's UUID stands in {@link sealedKeyVersion}: behind tenant, key, version and
+ * algorithm.
+ */
 const ROOT_KEY_AT = 38;
 
 /** The root key that an encoded {@link sealedKeyVersion} names, as a string of its 16 bytes. */

@@ -1,8 +1,8 @@
 /**
  * The PIN file, as far as this process knows it: whether another try with it is worth making.
  *
- * Invariant: a PIN that was rejected isn't tried again before its file has changed, since tries are few. Knows the file by its
- * looks; only agents read it.
+ * Invariant: a PIN that was rejected isn't tried again before its file has changed, since tries are
+ * few. Knows the file by its looks; only agents read it.
  */
 import { statSync } from 'node:fs';
 
@@ -34,7 +34,10 @@ export class PinFile {
     return this.#rejected !== undefined;
   }
 
-  /** Whether it has changed since its PIN was rejected or doubted: then a try is worth making, though few are left. */
+  /**
+   * Whether it has changed since its PIN was rejected or doubted: then a try is worth making,
+   * though few are left.
+   */
   get hasChanged(): boolean {
     return this.#hasChanged;
   }
@@ -48,7 +51,10 @@ export class PinFile {
     this.#hasChanged = true;
   }
 
-  /** Its PIN was rejected. `stamp` is from before it was read: a file that was mended meanwhile is worth another try. */
+  /**
+   * Its PIN was rejected. `stamp` is from before it was read: a file that was mended meanwhile is
+   * worth another try.
+   */
   reject(stamp: string): void {
     this.#rejected = stamp;
   }

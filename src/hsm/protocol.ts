@@ -1,17 +1,30 @@
 /**
- * What server and agent say to each other: the operations, their records, and the frames on the stream between them.
+ * What server and agent say to each other: the operations, their records, and the frames on the
+ * stream between them.
  *
  * ```
  *  request: u32 length of the rest │ u32 id │ u8 operation │ f64 deadline │ record
  *  reply:   u32 length of the rest │ u32 id │ u8 outcome (0 done, 1 failed) │ record or Failure
  * ```
  *
- * The operations are few and whole: each does all of its work in the agent, and plaintext comes back only where a
- * caller is to receive it. Deadlines are CLOCK_MONOTONIC milliseconds; a request past its deadline is not executed.
- * Knows no PKCS#11.
+ * The operations are few and whole: each does all of its work in the agent, and plaintext comes
+ * back only where a caller is to receive it. Deadlines are CLOCK_MONOTONIC milliseconds; a request
+ * past its deadline is not executed. Knows no PKCS#11.
  */
 import type { AnyId, EnvironmentId, KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
-import { bytes, decode, encode, type Field, id, json, list, struct, u8, u16, u32 } from './codec.ts';
+import {
+  bytes,
+  decode,
+  encode,
+  type Field,
+  id,
+  json,
+  list,
+  struct,
+  u8,
+  u16,
+  u32,
+} from './codec.ts';
 import { sealedKeyVersion } from './key-version.ts';
 import type {
   HeldObjects,
@@ -46,16 +59,25 @@ export interface ServeSettings extends TokenSettings {
   readonly objects: readonly TokenObject[];
   /** How many unwrapped key versions the agent keeps as session objects. */
   readonly keyCacheSize: number;
-  /** Try the PIN although the token remembers a wrong one: the PIN file has changed, or an operator asks. */
+  /**
+   * Try the PIN although the token remembers a wrong one: the PIN file has changed, or an operator
+   * asks.
+   */
   readonly despiteFailedTry: boolean;
-  /** Whether the checkpoint that the token keeps stands against signing one that it isn't followed by; not, unless given. */
+  /**
+   * Whether the checkpoint that the token keeps stands against signing one that it isn't followed
+   * by; not, unless given.
+   */
   readonly heedsKeptCheckpoint?: boolean;
 }
 
 /** What `initializeToken` needs, besides {@link TokenSettings}. */
 export interface InitializeSettings extends TokenSettings {
   readonly environmentId: EnvironmentId;
-  /** What the database has recorded before: where it has any, the token must have all, and nothing is made. */
+  /**
+   * What the database has recorded before: where it has any, the token must have all, and nothing
+   * is made.
+   */
   readonly recorded?: readonly TokenObject[];
 }
 
@@ -98,7 +120,10 @@ export interface KeepSettings extends MoveSettings {
   readonly despiteFailedTry: boolean;
 }
 
-/** How a ciphertext is bound, as {@link import('./ciphertext.ts').Binding} without the tenant, which the version names. */
+/**
+ * How a ciphertext is bound, as {@link import('./ciphertext.ts').Binding} without the tenant, which
+ * the version names.
+ */
 const binding = { subject: bytes, contextDigest: bytes };
 
 interface Operation {
@@ -122,7 +147,10 @@ const operation = <Request, Reply>(
 export const OPERATIONS = {
   /** Opens the token and verifies its objects. The first request to an agent that is to serve. */
   start: operation(1, json<ServeSettings>(), json<TokenReport>()),
-  /** Probes the token and creates the environment's token objects where they are missing. Explicit, by an operator. */
+  /**
+   * Probes the token and creates the environment's token objects where they are missing. Explicit,
+   * by an operator.
+   */
   initializeToken: operation(
     2,
     json<InitializeSettings>(),
@@ -148,19 +176,28 @@ export const OPERATIONS = {
     struct({ keyVersion: bytes, purpose: u8, ...binding, plaintext: bytes }),
     struct({ ciphertext: bytes }),
   ),
-  /** Decrypts a ciphertext of any purpose; the server has checked that the purpose is the caller's to open. */
+  /**
+   * Decrypts a ciphertext of any purpose; the server has checked that the purpose is the caller's
+   * to open.
+   */
   open: operation(
     5,
     struct({ keyVersion: bytes, ...binding, ciphertext: bytes }),
     struct({ plaintext: bytes }),
   ),
-  /** Makes a data key of `length` random bytes, and wraps it; the plaintext comes back only where `reveal` is 1. */
+  /**
+   * Makes a data key of `length` random bytes, and wraps it; the plaintext comes back only where
+   * `reveal` is 1.
+   */
   issueDataKey: operation(
     6,
     struct({ keyVersion: bytes, purpose: u8, ...binding, length: u32, reveal: u8 }),
     struct({ plaintext: bytes, ciphertext: bytes }),
   ),
-  /** Opens a ciphertext and seals what was in it anew, for the same purpose; the plaintext stays in the agent. */
+  /**
+   * Opens a ciphertext and seals what was in it anew, for the same purpose; the plaintext stays in
+   * the agent.
+   */
   reseal: operation(
     7,
     struct({
@@ -174,8 +211,8 @@ export const OPERATIONS = {
     struct({ ciphertext: bytes }),
   ),
   /**
-   * Brings stored data keys under another version of their key, each verified by opening it again; the plaintexts stay in
-   * the agent. One that doesn't open says so in its own result.
+   * Brings stored data keys under another version of their key, each verified by opening it again;
+   * the plaintexts stay in the agent. One that doesn't open says so in its own result.
    */
   rewrap: operation(
     9,
@@ -189,11 +226,15 @@ export const OPERATIONS = {
   ),
   /** Destroys the session objects of a key's versions, or of all keys if the id is empty. */
   forget: operation(10, struct({ keyId: bytes }), struct({})),
-  /** Looks for the environment's objects as they are recorded now, and uses those from then on, and no others. */
+  /**
+   * Looks for the environment's objects as they are recorded now, and uses those from then on, and
+   * no others.
+   */
   hold: operation(13, json<{ objects: readonly TokenObject[] }>(), json<HeldObjects>()),
   /**
-   * Brings key versions under other root and seal keys: unwrapped to be wrapped again, proven by their check values, and
-   * sealed anew. One that doesn't verify says so in its own result, which is a sealed version or empty.
+   * Brings key versions under other root and seal keys: unwrapped to be wrapped again, proven by
+   * their check values, and sealed anew. One that doesn't verify says so in its own result, which
+   * is a sealed version or empty.
    */
   transfer: operation(
     14,
@@ -209,7 +250,10 @@ export const OPERATIONS = {
     struct({ sealKeyId: id<SealKeyId>(), kind: u8, contents: list(bytes) }),
     struct({ seals: list(bytes) }),
   ),
-  /** Whether each record is what its seal was made of: 1 or 0. One that names an unknown seal key isn't. */
+  /**
+   * Whether each record is what its seal was made of: 1 or 0. One that names an unknown seal key
+   * isn't.
+   */
   verifyRecords: operation(
     18,
     struct({
@@ -219,25 +263,42 @@ export const OPERATIONS = {
     }),
     struct({ verified: list(u8) }),
   ),
-  /** Makes one root or seal key. Refuses an id that the token has. Explicit, in an agent of its own. */
+  /**
+   * Makes one root or seal key. Refuses an id that the token has. Explicit, in an agent of its own.
+   */
   createTokenKey: operation(15, json<CreateSettings>(), json<Record<never, never>>(), true),
-  /** Destroys token objects; those that aren't there any more are well. By an operator, in an agent of its own. */
+  /**
+   * Destroys token objects; those that aren't there any more are well. By an operator, in an agent
+   * of its own.
+   */
   destroyTokenKeys: operation(16, json<DestroySettings>(), json<{ destroyed: number }>(), true),
   /** Random bytes. */
   random: operation(8, struct({ length: u32 }), struct({ bytes })),
-  /** Looks at the token and at the given objects in it, anew; whatever they are, it is reported and nothing is refused. */
+  /**
+   * Looks at the token and at the given objects in it, anew; whatever they are, it is reported and
+   * nothing is refused.
+   */
   report: operation(11, json<{ objects: readonly TokenObject[] }>(), json<TokenPosture>()),
   /** Opens the token and reports as `report` does, without serving: for an operator's command. */
   inspectToken: operation(12, json<Omit<ServeSettings, 'keyCacheSize'>>(), json<TokenPosture>()),
   /** Says which token it is, without a PIN. In an agent of its own, as all that follow. */
   identifyToken: operation(20, json<TokenSettings>(), json<TokenIdentity>()),
-  /** Opens the token and says what moving key versions to it or from it would meet. Changes nothing in it. */
+  /**
+   * Opens the token and says what moving key versions to it or from it would meet. Changes nothing
+   * in it.
+   */
   surveyToken: operation(21, json<SurveySettings>(), json<TokenSurvey>()),
   /** Probes the token, as `initializeToken` does, and makes nothing that stays. */
   probeToken: operation(22, json<ProbeSettings>(), json<{ profile: TokenProfile }>(), true),
-  /** Opens the token that key versions are moved to, and makes a transport key pair that ends with the agent. */
+  /**
+   * Opens the token that key versions are moved to, and makes a transport key pair that ends with
+   * the agent.
+   */
   openMoveTarget: operation(23, json<MoveSettings>(), json<TransportOffer>()),
-  /** Opens the token that key versions are moved from, to be wrapped for the agent that made the offer. */
+  /**
+   * Opens the token that key versions are moved from, to be wrapped for the agent that made the
+   * offer.
+   */
   openMoveSource: operation(
     24,
     json<MoveSettings & { readonly offer: TransportOffer }>(),
@@ -245,11 +306,18 @@ export const OPERATIONS = {
   ),
   /** Takes what the source has chosen. By the agent that made the offer. */
   acceptTransport: operation(25, json<TransportChoice>(), json<Record<never, never>>()),
-  /** Wraps verified key versions by the transport key; empty for one that doesn't verify. By an agent opened as source. */
-  exportKeyVersions: operation(26, struct({ keyVersions: list(bytes) }), struct({ wrapped: list(bytes) })),
   /**
-   * Brings what was exported under root keys of this token, proven by the check value that the version had, and seals it.
-   * By an agent opened as target.
+   * Wraps verified key versions by the transport key; empty for one that doesn't verify. By an
+   * agent opened as source.
+   */
+  exportKeyVersions: operation(
+    26,
+    struct({ keyVersions: list(bytes) }),
+    struct({ wrapped: list(bytes) }),
+  ),
+  /**
+   * Brings what was exported under root keys of this token, proven by the check value that the
+   * version had, and seals it. By an agent opened as target.
    */
   importKeyVersions: operation(
     27,
@@ -260,29 +328,40 @@ export const OPERATIONS = {
     struct({ keyVersions: list(bytes) }),
   ),
   /**
-   * The key under which a tenant's encryption contexts are masked in audit entries of one period, 32 bytes: derived by the
-   * token's mask key. `period` is the year and month, as 202601.
+   * The key under which a tenant's encryption contexts are masked in audit entries of one period,
+   * 32 bytes: derived by the token's mask key. `period` is the year and month, as 202601.
    */
-  deriveMaskKey: operation(40, struct({ tenantId: id<TenantId>(), period: u32 }), struct({ key: bytes })),
+  deriveMaskKey: operation(
+    40,
+    struct({ tenantId: id<TenantId>(), period: u32 }),
+    struct({ key: bytes }),
+  ),
   /**
-   * Composes and signs a checkpoint of the audit log. Refuses one that is shorter than what this agent has signed before or,
-   * where told to heed that, the token keeps, or as long and another; says how long that was.
+   * Composes and signs a checkpoint of the audit log. Refuses one that is shorter than what this
+   * agent has signed before or, where told to heed that, the token keeps, or as long and another;
+   * says how long that was.
    */
   signCheckpoint: operation(
     41,
     json<{ readonly generation: number; readonly treeSize: number; readonly rootHash: string }>(),
     json<CheckpointReply>(),
   ),
-  /** The latest checkpoint that the token keeps, of those that its own key has signed. The agent heeds it from then on. */
+  /**
+   * The latest checkpoint that the token keeps, of those that its own key has signed. The agent
+   * heeds it from then on.
+   */
   readKeptCheckpoint: operation(42, struct({}), json<{ readonly note: string | null }>()),
   /**
-   * Has the token keep a checkpoint in place of an earlier one. Refuses what the token's key hasn't signed, and what is earlier
-   * than what is kept. In an agent of its own.
+   * Has the token keep a checkpoint in place of an earlier one. Refuses what the token's key hasn't
+   * signed, and what is earlier than what is kept. In an agent of its own.
    */
   keepCheckpoint: operation(43, json<KeepSettings>(), json<Record<never, never>>(), true),
 } satisfies Record<string, Operation>;
 
-/** A signed note and the public key (SPKI, base64) that it verifies under; or the size that stands against signing it. */
+/**
+ * A signed note and the public key (SPKI, base64) that it verifies under; or the size that stands
+ * against signing it.
+ */
 export type CheckpointReply =
   | { readonly note: string; readonly spki: string }
   | { readonly conflictsWith: number };
@@ -304,8 +383,9 @@ const operationNames = new Map<number, OperationName>(
 /**
  * Why an agent didn't do what it was asked.
  *
- * `token`: a PKCS#11 function failed; the agent ends after saying so, because what the library and its sessions are
- * worth after an error nobody knows. The others leave the agent as it was, except that one which fails to `start` ends.
+ * `token`: a PKCS#11 function failed; the agent ends after saying so, because what the library and
+ * its sessions are worth after an error nobody knows. The others leave the agent as it was, except
+ * that one which fails to `start` ends.
  */
 export type FailureKind =
   | 'decryption-failed'
@@ -319,7 +399,12 @@ export type FailureKind =
   | 'internal';
 
 /** Failures after which an agent does nothing more and ends. */
-export const ENDING_FAILURES: readonly FailureKind[] = ['token', 'pin-rejected', 'pin-tries-low', 'refused'];
+export const ENDING_FAILURES: readonly FailureKind[] = [
+  'token',
+  'pin-rejected',
+  'pin-tries-low',
+  'refused',
+];
 
 /** A failure as it travels. The detail is for operators and holds no secret. */
 export interface Failure {
@@ -332,7 +417,10 @@ export const EXIT_AFTER_FAILURE = 75;
 
 const REQUEST_HEAD_BYTES = 17;
 const REPLY_HEAD_BYTES = 9;
-/** No frame is longer: the largest plaintext and its key version need a few hundred bytes beyond 64 KiB. */
+/**
+ * No frame is longer: the largest plaintext and its key version need a few hundred bytes beyond 64
+ * KiB.
+ */
 export const MAX_FRAME_BYTES = 1024 * 1024;
 
 /** A request's frame. */
@@ -352,7 +440,10 @@ export function encodeRequest<Name extends OperationName>(
 }
 
 /** How many bytes a request's record takes. */
-export function requestBytes<Name extends OperationName>(name: Name, request: RequestOf<Name>): number {
+export function requestBytes<Name extends OperationName>(
+  name: Name,
+  request: RequestOf<Name>,
+): number {
   return (OPERATIONS[name].request as Field<RequestOf<Name>>).size(request);
 }
 
@@ -372,7 +463,10 @@ export function readRequest(frame: Buffer): RequestFrame {
 }
 
 /** The request's record. */
-export function decodeRequest<Name extends OperationName>(name: Name, frame: Buffer): RequestOf<Name> {
+export function decodeRequest<Name extends OperationName>(
+  name: Name,
+  frame: Buffer,
+): RequestOf<Name> {
   return decode(OPERATIONS[name].request as Field<RequestOf<Name>>, frame, REQUEST_HEAD_BYTES);
 }
 
@@ -418,8 +512,9 @@ export function decodeReply<Name extends OperationName>(
 }
 
 /**
- * Cuts a stream into frames. The bytes of a frame are handed over, not copied, where one chunk holds it whole.
- * Throws RangeError on a frame longer than {@link MAX_FRAME_BYTES}: the peer is broken.
+ * Cuts a stream into frames. The bytes of a frame are handed over, not copied, where one chunk
+ * holds it whole. Throws RangeError on a frame longer than {@link MAX_FRAME_BYTES}: the peer is
+ * broken.
  */
 export function frameReader(onFrame: (frame: Buffer) => void): (chunk: Buffer) => void {
   let pending: Buffer = Buffer.alloc(0);

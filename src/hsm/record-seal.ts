@@ -1,9 +1,10 @@
 /**
- * Seals of what the database says and no key version's row does: who may do what, and how keys stand.
+ * Seals of what the database says and no key version's row does: who may do what, and how keys
+ * stand.
  *
- * Owns which kinds of record there are and what their seals are computed over; what a record's content is, byte by byte,
- * its own part of the code says. A seal of one kind verifies for no other, nor as a key version's. Holds no key: the agent
- * computes the HMAC in the token.
+ * Owns which kinds of record there are and what their seals are computed over; what a record's
+ * content is, byte by byte, its own part of the code says. A seal of one kind verifies for no
+ * other, nor as a key version's. Holds no key: the agent computes the HMAC in the token.
  */
 import { type EnvironmentId, idToBytes } from '../ids.ts';
 
@@ -18,7 +19,10 @@ const LABELS: ReadonlyMap<number, Buffer> = new Map([
   [RECORD.keyState, Buffer.from('keyward/v1/seal/key-state\0', 'latin1')],
 ]);
 
-/** What a record's seal is the HMAC of, under the seal key. Throws RangeError for a kind that there isn't. */
+/**
+ * What a record's seal is the HMAC of, under the seal key. Throws RangeError for a kind that there
+ * isn't.
+ */
 export function recordSealInput(environment: EnvironmentId, kind: number, content: Buffer): Buffer {
   const label = LABELS.get(kind);
   if (label === undefined) throw new RangeError('there is no such kind of record');

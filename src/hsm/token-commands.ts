@@ -1,10 +1,11 @@
 /**
- * Commands to a token, each in an agent of its own: making the environment's objects, looking at them, destroying them.
+ * Commands to a token, each in an agent of its own: making the environment's objects, looking at
+ * them, destroying them.
  *
- * The agent is never killed before it has answered: a token object half made is worse than waiting. What serves uses
- * `createTokenKey` and `keepCheckpoint` of those that change the token: an administrator may ask for a new root or seal key, a
- * signed checkpoint may be kept, and the agents that serve have read-only sessions. All else, destroying above all, is an
- * operator's command.
+ * The agent is never killed before it has answered: a token object half made is worse than waiting.
+ * What serves uses `createTokenKey` and `keepCheckpoint` of those that change the token: an
+ * administrator may ask for a new root or seal key, a signed checkpoint may be kept, and the agents
+ * that serve have read-only sessions. All else, destroying above all, is an operator's command.
  */
 import { CommandAgent } from './command-agent.ts';
 import type {
@@ -19,7 +20,13 @@ import type {
   SurveySettings,
   TokenSettings,
 } from './protocol.ts';
-import type { TokenIdentity, TokenPosture, TokenProfile, TokenReport, TokenSurvey } from './token-profile.ts';
+import type {
+  TokenIdentity,
+  TokenPosture,
+  TokenProfile,
+  TokenReport,
+  TokenSurvey,
+} from './token-profile.ts';
 
 type Environment = Readonly<Record<string, string>>;
 
@@ -35,8 +42,8 @@ export function initializeToken(
 }
 
 /**
- * Opens the token as serving does and reports on it, also when a wrong PIN was given before: somebody has looked at it.
- * Throws {@link TokenRefused}.
+ * Opens the token as serving does and reports on it, also when a wrong PIN was given before:
+ * somebody has looked at it. Throws {@link TokenRefused}.
  */
 export function checkToken(
   settings: Omit<ServeSettings, 'despiteFailedTry'>,
@@ -46,8 +53,9 @@ export function checkToken(
 }
 
 /**
- * Opens the token and says what it and the environment's objects in it are, also where serving would refuse them. A PIN
- * that was wrong before isn't tried. Throws {@link TokenRefused} when the token can't be opened.
+ * Opens the token and says what it and the environment's objects in it are, also where serving
+ * would refuse them. A PIN that was wrong before isn't tried. Throws {@link TokenRefused} when the
+ * token can't be opened.
  */
 export function inspectToken(
   settings: Omit<ServeSettings, 'despiteFailedTry' | 'keyCacheSize'>,
@@ -56,13 +64,25 @@ export function inspectToken(
   return runInAgent('inspectToken', { ...settings, despiteFailedTry: false }, environment);
 }
 
-/** Makes one root or seal key. Throws {@link TokenRefused}, also when the token has an object of this id. */
-export async function createTokenKey(settings: CreateSettings, environment: Environment): Promise<void> {
+/**
+ * Makes one root or seal key. Throws {@link TokenRefused}, also when the token has an object of
+ * this id.
+ */
+export async function createTokenKey(
+  settings: CreateSettings,
+  environment: Environment,
+): Promise<void> {
   await runInAgent('createTokenKey', settings, environment);
 }
 
-/** Has the token keep a checkpoint. Throws {@link TokenRefused}, also for one that isn't the token's or isn't the latest. */
-export async function keepCheckpoint(settings: KeepSettings, environment: Environment): Promise<void> {
+/**
+ * Has the token keep a checkpoint. Throws {@link TokenRefused}, also for one that isn't the token's
+ * or isn't the latest.
+ */
+export async function keepCheckpoint(
+  settings: KeepSettings,
+  environment: Environment,
+): Promise<void> {
   await runInAgent('keepCheckpoint', settings, environment);
 }
 
@@ -77,26 +97,47 @@ export async function readKeptCheckpoint(
 }
 
 /**
- * Destroys objects of the environment, and returns how many of them were there: doing it again destroys none.
- * Throws {@link TokenRefused} when one of the ids isn't this environment's object.
+ * Destroys objects of the environment, and returns how many of them were there: doing it again
+ * destroys none. Throws {@link TokenRefused} when one of the ids isn't this environment's object.
  */
-export async function destroyTokenKeys(settings: DestroySettings, environment: Environment): Promise<number> {
+export async function destroyTokenKeys(
+  settings: DestroySettings,
+  environment: Environment,
+): Promise<number> {
   const { destroyed } = await runInAgent('destroyTokenKeys', settings, environment);
   return destroyed;
 }
 
-/** Which token the settings mean; needs no PIN. Throws {@link TokenRefused}, also when no token is there. */
-export function identifyToken(settings: TokenSettings, environment: Environment): Promise<TokenIdentity> {
+/**
+ * Which token the settings mean; needs no PIN. Throws {@link TokenRefused}, also when no token is
+ * there.
+ */
+export function identifyToken(
+  settings: TokenSettings,
+  environment: Environment,
+): Promise<TokenIdentity> {
   return runInAgent('identifyToken', settings, environment);
 }
 
-/** Opens the token and says what moving to it or from it would meet. Changes nothing. Throws {@link TokenRefused}. */
-export function surveyToken(settings: SurveySettings, environment: Environment): Promise<TokenSurvey> {
+/**
+ * Opens the token and says what moving to it or from it would meet. Changes nothing. Throws
+ * {@link TokenRefused}.
+ */
+export function surveyToken(
+  settings: SurveySettings,
+  environment: Environment,
+): Promise<TokenSurvey> {
   return runInAgent('surveyToken', settings, environment);
 }
 
-/** How the token wants to be spoken to. Throws {@link TokenRefused}, also for a token of another environment. */
-export async function probeToken(settings: ProbeSettings, environment: Environment): Promise<TokenProfile> {
+/**
+ * How the token wants to be spoken to. Throws {@link TokenRefused}, also for a token of another
+ * environment.
+ */
+export async function probeToken(
+  settings: ProbeSettings,
+  environment: Environment,
+): Promise<TokenProfile> {
   return (await runInAgent('probeToken', settings, environment)).profile;
 }
 
@@ -106,7 +147,9 @@ export interface RecordAgent {
   verify(request: RequestOf<'verifyRecords'>): Promise<ReplyOf<'verifyRecords'>>;
 }
 
-/** Opens the token as serving does, for `work`. Throws {@link TokenRefused}, and what `work` throws. */
+/**
+ * Opens the token as serving does, for `work`. Throws {@link TokenRefused}, and what `work` throws.
+ */
 export async function withRecordAgent<T>(
   settings: Omit<ServeSettings, 'despiteFailedTry' | 'keyCacheSize'>,
   environment: Environment,

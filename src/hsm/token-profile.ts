@@ -1,8 +1,10 @@
 /**
- * What differs between tokens, and what every token object must be: facts that server and agent share.
+ * What differs between tokens, and what every token object must be: facts that server and agent
+ * share.
  *
- * The profile is probed once, by `keyward-server token init`, stored with the environment, and never guessed again.
- * Knows no PKCS#11 library and no number of it beyond those that a profile records.
+ * The profile is probed once, by `keyward-server token init`, stored with the environment, and
+ * never guessed again. Knows no PKCS#11 library and no number of it beyond those that a profile
+ * records.
  */
 import type { AnyId } from '../ids.ts';
 
@@ -15,8 +17,9 @@ export interface TokenObject {
   readonly objectId: AnyId;
   readonly role: TokenObjectRole;
   /**
-   * Absent: the token must have it. `expected`: it should be there, and is used where it is seen. `possible`: it may be there,
-   * and is not used. `gone`: it was destroyed, and is not used should it be there all the same.
+   * Absent: the token must have it. `expected`: it should be there, and is used where it is seen.
+   * `possible`: it may be there, and is not used. `gone`: it was destroyed, and is not used should
+   * it be there all the same.
    */
   readonly presence?: 'expected' | 'possible' | 'gone';
 }
@@ -25,7 +28,10 @@ export interface TokenObject {
 export interface HeldObjects {
   /** Found and verified. */
   readonly held: readonly AnyId[];
-  /** Expected ones that are there and can't be used, and gone ones that are there; in words for operators. */
+  /**
+   * Expected ones that are there and can't be used, and gone ones that are there; in words for
+   * operators.
+   */
   readonly problems: readonly string[];
 }
 
@@ -61,7 +67,10 @@ export interface PostureFinding {
 /** How an object of an environment was found in the token, by its CKA_ID and its label. */
 export type ObjectCondition = 'found' | 'missing' | 'duplicated' | 'mislabelled';
 
-/** One required attribute, with what is accepted of it: `waived` is unsupported, and the operator goes without. */
+/**
+ * One required attribute, with what is accepted of it: `waived` is unsupported, and the operator
+ * goes without.
+ */
 export interface AttributePosture {
   /** As PKCS#11 names it, without CKA_ and in camel case. */
   readonly attribute: string;
@@ -91,7 +100,11 @@ export interface ProfileWords {
 
 /** What a token and its library say of themselves, and what an environment's objects in it are. */
 export interface TokenPosture {
-  readonly module: { readonly description: string; readonly version: string; readonly manufacturer: string };
+  readonly module: {
+    readonly description: string;
+    readonly version: string;
+    readonly manufacturer: string;
+  };
   readonly label: string;
   readonly serialNumber: string;
   readonly manufacturer: string;
@@ -100,11 +113,17 @@ export interface TokenPosture {
   readonly hardwareVersion: string;
   readonly profile: ProfileWords;
   readonly objects: readonly ObjectPosture[];
-  /** Keys with labels like ours that nobody has asked for: another environment's, or ones that no database records. */
+  /**
+   * Keys with labels like ours that nobody has asked for: another environment's, or ones that no
+   * database records.
+   */
   readonly unrecorded: readonly { readonly objectId: string; readonly label: string }[];
 }
 
-/** What an agent says once it serves: which token it has, what it holds, and every finding that isn't `enforced`. */
+/**
+ * What an agent says once it serves: which token it has, what it holds, and every finding that
+ * isn't `enforced`.
+ */
 export interface TokenReport extends HeldObjects {
   readonly module: string;
   readonly token: string;
@@ -132,11 +151,17 @@ export interface TokenSurvey extends TokenIdentity {
   readonly unrecorded: TokenPosture['unrecorded'];
 }
 
-/** Hashes that RSA-OAEP goes with, the better first; SoftHSM has SHA-1 alone, which is sound in OAEP. */
+/**
+ * Hashes that RSA-OAEP goes with, the better first; SoftHSM has SHA-1 alone, which is sound in
+ * OAEP.
+ */
 export const OAEP_HASHES = ['SHA-256', 'SHA-1'] as const;
 export type OaepHash = (typeof OAEP_HASHES)[number];
 
-/** What the token that is moved to can take: the public half of a transport key pair, and what goes with it. */
+/**
+ * What the token that is moved to can take: the public half of a transport key pair, and what goes
+ * with it.
+ */
 export interface TransportOffer {
   /** RSA-3072, in hexadecimal digits; the exponent is 65537. */
   readonly modulus: string;
@@ -147,8 +172,9 @@ export interface TransportOffer {
 }
 
 /**
- * How key versions travel. `aes-key-wrap`: by an AES-256 key, itself wrapped by RSA-OAEP; where both tokens compute the same
- * AES key wrap. `rsa-oaep`: each by RSA-OAEP, which takes the target 16 times as long (SoftHSM, measured: 83 µs and 1.37 ms).
+ * How key versions travel. `aes-key-wrap`: by an AES-256 key, itself wrapped by RSA-OAEP; where
+ * both tokens compute the same AES key wrap. `rsa-oaep`: each by RSA-OAEP, which takes the target
+ * 16 times as long (SoftHSM, measured: 83 µs and 1.37 ms).
  */
 export type TransportKind = 'aes-key-wrap' | 'rsa-oaep';
 
@@ -160,7 +186,10 @@ export interface TransportChoice {
   readonly wrapped: string;
 }
 
-/** How they travel where the one token computes the one, the other the other: {@link import('./key-version.ts').WRAP}. */
+/**
+ * How they travel where the one token computes the one, the other the other:
+ * {@link import('./key-version.ts').WRAP}.
+ */
 export function transportBetween(source: number, target: number): TransportKind {
   return source === target ? 'aes-key-wrap' : 'rsa-oaep';
 }

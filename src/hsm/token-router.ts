@@ -1,10 +1,11 @@
 /**
- * Two tokens behind one face, while key versions move from one to the other: each operation goes to the agents of the token
- * whose root or seal key it names.
+ * Two tokens behind one face, while key versions move from one to the other: each operation goes to
+ * the agents of the token whose root or seal key it names.
  *
- * Invariants: an operation over versions in two tokens is never tried by either, since to each token the other's row would
- * look corrupt; the next token's agents are opened when it is recorded, and their failing never touches the current one's.
- * Where there is one token its agents are used without this. Doesn't know which setting means which token.
+ * Invariants: an operation over versions in two tokens is never tried by either, since to each
+ * token the other's row would look corrupt; the next token's agents are opened when it is recorded,
+ * and their failing never touches the current one's. Where there is one token its agents are used
+ * without this. Doesn't know which setting means which token.
  */
 import { KeywardError } from '../errors.ts';
 import { type AnyId, idToBytes, type KeyId, type TokenId } from '../ids.ts';
@@ -26,7 +27,10 @@ export interface RoutedToken {
 
 interface TokenRouterOptions {
   readonly current: { readonly tokenId: TokenId; readonly agents: HsmAgents };
-  /** Agents for a token that is recorded beside the current one, not started; undefined where no setting means it. */
+  /**
+   * Agents for a token that is recorded beside the current one, not started; undefined where no
+   * setting means it.
+   */
   readonly openNext: (token: RoutedToken) => Promise<HsmAgents | undefined>;
   readonly log: AgentLog;
 }
@@ -35,13 +39,16 @@ interface TokenRouterOptions {
 const REOPEN_MS = 2_000;
 
 /** The root keys, as {@link rootKeyBytesOf} has them, or seal keys, that a request names. */
-const NAMED_KEYS: { readonly [Name in OperationName]?: (request: RequestOf<Name>) => readonly string[] } = {
+const NAMED_KEYS: {
+  readonly [Name in OperationName]?: (request: RequestOf<Name>) => readonly string[];
+} = {
   createKeyVersion: ({ rootKeyId }) => [nameOf(rootKeyId)],
   seal: ({ keyVersion }) => [rootKeyBytesOf(keyVersion)],
   open: ({ keyVersion }) => [rootKeyBytesOf(keyVersion)],
   issueDataKey: ({ keyVersion }) => [rootKeyBytesOf(keyVersion)],
   reseal: ({ keyVersion, sourceKeyVersion }) => [keyVersion, sourceKeyVersion].map(rootKeyBytesOf),
-  rewrap: ({ keyVersion, sourceKeyVersions }) => [keyVersion, ...sourceKeyVersions].map(rootKeyBytesOf),
+  rewrap: ({ keyVersion, sourceKeyVersions }) =>
+    [keyVersion, ...sourceKeyVersions].map(rootKeyBytesOf),
   transfer: ({ items }) =>
     items.flatMap(({ rootKeyId, keyVersion }) => [nameOf(rootKeyId), rootKeyBytesOf(keyVersion)]),
   sealRecords: ({ sealKeyId }) => [nameOf(sealKeyId)],
@@ -79,7 +86,10 @@ export class TokenRouter implements Agents {
     return [...this.#pools.values()].flatMap(({ held }) => held);
   }
 
-  /** As {@link HsmAgents.call}. Throws TOKEN_KEY_NOT_READY where versions are in two tokens, or in one that isn't open here. */
+  /**
+   * As {@link HsmAgents.call}. Throws TOKEN_KEY_NOT_READY where versions are in two tokens, or in
+   * one that isn't open here.
+   */
   async call<Name extends OperationName>(
     name: Name,
     request: RequestOf<Name>,
@@ -98,7 +108,10 @@ export class TokenRouter implements Agents {
     return pool;
   }
 
-  /** Has every agent use its token's objects from now on; opens a token that is recorded and wasn't. As {@link HsmAgents.hold}. */
+  /**
+   * Has every agent use its token's objects from now on; opens a token that is recorded and wasn't.
+   * As {@link HsmAgents.hold}.
+   */
   async hold(tokens: readonly RoutedToken[]): Promise<void> {
     this.#tokens = tokens;
     this.#current = tokens.find(({ isCurrent }) => isCurrent)?.tokenId ?? this.#current;
@@ -113,7 +126,8 @@ export class TokenRouter implements Agents {
     if (current !== undefined) await this.#holdIn(current);
     for (const token of tokens) {
       if (token === current) continue;
-      // What it doesn't hold, it doesn't say that it holds: whoever moves key versions waits for it.
+      // What it doesn't hold, it doesn't say that it holds: whoever moves key versions waits for
+      // it.
       await this.#holdIn(token).catch((err: unknown) =>
         this.#options.log.warn({ err }, 'objects of another HSM token can not be looked for now'),
       );

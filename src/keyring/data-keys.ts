@@ -1,9 +1,10 @@
 /**
  * Stored data keys: issued, kept wrapped, opened for their owners, deleted.
  *
- * Invariants: a data key's bytes never change; its row's UUID is the subject of its ciphertext, so that no row opens as
- * another; it is wrapped under the version that is primary when its row is written, so that a rotation leaves none behind
- * that its job doesn't see; its plaintext comes back only where a caller is to receive it. Knows no gRPC and no SQL.
+ * Invariants: a data key's bytes never change; its row's UUID is the subject of its ciphertext, so
+ * that no row opens as another; it is wrapped under the version that is primary when its row is
+ * written, so that a rotation leaves none behind that its job doesn't see; its plaintext comes back
+ * only where a caller is to receive it. Knows no gRPC and no SQL.
  */
 import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
@@ -53,8 +54,8 @@ export class DataKeys {
   }
 
   /**
-   * Issues and keeps a data key. Throws RESOURCE_NOT_FOUND, RESOURCE_EXISTS, QUOTA_EXCEEDED, and FAILED_PRECONDITION as
-   * Encrypt.
+   * Issues and keeps a data key. Throws RESOURCE_NOT_FOUND, RESOURCE_EXISTS, QUOTA_EXCEEDED, and
+   * FAILED_PRECONDITION as Encrypt.
    */
   async create(call: Call, request: NewDataKey): Promise<OpenedDataKey> {
     const { store, cache } = this.#parts;
@@ -74,7 +75,10 @@ export class DataKeys {
     }
   }
 
-  /** Opens a stored data key. Throws RESOURCE_NOT_FOUND, DECRYPTION_FAILED, and FAILED_PRECONDITION as Decrypt. */
+  /**
+   * Opens a stored data key. Throws RESOURCE_NOT_FOUND, DECRYPTION_FAILED, and FAILED_PRECONDITION
+   * as Decrypt.
+   */
   async get(call: Call, name: DataKeyName, context: EncryptionContext): Promise<OpenedDataKey> {
     const { tenantId, keyId } = await identify(this.#parts.cache, name);
     const record = await this.#find(call, tenantId, { tenantId, keyId }, name);
@@ -102,7 +106,8 @@ export class DataKeys {
         const record = await findDataKey(tx, tenantId, keyId, name.dataKey);
         if (record === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
         requireEtag(etag, record.dataKeyId);
-        if (!(await deleteDataKey(tx, tenantId, keyId, record))) throw new KeywardError('RESOURCE_NOT_FOUND');
+        if (!(await deleteDataKey(tx, tenantId, keyId, record)))
+          throw new KeywardError('RESOURCE_NOT_FOUND');
       },
       { reference: { keyId }, rebuild: async () => {} },
     );
@@ -183,7 +188,12 @@ export class DataKeys {
     return record;
   }
 
-  async #open(call: Call, name: KeyName, record: DataKeyRecord, context: EncryptionContext): Promise<Buffer> {
+  async #open(
+    call: Call,
+    name: KeyName,
+    record: DataKeyRecord,
+    context: EncryptionContext,
+  ): Promise<Buffer> {
     const { agents, cache, usage } = this.#parts;
     const tenant = await cache.tenant(name.tenant);
     const key = await cache.named(name);

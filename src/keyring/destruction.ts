@@ -1,10 +1,12 @@
 /**
- * The end of keys and versions: scheduled, looked at before, called back, and done when the time has come.
+ * The end of keys and versions: scheduled, looked at before, called back, and done when the time
+ * has come.
  *
- * Invariants: what is scheduled can't be used from then on; nothing is destroyed before its time by the database's clock,
- * nor while maintenance is paused; a single version only if it isn't the primary and no stored data key is wrapped under
- * it, which is asked for under the key's lock both when it is scheduled and when it is done; a whole key takes its
- * stored data keys with it. Erased are the wrapped bytes: rows and history stay. Knows no gRPC and no SQL.
+ * Invariants: what is scheduled can't be used from then on; nothing is destroyed before its time by
+ * the database's clock, nor while maintenance is paused; a single version only if it isn't the
+ * primary and no stored data key is wrapped under it, which is asked for under the key's lock both
+ * when it is scheduled and when it is done; a whole key takes its stored data keys with it. Erased
+ * are the wrapped bytes: rows and history stay. Knows no gRPC and no SQL.
  */
 import type { Call } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
@@ -65,7 +67,10 @@ export class Destruction {
     this.#parts = parts;
   }
 
-  /** Schedules a whole key. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY, INVALID_FIELD. */
+  /**
+   * Schedules a whole key. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY,
+   * INVALID_FIELD.
+   */
   async scheduleKey(
     call: Call,
     name: KeyName,
@@ -98,7 +103,10 @@ export class Destruction {
     });
   }
 
-  /** Schedules one version. Throws as {@link scheduleKey}, and KEY_VERSION_IS_PRIMARY, KEY_VERSION_IN_USE. */
+  /**
+   * Schedules one version. Throws as {@link scheduleKey}, and KEY_VERSION_IS_PRIMARY,
+   * KEY_VERSION_IN_USE.
+   */
   async scheduleVersion(
     call: Call,
     name: KeyVersionName,
@@ -130,7 +138,10 @@ export class Destruction {
     });
   }
 
-  /** Calls a key back: it is disabled then. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_NOT_SCHEDULED. */
+  /**
+   * Calls a key back: it is disabled then. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH,
+   * DESTRUCTION_NOT_SCHEDULED.
+   */
   restoreKey(call: Call, name: KeyName, etag: string): Promise<KeyRecord> {
     return changeKey(this.#parts, call, {
       name,
@@ -144,7 +155,10 @@ export class Destruction {
     });
   }
 
-  /** Calls a version back: it is disabled then. Throws as {@link restoreKey}, and DESTRUCTION_UNDER_WAY for its key. */
+  /**
+   * Calls a version back: it is disabled then. Throws as {@link restoreKey}, and
+   * DESTRUCTION_UNDER_WAY for its key.
+   */
   restoreVersion(call: Call, name: KeyVersionName, etag: string): Promise<KeyVersionRecord> {
     return changeKey(this.#parts, call, {
       name,
@@ -160,7 +174,10 @@ export class Destruction {
     });
   }
 
-  /** Destroys what is due, each by itself; `onError` hears of what failed and stays due. Returns what was destroyed. */
+  /**
+   * Destroys what is due, each by itself; `onError` hears of what failed and stays due. Returns
+   * what was destroyed.
+   */
   async destroyDue(
     due: readonly DueDestruction[],
     onError: (error: unknown, resource: string) => void,
@@ -189,18 +206,24 @@ export class Destruction {
     return readVerified(this.#parts, call, identity.tenantId, (tx) => work(tx, identity));
   }
 
-  /** Returns how many stored data keys went with it; undefined when nothing was to be destroyed any more. */
+  /**
+   * Returns how many stored data keys went with it; undefined when nothing was to be destroyed any
+   * more.
+   */
   async #destroy(due: DueDestruction, resource: string): Promise<number | undefined> {
     const { store, cache, states } = this.#parts;
     const { tenantId, keyId, version } = due;
     const call = ownCall(version === null ? 'DestroyKey' : 'DestroyKeyVersion', OWN_CALL_MS);
     const change = { kind: 'destroyed', subjectId: keyId } as const;
     try {
-      const deleted = await store.mutate(call, { tenantId, resource, change, asReconciler: true }, (tx) =>
-        changeStates(tx, due, states.sealer(call), async (stateTx) => {
-          if (!(await destroyDue(stateTx, due))) throw new KeywardError('CONFLICT');
-          return version === null ? deleteAllDataKeys(tx, tenantId, keyId) : 0;
-        }),
+      const deleted = await store.mutate(
+        call,
+        { tenantId, resource, change, asReconciler: true },
+        (tx) =>
+          changeStates(tx, due, states.sealer(call), async (stateTx) => {
+            if (!(await destroyDue(stateTx, due))) throw new KeywardError('CONFLICT');
+            return version === null ? deleteAllDataKeys(tx, tenantId, keyId) : 0;
+          }),
       );
       cache.forget(tenantId, keyId);
       return deleted;
@@ -229,7 +252,8 @@ async function impactOn(
 }
 
 function requireEtagGiven({ etag, validateOnly }: DestructionRequest): void {
-  if (etag === '' && !validateOnly) throw invalidField('etag', 'must be given, as validate_only answers it');
+  if (etag === '' && !validateOnly)
+    throw invalidField('etag', 'must be given, as validate_only answers it');
 }
 
 /** Throws what forbids destroying a version alone. */
@@ -242,7 +266,9 @@ function requireDestructible(
   if (key.primary.version === version.version) throw new KeywardError('KEY_VERSION_IS_PRIMARY');
   const { storedDataKeys } = impact;
   if (storedDataKeys === 0) return;
-  throw new KeywardError('KEY_VERSION_IN_USE', { metadata: { stored_data_keys: String(storedDataKeys) } });
+  throw new KeywardError('KEY_VERSION_IN_USE', {
+    metadata: { stored_data_keys: String(storedDataKeys) },
+  });
 }
 
 function requireScheduled({ state }: Pick<KeyRecord, 'state'>): void {

@@ -5,8 +5,9 @@
  *  D = SHA-256("keyward/v1/context" 00 ‖ u32 n ‖ n × (u32 length ‖ key ‖ u32 length ‖ value)), keys sorted by their bytes
  * ```
  *
- * Invariant: distinct contexts have distinct encodings, so what would make two of them look alike (invalid UTF-8 that
- * became U+FFFD on its way) is refused. Nothing is normalised. Held in a Map, never as an object's keys.
+ * Invariant: distinct contexts have distinct encodings, so what would make two of them look alike
+ * (invalid UTF-8 that became U+FFFD on its way) is refused. Nothing is normalised. Held in a Map,
+ * never as an object's keys.
  */
 import { hash } from 'node:crypto';
 
@@ -34,12 +35,16 @@ export function findContextProblem(context: EncryptionContext): string | undefin
     }
     bytes += Buffer.byteLength(key) + Buffer.byteLength(value);
   }
-  return bytes > MAX_BYTES ? `has ${bytes} bytes of keys and values; at most ${MAX_BYTES}` : undefined;
+  return bytes > MAX_BYTES
+    ? `has ${bytes} bytes of keys and values; at most ${MAX_BYTES}`
+    : undefined;
 }
 
 /** D, 32 bytes, of a context in which {@link findContextProblem} finds none. */
 export function contextDigest(context: EncryptionContext): Buffer {
-  return context.size === 0 ? EMPTY_DIGEST : digest([...context].sort(([a], [b]) => compareUtf8(a, b)));
+  return context.size === 0
+    ? EMPTY_DIGEST
+    : digest([...context].sort(([a], [b]) => compareUtf8(a, b)));
 }
 
 function digest(entries: readonly (readonly [string, string])[]): Buffer {
@@ -59,8 +64,8 @@ function digest(entries: readonly (readonly [string, string])[]): Buffer {
 }
 
 /**
- * The order of two texts by their UTF-8 bytes. JavaScript's own, by UTF-16 units, is the same but for surrogates, which
- * stand for U+10000 and above and yet are smaller numbers than U+E000.
+ * The order of two texts by their UTF-8 bytes. JavaScript's own, by UTF-16 units, is the same but
+ * for surrogates, which stand for U+10000 and above and yet are smaller numbers than U+E000.
  */
 function compareUtf8(a: string, b: string): number {
   const end = Math.min(a.length, b.length);

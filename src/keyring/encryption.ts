@@ -1,9 +1,10 @@
 /**
- * What callers do with keys: encrypt, decrypt, data keys, re-encrypt, random bytes. Each method reads as its steps.
+ * What callers do with keys: encrypt, decrypt, data keys, re-encrypt, random bytes. Each method
+ * reads as its steps.
  *
- * Invariants: nothing is used that `usable.ts` doesn't let be used; a ciphertext that doesn't open fails in one way whatever
- * the cause; each use is counted once it has succeeded. Requests arrive validated. Knows no gRPC, no SQL,
- * no PKCS#11, and holds no key material.
+ * Invariants: nothing is used that `usable.ts` doesn't let be used; a ciphertext that doesn't open
+ * fails in one way whatever the cause; each use is counted once it has succeeded. Requests arrive
+ * validated. Knows no gRPC, no SQL, no PKCS#11, and holds no key material.
  */
 import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
@@ -57,7 +58,11 @@ export class Encryption {
   /** Encrypts up to 64 KiB under the key's primary version. */
   async encrypt(
     call: Call,
-    request: { readonly name: KeyName; readonly plaintext: Buffer; readonly context: EncryptionContext },
+    request: {
+      readonly name: KeyName;
+      readonly plaintext: Buffer;
+      readonly context: EncryptionContext;
+    },
   ): Promise<Sealed> {
     const primary = await findPrimary(this.#cache, request.name);
     const { ciphertext } = await this.#agents.call(
@@ -122,10 +127,17 @@ export class Encryption {
     return { ...issued, version: primary.record.version };
   }
 
-  /** Brings a ciphertext under a key's primary version and another context; the plaintext stays in the agent. */
+  /**
+   * Brings a ciphertext under a key's primary version and another context; the plaintext stays in
+   * the agent.
+   */
   async reEncrypt(
     call: Call,
-    request: { readonly source: Source; readonly name: KeyName; readonly context: EncryptionContext },
+    request: {
+      readonly source: Source;
+      readonly name: KeyName;
+      readonly context: EncryptionContext;
+    },
   ): Promise<Sealed & { readonly sourceKey: KeyName; readonly sourceVersion: number }> {
     const source = await this.#findSource(request.source);
     const primary = await findPrimary(this.#cache, request.name);
@@ -158,7 +170,10 @@ export class Encryption {
     return (await this.#agents.call('random', { length }, call.deadline)).bytes;
   }
 
-  /** The version that a ciphertext names, within its tenant. Throws DECRYPTION_FAILED, or FAILED_PRECONDITION. */
+  /**
+   * The version that a ciphertext names, within its tenant. Throws DECRYPTION_FAILED, or
+   * FAILED_PRECONDITION.
+   */
   async #findSource({ parent, ciphertext, expectedKey, mayUse }: Source): Promise<UsableVersion> {
     const tenant = await this.#cache.tenant(parent.tenant);
     const header = parseHeader(ciphertext, CALLERS_PURPOSES);

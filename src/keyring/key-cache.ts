@@ -1,13 +1,14 @@
 /**
  * Tenants, keys and key versions as the hot path finds them: in memory, loaded from the store once.
  *
- * Invariants: what a name or a UUID stands for never changes, so those are kept until they fall out; a key's state is
- * dropped the moment a change to it is heard of, also while it is being loaded (what is kept is the promise, so nothing
- * read before a change is put in after it); what isn't there is never remembered; and a replica that no longer hears of
- * changes answers nothing from here. How a key and its versions stand is verified once, when it is loaded, before anybody gets
- * it (`key-states.ts`); a version that was read later counts only if it stands as the key's seal says. A load that several calls
- * wait for is nobody's own: it has the tenant in its name and a deadline of its own. Decides nothing: whether a key may be used
- * is the keyring's to say.
+ * Invariants: what a name or a UUID stands for never changes, so those are kept until they fall
+ * out; a key's state is dropped the moment a change to it is heard of, also while it is being
+ * loaded (what is kept is the promise, so nothing read before a change is put in after it); what
+ * isn't there is never remembered; and a replica that no longer hears of changes answers nothing
+ * from here. How a key and its versions stand is verified once, when it is loaded, before anybody
+ * gets it (`key-states.ts`); a version that was read later counts only if it stands as the key's
+ * seal says. A load that several calls wait for is nobody's own: it has the tenant in its name and
+ * a deadline of its own. Decides nothing: whether a key may be used is the keyring's to say.
  */
 import { monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
@@ -24,7 +25,10 @@ import type { KeyName } from './names.ts';
 
 /** How long a load may take; each call that waits for it still ends at its own deadline. */
 const LOAD_MS = 5_000;
-/** A key that doesn't verify is looked at anew after so long, so that its callers can't keep the HSM and the log busy. */
+/**
+ * A key that doesn't verify is looked at anew after so long, so that its callers can't keep the HSM
+ * and the log busy.
+ */
 const CORRUPT_MS = 1_000;
 /** How often something is read that others keep changing meanwhile. */
 const TRIES = 3;
@@ -79,7 +83,8 @@ export class KeyCache {
     for (let attempt = 1; attempt <= TRIES; attempt++) {
       const key = await this.key(tenantId, keyId);
       if (key === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
-      // A name never changes: one that does was tampered with, and what was loaded before tells nothing of it.
+      // A name never changes: one that does was tampered with, and what was loaded before tells
+      // nothing of it.
       if (key.record.name === name.key) return key;
       this.#keyIds.delete(path);
       this.forget(tenantId, keyId);
@@ -101,7 +106,10 @@ export class KeyCache {
     return remember(key.versions, version, this.#loadVersion(key, version));
   }
 
-  async #loadVersion({ record: key }: LoadedKey, number: number): Promise<LoadedVersion | undefined> {
+  async #loadVersion(
+    { record: key }: LoadedKey,
+    number: number,
+  ): Promise<LoadedVersion | undefined> {
     const { tenantId, keyId } = key;
     let stands = key.sealed;
     for (let attempt = 1; attempt <= TRIES; attempt++) {
@@ -109,7 +117,8 @@ export class KeyCache {
         findVersion(tx, tenantId, keyId, number),
       );
       if (standsAs(stands, number, record)) return record && load(record);
-      // It was changed since the key was loaded, or tampered with: the key's seal as it is now says which.
+      // It was changed since the key was loaded, or tampered with: the key's seal as it is now says
+      // which.
       this.forget(tenantId, keyId);
       const anew = await this.key(tenantId, keyId);
       if (anew === undefined) return undefined;
@@ -140,7 +149,9 @@ export class KeyCache {
   }
 
   #loadKeyId(path: string, tenantId: TenantId, name: string): Promise<KeyId | undefined> {
-    const loading = this.#store.read(loadDeadline(), tenantId, (tx) => findKeyId(tx, tenantId, name));
+    const loading = this.#store.read(loadDeadline(), tenantId, (tx) =>
+      findKeyId(tx, tenantId, name),
+    );
     return remember(this.#keyIds, path, loading);
   }
 
@@ -151,7 +162,9 @@ export class KeyCache {
   async #loadVerified(tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
     const readAfter = this.#states.now();
     const { deadline } = loadDeadline();
-    const record = await this.#store.read({ deadline }, tenantId, (tx) => findKey(tx, tenantId, keyId));
+    const record = await this.#store.read({ deadline }, tenantId, (tx) =>
+      findKey(tx, tenantId, keyId),
+    );
     if (record === undefined) return undefined;
     await this.#states.verify([record.sealed], { readAfter, deadline });
     return { record, primary: load(record.primary), versions: new Map() };
@@ -172,8 +185,15 @@ interface Cache<K, V> {
   delete(key: K): unknown;
 }
 
-/** Puts what is being loaded into the cache, and takes it out again if it fails or finds nothing: at once, or when it may be asked again. */
-function remember<K, T>(cache: Cache<K, Promise<T | undefined>>, key: K, loading: Promise<T | undefined>) {
+/**
+ * Puts what is being loaded into the cache, and takes it out again if it fails or finds nothing: at
+ * once, or when it may be asked again.
+ */
+function remember<K, T>(
+  cache: Cache<K, Promise<T | undefined>>,
+  key: K,
+  loading: Promise<T | undefined>,
+) {
   cache.set(key, loading);
   const drop = () => {
     if (cache.get(key) === loading) cache.delete(key);

@@ -1,10 +1,12 @@
 /**
- * Whether a key stands as the database says: seals of keys' states, verified and made by the agents.
+ * Whether a key stands as the database says: seals of keys' states, verified and made by the
+ * agents.
  *
- * Invariants: what doesn't verify, or isn't sealed, or is older than what this replica has verified of that key before, is
- * refused (KEY_STATE_CORRUPT) with an alert, whoever asks; and what verifies is what was read, all of one instant. Remembers
- * revisions only, and not for ever: an older state that was put back together with its seal while no replica remembers a newer
- * one verifies. Where seals are kept and when they are made is in `store/key-seals.ts`.
+ * Invariants: what doesn't verify, or isn't sealed, or is older than what this replica has verified
+ * of that key before, is refused (KEY_STATE_CORRUPT) with an alert, whoever asks; and what verifies
+ * is what was read, all of one instant. Remembers revisions only, and not for ever: an older state
+ * that was put back together with its seal while no replica remembers a newer one verifies. Where
+ * seals are kept and when they are made is in `store/key-seals.ts`.
  */
 import { type Call, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
@@ -54,14 +56,18 @@ export class KeyStates {
     this.#parts = parts;
   }
 
-  /** To be asked for before states are read that are verified then: what is seen only later says nothing against them. */
+  /**
+   * To be asked for before states are read that are verified then: what is seen only later says
+   * nothing against them.
+   */
   now(): Moment {
     this.#moment += 1;
     return this.#moment as Moment;
   }
 
   /**
-   * Throws KEY_STATE_CORRUPT, naming the key, unless all of these, read after `readAfter`, verify; and what agents throw.
+   * Throws KEY_STATE_CORRUPT, naming the key, unless all of these, read after `readAfter`, verify;
+   * and what agents throw.
    */
   async verify(
     states: readonly KeyStateRecord[],
@@ -111,7 +117,10 @@ export class KeyStates {
     states: readonly KeyStateRecord[],
     deadline: number,
   ): Promise<void> {
-    const items = states.map((state) => ({ content: this.#encode(state), seal: state.seal as Buffer }));
+    const items = states.map((state) => ({
+      content: this.#encode(state),
+      seal: state.seal as Buffer,
+    }));
     const request = { sealKeyId, kind: RECORD.keyState, items };
     const { verified } = await this.#parts.agents.call('verifyRecords', request, deadline);
     const bad = states.find((_, index) => verified[index] !== 1);
@@ -120,11 +129,15 @@ export class KeyStates {
     throw this.#corrupt(bad, 'its seal does not match');
   }
 
-  /** Throws TOKEN_KEY_NOT_READY for a seal key that is in use and that no agent here has: it says nothing against a row. */
+  /**
+   * Throws TOKEN_KEY_NOT_READY for a seal key that is in use and that no agent here has: it says
+   * nothing against a row.
+   */
   async #requireHeld(sealKeyId: SealKeyId, deadline: number): Promise<void> {
     const { store, agents } = this.#parts;
     if (agents.held.some((id) => id === `${sealKeyId}`)) return;
-    if (await isSealKeyInUse(store, { deadline }, sealKeyId)) throw new KeywardError('TOKEN_KEY_NOT_READY');
+    if (await isSealKeyInUse(store, { deadline }, sealKeyId))
+      throw new KeywardError('TOKEN_KEY_NOT_READY');
   }
 
   #encode(state: KeyStateRecord): Buffer {
@@ -141,7 +154,8 @@ export class KeyStates {
     const seen = this.#seen.get(keyId);
     if (seen !== undefined && seen.at < readAfter && revision < seen.revision)
       throw this.#corrupt(state, `its revision is ${revision}, and was ${seen.revision} before`);
-    if (seen === undefined || revision > seen.revision) this.#seen.set(keyId, { revision, at: this.now() });
+    if (seen === undefined || revision > seen.revision)
+      this.#seen.set(keyId, { revision, at: this.now() });
   }
 
   #corrupt({ tenantId, keyId, name }: KeyStateRecord, why: string): KeywardError {
@@ -150,7 +164,10 @@ export class KeyStates {
       { alert: 'key-state-corrupt', detail },
       'what is stored of a key’s state does not verify',
     );
-    return new KeywardError('KEY_STATE_CORRUPT', { metadata: { key: name }, cause: new Error(detail) });
+    return new KeywardError('KEY_STATE_CORRUPT', {
+      metadata: { key: name },
+      cause: new Error(detail),
+    });
   }
 }
 
@@ -161,8 +178,9 @@ export interface Standing {
 }
 
 /**
- * Reads of a tenant what is verified before it is returned: how the key stands, and that its versions stand as its seal says.
- * Throws what `read` does, KEY_STATE_CORRUPT, HSM_UNAVAILABLE, and CONFLICT where others keep changing it meanwhile.
+ * Reads of a tenant what is verified before it is returned: how the key stands, and that its
+ * versions stand as its seal says. Throws what `read` does, KEY_STATE_CORRUPT, HSM_UNAVAILABLE, and
+ * CONFLICT where others keep changing it meanwhile.
  */
 export async function readVerified<T extends Standing>(
   { store, states }: { readonly store: Store; readonly states: KeyStates },
@@ -180,7 +198,10 @@ export async function readVerified<T extends Standing>(
   throw new KeywardError('CONFLICT');
 }
 
-/** Whether a version's row says the same of it as the key's state, which is of another instant perhaps. Neither: it isn't there. */
+/**
+ * Whether a version's row says the same of it as the key's state, which is of another instant
+ * perhaps. Neither: it isn't there.
+ */
 export function standsAs(
   { versions }: KeyStateRecord,
   number: number,

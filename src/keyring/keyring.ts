@@ -1,7 +1,9 @@
 /**
- * The heart, as the rest of the server sees it: tenants, their keys, what is encrypted under them, and how keys age and end.
+ * The heart, as the rest of the server sees it: tenants, their keys, what is encrypted under them,
+ * and how keys age and end.
  *
- * Owns what its parts have in common and nothing else; what happens on Encrypt is in `encryption.ts`.
+ * Owns what its parts have in common and nothing else; what happens on Encrypt is in
+ * `encryption.ts`.
  */
 
 import type { TokenObject } from '../hsm/token-profile.ts';
@@ -38,7 +40,9 @@ export interface KeyringParts {
   readonly quotas: TenantQuotas;
   /** The token's objects, as this replica knows them. */
   readonly tokenObjects: TokenObjects;
-  /** Makes a recorded root or seal key in the token. Rejects when it wasn't made, or nobody knows. */
+  /**
+   * Makes a recorded root or seal key in the token. Rejects when it wasn't made, or nobody knows.
+   */
   readonly makeTokenKey: (key: TokenObject) => Promise<void>;
   /** The reserved tenant, whose audit entries say which tenants were made. */
   readonly systemTenantId: TenantId;

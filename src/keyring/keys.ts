@@ -1,9 +1,11 @@
 /**
  * Keys and their versions: made, looked at, described, switched off and on.
  *
- * Invariants: a key is inserted together with its first version, which its agent has proven, and with the seal of its state;
- * whatever changes a key is announced to all replicas in the same transaction; what is answered of its state was verified; nothing brings back what is scheduled for destruction but restoring
- * it (`destruction.ts`). Rotation is in `rotation.ts`. Knows no gRPC and no SQL.
+ * Invariants: a key is inserted together with its first version, which its agent has proven, and
+ * with the seal of its state; whatever changes a key is announced to all replicas in the same
+ * transaction; what is answered of its state was verified; nothing brings back what is scheduled
+ * for destruction but restoring it (`destruction.ts`). Rotation is in `rotation.ts`. Knows no gRPC
+ * and no SQL.
  */
 import type { Call } from '../call.ts';
 import { invalidField } from '../errors.ts';
@@ -61,7 +63,8 @@ export class Keys {
   }
 
   /**
-   * Creates a key with its version 1. Throws RESOURCE_NOT_FOUND for the tenant, RESOURCE_EXISTS for the key, QUOTA_EXCEEDED.
+   * Creates a key with its version 1. Throws RESOURCE_NOT_FOUND for the tenant, RESOURCE_EXISTS for
+   * the key, QUOTA_EXCEEDED.
    */
   async create(call: Call, name: KeyName, settings: KeySettings): Promise<KeyRecord> {
     this.#checkSchedule(settings);
@@ -82,7 +85,12 @@ export class Keys {
       return store.mutate(
         call,
         keyMutation(formatKeyName(name), identity),
-        (tx) => insertKey(tx, { name: name.key, settings, version, stateSeal }, quotas.of(tenant, 'keys')),
+        (tx) =>
+          insertKey(
+            tx,
+            { name: name.key, settings, version, stateSeal },
+            quotas.of(tenant, 'keys'),
+          ),
         replay,
       );
     });
@@ -93,7 +101,10 @@ export class Keys {
     return (await this.#parts.cache.named(name)).record;
   }
 
-  /** A tenant's keys by name. One that doesn't verify fails the page. Throws KEY_STATE_CORRUPT, HSM_UNAVAILABLE. */
+  /**
+   * A tenant's keys by name. One that doesn't verify fails the page. Throws KEY_STATE_CORRUPT,
+   * HSM_UNAVAILABLE.
+   */
   async list(call: Call, parent: TenantName, request: ListRequest): Promise<Page<KeyRecord>> {
     const { store, cache, states } = this.#parts;
     const { tenantId } = await cache.tenant(parent.tenant);
@@ -108,10 +119,15 @@ export class Keys {
   }
 
   /**
-   * Changes what is given of a key's description, labels and schedule. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH,
-   * DESTRUCTION_UNDER_WAY, and INVALID_FIELD for a schedule that can't be.
+   * Changes what is given of a key's description, labels and schedule. Throws RESOURCE_NOT_FOUND,
+   * ETAG_MISMATCH, DESTRUCTION_UNDER_WAY, and INVALID_FIELD for a schedule that can't be.
    */
-  update(call: Call, name: KeyName, etag: string, changes: Partial<KeySettings>): Promise<KeyRecord> {
+  update(
+    call: Call,
+    name: KeyName,
+    etag: string,
+    changes: Partial<KeySettings>,
+  ): Promise<KeyRecord> {
     this.#checkSchedule(changes);
     return this.#change(call, name, etag, (tx, key) => {
       const { rotationPeriodSeconds = key.rotationPeriodSeconds, nextRotationAt } = changes;
@@ -124,11 +140,19 @@ export class Keys {
   }
 
   /**
-   * Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY. Setting the state that it has changes nothing.
+   * Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY. Setting the state that it has
+   * changes nothing.
    */
-  setState(call: Call, name: KeyName, etag: string, state: 'ENABLED' | 'DISABLED'): Promise<KeyRecord> {
+  setState(
+    call: Call,
+    name: KeyName,
+    etag: string,
+    state: 'ENABLED' | 'DISABLED',
+  ): Promise<KeyRecord> {
     return this.#change(call, name, etag, (tx, key) =>
-      key.state === state ? Promise.resolve(key) : updateKey(tx, key.tenantId, key.keyId, { state }),
+      key.state === state
+        ? Promise.resolve(key)
+        : updateKey(tx, key.tenantId, key.keyId, { state }),
     );
   }
 
@@ -144,28 +168,48 @@ export class Keys {
     });
   }
 
-  /** A key's versions and their use, newest first. Throws RESOURCE_NOT_FOUND, KEY_STATE_CORRUPT, HSM_UNAVAILABLE. */
-  async listVersions(call: Call, name: KeyName, request: ListRequest): Promise<Page<UsedKeyVersion>> {
+  /**
+   * A key's versions and their use, newest first. Throws RESOURCE_NOT_FOUND, KEY_STATE_CORRUPT,
+   * HSM_UNAVAILABLE.
+   */
+  async listVersions(
+    call: Call,
+    name: KeyName,
+    request: ListRequest,
+  ): Promise<Page<UsedKeyVersion>> {
     const identity = await identify(this.#parts.cache, name);
     const { tenantId, keyId } = identity;
     const positions = {
       ...BY_VERSION,
       positionOf: ({ version }: UsedKeyVersion) => BY_VERSION.positionOf(version),
     };
-    return readPage(`versions ${formatKeyName(name)}`, request, positions, async ({ after, ...page }) => {
-      const { versions, usageOf } = await readVerified(this.#parts, call, tenantId, async (tx) => {
-        const before = after === undefined ? {} : { before: Number(after) };
-        return {
-          key: await expectKey(tx, identity),
-          versions: await listVersions(tx, tenantId, keyId, { ...page, ...before }),
-          usageOf: await findUsage(tx, tenantId, keyId),
-        };
-      });
-      return versions.map((version) => ({ version, usage: usageOf(version.version) }));
-    });
+    return readPage(
+      `versions ${formatKeyName(name)}`,
+      request,
+      positions,
+      async ({ after, ...page }) => {
+        const { versions, usageOf } = await readVerified(
+          this.#parts,
+          call,
+          tenantId,
+          async (tx) => {
+            const before = after === undefined ? {} : { before: Number(after) };
+            return {
+              key: await expectKey(tx, identity),
+              versions: await listVersions(tx, tenantId, keyId, { ...page, ...before }),
+              usageOf: await findUsage(tx, tenantId, keyId),
+            };
+          },
+        );
+        return versions.map((version) => ({ version, usage: usageOf(version.version) }));
+      },
+    );
   }
 
-  /** Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY. Setting the state that it has changes nothing. */
+  /**
+   * Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY. Setting the state that it has
+   * changes nothing.
+   */
   setVersionState(
     call: Call,
     name: KeyVersionName,
@@ -205,7 +249,9 @@ export class Keys {
     });
   }
 
-  #checkSchedule({ rotationPeriodSeconds: period }: Pick<KeyChanges, 'rotationPeriodSeconds'>): void {
+  #checkSchedule({
+    rotationPeriodSeconds: period,
+  }: Pick<KeyChanges, 'rotationPeriodSeconds'>): void {
     const shortest = this.#parts.shortestRotationPeriodSeconds;
     if (period == null || (period >= shortest && period <= LONGEST_PERIOD_SECONDS)) return;
     throw invalidField('rotation_period', `must be ${shortest} seconds to ten years`);

@@ -1,7 +1,8 @@
 /**
  * The switch for incidents: stops and starts what the service does by itself.
  *
- * What it stops asks for it in each of its transactions, so that it holds at once and on every replica.
+ * What it stops asks for it in each of its transactions, so that it holds at once and on every
+ * replica.
  */
 import type { Call } from '../call.ts';
 import { findMaintenance, type MaintenanceRecord, setMaintenance } from '../store/maintenance.ts';

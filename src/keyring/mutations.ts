@@ -1,6 +1,6 @@
 /**
- * What all changes to a tenant's keys have in common: which key it is, what its mutation announces, how a change that is
- * sent again is answered, and what is refused because of a state.
+ * What all changes to a tenant's keys have in common: which key it is, what its mutation announces,
+ * how a change that is sent again is answered, and what is refused because of a state.
  *
  * Decides nothing about a particular change.
  */
@@ -50,11 +50,15 @@ export interface KeyChange<T> {
 }
 
 /**
- * Changes a key that is there: locked meanwhile, its state verified before and sealed after, announced, forgotten here. Throws
- * RESOURCE_NOT_FOUND, KEY_STATE_CORRUPT, HSM_UNAVAILABLE.
+ * Changes a key that is there: locked meanwhile, its state verified before and sealed after,
+ * announced, forgotten here. Throws RESOURCE_NOT_FOUND, KEY_STATE_CORRUPT, HSM_UNAVAILABLE.
  */
 export async function changeKey<T>(
-  { store, cache, states }: { readonly store: Store; readonly cache: KeyCache; readonly states: KeyStates },
+  {
+    store,
+    cache,
+    states,
+  }: { readonly store: Store; readonly cache: KeyCache; readonly states: KeyStates },
   call: Call,
   { name, resource, apply, rebuild }: KeyChange<T>,
 ): Promise<T> {
@@ -64,7 +68,9 @@ export async function changeKey<T>(
     call,
     keyMutation(resource, identity),
     (tx) =>
-      changeStates(tx, identity, states.sealer(call), (stateTx, { key }) => apply(stateTx, key, identity)),
+      changeStates(tx, identity, states.sealer(call), (stateTx, { key }) =>
+        apply(stateTx, key, identity),
+      ),
     {
       reference: { keyId },
       rebuild: async (tx) => {
@@ -79,7 +85,10 @@ export async function changeKey<T>(
   return changed;
 }
 
-/** The answer of an effect that the request id has had, looked for before the HSM is asked to do the work again. */
+/**
+ * The answer of an effect that the request id has had, looked for before the HSM is asked to do the
+ * work again.
+ */
 export function findReplayed<T>(
   store: Store,
   call: Call,

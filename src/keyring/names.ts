@@ -1,9 +1,11 @@
 /**
- * Resource names: `tenants/{tenant}`, `tenants/{tenant}/keys/{key}`, `…/versions/{version}`, `…/dataKeys/{data_key}`,
- * `tenants/{tenant}/rewrapJobs/{job}`, `tenants/{tenant}/tokenKeys/{uuid}`, `tenants/{tenant}/roleBindings/{role_binding}`,
+ * Resource names: `tenants/{tenant}`, `tenants/{tenant}/keys/{key}`, `…/versions/{version}`,
+ * `…/dataKeys/{data_key}`, `tenants/{tenant}/rewrapJobs/{job}`,
+ * `tenants/{tenant}/tokenKeys/{uuid}`, `tenants/{tenant}/roleBindings/{role_binding}`,
  * `tenants/{tenant}/roles/{role}`.
  *
- * Owns their grammar; a name that parses formats back to the same text. Knows no request and no row.
+ * Owns their grammar; a name that parses formats back to the same text. Knows no request and no
+ * row.
  */
 
 import type { AnyId, JobId } from '../ids.ts';
@@ -60,7 +62,9 @@ export interface RoleName extends TenantName {
   readonly role: string;
 }
 
-/** What a job is for; without a key, all of the tenant's; without a tenant, everything: `tenants/-`. */
+/**
+ * What a job is for; without a key, all of the tenant's; without a tenant, everything: `tenants/-`.
+ */
 export type Scope = KeyName | TenantName | { readonly tenant?: never };
 
 const ALL_TENANTS = 'tenants/-';
@@ -132,7 +136,9 @@ export function parseTokenKeyName(name: string): TokenKeyName | undefined {
 export function parseRoleBindingName(name: string): RoleBindingName | undefined {
   const [, tenantName = '', roleBinding = ''] = /^(.*)\/roleBindings\/([^/]*)$/.exec(name) ?? [];
   const tenant = parseTenantName(tenantName);
-  return tenant !== undefined && ID_PATTERN.test(roleBinding) ? { ...tenant, roleBinding } : undefined;
+  return tenant !== undefined && ID_PATTERN.test(roleBinding)
+    ? { ...tenant, roleBinding }
+    : undefined;
 }
 
 /** The parts of the name of a tenant's own role, or undefined for what isn't one. */

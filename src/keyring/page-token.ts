@@ -1,8 +1,8 @@
 /**
  * Page tokens: a position in a list, and a hash of the list that it belongs to.
  *
- * A token carries no authority: whoever presents it is asked for his rights as if he brought none. Invariant: a token
- * of one list is refused for another. Knows no list.
+ * A token carries no authority: whoever presents it is asked for his rights as if he brought none.
+ * Invariant: a token of one list is refused for another. Knows no list.
  */
 import { hash } from 'node:crypto';
 import { invalidField } from '../errors.ts';
@@ -24,8 +24,8 @@ export function encodePageToken(list: string, position: string): string {
 }
 
 /**
- * The position in a token of this list, or undefined for an empty token. Throws INVALID_FIELD for any other, and for a
- * position that the list can't have: anyone can make a token.
+ * The position in a token of this list, or undefined for an empty token. Throws INVALID_FIELD for
+ * any other, and for a position that the list can't have: anyone can make a token.
  */
 export function decodePageToken(
   list: string,
@@ -36,7 +36,11 @@ export function decodePageToken(
   const bytes = Buffer.from(token, 'base64url');
   const canonical = bytes.toString('base64url') === token;
   const position = bytes.toString('utf8', HASH_BYTES);
-  if (!canonical || !bytes.subarray(0, HASH_BYTES).equals(listHash(list)) || !isPosition(position)) {
+  if (
+    !canonical ||
+    !bytes.subarray(0, HASH_BYTES).equals(listHash(list)) ||
+    !isPosition(position)
+  ) {
     throw invalidField('page_token', 'is not a token of this list');
   }
   return position;
@@ -109,7 +113,9 @@ export async function readPage<Row>(
   const filtered = `${list} ${JSON.stringify(conditions)}`;
   const after = decodePageToken(filtered, pageToken, isPosition);
   const limit = pageSize + 1;
-  const rows = await read(after === undefined ? { limit, conditions } : { after, limit, conditions });
+  const rows = await read(
+    after === undefined ? { limit, conditions } : { after, limit, conditions },
+  );
   const items = fitting(rows.slice(0, pageSize), bytesOf);
   const last = items.at(-1);
   const more = rows.length > items.length && last !== undefined;

@@ -1,10 +1,11 @@
 /**
  * What a tenant may use: calls per second, keys, stored data keys.
  *
- * Invariants: of each second's calls every replica lets its even share through, so that all together keep to the quota
- * without speaking of a call; a tenant that has been quiet may make one second's calls at once, and whoever takes more at
- * once than there is pays it back before the next; memory is bounded. Calls are counted here, keys and data keys by the
- * database (`store/tenant-counts.ts`). Who may call isn't known here.
+ * Invariants: of each second's calls every replica lets its even share through, so that all
+ * together keep to the quota without speaking of a call; a tenant that has been quiet may make one
+ * second's calls at once, and whoever takes more at once than there is pays it back before the
+ * next; memory is bounded. Calls are counted here, keys and data keys by the database
+ * (`store/tenant-counts.ts`). Who may call isn't known here.
  */
 import { monotonicNow } from '../call.ts';
 import { quotaExceeded } from '../errors.ts';
@@ -20,15 +21,17 @@ export type QuotaDefaults = { readonly [Name in keyof Quotas]: number };
 /**
  * What is left of a rate: `share` a second come in, up to one second's, and at least one.
  *
- * In any time of t seconds it gives at most `share` * t, what it held at first, and the excess of the last taker.
+ * In any time of t seconds it gives at most `share` * t, what it held at first, and the excess of
+ * the last taker.
  */
 export class TokenBucket {
   #left = Number.POSITIVE_INFINITY;
   #at = 0;
 
   /**
-   * Takes `amount` at `now`, in milliseconds that never go back, and returns 0; or takes nothing and returns after how many
-   * milliseconds it would. Whoever wants more than the bucket holds waits until it is full, and leaves it in debt.
+   * Takes `amount` at `now`, in milliseconds that never go back, and returns 0; or takes nothing
+   * and returns after how many milliseconds it would. Whoever wants more than the bucket holds
+   * waits until it is full, and leaves it in debt.
    */
   take(amount: number, share: number, now: number): number {
     const capacity = Math.max(1, share);
@@ -46,7 +49,10 @@ export interface TenantQuotasParts {
   readonly cache: KeyCache;
   /** How many replicas run. */
   readonly replicas: () => number;
-  /** For how many tenants it is known what they have used; one that falls out is as if it had been quiet. */
+  /**
+   * For how many tenants it is known what they have used; one that falls out is as if it had been
+   * quiet.
+   */
   readonly limit: number;
 }
 
@@ -66,7 +72,10 @@ export class TenantQuotas {
     return quotas[which] ?? this.#parts.defaults[which];
   }
 
-  /** Counts so many calls about the tenant. Throws RESOURCE_NOT_FOUND, and QUOTA_EXCEEDED, which says when there is room again. */
+  /**
+   * Counts so many calls about the tenant. Throws RESOURCE_NOT_FOUND, and QUOTA_EXCEEDED, which
+   * says when there is room again.
+   */
   async takeCalls(name: string, calls: number): Promise<void> {
     const tenant = await this.#parts.cache.tenant(name);
     const limit = this.of(tenant, 'callsPerSecond');

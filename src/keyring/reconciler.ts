@@ -1,11 +1,12 @@
 /**
- * What the service does by itself, in every replica: rotates what is due, destroys what is due, brings new token keys into
- * use, works on re-wrap jobs and on seals.
+ * What the service does by itself, in every replica: rotates what is due, destroys what is due,
+ * brings new token keys into use, works on re-wrap jobs and on seals.
  *
- * Invariant: all state is in rows, so a pass that is cut off anywhere loses nothing: the next one, on any replica, goes
- * on. Ticks come from node-cron, at a moment of each replica's own; what is due, Postgres decides, by its clock. What one
- * thing fails of stops no other. Knows the order of the steps; what they are is in `rotation.ts`, `destruction.ts`,
- * `shredding.ts`, `token-keys.ts`, `rewrap.ts`, `seals.ts`.
+ * Invariant: all state is in rows, so a pass that is cut off anywhere loses nothing: the next one,
+ * on any replica, goes on. Ticks come from node-cron, at a moment of each replica's own; what is
+ * due, Postgres decides, by its clock. What one thing fails of stops no other. Knows the order of
+ * the steps; what they are is in `rotation.ts`, `destruction.ts`, `shredding.ts`, `token-keys.ts`,
+ * `rewrap.ts`, `seals.ts`.
  */
 import { schedule } from 'node-cron';
 import { findDue } from '../store/maintenance.ts';
@@ -45,7 +46,10 @@ export class Reconciler {
     this.#options = options;
   }
 
-  /** Works on each tick of the cron expression (seconds first), up to `jitterMs` later, and when woken. */
+  /**
+   * Works on each tick of the cron expression (seconds first), up to `jitterMs` later, and when
+   * woken.
+   */
   start(ticks: string, jitterMs: number): void {
     const task = schedule(ticks, () => this.wake(), { maxRandomDelay: jitterMs });
     this.#endTicks = () => task.destroy();
@@ -65,7 +69,10 @@ export class Reconciler {
     await this.#running;
   }
 
-  /** Does what is due now. Returns whether there is more. Throws only if it can't be found out what is due. */
+  /**
+   * Does what is due now. Returns whether there is more. Throws only if it can't be found out what
+   * is due.
+   */
   async pass(): Promise<boolean> {
     const { store, keyring, log } = this.#options;
     const { rotation, destruction, shredding, tokenKeys, rewrap } = keyring;
@@ -79,12 +86,16 @@ export class Reconciler {
     for (const fields of destroyed) log.info(fields, 'destroyed');
     const shredded = await shredding.shredDue(due.shreddings, failed('a shredding'));
     for (const fields of shredded) log.info(fields, 'shredded');
-    const { made, activated } = await tokenKeys.advance(due.tokenKeys, failed('a step of a token key'));
+    const { made, activated } = await tokenKeys.advance(
+      due.tokenKeys,
+      failed('a step of a token key'),
+    );
     for (const resource of activated) log.info({ resource }, 'a new token key is current');
     const moreSeals = (due.hasStaleSeals || activated.length > 0) && (await this.#reseal());
     // Rotations, of whatever, have started jobs.
     const hasJobs = due.hasJobs || rotated.length + activated.length > 0;
-    const more = hasJobs && (await rewrap.work(SLICE_MS, this.#stopping.signal, failed('re-wrapping')));
+    const more =
+      hasJobs && (await rewrap.work(SLICE_MS, this.#stopping.signal, failed('re-wrapping')));
     // What was made may be current at once.
     return more || moreSeals || made.length > 0 || rotated.length + destroyed.length >= LIMIT;
   }
@@ -98,7 +109,11 @@ export class Reconciler {
         'a seal does not verify, and stays under a replaced seal key',
       );
     try {
-      const { resealed, finished } = await keyring.seals.work(SLICE_MS, this.#stopping.signal, onCorrupt);
+      const { resealed, finished } = await keyring.seals.work(
+        SLICE_MS,
+        this.#stopping.signal,
+        onCorrupt,
+      );
       if (resealed > 0) log.info({ resealed }, 'sealed anew');
       return !finished;
     } catch (err) {

@@ -1,10 +1,12 @@
 /**
- * Seals of records brought under the current seal key: when that was replaced, and when another token has become current.
+ * Seals of records brought under the current seal key: when that was replaced, and when another
+ * token has become current.
  *
- * Invariant: each is verified by the seal key that it names before the current one seals the very bytes that verified, and is
- * written only while the row has the seal that was verified. So it may be cut off anywhere, done by several at once, and done
- * again: what is left is found by what it is sealed by. What doesn't verify stays as it is, and is named. What a kind of record
- * is, its table says; who has the tokens' agents is given.
+ * Invariant: each is verified by the seal key that it names before the current one seals the very
+ * bytes that verified, and is written only while the row has the seal that was verified. So it may
+ * be cut off anywhere, done by several at once, and done again: what is left is found by what it is
+ * sealed by. What doesn't verify stays as it is, and is named. What a kind of record is, its table
+ * says; who has the tokens' agents is given.
  */
 import { encodeKeyState } from '../hsm/key-state.ts';
 import type { ReplyOf, RequestOf } from '../hsm/protocol.ts';
@@ -15,7 +17,10 @@ import type { KeyStateRecord } from '../store/key-states.ts';
 import type { Query } from '../store/token-objects.ts';
 import { formatKeyName } from './names.ts';
 
-/** So many are read, and written in one transaction; callers wait for at most 2 ms while an agent is at them. */
+/**
+ * So many are read, and written in one transaction; callers wait for at most 2 ms while an agent is
+ * at them.
+ */
 const BATCH = 100;
 
 /** A record under a seal key that was replaced. */
@@ -49,7 +54,10 @@ export interface SealedRecords<Row> {
     after: Row | undefined,
     size: number,
   ): Promise<StaleRecord<Row>[]>;
-  /** Writes them where the rows have the seals that were read; returns false, having written none, if that mayn't be now. */
+  /**
+   * Writes them where the rows have the seals that were read; returns false, having written none,
+   * if that mayn't be now.
+   */
   write(
     query: Query,
     records: readonly Resealed<Row>[],
@@ -62,13 +70,15 @@ export const KEY_STATES: SealedRecords<KeyStateRecord> = {
   kind: RECORD.keyState,
   findFormer: findFormerSealKeys,
   readStale: async (query, former, after, size) =>
-    (await readStaleStates(query, former, after ?? FIRST_KEY, size)).map(({ state, tenant, sealKeyId }) => ({
-      row: state,
-      resource: formatKeyName({ tenant, key: state.name }),
-      content: contentOf(state),
-      seal: state.seal ?? Buffer.alloc(0),
-      sealKeyId,
-    })),
+    (await readStaleStates(query, former, after ?? FIRST_KEY, size)).map(
+      ({ state, tenant, sealKeyId }) => ({
+        row: state,
+        resource: formatKeyName({ tenant, key: state.name }),
+        content: contentOf(state),
+        seal: state.seal ?? Buffer.alloc(0),
+        sealKeyId,
+      }),
+    ),
   write: writeSeals,
 };
 
@@ -116,8 +126,14 @@ export async function resealAll(all: AllSealedRecords, hands: ResealHands): Prom
   return { resealed, finished: true };
 }
 
-/** Brings all records of a kind under the current seal key. Throws what the hands throw; then running it again goes on. */
-export async function reseal<Row>(records: SealedRecords<Row>, hands: ResealHands): Promise<ResealOutcome> {
+/**
+ * Brings all records of a kind under the current seal key. Throws what the hands throw; then
+ * running it again goes on.
+ */
+export async function reseal<Row>(
+  records: SealedRecords<Row>,
+  hands: ResealHands,
+): Promise<ResealOutcome> {
   let resealed = 0;
   for (const former of await hands.transact((query) => records.findFormer(query))) {
     let after: Row | undefined;
@@ -127,7 +143,8 @@ export async function reseal<Row>(records: SealedRecords<Row>, hands: ResealHand
       const done = await resealSome(records, hands, former, stale);
       const { evenIfPaused } = hands;
       const written =
-        done.length === 0 || (await hands.transact((query) => records.write(query, done, { evenIfPaused })));
+        done.length === 0 ||
+        (await hands.transact((query) => records.write(query, done, { evenIfPaused })));
       if (!written) return { resealed, finished: true };
       resealed += done.length;
       if (stale.length < BATCH) break;
@@ -143,7 +160,9 @@ async function resealSome<Row>(
   former: SealKeyId,
   stale: readonly StaleRecord<Row>[],
 ): Promise<Resealed<Row>[]> {
-  const readable = stale.flatMap(({ content, ...record }) => (content ? [{ ...record, content }] : []));
+  const readable = stale.flatMap(({ content, ...record }) =>
+    content ? [{ ...record, content }] : [],
+  );
   const items = readable.map(({ content, seal: before }) => ({ content, seal: before }));
   const { verified } =
     items.length === 0 ? { verified: [] } : await verify({ sealKeyId: former, kind, items });

@@ -1,8 +1,9 @@
 /**
  * Re-wrapping stored data keys: each brought under its key's primary version.
  *
- * Invariant: each data key is opened, wrapped and opened again inside one agent operation before anything is written, and
- * its plaintext stays there; and nothing is brought under a primary that the key's seal doesn't name. Knows no gRPC and no SQL.
+ * Invariant: each data key is opened, wrapped and opened again inside one agent operation before
+ * anything is written, and its plaintext stays there; and nothing is brought under a primary that
+ * the key's seal doesn't name. Knows no gRPC and no SQL.
  */
 import { KeywardError, type Reason } from '../errors.ts';
 import { encode } from '../hsm/codec.ts';
@@ -21,7 +22,13 @@ import {
 import { type Moment, standsAs } from './key-states.ts';
 import type { KeyringParts } from './keyring.ts';
 import { formatDataKeyName } from './names.ts';
-import { type BatchSizes, type RangeWork, type StepResult, step, type Throttle } from './rewrap-work.ts';
+import {
+  type BatchSizes,
+  type RangeWork,
+  type StepResult,
+  step,
+  type Throttle,
+} from './rewrap-work.ts';
 
 /** What became of a batch. */
 interface Outcome {
@@ -54,7 +61,10 @@ export class RewrapDataKeys implements RangeWork {
     return progress.finished ? 'finished' : progress;
   }
 
-  /** Whether the key stands as it was read: nothing is brought under a primary that somebody else has made one. */
+  /**
+   * Whether the key stands as it was read: nothing is brought under a primary that somebody else
+   * has made one.
+   */
   async #verify({ key }: DataKeyBatch, readAfter: Moment): Promise<boolean> {
     try {
       await this.#parts.states.verify([key.sealed], { readAfter, ...step() });

@@ -1,8 +1,10 @@
 /**
- * Re-wrapping key versions: each brought under its tenant's current root key, its row sealed by the current seal key.
+ * Re-wrapping key versions: each brought under its tenant's current root key, its row sealed by the
+ * current seal key.
  *
- * Invariant: each version is verified, wrapped anew, unwrapped again and proven by its check value inside one agent
- * operation before anything is written; its material never leaves the token but wrapped. Knows no gRPC and no SQL.
+ * Invariant: each version is verified, wrapped anew, unwrapped again and proven by its check value
+ * inside one agent operation before anything is written; its material never leaves the token but
+ * wrapped. Knows no gRPC and no SQL.
  */
 import { decode, encode } from '../hsm/codec.ts';
 import { sealedKeyVersion } from '../hsm/key-version.ts';
@@ -12,7 +14,13 @@ import type { KeyVersionToRewrap, RewrappedKeyVersion } from '../store/rewrapped
 import { placeOf, readKeyVersions, writeKeyVersions } from '../store/stale-key-versions.ts';
 import type { KeyringParts } from './keyring.ts';
 import { formatKeyVersionName } from './names.ts';
-import { type BatchSizes, type RangeWork, type StepResult, step, type Throttle } from './rewrap-work.ts';
+import {
+  type BatchSizes,
+  type RangeWork,
+  type StepResult,
+  step,
+  type Throttle,
+} from './rewrap-work.ts';
 
 /** An agent is busy with a version for about as long as with so many data keys. */
 const COST = 4;
@@ -24,7 +32,10 @@ export class RewrapKeyVersions implements RangeWork {
 
   constructor(parts: Pick<KeyringParts, 'store' | 'agents'>, sizes: BatchSizes) {
     this.#parts = parts;
-    this.#sizes = { batch: Math.ceil(sizes.batch / COST), operation: Math.ceil(sizes.operation / COST) };
+    this.#sizes = {
+      batch: Math.ceil(sizes.batch / COST),
+      operation: Math.ceil(sizes.operation / COST),
+    };
   }
 
   async step(lease: Lease, throttle: Throttle): Promise<StepResult> {
@@ -37,7 +48,8 @@ export class RewrapKeyVersions implements RangeWork {
       for (const [index, sealed] of (await this.#transfer(some)).entries()) {
         const stale = some[index] as KeyVersionToRewrap;
         const { record } = stale;
-        if (sealed.length > 0) items.push({ before: record, after: decode(sealedKeyVersion, sealed) });
+        if (sealed.length > 0)
+          items.push({ before: record, after: decode(sealedKeyVersion, sealed) });
         else
           failed.push({
             resource: formatKeyVersionName(stale, record.version),
@@ -65,7 +77,8 @@ export class RewrapKeyVersions implements RangeWork {
       })),
     };
     const { keyVersions } = await this.#parts.agents.call('transfer', request, step().deadline);
-    if (keyVersions.length !== versions.length) throw new Error('an agent answered for other items');
+    if (keyVersions.length !== versions.length)
+      throw new Error('an agent answered for other items');
     return keyVersions;
   }
 }

@@ -1,5 +1,6 @@
 /**
- * What the kinds of re-wrapping have in common: a range is worked through step by step, and rested in between.
+ * What the kinds of re-wrapping have in common: a range is worked through step by step, and rested
+ * in between.
  *
  * Knows no kind.
  */
@@ -19,9 +20,10 @@ export interface BatchSizes {
 /** One kind of re-wrapping. */
 export interface RangeWork {
   /**
-   * Deals with the next batch of a range, behind the lease's `afterName`; returns up to where it is then. `finished`: that
-   * was its end. `lost`: it is another's by now, and nothing was written. `moved`: what things are brought under has
-   * changed, or a switch is set, and nothing was written.
+   * Deals with the next batch of a range, behind the lease's `afterName`; returns up to where it is
+   * then. `finished`: that was its end. `lost`: it is another's by now, and nothing was written.
+   * `moved`: what things are brought under has changed, or a switch is set, and nothing was
+   * written.
    */
   step(lease: Lease, throttle: Throttle): Promise<StepResult>;
 }

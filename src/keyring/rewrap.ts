@@ -1,10 +1,11 @@
 /**
  * Re-wrap jobs: what a rotation leaves behind, brought up to date; by all replicas together.
  *
- * Invariants: what is written is written only under a lease that still holds, to a row that is still what was read
- * (`store/rewrap-ranges.ts`); what can't be brought up to date is named and passed over, never a reason to stop. Works no
- * more than its share of the time. Memory doesn't grow with what there is to do: a batch for each worker. How data keys are
- * re-wrapped is in `rewrap-data-keys.ts`, how key versions, in `rewrap-key-versions.ts`. Knows no gRPC and no SQL.
+ * Invariants: what is written is written only under a lease that still holds, to a row that is
+ * still what was read (`store/rewrap-ranges.ts`); what can't be brought up to date is named and
+ * passed over, never a reason to stop. Works no more than its share of the time. Memory doesn't
+ * grow with what there is to do: a batch for each worker. How data keys are re-wrapped is in
+ * `rewrap-data-keys.ts`, how key versions, in `rewrap-key-versions.ts`. Knows no gRPC and no SQL.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
@@ -24,7 +25,13 @@ import {
   listJobs,
   newJobId,
 } from '../store/rewrap-jobs.ts';
-import { closeRange, type Lease, leaseRange, planRange, releaseRange } from '../store/rewrap-ranges.ts';
+import {
+  closeRange,
+  type Lease,
+  leaseRange,
+  planRange,
+  releaseRange,
+} from '../store/rewrap-ranges.ts';
 import { planDataKeys } from '../store/stale-data-keys.ts';
 import { planKeyVersions } from '../store/stale-key-versions.ts';
 import type { Tx } from '../store/store.ts';
@@ -52,11 +59,17 @@ const RATE_WINDOW = 10;
 
 /** How many stored data keys, or key versions, are dealt with at a time. */
 export interface RewrapSizes {
-  /** Stale things that a replica takes on at once; what it loses if it is killed is a batch, not a range. */
+  /**
+   * Stale things that a replica takes on at once; what it loses if it is killed is a batch, not a
+   * range.
+   */
   readonly range: number;
   /** Read, and written in one transaction. */
   readonly batch: number;
-  /** An agent is busy with as many for 1.4 ms, at a share of 1; a caller's operation may have to wait for that. */
+  /**
+   * An agent is busy with as many for 1.4 ms, at a share of 1; a caller's operation may have to
+   * wait for that.
+   */
   readonly operation: number;
 }
 
@@ -95,8 +108,8 @@ export class Rewrap {
   constructor(parts: KeyringParts) {
     this.#parts = parts;
     const { share, sizes } = parts.rewrap;
-    // With a small share a batch takes as long as with all, for the lease and the switches wait for its end; and callers
-    // who share the agents wait for less.
+    // With a small share a batch takes as long as with all, for the lease and the switches wait for
+    // its end; and callers who share the agents wait for less.
     const scaled = {
       operation: Math.ceil(sizes.operation * share),
       batch: Math.max(sizes.operation, Math.round(sizes.batch * share)),
@@ -108,8 +121,8 @@ export class Rewrap {
   }
 
   /**
-   * Starts a job, unless one of the same kind and scope is under way: then that is it. Throws RESOURCE_NOT_FOUND, and
-   * INVALID_FIELD for one over the versions of a single key.
+   * Starts a job, unless one of the same kind and scope is under way: then that is it. Throws
+   * RESOURCE_NOT_FOUND, and INVALID_FIELD for one over the versions of a single key.
    */
   async create(
     call: Call,
@@ -120,7 +133,8 @@ export class Rewrap {
       throw invalidField('scope', 'must be a tenant, or all, where key versions are re-wrapped');
     const { store, cache, systemTenantId, wake } = this.#parts;
     const tenant = { tenant: scope.tenant ?? SYSTEM_TENANT };
-    const scopeTenantId = scope.tenant === undefined ? null : (await cache.tenant(scope.tenant)).tenantId;
+    const scopeTenantId =
+      scope.tenant === undefined ? null : (await cache.tenant(scope.tenant)).tenantId;
     const scopeKeyId = 'key' in scope ? (await identify(cache, scope)).keyId : null;
     const tenantId = scopeTenantId ?? systemTenantId;
     const jobId = await store.read(call, tenantId, newJobId);
@@ -156,7 +170,10 @@ export class Rewrap {
     return { tenant, job };
   }
 
-  /** So that a rotation, which ends older jobs and starts one, comes before or after. Throws DESTRUCTION_UNDER_WAY. */
+  /**
+   * So that a rotation, which ends older jobs and starts one, comes before or after. Throws
+   * DESTRUCTION_UNDER_WAY.
+   */
   async #lockKept(tx: Tx, { tenantId, keyId }: KeyIdentity): Promise<void> {
     const locked = await lockKey(tx, tenantId, keyId);
     if (locked === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
@@ -177,8 +194,8 @@ export class Rewrap {
   }
 
   /**
-   * The job now, and each time that it has moved on, with the rate of late; until it has ended or the call's deadline has
-   * come. Throws RESOURCE_NOT_FOUND.
+   * The job now, and each time that it has moved on, with the rate of late; until it has ended or
+   * the call's deadline has come. Throws RESOURCE_NOT_FOUND.
    */
   async *watch(call: Call, name: JobName): AsyncGenerator<WatchedJob> {
     const seen: { readonly at: number; readonly done: number }[] = [];
@@ -225,10 +242,15 @@ export class Rewrap {
   }
 
   /**
-   * Works on whatever jobs there are, for `milliseconds` at the most, and ends those of which nothing is left. Returns
-   * whether there may be more to do now. What an error stops is taken up again when its lease has run out.
+   * Works on whatever jobs there are, for `milliseconds` at the most, and ends those of which
+   * nothing is left. Returns whether there may be more to do now. What an error stops is taken up
+   * again when its lease has run out.
    */
-  async work(milliseconds: number, signal: AbortSignal, onError: (error: unknown) => void): Promise<boolean> {
+  async work(
+    milliseconds: number,
+    signal: AbortSignal,
+    onError: (error: unknown) => void,
+  ): Promise<boolean> {
     const { share, workers } = this.#parts.rewrap;
     const until = monotonicNow() + milliseconds;
     const shift = () => ({ until, signal, throttle: new Throttle(share, signal) });
@@ -268,7 +290,11 @@ export class Rewrap {
   /** Says of each job of which nothing is left that it has ended, in the tenant's audit log too. */
   async #endFinished(): Promise<void> {
     const { store } = this.#parts;
-    for (const { tenantId, jobId, kind, tenant } of await findFinishedJobs(store, step(), FINISHED_LIMIT)) {
+    for (const { tenantId, jobId, kind, tenant } of await findFinishedJobs(
+      store,
+      step(),
+      FINISHED_LIMIT,
+    )) {
       const call = ownCall('EndRewrapJob', STEP_MS);
       // What replicas remember of key versions is from before it.
       const change = kind === 'key-versions' && ({ kind: 'versions', subjectId: jobId } as const);
@@ -291,7 +317,9 @@ function isOver({ until, signal }: Shift): boolean {
   return signal.aborted || monotonicNow() >= until;
 }
 
-function rateOf(seen: readonly { readonly at: number; readonly done: number }[]): number | undefined {
+function rateOf(
+  seen: readonly { readonly at: number; readonly done: number }[],
+): number | undefined {
   const [first, last] = [seen[0], seen.at(-1)];
   if (first === undefined || last === undefined || first === last) return undefined;
   return ((last.done - first.done) / (last.at - first.at)) * 1000;

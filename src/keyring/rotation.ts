@@ -1,10 +1,12 @@
 /**
- * Rotation: a new version of a key, made, proven, and made the primary; by request, by schedule, by use. And its history.
+ * Rotation: a new version of a key, made, proven, and made the primary; by request, by schedule, by
+ * use. And its history.
  *
- * Invariants: a version is proven by its agent before a row of it is written; it becomes primary in the transaction that
- * inserts it, which also writes history and audit entry and starts the job that re-wraps what is left behind; version
- * numbers go up by one and are never used again; what is due is asked for again under the key's lock, so that several
- * replicas that find it due rotate once. Knows no gRPC and no SQL.
+ * Invariants: a version is proven by its agent before a row of it is written; it becomes primary in
+ * the transaction that inserts it, which also writes history and audit entry and starts the job
+ * that re-wraps what is left behind; version numbers go up by one and are never used again; what is
+ * due is asked for again under the key's lock, so that several replicas that find it due rotate
+ * once. Knows no gRPC and no SQL.
  */
 import { type Call, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
@@ -49,8 +51,9 @@ export class Rotation {
   }
 
   /**
-   * Makes a new version and makes it the primary. Throws RESOURCE_NOT_FOUND, TENANT_DISABLED, ETAG_MISMATCH,
-   * DESTRUCTION_UNDER_WAY, KEY_STATE_CORRUPT, HSM_UNAVAILABLE, and CONFLICT when other rotations keep coming first.
+   * Makes a new version and makes it the primary. Throws RESOURCE_NOT_FOUND, TENANT_DISABLED,
+   * ETAG_MISMATCH, DESTRUCTION_UNDER_WAY, KEY_STATE_CORRUPT, HSM_UNAVAILABLE, and CONFLICT when
+   * other rotations keep coming first.
    */
   async rotate(call: Call, name: KeyName, etag: string): Promise<KeyRecord> {
     const { store, cache } = this.#parts;
@@ -59,7 +62,9 @@ export class Rotation {
     for (let attempt = 1; ; attempt++) {
       try {
         const { tenantId, keyId } = identity;
-        const highest = await store.read(call, tenantId, (tx) => findHighestVersion(tx, tenantId, keyId));
+        const highest = await store.read(call, tenantId, (tx) =>
+          findHighestVersion(tx, tenantId, keyId),
+        );
         const replay = replayOf(this.#parts, call, tenantId, { keyId, version: highest + 1 });
         const replayed = await findReplayed(store, call, tenantId, replay);
         if (replayed !== undefined) return replayed;
@@ -74,7 +79,10 @@ export class Rotation {
     }
   }
 
-  /** Rotates what is due, each key by itself; `onError` hears of those that failed, which stay due. Returns whose it was. */
+  /**
+   * Rotates what is due, each key by itself; `onError` hears of those that failed, which stay due.
+   * Returns whose it was.
+   */
   async rotateDue(
     due: readonly DueRotation[],
     onError: (error: unknown, resource: string) => void,
@@ -96,15 +104,19 @@ export class Rotation {
   async list(call: Call, name: KeyName, request: ListRequest): Promise<Page<RotationRecord>> {
     const { store, cache } = this.#parts;
     const { tenantId, keyId } = await identify(cache, name);
-    return readPage(`rotations ${formatKeyName(name)}`, request, BY_TO_VERSION, ({ after, limit }) =>
-      store.read(call, tenantId, (tx) =>
-        listRotations(
-          tx,
-          tenantId,
-          keyId,
-          after === undefined ? { limit } : { limit, before: Number(after) },
+    return readPage(
+      `rotations ${formatKeyName(name)}`,
+      request,
+      BY_TO_VERSION,
+      ({ after, limit }) =>
+        store.read(call, tenantId, (tx) =>
+          listRotations(
+            tx,
+            tenantId,
+            keyId,
+            after === undefined ? { limit } : { limit, before: Number(after) },
+          ),
         ),
-      ),
     );
   }
 
@@ -112,10 +124,17 @@ export class Rotation {
   async #rotateDue({ tenantId, keyId, tenant, key }: DueRotation): Promise<boolean> {
     const { store } = this.#parts;
     const call = ownCall('RotateKey', OWN_CALL_MS);
-    const highest = await store.read(call, tenantId, (tx) => findHighestVersion(tx, tenantId, keyId));
+    const highest = await store.read(call, tenantId, (tx) =>
+      findHighestVersion(tx, tenantId, keyId),
+    );
     const decide: Decision = (tx) => findRotationCause(tx, tenantId, keyId);
     try {
-      await this.#addVersion(call, { name: { tenant, key }, identity: { tenantId, keyId }, highest, decide });
+      await this.#addVersion(call, {
+        name: { tenant, key },
+        identity: { tenantId, keyId },
+        highest,
+        decide,
+      });
       return true;
     } catch (error) {
       if (isConflict(error)) return false;
@@ -123,7 +142,10 @@ export class Rotation {
     }
   }
 
-  /** Throws CONFLICT when the key has another version than `highest` by now, or `decide` finds no cause. */
+  /**
+   * Throws CONFLICT when the key has another version than `highest` by now, or `decide` finds no
+   * cause.
+   */
   async #addVersion(
     call: Call,
     {
@@ -166,7 +188,10 @@ export class Rotation {
     return rotated;
   }
 
-  /** The rotation's history, and the job that finishes it instead of those that earlier ones had started. */
+  /**
+   * The rotation's history, and the job that finishes it instead of those that earlier ones had
+   * started.
+   */
   async #record(
     tx: Tx,
     call: Call,
@@ -237,7 +262,8 @@ export function replayOf(
       const key = await findKey(tx, tenantId, keyId as KeyId);
       if (key === undefined) throw new Error('a key that a request made is gone');
       await states.verify([key.sealed], { readAfter, deadline });
-      const primary = typeof version === 'number' && (await findVersion(tx, tenantId, key.keyId, version));
+      const primary =
+        typeof version === 'number' && (await findVersion(tx, tenantId, key.keyId, version));
       return primary ? { ...key, primary } : key;
     },
   };

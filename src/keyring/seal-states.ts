@@ -1,9 +1,11 @@
 /**
- * Sealing how keys stand that nobody has sealed, by an operator with the PIN at hand: `token seal-states`.
+ * Sealing how keys stand that nobody has sealed, by an operator with the PIN at hand:
+ * `token seal-states`.
  *
- * For keys that were made before states were sealed, and for one whose seal an operator has erased because nothing is left to
- * restore its state from. Invariants: what is sealed is never sealed over; what is sealed now is told before. It vouches for
- * whatever the database says at that moment, so nothing in the service calls it. Knows no PKCS#11 and no SQL.
+ * For keys that were made before states were sealed, and for one whose seal an operator has erased
+ * because nothing is left to restore its state from. Invariants: what is sealed is never sealed
+ * over; what is sealed now is told before. It vouches for whatever the database says at that
+ * moment, so nothing in the service calls it. Knows no PKCS#11 and no SQL.
  */
 import { encodeKeyState } from '../hsm/key-state.ts';
 import { RECORD } from '../hsm/record-seal.ts';
@@ -43,7 +45,9 @@ interface Counts {
   readonly versions: Map<string, number>;
 }
 
-/** See this file's first paragraph. Run again, it goes on. Throws Error, in words for the operator. */
+/**
+ * See this file's first paragraph. Run again, it goes on. Throws Error, in words for the operator.
+ */
 export async function sealStates(parts: SealStatesParts): Promise<void> {
   const { owner, dryRun, say } = parts;
   const counts: Counts = { tenants: new Set(), keys: new Map(), versions: new Map() };
@@ -51,7 +55,9 @@ export async function sealStates(parts: SealStatesParts): Promise<void> {
     for (const { state, tenant } of unsealed) count(counts, state, tenant);
   });
   const before = await countSealed(owner.query);
-  say(`${sum(counts.keys)} keys of ${counts.tenants.size} tenants are not sealed${inStates(counts.keys)}`);
+  say(
+    `${sum(counts.keys)} keys of ${counts.tenants.size} tenants are not sealed${inStates(counts.keys)}`,
+  );
   say(`they have ${sum(counts.versions)} versions${inStates(counts.versions)}`);
   say(`${before} keys are sealed already, and are left as they are`);
   if (dryRun) return say('nothing was changed');
@@ -65,7 +71,10 @@ export async function sealStates(parts: SealStatesParts): Promise<void> {
 type Unsealed = Awaited<ReturnType<typeof readUnsealed>>;
 
 /** All unsealed keys, some at a time, each time in a transaction that has locked them. */
-async function walk(owner: OwnerConnection, work: (unsealed: Unsealed) => Promise<void>): Promise<void> {
+async function walk(
+  owner: OwnerConnection,
+  work: (unsealed: Unsealed) => Promise<void>,
+): Promise<void> {
   let after: KeyPlace | undefined = FIRST_KEY;
   while (after !== undefined) {
     const place: KeyPlace = after;
@@ -83,13 +92,19 @@ async function sealSome(
 ): Promise<number> {
   const contents = unsealed.map(contentOf);
   const { seals } = await agent.seal({ sealKeyId, kind: RECORD.keyState, contents });
-  const sealed = unsealed.map(({ state, tenant }, index): ResealedState & { readonly resource: string } => ({
-    before: state,
-    resource: formatKeyName({ tenant, key: state.name }),
-    sealKeyId,
-    seal: seals[index] ?? Buffer.alloc(0),
-  }));
-  await writeFirstSeals(owner.query, { caller, method: 'keyward-server token seal-states' }, sealed);
+  const sealed = unsealed.map(
+    ({ state, tenant }, index): ResealedState & { readonly resource: string } => ({
+      before: state,
+      resource: formatKeyName({ tenant, key: state.name }),
+      sealKeyId,
+      seal: seals[index] ?? Buffer.alloc(0),
+    }),
+  );
+  await writeFirstSeals(
+    owner.query,
+    { caller, method: 'keyward-server token seal-states' },
+    sealed,
+  );
   return sealed.length;
 }
 

@@ -1,8 +1,9 @@
 /**
- * The service's part in re-sealing: when the reconciler finds records under a seal key that was replaced, some of the time.
+ * The service's part in re-sealing: when the reconciler finds records under a seal key that was
+ * replaced, some of the time.
  *
- * Works no more than its share, as re-wrapping does, and not while maintenance is paused. How a record is re-sealed is in
- * `reseal.ts`.
+ * Works no more than its share, as re-wrapping does, and not while maintenance is paused. How a
+ * record is re-sealed is in `reseal.ts`.
  */
 import { monotonicNow } from '../call.ts';
 import type { KeyringParts } from './keyring.ts';
@@ -17,7 +18,10 @@ export class Seals {
     this.#parts = parts;
   }
 
-  /** For `milliseconds` at the most; `onCorrupt` hears of what stays under the old key. Throws what store and agents throw. */
+  /**
+   * For `milliseconds` at the most; `onCorrupt` hears of what stays under the old key. Throws what
+   * store and agents throw.
+   */
   async work(
     milliseconds: number,
     signal: AbortSignal,
@@ -27,7 +31,8 @@ export class Seals {
     const until = monotonicNow() + milliseconds;
     const throttle = new Throttle(rewrap.share, signal);
     return resealAll(sealedRecords, {
-      transact: (work) => store.reconcile(step(), (tx) => work((text, values) => tx.query(text, values))),
+      transact: (work) =>
+        store.reconcile(step(), (tx) => work((text, values) => tx.query(text, values))),
       verify: (request) => agents.call('verifyRecords', request, step().deadline),
       seal: (request) => agents.call('sealRecords', request, step().deadline),
       mayGoOn: async () => {

@@ -1,16 +1,28 @@
 /**
- * The tokens that this replica serves from: one, or two while key versions move from one to the other.
+ * The tokens that this replica serves from: one, or two while key versions move from one to the
+ * other.
  *
- * Owns which settings mean which recorded token, and that a replica never serves from a token that isn't the current one
- * alone. With one token its agents are handed out as they are. Moves nothing: `token-migration.ts` does.
+ * Owns which settings mean which recorded token, and that a replica never serves from a token that
+ * isn't the current one alone. With one token its agents are handed out as they are. Moves nothing:
+ * `token-migration.ts` does.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
 import { type AgentLog, TokenRefused } from '../hsm/agent-pool.ts';
 import type { HsmAgents } from '../hsm/agents.ts';
 import { PinFile } from '../hsm/pin-file.ts';
-import type { CreateSettings, KeepSettings, ServeSettings, TokenSettings } from '../hsm/protocol.ts';
-import type { TokenIdentity, TokenObject, TokenProfile, TokenReport } from '../hsm/token-profile.ts';
+import type {
+  CreateSettings,
+  KeepSettings,
+  ServeSettings,
+  TokenSettings,
+} from '../hsm/protocol.ts';
+import type {
+  TokenIdentity,
+  TokenObject,
+  TokenProfile,
+  TokenReport,
+} from '../hsm/token-profile.ts';
 import { type Agents, type RoutedToken, TokenRouter } from '../hsm/token-router.ts';
 import type { TokenId } from '../ids.ts';
 import type { EnvironmentRecord } from '../store/environment.ts';
@@ -43,7 +55,10 @@ export interface ServingTokensParts {
   readonly identify: (settings: TokenSettings) => Promise<TokenIdentity>;
   readonly createKey: (settings: CreateSettings) => Promise<void>;
   readonly keepCheckpoint: (settings: KeepSettings) => Promise<void>;
-  /** Hears, in words for operators, that the token isn't the current one any more: nothing can be served from it. */
+  /**
+   * Hears, in words for operators, that the token isn't the current one any more: nothing can be
+   * served from it.
+   */
   readonly onMisplaced: (why: string) => void;
   readonly log: AgentLog;
 }
@@ -58,12 +73,19 @@ export class ServingTokens {
   /** What came of their PINs when a checkpoint was to be kept. */
   readonly #pins = new Map<TokenId, PinFile>();
 
-  private constructor(parts: ServingTokensParts, served: TokenSettings, next: TokenSettings | undefined) {
+  private constructor(
+    parts: ServingTokensParts,
+    served: TokenSettings,
+    next: TokenSettings | undefined,
+  ) {
     this.#parts = parts;
     const { environment, log } = parts;
     const { currentToken, tokenProfile, tokenObjects } = environment;
     const { tokenId } = currentToken;
-    const pool = this.#openPool(tokenId, this.#remember(tokenId, served, tokenProfile, tokenObjects));
+    const pool = this.#openPool(
+      tokenId,
+      this.#remember(tokenId, served, tokenProfile, tokenObjects),
+    );
     if (next === undefined) this.#only = pool;
     else
       this.#router = new TokenRouter({
@@ -78,7 +100,8 @@ export class ServingTokens {
     const { configured, next, environment } = parts;
     const { tokens } = environment;
     const mayHaveMoved =
-      tokens.some(({ state }) => state === 'FORMER') && !tokens.some(({ state }) => state === 'NEXT');
+      tokens.some(({ state }) => state === 'FORMER') &&
+      !tokens.some(({ state }) => state === 'NEXT');
     if (next === undefined || !mayHaveMoved) return new ServingTokens(parts, configured, next);
     const means = (token: TokenIdentity) =>
       token.label === environment.currentToken.label &&
@@ -101,7 +124,9 @@ export class ServingTokens {
     return starting.catch((error: unknown) => {
       const { currentToken, tokens } = this.#parts.environment;
       if (!(error instanceof TokenRefused) || tokens.length === 1) throw error;
-      throw new TokenRefused(`${error.message}; the current token is ${tokenInWords(currentToken)}`);
+      throw new TokenRefused(
+        `${error.message}; the current token is ${tokenInWords(currentToken)}`,
+      );
     });
   }
 
@@ -111,11 +136,16 @@ export class ServingTokens {
     const [tokenId] = this.#settings.keys();
     const own = records.filter((record) => record.tokenId === tokenId);
     if (own[0] !== undefined && own[0].tokenState !== 'CURRENT')
-      this.#parts.onMisplaced('key versions have moved to another HSM token than this replica is told of');
+      this.#parts.onMisplaced(
+        'key versions have moved to another HSM token than this replica is told of',
+      );
     await this.#only?.hold(tokenObjectsOf(own));
   }
 
-  /** Makes a recorded key in the token that it is recorded for. Rejects when it wasn't made, or nobody knows. */
+  /**
+   * Makes a recorded key in the token that it is recorded for. Rejects when it wasn't made, or
+   * nobody knows.
+   */
   async makeTokenKey({ role, objectId }: TokenObject): Promise<void> {
     const [only] = this.#settings.values();
     const settings = this.#settings.size === 1 ? only : await this.#settingsFor(objectId);
@@ -124,8 +154,8 @@ export class ServingTokens {
   }
 
   /**
-   * Has the current token keep a checkpoint. Rejects when it doesn't, or nobody knows; a PIN that was rejected isn't tried
-   * again before its file changes.
+   * Has the current token keep a checkpoint. Rejects when it doesn't, or nobody knows; a PIN that
+   * was rejected isn't tried again before its file changes.
    */
   async keepCheckpoint(note: string): Promise<void> {
     const records = await listTokenObjects(this.#parts.store, soon());
@@ -135,7 +165,8 @@ export class ServingTokens {
     const tokenId = signing[0]?.tokenId;
     const settings = tokenId && this.#settings.get(tokenId);
     const pin = tokenId && this.#pins.get(tokenId);
-    if (settings === undefined || pin === undefined) throw new Error('the current token is not open here');
+    if (settings === undefined || pin === undefined)
+      throw new Error('the current token is not open here');
     pin.look();
     if (pin.isRejected) throw new Error('the token has rejected the PIN in its file before');
     const { stamp, hasChanged: despiteFailedTry } = pin;
@@ -155,11 +186,17 @@ export class ServingTokens {
     return record && this.#settings.get(record.tokenId);
   }
 
-  async #openNext({ tokenId, objects }: RoutedToken, next: TokenSettings): Promise<HsmAgents | undefined> {
+  async #openNext(
+    { tokenId, objects }: RoutedToken,
+    next: TokenSettings,
+  ): Promise<HsmAgents | undefined> {
     const tokens = await listTokens(this.#parts.store, soon());
     const token = tokens.find((each) => each.tokenId === tokenId);
     if (token === undefined || token.state === 'FORMER') return undefined;
-    return this.#openPool(tokenId, { ...this.#remember(tokenId, next, token.profile, []), objects });
+    return this.#openPool(tokenId, {
+      ...this.#remember(tokenId, next, token.profile, []),
+      objects,
+    });
   }
 
   #openPool(tokenId: TokenId, settings: PoolSettings): HsmAgents {
@@ -194,7 +231,10 @@ export class ServingTokens {
 }
 
 /** A token as operators know it. */
-export function tokenInWords({ label, serialNumber }: Pick<TokenRecord, 'label' | 'serialNumber'>): string {
+export function tokenInWords({
+  label,
+  serialNumber,
+}: Pick<TokenRecord, 'label' | 'serialNumber'>): string {
   return label === null ? 'not known by name' : `${JSON.stringify(label)} (serial ${serialNumber})`;
 }
 

@@ -1,10 +1,10 @@
 /**
  * The end of a tenant: looked at before, scheduled, called back, and done when the time has come.
  *
- * Invariants: from the moment of scheduling none of the tenant's keys can be used; nothing is erased before its time by the
- * database's clock, nor while maintenance is paused; erased is everything in one transaction, and from then on the tenant
- * answers as if it had never been. Its own root keys an operator destroys afterwards (`token-destruction.ts`). Knows no
- * gRPC and no SQL.
+ * Invariants: from the moment of scheduling none of the tenant's keys can be used; nothing is
+ * erased before its time by the database's clock, nor while maintenance is paused; erased is
+ * everything in one transaction, and from then on the tenant answers as if it had never been. Its
+ * own root keys an operator destroys afterwards (`token-destruction.ts`). Knows no gRPC and no SQL.
  */
 import type { Call } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
@@ -13,7 +13,12 @@ import { type DueShredding, timeAfterDays } from '../store/maintenance.ts';
 import { supersedeTenantJobs } from '../store/rewrap-jobs.ts';
 import { measureTenant, shredTenant, type TenantHoldings } from '../store/shredding.ts';
 import type { Tx } from '../store/store.ts';
-import { findTenantByName, lockTenant, setTenantState, type TenantRecord } from '../store/tenants.ts';
+import {
+  findTenantByName,
+  lockTenant,
+  setTenantState,
+  type TenantRecord,
+} from '../store/tenants.ts';
 import { listTokenObjects } from '../store/token-objects.ts';
 import type { DestructionRequest } from './destruction.ts';
 import type { KeyringParts } from './keyring.ts';
@@ -46,7 +51,10 @@ export class Shredding {
     this.#parts = parts;
   }
 
-  /** Schedules a tenant. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY, INVALID_FIELD. */
+  /**
+   * Schedules a tenant. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY,
+   * INVALID_FIELD.
+   */
   async schedule(call: Call, name: TenantName, request: DestructionRequest): Promise<ShredAnswer> {
     const { store, cache } = this.#parts;
     if (name.tenant === SYSTEM_TENANT) throw invalidField('name', 'is reserved');
@@ -78,13 +86,19 @@ export class Shredding {
         const scheduled = await setTenantState(tx, tenantId, 'SHRED_SCHEDULED', impact.shredAt);
         return { tenant: scheduled, impact: { ...impact, etag: scheduled.revision } };
       },
-      { reference: { tenantId }, rebuild: async (tx) => look(tx, await expectTenant(tx, tenantId)) },
+      {
+        reference: { tenantId },
+        rebuild: async (tx) => look(tx, await expectTenant(tx, tenantId)),
+      },
     );
     cache.forgetTenants();
     return answer;
   }
 
-  /** Calls a tenant back: it is disabled then. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_NOT_SCHEDULED. */
+  /**
+   * Calls a tenant back: it is disabled then. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH,
+   * DESTRUCTION_NOT_SCHEDULED.
+   */
   async restore(call: Call, name: TenantName, etag: string): Promise<TenantRecord> {
     const { store, cache } = this.#parts;
     const { tenantId } = await cache.tenant(name.tenant);
@@ -95,7 +109,9 @@ export class Shredding {
         const tenant = await expectTenant(tx, tenantId);
         requireEtag(etag, tenant.revision);
         if (tenant.state !== 'SHRED_SCHEDULED')
-          throw new KeywardError('DESTRUCTION_NOT_SCHEDULED', { metadata: { state: tenant.state } });
+          throw new KeywardError('DESTRUCTION_NOT_SCHEDULED', {
+            metadata: { state: tenant.state },
+          });
         return setTenantState(tx, tenantId, 'DISABLED');
       },
       { reference: { tenantId }, rebuild: (tx) => expectTenant(tx, tenantId) },
@@ -104,7 +120,10 @@ export class Shredding {
     return restored;
   }
 
-  /** Shreds what is due, each by itself; `onError` hears of what failed and stays due. Returns what was shredded. */
+  /**
+   * Shreds what is due, each by itself; `onError` hears of what failed and stays due. Returns what
+   * was shredded.
+   */
   async shredDue(
     due: readonly DueShredding[],
     onError: (error: unknown, resource: string) => void,
@@ -153,13 +172,16 @@ export class Shredding {
   async #rootKeysOf(call: Call, tenantId: TenantId): Promise<string[]> {
     const objects = await listTokenObjects(this.#parts.store, call);
     return objects
-      .filter((each) => each.tenantId === tenantId && each.role === 'root' && each.state !== 'DESTROYED')
+      .filter(
+        (each) => each.tenantId === tenantId && each.role === 'root' && each.state !== 'DESTROYED',
+      )
       .map((each) => formatTokenKeyName(each, each.objectId));
   }
 }
 
 async function expectTenant(tx: Tx, tenantId: TenantId): Promise<TenantRecord> {
   const tenant = await lockTenant(tx, tenantId);
-  if (tenant === undefined || tenant.state === 'SHREDDED') throw new KeywardError('RESOURCE_NOT_FOUND');
+  if (tenant === undefined || tenant.state === 'SHREDDED')
+    throw new KeywardError('RESOURCE_NOT_FOUND');
   return tenant;
 }

@@ -1,7 +1,8 @@
 /**
  * Tenants: made, looked at, switched off and on, given quotas.
  *
- * Knows their rows' meaning; that everything of a disabled tenant stops is seen to where it is used.
+ * Knows their rows' meaning; that everything of a disabled tenant stops is seen to where it is
+ * used.
  */
 import type { Call } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
@@ -25,12 +26,17 @@ import type { TokenKeys } from './token-keys.ts';
 
 /** A change to a tenant, announced to all replicas. */
 export function tenantMutation(tenantId: TenantId, name: TenantName): Mutation {
-  return { tenantId, resource: formatTenantName(name), change: { kind: 'tenant', subjectId: tenantId } };
+  return {
+    tenantId,
+    resource: formatTenantName(name),
+    change: { kind: 'tenant', subjectId: tenantId },
+  };
 }
 
 /** Throws DESTRUCTION_UNDER_WAY for a tenant that is to be shredded. */
 export function requireTenantKept({ state }: Pick<TenantRecord, 'state'>): void {
-  if (state === 'SHRED_SCHEDULED') throw new KeywardError('DESTRUCTION_UNDER_WAY', { metadata: { state } });
+  if (state === 'SHRED_SCHEDULED')
+    throw new KeywardError('DESTRUCTION_UNDER_WAY', { metadata: { state } });
 }
 
 /** See this file's first paragraph. */
@@ -47,8 +53,8 @@ export class Tenants {
   }
 
   /**
-   * With a root key of its own, returns when that is current, or shortly before the call's deadline: until then its keys
-   * can't be made. Throws RESOURCE_EXISTS.
+   * With a root key of its own, returns when that is current, or shortly before the call's
+   * deadline: until then its keys can't be made. Throws RESOURCE_EXISTS.
    */
   async create(
     call: Call,
@@ -75,19 +81,30 @@ export class Tenants {
 
   /** Tenants by name. */
   list(call: Call, request: ListRequest): Promise<Page<TenantRecord>> {
-    return readPage('tenants', request, BY_NAME, (page) => listTenants(this.#parts.store, call, page));
+    return readPage('tenants', request, BY_NAME, (page) =>
+      listTenants(this.#parts.store, call, page),
+    );
   }
 
-  /** Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY. Setting the state that it has changes nothing. */
-  setState(call: Call, name: TenantName, etag: string, state: 'ENABLED' | 'DISABLED'): Promise<TenantRecord> {
+  /**
+   * Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY. Setting the state that it has
+   * changes nothing.
+   */
+  setState(
+    call: Call,
+    name: TenantName,
+    etag: string,
+    state: 'ENABLED' | 'DISABLED',
+  ): Promise<TenantRecord> {
     return this.#change(call, name, etag, async (tx, tenant) =>
       tenant.state === state ? tenant : setTenantState(tx, tenant.tenantId, state),
     );
   }
 
   /**
-   * Changes what is given of a tenant's quotas; what it has beyond a lower one it keeps. Throws RESOURCE_NOT_FOUND,
-   * ETAG_MISMATCH, DESTRUCTION_UNDER_WAY, and INVALID_FIELD for the reserved tenant.
+   * Changes what is given of a tenant's quotas; what it has beyond a lower one it keeps. Throws
+   * RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY, and INVALID_FIELD for the reserved
+   * tenant.
    */
   async setQuotas(
     call: Call,
@@ -95,13 +112,16 @@ export class Tenants {
     etag: string,
     quotas: Partial<Quotas>,
   ): Promise<TenantRecord> {
-    if (name.tenant === SYSTEM_TENANT) throw invalidField('tenant', 'is reserved, and has no quotas');
+    if (name.tenant === SYSTEM_TENANT)
+      throw invalidField('tenant', 'is reserved, and has no quotas');
     return this.#change(call, name, etag, (tx, tenant) =>
       setTenantQuotas(tx, tenant.tenantId, { ...tenant.quotas, ...quotas }),
     );
   }
 
-  /** One change to a tenant of which the etag is known: locked meanwhile, announced, forgotten here. */
+  /**
+   * One change to a tenant of which the etag is known: locked meanwhile, announced, forgotten here.
+   */
   async #change(
     call: Call,
     name: TenantName,
@@ -125,7 +145,10 @@ export class Tenants {
   }
 }
 
-async function expectTenant(tx: Tx, { tenantId }: Readonly<Record<string, unknown>>): Promise<TenantRecord> {
+async function expectTenant(
+  tx: Tx,
+  { tenantId }: Readonly<Record<string, unknown>>,
+): Promise<TenantRecord> {
   const tenant = await lockTenant(tx, tenantId as TenantId);
   if (tenant === undefined) throw new Error('a tenant that was there is gone');
   return tenant;

@@ -1,10 +1,11 @@
 /**
- * Destroying root and seal keys in the token, by an operator with the PIN at hand: `token destroy-key`, `token shred`; and
- * recording ones that only the token knows, `token record`.
+ * Destroying root and seal keys in the token, by an operator with the PIN at hand:
+ * `token destroy-key`, `token shred`; and recording ones that only the token knows, `token record`.
  *
- * Invariant: the token is touched only after the rows say that the keys are being destroyed, nothing is under them, and no
- * running agent holds them any more; a command that was cut off anywhere does the rest when it is run again. The server has
- * no way here. Knows no PKCS#11 and no SQL.
+ * Invariant: the token is touched only after the rows say that the keys are being destroyed,
+ * nothing is under them, and no running agent holds them any more; a command that was cut off
+ * anywhere does the rest when it is run again. The server has no way here. Knows no PKCS#11 and no
+ * SQL.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
@@ -42,18 +43,33 @@ export interface DestroyedKeys {
 }
 
 /** One retired or abandoned key. Throws Error, in words for the operator. */
-export async function destroyTokenKey(parts: DestructionParts, objectId: string): Promise<DestroyedKeys> {
-  return destroyAll(parts, 'keyward-server token destroy-key', await findDestructible(parts.owner, objectId));
+export async function destroyTokenKey(
+  parts: DestructionParts,
+  objectId: string,
+): Promise<DestroyedKeys> {
+  return destroyAll(
+    parts,
+    'keyward-server token destroy-key',
+    await findDestructible(parts.owner, objectId),
+  );
 }
 
 /** All root keys of a shredded tenant. Throws Error, in words for the operator. */
-export async function shredTokenKeys(parts: DestructionParts, tenant: string): Promise<DestroyedKeys> {
-  return destroyAll(parts, 'keyward-server token shred', await findShreddedRoots(parts.owner, tenant));
+export async function shredTokenKeys(
+  parts: DestructionParts,
+  tenant: string,
+): Promise<DestroyedKeys> {
+  return destroyAll(
+    parts,
+    'keyward-server token shred',
+    await findShreddedRoots(parts.owner, tenant),
+  );
 }
 
 /**
- * Records a key that the token has and the database doesn't know, so that services start: never used, and to be destroyed when
- * it is sure that no newer database needs it. Throws Error, in words for the operator.
+ * Records a key that the token has and the database doesn't know, so that services start: never
+ * used, and to be destroyed when it is sure that no newer database needs it. Throws Error, in words
+ * for the operator.
  */
 export async function recordTokenKey(
   { owner, caller }: Pick<DestructionParts, 'owner' | 'caller'>,
@@ -83,7 +99,10 @@ async function destroyAll(
   return { objects, inToken };
 }
 
-async function untilReleased(owner: OwnerConnection, objects: readonly TokenObjectRecord[]): Promise<void> {
+async function untilReleased(
+  owner: OwnerConnection,
+  objects: readonly TokenObjectRecord[],
+): Promise<void> {
   const until = monotonicNow() + PATIENCE_MS;
   for (;;) {
     const holding = await countAgentsHolding(owner, objects);

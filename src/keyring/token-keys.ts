@@ -1,11 +1,12 @@
 /**
  * Root keys and the seal key: replaced by request, step by step, and looked at.
  *
- * A replacement is recorded (CREATING), made in the token by an agent of its own (CREATED), and made current when every
- * agent of every replica holds it, in one transaction with its audit entry and the job that brings key versions under it.
- * Invariants: each step is a row's change from the state before, so that it is done once, by whichever replica; a key whose
- * making was cut off is never used, and another is made in its place under an id of its own: two makers never make one id.
- * Destroying is an operator's command (`token-destruction.ts`). Knows no gRPC and no PKCS#11.
+ * A replacement is recorded (CREATING), made in the token by an agent of its own (CREATED), and
+ * made current when every agent of every replica holds it, in one transaction with its audit entry
+ * and the job that brings key versions under it. Invariants: each step is a row's change from the
+ * state before, so that it is done once, by whichever replica; a key whose making was cut off is
+ * never used, and another is made in its place under an id of its own: two makers never make one
+ * id. Destroying is an operator's command (`token-destruction.ts`). Knows no gRPC and no PKCS#11.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Call, millisecondsLeft } from '../call.ts';
@@ -71,9 +72,9 @@ export class TokenKeys {
   }
 
   /**
-   * Replaces the current root key of the tenant (`system`: the one that tenants share), or the seal key. Returns when the
-   * new one is current, or shortly before the call's deadline. Throws RESOURCE_NOT_FOUND, TENANT_SHARES_ROOT_KEY,
-   * TOKEN_KEY_ROTATION_UNDER_WAY, HSM_UNAVAILABLE.
+   * Replaces the current root key of the tenant (`system`: the one that tenants share), or the seal
+   * key. Returns when the new one is current, or shortly before the call's deadline. Throws
+   * RESOURCE_NOT_FOUND, TENANT_SHARES_ROOT_KEY, TOKEN_KEY_ROTATION_UNDER_WAY, HSM_UNAVAILABLE.
    */
   async rotate(call: Call, parent: TenantName, role: ReplaceableRole): Promise<UsedTokenKey> {
     const { store, cache } = this.#parts;
@@ -101,10 +102,13 @@ export class TokenKeys {
   }
 
   /**
-   * Gives a new tenant its first root key; returns when that is current, or shortly before the call's deadline. What fails
-   * of it, the reconciler does.
+   * Gives a new tenant its first root key; returns when that is current, or shortly before the
+   * call's deadline. What fails of it, the reconciler does.
    */
-  async add(call: Call, { tenantId, name: tenant }: Pick<TenantRecord, 'tenantId' | 'name'>): Promise<void> {
+  async add(
+    call: Call,
+    { tenantId, name: tenant }: Pick<TenantRecord, 'tenantId' | 'name'>,
+  ): Promise<void> {
     await this.#advanceOne({ due: 'add', tenantId, tenant }).catch(() => {});
     await this.#whenCurrent(call, (each) => each.tenantId === tenantId && each.role === 'root');
   }
@@ -120,13 +124,18 @@ export class TokenKeys {
     return found;
   }
 
-  /** A tenant's root keys, for `system` with the seal keys, newest first. Throws RESOURCE_NOT_FOUND. */
+  /**
+   * A tenant's root keys, for `system` with the seal keys, newest first. Throws RESOURCE_NOT_FOUND.
+   */
   async list(call: Call, parent: TenantName): Promise<UsedTokenKey[]> {
     const { tenantId } = await this.#parts.cache.tenant(parent.tenant);
     return (await this.#withUse(call, (each) => each.tenantId === tenantId)).reverse();
   }
 
-  /** Makes a recorded key in the token, and sees to it that it becomes current. Throws HSM_UNAVAILABLE, then it is abandoned. */
+  /**
+   * Makes a recorded key in the token, and sees to it that it becomes current. Throws
+   * HSM_UNAVAILABLE, then it is abandoned.
+   */
   async create(key: TokenKey): Promise<void> {
     const { store, makeTokenKey, wake } = this.#parts;
     const call = ownCall('CreateTokenKey', CREATE_MS);
@@ -147,7 +156,10 @@ export class TokenKeys {
     wake();
   }
 
-  /** Takes each due step; `onError` hears of those that failed, which stay due. Returns which keys it made, or made current. */
+  /**
+   * Takes each due step; `onError` hears of those that failed, which stay due. Returns which keys
+   * it made, or made current.
+   */
   async advance(
     due: readonly DueTokenKey[],
     onError: (error: unknown, resource: string) => void,
@@ -155,7 +167,8 @@ export class TokenKeys {
     const made: string[] = [];
     const activated: string[] = [];
     for (const step of due) {
-      const resource = step.due === 'add' ? formatTenantName(step) : formatTokenKeyName(step, step.objectId);
+      const resource =
+        step.due === 'add' ? formatTenantName(step) : formatTokenKeyName(step, step.objectId);
       await this.#advanceOne(step).then(
         (done) => {
           if (done) (step.due === 'activate' ? activated : made).push(resource);
@@ -174,9 +187,11 @@ export class TokenKeys {
     const key: TokenKey = { tenantId, tenant, objectId: newId<AnyId>(), role };
     const started = await this.#parts.store
       .mutate(ownCall('CreateTokenKey', STEP_MS), mutationOf(key), async (tx) => {
-        // The attempt that was cut off may yet make its object: another id, so that there are never two of one.
+        // The attempt that was cut off may yet make its object: another id, so that there are never
+        // two of one.
         if (step.due === 'create') await this.#giveUp(tx, step.objectId);
-        if (step.due === 'create') await insertTokenObject(tx, { ...key, caller: step.caller }, 'next');
+        if (step.due === 'create')
+          await insertTokenObject(tx, { ...key, caller: step.caller }, 'next');
         else await insertTokenObject(tx, { ...key, caller: SELF }, 'first');
         return true;
       })
@@ -194,7 +209,13 @@ export class TokenKeys {
   }
 
   /** Makes a key current, if every replica holds it by now. */
-  async #activate({ tenantId, tenant, objectId, role, caller }: TokenObjectRecord): Promise<boolean> {
+  async #activate({
+    tenantId,
+    tenant,
+    objectId,
+    role,
+    caller,
+  }: TokenObjectRecord): Promise<boolean> {
     const { store, systemTenantId } = this.#parts;
     const isShared = tenantId === systemTenantId;
     const scope = formatScope(isShared ? {} : { tenant });

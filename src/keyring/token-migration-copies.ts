@@ -1,9 +1,11 @@
 /**
- * Copying key versions under the next token's keys: what two agents carry across, and which versions are still to be.
+ * Copying key versions under the next token's keys: what two agents carry across, and which
+ * versions are still to be.
  *
- * Invariants: a version that doesn't verify is returned, not copied; one under a key that was recorded since the agents were
- * opened waits for others that know it; material passes between the tokens only wrapped (`hsm/key-mover.ts`). When the copies
- * take the rows' place is `token-migration.ts`'s.
+ * Invariants: a version that doesn't verify is returned, not copied; one under a key that was
+ * recorded since the agents were opened waits for others that know it; material passes between the
+ * tokens only wrapped (`hsm/key-mover.ts`). When the copies take the rows' place is
+ * `token-migration.ts`'s.
  */
 import { KeyMover } from '../hsm/key-mover.ts';
 import type { MoveSettings, TokenSettings } from '../hsm/protocol.ts';
@@ -22,7 +24,8 @@ const PROGRESS_MS = 2_000;
 
 /** How key versions travel, for operators. */
 export const TRANSPORT_WORDS: Readonly<Record<TransportKind, string>> = {
-  'aes-key-wrap': 'AES key wrap by an AES-256 transport key, which RSA-OAEP under a 3072-bit key moves once',
+  'aes-key-wrap':
+    'AES key wrap by an AES-256 transport key, which RSA-OAEP under a 3072-bit key moves once',
   'rsa-oaep':
     'RSA-OAEP under a 3072-bit key, for each key version: the tokens have no AES key wrap in common',
 };
@@ -47,7 +50,11 @@ export class KeyVersionCopies implements Disposable {
   async open(): Promise<void> {
     const { owner, current, next, environment, say } = this.#parts;
     const { environmentId, tokenProfile, currentToken } = this.#environment;
-    const end = async (token: TokenSettings, tokenId: TokenId, profile: unknown): Promise<MoveSettings> => ({
+    const end = async (
+      token: TokenSettings,
+      tokenId: TokenId,
+      profile: unknown,
+    ): Promise<MoveSettings> => ({
       ...token,
       environmentId,
       profile: profile as TokenProfile,
@@ -93,7 +100,10 @@ export class KeyVersionCopies implements Disposable {
     return corrupt;
   }
 
-  /** Copies these; returns those that don't verify. Those under keys that are newer than the mover wait for another one. */
+  /**
+   * Copies these; returns those that don't verify. Those under keys that are newer than the mover
+   * wait for another one.
+   */
   async copy(read: readonly KeyVersionToRewrap[]): Promise<KeyVersionToRewrap[]> {
     const newer = await this.#newerThanMover(read);
     const versions = read.filter(

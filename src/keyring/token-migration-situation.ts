@@ -1,8 +1,9 @@
 /**
- * Where a move to another token stands, by what both tokens have and what is recorded of them; and what can't be moved between.
+ * Where a move to another token stands, by what both tokens have and what is recorded of them; and
+ * what can't be moved between.
  *
- * Invariant: changes nothing, in tokens and database, so that a preview and a command that goes on see the same. What is done
- * about it is `token-migration.ts`.
+ * Invariant: changes nothing, in tokens and database, so that a preview and a command that goes on
+ * see the same. What is done about it is `token-migration.ts`.
  */
 import { TokenRefused } from '../hsm/agent-pool.ts';
 import type { TokenSettings } from '../hsm/protocol.ts';
@@ -53,7 +54,10 @@ export interface Moved {
   readonly former: TokenRecord | undefined;
 }
 
-/** Looks at both tokens. Throws {@link TokenRefused}, in words for the operator, for what can't be moved between. */
+/**
+ * Looks at both tokens. Throws {@link TokenRefused}, in words for the operator, for what can't be
+ * moved between.
+ */
 export async function look(parts: MigrationParts): Promise<Situation | Moved> {
   const { owner, current: from, next: to, environment: variables } = parts;
   const environment = await readEnvironmentAsOwner(owner);
@@ -102,7 +106,9 @@ export async function missingObjects(
   objects: readonly TokenObjectRecord[],
 ): Promise<Pick<NextObject, 'tenantId' | 'tenant' | 'role'>[]> {
   const has = (tenantId: string, role: string) =>
-    objects.some((each) => each.tenantId === tenantId && each.role === role && each.state === 'CREATED');
+    objects.some(
+      (each) => each.tenantId === tenantId && each.role === role && each.state === 'CREATED',
+    );
   return (await findRootOwners(owner)).flatMap(({ tenantId, tenant }) =>
     (tenant === SYSTEM_TENANT ? TOKEN_OBJECT_ROLES : (['root'] as const))
       .filter((role) => !has(tenantId, role))
@@ -112,7 +118,9 @@ export async function missingObjects(
 
 /** How many objects the token must have and hasn't. */
 function lacking({ objects }: TokenSurvey): number {
-  return objects.filter(({ presence, condition }) => presence === undefined && condition !== 'found').length;
+  return objects.filter(
+    ({ presence, condition }) => presence === undefined && condition !== 'found',
+  ).length;
 }
 
 function requireCurrent(current: TokenSurvey, { currentToken }: EnvironmentRecord): void {
@@ -127,11 +135,18 @@ function requireCurrent(current: TokenSurvey, { currentToken }: EnvironmentRecor
 
 function requireNext(next: TokenSurvey, recorded: TokenRecord | undefined): void {
   const { label, serialNumber, lacks, wraps, oaep, unrecorded } = next;
-  if (recorded !== undefined && (recorded.label !== label || recorded.serialNumber !== serialNumber))
+  if (
+    recorded !== undefined &&
+    (recorded.label !== label || recorded.serialNumber !== serialNumber)
+  )
     throw new TokenRefused(
       `key versions are on their way to the token ${tokenInWords(recorded)}, and this is ${tokenInWords(next)}`,
     );
-  const missing = [...lacks, ...(wraps.length > 0 ? [] : ['AES key wrap']), ...(oaep ? [] : ['RSA-OAEP'])];
+  const missing = [
+    ...lacks,
+    ...(wraps.length > 0 ? [] : ['AES key wrap']),
+    ...(oaep ? [] : ['RSA-OAEP']),
+  ];
   if (missing.length > 0) throw new TokenRefused(`the next token lacks ${missing.join(', ')}`);
   const [strange] = unrecorded;
   if (strange !== undefined)

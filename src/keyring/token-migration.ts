@@ -1,12 +1,14 @@
 /**
- * Moving all key versions to another token, by an operator with both PINs at hand, while services run: `token migrate`.
+ * Moving all key versions to another token, by an operator with both PINs at hand, while services
+ * run: `token migrate`.
  *
- * The next token and its keys are recorded and made; every version is copied under them; when every replica holds them, the
- * copies take the rows' place in one transaction; then other records are sealed anew by the next token's seal key, which
- * services do as well, as long as they have both tokens. Invariants: each step is a row's change, so a command that was cut off
- * anywhere goes on when it is run again; a version that doesn't verify is named, and keeps the switch from being made. Destroys
- * nothing. Where a move stands is `token-migration-situation.ts`; how versions are copied, `token-migration-copies.ts`. Knows no
- * SQL and no PKCS#11.
+ * The next token and its keys are recorded and made; every version is copied under them; when every
+ * replica holds them, the copies take the rows' place in one transaction; then other records are
+ * sealed anew by the next token's seal key, which services do as well, as long as they have both
+ * tokens. Invariants: each step is a row's change, so a command that was cut off anywhere goes on
+ * when it is run again; a version that doesn't verify is named, and keeps the switch from being
+ * made. Destroys nothing. Where a move stands is `token-migration-situation.ts`; how versions are
+ * copied, `token-migration-copies.ts`. Knows no SQL and no PKCS#11.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { TokenRefused } from '../hsm/agent-pool.ts';
@@ -49,19 +51,25 @@ const LOOK_MS = 500;
 /** So many names of what doesn't verify are told. */
 const NAMED = 20;
 
-/** What there would be to do, in words; changes nothing, in tokens and database. Throws Error, in words for the operator. */
+/**
+ * What there would be to do, in words; changes nothing, in tokens and database. Throws Error, in
+ * words for the operator.
+ */
 export async function previewMigration(parts: MigrationParts): Promise<void> {
   const { owner, say } = parts;
   const situation = await look(parts);
   if ('former' in situation) {
     const left = await hasStale(parts);
     return say(
-      left ? `${MOVED}: records are still to be sealed by its seal key` : `${MOVED}: ${NOTHING_LEFT}`,
+      left
+        ? `${MOVED}: records are still to be sealed by its seal key`
+        : `${MOVED}: ${NOTHING_LEFT}`,
     );
   }
   const { current, next, recordedNext, environment } = situation;
   const source = (environment.tokenProfile as TokenProfile).wrap;
-  const target = (recordedNext?.profile as TokenProfile | undefined)?.wrap ?? next.wraps[0] ?? source;
+  const target =
+    (recordedNext?.profile as TokenProfile | undefined)?.wrap ?? next.wraps[0] ?? source;
   const { versions, copied } = await countCopies(owner.query, recordedNext?.tokenId);
   const missing = (await missingObjects(owner, situation.nextObjects)).length;
   const { replicas, lacking } =
@@ -78,9 +86,13 @@ export async function previewMigration(parts: MigrationParts): Promise<void> {
   say('nothing was changed');
 }
 
-/** See this file's first paragraph. Throws Error, in words for the operator; then running it again goes on. */
+/**
+ * See this file's first paragraph. Throws Error, in words for the operator; then running it again
+ * goes on.
+ */
 export async function migrateToken(parts: MigrationParts): Promise<void> {
-  if (!(await lockMigration(parts.owner))) throw new Error('another command is moving key versions now');
+  if (!(await lockMigration(parts.owner)))
+    throw new Error('another command is moving key versions now');
   const { say } = parts;
   const situation = await look(parts);
   if ('former' in situation) {
@@ -101,8 +113,8 @@ export async function migrateToken(parts: MigrationParts): Promise<void> {
 }
 
 /**
- * Has what former seal keys vouch for vouched for by the current one: verified in the token that was left, sealed in the one
- * that is current. Whatever of it a service does meanwhile is as good.
+ * Has what former seal keys vouch for vouched for by the current one: verified in the token that
+ * was left, sealed in the one that is current. Whatever of it a service does meanwhile is as good.
  */
 async function resealRecords(parts: MigrationParts, former: TokenRecord): Promise<void> {
   const { owner, current: from, next: to, environment, say } = parts;
@@ -130,11 +142,16 @@ async function resealRecords(parts: MigrationParts, former: TokenRecord): Promis
   );
   say(`sealed anew what is recorded of ${resealed} keys and policies`);
   if (corrupt.length > 0)
-    sayNames(say, `${corrupt.length} keys and policies do not verify, and are not sealed anew:`, corrupt);
+    sayNames(
+      say,
+      `${corrupt.length} keys and policies do not verify, and are not sealed anew:`,
+      corrupt,
+    );
 }
 
 async function hasStale({ owner, sealedRecords }: MigrationParts): Promise<boolean> {
-  for (const records of sealedRecords) if ((await records.findFormer(owner.query)).length > 0) return true;
+  for (const records of sealedRecords)
+    if ((await records.findFormer(owner.query)).length > 0) return true;
   return false;
 }
 
@@ -166,7 +183,10 @@ class Migration implements Disposable {
     const { environment, current, next } = situation;
     await describeCurrentToken(owner, current);
     if (situation.recordedNext === undefined) {
-      const profile = await probeToken({ ...to, environmentId: environment.environmentId }, variables);
+      const profile = await probeToken(
+        { ...to, environmentId: environment.environmentId },
+        variables,
+      );
       await recordNextToken(owner, operatorOf(parts), { ...next, profile });
       say(`the next token is ${tokenInWords(next)}`);
     } else say(`going on with the move to ${tokenInWords(next)}`);
@@ -193,7 +213,10 @@ class Migration implements Disposable {
     say(`the current token is ${tokenInWords(this.#next)}`);
   }
 
-  /** Makes what the next token lacks, each recorded before. What was cut off is used if it is there, else made anew. */
+  /**
+   * Makes what the next token lacks, each recorded before. What was cut off is used if it is there,
+   * else made anew.
+   */
   async #makeKeys(): Promise<void> {
     const { owner, next, environment, say } = this.#parts;
     const { environmentId } = this.#environment;
@@ -202,7 +225,9 @@ class Migration implements Disposable {
     const profile = this.#next.profile as TokenProfile;
     const missing = await missingObjects(owner, await objectsIn(owner, tokenId));
     if (missing.length === 0) return;
-    const objects = missing.map((each): NextObject => ({ ...each, tokenId, objectId: newId<AnyId>() }));
+    const objects = missing.map(
+      (each): NextObject => ({ ...each, tokenId, objectId: newId<AnyId>() }),
+    );
     for (const object of objects) await recordNextObject(owner, this.#operator, object);
     // Agents that start meanwhile must know of them; once they are there, all must look.
     await announce(owner, tokenId);
@@ -218,7 +243,9 @@ class Migration implements Disposable {
   async #settleCutOff(): Promise<void> {
     const { owner, next, environment } = this.#parts;
     const { environmentId } = this.#environment;
-    const cutOff = (await objectsIn(owner, this.#next.tokenId)).filter(({ state }) => state === 'CREATING');
+    const cutOff = (await objectsIn(owner, this.#next.tokenId)).filter(
+      ({ state }) => state === 'CREATING',
+    );
     if (cutOff.length === 0) return;
     const { objects } = await surveyToken(
       { ...next, environmentId, objects: tokenObjectsOf(cutOff) },
@@ -232,7 +259,10 @@ class Migration implements Disposable {
     await announce(owner, this.#next.tokenId);
   }
 
-  /** Waits until every replica that runs holds the next token's keys. Returns whether it had to wait. */
+  /**
+   * Waits until every replica that runs holds the next token's keys. Returns whether it had to
+   * wait.
+   */
   async #waitForReplicas(): Promise<boolean> {
     const { owner, say } = this.#parts;
     let said = '';

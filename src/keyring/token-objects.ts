@@ -1,9 +1,10 @@
 /**
- * The token's objects as this replica knows them: which are recorded, which its agents hold, which are for new things.
+ * The token's objects as this replica knows them: which are recorded, which its agents hold, which
+ * are for new things.
  *
- * Invariants: agents are told of an object before anything is under it, and this replica says that it holds one only once
- * all of its agents do; what isn't to be used any more, it says it holds until none does. Decides nothing about an object's
- * life: `token-keys.ts` does.
+ * Invariants: agents are told of an object before anything is under it, and this replica says that
+ * it holds one only once all of its agents do; what isn't to be used any more, it says it holds
+ * until none does. Decides nothing about an object's life: `token-keys.ts` does.
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -49,7 +50,10 @@ function presenceOf({ state, tenantState }: TokenObjectRecord): TokenObject['pre
 export interface TokenObjectsParts {
   readonly store: Store;
   readonly tokens: {
-    /** Has all of this replica's agents use what is recorded of their tokens. Throws HSM_UNAVAILABLE. */
+    /**
+     * Has all of this replica's agents use what is recorded of their tokens. Throws
+     * HSM_UNAVAILABLE.
+     */
     hold(records: readonly TokenObjectRecord[]): Promise<void>;
     readonly agents: { readonly held: readonly AnyId[] };
   };
@@ -77,8 +81,8 @@ export class TokenObjects {
   }
 
   /**
-   * Does what makes new key versions, with the keys that are current for the tenant; anew where those were replaced
-   * meanwhile. Throws TOKEN_KEY_NOT_READY, and what `work` throws.
+   * Does what makes new key versions, with the keys that are current for the tenant; anew where
+   * those were replaced meanwhile. Throws TOKEN_KEY_NOT_READY, and what `work` throws.
    */
   async withCurrent<T>(tenantId: TenantId, work: (current: CurrentKeys) => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
@@ -98,8 +102,8 @@ export class TokenObjects {
   }
 
   /**
-   * Reads what is recorded, has the agents hold that, and says what they hold. What comes while it is at it is done after
-   * it, once. Throws what the store and the agents throw.
+   * Reads what is recorded, has the agents hold that, and says what they hold. What comes while it
+   * is at it is done after it, once. Throws what the store and the agents throw.
    */
   async refresh(): Promise<void> {
     if (this.#refreshing !== undefined) {
@@ -129,7 +133,9 @@ export class TokenObjects {
     return this.#replicas;
   }
 
-  /** Says that this replica runs, and what it holds; unless it ends. Throws what the store throws. */
+  /**
+   * Says that this replica runs, and what it holds; unless it ends. Throws what the store throws.
+   */
   async report(): Promise<void> {
     const { store, tokens } = this.#parts;
     if (this.#stopping.signal.aborted) return;
@@ -137,7 +143,10 @@ export class TokenObjects {
     this.#replicas = await reportHeld(store, deadline(), { replicaId: this.#replicaId, held });
   }
 
-  /** Reports every two seconds, and makes up for what failed before, until {@link TokenObjects.stop}. */
+  /**
+   * Reports every two seconds, and makes up for what failed before, until
+   * {@link TokenObjects.stop}.
+   */
   start(onError: (error: unknown) => void): void {
     const { signal } = this.#stopping;
     const run = async () => {
@@ -159,9 +168,14 @@ export class TokenObjects {
 
   #currentFor(tenantId: TenantId): CurrentKeys {
     const { systemTenantId } = this.#parts;
-    const ownsRoot = this.#records.some((each) => each.tenantId === tenantId && each.role === 'root');
+    const ownsRoot = this.#records.some(
+      (each) => each.tenantId === tenantId && each.role === 'root',
+    );
     return {
-      rootKeyId: this.#current('root', ownsRoot ? tenantId : systemTenantId) as unknown as RootKeyId,
+      rootKeyId: this.#current(
+        'root',
+        ownsRoot ? tenantId : systemTenantId,
+      ) as unknown as RootKeyId,
       sealKeyId: this.currentSealKey(),
     };
   }

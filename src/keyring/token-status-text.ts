@@ -1,7 +1,8 @@
 /**
  * A token's status as text for people: what `keyward-server token status` prints.
  *
- * Its invariant: every object and every required attribute is in it, what is wrong first. Knows no token.
+ * Its invariant: every object and every required attribute is in it, what is wrong first. Knows no
+ * token.
  */
 import type { AttributePosture } from '../hsm/token-profile.ts';
 import type { MoveProgress, TokenRecord } from '../store/tokens.ts';

@@ -1,9 +1,11 @@
 /**
- * What the HSM token is to this environment: what the token says of itself and of its objects, beside what the database has
- * recorded and keeps under them, and what an operator has to do about it.
+ * What the HSM token is to this environment: what the token says of itself and of its objects,
+ * beside what the database has recorded and keeps under them, and what an operator has to do about
+ * it.
  *
- * Its invariant: it changes nothing and hides nothing; what a start would refuse is in it, and {@link objectionsTo} names
- * it. Whoever looks at the token is given, a serving agent or an operator's own. Knows no PKCS#11.
+ * Its invariant: it changes nothing and hides nothing; what a start would refuse is in it, and
+ * {@link objectionsTo} names it. Whoever looks at the token is given, a serving agent or an
+ * operator's own. Knows no PKCS#11.
  */
 import { type Call, monotonicNow } from '../call.ts';
 import type { ObjectPosture, TokenObject, TokenPosture } from '../hsm/token-profile.ts';
@@ -33,7 +35,10 @@ export interface TokenObjectStatus extends ObjectPosture {
   readonly isCurrent: boolean;
   /** Whether a service needs it to start. */
   readonly isRequired: boolean;
-  /** How many key versions are wrapped under it, in all tenants, destroyed ones aside; 0 for all but root keys. */
+  /**
+   * How many key versions are wrapped under it, in all tenants, destroyed ones aside; 0 for all but
+   * root keys.
+   */
   readonly keyVersions: number;
   /** In words for an operator, with the command; empty for nothing. */
   readonly toDo: string;
@@ -50,7 +55,10 @@ export interface TokenStatusRecord extends TokenPosture {
 /** Looks at the token and at the given objects in it. */
 export type LookAtToken = (objects: readonly TokenObject[]) => Promise<TokenPosture>;
 
-/** Throws what `look` and the store throw; without a call, when Postgres takes longer than a minute for its part. */
+/**
+ * Throws what `look` and the store throw; without a call, when Postgres takes longer than a minute
+ * for its part.
+ */
 export async function readTokenStatus(
   store: Store,
   look: LookAtToken,
@@ -84,9 +92,11 @@ function toDoOf(record: TokenObjectRecord, { condition }: ObjectPosture, under: 
   const { state, tenant, tenantState, objectId } = record;
   const destroy = `keyward-server token destroy-key ${objectId}`;
   if (state === 'DESTROYED') return `it was destroyed and is in the token again: ${destroy}`;
-  if (tenantState === 'SHREDDED') return `its tenant is shredded: keyward-server token shred ${tenant}`;
+  if (tenantState === 'SHREDDED')
+    return `its tenant is shredded: keyward-server token shred ${tenant}`;
   if (state === 'DESTROYING') return `its destruction was cut off: ${destroy}`;
-  if (state === 'ABANDONED' && condition !== 'missing') return `it was made and never used: ${destroy}`;
+  if (state === 'ABANDONED' && condition !== 'missing')
+    return `it was made and never used: ${destroy}`;
   if (state === 'RETIRED' && under === 0) return `nothing is under it any more: ${destroy}`;
   return '';
 }
@@ -103,7 +113,9 @@ export function objectionsTo({ objects, unrecorded }: TokenStatusRecord): string
         .filter(({ state }) => state === 'violated' || state === 'unsupported')
         .map(({ attribute, state }) => `${role} ${objectId} ${attribute}: ${state}`),
     ),
-    ...unrecorded.map(({ objectId, label }) => `${label} (${objectId}): not recorded in this database`),
+    ...unrecorded.map(
+      ({ objectId, label }) => `${label} (${objectId}): not recorded in this database`,
+    ),
   ];
 }
 
@@ -118,6 +130,10 @@ export class TokenStatus {
   /** Throws HSM_UNAVAILABLE. */
   get(call: Call): Promise<TokenStatusRecord> {
     const { store, agents } = this.#parts;
-    return readTokenStatus(store, (objects) => agents.call('report', { objects }, call.deadline), call);
+    return readTokenStatus(
+      store,
+      (objects) => agents.call('report', { objects }, call.deadline),
+      call,
+    );
   }
 }

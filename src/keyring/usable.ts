@@ -1,8 +1,9 @@
 /**
- * What may be used: the states that keep a tenant, a key or a version from encrypting and decrypting.
+ * What may be used: the states that keep a tenant, a key or a version from encrypting and
+ * decrypting.
  *
- * Invariant: old versions decrypt, only the primary encrypts; nothing is used of which the tenant, the key or the version
- * is not enabled. Answers from memory, as fresh as the cache is.
+ * Invariant: old versions decrypt, only the primary encrypts; nothing is used of which the tenant,
+ * the key or the version is not enabled. Answers from memory, as fresh as the cache is.
  */
 import { KeywardError } from '../errors.ts';
 import type { TenantRecord } from '../store/tenants.ts';
@@ -16,7 +17,10 @@ export async function findEnabledTenant(cache: KeyCache, name: string): Promise<
   return tenant;
 }
 
-/** The version that encrypts. Throws RESOURCE_NOT_FOUND, or FAILED_PRECONDITION for what is not enabled. */
+/**
+ * The version that encrypts. Throws RESOURCE_NOT_FOUND, or FAILED_PRECONDITION for what is not
+ * enabled.
+ */
 export async function findPrimary(cache: KeyCache, name: KeyName): Promise<LoadedVersion> {
   await findEnabledTenant(cache, name.tenant);
   const key = await cache.named(name);
@@ -34,5 +38,7 @@ export function requireUsable(key: LoadedKey, version: LoadedVersion): LoadedVer
     throw new KeywardError('KEY_NOT_ENABLED', { metadata: { state: key.record.state } });
   const { state, version: number } = version.record;
   if (state === 'ENABLED') return version;
-  throw new KeywardError('KEY_VERSION_NOT_ENABLED', { metadata: { state, version: String(number) } });
+  throw new KeywardError('KEY_VERSION_NOT_ENABLED', {
+    metadata: { state, version: String(number) },
+  });
 }

@@ -1,9 +1,11 @@
 /**
- * Counting how versions are used, off the hot path: a call costs a look-up in a map, and reports go out by themselves.
+ * Counting how versions are used, off the hot path: a call costs a look-up in a map, and reports go
+ * out by themselves.
  *
- * Invariant: what was counted is in exactly one report, and a report that may not have arrived is sent again as it was,
- * before any later one; so the sums are never too high, and too low only by what a killed process had not reported. What
- * a use is, callers decide; the reconciler's own work is none.
+ * Invariant: what was counted is in exactly one report, and a report that may not have arrived is
+ * sent again as it was, before any later one; so the sums are never too high, and too low only by
+ * what a killed process had not reported. What a use is, callers decide; the reconciler's own work
+ * is none.
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -55,7 +57,10 @@ export class UsageRecorder {
     count.lastDecrypt = performance.now();
   }
 
-  /** Reports every `periodMs`, somewhat less at random; `onError` hears of reports that could not be made yet. */
+  /**
+   * Reports every `periodMs`, somewhat less at random; `onError` hears of reports that could not be
+   * made yet.
+   */
   start(periodMs: number, onError: (error: unknown) => void): void {
     const { signal } = this.#stopping;
     const run = async () => {
@@ -76,7 +81,10 @@ export class UsageRecorder {
     await removeReplica(this.#store, deadline(), this.#replicaId);
   }
 
-  /** Sends the report that is due, or the last one if that may not have arrived. Throws what the store throws. */
+  /**
+   * Sends the report that is due, or the last one if that may not have arrived. Throws what the
+   * store throws.
+   */
   async report(): Promise<void> {
     this.#pending ??= this.#cut();
     const { sequence, until, counts } = this.#pending;
@@ -126,7 +134,11 @@ function addUp(counts: Pending['counts'], now: number): VersionUse[] {
   return [...uses.values()];
 }
 
-function latest(since: number | undefined, last: number | undefined, now: number): number | undefined {
+function latest(
+  since: number | undefined,
+  last: number | undefined,
+  now: number,
+): number | undefined {
   if (last === undefined) return since;
   return Math.min(since ?? Number.POSITIVE_INFINITY, now - last);
 }

@@ -1,5 +1,6 @@
 /**
- * What fields of AccessService's requests may be, from the wire's shape to that of role bindings and roles.
+ * What fields of AccessService's requests may be, from the wire's shape to that of role bindings
+ * and roles.
  *
  * Invariant: as `fields.ts`. Knows fields, not methods.
  */
@@ -59,7 +60,9 @@ const condition = z
   })
   .transform(({ contextKey, equals, oneOf, claim }, context): ContextCondition => {
     const values = equals === undefined ? (oneOf?.values ?? []) : [equals];
-    const problem = [...values, ''].map((value) => findContextProblem(new Map([[contextKey, value]])));
+    const problem = [...values, ''].map((value) =>
+      findContextProblem(new Map([[contextKey, value]])),
+    );
     const requirement = requirementOf(equals, oneOf?.values, claim?.path);
     const message =
       problem.find(Boolean) ??
@@ -89,20 +92,30 @@ export const newRoleBinding = z
         .regex(KEY_PATTERN, 'must be the last part of a key’s name, or its beginning and *'),
       allTenants: z.boolean(),
       expireTime: time,
-      conditions: z.array(condition).max(MAX_CONDITIONS, `must have at most ${MAX_CONDITIONS} conditions`),
+      conditions: z
+        .array(condition)
+        .max(MAX_CONDITIONS, `must have at most ${MAX_CONDITIONS} conditions`),
       overrideSeparationOfDuties: z.boolean(),
       description,
     },
     'must be given',
   )
-  .transform(({ principal, group, overrideSeparationOfDuties: overridesSeparation, ...binding }, context) => {
-    const name = principal ?? group;
-    if (name === undefined)
-      context.addIssue({ code: 'custom', message: 'has neither a principal nor a group' });
-    const member: Member = { kind: principal === undefined ? 'group' : 'principal', name: name ?? '' };
-    const { expireTime: expiresAt, ...rest } = binding;
-    return { ...rest, member, expiresAt, overridesSeparation };
-  });
+  .transform(
+    (
+      { principal, group, overrideSeparationOfDuties: overridesSeparation, ...binding },
+      context,
+    ) => {
+      const name = principal ?? group;
+      if (name === undefined)
+        context.addIssue({ code: 'custom', message: 'has neither a principal nor a group' });
+      const member: Member = {
+        kind: principal === undefined ? 'group' : 'principal',
+        name: name ?? '',
+      };
+      const { expireTime: expiresAt, ...rest } = binding;
+      return { ...rest, member, expiresAt, overridesSeparation };
+    },
+  );
 
 /** What is set of a role by whoever makes it. */
 export const newRole = z.object(
@@ -129,12 +142,20 @@ export const resource = z.string().transform((text, context) => {
   const name: { readonly tenant: string; readonly key?: string } | undefined =
     parseKeyName(text) ?? parseTenantName(text);
   if (name !== undefined) return name;
-  context.addIssue({ code: 'custom', message: 'must be tenants/{tenant} or tenants/{tenant}/keys/{key}' });
+  context.addIssue({
+    code: 'custom',
+    message: 'must be tenants/{tenant} or tenants/{tenant}/keys/{key}',
+  });
   return z.NEVER;
 });
 
 /** What a token says, by the claim's path as JSON. */
 export const claims = z
-  .array(z.object({ claim: z.object({ path: claimPath }, 'must be given'), value: z.string().max(8_192) }))
+  .array(
+    z.object({
+      claim: z.object({ path: claimPath }, 'must be given'),
+      value: z.string().max(8_192),
+    }),
+  )
   .max(100, 'must be at most 100')
   .transform((all) => new Map(all.map(({ claim, value }) => [JSON.stringify(claim.path), value])));

@@ -1,12 +1,16 @@
 /**
- * Admission: every HTTP/2 stream before grpc-js sees it, which of them may become a call, and for how long.
+ * Admission: every HTTP/2 stream before grpc-js sees it, which of them may become a call, and for
+ * how long.
  *
  * Invariants:
- * - a stream has an 'error' listener before anything else is done with it, whatever became of it by then;
- * - a call is served only through here, and so has an id and a deadline from its first header on, and a caller before any of it
- *   goes further (`access/identity.ts` says who it is), whichever method it is of;
- * - work is counted from its first header until its last effect, not until the caller lost interest, and in the caller's share
- *   (`budgets.ts`), in that of the connection until there is a caller;
+ * - a stream has an 'error' listener before anything else is done with it, whatever became of it by
+ *   then;
+ * - a call is served only through here, and so has an id and a deadline from its first header on,
+ *   and a caller before any of it goes further (`access/identity.ts` says who it is), whichever
+ *   method it is of;
+ * - work is counted from its first header until its last effect, not until the caller lost
+ *   interest, and in the caller's share (`budgets.ts`), in that of the connection until there is a
+ *   caller;
  * - what a peer resets is counted against its connection.
  * Knows no method but by its path.
  */
@@ -33,7 +37,9 @@ import { toKeywardError } from './status.ts';
 export interface AdmissionLimits extends BudgetLimits, HeaderLimits {
   /** The largest message that any method takes, in bytes. */
   readonly maxMessageBytes: number;
-  /** The deadline of a call that brings none, and the longest that any may bring, in milliseconds. */
+  /**
+   * The deadline of a call that brings none, and the longest that any may bring, in milliseconds.
+   */
   readonly deadlineMs: number;
 }
 
@@ -52,16 +58,20 @@ export interface AdmittedCall {
   readonly startedAt: number;
   readonly deadline: number;
   /**
-   * Returns what `decode` does with a message of so many bytes, in the caller's share of the time for it. Throws SERVER_BUSY
-   * when that is used up.
+   * Returns what `decode` does with a message of so many bytes, in the caller's share of the time
+   * for it. Throws SERVER_BUSY when that is used up.
    */
   decode<T>(length: number, decode: () => T): T;
-  /** Says that work has begun that may outlive the stream; the returned function, called once, that it is over. */
+  /**
+   * Says that work has begun that may outlive the stream; the returned function, called once, that
+   * it is over.
+   */
   hold(): () => void;
 }
 
 /** A call that was not let in because of who makes it, or because nobody knows. */
-export interface RefusedCall extends Pick<AdmittedCall, 'id' | 'certificate' | 'address' | 'startedAt'> {
+export interface RefusedCall
+  extends Pick<AdmittedCall, 'id' | 'certificate' | 'address' | 'startedAt'> {
   /** As far as it is known. */
   readonly callerName: string | undefined;
   /** As in a path, without the slash before it; `unknown` where it is no name. */
@@ -108,8 +118,14 @@ export class Admission {
   readonly #parts: AdmissionParts;
   readonly #budgets: Budgets;
   /** Streams that go on, by their id, with how to ask again who makes the call. */
-  readonly #admitted = new Map<string, { readonly stream: CallStream; identify: AdmittedCall['identify'] }>();
-  /** Calls whose request hasn't arrived whole, the oldest first: they give way to others, since they may never. */
+  readonly #admitted = new Map<
+    string,
+    { readonly stream: CallStream; identify: AdmittedCall['identify'] }
+  >();
+  /**
+   * Calls whose request hasn't arrived whole, the oldest first: they give way to others, since they
+   * may never.
+   */
   readonly #arriving = new Set<CallStream>();
 
   constructor(parts: AdmissionParts) {
@@ -117,7 +133,9 @@ export class Admission {
     this.#budgets = new Budgets(parts.limits);
   }
 
-  /** Returns the call whose headers these are; undefined if it didn't come through here, or is over. */
+  /**
+   * Returns the call whose headers these are; undefined if it didn't come through here, or is over.
+   */
   take(metadata: Metadata): AdmittedCall | undefined {
     const { stream, identify } = this.#admitted.get(String(metadata.get(CALL_HEADER)[0])) ?? {};
     const { caller } = stream ?? {};
@@ -230,8 +248,9 @@ export class Admission {
   }
 
   /**
-   * Makes room, where there is none, at the cost of the principal's own call that has been arriving for longest, else of one
-   * that has no caller yet; a connection that has shown nothing can have no other's place.
+   * Makes room, where there is none, at the cost of the principal's own call that has been arriving
+   * for longest, else of one that has no caller yet; a connection that has shown nothing can have
+   * no other's place.
    */
   #hasRoom(stream: CallStream, isProven: boolean): boolean {
     const { path, principal } = stream;

@@ -69,7 +69,9 @@ export function batchOf<Request, Response, Item>(
     }),
     large: {
       maxBytes: MAX_BYTES,
-      addressee: z.object({ parent: tenantName }).transform(({ parent }) => ({ parent, requests: [] })),
+      addressee: z
+        .object({ parent: tenantName })
+        .transform(({ parent }) => ({ parent, requests: [] })),
     },
     calls: ({ requests }) => requests.length,
     permission: row.permission,
@@ -110,7 +112,10 @@ export function batchOf<Request, Response, Item>(
         throw invalidField('name', 'must be of the tenant that parent names');
       requireRights(row, call.rights, request);
       const response = await row.handle(services, call, request);
-      return { result: { response }, served: { ...served, answer: response as object, outcome: 'OK' } };
+      return {
+        result: { response },
+        served: { ...served, answer: response as object, outcome: 'OK' },
+      };
     } catch (thrown) {
       const error = toKeywardError(thrown);
       const result = { error: toStatus(within(`requests[${index}].`, error), call.id) };
@@ -158,11 +163,15 @@ function fitting<Response>(
   answerBytes: readonly number[],
 ): ItemResult<Response>[] {
   const bytes = outcomes.map(({ result }, index) =>
-    'error' in result ? serialize('google.rpc.Status', result.error).length : (answerBytes[index] ?? 0),
+    'error' in result
+      ? serialize('google.rpc.Status', result.error).length
+      : (answerBytes[index] ?? 0),
   );
   const all = sumOf(bytes, resultBytes);
   return outcomes.map(({ result, failure }) =>
-    failure === undefined || all <= MAX_ANSWER_BYTES ? result : { error: toStatus(shortened(failure), id) },
+    failure === undefined || all <= MAX_ANSWER_BYTES
+      ? result
+      : { error: toStatus(shortened(failure), id) },
   );
 }
 
@@ -174,8 +183,15 @@ export function shortened({ reason, retryAfterMs }: KeywardError): KeywardError 
 /** The error with its fields named as parts of an item. */
 function within(prefix: string, error: KeywardError): KeywardError {
   if (error.fields.length === 0) return error;
-  const fields = error.fields.map(({ field, description }) => ({ field: `${prefix}${field}`, description }));
-  return new KeywardError(error.reason, { message: error.message, fields, metadata: error.metadata });
+  const fields = error.fields.map(({ field, description }) => ({
+    field: `${prefix}${field}`,
+    description,
+  }));
+  return new KeywardError(error.reason, {
+    message: error.message,
+    fields,
+    metadata: error.metadata,
+  });
 }
 
 async function inWindow<T, R>(

@@ -1,10 +1,14 @@
 /**
- * What callers may have of the process at once, each no more than it leaves to others (`shares.ts`).
+ * What callers may have of the process at once, each no more than it leaves to others
+ * (`shares.ts`).
  *
- * Calls under way, open streams, bytes of requests, and the event loop's time for decoding. Invariants:
+ * Calls under way, open streams, bytes of requests, and the event loop's time for decoding.
+ * Invariants:
  * - health, audit and administration have pools of their own, which no use of keys can fill;
- * - decoding has at most half of each second, so that what one caller sends holds up nobody else's calls for longer;
- * - a call that cannot be finished in time while many are under way is refused before it costs anything.
+ * - decoding has at most half of each second, so that what one caller sends holds up nobody else's
+ *   calls for longer;
+ * - a call that cannot be finished in time while many are under way is refused before it costs
+ *   anything.
  * Knows no connection and no method but by its path.
  */
 import { KeywardError } from '../errors.ts';
@@ -13,8 +17,8 @@ import { Shares } from './shares.ts';
 /** The sizes of what is shared. */
 export interface BudgetLimits {
   /**
-   * Calls that use keys at once. Of other calls there may be an eighth as many besides, and of streams that have no end of
-   * their own as many.
+   * Calls that use keys at once. Of other calls there may be an eighth as many besides, and of
+   * streams that have no end of their own as many.
    */
   readonly maxCalls: number;
   /** Bytes of requests at once, whole or not. */
@@ -56,8 +60,8 @@ export class Budgets {
   }
 
   /**
-   * Returns what `decode` does with a message of so many bytes. Throws SERVER_BUSY, without decoding, for a principal that has
-   * had its share of this second.
+   * Returns what `decode` does with a message of so many bytes. Throws SERVER_BUSY, without
+   * decoding, for a principal that has had its share of this second.
    */
   decode<T>(principal: string, length: number, decode: () => T): T {
     if (length <= CHEAP_BYTES) return decode();
@@ -86,13 +90,17 @@ export class Budgets {
 
   /** Notes how long a call took; of one that ran out of time, how long it had. */
   finished(path: string, tookMs: number, ranOut: boolean): void {
-    // Nobody knows how long it would have taken; twice as long lets the next ones be refused, and those after them through.
+    // Nobody knows how long it would have taken; twice as long lets the next ones be refused, and
+    // those after them through.
     const sample = ranOut ? 2 * tookMs : tookMs;
     const before = this.#expectedMs.get(path) ?? sample;
     this.#expectedMs.set(path, before + SAMPLE_WEIGHT * (sample - before));
   }
 
-  /** Whether a call would be in vain: calls of its method take longer now than it has, while many are under way. */
+  /**
+   * Whether a call would be in vain: calls of its method take longer now than it has, while many
+   * are under way.
+   */
   isInVain(path: string, deadlineMs: number): boolean {
     return this.keyUses.used >= BUSY_CALLS && (this.#expectedMs.get(path) ?? 0) > deadlineMs;
   }

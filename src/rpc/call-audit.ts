@@ -1,9 +1,10 @@
 /**
- * The audit entry of a call: what there is to note of it, and that it is durable before the call is answered.
+ * The audit entry of a call: what there is to note of it, and that it is durable before the call is
+ * answered.
  *
- * Invariants: a call that reached a decision has one entry with its outcome, written here unless what it changed was
- * written with it; encryption contexts get into notes masked or not at all. Knows messages by the names of their fields
- * alone.
+ * Invariants: a call that reached a decision has one entry with its outcome, written here unless
+ * what it changed was written with it; encryption contexts get into notes masked or not at all.
+ * Knows messages by the names of their fields alone.
  */
 import type { Rights } from '../access/access.ts';
 import type { ContextMasks } from '../audit/masks.ts';
@@ -21,7 +22,9 @@ export interface Recording {
   readonly replica: string;
 }
 
-/** Failures after which the caller waits for nothing more, or learns nothing new from another one. */
+/**
+ * Failures after which the caller waits for nothing more, or learns nothing new from another one.
+ */
 const KEPT_STATUSES: readonly string[] = ['UNAVAILABLE', 'DEADLINE_EXCEEDED', 'CANCELLED'];
 
 /** What is known of a call when it is let in. */
@@ -45,13 +48,18 @@ export function noteRights(
 ): void {
   if (binding !== undefined) audit.binding = binding;
   if (denials.length > 0)
-    addDetail(audit, { missing: denials.map(({ permission, resource }) => `${permission} on ${resource}`) });
+    addDetail(audit, {
+      missing: denials.map(({ permission, resource }) => `${permission} on ${resource}`),
+    });
 }
 
 /** Notes which key version the answer says was used, and which one before it. */
 export function noteAnswer({ audit }: Call, answer: object): void {
   if (audit === undefined) return;
-  const { keyVersion, sourceKeyVersion } = answer as { keyVersion?: unknown; sourceKeyVersion?: unknown };
+  const { keyVersion, sourceKeyVersion } = answer as {
+    keyVersion?: unknown;
+    sourceKeyVersion?: unknown;
+  };
   if (typeof keyVersion === 'string') audit.keyVersion = keyVersion;
   if (typeof sourceKeyVersion === 'string') addDetail(audit, { sourceKeyVersion });
 }
@@ -73,9 +81,15 @@ const MAX_CONTEXT_BYTES = 2 * 8_192 + 64 * (MASK_BYTES + 2);
 
 /** Returns how many bytes an item takes of its batch's entry at most, as it was decoded. */
 export function itemEntryBytes(item: object): number {
-  const { encryptionContext, destinationEncryptionContext } = item as Record<string, object | undefined>;
+  const { encryptionContext, destinationEncryptionContext } = item as Record<
+    string,
+    object | undefined
+  >;
   const names = Object.keys(encryptionContext ?? destinationEncryptionContext ?? {});
-  const bytes = names.reduce((sum, name) => sum + Buffer.byteLength(JSON.stringify(name)) + MASK_BYTES, 0);
+  const bytes = names.reduce(
+    (sum, name) => sum + Buffer.byteLength(JSON.stringify(name)) + MASK_BYTES,
+    0,
+  );
   return ITEM_BYTES + Math.min(bytes, MAX_CONTEXT_BYTES);
 }
 
@@ -95,12 +109,13 @@ export async function noteItems(
     return { keyVersion, resource, outcome, ...(context?.size ? { context } : {}) };
   });
   const [{ maskPeriod } = {}] = masked;
-  if (maskPeriod !== undefined && contexts.some(({ size }) => size > 0)) audit.maskPeriod = maskPeriod;
+  if (maskPeriod !== undefined && contexts.some(({ size }) => size > 0))
+    audit.maskPeriod = maskPeriod;
 }
 
 /**
- * Makes the call's entry durable, where it is to have one that it has not. Returns what the call is to be answered with:
- * the error that it had, or AUDIT_UNAVAILABLE.
+ * Makes the call's entry durable, where it is to have one that it has not. Returns what the call is
+ * to be answered with: the error that it had, or AUDIT_UNAVAILABLE.
  */
 export async function record(
   { writer, masks }: Recording,
@@ -125,7 +140,10 @@ export async function record(
   }
 }
 
-/** Puts on record that a call was not let in, as far as that is possible. Returns what it is to be answered with. */
+/**
+ * Puts on record that a call was not let in, as far as that is possible. Returns what it is to be
+ * answered with.
+ */
 export async function recordRefusal(
   { writer, replica }: Recording,
   error: KeywardError,

@@ -1,10 +1,11 @@
 /**
- * One HTTP/2 stream on its way to being a call: its id, its deadline, what it holds of the budgets, its answer if it is not let
- * in.
+ * One HTTP/2 stream on its way to being a call: its id, its deadline, what it holds of the budgets,
+ * its answer if it is not let in.
  *
  * Invariants:
  * - what it holds is given back once, when the stream is closed and nothing works for it any more;
- * - it is closed by its deadline, be it that its request never ends or that its answer is never read;
+ * - it is closed by its deadline, be it that its request never ends or that its answer is never
+ *   read;
  * - every answer names the call's id, and what grpc-js answers without a reason leaves with one.
  * Knows no budget's rule and no method.
  */
@@ -36,7 +37,10 @@ export interface Held {
   readonly requestBytes: Shares;
 }
 
-/** The wrapper round the call answers at the deadline; this much later what is left of the stream is closed. */
+/**
+ * The wrapper round the call answers at the deadline; this much later what is left of the stream is
+ * closed.
+ */
 const BACKSTOP_MS = 250;
 /** A caller that gives up this late into the time that it gave has seen its deadline pass. */
 const RAN_OUT = 0.9;
@@ -144,7 +148,10 @@ export class CallStream {
     return this.#frames.hasCompressed(chunk);
   }
 
-  /** Says that work has begun that may outlive the stream; the returned function, called once, that it is over. */
+  /**
+   * Says that work has begun that may outlive the stream; the returned function, called once, that
+   * it is over.
+   */
   hold(): () => void {
     this.#holds += 1;
     return () => {
@@ -210,7 +217,9 @@ export class CallStream {
       return errorHeaders(error, this.id);
     }
     const named = { ...headers, [REQUEST_ID_HEADER]: this.id };
-    return 'grpc-accept-encoding' in headers ? { ...named, 'grpc-accept-encoding': 'identity' } : named;
+    return 'grpc-accept-encoding' in headers
+      ? { ...named, 'grpc-accept-encoding': 'identity' }
+      : named;
   }
 
   #writeLogLine(error: KeywardError): void {

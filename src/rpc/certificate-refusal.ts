@@ -1,14 +1,18 @@
 /**
  * Client certificates that a connection is refused for: why, and whose, for the log.
  *
- * The peer learns no more than that the connection is closed. By TLS 1.3 a client has finished its handshake before its
- * certificate is looked at, and Node has no way to send an alert then. A GOAWAY with a text was tried: grpcio repeats a
- * call that it refuses until the deadline, without a pause; grpc-go and grpc-js don't show the text. What is closed
- * before it speaks HTTP/2 is a failure to connect to all of them, and they try again ever more rarely.
+ * The peer learns no more than that the connection is closed. By TLS 1.3 a client has finished its
+ * handshake before its certificate is looked at, and Node has no way to send an alert then. A
+ * GOAWAY with a text was tried: grpcio repeats a call that it refuses until the deadline, without a
+ * pause; grpc-go and grpc-js don't show the text. What is closed before it speaks HTTP/2 is a
+ * failure to connect to all of them, and they try again ever more rarely.
  */
 import type { TLSSocket } from 'node:tls';
 
-/** Why a peer may not stay. The texts are the peer's own where they are its certificate's: bounded, and escaped. */
+/**
+ * Why a peer may not stay. The texts are the peer's own where they are its certificate's: bounded,
+ * and escaped.
+ */
 export interface CertificateRefusal {
   /** OpenSSL's name of it. */
   readonly reason: string;
@@ -38,7 +42,10 @@ const MEANINGS: Readonly<Record<string, string>> = {
 const LONGEST_TEXT = 200;
 
 /** Why the peer of a TLS connection may not stay; undefined when it may. */
-export function refusalOf(socket: TLSSocket, acceptsTokens: boolean): CertificateRefusal | undefined {
+export function refusalOf(
+  socket: TLSSocket,
+  acceptsTokens: boolean,
+): CertificateRefusal | undefined {
   if (socket.authorized) return undefined;
   const certificate = socket.getPeerX509Certificate();
   if (certificate === undefined) {

@@ -1,11 +1,13 @@
 /**
- * One connection whose peer may stay: what is known of the peer, and when and how the connection ends.
+ * One connection whose peer may stay: what is known of the peer, and when and how the connection
+ * ends.
  *
  * Invariants:
- * - its limits are kept by timers of its own and end at its socket, whatever HTTP/2 makes of the session: a session that
- *   is over takes its socket with it, and a peer that has gone without a word is found out;
- * - a connection that ends says by GOAWAY which streams it takes, and takes none beyond them, so that a client can
- *   repeat the others and nothing is done twice.
+ * - its limits are kept by timers of its own and end at its socket, whatever HTTP/2 makes of the
+ *   session: a session that is over takes its socket with it, and a peer that has gone without a
+ *   word is found out;
+ * - a connection that ends says by GOAWAY which streams it takes, and takes none beyond them, so
+ *   that a client can repeat the others and nothing is done twice.
  *
  * Knows no call and no other connection.
  */
@@ -19,13 +21,22 @@ import type { RareLines } from './rare-lines.ts';
 export interface ConnectionLimits {
   /** A connection without a call for so long is closed. */
   readonly idleMs: number;
-  /** A connection is closed after so long, a tenth more or less, so that certificates and replicas come round. */
+  /**
+   * A connection is closed after so long, a tenth more or less, so that certificates and replicas
+   * come round.
+   */
   readonly ageMs: number;
-  /** A peer from which nothing came for so long is asked by a PING; if nothing comes for as long again, it is gone. */
+  /**
+   * A peer from which nothing came for so long is asked by a PING; if nothing comes for as long
+   * again, it is gone.
+   */
   readonly keepaliveMs: number;
   /** PINGs and SETTINGS that may come while nothing is served; one is forgiven each second. */
   readonly maxPings: number;
-  /** Streams that a peer may reset each second (CVE-2023-44487); {@link RESETS} says how often, when. */
+  /**
+   * Streams that a peer may reset each second (CVE-2023-44487); {@link RESETS} says how often,
+   * when.
+   */
   readonly maxResetsPerSecond: number;
   /** How long a connection that is being closed may take over it, its calls included. */
   readonly lingerMs: number;
@@ -40,7 +51,10 @@ export interface ConnectionParts {
   readonly principal: string;
   readonly limits: ConnectionLimits;
   readonly lines: RareLines;
-  /** Called once, when the peer has shown that it speaks HTTP/2 and listens: SETTINGS acknowledged, or a call begun. */
+  /**
+   * Called once, when the peer has shown that it speaks HTTP/2 and listens: SETTINGS acknowledged,
+   * or a call begun.
+   */
   readonly onSettled: () => void;
   /** Called when a call has shown who is at the other end. */
   readonly onProven: (caller: string) => void;
@@ -49,11 +63,13 @@ export interface ConnectionParts {
 }
 
 /**
- * How many times the limit a peer may reset streams each second, and for how many seconds' worth at once.
+ * How many times the limit a peer may reset streams each second, and for how many seconds' worth at
+ * once.
  *
- * A stranger: one that has not shown who it is. Early: by one that has, before its call began, which keeps the event loop busy
- * for nothing, but happens to honest callers while the server is slow. Let in: calls whose deadline may just have passed; of
- * those 64 can be in flight with a deadline of 20 ms.
+ * A stranger: one that has not shown who it is. Early: by one that has, before its call began,
+ * which keeps the event loop busy for nothing, but happens to honest callers while the server is
+ * slow. Let in: calls whose deadline may just have passed; of those 64 can be in flight with a
+ * deadline of 20 ms.
  */
 const RESETS = {
   stranger: { times: 1, seconds: 10 },
@@ -71,7 +87,9 @@ const TOO_MANY = {
 /** What the server sends to acknowledge a PING, and SETTINGS (RFC 9113, 4.1, 6.5 and 6.7). */
 const PING_BYTES = 17;
 const SETTINGS_BYTES = 9;
-/** More than what acknowledges one frame: a HEADERS frame of an answer with its trailers, or DATA. */
+/**
+ * More than what acknowledges one frame: a HEADERS frame of an answer with its trailers, or DATA.
+ */
 const SERVED_BYTES = 32;
 
 /** See this file's first paragraph. */
@@ -91,7 +109,9 @@ export class Connection {
   #streams = 0;
   readonly #pings: LeakyBucket;
   readonly #resets = new Map<keyof typeof RESETS, LeakyBucket>();
-  /** Bytes of acknowledgements that were asked for, and the most bytes beside them that were sent. */
+  /**
+   * Bytes of acknowledgements that were asked for, and the most bytes beside them that were sent.
+   */
   #acknowledged = 0;
   #served = 0;
   /** Bytes that had come when they were last looked at, and whether the peer was asked for more. */
@@ -138,7 +158,10 @@ export class Connection {
     return this.#streams === 0;
   }
 
-  /** Whether a stream of this id is served: not beyond those that an ending connection has said it takes. */
+  /**
+   * Whether a stream of this id is served: not beyond those that an ending connection has said it
+   * takes.
+   */
   takes(stream: number): boolean {
     return stream <= this.#lastStream;
   }
@@ -178,10 +201,12 @@ export class Connection {
   }
 
   /**
-   * Ends in order: says at once which streams are still taken, lets them finish, and doesn't depend on the peer for it.
+   * Ends in order: says at once which streams are still taken, lets them finish, and doesn't depend
+   * on the peer for it.
    *
-   * Not by a first GOAWAY that takes every stream and a second one later (RFC 9113, 6.8): after any GOAWAY that Node
-   * lets us send, nghttp2 answers no new stream, so calls begun between the two would hang.
+   * Not by a first GOAWAY that takes every stream and a second one later (RFC 9113, 6.8): after any
+   * GOAWAY that Node lets us send, nghttp2 answers no new stream, so calls begun between the two
+   * would hang.
    */
   end(): void {
     if (!this.#beginEnding()) return;
@@ -198,7 +223,10 @@ export class Connection {
     destroySoon(socket);
   }
 
-  /** HTTP/2 has ended the connection by itself: for what the peer sent, unless the peer is only gone. */
+  /**
+   * HTTP/2 has ended the connection by itself: for what the peer sent, unless the peer is only
+   * gone.
+   */
   #failed({ code, message }: NodeJS.ErrnoException): void {
     if (code !== undefined && GONE.has(code)) return;
     const fields = { caller: this.certificate?.name, address: this.address, cause: message };
@@ -224,9 +252,9 @@ export class Connection {
   }
 
   /**
-   * Counts what costs an acknowledgement and means no work. As gRFC A8 has it, the count begins again when DATA or
-   * HEADERS were sent: clients measure by PINGs how fast they can be sent an answer. What was sent is what the socket
-   * took beyond acknowledgements.
+   * Counts what costs an acknowledgement and means no work. As gRFC A8 has it, the count begins
+   * again when DATA or HEADERS were sent: clients measure by PINGs how fast they can be sent an
+   * answer. What was sent is what the socket took beyond acknowledgements.
    */
   #count(what: 'pings' | 'settings', bytes: number): void {
     const { socket } = this.#parts;
@@ -250,8 +278,9 @@ export class Connection {
   }
 
   /**
-   * Ends what HTTP/2 doesn't know to be over: nothing tells it that a write failed because of a reset, after which it
-   * neither reads nor closes, and a session that it destroys may wait for its peer without end.
+   * Ends what HTTP/2 doesn't know to be over: nothing tells it that a write failed because of a
+   * reset, after which it neither reads nor closes, and a session that it destroys may wait for its
+   * peer without end.
    */
   #lookForPeer(): void {
     const { session, socket } = this.#parts;
@@ -268,7 +297,10 @@ export class Connection {
   }
 }
 
-/** Has a session that is destroyed end its socket: HTTP/2 waits for writes first, which a peer that is gone never takes. */
+/**
+ * Has a session that is destroyed end its socket: HTTP/2 waits for writes first, which a peer that
+ * is gone never takes.
+ */
 function takeSocketAlong(session: ServerHttp2Session, socket: TLSSocket): void {
   const destroy = session.destroy.bind(session);
   session.destroy = (...reasons) => {
@@ -277,7 +309,10 @@ function takeSocketAlong(session: ServerHttp2Session, socket: TLSSocket): void {
   };
 }
 
-/** Not at once: closing a socket that has something to read takes back what was sent on it, a farewell, say. */
+/**
+ * Not at once: closing a socket that has something to read takes back what was sent on it, a
+ * farewell, say.
+ */
 export function destroySoon(socket: TLSSocket): void {
   setTimeout(() => socket.destroy(), NOTICE_MS).unref();
 }

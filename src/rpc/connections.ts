@@ -1,12 +1,15 @@
 /**
- * Connections, from the first byte of TCP on: which are let in, how many each peer may have, and which give way.
+ * Connections, from the first byte of TCP on: which are let in, how many each peer may have, and
+ * which give way.
  *
  * Invariants:
- * - every socket that was accepted is known here until it is closed, so that {@link Connections.destroyAll} leaves none,
- *   and has a listener for its errors from its first moment;
- * - nothing that a peer does, or leaves undone, keeps a socket open beyond its limits: until its peer speaks HTTP/2 a
- *   timer here ends it, afterwards `connection.ts`;
- * - a certificate that was presented verifies, and is worked out once; HTTP/2 is spoken with nobody whose doesn't;
+ * - every socket that was accepted is known here until it is closed, so that
+ *   {@link Connections.destroyAll} leaves none, and has a listener for its errors from its first
+ *   moment;
+ * - nothing that a peer does, or leaves undone, keeps a socket open beyond its limits: until its
+ *   peer speaks HTTP/2 a timer here ends it, afterwards `connection.ts`;
+ * - a certificate that was presented verifies, and is worked out once; HTTP/2 is spoken with nobody
+ *   whose doesn't;
  * - who holds how many is in `places.ts`.
  *
  * Knows no call. What HTTP/2 itself limits (streams, headers, resets) is in `credentials.ts`.
@@ -27,7 +30,10 @@ export type { Connection } from './connection.ts';
 export interface ConnectionLimits extends LimitsOfOne {
   /** Connections in all. */
   readonly maxConnections: number;
-  /** How long a handshake may take, and as long again until the peer has acknowledged SETTINGS or begun a call. */
+  /**
+   * How long a handshake may take, and as long again until the peer has acknowledged SETTINGS or
+   * begun a call.
+   */
   readonly handshakeMs: number;
 }
 
@@ -69,12 +75,15 @@ export class Connections {
     server.on('error', (error) =>
       this.#lines.warn({ message: 'a connection could not be accepted', fields: { err: error } }),
     );
-    server.on('sessionError', ({ message }: Error) => this.#log.debug({ message }, 'a connection failed'));
+    server.on('sessionError', ({ message }: Error) =>
+      this.#log.debug({ message }, 'a connection failed'),
+    );
     server.on('tlsClientError', ({ message }: Error) =>
       this.#log.debug({ message }, 'a TLS handshake failed'),
     );
     server.on('connection', (socket: Socket) => this.#accept(socket));
-    // Node's own among them makes the HTTP/2 session: not before it is known whether the peer may stay.
+    // Node's own among them makes the HTTP/2 session: not before it is known whether the peer may
+    // stay.
     const establish = server.listeners('secureConnection') as SecureListener[];
     server.removeAllListeners('secureConnection');
     let secured: { readonly socket: TLSSocket; readonly accepted: Accepted } | undefined;
@@ -91,7 +100,10 @@ export class Connections {
     });
   }
 
-  /** The connection that a stream came by; undefined when that takes no stream, or not this one any more. */
+  /**
+   * The connection that a stream came by; undefined when that takes no stream, or not this one any
+   * more.
+   */
   of(stream: {
     readonly id?: number | undefined;
     readonly session: object | undefined;
@@ -202,7 +214,10 @@ export class Connections {
     if (caller !== undefined) this.#prove(accepted, caller);
   }
 
-  /** Counts a connection as its caller's; where that has its share, one without a call gives way, or this one. */
+  /**
+   * Counts a connection as its caller's; where that has its share, one without a call gives way, or
+   * this one.
+   */
   #prove(accepted: Accepted, caller: string): void {
     const { connection, address } = accepted;
     const verdict = this.#places.forCaller(caller);

@@ -1,8 +1,9 @@
 /**
- * What fields of requests may be: one zod schema for each kind, from the wire's shape to the keyring's.
+ * What fields of requests may be: one zod schema for each kind, from the wire's shape to the
+ * keyring's.
  *
- * Invariant: whatever passes has been looked at to the end, so that bad input never reaches the HSM. Knows fields, not
- * methods.
+ * Invariant: whatever passes has been looked at to the end, so that bad input never reaches the
+ * HSM. Knows fields, not methods.
  */
 import { z } from 'zod';
 import { type FieldViolation, KeywardError } from '../errors.ts';
@@ -91,7 +92,10 @@ export const plaintext = bytes.refine(
 /** Of any length and content: whether it opens is the keyring's to say. */
 export const ciphertext = bytes;
 
-/** An encryption context, as a Map: own properties only, so that `__proto__` is a key like any other. */
+/**
+ * An encryption context, as a Map: own properties only, so that `__proto__` is a key like any
+ * other.
+ */
 export const encryptionContext = z.custom<Record<string, string>>().transform((map, context) => {
   const entries: EncryptionContext = new Map(Object.entries(map));
   const problem = findContextProblem(entries);
@@ -113,7 +117,10 @@ const MAX_DESCRIPTION = 1_024;
 /** Text for people, kept as it is; nothing in it that could forge a line of a log or a page. */
 export const description = z
   .string()
-  .refine((text) => [...text].length <= MAX_DESCRIPTION, `must have at most ${MAX_DESCRIPTION} characters`)
+  .refine(
+    (text) => [...text].length <= MAX_DESCRIPTION,
+    `must have at most ${MAX_DESCRIPTION} characters`,
+  )
   .refine(
     (text) => !/[\ufffd\p{Cc}\p{Cs}]/u.test(text.replaceAll('\n', '')),
     'has a control character or invalid UTF-8',
@@ -144,7 +151,8 @@ export const duration = z
 export const time = z
   .custom<{ readonly seconds: number; readonly nanos: number } | null>()
   .refine(
-    (value) => value === null || (value.seconds >= -62_135_596_800 && value.seconds <= 253_402_300_799),
+    (value) =>
+      value === null || (value.seconds >= -62_135_596_800 && value.seconds <= 253_402_300_799),
     'is not a time',
   )
   .transform((value) => value && new Date(value.seconds * 1000 + Math.floor(value.nanos / 1e6)));
@@ -180,7 +188,8 @@ const maskOf = <Path extends string>(mutable: readonly Path[]) =>
     const unknown = mask?.paths.find((path) => !mutable.some((known) => known === path));
     if (unknown !== undefined)
       context.addIssue({ code: 'custom', message: `names ${unknown}, which can not be changed` });
-    else if (paths.length === 0) context.addIssue({ code: 'custom', message: 'must name what to change' });
+    else if (paths.length === 0)
+      context.addIssue({ code: 'custom', message: 'must name what to change' });
     return paths;
   });
 export const keyMask = maskOf(MUTABLE_KEY_FIELDS);
@@ -222,7 +231,10 @@ export const tenantToUpdate = z.object(
 const MAX_RANDOM_BYTES = 1_024;
 export const randomLength = z
   .number()
-  .refine((length) => length >= 1 && length <= MAX_RANDOM_BYTES, `must be 1 to ${MAX_RANDOM_BYTES}`);
+  .refine(
+    (length) => length >= 1 && length <= MAX_RANDOM_BYTES,
+    `must be 1 to ${MAX_RANDOM_BYTES}`,
+  );
 
 /** The message of a field of bytes and the checksum that may come with it. */
 export const checksum = z.number().optional();
@@ -238,7 +250,10 @@ export function verifyChecksum(field: string, content: Buffer, expected: number 
 export const dataKeyLength = z
   .number()
   .transform((length) => (length === 0 ? DEFAULT_DATA_KEY_LENGTH : length))
-  .refine((length) => DATA_KEY_LENGTHS.includes(length), `must be one of ${DATA_KEY_LENGTHS.join(', ')}`);
+  .refine(
+    (length) => DATA_KEY_LENGTHS.includes(length),
+    `must be one of ${DATA_KEY_LENGTHS.join(', ')}`,
+  );
 
 /** The fields of every list request. */
 export const pageOnly = {
@@ -259,14 +274,20 @@ export const filter = (filterFields: readonly string[]) =>
   });
 
 /** The fields of a list request with a filter. */
-export const page = (filterFields: readonly string[]) => ({ ...pageOnly, filter: filter(filterFields) });
+export const page = (filterFields: readonly string[]) => ({
+  ...pageOnly,
+  filter: filter(filterFields),
+});
 
 /** 0 or more of something. */
 export const count = z
   .number()
   .refine((value) => value >= 0 && Number.isSafeInteger(value), 'must be 0 to 2^53 − 1');
 
-/** The request as its schema makes it. Throws INVALID_FIELD with every field that is wrong, in the proto's spelling. */
+/**
+ * The request as its schema makes it. Throws INVALID_FIELD with every field that is wrong, in the
+ * proto's spelling.
+ */
 export function validate<T>(schema: z.ZodType<T>, request: unknown): T {
   const result = schema.safeParse(request);
   if (result.success) return result.data;

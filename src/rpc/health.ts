@@ -1,13 +1,17 @@
 /**
- * Health for those that have no certificate: grpc.health.v1 in plaintext on an address of its own, and the question
- * that `keyward-server health` asks there.
+ * Health for those that have no certificate: grpc.health.v1 in plaintext on an address of its own,
+ * and the question that `keyward-server health` asks there.
  *
- * Kubernetes' probes speak no TLS, and a container's own check should need no identity that could call the service.
+ * Kubernetes' probes speak no TLS, and a container's own check should need no identity that could
+ * call the service.
  *
- * - Nothing but SERVING or NOT_SERVING can be learned here. The empty service says whether calls can be served;
- *   {@link LIVENESS} is SERVING while the process answers at all, since restarting it brings back neither database nor HSM.
- * - A question is one short message, an answer a few bytes; a watcher that does not take them is told nothing more.
- * - What peers may do with connections is `strangers.ts`'s. grpc-js serves none of this: it holds what nobody reads.
+ * - Nothing but SERVING or NOT_SERVING can be learned here. The empty service says whether calls
+ *   can be served; {@link LIVENESS} is SERVING while the process answers at all, since restarting
+ *   it brings back neither database nor HSM.
+ * - A question is one short message, an answer a few bytes; a watcher that does not take them is
+ *   told nothing more.
+ * - What peers may do with connections is `strangers.ts`'s. grpc-js serves none of this: it holds
+ *   what nobody reads.
  *
  * The port with TLS has health as well (`server.ts`). Knows no key.
  */
@@ -27,7 +31,12 @@ const MAX_MESSAGE_BYTES = 1_024;
 const PREFIX_BYTES = 5;
 const HEADERS = { ':status': 200, 'content-type': 'application/grpc' };
 /** gRPC's statuses that are answered here. */
-const STATUS = { invalidArgument: 3, notFound: 5, resourceExhausted: 8, unimplemented: 12 } as const;
+const STATUS = {
+  invalidArgument: 3,
+  notFound: 5,
+  resourceExhausted: 8,
+  unimplemented: 12,
+} as const;
 
 type Status = 'SERVING' | 'NOT_SERVING';
 type Method = ServiceDefinition[string];
@@ -88,7 +97,8 @@ export class HealthListener {
       attempt(() => {
         bytes += chunk.length;
         if (bytes <= PREFIX_BYTES + MAX_MESSAGE_BYTES) chunks.push(chunk);
-        else refuse(stream, { code: STATUS.resourceExhausted, message: 'the message is too large' });
+        else
+          refuse(stream, { code: STATUS.resourceExhausted, message: 'the message is too large' });
       }),
     );
     stream.on('end', () => attempt(() => this.#answer(request, Buffer.concat(chunks))));
@@ -137,7 +147,10 @@ export class HealthListener {
 /** Answers in the headers alone. */
 function refuse(stream: ServerHttp2Stream, { code, message }: Refusal): void {
   if (stream.headersSent || stream.destroyed) return;
-  stream.respond({ ...HEADERS, 'grpc-status': String(code), 'grpc-message': message }, { endStream: true });
+  stream.respond(
+    { ...HEADERS, 'grpc-status': String(code), 'grpc-message': message },
+    { endStream: true },
+  );
   stream.close(constants.NGHTTP2_NO_ERROR);
 }
 
@@ -155,7 +168,9 @@ function questionIn(path: string, body: Buffer): Question | Refusal {
     return unimplemented('one message is expected');
   if (body[0] !== 0) return unimplemented('compression is not supported');
   try {
-    const request = method.requestDeserialize(body.subarray(PREFIX_BYTES)) as { readonly service?: string };
+    const request = method.requestDeserialize(body.subarray(PREFIX_BYTES)) as {
+      readonly service?: string;
+    };
     return { method, name: request.service ?? '' };
   } catch {
     return { code: STATUS.invalidArgument, message: 'the message is malformed' };

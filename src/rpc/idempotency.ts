@@ -1,15 +1,16 @@
 /**
  * Request ids: how a request that is sent again is known to be the same.
  *
- * Owns the fingerprint: SHA-256 of everything in the request but its id, the order of maps aside. What a second sending
- * means is the store's.
+ * Owns the fingerprint: SHA-256 of everything in the request but its id, the order of maps aside.
+ * What a second sending means is the store's.
  */
 import { hash } from 'node:crypto';
 import type { Call } from '../call.ts';
 
 /** The request's id and fingerprint, where it has an id. */
 export function idempotencyOf(request: unknown): Call['idempotency'] {
-  if (typeof request !== 'object' || request === null || !('requestId' in request)) return undefined;
+  if (typeof request !== 'object' || request === null || !('requestId' in request))
+    return undefined;
   const { requestId, ...rest } = request;
   if (typeof requestId !== 'string' || requestId === '') return undefined;
   return { requestId, fingerprint: hash('sha256', JSON.stringify(rest, inOrder), 'buffer') };

@@ -1,5 +1,6 @@
 /**
- * What a peer may do so often, counted as a bucket that leaks: bursts are taken, more than its rate for long is not.
+ * What a peer may do so often, counted as a bucket that leaks: bursts are taken, more than its rate
+ * for long is not.
  */
 
 /** How fast a bucket leaks, and how much it holds. */

@@ -1,8 +1,9 @@
 /**
- * The five bytes before each message of a request, as they pass: whether one says that its message is compressed.
+ * The five bytes before each message of a request, as they pass: whether one says that its message
+ * is compressed.
  *
- * grpc-js takes a message that is marked as compressed, without a header that says how, for one that is not. Invariant: keeps
- * no byte of a message.
+ * grpc-js takes a message that is marked as compressed, without a header that says how, for one
+ * that is not. Invariant: keeps no byte of a message.
  */
 
 const PREFIX_BYTES = 5;
@@ -21,7 +22,10 @@ export class MessageFrames {
     return this.#prefixBytes > 0 || this.#left > 0;
   }
 
-  /** Takes the next bytes of the request; returns whether a message begins in them that is not plain. */
+  /**
+   * Takes the next bytes of the request; returns whether a message begins in them that is not
+   * plain.
+   */
   hasCompressed(chunk: Uint8Array): boolean {
     for (let offset = 0; offset < chunk.length; ) {
       if (this.#left > 0) {

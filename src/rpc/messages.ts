@@ -130,7 +130,11 @@ export function keyMessage({ tenant }: { readonly tenant: string }, record: KeyR
   };
 }
 
-export function keyVersionMessage(name: KeyName, record: KeyVersionRecord, usage?: UsageRecord): KeyVersion {
+export function keyVersionMessage(
+  name: KeyName,
+  record: KeyVersionRecord,
+  usage?: UsageRecord,
+): KeyVersion {
   return {
     name: formatKeyVersionName(name, record.version),
     state: VERSION_STATES[record.state],
@@ -245,8 +249,13 @@ export function jobMessage(
     left,
     failed: job.failed,
     rate,
-    timeLeft: job.planned && left > 0 && rate > 0 && !job.paused ? duration((left / rate) * 1000) : null,
-    failures: failures.map(({ resource, reason, at }) => ({ resource, reason, time: timestamp(at) })),
+    timeLeft:
+      job.planned && left > 0 && rate > 0 && !job.paused ? duration((left / rate) * 1000) : null,
+    failures: failures.map(({ resource, reason, at }) => ({
+      resource,
+      reason,
+      time: timestamp(at),
+    })),
     paused: job.paused,
     kind: JOB_KINDS[job.kind],
   };

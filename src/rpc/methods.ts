@@ -1,8 +1,10 @@
 /**
- * Every RPC, as one row: what its request must be, which permission on what its caller needs, what it does.
+ * Every RPC, as one row: what its request must be, which permission on what its caller needs, what
+ * it does.
  *
- * A method of the contract without a row, or a row without a permission, is a type error. What is the same for all (identity, authorization, deadline, logging, errors)
- * is in `serve-call.ts`, so that none can forget it. The rows themselves are in `methods/`, a file for each service; they
+ * A method of the contract without a row, or a row without a permission, is a type error. What is
+ * the same for all (identity, authorization, deadline, logging, errors) is in `serve-call.ts`, so
+ * that none can forget it. The rows themselves are in `methods/`, a file for each service; they
  * know messages and the keyring, no transport.
  */
 import { accessService } from './methods/access.ts';

@@ -3,10 +3,11 @@
  *
  * Invariants:
  * - a peer that has not proven who it is counts by its address, one that has by its caller's name;
- * - no principal holds more places than it leaves to others of its kind, and those that are proven leave an eighth of
- *   all to those that are not, so that there is always room to become proven;
- * - where a place has to be given up, what is about to end goes first, then a stranger, of the address that has most,
- *   then a connection without a call: never one by which a proven caller is being served.
+ * - no principal holds more places than it leaves to others of its kind, and those that are proven
+ *   leave an eighth of all to those that are not, so that there is always room to become proven;
+ * - where a place has to be given up, what is about to end goes first, then a stranger, of the
+ *   address that has most, then a connection without a call: never one by which a proven caller is
+ *   being served.
  *
  * Knows no socket: a place is known here by whatever was put into it.
  */
@@ -19,7 +20,9 @@ export interface Occupant {
 }
 
 /** What has to be given up so that another may have a place. */
-export type Verdict<T> = { readonly may: true; readonly instead?: T | undefined } | { readonly may: false };
+export type Verdict<T> =
+  | { readonly may: true; readonly instead?: T | undefined }
+  | { readonly may: false };
 
 /** Of so many places those that are proven leave one to those that are not. */
 const PARTS = 8;
@@ -49,13 +52,17 @@ export class Places<T extends Occupant> {
     return { may: true, instead: strangers.oldestOf(address) };
   }
 
-  /** Whether a stranger that has proven to be this caller may stay; {@link Places.prove} has it do so. */
+  /**
+   * Whether a stranger that has proven to be this caller may stay; {@link Places.prove} has it do
+   * so.
+   */
   forCaller(caller: string): Verdict<T> {
     const callers = this.#callers;
     if (callers.allows(caller)) return { may: true };
     const own = callers.oldestIdleOf(caller);
     // Many callers together may have left no room: it isn't a newcomer who has to pay for that.
-    const instead = own ?? (callers.has(caller) ? undefined : callers.oldestIdleOf(callers.largest(2)));
+    const instead =
+      own ?? (callers.has(caller) ? undefined : callers.oldestIdleOf(callers.largest(2)));
     return instead === undefined ? { may: false } : { may: true, instead };
   }
 
@@ -71,7 +78,8 @@ export class Places<T extends Occupant> {
 
   /** Counts an occupant for nobody any more: it is about to end, but still there. */
   end(occupant: T): void {
-    if (this.#strangers.remove(occupant) || this.#callers.remove(occupant)) this.#ending.add(occupant);
+    if (this.#strangers.remove(occupant) || this.#callers.remove(occupant))
+      this.#ending.add(occupant);
   }
 
   /** Takes the place back: what had it is gone. */

@@ -1,8 +1,9 @@
 /**
- * The contract as loaded from `proto/`: service definitions, and the google.rpc messages that errors travel as.
+ * The contract as loaded from `proto/`: service definitions, and the google.rpc messages that
+ * errors travel as.
  *
- * Owns how messages look in JavaScript (camelCase, enums as text, 64-bit numbers as numbers, absent fields as their
- * defaults). Knows no method's meaning.
+ * Owns how messages look in JavaScript (camelCase, enums as text, 64-bit numbers as numbers, absent
+ * fields as their defaults). Knows no method's meaning.
  */
 import { fileURLToPath } from 'node:url';
 import type { ServiceDefinition } from '@grpc/grpc-js';
@@ -89,7 +90,10 @@ interface RawDescriptor {
 
 /** A message's fields, by its full name, `keyward.v1.EncryptRequest`. */
 export function descriptorOf(name: string): MessageDescriptor {
-  return describe(name, (definition(name) as MessageTypeDefinition<object, object>).type as RawDescriptor);
+  return describe(
+    name,
+    (definition(name) as MessageTypeDefinition<object, object>).type as RawDescriptor,
+  );
 }
 
 function describe(fullName: string, raw: RawDescriptor): MessageDescriptor {
@@ -109,10 +113,14 @@ function describe(fullName: string, raw: RawDescriptor): MessageDescriptor {
  */
 function find(within: string, { nestedType }: RawDescriptor, typeName: string): MessageDescriptor {
   const absolute = typeName.startsWith('.');
-  const nested = nestedType.find(({ name }) => typeName === (absolute ? `.${within}.${name}` : name));
+  const nested = nestedType.find(
+    ({ name }) => typeName === (absolute ? `.${within}.${name}` : name),
+  );
   if (nested !== undefined) return describe(`${within}.${nested.name}`, nested);
   if (absolute) return descriptorOf(typeName.slice(1));
-  const scopes = within.split('.').map((_, index, parts) => parts.slice(0, parts.length - index).join('.'));
+  const scopes = within
+    .split('.')
+    .map((_, index, parts) => parts.slice(0, parts.length - index).join('.'));
   const scope = scopes.find((each) => packageDefinition[`${each}.${typeName}`] !== undefined);
   return descriptorOf(scope === undefined ? typeName : `${scope}.${typeName}`);
 }

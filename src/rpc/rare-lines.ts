@@ -1,5 +1,6 @@
 /**
- * Log lines that a peer can cause as often as it likes, written as seldom as an operator can read them.
+ * Log lines that a peer can cause as often as it likes, written as seldom as an operator can read
+ * them.
  *
  * Invariants:
  * - the first line of a kind is written at once, the rest of a minute as one with their number;

@@ -1,8 +1,9 @@
 /**
- * Server reflection (grpc.reflection.v1 and v1alpha): describes what is served here to clients that bring no `.proto`
- * files.
+ * Server reflection (grpc.reflection.v1 and v1alpha): describes what is served here to clients that
+ * bring no `.proto` files.
  *
- * - A file is served byte for byte as buf compiled it, with comments, under the name by which others import it.
+ * - A file is served byte for byte as buf compiled it, with comments, under the name by which
+ *   others import it.
  * - Behind a file comes everything that it imports, directly or not.
  * - Nothing of a request outlasts its answer, and a caller that takes no answers is not read from.
  * - A stream ends at the deadline that every call has (`admission.ts`).
@@ -10,7 +11,12 @@
  * Knows no service: it describes what is in the descriptor set (`scripts/generate.js`).
  */
 import { readFileSync } from 'node:fs';
-import { type Server, type ServerDuplexStream, type ServiceDefinition, status } from '@grpc/grpc-js';
+import {
+  type Server,
+  type ServerDuplexStream,
+  type ServiceDefinition,
+  status,
+} from '@grpc/grpc-js';
 import {
   fromJSON,
   loadFileDescriptorSetFromBuffer,
@@ -20,7 +26,10 @@ import {
 
 /** Beside this file in `src/` as in `dist/`. */
 const DESCRIPTOR_SET = new URL('./generated/descriptors.binpb', import.meta.url);
-const SERVICES = ['grpc.reflection.v1.ServerReflection', 'grpc.reflection.v1alpha.ServerReflection'];
+const SERVICES = [
+  'grpc.reflection.v1.ServerReflection',
+  'grpc.reflection.v1alpha.ServerReflection',
+];
 /** Names in the contract have fewer than a hundred characters. */
 const MAX_REQUEST_BYTES = 1_024;
 /** Of what is loaded out of descriptors: fields keep the names that they have in `.proto` files. */
@@ -135,7 +144,10 @@ function readDescriptorSet(): Buffer {
   }
 }
 
-/** FileDescriptorSet whose files stay bytes: decoded and encoded again, a file would lose what the decoder doesn't know. */
+/**
+ * FileDescriptorSet whose files stay bytes: decoded and encoded again, a file would lose what the
+ * decoder doesn't know.
+ */
 function fileSet(): MessageTypeDefinition<{ file: Buffer[] }, { file: Buffer[] }> {
   const file = { rule: 'repeated', type: 'bytes', id: 1 };
   const { FileSet } = fromJSON({ nested: { FileSet: { fields: { file } } } }, OPTIONS);
@@ -157,7 +169,10 @@ export class Descriptors {
   readonly #services: readonly string[];
   /** By the full name of what a file declares: the file. */
   readonly #symbols = new Map<string, ServedFile>();
-  /** By a message's full name, of every message: its extensions' numbers, and the files that declare them. */
+  /**
+   * By a message's full name, of every message: its extensions' numbers, and the files that declare
+   * them.
+   */
   readonly #extensions = new Map<string, Map<number, ServedFile>>();
 
   constructor(descriptorSet: Buffer) {
@@ -191,13 +206,18 @@ export class Descriptors {
       case 'file_containing_extension': {
         const { containing_type: type = '', extension_number: number = 0 } =
           request.file_containing_extension ?? {};
-        return this.#fileAnswer(this.#extensions.get(type)?.get(number), `extension ${number} of ${type}`);
+        return this.#fileAnswer(
+          this.#extensions.get(type)?.get(number),
+          `extension ${number} of ${type}`,
+        );
       }
       case 'all_extension_numbers_of_type': {
         const { all_extension_numbers_of_type: type = '' } = request;
         const numbers = this.#extensions.get(type)?.keys();
         if (numbers === undefined) return notFound(`message ${type}`);
-        return { all_extension_numbers_response: { base_type_name: type, extension_number: [...numbers] } };
+        return {
+          all_extension_numbers_response: { base_type_name: type, extension_number: [...numbers] },
+        };
       }
       default:
         return failure(
@@ -217,7 +237,9 @@ export class Descriptors {
         if (imported !== undefined) closure.add(imported);
       }
     }
-    return { file_descriptor_response: { file_descriptor_proto: [...closure].map(({ bytes }) => bytes) } };
+    return {
+      file_descriptor_response: { file_descriptor_proto: [...closure].map(({ bytes }) => bytes) },
+    };
   }
 
   #indexFile(file: ServedFile): void {
@@ -267,7 +289,10 @@ function fullName(scope: string, name: string): string {
 }
 
 function notFound(what: string): Answer {
-  return failure(status.NOT_FOUND, `cannot find ${what}: it is not part of what this server serves`);
+  return failure(
+    status.NOT_FOUND,
+    `cannot find ${what}: it is not part of what this server serves`,
+  );
 }
 
 function failure(code: status, message: string): Answer {

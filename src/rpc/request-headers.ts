@@ -2,10 +2,10 @@
  * What the headers of a request say of the call, before anything of it is read.
  *
  * Invariants:
- * - what gRPC, or a limit, does not allow is refused here with a reason, so that grpc-js and HTTP/2 have nothing left to
- *   refuse without one;
- * - of the headers only those in {@link FORWARDED} go further, the content type in the spelling that grpc-js knows; a
- *   bearer token ends here.
+ * - what gRPC, or a limit, does not allow is refused here with a reason, so that grpc-js and HTTP/2
+ *   have nothing left to refuse without one;
+ * - of the headers only those in {@link FORWARDED} go further, the content type in the spelling
+ *   that grpc-js knows; a bearer token ends here.
  * Knows no method.
  */
 import type { IncomingHttpHeaders } from 'node:http2';
@@ -35,17 +35,33 @@ export interface Refusal {
   readonly httpStatus?: number;
 }
 
-/** How a call's id gets through grpc-js to its handler; what a client sends under this name is dropped. */
+/**
+ * How a call's id gets through grpc-js to its handler; what a client sends under this name is
+ * dropped.
+ */
 export const CALL_HEADER = 'keyward-call';
 
 const FORWARDED = [':path', ':authority', 'te'] as const;
 /** gRPC's own content types: `+json` and grpc-web are something else. */
 export const CONTENT_TYPE = /^application\/grpc(\+proto)?\s*(;|$)/i;
 const TIMEOUT = /^(\d{1,8})([HMSmun])$/;
-const UNIT_MS: Readonly<Record<string, number>> = { H: 3.6e6, M: 6e4, S: 1e3, m: 1, u: 1e-3, n: 1e-6 };
+const UNIT_MS: Readonly<Record<string, number>> = {
+  H: 3.6e6,
+  M: 6e4,
+  S: 1e3,
+  m: 1,
+  u: 1e-3,
+  n: 1e-6,
+};
 
-/** Reads what Node gives of a request's headers: `rawHeaders` are names and values in turns, as they came. */
-export function readHeaders(headers: IncomingHttpHeaders, rawHeaders: readonly string[]): RequestHeaders {
+/**
+ * Reads what Node gives of a request's headers: `rawHeaders` are names and values in turns, as they
+ * came.
+ */
+export function readHeaders(
+  headers: IncomingHttpHeaders,
+  rawHeaders: readonly string[],
+): RequestHeaders {
   return {
     headers,
     path: String(headers[':path']),
@@ -64,8 +80,10 @@ export function refusalOf(
     return malformed('The content type must be application/grpc.', 415);
   if (headerBytes(headers) > maxHeaderBytes)
     return tooLarge('The headers of the call are larger than the server takes.', maxHeaderBytes);
-  if (count > maxHeaders) return tooLarge('The call has more headers than the server takes.', maxHeaders);
-  // grpc-js inflates every message of a frame at once, before it has counted them: 16 KiB become gigabytes.
+  if (count > maxHeaders)
+    return tooLarge('The call has more headers than the server takes.', maxHeaders);
+  // grpc-js inflates every message of a frame at once, before it has counted them: 16 KiB become
+  // gigabytes.
   if ((headers['grpc-encoding'] ?? 'identity') !== 'identity')
     return { error: new KeywardError('COMPRESSION_NOT_SUPPORTED') };
   const timeout = headers['grpc-timeout'];
@@ -75,7 +93,9 @@ export function refusalOf(
   return undefined;
 }
 
-/** Returns the time that the caller gives the call, in milliseconds; Infinity where it gives none. */
+/**
+ * Returns the time that the caller gives the call, in milliseconds; Infinity where it gives none.
+ */
 export function timeoutMs(headers: IncomingHttpHeaders): number {
   const [, amount, unit = ''] = TIMEOUT.exec(String(headers['grpc-timeout'])) ?? [];
   return Number(amount ?? Infinity) * (UNIT_MS[unit] ?? 1);

@@ -59,7 +59,9 @@ export class RequestScanner {
    */
   constructor(message: string, addressee: string) {
     const descriptor = descriptorOf(message);
-    const field = descriptor.fields.find(({ name, type }) => name === addressee && type === 'TYPE_STRING');
+    const field = descriptor.fields.find(
+      ({ name, type }) => name === addressee && type === 'TYPE_STRING',
+    );
     if (field === undefined) throw new Error(`${message} has no text ${addressee}`);
     this.#addressee = field.number;
     this.#fields = fieldsOf(descriptor, 0);
@@ -77,7 +79,8 @@ export class RequestScanner {
 }
 
 function fieldsOf({ name, fields }: MessageDescriptor, depth: number): Fields {
-  if (depth >= MAX_FIELDS.length) throw new Error(`${name} is nested deeper than large requests may be`);
+  if (depth >= MAX_FIELDS.length)
+    throw new Error(`${name} is nested deeper than large requests may be`);
   const byNumber: Field[] = [];
   for (const { number, type, isRepeated, message } of fields) {
     const wireType = WIRE_TYPES[type];

@@ -1,12 +1,13 @@
 /**
- * The one wrapper round every call: decoding, validation, authorization, the tenant's quota of calls, the handler, the
- * deadline, encoding, the log line, the error.
+ * The one wrapper round every call: decoding, validation, authorization, the tenant's quota of
+ * calls, the handler, the deadline, encoding, the log line, the error.
  *
- * Invariants: nothing is done for a caller who hasn't got what the method needs, nor counted against the tenant, and a
- * stream ends soon after he hasn't any more; what is refused is recorded before the answer leaves; it never throws and its promise never rejects, since grpc-js lets a rejecting handler take the process
- * down, and answers UNKNOWN for a throwing one; every call is answered once, at its deadline at the latest; every call
- * leaves one log line, with no payload and no context. The bytes of request and answer are zeroed when both are done
- * with. Knows no method.
+ * Invariants: nothing is done for a caller who hasn't got what the method needs, nor counted
+ * against the tenant, and a stream ends soon after he hasn't any more; what is refused is recorded
+ * before the answer leaves; it never throws and its promise never rejects, since grpc-js lets a
+ * rejecting handler take the process down, and answers UNKNOWN for a throwing one; every call is
+ * answered once, at its deadline at the latest; every call leaves one log line, with no payload and
+ * no context. The bytes of request and answer are zeroed when both are done with. Knows no method.
  */
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -26,7 +27,14 @@ import { type AuditNotes, type Call, millisecondsLeft, monotonicNow } from '../c
 import { KeywardError } from '../errors.ts';
 import type { AdmittedCall } from './admission.ts';
 import { authorize } from './authorization.ts';
-import { addDetail, noteAnswer, noteRights, notesOf, type Recording, record } from './call-audit.ts';
+import {
+  addDetail,
+  noteAnswer,
+  noteRights,
+  notesOf,
+  type Recording,
+  record,
+} from './call-audit.ts';
 import { validate } from './fields.ts';
 import { idempotencyOf } from './idempotency.ts';
 import {
@@ -65,11 +73,15 @@ export interface ServedMethod<Row = MethodRow<unknown, object> | StreamRow<unkno
 }
 
 /**
- * The largest request of a method that has no limit of its own: 64 KiB of payload, two contexts and names, with room.
- * Decoding a map takes 100 times as long as its bytes take to arrive, so no method takes more than it needs.
+ * The largest request of a method that has no limit of its own: 64 KiB of payload, two contexts and
+ * names, with room. Decoding a map takes 100 times as long as its bytes take to arrive, so no
+ * method takes more than it needs.
  */
 export const DEFAULT_REQUEST_BYTES = 131_072;
-/** How often a stream's caller is asked for his rights again: a revocation that was heard of has ended it by then. */
+/**
+ * How often a stream's caller is asked for his rights again: a revocation that was heard of has
+ * ended it by then.
+ */
 const REAUTHORIZE_MS = 1_000;
 
 /** The grpc-js handler of a method. */
@@ -88,7 +100,9 @@ export function serveCall(serving: Serving, method: ServedMethod): UntypedHandle
 /** How far a call is, as a stream has to know. */
 interface Progress {
   isOver(): boolean;
-  /** To be awaited before the first answer: there is a record of it then. Throws AUDIT_UNAVAILABLE. */
+  /**
+   * To be awaited before the first answer: there is a record of it then. Throws AUDIT_UNAVAILABLE.
+   */
   begins(): Promise<void>;
 }
 
@@ -129,7 +143,8 @@ function streamOf(
         await begins();
         if (isOver()) break;
         // A reader that is slower than what there is to tell is waited for, unless it goes away.
-        if (!rpc.write(encode(message))) await Promise.race([once(rpc, 'drain'), once(rpc, 'cancelled')]);
+        if (!rpc.write(encode(message)))
+          await Promise.race([once(rpc, 'drain'), once(rpc, 'cancelled')]);
       }
       return null;
     },
@@ -193,9 +208,13 @@ class Execution {
     const { deadline } = this.#call;
     // A watch may have none.
     const timer = Number.isFinite(deadline)
-      ? setTimeout(() => void this.#fail(new KeywardError('DEADLINE_EXCEEDED')), millisecondsLeft(deadline))
+      ? setTimeout(
+          () => void this.#fail(new KeywardError('DEADLINE_EXCEEDED')),
+          millisecondsLeft(deadline),
+        )
       : undefined;
-    // grpc-js says so at the end of every stream, too, where an error with its stack would cost 3 µs for nothing.
+    // grpc-js says so at the end of every stream, too, where an error with its stack would cost 3
+    // µs for nothing.
     this.#rpc.once('cancelled', () => {
       if (!this.#isAnswered) this.#endEarly(new KeywardError('CALL_CANCELLED'));
     });
@@ -240,7 +259,8 @@ class Execution {
         begins: () => this.#begins(),
       });
     } catch (error) {
-      // An item that was denied doesn't make the batch fail; what fails after a denial, fails for it.
+      // An item that was denied doesn't make the batch fail; what fails after a denial, fails for
+      // it.
       if (rights.denials.length > 0) this.#audit.decision = 'denied';
       throw error;
     } finally {
@@ -279,7 +299,10 @@ class Execution {
     }
   }
 
-  /** Counts it against its tenant's quota; not what only the service's administrators may do, who put quotas right. */
+  /**
+   * Counts it against its tenant's quota; not what only the service's administrators may do, who
+   * put quotas right.
+   */
   async #count(request: unknown): Promise<void> {
     const { row } = this.#method;
     if (row.permission === ANY_CALLER || isOfSystem(row.permission)) return;
@@ -369,7 +392,8 @@ class Execution {
       durationMs: Math.round((monotonicNow() - this.#startedAt) * 1000) / 1000,
     };
     if (error?.reason === 'INTERNAL') log.error({ ...line, err: error.cause }, 'call failed');
-    else if (error?.cause !== undefined) log.warn({ ...line, cause: String(error.cause) }, 'call failed');
+    else if (error?.cause !== undefined)
+      log.warn({ ...line, cause: String(error.cause) }, 'call failed');
     else log.info(line, 'call');
   }
 }

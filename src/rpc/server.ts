@@ -1,12 +1,18 @@
 /**
  * The gRPC server: services, health, reflection, its start and its end.
  *
- * Invariant: it answers SERVING only while what it stands on is there; every connection and every call passes
- * `connections.ts` and `admission.ts`; after {@link GrpcServer.drain} has begun no new call is taken while those under way
- * are answered, and its limit is kept whatever a peer does. Knows no method and no key.
+ * Invariant: it answers SERVING only while what it stands on is there; every connection and every
+ * call passes `connections.ts` and `admission.ts`; after {@link GrpcServer.drain} has begun no new
+ * call is taken while those under way are answered, and its limit is kept whatever a peer does.
+ * Knows no method and no key.
  */
 import type { Http2SecureServer } from 'node:http2';
-import { type Metadata, type MethodDefinition, Server, type ServiceDefinition } from '@grpc/grpc-js';
+import {
+  type Metadata,
+  type MethodDefinition,
+  Server,
+  type ServiceDefinition,
+} from '@grpc/grpc-js';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Logger } from 'pino';
 import type { Identity } from '../access/identity.ts';
@@ -22,7 +28,10 @@ import { RequestScanner } from './request-scan.ts';
 import { serveCall } from './serve-call.ts';
 
 /** Every limit of the transport. */
-export interface ServerLimits extends ProtocolLimits, AdmissionLimits, Omit<ConnectionLimits, 'lingerMs'> {
+export interface ServerLimits
+  extends ProtocolLimits,
+    AdmissionLimits,
+    Omit<ConnectionLimits, 'lingerMs'> {
   /** The largest message that any method takes, in bytes. */
   readonly maxMessageBytes: number;
 }
@@ -83,7 +92,10 @@ export class GrpcServer {
     this.#setHealth('NOT_SERVING');
   }
 
-  /** Begins to listen; returns the port. Calls are answered from here on, SERVING is said by {@link setReady}. */
+  /**
+   * Begins to listen; returns the port. Calls are answered from here on, SERVING is said by
+   * {@link setReady}.
+   */
   async listen(): Promise<number> {
     const { promise, resolve, reject } = Promise.withResolvers<number>();
     this.#server.bindAsync(this.#options.listen, this.#credentials, (error, port) => {
@@ -104,7 +116,9 @@ export class GrpcServer {
     return port;
   }
 
-  /** Says by grpc.health.v1, for the server as a whole and each service, whether it can do its work. */
+  /**
+   * Says by grpc.health.v1, for the server as a whole and each service, whether it can do its work.
+   */
   setReady(ready: boolean): void {
     if (ready === this.#serving) return;
     this.#serving = ready;
@@ -112,7 +126,10 @@ export class GrpcServer {
     this.#options.log.info({ ready }, ready ? 'serving' : 'not serving');
   }
 
-  /** Takes no new call, waits up to `limitMs` for those under way, then ends, also where a peer never does. */
+  /**
+   * Takes no new call, waits up to `limitMs` for those under way, then ends, also where a peer
+   * never does.
+   */
   async drain(limitMs: number): Promise<void> {
     this.setReady(false);
     this.#unwatch?.();
@@ -131,7 +148,10 @@ export class GrpcServer {
     clearTimeout(timer);
   }
 
-  /** Messages pass grpc-js as bytes, so that decoding and encoding, which may fail, are in the wrapper. */
+  /**
+   * Messages pass grpc-js as bytes, so that decoding and encoding, which may fail, are in the
+   * wrapper.
+   */
   #addService(service: string): void {
     const { services, recording, log } = this.#options;
     const definition = serviceDefinition(service);
@@ -153,7 +173,10 @@ export class GrpcServer {
     this.#server.addService(withMethods(definition, inBytes), Object.fromEntries(handlers));
   }
 
-  /** grpc-health-check remembers every name that was ever watched: those that it doesn't know become one. */
+  /**
+   * grpc-health-check remembers every name that was ever watched: those that it doesn't know become
+   * one.
+   */
   #addHealth(): void {
     const known = new Set(['', ...Object.keys(METHODS)]);
     const bounded: MethodChange = (method) => ({
@@ -161,7 +184,9 @@ export class GrpcServer {
       requestDeserialize: (bytes) => {
         const request = method.requestDeserialize(bytes) as { readonly service?: string };
         const { service } = request;
-        return service === undefined || known.has(service) ? request : { ...request, service: 'unknown' };
+        return service === undefined || known.has(service)
+          ? request
+          : { ...request, service: 'unknown' };
       },
     });
     const addService: Server['addService'] = (definition, implementation) =>
@@ -170,10 +195,14 @@ export class GrpcServer {
     this.#health.addToServer({ addService } as Server);
   }
 
-  /** Puts {@link Connections} and {@link Admission} before what grpc-js does with a server of its own. */
+  /**
+   * Puts {@link Connections} and {@link Admission} before what grpc-js does with a server of its
+   * own.
+   */
   #guard(http2Server: Http2SecureServer): void {
     const [dispatch, ...others] = http2Server.listeners('stream');
-    if (dispatch === undefined || others.length > 0) throw new Error('grpc-js takes streams otherwise now');
+    if (dispatch === undefined || others.length > 0)
+      throw new Error('grpc-js takes streams otherwise now');
     this.#connections.watch(http2Server);
     http2Server.removeAllListeners('stream');
     http2Server.on(
@@ -191,7 +220,9 @@ export class GrpcServer {
 function streamPaths(): ReadonlySet<string> {
   return new Set(
     Object.entries(METHODS).flatMap(([service, rows]) =>
-      Object.entries(rows).flatMap(([name, row]) => ('stream' in row ? [`/${service}/${name}`] : [])),
+      Object.entries(rows).flatMap(([name, row]) =>
+        'stream' in row ? [`/${service}/${name}`] : [],
+      ),
     ),
   );
 }
@@ -218,8 +249,9 @@ function withMethods(definition: ServiceDefinition, change: MethodChange): Servi
 }
 
 /**
- * The HTTP/2 servers under a grpc-js server: the only thing of its that is private and used here. It has no public way to
- * connections, PINGs, or the headers of a call before it acts on them. The server doesn't start if they are not there.
+ * The HTTP/2 servers under a grpc-js server: the only thing of its that is private and used here.
+ * It has no public way to connections, PINGs, or the headers of a call before it acts on them. The
+ * server doesn't start if they are not there.
  */
 function http2ServersOf(server: Server): Http2SecureServer[] {
   const { http2Servers } = server as unknown as {

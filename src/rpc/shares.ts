@@ -1,10 +1,10 @@
 /**
  * How much of something scarce one principal may hold: no more than it leaves to the others.
  *
- * A pool is calls under way, open streams, connections, or bytes of requests; a principal is a caller, or an address for as
- * long as there is no caller. Invariants:
- * - one principal alone can hold half of a pool, two a third each, n of them n parts of n + 1 (dynamic thresholds), so
- *   there is room for a newcomer whoever came before;
+ * A pool is calls under way, open streams, connections, or bytes of requests; a principal is a
+ * caller, or an address for as long as there is no caller. Invariants:
+ * - one principal alone can hold half of a pool, two a third each, n of them n parts of n + 1
+ *   (dynamic thresholds), so there is room for a newcomer whoever came before;
  * - a principal that holds nothing is not remembered.
  */
 
@@ -34,7 +34,10 @@ export class Shares {
     return this.heldBy(principal) + amount <= this.#size - this.#used;
   }
 
-  /** Whether a principal holds more than is left, as it may after others took theirs, or took what it was not asked for. */
+  /**
+   * Whether a principal holds more than is left, as it may after others took theirs, or took what
+   * it was not asked for.
+   */
   isExceededBy(principal: string): boolean {
     return this.heldBy(principal) > this.#size - this.#used + 1;
   }

@@ -1,9 +1,9 @@
 /**
  * Errors on the wire: every failure as a gRPC status with google.rpc.Status in its trailers.
  *
- * ErrorInfo always (reason, domain `keyward`, metadata), BadRequest where fields are to blame, RetryInfo where a retry
- * helps, RequestInfo with the call's id. Whatever isn't a KeywardError is INTERNAL and says nothing but that id; what
- * grpc-js answers by itself has a reason of ours.
+ * ErrorInfo always (reason, domain `keyward`, metadata), BadRequest where fields are to blame,
+ * RetryInfo where a retry helps, RequestInfo with the call's id. Whatever isn't a KeywardError is
+ * INTERNAL and says nothing but that id; what grpc-js answers by itself has a reason of ours.
  */
 import type { OutgoingHttpHeaders } from 'node:http2';
 import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
@@ -55,11 +55,12 @@ export interface BareCall {
 }
 
 /**
- * Returns what an answer of grpc-js's own means; undefined if it is no error, or has details. Its texts are all there is to go
- * by.
+ * Returns what an answer of grpc-js's own means; undefined if it is no error, or has details. Its
+ * texts are all there is to go by.
  */
 export function bareError(headers: OutgoingHttpHeaders, call: BareCall): KeywardError | undefined {
-  if (headers['grpc-status'] === undefined || headers[DETAILS_TRAILER] !== undefined) return undefined;
+  if (headers['grpc-status'] === undefined || headers[DETAILS_TRAILER] !== undefined)
+    return undefined;
   const text = String(headers['grpc-message']);
   const reason = bareReason(Number(headers['grpc-status']), text);
   switch (reason) {
@@ -109,11 +110,16 @@ export function toStatus(error: KeywardError, requestId: string): Status {
   const code = status[REASONS[error.reason].status];
   // A lone surrogate can't be sent.
   const message = error.message.toWellFormed();
-  const details = [any('ErrorInfo', { reason: error.reason, domain: DOMAIN, metadata: error.metadata })];
+  const details = [
+    any('ErrorInfo', { reason: error.reason, domain: DOMAIN, metadata: error.metadata }),
+  ];
   if (error.fields.length > 0) details.push(any('BadRequest', { fieldViolations: error.fields }));
   const { retryAfterMs } = error;
   if (retryAfterMs !== undefined) {
-    const retryDelay = { seconds: Math.floor(retryAfterMs / 1000), nanos: (retryAfterMs % 1000) * 1e6 };
+    const retryDelay = {
+      seconds: Math.floor(retryAfterMs / 1000),
+      nanos: (retryAfterMs % 1000) * 1e6,
+    };
     details.push(any('RetryInfo', { retryDelay }));
   }
   details.push(any('RequestInfo', { requestId }));

@@ -1,17 +1,25 @@
 /**
- * Connections of peers that show no credentials: HTTP/2 in plaintext, bounded on the sockets themselves.
+ * Connections of peers that show no credentials: HTTP/2 in plaintext, bounded on the sockets
+ * themselves.
  *
- * - There are at most {@link MAX_CONNECTIONS}. A newcomer takes the place of the oldest one of the address that has most,
- *   so that whoever opens thousands is in their own way, and a probe finds room.
- * - A connection has to ask for something soon, may send so many bytes and requests, and has an age: what breaks a limit
- *   is ended by destroying its socket, whatever HTTP/2 makes of it.
- * - No event of a socket, session or stream is without a listener for errors, and what fails while one is served ends its
- *   connection, not the process.
- * - What was ended, and why, is in the log: counted, and not more often than every {@link REPORT_MS}.
+ * - There are at most {@link MAX_CONNECTIONS}. A newcomer takes the place of the oldest one of the
+ *   address that has most, so that whoever opens thousands is in their own way, and a probe finds
+ *   room.
+ * - A connection has to ask for something soon, may send so many bytes and requests, and has an
+ *   age: what breaks a limit is ended by destroying its socket, whatever HTTP/2 makes of it.
+ * - No event of a socket, session or stream is without a listener for errors, and what fails while
+ *   one is served ends its connection, not the process.
+ * - What was ended, and why, is in the log: counted, and not more often than every
+ *   {@link REPORT_MS}.
  *
  * Does not know what is asked for.
  */
-import { createServer, type Http2Server, type IncomingHttpHeaders, type ServerHttp2Stream } from 'node:http2';
+import {
+  createServer,
+  type Http2Server,
+  type IncomingHttpHeaders,
+  type ServerHttp2Stream,
+} from 'node:http2';
 import { createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import type { Logger } from 'pino';
 import { monotonicNow } from '../call.ts';
@@ -19,7 +27,10 @@ import { LeakyBucket } from './leaky-bucket.ts';
 
 const MAX_CONNECTIONS = 64;
 const MAX_STREAMS = 8;
-/** A check is some 300 bytes, headers of its own besides, and the next one on the same connection some 60. */
+/**
+ * A check is some 300 bytes, headers of its own besides, and the next one on the same connection
+ * some 60.
+ */
 const BYTES = { burst: 16_384, perSecond: 2_048 };
 const REQUESTS = { burst: 16, perSecond: 10 };
 /** How soon a connection has to ask, and an answer to be taken. */
@@ -30,7 +41,11 @@ const LOOK_MS = 100;
 const REPORT_MS = 10_000;
 
 const OPTIONS = {
-  settings: { maxConcurrentStreams: MAX_STREAMS, maxHeaderListSize: 4_096, initialWindowSize: 2_048 },
+  settings: {
+    maxConcurrentStreams: MAX_STREAMS,
+    maxHeaderListSize: 4_096,
+    initialWindowSize: 2_048,
+  },
   maxHeaderListPairs: 32,
   maxSettings: 16,
   maxSessionMemory: 1,
@@ -71,7 +86,9 @@ export class Strangers {
   constructor(log: Logger, serve: (request: Request) => void) {
     this.#log = log;
     this.#serve = serve;
-    this.#tcp = createTcpServer({ noDelay: true, keepAlive: true }, (socket) => this.#accept(socket));
+    this.#tcp = createTcpServer({ noDelay: true, keepAlive: true }, (socket) =>
+      this.#accept(socket),
+    );
     this.#tcp.on('error', (err) => log.error({ err }, 'the health listener takes no connections'));
     this.#http2.on('sessionError', () => {});
   }
@@ -178,7 +195,10 @@ class Connection {
   readonly #requests = new LeakyBucket(REQUESTS);
   #bytesRead = 0;
   #streams = 0;
-  /** When it has had nothing to do from; it may do so until {@link SOON_MS} later, or {@link IDLE_MS} once it has asked. */
+  /**
+   * When it has had nothing to do from; it may do so until {@link SOON_MS} later, or
+   * {@link IDLE_MS} once it has asked.
+   */
   #idleSince = monotonicNow();
   #hasAsked = false;
 

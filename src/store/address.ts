@@ -1,9 +1,10 @@
 /**
  * Where the database is: from a URL to what pg connects with.
  *
- * Its invariant: over a network only TLS with a verified certificate for the very host name. Loopback and Unix sockets
- * may go without. Parameters that a connection pooler in transaction mode refuses, or that would weaken this, are
- * refused by name rather than handed through. No message holds the URL: there is a password in it.
+ * Its invariant: over a network only TLS with a verified certificate for the very host name.
+ * Loopback and Unix sockets may go without. Parameters that a connection pooler in transaction mode
+ * refuses, or that would weaken this, are refused by name rather than handed through. No message
+ * holds the URL: there is a password in it.
  */
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
@@ -20,12 +21,14 @@ export interface Address {
 }
 
 /**
- * Reads `postgresql://user:password@host:port/database?sslmode=…`, or `…?host=/directory` for a Unix socket.
+ * Reads `postgresql://user:password@host:port/database?sslmode=…`, or `…?host=/directory` for a
+ * Unix socket.
  *
- * TLS modes from `require` on all mean `verify-full`, against the certificates in `caFile` (or `sslrootcert`), else
- * against those that Node trusts.
+ * TLS modes from `require` on all mean `verify-full`, against the certificates in `caFile` (or
+ * `sslrootcert`), else against those that Node trusts.
  *
- * @throws Error, in words for the operator, on anything that it doesn't understand or that isn't safe.
+ * @throws Error, in words for the operator, on anything that it doesn't understand or that isn't
+ * safe.
  */
 export function parseAddress(url: string, caFile?: string): Address {
   const parsed = parseUrl(url);
@@ -51,7 +54,8 @@ export function parseAddress(url: string, caFile?: string): Address {
 }
 
 function parseUrl(url: string): URL {
-  // WHATWG URLs have no user without a host, libpq's have: the host is then a parameter, checked by the caller.
+  // WHATWG URLs have no user without a host, libpq's have: the host is then a parameter, checked by
+  // the caller.
   const withHost = url.replace(/^(postgres(?:ql)?:\/\/[^@/]*@)\//, '$1localhost/');
   if (!URL.canParse(withHost)) throw new Error('The database URL is not a URL.');
   const parsed = new URL(withHost);
@@ -81,12 +85,16 @@ function readParameters(url: URL): Parameters {
     const known = Object.hasOwn(names, name) ? names[name] : undefined;
     if (known === undefined) {
       const accepted = Object.keys(names).join(', ');
-      throw new Error(`The database URL's parameter ${name} is not supported; these are: ${accepted}.`);
+      throw new Error(
+        `The database URL's parameter ${name} is not supported; these are: ${accepted}.`,
+      );
     }
     parameters[known] = value;
   }
   if (parameters.host !== undefined && !parameters.host.startsWith('/')) {
-    throw new Error("The database URL's parameter host is only for the directory of a Unix socket.");
+    throw new Error(
+      "The database URL's parameter host is only for the directory of a Unix socket.",
+    );
   }
   return parameters;
 }
@@ -107,7 +115,10 @@ function tlsFor(
       `The database URL's sslmode ${sslMode} would leave the connection to ${host} open to others; use verify-full.`,
     );
   }
-  return { rejectUnauthorized: true, ...(caFile === undefined ? {} : { ca: readCertificates(caFile) }) };
+  return {
+    rejectUnauthorized: true,
+    ...(caFile === undefined ? {} : { ca: readCertificates(caFile) }),
+  };
 }
 
 function readCertificates(path: string): string {

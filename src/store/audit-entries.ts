@@ -61,7 +61,12 @@ export function listLeavesBefore(tx: Tx, before: number, query: LeafQuery): Prom
 }
 
 /** Those from the leaf `from` on and before `end`, the oldest first. */
-export function listLeavesFrom(tx: Tx, from: number, end: number, query: LeafQuery): Promise<LeafPage> {
+export function listLeavesFrom(
+  tx: Tx,
+  from: number,
+  end: number,
+  query: LeafQuery,
+): Promise<LeafPage> {
   return scan(tx, query, { bound: from, comparison: '>=', order: 'ASC', limit: query.limit, end });
 }
 
@@ -95,7 +100,9 @@ async function scan(
   const beforeEnd = end === undefined ? '' : `AND leaf_index < ${parameter(end)}`;
   const matching =
     whereClause(conditions, FIELDS, values) +
-    (startTime === null ? '' : ` AND leaf::json ->> 'time' >= ${parameter(startTime.toISOString())}`) +
+    (startTime === null
+      ? ''
+      : ` AND leaf::json ->> 'time' >= ${parameter(startTime.toISOString())}`) +
     (endTime === null ? '' : ` AND leaf::json ->> 'time' < ${parameter(endTime.toISOString())}`);
   const rows = await tx.query<Row>(
     `WITH scanned AS (

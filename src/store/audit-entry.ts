@@ -1,9 +1,11 @@
 /**
- * An audit entry as it is kept: one JSON object in one line, which is the leaf of the Merkle tree byte for byte.
+ * An audit entry as it is kept: one JSON object in one line, which is the leaf of the Merkle tree
+ * byte for byte.
  *
- * Owns the members, their order, and that no text, whatever it holds, makes a second line or a line that can't be read:
- * JSON escapes controls, and what Postgres takes for no text (U+0000, half a surrogate pair) becomes U+FFFD. What is in an
- * entry is decided elsewhere; docs/audit.md describes the format for others.
+ * Owns the members, their order, and that no text, whatever it holds, makes a second line or a line
+ * that can't be read: JSON escapes controls, and what Postgres takes for no text (U+0000, half a
+ * surrogate pair) becomes U+FFFD. What is in an entry is decided elsewhere; docs/audit.md describes
+ * the format for others.
  */
 import type { AuditItem, AuditNotes, Call } from '../call.ts';
 import { monotonicNow } from '../call.ts';
@@ -47,14 +49,18 @@ export function auditLine({ entryId, call, resource, outcome, detail, count }: A
     decision: notes.decision,
     binding: clean(notes.binding),
     outcome,
-    durationMs: notes.startedAt === undefined ? undefined : roundedMs(monotonicNow() - notes.startedAt),
+    durationMs:
+      notes.startedAt === undefined ? undefined : roundedMs(monotonicNow() - notes.startedAt),
     items: notes.items?.map(itemOf),
     count,
     detail: detail ?? notes.detail,
   });
 }
 
-/** The last part of the name of the tenant that a resource belongs to: `system` for what is no tenant's. */
+/**
+ * The last part of the name of the tenant that a resource belongs to: `system` for what is no
+ * tenant's.
+ */
 export function tenantOf(resource: string): string {
   return /^tenants\/([a-z0-9-]{2,63}|[a-z])(?:\/|$)/.exec(resource)?.[1] ?? 'system';
 }
@@ -71,7 +77,9 @@ function itemOf({ keyVersion, resource, context, outcome }: AuditItem): object {
 
 /** Not by assignment: a name may be `__proto__`. Sorted, so that a map has one line. */
 function masked(context: ReadonlyMap<string, string | null>): object {
-  return Object.fromEntries([...context].map(([name, mask]) => [clean(name), mask] as const).sort());
+  return Object.fromEntries(
+    [...context].map(([name, mask]) => [clean(name), mask] as const).sort(),
+  );
 }
 
 function roundedMs(milliseconds: number): number {

@@ -1,10 +1,12 @@
 /**
- * The audit log's leaves, tiles and checkpoints as rows, for the one replica that lengthens it at a time.
+ * The audit log's leaves, tiles and checkpoints as rows, for the one replica that lengthens it at a
+ * time.
  *
- * Invariants: whoever writes holds the lease's fence, which is checked under a lock of the same transaction, so a holder
- * that was overtaken writes nothing; entries become leaves, and tiles and size are brought up to them, all in one
- * transaction. What the hashes are isn't known here. Entries are taken from the inbox as they are visible: one whose
- * transaction commits later becomes a later leaf, and one that was durable before another was begun, an earlier one.
+ * Invariants: whoever writes holds the lease's fence, which is checked under a lock of the same
+ * transaction, so a holder that was overtaken writes nothing; entries become leaves, and tiles and
+ * size are brought up to them, all in one transaction. What the hashes are isn't known here.
+ * Entries are taken from the inbox as they are visible: one whose transaction commits later becomes
+ * a later leaf, and one that was durable before another was begun, an earlier one.
  */
 import type { Deadline, Store, Tx } from './store.ts';
 
@@ -41,8 +43,8 @@ export function releaseLease(store: Store, call: Deadline, fence: string): Promi
 }
 
 /**
- * Does `work` under the lease, in one transaction, and renews it. Undefined, and nothing done, when the lease is another's
- * by now. Throws as {@link Store.reconcile}.
+ * Does `work` under the lease, in one transaction, and renews it. Undefined, and nothing done, when
+ * the lease is another's by now. Throws as {@link Store.reconcile}.
  */
 export function withLease<T>(
   store: Store,
@@ -60,8 +62,8 @@ export function withLease<T>(
 }
 
 /**
- * Makes leaves of the oldest entries from `treeSize` on: of about `limit`, since groups stay whole. Returns their hashes,
- * side by side.
+ * Makes leaves of the oldest entries from `treeSize` on: of about `limit`, since groups stay whole.
+ * Returns their hashes, side by side.
  */
 export async function moveEntries(tx: Tx, treeSize: number, limit: number): Promise<Buffer> {
   await tx.query('SELECT make_audit_partition($1), make_audit_partition($2)', [
@@ -94,12 +96,20 @@ export interface TileRecord {
 }
 
 /** Says how long the log is now, and writes the tiles that are others by that. */
-export async function writeTree(tx: Tx, treeSize: number, tiles: readonly TileRecord[]): Promise<void> {
+export async function writeTree(
+  tx: Tx,
+  treeSize: number,
+  tiles: readonly TileRecord[],
+): Promise<void> {
   await tx.query(
     `INSERT INTO audit_tiles (level, tile_index, hashes)
      SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bytea[])
      ON CONFLICT (level, tile_index) DO UPDATE SET hashes = excluded.hashes`,
-    [tiles.map(({ level }) => level), tiles.map(({ index }) => index), tiles.map(({ hashes }) => hashes)],
+    [
+      tiles.map(({ level }) => level),
+      tiles.map(({ index }) => index),
+      tiles.map(({ hashes }) => hashes),
+    ],
   );
   await tx.query('UPDATE audit_state SET tree_size = $1', [treeSize]);
 }
@@ -136,7 +146,14 @@ const CHECKPOINT = `tree_size::float8 AS "treeSize", generation, root_hash AS "r
 /** Keeps a checkpoint, once, and forgets those that are over their time. */
 export async function insertCheckpoint(
   tx: Tx,
-  { treeSize, generation, rootHash, note, publicKey, signedAt }: Omit<CheckpointRecord, 'cosignatures'>,
+  {
+    treeSize,
+    generation,
+    rootHash,
+    note,
+    publicKey,
+    signedAt,
+  }: Omit<CheckpointRecord, 'cosignatures'>,
 ): Promise<void> {
   await tx.query(
     `INSERT INTO audit_checkpoints (tree_size, generation, root_hash, note, public_key, signed_at)
@@ -167,7 +184,10 @@ export async function findLastCosigned(tx: Tx): Promise<CheckpointRecord | undef
   return row;
 }
 
-/** Adds cosignature lines to the checkpoint of that text and size; the checkpoint then, or undefined if there is none. */
+/**
+ * Adds cosignature lines to the checkpoint of that text and size; the checkpoint then, or undefined
+ * if there is none.
+ */
 export async function addCosignatures(
   tx: Tx,
   { text, treeSize }: { readonly text: string; readonly treeSize: number },

@@ -1,9 +1,9 @@
 /**
- * What only the owner's role does to the audit log, by an operator's command: have it go on as another generation, and drop
- * old leaves.
+ * What only the owner's role does to the audit log, by an operator's command: have it go on as
+ * another generation, and drop old leaves.
  *
- * Invariants: hashes are never dropped, so that the proofs of the rest hold; each leaves an audit entry, in its transaction.
- * Whether it is time for either isn't known here.
+ * Invariants: hashes are never dropped, so that the proofs of the rest hold; each leaves an audit
+ * entry, in its transaction. Whether it is time for either isn't known here.
  */
 import { randomUUID } from 'node:crypto';
 import type { TenantId } from '../ids.ts';
@@ -16,7 +16,10 @@ export interface AuditOperator {
   readonly systemTenantId: TenantId;
 }
 
-/** Begins a generation; whoever lengthens the log now is overtaken. `detail` says what the log goes on in spite of. */
+/**
+ * Begins a generation; whoever lengthens the log now is overtaken. `detail` says what the log goes
+ * on in spite of.
+ */
 export function beginGeneration(
   owner: OwnerConnection,
   operator: AuditOperator,
@@ -66,7 +69,10 @@ export async function newestTimeIn(
   return new Date(row?.newest ?? Number.NaN);
 }
 
-/** Drops the partitions, which are the log's oldest. Throws what Postgres throws, after 5 s of waiting for readers. */
+/**
+ * Drops the partitions, which are the log's oldest. Throws what Postgres throws, after 5 s of
+ * waiting for readers.
+ */
 export function dropPartitions(
   owner: OwnerConnection,
   operator: AuditOperator,
@@ -74,7 +80,8 @@ export function dropPartitions(
 ): Promise<void> {
   return owner.transaction(async () => {
     await owner.query("SET LOCAL lock_timeout = '5s'");
-    for (const { table } of partitions) await owner.query(`DROP TABLE "${table.replaceAll('"', '""')}"`);
+    for (const { table } of partitions)
+      await owner.query(`DROP TABLE "${table.replaceAll('"', '""')}"`);
     const [first, last] = [partitions[0]?.firstLeafIndex, partitions.at(-1)?.end];
     await owner.query('UPDATE audit_state SET first_leaf_index = $1', [last]);
     await record(owner, operator, 'audit drop', `leaves ${first} up to ${last}`);

@@ -1,15 +1,18 @@
 /**
- * Audit entries on their way into the log: rows of the inbox, durable from then on. A row has the entries of one tenant
- * that were written at once.
+ * Audit entries on their way into the log: rows of the inbox, durable from then on. A row has the
+ * entries of one tenant that were written at once.
  *
- * Only ever added to; what takes them out again is the sequencer (`audit-log.ts`). What is worth an entry is decided
- * elsewhere.
+ * Only ever added to; what takes them out again is the sequencer (`audit-log.ts`). What is worth an
+ * entry is decided elsewhere.
  */
 import type { TenantId } from '../ids.ts';
 import { type AuditEntry, auditLine } from './audit-entry.ts';
 import type { Deadline, Store, Tx } from './store.ts';
 
-/** Whether the state change with this entry ($2) was committed: the entry waits, or is a leaf already. */
+/**
+ * Whether the state change with this entry ($2) was committed: the entry waits, or is a leaf
+ * already.
+ */
 export const WAS_ENTERED = `(EXISTS (SELECT FROM audit_inbox WHERE entry_id = $2)
   OR EXISTS (SELECT FROM audit_log WHERE entry_id = $2))`;
 
@@ -28,15 +31,19 @@ export async function insertAuditEntry(
   return row.xid;
 }
 
-/** An entry's line, and the name of the tenant who may read it; `system` may, where there is no tenant of that name. */
+/**
+ * An entry's line, and the name of the tenant who may read it; `system` may, where there is no
+ * tenant of that name.
+ */
 export interface TenantLine {
   readonly tenant: string;
   readonly line: string;
 }
 
 /**
- * Writes entries of calls that changed nothing, all or none, in the order that they have within their tenant. When it
- * throws, it isn't known whether they were written. Throws DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED.
+ * Writes entries of calls that changed nothing, all or none, in the order that they have within
+ * their tenant. When it throws, it isn't known whether they were written. Throws
+ * DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED.
  */
 export function appendEntries(
   store: Pick<Store, 'append'>,

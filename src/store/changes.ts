@@ -1,12 +1,13 @@
 /**
  * The changes that every replica must hear of, and the feed that tells it.
  *
- * A change is a row, written in the transaction of what it reports. Replicas poll: no LISTEN, so a pooler in transaction
- * mode will do. Ids are handed out in another order than transactions commit in, so a feed that remembers the last id
- * misses some. This one remembers the *horizon*, the oldest transaction that was running at its last poll: whatever
- * wasn't visible then belongs to that transaction or a later one, so the next poll reads from there. A writer that runs
- * for long only makes it read the same rows again, and those it has told of are left out. What is forgotten because of
- * a change isn't known here.
+ * A change is a row, written in the transaction of what it reports. Replicas poll: no LISTEN, so a
+ * pooler in transaction mode will do. Ids are handed out in another order than transactions commit
+ * in, so a feed that remembers the last id misses some. This one remembers the *horizon*, the
+ * oldest transaction that was running at its last poll: whatever wasn't visible then belongs to
+ * that transaction or a later one, so the next poll reads from there. A writer that runs for long
+ * only makes it read the same rows again, and those it has told of are left out. What is forgotten
+ * because of a change isn't known here.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
@@ -23,11 +24,18 @@ const FRESH_MS = 1_500;
 type Reserve = Pick<Store, 'queryReserve'>;
 
 /**
- * `destroyed`: a key, whose handles in the agents must be forgotten besides. `token`: the token's objects. `versions`: key
- * versions, in any number. `shredded`: a tenant with all its keys, whose handles must be forgotten. `access`: who may do
- * what in the tenant.
+ * `destroyed`: a key, whose handles in the agents must be forgotten besides. `token`: the token's
+ * objects. `versions`: key versions, in any number. `shredded`: a tenant with all its keys, whose
+ * handles must be forgotten. `access`: who may do what in the tenant.
  */
-export type ChangeKind = 'tenant' | 'key' | 'destroyed' | 'token' | 'versions' | 'shredded' | 'access';
+export type ChangeKind =
+  | 'tenant'
+  | 'key'
+  | 'destroyed'
+  | 'token'
+  | 'versions'
+  | 'shredded'
+  | 'access';
 
 export interface Change {
   readonly tenantId: TenantId;
@@ -49,7 +57,8 @@ export interface ChangeListener {
   /**
    * Something changed: forget what is remembered of it. May come more than once for one change.
    *
-   * What was being read while this came may be from before the change, and must not be remembered either.
+   * What was being read while this came may be from before the change, and must not be remembered
+   * either.
    */
   onChange(change: Change): void;
   /** Anything may have changed: forget everything. Comes first of all. */
@@ -77,7 +86,9 @@ export class ChangeFeed {
   readonly #listener: ChangeListener;
   readonly #stopping = new AbortController();
   #running: Promise<void> | undefined;
-  /** All transactions below are over, and their changes told of; undefined before the first poll. */
+  /**
+   * All transactions below are over, and their changes told of; undefined before the first poll.
+   */
   #horizon: bigint | undefined;
   /** The changes at or above the horizon that have been told of. */
   #told = new Set<string>();
@@ -99,7 +110,10 @@ export class ChangeFeed {
     await this.#running;
   }
 
-  /** Whether every change that was committed 1.5 s ago has been told of; else nothing may be answered from memory. */
+  /**
+   * Whether every change that was committed 1.5 s ago has been told of; else nothing may be
+   * answered from memory.
+   */
   isFresh(): boolean {
     return monotonicNow() - this.#lastGoodBegan < FRESH_MS;
   }
@@ -116,14 +130,18 @@ export class ChangeFeed {
 
   async #poll(began: number): Promise<void> {
     const call = { deadline: began + POLL_TIMEOUT_MS };
-    const rows = await this.#store.queryReserve<PollRow>(call, POLL, [this.#horizon?.toString() ?? null]);
+    const rows = await this.#store.queryReserve<PollRow>(call, POLL, [
+      this.#horizon?.toString() ?? null,
+    ]);
     const [first] = rows;
     if (first === undefined) throw new Error('a poll for changes returned no row');
     const horizon = BigInt(first.horizon);
     const changes = rows.filter((row) => row.change_id !== null);
     // A horizon that went back: another database, or an older copy of this one.
     const isSequel =
-      this.#horizon !== undefined && horizon >= this.#horizon && began - this.#lastGoodBegan < FRESH_MS;
+      this.#horizon !== undefined &&
+      horizon >= this.#horizon &&
+      began - this.#lastGoodBegan < FRESH_MS;
     if (isSequel) this.#tell(changes);
     else this.#listener.onReset();
     this.#told = new Set(changes.map((row) => String(row.change_id)));

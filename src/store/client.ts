@@ -1,8 +1,10 @@
 /**
- * pg's client, for which whatever a database sends that is not its protocol is a failure of that connection.
+ * pg's client, for which whatever a database sends that is not its protocol is a failure of that
+ * connection.
  *
- * pg parses in a listener, where nobody catches what its parser throws: a broken pooler, or another server at the
- * database's address, ended the process (measured). Reaches into pg for this one thing, and does not start without it.
+ * pg parses in a listener, where nobody catches what its parser throws: a broken pooler, or another
+ * server at the database's address, ended the process (measured). Reaches into pg for this one
+ * thing, and does not start without it.
  */
 import pg from 'pg';
 

@@ -1,8 +1,8 @@
 /**
  * Conditions on lists: what a caller's filter asks for, as SQL.
  *
- * Only columns that a list names can be asked about, and every value is a parameter. Doesn't know how filters are
- * written.
+ * Only columns that a list names can be asked about, and every value is a parameter. Doesn't know
+ * how filters are written.
  */
 
 /** One term of a filter; all of them must hold. */
@@ -15,10 +15,16 @@ export interface Condition {
   readonly value: string;
 }
 
-/** The SQL for each field that a list can be asked about; `member` stands for the parameter that names the member. */
+/**
+ * The SQL for each field that a list can be asked about; `member` stands for the parameter that
+ * names the member.
+ */
 export type FilterColumns = Readonly<Record<string, (member: string) => string>>;
 
-/** The conditions as ` AND …`, their values added to `values`. A field without a column is a fault of ours. */
+/**
+ * The conditions as ` AND …`, their values added to `values`. A field without a column is a fault
+ * of ours.
+ */
 export function whereClause(
   conditions: readonly Condition[],
   columns: FilterColumns,

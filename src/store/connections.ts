@@ -1,9 +1,10 @@
 /**
  * Connections to Postgres, lent one at a time.
  *
- * Owns how long a call waits for one, that no statement outlives its call's deadline, and that a connection whose state
- * is in doubt is never lent again. Keeps no state on a connection between two loans and uses no named statements, so
- * that a pooler in transaction mode may stand in between. Doesn't know what the statements are.
+ * Owns how long a call waits for one, that no statement outlives its call's deadline, and that a
+ * connection whose state is in doubt is never lent again. Keeps no state on a connection between
+ * two loans and uses no named statements, so that a pooler in transaction mode may stand in
+ * between. Doesn't know what the statements are.
  */
 import pg from 'pg';
 import { millisecondsLeft } from '../call.ts';
@@ -45,15 +46,16 @@ export class Connections {
     });
     // Without a listener the process dies with the first backend that is terminated while idle.
     this.#pool.on('error', onError);
-    // For life: the pool takes its own listener off before it lends one, and what ends a connection may come in one piece
-    // with what opened it, before anybody who waits for it has a turn.
+    // For life: the pool takes its own listener off before it lends one, and what ends a connection
+    // may come in one piece with what opened it, before anybody who waits for it has a turn.
     this.#pool.on('connect', (client) => client.on('error', () => this.#broken.add(client)));
   }
 
   /**
    * Lends a connection; whoever takes it must `release()` it.
    *
-   * @throws KeywardError DATABASE_POOL_EXHAUSTED after {@link ACQUIRE_MS}, DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED.
+   * @throws KeywardError DATABASE_POOL_EXHAUSTED after {@link ACQUIRE_MS}, DATABASE_UNAVAILABLE,
+   * DEADLINE_EXCEEDED.
    */
   async acquire(deadline: number): Promise<Connection> {
     await this.#takePlace(deadline);
@@ -82,8 +84,8 @@ export class Connections {
     return this.#closing;
   }
 
-  // The pool's own queue counts waiting for a free connection and making a new one against one limit, and the two
-  // need different ones; behind this door it never has to queue.
+  // The pool's own queue counts waiting for a free connection and making a new one against one
+  // limit, and the two need different ones; behind this door it never has to queue.
   async #takePlace(deadline: number): Promise<void> {
     if (this.#taken < this.#size) {
       this.#taken++;
@@ -141,7 +143,8 @@ export class Connection {
   }
 
   /**
-   * Runs one statement; or several in one string, when there are no values and the results don't matter.
+   * Runs one statement; or several in one string, when there are no values and the results don't
+   * matter.
    *
    * @throws KeywardError as failure.ts says, or whatever else Postgres or pg threw.
    */
@@ -152,7 +155,11 @@ export class Connection {
   ): Promise<pg.QueryResult<Row>> {
     const left = millisecondsLeft(deadline);
     if (left === 0) throw new KeywardError('DEADLINE_EXCEEDED');
-    const query = { text, values: [...values], query_timeout: Math.min(Math.ceil(left), LONGEST_TIMER_MS) };
+    const query = {
+      text,
+      values: [...values],
+      query_timeout: Math.min(Math.ceil(left), LONGEST_TIMER_MS),
+    };
     try {
       return await this.#client.query<Row>(query satisfies TimedQuery);
     } catch (error) {
@@ -162,7 +169,10 @@ export class Connection {
     }
   }
 
-  /** Undoes the transaction; never throws, as nothing more than dropping the connection could be done about it. */
+  /**
+   * Undoes the transaction; never throws, as nothing more than dropping the connection could be
+   * done about it.
+   */
   async rollback(): Promise<void> {
     if (this.lost || this.#doubtful) return;
     const query = { text: 'ROLLBACK', query_timeout: ROLLBACK_MS };
@@ -181,8 +191,15 @@ export class Connection {
 /** pg reads `query_timeout` from a statement, its types don't say so. */
 type TimedQuery = pg.QueryConfig & { readonly query_timeout: number };
 
-/** What `promise` brings, or DEADLINE_EXCEEDED at the deadline; `onLate` gets what it brings after that. */
-async function orDeadline<T>(promise: Promise<T>, deadline: number, onLate: (value: T) => void): Promise<T> {
+/**
+ * What `promise` brings, or DEADLINE_EXCEEDED at the deadline; `onLate` gets what it brings after
+ * that.
+ */
+async function orDeadline<T>(
+  promise: Promise<T>,
+  deadline: number,
+  onLate: (value: T) => void,
+): Promise<T> {
   const expired = Promise.withResolvers<never>();
   let late = false;
   const timer = setTimeout(

@@ -1,9 +1,9 @@
 /**
  * Stored data keys, as rows: what callers make, read and delete.
  *
- * Invariant: a row is inserted only while the version that it is wrapped under is its key's primary, so that a rotation
- * finds every row that it leaves behind. How they are brought under new versions is in `rewrap-ranges.ts`. Ciphertexts are neither made
- * nor opened here.
+ * Invariant: a row is inserted only while the version that it is wrapped under is its key's
+ * primary, so that a rotation finds every row that it leaves behind. How they are brought under new
+ * versions is in `rewrap-ranges.ts`. Ciphertexts are neither made nor opened here.
  */
 import type { DataKeyId, KeyId, TenantId } from '../ids.ts';
 import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
@@ -51,8 +51,9 @@ function fromRow(row: Row): DataKeyRecord {
 }
 
 /**
- * Adds a data key that is wrapped under `version`. Undefined when that isn't the key's primary any more; `taken` when the
- * key has a data key of that name. Throws QUOTA_EXCEEDED when the tenant has as many as the limit.
+ * Adds a data key that is wrapped under `version`. Undefined when that isn't the key's primary any
+ * more; `taken` when the key has a data key of that name. Throws QUOTA_EXCEEDED when the tenant has
+ * as many as the limit.
  */
 export async function insertDataKey(
   tx: Tx,
@@ -99,7 +100,11 @@ export async function listDataKeys(
   tx: Tx,
   tenantId: TenantId,
   keyId: KeyId,
-  page: { readonly after?: string; readonly limit: number; readonly conditions?: readonly Condition[] },
+  page: {
+    readonly after?: string;
+    readonly limit: number;
+    readonly conditions?: readonly Condition[];
+  },
 ): Promise<DataKeyRecord[]> {
   const values: unknown[] = [tenantId, keyId, page.after ?? '', page.limit];
   const where = whereClause(page.conditions ?? [], FILTER, values);
@@ -125,7 +130,10 @@ export async function deleteDataKey(
   return deleted.length > 0;
 }
 
-/** How many data keys a key has, or how many under one of its versions. Reads all of them: 1 s for 2,000,000 or so. */
+/**
+ * How many data keys a key has, or how many under one of its versions. Reads all of them: 1 s for
+ * 2,000,000 or so.
+ */
 export async function countDataKeys(
   tx: Tx,
   tenantId: TenantId,
@@ -140,7 +148,10 @@ export async function countDataKeys(
   return row?.count ?? 0;
 }
 
-/** Deletes all data keys of a key that is being destroyed, with the reconciler's rights; returns how many. */
+/**
+ * Deletes all data keys of a key that is being destroyed, with the reconciler's rights; returns how
+ * many.
+ */
 export async function deleteAllDataKeys(tx: Tx, tenantId: TenantId, keyId: KeyId): Promise<number> {
   const [row] = await tx.query<{ count: number }>(
     `WITH deleted AS (DELETE FROM data_keys WHERE tenant_id = $1 AND key_id = $2 RETURNING 1)

@@ -1,8 +1,9 @@
 /**
- * What the database knows of its environment: its UUID, the mode that it is for, the token's profile and its objects.
+ * What the database knows of its environment: its UUID, the mode that it is for, the token's
+ * profile and its objects.
  *
- * UUID, mode and profile are written by the owner's role alone, once; the service only reads them. What a profile says is the
- * HSM side's matter; what becomes of token objects, `token-objects.ts`'.
+ * UUID, mode and profile are written by the owner's role alone, once; the service only reads them.
+ * What a profile says is the HSM side's matter; what becomes of token objects, `token-objects.ts`'.
  */
 import { isDeepStrictEqual } from 'node:util';
 import { monotonicNow } from '../call.ts';
@@ -26,7 +27,9 @@ export interface EnvironmentRecord {
   readonly environmentId: EnvironmentId;
   /** The reserved tenant `system`. */
   readonly systemTenantId: TenantId;
-  /** As `token init` recorded it; null before, and where it was not recorded yet when that was run. */
+  /**
+   * As `token init` recorded it; null before, and where it was not recorded yet when that was run.
+   */
   readonly mode: Mode | null;
   /** As `token init` recorded it; null before. */
   readonly tokenProfile: unknown;
@@ -49,7 +52,8 @@ interface EnvironmentRow {
 
 async function read(query: Query, lock = ''): Promise<EnvironmentRecord> {
   const [row] = await query<EnvironmentRow>(SELECT_ENVIRONMENT + lock);
-  if (row === undefined) throw new Error('The database has lost its environment or the tenant system.');
+  if (row === undefined)
+    throw new Error('The database has lost its environment or the tenant system.');
   const tokens = await selectTokens(query);
   const currentToken = tokens.find(({ state }) => state === 'CURRENT');
   if (currentToken === undefined) throw new Error('The database has lost its current token.');
@@ -65,7 +69,10 @@ async function read(query: Query, lock = ''): Promise<EnvironmentRecord> {
   };
 }
 
-/** Throws DATABASE_UNAVAILABLE when Postgres doesn't answer until the call's deadline, or within 5 s. */
+/**
+ * Throws DATABASE_UNAVAILABLE when Postgres doesn't answer until the call's deadline, or within 5
+ * s.
+ */
 export function readEnvironment(
   store: Store,
   call: Deadline = { deadline: monotonicNow() + READ_MS },
@@ -73,14 +80,17 @@ export function readEnvironment(
   return read((text, values) => store.query(call, text, values));
 }
 
-/** As {@link readEnvironment}, for `token init`, which needs the environment's UUID before anything can serve. */
+/**
+ * As {@link readEnvironment}, for `token init`, which needs the environment's UUID before anything
+ * can serve.
+ */
 export function readEnvironmentAsOwner(owner: OwnerConnection): Promise<EnvironmentRecord> {
   return read((text, values) => owner.query(text, values));
 }
 
 /**
- * The mode that the environment is for; null where none is recorded, or the schema is too old to have one, or there is none.
- * For `migrate`, which comes before everything else.
+ * The mode that the environment is for; null where none is recorded, or the schema is too old to
+ * have one, or there is none. For `migrate`, which comes before everything else.
  */
 export async function readModeAsOwner(owner: OwnerConnection): Promise<Mode | null> {
   const [column] = await owner.query(
@@ -92,10 +102,14 @@ export async function readModeAsOwner(owner: OwnerConnection): Promise<Mode | nu
 }
 
 /**
- * Throws an Error, in words for the operator, when the environment is for another mode than this process is run in. One
- * without a record counts as `otherwise`.
+ * Throws an Error, in words for the operator, when the environment is for another mode than this
+ * process is run in. One without a record counts as `otherwise`.
  */
-export function requireMode(recorded: Mode | null, configured: Mode, otherwise: Mode = 'production'): void {
+export function requireMode(
+  recorded: Mode | null,
+  configured: Mode,
+  otherwise: Mode = 'production',
+): void {
   if ((recorded ?? otherwise) === configured) return;
   const isFor =
     recorded === null
@@ -113,7 +127,8 @@ export function requireMode(recorded: Mode | null, configured: Mode, otherwise: 
 /**
  * Records what `token init` made, and in which mode. Recording the same again changes nothing.
  *
- * @throws Error, in words for the operator, when another mode, another profile or other objects are recorded already.
+ * @throws Error, in words for the operator, when another mode, another profile or other objects are
+ * recorded already.
  */
 export function recordToken(
   owner: OwnerConnection,
@@ -134,14 +149,19 @@ export function recordToken(
       await write(owner, recorded.systemTenantId, mode, token);
       return 'recorded';
     }
-    const name = (object: { role: string; objectId: string }) => `${object.role} ${object.objectId}`;
-    if (!isDeepStrictEqual(recorded.tokenObjects.map(name).sort(), token.objects.map(name).sort())) {
+    const name = (object: { role: string; objectId: string }) =>
+      `${object.role} ${object.objectId}`;
+    if (
+      !isDeepStrictEqual(recorded.tokenObjects.map(name).sort(), token.objects.map(name).sort())
+    ) {
       throw new Error(
         'The database names other token objects than this token has: they belong to two environments.',
       );
     }
     if (!isDeepStrictEqual(recorded.tokenProfile, JSON.parse(JSON.stringify(token.profile)))) {
-      throw new Error('The database holds another token profile than this token was found to have.');
+      throw new Error(
+        'The database holds another token profile than this token was found to have.',
+      );
     }
     await owner.query('UPDATE environment SET mode = $1 WHERE mode IS NULL', [mode]);
     await describe(owner, token);
@@ -169,7 +189,10 @@ async function write(
   }
 }
 
-async function describe(owner: OwnerConnection, token: Parameters<typeof recordToken>[2]): Promise<void> {
+async function describe(
+  owner: OwnerConnection,
+  token: Parameters<typeof recordToken>[2],
+): Promise<void> {
   await owner.query(
     `UPDATE tokens SET label = coalesce($1, label), serial_number = coalesce($2, serial_number), profile = $3
      WHERE state = 'CURRENT'`,

@@ -1,13 +1,18 @@
 /**
- * What a failure of Postgres means to a caller: the one place that reads SQLSTATEs and pg's messages.
+ * What a failure of Postgres means to a caller: the one place that reads SQLSTATEs and pg's
+ * messages.
  *
- * Everything that isn't named here is a fault of ours and stays what it was, so that it becomes INTERNAL. Knows nothing
- * of what the statement was for; names that are taken are found by `ON CONFLICT`, not by catching errors.
+ * Everything that isn't named here is a fault of ours and stays what it was, so that it becomes
+ * INTERNAL. Knows nothing of what the statement was for; names that are taken are found by
+ * `ON CONFLICT`, not by catching errors.
  */
 import pg from 'pg';
 import { KeywardError, type Reason } from '../errors.ts';
 
-/** Whole classes of SQLSTATE (appendix A of the PostgreSQL manual) after which the same statement can succeed later. */
+/**
+ * Whole classes of SQLSTATE (appendix A of the PostgreSQL manual) after which the same statement
+ * can succeed later.
+ */
 const UNAVAILABLE_CLASSES = ['08', '28', '53', '58'];
 
 const REASON_OF_STATE: Readonly<Record<string, Reason>> = {
@@ -26,7 +31,10 @@ const REASON_OF_STATE: Readonly<Record<string, Reason>> = {
 /** pg's own words when `query_timeout` has passed; it has no code for it. */
 const QUERY_TIMED_OUT = 'Query read timeout';
 
-/** A failure of a statement as a KeywardError, or `error` itself when it is no known failure of the database. */
+/**
+ * A failure of a statement as a KeywardError, or `error` itself when it is no known failure of the
+ * database.
+ */
 export function fromDatabase(error: unknown, connectionLost: boolean): unknown {
   if (error instanceof KeywardError) return error;
   const reason = reasonOf(error, connectionLost);
@@ -48,7 +56,10 @@ export function endsConnection(error: pg.DatabaseError): boolean {
   return error.severity === 'FATAL' || error.severity === 'PANIC';
 }
 
-/** Whether the server undid the whole transaction only because of another one, so that it may be tried again. */
+/**
+ * Whether the server undid the whole transaction only because of another one, so that it may be
+ * tried again.
+ */
 export function mayRunAgain(error: unknown): boolean {
   const cause = error instanceof KeywardError ? error.cause : undefined;
   return cause instanceof pg.DatabaseError && (cause.code === '40001' || cause.code === '40P01');

@@ -1,5 +1,6 @@
 /**
- * Deletes what is kept for a time only: changes for an hour, request ids for a day, replicas that have fallen silent. Any replica may, and all do.
+ * Deletes what is kept for a time only: changes for an hour, request ids for a day, replicas that
+ * have fallen silent. Any replica may, and all do.
  *
  * Nothing depends on its being on time. By the database's clock. Knows no caller.
  */
@@ -12,8 +13,8 @@ const PERIOD_MS = 10 * 60_000;
 const TIMEOUT_MS = 10_000;
 
 /**
- * Deletes what is over its time. After an hour every replica has heard of a change, or has been without changes for so
- * long that it forgets everything anyway.
+ * Deletes what is over its time. After an hour every replica has heard of a change, or has been
+ * without changes for so long that it forgets everything anyway.
  */
 export async function keepHouse(store: Store): Promise<void> {
   const call = { deadline: monotonicNow() + TIMEOUT_MS };
@@ -23,7 +24,9 @@ export async function keepHouse(store: Store): Promise<void> {
   await removeReplicas(store, call);
 }
 
-/** Does so every ten minutes, at times of this replica's own, until the returned function is called. */
+/**
+ * Does so every ten minutes, at times of this replica's own, until the returned function is called.
+ */
 export function startHousekeeping(store: Store, onError: (error: unknown) => void): () => void {
   let timer: NodeJS.Timeout;
   const schedule = (delay: number) => {

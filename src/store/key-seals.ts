@@ -1,10 +1,12 @@
 /**
- * The seals of keys' states: the one door through which states change, and what finds seals under replaced seal keys.
+ * The seals of keys' states: the one door through which states change, and what finds seals under
+ * replaced seal keys.
  *
- * Invariants: how a key stands is changed while its row is locked, after the seal of how it stood was verified, and is sealed
- * anew before the transaction ends, by the seal key that is current and stays so until then; or nothing is changed. A seal is
- * replaced by another of the same state only while the row still has the one that was verified. Who verifies and seals is
- * given: this knows no HSM.
+ * Invariants: how a key stands is changed while its row is locked, after the seal of how it stood
+ * was verified, and is sealed anew before the transaction ends, by the seal key that is current and
+ * stays so until then; or nothing is changed. A seal is replaced by another of the same state only
+ * while the row still has the one that was verified. Who verifies and seals is given: this knows no
+ * HSM.
  */
 import { randomUUID } from 'node:crypto';
 import { KeywardError } from '../errors.ts';
@@ -23,7 +25,10 @@ import { lockedInOrder } from './row-locks.ts';
 import type { Tx } from './store.ts';
 import { holdSealKeys, type Query } from './token-objects.ts';
 
-/** Verifies and seals for one change. Each throws HSM_UNAVAILABLE and the like when it can't be done. */
+/**
+ * Verifies and seals for one change. Each throws HSM_UNAVAILABLE and the like when it can't be
+ * done.
+ */
 export interface StateSealer {
   /** Throws KEY_STATE_CORRUPT unless it is what its seal is of. */
   verify(state: KeyStateRecord): Promise<void>;
@@ -31,7 +36,8 @@ export interface StateSealer {
 }
 
 /**
- * Locks a key, and changes how it stands. Throws RESOURCE_NOT_FOUND, TOKEN_KEY_NOT_READY, and what `sealer` and `apply` throw.
+ * Locks a key, and changes how it stands. Throws RESOURCE_NOT_FOUND, TOKEN_KEY_NOT_READY, and what
+ * `sealer` and `apply` throw.
  */
 export async function changeStates<T>(
   tx: Tx,
@@ -42,7 +48,8 @@ export async function changeStates<T>(
   const locked = await lockKey(tx, tenantId, keyId);
   if (locked === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
   await sealer.verify(locked.key.sealed);
-  // Before anything of a job is locked: whoever makes another seal key current does it in that order.
+  // Before anything of a job is locked: whoever makes another seal key current does it in that
+  // order.
   const sealKeyId = await holdCurrentSealKey(tx);
   const changed = await apply({ ...tx, changes: keyId }, locked);
   const state = await findKeyState(tx, tenantId, keyId);
@@ -64,7 +71,8 @@ async function holdCurrentSealKey(tx: Tx): Promise<SealKeyId> {
     );
     return row;
   };
-  // After waiting for whoever replaces it, Postgres finds the old one, which isn't current any more, and not the new one.
+  // After waiting for whoever replaces it, Postgres finds the old one, which isn't current any
+  // more, and not the new one.
   const row = (await hold()) ?? (await hold());
   if (row === undefined) throw new KeywardError('TOKEN_KEY_NOT_READY');
   return row.id;
@@ -113,7 +121,11 @@ export async function readStaleStates(
      ORDER BY k.tenant_id, k.key_id LIMIT $4`,
     [former, after.tenantId, after.keyId, size],
   );
-  return rows.map((row) => ({ state: fromStateRow(row), tenant: row.tenant, sealKeyId: row.to_seal }));
+  return rows.map((row) => ({
+    state: fromStateRow(row),
+    tenant: row.tenant,
+    sealKeyId: row.to_seal,
+  }));
 }
 
 /** A state that was verified, and its seal by another seal key. */
@@ -124,7 +136,8 @@ export interface ResealedState {
 }
 
 /** Whether `keys k` has the seal that `b` is to replace. */
-const IS_AS_BEFORE = 'k.tenant_id = b.tenant_id AND k.key_id = b.key_id AND k.state_seal = b.before';
+const IS_AS_BEFORE =
+  'k.tenant_id = b.tenant_id AND k.key_id = b.key_id AND k.state_seal = b.before';
 const RESEALED = lockedInOrder({
   batch: `unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::uuid[], $5::bytea[])
     AS b (tenant_id, key_id, before, seal_key_id, seal)`,
@@ -134,9 +147,10 @@ const RESEALED = lockedInOrder({
 });
 
 /**
- * Writes seals in the place of those that were verified, where the rows still have them. In a transaction, with the rights of
- * the reconciler or the owner. Writes nothing and returns false when the seal key isn't current any more, or maintenance is
- * paused: whoever writes for an operator goes on all the same.
+ * Writes seals in the place of those that were verified, where the rows still have them. In a
+ * transaction, with the rights of the reconciler or the owner. Writes nothing and returns false
+ * when the seal key isn't current any more, or maintenance is paused: whoever writes for an
+ * operator goes on all the same.
  */
 export async function writeSeals(
   query: Query,
@@ -159,7 +173,10 @@ export async function writeSeals(
   return true;
 }
 
-/** The next at most `size` keys that aren't sealed, behind a place; those of shredded tenants aside. By the owner. */
+/**
+ * The next at most `size` keys that aren't sealed, behind a place; those of shredded tenants aside.
+ * By the owner.
+ */
 export async function readUnsealed(
   query: Query,
   after: KeyPlace,
@@ -188,7 +205,10 @@ export interface Operator {
   readonly method: string;
 }
 
-/** Writes the first seals of keys that this transaction has locked, each with its audit entry. By the owner. */
+/**
+ * Writes the first seals of keys that this transaction has locked, each with its audit entry. By
+ * the owner.
+ */
 export async function writeFirstSeals(
   query: Query,
   { caller, method }: Operator,
@@ -210,5 +230,10 @@ export async function writeFirstSeals(
   );
   const call = { id: randomUUID(), caller, method };
   for (const { tenant_id: tenantId, resource } of sealed)
-    await insertAuditEntry({ query }, tenantId, { entryId: randomUUID(), call, resource, outcome: 'OK' });
+    await insertAuditEntry({ query }, tenantId, {
+      entryId: randomUUID(),
+      call,
+      resource,
+      outcome: 'OK',
+    });
 }

@@ -1,9 +1,10 @@
 /**
- * How a key stands, as its row and those of its versions say, with the seal of that: read, and written.
+ * How a key stands, as its row and those of its versions say, with the seal of that: read, and
+ * written.
  *
- * Invariant: what changes how a key stands is done in a {@link StateTx}, which `key-seals.ts` alone gives: there the seal of
- * what was is verified before, and what is, sealed after. Nothing that is read here has been verified. What a seal is computed
- * over isn't known here.
+ * Invariant: what changes how a key stands is done in a {@link StateTx}, which `key-seals.ts` alone
+ * gives: there the seal of what was is verified before, and what is, sealed after. Nothing that is
+ * read here has been verified. What a seal is computed over isn't known here.
  */
 import type { KeyId, SealKeyId, TenantId } from '../ids.ts';
 import type { LifecycleState } from './key-versions.ts';
@@ -16,7 +17,9 @@ export type StateTx = Tx & { readonly changes: KeyId };
 export interface VersionStateRecord {
   readonly version: number;
   readonly state: LifecycleState;
-  /** In microseconds since 1970, as Postgres has it; {@link NO_TIME} for one that is no such number. */
+  /**
+   * In microseconds since 1970, as Postgres has it; {@link NO_TIME} for one that is no such number.
+   */
   readonly destroyAt: bigint | null;
 }
 
@@ -46,8 +49,9 @@ const microseconds = (time: string) =>
     WHEN ${time} IS NOT NULL THEN 'infinite' END`;
 
 /**
- * The columns, of `keys k`, together with `tenant_id`, `key_id`, `name`, `key_state` and `key_revision`. The versions are one
- * text: of 5,000 it takes 4 ms, as rows or arrays several times that.
+ * The columns, of `keys k`, together with `tenant_id`, `key_id`, `name`, `key_state` and
+ * `key_revision`. The versions are one text: of 5,000 it takes 4 ms, as rows or arrays several
+ * times that.
  */
 export const STATE_COLUMNS = `k.primary_version, k.state_seal_key_id, k.state_seal,
     ${microseconds('k.destroy_at')} AS destroy_microseconds,

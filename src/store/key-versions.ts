@@ -1,8 +1,9 @@
 /**
  * Key versions, as rows.
  *
- * Every function wants a transaction that is bound to the tenant, and names the tenant besides: row-level security is
- * the second line, not the first. Row seals are neither made nor verified here.
+ * Every function wants a transaction that is bound to the tenant, and names the tenant besides:
+ * row-level security is the second line, not the first. Row seals are neither made nor verified
+ * here.
  */
 import type { KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
 import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
@@ -40,7 +41,10 @@ export interface KeyVersionRecord {
 }
 
 /** What is written of a new version; the database adds the rest. */
-export type NewKeyVersion = Omit<KeyVersionRecord, 'createdAt' | 'revision' | 'destroyAt' | 'destroyedAt'>;
+export type NewKeyVersion = Omit<
+  KeyVersionRecord,
+  'createdAt' | 'revision' | 'destroyAt' | 'destroyedAt'
+>;
 
 /** A row that {@link VERSION_COLUMNS} select. */
 export interface VersionRow {
@@ -85,7 +89,10 @@ export function fromVersionRow(row: VersionRow): KeyVersionRecord {
   };
 }
 
-/** Adds a version, of {@link versionValues}; part of the statements that make a key or a new primary. */
+/**
+ * Adds a version, of {@link versionValues}; part of the statements that make a key or a new
+ * primary.
+ */
 export const INSERT_VERSION = `INSERT INTO key_versions
     (tenant_id, key_id, version, state, algorithm, root_key_id, wrap, wrapped, check_value, seal_key_id, seal)
   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`;
@@ -107,7 +114,11 @@ export function versionValues(version: NewKeyVersion): unknown[] {
 }
 
 /** The number of the key's newest version; 0 when there is none. */
-export async function findHighestVersion(tx: Tx, tenantId: TenantId, keyId: KeyId): Promise<number> {
+export async function findHighestVersion(
+  tx: Tx,
+  tenantId: TenantId,
+  keyId: KeyId,
+): Promise<number> {
   const [row] = await tx.query<{ highest: number }>(
     'SELECT coalesce(max(version), 0) AS highest FROM key_versions WHERE tenant_id = $1 AND key_id = $2',
     [tenantId, keyId],
@@ -125,7 +136,10 @@ export async function countKept(tx: Tx, tenantId: TenantId, keyId: KeyId): Promi
   return row?.count ?? 0;
 }
 
-/** Changes the state of a version whose key this transaction has locked, and `destroyAt` where it is given. */
+/**
+ * Changes the state of a version whose key this transaction has locked, and `destroyAt` where it is
+ * given.
+ */
 export async function setVersionState(
   tx: StateTx,
   { tenantId, keyId, version }: Pick<KeyVersionRecord, 'tenantId' | 'keyId' | 'version'>,
@@ -162,8 +176,8 @@ export async function findVersion(
 }
 
 /**
- * Erases what of destroyed versions was copied for another token; after the rows themselves, so that a copy that was made
- * meanwhile is seen. With the reconciler's rights.
+ * Erases what of destroyed versions was copied for another token; after the rows themselves, so
+ * that a copy that was made meanwhile is seen. With the reconciler's rights.
  */
 export async function eraseCopies(
   tx: Tx,
@@ -184,7 +198,11 @@ export async function listVersions(
   tx: Tx,
   tenantId: TenantId,
   keyId: KeyId,
-  page: { readonly before?: number; readonly limit: number; readonly conditions?: readonly Condition[] },
+  page: {
+    readonly before?: number;
+    readonly limit: number;
+    readonly conditions?: readonly Condition[];
+  },
 ): Promise<KeyVersionRecord[]> {
   const values: unknown[] = [tenantId, keyId, page.before, page.limit];
   const where = whereClause(page.conditions ?? [], VERSION_FILTER, values);

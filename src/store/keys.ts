@@ -1,8 +1,8 @@
 /**
  * Keys, as rows; what their versions are is in `key-versions.ts`.
  *
- * Every function wants a transaction that is bound to the tenant, and names the tenant besides: row-level security is
- * the second line, not the first.
+ * Every function wants a transaction that is bound to the tenant, and names the tenant besides:
+ * row-level security is the second line, not the first.
  */
 import { KeywardError } from '../errors.ts';
 import type { KeyId, TenantId } from '../ids.ts';
@@ -63,8 +63,8 @@ export interface KeyRecord extends KeySettings {
 }
 
 /**
- * What of a key is to be changed; what is absent stays. A period without `nextRotationAt` sets that one period ahead, and
- * null unsets both.
+ * What of a key is to be changed; what is absent stays. A period without `nextRotationAt` sets that
+ * one period ahead, and null unsets both.
  */
 export type KeyChanges = Partial<KeySettings & Pick<KeyRecord, 'state' | 'destroyAt'>>;
 
@@ -109,7 +109,8 @@ function fromKeyRow(row: KeyRow): KeyRecord {
 }
 
 /** One rotation period from now, as SQL; null without a period. */
-const AFTER_PERIOD = (period: string) => `clock_timestamp() + make_interval(secs => ${period}::bigint)`;
+const AFTER_PERIOD = (period: string) =>
+  `clock_timestamp() + make_interval(secs => ${period}::bigint)`;
 
 /** A key that is to be made. */
 export interface NewKey {
@@ -123,7 +124,12 @@ export interface NewKey {
 /** How a new key stands. */
 export function newKeyState(
   name: string,
-  { tenantId, keyId, version, state }: Pick<NewKeyVersion, 'tenantId' | 'keyId' | 'version' | 'state'>,
+  {
+    tenantId,
+    keyId,
+    version,
+    state,
+  }: Pick<NewKeyVersion, 'tenantId' | 'keyId' | 'version' | 'state'>,
 ): Omit<KeyStateRecord, 'sealKeyId' | 'seal'> {
   const versions = [{ version, state, destroyAt: null }];
   const key = { tenantId, keyId, name, revision: 1n, state: 'ENABLED', destroyAt: null } as const;
@@ -131,10 +137,14 @@ export function newKeyState(
 }
 
 /**
- * Adds a key with its first version as the primary. Throws RESOURCE_EXISTS for a name that is taken, TOKEN_KEY_NOT_READY,
- * and QUOTA_EXCEEDED when the tenant has as many as the limit.
+ * Adds a key with its first version as the primary. Throws RESOURCE_EXISTS for a name that is
+ * taken, TOKEN_KEY_NOT_READY, and QUOTA_EXCEEDED when the tenant has as many as the limit.
  */
-export async function insertKey(tx: Tx, key: NewKey, limit = Number.POSITIVE_INFINITY): Promise<KeyRecord> {
+export async function insertKey(
+  tx: Tx,
+  key: NewKey,
+  limit = Number.POSITIVE_INFINITY,
+): Promise<KeyRecord> {
   const { tenantId, keyId, version } = key.version;
   const { settings } = key;
   await requireCurrentKeys(tx, key.version);
@@ -172,7 +182,11 @@ async function expectKey(tx: Tx, tenantId: TenantId, keyId: KeyId): Promise<KeyR
   return key;
 }
 
-export async function findKeyId(tx: Tx, tenantId: TenantId, name: string): Promise<KeyId | undefined> {
+export async function findKeyId(
+  tx: Tx,
+  tenantId: TenantId,
+  name: string,
+): Promise<KeyId | undefined> {
   const [row] = await tx.query<{ key_id: KeyId }>(
     'SELECT key_id FROM keys WHERE tenant_id = $1 AND name = $2',
     [tenantId, name],
@@ -180,7 +194,11 @@ export async function findKeyId(tx: Tx, tenantId: TenantId, name: string): Promi
   return row?.key_id;
 }
 
-export async function findKey(tx: Tx, tenantId: TenantId, keyId: KeyId): Promise<KeyRecord | undefined> {
+export async function findKey(
+  tx: Tx,
+  tenantId: TenantId,
+  keyId: KeyId,
+): Promise<KeyRecord | undefined> {
   const [row] = await tx.query<KeyRow>(`${SELECT_KEYS} WHERE k.tenant_id = $1 AND k.key_id = $2`, [
     tenantId,
     keyId,
@@ -197,7 +215,11 @@ const KEY_FILTER: FilterColumns = {
 export async function listKeys(
   tx: Tx,
   tenantId: TenantId,
-  page: { readonly after?: string; readonly limit: number; readonly conditions?: readonly Condition[] },
+  page: {
+    readonly after?: string;
+    readonly limit: number;
+    readonly conditions?: readonly Condition[];
+  },
 ): Promise<KeyRecord[]> {
   const values: unknown[] = [tenantId, page.after ?? '', page.limit];
   const where = whereClause(page.conditions ?? [], KEY_FILTER, values);
@@ -209,9 +231,10 @@ export async function listKeys(
 }
 
 /**
- * A place in the queue for the key $2, as a table of one row, before its row is locked: alone, or together with others.
- * Row locks know no queue: whoever shares one is let in past whoever waits to have it alone, and a stream of new data keys
- * kept rotating and disabling out for as long as it lasted (measured: over 4 s under 30 at once).
+ * A place in the queue for the key $2, as a table of one row, before its row is locked: alone, or
+ * together with others. Row locks know no queue: whoever shares one is let in past whoever waits to
+ * have it alone, and a stream of new data keys kept rotating and disabling out for as long as it
+ * lasted (measured: over 4 s under 30 at once).
  */
 export const TURN = {
   alone: '(SELECT pg_advisory_xact_lock(hashtextextended($2::uuid::text, 0))) AS turn',
@@ -225,12 +248,16 @@ export interface LockedKey {
 }
 
 /**
- * Keeps everyone else from changing the key until the transaction ends; returns it as it then is, and its highest
- * version (which isn't the primary if rolled back to an older one).
+ * Keeps everyone else from changing the key until the transaction ends; returns it as it then is,
+ * and its highest version (which isn't the primary if rolled back to an older one).
  */
-export async function lockKey(tx: Tx, tenantId: TenantId, keyId: KeyId): Promise<LockedKey | undefined> {
-  // In a statement of its own: after waiting for the lock, Postgres would join the key as it became with the versions
-  // as they were before, and find no row.
+export async function lockKey(
+  tx: Tx,
+  tenantId: TenantId,
+  keyId: KeyId,
+): Promise<LockedKey | undefined> {
+  // In a statement of its own: after waiting for the lock, Postgres would join the key as it became
+  // with the versions as they were before, and find no row.
   await tx.query(
     `SELECT 1 FROM ${TURN.alone}, keys WHERE tenant_id = $1 AND key_id = $2 FOR UPDATE OF keys`,
     [tenantId, keyId],
@@ -239,8 +266,14 @@ export async function lockKey(tx: Tx, tenantId: TenantId, keyId: KeyId): Promise
   return key && { key, highestVersion: key.sealed.versions.at(-1)?.version ?? 0 };
 }
 
-/** Adds a version and makes it the primary. Throws CONFLICT for a number that the key has, TOKEN_KEY_NOT_READY. */
-export async function insertPrimaryVersion(tx: StateTx, version: NewKeyVersion): Promise<KeyRecord> {
+/**
+ * Adds a version and makes it the primary. Throws CONFLICT for a number that the key has,
+ * TOKEN_KEY_NOT_READY.
+ */
+export async function insertPrimaryVersion(
+  tx: StateTx,
+  version: NewKeyVersion,
+): Promise<KeyRecord> {
   await requireCurrentKeys(tx, version);
   const updated = await tx.query(
     `WITH inserted AS (${INSERT_VERSION} ON CONFLICT DO NOTHING RETURNING 1)

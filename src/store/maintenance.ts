@@ -1,8 +1,9 @@
 /**
- * What the reconciler has to do by itself, found by the database's clock; and the switch that stops it.
+ * What the reconciler has to do by itself, found by the database's clock; and the switch that stops
+ * it.
  *
- * Everything is asked for again inside the transaction that does it: what is found here may be done by another replica
- * meanwhile. Knows no key material.
+ * Everything is asked for again inside the transaction that does it: what is found here may be done
+ * by another replica meanwhile. Knows no key material.
  */
 import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
@@ -35,7 +36,11 @@ export async function findMaintenance(tx: Tx): Promise<MaintenanceRecord> {
 }
 
 /** Sets the switch; setting it as it is changes nothing. */
-export async function setMaintenance(tx: Tx, call: Call, paused: boolean): Promise<MaintenanceRecord> {
+export async function setMaintenance(
+  tx: Tx,
+  call: Call,
+  paused: boolean,
+): Promise<MaintenanceRecord> {
   await tx.query(
     `UPDATE maintenance SET paused = $1, changed_at = clock_timestamp(), caller = $2 WHERE paused <> $1`,
     [paused, call.caller],
@@ -63,7 +68,10 @@ interface DueRow {
   key: string;
 }
 
-/** Why a key that this transaction has locked is to be rotated now; undefined when it isn't, or not any more. */
+/**
+ * Why a key that this transaction has locked is to be rotated now; undefined when it isn't, or not
+ * any more.
+ */
 export async function findRotationCause(
   tx: Tx,
   tenantId: TenantId,
@@ -81,7 +89,9 @@ export async function findRotationCause(
 
 /** So many days from now, by the database's clock. */
 export async function timeAfterDays(tx: Tx, days: number): Promise<Date> {
-  const [row] = await tx.query<{ at: Date }>('SELECT now() + make_interval(days => $1) AS at', [days]);
+  const [row] = await tx.query<{ at: Date }>('SELECT now() + make_interval(days => $1) AS at', [
+    days,
+  ]);
   if (row === undefined) throw new Error('the database has no time');
   return row.at;
 }
@@ -110,7 +120,10 @@ export interface Due {
   readonly rotations: readonly DueRotation[];
   readonly destructions: readonly DueDestruction[];
   readonly shreddings: readonly DueShredding[];
-  /** Steps of root and seal keys on their way: also while maintenance is paused, since somebody asked for them. */
+  /**
+   * Steps of root and seal keys on their way: also while maintenance is paused, since somebody
+   * asked for them.
+   */
   readonly tokenKeys: readonly DueTokenKey[];
   /** Whether any re-wrap job is under way. */
   readonly hasJobs: boolean;
@@ -124,7 +137,8 @@ export interface DueShredding {
   readonly tenant: string;
 }
 
-// Each part over an index that holds only what is in question; conditions joined by OR would read all keys.
+// Each part over an index that holds only what is in question; conditions joined by OR would read
+// all keys.
 const due = (condition: string) =>
   `(SELECT k.tenant_id, k.key_id, t.name AS tenant, k.name AS key FROM keys k JOIN tenants t USING (tenant_id)
     WHERE ${condition} AND ${MAY_BE_USED} LIMIT $1)`;
@@ -157,7 +171,10 @@ type Anything = Record<
 >;
 const NOTHING = { rotations: [], destructions: [], shreddings: [] } as const;
 
-/** What is due, at most `limit` of each kind; nothing that the service does by itself while maintenance is paused. */
+/**
+ * What is due, at most `limit` of each kind; nothing that the service does by itself while
+ * maintenance is paused.
+ */
 export function findDue(store: Store, call: Deadline, limit: number): Promise<Due> {
   return store.reconcile(call, async (tx) => {
     const [any] = await tx.query<Anything>(ANYTHING);
@@ -168,7 +185,9 @@ export function findDue(store: Store, call: Deadline, limit: number): Promise<Du
     const destructions = any.destructions
       ? await tx.query<DueDestructionRow>(SELECT_DESTRUCTIONS, [limit])
       : [];
-    const shreddings = any.shreddings ? await tx.query<DueShredding>(SELECT_SHREDDINGS, [limit]) : [];
+    const shreddings = any.shreddings
+      ? await tx.query<DueShredding>(SELECT_SHREDDINGS, [limit])
+      : [];
     return {
       rotations: rotations.map(fromDueRow),
       destructions: destructions.map((row) => ({ ...fromDueRow(row), version: row.version })),
@@ -185,9 +204,10 @@ function fromDueRow({ tenant_id: tenantId, key_id: keyId, tenant, key }: DueRow)
 }
 
 /**
- * Erases the key's versions, or the one, whose time has come, and marks what is destroyed; with the reconciler's rights,
- * in a transaction that has locked the key. Returns whether there was anything to destroy: not if it was restored, paused
- * or destroyed meanwhile. Throws KEY_VERSION_IN_USE for a version that is the primary or referred to.
+ * Erases the key's versions, or the one, whose time has come, and marks what is destroyed; with the
+ * reconciler's rights, in a transaction that has locked the key. Returns whether there was anything
+ * to destroy: not if it was restored, paused or destroyed meanwhile. Throws KEY_VERSION_IN_USE for
+ * a version that is the primary or referred to.
  */
 export async function destroyDue(
   tx: StateTx,
@@ -221,8 +241,16 @@ export async function destroyDue(
   return true;
 }
 
-/** Throws KEY_VERSION_IN_USE for a version that is due all the same. Nothing of ours makes one so; a restored backup may. */
-async function refuseBlocked(tx: Tx, tenantId: TenantId, keyId: KeyId, version: number): Promise<void> {
+/**
+ * Throws KEY_VERSION_IN_USE for a version that is due all the same. Nothing of ours makes one so; a
+ * restored backup may.
+ */
+async function refuseBlocked(
+  tx: Tx,
+  tenantId: TenantId,
+  keyId: KeyId,
+  version: number,
+): Promise<void> {
   const due = await tx.query(
     `SELECT 1 FROM key_versions v JOIN keys k USING (tenant_id, key_id)
      WHERE v.tenant_id = $1 AND v.key_id = $2 AND v.version = $3

@@ -1,8 +1,9 @@
 /**
  * Brings a database's schema up to this release.
  *
- * Run as often and by as many at once as one likes: one migrates, the others wait and find nothing left to do. All of a
- * run is one transaction. What the migrations say is theirs; whether a schema may be served from is `requirements.ts`'s.
+ * Run as often and by as many at once as one likes: one migrates, the others wait and find nothing
+ * left to do. All of a run is one transaction. What the migrations say is theirs; whether a schema
+ * may be served from is `requirements.ts`'s.
  */
 import type pg from 'pg';
 import { withOwnerClient } from './owner.ts';
@@ -19,8 +20,8 @@ export interface MigrateOptions {
 /**
  * Applies what isn't applied yet, and returns the names of what it applied.
  *
- * @throws Error, in words for the operator, when the service's role is missing or is the one that migrates; and
- * Postgres's own errors. Then nothing was applied.
+ * @throws Error, in words for the operator, when the service's role is missing or is the one that
+ * migrates; and Postgres's own errors. Then nothing was applied.
  */
 export function migrate(options: MigrateOptions): Promise<string[]> {
   return withOwnerClient(options.url, options.caFile, async (client) => {
@@ -66,7 +67,8 @@ async function checkRoles(client: pg.Client): Promise<void> {
         `The role ${role} doesn't exist. As an administrator of the database server, run first: ${CREATE_ROLE[role]}`,
       );
     }
-    if (isSelf) throw new Error(`The role ${role} must not own the schema; migrate as another role.`);
+    if (isSelf)
+      throw new Error(`The role ${role} must not own the schema; migrate as another role.`);
   }
 }
 
@@ -75,7 +77,9 @@ async function isUpToDate(client: pg.Client): Promise<boolean> {
     "SELECT to_regclass('public.schema_releases') IS NOT NULL AS present",
   );
   if (rows[0]?.present !== true) return false;
-  const applied = await client.query<{ migration: string }>('SELECT migration FROM schema_releases');
+  const applied = await client.query<{ migration: string }>(
+    'SELECT migration FROM schema_releases',
+  );
   const names = new Set(applied.rows.map((row) => row.migration));
   return (await migrationNames()).every((name) => names.has(name));
 }

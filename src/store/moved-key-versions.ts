@@ -1,8 +1,10 @@
 /**
- * Copies of key versions under another token's keys (`moved_key_versions`), while key versions move to it.
+ * Copies of key versions under another token's keys (`moved_key_versions`), while key versions move
+ * to it.
  *
- * By the owner's role alone. Invariant: a copy names the seal of the row that it is of, and takes that row's place only while
- * the row is still the same. When it does is `token-migration.ts`'s to say.
+ * By the owner's role alone. Invariant: a copy names the seal of the row that it is of, and takes
+ * that row's place only while the row is still the same. When it does is `token-migration.ts`'s to
+ * say.
  */
 import type { KeyId, TenantId, TokenId } from '../ids.ts';
 import { type KeyVersionRecord, VERSION_COLUMNS } from './key-versions.ts';
@@ -30,14 +32,17 @@ const JOIN_NEXT_KEYS = `
       ELSE (SELECT tenant_id FROM tenants WHERE name = 'system') END
   JOIN token_objects next_seal ON next_seal.token_id = $1 AND next_seal.role = 'seal' AND next_seal.state = 'CREATED'`;
 
-/** Whether `moved_key_versions m` is an up-to-date copy of `key_versions v`, under keys that are to be used. */
+/**
+ * Whether `moved_key_versions m` is an up-to-date copy of `key_versions v`, under keys that are to
+ * be used.
+ */
 const IS_COPY = `m.tenant_id = v.tenant_id AND m.key_id = v.key_id AND m.version = v.version AND m.source_seal = v.seal
   AND EXISTS (SELECT FROM token_objects o WHERE o.object_id = m.root_key_id AND o.token_id = $1 AND o.state = 'CREATED')
   AND EXISTS (SELECT FROM token_objects o WHERE o.object_id = m.seal_key_id AND o.token_id = $1 AND o.state = 'CREATED')`;
 
 /**
- * The next at most `size` versions behind `after`, those left out that have an up-to-date copy; and the place to go on behind,
- * undefined at the end.
+ * The next at most `size` versions behind `after`, those left out that have an up-to-date copy; and
+ * the place to go on behind, undefined at the end.
  */
 export async function readUncopied(
   owner: OwnerConnection,
@@ -71,8 +76,8 @@ export function findUncopied(
 }
 
 /**
- * Keeps copies; not of a version whose row has changed since it was read, or that was destroyed. Locks rows in the order that
- * `row-locks.ts` says.
+ * Keeps copies; not of a version whose row has changed since it was read, or that was destroyed.
+ * Locks rows in the order that `row-locks.ts` says.
  */
 export async function writeCopies(
   owner: OwnerConnection,
@@ -91,7 +96,10 @@ export async function writeCopies(
   );
 }
 
-/** How many versions there are that aren't destroyed, and how many of them have an up-to-date copy for the token. */
+/**
+ * How many versions there are that aren't destroyed, and how many of them have an up-to-date copy
+ * for the token.
+ */
 export async function countCopies(
   query: OwnerConnection['query'],
   tokenId: TokenId | undefined,

@@ -1,8 +1,10 @@
 /**
- * The owner's connection: for `migrate` and `token init`, which run by hand or before serving, never while serving.
+ * The owner's connection: for `migrate` and `token init`, which run by hand or before serving,
+ * never while serving.
  *
- * One plain connection, straight to the server rather than through a pooler, since migrating takes a lock of the
- * session. It passes row-level security, and so is handed to nothing that serves callers.
+ * One plain connection, straight to the server rather than through a pooler, since migrating takes
+ * a lock of the session. It passes row-level security, and so is handed to nothing that serves
+ * callers.
  */
 import type pg from 'pg';
 import { parseAddress } from './address.ts';
@@ -20,7 +22,8 @@ export interface OwnerConnection {
 /**
  * Connects with `MIGRATION_DATABASE_URL`, runs `work`, disconnects.
  *
- * @throws Error, in words for the operator, when the database can't be reached; and whatever `work` throws.
+ * @throws Error, in words for the operator, when the database can't be reached; and whatever `work`
+ * throws.
  */
 export function withOwnerConnection<T>(
   url: string,
@@ -55,7 +58,8 @@ export async function withOwnerClient<T>(
 ): Promise<T> {
   const { config, display } = parseAddress(url, caFile);
   const client = new DatabaseClient({ ...config, connectionTimeoutMillis: CONNECT_MS });
-  // What breaks it also fails the statement that is under way; without a listener the process would die of it first.
+  // What breaks it also fails the statement that is under way; without a listener the process would
+  // die of it first.
   client.on('error', () => {});
   try {
     await client.connect();

@@ -1,9 +1,10 @@
 /**
  * Policies, as rows: a tenant's role bindings, its own roles, and the seal over all of them.
  *
- * Invariant: a policy is read in one statement, so that bindings, roles and seal are of one moment. Whoever changes one has
- * locked it. Every function wants a transaction that is bound to the tenant, but where it says otherwise. What a
- * binding means, and what the seal is computed over, isn't known here.
+ * Invariant: a policy is read in one statement, so that bindings, roles and seal are of one moment.
+ * Whoever changes one has locked it. Every function wants a transaction that is bound to the
+ * tenant, but where it says otherwise. What a binding means, and what the seal is computed over,
+ * isn't known here.
  */
 import { KeywardError } from '../errors.ts';
 import type { SealKeyId, TenantId } from '../ids.ts';
@@ -111,7 +112,10 @@ const SELECT_POLICY = `SELECT p.revision, p.seal_key_id, p.seal,
   FROM (SELECT 1) one LEFT JOIN access_policies p ON p.tenant_id = $1`;
 
 /** The tenant's policy as the database has it, not verified. */
-export async function findPolicy(tx: { readonly query: Query }, tenantId: TenantId): Promise<PolicyRecord> {
+export async function findPolicy(
+  tx: { readonly query: Query },
+  tenantId: TenantId,
+): Promise<PolicyRecord> {
   const [row] = await tx.query<{
     revision: string | null;
     seal_key_id: SealKeyId;
@@ -149,11 +153,18 @@ function fromRoleRow(row: RoleRow): CustomRole {
   return { roleId, permissions, description, createdAt: new Date(row.created_at), creator };
 }
 
-/** Keeps everyone else from changing the tenant's policy until the transaction ends; returns it as it then is. */
-export async function lockPolicy(tx: Tx, tenantId: TenantId): Promise<PolicyRecord & { readonly now: Date }> {
-  await tx.query("SELECT pg_advisory_xact_lock(hashtextextended('access policy ' || $1::uuid, 0))", [
-    tenantId,
-  ]);
+/**
+ * Keeps everyone else from changing the tenant's policy until the transaction ends; returns it as
+ * it then is.
+ */
+export async function lockPolicy(
+  tx: Tx,
+  tenantId: TenantId,
+): Promise<PolicyRecord & { readonly now: Date }> {
+  await tx.query(
+    "SELECT pg_advisory_xact_lock(hashtextextended('access policy ' || $1::uuid, 0))",
+    [tenantId],
+  );
   const [clock] = await tx.query<{ now: Date }>(
     "SELECT date_trunc('milliseconds', clock_timestamp()) AS now",
   );
@@ -162,10 +173,14 @@ export async function lockPolicy(tx: Tx, tenantId: TenantId): Promise<PolicyReco
 }
 
 /**
- * Puts the seal of a policy that this transaction has locked and changed. The seal key stays current until the transaction
- * ends. Throws TOKEN_KEY_NOT_READY where it isn't.
+ * Puts the seal of a policy that this transaction has locked and changed. The seal key stays
+ * current until the transaction ends. Throws TOKEN_KEY_NOT_READY where it isn't.
  */
-export async function writePolicySeal(tx: Tx, tenantId: TenantId, sealed: PolicySeal): Promise<void> {
+export async function writePolicySeal(
+  tx: Tx,
+  tenantId: TenantId,
+  sealed: PolicySeal,
+): Promise<void> {
   const current = await tx.query(
     "SELECT 1 FROM token_objects WHERE object_id = $1 AND role = 'seal' AND is_current FOR SHARE",
     [sealed.sealKeyId],
@@ -179,13 +194,20 @@ export async function writePolicySeal(tx: Tx, tenantId: TenantId, sealed: Policy
   );
 }
 
-/** A Date would be sent in local time, which of long ago is off by seconds in many places: then no seal matches. */
+/**
+ * A Date would be sent in local time, which of long ago is off by seconds in many places: then no
+ * seal matches.
+ */
 function instant(time: Date): string {
   return time.toISOString();
 }
 
 /** Throws RESOURCE_EXISTS when the id is taken. */
-export async function insertRoleBinding(tx: Tx, tenantId: TenantId, binding: RoleBinding): Promise<void> {
+export async function insertRoleBinding(
+  tx: Tx,
+  tenantId: TenantId,
+  binding: RoleBinding,
+): Promise<void> {
   const inserted = await tx.query(
     `INSERT INTO role_bindings (tenant_id, binding_id, member_kind, member, role, key_pattern, all_tenants, expires_at,
        conditions, overrides_separation, description, created_at, creator)
@@ -211,7 +233,11 @@ export async function insertRoleBinding(tx: Tx, tenantId: TenantId, binding: Rol
 }
 
 /** Whether it was there. */
-export async function deleteRoleBinding(tx: Tx, tenantId: TenantId, bindingId: string): Promise<boolean> {
+export async function deleteRoleBinding(
+  tx: Tx,
+  tenantId: TenantId,
+  bindingId: string,
+): Promise<boolean> {
   const deleted = await tx.query(
     'DELETE FROM role_bindings WHERE tenant_id = $1 AND binding_id = $2 RETURNING 1',
     [tenantId, bindingId],
@@ -224,21 +250,31 @@ export async function insertRole(tx: Tx, tenantId: TenantId, role: CustomRole): 
   const inserted = await tx.query(
     `INSERT INTO roles (tenant_id, role_id, permissions, description, created_at, creator)
      VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING 1`,
-    [tenantId, role.roleId, role.permissions, role.description, instant(role.createdAt), role.creator],
+    [
+      tenantId,
+      role.roleId,
+      role.permissions,
+      role.description,
+      instant(role.createdAt),
+      role.creator,
+    ],
   );
   if (inserted.length === 0) throw new KeywardError('RESOURCE_EXISTS');
 }
 
 /** Whether it was there. */
 export async function deleteRole(tx: Tx, tenantId: TenantId, roleId: string): Promise<boolean> {
-  const deleted = await tx.query('DELETE FROM roles WHERE tenant_id = $1 AND role_id = $2 RETURNING 1', [
-    tenantId,
-    roleId,
-  ]);
+  const deleted = await tx.query(
+    'DELETE FROM roles WHERE tenant_id = $1 AND role_id = $2 RETURNING 1',
+    [tenantId, roleId],
+  );
   return deleted.length > 0;
 }
 
-/** The tenants, by name, in which something is given to the member, as far as the database says. By the reconciler. */
+/**
+ * The tenants, by name, in which something is given to the member, as far as the database says. By
+ * the reconciler.
+ */
 export async function listTenantsOfMember(tx: Tx, { kind, name }: Member): Promise<string[]> {
   const rows = await tx.query<{ name: string }>(
     `SELECT DISTINCT t.name FROM role_bindings b JOIN tenants t USING (tenant_id)
@@ -272,7 +308,10 @@ export interface StalePolicy {
   readonly sealKeyId: SealKeyId;
 }
 
-/** The next at most `size` policies under a seal key that was replaced, behind a tenant. With the reconciler's rights, or the owner's. */
+/**
+ * The next at most `size` policies under a seal key that was replaced, behind a tenant. With the
+ * reconciler's rights, or the owner's.
+ */
 export async function readStalePolicies(
   query: Query,
   former: SealKeyId,
@@ -303,9 +342,9 @@ const RESEALED = lockedInOrder({
 });
 
 /**
- * Writes seals in the place of those that were verified, where the rows still have them. In a transaction, with the rights of
- * the reconciler or the owner. Writes nothing and returns false when the seal key isn't current any more, or maintenance is
- * paused and that counts.
+ * Writes seals in the place of those that were verified, where the rows still have them. In a
+ * transaction, with the rights of the reconciler or the owner. Writes nothing and returns false
+ * when the seal key isn't current any more, or maintenance is paused and that counts.
  */
 export async function rewritePolicySeals(
   query: Query,

@@ -1,8 +1,8 @@
 /**
  * What a database must be before anything is served from it.
  *
- * Each check that fails is one sentence for the operator: what is wrong and what to do. Nothing is put right here, and
- * nothing here is needed again once the store is open.
+ * Each check that fails is one sentence for the operator: what is wrong and what to do. Nothing is
+ * put right here, and nothing here is needed again once the store is open.
  */
 import { compareReleases, migrationNames, RECONCILER_ROLE, SERVICE_ROLE } from './schema.ts';
 import type { Deadline, Store } from './store.ts';
@@ -41,7 +41,9 @@ async function checkServer(store: Store, call: Deadline): Promise<void> {
             current_setting('synchronous_commit') AS commit`,
   );
   if (server === undefined || server.version < OLDEST_POSTGRES) {
-    throw new Error(`PostgreSQL ${server?.version} is too old; Keyward needs ${OLDEST_POSTGRES} or later.`);
+    throw new Error(
+      `PostgreSQL ${server?.version} is too old; Keyward needs ${OLDEST_POSTGRES} or later.`,
+    );
   }
   if (server.fsync !== 'on') {
     throw new Error(
@@ -67,8 +69,8 @@ interface RolePowers {
   owns_database: boolean;
 }
 
-// Membership counts, not only inheritance: whoever is a member can SET ROLE, unless since release 16 it was granted without
-// that. session_user, since RESET ROLE goes there.
+// Membership counts, not only inheritance: whoever is a member can SET ROLE, unless since release
+// 16 it was granted without that. session_user, since RESET ROLE goes there.
 const SELECT_POWERS = `SELECT session_user::text AS role,
   EXISTS (SELECT FROM pg_roles WHERE rolname = $1 AND pg_has_role(current_user, oid, 'USAGE')) AS serves,
   EXISTS (SELECT FROM pg_roles WHERE rolname = $2 AND pg_has_role(session_user, oid,
@@ -83,7 +85,10 @@ const SELECT_POWERS = `SELECT session_user::text AS role,
     AS owns_database`;
 
 async function checkRole(store: Store, call: Deadline): Promise<void> {
-  const [powers] = await store.queryReserve<RolePowers>(call, SELECT_POWERS, [SERVICE_ROLE, RECONCILER_ROLE]);
+  const [powers] = await store.queryReserve<RolePowers>(call, SELECT_POWERS, [
+    SERVICE_ROLE,
+    RECONCILER_ROLE,
+  ]);
   if (powers === undefined) throw new Error('The database tells nothing about its roles.');
   const instead = `Connect as ${SERVICE_ROLE}, or as a login role that is a member of it and of nothing else.`;
   const refuse = (why: string): never => {
@@ -102,7 +107,8 @@ async function checkRole(store: Store, call: Deadline): Promise<void> {
   }
   if (powers.owns_database) refuse('owns the database, and so can drop what is in it.');
   if (!powers.serves) refuse(`is no member of ${SERVICE_ROLE}.`);
-  // The policies that show it all tenants' rows hold for whoever has the role's rights without asking for them.
+  // The policies that show it all tenants' rows hold for whoever has the role's rights without
+  // asking for them.
   if (powers.always_reconciles) {
     throw new Error(
       `The database role ${powers.role} has the rights of ${RECONCILER_ROLE} all the time, and with them sees every ` +

@@ -1,8 +1,9 @@
 /**
  * Re-wrap jobs, as rows: started, looked at, ended.
  *
- * Invariant: while a job runs, its progress is in its ranges; when it ends, it is in the job, and the ranges are gone, all in
- * one transaction. How ranges are made and worked on is in `rewrap-ranges.ts`.
+ * Invariant: while a job runs, its progress is in its ranges; when it ends, it is in the job, and
+ * the ranges are gone, all in one transaction. How ranges are made and worked on is in
+ * `rewrap-ranges.ts`.
  */
 import type { Call } from '../call.ts';
 import { type JobId, type KeyId, newOrderedId, type TenantId } from '../ids.ts';
@@ -111,7 +112,10 @@ function fromRow(row: Row): JobRecord {
   };
 }
 
-/** A new job's id, by the database's clock: a replica whose own is wrong must not put its jobs before or behind all others. */
+/**
+ * A new job's id, by the database's clock: a replica whose own is wrong must not put its jobs
+ * before or behind all others.
+ */
 export async function newJobId(tx: Tx): Promise<JobId> {
   const [row] = await tx.query<{ now: number }>(
     'SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS now',
@@ -124,12 +128,25 @@ export async function insertJob(tx: Tx, call: Pick<Call, 'caller'>, job: NewJob)
   await tx.query(
     `INSERT INTO rewrap_jobs (tenant_id, job_id, kind, scope, scope_tenant_id, scope_key_id, cause, caller)
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-    [job.tenantId, job.jobId, job.kind, job.scope, job.scopeTenantId, job.scopeKeyId, job.cause, call.caller],
+    [
+      job.tenantId,
+      job.jobId,
+      job.kind,
+      job.scope,
+      job.scopeTenantId,
+      job.scopeKeyId,
+      job.cause,
+      call.caller,
+    ],
   );
 }
 
 /** One job. `jobId` is a UUID. */
-export async function findJob(tx: Tx, tenantId: TenantId, jobId: JobId): Promise<JobRecord | undefined> {
+export async function findJob(
+  tx: Tx,
+  tenantId: TenantId,
+  jobId: JobId,
+): Promise<JobRecord | undefined> {
   const [row] = await tx.query<Row>(`${SELECT_JOBS} WHERE j.tenant_id = $1 AND j.job_id = $2`, [
     tenantId,
     jobId,
@@ -137,14 +154,19 @@ export async function findJob(tx: Tx, tenantId: TenantId, jobId: JobId): Promise
   return row && fromRow(row);
 }
 
-/** The newest of the tenant's jobs of that kind and scope, if any; in this transaction nobody else starts one who asks here first. */
+/**
+ * The newest of the tenant's jobs of that kind and scope, if any; in this transaction nobody else
+ * starts one who asks here first.
+ */
 export async function findLatestJob(
   tx: Tx,
   tenantId: TenantId,
   scope: string,
   kind: JobKind,
 ): Promise<JobRecord | undefined> {
-  await tx.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 1))', [`${tenantId} ${kind} ${scope}`]);
+  await tx.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 1))', [
+    `${tenantId} ${kind} ${scope}`,
+  ]);
   const [row] = await tx.query<Row>(
     `${SELECT_JOBS} WHERE j.tenant_id = $1 AND j.scope = $2 AND j.kind = $3 ORDER BY j.job_id DESC LIMIT 1`,
     [tenantId, scope, kind],
@@ -158,7 +180,11 @@ const FILTER: FilterColumns = { state: () => 'j.state' };
 export async function listJobs(
   tx: Tx,
   tenantId: TenantId,
-  page: { readonly before?: string; readonly limit: number; readonly conditions?: readonly Condition[] },
+  page: {
+    readonly before?: string;
+    readonly limit: number;
+    readonly conditions?: readonly Condition[];
+  },
 ): Promise<JobRecord[]> {
   const values: unknown[] = [tenantId, page.before, page.limit];
   const where = whereClause(page.conditions ?? [], FILTER, values);
@@ -171,7 +197,11 @@ export async function listJobs(
 }
 
 /** What the job could not do, by name: the first hundred that it met. */
-export async function listFailures(tx: Tx, tenantId: TenantId, jobId: JobId): Promise<JobFailure[]> {
+export async function listFailures(
+  tx: Tx,
+  tenantId: TenantId,
+  jobId: JobId,
+): Promise<JobFailure[]> {
   const rows = await tx.query<{ resource: string; reason: string; at: Date }>(
     `SELECT resource, reason, at FROM rewrap_failures WHERE tenant_id = $1 AND job_id = $2 ORDER BY resource`,
     [tenantId, jobId],
@@ -180,8 +210,8 @@ export async function listFailures(tx: Tx, tenantId: TenantId, jobId: JobId): Pr
 }
 
 /**
- * Ends a job that runs; of its ranges only the sums stay. Returns whether it was this transaction that ended it.
- * `FINISHED`: only if all of it is done, as SUCCEEDED or PARTIAL.
+ * Ends a job that runs; of its ranges only the sums stay. Returns whether it was this transaction
+ * that ended it. `FINISHED`: only if all of it is done, as SUCCEEDED or PARTIAL.
  */
 export async function endJob(
   tx: Tx,
@@ -189,7 +219,8 @@ export async function endJob(
   jobId: JobId,
   how: 'FINISHED' | 'CANCELLED' | 'SUPERSEDED',
 ): Promise<boolean> {
-  // First the job, alone: whoever makes ranges holds it, so that the next statement sees all of them.
+  // First the job, alone: whoever makes ranges holds it, so that the next statement sees all of
+  // them.
   const [running] = await tx.query<{ planned: boolean }>(
     `SELECT planned FROM rewrap_jobs WHERE tenant_id = $1 AND job_id = $2 AND state = 'RUNNING' FOR UPDATE`,
     [tenantId, jobId],
@@ -216,8 +247,14 @@ export async function supersedeJobs(tx: Tx, tenantId: TenantId, keyId: KeyId): P
   await supersede(tx, tenantId, 'scope_key_id = $2', keyId);
 }
 
-/** Ends the jobs over key versions of that scope, which a newer root or seal key makes pointless. */
-export async function supersedeVersionJobs(tx: Tx, tenantId: TenantId, scope: string): Promise<void> {
+/**
+ * Ends the jobs over key versions of that scope, which a newer root or seal key makes pointless.
+ */
+export async function supersedeVersionJobs(
+  tx: Tx,
+  tenantId: TenantId,
+  scope: string,
+): Promise<void> {
   await supersede(tx, tenantId, "kind = 'key-versions' AND scope = $2", scope);
 }
 

@@ -1,12 +1,13 @@
 /**
  * The ranges of re-wrap jobs, whatever is in them: planned, leased, counted on.
  *
- * Invariants: a range is worked on by whoever has leased it last, and a stale holder writes nothing, because each write
- * goes together with counting the range on ({@link moveOn}), under the fence that the lease was given; no row lock is held
- * while an agent works. Locks are taken in the order key, token key, job, range, what is re-wrapped. What is stale, and how it
- * is read and written, is in `stale-data-keys.ts` and `stale-key-versions.ts`: both walk by keyset over the primary key, since
- * what is re-wrapped must not be in the way of the next pass: taking stale rows with SKIP LOCKED fell from 53,000 rows a
- * second to 12,500 on the second pass (measured).
+ * Invariants: a range is worked on by whoever has leased it last, and a stale holder writes
+ * nothing, because each write goes together with counting the range on ({@link moveOn}), under the
+ * fence that the lease was given; no row lock is held while an agent works. Locks are taken in the
+ * order key, token key, job, range, what is re-wrapped. What is stale, and how it is read and
+ * written, is in `stale-data-keys.ts` and `stale-key-versions.ts`: both walk by keyset over the
+ * primary key, since what is re-wrapped must not be in the way of the next pass: taking stale rows
+ * with SKIP LOCKED fell from 53,000 rows a second to 12,500 on the second pass (measured).
  */
 import type { JobId, KeyId, TenantId } from '../ids.ts';
 import { MAY_BE_USED } from './maintenance.ts';
@@ -98,8 +99,8 @@ interface PlanRow {
 }
 
 /**
- * Makes the next range, of at most `size` stale things, of a job that isn't planned to its end. Returns whether there
- * was anything to plan: not while another replica is at it.
+ * Makes the next range, of at most `size` stale things, of a job that isn't planned to its end.
+ * Returns whether there was anything to plan: not while another replica is at it.
  */
 export function planRange(
   store: Store,
@@ -131,7 +132,11 @@ function fromPlanRow(row: PlanRow): PlannedJob {
     jobId: row.job_id,
     scopeTenantId: row.scope_tenant_id,
     scopeKeyId: row.scope_key_id,
-    frontier: { tenantId: row.frontier_tenant_id, keyId: row.frontier_key_id, name: row.frontier_name },
+    frontier: {
+      tenantId: row.frontier_tenant_id,
+      keyId: row.frontier_key_id,
+      name: row.frontier_name,
+    },
   };
 }
 
@@ -170,12 +175,14 @@ interface LeaseRow {
   abandoned: boolean;
 }
 
-/** Leases a range that nobody works on and that may be worked on now; undefined when there is none. */
+/**
+ * Leases a range that nobody works on and that may be worked on now; undefined when there is none.
+ */
 export async function leaseRange(store: Store, call: Deadline): Promise<Lease | undefined> {
   const [row] = await store.reconcile(call, (tx) =>
     tx.query<LeaseRow>(
-      // Materialized, so that it is looked for once: joined as it is, the planner may do so for every range, and each time
-      // finds another one that isn't locked.
+      // Materialized, so that it is looked for once: joined as it is, the planner may do so for
+      // every range, and each time finds another one that isn't locked.
       `WITH c AS MATERIALIZED (
          SELECT g.tenant_id, g.job_id, g.range, j.kind, t.name AS tenant, k.name AS key,
            k.state IN ('DESTROY_SCHEDULED', 'DESTROYED') IS TRUE AS abandoned
@@ -213,7 +220,9 @@ function fromLeaseRow(row: LeaseRow): Lease {
   };
 }
 
-/** Closes a range of which nothing is worth doing. Returns whether the lease still was the holder's. */
+/**
+ * Closes a range of which nothing is worth doing. Returns whether the lease still was the holder's.
+ */
 export function closeRange(store: Store, call: Deadline, lease: Lease): Promise<boolean> {
   const { untilName } = lease;
   return store.reconcile(call, (tx) =>
@@ -233,8 +242,8 @@ export async function releaseRange(store: Store, call: Deadline, lease: Lease): 
 }
 
 /**
- * Counts the range on and renews its lease, if it is still the holder's and the job runs; names what failed. Returns
- * whether it was: nothing may be written else.
+ * Counts the range on and renews its lease, if it is still the holder's and the job runs; names
+ * what failed. Returns whether it was: nothing may be written else.
  */
 export async function moveOn(tx: Tx, lease: Lease, progress: Progress): Promise<boolean> {
   // What is finished was dealt with, also what others had re-wrapped or deleted before.

@@ -1,9 +1,9 @@
 /**
- * Key versions on their way under other root and seal keys, of this token or of another: what a batch has read, what became
- * of it, and the batch as SQL has it.
+ * Key versions on their way under other root and seal keys, of this token or of another: what a
+ * batch has read, what became of it, and the batch as SQL has it.
  *
- * Invariant: what became of a version goes with the sealed row that it was made of, so that it is written only over that. Knows
- * neither which versions those are nor where they are written.
+ * Invariant: what became of a version goes with the sealed row that it was made of, so that it is
+ * written only over that. Knows neither which versions those are nor where they are written.
  */
 import type { RootKeyId, SealKeyId } from '../ids.ts';
 import { fromVersionRow, type KeyVersionRecord, type VersionRow } from './key-versions.ts';

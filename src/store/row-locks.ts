@@ -1,9 +1,11 @@
 /**
- * Rows of a batch, locked before they are changed: in the order of their primary key, whoever changes them.
+ * Rows of a batch, locked before they are changed: in the order of their primary key, whoever
+ * changes them.
  *
- * An UPDATE by itself locks rows as its plan comes to them, and the planner chooses that anew for each role, batch and statistics.
- * A service and an operator's command that sealed the same keys anew came to them by an index and by the table; each waited for
- * what the other had, and Postgres undid one of them as a deadlock. Knows no table.
+ * An UPDATE by itself locks rows as its plan comes to them, and the planner chooses that anew for
+ * each role, batch and statistics. A service and an operator's command that sealed the same keys
+ * anew came to them by an index and by the table; each waited for what the other had, and Postgres
+ * undid one of them as a deadlock. Knows no table.
  */
 
 /** What {@link lockedInOrder} locks. */
@@ -19,12 +21,14 @@ export interface RowsToLock {
 }
 
 /**
- * A common table expression `locked`: the values of a batch whose rows there are, each given out once its row is locked. So a
- * statement that changes the rows of its FROM item `locked` and no others locks none in another order.
+ * A common table expression `locked`: the values of a batch whose rows there are, each given out
+ * once its row is locked. So a statement that changes the rows of its FROM item `locked` and no
+ * others locks none in another order.
  */
 export function lockedInOrder({ batch, primaryKey, rows, where }: RowsToLock): string {
-  // LATERAL keeps the batch outside, in its order. Joined as equals, and sorted then, the reconciler's planner, which is told not
-  // to sort, would walk all of the table by the primary key.
+  // LATERAL keeps the batch outside, in its order. Joined as equals, and sorted then, the
+  // reconciler's planner, which is told not to sort, would walk all of the table by the primary
+  // key.
   return `locked AS (
     SELECT b.* FROM (SELECT * FROM ${batch} ORDER BY ${primaryKey}) AS b,
       LATERAL (SELECT FROM ${rows} WHERE ${where} FOR NO KEY UPDATE) AS held)`;

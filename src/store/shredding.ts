@@ -1,9 +1,9 @@
 /**
  * All that is a tenant's, measured and erased, as rows.
  *
- * With the reconciler's rights where it erases, in a transaction that has locked the tenant. Audit entries, history and the
- * rows themselves stay; the seals of its keys' states are erased, so that none is used again whatever becomes of the tenant's
- * row. Knows no token.
+ * With the reconciler's rights where it erases, in a transaction that has locked the tenant. Audit
+ * entries, history and the rows themselves stay; the seals of its keys' states are erased, so that
+ * none is used again whatever becomes of the tenant's row. Knows no token.
  */
 import type { TenantId } from '../ids.ts';
 import { eraseCopies } from './key-versions.ts';
@@ -34,8 +34,8 @@ export async function measureTenant(tx: Tx, tenantId: TenantId): Promise<TenantH
 }
 
 /**
- * Erases a tenant whose time has come. Returns how many stored data keys went with it; undefined when nothing was to be
- * erased: not if it was called back, or shredded, or maintenance is paused.
+ * Erases a tenant whose time has come. Returns how many stored data keys went with it; undefined
+ * when nothing was to be erased: not if it was called back, or shredded, or maintenance is paused.
  */
 export async function shredTenant(tx: Tx, tenantId: TenantId): Promise<number | undefined> {
   const marked = await tx.query(

@@ -1,11 +1,17 @@
 /**
  * Stored data keys under older versions than their key's primary: found, read, written.
  *
- * Invariants: a data key is written only under a lease that holds, while its key may be used and the version that it is
- * brought under is the primary, and only if its row is still what was read. Doesn't know how it is re-wrapped.
+ * Invariants: a data key is written only under a lease that holds, while its key may be used and
+ * the version that it is brought under is the primary, and only if its row is still what was read.
+ * Doesn't know how it is re-wrapped.
  */
 import type { DataKeyId, KeyId, TenantId } from '../ids.ts';
-import { fromVersionRow, type KeyVersionRecord, VERSION_COLUMNS, type VersionRow } from './key-versions.ts';
+import {
+  fromVersionRow,
+  type KeyVersionRecord,
+  VERSION_COLUMNS,
+  type VersionRow,
+} from './key-versions.ts';
 import { findKey, type KeyRecord } from './keys.ts';
 import { MAY_BE_USED } from './maintenance.ts';
 import {
@@ -23,7 +29,10 @@ const NO_ID = '00000000-0000-0000-0000-000000000000';
 
 /** A stored data key as a batch has read it. */
 export interface StaleDataKey {
-  /** Which state of the row it is: Postgres gives each its own (xmin), also when the bytes are the same. */
+  /**
+   * Which state of the row it is: Postgres gives each its own (xmin), also when the bytes are the
+   * same.
+   */
   readonly rowState: string;
   readonly name: string;
   readonly dataKeyId: DataKeyId;
@@ -55,7 +64,11 @@ interface Place {
 }
 
 /** Plans a range of one key; none where the next key has nothing stale. */
-export async function planDataKeys(tx: Tx, job: PlannedJob, size: number): Promise<PlanStep | undefined> {
+export async function planDataKeys(
+  tx: Tx,
+  job: PlannedJob,
+  size: number,
+): Promise<PlanStep | undefined> {
   const { tenantId, keyId, name } = job.frontier;
   const isWithin = tenantId !== null && keyId !== null && name !== null;
   const here = isWithin ? { tenantId, keyId, name } : await nextKey(tx, job);
@@ -63,8 +76,8 @@ export async function planDataKeys(tx: Tx, job: PlannedJob, size: number): Promi
 }
 
 /**
- * The first key behind the frontier, in the job's scope, that has data keys. A job for one key waits until that may be
- * used; one for many leaves out those that may not.
+ * The first key behind the frontier, in the job's scope, that has data keys. A job for one key
+ * waits until that may be used; one for many leaves out those that may not.
  */
 async function nextKey(tx: Tx, job: PlannedJob): Promise<Place | undefined> {
   const [next] = await tx.query<Place>(
@@ -74,13 +87,22 @@ async function nextKey(tx: Tx, job: PlannedJob): Promise<Place | undefined> {
        AND ($3::uuid IS NULL OR k.tenant_id = $3) AND (k.key_id = $4 OR ($4::uuid IS NULL AND ${MAY_BE_USED}))
        AND EXISTS (SELECT FROM data_keys d WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)
      ORDER BY k.tenant_id, k.key_id LIMIT 1`,
-    [job.frontier.tenantId ?? NO_ID, job.frontier.keyId ?? NO_ID, job.scopeTenantId, job.scopeKeyId],
+    [
+      job.frontier.tenantId ?? NO_ID,
+      job.frontier.keyId ?? NO_ID,
+      job.scopeTenantId,
+      job.scopeKeyId,
+    ],
   );
   return next;
 }
 
 /** One range of the key, if it has stale data keys there; and the frontier behind it. */
-async function planWithin(tx: Tx, { tenantId, keyId, name }: Place, size: number): Promise<PlanStep> {
+async function planWithin(
+  tx: Tx,
+  { tenantId, keyId, name }: Place,
+  size: number,
+): Promise<PlanStep> {
   const [found] = await tx.query<{ count: number; last: string | null }>(
     `SELECT count(*)::integer AS count, max(name) AS last FROM (
        SELECT d.name FROM data_keys d
@@ -136,8 +158,8 @@ export function readDataKeys(
 }
 
 /**
- * Writes what became of a batch. `lost` when the lease is another's by now or the job has ended, `moved` when the key
- * has another primary by now or may not be used: then nothing was written.
+ * Writes what became of a batch. `lost` when the lease is another's by now or the job has ended,
+ * `moved` when the key has another primary by now or may not be used: then nothing was written.
  */
 export function writeDataKeys(
   store: Store,

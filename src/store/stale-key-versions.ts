@@ -1,14 +1,21 @@
 /**
- * Key versions that aren't under their tenant's current root key, or not sealed by the current seal key: found, read,
- * written.
+ * Key versions that aren't under their tenant's current root key, or not sealed by the current seal
+ * key: found, read, written.
  *
- * Invariants: a version is written only under a lease that holds, while what it is brought under is current, which it stays
- * until that is committed; and only if its sealed row is still what was read. States change beside that, and destroyed
- * stays destroyed. Places are in the order of the primary key, across tenants. Doesn't know how a version is re-wrapped.
+ * Invariants: a version is written only under a lease that holds, while what it is brought under is
+ * current, which it stays until that is committed; and only if its sealed row is still what was
+ * read. States change beside that, and destroyed stays destroyed. Places are in the order of the
+ * primary key, across tenants. Doesn't know how a version is re-wrapped.
  */
 import type { KeyId, TenantId } from '../ids.ts';
 import { type KeyVersionRecord, VERSION_COLUMNS } from './key-versions.ts';
-import { type Lease, moveOn, type PlannedJob, type PlanStep, type Progress } from './rewrap-ranges.ts';
+import {
+  type Lease,
+  moveOn,
+  type PlannedJob,
+  type PlanStep,
+  type Progress,
+} from './rewrap-ranges.ts';
 import {
   IS_AS_READ,
   type KeyVersionToRewrap,
@@ -97,8 +104,9 @@ const REWRAPPED = lockedInOrder({
 });
 
 /**
- * Writes what became of a batch. `lost` when the lease is another's by now or the job has ended, `moved` when something that
- * versions were brought under isn't current any more, or maintenance is paused: then nothing was written.
+ * Writes what became of a batch. `lost` when the lease is another's by now or the job has ended,
+ * `moved` when something that versions were brought under isn't current any more, or maintenance is
+ * paused: then nothing was written.
  */
 export function writeKeyVersions(
   store: Store,

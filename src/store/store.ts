@@ -1,11 +1,12 @@
 /**
  * The door to Postgres: every statement of the service goes through a {@link Store}.
  *
- * Its invariants: a tenant's rows are seen only inside a transaction that is bound to that tenant, or by the reconciler,
- * which no caller speaks through; what changes anything that a caller can see is a mutation, and a mutation commits
- * together with its audit entry and its row in `changes` or not at all; and whoever asked is told truly whether it did.
- * Every wait ends at the call's deadline. The SQL itself is in the
- * files of this directory that are named after nouns; what it is for isn't known here.
+ * Its invariants: a tenant's rows are seen only inside a transaction that is bound to that tenant,
+ * or by the reconciler, which no caller speaks through; what changes anything that a caller can see
+ * is a mutation, and a mutation commits together with its audit entry and its row in `changes` or
+ * not at all; and whoever asked is told truly whether it did. Every wait ends at the call's
+ * deadline. The SQL itself is in the files of this directory that are named after nouns; what it is
+ * for isn't known here.
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -28,11 +29,19 @@ const TRIES = 3;
 const RETRY_JITTER_MS = 50;
 /** How often it is asked what became of a transaction whose connection broke at COMMIT. */
 const FATE_POLL_MS = 50;
-/** How much later than the caller Postgres itself gives up, in case that nobody is left to tell it. */
+/**
+ * How much later than the caller Postgres itself gives up, in case that nobody is left to tell it.
+ */
 const SERVER_GRACE_MS = 1_000;
-/** Connections beside the pool, for what mustn't wait behind calls: change feed, health, the fate of a lost COMMIT. */
+/**
+ * Connections beside the pool, for what mustn't wait behind calls: change feed, health, the fate of
+ * a lost COMMIT.
+ */
 const RESERVE_SIZE = 2;
-/** Connections for the audit log alone: two groups of entries on their way, and what becomes of them then. */
+/**
+ * Connections for the audit log alone: two groups of entries on their way, and what becomes of them
+ * then.
+ */
 const AUDIT_SIZE = 3;
 
 export interface StoreOptions {
@@ -40,7 +49,10 @@ export interface StoreOptions {
   readonly url: string;
   /** PEM certificates to verify the server against, instead of those that Node trusts. */
   readonly caFile?: string;
-  /** How many connections calls share; {@link RESERVE_SIZE} and {@link AUDIT_SIZE} more are opened for the store itself. */
+  /**
+   * How many connections calls share; {@link RESERVE_SIZE} and {@link AUDIT_SIZE} more are opened
+   * for the store itself.
+   */
   readonly poolSize: number;
   /** The running release, as in package.json; decides whether this schema may be used. */
   readonly release: string;
@@ -67,7 +79,10 @@ export interface Mutation {
   readonly change?: { readonly kind: ChangeKind; readonly subjectId: string };
   /** What else the audit entry says. */
   readonly detail?: string;
-  /** Done with the reconciler's rights, because the service's don't suffice: erasing, never what a caller asked for. */
+  /**
+   * Done with the reconciler's rights, because the service's don't suffice: erasing, never what a
+   * caller asked for.
+   */
   readonly asReconciler?: boolean;
 }
 
@@ -100,7 +115,8 @@ export class Store {
   /**
    * Connects, and checks everything that `requirements.ts` lists.
    *
-   * @throws Error, in words for the operator, when the database can't be reached or mustn't be used as it is.
+   * @throws Error, in words for the operator, when the database can't be reached or mustn't be used
+   * as it is.
    */
   static async open(options: StoreOptions): Promise<Store> {
     const { config, display } = parseAddress(options.url, options.caFile);
@@ -122,7 +138,10 @@ export class Store {
     await Promise.all([this.#calls, this.#reserve, this.#audit].map((each) => each.close()));
   }
 
-  /** Throws DATABASE_UNAVAILABLE or DEADLINE_EXCEEDED unless Postgres answers. Doesn't wait behind calls. */
+  /**
+   * Throws DATABASE_UNAVAILABLE or DEADLINE_EXCEEDED unless Postgres answers. Doesn't wait behind
+   * calls.
+   */
   async ping(call: Deadline): Promise<void> {
     await this.queryReserve(call, 'SELECT 1');
   }
@@ -130,7 +149,8 @@ export class Store {
   /**
    * Reads one tenant's rows in one read-only transaction (READ COMMITTED).
    *
-   * Throws DATABASE_UNAVAILABLE, DATABASE_POOL_EXHAUSTED (after 300 ms), DEADLINE_EXCEEDED, and what `work` throws.
+   * Throws DATABASE_UNAVAILABLE, DATABASE_POOL_EXHAUSTED (after 300 ms), DEADLINE_EXCEEDED, and
+   * what `work` throws.
    */
   read<T>(call: Deadline, tenantId: TenantId, work: (tx: Tx) => Promise<T>): Promise<T> {
     return this.#transaction(this.#calls, call, { tenantId, readOnly: true }, work, (connection) =>
@@ -139,11 +159,12 @@ export class Store {
   }
 
   /**
-   * What the service does by itself, across tenants and with the reconciler's rights, in one transaction (READ
-   * COMMITTED). It leaves no audit entry: what a caller can see of it is changed by mutations.
+   * What the service does by itself, across tenants and with the reconciler's rights, in one
+   * transaction (READ COMMITTED). It leaves no audit entry: what a caller can see of it is changed
+   * by mutations.
    *
-   * Throws as {@link Store.read}, and CONFLICT. When it throws DATABASE_UNAVAILABLE or DEADLINE_EXCEEDED, it isn't known
-   * whether anything was changed.
+   * Throws as {@link Store.read}, and CONFLICT. When it throws DATABASE_UNAVAILABLE or
+   * DEADLINE_EXCEEDED, it isn't known whether anything was changed.
    */
   reconcile<T>(call: Deadline, work: (tx: Tx) => Promise<T>): Promise<T> {
     return this.#transaction(this.#calls, call, { asReconciler: true }, work, (connection) =>
@@ -152,14 +173,17 @@ export class Store {
   }
 
   /**
-   * Changes one tenant's rows: `work`, the row in `changes` and the audit entry in one transaction (READ COMMITTED).
+   * Changes one tenant's rows: `work`, the row in `changes` and the audit entry in one transaction
+   * (READ COMMITTED).
    *
-   * `work` may run up to three times, when Postgres undoes the transaction in favour of another; so it does nothing
-   * besides its statements. When this returns, everything is durable. When it throws, nothing was changed, with two
-   * exceptions: DEADLINE_EXCEEDED, and DATABASE_UNAVAILABLE if the connection broke at COMMIT and Postgres didn't come
-   * back before the deadline to say what became of it.
+   * `work` may run up to three times, when Postgres undoes the transaction in favour of another; so
+   * it does nothing besides its statements. When this returns, everything is durable. When it
+   * throws, nothing was changed, with two exceptions: DEADLINE_EXCEEDED, and DATABASE_UNAVAILABLE
+   * if the connection broke at COMMIT and Postgres didn't come back before the deadline to say what
+   * became of it.
    *
-   * When the call's request id has had its effect before, `work` is not run and the answer is rebuilt.
+   * When the call's request id has had its effect before, `work` is not run and the answer is
+   * rebuilt.
    *
    * Throws as {@link Store.read}, CONFLICT, and REQUEST_ID_REUSED.
    */
@@ -178,13 +202,21 @@ export class Store {
         if (replay !== undefined && before !== undefined) return replay.rebuild(tx, before);
         const result = await work(tx);
         if (change !== undefined) await recordChange(tx, { tenantId, ...change });
-        xid = await insertAuditEntry(tx, tenantId, { entryId, call, resource, outcome: 'OK', detail });
+        xid = await insertAuditEntry(tx, tenantId, {
+          entryId,
+          call,
+          resource,
+          outcome: 'OK',
+          detail,
+        });
         return result;
       };
       const commit = async (connection: Connection): Promise<void> => {
         await finish(connection, call.deadline).catch(async (error: unknown) => {
           const known =
-            connection.lost && xid !== '' && (await this.#wasCommitted(call, tenantId, xid, entryId));
+            connection.lost &&
+            xid !== '' &&
+            (await this.#wasCommitted(call, tenantId, xid, entryId));
           if (!known) throw error;
         });
       };
@@ -200,7 +232,10 @@ export class Store {
     }
   }
 
-  /** One statement outside of any tenant, for the tables that all tenants share; of a tenant's it sees no rows. */
+  /**
+   * One statement outside of any tenant, for the tables that all tenants share; of a tenant's it
+   * sees no rows.
+   */
   query<Row extends pg.QueryResultRow>(
     call: Deadline,
     text: string,
@@ -209,7 +244,10 @@ export class Store {
     return statement(this.#calls, call, text, values);
   }
 
-  /** As {@link Store.query}, on the store's own connections. The statement must be one that may run twice. */
+  /**
+   * As {@link Store.query}, on the store's own connections. The statement must be one that may run
+   * twice.
+   */
   queryReserve<Row extends pg.QueryResultRow>(
     call: Deadline,
     text: string,
@@ -219,8 +257,8 @@ export class Store {
   }
 
   /**
-   * One statement on the audit log's own connections, which no call takes. It is sent once: when this throws, it isn't known
-   * whether it was done, unless Postgres itself refused it.
+   * One statement on the audit log's own connections, which no call takes. It is sent once: when
+   * this throws, it isn't known whether it was done, unless Postgres itself refused it.
    */
   async append(call: Deadline, text: string, values: readonly unknown[]): Promise<void> {
     const connection = await this.#audit.acquire(call.deadline);
@@ -267,9 +305,15 @@ export class Store {
     }
   }
 
-  // The entry itself is the proof that it was committed: after a fail-over the new server may have given the same
-  // transaction id to another. Its status only tells when there's nothing to wait for.
-  async #wasCommitted(call: Call, tenantId: TenantId, xid: string, entryId: string): Promise<boolean> {
+  // The entry itself is the proof that it was committed: after a fail-over the new server may have
+  // given the same transaction id to another. Its status only tells when there's nothing to wait
+  // for.
+  async #wasCommitted(
+    call: Call,
+    tenantId: TenantId,
+    xid: string,
+    entryId: string,
+  ): Promise<boolean> {
     const ask = async (tx: Tx): Promise<boolean | undefined> => {
       const [fate] = await tx.query<{ entered: boolean; status: string | null }>(
         `SELECT pg_xact_status($1::xid8) AS status,
@@ -295,28 +339,30 @@ export class Store {
 }
 
 /**
- * The reconciler's role; and that its statements walk indexes, whatever the statistics say. Those lag behind exactly when a
- * million rows have just been made or moved, and then a batch of 500 was found by reading all of a key's rows: 150 µs of
- * Postgres for a row instead of 20 (measured).
+ * The reconciler's role; and that its statements walk indexes, whatever the statistics say. Those
+ * lag behind exactly when a million rows have just been made or moved, and then a batch of 500 was
+ * found by reading all of a key's rows: 150 µs of Postgres for a row instead of 20 (measured).
  */
 const AS_RECONCILER = `SET LOCAL ROLE ${RECONCILER_ROLE}; SET LOCAL enable_seqscan = off;
     SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;`;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /**
- * A connection with an open transaction, bound to the tenant if there is one; without, it sees no tenant's rows unless
- * it is the reconciler's.
+ * A connection with an open transaction, bound to the tenant if there is one; without, it sees no
+ * tenant's rows unless it is the reconciler's.
  *
- * One round trip, so the values stand in the text. Postgres is given time limits of its own: a statement that waits for
- * a lock doesn't notice that its client is gone, and a frozen process would keep its locks. They end with the
- * transaction, as whatever outlives it would reach the pooler's next client.
+ * One round trip, so the values stand in the text. Postgres is given time limits of its own: a
+ * statement that waits for a lock doesn't notice that its client is gone, and a frozen process
+ * would keep its locks. They end with the transaction, as whatever outlives it would reach the
+ * pooler's next client.
  */
 async function begin(
   connections: Connections,
   call: Deadline,
   { tenantId, readOnly = false, asReconciler = false }: Scope,
 ): Promise<Connection> {
-  if (tenantId !== undefined && !UUID.test(tenantId)) throw new Error('a tenant id that is no UUID');
+  if (tenantId !== undefined && !UUID.test(tenantId))
+    throw new Error('a tenant id that is no UUID');
   const limit = Math.min(Math.ceil(millisecondsLeft(call.deadline)) + SERVER_GRACE_MS, 2 ** 31 - 1);
   // READ WRITE goes unsaid: a standby refuses the word itself, with an SQLSTATE that tells nothing.
   const text = `BEGIN ISOLATION LEVEL READ COMMITTED ${readOnly ? 'READ ONLY' : ''};
@@ -339,7 +385,10 @@ async function begin(
   }
 }
 
-/** COMMIT. Postgres answers ROLLBACK, and no error, when a statement before had failed and that was overlooked. */
+/**
+ * COMMIT. Postgres answers ROLLBACK, and no error, when a statement before had failed and that was
+ * overlooked.
+ */
 async function finish(connection: Connection, deadline: number): Promise<void> {
   const { command } = await connection.query('COMMIT', [], deadline);
   if (command !== 'COMMIT') throw new Error('a failed transaction was to be committed');

@@ -1,9 +1,10 @@
 /**
  * How many keys and stored data keys a tenant has, read before another one is added.
  *
- * The counts are the database's own: triggers keep them, in the transaction of what they count (`migrations/0008_quotas.sql`
- * has how, without a row that everybody waits for). Reads the counts that are committed: transactions that add something at
- * the same time don't see each other, so a quota is passed by at most as many as were under way at once.
+ * The counts are the database's own: triggers keep them, in the transaction of what they count
+ * (`migrations/0008_quotas.sql` has how, without a row that everybody waits for). Reads the counts
+ * that are committed: transactions that add something at the same time don't see each other, so a
+ * quota is passed by at most as many as were under way at once.
  */
 import { quotaExceeded } from '../errors.ts';
 

@@ -1,5 +1,6 @@
 /**
- * Tenants, as rows. All tenants share the table: it isn't under row-level security, and reading it needs no transaction.
+ * Tenants, as rows. All tenants share the table: it isn't under row-level security, and reading it
+ * needs no transaction.
  *
  * Invariant: a shredded tenant isn't found by its name, and its name stays taken.
  */
@@ -85,21 +86,30 @@ export async function findTenantByName(
   call: Deadline,
   name: string,
 ): Promise<TenantRecord | undefined> {
-  const [row] = await store.query<Row>(call, `SELECT ${COLUMNS} FROM tenants WHERE name = $1 AND ${THERE}`, [
-    name,
-  ]);
+  const [row] = await store.query<Row>(
+    call,
+    `SELECT ${COLUMNS} FROM tenants WHERE name = $1 AND ${THERE}`,
+    [name],
+  );
   return row && fromRow(row);
 }
 
-/** Keeps everyone else from changing the tenant until the transaction ends; returns it as it then is. */
+/**
+ * Keeps everyone else from changing the tenant until the transaction ends; returns it as it then
+ * is.
+ */
 export async function lockTenant(tx: Tx, tenantId: TenantId): Promise<TenantRecord | undefined> {
-  const [row] = await tx.query<Row>(`SELECT ${COLUMNS} FROM tenants WHERE tenant_id = $1 FOR UPDATE`, [
-    tenantId,
-  ]);
+  const [row] = await tx.query<Row>(
+    `SELECT ${COLUMNS} FROM tenants WHERE tenant_id = $1 FOR UPDATE`,
+    [tenantId],
+  );
   return row && fromRow(row);
 }
 
-/** Sets the state of a tenant that this transaction has locked, and when it is to be shredded, if it is. */
+/**
+ * Sets the state of a tenant that this transaction has locked, and when it is to be shredded, if it
+ * is.
+ */
 export async function setTenantState(
   tx: Tx,
   tenantId: TenantId,
@@ -115,7 +125,11 @@ export async function setTenantState(
 }
 
 /** Sets all quotas of a tenant that this transaction has locked. */
-export async function setTenantQuotas(tx: Tx, tenantId: TenantId, quotas: Quotas): Promise<TenantRecord> {
+export async function setTenantQuotas(
+  tx: Tx,
+  tenantId: TenantId,
+  quotas: Quotas,
+): Promise<TenantRecord> {
   const [row] = await tx.query<Row>(
     `UPDATE tenants SET quota_calls_per_second = $2, quota_keys = $3, quota_stored_data_keys = $4,
        revision = revision + 1
@@ -130,7 +144,11 @@ export async function setTenantQuotas(tx: Tx, tenantId: TenantId, quotas: Quotas
 export async function listTenants(
   store: Store,
   call: Deadline,
-  page: { readonly after?: string; readonly limit: number; readonly conditions?: readonly Condition[] },
+  page: {
+    readonly after?: string;
+    readonly limit: number;
+    readonly conditions?: readonly Condition[];
+  },
 ): Promise<TenantRecord[]> {
   const values: unknown[] = [page.after ?? '', page.limit];
   const where = whereClause(page.conditions ?? [], FILTER, values);

@@ -1,9 +1,10 @@
 /**
- * Token keys that an operator destroys, as rows: what may be destroyed, and that it was; and ones that the token has and the
- * database has never heard of, or no more.
+ * Token keys that an operator destroys, as rows: what may be destroyed, and that it was; and ones
+ * that the token has and the database has never heard of, or no more.
  *
- * By the owner's role alone: the service's can't say that anything is destroyed. Invariant: before the token is touched, the
- * row says DESTROYING, so that nothing new comes under the key, and nothing that isn't destroyed is under it. Knows no PIN.
+ * By the owner's role alone: the service's can't say that anything is destroyed. Invariant: before
+ * the token is touched, the row says DESTROYING, so that nothing new comes under the key, and
+ * nothing that isn't destroyed is under it. Knows no PIN.
  */
 import { randomUUID } from 'node:crypto';
 import type { AnyId, TenantId } from '../ids.ts';
@@ -22,14 +23,18 @@ export interface Operator {
   readonly method: string;
 }
 
-/** The key of that id, if it may be destroyed. Throws Error, in words for the operator, if it mayn't. */
+/**
+ * The key of that id, if it may be destroyed. Throws Error, in words for the operator, if it
+ * mayn't.
+ */
 export async function findDestructible(
   owner: OwnerConnection,
   objectId: string,
 ): Promise<TokenObjectRecord[]> {
   const found = (await selectTokenObjects(owner.query)).find((each) => each.objectId === objectId);
   if (found === undefined) throw new Error(`no key ${objectId} is recorded`);
-  const isReplaced = found.role === 'root' || found.role === 'seal' || found.tokenState === 'FORMER';
+  const isReplaced =
+    found.role === 'root' || found.role === 'seal' || found.tokenState === 'FORMER';
   if (!isReplaced) throw new Error(`${objectId} is the ${found.role} key, which is not replaced`);
   if (found.state === 'CURRENT' || found.state === 'CREATING' || found.state === 'CREATED')
     throw new Error(`the ${found.role} key ${objectId} is ${found.state}: rotate it first`);
@@ -47,7 +52,9 @@ export async function findShreddedRoots(
   );
   if (row === undefined) throw new Error(`there is no tenant ${tenant}`);
   if (row.state === 'SHRED_SCHEDULED')
-    throw new Error(`the tenant ${tenant} waits to be shredded, until ${row.shred_at?.toISOString()}`);
+    throw new Error(
+      `the tenant ${tenant} waits to be shredded, until ${row.shred_at?.toISOString()}`,
+    );
   if (row.state !== 'SHREDDED')
     throw new Error(`the tenant ${tenant} is ${row.state}: keyward tenants shred comes first`);
   if (!row.dedicated)
@@ -57,8 +64,8 @@ export async function findShreddedRoots(
 }
 
 /**
- * Says that they are being destroyed, so that agents let go of them. Throws Error, in words for the operator, while key
- * versions are under one; then nothing has changed.
+ * Says that they are being destroyed, so that agents let go of them. Throws Error, in words for the
+ * operator, while key versions are under one; then nothing has changed.
  */
 export function beginDestruction(
   owner: OwnerConnection,
@@ -101,7 +108,10 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
     );
 }
 
-/** Records a key that only the token knows, as one that is never used. Throws Error for one that is recorded. */
+/**
+ * Records a key that only the token knows, as one that is never used. Throws Error for one that is
+ * recorded.
+ */
 export function recordAbandoned(
   owner: OwnerConnection,
   operator: Operator,

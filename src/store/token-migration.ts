@@ -1,9 +1,10 @@
 /**
  * Moving to another token, as rows: the next token and its objects, and the switch.
  *
- * By the owner's role alone. Invariants: all rows and the tokens' states change in one transaction, while nothing new can come
- * under the keys that are left; each change of a token's or object's state brings its audit entry. The copies that take the
- * rows' place are `moved-key-versions.ts`'s. Knows no PIN and no key.
+ * By the owner's role alone. Invariants: all rows and the tokens' states change in one transaction,
+ * while nothing new can come under the keys that are left; each change of a token's or object's
+ * state brings its audit entry. The copies that take the rows' place are `moved-key-versions.ts`'s.
+ * Knows no PIN and no key.
  */
 import { randomUUID } from 'node:crypto';
 import type { AnyId, TenantId, TokenId } from '../ids.ts';
@@ -26,7 +27,9 @@ const LOCK_WAIT = '10s';
 
 /** Returns whether no other command is moving; none begins until this connection ends. */
 export async function lockMigration(owner: OwnerConnection): Promise<boolean> {
-  const [row] = await owner.query<{ locked: boolean }>(`SELECT pg_try_advisory_lock(${LOCK}) AS locked`);
+  const [row] = await owner.query<{ locked: boolean }>(
+    `SELECT pg_try_advisory_lock(${LOCK}) AS locked`,
+  );
   return row?.locked === true;
 }
 
@@ -136,12 +139,16 @@ interface Switch {
 }
 
 /**
- * `switched`, or why not, nothing being changed: `behind` when versions wait to be copied or keys of the next token to be made,
- * `lacking` when a replica doesn't hold those, `corrupt` when a version doesn't verify and mustn't be left behind.
+ * `switched`, or why not, nothing being changed: `behind` when versions wait to be copied or keys
+ * of the next token to be made, `lacking` when a replica doesn't hold those, `corrupt` when a
+ * version doesn't verify and mustn't be left behind.
  */
 type SwitchOutcome = 'switched' | 'behind' | 'lacking' | 'corrupt';
 
-/** Puts the copies in the rows' place, and the next token in the current one's. Throws what Postgres and `copy` throw. */
+/**
+ * Puts the copies in the rows' place, and the next token in the current one's. Throws what Postgres
+ * and `copy` throw.
+ */
 export async function switchTokens(
   owner: OwnerConnection,
   operator: Operator,
@@ -166,7 +173,11 @@ const LOCKED = ['55P03', '40P01'];
 /** Has a transaction undone that has nothing wrong with it. */
 class Undo extends Error {}
 
-async function trySwitch(owner: OwnerConnection, operator: Operator, wanted: Switch): Promise<SwitchOutcome> {
+async function trySwitch(
+  owner: OwnerConnection,
+  operator: Operator,
+  wanted: Switch,
+): Promise<SwitchOutcome> {
   const { to } = wanted;
   await holdStill(owner);
   if (await lacksObjects(owner, to)) return 'behind';
@@ -182,8 +193,8 @@ async function trySwitch(owner: OwnerConnection, operator: Operator, wanted: Swi
 }
 
 /**
- * From here until the transaction ends no version is made or re-wrapped, and no key of a token made or replaced: whoever does
- * that holds the current keys, or changes their rows.
+ * From here until the transaction ends no version is made or re-wrapped, and no key of a token made
+ * or replaced: whoever does that holds the current keys, or changes their rows.
  */
 async function holdStill(owner: OwnerConnection): Promise<void> {
   await owner.query(`SET LOCAL lock_timeout = '${LOCK_WAIT}'`);
@@ -192,7 +203,9 @@ async function holdStill(owner: OwnerConnection): Promise<void> {
   await owner.query('SET LOCAL lock_timeout = 0');
 }
 
-/** Whether a key is missing in the next token that whoever has one in the current token must have. */
+/**
+ * Whether a key is missing in the next token that whoever has one in the current token must have.
+ */
 async function lacksObjects(owner: OwnerConnection, to: TokenId): Promise<boolean> {
   const lacking = await owner.query(
     `SELECT 1 FROM token_objects o JOIN tenants t USING (tenant_id)
@@ -244,8 +257,10 @@ async function switchObjects(
     `SELECT tenant_id AS "tenantId" FROM tenants WHERE name = 'system'`,
   );
   if (system === undefined) throw new Error('The database has lost the tenant system.');
-  for (const tokenId of [from, to]) await insertAudit(owner, operator, system.tenantId, tokenName(tokenId));
-  for (const object of activated) await insertAudit(owner, operator, object.tenantId, objectName(object));
+  for (const tokenId of [from, to])
+    await insertAudit(owner, operator, system.tenantId, tokenName(tokenId));
+  for (const object of activated)
+    await insertAudit(owner, operator, object.tenantId, objectName(object));
   await announce(owner, to, 'versions');
   await announce(owner, to);
 }

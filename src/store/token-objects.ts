@@ -1,10 +1,11 @@
 /**
- * The HSM token's objects, as rows: what is recorded of each, from before it is made to after it is destroyed; and which
- * replicas hold which.
+ * The HSM token's objects, as rows: what is recorded of each, from before it is made to after it is
+ * destroyed; and which replicas hold which.
  *
- * Invariants: an object is recorded before the token makes it, and no id is used twice; of a tenant's objects of one role at
- * most one is current and at most one is on its way there; a row changes its state only from the one that it must have
- * before. Not under row-level security: every replica knows all. Knows no PKCS#11.
+ * Invariants: an object is recorded before the token makes it, and no id is used twice; of a
+ * tenant's objects of one role at most one is current and at most one is on its way there; a row
+ * changes its state only from the one that it must have before. Not under row-level security: every
+ * replica knows all. Knows no PKCS#11.
  */
 import { KeywardError } from '../errors.ts';
 import type { AnyId, JobId, SealKeyId, TenantId, TokenId } from '../ids.ts';
@@ -107,7 +108,10 @@ export function listTokenObjects(store: Store, call: Deadline): Promise<TokenObj
   return selectTokenObjects((text, values) => store.query(call, text, values));
 }
 
-/** Whether a seal key is recorded that may have sealed something: where no agent has it, that says nothing against a row. */
+/**
+ * Whether a seal key is recorded that may have sealed something: where no agent has it, that says
+ * nothing against a row.
+ */
 export async function isSealKeyInUse(
   store: Pick<Store, 'query'>,
   call: Deadline,
@@ -125,9 +129,10 @@ export async function isSealKeyInUse(
 export type NewTokenObject = Pick<TokenObjectRecord, 'tenantId' | 'objectId' | 'role' | 'caller'>;
 
 /**
- * Records one that is to be made in the current token; the tenant's first of its role, where there must be none before. Throws
- * TOKEN_KEY_ROTATION_UNDER_WAY while another is on its way, or is the first already, and RESOURCE_NOT_FOUND for a tenant that
- * is shredded, which this one isn't until the transaction ends.
+ * Records one that is to be made in the current token; the tenant's first of its role, where there
+ * must be none before. Throws TOKEN_KEY_ROTATION_UNDER_WAY while another is on its way, or is the
+ * first already, and RESOURCE_NOT_FOUND for a tenant that is shredded, which this one isn't until
+ * the transaction ends.
  */
 export async function insertTokenObject(
   tx: Tx,
@@ -164,9 +169,10 @@ export async function moveTokenObject(
 }
 
 /**
- * Locks a CREATED one and the one that is current, and returns whether that may take this one's place: once every replica
- * that runs holds it, and no other replica has done it. Comes before anything of a job is locked: who writes key versions
- * keeps both current keys from changing first, and then counts its range on.
+ * Locks a CREATED one and the one that is current, and returns whether that may take this one's
+ * place: once every replica that runs holds it, and no other replica has done it. Comes before
+ * anything of a job is locked: who writes key versions keeps both current keys from changing first,
+ * and then counts its range on.
  */
 export async function lockForActivation(
   tx: Tx,
@@ -181,7 +187,10 @@ export async function lockForActivation(
   return locked.some(({ state }) => state === 'CREATED') && (await isHeldByAll(tx, objectId));
 }
 
-/** Makes one current that was locked for that, in place of the one that is. `jobId`: what brings key versions under it. */
+/**
+ * Makes one current that was locked for that, in place of the one that is. `jobId`: what brings key
+ * versions under it.
+ */
 export async function activateTokenObject(
   tx: Tx,
   { tenantId, objectId, role }: Pick<TokenObjectRecord, 'tenantId' | 'objectId' | 'role'>,
@@ -218,7 +227,10 @@ export async function countHolders(query: Query, objectIds: readonly AnyId[]): P
   return row?.count ?? 0;
 }
 
-/** Says that a replica runs, and which objects all of its agents hold. Returns how many run, with this one. */
+/**
+ * Says that a replica runs, and which objects all of its agents hold. Returns how many run, with
+ * this one.
+ */
 export async function reportHeld(
   store: Store,
   call: Deadline,
@@ -238,8 +250,15 @@ export async function reportHeld(
   return 1 + (others?.count ?? 0);
 }
 
-/** Nobody waits for that replica any more; without an id, for those that have been silent for an hour. */
-export async function removeReplicas(store: Store, call: Deadline, replicaId?: string): Promise<void> {
+/**
+ * Nobody waits for that replica any more; without an id, for those that have been silent for an
+ * hour.
+ */
+export async function removeReplicas(
+  store: Store,
+  call: Deadline,
+  replicaId?: string,
+): Promise<void> {
   await store.reconcile(call, (tx) =>
     tx.query(
       `DELETE FROM replicas WHERE replica_id = $1
@@ -249,7 +268,10 @@ export async function removeReplicas(store: Store, call: Deadline, replicaId?: s
   );
 }
 
-/** The root key that a tenant's key versions are to be under, of `tenants t`, as `current_root`; and the seal key. */
+/**
+ * The root key that a tenant's key versions are to be under, of `tenants t`, as `current_root`; and
+ * the seal key.
+ */
 export const JOIN_CURRENT_KEYS = `
   JOIN token_objects current_root ON current_root.role = 'root' AND current_root.is_current
     AND current_root.tenant_id = CASE WHEN t.dedicated_root_key THEN t.tenant_id
@@ -257,8 +279,8 @@ export const JOIN_CURRENT_KEYS = `
   JOIN token_objects current_seal ON current_seal.role = 'seal' AND current_seal.is_current`;
 
 /**
- * Throws TOKEN_KEY_NOT_READY unless a new version is under its tenant's current root key and sealed by the current seal
- * key; they stay so until the transaction ends.
+ * Throws TOKEN_KEY_NOT_READY unless a new version is under its tenant's current root key and sealed
+ * by the current seal key; they stay so until the transaction ends.
  */
 export async function requireCurrentKeys(
   tx: Tx,
@@ -274,8 +296,8 @@ export async function requireCurrentKeys(
 }
 
 /**
- * Keeps seal keys current until the transaction ends. Returns false where one isn't any more, or maintenance is paused and that
- * counts.
+ * Keeps seal keys current until the transaction ends. Returns false where one isn't any more, or
+ * maintenance is paused and that counts.
  */
 export async function holdSealKeys(
   query: Query,
@@ -297,9 +319,15 @@ export type DueTokenKey =
   | ({ readonly due: 'create' | 'activate' } & TokenObjectRecord)
   | { readonly due: 'add'; readonly tenantId: TenantId; readonly tenant: string };
 
-/** Of `token_objects o`: whether it is in the token that serves. What is in the next one is the command's that moves. */
+/**
+ * Of `token_objects o`: whether it is in the token that serves. What is in the next one is the
+ * command's that moves.
+ */
 const IS_IN_CURRENT = `o.token_id = (SELECT token_id FROM tokens WHERE state = 'CURRENT')`;
-/** Of `token_objects o` and their `tenants t`: whether a step is due. A shredded tenant's are no longer used. */
+/**
+ * Of `token_objects o` and their `tenants t`: whether a step is due. A shredded tenant's are no
+ * longer used.
+ */
 const IS_DUE = `t.state <> 'SHREDDED' AND ${IS_IN_CURRENT}
   AND (o.state = 'CREATED' OR (o.state = 'CREATING' AND o.attempt_until <= clock_timestamp()))`;
 /** Of `tenants t`: whether it is to have a root key of its own and hasn't. */
@@ -322,7 +350,9 @@ export async function findDueTokenKeys(tx: Tx, limit: number): Promise<DueTokenK
       const record = fromRow(row);
       return { due: record.state === 'CREATED' ? 'activate' : 'create', ...record };
     }),
-    ...lacking.map(({ tenant_id: tenantId, tenant }): DueTokenKey => ({ due: 'add', tenantId, tenant })),
+    ...lacking.map(
+      ({ tenant_id: tenantId, tenant }): DueTokenKey => ({ due: 'add', tenantId, tenant }),
+    ),
   ];
 }
 

@@ -1,9 +1,9 @@
 /**
  * Tokens as a whole, as rows: the one that serves, the one to move to, those that served before.
  *
- * Invariant: one is CURRENT at every time, at most one NEXT. Rows are the owner's to write, by `token init` and `token
- * migrate`; every replica reads all. What a profile says is the HSM side's matter; how one follows another is
- * `token-migration.ts`.
+ * Invariant: one is CURRENT at every time, at most one NEXT. Rows are the owner's to write, by
+ * `token init` and `token migrate`; every replica reads all. What a profile says is the HSM side's
+ * matter; how one follows another is `token-migration.ts`.
  */
 import type { TokenId } from '../ids.ts';
 import type { Deadline, Store } from './store.ts';

@@ -1,14 +1,19 @@
 /**
- * How key versions are used, as rows: reports of replicas added up, and up to when they are complete.
+ * How key versions are used, as rows: reports of replicas added up, and up to when they are
+ * complete.
  *
- * Invariant: a report counts once, however often it is sent: each replica numbers its own. Times of use are the database's
- * clock, reckoned back by how long ago the replica says it was. Counts nothing itself.
+ * Invariant: a report counts once, however often it is sent: each replica numbers its own. Times of
+ * use are the database's clock, reckoned back by how long ago the replica says it was. Counts
+ * nothing itself.
  */
 import type { KeyId, TenantId } from '../ids.ts';
 import { lockedInOrder } from './row-locks.ts';
 import type { Deadline, Store, Tx } from './store.ts';
 
-/** A replica that hasn't reported for so long doesn't run any more, and what it had not reported is lost. */
+/**
+ * A replica that hasn't reported for so long doesn't run any more, and what it had not reported is
+ * lost.
+ */
 const SILENCE = "interval '10 minutes'";
 
 /** What one replica has counted of one version since its last report. */
@@ -52,7 +57,10 @@ const OVER_LIMIT = lockedInOrder({
       AND u.version = k.primary_version AND u.encrypt_operations >= k.rotation_usage_limit)`,
 });
 
-/** Adds a report, and notes which keys have reached their limit. Sending the same one again changes nothing. */
+/**
+ * Adds a report, and notes which keys have reached their limit. Sending the same one again changes
+ * nothing.
+ */
 export function addReport(store: Store, call: Deadline, report: UsageReport): Promise<void> {
   return store.reconcile(call, async (tx) => {
     const fresh = await tx.query(
@@ -103,7 +111,11 @@ async function addUses(tx: Tx, uses: readonly VersionUse[]): Promise<void> {
 }
 
 /** A replica that ends in order has reported all; nobody need wait for it. */
-export async function removeReplica(store: Store, call: Deadline, replicaId: string): Promise<void> {
+export async function removeReplica(
+  store: Store,
+  call: Deadline,
+  replicaId: string,
+): Promise<void> {
   await store.reconcile(call, (tx) =>
     tx.query('DELETE FROM usage_reports WHERE replica_id = $1', [replicaId]),
   );

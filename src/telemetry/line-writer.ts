@@ -1,14 +1,16 @@
 /**
  * Lines to a file descriptor, written together: 4 KiB or a tenth of a second at a time.
  *
- * - Whatever becomes of the descriptor (a full disk, a reader that is gone or does not read), nothing here throws, waits
- *   for long, or grows beyond {@link WAITING_LIMIT}: lines that cannot be written are dropped and counted.
+ * - Whatever becomes of the descriptor (a full disk, a reader that is gone or does not read),
+ *   nothing here throws, waits for long, or grows beyond {@link WAITING_LIMIT}: lines that cannot
+ *   be written are dropped and counted.
  * - What is written is whole lines, in order.
  * - A write goes on as soon as one is possible again.
  *
- * The descriptor is to be one that never blocks: what a thread waits for holds up the end of the process (measured).
- * pino's own destination ends the process on a full disk, waits for ever in its last flush (measured), and keeps what
- * cannot be written without a limit. Does not know what a line says.
+ * The descriptor is to be one that never blocks: what a thread waits for holds up the end of the
+ * process (measured). pino's own destination ends the process on a full disk, waits for ever in its
+ * last flush (measured), and keeps what cannot be written without a limit. Does not know what a
+ * line says.
  */
 import { write, writeSync } from 'node:fs';
 

@@ -1,11 +1,12 @@
 /**
  * The log: JSON lines on stdout.
  *
- * Lines are written together (`line-writer.ts`): one write for each costs more than making it. What ends the process in
- * order, or by an exception, writes the rest first; a kill -9 loses the last tenth of a second, and a full disk or a
- * reader that is gone loses lines rather than the service, which is why nothing that must not be lost is left to the log.
- * Owns their shape. What is logged is chosen field by field where it is logged, so there is nothing here that hides
- * secrets: none may get this far. Errors are logged with their causes' messages.
+ * Lines are written together (`line-writer.ts`): one write for each costs more than making it. What
+ * ends the process in order, or by an exception, writes the rest first; a kill -9 loses the last
+ * tenth of a second, and a full disk or a reader that is gone loses lines rather than the service,
+ * which is why nothing that must not be lost is left to the log. Owns their shape. What is logged
+ * is chosen field by field where it is logged, so there is nothing here that hides secrets: none
+ * may get this far. Errors are logged with their causes' messages.
  */
 import { type Logger, pino } from 'pino';
 import { LineWriter } from './line-writer.ts';

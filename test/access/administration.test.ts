@@ -1,8 +1,8 @@
 /**
  * How much a policy may be: as much as every replica can hold and look through, of every tenant.
  *
- * With a store and agents that do nothing, since it takes a policy of megabytes; changes on the real ones are in
- * `test/rpc/role-bindings.test.ts`.
+ * With a store and agents that do nothing, since it takes a policy of megabytes; changes on the
+ * real ones are in `test/rpc/role-bindings.test.ts`.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -54,8 +54,11 @@ function administrationOf(bindings: readonly RoleBinding[], roles: readonly Cust
 }
 
 const nobodyAsks = () => assert.fail('this reaches beyond the tenant');
-const add = (bindings: readonly RoleBinding[], next: NewRoleBinding, roles?: readonly CustomRole[]) =>
-  administrationOf(bindings, roles).createBinding(callOf(), TENANT, next, nobodyAsks);
+const add = (
+  bindings: readonly RoleBinding[],
+  next: NewRoleBinding,
+  roles?: readonly CustomRole[],
+) => administrationOf(bindings, roles).createBinding(callOf(), TENANT, next, nobodyAsks);
 const many = (count: number, nameOf: (index: number) => string, description = '') =>
   Array.from({ length: count }, (_, index) => ({
     ...binding(`b${index}`, nameOf(index), description),

@@ -18,9 +18,14 @@ const subject = (): Subject => ({ name: PRINCIPAL, groups: GROUPS, claim: () => 
 const binding = fc.record({
   member: fc.oneof(
     fc.constantFrom(PRINCIPAL, 'corp/a').map((name) => ({ kind: 'principal' as const, name })),
-    fc.constantFrom(...GROUPS, PRINCIPAL, 'corp/c').map((name) => ({ kind: 'group' as const, name })),
+    fc
+      .constantFrom(...GROUPS, PRINCIPAL, 'corp/c')
+      .map((name) => ({ kind: 'group' as const, name })),
   ),
-  role: fc.constantFrom(...Object.keys(PREDEFINED_ROLES).map((role) => `roles/${role}`), 'roles/none'),
+  role: fc.constantFrom(
+    ...Object.keys(PREDEFINED_ROLES).map((role) => `roles/${role}`),
+    'roles/none',
+  ),
   keyPattern: fc.constantFrom('', '*', 'a', 'a*', 'ab', 'ab*', 'abc', 'b'),
   allTenants: fc.boolean(),
   expiresAt: fc.constantFrom(null, new Date(NOW - 1), new Date(NOW + 1)),

@@ -4,7 +4,11 @@ import { X509Certificate } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { PeerCertificate } from 'node:tls';
 import { createCertificateAuthority } from '../../dev/certificates.ts';
-import { type CertificatePrincipal, clientCertificate, principalOf } from '../../src/access/certificates.ts';
+import {
+  type CertificatePrincipal,
+  clientCertificate,
+  principalOf,
+} from '../../src/access/certificates.ts';
 import { parseDenyList } from '../../src/access/deny-list.ts';
 
 /** OU=a,OU=b,CN=x */
@@ -153,7 +157,10 @@ describe('a certificate with a long name', () => {
 });
 
 describe('a deny list', () => {
-  const { certPem } = createCertificateAuthority('some CA').issue({ subject: 'x', usage: 'client' });
+  const { certPem } = createCertificateAuthority('some CA').issue({
+    subject: 'x',
+    usage: 'client',
+  });
   const x509 = new X509Certificate(certPem);
   const { denyKeys } = clientCertificate(x509.toLegacyObject() as PeerCertificate, 'subject');
   const denies = (text: string) => denyKeys.some((key) => parseDenyList(text).has(key));

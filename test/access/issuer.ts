@@ -1,5 +1,6 @@
 /**
- * An issuer of tokens for tests: keys, tokens of any form, and an endpoint for its JWKS that counts and can fail.
+ * An issuer of tokens for tests: keys, tokens of any form, and an endpoint for its JWKS that counts
+ * and can fail.
  *
  * Signs with node:crypto and not with what the service verifies with. Knows no test.
  */
@@ -26,7 +27,12 @@ export interface SigningKey {
 /** A new key for that algorithm: RS256, PS256, ES256, ES384, ES512 or EdDSA. */
 export function signingKey(kid: string, alg = 'ES256', rsaBits = 2048): SigningKey {
   const { publicKey, privateKey } = keyPair(alg, rsaBits);
-  return { kid, alg, privateKey, jwk: { ...publicKey.export({ format: 'jwk' }), kid, alg, use: 'sig' } };
+  return {
+    kid,
+    alg,
+    privateKey,
+    jwk: { ...publicKey.export({ format: 'jwk' }), kid, alg, use: 'sig' },
+  };
 }
 
 function keyPair(alg: string, modulusLength: number) {
@@ -36,7 +42,10 @@ function keyPair(alg: string, modulusLength: number) {
   return generateKeyPairSync('ec', { namedCurve: curves[alg] ?? '' });
 }
 
-/** What is to be changed of a good token; `undefined` leaves a member out. Text and bytes are taken as they are. */
+/**
+ * What is to be changed of a good token; `undefined` leaves a member out. Text and bytes are taken
+ * as they are.
+ */
 export interface TokenChanges {
   readonly header?: Readonly<Record<string, unknown>> | string;
   readonly claims?: Readonly<Record<string, unknown>> | string | Buffer;
@@ -48,7 +57,14 @@ export interface TokenChanges {
 export function tokenBy(key: SigningKey, changes: TokenChanges = {}): string {
   const now = changes.now ?? Math.floor(Date.now() / 1000);
   const header = { alg: key.alg, kid: key.kid, typ: 'at+jwt' };
-  const claims = { iss: ISSUER, aud: AUDIENCE, sub: 'alice', iat: now, exp: now + 600, jti: 'token-1' };
+  const claims = {
+    iss: ISSUER,
+    aud: AUDIENCE,
+    sub: 'alice',
+    iat: now,
+    exp: now + 600,
+    jti: 'token-1',
+  };
   const signed = [jsonOf(header, changes.header), jsonOf(claims, changes.claims)]
     .map((part) => Buffer.from(part).toString('base64url'))
     .join('.');
@@ -66,7 +82,8 @@ function signatureOf(text: string, { alg, privateKey }: SigningKey): Buffer {
   if (alg === 'EdDSA') return sign(null, data, privateKey);
   const hash = `sha${alg.slice(2)}`;
   // Padding 6 is PSS, and a salt of -1 as long as the hash.
-  if (alg.startsWith('PS')) return sign(hash, data, { key: privateKey, padding: 6, saltLength: -1 });
+  if (alg.startsWith('PS'))
+    return sign(hash, data, { key: privateKey, padding: 6, saltLength: -1 });
   return sign(hash, data, { key: privateKey, dsaEncoding: 'ieee-p1363' });
 }
 

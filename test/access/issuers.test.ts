@@ -60,7 +60,11 @@ test('case 105: every mistake is named at once, with where it is, an issuer or a
 
 test('keys come from one place, over what nobody on the way can change', () => {
   const where = (changes: object) => () => parse({ ...GOOD, ...changes });
-  for (const jwksUrl of ['http://127.0.0.1:8080/jwks', 'http://localhost/jwks', 'http://[::1]/jwks'])
+  for (const jwksUrl of [
+    'http://127.0.0.1:8080/jwks',
+    'http://localhost/jwks',
+    'http://[::1]/jwks',
+  ])
     where({ jwksUrl })();
   for (const jwksUrl of [
     'http://127.0.0.1.example.com/',
@@ -90,6 +94,9 @@ test('two issuers are told apart by name and by iss', () => {
 test('the example in docs/access.md is one', () => {
   const page = readFileSync(new URL('../../docs/access.md', import.meta.url), 'utf8');
   const [, example = ''] = /```json\n(.*?)```/s.exec(page) ?? [];
-  const inPlace = example.replaceAll(/"\/etc\/keyward\/[^"]+"/g, JSON.stringify(import.meta.filename));
+  const inPlace = example.replaceAll(
+    /"\/etc\/keyward\/[^"]+"/g,
+    JSON.stringify(import.meta.filename),
+  );
   assert.equal(parseIssuers(inPlace).length, 2);
 });

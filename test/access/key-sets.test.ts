@@ -41,7 +41,10 @@ describe('an endpoint', () => {
     for (let minutes = 1; minutes < 10; minutes += 1) {
       rig.ahead += MINUTE - 1;
       assert.equal(await rig.accept(token), 'accepted', `${minutes} minutes`);
-      assert.equal(await rig.with({ claims: { jti: `${minutes}` }, now: aheadOf(rig) }), 'accepted');
+      assert.equal(
+        await rig.with({ claims: { jti: `${minutes}` }, now: aheadOf(rig) }),
+        'accepted',
+      );
     }
     rig.ahead += MINUTE + SECOND;
     assert.match(await rig.accept(token), /^ISSUER_UNAVAILABLE/);
@@ -125,7 +128,8 @@ describe('an endpoint', () => {
       (response) => response.end(`{"keys":[${' '.repeat(300_000)}]}`),
       (response) => response.writeHead(302, { location: elsewhere.url }).end(),
       (response) => response.destroy(),
-      (response) => response.writeHead(200, { 'content-length': 1000 }).write('{') && response.destroy(),
+      (response) =>
+        response.writeHead(200, { 'content-length': 1000 }).write('{') && response.destroy(),
     ];
     await using rig = await startVerifier([key]);
     for (const answer of answers) {
@@ -147,11 +151,17 @@ describe('an endpoint', () => {
     const credentials = ca.issue({ subject: 'issuer', usage: 'server', ips: ['127.0.0.1'] });
     await using endpoint = await startEndpoint([key], credentials);
     const find = (pem: string) => {
-      const keys = openKeySet(issuer(endpoint.url, { keys: { url: endpoint.url, ca: pem } }), parts());
+      const keys = openKeySet(
+        issuer(endpoint.url, { keys: { url: endpoint.url, ca: pem } }),
+        parts(),
+      );
       return outcome(async () => (await keys.find('key-1')) as never);
     };
     assert.equal(await find(ca.certPem), 'accepted');
-    assert.match(await find(createCertificateAuthority('issuer CA').certPem), /^ISSUER_UNAVAILABLE/);
+    assert.match(
+      await find(createCertificateAuthority('issuer CA').certPem),
+      /^ISSUER_UNAVAILABLE/,
+    );
   });
 });
 
@@ -162,7 +172,10 @@ describe('a file', () => {
     const write = (...keys: object[]) => writeFileSync(path, JSON.stringify({ keys }));
     write(key.jwk);
     const log: string[] = [];
-    const keys: KeySet = openKeySet(issuer('', { keys: { file: path } }), { ...parts(), log: logInto(log) });
+    const keys: KeySet = openKeySet(issuer('', { keys: { file: path } }), {
+      ...parts(),
+      log: logInto(log),
+    });
     try {
       const before = await keys.find('key-1');
       assert.ok(before);
@@ -183,11 +196,18 @@ describe('a file', () => {
 
 describe('a key set', () => {
   const read = (...keys: unknown[]) => [
-    ...readKeySet(Buffer.from(JSON.stringify({ keys })), ['ES256', 'RS256', 'PS256', 'EdDSA']).keys(),
+    ...readKeySet(Buffer.from(JSON.stringify({ keys })), [
+      'ES256',
+      'RS256',
+      'PS256',
+      'EdDSA',
+    ]).keys(),
   ];
 
   test('gives only keys for signatures, strong enough, well made and with a kid', () => {
-    assert.deepEqual(read(key.jwk, 1, null, 'x', [], { kty: 'oct', k: 'AAAA', kid: 'o' }), ['key-1']);
+    assert.deepEqual(read(key.jwk, 1, null, 'x', [], { kty: 'oct', k: 'AAAA', kid: 'o' }), [
+      'key-1',
+    ]);
     const weak = signingKey('weak', 'RS256', 1024).jwk;
     const secret = key.privateKey.export({ format: 'jwk' });
     const { x } = next.jwk;

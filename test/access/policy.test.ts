@@ -41,8 +41,13 @@ const permission = fc.constantFrom(...permissions);
 const name = fc.stringMatching(/^[ab]([ab-]{0,3}[ab])?$/);
 const pattern = fc.oneof(fc.constantFrom('', '*'), name, fc.stringMatching(/^[ab][ab-]{0,2}\*$/));
 const id = fc.stringMatching(/^[a-z]([a-z0-9-]{0,6}[a-z0-9])?$/);
-const text = fc.string({ unit: 'binary', maxLength: 8 }).map((raw) => raw.replaceAll(/[\0\p{Cs}]/gu, '?'));
-const time = fc.date({ min: new Date('0001-01-01T00:00:00Z'), max: new Date('9999-12-31T23:59:59.999Z') });
+const text = fc
+  .string({ unit: 'binary', maxLength: 8 })
+  .map((raw) => raw.replaceAll(/[\0\p{Cs}]/gu, '?'));
+const time = fc.date({
+  min: new Date('0001-01-01T00:00:00Z'),
+  max: new Date('9999-12-31T23:59:59.999Z'),
+});
 const validTime = time.filter((date) => !Number.isNaN(date.getTime()));
 
 const requirement: fc.Arbitrary<ContextCondition['requirement']> = fc.oneof(
@@ -64,7 +69,10 @@ const condition: fc.Arbitrary<ContextCondition> = fc.record({
 const binding: fc.Arbitrary<RoleBinding> = fc.record({
   bindingId: id,
   member: fc.record({ kind: fc.constantFrom('principal' as const, 'group' as const), name: text }),
-  role: fc.constantFrom(...Object.keys(PREDEFINED_ROLES).map((role) => `roles/${role}`), 'roles/toString'),
+  role: fc.constantFrom(
+    ...Object.keys(PREDEFINED_ROLES).map((role) => `roles/${role}`),
+    'roles/toString',
+  ),
   keyPattern: pattern,
   allTenants: fc.boolean(),
   expiresAt: fc.option(validTime),
@@ -88,11 +96,19 @@ const record: fc.Arbitrary<PolicyRecord> = fc.record({
 
 const context = fc.option(
   fc
-    .array(fc.tuple(fc.constantFrom('x', 'y', '__proto__', 'constructor'), fc.constantFrom('', '1', '2')))
+    .array(
+      fc.tuple(
+        fc.constantFrom('x', 'y', '__proto__', 'constructor'),
+        fc.constantFrom('', '1', '2'),
+      ),
+    )
     .map((entries) => new Map(entries)),
   { nil: undefined },
 );
-const claims = fc.dictionary(fc.constantFrom('["c"]', '["d"]', '["c","d"]'), fc.constantFrom('1', '2'));
+const claims = fc.dictionary(
+  fc.constantFrom('["c"]', '["d"]', '["c","d"]'),
+  fc.constantFrom('1', '2'),
+);
 
 const subjectOf = (
   claimed: Readonly<Record<string, string>>,
@@ -101,7 +117,8 @@ const subjectOf = (
 ): Subject => ({
   name: caller,
   groups,
-  claim: (path) => (Object.hasOwn(claimed, JSON.stringify(path)) ? claimed[JSON.stringify(path)] : undefined),
+  claim: (path) =>
+    Object.hasOwn(claimed, JSON.stringify(path)) ? claimed[JSON.stringify(path)] : undefined,
 });
 
 /** Every name of those letters that patterns of theirs can tell apart. */
@@ -137,7 +154,8 @@ describe('a binding', () => {
           assert.ok(grant);
           const of = PREDEFINED_ROLES[given.role.slice(6) as keyof typeof PREDEFINED_ROLES];
           const has =
-            given.role !== 'roles/toString' && (of.permissions as readonly string[]).includes(wanted);
+            given.role !== 'roles/toString' &&
+            (of.permissions as readonly string[]).includes(wanted);
           const hasKey = key === undefined ? given.keyPattern === '' : fits(given.keyPattern, key);
           const ended = given.expiresAt !== null && given.expiresAt.getTime() <= now.getTime();
           const isMet = given.conditions.every(({ contextKey, requirement: wants }) => {
@@ -195,7 +213,13 @@ describe('a binding', () => {
   it('of a tenant gives nothing that is beyond it, by whatever role', () => {
     fc.assert(
       fc.property(fc.array(permission), (all) => {
-        const own = { roleId: 'own', permissions: all, description: '', createdAt: new Date(0), creator: '' };
+        const own = {
+          roleId: 'own',
+          permissions: all,
+          description: '',
+          createdAt: new Date(0),
+          creator: '',
+        };
         const policyOf = (tenant: string) =>
           new Policy({
             tenant,
@@ -235,7 +259,9 @@ function sampleBinding(changes: Partial<RoleBinding> = {}): RoleBinding {
     keyPattern: 'chat-*',
     allTenants: false,
     expiresAt: new Date(1_800_000_000_000),
-    conditions: [{ contextKey: 'conversation', requirement: { kind: 'claim', path: ['chat', 'id'] } }],
+    conditions: [
+      { contextKey: 'conversation', requirement: { kind: 'claim', path: ['chat', 'id'] } },
+    ],
     overridesSeparation: false,
     description: 'für „Gespräche“',
     createdAt: new Date(1_700_000_000_123),
@@ -311,10 +337,18 @@ describe('what a policy’s seal is over', () => {
       { expiresAt: null },
       { expiresAt: new Date(1_800_000_000_001) },
       { conditions: [] },
-      { conditions: [{ contextKey: 'other', requirement: { kind: 'claim', path: ['chat', 'id'] } }] },
-      { conditions: [{ contextKey: 'conversation', requirement: { kind: 'claim', path: ['chat,id'] } }] },
       {
-        conditions: [{ contextKey: 'conversation', requirement: { kind: 'oneOf', values: ['chat', 'id'] } }],
+        conditions: [{ contextKey: 'other', requirement: { kind: 'claim', path: ['chat', 'id'] } }],
+      },
+      {
+        conditions: [
+          { contextKey: 'conversation', requirement: { kind: 'claim', path: ['chat,id'] } },
+        ],
+      },
+      {
+        conditions: [
+          { contextKey: 'conversation', requirement: { kind: 'oneOf', values: ['chat', 'id'] } },
+        ],
       },
       { overridesSeparation: true },
       { description: '' },
@@ -324,9 +358,15 @@ describe('what a policy’s seal is over', () => {
     const contents = [{}, ...changes].map((change) =>
       policyContent(TENANT, 1n, { bindings: [sampleBinding(change)], roles }).toString('hex'),
     );
-    contents.push(policyContent(TENANT, 2n, { bindings: [sampleBinding()], roles }).toString('hex'));
-    contents.push(policyContent(newId(), 1n, { bindings: [sampleBinding()], roles }).toString('hex'));
-    contents.push(policyContent(TENANT, 1n, { bindings: [sampleBinding()], roles: [] }).toString('hex'));
+    contents.push(
+      policyContent(TENANT, 2n, { bindings: [sampleBinding()], roles }).toString('hex'),
+    );
+    contents.push(
+      policyContent(newId(), 1n, { bindings: [sampleBinding()], roles }).toString('hex'),
+    );
+    contents.push(
+      policyContent(TENANT, 1n, { bindings: [sampleBinding()], roles: [] }).toString('hex'),
+    );
     assert.equal(new Set(contents).size, contents.length);
   });
 });
@@ -366,7 +406,10 @@ describe('what is stored of a policy', () => {
               for (const each of written.roles) await insertRole(tx, tenantId, each);
             });
             const read = await store.read(callOf(), tenantId, (tx) => findPolicy(tx, tenantId));
-            assert.deepEqual(policyContent(tenantId, 1n, read), policyContent(tenantId, 1n, written));
+            assert.deepEqual(
+              policyContent(tenantId, 1n, read),
+              policyContent(tenantId, 1n, written),
+            );
           }),
           { numRuns: 25 },
         );

@@ -1,5 +1,6 @@
 /**
- * The verifier of tokens with an issuer, clocks that tests set, and everything that it says counted.
+ * The verifier of tokens with an issuer, clocks that tests set, and everything that it says
+ * counted.
  *
  * Knows no test.
  */
@@ -14,7 +15,9 @@ import { issuer, type SigningKey, startEndpoint, type TokenChanges, tokenBy } fr
 /** What was logged, as JSON. */
 export function logInto(lines: string[]): Logger {
   const note = (...parts: unknown[]) =>
-    lines.push(JSON.stringify(parts, (_, value) => (value instanceof Error ? String(value.stack) : value)));
+    lines.push(
+      JSON.stringify(parts, (_, value) => (value instanceof Error ? String(value.stack) : value)),
+    );
   return { info: note, warn: note, error: note, debug: note } as unknown as Logger;
 }
 
@@ -47,7 +50,10 @@ export async function startVerifier(
     [Symbol.asyncDispose]: async () => endpoint[Symbol.asyncDispose](),
   };
   const trusted = issuer(endpoint.url, changes);
-  const keySet = openKeySet(trusted, { log: logInto(log), now: () => performance.now() + rig.ahead });
+  const keySet = openKeySet(trusted, {
+    log: logInto(log),
+    now: () => performance.now() + rig.ahead,
+  });
   const verifier = new TokenVerifier({
     issuers: [{ issuer: trusted, keys: keySet }],
     log: logInto(log),
@@ -64,7 +70,9 @@ export async function startVerifier(
 }
 
 /** `accepted`, or the reason and why, as the log has it. */
-export async function outcome(attempt: () => AcceptedToken | Promise<AcceptedToken>): Promise<string> {
+export async function outcome(
+  attempt: () => AcceptedToken | Promise<AcceptedToken>,
+): Promise<string> {
   try {
     await attempt();
     return 'accepted';

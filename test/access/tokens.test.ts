@@ -1,6 +1,6 @@
 /**
- * Which tokens are accepted: the verifier with a real endpoint for an issuer's keys, and tokens that are wrong in one way
- * each.
+ * Which tokens are accepted: the verifier with a real endpoint for an issuer's keys, and tokens
+ * that are wrong in one way each.
  */
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
@@ -55,7 +55,11 @@ describe('a good token', () => {
       groups: ['realm', 'roles'],
     };
     await using mapped = await startVerifier([key], { changes: { claims } });
-    const given = { client_id: 'batch', 'https://a.test/tenants': 'acme', realm: { roles: ['a', 'b'] } };
+    const given = {
+      client_id: 'batch',
+      'https://a.test/tenants': 'acme',
+      realm: { roles: ['a', 'b'] },
+    };
     const accepted = await mapped.verifier.accept(tokenBy(key, { claims: given }));
     assert.equal(accepted.claims.principal, 'batch');
     assert.deepEqual(accepted.claims.tenants, ['acme']);
@@ -116,7 +120,10 @@ describe('a signature', () => {
     const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
     const other = alphabet[alphabet.indexOf(last) + 1] ?? '';
     await refused(token.slice(0, -1) + other, /canonical/);
-    await refused(token.replaceAll('-', '+').replaceAll('_', '/').replace(/.$/, '+'), /no signed JWT/);
+    await refused(
+      token.replaceAll('-', '+').replaceAll('_', '/').replace(/.$/, '+'),
+      /no signed JWT/,
+    );
   });
 });
 
@@ -133,7 +140,16 @@ describe('a header', () => {
   });
 
   test('case 9: with a kid of odd characters or of 100 KB is refused', async () => {
-    const odd = ["' OR 1=1 --", 'a b', 'key\u00001', 'schlüssel', '', 'k'.repeat(257), 'a\nb', '$(id)'];
+    const odd = [
+      "' OR 1=1 --",
+      'a b',
+      'key\u00001',
+      'schlüssel',
+      '',
+      'k'.repeat(257),
+      'a\nb',
+      '$(id)',
+    ];
     for (const kid of odd) await refusedWith({ header: { kid } }, /lacks alg or kid/);
     for (const kid of [1, null, ['key-1'], { a: 1 }])
       await refusedWith({ header: { kid } }, /lacks alg or kid/);
@@ -212,7 +228,13 @@ describe('claims', () => {
   });
 
   test('case 12: for further audiences too are refused', async () => {
-    for (const aud of [[AUDIENCE, 'other'], ['other', AUDIENCE], [AUDIENCE, AUDIENCE], [], [[AUDIENCE]]])
+    for (const aud of [
+      [AUDIENCE, 'other'],
+      ['other', AUDIENCE],
+      [AUDIENCE, AUDIENCE],
+      [],
+      [[AUDIENCE]],
+    ])
       await refusedWith({ claims: { aud } }, /not for this audience alone/);
   });
 
@@ -257,9 +279,18 @@ describe('claims', () => {
 
   test('case 19: with a name twice, in the header or within the payload, are refused', async () => {
     const header = `{"alg":"ES256","kid":"key-1","typ":"at+jwt"`;
-    await refusedWith({ header: `${header},"kid":"key-1"}` }, /header is no JSON with each name once/);
+    await refusedWith(
+      { header: `${header},"kid":"key-1"}` },
+      /header is no JSON with each name once/,
+    );
     await refusedWith({ header: `${header},"k\\u0069d":"key-1"}` }, /header is no JSON/);
-    const claims = JSON.stringify({ iss: ISSUER, aud: AUDIENCE, sub: 'a', iat: now(), exp: now() + 60 });
+    const claims = JSON.stringify({
+      iss: ISSUER,
+      aud: AUDIENCE,
+      sub: 'a',
+      iat: now(),
+      exp: now() + 60,
+    });
     const plus = (more: string) => claims.replace(/}$/, `,${more}}`);
     assert.equal(await rig.with({ claims: plus('"a":[{"b":1},{"b":":,{"}]') }), 'accepted');
     await refusedWith({ claims: plus('"sub":"b"') }, /payload is no JSON/);
@@ -272,7 +303,10 @@ describe('claims', () => {
     for (const sub of [undefined, '', 1, 'a\nb', ' a', 'a\u202eb', 'a\u200bb', 'x'.repeat(257)])
       await refusedWith({ claims: { sub } }, /claim sub is missing or not valid/);
     const inherited = JSON.stringify({ iss: ISSUER, aud: AUDIENCE, iat: now(), exp: now() + 60 });
-    await refusedWith({ claims: inherited.replace('}', ',"__proto__":{"sub":"root"}}') }, /claim sub/);
+    await refusedWith(
+      { claims: inherited.replace('}', ',"__proto__":{"sub":"root"}}') },
+      /claim sub/,
+    );
   });
 
   test('that are no JSON object, or no UTF-8, are refused', async () => {
@@ -311,14 +345,13 @@ describe('memory', () => {
 
   test('is bounded, and no refused token takes part in it', async () => {
     await using own = await startVerifier([key], { memory: 2 });
-    const [first, second, third] = ['a', 'b', 'c'].map((sub) => tokenBy(key, { claims: { sub } })) as [
-      string,
-      string,
-      string,
-    ];
+    const [first, second, third] = ['a', 'b', 'c'].map((sub) =>
+      tokenBy(key, { claims: { sub } }),
+    ) as [string, string, string];
     for (const token of [first, second]) await own.accept(token);
     const stranger = signingKey('key-1');
-    for (let i = 0; i < 10; i += 1) await own.accept(tokenBy(stranger, { claims: { jti: `bad-${i}` } }));
+    for (let i = 0; i < 10; i += 1)
+      await own.accept(tokenBy(stranger, { claims: { jti: `bad-${i}` } }));
     own.verified = 0;
     for (const token of [first, second]) assert.equal(await own.accept(token), 'accepted');
     assert.equal(own.verified, 0);
@@ -365,7 +398,14 @@ test('no change to a valid token verifies', async () => {
       .map(({ at, to }) => token.slice(0, at) + to + token.slice(at)),
     position.map((at) => token.slice(0, at) + token.slice(at + 1)),
     position.map((at) => token.slice(0, at)),
-    fc.constantFrom(`${token}\n`, ` ${token}`, `${token}.`, `.${token}`, token.toUpperCase(), token + token),
+    fc.constantFrom(
+      `${token}\n`,
+      ` ${token}`,
+      `${token}.`,
+      `.${token}`,
+      token.toUpperCase(),
+      token + token,
+    ),
     fc.string().map((text) => `${token}.${text}`),
   );
   await fc.assert(

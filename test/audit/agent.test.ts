@@ -1,6 +1,6 @@
 /**
- * What the HSM does for the audit log, asked as the server asks it: what it signs and what it refuses to, and the keys of
- * masks.
+ * What the HSM does for the audit log, asked as the server asks it: what it signs and what it
+ * refuses to, and the keys of masks.
  */
 import assert from 'node:assert/strict';
 import { createPublicKey, verify } from 'node:crypto';
@@ -8,7 +8,12 @@ import { after, before, describe, test } from 'node:test';
 import fc from 'fast-check';
 import { monotonicNow } from '../../src/call.ts';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
-import { asn1Signature, checkpointNote, parseCheckpointText, parseNote } from '../../src/hsm/checkpoint.ts';
+import {
+  asn1Signature,
+  checkpointNote,
+  parseCheckpointText,
+  parseNote,
+} from '../../src/hsm/checkpoint.ts';
 import { type EnvironmentId, newId, type TenantId } from '../../src/ids.ts';
 import { readEnvironment } from '../../src/store/environment.ts';
 import { Store } from '../../src/store/store.ts';
@@ -34,7 +39,10 @@ before(async () => {
   });
   const record = await readEnvironment(store);
   environmentId = record.environmentId;
-  [agents, another] = [openAgents(environment.variables, record), openAgents(environment.variables, record)];
+  [agents, another] = [
+    openAgents(environment.variables, record),
+    openAgents(environment.variables, record),
+  ];
   await Promise.all([agents.start(), another.start()]);
   await store.close();
 });
@@ -55,9 +63,15 @@ describe('an agent', () => {
       assert.ok('note' in signed);
       const { text = '', signatures = [] } = parseNote(signed.note) ?? {};
       assert.equal(text, `keyward/${environmentId}\n${size}\n${ROOT}\n`);
-      const key = createPublicKey({ key: Buffer.from(signed.spki, 'base64'), format: 'der', type: 'spki' });
+      const key = createPublicKey({
+        key: Buffer.from(signed.spki, 'base64'),
+        format: 'der',
+        type: 'spki',
+      });
       const [, , encoded = ''] = (signatures[0] ?? '').split(' ');
-      assert.ok(verify('sha256', Buffer.from(text), key, Buffer.from(encoded, 'base64').subarray(4)));
+      assert.ok(
+        verify('sha256', Buffer.from(text), key, Buffer.from(encoded, 'base64').subarray(4)),
+      );
     }
   });
 
@@ -99,7 +113,11 @@ describe('a checkpoint’s text', () => {
     });
     fc.assert(
       fc.property(claims, (claim) => {
-        const note = checkpointNote({ environmentId: newId(), ...claim }, Buffer.alloc(91), Buffer.alloc(70));
+        const note = checkpointNote(
+          { environmentId: newId(), ...claim },
+          Buffer.alloc(91),
+          Buffer.alloc(70),
+        );
         const read = parseCheckpointText(parseNote(note)?.text ?? '');
         assert.deepEqual([read?.treeSize, read?.rootHash], [claim.treeSize, claim.rootHash]);
         assert.equal(parseNote(note.slice(0, -1)), undefined);
@@ -116,7 +134,8 @@ describe('a checkpoint’s text', () => {
   });
 
   test('a signature is ASN.1 however its halves begin', () => {
-    const raw = (r: string, s: string) => Buffer.from(r.padStart(64, '0') + s.padStart(64, '0'), 'hex');
+    const raw = (r: string, s: string) =>
+      Buffer.from(r.padStart(64, '0') + s.padStart(64, '0'), 'hex');
     assert.equal(asn1Signature(raw('01', '80')).toString('hex'), '3007020101'.concat('02020080'));
     assert.equal(asn1Signature(raw('0', '7f')).toString('hex'), '3006020100'.concat('02017f'));
   });

@@ -1,5 +1,6 @@
 /**
- * Two verifiers on one export: the client's, and test/audit/verify.py, which is written from docs/audit.md alone.
+ * Two verifiers on one export: the client's, and test/audit/verify.py, which is written from
+ * docs/audit.md alone.
  *
  * Its invariant: an outcome is given only when both come to it.
  */
@@ -17,7 +18,9 @@ const SCRIPT = join(import.meta.dirname, 'verify.py');
 /** Whether there is a Python to compare with. */
 export const PYTHON: boolean = (() => {
   try {
-    execFileSync('python3', ['-c', 'import sys; sys.exit(sys.version_info < (3, 8))'], { stdio: 'ignore' });
+    execFileSync('python3', ['-c', 'import sys; sys.exit(sys.version_info < (3, 8))'], {
+      stdio: 'ignore',
+    });
     return true;
   } catch {
     return false;
@@ -75,7 +78,9 @@ async function pythonVerdict(
       ...witnesses.flatMap((witness) => ['--witness', witness]),
     ];
     const said = JSON.parse(await ask([folder, ...args]));
-    return 'problem' in said ? said : { verified: said.treeSize - said.firstLeafIndex, root: said.root };
+    return 'problem' in said
+      ? said
+      : { verified: said.treeSize - said.firstLeafIndex, root: said.root };
   } finally {
     rmSync(files, { recursive: true });
   }
@@ -83,7 +88,9 @@ async function pythonVerdict(
 
 let python: { readonly process: ChildProcess; readonly answers: AsyncIterator<string> } | undefined;
 
-/** What the script answers. One process answers all: starting one takes longer than most exports. */
+/**
+ * What the script answers. One process answers all: starting one takes longer than most exports.
+ */
 async function ask(args: readonly string[]): Promise<string> {
   if (python === undefined) {
     const process = spawn('python3', [SCRIPT], { stdio: ['pipe', 'pipe', 'inherit'] });

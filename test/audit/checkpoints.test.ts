@@ -1,5 +1,6 @@
 /**
- * What the HSM has signed, over the wire: notes, proofs, cosignatures; and a database that is older than what was signed.
+ * What the HSM has signed, over the wire: notes, proofs, cosignatures; and a database that is older
+ * than what was signed.
  */
 import assert from 'node:assert/strict';
 import { generateKeyPairSync, hash, sign, verify } from 'node:crypto';
@@ -15,7 +16,14 @@ import {
   verifyAuditConsistency,
   verifyAuditInclusion,
 } from 'keyward-client';
-import { eventually, newEnvironment, reasonOf, runCommand, sharedService, startService } from '../kit.ts';
+import {
+  eventually,
+  newEnvironment,
+  reasonOf,
+  runCommand,
+  sharedService,
+  startService,
+} from '../kit.ts';
 import { backUp, inDatabase } from '../running/backups.ts';
 
 /** A checkpoint of more than so many leaves. */
@@ -54,11 +62,18 @@ describe('a checkpoint', () => {
     Buffer.of(4),
     witness.publicKey.export({ format: 'der', type: 'spki' }).subarray(-32),
   ]);
-  const keyId = hash('sha256', Buffer.concat([Buffer.from('witness.test\n'), key]), 'buffer').subarray(0, 4);
+  const keyId = hash(
+    'sha256',
+    Buffer.concat([Buffer.from('witness.test\n'), key]),
+    'buffer',
+  ).subarray(0, 4);
 
   function witnessesFile(): string {
     const file = join(String(process.env['KEYWARD_TEST_DIRECTORY']), 'witnesses');
-    writeFileSync(file, `# of this test\nwitness.test+${keyId.toString('hex')}+${key.toString('base64')}\n`);
+    writeFileSync(
+      file,
+      `# of this test\nwitness.test+${keyId.toString('hex')}+${key.toString('base64')}\n`,
+    );
     return file;
   }
 
@@ -75,14 +90,18 @@ describe('a checkpoint', () => {
   }
 
   test('names the environment, and verifies under the token’s key', async () => {
-    const { note, treeSize, rootHash, publicKey, environmentId } = await checkpointOver(shared.keyward);
+    const { note, treeSize, rootHash, publicKey, environmentId } = await checkpointOver(
+      shared.keyward,
+    );
     const [text, origin] = [textOf(note), `keyward/${environmentId}`];
     assert.equal(text, `${origin}\n${treeSize}\n${rootHash.toString('base64')}\n`);
     const [, name, encoded = ''] = note.slice(text.length + 1).split(/[ \n]/);
     assert.equal(name, origin);
     const signature = Buffer.from(encoded, 'base64').subarray(4);
     assert.ok(verify('sha256', Buffer.from(text), publicKey, signature));
-    assert.ok(!verify('sha256', Buffer.from(text.replace(origin, 'keyward/other')), publicKey, signature));
+    assert.ok(
+      !verify('sha256', Buffer.from(text.replace(origin, 'keyward/other')), publicKey, signature),
+    );
   });
 
   test('comes with the proof of each entry under it, and of each smaller one', async () => {
@@ -91,7 +110,11 @@ describe('a checkpoint', () => {
     await encrypt(keyward, 10);
     const { treeSize, rootHash } = await checkpointOver(keyward, before.treeSize);
     const entries = [];
-    for await (const some of keyward.readAuditEntries({ parent: 'tenants/-', firstLeafIndex: 0, treeSize }))
+    for await (const some of keyward.readAuditEntries({
+      parent: 'tenants/-',
+      firstLeafIndex: 0,
+      treeSize,
+    }))
       entries.push(...some);
     assert.equal(entries.length, treeSize);
     for (const { leafIndex, leaf } of entries) {
@@ -121,11 +144,20 @@ describe('a checkpoint', () => {
     const { keyward } = shared;
     const { note } = await checkpointOver(keyward);
     for (const wrong of [note, cosigned(note, 'other.test'), cosigned(note, 'witness.test', 1)]) {
-      assert.equal(await reasonOf(keyward.addAuditCosignatures({ note: wrong })), 'COSIGNATURE_REFUSED');
+      assert.equal(
+        await reasonOf(keyward.addAuditCosignatures({ note: wrong })),
+        'COSIGNATURE_REFUSED',
+      );
     }
-    assert.equal(await reasonOf(keyward.addAuditCosignatures({ note: 'nonsense' })), 'INVALID_FIELD');
+    assert.equal(
+      await reasonOf(keyward.addAuditCosignatures({ note: 'nonsense' })),
+      'INVALID_FIELD',
+    );
     const forged = cosigned(note.replace(/\n\d+\n/, '\n1\n'));
-    assert.equal(await reasonOf(keyward.addAuditCosignatures({ note: forged })), 'COSIGNATURE_REFUSED');
+    assert.equal(
+      await reasonOf(keyward.addAuditCosignatures({ note: forged })),
+      'COSIGNATURE_REFUSED',
+    );
     const kept = await keyward.addAuditCosignatures({ note: cosigned(note) });
     assert.equal(kept.note, cosigned(note));
     assert.equal((await keyward.addAuditCosignatures({ note: cosigned(note) })).note, kept.note);
@@ -153,8 +185,13 @@ test('case 94: on an older database nothing is signed, which is said, until an o
   {
     await using service = await startService(restored, variables);
     const client = service.client();
-    const { contradiction } = await service.logged(({ msg }) => String(msg).includes('nothing is signed'));
-    assert.match(String(contradiction), /^the log has \d+ leaves, and a checkpoint of \d+ was signed$/);
+    const { contradiction } = await service.logged(({ msg }) =>
+      String(msg).includes('nothing is signed'),
+    );
+    assert.match(
+      String(contradiction),
+      /^the log has \d+ leaves, and a checkpoint of \d+ was signed$/,
+    );
     // Callers are served all the same, and what they do is kept for when the log goes on.
     await encrypt(client, 3);
     assert.ok((await client.getAuditCheckpoint()).treeSize <= first.treeSize + 2);

@@ -1,5 +1,6 @@
 /**
- * From a running service to whoever doesn't believe it: `keyward audit export`, and both verifiers on what it has written.
+ * From a running service to whoever doesn't believe it: `keyward audit export`, and both verifiers
+ * on what it has written.
  */
 import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -36,7 +37,9 @@ async function cli(args: string): Promise<Run> {
   return outcome;
 }
 
-/** So many encryptions, and waits until they are all under a signed checkpoint, whose size it gives. */
+/**
+ * So many encryptions, and waits until they are all under a signed checkpoint, whose size it gives.
+ */
 async function encrypt(times: number): Promise<number> {
   const { treeSize } = await keyward.getAuditCheckpoint();
   const plaintext = Buffer.from('p');
@@ -66,7 +69,8 @@ describe('an export of the service', () => {
     mkdirSync(join(folder, '.keyward'), { recursive: true });
     const { address, ca = '', cert = '', key = '' } = shared.service.connectOptions();
     const files = { caFile: ca, certFile: cert, keyFile: key };
-    for (const [name, pem] of Object.entries(files)) writeFileSync(join(folder, '.keyward', name), pem);
+    for (const [name, pem] of Object.entries(files))
+      writeFileSync(join(folder, '.keyward', name), pem);
     const names = Object.fromEntries(Object.keys(files).map((name) => [name, name]));
     writeFileSync(join(folder, '.keyward', 'client.json'), JSON.stringify({ address, ...names }));
     await eventually(() => keyward.getAuditCheckpoint());
@@ -85,9 +89,14 @@ describe('an export of the service', () => {
     assert.ok('verified' in outcome && outcome.verified >= size, JSON.stringify(outcome));
     await cli('audit verify first --public-key log.pem');
     const entries = linesIn('first').map((line) => readAuditEntry({ leaf: Buffer.from(line) }));
-    const encrypted = entries.filter(({ method }) => method === 'keyward.v1.EncryptionService/Encrypt');
+    const encrypted = entries.filter(
+      ({ method }) => method === 'keyward.v1.EncryptionService/Encrypt',
+    );
     assert.equal(encrypted.filter(({ outcome: reason }) => reason === 'OK').length, 600);
-    assert.equal(encrypted.filter(({ outcome: reason }) => reason === 'RESOURCE_NOT_FOUND').length, 1);
+    assert.equal(
+      encrypted.filter(({ outcome: reason }) => reason === 'RESOURCE_NOT_FOUND').length,
+      1,
+    );
     assert.deepEqual(Object.keys(encrypted.at(-1)?.context ?? {}), [ODD]);
     assert.equal(entries.filter(({ method }) => method.endsWith('/CreateKey')).length, 1);
   });
@@ -120,7 +129,10 @@ describe('an export of the service', () => {
       const proof = await keyward.getAuditInclusionProof({ leafIndex, treeSize: toSize });
       const leafHash = auditLeafHash(Buffer.from(lines[leafIndex] ?? ''));
       assert.deepEqual(proof.leafHash, leafHash);
-      assert.ok(verifyAuditInclusion({ ...proof, leafHash, rootHash: toRootHash }), String(leafIndex));
+      assert.ok(
+        verifyAuditInclusion({ ...proof, leafHash, rootHash: toRootHash }),
+        String(leafIndex),
+      );
     }
   });
 

@@ -1,6 +1,6 @@
 /**
- * When entries can't be written: nothing is answered but that. When everything is killed: no acknowledged call is without
- * its entry.
+ * When entries can't be written: nothing is answered but that. When everything is killed: no
+ * acknowledged call is without its entry.
  */
 import assert from 'node:assert/strict';
 import { before, describe, test } from 'node:test';
@@ -44,7 +44,11 @@ describe('case 96: entries that can not be written', () => {
     const revoke = 'REVOKE INSERT ON audit_inbox FROM keyward_service, keyward_reconciler';
     await sql(shared.environment, revoke);
     try {
-      const opening = keyward.decrypt({ parent: 'tenants/acme', ciphertext, encryptionContext: { n: '' } });
+      const opening = keyward.decrypt({
+        parent: 'tenants/acme',
+        ciphertext,
+        encryptionContext: { n: '' },
+      });
       const failure = await failureOf(opening);
       assert.equal(failure.reason, 'AUDIT_UNAVAILABLE');
       assert.equal(failure.code, 'UNAVAILABLE');
@@ -87,7 +91,11 @@ describe('refusals', () => {
       usage: 'client',
       uris: ['spiffe://keyward.test/stranger'],
     });
-    stranger = connect({ ...shared.service.connectOptions(other), retries: 0, defaultTimeoutMs: 30_000 });
+    stranger = connect({
+      ...shared.service.connectOptions(other),
+      retries: 0,
+      defaultTimeoutMs: 30_000,
+    });
   });
 
   test('case 28: have an entry, as denied, with what is missing', async () => {
@@ -135,7 +143,10 @@ test('who is not known has an entry, too: anonymous, denied', async () => {
   const { createHash, X509Certificate } = await import('node:crypto');
   const denied = environment.ca.issue({ subject: 'denied', usage: 'client' });
   const file = join(environment.directory, 'denied');
-  writeFileSync(file, createHash('sha256').update(new X509Certificate(denied.certPem).raw).digest('hex'));
+  writeFileSync(
+    file,
+    createHash('sha256').update(new X509Certificate(denied.certPem).raw).digest('hex'),
+  );
   await using service = await startService(environment, { KEYWARD_CERTIFICATE_DENY_FILE: file });
   using client = connect({ ...service.connectOptions(denied), retries: 0 });
   assert.equal(await reasonOf(client.getKey({ name: KEY })), 'CERTIFICATE_DENIED');
@@ -149,7 +160,11 @@ test('who is not known has an entry, too: anonymous, denied', async () => {
 });
 
 /** Calls one after another until told to stop; the names that were acknowledged. */
-async function load(next: () => KeywardClient, prefix: string, until: AbortSignal): Promise<string[]> {
+async function load(
+  next: () => KeywardClient,
+  prefix: string,
+  until: AbortSignal,
+): Promise<string[]> {
   const acknowledged: string[] = [];
   for (let index = 0; !until.aborted; index++) {
     const name = `${prefix}-${index}`;
@@ -194,7 +209,10 @@ test('no acknowledged call is without its entry, whatever is killed under load',
   stopping.abort();
   const acknowledged = (await Promise.all(loads)).flat();
   await eventually(async () => {
-    const [row] = await sql<{ n: number }>(environment, 'SELECT count(*)::int AS n FROM audit_inbox');
+    const [row] = await sql<{ n: number }>(
+      environment,
+      'SELECT count(*)::int AS n FROM audit_inbox',
+    );
     assert.equal(row?.n, 0);
   });
   for (const service of services) await service.stop();

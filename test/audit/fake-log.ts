@@ -1,6 +1,13 @@
 /** What a fake service answers about an audit log that a test has made. */
 import type { Handler } from '../client/fake-service.ts';
-import { checkpointOver, ENVIRONMENT, type LogKey, leafHashOf, merkleTreeHash, tilesOf } from './log.ts';
+import {
+  checkpointOver,
+  ENVIRONMENT,
+  type LogKey,
+  leafHashOf,
+  merkleTreeHash,
+  tilesOf,
+} from './log.ts';
 
 /** How many entries, or tiles, come at a time. */
 const AT_A_TIME = 100;
@@ -9,7 +16,11 @@ const AT_A_TIME = 100;
 export const SIGNED = { seconds: 1_800_000_000, nanos: 0 };
 
 /** AuditService over these lines, of which those before `firstKept` were dropped. */
-export function fakeLog(lines: readonly string[], key: LogKey, firstKept = 0): Record<string, Handler> {
+export function fakeLog(
+  lines: readonly string[],
+  key: LogKey,
+  firstKept = 0,
+): Record<string, Handler> {
   const hashes = lines.map(leafHashOf);
   const entry = (line: string, leafIndex: number) => ({ leafIndex, leaf: Buffer.from(line) });
   const checkpoint = (note = checkpointOver(lines, key)) => ({

@@ -1,5 +1,6 @@
 /**
- * Entries that were made durable together: what becomes of a group's entries, one by one, until they are leaves.
+ * Entries that were made durable together: what becomes of a group's entries, one by one, until
+ * they are leaves.
  *
  * Moves them by the store's own statement; the sequencer round it is `sequencing.test.ts`.
  */
@@ -34,7 +35,8 @@ after(async () => {
   await database[Symbol.asyncDispose]();
 });
 
-const line = (n: number) => JSON.stringify({ n, time: new Date(0).toISOString(), text: 'a\nb\n\nc' });
+const line = (n: number) =>
+  JSON.stringify({ n, time: new Date(0).toISOString(), text: 'a\nb\n\nc' });
 
 async function makeTenant(name: string): Promise<void> {
   const tenantId = newId<TenantId>();
@@ -47,11 +49,16 @@ async function makeTenant(name: string): Promise<void> {
 
 /** One step, from a size on. Returns how many leaves were made. */
 async function move(treeSize: number, limit: number): Promise<number> {
-  return store.sequence(callOf(), async (tx) => (await moveEntries(tx, treeSize, limit)).length / 32);
+  return store.sequence(
+    callOf(),
+    async (tx) => (await moveEntries(tx, treeSize, limit)).length / 32,
+  );
 }
 
 async function countLeaves(): Promise<number> {
-  const [row] = await database.sql<{ count: number }>('SELECT count(*)::int AS count FROM audit_log');
+  const [row] = await database.sql<{ count: number }>(
+    'SELECT count(*)::int AS count FROM audit_log',
+  );
   return row?.count ?? 0;
 }
 

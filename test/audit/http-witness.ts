@@ -1,9 +1,11 @@
 /**
- * A witness of a test's own, on a port of its own: C2SP tlog-witness's add-checkpoint, written from the specification, each
- * MUST in its order. It keeps of each log the size and root that it has cosigned last, in memory.
+ * A witness of a test's own, on a port of its own: C2SP tlog-witness's add-checkpoint, written from
+ * the specification, each MUST in its order. It keeps of each log the size and root that it has
+ * cosigned last, in memory.
  *
- * Its invariant: what breaks the specification on the client's side is in `violations`. Knows nothing of the service but its
- * log's public key, and verifies proofs by the client's routine, which shares nothing with the one that makes them.
+ * Its invariant: what breaks the specification on the client's side is in `violations`. Knows
+ * nothing of the service but its log's public key, and verifies proofs by the client's routine,
+ * which shares nothing with the one that makes them.
  */
 import { createPublicKey, verify } from 'node:crypto';
 import { once } from 'node:events';
@@ -43,7 +45,10 @@ export class HttpWitness implements AsyncDisposable {
   readonly violations: string[] = [];
   /** Of each origin. */
   readonly seen = new Map<string, Seen>();
-  /** Answers instead of it, where it is to do wrong; gets what it would have answered, when it wants that. */
+  /**
+   * Answers instead of it, where it is to do wrong; gets what it would have answered, when it wants
+   * that.
+   */
   misbehave: ((response: ServerResponse, honestly: () => Answer) => void) | undefined;
   readonly #server = createServer((request, response) => {
     void this.#serve(request, response);
@@ -87,8 +92,16 @@ export class HttpWitness implements AsyncDisposable {
   }
 
   #add(body: string): Answer {
-    const [, oldText, lines = '', note = '', origin = '', sizeText, rootText = '', signatures = ''] =
-      REQUEST.exec(body) ?? [];
+    const [
+      ,
+      oldText,
+      lines = '',
+      note = '',
+      origin = '',
+      sizeText,
+      rootText = '',
+      signatures = '',
+    ] = REQUEST.exec(body) ?? [];
     const proof = lines.split('\n').slice(0, -1);
     if (oldText === undefined || proof.length > 63) {
       this.violations.push(body);
@@ -116,10 +129,14 @@ export class HttpWitness implements AsyncDisposable {
     const known = last?.size ?? 0;
     if (old !== known) return { status: 409, type: 'text/x.tlog.size', body: `${known}\n` };
     if (old === 0 && proof.length > 0) this.violations.push('a proof from 0');
-    if (old === next.size && last !== undefined && !last.root.equals(next.root)) return { status: 409 };
+    if (old === next.size && last !== undefined && !last.root.equals(next.root))
+      return { status: 409 };
     const hashes = proof.map((line) => Buffer.from(line, 'base64'));
     const claim = { toSize: next.size, toRootHash: next.root, hashes };
-    if (last !== undefined && !verifyAuditConsistency({ ...claim, fromSize: old, fromRootHash: last.root }))
+    if (
+      last !== undefined &&
+      !verifyAuditConsistency({ ...claim, fromSize: old, fromRootHash: last.root })
+    )
       return { status: 422 };
     this.seen.set(origin, next);
     return { status: 200, body: this.key.cosign(note, Math.floor(Date.now() / 1000)) };
@@ -137,7 +154,10 @@ export function send(response: ServerResponse, { status, type, body = '' }: Answ
   response.writeHead(status, type === undefined ? {} : { 'content-type': type }).end(body);
 }
 
-/** Whether the log's key has signed, ECDSA of type 0x02: the key ID is the beginning of SHA-256 over its SPKI. */
+/**
+ * Whether the log's key has signed, ECDSA of type 0x02: the key ID is the beginning of SHA-256 over
+ * its SPKI.
+ */
 function isSigned(note: string, origin: string, signatures: string, publicPem: string): boolean {
   const key = createPublicKey(publicPem);
   const keyId = sha256(key.export({ format: 'der', type: 'spki' })).subarray(0, 4);
@@ -148,6 +168,7 @@ function isSigned(note: string, origin: string, signatures: string, publicPem: s
     .map(([, , encoded = '']) => Buffer.from(encoded, 'base64'))
     .some(
       (bytes) =>
-        bytes.subarray(0, 4).equals(keyId) && verify('sha256', Buffer.from(note), key, bytes.subarray(4)),
+        bytes.subarray(0, 4).equals(keyId) &&
+        verify('sha256', Buffer.from(note), key, bytes.subarray(4)),
     );
 }

@@ -1,6 +1,7 @@
 /**
- * An audit log of a test's own: entries, the tree over them by the words of RFC 6962, checkpoints, and the folder that an
- * export is, written here a second time from docs/audit.md and not by the code under test.
+ * An audit log of a test's own: entries, the tree over them by the words of RFC 6962, checkpoints,
+ * and the folder that an export is, written here a second time from docs/audit.md and not by the
+ * code under test.
  */
 import { createHash, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -167,7 +168,11 @@ export function newWitness(name: string): TestWitness {
     cosign(text, seconds) {
       const stamp = Buffer.alloc(8);
       stamp.writeBigUInt64BE(BigInt(seconds));
-      const signature = sign(null, Buffer.from(`cosignature/v1\ntime ${seconds}\n${text}`), privateKey);
+      const signature = sign(
+        null,
+        Buffer.from(`cosignature/v1\ntime ${seconds}\n${text}`),
+        privateKey,
+      );
       return signatureLine(name, keyId, Buffer.concat([stamp, signature]));
     },
   };
@@ -184,7 +189,10 @@ export interface ExportFacts {
 }
 
 /** Writes an export's folder. */
-export function writeExport(folder: string, { lines, key, first = 0, checkpoint }: ExportFacts): void {
+export function writeExport(
+  folder: string,
+  { lines, key, first = 0, checkpoint }: ExportFacts,
+): void {
   const put = (path: string, bytes: string | Uint8Array) => {
     mkdirSync(dirname(join(folder, path)), { recursive: true });
     writeFileSync(join(folder, path), bytes);

@@ -1,5 +1,6 @@
 /**
- * Entries over the wire: which calls have one, what it says and what not, and that no call is answered without.
+ * Entries over the wire: which calls have one, what it says and what not, and that no call is
+ * answered without.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -24,7 +25,8 @@ function entriesOf(method: string, count = 1, parent = 'tenants/-'): Promise<Aud
   return eventually(async () => {
     const found: AuditEntryContent[] = [];
     const filter = `method = "keyward.v1.${method}"`;
-    for await (const entry of keyward.auditEntries({ parent, filter })) found.push(readAuditEntry(entry));
+    for await (const entry of keyward.auditEntries({ parent, filter }))
+      found.push(readAuditEntry(entry));
     assert.ok(found.length >= count, `${found.length} entries of ${method}`);
     return found;
   });
@@ -42,8 +44,18 @@ describe('a call that only uses a key', () => {
   });
 
   test('has one entry, which says who, from where, what, with which version, and how it ended', async () => {
-    const { id, time, requestId, replica, durationMs, certificate, context, maskPeriod, binding, ...rest } =
-      entry;
+    const {
+      id,
+      time,
+      requestId,
+      replica,
+      durationMs,
+      certificate,
+      context,
+      maskPeriod,
+      binding,
+      ...rest
+    } = entry;
     assert.deepEqual(rest, {
       v: 1,
       tenant: 'acme',
@@ -94,7 +106,9 @@ describe('a call that only uses a key', () => {
 });
 
 test('a call that fails after its decision has an entry with the reason', async () => {
-  const reason = await reasonOf(keyward.decrypt({ parent: 'tenants/acme', ciphertext: Buffer.from('junk') }));
+  const reason = await reasonOf(
+    keyward.decrypt({ parent: 'tenants/acme', ciphertext: Buffer.from('junk') }),
+  );
   assert.equal(reason, 'DECRYPTION_FAILED');
   const [entry] = await entriesOf('EncryptionService/Decrypt');
   assert.deepEqual([entry?.outcome, entry?.tenant, entry?.keyVersion], [reason, 'acme', undefined]);
@@ -113,7 +127,10 @@ test('a mutation sent again has an entry each time', async () => {
   const request = { parent: 'tenants/acme', keyId: 'twice', requestId: randomUUID() };
   await keyward.createKey(request);
   await keyward.createKey(request);
-  const entries = await entriesOf('KeyService/CreateKey" AND resource = "tenants/acme/keys/twice', 2);
+  const entries = await entriesOf(
+    'KeyService/CreateKey" AND resource = "tenants/acme/keys/twice',
+    2,
+  );
   assert.deepEqual(
     entries.map(({ outcome }) => outcome),
     ['OK', 'OK'],
@@ -152,7 +169,10 @@ test('re-encrypting says both versions and both contexts', async () => {
     destinationEncryptionContext: { conversation: 'moved' },
   });
   const [entry] = await entriesOf('EncryptionService/ReEncrypt');
-  const detail = entry?.detail as { sourceKeyVersion: string; sourceContext: Record<string, string> };
+  const detail = entry?.detail as {
+    sourceKeyVersion: string;
+    sourceContext: Record<string, string>;
+  };
   assert.equal(detail.sourceKeyVersion, `${KEY}/versions/1`);
   assert.match(detail.sourceContext['conversation'] ?? '', /^[0-9a-f]{32}$/);
   assert.notEqual(detail.sourceContext['conversation'], entry?.context?.['conversation']);
@@ -163,7 +183,10 @@ test('a tenant’s list has that tenant’s entries and no others; one that ther
   await entriesOf('KeyService/ListKeys', 1, 'tenants/other');
   for await (const entry of keyward.auditEntries({ parent: 'tenants/other' }))
     assert.equal(readAuditEntry(entry).tenant, 'other');
-  assert.equal(await reasonOf(keyward.listAuditEntries({ parent: 'tenants/nobody' })), 'RESOURCE_NOT_FOUND');
+  assert.equal(
+    await reasonOf(keyward.listAuditEntries({ parent: 'tenants/nobody' })),
+    'RESOURCE_NOT_FOUND',
+  );
 });
 
 test('what is no request that anything could be decided of has no entry', async () => {

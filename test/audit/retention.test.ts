@@ -1,5 +1,6 @@
 /**
- * Dropping old entries: by the owner's command alone, what is old and exported, and the proofs of the rest hold.
+ * Dropping old entries: by the owner's command alone, what is old and exported, and the proofs of
+ * the rest hold.
  *
  * Partitions of 2^20 leaves would take a test long to fill, so this database makes smaller ones.
  */
@@ -68,7 +69,8 @@ async function makeSmallPartitions(): Promise<void> {
     "SELECT pg_get_functiondef('make_audit_partition'::regproc) AS text",
   );
   await database.sql((row?.text ?? '').replaceAll(/(>>|<<) 20/g, '$1 10'));
-  // The sequencer makes those of the first and the last leaf that it takes at once: enough for larger ones.
+  // The sequencer makes those of the first and the last leaf that it takes at once: enough for
+  // larger ones.
   await database.sql(
     `SELECT make_audit_partition(first) FROM generate_series(0, ${TOTAL}, ${LEAVES}) AS first`,
   );
@@ -77,10 +79,24 @@ async function makeSmallPartitions(): Promise<void> {
 async function sequence(): Promise<void> {
   const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const spki = publicKey.export({ format: 'der', type: 'spki' });
-  const environmentId = await withOwner(async (owner) => (await readEnvironmentAsOwner(owner)).environmentId);
-  const call = async (_: string, { generation, treeSize, rootHash }: RequestOf<'signCheckpoint'>) => {
-    const claim = { environmentId, generation, treeSize, rootHash: Buffer.from(rootHash, 'base64') };
-    const note = checkpointNote(claim, spki, sign('sha256', Buffer.from(checkpointText(claim)), privateKey));
+  const environmentId = await withOwner(
+    async (owner) => (await readEnvironmentAsOwner(owner)).environmentId,
+  );
+  const call = async (
+    _: string,
+    { generation, treeSize, rootHash }: RequestOf<'signCheckpoint'>,
+  ) => {
+    const claim = {
+      environmentId,
+      generation,
+      treeSize,
+      rootHash: Buffer.from(rootHash, 'base64'),
+    };
+    const note = checkpointNote(
+      claim,
+      spki,
+      sign('sha256', Buffer.from(checkpointText(claim)), privateKey),
+    );
     return { note, spki: spki.toString('base64') };
   };
   const sequencer = new Sequencer({
@@ -145,31 +161,47 @@ test('what is old and exported goes, in whole partitions, once', async () => {
   const entries = await database.sql<{ method: string; detail: string }>(
     "SELECT method, detail FROM audit_entries WHERE caller = 'operator test'",
   );
-  assert.deepEqual(entries, [{ method: 'keyward-server audit drop', detail: 'leaves 0 up to 3072' }]);
+  assert.deepEqual(entries, [
+    { method: 'keyward-server audit drop', detail: 'leaves 0 up to 3072' },
+  ]);
 });
 
 test('the proofs of the rest hold, and the log says where it begins', async () => {
   const { treeSize, rootHash, firstLeafIndex } = await log.checkpoint(callOf());
   assert.equal(firstLeafIndex, 3 * LEAVES);
   assert.equal((await read(firstLeafIndex)).length, TOTAL - firstLeafIndex);
-  const rows = await database.sql<{ leaf: string }>('SELECT leaf FROM audit_log WHERE leaf_index = $1', [
-    firstLeafIndex,
-  ]);
-  const { hashes, leafHash } = await log.inclusionProof(callOf(), { leafIndex: firstLeafIndex, treeSize });
+  const rows = await database.sql<{ leaf: string }>(
+    'SELECT leaf FROM audit_log WHERE leaf_index = $1',
+    [firstLeafIndex],
+  );
+  const { hashes, leafHash } = await log.inclusionProof(callOf(), {
+    leafIndex: firstLeafIndex,
+    treeSize,
+  });
   assert.deepEqual(leafHash, auditLeafHash(Buffer.from(rows[0]?.leaf ?? '')));
-  assert.ok(verifyAuditInclusion({ leafHash, leafIndex: firstLeafIndex, treeSize, rootHash, hashes }));
+  assert.ok(
+    verifyAuditInclusion({ leafHash, leafIndex: firstLeafIndex, treeSize, rootHash, hashes }),
+  );
   // An entry that is gone is proven by who has its export.
   const gone = await log.inclusionProof(callOf(), { leafIndex: 5, treeSize });
   assert.ok(verifyAuditInclusion({ ...gone, rootHash }));
-  const { hashes: path } = await log.consistencyProof(callOf(), { fromSize: treeSize, toSize: treeSize });
+  const { hashes: path } = await log.consistencyProof(callOf(), {
+    fromSize: treeSize,
+    toSize: treeSize,
+  });
   const roots = { fromRootHash: rootHash, toRootHash: rootHash };
-  assert.ok(verifyAuditConsistency({ fromSize: treeSize, toSize: treeSize, ...roots, hashes: path }));
+  assert.ok(
+    verifyAuditConsistency({ fromSize: treeSize, toSize: treeSize, ...roots, hashes: path }),
+  );
 });
 
 test('reading from before says that it is gone', async () => {
   await assert.rejects(read(0), (error) => {
     assert.ok(error instanceof KeywardError);
-    assert.deepEqual([error.reason, error.metadata['first_leaf_index']], ['AUDIT_ENTRIES_DROPPED', '3072']);
+    assert.deepEqual(
+      [error.reason, error.metadata['first_leaf_index']],
+      ['AUDIT_ENTRIES_DROPPED', '3072'],
+    );
     return true;
   });
 });

@@ -1,10 +1,10 @@
 /**
- * The sequencer, cut off at every statement and every agent call in turn, in the manner of Tessera's fault tests: whatever
- * it was doing, another goes on, every entry that was durable becomes one leaf, and nothing that was signed is ever
- * contradicted.
+ * The sequencer, cut off at every statement and every agent call in turn, in the manner of
+ * Tessera's fault tests: whatever it was doing, another goes on, every entry that was durable
+ * becomes one leaf, and nothing that was signed is ever contradicted.
  *
- * The agent is one of the test's own, with a key of its own, and remembers all that it has signed. That the HSM's does as
- * well is `checkpoints.test.ts`.
+ * The agent is one of the test's own, with a key of its own, and remembers all that it has signed.
+ * That the HSM's does as well is `checkpoints.test.ts`.
  */
 import assert from 'node:assert/strict';
 import { generateKeyPairSync, randomUUID, sign } from 'node:crypto';
@@ -19,7 +19,13 @@ import type { RequestOf } from '../../src/hsm/protocol.ts';
 import { type EnvironmentId, newId } from '../../src/ids.ts';
 import type { Store } from '../../src/store/store.ts';
 import { eventually } from '../kit.ts';
-import { type Cut, EVERY_STEP, Failpoints, type Mode, mortalStore } from '../rotation/failpoints.ts';
+import {
+  type Cut,
+  EVERY_STEP,
+  Failpoints,
+  type Mode,
+  mortalStore,
+} from '../rotation/failpoints.ts';
 import { startStatementProxy } from '../rotation/statement-proxy.ts';
 import { migratedDatabase, SERVICE, type TestDatabase } from '../store/database.ts';
 import { wholeLog } from './whole-log.ts';
@@ -121,7 +127,8 @@ async function cutOff(cut: Cut): Promise<boolean> {
   const victim = new Sequencer(parts(mortalStore(store, points), points));
   victim.start();
   const until = monotonicNow() + 20_000;
-  while (points.reached === undefined && !(await isDrained()) && monotonicNow() < until) await sleep(10);
+  while (points.reached === undefined && !(await isDrained()) && monotonicNow() < until)
+    await sleep(10);
   const isReached = points.reached !== undefined;
   if (isReached) {
     // One that was overtaken while it lives finds out, and writes nothing.
@@ -142,7 +149,9 @@ describe('a sequencer', () => {
   afterEach(assertEverythingLogged);
 
   for (const mode of ['before', 'after', 'lost'] satisfies Mode[])
-    test(`that is cut off at any step (${mode}) leaves nothing to repair`, { timeout: 300_000 }, async () => {
+    test(`that is cut off at any step (${mode}) leaves nothing to repair`, {
+      timeout: 300_000,
+    }, async () => {
       let at = 1;
       while (await cutOff({ at, mode, counts: EVERY_STEP })) at += 1;
       // Taking over, lengthening and signing are more than that.

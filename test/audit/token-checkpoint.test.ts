@@ -1,6 +1,6 @@
 /**
- * The checkpoint that the token keeps: what the agents let in and heed, what a process that is killed leaves, and a database
- * that is older than what only the token remembers.
+ * The checkpoint that the token keeps: what the agents let in and heed, what a process that is
+ * killed leaves, and a database that is older than what only the token remembers.
  */
 import assert from 'node:assert/strict';
 import { generateKeyPairSync, sign } from 'node:crypto';
@@ -34,7 +34,10 @@ const soon = () => monotonicNow() + 30_000;
 
 /** The token's objects, by the files that SoftHSM has of them. */
 function objectFiles(environment: Environment): string[] {
-  const names = readdirSync(join(folderOf(environment), 'tokens'), { recursive: true, encoding: 'utf8' });
+  const names = readdirSync(join(folderOf(environment), 'tokens'), {
+    recursive: true,
+    encoding: 'utf8',
+  });
   return names.filter((name) => name.endsWith('.object') && !name.endsWith('token.object')).sort();
 }
 
@@ -49,7 +52,12 @@ describe('a token', () => {
 
   before(async () => {
     environment = await newEnvironment();
-    store = await Store.open({ url: environment.urls.service, poolSize: 1, release: RELEASE, onError() {} });
+    store = await Store.open({
+      url: environment.urls.service,
+      poolSize: 1,
+      release: RELEASE,
+      onError() {},
+    });
     record = await readEnvironment(store);
     const { modulePath, label, pinFile, confFile } = environment.token;
     settings = {
@@ -91,7 +99,10 @@ describe('a token', () => {
     return await noteOf(opened.agents, treeSize, generation, rootHash);
   };
   const keep = (note: string, changes: Partial<KeepSettings> = {}) =>
-    keepCheckpoint({ ...settings, note, despiteFailedTry: false, ...changes }, rig.token.environment);
+    keepCheckpoint(
+      { ...settings, note, despiteFailedTry: false, ...changes },
+      rig.token.environment,
+    );
   const kept = () => readKeptCheckpoint(settings, rig.token.environment);
   const checkpointFiles = () => objectFiles(environment).filter((name) => !others.includes(name));
 
@@ -114,7 +125,10 @@ describe('a token', () => {
   test('keeps none in place of a later one, nor another of its size', async () => {
     const last = await kept();
     for (const note of [await signed(29), await signed(30, 1, OTHER_ROOT)])
-      await assert.rejects(keep(note), /the token keeps a checkpoint of 30 leaves, and one of \d+ does not/);
+      await assert.rejects(
+        keep(note),
+        /the token keeps a checkpoint of 30 leaves, and one of \d+ does not/,
+      );
     assert.equal(await kept(), last);
   });
 
@@ -122,7 +136,12 @@ describe('a token', () => {
     const { environmentId } = settings;
     const last = await kept();
     const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
-    const claim = { environmentId, generation: 1, treeSize: 99, rootHash: Buffer.from(ROOT, 'base64') };
+    const claim = {
+      environmentId,
+      generation: 1,
+      treeSize: 99,
+      rootHash: Buffer.from(ROOT, 'base64'),
+    };
     const spki = publicKey.export({ format: 'der', type: 'spki' });
     const signature = sign('sha256', Buffer.from(checkpointText(claim)), privateKey);
     const honest = await signed(99);
@@ -136,7 +155,10 @@ describe('a token', () => {
       '',
     ])
       await assert.rejects(keep(wrong), /no checkpoint but what its own key has signed/);
-    await assert.rejects(keep(honest, { environmentId: newId<EnvironmentId>() }), /another environment/);
+    await assert.rejects(
+      keep(honest, { environmentId: newId<EnvironmentId>() }),
+      /another environment/,
+    );
     assert.equal(await kept(), last);
     assert.equal(checkpointFiles().length, 1);
   });
@@ -167,7 +189,9 @@ describe('a token', () => {
   test('has a later one besides where the earlier was not destroyed any more, until the next', async () => {
     const [file = ''] = checkpointFiles();
     const path = join(folderOf(environment), 'tokens', file);
-    const files = [path, path.replace(/object$/, 'lock')].map((each) => [each, readFileSync(each)] as const);
+    const files = [path, path.replace(/object$/, 'lock')].map(
+      (each) => [each, readFileSync(each)] as const,
+    );
     const later = await signed(6, 2);
     await keep(later);
     // As if the agent had been killed before it came to destroying.
@@ -283,7 +307,11 @@ describe('what is kept in the token', () => {
   const environmentId = newId<EnvironmentId>();
   const noteOf = (treeSize: number, generation = 1, key = spki) => {
     const claim = { environmentId, generation, treeSize, rootHash: Buffer.from(ROOT, 'base64') };
-    return checkpointNote(claim, key, sign('sha256', Buffer.from(checkpointText(claim)), privateKey));
+    return checkpointNote(
+      claim,
+      key,
+      sign('sha256', Buffer.from(checkpointText(claim)), privateKey),
+    );
   };
 
   function opened(keep: (note: string) => Promise<void>, periodMs = Number.POSITIVE_INFINITY) {
@@ -336,7 +364,10 @@ describe('what is kept in the token', () => {
     }, 0);
     await hanging.checkpoint.write(noteOf(1));
     await hanging.checkpoint.write(noteOf(2));
-    assert.deepEqual([calls, hanging.warnings], [1, ['the token is still busy keeping a checkpoint']]);
+    assert.deepEqual(
+      [calls, hanging.warnings],
+      [1, ['the token is still busy keeping a checkpoint']],
+    );
   });
 });
 
@@ -388,7 +419,8 @@ for (const besides of [false, true])
           assert.notDeepEqual(checkpointFiles(), earlier);
         });
         if (round === 1) files = checkpointFiles();
-        if (round > 1) assert.deepEqual(checkpointFiles(), files, 'it is not written at every checkpoint');
+        if (round > 1)
+          assert.deepEqual(checkpointFiles(), files, 'it is not written at every checkpoint');
       }
     });
     const ended = checkpointFiles();
@@ -396,15 +428,27 @@ for (const besides of [false, true])
 
     const restored = inDatabase(environment, backup.database);
     const resume = (where: Environment, given: Record<string, string> = variables) =>
-      runCommand(where, ['audit', 'resume'], { MIGRATION_DATABASE_URL: where.urls.owner, ...given });
+      runCommand(where, ['audit', 'resume'], {
+        MIGRATION_DATABASE_URL: where.urls.owner,
+        ...given,
+      });
     const unset = await resume(environment, {});
     assert.deepEqual([unset.code, /is set/.test(unset.output)], [1, true], unset.output);
     const needless = await resume(environment);
-    assert.deepEqual([needless.code, /nothing to do/.test(needless.output)], [1, true], needless.output);
+    assert.deepEqual(
+      [needless.code, /nothing to do/.test(needless.output)],
+      [1, true],
+      needless.output,
+    );
     for (let round = 0; round < 2; round++) {
       await using service = await startService(restored, variables);
-      const { contradiction } = await service.logged(({ msg }) => String(msg).includes('nothing is signed'));
-      assert.match(String(contradiction), /^the log has \d+ leaves, and a checkpoint of \d+ was signed$/);
+      const { contradiction } = await service.logged(({ msg }) =>
+        String(msg).includes('nothing is signed'),
+      );
+      assert.match(
+        String(contradiction),
+        /^the log has \d+ leaves, and a checkpoint of \d+ was signed$/,
+      );
       await encrypt(service.client(), 3);
       assert.ok((await service.client().getAuditCheckpoint()).treeSize <= first.treeSize + 2);
     }

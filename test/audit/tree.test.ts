@@ -136,8 +136,14 @@ function wrongInclusions(claim: InclusionClaim): InclusionClaim[] {
 function wrongConsistencies(claim: ConsistencyClaim): ConsistencyClaim[] {
   const { fromSize, toSize, fromRootHash, toRootHash, hashes } = claim;
   return [
-    ...[fromSize - 1, fromSize + 1, fromSize ^ 2, -1, 0.5].map((other) => ({ ...claim, fromSize: other })),
-    ...[toSize * 2, Math.floor(toSize / 2), Number.NaN].map((other) => ({ ...claim, toSize: other })),
+    ...[fromSize - 1, fromSize + 1, fromSize ^ 2, -1, 0.5].map((other) => ({
+      ...claim,
+      fromSize: other,
+    })),
+    ...[toSize * 2, Math.floor(toSize / 2), Number.NaN].map((other) => ({
+      ...claim,
+      toSize: other,
+    })),
     { ...claim, fromRootHash: toRootHash, toRootHash: fromRootHash },
     { ...claim, fromRootHash: SOME_HASH },
     { ...claim, toRootHash: SOME_HASH },
@@ -228,18 +234,30 @@ describe('trees of any size', () => {
       fc.property(size, fc.nat(), (toSize, any) => {
         const fromSize = 1 + (any % toSize);
         const proof = consistencyPath(fromSize, hashes.slice(0, toSize));
-        const [fromRootHash = EMPTY_ROOT, toRootHash = EMPTY_ROOT] = [roots[fromSize], roots[toSize]];
-        assert.ok(verifyAuditConsistency({ fromSize, toSize, fromRootHash, toRootHash, hashes: proof }));
+        const [fromRootHash = EMPTY_ROOT, toRootHash = EMPTY_ROOT] = [
+          roots[fromSize],
+          roots[toSize],
+        ];
+        assert.ok(
+          verifyAuditConsistency({ fromSize, toSize, fromRootHash, toRootHash, hashes: proof }),
+        );
         const forged = { fromSize, toSize, fromRootHash: SOME_HASH, toRootHash, hashes: proof };
         assert.ok(!verifyAuditConsistency(forged));
         for (const hashes of wrongHashes(proof, toRootHash))
-          assert.ok(!verifyAuditConsistency({ fromSize, toSize, fromRootHash, toRootHash, hashes }));
+          assert.ok(
+            !verifyAuditConsistency({ fromSize, toSize, fromRootHash, toRootHash, hashes }),
+          );
       }),
     );
   });
 
   it('all continue the empty one, which continues none', () => {
-    const claim = { fromSize: 0, fromRootHash: EMPTY_ROOT, toSize: 5, toRootHash: roots[5] ?? EMPTY_ROOT };
+    const claim = {
+      fromSize: 0,
+      fromRootHash: EMPTY_ROOT,
+      toSize: 5,
+      toRootHash: roots[5] ?? EMPTY_ROOT,
+    };
     assert.ok(verifyAuditConsistency({ ...claim, hashes: [] }));
     assert.ok(!verifyAuditConsistency({ ...claim, hashes: [SOME_HASH] }));
     assert.ok(!verifyAuditConsistency({ ...claim, fromRootHash: SOME_HASH, hashes: [] }));

@@ -58,14 +58,19 @@ function copied(folder: string): string {
   return copy;
 }
 
-const check = (folder: string, given: Partial<Given> = {}) => verdict(folder, { publicKeys, ...given });
+const check = (folder: string, given: Partial<Given> = {}) =>
+  verdict(folder, { publicKeys, ...given });
 
 function rootOf(lines: readonly string[]): string {
   return merkleTreeHash(lines.map(leafHashOf)).toString('hex');
 }
 
 /** The lines of an export's only file of entries, changed. */
-function changeLines(folder: string, first: number, change: (lines: string[]) => readonly string[]): void {
+function changeLines(
+  folder: string,
+  first: number,
+  change: (lines: string[]) => readonly string[],
+): void {
   const file = join(folder, 'entries', `${first}.jsonl`);
   const lines = readFileSync(file, 'utf8').split('\n').slice(0, -1);
   writeFileSync(
@@ -82,7 +87,9 @@ function flip(file: string, at: number): void {
   writeFileSync(file, bytes);
 }
 
-it('is compared with a verifier in Python', { skip: PYTHON ? false : 'there is no python3' }, async () => {
+it('is compared with a verifier in Python', {
+  skip: PYTHON ? false : 'there is no python3',
+}, async () => {
   assert.deepEqual(await check(exported({ lines: [] })), { verified: 0, root: rootOf([]) });
 });
 
@@ -97,7 +104,9 @@ describe('a good export', () => {
           { verified: size - first, root: rootOf(lines) },
           `${first} to ${size}`,
         );
-        const { origin, treeSize, firstLeafIndex } = await verifyAuditExport(folder, { publicKeys });
+        const { origin, treeSize, firstLeafIndex } = await verifyAuditExport(folder, {
+          publicKeys,
+        });
         assert.deepEqual([origin, treeSize, firstLeafIndex], [ORIGIN, size, first]);
       }
     }
@@ -105,7 +114,10 @@ describe('a good export', () => {
 
   it('case 97: verifies whatever texts are in its entries: each stays one line, and is read as it was', async () => {
     const text = fc.string({ unit: 'binary' });
-    const odd = fc.oneof(text, fc.constantFrom('a\nb', '\r\n', '\u0000', '\u0085\u2028\u2029', '"}\n{"v":1'));
+    const odd = fc.oneof(
+      text,
+      fc.constantFrom('a\nb', '\r\n', '\u0000', '\u0085\u2028\u2029', '"}\n{"v":1'),
+    );
     const facts = fc.record({ caller: odd, resource: odd, context: fc.dictionary(odd, odd) });
     await fc.assert(
       fc.asyncProperty(fc.array(facts, { minLength: 1, maxLength: 20 }), async (many) => {
@@ -117,7 +129,10 @@ describe('a good export', () => {
           const expected = JSON.parse(JSON.stringify(many[index]));
           assert.deepEqual({ caller, resource, context }, expected);
         }
-        assert.deepEqual(await check(exported({ lines })), { verified: lines.length, root: rootOf(lines) });
+        assert.deepEqual(await check(exported({ lines })), {
+          verified: lines.length,
+          root: rootOf(lines),
+        });
       }),
       { numRuns: 20 },
     );
@@ -126,7 +141,10 @@ describe('a good export', () => {
   it('reports how far it is, and stops when told to', async () => {
     const folder = exported({ lines: entryLines(3000), first: 256 });
     const seen: [number, number][] = [];
-    await verifyAuditExport(folder, { publicKeys, onProgress: (done, total) => seen.push([done, total]) });
+    await verifyAuditExport(folder, {
+      publicKeys,
+      onProgress: (done, total) => seen.push([done, total]),
+    });
     assert.deepEqual(seen.at(-1), [2744, 2744]);
     const signal = AbortSignal.abort(new Error('enough'));
     await assert.rejects(verifyAuditExport(folder, { publicKeys, signal }), { name: 'AbortError' });
@@ -150,9 +168,17 @@ describe('case 93: an export that was damaged', () => {
     ]),
   );
 
-  /** Damages a copy of a log as `damage` does, and compares what both verifiers say of it with what it says. */
+  /**
+   * Damages a copy of a log as `damage` does, and compares what both verifiers say of it with what
+   * it says.
+   */
   function finds(
-    damage: (folder: string, log: { first: number; count: number }, at: number, other: number) => Outcome,
+    damage: (
+      folder: string,
+      log: { first: number; count: number },
+      at: number,
+      other: number,
+    ) => Outcome,
     runs = 25,
   ): Promise<void> {
     const property = fc.asyncProperty(
@@ -227,7 +253,10 @@ describe('case 93: an export that was damaged', () => {
   it('is found out where a line does not end, before memory does', async () => {
     const folder = exported({ lines: entryLines(3) });
     truncateSync(join(folder, 'entries/0.jsonl'), 17_179_869_184);
-    await assert.rejects(verifyAuditExport(folder, { publicKeys }), { problem: 'ENTRY', leafIndex: 3 });
+    await assert.rejects(verifyAuditExport(folder, { publicKeys }), {
+      problem: 'ENTRY',
+      leafIndex: 3,
+    });
   });
 
   it('is found out where a tile was changed, cut or taken away', () =>
@@ -349,7 +378,10 @@ describe('case 93: an export that was damaged', () => {
     assert.deepEqual(await check(without), { problem: 'CHECKPOINT' });
     // As if those before had been dropped: they were not in this export, and are missing now.
     const earlier = copied(good);
-    writeFileSync(join(earlier, 'export.json'), JSON.stringify({ ...description, firstLeafIndex: 0 }));
+    writeFileSync(
+      join(earlier, 'export.json'),
+      JSON.stringify({ ...description, firstLeafIndex: 0 }),
+    );
     rmSync(join(earlier, 'entries'), { recursive: true });
     assert.deepEqual(await check(earlier), entry(0));
   });
@@ -368,21 +400,41 @@ describe('a log of more than one file of entries', () => {
 
   it('is found out where it is damaged across them', async () => {
     const cases: [what: string, damage: (folder: string) => void, expected: Outcome][] = [
-      ['a whole file missing', (folder) => rmSync(join(folder, 'entries/65536.jsonl')), entry(65_536)],
+      [
+        'a whole file missing',
+        (folder) => rmSync(join(folder, 'entries/65536.jsonl')),
+        entry(65_536),
+      ],
       [
         'a line more in the first',
         (folder) => appendFileSync(join(folder, 'entries/0.jsonl'), `${lines[65_536]}\n`),
         entry(65_536),
       ],
-      ['a line less in the first', (folder) => changeLines(folder, 0, (l) => l.slice(0, -1)), entry(65_535)],
-      ['the last line gone', (folder) => changeLines(folder, 65_536, (l) => l.slice(0, -1)), entry(65_999)],
-      ['a changed one', (folder) => changeLines(folder, 65_536, (l) => l.with(100, '{}')), entry(65_636)],
+      [
+        'a line less in the first',
+        (folder) => changeLines(folder, 0, (l) => l.slice(0, -1)),
+        entry(65_535),
+      ],
+      [
+        'the last line gone',
+        (folder) => changeLines(folder, 65_536, (l) => l.slice(0, -1)),
+        entry(65_999),
+      ],
+      [
+        'a changed one',
+        (folder) => changeLines(folder, 65_536, (l) => l.with(100, '{}')),
+        entry(65_636),
+      ],
       [
         'a whole tile above the leaves',
         (folder) => flip(join(folder, 'tile/1/000'), 8000),
         { problem: 'TILE', file: 'tile/1/000' },
       ],
-      ['the root’s own tile', (folder) => flip(join(folder, 'tile/2/000.p/1'), 0), { problem: 'ROOT' }],
+      [
+        'the root’s own tile',
+        (folder) => flip(join(folder, 'tile/2/000.p/1'), 0),
+        { problem: 'ROOT' },
+      ],
     ];
     for (const [what, damage, expected] of cases) {
       const folder = copied(good);
@@ -479,7 +531,11 @@ describe('checkpoints', () => {
       ['with an empty line within', signed(`${ORIGIN}\n5\n${base64}\n\nmore\n`, key)],
     ];
     for (const [what, checkpoint] of refused) {
-      assert.deepEqual(await check(exported({ lines, checkpoint })), { problem: 'CHECKPOINT' }, what);
+      assert.deepEqual(
+        await check(exported({ lines, checkpoint })),
+        { problem: 'CHECKPOINT' },
+        what,
+      );
     }
   });
 
@@ -499,7 +555,10 @@ describe('checkpoints', () => {
       one.cosign(text, 1_900_000_300);
     const folder = exported({ lines, checkpoint });
     const witnesses = [one.verifierKey, two.verifierKey];
-    assert.deepEqual(await check(folder, { witnesses }), { verified: 5, root: root.toString('hex') });
+    assert.deepEqual(await check(folder, { witnesses }), {
+      verified: 5,
+      root: root.toString('hex'),
+    });
     const { cosignatures } = await verifyAuditExport(folder, { publicKeys, witnesses });
     assert.deepEqual(cosignatures, [
       { witness: one.name, time: new Date(1_900_000_300_000) },
@@ -526,7 +585,13 @@ describe('checkpoints', () => {
     const folder = exported({ lines });
     const { verifierKey } = newWitness('w');
     const [name, id, typed = ''] = verifierKey.split('+');
-    const bad = ['', 'w', `${name}+00000000+${typed}`, `${name}+${id}+${typed.slice(4)}`, `${verifierKey}=`];
+    const bad = [
+      '',
+      'w',
+      `${name}+00000000+${typed}`,
+      `${name}+${id}+${typed.slice(4)}`,
+      `${verifierKey}=`,
+    ];
     for (const witness of bad) {
       await assert.rejects(
         verifyAuditExport(folder, { publicKeys, witnesses: [witness] }),
@@ -568,7 +633,10 @@ function tileFiles(size: number): { readonly path: string; readonly isLast: bool
   const whole = Math.floor(size / 256);
   const place = (index: number) => String(index).padStart(3, '0');
   return [
-    ...Array.from({ length: whole }, (_, index) => ({ path: `tile/0/${place(index)}`, isLast: false })),
+    ...Array.from({ length: whole }, (_, index) => ({
+      path: `tile/0/${place(index)}`,
+      isLast: false,
+    })),
     ...(size % 256 > 0 ? [{ path: `tile/0/${place(whole)}.p/${size % 256}`, isLast: true }] : []),
     ...(whole > 0 ? [{ path: `tile/1/000.p/${whole}`, isLast: true }] : []),
   ];

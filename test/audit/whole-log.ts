@@ -1,6 +1,6 @@
 /**
- * A log in the database, looked at as a whole: leaves without a gap, every tile and every checkpoint's root recomputed from
- * all leaves by the client's routine.
+ * A log in the database, looked at as a whole: leaves without a gap, every tile and every
+ * checkpoint's root recomputed from all leaves by the client's routine.
  *
  * Knows the tables; nothing of how they came to be.
  */
@@ -25,7 +25,10 @@ export function treeHash(leaves: readonly Buffer[]): Buffer {
     .digest();
 }
 
-/** The lines of all leaves, in order, once everything about them was found right. `url` is the superuser's. */
+/**
+ * The lines of all leaves, in order, once everything about them was found right. `url` is the
+ * superuser's.
+ */
 export async function wholeLog(url: string): Promise<string[]> {
   const rows = await runSql<{ leaf_index: string; leaf: string }>(
     url,

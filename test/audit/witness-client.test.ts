@@ -1,5 +1,6 @@
 /**
- * What a witness is asked, to the byte, and whatever it may answer: a server on the other end, and a log of the test's own.
+ * What a witness is asked, to the byte, and whatever it may answer: a server on the other end, and
+ * a log of the test's own.
  */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -11,7 +12,15 @@ import { HASH_BYTES, TreeEdge, TreeReader } from '../../src/audit/tree.ts';
 import { addCheckpoint } from '../../src/audit/witness-client.ts';
 import { cosignaturesOf, parseWitnesses } from '../../src/audit/witnesses.ts';
 import { HttpWitness } from './http-witness.ts';
-import { checkpointText, leafHashOf, merkleTreeHash, newLogKey, newWitness, sha256, signed } from './log.ts';
+import {
+  checkpointText,
+  leafHashOf,
+  merkleTreeHash,
+  newLogKey,
+  newWitness,
+  sha256,
+  signed,
+} from './log.ts';
 
 const NEVER = new AbortController().signal;
 const NOTE = signed(checkpointText(7, sha256()), newLogKey());
@@ -37,7 +46,8 @@ describe('a witness’ answer', () => {
     respond = (response) => response.writeHead(status, headers).end(body);
     return ask();
   };
-  const size = (body: string, type = 'text/x.tlog.size') => answering(409, body, { 'content-type': type });
+  const size = (body: string, type = 'text/x.tlog.size') =>
+    answering(409, body, { 'content-type': type });
 
   it('is a cosignature, the size that it has, or that the trees differ', async () => {
     assert.deepEqual(await answering(200, '— w c2ln\n'), { kind: 'cosigned', lines: '— w c2ln\n' });
@@ -51,7 +61,10 @@ describe('a witness’ answer', () => {
     for (const status of [201, 204, 400, 403, 404, 429, 500, 503])
       await assert.rejects(answering(status), new RegExp(`it answers ${status}`));
     for (const status of [301, 302, 307, 308])
-      await assert.rejects(answering(status, '', { location: `${url}/elsewhere` }), /it answers 30/);
+      await assert.rejects(
+        answering(status, '', { location: `${url}/elsewhere` }),
+        /it answers 30/,
+      );
   });
 
   it('with what is no size is a failure', async () => {
@@ -192,7 +205,8 @@ describe('a file of witnesses', () => {
       [verifierKey.replace('+', '+0')]: /^line 3: .* is no verifier key/,
       [`${verifierKey} witness.test`]: /^line 3: the witness’ URL must be http: or https:$/,
       [`${verifierKey} file:///witness`]: /^line 3: the witness’ URL must be http: or https:$/,
-      [`${verifierKey} https://me:secret@witness.test`]: /^line 3: the witness’ URL must have no user/,
+      [`${verifierKey} https://me:secret@witness.test`]:
+        /^line 3: the witness’ URL must have no user/,
       [`${verifierKey} https://witness.test/?a`]: /^line 3: .* query/,
       [`${verifierKey} https://witness.test/#`]: /^line 3: .* fragment/,
       [`${verifierKey} https://witness.test https://other.test`]: /^line 3: there is more/,

@@ -1,5 +1,6 @@
 /**
- * Rounds of witnesses on a real database whose checkpoints the test itself writes, so that it can do what no service does: go back.
+ * Rounds of witnesses on a real database whose checkpoints the test itself writes, so that it can
+ * do what no service does: go back.
  */
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, describe, it } from 'node:test';
@@ -50,7 +51,11 @@ const inStore = <T>(work: Parameters<typeof store.reconcile<T>>[1]) =>
 /** The log is signed at that size, and at none other. */
 async function signAt(treeSize: number, generation = 1): Promise<void> {
   const rootHash = merkleTreeHash(LEAVES.slice(0, treeSize));
-  const text = checkpointText(treeSize, rootHash, generation === 1 ? ORIGIN : `${ORIGIN}/${generation}`);
+  const text = checkpointText(
+    treeSize,
+    rootHash,
+    generation === 1 ? ORIGIN : `${ORIGIN}/${generation}`,
+  );
   const facts = { treeSize, generation, rootHash, publicKey: key.publicPem, signedAt: new Date() };
   await inStore(async (tx) => {
     await tx.query('DELETE FROM audit_checkpoints');
@@ -104,7 +109,8 @@ describe('a replica’s rounds of witnesses', () => {
         await kept();
       }
     });
-    // A round that begins before the cosignature of the one before is kept may hand over the same once more.
+    // A round that begins before the cosignature of the one before is kept may hand over the same
+    // once more.
     const visits = witness.visits.filter(({ old, size }) => old < size);
     assert.deepEqual(
       visits.map(({ old, size, status }) => [old, size, status]),

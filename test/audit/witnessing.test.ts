@@ -1,5 +1,6 @@
 /**
- * Checkpoints that are cosigned by themselves: running services, and witnesses as servers of the test's own, good and bad ones.
+ * Checkpoints that are cosigned by themselves: running services, and witnesses as servers of the
+ * test's own, good and bad ones.
  */
 import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -47,7 +48,8 @@ async function prepare(client: KeywardClient): Promise<void> {
   await client.createKey({ parent: 'tenants/acme', keyId: 'mail' });
 }
 
-const encrypt = (client: KeywardClient) => client.encrypt({ name: KEY, plaintext: Buffer.from('x') });
+const encrypt = (client: KeywardClient) =>
+  client.encrypt({ name: KEY, plaintext: Buffer.from('x') });
 
 /** The last checkpoint, of more leaves than that. */
 const checkpointOver = (client: KeywardClient, size = 0): Promise<AuditCheckpoint> =>
@@ -57,12 +59,18 @@ const checkpointOver = (client: KeywardClient, size = 0): Promise<AuditCheckpoin
     return checkpoint;
   });
 
-/** Waits until the witness has cosigned a checkpoint of more leaves than that; makes some. Returns of how many. */
+/**
+ * Waits until the witness has cosigned a checkpoint of more leaves than that; makes some. Returns
+ * of how many.
+ */
 function cosignedOver(client: KeywardClient, witness: HttpWitness, size = 0): Promise<number> {
   return eventually(async () => {
     await encrypt(client);
     const { note, treeSize } = await client.getAuditCheckpoint({ cosigned: true });
-    assert.ok(treeSize > size && note.includes(`\n— ${witness.key.name} `), `${treeSize}, not over ${size}`);
+    assert.ok(
+      treeSize > size && note.includes(`\n— ${witness.key.name} `),
+      `${treeSize}, not over ${size}`,
+    );
     return treeSize;
   });
 }
@@ -179,10 +187,14 @@ function misdeeds(aside: HttpWitness): Record<string, NonNullable<HttpWitness['m
       send(response, { status: 200, body: body.replace(/.{6}\n$/, 'AAAA==\n') });
     },
     'anothers.test': (response, honestly) =>
-      send(response, { status: 200, body: honestly().body?.replace('anothers.test', 'good.test') ?? '' }),
+      send(response, {
+        status: 200,
+        body: honestly().body?.replace('anothers.test', 'good.test') ?? '',
+      }),
     'redirects.test': (response) =>
       response.writeHead(307, { location: `${aside.url}/add-checkpoint` }).end(),
-    'elsewhere.test': (response) => send(response, { status: 409, type: 'text/x.tlog.size', body: '1\n' }),
+    'elsewhere.test': (response) =>
+      send(response, { status: 409, type: 'text/x.tlog.size', body: '1\n' }),
     'busy.test': (response) => send(response, { status: 429 }),
     'broken.test': (response) => send(response, { status: 500 }),
     'endless.test': (response: ServerResponse) => {
@@ -219,7 +231,8 @@ it('witnesses that do wrong hurt nobody: not callers, not the log, not another w
     await service.logged(({ msg, witness }) => msg === FAILS && witness === name);
   const { note } = await client.getAuditCheckpoint({ cosigned: true });
   assert.deepEqual(
-    note.split('\n').filter((line) => line.startsWith('— ') && !line.startsWith('— keyward/')).length,
+    note.split('\n').filter((line) => line.startsWith('— ') && !line.startsWith('— keyward/'))
+      .length,
     1,
     note,
   );
@@ -259,7 +272,9 @@ it('a log that is less than what a witness has cosigned is reported, and signed 
     await using service = await startService(restored, variables);
     const client = service.client();
     await encrypt(client);
-    const { level, contradiction } = await service.logged(({ msg }) => CONTRADICTS.test(String(msg)));
+    const { level, contradiction } = await service.logged(({ msg }) =>
+      CONTRADICTS.test(String(msg)),
+    );
     assert.equal(level, 'error');
     const [, theirs, ours] =
       /^it has cosigned a checkpoint of (\d+) leaves, and the last that the log has is of (\d+)$/.exec(
@@ -272,7 +287,9 @@ it('a log that is less than what a witness has cosigned is reported, and signed 
       assert.ok((await client.getAuditCheckpoint()).treeSize > Number(theirs) + 20);
     });
     // Longer than what was cosigned it is still another.
-    await eventually(() => assert.ok(witness.visits.slice(visits).some(({ status }) => status === 422)));
+    await eventually(() =>
+      assert.ok(witness.visits.slice(visits).some(({ status }) => status === 422)),
+    );
     assert.equal(witness.seen.values().next().value?.size, Number(theirs), 'nothing was cosigned');
     assert.equal(service.log.filter(({ msg }) => CONTRADICTS.test(String(msg))).length, 1);
   }
@@ -284,7 +301,10 @@ it('a log that is less than what a witness has cosigned is reported, and signed 
     const { environmentId } = await client.getAuditCheckpoint();
     await cosignedOver(client, witness);
     const [first] = witness.visits.slice(before);
-    assert.deepEqual([first?.origin, first?.old, first?.status], [`keyward/${environmentId}/2`, 0, 200]);
+    assert.deepEqual(
+      [first?.origin, first?.old, first?.status],
+      [`keyward/${environmentId}/2`, 0, 200],
+    );
   });
   assert.deepEqual(witness.violations, []);
 });
@@ -320,7 +340,8 @@ async function exportAndVerify(
   mkdirSync(join(folder, '.keyward'), { recursive: true });
   const { address, ca = '', cert = '', key = '' } = service.connectOptions();
   const files = { caFile: ca, certFile: cert, keyFile: key };
-  for (const [name, pem] of Object.entries(files)) writeFileSync(join(folder, '.keyward', name), pem);
+  for (const [name, pem] of Object.entries(files))
+    writeFileSync(join(folder, '.keyward', name), pem);
   const names = Object.fromEntries(Object.keys(files).map((name) => [name, name]));
   writeFileSync(join(folder, '.keyward', 'client.json'), JSON.stringify({ address, ...names }));
   const cli = async (...args: readonly string[]) => {

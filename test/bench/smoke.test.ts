@@ -49,7 +49,8 @@ test('a quick bench fills every row with numbers', async () => {
   );
   for (const [, name, ...figures] of rows) {
     // A dash where the floor has no agent, or there is nothing to compare with.
-    for (const figure of figures) assert.match(figure, /^(\d+(\.\d+)?( \(.*\))?|–)$/, `${name}: ${figure}`);
+    for (const figure of figures)
+      assert.match(figure, /^(\d+(\.\d+)?( \(.*\))?|–)$/, `${name}: ${figure}`);
   }
   assert.match(text, /server \d+ MB, agent \d+ MB/);
   assert.match(text, /audit entries made durable: \d+ a second/);

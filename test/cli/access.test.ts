@@ -35,7 +35,12 @@ describe('access bind', () => {
       [
         'bind acme --principal spiffe://acme/orders --role decrypter',
         { parent: PARENT, roleBindingId: '' },
-        { ...PLAIN, principal: 'spiffe://acme/orders', member: 'principal', role: 'roles/decrypter' },
+        {
+          ...PLAIN,
+          principal: 'spiffe://acme/orders',
+          member: 'principal',
+          role: 'roles/decrypter',
+        },
       ],
       [
         `bind ${PARENT} --group corp/admins --role ${ROLE} --id admins`,
@@ -69,7 +74,15 @@ describe('access bind', () => {
   });
 
   it('takes conditions on the encryption context, of each kind', async () => {
-    const member = ['access', 'bind', 'acme', '--principal', 'spiffe://acme/orders', '--role', 'decrypter'];
+    const member = [
+      'access',
+      'bind',
+      'acme',
+      '--principal',
+      'spiffe://acme/orders',
+      '--role',
+      'decrypter',
+    ];
     const conditions = [
       ...['--context', 'use=a=b', '--context', 'empty='],
       ...['--context-one-of', 'region=eu,us'],
@@ -82,13 +95,19 @@ describe('access bind', () => {
       { contextKey: 'empty', equals: '', requirement: 'equals' },
       { contextKey: 'region', oneOf: { values: ['eu', 'us'] }, requirement: 'oneOf' },
       { contextKey: 'conversation', claim: { path: ['chat', 'id'] }, requirement: 'claim' },
-      { contextKey: 'url', claim: { path: ['https://example.com/chat', 'id'] }, requirement: 'claim' },
+      {
+        contextKey: 'url',
+        claim: { path: ['https://example.com/chat', 'id'] },
+        requirement: 'claim',
+      },
     ]);
   });
 
   it('ends after a duration from now', async () => {
     const before = Date.now();
-    await keyward('access bind acme --principal spiffe://acme/orders --role decrypter --expires 8h');
+    await keyward(
+      'access bind acme --principal spiffe://acme/orders --role decrypter --expires 8h',
+    );
     const { seconds } = sentBinding()['expireTime'] as { seconds: number };
     const after = Date.now();
     assert.ok(seconds >= Math.floor(before / 1000) + 28_800, String(seconds));
@@ -125,7 +144,10 @@ describe('access bind', () => {
     );
     const nobody = { principal: undefined, conditions: [] };
     fake.handlers['GetRoleBinding'] = () => wireRoleBinding(BINDING, nobody);
-    assert.match((await keyward(`access get ${BINDING}`)).stdout, /orders +UNSPECIFIED .* this +any +2027/);
+    assert.match(
+      (await keyward(`access get ${BINDING}`)).stdout,
+      /orders +UNSPECIFIED .* this +any +2027/,
+    );
     const json = JSON.parse((await keyward(`${args} --output json`)).stdout);
     assert.deepEqual(json.conditions[1], { contextKey: 'region', oneOf: ['eu', 'us'] });
     assert.deepEqual([json.group, json.expireTime], [undefined, '2027-01-15T08:00:00.000Z']);
@@ -139,7 +161,11 @@ describe('role bindings and roles', () => {
     const filter = 'role="roles/decrypter"';
     const cases: [args: string, method: string, request: object][] = [
       ['bindings acme', 'ListRoleBindings', { parent: PARENT, ...page, filter: '' }],
-      [`bindings --tenant acme --filter ${filter}`, 'ListRoleBindings', { parent: PARENT, ...page, filter }],
+      [
+        `bindings --tenant acme --filter ${filter}`,
+        'ListRoleBindings',
+        { parent: PARENT, ...page, filter },
+      ],
       [`get ${BINDING}`, 'GetRoleBinding', { name: BINDING }],
       ['get orders --tenant acme', 'GetRoleBinding', { name: BINDING }],
       [`unbind ${BINDING}`, 'DeleteRoleBinding', { name: BINDING }],
@@ -257,10 +283,17 @@ describe('access test', () => {
   it('shows which permissions the caller has on a key or a tenant', async () => {
     const args = `access test ${KEY} data.decrypt keys.get --context order=17`;
     const { code, stdout } = await keyward(args);
-    assert.deepEqual([code, stdout], [0, 'PERMISSION    ALLOWED\ndata.decrypt  yes\nkeys.get      yes\n']);
+    assert.deepEqual(
+      [code, stdout],
+      [0, 'PERMISSION    ALLOWED\ndata.decrypt  yes\nkeys.get      yes\n'],
+    );
     const permissions = ['data.decrypt', 'keys.get'];
     const encryptionContext = { order: '17' };
-    assert.deepEqual(fake.seen['TestPermissions'], { resource: KEY, permissions, encryptionContext });
+    assert.deepEqual(fake.seen['TestPermissions'], {
+      resource: KEY,
+      permissions,
+      encryptionContext,
+    });
     const json = await keyward('access test orders keys.get --tenant acme --output json');
     assert.deepEqual([json.code, JSON.parse(json.stdout)], [0, { permissions: ['keys.get'] }]);
     assert.equal(fake.seen['TestPermissions']?.['resource'], KEY);
@@ -284,7 +317,8 @@ describe('access explain', () => {
   const args = `access explain ${KEY} data.decrypt --principal jwt:corp/alice`;
 
   it('asks of a caller by his name, groups and claims, and the context of the call', async () => {
-    const more = '--group corp/a --group corp/b --claim chat.id=7 --claim ["a.b"]=c --context order=17';
+    const more =
+      '--group corp/a --group corp/b --claim chat.id=7 --claim ["a.b"]=c --context order=17';
     assert.equal((await keyward(`${args} ${more}`)).code, 0);
     assert.deepEqual(fake.seen['ExplainAccess'], {
       resource: KEY,
@@ -322,22 +356,35 @@ describe('access explain', () => {
       ].join('\n'),
     );
     const inContext = await keyward(`${args} --context order=17`);
-    assert.match(inContext.stdout, /\nb\/3 \S+ its conditions are not met by that encryption context, and/);
+    assert.match(
+      inContext.stdout,
+      /\nb\/3 \S+ its conditions are not met by that encryption context, and/,
+    );
     const tenant = await keyward('access explain acme keys.list --principal a');
-    assert.match(tenant.stdout, /keys\.list, and it is for some keys only, not for the tenant as a whole\./);
+    assert.match(
+      tenant.stdout,
+      /keys\.list, and it is for some keys only, not for the tenant as a whole\./,
+    );
     const json = JSON.parse((await keyward(`${args} --output json`)).stdout);
     assert.deepEqual([json.allowed, json.considered[0].obstacles], [false, ['PERMISSION', 'KEY']]);
   });
 
   it('says by which binding it is allowed, and that there is none', async () => {
     const considered = [{ roleBinding: 'b/\u001b1', role: 'roles/decrypter', obstacles: [] }];
-    fake.handlers['ExplainAccess'] = () => ({ allowed: true, roleBinding: 'b/\u001b1', considered });
+    fake.handlers['ExplainAccess'] = () => ({
+      allowed: true,
+      roleBinding: 'b/\u001b1',
+      considered,
+    });
     assert.equal(
       (await keyward(args)).stdout,
       `jwt:corp/alice has data.decrypt on ${KEY}, by b/?1.\n\nb/?1 (roles/decrypter): allows it.\n`,
     );
     fake.handlers['ExplainAccess'] = () => ({});
-    assert.match((await keyward(args)).stdout, /\n\nNo role binding is for that caller or those groups\.\n$/);
+    assert.match(
+      (await keyward(args)).stdout,
+      /\n\nNo role binding is for that caller or those groups\.\n$/,
+    );
   });
 });
 

@@ -4,7 +4,14 @@ import { join } from 'node:path';
 import { before, beforeEach, describe, it } from 'node:test';
 import { status } from '@grpc/grpc-js';
 import { fakeLog } from '../audit/fake-log.ts';
-import { checkpointOver, ENVIRONMENT, entryLine, entryLines, newLogKey, newWitness } from '../audit/log.ts';
+import {
+  checkpointOver,
+  ENVIRONMENT,
+  entryLine,
+  entryLines,
+  newLogKey,
+  newWitness,
+} from '../audit/log.ts';
 import { useFakeService } from './fake.ts';
 
 const fake = useFakeService();
@@ -12,7 +19,12 @@ const { keyward, refuse } = fake;
 const key = newLogKey();
 const lines = entryLines(300).with(
   299,
-  entryLine(299, { outcome: 'PERMISSION_DENIED', decision: 'denied', count: 12, caller: '\u001b[31mred' }),
+  entryLine(299, {
+    outcome: 'PERMISSION_DENIED',
+    decision: 'denied',
+    count: 12,
+    caller: '\u001b[31mred',
+  }),
 );
 
 /** Where the command runs. */
@@ -56,7 +68,10 @@ describe('keyward audit', () => {
 
   it('lists as many as are wanted, newest first, as a table or as JSON', async () => {
     const table = (await keyward('audit list acme --limit 2')).stdout.split('\n');
-    assert.match(table[0] ?? '', /^ENTRY +TIME +TENANT +CALLER +METHOD +RESOURCE +DECISION +OUTCOME$/);
+    assert.match(
+      table[0] ?? '',
+      /^ENTRY +TIME +TENANT +CALLER +METHOD +RESOURCE +DECISION +OUTCOME$/,
+    );
     assert.match(
       table[1] ?? '',
       /^299 +2027-\S+Z +acme +\?\[31mred .* denied +PERMISSION_DENIED \(12 times\)$/,
@@ -66,12 +81,18 @@ describe('keyward audit', () => {
     const json = JSON.parse((await keyward('audit list acme --limit 250 --output json')).stdout);
     assert.equal(json.length, 250);
     assert.deepEqual(json[0], { leafIndex: 299, ...JSON.parse(lines[299] ?? '') });
-    assert.deepEqual(JSON.parse((await keyward('audit list acme --limit 0 --output json')).stdout), []);
+    assert.deepEqual(
+      JSON.parse((await keyward('audit list acme --limit 0 --output json')).stdout),
+      [],
+    );
   });
 
   it('follows entries as they come, one line each: words that command no terminal, or the entry as it is', async () => {
     const { stdout } = await keyward('audit tail - --from 298');
-    assert.match(stdout, /^298 {2}2027\S+ {2}acme {2}spiffe:\/\/\S+ .*allowed {2}OK\n299 .*\?\[31mred.*\n$/);
+    assert.match(
+      stdout,
+      /^298 {2}2027\S+ {2}acme {2}spiffe:\/\/\S+ .*allowed {2}OK\n299 .*\?\[31mred.*\n$/,
+    );
     const json = await keyward('audit tail - --from 298 --output json');
     assert.equal(json.stdout, `${lines[298]}\n${lines[299]}\n`);
   });
@@ -137,7 +158,10 @@ describe('keyward audit export and verify', () => {
     const args = `audit verify one --public-key other.pem --public-key log.pem --known ${KNOWN}`;
     const verified = await keyward(args, { env });
     assert.deepEqual([verified.code, verified.stderr], [0, '']);
-    assert.match(verified.stdout, new RegExp(`^LOG .*\nkeyward/${ENVIRONMENT} +300 +0 +300 +\\S{44}\n$`));
+    assert.match(
+      verified.stdout,
+      new RegExp(`^LOG .*\nkeyward/${ENVIRONMENT} +300 +0 +300 +\\S{44}\n$`),
+    );
     const json = JSON.parse((await keyward(`${args} --output json`, { env })).stdout);
     assert.deepEqual(json, {
       origin: `keyward/${ENVIRONMENT}`,
@@ -151,12 +175,18 @@ describe('keyward audit export and verify', () => {
 
   it('leave out what is wanted, and never write over what is there', async () => {
     assert.match((await keyward('audit export late --from 256')).stdout, /\nlate +44 +256 +300\n$/);
-    assert.match((await keyward('audit verify late --public-key log.pem')).stdout, / 44 +256 +300 /);
+    assert.match(
+      (await keyward('audit verify late --public-key log.pem')).stdout,
+      / 44 +256 +300 /,
+    );
     const again = await keyward('audit export late');
     assert.deepEqual([again.code, again.stderr], [1, 'keyward: late is not empty\n']);
     const inTile = await keyward('audit export other --from 5');
     assert.deepEqual([inTile.code, inTile.stdout], [2, '']);
-    assert.match(inTile.stderr, /an export begins with a multiple of 256, up to 300, and not with 5/);
+    assert.match(
+      inTile.stderr,
+      /an export begins with a multiple of 256, up to 300, and not with 5/,
+    );
   });
 
   it('name the first entry that is wrong, and what else is, on one line and with the exit code 1', async () => {
@@ -186,13 +216,22 @@ describe('keyward audit export and verify', () => {
       assert.match(stderr, message);
     }
     const other = await keyward('audit verify damaged --public-key other.pem');
-    assert.match(other.stderr, /^keyward: CHECKPOINT: checkpoint: it is not signed by the log’s key\n$/);
+    assert.match(
+      other.stderr,
+      /^keyward: CHECKPOINT: checkpoint: it is not signed by the log’s key\n$/,
+    );
     const noWitness = await keyward('audit verify damaged --public-key log.pem --witness w');
     assert.equal(noWitness.code, 2);
     rmSync(inFolder('damaged/export.json'));
-    assert.match((await keyward('audit verify damaged --public-key log.pem')).stderr, /^keyward: EXPORT: /);
+    assert.match(
+      (await keyward('audit verify damaged --public-key log.pem')).stderr,
+      /^keyward: EXPORT: /,
+    );
     mkdirSync(inFolder('none'));
-    assert.match((await keyward('audit verify none --public-key log.pem')).stderr, /^keyward: EXPORT: /);
+    assert.match(
+      (await keyward('audit verify none --public-key log.pem')).stderr,
+      /^keyward: EXPORT: /,
+    );
   });
 });
 

@@ -40,7 +40,11 @@ describe('tenants and keys', () => {
       ],
       ['tenants get acme', 'GetTenant', { name: parent }],
       ['tenants list', 'ListTenants', page],
-      ['tenants list --filter state=DISABLED', 'ListTenants', { ...page, filter: 'state=DISABLED' }],
+      [
+        'tenants list --filter state=DISABLED',
+        'ListTenants',
+        { ...page, filter: 'state=DISABLED' },
+      ],
       [
         'tenants update acme --keys 7 --calls-per-second 0 --etag t1',
         'UpdateTenant',
@@ -79,7 +83,11 @@ describe('tenants and keys', () => {
         'DisableKeyVersion',
         { name: version, etag: '' },
       ],
-      [`keys version enable ${version} --etag v1`, 'EnableKeyVersion', { name: version, etag: 'v1' }],
+      [
+        `keys version enable ${version} --etag v1`,
+        'EnableKeyVersion',
+        { name: version, etag: 'v1' },
+      ],
     ];
     for (const [args, method, request] of cases) {
       const { code, stderr } = await keyward(args);
@@ -130,7 +138,13 @@ describe('tenants and keys', () => {
     const shredTime = { seconds: 1_702_592_000, nanos: 0 };
     const state = 'TENANT_STATE_SHRED_SCHEDULED';
     const quotas = { callsPerSecond: 50, keys: 0, storedDataKeys: 7 };
-    fake.handlers['GetTenant'] = () => ({ ...TENANT, state, dedicatedRootKey: true, shredTime, quotas });
+    fake.handlers['GetTenant'] = () => ({
+      ...TENANT,
+      state,
+      dedicatedRootKey: true,
+      shredTime,
+      quotas,
+    });
     const { stdout } = await keyward('tenants get acme');
     assert.match(
       stdout,
@@ -313,9 +327,15 @@ describe('encrypt', () => {
     assert.deepEqual([long.code, fake.seen], [2, {}]);
     assert.match(long.stderr, /longer than 64 KiB.*data-key/);
     const absent = await keyward(`encrypt ${KEY} --in ./absent`);
-    assert.deepEqual([absent.code, absent.stderr], [2, 'keyward: ./absent: there is no such file\n']);
+    assert.deepEqual(
+      [absent.code, absent.stderr],
+      [2, 'keyward: ./absent: there is no such file\n'],
+    );
     assert.match((await keyward(`encrypt ${KEY} --context a`)).stderr, /Write key=value/);
-    assert.match((await keyward(`encrypt ${KEY} --context a=1 --context a=2`)).stderr, /given twice/);
+    assert.match(
+      (await keyward(`encrypt ${KEY} --context a=1 --context a=2`)).stderr,
+      /given twice/,
+    );
     assert.equal((await keyward(`encrypt ${KEY}`, { input: Buffer.alloc(65_536) })).code, 0);
   });
 });
@@ -334,7 +354,9 @@ describe('decrypt', () => {
     ];
     for (const input of inputs) {
       fake.seen = {};
-      const { code, bytes, stderr } = await keyward('decrypt --tenant acme --context a=b', { input });
+      const { code, bytes, stderr } = await keyward('decrypt --tenant acme --context a=b', {
+        input,
+      });
       assert.deepEqual([code, stderr], [0, '']);
       assert.deepEqual(bytes, plaintext);
       const { parent, ciphertext, encryptionContext, key } = fake.seen['Decrypt'] ?? {};
@@ -359,7 +381,9 @@ describe('decrypt', () => {
 
   it('refuses input that is no ciphertext, unless told its form', async () => {
     const inputs = ['', 'hello', 'AQ==x', Buffer.from([2, 1, 1]), 'AgEB'];
-    const outcomes = await Promise.all(inputs.map((input) => keyward('decrypt --tenant acme', { input })));
+    const outcomes = await Promise.all(
+      inputs.map((input) => keyward('decrypt --tenant acme', { input })),
+    );
     for (const { code, stderr } of outcomes) {
       assert.equal(code, 2);
       assert.match(stderr, /not a ciphertext/);
@@ -382,7 +406,10 @@ describe('decrypt', () => {
     assert.deepEqual(await readFile(out), plaintext);
     assert.equal((await stat(out)).mode & 0o777, 0o600);
     const json = await keyward('decrypt --tenant acme --output json', { input: CIPHERTEXT });
-    assert.deepEqual(JSON.parse(json.stdout), { plaintext: 'AP8KDQ==', keyVersion: `${KEY}/versions/1` });
+    assert.deepEqual(JSON.parse(json.stdout), {
+      plaintext: 'AP8KDQ==',
+      keyVersion: `${KEY}/versions/1`,
+    });
   });
 });
 
@@ -396,7 +423,11 @@ describe('data-key', () => {
       keyVersion: `${KEY}/versions/1`,
       wrappedDataKey: wrapped,
     });
-    assert.deepEqual(fake.seen['GenerateDataKey'], { name: KEY, encryptionContext: { a: 'b' }, length: 64 });
+    assert.deepEqual(fake.seen['GenerateDataKey'], {
+      name: KEY,
+      encryptionContext: { a: 'b' },
+      length: 64,
+    });
     const asked = await keyward(`data-key ${KEY} --show-plaintext`);
     assert.equal(JSON.parse(asked.stdout).plaintext, plaintext.toString('base64'));
     assert.equal(fake.seen['GenerateDataKey']?.['length'], 32);
@@ -522,9 +553,16 @@ describe('what the service says', () => {
       refuse('Decrypt', { code: status.PERMISSION_DENIED, ...facts });
       const { stderr } = await keyward('decrypt --tenant acme', { input: CIPHERTEXT });
       assert.ok(stderr.includes(`gives you ${permission} on ${resource};`), stderr);
-      assert.ok(stderr.includes(`"keyward access explain ${about} ${permission} --principal`), stderr);
+      assert.ok(
+        stderr.includes(`"keyward access explain ${about} ${permission} --principal`),
+        stderr,
+      );
     }
-    refuse('Decrypt', { code: status.PERMISSION_DENIED, reason: 'PERMISSION_MISSING', message: 'No.' });
+    refuse('Decrypt', {
+      code: status.PERMISSION_DENIED,
+      reason: 'PERMISSION_MISSING',
+      message: 'No.',
+    });
     const bare = await keyward('decrypt --tenant acme', { input: CIPHERTEXT });
     assert.equal(bare.stderr, 'keyward: PERMISSION_MISSING: No.\n');
     refuse('Decrypt', {
@@ -588,7 +626,10 @@ describe('the connection', () => {
     assert.equal((await keyward(`tenants list ${certificate}`, { env })).code, 0);
     assert.deepEqual(sent, ['Bearer first.good.token', 'Bearer first.good.token']);
     const absent = await keyward('tenants list --token-file ./absent');
-    assert.deepEqual([absent.code, absent.stderr], [2, 'keyward: ./absent: there is no such file\n']);
+    assert.deepEqual(
+      [absent.code, absent.stderr],
+      [2, 'keyward: ./absent: there is no such file\n'],
+    );
     await writeFile(token, 'not a token');
     const wrong = await keyward(`tenants list --token-file ${token}`);
     assert.equal(wrong.code, 1);
@@ -610,7 +651,10 @@ describe('the connection', () => {
 
   it('with files that are not usable ends with code 2', async () => {
     const absent = await keyward('tenants list --cert-file ./absent.pem');
-    assert.deepEqual([absent.code, absent.stderr], [2, 'keyward: ./absent.pem: there is no such file\n']);
+    assert.deepEqual(
+      [absent.code, absent.stderr],
+      [2, 'keyward: ./absent.pem: there is no such file\n'],
+    );
     const broken = await keyward(`tenants list --cert-file ${below}`, { cwd: fake.folder });
     assert.equal(broken.code, 2);
     assert.match(broken.stderr, /^keyward: the CA, certificate or key file is not usable[^\n]*\n$/);
@@ -633,7 +677,10 @@ describe('the connection', () => {
       assert.match(stderr, refused);
     }
     await chmod(join(other, below), 0o620);
-    assert.match((await keyward('tenants list', { cwd: other })).stderr, /can be changed by others/);
+    assert.match(
+      (await keyward('tenants list', { cwd: other })).stderr,
+      /can be changed by others/,
+    );
     if (process.getuid?.() !== 0) return t.skip('only root can make a file of another user');
     const { chown } = await import('node:fs/promises');
     await chown(join(other, below), 12_345, 12_345);

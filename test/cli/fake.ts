@@ -1,7 +1,9 @@
 /**
- * The `keyward` command in a folder with a development identity, whose service is a fake that answers what a test says.
+ * The `keyward` command in a folder with a development identity, whose service is a fake that
+ * answers what a test says.
  *
- * Owns what the fake answers where a test says nothing, which is made anew before each. Knows no test.
+ * Owns what the fake answers where a test says nothing, which is made anew before each. Knows no
+ * test.
  */
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -35,7 +37,10 @@ export const TENANT = {
   state: 'TENANT_STATE_ENABLED',
   etag: 't1',
 };
-/** Every byte once, and after a head like a ciphertext's: whatever changes bytes on their way is seen. */
+/**
+ * Every byte once, and after a head like a ciphertext's: whatever changes bytes on their way is
+ * seen.
+ */
 export const CIPHERTEXT = Buffer.from([1, 1, 1, 0, ...Array.from({ length: 256 }, (_, i) => i)]);
 
 /** How a version was used. */
@@ -87,7 +92,9 @@ export function wireRotation(version: number, rewrapJob: string) {
   };
 }
 
-/** The set-up, to be used after its hooks have run: `handlers` and `seen` are empty of other tests. */
+/**
+ * The set-up, to be used after its hooks have run: `handlers` and `seen` are empty of other tests.
+ */
 export interface FakeSetUp {
   service: FakeService;
   /** Of the development identity; the command runs in `below/` of it. */
@@ -97,7 +104,10 @@ export interface FakeSetUp {
   /** What each method was asked last. */
   seen: Record<string, Record<string, unknown>>;
   /** Runs the command with these words. */
-  readonly keyward: (args: string | readonly string[], options?: Partial<RunOptions>) => Promise<Outcome>;
+  readonly keyward: (
+    args: string | readonly string[],
+    options?: Partial<RunOptions>,
+  ) => Promise<Outcome>;
   /** Makes a method refuse. */
   readonly refuse: (method: string, facts: Parameters<typeof refusal>[0]) => void;
 }
@@ -108,7 +118,10 @@ export function useFakeService(): FakeSetUp {
     handlers: {},
     seen: {},
     keyward: (args, options = {}) =>
-      run(typeof args === 'string' ? args.split(' ') : args, { cwd: join(fake.folder, 'below'), ...options }),
+      run(typeof args === 'string' ? args.split(' ') : args, {
+        cwd: join(fake.folder, 'below'),
+        ...options,
+      }),
     refuse: (method, facts) => {
       fake.handlers[method] = () => {
         throw refusal(facts);
@@ -118,10 +131,11 @@ export function useFakeService(): FakeSetUp {
   const methods = new Proxy<Record<string, Handler>>(
     {},
     {
-      get: (_, name: string) => (request: Record<string, unknown>, call: Parameters<Handler>[1]) => {
-        fake.seen[name] = request;
-        return fake.handlers[name]?.(request, call);
-      },
+      get:
+        (_, name: string) => (request: Record<string, unknown>, call: Parameters<Handler>[1]) => {
+          fake.seen[name] = request;
+          return fake.handlers[name]?.(request, call);
+        },
     },
   );
   before(async () => {
@@ -163,7 +177,11 @@ function administration(): Record<string, Handler> {
     DisableTenant: () => TENANT,
     EnableTenant: () => TENANT,
     ShredTenant: () => ({
-      tenant: { ...TENANT, state: 'TENANT_STATE_SHRED_SCHEDULED', shredTime: SHRED_IMPACT.shredTime },
+      tenant: {
+        ...TENANT,
+        state: 'TENANT_STATE_SHRED_SCHEDULED',
+        shredTime: SHRED_IMPACT.shredTime,
+      },
       impact: SHRED_IMPACT,
     }),
     RestoreTenant: () => ({ ...TENANT, state: 'TENANT_STATE_DISABLED' }),
@@ -189,7 +207,11 @@ function dataPlane(): Record<string, Handler> {
     GenerateDataKeyWithoutPlaintext: () => ({ wrappedDataKey: CIPHERTEXT, keyVersion }),
     Encrypt: () => ({ ciphertext: CIPHERTEXT, keyVersion }),
     Decrypt: () => ({ plaintext: Buffer.from([0, 255, 10, 13]), keyVersion }),
-    GenerateDataKey: () => ({ plaintext: Buffer.alloc(32, 7), wrappedDataKey: CIPHERTEXT, keyVersion }),
+    GenerateDataKey: () => ({
+      plaintext: Buffer.alloc(32, 7),
+      wrappedDataKey: CIPHERTEXT,
+      keyVersion,
+    }),
   };
 }
 
@@ -201,7 +223,11 @@ function lifecycle(): Record<string, Handler> {
     state: 'KEY_VERSION_STATE_DESTROY_SCHEDULED',
     destroyTime,
   };
-  const paused = { paused: true, changeTime: { seconds: 1_700_000_000, nanos: 0 }, caller: 'spiffe://a' };
+  const paused = {
+    paused: true,
+    changeTime: { seconds: 1_700_000_000, nanos: 0 },
+    caller: 'spiffe://a',
+  };
   return {
     ScheduleKeyDestruction: () => ({ key, impact: IMPACT }),
     RestoreKey: () => wireKey(KEY),
@@ -254,7 +280,10 @@ function access(): Record<string, Handler> {
     CreateRole: () => WIRE_ROLE,
     GetRole: () => WIRE_ROLE,
     ListRoles: () => ({
-      roles: [{ name: 'roles/decrypter', permissions: ['data.decrypt'], description: 'opens' }, WIRE_ROLE],
+      roles: [
+        { name: 'roles/decrypter', permissions: ['data.decrypt'], description: 'opens' },
+        WIRE_ROLE,
+      ],
     }),
     DeleteRole: () => ({}),
     TestPermissions: ({ permissions }) => ({ permissions }),

@@ -61,7 +61,11 @@ describe('keys in the HSM', () => {
 
   it('are shown with their lives, as a table or as JSON', async () => {
     const at = (seconds: number) => ({ seconds: 1_700_000_000 + seconds, nanos: 0 });
-    const destroyed = { state: 'TOKEN_KEY_STATE_DESTROYED', retireTime: at(10), destroyTime: at(20) };
+    const destroyed = {
+      state: 'TOKEN_KEY_STATE_DESTROYED',
+      retireTime: at(10),
+      destroyTime: at(20),
+    };
     const abandoned = { state: 'TOKEN_KEY_STATE_ABANDONED', activateTime: null, rewrapJob: '' };
     fake.handlers['ListTokenKeys'] = () => ({
       tokenKeys: [
@@ -90,7 +94,10 @@ describe('keys in the HSM', () => {
       current ?? '',
       /^018f\S+a +ROOT +CURRENT +2023\S+:20\.000Z +2023\S+:22\.000Z +1099511627776 +2199023255552 +spiffe:\/\/acme\/admin$/,
     );
-    assert.match(old ?? '', /^b +ROOT +DESTROYED +\S+:20\S+ +\S+:22\S+ +\S+:30\S+ +\S+:40\S+ +0 +0$/);
+    assert.match(
+      old ?? '',
+      /^b +ROOT +DESTROYED +\S+:20\S+ +\S+:22\S+ +\S+:30\S+ +\S+:40\S+ +0 +0$/,
+    );
     assert.match(never ?? '', /^c +ROOT +ABANDONED +2023\S+ +0 +5 +a\?\[2J$/);
     assert.deepEqual(rest, ['']);
     const [listed] = JSON.parse((await keyward('hsm keys --output json')).stdout);
@@ -112,12 +119,18 @@ describe('hsm rotate-root and rotate-seal', () => {
 
   it('watch the job of this very rotation, and show it as it ended', async () => {
     const kind = 'REWRAP_JOB_KIND_KEY_VERSIONS';
-    fake.handlers['WatchRewrapJob'] = () => [wireJob(JOB, { kind }), wireJob(JOB, { kind, ...ENDED })];
+    fake.handlers['WatchRewrapJob'] = () => [
+      wireJob(JOB, { kind }),
+      wireJob(JOB, { kind, ...ENDED }),
+    ];
     for (const command of ['rotate-root', 'rotate-root acme', 'rotate-seal']) {
       const { code, stdout, stderr } = await keyward(`hsm ${command} --watch`);
       assert.deepEqual([code, stderr], [0, ''], command);
       assert.deepEqual(fake.seen['WatchRewrapJob'], { name: JOB });
-      assert.match(stdout, /^NAME +SCOPE[^\n]+\n\S+018f0000 [^\n]+ KEY_VERSIONS +SUCCEEDED [^\n]+\n$/);
+      assert.match(
+        stdout,
+        /^NAME +SCOPE[^\n]+\n\S+018f0000 [^\n]+ KEY_VERSIONS +SUCCEEDED [^\n]+\n$/,
+      );
     }
     fake.handlers['WatchRewrapJob'] = () => [wireJob(JOB, { state: 'REWRAP_JOB_STATE_CANCELLED' })];
     const cancelled = await keyward('hsm rotate-root --watch --output json');
@@ -127,7 +140,11 @@ describe('hsm rotate-root and rotate-seal', () => {
 
   it('wait for the key to become current before they watch', async () => {
     const waiting = (state: string) =>
-      wireTokenKey(TOKEN_KEY, { state: `TOKEN_KEY_STATE_${state}`, activateTime: null, rewrapJob: '' });
+      wireTokenKey(TOKEN_KEY, {
+        state: `TOKEN_KEY_STATE_${state}`,
+        activateTime: null,
+        rewrapJob: '',
+      });
     const states = ['CREATED', 'CURRENT'];
     fake.handlers['RotateRootKey'] = () => waiting('CREATING');
     fake.handlers['GetTokenKey'] = () => {

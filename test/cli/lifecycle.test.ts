@@ -41,7 +41,13 @@ describe('commands about rotation, stored data keys and destruction', () => {
   it('name things in full or by their ids', async () => {
     const page = { pageSize: 100, pageToken: '' };
     const change = { name: KEY, etag: '' };
-    const create = { parent: KEY, dataKeyId: '', encryptionContext: {}, length: 32, returnPlaintext: false };
+    const create = {
+      parent: KEY,
+      dataKeyId: '',
+      encryptionContext: {},
+      length: 32,
+      returnPlaintext: false,
+    };
     const destroy = { name: KEY, etag: '', windowDays: 0, validateOnly: true };
     const kind = 'REWRAP_JOB_KIND_UNSPECIFIED';
     const cases: [args: string, method: string, request: object][] = [
@@ -57,7 +63,11 @@ describe('commands about rotation, stored data keys and destruction', () => {
       ['tenants restore tenants/acme --etag t1', 'RestoreTenant', { name: PARENT, etag: 't1' }],
       ['tenants shred acme', 'ShredTenant', { ...destroy, name: PARENT }],
       ['keys destroy orders --tenant acme', 'ScheduleKeyDestruction', destroy],
-      [`keys version destroy ${VERSION}`, 'ScheduleKeyVersionDestruction', { ...destroy, name: VERSION }],
+      [
+        `keys version destroy ${VERSION}`,
+        'ScheduleKeyVersionDestruction',
+        { ...destroy, name: VERSION },
+      ],
       [`stored-data-keys create ${KEY}`, 'CreateDataKey', create],
       [
         'stored-data-keys create orders --tenant acme --id db --context a=b --length 64',
@@ -74,7 +84,11 @@ describe('commands about rotation, stored data keys and destruction', () => {
         'ListDataKeys',
         { parent: KEY, ...page, filter: 'version=1' },
       ],
-      [`stored-data-keys delete ${DATA_KEY} --etag d1`, 'DeleteDataKey', { name: DATA_KEY, etag: 'd1' }],
+      [
+        `stored-data-keys delete ${DATA_KEY} --etag d1`,
+        'DeleteDataKey',
+        { name: DATA_KEY, etag: 'd1' },
+      ],
       [`jobs create ${KEY}`, 'CreateRewrapJob', { scope: KEY, kind }],
       ['jobs create orders --tenant acme', 'CreateRewrapJob', { scope: KEY, kind }],
       ['jobs create acme', 'CreateRewrapJob', { scope: PARENT, kind }],
@@ -101,7 +115,11 @@ describe('commands about rotation, stored data keys and destruction', () => {
       const { code, stderr } = await keyward(args);
       const { requestId, ...rest } = fake.seen[method] ?? {};
       assert.deepEqual([code, stderr, rest], [0, '', request], args);
-      assert.equal(typeof requestId, /^(Get|List|Watch)/.test(method) ? 'undefined' : 'string', args);
+      assert.equal(
+        typeof requestId,
+        /^(Get|List|Watch)/.test(method) ? 'undefined' : 'string',
+        args,
+      );
     }
   });
 
@@ -222,7 +240,10 @@ describe('a schedule', () => {
 
 describe('maintenance', () => {
   it('says whether it is paused, since when and by whom', async () => {
-    assert.match((await keyward('maintenance status')).stdout, /^MAINTENANCE +SINCE +CALLER\nON +ever\n$/);
+    assert.match(
+      (await keyward('maintenance status')).stdout,
+      /^MAINTENANCE +SINCE +CALLER\nON +ever\n$/,
+    );
     const { stdout } = await keyward('maintenance pause');
     assert.match(stdout, /\nPAUSED +2023-11-14T22:13:20\.000Z +spiffe:\/\/a\n$/);
     assert.deepEqual(JSON.parse((await keyward('maintenance resume --output json')).stdout), {
@@ -251,7 +272,12 @@ describe('history and versions', () => {
       keyVersions: [
         { ...version, usage: USAGE },
         { ...version, state: 'KEY_VERSION_STATE_DESTROY_SCHEDULED', destroyTime },
-        { ...version, state: 'KEY_VERSION_STATE_DESTROYED', destroyTime, destroyEventTime: destroyTime },
+        {
+          ...version,
+          state: 'KEY_VERSION_STATE_DESTROYED',
+          destroyTime,
+          destroyEventTime: destroyTime,
+        },
       ],
     });
     const { stdout } = await keyward(`keys versions ${KEY}`);
@@ -301,7 +327,9 @@ describe('destroy', () => {
       ].join('\n'),
     );
     const command = stdout.trimEnd().split('\n').at(-1) ?? '';
-    const words = execFileSync('/bin/sh', ['-c', `printf '%s\\n' ${command}`], { encoding: 'utf8' });
+    const words = execFileSync('/bin/sh', ['-c', `printf '%s\\n' ${command}`], {
+      encoding: 'utf8',
+    });
     assert.equal(words.split('\n').at(-2), "it's");
   });
 
@@ -333,7 +361,10 @@ describe('destroy', () => {
       ].join('\n'),
     );
     const shared = { ...SHRED_IMPACT, lastUseTime: null, rootKeys: [], checklist: [] };
-    fake.handlers['ShredTenant'] = () => ({ tenant: TENANT, impact: { ...shared, notice: 'a\u001b[2Jb' } });
+    fake.handlers['ShredTenant'] = () => ({
+      tenant: TENANT,
+      impact: { ...shared, notice: 'a\u001b[2Jb' },
+    });
     const words = (await keyward('tenants shred acme')).stdout;
     assert.match(words, / last use {10}never\n\na\?\[2Jb\n\nTo schedule it:\n/);
   });
@@ -345,9 +376,17 @@ describe('destroy', () => {
       ['tenants shred acme', 'ShredTenant', PARENT],
     ];
     for (const [args, method, name] of cases) {
-      const { code, stdout } = await keyward(`${args} --window 7d --confirm now --request-id ${REQUEST_ID}`);
+      const { code, stdout } = await keyward(
+        `${args} --window 7d --confirm now --request-id ${REQUEST_ID}`,
+      );
       assert.equal(code, 0);
-      const request = { name, etag: 'now', windowDays: 7, validateOnly: false, requestId: REQUEST_ID };
+      const request = {
+        name,
+        etag: 'now',
+        windowDays: 7,
+        validateOnly: false,
+        requestId: REQUEST_ID,
+      };
       assert.deepEqual(fake.seen[method], request);
       assert.match(
         stdout,
@@ -355,7 +394,10 @@ describe('destroy', () => {
       );
       const json = JSON.parse((await keyward(`${args} --output json`)).stdout);
       assert.deepEqual([json.impact.etag, json.impact.storedDataKeys], ['now', 120]);
-      assert.match((json.key ?? json.keyVersion ?? json.tenant).state, /^(DESTROY|SHRED)_SCHEDULED$/);
+      assert.match(
+        (json.key ?? json.keyVersion ?? json.tenant).state,
+        /^(DESTROY|SHRED)_SCHEDULED$/,
+      );
     }
     assert.match((await keyward('tenants restore acme')).stdout, /^NAME[^\n]+\n\S+acme +DISABLED /);
     assert.match((await keyward(`keys restore ${KEY}`)).stdout, /^NAME[^\n]+\n\S+orders +1 /);
@@ -368,7 +410,10 @@ describe('destroy', () => {
       message: 'Rotate first.',
     });
     const { code, stdout, stderr } = await keyward(`keys version destroy ${VERSION}`);
-    assert.deepEqual([code, stdout, stderr], [1, '', 'keyward: KEY_VERSION_IS_PRIMARY: Rotate first.\n']);
+    assert.deepEqual(
+      [code, stdout, stderr],
+      [1, '', 'keyward: KEY_VERSION_IS_PRIMARY: Rotate first.\n'],
+    );
   });
 });
 
@@ -415,10 +460,16 @@ describe('stored-data-keys', () => {
 
   it('are listed and deleted', async () => {
     const { stdout } = await keyward(`stored-data-keys list ${KEY}`);
-    assert.match(stdout, /^NAME[^\n]+\n\S+dataKeys\/db +2 +32 +018f[^\n]+ +2023-11-14T22:14:20\.000Z\n$/);
+    assert.match(
+      stdout,
+      /^NAME[^\n]+\n\S+dataKeys\/db +2 +32 +018f[^\n]+ +2023-11-14T22:14:20\.000Z\n$/,
+    );
     const deleted = await keyward(`stored-data-keys delete ${DATA_KEY}`);
     assert.deepEqual([deleted.code, deleted.stdout], [0, '']);
-    assert.equal((await keyward(`stored-data-keys delete ${DATA_KEY} --output json`)).stdout, '{}\n');
+    assert.equal(
+      (await keyward(`stored-data-keys delete ${DATA_KEY} --output json`)).stdout,
+      '{}\n',
+    );
   });
 });
 
@@ -438,7 +489,10 @@ describe('a job', () => {
     );
     assert.match(job ?? '', / DATA_KEYS +RUNNING \(PAUSED\) +REQUEST +1000\+ +500 +500 +1 +2023/);
     assert.equal(empty, '');
-    assert.match(rest.join('\n'), /^RESOURCE +REASON +TIME\n\S+dataKeys\/db +DECRYPTION_FAILED +2023\S+Z\n$/);
+    assert.match(
+      rest.join('\n'),
+      /^RESOURCE +REASON +TIME\n\S+dataKeys\/db +DECRYPTION_FAILED +2023\S+Z\n$/,
+    );
     const json = JSON.parse((await keyward(`jobs get ${JOB} --output json`)).stdout);
     assert.deepEqual([json.timeLeftSeconds, json.failures[0].reason], [8, 'DECRYPTION_FAILED']);
     assert.match((await keyward('jobs list acme')).stdout, /^NAME[^\n]+\n\S+018f0000 [^\n]+\n$/);
@@ -447,7 +501,10 @@ describe('a job', () => {
   it('is watched to its end, silently where there is no terminal, and then shown', async () => {
     const { code, stdout, stderr } = await keyward(`jobs watch ${JOB}`);
     assert.deepEqual([code, stderr], [0, '']);
-    assert.match(stdout, /^NAME[^\n]+\n\S+018f0000 [^\n]+ SUCCEEDED +REQUEST +1000 +1000 +0 +0 [^\n]+\n$/);
+    assert.match(
+      stdout,
+      /^NAME[^\n]+\n\S+018f0000 [^\n]+ SUCCEEDED +REQUEST +1000 +1000 +0 +0 [^\n]+\n$/,
+    );
     const json = await keyward('jobs watch 018f0000 --tenant acme --output json');
     assert.equal(JSON.parse(json.stdout).state, 'SUCCEEDED');
   });
@@ -457,12 +514,19 @@ describe('a job', () => {
       ['SUCCEEDED', 0, ''],
       ['SUPERSEDED', 0, ''],
       ['PARTIAL', 1, 'keyward: the job ended PARTIAL: 1 stored data keys could not be opened\n'],
-      ['PARTIAL', 1, 'keyward: the job ended PARTIAL: 1 key versions could not be opened\n', 'KEY_VERSIONS'],
+      [
+        'PARTIAL',
+        1,
+        'keyward: the job ended PARTIAL: 1 key versions could not be opened\n',
+        'KEY_VERSIONS',
+      ],
       ['CANCELLED', 1, 'keyward: the job was cancelled\n'],
     ];
     for (const [state, code, stderr, kind = 'DATA_KEYS'] of cases) {
       const ended = { ...ENDED, state: `REWRAP_JOB_STATE_${state}`, failed: 1 };
-      fake.handlers['WatchRewrapJob'] = () => [wireJob(JOB, { ...ended, kind: `REWRAP_JOB_KIND_${kind}` })];
+      fake.handlers['WatchRewrapJob'] = () => [
+        wireJob(JOB, { ...ended, kind: `REWRAP_JOB_KIND_${kind}` }),
+      ];
       const outcome = await keyward(`jobs watch ${JOB} --output json`);
       assert.deepEqual([outcome.code, outcome.stderr], [code, stderr]);
       assert.equal(JSON.parse(outcome.stdout).state, state);
@@ -475,7 +539,8 @@ describe('a job', () => {
       calls += 1;
       yield wireJob(JOB, calls === 5 ? ENDED : {});
       const retryDelay = { seconds: 0, nanos: 1_000_000 };
-      if (calls < 5) throw refusal({ code: status.UNAVAILABLE, reason: 'SERVER_STOPPING', retryDelay });
+      if (calls < 5)
+        throw refusal({ code: status.UNAVAILABLE, reason: 'SERVER_STOPPING', retryDelay });
     };
     assert.equal((await keyward(`jobs watch ${JOB}`)).code, 0);
     assert.equal(calls, 5);
@@ -532,7 +597,17 @@ describe('keys rotate --watch', () => {
 describe('help of a group', () => {
   it('names its commands', async () => {
     const groups: Record<string, string[]> = {
-      keys: ['rotate', 'schedule', 'pause', 'resume', 'history', 'destroy', 'restore', 'versions', 'version'],
+      keys: [
+        'rotate',
+        'schedule',
+        'pause',
+        'resume',
+        'history',
+        'destroy',
+        'restore',
+        'versions',
+        'version',
+      ],
       'keys version': ['get', 'disable', 'enable', 'destroy', 'restore'],
       'stored-data-keys': ['create', 'get', 'list', 'delete'],
       tenants: ['create', 'list', 'get', 'disable', 'enable', 'shred', 'restore'],
@@ -542,7 +617,8 @@ describe('help of a group', () => {
     };
     for (const [group, commands] of Object.entries(groups)) {
       const { stdout } = await keyward(`${group} --help`);
-      for (const command of commands) assert.match(stdout, new RegExp(`^  ${command} `, 'm'), command);
+      for (const command of commands)
+        assert.match(stdout, new RegExp(`^  ${command} `, 'm'), command);
     }
     assert.match(
       (await keyward('jobs watch --help')).stdout,

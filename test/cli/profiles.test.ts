@@ -60,7 +60,10 @@ afterEach(() => rm(home, { recursive: true }));
 describe('a profile', () => {
   it('is the one that --profile names, else KEYWARD_PROFILE, else the default', async () => {
     const nowhere = { ...reached(), ...CERTIFICATE, address: '127.0.0.1:1' };
-    await write({ default: 'good', profiles: { good: { ...reached(), ...CERTIFICATE }, bad: nowhere } });
+    await write({
+      default: 'good',
+      profiles: { good: { ...reached(), ...CERTIFICATE }, bad: nowhere },
+    });
     const cases: [args: string, variable: string, code: number][] = [
       ['whoami', '', 0],
       ['whoami', 'bad', 3],
@@ -91,9 +94,15 @@ describe('a profile', () => {
     }
     await write({ profiles: { other: absolute } }, moved);
     const other = 'whoami --profile other';
-    assert.match((await keyward(other)).stderr, /profiles\.json has no profile other; it has good\n/);
+    assert.match(
+      (await keyward(other)).stderr,
+      /profiles\.json has no profile other; it has good\n/,
+    );
     assert.equal((await keyward(other, { KEYWARD_PROFILES: 'moved.json' })).code, 0);
-    assert.equal((await keyward('whoami', { HOME: '/nowhere', XDG_CONFIG_HOME: configuration })).code, 0);
+    assert.equal(
+      (await keyward('whoami', { HOME: '/nowhere', XDG_CONFIG_HOME: configuration })).code,
+      0,
+    );
 
     const development = join(home, '.keyward', 'profiles.json');
     await write({ profiles: { other: absolute } }, development);
@@ -116,14 +125,19 @@ describe('a profile', () => {
   it('gives way to flags and variables, one by one', async () => {
     await write({
       default: 'bad',
-      profiles: { bad: { ...reached(), ...CERTIFICATE, address: '127.0.0.1:1', serverName: 'other' } },
+      profiles: {
+        bad: { ...reached(), ...CERTIFICATE, address: '127.0.0.1:1', serverName: 'other' },
+      },
     });
     const { address } = fake.service;
     assert.equal((await keyward('whoami', { KEYWARD_ADDRESS: address })).code, 3);
     const server = { KEYWARD_SERVER_NAME: '127.0.0.1' };
     assert.equal((await keyward('whoami', { ...server, KEYWARD_ADDRESS: address })).code, 0);
     assert.equal((await keyward(`whoami --address ${address}`, server)).code, 0);
-    assert.equal((await keyward(`whoami --address ${address} --server-name other`, server)).code, 3);
+    assert.equal(
+      (await keyward(`whoami --address ${address} --server-name other`, server)).code,
+      3,
+    );
   });
 
   it('is left alone when flags and variables say everything, unless it is named', async () => {
@@ -184,8 +198,14 @@ describe('a profiles file', () => {
         { default: 'a', profiles: { a: { adress: 'x:1' } } },
         /has adress, which is not known; known are address,/,
       ],
-      [{ default: 'a', profiles: { a: { address: 7 } } }, /address of profile a in \S+ must be a text/],
-      [{ default: 'a', profiles: { a: { address: '' } } }, /address of profile a in \S+ must be a text/],
+      [
+        { default: 'a', profiles: { a: { address: 7 } } },
+        /address of profile a in \S+ must be a text/,
+      ],
+      [
+        { default: 'a', profiles: { a: { address: '' } } },
+        /address of profile a in \S+ must be a text/,
+      ],
       [
         { default: 'a', profiles: { a: { address: 'x:1' } } },
         /the profile a lacks caFile: add it, or give --ca-file/,
@@ -207,7 +227,10 @@ describe('a profiles file', () => {
   });
 
   it('that others can change is not used, nor what it names', async () => {
-    await write({ default: 'a', profiles: { a: { ...reached(), ...CERTIFICATE, tokenFile: 'token' } } });
+    await write({
+      default: 'a',
+      profiles: { a: { ...reached(), ...CERTIFICATE, tokenFile: 'token' } },
+    });
     const folder = join(home, '.config', 'keyward');
     const cases: [name: string, modes: number[], refused: RegExp, good: number][] = [
       ['profiles.json', [0o620, 0o602], /can be changed by others: chmod go-w it/, 0o644],
@@ -270,12 +293,18 @@ describe('profiles', () => {
       work ?? '',
       new RegExp(`^work +127\\.0\\.0\\.1:\\d+ +${folder}/certs/ca.pem +${folder}/token$`),
     );
-    assert.match(batch ?? '', new RegExp(`^batch +yes +127\\S+ +\\S+ca.pem +${folder}/certs/cert.pem$`));
+    assert.match(
+      batch ?? '',
+      new RegExp(`^batch +yes +127\\S+ +\\S+ca.pem +${folder}/certs/cert.pem$`),
+    );
     assert.equal(half, 'half?');
     const token = (await readFile(join(folder, 'token'), 'utf8')).trim();
     assert.ok(!stdout.includes(token));
     assert.match((await keyward('profiles --profile work')).stdout, /\nwork +yes +127/);
-    assert.match((await keyward('profiles', { KEYWARD_PROFILE: 'work' })).stdout, /\nwork +yes +127/);
+    assert.match(
+      (await keyward('profiles', { KEYWARD_PROFILE: 'work' })).stdout,
+      /\nwork +yes +127/,
+    );
     assert.match(
       (await keyward('profiles --profile other')).stderr,
       /has no profile other; it has work, batch/,
@@ -298,7 +327,10 @@ describe('profiles', () => {
   it('say what is used instead of them', async () => {
     await write({ default: 'work', profiles: { work: { ...reached(), tokenFile: 'token' } } });
     const { stdout } = await keyward('profiles --ca-file ca.pem', { KEYWARD_ADDRESS: 'other:1' });
-    assert.match(stdout, /\nUsed instead of what a profile says: KEYWARD_ADDRESS, --ca-file\n\nNAME/);
+    assert.match(
+      stdout,
+      /\nUsed instead of what a profile says: KEYWARD_ADDRESS, --ca-file\n\nNAME/,
+    );
     assert.match(stdout, /\nwork +yes /);
     const whole = await keyward('profiles --ca-file ca.pem --token-file token --address other:1');
     assert.match(whole.stdout, /\nwork +127/);

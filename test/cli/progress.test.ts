@@ -169,7 +169,12 @@ describe('durations and times', () => {
       ['2027-01-01T00:30:00+01:00', '2026-12-31T23:30:00.000Z'],
     ];
     for (const [text, time] of times) assert.equal(readTime(text)?.toISOString(), time);
-    const none = ['2027-02-29T00:00:00Z', '2027-13-01T00:00:00Z', '2027-01-01T24:00:00Z', '2027-01-01'];
+    const none = [
+      '2027-02-29T00:00:00Z',
+      '2027-13-01T00:00:00Z',
+      '2027-01-01T24:00:00Z',
+      '2027-01-01',
+    ];
     for (const text of [...none, '2027-01-01T00:00:00', 'tomorrow', '2027-01-01T00:00:00+1:00']) {
       assert.equal(readTime(text), undefined, text);
     }

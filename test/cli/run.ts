@@ -13,7 +13,10 @@ export interface Outcome {
   readonly stderr: string;
 }
 
-/** How to run it; no variable of the environment is passed on but PATH, and its home is where it is run. */
+/**
+ * How to run it; no variable of the environment is passed on but PATH, and its home is where it is
+ * run.
+ */
 export interface RunOptions {
   readonly cwd: string;
   readonly env?: Readonly<Record<string, string>>;
@@ -45,6 +48,10 @@ export async function run(
     child.on('error', reject);
     child.on('close', resolve);
   });
-  const [bytes, stderr, code] = await Promise.all([buffer(child.stdout), text(child.stderr), ended]);
+  const [bytes, stderr, code] = await Promise.all([
+    buffer(child.stdout),
+    text(child.stderr),
+    ended,
+  ]);
   return { code, bytes, stdout: bytes.toString(), stderr };
 }

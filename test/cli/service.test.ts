@@ -4,7 +4,13 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { TESTER } from '../grants.ts';
-import { type Environment, eventually, newEnvironment, type Service, startService } from '../kit.ts';
+import {
+  type Environment,
+  eventually,
+  newEnvironment,
+  type Service,
+  startService,
+} from '../kit.ts';
 import { type Outcome, run } from './run.ts';
 
 const KEY = 'tenants/acme/keys/orders';
@@ -35,10 +41,19 @@ describe('the keyward command against the service', () => {
     });
     folder = join(environment.directory, 'cli');
     mkdirSync(join(folder, '.keyward'), { recursive: true });
-    const { certPem, keyPem } = environment.ca.issue({ subject: 'cli', usage: 'client', uris: [TESTER] });
+    const { certPem, keyPem } = environment.ca.issue({
+      subject: 'cli',
+      usage: 'client',
+      uris: [TESTER],
+    });
     const files = { caFile: environment.ca.certPem, certFile: certPem, keyFile: keyPem };
-    for (const [name, pem] of Object.entries(files)) writeFileSync(join(folder, '.keyward', name), pem);
-    const identity = { address: `127.0.0.1:${service.port}`, caFile: 'caFile', certFile: 'certFile' };
+    for (const [name, pem] of Object.entries(files))
+      writeFileSync(join(folder, '.keyward', name), pem);
+    const identity = {
+      address: `127.0.0.1:${service.port}`,
+      caFile: 'caFile',
+      certFile: 'certFile',
+    };
     writeFileSync(
       join(folder, '.keyward', 'client.json'),
       JSON.stringify({ ...identity, keyFile: 'keyFile' }),
@@ -48,7 +63,11 @@ describe('the keyward command against the service', () => {
 
   /** Gives a caller of that name a certificate, and a profile. */
   function addProfile(name: string, caller: string): void {
-    const { certPem, keyPem } = environment.ca.issue({ subject: name, usage: 'client', uris: [caller] });
+    const { certPem, keyPem } = environment.ca.issue({
+      subject: name,
+      usage: 'client',
+      uris: [caller],
+    });
     const write = (file: string, content: string) =>
       writeFileSync(join(folder, '.keyward', file), content, { mode: 0o600 });
     write(`${name}.pem`, certPem);
@@ -88,7 +107,10 @@ describe('the keyward command against the service', () => {
     const tenants = JSON.parse((await done('tenants list --output json')).stdout);
     assert.ok(tenants.some(({ name }: { name: string }) => name === 'tenants/acme'));
     assert.match((await done('keys list acme')).stdout, /tenants\/acme\/keys\/orders/);
-    assert.match((await done('keys get --tenant acme orders')).stdout, /tenants\/acme\/keys\/orders/);
+    assert.match(
+      (await done('keys get --tenant acme orders')).stdout,
+      /tenants\/acme\/keys\/orders/,
+    );
     assert.match((await done('tenants get acme')).stdout, /tenants\/acme/);
   });
 
@@ -106,7 +128,9 @@ describe('the keyward command against the service', () => {
   it('issues a data key that opens again', async () => {
     await done('tenants create data');
     await done('keys create tenants/data/keys/k');
-    await done('data-key tenants/data/keys/k --plaintext-out key --wrapped-out wrapped --context a=b');
+    await done(
+      'data-key tenants/data/keys/k --plaintext-out key --wrapped-out wrapped --context a=b',
+    );
     const { bytes } = await done('decrypt --tenant data --in wrapped --context a=b');
     assert.deepEqual(bytes, readFileSync(join(folder, 'key')));
     assert.doesNotThrow(() =>
@@ -140,7 +164,12 @@ describe('the keyward command against the service', () => {
         /versions\/1 +DISABLED /,
         /^keyward: KEY_VERSION_NOT_ENABLED/,
       ],
-      ['tenants disable switched', 'tenants enable switched', /DISABLED/, /^keyward: TENANT_DISABLED/],
+      [
+        'tenants disable switched',
+        'tenants enable switched',
+        /DISABLED/,
+        /^keyward: TENANT_DISABLED/,
+      ],
     ];
     for (const [off, on, state, refused] of cases) {
       assert.match((await done(off)).stdout, state);
@@ -187,7 +216,9 @@ describe('the keyward command against the service', () => {
     );
     const opened = await done('decrypt --tenant renewed --context c=d', renewed.ciphertext);
     assert.equal(opened.stdout, 'p');
-    const issued = JSON.parse((await done(`data-key ${key} --without-plaintext --length 64`)).stdout);
+    const issued = JSON.parse(
+      (await done(`data-key ${key} --without-plaintext --length 64`)).stdout,
+    );
     const dataKey = await done('decrypt --tenant renewed', issued.wrappedDataKey);
     assert.equal(dataKey.bytes.length, 64);
     assert.equal((await done('random 1024 --tenant renewed --raw')).bytes.length, 1024);
@@ -198,17 +229,28 @@ describe('the keyward command against the service', () => {
     await done('tenants create kept');
     await done(`keys create ${key} --rotation-period 90d --usage-limit 1000000`);
     for (const id of ['a', 'b', 'c']) {
-      await done(`stored-data-keys create ${key} --id ${id} --context use=${id} --plaintext-out kept-${id}`);
+      await done(
+        `stored-data-keys create ${key} --id ${id} --context use=${id} --plaintext-out kept-${id}`,
+      );
     }
     const { stdout } = await done(`keys rotate ${key} --watch`);
-    assert.match(stdout, /^NAME[^\n]+\ntenants\/kept\/rewrapJobs\/[^\n]+ SUCCEEDED +REQUEST +3 +3 +0 +0 /);
+    assert.match(
+      stdout,
+      /^NAME[^\n]+\ntenants\/kept\/rewrapJobs\/[^\n]+ SUCCEEDED +REQUEST +3 +3 +0 +0 /,
+    );
     const args = `stored-data-keys get ${key}/dataKeys/b --context use=b`;
     const opened = await done(`${args} --plaintext-out -`);
     assert.deepEqual(opened.bytes, readFileSync(join(folder, 'kept-b')));
     assert.match((await done(args)).stdout, /dataKeys\/b +2 +32 /);
-    assert.match((await keyward(args.replace('use=b', 'use=c'))).stderr, /^keyward: DECRYPTION_FAILED/);
+    assert.match(
+      (await keyward(args.replace('use=b', 'use=c'))).stderr,
+      /^keyward: DECRYPTION_FAILED/,
+    );
     const history = await done('keys history k --tenant kept');
-    assert.match(history.stdout, /^ROTATED[^\n]+\n[^ ]+ +1 +2 +REQUEST +\d+ms +SUCCEEDED +3 +0 +0 [^\n]+\n$/);
+    assert.match(
+      history.stdout,
+      /^ROTATED[^\n]+\n[^ ]+ +1 +2 +REQUEST +\d+ms +SUCCEEDED +3 +0 +0 [^\n]+\n$/,
+    );
     const jobs = JSON.parse((await done('jobs list kept --output json')).stdout);
     assert.deepEqual([jobs.length, jobs[0].state, jobs[0].done], [1, 'SUCCEEDED', 3]);
 
@@ -237,7 +279,10 @@ describe('the keyward command against the service', () => {
     const primary = await keyward(`keys version destroy ${key}/versions/2`);
     assert.deepEqual([primary.code, /KEY_VERSION_IS_PRIMARY/.test(primary.stderr)], [1, true]);
     await eventually(async () => {
-      assert.match((await done(`keys versions ${key}`)).stdout, /versions\/1 .* 1 +20\S+Z +0 +never\n$/);
+      assert.match(
+        (await done(`keys versions ${key}`)).stdout,
+        /versions\/1 .* 1 +20\S+Z +0 +never\n$/,
+      );
     });
     const { impact } = JSON.parse(
       (await done(`keys version destroy ${key}/versions/1 --output json`)).stdout,
@@ -248,7 +293,10 @@ describe('the keyward command against the service', () => {
     assert.match(late.stderr, /^keyward: ETAG_MISMATCH/);
     const scheduled = await done(`keys version destroy ${key}/versions/1 --confirm ${impact.etag}`);
     assert.match(scheduled.stdout, /versions\/1 +DESTROY_SCHEDULED \(/);
-    assert.match((await done(`keys version restore ${key}/versions/1`)).stdout, /versions\/1 +DISABLED /);
+    assert.match(
+      (await done(`keys version restore ${key}/versions/1`)).stdout,
+      /versions\/1 +DISABLED /,
+    );
   });
 
   it('changes schedules, and has maintenance stand still', async () => {
@@ -256,9 +304,14 @@ describe('the keyward command against the service', () => {
     await done('tenants create timed');
     await done(`keys create ${key} --rotation-period 30d`);
     const next = '2099-01-01T00:00:00Z';
-    const { stdout } = await done(`keys schedule ${key} --period 90d --next ${next} --usage-limit 5000`);
+    const { stdout } = await done(
+      `keys schedule ${key} --period 90d --next ${next} --usage-limit 5000`,
+    );
     assert.match(stdout, / ENABLED +90d +2099-01-01T00:00:00\.000Z +5000 +ON\n$/);
-    assert.match((await done(`keys schedule ${key} --no-period`)).stdout, / none +never +5000 +ON\n$/);
+    assert.match(
+      (await done(`keys schedule ${key} --no-period`)).stdout,
+      / none +never +5000 +ON\n$/,
+    );
     assert.match((await done(`keys pause ${key}`)).stdout, / PAUSED\n$/);
     await done(`stored-data-keys create ${key}`);
     await done(`keys rotate ${key}`);
@@ -288,7 +341,11 @@ describe('the keyward command against the service', () => {
     }
     const own = JSON.parse((await done('hsm keys own --output json')).stdout);
     assert.deepEqual(
-      own.map(({ role, state, keyVersions }: Record<string, unknown>) => [role, state, keyVersions]),
+      own.map(({ role, state, keyVersions }: Record<string, unknown>) => [
+        role,
+        state,
+        keyVersions,
+      ]),
       [
         ['ROOT', 'CURRENT', 1],
         ['ROOT', 'RETIRED', 0],
@@ -328,7 +385,9 @@ describe('the keyward command against the service', () => {
     assert.match((await keyward(encrypt, 'p')).stderr, /^keyward: RESOURCE_NOT_FOUND/);
 
     const bind = `access bind bound --principal ${caller} --id orders --role encrypter --keys orders-* --expires 1h`;
-    const made = await done(`${bind} --context use=orders --context-one-of region=eu,us --description test`);
+    const made = await done(
+      `${bind} --context use=orders --context-one-of region=eu,us --description test`,
+    );
     assert.match(
       made.stdout,
       /\ntenants\/bound\/roleBindings\/orders +spiffe\S+ +roles\/encrypter +orders-\* +this +use=orders region=one of eu,us +20\S+ +separated +20\S+ +spiffe:\/\/keyward\.test\/tester +test\n$/,
@@ -336,8 +395,13 @@ describe('the keyward command against the service', () => {
     const context = '--context use=orders --context region=eu';
     await eventually(() => done(`${encrypt} ${context}`, 'p'));
     await done(`--profile orders access test ${key} data.encrypt random.generate ${context}`);
-    const test = await keyward(`--profile orders access test ${key} data.encrypt data.decrypt ${context}`);
-    assert.deepEqual([test.code, test.stderr], [1, `keyward: you do not have data.decrypt on ${key}\n`]);
+    const test = await keyward(
+      `--profile orders access test ${key} data.encrypt data.decrypt ${context}`,
+    );
+    assert.deepEqual(
+      [test.code, test.stderr],
+      [1, `keyward: you do not have data.decrypt on ${key}\n`],
+    );
 
     const { code, stderr } = await keyward(encrypt, 'p');
     assert.equal(code, 1);
@@ -348,7 +412,10 @@ describe('the keyward command against the service', () => {
       `${caller} does not have data.encrypt on ${key}.\n\n` +
         'tenants/bound/roleBindings/orders (roles/encrypter): it wants an encryption context, and there is none.\n',
     );
-    assert.match((await keyward(`--profile orders ${question} ${caller}`)).stderr, /access\.explain/);
+    assert.match(
+      (await keyward(`--profile orders ${question} ${caller}`)).stderr,
+      /access\.explain/,
+    );
     assert.match(
       (await done(`${question} ${caller} ${context}`)).stdout,
       /^\S+ has data\.encrypt on .*, by \S+\.\n/,
@@ -368,12 +435,18 @@ describe('the keyward command against the service', () => {
     assert.match(roles, /\nroles\/encrypter +predefined .* data\.encrypt, /);
     assert.match(roles, /\ntenants\/roles\/roles\/opener +20.* opens +data\.decrypt, keys\.get\n$/);
     const chat = '["https://example.com/chat","id"]';
-    await done(`access bind roles --group corp/support --id a --role ${role} --context-claim chat=${chat}`);
-    await done('access bind roles --group corp/admins --id b --role keyAdmin --expires 2099-01-01T00:00:00Z');
+    await done(
+      `access bind roles --group corp/support --id a --role ${role} --context-claim chat=${chat}`,
+    );
+    await done(
+      'access bind roles --group corp/admins --id b --role keyAdmin --expires 2099-01-01T00:00:00Z',
+    );
     const both = await keyward(`access bind roles --group corp/admins --role ${role}`);
     assert.deepEqual([both.code, both.stdout], [1, '']);
     assert.match(both.stderr, /^keyward: SEPARATION_OF_DUTIES: /);
-    await done(`access bind roles --group corp/admins --id c --role ${role} --override-separation-of-duties`);
+    await done(
+      `access bind roles --group corp/admins --id c --role ${role} --override-separation-of-duties`,
+    );
     const { stdout: listed } = await done('access bindings roles --filter group=corp/admins');
     assert.match(
       listed,

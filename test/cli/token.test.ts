@@ -10,8 +10,12 @@ describe('the status of the token', () => {
   it('has a head about the token, a row for each object with what is wrong of it, and what is to be done', async () => {
     const { code, stdout, stderr } = await fake.keyward('token status');
     assert.deepEqual([code, stderr, fake.seen['GetTokenStatus']], [0, '', {}]);
-    const [token, model, module, profile, empty, head, root, seal, unrecorded, ...rest] = stdout.split('\n');
-    assert.equal(token, 'Token: keyward, serial 0123, of environment 018f0000-0000-4000-8000-000000000009');
+    const [token, model, module, profile, empty, head, root, seal, unrecorded, ...rest] =
+      stdout.split('\n');
+    assert.equal(
+      token,
+      'Token: keyward, serial 0123, of environment 018f0000-0000-4000-8000-000000000009',
+    );
     assert.equal(model, 'Model: SoftHSM v2 by SoftHSM project, firmware 2.6, hardware 2.5');
     assert.equal(module, 'Module: Implementation of PKCS11 2.6 by SoftHSM');
     assert.match(profile ?? '', /^Profile: CKM_AES_KEY_WRAP .*; unsupported attributes: copyable$/);
@@ -42,7 +46,10 @@ describe('the status of the token', () => {
     const { stdout } = await fake.keyward('token status --output json');
     const { objects, unrecordedObjects, profile } = JSON.parse(stdout);
     assert.deepEqual(
-      objects[0].attributes.map(({ name, state }: { name: string; state: string }) => [name, state]),
+      objects[0].attributes.map(({ name, state }: { name: string; state: string }) => [
+        name,
+        state,
+      ]),
       [
         ['keyType', 'ENFORCED'],
         ['copyable', 'WAIVED'],

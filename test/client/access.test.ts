@@ -33,7 +33,9 @@ const EXPECTED = {
 type Seen = Record<string, Record<string, unknown>>;
 
 /** A fake that gives these answers, and what its methods were asked. */
-async function answering(answers: Readonly<Record<string, unknown>>): Promise<FakeService & { seen: Seen }> {
+async function answering(
+  answers: Readonly<Record<string, unknown>>,
+): Promise<FakeService & { seen: Seen }> {
   const seen: Seen = {};
   const service = await startFakeService(
     Object.fromEntries(
@@ -52,11 +54,19 @@ async function answering(answers: Readonly<Record<string, unknown>>): Promise<Fa
 describe('role bindings', () => {
   it('are created, looked at, listed and deleted, every field there and back', async () => {
     const wire = wireRoleBinding(BINDING);
-    const ofGroup = { principal: undefined, group: 'corp/admins', expireTime: null, conditions: [] };
+    const ofGroup = {
+      principal: undefined,
+      group: 'corp/admins',
+      expireTime: null,
+      conditions: [],
+    };
     await using service = await answering({
       CreateRoleBinding: wire,
       GetRoleBinding: wire,
-      ListRoleBindings: { roleBindings: [wire, wireRoleBinding('b', ofGroup)], nextPageToken: 'next' },
+      ListRoleBindings: {
+        roleBindings: [wire, wireRoleBinding('b', ofGroup)],
+        nextPageToken: 'next',
+      },
       DeleteRoleBinding: {},
     });
     using keyward = service.connect();
@@ -82,7 +92,10 @@ describe('role bindings', () => {
       roleBindings: [EXPECTED, { ...EXPECTED, ...ofGroup, name: 'b', expireTime: undefined }],
       nextPageToken: 'next',
     });
-    assert.equal(await keyward.deleteRoleBinding({ name: BINDING, requestId: REQUEST_ID }), undefined);
+    assert.equal(
+      await keyward.deleteRoleBinding({ name: BINDING, requestId: REQUEST_ID }),
+      undefined,
+    );
 
     const { roleBinding: sent, ...rest } = service.seen['CreateRoleBinding'] ?? {};
     assert.deepEqual(rest, request);
@@ -150,7 +163,9 @@ describe('role bindings', () => {
       [under({ contextKey: 'a', claim: ['b', 7] }), /conditions\[0\]\.claim\[1\] must be a string/],
     ];
     for (const [roleBinding, message] of wrong) {
-      const request = { parent: PARENT, roleBinding } as Parameters<KeywardClient['createRoleBinding']>[0];
+      const request = { parent: PARENT, roleBinding } as Parameters<
+        KeywardClient['createRoleBinding']
+      >[0];
       await assert.rejects(keyward.createRoleBinding(request), { name: 'TypeError', message });
     }
     assert.equal(service.calls.size, 0);
@@ -175,7 +190,10 @@ describe('role bindings', () => {
     });
     using keyward = service.connect();
     const filter = 'role = "roles/decrypter"';
-    const names = await Array.fromAsync(keyward.roleBindings(PARENT, { filter }), ({ name }) => name);
+    const names = await Array.fromAsync(
+      keyward.roleBindings(PARENT, { filter }),
+      ({ name }) => name,
+    );
     assert.deepEqual(names, [`a ${filter}`, 'b']);
   });
 });
@@ -204,10 +222,13 @@ describe('roles', () => {
       DeleteRole: { name: ROLE, requestId: REQUEST_ID },
     });
     const wrong = { ...request, role: { permissions: 'data.decrypt' } };
-    await assert.rejects(keyward.createRole(wrong as unknown as Parameters<KeywardClient['createRole']>[0]), {
-      name: 'TypeError',
-      message: 'role.permissions must be an array of strings',
-    });
+    await assert.rejects(
+      keyward.createRole(wrong as unknown as Parameters<KeywardClient['createRole']>[0]),
+      {
+        name: 'TypeError',
+        message: 'role.permissions must be an array of strings',
+      },
+    );
   });
 });
 
@@ -290,7 +311,9 @@ describe('questions about access', () => {
     const expireTime = new Date(1_800_000_000_000);
     assert.deepEqual(await keyward.getCaller(), { ...withToken, expireTime });
     assert.deepEqual(service.seen, { GetCaller: {} });
-    await using other = await answering({ GetCaller: { name: 'spiffe://a', firstAdministrator: true } });
+    await using other = await answering({
+      GetCaller: { name: 'spiffe://a', firstAdministrator: true },
+    });
     using anew = other.connect();
     assert.deepEqual(await anew.getCaller({}), {
       name: 'spiffe://a',

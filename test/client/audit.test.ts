@@ -44,7 +44,9 @@ describe('an exported log', () => {
       for (const first of new Set([undefined, 256, size])) {
         if (first !== undefined && first > size) continue;
         const { folder, facts, seen } = await exported(fakeLog(lines, key), first);
-        const { entries, firstLeafIndex, rootHash } = await verifyAuditExport(folder, { publicKeys });
+        const { entries, firstLeafIndex, rootHash } = await verifyAuditExport(folder, {
+          publicKeys,
+        });
         assert.deepEqual([entries, firstLeafIndex], [size - (first ?? 0), first ?? 0]);
         assert.deepEqual([facts.entries, facts.firstLeafIndex], [entries, firstLeafIndex]);
         assert.deepEqual(rootHash, facts.checkpoint.rootHash);
@@ -64,7 +66,9 @@ describe('an exported log', () => {
         .map((l) => `${l}\n`)
         .join(''),
     );
-    const { environment, publicKey, ...said } = JSON.parse(readFileSync(join(folder, 'export.json'), 'utf8'));
+    const { environment, publicKey, ...said } = JSON.parse(
+      readFileSync(join(folder, 'export.json'), 'utf8'),
+    );
     assert.deepEqual(said, {
       format: 1,
       origin: `keyward/${environment}`,
@@ -155,13 +159,15 @@ describe('the audit service', () => {
       }),
       GetConsistencyProof: () => ({ fromSize: 3, toSize: 9, hashes: [Buffer.alloc(32, 3)] }),
     };
-    const handlers = Object.entries({ ...log, ...proofs }).map(([name, handler]): [string, Handler] => [
-      name,
-      (request, call) => {
-        seen[name] = request;
-        return handler(request, call);
-      },
-    ]);
+    const handlers = Object.entries({ ...log, ...proofs }).map(
+      ([name, handler]): [string, Handler] => [
+        name,
+        (request, call) => {
+          seen[name] = request;
+          return handler(request, call);
+        },
+      ],
+    );
     await using service = await startFakeService(Object.fromEntries(handlers));
     using keyward = service.connect();
 
@@ -185,7 +191,9 @@ describe('the audit service', () => {
       endTime: { seconds: 1_700_000_001, nanos: 0 },
     });
 
-    const read = await Array.fromAsync(keyward.readAuditEntries({ parent, firstLeafIndex: 248, filter }));
+    const read = await Array.fromAsync(
+      keyward.readAuditEntries({ parent, firstLeafIndex: 248, filter }),
+    );
     assert.deepEqual(
       read.flat().map(({ leaf }) => leaf.toString()),
       lines.slice(248),
@@ -193,7 +201,10 @@ describe('the audit service', () => {
     assert.deepEqual(seen['ReadEntries'], { parent, firstLeafIndex: 248, treeSize: 0, filter });
 
     const checkpoint = await keyward.getAuditCheckpoint();
-    assert.deepEqual([checkpoint.treeSize, checkpoint.signTime], [250, new Date(1_800_000_000_000)]);
+    assert.deepEqual(
+      [checkpoint.treeSize, checkpoint.signTime],
+      [250, new Date(1_800_000_000_000)],
+    );
     assert.equal((await keyward.addAuditCosignatures({ note: 'a note' })).note, 'a note');
     assert.deepEqual(seen['AddCosignatures'], { note: 'a note' });
 

@@ -69,7 +69,10 @@ describe('a batch', () => {
       decrypted.map((result) => responseIn(result).plaintext),
       contents,
     );
-    const dataKeys = await keyward.batchGenerateDataKey({ parent, requests: [{ name: KEY, length: 16 }] });
+    const dataKeys = await keyward.batchGenerateDataKey({
+      parent,
+      requests: [{ name: KEY, length: 16 }],
+    });
     assert.equal(responseIn(dataKeys[0]).wrappedDataKey.length, 3);
     const reEncrypted = await keyward.batchReEncrypt({
       parent,
@@ -101,7 +104,10 @@ describe('a batch', () => {
           ...sum(ciphertext, 'ciphertextCrc32c'),
         })),
       },
-      BatchGenerateDataKey: { parent, requests: [{ name: KEY, length: 16, encryptionContext: {} }] },
+      BatchGenerateDataKey: {
+        parent,
+        requests: [{ name: KEY, length: 16, encryptionContext: {} }],
+      },
       BatchReEncrypt: {
         parent,
         requests: contents.map((ciphertext) => ({
@@ -131,7 +137,10 @@ describe('a batch', () => {
         throw refusal(facts);
       },
       BatchEncrypt: () => ({
-        results: [{ error: wireStatus(facts) }, { response: checked({ ciphertext: Buffer.from('c') }) }],
+        results: [
+          { error: wireStatus(facts) },
+          { response: checked({ ciphertext: Buffer.from('c') }) },
+        ],
       }),
     });
     using keyward = service.connect();
@@ -174,7 +183,9 @@ describe('a batch', () => {
     const requests = Array.from({ length: 6 }, () => ({ parent, ciphertext: Buffer.from('c') }));
     const found = await keyward.batchDecrypt({ parent, requests });
     assert.deepEqual(
-      found.map((result) => ('error' in result ? [result.error.code, result.error.reason] : 'response')),
+      found.map((result) =>
+        'error' in result ? [result.error.code, result.error.reason] : 'response',
+      ),
       [
         'response',
         ['DATA_LOSS', 'CHECKSUM_MISMATCH'],
@@ -216,6 +227,8 @@ describe('a batch', () => {
     using keyward = service.connect();
     const requests = Array.from({ length: 100 }, () => ({ parent, ciphertext: Buffer.from('c') }));
     const found = await keyward.batchDecrypt({ parent, requests });
-    assert.ok(found.every((result) => 'response' in result && result.response.plaintext.equals(plaintext)));
+    assert.ok(
+      found.every((result) => 'response' in result && result.response.plaintext.equals(plaintext)),
+    );
   });
 });

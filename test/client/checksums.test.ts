@@ -29,7 +29,11 @@ describe('CRC32C', () => {
     }
     for (let i = 0; i < 50; i++) {
       const from = randomInt(memory.length);
-      const view = new Uint8Array(memory.buffer, memory.byteOffset + from, randomInt(memory.length - from));
+      const view = new Uint8Array(
+        memory.buffer,
+        memory.byteOffset + from,
+        randomInt(memory.length - from),
+      );
       assert.equal(crc32c(view), serverCrc32c(Buffer.from(view)));
     }
   });
@@ -54,7 +58,8 @@ const CALLS: Readonly<Record<string, (keyward: Connected) => Promise<unknown>>> 
   Encrypt: (keyward) => keyward.encrypt({ name: KEY, plaintext: BYTES }),
   Decrypt: (keyward) => keyward.decrypt({ parent: PARENT, ciphertext: BYTES }),
   GenerateDataKey: (keyward) => keyward.generateDataKey({ name: KEY }),
-  GenerateDataKeyWithoutPlaintext: (keyward) => keyward.generateDataKeyWithoutPlaintext({ name: KEY }),
+  GenerateDataKeyWithoutPlaintext: (keyward) =>
+    keyward.generateDataKeyWithoutPlaintext({ name: KEY }),
   ReEncrypt: (keyward) => keyward.reEncrypt({ name: KEY, ciphertext: BYTES }),
   GenerateRandomBytes: (keyward) => keyward.generateRandomBytes({ parent: PARENT, length: 9 }),
   CreateDataKey: (keyward) => keyward.createDataKey({ parent: KEY, returnPlaintext: true }),
@@ -70,7 +75,11 @@ const SPOILT: readonly [field: string, spoilt: object, methods: readonly string[
     { plaintextCrc32c: CHECK - 1 },
     ['Decrypt', 'GenerateDataKey', 'CreateDataKey', 'GetDataKey'],
   ],
-  ['wrapped data key', { wrappedDataKeyCrc32c: 7 }, ['GenerateDataKey', 'GenerateDataKeyWithoutPlaintext']],
+  [
+    'wrapped data key',
+    { wrappedDataKeyCrc32c: 7 },
+    ['GenerateDataKey', 'GenerateDataKeyWithoutPlaintext'],
+  ],
   ['data', { dataCrc32c: 7 }, ['GenerateRandomBytes']],
   ["the request's plaintext", { verifiedPlaintextCrc32c: false }, ['Encrypt']],
   ["the request's ciphertext", { verifiedCiphertextCrc32c: false }, ['Decrypt', 'ReEncrypt']],
@@ -83,7 +92,11 @@ describe('checksums', () => {
       seen.push(plaintextCrc32c ?? ciphertextCrc32c);
       return { ciphertext: BYTES, plaintext: BYTES };
     };
-    await using service = await startFakeService({ Encrypt: handler, Decrypt: handler, ReEncrypt: handler });
+    await using service = await startFakeService({
+      Encrypt: handler,
+      Decrypt: handler,
+      ReEncrypt: handler,
+    });
     using keyward = service.connect();
     await keyward.encrypt({ name: KEY, plaintext: BYTES });
     await keyward.encrypt({ name: KEY, plaintext: new Uint8Array(0) });
@@ -126,7 +139,12 @@ describe('checksums', () => {
 
   it('are neither made nor looked at when switched off, but one of the caller’s is sent', async () => {
     const seen: unknown[] = [];
-    const wrong = { ciphertextCrc32c: 1, plaintextCrc32c: 1, wrappedDataKeyCrc32c: 1, dataCrc32c: 1 };
+    const wrong = {
+      ciphertextCrc32c: 1,
+      plaintextCrc32c: 1,
+      wrappedDataKeyCrc32c: 1,
+      dataCrc32c: 1,
+    };
     const handlers = answering({
       ...wrong,
       verifiedPlaintextCrc32c: false,

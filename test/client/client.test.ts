@@ -117,7 +117,10 @@ describe('calls', () => {
       keyVersions: [version],
       nextPageToken: '',
     });
-    assert.equal((await keyward.rotateKey({ name: KEY, ...change })).primary.name, `${KEY}/versions/2`);
+    assert.equal(
+      (await keyward.rotateKey({ name: KEY, ...change })).primary.name,
+      `${KEY}/versions/2`,
+    );
     const updated = await keyward.updateKey({
       key: { name: KEY, labels: { a: 'b' }, etag: 'seen' },
       requestId,
@@ -126,7 +129,10 @@ describe('calls', () => {
     assert.deepEqual(await keyward.disableKey({ name: KEY, ...change }), key);
     assert.deepEqual(await keyward.enableKey({ name: KEY, ...change }), key);
     assert.deepEqual(await keyward.getKeyVersion({ name }), version);
-    assert.deepEqual(await keyward.disableKeyVersion({ name, ...change }), { ...version, state: 'DISABLED' });
+    assert.deepEqual(await keyward.disableKeyVersion({ name, ...change }), {
+      ...version,
+      state: 'DISABLED',
+    });
     assert.deepEqual(await keyward.enableKeyVersion({ name, ...change }), version);
 
     const { key: updatedTo, ...update } = seen['UpdateKey'] as { key: Record<string, unknown> };
@@ -136,7 +142,9 @@ describe('calls', () => {
       [KEY, { a: 'b' }, 'seen', ''],
     );
     delete seen['UpdateKey'];
-    const { tenant: limitedTo, ...limits } = seen['UpdateTenant'] as { tenant: Record<string, unknown> };
+    const { tenant: limitedTo, ...limits } = seen['UpdateTenant'] as {
+      tenant: Record<string, unknown>;
+    };
     const updateMask = { paths: ['quotas.keys', 'quotas.stored_data_keys'] };
     assert.deepEqual(limits, { updateMask, requestId });
     assert.deepEqual(
@@ -252,10 +260,17 @@ describe('calls', () => {
     });
     using keyward = service.connect();
     await keyward.updateKey({ key: { name: KEY, description: '', labels: {} } });
-    await keyward.updateKey({ key: { name: KEY, description: 'x' }, updateMask: ['labels', 'state'] });
+    await keyward.updateKey({
+      key: { name: KEY, description: 'x' },
+      updateMask: ['labels', 'state'],
+    });
     await keyward.updateKey({ key: { name: KEY, description: 'x' }, updateMask: [] });
-    await keyward.updateKey({ key: { name: KEY, rotationPeriodSeconds: null, nextRotationTime: null } });
-    await keyward.updateKey({ key: { name: KEY, rotationUsageLimit: 0, maintenancePaused: false } });
+    await keyward.updateKey({
+      key: { name: KEY, rotationPeriodSeconds: null, nextRotationTime: null },
+    });
+    await keyward.updateKey({
+      key: { name: KEY, rotationUsageLimit: 0, maintenancePaused: false },
+    });
     assert.deepEqual(masks, [
       ['description', 'labels'],
       ['labels', 'state'],
@@ -277,7 +292,13 @@ describe('calls', () => {
     });
     using keyward = service.connect();
     const all = Uint8Array.from({ length: 256 }, (_, i) => i);
-    const views = [all, Buffer.from(all), all.subarray(100, 103), new Uint8Array(0), new Uint8Array(65_536)];
+    const views = [
+      all,
+      Buffer.from(all),
+      all.subarray(100, 103),
+      new Uint8Array(0),
+      new Uint8Array(65_536),
+    ];
     for (const view of views) {
       const encrypted = await keyward.encrypt({ name: KEY, plaintext: view });
       assert.ok(Buffer.isBuffer(encrypted.ciphertext));
@@ -308,7 +329,10 @@ describe('calls', () => {
       [{ name: KEY, plaintext: 'aGVsbG8=' }, /plaintext must be a Uint8Array/],
       [{ name: 7, plaintext }, /name must be a string/],
       [{ name: KEY, plaintext, encryptionContext: { a: undefined } }, /value of encryptionContext/],
-      [{ name: KEY, plaintext, encryptionContext: new Map([[1, 'a']]) }, /key of encryptionContext/],
+      [
+        { name: KEY, plaintext, encryptionContext: new Map([[1, 'a']]) },
+        /key of encryptionContext/,
+      ],
       [{ name: KEY, plaintext, encryptionContext: ['a'] }, /encryptionContext must be/],
     ];
     for (const [request, message] of wrong) {
@@ -323,10 +347,13 @@ describe('calls', () => {
       await assert.rejects(keyward.encrypt({ name: KEY, plaintext, plaintextCrc32c }), TypeError);
     }
     const batch = { parent: 'tenants/acme', requests: [{ name: KEY, plaintext }, { name: KEY }] };
-    await assert.rejects(keyward.batchEncrypt(batch as Parameters<KeywardClient['batchEncrypt']>[0]), {
-      name: 'TypeError',
-      message: 'requests[1].plaintext must be a Uint8Array',
-    });
+    await assert.rejects(
+      keyward.batchEncrypt(batch as Parameters<KeywardClient['batchEncrypt']>[0]),
+      {
+        name: 'TypeError',
+        message: 'requests[1].plaintext must be a Uint8Array',
+      },
+    );
     assert.equal(service.calls.size, 0);
   });
 
@@ -375,7 +402,12 @@ describe('an encryption context', () => {
       using keyward = service.connect();
       const calls = [
         () => keyward.encrypt({ name: KEY, plaintext: new Uint8Array(0), encryptionContext }),
-        () => keyward.decrypt({ parent: 'tenants/acme', ciphertext: new Uint8Array(1), encryptionContext }),
+        () =>
+          keyward.decrypt({
+            parent: 'tenants/acme',
+            ciphertext: new Uint8Array(1),
+            encryptionContext,
+          }),
         () => keyward.generateDataKey({ name: KEY, encryptionContext }),
       ];
       for (const call of calls) {
@@ -423,7 +455,9 @@ describe('walking a list', () => {
   it('goes on over an empty page, and fetches nothing that nobody asks for', async () => {
     await using service = await startFakeService({
       ListTenants: ({ pageToken }) =>
-        pageToken === '' ? { nextPageToken: 'more' } : { tenants: [TENANT], nextPageToken: 'and more' },
+        pageToken === ''
+          ? { nextPageToken: 'more' }
+          : { tenants: [TENANT], nextPageToken: 'and more' },
       ListKeyVersions: () => ({ keyVersions: [VERSION] }),
     });
     using keyward = service.connect();

@@ -94,7 +94,11 @@ describe('an error', () => {
 
   it('of another domain lends no reason', async () => {
     await using service = await startFakeService({
-      GetKey: refusing({ code: status.NOT_FOUND, reason: 'RESOURCE_NOT_FOUND', domain: 'proxy.example' }),
+      GetKey: refusing({
+        code: status.NOT_FOUND,
+        reason: 'RESOURCE_NOT_FOUND',
+        domain: 'proxy.example',
+      }),
     });
     using keyward = service.connect();
     const error = await failureOf(keyward.getKey({ name: KEY }));
@@ -149,7 +153,9 @@ describe('retries', () => {
   }
 
   it('end after the given number, with the last error', async () => {
-    await using service = await startFakeService({ GetKey: refusing({ ...busy, retryDelay: soon }) });
+    await using service = await startFakeService({
+      GetKey: refusing({ ...busy, retryDelay: soon }),
+    });
     for (const [retries, calls] of [
       [0, 1],
       [1, 3],
@@ -180,7 +186,11 @@ describe('retries', () => {
     const ids: Record<string, unknown[]> = {};
     const retryDelay = soon;
     const failingOnce = (method: string, answer: unknown) => {
-      const respond = failing(1, { code: status.UNAVAILABLE, reason: 'HSM_UNAVAILABLE', retryDelay }, answer);
+      const respond = failing(
+        1,
+        { code: status.UNAVAILABLE, reason: 'HSM_UNAVAILABLE', retryDelay },
+        answer,
+      );
       return (request: Record<string, unknown>) => {
         ids[method] = [...(ids[method] ?? []), request['requestId']];
         return respond();
@@ -219,7 +229,9 @@ describe('retries', () => {
       DeleteRole: {},
     };
     await using service = await startFakeService(
-      Object.fromEntries(Object.entries(changes).map(([name, answer]) => [name, failingOnce(name, answer)])),
+      Object.fromEntries(
+        Object.entries(changes).map(([name, answer]) => [name, failingOnce(name, answer)]),
+      ),
     );
     using keyward = service.connect();
     await keyward.createTenant({ tenantId: 'acme' });

@@ -1,9 +1,9 @@
 /**
- * A gRPC server that speaks the contract and does what a test tells it to, so that the client can be tested alone, and
- * against answers that the real service gives rarely or never.
+ * A gRPC server that speaks the contract and does what a test tells it to, so that the client can
+ * be tested alone, and against answers that the real service gives rarely or never.
  *
- * Owns the wire form of an error as the client must read it, written here a second time on purpose. Keeps nothing but
- * how often each method was called.
+ * Owns the wire form of an error as the client must read it, written here a second time on purpose.
+ * Keeps nothing but how often each method was called.
  */
 import { fileURLToPath } from 'node:url';
 import * as grpc from '@grpc/grpc-js';
@@ -48,8 +48,9 @@ const SERVICES = [
 type Call = grpc.ServerUnaryCall<unknown, unknown> | grpc.ServerWritableStream<unknown, unknown>;
 
 /**
- * What a test lets a method do: return the answer, to which {@link checked} is applied, or throw what {@link refusal}
- * makes. A streaming method returns an iterable of its answers, which may throw in the middle.
+ * What a test lets a method do: return the answer, to which {@link checked} is applied, or throw
+ * what {@link refusal} makes. A streaming method returns an iterable of its answers, which may
+ * throw in the middle.
  */
 export type Handler = (request: Record<string, unknown>, call: Call) => unknown;
 
@@ -97,7 +98,10 @@ function serialize(type: string, message: object): Buffer {
   return (definitions[type] as MessageTypeDefinition<object, object>).serialize(message);
 }
 
-/** The answer with the checksums of its bytes, and the request's confirmed, where the test says nothing else. */
+/**
+ * The answer with the checksums of its bytes, and the request's confirmed, where the test says
+ * nothing else.
+ */
 export function checked(answer: unknown): Record<string, unknown> {
   const given = answer as Record<string, unknown>;
   const sums = Object.entries(given).flatMap(([name, value]) =>
@@ -165,7 +169,10 @@ export function wireJob(name: string, facts: object = {}) {
   };
 }
 
-/** A root key in the token as the wire has it: the current one that tenants share, unless `facts` say otherwise. */
+/**
+ * A root key in the token as the wire has it: the current one that tenants share, unless `facts`
+ * say otherwise.
+ */
 export function wireTokenKey(name: string, facts: object = {}) {
   return {
     name,
@@ -183,7 +190,10 @@ export function wireTokenKey(name: string, facts: object = {}) {
   };
 }
 
-/** A role binding as the wire has it: a principal's for some keys under each kind of condition, unless `facts` say otherwise. */
+/**
+ * A role binding as the wire has it: a principal's for some keys under each kind of condition,
+ * unless `facts` say otherwise.
+ */
 export function wireRoleBinding(name: string, facts: object = {}) {
   return {
     name,
@@ -205,7 +215,10 @@ export function wireRoleBinding(name: string, facts: object = {}) {
   };
 }
 
-/** A token's status as the wire has it: a root key of which one attribute is violated, and a key that nobody knows. */
+/**
+ * A token's status as the wire has it: a root key of which one attribute is violated, and a key
+ * that nobody knows.
+ */
 export function wireTokenStatus() {
   return {
     environmentUid: '018f0000-0000-4000-8000-000000000009',
@@ -264,7 +277,10 @@ export interface FakeService extends AsyncDisposable {
   connect(options?: Partial<ConnectOptions>): KeywardClient;
 }
 
-/** Starts a fake on a free port of 127.0.0.1, or on `port`; methods without a handler answer UNIMPLEMENTED. */
+/**
+ * Starts a fake on a free port of 127.0.0.1, or on `port`; methods without a handler answer
+ * UNIMPLEMENTED.
+ */
 export async function startFakeService(
   handlers: Readonly<Record<string, Handler>>,
   {
@@ -297,7 +313,9 @@ export async function startFakeService(
     wantsCertificate,
   );
   const bound = await new Promise<number>((resolve, reject) => {
-    server.bindAsync(`127.0.0.1:${port}`, credentials, (error, at) => (error ? reject(error) : resolve(at)));
+    server.bindAsync(`127.0.0.1:${port}`, credentials, (error, at) =>
+      error ? reject(error) : resolve(at),
+    );
   });
   const address = `127.0.0.1:${bound}`;
   return {

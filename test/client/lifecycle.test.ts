@@ -3,7 +3,14 @@ import { describe, it } from 'node:test';
 import { status } from '@grpc/grpc-js';
 import { KeywardClientError } from '../../client/src/index.ts';
 import { crc32c } from '../../src/rpc/crc32c.ts';
-import { refusal, startFakeService, wireDataKey, wireJob, wireKey, wireTokenKey } from './fake-service.ts';
+import {
+  refusal,
+  startFakeService,
+  wireDataKey,
+  wireJob,
+  wireKey,
+  wireTokenKey,
+} from './fake-service.ts';
 
 const KEY = 'tenants/acme/keys/orders';
 const VERSION = `${KEY}/versions/1`;
@@ -73,17 +80,32 @@ describe('schedules', () => {
       nextRotationTime: date(1_800_000_000),
       rotationUsageLimit: 2 ** 33,
     };
-    const created = await keyward.createKey({ parent: 'tenants/acme', keyId: 'orders', ...schedule });
-    const updated = await keyward.updateKey({ key: { name: KEY, ...schedule, maintenancePaused: true } });
+    const created = await keyward.createKey({
+      parent: 'tenants/acme',
+      keyId: 'orders',
+      ...schedule,
+    });
+    const updated = await keyward.updateKey({
+      key: { name: KEY, ...schedule, maintenancePaused: true },
+    });
     for (const key of [created, updated]) {
-      const { rotationPeriodSeconds, nextRotationTime, rotationUsageLimit, maintenancePaused } = key;
+      const { rotationPeriodSeconds, nextRotationTime, rotationUsageLimit, maintenancePaused } =
+        key;
       assert.deepEqual({ rotationPeriodSeconds, nextRotationTime, rotationUsageLimit }, schedule);
       assert.equal(maintenancePaused, true);
     }
     const { seen } = service;
-    const { key, updateMask } = seen['UpdateKey'] as { key: Record<string, unknown>; updateMask: unknown };
+    const { key, updateMask } = seen['UpdateKey'] as {
+      key: Record<string, unknown>;
+      updateMask: unknown;
+    };
     assert.deepEqual(updateMask, {
-      paths: ['rotation_period', 'next_rotation_time', 'rotation_usage_limit', 'maintenance_paused'],
+      paths: [
+        'rotation_period',
+        'next_rotation_time',
+        'rotation_usage_limit',
+        'maintenance_paused',
+      ],
     });
     for (const request of [seen['CreateKey'] ?? {}, key]) {
       assert.deepEqual(request['rotationPeriod'], { seconds: 7_776_000, nanos: 0 });
@@ -98,8 +120,14 @@ describe('schedules', () => {
     using keyward = service.connect();
     const key = await keyward.updateKey({ key: { name: KEY, rotationPeriodSeconds: null } });
     assert.equal(key.rotationPeriodSeconds, undefined);
-    const { key: sent, updateMask } = service.seen['UpdateKey'] as Record<string, Record<string, unknown>>;
-    assert.deepEqual([sent?.['rotationPeriod'], updateMask], [null, { paths: ['rotation_period'] }]);
+    const { key: sent, updateMask } = service.seen['UpdateKey'] as Record<
+      string,
+      Record<string, unknown>
+    >;
+    assert.deepEqual(
+      [sent?.['rotationPeriod'], updateMask],
+      [null, { paths: ['rotation_period'] }],
+    );
   });
 });
 
@@ -239,7 +267,11 @@ describe('root and seal keys', () => {
   };
 
   it('are rotated, looked at and listed, every field there and back', async () => {
-    const seal = { role: 'TOKEN_OBJECT_ROLE_SEAL', state: 'TOKEN_KEY_STATE_CREATED', activateTime: null };
+    const seal = {
+      role: 'TOKEN_OBJECT_ROLE_SEAL',
+      state: 'TOKEN_KEY_STATE_CREATED',
+      activateTime: null,
+    };
     const old = { state: 'TOKEN_KEY_STATE_DESTROYED', retireTime: at(3), destroyTime: at(4) };
     await using service = await answering({
       RotateRootKey: wireTokenKey(TOKEN_KEY),
@@ -290,7 +322,9 @@ describe('root and seal keys', () => {
   });
 
   it('in a state or a role that is newer than the client are UNSPECIFIED', async () => {
-    await using service = await answering({ GetTokenKey: wireTokenKey(TOKEN_KEY, { state: 99, role: 98 }) });
+    await using service = await answering({
+      GetTokenKey: wireTokenKey(TOKEN_KEY, { state: 99, role: 98 }),
+    });
     using keyward = service.connect();
     const { state, role } = await keyward.getTokenKey({ name: TOKEN_KEY });
     assert.deepEqual([state, role], ['UNSPECIFIED', 'UNSPECIFIED']);
@@ -306,9 +340,16 @@ describe('maintenance', () => {
       ResumeMaintenance: paused,
     });
     using keyward = service.connect();
-    assert.deepEqual(await keyward.getMaintenance(), { paused: false, changeTime: undefined, caller: '' });
+    assert.deepEqual(await keyward.getMaintenance(), {
+      paused: false,
+      changeTime: undefined,
+      caller: '',
+    });
     const requestId = REQUEST_ID;
-    assert.deepEqual(await keyward.pauseMaintenance({ requestId }), { ...paused, changeTime: date(3) });
+    assert.deepEqual(await keyward.pauseMaintenance({ requestId }), {
+      ...paused,
+      changeTime: date(3),
+    });
     await keyward.resumeMaintenance({ requestId });
     assert.deepEqual(service.seen, {
       GetMaintenance: {},
@@ -343,7 +384,10 @@ describe('stored data keys', () => {
     const get = { name: DATA_KEY, encryptionContext: { a: 'b' } };
     assert.deepEqual(await keyward.getDataKey(get), { dataKey, ...plain });
     const list = { parent: KEY, pageSize: 1, pageToken: 'here', filter: 'version = 1' };
-    assert.deepEqual(await keyward.listDataKeys(list), { dataKeys: [dataKey], nextPageToken: 'next' });
+    assert.deepEqual(await keyward.listDataKeys(list), {
+      dataKeys: [dataKey],
+      nextPageToken: 'next',
+    });
     const change = { name: DATA_KEY, etag: 'd1', requestId: REQUEST_ID };
     assert.equal(await keyward.deleteDataKey(change), undefined);
     assert.deepEqual(service.seen, {
@@ -414,9 +458,18 @@ describe('rotations and jobs', () => {
     const { rotations } = await keyward.listRotations({ parent: KEY, pageSize: 7 });
     const { duration, ...rest } = rotation;
     assert.deepEqual(rotations, [
-      { ...rest, rotateTime: date(1), cause: 'USAGE', durationSeconds: 0.042, rewrapState: 'SUPERSEDED' },
+      {
+        ...rest,
+        rotateTime: date(1),
+        cause: 'USAGE',
+        durationSeconds: 0.042,
+        rewrapState: 'SUPERSEDED',
+      },
     ]);
-    assert.deepEqual(await keyward.createRewrapJob({ scope: KEY, requestId: REQUEST_ID }), expected);
+    assert.deepEqual(
+      await keyward.createRewrapJob({ scope: KEY, requestId: REQUEST_ID }),
+      expected,
+    );
     assert.deepEqual(await keyward.getRewrapJob({ name: JOB }), {
       ...expected,
       state: 'PARTIAL',
@@ -445,17 +498,25 @@ describe('rotations and jobs', () => {
     assert.equal(service.seen['CreateRewrapJob']?.['kind'], 'REWRAP_JOB_KIND_DATA_KEYS');
     const created = await keyward.createRewrapJob({ scope: 'tenants/-', kind: 'KEY_VERSIONS' });
     assert.equal(service.seen['CreateRewrapJob']?.['kind'], kind);
-    assert.deepEqual([created.kind, created.failures], ['KEY_VERSIONS', [{ ...failures[0], time: date(4) }]]);
+    assert.deepEqual(
+      [created.kind, created.failures],
+      ['KEY_VERSIONS', [{ ...failures[0], time: date(4) }]],
+    );
   });
 
   it('are walked page by page, as stored data keys are', async () => {
     const pages = (items: string, first: unknown, second: unknown) => ({
-      [`List${items[0]?.toUpperCase()}${items.slice(1)}`]: ({ pageToken }: Record<string, unknown>) =>
+      [`List${items[0]?.toUpperCase()}${items.slice(1)}`]: ({
+        pageToken,
+      }: Record<string, unknown>) =>
         pageToken === ''
           ? { [items]: [first], nextPageToken: 'more' }
           : { [items]: [second], nextPageToken: '' },
     });
-    const rotation = (version: number) => ({ toVersion: `${KEY}/versions/${version}`, rotateTime: at(1) });
+    const rotation = (version: number) => ({
+      toVersion: `${KEY}/versions/${version}`,
+      rotateTime: at(1),
+    });
     await using service = await startFakeService({
       ...pages('dataKeys', wireDataKey('a'), wireDataKey('b')),
       ...pages('rotations', rotation(3), rotation(2)),
@@ -493,24 +554,42 @@ describe('what would be changed on its way', () => {
     const create = (fields: object) =>
       keyward.createKey({ parent: 'tenants/acme', keyId: 'k', ...fields } as never);
     const cases: [() => Promise<unknown>, RegExp][] = [
-      [() => key({ rotationPeriodSeconds: 1.5 }), /key\.rotationPeriodSeconds must be a whole number/],
-      [() => key({ nextRotationTime: new Date(Number.NaN) }), /key\.nextRotationTime must be a valid Date/],
+      [
+        () => key({ rotationPeriodSeconds: 1.5 }),
+        /key\.rotationPeriodSeconds must be a whole number/,
+      ],
+      [
+        () => key({ nextRotationTime: new Date(Number.NaN) }),
+        /key\.nextRotationTime must be a valid Date/,
+      ],
       [() => key({ rotationUsageLimit: 2 ** 53 }), /key\.rotationUsageLimit/],
       [() => key({ maintenancePaused: 'no' }), /key\.maintenancePaused must be true or false/],
-      [() => create({ nextRotationTime: '2030-01-01T00:00:00Z' }), /^TypeError: nextRotationTime must be/],
+      [
+        () => create({ nextRotationTime: '2030-01-01T00:00:00Z' }),
+        /^TypeError: nextRotationTime must be/,
+      ],
       [() => create({ rotationPeriodSeconds: '90d' }), /^TypeError: rotationPeriodSeconds/],
-      [() => keyward.createDataKey({ parent: KEY, returnPlaintext: 1 } as never), /returnPlaintext/],
+      [
+        () => keyward.createDataKey({ parent: KEY, returnPlaintext: 1 } as never),
+        /returnPlaintext/,
+      ],
       [() => keyward.createDataKey({ parent: KEY, dataKeyId: 1 } as never), /dataKeyId/],
       [() => keyward.getDataKey({ name: 7 } as never), /name must be a string/],
       [() => keyward.scheduleKeyDestruction({ name: KEY, windowDays: 7.5 }), /windowDays/],
-      [() => keyward.scheduleKeyDestruction({ name: KEY, validateOnly: 0 } as never), /validateOnly/],
+      [
+        () => keyward.scheduleKeyDestruction({ name: KEY, validateOnly: 0 } as never),
+        /validateOnly/,
+      ],
       [() => keyward.createRewrapJob({} as never), /scope must be a string/],
       [
         () => keyward.createRewrapJob({ scope: KEY, kind: 'toString' } as never),
         /kind must be DATA_KEYS or KEY_VERSIONS/,
       ],
       [() => keyward.createRewrapJob({ scope: KEY, kind: 2 } as never), /kind must be/],
-      [() => keyward.createTenant({ tenantId: 'a', dedicatedRootKey: 1 } as never), /dedicatedRootKey/],
+      [
+        () => keyward.createTenant({ tenantId: 'a', dedicatedRootKey: 1 } as never),
+        /dedicatedRootKey/,
+      ],
       [() => keyward.shredTenant({ name: 'tenants/a', windowDays: 7.5 }), /windowDays/],
       [() => keyward.rotateRootKey({} as never), /parent must be a string/],
       [() => keyward.listTokenKeys({} as never), /parent must be a string/],

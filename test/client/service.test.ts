@@ -60,7 +60,10 @@ describe('a change whose answer is lost with the connection', () => {
     await using relay = await startRelay();
     using keyward = connect({ ...service.connectOptions(), address: `127.0.0.1:${relay.port}` });
     /** Does it while nothing comes back, and cuts the connection once it is done. */
-    const unheard = async <Answer>(method: string, call: () => Promise<Answer>): Promise<Answer> => {
+    const unheard = async <Answer>(
+      method: string,
+      call: () => Promise<Answer>,
+    ): Promise<Answer> => {
       const from = service.log.length;
       relay.deaf = true;
       const answer = call();
@@ -109,7 +112,9 @@ describe('a watched job', () => {
     const { rotations } = await keyward.listRotations({ parent: name });
     assert.equal(rotations[0]?.toVersion, rotated.primary.name);
     const states: string[] = [];
-    for await (const { state, paused } of keyward.watchRewrapJob({ name: rotations[0]?.rewrapJob ?? '' })) {
+    for await (const { state, paused } of keyward.watchRewrapJob({
+      name: rotations[0]?.rewrapJob ?? '',
+    })) {
       if (states.length === 0) {
         assert.deepEqual([state, paused], ['RUNNING', true]);
         relay.cut();
@@ -165,9 +170,12 @@ describe('checksums', () => {
   it('that the caller brings are compared by the service, not by the client', async () => {
     const keyward = service.client();
     const { name } = await keyward.createKey({ parent: PARENT, keyId: 'checked' });
-    await assert.rejects(keyward.encrypt({ name, plaintext: Buffer.from('p'), plaintextCrc32c: 1 }), {
-      code: 'INVALID_ARGUMENT',
-      reason: 'CHECKSUM_MISMATCH',
-    });
+    await assert.rejects(
+      keyward.encrypt({ name, plaintext: Buffer.from('p'), plaintextCrc32c: 1 }),
+      {
+        code: 'INVALID_ARGUMENT',
+        reason: 'CHECKSUM_MISMATCH',
+      },
+    );
   });
 });

@@ -5,7 +5,12 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { inspect } from 'node:util';
 import { status } from '@grpc/grpc-js';
-import { type ConnectOptions, connect, KeywardClientError, type Token } from '../../client/src/index.ts';
+import {
+  type ConnectOptions,
+  connect,
+  KeywardClientError,
+  type Token,
+} from '../../client/src/index.ts';
 import { type Handler, refusal, startFakeService, wireJob, wireKey } from './fake-service.ts';
 
 const KEY = { name: 'tenants/acme/keys/orders' };
@@ -20,7 +25,10 @@ const jwt = (secondsLeft: number, id = 'x') =>
 const sentBy = (call: Parameters<Handler>[1]) => call.metadata.get('authorization');
 const refused = () => refusal({ code: status.UNAUTHENTICATED, reason: 'CREDENTIALS_INVALID' });
 
-/** A fake that notes what it was sent, and refuses where `isGood` says so; and a client with that token. */
+/**
+ * A fake that notes what it was sent, and refuses where `isGood` says so; and a client with that
+ * token.
+ */
 async function startWith(token: Token, isGood: (token: string) => boolean = () => true) {
   const sent: string[] = [];
   const note = (call: Parameters<Handler>[1]) => {
@@ -105,7 +113,10 @@ describe('a token', () => {
       () => connect({ ...base, token: 'x', cert: 'x' } as unknown as ConnectOptions),
       /key or keyFile/,
     );
-    assert.throws(() => connect(base as unknown as ConnectOptions), /cert or certFile must be given/);
+    assert.throws(
+      () => connect(base as unknown as ConnectOptions),
+      /cert or certFile must be given/,
+    );
   });
 });
 

@@ -204,11 +204,16 @@ describe('a watch ends', () => {
     const keyward = service.connect();
     const jobs = keyward.watchRewrapJob({ name });
     await jobs.next();
-    const next = assert.rejects(jobs.next(), { code: 'CANCELLED', message: 'The client is closed.' });
+    const next = assert.rejects(jobs.next(), {
+      code: 'CANCELLED',
+      message: 'The client is closed.',
+    });
     keyward.close();
     await next;
     await cancelled;
-    await assert.rejects(keyward.watchRewrapJob({ name }).next(), { message: 'The client is closed.' });
+    await assert.rejects(keyward.watchRewrapJob({ name }).next(), {
+      message: 'The client is closed.',
+    });
   });
 
   it('by its own deadline, and has none unless it is given', async () => {

@@ -31,7 +31,11 @@ const client = authority.issue({
 });
 
 /** What the server saw of the client, or why the handshake failed on either side. */
-async function handshake(serverSide: Credentials, clientSide: Credentials, servername = ''): Promise<string> {
+async function handshake(
+  serverSide: Credentials,
+  clientSide: Credentials,
+  servername = '',
+): Promise<string> {
   const { promise, resolve } = Promise.withResolvers<string>();
   const listener = createServer(
     {
@@ -122,7 +126,10 @@ test('kept certificates are used again; a broken pair and one about to expire ar
   openCertificates(directory);
   assert.notEqual(read()[2], clientCert);
 
-  const kept = { certPem: readFileSync(files.ca.cert, 'utf8'), keyPem: readFileSync(files.ca.key, 'utf8') };
+  const kept = {
+    certPem: readFileSync(files.ca.cert, 'utf8'),
+    keyPem: readFileSync(files.ca.key, 'utf8'),
+  };
   const soon = new Date(Date.now() + 86_400_000);
   const expiring = restoreCertificateAuthority('Keyward development CA', kept).issue({
     subject: 'localhost',

@@ -1,5 +1,6 @@
 /**
- * The callers that `npm start` makes: what each may do and may not, on a real service, and that their files stay good.
+ * The callers that `npm start` makes: what each may do and may not, on a real service, and that
+ * their files stay good.
  */
 import assert from 'node:assert/strict';
 import { mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
@@ -47,7 +48,8 @@ describe('the callers in development', () => {
     clients.push(client);
     return client;
   };
-  const tokenOf = (name: 'service' | 'auditor') => readFileSync(identities[name].tokenFile, 'utf8').trim();
+  const tokenOf = (name: 'service' | 'auditor') =>
+    readFileSync(identities[name].tokenFile, 'utf8').trim();
   const admin = () => as(identities.admin);
   const asService = () => as({ ...identities.service, token: tokenOf('service') });
   const auditor = () => as({ ...identities.auditor, token: tokenOf('auditor') });
@@ -104,18 +106,27 @@ describe('the callers in development', () => {
   it('are an administrator who uses no key', async () => {
     const { ciphertext } = await asService().encrypt({ name: KEY, plaintext });
     assert.equal(await reasonOf(admin().encrypt({ name: KEY, plaintext })), 'PERMISSION_MISSING');
-    assert.equal(await reasonOf(admin().decrypt({ parent: DEMO, ciphertext })), 'PERMISSION_MISSING');
+    assert.equal(
+      await reasonOf(admin().decrypt({ parent: DEMO, ciphertext })),
+      'PERMISSION_MISSING',
+    );
     await admin().rotateKey({ name: KEY });
     await admin().createTenant({ tenantId: 'another' });
     await admin().createKey({ parent: 'tenants/another', keyId: 'k' });
-    assert.equal((await asService().decrypt({ parent: DEMO, ciphertext })).plaintext.toString(), 'p');
+    assert.equal(
+      (await asService().decrypt({ parent: DEMO, ciphertext })).plaintext.toString(),
+      'p',
+    );
   });
 
   it('are a service that administers none, and knows no tenant but its own', async () => {
     assert.equal((await asService().getCaller()).name, 'jwt:dev-services/service');
     assert.equal(await reasonOf(asService().rotateKey({ name: KEY })), 'PERMISSION_MISSING');
     assert.equal(await reasonOf(asService().listKeys({ parent: DEMO })), 'PERMISSION_MISSING');
-    assert.equal(await reasonOf(asService().getTenant({ name: 'tenants/another' })), 'RESOURCE_NOT_FOUND');
+    assert.equal(
+      await reasonOf(asService().getTenant({ name: 'tenants/another' })),
+      'RESOURCE_NOT_FOUND',
+    );
     const { tokenFile: _, ...certificate } = identities.service;
     assert.equal(
       await reasonOf(as(certificate).encrypt({ name: KEY, plaintext })),
@@ -133,7 +144,10 @@ describe('the callers in development', () => {
     for (const { name } of tenants) await auditor().listRoleBindings({ parent: name });
     await auditor().getKey({ name: KEY });
     const { ciphertext } = await asService().encrypt({ name: KEY, plaintext });
-    assert.equal(await reasonOf(auditor().decrypt({ parent: DEMO, ciphertext })), 'PERMISSION_MISSING');
+    assert.equal(
+      await reasonOf(auditor().decrypt({ parent: DEMO, ciphertext })),
+      'PERMISSION_MISSING',
+    );
     assert.equal(await reasonOf(auditor().rotateKey({ name: KEY })), 'PERMISSION_MISSING');
   });
 
@@ -151,7 +165,10 @@ describe('the callers in development', () => {
 
   it('stay without a first administrator, and their tokens are worth nothing in production', async () => {
     await service.stop();
-    service = await startService(environment, { ...variables, KEYWARD_LISTEN: identities.admin.address });
+    service = await startService(environment, {
+      ...variables,
+      KEYWARD_LISTEN: identities.admin.address,
+    });
     assert.ok(!service.log.some((line) => 'firstAdministrator' in line));
     assert.equal(await isAdministrator(admin()), true);
     const first = as(identities.firstAdministrator);
@@ -180,7 +197,10 @@ describe('the callers in development', () => {
 
   it('have new tokens long before the old ones expire, by the same key after a new start', async () => {
     const claims = (token: string) =>
-      JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()) as Record<string, number>;
+      JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()) as Record<
+        string,
+        number
+      >;
     const kept = readFileSync(join(paths.issuers, 'jwks.json'), 'utf8');
     const again = openIssuers(paths.issuers);
     assert.equal(readFileSync(join(paths.issuers, 'jwks.json'), 'utf8'), kept);

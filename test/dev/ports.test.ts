@@ -69,7 +69,9 @@ test('a port is held before its server listens, against anybody, and after it ha
   using taken = await takenPort();
   using held = await holdPort(taken.port, TRIED);
   const stranger = createServer();
-  await assert.rejects(once(stranger.listen(held.port, '127.0.0.1'), 'listening'), { code: 'EADDRINUSE' });
+  await assert.rejects(once(stranger.listen(held.port, '127.0.0.1'), 'listening'), {
+    code: 'EADDRINUSE',
+  });
   await held.giveToServer();
   const server = createServer();
   await once(server.listen(held.port, '127.0.0.1'), 'listening');

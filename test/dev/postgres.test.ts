@@ -1,5 +1,6 @@
 /**
- * Our own PostgreSQL: that whatever was killed is put right at the next start, and nothing is lost by it.
+ * Our own PostgreSQL: that whatever was killed is put right at the next start, and nothing is lost
+ * by it.
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -40,7 +41,10 @@ test('what was committed is there after SIGKILL and a start', async () => {
   await query(postgres.ownerUrl('keyward'), 'INSERT INTO kept VALUES (8)');
   await postgres.kill();
   await postgres.restart();
-  assert.deepEqual(await query(postgres.ownerUrl('keyward'), 'SELECT n FROM kept ORDER BY n'), [7, 8]);
+  assert.deepEqual(
+    await query(postgres.ownerUrl('keyward'), 'SELECT n FROM kept ORDER BY n'),
+    [7, 8],
+  );
 });
 
 test('a record with the id of a live process that is no PostgreSQL stops no start, and that process lives', async () => {

@@ -12,7 +12,10 @@ import { copyToken, createSoftHsmToken, type SoftHsmToken } from '../../softhsm/
 const directory = mkdtempSync(join(tmpdir(), 'keyward-token-'));
 after(() => rmSync(directory, { recursive: true }));
 
-/** Logs in from a process of its own, as SoftHSM reads its configuration once; the PIN is read there. */
+/**
+ * Logs in from a process of its own, as SoftHSM reads its configuration once; the PIN is read
+ * there.
+ */
 function login(token: SoftHsmToken): string {
   const program = `
     import { readFileSync } from 'node:fs';
@@ -59,10 +62,14 @@ test('while a token is made, its PIN is on no command line and in no environment
   const seen = new Set<string>();
   const timer = setInterval(() => {
     for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
-      for (const file of ['cmdline', 'environ']) seen.add(`${file} ${readQuietly(`/proc/${pid}/${file}`)}`);
+      for (const file of ['cmdline', 'environ'])
+        seen.add(`${file} ${readQuietly(`/proc/${pid}/${file}`)}`);
     }
   }, 5);
-  const token = await createSoftHsmToken({ directory: join(directory, 'watched'), label: 'keyward-test' });
+  const token = await createSoftHsmToken({
+    directory: join(directory, 'watched'),
+    label: 'keyward-test',
+  });
   clearInterval(timer);
   const pin = readFileSync(token.pinFile, 'utf8');
   assert.ok([...seen].some((text) => text.startsWith('cmdline') && text.includes('init-token.ts')));

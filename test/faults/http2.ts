@@ -1,10 +1,10 @@
 /**
- * HTTP/2 and TLS clients that misbehave, for tests: calls with whatever headers and bytes, frames one by one, sockets
- * that never shake hands.
+ * HTTP/2 and TLS clients that misbehave, for tests: calls with whatever headers and bytes, frames
+ * one by one, sockets that never shake hands.
  *
- * {@link call} speaks correct HTTP/2 and wrong gRPC; {@link FrameClient} owes nothing to anyone. Everything is bounded:
- * nothing here sends unless it is told to, and everything is closed by `using`. Knows the service's address and
- * certificates, not its methods.
+ * {@link call} speaks correct HTTP/2 and wrong gRPC; {@link FrameClient} owes nothing to anyone.
+ * Everything is bounded: nothing here sends unless it is told to, and everything is closed by
+ * `using`. Knows the service's address and certificates, not its methods.
  */
 import {
   type ClientHttp2Session,
@@ -49,7 +49,10 @@ export interface Answer {
 }
 
 /** The five bytes before a message, and the message. */
-export function grpcFrame(message: Uint8Array, options: { flag?: number; length?: number } = {}): Buffer {
+export function grpcFrame(
+  message: Uint8Array,
+  options: { flag?: number; length?: number } = {},
+): Buffer {
   const prefix = Buffer.alloc(5);
   prefix.writeUInt8(options.flag ?? 0);
   prefix.writeUInt32BE(options.length ?? message.length, 1);
@@ -61,11 +64,19 @@ export function field(number: number, content: Uint8Array | string): Buffer {
   const bytes = typeof content === 'string' ? Buffer.from(content) : content;
   const { length } = bytes;
   if (number > 15 || length >= 2 ** 21) throw new RangeError('a number to 15 and less than 2 MiB');
-  const head = [(number << 3) | 2, (length & 0x7f) | 0x80, ((length >> 7) & 0x7f) | 0x80, length >> 14];
+  const head = [
+    (number << 3) | 2,
+    (length & 0x7f) | 0x80,
+    ((length >> 7) & 0x7f) | 0x80,
+    length >> 14,
+  ];
   return Buffer.concat([Buffer.from(head), bytes]);
 }
 
-/** A session that can be closed by `using`, its errors swallowed: what becomes of a call is in its {@link Answer}. */
+/**
+ * A session that can be closed by `using`, its errors swallowed: what becomes of a call is in its
+ * {@link Answer}.
+ */
 export function openSession(peer: Peer): ClientHttp2Session & Disposable {
   const session = connectHttp2(`https://127.0.0.1:${peer.port}`, {
     ...tlsOptions(peer),
@@ -112,13 +123,20 @@ export function call(
   for (const bytes of body) stream.write(bytes);
   if (!unfinished) stream.end();
   return new Promise((resolve) =>
-    stream.once('close', () => resolve(answerOf(received, Buffer.concat(chunks), stream.rstCode ?? 0))),
+    stream.once('close', () =>
+      resolve(answerOf(received, Buffer.concat(chunks), stream.rstCode ?? 0)),
+    ),
   );
 }
 
-function answerOf(headers: Readonly<Record<string, unknown>>, body: Buffer, rstCode: number): Answer {
+function answerOf(
+  headers: Readonly<Record<string, unknown>>,
+  body: Buffer,
+  rstCode: number,
+): Answer {
   const details = headers['grpc-status-details-bin'];
-  const number = (name: string) => (headers[name] === undefined ? undefined : Number(headers[name]));
+  const number = (name: string) =>
+    headers[name] === undefined ? undefined : Number(headers[name]);
   return {
     httpStatus: number(':status'),
     status: number('grpc-status'),
@@ -133,21 +151,30 @@ function answerOf(headers: Readonly<Record<string, unknown>>, body: Buffer, rstC
 type Message = Readonly<Record<string, unknown>>;
 
 function decode(type: string, bytes: Buffer): Message {
-  return (packageDefinition[type] as unknown as MessageTypeDefinition<Message, Message>).deserialize(bytes);
+  return (
+    packageDefinition[type] as unknown as MessageTypeDefinition<Message, Message>
+  ).deserialize(bytes);
 }
 
 /** What google.rpc.Status holds, as `grpc-status-details-bin` carries it. */
 export function detailsOf(
   bytes: Buffer | undefined,
 ): Pick<Answer, 'reason' | 'metadata' | 'fields' | 'retryAfterMs'> {
-  const all = bytes === undefined ? [] : (decode('google.rpc.Status', bytes)['details'] as Message[]);
+  const all =
+    bytes === undefined ? [] : (decode('google.rpc.Status', bytes)['details'] as Message[]);
   const detail = (type: string) => {
-    const found = all.find((each) => String(each['type_url'] ?? each['typeUrl']).endsWith(`.${type}`));
+    const found = all.find((each) =>
+      String(each['type_url'] ?? each['typeUrl']).endsWith(`.${type}`),
+    );
     return found && decode(`google.rpc.${type}`, found['value'] as Buffer);
   };
   const info = detail('ErrorInfo');
-  const violations = (detail('BadRequest')?.['fieldViolations'] ?? []) as { readonly field: string }[];
-  const delay = detail('RetryInfo')?.['retryDelay'] as { seconds: number; nanos: number } | undefined;
+  const violations = (detail('BadRequest')?.['fieldViolations'] ?? []) as {
+    readonly field: string;
+  }[];
+  const delay = detail('RetryInfo')?.['retryDelay'] as
+    | { seconds: number; nanos: number }
+    | undefined;
   return {
     reason: info?.['reason'] as string | undefined,
     metadata: (info?.['metadata'] ?? {}) as Record<string, string>,
@@ -201,8 +228,14 @@ export function uint32(value: number): Buffer {
   return bytes;
 }
 
-/** A header block of literals without indexing or Huffman's code (RFC 7541, 6.2.2); strings up to 126 bytes. */
-export function headerBlock(path: string, more: readonly (readonly [string, string])[] = []): Buffer {
+/**
+ * A header block of literals without indexing or Huffman's code (RFC 7541, 6.2.2); strings up to
+ * 126 bytes.
+ */
+export function headerBlock(
+  path: string,
+  more: readonly (readonly [string, string])[] = [],
+): Buffer {
   const fields = [
     [':method', 'POST'],
     [':scheme', 'https'],
@@ -212,11 +245,17 @@ export function headerBlock(path: string, more: readonly (readonly [string, stri
     ['te', 'trailers'],
     ...more,
   ] as const;
-  const literal = (text: string) => Buffer.concat([Buffer.from([text.length]), Buffer.from(text, 'latin1')]);
-  return Buffer.concat(fields.flatMap(([name, value]) => [Buffer.from([0]), literal(name), literal(value)]));
+  const literal = (text: string) =>
+    Buffer.concat([Buffer.from([text.length]), Buffer.from(text, 'latin1')]);
+  return Buffer.concat(
+    fields.flatMap(([name, value]) => [Buffer.from([0]), literal(name), literal(value)]),
+  );
 }
 
-/** TCP under TLS that can be reset, and written to past TLS. (Node's own crashes if that is done to it.) */
+/**
+ * TCP under TLS that can be reset, and written to past TLS. (Node's own crashes if that is done to
+ * it.)
+ */
 class TcpUnderTls extends Duplex {
   readonly #tcp: Socket;
 
@@ -261,7 +300,10 @@ interface FrameClientOptions extends ConnectionOptions {
   readonly ownRecords?: boolean;
 }
 
-/** A connection, by TLS unless it was opened without, on which frames are sent as they are, right or wrong. */
+/**
+ * A connection, by TLS unless it was opened without, on which frames are sent as they are, right or
+ * wrong.
+ */
 export class FrameClient implements Disposable {
   readonly frames: Frame[] = [];
   /** When the server has closed the connection. */
@@ -302,12 +344,15 @@ export class FrameClient implements Disposable {
     const secret = clientSecret(socket);
     await new Promise<void>((resolve, reject) => {
       socket.once('secureConnect', resolve);
-      socket.once('close', () => reject(new Error('the connection was closed during its handshake')));
+      socket.once('close', () =>
+        reject(new Error('the connection was closed during its handshake')),
+      );
       socket.on('error', reject);
     });
     if (!ownRecords) return new FrameClient(socket, tcp);
     const client = new FrameClient(socket, tcp, new RecordMaker(await secret));
-    // By its first frame the server says that it has all of the handshake, which Node sends after it calls it done.
+    // By its first frame the server says that it has all of the handshake, which Node sends after
+    // it calls it done.
     await Promise.race([client.closed, new Promise((resolve) => socket.once('data', resolve))]);
     return client;
   }
@@ -325,7 +370,9 @@ export class FrameClient implements Disposable {
   /** The connection preface, with these settings: pairs of identifier and value. */
   begin(settings: readonly (readonly [number, number])[] = []): void {
     const payload = Buffer.concat(
-      settings.map(([id, value]) => Buffer.concat([Buffer.from([id >> 8, id & 0xff]), uint32(value)])),
+      settings.map(([id, value]) =>
+        Buffer.concat([Buffer.from([id >> 8, id & 0xff]), uint32(value)]),
+      ),
     );
     this.send(PREFACE, frame(FRAME.settings, 0, 0, payload));
   }
@@ -350,7 +397,8 @@ export class FrameClient implements Disposable {
   async reset(): Promise<void> {
     this.#isOurEnd = true;
     if (this.#tcp !== undefined) await this.#tcp.reset();
-    else if (this.#socket instanceof TLSSocket) throw new Error('this connection is not resettable');
+    else if (this.#socket instanceof TLSSocket)
+      throw new Error('this connection is not resettable');
     else this.#socket.resetAndDestroy();
   }
 
@@ -372,7 +420,9 @@ export class FrameClient implements Disposable {
   /** The code and text of the last GOAWAY. */
   get goaway(): { readonly code: number; readonly text: string } | undefined {
     const last = this.frames.findLast(({ type }) => type === FRAME.goaway);
-    return last && { code: last.payload.readUInt32BE(4), text: last.payload.subarray(8).toString() };
+    return (
+      last && { code: last.payload.readUInt32BE(4), text: last.payload.subarray(8).toString() }
+    );
   }
 
   /** Frames of a type that came. */
@@ -403,8 +453,9 @@ export class FrameClient implements Disposable {
 }
 
 /**
- * TCP under a {@link FrameClient}, given to it as the option `socket`, that keeps back what it is to send from the answer
- * to the first flight on: so that it all, and the reset after it, reach the server between two of its turns.
+ * TCP under a {@link FrameClient}, given to it as the option `socket`, that keeps back what it is
+ * to send from the answer to the first flight on: so that it all, and the reset after it, reach the
+ * server between two of its turns.
  */
 export class HeldSocket extends Duplex {
   readonly #tcp: Socket;
@@ -432,7 +483,10 @@ export class HeldSocket extends Duplex {
     this.#tcp.write(Buffer.concat(this.#held.splice(0)));
   }
 
-  /** Sends what was kept back, and resets the connection (SO_LINGER of 0) so many microseconds later. */
+  /**
+   * Sends what was kept back, and resets the connection (SO_LINGER of 0) so many microseconds
+   * later.
+   */
   async reset(delay = 0): Promise<void> {
     await this.release();
     const end = performance.now() + delay / 1_000;
@@ -455,7 +509,10 @@ export class HeldSocket extends Duplex {
   }
 }
 
-/** TCP connections on which these bytes are sent and then nothing; `open` says how many are still there. */
+/**
+ * TCP connections on which these bytes are sent and then nothing; `open` says how many are still
+ * there.
+ */
 export class SilentSockets implements Disposable {
   readonly #sockets: Socket[];
 

@@ -1,13 +1,16 @@
 /**
  * Case 68: agents killed in the middle of each operation, as often as the caller wants.
  *
- * In the middle means inside a PKCS#11 function, a different one each round. Whatever was acknowledged opens at the end.
+ * In the middle means inside a PKCS#11 function, a different one each round. Whatever was
+ * acknowledged opens at the end.
  */
 import assert from 'node:assert/strict';
 import { failureOf } from '../kit.ts';
 import { type FaultyService, KEY, PARENT, PLAINTEXT } from './service.ts';
 
-/** One way to call the service, and where its agent is killed: in these calls of these functions. */
+/**
+ * One way to call the service, and where its agent is killed: in these calls of these functions.
+ */
 interface Operation {
   readonly name: string;
   readonly points: readonly string[];
@@ -61,7 +64,10 @@ const OPERATIONS: readonly Operation[] = [
   },
 ];
 
-/** Kills an agent in the middle of every operation, `rounds` times each, and fails unless that costs one call each. */
+/**
+ * Kills an agent in the middle of every operation, `rounds` times each, and fails unless that costs
+ * one call each.
+ */
 export async function killInTheMiddle(
   faulty: FaultyService,
   options: { readonly rounds: number },

@@ -1,9 +1,10 @@
 /**
- * Control of `pkcs11.c`, the PKCS#11 module that misbehaves as it is told: building it, telling it, and reading how
- * often each fault has been met.
+ * Control of `pkcs11.c`, the PKCS#11 module that misbehaves as it is told: building it, telling it,
+ * and reading how often each fault has been met.
  *
- * Invariant: a set of faults replaces the one before in one step, for every process that uses the module, and counts
- * from zero. Knows what a control and a state file look like; no test, no service.
+ * Invariant: a set of faults replaces the one before in one step, for every process that uses the
+ * module, and counts from zero. Knows what a control and a state file look like; no test, no
+ * service.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -45,14 +46,23 @@ export const CKF = {
 export interface Pkcs11Faults {
   /** The service's settings with which its agents use the module. */
   readonly variables: Readonly<Record<string, string>>;
-  /** The whole of what goes wrong from now on, a rule each, as `pkcs11.c` explains them; nothing without rules. */
+  /**
+   * The whole of what goes wrong from now on, a rule each, as `pkcs11.c` explains them; nothing
+   * without rules.
+   */
   set(...rules: readonly string[]): void;
   /** How many calls the rule in this place has met since {@link set}. */
   met(place?: number): number;
 }
 
-/** Puts the module between a service and its token; `variables` are those of the token, `directory` one of its own. */
-export function faultsFor(directory: string, variables: Readonly<Record<string, string>>): Pkcs11Faults {
+/**
+ * Puts the module between a service and its token; `variables` are those of the token, `directory`
+ * one of its own.
+ */
+export function faultsFor(
+  directory: string,
+  variables: Readonly<Record<string, string>>,
+): Pkcs11Faults {
   mkdirSync(directory, { recursive: true });
   const control = join(directory, 'control');
   let generation = 0;
@@ -100,7 +110,14 @@ function build(): string {
       '-shared',
       '-fPIC',
     ];
-    execFileSync(process.env['CC'] ?? 'cc', [...options, '-o', unfinished, SOURCE, '-ldl', '-lpthread']);
+    execFileSync(process.env['CC'] ?? 'cc', [
+      ...options,
+      '-o',
+      unfinished,
+      SOURCE,
+      '-ldl',
+      '-lpthread',
+    ]);
     renameSync(unfinished, library);
   }
   return library;

@@ -1,15 +1,21 @@
 /**
  * The service on a token that misbehaves: what the tests of HSM faults share.
  *
- * Owns what has to hold after every fault, whatever it was: the process lives, an honest call succeeds, and the log
- * holds neither PIN nor plaintext. Knows no fault.
+ * Owns what has to hold after every fault, whatever it was: the process lives, an honest call
+ * succeeds, and the log holds neither PIN nor plaintext. Knows no fault.
  */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Client, credentials } from '@grpc/grpc-js';
 import type { KeywardClient } from 'keyward-client';
-import { type Environment, eventually, newEnvironment, type Service, startService } from '../kit.ts';
+import {
+  type Environment,
+  eventually,
+  newEnvironment,
+  type Service,
+  startService,
+} from '../kit.ts';
 import { sql } from '../rpc/reconciling.ts';
 import { faultsFor, type Pkcs11Faults } from './pkcs11.ts';
 
@@ -136,14 +142,20 @@ export function assertNoSecret(text: string, environment: Environment): void {
 
 /** Whether the service has said last that it serves. */
 export function isServing(service: Service): boolean {
-  return service.log.findLast(({ msg }) => msg === 'serving' || msg === 'not serving')?.['msg'] === 'serving';
+  return (
+    service.log.findLast(({ msg }) => msg === 'serving' || msg === 'not serving')?.['msg'] ===
+    'serving'
+  );
 }
 
 /** What grpc.health.v1 says, within a second. */
 export async function healthOf(service: Service): Promise<'SERVING' | 'NOT_SERVING'> {
   const { address, ca, cert, key } = service.connectOptions();
   const toBuffer = (pem: string | Uint8Array = '') => Buffer.from(pem);
-  const client = new Client(address, credentials.createSsl(toBuffer(ca), toBuffer(key), toBuffer(cert)));
+  const client = new Client(
+    address,
+    credentials.createSsl(toBuffer(ca), toBuffer(key), toBuffer(cert)),
+  );
   try {
     return await new Promise((resolve, reject) => {
       client.makeUnaryRequest(

@@ -1,8 +1,10 @@
 /**
- * Does to a token's objects what somebody with the PIN can do: a program of its own, since it loads the PKCS#11 module.
+ * Does to a token's objects what somebody with the PIN can do: a program of its own, since it loads
+ * the PKCS#11 module.
  *
- * `tamper.ts <module> <token label> <PIN file> <change as JSON>`, with the module's own environment. A change is a role,
- * the attributes that a new object of it has otherwise than ours have, and whether ours goes. Knows no service.
+ * `tamper.ts <module> <token label> <PIN file> <change as JSON>`, with the module's own
+ * environment. A change is a role, the attributes that a new object of it has otherwise than ours
+ * have, and whether ours goes. Knows no service.
  */
 import { readFileSync } from 'node:fs';
 import {

@@ -1,8 +1,10 @@
 /**
- * Records of TLS 1.3 made here, for what Node's client does not send: key updates, as many as a test wants.
+ * Records of TLS 1.3 made here, for what Node's client does not send: key updates, as many as a
+ * test wants.
  *
- * Goes on from a handshake that Node made, by the secret that it tells for debugging (RFC 8446, 5 and 7.2), and so must
- * be all that writes to the connection afterwards. One suite: TLS_AES_128_GCM_SHA256. Reads nothing.
+ * Goes on from a handshake that Node made, by the secret that it tells for debugging (RFC 8446, 5
+ * and 7.2), and so must be all that writes to the connection afterwards. One suite:
+ * TLS_AES_128_GCM_SHA256. Reads nothing.
  */
 import { createCipheriv, createHmac } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
@@ -42,7 +44,9 @@ export class RecordMaker {
   data(bytes: Buffer): Buffer {
     const records: Buffer[] = [];
     for (let from = 0; from < bytes.length; from += MOST_CONTENT_BYTES) {
-      records.push(this.#record(TYPE.applicationData, bytes.subarray(from, from + MOST_CONTENT_BYTES)));
+      records.push(
+        this.#record(TYPE.applicationData, bytes.subarray(from, from + MOST_CONTENT_BYTES)),
+      );
     }
     return Buffer.concat(records);
   }

@@ -1,6 +1,7 @@
 /**
- * A process whose HSM agent dies while it has no file descriptor to spare: a program of its own, so that the test's
- * process keeps its own. Prints `came back` once an agent is there again. Takes the agents' settings and environment.
+ * A process whose HSM agent dies while it has no file descriptor to spare: a program of its own, so
+ * that the test's process keeps its own. Prints `came back` once an agent is there again. Takes the
+ * agents' settings and environment.
  */
 import { closeSync, openSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';

@@ -1,6 +1,7 @@
 /**
- * What was encrypted by the first release opens, in Keyward's code and in a second implementation written from
- * docs/ciphertext.md; what is wrong in one way is refused by both. Row seals and check values likewise.
+ * What was encrypted by the first release opens, in Keyward's code and in a second implementation
+ * written from docs/ciphertext.md; what is wrong in one way is refused by both. Row seals and check
+ * values likewise.
  */
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
@@ -20,7 +21,13 @@ import {
 } from '../../src/ids.ts';
 import { contextDigest } from '../../src/keyring/encryption-context.ts';
 import * as again from './recompute.ts';
-import { type CiphertextVector, type KeyVersionVector, keyVersions, opening, refused } from './vectors.ts';
+import {
+  type CiphertextVector,
+  type KeyVersionVector,
+  keyVersions,
+  opening,
+  refused,
+} from './vectors.ts';
 
 /** Opens as the server and its agent do together: header, then key and version, then the rest. */
 function openByKeyward(vector: CiphertextVector): Buffer {
@@ -64,7 +71,10 @@ describe('case 58: a golden ciphertext', () => {
 
   for (const vector of refused) {
     it(`is refused: ${vector.name}`, () => {
-      assert.throws(() => openByKeyward(vector), { name: 'KeywardError', reason: 'DECRYPTION_FAILED' });
+      assert.throws(() => openByKeyward(vector), {
+        name: 'KeywardError',
+        reason: 'DECRYPTION_FAILED',
+      });
       assert.equal(again.open(vector, vector.ciphertext), undefined);
     });
   }
@@ -111,7 +121,9 @@ describe('a golden key version', () => {
 describe('the second implementation', () => {
   it('is written with node:crypto alone', () => {
     const source = readFileSync(join(import.meta.dirname, 'recompute.ts'), 'utf8');
-    const imported = [...source.matchAll(/(?:from|import\()\s*'([^']+)'/g)].map(([, module]) => module);
+    const imported = [...source.matchAll(/(?:from|import\()\s*'([^']+)'/g)].map(
+      ([, module]) => module,
+    );
     assert.deepEqual(imported, ['node:crypto']);
   });
 });
@@ -164,7 +176,9 @@ describe('the worked example in docs/ciphertext.md', () => {
       'seal input': rowInput,
       seal: version.seal,
     };
-    const inHex = Object.entries(expected).map(([name, bytes]) => [name, bytes.toString('hex')] as const);
+    const inHex = Object.entries(expected).map(
+      ([name, bytes]) => [name, bytes.toString('hex')] as const,
+    );
     assert.deepEqual(shown, new Map(inHex));
   });
 });
@@ -175,8 +189,8 @@ function named<T extends { readonly name: string }>(vectors: readonly T[]): T {
 }
 
 /**
- * Lines `name = hex`, and the lines of hex that continue them, of the example's section; the state of its key aside, which
- * has a test of its own.
+ * Lines `name = hex`, and the lines of hex that continue them, of the example's section; the state
+ * of its key aside, which has a test of its own.
  */
 function readExample(document: string): Map<string, string> {
   const whole = document.split(/^## /m).find((part) => part.startsWith('Worked example')) ?? '';

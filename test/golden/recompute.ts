@@ -1,11 +1,18 @@
 /**
- * Ciphertext format 1, row seals and check values a second time: written from docs/ciphertext.md alone, with node:crypto
- * and nothing of Keyward's.
+ * Ciphertext format 1, row seals and check values a second time: written from docs/ciphertext.md
+ * alone, with node:crypto and nothing of Keyward's.
  *
- * It shows that the document is enough to write another implementation, and keeps the service's own code from drifting
- * away from it. Plain rather than fast: every function is a paragraph of the document.
+ * It shows that the document is enough to write another implementation, and keeps the service's own
+ * code from drifting away from it. Plain rather than fast: every function is a paragraph of the
+ * document.
  */
-import { createCipheriv, createDecipheriv, createHash, createHmac, timingSafeEqual } from 'node:crypto';
+import {
+  createCipheriv,
+  createDecipheriv,
+  createHash,
+  createHmac,
+  timingSafeEqual,
+} from 'node:crypto';
 
 /** Pairs of key and value, in any order. */
 export type ContextEntries = readonly (readonly [string, string])[];
@@ -71,11 +78,19 @@ export function derive(material: Buffer, header: Buffer, binding: Buffer): Buffe
 /** "Sealing", with a salt of 32 bytes and an IV of 12 that the caller brings. */
 export function sealWith(sealing: Sealing, salt: Buffer, iv: Buffer, plaintext: Buffer): Buffer {
   const { material, key, version, purpose } = sealing;
-  const header = Buffer.concat([Buffer.from([1, 1, purpose, 0]), uuid(key), u32(version), salt, iv]);
+  const header = Buffer.concat([
+    Buffer.from([1, 1, purpose, 0]),
+    uuid(key),
+    u32(version),
+    salt,
+    iv,
+  ]);
   const binding = bindingOf(sealing);
   const derived = derive(material, header, binding);
   const commitment = derived.subarray(32, 64);
-  const cipher = createCipheriv('aes-256-gcm', derived.subarray(0, 32), iv, { authTagLength: TAG_BYTES });
+  const cipher = createCipheriv('aes-256-gcm', derived.subarray(0, 32), iv, {
+    authTagLength: TAG_BYTES,
+  });
   cipher.setAAD(Buffer.concat([header, commitment, binding]));
   const encrypted = Buffer.concat([cipher.update(plaintext), cipher.final()]);
   return Buffer.concat([header, commitment, encrypted, cipher.getAuthTag()]);
@@ -99,10 +114,14 @@ export function open(sealing: Sealing, ciphertext: Buffer): Buffer | undefined {
   if (!timingSafeEqual(commitment, derived.subarray(32, 64))) return undefined;
 
   const iv = header.subarray(56, 68);
-  const decipher = createDecipheriv('aes-256-gcm', derived.subarray(0, 32), iv, { authTagLength: TAG_BYTES });
+  const decipher = createDecipheriv('aes-256-gcm', derived.subarray(0, 32), iv, {
+    authTagLength: TAG_BYTES,
+  });
   decipher.setAAD(Buffer.concat([header, commitment, binding]));
   decipher.setAuthTag(ciphertext.subarray(length - TAG_BYTES));
-  const plaintext = decipher.update(ciphertext.subarray(BYTES_BEFORE_ENCRYPTED, length - TAG_BYTES));
+  const plaintext = decipher.update(
+    ciphertext.subarray(BYTES_BEFORE_ENCRYPTED, length - TAG_BYTES),
+  );
   try {
     decipher.final();
     return plaintext;
@@ -122,11 +141,20 @@ export function wrap(rootKey: Buffer, how: number, material: Buffer): Buffer {
 
 /** "Check value". */
 export function checkValue(material: Buffer, version: KeyVersionAtRest): Buffer {
-  return hmacSha512(material, Buffer.from('keyward/v1/check\0', 'ascii'), identity(version)).subarray(0, 16);
+  return hmacSha512(
+    material,
+    Buffer.from('keyward/v1/check\0', 'ascii'),
+    identity(version),
+  ).subarray(0, 16);
 }
 
 /** "Row seal". */
-export function rowSeal(sealKey: Buffer, version: KeyVersionAtRest, check: Buffer, wrapped: Buffer): Buffer {
+export function rowSeal(
+  sealKey: Buffer,
+  version: KeyVersionAtRest,
+  check: Buffer,
+  wrapped: Buffer,
+): Buffer {
   return hmacSha512(
     sealKey,
     Buffer.from('keyward/v1/seal/key-version\0', 'ascii'),
@@ -140,7 +168,13 @@ export function rowSeal(sealKey: Buffer, version: KeyVersionAtRest, check: Buffe
 }
 
 /** "Identity". */
-export function identity({ environment, tenant, key, version, algorithm }: KeyVersionAtRest): Buffer {
+export function identity({
+  environment,
+  tenant,
+  key,
+  version,
+  algorithm,
+}: KeyVersionAtRest): Buffer {
   return Buffer.concat([uuid(environment), uuid(tenant), uuid(key), u32(version), u16(algorithm)]);
 }
 

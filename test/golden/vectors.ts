@@ -1,8 +1,10 @@
 /**
- * The golden vectors as they are read: `format-1.json`, made once, with random salts and IVs, and fixed since.
+ * The golden vectors as they are read: `format-1.json`, made once, with random salts and IVs, and
+ * fixed since.
  *
- * Every later release opens the ciphertexts that open here and refuses those that don't, of which each is wrong in
- * exactly one way and right in everything else. UUIDs are text, bytes are hexadecimal. Knows no code of Keyward's.
+ * Every later release opens the ciphertexts that open here and refuses those that don't, of which
+ * each is wrong in exactly one way and right in everything else. UUIDs are text, bytes are
+ * hexadecimal. Knows no code of Keyward's.
  */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -100,16 +102,26 @@ function toVector(row: CiphertextRow): CiphertextVector {
   return {
     ...sealing,
     ciphertext:
-      typeof ciphertext === 'string' ? fromHex(ciphertext) : rebuild(sealing, ciphertext, plaintextOf(row)),
+      typeof ciphertext === 'string'
+        ? fromHex(ciphertext)
+        : rebuild(sealing, ciphertext, plaintextOf(row)),
   };
 }
 
 /** The whole of a shortened ciphertext, from its salt and IV. */
-function rebuild(sealing: Sealing, { start, length, sha256 }: Shortened, plaintext: Buffer): Buffer {
+function rebuild(
+  sealing: Sealing,
+  { start, length, sha256 }: Shortened,
+  plaintext: Buffer,
+): Buffer {
   const head = fromHex(start);
   const whole = sealWith(sealing, head.subarray(24, 56), head.subarray(56, 68), plaintext);
   const digest = createHash('sha256').update(whole).digest('hex');
-  if (whole.length !== length || digest !== sha256 || !whole.subarray(0, head.length).equals(head)) {
+  if (
+    whole.length !== length ||
+    digest !== sha256 ||
+    !whole.subarray(0, head.length).equals(head)
+  ) {
     throw new Error('a shortened golden ciphertext does not come out as it was');
   }
   return whole;

@@ -1,6 +1,6 @@
 /**
- * Admission, through raw HTTP/2: what outlives its peer, what one caller can have of the server, what resets count, and what
- * is refused with a reason.
+ * Admission, through raw HTTP/2: what outlives its peer, what one caller can have of the server,
+ * what resets count, and what is refused with a reason.
  */
 import assert from 'node:assert/strict';
 import { constants } from 'node:http2';
@@ -133,11 +133,18 @@ describe('what one caller can have', () => {
   });
 
   /** A caller that holds as much as it can by these calls, while `during` is done. */
-  async function greedy<T>(path: string, body: readonly Buffer[], during: () => Promise<T>): Promise<T> {
+  async function greedy<T>(
+    path: string,
+    body: readonly Buffer[],
+    during: () => Promise<T>,
+  ): Promise<T> {
     using session = openSession(hostile.peerOf('greedy'));
-    const calls = Array.from({ length: 200 }, () => call(session, { path, body, unfinished: true }));
+    const calls = Array.from({ length: 200 }, () =>
+      call(session, { path, body, unfinished: true }),
+    );
     let refused = 0;
-    for (const each of calls) each.then(({ reason }) => (refused += reason === 'SERVER_BUSY' ? 1 : 0));
+    for (const each of calls)
+      each.then(({ reason }) => (refused += reason === 'SERVER_BUSY' ? 1 : 0));
     await eventually(() => assert.ok(refused >= 100, `${refused} refused`));
     return during();
   }
@@ -170,7 +177,10 @@ describe('what one caller can have', () => {
       using session = openSession(hostile.peer);
       const request = Buffer.concat([field(1, KEY), field(2, Buffer.alloc(60_000))]);
       for (let index = 0; index < 10; index += 1) {
-        const { status, reason } = await call(session, { path: ENCRYPT, body: [grpcFrame(request)] });
+        const { status, reason } = await call(session, {
+          path: ENCRYPT,
+          body: [grpcFrame(request)],
+        });
         assert.equal(status, OK, reason);
       }
     });
@@ -214,13 +224,22 @@ describe('what is refused', () => {
   test('a message that is marked as compressed, and in no encoding, is refused and not performed', async () => {
     using session = openSession(hostile.peer);
     for (const message of [encryptRequest.subarray(5), gzipSync('x'), Buffer.alloc(0)]) {
-      const answer = await call(session, { path: ENCRYPT, body: [grpcFrame(message, { flag: 1 })] });
-      assert.deepEqual([answer.status, answer.reason], [UNIMPLEMENTED, 'COMPRESSION_NOT_SUPPORTED']);
+      const answer = await call(session, {
+        path: ENCRYPT,
+        body: [grpcFrame(message, { flag: 1 })],
+      });
+      assert.deepEqual(
+        [answer.status, answer.reason],
+        [UNIMPLEMENTED, 'COMPRESSION_NOT_SUPPORTED'],
+      );
     }
     const create = field(1, 'tenants/acme');
     const parts = [...grpcFrame(Buffer.concat([create, field(2, 'compressed')]), { flag: 1 })];
     const bytewise = parts.map((byte) => Buffer.from([byte]));
-    const answer = await call(session, { path: '/keyward.v1.KeyService/CreateKey', body: bytewise });
+    const answer = await call(session, {
+      path: '/keyward.v1.KeyService/CreateKey',
+      body: bytewise,
+    });
     assert.equal(answer.reason, 'COMPRESSION_NOT_SUPPORTED');
     const { keys } = await hostile.keyward.listKeys({ parent: 'tenants/acme' });
     assert.deepEqual(
@@ -245,7 +264,11 @@ describe('what is refused', () => {
   test('too much metadata is refused with details, also once the limit is known', async () => {
     using session = openSession(hostile.peer);
     const many = Object.fromEntries(Array.from({ length: 100 }, (_, index) => [`x-${index}`, 'v']));
-    for (const headers of [{ 'x-large': 'v'.repeat(20_000) }, many, { 'x-large': 'v'.repeat(20_000) }]) {
+    for (const headers of [
+      { 'x-large': 'v'.repeat(20_000) },
+      many,
+      { 'x-large': 'v'.repeat(20_000) },
+    ]) {
       const answer = await call(session, { path: LIST_TENANTS, headers, body: [EMPTY] });
       assert.deepEqual([answer.httpStatus, answer.reason], [431, 'MESSAGE_TOO_LARGE']);
       assert.ok(Number(answer.metadata['limit']) > 0);

@@ -1,10 +1,17 @@
 /**
- * Floods by callers of every kind: those with a certificate, those with none where tokens may take its place, those whose
- * certificate is of another CA. None ends, blocks or fills the server. What they do is `floods.ts`.
+ * Floods by callers of every kind: those with a certificate, those with none where tokens may take
+ * its place, those whose certificate is of another CA. None ends, blocks or fills the server. What
+ * they do is `floods.ts`.
  */
 import { after, before, describe, test } from 'node:test';
 import { CONNECTION_FLOODS, FLOODS, HEALTH_FLOODS } from './floods.ts';
-import { CREDENTIALS, type CredentialKind, type Flood, type FloodedService, startFlooded } from './rig.ts';
+import {
+  CREDENTIALS,
+  type CredentialKind,
+  type Flood,
+  type FloodedService,
+  startFlooded,
+} from './rig.ts';
 
 /** The name of each test with its flood and the callers of it. */
 type Rows = readonly (readonly [string, Flood, CredentialKind])[];

@@ -1,8 +1,8 @@
 /**
  * The floods: a row for each way to ask more of the server than it gives, over sockets of our own.
  *
- * Each is bounded, by number and not by time, and whatever it leaves open is closed behind it. What has to be true
- * afterwards is `rig.ts`.
+ * Each is bounded, by number and not by time, and whatever it leaves open is closed behind it. What
+ * has to be true afterwards is `rig.ts`.
  */
 import assert from 'node:assert/strict';
 import { constants } from 'node:http2';
@@ -57,7 +57,9 @@ function repeated(count: number, bytes: Buffer): Buffer[] {
 async function isReadToItsEnd(client: FrameClient): Promise<void> {
   client.send(frame(FRAME.ping, 0, 0, LAST_PING));
   const answered = () =>
-    client.received(FRAME.ping).some(({ flags, payload }) => flags === FLAG.ack && payload.equals(LAST_PING));
+    client
+      .received(FRAME.ping)
+      .some(({ flags, payload }) => flags === FLAG.ack && payload.equals(LAST_PING));
   await eventually(() => assert.ok(client.isClosed || answered()));
 }
 
@@ -112,7 +114,10 @@ async function resetsPaced(flooder: Flooder, count: number): Promise<void> {
   await isReadToItsEnd(client);
 }
 
-/** As clients do whose server has too much to do: calls in flight on one connection, each given up after 40 ms. */
+/**
+ * As clients do whose server has too much to do: calls in flight on one connection, each given up
+ * after 40 ms.
+ */
 async function deadlinesPass({ peer }: Flooder, inFlight: number) {
   const session = openSession(peer);
   const body = [grpcFrame(Buffer.concat([field(1, KEY), field(2, Buffer.alloc(1_024))]))];
@@ -121,7 +126,12 @@ async function deadlinesPass({ peer }: Flooder, inFlight: number) {
   const caller = async () => {
     while (performance.now() < end && !session.closed && !session.destroyed) {
       const signal = AbortSignal.timeout(40);
-      const answer = call(session, { path: ENCRYPT, headers: { 'grpc-timeout': '40m' }, body, signal });
+      const answer = call(session, {
+        path: ENCRYPT,
+        headers: { 'grpc-timeout': '40m' },
+        body,
+        signal,
+      });
       // Node's client does not always notice that a connection is gone.
       await Promise.race([answer.then((each) => answers.push(each)), sleep(1_000)]);
     }
@@ -229,12 +239,14 @@ export const FLOODS: readonly Flood[] = [
   },
   {
     name: 'WINDOW_UPDATEs of a byte',
-    run: (flooder) => sendAll(flooder, repeated(20_000, frame(FRAME.windowUpdate, 0, 0, uint32(1)))),
+    run: (flooder) =>
+      sendAll(flooder, repeated(20_000, frame(FRAME.windowUpdate, 0, 0, uint32(1)))),
   },
   {
     name: 'WINDOW_UPDATEs beyond what a window may be',
     isEnded: true,
-    run: (flooder) => sendAll(flooder, repeated(1_000, frame(FRAME.windowUpdate, 0, 0, uint32(0x7fff_ffff)))),
+    run: (flooder) =>
+      sendAll(flooder, repeated(1_000, frame(FRAME.windowUpdate, 0, 0, uint32(0x7fff_ffff)))),
   },
   {
     name: 'empty DATA',

@@ -1,6 +1,7 @@
 /**
- * What can go wrong behind the transport: handlers that throw, reject, hang or return junk, answers that can't be sent,
- * and certificates whose holders would like to be someone else. None of it takes the process down or passes for success.
+ * What can go wrong behind the transport: handlers that throw, reject, hang or return junk, answers
+ * that can't be sent, and certificates whose holders would like to be someone else. None of it
+ * takes the process down or passes for success.
  */
 import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
@@ -73,7 +74,11 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
     },
   };
   const request = variations.request ?? Buffer.from('request');
-  const rpc = Object.assign(new EventEmitter(), { request, cancelled: false, metadata: new Metadata() });
+  const rpc = Object.assign(new EventEmitter(), {
+    request,
+    cancelled: false,
+    metadata: new Metadata(),
+  });
   const answers: [ServiceError | null, Buffer | null][] = [];
   const method: ServedMethod<UnaryRow> = {
     name: 'test.Service/Method',
@@ -126,7 +131,10 @@ const THROWN: readonly (readonly [string, unknown])[] = [
   ['null', null],
   ['undefined', undefined],
   ['a string', 'internal detail'],
-  ['an object that claims to be a gRPC error', { code: 2, details: 'internal detail', message: 'x' }],
+  [
+    'an object that claims to be a gRPC error',
+    { code: 2, details: 'internal detail', message: 'x' },
+  ],
   ['an error with a status of OK', Object.assign(new Error('internal detail'), { code: 0 })],
   ['an error that can not be printed', { toString: () => assert.fail('printed') }],
 ];
@@ -196,7 +204,10 @@ describe('a handler', () => {
       },
       { timeLeftMs: 5 },
     );
-    assert.deepEqual([reasonOf(error), answers, isDone, isReleased], ['DEADLINE_EXCEEDED', 1, true, true]);
+    assert.deepEqual(
+      [reasonOf(error), answers, isDone, isReleased],
+      ['DEADLINE_EXCEEDED', 1, true, true],
+    );
   });
 
   test('case 48: whose call is cancelled learns that its time is up', async () => {
@@ -272,7 +283,8 @@ describe('a request', () => {
 
   test('of a caller that had its share of the time for decoding is refused before it is decoded', async () => {
     const budgets = new Budgets({ maxCalls: 64, maxRequestBytes: 1_048_576 });
-    const share: AdmittedCall['decode'] = (length, decode) => budgets.decode('a caller', length, decode);
+    const share: AdmittedCall['decode'] = (length, decode) =>
+      budgets.decode('a caller', length, decode);
     const request = Buffer.alloc(100_000);
     const slow = (bytes: Buffer) => {
       const before = process.threadCpuUsage();
@@ -303,6 +315,9 @@ describe('a request', () => {
     const addresseeOf = () => {
       throw new KeywardError('MALFORMED_REQUEST');
     };
-    assert.deepEqual(await decoded({ row: { large }, scanner: { addresseeOf } }), ['MALFORMED_REQUEST', 0]);
+    assert.deepEqual(await decoded({ row: { large }, scanner: { addresseeOf } }), [
+      'MALFORMED_REQUEST',
+      0,
+    ]);
   });
 });

@@ -1,6 +1,7 @@
 /**
- * That what others can make fail is always listened to: what looks for it does, and a service whose agents and database
- * connections are ended passes. The network's part is `floods.test.ts`, whose service is looked at as well.
+ * That what others can make fail is always listened to: what looks for it does, and a service whose
+ * agents and database connections are ended passes. The network's part is `floods.test.ts`, whose
+ * service is looked at as well.
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
@@ -19,10 +20,14 @@ function run(code: string): { readonly status: number | null; readonly output: s
     ${code}
     await sleep(50);
     process.exit(0);`;
-  const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '--eval', source], {
-    env: { ...withListenersRequired({}) },
-    encoding: 'utf8',
-  });
+  const { status, stderr } = spawnSync(
+    process.execPath,
+    ['--input-type=module', '--eval', source],
+    {
+      env: { ...withListenersRequired({}) },
+      encoding: 'utf8',
+    },
+  );
   return { status, output: stderr };
 }
 

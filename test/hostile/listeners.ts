@@ -1,14 +1,16 @@
 /**
- * Ends a process as soon as something that others can make fail has no listener for its errors. Loaded before a server
- * where its variables are {@link withListenersRequired}.
+ * Ends a process as soon as something that others can make fail has no listener for its errors.
+ * Loaded before a server where its variables are {@link withListenersRequired}.
  *
- * - Every socket, pipe, HTTP/2 session and stream, child process and pool is looked at after the turn of the event loop
- *   that made it, a server after it has begun to listen, a database client after it has connected: until then they
- *   answer to who asked for it. All are looked at again after a listener for errors was taken from them, and when they fail.
+ * - Every socket, pipe, HTTP/2 session and stream, child process and pool is looked at after the
+ *   turn of the event loop that made it, a server after it has begun to listen, a database client
+ *   after it has connected: until then they answer to who asked for it. All are looked at again
+ *   after a listener for errors was taken from them, and when they fail.
  * - A listener that was added by `once` is none: a second failure would find nothing.
  * - What has closed is left alone.
  *
- * Without it an absence is noticed only where a peer fails at the one moment at which it matters. Knows no test.
+ * Without it an absence is noticed only where a peer fails at the one moment at which it matters.
+ * Knows no test.
  */
 import { EventEmitter } from 'node:events';
 import { writeSync } from 'node:fs';
@@ -56,7 +58,11 @@ function kindOf(emitter: EventEmitter): string | null {
   const known = kinds.get(emitter.constructor);
   if (known !== undefined) return known;
   let kind: string | null = null;
-  for (let each = Object.getPrototypeOf(emitter); each !== null; each = Object.getPrototypeOf(each)) {
+  for (
+    let each = Object.getPrototypeOf(emitter);
+    each !== null;
+    each = Object.getPrototypeOf(each)
+  ) {
     if (KINDS.has(each.constructor?.name)) kind = each.constructor.name;
   }
   kinds.set(emitter.constructor, kind);
@@ -66,7 +72,8 @@ function kindOf(emitter: EventEmitter): string | null {
 /** Ends the process if nothing listens that stays. */
 function look(emitter: EventEmitter, when: string): void {
   // What `once` adds is a wrapper, with the function that was given as its `listener`.
-  if (!exposed.has(emitter) || emitter.rawListeners('error').some((each) => !('listener' in each))) return;
+  if (!exposed.has(emitter) || emitter.rawListeners('error').some((each) => !('listener' in each)))
+    return;
   const trail = origins.get(emitter)?.stack?.split('\n').slice(2).join('\n');
   writeSync(2, `${NO_LISTENER}${emitter.constructor.name}, ${when}; it was made\n${trail}\n`);
   process.exit(NO_LISTENER_EXIT);
@@ -90,7 +97,9 @@ function follow(emitter: EventEmitter, event: string): void {
 
 /** Puts the looks into what every emitter of this process is made of. */
 function watchEmitters(): void {
-  const owner = EventEmitter as unknown as { init: (this: EventEmitter, ...options: unknown[]) => void };
+  const owner = EventEmitter as unknown as {
+    init: (this: EventEmitter, ...options: unknown[]) => void;
+  };
   const { init } = owner;
   const { emit, removeListener, removeAllListeners } = EventEmitter.prototype;
   Error.stackTraceLimit = STACK_LINES;

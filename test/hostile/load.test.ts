@@ -1,7 +1,7 @@
 /**
- * Attacks by number and by time: streams, resets, frames, connections, bodies and answers that never end. The server
- * keeps its limits, ends what goes beyond them, and serves everybody else. Each attack is bounded; no test depends on
- * how long anything takes.
+ * Attacks by number and by time: streams, resets, frames, connections, bodies and answers that
+ * never end. The server keeps its limits, ends what goes beyond them, and serves everybody else.
+ * Each attack is bounded; no test depends on how long anything takes.
  */
 import assert from 'node:assert/strict';
 import { constants } from 'node:http2';
@@ -53,7 +53,9 @@ async function first(count: number, calls: readonly Promise<Answer>[]): Promise<
 }
 
 /** Holds the tables of keys, so that whoever wants to change them waits. */
-async function lockKeys(hostile: HostileService): Promise<AsyncDisposable & { waiting(): Promise<number> }> {
+async function lockKeys(
+  hostile: HostileService,
+): Promise<AsyncDisposable & { waiting(): Promise<number> }> {
   const client = new pg.Client({ connectionString: hostile.environment.urls.superuser });
   await client.connect();
   await client.query('BEGIN; LOCK TABLE keys, key_versions IN ACCESS EXCLUSIVE MODE');
@@ -108,7 +110,9 @@ describe('with default limits', () => {
         ]);
         client.send(...streams.flat());
         await sleep(1);
-        client.send(...streamIds(100, batch * 100).map((id) => frame(FRAME.rstStream, 0, id, CANCEL)));
+        client.send(
+          ...streamIds(100, batch * 100).map((id) => frame(FRAME.rstStream, 0, id, CANCEL)),
+        );
       }
     });
   });
@@ -118,7 +122,9 @@ describe('with default limits', () => {
     await hostile.staysHonest(async () => {
       using client = await FrameClient.connect(hostile.peer);
       client.begin();
-      client.send(...streamIds(2_000).map((id) => frame(FRAME.headers, FLAG.endHeaders, id, block)));
+      client.send(
+        ...streamIds(2_000).map((id) => frame(FRAME.headers, FLAG.endHeaders, id, block)),
+      );
       await client.closed;
     });
   });
@@ -137,7 +143,9 @@ describe('with default limits', () => {
       await loud.closed;
       const { goaway } = loud;
       assert.equal(goaway?.code, constants.NGHTTP2_ENHANCE_YOUR_CALM);
-      assert.ok(loud.frames.some(({ payload }) => payload.subarray(8).toString() === 'too_many_pings'));
+      assert.ok(
+        loud.frames.some(({ payload }) => payload.subarray(8).toString() === 'too_many_pings'),
+      );
     });
   });
 
@@ -152,7 +160,9 @@ describe('with default limits', () => {
       ],
       continuations: [
         frame(FRAME.headers, 0, 1, block),
-        ...Array.from({ length: 5_000 }, () => frame(FRAME.continuation, 0, 1, block.subarray(0, 9))),
+        ...Array.from({ length: 5_000 }, () =>
+          frame(FRAME.continuation, 0, 1, block.subarray(0, 9)),
+        ),
       ],
       'window updates': Array.from({ length: 5_000 }, () =>
         frame(FRAME.windowUpdate, 0, 0, uint32(0x7fffffff)),
@@ -191,7 +201,10 @@ describe('with default limits', () => {
         const abort = new AbortController();
         const calls = Array.from({ length: 60 }, (_, index) =>
           index % 2
-            ? keyward.createKey({ parent: 'tenants/acme', keyId: `cancelled-${round}-${index}` }, abort)
+            ? keyward.createKey(
+                { parent: 'tenants/acme', keyId: `cancelled-${round}-${index}` },
+                abort,
+              )
             : keyward.encrypt({ name: KEY, plaintext: SECRET }, abort),
         );
         setTimeout(() => abort.abort(), 3 * round);
@@ -390,10 +403,15 @@ describe('with a short deadline', { concurrency: true }, () => {
 
 describe('the end of connections', () => {
   test('case 101: who shakes hands and then says nothing, or reads nothing, is disconnected', async () => {
-    await using hostile = await startHostile({ KEYWARD_DEADLINE_MS: '3000', KEYWARD_IDLE_MS: '1000' });
+    await using hostile = await startHostile({
+      KEYWARD_DEADLINE_MS: '3000',
+      KEYWARD_IDLE_MS: '1000',
+    });
     await hostile.staysHonest(async () => {});
     const before = hostile.openSockets();
-    const clients = await Promise.all(Array.from({ length: 10 }, () => FrameClient.connect(hostile.peer)));
+    const clients = await Promise.all(
+      Array.from({ length: 10 }, () => FrameClient.connect(hostile.peer)),
+    );
     try {
       for (const client of clients.slice(0, 5)) client.begin();
       for (const client of clients.slice(3, 8)) client.stopReading();

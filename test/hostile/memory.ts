@@ -1,9 +1,9 @@
 /**
- * Has a process say what it holds when it gets SIGUSR2: the bytes that are reachable, as a line of its log. Loaded before a
- * server by `NODE_OPTIONS=--import`.
+ * Has a process say what it holds when it gets SIGUSR2: the bytes that are reachable, as a line of
+ * its log. Loaded before a server by `NODE_OPTIONS=--import`.
  *
- * Resident memory does not say it: V8 collects garbage when it needs to, and malloc keeps what was freed in pieces. Knows no
- * test.
+ * Resident memory does not say it: V8 collects garbage when it needs to, and malloc keeps what was
+ * freed in pieces. Knows no test.
  */
 import { writeSync } from 'node:fs';
 import { setFlagsFromString } from 'node:v8';

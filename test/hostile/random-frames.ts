@@ -1,12 +1,20 @@
 /**
- * Frames at random, the same ones for the same seed: of every type and of none, of lengths that are right and wrong, on
- * streams that are open and not, mostly valid enough to get somewhere.
+ * Frames at random, the same ones for the same seed: of every type and of none, of lengths that are
+ * right and wrong, on streams that are open and not, mostly valid enough to get somewhere.
  *
  * Knows no limit of the server's.
  */
 import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { FLAG, FRAME, type FrameClient, frame, grpcFrame, headerBlock, uint32 } from '../faults/http2.ts';
+import {
+  FLAG,
+  FRAME,
+  type FrameClient,
+  frame,
+  grpcFrame,
+  headerBlock,
+  uint32,
+} from '../faults/http2.ts';
 import type { Flood, Flooder } from './rig.ts';
 
 const PATHS = [
@@ -19,7 +27,10 @@ const PATHS = [
 const FRAMES_AT_ONCE = 200;
 const TYPES = Object.values(FRAME);
 
-/** The flood for so many milliseconds. Its seed is in what is said when it fails; KEYWARD_TEST_SEED repeats it. */
+/**
+ * The flood for so many milliseconds. Its seed is in what is said when it fails; KEYWARD_TEST_SEED
+ * repeats it.
+ */
 export function randomFrames(ms: number): Flood {
   const seed = Number(process.env['KEYWARD_TEST_SEED'] ?? randomInt(2 ** 31));
   return {
@@ -46,7 +57,8 @@ async function fill(client: FrameClient, dice: Dice, end: number): Promise<void>
   void client.closed.then(() => {
     isOver = true;
   });
-  if (dice.happens(0.95)) client.begin(dice.happens(0.2) ? [[dice.below(8), dice.below(2 ** 32)]] : []);
+  if (dice.happens(0.95))
+    client.begin(dice.happens(0.2) ? [[dice.below(8), dice.below(2 ** 32)]] : []);
   if (dice.happens(0.3)) client.stopReading();
   let streams = 0;
   for (let round = dice.below(20); round >= 0 && !isOver && performance.now() < end; round--) {
@@ -62,7 +74,8 @@ async function fill(client: FrameClient, dice: Dice, end: number): Promise<void>
 /** A frame, or a whole request. */
 function randomFrame(dice: Dice, newest: number): Buffer {
   const stream = dice.happens(0.7) ? newest : dice.below(newest + 3);
-  const block = () => headerBlock(dice.one(PATHS), dice.happens(0.2) ? [['grpc-timeout', '40m']] : []);
+  const block = () =>
+    headerBlock(dice.one(PATHS), dice.happens(0.2) ? [['grpc-timeout', '40m']] : []);
   if (dice.happens(0.3)) {
     const data = frame(FRAME.data, FLAG.endStream, stream, grpcFrame(dice.bytes(dice.below(64))));
     return Buffer.concat([frame(FRAME.headers, FLAG.endHeaders, stream, block()), data]);
@@ -72,7 +85,8 @@ function randomFrame(dice: Dice, newest: number): Buffer {
   if (dice.happens(0.2))
     return frame(FRAME.windowUpdate, 0, dice.one([0, stream]), uint32(1 + dice.below(1_000)));
   if (dice.happens(0.2)) return frame(FRAME.ping, dice.below(2), 0, dice.bytes(8));
-  if (dice.happens(0.8)) return frame(FRAME.data, dice.below(2), stream, dice.bytes(dice.below(2_000)));
+  if (dice.happens(0.8))
+    return frame(FRAME.data, dice.below(2), stream, dice.bytes(dice.below(2_000)));
   const type = dice.happens(0.9) ? dice.one(TYPES) : dice.below(256);
   return frame(type, dice.below(256), dice.one([0, stream]), dice.bytes(dice.below(100)));
 }

@@ -1,6 +1,6 @@
 /**
- * Requests that are wrong, in what they say and in how they are sent: each is refused with a status that says so, and
- * nobody else notices. Attacks by number and by time are in load.test.ts.
+ * Requests that are wrong, in what they say and in how they are sent: each is refused with a status
+ * that says so, and nobody else notices. Attacks by number and by time are in load.test.ts.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -15,7 +15,13 @@ import { type HostileService, SECRET, startHostile } from './service.ts';
 const GET_TENANT = '/keyward.v1.AdminService/GetTenant';
 const CREATE_TENANT = '/keyward.v1.AdminService/CreateTenant';
 const ENCRYPT = '/keyward.v1.EncryptionService/Encrypt';
-const STATUS = { ok: 0, invalidArgument: 3, deadlineExceeded: 4, resourceExhausted: 8, unimplemented: 12 };
+const STATUS = {
+  ok: 0,
+  invalidArgument: 3,
+  deadlineExceeded: 4,
+  resourceExhausted: 8,
+  unimplemented: 12,
+};
 
 let hostile: HostileService;
 
@@ -29,11 +35,19 @@ after(async () => {
 
 const acme = grpcFrame(field(1, 'tenants/acme'));
 
-/** The attack's answers, none of them UNKNOWN or INTERNAL or without a reason, while honest calls go on. */
-async function refused(attack: (session: ClientHttp2Session) => Promise<Answer[]>): Promise<Answer[]> {
+/**
+ * The attack's answers, none of them UNKNOWN or INTERNAL or without a reason, while honest calls go
+ * on.
+ */
+async function refused(
+  attack: (session: ClientHttp2Session) => Promise<Answer[]>,
+): Promise<Answer[]> {
   const answers = await hostile.staysHonest(attack);
   for (const answer of answers) {
-    assert.ok(answer.status !== 2 && answer.status !== 13, `status ${answer.status}: ${answer.message}`);
+    assert.ok(
+      answer.status !== 2 && answer.status !== 13,
+      `status ${answer.status}: ${answer.message}`,
+    );
     if (answer.status !== undefined && answer.status !== STATUS.ok) {
       assert.ok(answer.reason, `no reason: ${answer.message}`);
     }
@@ -53,7 +67,10 @@ describe('messages', () => {
   test('case 39: a message over the limit, or that claims to be, is MESSAGE_TOO_LARGE', async () => {
     const answers = await refused((session) =>
       Promise.all([
-        call(session, { path: ENCRYPT, body: [grpcFrame(Buffer.alloc(0), { length: 0xffffffff })] }),
+        call(session, {
+          path: ENCRYPT,
+          body: [grpcFrame(Buffer.alloc(0), { length: 0xffffffff })],
+        }),
         call(session, {
           path: ENCRYPT,
           body: [grpcFrame(Buffer.alloc(0), { length: 0xffffffff })],
@@ -87,7 +104,8 @@ describe('messages', () => {
 
   test('case 39: a batch of two million items, entries or keys of an entry is refused before it is decoded', async () => {
     const limit = 4_194_304;
-    const filled = (hex: string, length = 2_000_000) => Buffer.alloc(length, Buffer.from(hex, 'hex'));
+    const filled = (hex: string, length = 2_000_000) =>
+      Buffer.alloc(length, Buffer.from(hex, 'hex'));
     const twice = (part: Buffer) => Buffer.concat([part, part]);
     const messages = [
       filled('1200', limit),
@@ -98,7 +116,10 @@ describe('messages', () => {
     ];
     const methods = ['BatchEncrypt', 'BatchDecrypt', 'BatchReEncrypt'];
     const attacks = methods.flatMap((method) => messages.map((message) => ({ method, message })));
-    attacks.push({ method: 'BatchGenerateDataKey', message: twice(field(2, field(2, filled('0a00')))) });
+    attacks.push({
+      method: 'BatchGenerateDataKey',
+      message: twice(field(2, field(2, filled('0a00')))),
+    });
     const answers = await refused(async (session) => {
       const each: Answer[] = [];
       // One at a time: together they are almost as many bytes as the service takes.
@@ -121,7 +142,8 @@ describe('messages', () => {
   test('case 40: bytes that are no message are INVALID_ARGUMENT, whatever the method', async () => {
     const paths = Object.entries(METHODS).flatMap(([service, rows]) =>
       Object.keys(rows)
-        // Its one field is a flag, which is set by whatever isn't 0: there is no such checkpoint then.
+        // Its one field is a flag, which is set by whatever isn't 0: there is no such checkpoint
+        // then.
         .filter((method) => method !== 'GetCheckpoint')
         .map((method) => `/${service}/${method}`),
     );
@@ -162,7 +184,9 @@ describe('messages', () => {
     ];
     const halves = [[grpcFrame(Buffer.alloc(5), { length: 10 })], [Buffer.from([0, 0])]];
     const answers = await refused((session) =>
-      Promise.all([...wrongCounts, ...halves].map((body) => call(session, { path: GET_TENANT, body }))),
+      Promise.all(
+        [...wrongCounts, ...halves].map((body) => call(session, { path: GET_TENANT, body })),
+      ),
     );
     assert.deepEqual(summary(answers), [
       ...repeated(wrongCounts.length, [STATUS.unimplemented, 'MESSAGE_COUNT_WRONG']),
@@ -172,9 +196,14 @@ describe('messages', () => {
 
   test('case 42: what is compressed is refused before it is inflated, in whatever encoding', async () => {
     const bomb = gzipSync(Buffer.alloc(256 * 1024 * 1024), { level: 1 });
-    const messages = [bomb.subarray(0, 4_000_000), gzipSync(acme), randomBytes(100), Buffer.alloc(0)];
-    const attempts = ['gzip', 'deflate', 'br', 'identity, gzip', 'x'.repeat(500)].flatMap((encoding) =>
-      messages.map((message) => ({ encoding, message })),
+    const messages = [
+      bomb.subarray(0, 4_000_000),
+      gzipSync(acme),
+      randomBytes(100),
+      Buffer.alloc(0),
+    ];
+    const attempts = ['gzip', 'deflate', 'br', 'identity, gzip', 'x'.repeat(500)].flatMap(
+      (encoding) => messages.map((message) => ({ encoding, message })),
     );
     const before = hostile.residentBytes();
     const answers = await refused((session) =>
@@ -211,7 +240,20 @@ describe('messages', () => {
 
 describe('headers', () => {
   test('case 43: a deadline that is none is refused, an absurd one is cut to our own', async () => {
-    const wrong = ['', '1', 'S', 'abc', '-1S', '1.5S', '1s', '123456789S', '1S1S', '0x10S', 'NaNS', '١S'];
+    const wrong = [
+      '',
+      '1',
+      'S',
+      'abc',
+      '-1S',
+      '1.5S',
+      '1s',
+      '123456789S',
+      '1S1S',
+      '0x10S',
+      'NaNS',
+      '١S',
+    ];
     const answers = await refused((session) =>
       Promise.all(
         wrong.map((timeout) =>
@@ -219,7 +261,10 @@ describe('headers', () => {
         ),
       ),
     );
-    assert.deepEqual(summary(answers), repeated(wrong.length, [STATUS.invalidArgument, 'MALFORMED_REQUEST']));
+    assert.deepEqual(
+      summary(answers),
+      repeated(wrong.length, [STATUS.invalidArgument, 'MALFORMED_REQUEST']),
+    );
     const absurd = await refused((session) =>
       Promise.all(
         ['99999999H', '00000009S', '99999999M'].map((timeout) =>
@@ -288,7 +333,13 @@ describe('headers', () => {
   });
 
   test('case 44: what is not gRPC is told so by HTTP and by gRPC', async () => {
-    const types = ['application/json', 'application/grpc-web', 'application/grpc+json', 'text/plain', ''];
+    const types = [
+      'application/json',
+      'application/grpc-web',
+      'application/grpc+json',
+      'text/plain',
+      '',
+    ];
     const methods = ['GET', 'PUT', 'HEAD', 'OPTIONS'];
     const answers = await refused((session) =>
       Promise.all([
@@ -338,9 +389,20 @@ describe('headers', () => {
   });
 
   test('an unknown method is METHOD_UNKNOWN, and its name is nowhere repeated', async () => {
-    const paths = ['/keyward.v1.KeyService/Nothing', '/', '/x', `/${'a'.repeat(9_000)}`, '/a%0d%0ab/\u00ff'];
-    const answers = await refused((session) => Promise.all(paths.map((path) => call(session, { path }))));
-    assert.deepEqual(summary(answers), repeated(paths.length, [STATUS.unimplemented, 'METHOD_UNKNOWN']));
+    const paths = [
+      '/keyward.v1.KeyService/Nothing',
+      '/',
+      '/x',
+      `/${'a'.repeat(9_000)}`,
+      '/a%0d%0ab/\u00ff',
+    ];
+    const answers = await refused((session) =>
+      Promise.all(paths.map((path) => call(session, { path }))),
+    );
+    assert.deepEqual(
+      summary(answers),
+      repeated(paths.length, [STATUS.unimplemented, 'METHOD_UNKNOWN']),
+    );
     for (const { message } of answers) assert.equal(message, 'There is no such method.');
   });
 
@@ -389,7 +451,9 @@ describe('names', () => {
         expected: 'name',
       },
     ]);
-    const answers = await refused((session) => Promise.all(attempts.map((parts) => call(session, parts))));
+    const answers = await refused((session) =>
+      Promise.all(attempts.map((parts) => call(session, parts))),
+    );
     assert.deepEqual(
       answers.map(({ status, reason, fields }) => [status, reason, fields]),
       attempts.map(({ expected }) => [STATUS.invalidArgument, 'INVALID_FIELD', [expected]]),

@@ -1,9 +1,10 @@
 /**
  * Floods, and what has to be true after each of them, whatever it was.
  *
- * After a flood the same process serves; a caller on a new connection is answered at once; open files and memory are
- * what they were; the log says which connections were ended and why, and nothing went wrong unforeseen. Who floods comes
- * from an address of their own, by which the log's lines are known. Knows no flood.
+ * After a flood the same process serves; a caller on a new connection is answered at once; open
+ * files and memory are what they were; the log says which connections were ended and why, and
+ * nothing went wrong unforeseen. Who floods comes from an address of their own, by which the log's
+ * lines are known. Knows no flood.
  */
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
@@ -18,7 +19,11 @@ import { type Environment, eventually, type LogLine } from '../kit.ts';
 import { type HostileService, PARENT, startAgain, startHostile } from './service.ts';
 
 /** How a flood's callers present themselves: each is a row in a test's name. */
-export const CREDENTIALS = ['a certificate', 'no certificate', 'a certificate of another CA'] as const;
+export const CREDENTIALS = [
+  'a certificate',
+  'no certificate',
+  'a certificate of another CA',
+] as const;
 export type CredentialKind = (typeof CREDENTIALS)[number];
 
 /** Who floods. */
@@ -27,7 +32,10 @@ export interface Flooder {
   readonly peer: Peer;
   /** The port of the listener for health, which speaks no TLS. */
   readonly healthPort: number;
-  /** Shakes hands; the connection is closed when the flood is over. Undefined when the server does not let it. */
+  /**
+   * Shakes hands; the connection is closed when the flood is over. Undefined when the server does
+   * not let it.
+   */
   connect(options?: Parameters<typeof FrameClient.connect>[1]): Promise<FrameClient | undefined>;
   /** Connects to the listener for health. */
   connectPlain(): Promise<FrameClient>;
@@ -58,7 +66,10 @@ const HELD_SLACK_BYTES = 48 * 2 ** 20;
 const RESIDENT_SLACK_BYTES = 512 * 2 ** 20;
 /** Beside connections: what a process opens for a moment, or for the first time. */
 const FILES_SLACK = 3;
-/** What the server gives peers that say nothing, before they have shaken hands and after: tests wait for the end of it. */
+/**
+ * What the server gives peers that say nothing, before they have shaken hands and after: tests wait
+ * for the end of it.
+ */
 const PATIENCE = { KEYWARD_HANDSHAKE_MS: '1000', KEYWARD_KEEPALIVE_MS: '1000' };
 const ENDED = /(connection|certificate|handshake).*\b(closed|dropped|ended|refused|reset)\b/;
 
@@ -87,11 +98,18 @@ export class FloodedService implements AsyncDisposable {
   readonly #healthPort: number;
   readonly #otherCa = createCertificateAuthority('another CA');
   #hostile: HostileService;
-  /** What the process has open and holds before any flood: what each leaves behind would add up otherwise. */
+  /**
+   * What the process has open and holds before any flood: what each leaves behind would add up
+   * otherwise.
+   */
   #before: { readonly files: number; readonly held: number; readonly resident: number } | undefined;
   #flooders = 0;
 
-  constructor(hostile: HostileService, variables: Readonly<Record<string, string>>, healthPort: number) {
+  constructor(
+    hostile: HostileService,
+    variables: Readonly<Record<string, string>>,
+    healthPort: number,
+  ) {
     this.#hostile = hostile;
     this.#variables = variables;
     this.#healthPort = healthPort;
@@ -150,7 +168,9 @@ export class FloodedService implements AsyncDisposable {
   async #whileAlive(work: () => Promise<void>): Promise<void> {
     const { service } = this.#hostile;
     const ended = service.ended.then((how) => {
-      const lines = service.log.slice(-40).map((line) => String(line['text'] ?? JSON.stringify(line)));
+      const lines = service.log
+        .slice(-40)
+        .map((line) => String(line['text'] ?? JSON.stringify(line)));
       throw new Error(`the process ended (${how}); its last words:\n${lines.join('\n')}`);
     });
     const working = work();
@@ -199,7 +219,10 @@ export class FloodedService implements AsyncDisposable {
   async #answersNewcomers(usualMs: number): Promise<void> {
     const ms = await this.#newcomerMs();
     const limit = Math.max(WITHIN_MS, TIMES_AS_LONG * usualMs);
-    assert.ok(ms <= limit, `a new caller is answered after ${Math.round(ms)} ms, not ${Math.round(limit)}`);
+    assert.ok(
+      ms <= limit,
+      `a new caller is answered after ${Math.round(ms)} ms, not ${Math.round(limit)}`,
+    );
   }
 
   /** How long a call takes whose caller has yet to connect: the shortest of some. */
@@ -239,14 +262,21 @@ export class FloodedService implements AsyncDisposable {
     const isAbout = (line: LogLine) =>
       ENDED.test(String(line['msg'])) && JSON.stringify(line).includes(String(peer.localAddress));
     const { log } = this.#hostile.service;
-    await eventually(() => assert.ok(log.slice(from).some(isAbout), 'the log does not say what was ended'));
+    await eventually(() =>
+      assert.ok(log.slice(from).some(isAbout), 'the log does not say what was ended'),
+    );
   }
 
   #nothingIsUnforeseen(from: number): void {
     const lines = this.#hostile.service.log.slice(from).filter((line) => {
       const { level, outcome, text } = line;
       const isAlarm = level === 'error' || level === 'fatal';
-      return isAlarm || outcome === 'INTERNAL' || text !== undefined || /uncaught/i.test(String(line['msg']));
+      return (
+        isAlarm ||
+        outcome === 'INTERNAL' ||
+        text !== undefined ||
+        /uncaught/i.test(String(line['msg']))
+      );
     });
     assert.deepEqual(lines, []);
   }
@@ -256,11 +286,18 @@ async function hasEnded(ended: Promise<unknown>): Promise<boolean> {
   return Promise.race([ended.then(() => true), sleep(0, false)]);
 }
 
-/** An issuer of tokens whom nobody here has a token of: with it, connections need no certificate. */
+/**
+ * An issuer of tokens whom nobody here has a token of: with it, connections need no certificate.
+ */
 function writeIssuers({ directory }: Environment): string {
   const jwksFile = join(directory, 'jwks.json');
   writeFileSync(jwksFile, JSON.stringify({ keys: [signingKey('key-1').jwk] }));
-  const issuer = { name: 'corp', issuer: 'https://issuer.test/', algorithms: ['ES256'], audience: AUDIENCE };
+  const issuer = {
+    name: 'corp',
+    issuer: 'https://issuer.test/',
+    algorithms: ['ES256'],
+    audience: AUDIENCE,
+  };
   const path = join(directory, 'issuers.json');
   writeFileSync(path, JSON.stringify({ issuers: [{ ...issuer, jwksFile }] }));
   return path;

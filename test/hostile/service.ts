@@ -1,9 +1,10 @@
 /**
  * The service under attack: what the hostile tests share.
  *
- * Owns what has to hold during and after every attack, whatever it was: the process lives, honest calls succeed, on an
- * old connection and on a new one, neither answers nor log hold {@link SECRET}, and nothing that can fail is without a
- * listener for it (`listeners.ts`). Knows no attack.
+ * Owns what has to hold during and after every attack, whatever it was: the process lives, honest
+ * calls succeed, on an old connection and on a new one, neither answers nor log hold
+ * {@link SECRET}, and nothing that can fail is without a listener for it (`listeners.ts`). Knows no
+ * attack.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -65,7 +66,10 @@ export class HostileService implements AsyncDisposable {
     return result;
   }
 
-  /** A peer with a certificate of the environment's CA for a caller of this name, which has no right at all. */
+  /**
+   * A peer with a certificate of the environment's CA for a caller of this name, which has no right
+   * at all.
+   */
   peerOf(name: string): Peer {
     const { certPem, keyPem } = this.environment.ca.issue({
       subject: name,
@@ -96,7 +100,10 @@ export class HostileService implements AsyncDisposable {
     return this.#descriptors().filter((target) => target.startsWith('socket:')).length;
   }
 
-  /** Files and sockets that the server's process has open, connections to the database aside: it keeps as it likes. */
+  /**
+   * Files and sockets that the server's process has open, connections to the database aside: it
+   * keeps as it likes.
+   */
   openFiles(): number {
     const lent = this.#databaseSockets();
     return this.#descriptors().filter((target) => !lent.has(target)).length;
@@ -127,7 +134,9 @@ export class HostileService implements AsyncDisposable {
       return lines.map((line) => line.trim().split(/\s+/));
     });
     return new Set(
-      sockets.flatMap((columns) => (columns[2]?.endsWith(`:${port}`) ? [`socket:[${columns[9]}]`] : [])),
+      sockets.flatMap((columns) =>
+        columns[2]?.endsWith(`:${port}`) ? [`socket:[${columns[9]}]`] : [],
+      ),
     );
   }
 
@@ -141,14 +150,22 @@ export class HostileService implements AsyncDisposable {
     for (const encoding of ['hex', 'base64', 'base64url', 'latin1'] as const) {
       assert.ok(!written.includes(SECRET.toString(encoding)), 'a secret is in a log or an error');
     }
-    assert.doesNotMatch(written, /"outcome":"(INTERNAL|UNKNOWN)"|uncaught|a call that was not let in/i);
+    assert.doesNotMatch(
+      written,
+      /"outcome":"(INTERNAL|UNKNOWN)"|uncaught|a call that was not let in/i,
+    );
   }
 }
 
-/** The service with these settings, with one tenant and one key; `prepare` is done first, and may add to them. */
+/**
+ * The service with these settings, with one tenant and one key; `prepare` is done first, and may
+ * add to them.
+ */
 export async function startHostile(
   variables: Readonly<Record<string, string>> = {},
-  prepare: (environment: Environment) => Promise<Readonly<Record<string, string>>> = async () => ({}),
+  prepare: (
+    environment: Environment,
+  ) => Promise<Readonly<Record<string, string>>> = async () => ({}),
 ): Promise<HostileService> {
   const environment = await newEnvironment();
   const all = { ...variables, ...(await prepare(environment)) };
@@ -158,7 +175,9 @@ export async function startHostile(
   return hostile;
 }
 
-/** The service on an environment that has been made already, with its tenant and key if it had them. */
+/**
+ * The service on an environment that has been made already, with its tenant and key if it had them.
+ */
 export async function startAgain(
   environment: Environment,
   variables: Readonly<Record<string, string>>,

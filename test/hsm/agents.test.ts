@@ -1,8 +1,9 @@
 /**
- * The agents' lives: how they start, hang, end and are replaced, whatever the PKCS#11 library does to them.
+ * The agents' lives: how they start, hang, end and are replaced, whatever the PKCS#11 library does
+ * to them.
  *
- * Speaks to `HsmAgents` as the server does, over a token of its own and `test/faults/pkcs11.c`. What callers see of all
- * this over the wire is `faults.test.ts`.
+ * Speaks to `HsmAgents` as the server does, over a token of its own and `test/faults/pkcs11.c`.
+ * What callers see of all this over the wire is `faults.test.ts`.
  */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -18,7 +19,12 @@ import { HsmAgents, type HsmAgentsOptions } from '../../src/hsm/agents.ts';
 import { NO_SUBJECT, PURPOSE } from '../../src/hsm/ciphertext.ts';
 import { encode } from '../../src/hsm/codec.ts';
 import { ALGORITHM, type SealedKeyVersion, sealedKeyVersion } from '../../src/hsm/key-version.ts';
-import { decodeReply, encodeRequest, type ReplyOf, type ServeSettings } from '../../src/hsm/protocol.ts';
+import {
+  decodeReply,
+  encodeRequest,
+  type ReplyOf,
+  type ServeSettings,
+} from '../../src/hsm/protocol.ts';
 import { initializeToken } from '../../src/hsm/token-commands.ts';
 import {
   type AnyId,
@@ -52,7 +58,10 @@ describe('the HSM agents', () => {
     const parent = process.env['KEYWARD_TEST_DIRECTORY'];
     assert.ok(parent);
     directory = mkdtempSync(join(parent, 'agents-'));
-    const token = await createSoftHsmToken({ directory: join(directory, 'token'), label: 'agents' });
+    const token = await createSoftHsmToken({
+      directory: join(directory, 'token'),
+      label: 'agents',
+    });
     faults = faultsFor(join(directory, 'faults'), tokenVariables(token));
     const opening = {
       module: faults.variables['KEYWARD_HSM_MODULE'] ?? '',
@@ -89,7 +98,9 @@ describe('the HSM agents', () => {
 
   const environmentOf = ({ variables }: Pkcs11Faults) =>
     Object.fromEntries(
-      (variables['KEYWARD_HSM_ENVIRONMENT'] ?? '').split(',').map((name) => [name, variables[name] ?? '']),
+      (variables['KEYWARD_HSM_ENVIRONMENT'] ?? '')
+        .split(',')
+        .map((name) => [name, variables[name] ?? '']),
     );
   const agentEnvironment = () => environmentOf(faults);
   const soon = () => monotonicNow() + 30_000;
@@ -261,7 +272,8 @@ describe('the HSM agents', () => {
   test('case 65: of many agents that end at once, one logs in before the others do', async () => {
     const agents = await start({ count: 4 });
     const [kept, ...killed] = agents.pids;
-    // Of those that start together one may come when another's login has SoftHSM write the token's file, and be started again.
+    // Of those that start together one may come when another's login has SoftHSM write the token's
+    // file, and be started again.
     log = [];
     faults.set(`C_Login return ${CKR.PIN_INCORRECT}`);
     for (const pid of killed) process.kill(pid, 'SIGKILL');
@@ -354,7 +366,8 @@ describe('the HSM agents', () => {
     });
     agent.send({
       name: 'initializeToken',
-      encode: (requestId) => encodeRequest(requestId, 'initializeToken', Number.POSITIVE_INFINITY, request),
+      encode: (requestId) =>
+        encodeRequest(requestId, 'initializeToken', Number.POSITIVE_INFINITY, request),
       attempts: 0,
       startedAfter: 0,
       settle: (frame) => {

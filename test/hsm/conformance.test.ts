@@ -1,8 +1,9 @@
 /**
- * The conformance suites on every PKCS#11 module at hand: SoftHSM always, NSS's softoken where the system has it.
+ * The conformance suites on every PKCS#11 module at hand: SoftHSM always, NSS's softoken where the
+ * system has it.
  *
- * NSS is the proof that the profile is probed and not guessed: it wants an initialisation string, and it knows no way to
- * keep CKA_COPYABLE and CKA_LOCAL of a token object.
+ * NSS is the proof that the profile is probed and not guessed: it wants an initialisation string,
+ * and it knows no way to keep CKA_COPYABLE and CKA_LOCAL of a token object.
  */
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -31,8 +32,10 @@ await createSoftHsmToken({ directory: emptyToken, label: 'conformance' });
 
 for (const suite of [conformance, tokenKeysConformance]) {
   suite('SoftHSM', { skip: false }, newSoftHsmToken);
-  suite('NSS softoken', { skip: SOFTOKEN === undefined && 'libsoftokn3.so is not installed here' }, () =>
-    newSoftokenToken(SOFTOKEN ?? ''),
+  suite(
+    'NSS softoken',
+    { skip: SOFTOKEN === undefined && 'libsoftokn3.so is not installed here' },
+    () => newSoftokenToken(SOFTOKEN ?? ''),
   );
 }
 
@@ -70,7 +73,9 @@ function newSoftokenToken(module: string): FreshToken {
   const pinFile = join(directory, 'pin');
   writeFileSync(pinFile, 'nss-user-pin\n', { mode: 0o600 });
   const moduleParameters = `configdir='sql:${database}' certPrefix='' keyPrefix='' secmod='secmod.db' flags=`;
-  const { PKCS11: Library } = createRequire(import.meta.url)('pkcs11js') as { PKCS11: new () => PKCS11 };
+  const { PKCS11: Library } = createRequire(import.meta.url)('pkcs11js') as {
+    PKCS11: new () => PKCS11;
+  };
   const library = new Library();
   library.load(module);
   library.C_Initialize({ libraryParameters: moduleParameters, flags: 2 });

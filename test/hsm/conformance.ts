@@ -1,5 +1,6 @@
 /**
- * What every PKCS#11 token must do behind the agents: one suite, run against each module that is at hand.
+ * What every PKCS#11 token must do behind the agents: one suite, run against each module that is at
+ * hand.
  *
  * Speaks to agents as the server does, through `HsmAgents`. Knows no module.
  */
@@ -113,7 +114,10 @@ export function conformance(
         { ...token.settings, environmentId: settings.environmentId },
         token.environment,
       );
-      assert.deepEqual({ profile, objects }, { profile: settings.profile, objects: settings.objects });
+      assert.deepEqual(
+        { profile, objects },
+        { profile: settings.profile, objects: settings.objects },
+      );
     });
 
     test('every required attribute is enforced, or waived by name', () => {
@@ -172,7 +176,8 @@ export function conformance(
       for (const own of versions) {
         const { ciphertext } = await seal(own, Buffer.from('own'));
         for (const other of versions) {
-          if (other === own) assert.equal((await open(other, ciphertext)).plaintext.toString(), 'own');
+          if (other === own)
+            assert.equal((await open(other, ciphertext)).plaintext.toString(), 'own');
           else await assert.rejects(open(other, ciphertext), { reason: 'DECRYPTION_FAILED' });
         }
       }
@@ -180,7 +185,9 @@ export function conformance(
 
     test('another context does not open', async () => {
       const { ciphertext } = await seal(version, Buffer.from('x'));
-      await assert.rejects(open(version, ciphertext, Buffer.alloc(32)), { reason: 'DECRYPTION_FAILED' });
+      await assert.rejects(open(version, ciphertext, Buffer.alloc(32)), {
+        reason: 'DECRYPTION_FAILED',
+      });
     });
 
     test('case 36: a sealed version with any part changed is refused before it is unwrapped', async () => {
@@ -204,7 +211,9 @@ export function conformance(
         { seal: Buffer.alloc(0) },
       ];
       for (const change of changes) {
-        await assert.rejects(open({ ...version, ...change }, ciphertext), { reason: 'STORED_ROW_CORRUPT' });
+        await assert.rejects(open({ ...version, ...change }, ciphertext), {
+          reason: 'STORED_ROW_CORRUPT',
+        });
       }
       assert.equal((await open(version, ciphertext)).plaintext.toString(), 'x');
     });
@@ -215,8 +224,11 @@ export function conformance(
       const sealRecord = { sealKeyId, kind: RECORD.policy, contents: [content, Buffer.alloc(0)] };
       const { seals } = await agents.call('sealRecords', sealRecord, soon());
       const [seal = Buffer.alloc(0), ofNothing = Buffer.alloc(0)] = seals;
-      const verify = async (kind: number, key: SealKeyId, items: { content: Buffer; seal: Buffer }[]) =>
-        (await agents.call('verifyRecords', { sealKeyId: key, kind, items }, soon())).verified;
+      const verify = async (
+        kind: number,
+        key: SealKeyId,
+        items: { content: Buffer; seal: Buffer }[],
+      ) => (await agents.call('verifyRecords', { sealKeyId: key, kind, items }, soon())).verified;
       assert.deepEqual(
         await verify(RECORD.policy, sealKeyId, [
           { content, seal },
@@ -229,7 +241,11 @@ export function conformance(
         [1, 1, 0, 0, 0, 0],
       );
       assert.deepEqual(await verify(RECORD.keyState, sealKeyId, [{ content, seal }]), [0]);
-      for (const other of [newId<SealKeyId>(), objectId<SealKeyId>('root'), objectId<SealKeyId>('mask')])
+      for (const other of [
+        newId<SealKeyId>(),
+        objectId<SealKeyId>('root'),
+        objectId<SealKeyId>('mask'),
+      ])
         assert.deepEqual(await verify(RECORD.policy, other, [{ content, seal }]), [0]);
       await assert.rejects(agents.call('sealRecords', { ...sealRecord, kind: 99 }, soon()), {
         reason: 'INTERNAL',
@@ -289,7 +305,12 @@ export function conformance(
       await assert.rejects(
         stopped.call(
           'open',
-          { keyVersion: Buffer.alloc(0), subject: NO_SUBJECT, contextDigest: digest, ciphertext: digest },
+          {
+            keyVersion: Buffer.alloc(0),
+            subject: NO_SUBJECT,
+            contextDigest: digest,
+            ciphertext: digest,
+          },
           soon(),
         ),
         { reason: 'HSM_UNAVAILABLE' },

@@ -1,8 +1,9 @@
 /**
  * The running service on an HSM that fails: cases 61 to 74, over the wire.
  *
- * The faults are made by `test/faults/pkcs11.c` between agent and token. What holds after each of them is checked by
- * `FaultyService.well`. How agents live and die by themselves is `agents.test.ts`.
+ * The faults are made by `test/faults/pkcs11.c` between agent and token. What holds after each of
+ * them is checked by `FaultyService.well`. How agents live and die by themselves is
+ * `agents.test.ts`.
  */
 import assert from 'node:assert/strict';
 import {
@@ -56,7 +57,12 @@ describe('a token that fails', () => {
     await faulty.settled();
   });
 
-  for (const name of ['DEVICE_ERROR', 'DEVICE_REMOVED', 'TOKEN_NOT_PRESENT', 'GENERAL_ERROR'] as const) {
+  for (const name of [
+    'DEVICE_ERROR',
+    'DEVICE_REMOVED',
+    'TOKEN_NOT_PRESENT',
+    'GENERAL_ERROR',
+  ] as const) {
     test(`case 61: while every call ends with ${name}, callers are told UNAVAILABLE, and served once it is over`, async () => {
       faulty.faults.set(`* return ${hex(CKR[name])}`);
       const failure = await failureOf(faulty.encrypt());
@@ -208,7 +214,10 @@ describe('a token that fails', () => {
 });
 
 describe('logging in', () => {
-  /** Three agents that have been killed while `rules` hold; returns once the first that came after has given up. */
+  /**
+   * Three agents that have been killed while `rules` hold; returns once the first that came after
+   * has given up.
+   */
   async function withFaultsAtLogin(rules: readonly string[]): Promise<FaultyService> {
     const faulty = await startFaultyService({ agents: 3 });
     const pids = await faulty.settled();
@@ -259,7 +268,9 @@ describe('logging in', () => {
   }
 
   test('case 65: with tries running out a changed PIN file is worth one try, but never the last', async () => {
-    await using faulty = await withFaultsAtLogin([`C_GetTokenInfo flags ${hex(CKF.USER_PIN_FINAL_TRY)}`]);
+    await using faulty = await withFaultsAtLogin([
+      `C_GetTokenInfo flags ${hex(CKF.USER_PIN_FINAL_TRY)}`,
+    ]);
     rewritePin(faulty, 1_000);
     await sleep(LOOK_MS);
     assert.equal(faulty.faults.met(), 0);
@@ -287,7 +298,10 @@ describe('logging in', () => {
     assert.equal(faults.met(), 1);
     assert.equal(await healthOf(service), 'NOT_SERVING');
     // Who may do what can't be verified.
-    assert.equal(await reasonOf(service.client().createTenant({ tenantId: 'acme' })), 'HSM_UNAVAILABLE');
+    assert.equal(
+      await reasonOf(service.client().createTenant({ tenantId: 'acme' })),
+      'HSM_UNAVAILABLE',
+    );
     writeFileSync(pinFile, right);
     await service.logged(({ msg }) => msg === 'serving');
     await service.client().createTenant({ tenantId: 'acme' });
@@ -475,7 +489,10 @@ describe('modules', () => {
   });
 
   test('case 73: a library that is no PKCS#11 module is named', async () => {
-    const library = join(import.meta.dirname, '../../node_modules/pkcs11js/build/Release/pkcs11.node');
+    const library = join(
+      import.meta.dirname,
+      '../../node_modules/pkcs11js/build/Release/pkcs11.node',
+    );
     const output = await refusal(['serve'], { KEYWARD_HSM_MODULE: library });
     assert.ok(output.includes(`${library} is not a PKCS#11 module`), output);
   });
@@ -486,7 +503,10 @@ describe('modules', () => {
     ['AES key wrap', [0x2109, 0x210a, 0x210b], /the token lacks .*AES_KEY_WRAP/],
   ] as const) {
     test(`case 73: a token without ${name} is refused by init and by serve, which name it`, async () => {
-      const faults = faultsFor(join(environment.directory, `faults-${numbers[0]}`), environment.variables);
+      const faults = faultsFor(
+        join(environment.directory, `faults-${numbers[0]}`),
+        environment.variables,
+      );
       faults.set(...numbers.map((number) => `C_GetMechanismList hide ${hex(number)}`));
       assert.match(await refusal(['token', 'init'], faults.variables), said);
       assert.match(await refusal(['serve'], faults.variables), said);

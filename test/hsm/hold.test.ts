@@ -1,6 +1,6 @@
 /**
- * Agents that are told of other token objects while they serve: what they hold then, how they are replaced for it under
- * calls, and what may happen meanwhile.
+ * Agents that are told of other token objects while they serve: what they hold then, how they are
+ * replaced for it under calls, and what may happen meanwhile.
  *
  * On SoftHSM, over `test/faults/pkcs11.c`. What every module must do is `token-keys.ts`.
  */
@@ -9,7 +9,12 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { copyToken, createSoftHsmToken, type SoftHsmToken, tokenVariables } from '../../softhsm/token.ts';
+import {
+  copyToken,
+  createSoftHsmToken,
+  type SoftHsmToken,
+  tokenVariables,
+} from '../../softhsm/token.ts';
 import { monotonicNow } from '../../src/call.ts';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
 import type { SealedKeyVersion } from '../../src/hsm/key-version.ts';
@@ -68,7 +73,10 @@ async function newBench(name: string): Promise<Bench> {
   return { softHsm, faults, rig };
 }
 
-/** Calls under way all the time, until the function that is returned is called; that resolves to how they went. */
+/**
+ * Calls under way all the time, until the function that is returned is called; that resolves to how
+ * they went.
+ */
 function keepCalling(agents: HsmAgents, version: SealedKeyVersion) {
   const outcome = { done: 0, failures: [] as unknown[], fewestAgents: Number.POSITIVE_INFINITY };
   let stopped = false;
@@ -76,7 +84,9 @@ function keepCalling(agents: HsmAgents, version: SealedKeyVersion) {
   const caller = async (_: unknown, index: number) => {
     while (!stopped) {
       const call: Promise<unknown> =
-        index % 2 === 0 ? seal(agents, version, 'x') : agents.call('random', random, monotonicNow() + 30_000);
+        index % 2 === 0
+          ? seal(agents, version, 'x')
+          : agents.call('random', random, monotonicNow() + 30_000);
       await call.then(
         () => {
           outcome.done += 1;
@@ -244,7 +254,9 @@ describe('an agent that ends meanwhile', () => {
     const before = agents.pids;
     // One that has done something is restarted at once.
     await Promise.all(
-      Array.from({ length: IN_FLIGHT }, () => agents.call('random', { length: 8 }, monotonicNow() + 30_000)),
+      Array.from({ length: IN_FLIGHT }, () =>
+        agents.call('random', { length: 8 }, monotonicNow() + 30_000),
+      ),
     );
     const victims = [...before];
     rig.onLine = ({ message }) => {
@@ -377,7 +389,9 @@ describe('an agent that is replaced', () => {
     // What is done last is slow.
     faults.set('C_GenerateRandom delay 100');
     const calls = Promise.all(
-      Array.from({ length: IN_FLIGHT }, () => agents.call('random', { length: 8 }, monotonicNow() + 30_000)),
+      Array.from({ length: IN_FLIGHT }, () =>
+        agents.call('random', { length: 8 }, monotonicNow() + 30_000),
+      ),
     );
     let isDone = false;
     const holding = agents.hold(rig.recorded('possible', extra)).finally(() => {
@@ -443,7 +457,9 @@ describe('an object that is there and is not what it must be', () => {
       const { rig, softHsm } = await newBench(`spoiled-${index}`);
       await tamperWith(softHsm, { role: 'mask', ...change });
       const mask = rig.first('mask');
-      const { agents, report } = await rig.startReporting({ objects: rig.recorded('expected', mask) });
+      const { agents, report } = await rig.startReporting({
+        objects: rig.recorded('expected', mask),
+      });
       assert.equal(report.problems.length, 1);
       assert.match(report.problems[0] ?? '', problem);
       assert.ok(rig.log.some(({ alert, level }) => alert === 'token-object' && level === 'error'));
@@ -465,7 +481,10 @@ describe('an object that is there and is not what it must be', () => {
       rig.destroy(root, mask),
       /the token has "theirs" under an id that was to be destroyed/,
     );
-    const conditions = (await rig.inspect()).objects.map(({ role, condition }) => [role, condition]);
+    const conditions = (await rig.inspect()).objects.map(({ role, condition }) => [
+      role,
+      condition,
+    ]);
     assert.deepEqual(Object.fromEntries(conditions), {
       root: 'found',
       seal: 'found',

@@ -1,6 +1,7 @@
 /**
- * Moving key versions from one token to another, as every two PKCS#11 tokens must do it behind their agents; and that no agent
- * that serves does any of it. One suite, run between the modules at hand. Knows no module and no row.
+ * Moving key versions from one token to another, as every two PKCS#11 tokens must do it behind
+ * their agents; and that no agent that serves does any of it. One suite, run between the modules at
+ * hand. Knows no module and no row.
  */
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
@@ -13,7 +14,14 @@ import { initializeToken } from '../../src/hsm/token-commands.ts';
 import { TokenRouter } from '../../src/hsm/token-router.ts';
 import { newId, type RootKeyId, type TokenId } from '../../src/ids.ts';
 import { eventually } from '../kit.ts';
-import { createVersion, type FreshToken, open, seal, TokenKeysRig, transfer } from './token-keys-rig.ts';
+import {
+  createVersion,
+  type FreshToken,
+  open,
+  seal,
+  TokenKeysRig,
+  transfer,
+} from './token-keys-rig.ts';
 
 const soon = () => monotonicNow() + 30_000;
 
@@ -35,7 +43,12 @@ export function movingConformance(
       rig = await TokenKeysRig.open(source);
       const { environmentId } = rig.settings;
       const made = await initializeToken({ ...target.settings, environmentId }, target.environment);
-      other = TokenKeysRig.over(target, { ...target.settings, environmentId, ...made, keyCacheSize: 4 });
+      other = TokenKeysRig.over(target, {
+        ...target.settings,
+        environmentId,
+        ...made,
+        keyCacheSize: 4,
+      });
     });
     afterEach(async () => {
       await rig?.stopAll();
@@ -55,7 +68,9 @@ export function movingConformance(
     test('are what they were, and open under the other token alone', async () => {
       const [agents, others] = [await rig.start(), await other.start()];
       const versions = await Promise.all([1, 2, 3].map(() => createVersion(agents, rig.keys)));
-      const sealed = await Promise.all(versions.map((version) => seal(agents, version, version.keyId)));
+      const sealed = await Promise.all(
+        versions.map((version) => seal(agents, version, version.keyId)),
+      );
       const { moved } = await move(versions);
       for (const [index, version] of versions.entries()) {
         const after = moved[index];
@@ -71,9 +86,16 @@ export function movingConformance(
 
     test('are told apart from those whose rows were changed, which are not moved', async () => {
       const agents = await rig.start();
-      const [first, second, third] = await Promise.all([1, 2, 3].map(() => createVersion(agents, rig.keys)));
+      const [first, second, third] = await Promise.all(
+        [1, 2, 3].map(() => createVersion(agents, rig.keys)),
+      );
       assert.ok(first && second && third);
-      const swapped = { ...second, wrapped: first.wrapped, checkValue: first.checkValue, seal: first.seal };
+      const swapped = {
+        ...second,
+        wrapped: first.wrapped,
+        checkValue: first.checkValue,
+        seal: first.seal,
+      };
       const renumbered = { ...third, version: 2 };
       const { moved } = await move([swapped, first, renumbered, third]);
       assert.deepEqual(
@@ -119,7 +141,10 @@ export function movingConformance(
       await assert.rejects(mover.call('random', { length: 1 }), /before start/);
       const serving = { ...settings, keyCacheSize: 1, despiteFailedTry: false };
       await assert.rejects(mover.call('start', serving), /opened already/);
-      await assert.rejects(mover.call('exportKeyVersions', { keyVersions: [] }), /no source of a move/);
+      await assert.rejects(
+        mover.call('exportKeyVersions', { keyVersions: [] }),
+        /no source of a move/,
+      );
     });
 
     test('are each used in their own token behind a router, and those of two tokens never together', async () => {

@@ -1,8 +1,9 @@
 /**
- * The agents' two operations of maintenance: bringing stored data keys under another version, item by item, and letting go of
- * what was unwrapped.
+ * The agents' two operations of maintenance: bringing stored data keys under another version, item
+ * by item, and letting go of what was unwrapped.
  *
- * Speaks to `HsmAgents` as the server does; `test/faults/pkcs11.c` counts what the token is asked for, and has it err.
+ * Speaks to `HsmAgents` as the server does; `test/faults/pkcs11.c` counts what the token is asked
+ * for, and has it err.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -92,7 +93,11 @@ function agentEnvironment(): Record<string, string> {
 
 /** Agents that are all ready. */
 async function start(
-  changes: { readonly count?: number; readonly keyCacheSize?: number; readonly callTimeoutMs?: number } = {},
+  changes: {
+    readonly count?: number;
+    readonly keyCacheSize?: number;
+    readonly callTimeoutMs?: number;
+  } = {},
 ): Promise<HsmAgents> {
   const { count = 1, keyCacheSize = settings.keyCacheSize, callTimeoutMs = 5_000 } = changes;
   const started = new HsmAgents({
@@ -112,9 +117,16 @@ async function start(
 function create(version: number, ofKey = keyId): Promise<SealedKeyVersion> {
   const objectId = <Id extends AnyId>(role: string) =>
     settings.objects.find((object) => object.role === role)?.objectId as Id;
-  const objects = { rootKeyId: objectId<RootKeyId>('root'), sealKeyId: objectId<SealKeyId>('seal') };
+  const objects = {
+    rootKeyId: objectId<RootKeyId>('root'),
+    sealKeyId: objectId<SealKeyId>('seal'),
+  };
   const algorithm = ALGORITHM.hmacSha512Aes256Gcm;
-  return agents.call('createKeyVersion', { tenantId, keyId: ofKey, version, algorithm, ...objects }, soon());
+  return agents.call(
+    'createKeyVersion',
+    { tenantId, keyId: ofKey, version, algorithm, ...objects },
+    soon(),
+  );
 }
 
 /** Issues a data key under the version; `source` says where that will be among the sources. */
@@ -147,7 +159,10 @@ async function rewrap(
   return results;
 }
 
-async function open(version: SealedKeyVersion, { subject, contextDigest, ciphertext }: Omit<Item, 'source'>) {
+async function open(
+  version: SealedKeyVersion,
+  { subject, contextDigest, ciphertext }: Omit<Item, 'source'>,
+) {
   const keyVersion = bytesOf(version);
   const request = { keyVersion, subject, contextDigest, ciphertext: Buffer.from(ciphertext) };
   return (await agents.call('open', request, soon())).plaintext;
@@ -166,7 +181,10 @@ describe('re-wrapping', () => {
       const { item, plaintext } = stored[index] as Stored;
       assert.equal(outcome, done);
       const header = parseHeader(ciphertext, [PURPOSE.storedDataKey]);
-      assert.deepEqual([header.keyId, header.version, header.purpose], [keyId, 3, PURPOSE.storedDataKey]);
+      assert.deepEqual(
+        [header.keyId, header.version, header.purpose],
+        [keyId, 3, PURPOSE.storedDataKey],
+      );
       assert.equal(ciphertext.length, item.ciphertext.length);
       assert.deepEqual(await open(third, { ...item, ciphertext }), plaintext);
       await assert.rejects(open(third, { ...item, subject: randomBytes(16), ciphertext }), {

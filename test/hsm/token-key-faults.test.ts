@@ -1,5 +1,6 @@
 /**
- * Root and seal keys on a token that misbehaves while they are made, or while key versions come under them.
+ * Root and seal keys on a token that misbehaves while they are made, or while key versions come
+ * under them.
  */
 import assert from 'node:assert/strict';
 import { readdirSync, renameSync } from 'node:fs';
@@ -50,12 +51,14 @@ describe('a token that misbehaves', () => {
       await faulty.keyward.pauseMaintenance();
       const fresh = await rotate();
       assert.equal(fresh.state, 'CURRENT');
-      const versions = () => sql(faulty.environment, 'SELECT key_id, seal FROM key_versions ORDER BY 1');
+      const versions = () =>
+        sql(faulty.environment, 'SELECT key_id, seal FROM key_versions ORDER BY 1');
       const before = await versions();
       const from = faulty.service.log.length;
       faulty.faults.set(`${fault} times 1`);
       await faulty.keyward.resumeMaintenance();
-      // Under a new seal key come the seals of key states first, and then, of the same pass, key versions.
+      // Under a new seal key come the seals of key states first, and then, of the same pass, key
+      // versions.
       const failed = what === 'seal' ? /sealing anew failed/ : /re-wrapping failed/;
       await faulty.service.logged(({ msg }) => failed.test(String(msg)), from);
       assert.equal(faulty.faults.met(), 1);
@@ -67,14 +70,20 @@ describe('a token that misbehaves', () => {
       assert.deepEqual([job.state, job.failed], ['SUCCEEDED', 0]);
       for (const { ciphertext } of kept)
         assert.deepEqual((await faulty.decrypt(ciphertext)).plaintext, PLAINTEXT);
-      assert.ok((await faulty.keyward.listKeys({ parent: PARENT })).keys.length > 0, 'every state verifies');
+      assert.ok(
+        (await faulty.keyward.listKeys({ parent: PARENT })).keys.length > 0,
+        'every state verifies',
+      );
     });
   }
 
   test('case 61: a root key that the token does not make is given up, and the next try makes one', async () => {
     const current = await newestRoot();
     faulty.faults.set(`C_GenerateKey return ${CKR.DEVICE_ERROR} times 1`);
-    assert.equal(await reasonOf(faulty.keyward.rotateRootKey({ parent: SYSTEM })), 'HSM_UNAVAILABLE');
+    assert.equal(
+      await reasonOf(faulty.keyward.rotateRootKey({ parent: SYSTEM })),
+      'HSM_UNAVAILABLE',
+    );
     assert.equal(faulty.faults.met(), 1);
     const abandoned = await newestRoot();
     assert.deepEqual([abandoned?.state, abandoned?.keyVersions], ['ABANDONED', 0]);
@@ -88,7 +97,10 @@ describe('a token that misbehaves', () => {
   test('case 72: a root key that comes out with a right too many is given up, and nothing is ever under it', async () => {
     // CKA_EXTRACTABLE, as the making agent reads it back.
     faulty.faults.set('C_GetAttributeValue report 0x162 1');
-    assert.equal(await reasonOf(faulty.keyward.rotateRootKey({ parent: SYSTEM })), 'HSM_UNAVAILABLE');
+    assert.equal(
+      await reasonOf(faulty.keyward.rotateRootKey({ parent: SYSTEM })),
+      'HSM_UNAVAILABLE',
+    );
     faulty.faults.set();
     const abandoned = await newestRoot();
     assert.equal(abandoned?.state, 'ABANDONED');
@@ -100,10 +112,15 @@ describe('a token that misbehaves', () => {
   test('case 69: with the token’s directory gone no root key is made, and once it is back one is', async () => {
     const tokens = join(faulty.environment.token.confFile, '..', 'tokens');
     const objects = () =>
-      readdirSync(tokens, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.object'));
+      readdirSync(tokens, { recursive: true, encoding: 'utf8' }).filter((name) =>
+        name.endsWith('.object'),
+      );
     const there = objects().length;
     renameSync(tokens, `${tokens}-away`);
-    assert.equal(await reasonOf(faulty.keyward.rotateRootKey({ parent: SYSTEM })), 'HSM_UNAVAILABLE');
+    assert.equal(
+      await reasonOf(faulty.keyward.rotateRootKey({ parent: SYSTEM })),
+      'HSM_UNAVAILABLE',
+    );
     assert.equal((await newestRoot())?.state, 'ABANDONED');
     renameSync(`${tokens}-away`, tokens);
     assert.equal(objects().length, there);

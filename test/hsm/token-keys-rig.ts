@@ -1,8 +1,9 @@
 /**
- * An environment in a token of its own, and agents over it: what tests of a token key's life stand on.
+ * An environment in a token of its own, and agents over it: what tests of a token key's life stand
+ * on.
  *
- * Keeps the record of the token's objects, as the database does, and speaks to agents as the server does. Knows no module
- * and no test.
+ * Keeps the record of the token's objects, as the database does, and speaks to agents as the server
+ * does. Knows no module and no test.
  */
 import assert from 'node:assert/strict';
 import { monotonicNow } from '../../src/call.ts';
@@ -17,7 +18,12 @@ import {
   initializeToken,
   inspectToken,
 } from '../../src/hsm/token-commands.ts';
-import type { TokenObject, TokenObjectRole, TokenPosture, TokenReport } from '../../src/hsm/token-profile.ts';
+import type {
+  TokenObject,
+  TokenObjectRole,
+  TokenPosture,
+  TokenReport,
+} from '../../src/hsm/token-profile.ts';
 import {
   type AnyId,
   type EnvironmentId,
@@ -121,7 +127,9 @@ export class TokenKeysRig {
     ...changed: readonly TokenObject[]
   ): TokenObject[] {
     const ids = new Set(changed.map(({ objectId }) => objectId));
-    return this.objects.map((object) => (ids.has(object.objectId) ? { ...object, presence } : object));
+    return this.objects.map((object) =>
+      ids.has(object.objectId) ? { ...object, presence } : object,
+    );
   }
 
   /** The record from now on. */
@@ -156,7 +164,9 @@ export class TokenKeysRig {
   }
 
   /** Agents that are all ready, and what the first of them said. */
-  async startReporting(options: StartOptions = {}): Promise<{ agents: HsmAgents; report: TokenReport }> {
+  async startReporting(
+    options: StartOptions = {},
+  ): Promise<{ agents: HsmAgents; report: TokenReport }> {
     const agents = this.agents(options);
     const report = await agents.start();
     await eventually(() => assert.equal(agents.pids.length, options.count ?? 2));
@@ -187,7 +197,11 @@ export function createVersion(agents: Calls, keys: Keys): Promise<SealedKeyVersi
   return agents.call('createKeyVersion', { ...identity, algorithm, ...keys }, soon());
 }
 
-export async function seal(agents: Calls, version: SealedKeyVersion, text: string): Promise<Buffer> {
+export async function seal(
+  agents: Calls,
+  version: SealedKeyVersion,
+  text: string,
+): Promise<Buffer> {
   const { ciphertext } = await agents.call(
     'seal',
     {
@@ -202,7 +216,11 @@ export async function seal(agents: Calls, version: SealedKeyVersion, text: strin
   return ciphertext;
 }
 
-export async function open(agents: Calls, version: SealedKeyVersion, ciphertext: Buffer): Promise<string> {
+export async function open(
+  agents: Calls,
+  version: SealedKeyVersion,
+  ciphertext: Buffer,
+): Promise<string> {
   const { plaintext } = await agents.call(
     'open',
     {
@@ -222,7 +240,12 @@ export async function transfer(
   versions: readonly SealedKeyVersion[],
   { rootKeyId, sealKeyId }: Keys,
 ): Promise<(SealedKeyVersion | undefined)[]> {
-  const items = versions.map((version) => ({ rootKeyId, keyVersion: encode(sealedKeyVersion, version) }));
+  const items = versions.map((version) => ({
+    rootKeyId,
+    keyVersion: encode(sealedKeyVersion, version),
+  }));
   const { keyVersions } = await agents.call('transfer', { sealKeyId, items }, soon());
-  return keyVersions.map((moved) => (moved.length === 0 ? undefined : decode(sealedKeyVersion, moved)));
+  return keyVersions.map((moved) =>
+    moved.length === 0 ? undefined : decode(sealedKeyVersion, moved),
+  );
 }

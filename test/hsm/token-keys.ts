@@ -1,6 +1,7 @@
 /**
- * The life of a token key, as every PKCS#11 token must have it behind the agents: made, held, key versions brought under
- * it, no longer held, destroyed. One suite, run against each module that is at hand.
+ * The life of a token key, as every PKCS#11 token must have it behind the agents: made, held, key
+ * versions brought under it, no longer held, destroyed. One suite, run against each module that is
+ * at hand.
  *
  * What agents do at their starts and ends meanwhile is `hold.test.ts`. Knows no module.
  */
@@ -55,7 +56,11 @@ function making(rigOf: () => TokenKeysRig): void {
       assert.deepEqual([made.role, made.condition], [role, 'found']);
       assert.ok(made.attributes.length >= 12);
       for (const { attribute, state } of made.attributes)
-        assert.equal(state, rig.settings.waivers.includes(attribute) ? 'waived' : 'enforced', attribute);
+        assert.equal(
+          state,
+          rig.settings.waivers.includes(attribute) ? 'waived' : 'enforced',
+          attribute,
+        );
       assert.deepEqual(unrecorded, []);
     });
   }
@@ -98,7 +103,11 @@ function making(rigOf: () => TokenKeysRig): void {
 
   test('none is made in a token that holds another environment', async () => {
     const rig = rigOf();
-    const foreign = { ...rig.settings, environmentId: newId<EnvironmentId>(), objectId: newId<AnyId>() };
+    const foreign = {
+      ...rig.settings,
+      environmentId: newId<EnvironmentId>(),
+      objectId: newId<AnyId>(),
+    };
     await assert.rejects(
       createTokenKey({ ...foreign, role: 'root' }, rig.token.environment),
       /of another environment/,
@@ -131,7 +140,10 @@ function transferring(rigOf: () => TokenKeysRig): void {
 
   test('under another seal key and the same root, a version keeps its wrapped bytes', async () => {
     const rig = rigOf();
-    const target = { ...rig.keys, sealKeyId: keysOf(rig.first('root'), await rig.make('seal')).sealKeyId };
+    const target = {
+      ...rig.keys,
+      sealKeyId: keysOf(rig.first('root'), await rig.make('seal')).sealKeyId,
+    };
     const agents = await rig.start();
     const version = await createVersion(agents, rig.keys);
     const [moved] = await transfer(agents, [version], target);
@@ -153,7 +165,9 @@ function transferring(rigOf: () => TokenKeysRig): void {
     const rig = rigOf();
     const target = keysOf(await rig.make('root'), await rig.make('seal'));
     const agents = await rig.start();
-    const [first, second, last] = await Promise.all([1, 2, 3].map(() => createVersion(agents, rig.keys)));
+    const [first, second, last] = await Promise.all(
+      [1, 2, 3].map(() => createVersion(agents, rig.keys)),
+    );
     assert.ok(first && second && last);
     const changes: Partial<SealedKeyVersion>[] = [
       { wrapped: flipped(second.wrapped) },
@@ -185,7 +199,8 @@ function transferring(rigOf: () => TokenKeysRig): void {
       { ...rig.keys, rootKeyId: newId() },
       { ...rig.keys, sealKeyId: newId() },
     ] as (typeof rig.keys)[];
-    for (const target of missing) await assert.rejects(transfer(agents, [version], target), isMissingObject);
+    for (const target of missing)
+      await assert.rejects(transfer(agents, [version], target), isMissingObject);
     assert.equal(await open(agents, version, await seal(agents, version, 'x')), 'x');
   });
 }
@@ -221,12 +236,19 @@ function destroying(rigOf: () => TokenKeysRig): void {
       [],
     );
     const { objects } = await rig.inspect();
-    assert.equal(objects.find(({ objectId }) => objectId === doomed.objectId)?.condition, 'missing');
+    assert.equal(
+      objects.find(({ objectId }) => objectId === doomed.objectId)?.condition,
+      'missing',
+    );
   });
 
   test('several keys are destroyed at once, also when some are gone already', async () => {
     const rig = rigOf();
-    const doomed = [await rig.make('root'), await rig.make('seal'), await rig.make('root')] as const;
+    const doomed = [
+      await rig.make('root'),
+      await rig.make('seal'),
+      await rig.make('root'),
+    ] as const;
     assert.equal(await rig.destroy(doomed[1]), 1);
     assert.equal(await rig.destroy(...doomed), 2);
     rig.record(rig.recorded('gone', ...doomed));
@@ -237,7 +259,10 @@ function destroying(rigOf: () => TokenKeysRig): void {
     const rig = rigOf();
     const kept = await rig.make('root');
     const foreign = { ...rig.settings, environmentId: newId<EnvironmentId>(), objects: [kept] };
-    await assert.rejects(destroyTokenKeys(foreign, rig.token.environment), /of another environment/);
+    await assert.rejects(
+      destroyTokenKeys(foreign, rig.token.environment),
+      /of another environment/,
+    );
     const agents = await rig.start();
     assert.ok(agents.held.includes(kept.objectId));
   });
@@ -267,7 +292,10 @@ function presences(rigOf: () => TokenKeysRig): void {
   test('a destroyed key that is there again is reported and logged, and not used', async () => {
     const rig = rigOf();
     const back = await rig.make('root');
-    const { agents, report } = await rig.startReporting({ objects: rig.recorded('gone', back), count: 1 });
+    const { agents, report } = await rig.startReporting({
+      objects: rig.recorded('gone', back),
+      count: 1,
+    });
     const problem = `the root key ${back.objectId} was destroyed and is in the token again`;
     assert.deepEqual([report.problems, problemsIn(rig)], [[problem], [problem]]);
     assert.ok(!report.held.includes(back.objectId));
@@ -284,7 +312,10 @@ function presences(rigOf: () => TokenKeysRig): void {
     assert.deepEqual([report.problems, problemsIn(rig)], [[], []]);
     for (const object of [there, absent]) {
       assert.ok(!report.held.includes(object.objectId));
-      await assert.rejects(createVersion(agents, keysOf(object, rig.first('seal'))), isMissingObject);
+      await assert.rejects(
+        createVersion(agents, keysOf(object, rig.first('seal'))),
+        isMissingObject,
+      );
     }
     const { pids } = agents;
     await agents.hold(objects);
@@ -298,7 +329,9 @@ function presences(rigOf: () => TokenKeysRig): void {
       const objects = rig.objects.filter(({ objectId }) => objectId !== unknown.objectId);
       await assert.rejects(
         rig.agents({ objects }).start(),
-        new RegExp(`labelled keyward ${role} .*; of ${unknown.objectId} the database knows nothing`),
+        new RegExp(
+          `labelled keyward ${role} .*; of ${unknown.objectId} the database knows nothing`,
+        ),
       );
     }
   });

@@ -1,10 +1,11 @@
 /**
  * The Dockerfile's stages, done in plain folders where there is no container engine.
  *
- * Owns what each instruction comes to here. COPY is done in full, `.dockerignore` included, so a file that the
- * Dockerfile forgets is missing here as well; so are the build and the laying out. `npm ci` links what set-up installed
- * by `npm ci`, of that only what the instruction's options leave; what only a container has (packages of the system,
- * accounts) isn't done. An instruction that this file doesn't know fails the test.
+ * Owns what each instruction comes to here. COPY is done in full, `.dockerignore` included, so a
+ * file that the Dockerfile forgets is missing here as well; so are the build and the laying out.
+ * `npm ci` links what set-up installed by `npm ci`, of that only what the instruction's options
+ * leave; what only a container has (packages of the system, accounts) isn't done. An instruction
+ * that this file doesn't know fails the test.
  */
 import { spawnSync } from 'node:child_process';
 import {
@@ -33,7 +34,10 @@ export interface Built {
   readonly root: string;
   /** What ENV set. */
   readonly environment: Readonly<Record<string, string>>;
-  /** Instructions of which the last counts, by their keywords: ENTRYPOINT, CMD, USER, STOPSIGNAL, HEALTHCHECK. */
+  /**
+   * Instructions of which the last counts, by their keywords: ENTRYPOINT, CMD, USER, STOPSIGNAL,
+   * HEALTHCHECK.
+   */
   readonly settings: Readonly<Record<string, string>>;
 }
 
@@ -54,7 +58,10 @@ function readDockerfile(): ReadonlyMap<string, Stage> {
   return stages;
 }
 
-/** Does a stage and all that it stands on, each in a folder of its own in `work`; `done` keeps them for the next. */
+/**
+ * Does a stage and all that it stands on, each in a folder of its own in `work`; `done` keeps them
+ * for the next.
+ */
 export function buildStage(name: string, work: string, done: Map<string, Built>): Built {
   const known = done.get(name);
   if (known !== undefined) return known;
@@ -84,7 +91,9 @@ export function buildStage(name: string, work: string, done: Map<string, Built>)
 
 function readVariables(text: string): Record<string, string> {
   const pairs = text.matchAll(/([A-Za-z_]\w*)=(?:"([^"]*)"|(\S*))/g);
-  return Object.fromEntries([...pairs].map(([, name = '', quoted, bare]) => [name, quoted ?? bare ?? '']));
+  return Object.fromEntries(
+    [...pairs].map(([, name = '', quoted, bare]) => [name, quoted ?? bare ?? '']),
+  );
 }
 
 interface Places {
@@ -104,9 +113,11 @@ function copy(text: string, { source, root, workingDirectory }: Places): void {
     const from = join(source ?? ROOT, word);
     if (!existsSync(from) || (source === undefined && isIgnored(word)))
       throw new Error(`COPY finds no ${word}`);
-    const into = to.endsWith('/') && statSync(from).isFile() ? join(target, basename(word)) : target;
+    const into =
+      to.endsWith('/') && statSync(from).isFile() ? join(target, basename(word)) : target;
     mkdirSync(dirname(into), { recursive: true, mode: 0o755 });
-    const filter = (file: string) => source !== undefined || !isIgnored(file.slice(ROOT.length + 1));
+    const filter = (file: string) =>
+      source !== undefined || !isIgnored(file.slice(ROOT.length + 1));
     cpSync(from, into, { recursive: true, filter });
     if (mode !== undefined) chmodSync(into, Number.parseInt(mode, 8));
   }

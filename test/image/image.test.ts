@@ -1,8 +1,9 @@
 /**
- * The image and the packages, made by the Dockerfile's own instructions in plain folders (dockerfile.ts): what is in
- * them, and that they run, the service as an account that owns nothing.
+ * The image and the packages, made by the Dockerfile's own instructions in plain folders
+ * (dockerfile.ts): what is in them, and that they run, the service as an account that owns nothing.
  *
- * No container engine is needed, and what only one can show isn't shown: that the base image's commands succeed.
+ * No container engine is needed, and what only one can show isn't shown: that the base image's
+ * commands succeed.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
@@ -63,7 +64,10 @@ after(async () => {
   if (work !== undefined) rmSync(work, { recursive: true, force: true });
 });
 
-/** The service's settings, as the image has them and with the environment's files given to the account. */
+/**
+ * The service's settings, as the image has them and with the environment's files given to the
+ * account.
+ */
 async function settings(): Promise<Record<string, string>> {
   const folder = join(work, 'secrets');
   mkdirSync(folder, { mode: 0o700 });
@@ -73,13 +77,21 @@ async function settings(): Promise<Record<string, string>> {
     environment.token.label,
   );
   const files: Record<string, string> = {};
-  for (const name of ['KEYWARD_TLS_CERT_FILE', 'KEYWARD_TLS_KEY_FILE', 'KEYWARD_TLS_CLIENT_CA_FILE']) {
+  for (const name of [
+    'KEYWARD_TLS_CERT_FILE',
+    'KEYWARD_TLS_KEY_FILE',
+    'KEYWARD_TLS_CLIENT_CA_FILE',
+  ]) {
     const file = join(folder, name);
     cpSync(environment.variables[name] ?? '', file);
     files[name] = file;
   }
   files['DATABASE_URL_FILE'] = secret(folder, 'database-url', environment.urls.service);
-  files['MIGRATION_DATABASE_URL_FILE'] = secret(folder, 'migration-database-url', environment.urls.owner);
+  files['MIGRATION_DATABASE_URL_FILE'] = secret(
+    folder,
+    'migration-database-url',
+    environment.urls.owner,
+  );
   give(folder);
   return {
     ...image.environment,
@@ -106,12 +118,24 @@ function give(folder: string): void {
 
 /** Runs a command of the image as the account, to its end. */
 function command(args: readonly string[], changes: Record<string, string> = {}) {
-  const options = { ...ACCOUNT, cwd: tree, env: { ...variables, ...changes }, encoding: 'utf8' } as const;
-  const { status, stdout, stderr } = spawnSync(node, [join(tree, 'dist', 'main.js'), ...args], options);
+  const options = {
+    ...ACCOUNT,
+    cwd: tree,
+    env: { ...variables, ...changes },
+    encoding: 'utf8',
+  } as const;
+  const { status, stdout, stderr } = spawnSync(
+    node,
+    [join(tree, 'dist', 'main.js'), ...args],
+    options,
+  );
   return { status, output: stdout + stderr };
 }
 
-/** Starts the service as the account; resolves with its port once its own health command says that it serves. */
+/**
+ * Starts the service as the account; resolves with its port once its own health command says that
+ * it serves.
+ */
 async function serve(
   changes: Record<string, string> = {},
 ): Promise<{ port: number; end(): Promise<number | null> }> {
@@ -129,7 +153,10 @@ async function serve(
   }
   const ended = new Promise<number | null>((resolve) => child.once('close', resolve));
   const explain = () => log;
-  await eventually(() => assert.deepEqual(command(['health']), { status: 0, output: 'SERVING\n' }), explain);
+  await eventually(
+    () => assert.deepEqual(command(['health']), { status: 0, output: 'SERVING\n' }),
+    explain,
+  );
   const port = await eventually(
     () => Number(/"port":(\d+).*"listening"/.exec(log)?.[1] ?? assert.fail('its log says no port')),
     explain,
@@ -149,7 +176,15 @@ function filesIn(folder: string): string[] {
 
 describe('the image’s tree', () => {
   test('has the built server, its contract, its migrations, its packages, and nothing else', () => {
-    const expected = ['LICENSE', 'dist', 'migrations', 'node_modules', 'package.json', 'proto', 'softhsm'];
+    const expected = [
+      'LICENSE',
+      'dist',
+      'migrations',
+      'node_modules',
+      'package.json',
+      'proto',
+      'softhsm',
+    ];
     assert.deepEqual(readdirSync(tree).sort(), expected);
     const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
     assert.deepEqual(command(['--version']), { status: 0, output: `${version}\n` });
@@ -174,7 +209,9 @@ describe('the image’s tree', () => {
     const { packages } = JSON.parse(readFileSync(join(ROOT, 'package-lock.json'), 'utf8'));
     const manifest = /^(node_modules\/(?:.*\/node_modules\/)?(?:@[^/]+\/)?[^/]+)\/package\.json$/;
     const present = filesIn(tree).flatMap((name) => manifest.exec(name)?.[1] ?? []);
-    assert.ok(present.includes('node_modules/pg') && present.includes('node_modules/node-pg-migrate'));
+    assert.ok(
+      present.includes('node_modules/pg') && present.includes('node_modules/node-pg-migrate'),
+    );
     for (const path of present) {
       const { dev, optional, devOptional, link } = packages[path] ?? { dev: true };
       assert.ok(!(dev || optional || devOptional || link), path);
@@ -248,11 +285,19 @@ describe('the service of the image', () => {
       SOFTHSM2_CONF: join(folder, 'conf'),
     };
     const make = () =>
-      execFileSync(node, ['softhsm/container-token.js'], { ...ACCOUNT, cwd: tree, env, encoding: 'utf8' });
+      execFileSync(node, ['softhsm/container-token.js'], {
+        ...ACCOUNT,
+        cwd: tree,
+        env,
+        encoding: 'utf8',
+      });
     assert.equal(make(), 'the token keyward is made\n');
     assert.equal(make(), 'the token keyward is there\n');
     // It opens by that PIN, and holds nothing of the environment that the database is of.
-    assert.match(command(['token', 'check'], env).output, /^keyward-server: the token has no .+ key /);
+    assert.match(
+      command(['token', 'check'], env).output,
+      /^keyward-server: the token has no .+ key /,
+    );
   });
 
   test('serves a project that installed the packed client and command, on the Node that the host has', async () => {
@@ -286,7 +331,11 @@ describe('the service of the image', () => {
 
   test('describes by reflection, where that is on, what it serves', async () => {
     const { port, end } = await serve({ KEYWARD_REFLECTION: 'true' });
-    const { certPem, keyPem } = environment.ca.issue({ subject: 'curious', usage: 'client', uris: [TESTER] });
+    const { certPem, keyPem } = environment.ca.issue({
+      subject: 'curious',
+      usage: 'client',
+      uris: [TESTER],
+    });
     using session = openSession({ port, ca: environment.ca.certPem, cert: certPem, key: keyPem });
     const { body } = await call(session, {
       path: '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo',
@@ -300,7 +349,16 @@ describe('the service of the image', () => {
 
   test('the packed client’s types hold in a strict project', () => {
     const compiler = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc');
-    const options = ['--noEmit', '--strict', '--module', 'nodenext', '--target', 'es2023', '--types', 'node'];
+    const options = [
+      '--noEmit',
+      '--strict',
+      '--module',
+      'nodenext',
+      '--target',
+      'es2023',
+      '--types',
+      'node',
+    ];
     const { status, stdout } = spawnSync(process.execPath, [compiler, ...options, 'main.ts'], {
       cwd: installPackages(),
       encoding: 'utf8',
@@ -322,8 +380,8 @@ keyward.close();
 `;
 
 /**
- * A project with the packages in its node_modules, unpacked from what `npm pack` made; what they depend on is linked
- * from ours, so that no registry is asked.
+ * A project with the packages in its node_modules, unpacked from what `npm pack` made; what they
+ * depend on is linked from ours, so that no registry is asked.
  */
 function installPackages(): string {
   const project = mkdtempSync(join(work, 'project-'));
@@ -344,7 +402,8 @@ function installPackages(): string {
       [],
     );
     const { dependencies } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'));
-    for (const name of Object.keys(dependencies)) if (name !== 'keyward-client') link(name, modules);
+    for (const name of Object.keys(dependencies))
+      if (name !== 'keyward-client') link(name, modules);
   }
   link('@types/node', modules);
   return project;

@@ -1,6 +1,6 @@
 /**
- * The encryption context: two that differ never have one digest, two that are equal always have, and what could make
- * different ones look alike is refused.
+ * The encryption context: two that differ never have one digest, two that are equal always have,
+ * and what could make different ones look alike is refused.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
@@ -29,13 +29,18 @@ function isAccepted(context: EncryptionContext): boolean {
 
 /** Both in the order given, so that they are unequal unless every entry is equal. */
 function equal(first: EncryptionContext, second: EncryptionContext): boolean {
-  return first.size === second.size && [...first].every(([key, value]) => second.get(key) === value);
+  return (
+    first.size === second.size && [...first].every(([key, value]) => second.get(key) === value)
+  );
 }
 
 /** Texts that callers send, and texts made to be taken for one another. */
 const text = fc.oneof(
   fc.string({ unit: 'grapheme', maxLength: 12 }),
-  fc.string({ unit: fc.constantFrom('a', 'b', '|', '=', '\u{10000}', '\ue000', '\u00e9'), maxLength: 4 }),
+  fc.string({
+    unit: fc.constantFrom('a', 'b', '|', '=', '\u{10000}', '\ue000', '\u00e9'),
+    maxLength: 4,
+  }),
   fc.constantFrom('__proto__', 'constructor', 'toString', 'a\u0301', '\u00e1'),
 );
 const context: fc.Arbitrary<EncryptionContext> = fc
@@ -54,7 +59,8 @@ describe('the digest of an encryption context', () => {
   });
 
   it('case 47: differs between contexts that are alike once joined', () => {
-    // All ways to cut the same characters into keys and values, by every separator that one might join with.
+    // All ways to cut the same characters into keys and values, by every separator that one might
+    // join with.
     const alike = ['', '|', '=', '&', ',', ':', ' ', '\u00a0'].flatMap((separator) => {
       const parts = ['a', 'b', 'c', 'd'];
       return [
@@ -70,7 +76,10 @@ describe('the digest of an encryption context', () => {
     const digests = [...contexts.values()].map((each) => contextDigest(each).toString('hex'));
     assert.ok(contexts.size > 30);
     assert.equal(new Set(digests).size, contexts.size);
-    assert.notDeepEqual(contextDigest(new Map([['a|b', 'c']])), contextDigest(new Map([['a', 'b|c']])));
+    assert.notDeepEqual(
+      contextDigest(new Map([['a|b', 'c']])),
+      contextDigest(new Map([['a', 'b|c']])),
+    );
   });
 
   it('differs when bytes move between a key, its value and the next entry', () => {
@@ -81,7 +90,9 @@ describe('the digest of an encryption context', () => {
         const [key, value] = entries[which % entries.length] ?? assert.fail();
         const joined = key + value;
         const cut = at % (joined.length + 1);
-        const moved = new Map(entries.map((entry) => (entry[0] === key ? split(joined, cut) : entry)));
+        const moved = new Map(
+          entries.map((entry) => (entry[0] === key ? split(joined, cut) : entry)),
+        );
         fc.pre(isAccepted(moved) && !equal(moved, whole));
         assert.notDeepEqual(contextDigest(moved), contextDigest(whole));
       }),
@@ -129,7 +140,8 @@ describe('the digest of an encryption context', () => {
 
 describe('an encryption context', () => {
   it('case 46: has up to 64 entries', () => {
-    const entries = (count: number) => new Map(Array.from({ length: count }, (_, i) => [`k${i}`, 'v']));
+    const entries = (count: number) =>
+      new Map(Array.from({ length: count }, (_, i) => [`k${i}`, 'v']));
     for (const count of [0, 1, 64]) accepts(entries(count));
     refuses(entries(65), /65 entries.*64/);
   });
@@ -150,7 +162,10 @@ describe('an encryption context', () => {
       accepts(new Map([['k'.repeat(rest), value]]));
       refuses(new Map([['k'.repeat(rest + 1), value]]), /8193 bytes/);
     }
-    const many = Array.from({ length: 64 }, (_, i) => [`${i}`.padStart(2, '0'), 'v'.repeat(126)] as const);
+    const many = Array.from(
+      { length: 64 },
+      (_, i) => [`${i}`.padStart(2, '0'), 'v'.repeat(126)] as const,
+    );
     accepts(new Map(many));
     refuses(new Map([...many.slice(1), ['00', 'v'.repeat(127)]]), /8193 bytes/);
   });
@@ -177,13 +192,24 @@ describe('an encryption context', () => {
   });
 
   it('case 46: may have __proto__ and the like for keys, each with its own digest', () => {
-    const keys = ['__proto__', 'constructor', 'prototype', 'toString', 'hasOwnProperty', '0', 'length'];
+    const keys = [
+      '__proto__',
+      'constructor',
+      'prototype',
+      'toString',
+      'hasOwnProperty',
+      '0',
+      'length',
+    ];
     const digests = keys.map((key) => {
       const one = new Map([[key, 'v']]);
       accepts(one);
       return contextDigest(one).toString('hex');
     });
-    assert.equal(new Set([...digests, contextDigest(new Map()).toString('hex')]).size, keys.length + 1);
+    assert.equal(
+      new Set([...digests, contextDigest(new Map()).toString('hex')]).size,
+      keys.length + 1,
+    );
   });
 
   it('case 46: has no control character, U+FFFD or lone surrogate anywhere in a key or value', () => {
@@ -191,7 +217,14 @@ describe('an encryption context', () => {
     const surrogates = [0xd800, 0xdbff, 0xdc00, 0xdfff];
     for (const code of [...controls, 0xfffd, ...surrogates]) {
       const bad = String.fromCharCode(code);
-      for (const around of [bad, `${bad}a`, `a${bad}`, `a${bad}a`, `\u{1f511}${bad}`, `${bad}\u{1f511}`]) {
+      for (const around of [
+        bad,
+        `${bad}a`,
+        `a${bad}`,
+        `a${bad}a`,
+        `\u{1f511}${bad}`,
+        `${bad}\u{1f511}`,
+      ]) {
         refuses(new Map([[around, 'v']]), /control character, U\+FFFD or invalid UTF-8/);
         refuses(new Map([['k', around]]), /control character, U\+FFFD or invalid UTF-8/);
       }
@@ -223,7 +256,10 @@ describe('an encryption context', () => {
         (error: unknown) => {
           assert.ok(error instanceof Error && 'reason' in error && 'fields' in error);
           assert.equal(error.reason, 'INVALID_FIELD');
-          const fields = error.fields as readonly { readonly field: string; readonly description: string }[];
+          const fields = error.fields as readonly {
+            readonly field: string;
+            readonly description: string;
+          }[];
           assert.deepEqual(
             fields.map(({ field }) => field),
             ['encryption_context'],
@@ -259,7 +295,16 @@ describe('an encryption context', () => {
       }),
       { numRuns: 1_000 },
     );
-    for (const each of [' ', '\u00a0', '\u2028', '\u202e', '\ufeff', '\ufffc', '\ufffe', '\u{10ffff}']) {
+    for (const each of [
+      ' ',
+      '\u00a0',
+      '\u2028',
+      '\u202e',
+      '\ufeff',
+      '\ufffc',
+      '\ufffe',
+      '\u{10ffff}',
+    ]) {
       accepts(new Map([[each, each]]));
     }
   });

@@ -39,7 +39,12 @@ after(async () => {
 async function newKey(name: string): Promise<KeyId> {
   const keyId = newId<KeyId>();
   await store.mutate(callOf(), { tenantId: acme, resource: name }, (tx) =>
-    insertKey(tx, { name, settings: SETTINGS, version: sampleVersion(acme, keyId), stateSeal: SAMPLE_SEAL }),
+    insertKey(tx, {
+      name,
+      settings: SETTINGS,
+      version: sampleVersion(acme, keyId),
+      stateSeal: SAMPLE_SEAL,
+    }),
   );
   return keyId;
 }
@@ -105,11 +110,22 @@ test('a replica that hears of no changes answers nothing from memory', async () 
   });
 });
 
-/** A cache over agents for whom no seal verifies and who hold these; and how often it raised an alarm. */
+/**
+ * A cache over agents for whom no seal verifies and who hold these; and how often it raised an
+ * alarm.
+ */
 function doubtful(held: readonly AnyId[]) {
   const alerts: object[] = [];
-  const doubting = { ...agents, held, call: async () => ({ verified: [0] }) } as KeyStatesParts['agents'];
-  const states = new KeyStates({ store, agents: doubting, log: { error: (fields) => alerts.push(fields) } });
+  const doubting = {
+    ...agents,
+    held,
+    call: async () => ({ verified: [0] }),
+  } as KeyStatesParts['agents'];
+  const states = new KeyStates({
+    store,
+    agents: doubting,
+    log: { error: (fields) => alerts.push(fields) },
+  });
   return { cache: new KeyCache(store, states, 100, () => true), alerts };
 }
 
@@ -122,7 +138,9 @@ test('a state under a seal key that no agent here has is not taken for one that 
   const held = doubtful([`${sealKeyId}` as AnyId]);
   await assert.rejects(held.cache.key(acme, keyId), { reason: 'KEY_STATE_CORRUPT' });
   assert.equal(held.alerts.length, 1);
-  await database.sql('UPDATE keys SET state_seal_key_id = gen_random_uuid() WHERE key_id = $1', [keyId]);
+  await database.sql('UPDATE keys SET state_seal_key_id = gen_random_uuid() WHERE key_id = $1', [
+    keyId,
+  ]);
   await assert.rejects(doubtful([]).cache.key(acme, keyId), { reason: 'KEY_STATE_CORRUPT' });
 });
 
@@ -131,7 +149,9 @@ test('a key that does not verify is not verified again for every call, and is on
   const { sealKeyId } = sampleVersion(acme, keyId);
   const { cache, alerts } = doubtful([`${sealKeyId}` as AnyId]);
   for (let call = 0; call < 50; call++)
-    await assert.rejects(cache.named({ tenant: 'acme', key: 'tampered' }), { reason: 'KEY_STATE_CORRUPT' });
+    await assert.rejects(cache.named({ tenant: 'acme', key: 'tampered' }), {
+      reason: 'KEY_STATE_CORRUPT',
+    });
   assert.equal(alerts.length, 1);
   cache.forget(acme, keyId);
   await assert.rejects(cache.key(acme, keyId), { reason: 'KEY_STATE_CORRUPT' });

@@ -1,6 +1,6 @@
 /**
- * Resource names: what is formatted parses to the same parts, what parses formats to the same text, and what is only
- * almost a name is none.
+ * Resource names: what is formatted parses to the same parts, what parses formats to the same text,
+ * and what is only almost a name is none.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
@@ -19,11 +19,16 @@ import {
 const LETTERS = 'abcdefghijklmnopqrstuvwxyz';
 const unit = fc.constantFrom(...LETTERS, ...'0123456789', '-');
 
-/** The grammar in words of our own: a letter, up to 61 letters, digits and hyphens, and a letter or digit. */
+/**
+ * The grammar in words of our own: a letter, up to 61 letters, digits and hyphens, and a letter or
+ * digit.
+ */
 const id = fc
   .tuple(
     fc.constantFrom(...LETTERS),
-    fc.option(fc.tuple(fc.string({ unit, maxLength: 61 }), fc.constantFrom(...LETTERS, ...'0123456789'))),
+    fc.option(
+      fc.tuple(fc.string({ unit, maxLength: 61 }), fc.constantFrom(...LETTERS, ...'0123456789')),
+    ),
   )
   .map(([first, rest]) => first + (rest?.join('') ?? ''));
 
@@ -36,7 +41,21 @@ const nearName = fc
   .array(
     fc.oneof(
       id,
-      fc.constantFrom('tenants', 'keys', 'versions', '', ' ', 'A', '-', 'a-', '1', 'é', '\n', '%2f', '..'),
+      fc.constantFrom(
+        'tenants',
+        'keys',
+        'versions',
+        '',
+        ' ',
+        'A',
+        '-',
+        'a-',
+        '1',
+        'é',
+        '\n',
+        '%2f',
+        '..',
+      ),
     ),
     { maxLength: 6 },
   )
@@ -62,7 +81,20 @@ const NOT_IDS = [
     'a\u0000',
     'a\r',
   ],
-  ...['é', 'a\u0301', 'ａ', 'a\u202eb', 'a\u200b', 'ſ', 'K', '*', '%61', '.', '..', `a${'b'.repeat(63)}`],
+  ...[
+    'é',
+    'a\u0301',
+    'ａ',
+    'a\u202eb',
+    'a\u200b',
+    'ſ',
+    'K',
+    '*',
+    '%61',
+    '.',
+    '..',
+    `a${'b'.repeat(63)}`,
+  ],
   ...["a'b", 'a"b', 'a;b', 'a\\b', '__proto__', 'a\ufffd', 'a\ud800'],
 ];
 
@@ -131,7 +163,8 @@ describe('a name', () => {
   });
 
   it('has parts of 1 to 63 characters', () => {
-    for (const length of [1, 2, 62, 63]) assert.ok(parseTenantName(`tenants/${'a'.repeat(length)}`));
+    for (const length of [1, 2, 62, 63])
+      assert.ok(parseTenantName(`tenants/${'a'.repeat(length)}`));
     assert.equal(parseTenantName(`tenants/${'a'.repeat(64)}`), undefined);
   });
 
@@ -157,7 +190,14 @@ describe('a name', () => {
         ' tenants/t',
         'tenants/t\n',
       ],
-      ...['Tenants/t', 'tenant/t', 'tenants\\t', 'tenants%2ft', '//keyward/tenants/t', 'tenants/t/keys'],
+      ...[
+        'Tenants/t',
+        'tenant/t',
+        'tenants\\t',
+        'tenants%2ft',
+        '//keyward/tenants/t',
+        'tenants/t/keys',
+      ],
     ]) {
       assert.equal(parseTenantName(bad), undefined, JSON.stringify(bad));
     }
@@ -170,7 +210,13 @@ describe('a name', () => {
         'keys/k',
         'tenants/keys/k',
       ],
-      ...['/tenants/t/keys/k', 'tenants/t/Keys/k', 'tenants/t/keys/k/versions/1', 'tenants/t/keys/k\n', 'k'],
+      ...[
+        '/tenants/t/keys/k',
+        'tenants/t/Keys/k',
+        'tenants/t/keys/k/versions/1',
+        'tenants/t/keys/k\n',
+        'k',
+      ],
       ...['tenants/t/keys/../keys/k', 'tenants/t/keys/k/x', 'keys/t/tenants/k'],
     ]) {
       assert.equal(parseKeyName(bad), undefined, JSON.stringify(bad));
@@ -205,7 +251,12 @@ describe('a name', () => {
     ]) {
       assert.equal(parseKeyVersionName(name(bad)), undefined, JSON.stringify(bad));
     }
-    for (const bad of ['versions/1', '/versions/1', 'tenants/t/versions/1', 'tenants/T/keys/k/versions/1']) {
+    for (const bad of [
+      'versions/1',
+      '/versions/1',
+      'tenants/t/versions/1',
+      'tenants/T/keys/k/versions/1',
+    ]) {
       assert.equal(parseKeyVersionName(bad), undefined, JSON.stringify(bad));
     }
   });

@@ -1,5 +1,6 @@
 /**
- * Page tokens: a list is read to its end by them, and one of another list, or with anything added, is refused.
+ * Page tokens: a list is read to its end by them, and one of another list, or with anything added,
+ * is refused.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
@@ -12,7 +13,10 @@ const HASH_CHARACTERS = 10;
 const ALPHABET = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
 
 const list = fc.string({ unit: 'grapheme', maxLength: 30 });
-const position = fc.oneof(fc.string({ unit: 'grapheme', maxLength: 30 }), fc.integer({ min: 1 }).map(String));
+const position = fc.oneof(
+  fc.string({ unit: 'grapheme', maxLength: 30 }),
+  fc.integer({ min: 1 }).map(String),
+);
 
 const anything = () => true;
 
@@ -22,7 +26,9 @@ function refuses(ofList: string, token: string): void {
     (error: unknown) => {
       assert.ok(error instanceof Error && 'reason' in error && 'fields' in error);
       assert.equal(error.reason, 'INVALID_FIELD');
-      assert.deepEqual(error.fields, [{ field: 'page_token', description: 'is not a token of this list' }]);
+      assert.deepEqual(error.fields, [
+        { field: 'page_token', description: 'is not a token of this list' },
+      ]);
       return true;
     },
     JSON.stringify(token),
@@ -39,7 +45,9 @@ describe('a page token', () => {
   });
 
   it('that is empty is the beginning of any list', () => {
-    fc.assert(fc.property(list, (ofList) => assert.equal(decodePageToken(ofList, '', anything), undefined)));
+    fc.assert(
+      fc.property(list, (ofList) => assert.equal(decodePageToken(ofList, '', anything), undefined)),
+    );
   });
 
   it('is never empty, which would be the beginning again', () => {
@@ -82,7 +90,8 @@ describe('a page token', () => {
     fc.assert(
       fc.property(position, (at) => {
         const token = encodePageToken(LIST, at);
-        for (const more of ['=', '==', ' ', '\n', '\u0000', '.', '+', '!', 'é']) refuses(LIST, token + more);
+        for (const more of ['=', '==', ' ', '\n', '\u0000', '.', '+', '!', 'é'])
+          refuses(LIST, token + more);
         refuses(LIST, ` ${token}`);
         const standard = token.replaceAll('-', '+').replaceAll('_', '/');
         if (standard !== token) refuses(LIST, standard);
@@ -101,7 +110,9 @@ describe('a page token', () => {
       decodePageToken(LIST, token, (text) => text === 'a'),
       'a',
     );
-    assert.throws(() => decodePageToken(LIST, token, (text) => text === 'b'), { reason: 'INVALID_FIELD' });
+    assert.throws(() => decodePageToken(LIST, token, (text) => text === 'b'), {
+      reason: 'INVALID_FIELD',
+    });
   });
 
   it('that is noise is refused', () => {

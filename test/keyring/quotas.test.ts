@@ -3,11 +3,16 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { TokenBucket } from '../../src/keyring/quotas.ts';
 
-/** Takers one after another: how much each wants, and how many milliseconds after the one before. */
-const takers = fc.array(fc.tuple(fc.integer({ min: 1, max: 50 }), fc.integer({ min: 0, max: 3_000 })), {
-  minLength: 1,
-  maxLength: 60,
-});
+/**
+ * Takers one after another: how much each wants, and how many milliseconds after the one before.
+ */
+const takers = fc.array(
+  fc.tuple(fc.integer({ min: 1, max: 50 }), fc.integer({ min: 0, max: 3_000 })),
+  {
+    minLength: 1,
+    maxLength: 60,
+  },
+);
 /** Shares a second: of 1 for many replicas up to more than anyone takes. */
 const shares = fc.double({ min: 0.1, max: 100, noNaN: true });
 
@@ -24,7 +29,8 @@ test('in no time does a bucket give more than its share of it, one second’s at
       for (const [from, { at: start }] of given.entries()) {
         let sum = 0;
         for (const { at, amount } of given.slice(from)) {
-          // Whoever gets something finds at least one, or a full bucket: all before him are within what came in.
+          // Whoever gets something finds at least one, or a full bucket: all before him are within
+          // what came in.
           const most = Math.max(1, share) + ((at - start) * share) / 1000;
           assert.ok(sum <= most + 1e-6, `${sum} before ${at - start} ms, at ${share}`);
           sum += amount;

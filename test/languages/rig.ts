@@ -1,18 +1,28 @@
 /**
- * Clients of other languages: each is built from what docs/other-languages.md has under its heading and a driver, and
- * run against the service.
+ * Clients of other languages: each is built from what docs/other-languages.md has under its heading
+ * and a driver, and run against the service.
  *
  * Invariants:
- * - a language whose tools are not on the machine, or whose registry cannot be reached, is skipped by name;
+ * - a language whose tools are not on the machine, or whose registry cannot be reached, is skipped
+ *   by name;
  * - whatever else goes wrong while building is a failure;
- * - a build is kept under `.keyward/languages/` until the document, the driver, the contract or the tools change.
+ * - a build is kept under `.keyward/languages/` until the document, the driver, the contract or the
+ *   tools change.
  *
  * Knows no language.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { before, describe, type TestContext, test } from 'node:test';
@@ -22,17 +32,23 @@ import { eventually, sharedService } from '../kit.ts';
 const ROOT = join(import.meta.dirname, '..', '..');
 const BUILDS = join(ROOT, '.keyward', 'languages');
 const STAMP = '.stamp';
-/** What tools print when their registry is out of reach; one that answers "there is no such version" is not. */
+/**
+ * What tools print when their registry is out of reach; one that answers "there is no such version"
+ * is not.
+ */
 const UNREACHABLE =
   /resolve host|name resolution|no such host|unknown ?host|dial tcp|connection refused|timed out|i\/o timeout|network is unreachable|NewConnectionError|Could not transfer artifact|connect to server|proxyconnect/i;
 /** The first build on a machine compiles whole libraries, beside all other tests. */
 const PATIENCE_MS = 1_800_000;
-/** Pages end before they have 4,000,000 bytes, with whole entries: the next one would have been too much for it. */
+/**
+ * Pages end before they have 4,000,000 bytes, with whole entries: the next one would have been too
+ * much for it.
+ */
 const LARGE_PAGE = 3_000_000;
 
 /**
- * A language as its test file describes it. Commands are run by bash, in the folder of the build; beside it may be a
- * `venv`, whose programs come first.
+ * A language as its test file describes it. Commands are run by bash, in the folder of the build;
+ * beside it may be a `venv`, whose programs come first.
  */
 export interface Language {
   /** The heading in the document. */
@@ -66,9 +82,13 @@ interface Block {
 /** Declares the tests of a language's client. */
 export function testLanguage(language: Language): void {
   const tools = bash(language, ROOT, language.tools);
-  const skip = tools.code === 0 ? false : `not on this machine: ${language.name}'s tools (${language.tools})`;
+  const skip =
+    tools.code === 0 ? false : `not on this machine: ${language.name}'s tools (${language.tools})`;
 
-  describe(`${language.name}, by what docs/other-languages.md has`, { skip, timeout: PATIENCE_MS }, () => {
+  describe(`${language.name}, by what docs/other-languages.md has`, {
+    skip,
+    timeout: PATIENCE_MS,
+  }, () => {
     let unreachable: string | undefined;
     before(
       () => {
@@ -103,14 +123,17 @@ export function testLanguage(language: Language): void {
     });
 
     if (language.floods) {
-      testBuilt('leaves the server as it was after 256 calls at a time with deadlines of 40 ms', async () => {
-        const { service, keyward } = shared;
-        const flood = startDriver(language, shared, ['flood']);
-        await flood.until('flooded');
-        const asked = { name: KEY, plaintext: Buffer.from('after') };
-        const answered = eventually(() => keyward.encrypt(asked)).then(() => 'answered');
-        assert.equal(await Promise.race([service.ended, answered]), 'answered');
-      });
+      testBuilt(
+        'leaves the server as it was after 256 calls at a time with deadlines of 40 ms',
+        async () => {
+          const { service, keyward } = shared;
+          const flood = startDriver(language, shared, ['flood']);
+          await flood.until('flooded');
+          const asked = { name: KEY, plaintext: Buffer.from('after') };
+          const answered = eventually(() => keyward.encrypt(asked)).then(() => 'answered');
+          assert.equal(await Promise.race([service.ended, answered]), 'answered');
+        },
+      );
     }
 
     testBuilt('tells that a call may be repeated whose connection ended', async () => {
@@ -127,13 +150,15 @@ const PARENT = 'tenants/acme';
 const KEY = `${PARENT}/keys/orders`;
 
 /**
- * The tenant and the key of the document, and more of an audit log than one page has: a batch is one entry, which has the
- * encryption context of every item.
+ * The tenant and the key of the document, and more of an audit log than one page has: a batch is
+ * one entry, which has the encryption context of every item.
  */
 async function prepareService(keyward: KeywardClient): Promise<void> {
   await keyward.createTenant({ tenantId: 'acme' });
   await keyward.createKey({ parent: PARENT, keyId: 'orders' });
-  const encryptionContext = Object.fromEntries(Array.from({ length: 60 }, (_, index) => [`k${index}`, 'v']));
+  const encryptionContext = Object.fromEntries(
+    Array.from({ length: 60 }, (_, index) => [`k${index}`, 'v']),
+  );
   const item = { parent: PARENT, ciphertext: Buffer.from('none'), encryptionContext };
   const requests = Array.from({ length: 100 }, () => item);
   const page = async () => {
@@ -188,13 +213,20 @@ function startDriver(
     linesOf,
     output: () => lines.join('\n'),
     until: async (word) => {
-      while (linesOf(word).length === 0 && !ended) await new Promise((resolve) => setTimeout(resolve, 20));
-      assert.ok(linesOf(word).length > 0, `the client ended without "${word}":\n${lines.join('\n')}`);
+      while (linesOf(word).length === 0 && !ended)
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      assert.ok(
+        linesOf(word).length > 0,
+        `the client ended without "${word}":\n${lines.join('\n')}`,
+      );
     },
   };
 }
 
-/** Builds the client unless that was done; returns why it could not, where a registry is out of reach. */
+/**
+ * Builds the client unless that was done; returns why it could not, where a registry is out of
+ * reach.
+ */
 function build(language: Language, tools: string): string | undefined {
   const folder = folderOf(language);
   const blocks = blocksOf(language.name);
@@ -203,24 +235,30 @@ function build(language: Language, tools: string): string | undefined {
   if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) return undefined;
   mkdirSync(folder, { recursive: true });
   for (const name of readdirSync(folder)) {
-    if (!language.keep?.includes(name)) rmSync(join(folder, name), { recursive: true, force: true });
+    if (!language.keep?.includes(name))
+      rmSync(join(folder, name), { recursive: true, force: true });
   }
   for (const { file, text } of blocks) {
     if (file === undefined) continue;
     mkdirSync(dirname(join(folder, file)), { recursive: true });
     writeFileSync(join(folder, file), text);
   }
-  for (const [driver, file] of Object.entries(language.files)) cpSync(driverFile(driver), join(folder, file));
+  for (const [driver, file] of Object.entries(language.files))
+    cpSync(driverFile(driver), join(folder, file));
   const commands = blocks.flatMap(({ file, text }) => (file === undefined ? [text] : []));
   const script = [language.prepare ?? '', ...commands, language.compile ?? ''].join('\n');
   const { code, output } = bash(language, folder, script);
-  if (code !== 0 && UNREACHABLE.test(output)) return `the registry of ${language.name} cannot be reached`;
+  if (code !== 0 && UNREACHABLE.test(output))
+    return `the registry of ${language.name} cannot be reached`;
   assert.equal(code, 0, `what the document has for ${language.name} does not build:\n${output}`);
   writeFileSync(stampFile, stamp);
   return undefined;
 }
 
-/** The fenced blocks under a heading of the document: "```go keyward.go" is a file, "```sh" a command. */
+/**
+ * The fenced blocks under a heading of the document: "```go keyward.go" is a file, "```sh" a
+ * command.
+ */
 function blocksOf(heading: string): readonly Block[] {
   const text = readFileSync(join(ROOT, 'docs', 'other-languages.md'), 'utf8');
   const section = text.split(/^## /m).find((part) => part.startsWith(`${heading}\n`));
@@ -261,7 +299,11 @@ function bash(language: Language, folder: string, script: string) {
 }
 
 function environmentOf(language: Language): NodeJS.ProcessEnv {
-  const own = [join(BUILDS, 'venv', 'bin'), join(ROOT, 'node_modules', '.bin'), process.env['PATH']];
+  const own = [
+    join(BUILDS, 'venv', 'bin'),
+    join(ROOT, 'node_modules', '.bin'),
+    process.env['PATH'],
+  ];
   return {
     ...process.env,
     KEYWARD: ROOT,

@@ -1,6 +1,6 @@
 /**
- * A million entries, verified: that every one of them counts, and that it takes neither memory nor a minute. What it took is
- * printed.
+ * A million entries, verified: that every one of them counts, and that it takes neither memory nor
+ * a minute. What it took is printed.
  */
 import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -39,7 +39,9 @@ it('a million entries verify, in memory that their number does not matter to', a
   const bytes = (statSync(join(folder, 'entries/0.jsonl')).size / 65_536) * ENTRIES;
   // What isn't collected yet is in it; the entries themselves would be four times as much.
   assert.ok(peak < bytes / 4, `${peak} bytes in buffers at a time, of ${bytes}`);
-  t.diagnostic(`${Math.round(ENTRIES / seconds)} entries a second: ${seconds.toFixed(1)} s for a million`);
+  t.diagnostic(
+    `${Math.round(ENTRIES / seconds)} entries a second: ${seconds.toFixed(1)} s for a million`,
+  );
   t.diagnostic(
     `${Math.round(bytes / ENTRIES)} bytes an entry; ${Math.round(peak / MEGABYTE)} MiB in buffers`,
   );

@@ -1,5 +1,6 @@
 /**
- * Frames at random for 45 s, by callers of every kind; the short form is part of `hostile/floods.test.ts`.
+ * Frames at random for 45 s, by callers of every kind; the short form is part of
+ * `hostile/floods.test.ts`.
  */
 import { test } from 'node:test';
 import { randomFrames } from '../hostile/random-frames.ts';

@@ -1,7 +1,7 @@
 /**
- * Case 88 at length: a million decryptions and readings of stored data keys while those are re-wrapped, rotation after
- * rotation, and key versions come under new root keys. Takes some three minutes; the short of it is in
- * `test/rpc/rewrap-under-way.test.ts`.
+ * Case 88 at length: a million decryptions and readings of stored data keys while those are
+ * re-wrapped, rotation after rotation, and key versions come under new root keys. Takes some three
+ * minutes; the short of it is in `test/rpc/rewrap-under-way.test.ts`.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -15,7 +15,10 @@ const READERS = 6;
 const PARENT = 'tenants/acme';
 const PAYLOAD = Buffer.from('p');
 
-/** Decrypts in batches, and opens stored data keys, until so many were asked for; a failure of one fails all. */
+/**
+ * Decrypts in batches, and opens stored data keys, until so many were asked for; a failure of one
+ * fails all.
+ */
 async function read(
   keyward: KeywardClient,
   name: string,
@@ -30,7 +33,10 @@ async function read(
       for (const result of await keyward.batchDecrypt({ parent: PARENT, requests }))
         assert.deepEqual('response' in result ? result.response.plaintext : result.error, PAYLOAD);
       const wanted = names[turn % names.length] ?? '';
-      assert.deepEqual((await keyward.getDataKey({ name: wanted })).plaintext, plaintexts.get(wanted));
+      assert.deepEqual(
+        (await keyward.getDataKey({ name: wanted })).plaintext,
+        plaintexts.get(wanted),
+      );
       done += BATCH + 1;
     }
   };

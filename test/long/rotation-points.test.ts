@@ -1,6 +1,6 @@
 /**
- * Case 84 at length: a replica cut off at every statement and every agent call of a tick. Takes some ten minutes; agent
- * calls and COMMITs alone are `test/rotation/points.test.ts`'s.
+ * Case 84 at length: a replica cut off at every statement and every agent call of a tick. Takes
+ * some ten minutes; agent calls and COMMITs alone are `test/rotation/points.test.ts`'s.
  *
  * Nobody is frozen at a statement: one that is holds its locks until Postgres ends its transaction.
  */

@@ -1,8 +1,10 @@
 /**
- * The points at which a replica can be cut off, counted: each statement that it sends and each call of an agent.
+ * The points at which a replica can be cut off, counted: each statement that it sends and each call
+ * of an agent.
  *
- * Invariant: a replica that has died does nothing more: no statement of it reaches Postgres, no agent begins a call for
- * it, and it waits for nothing, so that its promises end. Knows neither what is reconciled nor what has to hold.
+ * Invariant: a replica that has died does nothing more: no statement of it reaches Postgres, no
+ * agent begins a call for it, and it waits for nothing, so that its promises end. Knows neither
+ * what is reconciled nor what has to hold.
  */
 import type { Call } from '../../src/call.ts';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
@@ -11,9 +13,9 @@ import type { KeyringParts } from '../../src/keyring/keyring.ts';
 import type { Store } from '../../src/store/store.ts';
 
 /**
- * What happens at the point. `before`: the replica dies and it is not done. `after`: it is done and the replica dies
- * without having heard. `lost`: it is done, the answer is lost, and the replica lives on. `frozen`: it is done, and the
- * replica hears of it only when it is thawed.
+ * What happens at the point. `before`: the replica dies and it is not done. `after`: it is done and
+ * the replica dies without having heard. `lost`: it is done, the answer is lost, and the replica
+ * lives on. `frozen`: it is done, and the replica hears of it only when it is thawed.
  */
 export type Mode = 'before' | 'after' | 'lost' | 'frozen';
 
@@ -34,13 +36,16 @@ export interface Cut {
 /** Every step of a replica. */
 export const EVERY_STEP = (): boolean => true;
 
-/** The agents' work, and what makes Postgres's last: a crash elsewhere ends as one before the COMMIT that follows. */
+/**
+ * The agents' work, and what makes Postgres's last: a crash elsewhere ends as one before the COMMIT
+ * that follows.
+ */
 export const CALLS_AND_COMMITS = ({ kind, what }: Step): boolean =>
   kind === 'agent call' || what === 'COMMIT';
 
 /**
- * The same, but for what agents do while a key's row is locked: who is frozen there holds it until Postgres ends his
- * transaction.
+ * The same, but for what agents do while a key's row is locked: who is frozen there holds it until
+ * Postgres ends his transaction.
  */
 export const CALLS_AND_COMMITS_UNLOCKED = (step: Step): boolean =>
   CALLS_AND_COMMITS(step) && step.what !== 'verifyRecords' && step.what !== 'sealRecords';
@@ -138,7 +143,10 @@ export interface Hands {
   readonly makeTokenKey: KeyringParts['makeTokenKey'];
 }
 
-/** The agents, and the maker of token keys, as a replica has them that is cut off at those points. They themselves go on. */
+/**
+ * The agents, and the maker of token keys, as a replica has them that is cut off at those points.
+ * They themselves go on.
+ */
 export function cutHands(
   { agents, makeTokenKey }: Hands,
   points: Failpoints,
@@ -161,13 +169,14 @@ export function cutHands(
   };
   return {
     agents: cut as unknown as HsmAgents,
-    makeTokenKey: (key) => cutOff(points, { what: 'createTokenKey', unavailable }, () => makeTokenKey(key)),
+    makeTokenKey: (key) =>
+      cutOff(points, { what: 'createTokenKey', unavailable }, () => makeTokenKey(key)),
   };
 }
 
 /**
- * The store as such a replica has it: the dead wait for nothing, so every deadline has passed for them. Its statements are
- * cut by the proxy that it connects through.
+ * The store as such a replica has it: the dead wait for nothing, so every deadline has passed for
+ * them. Its statements are cut by the proxy that it connects through.
  */
 export function mortalStore(store: Store, points: Failpoints): Store {
   const mortal = (call: Call): Call => ({

@@ -1,15 +1,25 @@
 /**
- * The crash harness: a replica works through a tick and is cut off at one point; then others resume, two at once.
+ * The crash harness: a replica works through a tick and is cut off at one point; then others
+ * resume, two at once.
  *
- * Owns the course of such a run and the counting of points. What is cut and how is `failpoints.ts`', what has to hold is
- * `invariants.ts`'. One run is one point and one mode, from the world's beginning.
+ * Owns the course of such a run and the counting of points. What is cut and how is
+ * `failpoints.ts`', what has to hold is `invariants.ts`'. One run is one point and one mode, from
+ * the world's beginning.
  */
 import assert from 'node:assert/strict';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
 import type { Store } from '../../src/store/store.ts';
 import { type Cut, cutHands, Failpoints, mortalStore, type Step } from './failpoints.ts';
 import { violations } from './invariants.ts';
-import { hear, loadModules, type Modules, newReplica, openStore, type Replica, tick } from './replica.ts';
+import {
+  hear,
+  loadModules,
+  type Modules,
+  newReplica,
+  openStore,
+  type Replica,
+  tick,
+} from './replica.ts';
 import { type StatementProxy, startStatementProxy } from './statement-proxy.ts';
 import { newWorld, type World } from './world.ts';
 
@@ -82,7 +92,10 @@ export interface Stage extends AsyncDisposable {
 }
 
 /** Makes a world and a victim in it. */
-export async function newStage(begin: (world: World) => Promise<void>, modules?: Modules): Promise<Stage> {
+export async function newStage(
+  begin: (world: World) => Promise<void>,
+  modules?: Modules,
+): Promise<Stage> {
   const world = await newWorld(begin);
   const made = modules ?? (await loadModules());
   const victim = await Victim.open(world, made);
@@ -97,7 +110,10 @@ export async function newStage(begin: (world: World) => Promise<void>, modules?:
   };
 }
 
-/** One run: cut off, looked at, resumed by others, looked at. A frozen replica goes on when the others have done all. */
+/**
+ * One run: cut off, looked at, resumed by others, looked at. A frozen replica goes on when the
+ * others have done all.
+ */
 export async function run({ world, victim, modules }: Stage, cut?: Cut): Promise<Outcome> {
   await world.reset();
   const { over, isFrozen, troubles } = await live(victim, cut, [world.replica]);
@@ -108,13 +124,18 @@ export async function run({ world, victim, modules }: Stage, cut?: Cut): Promise
     const before = await world.dump();
     victim.points.thaw();
     await over;
-    found.push(...changes('a replica that was thawed when all was done', before, await world.dump()));
+    found.push(
+      ...changes('a replica that was thawed when all was done', before, await world.dump()),
+    );
   }
   if (isFrozen || victim.points.reached === undefined) found.push(...troubles());
   return { reached: victim.points.reached, violations: found };
 }
 
-/** One run in which the replica is frozen at that step, something happens meanwhile, and then it goes on. */
+/**
+ * One run in which the replica is frozen at that step, something happens meanwhile, and then it
+ * goes on.
+ */
 export async function runMeanwhile(
   { world, victim, modules }: Stage,
   cut: Omit<Cut, 'mode'>,
@@ -140,20 +161,35 @@ export interface Life {
   readonly troubles: () => readonly string[];
 }
 
-/** The victim's next life, up to its end or to where it is frozen, while the others run and hear of what it does. */
-export async function live(victim: Victim, cut?: Cut, others: readonly Replica[] = []): Promise<Life> {
+/**
+ * The victim's next life, up to its end or to where it is frozen, while the others run and hear of
+ * what it does.
+ */
+export async function live(
+  victim: Victim,
+  cut?: Cut,
+  others: readonly Replica[] = [],
+): Promise<Life> {
   const replica = victim.live(cut);
   const thrown: string[] = [];
   const over = tick(replica, others).catch((error: unknown) => {
     thrown.push(`${error}`);
   });
-  const isFrozen = await Promise.race([over.then(() => false), victim.points.frozen.then(() => true)]);
+  const isFrozen = await Promise.race([
+    over.then(() => false),
+    victim.points.frozen.then(() => true),
+  ]);
   const troubles = () =>
-    [...troublesOf(replica), ...thrown].map((trouble) => `a replica to which nothing was done: ${trouble}`);
+    [...troublesOf(replica), ...thrown].map(
+      (trouble) => `a replica to which nothing was done: ${trouble}`,
+    );
   return { over, isFrozen, troubles };
 }
 
-/** Those that ran have ended. Two others do what there is to do; then one more ticks, which must change nothing. */
+/**
+ * Those that ran have ended. Two others do what there is to do; then one more ticks, which must
+ * change nothing.
+ */
 export async function resume(world: World, modules: Modules): Promise<string[]> {
   await world.endReplicas();
   const resumers = [world.newReplica(modules), world.newReplica(modules, world.otherAgents)];
@@ -167,7 +203,10 @@ export async function resume(world: World, modules: Modules): Promise<string[]> 
   return [...found, ...changes('one more tick', before, await world.dump())];
 }
 
-/** Replicas start, and tick at once; and again while there was something that each must hear of, as the change feed has it. */
+/**
+ * Replicas start, and tick at once; and again while there was something that each must hear of, as
+ * the change feed has it.
+ */
 export async function settle(world: World, replicas: readonly Replica[]): Promise<void> {
   await Promise.all(replicas.map(hear));
   let heard: string;
@@ -178,7 +217,11 @@ export async function settle(world: World, replicas: readonly Replica[]): Promis
 }
 
 /** What differs between two dumps, for which `who` is to blame. */
-export function changes(who: string, before: readonly string[], after: readonly string[]): string[] {
+export function changes(
+  who: string,
+  before: readonly string[],
+  after: readonly string[],
+): string[] {
   const [old, young] = [new Set(before), new Set(after)];
   const gone = before.filter((row) => !young.has(row));
   const come = after.filter((row) => !old.has(row));
@@ -188,7 +231,10 @@ export function changes(who: string, before: readonly string[], after: readonly 
   ];
 }
 
-/** Runs with point 1, 2, 3 … until one never gets there; returns how many there are, or the first that broke something. */
+/**
+ * Runs with point 1, 2, 3 … until one never gets there; returns how many there are, or the first
+ * that broke something.
+ */
 export async function enumerate(
   runAt: (at: number) => Promise<Outcome>,
 ): Promise<{ readonly points: number; readonly broken?: Outcome }> {
@@ -208,9 +254,13 @@ export async function enumerateSafely(runAt: (at: number) => Promise<Outcome>): 
   return points;
 }
 
-const HELD_WARNING = /\/keys\/held\/versions\/1 a destruction failed .* wrapped under the key version/;
+const HELD_WARNING =
+  /\/keys\/held\/versions\/1 a destruction failed .* wrapped under the key version/;
 
-/** What a replica has warned of, but for the version of the scene `everything` that must not be destroyed: operators hear of that. */
+/**
+ * What a replica has warned of, but for the version of the scene `everything` that must not be
+ * destroyed: operators hear of that.
+ */
 export function troublesOf({ warnings }: Replica): string[] {
   return warnings.filter((warning) => !HELD_WARNING.test(warning));
 }

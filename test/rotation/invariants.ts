@@ -1,9 +1,10 @@
 /**
- * What has to hold of keys, versions, stored data keys, jobs and the audit log: at every instant, and when all is done.
+ * What has to hold of keys, versions, stored data keys, jobs and the audit log: at every instant,
+ * and when all is done.
  *
- * Each invariant is a sentence and a function that names what breaks it. Asks real agents; knows no fault and no order of
- * steps. What has to hold of token keys, of tenants and of the seals of states is in `token-invariants.ts`, `tenant-invariants.ts`
- * and `state-invariants.ts`.
+ * Each invariant is a sentence and a function that names what breaks it. Asks real agents; knows no
+ * fault and no order of steps. What has to hold of token keys, of tenants and of the seals of
+ * states is in `token-invariants.ts`, `tenant-invariants.ts` and `state-invariants.ts`.
  */
 import { randomBytes } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
@@ -52,15 +53,30 @@ const ALWAYS: readonly Invariant[] = [
     says: 'destroyed means erased: a key with all its versions and data keys',
     broken: destroyedByHalves,
   },
-  { says: 'versions are numbered from 1 without a gap, and the newest is the primary', broken: misnumbered },
+  {
+    says: 'versions are numbered from 1 without a gap, and the newest is the primary',
+    broken: misnumbered,
+  },
   {
     says: 'each rotation has one row of history, one job and one audit entry',
     broken: unrecordedRotations,
   },
-  { says: 'each thing destroyed has one audit entry, and nothing else has', broken: unrecordedDestructions },
-  { says: 'each job that came to its end has one audit entry, and no other has', broken: unrecordedEnds },
-  { says: 'a job has the ranges that it counts while it runs, and none afterwards', broken: strayRanges },
-  { says: 'a finished job has done, or named as failed, exactly what it had planned', broken: miscounted },
+  {
+    says: 'each thing destroyed has one audit entry, and nothing else has',
+    broken: unrecordedDestructions,
+  },
+  {
+    says: 'each job that came to its end has one audit entry, and no other has',
+    broken: unrecordedEnds,
+  },
+  {
+    says: 'a job has the ranges that it counts while it runs, and none afterwards',
+    broken: strayRanges,
+  },
+  {
+    says: 'a finished job has done, or named as failed, exactly what it had planned',
+    broken: miscounted,
+  },
   ...STATES_ALWAYS,
   ...TOKEN_KEYS_ALWAYS,
   ...TENANTS_ALWAYS,
@@ -69,8 +85,14 @@ const ALWAYS: readonly Invariant[] = [
 /** When nobody is at work any more. */
 const AT_THE_END: readonly Invariant[] = [
   { says: 'nothing is due but versions that data keys are under', broken: leftDue },
-  { says: 'what was due was rotated once, and nothing else was but by callers', broken: misrotated },
-  { says: 'every data key of a key in use is under its primary, or named as failed', broken: leftBehind },
+  {
+    says: 'what was due was rotated once, and nothing else was but by callers',
+    broken: misrotated,
+  },
+  {
+    says: 'every data key of a key in use is under its primary, or named as failed',
+    broken: leftBehind,
+  },
   { says: 'every job has ended', broken: leftRunning },
   ...STATES_AT_THE_END,
   ...TOKEN_KEYS_AT_THE_END,
@@ -79,7 +101,11 @@ const AT_THE_END: readonly Invariant[] = [
 
 /** What doesn't hold now: sentences, each with what breaks it. */
 export async function violations(world: World, when: 'always' | 'at the end'): Promise<string[]> {
-  const seen = { world, now: await readRows(world, 'public'), first: await readRows(world, BEGINNING) };
+  const seen = {
+    world,
+    now: await readRows(world, 'public'),
+    first: await readRows(world, BEGINNING),
+  };
   const invariants = when === 'always' ? ALWAYS : [...ALWAYS, ...AT_THE_END];
   const found = await Promise.all(
     invariants.map(async ({ says, broken }) =>
@@ -92,7 +118,9 @@ export async function violations(world: World, when: 'always' | 'at the end'): P
 async function unopened({ world, now }: Seen): Promise<string[]> {
   const known = new Map([...world.dataKeys.values()].map((each) => [each.dataKeyId, each]));
   return failing(now.dataKeys, async (row) => {
-    const version = now.versions.find((each) => each.keyId === row.keyId && each.version === row.version);
+    const version = now.versions.find(
+      (each) => each.keyId === row.keyId && each.version === row.version,
+    );
     if (version === undefined) return `${row.name}: version ${row.version} is not there`;
     const opened = await open(world, version, idToBytes(row.dataKeyId), row.digest, row.ciphertext);
     const same = known.get(row.dataKeyId)?.plaintext.equals(opened);
@@ -104,7 +132,9 @@ function lostDataKeys({ world, now }: Seen): string[] {
   const destroyed = now.keys.filter(({ state }) => state === 'DESTROYED').map(({ id }) => id);
   const path = ({ keyId, name, dataKeyId }: Pick<DataKeyRow, 'keyId' | 'name' | 'dataKeyId'>) =>
     `${nameOfKey(now, keyId)}/${name} ${dataKeyId}`;
-  const expected = [...world.dataKeys.values()].filter(({ keyId }) => !destroyed.includes(keyId)).map(path);
+  const expected = [...world.dataKeys.values()]
+    .filter(({ keyId }) => !destroyed.includes(keyId))
+    .map(path);
   return difference(expected, now.dataKeys.map(path));
 }
 
@@ -126,7 +156,9 @@ function unproven({ world, now }: Seen): Promise<string[]> {
       soon(),
     );
     const opened = await open(world, version, NO_SUBJECT, DIGEST, ciphertext);
-    return opened.equals(plaintext) ? undefined : `${versionName(now, version)} opens to something else`;
+    return opened.equals(plaintext)
+      ? undefined
+      : `${versionName(now, version)} opens to something else`;
   });
 }
 
@@ -134,9 +166,12 @@ function unreadable({ world, now }: Seen): Promise<string[]> {
   return failing(world.ciphertexts, async ({ keyId, version: number, ciphertext, plaintext }) => {
     const version = now.versions.find((each) => each.keyId === keyId && each.version === number);
     if (version === undefined) return `version ${number} is not there`;
-    if (version.state === 'DESTROYED' || world.corrupted.has(versionName(now, version))) return undefined;
+    if (version.state === 'DESTROYED' || world.corrupted.has(versionName(now, version)))
+      return undefined;
     const opened = await open(world, version, NO_SUBJECT, DIGEST, ciphertext);
-    return opened.equals(plaintext) ? undefined : `${versionName(now, version)} opens to something else`;
+    return opened.equals(plaintext)
+      ? undefined
+      : `${versionName(now, version)} opens to something else`;
   });
 }
 
@@ -152,7 +187,8 @@ function destroyedInUse({ now }: Seen): string[] {
 
 function destroyedEarly({ now }: Seen): string[] {
   const keys = now.keys.filter(
-    ({ state, tenantState, wasDue }) => state === 'DESTROYED' && tenantState !== 'SHREDDED' && !wasDue,
+    ({ state, tenantState, wasDue }) =>
+      state === 'DESTROYED' && tenantState !== 'SHREDDED' && !wasDue,
   );
   const versions = now.versions.filter(
     ({ keyId, state, wasDue }) =>
@@ -168,7 +204,10 @@ function destroyedByHalves({ now }: Seen): string[] {
       (keyOf(now, keyId)?.state === 'DESTROYED' && state !== 'DESTROYED'),
   );
   const orphans = now.dataKeys.filter(({ keyId }) => keyOf(now, keyId)?.state === 'DESTROYED');
-  return [...halves.map((version) => versionName(now, version)), ...orphans.map(({ name }) => name)];
+  return [
+    ...halves.map((version) => versionName(now, version)),
+    ...orphans.map(({ name }) => name),
+  ];
 }
 
 function misnumbered({ now }: Seen): string[] {
@@ -183,14 +222,17 @@ function misnumbered({ now }: Seen): string[] {
 function unrecordedRotations({ now, first }: Seen): string[] {
   const jobs = new Set(now.jobs.map(({ id }) => id));
   const shared = now.rotations.filter(
-    ({ jobId }) => !jobs.has(jobId) || now.rotations.filter((each) => each.jobId === jobId).length > 1,
+    ({ jobId }) =>
+      !jobs.has(jobId) || now.rotations.filter((each) => each.jobId === jobId).length > 1,
   );
   const history = now.keys.flatMap(({ id, name }) =>
     difference(
       numbersOf(now, id)
         .slice(1)
         .map((to) => `${name} ${to - 1} → ${to}`),
-      now.rotations.filter(({ keyId }) => keyId === id).map(({ from, to }) => `${name} ${from} → ${to}`),
+      now.rotations
+        .filter(({ keyId }) => keyId === id)
+        .map(({ from, to }) => `${name} ${from} → ${to}`),
     ),
   );
   const audited = now.keys.flatMap(({ id, name }) => {
@@ -198,7 +240,11 @@ function unrecordedRotations({ now, first }: Seen): string[] {
     const said = entriesOf(now, 'RotateKey', name) - entriesOf(first, 'RotateKey', name);
     return made === said ? [] : [`${name}: ${made} rotations, ${said} audit entries`];
   });
-  return [...shared.map(({ jobId }) => `job ${jobId} is not one rotation's`), ...history, ...audited];
+  return [
+    ...shared.map(({ jobId }) => `job ${jobId} is not one rotation's`),
+    ...history,
+    ...audited,
+  ];
 }
 
 /** What a shredded tenant takes with it has none of its own. */
@@ -206,7 +252,8 @@ function unrecordedDestructions({ now, first }: Seen): string[] {
   const named = (action: string, resource: string) => `${action} ${resource}`;
   const keys = now.keys.filter(
     ({ id, state, tenantState }) =>
-      state === 'DESTROYED' && (tenantState !== 'SHREDDED' || keyOf(first, id)?.state === 'DESTROYED'),
+      state === 'DESTROYED' &&
+      (tenantState !== 'SHREDDED' || keyOf(first, id)?.state === 'DESTROYED'),
   );
   const versions = now.versions.filter(
     ({ state, keyId }) => state === 'DESTROYED' && keyOf(now, keyId)?.state !== 'DESTROYED',
@@ -230,8 +277,14 @@ function unrecordedEnds({ now }: Seen): string[] {
 
 function strayRanges({ now }: Seen): string[] {
   return now.jobs
-    .filter(({ state, rangesMade, rangesThere }) => rangesThere !== (state === 'RUNNING' ? rangesMade : 0))
-    .map(({ id, state, rangesMade, rangesThere }) => `${state} job ${id}: ${rangesThere} of ${rangesMade}`);
+    .filter(
+      ({ state, rangesMade, rangesThere }) =>
+        rangesThere !== (state === 'RUNNING' ? rangesMade : 0),
+    )
+    .map(
+      ({ id, state, rangesMade, rangesThere }) =>
+        `${state} job ${id}: ${rangesThere} of ${rangesMade}`,
+    );
 }
 
 function miscounted({ now }: Seen): string[] {
@@ -254,7 +307,9 @@ function leftDue({ now }: Seen): string[] {
 /** No beginning holds a rotation that the service made by itself. */
 function misrotated({ now, first }: Seen): string[] {
   return now.keys.flatMap(({ id, name }) => {
-    const made = now.rotations.filter(({ keyId, caller }) => keyId === id && caller === SELF).length;
+    const made = now.rotations.filter(
+      ({ keyId, caller }) => keyId === id && caller === SELF,
+    ).length;
     const wanted = keyOf(first, id)?.rotationIsDue ? 1 : 0;
     return made === wanted ? [] : [`${name}: ${made} times`];
   });
@@ -293,7 +348,9 @@ async function failing<Item>(
 ): Promise<string[]> {
   const wrong = await Promise.all(
     items.map((item) =>
-      check(item).catch((error: unknown) => `${error} ${error instanceof Error ? error.cause : ''}`),
+      check(item).catch(
+        (error: unknown) => `${error} ${error instanceof Error ? error.cause : ''}`,
+      ),
     ),
   );
   return wrong.filter((what) => what !== undefined);

@@ -1,6 +1,6 @@
 /**
- * The harness, tested: mistakes that are easily made, planted in copies of the sources, are caught, each by the invariant
- * that it breaks.
+ * The harness, tested: mistakes that are easily made, planted in copies of the sources, are caught,
+ * each by the invariant that it breaks.
  *
  * The same runs on the sources as they are find nothing (`points.test.ts`, `replicas.test.ts`).
  */
@@ -73,7 +73,8 @@ const MISTAKES: Readonly<Record<string, Mistake>> = {
     find: (stage) => run(stage),
     caughtBy: 'no version is destroyed alone while it is the primary or a data key is under it',
   },
-  // The service's role may not change a version's bytes, the reconciler's may: so can this mistake be made at all.
+  // The service's role may not change a version's bytes, the reconciler's may: so can this mistake
+  // be made at all.
   'a version that is the primary before its bytes are proven': {
     edits: [
       {
@@ -204,7 +205,9 @@ ${ROTATED}`,
     caughtBy: 'a row that does not verify stays as it is (tenants/acme/keys/k/versions/1)',
   },
   'a key version that is brought under what is no longer current': {
-    edits: [{ file: KEY_VERSIONS, from: "if (current.length < targets.length) return 'moved';", to: '' }],
+    edits: [
+      { file: KEY_VERSIONS, from: "if (current.length < targets.length) return 'moved';", to: '' },
+    ],
     begin: oneMoving,
     find: (stage) => runWithRootDestroyed(stage, 'transfer'),
     caughtBy: 'every key version is under a root and a seal key that are current or retired',
@@ -247,7 +250,9 @@ ${ROTATED}`,
     caughtBy: 'how every key stands is what its seal is of',
   },
   'a state that is sealed anew over whatever its seal has become': {
-    edits: [{ file: KEY_SEALS, from: " AND k.state_seal = b.before'", to: " AND b.before IS NOT NULL'" }],
+    edits: [
+      { file: KEY_SEALS, from: " AND k.state_seal = b.before'", to: " AND b.before IS NOT NULL'" },
+    ],
     begin: newRoot,
     find: async (stage) => (await enumerate((at) => runWithChangedState(stage, at))).broken,
     caughtBy: 'how every key stands is what its seal is of',

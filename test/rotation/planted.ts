@@ -1,8 +1,8 @@
 /**
  * Copies of the sources with a mistake in them, to see that the harness catches it.
  *
- * Invariant: the text that is changed stands in its file exactly once, so that a mistake which can't be planted any more
- * fails instead of passing.
+ * Invariant: the text that is changed stands in its file exactly once, so that a mistake which
+ * can't be planted any more fails instead of passing.
  */
 import assert from 'node:assert/strict';
 import { cpSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
@@ -20,7 +20,10 @@ export interface Edit {
   readonly to: string;
 }
 
-/** The modules of a copy with these changes. The copy goes with the run's folder, which lies inside the repository. */
+/**
+ * The modules of a copy with these changes. The copy goes with the run's folder, which lies inside
+ * the repository.
+ */
 export async function plant(...edits: readonly Edit[]): Promise<Modules> {
   const parent = process.env['KEYWARD_TEST_DIRECTORY'];
   if (parent === undefined) throw new Error('run tests by npm test');

@@ -1,6 +1,6 @@
 /**
- * Case 84: a replica cut off at every agent call and every COMMIT of a tick, in every way. Every statement besides is
- * `test/long/rotation-points.test.ts`'s.
+ * Case 84: a replica cut off at every agent call and every COMMIT of a tick, in every way. Every
+ * statement besides is `test/long/rotation-points.test.ts`'s.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
@@ -15,7 +15,10 @@ const HOW: Readonly<Record<Mode, string>> = {
   frozen: 'frozen until others have done all, after',
 };
 
-/** Here no state changes, but seals are brought under a new seal key, which holds no lock across an agent's call. */
+/**
+ * Here no state changes, but seals are brought under a new seal key, which holds no lock across an
+ * agent's call.
+ */
 const RESEALING = 'new root and seal keys';
 
 describe('case 84', { concurrency: 2 }, () => {

@@ -1,7 +1,9 @@
 /**
- * The service's parts put together in this process, as `src/commands/composition.ts` does: replicas without a port.
+ * The service's parts put together in this process, as `src/commands/composition.ts` does: replicas
+ * without a port.
  *
- * Owns which modules they are made of: the sources', or a copy of them with a mistake in it. Knows no test.
+ * Owns which modules they are made of: the sources', or a copy of them with a mistake in it. Knows
+ * no test.
  */
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -73,7 +75,10 @@ export interface Replica {
   /** What the reconciler has warned of, and what it could not hear. */
   readonly warnings: readonly string[];
   /** Adds to those. */
-  readonly warn: (fields: { readonly err?: unknown; readonly resource?: string }, message: string) => void;
+  readonly warn: (
+    fields: { readonly err?: unknown; readonly resource?: string },
+    message: string,
+  ) => void;
 }
 
 /** What a replica stands on; all of it outlives it. */
@@ -94,7 +99,12 @@ export function newReplica({ modules, store, agents, environment, makeTokenKey }
     agents,
     hold: (recorded) => agents.hold(tokenObjectsOf(recorded)),
   };
-  const tokenObjects = new modules.tokenObjects.TokenObjects({ store, tokens, records, systemTenantId });
+  const tokenObjects = new modules.tokenObjects.TokenObjects({
+    store,
+    tokens,
+    records,
+    systemTenantId,
+  });
   const states = new modules.states.KeyStates({ store, agents, log: { error: () => {} } });
   const cache = new modules.cache.KeyCache(store, states, 100, () => true);
   const keyring = modules.keyring.createKeyring({
@@ -103,7 +113,12 @@ export function newReplica({ modules, store, agents, environment, makeTokenKey }
     cache,
     states,
     usage: new modules.usage.UsageRecorder(store),
-    quotas: new modules.quotas.TenantQuotas({ defaults: NO_QUOTAS, cache, replicas: () => 1, limit: 100 }),
+    quotas: new modules.quotas.TenantQuotas({
+      defaults: NO_QUOTAS,
+      cache,
+      replicas: () => 1,
+      limit: 100,
+    }),
     tokenObjects,
     makeTokenKey,
     systemTenantId,
@@ -122,7 +137,10 @@ export function newReplica({ modules, store, agents, environment, makeTokenKey }
   return { keyring, reconciler, tokenObjects, warnings, warn };
 }
 
-/** As a replica does that has heard of changes to token objects: looks for them, and says that it runs and what it holds. */
+/**
+ * As a replica does that has heard of changes to token objects: looks for them, and says that it
+ * runs and what it holds.
+ */
 export async function hear({ tokenObjects, warn }: Replica): Promise<void> {
   await tokenObjects
     .refresh()
@@ -130,8 +148,8 @@ export async function hear({ tokenObjects, warn }: Replica): Promise<void> {
 }
 
 /**
- * Works as a tick makes a replica work: pass after pass, until there is nothing more. Before each, it and the others hear of
- * what has changed.
+ * Works as a tick makes a replica work: pass after pass, until there is nothing more. Before each,
+ * it and the others hear of what has changed.
  */
 export async function tick(replica: Replica, others: readonly Replica[] = []): Promise<void> {
   let more = true;
@@ -161,8 +179,15 @@ export function tokenSettings(
   };
 }
 
-/** The whole environment of an agent. So many are started that Node keeps what it has compiled: 0.07 s each instead of 0.18. */
-export function agentEnvironment({ directory, token, variables }: Environment): Record<string, string> {
+/**
+ * The whole environment of an agent. So many are started that Node keeps what it has compiled: 0.07
+ * s each instead of 0.18.
+ */
+export function agentEnvironment({
+  directory,
+  token,
+  variables,
+}: Environment): Record<string, string> {
   const named = (variables['KEYWARD_HSM_ENVIRONMENT'] ?? '').split(',');
   return {
     ...Object.fromEntries(named.map((name) => [name, tokenVariables(token)[name] ?? ''])),
@@ -171,7 +196,10 @@ export function agentEnvironment({ directory, token, variables }: Environment): 
 }
 
 /** Starts an agent for the environment, as those of one replica. */
-export async function startAgents(kit: Environment, environment: EnvironmentRecord): Promise<HsmAgents> {
+export async function startAgents(
+  kit: Environment,
+  environment: EnvironmentRecord,
+): Promise<HsmAgents> {
   const agents = new HsmAgents({
     settings: {
       ...tokenSettings(kit, environment),

@@ -1,11 +1,20 @@
 /**
- * Replicas that get in each other's way, in callers' ways and in time's: three ticks at once (case 85), a replica frozen
- * past its lease (case 86), a row that doesn't verify (case 90), clocks that are a day off (case 91).
+ * Replicas that get in each other's way, in callers' ways and in time's: three ticks at once (case
+ * 85), a replica frozen past its lease (case 86), a row that doesn't verify (case 90), clocks that
+ * are a day off (case 91).
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CALLS_AND_COMMITS } from './failpoints.ts';
-import { enumerateSafely, newStage, run, runMeanwhile, settle, troublesOf, Victim } from './harness.ts';
+import {
+  enumerateSafely,
+  newStage,
+  run,
+  runMeanwhile,
+  settle,
+  troublesOf,
+  Victim,
+} from './harness.ts';
 import { violations } from './invariants.ts';
 import { hear, loadModules, tick } from './replica.ts';
 import {
@@ -71,7 +80,11 @@ test('case 85: of three replicas that tick at once one makes each root key, and 
   for (let round = 0; round < ROUNDS; round++) {
     await world.reset();
     await world.endReplicas();
-    const replicas = [world.newReplica(), world.newReplica(undefined, world.otherAgents), victim.live()];
+    const replicas = [
+      world.newReplica(),
+      world.newReplica(undefined, world.otherAgents),
+      victim.live(),
+    ];
     await settle(world, replicas);
     assert.deepEqual(replicas.flatMap(troublesOf), []);
     assert.deepEqual(await violations(world, 'at the end'), []);
@@ -154,7 +167,9 @@ test('case 90: a key version that does not verify is named and stays where it is
      WHERE j.kind = 'key-versions' AND j.state <> 'SUPERSEDED' AND j.scope = 'tenants/-'`,
   );
   const [resource] = world.corrupted.keys();
-  assert.deepEqual(jobs, [{ state: 'PARTIAL', total: 8, done: 7, resource, reason: 'STORED_ROW_CORRUPT' }]);
+  assert.deepEqual(jobs, [
+    { state: 'PARTIAL', total: 8, done: 7, resource, reason: 'STORED_ROW_CORRUPT' },
+  ]);
 });
 
 test('a root key is not current while a replica that runs has not heard of it', async () => {

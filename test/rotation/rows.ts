@@ -1,10 +1,16 @@
 /**
  * All that there is in a world's database, as of one instant, in the form in which it is judged.
  *
- * Reads as superuser. Names are full, as `tenants/acme/keys/daily`. Knows what the rows are, and not what has to hold.
+ * Reads as superuser. Names are full, as `tenants/acme/keys/daily`. Knows what the rows are, and
+ * not what has to hold.
  */
 import type { AnyId, DataKeyId, JobId, KeyId, TenantId } from '../../src/ids.ts';
-import { fromStateRow, type KeyStateRecord, STATES, type StateRow } from '../../src/store/key-states.ts';
+import {
+  fromStateRow,
+  type KeyStateRecord,
+  STATES,
+  type StateRow,
+} from '../../src/store/key-states.ts';
 import {
   fromVersionRow,
   type KeyVersionRecord,
@@ -145,11 +151,13 @@ export async function readRows({ superuser }: World, schema: string): Promise<Ro
     tokenKeys: await read<TokenKeyRow>(SELECT_TOKEN_KEYS),
     held: (await read<{ held: AnyId[] }>(SELECT_HELD)).map(({ held }) => held),
     keys: await read<KeyRow>(SELECT_KEYS),
-    versions: (await read<VersionRow & { due: boolean; was_due: boolean }>(SELECT_VERSIONS)).map((row) => ({
-      ...fromVersionRow(row),
-      destructionIsDue: row.due,
-      wasDue: row.was_due,
-    })),
+    versions: (await read<VersionRow & { due: boolean; was_due: boolean }>(SELECT_VERSIONS)).map(
+      (row) => ({
+        ...fromVersionRow(row),
+        destructionIsDue: row.due,
+        wasDue: row.was_due,
+      }),
+    ),
     states: (await read<StateRow>(SELECT_STATES)).map(fromStateRow),
     dataKeys: await read<DataKeyRow>(SELECT_DATA_KEYS),
     jobs: await read<JobRow>(SELECT_JOBS),
@@ -231,7 +239,9 @@ export function entriesOf({ entries }: Rows, action: string, resource: string): 
 export function saidOf({ entries }: Rows, actions: readonly string[]): string[] {
   return entries
     .filter(({ action }) => actions.includes(action))
-    .flatMap(({ action, resource, count }) => Array.from({ length: count }, () => `${action} ${resource}`));
+    .flatMap(({ action, resource, count }) =>
+      Array.from({ length: count }, () => `${action} ${resource}`),
+    );
 }
 
 /** What is missing and what is too much, each as often as it is. */

@@ -1,5 +1,6 @@
 /**
- * Runs in which something else happens than a crash: what the tests of replicas and those of planted mistakes share.
+ * Runs in which something else happens than a crash: what the tests of replicas and those of
+ * planted mistakes share.
  */
 import { mock } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -40,9 +41,9 @@ export function runWithReplaced(stage: Stage, at: number): Promise<Outcome> {
 }
 
 /**
- * A replica is frozen at that point, and its lease runs out; a second one takes the work over and is frozen when an agent
- * has re-wrapped its `secondAt`th batch, with a lease; then the first goes on. Wants a scene of one range, so that there is
- * nothing else to do for it.
+ * A replica is frozen at that point, and its lease runs out; a second one takes the work over and
+ * is frozen when an agent has re-wrapped its `secondAt`th batch, with a lease; then the first goes
+ * on. Wants a scene of one range, so that there is nothing else to do for it.
  */
 export async function runOvertaken(
   { world, victim: first, modules }: Stage,
@@ -52,7 +53,11 @@ export async function runOvertaken(
   await world.reset();
   const { over: stale } = await live(first, { at, mode: 'frozen', counts: CALLS_AND_COMMITS });
   await world.passTime();
-  const { over: holding } = await live(second, { at: secondAt, mode: 'frozen', counts: REWRAPPING });
+  const { over: holding } = await live(second, {
+    at: secondAt,
+    mode: 'frozen',
+    counts: REWRAPPING,
+  });
   const before = await world.dump();
   first.points.thaw();
   await stale;
@@ -64,12 +69,18 @@ export async function runOvertaken(
   return { reached: first.points.reached, violations: found };
 }
 
-/** The replica is frozen at that point while the row of a key version is changed, so that it doesn't verify any more. */
+/**
+ * The replica is frozen at that point while the row of a key version is changed, so that it doesn't
+ * verify any more.
+ */
 export function runWithCorrupted(stage: Stage, at: number): Promise<Outcome> {
   return runMeanwhile(stage, { at, counts: CALLS_AND_COMMITS }, (world) => world.corrupt('k', 1));
 }
 
-/** The replica is frozen when an agent has done something about seals for it, while a caller disables a key. */
+/**
+ * The replica is frozen when an agent has done something about seals for it, while a caller
+ * disables a key.
+ */
 export function runWithChangedState(stage: Stage, at: number): Promise<Outcome> {
   const counts = ({ what }: Step) => what === 'verifyRecords' || what === 'sealRecords';
   return runMeanwhile(stage, { at, counts }, async ({ replica }) => {
@@ -77,7 +88,10 @@ export function runWithChangedState(stage: Stage, at: number): Promise<Outcome> 
   });
 }
 
-/** Another replica runs that hears of nothing while this one does all that it can; then that one has ended. */
+/**
+ * Another replica runs that hears of nothing while this one does all that it can; then that one has
+ * ended.
+ */
 export async function runUnheard({ world, victim, modules }: Stage): Promise<Outcome> {
   await world.reset();
   await world.sql(`UPDATE replicas SET seen_at = 'infinity'`);
@@ -89,16 +103,20 @@ export async function runUnheard({ world, victim, modules }: Stage): Promise<Out
 }
 
 /**
- * The replica is frozen when an agent has done that for it. Meanwhile the current root key is replaced, and destroyed, since
- * nothing is under it yet. Wants such a scene. What the replica's agents can't do before it has heard of the new one is
- * somebody's later.
+ * The replica is frozen when an agent has done that for it. Meanwhile the current root key is
+ * replaced, and destroyed, since nothing is under it yet. Wants such a scene. What the replica's
+ * agents can't do before it has heard of the new one is somebody's later.
  */
 export async function runWithRootDestroyed(
   { world, victim, modules }: Stage,
   done: OperationName,
 ): Promise<Outcome> {
   await world.reset();
-  const { over } = await live(victim, { at: 1, mode: 'frozen', counts: ({ what }) => what === done });
+  const { over } = await live(victim, {
+    at: 1,
+    mode: 'frozen',
+    counts: ({ what }) => what === done,
+  });
   await world.passTime();
   await replaceAndDestroyRoot(world);
   victim.points.thaw();
@@ -109,7 +127,10 @@ export async function runWithRootDestroyed(
   return { reached: victim.points.reached, violations: found };
 }
 
-/** The operator's command ends when the world's replica, which hears of it, has let go. The token keeps it, for the next run. */
+/**
+ * The operator's command ends when the world's replica, which hears of it, has let go. The token
+ * keeps it, for the next run.
+ */
 async function replaceAndDestroyRoot(world: World): Promise<void> {
   const [former] = await world.sql<{ object_id: string }>(
     `SELECT object_id FROM token_objects WHERE role = 'root' AND is_current`,
@@ -132,8 +153,9 @@ async function replaceAndDestroyRoot(world: World): Promise<void> {
 }
 
 /**
- * One statement of the replica is frozen with its locks, in the middle of writing; a root key that is to be current waits for those, and must
- * not hold meanwhile what the replica needs to go on: Postgres would undo one of them.
+ * One statement of the replica is frozen with its locks, in the middle of writing; a root key that
+ * is to be current waits for those, and must not hold meanwhile what the replica needs to go on:
+ * Postgres would undo one of them.
  */
 export async function runWithRootReplaced({ world, victim, modules }: Stage): Promise<Outcome> {
   await world.reset();
@@ -150,7 +172,10 @@ export async function runWithRootReplaced({ world, victim, modules }: Stage): Pr
   return { reached: victim.points.reached, violations: found };
 }
 
-/** Which tables of jobs somebody who waits for a lock has changed already; waits until somebody does. */
+/**
+ * Which tables of jobs somebody who waits for a lock has changed already; waits until somebody
+ * does.
+ */
 async function heldWhileWaiting(world: World): Promise<string[]> {
   const waiting = `SELECT pid FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock'`;

@@ -21,12 +21,14 @@ const FUTURE = "now() + interval '12 hours'";
 /**
  * Something of everything that a tick can bring:
  *
- * - `daily` is due by its schedule, with data keys under two versions, and the job of its last rotation isn't done;
+ * - `daily` is due by its schedule, with data keys under two versions, and the job of its last
+ *   rotation isn't done;
  * - `worn` has reached its usage limit;
  * - `retired` has an old version to be destroyed, to which nothing refers any more;
  * - `held` has one that data keys still refer to: no call leads there, a restored backup may;
  * - `ended` is to be destroyed with its data keys;
- * - `leaving` is to be destroyed tomorrow, and `later` to be rotated tomorrow: nothing is done to them;
+ * - `leaving` is to be destroyed tomorrow, and `later` to be rotated tomorrow: nothing is done to
+ *   them;
  * - and somebody has asked for everything to be re-wrapped.
  */
 export async function everything(world: World): Promise<void> {
@@ -80,10 +82,12 @@ export async function oneDue(world: World): Promise<void> {
 }
 
 /**
- * A new root key and a new seal key for what tenants share, which wait to be used, and what is to be brought under them:
+ * A new root key and a new seal key for what tenants share, which wait to be used, and what is to
+ * be brought under them:
  *
  * - `old` has two versions;
- * - `mixed` has one that is destroyed, one that is to be tomorrow, one that is disabled, and its primary;
+ * - `mixed` has one that is destroyed, one that is to be tomorrow, one that is disabled, and its
+ *   primary;
  * - of `globex`' key, the older version doesn't verify;
  * - `sealed` has a root key of its own, which stays.
  */
@@ -105,8 +109,8 @@ export async function newRoot(world: World): Promise<void> {
 }
 
 /**
- * A tenant that is to have a root key of its own and has none; and somebody has asked for a new root key for what tenants
- * share, but whoever was about to make it has died.
+ * A tenant that is to have a root key of its own and has none; and somebody has asked for a new
+ * root key for what tenants share, but whoever was about to make it has died.
  */
 export async function rootsToMake(world: World): Promise<void> {
   await world.createTenant('sealed', { dedicatedRootKey: true });
@@ -115,14 +119,15 @@ export async function rootsToMake(world: World): Promise<void> {
 }
 
 /**
- * - `doomed`, with a root key of its own, is to be shredded: it has a key with data keys under two versions, one that was
- *   destroyed before, jobs, and a root key that was about to be made;
+ * - `doomed`, with a root key of its own, is to be shredded: it has a key with data keys under two
+ *   versions, one that was destroyed before, jobs, and a root key that was about to be made;
  * - `empty` is too, and hasn't got its root key yet;
  * - `leaving` is to be tomorrow;
  * - and nothing happens to the tenant beside them, but that its data keys are re-wrapped.
  */
 export async function shredding(world: World): Promise<void> {
-  for (const tenant of ['doomed', 'leaving']) await world.createTenant(tenant, { dedicatedRootKey: true });
+  for (const tenant of ['doomed', 'leaving'])
+    await world.createTenant(tenant, { dedicatedRootKey: true });
   await tick(world.replica);
   await world.createKey('doomed/gone');
   await world.scheduleKey('doomed/gone');
@@ -146,8 +151,8 @@ export async function shredding(world: World): Promise<void> {
 }
 
 /**
- * A key version that is under an older root key than the current one, under which there is nothing, and a job of its tenant
- * to bring it there.
+ * A key version that is under an older root key than the current one, under which there is nothing,
+ * and a job of its tenant to bring it there.
  */
 export async function oneMoving(world: World): Promise<void> {
   await world.createKey('k');
@@ -156,7 +161,10 @@ export async function oneMoving(world: World): Promise<void> {
   await world.replica.keyring.rewrap.create(callOf(), { tenant: TENANT }, 'key-versions');
 }
 
-/** The same, but that the job is the one of the root key, for all tenants, and that the key has three versions. */
+/**
+ * The same, but that the job is the one of the root key, for all tenants, and that the key has
+ * three versions.
+ */
 export async function threeMoving(world: World): Promise<void> {
   await world.createKey('k');
   await world.rotate('k');
@@ -172,7 +180,10 @@ export async function oneDueUnderOldRoot(world: World): Promise<void> {
   await cancelJob(world, 'system', 'tenants/-');
 }
 
-/** A new root key for what tenants share, current once the replicas have heard of it; nothing is brought under it yet. */
+/**
+ * A new root key for what tenants share, current once the replicas have heard of it; nothing is
+ * brought under it yet.
+ */
 export async function replaceRoot(world: World, others: readonly Replica[] = []): Promise<void> {
   await world.createTokenKey('root');
   for (const replica of [world.replica, ...others]) await hear(replica);
@@ -204,10 +215,14 @@ async function makeMixed(world: World): Promise<void> {
   await world.replica.keyring.keys.setVersionState(callOf(), third, '', 'DISABLED');
 }
 
-/** Somebody asks for a new root key, and whoever is about to make it dies before, two minutes ago. */
+/**
+ * Somebody asks for a new root key, and whoever is about to make it dies before, two minutes ago.
+ */
 async function abandonAttempt(world: World, tenant: string): Promise<void> {
   const objectId = await world.requestTokenKey('root', tenant);
-  await world.sql(`UPDATE token_objects SET attempt_until = ${PAST} WHERE object_id = $1`, [objectId]);
+  await world.sql(`UPDATE token_objects SET attempt_until = ${PAST} WHERE object_id = $1`, [
+    objectId,
+  ]);
 }
 
 /** Plans all jobs to their ends. */
@@ -270,7 +285,12 @@ async function setKey(world: World, key: string, assignments: string): Promise<v
   await world.sealState(key);
 }
 
-async function setVersion(world: World, key: string, version: number, assignments: string): Promise<void> {
+async function setVersion(
+  world: World,
+  key: string,
+  version: number,
+  assignments: string,
+): Promise<void> {
   const { keyId } = await world.replica.keyring.keys.get(nameOf(key));
   await world.sql(`UPDATE key_versions SET ${assignments} WHERE version = $2 AND key_id = $1`, [
     keyId,

@@ -1,9 +1,10 @@
 /**
  * A TCP proxy in front of Postgres that sees a replica's statements and cuts it off at one of them.
  *
- * Knows of the protocol (PostgreSQL manual, chapter 53) how messages are told apart, that a statement is a simple query or
- * the messages up to a Sync, and that it ends with ReadyForQuery. What `test/store/proxy.ts` does is for the store alone:
- * it looks for COMMIT and knows no statement.
+ * Knows of the protocol (PostgreSQL manual, chapter 53) how messages are told apart, that a
+ * statement is a simple query or the messages up to a Sync, and that it ends with ReadyForQuery.
+ * What `test/store/proxy.ts` does is for the store alone: it looks for COMMIT and knows no
+ * statement.
  */
 import { connect, createServer, type Socket } from 'node:net';
 import type { Failpoints } from './failpoints.ts';
@@ -18,8 +19,13 @@ export interface StatementProxy extends AsyncDisposable {
   through(url: string): string;
 }
 
-/** Starts a proxy to the server that the URL names, for the one replica that these points are of. */
-export async function startStatementProxy(target: string, points: Failpoints): Promise<StatementProxy> {
+/**
+ * Starts a proxy to the server that the URL names, for the one replica that these points are of.
+ */
+export async function startStatementProxy(
+  target: string,
+  points: Failpoints,
+): Promise<StatementProxy> {
   const { hostname, port } = new URL(target);
   const sockets = new Set<Socket>();
   const breakAll = () => {

@@ -1,5 +1,6 @@
 /**
- * What has to hold of tenants that are shredded, and of what is counted of all: at every instant, and when all is done.
+ * What has to hold of tenants that are shredded, and of what is counted of all: at every instant,
+ * and when all is done.
  *
  * That nothing is erased besides, is in `invariants.ts`.
  */
@@ -18,7 +19,10 @@ import { soon } from './world.ts';
 /** At every instant. */
 export const TENANTS_ALWAYS: readonly Invariant[] = [
   { says: 'no tenant is shredded before its time', broken: shreddedEarly },
-  { says: 'shredded means erased: all keys, all versions, all data keys', broken: shreddedByHalves },
+  {
+    says: 'shredded means erased: all keys, all versions, all data keys',
+    broken: shreddedByHalves,
+  },
   {
     says: 'each tenant that is shredded has one audit entry, and no other has',
     broken: unrecordedShreddings,
@@ -52,7 +56,9 @@ function shreddedEarly({ now }: Seen): string[] {
 
 function shreddedByHalves({ now }: Seen): string[] {
   const ids = shreddedOf(now).map(({ id }) => id);
-  const keys = now.keys.filter(({ tenantId, state }) => ids.includes(tenantId) && state !== 'DESTROYED');
+  const keys = now.keys.filter(
+    ({ tenantId, state }) => ids.includes(tenantId) && state !== 'DESTROYED',
+  );
   const versions = now.versions.filter(
     ({ tenantId, state }) => ids.includes(tenantId) && state !== 'DESTROYED',
   );
@@ -87,11 +93,15 @@ function begunTooLate({ now }: Seen): string[] {
 
 function miscounted({ now }: Seen): string[] {
   return now.tenants.flatMap(({ id, name, countedKeys, countedDataKeys }) => {
-    const keys = now.keys.filter(({ tenantId, state }) => tenantId === id && state !== 'DESTROYED').length;
+    const keys = now.keys.filter(
+      ({ tenantId, state }) => tenantId === id && state !== 'DESTROYED',
+    ).length;
     const dataKeys = now.dataKeys.filter(({ tenantId }) => tenantId === id).length;
     return [
       ...(keys === countedKeys ? [] : [`${name}: ${keys} keys, counted ${countedKeys}`]),
-      ...(dataKeys === countedDataKeys ? [] : [`${name}: ${dataKeys} data keys, counted ${countedDataKeys}`]),
+      ...(dataKeys === countedDataKeys
+        ? []
+        : [`${name}: ${dataKeys} data keys, counted ${countedDataKeys}`]),
     ];
   });
 }

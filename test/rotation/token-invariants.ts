@@ -1,5 +1,6 @@
 /**
- * What has to hold of root and seal keys, and of which key versions are under which: at every instant, and when all is done.
+ * What has to hold of root and seal keys, and of which key versions are under which: at every
+ * instant, and when all is done.
  *
  * Knows rows only; whether versions open is `invariants.ts`' to ask.
  */
@@ -21,7 +22,10 @@ export const TOKEN_KEYS_ALWAYS: readonly Invariant[] = [
     says: 'of a tenant’s token keys of one role one is current, and one on its way, at the most',
     broken: crowded,
   },
-  { says: 'every key version is under a root and a seal key that are current or retired', broken: underNone },
+  {
+    says: 'every key version is under a root and a seal key that are current or retired',
+    broken: underNone,
+  },
   {
     says: 'a key version is under a root key of its tenant’s own if that is to have one, else under a shared one',
     broken: underAnothers,
@@ -29,7 +33,10 @@ export const TOKEN_KEYS_ALWAYS: readonly Invariant[] = [
   { says: 'what is current is held by every replica that runs', broken: unheld },
   { says: 'each step of a token key has one audit entry', broken: unrecordedSteps },
   { says: 'each token key that has become current has one job of its own', broken: jobless },
-  { says: 'a key version keeps its material, and its state unless it is destroyed', broken: changed },
+  {
+    says: 'a key version keeps its material, and its state unless it is destroyed',
+    broken: changed,
+  },
   { says: 'a row that does not verify stays as it is', broken: overwritten },
 ];
 
@@ -79,12 +86,17 @@ function underAnothers({ now }: Seen): string[] {
 function unheld({ now }: Seen): string[] {
   return now.tokenKeys
     .filter(({ id, tenantId, isCurrent }) => {
-      return isCurrent && !isShredded(now, tenantId) && !now.held.every((held) => held.includes(id));
+      return (
+        isCurrent && !isShredded(now, tenantId) && !now.held.every((held) => held.includes(id))
+      );
     })
     .map(({ name }) => name);
 }
 
-/** Recording it is one, by request or by the service; that it was made, or wasn't, is one; that it is current, one. */
+/**
+ * Recording it is one, by request or by the service; that it was made, or wasn't, is one; that it
+ * is current, one.
+ */
 function unrecordedSteps({ now }: Seen): string[] {
   return now.tokenKeys
     .filter(({ isFirst, name, role, state, wasActivated }) => {
@@ -149,9 +161,14 @@ function leftWithout({ now }: Seen): string[] {
     .map(({ name }) => name);
 }
 
-/** One that was corrupted while it was worked on isn't under what is current, and may be named by a later job only. */
+/**
+ * One that was corrupted while it was worked on isn't under what is current, and may be named by a
+ * later job only.
+ */
 function leftUnder({ world, now, first }: Seen): string[] {
-  const stale = keptOf(now).filter((version) => keysOf(now, version).some((key) => !key?.isCurrent));
+  const stale = keptOf(now).filter((version) =>
+    keysOf(now, version).some((key) => !key?.isCurrent),
+  );
   const isCorruptFrom = (rows: Rows, name: string) =>
     rows.versions.some(
       (each) => versionName(rows, each) === name && world.corrupted.get(name)?.equals(each.seal),

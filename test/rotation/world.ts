@@ -1,10 +1,11 @@
 /**
- * A world to rotate in: a database and a token with a beginning that they can be put back to, agents, and what is known of
- * the beginning that no row tells, the plaintexts.
+ * A world to rotate in: a database and a token with a beginning that they can be put back to,
+ * agents, and what is known of the beginning that no row tells, the plaintexts.
  *
- * Invariant: after {@link World.reset} every row of every table is what it was when the world was made, and the token has
- * what it had, and beside it at most some keys of earlier runs that no row knows of, so that each run starts from the same.
- * Makes the beginning through the keyring; knows neither faults nor what has to hold.
+ * Invariant: after {@link World.reset} every row of every table is what it was when the world was
+ * made, and the token has what it had, and beside it at most some keys of earlier runs that no row
+ * knows of, so that each run starts from the same. Makes the beginning through the keyring; knows
+ * neither faults nor what has to hold.
  */
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';
@@ -146,7 +147,10 @@ export class World implements AsyncDisposable {
     return this.#holdingOn(agents);
   }
 
-  /** The agents as replicas have them: what earlier runs have made and the token still has, they go on holding. */
+  /**
+   * The agents as replicas have them: what earlier runs have made and the token still has, they go
+   * on holding.
+   */
   #holdingOn(agents: HsmAgents): HsmAgents {
     const holding = {
       call: agents.call.bind(agents),
@@ -158,11 +162,17 @@ export class World implements AsyncDisposable {
     return holding as unknown as HsmAgents;
   }
 
-  /** Makes a root or seal key in the token, for any replica; one at a time, as two at once SoftHSM fails at now and then. */
+  /**
+   * Makes a root or seal key in the token, for any replica; one at a time, as two at once SoftHSM
+   * fails at now and then.
+   */
   readonly makeTokenKey = ({ role, objectId }: TokenObject): Promise<void> => {
     const { kit, environment } = this;
     const make = async () => {
-      await createTokenKey({ ...tokenSettings(kit, environment), role, objectId }, agentEnvironment(kit));
+      await createTokenKey(
+        { ...tokenSettings(kit, environment), role, objectId },
+        agentEnvironment(kit),
+      );
       this.#made.push({ role, objectId, presence: 'expected' });
     };
     const made = this.#making.then(make);
@@ -214,7 +224,12 @@ export class World implements AsyncDisposable {
     for (const id of ids) {
       const request = { parent, id, context: NO_CONTEXT, length: 32, reveal: true };
       const { record, plaintext } = await dataKeys.create(callOf(), request);
-      this.dataKeys.set(`${key}/${id}`, { keyId, name: id, dataKeyId: record.dataKeyId, plaintext });
+      this.dataKeys.set(`${key}/${id}`, {
+        keyId,
+        name: id,
+        dataKeyId: record.dataKeyId,
+        plaintext,
+      });
     }
   }
 
@@ -233,16 +248,19 @@ export class World implements AsyncDisposable {
 
   /** Somebody asks for a new root or seal key: it is recorded, and not made yet. */
   async requestTokenKey(role: 'root' | 'seal', tenant = 'system'): Promise<AnyId> {
-    const [row] = await this.sql<{ tenant_id: TenantId }>('SELECT tenant_id FROM tenants WHERE name = $1', [
-      tenant,
-    ]);
+    const [row] = await this.sql<{ tenant_id: TenantId }>(
+      'SELECT tenant_id FROM tenants WHERE name = $1',
+      [tenant],
+    );
     if (row === undefined) throw new Error(`there is no tenant ${tenant}`);
     const { tenant_id: tenantId } = row;
     const objectId = newId<AnyId>();
     const action = role === 'root' ? 'RotateRootKey' : 'RotateSealKey';
     const call = { ...callOf(), method: `keyward.v1.HsmService/${action}` };
-    await this.store.mutate(call, { tenantId, resource: formatTokenKeyName({ tenant }, objectId) }, (tx) =>
-      insertTokenObject(tx, { tenantId, objectId, role, caller: call.caller }, 'next'),
+    await this.store.mutate(
+      call,
+      { tenantId, resource: formatTokenKeyName({ tenant }, objectId) },
+      (tx) => insertTokenObject(tx, { tenantId, objectId, role, caller: call.caller }, 'next'),
     );
     return objectId;
   }
@@ -306,11 +324,16 @@ export class World implements AsyncDisposable {
     this.#dataKeysAtFirst = new Map(this.dataKeys);
     this.#ciphertextsAtFirst = this.ciphertexts;
     this.#corruptedAtFirst = new Map(this.corrupted);
-    const copies = tables.map(({ name }) => `CREATE TABLE ${BEGINNING}.${name} AS TABLE public.${name};`);
+    const copies = tables.map(
+      ({ name }) => `CREATE TABLE ${BEGINNING}.${name} AS TABLE public.${name};`,
+    );
     await this.superuser.query(`CREATE SCHEMA ${BEGINNING}; ${copies.join('\n')}`);
   }
 
-  /** Puts everything back to the beginning; nobody may be at work. Then nobody runs but {@link World.replica}. */
+  /**
+   * Puts everything back to the beginning; nobody may be at work. Then nobody runs but
+   * {@link World.replica}.
+   */
   async reset(): Promise<void> {
     const restore = this.#tables.map(
       ({ name, columns }) => `DELETE FROM public.${name};
@@ -328,8 +351,8 @@ export class World implements AsyncDisposable {
   }
 
   /**
-   * Destroys what runs have made in the token, once there is a number of it: each agent that holds any is replaced for that,
-   * which took half of the time when it was done after each run.
+   * Destroys what runs have made in the token, once there is a number of it: each agent that holds
+   * any is replaced for that, which took half of the time when it was done after each run.
    */
   async #destroyMade(): Promise<void> {
     this.#madeEarlier = [...this.#madeEarlier, ...this.#made.splice(0)];
@@ -342,10 +365,14 @@ export class World implements AsyncDisposable {
     await Promise.all(this.#allAgents.map((agents) => agents.hold(recorded)));
   }
 
-  /** Every row of every table, and which transaction wrote it: what writes nothing leaves this as it is. */
+  /**
+   * Every row of every table, and which transaction wrote it: what writes nothing leaves this as it
+   * is.
+   */
   async dump(): Promise<readonly string[]> {
     const parts = this.#tables.map(
-      ({ name }) => `SELECT '${name} ' || t.xmin::text || ' ' || t::text AS row FROM public.${name} t`,
+      ({ name }) =>
+        `SELECT '${name} ' || t.xmin::text || ' ' || t::text AS row FROM public.${name} t`,
     );
     const rows = await this.sql<{ row: string }>(`${parts.join(' UNION ALL ')} ORDER BY 1`);
     return rows.map(({ row }) => row);
@@ -360,8 +387,9 @@ export class World implements AsyncDisposable {
   }
 
   /**
-   * Has as much time pass by the database's clock as ends leases (15 s after the last batch), attempts at making a key
-   * (2 minutes), and the waiting for replicas that are dead or frozen (10 s). {@link World.replica} runs on.
+   * Has as much time pass by the database's clock as ends leases (15 s after the last batch),
+   * attempts at making a key (2 minutes), and the waiting for replicas that are dead or frozen (10
+   * s). {@link World.replica} runs on.
    */
   async passTime(): Promise<void> {
     await this.sql(`UPDATE rewrap_ranges SET leased_until = '-infinity'`);

@@ -1,9 +1,9 @@
 /**
- * What the tests of access share: callers of every kind, calls of any method by its name, answers down to their bytes, and
- * role bindings made over the wire.
+ * What the tests of access share: callers of every kind, calls of any method by its name, answers
+ * down to their bytes, and role bindings made over the wire.
  *
- * Requests are given as JavaScript objects in the contract's shape and answers compared without what differs from call to
- * call, the request's id. Knows no test.
+ * Requests are given as JavaScript objects in the contract's shape and answers compared without
+ * what differs from call to call, the request's id. Knows no test.
  */
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
@@ -60,7 +60,9 @@ export type BindingChanges = Readonly<Record<string, unknown>>;
 
 const UUID = /[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g;
 
-/** An environment whose service takes certificates and tokens, and whose tester may do everything. */
+/**
+ * An environment whose service takes certificates and tokens, and whose tester may do everything.
+ */
 export class AccessRig implements AsyncDisposable {
   readonly environment: Environment;
   readonly issuerKey: SigningKey;
@@ -79,7 +81,10 @@ export class AccessRig implements AsyncDisposable {
     this.#variables = variables;
   }
 
-  /** One service, with these settings besides, and the tenants `acme` and `beta` with a key `k` each. */
+  /**
+   * One service, with these settings besides, and the tenants `acme` and `beta` with a key `k`
+   * each.
+   */
   static async start(variables: Readonly<Record<string, string>> = {}): Promise<AccessRig> {
     const environment = await newEnvironment();
     const key = signingKey('key-1');
@@ -94,7 +99,12 @@ export class AccessRig implements AsyncDisposable {
       jwksFile: path('jwks.json'),
       claims: { principal: 'sub', tenants: 'tenants', groups: 'groups' },
     };
-    const unlimited = { ...issuer, name: 'open', issuer: 'https://open.test/', claims: { principal: 'sub' } };
+    const unlimited = {
+      ...issuer,
+      name: 'open',
+      issuer: 'https://open.test/',
+      claims: { principal: 'sub' },
+    };
     writeFileSync(path('issuers.json'), JSON.stringify({ issuers: [issuer, unlimited] }));
     const rig = new AccessRig(environment, key, {
       KEYWARD_ISSUERS_FILE: path('issuers.json'),
@@ -130,7 +140,8 @@ export class AccessRig implements AsyncDisposable {
   /** A caller by a certificate with that URI. */
   certified(uri: string): Caller {
     const known = this.#certificates.get(uri);
-    const credentials = known ?? this.environment.ca.issue({ subject: 'x', usage: 'client', uris: [uri] });
+    const credentials =
+      known ?? this.environment.ca.issue({ subject: 'x', usage: 'client', uris: [uri] });
     this.#certificates.set(uri, credentials);
     return { credentials };
   }
@@ -143,12 +154,19 @@ export class AccessRig implements AsyncDisposable {
   /** A caller by a token of the issuer `open`, whose tokens name no tenants. */
   unlimited(subject: string, claims: object = {}): Caller {
     return {
-      token: tokenBy(this.issuerKey, { claims: { iss: 'https://open.test/', sub: subject, ...claims } }),
+      token: tokenBy(this.issuerKey, {
+        claims: { iss: 'https://open.test/', sub: subject, ...claims },
+      }),
     };
   }
 
   /** That token, bound to that caller's certificate. */
-  bound(subject: string, tenants: readonly string[], { credentials }: Caller, claims: object = {}): Caller {
+  bound(
+    subject: string,
+    tenants: readonly string[],
+    { credentials }: Caller,
+    claims: object = {},
+  ): Caller {
     assert.ok(credentials);
     const digest = new X509Certificate(credentials.certPem).fingerprint256.replaceAll(':', '');
     const cnf = { 'x5t#S256': Buffer.from(digest, 'hex').toString('base64url') };
@@ -158,7 +176,9 @@ export class AccessRig implements AsyncDisposable {
   /** Puts a certificate on the deny list, or takes all off. */
   deny(caller?: Caller): void {
     const line =
-      caller?.credentials === undefined ? '' : new X509Certificate(caller.credentials.certPem).fingerprint256;
+      caller?.credentials === undefined
+        ? ''
+        : new X509Certificate(caller.credentials.certPem).fingerprint256;
     writeFileSync(join(this.environment.directory, 'deny'), `${line}\n`);
   }
 
@@ -173,7 +193,8 @@ export class AccessRig implements AsyncDisposable {
     const rpc = RPCS.find((each) => each.name === name);
     assert.ok(rpc, name);
     const { definition } = rpc;
-    const authorization = caller.token === undefined ? {} : { authorization: `Bearer ${caller.token}` };
+    const authorization =
+      caller.token === undefined ? {} : { authorization: `Bearer ${caller.token}` };
     const answer = await call(this.#session(caller, service), {
       path: definition.path,
       headers: { ...authorization, ...headers },
@@ -190,7 +211,12 @@ export class AccessRig implements AsyncDisposable {
   }
 
   /** Gives a role in a tenant, by its id, to a principal, and returns the binding's name. */
-  async bind(tenant: string, principal: string, role: string, changes: BindingChanges = {}): Promise<string> {
+  async bind(
+    tenant: string,
+    principal: string,
+    role: string,
+    changes: BindingChanges = {},
+  ): Promise<string> {
     const { name } = await this.done('AccessService/CreateRoleBinding', {
       parent: `tenants/${tenant}`,
       roleBinding: bindingOf(principal, role, changes),
@@ -198,7 +224,9 @@ export class AccessRig implements AsyncDisposable {
     return String(name);
   }
 
-  /** What the audit log has of changes and of failures since it had `from` of them, oldest first. */
+  /**
+   * What the audit log has of changes and of failures since it had `from` of them, oldest first.
+   */
   async audited(from = 0): Promise<AuditRow[]> {
     const rows = await runSql<AuditRow>(
       this.environment.urls.superuser,
@@ -218,7 +246,8 @@ export class AccessRig implements AsyncDisposable {
     const id = `${port} ${credentials?.certPem}`;
     const known = this.#sessions.get(id);
     if (known !== undefined && !known.closed && !known.destroyed) return known;
-    const own = credentials === undefined ? {} : { cert: credentials.certPem, key: credentials.keyPem };
+    const own =
+      credentials === undefined ? {} : { cert: credentials.certPem, key: credentials.keyPem };
     const session = openSession({ port, ca: this.environment.ca.certPem, ...own });
     this.#sessions.set(id, session);
     return session;
@@ -236,7 +265,9 @@ export interface AuditRow {
   readonly requestId: string;
 }
 
-/** A role binding as a request has it; a member that is in `changes` takes the principal's place. */
+/**
+ * A role binding as a request has it; a member that is in `changes` takes the principal's place.
+ */
 export function bindingOf(principal: string, role: string, changes: BindingChanges = {}): object {
   const member = 'group' in changes ? {} : { principal };
   return { ...member, role: role.includes('/') ? role : `roles/${role}`, ...changes };
@@ -244,9 +275,12 @@ export function bindingOf(principal: string, role: string, changes: BindingChang
 
 function outcomeOf(answer: Answer, definition: MethodDefinition<object, object>): Outcome {
   const { status, reason, message, metadata, headers, body } = answer;
-  const details = Buffer.from(String(headers['grpc-status-details-bin'] ?? ''), 'base64').toString('latin1');
+  const details = Buffer.from(String(headers['grpc-status-details-bin'] ?? ''), 'base64').toString(
+    'latin1',
+  );
   const length = body.length >= 5 ? body.readUInt32BE(1) : 0;
-  const first = body.length >= 5 ? definition.responseDeserialize(body.subarray(5, 5 + length)) : {};
+  const first =
+    body.length >= 5 ? definition.responseDeserialize(body.subarray(5, 5 + length)) : {};
   return {
     reason: status === 0 ? 'OK' : (reason ?? 'closed'),
     status,

@@ -33,7 +33,9 @@ before(async () => {
 
 after(() => hostile?.[Symbol.asyncDispose]());
 
-function methodOf(method: string): MethodDefinition<object, { readonly results: readonly Result[] }> {
+function methodOf(
+  method: string,
+): MethodDefinition<object, { readonly results: readonly Result[] }> {
   return serviceDefinition(SERVICE)[method] as MethodDefinition<
     object,
     { readonly results: readonly Result[] }
@@ -41,7 +43,10 @@ function methodOf(method: string): MethodDefinition<object, { readonly results: 
 }
 
 /** The answer to a batch, with how long both messages were. */
-async function ask(method: string, requests: readonly Item[]): Promise<Answer & { readonly asked: number }> {
+async function ask(
+  method: string,
+  requests: readonly Item[],
+): Promise<Answer & { readonly asked: number }> {
   const message = methodOf(method).requestSerialize({ parent: PARENT, requests });
   let answer: Answer | undefined;
   await hostile.staysHonest(async (session) => {
@@ -83,7 +88,10 @@ describe('a batch whose answer clients would not take', () => {
       [answer.reason, answer.fields, answer.metadata],
       ['MESSAGE_TOO_LARGE', ['requests'], { limit: String(LIMIT) }],
     );
-    assert.match(answer.message, /^requests: would have an answer of up to \d+ bytes, of 4194304 at most/);
+    assert.match(
+      answer.message,
+      /^requests: would have an answer of up to \d+ bytes, of 4194304 at most/,
+    );
     assert.equal(answer.retryAfterMs, undefined);
     await eventually(async () => {
       assert.deepEqual(await entries('BatchEncrypt'), [{ outcome: 'MESSAGE_TOO_LARGE', items: 0 }]);
@@ -135,10 +143,12 @@ describe('a batch whose answer clients take', () => {
 
   test('has errors in their reasons’ own words where all that there is to say does not fit', async () => {
     const plaintexts = times(63, { name: KEY, plaintext: Buffer.alloc(65_536) });
-    const large = resultsOf('BatchEncrypt', await ask('BatchEncrypt', plaintexts)).map(({ response }) => ({
-      name: KEY,
-      ciphertext: response?.['ciphertext'],
-    }));
+    const large = resultsOf('BatchEncrypt', await ask('BatchEncrypt', plaintexts)).map(
+      ({ response }) => ({
+        name: KEY,
+        ciphertext: response?.['ciphertext'],
+      }),
+    );
     const wrong = times(110, {
       name: 'K',
       sourceKey: 'K',
@@ -146,7 +156,10 @@ describe('a batch whose answer clients take', () => {
       destinationEncryptionContext: { '': '' },
     });
     const [alone] = resultsOf('BatchReEncrypt', await ask('BatchReEncrypt', wrong.slice(0, 1)));
-    assert.match(alone?.error?.message ?? '', /^name: .*; source_encryption_context: .*; source_key: /);
+    assert.match(
+      alone?.error?.message ?? '',
+      /^name: .*; source_encryption_context: .*; source_key: /,
+    );
     const answer = await ask('BatchReEncrypt', [...large, ...wrong]);
     assert.ok(answer.body.length - 5 <= LIMIT);
     const results = resultsOf('BatchReEncrypt', answer);
@@ -154,7 +167,10 @@ describe('a batch whose answer clients take', () => {
     for (const { error } of results.slice(63)) {
       assert.ok(error);
       const { reason, fields } = detailsOf(serialize('google.rpc.Status', error));
-      assert.deepEqual([reason, fields, error.message], ['INVALID_FIELD', [], REASONS.INVALID_FIELD.message]);
+      assert.deepEqual(
+        [reason, fields, error.message],
+        ['INVALID_FIELD', [], REASONS.INVALID_FIELD.message],
+      );
     }
   });
 });
@@ -163,7 +179,10 @@ describe('an item’s error', () => {
   test('in its reason’s own words has as many bytes as are kept free for it, or fewer', () => {
     const id = '6f1f9d5e-0a52-4a6b-8e1c-2d3a8f5b7c90';
     for (const reason of Object.keys(REASONS) as Reason[]) {
-      const error = new KeywardError(reason, { message: 'x'.repeat(5_000), retryAfterMs: 2_147_483_647 });
+      const error = new KeywardError(reason, {
+        message: 'x'.repeat(5_000),
+        retryAfterMs: 2_147_483_647,
+      });
       const status = serialize('google.rpc.Status', toStatus(shortened(error), id));
       assert.ok(status.length <= SHORT_ERROR_BYTES, `${reason}: ${status.length}`);
     }

@@ -19,14 +19,19 @@ function work(ms: number): void {
 }
 
 function isBusy(error: unknown): boolean {
-  return error instanceof KeywardError && error.reason === 'SERVER_BUSY' && (error.retryAfterMs ?? 0) > 0;
+  return (
+    error instanceof KeywardError && error.reason === 'SERVER_BUSY' && (error.retryAfterMs ?? 0) > 0
+  );
 }
 
 describe('time for decoding', () => {
   test('a caller that had its share is refused without decoding, others and small messages are not', () => {
     const budgets = new Budgets(LIMITS);
     budgets.decode('greedy', LARGE, () => work(300));
-    assert.throws(() => budgets.decode('greedy', LARGE, () => assert.fail('it was decoded')), isBusy);
+    assert.throws(
+      () => budgets.decode('greedy', LARGE, () => assert.fail('it was decoded')),
+      isBusy,
+    );
     assert.equal(
       budgets.decode('another', LARGE, () => 'decoded'),
       'decoded',

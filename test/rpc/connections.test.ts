@@ -1,6 +1,6 @@
 /**
- * Connections: that none outlives its peer, that one which ends loses no call, who makes way for whom when there are too
- * many, and what the log says of those that are ended.
+ * Connections: that none outlives its peer, that one which ends loses no call, who makes way for
+ * whom when there are too many, and what the log says of those that are ended.
  */
 import assert from 'node:assert/strict';
 import { generateKeyPairSync } from 'node:crypto';
@@ -55,7 +55,9 @@ describe('sockets', () => {
     hostile = await startHostile({ KEYWARD_HANDSHAKE_MS: '1000', KEYWARD_KEEPALIVE_MS: '1000' });
     // Connections to the database are sockets too, and stay: as many as there will be.
     using session = openSession(hostile.peer);
-    await Promise.all(Array.from({ length: 40 }, () => call(session, { path: LIST_TENANTS, body: [EMPTY] })));
+    await Promise.all(
+      Array.from({ length: 40 }, () => call(session, { path: LIST_TENANTS, body: [EMPTY] })),
+    );
   });
   after(async () => {
     await hostile?.[Symbol.asyncDispose]();
@@ -87,7 +89,9 @@ describe('sockets', () => {
     'after SETTINGS': opened,
     'with requests whose answers it has not read': async (client, tcp) => {
       await opened(client, tcp);
-      client.send(...Array.from({ length: 20 }, (_, index) => request(LIST_TENANTS, 2 * index + 1)));
+      client.send(
+        ...Array.from({ length: 20 }, (_, index) => request(LIST_TENANTS, 2 * index + 1)),
+      );
     },
     'after its GOAWAY': async (client, tcp) => {
       await opened(client, tcp);
@@ -164,12 +168,21 @@ describe('the announced end of a connection', () => {
     const encrypt = (client: Client) =>
       new Promise<void>((resolve) => {
         const same = (bytes: Buffer) => bytes;
-        client.makeUnaryRequest(ENCRYPT, same, same, message, { deadline: Date.now() + 30_000 }, (error) => {
-          // What the server refuses with a reason, on a machine that is slow, say, it has answered.
-          if (error === null) answers += 1;
-          else if (!error.metadata.get('grpc-status-details-bin').length) failures.push(error.message);
-          resolve();
-        });
+        client.makeUnaryRequest(
+          ENCRYPT,
+          same,
+          same,
+          message,
+          { deadline: Date.now() + 30_000 },
+          (error) => {
+            // What the server refuses with a reason, on a machine that is slow, say, it has
+            // answered.
+            if (error === null) answers += 1;
+            else if (!error.metadata.get('grpc-status-details-bin').length)
+              failures.push(error.message);
+            resolve();
+          },
+        );
       });
     const isOver = () => ends >= 24 || failures.length > 0;
     const inFlight = clients.flatMap((client) => {
@@ -216,9 +229,12 @@ describe('PINGs', () => {
       client.begin([[4, 400]]); // SETTINGS_INITIAL_WINDOW_SIZE: an answer in many parts.
       const message = Buffer.concat([field(1, KEY), field(2, Buffer.alloc(32_000, 1))]);
       client.send(request(ENCRYPT, 1, grpcFrame(message)));
-      const isOver = () => client.received(FRAME.headers).some(({ flags }) => flags & FLAG.endStream);
+      const isOver = () =>
+        client.received(FRAME.headers).some(({ flags }) => flags & FLAG.endStream);
       for (let measured = 0; !isOver(); ) {
-        await eventually(() => assert.ok(isOver() || client.received(FRAME.data).length > measured));
+        await eventually(() =>
+          assert.ok(isOver() || client.received(FRAME.data).length > measured),
+        );
         assert.equal(client.goaway, undefined);
         measured = client.received(FRAME.data).length;
         client.send(PING, frame(FRAME.windowUpdate, 0, 1, uint32(400)));
@@ -243,7 +259,10 @@ describe('PINGs', () => {
         }
       });
       const message = `too many ${what}; the connection is ended`;
-      await hostile.service.logged(({ msg, address }) => msg === message && address === '127.0.0.1', from);
+      await hostile.service.logged(
+        ({ msg, address }) => msg === message && address === '127.0.0.1',
+        from,
+      );
       assert.equal(hostile.service.log.slice(from).filter(({ msg }) => msg === message).length, 1);
     });
   }
@@ -254,7 +273,10 @@ function issuers(): Readonly<Record<string, string>> {
   const directory = mkdtempSync(join(String(process.env['KEYWARD_TEST_DIRECTORY']), 'issuers-'));
   const [file, jwksFile] = [join(directory, 'issuers.json'), join(directory, 'jwks.json')];
   const jwk = generateKeyPairSync('ed25519').publicKey.export({ format: 'jwk' });
-  writeFileSync(jwksFile, JSON.stringify({ keys: [{ ...jwk, kid: 'one', alg: 'EdDSA', use: 'sig' }] }));
+  writeFileSync(
+    jwksFile,
+    JSON.stringify({ keys: [{ ...jwk, kid: 'one', alg: 'EdDSA', use: 'sig' }] }),
+  );
   const issuer = { name: 'file', issuer: 'https://file.test/', jwksFile, audience: 'keyward' };
   writeFileSync(file, JSON.stringify({ issuers: [{ ...issuer, algorithms: ['EdDSA'] }] }));
   return { KEYWARD_ISSUERS_FILE: file };
@@ -270,8 +292,17 @@ describe('a refused certificate', () => {
       const { ca } = hostile.environment;
       const subject = `${'x'.repeat(30)}\nmsg`;
       const refused: Readonly<Record<string, Credentials>> = {
-        CERT_HAS_EXPIRED: ca.issue({ subject, usage: 'client', notBefore: before, notAfter: yesterday }),
-        INVALID_PURPOSE: ca.issue({ subject, usage: 'server', uris: [`spiffe://x/${'y'.repeat(5_000)}`] }),
+        CERT_HAS_EXPIRED: ca.issue({
+          subject,
+          usage: 'client',
+          notBefore: before,
+          notAfter: yesterday,
+        }),
+        INVALID_PURPOSE: ca.issue({
+          subject,
+          usage: 'server',
+          uris: [`spiffe://x/${'y'.repeat(5_000)}`],
+        }),
         UNABLE_TO_VERIFY_LEAF_SIGNATURE: createCertificateAuthority('other').issue({
           subject,
           usage: 'client',
@@ -313,7 +344,8 @@ describe('a refused certificate', () => {
 describe('shares of the connections', () => {
   let hostile: HostileService;
   before(async () => {
-    // Three are for peers that have yet to show who they are; of the rest one caller can have eleven.
+    // Three are for peers that have yet to show who they are; of the rest one caller can have
+    // eleven.
     hostile = await startHostile({ KEYWARD_MAX_CONNECTIONS: '24' });
   });
   after(async () => {
@@ -321,7 +353,10 @@ describe('shares of the connections', () => {
   });
 
   function peerNamed(subject: string): Peer {
-    const { certPem: cert, keyPem: key } = hostile.environment.ca.issue({ subject, usage: 'client' });
+    const { certPem: cert, keyPem: key } = hostile.environment.ca.issue({
+      subject,
+      usage: 'client',
+    });
     return { ...hostile.peer, cert, key };
   }
 
@@ -335,7 +370,9 @@ describe('shares of the connections', () => {
       if (request !== undefined) client.send(request);
       clients.push(client);
       client.closed.then(() => closed.add(client));
-      await eventually(() => assert.ok(client.received(FRAME.settings).length > 0 || closed.has(client)));
+      await eventually(() =>
+        assert.ok(client.received(FRAME.settings).length > 0 || closed.has(client)),
+      );
     }
     return {
       clients,
@@ -361,14 +398,18 @@ describe('shares of the connections', () => {
       assert.ok(greedy.open().length > 4);
       assert.ok(greedy.open().includes(greedy.clients.at(-1) as FrameClient), 'the newest stays');
       assert.equal(greedy.clients[0]?.goaway?.code, constants.NGHTTP2_NO_ERROR);
-      for (let index = 0; index < 10; index += 1) assert.ok(await isAnswered(peerNamed(`other ${index}`)));
+      for (let index = 0; index < 10; index += 1)
+        assert.ok(await isAnswered(peerNamed(`other ${index}`)));
       assert.ok(await isAnswered(peer));
     });
     const line = await hostile.service.logged(
       ({ msg }) => /the oldest one without a call/.test(String(msg)),
       from,
     );
-    assert.deepEqual([line['caller'], line['address'], line['limit']], ['CN=greedy', '127.0.0.1', 24]);
+    assert.deepEqual(
+      [line['caller'], line['address'], line['limit']],
+      ['CN=greedy', '127.0.0.1', 24],
+    );
   });
 
   test('where each of a caller’s connections has a call, it is the new one that is refused', async () => {
@@ -392,7 +433,8 @@ describe('shares of the connections', () => {
       try {
         for (let index = 0; index < 8; index += 1)
           greedy.push(await openAs(peerNamed(`greedy ${index}`), 12));
-        for (let index = 0; index < 8; index += 1) assert.ok(await isAnswered(peerNamed(`late ${index}`)));
+        for (let index = 0; index < 8; index += 1)
+          assert.ok(await isAnswered(peerNamed(`late ${index}`)));
       } finally {
         for (const each of greedy) each[Symbol.dispose]();
       }

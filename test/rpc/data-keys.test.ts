@@ -1,13 +1,20 @@
 /**
- * Stored data keys over the wire: made, opened, listed, deleted; what binds each to its row; and none that was
- * acknowledged lost to rotations that run meanwhile.
+ * Stored data keys over the wire: made, opened, listed, deleted; what binds each to its row; and
+ * none that was acknowledged lost to rotations that run meanwhile.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { CreateDataKeyRequest, KeywardClient } from 'keyward-client';
 import { crc32c } from '../../src/rpc/crc32c.ts';
-import { eventually, failureOf, newEnvironment, reasonOf, sharedService, startService } from '../kit.ts';
+import {
+  eventually,
+  failureOf,
+  newEnvironment,
+  reasonOf,
+  sharedService,
+  startService,
+} from '../kit.ts';
 import {
   assertOpen,
   endOf,
@@ -52,14 +59,20 @@ describe('making and opening', () => {
       returnPlaintext: true,
     });
     assert.equal(made.dataKey.name, `${parent}/dataKeys/orders`);
-    assert.match(made.dataKey.uid, /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+    assert.match(
+      made.dataKey.uid,
+      /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/,
+    );
     assert.equal(made.dataKey.keyVersion, `${parent}/versions/1`);
     assert.equal(made.dataKey.length, 32);
     assert.equal(made.dataKey.rewrapTime, undefined);
     assert.notEqual(made.dataKey.etag, '');
     assert.equal(made.plaintext.length, 32);
     assert.equal(made.plaintextCrc32c, crc32c(made.plaintext));
-    const opened = await keyward.getDataKey({ name: made.dataKey.name, encryptionContext: CONTEXT });
+    const opened = await keyward.getDataKey({
+      name: made.dataKey.name,
+      encryptionContext: CONTEXT,
+    });
     assert.deepEqual(opened, made);
   });
 
@@ -90,7 +103,10 @@ describe('making and opening', () => {
     }
     for (const length of [-1, 1, 24, 33, 65, 2 ** 31 - 1]) {
       const error = await failureOf(keyward.createDataKey({ parent, length }));
-      assert.deepEqual([error.reason, error.fieldViolations[0]?.field], ['INVALID_FIELD', 'length']);
+      assert.deepEqual(
+        [error.reason, error.fieldViolations[0]?.field],
+        ['INVALID_FIELD', 'length'],
+      );
     }
   });
 
@@ -115,7 +131,9 @@ describe('making and opening', () => {
   test('a name is taken within its key, and the data key that has it stays as it is', async () => {
     const [parent, other] = [await newKey(), await newKey()];
     const first = await keyward.createDataKey({ parent, dataKeyId: 'dk', returnPlaintext: true });
-    const error = await failureOf(keyward.createDataKey({ parent, dataKeyId: 'dk', returnPlaintext: true }));
+    const error = await failureOf(
+      keyward.createDataKey({ parent, dataKeyId: 'dk', returnPlaintext: true }),
+    );
     assert.deepEqual([error.code, error.reason], ['ALREADY_EXISTS', 'RESOURCE_EXISTS']);
     assert.deepEqual(await keyward.getDataKey({ name: first.dataKey.name }), first);
     await keyward.createDataKey({ parent: other, dataKeyId: 'dk' });
@@ -149,7 +167,10 @@ describe('making and opening', () => {
     assert.deepEqual(entries, [
       { method: 'keyward.v1.DataKeyService/CreateDataKey', caller: 'spiffe://keyward.test/tester' },
     ]);
-    await shared.service.logged(({ method }) => method === 'keyward.v1.DataKeyService/GetDataKey', from);
+    await shared.service.logged(
+      ({ method }) => method === 'keyward.v1.DataKeyService/GetDataKey',
+      from,
+    );
     const written = JSON.stringify(shared.service.log.slice(from));
     assert.doesNotMatch(written, /ctx-value/);
     for (const form of ['hex', 'base64'] as const)
@@ -224,7 +245,12 @@ describe('request ids', () => {
 
   test('a creation sent again after its data key is gone does not pass another off as it', async () => {
     const parent = await newKey();
-    const request = { parent, dataKeyId: 'dk', returnPlaintext: true, requestId: randomUUID() } as const;
+    const request = {
+      parent,
+      dataKeyId: 'dk',
+      returnPlaintext: true,
+      requestId: randomUUID(),
+    } as const;
     const { dataKey } = await keyward.createDataKey(request);
     await keyward.deleteDataKey({ name: dataKey.name });
     assert.equal(await reasonOf(keyward.createDataKey(request)), 'RESOURCE_NOT_FOUND');
@@ -236,7 +262,8 @@ describe('request ids', () => {
 describe('lists', () => {
   test('are in the order of names, page by page, without plaintext, and of the one key only', async () => {
     const [parent, other] = [await newKey(), await newKey()];
-    for (const dataKeyId of ['c', 'a-1', 'a', 'b', 'a0']) await keyward.createDataKey({ parent, dataKeyId });
+    for (const dataKeyId of ['c', 'a-1', 'a', 'b', 'a0'])
+      await keyward.createDataKey({ parent, dataKeyId });
     await keyward.createDataKey({ parent: other, dataKeyId: 'foreign' });
     const names: string[] = [];
     for await (const dataKey of keyward.dataKeys(parent, { pageSize: 2 })) {
@@ -266,7 +293,11 @@ describe('lists', () => {
     assert.equal(await names('version != 2'), 'ab');
     assert.equal(await names('version = 3'), '');
     assert.equal(await names('version = x'), '');
-    const { nextPageToken } = await keyward.listDataKeys({ parent, filter: 'version = 1', pageSize: 1 });
+    const { nextPageToken } = await keyward.listDataKeys({
+      parent,
+      filter: 'version = 1',
+      pageSize: 1,
+    });
     const misuses = [
       { parent, pageToken: nextPageToken },
       { parent: await newKey(), filter: 'version = 1', pageToken: nextPageToken },
@@ -274,7 +305,10 @@ describe('lists', () => {
     ];
     for (const misuse of misuses) {
       const error = await failureOf(keyward.listDataKeys(misuse));
-      assert.deepEqual([error.reason, error.fieldViolations[0]?.field], ['INVALID_FIELD', 'page_token']);
+      assert.deepEqual(
+        [error.reason, error.fieldViolations[0]?.field],
+        ['INVALID_FIELD', 'page_token'],
+      );
     }
   });
 });
@@ -302,7 +336,10 @@ describe('deleting', () => {
     await keyward.rotateKey({ name: parent });
     await endOf(keyward, await jobOf(keyward, parent));
     const { dataKey: now } = await keyward.getDataKey({ name: dataKey.name });
-    assert.deepEqual([now.uid, now.etag, now.createTime], [dataKey.uid, dataKey.etag, dataKey.createTime]);
+    assert.deepEqual(
+      [now.uid, now.etag, now.createTime],
+      [dataKey.uid, dataKey.etag, dataKey.createTime],
+    );
     assert.equal(now.keyVersion, `${parent}/versions/2`);
     assert.ok(now.rewrapTime !== undefined && now.rewrapTime > dataKey.createTime);
     await keyward.deleteDataKey({ name: dataKey.name, etag: dataKey.etag });
@@ -313,7 +350,9 @@ describe('what a row is bound to', () => {
   test('case 36: ciphertexts swapped between two rows open neither', async () => {
     const parent = await newKey();
     const names = await Promise.all(
-      ['a', 'b'].map(async (dataKeyId) => (await keyward.createDataKey({ parent, dataKeyId })).dataKey.name),
+      ['a', 'b'].map(
+        async (dataKeyId) => (await keyward.createDataKey({ parent, dataKeyId })).dataKey.name,
+      ),
     );
     const { keyId } = await idsOf(shared.environment, parent);
     const swap = () =>
@@ -324,7 +363,8 @@ describe('what a row is bound to', () => {
         [keyId],
       );
     await swap();
-    for (const name of names) assert.equal(await reasonOf(keyward.getDataKey({ name })), 'DECRYPTION_FAILED');
+    for (const name of names)
+      assert.equal(await reasonOf(keyward.getDataKey({ name })), 'DECRYPTION_FAILED');
     await swap();
     for (const name of names) await keyward.getDataKey({ name });
   });
@@ -333,14 +373,22 @@ describe('what a row is bound to', () => {
     const parent = await newKey();
     const made = await keyward.createDataKey({ parent, dataKeyId: 'a', returnPlaintext: true });
     const { keyId } = await idsOf(shared.environment, parent);
-    // Its name is no part of what it is bound to: whoever can write rows can rename them, and nothing more.
+    // Its name is no part of what it is bound to: whoever can write rows can rename them, and
+    // nothing more.
     await sql(shared.environment, `UPDATE data_keys SET name = 'b' WHERE key_id = $1`, [keyId]);
-    assert.deepEqual((await keyward.getDataKey({ name: `${parent}/dataKeys/b` })).plaintext, made.plaintext);
+    assert.deepEqual(
+      (await keyward.getDataKey({ name: `${parent}/dataKeys/b` })).plaintext,
+      made.plaintext,
+    );
   });
 
   test('a stored context of another data key is of no use to its thief', async () => {
     const parent = await newKey();
-    const { dataKey } = await keyward.createDataKey({ parent, dataKeyId: 'a', encryptionContext: CONTEXT });
+    const { dataKey } = await keyward.createDataKey({
+      parent,
+      dataKeyId: 'a',
+      encryptionContext: CONTEXT,
+    });
     await keyward.createDataKey({ parent, dataKeyId: 'b' });
     const { keyId } = await idsOf(shared.environment, parent);
     await sql(
@@ -357,7 +405,9 @@ describe('what a row is bound to', () => {
     const [parent, other] = [await newKey(), await newKey()];
     const { dataKey } = await keyward.createDataKey({ parent });
     const { wrappedDataKey } = await keyward.generateDataKey({ name: parent });
-    const foreign = await ciphertextOf((await keyward.createDataKey({ parent: other })).dataKey.name);
+    const foreign = await ciphertextOf(
+      (await keyward.createDataKey({ parent: other })).dataKey.name,
+    );
     const { keyId } = await idsOf(shared.environment, parent);
     for (const ciphertext of [foreign, wrappedDataKey, Buffer.alloc(148)]) {
       await assert.rejects(
@@ -391,7 +441,9 @@ describe('what a row is bound to', () => {
       const forged = Buffer.from(ciphertext);
       forged.writeUInt8(purpose, 2);
       assert.equal(
-        await reasonOf(keyward.decrypt({ parent: PARENT, ciphertext: forged, encryptionContext: CONTEXT })),
+        await reasonOf(
+          keyward.decrypt({ parent: PARENT, ciphertext: forged, encryptionContext: CONTEXT }),
+        ),
         'DECRYPTION_FAILED',
       );
     }
@@ -404,7 +456,10 @@ describe('what a row is bound to', () => {
     const { ciphertext } = await keyward.encrypt({ name: parent, plaintext: Buffer.alloc(32) });
     const forged = Buffer.from(ciphertext);
     forged.writeUInt8(3, 2);
-    await sql(shared.environment, 'UPDATE data_keys SET ciphertext = $2 WHERE key_id = $1', [keyId, forged]);
+    await sql(shared.environment, 'UPDATE data_keys SET ciphertext = $2 WHERE key_id = $1', [
+      keyId,
+      forged,
+    ]);
     assert.equal(await reasonOf(keyward.getDataKey({ name: dataKey.name })), 'DECRYPTION_FAILED');
   });
 
@@ -435,7 +490,9 @@ describe('tenants and states', () => {
       (name) => keyward.createDataKey({ parent: name.split('/').slice(0, 4).join('/') }),
     ];
     for (const call of calls) {
-      const [seen, absent] = await Promise.all([foreign, nobody].map((name) => failureOf(call(name))));
+      const [seen, absent] = await Promise.all(
+        [foreign, nobody].map((name) => failureOf(call(name))),
+      );
       assert.deepEqual([seen?.code, seen?.reason], ['NOT_FOUND', 'RESOURCE_NOT_FOUND']);
       assert.deepEqual([seen?.message, seen?.code], [absent?.message, absent?.code]);
     }
@@ -453,7 +510,10 @@ describe('tenants and states', () => {
         () => keyward.enableTenant({ name: 'tenants/off' }),
       ],
       [() => keyward.disableKey({ name: parent }), () => keyward.enableKey({ name: parent })],
-      [() => keyward.disableKeyVersion({ name: version }), () => keyward.enableKeyVersion({ name: version })],
+      [
+        () => keyward.disableKeyVersion({ name: version }),
+        () => keyward.enableKeyVersion({ name: version }),
+      ],
     ] as const;
     const reasons = ['TENANT_DISABLED', 'KEY_NOT_ENABLED', 'KEY_VERSION_NOT_ENABLED'];
     for (const [index, [off, on]] of switches.entries()) {
@@ -480,7 +540,10 @@ describe('tenants and states', () => {
     await keyward.rotateKey({ name: parent });
     const fresh = await keyward.createDataKey({ parent });
     await keyward.disableKeyVersion({ name: `${parent}/versions/1` });
-    assert.equal(await reasonOf(keyward.getDataKey({ name: old.dataKey.name })), 'KEY_VERSION_NOT_ENABLED');
+    assert.equal(
+      await reasonOf(keyward.getDataKey({ name: old.dataKey.name })),
+      'KEY_VERSION_NOT_ENABLED',
+    );
     await keyward.getDataKey({ name: fresh.dataKey.name });
   });
 });
@@ -500,10 +563,19 @@ describe('bad input', () => {
         ],
       ),
       ['encryption_context', keyward.createDataKey({ parent, encryptionContext: { '': 'x' } })],
-      ['encryption_context', keyward.createDataKey({ parent, encryptionContext: { 'keyward:x': 'x' } })],
-      ['encryption_context', keyward.createDataKey({ parent, encryptionContext: { key: 'v'.repeat(8190) } })],
+      [
+        'encryption_context',
+        keyward.createDataKey({ parent, encryptionContext: { 'keyward:x': 'x' } }),
+      ],
+      [
+        'encryption_context',
+        keyward.createDataKey({ parent, encryptionContext: { key: 'v'.repeat(8190) } }),
+      ],
       ['request_id', keyward.createDataKey({ parent, requestId: 'not-a-uuid' })],
-      ['request_id', keyward.createDataKey({ parent, requestId: '00000000-0000-1000-8000-000000000000' })],
+      [
+        'request_id',
+        keyward.createDataKey({ parent, requestId: '00000000-0000-1000-8000-000000000000' }),
+      ],
       ...[
         '',
         parent,
@@ -543,7 +615,8 @@ describe('bad input', () => {
       keyward.listDataKeys({ parent: `${parent}-not` }),
       keyward.createDataKey({ parent: 'tenants/nobody/keys/k' }),
     ];
-    for (const reason of await Promise.all(calls.map(reasonOf))) assert.equal(reason, 'RESOURCE_NOT_FOUND');
+    for (const reason of await Promise.all(calls.map(reasonOf)))
+      assert.equal(reason, 'RESOURCE_NOT_FOUND');
   });
 });
 

@@ -1,5 +1,6 @@
 /**
- * The rest of the data plane over the wire: re-encryption, data keys without plaintext, random bytes, checksums, batches.
+ * The rest of the data plane over the wire: re-encryption, data keys without plaintext, random
+ * bytes, checksums, batches.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -39,7 +40,10 @@ describe('ReEncrypt', () => {
       sourceEncryptionContext: from,
       destinationEncryptionContext: to,
     });
-    assert.deepEqual([done.sourceKeyVersion, done.keyVersion], [`${name}/versions/1`, `${name}/versions/2`]);
+    assert.deepEqual(
+      [done.sourceKeyVersion, done.keyVersion],
+      [`${name}/versions/1`, `${name}/versions/2`],
+    );
     const opened = await keyward.decrypt({
       parent: PARENT,
       ciphertext: done.ciphertext,
@@ -57,9 +61,16 @@ describe('ReEncrypt', () => {
   test('brings a wrapped data key under another key, and it stays the same data key', async () => {
     const [source, name] = [await newKey(), await newKey()];
     const { plaintext, wrappedDataKey } = await keyward.generateDataKey({ name: source });
-    const { ciphertext } = await keyward.reEncrypt({ name, ciphertext: wrappedDataKey, sourceKey: source });
+    const { ciphertext } = await keyward.reEncrypt({
+      name,
+      ciphertext: wrappedDataKey,
+      sourceKey: source,
+    });
     assert.equal(ciphertext[2], wrappedDataKey[2], 'the purpose');
-    assert.deepEqual((await keyward.decrypt({ parent: PARENT, ciphertext, key: name })).plaintext, plaintext);
+    assert.deepEqual(
+      (await keyward.decrypt({ parent: PARENT, ciphertext, key: name })).plaintext,
+      plaintext,
+    );
   });
 
   test('of another tenant, another expected key or a wrong source context fails as decrypting does', async () => {
@@ -93,16 +104,25 @@ describe('data keys and random bytes', () => {
     const name = await newKey();
     const issued = await keyward.generateDataKeyWithoutPlaintext({ name, length: 64 });
     assert.ok(!('plaintext' in issued));
-    const { plaintext } = await keyward.decrypt({ parent: PARENT, ciphertext: issued.wrappedDataKey });
+    const { plaintext } = await keyward.decrypt({
+      parent: PARENT,
+      ciphertext: issued.wrappedDataKey,
+    });
     assert.equal(plaintext.length, 64);
   });
 
   test('1 to 1,024 random bytes are given, no two alike, and no others', async () => {
     const { data } = await keyward.generateRandomBytes({ parent: PARENT, length: 1024 });
     assert.equal(data.length, 1024);
-    assert.notDeepEqual((await keyward.generateRandomBytes({ parent: PARENT, length: 1024 })).data, data);
+    assert.notDeepEqual(
+      (await keyward.generateRandomBytes({ parent: PARENT, length: 1024 })).data,
+      data,
+    );
     for (const length of [0, 1025, -1]) {
-      assert.equal(await reasonOf(keyward.generateRandomBytes({ parent: PARENT, length })), 'INVALID_FIELD');
+      assert.equal(
+        await reasonOf(keyward.generateRandomBytes({ parent: PARENT, length })),
+        'INVALID_FIELD',
+      );
     }
   });
 });
@@ -222,6 +242,9 @@ describe('batches', () => {
       const error = await failureOf(keyward.batchEncrypt({ parent: PARENT, requests: items }));
       assert.equal(error.fieldViolations[0]?.field, 'requests');
     }
-    assert.equal((await keyward.batchEncrypt({ parent: PARENT, requests: requests.slice(1) })).length, 1000);
+    assert.equal(
+      (await keyward.batchEncrypt({ parent: PARENT, requests: requests.slice(1) })).length,
+      1000,
+    );
   });
 });

@@ -1,13 +1,20 @@
 /**
- * Destruction over the wire: looked at, scheduled, called back, done when its time has come; and what then is gone, on every
- * replica.
+ * Destruction over the wire: looked at, scheduled, called back, done when its time has come; and
+ * what then is gone, on every replica.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { DestructionImpact, KeywardClient } from 'keyward-client';
 import { startFaultyService } from '../faults/service.ts';
-import { type Environment, eventually, failureOf, reasonOf, sharedService, startService } from '../kit.ts';
+import {
+  type Environment,
+  eventually,
+  failureOf,
+  reasonOf,
+  sharedService,
+  startService,
+} from '../kit.ts';
 import {
   endOf,
   idsOf,
@@ -82,7 +89,10 @@ async function versionRows(name: string) {
 async function assertDaysAhead(time: Date | undefined, days: number): Promise<void> {
   const [row] = await sql<{ now: Date }>(shared.environment, 'SELECT clock_timestamp() AS now');
   const ahead = Number(time) - Number(row?.now);
-  assert.ok(ahead <= days * DAY_MS && ahead > days * DAY_MS - 60_000, `${ahead / DAY_MS} days ahead`);
+  assert.ok(
+    ahead <= days * DAY_MS && ahead > days * DAY_MS - 60_000,
+    `${ahead / DAY_MS} days ahead`,
+  );
 }
 
 describe('a look', () => {
@@ -114,7 +124,10 @@ describe('a look', () => {
     const { name, version, old } = await rotatedKey();
     await keyward.decrypt({ parent: PARENT, ciphertext: old });
     await eventually(async () => {
-      const { impact } = await keyward.scheduleKeyVersionDestruction({ name: version, validateOnly: true });
+      const { impact } = await keyward.scheduleKeyVersionDestruction({
+        name: version,
+        validateOnly: true,
+      });
       assert.deepEqual([impact.usage.encryptOperations, impact.usage.decryptOperations], [1, 1]);
     });
     const before = await keyward.getKeyVersion({ name: version });
@@ -181,10 +194,16 @@ describe('scheduling', () => {
     for (const validateOnly of [true, false]) {
       const primary = { name: `${name}/versions/2`, etag: '1', validateOnly };
       const error = await failureOf(keyward.scheduleKeyVersionDestruction(primary));
-      assert.deepEqual([error.code, error.reason], ['FAILED_PRECONDITION', 'KEY_VERSION_IS_PRIMARY']);
+      assert.deepEqual(
+        [error.code, error.reason],
+        ['FAILED_PRECONDITION', 'KEY_VERSION_IS_PRIMARY'],
+      );
       const inUse = { name: `${name}/versions/1`, etag: '1', validateOnly };
       const refused = await failureOf(keyward.scheduleKeyVersionDestruction(inUse));
-      assert.deepEqual([refused.code, refused.reason], ['FAILED_PRECONDITION', 'KEY_VERSION_IN_USE']);
+      assert.deepEqual(
+        [refused.code, refused.reason],
+        ['FAILED_PRECONDITION', 'KEY_VERSION_IN_USE'],
+      );
       assert.equal(refused.metadata.get('stored_data_keys'), '4');
     }
     await keyward.updateKey({ key: { name, maintenancePaused: false } });
@@ -224,7 +243,10 @@ describe('scheduling', () => {
       keyward.scheduleKeyVersionDestruction({ name: version, validateOnly: true }),
     ];
     for (const error of await Promise.all(changes.map(failureOf))) {
-      assert.deepEqual([error.code, error.reason], ['FAILED_PRECONDITION', 'DESTRUCTION_UNDER_WAY']);
+      assert.deepEqual(
+        [error.code, error.reason],
+        ['FAILED_PRECONDITION', 'DESTRUCTION_UNDER_WAY'],
+      );
       assert.equal(error.metadata.get('state'), 'DESTROY_SCHEDULED');
     }
     assert.equal((await keyward.getKeyVersion({ name: version })).state, 'ENABLED');
@@ -241,7 +263,10 @@ describe('scheduling', () => {
     const { keyVersion } = await scheduleVersion(version);
     assert.equal(keyVersion.state, 'DESTROY_SCHEDULED');
     const error = await failureOf(keyward.decrypt({ parent: PARENT, ciphertext: old }));
-    assert.deepEqual([error.code, error.reason], ['FAILED_PRECONDITION', 'KEY_VERSION_NOT_ENABLED']);
+    assert.deepEqual(
+      [error.code, error.reason],
+      ['FAILED_PRECONDITION', 'KEY_VERSION_NOT_ENABLED'],
+    );
     assert.deepEqual(
       [error.metadata.get('state'), error.metadata.get('version')],
       ['DESTROY_SCHEDULED', '1'],
@@ -302,7 +327,8 @@ describe('scheduling', () => {
       keyward.scheduleKeyVersionDestruction({ name: `${name}/versions/9`, etag: '1' }),
       keyward.restoreKeyVersion({ name: `${name}/versions/9` }),
     ];
-    for (const reason of await Promise.all(calls.map(reasonOf))) assert.equal(reason, 'RESOURCE_NOT_FOUND');
+    for (const reason of await Promise.all(calls.map(reasonOf)))
+      assert.equal(reason, 'RESOURCE_NOT_FOUND');
   });
 });
 
@@ -312,8 +338,14 @@ describe('calling back', () => {
     const { dataKey } = await keyward.createDataKey({ parent: name });
     const { keyVersion } = await scheduleVersion(version);
     const { key } = await scheduleKey(name);
-    assert.equal(await reasonOf(keyward.restoreKeyVersion({ name: version })), 'DESTRUCTION_UNDER_WAY');
-    assert.equal(await reasonOf(keyward.restoreKey({ name, etag: `${key.etag}0` })), 'ETAG_MISMATCH');
+    assert.equal(
+      await reasonOf(keyward.restoreKeyVersion({ name: version })),
+      'DESTRUCTION_UNDER_WAY',
+    );
+    assert.equal(
+      await reasonOf(keyward.restoreKey({ name, etag: `${key.etag}0` })),
+      'ETAG_MISMATCH',
+    );
     const request = { name, etag: key.etag, requestId: randomUUID() };
     const restored = await keyward.restoreKey(request);
     assert.deepEqual([restored.state, restored.destroyTime], ['DISABLED', undefined]);
@@ -336,7 +368,10 @@ describe('calling back', () => {
     const { name, version } = await rotatedKey();
     const calls = [keyward.restoreKey({ name }), keyward.restoreKeyVersion({ name: version })];
     for (const error of await Promise.all(calls.map(failureOf))) {
-      assert.deepEqual([error.code, error.reason], ['FAILED_PRECONDITION', 'DESTRUCTION_NOT_SCHEDULED']);
+      assert.deepEqual(
+        [error.code, error.reason],
+        ['FAILED_PRECONDITION', 'DESTRUCTION_NOT_SCHEDULED'],
+      );
       assert.equal(error.metadata.get('state'), 'ENABLED');
     }
   });
@@ -375,7 +410,10 @@ describe('when the time has come', () => {
       { version: 2, state: 'DESTROYED', bytes: 0 },
     ]);
     const { keyId } = await idsOf(shared.environment, name);
-    assert.deepEqual(await sql(shared.environment, 'SELECT 1 FROM data_keys WHERE key_id = $1', [keyId]), []);
+    assert.deepEqual(
+      await sql(shared.environment, 'SELECT 1 FROM data_keys WHERE key_id = $1', [keyId]),
+      [],
+    );
     assert.deepEqual((await keyward.listDataKeys({ parent: name })).dataKeys, []);
     const [dataKey = ''] = plaintexts.keys();
     assert.equal(await reasonOf(keyward.getDataKey({ name: dataKey })), 'RESOURCE_NOT_FOUND');
@@ -388,7 +426,10 @@ describe('when the time has come', () => {
       ['DESTRUCTION_UNDER_WAY', keyward.updateKey({ key: { name, rotationPeriodSeconds: 10 } })],
       ['DESTRUCTION_UNDER_WAY', keyward.scheduleKeyDestruction({ name, validateOnly: true })],
       ['KEY_NOT_ENABLED', keyward.createDataKey({ parent: name })],
-      ['RESOURCE_EXISTS', keyward.createKey({ parent: PARENT, keyId: name.split('/').at(-1) ?? '' })],
+      [
+        'RESOURCE_EXISTS',
+        keyward.createKey({ parent: PARENT, keyId: name.split('/').at(-1) ?? '' }),
+      ],
     ];
     const reasons = await Promise.all(refused.map(([, call]) => reasonOf(call)));
     assert.deepEqual(
@@ -417,8 +458,14 @@ describe('when the time has come', () => {
     assert.deepEqual(first, { version: 1, state: 'DESTROYED', bytes: 0 });
     assert.deepEqual([second?.state, Number(second?.bytes) > 0], ['ENABLED', true]);
     const error = await failureOf(keyward.decrypt({ parent: PARENT, ciphertext: old }));
-    assert.deepEqual([error.code, error.reason], ['FAILED_PRECONDITION', 'KEY_VERSION_NOT_ENABLED']);
-    assert.deepEqual([error.metadata.get('state'), error.metadata.get('version')], ['DESTROYED', '1']);
+    assert.deepEqual(
+      [error.code, error.reason],
+      ['FAILED_PRECONDITION', 'KEY_VERSION_NOT_ENABLED'],
+    );
+    assert.deepEqual(
+      [error.metadata.get('state'), error.metadata.get('version')],
+      ['DESTROYED', '1'],
+    );
     await keyward.decrypt({ parent: PARENT, ciphertext: fresh });
     assert.equal((await keyward.rotateKey({ name })).primary.name, `${name}/versions/3`);
     for (const call of [
@@ -426,7 +473,10 @@ describe('when the time has come', () => {
       () => keyward.scheduleKeyVersionDestruction({ name: version, validateOnly: true }),
     ])
       assert.equal(await reasonOf(call()), 'DESTRUCTION_UNDER_WAY');
-    assert.equal(await reasonOf(keyward.restoreKeyVersion({ name: version })), 'DESTRUCTION_NOT_SCHEDULED');
+    assert.equal(
+      await reasonOf(keyward.restoreKeyVersion({ name: version })),
+      'DESTRUCTION_NOT_SCHEDULED',
+    );
     const { impact } = await keyward.scheduleKeyDestruction({ name, validateOnly: true });
     assert.equal(impact.keyVersions, 2);
   });
@@ -443,7 +493,9 @@ describe('when the time has come', () => {
     for (const { name } of [early, paused])
       assert.equal((await keyward.getKey({ name })).state, 'DESTROY_SCHEDULED');
     await keyward.restoreKey({ name: paused.name });
-    const { state } = await keyward.updateKey({ key: { name: paused.name, maintenancePaused: false } });
+    const { state } = await keyward.updateKey({
+      key: { name: paused.name, maintenancePaused: false },
+    });
     assert.equal(state, 'DISABLED');
     await eventually(async () =>
       assert.equal((await keyward.getKeyVersion({ name: paused.version })).state, 'DESTROYED'),

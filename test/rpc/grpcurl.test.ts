@@ -1,7 +1,9 @@
 /**
- * What grpcurl makes of reflection: a client that knows nothing of the contract but what the server describes.
+ * What grpcurl makes of reflection: a client that knows nothing of the contract but what the server
+ * describes.
  *
- * Skipped where there is no Go to build it with, or no module proxy to get it from; built once, into the clone.
+ * Skipped where there is no Go to build it with, or no module proxy to get it from; built once,
+ * into the clone.
  */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -73,7 +75,8 @@ function namesIn(name: string, { nestedType = [], enumType = [] }: Type): string
 }
 
 /** What grpcurl says of a symbol or a type that it was not told of. */
-const NOT_UNDERSTOOD = /not found|not recognized|does not (expose|include|support)|failed to|Unimplemented/i;
+const NOT_UNDERSTOOD =
+  /not found|not recognized|does not (expose|include|support)|failed to|Unimplemented/i;
 
 describe('grpcurl, by reflection', { skip }, () => {
   const shared = sharedService(async () => {}, {
@@ -116,7 +119,10 @@ describe('grpcurl, by reflection', { skip }, () => {
       text: await grpcurl([], 'describe', name),
     }));
     for (const { name, text } of described) {
-      assert.match(text, new RegExp(`^${name.replaceAll('.', '\\.')} is an? (service|message|enum):\n`));
+      assert.match(
+        text,
+        new RegExp(`^${name.replaceAll('.', '\\.')} is an? (service|message|enum):\n`),
+      );
       assert.doesNotMatch(text, NOT_UNDERSTOOD);
     }
     assert.ok(types.includes('google.protobuf.Timestamp'));
@@ -138,7 +144,11 @@ describe('grpcurl, by reflection', { skip }, () => {
       assert.doesNotMatch(text, NOT_UNDERSTOOD, method);
       assert.match(text, /^(\{|$|ERROR:\n {2}Code: )/, method);
       if (method.startsWith('keyward.') && text.startsWith('ERROR:'))
-        assert.match(text, /"@type": ?"type\.googleapis\.com\/google\.rpc\.ErrorInfo",\s+"domain"/, method);
+        assert.match(
+          text,
+          /"@type": ?"type\.googleapis\.com\/google\.rpc\.ErrorInfo",\s+"domain"/,
+          method,
+        );
     }
   });
 
@@ -151,7 +161,11 @@ describe('grpcurl, by reflection', { skip }, () => {
     const tenant = await call('AdminService/CreateTenant', { tenantId: 'by-grpcurl' });
     assert.ok(!Number.isNaN(Date.parse(tenant['createTime'] ?? '')));
     const parent = 'tenants/by-grpcurl';
-    const key = await call('KeyService/CreateKey', { parent, keyId: 'k', rotationPeriod: '86400s' });
+    const key = await call('KeyService/CreateKey', {
+      parent,
+      keyId: 'k',
+      rotationPeriod: '86400s',
+    });
     assert.equal(key['rotationPeriod'], '86400s');
     const name = `${parent}/keys/k`;
     const plaintext = Buffer.from('hello').toString('base64');

@@ -1,6 +1,6 @@
 /**
- * The plaintext listener for health, open to whoever reaches it: what it answers, and that nothing that is sent there ends,
- * blocks or fills the service.
+ * The plaintext listener for health, open to whoever reaches it: what it answers, and that nothing
+ * that is sent there ends, blocks or fills the service.
  */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -9,15 +9,33 @@ import { connect as connectHttp2 } from 'node:http2';
 import { connect, type Socket } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { freePort } from '../../dev/postgres.ts';
-import { FLAG, FRAME, field, frame, grpcFrame, headerBlock, PREFACE, uint32 } from '../faults/http2.ts';
-import { type Environment, eventually, newEnvironment, type Service, startService } from '../kit.ts';
+import {
+  FLAG,
+  FRAME,
+  field,
+  frame,
+  grpcFrame,
+  headerBlock,
+  PREFACE,
+  uint32,
+} from '../faults/http2.ts';
+import {
+  type Environment,
+  eventually,
+  newEnvironment,
+  type Service,
+  startService,
+} from '../kit.ts';
 
 const CHECK = '/grpc.health.v1.Health/Check';
 const WATCH = '/grpc.health.v1.Health/Watch';
 const LIST = '/grpc.health.v1.Health/List';
 const EMPTY = grpcFrame(Buffer.alloc(0));
 const SETTINGS = frame(FRAME.settings, 0, 0);
-/** How soon a new caller is to be answered after a flood: at the third try at the latest, since machines are shared. */
+/**
+ * How soon a new caller is to be answered after a flood: at the third try at the latest, since
+ * machines are shared.
+ */
 const SOON_MS = 250;
 
 let environment: Environment;
@@ -102,8 +120,9 @@ function openSockets(): number {
 const SERVING = grpcFrame(Buffer.from([8, 1]));
 
 /**
- * Makes the attack; meanwhile and afterwards a new caller is answered, it is the same process, its sockets are closed once
- * the attacker's are, and the log says that connections were ended, if any had to be.
+ * Makes the attack; meanwhile and afterwards a new caller is answered, it is the same process, its
+ * sockets are closed once the attacker's are, and the log says that connections were ended, if any
+ * had to be.
  */
 async function survives(attack: () => Promise<readonly Socket[]>, ended?: RegExp): Promise<void> {
   const pid = service.pid;
@@ -119,7 +138,9 @@ async function survives(attack: () => Promise<readonly Socket[]>, ended?: RegExp
   assert.ok((waits.at(-1) ?? 0) < SOON_MS, `a new caller waits: ${waits}`);
   if (ended !== undefined)
     await eventually(() => {
-      const lines = service.log.slice(from).filter(({ msg }) => msg === 'health connections were ended');
+      const lines = service.log
+        .slice(from)
+        .filter(({ msg }) => msg === 'health connections were ended');
       const reasons = lines.flatMap((line) => Object.keys(line['ended'] as object));
       assert.match(reasons.join(), ended);
     });
@@ -132,8 +153,15 @@ async function survives(attack: () => Promise<readonly Socket[]>, ended?: RegExp
   assert.ok(!service.log.slice(from).some(({ level }) => level === 'error' || level === 'fatal'));
 }
 
-/** One connection on which the bytes are sent in pieces, until it is closed or that many pieces are through. */
-async function pour(first: readonly Uint8Array[], piece: (n: number) => Uint8Array, pieces: number) {
+/**
+ * One connection on which the bytes are sent in pieces, until it is closed or that many pieces are
+ * through.
+ */
+async function pour(
+  first: readonly Uint8Array[],
+  piece: (n: number) => Uint8Array,
+  pieces: number,
+) {
   const socket = raw(PREFACE, SETTINGS, ...first);
   for (let n = 0; n < pieces && !socket.destroyed; n++) {
     if (!socket.write(piece(n)))
@@ -178,7 +206,11 @@ describe('health in plaintext', () => {
   test('a watcher hears of every change', async () => {
     const session = connectHttp2(`http://127.0.0.1:${port}`);
     session.on('error', () => {});
-    const stream = session.request({ ':method': 'POST', ':path': WATCH, 'content-type': 'application/grpc' });
+    const stream = session.request({
+      ':method': 'POST',
+      ':path': WATCH,
+      'content-type': 'application/grpc',
+    });
     const heard: number[] = [];
     stream.on('data', (chunk: Buffer) => heard.push(chunk.at(-1) ?? -1));
     stream.on('error', () => {});
@@ -194,7 +226,11 @@ describe('health in plaintext', () => {
   test('an unknown service can be watched, and is unknown', async () => {
     const session = connectHttp2(`http://127.0.0.1:${port}`);
     session.on('error', () => {});
-    const stream = session.request({ ':method': 'POST', ':path': WATCH, 'content-type': 'application/grpc' });
+    const stream = session.request({
+      ':method': 'POST',
+      ':path': WATCH,
+      'content-type': 'application/grpc',
+    });
     stream.on('error', () => {});
     stream.end(grpcFrame(field(1, 'nothing')));
     const [first] = (await once(stream, 'data')) as [Buffer];
@@ -209,7 +245,9 @@ describe('nothing that is sent to health in plaintext ends, blocks or fills the 
       const socket = raw(PREFACE, SETTINGS);
       socket.pause();
       for (let burst = 0; burst < 6; burst++) {
-        const requests = Array.from({ length: 100 }, (_, n) => wholeRequest(2 * (burst * 100 + n) + 1));
+        const requests = Array.from({ length: 100 }, (_, n) =>
+          wholeRequest(2 * (burst * 100 + n) + 1),
+        );
         socket.write(Buffer.concat(requests));
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
@@ -262,7 +300,10 @@ describe('nothing that is sent to health in plaintext ends, blocks or fills the 
     [
       'PINGs',
       [],
-      () => Buffer.concat(Array.from({ length: 1_000 }, () => frame(FRAME.ping, 0, 0, Buffer.alloc(8)))),
+      () =>
+        Buffer.concat(
+          Array.from({ length: 1_000 }, () => frame(FRAME.ping, 0, 0, Buffer.alloc(8))),
+        ),
     ],
     ['SETTINGS', [], () => Buffer.concat(Array.from({ length: 1_000 }, () => SETTINGS))],
     [
@@ -278,7 +319,10 @@ describe('nothing that is sent to health in plaintext ends, blocks or fills the 
     [
       'WINDOW_UPDATEs',
       [],
-      () => Buffer.concat(Array.from({ length: 1_000 }, () => frame(FRAME.windowUpdate, 0, 0, uint32(1)))),
+      () =>
+        Buffer.concat(
+          Array.from({ length: 1_000 }, () => frame(FRAME.windowUpdate, 0, 0, uint32(1))),
+        ),
     ],
   ] as const)
     test(`a flood of ${name}`, () =>
@@ -303,11 +347,16 @@ describe('nothing that is sent to health in plaintext ends, blocks or fills the 
       const bytes = (length: number) => Buffer.from(Array.from({ length }, () => random(256)));
       const end = performance.now() + 10_000;
       while (performance.now() < end) {
-        const socket = raw(...(random(10) > 0 ? [PREFACE] : []), ...(random(5) > 0 ? [SETTINGS] : []));
+        const socket = raw(
+          ...(random(10) > 0 ? [PREFACE] : []),
+          ...(random(5) > 0 ? [SETTINGS] : []),
+        );
         for (let n = random(60); n > 0; n--) {
           const stream = random(3) === 0 ? random(2 ** 31) : 2 * random(8) + 1;
           const payload =
-            random(3) === 0 ? headerBlock([CHECK, WATCH, LIST][random(3)] ?? CHECK) : bytes(random(40));
+            random(3) === 0
+              ? headerBlock([CHECK, WATCH, LIST][random(3)] ?? CHECK)
+              : bytes(random(40));
           socket.write(frame(random(12), random(256), stream, payload));
         }
         if (random(2) === 0) await new Promise((resolve) => setImmediate(resolve));

@@ -1,6 +1,6 @@
 /**
- * Who is let in, over the wire: by certificate, by token, by both bound together, and by nothing else; while files change
- * and issuers fail.
+ * Who is let in, over the wire: by certificate, by token, by both bound together, and by nothing
+ * else; while files change and issuers fail.
  */
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
@@ -80,9 +80,17 @@ before(async () => {
     'jwt:file/alice',
     'jwt:late/alice',
   ];
-  await grantEverything(environment.variables, [...callers, 'spiffe://keyward.test/batch', 'CN=revoked']);
+  await grantEverything(environment.variables, [
+    ...callers,
+    'spiffe://keyward.test/batch',
+    'CN=revoked',
+  ]);
   endpoint = await startEndpoint([key]);
-  batch = environment.ca.issue({ subject: 'batch', usage: 'client', uris: ['spiffe://keyward.test/batch'] });
+  batch = environment.ca.issue({
+    subject: 'batch',
+    usage: 'client',
+    uris: ['spiffe://keyward.test/batch'],
+  });
   writeIssuers();
   writeKeys(fileKey);
   writeFileSync(path('deny'), '# nobody yet\n');
@@ -137,9 +145,10 @@ async function outcomeOf(request: Request): Promise<string> {
 }
 
 function thumbprint({ certPem }: Credentials): string {
-  return Buffer.from(new X509Certificate(certPem).fingerprint256.replaceAll(':', ''), 'hex').toString(
-    'base64url',
-  );
+  return Buffer.from(
+    new X509Certificate(certPem).fingerprint256.replaceAll(':', ''),
+    'hex',
+  ).toString('base64url');
 }
 
 const boundTo = (credentials: Credentials, changes: TokenChanges = {}) =>
@@ -170,7 +179,11 @@ describe('a caller', () => {
       'DPoP x',
       '',
     ])
-      assert.equal(await outcomeOf({ headers: { authorization } }), 'CREDENTIALS_INVALID', authorization);
+      assert.equal(
+        await outcomeOf({ headers: { authorization } }),
+        'CREDENTIALS_INVALID',
+        authorization,
+      );
     assert.equal(await outcomeOf({ headers: { authorization: `bearer ${tokenBy(key)}` } }), 'OK');
   });
 
@@ -183,7 +196,10 @@ describe('a caller', () => {
       ['authorization', 'Bearer a.b.c'],
     ]);
     client.send(frame(FRAME.headers, FLAG.endStream | FLAG.endHeaders, 1, block));
-    await service.logged(({ cause }) => cause === 'there is more than one authorization header', from);
+    await service.logged(
+      ({ cause }) => cause === 'there is more than one authorization header',
+      from,
+    );
   });
 
   test('with a certificate and a token that isn’t bound to it is refused, though each would do', async () => {
@@ -196,7 +212,11 @@ describe('a caller', () => {
     assert.equal(await outcomeOf({ credentials: batch, token }), 'OK');
     assert.equal(await outcomeOf({ credentials: other, token }), 'TOKEN_NOT_BOUND');
     assert.equal(await outcomeOf({ token }), 'TOKEN_NOT_BOUND');
-    assert.equal(await outcomeOf({ credentials: batch, token }), 'OK', 'and still good where it belongs');
+    assert.equal(
+      await outcomeOf({ credentials: batch, token }),
+      'OK',
+      'and still good where it belongs',
+    );
     const byKey = tokenBy(key, { claims: { cnf: { jkt: thumbprint(batch) } } });
     assert.equal(await outcomeOf({ credentials: batch, token: byKey }), 'CREDENTIALS_INVALID');
     assert.equal(await outcomeOf({ token: byKey }), 'CREDENTIALS_INVALID');
@@ -228,13 +248,17 @@ describe('a caller', () => {
     const wrong = {
       'the token has expired': tokenBy(key, { now: past }),
       'the token is not for this audience alone': tokenBy(key, { claims: { aud: 'other' } }),
-      'the token’s signature does not verify (ERR_JWS_SIGNATURE_VERIFICATION_FAILED)': tokenBy(stranger),
+      'the token’s signature does not verify (ERR_JWS_SIGNATURE_VERIFICATION_FAILED)':
+        tokenBy(stranger),
       'the token’s issuer is none of those configured': tokenBy(key, { claims: { iss: 'x' } }),
     };
     for (const [cause, token] of Object.entries(wrong)) {
       const { reason, message, metadata, headers } = await ask({ token });
       assert.equal(reason, 'CREDENTIALS_INVALID');
-      assert.equal(message, 'The token or the certificate of the call is not accepted. The log says why.');
+      assert.equal(
+        message,
+        'The token or the certificate of the call is not accepted. The log says why.',
+      );
       assert.deepEqual(metadata, {});
       await service.logged((line) => line['cause'] === cause && line['outcome'] === reason, from);
       assert.ok(!JSON.stringify(headers).includes(token));
@@ -264,7 +288,12 @@ describe('a caller', () => {
   });
 
   test('is asked who he is whatever he calls: health, and what doesn’t exist, too', async () => {
-    for (const to of [HEALTH, '/grpc.health.v1.Health/Watch', '/keyward.v1.KeyService/Nothing', CREATE])
+    for (const to of [
+      HEALTH,
+      '/grpc.health.v1.Health/Watch',
+      '/keyward.v1.KeyService/Nothing',
+      CREATE,
+    ])
       assert.equal(await outcomeOf({ to }), 'CREDENTIALS_MISSING', to);
     assert.equal(await outcomeOf({ to: HEALTH, token: tokenBy(key) }), 'OK');
     assert.equal(await outcomeOf({ to: HEALTH, credentials: batch }), 'OK');
@@ -291,7 +320,10 @@ describe('a caller', () => {
   test('is known by the issuer’s mapping, and bound, by the token and not by the certificate', async () => {
     const from = service.log.length;
     await ask({ credentials: batch, token: boundTo(batch, { claims: { sub: 'bound one' } }) });
-    await service.logged(({ caller, msg }) => caller === 'jwt:corp/bound one' && msg === 'call', from);
+    await service.logged(
+      ({ caller, msg }) => caller === 'jwt:corp/bound one' && msg === 'call',
+      from,
+    );
   });
 });
 
@@ -299,7 +331,8 @@ describe('what changes while the service runs', () => {
   test('case 5: a certificate that is put on the deny list is refused on its open connection, and on a new one', async () => {
     const revoked = environment.ca.issue({ subject: 'revoked', usage: 'client' });
     using session = openSession(peer(revoked));
-    const next = (headers = {}) => call(session, { path: LIST, headers, body: [grpcFrame(Buffer.alloc(0))] });
+    const next = (headers = {}) =>
+      call(session, { path: LIST, headers, body: [grpcFrame(Buffer.alloc(0))] });
     const bound = { authorization: `Bearer ${boundTo(revoked)}` };
     assert.equal((await next()).status, 0);
     assert.equal((await next(bound)).status, 0);
@@ -313,8 +346,15 @@ describe('what changes while the service runs', () => {
       assert.equal(await outcomeOf({ credentials: batch }), 'OK');
       const from = service.log.length;
       writeFileSync(path('deny'), `${line}\nnonsense\n`);
-      await service.logged(({ msg }) => String(msg).startsWith('deny list can not be reloaded'), from);
-      assert.equal((await next()).reason, 'CERTIFICATE_DENIED', 'a list that is no list changes nothing');
+      await service.logged(
+        ({ msg }) => String(msg).startsWith('deny list can not be reloaded'),
+        from,
+      );
+      assert.equal(
+        (await next()).reason,
+        'CERTIFICATE_DENIED',
+        'a list that is no list changes nothing',
+      );
       writeFileSync(path('deny'), '');
       await eventually(async () => assert.equal((await next()).status, 0));
     }
@@ -349,10 +389,13 @@ describe('what changes while the service runs', () => {
 
   test('case 24: an endpoint that is down makes callers nobody knows UNAVAILABLE, and leaves the others', async () => {
     await using own = await startEndpoint([key]);
-    const at = (claims: object = {}) => tokenBy(key, { claims: { iss: 'https://late.test/', ...claims } });
+    const at = (claims: object = {}) =>
+      tokenBy(key, { claims: { iss: 'https://late.test/', ...claims } });
     own.answer = (_, response) => response.writeHead(503).end();
     writeIssuers({ issuer: 'https://late.test/', name: 'late', jwksUrl: own.url });
-    await eventually(async () => assert.equal(await outcomeOf({ token: at() }), 'ISSUER_UNAVAILABLE'));
+    await eventually(async () =>
+      assert.equal(await outcomeOf({ token: at() }), 'ISSUER_UNAVAILABLE'),
+    );
     const { status, retryAfterMs } = await ask({ token: at() });
     assert.deepEqual([status, retryAfterMs], [14, 1000]);
     assert.equal(await outcomeOf({ token: fileToken() }), 'OK');
@@ -372,9 +415,13 @@ describe('under attack', () => {
     using session = openSession(peer());
     // As many at once as one address may have under way.
     for (const from of [0, 100]) {
-      const tokens = Array.from({ length: 100 }, (_, i) => tokenBy({ ...key, kid: `unknown-${from + i}` }));
+      const tokens = Array.from({ length: 100 }, (_, i) =>
+        tokenBy({ ...key, kid: `unknown-${from + i}` }),
+      );
       const answers = await Promise.all(
-        tokens.map((token) => call(session, { path: LIST, headers: { authorization: `Bearer ${token}` } })),
+        tokens.map((token) =>
+          call(session, { path: LIST, headers: { authorization: `Bearer ${token}` } }),
+        ),
       );
       for (const { reason } of answers) assert.equal(reason, 'CREDENTIALS_INVALID');
     }
@@ -390,7 +437,10 @@ describe('under attack', () => {
         const tokens = Array.from({ length: 100 }, (_, i) =>
           tokenBy(stranger, { claims: { jti: `${round}-${i}` } }),
         );
-        const calls = tokens.map((token) => ({ path: LIST, headers: { authorization: `Bearer ${token}` } }));
+        const calls = tokens.map((token) => ({
+          path: LIST,
+          headers: { authorization: `Bearer ${token}` },
+        }));
         answers.push(
           ...(await Promise.all(calls.map((each) => call(session, { ...each, unfinished: true })))),
         );
@@ -451,12 +501,18 @@ describe('a server with as many calls as it takes', () => {
     using strangers = openSession({ ...peer(), port: running.port });
     using known = openSession({ ...peer(batch), port: running.port });
     const wait = () =>
-      call(strangers, { path: LIST, headers: { authorization: `Bearer ${tokenBy(key)}` }, unfinished: true });
+      call(strangers, {
+        path: LIST,
+        headers: { authorization: `Bearer ${tokenBy(key)}` },
+        unfinished: true,
+      });
     const waiting = Array.from({ length: 8 }, wait);
     await eventually(() => assert.equal(own.requests, 1));
     const honest = () => call(known, { path: LIST, body: [grpcFrame(Buffer.alloc(0))] });
     assert.equal((await honest()).status, 0);
-    const arriving = Array.from({ length: 12 }, () => call(known, { path: LIST, unfinished: true }));
+    const arriving = Array.from({ length: 12 }, () =>
+      call(known, { path: LIST, unfinished: true }),
+    );
     for (const { reason } of await Promise.all(waiting)) assert.equal(reason, 'SERVER_BUSY');
     const more = Array.from({ length: 10 }, wait);
     assert.equal((await Promise.race(more)).reason, 'SERVER_BUSY');
@@ -485,12 +541,18 @@ describe('keyward-client', () => {
 
 describe('at start', () => {
   test('an issuers file, a key file or a deny list with mistakes is refused, every mistake named', async () => {
-    writeFileSync(path('bad.json'), '{"issuers":[{"name":"A"},{"name":"b","jwksFile":"/nowhere"}]}');
+    writeFileSync(
+      path('bad.json'),
+      '{"issuers":[{"name":"A"},{"name":"b","jwksFile":"/nowhere"}]}',
+    );
     writeFileSync(path('nokeys.json'), '{}');
     writeIssuers({ jwksUrl: undefined, jwksFile: path('nokeys.json') }, 'keyless.json');
     writeFileSync(path('bad-deny'), 'x\n\ny\n');
     const expected: [Record<string, string>, RegExp][] = [
-      [{ KEYWARD_ISSUERS_FILE: path('bad.json') }, /issuers\.0\.name: .*issuers\.1\.jwksFile: names a file/s],
+      [
+        { KEYWARD_ISSUERS_FILE: path('bad.json') },
+        /issuers\.0\.name: .*issuers\.1\.jwksFile: names a file/s,
+      ],
       [{ KEYWARD_ISSUERS_FILE: path('keyless.json') }, /nokeys\.json: this is no JSON Web Key Set/],
       [
         { KEYWARD_CERTIFICATE_DENY_FILE: path('bad-deny') },
@@ -519,7 +581,11 @@ describe('without issuers', () => {
       port: running.port,
       ca: own.ca.certPem,
     });
-    const named = own.ca.issue({ subject: 'a', usage: 'client', uris: ['spiffe://keyward.test/a'] });
+    const named = own.ca.issue({
+      subject: 'a',
+      usage: 'client',
+      uris: ['spiffe://keyward.test/a'],
+    });
     const unnamed = own.ca.issue({ subject: 'a', usage: 'client' });
     const reasonWith = async (credentials?: Credentials, headers = {}) => {
       using session = openSession(at(credentials));
@@ -533,6 +599,9 @@ describe('without issuers', () => {
     assert.equal(await reasonWith(named), 'OK');
     assert.equal(await reasonWith(), 'closed');
     assert.equal(await reasonWith(unnamed), 'CREDENTIALS_INVALID');
-    assert.equal(await reasonWith(named, { authorization: `Bearer ${tokenBy(key)}` }), 'CREDENTIALS_INVALID');
+    assert.equal(
+      await reasonWith(named, { authorization: `Bearer ${tokenBy(key)}` }),
+      'CREDENTIALS_INVALID',
+    );
   });
 });

@@ -1,5 +1,6 @@
 /**
- * Keys and tenants over the wire: states, descriptions, labels, etags, filters, masks, and request ids.
+ * Keys and tenants over the wire: states, descriptions, labels, etags, filters, masks, and request
+ * ids.
  */
 import assert from 'node:assert/strict';
 import { randomBytes, randomUUID } from 'node:crypto';
@@ -24,8 +25,14 @@ describe('states', () => {
     const { ciphertext } = await keyward.encrypt({ name, plaintext: Buffer.from('p') });
     const disabled = await keyward.disableKey({ name });
     assert.equal(disabled.state, 'DISABLED');
-    assert.equal(await reasonOf(keyward.encrypt({ name, plaintext: Buffer.from('p') })), 'KEY_NOT_ENABLED');
-    assert.equal(await reasonOf(keyward.decrypt({ parent: PARENT, ciphertext })), 'KEY_NOT_ENABLED');
+    assert.equal(
+      await reasonOf(keyward.encrypt({ name, plaintext: Buffer.from('p') })),
+      'KEY_NOT_ENABLED',
+    );
+    assert.equal(
+      await reasonOf(keyward.decrypt({ parent: PARENT, ciphertext })),
+      'KEY_NOT_ENABLED',
+    );
     assert.equal(await reasonOf(keyward.generateDataKey({ name })), 'KEY_NOT_ENABLED');
     assert.equal((await keyward.enableKey({ name })).state, 'ENABLED');
     assert.equal((await keyward.decrypt({ parent: PARENT, ciphertext })).plaintext.toString(), 'p');
@@ -38,10 +45,15 @@ describe('states', () => {
     const second = await keyward.encrypt({ name, plaintext: Buffer.from('2') });
     const disabled = await keyward.disableKeyVersion({ name: `${name}/versions/1` });
     assert.equal(disabled.state, 'DISABLED');
-    const error = await failureOf(keyward.decrypt({ parent: PARENT, ciphertext: first.ciphertext }));
+    const error = await failureOf(
+      keyward.decrypt({ parent: PARENT, ciphertext: first.ciphertext }),
+    );
     assert.equal(error.code, 'FAILED_PRECONDITION');
     assert.equal(error.reason, 'KEY_VERSION_NOT_ENABLED');
-    assert.deepEqual([error.metadata.get('state'), error.metadata.get('version')], ['DISABLED', '1']);
+    assert.deepEqual(
+      [error.metadata.get('state'), error.metadata.get('version')],
+      ['DISABLED', '1'],
+    );
     await keyward.decrypt({ parent: PARENT, ciphertext: second.ciphertext });
     await keyward.enableKeyVersion({ name: `${name}/versions/1` });
     await keyward.decrypt({ parent: PARENT, ciphertext: first.ciphertext });
@@ -79,7 +91,10 @@ describe('states', () => {
     assert.equal((await keyward.getKey({ name })).name, name);
     await keyward.encrypt({ name: await newKey(), plaintext: Buffer.from('p') });
     await keyward.enableTenant({ name: 'tenants/off' });
-    assert.equal((await keyward.decrypt({ parent: 'tenants/off', ciphertext })).plaintext.toString(), 'p');
+    assert.equal(
+      (await keyward.decrypt({ parent: 'tenants/off', ciphertext })).plaintext.toString(),
+      'p',
+    );
   });
 
   test('disabling on one replica holds on another within 2 seconds', async () => {
@@ -89,7 +104,10 @@ describe('states', () => {
     await there.encrypt({ name, plaintext: Buffer.from('p') });
     await keyward.disableKey({ name });
     await eventually(async () =>
-      assert.equal(await reasonOf(there.encrypt({ name, plaintext: Buffer.from('p') })), 'KEY_NOT_ENABLED'),
+      assert.equal(
+        await reasonOf(there.encrypt({ name, plaintext: Buffer.from('p') })),
+        'KEY_NOT_ENABLED',
+      ),
     );
     await keyward.createTenant({ tenantId: 'far' });
     const { name: far } = await keyward.createKey({ parent: 'tenants/far', keyId: 'k' });
@@ -158,7 +176,9 @@ describe('descriptions and labels', () => {
   test('an unknown mask path is refused, and so is an empty mask', async () => {
     const name = await newKey();
     for (const updateMask of [['state'], ['description', 'name'], []]) {
-      const error = await failureOf(keyward.updateKey({ key: { name, description: 'x' }, updateMask }));
+      const error = await failureOf(
+        keyward.updateKey({ key: { name, description: 'x' }, updateMask }),
+      );
       assert.equal(error.fieldViolations[0]?.field, 'update_mask');
     }
     assert.equal((await keyward.getKey({ name })).description, '');
@@ -174,7 +194,9 @@ describe('descriptions and labels', () => {
       { labels: Object.fromEntries(Array.from({ length: 65 }, (_, index) => [`l${index}`, ''])) },
     ];
     for (const attempt of attempts) {
-      const error = await failureOf(keyward.createKey({ parent: PARENT, keyId: newId('bad'), ...attempt }));
+      const error = await failureOf(
+        keyward.createKey({ parent: PARENT, keyId: newId('bad'), ...attempt }),
+      );
       assert.equal(error.reason, 'INVALID_FIELD');
       assert.equal(error.fieldViolations[0]?.field, Object.keys(attempt)[0]);
     }
@@ -209,7 +231,10 @@ describe('etags', () => {
     const name = `${await newKey()}/versions/1`;
     const version = await keyward.getKeyVersion({ name });
     await keyward.disableKeyVersion({ name, etag: version.etag });
-    assert.equal(await reasonOf(keyward.enableKeyVersion({ name, etag: version.etag })), 'ETAG_MISMATCH');
+    assert.equal(
+      await reasonOf(keyward.enableKeyVersion({ name, etag: version.etag })),
+      'ETAG_MISMATCH',
+    );
     const tenant = await keyward.createTenant({ tenantId: newId('t') });
     await keyward.disableTenant({ name: tenant.name, etag: tenant.etag });
     assert.equal(
@@ -235,7 +260,12 @@ describe('lists', () => {
       const found: string[] = [];
       let pageToken = '';
       do {
-        const page = await keyward.listKeys({ parent: 'tenants/filtered', filter, pageSize: 1, pageToken });
+        const page = await keyward.listKeys({
+          parent: 'tenants/filtered',
+          filter,
+          pageSize: 1,
+          pageToken,
+        });
         found.push(...page.keys.map(({ name }) => name.slice(-1)));
         pageToken = page.nextPageToken;
       } while (pageToken !== '');
@@ -279,7 +309,8 @@ describe('lists', () => {
       assert.equal(error.fieldViolations[0]?.field, 'filter');
     }
     assert.deepEqual(
-      (await keyward.listKeys({ parent: PARENT, filter: `labels.x = "'; DROP TABLE keys; --"` })).keys,
+      (await keyward.listKeys({ parent: PARENT, filter: `labels.x = "'; DROP TABLE keys; --"` }))
+        .keys,
       [],
     );
   });
@@ -300,7 +331,10 @@ describe('lists', () => {
       assert.equal(fieldViolations[0]?.field, 'page_token');
     }
     const good = encodePageToken(`versions ${name} []`, '2');
-    assert.equal((await keyward.listKeyVersions({ parent: name, pageToken: good })).keyVersions.length, 1);
+    assert.equal(
+      (await keyward.listKeyVersions({ parent: name, pageToken: good })).keyVersions.length,
+      1,
+    );
   });
 
   test('page sizes beyond the bounds are refused', async () => {
@@ -361,13 +395,18 @@ describe('request ids', () => {
     const name = await newKey();
     const { etag } = await keyward.getKey({ name });
     const requestId = randomUUID();
-    assert.equal(await reasonOf(keyward.disableKey({ name, etag: 'stale', requestId })), 'ETAG_MISMATCH');
+    assert.equal(
+      await reasonOf(keyward.disableKey({ name, etag: 'stale', requestId })),
+      'ETAG_MISMATCH',
+    );
     await keyward.disableKey({ name, etag, requestId });
   });
 
   test('an id that is no UUID of version 4 is refused', async () => {
     for (const requestId of ['1', '00000000-0000-1000-8000-000000000000']) {
-      const error = await failureOf(keyward.createKey({ parent: PARENT, keyId: newId('x'), requestId }));
+      const error = await failureOf(
+        keyward.createKey({ parent: PARENT, keyId: newId('x'), requestId }),
+      );
       assert.equal(error.fieldViolations[0]?.field, 'request_id');
     }
   });

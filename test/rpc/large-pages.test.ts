@@ -28,7 +28,10 @@ async function ask(
   name: string,
   request: object,
 ): Promise<{ message: Message; bytes: number }[]> {
-  const method = serviceDefinition(`keyward.v1.${service}`)[name] as MethodDefinition<object, Message>;
+  const method = serviceDefinition(`keyward.v1.${service}`)[name] as MethodDefinition<
+    object,
+    Message
+  >;
   using session = openSession(hostile.peer);
   const body = [grpcFrame(method.requestSerialize(request))];
   const answer = await call(session, { path: method.path, body });
@@ -45,7 +48,12 @@ async function ask(
 /**
  * All of a list by the largest pages there are, of which there are several and none is too large.
  */
-async function listed(service: string, name: string, field: string, request: object): Promise<Message[]> {
+async function listed(
+  service: string,
+  name: string,
+  field: string,
+  request: object,
+): Promise<Message[]> {
   const found: Message[] = [];
   const pages: number[] = [];
   let pageToken = '';
@@ -88,7 +96,10 @@ test('keys with all that labels and a description may hold', async () => {
 test('role bindings with conditions of many values', async () => {
   const values = Array.from({ length: 100 }, (_, index) => `${index}`.padEnd(70, 'x'));
   const condition = { contextKey: 'conversation', oneOf: { values } };
-  const roleBinding = { role: 'roles/encrypter', conditions: Array.from({ length: 16 }, () => condition) };
+  const roleBinding = {
+    role: 'roles/encrypter',
+    conditions: Array.from({ length: 16 }, () => condition),
+  };
   const count = 45;
   for (let index = 0; index < count; index += 1)
     await ask('AccessService', 'CreateRoleBinding', {
@@ -96,7 +107,9 @@ test('role bindings with conditions of many values', async () => {
       roleBindingId: `b${index}`,
       roleBinding: { principal: `p${index}`, ...roleBinding },
     });
-  const bindings = await listed('AccessService', 'ListRoleBindings', 'roleBindings', { parent: PARENT });
+  const bindings = await listed('AccessService', 'ListRoleBindings', 'roleBindings', {
+    parent: PARENT,
+  });
   assert.equal(new Set(bindings.map(({ name }) => name)).size, count);
 });
 
@@ -112,9 +125,16 @@ test('audit entries of batches with many contexts, listed and read; of one with 
   };
   const count = 3;
   for (let index = 0; index < count; index += 1)
-    assert.ok((await hostile.keyward.batchGenerateDataKey(batch(6))).every((result) => 'response' in result));
+    assert.ok(
+      (await hostile.keyward.batchGenerateDataKey(batch(6))).every(
+        (result) => 'response' in result,
+      ),
+    );
   const refusal = await failureOf(hostile.keyward.batchGenerateDataKey(batch(20)));
-  assert.deepEqual([refusal.reason, refusal.metadata.get('limit')], ['MESSAGE_TOO_LARGE', '3670016']);
+  assert.deepEqual(
+    [refusal.reason, refusal.metadata.get('limit')],
+    ['MESSAGE_TOO_LARGE', '3670016'],
+  );
   assert.match(
     refusal.message,
     /^requests: would have an audit entry of up to \d+ bytes, of 3670016 at most/,

@@ -1,5 +1,6 @@
 /**
- * The switch for incidents over the wire: what it stops, on every replica, what it doesn't, and that nothing is lost by it.
+ * The switch for incidents over the wire: what it stops, on every replica, what it doesn't, and
+ * that nothing is lost by it.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -32,7 +33,11 @@ const newKey = async (settings: { rotationPeriodSeconds?: number } = {}) =>
   (await keyward.createKey({ parent: PARENT, keyId: newId('k'), ...settings })).name;
 
 test('maintenance is not paused unless somebody pauses it', async () => {
-  assert.deepEqual(await keyward.getMaintenance(), { paused: false, changeTime: undefined, caller: '' });
+  assert.deepEqual(await keyward.getMaintenance(), {
+    paused: false,
+    changeTime: undefined,
+    caller: '',
+  });
 });
 
 test('pausing says when and who, and pausing what is paused changes nothing', async () => {
@@ -58,7 +63,9 @@ test('pausing says when and who, and pausing what is paused changes nothing', as
     shared.environment,
     "SELECT method, caller FROM audit_entries WHERE resource = 'maintenance' AND entry_id IS NOT NULL ORDER BY at LIMIT 1",
   );
-  assert.deepEqual(entries, [{ method: 'keyward.v1.AdminService/PauseMaintenance', caller: TESTER }]);
+  assert.deepEqual(entries, [
+    { method: 'keyward.v1.AdminService/PauseMaintenance', caller: TESTER },
+  ]);
 });
 
 test('case 89: the same request twice has one effect', async () => {
@@ -90,11 +97,14 @@ test('while it is paused no replica rotates, re-wraps or destroys, keys can be u
   await there.pauseMaintenance();
 
   await makeDue(shared.environment, due);
-  for (let use = 0; use < 3; use++) await keyward.encrypt({ name: used, plaintext: Buffer.from('p') });
+  for (let use = 0; use < 3; use++)
+    await keyward.encrypt({ name: used, plaintext: Buffer.from('p') });
   const { keyId } = await idsOf(shared.environment, doomed);
-  await sql(shared.environment, "UPDATE keys SET destroy_at = now() - interval '1 s' WHERE key_id = $1", [
-    keyId,
-  ]);
+  await sql(
+    shared.environment,
+    "UPDATE keys SET destroy_at = now() - interval '1 s' WHERE key_id = $1",
+    [keyId],
+  );
   await resealStates(shared.environment, 'k.key_id = $1', [keyId]);
   await keyward.rotateKey({ name: rotated });
   const job = await jobOf(keyward, rotated);
@@ -125,7 +135,10 @@ test('while it is paused no replica rotates, re-wraps or destroys, keys can be u
   await assertOpen(keyward, plaintexts);
 });
 
-/** Waits until three more ticks have passed, by the database's clock; what was to be done would have been begun. */
+/**
+ * Waits until three more ticks have passed, by the database's clock; what was to be done would have
+ * been begun.
+ */
 async function ticked(): Promise<void> {
   const [row] = await sql<{ end: Date }>(
     shared.environment,

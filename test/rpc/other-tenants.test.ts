@@ -1,6 +1,6 @@
 /**
- * Another tenant's things: by every method, by names, ciphertexts, page tokens and tokens, they can't be told from what isn't
- * there; and each attempt is recorded.
+ * Another tenant's things: by every method, by names, ciphertexts, page tokens and tokens, they
+ * can't be told from what isn't there; and each attempt is recorded.
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
@@ -9,7 +9,9 @@ import { AccessRig, type Caller, RPCS } from './access-rig.ts';
 import { sql } from './reconciling.ts';
 import { type Names, wellFormed } from './well-formed.ts';
 
-const EVERYTHING = Object.keys(PERMISSIONS).filter((name) => isPermission(name) && !isOfSystem(name));
+const EVERYTHING = Object.keys(PERMISSIONS).filter(
+  (name) => isPermission(name) && !isOfSystem(name),
+);
 /** What names no tenant, or is anybody's to ask. */
 const NO_TENANT = [
   'AdminService/CreateTenant',
@@ -102,7 +104,10 @@ async function rowsOf(tenant: string): Promise<unknown> {
   return rows;
 }
 
-/** Has the caller ask every method for `theirs`, for what gamma hasn't got, and for a tenant that there isn't. */
+/**
+ * Has the caller ask every method for `theirs`, for what gamma hasn't got, and for a tenant that
+ * there isn't.
+ */
 async function assertHidden(caller: Caller, callerName: string): Promise<void> {
   await rig.ask(nobody, 'KeyService/GetKey', { name: 'tenants/nowhere/keys/k' });
   const before = await rowsOf('gamma');
@@ -135,7 +140,9 @@ describe('whoever may do everything in one tenant', () => {
 
   test('case 28: has no use of another’s names within requests of his own tenant’s', async () => {
     const name = 'tenants/acme/keys/k';
-    const { ciphertext } = await rig.done('EncryptionService/Encrypt', { name: 'tenants/gamma/keys/theirs' });
+    const { ciphertext } = await rig.done('EncryptionService/Encrypt', {
+      name: 'tenants/gamma/keys/theirs',
+    });
     const own = await rig.done('EncryptionService/Encrypt', { name });
     const pairs: [string, object, object][] = [
       ['EncryptionService/Decrypt', { ciphertext }, { ciphertext: Buffer.alloc(132) }],
@@ -149,7 +156,11 @@ describe('whoever may do everything in one tenant', () => {
         { ciphertext: own['ciphertext'], key: 'tenants/gamma/keys/theirs' },
         { ciphertext: own['ciphertext'], key: 'tenants/nowhere/keys/none' },
       ],
-      ['EncryptionService/ReEncrypt', { name, ciphertext }, { name, ciphertext: Buffer.alloc(132) }],
+      [
+        'EncryptionService/ReEncrypt',
+        { name, ciphertext },
+        { name, ciphertext: Buffer.alloc(132) },
+      ],
       [
         'EncryptionService/ReEncrypt',
         { name, ciphertext, sourceKey: 'tenants/gamma/keys/theirs' },
@@ -178,11 +189,15 @@ describe('whoever may do everything in one tenant', () => {
         ),
       );
       assert.ok(known && unknown);
-      const { results } = known.answer as { results?: { error: object; response: object | null }[] };
+      const { results } = known.answer as {
+        results?: { error: object; response: object | null }[];
+      };
       if (results === undefined) assert.notEqual(known.reason, 'OK', method);
       else assert.ok(results.every(({ error, response }) => error !== null && response == null));
       const errors = ({ answer, seen }: typeof known) =>
-        JSON.stringify(answer['results'] ?? seen, (key, value) => (key === 'value' ? undefined : value));
+        JSON.stringify(answer['results'] ?? seen, (key, value) =>
+          key === 'value' ? undefined : value,
+        );
       assert.equal(errors(known), errors(unknown), method);
     }
   });
@@ -218,7 +233,9 @@ describe('whoever may do everything in one tenant', () => {
       });
       assert.equal(lacking.reason, 'PERMISSION_MISSING');
     }
-    const refused = (await rig.audited(from)).filter(({ outcome }) => outcome === 'RESOURCE_NOT_FOUND');
+    const refused = (await rig.audited(from)).filter(
+      ({ outcome }) => outcome === 'RESOURCE_NOT_FOUND',
+    );
     assert.equal(refused.length, 4 * batches.length);
     refused.forEach(({ requestId: _, ...entry }, index) => {
       const { requestId: __, ...other } = refused[index - (index % 2)] as (typeof refused)[number];
@@ -245,9 +262,13 @@ describe('whoever may do everything in one tenant', () => {
 
   test('is told the same of a key that there is and one that there isn’t, where he may look at neither', async () => {
     const viewer = rig.certified('spiffe://keyward.test/encrypter');
-    await rig.bind('acme', 'spiffe://keyward.test/encrypter', 'encrypter', { keyPattern: 'other-*' });
+    await rig.bind('acme', 'spiffe://keyward.test/encrypter', 'encrypter', {
+      keyPattern: 'other-*',
+    });
     const [known, unknown] = await Promise.all(
-      ['k', 'z'].map((key) => rig.ask(viewer, 'KeyService/GetKey', { name: `tenants/acme/keys/${key}` })),
+      ['k', 'z'].map((key) =>
+        rig.ask(viewer, 'KeyService/GetKey', { name: `tenants/acme/keys/${key}` }),
+      ),
     );
     assert.equal(known?.reason, 'PERMISSION_MISSING');
     assert.equal(

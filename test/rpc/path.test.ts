@@ -1,5 +1,6 @@
 /**
- * Every method over the wire, on the real token and the real database: what it does, and what it says when it can't.
+ * Every method over the wire, on the real token and the real database: what it does, and what it
+ * says when it can't.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -48,7 +49,9 @@ describe('AdminService', () => {
   test('a page token of another list is refused', async () => {
     const { nextPageToken } = await keyward.listTenants({ pageSize: 1 });
     assert.notEqual(nextPageToken, '');
-    const error = await failureOf(keyward.listKeys({ parent: 'tenants/acme', pageToken: nextPageToken }));
+    const error = await failureOf(
+      keyward.listKeys({ parent: 'tenants/acme', pageToken: nextPageToken }),
+    );
     assert.equal(error.fieldViolations[0]?.field, 'page_token');
   });
 });
@@ -73,14 +76,22 @@ describe('KeyService', () => {
   });
 
   test('what is not there is RESOURCE_NOT_FOUND', async () => {
-    assert.equal(await reasonOf(keyward.getTenant({ name: 'tenants/nobody' })), 'RESOURCE_NOT_FOUND');
-    assert.equal(await reasonOf(keyward.getKey({ name: 'tenants/acme/keys/nothing' })), 'RESOURCE_NOT_FOUND');
+    assert.equal(
+      await reasonOf(keyward.getTenant({ name: 'tenants/nobody' })),
+      'RESOURCE_NOT_FOUND',
+    );
+    assert.equal(
+      await reasonOf(keyward.getKey({ name: 'tenants/acme/keys/nothing' })),
+      'RESOURCE_NOT_FOUND',
+    );
     assert.equal(
       await reasonOf(keyward.createKey({ parent: 'tenants/nobody', keyId: 'k' })),
       'RESOURCE_NOT_FOUND',
     );
     assert.equal(
-      await reasonOf(keyward.encrypt({ name: 'tenants/acme/keys/nothing', plaintext: Buffer.from('x') })),
+      await reasonOf(
+        keyward.encrypt({ name: 'tenants/acme/keys/nothing', plaintext: Buffer.from('x') }),
+      ),
       'RESOURCE_NOT_FOUND',
     );
   });
@@ -94,7 +105,10 @@ describe('KeyService', () => {
     assert.equal(old.keyVersion, `${name}/versions/1`);
     assert.equal(fresh.keyVersion, `${name}/versions/2`);
     const opened = await keyward.decrypt({ parent: 'tenants/acme', ciphertext: old.ciphertext });
-    assert.deepEqual([opened.plaintext.toString(), opened.keyVersion], ['old', `${name}/versions/1`]);
+    assert.deepEqual(
+      [opened.plaintext.toString(), opened.keyVersion],
+      ['old', `${name}/versions/1`],
+    );
     const versions = await keyward.listKeyVersions({ parent: name });
     assert.deepEqual(
       versions.keyVersions.map((version) => version.name),
@@ -104,7 +118,9 @@ describe('KeyService', () => {
 
   test('rotations at once each make a version of their own, without a gap', async () => {
     const name = await newKey();
-    const outcomes = await Promise.allSettled(Array.from({ length: 4 }, () => keyward.rotateKey({ name })));
+    const outcomes = await Promise.allSettled(
+      Array.from({ length: 4 }, () => keyward.rotateKey({ name })),
+    );
     const made = outcomes.flatMap((outcome) =>
       outcome.status === 'fulfilled' ? outcome.value.primary?.name : [],
     );
@@ -120,7 +136,8 @@ describe('KeyService', () => {
 
   test('keys are listed by name, and only those of the tenant', async () => {
     await keyward.createTenant({ tenantId: 'listed' });
-    for (const keyId of ['c', 'a', 'b']) await keyward.createKey({ parent: 'tenants/listed', keyId });
+    for (const keyId of ['c', 'a', 'b'])
+      await keyward.createKey({ parent: 'tenants/listed', keyId });
     const names: string[] = [];
     for await (const { name } of keyward.keys('tenants/listed', { pageSize: 2 })) names.push(name);
     assert.deepEqual(
@@ -137,8 +154,16 @@ describe('KeyService', () => {
       [name],
     );
     assert.deepEqual(entries, [
-      { method: 'keyward.v1.KeyService/CreateKey', caller: 'spiffe://keyward.test/tester', outcome: 'OK' },
-      { method: 'keyward.v1.KeyService/RotateKey', caller: 'spiffe://keyward.test/tester', outcome: 'OK' },
+      {
+        method: 'keyward.v1.KeyService/CreateKey',
+        caller: 'spiffe://keyward.test/tester',
+        outcome: 'OK',
+      },
+      {
+        method: 'keyward.v1.KeyService/RotateKey',
+        caller: 'spiffe://keyward.test/tester',
+        outcome: 'OK',
+      },
     ]);
   });
 });
@@ -149,7 +174,11 @@ describe('EncryptionService', () => {
   test('what was encrypted opens with the same context, in whatever order', async () => {
     const name = await newKey();
     const plaintext = randomBytes(1000);
-    const { ciphertext, keyVersion } = await keyward.encrypt({ name, plaintext, encryptionContext: context });
+    const { ciphertext, keyVersion } = await keyward.encrypt({
+      name,
+      plaintext,
+      encryptionContext: context,
+    });
     assert.equal(ciphertext.length, plaintext.length + 116);
     assert.equal(keyVersion, `${name}/versions/1`);
     const opened = await keyward.decrypt({
@@ -167,7 +196,10 @@ describe('EncryptionService', () => {
     for (const length of [0, 1, 65_536]) {
       const plaintext = randomBytes(length);
       const { ciphertext } = await keyward.encrypt({ name, plaintext });
-      assert.deepEqual((await keyward.decrypt({ parent: 'tenants/acme', ciphertext })).plaintext, plaintext);
+      assert.deepEqual(
+        (await keyward.decrypt({ parent: 'tenants/acme', ciphertext })).plaintext,
+        plaintext,
+      );
     }
     const error = await failureOf(keyward.encrypt({ name, plaintext: Buffer.alloc(65_537) }));
     assert.equal(error.reason, 'INVALID_FIELD');
@@ -177,7 +209,11 @@ describe('EncryptionService', () => {
   test('case 46: a context may have the key __proto__, and it counts', async () => {
     const name = await newKey();
     const encryptionContext = new Map([['__proto__', 'x']]);
-    const { ciphertext } = await keyward.encrypt({ name, plaintext: Buffer.from('p'), encryptionContext });
+    const { ciphertext } = await keyward.encrypt({
+      name,
+      plaintext: Buffer.from('p'),
+      encryptionContext,
+    });
     const opened = await keyward.decrypt({ parent: 'tenants/acme', ciphertext, encryptionContext });
     assert.equal(opened.plaintext.toString(), 'p');
     assert.equal(
@@ -248,7 +284,9 @@ describe('EncryptionService', () => {
         encryptionContext: context,
       })),
     ];
-    const failures = await Promise.all(attempts.map((attempt) => failureOf(keyward.decrypt(attempt))));
+    const failures = await Promise.all(
+      attempts.map((attempt) => failureOf(keyward.decrypt(attempt))),
+    );
     const shapes = failures.map(({ code, reason, message, fieldViolations }) => ({
       code,
       reason,
@@ -299,10 +337,14 @@ describe('every call', () => {
       encryptionContext: { c: 'ctx-value' },
     });
     const error = await failureOf(keyward.getKey({ name: `${name}-not` }));
-    const line = await shared.service.logged(({ requestId }) => requestId === error.requestId, from);
+    const line = await shared.service.logged(
+      ({ requestId }) => requestId === error.requestId,
+      from,
+    );
     assert.equal(line['outcome'], 'RESOURCE_NOT_FOUND');
     const encrypted = await shared.service.logged(
-      ({ method, resource }) => method === 'keyward.v1.EncryptionService/Encrypt' && resource === name,
+      ({ method, resource }) =>
+        method === 'keyward.v1.EncryptionService/Encrypt' && resource === name,
       from,
     );
     assert.equal(encrypted['outcome'], 'OK');

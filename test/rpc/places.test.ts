@@ -93,7 +93,9 @@ describe('places', () => {
 
   test('whoever comes and goes, there are never more than there are places, and a newcomer gets one', () => {
     const names = fc.constantFrom('a', 'b', 'c', 'd', 'e');
-    const steps = fc.array(fc.tuple(fc.constantFrom('come', 'prove', 'leave'), names), { maxLength: 200 });
+    const steps = fc.array(fc.tuple(fc.constantFrom('come', 'prove', 'leave'), names), {
+      maxLength: 200,
+    });
     fc.assert(
       fc.property(steps, (taken) => {
         const places = new Places<Occupant>(16);

@@ -1,6 +1,7 @@
 /**
- * Case 36, for who may do what: whatever somebody with write access to the database does to bindings, roles and seals is
- * noticed before it is obeyed, in that tenant and no other, and is over when the rows are as they were.
+ * Case 36, for who may do what: whatever somebody with write access to the database does to
+ * bindings, roles and seals is noticed before it is obeyed, in that tenant and no other, and is
+ * over when the rows are as they were.
  */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
@@ -57,7 +58,8 @@ let rig: AccessRig;
 
 before(async () => {
   rig = await AccessRig.start();
-  for (const tenantId of ['gamma', 'delta']) await rig.done('AdminService/CreateTenant', { tenantId });
+  for (const tenantId of ['gamma', 'delta'])
+    await rig.done('AdminService/CreateTenant', { tenantId });
 });
 
 after(() => rig?.[Symbol.asyncDispose]());
@@ -81,7 +83,11 @@ async function newTenant(tenantId: string): Promise<string> {
 }
 
 /** Somebody writes to the database, and has every replica read it. */
-async function write(tenants: readonly string[], text: string, values: unknown[] = []): Promise<void> {
+async function write(
+  tenants: readonly string[],
+  text: string,
+  values: unknown[] = [],
+): Promise<void> {
   await sql(rig.environment, text, values);
   await sql(
     rig.environment,
@@ -141,12 +147,19 @@ async function assertRefused(tenant: string, from: number): Promise<void> {
   ];
   for (const [name, request] of requests) {
     const parent = `tenants/${tenant}`;
-    assert.equal((await rig.ask(rig.tester, name, { parent, ...request })).reason, 'POLICY_CORRUPT', name);
+    assert.equal(
+      (await rig.ask(rig.tester, name, { parent, ...request })).reason,
+      'POLICY_CORRUPT',
+      name,
+    );
   }
   const attacker = rig.certified(ATTACKER);
-  const { reason } = await rig.ask(attacker, 'KeyService/ListKeys', { parent: `tenants/${tenant}` });
+  const { reason } = await rig.ask(attacker, 'KeyService/ListKeys', {
+    parent: `tenants/${tenant}`,
+  });
   assert.equal(reason, 'POLICY_CORRUPT');
-  const isAlert = (line: LogLine) => line['alert'] === 'policy-corrupt' && line['tenant'] === tenant;
+  const isAlert = (line: LogLine) =>
+    line['alert'] === 'policy-corrupt' && line['tenant'] === tenant;
   await rig.service.logged(isAlert, from);
 }
 
@@ -157,7 +170,9 @@ test('case 36: a change to any column of a binding, a role or a seal', async () 
      WHERE table_schema = 'public' AND table_name = ANY ($1)`,
     [TABLES],
   );
-  const known = TABLES.flatMap((table) => Object.keys(CHANGES[table]).map((column) => `${table}.${column}`));
+  const known = TABLES.flatMap((table) =>
+    Object.keys(CHANGES[table]).map((column) => `${table}.${column}`),
+  );
   assert.deepEqual(columns.map(({ table, column }) => `${table}.${column}`).sort(), known.sort());
   const honest = await newTenant('honest');
   const tampered = await Promise.all(
@@ -272,7 +287,8 @@ test('case 36: of tenants/system keeps from what it might allow, and from nothin
     'POLICY_CORRUPT',
   );
   // Nor does it tell anybody which tenants there are.
-  const ask = (parent: string) => rig.ask(rig.certified(ATTACKER), 'KeyService/ListKeys', { parent });
+  const ask = (parent: string) =>
+    rig.ask(rig.certified(ATTACKER), 'KeyService/ListKeys', { parent });
   assert.equal((await ask('tenants/nowhere')).seen, (await ask(`tenants/${tenant}`)).seen);
   await putBack('system', before);
   await eventually(async () => assert.equal((await list()).reason, 'OK'));

@@ -1,10 +1,12 @@
 /**
- * What text that an assistant reads can make it do with its keys: nothing but with the conversation that it is in.
+ * What text that an assistant reads can make it do with its keys: nothing but with the conversation
+ * that it is in.
  *
- * An assistant works for tenant acme, in conversation 42. It holds a token of the company's issuer, bound to its
- * certificate, with the claim `conversation`; its role bindings let it encrypt, decrypt and have data keys issued under the
- * keys `chat-*`, where the encryption context's entry `conversation` is what the token says. Then it reads a text that was
- * written for it, and does all that the text asks for.
+ * An assistant works for tenant acme, in conversation 42. It holds a token of the company's issuer,
+ * bound to its certificate, with the claim `conversation`; its role bindings let it encrypt,
+ * decrypt and have data keys issued under the keys `chat-*`, where the encryption context's entry
+ * `conversation` is what the token says. Then it reads a text that was written for it, and does all
+ * that the text asks for.
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
@@ -25,8 +27,13 @@ let rig: AccessRig;
 let certificate: Caller;
 let assistant: Caller;
 /** What the company has kept of both conversations. */
-const kept: { ours?: unknown; theirs?: unknown; ofOther?: unknown; ourKey?: unknown; theirKey?: unknown } =
-  {};
+const kept: {
+  ours?: unknown;
+  theirs?: unknown;
+  ofOther?: unknown;
+  ourKey?: unknown;
+  theirKey?: unknown;
+} = {};
 
 before(async () => {
   rig = await AccessRig.start();
@@ -37,9 +44,13 @@ before(async () => {
   const conditions = [{ contextKey: 'conversation', claim: { path: ['conversation'] } }];
   for (const role of ['encrypter', 'decrypter', 'dataKeyIssuer'])
     await rig.bind('acme', ASSISTANT, role, { keyPattern: 'chat-*', conditions });
-  await rig.bind('acme', 'spiffe://keyward.test/attacker', 'decrypter', { keyPattern: 'attackers' });
+  await rig.bind('acme', 'spiffe://keyward.test/attacker', 'decrypter', {
+    keyPattern: 'attackers',
+  });
   const encrypt = async (name: string, plaintext: Buffer, encryptionContext: object) =>
-    (await rig.done('EncryptionService/Encrypt', { name, plaintext, encryptionContext }))['ciphertext'];
+    (await rig.done('EncryptionService/Encrypt', { name, plaintext, encryptionContext }))[
+      'ciphertext'
+    ];
   kept.ours = await encrypt(CHAT, MEMORY, OURS);
   kept.theirs = await encrypt(CHAT, SECRET, THEIRS);
   kept.ofOther = await encrypt(`${ACME}/keys/payroll`, SECRET, OURS);
@@ -71,7 +82,10 @@ interface Attempt {
   readonly tenant?: string;
 }
 
-/** The assistant does as it is told. Each time it is refused, that is recorded, and its own conversation still opens. */
+/**
+ * The assistant does as it is told. Each time it is refused, that is recorded, and its own
+ * conversation still opens.
+ */
 async function tries(attempts: readonly Attempt[]): Promise<void> {
   for (const { method, request, reason = 'PERMISSION_MISSING', tenant = 'acme' } of attempts) {
     const from = (await rig.audited()).length;
@@ -95,7 +109,11 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
     await opensItsOwn();
     const encrypt = { name: CHAT, plaintext: MEMORY, encryptionContext: OURS };
     await rig.done('EncryptionService/Encrypt', encrypt, assistant);
-    await rig.done('EncryptionService/GenerateDataKey', { name: CHAT, encryptionContext: OURS }, assistant);
+    await rig.done(
+      'EncryptionService/GenerateDataKey',
+      { name: CHAT, encryptionContext: OURS },
+      assistant,
+    );
     const moved = await rig.done(
       'EncryptionService/ReEncrypt',
       {
@@ -120,7 +138,10 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
       { method, request: { parent: ACME, ciphertext, encryptionContext: { Conversation: '42' } } },
       { method, request: { parent: ACME, ciphertext, encryptionContext: { conversation: '42 ' } } },
       { method, request: { parent: ACME, ciphertext, encryptionContext: { conversation: '٤٢' } } },
-      { method: 'DataKeyService/GetDataKey', request: { name: kept.theirKey, encryptionContext: THEIRS } },
+      {
+        method: 'DataKeyService/GetDataKey',
+        request: { name: kept.theirKey, encryptionContext: THEIRS },
+      },
       { method: 'DataKeyService/GetDataKey', request: { name: kept.theirKey } },
     ]);
   });
@@ -132,7 +153,10 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
       'DECRYPTION_FAILED',
     );
     const get = { name: kept.theirKey, encryptionContext: OURS };
-    assert.equal((await rig.ask(assistant, 'DataKeyService/GetDataKey', get)).reason, 'DECRYPTION_FAILED');
+    assert.equal(
+      (await rig.ask(assistant, 'DataKeyService/GetDataKey', get)).reason,
+      'DECRYPTION_FAILED',
+    );
     await opensItsOwn();
   });
 
@@ -172,13 +196,19 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
     const own = { ciphertext: kept.ours, sourceEncryptionContext: OURS };
     const another = { ciphertext: kept.theirs, sourceEncryptionContext: THEIRS };
     await tries([
-      { method, request: { ...own, name: `${ACME}/keys/attackers`, destinationEncryptionContext: OURS } },
+      {
+        method,
+        request: { ...own, name: `${ACME}/keys/attackers`, destinationEncryptionContext: OURS },
+      },
       { method, request: { ...own, name: `${ACME}/keys/attackers` } },
       { method, request: { ...own, name: CHAT, destinationEncryptionContext: THEIRS } },
       { method, request: { ...own, name: CHAT } },
       { method, request: { ...another, name: CHAT, destinationEncryptionContext: OURS } },
       { method, request: { ...another, name: CHAT, destinationEncryptionContext: THEIRS } },
-      { method, request: { ...another, name: CHAT, sourceKey: CHAT, destinationEncryptionContext: OURS } },
+      {
+        method,
+        request: { ...another, name: CHAT, sourceKey: CHAT, destinationEncryptionContext: OURS },
+      },
       {
         method,
         request: {
@@ -194,7 +224,10 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
         method: 'EncryptionService/Encrypt',
         request: { name: `${ACME}/keys/attackers`, encryptionContext: OURS },
       },
-      { method: 'EncryptionService/GenerateDataKey', request: { name: CHAT, encryptionContext: THEIRS } },
+      {
+        method: 'EncryptionService/GenerateDataKey',
+        request: { name: CHAT, encryptionContext: THEIRS },
+      },
       {
         method: 'DataKeyService/CreateDataKey',
         request: { parent: CHAT, encryptionContext: THEIRS, returnPlaintext: true },
@@ -211,13 +244,24 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
       ciphertext: ciphertexts[index],
       encryptionContext,
     }));
-    const answer = await rig.done('EncryptionService/BatchDecrypt', { parent: ACME, requests }, assistant);
-    const results = answer['results'] as { response?: { plaintext: Buffer }; error?: { message: string } }[];
+    const answer = await rig.done(
+      'EncryptionService/BatchDecrypt',
+      { parent: ACME, requests },
+      assistant,
+    );
+    const results = answer['results'] as {
+      response?: { plaintext: Buffer };
+      error?: { message: string };
+    }[];
     assert.deepEqual(results[0]?.response?.plaintext, MEMORY);
     for (const { response } of results.slice(1)) assert.equal(response, undefined);
     const entries = await rig.audited(from);
     assert.deepEqual(
-      entries.map(({ caller, outcome, detail }) => [caller, outcome, JSON.parse(detail).missing.length]),
+      entries.map(({ caller, outcome, detail }) => [
+        caller,
+        outcome,
+        JSON.parse(detail).missing.length,
+      ]),
       [[ASSISTANT, 'OK', 2]],
     );
     const encrypted = await rig.done(
@@ -247,7 +291,10 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
     });
     const [own] = roleBindings as { name: string }[];
     await tries([
-      { method: 'AccessService/CreateRoleBinding', request: { parent: ACME, roleBinding: binding } },
+      {
+        method: 'AccessService/CreateRoleBinding',
+        request: { parent: ACME, roleBinding: binding },
+      },
       {
         method: 'AccessService/CreateRoleBinding',
         request: { parent: 'tenants/system', roleBinding: { ...binding, allTenants: true } },
@@ -273,7 +320,10 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
       { method: 'KeyService/DisableKey', request: { name: CHAT } },
       { method: 'KeyService/ScheduleKeyDestruction', request: { name: CHAT } },
       { method: 'KeyService/ScheduleKeyDestruction', request: { name: CHAT, validateOnly: true } },
-      { method: 'KeyService/ScheduleKeyVersionDestruction', request: { name: `${CHAT}/versions/1` } },
+      {
+        method: 'KeyService/ScheduleKeyVersionDestruction',
+        request: { name: `${CHAT}/versions/1` },
+      },
       {
         method: 'KeyService/UpdateKey',
         request: {
@@ -284,10 +334,18 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
       { method: 'KeyService/CreateKey', request: { parent: ACME, keyId: 'chat-mine' } },
       { method: 'DataKeyService/DeleteDataKey', request: { name: kept.ourKey } },
       { method: 'RotationService/CreateRewrapJob', request: { scope: CHAT } },
-      { method: 'RotationService/CreateRewrapJob', request: { scope: 'tenants/-' }, tenant: 'system' },
+      {
+        method: 'RotationService/CreateRewrapJob',
+        request: { scope: 'tenants/-' },
+        tenant: 'system',
+      },
       { method: 'AdminService/DisableTenant', request: { name: ACME } },
       { method: 'AdminService/PauseMaintenance', request: {}, tenant: 'system' },
-      { method: 'HsmService/RotateRootKey', request: { parent: 'tenants/system' }, tenant: 'system' },
+      {
+        method: 'HsmService/RotateRootKey',
+        request: { parent: 'tenants/system' },
+        tenant: 'system',
+      },
     ]);
   });
 
@@ -296,7 +354,11 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
     const questions = ['AccessService/GetCaller', 'AccessService/TestPermissions'];
     for (const rpc of RPCS.filter(({ name }) => !questions.includes(name)))
       for (const tenant of ['acme', 'beta', 'nowhere']) {
-        const { reason } = await rig.ask(assistant, rpc.name, await wellFormed(rig, nobody, rpc, { tenant }));
+        const { reason } = await rig.ask(
+          assistant,
+          rpc.name,
+          await wellFormed(rig, nobody, rpc, { tenant }),
+        );
         const isBatch = rpc.name.startsWith('EncryptionService/Batch') && tenant === 'acme';
         const refused = isBatch ? ['OK'] : ['PERMISSION_MISSING', 'RESOURCE_NOT_FOUND'];
         assert.ok(refused.includes(reason), `${rpc.name} in ${tenant}: ${reason}`);
@@ -353,13 +415,19 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
     assert.equal(await open(certificate), 'RESOURCE_NOT_FOUND');
     const [head, payload = '', signature] = token.split('.');
     const claims = JSON.parse(Buffer.from(payload, 'base64url').toString()) as object;
-    const forged = Buffer.from(JSON.stringify({ ...claims, conversation: '43' })).toString('base64url');
+    const forged = Buffer.from(JSON.stringify({ ...claims, conversation: '43' })).toString(
+      'base64url',
+    );
     assert.equal(
       await open({ ...certificate, token: `${head}.${forged}.${signature}` }),
       'CREDENTIALS_INVALID',
     );
     const unsaid = rig.bound('assistant', ['acme'], certificate);
-    assert.equal(await open(unsaid), 'PERMISSION_MISSING', 'a token that names no conversation opens none');
+    assert.equal(
+      await open(unsaid),
+      'PERMISSION_MISSING',
+      'a token that names no conversation opens none',
+    );
     const listed = rig.bound('assistant', ['acme'], certificate, { conversation: ['42', '43'] });
     assert.equal(await open(listed), 'PERMISSION_MISSING', 'nor does one that names several');
     const number = rig.bound('assistant', ['acme'], certificate, { conversation: 42 });

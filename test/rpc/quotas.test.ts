@@ -1,11 +1,19 @@
 /**
- * What a tenant may use, over the wire: calls per second, keys, stored data keys; set, enforced on every replica, explained.
+ * What a tenant may use, over the wire: calls per second, keys, stored data keys; set, enforced on
+ * every replica, explained.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { connect, type KeywardClient, KeywardClientError } from 'keyward-client';
-import { eventually, failureOf, reasonOf, type Service, sharedService, startService } from '../kit.ts';
+import {
+  eventually,
+  failureOf,
+  reasonOf,
+  type Service,
+  sharedService,
+  startService,
+} from '../kit.ts';
 import { newId, QUICK, resealStates, sql } from './reconciling.ts';
 
 const plaintext = Buffer.from('something');
@@ -18,12 +26,15 @@ const shared = sharedService(async (client) => {
 }, QUICK);
 
 /** A tenant with a key, and these quotas. */
-async function newTenant(quotas: { callsPerSecond?: number; keys?: number; storedDataKeys?: number } = {}) {
+async function newTenant(
+  quotas: { callsPerSecond?: number; keys?: number; storedDataKeys?: number } = {},
+) {
   const tenantId = newId('t');
   const parent = `tenants/${tenantId}`;
   await keyward.createTenant({ tenantId });
   const { name } = await keyward.createKey({ parent, keyId: 'k' });
-  if (Object.keys(quotas).length > 0) await keyward.updateTenant({ tenant: { name: parent, quotas } });
+  if (Object.keys(quotas).length > 0)
+    await keyward.updateTenant({ tenant: { name: parent, quotas } });
   return { parent, name };
 }
 
@@ -50,7 +61,12 @@ async function outcomeOf(calls: readonly Promise<unknown>[]): Promise<Outcome> {
 const encryptOnce = (client: KeywardClient, name: string) => client.encrypt({ name, plaintext });
 
 /** Calls that overlap, `width` at a time, until so many milliseconds are over. */
-async function hammer(clients: readonly KeywardClient[], name: string, width: number, milliseconds: number) {
+async function hammer(
+  clients: readonly KeywardClient[],
+  name: string,
+  width: number,
+  milliseconds: number,
+) {
   const began = performance.now();
   let [answered, refused] = [0, 0];
   const work = async (client: KeywardClient) => {
@@ -94,12 +110,15 @@ describe('quotas', () => {
     assert.deepEqual(one.quotas, { ...all, keys: 7 });
     assert.deepEqual(await keyward.getTenant({ name: parent }), one);
     assert.equal(
-      await reasonOf(keyward.updateTenant({ tenant: { name: parent, quotas: all, etag: set.etag } })),
+      await reasonOf(
+        keyward.updateTenant({ tenant: { name: parent, quotas: all, etag: set.etag } }),
+      ),
       'ETAG_MISMATCH',
     );
     const none = await keyward.updateTenant({ tenant: { name: parent }, updateMask: ['quotas'] });
     assert.deepEqual(none.quotas, quotas);
-    for await (const tenant of keyward.tenants()) if (tenant.name === parent) assert.deepEqual(tenant, none);
+    for await (const tenant of keyward.tenants())
+      if (tenant.name === parent) assert.deepEqual(tenant, none);
   });
 
   test('are set once by a request that is sent again, and its answer tells how they are', async () => {
@@ -127,7 +146,10 @@ describe('quotas', () => {
     ];
     for (const [violated, request] of cases) {
       const { reason, fieldViolations } = await failureOf(keyward.updateTenant(request));
-      assert.deepEqual([reason, fieldViolations.map(({ field }) => field)], ['INVALID_FIELD', [violated]]);
+      assert.deepEqual(
+        [reason, fieldViolations.map(({ field }) => field)],
+        ['INVALID_FIELD', [violated]],
+      );
     }
     const absent = { tenant: { name: 'tenants/nobody', quotas: { keys: 1 } } };
     assert.equal(await reasonOf(keyward.updateTenant(absent)), 'RESOURCE_NOT_FOUND');
@@ -154,10 +176,13 @@ describe('quotas', () => {
     });
     const dataKeys = await failureOf(limited.createDataKey({ parent: name, dataKeyId: 'second' }));
     assert.equal(quotaOf(dataKeys).limit, '1');
-    const { refused } = await outcomeOf(Array.from({ length: 100 }, () => encryptOnce(limited, name)));
+    const { refused } = await outcomeOf(
+      Array.from({ length: 100 }, () => encryptOnce(limited, name)),
+    );
     assert.ok(refused.length > 0);
     for (const keyId of ['second', 'third']) await limited.createKey({ parent: own.parent, keyId });
-    for (const dataKeyId of ['first', 'second']) await limited.createDataKey({ parent: own.name, dataKeyId });
+    for (const dataKeyId of ['first', 'second'])
+      await limited.createDataKey({ parent: own.name, dataKeyId });
   });
 });
 
@@ -174,14 +199,20 @@ describe('the quota of keys', () => {
       limit: '2',
     });
     assert.equal(error.retryDelayMs, undefined);
-    assert.equal(await reasonOf(keyward.getKey({ name: `${parent}/keys/third` })), 'RESOURCE_NOT_FOUND');
+    assert.equal(
+      await reasonOf(keyward.getKey({ name: `${parent}/keys/third` })),
+      'RESOURCE_NOT_FOUND',
+    );
     assert.deepEqual(await keyward.createKey(request), second);
     assert.equal(await reasonOf(keyward.createKey({ parent, keyId: 'second' })), 'RESOURCE_EXISTS');
     await keyward.rotateKey({ name });
     await encryptOnce(keyward, name);
     await keyward.updateTenant({ tenant: { name: parent, quotas: { keys: 1 } } });
     await encryptOnce(keyward, name);
-    assert.equal(quotaOf(await failureOf(keyward.createKey({ parent, keyId: 'third' }))).limit, '1');
+    assert.equal(
+      quotaOf(await failureOf(keyward.createKey({ parent, keyId: 'third' }))).limit,
+      '1',
+    );
   });
 
   test('has room again when a key has been destroyed, and not before', async () => {
@@ -190,9 +221,11 @@ describe('the quota of keys', () => {
     await keyward.scheduleKeyDestruction({ name, etag: impact.etag, windowDays: 7 });
     assert.equal(await reasonOf(keyward.createKey({ parent, keyId: 'next' })), 'QUOTA_EXCEEDED');
     const { uid } = await keyward.getKey({ name });
-    await sql(shared.environment, `UPDATE keys SET destroy_at = now() - interval '1 s' WHERE key_id = $1`, [
-      uid,
-    ]);
+    await sql(
+      shared.environment,
+      `UPDATE keys SET destroy_at = now() - interval '1 s' WHERE key_id = $1`,
+      [uid],
+    );
     await resealStates(shared.environment, 'k.key_id = $1', [uid]);
     await eventually(async () => assert.equal((await keyward.getKey({ name })).state, 'DESTROYED'));
     await keyward.createKey({ parent, keyId: 'next' });
@@ -217,7 +250,10 @@ describe('the quota of stored data keys', () => {
     await keyward.rotateKey({ name });
     await keyward.deleteDataKey({ name: dataKey.name });
     await keyward.createDataKey({ parent: other, dataKeyId: 'b' });
-    assert.equal(await reasonOf(keyward.createDataKey({ parent: name, dataKeyId: 'c' })), 'QUOTA_EXCEEDED');
+    assert.equal(
+      await reasonOf(keyward.createDataKey({ parent: name, dataKeyId: 'c' })),
+      'QUOTA_EXCEEDED',
+    );
   });
 });
 
@@ -238,7 +274,9 @@ describe('the quota of calls', () => {
       quota: 'calls_per_second',
       limit: '10',
     });
-    assert.ok(error.retryDelayMs !== undefined && error.retryDelayMs > 0 && error.retryDelayMs <= 100);
+    assert.ok(
+      error.retryDelayMs !== undefined && error.retryDelayMs > 0 && error.retryDelayMs <= 100,
+    );
     // Nobody else is there to take it.
     await new Promise((resolve) => setTimeout(resolve, 100));
     await encryptOnce(keyward, name);
@@ -278,13 +316,17 @@ describe('the quota of calls', () => {
     });
     for (let round = 0; round < 5 * quota; round++)
       assert.equal(await reasonOf(encryptOnce(stranger, name)), 'RESOURCE_NOT_FOUND');
-    const { refused } = await outcomeOf(Array.from({ length: quota }, () => encryptOnce(keyward, name)));
+    const { refused } = await outcomeOf(
+      Array.from({ length: quota }, () => encryptOnce(keyward, name)),
+    );
     assert.equal(refused.length, 0);
   });
 
   test('is no obstacle to raising it', async () => {
     const { parent, name } = await newTenant({ callsPerSecond: 1 });
-    const { refused } = await outcomeOf(Array.from({ length: 30 }, () => encryptOnce(keyward, name)));
+    const { refused } = await outcomeOf(
+      Array.from({ length: 30 }, () => encryptOnce(keyward, name)),
+    );
     assert.ok(refused.length > 0);
     await keyward.updateTenant({ tenant: { name: parent, quotas: { callsPerSecond: 10_000 } } });
     await eventually(async () => {
@@ -335,14 +377,19 @@ describe('two replicas', () => {
     assert.ok(answered <= quota * (1 + seconds), `${answered} in ${seconds} s`);
     assert.ok(answered >= (quota * seconds) / 2, `${answered} in ${seconds} s`);
     const alone = await hammer([second], name, 4, 1_000);
-    assert.ok(alone.answered <= (quota / 2) * (1 + alone.seconds), `${alone.answered} in ${alone.seconds} s`);
+    assert.ok(
+      alone.answered <= (quota / 2) * (1 + alone.seconds),
+      `${alone.answered} in ${alone.seconds} s`,
+    );
   });
 
   test('both hear of a raised quota within two seconds', async () => {
     const { parent, name } = await newTenant({ keys: 1, storedDataKeys: 1, callsPerSecond: 1 });
     await eventually(async () => {
       for (const client of [keyward, second]) {
-        const { refused } = await outcomeOf(Array.from({ length: 20 }, () => encryptOnce(client, name)));
+        const { refused } = await outcomeOf(
+          Array.from({ length: 20 }, () => encryptOnce(client, name)),
+        );
         assert.ok(refused.length > 0);
       }
     });
@@ -352,7 +399,9 @@ describe('two replicas', () => {
     for (const [index, client] of [keyward, second].entries()) {
       await client.createKey({ parent, keyId: `more-${index}` });
       await client.createDataKey({ parent: name, dataKeyId: `more-${index}` });
-      const { refused } = await outcomeOf(Array.from({ length: 20 }, () => encryptOnce(client, name)));
+      const { refused } = await outcomeOf(
+        Array.from({ length: 20 }, () => encryptOnce(client, name)),
+      );
       assert.equal(refused.length, 0);
     }
   });

@@ -1,6 +1,6 @@
 /**
- * What the tests of rotation, re-wrapping and destruction share: a service that looks for what is due every second, the
- * database's clock set back for a key, and jobs followed to their ends.
+ * What the tests of rotation, re-wrapping and destruction share: a service that looks for what is
+ * due every second, the database's clock set back for a key, and jobs followed to their ends.
  *
  * Knows no test.
  */
@@ -117,8 +117,8 @@ export async function expireLeases(environment: Environment): Promise<void> {
 }
 
 /**
- * Has an operator seal how keys stand, of `keys k`, after SQL has changed it as time or an older release would have: without
- * this the service refuses them.
+ * Has an operator seal how keys stand, of `keys k`, after SQL has changed it as time or an older
+ * release would have: without this the service refuses them.
  */
 export async function resealStates(
   environment: Environment,
@@ -135,22 +135,34 @@ export async function resealStates(
 }
 
 /** Has a key's next rotation come due. */
-export async function makeDue(environment: Environment, ...names: readonly string[]): Promise<void> {
+export async function makeDue(
+  environment: Environment,
+  ...names: readonly string[]
+): Promise<void> {
   for (const name of names) {
     const { keyId } = await idsOf(environment, name);
-    await sql(environment, "UPDATE keys SET next_rotation_at = now() - interval '1 s' WHERE key_id = $1", [
-      keyId,
-    ]);
+    await sql(
+      environment,
+      "UPDATE keys SET next_rotation_at = now() - interval '1 s' WHERE key_id = $1",
+      [keyId],
+    );
   }
 }
 
-/** Waits until the service has looked for what is due since now, twice: a key that was due has been rotated each time. */
+/**
+ * Waits until the service has looked for what is due since now, twice: a key that was due has been
+ * rotated each time.
+ */
 export async function lookedForDue(
   environment: Environment,
   keyward: KeywardClient,
   parent: string,
 ): Promise<void> {
-  const { name } = await keyward.createKey({ parent, keyId: newId('control'), rotationPeriodSeconds: 3600 });
+  const { name } = await keyward.createKey({
+    parent,
+    keyId: newId('control'),
+    rotationPeriodSeconds: 3600,
+  });
   for (const version of [2, 3]) {
     await makeDue(environment, name);
     await eventually(async () =>

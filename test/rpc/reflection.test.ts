@@ -1,5 +1,6 @@
 /**
- * Reflection, by requests of the protocol itself: what is described is whole, and costs the server little to be asked for.
+ * Reflection, by requests of the protocol itself: what is described is whole, and costs the server
+ * little to be asked for.
  *
  * What real clients make of it: grpcurl.test.ts.
  */
@@ -34,7 +35,10 @@ interface ReflectionRequest {
   readonly host?: string;
   readonly fileByFilename?: string;
   readonly fileContainingSymbol?: string;
-  readonly fileContainingExtension?: { readonly containingType: string; readonly extensionNumber: number };
+  readonly fileContainingExtension?: {
+    readonly containingType: string;
+    readonly extensionNumber: number;
+  };
   readonly allExtensionNumbersOfType?: string;
   readonly listServices?: string;
 }
@@ -116,7 +120,9 @@ async function listedServices(version?: Version): Promise<string[]> {
   return (answer?.listServicesResponse?.service ?? []).map(({ name }) => name);
 }
 
-/** Every file that can be come to: from the services, and from what travels without being imported. */
+/**
+ * Every file that can be come to: from the services, and from what travels without being imported.
+ */
 async function allFiles(version?: Version): Promise<FileDescriptor[]> {
   const symbols = [...(await listedServices(version)), 'google.rpc.ErrorInfo'];
   const answers = await reflect(
@@ -217,17 +223,23 @@ describe('reflection', () => {
     );
     assert.ok(paths.length > listed.length);
     using session = sessionWith(shared.service);
-    for (const path of paths) assert.notEqual(await firstStatus(session, path), UNIMPLEMENTED, path);
+    for (const path of paths)
+      assert.notEqual(await firstStatus(session, path), UNIMPLEMENTED, path);
   });
 
   test('describes well enough to make a call, and to read its answer and its refusal', async () => {
     const symbols = ['keyward.v1.AdminService', 'google.rpc.Status', 'google.rpc.ErrorInfo'];
     const answers = await reflect(symbols.map((name) => ({ fileContainingSymbol: name })));
-    const served = answers.flatMap((answer) => answer.fileDescriptorResponse?.fileDescriptorProto ?? []);
+    const served = answers.flatMap(
+      (answer) => answer.fileDescriptorResponse?.fileDescriptorProto ?? [],
+    );
     const distinct = new Map(served.map((bytes) => [decodeFile(bytes).name, bytes]));
     const definitions = loadFileDescriptorSetFromBuffer(fileSet([...distinct.values()]), OPTIONS);
     const service = definitions['keyward.v1.AdminService'] as ServiceDefinition;
-    const create = service['CreateTenant'] as MethodDefinition<object, { create_time: { seconds: number } }>;
+    const create = service['CreateTenant'] as MethodDefinition<
+      object,
+      { create_time: { seconds: number } }
+    >;
     using session = sessionWith(shared.service);
     const make = () =>
       call(session, {
@@ -263,7 +275,12 @@ describe('reflection', () => {
       { fileByFilename: 'v1/key.proto' },
       { fileByFilename: '../../package.json' },
       { fileByFilename: 'hasOwnProperty' },
-      { fileContainingExtension: { containingType: 'google.protobuf.Timestamp', extensionNumber: 1 } },
+      {
+        fileContainingExtension: {
+          containingType: 'google.protobuf.Timestamp',
+          extensionNumber: 1,
+        },
+      },
       { fileContainingExtension: { containingType: 'toString', extensionNumber: -1 } },
       { allExtensionNumbersOfType: 'keyward.v1.KeyService' },
       { allExtensionNumbersOfType: 'constructor' },
@@ -304,10 +321,18 @@ describe('reflection', () => {
 
   test('does not read from a caller that takes no answers, and answers all when it does', async () => {
     const { path, requestSerialize, responseDeserialize } = reflectIn.v1;
-    const request = requestSerialize({ host: 'h'.repeat(100), fileByFilename: 'google/protobuf/any.proto' });
+    const request = requestSerialize({
+      host: 'h'.repeat(100),
+      fileByFilename: 'google/protobuf/any.proto',
+    });
     const count = 10_000;
     using session = sessionWith(shared.service);
-    const headers = { ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers' };
+    const headers = {
+      ':method': 'POST',
+      ':path': path,
+      'content-type': 'application/grpc',
+      te: 'trailers',
+    };
     const stream = session.request(headers, { endStream: false });
     stream.on('error', () => {});
     const frames = Buffer.concat(Array.from({ length: 100 }, () => grpcFrame(request)));
@@ -370,7 +395,10 @@ describe('reflection', () => {
       descriptors.answer({
         host: '',
         message_request: 'file_containing_extension',
-        file_containing_extension: { containing_type: 'made.up.Outer.Extended', extension_number: number },
+        file_containing_extension: {
+          containing_type: 'made.up.Outer.Extended',
+          extension_number: number,
+        },
       });
     const [file] = extension(150).file_descriptor_response?.file_descriptor_proto ?? [];
     assert.ok(file);
@@ -379,7 +407,10 @@ describe('reflection', () => {
   });
 });
 
-/** Returns once the service has answered forty calls of another connection: it had time for this one. */
+/**
+ * Returns once the service has answered forty calls of another connection: it had time for this
+ * one.
+ */
 async function answersElsewhere(): Promise<void> {
   using session = sessionWith(shared.service);
   for (let made = 0; made < 40; made++) {
@@ -391,9 +422,20 @@ async function answersElsewhere(): Promise<void> {
   }
 }
 
-/** The gRPC status that a call with an empty message has in its first headers; undefined when it has an answer. */
-function firstStatus(session: ReturnType<typeof openSession>, path: string): Promise<string | undefined> {
-  const headers = { ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers' };
+/**
+ * The gRPC status that a call with an empty message has in its first headers; undefined when it has
+ * an answer.
+ */
+function firstStatus(
+  session: ReturnType<typeof openSession>,
+  path: string,
+): Promise<string | undefined> {
+  const headers = {
+    ':method': 'POST',
+    ':path': path,
+    'content-type': 'application/grpc',
+    te: 'trailers',
+  };
   const stream = session.request(headers, { endStream: false });
   stream.on('error', () => {});
   stream.end(grpcFrame(Buffer.alloc(0)));
@@ -410,7 +452,9 @@ function firstStatus(session: ReturnType<typeof openSession>, path: string): Pro
 function fileSet(files: readonly Buffer[]): Buffer {
   const file = { rule: 'repeated', type: 'bytes', id: 1 };
   const { Files } = fromJSON({ nested: { Files: { fields: { file } } } });
-  return (Files as MessageTypeDefinition<{ file: readonly Buffer[] }, object>).serialize({ file: files });
+  return (Files as MessageTypeDefinition<{ file: readonly Buffer[] }, object>).serialize({
+    file: files,
+  });
 }
 
 /** A FileDescriptorSet of one file, `up.proto`. */
@@ -420,7 +464,9 @@ function compile(source: string): Buffer {
     writeFileSync(join(directory, 'up.proto'), source);
     const buf = join(ROOT, 'node_modules', '.bin', 'buf');
     const args = ['build', directory, '--as-file-descriptor-set', '--output', '-#format=binpb'];
-    return execFileSync(buf, args, { env: { ...process.env, BUF_CACHE_DIR: join(directory, 'cache') } });
+    return execFileSync(buf, args, {
+      env: { ...process.env, BUF_CACHE_DIR: join(directory, 'cache') },
+    });
   } finally {
     rmSync(directory, { recursive: true });
   }

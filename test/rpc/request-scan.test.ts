@@ -48,7 +48,10 @@ function scanned(scanner: RequestScanner, bytes: Buffer): { parent: string } | {
 }
 
 const bytes = fc.uint8Array({ maxLength: 40 }).map((array) => Buffer.from(array));
-const text = fc.oneof(fc.string({ unit: 'binary' }), fc.constantFrom('tenants/acme', '__proto__', ''));
+const text = fc.oneof(
+  fc.string({ unit: 'binary' }),
+  fc.constantFrom('tenants/acme', '__proto__', ''),
+);
 const context = fc.dictionary(text, text, { maxKeys: 6 });
 const checksum = fc.option(fc.nat(0xffffffff), { nil: undefined });
 /** With the fields of every method's items: each takes those that it has. */
@@ -83,7 +86,9 @@ describe('a valid request', () => {
 
   test('may have as much in it as a batch can: 1,000 items with all that their contexts may hold', () => {
     for (const { name, scanner, encode } of BATCHES) {
-      const entries = Object.fromEntries(Array.from({ length: 64 }, (_, index) => [`k${index}`, 'v']));
+      const entries = Object.fromEntries(
+        Array.from({ length: 64 }, (_, index) => [`k${index}`, 'v']),
+      );
       const full = {
         name: 'tenants/acme/keys/k',
         parent: 'tenants/acme',
@@ -98,7 +103,10 @@ describe('a valid request', () => {
         plaintextCrc32c: 1,
         ciphertextCrc32c: 1,
       };
-      const message = encode({ parent: 'tenants/acme', requests: Array.from({ length: 1_000 }, () => full) });
+      const message = encode({
+        parent: 'tenants/acme',
+        requests: Array.from({ length: 1_000 }, () => full),
+      });
       assert.ok(message.length <= LIMIT, `${name}: ${message.length}`);
       assert.deepEqual(scanned(scanner, message), { parent: 'tenants/acme' });
     }
@@ -107,7 +115,11 @@ describe('a valid request', () => {
   test('may have fields that are not known yet, of every kind but groups', () => {
     const unknown = Buffer.from('78ffffffffffff0379000000000000000a7d0000000a7a0179', 'hex');
     for (const { scanner, encode } of BATCHES) {
-      const message = Buffer.concat([unknown, encode({ parent: 'tenants/acme' }), field(2, unknown)]);
+      const message = Buffer.concat([
+        unknown,
+        encode({ parent: 'tenants/acme' }),
+        field(2, unknown),
+      ]);
       assert.deepEqual(scanned(scanner, message), { parent: 'tenants/acme' });
     }
   });
@@ -121,9 +133,12 @@ describe('a damaged request', () => {
     inserted: fc.oneof(
       fc.uint8Array({ maxLength: 12 }),
       // What tags and lengths are made of, long numbers, and known fields of another wire type.
-      fc.array(fc.constantFrom(0x0a, 0x12, 0x1a, 0x10, 0x08, 0x1b, 0x22, 0x00, 0x80, 0xff, 0x7f, 0x01), {
-        maxLength: 12,
-      }),
+      fc.array(
+        fc.constantFrom(0x0a, 0x12, 0x1a, 0x10, 0x08, 0x1b, 0x22, 0x00, 0x80, 0xff, 0x7f, 0x01),
+        {
+          maxLength: 12,
+        },
+      ),
     ),
   });
 
@@ -148,9 +163,13 @@ describe('a damaged request', () => {
 
 describe('a request that decoding would take long over', () => {
   const filled = (hex: string, length: number) => Buffer.alloc(length, Buffer.from(hex, 'hex'));
-  const tag = (number: number, wireType: number) => ((number << 3) | wireType).toString(16).padStart(2, '0');
+  const tag = (number: number, wireType: number) =>
+    ((number << 3) | wireType).toString(16).padStart(2, '0');
   /** In fields of at most 2 MiB, which are as long as they can be made here. */
-  const halves = (number: number, content: Buffer) => [field(number, content), field(number, content)];
+  const halves = (number: number, content: Buffer) => [
+    field(number, content),
+    field(number, content),
+  ];
 
   for (const { name, scanner, contexts } of BATCHES) {
     const attacks: Readonly<Record<string, Buffer>> = {
@@ -159,7 +178,9 @@ describe('a request that decoding would take long over', () => {
       'groups within groups': filled('7b', LIMIT),
       'groups one after another': filled('7b7c', LIMIT),
       'items of a million fields': Buffer.concat(halves(2, filled('7801', 2_000_000))),
-      'a thousand items of groups': Buffer.concat(Array(1_000).fill(field(2, filled('7b7c', 2_000)))),
+      'a thousand items of groups': Buffer.concat(
+        Array(1_000).fill(field(2, filled('7b7c', 2_000))),
+      ),
       'more items than are counted alone, of as many fields as one may have': Buffer.concat(
         Array(4_000).fill(field(2, filled('7801', 2 * 256))),
       ),
@@ -168,10 +189,14 @@ describe('a request that decoding would take long over', () => {
       const inItem = (content: Buffer) => Buffer.concat(halves(2, content));
       const entry = (content: Buffer) => inItem(field(number, content));
       Object.assign(attacks, {
-        [`contexts ${number} of a million entries`]: inItem(filled(`${tag(number, 2)}00`, 2_000_000)),
+        [`contexts ${number} of a million entries`]: inItem(
+          filled(`${tag(number, 2)}00`, 2_000_000),
+        ),
         [`an entry of context ${number} with a million keys`]: entry(filled('0a00', 2_000_000)),
         [`an entry of context ${number} with a million values`]: entry(filled('1200', 2_000_000)),
-        [`an entry of context ${number} with a million fields not known`]: entry(filled('7801', 2_000_000)),
+        [`an entry of context ${number} with a million fields not known`]: entry(
+          filled('7801', 2_000_000),
+        ),
         [`an entry of context ${number} with groups within groups`]: entry(filled('7b', 2_000_000)),
         [`small entries of context ${number}, some 260,000`]: Buffer.concat(
           Array(1_040).fill(field(2, Buffer.concat(Array(250).fill(field(number, field(1, '')))))),
@@ -223,11 +248,16 @@ describe('bytes that protobufjs reads in a way of its own', () => {
     'a wire type that there is not': Buffer.from('7e', 'hex'),
   };
   // Its items have a number as field 3.
-  const { scanner } = BATCHES.find(({ name }) => name === 'BatchGenerateDataKey') as (typeof BATCHES)[number];
+  const { scanner } = BATCHES.find(
+    ({ name }) => name === 'BatchGenerateDataKey',
+  ) as (typeof BATCHES)[number];
   for (const [reading, message] of Object.entries(readings)) {
     test(`are refused: ${reading}`, () => {
       const { reason } = scanned(scanner, message) as { reason: string };
-      assert.equal(reason, reading.includes('as a group') ? 'MESSAGE_TOO_LARGE' : 'MALFORMED_REQUEST');
+      assert.equal(
+        reason,
+        reading.includes('as a group') ? 'MESSAGE_TOO_LARGE' : 'MALFORMED_REQUEST',
+      );
     });
   }
 });

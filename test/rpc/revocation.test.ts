@@ -1,6 +1,6 @@
 /**
- * Rights that end, and policies that change, on several replicas: within 2 seconds everywhere, also for streams that are
- * open; all changes there and none by halves, whatever breaks.
+ * Rights that end, and policies that change, on several replicas: within 2 seconds everywhere, also
+ * for streams that are open; all changes there and none by halves, whatever breaks.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -44,7 +44,10 @@ async function somebody(
   const caller = rig.certified(name);
   for (const service of rig.services)
     await eventually(async () =>
-      assert.equal((await rig.ask(caller, 'KeyService/GetKey', { name: KEY }, service)).reason, 'OK'),
+      assert.equal(
+        (await rig.ask(caller, 'KeyService/GetKey', { name: KEY }, service)).reason,
+        'OK',
+      ),
     );
   return { ...caller, binding };
 }
@@ -91,7 +94,10 @@ describe('case 32: a role that is taken away', () => {
       const deleted = performance.now();
       const { reason, status, metadata } = await watched;
       assert.ok(performance.now() - deleted < EFFECTIVE_WITHIN_MS + 500);
-      assert.deepEqual([reason, status, metadata['permission']], ['PERMISSION_MISSING', 7, 'rewrapJobs.get']);
+      assert.deepEqual(
+        [reason, status, metadata['permission']],
+        ['PERMISSION_MISSING', 7, 'rewrapJobs.get'],
+      );
       const entries = (await rig.audited(from)).filter(
         ({ method, caller: by }) => by === name && method.endsWith('/WatchRewrapJob'),
       );
@@ -116,7 +122,10 @@ describe('a watched job', () => {
     await rig.bind('acme', 'jwt:corp/watcher', 'keyViewer');
     const expiring = rig.tokened('watcher', ['acme'], { iat: spent - 60, exp: spent });
     assert.equal((await rig.ask(expiring, WATCH, { name: job })).reason, 'CREDENTIALS_INVALID');
-    assert.equal((await rig.ask(expiring, 'KeyService/GetKey', { name: KEY })).reason, 'CREDENTIALS_INVALID');
+    assert.equal(
+      (await rig.ask(expiring, 'KeyService/GetKey', { name: KEY })).reason,
+      'CREDENTIALS_INVALID',
+    );
 
     const denied = await somebody('keyViewer');
     const watched = rig.ask(denied, WATCH, { name: job });
@@ -167,12 +176,16 @@ describe('a tenant’s policy', () => {
       service,
     );
     assert.equal(reason, 'OK');
-    return (answer['roleBindings'] as { principal: string }[]).map(({ principal }) => principal).sort();
+    return (answer['roleBindings'] as { principal: string }[])
+      .map(({ principal }) => principal)
+      .sort();
   };
 
   test('has all of the bindings that two replicas make at once, each counted once', async () => {
     const { parent, state } = await newTenant();
-    const names = Array.from({ length: 20 }, (_, index) => uri(`at-once-${String(index).padStart(2, '0')}`));
+    const names = Array.from({ length: 20 }, (_, index) =>
+      uri(`at-once-${String(index).padStart(2, '0')}`),
+    );
     const made = await Promise.all(
       names.map(async (name, index) => {
         const request = { parent, roleBinding: bindingOf(name, 'keyViewer') };
@@ -193,7 +206,10 @@ describe('a tenant’s policy', () => {
     const caller = await somebody('keyViewer');
     const storm = Promise.all(
       Array.from({ length: 60 }, (_, index) =>
-        rig.ask(rig.tester, CREATE, { parent, roleBinding: bindingOf(uri(`storm-${index}`), 'keyViewer') }),
+        rig.ask(rig.tester, CREATE, {
+          parent,
+          roleBinding: bindingOf(uri(`storm-${index}`), 'keyViewer'),
+        }),
       ),
     );
     let isOver = false;
@@ -203,20 +219,31 @@ describe('a tenant’s policy', () => {
     do {
       assert.equal((await rig.ask(caller, 'KeyService/GetKey', { name: KEY })).reason, 'OK');
       const change = { parent: 'tenants/beta/keys/k' };
-      assert.equal((await rig.ask(rig.tester, 'DataKeyService/CreateDataKey', change)).reason, 'OK');
+      assert.equal(
+        (await rig.ask(rig.tester, 'DataKeyService/CreateDataKey', change)).reason,
+        'OK',
+      );
     } while (!isOver);
     for (const { reason } of await outcomes) assert.equal(reason, 'OK');
   });
 
   test('case 76: is changed once or not at all when the connection breaks at COMMIT', async () => {
     await using proxy = await startProxy(rig.environment.urls.service);
-    const behind = await rig.addReplica({ DATABASE_URL: proxy.through(rig.environment.urls.service) });
+    const behind = await rig.addReplica({
+      DATABASE_URL: proxy.through(rig.environment.urls.service),
+    });
     try {
       for (const cut of ['before', 'after', 'late'] as const) {
         const { parent, state } = await newTenant();
         const name = uri(`cut-${cut}`);
-        const request = { parent, roleBinding: bindingOf(name, 'keyViewer'), requestId: randomUUID() };
-        await eventually(() => rig.ask(rig.tester, 'AccessService/ListRoleBindings', { parent }, behind));
+        const request = {
+          parent,
+          roleBinding: bindingOf(name, 'keyViewer'),
+          requestId: randomUUID(),
+        };
+        await eventually(() =>
+          rig.ask(rig.tester, 'AccessService/ListRoleBindings', { parent }, behind),
+        );
         proxy.cutNext(cut);
         const { reason } = await rig.ask(rig.tester, CREATE, request, behind);
         const after = await state();
@@ -283,13 +310,19 @@ describe('a tenant’s policy', () => {
       [tenantId],
     );
     await eventually(async () =>
-      assert.equal((await rig.ask(caller, 'KeyService/ListKeys', { parent })).reason, 'RESOURCE_NOT_FOUND'),
+      assert.equal(
+        (await rig.ask(caller, 'KeyService/ListKeys', { parent })).reason,
+        'RESOURCE_NOT_FOUND',
+      ),
     );
     assert.equal(
       (await rig.ask(rig.tester, 'AdminService/CreateTenant', { tenantId })).reason,
       'RESOURCE_EXISTS',
     );
-    assert.equal((await rig.ask(caller, 'KeyService/ListKeys', { parent })).reason, 'RESOURCE_NOT_FOUND');
+    assert.equal(
+      (await rig.ask(caller, 'KeyService/ListKeys', { parent })).reason,
+      'RESOURCE_NOT_FOUND',
+    );
     const everywhere = await rig.ask(rig.tester, CREATE, {
       parent: 'tenants/system',
       roleBinding: bindingOf(uri('of-disabled'), 'keyViewer', { allTenants: true }),

@@ -1,6 +1,6 @@
 /**
- * Re-wrap jobs while they are under way: watching them, using their keys, and stopping and killing the servers that work
- * on them.
+ * Re-wrap jobs while they are under way: watching them, using their keys, and stopping and killing
+ * the servers that work on them.
  */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -66,7 +66,8 @@ describe('watching', { concurrency: true }, () => {
     const from = shared.service.log.length;
     for await (const _ of keyward.watchRewrapJob({ name: job })) break;
     const line = await shared.service.logged(
-      ({ method, resource }) => method === 'keyward.v1.RotationService/WatchRewrapJob' && resource === job,
+      ({ method, resource }) =>
+        method === 'keyward.v1.RotationService/WatchRewrapJob' && resource === job,
       from,
     );
     assert.equal(line['outcome'], 'CALL_CANCELLED');
@@ -75,12 +76,17 @@ describe('watching', { concurrency: true }, () => {
   test('ends at its deadline, be it longer than that of calls or shorter', async () => {
     const name = await newKey();
     const { job } = await leaveBehind(keyward, name, 1);
-    await using hasty = await startService(shared.environment, { ...QUICK, KEYWARD_DEADLINE_MS: '300' });
+    await using hasty = await startService(shared.environment, {
+      ...QUICK,
+      KEYWARD_DEADLINE_MS: '300',
+    });
     const client = hasty.client();
     for (const timeoutMs of [150, 1_500]) {
       const seen: RewrapJob[] = [];
       const before = performance.now();
-      const error = await failureOf(collect(client.watchRewrapJob({ name: job }, { timeoutMs }), seen));
+      const error = await failureOf(
+        collect(client.watchRewrapJob({ name: job }, { timeoutMs }), seen),
+      );
       assert.equal(error.code, 'DEADLINE_EXCEEDED');
       assert.ok(performance.now() - before >= timeoutMs - 20, 'not before its time');
       // The job stands still: there is one thing to tell, if there was time to.
@@ -109,7 +115,12 @@ describe('watching', { concurrency: true }, () => {
 
   test('a request that is none is refused as for any other call', async () => {
     const { ca, cert, key } = shared.service.connectOptions();
-    const peer = { port: shared.service.port, ca: String(ca), cert: String(cert), key: String(key) };
+    const peer = {
+      port: shared.service.port,
+      ca: String(ca),
+      cert: String(cert),
+      key: String(key),
+    };
     using session = openSession(peer);
     const path = '/keyward.v1.RotationService/WatchRewrapJob';
     const none = grpcFrame(Buffer.alloc(0));
@@ -166,8 +177,14 @@ describe('while jobs run', () => {
     const read = async (_: unknown, reader: number) => {
       for (let index = reader; !ended; index++) {
         const wanted = names[index % names.length] ?? '';
-        assert.deepEqual((await keyward.getDataKey({ name: wanted })).plaintext, plaintexts.get(wanted));
-        assert.equal((await keyward.decrypt({ parent: PARENT, ciphertext })).plaintext.toString(), 'p');
+        assert.deepEqual(
+          (await keyward.getDataKey({ name: wanted })).plaintext,
+          plaintexts.get(wanted),
+        );
+        assert.equal(
+          (await keyward.decrypt({ parent: PARENT, ciphertext })).plaintext.toString(),
+          'p',
+        );
         reads += 1;
       }
     };
@@ -205,14 +222,19 @@ describe('while jobs run', () => {
     await first.kill();
     await expireLeases(environment);
     await using second = await startService(environment, slow);
-    await eventually(async () => assert.ok((await second.client().getRewrapJob({ name: job })).done > 0));
+    await eventually(async () =>
+      assert.ok((await second.client().getRewrapJob({ name: job })).done > 0),
+    );
     await second.kill();
     const [row] = await sql<{ state: string }>(environment, 'SELECT state FROM rewrap_jobs');
     assert.equal(row?.state, 'RUNNING');
     await expireLeases(environment);
     await using third = await startService(environment, QUICK);
     const ended = await endOf(third.client(), job);
-    assert.deepEqual([ended.state, ended.total, ended.done, ended.failed], ['SUCCEEDED', 600, 600, 0]);
+    assert.deepEqual(
+      [ended.state, ended.total, ended.done, ended.failed],
+      ['SUCCEEDED', 600, 600, 0],
+    );
     assert.deepEqual(await versionsInUse(third.client(), name), [2]);
     await assertOpen(third.client(), plaintexts);
   });

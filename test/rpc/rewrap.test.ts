@@ -1,5 +1,6 @@
 /**
- * Re-wrap jobs over the wire: how they go on and end, by hand and by rotation, what they can't open, and what stops them.
+ * Re-wrap jobs over the wire: how they go on and end, by hand and by rotation, what they can't
+ * open, and what stops them.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -31,7 +32,8 @@ const shared = sharedService(async (client) => {
   for (const tenantId of ['acme', 'globex']) await keyward.createTenant({ tenantId });
 }, QUICK);
 
-const newKey = async (parent = PARENT) => (await keyward.createKey({ parent, keyId: newId('k') })).name;
+const newKey = async (parent = PARENT) =>
+  (await keyward.createKey({ parent, keyId: newId('k') })).name;
 const stateOf = async (name: string) => (await keyward.getRewrapJob({ name })).state;
 
 describe('a job', () => {
@@ -40,19 +42,39 @@ describe('a job', () => {
     const { plaintexts, job } = await leaveBehind(keyward, name, 100);
     const waiting = await keyward.getRewrapJob({ name: job });
     assert.deepEqual(
-      [waiting.state, waiting.scope, waiting.cause, waiting.caller, waiting.endTime, waiting.paused],
+      [
+        waiting.state,
+        waiting.scope,
+        waiting.cause,
+        waiting.caller,
+        waiting.endTime,
+        waiting.paused,
+      ],
       ['RUNNING', name, 'REQUEST', TESTER, undefined, true],
     );
     await eventually(async () => {
-      const { totalIsFinal, total, done, left, timeLeftSeconds } = await keyward.getRewrapJob({ name: job });
-      assert.deepEqual([totalIsFinal, total, done, left, timeLeftSeconds], [true, 100, 0, 100, undefined]);
+      const { totalIsFinal, total, done, left, timeLeftSeconds } = await keyward.getRewrapJob({
+        name: job,
+      });
+      assert.deepEqual(
+        [totalIsFinal, total, done, left, timeLeftSeconds],
+        [true, 100, 0, 100, undefined],
+      );
     });
     await assertOpen(keyward, plaintexts);
     assert.deepEqual(await versionsInUse(keyward, name), [1]);
     await resume(keyward, name);
     const ended = await endOf(keyward, job);
     assert.deepEqual(
-      [ended.state, ended.total, ended.done, ended.left, ended.failed, ended.totalIsFinal, ended.paused],
+      [
+        ended.state,
+        ended.total,
+        ended.done,
+        ended.left,
+        ended.failed,
+        ended.totalIsFinal,
+        ended.paused,
+      ],
       ['SUCCEEDED', 100, 100, 0, 0, true, false],
     );
     assert.ok(ended.endTime !== undefined && ended.endTime > ended.createTime);
@@ -72,12 +94,17 @@ describe('a job', () => {
       'SELECT method, caller FROM audit_entries WHERE resource = $1 AND entry_id IS NOT NULL',
       [job],
     );
-    assert.deepEqual(entries, [{ method: 'keyward.v1.Maintenance/EndRewrapJob', caller: 'keyward' }]);
+    assert.deepEqual(entries, [
+      { method: 'keyward.v1.Maintenance/EndRewrapJob', caller: 'keyward' },
+    ]);
   });
 
   test('of a key that is disabled or paused stands still and says so, and goes on when it is not', async () => {
     for (const [stop, go] of [
-      [(name: string) => keyward.disableKey({ name }), (name: string) => keyward.enableKey({ name })],
+      [
+        (name: string) => keyward.disableKey({ name }),
+        (name: string) => keyward.enableKey({ name }),
+      ],
       [
         (name: string) => keyward.updateKey({ key: { name, maintenancePaused: true } }),
         (name: string) => keyward.updateKey({ key: { name, maintenancePaused: false } }),
@@ -99,13 +126,18 @@ describe('a job', () => {
   test('leaves alone what is deleted meanwhile, and does not bring it back', async () => {
     const name = await newKey();
     const { plaintexts, job } = await leaveBehind(keyward, name, 20);
-    await eventually(async () => assert.ok((await keyward.getRewrapJob({ name: job })).totalIsFinal));
+    await eventually(async () =>
+      assert.ok((await keyward.getRewrapJob({ name: job })).totalIsFinal),
+    );
     const [deleted = '', ...kept] = [...plaintexts.keys()];
     await keyward.deleteDataKey({ name: deleted });
     plaintexts.delete(deleted);
     await resume(keyward, name);
     const ended = await endOf(keyward, job);
-    assert.deepEqual([ended.state, ended.total, ended.done, ended.failed], ['SUCCEEDED', 20, 20, 0]);
+    assert.deepEqual(
+      [ended.state, ended.total, ended.done, ended.failed],
+      ['SUCCEEDED', 20, 20, 0],
+    );
     assert.equal((await keyward.listDataKeys({ parent: name })).dataKeys.length, kept.length);
     await assertOpen(keyward, plaintexts);
   });
@@ -144,7 +176,9 @@ describe('a job', () => {
     assert.deepEqual(await keyward.cancelRewrapJob(request), cancelled);
     assert.deepEqual(await keyward.cancelRewrapJob({ name: job }), cancelled);
     assert.equal(
-      await reasonOf(keyward.cancelRewrapJob({ ...request, name: `${PARENT}/rewrapJobs/${randomUUID()}` })),
+      await reasonOf(
+        keyward.cancelRewrapJob({ ...request, name: `${PARENT}/rewrapJobs/${randomUUID()}` }),
+      ),
       'REQUEST_ID_REUSED',
     );
     await resume(keyward, name);
@@ -223,7 +257,14 @@ describe('jobs by hand', () => {
     assert.equal(await reasonOf(keyward.createRewrapJob({ scope: name })), 'DESTRUCTION_UNDER_WAY');
     for (const scope of [`${name}-not`, 'tenants/nobody', name.replace('acme', 'globex')])
       assert.equal(await reasonOf(keyward.createRewrapJob({ scope })), 'RESOURCE_NOT_FOUND');
-    for (const scope of ['', '-', 'tenants/', 'tenants/-/keys/k', `${name}/versions/1`, 'tenants/*']) {
+    for (const scope of [
+      '',
+      '-',
+      'tenants/',
+      'tenants/-/keys/k',
+      `${name}/versions/1`,
+      'tenants/*',
+    ]) {
       const error = await failureOf(keyward.createRewrapJob({ scope }));
       assert.deepEqual([error.reason, error.fieldViolations[0]?.field], ['INVALID_FIELD', 'scope']);
     }
@@ -249,8 +290,14 @@ describe('a list of jobs', () => {
     assert.deepEqual(await found(''), jobs);
     assert.deepEqual(await found('state = CANCELLED'), [jobs[1]]);
     assert.deepEqual(await found('state != CANCELLED'), [jobs[0], jobs[2], jobs[3]]);
-    assert.deepEqual(await found('state != CANCELLED AND state != RUNNING AND state != SUCCEEDED'), []);
-    const { nextPageToken } = await keyward.listRewrapJobs({ parent: 'tenants/listed', pageSize: 2 });
+    assert.deepEqual(
+      await found('state != CANCELLED AND state != RUNNING AND state != SUCCEEDED'),
+      [],
+    );
+    const { nextPageToken } = await keyward.listRewrapJobs({
+      parent: 'tenants/listed',
+      pageSize: 2,
+    });
     const misuses = [
       { parent: PARENT, pageToken: nextPageToken },
       { parent: 'tenants/listed', pageToken: encodePageToken('jobs tenants/listed []', 'no-uuid') },
@@ -274,7 +321,9 @@ describe('a list of jobs', () => {
       (job: string) => firstOf(keyward.watchRewrapJob({ name: job })),
     ];
     for (const attempt of calls) {
-      const [seen, none] = await Promise.all([foreign, absent].map((job) => failureOf(attempt(job))));
+      const [seen, none] = await Promise.all(
+        [foreign, absent].map((job) => failureOf(attempt(job))),
+      );
       assert.deepEqual([seen?.code, seen?.reason], ['NOT_FOUND', 'RESOURCE_NOT_FOUND']);
       assert.equal(seen?.message, none?.message);
     }
@@ -306,7 +355,10 @@ describe('what does not open', { concurrency: true }, () => {
     );
     assert.ok(Number(ended.failures[0]?.time) >= Number(ended.createTime));
     const [rotation] = (await keyward.listRotations({ parent: name })).rotations;
-    assert.deepEqual([rotation?.rewrapState, rotation?.rewrapped, rotation?.failed], ['PARTIAL', 39, 1]);
+    assert.deepEqual(
+      [rotation?.rewrapState, rotation?.rewrapped, rotation?.failed],
+      ['PARTIAL', 39, 1],
+    );
     assert.deepEqual(await versionsInUse(keyward, name), [1, 2]);
     await assertOpen(keyward, plaintexts);
     for (const validateOnly of [true, false]) {
@@ -353,7 +405,10 @@ describe('what does not open', { concurrency: true }, () => {
     await resume(keyward, name);
     const ended = await endOf(keyward, job);
     assert.deepEqual([ended.state, ended.done, ended.failed], ['PARTIAL', 0, 5]);
-    assert.deepEqual([...new Set(ended.failures.map(({ reason }) => reason))], ['KEY_VERSION_NOT_ENABLED']);
+    assert.deepEqual(
+      [...new Set(ended.failures.map(({ reason }) => reason))],
+      ['KEY_VERSION_NOT_ENABLED'],
+    );
     await keyward.enableKeyVersion({ name: `${name}/versions/1` });
     const again = await endOf(keyward, (await keyward.createRewrapJob({ scope: name })).name);
     assert.deepEqual([again.state, again.done], ['SUCCEEDED', 5]);
@@ -367,7 +422,10 @@ describe('what does not open', { concurrency: true }, () => {
     await resume(keyward, name);
     const ended = await endOf(keyward, job);
     assert.deepEqual([ended.state, ended.done, ended.failed], ['PARTIAL', 0, 5]);
-    assert.deepEqual([...new Set(ended.failures.map(({ reason }) => reason))], ['STORED_ROW_CORRUPT']);
+    assert.deepEqual(
+      [...new Set(ended.failures.map(({ reason }) => reason))],
+      ['STORED_ROW_CORRUPT'],
+    );
     await corruptVersion(shared.environment, name, 1);
     const again = await endOf(keyward, (await keyward.createRewrapJob({ scope: name })).name);
     assert.deepEqual([again.state, again.done], ['SUCCEEDED', 5]);

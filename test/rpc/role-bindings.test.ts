@@ -1,6 +1,7 @@
 /**
- * Giving roles, over the wire: who may give what, and every way to climb that leads nowhere; duties kept apart; the first
- * administrator; conditions; questions about access; requests that come twice.
+ * Giving roles, over the wire: who may give what, and every way to climb that leads nowhere; duties
+ * kept apart; the first administrator; conditions; questions about access; requests that come
+ * twice.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -8,7 +9,14 @@ import { after, before, describe, test } from 'node:test';
 import { PREDEFINED_ROLES } from '../../src/access/permissions.ts';
 import { withAdministration } from '../grants.ts';
 import { eventually } from '../kit.ts';
-import { AccessRig, type BindingChanges, bindingOf, type Caller, type Outcome, RPCS } from './access-rig.ts';
+import {
+  AccessRig,
+  type BindingChanges,
+  bindingOf,
+  type Caller,
+  type Outcome,
+  RPCS,
+} from './access-rig.ts';
 import { newId } from './reconciling.ts';
 import { wellFormed } from './well-formed.ts';
 
@@ -25,8 +33,17 @@ before(async () => {
 after(() => rig?.[Symbol.asyncDispose]());
 
 /** Has the caller give a role. */
-const give = (caller: Caller, tenant: string, member: string, role: string, changes: BindingChanges = {}) =>
-  rig.ask(caller, CREATE, { parent: `tenants/${tenant}`, roleBinding: bindingOf(member, role, changes) });
+const give = (
+  caller: Caller,
+  tenant: string,
+  member: string,
+  role: string,
+  changes: BindingChanges = {},
+) =>
+  rig.ask(caller, CREATE, {
+    parent: `tenants/${tenant}`,
+    roleBinding: bindingOf(member, role, changes),
+  });
 
 /** Somebody new with that role. */
 async function somebody(
@@ -69,8 +86,14 @@ describe('case 38: whoever isn’t rootAdmin', () => {
           role,
         );
     for (const tenant of ['beta', 'nowhere'])
-      assert.equal((await give(admin, tenant, admin.name, 'keyViewer')).reason, 'RESOURCE_NOT_FOUND');
-    assert.equal((await give(admin, 'system', admin.name, 'keyViewer')).reason, 'PERMISSION_MISSING');
+      assert.equal(
+        (await give(admin, tenant, admin.name, 'keyViewer')).reason,
+        'RESOURCE_NOT_FOUND',
+      );
+    assert.equal(
+      (await give(admin, 'system', admin.name, 'keyViewer')).reason,
+      'PERMISSION_MISSING',
+    );
     const { reason } = await rig.ask(admin, 'AccessService/CreateRole', {
       parent: 'tenants/acme',
       roleId: 'climber',
@@ -91,7 +114,9 @@ describe('case 38: whoever isn’t rootAdmin', () => {
       'rewrapJobs.list',
       'rewrapJobs.cancel',
     ];
-    const own = await Promise.all(beyond.map((permission) => ownRole('system', ['keys.get', permission])));
+    const own = await Promise.all(
+      beyond.map((permission) => ownRole('system', ['keys.get', permission])),
+    );
     for (const admin of [system, everywhere]) {
       for (const role of Object.keys(PREDEFINED_ROLES)) {
         const { reason, metadata } = await give(admin, 'system', uri(newId('friend')), role, {
@@ -118,7 +143,10 @@ describe('case 38: whoever isn’t rootAdmin', () => {
   });
 
   test('can’t do it by a role for some keys, under conditions, or by one that has ended', async () => {
-    const role = await ownRole('system', ['roleBindings.create', 'roleBindings.createForAllTenants']);
+    const role = await ownRole('system', [
+      'roleBindings.create',
+      'roleBindings.createForAllTenants',
+    ]);
     const conditions = [{ contextKey: 'x', equals: '1' }];
     for (const changes of [
       { keyPattern: '*' },
@@ -127,7 +155,9 @@ describe('case 38: whoever isn’t rootAdmin', () => {
       { expireTime: { seconds: 1 } },
     ]) {
       const limited = await somebody('system', role, changes);
-      const { reason } = await give(limited, 'system', limited.name, 'keyViewer', { allTenants: true });
+      const { reason } = await give(limited, 'system', limited.name, 'keyViewer', {
+        allTenants: true,
+      });
       assert.equal(reason, 'PERMISSION_MISSING', JSON.stringify(changes));
     }
   });
@@ -168,13 +198,19 @@ describe('case 38: whoever isn’t rootAdmin', () => {
     const admin = await somebody('acme', 'tenantAdmin');
     const role = await ownRole('acme', ['keys.get']);
     await rig.bind('acme', uri(newId('given')), role);
-    assert.equal((await rig.ask(admin, 'AccessService/DeleteRole', { name: role })).reason, 'ROLE_IN_USE');
+    assert.equal(
+      (await rig.ask(admin, 'AccessService/DeleteRole', { name: role })).reason,
+      'ROLE_IN_USE',
+    );
     const again = {
       parent: 'tenants/acme',
       roleId: role.split('/').at(-1),
       role: { permissions: ['keys.create'] },
     };
-    assert.equal((await rig.ask(admin, 'AccessService/CreateRole', again)).reason, 'RESOURCE_EXISTS');
+    assert.equal(
+      (await rig.ask(admin, 'AccessService/CreateRole', again)).reason,
+      'RESOURCE_EXISTS',
+    );
   });
 
   test('has no key rotated by its schedule who may not rotate it', async () => {
@@ -212,7 +248,8 @@ describe('case 38: whoever isn’t rootAdmin', () => {
 describe('names', () => {
   test('of certificates, tokens and groups are never taken for each other, in whatever letters', async () => {
     const alice = rig.tokened('alice', ['acme'], { groups: ['alice', 'admins'] });
-    const read = async (caller: Caller) => (await rig.ask(caller, 'KeyService/GetKey', { name: KEY })).reason;
+    const read = async (caller: Caller) =>
+      (await rig.ask(caller, 'KeyService/GetKey', { name: KEY })).reason;
     const lookalikes = [
       'corp/alice',
       'jwt:corp/Alice',
@@ -231,7 +268,10 @@ describe('names', () => {
     await rig.bind('acme', '', 'keyViewer', { group: 'corp/admins' });
     assert.equal(await read(alice), 'OK');
     assert.equal(await read(rig.unlimited('alice')), 'OK', 'by its own name');
-    assert.equal(await read(rig.certified('spiffe://keyward.test/jwt:corp/alice')), 'RESOURCE_NOT_FOUND');
+    assert.equal(
+      await read(rig.certified('spiffe://keyward.test/jwt:corp/alice')),
+      'RESOURCE_NOT_FOUND',
+    );
   });
 
   test('that don’t show what they are, patterns that are none, and what is too much, are refused by field', async () => {
@@ -250,13 +290,19 @@ describe('names', () => {
       ['key_pattern', { keyPattern: 'A' }],
       ['key_pattern', { keyPattern: 'a/b' }],
       ['key_pattern', { keyPattern: 'a\n' }],
-      ['conditions', { conditions: Array.from({ length: 17 }, () => ({ contextKey: 'x', equals: '1' })) }],
+      [
+        'conditions',
+        { conditions: Array.from({ length: 17 }, () => ({ contextKey: 'x', equals: '1' })) },
+      ],
       ['conditions', { conditions: [{ contextKey: 'x' }] }],
       ['conditions', { conditions: [{ contextKey: '', equals: '1' }] }],
       ['conditions', { conditions: [{ contextKey: 'keyward:x', equals: '1' }] }],
       ['conditions', { conditions: [{ contextKey: 'x', equals: '\u0000' }] }],
       ['conditions', { conditions: [{ contextKey: 'x', oneOf: { values: [] } }] }],
-      ['conditions', { conditions: [{ contextKey: 'x', oneOf: { values: Array(101).fill('1') } }] }],
+      [
+        'conditions',
+        { conditions: [{ contextKey: 'x', oneOf: { values: Array(101).fill('1') } }] },
+      ],
       ['conditions', { conditions: [{ contextKey: 'x', claim: { path: [] } }] }],
       ['conditions', { conditions: [{ contextKey: 'x', claim: { path: Array(6).fill('a') } }] }],
       ['conditions', { conditions: [{ contextKey: 'x', claim: { path: ['a\u0000'] } }] }],
@@ -265,14 +311,23 @@ describe('names', () => {
       ['expire_time', { expireTime: { seconds: 1e13 } }],
     ];
     for (const [field, changes] of wrong) {
-      const request = { parent: 'tenants/acme', roleBinding: bindingOf(uri('x'), 'keyViewer', changes) };
+      const request = {
+        parent: 'tenants/acme',
+        roleBinding: bindingOf(uri('x'), 'keyViewer', changes),
+      };
       const { reason, message } = await rig.ask(rig.tester, CREATE, request);
       assert.equal(reason, 'INVALID_FIELD', `${field} ${JSON.stringify(changes)}: ${message}`);
     }
     const nobody = { parent: 'tenants/acme', roleBinding: { role: 'roles/keyViewer' } };
     assert.equal((await rig.ask(rig.tester, CREATE, nobody)).reason, 'INVALID_FIELD');
-    assert.equal((await rig.ask(rig.tester, CREATE, { parent: 'tenants/acme' })).reason, 'INVALID_FIELD');
-    assert.equal((await rig.ask(rig.tester, CREATE, { parent: 'tenants/-' })).reason, 'INVALID_FIELD');
+    assert.equal(
+      (await rig.ask(rig.tester, CREATE, { parent: 'tenants/acme' })).reason,
+      'INVALID_FIELD',
+    );
+    assert.equal(
+      (await rig.ask(rig.tester, CREATE, { parent: 'tenants/-' })).reason,
+      'INVALID_FIELD',
+    );
     const roles = [['no.such'], ['toString'], [], ['keys.get', 'keys.get']];
     for (const permissions of roles) {
       const request = { parent: 'tenants/acme', roleId: newId('own'), role: { permissions } };
@@ -282,7 +337,10 @@ describe('names', () => {
   });
 
   test('of conditions may be those of any object’s own, and times those of long ago', async () => {
-    const conditions = ['__proto__', 'constructor'].map((contextKey) => ({ contextKey, equals: 'x' }));
+    const conditions = ['__proto__', 'constructor'].map((contextKey) => ({
+      contextKey,
+      equals: 'x',
+    }));
     const caller = await somebody('acme', 'encrypter', { conditions });
     const encrypt = (encryptionContext: object) =>
       rig.ask(caller, 'EncryptionService/Encrypt', { name: KEY, encryptionContext });
@@ -300,7 +358,9 @@ describe('names', () => {
 
 describe('case 37: a condition on the encryption context', () => {
   const sourceOf = async (context: object) =>
-    (await rig.done('EncryptionService/Encrypt', { name: KEY, encryptionContext: context }))['ciphertext'];
+    (await rig.done('EncryptionService/Encrypt', { name: KEY, encryptionContext: context }))[
+      'ciphertext'
+    ];
 
   test('that a call doesn’t meet keeps its binding from allowing it, in every method that brings one', async () => {
     const conditions = [{ contextKey: 'region', oneOf: { values: ['eu', 'us'] } }];
@@ -313,13 +373,22 @@ describe('case 37: a condition on the encryption context', () => {
     };
     const met = { region: 'eu', more: '1' };
     const calls: [string, (context: object) => Promise<object>][] = [
-      ['EncryptionService/Encrypt', async (encryptionContext) => ({ name: KEY, encryptionContext })],
-      ['EncryptionService/GenerateDataKey', async (encryptionContext) => ({ name: KEY, encryptionContext })],
+      [
+        'EncryptionService/Encrypt',
+        async (encryptionContext) => ({ name: KEY, encryptionContext }),
+      ],
+      [
+        'EncryptionService/GenerateDataKey',
+        async (encryptionContext) => ({ name: KEY, encryptionContext }),
+      ],
       [
         'EncryptionService/GenerateDataKeyWithoutPlaintext',
         async (encryptionContext) => ({ name: KEY, encryptionContext }),
       ],
-      ['DataKeyService/CreateDataKey', async (encryptionContext) => ({ parent: KEY, encryptionContext })],
+      [
+        'DataKeyService/CreateDataKey',
+        async (encryptionContext) => ({ parent: KEY, encryptionContext }),
+      ],
       [
         'EncryptionService/ReEncrypt',
         async (destinationEncryptionContext) => ({
@@ -348,16 +417,28 @@ describe('case 37: a condition on the encryption context', () => {
       ],
     ];
     for (const [method, request] of calls) {
-      for (const context of [{}, { region: 'asia' }, { region: '' }, { Region: 'eu' }, { regions: 'eu' }]) {
+      for (const context of [
+        {},
+        { region: 'asia' },
+        { region: '' },
+        { Region: 'eu' },
+        { regions: 'eu' },
+      ]) {
         const { reason } = await rig.ask(caller, method, await request(context));
         assert.equal(reason, 'PERMISSION_MISSING', `${method} ${JSON.stringify(context)}`);
       }
       assert.equal((await rig.ask(caller, method, await request(met))).reason, 'OK', method);
     }
     const get = { name: dataKey.name, encryptionContext: stored.encryptionContext };
-    assert.equal((await rig.ask(caller, 'DataKeyService/GetDataKey', get)).reason, 'PERMISSION_MISSING');
+    assert.equal(
+      (await rig.ask(caller, 'DataKeyService/GetDataKey', get)).reason,
+      'PERMISSION_MISSING',
+    );
     const lied = { ...get, encryptionContext: met };
-    assert.equal((await rig.ask(caller, 'DataKeyService/GetDataKey', lied)).reason, 'DECRYPTION_FAILED');
+    assert.equal(
+      (await rig.ask(caller, 'DataKeyService/GetDataKey', lied)).reason,
+      'DECRYPTION_FAILED',
+    );
     for (const [method, request] of [
       ['EncryptionService/GenerateRandomBytes', { parent: 'tenants/acme', length: 1 }],
       ['KeyService/GetKey', { name: KEY }],
@@ -375,7 +456,8 @@ describe('duties', () => {
       for (const second of roles) {
         const { name } = await somebody('acme', first);
         const isBoth =
-          [first, second].includes('keyAdmin') && [first, second].some((role) => USERS.includes(role));
+          [first, second].includes('keyAdmin') &&
+          [first, second].some((role) => USERS.includes(role));
         const { reason } = await give(rig.tester, 'acme', name, second);
         assert.equal(reason, isBoth ? 'SEPARATION_OF_DUTIES' : 'OK', `${first} and ${second}`);
       }
@@ -396,7 +478,9 @@ describe('duties', () => {
     for (const [a, b, overlaps] of pairs)
       for (const [first, second] of [[a, b] as const, [b, a] as const]) {
         const { name } = await somebody('acme', 'keyAdmin', { keyPattern: first });
-        const { reason } = await give(rig.tester, 'acme', name, 'decrypter', { keyPattern: second });
+        const { reason } = await give(rig.tester, 'acme', name, 'decrypter', {
+          keyPattern: second,
+        });
         assert.equal(reason, overlaps ? 'SEPARATION_OF_DUTIES' : 'OK', `${first} and ${second}`);
       }
   });
@@ -408,7 +492,10 @@ describe('duties', () => {
       (await give(rig.tester, 'system', inTenant.name, 'encrypter', everywhere)).reason,
       'SEPARATION_OF_DUTIES',
     );
-    assert.equal((await give(rig.tester, 'system', inTenant.name, 'keyViewer', everywhere)).reason, 'OK');
+    assert.equal(
+      (await give(rig.tester, 'system', inTenant.name, 'keyViewer', everywhere)).reason,
+      'OK',
+    );
     assert.equal(
       (await give(rig.tester, 'beta', inTenant.name, 'encrypter')).reason,
       'OK',
@@ -416,21 +503,33 @@ describe('duties', () => {
     );
     const ofAll = await somebody('system', 'encrypter', everywhere);
     for (const tenant of ['acme', 'beta'])
-      assert.equal((await give(rig.tester, tenant, ofAll.name, 'keyAdmin')).reason, 'SEPARATION_OF_DUTIES');
-    assert.equal((await give(rig.tester, 'acme', '', 'keyAdmin', { group: 'corp/both' })).reason, 'OK');
+      assert.equal(
+        (await give(rig.tester, tenant, ofAll.name, 'keyAdmin')).reason,
+        'SEPARATION_OF_DUTIES',
+      );
+    assert.equal(
+      (await give(rig.tester, 'acme', '', 'keyAdmin', { group: 'corp/both' })).reason,
+      'OK',
+    );
     assert.equal(
       (await give(rig.tester, 'acme', '', 'decrypter', { group: 'corp/both' })).reason,
       'SEPARATION_OF_DUTIES',
     );
     const both = await ownRole('acme', ['keys.rotate', 'data.decrypt']);
-    assert.equal((await give(rig.tester, 'acme', uri(newId('x')), both)).reason, 'SEPARATION_OF_DUTIES');
+    assert.equal(
+      (await give(rig.tester, 'acme', uri(newId('x')), both)).reason,
+      'SEPARATION_OF_DUTIES',
+    );
   });
 
   test('of a binding that has ended don’t count, those of one that ends later do', async () => {
     const ended = await somebody('acme', 'keyAdmin', { expireTime: { seconds: 1_000_000_000 } });
     assert.equal((await give(rig.tester, 'acme', ended.name, 'decrypter')).reason, 'OK');
     const ends = await somebody('acme', 'keyAdmin', { expireTime: { seconds: 4_000_000_000 } });
-    assert.equal((await give(rig.tester, 'acme', ends.name, 'decrypter')).reason, 'SEPARATION_OF_DUTIES');
+    assert.equal(
+      (await give(rig.tester, 'acme', ends.name, 'decrypter')).reason,
+      'SEPARATION_OF_DUTIES',
+    );
   });
 
   test('may be both by a binding that says so, which the audit log shows; what is neither is given on', async () => {
@@ -445,7 +544,10 @@ describe('duties', () => {
       [['OK', 'separation of duties overridden']],
     );
     assert.equal((await give(rig.tester, 'acme', name, 'keyViewer')).reason, 'OK');
-    assert.equal((await give(rig.tester, 'acme', name, 'encrypter')).reason, 'SEPARATION_OF_DUTIES');
+    assert.equal(
+      (await give(rig.tester, 'acme', name, 'encrypter')).reason,
+      'SEPARATION_OF_DUTIES',
+    );
   });
 });
 
@@ -454,7 +556,10 @@ describe('the first administrator', () => {
     const FIRST = 'jwt:open/first';
     const replica = await rig.addReplica({ KEYWARD_FIRST_ADMINISTRATOR: FIRST });
     const warned = replica.log.find(({ firstAdministrator }) => firstAdministrator !== undefined);
-    assert.match(String(warned?.['msg']), /KEYWARD_FIRST_ADMINISTRATOR may create role bindings; unset it/);
+    assert.match(
+      String(warned?.['msg']),
+      /KEYWARD_FIRST_ADMINISTRATOR may create role bindings; unset it/,
+    );
     assert.equal(warned?.['firstAdministrator'], FIRST);
     assert.ok(!rig.service.log.some(({ firstAdministrator }) => firstAdministrator !== undefined));
     const first = rig.unlimited('first');
@@ -465,10 +570,16 @@ describe('the first administrator', () => {
         if (rpc.name === 'EncryptionService/GenerateRandomBytes' && tenant === 'system') continue;
         const request = await wellFormed(rig, nobody, rpc, { tenant });
         const { reason } = await rig.ask(first, rpc.name, request, replica);
-        const may = [CREATE, 'AccessService/TestPermissions', 'AccessService/GetCaller'].includes(rpc.name);
+        const may = [CREATE, 'AccessService/TestPermissions', 'AccessService/GetCaller'].includes(
+          rpc.name,
+        );
         assert.equal(reason, may ? 'OK' : 'PERMISSION_MISSING', `${rpc.name} in ${tenant}`);
         if (rpc.name !== CREATE) continue;
-        assert.equal((await rig.ask(first, rpc.name, request)).reason !== 'OK', true, 'by another replica');
+        assert.equal(
+          (await rig.ask(first, rpc.name, request)).reason !== 'OK',
+          true,
+          'by another replica',
+        );
       }
     const roleBinding = bindingOf(uri('second'), 'rootAdmin', { allTenants: true });
     const made = await rig.ask(first, CREATE, { parent: 'tenants/system', roleBinding }, replica);
@@ -486,7 +597,10 @@ describe('the first administrator', () => {
       rig.ask(
         rig.tokened('first', tenants),
         CREATE,
-        { parent: `tenants/${tenant}`, roleBinding: bindingOf(uri('third'), 'keyViewer', { allTenants }) },
+        {
+          parent: `tenants/${tenant}`,
+          roleBinding: bindingOf(uri('third'), 'keyViewer', { allTenants }),
+        },
         replica,
       );
     assert.equal((await ask(['acme'], 'acme', false)).reason, 'OK');
@@ -537,7 +651,11 @@ describe('a question about access', () => {
       ['decrypter', { conditions: [{ contextKey: 'conversation', equals: '43' }] }, ['CONTEXT']],
       [
         'encrypter',
-        { keyPattern: 'mail-1', expireTime: { seconds: 1 }, conditions: [{ contextKey: 'x', equals: '' }] },
+        {
+          keyPattern: 'mail-1',
+          expireTime: { seconds: 1 },
+          conditions: [{ contextKey: 'x', equals: '' }],
+        },
         ['PERMISSION', 'KEY', 'EXPIRED', 'CONTEXT'],
       ],
     ];
@@ -545,7 +663,10 @@ describe('a question about access', () => {
     for (const [role, changes, obstacles] of bound)
       expected.set(await rig.bind('acme', name, role, changes), obstacles);
     expected.set(await rig.bind('acme', '', 'keyViewer', { group: 'corp/x' }), ['PERMISSION']);
-    expected.set(await rig.bind('system', name, 'decrypter', { allTenants: true, keyPattern: 'z' }), ['KEY']);
+    expected.set(
+      await rig.bind('system', name, 'decrypter', { allTenants: true, keyPattern: 'z' }),
+      ['KEY'],
+    );
     await rig.bind('system', name, 'tenantAdmin');
     await rig.bind('beta', name, 'decrypter');
     const auditor = await somebody('acme', 'auditor');
@@ -588,11 +709,15 @@ describe('a question about access', () => {
   });
 
   test('which bindings there are is answered in pages and by filters, and one by its name', async () => {
-    const { name: tenant } = await rig.done('AdminService/CreateTenant', { tenantId: newId('lists') });
+    const { name: tenant } = await rig.done('AdminService/CreateTenant', {
+      tenantId: newId('lists'),
+    });
     const id = String(tenant).split('/').at(-1) ?? '';
     const names: string[] = [];
     for (let index = 0; index < 5; index += 1)
-      names.push(await rig.bind(id, uri(`listed-${index % 2}`), index < 3 ? 'keyViewer' : 'auditor'));
+      names.push(
+        await rig.bind(id, uri(`listed-${index % 2}`), index < 3 ? 'keyViewer' : 'auditor'),
+      );
     names.push(await rig.bind(id, '', 'keyViewer', { group: 'corp/listed' }));
     const list = async (request: object) => {
       const found: string[] = [];
@@ -622,8 +747,14 @@ describe('a question about access', () => {
     for (const [filter, indexes] of filters)
       assert.deepEqual(await list({ pageSize: 2, filter }), wanted(indexes), filter);
     const bad = { parent: tenant, filter: 'creator = "x"' };
-    assert.equal((await rig.ask(rig.tester, 'AccessService/ListRoleBindings', bad)).reason, 'INVALID_FIELD');
-    assert.equal((await rig.done('AccessService/GetRoleBinding', { name: names[0] }))['name'], names[0]);
+    assert.equal(
+      (await rig.ask(rig.tester, 'AccessService/ListRoleBindings', bad)).reason,
+      'INVALID_FIELD',
+    );
+    assert.equal(
+      (await rig.done('AccessService/GetRoleBinding', { name: names[0] }))['name'],
+      names[0],
+    );
   });
 });
 
@@ -655,7 +786,10 @@ describe('a request that comes twice', () => {
     const { name } = later.answer;
     const gone = { name, requestId: randomUUID() };
     for (let time = 0; time < 2; time += 1)
-      assert.equal((await rig.ask(rig.tester, 'AccessService/DeleteRoleBinding', gone)).reason, 'OK');
+      assert.equal(
+        (await rig.ask(rig.tester, 'AccessService/DeleteRoleBinding', gone)).reason,
+        'OK',
+      );
     assert.equal((await rig.ask(rig.tester, CREATE, again)).reason, 'RESOURCE_NOT_FOUND');
   });
 
@@ -674,12 +808,20 @@ describe('a request that comes twice', () => {
     const issuer = rig.certified(uri(newId('issuer')));
     const name = String((await rig.done('AccessService/GetCaller', {}, issuer))['name']);
     const binding = await rig.bind('acme', name, 'dataKeyIssuer');
-    const create = { parent: KEY, dataKeyId: newId('dk'), returnPlaintext: true, requestId: randomUUID() };
+    const create = {
+      parent: KEY,
+      dataKeyId: newId('dk'),
+      returnPlaintext: true,
+      requestId: randomUUID(),
+    };
     for (let time = 0; time < 2; time += 1)
       stored.push(await rig.ask(issuer, 'DataKeyService/CreateDataKey', create));
     assert.deepEqual(stored[0]?.answer, stored[1]?.answer);
     const other = await somebody('acme', 'dataKeyIssuer');
-    assert.equal((await rig.ask(other, 'DataKeyService/CreateDataKey', create)).reason, 'RESOURCE_EXISTS');
+    assert.equal(
+      (await rig.ask(other, 'DataKeyService/CreateDataKey', create)).reason,
+      'RESOURCE_EXISTS',
+    );
     await rig.done('AccessService/DeleteRoleBinding', { name: binding });
     await eventually(async () => {
       const { reason, answer } = await rig.ask(issuer, 'DataKeyService/CreateDataKey', create);

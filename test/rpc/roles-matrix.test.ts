@@ -1,8 +1,8 @@
 /**
  * Case 30: every method of the contract, asked for by callers who have one predefined role each.
  *
- * What a role may do is said here once more, method by method, and not taken from the service: a method that is new, and of
- * which nothing is said here, fails.
+ * What a role may do is said here once more, method by method, and not taken from the service: a
+ * method that is new, and of which nothing is said here, fails.
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
@@ -26,7 +26,10 @@ const SEES_ACCESS: readonly Role[] = ['tenantAdmin', 'auditor', 'rootAdmin'];
 const SAYS_WHO: readonly Role[] = ['tenantAdmin', 'rootAdmin'];
 const SEES_SYSTEM: readonly Role[] = ['auditor', 'rootAdmin'];
 
-/** Which roles allow a method. `*`: it needs none. `system`: no role that is given in a tenant allows it. */
+/**
+ * Which roles allow a method. `*`: it needs none. `system`: no role that is given in a tenant
+ * allows it.
+ */
 const SPECIFIED: Readonly<Record<string, '*' | readonly (Role | 'system')[]>> = {
   'EncryptionService/Encrypt': ['encrypter'],
   'EncryptionService/BatchEncrypt': ['encrypter'],
@@ -140,7 +143,11 @@ function reasonIn({ reason, answer }: Outcome): string {
 }
 
 /** Has the caller ask for everything, and compares what is refused with `expected`. */
-async function compare(caller: Caller, names: Names, expected: (rpc: Rpc) => string): Promise<void> {
+async function compare(
+  caller: Caller,
+  names: Names,
+  expected: (rpc: Rpc) => string,
+): Promise<void> {
   const wrong: string[] = [];
   for (const rpc of RPCS) {
     const request = await wellFormed(rig, nobody, rpc, names);

@@ -1,5 +1,6 @@
 /**
- * Rotation over the wire: by schedule, by use and by request, what keeps a key from it, and its history.
+ * Rotation over the wire: by schedule, by use and by request, what keeps a key from it, and its
+ * history.
  */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -32,8 +33,9 @@ const shared = sharedService(async (client) => {
   for (const tenantId of ['acme', 'globex']) await keyward.createTenant({ tenantId });
 }, QUICK);
 
-const newKey = async (settings: { rotationPeriodSeconds?: number; rotationUsageLimit?: number } = {}) =>
-  (await keyward.createKey({ parent: PARENT, keyId: newId('k'), ...settings })).name;
+const newKey = async (
+  settings: { rotationPeriodSeconds?: number; rotationUsageLimit?: number } = {},
+) => (await keyward.createKey({ parent: PARENT, keyId: newId('k'), ...settings })).name;
 const versionOf = async (name: string) =>
   Number((await keyward.getKey({ name })).primary.name.split('/').at(-1));
 const historyOf = async (parent: string) => (await keyward.listRotations({ parent })).rotations;
@@ -49,10 +51,17 @@ describe('a schedule', () => {
   test('is absent unless it is given, and then begins one period from now, or when it is said to', async () => {
     const bare = await keyward.getKey({ name: await newKey() });
     assert.deepEqual(
-      [bare.rotationPeriodSeconds, bare.nextRotationTime, bare.rotationUsageLimit, bare.maintenancePaused],
+      [
+        bare.rotationPeriodSeconds,
+        bare.nextRotationTime,
+        bare.rotationUsageLimit,
+        bare.maintenancePaused,
+      ],
       [undefined, undefined, 0, false],
     );
-    const scheduled = await keyward.getKey({ name: await newKey({ rotationPeriodSeconds: 90 * DAY }) });
+    const scheduled = await keyward.getKey({
+      name: await newKey({ rotationPeriodSeconds: 90 * DAY }),
+    });
     assert.equal(scheduled.rotationPeriodSeconds, 90 * DAY);
     await assertAhead(scheduled.nextRotationTime, 90 * DAY);
     const nextRotationTime = new Date('2100-02-03T04:05:06.789Z');
@@ -72,9 +81,17 @@ describe('a schedule', () => {
     await assertAhead(shorter.nextRotationTime, DAY);
     const nextRotationTime = new Date('2100-01-01T00:00:00Z');
     const moved = await keyward.updateKey({ key: { name, nextRotationTime } });
-    assert.deepEqual([moved.rotationPeriodSeconds, moved.nextRotationTime], [DAY, nextRotationTime]);
-    const both = await keyward.updateKey({ key: { name, rotationPeriodSeconds: 2 * DAY, nextRotationTime } });
-    assert.deepEqual([both.rotationPeriodSeconds, both.nextRotationTime], [2 * DAY, nextRotationTime]);
+    assert.deepEqual(
+      [moved.rotationPeriodSeconds, moved.nextRotationTime],
+      [DAY, nextRotationTime],
+    );
+    const both = await keyward.updateKey({
+      key: { name, rotationPeriodSeconds: 2 * DAY, nextRotationTime },
+    });
+    assert.deepEqual(
+      [both.rotationPeriodSeconds, both.nextRotationTime],
+      [2 * DAY, nextRotationTime],
+    );
     const described = await keyward.updateKey({ key: { name, description: 'd' } });
     assert.deepEqual(described.nextRotationTime, nextRotationTime);
     const ended = await keyward.updateKey({ key: { name, rotationPeriodSeconds: null } });
@@ -98,7 +115,10 @@ describe('a schedule', () => {
       ['next_rotation_time', create({ nextRotationTime: time })],
       ['next_rotation_time', update(bare, { nextRotationTime: time })],
       ['next_rotation_time', update(scheduled, { nextRotationTime: null })],
-      ['next_rotation_time', update(scheduled, { rotationPeriodSeconds: null, nextRotationTime: time })],
+      [
+        'next_rotation_time',
+        update(scheduled, { rotationPeriodSeconds: null, nextRotationTime: time }),
+      ],
     ];
     for (const [field, attempt] of attempts) {
       const error = await failureOf(attempt());
@@ -109,7 +129,10 @@ describe('a schedule', () => {
   });
 
   test('of under a day is for development servers only', async () => {
-    await using production = await startService(shared.environment, { ...QUICK, KEYWARD_MODE: 'production' });
+    await using production = await startService(shared.environment, {
+      ...QUICK,
+      KEYWARD_MODE: 'production',
+    });
     const client = production.client();
     const create = (rotationPeriodSeconds: number) =>
       client.createKey({ parent: PARENT, keyId: newId('k'), rotationPeriodSeconds });
@@ -122,7 +145,12 @@ describe('a schedule', () => {
 
   test('of values that no client of ours would send is refused with its field', async () => {
     const { ca, cert, key } = shared.service.connectOptions();
-    const peer = { port: shared.service.port, ca: String(ca), cert: String(cert), key: String(key) };
+    const peer = {
+      port: shared.service.port,
+      ca: String(ca),
+      cert: String(cert),
+      key: String(key),
+    };
     using session = openSession(peer);
     const { serialize } = packageDefinition[
       'keyward.v1.CreateKeyRequest'
@@ -132,14 +160,23 @@ describe('a schedule', () => {
       ['rotation_period', { rotationPeriod: { seconds: -DAY } }],
       ['rotation_period', { rotationPeriod: { seconds: 315_576_000_000 } }],
       ['rotation_period', { rotationPeriod: {} }],
-      ['next_rotation_time', { rotationPeriod: { seconds: DAY }, nextRotationTime: { seconds: 1e15 } }],
-      ['next_rotation_time', { rotationPeriod: { seconds: DAY }, nextRotationTime: { seconds: -1e12 } }],
+      [
+        'next_rotation_time',
+        { rotationPeriod: { seconds: DAY }, nextRotationTime: { seconds: 1e15 } },
+      ],
+      [
+        'next_rotation_time',
+        { rotationPeriod: { seconds: DAY }, nextRotationTime: { seconds: -1e12 } },
+      ],
       ['rotation_usage_limit', { rotationUsageLimit: -1 }],
       ['rotation_usage_limit', { rotationUsageLimit: '9223372036854775807' }],
     ];
     for (const [field, settings] of attempts) {
       const body = [grpcFrame(serialize({ parent: PARENT, keyId: newId('k'), ...settings }))];
-      const { reason, fields } = await call(session, { path: '/keyward.v1.KeyService/CreateKey', body });
+      const { reason, fields } = await call(session, {
+        path: '/keyward.v1.KeyService/CreateKey',
+        body,
+      });
       assert.deepEqual([reason, fields], ['INVALID_FIELD', [field]], JSON.stringify(settings));
     }
   });
@@ -148,7 +185,12 @@ describe('a schedule', () => {
     const first = new Date('0001-01-01T00:00:00Z');
     const last = new Date('9999-12-31T23:59:59Z');
     const create = (nextRotationTime: Date) =>
-      keyward.createKey({ parent: PARENT, keyId: newId('k'), rotationPeriodSeconds: DAY, nextRotationTime });
+      keyward.createKey({
+        parent: PARENT,
+        keyId: newId('k'),
+        rotationPeriodSeconds: DAY,
+        nextRotationTime,
+      });
     assert.deepEqual((await create(last)).nextRotationTime, last);
     const { name } = await create(first);
     await eventually(async () => assert.equal(await versionOf(name), 2));
@@ -170,7 +212,9 @@ describe('what is due', { concurrency: true }, () => {
   test('case 85: is rotated once, whoever of three replicas looks first, and each time that it is due', async () => {
     await using stack = new AsyncDisposableStack();
     for (let more = 0; more < 2; more++) stack.use(await startService(shared.environment, QUICK));
-    const names = await Promise.all(Array.from({ length: 8 }, () => newKey({ rotationPeriodSeconds: HOUR })));
+    const names = await Promise.all(
+      Array.from({ length: 8 }, () => newKey({ rotationPeriodSeconds: HOUR })),
+    );
     for (const version of [2, 3]) {
       await makeDue(shared.environment, ...names);
       await eventually(async () => {
@@ -229,7 +273,8 @@ describe('what is due', { concurrency: true }, () => {
   });
 
   test('and can not be rotated now keeps nothing else from it', async () => {
-    // A version of the next number that the key doesn't know of: what a restored backup of one table could leave.
+    // A version of the next number that the key doesn't know of: what a restored backup of one
+    // table could leave.
     const [broken, sound] = [
       await newKey({ rotationPeriodSeconds: HOUR }),
       await newKey({ rotationPeriodSeconds: HOUR }),
@@ -264,7 +309,12 @@ describe('a usage limit', { concurrency: true }, () => {
     await lookedForDue(shared.environment, keyward, PARENT);
     const history = await historyOf(name);
     assert.deepEqual(
-      history.map(({ cause, caller, fromVersion, toVersion }) => [cause, caller, fromVersion, toVersion]),
+      history.map(({ cause, caller, fromVersion, toVersion }) => [
+        cause,
+        caller,
+        fromVersion,
+        toVersion,
+      ]),
       [['USAGE', 'keyward', `${name}/versions/1`, `${name}/versions/2`]],
     );
   });
@@ -388,7 +438,10 @@ describe('a history', () => {
 
   test('is empty before the first, and not to be had of another tenant’s key', async () => {
     const name = await newKey();
-    assert.deepEqual(await keyward.listRotations({ parent: name }), { rotations: [], nextPageToken: '' });
+    assert.deepEqual(await keyward.listRotations({ parent: name }), {
+      rotations: [],
+      nextPageToken: '',
+    });
     assert.equal(
       await reasonOf(keyward.listRotations({ parent: name.replace('acme', 'globex') })),
       'RESOURCE_NOT_FOUND',

@@ -1,6 +1,7 @@
 /**
- * Case 36 over the wire: how keys stand is sealed. Whoever writes to the database changes no state, no primary, no version and
- * no name without being found out, and everything else goes on; and what the service itself changes verifies ever after.
+ * Case 36 over the wire: how keys stand is sealed. Whoever writes to the database changes no state,
+ * no primary, no version and no name without being found out, and everything else goes on; and what
+ * the service itself changes verifies ever after.
  */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -15,7 +16,16 @@ import {
   sharedService,
   startService,
 } from '../kit.ts';
-import { endOf, idsOf, makeDue, newId, QUICK, resealStates, sql, storeDataKeys } from './reconciling.ts';
+import {
+  endOf,
+  idsOf,
+  makeDue,
+  newId,
+  QUICK,
+  resealStates,
+  sql,
+  storeDataKeys,
+} from './reconciling.ts';
 
 const payload = Buffer.from('p');
 const CORRUPT = 'KEY_STATE_CORRUPT';
@@ -24,7 +34,9 @@ const shared = sharedService(async (client) => {
   keyward = client;
 }, QUICK);
 
-/** A key of a tenant of its own with two versions, a ciphertext of each; and another key beside it. */
+/**
+ * A key of a tenant of its own with two versions, a ciphertext of each; and another key beside it.
+ */
 async function newKeys() {
   const tenantId = newId('t');
   const parent = `tenants/${tenantId}`;
@@ -39,7 +51,10 @@ async function newKeys() {
 
 type Keys = Awaited<ReturnType<typeof newKeys>>;
 
-/** Runs statements as whoever owns the database, past its foreign keys, and has every replica read the key anew. */
+/**
+ * Runs statements as whoever owns the database, past its foreign keys, and has every replica read
+ * the key anew.
+ */
 async function tamper(
   { tenantId, keyId }: Pick<Keys, 'tenantId' | 'keyId'>,
   statements: string,
@@ -87,17 +102,21 @@ const CHANGES: Readonly<Record<string, (keys: Keys) => string>> = {
     `UPDATE keys SET state = 'DESTROY_SCHEDULED', destroy_at = '-infinity' ${WHERE(keys)}`,
   'that it is destroyed': (keys) =>
     `UPDATE keys SET state = 'DESTROYED', destroyed_at = now() ${WHERE(keys)}`,
-  'a version’s state': (keys) => `UPDATE key_versions SET state = 'DISABLED' ${WHERE(keys)} AND version = 1`,
+  'a version’s state': (keys) =>
+    `UPDATE key_versions SET state = 'DISABLED' ${WHERE(keys)} AND version = 1`,
   'when a version is to be destroyed': (keys) =>
     `UPDATE key_versions SET destroy_at = now() + interval '1 day' ${WHERE(keys)} AND version = 2`,
-  'a version’s number': (keys) => `UPDATE key_versions SET version = 7 ${WHERE(keys)} AND version = 1`,
+  'a version’s number': (keys) =>
+    `UPDATE key_versions SET version = 7 ${WHERE(keys)} AND version = 1`,
   'that there is a version': (keys) => `DELETE FROM key_versions ${WHERE(keys)} AND version = 1`,
   'that there is another': (keys) =>
     `INSERT INTO key_versions (tenant_id, key_id, version, ${VERSION})
      SELECT tenant_id, key_id, 3, ${VERSION} FROM key_versions ${WHERE(keys)} AND version = 2`,
   'the seal': (keys) => `UPDATE keys SET state_seal = sha256(state_seal) ${WHERE(keys)}`,
-  'what sealed it': (keys) => `UPDATE keys SET state_seal_key_id = gen_random_uuid() ${WHERE(keys)}`,
-  'that it is sealed': (keys) => `UPDATE keys SET state_seal = NULL, state_seal_key_id = NULL ${WHERE(keys)}`,
+  'what sealed it': (keys) =>
+    `UPDATE keys SET state_seal_key_id = gen_random_uuid() ${WHERE(keys)}`,
+  'that it is sealed': (keys) =>
+    `UPDATE keys SET state_seal = NULL, state_seal_key_id = NULL ${WHERE(keys)}`,
 };
 
 describe('case 36: how a key stands', () => {
@@ -139,7 +158,8 @@ describe('case 36: how a key stands', () => {
           assert.equal(await reasonOf(call()), CORRUPT, String(call));
         assert.deepEqual(await row(), before);
         await service.logged(
-          (line) => line['alert'] === 'key-state-corrupt' && String(line['detail']).includes(keys.keyId),
+          (line) =>
+            line['alert'] === 'key-state-corrupt' && String(line['detail']).includes(keys.keyId),
           from,
         );
         await keyward.encrypt({ name: control, plaintext: payload });
@@ -165,14 +185,19 @@ describe('case 36: how a key stands', () => {
     ])
       assert.equal(await reasonOf(call()), CORRUPT);
     await sql(environment, `UPDATE keys SET state = 'DISABLED' ${WHERE(keys)}`);
-    // A replica that has heard of the disabling only meanwhile, and read the key anew, says so of it for a second.
+    // A replica that has heard of the disabling only meanwhile, and read the key anew, says so of
+    // it for a second.
     assert.equal((await eventually(() => keyward.enableKey({ name }))).state, 'ENABLED');
   });
 
   test('rows swapped between keys, tenants and versions are refused', async () => {
     const [one, two] = [await newKeys(), await newKeys()];
     const other = await idsOf(shared.environment, one.control);
-    const swap = (column: string, a: string, b: string) => `UPDATE keys k SET ${column} = o.${column}
+    const swap = (
+      column: string,
+      a: string,
+      b: string,
+    ) => `UPDATE keys k SET ${column} = o.${column}
       FROM keys o WHERE (k.key_id, o.key_id) IN (('${a}', '${b}'), ('${b}', '${a}'))`;
     // Seals of two keys of a tenant, and of two tenants.
     for (const keyId of [other.keyId, two.keyId]) {
@@ -203,17 +228,24 @@ describe('case 36: how a key stands', () => {
     const { parent, name, control, keyId } = keys;
     const other = await idsOf(shared.environment, control);
     await keyward.encrypt({ name: control, plaintext: payload });
-    const rename = (id: string, to: string) => `UPDATE keys SET name = '${to}' WHERE key_id = '${id}'`;
+    const rename = (id: string, to: string) =>
+      `UPDATE keys SET name = '${to}' WHERE key_id = '${id}'`;
     await tamper(
       keys,
-      [rename(keyId, 'tmp'), rename(other.keyId, 'k'), rename(keyId, 'z'), rename(other.keyId, 'k')].join(
-        ';',
-      ),
+      [
+        rename(keyId, 'tmp'),
+        rename(other.keyId, 'k'),
+        rename(keyId, 'z'),
+        rename(other.keyId, 'k'),
+      ].join(';'),
     );
     await refused(() => keyward.encrypt({ name, plaintext: payload }));
     await using another = await startService(shared.environment, QUICK);
     for (const each of [name, control])
-      assert.equal(await reasonOf(another.client().encrypt({ name: each, plaintext: payload })), CORRUPT);
+      assert.equal(
+        await reasonOf(another.client().encrypt({ name: each, plaintext: payload })),
+        CORRUPT,
+      );
     // One that was not loaded under that name is not found under it, though the key is loaded.
     await tamper(other, rename(other.keyId, 'y'));
     await refused(() => keyward.encrypt({ name: `${parent}/keys/y`, plaintext: payload }));
@@ -226,13 +258,17 @@ describe('case 36: how a key stands', () => {
     const [row] = await sql(shared.environment, `SELECT ${columns} FROM keys ${WHERE(keys)}`);
     await keyward.disableKey({ name });
     assert.equal((await keyward.getKey({ name })).state, 'DISABLED');
-    await sql(shared.environment, `UPDATE keys SET (${columns}) = ($2, $3, $4, $5) WHERE key_id = $1`, [
-      keys.keyId,
-      row?.['state'],
-      row?.['revision'],
-      row?.['state_seal_key_id'],
-      row?.['state_seal'],
-    ]);
+    await sql(
+      shared.environment,
+      `UPDATE keys SET (${columns}) = ($2, $3, $4, $5) WHERE key_id = $1`,
+      [
+        keys.keyId,
+        row?.['state'],
+        row?.['revision'],
+        row?.['state_seal_key_id'],
+        row?.['state_seal'],
+      ],
+    );
     await tamper(keys, 'SELECT 1');
     await refused(() => keyward.getKey({ name }));
     await refused(() => keyward.enableKey({ name }));
@@ -261,10 +297,15 @@ describe('case 36: how a key stands', () => {
     await tamper(keys, `UPDATE keys SET state = 'ENABLED', destroy_at = NULL ${WHERE(keys)}`);
     await eventually(() => keyward.encrypt({ name, plaintext: payload }));
 
-    await keyward.updateKey({ key: { name, rotationPeriodSeconds: 86_400, maintenancePaused: true } });
+    await keyward.updateKey({
+      key: { name, rotationPeriodSeconds: 86_400, maintenancePaused: true },
+    });
     await storeDataKeys(keyward, name, 3);
     for (let version = 3; version <= 4; version++) await keyward.rotateKey({ name });
-    await tamper(keys, `UPDATE keys SET primary_version = 3, maintenance_paused = false ${WHERE(keys)}`);
+    await tamper(
+      keys,
+      `UPDATE keys SET primary_version = 3, maintenance_paused = false ${WHERE(keys)}`,
+    );
     const job = await endOf(keyward, (await keyward.createRewrapJob({ scope: parent })).name);
     assert.deepEqual([job.state, job.done, job.failed], ['PARTIAL', 0, 3]);
     assert.deepEqual(new Set(job.failures.map(({ reason }) => reason)), new Set([CORRUPT]));
@@ -273,9 +314,10 @@ describe('case 36: how a key stands', () => {
       ({ msg, resource }) => msg === 'a rotation failed and is tried again' && resource === name,
       from,
     );
-    assert.deepEqual(await sql(environment, `SELECT DISTINCT version FROM data_keys ${WHERE(keys)}`), [
-      { version: 2 },
-    ]);
+    assert.deepEqual(
+      await sql(environment, `SELECT DISTINCT version FROM data_keys ${WHERE(keys)}`),
+      [{ version: 2 }],
+    );
     await tamper(
       keys,
       `UPDATE keys SET primary_version = 4, next_rotation_at = NULL, rotation_period_seconds = NULL ${WHERE(keys)}`,
@@ -291,7 +333,10 @@ describe('case 36: how a key stands', () => {
     const verifies = async () => {
       await tamper(keys, 'SELECT 1');
       const { etag } = await eventually(() => keyward.getKey({ name }));
-      const [row] = await sql<{ revision: string }>(environment, `SELECT revision FROM keys ${WHERE(keys)}`);
+      const [row] = await sql<{ revision: string }>(
+        environment,
+        `SELECT revision FROM keys ${WHERE(keys)}`,
+      );
       assert.equal(etag, row?.revision);
       await keyward.listKeyVersions({ parent: name });
       await keyward.listKeys({ parent });
@@ -345,7 +390,9 @@ describe('case 36: how a key stands', () => {
       () => scheduled(name),
       async () => {
         await due('keys');
-        await eventually(async () => assert.equal((await keyward.getKey({ name })).state, 'DESTROYED'));
+        await eventually(async () =>
+          assert.equal((await keyward.getKey({ name })).state, 'DESTROYED'),
+        );
       },
     ];
     for (const step of steps) {
@@ -374,7 +421,9 @@ describe('case 36: how a key stands', () => {
     assert.equal(await reasonOf(client.disableKey({ name })), 'HSM_UNAVAILABLE');
     assert.deepEqual(await rows(), before);
     faults.set();
-    await eventually(async () => assert.equal((await client.disableKey({ name })).state, 'DISABLED'));
+    await eventually(async () =>
+      assert.equal((await client.disableKey({ name })).state, 'DISABLED'),
+    );
   });
 
   test('a key with thousands of versions is loaded in milliseconds', async () => {
@@ -395,9 +444,13 @@ describe('case 36: how a key stands', () => {
       await keyward.decrypt({ parent, ciphertext: fresh });
       times.push(performance.now() - began);
     }
-    // 12 ms on two busy cores; a hundredth of a millisecond for each version would be five times that.
+    // 12 ms on two busy cores; a hundredth of a millisecond for each version would be five times
+    // that.
     assert.ok(Math.min(...times) < 200, `${times}`);
-    assert.equal((await keyward.listKeyVersions({ parent: name, pageSize: 10 })).keyVersions.length, 10);
+    assert.equal(
+      (await keyward.listKeyVersions({ parent: name, pageSize: 10 })).keyVersions.length,
+      10,
+    );
   });
 });
 
@@ -408,7 +461,10 @@ describe('sealing what has no seal', () => {
   test('an operator seals it, having been told what, and leaves alone what is sealed', async () => {
     const keys = await newKeys();
     const { environment } = shared;
-    await tamper(keys, `UPDATE keys SET state_seal = NULL, state_seal_key_id = NULL ${WHERE(keys)}`);
+    await tamper(
+      keys,
+      `UPDATE keys SET state_seal = NULL, state_seal_key_id = NULL ${WHERE(keys)}`,
+    );
     await refused(() => keyward.getKey({ name: keys.name }));
     const [other] = await sql<{ state_seal: Buffer }>(
       environment,
@@ -425,7 +481,9 @@ describe('sealing what has no seal', () => {
     assert.equal(await reasonOf(keyward.getKey({ name: keys.name })), CORRUPT);
     const done = await seal(environment);
     assert.match(done.output, /sealed 1 keys\n$/);
-    await eventually(async () => assert.equal((await keyward.getKey({ name: keys.name })).state, 'ENABLED'));
+    await eventually(async () =>
+      assert.equal((await keyward.getKey({ name: keys.name })).state, 'ENABLED'),
+    );
     assert.deepEqual(
       await sql(environment, `SELECT state_seal FROM keys WHERE name = 'z' AND tenant_id = $1`, [
         keys.tenantId,
@@ -438,6 +496,9 @@ describe('sealing what has no seal', () => {
       [keys.tenantId],
     );
     assert.deepEqual(entries, [{ resource: keys.name, outcome: 'OK' }]);
-    assert.match((await seal(environment)).output, /0 keys of 0 tenants are not sealed[\s\S]*sealed 0 keys/);
+    assert.match(
+      (await seal(environment)).output,
+      /0 keys of 0 tenants are not sealed[\s\S]*sealed 0 keys/,
+    );
   });
 });

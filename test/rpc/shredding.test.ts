@@ -1,12 +1,19 @@
 /**
- * Shredding tenants over the wire: looked at, scheduled, called back, done; and that what a dump from before still has opens
- * nowhere once the tenant's root keys are destroyed.
+ * Shredding tenants over the wire: looked at, scheduled, called back, done; and that what a dump
+ * from before still has opens nowhere once the tenant's root keys are destroyed.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
-import { eventually, failureOf, reasonOf, runCommand, sharedService, startService } from '../kit.ts';
+import {
+  eventually,
+  failureOf,
+  reasonOf,
+  runCommand,
+  sharedService,
+  startService,
+} from '../kit.ts';
 import { endOf, newId, QUICK, sql, storeDataKeys } from './reconciling.ts';
 
 const DAY_MS = 86_400_000;
@@ -36,11 +43,16 @@ async function schedule(name: string, windowDays = 7) {
 
 /** Has the time come, and waits until it is done. */
 async function shred(tenantId: string): Promise<void> {
-  await sql(shared.environment, `UPDATE tenants SET shred_at = now() - interval '1 s' WHERE name = $1`, [
-    tenantId,
-  ]);
+  await sql(
+    shared.environment,
+    `UPDATE tenants SET shred_at = now() - interval '1 s' WHERE name = $1`,
+    [tenantId],
+  );
   await eventually(async () =>
-    assert.equal(await reasonOf(keyward.getTenant({ name: `tenants/${tenantId}` })), 'RESOURCE_NOT_FOUND'),
+    assert.equal(
+      await reasonOf(keyward.getTenant({ name: `tenants/${tenantId}` })),
+      'RESOURCE_NOT_FOUND',
+    ),
   );
 }
 
@@ -68,8 +80,14 @@ describe('shredding a tenant', () => {
       (await failureOf(keyward.shredTenant({ name: parent, etag: '' }))).fieldViolations[0]?.field,
       'etag',
     );
-    assert.equal(await reasonOf(keyward.shredTenant({ name: parent, etag: '99' })), 'ETAG_MISMATCH');
-    assert.equal(await reasonOf(keyward.restoreTenant({ name: parent })), 'DESTRUCTION_NOT_SCHEDULED');
+    assert.equal(
+      await reasonOf(keyward.shredTenant({ name: parent, etag: '99' })),
+      'ETAG_MISMATCH',
+    );
+    assert.equal(
+      await reasonOf(keyward.restoreTenant({ name: parent })),
+      'DESTRUCTION_NOT_SCHEDULED',
+    );
     const { tenant } = await schedule(parent);
     assert.equal(tenant.state, 'SHRED_SCHEDULED');
     for (const call of [
@@ -101,7 +119,10 @@ describe('shredding a tenant', () => {
 
   test('erases everything of it and nothing else, and from then on it answers as if it had never been', async () => {
     const { tenantId, parent, name, ciphertext } = await newTenant(false);
-    const { name: other } = await keyward.createKey({ parent: 'tenants/bystander', keyId: newId('k') });
+    const { name: other } = await keyward.createKey({
+      parent: 'tenants/bystander',
+      keyId: newId('k'),
+    });
     const kept = await keyward.encrypt({ name: other, plaintext: payload });
     await schedule(parent);
     assert.equal((await keyward.getTenant({ name: parent })).state, 'SHRED_SCHEDULED');
@@ -115,7 +136,10 @@ describe('shredding a tenant', () => {
       (of: string) => keyward.listTokenKeys({ parent: of }),
     ]) {
       const [gone, never] = await Promise.all([failureOf(call(parent)), failureOf(call(absent))]);
-      assert.deepEqual([gone.code, gone.reason, gone.message], [never.code, never.reason, never.message]);
+      assert.deepEqual(
+        [gone.code, gone.reason, gone.message],
+        [never.code, never.reason, never.message],
+      );
     }
     assert.equal(await reasonOf(keyward.decrypt({ parent, ciphertext })), 'RESOURCE_NOT_FOUND');
     const listed = (await keyward.listTenants({ pageSize: 1000 })).tenants.map((each) => each.name);
@@ -129,7 +153,10 @@ describe('shredding a tenant', () => {
       [tenantId],
     );
     assert.deepEqual(left, { wrapped: 0, data_keys: 0 });
-    const opened = await keyward.decrypt({ parent: 'tenants/bystander', ciphertext: kept.ciphertext });
+    const opened = await keyward.decrypt({
+      parent: 'tenants/bystander',
+      ciphertext: kept.ciphertext,
+    });
     assert.deepEqual(opened.plaintext, payload);
     assert.match(
       (await runCommand(shared.environment, ['token', 'shred', tenantId])).output,
@@ -153,7 +180,10 @@ describe('shredding a tenant', () => {
       [tenantId],
     );
     assert.ok(key);
-    assert.match((await runCommand(environment, ['token', 'shred', tenantId])).output, /is ENABLED/);
+    assert.match(
+      (await runCommand(environment, ['token', 'shred', tenantId])).output,
+      /is ENABLED/,
+    );
     await schedule(parent);
     assert.match(
       (await runCommand(environment, ['token', 'shred', tenantId])).output,
@@ -162,8 +192,12 @@ describe('shredding a tenant', () => {
     const before = shared.service.agentPids;
     await shred(tenantId);
     // What they had unwrapped goes with them.
-    await eventually(() => assert.ok(before.every((pid) => !shared.service.agentPids.includes(pid))));
-    const waiting = (await keyward.getTokenStatus()).objects.filter(({ tenant }) => tenant === parent);
+    await eventually(() =>
+      assert.ok(before.every((pid) => !shared.service.agentPids.includes(pid))),
+    );
+    const waiting = (await keyward.getTokenStatus()).objects.filter(
+      ({ tenant }) => tenant === parent,
+    );
     assert.equal(waiting.length, 2);
     for (const { toDo } of waiting) assert.match(toDo, new RegExp(`token shred ${tenantId}$`));
     const told = await runCommand(environment, ['token', 'status']);

@@ -1,6 +1,6 @@
 /**
- * Root keys and the seal key over the wire: replaced under load, on several replicas, with a tenant of its own; destroyed by an
- * operator when nothing is under them.
+ * Root keys and the seal key over the wire: replaced under load, on several replicas, with a tenant
+ * of its own; destroyed by an operator when nothing is under them.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -81,15 +81,23 @@ describe('two replicas', () => {
     for (const parent of parents) {
       for (let index = 0; index < 3; index++) {
         const { name } = await keyward.createKey({ parent, keyId: newId('k') });
-        kept.push({ name, ciphertext: (await keyward.encrypt({ name, plaintext: payload })).ciphertext });
+        kept.push({
+          name,
+          ciphertext: (await keyward.encrypt({ name, plaintext: payload })).ciphertext,
+        });
         await keyward.rotateKey({ name });
-        kept.push({ name, ciphertext: (await keyward.encrypt({ name, plaintext: payload })).ciphertext });
+        kept.push({
+          name,
+          ciphertext: (await keyward.encrypt({ name, plaintext: payload })).ciphertext,
+        });
       }
     }
     return kept;
   }
 
-  async function assertAllOpen(kept: readonly { name: string; ciphertext: Buffer }[]): Promise<void> {
+  async function assertAllOpen(
+    kept: readonly { name: string; ciphertext: Buffer }[],
+  ): Promise<void> {
     for (const client of clients) {
       for (const { name, ciphertext } of kept) {
         const parent = name.split('/').slice(0, 2).join('/');
@@ -129,7 +137,10 @@ describe('two replicas', () => {
       const [newest, older] = (await keyward.listTokenKeys({ parent: SYSTEM })).tokenKeys.filter(
         ({ role }) => role.toLowerCase() === column,
       );
-      assert.deepEqual([newest?.name, newest?.state, older?.state], [fresh.name, 'CURRENT', 'RETIRED']);
+      assert.deepEqual(
+        [newest?.name, newest?.state, older?.state],
+        [fresh.name, 'CURRENT', 'RETIRED'],
+      );
       assert.equal(older?.keyVersions, 0);
       assert.ok((newest?.keyVersions ?? 0) >= kept.length);
       assert.equal(newest?.caller, 'spiffe://keyward.test/tester');
@@ -180,7 +191,10 @@ describe('two replicas', () => {
     await eventually(async () => assert.equal(await used(), 1));
     const refused = await runCommand(environment, ['token', 'destroy-key', uidOf(before)]);
     assert.equal(refused.code, 1);
-    assert.match(refused.output, /the states of 1 keys and the policies of 0 tenants are still sealed by it/);
+    assert.match(
+      refused.output,
+      /the states of 1 keys and the policies of 0 tenants are still sealed by it/,
+    );
     assert.equal((await keyward.getTokenKey({ name: before.name })).state, 'RETIRED');
     await sql(environment, `UPDATE keys SET state_seal = ${flip} WHERE key_id = $1`, [keyId]);
     await eventually(async () => assert.equal(await used(), 0));
@@ -207,7 +221,11 @@ describe('two replicas', () => {
       for (const client of clients)
         await client.decrypt({ parent: name.split('/').slice(0, 2).join('/'), ciphertext });
     });
-    const { code, output } = await runCommand(environment, ['token', 'destroy-key', uidOf(retired)]);
+    const { code, output } = await runCommand(environment, [
+      'token',
+      'destroy-key',
+      uidOf(retired),
+    ]);
     assert.equal(code, 0, output);
     assert.match(output, /is destroyed\n1 of 1 were in this token/);
     assert.deepEqual((await stop()).failures, []);
@@ -237,7 +255,11 @@ describe('two replicas', () => {
       ({ role, state, keyVersions }) => role === 'ROOT' && state === 'RETIRED' && keyVersions > 0,
     );
     assert.ok(retired);
-    const { code, output } = await runCommand(environment, ['token', 'destroy-key', uidOf(retired)]);
+    const { code, output } = await runCommand(environment, [
+      'token',
+      'destroy-key',
+      uidOf(retired),
+    ]);
     assert.equal(code, 1);
     assert.match(output, /1 key versions are still under it/);
     assert.equal((await keyward.getTokenKey({ name: retired.name })).state, 'RETIRED');
@@ -256,9 +278,17 @@ describe('a root key', () => {
   }, QUICK);
 
   test('is not replaced where a tenant has none of its own, and not for a tenant that is not there', async () => {
-    assert.equal(await reasonOf(keyward.rotateRootKey({ parent: 'tenants/acme' })), 'TENANT_SHARES_ROOT_KEY');
-    assert.equal(await reasonOf(keyward.rotateRootKey({ parent: 'tenants/none' })), 'RESOURCE_NOT_FOUND');
-    const error = await failureOf(keyward.getTokenKey({ name: `tenants/acme/tokenKeys/${randomUUID()}` }));
+    assert.equal(
+      await reasonOf(keyward.rotateRootKey({ parent: 'tenants/acme' })),
+      'TENANT_SHARES_ROOT_KEY',
+    );
+    assert.equal(
+      await reasonOf(keyward.rotateRootKey({ parent: 'tenants/none' })),
+      'RESOURCE_NOT_FOUND',
+    );
+    const error = await failureOf(
+      keyward.getTokenKey({ name: `tenants/acme/tokenKeys/${randomUUID()}` }),
+    );
     assert.equal(error.reason, 'RESOURCE_NOT_FOUND');
     assert.deepEqual((await keyward.listTokenKeys({ parent: 'tenants/acme' })).tokenKeys, []);
   });
@@ -287,7 +317,10 @@ describe('a root key', () => {
     );
     const waiting = await keyward.rotateRootKey({ parent: SYSTEM }, { timeoutMs: 3_000 });
     assert.equal(waiting.state, 'CREATED');
-    assert.equal(await reasonOf(keyward.rotateRootKey({ parent: SYSTEM })), 'TOKEN_KEY_ROTATION_UNDER_WAY');
+    assert.equal(
+      await reasonOf(keyward.rotateRootKey({ parent: SYSTEM })),
+      'TOKEN_KEY_ROTATION_UNDER_WAY',
+    );
     const { name } = await keyward.createKey({ parent: 'tenants/acme', keyId: newId('k') });
     const [under] = await sql<{ root_key_id: string }>(
       shared.environment,
@@ -295,7 +328,10 @@ describe('a root key', () => {
       [name.split('/').at(-1)],
     );
     assert.notEqual(under?.root_key_id, uidOf(waiting));
-    await sql(shared.environment, `UPDATE replicas SET seen_at = now() - interval '11 s' WHERE held = '{}'`);
+    await sql(
+      shared.environment,
+      `UPDATE replicas SET seen_at = now() - interval '11 s' WHERE held = '{}'`,
+    );
     await eventually(async () =>
       assert.equal((await keyward.getTokenKey({ name: waiting.name })).state, 'CURRENT'),
     );

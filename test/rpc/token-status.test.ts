@@ -1,6 +1,6 @@
 /**
- * The token's status over the wire, and by the operator's command: what a real token says of itself and of its objects,
- * also when somebody with the PIN has changed them.
+ * The token's status over the wire, and by the operator's command: what a real token says of itself
+ * and of its objects, also when somebody with the PIN has changed them.
  */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
@@ -8,7 +8,13 @@ import { describe, test } from 'node:test';
 import type { KeywardClient, TokenStatus } from 'keyward-client';
 import { copyToken, type SoftHsmToken, tokenVariables } from '../../softhsm/token.ts';
 import { tamperWith } from '../faults/tampering.ts';
-import { type Environment, newEnvironment, runCommand, sharedService, startService } from '../kit.ts';
+import {
+  type Environment,
+  newEnvironment,
+  runCommand,
+  sharedService,
+  startService,
+} from '../kit.ts';
 import { runSql } from '../store/database.ts';
 
 const PARENT = 'tenants/acme';
@@ -53,7 +59,12 @@ describe('over the wire', () => {
 
   test('each of the four objects has every required attribute, enforced', async () => {
     const { objects, unrecordedObjects } = await keyward.getTokenStatus();
-    assert.deepEqual(objects.map(({ role }) => role).sort(), ['AUDIT_SIGNING', 'MASK', 'ROOT', 'SEAL']);
+    assert.deepEqual(objects.map(({ role }) => role).sort(), [
+      'AUDIT_SIGNING',
+      'MASK',
+      'ROOT',
+      'SEAL',
+    ]);
     for (const { uid, current, condition, attributes } of objects) {
       assert.match(uid, /^[0-9a-f-]{36}$/);
       assert.deepEqual([current, condition], [true, 'FOUND']);
@@ -102,7 +113,11 @@ describe('over the wire', () => {
     const client = service.client();
     const mask = objectOf(await client.getTokenStatus(), 'MASK');
     assert.equal(mask.condition, 'FOUND');
-    await tamperWith(environment.token, { role: 'mask', replace: true, attributes: { copyable: true } });
+    await tamperWith(environment.token, {
+      role: 'mask',
+      replace: true,
+      attributes: { copyable: true },
+    });
     const changed = objectOf(await client.getTokenStatus(), 'MASK');
     assert.deepEqual([changed.uid, changed.condition], [mask.uid, 'FOUND']);
     assert.deepEqual(statesOf(changed), { ...statesOf(mask), copyable: 'VIOLATED' });
@@ -133,14 +148,20 @@ describe('over the wire', () => {
 });
 
 describe('the command keyward-server token status', () => {
-  const status = (environment: Environment, token = environment.token, args: readonly string[] = []) =>
-    runCommand(environment, ['token', 'status', ...args], tokenVariables(token));
+  const status = (
+    environment: Environment,
+    token = environment.token,
+    args: readonly string[] = [],
+  ) => runCommand(environment, ['token', 'status', ...args], tokenVariables(token));
 
   test('shows every object with its attributes, also beside a running service', async () => {
     const { code, output } = await status(shared.environment);
     assert.equal(code, 0, output);
     const { objects, serialNumber } = await keyward.getTokenStatus();
-    assert.ok(output.includes(`${shared.environment.token.label} (serial ${serialNumber})`), output);
+    assert.ok(
+      output.includes(`${shared.environment.token.label} (serial ${serialNumber})`),
+      output,
+    );
     for (const { uid, role, attributes } of objects) {
       const word = role.toLowerCase().replace('_', '-');
       const count = role === 'ROOT' ? `, ${await versionsUnderRoot()} key versions` : '';
@@ -161,8 +182,16 @@ describe('the command keyward-server token status', () => {
       [over.environmentUid, over.module, over.profile, []],
     );
     assert.deepEqual(
-      printed.objects.map(({ uid, role, keyVersions }: Record<string, unknown>) => [uid, role, keyVersions]),
-      over.objects.map(({ uid, role, keyVersions }) => [uid, `TOKEN_OBJECT_ROLE_${role}`, keyVersions]),
+      printed.objects.map(({ uid, role, keyVersions }: Record<string, unknown>) => [
+        uid,
+        role,
+        keyVersions,
+      ]),
+      over.objects.map(({ uid, role, keyVersions }) => [
+        uid,
+        `TOKEN_OBJECT_ROLE_${role}`,
+        keyVersions,
+      ]),
     );
   });
 
@@ -172,7 +201,10 @@ describe('the command keyward-server token status', () => {
     const shown = await status(shared.environment, violated);
     assert.equal(shown.code, 1);
     assert.match(shown.output, /\n {2}VIOLATED: .*extractable=false/);
-    assert.match(shown.output, /a service does not start on this token:\n.*root \S+ extractable: violated/);
+    assert.match(
+      shown.output,
+      /a service does not start on this token:\n.*root \S+ extractable: violated/,
+    );
     const bare = copyOf(shared.environment, 'bare');
     await tamperWith(bare, { role: 'seal', replace: true, only: 'destroy' });
     const missing = await status(shared.environment, bare);

@@ -1,5 +1,6 @@
 /**
- * The transport: who gets in, over which TLS, and what happens when certificates change under a running server.
+ * The transport: who gets in, over which TLS, and what happens when certificates change under a
+ * running server.
  */
 import assert from 'node:assert/strict';
 import { generateKeyPairSync } from 'node:crypto';
@@ -37,7 +38,12 @@ async function outcomeOf(
   changes: Partial<ConnectOptions> & { readonly credentials?: Credentials },
 ): Promise<string> {
   const { credentials, ...rest } = changes;
-  const options = { ...service.connectOptions(credentials), retries: 0, defaultTimeoutMs: 5_000, ...rest };
+  const options = {
+    ...service.connectOptions(credentials),
+    retries: 0,
+    defaultTimeoutMs: 5_000,
+    ...rest,
+  };
   using client = connect(options as ConnectOptions);
   try {
     await client.listTenants();
@@ -68,7 +74,10 @@ function handshake(options: ConnectionOptions): Promise<TLSSocket> {
 
 describe('client certificates', () => {
   test('case 2: of another CA, expired, or for servers only are refused; one of ours gets in', async () => {
-    const stranger = createCertificateAuthority('keyward test CA').issue({ subject: 'x', usage: 'client' });
+    const stranger = createCertificateAuthority('keyward test CA').issue({
+      subject: 'x',
+      usage: 'client',
+    });
     const yesterday = new Date(Date.now() - 86_400_000);
     const expired = environment.ca.issue({
       subject: 'x',
@@ -106,7 +115,9 @@ describe('client certificates', () => {
   test('a caller without a SPIFFE id is known by its subject', async () => {
     const from = service.log.length;
     assert.equal(
-      await outcomeOf({ credentials: environment.ca.issue({ subject: 'batch job', usage: 'client' }) }),
+      await outcomeOf({
+        credentials: environment.ca.issue({ subject: 'batch job', usage: 'client' }),
+      }),
       'PERMISSION_MISSING',
     );
     await service.logged(({ caller }) => caller === 'CN=batch job', from);
@@ -137,7 +148,9 @@ describe('TLS', () => {
     const resumedBare = sessions.map((session) =>
       handshake({ session, cert: undefined, key: undefined } as ConnectionOptions).then(
         (socket) =>
-          new Promise((resolve) => socket.once('close', () => resolve('closed')).once('error', () => {})),
+          new Promise((resolve) =>
+            socket.once('close', () => resolve('closed')).once('error', () => {}),
+          ),
         () => 'closed',
       ),
     );
@@ -162,7 +175,10 @@ describe('TLS', () => {
     await service.logged(({ msg }) => msg === 'certificates reloaded', from);
     await old.listTenants();
     const credentials = renewed.issue({ subject: 'new', usage: 'client' });
-    assert.equal(await outcomeOf({ credentials, ca: renewed.certPem } as never), 'PERMISSION_MISSING');
+    assert.equal(
+      await outcomeOf({ credentials, ca: renewed.certPem } as never),
+      'PERMISSION_MISSING',
+    );
     assert.equal(await outcomeOf({ credentials }), 'refused');
   });
 
@@ -173,7 +189,10 @@ describe('TLS', () => {
       environment.variables['KEYWARD_TLS_KEY_FILE'] ?? '',
       privateKey.export({ type: 'pkcs8', format: 'pem' }),
     );
-    await service.logged(({ msg }) => String(msg).startsWith('certificates can not be reloaded'), from);
+    await service.logged(
+      ({ msg }) => String(msg).startsWith('certificates can not be reloaded'),
+      from,
+    );
     await service
       .client()
       .listTenants()
@@ -202,7 +221,11 @@ describe('beside the service', () => {
 
   test('reflection is there in development and not otherwise', async () => {
     assert.notEqual(
-      await statusOf(service, environment, '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo'),
+      await statusOf(
+        service,
+        environment,
+        '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo',
+      ),
       '12',
     );
     await using own = await newEnvironment();

@@ -1,5 +1,6 @@
 /**
- * How versions are used, over the wire: what counts, for which version, and that a server that is told to stop says the rest.
+ * How versions are used, over the wire: what counts, for which version, and that a server that is
+ * told to stop says the rest.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -27,7 +28,9 @@ async function usageOf(name: string, version = 1): Promise<KeyVersionUsage> {
 async function reported(): Promise<void> {
   const [row] = await sql<{ now: Date }>(shared.environment, 'SELECT clock_timestamp() AS now');
   const name = await newKey();
-  await eventually(async () => assert.ok(Number((await usageOf(name)).completeTime) > Number(row?.now)));
+  await eventually(async () =>
+    assert.ok(Number((await usageOf(name)).completeTime) > Number(row?.now)),
+  );
 }
 
 async function counted(name: string, version = 1): Promise<readonly [number, number]> {
@@ -103,7 +106,10 @@ test('of a batch each item counts that succeeded, and no other', async () => {
     })),
   });
   await keyward.batchGenerateDataKey({ parent: PARENT, requests: [{ name }, { name }] });
-  await keyward.batchReEncrypt({ parent: PARENT, requests: [{ name, ciphertext: own.ciphertext }] });
+  await keyward.batchReEncrypt({
+    parent: PARENT,
+    requests: [{ name, ciphertext: own.ciphertext }],
+  });
   await reported();
   assert.deepEqual(await counted(name), [3 + 1 + 2 + 1, 2 + 1]);
   assert.deepEqual(await counted(off), [0, 0]);
@@ -111,16 +117,29 @@ test('of a batch each item counts that succeeded, and no other', async () => {
 
 test('what failed does not count', async () => {
   const name = await newKey();
-  const { ciphertext } = await keyward.encrypt({ name, plaintext: payload, encryptionContext: { a: 'b' } });
+  const { ciphertext } = await keyward.encrypt({
+    name,
+    plaintext: payload,
+    encryptionContext: { a: 'b' },
+  });
   const { dataKey } = await keyward.createDataKey({
     parent: name,
     dataKeyId: 'dk',
     encryptionContext: { a: 'b' },
   });
-  assert.equal(await reasonOf(keyward.decrypt({ parent: PARENT, ciphertext })), 'DECRYPTION_FAILED');
+  assert.equal(
+    await reasonOf(keyward.decrypt({ parent: PARENT, ciphertext })),
+    'DECRYPTION_FAILED',
+  );
   assert.equal(await reasonOf(keyward.getDataKey({ name: dataKey.name })), 'DECRYPTION_FAILED');
-  assert.equal(await reasonOf(keyward.createDataKey({ parent: name, dataKeyId: 'dk' })), 'RESOURCE_EXISTS');
-  assert.equal(await reasonOf(keyward.encrypt({ name, plaintext: Buffer.alloc(65_537) })), 'INVALID_FIELD');
+  assert.equal(
+    await reasonOf(keyward.createDataKey({ parent: name, dataKeyId: 'dk' })),
+    'RESOURCE_EXISTS',
+  );
+  assert.equal(
+    await reasonOf(keyward.encrypt({ name, plaintext: Buffer.alloc(65_537) })),
+    'INVALID_FIELD',
+  );
   await reported();
   assert.deepEqual(await counted(name), [2, 0]);
 });
@@ -143,7 +162,10 @@ test('what the service does by itself is no use: re-wrapping counts nothing', as
 
 test('what replicas count is added up, and one that is told to stop reports the rest', async () => {
   const name = await newKey();
-  const service = await startService(shared.environment, { ...QUICK, KEYWARD_USAGE_REPORT_MS: '60000' });
+  const service = await startService(shared.environment, {
+    ...QUICK,
+    KEYWARD_USAGE_REPORT_MS: '60000',
+  });
   // Its first report is made at its start; what it counts after that would be due in a minute.
   const replicas = () => sql(shared.environment, 'SELECT 1 FROM usage_reports');
   await eventually(async () => assert.equal((await replicas()).length, 2));
@@ -156,16 +178,25 @@ test('what replicas count is added up, and one that is told to stop reports the 
     shared.environment,
     'SELECT min(complete_at) AS oldest FROM usage_reports',
   );
-  assert.deepEqual(completeTime, row?.oldest, 'no further than the replica that is furthest behind');
+  assert.deepEqual(
+    completeTime,
+    row?.oldest,
+    'no further than the replica that is furthest behind',
+  );
   assert.equal(await service.stop(), 0);
   assert.deepEqual(await counted(name), [8, 0]);
   assert.equal((await replicas()).length, 1);
-  await eventually(async () => assert.ok(Number((await usageOf(name)).completeTime) > Number(completeTime)));
+  await eventually(async () =>
+    assert.ok(Number((await usageOf(name)).completeTime) > Number(completeTime)),
+  );
 });
 
 test('a replica that was killed holds up nobody for ever, and what it had reported stays', async () => {
   const name = await newKey();
-  const known = await sql<{ id: string }>(shared.environment, 'SELECT replica_id AS id FROM usage_reports');
+  const known = await sql<{ id: string }>(
+    shared.environment,
+    'SELECT replica_id AS id FROM usage_reports',
+  );
   const service = await startService(shared.environment, QUICK);
   await service.client().encrypt({ name, plaintext: payload });
   await eventually(async () => assert.deepEqual(await counted(name), [1, 0]));

@@ -1,9 +1,11 @@
 /**
- * A well-formed request for any method, found out and not written down: fields are filled by their names with what may be
- * right, and what the service says is wrong is filled otherwise, until nothing is.
+ * A well-formed request for any method, found out and not written down: fields are filled by their
+ * names with what may be right, and what the service says is wrong is filled otherwise, until
+ * nothing is.
  *
- * Asked by a caller who may do nothing, since requests are looked at before rights: nothing is done on the way. A new method
- * whose fields have known names needs nothing here. Knows field names, no method.
+ * Asked by a caller who may do nothing, since requests are looked at before rights: nothing is done
+ * on the way. A new method whose fields have known names needs nothing here. Knows field names, no
+ * method.
  */
 import assert from 'node:assert/strict';
 import type { MessageTypeDefinition } from '@grpc/proto-loader';
@@ -12,7 +14,10 @@ import { type AccessRig, type Caller, RPCS, type Rpc } from './access-rig.ts';
 /** Nothing has this id. */
 const NOBODYS_ID = '0190a0a0-0000-7000-8000-000000000000';
 
-/** The last parts of the names that requests are about; of things that there aren't, unless said otherwise. */
+/**
+ * The last parts of the names that requests are about; of things that there aren't, unless said
+ * otherwise.
+ */
 export interface Names {
   readonly tenant: string;
   readonly key?: string;
@@ -75,13 +80,19 @@ interface RequestType {
 }
 
 const requestTypeOf = ({ definition }: Rpc): RequestType['type'] =>
-  (definition as unknown as { readonly requestType: MessageTypeDefinition<object, object> & RequestType })
-    .requestType.type;
+  (
+    definition as unknown as {
+      readonly requestType: MessageTypeDefinition<object, object> & RequestType;
+    }
+  ).requestType.type;
 
 const isMessage = (value: unknown) =>
   typeof value === 'object' && !Array.isArray(value) && !Buffer.isBuffer(value);
 
-/** A well-formed request of that method about these things. Fails, naming the field, where none is found. */
+/**
+ * A well-formed request of that method about these things. Fails, naming the field, where none is
+ * found.
+ */
 export async function wellFormed(
   rig: AccessRig,
   nobody: Caller,
@@ -102,7 +113,9 @@ export async function wellFormed(
     );
     const { reason, message } = await rig.ask(nobody, rpc.name, request);
     if (reason !== 'INVALID_FIELD') return request;
-    const wrong = /^([a-z_]+):/.exec(message)?.[1]?.replaceAll(/_(.)/g, (_, letter) => letter.toUpperCase());
+    const wrong = /^([a-z_]+):/
+      .exec(message)?.[1]
+      ?.replaceAll(/_(.)/g, (_, letter) => letter.toUpperCase());
     const next = (tried[wrong ?? ''] ?? 0) + 1;
     const isKnown = wrong !== undefined && next < (candidates[wrong]?.length ?? 0);
     assert.ok(isKnown, `${rpc.name} wants something of ${wrong} that isn't known here: ${message}`);
@@ -114,5 +127,8 @@ export async function wellFormed(
 async function batchOf(rig: AccessRig, nobody: Caller, { typeName }: Field, names: Names) {
   const alone = RPCS.find((each) => requestTypeOf(each).name === typeName.split('.').at(-1));
   assert.ok(alone, `no method takes a ${typeName}`);
-  return { parent: `tenants/${names.tenant}`, requests: [await wellFormed(rig, nobody, alone, names)] };
+  return {
+    parent: `tenants/${names.tenant}`,
+    requests: [await wellFormed(rig, nobody, alone, names)],
+  };
 }

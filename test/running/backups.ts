@@ -1,9 +1,10 @@
 /**
- * What the drill of docs/recovery.md stands on: backups, taken and put back, and commands that must change nothing.
+ * What the drill of docs/recovery.md stands on: backups, taken and put back, and commands that must
+ * change nothing.
  *
- * A backup is a copy of a database that nobody is connected to, made by PostgreSQL itself (CREATE DATABASE … TEMPLATE), and of
- * the token's folder while nobody uses it. What the service says and does on it is the same as on a dump that was restored.
- * Knows no test.
+ * A backup is a copy of a database that nobody is connected to, made by PostgreSQL itself (CREATE
+ * DATABASE … TEMPLATE), and of the token's folder while nobody uses it. What the service says and
+ * does on it is the same as on a dump that was restored. Knows no test.
  */
 import assert from 'node:assert/strict';
 import { createHash, randomUUID } from 'node:crypto';
@@ -52,7 +53,8 @@ export async function backUp(environment: Environment): Promise<Backup> {
 }
 
 export const encrypt = async (keyward: KeywardClient, name: string) =>
-  (await keyward.encrypt({ name, plaintext: PLAINTEXT, encryptionContext: { order: '17' } })).ciphertext;
+  (await keyward.encrypt({ name, plaintext: PLAINTEXT, encryptionContext: { order: '17' } }))
+    .ciphertext;
 export const decrypt = (keyward: KeywardClient, ciphertext: Buffer) =>
   keyward.decrypt({ parent: PARENT, ciphertext, encryptionContext: { order: '17' } });
 
@@ -78,7 +80,11 @@ export function inDatabase(environment: Environment, database: string): Environm
   const at = (url: string) => Object.assign(new URL(url), { pathname: `/${database}` }).href;
   const { service, owner, superuser } = environment.urls;
   const urls = { service: at(service), owner: at(owner), superuser: at(superuser) };
-  return { ...environment, urls, variables: { ...environment.variables, DATABASE_URL: urls.service } };
+  return {
+    ...environment,
+    urls,
+    variables: { ...environment.variables, DATABASE_URL: urls.service },
+  };
 }
 
 /** Replaces the token by the backup's copy, as an operator does under the same paths. */
@@ -104,7 +110,9 @@ async function fingerprint(environment: Environment): Promise<string> {
     'data_keys',
     'changes',
   ])
-    hash.update(JSON.stringify(await sql(environment, `SELECT t::text FROM ${table} t ORDER BY 1`)));
+    hash.update(
+      JSON.stringify(await sql(environment, `SELECT t::text FROM ${table} t ORDER BY 1`)),
+    );
   return hash.digest('hex');
 }
 
@@ -181,7 +189,8 @@ export function sharedBackup() {
     /** Asserts that what was encrypted before the backup opens on an environment. */
     assertHealed: (environment: Environment) =>
       serving(environment, async (keyward) => {
-        for (const ciphertext of get().things.ciphertexts) await assertDecrypts(keyward, ciphertext);
+        for (const ciphertext of get().things.ciphertexts)
+          await assertDecrypts(keyward, ciphertext);
       }),
   };
 }

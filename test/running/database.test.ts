@@ -1,5 +1,6 @@
 /**
- * The running service and its database: connections that break, a server that restarts, one that is away.
+ * The running service and its database: connections that break, a server that restarts, one that is
+ * away.
  */
 import assert from 'node:assert/strict';
 import { mkdtempSync } from 'node:fs';
@@ -58,17 +59,24 @@ async function environmentWithServer() {
       await shared[Symbol.asyncDispose]();
     },
   };
-  // The token belongs to the template's environment, and a new database would be another: it takes over that one's rows.
+  // The token belongs to the template's environment, and a new database would be another: it takes
+  // over that one's rows.
   assert.equal((await runCommand(environment, ['migrate'])).code, 0);
   const [template] = await sql(shared.urls.superuser, 'SELECT environment_id FROM environment');
-  await sql(urls.superuser, 'UPDATE environment SET environment_id = $1', [template?.['environment_id']]);
+  await sql(urls.superuser, 'UPDATE environment SET environment_id = $1', [
+    template?.['environment_id'],
+  ]);
   const { code, output } = await runCommand(environment, ['token', 'init']);
   assert.equal(code, 0, output);
   await grantEverything(environment.variables, [TESTER]);
   return { environment, postgres };
 }
 
-async function sql(url: string, text: string, values: unknown[] = []): Promise<Record<string, unknown>[]> {
+async function sql(
+  url: string,
+  text: string,
+  values: unknown[] = [],
+): Promise<Record<string, unknown>[]> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
   try {
@@ -94,8 +102,8 @@ describe('connections', () => {
     for (const outcome of outcomes) {
       if (outcome.status === 'rejected') assert.equal(outcome.reason.code, 'UNAVAILABLE');
     }
-    // An entry is sent once, since it isn't known what became of one that was cut off: who meets a connection of the audit
-    // log that broke while idle is told to try again.
+    // An entry is sent once, since it isn't known what became of one that was cut off: who meets a
+    // connection of the audit log that broke while idle is told to try again.
     const patient = service.client({ retries: 3 });
     // Told truly: what was said to be made is there.
     for (const outcome of outcomes) {
@@ -147,7 +155,11 @@ describe('the server', () => {
     await service.logged(({ msg }) => msg === 'not serving', from);
     const error = await failureOf(keyward.encrypt({ name: KEY, plaintext: Buffer.from('p') }));
     assert.deepEqual([error.code, error.reason], ['UNAVAILABLE', 'REPLICA_STALE']);
-    assert.equal(await reasonOf(keyward.getTenant({ name: PARENT })), 'REPLICA_STALE', 'nor who may do what');
+    assert.equal(
+      await reasonOf(keyward.getTenant({ name: PARENT })),
+      'REPLICA_STALE',
+      'nor who may do what',
+    );
     await postgres.restart();
     await eventually(() => keyward.encrypt({ name: KEY, plaintext: Buffer.from('p') }));
   });

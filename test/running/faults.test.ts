@@ -1,5 +1,6 @@
 /**
- * The running service against what happens to it: restarts, killed agents, a database that goes away, other replicas.
+ * The running service against what happens to it: restarts, killed agents, a database that goes
+ * away, other replicas.
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
@@ -26,7 +27,10 @@ describe('restart', () => {
     assert.equal(await before.stop(), 0);
     await using after = await startService(environment);
     const again = after.client();
-    assert.equal((await again.decrypt({ parent: PARENT, ciphertext })).plaintext.toString(), 'kept');
+    assert.equal(
+      (await again.decrypt({ parent: PARENT, ciphertext })).plaintext.toString(),
+      'kept',
+    );
     assert.deepEqual(
       (await again.decrypt({ parent: PARENT, ciphertext: wrappedDataKey })).plaintext,
       plaintext,
@@ -43,7 +47,10 @@ describe('restart', () => {
     await before.kill();
     await eventually(() => assert.deepEqual(agents.filter(isAlive), []));
     await using after = await startService(environment);
-    assert.equal((await after.client().decrypt({ parent: PARENT, ciphertext })).plaintext.toString(), 'kept');
+    assert.equal(
+      (await after.client().decrypt({ parent: PARENT, ciphertext })).plaintext.toString(),
+      'kept',
+    );
   });
 
   test('case 108: on SIGTERM every call under way is answered, and the process ends with 0', async () => {
@@ -80,7 +87,9 @@ describe('the HSM agents', () => {
       const failed = outcomes.filter((outcome) => outcome.status === 'rejected');
       assert.ok(failed.length <= 1, `${failed.length} calls failed`);
       for (const { reason } of failed) assert.equal(reason.reason, 'HSM_UNAVAILABLE');
-      await eventually(() => assert.equal(service.agentPids.filter((pid) => pid !== victim).length, 2));
+      await eventually(() =>
+        assert.equal(service.agentPids.filter((pid) => pid !== victim).length, 2),
+      );
       await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
     }
   });
@@ -92,7 +101,8 @@ describe('the HSM agents', () => {
     const [only] = service.agentPids;
     assert.ok(only);
     process.kill(only, 'SIGKILL');
-    // A call that is given to a dead agent, before its end is heard of, may be what it died of, for all anybody knows.
+    // A call that is given to a dead agent, before its end is heard of, may be what it died of, for
+    // all anybody knows.
     await service.logged(({ msg, pid }) => msg === 'HSM agent ended' && pid === only);
     await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
   });
@@ -130,7 +140,9 @@ describe('the HSM agents', () => {
 
   test('an agent has the variables that are named for it and no other, and leaves no core', async () => {
     await using environment = await newEnvironment();
-    await using service = await startService(environment, { UNRELATED_SECRET: 'must-not-be-inherited' });
+    await using service = await startService(environment, {
+      UNRELATED_SECRET: 'must-not-be-inherited',
+    });
     const [agent] = service.agentPids;
     assert.ok(agent);
     const names = readFileSync(`/proc/${agent}/environ`, 'utf8')
@@ -160,7 +172,8 @@ describe('replicas', () => {
       return answer;
     });
     for (const client of [here, there]) {
-      for (const { ciphertext } of [first, second]) await client.decrypt({ parent: PARENT, ciphertext });
+      for (const { ciphertext } of [first, second])
+        await client.decrypt({ parent: PARENT, ciphertext });
     }
   });
 

@@ -1,5 +1,6 @@
 /**
- * Moving to another token over the wire: while callers work on two replicas, cut off, looked at first, and refused.
+ * Moving to another token over the wire: while callers work on two replicas, cut off, looked at
+ * first, and refused.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -23,7 +24,15 @@ import {
   startService,
   startServiceWithoutWaiting,
 } from '../kit.ts';
-import { corruptVersion, endOf, idsOf, newId, QUICK, resealStates, sql } from '../rpc/reconciling.ts';
+import {
+  corruptVersion,
+  endOf,
+  idsOf,
+  newId,
+  QUICK,
+  resealStates,
+  sql,
+} from '../rpc/reconciling.ts';
 import { RELEASE } from '../store/database.ts';
 
 const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
@@ -75,7 +84,11 @@ async function encrypted(keyward: KeywardClient, name: string): Promise<Kept> {
 }
 
 /** Keys of a tenant, each with an older version, and a ciphertext of each version. */
-async function someKeys(keyward: KeywardClient, parents: readonly string[], count = 3): Promise<Kept[]> {
+async function someKeys(
+  keyward: KeywardClient,
+  parents: readonly string[],
+  count = 3,
+): Promise<Kept[]> {
   const kept: Kept[] = [];
   for (const parent of parents) {
     for (let index = 0; index < count; index++) {
@@ -88,7 +101,10 @@ async function someKeys(keyward: KeywardClient, parents: readonly string[], coun
   return kept;
 }
 
-async function assertAllOpen(clients: readonly KeywardClient[], kept: readonly Kept[]): Promise<void> {
+async function assertAllOpen(
+  clients: readonly KeywardClient[],
+  kept: readonly Kept[],
+): Promise<void> {
   for (const client of clients) {
     const rest = kept.values();
     const openRest = async () => {
@@ -130,7 +146,9 @@ const versionsByToken = ({ environment }: Bench) =>
      WHERE o.role = 'root' GROUP BY p.token_id, p.state ORDER BY p.state`,
   );
 
-/** The tokens, and whether their current seal key, that any state of a key or policy is sealed by. */
+/**
+ * The tokens, and whether their current seal key, that any state of a key or policy is sealed by.
+ */
 const recordsByToken = ({ environment }: Bench) =>
   sql(
     environment,
@@ -198,7 +216,11 @@ describe('moving to another token', () => {
       services.push(await start(moved, '2'), await start(moved, '1'));
       const alone = services.map((service) => service.client());
       await assertAllOpen(alone, kept);
-      const fresh = await someKeys(alone[0] as KeywardClient, ['tenants/acme', 'tenants/sealed'], 1);
+      const fresh = await someKeys(
+        alone[0] as KeywardClient,
+        ['tenants/acme', 'tenants/sealed'],
+        1,
+      );
       await assertAllOpen(alone, fresh);
       const root = await (alone[0] as KeywardClient).rotateRootKey({ parent: 'tenants/system' });
       assert.equal(root.state, 'CURRENT');
@@ -280,7 +302,12 @@ describe('moving to another token', () => {
     const kept = await someKeys(keyward, ['tenants/acme'], 2);
     await manyKeys(keyward, 'tenants/acme', 1_500);
     const copied = async () =>
-      (await sql<{ n: number }>(environment, 'SELECT count(*)::integer AS n FROM moved_key_versions'))[0]?.n;
+      (
+        await sql<{ n: number }>(
+          environment,
+          'SELECT count(*)::integer AS n FROM moved_key_versions',
+        )
+      )[0]?.n;
 
     const first = startMigrating(bench);
     await eventually(async () => assert.ok(((await copied()) ?? 0) > 0), first.output);
@@ -291,14 +318,21 @@ describe('moving to another token', () => {
     await assertAllOpen([keyward], kept);
 
     const second = startMigrating(bench);
-    await eventually(() => assert.match(second.output(), /waiting for 1 of 1 replicas/), second.output);
+    await eventually(
+      () => assert.match(second.output(), /waiting for 1 of 1 replicas/),
+      second.output,
+    );
     assert.match(second.output(), /going on with the move/);
     const status = await runCommand(environment, ['token', 'status']);
     assert.equal(status.code, 0, status.output);
-    assert.match(status.output, /next {9}"keyward-next"[\s\S]*1504 of 1504 key versions are copied/);
+    assert.match(
+      status.output,
+      /next {9}"keyward-next"[\s\S]*1504 of 1504 key versions are copied/,
+    );
     const busy = await migrate(bench);
     assert.match(busy.output, /another command is moving key versions now/);
-    // While it waits versions are made, and all are brought under another root key: their copies are out of date.
+    // While it waits versions are made, and all are brought under another root key: their copies
+    // are out of date.
     kept.push(...(await someKeys(keyward, ['tenants/acme'], 1)));
     const root = await keyward.rotateRootKey({ parent: 'tenants/system' });
     assert.equal((await endOf(keyward, root.rewrapJob)).state, 'SUCCEEDED');
@@ -309,12 +343,20 @@ describe('moving to another token', () => {
     // What is destroyed meanwhile takes its copies with it.
     const [gone] = kept.splice(0, 2);
     assert.ok(gone);
-    const { impact } = await keyward.scheduleKeyDestruction({ name: gone.name, validateOnly: true });
+    const { impact } = await keyward.scheduleKeyDestruction({
+      name: gone.name,
+      validateOnly: true,
+    });
     await keyward.scheduleKeyDestruction({ name: gone.name, etag: impact.etag, windowDays: 7 });
     const { keyId } = await idsOf(environment, gone.name);
-    const copies = () => sql(environment, 'SELECT 1 FROM moved_key_versions WHERE key_id = $1', [keyId]);
+    const copies = () =>
+      sql(environment, 'SELECT 1 FROM moved_key_versions WHERE key_id = $1', [keyId]);
     assert.equal((await copies()).length, 2);
-    await sql(environment, "UPDATE keys SET destroy_at = now() - interval '1 s' WHERE key_id = $1", [keyId]);
+    await sql(
+      environment,
+      "UPDATE keys SET destroy_at = now() - interval '1 s' WHERE key_id = $1",
+      [keyId],
+    );
     await resealStates(environment, 'k.key_id = $1', [keyId]);
     await eventually(async () =>
       assert.equal((await keyward.getKey({ name: gone.name })).state, 'DESTROYED'),
@@ -441,7 +483,10 @@ async function manyKeys(keyward: KeywardClient, parent: string, count: number): 
   await Promise.all(Array.from({ length: 16 }, make));
 }
 
-/** Calls of every kind until told to end; returns how many, what failed, and what was encrypted under what was made. */
+/**
+ * Calls of every kind until told to end; returns how many, what failed, and what was encrypted
+ * under what was made.
+ */
 function keepWorking(clients: readonly KeywardClient[], kept: readonly Kept[]) {
   let ending = false;
   let calls = 0;
@@ -461,7 +506,9 @@ function keepWorking(clients: readonly KeywardClient[], kept: readonly Kept[]) {
   };
   const run = async (client: KeywardClient, start: number) => {
     for (let turn = start; !ending; turn++) {
-      await work(client, turn).catch((error: KeywardClientError) => failures.push(error.reason ?? error));
+      await work(client, turn).catch((error: KeywardClientError) =>
+        failures.push(error.reason ?? error),
+      );
       calls += 1;
     }
   };

@@ -1,6 +1,7 @@
 /**
- * The drill of docs/recovery.md, its other half: a token that has lost a key, a lost token, a lost database. What refuses, by
- * which words, that nothing is made or changed by that, and what heals it.
+ * The drill of docs/recovery.md, its other half: a token that has lost a key, a lost token, a lost
+ * database. What refuses, by which words, that nothing is made or changed by that, and what heals
+ * it.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -55,7 +56,10 @@ describe('a token from before its root key was rotated', () => {
     });
     await using newer = await backUp(environment);
     await putBack(environment, shared.backup);
-    assert.match(await refusalOf(environment, ['serve']), new RegExp(`the token has no root key ${fresh}`));
+    assert.match(
+      await refusalOf(environment, ['serve']),
+      new RegExp(`the token has no root key ${fresh}`),
+    );
     const status = await refusalOf(environment, ['token', 'status']);
     assert.match(status, new RegExp(`root ${fresh}, current, 2 key versions, MISSING`));
     assert.match(status, /root \S+, not current, 0 key versions\n/);
@@ -90,7 +94,11 @@ describe('a lost token', () => {
       `SELECT t.name AS tenant, k.name AS key, count(*)::integer AS rotations FROM rotations r
        JOIN keys k USING (tenant_id, key_id) JOIN tenants t USING (tenant_id) GROUP BY 1, 2`,
     );
-    assert.deepEqual(history, { tenant: 'acme', key: shared.made.name.split('/').at(-1), rotations: 1 });
+    assert.deepEqual(history, {
+      tenant: 'acme',
+      key: shared.made.name.split('/').at(-1),
+      rotations: 1,
+    });
   });
 });
 
@@ -98,7 +106,9 @@ describe('a lost database', () => {
   test('leaves a token that opens nothing: a new database is another environment, refused, and nothing is made', async () => {
     const database = `new_${randomUUID().replaceAll('-', '')}`;
     await createDatabase(clusterOf(shared.source), database);
-    await using _removed = { [Symbol.asyncDispose]: () => dropDatabase(clusterOf(shared.source), database) };
+    await using _removed = {
+      [Symbol.asyncDispose]: () => dropDatabase(clusterOf(shared.source), database),
+    };
     const there = inDatabase(shared.source, database);
     const migrated = await runCommand(there, ['migrate']);
     assert.equal(migrated.code, 0, migrated.output);
@@ -108,7 +118,9 @@ describe('a lost database', () => {
       output,
       /the token holds "keyward \S+ [0-9a-f-]{36}", of another environment than [0-9a-f-]{36}/,
     );
-    assert.deepEqual(await sql(there, 'SELECT token_profile FROM environment'), [{ token_profile: null }]);
+    assert.deepEqual(await sql(there, 'SELECT token_profile FROM environment'), [
+      { token_profile: null },
+    ]);
     assert.deepEqual(await sql(there, 'SELECT * FROM token_objects'), []);
   });
 
@@ -119,7 +131,10 @@ describe('a lost database', () => {
     await sql(environment, 'UPDATE environment SET token_profile = NULL');
     const { code, output } = await runCommand(environment, ['token', 'init']);
     assert.equal(code, 0, output);
-    assert.deepEqual(await sql(environment, 'SELECT object_id, role FROM token_objects ORDER BY 1'), before);
+    assert.deepEqual(
+      await sql(environment, 'SELECT object_id, role FROM token_objects ORDER BY 1'),
+      before,
+    );
     await shared.assertHealed(environment);
   });
 });

@@ -1,12 +1,20 @@
 /**
- * The drill of docs/recovery.md, line by line: what a backup brings back in a new place, and what a database that is older than
- * its token lacks. What is lost with what is in `recovery-losses.test.ts`.
+ * The drill of docs/recovery.md, line by line: what a backup brings back in a new place, and what a
+ * database that is older than its token lacks. What is lost with what is in
+ * `recovery-losses.test.ts`.
  */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
 import { tamperWith } from '../faults/tampering.ts';
-import { type Environment, eventually, newEnvironment, reasonOf, runCommand, startService } from '../kit.ts';
+import {
+  type Environment,
+  eventually,
+  newEnvironment,
+  reasonOf,
+  runCommand,
+  startService,
+} from '../kit.ts';
 import { assertOpen, endOf, idsOf, QUICK, resealStates, sql } from '../rpc/reconciling.ts';
 import { runSql } from '../store/database.ts';
 import {
@@ -28,11 +36,17 @@ import {
 const PAUSE = "UPDATE maintenance SET paused = true, changed_at = now(), caller = 'recovery'";
 
 /** Has a version's time to be destroyed come, once it is scheduled, and waits until it is. */
-async function destroy(environment: Environment, keyward: KeywardClient, name: string): Promise<void> {
+async function destroy(
+  environment: Environment,
+  keyward: KeywardClient,
+  name: string,
+): Promise<void> {
   const { impact } = await keyward.scheduleKeyVersionDestruction({ name, validateOnly: true });
   await keyward.scheduleKeyVersionDestruction({ name, etag: impact.etag });
   await bringOnDestruction(environment, name);
-  await eventually(async () => assert.equal((await keyward.getKeyVersion({ name })).state, 'DESTROYED'));
+  await eventually(async () =>
+    assert.equal((await keyward.getKeyVersion({ name })).state, 'DESTROYED'),
+  );
 }
 
 async function bringOnDestruction(environment: Environment, version: string): Promise<void> {
@@ -67,11 +81,17 @@ describe('a dump and a copy of the token, in a new place', () => {
     // Of the new place's own authority: nothing of the old place's certificates is in either copy.
     const keyward = service.client();
     for (const ciphertext of shared.made.ciphertexts) await assertDecrypts(keyward, ciphertext);
-    const opened = await keyward.decrypt({ parent: PARENT, ciphertext: shared.made.wrappedDataKey });
+    const opened = await keyward.decrypt({
+      parent: PARENT,
+      ciphertext: shared.made.wrappedDataKey,
+    });
     assert.deepEqual(opened.plaintext, shared.made.dataKey);
     await assertOpen(keyward, shared.made.stored);
     assert.deepEqual(
-      [(await keyward.getMaintenance()).paused, (await keyward.getRewrapJob({ name: shared.made.job })).done],
+      [
+        (await keyward.getMaintenance()).paused,
+        (await keyward.getRewrapJob({ name: shared.made.job })).done,
+      ],
       [true, 0],
     );
     await keyward.resumeMaintenance();
@@ -95,7 +115,9 @@ describe('a dump and a copy of the token, in a new place', () => {
       `UPDATE key_versions SET state = 'DESTROY_SCHEDULED', destroy_at = now() - interval '1 day' WHERE version = 1`,
     );
     await resealStates(there);
-    assert.deepEqual(await runSql(there.urls.owner, `${PAUSE} RETURNING paused`), [{ paused: true }]);
+    assert.deepEqual(await runSql(there.urls.owner, `${PAUSE} RETURNING paused`), [
+      { paused: true },
+    ]);
     await using service = await startService(there, QUICK);
     const keyward = service.client();
     await ticks(there, 2);
@@ -129,7 +151,10 @@ describe('a database older than the token', () => {
     const old = await serving(here, async (keyward) => {
       await keyward.createTenant({ tenantId: 'acme' });
       const [name, doomed] = [await newKey(keyward), await newKey(keyward)];
-      const [ciphertext, returning] = [await encrypt(keyward, name), await encrypt(keyward, doomed)];
+      const [ciphertext, returning] = [
+        await encrypt(keyward, name),
+        await encrypt(keyward, doomed),
+      ];
       await keyward.rotateKey({ name: doomed });
       return { name, ciphertext, version: `${doomed}/versions/1`, returning };
     });
@@ -148,7 +173,10 @@ describe('a database older than the token', () => {
       assert.equal(await reasonOf(decrypt(keyward, lost.ciphertext)), 'DECRYPTION_FAILED');
       // The next version has the lost one's number, and nothing else of it.
       await keyward.rotateKey({ name: old.name });
-      assert.equal((await keyward.getKey({ name: old.name })).primary.name, `${old.name}/versions/2`);
+      assert.equal(
+        (await keyward.getKey({ name: old.name })).primary.name,
+        `${old.name}/versions/2`,
+      );
       await assertDecrypts(keyward, await encrypt(keyward, old.name));
       assert.equal(await reasonOf(decrypt(keyward, lost.ciphertext)), 'DECRYPTION_FAILED');
 
@@ -158,7 +186,11 @@ describe('a database older than the token', () => {
         windowDays: 7,
         validateOnly: true,
       });
-      await keyward.scheduleKeyVersionDestruction({ name: old.version, windowDays: 7, etag: impact.etag });
+      await keyward.scheduleKeyVersionDestruction({
+        name: old.version,
+        windowDays: 7,
+        etag: impact.etag,
+      });
       await eventually(async () =>
         assert.equal(await reasonOf(decrypt(keyward, old.returning)), 'KEY_VERSION_NOT_ENABLED'),
       );
@@ -172,7 +204,10 @@ describe('a database older than the token', () => {
   test('that does not record a root key of the token is refused by its label, until the token of its time is back', async () => {
     await using newer = await newEnvironment(shared.backup);
     await tamperWith(newer.token, { role: 'root', replace: false, otherId: true });
-    assert.match(await refusalOf(newer, ['serve']), /the token has 2 objects labelled keyward root /);
+    assert.match(
+      await refusalOf(newer, ['serve']),
+      /the token has 2 objects labelled keyward root /,
+    );
     const status = await refusalOf(newer, ['token', 'status']);
     assert.match(status, /NOT RECORDED {2}09090909-\S+, labelled "keyward root /);
     assert.match(status, /not recorded in this database/);
@@ -188,8 +223,14 @@ describe('a database older than the token', () => {
       assert.equal((await endOf(keyward, rotated.rewrapJob)).state, 'SUCCEEDED');
       return rotated.name.split('/').at(-1) ?? '';
     });
-    await using there = await newEnvironment({ database: shared.backup.database, token: folderOf(here) });
-    assert.match(await refusalOf(there, ['serve']), new RegExp(`of ${fresh} the database knows nothing`));
+    await using there = await newEnvironment({
+      database: shared.backup.database,
+      token: folderOf(here),
+    });
+    assert.match(
+      await refusalOf(there, ['serve']),
+      new RegExp(`of ${fresh} the database knows nothing`),
+    );
     const recorded = await runCommand(there, ['token', 'record', fresh]);
     assert.equal(recorded.code, 0, recorded.output);
     await shared.assertHealed(there);

@@ -53,7 +53,10 @@ describe('configuration', () => {
     const loose = join(environment.directory, 'loose-key.pem');
     copyFileSync(environment.variables['KEYWARD_TLS_KEY_FILE'] ?? '', loose);
     chmodSync(loose, 0o640);
-    assert.match(await refusal({ KEYWARD_TLS_KEY_FILE: loose }), /KEYWARD_TLS_KEY_FILE .*chmod 600/);
+    assert.match(
+      await refusal({ KEYWARD_TLS_KEY_FILE: loose }),
+      /KEYWARD_TLS_KEY_FILE .*chmod 600/,
+    );
   });
 
   test('case 104: a PIN file that others may read is refused', async () => {
@@ -66,7 +69,10 @@ describe('configuration', () => {
   });
 
   test('a token URI may not carry a PIN', async () => {
-    assert.match(await refusal({ KEYWARD_HSM_TOKEN: 'pkcs11:token=x;pin-value=1234' }), /KEYWARD_HSM_TOKEN/);
+    assert.match(
+      await refusal({ KEYWARD_HSM_TOKEN: 'pkcs11:token=x;pin-value=1234' }),
+      /KEYWARD_HSM_TOKEN/,
+    );
   });
 });
 
@@ -161,7 +167,10 @@ describe('the mode', () => {
   test('case 106: nothing is served or changed with development settings on a database for production', async () => {
     for (const output of await refusals(environment, 'development')) {
       assert.match(output, /environment is for production, .* and KEYWARD_MODE is development/);
-      assert.match(output, /DATABASE_URL and MIGRATION_DATABASE_URL name the database that you mean/);
+      assert.match(
+        output,
+        /DATABASE_URL and MIGRATION_DATABASE_URL name the database that you mean/,
+      );
     }
     const { code, output } = await runCommand(environment, ['token', 'status'], {
       KEYWARD_MODE: 'development',
@@ -182,13 +191,19 @@ describe('the mode', () => {
     const development = { KEYWARD_MODE: 'development' };
     const refused = await runCommand(own, ['serve'], development);
     assert.equal(refused.code, 1);
-    assert.match(refused.output, /counts as production, .*run `keyward-server token init` with KEYWARD_MODE/);
+    assert.match(
+      refused.output,
+      /counts as production, .*run `keyward-server token init` with KEYWARD_MODE/,
+    );
     assert.equal((await runCommand(own, ['token', 'record', UUID], development)).code, 1);
     const { code, output } = await runCommand(own, ['token', 'init'], development);
     assert.equal(code, 0, output);
     assert.match((await runCommand(own, ['serve'])).output, /environment is for development/);
     const production = await runCommand(own, ['token', 'init'], { KEYWARD_MODE: 'production' });
-    assert.match(production.output, /environment is for development, .* and KEYWARD_MODE is production/);
+    assert.match(
+      production.output,
+      /environment is for development, .* and KEYWARD_MODE is production/,
+    );
   });
 
   test('case 106: a database without a recorded mode serves in production as it did', async () => {

@@ -1,5 +1,6 @@
 /**
- * What nobody foresaw: an exception that is not caught, or a rejection that is not awaited, ends one process, in order.
+ * What nobody foresaw: an exception that is not caught, or a rejection that is not awaited, ends
+ * one process, in order.
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -17,7 +18,10 @@ const SECRET = randomBytes(32).toString('hex');
 const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
 const PRELOAD = join(import.meta.dirname, '..', 'faults', 'unforeseen.ts');
 
-/** A service in which something fails on SIGUSR2, and a call under way that its only agent is stopped in. */
+/**
+ * A service in which something fails on SIGUSR2, and a call under way that its only agent is
+ * stopped in.
+ */
 interface Scene {
   readonly service: Service;
   readonly underWay: Promise<unknown>;
@@ -90,12 +94,18 @@ describe('what nobody foresaw', () => {
         const [line, ...others] = failures(service);
         assert.deepEqual(others, []);
         assert.equal(line?.['level'], 'fatal');
-        assert.equal(line?.['origin'], kind === 'exception' ? 'uncaughtException' : 'unhandledRejection');
+        assert.equal(
+          line?.['origin'],
+          kind === 'exception' ? 'uncaughtException' : 'unhandledRejection',
+        );
         if (kind === 'value') {
           assert.match(String(line?.['stack']), /^a value of type string/);
           return;
         }
-        assert.match(String(line?.['stack']), /^TypeError: nobody foresaw this\n +at .*unforeseen\.ts:/);
+        assert.match(
+          String(line?.['stack']),
+          /^TypeError: nobody foresaw this\n +at .*unforeseen\.ts:/,
+        );
         assert.match(String(line?.['stack']), /\ncaused by: RangeError: what it came of\n +at /);
       }));
 
@@ -145,8 +155,13 @@ test('an agent in which something fails that nobody foresaw is replaced, and say
   process.kill(agent, 'SIGUSR2');
   const ended = await service.logged(({ msg, pid }) => msg === 'HSM agent ended' && pid === agent);
   assert.equal(ended['how'], `exit code ${FAILED}`);
-  const printed = await service.logged(({ msg, pid }) => msg === 'HSM agent printed' && pid === agent);
-  assert.match(String(printed['output']), /^TypeError: nobody foresaw this\n +at .*unforeseen\.ts:/);
+  const printed = await service.logged(
+    ({ msg, pid }) => msg === 'HSM agent printed' && pid === agent,
+  );
+  assert.match(
+    String(printed['output']),
+    /^TypeError: nobody foresaw this\n +at .*unforeseen\.ts:/,
+  );
   assert.ok(await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') }));
   assert.ok(!JSON.stringify(service.log).includes(SECRET), 'a secret is in the log');
 });

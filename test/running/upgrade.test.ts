@@ -1,8 +1,9 @@
 /**
- * Upgrading a database that was made before how keys stand was sealed: its keys are refused until an operator has sealed what
- * there is, and are what they were from then on.
+ * Upgrading a database that was made before how keys stand was sealed: its keys are refused until
+ * an operator has sealed what there is, and are what they were from then on.
  *
- * The database is made by the migrations from before, with the rows that the service makes now put into it.
+ * The database is made by the migrations from before, with the rows that the service makes now put
+ * into it.
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -42,11 +43,17 @@ async function rowsOf(environment: Environment): Promise<Map<string, string>> {
   return rows;
 }
 
-/** Makes the schema anew, by the migrations before that one, with these rows in what of it there is then. */
+/**
+ * Makes the schema anew, by the migrations before that one, with these rows in what of it there is
+ * then.
+ */
 async function goBack(environment: Environment, rows: ReadonlyMap<string, string>): Promise<void> {
   const { owner } = environment.urls;
   const role = new URL(owner).username;
-  await sql(environment, `DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION "${role}"`);
+  await sql(
+    environment,
+    `DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION "${role}"`,
+  );
   const names = readdirSync(MIGRATIONS_DIRECTORY)
     .map((file) => file.replace(/\.sql$/, ''))
     .filter((name) => name < SEALING)
@@ -56,7 +63,10 @@ async function goBack(environment: Environment, rows: ReadonlyMap<string, string
     'CREATE TABLE schema_migrations (id serial PRIMARY KEY, name varchar(255) NOT NULL, run_on timestamp NOT NULL)',
   );
   for (const name of names) {
-    await runSql(owner, `BEGIN; ${readFileSync(join(MIGRATIONS_DIRECTORY, `${name}.sql`), 'utf8')}; COMMIT`);
+    await runSql(
+      owner,
+      `BEGIN; ${readFileSync(join(MIGRATIONS_DIRECTORY, `${name}.sql`), 'utf8')}; COMMIT`,
+    );
     await runSql(owner, 'INSERT INTO schema_migrations (name, run_on) VALUES ($1, now())', [name]);
   }
   const tables = await sql<{ name: string; columns: string }>(
@@ -121,6 +131,8 @@ test('a database with keys from before is refused by the new code until it is mi
   );
   await client.enableKeyVersion({ name: `${name}/versions/1` });
   assert.deepEqual((await client.decrypt({ parent, ciphertext })).plaintext, payload);
-  await eventually(async () => assert.equal((await client.getKey({ name: disabled })).state, 'DISABLED'));
+  await eventually(async () =>
+    assert.equal((await client.getKey({ name: disabled })).state, 'DISABLED'),
+  );
   assert.equal((await client.enableKey({ name: disabled })).state, 'ENABLED');
 });

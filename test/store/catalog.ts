@@ -1,5 +1,6 @@
 /**
- * The schema of a database as text, from the catalog: the same for every database with the same schema.
+ * The schema of a database as text, from the catalog: the same for every database with the same
+ * schema.
  *
  * Leaves out who owns what and what the migration tool keeps for itself. Not meant to be run.
  */
@@ -19,7 +20,8 @@ const COLUMNS = `SELECT concat_ws(' ', quote_ident(a.attname), format_type(a.att
     LEFT JOIN pg_collation l ON l.oid = a.attcollation
   WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`;
 
-// NOT NULL stands with the columns; only from version 18 on does Postgres list it as a constraint besides.
+// NOT NULL stands with the columns; only from version 18 on does Postgres list it as a constraint
+// besides.
 const CONSTRAINTS = `SELECT 'CONSTRAINT ' || quote_ident(conname) || ' ' || pg_get_constraintdef(oid) AS line
   FROM pg_constraint WHERE conrelid = $1 AND contype <> 'n'
   ORDER BY array_position('{p,u,c,f}', contype::text), conname`;
@@ -75,7 +77,10 @@ export async function describeSchema(database: TestDatabase): Promise<string> {
     [...(await lines(FUNCTIONS)), ...(await lines(FUNCTION_GRANTS))].join('\n'),
   ];
   for (const table of await database.sql<Table>(TABLES)) {
-    const inside = [...(await lines(COLUMNS, [table.oid])), ...(await lines(CONSTRAINTS, [table.oid]))];
+    const inside = [
+      ...(await lines(COLUMNS, [table.oid])),
+      ...(await lines(CONSTRAINTS, [table.oid])),
+    ];
     const section = [
       `CREATE TABLE ${table.name} (\n  ${inside.join(',\n  ')}\n);`,
       ...(await lines(INDEXES, [table.oid])),

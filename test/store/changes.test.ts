@@ -127,7 +127,11 @@ describe('change feed', { concurrency: true }, () => {
   it('tells nothing of a change that was undone', async () => {
     await using listener = await listening();
     const subjectId = newId();
-    const mutation = { tenantId: system, resource: 'r', change: { kind: 'key', subjectId } } as const;
+    const mutation = {
+      tenantId: system,
+      resource: 'r',
+      change: { kind: 'key', subjectId },
+    } as const;
     await assert.rejects(
       store.mutate(callOf(), mutation, async (tx) => {
         await tx.query('SELECT 1 / 0');
@@ -169,7 +173,8 @@ describe('change feed', { concurrency: true }, () => {
     await writer.commit();
     await until(() => listener.timesTold(writer.subjectId) > 0);
     await delay(600);
-    for (const subjectId of [...made, writer.subjectId]) assert.equal(listener.timesTold(subjectId), 1);
+    for (const subjectId of [...made, writer.subjectId])
+      assert.equal(listener.timesTold(subjectId), 1);
     assert.equal(listener.resets, 1);
   });
 
@@ -212,7 +217,9 @@ describe('change feed', { concurrency: true }, () => {
       kind: null,
       subject_id: null,
     });
-    const source = { queryReserve: async () => [row(horizons.shift() ?? '991')] } as unknown as Store;
+    const source = {
+      queryReserve: async () => [row(horizons.shift() ?? '991')],
+    } as unknown as Store;
     await using listener = new Listening(source);
     await until(() => horizons.length === 2);
     assert.equal(listener.resets, 1);
@@ -234,7 +241,10 @@ describe('change feed', { concurrency: true }, () => {
 
 it('purging deletes the changes that are over an hour old, and only those', async () => {
   const [recent, old] = [await change(), await change()];
-  await database.sql("UPDATE changes SET at = now() - interval '61 minutes' WHERE subject_id = $1", [old]);
+  await database.sql(
+    "UPDATE changes SET at = now() - interval '61 minutes' WHERE subject_id = $1",
+    [old],
+  );
   await keepHouse(store);
   const left = await database.sql('SELECT subject_id FROM changes WHERE subject_id = ANY ($1)', [
     [recent, old],

@@ -1,7 +1,9 @@
 /**
- * Databases for the store's tests: each one new, migrated or empty, on the cluster that KEYWARD_TEST_POSTGRES_URL names.
+ * Databases for the store's tests: each one new, migrated or empty, on the cluster that
+ * KEYWARD_TEST_POSTGRES_URL names.
  *
- * Knows how to reach it as superuser, owner and service; the cluster trusts local connections or has one password.
+ * Knows how to reach it as superuser, owner and service; the cluster trusts local connections or
+ * has one password.
  */
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';
@@ -66,8 +68,8 @@ function urlOf(database: string, role?: string): string {
 }
 
 /**
- * Makes the roles that the tests log in as. They are their own, as the cluster's may have passwords that aren't known
- * here: an owner, and a member of keyward_service.
+ * Makes the roles that the tests log in as. They are their own, as the cluster's may have passwords
+ * that aren't known here: an owner, and a member of keyward_service.
  */
 async function ensureRoles(): Promise<void> {
   const statements = [
@@ -119,7 +121,9 @@ export async function migratedDatabase(): Promise<TestDatabase> {
 }
 
 /** Makes a role of a test's own, with that clause, and returns its name and how to be rid of it. */
-export async function newRole(clause: string): Promise<{ readonly name: string } & AsyncDisposable> {
+export async function newRole(
+  clause: string,
+): Promise<{ readonly name: string } & AsyncDisposable> {
   const name = `store_test_${randomUUID().replaceAll('-', '')}`;
   await runSql(clusterUrl(), `CREATE ROLE ${name} LOGIN PASSWORD '${PASSWORD}' ${clause}`);
   return {
@@ -182,7 +186,11 @@ export const SETTINGS: KeySettings = {
 };
 
 /** A version's row that the schema accepts; nothing in it was made by an HSM. */
-export function sampleVersion(tenantId: TenantId, keyId: NewKeyVersion['keyId'], version = 1): NewKeyVersion {
+export function sampleVersion(
+  tenantId: TenantId,
+  keyId: NewKeyVersion['keyId'],
+  version = 1,
+): NewKeyVersion {
   return {
     tenantId,
     keyId,
@@ -209,5 +217,7 @@ export const SAMPLE_SEALER: StateSealer = {
 
 /** Makes a sample the key's primary. */
 export function addSamplePrimary(tx: Tx, version: NewKeyVersion): Promise<KeyRecord> {
-  return changeStates(tx, version, SAMPLE_SEALER, (stateTx) => insertPrimaryVersion(stateTx, version));
+  return changeStates(tx, version, SAMPLE_SEALER, (stateTx) =>
+    insertPrimaryVersion(stateTx, version),
+  );
 }

@@ -56,8 +56,10 @@ async function terminateAll(state?: 'idle'): Promise<void> {
 }
 
 function addTenant(store: Store, name: string, milliseconds?: number) {
-  return store.mutate(callOf(milliseconds), { tenantId: system, resource: `tenants/${name}` }, (tx) =>
-    insertTenant(tx, { tenantId: newId(), name, dedicatedRootKey: false }),
+  return store.mutate(
+    callOf(milliseconds),
+    { tenantId: system, resource: `tenants/${name}` },
+    (tx) => insertTenant(tx, { tenantId: newId(), name, dedicatedRootKey: false }),
   );
 }
 
@@ -98,7 +100,9 @@ describe('terminated backends', () => {
     await withProxy(async (store, proxy) => {
       proxy.endNextOnceReady();
       // At once, so that connections are made for them.
-      const reads = [1, 2].map(() => store.read(callOf(), system, (tx) => tx.query('SELECT pg_sleep(0.3)')));
+      const reads = [1, 2].map(() =>
+        store.read(callOf(), system, (tx) => tx.query('SELECT pg_sleep(0.3)')),
+      );
       assert.equal((await Promise.all(reads)).length, 2);
     });
   });
@@ -129,11 +133,15 @@ describe('terminated backends', () => {
 
   it('case 75: a backend terminated between two statements fails the mutation, which leaves nothing', async () => {
     await withStore({}, async (store) => {
-      const mutating = store.mutate(callOf(), { tenantId: system, resource: 'tenants/half' }, async (tx) => {
-        await insertTenant(tx, { tenantId: newId(), name: 'half', dedicatedRootKey: false });
-        await terminateAll();
-        await delay(50);
-      });
+      const mutating = store.mutate(
+        callOf(),
+        { tenantId: system, resource: 'tenants/half' },
+        async (tx) => {
+          await insertTenant(tx, { tenantId: newId(), name: 'half', dedicatedRootKey: false });
+          await terminateAll();
+          await delay(50);
+        },
+      );
       await assert.rejects(mutating, reason('DATABASE_UNAVAILABLE'));
       assert.deepEqual(await traces('half'), { tenants: 0, entries: 0 });
       await addTenant(store, 'whole');
@@ -192,10 +200,16 @@ describe('connections lost at COMMIT', () => {
       await terminateAll();
       await delay(50);
       const began = monotonicNow();
-      await assert.rejects(listTenants(store, callOf(200), { limit: 1 }), reason('DEADLINE_EXCEEDED'));
+      await assert.rejects(
+        listTenants(store, callOf(200), { limit: 1 }),
+        reason('DEADLINE_EXCEEDED'),
+      );
       assert.ok(monotonicNow() - began < 1_000);
       proxy.accept('refuse');
-      await assert.rejects(listTenants(store, callOf(), { limit: 1 }), reason('DATABASE_UNAVAILABLE'));
+      await assert.rejects(
+        listTenants(store, callOf(), { limit: 1 }),
+        reason('DATABASE_UNAVAILABLE'),
+      );
     });
   });
 });
@@ -223,7 +237,10 @@ describe('waiting', () => {
     await withStore({ poolSize: 1 }, async (store) => {
       const holding = store.read(callOf(), system, () => delay(300));
       await delay(50);
-      await assert.rejects(listTenants(store, callOf(100), { limit: 1 }), reason('DEADLINE_EXCEEDED'));
+      await assert.rejects(
+        listTenants(store, callOf(100), { limit: 1 }),
+        reason('DEADLINE_EXCEEDED'),
+      );
       await holding;
     });
   });
@@ -281,7 +298,10 @@ describe('waiting', () => {
     await withProxy(async (store, proxy) => {
       await listTenants(store, callOf(), { limit: 1 });
       proxy.delayAnswers(5_000);
-      await assert.rejects(listTenants(store, callOf(200), { limit: 1 }), reason('DEADLINE_EXCEEDED'));
+      await assert.rejects(
+        listTenants(store, callOf(200), { limit: 1 }),
+        reason('DEADLINE_EXCEEDED'),
+      );
     });
   });
 

@@ -7,10 +7,19 @@ import { test } from 'node:test';
 import { type DataKeyId, idToBytes, type KeyId, newId } from '../../src/ids.ts';
 import { insertDataKey } from '../../src/store/data-keys.ts';
 import { insertKey, lockKey } from '../../src/store/keys.ts';
-import { callOf, migratedDatabase, newTenant, SAMPLE_SEAL, SETTINGS, sampleVersion } from './database.ts';
+import {
+  callOf,
+  migratedDatabase,
+  newTenant,
+  SAMPLE_SEAL,
+  SETTINGS,
+  sampleVersion,
+} from './database.ts';
 
 const ADDERS = 40;
-/** How long each transaction stays open behind what it has added, as one does whose replica is busy. */
+/**
+ * How long each transaction stays open behind what it has added, as one does whose replica is busy.
+ */
 const HOLD_SECONDS = 0.02;
 
 test('a change to a key gets its turn under a stream of new data keys that never pauses', async () => {

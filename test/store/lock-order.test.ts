@@ -1,11 +1,18 @@
 /**
- * Rows that several writers change at once, each many in one statement: services and an operator's command come to the same
- * ones, each with a plan of its own.
+ * Rows that several writers change at once, each many in one statement: services and an operator's
+ * command come to the same ones, each with a plan of its own.
  */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import pg from 'pg';
-import { type AnyId, type JobId, type KeyId, newId, type SealKeyId, type TenantId } from '../../src/ids.ts';
+import {
+  type AnyId,
+  type JobId,
+  type KeyId,
+  newId,
+  type SealKeyId,
+  type TenantId,
+} from '../../src/ids.ts';
 import { type ResealedState, writeSeals } from '../../src/store/key-seals.ts';
 import type { KeyStateRecord } from '../../src/store/key-states.ts';
 import { insertKey } from '../../src/store/keys.ts';
@@ -34,7 +41,9 @@ import {
 const COUNT = 5;
 const NEW_SEAL = Buffer.alloc(32, 9);
 
-/** A database whose statements walk rows in the order in which they are given, and who writes in it. */
+/**
+ * A database whose statements walk rows in the order in which they are given, and who writes in it.
+ */
 interface Bench extends AsyncDisposable {
   readonly database: TestDatabase;
   readonly store: Store;
@@ -50,7 +59,9 @@ async function newBench(): Promise<Bench> {
   const database = await migratedDatabase();
   for (const role of [OWNER, SERVICE])
     for (const join of ['hashjoin', 'mergejoin'])
-      await database.sql(`ALTER ROLE ${role} IN DATABASE ${database.name} SET enable_${join} = off`);
+      await database.sql(
+        `ALTER ROLE ${role} IN DATABASE ${database.name} SET enable_${join} = off`,
+      );
   await database.sql(`ALTER ROLE ${OWNER} IN DATABASE ${database.name} SET enable_seqscan = off`);
   const store = await database.open();
   const tenantId = await newTenant(database, 'acme');
@@ -60,7 +71,9 @@ async function newBench(): Promise<Bench> {
     tenantId,
     sealKeyId: sampleVersion(tenantId, newId()).sealKeyId,
     byOwner: (work) =>
-      withOwnerConnection(database.url(OWNER), undefined, (owner) => owner.transaction(() => work(owner))),
+      withOwnerConnection(database.url(OWNER), undefined, (owner) =>
+        owner.transaction(() => work(owner)),
+      ),
     byService: (work) => store.reconcile(callOf(), work),
     [Symbol.asyncDispose]: async () => {
       await store.close();
@@ -69,7 +82,10 @@ async function newBench(): Promise<Bench> {
   };
 }
 
-/** Adds keys of the tenant, whose rows and names are in the reverse order of their ids; returns these in order. */
+/**
+ * Adds keys of the tenant, whose rows and names are in the reverse order of their ids; returns
+ * these in order.
+ */
 async function addKeys({ store, tenantId }: Bench): Promise<KeyId[]> {
   const ids = Array.from({ length: COUNT }, () => newId<KeyId>()).sort();
   for (const [index, keyId] of [...ids.entries()].reverse())
@@ -94,8 +110,8 @@ function sealsOf({ tenantId, sealKeyId }: Bench, ids: readonly KeyId[]): Reseale
 }
 
 /**
- * Has both write while the row in the middle is another's, so that each holds what comes before that in its own order; and
- * then lets them go on.
+ * Has both write while the row in the middle is another's, so that each holds what comes before
+ * that in its own order; and then lets them go on.
  */
 async function assertNoCircle(
   { database }: Bench,
@@ -121,7 +137,8 @@ async function assertNoCircle(
   });
   await holder.query('COMMIT');
   for (const outcome of await writing)
-    if (outcome.status === 'rejected') throw new Error('a writer was undone', { cause: outcome.reason });
+    if (outcome.status === 'rejected')
+      throw new Error('a writer was undone', { cause: outcome.reason });
 }
 
 const reversed = <T>(all: readonly T[]): T[] => [...all].reverse();
@@ -136,7 +153,9 @@ describe('two that write the same rows in different orders wait for each other, 
       () => byOwner(({ query }) => writeSeals(query, seals, { evenIfPaused: true })),
       () => byService((tx) => writeSeals(tx.query, reversed(seals), { evenIfPaused: false })),
     ]);
-    const written = await bench.database.sql('SELECT 1 FROM keys WHERE state_seal = $1', [NEW_SEAL]);
+    const written = await bench.database.sql('SELECT 1 FROM keys WHERE state_seal = $1', [
+      NEW_SEAL,
+    ]);
     assert.equal(written.length, COUNT);
   });
 
@@ -162,7 +181,8 @@ describe('two that write the same rows in different orders wait for each other, 
     }));
     await assertNoCircle(bench, { table: 'access_policies', column: 'tenant_id', id: tenants[2] }, [
       () => byOwner(({ query }) => rewritePolicySeals(query, seals, { evenIfPaused: true })),
-      () => byService((tx) => rewritePolicySeals(tx.query, reversed(seals), { evenIfPaused: false })),
+      () =>
+        byService((tx) => rewritePolicySeals(tx.query, reversed(seals), { evenIfPaused: false })),
     ]);
     const written = await database.sql('SELECT 1 FROM access_policies WHERE seal = $1', [NEW_SEAL]);
     assert.equal(written.length, COUNT);
@@ -203,7 +223,9 @@ describe('two that write the same rows in different orders wait for each other, 
       () => byOwner(({ query }) => writeSeals(query, seals, { evenIfPaused: true })),
       () => byService((tx) => shredTenant(tx, tenantId)),
     ]);
-    const gone = await database.sql("SELECT 1 FROM keys WHERE state = 'DESTROYED' AND state_seal IS NULL");
+    const gone = await database.sql(
+      "SELECT 1 FROM keys WHERE state = 'DESTROYED' AND state_seal IS NULL",
+    );
     assert.equal(gone.length, COUNT);
   });
 

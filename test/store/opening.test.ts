@@ -110,7 +110,10 @@ describe('a cluster of its own', () => {
   });
 
   it('a server that speaks no TLS is refused where TLS is wanted', async () => {
-    await assert.rejects(open(`${postgres.superuserUrl()}?sslmode=require`), /does not support SSL/);
+    await assert.rejects(
+      open(`${postgres.superuserUrl()}?sslmode=require`),
+      /does not support SSL/,
+    );
   });
 
   it('a certificate of another authority, or for another name, is refused', async () => {
@@ -148,9 +151,10 @@ describe('schema', () => {
   it('case 82: a schema that needs a newer release is refused, a newer one that does not runs', async () => {
     await using database = await migratedDatabase();
     const future = (release: string) =>
-      database.sql("INSERT INTO schema_releases (migration, oldest_release) VALUES ('9999_future', $1)", [
-        release,
-      ]);
+      database.sql(
+        "INSERT INTO schema_releases (migration, oldest_release) VALUES ('9999_future', $1)",
+        [release],
+      );
     await future('0.1.0');
     await tryToOpen(database);
     await database.sql("DELETE FROM schema_releases WHERE migration = '9999_future'");
@@ -165,7 +169,10 @@ describe('schema', () => {
 
   it('case 82: an older schema is refused, with the command that helps', async () => {
     await using empty = await emptyDatabase();
-    await assert.rejects(tryToOpen(empty), /0001_first, .* not applied\. Run `keyward-server migrate`/);
+    await assert.rejects(
+      tryToOpen(empty),
+      /0001_first, .* not applied\. Run `keyward-server migrate`/,
+    );
     await using older = await migratedDatabase();
     await older.sql("DELETE FROM schema_releases WHERE migration = '0001_first'");
     await assert.rejects(tryToOpen(older), /older than this release/);
@@ -187,7 +194,9 @@ describe('schema', () => {
   it('the service role itself is not let migrate', async () => {
     await using database = await emptyDatabase();
     await database.sql(`GRANT CREATE ON SCHEMA public TO keyward_service`);
-    await database.sql(`ALTER ROLE ${SERVICE} IN DATABASE ${database.name} SET role = keyward_service`);
+    await database.sql(
+      `ALTER ROLE ${SERVICE} IN DATABASE ${database.name} SET role = keyward_service`,
+    );
     await assert.rejects(migrate({ url: database.url(SERVICE), log }), /must not own the schema/);
   });
 
@@ -239,7 +248,9 @@ describe('addresses', () => {
     ]) {
       assert.equal(ssl(url), false, url);
     }
-    assert.deepEqual(ssl('postgresql://u@localhost/k?sslmode=verify-full'), { rejectUnauthorized: true });
+    assert.deepEqual(ssl('postgresql://u@localhost/k?sslmode=verify-full'), {
+      rejectUnauthorized: true,
+    });
   });
 
   it('names that only look like loopback are not', () => {
@@ -249,17 +260,25 @@ describe('addresses', () => {
   });
 
   it('the parts of a URL are decoded, and shown without the password', () => {
-    const { config, display } = parseAddress('postgres://some%40one:p%2Fw@db.example:6432/key%20ward');
+    const { config, display } = parseAddress(
+      'postgres://some%40one:p%2Fw@db.example:6432/key%20ward',
+    );
     assert.equal(config.user, 'some@one');
     assert.equal(config.password, 'p/w');
     assert.equal(display, 'db.example:6432/key ward');
-    assert.equal(parseAddress('postgresql://u@/k?host=/run/postgresql').config.host, '/run/postgresql');
+    assert.equal(
+      parseAddress('postgresql://u@/k?host=/run/postgresql').config.host,
+      '/run/postgresql',
+    );
   });
 
   it('what is not understood is refused by name, without the URL', () => {
     const refusals = [
       ['postgresql://u:secret@h/k?options=-c%20fsync', /parameter options is not supported/],
-      ['postgresql://u:secret@h/k?statement_timeout=1', /parameter statement_timeout is not supported/],
+      [
+        'postgresql://u:secret@h/k?statement_timeout=1',
+        /parameter statement_timeout is not supported/,
+      ],
       ['postgresql://u:secret@h/k?host=other', /only for the directory/],
       ['postgresql://u:secret@h/', /names no database/],
       ['postgresql://h/k', /names no user/],
@@ -269,7 +288,8 @@ describe('addresses', () => {
     for (const [url, words] of refusals) {
       assert.throws(
         () => parseAddress(url),
-        (error) => error instanceof Error && words.test(error.message) && !error.message.includes('secret'),
+        (error) =>
+          error instanceof Error && words.test(error.message) && !error.message.includes('secret'),
         url,
       );
     }

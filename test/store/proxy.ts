@@ -1,8 +1,9 @@
 /**
- * A TCP proxy in front of Postgres that breaks connections at COMMIT, answers statements with errors of its own, answers
- * late, or stops listening to anybody.
+ * A TCP proxy in front of Postgres that breaks connections at COMMIT, answers statements with
+ * errors of its own, answers late, or stops listening to anybody.
  *
- * Knows of the protocol only what a COMMIT looks like (a simple query, `Q`, length, `COMMIT`, NUL), and how an error does.
+ * Knows of the protocol only what a COMMIT looks like (a simple query, `Q`, length, `COMMIT`, NUL),
+ * and how an error does.
  */
 import { connect, createServer, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -10,8 +11,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 const COMMIT = 'COMMIT\0';
 
 /**
- * What happens to the next COMMIT. `before`: it doesn't reach the server. `after`: the server does it and its answer is
- * lost. `late`: the connection breaks, and the server gets the COMMIT only 300 ms later.
+ * What happens to the next COMMIT. `before`: it doesn't reach the server. `after`: the server does
+ * it and its answer is lost. `late`: the connection breaks, and the server gets the COMMIT only 300
+ * ms later.
  */
 export type Cut = 'before' | 'after' | 'late';
 
@@ -20,15 +22,24 @@ export interface FaultyProxy extends AsyncDisposable {
   through(url: string): string;
   /** Breaks the next COMMIT, once. */
   cutNext(cut: Cut): void;
-  /** Answers the next `times` statements in which `text` stands with that SQLSTATE; they don't reach the server. */
+  /**
+   * Answers the next `times` statements in which `text` stands with that SQLSTATE; they don't reach
+   * the server.
+   */
   answerNext(text: string, sqlState: string, times?: number): void;
-  /** Answers the next statement in which `text` stands with these bytes, protocol or not; it doesn't reach the server. */
+  /**
+   * Answers the next statement in which `text` stands with these bytes, protocol or not; it doesn't
+   * reach the server.
+   */
   answerNextWith(text: string, reply: Buffer): void;
   /** Ends the next connection in the same piece in which it says that it is ready. */
   endNextOnceReady(): void;
   /** From now on every answer comes so much later. */
   delayAnswers(milliseconds: number): void;
-  /** From now on: `pass` bytes on, `refuse` connections (also those that hang), or `hang`: accept and never answer. */
+  /**
+   * From now on: `pass` bytes on, `refuse` connections (also those that hang), or `hang`: accept
+   * and never answer.
+   */
   accept(how: 'pass' | 'refuse' | 'hang'): void;
 }
 
@@ -91,7 +102,8 @@ export async function startProxy(target: string): Promise<FaultyProxy> {
       cut = next;
     },
     answerNext(text, sqlState, times = 1) {
-      for (let count = 0; count < times; count++) answers.push({ text, reply: errorResponse(sqlState) });
+      for (let count = 0; count < times; count++)
+        answers.push({ text, reply: errorResponse(sqlState) });
     },
     answerNextWith(text, reply) {
       answers.push({ text, reply });
@@ -113,7 +125,12 @@ export async function startProxy(target: string): Promise<FaultyProxy> {
   };
 }
 
-async function breakAtCommit(cut: Cut, chunk: Buffer, client: Socket, upstream: Socket): Promise<void> {
+async function breakAtCommit(
+  cut: Cut,
+  chunk: Buffer,
+  client: Socket,
+  upstream: Socket,
+): Promise<void> {
   if (cut === 'before') upstream.destroy();
   client.destroy();
   if (cut === 'before') return;

@@ -11,7 +11,14 @@ import {
   recordToken,
 } from '../../src/store/environment.ts';
 import { findVersion, listVersions } from '../../src/store/key-versions.ts';
-import { findKey, findKeyId, insertKey, type KeyRecord, listKeys, lockKey } from '../../src/store/keys.ts';
+import {
+  findKey,
+  findKeyId,
+  insertKey,
+  type KeyRecord,
+  listKeys,
+  lockKey,
+} from '../../src/store/keys.ts';
 import { withOwnerConnection } from '../../src/store/owner.ts';
 import type { Store, Tx } from '../../src/store/store.ts';
 import { findTenantByName, insertTenant, listTenants } from '../../src/store/tenants.ts';
@@ -82,16 +89,27 @@ describe('tenants', () => {
     const added = await mutate((tx) => insertTenant(tx, tenant));
     assert.deepEqual(
       { ...added, createdAt: undefined },
-      { ...tenant, state: 'ENABLED', revision: '1', createdAt: undefined, shredAt: null, quotas: NO_QUOTAS },
+      {
+        ...tenant,
+        state: 'ENABLED',
+        revision: '1',
+        createdAt: undefined,
+        shredAt: null,
+        quotas: NO_QUOTAS,
+      },
     );
     assert.deepEqual(await findTenantByName(store, callOf(), 'found'), added);
     assert.equal(await findTenantByName(store, callOf(), 'nobody'), undefined);
     await assert.rejects(
-      mutate((tx) => insertTenant(tx, { tenantId: newId(), name: 'found', dedicatedRootKey: false })),
+      mutate((tx) =>
+        insertTenant(tx, { tenantId: newId(), name: 'found', dedicatedRootKey: false }),
+      ),
       { reason: 'RESOURCE_EXISTS' },
     );
     await assert.rejects(
-      mutate((tx) => insertTenant(tx, { tenantId: newId(), name: 'system', dedicatedRootKey: false })),
+      mutate((tx) =>
+        insertTenant(tx, { tenantId: newId(), name: 'system', dedicatedRootKey: false }),
+      ),
       { reason: 'RESOURCE_EXISTS' },
     );
   });
@@ -99,7 +117,9 @@ describe('tenants', () => {
   it('of two who add the same name at once one succeeds', async () => {
     const outcomes = await Promise.allSettled(
       Array.from({ length: 5 }, () =>
-        mutate((tx) => insertTenant(tx, { tenantId: newId(), name: 'contended', dedicatedRootKey: false })),
+        mutate((tx) =>
+          insertTenant(tx, { tenantId: newId(), name: 'contended', dedicatedRootKey: false }),
+        ),
       ),
     );
     assert.equal(outcomes.filter((outcome) => outcome.status === 'fulfilled').length, 1);
@@ -142,13 +162,24 @@ describe('keys', () => {
         stateSeal: SAMPLE_SEAL,
       }),
     );
-    const stored = { revision: '1', createdAt: added.createdAt, destroyAt: null, destroyedAt: null };
+    const stored = {
+      revision: '1',
+      createdAt: added.createdAt,
+      destroyAt: null,
+      destroyedAt: null,
+    };
     assert.deepEqual(added.primary, { ...version, ...stored });
-    assert.deepEqual([added.state, added.description, added.labels], ['ENABLED', 'd', { team: 'red' }]);
+    assert.deepEqual(
+      [added.state, added.description, added.labels],
+      ['ENABLED', 'd', { team: 'red' }],
+    );
     assert.equal(added.name, 'whole');
     assert.equal(await read((tx) => findKeyId(tx, tenantId, 'whole')), version.keyId);
     assert.deepEqual(await read((tx) => findKey(tx, tenantId, version.keyId)), added);
-    assert.deepEqual(await read((tx) => findVersion(tx, tenantId, version.keyId, 1)), added.primary);
+    assert.deepEqual(
+      await read((tx) => findVersion(tx, tenantId, version.keyId, 1)),
+      added.primary,
+    );
   });
 
   it('a name is taken once in each tenant', async () => {
@@ -205,11 +236,10 @@ describe('keys', () => {
 
   it('a key whose primary version does not exist cannot be committed', async () => {
     const adding = mutate((tx) =>
-      tx.query('INSERT INTO keys (tenant_id, key_id, name, primary_version) VALUES ($1, $2, $3, 1)', [
-        tenantId,
-        newId(),
-        'hollow',
-      ]),
+      tx.query(
+        'INSERT INTO keys (tenant_id, key_id, name, primary_version) VALUES ($1, $2, $3, 1)',
+        [tenantId, newId(), 'hollow'],
+      ),
     );
     await assert.rejects(adding, { code: '23503' });
   });
@@ -264,8 +294,14 @@ describe('environment', () => {
     const outcomes = await Promise.all([record(), record(), record({ objects: [seal, root] })]);
     assert.deepEqual(outcomes.sort(), ['recorded', 'unchanged', 'unchanged']);
     await assert.rejects(record({ objects: [root] }), /two environments/);
-    await assert.rejects(record({ objects: [root, { ...seal, objectId: newId() }] }), /two environments/);
-    await assert.rejects(record({ profile: { ...token.profile, wrap: 'other' } }), /another token profile/);
+    await assert.rejects(
+      record({ objects: [root, { ...seal, objectId: newId() }] }),
+      /two environments/,
+    );
+    await assert.rejects(
+      record({ profile: { ...token.profile, wrap: 'other' } }),
+      /another token profile/,
+    );
     const environment = await readEnvironment(store);
     assert.deepEqual(environment.tokenProfile, token.profile);
     assert.equal(environment.mode, 'production');
@@ -273,21 +309,33 @@ describe('environment', () => {
       environment.tokenObjects.map((object) => object.objectId).sort(),
       [root.objectId, seal.objectId].sort(),
     );
-    const asOwner = await withOwnerConnection(database.url(OWNER), undefined, readEnvironmentAsOwner);
+    const asOwner = await withOwnerConnection(
+      database.url(OWNER),
+      undefined,
+      readEnvironmentAsOwner,
+    );
     assert.deepEqual(asOwner, environment);
   });
 
   it('its mode stays the one that token init recorded; where none was recorded, the next token init records its own', async () => {
-    await assert.rejects(record({}, 'development'), /is for production, .* and KEYWARD_MODE is development/s);
+    await assert.rejects(
+      record({}, 'development'),
+      /is for production, .* and KEYWARD_MODE is development/s,
+    );
     await database.sql('UPDATE environment SET mode = NULL');
     assert.equal(await record({}, 'development'), 'unchanged');
     assert.equal((await readEnvironment(store)).mode, 'development');
     await assert.rejects(record(), /is for development, .* and KEYWARD_MODE is production/s);
     const outcomes = async (...modes: Mode[]) => {
       await database.sql('UPDATE environment SET mode = NULL');
-      return (await Promise.allSettled(modes.map((mode) => record({}, mode)))).map(({ status }) => status);
+      return (await Promise.allSettled(modes.map((mode) => record({}, mode)))).map(
+        ({ status }) => status,
+      );
     };
-    assert.deepEqual((await outcomes('development', 'production')).sort(), ['fulfilled', 'rejected']);
+    assert.deepEqual((await outcomes('development', 'production')).sort(), [
+      'fulfilled',
+      'rejected',
+    ]);
   });
 
   it('a tenant has at most one current object of each role', async () => {

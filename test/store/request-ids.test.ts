@@ -1,5 +1,6 @@
 /**
- * Request ids on a real database: one effect however often and at once a request is sent, and a day of memory.
+ * Request ids on a real database: one effect however often and at once a request is sent, and a day
+ * of memory.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -82,9 +83,10 @@ test('a replay writes no audit entry', async () => {
   const requestId = randomUUID();
   const count = async () =>
     (
-      await database.sql<{ n: string }>('SELECT count(*) AS n FROM audit_entries WHERE tenant_id = $1', [
-        tenantId,
-      ])
+      await database.sql<{ n: string }>(
+        'SELECT count(*) AS n FROM audit_entries WHERE tenant_id = $1',
+        [tenantId],
+      )
     )[0]?.n;
   await send(callWith(requestId), 'v');
   const before = await count();
@@ -96,17 +98,23 @@ test('ids are forgotten after a day and not before, though the service’s role 
   const { send, effects } = counted();
   const [old, recent] = [randomUUID(), randomUUID()];
   for (const id of [old, recent]) await send(callWith(id), id);
-  await database.sql("UPDATE request_ids SET at = now() - interval '23 hours' WHERE request_id = $1", [
-    recent,
-  ]);
-  await database.sql("UPDATE request_ids SET at = now() - interval '25 hours' WHERE request_id = $1", [old]);
+  await database.sql(
+    "UPDATE request_ids SET at = now() - interval '23 hours' WHERE request_id = $1",
+    [recent],
+  );
+  await database.sql(
+    "UPDATE request_ids SET at = now() - interval '25 hours' WHERE request_id = $1",
+    [old],
+  );
   await keepHouse(store);
   await send(callWith(recent), recent);
   assert.equal(effects(), 2);
   await send(callWith(old), old);
   assert.equal(effects(), 3);
   await assert.rejects(
-    store.mutate(callOf(), { tenantId, resource: 'r' }, (tx) => tx.query('DELETE FROM request_ids')),
+    store.mutate(callOf(), { tenantId, resource: 'r' }, (tx) =>
+      tx.query('DELETE FROM request_ids'),
+    ),
     /permission denied/,
   );
 });

@@ -25,7 +25,9 @@ for (const join of JOINS) {
     await using database = await migratedDatabase();
     const others = ['material', 'memoize', ...JOINS.filter((each) => each !== join)];
     for (const other of others)
-      await database.sql(`ALTER ROLE ${SERVICE} IN DATABASE ${database.name} SET enable_${other} = off`);
+      await database.sql(
+        `ALTER ROLE ${SERVICE} IN DATABASE ${database.name} SET enable_${other} = off`,
+      );
     await using stack = new AsyncDisposableStack();
     const store = await database.open();
     stack.defer(() => store.close());
@@ -45,7 +47,8 @@ for (const join of JOINS) {
          SELECT $1, $2, n, $1, $3, '', 'z', 1 FROM generate_series($4::integer, $5::integer) n`,
         [tenantId, jobId, version.keyId, from, to],
       );
-    // Believing in one range, the planner may look for the one to lease once for each that there is.
+    // Believing in one range, the planner may look for the one to lease once for each that there
+    // is.
     await insertRanges(1, 1);
     await database.sql('VACUUM ANALYZE');
     await insertRanges(2, RANGES);

@@ -1,5 +1,6 @@
 /**
- * The three roles: what the service sees and may do, what only the reconciler does, and logins that are neither.
+ * The three roles: what the service sees and may do, what only the reconciler does, and logins that
+ * are neither.
  */
 import assert from 'node:assert/strict';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -7,7 +8,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { createRoles, type Postgres, startPostgres } from '../../dev/postgres.ts';
-import { idToBytes, type JobId, type KeyId, newId, newOrderedId, type TenantId } from '../../src/ids.ts';
+import {
+  idToBytes,
+  type JobId,
+  type KeyId,
+  newId,
+  newOrderedId,
+  type TenantId,
+} from '../../src/ids.ts';
 import { migrate } from '../../src/store/migrate.ts';
 import { Store, type Tx } from '../../src/store/store.ts';
 import {
@@ -285,7 +293,10 @@ describe('a login', () => {
     await using asking = await newRole('IN ROLE keyward_service');
     const opened = await database.open({ url: database.url(asking.name) });
     try {
-      assert.equal((await opened.reconcile(callOf(), (tx) => tx.query('SELECT 1 FROM data_keys'))).length, 2);
+      assert.equal(
+        (await opened.reconcile(callOf(), (tx) => tx.query('SELECT 1 FROM data_keys'))).length,
+        2,
+      );
       assert.deepEqual(await opened.query(callOf(), 'SELECT 1 FROM data_keys'), []);
     } finally {
       await opened.close();

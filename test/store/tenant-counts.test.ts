@@ -1,5 +1,6 @@
 /**
- * How many keys and stored data keys a tenant has, as the database counts them: exactly, and with nobody waiting for it.
+ * How many keys and stored data keys a tenant has, as the database counts them: exactly, and with
+ * nobody waiting for it.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -45,7 +46,11 @@ after(async () => {
 });
 
 /** A change to the tenant. */
-function mutate<T>(tenantId: TenantId, work: (tx: Tx) => Promise<T>, asReconciler = false): Promise<T> {
+function mutate<T>(
+  tenantId: TenantId,
+  work: (tx: Tx) => Promise<T>,
+  asReconciler = false,
+): Promise<T> {
   return store.mutate(callOf(), { tenantId, resource: 'r', asReconciler }, work);
 }
 
@@ -98,7 +103,8 @@ test('what many transactions add and delete at once is counted exactly, in about
       const dataKey = newDataKey(keyId);
       await mutate(tenantId, (tx) => insertDataKey(tx, tenantId, keyId, dataKey));
       await mutate(tenantId, (tx) => addKey(tx, tenantId));
-      if (round % 3 === 0) await mutate(tenantId, (tx) => deleteDataKey(tx, tenantId, keyId, dataKey));
+      if (round % 3 === 0)
+        await mutate(tenantId, (tx) => deleteDataKey(tx, tenantId, keyId, dataKey));
       const undone = mutate(tenantId, async (tx) => {
         await insertDataKey(tx, tenantId, keyId, newDataKey(keyId));
         throw new Error('undone');
@@ -108,7 +114,10 @@ test('what many transactions add and delete at once is counted exactly, in about
   };
   await Promise.all(Array.from({ length: AT_ONCE }, work));
   const { keys, dataKeys, parts } = await counted(tenantId);
-  assert.deepEqual({ keys, dataKeys }, { keys: 1 + AT_ONCE * rounds, dataKeys: (AT_ONCE * rounds * 2) / 3 });
+  assert.deepEqual(
+    { keys, dataKeys },
+    { keys: 1 + AT_ONCE * rounds, dataKeys: (AT_ONCE * rounds * 2) / 3 },
+  );
   assert.ok(parts <= 2 * AT_ONCE, `${parts} parts for ${AT_ONCE} transactions at once`);
 });
 
@@ -159,9 +168,10 @@ test('keys that are destroyed, and data keys that go with them or with the tenan
   );
   assert.deepEqual(await counted(tenantId), { keys: 2, dataKeys: 4, parts: 1 });
 
-  await database.sql(`UPDATE tenants SET state = 'SHRED_SCHEDULED', shred_at = now() WHERE tenant_id = $1`, [
-    tenantId,
-  ]);
+  await database.sql(
+    `UPDATE tenants SET state = 'SHRED_SCHEDULED', shred_at = now() WHERE tenant_id = $1`,
+    [tenantId],
+  );
   assert.equal(await mutate(tenantId, (tx) => shredTenant(tx, tenantId), true), 4);
   assert.deepEqual(await counted(tenantId), { keys: 0, dataKeys: 0, parts: 1 });
 });
@@ -178,7 +188,10 @@ test('the limit is held against what is committed, so those under way at once ma
   const refused = mutate(tenantId, add);
   await assert.rejects(refused, (error: unknown) => {
     assert.ok(error instanceof KeywardError);
-    assert.deepEqual([error.reason, error.metadata], ['QUOTA_EXCEEDED', { quota: 'keys', limit: '2' }]);
+    assert.deepEqual(
+      [error.reason, error.metadata],
+      ['QUOTA_EXCEEDED', { quota: 'keys', limit: '2' }],
+    );
     return true;
   });
   assert.equal((await counted(tenantId)).keys, 3);
@@ -228,7 +241,17 @@ test('what was there before the migration is counted by it', async () => {
        INSERT INTO key_versions (tenant_id, key_id, version, state, algorithm, root_key_id, wrap, wrapped, check_value,
          seal_key_id, seal)
        VALUES ($1, $2, 1, 'ENABLED', 1, $5, 1, $6, $7, $8, $9)`,
-      [tenantId, keyId, state.toLowerCase(), state, rootKeyId, wrapped, checkValue, sealKeyId, seal],
+      [
+        tenantId,
+        keyId,
+        state.toLowerCase(),
+        state,
+        rootKeyId,
+        wrapped,
+        checkValue,
+        sealKeyId,
+        seal,
+      ],
     );
   }
   for (const dataKey of [newDataKey(kept), newDataKey(kept)]) {

@@ -1,5 +1,6 @@
 /**
- * What a transaction of the store promises: one tenant, all or nothing, an audit entry, no more rights than needed.
+ * What a transaction of the store promises: one tenant, all or nothing, an audit entry, no more
+ * rights than needed.
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
@@ -95,20 +96,29 @@ describe('tenants', () => {
     const foreign = sampleVersion(beta, newId<KeyId>());
     await assert.rejects(
       mutate(alpha, (tx) =>
-        insertKey(tx, { name: 'stolen', settings: SETTINGS, version: foreign, stateSeal: SAMPLE_SEAL }),
+        insertKey(tx, {
+          name: 'stolen',
+          settings: SETTINGS,
+          version: foreign,
+          stateSeal: SAMPLE_SEAL,
+        }),
       ),
       refused,
     );
     const changed = await mutate(alpha, (tx) =>
-      tx.query('UPDATE keys SET primary_version = primary_version WHERE tenant_id = $1 RETURNING name', [
-        beta,
-      ]),
+      tx.query(
+        'UPDATE keys SET primary_version = primary_version WHERE tenant_id = $1 RETURNING name',
+        [beta],
+      ),
     );
     assert.deepEqual(changed, []);
   });
 
   it('another tenant is named by asking for it: nothing comes of that', async () => {
-    assert.deepEqual(await store.read(callOf(), alpha, (tx) => listKeys(tx, beta, { limit: 10 })), []);
+    assert.deepEqual(
+      await store.read(callOf(), alpha, (tx) => listKeys(tx, beta, { limit: 10 })),
+      [],
+    );
   });
 
   it('a tenant id that is no UUID is refused before it reaches Postgres', async () => {
@@ -166,8 +176,10 @@ describe('mutations', () => {
     await database.sql(
       "ALTER TABLE audit_inbox ADD CONSTRAINT none CHECK (position('unaudited' IN leaves) = 0) NOT VALID",
     );
-    const mutating = store.mutate(callOf(), { tenantId: system, resource: 'tenants/unaudited' }, (tx) =>
-      insertTenant(tx, { tenantId: newId(), name: 'unaudited', dedicatedRootKey: false }),
+    const mutating = store.mutate(
+      callOf(),
+      { tenantId: system, resource: 'tenants/unaudited' },
+      (tx) => insertTenant(tx, { tenantId: newId(), name: 'unaudited', dedicatedRootKey: false }),
     );
     await assert.rejects(mutating, { code: '23514' });
     assert.deepEqual(await database.sql("SELECT 1 FROM tenants WHERE name = 'unaudited'"), []);

@@ -1,5 +1,6 @@
 /**
- * Reports of use, added up: each once, however often it is sent, and in whatever order replicas come.
+ * Reports of use, added up: each once, however often it is sent, and in whatever order replicas
+ * come.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -137,7 +138,12 @@ test('versions are counted apart, and together for their key', async () => {
 test('a limit is noticed when the primary’s use reaches it, not by what older versions did', async () => {
   const keyId = await newKey(5);
   const replicaId = randomUUID();
-  await addReport(store, callOf(), { replicaId, sequence: 1, ageMs: 0, uses: [use(keyId, 4, 100)] });
+  await addReport(store, callOf(), {
+    replicaId,
+    sequence: 1,
+    ageMs: 0,
+    uses: [use(keyId, 4, 100)],
+  });
   assert.equal(await isLimitReached(keyId), false);
   await store.mutate(callOf(), { tenantId, resource: 'k' }, (tx) =>
     addSamplePrimary(tx, sampleVersion(tenantId, keyId, 2)),
@@ -149,7 +155,12 @@ test('a limit is noticed when the primary’s use reaches it, not by what older 
     uses: [use(keyId, 4, 0, 1), use(keyId, 4, 0, 2)],
   });
   assert.equal(await isLimitReached(keyId), false);
-  await addReport(store, callOf(), { replicaId, sequence: 3, ageMs: 0, uses: [use(keyId, 1, 0, 2)] });
+  await addReport(store, callOf(), {
+    replicaId,
+    sequence: 3,
+    ageMs: 0,
+    uses: [use(keyId, 1, 0, 2)],
+  });
   assert.equal(await isLimitReached(keyId), true);
   await store.mutate(callOf(), { tenantId, resource: 'k' }, (tx) =>
     addSamplePrimary(tx, sampleVersion(tenantId, keyId, 3)),

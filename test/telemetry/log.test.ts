@@ -1,5 +1,6 @@
 /**
- * The log when what reads it fails: a full disk, a reader that is gone, a reader that does not read.
+ * The log when what reads it fails: a full disk, a reader that is gone, a reader that does not
+ * read.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -21,7 +22,11 @@ class Logging implements Disposable {
   readonly #health: string;
   readonly #address: string;
 
-  private constructor(environment: Environment, ports: readonly [number, number], stdout: 'pipe' | number) {
+  private constructor(
+    environment: Environment,
+    ports: readonly [number, number],
+    stdout: 'pipe' | number,
+  ) {
     const [port, health] = ports;
     this.#environment = environment;
     this.#address = `127.0.0.1:${port}`;
@@ -31,7 +36,9 @@ class Logging implements Disposable {
       env: { ...environment.variables, ...listening },
       stdio: ['ignore', stdout, 'inherit'],
     });
-    this.ended = new Promise((resolve) => this.child.once('exit', (code, signal) => resolve(signal ?? code)));
+    this.ended = new Promise((resolve) =>
+      this.child.once('exit', (code, signal) => resolve(signal ?? code)),
+    );
   }
 
   static async start(environment: Environment, stdout: 'pipe' | number): Promise<Logging> {
@@ -52,7 +59,11 @@ class Logging implements Disposable {
   /** Has the service write so many lines. */
   async writes(lines: number): Promise<void> {
     const { ca } = this.#environment;
-    const { certPem: cert, keyPem: key } = ca.issue({ subject: 'tester', usage: 'client', uris: [TESTER] });
+    const { certPem: cert, keyPem: key } = ca.issue({
+      subject: 'tester',
+      usage: 'client',
+      uris: [TESTER],
+    });
     const client = connect({ address: this.#address, ca: ca.certPem, cert, key });
     try {
       for (let line = 0; line < lines; line++) await client.listTenants();

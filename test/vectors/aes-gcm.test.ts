@@ -1,5 +1,6 @@
 /**
- * Wycheproof's AES-GCM vectors through Keyward's own code: those of its lengths as they say, all others refused.
+ * Wycheproof's AES-GCM vectors through Keyward's own code: those of its lengths as they say, all
+ * others refused.
  */
 import assert from 'node:assert/strict';
 import { createSecretKey } from 'node:crypto';
@@ -24,7 +25,9 @@ function decryptVector({ key, iv, aad, ct, tag }: AeadVector): Buffer | undefine
   return decrypt(createSecretKey(fromHex(key)), fromHex(iv), fromHex(aad), fromHex(ct + tag));
 }
 
-test('case 56: AES-256-GCM with 96-bit IVs and 128-bit tags does what Wycheproof says', { skip }, (t) => {
+test('case 56: AES-256-GCM with 96-bit IVs and 128-bit tags does what Wycheproof says', {
+  skip,
+}, (t) => {
   const ran = tally();
   for (const vector of groupsOf<AeadGroup>(FILE)
     .filter(isOurs)

@@ -1,6 +1,6 @@
 /**
- * The golden key versions and ciphertexts with a token's HMAC in place of node:crypto's: what this release wrote opens
- * in any token that has AES key wrap and HMAC-SHA-512.
+ * The golden key versions and ciphertexts with a token's HMAC in place of node:crypto's: what this
+ * release wrote opens in any token that has AES key wrap and HMAC-SHA-512.
  */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
@@ -20,7 +20,10 @@ import { contextDigest } from '../../src/keyring/encryption-context.ts';
 import { keyVersions, opening } from '../golden/vectors.ts';
 import { importMaterial, importRoot, ThrowawayToken } from './token.ts';
 
-const MECHANISMS: Readonly<Record<number, number>> = { [WRAP.rfc3394]: 0x2109, [WRAP.rfc5649]: 0x210a };
+const MECHANISMS: Readonly<Record<number, number>> = {
+  [WRAP.rfc3394]: 0x2109,
+  [WRAP.rfc5649]: 0x210a,
+};
 
 let token: ThrowawayToken;
 before(async () => {

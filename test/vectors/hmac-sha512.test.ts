@@ -1,6 +1,6 @@
 /**
- * Wycheproof's HMAC-SHA-512 vectors, through node:crypto, by which test/golden re-computes what the service does, and
- * through the token, by the mechanism with which the agent does it.
+ * Wycheproof's HMAC-SHA-512 vectors, through node:crypto, by which test/golden re-computes what the
+ * service does, and through the token, by the mechanism with which the agent does it.
  */
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';

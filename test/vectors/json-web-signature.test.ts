@@ -1,8 +1,8 @@
 /**
  * Wycheproof's vectors for JSON Web Signatures and Keys, through what verifies tokens (case 27).
  *
- * The service takes asymmetric algorithms only, requires a `kid`, and believes a key's `alg`: what the vectors call valid
- * otherwise is refused, and is listed here.
+ * The service takes asymmetric algorithms only, requires a `kid`, and believes a key's `alg`: what
+ * the vectors call valid otherwise is refused, and is listed here.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -14,13 +14,20 @@ import { groupsOf, skip, tally } from './wycheproof.ts';
 interface Group {
   readonly public?: object;
   readonly private: object;
-  readonly tests: readonly { readonly tcId: number; readonly jws: unknown; readonly result: string }[];
+  readonly tests: readonly {
+    readonly tcId: number;
+    readonly jws: unknown;
+    readonly result: string;
+  }[];
 }
 
 /** The group's keys as an issuer publishes them; a symmetric one has no public part. */
 function keysOf(group: Group) {
   const keys = group.public ?? group.private;
-  return readKeySet(Buffer.from(JSON.stringify('keys' in keys ? keys : { keys: [keys] })), ALGORITHMS);
+  return readKeySet(
+    Buffer.from(JSON.stringify('keys' in keys ? keys : { keys: [keys] })),
+    ALGORITHMS,
+  );
 }
 
 async function verifies(jws: unknown, group: Group): Promise<boolean> {
@@ -49,7 +56,11 @@ async function run(file: string) {
 
 test('case 27: JSON Web Signatures', { skip }, async () => {
   const { counts, stricter } = await run('json_web_signature_test.json');
-  assert.deepEqual(counts, { 'invalid, refused': 355, 'valid, accepted': 32, 'valid, refused': 14 });
+  assert.deepEqual(counts, {
+    'invalid, refused': 355,
+    'valid, accepted': 32,
+    'valid, refused': 14,
+  });
   // Their keys say PS256, or ES521, which is none, and their headers PS384 and ES512.
   assert.deepEqual(stricter, [346, 347, 350, 351]);
 });

@@ -1,13 +1,21 @@
 /**
- * Wycheproof's vectors for AES key wrap, plain (KW, RFC 3394) and padded (KWP, RFC 5649), through the token, by the
- * mechanisms that root keys wrap with.
+ * Wycheproof's vectors for AES key wrap, plain (KW, RFC 3394) and padded (KWP, RFC 5649), through
+ * the token, by the mechanisms that root keys wrap with.
  *
- * SoftHSM has two peculiarities, of which neither concerns the 64 bytes that Keyward wraps: it fills a key whose length
- * is no multiple of 8 with zeros before it wraps it, and refuses to wrap keys of 8 bytes or fewer by KW.
+ * SoftHSM has two peculiarities, of which neither concerns the 64 bytes that Keyward wraps: it
+ * fills a key whose length is no multiple of 8 with zeros before it wraps it, and refuses to wrap
+ * keys of 8 bytes or fewer by KW.
  */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { importReadable, importRoot, type Outcome, READABLE, readValue, ThrowawayToken } from './token.ts';
+import {
+  importReadable,
+  importRoot,
+  type Outcome,
+  READABLE,
+  readValue,
+  ThrowawayToken,
+} from './token.ts';
 import { fromHex, groupsOf, skip, tally, type WrapGroup, type WrapVector } from './wycheproof.ts';
 
 const CKM_AES_KEY_WRAP = 0x2109;

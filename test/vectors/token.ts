@@ -1,8 +1,10 @@
 /**
- * A SoftHSM token of a test file's own, for keys whose bytes are known: what no environment's token has.
+ * A SoftHSM token of a test file's own, for keys whose bytes are known: what no environment's token
+ * has.
  *
- * Every attempt has a session of its own, as a failed call can leave its session in the middle of an operation. Speaks
- * to the library itself, like the agent, since an agent lets nobody bring a key.
+ * Every attempt has a session of its own, as a failed call can leave its session in the middle of
+ * an operation. Speaks to the library itself, like the agent, since an agent lets nobody bring a
+ * key.
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -33,7 +35,10 @@ export class ThrowawayToken implements Disposable {
   /** At most one at a time: the library is the whole process's. */
   static async create(): Promise<ThrowawayToken> {
     const directory = mkdtempSync(join(tmpdir(), 'keyward-vectors-'));
-    const token = await createSoftHsmToken({ directory: join(directory, 'token'), label: 'keyward-vectors' });
+    const token = await createSoftHsmToken({
+      directory: join(directory, 'token'),
+      label: 'keyward-vectors',
+    });
     process.env['SOFTHSM2_CONF'] = token.confFile;
     const module = Module.load(token.modulePath);
     module.initialize({ flags: CKF_OS_LOCKING_OK });

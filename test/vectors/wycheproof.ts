@@ -1,8 +1,9 @@
 /**
  * Project Wycheproof's vectors, from the folder that WYCHEPROOF_VECTORS names.
  *
- * They are not in this repository; without the variable the tests that use them skip and say so. Every such test counts
- * what it ran, so that a changed file can't make it run nothing. Knows the files, no algorithm.
+ * They are not in this repository; without the variable the tests that use them skip and say so.
+ * Every such test counts what it ran, so that a changed file can't make it run nothing. Knows the
+ * files, no algorithm.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -70,7 +71,10 @@ export function fromHex(text: string): Buffer {
 }
 
 /** Counts what happened by name: `const ran = tally(); ran('valid'); ran.counts`. */
-export function tally(): { (what: string): void; readonly counts: Readonly<Record<string, number>> } {
+export function tally(): {
+  (what: string): void;
+  readonly counts: Readonly<Record<string, number>>;
+} {
   const counts: Record<string, number> = {};
   const count = (what: string) => {
     counts[what] = (counts[what] ?? 0) + 1;

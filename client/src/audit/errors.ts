@@ -3,10 +3,10 @@
  */
 
 /**
- * EXPORT: it isn't whole, or isn't one. CHECKPOINT: nobody who is trusted has signed it. ORIGIN: a checkpoint known before
- * is of another log, or of this one before it was begun anew. CUT: a larger tree was signed before. FORK: another tree was
- * signed. ROOT, TILE: the tree isn't what was signed. FILE: one is there that doesn't belong. ENTRY: one isn't what was
- * logged.
+ * EXPORT: it isn't whole, or isn't one. CHECKPOINT: nobody who is trusted has signed it. ORIGIN: a
+ * checkpoint known before is of another log, or of this one before it was begun anew. CUT: a larger
+ * tree was signed before. FORK: another tree was signed. ROOT, TILE: the tree isn't what was
+ * signed. FILE: one is there that doesn't belong. ENTRY: one isn't what was logged.
  */
 export type AuditProblem =
   | 'EXPORT'
@@ -23,7 +23,10 @@ export type AuditProblem =
 export class AuditVerificationError extends Error {
   override readonly name = 'AuditVerificationError';
   readonly problem: AuditProblem;
-  /** The first entry that is wrong, by its place in the log; all before it are right. Of the problem ENTRY. */
+  /**
+   * The first entry that is wrong, by its place in the log; all before it are right. Of the problem
+   * ENTRY.
+   */
   readonly leafIndex: number | undefined;
   /** The file that is wrong, relative to the export's folder; of the problems TILE and FILE. */
   readonly file: string | undefined;

@@ -1,8 +1,8 @@
 /**
  * Writing an export of the audit log into a folder.
  *
- * Its invariant: `export.json` is written last, so that an export that did not end is none. It verifies nothing: that is for
- * whoever gets the folder. Knows nothing of the wire.
+ * Its invariant: `export.json` is written last, so that an export that did not end is none. It
+ * verifies nothing: that is for whoever gets the folder. Knows nothing of the wire.
  */
 import { type FileHandle, mkdir, open, readdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -37,9 +37,15 @@ export interface AuditSource {
 
 /** How to export. */
 export interface ExportAuditLogOptions {
-  /** The entry to begin with, a multiple of 256; those before it are exported as hashes only. The first kept unless given. */
+  /**
+   * The entry to begin with, a multiple of 256; those before it are exported as hashes only. The
+   * first kept unless given.
+   */
   readonly firstLeafIndex?: number;
-  /** Exports the log up to its last checkpoint that has a witness's cosignature, and not up to the last. */
+  /**
+   * Exports the log up to its last checkpoint that has a witness's cosignature, and not up to the
+   * last.
+   */
   readonly cosigned?: boolean;
   /** Called now and then with how many entries are written, of how many. */
   readonly onProgress?: (done: number, total: number) => void;
@@ -63,9 +69,9 @@ interface EntriesFacts {
 const NEWLINE = Buffer.from('\n');
 
 /**
- * Writes the log, as it was last signed, into `folder`, which is made unless it is there and empty. Rejects with a
- * RangeError for an entry that no export can begin with, with an Error when the service leaves something out, and otherwise
- * as the client and the file system do.
+ * Writes the log, as it was last signed, into `folder`, which is made unless it is there and empty.
+ * Rejects with a RangeError for an entry that no export can begin with, with an Error when the
+ * service leaves something out, and otherwise as the client and the file system do.
  */
 export async function exportAuditLog(
   source: AuditSource,
@@ -77,12 +83,17 @@ export async function exportAuditLog(
   const { treeSize, note, publicKey } = checkpoint;
   const first = firstLeafIndex ?? checkpoint.firstLeafIndex;
   if (!canBegin(first, treeSize))
-    throw new RangeError(`an export begins with a multiple of 256, up to ${treeSize}, and not with ${first}`);
+    throw new RangeError(
+      `an export begins with a multiple of 256, up to ${treeSize}, and not with ${first}`,
+    );
   await mkdir(folder, { recursive: true });
   if ((await readdir(folder)).length > 0) throw new Error(`${folder} is not empty`);
   const total = treeSize - first;
   if (total > 0) {
-    const entries = source.readAuditEntries({ parent: 'tenants/-', firstLeafIndex: first, treeSize }, call);
+    const entries = source.readAuditEntries(
+      { parent: 'tenants/-', firstLeafIndex: first, treeSize },
+      call,
+    );
     await writeEntries(folder, entries, {
       first,
       treeSize,
@@ -114,7 +125,8 @@ async function writeEntries(
         if (file === undefined || next === file.endLeafIndex) {
           await handle?.close();
           file = files.next().value ?? undefined;
-          if (file === undefined) throw new Error(`the service has given more than ${treeSize} entries`);
+          if (file === undefined)
+            throw new Error(`the service has given more than ${treeSize} entries`);
           handle = await open(join(folder, file.path), 'wx');
         }
         const own = entries.slice(0, file.endLeafIndex - next);
@@ -127,7 +139,8 @@ async function writeEntries(
   } finally {
     await handle?.close();
   }
-  if (next !== treeSize) throw new Error(`the service has given entries up to ${next} only, of ${treeSize}`);
+  if (next !== treeSize)
+    throw new Error(`the service has given entries up to ${next} only, of ${treeSize}`);
 }
 
 function linesOf(entries: readonly m.AuditEntry[], first: number): Buffer {
@@ -139,7 +152,10 @@ function linesOf(entries: readonly m.AuditEntry[], first: number): Buffer {
   return Buffer.concat(parts);
 }
 
-async function writeTiles(folder: string, answers: AsyncIterable<readonly m.AuditTile[]>): Promise<void> {
+async function writeTiles(
+  folder: string,
+  answers: AsyncIterable<readonly m.AuditTile[]>,
+): Promise<void> {
   const made = new Set<string>();
   for await (const tiles of answers) {
     for (const { level, index, width, hashes } of tiles) {

@@ -1,8 +1,9 @@
 /**
- * Reading the files of an export, whose maker needn't be trusted: no more of any is read at a time than is asked for.
+ * Reading the files of an export, whose maker needn't be trusted: no more of any is read at a time
+ * than is asked for.
  *
- * Its invariant: a line is what stands before a newline, byte for byte, whatever else is in it. Knows nothing of what
- * files and lines are.
+ * Its invariant: a line is what stands before a newline, byte for byte, whatever else is in it.
+ * Knows nothing of what files and lines are.
  */
 import { closeSync, openSync, readSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
@@ -15,7 +16,10 @@ const MAX_LINE_BYTES = 67_108_864;
 
 const NEWLINE = 0x0a;
 
-/** A file's bytes; undefined for no file. Of one with more than `limit`, only one more: so that it can be told. */
+/**
+ * A file's bytes; undefined for no file. Of one with more than `limit`, only one more: so that it
+ * can be told.
+ */
 export function readUpTo(file: string, limit: number): Buffer | undefined {
   const descriptor = unlessMissing(() => openSync(file, 'r'));
   if (descriptor === undefined) return undefined;

@@ -45,7 +45,10 @@ export interface EntryFile {
 }
 
 /** The files with the entries from `first` on, to the tree's last one. */
-export function* entryFiles(first: number, treeSize: number): Generator<EntryFile, void, undefined> {
+export function* entryFiles(
+  first: number,
+  treeSize: number,
+): Generator<EntryFile, void, undefined> {
   for (let begin = first; begin < treeSize; ) {
     const next = (Math.floor(begin / FILE_ENTRIES) + 1) * FILE_ENTRIES;
     const end = Math.min(next, treeSize);
@@ -73,7 +76,10 @@ export function canBegin(first: unknown, treeSize: number): first is number {
   );
 }
 
-/** What an export says of itself. Throws an {@link AuditVerificationError} of the problem EXPORT when that makes no sense. */
+/**
+ * What an export says of itself. Throws an {@link AuditVerificationError} of the problem EXPORT
+ * when that makes no sense.
+ */
 export function readDescription(folder: string): ExportDescription {
   const bytes = readUpTo(join(folder, EXPORT_FILE), DESCRIPTION_BYTES);
   if (bytes === undefined)
@@ -87,21 +93,30 @@ export function readDescription(folder: string): ExportDescription {
   } catch (cause) {
     throw new AuditVerificationError('EXPORT', `${EXPORT_FILE} is not JSON`, { cause });
   }
-  const { format, origin, firstLeafIndex, treeSize } = (said ?? {}) as Partial<Record<string, unknown>>;
+  const { format, origin, firstLeafIndex, treeSize } = (said ?? {}) as Partial<
+    Record<string, unknown>
+  >;
   if (format !== FORMAT)
     throw new AuditVerificationError('EXPORT', `${EXPORT_FILE} is not of format ${FORMAT}`);
   if (typeof origin !== 'string' || !Number.isSafeInteger(treeSize))
-    throw new AuditVerificationError('EXPORT', `${EXPORT_FILE} lacks the origin or the tree's size`);
+    throw new AuditVerificationError(
+      'EXPORT',
+      `${EXPORT_FILE} lacks the origin or the tree's size`,
+    );
   if (!canBegin(firstLeafIndex, treeSize as number))
     throw new AuditVerificationError('EXPORT', `${EXPORT_FILE} has no entry to begin with`);
   return { origin, firstLeafIndex, treeSize: treeSize as number };
 }
 
-/** Throws an {@link AuditVerificationError} of the problem FILE for a file among the entries that isn't one of `expected`. */
+/**
+ * Throws an {@link AuditVerificationError} of the problem FILE for a file among the entries that
+ * isn't one of `expected`.
+ */
 export function refuseOthers(folder: string, expected: ReadonlySet<string>): void {
   const names = unlessMissing(() => readdirSync(join(folder, ENTRIES_FOLDER))) ?? [];
   for (const name of names.sort()) {
     const file = `${ENTRIES_FOLDER}/${name}`;
-    if (!expected.has(file)) throw new AuditVerificationError('FILE', `${file} is not of the log`, { file });
+    if (!expected.has(file))
+      throw new AuditVerificationError('FILE', `${file} is not of the log`, { file });
   }
 }

@@ -1,9 +1,10 @@
 /**
- * Checkpoints: signed notes (C2SP signed-note) that say what the log is (C2SP tlog-checkpoint), and witnesses' cosignatures
- * on them (C2SP tlog-cosignature, Ed25519).
+ * Checkpoints: signed notes (C2SP signed-note) that say what the log is (C2SP tlog-checkpoint), and
+ * witnesses' cosignatures on them (C2SP tlog-cosignature, Ed25519).
  *
- * Its invariants: nothing of a note is given out before a key that the caller trusts has signed it; a line that claims to
- * be of such a key and doesn't verify spoils the note; lines of other keys are ignored. Knows nothing of leaves.
+ * Its invariants: nothing of a note is given out before a key that the caller trusts has signed it;
+ * a line that claims to be of such a key and doesn't verify spoils the note; lines of other keys
+ * are ignored. Knows nothing of leaves.
  */
 import { createHash, createPublicKey, type KeyObject, verify } from 'node:crypto';
 import { HASH_BYTES } from './tree.ts';
@@ -71,8 +72,8 @@ export function logKey(pem: string): KeyObject {
 }
 
 /**
- * The checkpoint in `bytes`, which one of `keys` must have signed, with ECDSA over SHA-256. Throws an Error that says what
- * is wrong with it.
+ * The checkpoint in `bytes`, which one of `keys` must have signed, with ECDSA over SHA-256. Throws
+ * an Error that says what is wrong with it.
  */
 export function openCheckpoint(bytes: Uint8Array, keys: readonly KeyObject[]): SignedCheckpoint {
   const note = takeApart(bytes);
@@ -89,7 +90,8 @@ export function openCheckpoint(bytes: Uint8Array, keys: readonly KeyObject[]): S
   if (!signed) throw new Error('it is not signed by the log’s key');
   const rootHash = decodeBase64(root);
   const treeSize = Number(size);
-  if (!/^(0|[1-9]\d*)$/.test(size) || !Number.isSafeInteger(treeSize)) throw new Error('it has no tree size');
+  if (!/^(0|[1-9]\d*)$/.test(size) || !Number.isSafeInteger(treeSize))
+    throw new Error('it has no tree size');
   if (rootHash?.length !== HASH_BYTES) throw new Error('it has no root hash');
   if (origin === '' || extensions.includes('')) throw new Error('it has an empty line');
   return { origin, treeSize, rootHash, note };
@@ -103,8 +105,8 @@ export interface Witness {
 }
 
 /**
- * A witness by its verifier key, `name+keyid+base64`, as C2SP tlog-cosignature has them for Ed25519. Throws a TypeError for
- * anything else.
+ * A witness by its verifier key, `name+keyid+base64`, as C2SP tlog-cosignature has them for
+ * Ed25519. Throws a TypeError for anything else.
  */
 export function witnessOf(verifierKey: string): Witness {
   const [, name, id, text] = /^([^\s+]+)\+([0-9a-f]{8})\+(\S+)$/.exec(verifierKey) ?? [];
@@ -112,13 +114,24 @@ export function witnessOf(verifierKey: string): Witness {
   if (name === undefined || typed?.length !== 1 + ED25519.key || typed[0] !== COSIGNATURE_TYPE[0])
     throw new TypeError('a witness must be name+keyid+base64, of an Ed25519 key for cosignatures');
   const keyId = sha256(Buffer.from(`${name}\n`), typed).subarray(0, 4);
-  if (keyId.toString('hex') !== id) throw new TypeError(`the key of the witness ${name} is not ${id}`);
+  if (keyId.toString('hex') !== id)
+    throw new TypeError(`the key of the witness ${name} is not ${id}`);
   const x = typed.subarray(1).toString('base64url');
-  return { name, keyId, key: createPublicKey({ key: { kty: 'OKP', crv: 'Ed25519', x }, format: 'jwk' }) };
+  return {
+    name,
+    keyId,
+    key: createPublicKey({ key: { kty: 'OKP', crv: 'Ed25519', x }, format: 'jwk' }),
+  };
 }
 
-/** The witness's cosignature on a checkpoint, the latest of several; undefined for none. Throws where one doesn't verify. */
-export function cosignatureOf({ note }: SignedCheckpoint, witness: Witness): Cosignature | undefined {
+/**
+ * The witness's cosignature on a checkpoint, the latest of several; undefined for none. Throws
+ * where one doesn't verify.
+ */
+export function cosignatureOf(
+  { note }: SignedCheckpoint,
+  witness: Witness,
+): Cosignature | undefined {
   let latest: Cosignature | undefined;
   for (const { signature } of linesOf(note, witness.name, witness.keyId)) {
     const time = cosignedAt(note.text, signature, witness.key);

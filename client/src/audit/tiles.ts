@@ -1,8 +1,9 @@
 /**
- * A tree kept as tiles (C2SP tlog-tiles): 256 hashes a file, each the hash over a tile of the level below.
+ * A tree kept as tiles (C2SP tlog-tiles): 256 hashes a file, each the hash over a tile of the level
+ * below.
  *
- * Owns the tiles' names and sizes. Its invariant: a hash is given out only when it is under the root that the tree was
- * opened with. Knows nothing of entries.
+ * Owns the tiles' names and sizes. Its invariant: a hash is given out only when it is under the
+ * root that the tree was opened with. Knows nothing of entries.
  */
 import { join } from 'node:path';
 import { AuditVerificationError } from './errors.ts';
@@ -12,7 +13,10 @@ import { EMPTY_ROOT, HASH_BYTES, treeHash } from './tree.ts';
 /** How many hashes a whole tile has. */
 export const TILE_WIDTH = 256;
 
-/** `tile/0/x001/234` for level 0, index 1234; `tile/0/x001/234.p/7` where only 7 of its hashes are there. */
+/**
+ * `tile/0/x001/234` for level 0, index 1234; `tile/0/x001/234.p/7` where only 7 of its hashes are
+ * there.
+ */
 export function tilePath(level: number, index: number, width: number): string {
   const digits = String(index);
   const groups = digits.padStart(Math.ceil(digits.length / 3) * 3, '0').match(/\d{3}/g) ?? [];
@@ -25,7 +29,10 @@ function hashesIn(size: number, level: number): number {
   return Math.floor(size / TILE_WIDTH ** level);
 }
 
-/** The tree of `size` leaves in a folder with `tile/`, of which nothing is believed that is not under the root. */
+/**
+ * The tree of `size` leaves in a folder with `tile/`, of which nothing is believed that is not
+ * under the root.
+ */
 export class TiledTree {
   readonly size: number;
   readonly #folder: string;
@@ -34,18 +41,24 @@ export class TiledTree {
   /** Of each level, the whole tile that was looked at last. */
   readonly #whole = new Map<number, { readonly index: number; readonly hashes: Buffer }>();
 
-  /** Throws an {@link AuditVerificationError} of the problem ROOT when the last tiles of all levels aren't under `root`. */
+  /**
+   * Throws an {@link AuditVerificationError} of the problem ROOT when the last tiles of all levels
+   * aren't under `root`.
+   */
   constructor(folder: string, { size, root }: { readonly size: number; readonly root: Buffer }) {
     this.size = size;
     this.#folder = folder;
     this.#edges = Array.from({ length: levelsOf(size) }, (_, level) => this.#readEdge(level));
     if (!rootOver(this.#edges).equals(root))
-      throw new AuditVerificationError('ROOT', 'the last tiles of all levels are not under the signed root');
+      throw new AuditVerificationError(
+        'ROOT',
+        'the last tiles of all levels are not under the signed root',
+      );
   }
 
   /**
-   * The hashes of a tile: of as many as the tree has. Throws an {@link AuditVerificationError} of the problem TILE when it
-   * isn't under the root.
+   * The hashes of a tile: of as many as the tree has. Throws an {@link AuditVerificationError} of
+   * the problem TILE when it isn't under the root.
    */
   tile(level: number, index: number): Buffer {
     if (index === Math.floor(hashesIn(this.size, level) / TILE_WIDTH))
@@ -88,7 +101,8 @@ export class TiledTree {
     const path = tilePath(level, index, width);
     const hashes = readUpTo(join(this.#folder, path), width * HASH_BYTES);
     if (hashes === undefined) throw damaged(path, 'is missing');
-    if (hashes.length !== width * HASH_BYTES) throw damaged(path, `is not ${width * HASH_BYTES} bytes long`);
+    if (hashes.length !== width * HASH_BYTES)
+      throw damaged(path, `is not ${width * HASH_BYTES} bytes long`);
     return hashes;
   }
 }
@@ -105,8 +119,8 @@ function levelsOf(size: number): number {
 }
 
 /**
- * The root over what isn't in whole tiles, level by level from the leaves up: what is over of a level is the last, smaller
- * tree in the level above.
+ * The root over what isn't in whole tiles, level by level from the leaves up: what is over of a
+ * level is the last, smaller tree in the level above.
  */
 function rootOver(edges: readonly Buffer[]): Buffer {
   let rest: Buffer = Buffer.alloc(0);

@@ -1,8 +1,9 @@
 /**
- * Merkle trees as RFC 6962 hashes them, and its proofs (the algorithms of RFC 9162, sections 2.1.3.2 and 2.1.4.2).
+ * Merkle trees as RFC 6962 hashes them, and its proofs (the algorithms of RFC 9162, sections
+ * 2.1.3.2 and 2.1.4.2).
  *
- * Its invariant: whatever numbers and lengths come in, a proof that doesn't prove it exactly is `false`, never an
- * exception. Knows nothing of what leaves are.
+ * Its invariant: whatever numbers and lengths come in, a proof that doesn't prove it exactly is
+ * `false`, never an exception. Knows nothing of what leaves are.
  */
 import { createHash } from 'node:crypto';
 
@@ -26,8 +27,8 @@ export function nodeHash(left: Uint8Array, right: Uint8Array): Buffer {
 }
 
 /**
- * The hash of the tree over `hashes`, which stand one beside the other, at least one. They may be of leaves, or of trees of
- * one size, a power of two, of which only the last may be smaller.
+ * The hash of the tree over `hashes`, which stand one beside the other, at least one. They may be
+ * of leaves, or of trees of one size, a power of two, of which only the last may be smaller.
  */
 export function treeHash(hashes: Uint8Array): Buffer {
   const level = Buffer.from(hashes);
@@ -41,7 +42,8 @@ export function treeHash(hashes: Uint8Array): Buffer {
         .copy(level, (i / 2) * HASH_BYTES);
     }
     // One without a neighbour goes up as it is.
-    if (count % 2 === 1) level.copy(level, ((count - 1) / 2) * HASH_BYTES, (count - 1) * HASH_BYTES);
+    if (count % 2 === 1)
+      level.copy(level, ((count - 1) / 2) * HASH_BYTES, (count - 1) * HASH_BYTES);
   }
   return level.subarray(0, HASH_BYTES);
 }

@@ -1,9 +1,11 @@
 /**
- * Verifying an export of the audit log with nothing but its folder and the log's public key (docs/audit.md).
+ * Verifying an export of the audit log with nothing but its folder and the log's public key
+ * (docs/audit.md).
  *
- * Its invariant: an export verifies only if every entry from its first to the signed size is, byte for byte and in its
- * place, what was signed; what is wrong is looked for from the root down, so that the first wrong entry can be named. The
- * service isn't asked, and nothing in the folder is believed unless it is under the signed root.
+ * Its invariant: an export verifies only if every entry from its first to the signed size is, byte
+ * for byte and in its place, what was signed; what is wrong is looked for from the root down, so
+ * that the first wrong entry can be named. The service isn't asked, and nothing in the folder is
+ * believed unless it is under the signed root.
  */
 import { join } from 'node:path';
 import { setImmediate as breathe } from 'node:timers/promises';
@@ -35,7 +37,10 @@ export interface VerifyAuditExportOptions {
   readonly publicKeys: readonly string[];
   /** Checkpoints of the log from elsewhere, signed notes: the export must continue each. */
   readonly known?: readonly (string | Uint8Array)[];
-  /** Verifier keys of witnesses (C2SP signed-note), each of whom must have cosigned the export's checkpoint. */
+  /**
+   * Verifier keys of witnesses (C2SP signed-note), each of whom must have cosigned the export's
+   * checkpoint.
+   */
   readonly witnesses?: readonly string[];
   /** Called now and then with how many entries are verified, of how many. */
   readonly onProgress?: (done: number, total: number) => void;
@@ -59,9 +64,10 @@ export interface AuditExportReport {
 }
 
 /**
- * Verifies an export, and says what it is. Rejects with an {@link AuditVerificationError} at the first thing that is wrong,
- * with a TypeError for a key that is none, and with what the file system throws for a folder that can't be read. A million
- * entries take some seconds; memory stays the same.
+ * Verifies an export, and says what it is. Rejects with an {@link AuditVerificationError} at the
+ * first thing that is wrong, with a TypeError for a key that is none, and with what the file system
+ * throws for a folder that can't be read. A million entries take some seconds; memory stays the
+ * same.
  */
 export async function verifyAuditExport(
   folder: string,
@@ -108,17 +114,26 @@ function opened<T>(what: string, open: () => T): T {
   try {
     return open();
   } catch (cause) {
-    throw new AuditVerificationError('CHECKPOINT', `${what}: ${(cause as Error).message}`, { cause });
+    throw new AuditVerificationError('CHECKPOINT', `${what}: ${(cause as Error).message}`, {
+      cause,
+    });
   }
 }
 
 function requireSame(description: ExportDescription, { origin, treeSize }: SignedCheckpoint): void {
   if (description.origin !== origin || description.treeSize !== treeSize)
-    throw new AuditVerificationError('EXPORT', 'export.json and the checkpoint are not of one log and size');
+    throw new AuditVerificationError(
+      'EXPORT',
+      'export.json and the checkpoint are not of one log and size',
+    );
 }
 
 /** An export must have all that was signed before, and the same. */
-function requireContinued(tree: TiledTree, { origin }: SignedCheckpoint, known: SignedCheckpoint): void {
+function requireContinued(
+  tree: TiledTree,
+  { origin }: SignedCheckpoint,
+  known: SignedCheckpoint,
+): void {
   if (known.origin !== origin) {
     const message = `a known checkpoint is of ${known.origin}: another log, or this one before it was begun anew`;
     throw new AuditVerificationError('ORIGIN', message);
@@ -141,7 +156,8 @@ async function verifyEntries(
 ): Promise<void> {
   const files = [...entryFiles(firstLeafIndex, tree.size)];
   refuseOthers(folder, new Set(files.map(({ path }) => path)));
-  // Those of entries that are not in the export, too: known checkpoints and the entries' numbers stand on them.
+  // Those of entries that are not in the export, too: known checkpoints and the entries' numbers
+  // stand on them.
   for (let index = 0; index < Math.floor(firstLeafIndex / TILE_WIDTH); index += 1) {
     tree.tile(0, index);
     if (index % TILE_WIDTH === 0) await breathe(undefined, { signal });
@@ -173,14 +189,23 @@ async function* verifyFile(
         throw wrongEntry(next, whatHappened(tree, { index: next, hash, following: lines[i + 1] }));
       next += 1;
     }
-    if (cut) throw wrongEntry(next, `${file.path} ends in the middle of its line, or the line is too long`);
+    if (cut)
+      throw wrongEntry(
+        next,
+        `${file.path} ends in the middle of its line, or the line is too long`,
+      );
     yield next;
   }
   if (next < file.endLeafIndex) throw wrongEntry(next, `${file.path} ends before it`);
 }
 
 /** The hashes of the entries from `first` on, where a tile begins. */
-async function leafHashes(folder: string, file: EntryFile, tree: TiledTree, first: number): Promise<Buffer> {
+async function leafHashes(
+  folder: string,
+  file: EntryFile,
+  tree: TiledTree,
+  first: number,
+): Promise<Buffer> {
   const index = first / TILE_WIDTH;
   try {
     return tree.tile(0, index);
@@ -193,12 +218,20 @@ async function leafHashes(folder: string, file: EntryFile, tree: TiledTree, firs
     const rest = right
       ? `${entries} are right all the same`
       : `of ${entries}, one at least is not what was logged`;
-    throw new AuditVerificationError('TILE', `${error.message}; ${rest}`, { file: own, cause: error });
+    throw new AuditVerificationError('TILE', `${error.message}; ${rest}`, {
+      file: own,
+      cause: error,
+    });
   }
 }
 
 /** Whether a whole tile's entries hash to `expected`. */
-async function hashTo(folder: string, file: EntryFile, first: number, expected: Buffer): Promise<boolean> {
+async function hashTo(
+  folder: string,
+  file: EntryFile,
+  first: number,
+  expected: Buffer,
+): Promise<boolean> {
   const hashes: Buffer[] = [];
   let next = file.firstLeafIndex;
   for await (const { lines } of linesOf(join(folder, file.path))) {

@@ -1,8 +1,8 @@
 /**
  * The audit log's messages, to the wire and off it, in friendly types.
  *
- * Its invariant: leaves and hashes are passed on byte for byte; what they prove is for the caller to find out. Knows nothing
- * of methods.
+ * Its invariant: leaves and hashes are passed on byte for byte; what they prove is for the caller
+ * to find out. Knows nothing of methods.
  */
 import { filteredPage, text, timestamp, whole } from '../fields.ts';
 import type { AuditEntry__Output } from '../generated/keyward/v1/AuditEntry.ts';
@@ -64,8 +64,8 @@ export function consistencyProof(wire: ConsistencyProof__Output): m.AuditConsist
 }
 
 /**
- * What an entry says; one of a later version says what it has in common with version 1, and more. Throws a TypeError when
- * it isn't a JSON object with a version.
+ * What an entry says; one of a later version says what it has in common with version 1, and more.
+ * Throws a TypeError when it isn't a JSON object with a version.
  */
 export function readAuditEntry({ leaf }: Pick<m.AuditEntry, 'leaf'>): m.AuditEntryContent {
   let content: unknown;
@@ -74,7 +74,12 @@ export function readAuditEntry({ leaf }: Pick<m.AuditEntry, 'leaf'>): m.AuditEnt
   } catch (cause) {
     throw new TypeError('the entry is not JSON', { cause });
   }
-  if (typeof content !== 'object' || content === null || !('v' in content) || !Number.isInteger(content.v))
+  if (
+    typeof content !== 'object' ||
+    content === null ||
+    !('v' in content) ||
+    !Number.isInteger(content.v)
+  )
     throw new TypeError('the entry has no version');
   return content as m.AuditEntryContent;
 }

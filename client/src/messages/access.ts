@@ -8,13 +8,21 @@ import type { Change, EncryptionContext, FilteredPage } from './shared.ts';
 export interface RoleBinding {
   /** `tenants/{tenant}/roleBindings/{role_binding}`. */
   readonly name: string;
-  /** To whom: a caller's name. Undefined for a group's, as both are for a kind of member newer than this client. */
+  /**
+   * To whom: a caller's name. Undefined for a group's, as both are for a kind of member newer than
+   * this client.
+   */
   readonly principal: string | undefined;
-  /** To whom: everybody whose token has the group, `{issuer}/{group}`. Undefined for a principal's. */
+  /**
+   * To whom: everybody whose token has the group, `{issuer}/{group}`. Undefined for a principal's.
+   */
   readonly group: string | undefined;
   /** `roles/{role}` or `tenants/{tenant}/roles/{role}`. */
   readonly role: string;
-  /** For which keys: a key's last name part, or its beginning followed by `*`. Empty: for everything of the tenant. */
+  /**
+   * For which keys: a key's last name part, or its beginning followed by `*`. Empty: for everything
+   * of the tenant.
+   */
   readonly keyPattern: string;
   /** Whether it holds in every tenant. */
   readonly allTenants: boolean;
@@ -30,7 +38,10 @@ export interface RoleBinding {
   readonly creator: string;
 }
 
-/** What one entry of an encryption context must be: one of the three; none of them is a requirement newer than this client. */
+/**
+ * What one entry of an encryption context must be: one of the three; none of them is a requirement
+ * newer than this client.
+ */
 export interface ContextCondition {
   /** The entry's key. */
   readonly contextKey: string;
@@ -38,7 +49,10 @@ export interface ContextCondition {
   readonly equals: string | undefined;
   /** Of which its value must be one. */
   readonly oneOf: readonly string[] | undefined;
-  /** The claim of the caller's token that its value must be: its name, or names one within the other. */
+  /**
+   * The claim of the caller's token that its value must be: its name, or names one within the
+   * other.
+   */
   readonly claim: readonly string[] | undefined;
 }
 
@@ -65,7 +79,10 @@ export type NewRoleBinding = NewMember & {
   readonly expireTime?: Date;
   /** Absent: none. */
   readonly conditions?: readonly NewContextCondition[];
-  /** Absent: no, and then a binding by which its member could both administer and use a key is SEPARATION_OF_DUTIES. */
+  /**
+   * Absent: no, and then a binding by which its member could both administer and use a key is
+   * SEPARATION_OF_DUTIES.
+   */
   readonly overrideSeparationOfDuties?: boolean;
   readonly description?: string;
 };
@@ -212,8 +229,9 @@ export interface ConsideredBinding {
 }
 
 /**
- * What keeps a binding from allowing a call: its role lacks the permission, it is for other keys, it has ended, or the
- * encryption context is another one or isn't there. `UNSPECIFIED` is an obstacle newer than this client.
+ * What keeps a binding from allowing a call: its role lacks the permission, it is for other keys,
+ * it has ended, or the encryption context is another one or isn't there. `UNSPECIFIED` is an
+ * obstacle newer than this client.
  */
 export type AccessObstacle = 'UNSPECIFIED' | 'PERMISSION' | 'KEY' | 'EXPIRED' | 'CONTEXT';
 
@@ -234,6 +252,8 @@ export interface Caller {
   readonly tenants: readonly string[];
   /** When the token expires; undefined without a token. */
   readonly expireTime: Date | undefined;
-  /** Whether the caller is the first administrator, who may create role bindings without having one. */
+  /**
+   * Whether the caller is the first administrator, who may create role bindings without having one.
+   */
   readonly firstAdministrator: boolean;
 }

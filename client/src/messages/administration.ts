@@ -39,7 +39,10 @@ export interface TenantQuotas {
 export interface CreateTenantRequest extends Change {
   /** The last part of the new tenant's name. */
   readonly tenantId: string;
-  /** Whether it gets a root key of its own in the HSM, so that it can be shredded beyond every backup. Absent: no. */
+  /**
+   * Whether it gets a root key of its own in the HSM, so that it can be shredded beyond every
+   * backup. Absent: no.
+   */
   readonly dedicatedRootKey?: boolean;
 }
 
@@ -59,7 +62,10 @@ export interface UpdateTenantRequest extends Change {
     /** As it was last seen, or absent for whatever it is now. */
     readonly etag?: string;
   };
-  /** Which fields, by their names in the contract, as in `quotas.keys`. Absent: those that `tenant` has. */
+  /**
+   * Which fields, by their names in the contract, as in `quotas.keys`. Absent: those that `tenant`
+   * has.
+   */
   readonly updateMask?: readonly string[];
 }
 
@@ -75,7 +81,10 @@ export interface EnableTenantRequest extends ChangeOfExisting {
   readonly name: string;
 }
 
-/** Schedules a tenant to be shredded, with all of its keys and stored data keys; from now on none can be used. */
+/**
+ * Schedules a tenant to be shredded, with all of its keys and stored data keys; from now on none
+ * can be used.
+ */
 export interface ShredTenantRequest extends Destruction {
   /** `tenants/{tenant}`. */
   readonly name: string;
@@ -103,7 +112,10 @@ export interface ShredImpact {
   readonly shredTime: Date;
   /** What the real request must carry. */
   readonly etag: string;
-  /** Its own root keys, which an operator destroys afterwards: `tenants/{tenant}/tokenKeys/{uuid}`; none if it shares one. */
+  /**
+   * Its own root keys, which an operator destroys afterwards: `tenants/{tenant}/tokenKeys/{uuid}`;
+   * none if it shares one.
+   */
   readonly rootKeys: readonly string[];
   /** What is out of reach, in words for an administrator. */
   readonly notice: string;

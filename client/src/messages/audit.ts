@@ -1,5 +1,6 @@
 /**
- * Requests and responses about the audit log: its entries, its signed checkpoints, its proofs, its tiles.
+ * Requests and responses about the audit log: its entries, its signed checkpoints, its proofs, its
+ * tiles.
  */
 
 import type { Page } from './shared.ts';
@@ -54,7 +55,10 @@ export interface AuditEntryContent {
 export interface AuditSelection {
   /** `tenants/{tenant}`, or `tenants/-` for all. */
   readonly parent: string;
-  /** As in `decision = denied AND outcome != RATE_LIMITED`; the contract has the grammar. Absent: all. */
+  /**
+   * As in `decision = denied AND outcome != RATE_LIMITED`; the contract has the grammar. Absent:
+   * all.
+   */
   readonly filter?: string;
 }
 

@@ -1,5 +1,6 @@
 /**
- * Requests and responses about stored data keys: those that the service keeps, wrapped, for their owners to fetch.
+ * Requests and responses about stored data keys: those that the service keeps, wrapped, for their
+ * owners to fetch.
  */
 
 import type { Change, ChangeOfExisting, EncryptionContext, FilteredPage } from './shared.ts';

@@ -1,5 +1,6 @@
 /**
- * Requests and responses of the data plane: encryption, data keys that the caller keeps, random bytes, batches.
+ * Requests and responses of the data plane: encryption, data keys that the caller keeps, random
+ * bytes, batches.
  */
 
 import type { KeywardClientError } from '../errors.ts';
@@ -24,7 +25,10 @@ export interface EncryptResponse {
   readonly keyVersion: string;
   /** CRC32C of `ciphertext`, to be kept with it. The client has compared them. */
   readonly ciphertextCrc32c: number;
-  /** Whether the service has compared the plaintext with its checksum; true unless checksums are off. */
+  /**
+   * Whether the service has compared the plaintext with its checksum; true unless checksums are
+   * off.
+   */
   readonly verifiedPlaintextCrc32c: boolean;
 }
 
@@ -35,7 +39,10 @@ export interface DecryptRequest {
   readonly ciphertext: Uint8Array;
   /** The same as was given to encrypt. */
   readonly encryptionContext?: EncryptionContext;
-  /** `tenants/{tenant}/keys/{key}`: a ciphertext of any other key doesn't open. Absent: any key of the tenant. */
+  /**
+   * `tenants/{tenant}/keys/{key}`: a ciphertext of any other key doesn't open. Absent: any key of
+   * the tenant.
+   */
   readonly key?: string;
   /** CRC32C of `ciphertext`, as it was kept with it; the client makes it otherwise. */
   readonly ciphertextCrc32c?: number;
@@ -49,7 +56,10 @@ export interface DecryptResponse {
   readonly keyVersion: string;
   /** CRC32C of `plaintext`. The client has compared them. */
   readonly plaintextCrc32c: number;
-  /** Whether the service has compared the ciphertext with its checksum; true unless checksums are off. */
+  /**
+   * Whether the service has compared the ciphertext with its checksum; true unless checksums are
+   * off.
+   */
   readonly verifiedCiphertextCrc32c: boolean;
 }
 
@@ -85,9 +95,15 @@ export type GenerateDataKeyWithoutPlaintextResponse = Omit<
   'plaintext' | 'plaintextCrc32c'
 >;
 
-/** Brings a ciphertext or wrapped data key under a key's primary version, and to another encryption context if wanted. */
+/**
+ * Brings a ciphertext or wrapped data key under a key's primary version, and to another encryption
+ * context if wanted.
+ */
 export interface ReEncryptRequest {
-  /** The key to bring it under, `tenants/{tenant}/keys/{key}`: of the same tenant, the same key or another. */
+  /**
+   * The key to bring it under, `tenants/{tenant}/keys/{key}`: of the same tenant, the same key or
+   * another.
+   */
   readonly name: string;
   readonly ciphertext: Uint8Array;
   /** The encryption context that it has. */
@@ -110,7 +126,10 @@ export interface ReEncryptResponse {
   readonly keyVersion: string;
   /** CRC32C of `ciphertext`, to be kept with it. The client has compared them. */
   readonly ciphertextCrc32c: number;
-  /** Whether the service has compared the ciphertext with its checksum; true unless checksums are off. */
+  /**
+   * Whether the service has compared the ciphertext with its checksum; true unless checksums are
+   * off.
+   */
   readonly verifiedCiphertextCrc32c: boolean;
 }
 
@@ -138,4 +157,6 @@ export interface BatchRequest<Request> {
 }
 
 /** What became of one item: the answer, or the error that the same call alone would have had. */
-export type BatchResult<Response> = { readonly response: Response } | { readonly error: KeywardClientError };
+export type BatchResult<Response> =
+  | { readonly response: Response }
+  | { readonly error: KeywardClientError };

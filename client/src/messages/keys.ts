@@ -1,5 +1,6 @@
 /**
- * Requests and responses about keys and their versions: what they are, their schedule, their destruction.
+ * Requests and responses about keys and their versions: what they are, their schedule, their
+ * destruction.
  */
 
 import type { Change, ChangeOfExisting, Destruction, FilteredPage, Strings } from './shared.ts';
@@ -8,7 +9,12 @@ import type { Change, ChangeOfExisting, Destruction, FilteredPage, Strings } fro
 export type KeyState = 'UNSPECIFIED' | 'ENABLED' | 'DISABLED' | 'DESTROY_SCHEDULED' | 'DESTROYED';
 
 /** What a key version can be used for; `UNSPECIFIED` is a state newer than this client. */
-export type KeyVersionState = 'UNSPECIFIED' | 'ENABLED' | 'DISABLED' | 'DESTROY_SCHEDULED' | 'DESTROYED';
+export type KeyVersionState =
+  | 'UNSPECIFIED'
+  | 'ENABLED'
+  | 'DISABLED'
+  | 'DESTROY_SCHEDULED'
+  | 'DESTROYED';
 
 /** What a key version encrypts with; `UNSPECIFIED` is an algorithm newer than this client. */
 export type Algorithm = 'UNSPECIFIED' | 'HMAC_SHA512_AES_256_GCM';
@@ -87,7 +93,9 @@ export interface CreateKeyRequest extends Change {
   readonly rotationPeriodSeconds?: number;
   /** When first; absent for one period from now. */
   readonly nextRotationTime?: Date;
-  /** After how many encryptions and data keys its primary version is replaced. Absent or 0: never. */
+  /**
+   * After how many encryptions and data keys its primary version is replaced. Absent or 0: never.
+   */
   readonly rotationUsageLimit?: number;
 }
 
@@ -149,7 +157,10 @@ export interface UpdateKeyRequest extends Change {
     /** As it was last seen, or absent for whatever it is now. */
     readonly etag?: string;
   };
-  /** Which fields, by their names in the contract, as in `rotation_period`. Absent: those that `key` has. */
+  /**
+   * Which fields, by their names in the contract, as in `rotation_period`. Absent: those that `key`
+   * has.
+   */
   readonly updateMask?: readonly string[];
 }
 
@@ -203,7 +214,10 @@ export interface RestoreKeyVersionRequest extends ChangeOfExisting {
   readonly name: string;
 }
 
-/** Schedules a key for destruction, with its versions and stored data keys; from now on it can't be used. */
+/**
+ * Schedules a key for destruction, with its versions and stored data keys; from now on it can't be
+ * used.
+ */
 export interface ScheduleKeyDestructionRequest extends Destruction {
   /** `tenants/{tenant}/keys/{key}`. */
   readonly name: string;
@@ -229,7 +243,10 @@ export interface DestructionImpact {
   readonly keyVersions: number;
   /** How many stored data keys are deleted. */
   readonly storedDataKeys: number;
-  /** How the versions were used, all together. Ciphertexts that callers keep are not counted anywhere. */
+  /**
+   * How the versions were used, all together. Ciphertexts that callers keep are not counted
+   * anywhere.
+   */
   readonly usage: KeyVersionUsage;
   /** When it is destroyed, or would be. */
   readonly destroyTime: Date;

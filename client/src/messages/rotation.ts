@@ -1,6 +1,6 @@
 /**
- * Requests and responses about what rotation leaves to be done, and what was done: re-wrap jobs, the history of
- * rotations.
+ * Requests and responses about what rotation leaves to be done, and what was done: re-wrap jobs,
+ * the history of rotations.
  */
 
 import type { Change, FilteredPage, Page } from './shared.ts';
@@ -9,7 +9,13 @@ import type { Change, FilteredPage, Page } from './shared.ts';
 export type RotationCause = 'UNSPECIFIED' | 'SCHEDULE' | 'REQUEST' | 'USAGE';
 
 /** How a re-wrap job stands; `UNSPECIFIED` is a state newer than this client. */
-export type RewrapJobState = 'UNSPECIFIED' | 'RUNNING' | 'SUCCEEDED' | 'PARTIAL' | 'CANCELLED' | 'SUPERSEDED';
+export type RewrapJobState =
+  | 'UNSPECIFIED'
+  | 'RUNNING'
+  | 'SUCCEEDED'
+  | 'PARTIAL'
+  | 'CANCELLED'
+  | 'SUPERSEDED';
 
 /** What a re-wrap job brings up to date; `UNSPECIFIED` is a kind newer than this client. */
 export type RewrapJobKind = 'UNSPECIFIED' | 'DATA_KEYS' | 'KEY_VERSIONS';
@@ -38,11 +44,17 @@ export interface Rotation {
   readonly failed: number;
 }
 
-/** A job that brings stored data keys under their keys' primary versions, or key versions under the current root key. */
+/**
+ * A job that brings stored data keys under their keys' primary versions, or key versions under the
+ * current root key.
+ */
 export interface RewrapJob {
   /** `tenants/{tenant}/rewrapJobs/{job}`. */
   readonly name: string;
-  /** What it is for: `tenants/{tenant}/keys/{key}`, `tenants/{tenant}`, or `tenants/-` for all tenants. */
+  /**
+   * What it is for: `tenants/{tenant}/keys/{key}`, `tenants/{tenant}`, or `tenants/-` for all
+   * tenants.
+   */
   readonly scope: string;
   readonly state: RewrapJobState;
   /** Why it was started. */
@@ -75,7 +87,10 @@ export interface RewrapJob {
 
 /** Something that a job could not bring up to date. */
 export interface RewrapFailure {
-  /** `tenants/{tenant}/keys/{key}/dataKeys/{data_key}`, or `tenants/{tenant}/keys/{key}/versions/{version}`. */
+  /**
+   * `tenants/{tenant}/keys/{key}/dataKeys/{data_key}`, or
+   * `tenants/{tenant}/keys/{key}/versions/{version}`.
+   */
   readonly resource: string;
   /** As in an error: DECRYPTION_FAILED, STORED_ROW_CORRUPT or KEY_VERSION_NOT_ENABLED. */
   readonly reason: string;
@@ -99,7 +114,10 @@ export interface ListRotationsResponse {
 export interface CreateRewrapJobRequest extends Change {
   /** `tenants/{tenant}/keys/{key}`, `tenants/{tenant}`, or `tenants/-` for all tenants. */
   readonly scope: string;
-  /** What is to be brought up to date. Absent: stored data keys; key versions only of one tenant or of all. */
+  /**
+   * What is to be brought up to date. Absent: stored data keys; key versions only of one tenant or
+   * of all.
+   */
   readonly kind?: Exclude<RewrapJobKind, 'UNSPECIFIED'>;
 }
 

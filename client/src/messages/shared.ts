@@ -6,24 +6,27 @@
 export type Strings = Readonly<Record<string, string>> | ReadonlyMap<string, string>;
 
 /**
- * Strings that are authenticated but not secret, and must be given again, identical, to decrypt. Order doesn't matter;
- * absent is the same as empty.
+ * Strings that are authenticated but not secret, and must be given again, identical, to decrypt.
+ * Order doesn't matter; absent is the same as empty.
  */
 export type EncryptionContext = Strings;
 
 /** What every change also has. */
 export interface Change {
   /**
-   * A UUID (version 4): the same request with it, within 24 hours, has no further effect and gets the answer anew.
-   * Absent: one of the client's making for each call, so that the client may try again. Give your own to repeat the call
-   * yourself when its outcome is unknown.
+   * A UUID (version 4): the same request with it, within 24 hours, has no further effect and gets
+   * the answer anew. Absent: one of the client's making for each call, so that the client may try
+   * again. Give your own to repeat the call yourself when its outcome is unknown.
    */
   readonly requestId?: string;
 }
 
 /** What a change to something that is there also has. */
 export interface ChangeOfExisting extends Change {
-  /** As it was last seen: the change is refused with ETAG_MISMATCH when there has been another since. Absent: whatever it is. */
+  /**
+   * As it was last seen: the change is refused with ETAG_MISMATCH when there has been another
+   * since. Absent: whatever it is.
+   */
   readonly etag?: string;
 }
 
@@ -47,6 +50,9 @@ export interface Page {
 
 /** Which page of a list, and of what. */
 export interface FilteredPage extends Page {
-  /** As in `state = DISABLED AND labels.team = "payments"`; the contract has the grammar. Absent: all. */
+  /**
+   * As in `state = DISABLED AND labels.team = "payments"`; the contract has the grammar. Absent:
+   * all.
+   */
   readonly filter?: string;
 }

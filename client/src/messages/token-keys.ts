@@ -1,6 +1,6 @@
 /**
- * Requests and responses about the keys that live in the HSM token: root keys and the seal key, and how they are
- * replaced.
+ * Requests and responses about the keys that live in the HSM token: root keys and the seal key, and
+ * how they are replaced.
  */
 
 import type { Change } from './shared.ts';
@@ -33,7 +33,10 @@ export interface TokenKey {
   readonly destroyTime: Date | undefined;
   /** Who asked for it; `keyward` for the service itself, empty for `token init`. */
   readonly caller: string;
-  /** The job that brings key versions under it: `tenants/{tenant}/rewrapJobs/{job}`; empty if it has started none. */
+  /**
+   * The job that brings key versions under it: `tenants/{tenant}/rewrapJobs/{job}`; empty if it has
+   * started none.
+   */
   readonly rewrapJob: string;
   /** How many key versions are wrapped, or sealed, by it, in all tenants; destroyed ones aside. */
   readonly keyVersions: number;

@@ -18,7 +18,10 @@ export interface TokenStatus {
   readonly firmwareVersion: string;
   readonly hardwareVersion: string;
   readonly profile: TokenProfile;
-  /** Those that all tenants share, and tenants' own root keys, oldest first; without those that were destroyed for good. */
+  /**
+   * Those that all tenants share, and tenants' own root keys, oldest first; without those that were
+   * destroyed for good.
+   */
   readonly objects: readonly TokenObject[];
   /** Keys with labels like those of a Keyward environment that the database doesn't know. */
   readonly unrecordedObjects: readonly UnrecordedTokenObject[];
@@ -51,10 +54,22 @@ export interface TokenProfile {
 export type TokenObjectRole = 'UNSPECIFIED' | 'ROOT' | 'SEAL' | 'MASK' | 'AUDIT_SIGNING';
 
 /** Whether a token has an object; `UNSPECIFIED` is a condition newer than this client. */
-export type TokenObjectCondition = 'UNSPECIFIED' | 'FOUND' | 'MISSING' | 'DUPLICATED' | 'MISLABELLED';
+export type TokenObjectCondition =
+  | 'UNSPECIFIED'
+  | 'FOUND'
+  | 'MISSING'
+  | 'DUPLICATED'
+  | 'MISLABELLED';
 
-/** Whether a token holds to a required attribute; `UNSPECIFIED` is a state newer than this client. */
-export type TokenAttributeState = 'UNSPECIFIED' | 'ENFORCED' | 'WAIVED' | 'UNSUPPORTED' | 'VIOLATED';
+/**
+ * Whether a token holds to a required attribute; `UNSPECIFIED` is a state newer than this client.
+ */
+export type TokenAttributeState =
+  | 'UNSPECIFIED'
+  | 'ENFORCED'
+  | 'WAIVED'
+  | 'UNSUPPORTED'
+  | 'VIOLATED';
 
 /** One of the environment's objects in the token. */
 export interface TokenObject {

@@ -1,9 +1,11 @@
 /**
- * What agents do for the audit log: derive masks' keys, sign checkpoints, and have the token keep one.
+ * What agents do for the audit log: derive masks' keys, sign checkpoints, and have the token keep
+ * one.
  *
- * Invariants: a checkpoint is composed here, so that the key signs nothing else; what was signed verifies under the key
- * that is returned with it; an agent that has signed a checkpoint, or knows of one that the token keeps, signs none that is
- * shorter, nor another of that size. Knows no entry.
+ * Invariants: a checkpoint is composed here, so that the key signs nothing else; what was signed
+ * verifies under the key that is returned with it; an agent that has signed a checkpoint, or knows
+ * of one that the token keeps, signs none that is shorter, nor another of that size. Knows no
+ * entry.
  */
 import { createPublicKey, hash, verify } from 'node:crypto';
 import { MechanismEnum, ObjectClass, type Session } from 'graphene-pk11';
@@ -62,7 +64,8 @@ export class AuditOperations {
   signCheckpoint(request: RequestOf<'signCheckpoint'>): ReplyOf<'signCheckpoint'> {
     const { generation, treeSize } = request;
     const rootHash = Buffer.from(request.rootHash, 'base64');
-    const isClaim = Number.isSafeInteger(treeSize) && treeSize >= 1 && rootHash.length === ROOT_HASH_BYTES;
+    const isClaim =
+      Number.isSafeInteger(treeSize) && treeSize >= 1 && rootHash.length === ROOT_HASH_BYTES;
     if (!isClaim || !Number.isSafeInteger(generation) || generation < 1)
       throw new AgentFailure('internal', 'a checkpoint that can not be');
     const claim = { environmentId: this.#settings.environmentId, generation, treeSize, rootHash };
@@ -121,11 +124,18 @@ export class AuditOperations {
 
   #readPublicKey(): Buffer {
     const { objectId } = this.#objectOf('audit-signing');
-    const found = this.#session.find({ class: ObjectClass.PUBLIC_KEY, token: true, id: idToBytes(objectId) });
+    const found = this.#session.find({
+      class: ObjectClass.PUBLIC_KEY,
+      token: true,
+      id: idToBytes(objectId),
+    });
     const point: unknown = found.length === 1 ? found.items(0).get('pointEC') : undefined;
     const spki = Buffer.isBuffer(point) ? spkiOfPoint(point) : undefined;
     if (spki === undefined)
-      throw new AgentFailure('token-object-missing', 'no public half of the audit-signing key here');
+      throw new AgentFailure(
+        'token-object-missing',
+        'no public half of the audit-signing key here',
+      );
     return spki;
   }
 }

@@ -1,10 +1,12 @@
 /**
- * How the agent fails: one error type with the kind that travels to the server, and the one place that tells PKCS#11's
- * errors from everything else. Knows no operation.
+ * How the agent fails: one error type with the kind that travels to the server, and the one place
+ * that tells PKCS#11's errors from everything else. Knows no operation.
  */
 import type { FailureKind } from '../protocol.ts';
 
-/** A failure that the server is told of as it is. The message is for operators and holds no secret. */
+/**
+ * A failure that the server is told of as it is. The message is for operators and holds no secret.
+ */
 export class AgentFailure extends Error {
   override readonly name = 'AgentFailure';
   readonly kind: FailureKind;
@@ -15,7 +17,10 @@ export class AgentFailure extends Error {
   }
 }
 
-/** The name of the PKCS#11 return value that an error reports, as `CKR_DEVICE_ERROR`, or undefined for other errors. */
+/**
+ * The name of the PKCS#11 return value that an error reports, as `CKR_DEVICE_ERROR`, or undefined
+ * for other errors.
+ */
 export function returnValueOf(error: unknown): string | undefined {
   // Some of the library's errors carry the name only within their message (measured).
   return error instanceof Error ? /CKR_[A-Z0-9_]+/.exec(error.message)?.[0] : undefined;

@@ -1,10 +1,11 @@
 /**
- * The checkpoint that the token keeps itself, in a data object: what outlives every process, and isn't restored with a
- * database.
+ * The checkpoint that the token keeps itself, in a data object: what outlives every process, and
+ * isn't restored with a database.
  *
- * Invariants: nothing is kept but what the token's own key has signed, and nothing in place of what is later; the new object
- * is there before an older one goes, so that whoever ends in between leaves two. Of several the latest counts, and the next
- * that is kept has the others go. Knows no log.
+ * Invariants: nothing is kept but what the token's own key has signed, and nothing in place of what
+ * is later; the new object is there before an older one goes, so that whoever ends in between
+ * leaves two. Of several the latest counts, and the next that is kept has the others go. Knows no
+ * log.
  */
 import type { Session, SessionObject } from 'graphene-pk11';
 import type { EnvironmentId } from '../../ids.ts';
@@ -27,20 +28,30 @@ interface Kept {
   readonly note: string;
 }
 
-/** The latest checkpoint in the token that its own key has signed; undefined where there is none. */
+/**
+ * The latest checkpoint in the token that its own key has signed; undefined where there is none.
+ */
 export function latestKept(keeper: Keeper): Kept | undefined {
   return latestOf(listObjects(keeper));
 }
 
 /**
- * Keeps a checkpoint; one that is kept already isn't written again. Throws `refused` for what this token's key hasn't signed,
- * and for one that a later one is kept of. Needs a session that can write.
+ * Keeps a checkpoint; one that is kept already isn't written again. Throws `refused` for what this
+ * token's key hasn't signed, and for one that a later one is kept of. Needs a session that can
+ * write.
  */
-export function keepCheckpoint(keeper: Keeper, profile: Pick<TokenProfile, 'unsupported'>, note: string) {
+export function keepCheckpoint(
+  keeper: Keeper,
+  profile: Pick<TokenProfile, 'unsupported'>,
+  note: string,
+) {
   const { session, environmentId, spki } = keeper;
   const claim = signedClaim(note, environmentId, spki);
   if (claim === undefined)
-    throw new AgentFailure('refused', 'the token keeps no checkpoint but what its own key has signed');
+    throw new AgentFailure(
+      'refused',
+      'the token keeps no checkpoint but what its own key has signed',
+    );
   const before = latestKept(keeper);
   if (before !== undefined && !follows(claim, before.claim))
     throw new AgentFailure(
@@ -48,11 +59,16 @@ export function keepCheckpoint(keeper: Keeper, profile: Pick<TokenProfile, 'unsu
       `the token keeps a checkpoint of ${before.claim.treeSize} leaves, and one of ${claim.treeSize} does not follow it`,
     );
   if (before === undefined || !follows(before.claim, claim))
-    session.create(keptCheckpointTemplate(labelOf('checkpoint', environmentId), Buffer.from(note), profile));
+    session.create(
+      keptCheckpointTemplate(labelOf('checkpoint', environmentId), Buffer.from(note), profile),
+    );
   destroyEarlier(listObjects(keeper), claim);
 }
 
-/** Those that are earlier than the latest, which must be this one, or a later one that another process keeps. */
+/**
+ * Those that are earlier than the latest, which must be this one, or a later one that another
+ * process keeps.
+ */
 function destroyEarlier(objects: readonly KeptObject[], claim: CheckpointClaim): void {
   const latest = latestOf(objects);
   if (latest === undefined || !follows(latest.claim, claim))
@@ -81,6 +97,7 @@ function listObjects({ session, environmentId, spki }: Keeper): KeptObject[] {
 function latestOf(objects: readonly KeptObject[]): Kept | undefined {
   let latest: Kept | undefined;
   for (const { kept } of objects)
-    if (kept !== undefined && (latest === undefined || follows(kept.claim, latest.claim))) latest = kept;
+    if (kept !== undefined && (latest === undefined || follows(kept.claim, latest.claim)))
+      latest = kept;
   return latest;
 }

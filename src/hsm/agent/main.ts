@@ -1,10 +1,11 @@
 /**
- * The HSM agent: a process of its own, the only one that loads the PKCS#11 library and reads the PIN.
+ * The HSM agent: a process of its own, the only one that loads the PKCS#11 library and reads the
+ * PIN.
  *
- * Reads requests from descriptor 3, does them one after another, writes replies. Ends when the stream does, and after
- * any PKCS#11 error once it has said so: recovery is a new process. Every request gets one reply unless the process
- * dies, as it does of what was not foreseen. Writes to stderr only what holds no secret.
- * Frames are zeroed once they are done with: they hold plaintext.
+ * Reads requests from descriptor 3, does them one after another, writes replies. Ends when the
+ * stream does, and after any PKCS#11 error once it has said so: recovery is a new process. Every
+ * request gets one reply unless the process dies, as it does of what was not foreseen. Writes to
+ * stderr only what holds no secret. Frames are zeroed once they are done with: they hold plaintext.
  */
 import { writeSync } from 'node:fs';
 import { Socket } from 'node:net';
@@ -69,10 +70,19 @@ const handlers: Handlers = {
     requireUnopened();
     const token = openToken(settings, { despiteFailedTry: settings.despiteFailedTry });
     requireMechanisms(token.slot, settings.profile.wrapMechanism);
-    const { objects, findings, held, problems } = takeAllObjects(token.session, settings, settings.objects);
+    const { objects, findings, held, problems } = takeAllObjects(
+      token.session,
+      settings,
+      settings.objects,
+    );
     const operations = new KeyOperations(token.session, settings, objects);
     operations.prove();
-    opened = { token, settings, operations, audit: new AuditOperations(token.session, settings, objects) };
+    opened = {
+      token,
+      settings,
+      operations,
+      audit: new AuditOperations(token.session, settings, objects),
+    };
     return {
       module: token.module,
       token: token.label,
@@ -88,7 +98,8 @@ const handlers: Handlers = {
     const { environmentId, waivers } = settings;
     const profile = probe(token.slot);
     const measure = { environmentId, waivers, profile };
-    // A token that lacks one has lost it, or is another: a new one in its place would open nothing that there is.
+    // A token that lacks one has lost it, or is another: a new one in its place would open nothing
+    // that there is.
     if (recorded.length > 0) {
       takeAllObjects(token.session, measure, recorded);
       return { profile, objects: recorded, ...identityOf(token) };
@@ -185,9 +196,13 @@ function identityOf({ label, serialNumber }: OpenToken): TokenIdentity {
   return { label, serialNumber };
 }
 
-/** An agent does one thing in its life: what serves never moves anything, and what moves never serves. */
+/**
+ * An agent does one thing in its life: what serves never moves anything, and what moves never
+ * serves.
+ */
 function requireUnopened(): void {
-  if (opened !== undefined || moving !== undefined) throw new Error('an agent that is opened already');
+  if (opened !== undefined || moving !== undefined)
+    throw new Error('an agent that is opened already');
 }
 
 function openToMove(settings: MoveSettings) {
@@ -198,12 +213,14 @@ function openToMove(settings: MoveSettings) {
 }
 
 function moveSource(): MoveSource {
-  if (moving === undefined || !('source' in moving)) throw new Error('an agent that is no source of a move');
+  if (moving === undefined || !('source' in moving))
+    throw new Error('an agent that is no source of a move');
   return moving.source;
 }
 
 function moveTarget(): MoveTarget {
-  if (moving === undefined || !('target' in moving)) throw new Error('an agent that is no target of a move');
+  if (moving === undefined || !('target' in moving))
+    throw new Error('an agent that is no target of a move');
   return moving.target;
 }
 
@@ -221,7 +238,8 @@ function execute<Name extends OperationName>({
   readonly reply: Buffer;
   readonly fatal: boolean;
 } {
-  if (monotonicNow() > deadline) return refuse(requestId, { kind: 'expired', detail: 'past its deadline' });
+  if (monotonicNow() > deadline)
+    return refuse(requestId, { kind: 'expired', detail: 'past its deadline' });
   try {
     const answer = handlers[name](decodeRequest(name, frame));
     const reply = encodeReply(requestId, name, answer);
@@ -237,7 +255,10 @@ function execute<Name extends OperationName>({
 }
 
 function refuse(requestId: number, failure: Failure) {
-  return { reply: encodeFailure(requestId, failure), fatal: ENDING_FAILURES.includes(failure.kind) };
+  return {
+    reply: encodeFailure(requestId, failure),
+    fatal: ENDING_FAILURES.includes(failure.kind),
+  };
 }
 
 function serve(socket: Socket): void {
@@ -253,7 +274,8 @@ function serve(socket: Socket): void {
       if (fatal) process.exit(EXIT_AFTER_FAILURE);
     });
     if (monotonicNow() - flushedAt < FLUSH_MS) return;
-    // One chunk can hold more calls than a slow token does in seconds: nobody waits for the others' answers.
+    // One chunk can hold more calls than a slow token does in seconds: nobody waits for the others'
+    // answers.
     socket.uncork();
     socket.cork();
     flushedAt = monotonicNow();
@@ -268,10 +290,16 @@ function serve(socket: Socket): void {
   socket.on('error', () => process.exit(0));
 }
 
-/** Ends this process, saying where it failed. Node itself would print what is attached to an error, too. */
+/**
+ * Ends this process, saying where it failed. Node itself would print what is attached to an error,
+ * too.
+ */
 function failed(thrown: unknown): void {
   try {
-    writeSync(STDERR, thrown instanceof Error ? `${thrown.stack}\n` : `a ${typeof thrown} was thrown\n`);
+    writeSync(
+      STDERR,
+      thrown instanceof Error ? `${thrown.stack}\n` : `a ${typeof thrown} was thrown\n`,
+    );
   } catch {
     // There may be nobody to tell.
   }

@@ -1,9 +1,10 @@
 /**
  * What a serving agent does: the operations on key versions, each whole.
  *
- * Invariants: a sealed version's row seal is verified before anything is unwrapped, its check value before anything is
- * used; what doesn't verify is asked of the token twice before a row or a caller is blamed for it; plaintext is returned only by `open` and `issueDataKey`; material exists outside a session object only wrapped.
- * Knows no frame, no socket, no deadline.
+ * Invariants: a sealed version's row seal is verified before anything is unwrapped, its check value
+ * before anything is used; what doesn't verify is asked of the token twice before a row or a caller
+ * is blamed for it; plaintext is returned only by `open` and `issueDataKey`; material exists
+ * outside a session object only wrapped. Knows no frame, no socket, no deadline.
  */
 import { timingSafeEqual } from 'node:crypto';
 import { type Key, MechanismEnum, type Session } from 'graphene-pk11';
@@ -70,7 +71,10 @@ export class KeyOperations {
     });
   }
 
-  /** Has the token compute something with every seal key, twice. Throws what PKCS#11 reports, or `token`. */
+  /**
+   * Has the token compute something with every seal key, twice. Throws what PKCS#11 reports, or
+   * `token`.
+   */
   prove(): void {
     for (const { role, handle } of this.#objects.values()) {
       if (role !== 'seal') continue;
@@ -80,9 +84,9 @@ export class KeyOperations {
   }
 
   /**
-   * Uses these token objects from now on, and returns them. One that it has used and doesn't find now, it goes on using while
-   * that is wanted: a token that hides an object for a moment must not end what works. What was unwrapped under others is
-   * forgotten.
+   * Uses these token objects from now on, and returns them. One that it has used and doesn't find
+   * now, it goes on using while that is wanted: a token that hides an object for a moment must not
+   * end what works. What was unwrapped under others is forgotten.
    */
   hold(found: readonly FoundObject[], wanted: ReadonlySet<string>): readonly FoundObject[] {
     const kept = [...this.#objects.values()].filter(({ objectId }) => wanted.has(objectId));
@@ -91,7 +95,9 @@ export class KeyOperations {
     return [...this.#objects.values()];
   }
 
-  /** Generates a version, wraps and seals it, and proves it by loading it as every later use will. */
+  /**
+   * Generates a version, wraps and seals it, and proves it by loading it as every later use will.
+   */
   createKeyVersion(request: RequestOf<'createKeyVersion'>): SealedKeyVersion {
     const { sealKeyId, ...named } = request;
     const wrapped = this.#generateWrapped(named.rootKeyId);
@@ -100,7 +106,8 @@ export class KeyOperations {
     const unsealed = { ...version, checkValue };
     const sealed = { ...unsealed, sealKeyId, seal: this.#sealOf(unsealed, sealKeyId) };
     try {
-      // The check value came from one unwrapping, the proof comes from another: wrong bytes from the token show here.
+      // The check value came from one unwrapping, the proof comes from another: wrong bytes from
+      // the token show here.
       this.#load(encode(sealedKeyVersion, sealed));
     } catch (cause) {
       throw new AgentFailure('token', 'a new key version does not verify', { cause });
@@ -111,7 +118,9 @@ export class KeyOperations {
   seal(request: RequestOf<'seal'>): ReplyOf<'seal'> {
     const loaded = this.#load(request.keyVersion);
     const purpose = purposeOf(request.purpose);
-    return { ciphertext: sealUnder(loaded, purpose, bindingOf(loaded, request), request.plaintext) };
+    return {
+      ciphertext: sealUnder(loaded, purpose, bindingOf(loaded, request), request.plaintext),
+    };
   }
 
   open(request: RequestOf<'open'>): ReplyOf<'open'> {
@@ -134,7 +143,11 @@ export class KeyOperations {
       contextDigest: request.sourceContextDigest,
       ciphertext: request.ciphertext,
     });
-    return this.seal({ ...request, purpose: parseHeader(request.ciphertext, PURPOSES).purpose, plaintext });
+    return this.seal({
+      ...request,
+      purpose: parseHeader(request.ciphertext, PURPOSES).purpose,
+      plaintext,
+    });
   }
 
   rewrap(request: RequestOf<'rewrap'>): ReplyOf<'rewrap'> {
@@ -151,7 +164,8 @@ export class KeyOperations {
 
   #rewrap({ keyVersion, sourceKeyVersions, items }: RequestOf<'rewrap'>): ReplyOf<'rewrap'> {
     const target = this.#load(keyVersion);
-    // Loaded when the first item wants it: a version that doesn't verify is a failure of its items, not of all.
+    // Loaded when the first item wants it: a version that doesn't verify is a failure of its items,
+    // not of all.
     const sources = sourceKeyVersions.map((sealed) => once(() => this.#load(sealed)));
     return {
       results: items.map((item) => {
@@ -170,7 +184,11 @@ export class KeyOperations {
     return {
       keyVersions: items.map(({ rootKeyId, keyVersion }) => {
         try {
-          return this.#transferOne(decode(sealedKeyVersion, Buffer.from(keyVersion)), rootKeyId, sealKeyId);
+          return this.#transferOne(
+            decode(sealedKeyVersion, Buffer.from(keyVersion)),
+            rootKeyId,
+            sealKeyId,
+          );
         } catch (error) {
           if (error instanceof AgentFailure && error.kind === 'row-corrupt') return Buffer.alloc(0);
           throw error;
@@ -179,13 +197,21 @@ export class KeyOperations {
     };
   }
 
-  /** Verifies a version, seal and check value, and keeps nothing loaded of it. Throws `row-corrupt`. */
+  /**
+   * Verifies a version, seal and check value, and keeps nothing loaded of it. Throws `row-corrupt`.
+   */
   verify(version: SealedKeyVersion): void {
     this.#unwrapVerified(version).destroy();
   }
 
-  /** Seals a version that has come under a root key of this token, and proves it by the check value that it had. */
-  adopt(version: Omit<SealedKeyVersion, 'sealKeyId' | 'seal'>, sealKeyId: SealKeyId): SealedKeyVersion {
+  /**
+   * Seals a version that has come under a root key of this token, and proves it by the check value
+   * that it had.
+   */
+  adopt(
+    version: Omit<SealedKeyVersion, 'sealKeyId' | 'seal'>,
+    sealKeyId: SealKeyId,
+  ): SealedKeyVersion {
     const sealed = { ...version, sealKeyId, seal: this.#sealOf(version, sealKeyId) };
     try {
       this.verify(sealed);
@@ -209,14 +235,19 @@ export class KeyOperations {
             wrap: this.#settings.profile.wrap,
             wrapped: this.#wrapAgain(version, rootKeyId),
           };
-    const sealed = encode(sealedKeyVersion, { ...moved, sealKeyId, seal: this.#sealOf(moved, sealKeyId) });
+    const sealed = encode(sealedKeyVersion, {
+      ...moved,
+      sealKeyId,
+      seal: this.#sealOf(moved, sealKeyId),
+    });
     this.#proveMoved(decode(sealedKeyVersion, sealed), version);
     return sealed;
   }
 
   /**
-   * Unwraps the moved version as every later use will, to the same check value. It isn't kept loaded: moving many would
-   * push out what callers use. Throws `row-corrupt` if the version was wrong before, `token` if it is only since.
+   * Unwraps the moved version as every later use will, to the same check value. It isn't kept
+   * loaded: moving many would push out what callers use. Throws `row-corrupt` if the version was
+   * wrong before, `token` if it is only since.
    */
   #proveMoved(moved: SealedKeyVersion, before: SealedKeyVersion): void {
     try {
@@ -293,7 +324,8 @@ export class KeyOperations {
     const key = this.#unwrap(version);
     if (timingSafeEqual(this.#checkValueBy(key, version), version.checkValue)) return key;
     key.destroy();
-    // The seal has vouched for the row, so the token is asked again, from unwrapping on, before the row is blamed.
+    // The seal has vouched for the row, so the token is asked again, from unwrapping on, before the
+    // row is blamed.
     if (timingSafeEqual(this.#checkValueOf(version), version.checkValue)) throw contradiction();
     throw corrupt(version, 'its check value does not match');
   }
@@ -313,10 +345,15 @@ export class KeyOperations {
 
   #sealOf(version: Omit<SealedKeyVersion, 'sealKeyId' | 'seal'>, sealKeyId: string): Buffer {
     const sealKey = this.#objectOf(sealKeyId, 'seal');
-    return this.#hmac(sealKey, sealInput(this.#settings.environmentId, version)).subarray(0, SEAL_BYTES);
+    return this.#hmac(sealKey, sealInput(this.#settings.environmentId, version)).subarray(
+      0,
+      SEAL_BYTES,
+    );
   }
 
-  #checkValueOf(version: KeyVersionIdentity & Pick<SealedKeyVersion, 'rootKeyId' | 'wrapped'>): Buffer {
+  #checkValueOf(
+    version: KeyVersionIdentity & Pick<SealedKeyVersion, 'rootKeyId' | 'wrapped'>,
+  ): Buffer {
     const key = this.#unwrap(version);
     try {
       return this.#checkValueBy(key, version);
@@ -326,14 +363,22 @@ export class KeyOperations {
   }
 
   #checkValueBy(key: Key, identity: KeyVersionIdentity): Buffer {
-    return this.#hmac(key, checkInput(this.#settings.environmentId, identity)).subarray(0, CHECK_VALUE_BYTES);
+    return this.#hmac(key, checkInput(this.#settings.environmentId, identity)).subarray(
+      0,
+      CHECK_VALUE_BYTES,
+    );
   }
 
   #generateWrapped(rootKeyId: string): Buffer {
     const root = this.#objectOf(rootKeyId, 'root');
-    const material = this.#session.generateKey(MechanismEnum.GENERIC_SECRET_KEY_GEN, transferTemplate());
+    const material = this.#session.generateKey(
+      MechanismEnum.GENERIC_SECRET_KEY_GEN,
+      transferTemplate(),
+    );
     try {
-      return Buffer.from(this.#session.wrapKey(this.#settings.profile.wrapMechanism, root, material));
+      return Buffer.from(
+        this.#session.wrapKey(this.#settings.profile.wrapMechanism, root, material),
+      );
     } finally {
       material.destroy();
     }
@@ -363,7 +408,10 @@ export class KeyOperations {
     return output;
   }
 
-  /** Random bytes of the token's generator and the system's, combined: as good as the better of the two. */
+  /**
+   * Random bytes of the token's generator and the system's, combined: as good as the better of the
+   * two.
+   */
   #random(length: number): Buffer {
     const bytes = Buffer.from(this.#session.generateRandom(length));
     const own = Buffer.alloc(length);
@@ -404,17 +452,25 @@ function openUnder({ version, hmac }: LoadedVersion, binding: Binding, ciphertex
     if (!(error instanceof KeywardError)) throw error;
     // Asked a second time: what opens now was well, and the token was not.
     open(ciphertext, binding, hmac).fill(0);
-    throw new AgentFailure('token', 'the token derived wrong bytes for a message', { cause: error });
+    throw new AgentFailure('token', 'the token derived wrong bytes for a message', {
+      cause: error,
+    });
   }
 }
 
-/** A stored data key's ciphertext, brought from one version of its key to another, and opened again to see that it is right. */
+/**
+ * A stored data key's ciphertext, brought from one version of its key to another, and opened again
+ * to see that it is right.
+ */
 function rewrapOne(
   source: LoadedVersion,
   target: LoadedVersion,
   item: RequestOf<'rewrap'>['items'][number],
 ): Buffer {
-  if (source.version.tenantId !== target.version.tenantId || source.version.keyId !== target.version.keyId)
+  if (
+    source.version.tenantId !== target.version.tenantId ||
+    source.version.keyId !== target.version.keyId
+  )
     throw new AgentFailure('internal', 'an item was to go to another key');
   const { purpose } = parseHeader(item.ciphertext, [PURPOSE.storedDataKey]);
   const binding = bindingOf(target, item);
@@ -429,7 +485,12 @@ function rewrapOne(
   }
 }
 
-function opensTo(expected: Buffer, ciphertext: Buffer, version: LoadedVersion, binding: Binding): boolean {
+function opensTo(
+  expected: Buffer,
+  ciphertext: Buffer,
+  version: LoadedVersion,
+  binding: Binding,
+): boolean {
   try {
     const opened = openUnder(version, binding, ciphertext);
     const same = opened.length === expected.length && timingSafeEqual(opened, expected);
@@ -445,7 +506,8 @@ function opensTo(expected: Buffer, ciphertext: Buffer, version: LoadedVersion, b
 function outcomeOf(error: unknown): number {
   if (error instanceof KeywardError && error.reason === 'DECRYPTION_FAILED')
     return REWRAP_OUTCOME.doesNotOpen;
-  if (error instanceof AgentFailure && error.kind === 'row-corrupt') return REWRAP_OUTCOME.sourceCorrupt;
+  if (error instanceof AgentFailure && error.kind === 'row-corrupt')
+    return REWRAP_OUTCOME.sourceCorrupt;
   throw error;
 }
 
@@ -470,7 +532,10 @@ function corrupt(version: SealedKeyVersion, why: string): AgentFailure {
   );
 }
 
-function bindingOf({ tenant }: LoadedVersion, { subject, contextDigest }: Omit<Binding, 'tenant'>): Binding {
+function bindingOf(
+  { tenant }: LoadedVersion,
+  { subject, contextDigest }: Omit<Binding, 'tenant'>,
+): Binding {
   return { tenant, subject, contextDigest };
 }
 

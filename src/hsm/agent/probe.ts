@@ -1,9 +1,9 @@
 /**
  * Finds out how a token wants to be spoken to: by trying what serving will do.
  *
- * Run once, by an operator's command, and recorded as the token's profile; at each start only the mechanisms are looked
- * at again. Every try has a session of its own, since a
- * failed call can leave its session in the middle of an operation. Leaves no token object behind.
+ * Run once, by an operator's command, and recorded as the token's profile; at each start only the
+ * mechanisms are looked at again. Every try has a session of its own, since a failed call can leave
+ * its session in the middle of an operation. Leaves no token object behind.
  */
 import {
   KeyGenMechanism,
@@ -53,10 +53,13 @@ const REQUIRED = [
 /** The token's profile. Throws `refused`, naming what the token lacks. */
 export function probe(slot: Slot): TokenProfile {
   const offered = offeredBy(slot);
-  const missing: string[] = REQUIRED.filter(([number]) => !offered.has(number)).map(([, name]) => name);
+  const missing: string[] = REQUIRED.filter(([number]) => !offered.has(number)).map(
+    ([, name]) => name,
+  );
   const wraps = WRAP_MECHANISMS.filter(({ mechanism }) => offered.has(mechanism));
   if (wraps.length === 0) missing.push('AES key wrap (CKM_AES_KEY_WRAP, _KWP or _PAD)');
-  if (missing.length > 0) throw new AgentFailure('refused', `the token lacks ${missing.join(', ')}`);
+  if (missing.length > 0)
+    throw new AgentFailure('refused', `the token lacks ${missing.join(', ')}`);
 
   const unsupported = probeUnsupported(slot);
   const failures: string[] = [];
@@ -72,23 +75,34 @@ export function probe(slot: Slot): TokenProfile {
 }
 
 /**
- * Throws `refused`, naming what is missing, unless the token still has what serving needs: firmware and policies change.
+ * Throws `refused`, naming what is missing, unless the token still has what serving needs: firmware
+ * and policies change.
  */
 export function requireMechanisms(slot: Slot, wrapMechanism: number): void {
   const offered = offeredBy(slot);
   const wrap = WRAP_MECHANISMS.find(({ mechanism }) => mechanism === wrapMechanism);
-  const serving = [...SERVING, [wrapMechanism, wrap?.name ?? `mechanism ${wrapMechanism}`] as const];
+  const serving = [
+    ...SERVING,
+    [wrapMechanism, wrap?.name ?? `mechanism ${wrapMechanism}`] as const,
+  ];
   const missing = serving.filter(([number]) => !offered.has(number)).map(([, name]) => name);
-  if (missing.length > 0) throw new AgentFailure('refused', `the token lacks ${missing.join(', ')}`);
+  if (missing.length > 0)
+    throw new AgentFailure('refused', `the token lacks ${missing.join(', ')}`);
 }
 
-/** What a token offers for moving key versions to it or from it, by the mechanisms that it lists; nothing is tried. */
+/**
+ * What a token offers for moving key versions to it or from it, by the mechanisms that it lists;
+ * nothing is tried.
+ */
 export function offerOf(slot: Slot): Pick<TokenSurvey, 'lacks' | 'wraps' | 'oaep'> {
   const offered = offeredBy(slot);
   return {
     lacks: REQUIRED.filter(([number]) => !offered.has(number)).map(([, name]) => name),
-    wraps: WRAP_MECHANISMS.filter(({ mechanism }) => offered.has(mechanism)).map(({ wrap }) => wrap),
-    oaep: offered.has(MechanismEnum.RSA_PKCS_OAEP) && offered.has(MechanismEnum.RSA_PKCS_KEY_PAIR_GEN),
+    wraps: WRAP_MECHANISMS.filter(({ mechanism }) => offered.has(mechanism)).map(
+      ({ wrap }) => wrap,
+    ),
+    oaep:
+      offered.has(MechanismEnum.RSA_PKCS_OAEP) && offered.has(MechanismEnum.RSA_PKCS_KEY_PAIR_GEN),
   };
 }
 
@@ -96,7 +110,8 @@ export function offerOf(slot: Slot): Pick<TokenSurvey, 'lacks' | 'wraps' | 'oaep
 export function profileInWords(profile: TokenProfile): ProfileWords {
   const wrap = WRAP_MECHANISMS.find(({ mechanism }) => mechanism === profile.wrapMechanism);
   return {
-    keyType: profile.keyType === SHA512_HMAC_KEY ? 'CKK_SHA512_HMAC' : `CKK_${KeyType[profile.keyType]}`,
+    keyType:
+      profile.keyType === SHA512_HMAC_KEY ? 'CKK_SHA512_HMAC' : `CKK_${KeyType[profile.keyType]}`,
     wrapMechanism: `${wrap?.name ?? `mechanism ${profile.wrapMechanism}`} (RFC ${profile.wrap === WRAP.rfc3394 ? '3394' : '5649'})`,
     attributeOrder: `CKA_MODIFIABLE ${profile.modifiable} when unwrapping`,
     valueLength: profile.valueLength,
@@ -145,16 +160,23 @@ function tryProfile(session: Session, profile: TokenProfile): string | undefined
     const key = session.unwrapKey(profile.wrapMechanism, root, wrapped, useTemplate(profile));
     return session.createSign(HMAC_SHA512, key).once(Buffer.from('keyward'));
   });
-  return first && second && first.length === 64 && first.equals(second) ? undefined : 'HMACs differ';
+  return first && second && first.length === 64 && first.equals(second)
+    ? undefined
+    : 'HMACs differ';
 }
 
 /**
- * The required attributes that this token can't hold to: those without which making a token object succeeds and with
- * which it doesn't, and those that it reports wrongly of a key that it has just generated itself. Tried with token
- * objects, each destroyed at once: NSS keeps CKA_COPYABLE for session objects and fails to store it.
+ * The required attributes that this token can't hold to: those without which making a token object
+ * succeeds and with which it doesn't, and those that it reports wrongly of a key that it has just
+ * generated itself. Tried with token objects, each destroyed at once: NSS keeps CKA_COPYABLE for
+ * session objects and fails to store it.
  */
 function probeUnsupported(slot: Slot): string[] {
-  const attempts = [[], ...optionalAttributes.map((attribute) => [attribute]), [...optionalAttributes]];
+  const attempts = [
+    [],
+    ...optionalAttributes.map((attribute) => [attribute]),
+    [...optionalAttributes],
+  ];
   for (const unsupported of attempts) {
     let misreported: string[] = [];
     const failure = inSession(
@@ -187,7 +209,10 @@ function generateTemporaryRoot(session: Session, unsupported: readonly string[],
   return session.generateKey(KeyGenMechanism.AES, template);
 }
 
-/** What `attempt` returns, or the name of the PKCS#11 error that it ended with. Its session objects go with its session. */
+/**
+ * What `attempt` returns, or the name of the PKCS#11 error that it ended with. Its session objects
+ * go with its session.
+ */
 export function inSession(
   slot: Slot,
   attempt: (session: Session) => string | undefined,

@@ -1,14 +1,19 @@
 /**
- * What an agent says of its token to whoever asks: the library, the token, the profile in words, every object with every
- * required attribute.
+ * What an agent says of its token to whoever asks: the library, the token, the profile in words,
+ * every object with every required attribute.
  *
- * Its invariant: it looks anew and refuses nothing; what serving would refuse is in the answer as it is. Changes nothing in
- * the token. Doesn't know what an object is used for.
+ * Its invariant: it looks anew and refuses nothing; what serving would refuse is in the answer as
+ * it is. Changes nothing in the token. Doesn't know what an object is used for.
  */
 import { KeyType } from 'graphene-pk11';
 import type { EnvironmentId } from '../../ids.ts';
 import type { TokenSettings } from '../protocol.ts';
-import type { AttributePosture, TokenObject, TokenPosture, TokenProfile } from '../token-profile.ts';
+import type {
+  AttributePosture,
+  TokenObject,
+  TokenPosture,
+  TokenProfile,
+} from '../token-profile.ts';
 import { profileInWords } from './probe.ts';
 import { requiredAttributes } from './templates.ts';
 import type { OpenToken } from './token.ts';

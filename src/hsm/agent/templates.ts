@@ -1,10 +1,18 @@
 /**
- * Every template with which the agent creates or unwraps an object, and what each token object must be.
+ * Every template with which the agent creates or unwraps an object, and what each token object must
+ * be.
  *
- * The templates are constants, varied only by the token's profile and never by a request: a single attribute chosen by
- * somebody else (SENSITIVE off, DECRYPT beside WRAP) gives keys away. Knows attributes, not sessions.
+ * The templates are constants, varied only by the token's profile and never by a request: a single
+ * attribute chosen by somebody else (SENSITIVE off, DECRYPT beside WRAP) gives keys away. Knows
+ * attributes, not sessions.
  */
-import { type ITemplate, KeyType, MechanismEnum, ObjectClass, registerAttribute } from 'graphene-pk11';
+import {
+  type ITemplate,
+  KeyType,
+  MechanismEnum,
+  ObjectClass,
+  registerAttribute,
+} from 'graphene-pk11';
 import { MATERIAL_BYTES } from '../key-version.ts';
 import type { TokenObjectRole, TokenProfile } from '../token-profile.ts';
 
@@ -22,8 +30,15 @@ const APPLICATION = 'keyward';
 
 /** Attributes that some tokens know no way to set; a token that lacks one needs a waiver. */
 export const optionalAttributes: readonly string[] = ['copyable', 'modifiable'];
-/** What the token itself says of a key's past: true of every key that it has generated as a sensitive one. */
-export const historyAttributes: readonly string[] = ['local', 'alwaysSensitive', 'neverExtractable'];
+/**
+ * What the token itself says of a key's past: true of every key that it has generated as a
+ * sensitive one.
+ */
+export const historyAttributes: readonly string[] = [
+  'local',
+  'alwaysSensitive',
+  'neverExtractable',
+];
 
 /** Nothing but what a template grants on top of it. */
 const NO_USAGE = {
@@ -43,7 +58,10 @@ const GUARDED = {
   extractable: false,
 } as const satisfies ITemplate;
 
-/** A private EC key has fewer usages than a secret key, and tokens refuse to hear of those it hasn't. */
+/**
+ * A private EC key has fewer usages than a secret key, and tokens refuse to hear of those it
+ * hasn't.
+ */
 const PRIVATE_KEY_USAGE = {
   decrypt: false,
   sign: true,
@@ -61,7 +79,11 @@ const USAGE: Readonly<Record<TokenObjectRole, ITemplate>> = {
 /** RSA-3072, exponent 65537. */
 export const TRANSPORT_MODULUS_BYTES = 384;
 const TRANSPORT_EXPONENT = Buffer.from([1, 0, 1]);
-const PUBLIC_TRANSPORT_USAGE = { encrypt: false, verify: false, wrap: true } as const satisfies ITemplate;
+const PUBLIC_TRANSPORT_USAGE = {
+  encrypt: false,
+  verify: false,
+  wrap: true,
+} as const satisfies ITemplate;
 
 const KIND = {
   root: { keyType: KeyType.AES, valueLen: 32 },
@@ -71,7 +93,9 @@ const KIND = {
 } as const satisfies Readonly<Record<TokenObjectRole, ITemplate>>;
 
 /** What must be true of a token object once it exists, by attribute. */
-export function requiredAttributes(role: TokenObjectRole): readonly (readonly [string, boolean | number])[] {
+export function requiredAttributes(
+  role: TokenObjectRole,
+): readonly (readonly [string, boolean | number])[] {
   return Object.entries({
     ...KIND[role],
     ...GUARDED,
@@ -141,7 +165,8 @@ export function auditPublicTemplate(id: Buffer, label: string): ITemplate {
 }
 
 /**
- * TRANSFER: material on its way into a wrapping. It can be wrapped and nothing else, and lives within one operation.
+ * TRANSFER: material on its way into a wrapping. It can be wrapped and nothing else, and lives
+ * within one operation.
  */
 export function transferTemplate(): ITemplate {
   return {
@@ -157,7 +182,9 @@ export function transferTemplate(): ITemplate {
 }
 
 /** TRANSFER, for material that comes out of one wrapping to go into another. */
-export function transferUnwrapTemplate({ valueLength }: Pick<TokenProfile, 'valueLength'>): ITemplate {
+export function transferUnwrapTemplate({
+  valueLength,
+}: Pick<TokenProfile, 'valueLength'>): ITemplate {
   const template = transferTemplate();
   if (!valueLength) delete template.valueLen;
   return template;
@@ -181,8 +208,14 @@ export function useTemplate(profile: Omit<TokenProfile, 'wrap' | 'wrapMechanism'
   });
 }
 
-/** TRANSPORT, for generating a pair: its public half wraps, its private half unwraps and never leaves the token. */
-export function transportPairTemplates(): { readonly public: ITemplate; readonly private: ITemplate } {
+/**
+ * TRANSPORT, for generating a pair: its public half wraps, its private half unwraps and never
+ * leaves the token.
+ */
+export function transportPairTemplates(): {
+  readonly public: ITemplate;
+  readonly private: ITemplate;
+} {
   const half = { keyType: KeyType.RSA, token: false } as const;
   return {
     public: {
@@ -216,7 +249,9 @@ export function transportPublicTemplate(modulus: Buffer): ITemplate {
   };
 }
 
-/** TRANSPORT, the AES key where it is made: it wraps, and leaves under the other token's public key. */
+/**
+ * TRANSPORT, the AES key where it is made: it wraps, and leaves under the other token's public key.
+ */
 export function transportKeyTemplate(): ITemplate {
   return {
     class: ObjectClass.SECRET_KEY,
@@ -232,7 +267,9 @@ export function transportKeyTemplate(): ITemplate {
 }
 
 /** TRANSPORT, the AES key where it arrives: it unwraps, and can't leave. */
-export function transportKeyUnwrapTemplate({ valueLength }: Pick<TokenProfile, 'valueLength'>): ITemplate {
+export function transportKeyUnwrapTemplate({
+  valueLength,
+}: Pick<TokenProfile, 'valueLength'>): ITemplate {
   return {
     class: ObjectClass.SECRET_KEY,
     keyType: KeyType.AES,
@@ -245,7 +282,9 @@ export function transportKeyUnwrapTemplate({ valueLength }: Pick<TokenProfile, '
 }
 
 function withoutUnsupported(unsupported: readonly string[], template: ITemplate): ITemplate {
-  return Object.fromEntries(Object.entries(template).filter(([name]) => !unsupported.includes(name)));
+  return Object.fromEntries(
+    Object.entries(template).filter(([name]) => !unsupported.includes(name)),
+  );
 }
 
 function classOf(role: TokenObjectRole): ObjectClass {

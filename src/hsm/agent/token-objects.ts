@@ -1,12 +1,27 @@
 /**
- * The environment's objects in the token: finding them, verifying what they are, and, by explicit command, making them.
+ * The environment's objects in the token: finding them, verifying what they are, and, by explicit
+ * command, making them.
  *
- * Invariants: nothing is created because something was not found, except by `createMissing`, which only an operator's
- * command reaches; two objects with one CKA_ID or one label, an object of another environment, and an object of another
- * kind, length or with a right too many are refused. What is destroyed was looked for first. Knows nothing of key versions.
+ * Invariants: nothing is created because something was not found, except by `createMissing`, which
+ * only an operator's command reaches; two objects with one CKA_ID or one label, an object of
+ * another environment, and an object of another kind, length or with a right too many are refused.
+ * What is destroyed was looked for first. Knows nothing of key versions.
  */
-import { type Key, KeyGenMechanism, MechanismEnum, type Session, type SessionObject } from 'graphene-pk11';
-import { type AnyId, type EnvironmentId, idFromBytes, idToBytes, newId, UUID_BYTES } from '../../ids.ts';
+import {
+  type Key,
+  KeyGenMechanism,
+  MechanismEnum,
+  type Session,
+  type SessionObject,
+} from 'graphene-pk11';
+import {
+  type AnyId,
+  type EnvironmentId,
+  idFromBytes,
+  idToBytes,
+  newId,
+  UUID_BYTES,
+} from '../../ids.ts';
 import {
   type HeldObjects,
   type ObjectCondition,
@@ -19,7 +34,12 @@ import {
   type TokenProfile,
 } from '../token-profile.ts';
 import { AgentFailure, returnValueOf } from './failure.ts';
-import { auditPublicTemplate, requiredAttributes, searchTemplate, tokenObjectTemplate } from './templates.ts';
+import {
+  auditPublicTemplate,
+  requiredAttributes,
+  searchTemplate,
+  tokenObjectTemplate,
+} from './templates.ts';
 
 const LABEL_PREFIX = 'keyward';
 /** The label of an environment's object of a role, or of a checkpoint that the token keeps. */
@@ -48,7 +68,9 @@ export interface TakenObjects extends HeldObjects {
   readonly findings: readonly PostureFinding[];
 }
 
-/** Those of the given objects that can be used. Throws `refused` where one can't that must be there. */
+/**
+ * Those of the given objects that can be used. Throws `refused` where one can't that must be there.
+ */
 export function takeObjects(
   session: Session,
   measure: Measure,
@@ -70,8 +92,8 @@ export function takeObjects(
 }
 
 /**
- * As {@link takeObjects}. Throws `refused` also for a token with another environment's objects, or with ones of this that
- * nobody has recorded.
+ * As {@link takeObjects}. Throws `refused` also for a token with another environment's objects, or
+ * with ones of this that nobody has recorded.
  */
 export function takeAllObjects(
   session: Session,
@@ -93,7 +115,8 @@ function lookFor(
 ): FoundObject | { readonly objection: string; readonly absent?: true } {
   const { role, objectId, presence } = object;
   const [found, ...others] = collect(session, role, idToBytes(objectId));
-  if (found === undefined) return { objection: `the token has no ${role} key ${objectId}`, absent: true };
+  if (found === undefined)
+    return { objection: `the token has no ${role} key ${objectId}`, absent: true };
   if (presence === 'gone')
     return { objection: `the ${role} key ${objectId} was destroyed and is in the token again` };
   if (others.length > 0)
@@ -105,10 +128,17 @@ function lookFor(
   return objection === undefined ? usable : { objection };
 }
 
-/** Makes one object, and looks at it. Throws `refused` when the id is taken, or the object isn't what it must be. */
+/**
+ * Makes one object, and looks at it. Throws `refused` when the id is taken, or the object isn't
+ * what it must be.
+ */
 export function createObject(
   session: Session,
-  { environmentId, waivers, profile }: Omit<Measure, 'profile'> & { readonly profile: TokenProfile },
+  {
+    environmentId,
+    waivers,
+    profile,
+  }: Omit<Measure, 'profile'> & { readonly profile: TokenProfile },
   object: TokenObject,
 ): void {
   const { role, objectId } = object;
@@ -119,14 +149,19 @@ export function createObject(
   takeObjects(session, { environmentId, waivers, profile }, [object]);
 }
 
-/** Destroys objects, and looks whether they are gone; returns how many were there. Throws `refused` for others' objects. */
+/**
+ * Destroys objects, and looks whether they are gone; returns how many were there. Throws `refused`
+ * for others' objects.
+ */
 export function destroyObjects(
   session: Session,
   environment: EnvironmentId,
   objects: readonly TokenObject[],
 ): number {
   refuseForeignObjects(session, environment);
-  const found = objects.flatMap(({ role, objectId }) => collect(session, role, idToBytes(objectId)));
+  const found = objects.flatMap(({ role, objectId }) =>
+    collect(session, role, idToBytes(objectId)),
+  );
   const strange = found.find((object) => !labelled(object).endsWith(` ${environment}`));
   if (strange !== undefined)
     throw new AgentFailure(
@@ -134,7 +169,9 @@ export function destroyObjects(
       `the token has "${labelled(strange)}" under an id that was to be destroyed`,
     );
   for (const object of found) object.destroy();
-  const left = objects.filter(({ role, objectId }) => collect(session, role, idToBytes(objectId)).length > 0);
+  const left = objects.filter(
+    ({ role, objectId }) => collect(session, role, idToBytes(objectId)).length > 0,
+  );
   if (left.length > 0)
     throw new AgentFailure(
       'refused',
@@ -143,7 +180,10 @@ export function destroyObjects(
   return found.length;
 }
 
-/** The environment's objects of every role, those that were missing newly made. For an operator's command only. */
+/**
+ * The environment's objects of every role, those that were missing newly made. For an operator's
+ * command only.
+ */
 export function createMissing(
   session: Session,
   environment: EnvironmentId,
@@ -155,7 +195,10 @@ export function createMissing(
     const existing = collect(session, role).filter((object) => labelled(object) === label);
     const [object] = existing;
     if (existing.length > 1) {
-      throw new AgentFailure('refused', `the token has ${existing.length} objects labelled ${label}`);
+      throw new AgentFailure(
+        'refused',
+        `the token has ${existing.length} objects labelled ${label}`,
+      );
     }
     if (object !== undefined) return { role, objectId: idOf(object) };
     const objectId = newId();
@@ -171,7 +214,10 @@ export interface SurveyedObject extends TokenObject {
   readonly handle?: Key;
 }
 
-/** The given objects as they are; and, by id and label, what looks like ours and isn't among them. Refuses nothing. */
+/**
+ * The given objects as they are; and, by id and label, what looks like ours and isn't among them.
+ * Refuses nothing.
+ */
 export function survey(
   session: Session,
   environment: EnvironmentId,
@@ -186,7 +232,8 @@ export function survey(
       const [found, ...others] = collect(session, object.role, idToBytes(object.objectId));
       if (found === undefined) return { ...object, condition: 'missing' };
       if (others.length > 0) return { ...object, condition: 'duplicated' };
-      const condition = labelled(found) === labelOf(object.role, environment) ? 'found' : 'mislabelled';
+      const condition =
+        labelled(found) === labelOf(object.role, environment) ? 'found' : 'mislabelled';
       return { ...object, condition, handle: found.toType<Key>() };
     }),
     unrecorded: ours
@@ -205,13 +252,18 @@ export function inspect(
       objectId,
       role,
       attribute,
-      state: profile.unsupported.includes(attribute) ? 'unsupported' : stateOf(handle, attribute, required),
+      state: profile.unsupported.includes(attribute)
+        ? 'unsupported'
+        : stateOf(handle, attribute, required),
     })),
   );
 }
 
 /** What is violated, or unsupported without a waiver, in words; undefined when nothing is. */
-function objectionTo(findings: readonly PostureFinding[], waivers: readonly string[]): string | undefined {
+function objectionTo(
+  findings: readonly PostureFinding[],
+  waivers: readonly string[],
+): string | undefined {
   const bad = findings.filter(
     ({ state, attribute }) =>
       state === 'violated' || (state === 'unsupported' && !waivers.includes(attribute)),
@@ -223,7 +275,11 @@ function objectionTo(findings: readonly PostureFinding[], waivers: readonly stri
   return `the token's objects are not what they must be: ${list.join('; ')}`;
 }
 
-function stateOf(object: SessionObject, attribute: string, required: boolean | number): PostureState {
+function stateOf(
+  object: SessionObject,
+  attribute: string,
+  required: boolean | number,
+): PostureState {
   try {
     return object.get(attribute) === required ? 'enforced' : 'violated';
   } catch (error) {
@@ -265,7 +321,10 @@ export function refuseForeignObjects(session: Session, environment: EnvironmentI
   }
 }
 
-/** An object that bears our label and isn't one of those that are recorded: whoever looks by label may take it for ours. */
+/**
+ * An object that bears our label and isn't one of those that are recorded: whoever looks by label
+ * may take it for ours.
+ */
 function refuseUnknownObjects(
   session: Session,
   environment: EnvironmentId,
@@ -303,7 +362,10 @@ function idInWords(object: SessionObject): string {
 function idOf(object: SessionObject): AnyId {
   const id: unknown = object.get('id');
   if (!Buffer.isBuffer(id) || id.length !== 16) {
-    throw new AgentFailure('refused', `the object labelled ${labelled(object)} has no UUID for its id`);
+    throw new AgentFailure(
+      'refused',
+      `the object labelled ${labelled(object)} has no UUID for its id`,
+    );
   }
   return idFromBytes(id);
 }

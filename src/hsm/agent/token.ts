@@ -1,9 +1,11 @@
 /**
- * The door to the PKCS#11 token: loads the module, finds the one token that is meant, reads the PIN file, logs in.
+ * The door to the PKCS#11 token: loads the module, finds the one token that is meant, reads the PIN
+ * file, logs in.
  *
- * Invariants: one session, used by one thread, with synchronous calls only (the library's asynchronous ones have
- * encrypted freed memory). A PIN is tried once, and not at all when the token says that tries are running out. Sessions
- * for serving are read-only, so that serving can't create a token object whatever else goes wrong. Knows no object.
+ * Invariants: one session, used by one thread, with synchronous calls only (the library's
+ * asynchronous ones have encrypted freed memory). A PIN is tried once, and not at all when the
+ * token says that tries are running out. Sessions for serving are read-only, so that serving can't
+ * create a token object whatever else goes wrong. Knows no object.
  */
 import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs';
 import { Module, type Session, SessionFlag, type Slot, type Token, TokenFlag } from 'graphene-pk11';
@@ -12,7 +14,8 @@ import type { TokenIdentity, TokenPosture } from '../token-profile.ts';
 import { AgentFailure, returnValueOf } from './failure.ts';
 
 const CKF_OS_LOCKING_OK = 2;
-const PIN_RETURN_VALUES = /^CKR_(PIN_(INCORRECT|INVALID|LEN_RANGE|EXPIRED|LOCKED)|USER_PIN_NOT_INITIALIZED)$/;
+const PIN_RETURN_VALUES =
+  /^CKR_(PIN_(INCORRECT|INVALID|LEN_RANGE|EXPIRED|LOCKED)|USER_PIN_NOT_INITIALIZED)$/;
 
 export interface OpenToken {
   readonly session: Session;
@@ -33,8 +36,8 @@ interface OpenOptions {
 }
 
 /**
- * Opens the token. Throws `refused` for what an operator has to mend, `pin-rejected` after a try and `pin-tries-low`
- * without one, or what PKCS#11 reports.
+ * Opens the token. Throws `refused` for what an operator has to mend, `pin-rejected` after a try
+ * and `pin-tries-low` without one, or what PKCS#11 reports.
  */
 export function openToken(settings: TokenSettings, options: OpenOptions = {}): OpenToken {
   const module = loadModule(settings);
@@ -42,7 +45,9 @@ export function openToken(settings: TokenSettings, options: OpenOptions = {}): O
   const token = slot.getToken();
   checkPinTries(token.flags, options.despiteFailedTry ?? false);
   const session = slot.open(
-    options.write ? SessionFlag.SERIAL_SESSION | SessionFlag.RW_SESSION : SessionFlag.SERIAL_SESSION,
+    options.write
+      ? SessionFlag.SERIAL_SESSION | SessionFlag.RW_SESSION
+      : SessionFlag.SERIAL_SESSION,
   );
   logIn(session, settings.pinFile);
   const description = describe(module, token);
@@ -85,9 +90,13 @@ function loadModule(settings: TokenSettings): Module {
   try {
     module = Module.load(settings.module);
   } catch (cause) {
-    throw new AgentFailure('refused', `${settings.module} is not a PKCS#11 module that can be loaded`, {
-      cause,
-    });
+    throw new AgentFailure(
+      'refused',
+      `${settings.module} is not a PKCS#11 module that can be loaded`,
+      {
+        cause,
+      },
+    );
   }
   module.initialize({
     flags: CKF_OS_LOCKING_OK,
@@ -105,9 +114,13 @@ function chooseSlot(module: Module, selector: string): Slot {
     return matches({ token: label, serial: serialNumber, manufacturer: manufacturerID, model });
   });
   const [slot] = chosen;
-  // Nothing there at all is more likely a device that is away than a wrong setting; or SoftHSM's token, whose file another
-  // process that logs in is writing anew. SoftHSM shows one that isn't initialized, always.
-  if (slot === undefined && !all.some((each) => each.getToken().flags & TokenFlag.TOKEN_INITIALIZED))
+  // Nothing there at all is more likely a device that is away than a wrong setting; or SoftHSM's
+  // token, whose file another process that logs in is writing anew. SoftHSM shows one that isn't
+  // initialized, always.
+  if (
+    slot === undefined &&
+    !all.some((each) => each.getToken().flags & TokenFlag.TOKEN_INITIALIZED)
+  )
     throw new AgentFailure('token', `no initialized token is present; looked for ${selector}`);
   if (slot === undefined || chosen.length > 1) {
     const present = all.map((each) => JSON.stringify(each.getToken().label)).join(', ');
@@ -155,7 +168,10 @@ function logIn(session: Session, pinFile: string): void {
     const returnValue = returnValueOf(error) ?? '';
     if (returnValue === 'CKR_USER_ALREADY_LOGGED_IN') return;
     if (!PIN_RETURN_VALUES.test(returnValue)) throw error;
-    throw new AgentFailure('pin-rejected', `the token does not accept the PIN in ${pinFile}: ${returnValue}`);
+    throw new AgentFailure(
+      'pin-rejected',
+      `the token does not accept the PIN in ${pinFile}: ${returnValue}`,
+    );
   }
 }
 
@@ -169,7 +185,10 @@ function readPin(pinFile: string): string {
   }
   try {
     if (fstatSync(descriptor).mode & 0o077) {
-      throw new AgentFailure('refused', `the PIN file ${pinFile} is readable by others; chmod 600 it`);
+      throw new AgentFailure(
+        'refused',
+        `the PIN file ${pinFile} is readable by others; chmod 600 it`,
+      );
     }
     return readFileSync(descriptor, 'utf8').replace(/\r?\n$/, '');
   } finally {

@@ -1,9 +1,11 @@
 /**
- * Moving key versions from one token to another: what an agent does at either end, opened for that and nothing else.
+ * Moving key versions from one token to another: what an agent does at either end, opened for that
+ * and nothing else.
  *
- * Invariants: material leaves the source only wrapped by a key whose private or secret half is in the target and can't leave
- * it; a version is verified before it is exported and proven by the same check value before it is sealed; transport keys are
- * session objects, and end with the agent. An agent that serves never gets here. Knows no frame and no row.
+ * Invariants: material leaves the source only wrapped by a key whose private or secret half is in
+ * the target and can't leave it; a version is verified before it is exported and proven by the same
+ * check value before it is sealed; transport keys are session objects, and end with the agent. An
+ * agent that serves never gets here. Knows no frame and no row.
  */
 import {
   type IKeyPair,
@@ -69,7 +71,8 @@ class End {
 
   rootKey(objectId: string): Key {
     const root = this.#roots.get(objectId);
-    if (root === undefined) throw new AgentFailure('token-object-missing', `no root key ${objectId} here`);
+    if (root === undefined)
+      throw new AgentFailure('token-object-missing', `no root key ${objectId} here`);
     return root;
   }
 }
@@ -148,18 +151,31 @@ export class MoveTarget {
   readonly offer: TransportOffer;
   #transport: Transport | undefined;
 
-  /** Makes a transport key pair. Throws `refused` when the token unwraps by RSA-OAEP in no known way. */
-  constructor({ session, slot }: OpenToken, settings: MoveSettings, objects: readonly FoundObject[]) {
+  /**
+   * Makes a transport key pair. Throws `refused` when the token unwraps by RSA-OAEP in no known
+   * way.
+   */
+  constructor(
+    { session, slot }: OpenToken,
+    settings: MoveSettings,
+    objects: readonly FoundObject[],
+  ) {
     this.#end = new End(session, settings, objects);
     const templates = transportPairTemplates();
     const pair = session.generateKeyPair(KeyGenMechanism.RSA, templates.public, templates.private);
     this.#pair = pair;
     const modulus: unknown = pair.publicKey.get('modulus');
-    if (!Buffer.isBuffer(modulus)) throw new AgentFailure('token', 'a public key without a modulus');
+    if (!Buffer.isBuffer(modulus))
+      throw new AgentFailure('token', 'a public key without a modulus');
     const unwraps = (hash: OaepHash) =>
       inSession(slot, (trial) => {
         const wrapped = trial.wrapKey(oaep(hash), pair.publicKey, makeMaterial(trial));
-        trial.unwrapKey(oaep(hash), pair.privateKey, wrapped, transferUnwrapTemplate(settings.profile));
+        trial.unwrapKey(
+          oaep(hash),
+          pair.privateKey,
+          wrapped,
+          transferUnwrapTemplate(settings.profile),
+        );
         return undefined;
       });
     const hashes = OAEP_HASHES.filter((hash) => unwraps(hash) === undefined);
@@ -176,7 +192,12 @@ export class MoveTarget {
       return;
     }
     const template = transportKeyUnwrapTemplate(settings.profile);
-    const key = session.unwrapKey(byOaep.mechanism, byOaep.key, Buffer.from(wrapped, 'hex'), template);
+    const key = session.unwrapKey(
+      byOaep.mechanism,
+      byOaep.key,
+      Buffer.from(wrapped, 'hex'),
+      template,
+    );
     this.#transport = { key, mechanism: settings.profile.wrapMechanism };
   }
 
@@ -190,7 +211,12 @@ export class MoveTarget {
   ): Buffer {
     const { profile } = this.#end.settings;
     const { sealKeyId: _, seal: __, ...before } = decode(sealedKeyVersion, Buffer.from(keyVersion));
-    const moved = { ...before, rootKeyId, wrap: profile.wrap, wrapped: this.#wrapAnew(wrapped, rootKeyId) };
+    const moved = {
+      ...before,
+      rootKeyId,
+      wrap: profile.wrap,
+      wrapped: this.#wrapAnew(wrapped, rootKeyId),
+    };
     const adopted: SealedKeyVersion = this.#end.operations.adopt(moved, sealKeyId);
     return encode(sealedKeyVersion, adopted);
   }
@@ -202,7 +228,9 @@ export class MoveTarget {
     const { mechanism, key } = this.#transport;
     const material = session.unwrapKey(mechanism, key, wrapped, transferUnwrapTemplate(profile));
     try {
-      return Buffer.from(session.wrapKey(profile.wrapMechanism, this.#end.rootKey(rootKeyId), material));
+      return Buffer.from(
+        session.wrapKey(profile.wrapMechanism, this.#end.rootKey(rootKeyId), material),
+      );
     } finally {
       material.destroy();
     }

@@ -52,7 +52,9 @@ function isListed({ member, role }: RoleBinding, conditions: readonly Condition[
     group: member.kind === 'group' ? member.name : '',
     role,
   };
-  return conditions.every((each) => (fields[each.field] === each.value) === (each.operator === '='));
+  return conditions.every(
+    (each) => (fields[each.field] === each.value) === (each.operator === '='),
+  );
 }
 
 /** Those of the permissions that the caller has; none of a tenant that he may not know of. */
@@ -71,7 +73,9 @@ async function held(
 }
 
 const resourceName = (name: { readonly tenant: string; readonly key?: string }) =>
-  name.key === undefined ? formatTenantName(name) : formatKeyName({ tenant: name.tenant, key: name.key });
+  name.key === undefined
+    ? formatTenantName(name)
+    : formatKeyName({ tenant: name.tenant, key: name.key });
 
 export const accessService = {
   CreateRoleBinding: row({
@@ -84,14 +88,21 @@ export const accessService = {
       requestId: field.requestId,
     }),
     resource: ({ parent, roleBindingId }) =>
-      roleBindingId === '' ? formatTenantName(parent) : formatRoleBindingName(parent, roleBindingId),
+      roleBindingId === ''
+        ? formatTenantName(parent)
+        : formatRoleBindingName(parent, roleBindingId),
     handle: async (services, call, { parent, roleBindingId, roleBinding }) => {
       const tenant = await tenantOf(services, parent);
       const binding = { bindingId: roleBindingId || newBindingId(), ...roleBinding };
       const requireBeyond = () =>
         call.rights.require('roleBindings.createForAllTenants', {}, formatTenantName(parent));
       const { accessAdministration } = services;
-      const created = await accessAdministration.createBinding(call, tenant, binding, requireBeyond);
+      const created = await accessAdministration.createBinding(
+        call,
+        tenant,
+        binding,
+        requireBeyond,
+      );
       return roleBindingMessage(parent, created);
     },
   }),
@@ -101,7 +112,9 @@ export const accessService = {
     request: z.object({ name: field.roleBindingName }),
     resource: ({ name }) => formatRoleBindingName(name, name.roleBinding),
     handle: async (services, _, { name }) => {
-      const { bindings } = await services.accessAdministration.policyOf(await tenantOf(services, name));
+      const { bindings } = await services.accessAdministration.policyOf(
+        await tenantOf(services, name),
+      );
       const binding = bindings.find(({ bindingId }) => bindingId === name.roleBinding);
       if (binding === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
       return roleBindingMessage(name, binding);
@@ -113,7 +126,9 @@ export const accessService = {
     request: z.object({ parent: field.tenantName, ...field.page(['principal', 'group', 'role']) }),
     resource: ({ parent }) => formatTenantName(parent),
     handle: async (services, _, { parent, filter: conditions, ...request }) => {
-      const { bindings } = await services.accessAdministration.policyOf(await tenantOf(services, parent));
+      const { bindings } = await services.accessAdministration.policyOf(
+        await tenantOf(services, parent),
+      );
       const listed = bindings
         .filter((binding) => isListed(binding, conditions))
         .map((binding) => ({ ...binding, name: binding.bindingId }));
@@ -161,7 +176,9 @@ export const accessService = {
     request: z.object({ name: field.roleName }),
     resource: ({ name }) => formatRoleName(name, name.role),
     handle: async (services, _, { name }) => {
-      const { roles } = await services.accessAdministration.policyOf(await tenantOf(services, name));
+      const { roles } = await services.accessAdministration.policyOf(
+        await tenantOf(services, name),
+      );
       const role = roles.find(({ roleId }) => roleId === name.role);
       if (role === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
       return roleMessage(name, role);
@@ -173,8 +190,12 @@ export const accessService = {
     request: z.object({ parent: field.tenantName }),
     resource: ({ parent }) => formatTenantName(parent),
     handle: async (services, _, { parent }) => {
-      const { roles } = await services.accessAdministration.policyOf(await tenantOf(services, parent));
-      return { roles: [...predefinedRoleMessages(), ...roles.map((role) => roleMessage(parent, role))] };
+      const { roles } = await services.accessAdministration.policyOf(
+        await tenantOf(services, parent),
+      );
+      return {
+        roles: [...predefinedRoleMessages(), ...roles.map((role) => roleMessage(parent, role))],
+      };
     },
   }),
   DeleteRole: row({
@@ -214,7 +235,11 @@ export const accessService = {
       encryptionContext: field.encryptionContext,
     }),
     resource: ({ resource }) => resourceName(resource),
-    handle: async (services, _, { resource, permission, principal: name, groups, claims, ...request }) => {
+    handle: async (
+      services,
+      _,
+      { resource, permission, principal: name, groups, claims, ...request },
+    ) => {
       const subject = {
         name,
         groups,

@@ -26,7 +26,8 @@ const setPaused = (permission: Permission, paused: boolean) =>
     target: ofSystem,
     request: z.object({ requestId: field.requestId }),
     resource: () => 'maintenance',
-    handle: async ({ maintenance }, call) => maintenanceMessage(await maintenance.setPaused(call, paused)),
+    handle: async ({ maintenance }, call) =>
+      maintenanceMessage(await maintenance.setPaused(call, paused)),
   });
 
 export const adminService = {

@@ -37,7 +37,11 @@ export const auditService = {
       endTime: field.time,
     }),
     resource: ({ parent }) => `tenants/${parent}`,
-    handle: async ({ auditLog }, call, { parent, filter: conditions, pageSize, pageToken, ...times }) => {
+    handle: async (
+      { auditLog },
+      call,
+      { parent, filter: conditions, pageSize, pageToken, ...times },
+    ) => {
       requireAll(call, parent);
       const list = `entries ${parent} ${JSON.stringify([conditions, times])}`;
       const before = decodePageToken(list, pageToken, isLeafIndex);
@@ -64,7 +68,11 @@ export const auditService = {
       filter: field.filter(ENTRY_FIELDS),
     }),
     resource: ({ parent }) => `tenants/${parent}`,
-    stream: async function* ({ auditLog }, call, { parent, firstLeafIndex: first, treeSize, filter }) {
+    stream: async function* (
+      { auditLog },
+      call,
+      { parent, firstLeafIndex: first, treeSize, filter },
+    ) {
       requireAll(call, parent);
       for await (const leaves of auditLog.read(call, parent, { first, treeSize }, filter))
         yield { entries: leaves.map(entryMessage) };
@@ -127,7 +135,8 @@ function entryMessage({ leafIndex, leaf }: LeafRecord) {
 }
 
 function checkpointMessage(environmentId: string, checkpoint: ShownCheckpoint) {
-  const { note, cosignatures, treeSize, rootHash, publicKey, signedAt, firstLeafIndex } = checkpoint;
+  const { note, cosignatures, treeSize, rootHash, publicKey, signedAt, firstLeafIndex } =
+    checkpoint;
   return {
     note: note + cosignatures.map((line) => `${line}\n`).join(''),
     treeSize,

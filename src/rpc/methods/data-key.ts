@@ -23,12 +23,27 @@ export const dataKeyService = {
     }),
     resource: ({ parent, dataKeyId }) =>
       dataKeyId === '' ? formatKeyName(parent) : formatDataKeyName(parent, dataKeyId),
-    handle: async ({ dataKeys }, call, { parent, dataKeyId: id, encryptionContext: context, ...request }) => {
+    handle: async (
+      { dataKeys },
+      call,
+      { parent, dataKeyId: id, encryptionContext: context, ...request },
+    ) => {
       const { length, returnPlaintext: reveal } = request;
       // As whoever has it issued and not stored.
-      if (reveal) call.rights.require('dataKeys.generate', { ...parent, context }, formatKeyName(parent));
-      const { record, plaintext } = await dataKeys.create(call, { parent, id, context, length, reveal });
-      return { dataKey: dataKeyMessage(parent, record), plaintext, plaintextCrc32c: crc32c(plaintext) };
+      if (reveal)
+        call.rights.require('dataKeys.generate', { ...parent, context }, formatKeyName(parent));
+      const { record, plaintext } = await dataKeys.create(call, {
+        parent,
+        id,
+        context,
+        length,
+        reveal,
+      });
+      return {
+        dataKey: dataKeyMessage(parent, record),
+        plaintext,
+        plaintextCrc32c: crc32c(plaintext),
+      };
     },
   }),
   GetDataKey: row({
@@ -38,7 +53,11 @@ export const dataKeyService = {
     resource: ({ name }) => formatDataKeyName(name, name.dataKey),
     handle: async ({ dataKeys }, call, { name, encryptionContext: context }) => {
       const { record, plaintext } = await dataKeys.get(call, name, context);
-      return { dataKey: dataKeyMessage(name, record), plaintext, plaintextCrc32c: crc32c(plaintext) };
+      return {
+        dataKey: dataKeyMessage(name, record),
+        plaintext,
+        plaintextCrc32c: crc32c(plaintext),
+      };
     },
   }),
   ListDataKeys: row({

@@ -53,7 +53,11 @@ const encrypt = row({
     plaintextCrc32c: field.checksum,
   }),
   resource: ({ name }) => formatKeyName(name),
-  handle: async ({ encryption }, call, { name, plaintext, encryptionContext: context, plaintextCrc32c }) => {
+  handle: async (
+    { encryption },
+    call,
+    { name, plaintext, encryptionContext: context, plaintextCrc32c },
+  ) => {
     field.verifyChecksum('plaintext_crc32c', plaintext, plaintextCrc32c);
     const { ciphertext, version } = await encryption.encrypt(call, { name, plaintext, context });
     return {
@@ -66,7 +70,11 @@ const encrypt = row({
 });
 
 /** The key that a ciphertext is expected to be of; of the same tenant. */
-function expectedOf<Key extends TenantName>(name: string, expected: Key | undefined, { tenant }: TenantName) {
+function expectedOf<Key extends TenantName>(
+  name: string,
+  expected: Key | undefined,
+  { tenant }: TenantName,
+) {
   if (expected !== undefined && expected.tenant !== tenant)
     throw invalidField(name, 'must be a key of the same tenant');
   return expected;
@@ -97,7 +105,13 @@ const decrypt = row({
     field.verifyChecksum('ciphertext_crc32c', ciphertext, ciphertextCrc32c);
     const mayUse = (name: KeyName) =>
       call.rights.allows('data.decrypt', { ...ofName({ name }), context }, formatKeyName(name));
-    const opened = await encryption.decrypt(call, { parent, ciphertext, context, expectedKey, mayUse });
+    const opened = await encryption.decrypt(call, {
+      parent,
+      ciphertext,
+      context,
+      expectedKey,
+      mayUse,
+    });
     return {
       plaintext: opened.plaintext,
       keyVersion: formatKeyVersionName(opened.key, opened.version),
@@ -143,7 +157,11 @@ const reEncrypt = row({
     ciphertextCrc32c: field.checksum,
   }),
   resource: ({ name }) => formatKeyName(name),
-  handle: async ({ encryption }, call, { name, ciphertext, sourceKey, ciphertextCrc32c, ...contexts }) => {
+  handle: async (
+    { encryption },
+    call,
+    { name, ciphertext, sourceKey, ciphertextCrc32c, ...contexts },
+  ) => {
     const parent = { tenant: name.tenant };
     const expectedKey = expectedOf('source_key', sourceKey, parent);
     field.verifyChecksum('ciphertext_crc32c', ciphertext, ciphertextCrc32c);
@@ -151,7 +169,11 @@ const reEncrypt = row({
     const source: Target = { key: expectedKey?.key ?? LATER, context };
     call.rights.require('data.reEncryptFrom', source, formatTenantName(parent));
     const mayUse = (key: KeyName) =>
-      call.rights.allows('data.reEncryptFrom', { ...ofName({ name: key }), context }, formatKeyName(key));
+      call.rights.allows(
+        'data.reEncryptFrom',
+        { ...ofName({ name: key }), context },
+        formatKeyName(key),
+      );
     const done = await encryption.reEncrypt(call, {
       source: { parent, ciphertext, context, expectedKey, mayUse },
       name,
@@ -214,7 +236,10 @@ export const encryptionService = {
   BatchEncrypt: batchOf(encrypt, {
     tenantOf: tenantOfName,
     answerBytes: ({ name, plaintext }: EncryptRequest) =>
-      fieldBytes(plaintext.length + CIPHERTEXT_OVERHEAD) + versionBytes(name) + NUMBER_BYTES + FLAG_BYTES,
+      fieldBytes(plaintext.length + CIPHERTEXT_OVERHEAD) +
+      versionBytes(name) +
+      NUMBER_BYTES +
+      FLAG_BYTES,
   }),
   BatchDecrypt: batchOf(decrypt, {
     tenantOf: tenantOfParent,

@@ -24,14 +24,16 @@ export const hsmService = {
     target: ofSystem,
     request: z.object({ requestId: field.requestId }),
     resource: () => formatTenantName(SYSTEM),
-    handle: async ({ tokenKeys }, call) => tokenKeyMessage(await tokenKeys.rotate(call, SYSTEM, 'seal')),
+    handle: async ({ tokenKeys }, call) =>
+      tokenKeyMessage(await tokenKeys.rotate(call, SYSTEM, 'seal')),
   }),
   GetTokenKey: row({
     permission: 'tokenKeys.get',
     target: ofName,
     request: z.object({ name: field.tokenKeyName }),
     resource: ({ name }) => formatTokenKeyName(name, name.tokenKey),
-    handle: async ({ tokenKeys }, call, { name }) => tokenKeyMessage(await tokenKeys.get(call, name)),
+    handle: async ({ tokenKeys }, call, { name }) =>
+      tokenKeyMessage(await tokenKeys.get(call, name)),
   }),
   ListTokenKeys: row({
     permission: 'tokenKeys.list',

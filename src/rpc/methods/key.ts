@@ -87,7 +87,10 @@ export const keyService = {
     request: z.object({ parent: field.keyName, ...field.page(['state']) }),
     resource: ({ parent }) => formatKeyName(parent),
     handle: async ({ keys }, call, { parent, filter: conditions, ...page }) => {
-      const { items, nextPageToken } = await keys.listVersions(call, parent, { ...page, conditions });
+      const { items, nextPageToken } = await keys.listVersions(call, parent, {
+        ...page,
+        conditions,
+      });
       return {
         keyVersions: items.map(({ version, usage }) => keyVersionMessage(parent, version, usage)),
         nextPageToken,
@@ -105,7 +108,11 @@ export const keyService = {
   UpdateKey: row({
     permission: 'keys.update',
     target: ({ key }) => ofName(key),
-    request: z.object({ key: field.keyToUpdate, updateMask: field.keyMask, requestId: field.requestId }),
+    request: z.object({
+      key: field.keyToUpdate,
+      updateMask: field.keyMask,
+      requestId: field.requestId,
+    }),
     resource: ({ key }) => formatKeyName(key.name),
     handle: async ({ keys }, call, { key, updateMask }) => {
       // Whoever may not rotate it can't have it rotated, or not, by the schedule.

@@ -2,7 +2,12 @@
  * RotationService, a row for each method.
  */
 import { z } from 'zod';
-import { formatJobName, formatKeyName, formatScope, formatTenantName } from '../../keyring/names.ts';
+import {
+  formatJobName,
+  formatKeyName,
+  formatScope,
+  formatTenantName,
+} from '../../keyring/names.ts';
 import * as field from '../fields.ts';
 import type { RotationServiceHandlers } from '../generated/keyward/v1/RotationService.ts';
 import { jobMessage, rotationMessage } from '../messages.ts';
@@ -15,7 +20,10 @@ export const rotationService = {
     request: z.object({ parent: field.keyName, ...field.pageOnly }),
     resource: ({ parent }) => formatKeyName(parent),
     handle: async ({ rotation }, call, { parent, ...page }) => {
-      const { items, nextPageToken } = await rotation.list(call, parent, { ...page, conditions: [] });
+      const { items, nextPageToken } = await rotation.list(call, parent, {
+        ...page,
+        conditions: [],
+      });
       return { rotations: items.map((item) => rotationMessage(parent, item)), nextPageToken };
     },
   }),

@@ -72,13 +72,17 @@ export interface MethodRow<Request, Response> extends AnyRow<Request> {
   handle(services: Services, call: AuthorizedCall, request: Request): Promise<Response>;
 }
 
-/** One RPC that answers as often as it has something to say; it ends soon after the call's deadline. */
+/**
+ * One RPC that answers as often as it has something to say; it ends soon after the call's deadline.
+ */
 export interface StreamRow<Request, Response> extends AnyRow<Request> {
   stream(services: Services, call: AuthorizedCall, request: Request): AsyncIterable<Response>;
 }
 
 /** The names of a service's methods, without the index signature that the generated type has. */
-type MethodName<Handlers> = keyof { [Name in keyof Handlers as string extends Name ? never : Name]: true };
+type MethodName<Handlers> = keyof {
+  [Name in keyof Handlers as string extends Name ? never : Name]: true;
+};
 /** One row for each method of a service, answering with that method's message. */
 export type RowsOf<Handlers> = {
   readonly [Name in MethodName<Handlers> & keyof Handlers]: Handlers[Name] extends handleUnaryCall<
@@ -95,7 +99,11 @@ export const row = <Request, Response>(method: MethodRow<Request, Response>) => 
 export const streamRow = <Request, Response>(method: StreamRow<Request, Response>) => method;
 
 /** The target of what is about a thing of a tenant, or about the tenant. */
-export const ofName = ({ name }: { readonly name: TenantName & { readonly key?: string } }): CallTarget => ({
+export const ofName = ({
+  name,
+}: {
+  readonly name: TenantName & { readonly key?: string };
+}): CallTarget => ({
   tenant: name.tenant,
   key: name.key,
 });
@@ -111,4 +119,8 @@ export const ofSystem = (): CallTarget => ({ tenant: SYSTEM_TENANT });
 /** What every request that changes something also has: the wrapper sees to the request id. */
 export const mutation = { etag: field.etag, requestId: field.requestId };
 /** What every request that schedules a destruction also has. */
-export const destruction = { ...mutation, windowDays: field.destructionWindow, validateOnly: z.boolean() };
+export const destruction = {
+  ...mutation,
+  windowDays: field.destructionWindow,
+  validateOnly: z.boolean(),
+};

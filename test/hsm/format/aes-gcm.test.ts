@@ -1,6 +1,6 @@
 /**
- * AES-256-GCM as Keyward uses it: one length each of key, IV and tag, and no plaintext without its tag. The vectors of
- * others are in test/vectors.
+ * AES-256-GCM as Keyward uses it: one length each of key, IV and tag, and no plaintext without its
+ * tag. The vectors of others are in test/vectors.
  */
 import assert from 'node:assert/strict';
 import { createSecretKey } from 'node:crypto';
@@ -21,7 +21,10 @@ describe('AES-256-GCM', () => {
         assert.deepEqual(decrypt(secret, nonce, aad, sealed), plaintext);
         const otherIv = Buffer.from(nonce.map((byte) => byte ^ 1));
         assert.equal(decrypt(secret, otherIv, aad, sealed), undefined);
-        assert.equal(decrypt(secret, nonce, Buffer.concat([aad, Buffer.alloc(1)]), sealed), undefined);
+        assert.equal(
+          decrypt(secret, nonce, Buffer.concat([aad, Buffer.alloc(1)]), sealed),
+          undefined,
+        );
         const otherKey = createSecretKey(Buffer.from(secret.export().map((byte) => byte ^ 1)));
         assert.equal(decrypt(otherKey, nonce, aad, sealed), undefined);
       }),

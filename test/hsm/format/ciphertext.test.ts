@@ -1,5 +1,6 @@
 /**
- * Ciphertext format 1 as properties: what was sealed opens, and nothing else does, however little it differs.
+ * Ciphertext format 1 as properties: what was sealed opens, and nothing else does, however little
+ * it differs.
  *
  * Material is in software here; what is fixed to the byte is in test/golden.
  */
@@ -33,7 +34,9 @@ import {
   versionNumber,
 } from './sealing.ts';
 
-/** Asserts that the bytes open neither as what they are not nor with another answer than the one. */
+/**
+ * Asserts that the bytes open neither as what they are not nor with another answer than the one.
+ */
 function refuses(ciphertext: Buffer, sealed: Message, what: string): void {
   assert.throws(
     () => open(checked(ciphertext, sealed), sealed.binding, hmacOf(sealed.material)),
@@ -166,7 +169,10 @@ describe('DECRYPTION_FAILED, and no plaintext', () => {
           fc.pre(!other.equals(sealed.binding[part as keyof Binding]));
           const binding = { ...sealed.binding, [part]: other };
           const ciphertext = sealMessage(sealed);
-          assert.throws(() => open(ciphertext, binding, hmacOf(sealed.material)), DECRYPTION_FAILED);
+          assert.throws(
+            () => open(ciphertext, binding, hmacOf(sealed.material)),
+            DECRYPTION_FAILED,
+          );
         }),
       );
     });
@@ -178,7 +184,10 @@ describe('DECRYPTION_FAILED, and no plaintext', () => {
         fc.pre(!other.equals(sealed.material));
         const ciphertext = sealMessage(sealed);
         for (const material of [other, flipped(sealed.material, bit)]) {
-          assert.throws(() => open(ciphertext, sealed.binding, hmacOf(material)), DECRYPTION_FAILED);
+          assert.throws(
+            () => open(ciphertext, sealed.binding, hmacOf(material)),
+            DECRYPTION_FAILED,
+          );
         }
       }),
     );
@@ -203,7 +212,11 @@ describe('DECRYPTION_FAILED, and no plaintext', () => {
       [newId(), newId()].flatMap((keyId) =>
         [1, 2].map((version) => ({
           header: { purpose: PURPOSE.payload, keyId, version } as Message['header'],
-          binding: { tenant: idToBytes(tenant), subject: NO_SUBJECT, contextDigest: Buffer.alloc(32) },
+          binding: {
+            tenant: idToBytes(tenant),
+            subject: NO_SUBJECT,
+            contextDigest: Buffer.alloc(32),
+          },
           // The same material everywhere, so that nothing but the binding keeps them apart.
           material: Buffer.alloc(MATERIAL_BYTES, 0x6b),
           plaintext: Buffer.from('of one place'),
@@ -249,13 +262,15 @@ describe('DECRYPTION_FAILED, and no plaintext', () => {
     );
     assert.ok(sealed);
     const ciphertext = sealMessage(sealed);
-    // One bit each of format, suite, purpose, zero, key, version, salt, IV, commitment, encrypted bytes and tag.
+    // One bit each of format, suite, purpose, zero, key, version, salt, IV, commitment, encrypted
+    // bytes and tag.
     const bits = [0, 8, 16, 24, 32, 160, 192, 448, 544, 800, ciphertext.length * 8 - 1];
     const texts = bits.map((bit) => {
       try {
         open(checked(flipped(ciphertext, bit), sealed), sealed.binding, hmacOf(sealed.material));
       } catch (error) {
-        if (error instanceof Error) return `${error.name}: ${error.message} (${String(error.cause)})`;
+        if (error instanceof Error)
+          return `${error.name}: ${error.message} (${String(error.cause)})`;
       }
       return assert.fail(`bit ${bit} opened`);
     });
@@ -318,7 +333,12 @@ describe('a header', () => {
         const changed = Buffer.from(ciphertext);
         changed.writeUInt8(value, at);
         if ((values as readonly number[]).includes(value)) parseHeader(changed, PURPOSES);
-        else assert.throws(() => parseHeader(changed, PURPOSES), DECRYPTION_FAILED, `byte ${at}: ${value}`);
+        else
+          assert.throws(
+            () => parseHeader(changed, PURPOSES),
+            DECRYPTION_FAILED,
+            `byte ${at}: ${value}`,
+          );
       }
     }
     const versionZero = Buffer.from(ciphertext);

@@ -1,10 +1,22 @@
 /**
- * Records in the frames between server and agent: what is written is read again, to the last byte, or it throws.
+ * Records in the frames between server and agent: what is written is read again, to the last byte,
+ * or it throws.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { bytes, decode, encode, type Field, id, json, struct, u8, u16, u32 } from '../../../src/hsm/codec.ts';
+import {
+  bytes,
+  decode,
+  encode,
+  type Field,
+  id,
+  json,
+  struct,
+  u8,
+  u16,
+  u32,
+} from '../../../src/hsm/codec.ts';
 import type { AnyId } from '../../../src/ids.ts';
 import { bytesUpTo, uuid } from './sealing.ts';
 
@@ -21,7 +33,10 @@ const value = fc.record(
   {
     small: fc.integer({ min: 0, max: 0xff }),
     name: uuid(),
-    inner: fc.record({ middle: fc.integer({ min: 0, max: 0xffff }), payload: bytesUpTo(40) }, plain),
+    inner: fc.record(
+      { middle: fc.integer({ min: 0, max: 0xffff }), payload: bytesUpTo(40) },
+      plain,
+    ),
     large: fc.integer({ min: 0, max: 0xffffffff }),
     last: bytesUpTo(40),
   },
@@ -43,7 +58,9 @@ describe('a record', () => {
   it('that decodes encodes back to the same bytes', () => {
     const framed = fc
       .tuple(bytesUpTo(23, 23), bytesUpTo(9), bytesUpTo(9))
-      .map(([head, payload, last]) => joined(head.subarray(0, 19), payload, head.subarray(19), last));
+      .map(([head, payload, last]) =>
+        joined(head.subarray(0, 19), payload, head.subarray(19), last),
+      );
     fc.assert(
       fc.property(framed, (source) => {
         assert.deepEqual(encode(record, decode(record, source)), source);
@@ -56,7 +73,11 @@ describe('a record', () => {
       fc.property(value, (written) => {
         const encoded = encode(record, written);
         for (let length = 0; length < encoded.length; length++) {
-          assert.throws(() => decode(record, encoded.subarray(0, length)), RangeError, `cut to ${length}`);
+          assert.throws(
+            () => decode(record, encoded.subarray(0, length)),
+            RangeError,
+            `cut to ${length}`,
+          );
         }
       }),
     );
@@ -65,7 +86,10 @@ describe('a record', () => {
   it('throws RangeError when bytes follow it', () => {
     fc.assert(
       fc.property(value, bytesUpTo(5, 1), (written, more) => {
-        assert.throws(() => decode(record, Buffer.concat([encode(record, written), more])), RangeError);
+        assert.throws(
+          () => decode(record, Buffer.concat([encode(record, written), more])),
+          RangeError,
+        );
       }),
     );
   });

@@ -1,6 +1,7 @@
 /**
- * What the seal of a key's state is computed over: everything that says what may be done with the key, so that no two states
- * have one seal; and the example of docs/ciphertext.md, by a second implementation written from that page.
+ * What the seal of a key's state is computed over: everything that says what may be done with the
+ * key, so that no two states have one seal; and the example of docs/ciphertext.md, by a second
+ * implementation written from that page.
  */
 import assert from 'node:assert/strict';
 import { createHash, createHmac } from 'node:crypto';
@@ -138,10 +139,10 @@ describe('the example of docs/ciphertext.md', () => {
   });
 
   it('is on the page', () => {
-    const page = readFileSync(new URL('../../../docs/ciphertext.md', import.meta.url), 'utf8').replaceAll(
-      /\s/g,
-      '',
-    );
+    const page = readFileSync(
+      new URL('../../../docs/ciphertext.md', import.meta.url),
+      'utf8',
+    ).replaceAll(/\s/g, '');
     for (const bytes of [EXAMPLE.content, EXAMPLE.seal]) assert.ok(page.includes(bytes), bytes);
   });
 });

@@ -1,6 +1,6 @@
 /**
- * What row seals and check values are computed over: everything that a row says, each thing in its own place, so that
- * no two rows have one seal.
+ * What row seals and check values are computed over: everything that a row says, each thing in its
+ * own place, so that no two rows have one seal.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
@@ -70,7 +70,10 @@ describe('a row seal', () => {
     );
     fc.assert(
       fc.property(environment, narrow, narrow, (here, first, second) => {
-        const [one, two] = [first, { ...second, ...pick(first, IDENTITY), rootKeyId: first.rootKeyId }];
+        const [one, two] = [
+          first,
+          { ...second, ...pick(first, IDENTITY), rootKeyId: first.rootKeyId },
+        ];
         const alike = one.wrap === two.wrap && one.wrapped.equals(two.wrapped);
         const sameCheck = one.checkValue.equals(two.checkValue);
         assert.equal(sealInput(here, one).equals(sealInput(here, two)), alike && sameCheck);

@@ -1,5 +1,6 @@
 /**
- * The frames between server and agent: requests, replies and failures, and cutting a stream into them.
+ * The frames between server and agent: requests, replies and failures, and cutting a stream into
+ * them.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
@@ -68,13 +69,23 @@ const objects = fc.array(
 );
 const hash = fc.constantFrom(...OAEP_HASHES);
 const offer = fc.record({ modulus: text, hashes: fc.array(hash), wrap: u8 }, plain);
-const choice = fc.record({ kind: fc.constantFrom('aes-key-wrap', 'rsa-oaep'), hash, wrapped: text }, plain);
+const choice = fc.record(
+  { kind: fc.constantFrom('aes-key-wrap', 'rsa-oaep'), hash, wrapped: text },
+  plain,
+);
 const held = { held: fc.array(uuid()), problems: fc.array(text) };
 
 /** A request of every operation; the types see to it that none is missing. */
 const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>> } = {
   start: fc.record(
-    { ...token, environmentId, profile, objects, keyCacheSize: u16, despiteFailedTry: fc.boolean() },
+    {
+      ...token,
+      environmentId,
+      profile,
+      objects,
+      keyCacheSize: u16,
+      despiteFailedTry: fc.boolean(),
+    },
     plain,
   ),
   initializeToken: fc.record({ ...token, environmentId, recorded: objects }, plain),
@@ -109,21 +120,30 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
   transfer: fc.record(
     {
       sealKeyId: uuid<SealKeyId>(),
-      items: fc.array(fc.record({ rootKeyId: uuid<RootKeyId>(), keyVersion: bytesUpTo(200) }, plain), {
-        maxLength: 5,
-      }),
+      items: fc.array(
+        fc.record({ rootKeyId: uuid<RootKeyId>(), keyVersion: bytesUpTo(200) }, plain),
+        {
+          maxLength: 5,
+        },
+      ),
     },
     plain,
   ),
   sealRecords: fc.record(
-    { sealKeyId: uuid<SealKeyId>(), kind: u8, contents: fc.array(bytesUpTo(200), { maxLength: 5 }) },
+    {
+      sealKeyId: uuid<SealKeyId>(),
+      kind: u8,
+      contents: fc.array(bytesUpTo(200), { maxLength: 5 }),
+    },
     plain,
   ),
   verifyRecords: fc.record(
     {
       sealKeyId: uuid<SealKeyId>(),
       kind: u8,
-      items: fc.array(fc.record({ content: bytesUpTo(200), seal: bytesUpTo(40) }, plain), { maxLength: 5 }),
+      items: fc.array(fc.record({ content: bytesUpTo(200), seal: bytesUpTo(40) }, plain), {
+        maxLength: 5,
+      }),
     },
     plain,
   ),
@@ -133,7 +153,10 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
   forget: fc.record({ keyId: fc.oneof(bytes(0), bytes(16)) }, plain),
   random: fc.record({ length: u32 }, plain),
   deriveMaskKey: fc.record({ tenantId: uuid<TenantId>(), period: u32 }, plain),
-  signCheckpoint: fc.record({ generation: fc.nat(), treeSize: fc.maxSafeNat(), rootHash: text }, plain),
+  signCheckpoint: fc.record(
+    { generation: fc.nat(), treeSize: fc.maxSafeNat(), rootHash: text },
+    plain,
+  ),
   readKeptCheckpoint: fc.record({}, plain),
   keepCheckpoint: fc.record(
     { ...token, environmentId, profile, objects, note: text, despiteFailedTry: fc.boolean() },
@@ -224,7 +247,11 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
   issueDataKey: fc.record({ plaintext: bytesUpTo(64), ciphertext: bytesUpTo(300) }, plain),
   reseal: fc.record({ ciphertext: bytesUpTo(300) }, plain),
   rewrap: fc.record(
-    { results: fc.array(fc.record({ outcome: u8, ciphertext: bytesUpTo(300) }, plain), { maxLength: 5 }) },
+    {
+      results: fc.array(fc.record({ outcome: u8, ciphertext: bytesUpTo(300) }, plain), {
+        maxLength: 5,
+      }),
+    },
     plain,
   ),
   transfer: fc.record({ keyVersions: fc.array(bytesUpTo(300), { maxLength: 5 }) }, plain),
@@ -254,7 +281,10 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
       wraps: fc.array(u8),
       oaep: fc.boolean(),
       objects: fc.array(
-        fc.record({ objectId: uuid(), role, condition: fc.constantFrom('found', 'missing') }, plain),
+        fc.record(
+          { objectId: uuid(), role, condition: fc.constantFrom('found', 'missing') },
+          plain,
+        ),
       ),
       unrecorded: fc.array(fc.record({ objectId: text, label: text }, plain)),
     },
@@ -340,7 +370,8 @@ describe('a request', () => {
 
 describe('a reply', () => {
   for (const name of NAMES) {
-    it(`of ${name} is read as it was written, under the id of its request`, () => replySurvives(name));
+    it(`of ${name} is read as it was written, under the id of its request`, () =>
+      replySurvives(name));
   }
 
   it('that is a failure is one for every operation, with its kind and detail', () => {
@@ -380,7 +411,10 @@ describe('a stream of frames', () => {
   it('gives the same frames byte by byte, with empty chunks between', () => {
     fc.assert(
       fc.property(frames, (sent) => {
-        const single = [...Buffer.concat(sent)].flatMap((byte) => [Buffer.from([byte]), Buffer.alloc(0)]);
+        const single = [...Buffer.concat(sent)].flatMap((byte) => [
+          Buffer.from([byte]),
+          Buffer.alloc(0),
+        ]);
         assert.deepEqual(received(single), sent);
       }),
     );
@@ -413,7 +447,11 @@ describe('a stream of frames', () => {
       // Also when the head comes in two chunks, behind a whole frame.
       assert.throws(
         () =>
-          received([Buffer.from('0000000161', 'hex'), head(length).subarray(0, 2), head(length).subarray(2)]),
+          received([
+            Buffer.from('0000000161', 'hex'),
+            head(length).subarray(0, 2),
+            head(length).subarray(2),
+          ]),
         RangeError,
       );
     }
@@ -432,6 +470,8 @@ function received(chunks: readonly Buffer[]): Buffer[] {
 }
 
 function chunksOf(stream: Buffer, cuts: readonly number[]): Buffer[] {
-  const places = [0, ...cuts.filter((cut) => cut < stream.length), stream.length].sort((a, b) => a - b);
+  const places = [0, ...cuts.filter((cut) => cut < stream.length), stream.length].sort(
+    (a, b) => a - b,
+  );
   return places.slice(1).map((end, index) => stream.subarray(places[index], end));
 }

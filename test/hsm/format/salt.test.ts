@@ -1,5 +1,6 @@
 /**
- * Salts, IVs and whatever else is drawn by the pool of random bytes: given out once, and gone from the pool afterwards.
+ * Salts, IVs and whatever else is drawn by the pool of random bytes: given out once, and gone from
+ * the pool afterwards.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
@@ -21,11 +22,16 @@ function repeated(numbers: BigUint64Array): number {
 describe('random bytes', () => {
   it('case 57: in a million messages no salt comes twice, and no IV', () => {
     const header = { purpose: PURPOSE.payload, keyId: newId<KeyId>(), version: 1 };
-    const binding = { tenant: Buffer.alloc(16), subject: NO_SUBJECT, contextDigest: Buffer.alloc(32) };
+    const binding = {
+      tenant: Buffer.alloc(16),
+      subject: NO_SUBJECT,
+      contextDigest: Buffer.alloc(32),
+    };
     const nothing = Buffer.alloc(0);
     // The token's part is left out: what it answers has no bearing on salt and IV.
     const derived = Buffer.alloc(64);
-    // Eight bytes of each: if those differ, all of it does, and by chance two are equal once in 18 million runs.
+    // Eight bytes of each: if those differ, all of it does, and by chance two are equal once in 18
+    // million runs.
     const salts = new BigUint64Array(MESSAGES);
     const ivs = new BigUint64Array(MESSAGES);
     for (let index = 0; index < MESSAGES; index++) {

@@ -1,5 +1,6 @@
 /**
- * What the tests of the ciphertext format share: material in software instead of in a token, and arbitrary messages.
+ * What the tests of the ciphertext format share: material in software instead of in a token, and
+ * arbitrary messages.
  */
 import { createHmac } from 'node:crypto';
 import fc from 'fast-check';
@@ -75,12 +76,20 @@ export const versionNumber = fc.oneof(
 const PLAIN = { noNullPrototype: true } as const;
 
 const header = fc.record(
-  { purpose: fc.constantFrom(...PURPOSES), keyId: uuid<CiphertextHeader['keyId']>(), version: versionNumber },
+  {
+    purpose: fc.constantFrom(...PURPOSES),
+    keyId: uuid<CiphertextHeader['keyId']>(),
+    version: versionNumber,
+  },
   PLAIN,
 );
 
 const binding = fc.record(
-  { tenant: bytes(UUID_BYTES), subject: bytes(UUID_BYTES), contextDigest: bytes(CONTEXT_DIGEST_BYTES) },
+  {
+    tenant: bytes(UUID_BYTES),
+    subject: bytes(UUID_BYTES),
+    contextDigest: bytes(CONTEXT_DIGEST_BYTES),
+  },
   PLAIN,
 );
 
@@ -94,7 +103,10 @@ export const message: fc.Arbitrary<Message> = fc.record(
     header,
     binding,
     material: bytes(MATERIAL_BYTES),
-    plaintext: fc.oneof({ weight: 10, arbitrary: bytesUpTo(300) }, { weight: 1, arbitrary: longPlaintext }),
+    plaintext: fc.oneof(
+      { weight: 10, arbitrary: bytesUpTo(300) },
+      { weight: 1, arbitrary: longPlaintext },
+    ),
   },
   PLAIN,
 );
