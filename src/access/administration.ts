@@ -27,7 +27,8 @@ import {
   writePolicySeal,
 } from '../store/policies.ts';
 import type { Reference } from '../store/request-ids.ts';
-import type { Store, Tx } from '../store/store.ts';
+import type { Store } from '../store/store.ts';
+import type { Tx } from '../store/transaction.ts';
 import { bindingName } from './access.ts';
 import {
   dutiesOf,

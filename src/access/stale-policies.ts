@@ -12,7 +12,8 @@ import {
   rewritePolicySeals,
   type StalePolicy,
 } from '../store/policies.ts';
-import type { Query } from '../store/token-objects.ts';
+import type { Query } from '../store/transaction.ts';
+
 import { policyContent } from './policy-seal.ts';
 
 /** Who may do what, as `keyring/reseal.ts` wants its kinds of records. */

@@ -29,7 +29,8 @@ import {
   findLastCosigned,
   findTile,
 } from '../store/audit-log.ts';
-import type { Deadline, Store, Tx } from '../store/store.ts';
+import type { Store } from '../store/store.ts';
+import type { Deadline, Tx } from '../store/transaction.ts';
 import { HASH_BYTES, TreeReader, type TreeTile, tilesOf } from './tree.ts';
 import { cosignaturesOf, type Witness } from './witnesses.ts';
 

@@ -24,7 +24,8 @@ import {
   withLease,
   writeTree,
 } from '../store/audit-log.ts';
-import type { Store, Tx } from '../store/store.ts';
+import type { Store } from '../store/store.ts';
+import type { Tx } from '../store/transaction.ts';
 import { contradictionOf } from './continuity.ts';
 import { type KeptCheckpoint, readKept } from './kept-checkpoint.ts';
 import { TreeEdge, TreeReader } from './tree.ts';

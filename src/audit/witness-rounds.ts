@@ -19,7 +19,8 @@ import {
   findLastCheckpoint,
   findTile,
 } from '../store/audit-log.ts';
-import type { Deadline, Store } from '../store/store.ts';
+import type { Store } from '../store/store.ts';
+import type { Deadline } from '../store/transaction.ts';
 import type { SequencerLog } from './sequencer.ts';
 import { TreeReader } from './tree.ts';
 import { addCheckpoint, type WitnessAnswer } from './witness-client.ts';

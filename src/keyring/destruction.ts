@@ -16,7 +16,8 @@ import { countKept, type KeyVersionRecord, setVersionState } from '../store/key-
 import { type KeyRecord, updateKey } from '../store/keys.ts';
 import { type DueDestruction, destroyDue, timeAfterDays } from '../store/maintenance.ts';
 import { supersedeJobs } from '../store/rewrap-jobs.ts';
-import type { Tx } from '../store/store.ts';
+import type { Tx } from '../store/transaction.ts';
+
 import { findTotalUsage, type UsageRecord } from '../store/usage.ts';
 import { readVerified, type Standing } from './key-states.ts';
 import type { KeyringParts } from './keyring.ts';

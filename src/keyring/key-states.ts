@@ -19,8 +19,9 @@ import type { StateSealer } from '../store/key-seals.ts';
 import type { KeyStateRecord } from '../store/key-states.ts';
 import type { KeyVersionRecord } from '../store/key-versions.ts';
 import type { KeyRecord } from '../store/keys.ts';
-import type { Deadline, Store, Tx } from '../store/store.ts';
+import type { Store } from '../store/store.ts';
 import { isSealKeyInUse } from '../store/token-objects.ts';
+import type { Deadline, Tx } from '../store/transaction.ts';
 
 /** So many an agent verifies or seals at once: callers wait for at most 2 ms. */
 const AT_ONCE = 100;

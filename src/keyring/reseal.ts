@@ -14,7 +14,8 @@ import { RECORD, type RecordKind } from '../hsm/record-seal.ts';
 import type { SealKeyId } from '../ids.ts';
 import { FIRST_KEY, findFormerSealKeys, readStaleStates, writeSeals } from '../store/key-seals.ts';
 import type { KeyStateRecord } from '../store/key-states.ts';
-import type { Query } from '../store/token-objects.ts';
+import type { Query } from '../store/transaction.ts';
+
 import { formatKeyName } from './names.ts';
 
 /**

@@ -34,7 +34,8 @@ import {
 } from '../store/rewrap-ranges.ts';
 import { planDataKeys } from '../store/stale-data-keys.ts';
 import { planKeyVersions } from '../store/stale-key-versions.ts';
-import type { Tx } from '../store/store.ts';
+import type { Tx } from '../store/transaction.ts';
+
 import type { KeyringParts, ListRequest } from './keyring.ts';
 import { identify, type KeyIdentity, ownCall, requireKept } from './mutations.ts';
 import {

@@ -19,7 +19,8 @@ import { type DueRotation, findRotationCause } from '../store/maintenance.ts';
 import type { Reference } from '../store/request-ids.ts';
 import { insertJob, newJobId, type RotationCause, supersedeJobs } from '../store/rewrap-jobs.ts';
 import { insertRotation, listRotations, type RotationRecord } from '../store/rotations.ts';
-import type { Replay, Tx } from '../store/store.ts';
+import type { Replay } from '../store/store.ts';
+import type { Tx } from '../store/transaction.ts';
 import type { KeyringParts, ListRequest } from './keyring.ts';
 import {
   findReplayed,

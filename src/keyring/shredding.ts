@@ -12,7 +12,6 @@ import type { TenantId } from '../ids.ts';
 import { type DueShredding, timeAfterDays } from '../store/maintenance.ts';
 import { supersedeTenantJobs } from '../store/rewrap-jobs.ts';
 import { measureTenant, shredTenant, type TenantHoldings } from '../store/shredding.ts';
-import type { Tx } from '../store/store.ts';
 import {
   findTenantByName,
   lockTenant,
@@ -20,6 +19,7 @@ import {
   type TenantRecord,
 } from '../store/tenants.ts';
 import { listTokenObjects } from '../store/token-objects.ts';
+import type { Tx } from '../store/transaction.ts';
 import type { DestructionRequest } from './destruction.ts';
 import type { KeyringParts } from './keyring.ts';
 import { ownCall, requireEtag } from './mutations.ts';

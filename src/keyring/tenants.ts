@@ -7,7 +7,7 @@
 import type { Call } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
 import { newId, type TenantId } from '../ids.ts';
-import type { Mutation, Tx } from '../store/store.ts';
+import type { Mutation } from '../store/store.ts';
 import {
   findTenantByName,
   insertTenant,
@@ -18,6 +18,7 @@ import {
   setTenantState,
   type TenantRecord,
 } from '../store/tenants.ts';
+import type { Tx } from '../store/transaction.ts';
 import type { KeyringParts, ListRequest } from './keyring.ts';
 import { requireEtag } from './mutations.ts';
 import { formatTenantName, SYSTEM_TENANT, type TenantName } from './names.ts';

@@ -13,7 +13,7 @@ import { type Call, millisecondsLeft } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import { type AnyId, newId } from '../ids.ts';
 import { findLatestJob, insertJob, newJobId, supersedeVersionJobs } from '../store/rewrap-jobs.ts';
-import type { Mutation, Tx } from '../store/store.ts';
+import type { Mutation } from '../store/store.ts';
 import type { TenantRecord } from '../store/tenants.ts';
 import {
   activateTokenObject,
@@ -26,6 +26,7 @@ import {
   type TokenObjectRecord,
   type UnderTokenKey,
 } from '../store/token-objects.ts';
+import type { Tx } from '../store/transaction.ts';
 import type { KeyringParts } from './keyring.ts';
 import { ownCall, SELF } from './mutations.ts';
 import {

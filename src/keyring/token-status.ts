@@ -10,8 +10,9 @@
 import { type Call, monotonicNow } from '../call.ts';
 import type { ObjectPosture, TokenObject, TokenPosture } from '../hsm/token-profile.ts';
 import { readEnvironment } from '../store/environment.ts';
-import type { Deadline, Store } from '../store/store.ts';
+import type { Store } from '../store/store.ts';
 import { countUnderTokenKeys, type TokenObjectRecord } from '../store/token-objects.ts';
+import type { Deadline } from '../store/transaction.ts';
 import type { KeyringParts } from './keyring.ts';
 import { tokenObjectsOf } from './token-objects.ts';
 

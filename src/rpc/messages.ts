@@ -1,7 +1,6 @@
 /**
  * The keyring's records as the contract's messages. Knows both and nothing else.
  */
-
 import { CIPHERTEXT_OVERHEAD } from '../hsm/ciphertext.ts';
 import type { Impact } from '../keyring/destruction.ts';
 import {
@@ -16,7 +15,8 @@ import {
 import type { ShredImpact as ShredImpactRecord } from '../keyring/shredding.ts';
 import { TOKEN_COPIES } from '../keyring/token-status.ts';
 import type { DataKeyRecord } from '../store/data-keys.ts';
-import type { KeyVersionRecord, LifecycleState } from '../store/key-versions.ts';
+import type { LifecycleState } from '../store/key-states.ts';
+import type { KeyVersionRecord } from '../store/key-versions.ts';
 import type { KeyRecord } from '../store/keys.ts';
 import type { MaintenanceRecord } from '../store/maintenance.ts';
 import type {

@@ -5,10 +5,9 @@
  * bounded number of bytes: it may have fewer entries than it could and yet not be the last. Decides
  * nothing about who may read.
  */
-
 import type { TenantId } from '../ids.ts';
 import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
-import type { Tx } from './store.ts';
+import type { Tx } from './transaction.ts';
 
 /** Leaves that one page looks at, where it doesn't take them all. */
 const SCANNED = 10_000;

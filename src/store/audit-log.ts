@@ -8,7 +8,8 @@
  * Entries are taken from the inbox as they are visible: one whose transaction commits later becomes
  * a later leaf, and one that was durable before another was begun, an earlier one.
  */
-import type { Deadline, Store, Tx } from './store.ts';
+import type { Store } from './store.ts';
+import type { Deadline, Tx } from './transaction.ts';
 
 /** A holder that is silent for so long is overtaken. */
 const LEASE = "interval '3 seconds'";

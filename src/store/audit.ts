@@ -7,7 +7,7 @@
  */
 import type { TenantId } from '../ids.ts';
 import { type AuditEntry, auditLine } from './audit-entry.ts';
-import type { Deadline, Store, Tx } from './store.ts';
+import type { Appends, Deadline, Tx } from './transaction.ts';
 
 /**
  * Whether the state change with this entry ($2) was committed: the entry waits, or is a leaf
@@ -46,7 +46,7 @@ export interface TenantLine {
  * DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED.
  */
 export function appendEntries(
-  store: Pick<Store, 'append'>,
+  store: Appends,
   call: Deadline,
   entries: readonly TenantLine[],
 ): Promise<void> {

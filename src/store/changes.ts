@@ -12,16 +12,13 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
 import type { TenantId } from '../ids.ts';
-import type { Store, Tx } from './store.ts';
+import type { Reserve, Tx } from './transaction.ts';
 
 const POLL_MS = 250;
 /** When a poll is given up. */
 const POLL_TIMEOUT_MS = 1_000;
 /** How long after the beginning of a good poll the replica may still answer from memory. */
 const FRESH_MS = 1_500;
-
-/** All that the feed needs of a store. */
-type Reserve = Pick<Store, 'queryReserve'>;
 
 /**
  * `destroyed`: a key, whose handles in the agents must be forgotten besides. `token`: the token's

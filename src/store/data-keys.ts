@@ -8,8 +8,8 @@
 import type { DataKeyId, KeyId, TenantId } from '../ids.ts';
 import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
 import { TURN } from './keys.ts';
-import type { Tx } from './store.ts';
 import { countOf, requireRoom } from './tenant-counts.ts';
+import type { Tx } from './transaction.ts';
 
 export interface DataKeyRecord {
   readonly name: string;

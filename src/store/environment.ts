@@ -9,14 +9,14 @@ import { isDeepStrictEqual } from 'node:util';
 import { monotonicNow } from '../call.ts';
 import type { EnvironmentId, TenantId } from '../ids.ts';
 import type { OwnerConnection } from './owner.ts';
-import type { Deadline, Store } from './store.ts';
+import type { Store } from './store.ts';
 import {
-  type Query,
   selectTokenObjects,
   type TokenObjectRecord,
   type TokenObjectRole,
 } from './token-objects.ts';
 import { selectTokens, type TokenRecord } from './tokens.ts';
+import type { Deadline, Query } from './transaction.ts';
 
 const READ_MS = 5_000;
 

@@ -22,8 +22,8 @@ import {
 } from './key-states.ts';
 import { type LockedKey, lockKey } from './keys.ts';
 import { lockedInOrder } from './row-locks.ts';
-import type { Tx } from './store.ts';
-import { holdSealKeys, type Query } from './token-objects.ts';
+import { holdSealKeys } from './token-objects.ts';
+import type { Query, Tx } from './transaction.ts';
 
 /**
  * Verifies and seals for one change. Each throws HSM_UNAVAILABLE and the like when it can't be

@@ -7,8 +7,10 @@
  * read here has been verified. What a seal is computed over isn't known here.
  */
 import type { KeyId, SealKeyId, TenantId } from '../ids.ts';
-import type { LifecycleState } from './key-versions.ts';
-import type { Tx } from './store.ts';
+import type { Tx } from './transaction.ts';
+
+/** Of a key, and of a key version. */
+export type LifecycleState = 'ENABLED' | 'DISABLED' | 'DESTROY_SCHEDULED' | 'DESTROYED';
 
 /** A transaction in which the states of one key, which it has locked, may be changed. */
 export type StateTx = Tx & { readonly changes: KeyId };

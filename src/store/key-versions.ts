@@ -7,11 +7,8 @@
  */
 import type { KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
 import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
-import type { StateTx } from './key-states.ts';
-import type { Tx } from './store.ts';
-
-/** Of a key, and of a key version. */
-export type LifecycleState = 'ENABLED' | 'DISABLED' | 'DESTROY_SCHEDULED' | 'DESTROYED';
+import type { LifecycleState, StateTx } from './key-states.ts';
+import type { Tx } from './transaction.ts';
 
 /** A row of key_versions, exactly as stored: nothing in it has been verified. */
 export interface KeyVersionRecord {

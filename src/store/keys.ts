@@ -10,6 +10,7 @@ import { type Condition, type FilterColumns, whereClause } from './conditions.ts
 import {
   fromStateRow,
   type KeyStateRecord,
+  type LifecycleState,
   STATE_COLUMNS,
   type StateRow,
   type StateTx,
@@ -18,15 +19,14 @@ import {
   fromVersionRow,
   INSERT_VERSION,
   type KeyVersionRecord,
-  type LifecycleState,
   type NewKeyVersion,
   VERSION_COLUMNS,
   type VersionRow,
   versionValues,
 } from './key-versions.ts';
-import type { Tx } from './store.ts';
 import { countOf, requireRoom } from './tenant-counts.ts';
 import { requireCurrentKeys } from './token-objects.ts';
+import type { Tx } from './transaction.ts';
 
 /** Name to value. */
 export type Labels = Readonly<Record<string, string>>;

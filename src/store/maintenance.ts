@@ -13,8 +13,9 @@ import type { StateTx } from './key-states.ts';
 import { eraseCopies } from './key-versions.ts';
 import { HAS_STALE_POLICIES } from './policies.ts';
 import type { RotationCause } from './rewrap-jobs.ts';
-import type { Deadline, Store, Tx } from './store.ts';
+import type { Store } from './store.ts';
 import { type DueTokenKey, findDueTokenKeys, HAS_DUE_TOKEN_KEYS } from './token-objects.ts';
+import type { Deadline, Tx } from './transaction.ts';
 
 /** The switch for incidents. */
 export interface MaintenanceRecord {

@@ -9,8 +9,8 @@
 import { KeywardError } from '../errors.ts';
 import type { SealKeyId, TenantId } from '../ids.ts';
 import { lockedInOrder } from './row-locks.ts';
-import type { Tx } from './store.ts';
-import { holdSealKeys, type Query } from './token-objects.ts';
+import { holdSealKeys } from './token-objects.ts';
+import type { Query, Tx } from './transaction.ts';
 
 /** What an entry of the encryption context must be. */
 export interface ContextCondition {

@@ -5,7 +5,7 @@
  * put right here, and nothing here is needed again once the store is open.
  */
 import { compareReleases, migrationNames, RECONCILER_ROLE, SERVICE_ROLE } from './schema.ts';
-import type { Deadline, Store } from './store.ts';
+import type { Deadline, Reserve } from './transaction.ts';
 
 const OLDEST_POSTGRES = 15;
 const UNDER_ROW_SECURITY = [
@@ -27,14 +27,18 @@ const UNDER_ROW_SECURITY = [
 ];
 
 /** Throws an Error for the first requirement that isn't met. */
-export async function checkDatabase(store: Store, call: Deadline, release: string): Promise<void> {
+export async function checkDatabase(
+  store: Reserve,
+  call: Deadline,
+  release: string,
+): Promise<void> {
   await checkServer(store, call);
   await checkRole(store, call);
   await checkSchema(store, call, release);
   await checkRowSecurity(store, call);
 }
 
-async function checkServer(store: Store, call: Deadline): Promise<void> {
+async function checkServer(store: Reserve, call: Deadline): Promise<void> {
   const [server] = await store.queryReserve<{ version: number; fsync: string; commit: string }>(
     call,
     `SELECT current_setting('server_version_num')::integer / 10000 AS version, current_setting('fsync') AS fsync,
@@ -84,7 +88,7 @@ const SELECT_POWERS = `SELECT session_user::text AS role,
   (SELECT pg_has_role(session_user, datdba, 'MEMBER') FROM pg_database WHERE datname = current_database())
     AS owns_database`;
 
-async function checkRole(store: Store, call: Deadline): Promise<void> {
+async function checkRole(store: Reserve, call: Deadline): Promise<void> {
   const [powers] = await store.queryReserve<RolePowers>(call, SELECT_POWERS, [
     SERVICE_ROLE,
     RECONCILER_ROLE,
@@ -124,7 +128,7 @@ async function checkRole(store: Store, call: Deadline): Promise<void> {
   }
 }
 
-async function checkSchema(store: Store, call: Deadline, release: string): Promise<void> {
+async function checkSchema(store: Reserve, call: Deadline, release: string): Promise<void> {
   const [exists] = await store.queryReserve<{ present: boolean }>(
     call,
     "SELECT to_regclass('public.schema_releases') IS NOT NULL AS present",
@@ -153,7 +157,7 @@ async function checkSchema(store: Store, call: Deadline, release: string): Promi
   }
 }
 
-async function checkRowSecurity(store: Store, call: Deadline): Promise<void> {
+async function checkRowSecurity(store: Reserve, call: Deadline): Promise<void> {
   const rows = await store.queryReserve<{ name: string }>(
     call,
     'SELECT name FROM unnest($1::text[]) AS name WHERE NOT row_security_active(name)',

@@ -8,7 +8,8 @@
 import type { Call } from '../call.ts';
 import { type JobId, type KeyId, newOrderedId, type TenantId } from '../ids.ts';
 import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
-import type { Deadline, Store, Tx } from './store.ts';
+import type { Store } from './store.ts';
+import type { Deadline, Tx } from './transaction.ts';
 
 export type JobState = 'RUNNING' | 'SUCCEEDED' | 'PARTIAL' | 'CANCELLED' | 'SUPERSEDED';
 

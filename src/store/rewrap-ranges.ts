@@ -12,7 +12,8 @@
 import type { JobId, KeyId, TenantId } from '../ids.ts';
 import { MAY_BE_USED } from './maintenance.ts';
 import type { JobKind } from './rewrap-jobs.ts';
-import type { Deadline, Store, Tx } from './store.ts';
+import type { Store } from './store.ts';
+import type { Deadline, Tx } from './transaction.ts';
 
 /** A frozen replica's ranges are taken over after this long; each batch renews it. */
 const LEASE = "interval '15 seconds'";

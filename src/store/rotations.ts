@@ -5,7 +5,7 @@
  */
 import type { JobId, KeyId, TenantId } from '../ids.ts';
 import { JOB_PROGRESS, type JobState, type RotationCause } from './rewrap-jobs.ts';
-import type { Tx } from './store.ts';
+import type { Tx } from './transaction.ts';
 
 /** What is written of a rotation; the database adds when. */
 export interface NewRotation {

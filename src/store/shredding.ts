@@ -7,7 +7,7 @@
  */
 import type { TenantId } from '../ids.ts';
 import { eraseCopies } from './key-versions.ts';
-import type { Tx } from './store.ts';
+import type { Tx } from './transaction.ts';
 
 /** What there is of a tenant that could be lost. */
 export interface TenantHoldings {

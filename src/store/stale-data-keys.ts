@@ -22,7 +22,8 @@ import {
   type PlanStep,
   type Progress,
 } from './rewrap-ranges.ts';
-import type { Deadline, Store, Tx } from './store.ts';
+import type { Store } from './store.ts';
+import type { Deadline, Tx } from './transaction.ts';
 
 /** Sorts before every UUID that is in use. */
 const NO_ID = '00000000-0000-0000-0000-000000000000';

@@ -26,8 +26,9 @@ import {
   valuesOf,
 } from './rewrapped-key-versions.ts';
 import { lockedInOrder } from './row-locks.ts';
-import type { Deadline, Store, Tx } from './store.ts';
+import type { Store } from './store.ts';
 import { JOIN_CURRENT_KEYS } from './token-objects.ts';
+import type { Deadline, Tx } from './transaction.ts';
 
 const STALE = `v.state <> 'DESTROYED'
   AND (v.root_key_id <> current_root.object_id OR v.seal_key_id <> current_seal.object_id)`;

@@ -22,6 +22,7 @@ import { mayRunAgain } from './failure.ts';
 import { claimRequestId, type Reference } from './request-ids.ts';
 import { checkDatabase } from './requirements.ts';
 import { RECONCILER_ROLE } from './schema.ts';
+import type { Deadline, Tx } from './transaction.ts';
 
 const OPEN_MS = 10_000;
 /** How often a transaction runs that Postgres undoes in favour of another one. */
@@ -58,15 +59,6 @@ export interface StoreOptions {
   readonly release: string;
   /** Hears, for the log, of connections that broke while idle. */
   onError(error: Error): void;
-}
-
-/** What a read needs of a call. */
-export type Deadline = Pick<Call, 'deadline'>;
-
-/** An open transaction; good until the work that got it has ended. */
-export interface Tx {
-  /** Runs one statement and returns its rows. Throws as `failure.ts` says. */
-  query<Row extends pg.QueryResultRow>(text: string, values?: readonly unknown[]): Promise<Row[]>;
 }
 
 /** What a mutation writes besides its own rows. */

@@ -7,7 +7,8 @@
 import { KeywardError } from '../errors.ts';
 import type { TenantId } from '../ids.ts';
 import { type Condition, type FilterColumns, whereClause } from './conditions.ts';
-import type { Deadline, Store, Tx } from './store.ts';
+import type { Store } from './store.ts';
+import type { Deadline, Tx } from './transaction.ts';
 
 export type TenantState = 'ENABLED' | 'DISABLED' | 'SHRED_SCHEDULED' | 'SHREDDED';
 

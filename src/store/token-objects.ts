@@ -10,9 +10,10 @@
 import { KeywardError } from '../errors.ts';
 import type { AnyId, JobId, SealKeyId, TenantId, TokenId } from '../ids.ts';
 import type { NewKeyVersion } from './key-versions.ts';
-import type { Deadline, Store, Tx } from './store.ts';
+import type { Store } from './store.ts';
 import type { TenantState } from './tenants.ts';
 import type { TokenState } from './tokens.ts';
+import type { Deadline, Query, Tx } from './transaction.ts';
 
 export type TokenObjectRole = 'root' | 'seal' | 'mask' | 'audit-signing';
 
@@ -94,9 +95,6 @@ function fromRow(row: Row): TokenObjectRecord {
     jobId: row.job_id,
   };
 }
-
-/** Runs one statement: a transaction's, the store's or the owner's. */
-export type Query = <R extends object>(text: string, values?: readonly unknown[]) => Promise<R[]>;
 
 /** All of them, oldest first. */
 export async function selectTokenObjects(query: Query): Promise<TokenObjectRecord[]> {

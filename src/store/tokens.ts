@@ -6,8 +6,8 @@
  * matter; how one follows another is `token-migration.ts`.
  */
 import type { TokenId } from '../ids.ts';
-import type { Deadline, Store } from './store.ts';
-import type { Query } from './token-objects.ts';
+import type { Store } from './store.ts';
+import type { Deadline, Query } from './transaction.ts';
 
 /** The migration that makes the column says what each means. */
 export type TokenState = 'CURRENT' | 'NEXT' | 'FORMER';

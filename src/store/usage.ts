@@ -8,7 +8,8 @@
  */
 import type { KeyId, TenantId } from '../ids.ts';
 import { lockedInOrder } from './row-locks.ts';
-import type { Deadline, Store, Tx } from './store.ts';
+import type { Store } from './store.ts';
+import type { Deadline, Tx } from './transaction.ts';
 
 /**
  * A replica that hasn't reported for so long doesn't run any more, and what it had not reported is

@@ -8,13 +8,13 @@ import type { AnyId, DataKeyId, JobId, KeyId, TenantId } from '../../src/ids.ts'
 import {
   fromStateRow,
   type KeyStateRecord,
+  type LifecycleState,
   STATES,
   type StateRow,
 } from '../../src/store/key-states.ts';
 import {
   fromVersionRow,
   type KeyVersionRecord,
-  type LifecycleState,
   VERSION_COLUMNS,
   type VersionRow,
 } from '../../src/store/key-versions.ts';

@@ -13,7 +13,8 @@ import { changeStates, type StateSealer } from '../../src/store/key-seals.ts';
 import type { NewKeyVersion } from '../../src/store/key-versions.ts';
 import { insertPrimaryVersion, type KeyRecord, type KeySettings } from '../../src/store/keys.ts';
 import { migrate } from '../../src/store/migrate.ts';
-import { Store, type StoreOptions, type Tx } from '../../src/store/store.ts';
+import { Store, type StoreOptions } from '../../src/store/store.ts';
+import type { Tx } from '../../src/store/transaction.ts';
 
 /** The release that the tests run as. */
 export const RELEASE = '0.1.0';

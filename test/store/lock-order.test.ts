@@ -23,7 +23,8 @@ import type { Lease } from '../../src/store/rewrap-ranges.ts';
 import type { RewrappedKeyVersion } from '../../src/store/rewrapped-key-versions.ts';
 import { shredTenant } from '../../src/store/shredding.ts';
 import { writeKeyVersions } from '../../src/store/stale-key-versions.ts';
-import type { Store, Tx } from '../../src/store/store.ts';
+import type { Store } from '../../src/store/store.ts';
+import type { Tx } from '../../src/store/transaction.ts';
 import { addReport } from '../../src/store/usage.ts';
 import { eventually } from '../kit.ts';
 import {

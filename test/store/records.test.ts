@@ -20,8 +20,9 @@ import {
   lockKey,
 } from '../../src/store/keys.ts';
 import { withOwnerConnection } from '../../src/store/owner.ts';
-import type { Store, Tx } from '../../src/store/store.ts';
+import type { Store } from '../../src/store/store.ts';
 import { findTenantByName, insertTenant, listTenants } from '../../src/store/tenants.ts';
+import type { Tx } from '../../src/store/transaction.ts';
 import {
   addSamplePrimary,
   callOf,

@@ -17,7 +17,8 @@ import {
   type TenantId,
 } from '../../src/ids.ts';
 import { migrate } from '../../src/store/migrate.ts';
-import { Store, type Tx } from '../../src/store/store.ts';
+import { Store } from '../../src/store/store.ts';
+import type { Tx } from '../../src/store/transaction.ts';
 import {
   callOf,
   migratedDatabase,

@@ -14,7 +14,8 @@ import { changeStates } from '../../src/store/key-seals.ts';
 import { insertKey, updateKey } from '../../src/store/keys.ts';
 import { MIGRATIONS_DIRECTORY, migrationNames } from '../../src/store/schema.ts';
 import { shredTenant } from '../../src/store/shredding.ts';
-import type { Store, Tx } from '../../src/store/store.ts';
+import type { Store } from '../../src/store/store.ts';
+import type { Tx } from '../../src/store/transaction.ts';
 import {
   callOf,
   emptyDatabase,

@@ -7,8 +7,9 @@ import { after, before, describe, it } from 'node:test';
 import { KeywardError } from '../../src/errors.ts';
 import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import { insertKey, listKeys } from '../../src/store/keys.ts';
-import type { Store, Tx } from '../../src/store/store.ts';
+import type { Store } from '../../src/store/store.ts';
 import { insertTenant } from '../../src/store/tenants.ts';
+import type { Tx } from '../../src/store/transaction.ts';
 import {
   callOf,
   migratedDatabase,
