@@ -5,7 +5,8 @@
  * Knows the database's tables.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { REWRAP_SIZES } from '../src/keyring/rewrap.ts';
+import { REWRAP_SIZES } from '../src/keyring/rewrap-work.ts';
+
 import { VERSION_COLUMNS } from '../src/store/key-versions.ts';
 import { makeKeys } from './make-keys.ts';
 import { type PlainTable, PlainUpdate } from './plain-update.ts';

@@ -136,3 +136,27 @@ test('each library is imported only where it belongs', () => {
   );
   assert.deepEqual(wrong, []);
 });
+
+test('no file is in a circle of imports', () => {
+  const imports = new Map(
+    files.map((file) => [
+      file,
+      importsOf(file)
+        .filter((specifier) => specifier.startsWith('.'))
+        .map((specifier) => normalize(join(dirname(file), specifier))),
+    ]),
+  );
+  // Takes away what imports nothing that is left, until nothing more can be taken.
+  for (let before = Infinity; imports.size < before; ) {
+    before = imports.size;
+    for (const [file, imported] of imports)
+      if (!imported.some((each) => imports.has(each))) imports.delete(file);
+  }
+  // And what nothing that is left imports: it only leads to a circle.
+  for (let before = Infinity; imports.size < before; ) {
+    before = imports.size;
+    const imported = new Set([...imports.values()].flat());
+    for (const file of imports.keys()) if (!imported.has(file)) imports.delete(file);
+  }
+  assert.deepEqual([...imports.keys()], []);
+});

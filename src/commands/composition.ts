@@ -29,7 +29,8 @@ import { createKeyring, type Keyring } from '../keyring/keyring.ts';
 import { SYSTEM_TENANT } from '../keyring/names.ts';
 import { TenantQuotas } from '../keyring/quotas.ts';
 import { Reconciler } from '../keyring/reconciler.ts';
-import { REWRAP_SIZES } from '../keyring/rewrap.ts';
+import { REWRAP_SIZES } from '../keyring/rewrap-work.ts';
+
 import { ServingTokens } from '../keyring/serving-tokens.ts';
 import { TokenObjects } from '../keyring/token-objects.ts';
 import { UsageRecorder } from '../keyring/usage.ts';

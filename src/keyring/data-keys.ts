@@ -9,6 +9,7 @@
 import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import { PURPOSE } from '../hsm/ciphertext.ts';
+import type { Agents } from '../hsm/token-router.ts';
 import { type DataKeyId, idToBytes, newId, newOrderedId, type TenantId } from '../ids.ts';
 import {
   type DataKeyRecord,
@@ -17,13 +18,15 @@ import {
   insertDataKey,
   listDataKeys,
 } from '../store/data-keys.ts';
-import type { Replay } from '../store/store.ts';
+import type { Replay, Store } from '../store/store.ts';
 import { contextDigest, type EncryptionContext } from './encryption-context.ts';
-import type { KeyringParts, ListRequest } from './keyring.ts';
-import { findReplayed, identify, type KeyIdentity, requireEtag } from './mutations.ts';
+import type { KeyCache } from './key-cache.ts';
+import { findReplayed, identify, type KeyIdentity } from './mutations.ts';
 import { type DataKeyName, formatDataKeyName, formatKeyName, type KeyName } from './names.ts';
-import { BY_NAME, type Page, readPage } from './page-token.ts';
-import { findPrimary, requireTenantEnabled, requireUsable } from './usable.ts';
+import { requireEtag } from './own-calls.ts';
+import { BY_NAME, type ListRequest, type Page, readPage } from './page-token.ts';
+import { findPrimary, type QuotaLimits, requireTenantEnabled, requireUsable } from './usable.ts';
+import type { UsageRecorder } from './usage.ts';
 
 /** How often a data key is issued anew because its key was rotated meanwhile. */
 const TRIES = 5;
@@ -45,11 +48,20 @@ export interface NewDataKey {
   readonly reveal: boolean;
 }
 
+/** What {@link DataKeys} stands on. */
+export interface DataKeysParts {
+  readonly store: Store;
+  readonly agents: Agents;
+  readonly cache: KeyCache;
+  readonly usage: UsageRecorder;
+  readonly quotas: QuotaLimits;
+}
+
 /** See this file's first paragraph. */
 export class DataKeys {
-  readonly #parts: KeyringParts;
+  readonly #parts: DataKeysParts;
 
-  constructor(parts: KeyringParts) {
+  constructor(parts: DataKeysParts) {
     this.#parts = parts;
   }
 

@@ -16,22 +16,22 @@ import { countKept, type KeyVersionRecord, setVersionState } from '../store/key-
 import { type KeyRecord, updateKey } from '../store/keys.ts';
 import { type DueDestruction, destroyDue, timeAfterDays } from '../store/maintenance.ts';
 import { supersedeJobs } from '../store/rewrap-jobs.ts';
+import type { Store } from '../store/store.ts';
 import type { Tx } from '../store/transaction.ts';
-
 import { findTotalUsage, type UsageRecord } from '../store/usage.ts';
-import { readVerified, type Standing } from './key-states.ts';
-import type { KeyringParts } from './keyring.ts';
+import type { KeyCache } from './key-cache.ts';
+import { type KeyStates, readVerified, type Standing } from './key-states.ts';
 import {
   changeKey,
+  type DestructionRequest,
   expectKey,
   expectVersion,
   identify,
   type KeyIdentity,
-  ownCall,
-  requireEtag,
   requireKept,
 } from './mutations.ts';
 import { formatKeyName, formatKeyVersionName, type KeyName, type KeyVersionName } from './names.ts';
+import { ownCall, requireEtag } from './own-calls.ts';
 
 /** A whole key with its data keys is one transaction: 1,000,000 of them took 5 s. */
 const OWN_CALL_MS = 600_000;
@@ -46,25 +46,24 @@ export interface Impact {
   readonly etag: string;
 }
 
-export interface DestructionRequest {
-  /** Empty only to validate. */
-  readonly etag: string;
-  readonly windowDays: number;
-  /** Only look. */
-  readonly validateOnly: boolean;
-}
-
 /** What was destroyed, for the log. */
 export interface Destroyed {
   readonly resource: string;
   readonly storedDataKeys: number;
 }
 
+/** What {@link Destruction} stands on. */
+export interface DestructionParts {
+  readonly store: Store;
+  readonly cache: KeyCache;
+  readonly states: KeyStates;
+}
+
 /** See this file's first paragraph. */
 export class Destruction {
-  readonly #parts: KeyringParts;
+  readonly #parts: DestructionParts;
 
-  constructor(parts: KeyringParts) {
+  constructor(parts: DestructionParts) {
     this.#parts = parts;
   }
 

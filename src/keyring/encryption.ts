@@ -12,7 +12,6 @@ import { NO_SUBJECT, PURPOSE, parseHeader } from '../hsm/ciphertext.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import { contextDigest, type EncryptionContext } from './encryption-context.ts';
 import type { KeyCache, LoadedVersion } from './key-cache.ts';
-import type { KeyringParts } from './keyring.ts';
 import type { KeyName, TenantName } from './names.ts';
 import { findEnabledTenant, findPrimary, requireTenantEnabled, requireUsable } from './usable.ts';
 import type { UsageRecorder } from './usage.ts';
@@ -43,13 +42,20 @@ interface UsableVersion {
   readonly loaded: LoadedVersion;
 }
 
+/** What {@link Encryption} stands on. */
+export interface EncryptionParts {
+  readonly agents: Agents;
+  readonly cache: KeyCache;
+  readonly usage: UsageRecorder;
+}
+
 /** See this file's first paragraph. */
 export class Encryption {
   readonly #agents: Agents;
   readonly #cache: KeyCache;
   readonly #usage: UsageRecorder;
 
-  constructor({ agents, cache, usage }: Pick<KeyringParts, 'agents' | 'cache' | 'usage'>) {
+  constructor({ agents, cache, usage }: EncryptionParts) {
     this.#agents = agents;
     this.#cache = cache;
     this.#usage = usage;

@@ -9,6 +9,7 @@
  */
 import type { Call } from '../call.ts';
 import { invalidField } from '../errors.ts';
+import type { Agents } from '../hsm/token-router.ts';
 import { type KeyId, newId } from '../ids.ts';
 import type { StateTx } from '../store/key-states.ts';
 import { type KeyVersionRecord, listVersions, setVersionState } from '../store/key-versions.ts';
@@ -21,10 +22,11 @@ import {
   newKeyState,
   updateKey,
 } from '../store/keys.ts';
-
+import type { Store } from '../store/store.ts';
 import { findTotalUsage, findUsage, type UsageRecord } from '../store/usage.ts';
-import { readVerified } from './key-states.ts';
-import type { KeyringParts, ListRequest } from './keyring.ts';
+import type { KeyCache } from './key-cache.ts';
+import { type KeyStates, readVerified } from './key-states.ts';
+import { type CurrentKeySource, makeKeyVersion, replayOf } from './key-versions.ts';
 import {
   changeKey,
   expectKey,
@@ -32,7 +34,6 @@ import {
   findReplayed,
   identify,
   keyMutation,
-  requireEtag,
   requireKept,
 } from './mutations.ts';
 import {
@@ -42,9 +43,9 @@ import {
   type KeyVersionName,
   type TenantName,
 } from './names.ts';
-import { BY_NAME, BY_VERSION, type Page, readPage } from './page-token.ts';
-import { makeKeyVersion, replayOf } from './rotation.ts';
-import { findEnabledTenant } from './usable.ts';
+import { requireEtag } from './own-calls.ts';
+import { BY_NAME, BY_VERSION, type ListRequest, type Page, readPage } from './page-token.ts';
+import { findEnabledTenant, type QuotaLimits } from './usable.ts';
 
 const LONGEST_PERIOD_SECONDS = 10 * 366 * 86_400;
 
@@ -54,11 +55,24 @@ export interface UsedKeyVersion {
   readonly usage: UsageRecord;
 }
 
+/** What {@link Keys} stands on. */
+export interface KeysParts {
+  readonly store: Store;
+  readonly cache: KeyCache;
+  readonly states: KeyStates;
+  readonly agents: Agents;
+  /** The token's objects, as this replica knows them. */
+  readonly tokenObjects: CurrentKeySource;
+  readonly quotas: QuotaLimits;
+  /** The shortest rotation period that is taken. */
+  readonly shortestRotationPeriodSeconds: number;
+}
+
 /** See this file's first paragraph. */
 export class Keys {
-  readonly #parts: KeyringParts;
+  readonly #parts: KeysParts;
 
-  constructor(parts: KeyringParts) {
+  constructor(parts: KeysParts) {
     this.#parts = parts;
   }
 

@@ -5,16 +5,26 @@
  * replica.
  */
 import type { Call } from '../call.ts';
+import type { TenantId } from '../ids.ts';
 import { findMaintenance, type MaintenanceRecord, setMaintenance } from '../store/maintenance.ts';
-import type { KeyringParts } from './keyring.ts';
+import type { Store } from '../store/store.ts';
 
 const RESOURCE = 'maintenance';
 
+/** What {@link Maintenance} stands on. */
+export interface MaintenanceParts {
+  readonly store: Store;
+  /** The reserved tenant, whose audit entries say what is done for the whole service. */
+  readonly systemTenantId: TenantId;
+  /** Tells the reconciler that there is something to do. */
+  readonly wake: () => void;
+}
+
 /** See this file's first paragraph. */
 export class Maintenance {
-  readonly #parts: Pick<KeyringParts, 'store' | 'systemTenantId' | 'wake'>;
+  readonly #parts: MaintenanceParts;
 
-  constructor(parts: Pick<KeyringParts, 'store' | 'systemTenantId' | 'wake'>) {
+  constructor(parts: MaintenanceParts) {
     this.#parts = parts;
   }
 

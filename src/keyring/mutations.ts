@@ -4,8 +4,7 @@
  *
  * Decides nothing about a particular change.
  */
-import { randomUUID } from 'node:crypto';
-import { type Call, monotonicNow } from '../call.ts';
+import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { KeyId, TenantId } from '../ids.ts';
 import { changeStates } from '../store/key-seals.ts';
@@ -18,9 +17,6 @@ import type { Tx } from '../store/transaction.ts';
 import type { KeyCache } from './key-cache.ts';
 import type { KeyStates } from './key-states.ts';
 import type { KeyName } from './names.ts';
-
-/** Who does what nobody asked for, in audit entries and in the history. */
-export const SELF = 'keyward';
 
 /** Which key, once its name is looked up. */
 export interface KeyIdentity {
@@ -103,19 +99,13 @@ export function findReplayed<T>(
   });
 }
 
-/** A call of the service's own, as audit entries name it. */
-export function ownCall(action: string, milliseconds: number): Call {
-  return {
-    id: randomUUID(),
-    method: `keyward.v1.Maintenance/${action}`,
-    caller: SELF,
-    deadline: monotonicNow() + milliseconds,
-  };
-}
-
-/** Throws ETAG_MISMATCH when an etag is given and isn't the revision's. */
-export function requireEtag(etag: string, revision: string): void {
-  if (etag !== '' && etag !== revision) throw new KeywardError('ETAG_MISMATCH');
+/** How a destruction is asked for. */
+export interface DestructionRequest {
+  /** Empty only to validate. */
+  readonly etag: string;
+  readonly windowDays: number;
+  /** Only look. */
+  readonly validateOnly: boolean;
 }
 
 /** Throws DESTRUCTION_UNDER_WAY for what is scheduled for destruction, or destroyed. */

@@ -7,10 +7,16 @@
 import { hash } from 'node:crypto';
 import { invalidField } from '../errors.ts';
 import type { Condition } from '../store/conditions.ts';
-import type { ListRequest } from './keyring.ts';
 import { ID_PATTERN, isUuid, parseVersion } from './names.ts';
 
 const HASH_BYTES = 8;
+
+/** Which page of a list, and which of its members. */
+export interface ListRequest {
+  readonly pageSize: number;
+  readonly pageToken: string;
+  readonly conditions: readonly Condition[];
+}
 
 /** One page of a list, and the position after which the next begins. */
 export interface Page<T> {

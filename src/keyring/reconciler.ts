@@ -12,7 +12,7 @@ import { schedule } from 'node-cron';
 import { findDue } from '../store/maintenance.ts';
 import type { Store } from '../store/store.ts';
 import type { Keyring } from './keyring.ts';
-import { ownCall } from './mutations.ts';
+import { ownCall } from './own-calls.ts';
 
 /** So long a pass works on jobs before it looks for what is due again. */
 const SLICE_MS = 5_000;

@@ -19,8 +19,8 @@ import {
   type StaleDataKey,
   writeDataKeys,
 } from '../store/stale-data-keys.ts';
-import { type Moment, standsAs } from './key-states.ts';
-import type { KeyringParts } from './keyring.ts';
+import type { Store } from '../store/store.ts';
+import { type KeyStates, type Moment, standsAs } from './key-states.ts';
 import { formatDataKeyName } from './names.ts';
 import {
   type BatchSizes,
@@ -36,12 +36,19 @@ interface Outcome {
   readonly progress: Progress;
 }
 
+/** What {@link RewrapDataKeys} stands on. */
+export interface RewrapDataKeysParts {
+  readonly store: Store;
+  readonly agents: Agents;
+  readonly states: KeyStates;
+}
+
 /** See this file's first paragraph. */
 export class RewrapDataKeys implements RangeWork {
-  readonly #parts: Pick<KeyringParts, 'store' | 'agents' | 'states'>;
+  readonly #parts: RewrapDataKeysParts;
   readonly #sizes: BatchSizes;
 
-  constructor(parts: Pick<KeyringParts, 'store' | 'agents' | 'states'>, sizes: BatchSizes) {
+  constructor(parts: RewrapDataKeysParts, sizes: BatchSizes) {
     this.#parts = parts;
     this.#sizes = sizes;
   }

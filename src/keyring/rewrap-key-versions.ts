@@ -8,11 +8,12 @@
  */
 import { decode, encode } from '../hsm/codec.ts';
 import { sealedKeyVersion } from '../hsm/key-version.ts';
+import type { Agents } from '../hsm/token-router.ts';
 import type { SealKeyId } from '../ids.ts';
 import type { Lease, Progress } from '../store/rewrap-ranges.ts';
 import type { KeyVersionToRewrap, RewrappedKeyVersion } from '../store/rewrapped-key-versions.ts';
 import { placeOf, readKeyVersions, writeKeyVersions } from '../store/stale-key-versions.ts';
-import type { KeyringParts } from './keyring.ts';
+import type { Store } from '../store/store.ts';
 import { formatKeyVersionName } from './names.ts';
 import {
   type BatchSizes,
@@ -25,12 +26,18 @@ import {
 /** An agent is busy with a version for about as long as with so many data keys. */
 const COST = 4;
 
+/** What {@link RewrapKeyVersions} stands on. */
+export interface RewrapKeyVersionsParts {
+  readonly store: Store;
+  readonly agents: Agents;
+}
+
 /** See this file's first paragraph. */
 export class RewrapKeyVersions implements RangeWork {
-  readonly #parts: Pick<KeyringParts, 'store' | 'agents'>;
+  readonly #parts: RewrapKeyVersionsParts;
   readonly #sizes: BatchSizes;
 
-  constructor(parts: Pick<KeyringParts, 'store' | 'agents'>, sizes: BatchSizes) {
+  constructor(parts: RewrapKeyVersionsParts, sizes: BatchSizes) {
     this.#parts = parts;
     this.#sizes = {
       batch: Math.ceil(sizes.batch / COST),

@@ -17,6 +17,33 @@ export interface BatchSizes {
   readonly operation: number;
 }
 
+/** How many stored data keys, or key versions, are dealt with at a time. */
+export interface RewrapSizes {
+  /**
+   * Stale things that a replica takes on at once; what it loses if it is killed is a batch, not a
+   * range.
+   */
+  readonly range: number;
+  /** Read, and written in one transaction. */
+  readonly batch: number;
+  /**
+   * An agent is busy with as many for 1.4 ms, at a share of 1; a caller's operation may have to
+   * wait for that.
+   */
+  readonly operation: number;
+}
+
+/** What the service works with. */
+export const REWRAP_SIZES: RewrapSizes = { range: 10_000, batch: 500, operation: 32 };
+
+export interface RewrapSettings {
+  /** How much of the time this replica may work on jobs: above 0, to 1. */
+  readonly share: number;
+  /** How many ranges it works on at once, if it may work all the time. */
+  readonly workers: number;
+  readonly sizes: RewrapSizes;
+}
+
 /** One kind of re-wrapping. */
 export interface RangeWork {
   /**

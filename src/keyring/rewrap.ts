@@ -10,7 +10,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
-import type { JobId } from '../ids.ts';
+import type { Agents } from '../hsm/token-router.ts';
+import type { JobId, TenantId } from '../ids.ts';
 import { lockKey } from '../store/keys.ts';
 import {
   endJob,
@@ -34,10 +35,11 @@ import {
 } from '../store/rewrap-ranges.ts';
 import { planDataKeys } from '../store/stale-data-keys.ts';
 import { planKeyVersions } from '../store/stale-key-versions.ts';
+import type { Store } from '../store/store.ts';
 import type { Tx } from '../store/transaction.ts';
-
-import type { KeyringParts, ListRequest } from './keyring.ts';
-import { identify, type KeyIdentity, ownCall, requireKept } from './mutations.ts';
+import type { KeyCache } from './key-cache.ts';
+import type { KeyStates } from './key-states.ts';
+import { identify, type KeyIdentity, requireKept } from './mutations.ts';
 import {
   formatJobName,
   formatScope,
@@ -47,43 +49,17 @@ import {
   SYSTEM_TENANT,
   type TenantName,
 } from './names.ts';
-import { BY_JOB, type Page, readPage } from './page-token.ts';
+import { ownCall } from './own-calls.ts';
+import { BY_JOB, type ListRequest, type Page, readPage } from './page-token.ts';
 import { RewrapDataKeys } from './rewrap-data-keys.ts';
 import { RewrapKeyVersions } from './rewrap-key-versions.ts';
-import { type RangeWork, STEP_MS, step, Throttle } from './rewrap-work.ts';
+import { type RangeWork, type RewrapSettings, STEP_MS, step, Throttle } from './rewrap-work.ts';
 
 const PLANNERS = { 'data-keys': planDataKeys, 'key-versions': planKeyVersions } as const;
 const FINISHED_LIMIT = 100;
 const WATCH_MS = 1_000;
 /** Over how many looks the rate is taken. */
 const RATE_WINDOW = 10;
-
-/** How many stored data keys, or key versions, are dealt with at a time. */
-export interface RewrapSizes {
-  /**
-   * Stale things that a replica takes on at once; what it loses if it is killed is a batch, not a
-   * range.
-   */
-  readonly range: number;
-  /** Read, and written in one transaction. */
-  readonly batch: number;
-  /**
-   * An agent is busy with as many for 1.4 ms, at a share of 1; a caller's operation may have to
-   * wait for that.
-   */
-  readonly operation: number;
-}
-
-/** What the service works with. */
-export const REWRAP_SIZES: RewrapSizes = { range: 10_000, batch: 500, operation: 32 };
-
-export interface RewrapSettings {
-  /** How much of the time this replica may work on jobs: above 0, to 1. */
-  readonly share: number;
-  /** How many ranges it works on at once, if it may work all the time. */
-  readonly workers: number;
-  readonly sizes: RewrapSizes;
-}
 
 /** A job as somebody who watches it sees it. */
 export interface WatchedJob {
@@ -101,12 +77,25 @@ interface Shift {
   readonly throttle: Throttle;
 }
 
+/** What {@link Rewrap} stands on. */
+export interface RewrapParts {
+  readonly store: Store;
+  readonly agents: Agents;
+  readonly cache: KeyCache;
+  readonly states: KeyStates;
+  /** The reserved tenant, whose audit entries say what is done for the whole service. */
+  readonly systemTenantId: TenantId;
+  /** Tells the reconciler that there is something to do. */
+  readonly wake: () => void;
+  readonly rewrap: RewrapSettings;
+}
+
 /** See this file's first paragraph. */
 export class Rewrap {
-  readonly #parts: KeyringParts;
+  readonly #parts: RewrapParts;
   readonly #work: Readonly<Record<JobKind, RangeWork>>;
 
-  constructor(parts: KeyringParts) {
+  constructor(parts: RewrapParts) {
     this.#parts = parts;
     const { share, sizes } = parts.rewrap;
     // With a small share a batch takes as long as with all, for the lease and the switches wait for

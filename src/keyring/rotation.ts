@@ -10,30 +10,23 @@
  */
 import { type Call, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
-import { ALGORITHM } from '../hsm/key-version.ts';
-import type { KeyId, TenantId } from '../ids.ts';
+import type { Agents } from '../hsm/token-router.ts';
 import { changeStates } from '../store/key-seals.ts';
-import { findHighestVersion, findVersion, type NewKeyVersion } from '../store/key-versions.ts';
-import { findKey, insertPrimaryVersion, type KeyRecord } from '../store/keys.ts';
+import { findHighestVersion } from '../store/key-versions.ts';
+import { insertPrimaryVersion, type KeyRecord } from '../store/keys.ts';
 import { type DueRotation, findRotationCause } from '../store/maintenance.ts';
-import type { Reference } from '../store/request-ids.ts';
 import { insertJob, newJobId, type RotationCause, supersedeJobs } from '../store/rewrap-jobs.ts';
 import { insertRotation, listRotations, type RotationRecord } from '../store/rotations.ts';
-import type { Replay } from '../store/store.ts';
+import type { Replay, Store } from '../store/store.ts';
 import type { Tx } from '../store/transaction.ts';
-import type { KeyringParts, ListRequest } from './keyring.ts';
-import {
-  findReplayed,
-  identify,
-  type KeyIdentity,
-  keyMutation,
-  ownCall,
-  requireEtag,
-  requireKept,
-} from './mutations.ts';
+import type { KeyCache } from './key-cache.ts';
+import type { KeyStates } from './key-states.ts';
+import { type CurrentKeySource, makeKeyVersion, replayOf } from './key-versions.ts';
+import { findReplayed, identify, type KeyIdentity, keyMutation, requireKept } from './mutations.ts';
 import { formatKeyName, type KeyName } from './names.ts';
-import { BY_TO_VERSION, type Page, readPage } from './page-token.ts';
-import type { CurrentKeys } from './token-objects.ts';
+import { ownCall, requireEtag } from './own-calls.ts';
+import { BY_TO_VERSION, type ListRequest, type Page, readPage } from './page-token.ts';
+
 import { findEnabledTenant } from './usable.ts';
 
 /** How often a rotation that lost to another is tried again. */
@@ -43,11 +36,23 @@ const OWN_CALL_MS = 30_000;
 /** Why a rotation is to be made, decided under the key's lock; undefined: it isn't. */
 type Decision = (tx: Tx, key: KeyRecord) => Promise<RotationCause | undefined>;
 
+/** What {@link Rotation} stands on. */
+export interface RotationParts {
+  readonly store: Store;
+  readonly cache: KeyCache;
+  readonly states: KeyStates;
+  readonly agents: Agents;
+  /** The token's objects, as this replica knows them. */
+  readonly tokenObjects: CurrentKeySource;
+  /** Tells the reconciler that there is something to do. */
+  readonly wake: () => void;
+}
+
 /** See this file's first paragraph. */
 export class Rotation {
-  readonly #parts: KeyringParts;
+  readonly #parts: RotationParts;
 
-  constructor(parts: KeyringParts) {
+  constructor(parts: RotationParts) {
     this.#parts = parts;
   }
 
@@ -236,36 +241,4 @@ export class Rotation {
 
 function isConflict(error: unknown): boolean {
   return error instanceof KeywardError && error.reason === 'CONFLICT';
-}
-
-/** A proven version of the key, not yet stored. */
-export async function makeKeyVersion(
-  agents: KeyringParts['agents'],
-  call: Call,
-  under: KeyIdentity & CurrentKeys,
-  version: number,
-): Promise<NewKeyVersion> {
-  const request = { ...under, version, algorithm: ALGORITHM.hmacSha512Aes256Gcm };
-  return { ...(await agents.call('createKeyVersion', request, call.deadline)), state: 'ENABLED' };
-}
-
-/** A key's answer rebuilt: as it is now, but for the primary that the effect had made. */
-export function replayOf(
-  { states }: Pick<KeyringParts, 'states'>,
-  { deadline }: Pick<Call, 'deadline'>,
-  tenantId: TenantId,
-  reference: Reference,
-): Replay<KeyRecord> {
-  return {
-    reference,
-    rebuild: async (tx, { keyId, version }) => {
-      const readAfter = states.now();
-      const key = await findKey(tx, tenantId, keyId as KeyId);
-      if (key === undefined) throw new Error('a key that a request made is gone');
-      await states.verify([key.sealed], { readAfter, deadline });
-      const primary =
-        typeof version === 'number' && (await findVersion(tx, tenantId, key.keyId, version));
-      return primary ? { ...key, primary } : key;
-    },
-  };
 }

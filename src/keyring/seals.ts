@@ -6,15 +6,25 @@
  * record is re-sealed is in `reseal.ts`.
  */
 import { monotonicNow } from '../call.ts';
-import type { KeyringParts } from './keyring.ts';
-import { type ResealOutcome, resealAll } from './reseal.ts';
-import { step, Throttle } from './rewrap-work.ts';
+import type { Agents } from '../hsm/token-router.ts';
+import type { Store } from '../store/store.ts';
+import { type AllSealedRecords, type ResealOutcome, resealAll } from './reseal.ts';
+import { type RewrapSettings, step, Throttle } from './rewrap-work.ts';
+
+/** What {@link Seals} stands on. */
+export interface SealsParts {
+  readonly store: Store;
+  readonly agents: Agents;
+  readonly rewrap: Pick<RewrapSettings, 'share'>;
+  /** What is sealed again when the seal key was replaced. */
+  readonly sealedRecords: AllSealedRecords;
+}
 
 /** See this file's first paragraph. */
 export class Seals {
-  readonly #parts: Pick<KeyringParts, 'store' | 'agents' | 'rewrap' | 'sealedRecords'>;
+  readonly #parts: SealsParts;
 
-  constructor(parts: Pick<KeyringParts, 'store' | 'agents' | 'rewrap' | 'sealedRecords'>) {
+  constructor(parts: SealsParts) {
     this.#parts = parts;
   }
 

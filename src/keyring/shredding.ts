@@ -12,6 +12,7 @@ import type { TenantId } from '../ids.ts';
 import { type DueShredding, timeAfterDays } from '../store/maintenance.ts';
 import { supersedeTenantJobs } from '../store/rewrap-jobs.ts';
 import { measureTenant, shredTenant, type TenantHoldings } from '../store/shredding.ts';
+import type { Store } from '../store/store.ts';
 import {
   findTenantByName,
   lockTenant,
@@ -20,10 +21,10 @@ import {
 } from '../store/tenants.ts';
 import { listTokenObjects } from '../store/token-objects.ts';
 import type { Tx } from '../store/transaction.ts';
-import type { DestructionRequest } from './destruction.ts';
-import type { KeyringParts } from './keyring.ts';
-import { ownCall, requireEtag } from './mutations.ts';
+import type { KeyCache } from './key-cache.ts';
+import type { DestructionRequest } from './mutations.ts';
 import { formatTenantName, formatTokenKeyName, SYSTEM_TENANT, type TenantName } from './names.ts';
+import { ownCall, requireEtag } from './own-calls.ts';
 import { requireTenantKept, tenantMutation } from './tenants.ts';
 
 /** All of a tenant is one transaction. */
@@ -43,11 +44,19 @@ export interface ShredAnswer {
   readonly impact: ShredImpact;
 }
 
+/** What {@link Shredding} stands on. */
+export interface ShreddingParts {
+  readonly store: Store;
+  readonly cache: KeyCache;
+  /** The reserved tenant, whose audit entries say what is done for the whole service. */
+  readonly systemTenantId: TenantId;
+}
+
 /** See this file's first paragraph. */
 export class Shredding {
-  readonly #parts: KeyringParts;
+  readonly #parts: ShreddingParts;
 
-  constructor(parts: KeyringParts) {
+  constructor(parts: ShreddingParts) {
     this.#parts = parts;
   }
 

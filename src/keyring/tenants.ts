@@ -7,7 +7,7 @@
 import type { Call } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
 import { newId, type TenantId } from '../ids.ts';
-import type { Mutation } from '../store/store.ts';
+import type { Mutation, Store } from '../store/store.ts';
 import {
   findTenantByName,
   insertTenant,
@@ -19,10 +19,10 @@ import {
   type TenantRecord,
 } from '../store/tenants.ts';
 import type { Tx } from '../store/transaction.ts';
-import type { KeyringParts, ListRequest } from './keyring.ts';
-import { requireEtag } from './mutations.ts';
+import type { KeyCache } from './key-cache.ts';
 import { formatTenantName, SYSTEM_TENANT, type TenantName } from './names.ts';
-import { BY_NAME, type Page, readPage } from './page-token.ts';
+import { requireEtag } from './own-calls.ts';
+import { BY_NAME, type ListRequest, type Page, readPage } from './page-token.ts';
 import type { TokenKeys } from './token-keys.ts';
 
 /** A change to a tenant, announced to all replicas. */
@@ -40,15 +40,20 @@ export function requireTenantKept({ state }: Pick<TenantRecord, 'state'>): void 
     throw new KeywardError('DESTRUCTION_UNDER_WAY', { metadata: { state } });
 }
 
+/** What {@link Tenants} stands on. */
+export interface TenantsParts {
+  readonly store: Store;
+  readonly cache: KeyCache;
+  /** The reserved tenant, whose audit entries say what is done for the whole service. */
+  readonly systemTenantId: TenantId;
+}
+
 /** See this file's first paragraph. */
 export class Tenants {
-  readonly #parts: Pick<KeyringParts, 'store' | 'cache' | 'systemTenantId'>;
+  readonly #parts: TenantsParts;
   readonly #tokenKeys: Pick<TokenKeys, 'add'>;
 
-  constructor(
-    parts: Pick<KeyringParts, 'store' | 'cache' | 'systemTenantId'>,
-    tokenKeys: Pick<TokenKeys, 'add'>,
-  ) {
+  constructor(parts: TenantsParts, tokenKeys: Pick<TokenKeys, 'add'>) {
     this.#parts = parts;
     this.#tokenKeys = tokenKeys;
   }

@@ -11,9 +11,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Call, millisecondsLeft } from '../call.ts';
 import { KeywardError } from '../errors.ts';
-import { type AnyId, newId } from '../ids.ts';
+import type { TokenObject } from '../hsm/token-profile.ts';
+import { type AnyId, newId, type TenantId } from '../ids.ts';
 import { findLatestJob, insertJob, newJobId, supersedeVersionJobs } from '../store/rewrap-jobs.ts';
-import type { Mutation } from '../store/store.ts';
+import type { Mutation, Store } from '../store/store.ts';
 import type { TenantRecord } from '../store/tenants.ts';
 import {
   activateTokenObject,
@@ -27,8 +28,7 @@ import {
   type UnderTokenKey,
 } from '../store/token-objects.ts';
 import type { Tx } from '../store/transaction.ts';
-import type { KeyringParts } from './keyring.ts';
-import { ownCall, SELF } from './mutations.ts';
+import type { KeyCache } from './key-cache.ts';
 import {
   formatScope,
   formatTenantName,
@@ -37,6 +37,8 @@ import {
   type TenantName,
   type TokenKeyName,
 } from './names.ts';
+import { ownCall, SELF } from './own-calls.ts';
+import type { TokenObjects } from './token-objects.ts';
 
 /** Within the time after which an attempt is another's to take up. */
 const CREATE_MS = 60_000;
@@ -64,11 +66,27 @@ type TokenKey = Pick<TokenObjectRecord, 'tenantId' | 'tenant' | 'objectId'> & {
   readonly role: ReplaceableRole;
 };
 
+/** What {@link TokenKeys} stands on. */
+export interface TokenKeysParts {
+  readonly store: Store;
+  readonly cache: KeyCache;
+  /** The reserved tenant, whose audit entries say what is done for the whole service. */
+  readonly systemTenantId: TenantId;
+  /** The token's objects, as this replica knows them. */
+  readonly tokenObjects: Pick<TokenObjects, 'refresh'>;
+  /**
+   * Makes a recorded root or seal key in the token. Rejects when it wasn't made, or that isn't known.
+   */
+  readonly makeTokenKey: (key: TokenObject) => Promise<void>;
+  /** Tells the reconciler that there is something to do. */
+  readonly wake: () => void;
+}
+
 /** See this file's first paragraph. */
 export class TokenKeys {
-  readonly #parts: KeyringParts;
+  readonly #parts: TokenKeysParts;
 
-  constructor(parts: KeyringParts) {
+  constructor(parts: TokenKeysParts) {
     this.#parts = parts;
   }
 

@@ -19,17 +19,12 @@ import {
   reportHeld,
   type TokenObjectRecord,
 } from '../store/token-objects.ts';
+import type { CurrentKeys } from './key-versions.ts';
 
 const READ_MS = 5_000;
 const REPORT_PERIOD_MS = 2_000;
 /** How often a change that meets another key than it was made under is made anew. */
 const TRIES = 3;
-
-/** What new key versions are wrapped and sealed by. */
-export interface CurrentKeys {
-  readonly rootKeyId: RootKeyId;
-  readonly sealKeyId: SealKeyId;
-}
 
 /** The recorded objects, as agents are told of them. */
 export function tokenObjectsOf(records: readonly TokenObjectRecord[]): TokenObject[] {

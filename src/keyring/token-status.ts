@@ -9,11 +9,11 @@
  */
 import { type Call, monotonicNow } from '../call.ts';
 import type { ObjectPosture, TokenObject, TokenPosture } from '../hsm/token-profile.ts';
+import type { Agents } from '../hsm/token-router.ts';
 import { readEnvironment } from '../store/environment.ts';
 import type { Store } from '../store/store.ts';
 import { countUnderTokenKeys, type TokenObjectRecord } from '../store/token-objects.ts';
 import type { Deadline } from '../store/transaction.ts';
-import type { KeyringParts } from './keyring.ts';
 import { tokenObjectsOf } from './token-objects.ts';
 
 /** Every key version is counted. */
@@ -120,11 +120,17 @@ export function objectionsTo({ objects, unrecorded }: TokenStatusRecord): string
   ];
 }
 
+/** What {@link TokenStatus} stands on. */
+export interface TokenStatusParts {
+  readonly store: Store;
+  readonly agents: Agents;
+}
+
 /** The token as a serving agent sees it now. */
 export class TokenStatus {
-  readonly #parts: Pick<KeyringParts, 'store' | 'agents'>;
+  readonly #parts: TokenStatusParts;
 
-  constructor(parts: Pick<KeyringParts, 'store' | 'agents'>) {
+  constructor(parts: TokenStatusParts) {
     this.#parts = parts;
   }
 

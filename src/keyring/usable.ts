@@ -6,9 +6,14 @@
  * the key or the version is not enabled. Answers from memory, as fresh as the cache is.
  */
 import { KeywardError } from '../errors.ts';
-import type { TenantRecord } from '../store/tenants.ts';
+import type { Quotas, TenantRecord } from '../store/tenants.ts';
 import type { KeyCache, LoadedKey, LoadedVersion } from './key-cache.ts';
 import type { KeyName } from './names.ts';
+
+/** Knows how much of something a tenant may have. */
+export interface QuotaLimits {
+  of(tenant: Pick<TenantRecord, 'name' | 'quotas'>, which: keyof Quotas): number;
+}
 
 /** Throws RESOURCE_NOT_FOUND, TENANT_DISABLED. */
 export async function findEnabledTenant(cache: KeyCache, name: string): Promise<TenantRecord> {
