@@ -5,7 +5,7 @@
  * Knows the database's tables, as it fills them past the service.
  */
 import { connect } from 'keyward-client';
-import { REWRAP_SIZES } from '../src/keyring/rewrap-work.ts';
+import { REWRAP_SIZES } from '../src/keyring/pace.ts';
 
 import { type PlainTable, PlainUpdate } from './plain-update.ts';
 import type { Subject } from './rewrap-job.ts';

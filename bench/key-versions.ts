@@ -5,7 +5,7 @@
  * Knows the database's tables.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { REWRAP_SIZES } from '../src/keyring/rewrap-work.ts';
+import { REWRAP_SIZES } from '../src/keyring/pace.ts';
 
 import { VERSION_COLUMNS } from '../src/store/key-versions.ts';
 import { makeKeys } from './make-keys.ts';

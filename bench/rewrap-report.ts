@@ -4,7 +4,7 @@
  *
  * Knows figures, not how they came about.
  */
-import { REWRAP_SIZES } from '../src/keyring/rewrap-work.ts';
+import { REWRAP_SIZES } from '../src/keyring/pace.ts';
 import { KEY_VERSION_BATCH } from './key-versions.ts';
 import { table, target } from './markdown.ts';
 import { CONNECTIONS } from './plain-update.ts';

@@ -16,7 +16,7 @@ import type { Query } from '../store/transaction.ts';
 
 import { policyContent } from './policy-seal.ts';
 
-/** Who may do what, as `keyring/reseal.ts` wants its kinds of records. */
+/** Who may do what, as `keyring/seals/reseal.ts` wants its kinds of records. */
 export const POLICIES = {
   kind: RECORD.policy,
   findFormer: findFormerPolicyKeys,

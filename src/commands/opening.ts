@@ -11,8 +11,8 @@ import { POLICIES } from '../access/stale-policies.ts';
 import { type Configuration, ConfigurationError } from '../config.ts';
 import type { ServeSettings, TokenSettings } from '../hsm/protocol.ts';
 import type { TokenProfile } from '../hsm/token-profile.ts';
-import { KEY_STATES } from '../keyring/reseal.ts';
-import { tokenObjectsOf } from '../keyring/token-objects.ts';
+import { tokenObjectsOf } from '../keyring/hsm-token/token-objects.ts';
+import { KEY_STATES } from '../keyring/seals/reseal.ts';
 import {
   type EnvironmentRecord,
   readEnvironmentAsOwner,

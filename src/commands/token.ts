@@ -16,18 +16,18 @@ import {
 } from '../hsm/token-commands.ts';
 import type { TokenObject } from '../hsm/token-profile.ts';
 import type { SealKeyId } from '../ids.ts';
-import { sealStates } from '../keyring/seal-states.ts';
 import {
   type DestroyedKeys,
   type DestructionParts,
   destroyTokenKey,
   recordTokenKey,
   shredTokenKeys,
-} from '../keyring/token-destruction.ts';
-import { migrateToken, previewMigration } from '../keyring/token-migration.ts';
-import { tokenObjectsOf } from '../keyring/token-objects.ts';
-import { objectionsTo, readTokenStatus } from '../keyring/token-status.ts';
-import { tokenStatusText, tokensText } from '../keyring/token-status-text.ts';
+} from '../keyring/hsm-token/token-destruction.ts';
+import { migrateToken, previewMigration } from '../keyring/hsm-token/token-migration.ts';
+import { tokenObjectsOf } from '../keyring/hsm-token/token-objects.ts';
+import { objectionsTo, readTokenStatus } from '../keyring/hsm-token/token-status.ts';
+import { tokenStatusText, tokensText } from '../keyring/hsm-token/token-status-text.ts';
+import { sealStates } from '../keyring/seals/seal-states.ts';
 import { tokenStatusMessage } from '../rpc/token-messages.ts';
 import {
   readEnvironment,

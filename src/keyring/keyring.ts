@@ -5,19 +5,19 @@
  * Owns what its parts have in common and nothing else; what happens on Encrypt is in
  * `encryption.ts`.
  */
-import { DataKeys, type DataKeysParts } from './data-keys.ts';
-import { Destruction, type DestructionParts } from './destruction.ts';
-import { Encryption, type EncryptionParts } from './encryption.ts';
-import { Keys, type KeysParts } from './keys.ts';
+import { TokenKeys, type TokenKeysParts } from './hsm-token/token-keys.ts';
+import { TokenStatus, type TokenStatusParts } from './hsm-token/token-status.ts';
+import { DataKeys, type DataKeysParts } from './keys/data-keys.ts';
+import { Encryption, type EncryptionParts } from './keys/encryption.ts';
+import { Keys, type KeysParts } from './keys/keys.ts';
+import { Destruction, type DestructionParts } from './lifecycle/destruction.ts';
+import { Rewrap, type RewrapParts } from './lifecycle/rewrap.ts';
+import { Rotation, type RotationParts } from './lifecycle/rotation.ts';
 import { Maintenance, type MaintenanceParts } from './maintenance.ts';
-import type { TenantQuotas } from './quotas.ts';
-import { Rewrap, type RewrapParts } from './rewrap.ts';
-import { Rotation, type RotationParts } from './rotation.ts';
-import { Seals, type SealsParts } from './seals.ts';
-import { Shredding, type ShreddingParts } from './shredding.ts';
-import { Tenants, type TenantsParts } from './tenants.ts';
-import { TokenKeys, type TokenKeysParts } from './token-keys.ts';
-import { TokenStatus, type TokenStatusParts } from './token-status.ts';
+import { Seals, type SealsParts } from './seals/seals.ts';
+import type { TenantQuotas } from './tenants/quotas.ts';
+import { Shredding, type ShreddingParts } from './tenants/shredding.ts';
+import { Tenants, type TenantsParts } from './tenants/tenants.ts';
 
 /** What the keyring stands on. */
 export type KeyringParts = DataKeysParts &

@@ -7,8 +7,8 @@
 import { z } from 'zod';
 import { MAX_NAME_BYTES } from '../access/certificates.ts';
 import { isPermission } from '../access/permissions.ts';
-import { findContextProblem } from '../keyring/encryption-context.ts';
-import { parseKeyName, parseRoleName, parseTenantName } from '../keyring/names.ts';
+import { findContextProblem } from '../keyring/keys/encryption-context.ts';
+import { parseKeyName, parseRoleName, parseTenantName } from '../names.ts';
 import type { ContextCondition, Member } from '../store/policies.ts';
 import { description, time } from './fields.ts';
 

@@ -10,7 +10,7 @@ import {
   formatRoleName,
   formatTenantName,
   type TenantName,
-} from '../keyring/names.ts';
+} from '../names.ts';
 import type { ContextCondition, CustomRole, RoleBinding } from '../store/policies.ts';
 import type { AccessObstacle } from './generated/keyward/v1/AccessObstacle.ts';
 import type { Caller as CallerMessage } from './generated/keyward/v1/Caller.ts';

@@ -17,7 +17,7 @@
 import { z } from 'zod';
 import { LATER } from '../access/policy.ts';
 import { invalidField, KeywardError } from '../errors.ts';
-import { formatTenantName, type TenantName } from '../keyring/names.ts';
+import { formatTenantName, type TenantName } from '../names.ts';
 import { fieldBytes, MAX_ANSWER_BYTES } from './answer-size.ts';
 import { requireRights } from './authorization.ts';
 import { itemEntryBytes, noteItems, type ServedItem } from './call-audit.ts';

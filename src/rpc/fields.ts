@@ -8,7 +8,7 @@
 import { z } from 'zod';
 import { type FieldViolation, KeywardError } from '../errors.ts';
 import { MAX_PLAINTEXT_BYTES } from '../hsm/ciphertext.ts';
-import { type EncryptionContext, findContextProblem } from '../keyring/encryption-context.ts';
+import { type EncryptionContext, findContextProblem } from '../keyring/keys/encryption-context.ts';
 import {
   ID_PATTERN,
   ID_RULE,
@@ -22,7 +22,7 @@ import {
   parseTenantName,
   parseTokenKeyName,
   SYSTEM_TENANT,
-} from '../keyring/names.ts';
+} from '../names.ts';
 import { crc32c } from './crc32c.ts';
 import { parseFilter } from './filter.ts';
 

@@ -2,7 +2,9 @@
  * The keyring's records as the contract's messages. Knows both and nothing else.
  */
 import { CIPHERTEXT_OVERHEAD } from '../hsm/ciphertext.ts';
-import type { Impact } from '../keyring/destruction.ts';
+import { TOKEN_COPIES } from '../keyring/hsm-token/token-status.ts';
+import type { Impact } from '../keyring/lifecycle/destruction.ts';
+import type { ShredImpact as ShredImpactRecord } from '../keyring/tenants/shredding.ts';
 import {
   formatDataKeyName,
   formatJobName,
@@ -11,9 +13,7 @@ import {
   formatTenantName,
   type KeyName,
   type TenantName,
-} from '../keyring/names.ts';
-import type { ShredImpact as ShredImpactRecord } from '../keyring/shredding.ts';
-import { TOKEN_COPIES } from '../keyring/token-status.ts';
+} from '../names.ts';
 import type { DataKeyRecord } from '../store/data-keys.ts';
 import type { LifecycleState } from '../store/key-states.ts';
 import type { KeyVersionRecord } from '../store/key-versions.ts';

@@ -6,9 +6,9 @@ import type {
   ObjectCondition,
   TokenObjectRole as StoredRole,
 } from '../hsm/token-profile.ts';
-import { formatJobName, formatTenantName, formatTokenKeyName } from '../keyring/names.ts';
-import type { UsedTokenKey } from '../keyring/token-keys.ts';
-import type { TokenStatusRecord } from '../keyring/token-status.ts';
+import type { UsedTokenKey } from '../keyring/hsm-token/token-keys.ts';
+import type { TokenStatusRecord } from '../keyring/hsm-token/token-status.ts';
+import { formatJobName, formatTenantName, formatTokenKeyName } from '../names.ts';
 import type { TokenObjectState } from '../store/token-objects.ts';
 import type { TokenAttributeState } from './generated/keyward/v1/TokenAttributeState.ts';
 import type { TokenKey } from './generated/keyward/v1/TokenKey.ts';

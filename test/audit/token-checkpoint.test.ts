@@ -19,8 +19,8 @@ import { encodeRequest, type KeepSettings, type ServeSettings } from '../../src/
 import { inspectToken, keepCheckpoint, readKeptCheckpoint } from '../../src/hsm/token-commands.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
 import { type EnvironmentId, newId } from '../../src/ids.ts';
-import { ServingTokens } from '../../src/keyring/serving-tokens.ts';
-import { tokenObjectsOf } from '../../src/keyring/token-objects.ts';
+import { ServingTokens } from '../../src/keyring/hsm-token/serving-tokens.ts';
+import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
 import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
 import { Store } from '../../src/store/store.ts';
 import { TokenKeysRig } from '../hsm/token-keys-rig.ts';

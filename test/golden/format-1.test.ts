@@ -19,7 +19,7 @@ import {
   type RootKeyId,
   type TenantId,
 } from '../../src/ids.ts';
-import { contextDigest } from '../../src/keyring/encryption-context.ts';
+import { contextDigest } from '../../src/keyring/keys/encryption-context.ts';
 import * as again from './recompute.ts';
 import {
   type CiphertextVector,

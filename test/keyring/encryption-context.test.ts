@@ -10,7 +10,7 @@ import {
   contextDigest,
   type EncryptionContext,
   findContextProblem,
-} from '../../src/keyring/encryption-context.ts';
+} from '../../src/keyring/keys/encryption-context.ts';
 import { encryptionContext, validate } from '../../src/rpc/fields.ts';
 import * as again from '../golden/recompute.ts';
 import { opening } from '../golden/vectors.ts';

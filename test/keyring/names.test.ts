@@ -14,7 +14,7 @@ import {
   parseKeyVersionName,
   parseTenantName,
   SYSTEM_TENANT,
-} from '../../src/keyring/names.ts';
+} from '../../src/names.ts';
 
 const LETTERS = 'abcdefghijklmnopqrstuvwxyz';
 const unit = fc.constantFrom(...LETTERS, ...'0123456789', '-');

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { decodePageToken, encodePageToken, readPage } from '../../src/keyring/page-token.ts';
+import { decodePageToken, encodePageToken, readPage } from '../../src/keyring/pages.ts';
 import type { Condition } from '../../src/store/conditions.ts';
 
 const LIST = 'keys acme';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { TokenBucket } from '../../src/keyring/quotas.ts';
+import { TokenBucket } from '../../src/keyring/tenants/quotas.ts';
 
 /**
  * Takers one after another: how much each wants, and how many milliseconds after the one before.

@@ -32,7 +32,7 @@ import {
 import type { World } from './world.ts';
 
 const DAY_MS = 86_400_000;
-const ROTATION = 'src/keyring/rotation.ts';
+const ROTATION = 'src/keyring/lifecycle/rotation.ts';
 const MAINTENANCE = 'src/store/maintenance.ts';
 const RANGES = 'src/store/rewrap-ranges.ts';
 const DATA_KEYS = 'src/store/stale-data-keys.ts';

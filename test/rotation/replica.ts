@@ -12,13 +12,13 @@ import { HsmAgents } from '../../src/hsm/agents.ts';
 import type { TokenSettings } from '../../src/hsm/protocol.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
 import type { EnvironmentId } from '../../src/ids.ts';
-import type { Keyring, KeyringParts } from '../../src/keyring/keyring.ts';
-import type { Reconciler } from '../../src/keyring/reconciler.ts';
 import {
   type TokenObjects,
   type TokenObjectsParts,
   tokenObjectsOf,
-} from '../../src/keyring/token-objects.ts';
+} from '../../src/keyring/hsm-token/token-objects.ts';
+import type { Keyring, KeyringParts } from '../../src/keyring/keyring.ts';
+import type { Reconciler } from '../../src/keyring/reconciler.ts';
 import type { EnvironmentRecord } from '../../src/store/environment.ts';
 import type { Store } from '../../src/store/store.ts';
 import type { Environment } from '../kit.ts';
@@ -37,13 +37,13 @@ const NO_QUOTAS = {
 /** What replicas are made of. */
 export interface Modules {
   readonly store: typeof import('../../src/store/store.ts');
-  readonly cache: typeof import('../../src/keyring/key-cache.ts');
-  readonly reseal: typeof import('../../src/keyring/reseal.ts');
-  readonly states: typeof import('../../src/keyring/key-states.ts');
-  readonly usage: typeof import('../../src/keyring/usage.ts');
-  readonly quotas: typeof import('../../src/keyring/quotas.ts');
+  readonly cache: typeof import('../../src/keyring/keys/key-cache.ts');
+  readonly reseal: typeof import('../../src/keyring/seals/reseal.ts');
+  readonly states: typeof import('../../src/keyring/keys/key-states.ts');
+  readonly usage: typeof import('../../src/keyring/keys/usage.ts');
+  readonly quotas: typeof import('../../src/keyring/tenants/quotas.ts');
   readonly keyring: typeof import('../../src/keyring/keyring.ts');
-  readonly tokenObjects: typeof import('../../src/keyring/token-objects.ts');
+  readonly tokenObjects: typeof import('../../src/keyring/hsm-token/token-objects.ts');
   readonly reconciler: typeof import('../../src/keyring/reconciler.ts');
   readonly errors: typeof import('../../src/errors.ts');
 }

@@ -4,7 +4,7 @@
  * Made through the keyring; only times, and what no call leads to, are set behind its back.
  */
 import type { JobId } from '../../src/ids.ts';
-import { formatKeyName } from '../../src/keyring/names.ts';
+import { formatKeyName } from '../../src/names.ts';
 import { planRange } from '../../src/store/rewrap-ranges.ts';
 import { planDataKeys } from '../../src/store/stale-data-keys.ts';
 import { planKeyVersions } from '../../src/store/stale-key-versions.ts';

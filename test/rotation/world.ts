@@ -23,13 +23,13 @@ import {
   type SealKeyId,
   type TenantId,
 } from '../../src/ids.ts';
+import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
 import {
   formatKeyVersionName,
   formatTenantName,
   formatTokenKeyName,
   type KeyName,
-} from '../../src/keyring/names.ts';
-import { tokenObjectsOf } from '../../src/keyring/token-objects.ts';
+} from '../../src/names.ts';
 import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
 import { fromStateRow, STATES, type StateRow } from '../../src/store/key-states.ts';
 import type { KeySettings } from '../../src/store/keys.ts';

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
-import { encodePageToken } from '../../src/keyring/page-token.ts';
+import { encodePageToken } from '../../src/keyring/pages.ts';
 import { eventually, failureOf, reasonOf, sharedService, startService } from '../kit.ts';
 
 const PARENT = 'tenants/acme';

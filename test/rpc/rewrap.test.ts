@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { KeywardClient, RewrapJob } from 'keyward-client';
-import { encodePageToken } from '../../src/keyring/page-token.ts';
+import { encodePageToken } from '../../src/keyring/pages.ts';
 import { TESTER } from '../grants.ts';
 import { eventually, failureOf, reasonOf, sharedService } from '../kit.ts';
 import {

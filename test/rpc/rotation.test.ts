@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { MessageTypeDefinition } from '@grpc/proto-loader';
 import type { KeywardClient } from 'keyward-client';
-import { encodePageToken } from '../../src/keyring/page-token.ts';
+import { encodePageToken } from '../../src/keyring/pages.ts';
 import { packageDefinition } from '../../src/rpc/proto.ts';
 import { call, grpcFrame, openSession } from '../faults/http2.ts';
 import { TESTER } from '../grants.ts';

@@ -11,7 +11,7 @@ import type { KeywardClient, KeywardClientError } from 'keyward-client';
 import { createSoftHsmToken, type SoftHsmToken } from '../../softhsm/token.ts';
 import { readKeptCheckpoint } from '../../src/hsm/token-commands.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
-import { tokenObjectsOf } from '../../src/keyring/token-objects.ts';
+import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
 import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
 import { Store } from '../../src/store/store.ts';
 import {

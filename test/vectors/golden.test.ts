@@ -16,7 +16,7 @@ import {
   type RootKeyId,
   type TenantId,
 } from '../../src/ids.ts';
-import { contextDigest } from '../../src/keyring/encryption-context.ts';
+import { contextDigest } from '../../src/keyring/keys/encryption-context.ts';
 import { keyVersions, opening } from '../golden/vectors.ts';
 import { importMaterial, importRoot, ThrowawayToken } from './token.ts';
 

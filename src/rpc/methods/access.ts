@@ -7,14 +7,14 @@ import type { Rights } from '../../access/access.ts';
 import type { Permission } from '../../access/permissions.ts';
 import type { Target } from '../../access/policy.ts';
 import { KeywardError } from '../../errors.ts';
+import { BY_NAME, type Paging, readPage } from '../../keyring/pages.ts';
 import {
   formatKeyName,
   formatRoleBindingName,
   formatRoleName,
   formatTenantName,
   type TenantName,
-} from '../../keyring/names.ts';
-import { BY_NAME, type Paging, readPage } from '../../keyring/page-token.ts';
+} from '../../names.ts';
 import type { Condition } from '../../store/conditions.ts';
 import type { RoleBinding } from '../../store/policies.ts';
 import * as accessField from '../access-fields.ts';

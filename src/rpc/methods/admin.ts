@@ -3,7 +3,7 @@
  */
 import { z } from 'zod';
 import type { Permission } from '../../access/permissions.ts';
-import { formatTenantName } from '../../keyring/names.ts';
+import { formatTenantName } from '../../names.ts';
 import * as field from '../fields.ts';
 import type { AdminServiceHandlers } from '../generated/keyward/v1/AdminService.ts';
 import { maintenanceMessage, shredImpactMessage, tenantMessage } from '../messages.ts';

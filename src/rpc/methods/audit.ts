@@ -4,8 +4,8 @@
 import { z } from 'zod';
 import type { ShownCheckpoint } from '../../audit/log.ts';
 import { parseCheckpointText, parseNote } from '../../hsm/checkpoint.ts';
-import { SYSTEM_TENANT } from '../../keyring/names.ts';
-import { decodePageToken, encodePageToken } from '../../keyring/page-token.ts';
+import { decodePageToken, encodePageToken } from '../../keyring/pages.ts';
+import { SYSTEM_TENANT } from '../../names.ts';
 import { ENTRY_FIELDS, type LeafRecord } from '../../store/audit-entries.ts';
 import * as field from '../fields.ts';
 import type { AuditServiceHandlers } from '../generated/keyward/v1/AuditService.ts';

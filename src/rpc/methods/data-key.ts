@@ -2,7 +2,7 @@
  * DataKeyService, a row for each method.
  */
 import { z } from 'zod';
-import { formatDataKeyName, formatKeyName } from '../../keyring/names.ts';
+import { formatDataKeyName, formatKeyName } from '../../names.ts';
 import { crc32c } from '../crc32c.ts';
 import * as field from '../fields.ts';
 import type { DataKeyServiceHandlers } from '../generated/keyward/v1/DataKeyService.ts';

@@ -5,7 +5,7 @@ import { z } from 'zod';
 import { LATER, type Target } from '../../access/policy.ts';
 import { invalidField } from '../../errors.ts';
 import { CIPHERTEXT_OVERHEAD } from '../../hsm/ciphertext.ts';
-import type { EncryptionContext } from '../../keyring/encryption-context.ts';
+import type { EncryptionContext } from '../../keyring/keys/encryption-context.ts';
 import {
   formatKeyName,
   formatKeyVersionName,
@@ -15,7 +15,7 @@ import {
   LONGEST_KEY_NAME,
   MAX_VERSION,
   type TenantName,
-} from '../../keyring/names.ts';
+} from '../../names.ts';
 import { FLAG_BYTES, fieldBytes, NUMBER_BYTES } from '../answer-size.ts';
 import { batchOf } from '../batch.ts';
 import { crc32c } from '../crc32c.ts';

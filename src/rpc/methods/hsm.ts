@@ -2,7 +2,7 @@
  * HsmService, a row for each method.
  */
 import { z } from 'zod';
-import { formatTenantName, formatTokenKeyName, SYSTEM_TENANT } from '../../keyring/names.ts';
+import { formatTenantName, formatTokenKeyName, SYSTEM_TENANT } from '../../names.ts';
 import * as field from '../fields.ts';
 import type { HsmServiceHandlers } from '../generated/keyward/v1/HsmService.ts';
 import { tokenKeyMessage } from '../token-messages.ts';

@@ -3,7 +3,7 @@
  */
 import { z } from 'zod';
 import type { Permission } from '../../access/permissions.ts';
-import { formatKeyName, formatKeyVersionName, formatTenantName } from '../../keyring/names.ts';
+import { formatKeyName, formatKeyVersionName, formatTenantName } from '../../names.ts';
 import * as field from '../fields.ts';
 import type { KeyServiceHandlers } from '../generated/keyward/v1/KeyService.ts';
 import { impactMessage, keyMessage, keyVersionMessage } from '../messages.ts';

@@ -2,12 +2,7 @@
  * RotationService, a row for each method.
  */
 import { z } from 'zod';
-import {
-  formatJobName,
-  formatKeyName,
-  formatScope,
-  formatTenantName,
-} from '../../keyring/names.ts';
+import { formatJobName, formatKeyName, formatScope, formatTenantName } from '../../names.ts';
 import * as field from '../fields.ts';
 import type { RotationServiceHandlers } from '../generated/keyward/v1/RotationService.ts';
 import { jobMessage, rotationMessage } from '../messages.ts';

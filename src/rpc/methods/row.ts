@@ -11,7 +11,7 @@ import type { AuditLog } from '../../audit/log.ts';
 import type { ContextMasks } from '../../audit/masks.ts';
 import type { Call } from '../../call.ts';
 import type { Keyring } from '../../keyring/keyring.ts';
-import { SYSTEM_TENANT, type TenantName } from '../../keyring/names.ts';
+import { SYSTEM_TENANT, type TenantName } from '../../names.ts';
 import * as field from '../fields.ts';
 
 /** In place of a permission: who has proven who he is needs none. */

@@ -1,0 +1,267 @@
+/**
+ * The tokens that this replica serves from: one, or two while key versions move from one to the
+ * other.
+ *
+ * Owns which settings mean which recorded token, and that a replica never serves from a token that
+ * isn't the current one alone. With one token its agents are handed out as they are. Moves nothing:
+ * `token-migration.ts` does.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { monotonicNow } from '../../call.ts';
+import { type AgentLog, TokenRefused } from '../../hsm/agent-pool.ts';
+import type { HsmAgents } from '../../hsm/agents.ts';
+import { PinFile } from '../../hsm/pin-file.ts';
+import type {
+  CreateSettings,
+  KeepSettings,
+  ServeSettings,
+  TokenSettings,
+} from '../../hsm/protocol.ts';
+import type {
+  TokenIdentity,
+  TokenObject,
+  TokenProfile,
+  TokenReport,
+} from '../../hsm/token-profile.ts';
+import { type Agents, type RoutedToken, TokenRouter } from '../../hsm/token-router.ts';
+import type { TokenId } from '../../ids.ts';
+import type { EnvironmentRecord } from '../../store/environment.ts';
+import type { Store } from '../../store/store.ts';
+import { listTokenObjects, type TokenObjectRecord } from '../../store/token-objects.ts';
+import { listTokens, type TokenRecord } from '../../store/tokens.ts';
+import { tokenObjectsOf } from './token-objects.ts';
+
+const READ_MS = 5_000;
+/** Which token is meant can't be told while it is away. */
+const IDENTIFY_AGAIN_MS = 1_000;
+
+type PoolSettings = Omit<ServeSettings, 'despiteFailedTry'>;
+
+export interface ServingTokensParts {
+  readonly store: Store;
+  /** As read at the start. */
+  readonly environment: EnvironmentRecord;
+  /** The token to serve from, and the one that key versions move to, as configured. */
+  readonly configured: TokenSettings;
+  readonly next: TokenSettings | undefined;
+  readonly keyCacheSize: number;
+  /** As {@link ServeSettings} has it. */
+  readonly heedsKeptCheckpoint: boolean;
+  readonly openPool: (
+    settings: PoolSettings,
+    /** As {@link HsmAgents} wants it. */
+    reread: () => Promise<readonly TokenObject[]>,
+  ) => HsmAgents;
+  readonly identify: (settings: TokenSettings) => Promise<TokenIdentity>;
+  readonly createKey: (settings: CreateSettings) => Promise<void>;
+  readonly keepCheckpoint: (settings: KeepSettings) => Promise<void>;
+  /**
+   * Hears, in words for operators, that the token isn't the current one any more: nothing can be
+   * served from it.
+   */
+  readonly onMisplaced: (why: string) => void;
+  readonly log: AgentLog;
+}
+
+/** See this file's first paragraph. */
+export class ServingTokens {
+  readonly #parts: ServingTokensParts;
+  /** How each token that was opened is spoken to. */
+  readonly #settings = new Map<TokenId, PoolSettings>();
+  readonly #only: HsmAgents | undefined;
+  readonly #router: TokenRouter | undefined;
+  /** What came of their PINs when a checkpoint was to be kept. */
+  readonly #pins = new Map<TokenId, PinFile>();
+
+  private constructor(
+    parts: ServingTokensParts,
+    served: TokenSettings,
+    next: TokenSettings | undefined,
+  ) {
+    this.#parts = parts;
+    const { environment, log } = parts;
+    const { currentToken, tokenProfile, tokenObjects } = environment;
+    const { tokenId } = currentToken;
+    const pool = this.#openPool(
+      tokenId,
+      this.#remember(tokenId, served, tokenProfile, tokenObjects),
+    );
+    if (next === undefined) this.#only = pool;
+    else
+      this.#router = new TokenRouter({
+        current: { tokenId, agents: pool },
+        openNext: (token) => this.#openNext(token, next),
+        log,
+      });
+  }
+
+  /** Finds out which settings mean the current token. Opens nothing yet. */
+  static async prepare(parts: ServingTokensParts): Promise<ServingTokens> {
+    const { configured, next, environment } = parts;
+    const { tokens } = environment;
+    const mayHaveMoved =
+      tokens.some(({ state }) => state === 'FORMER') &&
+      !tokens.some(({ state }) => state === 'NEXT');
+    if (next === undefined || !mayHaveMoved) return new ServingTokens(parts, configured, next);
+    const means = (token: TokenIdentity) =>
+      token.label === environment.currentToken.label &&
+      token.serialNumber === environment.currentToken.serialNumber;
+    // Once key versions have moved, the one to move to is the only one that is needed.
+    if (means(await identified(parts, next))) return new ServingTokens(parts, next, undefined);
+    return new ServingTokens(parts, configured, next);
+  }
+
+  get agents(): Agents {
+    const agents = this.#router ?? this.#only;
+    if (agents === undefined) throw new Error('a replica without agents');
+    return agents;
+  }
+
+  /** Throws {@link TokenRefused}, saying which token is current where there are several. */
+  async start(): Promise<TokenReport> {
+    const starting = this.#router?.start() ?? this.#only?.start();
+    if (starting === undefined) throw new Error('a replica without agents');
+    return starting.catch((error: unknown) => {
+      const { currentToken, tokens } = this.#parts.environment;
+      if (!(error instanceof TokenRefused) || tokens.length === 1) throw error;
+      throw new TokenRefused(
+        `${error.message}; the current token is ${tokenInWords(currentToken)}`,
+      );
+    });
+  }
+
+  /** Has all agents use what is recorded of their tokens. Throws HSM_UNAVAILABLE. */
+  async hold(records: readonly TokenObjectRecord[]): Promise<void> {
+    if (this.#router !== undefined) return this.#router.hold(routed(records));
+    const [tokenId] = this.#settings.keys();
+    const own = records.filter((record) => record.tokenId === tokenId);
+    if (own[0] !== undefined && own[0].tokenState !== 'CURRENT')
+      this.#parts.onMisplaced(
+        'key versions have moved to another HSM token than this replica is told of',
+      );
+    await this.#only?.hold(tokenObjectsOf(own));
+  }
+
+  /**
+   * Makes a recorded key in the token that it is recorded for. Rejects when it wasn't made, or
+   * nobody knows.
+   */
+  async makeTokenKey({ role, objectId }: TokenObject): Promise<void> {
+    const [only] = this.#settings.values();
+    const settings = this.#settings.size === 1 ? only : await this.#settingsFor(objectId);
+    if (settings === undefined) throw new Error('the token of a new key is not open here');
+    await this.#parts.createKey({ ...settings, role, objectId });
+  }
+
+  /**
+   * Has the current token keep a checkpoint. Rejects when it doesn't, or nobody knows; a PIN that
+   * was rejected isn't tried again before its file changes.
+   */
+  async keepCheckpoint(note: string): Promise<void> {
+    const records = await listTokenObjects(this.#parts.store, soon());
+    const signing = records.filter(
+      ({ role, tokenState }) => role === 'audit-signing' && tokenState === 'CURRENT',
+    );
+    const tokenId = signing[0]?.tokenId;
+    const settings = tokenId && this.#settings.get(tokenId);
+    const pin = tokenId && this.#pins.get(tokenId);
+    if (settings === undefined || pin === undefined)
+      throw new Error('the current token is not open here');
+    pin.look();
+    if (pin.isRejected) throw new Error('the token has rejected the PIN in its file before');
+    const { stamp, hasChanged: despiteFailedTry } = pin;
+    const objects = tokenObjectsOf(signing);
+    try {
+      await this.#parts.keepCheckpoint({ ...settings, objects, note, despiteFailedTry });
+      pin.accept();
+    } catch (error) {
+      if (error instanceof TokenRefused && error.isPinRejected) pin.reject(stamp);
+      throw error;
+    }
+  }
+
+  async #settingsFor(objectId: string): Promise<PoolSettings | undefined> {
+    const records = await listTokenObjects(this.#parts.store, soon());
+    const record = records.find((each) => each.objectId === objectId);
+    return record && this.#settings.get(record.tokenId);
+  }
+
+  async #openNext(
+    { tokenId, objects }: RoutedToken,
+    next: TokenSettings,
+  ): Promise<HsmAgents | undefined> {
+    const tokens = await listTokens(this.#parts.store, soon());
+    const token = tokens.find((each) => each.tokenId === tokenId);
+    if (token === undefined || token.state === 'FORMER') return undefined;
+    return this.#openPool(tokenId, {
+      ...this.#remember(tokenId, next, token.profile, []),
+      objects,
+    });
+  }
+
+  #openPool(tokenId: TokenId, settings: PoolSettings): HsmAgents {
+    return this.#parts.openPool(settings, async () => {
+      const records = await listTokenObjects(this.#parts.store, soon());
+      return tokenObjectsOf(records.filter((each) => each.tokenId === tokenId));
+    });
+  }
+
+  #remember(
+    tokenId: TokenId,
+    settings: TokenSettings,
+    profile: unknown,
+    records: readonly TokenObjectRecord[],
+  ): PoolSettings {
+    const { environment, keyCacheSize, heedsKeptCheckpoint } = this.#parts;
+    const { environmentId } = environment;
+    const objects = tokenObjectsOf(records);
+    const all = {
+      ...settings,
+      environmentId,
+      profile: profile as TokenProfile,
+      objects,
+      keyCacheSize,
+      heedsKeptCheckpoint,
+    };
+    this.#settings.set(tokenId, all);
+    // One that is opened again is the same file, and its tries are spent.
+    this.#pins.set(tokenId, this.#pins.get(tokenId) ?? new PinFile(settings.pinFile));
+    return all;
+  }
+}
+
+/** A token as operators know it. */
+export function tokenInWords({
+  label,
+  serialNumber,
+}: Pick<TokenRecord, 'label' | 'serialNumber'>): string {
+  return label === null ? 'not known by name' : `${JSON.stringify(label)} (serial ${serialNumber})`;
+}
+
+async function identified(
+  { identify, log }: ServingTokensParts,
+  settings: TokenSettings,
+): Promise<TokenIdentity> {
+  for (;;) {
+    try {
+      return await identify(settings);
+    } catch (err) {
+      log.error({ err }, 'which token the settings mean can not be told now');
+      await delay(IDENTIFY_AGAIN_MS);
+    }
+  }
+}
+
+/** Records by their token. */
+function routed(records: readonly TokenObjectRecord[]): RoutedToken[] {
+  const byToken = Map.groupBy(records, ({ tokenId }) => tokenId);
+  return [...byToken].map(([tokenId, own]) => ({
+    tokenId,
+    isCurrent: own[0]?.tokenState === 'CURRENT',
+    objects: tokenObjectsOf(own),
+  }));
+}
+
+function soon(): { readonly deadline: number } {
+  return { deadline: monotonicNow() + READ_MS };
+}

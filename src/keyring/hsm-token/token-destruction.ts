@@ -1,0 +1,116 @@
+/**
+ * Destroying root and seal keys in the token, by an operator with the PIN at hand:
+ * `token destroy-key`, `token shred`; and recording ones that only the token knows, `token record`.
+ *
+ * Invariant: the token is touched only after the rows say that the keys are being destroyed,
+ * nothing is under them, and no running agent holds them any more; a command that was cut off
+ * anywhere does the rest when it is run again. The server has no way here. Knows no PKCS#11 and no
+ * SQL.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { monotonicNow } from '../../call.ts';
+import type { TokenObject } from '../../hsm/token-profile.ts';
+import type { AnyId } from '../../ids.ts';
+import type { OwnerConnection } from '../../store/owner.ts';
+import {
+  beginDestruction,
+  countAgentsHolding,
+  endDestruction,
+  findDestructible,
+  findShreddedRoots,
+  type Operator,
+  recordAbandoned,
+} from '../../store/token-destruction.ts';
+import type { TokenObjectRecord } from '../../store/token-objects.ts';
+import type { TokenStatusRecord } from './token-status.ts';
+
+/** Replicas hear within a second, and replace their agents one by one. */
+const PATIENCE_MS = 60_000;
+const LOOK_MS = 250;
+
+export interface DestructionParts {
+  readonly owner: OwnerConnection;
+  /** Destroys objects in the token; those that aren't there are well. Returns how many were. */
+  readonly destroy: (objects: readonly TokenObject[]) => Promise<number>;
+  readonly caller: string;
+}
+
+/** What was destroyed. */
+export interface DestroyedKeys {
+  readonly objects: readonly TokenObjectRecord[];
+  /** How many of them this token had. */
+  readonly inToken: number;
+}
+
+/** One retired or abandoned key. Throws Error, in words for the operator. */
+export async function destroyTokenKey(
+  parts: DestructionParts,
+  objectId: string,
+): Promise<DestroyedKeys> {
+  return destroyAll(
+    parts,
+    'keyward-server token destroy-key',
+    await findDestructible(parts.owner, objectId),
+  );
+}
+
+/** All root keys of a shredded tenant. Throws Error, in words for the operator. */
+export async function shredTokenKeys(
+  parts: DestructionParts,
+  tenant: string,
+): Promise<DestroyedKeys> {
+  return destroyAll(
+    parts,
+    'keyward-server token shred',
+    await findShreddedRoots(parts.owner, tenant),
+  );
+}
+
+/**
+ * Records a key that the token has and the database doesn't know, so that services start: never
+ * used, and to be destroyed when it is sure that no newer database needs it. Throws Error, in words
+ * for the operator.
+ */
+export async function recordTokenKey(
+  { owner, caller }: Pick<DestructionParts, 'owner' | 'caller'>,
+  { unrecorded, environmentId }: Pick<TokenStatusRecord, 'unrecorded' | 'environmentId'>,
+  objectId: string,
+): Promise<void> {
+  const found = unrecorded.find((each) => each.objectId === objectId);
+  const role = (['root', 'seal'] as const).find(
+    (each) => found?.label === `keyward ${each} ${environmentId}`,
+  );
+  if (role === undefined)
+    throw new Error(`the token has no unrecorded root or seal key ${objectId} of this environment`);
+  const operator = { caller, method: 'keyward-server token record' };
+  await recordAbandoned(owner, operator, { objectId: objectId as AnyId, role });
+}
+
+async function destroyAll(
+  { owner, destroy, caller }: DestructionParts,
+  method: string,
+  objects: readonly TokenObjectRecord[],
+): Promise<DestroyedKeys> {
+  const operator: Operator = { caller, method };
+  await beginDestruction(owner, operator, objects);
+  await untilReleased(owner, objects);
+  const inToken = await destroy(objects.map(({ objectId, role }) => ({ objectId, role })));
+  await endDestruction(owner, operator, objects);
+  return { objects, inToken };
+}
+
+async function untilReleased(
+  owner: OwnerConnection,
+  objects: readonly TokenObjectRecord[],
+): Promise<void> {
+  const until = monotonicNow() + PATIENCE_MS;
+  for (;;) {
+    const holding = await countAgentsHolding(owner, objects);
+    if (holding === 0) return;
+    if (monotonicNow() > until)
+      throw new Error(
+        `${holding} replicas still hold it; nothing is destroyed. Run this again, or end them first`,
+      );
+    await delay(LOOK_MS);
+  }
+}

@@ -1,0 +1,325 @@
+/**
+ * Root keys and the seal key: replaced by request, step by step, and looked at.
+ *
+ * A replacement is recorded (CREATING), made in the token by an agent of its own (CREATED), and
+ * made current when every agent of every replica holds it, in one transaction with its audit entry
+ * and the job that brings key versions under it. Invariants: each step is a row's change from the
+ * state before, so that it is done once, by whichever replica; a key whose making was cut off is
+ * never used, and another is made in its place under an id of its own: two makers never make one
+ * id. Destroying is an operator's command (`token-destruction.ts`). Knows no gRPC and no PKCS#11.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { type Call, millisecondsLeft } from '../../call.ts';
+import { KeywardError } from '../../errors.ts';
+import type { TokenObject } from '../../hsm/token-profile.ts';
+import { type AnyId, newId, type TenantId } from '../../ids.ts';
+import {
+  formatScope,
+  formatTenantName,
+  formatTokenKeyName,
+  SYSTEM_TENANT,
+  type TenantName,
+  type TokenKeyName,
+} from '../../names.ts';
+import {
+  findLatestJob,
+  insertJob,
+  newJobId,
+  supersedeVersionJobs,
+} from '../../store/rewrap-jobs.ts';
+import type { Mutation, Store } from '../../store/store.ts';
+import type { TenantRecord } from '../../store/tenants.ts';
+import {
+  activateTokenObject,
+  countUnderTokenKeys,
+  type DueTokenKey,
+  insertTokenObject,
+  listTokenObjects,
+  lockForActivation,
+  moveTokenObject,
+  type TokenObjectRecord,
+  type UnderTokenKey,
+} from '../../store/token-objects.ts';
+import type { Tx } from '../../store/transaction.ts';
+import type { KeyCache } from '../keys/key-cache.ts';
+import { ownCall, SELF } from '../own-calls.ts';
+import type { TokenObjects } from './token-objects.ts';
+
+/** Within the time after which an attempt is another's to take up. */
+const CREATE_MS = 60_000;
+const STEP_MS = 10_000;
+/** How often it is looked whether a new key is current. */
+const LOOK_MS = 100;
+/** The answer goes out so long before the caller's deadline. */
+const ANSWER_MS = 1_000;
+
+/** Why a step that was due isn't any more: another replica took it, or the tenant is shredded. */
+const OVERTAKEN = ['CONFLICT', 'TOKEN_KEY_ROTATION_UNDER_WAY', 'RESOURCE_NOT_FOUND'] as const;
+
+/** The roles that can be replaced. */
+export type ReplaceableRole = 'root' | 'seal';
+
+/** A root or seal key, and how much is under it. */
+export interface UsedTokenKey extends UnderTokenKey {
+  readonly record: TokenObjectRecord;
+}
+
+const NOTHING: UnderTokenKey = { keyVersions: 0, sealedRecords: 0 };
+
+/** Which key, of whom. */
+type TokenKey = Pick<TokenObjectRecord, 'tenantId' | 'tenant' | 'objectId'> & {
+  readonly role: ReplaceableRole;
+};
+
+/** What {@link TokenKeys} stands on. */
+export interface TokenKeysParts {
+  readonly store: Store;
+  readonly cache: KeyCache;
+  /** The reserved tenant, whose audit entries say what is done for the whole service. */
+  readonly systemTenantId: TenantId;
+  /** The token's objects, as this replica knows them. */
+  readonly tokenObjects: Pick<TokenObjects, 'refresh'>;
+  /**
+   * Makes a recorded root or seal key in the token. Rejects when it wasn't made, or that isn't known.
+   */
+  readonly makeTokenKey: (key: TokenObject) => Promise<void>;
+  /** Tells the reconciler that there is something to do. */
+  readonly wake: () => void;
+}
+
+/** See this file's first paragraph. */
+export class TokenKeys {
+  readonly #parts: TokenKeysParts;
+
+  constructor(parts: TokenKeysParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Replaces the current root key of the tenant (`system`: the one that tenants share), or the seal
+   * key. Returns when the new one is current, or shortly before the call's deadline. Throws
+   * RESOURCE_NOT_FOUND, TENANT_SHARES_ROOT_KEY, TOKEN_KEY_ROTATION_UNDER_WAY, HSM_UNAVAILABLE.
+   */
+  async rotate(call: Call, parent: TenantName, role: ReplaceableRole): Promise<UsedTokenKey> {
+    const { store, cache } = this.#parts;
+    const { tenantId, dedicatedRootKey } = await cache.tenant(parent.tenant);
+    if (parent.tenant !== SYSTEM_TENANT && !dedicatedRootKey)
+      throw new KeywardError('TENANT_SHARES_ROOT_KEY');
+    const key = { tenantId, tenant: parent.tenant, objectId: newId<AnyId>(), role };
+    const recorded = await store.mutate(
+      call,
+      mutationOf(key),
+      async (tx) => {
+        await insertTokenObject(tx, { ...key, caller: call.caller }, 'next');
+        return key.objectId;
+      },
+      {
+        reference: { objectId: key.objectId },
+        rebuild: async (_, { objectId }) => objectId as AnyId,
+      },
+    );
+    if (recorded === key.objectId) await this.create(key);
+    await this.#whenCurrent(call, (each) => each.objectId === recorded);
+    const [used] = await this.#withUse(call, (each) => each.objectId === recorded);
+    if (used === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+    return used;
+  }
+
+  /**
+   * Gives a new tenant its first root key; returns when that is current, or shortly before the
+   * call's deadline. What fails of it, the reconciler does.
+   */
+  async add(
+    call: Call,
+    { tenantId, name: tenant }: Pick<TenantRecord, 'tenantId' | 'name'>,
+  ): Promise<void> {
+    await this.#advanceOne({ due: 'add', tenantId, tenant }).catch(() => {});
+    await this.#whenCurrent(call, (each) => each.tenantId === tenantId && each.role === 'root');
+  }
+
+  /** Throws RESOURCE_NOT_FOUND. */
+  async get(call: Call, name: TokenKeyName): Promise<UsedTokenKey> {
+    const { tenantId } = await this.#parts.cache.tenant(name.tenant);
+    const [found] = await this.#withUse(
+      call,
+      (each) => each.tenantId === tenantId && each.objectId === name.tokenKey,
+    );
+    if (found === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+    return found;
+  }
+
+  /**
+   * A tenant's root keys, for `system` with the seal keys, newest first. Throws RESOURCE_NOT_FOUND.
+   */
+  async list(call: Call, parent: TenantName): Promise<UsedTokenKey[]> {
+    const { tenantId } = await this.#parts.cache.tenant(parent.tenant);
+    return (await this.#withUse(call, (each) => each.tenantId === tenantId)).reverse();
+  }
+
+  /**
+   * Makes a recorded key in the token, and sees to it that it becomes current. Throws
+   * HSM_UNAVAILABLE, then it is abandoned.
+   */
+  async create(key: TokenKey): Promise<void> {
+    const { store, makeTokenKey, wake } = this.#parts;
+    const call = ownCall('CreateTokenKey', CREATE_MS);
+    // Whoever records CREATED or ABANDONED first is right: the other finds no CREATING.
+    const record = (to: 'CREATED' | 'ABANDONED') =>
+      store.mutate(call, mutationOf(key), async (tx) => {
+        if (!(await moveTokenObject(tx, key.objectId, { from: 'CREATING', to })))
+          throw new KeywardError('CONFLICT');
+      });
+    try {
+      await makeTokenKey(key);
+    } catch (cause) {
+      await record('ABANDONED').catch(ignoreConflict);
+      throw new KeywardError('HSM_UNAVAILABLE', { cause });
+    }
+    await record('CREATED').catch(ignoreConflict);
+    await this.#parts.tokenObjects.refresh().catch(() => {});
+    wake();
+  }
+
+  /**
+   * Takes each due step; `onError` hears of those that failed, which stay due. Returns which keys
+   * it made, or made current.
+   */
+  async advance(
+    due: readonly DueTokenKey[],
+    onError: (error: unknown, resource: string) => void,
+  ): Promise<{ readonly made: readonly string[]; readonly activated: readonly string[] }> {
+    const made: string[] = [];
+    const activated: string[] = [];
+    for (const step of due) {
+      const resource =
+        step.due === 'add' ? formatTenantName(step) : formatTokenKeyName(step, step.objectId);
+      await this.#advanceOne(step).then(
+        (done) => {
+          if (done) (step.due === 'activate' ? activated : made).push(resource);
+        },
+        (error: unknown) => onError(error, resource),
+      );
+    }
+    return { made, activated };
+  }
+
+  /** Returns whether it was this that took the step. */
+  async #advanceOne(step: DueTokenKey): Promise<boolean> {
+    if (step.due === 'activate') return this.#activate(step);
+    const { tenantId, tenant } = step;
+    const role = step.due === 'create' ? (step.role as ReplaceableRole) : 'root';
+    const key: TokenKey = { tenantId, tenant, objectId: newId<AnyId>(), role };
+    const started = await this.#parts.store
+      .mutate(ownCall('CreateTokenKey', STEP_MS), mutationOf(key), async (tx) => {
+        // The attempt that was cut off may yet make its object: another id, so that there are never
+        // two of one.
+        if (step.due === 'create') await this.#giveUp(tx, step.objectId);
+        if (step.due === 'create')
+          await insertTokenObject(tx, { ...key, caller: step.caller }, 'next');
+        else await insertTokenObject(tx, { ...key, caller: SELF }, 'first');
+        return true;
+      })
+      .catch((error: unknown) => {
+        if (OVERTAKEN.some((reason) => isReason(error, reason))) return false;
+        throw error;
+      });
+    if (started) await this.create(key);
+    return started;
+  }
+
+  async #giveUp(tx: Tx, objectId: AnyId): Promise<void> {
+    if (!(await moveTokenObject(tx, objectId, { from: 'CREATING', to: 'ABANDONED' })))
+      throw new KeywardError('CONFLICT');
+  }
+
+  /** Makes a key current, if every replica holds it by now. */
+  async #activate({
+    tenantId,
+    tenant,
+    objectId,
+    role,
+    caller,
+  }: TokenObjectRecord): Promise<boolean> {
+    const { store, systemTenantId } = this.#parts;
+    const isShared = tenantId === systemTenantId;
+    const scope = formatScope(isShared ? {} : { tenant });
+    try {
+      await store.mutate(
+        ownCall('ActivateTokenKey', STEP_MS),
+        mutationOf({ tenantId, tenant, objectId }),
+        async (tx) => {
+          const key = { tenantId, objectId, role };
+          if (!(await lockForActivation(tx, key))) throw new KeywardError('CONFLICT');
+          const jobId = await newJobId(tx);
+          await findLatestJob(tx, tenantId, scope, 'key-versions');
+          await supersedeVersionJobs(tx, tenantId, scope);
+          await insertJob(
+            tx,
+            { caller },
+            {
+              tenantId,
+              jobId,
+              kind: 'key-versions',
+              scope,
+              scopeTenantId: isShared ? null : tenantId,
+              scopeKeyId: null,
+              cause: 'request',
+            },
+          );
+          await activateTokenObject(tx, key, jobId);
+        },
+      );
+    } catch (error) {
+      if (isReason(error, 'CONFLICT')) return false;
+      throw error;
+    }
+    await this.#parts.tokenObjects.refresh().catch(() => {});
+    return true;
+  }
+
+  /** Waits while one of them is on its way, until shortly before the call's deadline. */
+  async #whenCurrent(call: Call, fits: (record: TokenObjectRecord) => boolean): Promise<void> {
+    const { store, wake } = this.#parts;
+    const isOnItsWay = ({ state, tokenState }: TokenObjectRecord) =>
+      tokenState === 'CURRENT' && (state === 'CREATING' || state === 'CREATED');
+    while (millisecondsLeft(call.deadline) > ANSWER_MS) {
+      if (!(await listTokenObjects(store, call)).filter(fits).some(isOnItsWay)) return;
+      wake();
+      await delay(LOOK_MS);
+    }
+  }
+
+  async #withUse(
+    call: Pick<Call, 'deadline'>,
+    fits: (record: TokenObjectRecord) => boolean,
+  ): Promise<UsedTokenKey[]> {
+    const { store } = this.#parts;
+    const records = (await listTokenObjects(store, call)).filter(
+      (each) => (each.role === 'root' || each.role === 'seal') && fits(each),
+    );
+    if (records.length === 0) return [];
+    const counts = await countUnderTokenKeys(store, call);
+    return records.map((record) => ({ ...(counts.get(record.objectId) ?? NOTHING), record }));
+  }
+}
+
+/** Every replica hears of each step: agents that start must know what the token has. */
+function mutationOf({
+  tenantId,
+  tenant,
+  objectId,
+}: Pick<TokenObjectRecord, 'tenantId' | 'tenant' | 'objectId'>): Mutation {
+  return {
+    tenantId,
+    resource: formatTokenKeyName({ tenant }, objectId),
+    change: { kind: 'token', subjectId: objectId },
+  };
+}
+
+function isReason(error: unknown, reason: KeywardError['reason']): boolean {
+  return error instanceof KeywardError && error.reason === reason;
+}
+
+function ignoreConflict(error: unknown): void {
+  if (!isReason(error, 'CONFLICT')) throw error;
+}

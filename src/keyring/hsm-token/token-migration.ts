@@ -1,0 +1,319 @@
+/**
+ * Moving all key versions to another token, by an operator with both PINs at hand, while services
+ * run: `token migrate`.
+ *
+ * The next token and its keys are recorded and made; every version is copied under them; when every
+ * replica holds them, the copies take the rows' place in one transaction; then other records are
+ * sealed anew by the next token's seal key, which services do as well, as long as they have both
+ * tokens. Invariants: each step is a row's change, so a command that was cut off anywhere goes on
+ * when it is run again; a version that doesn't verify is named, and keeps the switch from being
+ * made. Destroys nothing. Where a move stands is `token-migration-situation.ts`; how versions are
+ * copied, `token-migration-copies.ts`. Knows no SQL and no PKCS#11.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { TokenRefused } from '../../hsm/agent-pool.ts';
+import type { TokenSettings } from '../../hsm/protocol.ts';
+import {
+  createTokenKey,
+  probeToken,
+  surveyToken,
+  withRecordAgent,
+} from '../../hsm/token-commands.ts';
+import { type TokenProfile, transportBetween } from '../../hsm/token-profile.ts';
+import { type AnyId, newId } from '../../ids.ts';
+import { formatKeyVersionName } from '../../names.ts';
+import { type EnvironmentRecord, readEnvironmentAsOwner } from '../../store/environment.ts';
+import { countCopies } from '../../store/moved-key-versions.ts';
+import type { KeyVersionToRewrap } from '../../store/rewrapped-key-versions.ts';
+import {
+  announce,
+  countLacking,
+  describeCurrentToken,
+  endNextObject,
+  lockMigration,
+  type NextObject,
+  recordNextObject,
+  recordNextToken,
+  switchTokens,
+} from '../../store/token-migration.ts';
+import { selectTokenObjects } from '../../store/token-objects.ts';
+import type { TokenRecord } from '../../store/tokens.ts';
+import { resealAll } from '../seals/reseal.ts';
+import { tokenInWords } from './serving-tokens.ts';
+import { KeyVersionCopies, TRANSPORT_WORDS } from './token-migration-copies.ts';
+import {
+  look,
+  type MigrationParts,
+  missingObjects,
+  objectsIn,
+  type Situation,
+} from './token-migration-situation.ts';
+import { tokenObjectsOf } from './token-objects.ts';
+
+/** So many may be copied while nobody can make a key or a version. */
+const MOST_LEFT = 500;
+const LOOK_MS = 500;
+/** So many names of what doesn't verify are told. */
+const NAMED = 20;
+
+/**
+ * What there would be to do, in words; changes nothing, in tokens and database. Throws Error, in
+ * words for the operator.
+ */
+export async function previewMigration(parts: MigrationParts): Promise<void> {
+  const { owner, say } = parts;
+  const situation = await look(parts);
+  if ('former' in situation) {
+    const left = await hasStale(parts);
+    return say(
+      left
+        ? `${MOVED}: records are still to be sealed by its seal key`
+        : `${MOVED}: ${NOTHING_LEFT}`,
+    );
+  }
+  const { current, next, recordedNext, environment } = situation;
+  const source = (environment.tokenProfile as TokenProfile).wrap;
+  const target =
+    (recordedNext?.profile as TokenProfile | undefined)?.wrap ?? next.wraps[0] ?? source;
+  const { versions, copied } = await countCopies(owner.query, recordedNext?.tokenId);
+  const missing = (await missingObjects(owner, situation.nextObjects)).length;
+  const { replicas, lacking } =
+    recordedNext === undefined
+      ? { replicas: 0, lacking: 0 }
+      : await countLacking(owner, recordedNext.tokenId);
+  say(`from       ${tokenInWords(current)}, ${current.module}`);
+  say(`to         ${tokenInWords(next)}, ${next.module}`);
+  say(`transport  ${TRANSPORT_WORDS[transportBetween(source, target)]}`);
+  say(`keys       ${missing} are to be made in the next token`);
+  say(`versions   ${versions} key versions, of which ${copied} are copied`);
+  if (recordedNext !== undefined && missing === 0)
+    say(`replicas   ${replicas} run, of which ${lacking} do not hold the next token's keys`);
+  say('nothing was changed');
+}
+
+/**
+ * See this file's first paragraph. Throws Error, in words for the operator; then running it again
+ * goes on.
+ */
+export async function migrateToken(parts: MigrationParts): Promise<void> {
+  if (!(await lockMigration(parts.owner)))
+    throw new Error('another command is moving key versions now');
+  const { say } = parts;
+  const situation = await look(parts);
+  if ('former' in situation) {
+    if (!(await hasStale(parts))) return say(`${MOVED}: ${NOTHING_LEFT}`);
+    if (situation.former === undefined)
+      throw new TokenRefused(
+        `records are still to be sealed anew, and key versions have not moved from ${tokenInWords(situation.left)}`,
+      );
+    say(`going on after the switch: ${MOVED}`);
+    return resealRecords(parts, situation.former);
+  }
+  {
+    using migration = await Migration.begin(parts, situation);
+    await migration.run();
+  }
+  await resealRecords(parts, situation.environment.currentToken);
+  say('restart services, one by one, with KEYWARD_HSM_* naming it and without KEYWARD_NEXT_HSM_*');
+}
+
+/**
+ * Has what former seal keys vouch for vouched for by the current one: verified in the token that
+ * was left, sealed in the one that is current. Whatever of it a service does meanwhile is as good.
+ */
+async function resealRecords(parts: MigrationParts, former: TokenRecord): Promise<void> {
+  const { owner, current: from, next: to, environment, say } = parts;
+  const { currentToken, environmentId, tokens } = await readEnvironmentAsOwner(owner);
+  const left = tokens.find(({ tokenId }) => tokenId === former.tokenId) ?? former;
+  const objects = await selectTokenObjects(owner.query);
+  const settingsOf = (token: TokenSettings, { tokenId, profile }: TokenRecord) => ({
+    ...token,
+    environmentId,
+    profile: profile as TokenProfile,
+    objects: tokenObjectsOf(objects.filter((each) => each.tokenId === tokenId)),
+  });
+  const corrupt: string[] = [];
+  const { resealed } = await withRecordAgent(settingsOf(from, left), environment, (source) =>
+    withRecordAgent(settingsOf(to, currentToken), environment, (target) =>
+      resealAll(parts.sealedRecords, {
+        transact: (work) => owner.transaction(() => work(owner.query)),
+        verify: source.verify,
+        seal: target.seal,
+        mayGoOn: () => Promise.resolve(true),
+        onCorrupt: (resource) => corrupt.push(resource),
+        evenIfPaused: true,
+      }),
+    ),
+  );
+  say(`sealed anew what is recorded of ${resealed} keys and policies`);
+  if (corrupt.length > 0)
+    sayNames(
+      say,
+      `${corrupt.length} keys and policies do not verify, and are not sealed anew:`,
+      corrupt,
+    );
+}
+
+async function hasStale({ owner, sealedRecords }: MigrationParts): Promise<boolean> {
+  for (const records of sealedRecords)
+    if ((await records.findFormer(owner.query)).length > 0) return true;
+  return false;
+}
+
+function sayNames(say: MigrationParts['say'], head: string, names: readonly string[]): void {
+  say(head);
+  for (const name of names.slice(0, NAMED)) say(`  ${name}`);
+  if (names.length > NAMED) say(`  and ${names.length - NAMED} more`);
+}
+
+/** One run of the command. */
+class Migration implements Disposable {
+  readonly #parts: MigrationParts;
+  readonly #operator: { readonly caller: string; readonly method: string };
+  readonly #environment: EnvironmentRecord;
+  readonly #next: TokenRecord;
+  readonly #copies: KeyVersionCopies;
+
+  private constructor(parts: MigrationParts, environment: EnvironmentRecord, next: TokenRecord) {
+    this.#parts = parts;
+    this.#operator = operatorOf(parts);
+    this.#environment = environment;
+    this.#next = next;
+    this.#copies = new KeyVersionCopies(parts, environment, next);
+  }
+
+  /** Records the next token, unless it is. */
+  static async begin(parts: MigrationParts, situation: Situation): Promise<Migration> {
+    const { owner, next: to, environment: variables, say } = parts;
+    const { environment, current, next } = situation;
+    await describeCurrentToken(owner, current);
+    if (situation.recordedNext === undefined) {
+      const profile = await probeToken(
+        { ...to, environmentId: environment.environmentId },
+        variables,
+      );
+      await recordNextToken(owner, operatorOf(parts), { ...next, profile });
+      say(`the next token is ${tokenInWords(next)}`);
+    } else say(`going on with the move to ${tokenInWords(next)}`);
+    const { tokens } = await readEnvironmentAsOwner(owner);
+    const recorded = tokens.find(({ state }) => state === 'NEXT');
+    if (recorded === undefined) throw new Error('the next token is not recorded any more');
+    return new Migration(parts, environment, recorded);
+  }
+
+  async run(): Promise<void> {
+    const { say, leaveBehind } = this.#parts;
+    for (;;) {
+      await this.#makeKeys();
+      await this.#copies.open();
+      const corrupt = await this.#copies.copyAll();
+      if (corrupt.length > 0) this.#report(corrupt);
+      if (corrupt.length > 0 && !leaveBehind) throw new Error(REFUSED);
+      if (await this.#waitForReplicas()) continue;
+      const outcome = await this.#switch();
+      if (outcome === 'corrupt') throw new Error(REFUSED);
+      if (outcome === 'switched') break;
+      await delay(LOOK_MS);
+    }
+    say(`the current token is ${tokenInWords(this.#next)}`);
+  }
+
+  /**
+   * Makes what the next token lacks, each recorded before. What was cut off is used if it is there,
+   * else made anew.
+   */
+  async #makeKeys(): Promise<void> {
+    const { owner, next, environment, say } = this.#parts;
+    const { environmentId } = this.#environment;
+    const { tokenId } = this.#next;
+    await this.#settleCutOff();
+    const profile = this.#next.profile as TokenProfile;
+    const missing = await missingObjects(owner, await objectsIn(owner, tokenId));
+    if (missing.length === 0) return;
+    const objects = missing.map(
+      (each): NextObject => ({ ...each, tokenId, objectId: newId<AnyId>() }),
+    );
+    for (const object of objects) await recordNextObject(owner, this.#operator, object);
+    // Agents that start meanwhile must know of them; once they are there, all must look.
+    await announce(owner, tokenId);
+    for (const object of objects) {
+      const { role, objectId } = object;
+      await createTokenKey({ ...next, environmentId, profile, role, objectId }, environment);
+      await endNextObject(owner, this.#operator, object, 'CREATED');
+      say(`made the ${role} key ${objectId} of tenants/${object.tenant}`);
+    }
+    await announce(owner, tokenId);
+  }
+
+  async #settleCutOff(): Promise<void> {
+    const { owner, next, environment } = this.#parts;
+    const { environmentId } = this.#environment;
+    const cutOff = (await objectsIn(owner, this.#next.tokenId)).filter(
+      ({ state }) => state === 'CREATING',
+    );
+    if (cutOff.length === 0) return;
+    const { objects } = await surveyToken(
+      { ...next, environmentId, objects: tokenObjectsOf(cutOff) },
+      environment,
+    );
+    for (const [index, object] of cutOff.entries()) {
+      const isThere = objects[index]?.condition === 'found';
+      // Under an id of its own: whoever was cut off may yet make the other.
+      await endNextObject(owner, this.#operator, object, isThere ? 'CREATED' : 'ABANDONED');
+    }
+    await announce(owner, this.#next.tokenId);
+  }
+
+  /**
+   * Waits until every replica that runs holds the next token's keys. Returns whether it had to
+   * wait.
+   */
+  async #waitForReplicas(): Promise<boolean> {
+    const { owner, say } = this.#parts;
+    let said = '';
+    for (;;) {
+      const { replicas, lacking } = await countLacking(owner, this.#next.tokenId);
+      if (lacking === 0) return said !== '';
+      const line = `waiting for ${lacking} of ${replicas} replicas to hold the next token's keys: restart them, one by one, with KEYWARD_NEXT_HSM_*; this command may be stopped and run again`;
+      if (line !== said) say(line);
+      said = line;
+      await delay(LOOK_MS);
+    }
+  }
+
+  async #switch() {
+    const { owner, leaveBehind } = this.#parts;
+    return switchTokens(owner, this.#operator, {
+      from: this.#environment.currentToken.tokenId,
+      to: this.#next.tokenId,
+      mostLeft: MOST_LEFT,
+      leaveBehind,
+      copy: async (left) => {
+        const corrupt = await this.#copies.copy(left);
+        if (corrupt.length > 0) this.#report(corrupt);
+        return corrupt;
+      },
+    });
+  }
+
+  #report(corrupt: readonly KeyVersionToRewrap[]): void {
+    sayNames(
+      this.#parts.say,
+      `${corrupt.length} key versions do not verify, and are not copied:`,
+      corrupt.map((version) => formatKeyVersionName(version, version.record.version)),
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.#copies[Symbol.dispose]();
+  }
+}
+
+const MOVED = 'the next token is the current one already';
+const NOTHING_LEFT = 'nothing is to be done';
+const REFUSED =
+  'the switch is not made: repair or destroy what does not verify, or leave it behind by --leave-behind; all else is copied';
+
+function operatorOf({ caller }: MigrationParts) {
+  return { caller, method: 'keyward-server token migrate' };
+}

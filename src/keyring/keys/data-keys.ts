@@ -1,0 +1,241 @@
+/**
+ * Stored data keys: issued, kept wrapped, opened for their owners, deleted.
+ *
+ * Invariants: a data key's bytes never change; its row's UUID is the subject of its ciphertext, so
+ * that no row opens as another; it is wrapped under the version that is primary when its row is
+ * written, so that a rotation leaves none behind that its job doesn't see; its plaintext comes back
+ * only where a caller is to receive it. Knows no gRPC and no SQL.
+ */
+import type { Call } from '../../call.ts';
+import { KeywardError } from '../../errors.ts';
+import { PURPOSE } from '../../hsm/ciphertext.ts';
+import type { Agents } from '../../hsm/token-router.ts';
+import { type DataKeyId, idToBytes, newId, newOrderedId, type TenantId } from '../../ids.ts';
+import { type DataKeyName, formatDataKeyName, formatKeyName, type KeyName } from '../../names.ts';
+import {
+  type DataKeyRecord,
+  deleteDataKey,
+  findDataKey,
+  insertDataKey,
+  listDataKeys,
+} from '../../store/data-keys.ts';
+import type { Replay, Store } from '../../store/store.ts';
+import { requireEtag } from '../own-calls.ts';
+import { BY_NAME, type ListRequest, type Page, readPage } from '../pages.ts';
+import { contextDigest, type EncryptionContext } from './encryption-context.ts';
+import type { KeyCache } from './key-cache.ts';
+import { findReplayed, identify, type KeyIdentity } from './mutations.ts';
+import { findPrimary, type QuotaLimits, requireTenantEnabled, requireUsable } from './usable.ts';
+import type { UsageRecorder } from './usage.ts';
+
+/** How often a data key is issued anew because its key was rotated meanwhile. */
+const TRIES = 5;
+const NOTHING = Buffer.alloc(0);
+
+/** A data key; its plaintext is empty where it isn't to be seen. */
+export interface OpenedDataKey {
+  readonly record: DataKeyRecord;
+  readonly plaintext: Buffer;
+}
+
+export interface NewDataKey {
+  readonly parent: KeyName;
+  /** The last part of its name; empty for one that is generated. */
+  readonly id: string;
+  readonly context: EncryptionContext;
+  /** Bytes. */
+  readonly length: number;
+  readonly reveal: boolean;
+}
+
+/** What {@link DataKeys} stands on. */
+export interface DataKeysParts {
+  readonly store: Store;
+  readonly agents: Agents;
+  readonly cache: KeyCache;
+  readonly usage: UsageRecorder;
+  readonly quotas: QuotaLimits;
+}
+
+/** See this file's first paragraph. */
+export class DataKeys {
+  readonly #parts: DataKeysParts;
+
+  constructor(parts: DataKeysParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Issues and keeps a data key. Throws RESOURCE_NOT_FOUND, RESOURCE_EXISTS, QUOTA_EXCEEDED, and
+   * FAILED_PRECONDITION as Encrypt.
+   */
+  async create(call: Call, request: NewDataKey): Promise<OpenedDataKey> {
+    const { store, cache } = this.#parts;
+    const identity = await identify(cache, request.parent);
+    const id = request.id || `dk-${newOrderedId(Date.now()).replaceAll('-', '')}`;
+    const name = { ...request.parent, dataKey: id };
+    const replayed = await findReplayed(store, call, identity.tenantId, replayOf(identity));
+    if (replayed !== undefined) return this.#openAgain(call, request, replayed);
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#issue(call, request, name, identity);
+      } catch (error) {
+        const rotated = error instanceof KeywardError && error.reason === 'CONFLICT';
+        if (!rotated || attempt === TRIES) throw error;
+        cache.forget(identity.tenantId, identity.keyId);
+      }
+    }
+  }
+
+  /**
+   * Opens a stored data key. Throws RESOURCE_NOT_FOUND, DECRYPTION_FAILED, and FAILED_PRECONDITION
+   * as Decrypt.
+   */
+  async get(call: Call, name: DataKeyName, context: EncryptionContext): Promise<OpenedDataKey> {
+    const { tenantId, keyId } = await identify(this.#parts.cache, name);
+    const record = await this.#find(call, tenantId, { tenantId, keyId }, name);
+    return { record, plaintext: await this.#open(call, name, record, context) };
+  }
+
+  /** A key's data keys by name, as they are kept. */
+  async list(call: Call, parent: KeyName, request: ListRequest): Promise<Page<DataKeyRecord>> {
+    const { store, cache } = this.#parts;
+    const { tenantId, keyId } = await identify(cache, parent);
+    return readPage(`dataKeys ${formatKeyName(parent)}`, request, BY_NAME, (page) =>
+      store.read(call, tenantId, (tx) => listDataKeys(tx, tenantId, keyId, page)),
+    );
+  }
+
+  /** Deletes a data key for good. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH. */
+  async delete(call: Call, name: DataKeyName, etag: string): Promise<void> {
+    const { store, cache } = this.#parts;
+    const { tenantId, keyId } = await identify(cache, name);
+    const mutation = { tenantId, resource: formatDataKeyName(name, name.dataKey) };
+    await store.mutate<void>(
+      call,
+      mutation,
+      async (tx) => {
+        const record = await findDataKey(tx, tenantId, keyId, name.dataKey);
+        if (record === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+        requireEtag(etag, record.dataKeyId);
+        if (!(await deleteDataKey(tx, tenantId, keyId, record)))
+          throw new KeywardError('RESOURCE_NOT_FOUND');
+      },
+      { reference: { keyId }, rebuild: async () => {} },
+    );
+  }
+
+  /** Throws CONFLICT when the key was rotated while its primary issued this. */
+  async #issue(
+    call: Call,
+    { context, length, reveal, ...request }: NewDataKey,
+    name: DataKeyName,
+    identity: KeyIdentity,
+  ): Promise<OpenedDataKey> {
+    const { store, agents, cache, usage, quotas } = this.#parts;
+    const { tenantId, keyId } = identity;
+    const limit = quotas.of(await cache.tenant(name.tenant), 'storedDataKeys');
+    const primary = await findPrimary(cache, name);
+    const dataKeyId = newId<DataKeyId>();
+    const binding = { subject: idToBytes(dataKeyId), contextDigest: contextDigest(context) };
+    const issued = await agents.call(
+      'issueDataKey',
+      {
+        keyVersion: primary.sealed,
+        purpose: PURPOSE.storedDataKey,
+        ...binding,
+        length,
+        reveal: reveal ? 1 : 0,
+      },
+      call.deadline,
+    );
+    let given = false;
+    try {
+      const record = await store.mutate(
+        call,
+        { tenantId, resource: formatDataKeyName(name, name.dataKey) },
+        async (tx) => {
+          const { version } = primary.record;
+          const { contextDigest: digest } = binding;
+          const row = { name: name.dataKey, dataKeyId, contextDigest: digest, version };
+          const dataKey = { ...row, ciphertext: issued.ciphertext };
+          const inserted = await insertDataKey(tx, tenantId, keyId, dataKey, limit);
+          if (inserted === undefined) throw new KeywardError('CONFLICT');
+          if (inserted === 'taken') throw new KeywardError('RESOURCE_EXISTS');
+          return inserted;
+        },
+        { ...replayOf(identity), reference: { keyId, dataKey: name.dataKey, dataKeyId } },
+      );
+      // The request id had its effect between our looking and now.
+      if (record.dataKeyId !== dataKeyId)
+        return await this.#openAgain(call, { context, length, reveal, ...request }, record);
+      usage.encrypted(primary);
+      given = true;
+      return { record, plaintext: issued.plaintext };
+    } finally {
+      if (!given) issued.plaintext.fill(0);
+    }
+  }
+
+  /** What a request that came before had made. */
+  async #openAgain(
+    call: Call,
+    { parent, context, reveal }: NewDataKey,
+    record: DataKeyRecord,
+  ): Promise<OpenedDataKey> {
+    if (!reveal) return { record, plaintext: NOTHING };
+    return { record, plaintext: await this.#open(call, parent, record, context) };
+  }
+
+  async #find(
+    call: Call,
+    tenantId: TenantId,
+    { keyId }: KeyIdentity,
+    name: DataKeyName,
+  ): Promise<DataKeyRecord> {
+    const record = await this.#parts.store.read(call, tenantId, (tx) =>
+      findDataKey(tx, tenantId, keyId, name.dataKey),
+    );
+    if (record === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+    return record;
+  }
+
+  async #open(
+    call: Call,
+    name: KeyName,
+    record: DataKeyRecord,
+    context: EncryptionContext,
+  ): Promise<Buffer> {
+    const { agents, cache, usage } = this.#parts;
+    const tenant = await cache.tenant(name.tenant);
+    const key = await cache.named(name);
+    const version = await cache.version(key, record.version);
+    if (version === undefined) throw new KeywardError('STORED_ROW_CORRUPT');
+    requireTenantEnabled(tenant);
+    requireUsable(key, version);
+    const { plaintext } = await agents.call(
+      'open',
+      {
+        keyVersion: version.sealed,
+        subject: idToBytes(record.dataKeyId),
+        contextDigest: contextDigest(context),
+        ciphertext: record.ciphertext,
+      },
+      call.deadline,
+    );
+    usage.decrypted(version);
+    return plaintext;
+  }
+}
+
+/** The data key that an earlier request made; not another that has its name by now. */
+function replayOf({ tenantId, keyId }: KeyIdentity): Pick<Replay<DataKeyRecord>, 'rebuild'> {
+  return {
+    rebuild: async (tx, { dataKey, dataKeyId }) => {
+      const record = await findDataKey(tx, tenantId, keyId, String(dataKey));
+      if (record === undefined || record.dataKeyId !== dataKeyId)
+        throw new KeywardError('RESOURCE_NOT_FOUND');
+      return record;
+    },
+  };
+}

@@ -1,0 +1,197 @@
+/**
+ * What callers do with keys: encrypt, decrypt, data keys, re-encrypt, random bytes. Each method
+ * reads as its steps.
+ *
+ * Invariants: nothing is used that `usable.ts` doesn't let be used; a ciphertext that doesn't open
+ * fails in one way whatever the cause; each use is counted once it has succeeded. Requests arrive
+ * validated. Knows no gRPC, no SQL, no PKCS#11, and holds no key material.
+ */
+import type { Call } from '../../call.ts';
+import { KeywardError } from '../../errors.ts';
+import { NO_SUBJECT, PURPOSE, parseHeader } from '../../hsm/ciphertext.ts';
+import type { Agents } from '../../hsm/token-router.ts';
+import type { KeyName, TenantName } from '../../names.ts';
+import { contextDigest, type EncryptionContext } from './encryption-context.ts';
+import type { KeyCache, LoadedVersion } from './key-cache.ts';
+import { findEnabledTenant, findPrimary, requireTenantEnabled, requireUsable } from './usable.ts';
+import type { UsageRecorder } from './usage.ts';
+
+/** What Decrypt and ReEncrypt open: a stored data key's ciphertext isn't a caller's to give. */
+const CALLERS_PURPOSES = [PURPOSE.payload, PURPOSE.dataKey] as const;
+
+/** Whose a ciphertext is said to be. */
+interface Source {
+  readonly parent: TenantName;
+  readonly ciphertext: Buffer;
+  readonly context: EncryptionContext;
+  /** The only key that it may be of, if the caller cares. */
+  readonly expectedKey: KeyName | undefined;
+  /** Whether a key is the caller's to decrypt with. */
+  mayUse(key: KeyName): boolean;
+}
+
+/** A ciphertext and the version that made it. */
+export interface Sealed {
+  readonly ciphertext: Buffer;
+  readonly version: number;
+}
+
+/** A version that may be used, under its key's name. */
+interface UsableVersion {
+  readonly key: KeyName;
+  readonly loaded: LoadedVersion;
+}
+
+/** What {@link Encryption} stands on. */
+export interface EncryptionParts {
+  readonly agents: Agents;
+  readonly cache: KeyCache;
+  readonly usage: UsageRecorder;
+}
+
+/** See this file's first paragraph. */
+export class Encryption {
+  readonly #agents: Agents;
+  readonly #cache: KeyCache;
+  readonly #usage: UsageRecorder;
+
+  constructor({ agents, cache, usage }: EncryptionParts) {
+    this.#agents = agents;
+    this.#cache = cache;
+    this.#usage = usage;
+  }
+
+  /** Encrypts up to 64 KiB under the key's primary version. */
+  async encrypt(
+    call: Call,
+    request: {
+      readonly name: KeyName;
+      readonly plaintext: Buffer;
+      readonly context: EncryptionContext;
+    },
+  ): Promise<Sealed> {
+    const primary = await findPrimary(this.#cache, request.name);
+    const { ciphertext } = await this.#agents.call(
+      'seal',
+      {
+        keyVersion: primary.sealed,
+        purpose: PURPOSE.payload,
+        subject: NO_SUBJECT,
+        contextDigest: contextDigest(request.context),
+        plaintext: request.plaintext,
+      },
+      call.deadline,
+    );
+    this.#usage.encrypted(primary);
+    return { ciphertext, version: primary.record.version };
+  }
+
+  /** Opens a payload or a data key. Throws DECRYPTION_FAILED for whatever doesn't open. */
+  async decrypt(
+    call: Call,
+    source: Source,
+  ): Promise<{ readonly plaintext: Buffer; readonly key: KeyName; readonly version: number }> {
+    const { key, loaded } = await this.#findSource(source);
+    const { plaintext } = await this.#agents.call(
+      'open',
+      {
+        keyVersion: loaded.sealed,
+        subject: NO_SUBJECT,
+        contextDigest: contextDigest(source.context),
+        ciphertext: source.ciphertext,
+      },
+      call.deadline,
+    );
+    this.#usage.decrypted(loaded);
+    return { plaintext, key, version: loaded.record.version };
+  }
+
+  /** Issues a data key of `length` bytes; its plaintext, too, unless it is to stay in the agent. */
+  async generateDataKey(
+    call: Call,
+    request: {
+      readonly name: KeyName;
+      readonly context: EncryptionContext;
+      readonly length: number;
+      readonly reveal: boolean;
+    },
+  ): Promise<Sealed & { readonly plaintext: Buffer }> {
+    const primary = await findPrimary(this.#cache, request.name);
+    const issued = await this.#agents.call(
+      'issueDataKey',
+      {
+        keyVersion: primary.sealed,
+        purpose: PURPOSE.dataKey,
+        subject: NO_SUBJECT,
+        contextDigest: contextDigest(request.context),
+        length: request.length,
+        reveal: request.reveal ? 1 : 0,
+      },
+      call.deadline,
+    );
+    this.#usage.encrypted(primary);
+    return { ...issued, version: primary.record.version };
+  }
+
+  /**
+   * Brings a ciphertext under a key's primary version and another context; the plaintext stays in
+   * the agent.
+   */
+  async reEncrypt(
+    call: Call,
+    request: {
+      readonly source: Source;
+      readonly name: KeyName;
+      readonly context: EncryptionContext;
+    },
+  ): Promise<Sealed & { readonly sourceKey: KeyName; readonly sourceVersion: number }> {
+    const source = await this.#findSource(request.source);
+    const primary = await findPrimary(this.#cache, request.name);
+    const { ciphertext } = await this.#agents.call(
+      'reseal',
+      {
+        sourceKeyVersion: source.loaded.sealed,
+        sourceSubject: NO_SUBJECT,
+        sourceContextDigest: contextDigest(request.source.context),
+        ciphertext: request.source.ciphertext,
+        keyVersion: primary.sealed,
+        subject: NO_SUBJECT,
+        contextDigest: contextDigest(request.context),
+      },
+      call.deadline,
+    );
+    this.#usage.decrypted(source.loaded);
+    this.#usage.encrypted(primary);
+    return {
+      ciphertext,
+      version: primary.record.version,
+      sourceKey: source.key,
+      sourceVersion: source.loaded.record.version,
+    };
+  }
+
+  /** Random bytes of the token's generator and the system's. */
+  async generateRandomBytes(call: Call, parent: TenantName, length: number): Promise<Buffer> {
+    await findEnabledTenant(this.#cache, parent.tenant);
+    return (await this.#agents.call('random', { length }, call.deadline)).bytes;
+  }
+
+  /**
+   * The version that a ciphertext names, within its tenant. Throws DECRYPTION_FAILED, or
+   * FAILED_PRECONDITION.
+   */
+  async #findSource({ parent, ciphertext, expectedKey, mayUse }: Source): Promise<UsableVersion> {
+    const tenant = await this.#cache.tenant(parent.tenant);
+    const header = parseHeader(ciphertext, CALLERS_PURPOSES);
+    const key = await this.#cache.key(tenant.tenantId, header.keyId);
+    if (key === undefined || (expectedKey !== undefined && expectedKey.key !== key.record.name)) {
+      throw new KeywardError('DECRYPTION_FAILED');
+    }
+    const name = { ...parent, key: key.record.name };
+    if (!mayUse(name)) throw new KeywardError('DECRYPTION_FAILED');
+    const loaded = await this.#cache.version(key, header.version);
+    if (loaded === undefined) throw new KeywardError('DECRYPTION_FAILED');
+    requireTenantEnabled(tenant);
+    return { key: name, loaded: requireUsable(key, loaded) };
+  }
+}

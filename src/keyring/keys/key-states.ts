@@ -1,0 +1,221 @@
+/**
+ * Whether a key stands as the database says: seals of keys' states, verified and made by the
+ * agents.
+ *
+ * Invariants: what doesn't verify, or isn't sealed, or is older than what this replica has verified
+ * of that key before, is refused (KEY_STATE_CORRUPT) with an alert, whoever asks; and what verifies
+ * is what was read, all of one instant. Remembers revisions only, and not for ever: an older state
+ * that was put back together with its seal while no replica remembers a newer one verifies. Where
+ * seals are kept and when they are made is in `store/key-seals.ts`.
+ */
+import { type Call, monotonicNow } from '../../call.ts';
+import { KeywardError } from '../../errors.ts';
+import { encodeKeyState } from '../../hsm/key-state.ts';
+import { RECORD } from '../../hsm/record-seal.ts';
+import type { Agents } from '../../hsm/token-router.ts';
+import type { KeyId, SealKeyId, TenantId } from '../../ids.ts';
+import { Lru } from '../../lru.ts';
+import type { StateSealer } from '../../store/key-seals.ts';
+import type { KeyStateRecord } from '../../store/key-states.ts';
+import type { KeyVersionRecord } from '../../store/key-versions.ts';
+import type { KeyRecord } from '../../store/keys.ts';
+import type { Store } from '../../store/store.ts';
+import { isSealKeyInUse } from '../../store/token-objects.ts';
+import type { Deadline, Tx } from '../../store/transaction.ts';
+
+/** So many an agent verifies or seals at once: callers wait for at most 2 ms. */
+const AT_ONCE = 100;
+/** Of so many keys a revision is remembered: 10 MB. */
+const REMEMBERED = 100_000;
+/** How often a key is read anew that changed between two statements. */
+const TRIES = 3;
+/** A change waits no longer for an agent while it holds its key's row and a connection. */
+const CHANGE_MS = 5_000;
+
+export interface KeyStatesParts {
+  readonly store: Store;
+  readonly agents: Pick<Agents, 'call' | 'held'>;
+  readonly log: { error(fields: object, message: string): void };
+}
+
+/** A moment before something is read. */
+export type Moment = number & { readonly kind: 'moment' };
+
+/** What was verified of a key, and when. */
+interface Seen {
+  readonly revision: bigint;
+  readonly at: Moment;
+}
+
+/** See this file's first paragraph. */
+export class KeyStates {
+  readonly #parts: KeyStatesParts;
+  readonly #seen = new Lru<KeyId, Seen>(REMEMBERED);
+  #moment = 0;
+
+  constructor(parts: KeyStatesParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * To be asked for before states are read that are verified then: what is seen only later says
+   * nothing against them.
+   */
+  now(): Moment {
+    this.#moment += 1;
+    return this.#moment as Moment;
+  }
+
+  /**
+   * Throws KEY_STATE_CORRUPT, naming the key, unless all of these, read after `readAfter`, verify;
+   * and what agents throw.
+   */
+  async verify(
+    states: readonly KeyStateRecord[],
+    { readAfter, deadline }: { readonly readAfter: Moment; readonly deadline: number },
+  ): Promise<void> {
+    for (const [sealKeyId, some] of Map.groupBy(states, (state) => state.sealKeyId)) {
+      const [first] = some;
+      if (sealKeyId === null && first !== undefined) throw this.#corrupt(first, 'it is not sealed');
+      for (let start = 0; start < some.length && sealKeyId !== null; start += AT_ONCE)
+        await this.#verifySome(sealKeyId, some.slice(start, start + AT_ONCE), deadline);
+    }
+    for (const state of states) this.#requireNewest(state, readAfter);
+  }
+
+  /** The seals of these. Throws what agents throw. */
+  async seal(
+    states: readonly Omit<KeyStateRecord, 'sealKeyId' | 'seal'>[],
+    sealKeyId: SealKeyId,
+    deadline: number,
+  ): Promise<Buffer[]> {
+    const seals: Buffer[] = [];
+    for (let start = 0; start < states.length; start += AT_ONCE) {
+      const contents = states.slice(start, start + AT_ONCE).map(encodeKeyState);
+      const request = { sealKeyId, kind: RECORD.keyState, contents };
+      seals.push(...(await this.#parts.agents.call('sealRecords', request, deadline)).seals);
+    }
+    if (seals.length !== states.length) throw new Error('an agent answered for other states');
+    return seals.map((seal) => Buffer.from(seal));
+  }
+
+  /** For one change, which begins now. */
+  sealer(call: Pick<Call, 'deadline'>): StateSealer {
+    const readAfter = this.now();
+    const soon = () => Math.min(call.deadline, monotonicNow() + CHANGE_MS);
+    return {
+      verify: (state) => this.verify([state], { readAfter, deadline: soon() }),
+      seal: async (state, sealKeyId) => {
+        const [seal] = await this.seal([state], sealKeyId, soon());
+        if (seal === undefined) throw new Error('an agent sealed nothing');
+        return seal;
+      },
+    };
+  }
+
+  async #verifySome(
+    sealKeyId: SealKeyId,
+    states: readonly KeyStateRecord[],
+    deadline: number,
+  ): Promise<void> {
+    const items = states.map((state) => ({
+      content: this.#encode(state),
+      seal: state.seal as Buffer,
+    }));
+    const request = { sealKeyId, kind: RECORD.keyState, items };
+    const { verified } = await this.#parts.agents.call('verifyRecords', request, deadline);
+    const bad = states.find((_, index) => verified[index] !== 1);
+    if (bad === undefined) return;
+    await this.#requireHeld(sealKeyId, deadline);
+    throw this.#corrupt(bad, 'its seal does not match');
+  }
+
+  /**
+   * Throws TOKEN_KEY_NOT_READY for a seal key that is in use and that no agent here has: it says
+   * nothing against a row.
+   */
+  async #requireHeld(sealKeyId: SealKeyId, deadline: number): Promise<void> {
+    const { store, agents } = this.#parts;
+    if (agents.held.some((id) => id === `${sealKeyId}`)) return;
+    if (await isSealKeyInUse(store, { deadline }, sealKeyId))
+      throw new KeywardError('TOKEN_KEY_NOT_READY');
+  }
+
+  #encode(state: KeyStateRecord): Buffer {
+    try {
+      return encodeKeyState(state);
+    } catch (error) {
+      if (error instanceof RangeError) throw this.#corrupt(state, error.message);
+      throw error;
+    }
+  }
+
+  #requireNewest(state: KeyStateRecord, readAfter: Moment): void {
+    const { keyId, revision } = state;
+    const seen = this.#seen.get(keyId);
+    if (seen !== undefined && seen.at < readAfter && revision < seen.revision)
+      throw this.#corrupt(state, `its revision is ${revision}, and was ${seen.revision} before`);
+    if (seen === undefined || revision > seen.revision)
+      this.#seen.set(keyId, { revision, at: this.now() });
+  }
+
+  #corrupt({ tenantId, keyId, name }: KeyStateRecord, why: string): KeywardError {
+    const detail = `key ${JSON.stringify(name)}, ${keyId}, of tenant ${tenantId}: ${why}`;
+    this.#parts.log.error(
+      { alert: 'key-state-corrupt', detail },
+      'what is stored of a key’s state does not verify',
+    );
+    return new KeywardError('KEY_STATE_CORRUPT', {
+      metadata: { key: name },
+      cause: new Error(detail),
+    });
+  }
+}
+
+/** A key, and versions of it that were read beside it. */
+export interface Standing {
+  readonly key: KeyRecord;
+  readonly versions?: readonly KeyVersionRecord[];
+}
+
+/**
+ * Reads of a tenant what is verified before it is returned: how the key stands, and that its
+ * versions stand as its seal says. Throws what `read` does, KEY_STATE_CORRUPT, HSM_UNAVAILABLE, and
+ * CONFLICT where others keep changing it meanwhile.
+ */
+export async function readVerified<T extends Standing>(
+  { store, states }: { readonly store: Store; readonly states: KeyStates },
+  { deadline }: Deadline,
+  tenantId: TenantId,
+  read: (tx: Tx) => Promise<T>,
+): Promise<T> {
+  for (let attempt = 1; attempt <= TRIES; attempt++) {
+    const readAfter = states.now();
+    const found = await store.read({ deadline }, tenantId, read);
+    const { sealed } = found.key;
+    await states.verify([sealed], { readAfter, deadline });
+    if (found.versions?.every((row) => standsAs(sealed, row.version, row)) ?? true) return found;
+  }
+  throw new KeywardError('CONFLICT');
+}
+
+/**
+ * Whether a version's row says the same of it as the key's state, which is of another instant
+ * perhaps. Neither: it isn't there.
+ */
+export function standsAs(
+  { versions }: KeyStateRecord,
+  number: number,
+  row: Pick<KeyVersionRecord, 'state' | 'destroyAt'> | undefined,
+): boolean {
+  const sealed = versions.find(({ version }) => version === number);
+  if (sealed === undefined || row === undefined) return sealed === row;
+  return (
+    sealed.state === row.state &&
+    toMilliseconds(sealed.destroyAt) === (row.destroyAt && Number(row.destroyAt))
+  );
+}
+
+function toMilliseconds(microseconds: bigint | null): number | null {
+  return microseconds === null ? null : Math.floor(Number(microseconds) / 1000);
+}

@@ -1,0 +1,133 @@
+/**
+ * What all changes to a tenant's keys have in common: which key it is, what its mutation announces,
+ * how a change that is sent again is answered, and what is refused because of a state.
+ *
+ * Decides nothing about a particular change.
+ */
+import type { Call } from '../../call.ts';
+import { KeywardError } from '../../errors.ts';
+import type { KeyId, TenantId } from '../../ids.ts';
+import type { KeyName } from '../../names.ts';
+import { changeStates } from '../../store/key-seals.ts';
+import type { LifecycleState, StateTx } from '../../store/key-states.ts';
+import { findVersion, type KeyVersionRecord } from '../../store/key-versions.ts';
+import { findKey, type KeyRecord } from '../../store/keys.ts';
+import { findReference } from '../../store/request-ids.ts';
+import type { Mutation, Replay, Store } from '../../store/store.ts';
+import type { Tx } from '../../store/transaction.ts';
+import type { KeyCache } from './key-cache.ts';
+import type { KeyStates } from './key-states.ts';
+
+/** Which key, once its name is looked up. */
+export interface KeyIdentity {
+  readonly tenantId: TenantId;
+  readonly keyId: KeyId;
+}
+
+/** Throws RESOURCE_NOT_FOUND. */
+export async function identify(cache: KeyCache, name: KeyName): Promise<KeyIdentity> {
+  const { tenantId, keyId } = (await cache.named(name)).record;
+  return { tenantId, keyId };
+}
+
+/** A change to a key or to what belongs to it, announced to all replicas. */
+export function keyMutation(resource: string, { tenantId, keyId }: KeyIdentity): Mutation {
+  return { tenantId, resource, change: { kind: 'key', subjectId: keyId } };
+}
+
+/** A change to a key that is there. */
+export interface KeyChange<T> {
+  readonly name: KeyName;
+  /** What is changed, by its full name: the key, or something of it. */
+  readonly resource: string;
+  /** Does it; the key is locked, and as it is. Throws what forbids it. */
+  apply(tx: StateTx, key: KeyRecord, identity: KeyIdentity): Promise<T>;
+  /** The answer anew, when the request is sent again. */
+  rebuild(tx: Tx, identity: KeyIdentity): Promise<T>;
+}
+
+/**
+ * Changes a key that is there: locked meanwhile, its state verified before and sealed after,
+ * announced, forgotten here. Throws RESOURCE_NOT_FOUND, KEY_STATE_CORRUPT, HSM_UNAVAILABLE.
+ */
+export async function changeKey<T>(
+  {
+    store,
+    cache,
+    states,
+  }: { readonly store: Store; readonly cache: KeyCache; readonly states: KeyStates },
+  call: Call,
+  { name, resource, apply, rebuild }: KeyChange<T>,
+): Promise<T> {
+  const identity = await identify(cache, name);
+  const { tenantId, keyId } = identity;
+  const changed = await store.mutate(
+    call,
+    keyMutation(resource, identity),
+    (tx) =>
+      changeStates(tx, identity, states.sealer(call), (stateTx, { key }) =>
+        apply(stateTx, key, identity),
+      ),
+    {
+      reference: { keyId },
+      rebuild: async (tx) => {
+        const readAfter = states.now();
+        const { sealed } = await expectKey(tx, identity);
+        await states.verify([sealed], { readAfter, deadline: call.deadline });
+        return rebuild(tx, identity);
+      },
+    },
+  );
+  cache.forget(tenantId, keyId);
+  return changed;
+}
+
+/**
+ * The answer of an effect that the request id has had, looked for before the HSM is asked to do the
+ * work again.
+ */
+export function findReplayed<T>(
+  store: Store,
+  call: Call,
+  tenantId: TenantId,
+  { rebuild }: Pick<Replay<T>, 'rebuild'>,
+): Promise<T | undefined> {
+  if (call.idempotency === undefined) return Promise.resolve(undefined);
+  return store.read(call, tenantId, async (tx) => {
+    const reference = await findReference(tx, tenantId, call);
+    return reference && rebuild(tx, reference);
+  });
+}
+
+/** How a destruction is asked for. */
+export interface DestructionRequest {
+  /** Empty only to validate. */
+  readonly etag: string;
+  readonly windowDays: number;
+  /** Only look. */
+  readonly validateOnly: boolean;
+}
+
+/** Throws DESTRUCTION_UNDER_WAY for what is scheduled for destruction, or destroyed. */
+export function requireKept({ state }: { readonly state: LifecycleState }): void {
+  if (state === 'DESTROY_SCHEDULED' || state === 'DESTROYED')
+    throw new KeywardError('DESTRUCTION_UNDER_WAY', { metadata: { state } });
+}
+
+/** The key as it is. Throws RESOURCE_NOT_FOUND. */
+export async function expectKey(tx: Tx, { tenantId, keyId }: KeyIdentity): Promise<KeyRecord> {
+  const key = await findKey(tx, tenantId, keyId);
+  if (key === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+  return key;
+}
+
+/** The version as it is. Throws RESOURCE_NOT_FOUND. */
+export async function expectVersion(
+  tx: Tx,
+  { tenantId, keyId }: KeyIdentity,
+  number: number,
+): Promise<KeyVersionRecord> {
+  const version = await findVersion(tx, tenantId, keyId, number);
+  if (version === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+  return version;
+}

@@ -1,0 +1,88 @@
+/**
+ * Re-wrapping key versions: each brought under its tenant's current root key, its row sealed by the
+ * current seal key.
+ *
+ * Invariant: each version is verified, wrapped anew, unwrapped again and proven by its check value
+ * inside one agent operation before anything is written; its material never leaves the token but
+ * wrapped. Knows no gRPC and no SQL.
+ */
+import { decode, encode } from '../../hsm/codec.ts';
+import { sealedKeyVersion } from '../../hsm/key-version.ts';
+import type { Agents } from '../../hsm/token-router.ts';
+import type { SealKeyId } from '../../ids.ts';
+import { formatKeyVersionName } from '../../names.ts';
+import type { Lease, Progress } from '../../store/rewrap-ranges.ts';
+import type {
+  KeyVersionToRewrap,
+  RewrappedKeyVersion,
+} from '../../store/rewrapped-key-versions.ts';
+import { placeOf, readKeyVersions, writeKeyVersions } from '../../store/stale-key-versions.ts';
+import type { Store } from '../../store/store.ts';
+import { type BatchSizes, type RangeWork, type StepResult, step, type Throttle } from '../pace.ts';
+
+/** An agent is busy with a version for about as long as with so many data keys. */
+const COST = 4;
+
+/** What {@link RewrapKeyVersions} stands on. */
+export interface RewrapKeyVersionsParts {
+  readonly store: Store;
+  readonly agents: Agents;
+}
+
+/** See this file's first paragraph. */
+export class RewrapKeyVersions implements RangeWork {
+  readonly #parts: RewrapKeyVersionsParts;
+  readonly #sizes: BatchSizes;
+
+  constructor(parts: RewrapKeyVersionsParts, sizes: BatchSizes) {
+    this.#parts = parts;
+    this.#sizes = {
+      batch: Math.ceil(sizes.batch / COST),
+      operation: Math.ceil(sizes.operation / COST),
+    };
+  }
+
+  async step(lease: Lease, throttle: Throttle): Promise<StepResult> {
+    const { store } = this.#parts;
+    const versions = await readKeyVersions(store, step(), lease, this.#sizes.batch);
+    const items: RewrappedKeyVersion[] = [];
+    const failed: Progress['failed'][number][] = [];
+    for (let start = 0; start < versions.length; start += this.#sizes.operation) {
+      const some = versions.slice(start, start + this.#sizes.operation);
+      for (const [index, sealed] of (await this.#transfer(some)).entries()) {
+        const stale = some[index] as KeyVersionToRewrap;
+        const { record } = stale;
+        if (sealed.length > 0)
+          items.push({ before: record, after: decode(sealedKeyVersion, sealed) });
+        else
+          failed.push({
+            resource: formatKeyVersionName(stale, record.version),
+            reason: 'STORED_ROW_CORRUPT',
+          });
+      }
+      await throttle.pause();
+    }
+    const last = versions.at(-1);
+    const finished = last === undefined || versions.length < this.#sizes.batch;
+    const afterName = finished ? lease.untilName : placeOf(last.record);
+    const progress = { done: items.length, failed, afterName, finished };
+    const written = await writeKeyVersions(store, step(), lease, items, progress);
+    if (written !== 'written') return written;
+    return finished ? 'finished' : progress;
+  }
+
+  async #transfer(versions: readonly KeyVersionToRewrap[]): Promise<readonly Buffer[]> {
+    const request = {
+      // There is one for all tenants.
+      sealKeyId: versions[0]?.sealKeyId as SealKeyId,
+      items: versions.map(({ record, rootKeyId }) => ({
+        rootKeyId,
+        keyVersion: encode(sealedKeyVersion, record),
+      })),
+    };
+    const { keyVersions } = await this.#parts.agents.call('transfer', request, step().deadline);
+    if (keyVersions.length !== versions.length)
+      throw new Error('an agent answered for other items');
+    return keyVersions;
+  }
+}

@@ -1,0 +1,201 @@
+/**
+ * The end of a tenant: looked at before, scheduled, called back, and done when the time has come.
+ *
+ * Invariants: from the moment of scheduling none of the tenant's keys can be used; nothing is
+ * erased before its time by the database's clock, nor while maintenance is paused; erased is
+ * everything in one transaction, and from then on the tenant answers as if it had never been. Its
+ * own root keys an operator destroys afterwards (`token-destruction.ts`). Knows no gRPC and no SQL.
+ */
+import type { Call } from '../../call.ts';
+import { invalidField, KeywardError } from '../../errors.ts';
+import type { TenantId } from '../../ids.ts';
+import {
+  formatTenantName,
+  formatTokenKeyName,
+  SYSTEM_TENANT,
+  type TenantName,
+} from '../../names.ts';
+import { type DueShredding, timeAfterDays } from '../../store/maintenance.ts';
+import { supersedeTenantJobs } from '../../store/rewrap-jobs.ts';
+import { measureTenant, shredTenant, type TenantHoldings } from '../../store/shredding.ts';
+import type { Store } from '../../store/store.ts';
+import {
+  findTenantByName,
+  lockTenant,
+  setTenantState,
+  type TenantRecord,
+} from '../../store/tenants.ts';
+import { listTokenObjects } from '../../store/token-objects.ts';
+import type { Tx } from '../../store/transaction.ts';
+import type { KeyCache } from '../keys/key-cache.ts';
+import type { DestructionRequest } from '../keys/mutations.ts';
+import { ownCall, requireEtag } from '../own-calls.ts';
+import { requireTenantKept, tenantMutation } from './tenants.ts';
+
+/** All of a tenant is one transaction. */
+const OWN_CALL_MS = 600_000;
+
+/** What shredding a tenant takes with it. */
+export interface ShredImpact extends TenantHoldings {
+  readonly shredAt: Date;
+  /** Of the tenant, as it was looked at. */
+  readonly etag: string;
+  /** The full names of its own root keys; none for a tenant that shares its root key. */
+  readonly rootKeys: readonly string[];
+}
+
+export interface ShredAnswer {
+  readonly tenant: TenantRecord;
+  readonly impact: ShredImpact;
+}
+
+/** What {@link Shredding} stands on. */
+export interface ShreddingParts {
+  readonly store: Store;
+  readonly cache: KeyCache;
+  /** The reserved tenant, whose audit entries say what is done for the whole service. */
+  readonly systemTenantId: TenantId;
+}
+
+/** See this file's first paragraph. */
+export class Shredding {
+  readonly #parts: ShreddingParts;
+
+  constructor(parts: ShreddingParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Schedules a tenant. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY,
+   * INVALID_FIELD.
+   */
+  async schedule(call: Call, name: TenantName, request: DestructionRequest): Promise<ShredAnswer> {
+    const { store, cache } = this.#parts;
+    if (name.tenant === SYSTEM_TENANT) throw invalidField('name', 'is reserved');
+    if (request.etag === '' && !request.validateOnly)
+      throw invalidField('etag', 'must be given, as validate_only answers it');
+    const { tenantId } = await cache.tenant(name.tenant);
+    const rootKeys = await this.#rootKeysOf(call, tenantId);
+    const look = async (tx: Tx, tenant: TenantRecord): Promise<ShredAnswer> => {
+      const shredAt = tenant.shredAt ?? (await timeAfterDays(tx, request.windowDays));
+      const holdings = await measureTenant(tx, tenantId);
+      return { tenant, impact: { ...holdings, shredAt, etag: tenant.revision, rootKeys } };
+    };
+    if (request.validateOnly) {
+      return store.read(call, tenantId, async (tx) => {
+        const { tenant, impact } = await look(tx, await this.#find(call, name));
+        requireTenantKept(tenant);
+        return { tenant, impact };
+      });
+    }
+    const answer = await store.mutate(
+      call,
+      tenantMutation(tenantId, name),
+      async (tx) => {
+        const tenant = await expectTenant(tx, tenantId);
+        requireEtag(request.etag, tenant.revision);
+        requireTenantKept(tenant);
+        const { impact } = await look(tx, tenant);
+        await supersedeTenantJobs(tx, tenantId);
+        const scheduled = await setTenantState(tx, tenantId, 'SHRED_SCHEDULED', impact.shredAt);
+        return { tenant: scheduled, impact: { ...impact, etag: scheduled.revision } };
+      },
+      {
+        reference: { tenantId },
+        rebuild: async (tx) => look(tx, await expectTenant(tx, tenantId)),
+      },
+    );
+    cache.forgetTenants();
+    return answer;
+  }
+
+  /**
+   * Calls a tenant back: it is disabled then. Throws RESOURCE_NOT_FOUND, ETAG_MISMATCH,
+   * DESTRUCTION_NOT_SCHEDULED.
+   */
+  async restore(call: Call, name: TenantName, etag: string): Promise<TenantRecord> {
+    const { store, cache } = this.#parts;
+    const { tenantId } = await cache.tenant(name.tenant);
+    const restored = await store.mutate(
+      call,
+      tenantMutation(tenantId, name),
+      async (tx) => {
+        const tenant = await expectTenant(tx, tenantId);
+        requireEtag(etag, tenant.revision);
+        if (tenant.state !== 'SHRED_SCHEDULED')
+          throw new KeywardError('DESTRUCTION_NOT_SCHEDULED', {
+            metadata: { state: tenant.state },
+          });
+        return setTenantState(tx, tenantId, 'DISABLED');
+      },
+      { reference: { tenantId }, rebuild: (tx) => expectTenant(tx, tenantId) },
+    );
+    cache.forgetTenants();
+    return restored;
+  }
+
+  /**
+   * Shreds what is due, each by itself; `onError` hears of what failed and stays due. Returns what
+   * was shredded.
+   */
+  async shredDue(
+    due: readonly DueShredding[],
+    onError: (error: unknown, resource: string) => void,
+  ): Promise<{ readonly resource: string; readonly storedDataKeys: number }[]> {
+    const shredded: { resource: string; storedDataKeys: number }[] = [];
+    for (const { tenantId, tenant } of due) {
+      const resource = formatTenantName({ tenant });
+      await this.#shred(tenantId, resource).then(
+        (storedDataKeys) => {
+          if (storedDataKeys !== undefined) shredded.push({ resource, storedDataKeys });
+        },
+        (error: unknown) => onError(error, resource),
+      );
+    }
+    return shredded;
+  }
+
+  async #shred(tenantId: TenantId, resource: string): Promise<number | undefined> {
+    const { store, cache, systemTenantId } = this.#parts;
+    const change = { kind: 'shredded', subjectId: tenantId } as const;
+    const deleted = await store
+      .mutate(
+        ownCall('ShredTenant', OWN_CALL_MS),
+        // Its own audit log can't be asked for any more.
+        { tenantId: systemTenantId, resource, change, asReconciler: true },
+        async (tx) => {
+          const erased = await shredTenant(tx, tenantId);
+          if (erased === undefined) throw new KeywardError('CONFLICT');
+          return erased;
+        },
+      )
+      .catch((error: unknown) => {
+        if (error instanceof KeywardError && error.reason === 'CONFLICT') return undefined;
+        throw error;
+      });
+    if (deleted !== undefined) cache.clear();
+    return deleted;
+  }
+
+  async #find(call: Call, { tenant }: TenantName): Promise<TenantRecord> {
+    const found = await findTenantByName(this.#parts.store, call, tenant);
+    if (found === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+    return found;
+  }
+
+  async #rootKeysOf(call: Call, tenantId: TenantId): Promise<string[]> {
+    const objects = await listTokenObjects(this.#parts.store, call);
+    return objects
+      .filter(
+        (each) => each.tenantId === tenantId && each.role === 'root' && each.state !== 'DESTROYED',
+      )
+      .map((each) => formatTokenKeyName(each, each.objectId));
+  }
+}
+
+async function expectTenant(tx: Tx, tenantId: TenantId): Promise<TenantRecord> {
+  const tenant = await lockTenant(tx, tenantId);
+  if (tenant === undefined || tenant.state === 'SHREDDED')
+    throw new KeywardError('RESOURCE_NOT_FOUND');
+  return tenant;
+}
