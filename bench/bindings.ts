@@ -10,7 +10,7 @@ import { policyContent } from '../src/access/policy-seal.ts';
 import { monotonicNow } from '../src/call.ts';
 import { RECORD } from '../src/hsm/record-seal.ts';
 import type { SealKeyId, TenantId } from '../src/ids.ts';
-import { findPolicy } from '../src/store/policies.ts';
+import { findPolicy } from '../src/store/access/policies.ts';
 import { Store } from '../src/store/store.ts';
 import type { Environment } from './environment.ts';
 import { withAgents } from './make-keys.ts';

@@ -7,7 +7,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { REWRAP_SIZES } from '../src/keyring/pace.ts';
 
-import { VERSION_COLUMNS } from '../src/store/key-versions.ts';
+import { VERSION_COLUMNS } from '../src/store/keys/key-versions.ts';
 import { makeKeys } from './make-keys.ts';
 import { type PlainTable, PlainUpdate } from './plain-update.ts';
 import type { Subject } from './rewrap-job.ts';

@@ -14,8 +14,8 @@ import type { ReplyOf } from '../src/hsm/protocol.ts';
 import type { TokenProfile } from '../src/hsm/token-profile.ts';
 import { type KeyId, newId, type RootKeyId, type SealKeyId, type TenantId } from '../src/ids.ts';
 import { tokenObjectsOf } from '../src/keyring/hsm-token/token-objects.ts';
+import { withOwnerConnection } from '../src/store/core/owner.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../src/store/environment.ts';
-import { withOwnerConnection } from '../src/store/owner.ts';
 import type { Environment } from './environment.ts';
 import { TENANT } from './workloads.ts';
 

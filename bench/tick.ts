@@ -6,7 +6,7 @@
  */
 import type pg from 'pg';
 import { monotonicNow } from '../src/call.ts';
-import { findDue } from '../src/store/maintenance.ts';
+import { findDue } from '../src/store/lifecycle/maintenance.ts';
 import { Store } from '../src/store/store.ts';
 import type { Environment } from './environment.ts';
 

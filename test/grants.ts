@@ -18,7 +18,7 @@ import { tokenObjectsOf } from '../src/keyring/hsm-token/token-objects.ts';
 import { SYSTEM_TENANT } from '../src/names.ts';
 import { readEnvironment } from '../src/store/environment.ts';
 import { Store } from '../src/store/store.ts';
-import { findTenantByName } from '../src/store/tenants.ts';
+import { findTenantByName } from '../src/store/tenants/tenants.ts';
 import { RELEASE } from './store/database.ts';
 
 /** The caller that tests are unless they say otherwise. */

@@ -7,7 +7,7 @@
  * whoever asks.
  */
 import { KeywardError } from '../errors.ts';
-import type { RoleBinding } from '../store/policies.ts';
+import type { RoleBinding } from '../store/access/policies.ts';
 import type { Caller } from './identity.ts';
 import type { Permission } from './permissions.ts';
 import type { Policies, TenantIdentity } from './policies.ts';

@@ -25,10 +25,10 @@ import {
   type PolicyRecord,
   type RoleBinding,
   writePolicySeal,
-} from '../store/policies.ts';
+} from '../store/access/policies.ts';
+import type { Tx } from '../store/core/transaction.ts';
 import type { Reference } from '../store/request-ids.ts';
 import type { Store } from '../store/store.ts';
-import type { Tx } from '../store/transaction.ts';
 import { bindingName } from './access.ts';
 import {
   dutiesOf,

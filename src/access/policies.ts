@@ -13,9 +13,9 @@ import { RECORD } from '../hsm/record-seal.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import type { TenantId } from '../ids.ts';
 import { Lru } from '../lru.ts';
-import { findPolicy, type PolicyRecord } from '../store/policies.ts';
+import { findPolicy, type PolicyRecord } from '../store/access/policies.ts';
+import { isSealKeyInUse } from '../store/hsm-token/token-objects.ts';
 import type { Store } from '../store/store.ts';
-import { isSealKeyInUse } from '../store/token-objects.ts';
 import { Policy } from './policy.ts';
 import { policyContent } from './policy-seal.ts';
 

@@ -11,7 +11,12 @@
  */
 import { createHash } from 'node:crypto';
 import { idToBytes, type TenantId } from '../ids.ts';
-import type { ContextCondition, CustomRole, PolicyRecord, RoleBinding } from '../store/policies.ts';
+import type {
+  ContextCondition,
+  CustomRole,
+  PolicyRecord,
+  RoleBinding,
+} from '../store/access/policies.ts';
 
 /** The content of the seal. */
 export function policyContent(

@@ -6,7 +6,12 @@
  * (its key, its context) is never taken to fit, but where a key is only found out later, and then
  * decided anew. Pure: knows no database, no token's signature, no method.
  */
-import type { ContextCondition, CustomRole, Member, RoleBinding } from '../store/policies.ts';
+import type {
+  ContextCondition,
+  CustomRole,
+  Member,
+  RoleBinding,
+} from '../store/access/policies.ts';
 import { isOfSystem, isPermission, type Permission, PREDEFINED_ROLES } from './permissions.ts';
 
 /** What decisions ask of a caller. */

@@ -11,8 +11,8 @@ import {
   readStalePolicies,
   rewritePolicySeals,
   type StalePolicy,
-} from '../store/policies.ts';
-import type { Query } from '../store/transaction.ts';
+} from '../store/access/policies.ts';
+import type { Query } from '../store/core/transaction.ts';
 
 import { policyContent } from './policy-seal.ts';
 

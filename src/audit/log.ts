@@ -19,7 +19,7 @@ import {
   listLeavesBefore,
   listLeavesFrom,
   listTiles,
-} from '../store/audit-entries.ts';
+} from '../store/audit/audit-entries.ts';
 import {
   type AuditState,
   addCosignatures,
@@ -28,9 +28,9 @@ import {
   findLastCheckpoint,
   findLastCosigned,
   findTile,
-} from '../store/audit-log.ts';
+} from '../store/audit/audit-log.ts';
+import type { Deadline, Tx } from '../store/core/transaction.ts';
 import type { Store } from '../store/store.ts';
-import type { Deadline, Tx } from '../store/transaction.ts';
 import { HASH_BYTES, TreeReader, type TreeTile, tilesOf } from './tree.ts';
 import { cosignaturesOf, type Witness } from './witnesses.ts';
 

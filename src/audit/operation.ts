@@ -11,15 +11,15 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { generationOf, parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
 import type { EnvironmentId } from '../ids.ts';
-import { findAuditState, findTile } from '../store/audit-log.ts';
+import { findAuditState, findTile } from '../store/audit/audit-log.ts';
 import {
   type AuditOperator,
   beginGeneration,
   dropPartitions,
   listFullPartitions,
   newestTimeIn,
-} from '../store/audit-owner.ts';
-import type { OwnerConnection } from '../store/owner.ts';
+} from '../store/audit/audit-owner.ts';
+import type { OwnerConnection } from '../store/core/owner.ts';
 import { contradictionOf } from './continuity.ts';
 import { type KeptCheckpoint, readKept } from './kept-checkpoint.ts';
 import { TreeReader } from './tree.ts';

@@ -23,9 +23,9 @@ import {
   releaseLease,
   withLease,
   writeTree,
-} from '../store/audit-log.ts';
+} from '../store/audit/audit-log.ts';
+import type { Tx } from '../store/core/transaction.ts';
 import type { Store } from '../store/store.ts';
-import type { Tx } from '../store/transaction.ts';
 import { contradictionOf } from './continuity.ts';
 import { type KeptCheckpoint, readKept } from './kept-checkpoint.ts';
 import { TreeEdge, TreeReader } from './tree.ts';

@@ -18,9 +18,9 @@ import {
   findAuditState,
   findLastCheckpoint,
   findTile,
-} from '../store/audit-log.ts';
+} from '../store/audit/audit-log.ts';
+import type { Deadline } from '../store/core/transaction.ts';
 import type { Store } from '../store/store.ts';
-import type { Deadline } from '../store/transaction.ts';
 import type { SequencerLog } from './sequencer.ts';
 import { TreeReader } from './tree.ts';
 import { addCheckpoint, type WitnessAnswer } from './witness-client.ts';

@@ -12,8 +12,8 @@
 import { randomUUID } from 'node:crypto';
 import { monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
-import { appendEntries, type TenantLine } from '../store/audit.ts';
-import { type AuditEntry, auditLine, tenantOf } from '../store/audit-entry.ts';
+import { appendEntries, type TenantLine } from '../store/audit/audit.ts';
+import { type AuditEntry, auditLine, tenantOf } from '../store/audit/audit-entry.ts';
 import type { Store } from '../store/store.ts';
 
 /** How long a call waits for its entry while nothing at all is written, looked at so often. */

@@ -8,8 +8,8 @@ import { openKeptCheckpoint } from '../audit/kept-checkpoint.ts';
 import { type AuditOperation, dropExported, resumeLog } from '../audit/operation.ts';
 import { ConfigurationError, read } from '../config.ts';
 import { readKeptCheckpoint } from '../hsm/token-commands.ts';
+import { withOwnerConnection } from '../store/core/owner.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../store/environment.ts';
-import { withOwnerConnection } from '../store/owner.ts';
 import { agentEnvironment, OPERATOR, recordedToken, TOKEN_SETTINGS } from './opening.ts';
 
 /**

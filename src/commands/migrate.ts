@@ -5,9 +5,9 @@
  * recorded yet is for any, since this comes before everything else. Knows no migration.
  */
 import { read } from '../config.ts';
+import { migrate } from '../store/core/migrate.ts';
+import { withOwnerConnection } from '../store/core/owner.ts';
 import { readModeAsOwner, requireMode } from '../store/environment.ts';
-import { migrate } from '../store/migrate.ts';
-import { withOwnerConnection } from '../store/owner.ts';
 import { caFile } from './opening.ts';
 
 /** Throws Error, in words for the operator. */

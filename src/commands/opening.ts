@@ -13,12 +13,12 @@ import type { ServeSettings, TokenSettings } from '../hsm/protocol.ts';
 import type { TokenProfile } from '../hsm/token-profile.ts';
 import { tokenObjectsOf } from '../keyring/hsm-token/token-objects.ts';
 import { KEY_STATES } from '../keyring/seals/reseal.ts';
+import { type OwnerConnection, withOwnerConnection } from '../store/core/owner.ts';
 import {
   type EnvironmentRecord,
   readEnvironmentAsOwner,
   requireMode,
 } from '../store/environment.ts';
-import { type OwnerConnection, withOwnerConnection } from '../store/owner.ts';
 import { Store } from '../store/store.ts';
 
 export const RELEASE = (

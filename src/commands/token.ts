@@ -29,14 +29,14 @@ import { objectionsTo, readTokenStatus } from '../keyring/hsm-token/token-status
 import { tokenStatusText, tokensText } from '../keyring/hsm-token/token-status-text.ts';
 import { sealStates } from '../keyring/seals/seal-states.ts';
 import { tokenStatusMessage } from '../rpc/token-messages.ts';
+import { withOwnerConnection } from '../store/core/owner.ts';
 import {
   readEnvironment,
   readEnvironmentAsOwner,
   recordToken,
   requireMode,
 } from '../store/environment.ts';
-import { withOwnerConnection } from '../store/owner.ts';
-import { countMoved } from '../store/tokens.ts';
+import { countMoved } from '../store/hsm-token/tokens.ts';
 import {
   agentEnvironment,
   asOwner,

@@ -6,7 +6,11 @@
  */
 import type { Call } from '../call.ts';
 import type { TenantId } from '../ids.ts';
-import { findMaintenance, type MaintenanceRecord, setMaintenance } from '../store/maintenance.ts';
+import {
+  findMaintenance,
+  type MaintenanceRecord,
+  setMaintenance,
+} from '../store/lifecycle/maintenance.ts';
 import type { Store } from '../store/store.ts';
 
 const RESOURCE = 'maintenance';

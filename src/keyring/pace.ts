@@ -6,7 +6,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
-import type { Lease } from '../store/rewrap-ranges.ts';
+import type { Lease } from '../store/lifecycle/rewrap-ranges.ts';
 
 /** How long one step may take, in milliseconds. */
 export const STEP_MS = 10_000;

@@ -7,7 +7,7 @@
 import { hash } from 'node:crypto';
 import { invalidField } from '../errors.ts';
 import { ID_PATTERN, isUuid, parseVersion } from '../names.ts';
-import type { Condition } from '../store/conditions.ts';
+import type { Condition } from '../store/core/conditions.ts';
 
 const HASH_BYTES = 8;
 

@@ -9,7 +9,7 @@
  * `rewrap.ts`, `seals.ts`.
  */
 import { schedule } from 'node-cron';
-import { findDue } from '../store/maintenance.ts';
+import { findDue } from '../store/lifecycle/maintenance.ts';
 import type { Store } from '../store/store.ts';
 import type { Keyring } from './keyring.ts';
 import { ownCall } from './own-calls.ts';

@@ -9,7 +9,7 @@ import { MAX_NAME_BYTES } from '../access/certificates.ts';
 import { isPermission } from '../access/permissions.ts';
 import { findContextProblem } from '../keyring/keys/encryption-context.ts';
 import { parseKeyName, parseRoleName, parseTenantName } from '../names.ts';
-import type { ContextCondition, Member } from '../store/policies.ts';
+import type { ContextCondition, Member } from '../store/access/policies.ts';
 import { description, time } from './fields.ts';
 
 const MAX_CONDITIONS = 16;

@@ -11,7 +11,7 @@ import {
   formatTenantName,
   type TenantName,
 } from '../names.ts';
-import type { ContextCondition, CustomRole, RoleBinding } from '../store/policies.ts';
+import type { ContextCondition, CustomRole, RoleBinding } from '../store/access/policies.ts';
 import type { AccessObstacle } from './generated/keyward/v1/AccessObstacle.ts';
 import type { Caller as CallerMessage } from './generated/keyward/v1/Caller.ts';
 import type { ConsideredBinding } from './generated/keyward/v1/ConsideredBinding.ts';

@@ -11,7 +11,7 @@ import type { ContextMasks } from '../audit/masks.ts';
 import type { AuditWriter } from '../audit/writer.ts';
 import type { AuditItem, AuditNotes, Call } from '../call.ts';
 import { type KeywardError, REASONS } from '../errors.ts';
-import { tenantOf } from '../store/audit-entry.ts';
+import { tenantOf } from '../store/audit/audit-entry.ts';
 import type { AdmittedCall, RefusedCall } from './admission.ts';
 
 /** What it takes to record calls. */

@@ -9,7 +9,7 @@
  * Knows the grammar; which fields a list has is told by the list, and what a term means in SQL is
  * the store's.
  */
-import type { Condition } from '../store/conditions.ts';
+import type { Condition } from '../store/core/conditions.ts';
 
 const MAX_LENGTH = 1_024;
 const TERM =

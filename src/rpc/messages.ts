@@ -14,21 +14,21 @@ import {
   type KeyName,
   type TenantName,
 } from '../names.ts';
-import type { DataKeyRecord } from '../store/data-keys.ts';
-import type { LifecycleState } from '../store/key-states.ts';
-import type { KeyVersionRecord } from '../store/key-versions.ts';
-import type { KeyRecord } from '../store/keys.ts';
-import type { MaintenanceRecord } from '../store/maintenance.ts';
+import type { DataKeyRecord } from '../store/keys/data-keys.ts';
+import type { LifecycleState } from '../store/keys/key-states.ts';
+import type { KeyVersionRecord } from '../store/keys/key-versions.ts';
+import type { KeyRecord } from '../store/keys/keys.ts';
+import type { UsageRecord } from '../store/keys/usage.ts';
+import type { MaintenanceRecord } from '../store/lifecycle/maintenance.ts';
 import type {
   JobFailure,
   JobKind,
   JobRecord,
   JobState,
   RotationCause as StoredCause,
-} from '../store/rewrap-jobs.ts';
-import type { RotationRecord } from '../store/rotations.ts';
-import type { TenantState as StoredTenantState, TenantRecord } from '../store/tenants.ts';
-import type { UsageRecord } from '../store/usage.ts';
+} from '../store/lifecycle/rewrap-jobs.ts';
+import type { RotationRecord } from '../store/lifecycle/rotations.ts';
+import type { TenantState as StoredTenantState, TenantRecord } from '../store/tenants/tenants.ts';
 import type { Algorithm } from './generated/keyward/v1/Algorithm.ts';
 import type { DataKey } from './generated/keyward/v1/DataKey.ts';
 import type { DestructionImpact } from './generated/keyward/v1/DestructionImpact.ts';

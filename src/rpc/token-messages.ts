@@ -9,7 +9,7 @@ import type {
 import type { UsedTokenKey } from '../keyring/hsm-token/token-keys.ts';
 import type { TokenStatusRecord } from '../keyring/hsm-token/token-status.ts';
 import { formatJobName, formatTenantName, formatTokenKeyName } from '../names.ts';
-import type { TokenObjectState } from '../store/token-objects.ts';
+import type { TokenObjectState } from '../store/hsm-token/token-objects.ts';
 import type { TokenAttributeState } from './generated/keyward/v1/TokenAttributeState.ts';
 import type { TokenKey } from './generated/keyward/v1/TokenKey.ts';
 import type { TokenKeyState } from './generated/keyward/v1/TokenKeyState.ts';

@@ -12,7 +12,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
 import type { TenantId } from '../ids.ts';
-import type { Reserve, Tx } from './transaction.ts';
+import type { Reserve, Tx } from './core/transaction.ts';
 
 const POLL_MS = 250;
 /** When a poll is given up. */

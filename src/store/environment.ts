@@ -8,15 +8,15 @@
 import { isDeepStrictEqual } from 'node:util';
 import { monotonicNow } from '../call.ts';
 import type { EnvironmentId, TenantId } from '../ids.ts';
-import type { OwnerConnection } from './owner.ts';
-import type { Store } from './store.ts';
+import type { OwnerConnection } from './core/owner.ts';
+import type { Deadline, Query } from './core/transaction.ts';
 import {
   selectTokenObjects,
   type TokenObjectRecord,
   type TokenObjectRole,
-} from './token-objects.ts';
-import { selectTokens, type TokenRecord } from './tokens.ts';
-import type { Deadline, Query } from './transaction.ts';
+} from './hsm-token/token-objects.ts';
+import { selectTokens, type TokenRecord } from './hsm-token/tokens.ts';
+import type { Store } from './store.ts';
 
 const READ_MS = 5_000;
 

@@ -5,9 +5,9 @@
  * Nothing depends on its being on time. By the database's clock. Knows no caller.
  */
 import { monotonicNow } from '../call.ts';
+import { removeReplicas } from './hsm-token/token-objects.ts';
+import { removeSilentReplicas } from './keys/usage.ts';
 import type { Store } from './store.ts';
-import { removeReplicas } from './token-objects.ts';
-import { removeSilentReplicas } from './usage.ts';
 
 const PERIOD_MS = 10 * 60_000;
 const TIMEOUT_MS = 10_000;

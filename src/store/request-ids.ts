@@ -8,7 +8,7 @@
 import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { TenantId } from '../ids.ts';
-import type { Tx } from './transaction.ts';
+import type { Tx } from './core/transaction.ts';
 
 /** What an answer is rebuilt from: ids and numbers. */
 export type Reference = Readonly<Record<string, string | number>>;

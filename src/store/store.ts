@@ -14,15 +14,15 @@ import type pg from 'pg';
 import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import type { TenantId } from '../ids.ts';
-import { parseAddress } from './address.ts';
-import { insertAuditEntry, WAS_ENTERED } from './audit.ts';
+import { insertAuditEntry, WAS_ENTERED } from './audit/audit.ts';
 import { type ChangeKind, recordChange } from './changes.ts';
-import { type Connection, Connections } from './connections.ts';
-import { mayRunAgain } from './failure.ts';
+import { parseAddress } from './core/address.ts';
+import { type Connection, Connections } from './core/connections.ts';
+import { mayRunAgain } from './core/failure.ts';
+import { checkDatabase } from './core/requirements.ts';
+import { RECONCILER_ROLE } from './core/schema.ts';
+import type { Deadline, Tx } from './core/transaction.ts';
 import { claimRequestId, type Reference } from './request-ids.ts';
-import { checkDatabase } from './requirements.ts';
-import { RECONCILER_ROLE } from './schema.ts';
-import type { Deadline, Tx } from './transaction.ts';
 
 const OPEN_MS = 10_000;
 /** How often a transaction runs that Postgres undoes in favour of another one. */

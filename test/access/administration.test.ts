@@ -13,7 +13,7 @@ import {
 } from '../../src/access/administration.ts';
 import { Policy } from '../../src/access/policy.ts';
 import { newId, type SealKeyId, type TenantId } from '../../src/ids.ts';
-import type { CustomRole, RoleBinding } from '../../src/store/policies.ts';
+import type { CustomRole, RoleBinding } from '../../src/store/access/policies.ts';
 import { callOf } from '../store/database.ts';
 
 const TENANT = { tenantId: newId<TenantId>(), name: 'acme' };

@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { PERMISSIONS, type Permission, PREDEFINED_ROLES } from '../../src/access/permissions.ts';
 import { LATER, obstaclesOf, Policy, type Subject } from '../../src/access/policy.ts';
-import type { RoleBinding } from '../../src/store/policies.ts';
+import type { RoleBinding } from '../../src/store/access/policies.ts';
 
 const NOW = Date.UTC(2026, 0, 1);
 const PRINCIPAL = 'jwt:corp/alice';

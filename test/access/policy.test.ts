@@ -31,7 +31,7 @@ import {
   insertRoleBinding,
   type PolicyRecord,
   type RoleBinding,
-} from '../../src/store/policies.ts';
+} from '../../src/store/access/policies.ts';
 import type { Store } from '../../src/store/store.ts';
 import { callOf, migratedDatabase, newTenant, type TestDatabase } from '../store/database.ts';
 

@@ -7,10 +7,10 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { newId, type TenantId } from '../../src/ids.ts';
-import { appendEntries } from '../../src/store/audit.ts';
-import { moveEntries } from '../../src/store/audit-log.ts';
+import { appendEntries } from '../../src/store/audit/audit.ts';
+import { moveEntries } from '../../src/store/audit/audit-log.ts';
 import type { Store } from '../../src/store/store.ts';
-import { insertTenant } from '../../src/store/tenants.ts';
+import { insertTenant } from '../../src/store/tenants/tenants.ts';
 import { callOf, migratedDatabase, systemTenant, type TestDatabase } from '../store/database.ts';
 
 interface Row {

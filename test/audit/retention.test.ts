@@ -16,8 +16,8 @@ import { Sequencer } from '../../src/audit/sequencer.ts';
 import { KeywardError } from '../../src/errors.ts';
 import { checkpointNote, checkpointText } from '../../src/hsm/checkpoint.ts';
 import type { RequestOf } from '../../src/hsm/protocol.ts';
+import { type OwnerConnection, withOwnerConnection } from '../../src/store/core/owner.ts';
 import { readEnvironmentAsOwner } from '../../src/store/environment.ts';
-import { type OwnerConnection, withOwnerConnection } from '../../src/store/owner.ts';
 import type { Store } from '../../src/store/store.ts';
 import { eventually } from '../kit.ts';
 import {

@@ -9,7 +9,7 @@ import { TreeEdge } from '../../src/audit/tree.ts';
 import { WitnessRounds } from '../../src/audit/witness-rounds.ts';
 import { parseWitnesses } from '../../src/audit/witnesses.ts';
 import { monotonicNow } from '../../src/call.ts';
-import { insertCheckpoint, writeTree } from '../../src/store/audit-log.ts';
+import { insertCheckpoint, writeTree } from '../../src/store/audit/audit-log.ts';
 import type { Store } from '../../src/store/store.ts';
 import { eventually } from '../kit.ts';
 import { migratedDatabase, type TestDatabase } from '../store/database.ts';

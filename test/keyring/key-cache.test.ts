@@ -6,7 +6,7 @@ import { after, before, test } from 'node:test';
 import { type AnyId, type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import { KeyCache } from '../../src/keyring/keys/key-cache.ts';
 import { KeyStates, type KeyStatesParts } from '../../src/keyring/keys/key-states.ts';
-import { insertKey } from '../../src/store/keys.ts';
+import { insertKey } from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
 import {
   addSamplePrimary,

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { decodePageToken, encodePageToken, readPage } from '../../src/keyring/pages.ts';
-import type { Condition } from '../../src/store/conditions.ts';
+import type { Condition } from '../../src/store/core/conditions.ts';
 
 const LIST = 'keys acme';
 const HASH_CHARACTERS = 10;

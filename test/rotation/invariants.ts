@@ -15,7 +15,7 @@ import { idToBytes, type KeyId } from '../../src/ids.ts';
 import { contextDigest } from '../../src/keyring/keys/encryption-context.ts';
 import { SELF } from '../../src/keyring/own-calls.ts';
 
-import type { KeyVersionRecord } from '../../src/store/key-versions.ts';
+import type { KeyVersionRecord } from '../../src/store/keys/key-versions.ts';
 import {
   type DataKeyRow,
   difference,

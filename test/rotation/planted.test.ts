@@ -33,13 +33,13 @@ import type { World } from './world.ts';
 
 const DAY_MS = 86_400_000;
 const ROTATION = 'src/keyring/lifecycle/rotation.ts';
-const MAINTENANCE = 'src/store/maintenance.ts';
-const RANGES = 'src/store/rewrap-ranges.ts';
-const DATA_KEYS = 'src/store/stale-data-keys.ts';
-const KEY_SEALS = 'src/store/key-seals.ts';
-const KEY_VERSIONS = 'src/store/stale-key-versions.ts';
-const REWRAPPED = 'src/store/rewrapped-key-versions.ts';
-const TOKEN_OBJECTS = 'src/store/token-objects.ts';
+const MAINTENANCE = 'src/store/lifecycle/maintenance.ts';
+const RANGES = 'src/store/lifecycle/rewrap-ranges.ts';
+const DATA_KEYS = 'src/store/lifecycle/stale-data-keys.ts';
+const KEY_SEALS = 'src/store/keys/key-seals.ts';
+const KEY_VERSIONS = 'src/store/lifecycle/stale-key-versions.ts';
+const REWRAPPED = 'src/store/lifecycle/rewrapped-key-versions.ts';
+const TOKEN_OBJECTS = 'src/store/hsm-token/token-objects.ts';
 /** Where a rotation's transaction has been committed. */
 const ROTATED = `    cache.forget(tenantId, keyId);
     wake();`;
@@ -264,7 +264,7 @@ ${ROTATED}`,
         from: "'SHRED_SCHEDULED' AND shred_at <= now() LIMIT",
         to: "'SHRED_SCHEDULED' LIMIT",
       },
-      { file: 'src/store/shredding.ts', from: ' AND shred_at <= now()', to: '' },
+      { file: 'src/store/tenants/shredding.ts', from: ' AND shred_at <= now()', to: '' },
     ],
     begin: shredding,
     find: (stage) => run(stage),
@@ -273,7 +273,7 @@ ${ROTATED}`,
   'a tenant that is marked as shredded in a transaction of its own': {
     edits: [
       {
-        file: 'src/store/shredding.ts',
+        file: 'src/store/tenants/shredding.ts',
         from: 'if (marked.length === 0) return undefined;',
         to: `if (marked.length === 0) return undefined;
   await tx.query('COMMIT');

@@ -5,22 +5,22 @@
  * not what has to hold.
  */
 import type { AnyId, DataKeyId, JobId, KeyId, TenantId } from '../../src/ids.ts';
+import type { TokenObjectRole, TokenObjectState } from '../../src/store/hsm-token/token-objects.ts';
 import {
   fromStateRow,
   type KeyStateRecord,
   type LifecycleState,
   STATES,
   type StateRow,
-} from '../../src/store/key-states.ts';
+} from '../../src/store/keys/key-states.ts';
 import {
   fromVersionRow,
   type KeyVersionRecord,
   VERSION_COLUMNS,
   type VersionRow,
-} from '../../src/store/key-versions.ts';
-import type { JobKind, JobState } from '../../src/store/rewrap-jobs.ts';
-import type { TenantState } from '../../src/store/tenants.ts';
-import type { TokenObjectRole, TokenObjectState } from '../../src/store/token-objects.ts';
+} from '../../src/store/keys/key-versions.ts';
+import type { JobKind, JobState } from '../../src/store/lifecycle/rewrap-jobs.ts';
+import type { TenantState } from '../../src/store/tenants/tenants.ts';
 import type { World } from './world.ts';
 
 export interface TenantRow {

@@ -6,7 +6,7 @@ import { mock } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { OperationName } from '../../src/hsm/protocol.ts';
 import { destroyTokenKey } from '../../src/keyring/hsm-token/token-destruction.ts';
-import { withOwnerConnection } from '../../src/store/owner.ts';
+import { withOwnerConnection } from '../../src/store/core/owner.ts';
 import { callOf } from '../store/database.ts';
 import { CALLS_AND_COMMITS, type Step } from './failpoints.ts';
 import {

@@ -5,10 +5,10 @@
  */
 import type { JobId } from '../../src/ids.ts';
 import { formatKeyName } from '../../src/names.ts';
-import { planRange } from '../../src/store/rewrap-ranges.ts';
-import { planDataKeys } from '../../src/store/stale-data-keys.ts';
-import { planKeyVersions } from '../../src/store/stale-key-versions.ts';
-import { findDueTokenKeys } from '../../src/store/token-objects.ts';
+import { findDueTokenKeys } from '../../src/store/hsm-token/token-objects.ts';
+import { planRange } from '../../src/store/lifecycle/rewrap-ranges.ts';
+import { planDataKeys } from '../../src/store/lifecycle/stale-data-keys.ts';
+import { planKeyVersions } from '../../src/store/lifecycle/stale-key-versions.ts';
 import { callOf } from '../store/database.ts';
 import { hear, type Replica, SIZES, tick } from './replica.ts';
 import { nameOf, TENANT, type World } from './world.ts';

@@ -5,7 +5,7 @@
  */
 import { encodeKeyState } from '../../src/hsm/key-state.ts';
 import { RECORD } from '../../src/hsm/record-seal.ts';
-import type { KeyStateRecord } from '../../src/store/key-states.ts';
+import type { KeyStateRecord } from '../../src/store/keys/key-states.ts';
 import { type Invariant, nameOfKey, type Rows, type Seen } from './rows.ts';
 import { soon } from './world.ts';
 

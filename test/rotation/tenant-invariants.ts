@@ -4,7 +4,7 @@
  *
  * That nothing is erased besides, is in `invariants.ts`.
  */
-import { findTenantByName } from '../../src/store/tenants.ts';
+import { findTenantByName } from '../../src/store/tenants/tenants.ts';
 import {
   difference,
   type Invariant,

@@ -31,11 +31,11 @@ import {
   type KeyName,
 } from '../../src/names.ts';
 import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
-import { fromStateRow, STATES, type StateRow } from '../../src/store/key-states.ts';
-import type { KeySettings } from '../../src/store/keys.ts';
+import { insertTokenObject } from '../../src/store/hsm-token/token-objects.ts';
+import { fromStateRow, STATES, type StateRow } from '../../src/store/keys/key-states.ts';
+import type { KeySettings } from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
-import { insertTenant } from '../../src/store/tenants.ts';
-import { insertTokenObject } from '../../src/store/token-objects.ts';
+import { insertTenant } from '../../src/store/tenants/tenants.ts';
 import { type Environment, newEnvironment } from '../kit.ts';
 import { callOf } from '../store/database.ts';
 import {

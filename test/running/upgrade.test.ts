@@ -9,7 +9,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { MIGRATIONS_DIRECTORY } from '../../src/store/schema.ts';
+import { MIGRATIONS_DIRECTORY } from '../../src/store/core/schema.ts';
 import {
   type Environment,
   eventually,

@@ -9,12 +9,16 @@ import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { type Call, monotonicNow } from '../../src/call.ts';
 import { type AnyId, newId, type RootKeyId, type SealKeyId, type TenantId } from '../../src/ids.ts';
-import { changeStates, type StateSealer } from '../../src/store/key-seals.ts';
-import type { NewKeyVersion } from '../../src/store/key-versions.ts';
-import { insertPrimaryVersion, type KeyRecord, type KeySettings } from '../../src/store/keys.ts';
-import { migrate } from '../../src/store/migrate.ts';
+import { migrate } from '../../src/store/core/migrate.ts';
+import type { Tx } from '../../src/store/core/transaction.ts';
+import { changeStates, type StateSealer } from '../../src/store/keys/key-seals.ts';
+import type { NewKeyVersion } from '../../src/store/keys/key-versions.ts';
+import {
+  insertPrimaryVersion,
+  type KeyRecord,
+  type KeySettings,
+} from '../../src/store/keys/keys.ts';
 import { Store, type StoreOptions } from '../../src/store/store.ts';
-import type { Tx } from '../../src/store/transaction.ts';
 
 /** The release that the tests run as. */
 export const RELEASE = '0.1.0';

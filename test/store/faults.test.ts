@@ -7,9 +7,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../../src/call.ts';
 import { KeywardError, type Reason } from '../../src/errors.ts';
 import { newId, type TenantId } from '../../src/ids.ts';
+import type { Tx } from '../../src/store/core/transaction.ts';
 import type { Store } from '../../src/store/store.ts';
-import { insertTenant, listTenants } from '../../src/store/tenants.ts';
-import type { Tx } from '../../src/store/transaction.ts';
+import { insertTenant, listTenants } from '../../src/store/tenants/tenants.ts';
 import { callOf, migratedDatabase, SERVICE, systemTenant, type TestDatabase } from './database.ts';
 import { type FaultyProxy, startProxy } from './proxy.ts';
 

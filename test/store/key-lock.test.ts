@@ -5,8 +5,8 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 import { type DataKeyId, idToBytes, type KeyId, newId } from '../../src/ids.ts';
-import { insertDataKey } from '../../src/store/data-keys.ts';
-import { insertKey, lockKey } from '../../src/store/keys.ts';
+import { insertDataKey } from '../../src/store/keys/data-keys.ts';
+import { insertKey, lockKey } from '../../src/store/keys/keys.ts';
 import {
   callOf,
   migratedDatabase,

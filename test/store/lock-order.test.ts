@@ -13,19 +13,19 @@ import {
   type SealKeyId,
   type TenantId,
 } from '../../src/ids.ts';
-import { type ResealedState, writeSeals } from '../../src/store/key-seals.ts';
-import type { KeyStateRecord } from '../../src/store/key-states.ts';
-import { insertKey } from '../../src/store/keys.ts';
-import { writeCopies } from '../../src/store/moved-key-versions.ts';
-import { type OwnerConnection, withOwnerConnection } from '../../src/store/owner.ts';
-import { rewritePolicySeals, type StalePolicy } from '../../src/store/policies.ts';
-import type { Lease } from '../../src/store/rewrap-ranges.ts';
-import type { RewrappedKeyVersion } from '../../src/store/rewrapped-key-versions.ts';
-import { shredTenant } from '../../src/store/shredding.ts';
-import { writeKeyVersions } from '../../src/store/stale-key-versions.ts';
+import { rewritePolicySeals, type StalePolicy } from '../../src/store/access/policies.ts';
+import { type OwnerConnection, withOwnerConnection } from '../../src/store/core/owner.ts';
+import type { Tx } from '../../src/store/core/transaction.ts';
+import { writeCopies } from '../../src/store/hsm-token/moved-key-versions.ts';
+import { type ResealedState, writeSeals } from '../../src/store/keys/key-seals.ts';
+import type { KeyStateRecord } from '../../src/store/keys/key-states.ts';
+import { insertKey } from '../../src/store/keys/keys.ts';
+import { addReport } from '../../src/store/keys/usage.ts';
+import type { Lease } from '../../src/store/lifecycle/rewrap-ranges.ts';
+import type { RewrappedKeyVersion } from '../../src/store/lifecycle/rewrapped-key-versions.ts';
+import { writeKeyVersions } from '../../src/store/lifecycle/stale-key-versions.ts';
 import type { Store } from '../../src/store/store.ts';
-import type { Tx } from '../../src/store/transaction.ts';
-import { addReport } from '../../src/store/usage.ts';
+import { shredTenant } from '../../src/store/tenants/shredding.ts';
 import { eventually } from '../kit.ts';
 import {
   callOf,

@@ -9,9 +9,13 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Credentials, createCertificateAuthority } from '../../dev/certificates.ts';
 import { type Postgres, startPostgres } from '../../dev/postgres.ts';
-import { parseAddress } from '../../src/store/address.ts';
-import { migrate } from '../../src/store/migrate.ts';
-import { compareReleases, MIGRATIONS_DIRECTORY, migrationNames } from '../../src/store/schema.ts';
+import { parseAddress } from '../../src/store/core/address.ts';
+import { migrate } from '../../src/store/core/migrate.ts';
+import {
+  compareReleases,
+  MIGRATIONS_DIRECTORY,
+  migrationNames,
+} from '../../src/store/core/schema.ts';
 import { Store } from '../../src/store/store.ts';
 import {
   emptyDatabase,

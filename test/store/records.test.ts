@@ -4,13 +4,15 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
+import { withOwnerConnection } from '../../src/store/core/owner.ts';
+import type { Tx } from '../../src/store/core/transaction.ts';
 import {
   type Mode,
   readEnvironment,
   readEnvironmentAsOwner,
   recordToken,
 } from '../../src/store/environment.ts';
-import { findVersion, listVersions } from '../../src/store/key-versions.ts';
+import { findVersion, listVersions } from '../../src/store/keys/key-versions.ts';
 import {
   findKey,
   findKeyId,
@@ -18,11 +20,9 @@ import {
   type KeyRecord,
   listKeys,
   lockKey,
-} from '../../src/store/keys.ts';
-import { withOwnerConnection } from '../../src/store/owner.ts';
+} from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
-import { findTenantByName, insertTenant, listTenants } from '../../src/store/tenants.ts';
-import type { Tx } from '../../src/store/transaction.ts';
+import { findTenantByName, insertTenant, listTenants } from '../../src/store/tenants/tenants.ts';
 import {
   addSamplePrimary,
   callOf,

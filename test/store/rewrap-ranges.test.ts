@@ -4,8 +4,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { newId } from '../../src/ids.ts';
-import { insertKey } from '../../src/store/keys.ts';
-import { leaseRange } from '../../src/store/rewrap-ranges.ts';
+import { insertKey } from '../../src/store/keys/keys.ts';
+import { leaseRange } from '../../src/store/lifecycle/rewrap-ranges.ts';
 import {
   callOf,
   migratedDatabase,

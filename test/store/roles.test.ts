@@ -16,9 +16,9 @@ import {
   newOrderedId,
   type TenantId,
 } from '../../src/ids.ts';
-import { migrate } from '../../src/store/migrate.ts';
+import { migrate } from '../../src/store/core/migrate.ts';
+import type { Tx } from '../../src/store/core/transaction.ts';
 import { Store } from '../../src/store/store.ts';
-import type { Tx } from '../../src/store/transaction.ts';
 import {
   callOf,
   migratedDatabase,

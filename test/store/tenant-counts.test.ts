@@ -9,13 +9,13 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { KeywardError } from '../../src/errors.ts';
 import { type DataKeyId, idToBytes, type KeyId, newId, type TenantId } from '../../src/ids.ts';
-import { deleteAllDataKeys, deleteDataKey, insertDataKey } from '../../src/store/data-keys.ts';
-import { changeStates } from '../../src/store/key-seals.ts';
-import { insertKey, updateKey } from '../../src/store/keys.ts';
-import { MIGRATIONS_DIRECTORY, migrationNames } from '../../src/store/schema.ts';
-import { shredTenant } from '../../src/store/shredding.ts';
+import { MIGRATIONS_DIRECTORY, migrationNames } from '../../src/store/core/schema.ts';
+import type { Tx } from '../../src/store/core/transaction.ts';
+import { deleteAllDataKeys, deleteDataKey, insertDataKey } from '../../src/store/keys/data-keys.ts';
+import { changeStates } from '../../src/store/keys/key-seals.ts';
+import { insertKey, updateKey } from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
-import type { Tx } from '../../src/store/transaction.ts';
+import { shredTenant } from '../../src/store/tenants/shredding.ts';
 import {
   callOf,
   emptyDatabase,

@@ -6,10 +6,10 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { KeywardError } from '../../src/errors.ts';
 import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
-import { insertKey, listKeys } from '../../src/store/keys.ts';
+import type { Tx } from '../../src/store/core/transaction.ts';
+import { insertKey, listKeys } from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
-import { insertTenant } from '../../src/store/tenants.ts';
-import type { Tx } from '../../src/store/transaction.ts';
+import { insertTenant } from '../../src/store/tenants/tenants.ts';
 import {
   callOf,
   migratedDatabase,

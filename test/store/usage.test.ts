@@ -6,8 +6,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, test } from 'node:test';
 import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
-import { insertKey } from '../../src/store/keys.ts';
-import type { Store } from '../../src/store/store.ts';
+import { insertKey } from '../../src/store/keys/keys.ts';
 import {
   addReport,
   findTotalUsage,
@@ -15,7 +14,8 @@ import {
   removeReplica,
   removeSilentReplicas,
   type VersionUse,
-} from '../../src/store/usage.ts';
+} from '../../src/store/keys/usage.ts';
+import type { Store } from '../../src/store/store.ts';
 import {
   addSamplePrimary,
   callOf,

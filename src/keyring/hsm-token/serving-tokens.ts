@@ -26,9 +26,9 @@ import type {
 import { type Agents, type RoutedToken, TokenRouter } from '../../hsm/token-router.ts';
 import type { TokenId } from '../../ids.ts';
 import type { EnvironmentRecord } from '../../store/environment.ts';
+import { listTokenObjects, type TokenObjectRecord } from '../../store/hsm-token/token-objects.ts';
+import { listTokens, type TokenRecord } from '../../store/hsm-token/tokens.ts';
 import type { Store } from '../../store/store.ts';
-import { listTokenObjects, type TokenObjectRecord } from '../../store/token-objects.ts';
-import { listTokens, type TokenRecord } from '../../store/tokens.ts';
 import { tokenObjectsOf } from './token-objects.ts';
 
 const READ_MS = 5_000;

@@ -11,7 +11,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../../call.ts';
 import type { TokenObject } from '../../hsm/token-profile.ts';
 import type { AnyId } from '../../ids.ts';
-import type { OwnerConnection } from '../../store/owner.ts';
+import type { OwnerConnection } from '../../store/core/owner.ts';
 import {
   beginDestruction,
   countAgentsHolding,
@@ -20,8 +20,8 @@ import {
   findShreddedRoots,
   type Operator,
   recordAbandoned,
-} from '../../store/token-destruction.ts';
-import type { TokenObjectRecord } from '../../store/token-objects.ts';
+} from '../../store/hsm-token/token-destruction.ts';
+import type { TokenObjectRecord } from '../../store/hsm-token/token-objects.ts';
 import type { TokenStatusRecord } from './token-status.ts';
 
 /** Replicas hear within a second, and replace their agents one by one. */

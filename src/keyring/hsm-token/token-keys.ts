@@ -21,14 +21,7 @@ import {
   type TenantName,
   type TokenKeyName,
 } from '../../names.ts';
-import {
-  findLatestJob,
-  insertJob,
-  newJobId,
-  supersedeVersionJobs,
-} from '../../store/rewrap-jobs.ts';
-import type { Mutation, Store } from '../../store/store.ts';
-import type { TenantRecord } from '../../store/tenants.ts';
+import type { Tx } from '../../store/core/transaction.ts';
 import {
   activateTokenObject,
   countUnderTokenKeys,
@@ -39,8 +32,15 @@ import {
   moveTokenObject,
   type TokenObjectRecord,
   type UnderTokenKey,
-} from '../../store/token-objects.ts';
-import type { Tx } from '../../store/transaction.ts';
+} from '../../store/hsm-token/token-objects.ts';
+import {
+  findLatestJob,
+  insertJob,
+  newJobId,
+  supersedeVersionJobs,
+} from '../../store/lifecycle/rewrap-jobs.ts';
+import type { Mutation, Store } from '../../store/store.ts';
+import type { TenantRecord } from '../../store/tenants/tenants.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
 import { ownCall, SELF } from '../own-calls.ts';
 import type { TokenObjects } from './token-objects.ts';

@@ -12,12 +12,12 @@ import type { MoveSettings, TokenSettings } from '../../hsm/protocol.ts';
 import type { TokenProfile, TransportKind } from '../../hsm/token-profile.ts';
 import type { TokenId } from '../../ids.ts';
 import type { EnvironmentRecord } from '../../store/environment.ts';
-import { BEGINNING, readUncopied, writeCopies } from '../../store/moved-key-versions.ts';
+import { BEGINNING, readUncopied, writeCopies } from '../../store/hsm-token/moved-key-versions.ts';
+import type { TokenRecord } from '../../store/hsm-token/tokens.ts';
 import type {
   KeyVersionToRewrap,
   RewrappedKeyVersion,
-} from '../../store/rewrapped-key-versions.ts';
-import type { TokenRecord } from '../../store/tokens.ts';
+} from '../../store/lifecycle/rewrapped-key-versions.ts';
 import { type MigrationParts, objectsIn } from './token-migration-situation.ts';
 import { tokenObjectsOf } from './token-objects.ts';
 

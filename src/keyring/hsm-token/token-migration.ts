@@ -23,8 +23,7 @@ import { type TokenProfile, transportBetween } from '../../hsm/token-profile.ts'
 import { type AnyId, newId } from '../../ids.ts';
 import { formatKeyVersionName } from '../../names.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../../store/environment.ts';
-import { countCopies } from '../../store/moved-key-versions.ts';
-import type { KeyVersionToRewrap } from '../../store/rewrapped-key-versions.ts';
+import { countCopies } from '../../store/hsm-token/moved-key-versions.ts';
 import {
   announce,
   countLacking,
@@ -35,9 +34,10 @@ import {
   recordNextObject,
   recordNextToken,
   switchTokens,
-} from '../../store/token-migration.ts';
-import { selectTokenObjects } from '../../store/token-objects.ts';
-import type { TokenRecord } from '../../store/tokens.ts';
+} from '../../store/hsm-token/token-migration.ts';
+import { selectTokenObjects } from '../../store/hsm-token/token-objects.ts';
+import type { TokenRecord } from '../../store/hsm-token/tokens.ts';
+import type { KeyVersionToRewrap } from '../../store/lifecycle/rewrapped-key-versions.ts';
 import { resealAll } from '../seals/reseal.ts';
 import { tokenInWords } from './serving-tokens.ts';
 import { KeyVersionCopies, TRANSPORT_WORDS } from './token-migration-copies.ts';

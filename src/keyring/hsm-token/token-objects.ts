@@ -12,13 +12,13 @@ import { monotonicNow } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import type { TokenObject } from '../../hsm/token-profile.ts';
 import type { AnyId, RootKeyId, SealKeyId, TenantId } from '../../ids.ts';
-import type { Store } from '../../store/store.ts';
 import {
   listTokenObjects,
   removeReplicas,
   reportHeld,
   type TokenObjectRecord,
-} from '../../store/token-objects.ts';
+} from '../../store/hsm-token/token-objects.ts';
+import type { Store } from '../../store/store.ts';
 import type { CurrentKeys } from '../keys/key-versions.ts';
 
 const READ_MS = 5_000;

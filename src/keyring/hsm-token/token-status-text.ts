@@ -5,7 +5,7 @@
  * token.
  */
 import type { AttributePosture } from '../../hsm/token-profile.ts';
-import type { MoveProgress, TokenRecord } from '../../store/tokens.ts';
+import type { MoveProgress, TokenRecord } from '../../store/hsm-token/tokens.ts';
 import { tokenInWords } from './serving-tokens.ts';
 import { TOKEN_COPIES, type TokenObjectStatus, type TokenStatusRecord } from './token-status.ts';
 

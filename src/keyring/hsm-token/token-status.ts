@@ -10,10 +10,13 @@
 import { type Call, monotonicNow } from '../../call.ts';
 import type { ObjectPosture, TokenObject, TokenPosture } from '../../hsm/token-profile.ts';
 import type { Agents } from '../../hsm/token-router.ts';
+import type { Deadline } from '../../store/core/transaction.ts';
 import { readEnvironment } from '../../store/environment.ts';
+import {
+  countUnderTokenKeys,
+  type TokenObjectRecord,
+} from '../../store/hsm-token/token-objects.ts';
 import type { Store } from '../../store/store.ts';
-import { countUnderTokenKeys, type TokenObjectRecord } from '../../store/token-objects.ts';
-import type { Deadline } from '../../store/transaction.ts';
 import { tokenObjectsOf } from './token-objects.ts';
 
 /** Every key version is counted. */

@@ -18,7 +18,7 @@ import {
   findDataKey,
   insertDataKey,
   listDataKeys,
-} from '../../store/data-keys.ts';
+} from '../../store/keys/data-keys.ts';
 import type { Replay, Store } from '../../store/store.ts';
 import { requireEtag } from '../own-calls.ts';
 import { BY_NAME, type ListRequest, type Page, readPage } from '../pages.ts';

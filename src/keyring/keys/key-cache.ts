@@ -17,10 +17,10 @@ import { sealedKeyVersion } from '../../hsm/key-version.ts';
 import type { KeyId, TenantId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
 import type { KeyName } from '../../names.ts';
-import { findVersion, type KeyVersionRecord } from '../../store/key-versions.ts';
-import { findKey, findKeyId, type KeyRecord } from '../../store/keys.ts';
+import { findVersion, type KeyVersionRecord } from '../../store/keys/key-versions.ts';
+import { findKey, findKeyId, type KeyRecord } from '../../store/keys/keys.ts';
 import type { Store } from '../../store/store.ts';
-import { findTenantByName, type TenantRecord } from '../../store/tenants.ts';
+import { findTenantByName, type TenantRecord } from '../../store/tenants/tenants.ts';
 import { type KeyStates, standsAs } from './key-states.ts';
 
 /** How long a load may take; each call that waits for it still ends at its own deadline. */

@@ -6,7 +6,7 @@
  * of that key before, is refused (KEY_STATE_CORRUPT) with an alert, whoever asks; and what verifies
  * is what was read, all of one instant. Remembers revisions only, and not for ever: an older state
  * that was put back together with its seal while no replica remembers a newer one verifies. Where
- * seals are kept and when they are made is in `store/key-seals.ts`.
+ * seals are kept and when they are made is in `store/keys/key-seals.ts`.
  */
 import { type Call, monotonicNow } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
@@ -15,13 +15,13 @@ import { RECORD } from '../../hsm/record-seal.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import type { KeyId, SealKeyId, TenantId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
-import type { StateSealer } from '../../store/key-seals.ts';
-import type { KeyStateRecord } from '../../store/key-states.ts';
-import type { KeyVersionRecord } from '../../store/key-versions.ts';
-import type { KeyRecord } from '../../store/keys.ts';
+import type { Deadline, Tx } from '../../store/core/transaction.ts';
+import { isSealKeyInUse } from '../../store/hsm-token/token-objects.ts';
+import type { StateSealer } from '../../store/keys/key-seals.ts';
+import type { KeyStateRecord } from '../../store/keys/key-states.ts';
+import type { KeyVersionRecord } from '../../store/keys/key-versions.ts';
+import type { KeyRecord } from '../../store/keys/keys.ts';
 import type { Store } from '../../store/store.ts';
-import { isSealKeyInUse } from '../../store/token-objects.ts';
-import type { Deadline, Tx } from '../../store/transaction.ts';
 
 /** So many an agent verifies or seals at once: callers wait for at most 2 ms. */
 const AT_ONCE = 100;

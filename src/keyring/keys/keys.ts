@@ -18,8 +18,12 @@ import {
   type KeyVersionName,
   type TenantName,
 } from '../../names.ts';
-import type { StateTx } from '../../store/key-states.ts';
-import { type KeyVersionRecord, listVersions, setVersionState } from '../../store/key-versions.ts';
+import type { StateTx } from '../../store/keys/key-states.ts';
+import {
+  type KeyVersionRecord,
+  listVersions,
+  setVersionState,
+} from '../../store/keys/key-versions.ts';
 import {
   insertKey,
   type KeyChanges,
@@ -28,9 +32,9 @@ import {
   listKeys,
   newKeyState,
   updateKey,
-} from '../../store/keys.ts';
+} from '../../store/keys/keys.ts';
+import { findTotalUsage, findUsage, type UsageRecord } from '../../store/keys/usage.ts';
 import type { Store } from '../../store/store.ts';
-import { findTotalUsage, findUsage, type UsageRecord } from '../../store/usage.ts';
 import { requireEtag } from '../own-calls.ts';
 import { BY_NAME, BY_VERSION, type ListRequest, type Page, readPage } from '../pages.ts';
 import type { KeyCache } from './key-cache.ts';

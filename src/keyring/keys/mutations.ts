@@ -8,13 +8,13 @@ import type { Call } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import type { KeyId, TenantId } from '../../ids.ts';
 import type { KeyName } from '../../names.ts';
-import { changeStates } from '../../store/key-seals.ts';
-import type { LifecycleState, StateTx } from '../../store/key-states.ts';
-import { findVersion, type KeyVersionRecord } from '../../store/key-versions.ts';
-import { findKey, type KeyRecord } from '../../store/keys.ts';
+import type { Tx } from '../../store/core/transaction.ts';
+import { changeStates } from '../../store/keys/key-seals.ts';
+import type { LifecycleState, StateTx } from '../../store/keys/key-states.ts';
+import { findVersion, type KeyVersionRecord } from '../../store/keys/key-versions.ts';
+import { findKey, type KeyRecord } from '../../store/keys/keys.ts';
 import { findReference } from '../../store/request-ids.ts';
 import type { Mutation, Replay, Store } from '../../store/store.ts';
-import type { Tx } from '../../store/transaction.ts';
 import type { KeyCache } from './key-cache.ts';
 import type { KeyStates } from './key-states.ts';
 

@@ -7,7 +7,7 @@
  */
 import { KeywardError } from '../../errors.ts';
 import type { KeyName } from '../../names.ts';
-import type { Quotas, TenantRecord } from '../../store/tenants.ts';
+import type { Quotas, TenantRecord } from '../../store/tenants/tenants.ts';
 import type { KeyCache, LoadedKey, LoadedVersion } from './key-cache.ts';
 
 /** Knows how much of something a tenant may have. */

@@ -10,8 +10,8 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../../call.ts';
+import { addReport, removeReplica, type VersionUse } from '../../store/keys/usage.ts';
 import type { Store } from '../../store/store.ts';
-import { addReport, removeReplica, type VersionUse } from '../../store/usage.ts';
 import type { LoadedVersion } from './key-cache.ts';
 
 const REPORT_TIMEOUT_MS = 5_000;

@@ -16,15 +16,23 @@ import {
   type KeyName,
   type KeyVersionName,
 } from '../../names.ts';
-import { countDataKeys, deleteAllDataKeys } from '../../store/data-keys.ts';
-import { changeStates } from '../../store/key-seals.ts';
-import { countKept, type KeyVersionRecord, setVersionState } from '../../store/key-versions.ts';
-import { type KeyRecord, updateKey } from '../../store/keys.ts';
-import { type DueDestruction, destroyDue, timeAfterDays } from '../../store/maintenance.ts';
-import { supersedeJobs } from '../../store/rewrap-jobs.ts';
+import type { Tx } from '../../store/core/transaction.ts';
+import { countDataKeys, deleteAllDataKeys } from '../../store/keys/data-keys.ts';
+import { changeStates } from '../../store/keys/key-seals.ts';
+import {
+  countKept,
+  type KeyVersionRecord,
+  setVersionState,
+} from '../../store/keys/key-versions.ts';
+import { type KeyRecord, updateKey } from '../../store/keys/keys.ts';
+import { findTotalUsage, type UsageRecord } from '../../store/keys/usage.ts';
+import {
+  type DueDestruction,
+  destroyDue,
+  timeAfterDays,
+} from '../../store/lifecycle/maintenance.ts';
+import { supersedeJobs } from '../../store/lifecycle/rewrap-jobs.ts';
 import type { Store } from '../../store/store.ts';
-import type { Tx } from '../../store/transaction.ts';
-import { findTotalUsage, type UsageRecord } from '../../store/usage.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
 import { type KeyStates, readVerified, type Standing } from '../keys/key-states.ts';
 import {

@@ -12,14 +12,14 @@ import { REWRAP_OUTCOME } from '../../hsm/protocol.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import { idToBytes } from '../../ids.ts';
 import { formatDataKeyName } from '../../names.ts';
-import type { Lease, LeasedKey, Progress } from '../../store/rewrap-ranges.ts';
+import type { Lease, LeasedKey, Progress } from '../../store/lifecycle/rewrap-ranges.ts';
 import {
   type DataKeyBatch,
   type RewrappedDataKeys,
   readDataKeys,
   type StaleDataKey,
   writeDataKeys,
-} from '../../store/stale-data-keys.ts';
+} from '../../store/lifecycle/stale-data-keys.ts';
 import type { Store } from '../../store/store.ts';
 import { type KeyStates, type Moment, standsAs } from '../keys/key-states.ts';
 import { type BatchSizes, type RangeWork, type StepResult, step, type Throttle } from '../pace.ts';

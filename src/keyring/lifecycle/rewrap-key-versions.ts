@@ -11,12 +11,16 @@ import { sealedKeyVersion } from '../../hsm/key-version.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import type { SealKeyId } from '../../ids.ts';
 import { formatKeyVersionName } from '../../names.ts';
-import type { Lease, Progress } from '../../store/rewrap-ranges.ts';
+import type { Lease, Progress } from '../../store/lifecycle/rewrap-ranges.ts';
 import type {
   KeyVersionToRewrap,
   RewrappedKeyVersion,
-} from '../../store/rewrapped-key-versions.ts';
-import { placeOf, readKeyVersions, writeKeyVersions } from '../../store/stale-key-versions.ts';
+} from '../../store/lifecycle/rewrapped-key-versions.ts';
+import {
+  placeOf,
+  readKeyVersions,
+  writeKeyVersions,
+} from '../../store/lifecycle/stale-key-versions.ts';
 import type { Store } from '../../store/store.ts';
 import { type BatchSizes, type RangeWork, type StepResult, step, type Throttle } from '../pace.ts';
 

@@ -2,7 +2,7 @@
  * Re-wrap jobs: what a rotation leaves behind, brought up to date; by all replicas together.
  *
  * Invariants: what is written is written only under a lease that still holds, to a row that is
- * still what was read (`store/rewrap-ranges.ts`); what can't be brought up to date is named and
+ * still what was read (`store/lifecycle/rewrap-ranges.ts`); what can't be brought up to date is named and
  * passed over, never a reason to stop. Works no more than its share of the time. Memory doesn't
  * grow with what there is to do: a batch for each worker. How data keys are re-wrapped is in
  * `rewrap-data-keys.ts`, how key versions, in `rewrap-key-versions.ts`. Knows no gRPC and no SQL.
@@ -21,7 +21,8 @@ import {
   SYSTEM_TENANT,
   type TenantName,
 } from '../../names.ts';
-import { lockKey } from '../../store/keys.ts';
+import type { Tx } from '../../store/core/transaction.ts';
+import { lockKey } from '../../store/keys/keys.ts';
 import {
   endJob,
   findFinishedJobs,
@@ -34,18 +35,17 @@ import {
   listFailures,
   listJobs,
   newJobId,
-} from '../../store/rewrap-jobs.ts';
+} from '../../store/lifecycle/rewrap-jobs.ts';
 import {
   closeRange,
   type Lease,
   leaseRange,
   planRange,
   releaseRange,
-} from '../../store/rewrap-ranges.ts';
-import { planDataKeys } from '../../store/stale-data-keys.ts';
-import { planKeyVersions } from '../../store/stale-key-versions.ts';
+} from '../../store/lifecycle/rewrap-ranges.ts';
+import { planDataKeys } from '../../store/lifecycle/stale-data-keys.ts';
+import { planKeyVersions } from '../../store/lifecycle/stale-key-versions.ts';
 import type { Store } from '../../store/store.ts';
-import type { Tx } from '../../store/transaction.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
 import type { KeyStates } from '../keys/key-states.ts';
 import { identify, type KeyIdentity, requireKept } from '../keys/mutations.ts';

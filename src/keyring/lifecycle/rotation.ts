@@ -12,14 +12,23 @@ import { type Call, monotonicNow } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import { formatKeyName, type KeyName } from '../../names.ts';
-import { changeStates } from '../../store/key-seals.ts';
-import { findHighestVersion } from '../../store/key-versions.ts';
-import { insertPrimaryVersion, type KeyRecord } from '../../store/keys.ts';
-import { type DueRotation, findRotationCause } from '../../store/maintenance.ts';
-import { insertJob, newJobId, type RotationCause, supersedeJobs } from '../../store/rewrap-jobs.ts';
-import { insertRotation, listRotations, type RotationRecord } from '../../store/rotations.ts';
+import type { Tx } from '../../store/core/transaction.ts';
+import { changeStates } from '../../store/keys/key-seals.ts';
+import { findHighestVersion } from '../../store/keys/key-versions.ts';
+import { insertPrimaryVersion, type KeyRecord } from '../../store/keys/keys.ts';
+import { type DueRotation, findRotationCause } from '../../store/lifecycle/maintenance.ts';
+import {
+  insertJob,
+  newJobId,
+  type RotationCause,
+  supersedeJobs,
+} from '../../store/lifecycle/rewrap-jobs.ts';
+import {
+  insertRotation,
+  listRotations,
+  type RotationRecord,
+} from '../../store/lifecycle/rotations.ts';
 import type { Replay, Store } from '../../store/store.ts';
-import type { Tx } from '../../store/transaction.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
 import type { KeyStates } from '../keys/key-states.ts';
 import { type CurrentKeySource, makeKeyVersion, replayOf } from '../keys/key-versions.ts';

@@ -13,14 +13,14 @@ import type { ReplyOf, RequestOf } from '../../hsm/protocol.ts';
 import { RECORD, type RecordKind } from '../../hsm/record-seal.ts';
 import type { SealKeyId } from '../../ids.ts';
 import { formatKeyName } from '../../names.ts';
+import type { Query } from '../../store/core/transaction.ts';
 import {
   FIRST_KEY,
   findFormerSealKeys,
   readStaleStates,
   writeSeals,
-} from '../../store/key-seals.ts';
-import type { KeyStateRecord } from '../../store/key-states.ts';
-import type { Query } from '../../store/transaction.ts';
+} from '../../store/keys/key-seals.ts';
+import type { KeyStateRecord } from '../../store/keys/key-states.ts';
 
 /**
  * So many are read, and written in one transaction; callers wait for at most 2 ms while an agent is

@@ -12,6 +12,7 @@ import { RECORD } from '../../hsm/record-seal.ts';
 import type { RecordAgent } from '../../hsm/token-commands.ts';
 import type { SealKeyId } from '../../ids.ts';
 import { formatKeyName } from '../../names.ts';
+import type { OwnerConnection } from '../../store/core/owner.ts';
 import {
   countSealed,
   FIRST_KEY,
@@ -19,9 +20,8 @@ import {
   type ResealedState,
   readUnsealed,
   writeFirstSeals,
-} from '../../store/key-seals.ts';
-import type { KeyStateRecord } from '../../store/key-states.ts';
-import type { OwnerConnection } from '../../store/owner.ts';
+} from '../../store/keys/key-seals.ts';
+import type { KeyStateRecord } from '../../store/keys/key-states.ts';
 
 /** So many are sealed in one transaction. */
 const BATCH = 200;

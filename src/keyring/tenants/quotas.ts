@@ -5,14 +5,14 @@
  * together keep to the quota without speaking of a call; a tenant that has been quiet may make one
  * second's calls at once, and whoever takes more at once than there is pays it back before the
  * next; memory is bounded. Calls are counted here, keys and data keys by the database
- * (`store/tenant-counts.ts`). Who may call isn't known here.
+ * (`store/tenants/tenant-counts.ts`). Who may call isn't known here.
  */
 import { monotonicNow } from '../../call.ts';
 import { quotaExceeded } from '../../errors.ts';
 import type { TenantId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
 import { SYSTEM_TENANT } from '../../names.ts';
-import type { Quotas, TenantRecord } from '../../store/tenants.ts';
+import type { Quotas, TenantRecord } from '../../store/tenants/tenants.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
 
 /** What holds where a tenant has no quota of its own; Infinity is none. */

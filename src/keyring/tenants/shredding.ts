@@ -15,18 +15,18 @@ import {
   SYSTEM_TENANT,
   type TenantName,
 } from '../../names.ts';
-import { type DueShredding, timeAfterDays } from '../../store/maintenance.ts';
-import { supersedeTenantJobs } from '../../store/rewrap-jobs.ts';
-import { measureTenant, shredTenant, type TenantHoldings } from '../../store/shredding.ts';
+import type { Tx } from '../../store/core/transaction.ts';
+import { listTokenObjects } from '../../store/hsm-token/token-objects.ts';
+import { type DueShredding, timeAfterDays } from '../../store/lifecycle/maintenance.ts';
+import { supersedeTenantJobs } from '../../store/lifecycle/rewrap-jobs.ts';
 import type { Store } from '../../store/store.ts';
+import { measureTenant, shredTenant, type TenantHoldings } from '../../store/tenants/shredding.ts';
 import {
   findTenantByName,
   lockTenant,
   setTenantState,
   type TenantRecord,
-} from '../../store/tenants.ts';
-import { listTokenObjects } from '../../store/token-objects.ts';
-import type { Tx } from '../../store/transaction.ts';
+} from '../../store/tenants/tenants.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
 import type { DestructionRequest } from '../keys/mutations.ts';
 import { ownCall, requireEtag } from '../own-calls.ts';

@@ -8,6 +8,7 @@ import type { Call } from '../../call.ts';
 import { invalidField, KeywardError } from '../../errors.ts';
 import { newId, type TenantId } from '../../ids.ts';
 import { formatTenantName, SYSTEM_TENANT, type TenantName } from '../../names.ts';
+import type { Tx } from '../../store/core/transaction.ts';
 import type { Mutation, Store } from '../../store/store.ts';
 import {
   findTenantByName,
@@ -18,8 +19,7 @@ import {
   setTenantQuotas,
   setTenantState,
   type TenantRecord,
-} from '../../store/tenants.ts';
-import type { Tx } from '../../store/transaction.ts';
+} from '../../store/tenants/tenants.ts';
 import type { TokenKeys } from '../hsm-token/token-keys.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
 import { requireEtag } from '../own-calls.ts';

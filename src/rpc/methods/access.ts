@@ -15,8 +15,8 @@ import {
   formatTenantName,
   type TenantName,
 } from '../../names.ts';
-import type { Condition } from '../../store/conditions.ts';
-import type { RoleBinding } from '../../store/policies.ts';
+import type { RoleBinding } from '../../store/access/policies.ts';
+import type { Condition } from '../../store/core/conditions.ts';
 import * as accessField from '../access-fields.ts';
 import {
   callerMessage,

@@ -6,7 +6,7 @@ import type { ShownCheckpoint } from '../../audit/log.ts';
 import { parseCheckpointText, parseNote } from '../../hsm/checkpoint.ts';
 import { decodePageToken, encodePageToken } from '../../keyring/pages.ts';
 import { SYSTEM_TENANT } from '../../names.ts';
-import { ENTRY_FIELDS, type LeafRecord } from '../../store/audit-entries.ts';
+import { ENTRY_FIELDS, type LeafRecord } from '../../store/audit/audit-entries.ts';
 import * as field from '../fields.ts';
 import type { AuditServiceHandlers } from '../generated/keyward/v1/AuditService.ts';
 import { timestamp } from '../times.ts';

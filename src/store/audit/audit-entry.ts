@@ -1,0 +1,91 @@
+/**
+ * An audit entry as it is kept: one JSON object in one line, which is the leaf of the Merkle tree
+ * byte for byte.
+ *
+ * Owns the members, their order, and that no text, whatever it holds, makes a second line or a line
+ * that can't be read: JSON escapes controls, and what Postgres takes for no text (U+0000, half a
+ * surrogate pair) becomes U+FFFD. What is in an entry is decided elsewhere; docs/audit.md describes
+ * the format for others.
+ */
+import type { AuditItem, AuditNotes, Call } from '../../call.ts';
+import { monotonicNow } from '../../call.ts';
+
+export interface AuditEntry {
+  /** A random UUID. */
+  readonly entryId: string;
+  readonly call: Pick<Call, 'id' | 'caller' | 'method' | 'audit'>;
+  /** The full name of what the call was about. */
+  readonly resource: string;
+  /** `OK`, or the reason for failure. */
+  readonly outcome: string;
+  /** What else there is to say, where the call's notes don't say it. */
+  readonly detail?: string | undefined;
+  /** How many refusals the entry stands for, where that isn't one. */
+  readonly count?: number;
+}
+
+/** Who has written an entry, where nobody says otherwise. */
+const NO_NOTES: AuditNotes = {};
+
+/** The entry's line, without a newline. */
+export function auditLine({ entryId, call, resource, outcome, detail, count }: AuditEntry): string {
+  const notes = call.audit ?? NO_NOTES;
+  return JSON.stringify({
+    v: 1,
+    id: entryId,
+    time: new Date().toISOString(),
+    tenant: tenantOf(resource),
+    requestId: call.id,
+    replica: notes.replica,
+    caller: clean(call.caller),
+    certificate: notes.certificate,
+    token: notes.token && { issuer: clean(notes.token.issuer), id: clean(notes.token.id) },
+    address: notes.address,
+    method: call.method,
+    resource: clean(resource),
+    keyVersion: notes.keyVersion,
+    context: notes.context && masked(notes.context),
+    maskPeriod: notes.maskPeriod,
+    decision: notes.decision,
+    binding: clean(notes.binding),
+    outcome,
+    durationMs:
+      notes.startedAt === undefined ? undefined : roundedMs(monotonicNow() - notes.startedAt),
+    items: notes.items?.map(itemOf),
+    count,
+    detail: detail ?? notes.detail,
+  });
+}
+
+/**
+ * The last part of the name of the tenant that a resource belongs to: `system` for what is no
+ * tenant's.
+ */
+export function tenantOf(resource: string): string {
+  return /^tenants\/([a-z0-9-]{2,63}|[a-z])(?:\/|$)/.exec(resource)?.[1] ?? 'system';
+}
+
+/** As compact as it can be: keyVersion or resource, context, outcome where it isn't OK. */
+function itemOf({ keyVersion, resource, context, outcome }: AuditItem): object {
+  return {
+    keyVersion,
+    resource: keyVersion === undefined ? clean(resource) : undefined,
+    context: context && masked(context),
+    outcome: outcome === 'OK' ? undefined : outcome,
+  };
+}
+
+/** Not by assignment: a name may be `__proto__`. Sorted, so that a map has one line. */
+function masked(context: ReadonlyMap<string, string | null>): object {
+  return Object.fromEntries(
+    [...context].map(([name, mask]) => [clean(name), mask] as const).sort(),
+  );
+}
+
+function roundedMs(milliseconds: number): number {
+  return Math.round(milliseconds * 1000) / 1000;
+}
+
+function clean<T extends string | undefined>(text: T): T {
+  return text?.replaceAll('\0', '\ufffd').toWellFormed() as T;
+}

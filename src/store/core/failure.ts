@@ -1,0 +1,66 @@
+/**
+ * What a failure of Postgres means to a caller: the one place that reads SQLSTATEs and pg's
+ * messages.
+ *
+ * Everything that isn't named here is a fault of ours and stays what it was, so that it becomes
+ * INTERNAL. Knows nothing of what the statement was for; names that are taken are found by
+ * `ON CONFLICT`, not by catching errors.
+ */
+import pg from 'pg';
+import { KeywardError, type Reason } from '../../errors.ts';
+
+/**
+ * Whole classes of SQLSTATE (appendix A of the PostgreSQL manual) after which the same statement
+ * can succeed later.
+ */
+const UNAVAILABLE_CLASSES = ['08', '28', '53', '58'];
+
+const REASON_OF_STATE: Readonly<Record<string, Reason>> = {
+  '25006': 'DATABASE_UNAVAILABLE', // read_only_sql_transaction: a standby
+  '25P03': 'DATABASE_UNAVAILABLE', // idle_in_transaction_session_timeout
+  '40001': 'CONFLICT', // serialization_failure
+  '40P01': 'CONFLICT', // deadlock_detected
+  '55P03': 'CONFLICT', // lock_not_available
+  '57014': 'DATABASE_UNAVAILABLE', // query_canceled: by an operator, our own time limit comes first
+  '57P01': 'DATABASE_UNAVAILABLE', // admin_shutdown
+  '57P02': 'DATABASE_UNAVAILABLE', // crash_shutdown
+  '57P03': 'DATABASE_UNAVAILABLE', // cannot_connect_now
+  '57P05': 'DATABASE_UNAVAILABLE', // idle_session_timeout
+};
+
+/** pg's own words when `query_timeout` has passed; it has no code for it. */
+const QUERY_TIMED_OUT = 'Query read timeout';
+
+/**
+ * A failure of a statement as a KeywardError, or `error` itself when it is no known failure of the
+ * database.
+ */
+export function fromDatabase(error: unknown, connectionLost: boolean): unknown {
+  if (error instanceof KeywardError) return error;
+  const reason = reasonOf(error, connectionLost);
+  return reason === undefined ? error : new KeywardError(reason, { cause: error });
+}
+
+function reasonOf(error: unknown, connectionLost: boolean): Reason | undefined {
+  if (error instanceof pg.DatabaseError) {
+    const state = error.code ?? '';
+    if (UNAVAILABLE_CLASSES.includes(state.slice(0, 2))) return 'DATABASE_UNAVAILABLE';
+    return REASON_OF_STATE[state] ?? (endsConnection(error) ? 'DATABASE_UNAVAILABLE' : undefined);
+  }
+  if (error instanceof Error && error.message === QUERY_TIMED_OUT) return 'DEADLINE_EXCEEDED';
+  return connectionLost ? 'DATABASE_UNAVAILABLE' : undefined;
+}
+
+/** Whether the server closes the connection after this error. */
+export function endsConnection(error: pg.DatabaseError): boolean {
+  return error.severity === 'FATAL' || error.severity === 'PANIC';
+}
+
+/**
+ * Whether the server undid the whole transaction only because of another one, so that it may be
+ * tried again.
+ */
+export function mayRunAgain(error: unknown): boolean {
+  const cause = error instanceof KeywardError ? error.cause : undefined;
+  return cause instanceof pg.DatabaseError && (cause.code === '40001' || cause.code === '40P01');
+}

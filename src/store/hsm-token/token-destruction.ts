@@ -1,0 +1,173 @@
+/**
+ * Token keys that an operator destroys, as rows: what may be destroyed, and that it was; and ones
+ * that the token has and the database has never heard of, or no more.
+ *
+ * By the owner's role alone: the service's can't say that anything is destroyed. Invariant: before
+ * the token is touched, the row says DESTROYING, so that nothing new comes under the key, and
+ * nothing that isn't destroyed is under it. Knows no PIN.
+ */
+import { randomUUID } from 'node:crypto';
+import type { AnyId, TenantId } from '../../ids.ts';
+import { insertAuditEntry } from '../audit/audit.ts';
+import type { OwnerConnection } from '../core/owner.ts';
+import {
+  countHolders,
+  selectTokenObjects,
+  type TokenObjectRecord,
+  type TokenObjectRole,
+} from './token-objects.ts';
+
+/** Who destroys, by which command, for the audit log. */
+export interface Operator {
+  readonly caller: string;
+  readonly method: string;
+}
+
+/**
+ * The key of that id, if it may be destroyed. Throws Error, in words for the operator, if it
+ * mayn't.
+ */
+export async function findDestructible(
+  owner: OwnerConnection,
+  objectId: string,
+): Promise<TokenObjectRecord[]> {
+  const found = (await selectTokenObjects(owner.query)).find((each) => each.objectId === objectId);
+  if (found === undefined) throw new Error(`no key ${objectId} is recorded`);
+  const isReplaced =
+    found.role === 'root' || found.role === 'seal' || found.tokenState === 'FORMER';
+  if (!isReplaced) throw new Error(`${objectId} is the ${found.role} key, which is not replaced`);
+  if (found.state === 'CURRENT' || found.state === 'CREATING' || found.state === 'CREATED')
+    throw new Error(`the ${found.role} key ${objectId} is ${found.state}: rotate it first`);
+  return [found];
+}
+
+/** All root keys of a shredded tenant. Throws Error, in words for the operator, for any other. */
+export async function findShreddedRoots(
+  owner: OwnerConnection,
+  tenant: string,
+): Promise<TokenObjectRecord[]> {
+  const [row] = await owner.query<{ state: string; dedicated: boolean; shred_at: Date | null }>(
+    'SELECT state, dedicated_root_key AS dedicated, shred_at FROM tenants WHERE name = $1',
+    [tenant],
+  );
+  if (row === undefined) throw new Error(`there is no tenant ${tenant}`);
+  if (row.state === 'SHRED_SCHEDULED')
+    throw new Error(
+      `the tenant ${tenant} waits to be shredded, until ${row.shred_at?.toISOString()}`,
+    );
+  if (row.state !== 'SHREDDED')
+    throw new Error(`the tenant ${tenant} is ${row.state}: keyward tenants shred comes first`);
+  if (!row.dedicated)
+    throw new Error(`the tenant ${tenant} had no root key of its own, so there is none to destroy`);
+  const objects = await selectTokenObjects(owner.query);
+  return objects.filter((each) => each.tenant === tenant && each.role === 'root');
+}
+
+/**
+ * Says that they are being destroyed, so that agents let go of them. Throws Error, in words for the
+ * operator, while key versions are under one; then nothing has changed.
+ */
+export function beginDestruction(
+  owner: OwnerConnection,
+  operator: Operator,
+  objects: readonly TokenObjectRecord[],
+): Promise<void> {
+  const ids = objects.map(({ objectId }) => objectId);
+  return owner.transaction(async () => {
+    await owner.query(
+      `UPDATE token_objects SET state = 'DESTROYING', is_current = false, attempt_until = NULL
+       WHERE object_id = ANY ($1::uuid[]) AND state NOT IN ('DESTROYING', 'DESTROYED')`,
+      [ids],
+    );
+    await refuseUsed(owner, ids);
+    for (const object of objects) await record(owner, operator, object, 'BEGUN');
+  });
+}
+
+async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promise<void> {
+  const [row] = await owner.query<{ count: number }>(
+    `SELECT count(*)::integer AS count FROM key_versions
+     WHERE state <> 'DESTROYED' AND (root_key_id = ANY ($1::uuid[]) OR seal_key_id = ANY ($1::uuid[]))`,
+    [ids],
+  );
+  const count = row?.count ?? 0;
+  if (count > 0)
+    throw new Error(
+      `${count} key versions are still under it: let the re-wrap job end, or look at what it left`,
+    );
+  const [sealed] = await owner.query<{ states: number; policies: number }>(
+    `SELECT (SELECT count(*) FROM keys WHERE state_seal_key_id = ANY ($1::uuid[]))::integer AS states,
+       (SELECT count(*) FROM access_policies WHERE seal_key_id = ANY ($1::uuid[]))::integer AS policies`,
+    [ids],
+  );
+  const { states = 0, policies = 0 } = sealed ?? {};
+  if (states + policies > 0)
+    throw new Error(
+      `the states of ${states} keys and the policies of ${policies} tenants are still sealed by it: ` +
+        'let services seal them anew, or look at what they say of them',
+    );
+}
+
+/**
+ * Records a key that only the token knows, as one that is never used. Throws Error for one that is
+ * recorded.
+ */
+export function recordAbandoned(
+  owner: OwnerConnection,
+  operator: Operator,
+  { objectId, role }: { readonly objectId: AnyId; readonly role: TokenObjectRole },
+): Promise<void> {
+  return owner.transaction(async () => {
+    const [row] = await owner.query<{ tenant_id: TenantId }>(
+      `INSERT INTO token_objects (tenant_id, object_id, role, is_current, state, caller)
+       SELECT tenant_id, $1, $2, false, 'ABANDONED', $3 FROM tenants WHERE name = 'system'
+       ON CONFLICT DO NOTHING RETURNING tenant_id`,
+      [objectId, role, operator.caller],
+    );
+    if (row === undefined) throw new Error(`${objectId} is recorded already`);
+    await record(owner, operator, { tenantId: row.tenant_id, tenant: 'system', objectId }, 'OK');
+  });
+}
+
+/** How many replicas still hold one of them in an agent. */
+export function countAgentsHolding(
+  owner: OwnerConnection,
+  objects: readonly TokenObjectRecord[],
+): Promise<number> {
+  return countHolders(
+    owner.query,
+    objects.map(({ objectId }) => objectId),
+  );
+}
+
+/** Says that they are destroyed. */
+export function endDestruction(
+  owner: OwnerConnection,
+  operator: Operator,
+  objects: readonly TokenObjectRecord[],
+): Promise<void> {
+  return owner.transaction(async () => {
+    await owner.query(
+      `UPDATE token_objects SET state = 'DESTROYED', destroyed_at = clock_timestamp()
+       WHERE object_id = ANY ($1::uuid[]) AND state = 'DESTROYING'`,
+      [objects.map(({ objectId }) => objectId)],
+    );
+    for (const object of objects) await record(owner, operator, object, 'OK');
+  });
+}
+
+/** The audit entry, and the change that every replica hears of. */
+async function record(
+  owner: OwnerConnection,
+  { caller, method }: Operator,
+  { tenantId, tenant, objectId }: { tenantId: TenantId; tenant: string; objectId: AnyId },
+  outcome: string,
+): Promise<void> {
+  const call = { id: randomUUID(), caller, method };
+  const resource = `tenants/${tenant}/tokenKeys/${objectId}`;
+  await insertAuditEntry(owner, tenantId, { entryId: randomUUID(), call, resource, outcome });
+  await owner.query(`INSERT INTO changes (tenant_id, kind, subject_id) VALUES ($1, 'token', $2)`, [
+    tenantId,
+    objectId,
+  ]);
+}
