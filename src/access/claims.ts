@@ -6,7 +6,7 @@
  * signature.
  */
 import { z } from 'zod';
-import { fromBase64url } from './compact-token.ts';
+import { fromBase64url } from './compact-bearer.ts';
 import type { Issuer } from './issuers.ts';
 import { notAccepted } from './refusal.ts';
 

@@ -10,6 +10,7 @@ import type { PeerCertificate } from 'node:tls';
 import type { Logger } from 'pino';
 import { monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
+import { type AcceptedToken, TokenVerifier } from './bearer-tokens.ts';
 import {
   type CertificatePrincipal,
   type ClientCertificate,
@@ -21,7 +22,6 @@ import { type Issuer, parseIssuers } from './issuers.ts';
 import { type KeySet, openKeySet } from './key-sets.ts';
 import type { Subject } from './policy.ts';
 import { notAccepted } from './refusal.ts';
-import { type AcceptedToken, TokenVerifier } from './tokens.ts';
 import { WatchedFile } from './watched-file.ts';
 
 /** Where it is written who may call. */

@@ -6,9 +6,9 @@
  */
 import { compactVerify } from 'jose';
 import type { Logger } from 'pino';
+import { type AcceptedToken, TokenVerifier } from '../../src/access/bearer-tokens.ts';
 import type { Issuer } from '../../src/access/issuers.ts';
 import { openKeySet } from '../../src/access/key-sets.ts';
-import { type AcceptedToken, TokenVerifier } from '../../src/access/tokens.ts';
 import { KeywardError } from '../../src/errors.ts';
 import { issuer, type SigningKey, startEndpoint, type TokenChanges, tokenBy } from './issuer.ts';
 

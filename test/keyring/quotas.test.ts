@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { TokenBucket } from '../../src/keyring/tenants/quotas.ts';
+import { RateBucket } from '../../src/keyring/tenants/quotas.ts';
 
 /**
  * Takers one after another: how much each wants, and how many milliseconds after the one before.
@@ -19,7 +19,7 @@ const shares = fc.double({ min: 0.1, max: 100, noNaN: true });
 test('in no time does a bucket give more than its share of it, one second’s at once, and the last taker’s excess', () => {
   fc.assert(
     fc.property(takers, shares, (all, share) => {
-      const bucket = new TokenBucket();
+      const bucket = new RateBucket();
       const given: { at: number; amount: number }[] = [];
       let now = 1_000_000;
       for (const [amount, pause] of all) {
@@ -43,7 +43,7 @@ test('in no time does a bucket give more than its share of it, one second’s at
 test('whoever is refused is given what he wants after the time that he is told, if nobody else takes it', () => {
   fc.assert(
     fc.property(takers, shares, (all, share) => {
-      const bucket = new TokenBucket();
+      const bucket = new RateBucket();
       let now = 1_000_000;
       for (const [amount, pause] of all) {
         now += pause;
@@ -58,7 +58,7 @@ test('whoever is refused is given what he wants after the time that he is told, 
 });
 
 test('a batch that is larger than the bucket is given when that is full, and what follows waits for all of it', () => {
-  const bucket = new TokenBucket();
+  const bucket = new RateBucket();
   assert.equal(bucket.take(1_000, 10, 0), 0);
   assert.equal(bucket.take(1, 10, 0), 99_100);
   assert.equal(bucket.take(1, 10, 99_100), 0);

@@ -6,7 +6,7 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { readCompact, verifySigned } from '../../src/access/compact-token.ts';
+import { readCompact, verifySigned } from '../../src/access/compact-bearer.ts';
 import { ALGORITHMS, readKeySet } from '../../src/access/public-keys.ts';
 import { KeywardError } from '../../src/errors.ts';
 import { groupsOf, skip, tally } from './wycheproof.ts';

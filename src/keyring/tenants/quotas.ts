@@ -24,7 +24,7 @@ export type QuotaDefaults = { readonly [Name in keyof Quotas]: number };
  * In any time of t seconds it gives at most `share` * t, what it held at first, and the excess of
  * the last taker.
  */
-export class TokenBucket {
+export class RateBucket {
   #left = Number.POSITIVE_INFINITY;
   #at = 0;
 
@@ -59,7 +59,7 @@ export interface TenantQuotasParts {
 /** See this file's first paragraph. */
 export class TenantQuotas {
   readonly #parts: TenantQuotasParts;
-  readonly #buckets: Lru<TenantId, TokenBucket>;
+  readonly #buckets: Lru<TenantId, RateBucket>;
 
   constructor(parts: TenantQuotasParts) {
     this.#parts = parts;
@@ -88,10 +88,10 @@ export class TenantQuotas {
     if (waitMs > 0) throw quotaExceeded('calls_per_second', limit, Math.ceil(waitMs));
   }
 
-  #bucketOf(tenantId: TenantId): TokenBucket {
+  #bucketOf(tenantId: TenantId): RateBucket {
     const known = this.#buckets.get(tenantId);
     if (known !== undefined) return known;
-    const bucket = new TokenBucket();
+    const bucket = new RateBucket();
     this.#buckets.set(tenantId, bucket);
     return bucket;
   }

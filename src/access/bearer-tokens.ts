@@ -11,7 +11,7 @@ import { hash } from 'node:crypto';
 import type { Logger } from 'pino';
 import { Lru } from '../lru.ts';
 import { type Claims, isForDevelopment, readClaims, requireUnexpired } from './claims.ts';
-import { parsed, readCompact, type VerifySignature, verifySigned } from './compact-token.ts';
+import { parsed, readCompact, type VerifySignature, verifySigned } from './compact-bearer.ts';
 import { type Issuer, mediaType } from './issuers.ts';
 import type { KeySet } from './key-sets.ts';
 import type { PublicKey } from './public-keys.ts';
