@@ -7,8 +7,8 @@
  */
 import { Server, type ServiceDefinition } from '@grpc/grpc-js';
 import { read } from '../src/config.ts';
-import { MutualTlsCredentials } from '../src/rpc/credentials.ts';
-import { serviceDefinition } from '../src/rpc/proto.ts';
+import { serviceDefinition } from '../src/faces/contract/proto.ts';
+import { MutualTlsCredentials } from '../src/faces/grpc/credentials.ts';
 import { ECHO_PATH } from './load-protocol.ts';
 
 const settings = read(

@@ -7,7 +7,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import type { MethodDefinition } from '@grpc/grpc-js';
-import { serviceDefinition } from '../src/rpc/proto.ts';
+import { serviceDefinition } from '../src/faces/contract/proto.ts';
 import { ECHO_PATH } from './load-protocol.ts';
 
 export const PAYLOAD_BYTES = 1024;

@@ -28,7 +28,7 @@ import { ROOT } from './node-modules.js';
 import { afterSetUp, STATE_DIRECTORY } from './setup.js';
 
 const CONTRACT = 'keyward/v1';
-const OUTPUTS = ['src/rpc/generated', 'client/src/generated'];
+const OUTPUTS = ['src/faces/contract/generated', 'client/src/generated'];
 const OPTIONS = [
   '--longs',
   'Number',
@@ -46,16 +46,16 @@ const OPTIONS = [
 /** In each output: the hash of what it was made from. */
 const STAMP = '.stamp';
 
-/** Where `src/rpc/reflection.ts` looks, and below `dist/` the built server. */
-export const DESCRIPTOR_SET = 'rpc/generated/descriptors.binpb';
+/** Where `src/faces/grpc/reflection.ts` looks, and below `dist/` the built server. */
+export const DESCRIPTOR_SET = 'faces/contract/generated/descriptors.binpb';
 /**
  * gRPC's own services that the server has besides the contract's, by the names under which others
  * import their files.
  */
 const GRPC_FILES = {
   'grpc/health/v1/health.proto': 'node_modules/grpc-health-check/proto/health/v1/health.proto',
-  'grpc/reflection/v1/reflection.proto': 'src/rpc/grpc/reflection/v1/reflection.proto',
-  'grpc/reflection/v1alpha/reflection.proto': 'src/rpc/grpc/reflection/v1alpha/reflection.proto',
+  'grpc/reflection/v1/reflection.proto': 'src/faces/grpc/reflection/v1/reflection.proto',
+  'grpc/reflection/v1alpha/reflection.proto': 'src/faces/grpc/reflection/v1alpha/reflection.proto',
 };
 
 /** Generates what is out of date; throws with the generator's own words when it fails. */

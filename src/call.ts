@@ -2,7 +2,7 @@
  * One call on its way through the service: who makes it, under which id, what it is, and until when
  * it may take.
  *
- * Made once by the wrapper in `rpc/`, handed down as the first argument of whatever acts for a
+ * Made once by the wrapper in `calls/`, handed down as the first argument of whatever acts for a
  * caller, so that nothing acts for nobody. Knows nothing of gRPC. Deadlines are monotonic, so that
  * a clock that is set changes none, and they mean the same in every process of a machine
  * (CLOCK_MONOTONIC).

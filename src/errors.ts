@@ -3,7 +3,7 @@
  *
  * Owns which reasons exist, which gRPC status each has, what it says, and whether trying again can
  * help. Programs act on the reason, never on the message. Knows nothing of gRPC's wire
- * (`rpc/status.ts` does the mapping) and nothing of what went wrong underneath: a cause is kept for
+ * (`faces/grpc/status.ts` does the mapping) and nothing of what went wrong underneath: a cause is kept for
  * the log and never reaches a caller.
  */
 

@@ -13,8 +13,8 @@ import {
   type Permission,
   PREDEFINED_ROLES,
 } from '../src/access/permissions.ts';
-import { ANY_CALLER } from '../src/rpc/methods/row.ts';
-import { METHODS } from '../src/rpc/methods.ts';
+import { ANY_CALLER } from '../src/calls/operation.ts';
+import { METHODS } from '../src/faces/contract/rpcs.ts';
 
 const FILE = join(import.meta.dirname, '..', 'docs', 'access.md');
 

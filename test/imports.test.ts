@@ -16,6 +16,8 @@ const COMMON = ['src/errors.ts', 'src/ids.ts', 'src/call.ts', 'src/lru.ts', 'src
 const KEYRING_COMMON = ['src/keyring/pages.ts', 'src/keyring/own-calls.ts', 'src/keyring/pace.ts'];
 const BELOW_KEYS = [...COMMON, ...KEYRING_COMMON, 'src/hsm', 'src/store'];
 
+const BELOW_CALLS = [...COMMON, 'src/access', 'src/audit', 'src/keyring', 'src/hsm', 'src/store'];
+
 /** What each part may import of the others, besides itself. */
 const LAYERS: Readonly<Record<string, readonly string[]>> = {
   'src/errors.ts': [],
@@ -46,7 +48,10 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
     'src/keyring/tenants',
   ],
   'src/audit': [...COMMON, 'src/hsm', 'src/store'],
-  'src/rpc': [...COMMON, 'src/access', 'src/audit', 'src/keyring', 'src/hsm', 'src/store'],
+  'src/calls': [...BELOW_CALLS, 'src/faces', 'src/operations'],
+  'src/operations': [...BELOW_CALLS, 'src/faces', 'src/calls'],
+  'src/faces/contract': [...BELOW_CALLS, 'src/calls', 'src/operations', 'src/faces/grpc'],
+  'src/faces/grpc': [...BELOW_CALLS, 'src/calls', 'src/operations', 'src/faces/contract'],
   'src/commands': [
     ...COMMON,
     'src/access',
@@ -54,7 +59,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
     'src/config.ts',
     'src/hsm',
     'src/keyring',
-    'src/rpc',
+    'src/faces',
     'src/store',
     'src/telemetry',
   ],
@@ -72,12 +77,12 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   pkcs11js: [],
   pg: ['src/store', 'dev'],
   'node-pg-migrate': ['src/store'],
-  '@grpc/grpc-js': ['src/rpc', 'client/src'],
-  '@grpc/proto-loader': ['src/rpc', 'client/src'],
-  'grpc-health-check': ['src/rpc'],
+  '@grpc/grpc-js': ['src/faces/grpc', 'src/faces/contract', 'src/calls', 'client/src'],
+  '@grpc/proto-loader': ['src/faces/grpc', 'src/faces/contract', 'client/src'],
+  'grpc-health-check': ['src/faces/grpc'],
   jose: ['src/access', 'dev'],
-  pino: ['src/telemetry', 'src/rpc', 'src/access'],
-  zod: ['src/rpc', 'src/access', 'src/config.ts'],
+  pino: ['src/telemetry', 'src/calls', 'src/faces/grpc', 'src/access'],
+  zod: ['src/calls', 'src/operations', 'src/faces/contract', 'src/access', 'src/config.ts'],
   'node-cron': ['src/keyring', 'src/config.ts'],
   commander: ['src/main.ts', 'cli/src'],
   'keyward-client': ['cli/src', 'dev'],

@@ -2,7 +2,7 @@
  * The permissions that there are, and the predefined roles.
  *
  * Owns both lists; docs/access.md shows them, and a test compares. Which method needs which
- * permission is said in the method's row (`rpc/methods/`). Invariant: no predefined role both
+ * permission is said in the method's row (`operations/`). Invariant: no predefined role both
  * administers keys and uses them.
  */
 

@@ -3,7 +3,7 @@
  * to call it with.
  */
 import { ConfigurationError, read } from '../config.ts';
-import { askHealth } from '../rpc/health.ts';
+import { askHealth } from '../faces/grpc/health.ts';
 
 /** Throws an Error, with what was answered or why nothing was, unless it serves. */
 export async function reportHealth(): Promise<void> {

@@ -7,7 +7,7 @@
  * `composition.ts`; what ends it, and with which exit status, `ending.ts`.
  */
 import { type Configuration, readConfiguration } from '../config.ts';
-import { HealthListener } from '../rpc/health.ts';
+import { HealthListener } from '../faces/grpc/health.ts';
 import { startHousekeeping } from '../store/housekeeping.ts';
 import { createLog, type Logger } from '../telemetry/log.ts';
 import { compose, type Replica } from './composition.ts';

@@ -7,6 +7,7 @@
  */
 import { monotonicNow } from '../call.ts';
 import { ConfigurationError, read } from '../config.ts';
+import { tokenStatusMessage } from '../faces/contract/hsm-token-messages.ts';
 import {
   checkToken,
   destroyTokenKeys,
@@ -28,7 +29,6 @@ import { tokenObjectsOf } from '../keyring/hsm-token/token-objects.ts';
 import { objectionsTo, readTokenStatus } from '../keyring/hsm-token/token-status.ts';
 import { tokenStatusText, tokensText } from '../keyring/hsm-token/token-status-text.ts';
 import { sealStates } from '../keyring/seals/seal-states.ts';
-import { tokenStatusMessage } from '../rpc/token-messages.ts';
 import { withOwnerConnection } from '../store/core/owner.ts';
 import {
   readEnvironment,

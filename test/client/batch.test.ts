@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { status } from '@grpc/grpc-js';
 import { type BatchResult, KeywardClientError } from '../../client/src/index.ts';
-import { crc32c } from '../../src/rpc/crc32c.ts';
+import { crc32c } from '../../src/operations/crc32c.ts';
 import { checked, type Refusal, refusal, startFakeService, wireStatus } from './fake-service.ts';
 
 const KEY = 'tenants/acme/keys/orders';

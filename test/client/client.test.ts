@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { type EncryptionContext, KeywardClient } from '../../client/src/index.ts';
-import { crc32c } from '../../src/rpc/crc32c.ts';
+import { crc32c } from '../../src/operations/crc32c.ts';
 import { startFakeService, wireKey } from './fake-service.ts';
 
 const KEY = 'tenants/acme/keys/orders';

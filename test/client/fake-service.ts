@@ -10,7 +10,7 @@ import * as grpc from '@grpc/grpc-js';
 import { loadSync, type MessageTypeDefinition, type ServiceDefinition } from '@grpc/proto-loader';
 import { type ConnectOptions, connect, type KeywardClient } from '../../client/src/index.ts';
 import { type CertificateAuthority, createCertificateAuthority } from '../../dev/certificates.ts';
-import { crc32c } from '../../src/rpc/crc32c.ts';
+import { crc32c } from '../../src/operations/crc32c.ts';
 
 const definitions = loadSync(
   [

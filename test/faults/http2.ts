@@ -17,7 +17,7 @@ import { Duplex } from 'node:stream';
 import { setImmediate as turn } from 'node:timers/promises';
 import { type ConnectionOptions, connect as connectTls, TLSSocket } from 'node:tls';
 import type { MessageTypeDefinition } from '@grpc/proto-loader';
-import { packageDefinition } from '../../src/rpc/proto.ts';
+import { packageDefinition } from '../../src/faces/contract/proto.ts';
 import { clientSecret, RECORD_SUITE, RecordMaker } from './tls-records.ts';
 
 /** Where the service is, and with which certificate, if any, to go there. */

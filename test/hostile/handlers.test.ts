@@ -18,11 +18,11 @@ import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { Caller } from '../../src/access/identity.ts';
 import { monotonicNow } from '../../src/call.ts';
+import { Budgets } from '../../src/calls/budgets.ts';
+import { ANY_CALLER, type MethodRow, type Services } from '../../src/calls/operation.ts';
+import { DEFAULT_REQUEST_BYTES, type ServedMethod, serveCall } from '../../src/calls/serve-call.ts';
 import { KeywardError } from '../../src/errors.ts';
-import type { AdmittedCall } from '../../src/rpc/admission.ts';
-import { Budgets } from '../../src/rpc/budgets.ts';
-import { ANY_CALLER, type MethodRow, type Services } from '../../src/rpc/methods/row.ts';
-import { DEFAULT_REQUEST_BYTES, type ServedMethod, serveCall } from '../../src/rpc/serve-call.ts';
+import type { AdmittedCall } from '../../src/faces/grpc/admission.ts';
 import { detailsOf, field } from '../faults/http2.ts';
 
 interface Outcome {

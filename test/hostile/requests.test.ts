@@ -7,8 +7,8 @@ import { randomBytes } from 'node:crypto';
 import type { ClientHttp2Session } from 'node:http2';
 import { after, before, describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { METHODS } from '../../src/rpc/methods.ts';
-import { DEFAULT_REQUEST_BYTES } from '../../src/rpc/serve-call.ts';
+import { DEFAULT_REQUEST_BYTES } from '../../src/calls/serve-call.ts';
+import { METHODS } from '../../src/faces/contract/rpcs.ts';
 import { type Answer, call, field, grpcFrame } from '../faults/http2.ts';
 import { type HostileService, SECRET, startHostile } from './service.ts';
 

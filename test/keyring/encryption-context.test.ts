@@ -6,12 +6,12 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { z } from 'zod';
+import { encryptionContext, validate } from '../../src/faces/contract/fields.ts';
 import {
   contextDigest,
   type EncryptionContext,
   findContextProblem,
 } from '../../src/keyring/keys/encryption-context.ts';
-import { encryptionContext, validate } from '../../src/rpc/fields.ts';
 import * as again from '../golden/recompute.ts';
 import { opening } from '../golden/vectors.ts';
 

@@ -12,7 +12,7 @@ import type { ClientHttp2Session } from 'node:http2';
 import { join } from 'node:path';
 import type { MethodDefinition, ServiceDefinition } from '@grpc/grpc-js';
 import type { Credentials } from '../../dev/certificates.ts';
-import { packageDefinition } from '../../src/rpc/proto.ts';
+import { packageDefinition } from '../../src/faces/contract/proto.ts';
 import { AUDIENCE, ISSUER, type SigningKey, signingKey, tokenBy } from '../access/issuer.ts';
 import { type Answer, call, grpcFrame, openSession } from '../faults/http2.ts';
 import { TESTER } from '../grants.ts';

@@ -3,8 +3,8 @@
  */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { Budgets } from '../../src/calls/budgets.ts';
 import { KeywardError } from '../../src/errors.ts';
-import { Budgets } from '../../src/rpc/budgets.ts';
 
 const LIMITS = { maxCalls: 1_024, maxRequestBytes: 1_048_576 };
 const LARGE = 1_000_000;

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { CreateDataKeyRequest, KeywardClient } from 'keyward-client';
-import { crc32c } from '../../src/rpc/crc32c.ts';
+import { crc32c } from '../../src/operations/crc32c.ts';
 import {
   eventually,
   failureOf,

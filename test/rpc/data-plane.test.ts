@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
-import { crc32c } from '../../src/rpc/crc32c.ts';
+import { crc32c } from '../../src/operations/crc32c.ts';
 import { failureOf, reasonOf, sharedService } from '../kit.ts';
 
 const PARENT = 'tenants/acme';

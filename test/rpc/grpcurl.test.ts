@@ -13,7 +13,7 @@ import { before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import type { ServiceDefinition } from '@grpc/grpc-js';
 import { findCommand } from '../../scripts/system-packages.js';
-import { packageDefinition } from '../../src/rpc/proto.ts';
+import { packageDefinition } from '../../src/faces/contract/proto.ts';
 import { sharedService } from '../kit.ts';
 
 const run = promisify(execFile);

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { MethodDefinition } from '@grpc/grpc-js';
-import { serviceDefinition } from '../../src/rpc/proto.ts';
+import { serviceDefinition } from '../../src/faces/contract/proto.ts';
 import { call, grpcFrame, openSession } from '../faults/http2.ts';
 import { type HostileService, KEY, PARENT, startHostile } from '../hostile/service.ts';
 import { eventually, failureOf } from '../kit.ts';

@@ -4,8 +4,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { networkOf } from '../../src/rpc/connections.ts';
-import { Places } from '../../src/rpc/places.ts';
+import { networkOf } from '../../src/faces/grpc/connections.ts';
+import { Places } from '../../src/faces/grpc/places.ts';
 
 interface Occupant {
   readonly name: string;

@@ -17,8 +17,8 @@ import {
   loadSync,
   type MessageTypeDefinition,
 } from '@grpc/proto-loader';
-import { packageDefinition } from '../../src/rpc/proto.ts';
-import { Descriptors } from '../../src/rpc/reflection.ts';
+import { packageDefinition } from '../../src/faces/contract/proto.ts';
+import { Descriptors } from '../../src/faces/grpc/reflection.ts';
 import { call, grpcFrame, openSession } from '../faults/http2.ts';
 import { newEnvironment, type Service, sharedService, startService } from '../kit.ts';
 

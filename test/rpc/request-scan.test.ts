@@ -7,9 +7,9 @@ import { describe, test } from 'node:test';
 import type { MethodDefinition } from '@grpc/grpc-js';
 import fc from 'fast-check';
 import { KeywardError } from '../../src/errors.ts';
-import { METHODS } from '../../src/rpc/methods.ts';
-import { requestName, serviceDefinition } from '../../src/rpc/proto.ts';
-import { RequestScanner } from '../../src/rpc/request-scan.ts';
+import { requestName, serviceDefinition } from '../../src/faces/contract/proto.ts';
+import { RequestScanner } from '../../src/faces/contract/request-scan.ts';
+import { METHODS } from '../../src/faces/contract/rpcs.ts';
 import { field } from '../faults/http2.ts';
 
 interface Batch {

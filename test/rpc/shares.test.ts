@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { Shares } from '../../src/rpc/shares.ts';
+import { Shares } from '../../src/calls/shares.ts';
 
 /** Has a principal take one by one for as long as it may; returns how many it got. */
 function fill(shares: Shares, principal: string): number {

@@ -1,0 +1,48 @@
+/**
+ * Filters of lists: a small part of AIP-160, `state = DISABLED AND labels.team = "payments"`.
+ *
+ * ```
+ *  filter = [ term *( "AND" term ) ]     term = field ( "=" / "!=" ) value
+ *  field = name [ "." name ]             value = bare word / text in double quotes, with \" and \\
+ * ```
+ *
+ * Knows the grammar; which fields a list has is told by the list, and what a term means in SQL is
+ * the store's.
+ */
+import type { Condition } from '../../store/core/conditions.ts';
+
+const MAX_LENGTH = 1_024;
+const TERM =
+  /\s*([a-z_]+)(?:\.([a-z][a-z0-9_-]*))?\s*(!=|=)\s*(?:"((?:[^"\\]|\\["\\])*)"|([^\s"()=!]+))\s*/y;
+const AND = /AND(?=\s)/y;
+
+/**
+ * The conditions, or in words what is wrong. `fields` are those that may be named; `labels.` stands
+ * for its members.
+ */
+export function parseFilter(
+  text: string,
+  fields: readonly string[],
+): readonly Condition[] | string {
+  if (text.trim() === '') return [];
+  if (text.length > MAX_LENGTH) return `has over ${MAX_LENGTH} characters`;
+  const conditions: Condition[] = [];
+  for (let position = 0; ; ) {
+    TERM.lastIndex = position;
+    const match = TERM.exec(text);
+    if (match === null)
+      return `is no term at position ${position}: write field = value, joined by AND`;
+    const [, field = '', member, operator, quoted, bare] = match;
+    const known = fields.includes(member === undefined ? field : `${field}.`);
+    if (!known)
+      return `names ${member === undefined ? field : `${field}.${member}`}, which this list can't be filtered by`;
+    const value = bare ?? (quoted ?? '').replaceAll(/\\(["\\])/g, '$1');
+    const condition = { field, operator: operator as Condition['operator'], value };
+    conditions.push(member === undefined ? condition : { ...condition, member });
+    position = TERM.lastIndex;
+    if (position === text.length) return conditions;
+    AND.lastIndex = position;
+    if (!AND.test(text)) return `has something else than AND at position ${position}`;
+    position = AND.lastIndex;
+  }
+}

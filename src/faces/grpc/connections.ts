@@ -1,0 +1,251 @@
+/**
+ * Connections, from the first byte of TCP on: which are let in, how many each peer may have, and
+ * which give way.
+ *
+ * Invariants:
+ * - every socket that was accepted is known here until it is closed, so that
+ *   {@link Connections.destroyAll} leaves none, and has a listener for its errors from its first
+ *   moment;
+ * - nothing that a peer does, or leaves undone, keeps a socket open beyond its limits: until its
+ *   peer speaks HTTP/2 a timer here ends it, afterwards `connection.ts`;
+ * - a certificate that was presented verifies, and is worked out once; HTTP/2 is spoken with nobody
+ *   whose doesn't;
+ * - who holds how many is in `places.ts`.
+ *
+ * Knows no call. What HTTP/2 itself limits (streams, headers, resets) is in `credentials.ts`.
+ */
+import { constants, type Http2SecureServer, type ServerHttp2Session } from 'node:http2';
+import { isIPv6, type Socket } from 'node:net';
+import type { TLSSocket } from 'node:tls';
+import type { Logger } from 'pino';
+import type { Identity } from '../../access/identity.ts';
+import { refusalOf } from './certificate-refusal.ts';
+import { Connection, destroySoon, type ConnectionLimits as LimitsOfOne } from './connection.ts';
+import { type Occupant, Places } from './places.ts';
+import { RareLines } from './rare-lines.ts';
+
+export type { Connection } from './connection.ts';
+
+/** What peers may do with connections. */
+export interface ConnectionLimits extends LimitsOfOne {
+  /** Connections in all. */
+  readonly maxConnections: number;
+  /**
+   * How long a handshake may take, and as long again until the peer has acknowledged SETTINGS or
+   * begun a call.
+   */
+  readonly handshakeMs: number;
+}
+
+/** One accepted socket. */
+interface Accepted extends Occupant {
+  readonly socket: Socket;
+  readonly address: string;
+  readonly timer: NodeJS.Timeout;
+  isShaking: boolean;
+  connection: Connection | undefined;
+}
+
+type SecureListener = (socket: TLSSocket) => void;
+
+const IGNORE = () => {};
+
+/** See this file's first paragraph. */
+export class Connections {
+  readonly #limits: ConnectionLimits;
+  readonly #identity: Identity;
+  readonly #log: Logger;
+  readonly #lines: RareLines;
+  readonly #places: Places<Accepted>;
+  /** By their peers' addresses and ports. */
+  readonly #accepted = new Map<string, Accepted>();
+  readonly #connections = new WeakMap<object, Connection>();
+
+  constructor(limits: ConnectionLimits, identity: Identity, log: Logger) {
+    this.#limits = limits;
+    this.#identity = identity;
+    this.#log = log;
+    this.#lines = new RareLines(log);
+    this.#places = new Places(limits.maxConnections);
+  }
+
+  /** Begins to look after a server's connections. */
+  watch(server: Http2SecureServer): void {
+    // Accepting fails while the process has no descriptor left, say.
+    server.on('error', (error) =>
+      this.#lines.warn({ message: 'a connection could not be accepted', fields: { err: error } }),
+    );
+    server.on('sessionError', ({ message }: Error) =>
+      this.#log.debug({ message }, 'a connection failed'),
+    );
+    server.on('tlsClientError', ({ message }: Error) =>
+      this.#log.debug({ message }, 'a TLS handshake failed'),
+    );
+    server.on('connection', (socket: Socket) => this.#accept(socket));
+    // Node's own among them makes the HTTP/2 session: not before it is known whether the peer may
+    // stay.
+    const establish = server.listeners('secureConnection') as SecureListener[];
+    server.removeAllListeners('secureConnection');
+    let secured: { readonly socket: TLSSocket; readonly accepted: Accepted } | undefined;
+    server.on('secureConnection', (socket: TLSSocket) => {
+      const accepted = this.#secured(socket);
+      if (accepted === undefined) return;
+      secured = { socket, accepted };
+      for (const listener of establish) listener.call(server, socket);
+      secured = undefined;
+    });
+    server.prependListener('session', (session: ServerHttp2Session) => {
+      session.on('error', IGNORE); // 'close' follows.
+      if (secured !== undefined) this.#open(session, secured.socket, secured.accepted);
+    });
+  }
+
+  /**
+   * The connection that a stream came by; undefined when that takes no stream, or not this one any
+   * more.
+   */
+  of(stream: {
+    readonly id?: number | undefined;
+    readonly session: object | undefined;
+  }): Connection | undefined {
+    const connection = stream.session && this.#connections.get(stream.session);
+    return connection?.takes(stream.id ?? Infinity) ? connection : undefined;
+  }
+
+  /** Ends every connection at once, those that are no TLS yet too. */
+  destroyAll(): void {
+    for (const { socket } of this.#accepted.values()) socket.destroy();
+  }
+
+  /** Ends those whose handshake isn't finished. */
+  destroyUnfinished(): void {
+    for (const { socket, isShaking } of this.#accepted.values()) if (isShaking) socket.destroy();
+  }
+
+  #accept(socket: Socket): void {
+    socket.on('error', IGNORE); // 'close' follows.
+    const address = socket.remoteAddress;
+    if (address === undefined) {
+      socket.destroy(); // Gone already.
+      return;
+    }
+    socket.setNoDelay(true);
+    const peer = peerOf(socket);
+    const accepted: Accepted = {
+      socket,
+      address,
+      timer: setTimeout(() => socket.destroy(), this.#limits.handshakeMs).unref(),
+      isShaking: true,
+      connection: undefined,
+      get isIdle() {
+        return this.connection?.isIdle ?? true;
+      },
+    };
+    socket.once('close', () => {
+      clearTimeout(accepted.timer);
+      this.#places.leave(accepted);
+      if (this.#accepted.get(peer) === accepted) this.#accepted.delete(peer);
+    });
+    this.#accepted.get(peer)?.socket.destroy(); // Of a socket that is closed, which Node hasn't said yet.
+    this.#accepted.set(peer, accepted);
+    this.#enter(accepted);
+  }
+
+  /** Gives a place to a newcomer, at the cost of a stranger where there is none. */
+  #enter(accepted: Accepted): void {
+    const principal = networkOf(accepted.address);
+    const verdict = this.#places.forStranger(principal);
+    const dropped = verdict.may ? verdict.instead : accepted;
+    if (dropped !== undefined) {
+      this.#lines.warn({
+        message: 'too many connections of peers that have not shown who they are; one is dropped',
+        fields: { address: dropped.address, limit: this.#limits.maxConnections },
+      });
+      this.#places.leave(dropped);
+      dropped.socket.destroy();
+    }
+    if (verdict.may) this.#places.enter(accepted, principal);
+  }
+
+  /** What was accepted as this socket, if its peer may go on. */
+  #secured(socket: TLSSocket): Accepted | undefined {
+    socket.on('error', IGNORE); // 'close' follows.
+    const accepted = this.#accepted.get(peerOf(socket));
+    if (accepted === undefined || accepted.socket.destroyed) {
+      socket.destroy();
+      return undefined;
+    }
+    accepted.isShaking = false;
+    accepted.timer.refresh();
+    socket.once('end', () => destroySoon(socket));
+    const refusal = refusalOf(socket, this.#identity.acceptsTokens);
+    if (refusal === undefined) return accepted;
+    this.#lines.warn({
+      message: 'a client certificate was refused',
+      key: `${refusal.reason} ${accepted.address}`,
+      fields: { ...refusal, address: accepted.address },
+    });
+    this.#places.end(accepted);
+    socket.resume(); // Left unread, what comes would make the end a reset.
+    socket.end();
+    destroySoon(socket);
+    return undefined;
+  }
+
+  #open(session: ServerHttp2Session, socket: TLSSocket, accepted: Accepted): void {
+    const certificate = socket.authorized
+      ? this.#identity.certificate(socket.getPeerCertificate())
+      : undefined;
+    // A certificate without a name of the configured kind is nobody's but its own.
+    const caller = certificate && (certificate.name ?? certificate.thumbprint);
+    const connection = new Connection({
+      session,
+      socket,
+      certificate,
+      principal: caller ?? `address ${networkOf(accepted.address)}`,
+      limits: this.#limits,
+      lines: this.#lines,
+      onSettled: () => clearTimeout(accepted.timer),
+      onProven: (caller) => this.#prove(accepted, caller),
+      onEnding: () => this.#places.end(accepted),
+    });
+    accepted.connection = connection;
+    this.#connections.set(session, connection);
+    if (caller !== undefined) this.#prove(accepted, caller);
+  }
+
+  /**
+   * Counts a connection as its caller's; where that has its share, one without a call gives way, or
+   * this one.
+   */
+  #prove(accepted: Accepted, caller: string): void {
+    const { connection, address } = accepted;
+    const verdict = this.#places.forCaller(caller);
+    if (verdict.may) {
+      this.#places.prove(accepted, caller);
+      if (verdict.instead === undefined) return;
+    }
+    const message = verdict.may
+      ? 'a caller has its share of connections; the oldest one without a call is ended'
+      : 'a caller has its share of connections, each with a call; a new one is refused';
+    const fields = { caller, address, limit: this.#limits.maxConnections };
+    this.#lines.warn({ message, key: caller, fields });
+    if (verdict.may) verdict.instead?.connection?.end();
+    else connection?.refuse(constants.NGHTTP2_ENHANCE_YOUR_CALM, 'too_many_connections');
+  }
+}
+
+function peerOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`;
+}
+
+/** Whom an address counts for: an IPv6 host has a whole /64 to choose from. */
+export function networkOf(address: string): string {
+  const plain = address.replace(/^::ffff:(?=\d+\.)/i, '').replace(/%.*$/, '');
+  if (!isIPv6(plain)) return plain;
+  const [head = '', tail] = plain.split('::');
+  const groups = (text: string | undefined) => (text ? text.split(':') : []);
+  const [left, right] = [groups(head), groups(tail)];
+  const zeros = Array.from({ length: 8 - left.length - right.length }, () => '0');
+  return `${[...left, ...zeros, ...right].slice(0, 4).join(':')}::/64`;
+}

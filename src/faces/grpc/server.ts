@@ -1,0 +1,264 @@
+/**
+ * The gRPC server: services, health, reflection, its start and its end.
+ *
+ * Invariant: it answers SERVING only while what it stands on is there; every connection and every
+ * call passes `connections.ts` and `admission.ts`; after {@link GrpcServer.drain} has begun no new
+ * call is taken while those under way are answered, and its limit is kept whatever a peer does.
+ * Knows no method and no key.
+ */
+import type { Http2SecureServer } from 'node:http2';
+import {
+  type Metadata,
+  type MethodDefinition,
+  Server,
+  type ServiceDefinition,
+} from '@grpc/grpc-js';
+import { HealthImplementation } from 'grpc-health-check';
+import type { Logger } from 'pino';
+import type { Identity } from '../../access/identity.ts';
+import { type Recording, recordRefusal } from '../../calls/audit.ts';
+import type { Services } from '../../calls/operation.ts';
+import { serveCall } from '../../calls/serve-call.ts';
+import { requestName, serviceDefinition } from '../contract/proto.ts';
+import { RequestScanner } from '../contract/request-scan.ts';
+import { METHODS } from '../contract/rpcs.ts';
+import { Admission, type AdmissionLimits, type Dispatch } from './admission.ts';
+import { type ConnectionLimits, Connections } from './connections.ts';
+import { MutualTlsCredentials, type ProtocolLimits, type TlsFiles } from './credentials.ts';
+import { addReflection } from './reflection.ts';
+
+/** Every limit of the transport. */
+export interface ServerLimits
+  extends ProtocolLimits,
+    AdmissionLimits,
+    Omit<ConnectionLimits, 'lingerMs'> {
+  /** The largest message that any method takes, in bytes. */
+  readonly maxMessageBytes: number;
+}
+
+export interface GrpcServerOptions {
+  readonly services: Services;
+  readonly recording: Recording;
+  readonly identity: Identity;
+  readonly log: Logger;
+  readonly limits: ServerLimits;
+  /** host:port; port 0 takes a free one. */
+  readonly listen: string;
+  readonly tls: TlsFiles;
+  readonly reflection: boolean;
+}
+
+/** After its deadline a call is closed in a moment; so is a connection, after its last call. */
+const LINGER_MS = 2_000;
+/** What was destroyed is closed in a moment. */
+const CLOSING_MS = 500;
+
+/** See this file's first paragraph. */
+export class GrpcServer {
+  readonly #server: Server;
+  readonly #credentials: MutualTlsCredentials;
+  readonly #connections: Connections;
+  readonly #admission: Admission;
+  readonly #health = new HealthImplementation();
+  readonly #options: GrpcServerOptions;
+  readonly #stopping = new AbortController();
+  #unwatch: (() => void) | undefined;
+  #serving = false;
+
+  constructor(options: GrpcServerOptions) {
+    const { identity, limits, log } = options;
+    this.#options = options;
+    this.#credentials = new MutualTlsCredentials(options.tls, limits);
+    this.#connections = new Connections(
+      { ...limits, lingerMs: limits.deadlineMs + LINGER_MS },
+      identity,
+      log,
+    );
+    this.#admission = new Admission({
+      limits,
+      streams: streamPaths(),
+      identity,
+      recordRefusal: (error, call) => recordRefusal(options.recording, error, call),
+      log,
+    });
+    this.#server = new Server({
+      'grpc.max_receive_message_length': limits.maxMessageBytes,
+      // Counts of every call and connection, for a service that isn't served.
+      'grpc.enable_channelz': 0,
+    });
+    for (const service of Object.keys(METHODS)) this.#addService(service);
+    this.#addHealth();
+    if (options.reflection) addReflection(this.#server);
+    this.#setHealth('NOT_SERVING');
+  }
+
+  /**
+   * Begins to listen; returns the port. Calls are answered from here on, SERVING is said by
+   * {@link setReady}.
+   */
+  async listen(): Promise<number> {
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    this.#server.bindAsync(this.#options.listen, this.#credentials, (error, port) => {
+      if (error) {
+        reject(error);
+        return;
+      }
+      // Before the event loop turns, and so before the first connection.
+      for (const http2Server of http2ServersOf(this.#server)) this.#guard(http2Server);
+      resolve(port);
+    });
+    const port = await promise;
+    const { log } = this.#options;
+    this.#unwatch = this.#credentials.watch(
+      () => log.info('certificates reloaded'),
+      (error) => log.error({ err: error }, 'certificates can not be reloaded; the old ones stay'),
+    );
+    return port;
+  }
+
+  /**
+   * Says by grpc.health.v1, for the server as a whole and each service, whether it can do its work.
+   */
+  setReady(ready: boolean): void {
+    if (ready === this.#serving) return;
+    this.#serving = ready;
+    this.#setHealth(ready ? 'SERVING' : 'NOT_SERVING');
+    this.#options.log.info({ ready }, ready ? 'serving' : 'not serving');
+  }
+
+  /**
+   * Takes no new call, waits up to `limitMs` for those under way, then ends, also where a peer
+   * never does.
+   */
+  async drain(limitMs: number): Promise<void> {
+    this.setReady(false);
+    this.#unwatch?.();
+    this.#stopping.abort();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#server.tryShutdown(() => resolve());
+    // Sockets that have not shaken hands have no call under way, and grpc-js would wait for them.
+    this.#connections.destroyUnfinished();
+    const timer = setTimeout(() => {
+      this.#server.forceShutdown();
+      this.#connections.destroyAll();
+      // HTTP/2 can lose count of connections that were reset, and waits for them for ever.
+      setTimeout(resolve, CLOSING_MS);
+    }, limitMs);
+    await promise;
+    clearTimeout(timer);
+  }
+
+  /**
+   * Messages pass grpc-js as bytes, so that decoding and encoding, which may fail, are in the
+   * wrapper.
+   */
+  #addService(service: string): void {
+    const { services, recording, log } = this.#options;
+    const definition = serviceDefinition(service);
+    const serving = {
+      services,
+      recording,
+      log,
+      stopping: this.#stopping.signal,
+      admitted: (rpc: { metadata: Metadata }) => this.#admission.take(rpc.metadata),
+    };
+    const handlers = Object.entries(METHODS[service] ?? {}).map(([name, row]) => {
+      const { requestDeserialize: decode, responseSerialize: encode } = methodOf(definition, name);
+      const scanner = row.large && new RequestScanner(requestName(service, name), 'parent');
+      return [
+        name,
+        serveCall(serving, { name: `${service}/${name}`, row, decode, scanner, encode }),
+      ] as const;
+    });
+    this.#server.addService(withMethods(definition, inBytes), Object.fromEntries(handlers));
+  }
+
+  /**
+   * grpc-health-check remembers every name that was ever watched: those that it doesn't know become
+   * one.
+   */
+  #addHealth(): void {
+    const known = new Set(['', ...Object.keys(METHODS)]);
+    const bounded: MethodChange = (method) => ({
+      ...method,
+      requestDeserialize: (bytes) => {
+        const request = method.requestDeserialize(bytes) as { readonly service?: string };
+        const { service } = request;
+        return service === undefined || known.has(service)
+          ? request
+          : { ...request, service: 'unknown' };
+      },
+    });
+    const addService: Server['addService'] = (definition, implementation) =>
+      this.#server.addService(withMethods(definition, bounded), implementation);
+    // All that it does with the server.
+    this.#health.addToServer({ addService } as Server);
+  }
+
+  /**
+   * Puts {@link Connections} and {@link Admission} before what grpc-js does with a server of its
+   * own.
+   */
+  #guard(http2Server: Http2SecureServer): void {
+    const [dispatch, ...others] = http2Server.listeners('stream');
+    if (dispatch === undefined || others.length > 0)
+      throw new Error('grpc-js takes streams otherwise now');
+    this.#connections.watch(http2Server);
+    http2Server.removeAllListeners('stream');
+    http2Server.on(
+      'stream',
+      this.#admission.before(dispatch.bind(http2Server) as Dispatch, this.#connections),
+    );
+  }
+
+  #setHealth(status: 'SERVING' | 'NOT_SERVING'): void {
+    for (const service of ['', ...Object.keys(METHODS)]) this.#health.setStatus(service, status);
+  }
+}
+
+/** The paths of the methods that answer for as long as their callers listen. */
+function streamPaths(): ReadonlySet<string> {
+  return new Set(
+    Object.entries(METHODS).flatMap(([service, rows]) =>
+      Object.entries(rows).flatMap(([name, row]) =>
+        'stream' in row ? [`/${service}/${name}`] : [],
+      ),
+    ),
+  );
+}
+
+type Method = MethodDefinition<object, object>;
+type MethodChange = (method: Method) => MethodDefinition<object | Buffer, object | Buffer>;
+
+const inBytes: MethodChange = (method) => ({
+  ...method,
+  requestDeserialize: (bytes) => bytes,
+  responseSerialize: (bytes) => bytes as Buffer,
+});
+
+function methodOf(definition: ServiceDefinition, name: string): Method {
+  const method = definition[name];
+  if (method === undefined) throw new Error(`proto/ has no method ${name}`);
+  return method as Method;
+}
+
+function withMethods(definition: ServiceDefinition, change: MethodChange): ServiceDefinition {
+  return Object.fromEntries(
+    Object.entries(definition).map(([name, method]) => [name, change(method as Method)]),
+  );
+}
+
+/**
+ * The HTTP/2 servers under a grpc-js server: the only thing of its that is private and used here.
+ * It has no public way to connections, PINGs, or the headers of a call before it acts on them. The
+ * server doesn't start if they are not there.
+ */
+function http2ServersOf(server: Server): Http2SecureServer[] {
+  const { http2Servers } = server as unknown as {
+    readonly http2Servers?: ReadonlyMap<Http2SecureServer, unknown>;
+  };
+  if (!(http2Servers instanceof Map) || http2Servers.size === 0) {
+    throw new Error('grpc-js keeps its HTTP/2 servers elsewhere now');
+  }
+  return [...http2Servers.keys()];
+}

@@ -1,0 +1,134 @@
+/**
+ * Errors on the wire: every failure as a gRPC status with google.rpc.Status in its trailers.
+ *
+ * ErrorInfo always (reason, domain `keyward`, metadata), BadRequest where fields are to blame,
+ * RetryInfo where a retry helps, RequestInfo with the call's id. Whatever isn't a KeywardError is
+ * INTERNAL and says nothing but that id; what grpc-js answers by itself has a reason of ours.
+ */
+import type { OutgoingHttpHeaders } from 'node:http2';
+import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
+import { KeywardError, REASONS, type Reason } from '../../errors.ts';
+import { serialize } from '../contract/proto.ts';
+
+const DOMAIN = 'keyward';
+const DETAILS_TRAILER = 'grpc-status-details-bin';
+/** The header of every answer that names its call, as logs and errors do. */
+export const REQUEST_ID_HEADER = 'keyward-request-id';
+
+/** Whatever was thrown, as a KeywardError. */
+export function toKeywardError(error: unknown): KeywardError {
+  return error instanceof KeywardError ? error : new KeywardError('INTERNAL', { cause: error });
+}
+
+/** The error as grpc-js sends it. */
+export function toServiceError(error: KeywardError, requestId: string): ServiceError {
+  const message = toStatus(error, requestId);
+  const metadata = new Metadata();
+  metadata.set(DETAILS_TRAILER, serialize('google.rpc.Status', message));
+  return Object.assign(new Error(message.message), {
+    code: message.code,
+    details: message.message,
+    metadata,
+  });
+}
+
+/** The error as an answer of nothing but headers, for a call that grpc-js doesn't get to see. */
+export function errorHeaders(error: KeywardError, requestId: string): OutgoingHttpHeaders {
+  const message = toStatus(error, requestId);
+  return {
+    ':status': 200,
+    'content-type': 'application/grpc+proto',
+    'grpc-status': message.code,
+    'grpc-message': encodeURIComponent(message.message),
+    'grpc-accept-encoding': 'identity',
+    [REQUEST_ID_HEADER]: requestId,
+    [DETAILS_TRAILER]: serialize('google.rpc.Status', message).toString('base64'),
+  };
+}
+
+/** What is known of a call that grpc-js answers by itself. */
+export interface BareCall {
+  /** The largest message that any method takes. */
+  readonly maxMessageBytes: number;
+  /** Whether its request ended within a message. */
+  readonly isPartial: boolean;
+}
+
+/**
+ * Returns what an answer of grpc-js's own means; undefined if it is no error, or has details. Its
+ * texts are all there is to go by.
+ */
+export function bareError(headers: OutgoingHttpHeaders, call: BareCall): KeywardError | undefined {
+  if (headers['grpc-status'] === undefined || headers[DETAILS_TRAILER] !== undefined)
+    return undefined;
+  const text = String(headers['grpc-message']);
+  const reason = bareReason(Number(headers['grpc-status']), text);
+  switch (reason) {
+    case undefined:
+      return undefined;
+    case 'MESSAGE_TOO_LARGE':
+      return new KeywardError(reason, { metadata: { limit: String(call.maxMessageBytes) } });
+    case 'MESSAGE_COUNT_WRONG':
+      return new KeywardError(call.isPartial ? 'MALFORMED_REQUEST' : reason);
+    default:
+      return new KeywardError(reason, reason === 'INTERNAL' ? { cause: text } : {});
+  }
+}
+
+function bareReason(code: number, text: string): Reason | undefined {
+  switch (code) {
+    case status.RESOURCE_EXHAUSTED:
+      return 'MESSAGE_TOO_LARGE';
+    case status.UNIMPLEMENTED:
+      return /no%20request|second%20request/.test(text) ? 'MESSAGE_COUNT_WRONG' : 'METHOD_UNKNOWN';
+    case status.INTERNAL:
+      return /decompress|deserializing%20request/.test(text) ? 'MALFORMED_REQUEST' : 'INTERNAL';
+    case status.UNKNOWN:
+      return 'INTERNAL';
+    case status.DEADLINE_EXCEEDED:
+      return 'DEADLINE_EXCEEDED';
+    default:
+      return undefined;
+  }
+}
+
+/** google.rpc.Status. */
+export interface Status {
+  readonly code: status;
+  readonly message: string;
+  readonly details: AnyMessage[];
+}
+
+/** google.protobuf.Any: protobufjs brings its own, whose fields keep their case. */
+interface AnyMessage {
+  readonly type_url: string;
+  readonly value: Buffer;
+}
+
+/** The error as google.rpc.Status: for a call's trailer, and for an item of a batch. */
+export function toStatus(error: KeywardError, requestId: string): Status {
+  const code = status[REASONS[error.reason].status];
+  // A lone surrogate can't be sent.
+  const message = error.message.toWellFormed();
+  const details = [
+    any('ErrorInfo', { reason: error.reason, domain: DOMAIN, metadata: error.metadata }),
+  ];
+  if (error.fields.length > 0) details.push(any('BadRequest', { fieldViolations: error.fields }));
+  const { retryAfterMs } = error;
+  if (retryAfterMs !== undefined) {
+    const retryDelay = {
+      seconds: Math.floor(retryAfterMs / 1000),
+      nanos: (retryAfterMs % 1000) * 1e6,
+    };
+    details.push(any('RetryInfo', { retryDelay }));
+  }
+  details.push(any('RequestInfo', { requestId }));
+  return { code, message, details };
+}
+
+function any(type: string, message: object): AnyMessage {
+  return {
+    type_url: `type.googleapis.com/google.rpc.${type}`,
+    value: serialize(`google.rpc.${type}`, message),
+  };
+}
