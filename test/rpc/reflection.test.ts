@@ -60,7 +60,7 @@ type Reflect = MethodDefinition<ReflectionRequest, ReflectionResponse>;
 const reflectIn = Object.fromEntries(
   VERSIONS.map((version) => {
     const file = `grpc/reflection/${version}/reflection.proto`;
-    const loaded = loadSync(file, { ...OPTIONS, includeDirs: [join(ROOT, 'src', 'rpc')] });
+    const loaded = loadSync(file, { ...OPTIONS, includeDirs: [join(ROOT, 'src', 'faces')] });
     const service = loaded[`grpc.reflection.${version}.ServerReflection`] as ServiceDefinition;
     return [version, service['ServerReflectionInfo'] as Reflect];
   }),
