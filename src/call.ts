@@ -64,6 +64,11 @@ export interface AuditNotes {
   isWritten?: boolean;
 }
 
+/** Notes something that {@link AuditNotes} has no member for. */
+export function addDetail(audit: AuditNotes, more: Readonly<Record<string, unknown>>): void {
+  audit.detail = { ...audit.detail, ...more };
+}
+
 /** An item of a batch, in the batch's entry. */
 export interface AuditItem {
   readonly keyVersion?: string | undefined;

@@ -275,6 +275,11 @@ export class KeywardError extends Error {
   }
 }
 
+/** Returns whatever was thrown as a {@link KeywardError}: INTERNAL, unless it is one. */
+export function toKeywardError(error: unknown): KeywardError {
+  return error instanceof KeywardError ? error : new KeywardError('INTERNAL', { cause: error });
+}
+
 /**
  * The error for one field of a request that is not valid: `field` in the request's own spelling.
  */

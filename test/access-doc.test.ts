@@ -14,15 +14,15 @@ import {
   PREDEFINED_ROLES,
 } from '../src/access/permissions.ts';
 import { ANY_CALLER } from '../src/calls/operation.ts';
-import { METHODS } from '../src/faces/contract/rpcs.ts';
+import { RPCS } from '../src/faces/contract/rpcs.ts';
 
 const FILE = join(import.meta.dirname, '..', 'docs', 'access.md');
 
 /** Which methods need a permission, by their names without the package. */
 const methodsOf = (wanted: Permission | typeof ANY_CALLER) =>
-  Object.values(METHODS)
-    .flatMap((rows) => Object.entries(rows))
-    .filter(([, { permission }]) => permission === wanted)
+  Object.values(RPCS)
+    .flatMap((rpcs) => Object.entries(rpcs))
+    .filter(([, { operation }]) => operation.permission === wanted)
     .map(([name]) => name);
 
 const code = (text: string) => `\`${text}\``;

@@ -3,16 +3,19 @@
  * answered.
  *
  * Invariants: a call that reached a decision has one entry with its outcome, written here unless
- * what it changed was written with it; encryption contexts get into notes masked or not at all.
- * Knows messages by the names of their fields alone.
+ * what it changed was written with it; encryption contexts get into notes masked or not at all,
+ * and before the operation begins, so that an entry that is written with a change has them, too.
+ * Which contexts those are, the operation says; which key version was used, the keyring notes where
+ * it counts the use.
  */
 import type { Rights } from '../access/access.ts';
 import type { ContextMasks } from '../audit/masks.ts';
 import type { AuditWriter } from '../audit/writer.ts';
-import type { AuditItem, AuditNotes, Call } from '../call.ts';
+import { type AuditItem, type AuditNotes, addDetail, type Call } from '../call.ts';
 import { type KeywardError, REASONS } from '../errors.ts';
-import type { AdmittedCall, RefusedCall } from '../faces/grpc/admission.ts';
 import { tenantOf } from '../store/audit/audit-entry.ts';
+import type { AdmittedCall, RefusedCall } from './arrivals.ts';
+import type { Contexts } from './operation.ts';
 
 /** What it takes to record calls. */
 export interface Recording {
@@ -53,25 +56,12 @@ export function noteRights(
     });
 }
 
-/** Notes which key version the answer says was used, and which one before it. */
-export function noteAnswer({ audit }: Call, answer: object): void {
-  if (audit === undefined) return;
-  const { keyVersion, sourceKeyVersion } = answer as {
-    keyVersion?: unknown;
-    sourceKeyVersion?: unknown;
-  };
-  if (typeof keyVersion === 'string') audit.keyVersion = keyVersion;
-  if (typeof sourceKeyVersion === 'string') addDetail(audit, { sourceKeyVersion });
+/** An item of a batch, as far as it was understood, and what came of it. */
+export interface ServedItem extends Pick<AuditItem, 'keyVersion' | 'resource' | 'outcome'> {
+  readonly contexts?: Contexts | undefined;
 }
 
-/** An item of a batch: its request as far as it was understood, and what came of it. */
-export interface ServedItem {
-  readonly request?: object;
-  readonly resource?: string;
-  readonly answer?: object;
-  readonly outcome: string;
-}
-
+const NO_CONTEXT: Contexts['context'] = new Map();
 /** A mask, its quotes, colon and comma. */
 const MASK_BYTES = 36;
 /** What else an item has: the name of a version or a resource, and the outcome. */
@@ -79,14 +69,11 @@ const ITEM_BYTES = 256;
 /** No context that is valid takes more. What isn't valid isn't noted. */
 const MAX_CONTEXT_BYTES = 2 * 8_192 + 64 * (MASK_BYTES + 2);
 
-/** Returns how many bytes an item takes of its batch's entry at most, as it was decoded. */
-export function itemEntryBytes(item: object): number {
-  const { encryptionContext, destinationEncryptionContext } = item as Record<
-    string,
-    object | undefined
-  >;
-  const names = Object.keys(encryptionContext ?? destinationEncryptionContext ?? {});
-  const bytes = names.reduce(
+/**
+ * Returns how many bytes an item takes of its batch's entry at most, with a context of these names.
+ */
+export function itemEntryBytes(contextNames: readonly string[]): number {
+  const bytes = contextNames.reduce(
     (sum, name) => sum + Buffer.byteLength(JSON.stringify(name)) + MASK_BYTES,
     0,
   );
@@ -101,10 +88,9 @@ export async function noteItems(
   items: readonly ServedItem[],
 ): Promise<void> {
   if (audit === undefined) return;
-  const contexts = items.map(({ request }) => (request && contextOf(request)) ?? new Map());
+  const contexts = items.map((item) => item.contexts?.context ?? new Map());
   const masked = await masks.mask(tenant, contexts);
-  audit.items = items.map(({ resource, answer, outcome }, index): AuditItem => {
-    const { keyVersion } = (answer ?? {}) as { keyVersion?: string };
+  audit.items = items.map(({ keyVersion, resource, outcome }, index): AuditItem => {
     const context = masked[index]?.context;
     return { keyVersion, resource, outcome, ...(context?.size ? { context } : {}) };
   });
@@ -118,19 +104,14 @@ export async function noteItems(
  * to be answered with: the error that it had, or AUDIT_UNAVAILABLE.
  */
 export async function record(
-  { writer, masks }: Recording,
+  { writer }: Pick<Recording, 'writer'>,
   call: Call,
-  {
-    request,
-    resource,
-    error,
-  }: { request: object | undefined; resource: string; error: KeywardError | undefined },
+  { resource, error }: { readonly resource: string; readonly error: KeywardError | undefined },
 ): Promise<KeywardError | undefined> {
   const { audit } = call;
   // What a mutation has written says OK, and so what has failed since is said besides.
   if (audit?.decision === undefined || (audit.isWritten && error === undefined)) return error;
   try {
-    if (request !== undefined) await noteContexts(masks, audit, tenantOf(resource), request);
     const entry = { call, resource, outcome: error?.reason ?? 'OK' };
     await (audit.decision === 'denied' ? writer.writeRefusal(entry) : writer.write(entry));
     return error;
@@ -157,36 +138,17 @@ export async function recordRefusal(
   return error;
 }
 
-async function noteContexts(
-  masks: Recording['masks'],
+/** Notes the encryption contexts of a call about this resource, masked. Never rejects. */
+export async function noteContexts(
+  { masks }: Pick<Recording, 'masks'>,
   audit: AuditNotes,
-  tenant: string,
-  request: object,
+  resource: string,
+  { context, source = NO_CONTEXT }: Contexts,
 ): Promise<void> {
-  const [context, source] = [contextOf(request), sourceContextOf(request)];
-  const given = [context, source].filter((each) => each !== undefined && each.size > 0);
-  if (given.length === 0) return;
-  const [first, second] = await masks.mask(tenant, [context ?? new Map(), source ?? new Map()]);
+  if (context.size + source.size === 0) return;
+  const [first, second] = await masks.mask(tenantOf(resource), [context, source]);
   if (first?.context.size) audit.context = first.context;
   if (second?.context.size)
     addDetail(audit, { sourceContext: Object.fromEntries([...second.context].sort()) });
   if (first?.maskPeriod !== undefined) audit.maskPeriod = first.maskPeriod;
-}
-
-/** Notes something that there is no member for. */
-export function addDetail(audit: AuditNotes, more: Readonly<Record<string, unknown>>): void {
-  audit.detail = { ...audit.detail, ...more };
-}
-
-type Context = ReadonlyMap<string, string>;
-
-function contextOf(request: object): Context | undefined {
-  const { encryptionContext, destinationEncryptionContext } = request as Record<string, unknown>;
-  const context = encryptionContext ?? destinationEncryptionContext;
-  return context instanceof Map ? context : undefined;
-}
-
-function sourceContextOf(request: object): Context | undefined {
-  const { sourceEncryptionContext } = request as Record<string, unknown>;
-  return sourceEncryptionContext instanceof Map ? sourceEncryptionContext : undefined;
 }

@@ -1,38 +1,39 @@
 /**
- * Asking for what a method's row says that its caller needs.
+ * Asking for what an operation's row says that its caller needs.
  *
  * Invariant: what needs a permission is done only after it was asked for, on exactly what the
- * request names. Knows no method.
+ * request names. Knows no operation.
  */
 import { type Access, Rights } from '../access/access.ts';
 import type { Caller } from '../access/identity.ts';
-import { ANY_CALLER, type AnyRow } from './operation.ts';
+import { ANY_CALLER, type AnyOperation } from './operation.ts';
 
 /**
- * The caller's rights in the tenant that the request is about, of which he has what the method
- * needs.
+ * Returns the caller's rights in the tenant that the request is about, which include what the
+ * operation needs.
  *
- * Throws PERMISSION_MISSING and RESOURCE_NOT_FOUND as {@link Rights.require}, and what
- * {@link Access.rightsOf} throws.
+ * Throws PERMISSION_MISSING and RESOURCE_NOT_FOUND as {@link Rights.require}, and what {@link
+ * Access.rightsOf} throws.
  */
 export async function authorize<Request>(
   access: Access,
-  row: AnyRow<Request>,
+  operation: AnyOperation<Request>,
   caller: Caller,
   request: Request,
 ): Promise<Rights> {
-  if (row.permission === ANY_CALLER) return new Rights(caller, '', [], false);
-  const rights = await access.rightsOf(caller, row.target(request).tenant);
-  requireRights(row, rights, request);
+  if (operation.permission === ANY_CALLER) return new Rights(caller, '', [], false);
+  const rights = await access.rightsOf(caller, operation.target(request).tenant);
+  requireRights(operation, rights, request);
   return rights;
 }
 
-/** Throws as {@link Rights.require} where the caller hasn't got what the method needs. */
+/** Throws as {@link Rights.require} where the caller lacks what the operation needs. */
 export function requireRights<Request>(
-  row: AnyRow<Request>,
+  operation: AnyOperation<Request>,
   rights: Rights,
   request: Request,
 ): void {
-  if (row.permission === ANY_CALLER) return;
-  rights.require(row.permission, row.target(request), row.resource(request));
+  const { permission } = operation;
+  if (permission === ANY_CALLER) return;
+  rights.require(permission, operation.target(request), operation.resource(request));
 }

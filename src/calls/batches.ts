@@ -1,5 +1,5 @@
 /**
- * Batches: many requests of one method in one call, each with a result of its own.
+ * Batches: many requests of one operation in one call, each with a result of its own.
  *
  * Invariants:
  *
@@ -12,23 +12,16 @@
  * - a window of items is under way at a time, so that one batch doesn't fill the queue for all
  *   others.
  *
- * Knows no method.
+ * Knows no operation and no message.
  */
-import { z } from 'zod';
 import { LATER } from '../access/policy.ts';
-import { invalidField, KeywardError } from '../errors.ts';
-import { fieldBytes, MAX_ANSWER_BYTES } from '../faces/contract/answer-size.ts';
-import { tenantName, validate } from '../faces/contract/fields.ts';
-import { serialize } from '../faces/contract/proto.ts';
-import { type Status, toKeywardError, toStatus } from '../faces/grpc/status.ts';
+import type { AuditNotes } from '../call.ts';
+import { invalidField, KeywardError, toKeywardError } from '../errors.ts';
 import { formatTenantName, type TenantName } from '../names.ts';
 import { itemEntryBytes, noteItems, type ServedItem } from './audit.ts';
 import { requireRights } from './authorization.ts';
-import type { AuthorizedCall, MethodRow, Services } from './operation.ts';
+import type { AuthorizedCall, Operation, Services } from './operation.ts';
 
-const MAX_ITEMS = 1_000;
-/** As many bytes as a message may have; KEYWARD_MAX_MESSAGE_BYTES can only make it less. */
-const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 /** Enough to keep the agents busy. */
 const WINDOW = 64;
 
@@ -37,106 +30,98 @@ const WINDOW = 64;
  * it says of the call.
  */
 const MAX_ENTRY_BYTES = 3_670_016;
-/** What is kept free for each item: an error in its reason's own words, with all of its details. */
-export const SHORT_ERROR_BYTES = 400;
 
-/** What became of an item. */
-export type ItemResult<Response> = { readonly response: Response } | { readonly error: Status };
-
-/** What a method's batch is made of besides the method. */
-export interface BatchParts<Request, Item> {
-  /** Whose a request is. */
-  tenantOf(request: Request): TenantName;
-  /** Returns how many bytes the answer to an item has at most, whatever is in the item. */
-  answerBytes(item: Item): number;
+/** An item of a batch, before it is looked at. */
+export interface BatchItem<Request> {
+  /** Returns the request. Throws INVALID_FIELD. */
+  read(): Request;
+  /** The names in the encryption context that its entry is to have. */
+  readonly contextNames: readonly string[];
 }
 
-/** The batch of a method, whose items are decoded as `Item`. */
-export function batchOf<Request, Response, Item>(
-  row: MethodRow<Request, Response>,
-  { tenantOf, answerBytes }: BatchParts<Request, Item>,
-): MethodRow<
-  { readonly parent: TenantName; readonly requests: readonly unknown[] },
-  { results: ItemResult<Response>[] }
-> {
+/** How large the answer to a batch may get, as its face counts it. */
+export interface AnswerSizes {
+  /** How many bytes each item's answer has at most. */
+  readonly items: readonly number[];
+  /** How many the whole has at most, whatever becomes of each item. */
+  readonly whole: number;
+  /** How many are taken. */
+  readonly limit: number;
+}
+
+/** Many requests. */
+export interface BatchRequest<Request> {
+  readonly parent: TenantName;
+  readonly items: readonly BatchItem<Request>[];
+  readonly answerSizes: AnswerSizes;
+}
+
+/** What became of an item. */
+export type ItemResult<Request, Answer> =
+  | { readonly request: Request; readonly answer: Answer }
+  | { readonly error: KeywardError };
+
+/** Returns the batch of an operation. `tenantOf` returns whose a request is. */
+export function batchOf<Request, Answer>(
+  operation: Operation<Request, Answer>,
+  tenantOf: (request: Request) => TenantName,
+): Operation<BatchRequest<Request>, readonly ItemResult<Request, Answer>[]> {
   return {
-    request: z.object({
-      parent: tenantName,
-      requests: z
-        .array(z.unknown())
-        .min(1, 'must have an item')
-        .max(MAX_ITEMS, `must have at most ${MAX_ITEMS} items`),
-    }),
-    large: {
-      maxBytes: MAX_BYTES,
-      addressee: z
-        .object({ parent: tenantName })
-        .transform(({ parent }) => ({ parent, requests: [] })),
-    },
-    calls: ({ requests }) => requests.length,
-    permission: row.permission,
+    calls: ({ items }) => items.length,
+    permission: operation.permission,
     // Which keys, with which contexts, the items say; each is asked about for itself.
     target: ({ parent }) => ({ tenant: parent.tenant, key: LATER, context: LATER }),
     resource: ({ parent }) => formatTenantName(parent),
-    handle: async (services, call, { parent, requests }) => {
-      const bytes = requests.map((item) => answerBytes(item as Item));
-      const answer = sumOf(bytes, (each) => resultBytes(Math.max(each, SHORT_ERROR_BYTES)));
-      requireFits('an answer', answer, MAX_ANSWER_BYTES);
-      const entry = sumOf(requests, (item) => itemEntryBytes(item as object));
-      requireFits('an audit entry', entry, MAX_ENTRY_BYTES);
-      const items = await inWindow(requests, (item, index) =>
-        handleItem(services, call, item, index, parent),
-      );
-      await noteItems(
-        services.masks,
-        call,
-        parent.tenant,
-        items.map(({ served }) => served),
-      );
-      return { results: fitting(call, items, bytes) };
+    handle: async (services, call, { parent, items, answerSizes: { whole, limit } }) => {
+      requireFits('an answer', whole, limit);
+      const entryBytes = items.reduce((sum, item) => sum + itemEntryBytes(item.contextNames), 0);
+      requireFits('an audit entry', entryBytes, MAX_ENTRY_BYTES);
+      const serve = itemServer(operation, tenantOf, { services, call, parent });
+      const served = await inWindow(items, serve);
+      const notes = served.map((each) => each.notes);
+      await noteItems(services.masks, call, parent.tenant, notes);
+      return served.map(({ result }) => result);
     },
   };
+}
 
-  async function handleItem(
-    services: Services,
-    call: AuthorizedCall,
-    item: unknown,
-    index: number,
-    parent: TenantName,
-  ) {
-    let served: Partial<ServedItem> = {};
+/** What all items of a batch share. */
+interface Batch {
+  readonly services: Services;
+  readonly call: AuthorizedCall;
+  readonly parent: TenantName;
+}
+
+/** Returns what serves one item: as the same call alone, with notes of its own. */
+function itemServer<Request, Answer>(
+  operation: Operation<Request, Answer>,
+  tenantOf: (request: Request) => TenantName,
+  { services, call, parent }: Batch,
+) {
+  return async (item: BatchItem<Request>, index: number) => {
+    const audit: AuditNotes = {};
+    let known: Pick<ServedItem, 'resource' | 'contexts'> = {};
+    const notes = (outcome: string): ServedItem => ({
+      ...known,
+      keyVersion: audit.keyVersion,
+      outcome,
+    });
     try {
-      const request = validate(row.request, item);
-      served = { request: request as object, resource: row.resource(request) };
+      const request = item.read();
+      known = { resource: operation.resource(request), contexts: operation.contexts?.(request) };
       if (tenantOf(request).tenant !== parent.tenant)
         throw invalidField('name', 'must be of the tenant that parent names');
-      requireRights(row, call.rights, request);
-      const response = await row.handle(services, call, request);
-      return {
-        result: { response },
-        served: { ...served, answer: response as object, outcome: 'OK' },
-      };
+      requireRights(operation, call.rights, request);
+      const answer = await operation.handle(services, { ...call, audit }, request);
+      return { result: { request, answer }, notes: notes('OK') };
     } catch (thrown) {
       const error = toKeywardError(thrown);
-      const result = { error: toStatus(within(`requests[${index}].`, error), call.id) };
-      return { result, failure: error, served: { ...served, outcome: error.reason } };
+      return {
+        result: { error: within(`requests[${index}].`, error) },
+        notes: notes(error.reason),
+      };
     }
-  }
-}
-
-/** An item's result, and where it failed why. */
-interface Outcome<Response> {
-  readonly result: ItemResult<Response>;
-  readonly failure?: KeywardError;
-}
-
-/** What an item's result takes of the answer whose `response` or `error` has so many bytes. */
-function resultBytes(bytes: number): number {
-  return fieldBytes(fieldBytes(bytes));
-}
-
-function sumOf<T>(all: readonly T[], bytesOf: (each: T) => number): number {
-  return all.reduce((sum, each) => sum + bytesOf(each), 0);
+  };
 }
 
 /**
@@ -153,34 +138,7 @@ function requireFits(what: string, bytes: number, limit: number): void {
   });
 }
 
-/**
- * The results, with errors in their reasons' own words where the answer would be too large with all
- * that there is to say.
- */
-function fitting<Response>(
-  { id }: Pick<AuthorizedCall, 'id'>,
-  outcomes: readonly Outcome<Response>[],
-  answerBytes: readonly number[],
-): ItemResult<Response>[] {
-  const bytes = outcomes.map(({ result }, index) =>
-    'error' in result
-      ? serialize('google.rpc.Status', result.error).length
-      : (answerBytes[index] ?? 0),
-  );
-  const all = sumOf(bytes, resultBytes);
-  return outcomes.map(({ result, failure }) =>
-    failure === undefined || all <= MAX_ANSWER_BYTES
-      ? result
-      : { error: toStatus(shortened(failure), id) },
-  );
-}
-
-/** The error with nothing but its reason, and when to try again. */
-export function shortened({ reason, retryAfterMs }: KeywardError): KeywardError {
-  return new KeywardError(reason, retryAfterMs === undefined ? {} : { retryAfterMs });
-}
-
-/** The error with its fields named as parts of an item. */
+/** Returns the error with its fields named as parts of an item. */
 function within(prefix: string, error: KeywardError): KeywardError {
   if (error.fields.length === 0) return error;
   const fields = error.fields.map(({ field, description }) => ({

@@ -1,8 +1,13 @@
 /**
- * What an RPC is to the wrapper: one row, and the parts that many rows share.
+ * What an operation is to the wrapper round every call: one row, in words of the domain.
+ *
+ * Invariants:
+ * - a row says what its caller needs, and on what, by the request alone;
+ * - a row names its encryption contexts itself: what an audit entry says is never guessed from the
+ *   names of fields.
+ *
+ * Knows no face, no message and no operation.
  */
-import type { handleServerStreamingCall, handleUnaryCall } from '@grpc/grpc-js';
-import { z } from 'zod';
 import type { Access, Rights } from '../access/access.ts';
 import type { AccessAdministration } from '../access/administration.ts';
 import type { Permission } from '../access/permissions.ts';
@@ -10,11 +15,11 @@ import type { Target } from '../access/policy.ts';
 import type { AuditLog } from '../audit/log.ts';
 import type { ContextMasks } from '../audit/masks.ts';
 import type { Call } from '../call.ts';
-import * as field from '../faces/contract/fields.ts';
 import type { Keyring } from '../keyring/keyring.ts';
+import type { EncryptionContext } from '../keyring/keys/encryption-context.ts';
 import { SYSTEM_TENANT, type TenantName } from '../names.ts';
 
-/** In place of a permission: who has proven who he is needs none. */
+/** In place of a permission: a caller who has proven who they are needs none. */
 export const ANY_CALLER = Symbol('any caller');
 
 /** What a permission is needed on: a tenant, or something of it. */
@@ -23,7 +28,7 @@ export interface CallTarget extends Target {
   readonly tenant: string;
 }
 
-/** What methods do their work by. */
+/** What operations do their work by. */
 export interface Services extends Keyring {
   readonly access: Access;
   readonly accessAdministration: AccessAdministration;
@@ -37,90 +42,57 @@ export interface AuthorizedCall extends Call {
   readonly rights: Rights;
 }
 
+/** The encryption contexts that a request brings, for its audit entry. */
+export interface Contexts {
+  readonly context: EncryptionContext;
+  /** Of what is opened, where that is not what is sealed. */
+  readonly source?: EncryptionContext;
+}
+
 /** What every row has. */
-export interface AnyRow<Request> {
-  /** From the decoded message to what the row takes; must look at every field. */
-  readonly request: z.ZodType<Request>;
-  /** Where requests may be larger than the usual. */
-  readonly large?: LargeRequests<Request>;
-  /** As how many calls it counts against the tenant's quota, where it isn't one. */
-  calls?(request: NoInfer<Request>): number;
+export interface AnyOperation<Request> {
   /** What the caller needs; a handler may ask for more. */
   readonly permission: Permission | typeof ANY_CALLER;
-  /** What the permission is needed on; not asked where none is. */
+  /** Returns what the permission is needed on; not asked where none is. */
   target(request: NoInfer<Request>): CallTarget;
-  /** The resource that the call is about, for log, audit and errors. */
+  /** Returns the resource that the call is about, for log, audit and errors. */
   resource(request: Request): string;
+  /** Returns the encryption contexts that the call's entry is to name, masked. */
+  contexts?(request: NoInfer<Request>): Contexts;
+  /** Returns as how many calls it counts against the tenant's quota, where it is not one. */
+  calls?(request: NoInfer<Request>): number;
 }
 
-/**
- * What a method has whose requests may be larger than the usual: their callers are decided on
- * before they are decoded.
- */
-export interface LargeRequests<Request> {
-  /** The largest, in bytes. */
-  readonly maxBytes: number;
-  /**
-   * From a message that has nothing but its `parent` to as much of the request as `target` and
-   * `resource` look at.
-   */
-  readonly addressee: z.ZodType<Request>;
+/** An operation with one answer. */
+export interface Operation<Request, Answer> extends AnyOperation<Request> {
+  handle(services: Services, call: AuthorizedCall, request: NoInfer<Request>): Promise<Answer>;
 }
 
-/** One RPC with one answer. */
-export interface MethodRow<Request, Response> extends AnyRow<Request> {
-  handle(services: Services, call: AuthorizedCall, request: Request): Promise<Response>;
+/** An operation that answers as often as there is something to say; it ends soon after the deadline. */
+export interface StreamOperation<Request, Answer> extends AnyOperation<Request> {
+  stream(
+    services: Services,
+    call: AuthorizedCall,
+    request: NoInfer<Request>,
+  ): AsyncIterable<Answer>;
 }
 
-/**
- * One RPC that answers as often as it has something to say; it ends soon after the call's deadline.
- */
-export interface StreamRow<Request, Response> extends AnyRow<Request> {
-  stream(services: Services, call: AuthorizedCall, request: Request): AsyncIterable<Response>;
-}
+/** Returns the row, with the types of its request and answer worked out. */
+export const operation = <Request, Answer>(row: Operation<Request, Answer>) => row;
+/** Returns the row, with the types of its request and answers worked out. */
+export const streamOperation = <Request, Answer>(row: StreamOperation<Request, Answer>) => row;
 
-/** The names of a service's methods, without the index signature that the generated type has. */
-type MethodName<Handlers> = keyof {
-  [Name in keyof Handlers as string extends Name ? never : Name]: true;
-};
-/** One row for each method of a service, answering with that method's message. */
-export type RowsOf<Handlers> = {
-  readonly [Name in MethodName<Handlers> & keyof Handlers]: Handlers[Name] extends handleUnaryCall<
-    infer _Request,
-    infer Response
-  >
-    ? MethodRow<unknown, Response>
-    : Handlers[Name] extends handleServerStreamingCall<infer _Request, infer Message>
-      ? StreamRow<unknown, Message>
-      : never;
-};
-
-export const row = <Request, Response>(method: MethodRow<Request, Response>) => method;
-export const streamRow = <Request, Response>(method: StreamRow<Request, Response>) => method;
-
-/** The target of what is about a thing of a tenant, or about the tenant. */
+/** Returns the target of what is about a thing of a tenant, or about the tenant. */
 export const ofName = ({
   name,
 }: {
   readonly name: TenantName & { readonly key?: string };
-}): CallTarget => ({
-  tenant: name.tenant,
-  key: name.key,
-});
-/** The same for what names it as a parent. */
+}): CallTarget => ({ tenant: name.tenant, key: name.key });
+/** Returns the same for what names it as a parent. */
 export const ofParent = ({
   parent,
 }: {
   readonly parent: TenantName & { readonly key?: string };
 }): CallTarget => ofName({ name: parent });
-/** The target of what is about the service as a whole. */
+/** Returns the target of what is about the service as a whole. */
 export const ofSystem = (): CallTarget => ({ tenant: SYSTEM_TENANT });
-
-/** What every request that changes something also has: the wrapper sees to the request id. */
-export const mutation = { etag: field.etag, requestId: field.requestId };
-/** What every request that schedules a destruction also has. */
-export const destruction = {
-  ...mutation,
-  windowDays: field.destructionWindow,
-  validateOnly: z.boolean(),
-};

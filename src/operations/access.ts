@@ -1,38 +1,69 @@
 /**
- * AccessService, a row for each method.
+ * Role bindings, roles, and what callers may do: an operation for each method of AccessService.
  */
 import { randomUUID } from 'node:crypto';
-import { z } from 'zod';
 import type { Rights } from '../access/access.ts';
+import type { NewRole, NewRoleBinding } from '../access/administration.ts';
 import type { Permission } from '../access/permissions.ts';
-import type { Target } from '../access/policy.ts';
-import { ANY_CALLER, ofParent, type RowsOf, row, type Services } from '../calls/operation.ts';
+import type { Subject, Target } from '../access/policy.ts';
+import { ANY_CALLER, ofName, ofParent, operation, type Services } from '../calls/operation.ts';
 import { KeywardError } from '../errors.ts';
-import * as accessField from '../faces/contract/access-fields.ts';
-import {
-  callerMessage,
-  consideredMessage,
-  predefinedRoleMessages,
-  roleBindingMessage,
-  roleMessage,
-} from '../faces/contract/access-messages.ts';
-import * as field from '../faces/contract/fields.ts';
-import type { AccessServiceHandlers } from '../faces/contract/generated/keyward/v1/AccessService.ts';
+import type { EncryptionContext } from '../keyring/keys/encryption-context.ts';
 import { BY_NAME, type Paging, readPage } from '../keyring/pages.ts';
 import {
   formatKeyName,
   formatRoleBindingName,
   formatRoleName,
   formatTenantName,
+  type RoleBindingName,
+  type RoleName,
   type TenantName,
 } from '../names.ts';
 import type { RoleBinding } from '../store/access/policies.ts';
 import type { Condition } from '../store/core/conditions.ts';
+import type { In, ListIn, Named, Repeatable } from './requests.ts';
 
-/** Ends of names that nobody chose: `b` and 32 hexadecimal digits. */
+/** A role binding to be made. */
+export interface NewRoleBindingRequest extends In<TenantName>, Repeatable {
+  /** The last part of its name; empty for one that is generated. */
+  readonly roleBindingId: string;
+  readonly roleBinding: Omit<NewRoleBinding, 'bindingId'>;
+}
+
+/** A role to be made. */
+export interface NewRoleRequest extends In<TenantName>, Repeatable {
+  /** The last part of its name. */
+  readonly roleId: string;
+  readonly role: Omit<NewRole, 'roleId'>;
+}
+
+/** A tenant or a key. */
+export interface AccessResource extends TenantName {
+  readonly key?: string;
+}
+
+/** Which of some permissions the caller has. */
+export interface PermissionsTest {
+  readonly resource: AccessResource;
+  readonly permissions: readonly Permission[];
+  readonly context: EncryptionContext;
+}
+
+/** Why somebody has a permission, or has not. */
+export interface AccessQuestion {
+  readonly resource: AccessResource;
+  readonly permission: Permission;
+  readonly subject: Subject;
+  readonly context: EncryptionContext;
+}
+
+/** Ends of names that were not chosen: `b` and 32 hexadecimal digits. */
 const newBindingId = () => `b${randomUUID().replaceAll('-', '')}`;
 
 const tenantOf = ({ access }: Services, { tenant }: TenantName) => access.tenantOf(tenant);
+
+const policyOf = async (services: Services, name: TenantName) =>
+  services.accessAdministration.policyOf(await tenantOf(services, name));
 
 /**
  * By name; as an answer, a binding takes less than its text does as JSON, and what else there is of
@@ -43,7 +74,7 @@ const BINDINGS: Paging<RoleBinding & { readonly name: string }> = {
   bytesOf: (binding) => Buffer.byteLength(JSON.stringify(binding)) + 512,
 };
 
-/** Which rows need no tenant. */
+/** Rows that need no tenant. */
 const NO_TARGET = () => ({ tenant: '' });
 
 function isListed({ member, role }: RoleBinding, conditions: readonly Condition[]): boolean {
@@ -57,7 +88,7 @@ function isListed({ member, role }: RoleBinding, conditions: readonly Condition[
   );
 }
 
-/** Those of the permissions that the caller has; none of a tenant that he may not know of. */
+/** Returns those of the permissions that the caller has; none of a tenant not to be known of. */
 async function held(
   rights: Promise<Rights>,
   permissions: readonly Permission[],
@@ -72,22 +103,14 @@ async function held(
   }
 }
 
-const resourceName = (name: { readonly tenant: string; readonly key?: string }) =>
-  name.key === undefined
-    ? formatTenantName(name)
-    : formatKeyName({ tenant: name.tenant, key: name.key });
+const resourceName = ({ tenant, key }: AccessResource) =>
+  key === undefined ? formatTenantName({ tenant }) : formatKeyName({ tenant, key });
 
-export const accessService = {
-  CreateRoleBinding: row({
+export const accessOperations = {
+  CreateRoleBinding: operation({
     permission: 'roleBindings.create',
     target: ofParent,
-    request: z.object({
-      parent: field.tenantName,
-      roleBindingId: z.union([z.literal(''), field.newId]),
-      roleBinding: accessField.newRoleBinding,
-      requestId: field.requestId,
-    }),
-    resource: ({ parent, roleBindingId }) =>
+    resource: ({ parent, roleBindingId }: NewRoleBindingRequest) =>
       roleBindingId === ''
         ? formatTenantName(parent)
         : formatRoleBindingName(parent, roleBindingId),
@@ -96,173 +119,110 @@ export const accessService = {
       const binding = { bindingId: roleBindingId || newBindingId(), ...roleBinding };
       const requireBeyond = () =>
         call.rights.require('roleBindings.createForAllTenants', {}, formatTenantName(parent));
-      const { accessAdministration } = services;
-      const created = await accessAdministration.createBinding(
-        call,
-        tenant,
-        binding,
-        requireBeyond,
-      );
-      return roleBindingMessage(parent, created);
+      return services.accessAdministration.createBinding(call, tenant, binding, requireBeyond);
     },
   }),
-  GetRoleBinding: row({
+  GetRoleBinding: operation({
     permission: 'roleBindings.get',
-    target: ({ name }) => ({ tenant: name.tenant }),
-    request: z.object({ name: field.roleBindingName }),
-    resource: ({ name }) => formatRoleBindingName(name, name.roleBinding),
+    target: ofName,
+    resource: ({ name }: Named<RoleBindingName>) => formatRoleBindingName(name, name.roleBinding),
     handle: async (services, _, { name }) => {
-      const { bindings } = await services.accessAdministration.policyOf(
-        await tenantOf(services, name),
-      );
+      const { bindings } = await policyOf(services, name);
       const binding = bindings.find(({ bindingId }) => bindingId === name.roleBinding);
       if (binding === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
-      return roleBindingMessage(name, binding);
+      return binding;
     },
   }),
-  ListRoleBindings: row({
+  ListRoleBindings: operation({
     permission: 'roleBindings.list',
     target: ofParent,
-    request: z.object({ parent: field.tenantName, ...field.page(['principal', 'group', 'role']) }),
-    resource: ({ parent }) => formatTenantName(parent),
-    handle: async (services, _, { parent, filter: conditions, ...request }) => {
-      const { bindings } = await services.accessAdministration.policyOf(
-        await tenantOf(services, parent),
-      );
+    resource: ({ parent }: ListIn<TenantName>) => formatTenantName(parent),
+    handle: async (services, _, { parent, ...page }) => {
+      const { bindings } = await policyOf(services, parent);
       const listed = bindings
-        .filter((binding) => isListed(binding, conditions))
+        .filter((binding) => isListed(binding, page.conditions))
         .map((binding) => ({ ...binding, name: binding.bindingId }));
-      const { items, nextPageToken } = await readPage(
+      return readPage(
         `roleBindings ${parent.tenant}`,
-        { ...request, conditions },
+        page,
         BINDINGS,
         async ({ after = '', limit }) => listed.filter(({ name }) => name > after).slice(0, limit),
       );
-      return { roleBindings: items.map((item) => roleBindingMessage(parent, item)), nextPageToken };
     },
   }),
-  DeleteRoleBinding: row({
+  DeleteRoleBinding: operation({
     permission: 'roleBindings.delete',
-    target: ({ name }) => ({ tenant: name.tenant }),
-    request: z.object({ name: field.roleBindingName, requestId: field.requestId }),
-    resource: ({ name }) => formatRoleBindingName(name, name.roleBinding),
+    target: ofName,
+    resource: ({ name }: Named<RoleBindingName> & Repeatable) =>
+      formatRoleBindingName(name, name.roleBinding),
     handle: async (services, call, { name }) => {
       const tenant = await tenantOf(services, name);
       await services.accessAdministration.deleteBinding(call, tenant, name.roleBinding);
-      return {};
     },
   }),
-  CreateRole: row({
+  CreateRole: operation({
     permission: 'roles.create',
     target: ofParent,
-    request: z.object({
-      parent: field.tenantName,
-      roleId: field.newId,
-      role: accessField.newRole,
-      requestId: field.requestId,
-    }),
-    resource: ({ parent, roleId }) => formatRoleName(parent, roleId),
+    resource: ({ parent, roleId }: NewRoleRequest) => formatRoleName(parent, roleId),
     handle: async (services, call, { parent, roleId, role }) => {
       const tenant = await tenantOf(services, parent);
-      return roleMessage(
-        parent,
-        await services.accessAdministration.createRole(call, tenant, { roleId, ...role }),
-      );
+      return services.accessAdministration.createRole(call, tenant, { roleId, ...role });
     },
   }),
-  GetRole: row({
+  GetRole: operation({
     permission: 'roles.get',
-    target: ({ name }) => ({ tenant: name.tenant }),
-    request: z.object({ name: field.roleName }),
-    resource: ({ name }) => formatRoleName(name, name.role),
+    target: ofName,
+    resource: ({ name }: Named<RoleName>) => formatRoleName(name, name.role),
     handle: async (services, _, { name }) => {
-      const { roles } = await services.accessAdministration.policyOf(
-        await tenantOf(services, name),
-      );
+      const { roles } = await policyOf(services, name);
       const role = roles.find(({ roleId }) => roleId === name.role);
       if (role === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
-      return roleMessage(name, role);
+      return role;
     },
   }),
-  ListRoles: row({
+  ListRoles: operation({
     permission: 'roles.list',
     target: ofParent,
-    request: z.object({ parent: field.tenantName }),
-    resource: ({ parent }) => formatTenantName(parent),
-    handle: async (services, _, { parent }) => {
-      const { roles } = await services.accessAdministration.policyOf(
-        await tenantOf(services, parent),
-      );
-      return {
-        roles: [...predefinedRoleMessages(), ...roles.map((role) => roleMessage(parent, role))],
-      };
-    },
+    resource: ({ parent }: In<TenantName>) => formatTenantName(parent),
+    handle: async (services, _, { parent }) => (await policyOf(services, parent)).roles,
   }),
-  DeleteRole: row({
+  DeleteRole: operation({
     permission: 'roles.delete',
-    target: ({ name }) => ({ tenant: name.tenant }),
-    request: z.object({ name: field.roleName, requestId: field.requestId }),
-    resource: ({ name }) => formatRoleName(name, name.role),
+    target: ofName,
+    resource: ({ name }: Named<RoleName> & Repeatable) => formatRoleName(name, name.role),
     handle: async (services, call, { name }) => {
       const tenant = await tenantOf(services, name);
       await services.accessAdministration.deleteRole(call, tenant, name.role);
-      return {};
     },
   }),
-  TestPermissions: row({
+  TestPermissions: operation({
     permission: ANY_CALLER,
     target: NO_TARGET,
-    request: z.object({
-      resource: accessField.resource,
-      permissions: accessField.permissions,
-      encryptionContext: field.encryptionContext,
-    }),
-    resource: ({ resource }) => resourceName(resource),
-    handle: async ({ access }, call, { resource, permissions, encryptionContext: context }) => {
+    resource: ({ resource }: PermissionsTest) => resourceName(resource),
+    contexts: ({ context }) => ({ context }),
+    handle: ({ access }, call, { resource, permissions, context }) => {
       const rights = access.rightsOf(call.rights.caller, resource.tenant);
-      return { permissions: await held(rights, permissions, { key: resource.key, context }) };
+      return held(rights, permissions, { key: resource.key, context });
     },
   }),
-  ExplainAccess: row({
+  ExplainAccess: operation({
     permission: 'access.explain',
     target: ({ resource }) => ({ tenant: resource.tenant }),
-    request: z.object({
-      resource: accessField.resource,
-      permission: accessField.permission,
-      principal: accessField.principal,
-      groups: z.array(accessField.group).max(200, 'must be at most 200'),
-      claims: accessField.claims,
-      encryptionContext: field.encryptionContext,
-    }),
-    resource: ({ resource }) => resourceName(resource),
-    handle: async (
-      services,
-      _,
-      { resource, permission, principal: name, groups, claims, ...request },
-    ) => {
-      const subject = {
-        name,
-        groups,
-        claim: (path: readonly string[]) => claims.get(JSON.stringify(path)) || undefined,
-      };
-      const target = { key: resource.key, context: request.encryptionContext };
+    resource: ({ resource }: AccessQuestion) => resourceName(resource),
+    contexts: ({ context }) => ({ context }),
+    handle: async (services, _, { resource, permission, subject, context }) => {
+      const target = { key: resource.key, context };
       const tenant = await tenantOf(services, resource);
-      const { accessAdministration } = services;
-      const considered = await accessAdministration.explain(tenant, subject, permission, target);
-      const allowing = considered.find(({ obstacles }) => obstacles.length === 0);
-      return {
-        allowed: allowing !== undefined,
-        roleBinding: allowing?.name ?? '',
-        considered: considered.map(consideredMessage),
-      };
+      return services.accessAdministration.explain(tenant, subject, permission, target);
     },
   }),
-  GetCaller: row({
+  GetCaller: operation({
     permission: ANY_CALLER,
     target: NO_TARGET,
-    request: z.object({}),
-    resource: () => 'caller',
-    handle: async ({ access }, { rights: { caller } }) =>
-      callerMessage(caller, access.isFirstAdministrator(caller)),
+    resource: (_: object) => 'caller',
+    handle: async ({ access }, { rights: { caller } }) => ({
+      caller,
+      isFirstAdministrator: access.isFirstAdministrator(caller),
+    }),
   }),
-} satisfies RowsOf<AccessServiceHandlers>;
+};

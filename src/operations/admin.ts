@@ -1,123 +1,94 @@
 /**
- * AdminService, a row for each method.
+ * Tenants, maintenance and the token's status: an operation for each method of AdminService.
  */
-import { z } from 'zod';
 import type { Permission } from '../access/permissions.ts';
-import { destruction, mutation, ofName, ofSystem, type RowsOf, row } from '../calls/operation.ts';
-import * as field from '../faces/contract/fields.ts';
-import type { AdminServiceHandlers } from '../faces/contract/generated/keyward/v1/AdminService.ts';
-import { tokenStatusMessage } from '../faces/contract/hsm-token-messages.ts';
-import {
-  maintenanceMessage,
-  shredImpactMessage,
-  tenantMessage,
-} from '../faces/contract/messages.ts';
-import { formatTenantName } from '../names.ts';
+import { ofName, ofSystem, operation } from '../calls/operation.ts';
+import type { ListRequest } from '../keyring/pages.ts';
+import { formatTenantName, type TenantName } from '../names.ts';
+import type { Quotas } from '../store/tenants/tenants.ts';
+import type { Named, NamedChange, NamedDestruction, Repeatable } from './requests.ts';
+
+/** A tenant to be made. */
+export interface NewTenant extends Repeatable {
+  /** The last part of its name. */
+  readonly tenantId: string;
+  readonly dedicatedRootKey: boolean;
+}
+
+/** What is to be changed of a tenant. */
+export interface TenantUpdate extends NamedChange<TenantName> {
+  readonly quotas: Partial<Quotas>;
+}
 
 const setTenantState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =>
-  row({
+  operation({
     permission,
     target: ofName,
-    request: z.object({ name: field.tenantName, ...mutation }),
-    resource: ({ name }) => formatTenantName(name),
-    handle: async ({ tenants }, call, { name, etag }) =>
-      tenantMessage(await tenants.setState(call, name, etag, state)),
+    resource: ({ name }: NamedChange<TenantName>) => formatTenantName(name),
+    handle: ({ tenants }, call, { name, etag }) => tenants.setState(call, name, etag, state),
   });
 
 const setPaused = (permission: Permission, paused: boolean) =>
-  row({
+  operation({
     permission,
     target: ofSystem,
-    request: z.object({ requestId: field.requestId }),
-    resource: () => 'maintenance',
-    handle: async ({ maintenance }, call) =>
-      maintenanceMessage(await maintenance.setPaused(call, paused)),
+    resource: (_: Repeatable) => 'maintenance',
+    handle: ({ maintenance }, call) => maintenance.setPaused(call, paused),
   });
 
-export const adminService = {
-  CreateTenant: row({
+export const adminOperations = {
+  CreateTenant: operation({
     permission: 'tenants.create',
     target: ofSystem,
-    request: z.object({
-      tenantId: field.newTenantId,
-      dedicatedRootKey: z.boolean(),
-      requestId: field.requestId,
-    }),
-    resource: ({ tenantId }) => formatTenantName({ tenant: tenantId }),
-    handle: async ({ tenants }, call, { tenantId, dedicatedRootKey }) =>
-      tenantMessage(await tenants.create(call, { tenant: tenantId }, { dedicatedRootKey })),
+    resource: ({ tenantId }: NewTenant) => formatTenantName({ tenant: tenantId }),
+    handle: ({ tenants }, call, { tenantId, dedicatedRootKey }) =>
+      tenants.create(call, { tenant: tenantId }, { dedicatedRootKey }),
   }),
-  GetTenant: row({
+  GetTenant: operation({
     permission: 'tenants.get',
     target: ofName,
-    request: z.object({ name: field.tenantName }),
-    resource: ({ name }) => formatTenantName(name),
-    handle: async ({ tenants }, call, { name }) => tenantMessage(await tenants.get(call, name)),
+    resource: ({ name }: Named<TenantName>) => formatTenantName(name),
+    handle: ({ tenants }, call, { name }) => tenants.get(call, name),
   }),
-  ListTenants: row({
+  ListTenants: operation({
     permission: 'tenants.list',
     target: ofSystem,
-    request: z.object(field.page(['state'])),
-    resource: () => 'tenants',
-    handle: async ({ tenants }, call, { filter: conditions, ...page }) => {
-      const { items, nextPageToken } = await tenants.list(call, { ...page, conditions });
-      return { tenants: items.map(tenantMessage), nextPageToken };
-    },
+    resource: (_: ListRequest) => 'tenants',
+    handle: ({ tenants }, call, page) => tenants.list(call, page),
   }),
-  UpdateTenant: row({
+  UpdateTenant: operation({
     permission: 'tenants.update',
-    target: ({ tenant }) => ofName(tenant),
-    request: z.object({
-      tenant: field.tenantToUpdate,
-      updateMask: field.tenantMask,
-      requestId: field.requestId,
-    }),
-    resource: ({ tenant }) => formatTenantName(tenant.name),
-    handle: async ({ tenants }, call, { tenant: { name, etag, quotas }, updateMask }) => {
-      const settings = {
-        quotas,
-        'quotas.calls_per_second': { callsPerSecond: quotas.callsPerSecond },
-        'quotas.keys': { keys: quotas.keys },
-        'quotas.stored_data_keys': { storedDataKeys: quotas.storedDataKeys },
-      };
-      const changes = Object.assign({}, ...updateMask.map((path) => settings[path]));
-      return tenantMessage(await tenants.setQuotas(call, name, etag, changes));
-    },
+    target: ofName,
+    resource: ({ name }: TenantUpdate) => formatTenantName(name),
+    handle: ({ tenants }, call, { name, etag, quotas }) =>
+      tenants.setQuotas(call, name, etag, quotas),
   }),
   DisableTenant: setTenantState('tenants.disable', 'DISABLED'),
   EnableTenant: setTenantState('tenants.enable', 'ENABLED'),
-  ShredTenant: row({
+  ShredTenant: operation({
     permission: 'tenants.shred',
     target: ofName,
-    request: z.object({ name: field.tenantName, ...destruction }),
-    resource: ({ name }) => formatTenantName(name),
-    handle: async ({ shredding }, call, { name, ...request }) => {
-      const { tenant, impact } = await shredding.schedule(call, name, request);
-      return { tenant: tenantMessage(tenant), impact: shredImpactMessage(impact) };
-    },
+    resource: ({ name }: NamedDestruction<TenantName>) => formatTenantName(name),
+    handle: ({ shredding }, call, { name, ...request }) => shredding.schedule(call, name, request),
   }),
-  RestoreTenant: row({
+  RestoreTenant: operation({
     permission: 'tenants.restore',
     target: ofName,
-    request: z.object({ name: field.tenantName, ...mutation }),
-    resource: ({ name }) => formatTenantName(name),
-    handle: async ({ shredding }, call, { name, etag }) =>
-      tenantMessage(await shredding.restore(call, name, etag)),
+    resource: ({ name }: NamedChange<TenantName>) => formatTenantName(name),
+    handle: ({ shredding }, call, { name, etag }) => shredding.restore(call, name, etag),
   }),
-  GetMaintenance: row({
+  GetMaintenance: operation({
     permission: 'maintenance.get',
     target: ofSystem,
-    request: z.object({}),
-    resource: () => 'maintenance',
-    handle: async ({ maintenance }, call) => maintenanceMessage(await maintenance.get(call)),
+    resource: (_: object) => 'maintenance',
+    handle: ({ maintenance }, call) => maintenance.get(call),
   }),
   PauseMaintenance: setPaused('maintenance.pause', true),
   ResumeMaintenance: setPaused('maintenance.resume', false),
-  GetTokenStatus: row({
+  GetTokenStatus: operation({
     permission: 'tokenStatus.get',
     target: ofSystem,
-    request: z.object({}),
-    resource: () => 'tokenStatus',
-    handle: async ({ tokenStatus }, call) => tokenStatusMessage(await tokenStatus.get(call)),
+    resource: (_: object) => 'tokenStatus',
+    handle: ({ tokenStatus }, call) => tokenStatus.get(call),
   }),
-} satisfies RowsOf<AdminServiceHandlers>;
+};

@@ -1,149 +1,110 @@
 /**
- * AuditService, a row for each method.
+ * The audit log: an operation for each method of AuditService.
  */
-import { z } from 'zod';
-import type { ShownCheckpoint } from '../audit/log.ts';
-import { type AuthorizedCall, ofSystem, type RowsOf, row, streamRow } from '../calls/operation.ts';
-import * as field from '../faces/contract/fields.ts';
-import type { AuditServiceHandlers } from '../faces/contract/generated/keyward/v1/AuditService.ts';
-import { timestamp } from '../faces/contract/times.ts';
-import { parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
-import { decodePageToken, encodePageToken } from '../keyring/pages.ts';
+import { type AuthorizedCall, ofSystem, operation, streamOperation } from '../calls/operation.ts';
+import { decodePageToken, encodePageToken, type ListRequest, type Page } from '../keyring/pages.ts';
 import { SYSTEM_TENANT } from '../names.ts';
-import { ENTRY_FIELDS, type LeafRecord } from '../store/audit/audit-entries.ts';
+import type { LeafRecord } from '../store/audit/audit-entries.ts';
+import type { Condition } from '../store/core/conditions.ts';
 
 /** What calls about the log as a whole are about. */
 const LOG = 'auditLog';
-const HASH_BYTES = 32;
 
-const checkpointNote = z
-  .string()
-  .refine(
-    (note) => parseCheckpointText(parseNote(note)?.text ?? '') !== undefined,
-    'must be a signed note over a checkpoint',
-  );
-const treeOfSome = field.count.refine((size) => size >= 1, 'must be 1 or more');
+/** About the entries of a tenant, by the last part of its name; `-` for those of all tenants. */
+interface OfTenantOrAll {
+  readonly parent: string;
+}
+
+/** A page of entries, the newest first. */
+export interface EntryList extends OfTenantOrAll, ListRequest {
+  readonly startTime: Date | null;
+  readonly endTime: Date | null;
+}
+
+/** Entries as leaves, from one on to the tree's last. */
+export interface EntryRange extends OfTenantOrAll {
+  readonly firstLeafIndex: number;
+  /** 0: the tree of the newest checkpoint. */
+  readonly treeSize: number;
+  readonly conditions: readonly Condition[];
+}
 
 const isLeafIndex = (text: string) => /^\d{1,15}$/.test(text);
 
-export const auditService = {
-  ListEntries: row({
-    permission: 'auditEntries.list',
-    target: ofWhose,
-    request: z.object({
-      parent: field.tenantOrAll,
-      ...field.page(ENTRY_FIELDS),
-      startTime: field.time,
-      endTime: field.time,
-    }),
-    resource: ({ parent }) => `tenants/${parent}`,
-    handle: async (
-      { auditLog },
-      call,
-      { parent, filter: conditions, pageSize, pageToken, ...times },
-    ) => {
-      requireAll(call, parent);
-      const list = `entries ${parent} ${JSON.stringify([conditions, times])}`;
-      const before = decodePageToken(list, pageToken, isLeafIndex);
-      const query = { conditions, ...times, limit: pageSize };
-      const page = await auditLog.list(
-        call,
-        parent,
-        before === undefined ? undefined : Number(before),
-        query,
-      );
-      return {
-        entries: page.leaves.map(entryMessage),
-        nextPageToken: page.next === undefined ? '' : encodePageToken(list, String(page.next)),
-      };
-    },
-  }),
-  ReadEntries: streamRow({
-    permission: 'auditEntries.list',
-    target: ofWhose,
-    request: z.object({
-      parent: field.tenantOrAll,
-      firstLeafIndex: field.count,
-      treeSize: field.count,
-      filter: field.filter(ENTRY_FIELDS),
-    }),
-    resource: ({ parent }) => `tenants/${parent}`,
-    stream: async function* (
-      { auditLog },
-      call,
-      { parent, firstLeafIndex: first, treeSize, filter },
-    ) {
-      requireAll(call, parent);
-      for await (const leaves of auditLog.read(call, parent, { first, treeSize }, filter))
-        yield { entries: leaves.map(entryMessage) };
-    },
-  }),
-  GetCheckpoint: row({
-    permission: 'auditLog.get',
-    target: ofSystem,
-    request: z.object({ cosigned: z.boolean() }),
-    resource: () => LOG,
-    handle: async ({ auditLog, environmentId }, call, request) =>
-      checkpointMessage(environmentId, await auditLog.checkpoint(call, request)),
-  }),
-  AddCosignatures: row({
-    permission: 'auditLog.cosign',
-    target: ofSystem,
-    request: z.object({ note: checkpointNote }),
-    resource: () => LOG,
-    handle: async ({ auditLog, environmentId }, call, { note }) =>
-      checkpointMessage(environmentId, await auditLog.addCosignatures(call, note)),
-  }),
-  GetInclusionProof: row({
-    permission: 'auditLog.get',
-    target: ofSystem,
-    request: z.object({ leafIndex: field.count, treeSize: field.count }),
-    resource: () => LOG,
-    handle: ({ auditLog }, call, request) => auditLog.inclusionProof(call, request),
-  }),
-  GetConsistencyProof: row({
-    permission: 'auditLog.get',
-    target: ofSystem,
-    request: z.object({ fromSize: treeOfSome, toSize: field.count }),
-    resource: () => LOG,
-    handle: ({ auditLog }, call, request) => auditLog.consistencyProof(call, request),
-  }),
-  ReadTiles: streamRow({
-    permission: 'auditLog.get',
-    target: ofSystem,
-    request: z.object({ treeSize: field.count }),
-    resource: () => LOG,
-    stream: async function* ({ auditLog }, call, { treeSize }) {
-      for await (const tiles of auditLog.tiles(call, treeSize))
-        yield { tiles: tiles.map((tile) => ({ ...tile, width: tile.hashes.length / HASH_BYTES })) };
-    },
-  }),
-} satisfies RowsOf<AuditServiceHandlers>;
-
-/** Whose entries are asked for; those of all tenants are the system's to show. */
-function ofWhose({ parent }: { readonly parent: string }) {
-  return { tenant: parent === '-' ? SYSTEM_TENANT : parent };
-}
+/** Returns whose entries are asked for; those of all tenants are the system's to show. */
+const ofWhose = ({ parent }: OfTenantOrAll) => ({
+  tenant: parent === '-' ? SYSTEM_TENANT : parent,
+});
 
 /** Throws PERMISSION_MISSING. */
 function requireAll({ rights }: AuthorizedCall, parent: string): void {
   if (parent === '-') rights.require('auditEntries.listForAllTenants', ofSystem(), 'tenants/-');
 }
 
-function entryMessage({ leafIndex, leaf }: LeafRecord) {
-  return { leafIndex, leaf: Buffer.from(leaf) };
-}
-
-function checkpointMessage(environmentId: string, checkpoint: ShownCheckpoint) {
-  const { note, cosignatures, treeSize, rootHash, publicKey, signedAt, firstLeafIndex } =
-    checkpoint;
-  return {
-    note: note + cosignatures.map((line) => `${line}\n`).join(''),
-    treeSize,
-    rootHash,
-    publicKey,
-    firstLeafIndex,
-    environmentId,
-    signTime: timestamp(signedAt),
-  };
-}
+export const auditOperations = {
+  ListEntries: operation({
+    permission: 'auditEntries.list',
+    target: ofWhose,
+    resource: ({ parent }: EntryList) => `tenants/${parent}`,
+    handle: async ({ auditLog }, call, request): Promise<Page<LeafRecord>> => {
+      const { parent, conditions, pageSize, pageToken, startTime, endTime } = request;
+      requireAll(call, parent);
+      const list = `entries ${parent} ${JSON.stringify([conditions, { startTime, endTime }])}`;
+      const before = decodePageToken(list, pageToken, isLeafIndex);
+      const { leaves, next } = await auditLog.list(
+        call,
+        parent,
+        before === undefined ? undefined : Number(before),
+        { conditions, startTime, endTime, limit: pageSize },
+      );
+      const nextPageToken = next === undefined ? '' : encodePageToken(list, String(next));
+      return { items: leaves, nextPageToken };
+    },
+  }),
+  ReadEntries: streamOperation({
+    permission: 'auditEntries.list',
+    target: ofWhose,
+    resource: ({ parent }: EntryRange) => `tenants/${parent}`,
+    stream: async function* ({ auditLog }, call, request) {
+      const { parent, firstLeafIndex: first, treeSize, conditions } = request;
+      requireAll(call, parent);
+      yield* auditLog.read(call, parent, { first, treeSize }, conditions);
+    },
+  }),
+  GetCheckpoint: operation({
+    permission: 'auditLog.get',
+    target: ofSystem,
+    resource: (_: { readonly cosigned: boolean }) => LOG,
+    handle: async ({ auditLog, environmentId }, call, request) => ({
+      environmentId,
+      checkpoint: await auditLog.checkpoint(call, request),
+    }),
+  }),
+  AddCosignatures: operation({
+    permission: 'auditLog.cosign',
+    target: ofSystem,
+    resource: (_: { readonly note: string }) => LOG,
+    handle: async ({ auditLog, environmentId }, call, { note }) => ({
+      environmentId,
+      checkpoint: await auditLog.addCosignatures(call, note),
+    }),
+  }),
+  GetInclusionProof: operation({
+    permission: 'auditLog.get',
+    target: ofSystem,
+    resource: (_: { readonly leafIndex: number; readonly treeSize: number }) => LOG,
+    handle: ({ auditLog }, call, request) => auditLog.inclusionProof(call, request),
+  }),
+  GetConsistencyProof: operation({
+    permission: 'auditLog.get',
+    target: ofSystem,
+    resource: (_: { readonly fromSize: number; readonly toSize: number }) => LOG,
+    handle: ({ auditLog }, call, request) => auditLog.consistencyProof(call, request),
+  }),
+  ReadTiles: streamOperation({
+    permission: 'auditLog.get',
+    target: ofSystem,
+    resource: (_: { readonly treeSize: number }) => LOG,
+    stream: ({ auditLog }, call, { treeSize }) => auditLog.tiles(call, treeSize),
+  }),
+};

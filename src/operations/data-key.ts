@@ -1,83 +1,59 @@
 /**
- * DataKeyService, a row for each method.
+ * Stored data keys: an operation for each method of DataKeyService.
  */
-import { z } from 'zod';
-import { mutation, ofName, ofParent, type RowsOf, row } from '../calls/operation.ts';
-import * as field from '../faces/contract/fields.ts';
-import type { DataKeyServiceHandlers } from '../faces/contract/generated/keyward/v1/DataKeyService.ts';
-import { dataKeyMessage } from '../faces/contract/messages.ts';
-import { formatDataKeyName, formatKeyName } from '../names.ts';
-import { crc32c } from './crc32c.ts';
+import { ofName, ofParent, operation } from '../calls/operation.ts';
+import type { EncryptionContext } from '../keyring/keys/encryption-context.ts';
+import { type DataKeyName, formatDataKeyName, formatKeyName, type KeyName } from '../names.ts';
+import type { In, ListIn, Named, NamedChange, Repeatable } from './requests.ts';
 
-export const dataKeyService = {
-  CreateDataKey: row({
+/** A data key to be issued and kept. */
+export interface NewDataKeyRequest extends In<KeyName>, Repeatable {
+  /** The last part of its name; empty for one that is generated. */
+  readonly dataKeyId: string;
+  readonly context: EncryptionContext;
+  /** Bytes. */
+  readonly length: number;
+  /** Whether the answer is to have the data key itself. */
+  readonly returnPlaintext: boolean;
+}
+
+/** A data key to be opened. */
+export interface DataKeyRequest extends Named<DataKeyName> {
+  readonly context: EncryptionContext;
+}
+
+export const dataKeyOperations = {
+  CreateDataKey: operation({
     permission: 'dataKeys.create',
-    target: ({ parent, encryptionContext: context }) => ({ ...parent, context }),
-    request: z.object({
-      parent: field.keyName,
-      dataKeyId: z.union([z.literal(''), field.newId]),
-      encryptionContext: field.encryptionContext,
-      length: field.dataKeyLength,
-      returnPlaintext: z.boolean(),
-      requestId: field.requestId,
-    }),
-    resource: ({ parent, dataKeyId }) =>
+    target: ({ parent, context }) => ({ ...parent, context }),
+    resource: ({ parent, dataKeyId }: NewDataKeyRequest) =>
       dataKeyId === '' ? formatKeyName(parent) : formatDataKeyName(parent, dataKeyId),
-    handle: async (
-      { dataKeys },
-      call,
-      { parent, dataKeyId: id, encryptionContext: context, ...request },
-    ) => {
+    contexts: ({ context }) => ({ context }),
+    handle: async ({ dataKeys }, call, { parent, dataKeyId: id, context, ...request }) => {
       const { length, returnPlaintext: reveal } = request;
-      // As whoever has it issued and not stored.
+      // As for one that is issued and not stored.
       if (reveal)
         call.rights.require('dataKeys.generate', { ...parent, context }, formatKeyName(parent));
-      const { record, plaintext } = await dataKeys.create(call, {
-        parent,
-        id,
-        context,
-        length,
-        reveal,
-      });
-      return {
-        dataKey: dataKeyMessage(parent, record),
-        plaintext,
-        plaintextCrc32c: crc32c(plaintext),
-      };
+      return dataKeys.create(call, { parent, id, context, length, reveal });
     },
   }),
-  GetDataKey: row({
+  GetDataKey: operation({
     permission: 'dataKeys.get',
-    target: ({ name, encryptionContext: context }) => ({ ...ofName({ name }), context }),
-    request: z.object({ name: field.dataKeyName, encryptionContext: field.encryptionContext }),
-    resource: ({ name }) => formatDataKeyName(name, name.dataKey),
-    handle: async ({ dataKeys }, call, { name, encryptionContext: context }) => {
-      const { record, plaintext } = await dataKeys.get(call, name, context);
-      return {
-        dataKey: dataKeyMessage(name, record),
-        plaintext,
-        plaintextCrc32c: crc32c(plaintext),
-      };
-    },
+    target: ({ name, context }) => ({ ...ofName({ name }), context }),
+    resource: ({ name }: DataKeyRequest) => formatDataKeyName(name, name.dataKey),
+    contexts: ({ context }) => ({ context }),
+    handle: ({ dataKeys }, call, { name, context }) => dataKeys.get(call, name, context),
   }),
-  ListDataKeys: row({
+  ListDataKeys: operation({
     permission: 'dataKeys.list',
     target: ofParent,
-    request: z.object({ parent: field.keyName, ...field.page(['version']) }),
-    resource: ({ parent }) => formatKeyName(parent),
-    handle: async ({ dataKeys }, call, { parent, filter: conditions, ...page }) => {
-      const { items, nextPageToken } = await dataKeys.list(call, parent, { ...page, conditions });
-      return { dataKeys: items.map((dataKey) => dataKeyMessage(parent, dataKey)), nextPageToken };
-    },
+    resource: ({ parent }: ListIn<KeyName>) => formatKeyName(parent),
+    handle: ({ dataKeys }, call, { parent, ...page }) => dataKeys.list(call, parent, page),
   }),
-  DeleteDataKey: row({
+  DeleteDataKey: operation({
     permission: 'dataKeys.delete',
     target: ofName,
-    request: z.object({ name: field.dataKeyName, ...mutation }),
-    resource: ({ name }) => formatDataKeyName(name, name.dataKey),
-    handle: async ({ dataKeys }, call, { name, etag }) => {
-      await dataKeys.delete(call, name, etag);
-      return {};
-    },
+    resource: ({ name }: NamedChange<DataKeyName>) => formatDataKeyName(name, name.dataKey),
+    handle: ({ dataKeys }, call, { name, etag }) => dataKeys.delete(call, name, etag),
   }),
-} satisfies RowsOf<DataKeyServiceHandlers>;
+};

@@ -1,47 +1,41 @@
 /**
- * HsmService, a row for each method.
+ * The token's root and seal keys: an operation for each method of HsmService.
  */
-import { z } from 'zod';
-import { ofName, ofParent, ofSystem, type RowsOf, row } from '../calls/operation.ts';
-import * as field from '../faces/contract/fields.ts';
-import type { HsmServiceHandlers } from '../faces/contract/generated/keyward/v1/HsmService.ts';
-import { tokenKeyMessage } from '../faces/contract/hsm-token-messages.ts';
-import { formatTenantName, formatTokenKeyName, SYSTEM_TENANT } from '../names.ts';
+import { ofName, ofParent, ofSystem, operation } from '../calls/operation.ts';
+import {
+  formatTenantName,
+  formatTokenKeyName,
+  SYSTEM_TENANT,
+  type TenantName,
+  type TokenKeyName,
+} from '../names.ts';
+import type { In, Named, Repeatable } from './requests.ts';
 
 const SYSTEM = { tenant: SYSTEM_TENANT };
 
-export const hsmService = {
-  RotateRootKey: row({
+export const hsmOperations = {
+  RotateRootKey: operation({
     permission: 'tokenKeys.rotateRoot',
     target: ofParent,
-    request: z.object({ parent: field.tenantName, requestId: field.requestId }),
-    resource: ({ parent }) => formatTenantName(parent),
-    handle: async ({ tokenKeys }, call, { parent }) =>
-      tokenKeyMessage(await tokenKeys.rotate(call, parent, 'root')),
+    resource: ({ parent }: In<TenantName> & Repeatable) => formatTenantName(parent),
+    handle: ({ tokenKeys }, call, { parent }) => tokenKeys.rotate(call, parent, 'root'),
   }),
-  RotateSealKey: row({
+  RotateSealKey: operation({
     permission: 'tokenKeys.rotateSeal',
     target: ofSystem,
-    request: z.object({ requestId: field.requestId }),
-    resource: () => formatTenantName(SYSTEM),
-    handle: async ({ tokenKeys }, call) =>
-      tokenKeyMessage(await tokenKeys.rotate(call, SYSTEM, 'seal')),
+    resource: (_: Repeatable) => formatTenantName(SYSTEM),
+    handle: ({ tokenKeys }, call) => tokenKeys.rotate(call, SYSTEM, 'seal'),
   }),
-  GetTokenKey: row({
+  GetTokenKey: operation({
     permission: 'tokenKeys.get',
     target: ofName,
-    request: z.object({ name: field.tokenKeyName }),
-    resource: ({ name }) => formatTokenKeyName(name, name.tokenKey),
-    handle: async ({ tokenKeys }, call, { name }) =>
-      tokenKeyMessage(await tokenKeys.get(call, name)),
+    resource: ({ name }: Named<TokenKeyName>) => formatTokenKeyName(name, name.tokenKey),
+    handle: ({ tokenKeys }, call, { name }) => tokenKeys.get(call, name),
   }),
-  ListTokenKeys: row({
+  ListTokenKeys: operation({
     permission: 'tokenKeys.list',
     target: ofParent,
-    request: z.object({ parent: field.tenantName }),
-    resource: ({ parent }) => formatTenantName(parent),
-    handle: async ({ tokenKeys }, call, { parent }) => ({
-      tokenKeys: (await tokenKeys.list(call, parent)).map(tokenKeyMessage),
-    }),
+    resource: ({ parent }: In<TenantName>) => formatTenantName(parent),
+    handle: ({ tokenKeys }, call, { parent }) => tokenKeys.list(call, parent),
   }),
-} satisfies RowsOf<HsmServiceHandlers>;
+};

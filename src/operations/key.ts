@@ -1,183 +1,133 @@
 /**
- * KeyService, a row for each method.
+ * Keys and their versions: an operation for each method of KeyService.
  */
-import { z } from 'zod';
 import type { Permission } from '../access/permissions.ts';
-import { destruction, mutation, ofName, ofParent, type RowsOf, row } from '../calls/operation.ts';
-import * as field from '../faces/contract/fields.ts';
-import type { KeyServiceHandlers } from '../faces/contract/generated/keyward/v1/KeyService.ts';
-import { impactMessage, keyMessage, keyVersionMessage } from '../faces/contract/messages.ts';
-import { formatKeyName, formatKeyVersionName, formatTenantName } from '../names.ts';
+import { ofName, ofParent, operation } from '../calls/operation.ts';
+import {
+  formatKeyName,
+  formatKeyVersionName,
+  formatTenantName,
+  type KeyName,
+  type KeyVersionName,
+  type TenantName,
+} from '../names.ts';
+import type { KeySettings } from '../store/keys/keys.ts';
+import type { ListIn, Named, NamedChange, NamedDestruction, Repeatable } from './requests.ts';
+
+/** A key to be made. */
+export interface NewKey extends Omit<KeySettings, 'maintenancePaused'>, Repeatable {
+  readonly parent: TenantName;
+  /** The last part of its name. */
+  readonly keyId: string;
+}
+
+/** What is to be changed of a key. */
+export interface KeyUpdate extends NamedChange<KeyName> {
+  readonly changes: Partial<KeySettings>;
+}
 
 const setKeyState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =>
-  row({
+  operation({
     permission,
     target: ofName,
-    request: z.object({ name: field.keyName, ...mutation }),
-    resource: ({ name }) => formatKeyName(name),
-    handle: async ({ keys }, call, { name, etag }) =>
-      keyMessage(name, await keys.setState(call, name, etag, state)),
+    resource: ({ name }: NamedChange<KeyName>) => formatKeyName(name),
+    handle: ({ keys }, call, { name, etag }) => keys.setState(call, name, etag, state),
   });
 
 const setKeyVersionState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =>
-  row({
+  operation({
     permission,
     target: ofName,
-    request: z.object({ name: field.keyVersionName, ...mutation }),
-    resource: ({ name }) => formatKeyVersionName(name, name.version),
-    handle: async ({ keys }, call, { name, etag }) =>
-      keyVersionMessage(name, await keys.setVersionState(call, name, etag, state)),
+    resource: ({ name }: NamedChange<KeyVersionName>) => formatKeyVersionName(name, name.version),
+    handle: ({ keys }, call, { name, etag }) => keys.setVersionState(call, name, etag, state),
   });
 
 /** What of a key says when it is rotated. */
-const SCHEDULE: readonly string[] = [
-  'rotation_period',
-  'next_rotation_time',
-  'rotation_usage_limit',
-  'maintenance_paused',
+const SCHEDULE: readonly (keyof KeySettings)[] = [
+  'rotationPeriodSeconds',
+  'nextRotationAt',
+  'rotationUsageLimit',
+  'maintenancePaused',
 ];
 
-export const keyService = {
-  CreateKey: row({
+export const keyOperations = {
+  CreateKey: operation({
     permission: 'keys.create',
     target: ({ parent, keyId }) => ({ ...parent, key: keyId }),
-    request: z.object({
-      parent: field.keyParent,
-      keyId: field.newId,
-      description: field.description,
-      labels: field.labels,
-      rotationPeriod: field.duration,
-      nextRotationTime: field.time,
-      rotationUsageLimit: field.limit,
-      requestId: field.requestId,
-    }),
-    resource: ({ parent, keyId }) => formatKeyName({ ...parent, key: keyId }),
-    handle: async ({ keys }, call, { parent, keyId, description, labels, ...schedule }) => {
-      const settings = {
-        description,
-        labels,
-        rotationPeriodSeconds: schedule.rotationPeriod,
-        nextRotationAt: schedule.nextRotationTime,
-        rotationUsageLimit: schedule.rotationUsageLimit,
-        maintenancePaused: false,
-      };
-      return keyMessage(parent, await keys.create(call, { ...parent, key: keyId }, settings));
-    },
+    resource: ({ parent, keyId }: NewKey) => formatKeyName({ ...parent, key: keyId }),
+    handle: ({ keys }, call, { parent, keyId, requestId: _, ...settings }) =>
+      keys.create(call, { ...parent, key: keyId }, { ...settings, maintenancePaused: false }),
   }),
-  GetKey: row({
+  GetKey: operation({
     permission: 'keys.get',
     target: ofName,
-    request: z.object({ name: field.keyName }),
-    resource: ({ name }) => formatKeyName(name),
-    handle: async ({ keys }, _, { name }) => keyMessage(name, await keys.get(name)),
+    resource: ({ name }: Named<KeyName>) => formatKeyName(name),
+    handle: ({ keys }, _, { name }) => keys.get(name),
   }),
-  ListKeys: row({
+  ListKeys: operation({
     permission: 'keys.list',
     target: ofParent,
-    request: z.object({ parent: field.tenantName, ...field.page(['state', 'labels.']) }),
-    resource: ({ parent }) => formatTenantName(parent),
-    handle: async ({ keys }, call, { parent, filter: conditions, ...page }) => {
-      const { items, nextPageToken } = await keys.list(call, parent, { ...page, conditions });
-      return { keys: items.map((key) => keyMessage(parent, key)), nextPageToken };
-    },
+    resource: ({ parent }: ListIn<TenantName>) => formatTenantName(parent),
+    handle: ({ keys }, call, { parent, ...page }) => keys.list(call, parent, page),
   }),
-  ListKeyVersions: row({
+  ListKeyVersions: operation({
     permission: 'keyVersions.list',
     target: ofParent,
-    request: z.object({ parent: field.keyName, ...field.page(['state']) }),
-    resource: ({ parent }) => formatKeyName(parent),
-    handle: async ({ keys }, call, { parent, filter: conditions, ...page }) => {
-      const { items, nextPageToken } = await keys.listVersions(call, parent, {
-        ...page,
-        conditions,
-      });
-      return {
-        keyVersions: items.map(({ version, usage }) => keyVersionMessage(parent, version, usage)),
-        nextPageToken,
-      };
-    },
+    resource: ({ parent }: ListIn<KeyName>) => formatKeyName(parent),
+    handle: ({ keys }, call, { parent, ...page }) => keys.listVersions(call, parent, page),
   }),
-  RotateKey: row({
+  RotateKey: operation({
     permission: 'keys.rotate',
     target: ofName,
-    request: z.object({ name: field.keyName, ...mutation }),
-    resource: ({ name }) => formatKeyName(name),
-    handle: async ({ rotation }, call, { name, etag }) =>
-      keyMessage(name, await rotation.rotate(call, name, etag)),
+    resource: ({ name }: NamedChange<KeyName>) => formatKeyName(name),
+    handle: ({ rotation }, call, { name, etag }) => rotation.rotate(call, name, etag),
   }),
-  UpdateKey: row({
+  UpdateKey: operation({
     permission: 'keys.update',
-    target: ({ key }) => ofName(key),
-    request: z.object({
-      key: field.keyToUpdate,
-      updateMask: field.keyMask,
-      requestId: field.requestId,
-    }),
-    resource: ({ key }) => formatKeyName(key.name),
-    handle: async ({ keys }, call, { key, updateMask }) => {
-      // Whoever may not rotate it can't have it rotated, or not, by the schedule.
-      if (updateMask.some((path) => SCHEDULE.includes(path)))
-        call.rights.require('keys.rotate', ofName(key), formatKeyName(key.name));
-      const settings = {
-        description: { description: key.description },
-        labels: { labels: key.labels },
-        rotation_period: { rotationPeriodSeconds: key.rotationPeriod },
-        next_rotation_time: { nextRotationAt: key.nextRotationTime },
-        rotation_usage_limit: { rotationUsageLimit: key.rotationUsageLimit },
-        maintenance_paused: { maintenancePaused: key.maintenancePaused },
-      };
-      const changes = Object.assign({}, ...updateMask.map((path) => settings[path]));
-      return keyMessage(key.name, await keys.update(call, key.name, key.etag, changes));
+    target: ofName,
+    resource: ({ name }: KeyUpdate) => formatKeyName(name),
+    handle: async ({ keys }, call, { name, etag, changes }) => {
+      // A caller who may not rotate it cannot have it rotated, or not, by the schedule.
+      if (SCHEDULE.some((setting) => setting in changes))
+        call.rights.require('keys.rotate', ofName({ name }), formatKeyName(name));
+      return keys.update(call, name, etag, changes);
     },
   }),
   DisableKey: setKeyState('keys.disable', 'DISABLED'),
   EnableKey: setKeyState('keys.enable', 'ENABLED'),
-  GetKeyVersion: row({
+  GetKeyVersion: operation({
     permission: 'keyVersions.get',
     target: ofName,
-    request: z.object({ name: field.keyVersionName }),
-    resource: ({ name }) => formatKeyVersionName(name, name.version),
-    handle: async ({ keys }, call, { name }) => {
-      const { version, usage } = await keys.getVersion(call, name);
-      return keyVersionMessage(name, version, usage);
-    },
+    resource: ({ name }: Named<KeyVersionName>) => formatKeyVersionName(name, name.version),
+    handle: ({ keys }, call, { name }) => keys.getVersion(call, name),
   }),
   DisableKeyVersion: setKeyVersionState('keyVersions.disable', 'DISABLED'),
   EnableKeyVersion: setKeyVersionState('keyVersions.enable', 'ENABLED'),
-  ScheduleKeyVersionDestruction: row({
+  ScheduleKeyVersionDestruction: operation({
     permission: 'keyVersions.destroy',
     target: ofName,
-    request: z.object({ name: field.keyVersionName, ...destruction }),
-    resource: ({ name }) => formatKeyVersionName(name, name.version),
-    handle: async (keyring, call, { name, ...request }) => {
-      const { version, impact } = await keyring.destruction.scheduleVersion(call, name, request);
-      return { keyVersion: keyVersionMessage(name, version), impact: impactMessage(impact) };
-    },
+    resource: ({ name }: NamedDestruction<KeyVersionName>) =>
+      formatKeyVersionName(name, name.version),
+    handle: ({ destruction }, call, { name, ...request }) =>
+      destruction.scheduleVersion(call, name, request),
   }),
-  RestoreKeyVersion: row({
+  RestoreKeyVersion: operation({
     permission: 'keyVersions.restore',
     target: ofName,
-    request: z.object({ name: field.keyVersionName, ...mutation }),
-    resource: ({ name }) => formatKeyVersionName(name, name.version),
-    handle: async (keyring, call, { name, etag }) =>
-      keyVersionMessage(name, await keyring.destruction.restoreVersion(call, name, etag)),
+    resource: ({ name }: NamedChange<KeyVersionName>) => formatKeyVersionName(name, name.version),
+    handle: ({ destruction }, call, { name, etag }) => destruction.restoreVersion(call, name, etag),
   }),
-  ScheduleKeyDestruction: row({
+  ScheduleKeyDestruction: operation({
     permission: 'keys.destroy',
     target: ofName,
-    request: z.object({ name: field.keyName, ...destruction }),
-    resource: ({ name }) => formatKeyName(name),
-    handle: async (keyring, call, { name, ...request }) => {
-      const { key, impact } = await keyring.destruction.scheduleKey(call, name, request);
-      return { key: keyMessage(name, key), impact: impactMessage(impact) };
-    },
+    resource: ({ name }: NamedDestruction<KeyName>) => formatKeyName(name),
+    handle: ({ destruction }, call, { name, ...request }) =>
+      destruction.scheduleKey(call, name, request),
   }),
-  RestoreKey: row({
+  RestoreKey: operation({
     permission: 'keys.restore',
     target: ofName,
-    request: z.object({ name: field.keyName, ...mutation }),
-    resource: ({ name }) => formatKeyName(name),
-    handle: async (keyring, call, { name, etag }) =>
-      keyMessage(name, await keyring.destruction.restoreKey(call, name, etag)),
+    resource: ({ name }: NamedChange<KeyName>) => formatKeyName(name),
+    handle: ({ destruction }, call, { name, etag }) => destruction.restoreKey(call, name, etag),
   }),
-} satisfies RowsOf<KeyServiceHandlers>;
+};

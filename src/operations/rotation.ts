@@ -1,72 +1,61 @@
 /**
- * RotationService, a row for each method.
+ * Rotations and re-wrap jobs: an operation for each method of RotationService.
  */
-import { z } from 'zod';
-import { ofName, ofParent, ofSystem, type RowsOf, row, streamRow } from '../calls/operation.ts';
-import * as field from '../faces/contract/fields.ts';
-import type { RotationServiceHandlers } from '../faces/contract/generated/keyward/v1/RotationService.ts';
-import { jobMessage, rotationMessage } from '../faces/contract/messages.ts';
-import { formatJobName, formatKeyName, formatScope, formatTenantName } from '../names.ts';
+import { ofName, ofParent, ofSystem, operation, streamOperation } from '../calls/operation.ts';
+import {
+  formatJobName,
+  formatKeyName,
+  formatScope,
+  formatTenantName,
+  type JobName,
+  type KeyName,
+  type Scope,
+  type TenantName,
+} from '../names.ts';
+import type { JobKind } from '../store/lifecycle/rewrap-jobs.ts';
+import type { ListIn, Named, Repeatable } from './requests.ts';
 
-export const rotationService = {
-  ListRotations: row({
+/** A job to be started. */
+export interface NewJob extends Repeatable {
+  readonly scope: Scope;
+  readonly kind: JobKind;
+}
+
+export const rotationOperations = {
+  ListRotations: operation({
     permission: 'rotations.list',
     target: ofParent,
-    request: z.object({ parent: field.keyName, ...field.pageOnly }),
-    resource: ({ parent }) => formatKeyName(parent),
-    handle: async ({ rotation }, call, { parent, ...page }) => {
-      const { items, nextPageToken } = await rotation.list(call, parent, {
-        ...page,
-        conditions: [],
-      });
-      return { rotations: items.map((item) => rotationMessage(parent, item)), nextPageToken };
-    },
+    resource: ({ parent }: ListIn<KeyName>) => formatKeyName(parent),
+    handle: ({ rotation }, call, { parent, ...page }) => rotation.list(call, parent, page),
   }),
-  CreateRewrapJob: row({
+  CreateRewrapJob: operation({
     permission: 'rewrapJobs.create',
     target: ({ scope }) => (scope.tenant === undefined ? ofSystem() : ofName({ name: scope })),
-    request: z.object({ scope: field.scope, kind: field.jobKind, requestId: field.requestId }),
-    resource: ({ scope }) => formatScope(scope),
-    handle: async ({ rewrap }, call, { scope, kind }) => {
-      const { tenant, job } = await rewrap.create(call, scope, kind);
-      return jobMessage(tenant, job);
-    },
+    resource: ({ scope }: NewJob) => formatScope(scope),
+    handle: ({ rewrap }, call, { scope, kind }) => rewrap.create(call, scope, kind),
   }),
-  GetRewrapJob: row({
+  GetRewrapJob: operation({
     permission: 'rewrapJobs.get',
     target: ofName,
-    request: z.object({ name: field.jobName }),
-    resource: ({ name }) => formatJobName(name, name.job),
-    handle: async ({ rewrap }, call, { name }) => {
-      const { job, failures } = await rewrap.get(call, name);
-      return jobMessage(name, job, failures);
-    },
+    resource: ({ name }: Named<JobName>) => formatJobName(name, name.job),
+    handle: ({ rewrap }, call, { name }) => rewrap.get(call, name),
   }),
-  ListRewrapJobs: row({
+  ListRewrapJobs: operation({
     permission: 'rewrapJobs.list',
     target: ofParent,
-    request: z.object({ parent: field.tenantName, ...field.page(['state']) }),
-    resource: ({ parent }) => formatTenantName(parent),
-    handle: async ({ rewrap }, call, { parent, filter: conditions, ...page }) => {
-      const { items, nextPageToken } = await rewrap.list(call, parent, { ...page, conditions });
-      return { rewrapJobs: items.map((job) => jobMessage(parent, job)), nextPageToken };
-    },
+    resource: ({ parent }: ListIn<TenantName>) => formatTenantName(parent),
+    handle: ({ rewrap }, call, { parent, ...page }) => rewrap.list(call, parent, page),
   }),
-  CancelRewrapJob: row({
+  CancelRewrapJob: operation({
     permission: 'rewrapJobs.cancel',
     target: ofName,
-    request: z.object({ name: field.jobName, requestId: field.requestId }),
-    resource: ({ name }) => formatJobName(name, name.job),
-    handle: async ({ rewrap }, call, { name }) => jobMessage(name, await rewrap.cancel(call, name)),
+    resource: ({ name }: Named<JobName> & Repeatable) => formatJobName(name, name.job),
+    handle: ({ rewrap }, call, { name }) => rewrap.cancel(call, name),
   }),
-  WatchRewrapJob: streamRow({
+  WatchRewrapJob: streamOperation({
     permission: 'rewrapJobs.get',
     target: ofName,
-    request: z.object({ name: field.jobName }),
-    resource: ({ name }) => formatJobName(name, name.job),
-    stream: async function* ({ rewrap }, call, { name }) {
-      for await (const { job, failures, rate } of rewrap.watch(call, name))
-        yield jobMessage(name, job, failures, rate);
-    },
+    resource: ({ name }: Named<JobName>) => formatJobName(name, name.job),
+    stream: ({ rewrap }, call, { name }) => rewrap.watch(call, name),
   }),
-} satisfies RowsOf<RotationServiceHandlers>;
+};

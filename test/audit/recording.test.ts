@@ -105,6 +105,42 @@ describe('a call that only uses a key', () => {
   });
 });
 
+describe('a stored data key', () => {
+  const encryptionContext = { database: SECRET };
+  const name = `${KEY}/dataKeys/db`;
+
+  /** The entry of the last call of a method, but for what differs from call to call. */
+  async function lastOf(method: string) {
+    const [entry] = await entriesOf(`DataKeyService/${method}`);
+    const { resource, keyVersion, outcome, context, maskPeriod, time } = entry ?? assert.fail();
+    assert.equal(maskPeriod, time.slice(0, 7));
+    assert.match(String(context?.['database']), /^[0-9a-f]{32}$/);
+    return { resource, keyVersion, outcome };
+  }
+
+  test('is made with an entry that names its context, masked, and the key version', async () => {
+    const request = { parent: KEY, dataKeyId: 'db', encryptionContext, returnPlaintext: true };
+    await keyward.createDataKey(request);
+    assert.deepEqual(await lastOf('CreateDataKey'), {
+      resource: name,
+      keyVersion: `${KEY}/versions/1`,
+      outcome: 'OK',
+    });
+  });
+
+  test('is opened with an entry that names both, too, and without the version if it did not open', async () => {
+    await keyward.getDataKey({ name, encryptionContext });
+    const opened = { resource: name, keyVersion: `${KEY}/versions/1`, outcome: 'OK' };
+    assert.deepEqual(await lastOf('GetDataKey'), opened);
+    const other = { database: 'another' };
+    await reasonOf(keyward.getDataKey({ name, encryptionContext: other }));
+    const [failed] = await entriesOf('DataKeyService/GetDataKey', 2);
+    assert.equal(failed?.outcome, 'DECRYPTION_FAILED');
+    assert.deepEqual(Object.keys(failed?.context ?? {}), ['database']);
+    assert.equal(failed?.keyVersion, undefined);
+  });
+});
+
 test('a call that fails after its decision has an entry with the reason', async () => {
   const reason = await reasonOf(
     keyward.decrypt({ parent: 'tenants/acme', ciphertext: Buffer.from('junk') }),

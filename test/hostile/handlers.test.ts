@@ -18,11 +18,13 @@ import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { Caller } from '../../src/access/identity.ts';
 import { monotonicNow } from '../../src/call.ts';
+import type { AdmittedCall } from '../../src/calls/arrivals.ts';
 import { Budgets } from '../../src/calls/budgets.ts';
-import { ANY_CALLER, type MethodRow, type Services } from '../../src/calls/operation.ts';
-import { DEFAULT_REQUEST_BYTES, type ServedMethod, serveCall } from '../../src/calls/serve-call.ts';
+import { ANY_CALLER, type Operation, type Services } from '../../src/calls/operation.ts';
 import { KeywardError } from '../../src/errors.ts';
-import type { AdmittedCall } from '../../src/faces/grpc/admission.ts';
+import { DEFAULT_REQUEST_BYTES, type ServedMethod } from '../../src/faces/contract/methods.ts';
+import type { UnaryRpc } from '../../src/faces/contract/rpc.ts';
+import { handlerOf } from '../../src/faces/grpc/handlers.ts';
 import { detailsOf, field } from '../faults/http2.ts';
 
 interface Outcome {
@@ -34,11 +36,12 @@ interface Outcome {
   readonly request: Buffer;
 }
 
-type UnaryRow = MethodRow<unknown, object>;
-type Handle = UnaryRow['handle'];
+type AnyOperation = Operation<unknown, object>;
+type Handle = AnyOperation['handle'];
 
 interface Variations {
-  readonly row?: Partial<UnaryRow>;
+  readonly operation?: Partial<AnyOperation>;
+  readonly large?: UnaryRpc<unknown, object, object>['large'];
   readonly encode?: ServedMethod['encode'];
   readonly decode?: ServedMethod['decode'];
   readonly scanner?: ServedMethod['scanner'];
@@ -80,21 +83,26 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
     metadata: new Metadata(),
   });
   const answers: [ServiceError | null, Buffer | null][] = [];
-  const method: ServedMethod<UnaryRow> = {
-    name: 'test.Service/Method',
-    row: {
+  const rpcRow: UnaryRpc<unknown, object, object> = {
+    operation: {
       permission: ANY_CALLER,
       target: () => ({ tenant: '' }),
-      request: z.custom<object>(),
       resource: () => 'thing',
       handle,
-      ...variations.row,
+      ...variations.operation,
     },
+    request: z.custom<object>(),
+    message: (answer) => answer,
+    ...(variations.large && { large: variations.large }),
+  };
+  const method: ServedMethod = {
+    name: 'test.Service/Method',
+    rpc: rpcRow,
     decode: variations.decode ?? ((bytes) => ({ bytes })),
     scanner: variations.scanner,
     encode: variations.encode ?? ((message) => Buffer.from(JSON.stringify(message))),
   };
-  const handler = serveCall(
+  const handler = handlerOf(
     {
       services: (variations.services ?? {}) as Services,
       recording: {
@@ -103,9 +111,9 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
         replica: 'test',
       },
       log: { info: note, warn: note, error: note } as unknown as Logger,
-      admitted: () => (variations.isAdmitted === false ? undefined : admitted),
       stopping: new AbortController().signal,
     },
+    () => (variations.isAdmitted === false ? undefined : admitted),
     method,
   );
   const unary = handler as handleUnaryCall<Buffer, Buffer>;
@@ -190,7 +198,7 @@ describe('a handler', () => {
     const resource = () => {
       throw new Error('no name');
     };
-    const { error } = await serve(async () => ({}), { row: { resource } });
+    const { error } = await serve(async () => ({}), { operation: { resource } });
     assert.equal(reasonOf(error), 'INTERNAL');
   });
 
@@ -300,24 +308,24 @@ describe('a request', () => {
 
   test('larger than its method takes is refused before it is decoded', async () => {
     assert.deepEqual(await decoded({}), ['MESSAGE_TOO_LARGE', 0]);
-    const bounded = { large: { ...large, maxBytes: DEFAULT_REQUEST_BYTES + 1 } };
-    assert.deepEqual(await decoded({ row: bounded, scanner }), ['MESSAGE_TOO_LARGE', 0]);
-    assert.deepEqual(await decoded({ row: { large }, scanner }), [undefined, 1]);
+    const bounded = { ...large, maxBytes: DEFAULT_REQUEST_BYTES + 1 };
+    assert.deepEqual(await decoded({ large: bounded, scanner }), ['MESSAGE_TOO_LARGE', 0]);
+    assert.deepEqual(await decoded({ large, scanner }), [undefined, 1]);
   });
 
   test('that is large is not decoded for a caller without rights, nor where its scan refuses it', async () => {
-    const row = { large, permission: 'data.encrypt' } as const;
+    const operation = { permission: 'data.encrypt' } as const;
     const rightsOf = async () => {
       throw new KeywardError('RESOURCE_NOT_FOUND');
     };
     const services = { access: { rightsOf } as unknown as Services['access'] };
-    assert.deepEqual(await decoded({ row, scanner, services }), ['RESOURCE_NOT_FOUND', 0]);
+    assert.deepEqual(await decoded({ operation, large, scanner, services }), [
+      'RESOURCE_NOT_FOUND',
+      0,
+    ]);
     const addresseeOf = () => {
       throw new KeywardError('MALFORMED_REQUEST');
     };
-    assert.deepEqual(await decoded({ row: { large }, scanner: { addresseeOf } }), [
-      'MALFORMED_REQUEST',
-      0,
-    ]);
+    assert.deepEqual(await decoded({ large, scanner: { addresseeOf } }), ['MALFORMED_REQUEST', 0]);
   });
 });

@@ -7,8 +7,8 @@ import { randomBytes } from 'node:crypto';
 import type { ClientHttp2Session } from 'node:http2';
 import { after, before, describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { DEFAULT_REQUEST_BYTES } from '../../src/calls/serve-call.ts';
-import { METHODS } from '../../src/faces/contract/rpcs.ts';
+import { DEFAULT_REQUEST_BYTES } from '../../src/faces/contract/methods.ts';
+import { RPCS } from '../../src/faces/contract/rpcs.ts';
 import { type Answer, call, field, grpcFrame } from '../faults/http2.ts';
 import { type HostileService, SECRET, startHostile } from './service.ts';
 
@@ -140,7 +140,7 @@ describe('messages', () => {
   });
 
   test('case 40: bytes that are no message are INVALID_ARGUMENT, whatever the method', async () => {
-    const paths = Object.entries(METHODS).flatMap(([service, rows]) =>
+    const paths = Object.entries(RPCS).flatMap(([service, rows]) =>
       Object.keys(rows)
         // Its one field is a flag, which is set by whatever isn't 0: there is no such checkpoint
         // then.

@@ -5,10 +5,10 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { MethodDefinition } from '@grpc/grpc-js';
-import { SHORT_ERROR_BYTES, shortened } from '../../src/calls/batches.ts';
 import { KeywardError, REASONS, type Reason } from '../../src/errors.ts';
+import { SHORT_ERROR_BYTES, shortened } from '../../src/faces/contract/batches.ts';
 import { serialize, serviceDefinition } from '../../src/faces/contract/proto.ts';
-import { toStatus } from '../../src/faces/grpc/status.ts';
+import { toStatus } from '../../src/faces/contract/status.ts';
 import { type Answer, call, detailsOf, grpcFrame } from '../faults/http2.ts';
 import { type HostileService, KEY, PARENT, startHostile } from '../hostile/service.ts';
 import { eventually } from '../kit.ts';

@@ -9,7 +9,7 @@ import fc from 'fast-check';
 import { KeywardError } from '../../src/errors.ts';
 import { requestName, serviceDefinition } from '../../src/faces/contract/proto.ts';
 import { RequestScanner } from '../../src/faces/contract/request-scan.ts';
-import { METHODS } from '../../src/faces/contract/rpcs.ts';
+import { RPCS } from '../../src/faces/contract/rpcs.ts';
 import { field } from '../faults/http2.ts';
 
 interface Batch {
@@ -24,8 +24,8 @@ const LIMIT = 4_194_304;
  * Every method that takes large requests, with its contexts' numbers and the limits of what has any
  * number of fields.
  */
-const BATCHES = Object.entries(METHODS[SERVICE] ?? {})
-  .filter(([, row]) => row.large !== undefined)
+const BATCHES = Object.entries(RPCS[SERVICE] ?? {})
+  .filter(([, rpc]) => rpc.large !== undefined)
   .map(([name]) => {
     const method = serviceDefinition(SERVICE)[name] as MethodDefinition<object, object>;
     return {

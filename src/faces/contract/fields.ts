@@ -26,7 +26,7 @@ import {
   parseTokenKeyName,
   SYSTEM_TENANT,
 } from '../../names.ts';
-import { crc32c } from '../../operations/crc32c.ts';
+import type { Condition } from '../../store/core/conditions.ts';
 import { parseFilter } from './filter.ts';
 
 const DEFAULT_PAGE_SIZE = 100;
@@ -242,14 +242,6 @@ export const randomLength = z
 /** The message of a field of bytes and the checksum that may come with it. */
 export const checksum = z.number().optional();
 
-/** Throws CHECKSUM_MISMATCH unless the checksum, where there is one, is that of the bytes. */
-export function verifyChecksum(field: string, content: Buffer, expected: number | undefined): void {
-  if (expected === undefined || expected === crc32c(content)) return;
-  throw new KeywardError('CHECKSUM_MISMATCH', {
-    fields: [{ field, description: 'does not match the bytes that arrived' }],
-  });
-}
-
 export const dataKeyLength = z
   .number()
   .transform((length) => (length === 0 ? DEFAULT_DATA_KEY_LENGTH : length))
@@ -281,6 +273,27 @@ export const page = (filterFields: readonly string[]) => ({
   ...pageOnly,
   filter: filter(filterFields),
 });
+
+/** What every request that changes something also has. */
+export const change = { etag, requestId };
+/** What every request that schedules a destruction also has. */
+export const destruction = {
+  ...change,
+  windowDays: destructionWindow,
+  validateOnly: z.boolean(),
+};
+
+/** Names what a filter came to. */
+export const filtered = <R extends { readonly filter: readonly Condition[] }>({
+  filter: conditions,
+  ...rest
+}: R) => ({ ...rest, conditions });
+
+/** Names what an encryption context is to an operation. */
+export const withContext = <R extends { readonly encryptionContext: EncryptionContext }>({
+  encryptionContext: context,
+  ...rest
+}: R) => ({ ...rest, context });
 
 /** 0 or more of something. */
 export const count = z

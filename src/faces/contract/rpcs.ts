@@ -1,26 +1,21 @@
 /**
- * Every RPC, as one row: what its request must be, which permission on what its caller needs, what
- * it does.
+ * Every RPC of keyward.v1, by its service: an operation, and its messages.
  *
- * A method of the contract without a row, or a row without a permission, is a type error. What is
- * the same for all (identity, authorization, deadline, logging, errors) is in `serve-call.ts`, so
- * that none can forget it. The rows themselves are in `methods/`, a file for each service; they
- * know messages and the keyring, no transport.
+ * What an operation needs and does is in `operations/`; what is the same for all of them
+ * (authorization, deadline, record, log) in `calls/serve-call.ts`, so that none can forget it.
  */
-import type { MethodRow, StreamRow } from '../../calls/operation.ts';
-import { accessService } from '../../operations/access.ts';
-import { adminService } from '../../operations/admin.ts';
-import { auditService } from '../../operations/audit.ts';
-import { dataKeyService } from '../../operations/data-key.ts';
-import { encryptionService } from '../../operations/encryption.ts';
-import { hsmService } from '../../operations/hsm.ts';
-import { keyService } from '../../operations/key.ts';
-import { rotationService } from '../../operations/rotation.ts';
+import type { Rpc } from './rpc.ts';
+import { accessService } from './rpcs/access.ts';
+import { adminService } from './rpcs/admin.ts';
+import { auditService } from './rpcs/audit.ts';
+import { dataKeyService } from './rpcs/data-key.ts';
+import { encryptionService } from './rpcs/encryption.ts';
+import { hsmService } from './rpcs/hsm.ts';
+import { keyService } from './rpcs/key.ts';
+import { rotationService } from './rpcs/rotation.ts';
 
-/** All methods, by service. */
-export const METHODS: Readonly<
-  Record<string, Readonly<Record<string, MethodRow<unknown, object> | StreamRow<unknown, object>>>>
-> = {
+/** All RPCs, by service. */
+export const RPCS: Readonly<Record<string, Readonly<Record<string, Rpc>>>> = {
   'keyward.v1.AccessService': accessService,
   'keyward.v1.AdminService': adminService,
   'keyward.v1.HsmService': hsmService,

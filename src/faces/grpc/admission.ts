@@ -18,9 +18,10 @@ import { constants, type IncomingHttpHeaders, type ServerHttp2Stream } from 'nod
 import type { Metadata } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import type { Caller, Identity } from '../../access/identity.ts';
+import type { AdmittedCall, RefusedCall } from '../../calls/arrivals.ts';
 import { type BudgetLimits, Budgets } from '../../calls/budgets.ts';
 import type { Shares } from '../../calls/shares.ts';
-import { KeywardError } from '../../errors.ts';
+import { KeywardError, toKeywardError } from '../../errors.ts';
 import { CallStream } from './call-stream.ts';
 import type { Connection, Connections } from './connections.ts';
 import {
@@ -31,7 +32,6 @@ import {
   refusalOf,
   timeoutMs,
 } from './request-headers.ts';
-import { toKeywardError } from './status.ts';
 
 /** What callers may ask of the server at once. */
 export interface AdmissionLimits extends BudgetLimits, HeaderLimits {
@@ -41,41 +41,6 @@ export interface AdmissionLimits extends BudgetLimits, HeaderLimits {
    * The deadline of a call that brings none, and the longest that any may bring, in milliseconds.
    */
   readonly deadlineMs: number;
-}
-
-/** A call that was let in. */
-export interface AdmittedCall {
-  /** UUID of the call. */
-  readonly id: string;
-  readonly caller: Caller;
-  /** Who makes it, asked again: as it is now. Throws, or rejects with, a KeywardError. */
-  identify(): Caller | Promise<Caller>;
-  /** SHA-256 of the connection's client certificate, base64url, if it has one. */
-  readonly certificate: string | undefined;
-  /** The IP address that it came from. */
-  readonly address: string | undefined;
-  /** When its headers came, and when it must be over: in `monotonicNow`'s milliseconds. */
-  readonly startedAt: number;
-  readonly deadline: number;
-  /**
-   * Returns what `decode` does with a message of so many bytes, in the caller's share of the time
-   * for it. Throws SERVER_BUSY when that is used up.
-   */
-  decode<T>(length: number, decode: () => T): T;
-  /**
-   * Says that work has begun that may outlive the stream; the returned function, called once, that
-   * it is over.
-   */
-  hold(): () => void;
-}
-
-/** A call that was not let in because of who makes it, or because nobody knows. */
-export interface RefusedCall
-  extends Pick<AdmittedCall, 'id' | 'certificate' | 'address' | 'startedAt'> {
-  /** As far as it is known. */
-  readonly callerName: string | undefined;
-  /** As in a path, without the slash before it; `unknown` where it is no name. */
-  readonly method: string;
 }
 
 export interface AdmissionParts {

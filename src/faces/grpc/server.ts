@@ -7,24 +7,19 @@
  * Knows no method and no key.
  */
 import type { Http2SecureServer } from 'node:http2';
-import {
-  type Metadata,
-  type MethodDefinition,
-  Server,
-  type ServiceDefinition,
-} from '@grpc/grpc-js';
+import { type MethodDefinition, Server, type ServiceDefinition } from '@grpc/grpc-js';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Logger } from 'pino';
 import type { Identity } from '../../access/identity.ts';
 import { type Recording, recordRefusal } from '../../calls/audit.ts';
 import type { Services } from '../../calls/operation.ts';
-import { serveCall } from '../../calls/serve-call.ts';
-import { requestName, serviceDefinition } from '../contract/proto.ts';
-import { RequestScanner } from '../contract/request-scan.ts';
-import { METHODS } from '../contract/rpcs.ts';
+import { methodsOf } from '../contract/methods.ts';
+import { serviceDefinition } from '../contract/proto.ts';
+import { RPCS } from '../contract/rpcs.ts';
 import { Admission, type AdmissionLimits, type Dispatch } from './admission.ts';
 import { type ConnectionLimits, Connections } from './connections.ts';
 import { MutualTlsCredentials, type ProtocolLimits, type TlsFiles } from './credentials.ts';
+import { type AdmittedOf, handlerOf } from './handlers.ts';
 import { addReflection } from './reflection.ts';
 
 /** Every limit of the transport. */
@@ -86,7 +81,7 @@ export class GrpcServer {
       // Counts of every call and connection, for a service that isn't served.
       'grpc.enable_channelz': 0,
     });
-    for (const service of Object.keys(METHODS)) this.#addService(service);
+    for (const service of Object.keys(RPCS)) this.#addService(service);
     this.#addHealth();
     if (options.reflection) addReflection(this.#server);
     this.#setHealth('NOT_SERVING');
@@ -154,22 +149,12 @@ export class GrpcServer {
    */
   #addService(service: string): void {
     const { services, recording, log } = this.#options;
+    const serving = { services, recording, log, stopping: this.#stopping.signal };
+    const admittedOf: AdmittedOf = (rpc) => this.#admission.take(rpc.metadata);
+    const handlers = Object.entries(methodsOf(service)).map(
+      ([name, method]) => [name, handlerOf(serving, admittedOf, method)] as const,
+    );
     const definition = serviceDefinition(service);
-    const serving = {
-      services,
-      recording,
-      log,
-      stopping: this.#stopping.signal,
-      admitted: (rpc: { metadata: Metadata }) => this.#admission.take(rpc.metadata),
-    };
-    const handlers = Object.entries(METHODS[service] ?? {}).map(([name, row]) => {
-      const { requestDeserialize: decode, responseSerialize: encode } = methodOf(definition, name);
-      const scanner = row.large && new RequestScanner(requestName(service, name), 'parent');
-      return [
-        name,
-        serveCall(serving, { name: `${service}/${name}`, row, decode, scanner, encode }),
-      ] as const;
-    });
     this.#server.addService(withMethods(definition, inBytes), Object.fromEntries(handlers));
   }
 
@@ -178,7 +163,7 @@ export class GrpcServer {
    * one.
    */
   #addHealth(): void {
-    const known = new Set(['', ...Object.keys(METHODS)]);
+    const known = new Set(['', ...Object.keys(RPCS)]);
     const bounded: MethodChange = (method) => ({
       ...method,
       requestDeserialize: (bytes) => {
@@ -212,16 +197,16 @@ export class GrpcServer {
   }
 
   #setHealth(status: 'SERVING' | 'NOT_SERVING'): void {
-    for (const service of ['', ...Object.keys(METHODS)]) this.#health.setStatus(service, status);
+    for (const service of ['', ...Object.keys(RPCS)]) this.#health.setStatus(service, status);
   }
 }
 
 /** The paths of the methods that answer for as long as their callers listen. */
 function streamPaths(): ReadonlySet<string> {
   return new Set(
-    Object.entries(METHODS).flatMap(([service, rows]) =>
-      Object.entries(rows).flatMap(([name, row]) =>
-        'stream' in row ? [`/${service}/${name}`] : [],
+    Object.entries(RPCS).flatMap(([service, rpcs]) =>
+      Object.entries(rpcs).flatMap(([name, { operation }]) =>
+        'stream' in operation ? [`/${service}/${name}`] : [],
       ),
     ),
   );
@@ -235,12 +220,6 @@ const inBytes: MethodChange = (method) => ({
   requestDeserialize: (bytes) => bytes,
   responseSerialize: (bytes) => bytes as Buffer,
 });
-
-function methodOf(definition: ServiceDefinition, name: string): Method {
-  const method = definition[name];
-  if (method === undefined) throw new Error(`proto/ has no method ${name}`);
-  return method as Method;
-}
 
 function withMethods(definition: ServiceDefinition, change: MethodChange): ServiceDefinition {
   return Object.fromEntries(

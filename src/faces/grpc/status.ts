@@ -1,24 +1,17 @@
 /**
- * Errors on the wire: every failure as a gRPC status with google.rpc.Status in its trailers.
+ * Errors on gRPC's wire: every failure as a gRPC status with google.rpc.Status in its trailers.
  *
- * ErrorInfo always (reason, domain `keyward`, metadata), BadRequest where fields are to blame,
- * RetryInfo where a retry helps, RequestInfo with the call's id. Whatever isn't a KeywardError is
- * INTERNAL and says nothing but that id; what grpc-js answers by itself has a reason of ours.
+ * What grpc-js answers by itself has a reason of ours.
  */
 import type { OutgoingHttpHeaders } from 'node:http2';
 import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { KeywardError, REASONS, type Reason } from '../../errors.ts';
+import { KeywardError, type Reason } from '../../errors.ts';
 import { serialize } from '../contract/proto.ts';
+import { toStatus } from '../contract/status.ts';
 
-const DOMAIN = 'keyward';
 const DETAILS_TRAILER = 'grpc-status-details-bin';
 /** The header of every answer that names its call, as logs and errors do. */
 export const REQUEST_ID_HEADER = 'keyward-request-id';
-
-/** Whatever was thrown, as a KeywardError. */
-export function toKeywardError(error: unknown): KeywardError {
-  return error instanceof KeywardError ? error : new KeywardError('INTERNAL', { cause: error });
-}
 
 /** The error as grpc-js sends it. */
 export function toServiceError(error: KeywardError, requestId: string): ServiceError {
@@ -90,45 +83,4 @@ function bareReason(code: number, text: string): Reason | undefined {
     default:
       return undefined;
   }
-}
-
-/** google.rpc.Status. */
-export interface Status {
-  readonly code: status;
-  readonly message: string;
-  readonly details: AnyMessage[];
-}
-
-/** google.protobuf.Any: protobufjs brings its own, whose fields keep their case. */
-interface AnyMessage {
-  readonly type_url: string;
-  readonly value: Buffer;
-}
-
-/** The error as google.rpc.Status: for a call's trailer, and for an item of a batch. */
-export function toStatus(error: KeywardError, requestId: string): Status {
-  const code = status[REASONS[error.reason].status];
-  // A lone surrogate can't be sent.
-  const message = error.message.toWellFormed();
-  const details = [
-    any('ErrorInfo', { reason: error.reason, domain: DOMAIN, metadata: error.metadata }),
-  ];
-  if (error.fields.length > 0) details.push(any('BadRequest', { fieldViolations: error.fields }));
-  const { retryAfterMs } = error;
-  if (retryAfterMs !== undefined) {
-    const retryDelay = {
-      seconds: Math.floor(retryAfterMs / 1000),
-      nanos: (retryAfterMs % 1000) * 1e6,
-    };
-    details.push(any('RetryInfo', { retryDelay }));
-  }
-  details.push(any('RequestInfo', { requestId }));
-  return { code, message, details };
-}
-
-function any(type: string, message: object): AnyMessage {
-  return {
-    type_url: `type.googleapis.com/google.rpc.${type}`,
-    value: serialize(`google.rpc.${type}`, message),
-  };
 }

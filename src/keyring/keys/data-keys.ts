@@ -26,7 +26,7 @@ import { contextDigest, type EncryptionContext } from './encryption-context.ts';
 import type { KeyCache } from './key-cache.ts';
 import { findReplayed, identify, type KeyIdentity } from './mutations.ts';
 import { findPrimary, type QuotaLimits, requireTenantEnabled, requireUsable } from './usable.ts';
-import type { UsageRecorder } from './usage.ts';
+import { noteKeyVersion, type UsageRecorder } from './usage.ts';
 
 /** How often a data key is issued anew because its key was rotated meanwhile. */
 const TRIES = 5;
@@ -149,6 +149,8 @@ export class DataKeys {
       },
       call.deadline,
     );
+    // Before the entry is written, which is with the row.
+    noteKeyVersion(call, name, primary);
     let given = false;
     try {
       const record = await store.mutate(
@@ -169,7 +171,7 @@ export class DataKeys {
       // The request id had its effect between our looking and now.
       if (record.dataKeyId !== dataKeyId)
         return await this.#openAgain(call, { context, length, reveal, ...request }, record);
-      usage.encrypted(primary);
+      usage.encrypted(call, name, primary);
       given = true;
       return { record, plaintext: issued.plaintext };
     } finally {
@@ -223,7 +225,7 @@ export class DataKeys {
       },
       call.deadline,
     );
-    usage.decrypted(version);
+    usage.decrypted(call, name, version);
     return plaintext;
   }
 }

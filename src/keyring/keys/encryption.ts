@@ -6,7 +6,7 @@
  * fails in one way whatever the cause; each use is counted once it has succeeded. Requests arrive
  * validated. Knows no gRPC, no SQL, no PKCS#11, and holds no key material.
  */
-import type { Call } from '../../call.ts';
+import { addDetail, type Call } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import { NO_SUBJECT, PURPOSE, parseHeader } from '../../hsm/ciphertext.ts';
 import type { Agents } from '../../hsm/token-router.ts';
@@ -82,7 +82,7 @@ export class Encryption {
       },
       call.deadline,
     );
-    this.#usage.encrypted(primary);
+    this.#usage.encrypted(call, request.name, primary);
     return { ciphertext, version: primary.record.version };
   }
 
@@ -102,7 +102,7 @@ export class Encryption {
       },
       call.deadline,
     );
-    this.#usage.decrypted(loaded);
+    this.#usage.decrypted(call, key, loaded);
     return { plaintext, key, version: loaded.record.version };
   }
 
@@ -129,7 +129,7 @@ export class Encryption {
       },
       call.deadline,
     );
-    this.#usage.encrypted(primary);
+    this.#usage.encrypted(call, request.name, primary);
     return { ...issued, version: primary.record.version };
   }
 
@@ -160,8 +160,9 @@ export class Encryption {
       },
       call.deadline,
     );
-    this.#usage.decrypted(source.loaded);
-    this.#usage.encrypted(primary);
+    this.#usage.decrypted(call, source.key, source.loaded);
+    noteSource(call);
+    this.#usage.encrypted(call, request.name, primary);
     return {
       ciphertext,
       version: primary.record.version,
@@ -194,4 +195,9 @@ export class Encryption {
     requireTenantEnabled(tenant);
     return { key: name, loaded: requireUsable(key, loaded) };
   }
+}
+
+/** Notes that the version that was used last is the one from which a ciphertext was brought. */
+function noteSource({ audit }: Pick<Call, 'audit'>): void {
+  if (audit?.keyVersion !== undefined) addDetail(audit, { sourceKeyVersion: audit.keyVersion });
 }

@@ -9,7 +9,8 @@
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import { monotonicNow } from '../../call.ts';
+import { type Call, monotonicNow } from '../../call.ts';
+import { formatKeyVersionName, type KeyName } from '../../names.ts';
 import { addReport, removeReplica, type VersionUse } from '../../store/keys/usage.ts';
 import type { Store } from '../../store/store.ts';
 import type { LoadedVersion } from './key-cache.ts';
@@ -31,6 +32,15 @@ interface Pending {
   readonly counts: ReadonlyMap<LoadedVersion, Count>;
 }
 
+/** Notes for a call's audit entry which version of a key was used. */
+export function noteKeyVersion(
+  { audit }: Pick<Call, 'audit'>,
+  name: KeyName,
+  { record }: Pick<LoadedVersion, 'record'>,
+): void {
+  if (audit !== undefined) audit.keyVersion = formatKeyVersionName(name, record.version);
+}
+
 /** See this file's first paragraph. */
 export class UsageRecorder {
   readonly #store: Store;
@@ -45,13 +55,17 @@ export class UsageRecorder {
     this.#store = store;
   }
 
-  encrypted(version: LoadedVersion): void {
+  /** Counts an encryption under a key's version, and notes that version for the call's entry. */
+  encrypted(call: Pick<Call, 'audit'>, name: KeyName, version: LoadedVersion): void {
+    noteKeyVersion(call, name, version);
     const count = this.#countOf(version);
     count.encrypted += 1;
     count.lastEncrypt = performance.now();
   }
 
-  decrypted(version: LoadedVersion): void {
+  /** Counts a decryption under a key's version, and notes that version for the call's entry. */
+  decrypted(call: Pick<Call, 'audit'>, name: KeyName, version: LoadedVersion): void {
+    noteKeyVersion(call, name, version);
     const count = this.#countOf(version);
     count.decrypted += 1;
     count.lastDecrypt = performance.now();

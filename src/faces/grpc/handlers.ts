@@ -1,0 +1,81 @@
+/**
+ * Methods as grpc-js's handlers: every call goes to the wrapper round all of them, and its answer
+ * to grpc-js.
+ *
+ * Invariant: no handler throws and no promise of one rejects, since grpc-js lets a rejecting handler
+ * take the process down, and answers UNKNOWN for a throwing one. Knows no method.
+ */
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import type {
+  Metadata,
+  ServerUnaryCall,
+  ServerWritableStream,
+  sendUnaryData,
+  UntypedHandleCall,
+} from '@grpc/grpc-js';
+import type { AdmittedCall } from '../../calls/arrivals.ts';
+import { type Exchange, type Serving, serveCall } from '../../calls/serve-call.ts';
+import { KeywardError } from '../../errors.ts';
+import { messageExchange, type ServedMethod } from '../contract/methods.ts';
+import { toServiceError } from './status.ts';
+
+type UnaryCall = ServerUnaryCall<Buffer, Buffer>;
+type StreamCall = ServerWritableStream<Buffer, Buffer>;
+
+/** How a call is answered. */
+type Answering = Pick<Exchange<unknown, unknown>, 'send'> & {
+  /** Says the last word; `id` is the call's. */
+  finish(error: KeywardError | undefined, answer: Buffer | null, id: string): void;
+};
+
+/** Returns the call as it was let in; undefined for one that was not. */
+export type AdmittedOf = (rpc: { readonly metadata: Metadata }) => AdmittedCall | undefined;
+
+/** Returns the grpc-js handler of a method. */
+export function handlerOf(
+  serving: Serving,
+  admittedOf: AdmittedOf,
+  method: ServedMethod,
+): UntypedHandleCall {
+  const serve = (rpc: UnaryCall | StreamCall, { send, finish }: Answering) => {
+    const admitted = admittedOf(rpc);
+    if (admitted === undefined) {
+      serving.log.error({ method: method.name }, 'a call that was not let in');
+      finish(new KeywardError('INTERNAL'), null, randomUUID());
+      return;
+    }
+    serveCall(serving, {
+      ...messageExchange(method, admitted, rpc.request),
+      send,
+      finish: (error, answer) => {
+        if (!rpc.cancelled) finish(error, answer, admitted.id);
+      },
+      onCancelled: (listener) => rpc.once('cancelled', listener),
+    });
+  };
+  if ('stream' in method.rpc.operation)
+    return (rpc: StreamCall) => serve(rpc, answeringByStream(rpc));
+  return (rpc: UnaryCall, callback: sendUnaryData<Buffer>) => serve(rpc, answeringBy(callback));
+}
+
+function answeringBy(callback: sendUnaryData<Buffer>): Answering {
+  return {
+    send: () => undefined,
+    finish: (error, answer, id) => callback(error ? toServiceError(error, id) : null, answer),
+  };
+}
+
+function answeringByStream(rpc: StreamCall): Answering {
+  return {
+    // A reader that is slower than what there is to say is waited for, unless it goes away.
+    send: (answer) =>
+      rpc.write(answer)
+        ? undefined
+        : Promise.race([once(rpc, 'drain'), once(rpc, 'cancelled')]).then(() => {}),
+    finish: (error, _, id) => {
+      if (error) rpc.emit('error', toServiceError(error, id));
+      else rpc.end();
+    },
+  };
+}
