@@ -1,9 +1,9 @@
 /**
  * The server's settings: environment variables in, one typed and frozen object out.
  *
- * {@link SETTINGS} is the only list of them; the README's table is checked against it. Every
- * mistake is reported at once, with its variable's name, before anything is opened. Key and PIN
- * files that others may read are refused.
+ * {@link SETTINGS} is the only list of them; docs/settings.md is written from it, by its groups.
+ * Every mistake is reported at once, with its variable's name, before anything is opened. Key and
+ * PIN files that others may read are refused.
  */
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { validate as isCronExpression } from 'node-cron';
@@ -41,7 +41,7 @@ const integer = (minimum: number, maximum: number, fallback: number) =>
 const file = z
   .string()
   .min(1, 'must name a file')
-  .refine((path) => isReadable(path), 'names a file that can not be read');
+  .refine((path) => isReadable(path), 'names a file that cannot be read');
 const secretFile = file.refine(
   (path) => isPrivate(path),
   'names a file that group or others may read; chmod 600 it',
@@ -77,39 +77,102 @@ const quota = (fallback: number, description: string) =>
     String(fallback),
   );
 
-/** Every setting of the server. */
-export const SETTINGS = {
+/** Settings under the heading that docs/settings.md has for them. */
+function grouped<Rows extends Readonly<Record<string, Setting<unknown>>>>(
+  group: string,
+  rows: Rows,
+): { readonly [Name in keyof Rows]: Rows[Name] & { readonly group: string } } {
+  const entries = Object.entries(rows).map(([name, row]) => [name, { ...row, group }]);
+  return Object.fromEntries(entries);
+}
+
+const OPERATION = grouped('Operation', {
   KEYWARD_MODE: setting(
     z
       .enum(['production', 'development'], 'must be production or development')
       .default('production'),
-    'as `token init` recorded it in the database. `development` turns reflection on, takes rotation periods from 10 seconds on and tokens that are marked as for development; nothing else differs',
+    'the mode that `token init` recorded in the database. `development` turns reflection on, ' +
+      'accepts rotation periods from 10 seconds and tokens marked as for development, and ' +
+      'changes nothing else',
     '`production`',
   ),
+  KEYWARD_HEALTH_LISTEN: setting(
+    listen.optional(),
+    'address and port for health alone, in plaintext: for probes without a certificate, and ' +
+      '`keyward-server health`',
+    'none',
+  ),
+  KEYWARD_DRAIN_MS: setting(
+    integer(0, 600_000, 10_000),
+    'how long calls under way may take to end after SIGTERM or a failure that ends the process',
+    '10000',
+  ),
+  KEYWARD_REFLECTION: setting(
+    flag.optional(),
+    'gRPC reflection',
+    '`true` in development, else `false`',
+  ),
+  KEYWARD_LOG_LEVEL: setting(
+    z
+      .enum(['debug', 'info', 'warn', 'error'], 'must be debug, info, warn or error')
+      .default('info'),
+    'the lowest level that is logged',
+    '`info`',
+  ),
+});
+
+const NETWORK = grouped('Network and TLS', {
   KEYWARD_LISTEN: setting(
     listen.default('127.0.0.1:7443'),
     'address and port to serve gRPC on',
     '`127.0.0.1:7443`',
   ),
-  KEYWARD_HEALTH_LISTEN: setting(
-    listen.optional(),
-    'address and port for health alone, in plaintext: for probes without a certificate, and `keyward-server health`',
-    'none',
-  ),
   KEYWARD_TLS_CERT_FILE: setting(file, 'PEM: the server’s certificate and its chain'),
   KEYWARD_TLS_KEY_FILE: setting(
     secretFile,
-    'PEM: the certificate’s private key; nobody else may read it',
+    'PEM: the certificate’s private key, readable by the service’s account only',
   ),
   KEYWARD_TLS_CLIENT_CA_FILE: setting(file, 'PEM: the CAs whose client certificates are accepted'),
+  KEYWARD_HANDSHAKE_MS: setting(
+    integer(100, 120_000, 5_000),
+    'how long a TLS handshake may take from the connection’s first moment, and how long again ' +
+      'the peer may take to speak HTTP/2',
+    '5000',
+  ),
+  KEYWARD_KEEPALIVE_MS: setting(
+    integer(1_000, 86_400_000, 10_000),
+    'after this long without a byte from a client the server sends a PING; after as long again ' +
+      'without an answer it closes the connection',
+    '10000',
+  ),
+  KEYWARD_IDLE_MS: setting(
+    integer(100, 86_400_000, 600_000),
+    'a connection without a call for this long is closed',
+    '600000',
+  ),
+  KEYWARD_CONNECTION_AGE_MS: setting(
+    integer(1_000, 604_800_000, 3_600_000),
+    'a connection of this age, a tenth more or less, is closed in order; clients reconnect',
+    '3600000',
+  ),
+});
+
+const CALLERS = grouped('Callers', {
   KEYWARD_CERTIFICATE_PRINCIPAL: setting(
     z.enum(PRINCIPALS, `must be one of ${PRINCIPALS.join(', ')}`).default('spiffe-then-subject'),
-    'what a client certificate is known by: `spiffe`, `subject` or `dns` alone, or `spiffe-then-subject`',
+    'the name that a client certificate gives its caller: `spiffe`, `subject` or `dns` alone, or ' +
+      '`spiffe-then-subject`',
     '`spiffe-then-subject`',
   ),
   KEYWARD_CERTIFICATE_DENY_FILE: setting(
     file.optional(),
-    'client certificates that are refused though they verify ([docs/access.md](docs/access.md))',
+    'client certificates that are refused although they verify (docs/access.md)',
+    'none',
+  ),
+  KEYWARD_ISSUERS_FILE: setting(
+    file.optional(),
+    'JSON: the issuers whose tokens are accepted (docs/access.md); with it, callers may connect ' +
+      'without a certificate',
     'none',
   ),
   KEYWARD_FIRST_ADMINISTRATOR: setting(
@@ -118,18 +181,23 @@ export const SETTINGS = {
       .max(MAX_NAME_BYTES)
       .refine((name) => name.trim() === name, 'must be a caller’s name')
       .optional(),
-    'a caller’s name: may create role bindings without having one, and nothing else; reported at every start',
-    'nobody',
+    'the name of a caller who may create role bindings without having one, and nothing else; ' +
+      'reported at every start',
+    'none',
   ),
-  KEYWARD_ISSUERS_FILE: setting(
-    file.optional(),
-    'JSON: whose tokens are accepted ([docs/access.md](docs/access.md)); with it, callers may come without a certificate',
-    'none: no tokens',
+  KEYWARD_POLICY_CACHE: setting(
+    integer(2, 1_000_000, 10_000),
+    'tenants whose role bindings each server keeps in memory',
+    '10000',
   ),
+});
+
+const DATABASE = grouped('Database', {
   DATABASE_URL: {
     ...setting(
       databaseUrl,
-      'PostgreSQL 15 or later, as the role `keyward_service`; or `DATABASE_URL_FILE`, a file with it',
+      'PostgreSQL 15 or later, as the role `keyward_service`; or `DATABASE_URL_FILE`, a file ' +
+        'that holds it',
     ),
     orFile: true,
   },
@@ -139,6 +207,14 @@ export const SETTINGS = {
     'the system’s CAs',
   ),
   KEYWARD_DATABASE_POOL: setting(integer(1, 1000, 10), 'connections that calls share', '10'),
+  KEYWARD_KEY_CACHE: setting(
+    integer(1, 1_000_000, 10_000),
+    'keys whose rows each server keeps in memory',
+    '10000',
+  ),
+});
+
+const HSM = grouped('HSM', {
   KEYWARD_HSM_MODULE: setting(file, 'the PKCS#11 module’s library'),
   KEYWARD_HSM_MODULE_PARAMETERS: setting(
     z.string().optional(),
@@ -177,17 +253,20 @@ export const SETTINGS = {
   ),
   KEYWARD_HSM_ENVIRONMENT: setting(
     names,
-    'variables handed on to the agents, by name, with commas',
+    'names of the variables that are handed on to the agents, separated by commas',
     'none',
   ),
   KEYWARD_HSM_WAIVERS: setting(
     names,
-    'attributes that this token can not enforce and you accept to go without, with commas',
+    'attributes that this token cannot enforce and you accept to do without, separated by commas',
     'none',
   ),
+});
+
+const NEXT_HSM = grouped('The next HSM token', {
   KEYWARD_NEXT_HSM_MODULE: setting(
     file.optional(),
-    'while key versions move to another token (docs/migration.md): that token’s PKCS#11 module',
+    'the PKCS#11 module of the token that key versions move to (docs/migration.md)',
     'none',
   ),
   KEYWARD_NEXT_HSM_MODULE_PARAMETERS: setting(
@@ -203,19 +282,12 @@ export const SETTINGS = {
   KEYWARD_NEXT_HSM_PIN_FILE: setting(secretFile.optional(), 'file with its user PIN', 'none'),
   KEYWARD_NEXT_HSM_WAIVERS: setting(
     names,
-    'attributes that it can not enforce and you accept to go without, with commas',
+    'attributes that it cannot enforce and you accept to do without, separated by commas',
     'none',
   ),
-  KEYWARD_KEY_CACHE: setting(
-    integer(1, 1_000_000, 10_000),
-    'keys whose rows each server keeps in memory',
-    '10000',
-  ),
-  KEYWARD_POLICY_CACHE: setting(
-    integer(2, 1_000_000, 10_000),
-    'tenants whose role bindings each server keeps in memory',
-    '10000',
-  ),
+});
+
+const LIMITS = grouped('Limits', {
   KEYWARD_DEADLINE_MS: setting(
     integer(100, 600_000, 10_000),
     'the longest that a call may take, also when it brings a later deadline or none',
@@ -223,12 +295,15 @@ export const SETTINGS = {
   ),
   KEYWARD_MAX_CALLS: setting(
     integer(1, 100_000, 2_048),
-    'calls that use keys under way at once, of which one caller gets no more than it leaves to others; more are refused as SERVER_BUSY. Health, audit and administration have an eighth as many besides',
+    'calls that use keys under way at once, of which one caller gets no more than it leaves to ' +
+      'others; more are refused as SERVER_BUSY. Health, audit and administration have an eighth ' +
+      'as many in addition',
     '2048',
   ),
   KEYWARD_MAX_REQUEST_BYTES: setting(
     integer(1_048_576, 1_073_741_824, 67_108_864),
-    'bytes of requests under way at once, whole or not, of which one caller gets no more than it leaves to others; more are refused as SERVER_BUSY',
+    'bytes of requests under way at once, complete or not, of which one caller gets no more than ' +
+      'it leaves to others; more are refused as SERVER_BUSY',
     '67108864',
   ),
   KEYWARD_MAX_MESSAGE_BYTES: setting(
@@ -242,6 +317,12 @@ export const SETTINGS = {
     '16384',
   ),
   KEYWARD_MAX_HEADERS: setting(integer(16, 1_000, 64), 'headers of one call', '64'),
+  KEYWARD_MAX_CONNECTIONS: setting(
+    integer(1, 100_000, 2_000),
+    'connections at once; no caller can hold more than it leaves to others, and connections ' +
+      'whose caller is not known yet make way',
+    '2000',
+  ),
   KEYWARD_MAX_STREAMS: setting(
     integer(1, 10_000, 256),
     'calls at once on one connection; a client’s further ones wait at the client',
@@ -249,82 +330,68 @@ export const SETTINGS = {
   ),
   KEYWARD_MAX_RESETS_PER_SECOND: setting(
     integer(1, 100_000, 100),
-    'calls that a connection without a proven caller may reset each second, and ten times as many at once, before it is ended; a caller may reset 8 times as many that did not begin, and 32 times as many that did',
+    'calls that a connection without a proven caller may reset each second, and ten times as ' +
+      'many at once, before it is ended; a caller may reset 8 times as many that did not begin, ' +
+      'and 32 times as many that did',
     '100',
   ),
   KEYWARD_MAX_PINGS: setting(
     integer(2, 100_000, 100),
-    'HTTP/2 PINGs and SETTINGS while nothing is served, one forgiven each second, before a connection is ended',
+    'HTTP/2 PINGs and SETTINGS while nothing is served, one forgiven each second, before a ' +
+      'connection is ended',
     '100',
   ),
-  KEYWARD_MAX_CONNECTIONS: setting(
-    integer(1, 100_000, 2_000),
-    'connections at once; no caller can hold more than it leaves to others, and those that have not shown who they are make way',
-    '2000',
-  ),
-  KEYWARD_HANDSHAKE_MS: setting(
-    integer(100, 120_000, 5_000),
-    'how long a TLS handshake may take, from the connection’s first moment, and as long again until HTTP/2 is spoken',
-    '5000',
-  ),
-  KEYWARD_KEEPALIVE_MS: setting(
-    integer(1_000, 86_400_000, 10_000),
-    'a client from which nothing came for so long is asked by a PING; if nothing comes for as long again, its connection is closed',
-    '10000',
-  ),
-  KEYWARD_IDLE_MS: setting(
-    integer(100, 86_400_000, 600_000),
-    'a connection without a call for so long is closed',
-    '600000',
-  ),
-  KEYWARD_CONNECTION_AGE_MS: setting(
-    integer(1_000, 604_800_000, 3_600_000),
-    'a connection is closed in order after so long, a tenth more or less; clients connect anew',
-    '3600000',
-  ),
+});
+
+const QUOTAS = grouped('Quotas', {
   KEYWARD_TENANT_CALLS_PER_SECOND: quota(
     0,
-    'calls that a tenant without a quota of its own may make each second, on all replicas together, items of batches each for itself ([docs/quotas.md](docs/quotas.md)); 0 for no limit',
+    'calls that a tenant without a quota of its own may make each second, on all replicas ' +
+      'together; every item of a batch counts (docs/quotas.md); 0 for no limit',
   ),
   KEYWARD_TENANT_KEYS: quota(
     1_000_000,
-    'keys that a tenant without a quota of its own may have, destroyed ones aside; 0 for no limit',
+    'keys that a tenant without a quota of its own may have, not counting destroyed ones; 0 for ' +
+      'no limit',
   ),
   KEYWARD_TENANT_DATA_KEYS: quota(
     100_000_000,
     'stored data keys that a tenant without a quota of its own may have; 0 for no limit',
   ),
-  KEYWARD_DRAIN_MS: setting(
-    integer(0, 600_000, 10_000),
-    'after SIGTERM, or a failure that ends the process, how long calls under way may take to end',
-    '10000',
-  ),
+});
+
+const MAINTENANCE = grouped('Maintenance', {
   KEYWARD_MAINTENANCE_TICKS: setting(
     z
       .string()
       .default('*/5 * * * * *')
       .refine((expression) => isCronExpression(expression), 'must be a cron expression'),
-    'when this replica looks for what is due (rotating, re-wrapping, destroying): a cron expression, seconds first',
+    'when this replica looks for due rotations, re-wrapping and destructions: a cron expression, ' +
+      'seconds first',
     '`*/5 * * * * *`',
   ),
   KEYWARD_MAINTENANCE_JITTER_MS: setting(
     integer(0, 600_000, 2_000),
-    'up to so much later than the tick, at random, so that replicas do not all look at once',
+    'the longest random delay after a tick, so that replicas do not all look at once',
     '2000',
   ),
   KEYWARD_REWRAP_SHARE: setting(
     integer(1, 100, 25),
-    'percent of the time that this replica works on re-wrap jobs while there are any; at 100, on two ranges for each agent at once, and one more',
+    'percent of the time that this replica works on re-wrap jobs while there are any; at 100, on ' +
+      'two ranges for each agent at once, and one more',
     '25',
   ),
   KEYWARD_USAGE_REPORT_MS: setting(
     integer(100, 60_000, 20_000),
-    'how often at least this replica reports how key versions were used',
+    'the longest time between two of this replica’s reports of how key versions were used',
     '20000',
   ),
+});
+
+const AUDIT = grouped('Audit', {
   KEYWARD_AUDIT_CHECKPOINT_MS: setting(
     integer(250, 86_400_000, 1_000),
-    'how long after one signed checkpoint of the audit log the next comes, while there is news',
+    'the time between two signed checkpoints of the audit log, while there are new entries',
     '1000',
   ),
   KEYWARD_AUDIT_KEPT_CHECKPOINT: setting(
@@ -332,48 +399,55 @@ export const SETTINGS = {
       .url('must be a file:, http: or https: URL')
       .refine((url) => /^(file|https?):/.test(url), 'must be a file:, http: or https: URL')
       .optional(),
-    'where the audit log’s last checkpoint is kept besides, so that an older restored database is noticed: `file:///path`, or a URL that takes PUT and GET',
-    'nowhere',
+    'where the audit log’s last checkpoint is kept outside of the database, so that an older ' +
+      'restored database is noticed: `file:///path`, or a URL that takes PUT and GET',
+    'none',
   ),
   KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES: setting(
     wholeNumber(1, 10_080).optional(),
-    'keep the audit log’s last checkpoint in the HSM token as well, written at most once in so many minutes ([docs/audit.md](docs/audit.md#running-it))',
+    'keeps the audit log’s last checkpoint in the HSM token as well, written at most once in ' +
+      'this many minutes (docs/audit.md#running-it)',
     'not kept there',
   ),
   KEYWARD_AUDIT_WITNESSES_FILE: setting(
     file.optional(),
-    'verifier keys (C2SP) of witnesses, one a line, whose cosignatures of checkpoints are kept; with a URL behind the key the witness is asked for them ([docs/audit.md](docs/audit.md#running-it))',
+    'verifier keys (C2SP) of the witnesses whose cosignatures of checkpoints are kept, one a ' +
+      'line; a witness with a URL behind its key is asked for them (docs/audit.md#running-it)',
     'none',
   ),
   KEYWARD_AUDIT_WITNESS_MS: setting(
     integer(100, 86_400_000, 60_000),
-    'how often at most the witnesses that have a URL are handed the last checkpoint, while there is news',
+    'the shortest time between two checkpoints that are handed to the witnesses with a URL, ' +
+      'while there are new entries',
     '60000',
   ),
-  KEYWARD_REFLECTION: setting(
-    flag.optional(),
-    'gRPC reflection',
-    '`true` in development, else `false`',
-  ),
-  KEYWARD_LOG_LEVEL: setting(
-    z
-      .enum(['debug', 'info', 'warn', 'error'], 'must be debug, info, warn or error')
-      .default('info'),
-    'from which level on to log',
-    '`info`',
-  ),
-} as const satisfies Record<string, Setting<unknown>>;
+});
 
-/** What `migrate` and `token` need besides. */
-export const OWNER_SETTINGS = {
+/** Every setting of the server. */
+export const SETTINGS = {
+  ...NETWORK,
+  ...CALLERS,
+  ...HSM,
+  ...NEXT_HSM,
+  ...DATABASE,
+  ...LIMITS,
+  ...QUOTAS,
+  ...MAINTENANCE,
+  ...AUDIT,
+  ...OPERATION,
+} as const;
+
+/** What `migrate` and the `token` commands that change something need in addition. */
+export const OWNER_SETTINGS = grouped('The database’s owner', {
   MIGRATION_DATABASE_URL: {
     ...setting(
       databaseUrl,
-      'the same database as the role that owns its schema, for `migrate` and the `token` commands that change something; or `MIGRATION_DATABASE_URL_FILE`',
+      'the same database, as the role that owns its schema, for `migrate` and the `token` ' +
+        'commands that change something; or `MIGRATION_DATABASE_URL_FILE`, a file that holds it',
     ),
     orFile: true,
   },
-} as const satisfies Record<string, Setting<unknown>>;
+});
 
 type Settings = typeof SETTINGS & typeof OWNER_SETTINGS;
 /** The named settings, read. */
