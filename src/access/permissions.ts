@@ -206,7 +206,7 @@ export const PREDEFINED_ROLES = {
     ],
   },
   tenantAdmin: {
-    description: 'Says who may do what in a tenant; neither administers nor uses its keys.',
+    description: 'Grants roles in a tenant; neither administers nor uses its keys.',
     permissions: ADMINISTER_ACCESS,
   },
   auditor: {
@@ -222,8 +222,7 @@ export const PREDEFINED_ROLES = {
     ],
   },
   rootAdmin: {
-    description:
-      'Makes, disables and shreds tenants, rotates root keys, says who may do what everywhere.',
+    description: 'Makes, disables and shreds tenants, rotates root keys, grants roles everywhere.',
     permissions: [
       ...ADMINISTER_ACCESS,
       ...VIEW_SYSTEM,
