@@ -24,6 +24,16 @@ test('every file that a document points to is there', () => {
   assert.deepEqual(missing, []);
 });
 
+test('docs/README.md is an index of every file in docs/', () => {
+  const index = readFileSync(join(ROOT, 'docs', 'README.md'), 'utf8');
+  const rows = [...index.matchAll(/^\| \[([^\]]+)\]\(([^)]+)\) \|/gm)].map(([, name, target]) => {
+    assert.equal(name, target);
+    return name;
+  });
+  const files = readdirSync(join(ROOT, 'docs')).filter((name) => name !== 'README.md');
+  assert.deepEqual(rows.toSorted(), files.toSorted());
+});
+
 test('no document, source or comment speaks of a package registry’s host', () => {
   const hosts = ['npmjs', 'debian'].map((name) => new RegExp(`(registry|deb)\\.${name}\\.org`));
   const texts = ['package-lock.json', '.npmrc', 'Dockerfile'].filter((name) =>
