@@ -1,15 +1,16 @@
 # The image of Keyward's server.
 #
-# Stages: `compile` makes JavaScript of the sources; `modules` installs what the server needs at run time and builds the
-# PKCS#11 binding; `tree` lays out, by scripts/image-tree.js, what the image runs; `server`, the default, has that and
-# nothing else, and you add your HSM's PKCS#11 module to it; `softhsm` has SoftHSM, for trying out. A test lays the same
-# tree out by the instructions of this file and runs the service from it (test/image/).
+# Stages: `compile` makes JavaScript of the sources; `modules` installs what the server needs at run
+# time and builds the PKCS#11 binding; `tree` lays out, by scripts/image-tree.js, what the image
+# runs; `server`, the default, has that and nothing else, and you add your HSM's PKCS#11 module to
+# it; `softhsm` has SoftHSM, for trying out. A test lays the same tree out by the instructions of
+# this file and runs the service from it (test/image/).
 #
 #   docker build --tag keyward .
 #   docker build --tag keyward-softhsm --target softhsm .
 #
-# To install from a package registry of your own: --secret id=npmrc,src=<your .npmrc>; to take Node's image from
-# elsewhere: --build-arg NODE_IMAGE=<its name>.
+# To install from a package registry of your own: --secret id=npmrc,src=<your .npmrc>; to take
+# Node's image from elsewhere: --build-arg NODE_IMAGE=<its name>.
 ARG NODE_IMAGE=node:24-bookworm-slim
 
 FROM ${NODE_IMAGE} AS compile

@@ -130,7 +130,8 @@ async function lengthenTo(owner: pg.Client, entries: number): Promise<number> {
     await owner.query(
       `INSERT INTO audit_inbox (tenant_id, entry_count, leaves)
        SELECT tenant_id, ${GROUP}, repeat(leaf || E'\\n', ${GROUP - 1}) || leaf
-       FROM (SELECT tenant_id, leaf FROM audit_log ORDER BY leaf_index DESC LIMIT 1) AS last, generate_series(1, $1)`,
+       FROM (SELECT tenant_id, leaf FROM audit_log ORDER BY leaf_index DESC LIMIT 1) AS last,
+         generate_series(1, $1)`,
       [Math.ceil(Math.min(left, CHUNK) / GROUP)],
     );
     await drained(owner);
@@ -153,7 +154,8 @@ async function sizeOf(
 ): Promise<{ readonly entries: number; readonly bytes: number }> {
   const { rows } = await owner.query<{ entries: number; bytes: number }>(
     `SELECT tree_size::float8 AS entries, (
-       SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'audit_log'::regclass)::float8
+       SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits
+         WHERE inhparent = 'audit_log'::regclass)::float8
        + pg_total_relation_size('audit_tiles') AS bytes FROM audit_state`,
   );
   const [size] = rows;

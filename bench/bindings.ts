@@ -64,11 +64,14 @@ export async function makeBindings(
   const condition = [{ contextKey, requirement: { kind: 'equals', value } }];
   await owner.query('DELETE FROM role_bindings WHERE tenant_id = $1', [tenantId]);
   await owner.query(
-    `INSERT INTO role_bindings (tenant_id, binding_id, member_kind, member, role, key_pattern, all_tenants, conditions,
+    `INSERT INTO role_bindings (tenant_id, binding_id, member_kind, member, role,
+       key_pattern, all_tenants, conditions,
        overrides_separation, description, created_at, creator)
-     SELECT $1, 'binding-' || n, kind, member, role, pattern, false, CASE WHEN n = $6 THEN $7::jsonb ELSE '[]' END,
+     SELECT $1, 'binding-' || n, kind, member, role, pattern, false,
+       CASE WHEN n = $6 THEN $7::jsonb ELSE '[]' END,
        false, '', date_trunc('milliseconds', now()), 'bench'
-     FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS b (kind, member, role, pattern, n)`,
+     FROM unnest($2::text[], $3::text[], $4::text[], $5::text[])
+       WITH ORDINALITY AS b (kind, member, role, pattern, n)`,
     [
       tenantId,
       ...[0, 1, 2, 3].map((column) => all.map((each) => each[column])),
@@ -92,7 +95,8 @@ async function seal(environment: Environment, owner: pg.Client, tenantId: Tenant
       const request = { sealKeyId: sealKeyId as SealKeyId, kind: RECORD.policy, contents };
       const { seals } = await agents.call('sealRecords', request, deadline);
       await owner.query(
-        `INSERT INTO access_policies (tenant_id, revision, seal_key_id, seal) VALUES ($1, $2, $3, $4)
+        `INSERT INTO access_policies (tenant_id, revision, seal_key_id, seal)
+         VALUES ($1, $2, $3, $4)
          ON CONFLICT (tenant_id) DO UPDATE SET revision = $2, seal_key_id = $3, seal = $4`,
         [tenantId, revision.toString(), sealKeyId, seals[0]],
       );

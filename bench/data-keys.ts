@@ -42,7 +42,8 @@ export const dataKeys: Subject = {
     await client.createDataKey({ parent: KEY, dataKeyId: 'original' });
     await owner.query(
       `INSERT INTO data_keys (tenant_id, key_id, name, data_key_id, context_digest, ciphertext)
-       SELECT tenant_id, key_id, 'copy-' || lpad(n::text, 9, '0'), data_key_id, context_digest, ciphertext
+       SELECT tenant_id, key_id, 'copy-' || lpad(n::text, 9, '0'), data_key_id, context_digest,
+          ciphertext
        FROM data_keys, generate_series(2, $1::integer) n WHERE name = 'original'`,
       [rows],
     );

@@ -39,7 +39,8 @@ const TABLE: PlainTable<Row> = {
   write: (rows) => ({
     text: `UPDATE floor f SET root_key_id = b.root_key_id, wrap = b.wrap, wrapped = b.wrapped,
         seal_key_id = b.seal_key_id, seal = b.seal
-      FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::uuid[], $5::smallint[], $6::bytea[], $7::uuid[], $8::bytea[])
+      FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::uuid[],
+         $5::smallint[], $6::bytea[], $7::uuid[], $8::bytea[])
         AS b (tenant_id, key_id, version, root_key_id, wrap, wrapped, seal_key_id, seal)
       WHERE f.tenant_id = b.tenant_id AND f.key_id = b.key_id AND f.version = b.version`,
     values: [

@@ -127,11 +127,14 @@ async function insert(
        SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::bytea[])
          WITH ORDINALITY AS m (key_id, wrapped, check_value, seal, n)
      ), inserted AS (
-       INSERT INTO keys (tenant_id, key_id, name, primary_version, rotation_period_seconds, next_rotation_at)
-       SELECT $5::uuid, key_id, 'many-' || n + $6::integer, 1, 7776000, now() + interval '90 days' * (1 - random() / 2)
+       INSERT INTO keys (tenant_id, key_id, name, primary_version, rotation_period_seconds,
+         next_rotation_at)
+       SELECT $5::uuid, key_id, 'many-' || n + $6::integer, 1, 7776000,
+         now() + interval '90 days' * (1 - random() / 2)
        FROM made
      )
-     INSERT INTO key_versions (tenant_id, key_id, version, state, wrapped, check_value, seal, algorithm, root_key_id,
+     INSERT INTO key_versions (tenant_id, key_id, version, state, wrapped, check_value, seal,
+       algorithm, root_key_id,
        wrap, seal_key_id)
      SELECT $5, key_id, 1, 'ENABLED', wrapped, check_value, seal, $7, $8, $9, $10 FROM made`,
     [

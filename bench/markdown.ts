@@ -1,6 +1,8 @@
 /**
- * Markdown, to be read as text too.
+ * Markdown that is also readable as text: lines of 100 columns, but for the rows of tables.
  */
+
+export const COLUMNS = 100;
 
 /** A table, its columns padded. */
 export function table(headings: readonly string[], rows: readonly (readonly string[])[]): string {
@@ -14,7 +16,23 @@ export function table(headings: readonly string[], rows: readonly (readonly stri
   );
 }
 
-/** What came of a target. */
+/** Returns a paragraph, its text broken at {@link COLUMNS}; a code span is not broken. */
+export function paragraph(text: string, indent = ''): string {
+  const lines: string[] = [];
+  for (const word of text.match(/(?:`[^`]*`|[^\s`])+/g) ?? []) {
+    const longer = lines.length === 0 ? word : `${lines.at(-1)} ${word}`;
+    if (indent.length + longer.length > COLUMNS) lines.push(word);
+    else lines.splice(-1, 1, longer);
+  }
+  return lines.join(`\n${indent}`);
+}
+
+/** Returns an item of a list. */
+export function item(text: string): string {
+  return `- ${paragraph(text, '  ')}`;
+}
+
+/** Returns an item that reports whether a target was reached. */
 export function target(reached: boolean, text: string): string {
-  return `- ${reached ? '✓' : '✗'} ${text}`;
+  return item(`${reached ? '✓' : '✗'} ${text}`);
 }

@@ -74,7 +74,8 @@ export class PlainUpdate {
     });
     return new PlainUpdate(environment, owner, places, async (client, first) => {
       const { rows } = await client.query<Row>(
-        `SELECT ${read} FROM floor WHERE (${primaryKey}) >= ($1, $2, $3) ORDER BY ${primaryKey} LIMIT ${batch}`,
+        `SELECT ${read} FROM floor WHERE (${primaryKey}) >= ($1, $2, $3)
+          ORDER BY ${primaryKey} LIMIT ${batch}`,
         [...first],
       );
       await client.query(write(rows, first));

@@ -3,13 +3,13 @@
  * stay.
  *
  * Owns the calls' targets; re-wrapping's part is in `rewrap-report.ts`. Knows figures, not how they
- * came about.
+ * were measured.
  */
 import { readIfThere } from '../dev/files.ts';
 import { ACCESS_ROWS } from './access.ts';
 import { type AuditResults, WRITING } from './audit.ts';
 import { BINDINGS } from './bindings.ts';
-import { table, target } from './markdown.ts';
+import { item, paragraph, table, target } from './markdown.ts';
 import type { Row } from './measure.ts';
 import { NEIGHBOUR_QUOTA, NEIGHBOUR_TIMES, type NeighbourRow } from './neighbour.ts';
 import type { RewrapResults } from './rewrap.ts';
@@ -45,17 +45,20 @@ const IN_FLIGHT = 64;
 /** Everything under this heading of the old file is kept. */
 const NOTES = '## Notes';
 
-const METHOD = `\
-The service and the floor run on loopback beside their load generator: a plain grpc-js client in a process of its own,
-one HTTP/2 connection, a closed loop with so many calls in flight, messages encoded beforehand. The floor is a grpc-js
-server that decodes and encodes an EncryptRequest of ${PAYLOAD_BYTES} bytes of plaintext and returns it, under the service's own
-TLS settings (1.3, client certificate). Payloads have ${PAYLOAD_BYTES} bytes, data keys 32, contexts two entries; ReEncrypt goes to another
-key and context; batches have ${BATCH_ITEMS} items. The server is the built one, as the image runs it, with
-its defaults and one agent, and logs a line for each call.
-
-Floor and calls alternate in short slices; a figure is the median of its slices, and "of floor" the median (lowest–highest)
-of what each slice had of the floor's in the same round. Rates and CPU are of items, which for batches are ${BATCH_ITEMS} a call;
-latencies are of calls. CPU is user and system time by /proc.`;
+const METHOD = [
+  `The service and the floor run on loopback beside their load generator: a plain grpc-js client in
+  a process of its own, one HTTP/2 connection, a closed loop with the given number of calls in
+  flight, messages encoded beforehand. The floor is a grpc-js server that decodes and encodes an
+  EncryptRequest of ${PAYLOAD_BYTES} bytes of plaintext and returns it, under the service's own TLS
+  settings (1.3, client certificate). Payloads have ${PAYLOAD_BYTES} bytes, data keys 32, contexts
+  two entries; ReEncrypt goes to another key and context; batches have ${BATCH_ITEMS} items. The
+  server is the built one, as the image runs it, with its defaults and one agent, and logs a line
+  for each call.`,
+  `Floor and calls alternate in short slices; a figure is the median of its slices, and "of floor"
+  the median (lowest–highest) of each slice's share of the floor's rate in the same round. Rates
+  and CPU are of items, which for batches are ${BATCH_ITEMS} a call; latencies are of calls. CPU is
+  user and system time by /proc.`,
+];
 
 /** The whole report. */
 export function report(results: Results, calls: readonly Workload[]): string {
@@ -64,12 +67,13 @@ export function report(results: Results, calls: readonly Workload[]): string {
     '# Bench',
     'Written by `npm run bench`.',
     table(['', ''], machine),
-    METHOD,
+    ...METHOD.map((text) => paragraph(text)),
     table(HEADINGS, rows.map(cells)),
     megabytes
       .map(({ after, server, agent }) => {
         const [one, other] = [server.toFixed(0), agent.toFixed(0)];
-        return `Resident after the ${after} at ${IN_FLIGHT} in flight: server ${one} MB, agent ${other} MB.`;
+        const when = `after the ${after} at ${IN_FLIGHT} in flight`;
+        return item(`Resident ${when}: server ${one} MB, agent ${other} MB.`);
       })
       .join('\n'),
     accessSection(access),
@@ -88,14 +92,15 @@ export function report(results: Results, calls: readonly Workload[]): string {
   ].join('\n\n');
 }
 
-const ACCESS = `\
-What it costs to know the caller and what he may do: Encrypt by a caller with a client certificate and a JWT that is bound to it, in a
-tenant with ${BINDINGS} role bindings, of which the last that is looked at allows it, under a condition on the context. The floor is here the
-same server over the same database and token, with identity and access replaced as its modules are loaded: nobody is asked who he is,
-everybody may do everything.`;
+const ACCESS = `
+  The cost of knowing the caller and the caller's rights: Encrypt by a caller with a client
+  certificate and a JWT that is bound to it, in a tenant with ${BINDINGS} role bindings, of which
+  the last one read allows it, under a condition on the context. The floor is here the same server
+  over the same database and token, with identity and access replaced as its modules are loaded:
+  every caller is accepted unproven, and may do everything.`;
 
 function accessSection(rows: readonly Row[]): string {
-  return ['## Access', ACCESS, table(HEADINGS, rows.map(cells))].join('\n\n');
+  return ['## Access', paragraph(ACCESS), table(HEADINGS, rows.map(cells))].join('\n\n');
 }
 
 /** What access costs, and whether that is little enough. */
@@ -107,7 +112,8 @@ function accessTarget(rows: readonly Row[]): string {
   const share = rows.find(({ name }) => name === ACCESS_ROWS.thing)?.ofFloor?.[0] ?? Number.NaN;
   return target(
     share >= ACCESS_OF_FLOOR,
-    `${ACCESS_ROWS.thing} at ${IN_FLIGHT} in flight: ${share.toFixed(2)} of its rate without; to reach ${ACCESS_OF_FLOOR.toFixed(2)}`,
+    `${ACCESS_ROWS.thing} at ${IN_FLIGHT} in flight: ${share.toFixed(2)} of its rate without; ` +
+      `to reach ${ACCESS_OF_FLOOR.toFixed(2)}`,
   );
 }
 
@@ -149,9 +155,11 @@ function cells(row: Row): string[] {
   ];
 }
 
-const NEIGHBOUR_METHOD = `\
-Encrypt for one tenant, in slices alone and in slices beside another tenant, in turn. The neighbour has a quota of ${NEIGHBOUR_QUOTA} calls a
-second, and a process of its own sends ${NEIGHBOUR_TIMES} times that, Encrypt too, in an open loop. The ratio is the median (lowest–highest) of rounds'.`;
+const NEIGHBOUR_METHOD = `
+  Encrypt for one tenant, in slices alone and in slices beside another tenant, in turn. The
+  neighbour has a quota of ${NEIGHBOUR_QUOTA} calls a second, and a process of its own sends
+  ${NEIGHBOUR_TIMES} times that, Encrypt too, in an open loop. The ratio is the median
+  (lowest–highest) of the rounds'.`;
 
 /** What one tenant notices of another at many times its quota. */
 function neighbourSection(rows: readonly NeighbourRow[]): string[] {
@@ -171,29 +179,29 @@ function neighbourSection(rows: readonly NeighbourRow[]): string[] {
     sent.toFixed(0),
     letThrough.toFixed(0),
   ]);
-  return ['## A noisy neighbour', NEIGHBOUR_METHOD, table(headings, cells)];
+  return ['## A noisy neighbour', paragraph(NEIGHBOUR_METHOD), table(headings, cells)];
 }
 
 function neighbourTargets(rows: readonly NeighbourRow[]): string[] {
   return rows.map(({ inFlight, ratio: [ratio] }) => {
-    const text = `Encrypt's p99 at ${inFlight} in flight beside a tenant at ${NEIGHBOUR_TIMES} times its quota: ${ratio.toFixed(2)} times that alone; at most ${NEIGHBOUR_P99}`;
+    const text =
+      `Encrypt's p99 at ${inFlight} in flight beside a tenant at ${NEIGHBOUR_TIMES} times its ` +
+      `quota: ${ratio.toFixed(2)} times that alone; at most ${NEIGHBOUR_P99}`;
     return target(ratio <= NEIGHBOUR_P99, text);
   });
 }
 
-function auditSection({
-  written,
-  sequenced,
-  bytesPerEntry,
-  entries,
-  ofShortLog,
-}: AuditResults): string[] {
-  return [
-    '## The audit log',
-    `Every call above is recorded, durably, before it is answered, and its entry becomes a leaf of the log. Entries of Encrypt with a context of two, by
-the group commit alone, ${WRITING} waiting at any time: ${written.toFixed(0)} a second. Made leaves of, while nobody calls: ${sequenced.toFixed(0)} a second. On disk, with indexes and
-tiles: ${bytesPerEntry.toFixed(0)} bytes each. Encrypt at ${IN_FLIGHT} in flight with ${entries} entries in the log: ${ofShortLog.toFixed(2)} of its rate before.`,
-  ];
+function auditSection(results: AuditResults): string[] {
+  const { entries, ofShortLog } = results;
+  const [written, sequenced] = [results.written.toFixed(0), results.sequenced.toFixed(0)];
+  const text = `
+    Every call above is recorded, durably, before it is answered, and its entry becomes a leaf of
+    the log. Entries of Encrypt with a context of two, by the group commit alone, ${WRITING}
+    waiting at any time: ${written} a second. Entries made leaves, while there are no calls:
+    ${sequenced} a second. On disk, with indexes and tiles: ${results.bytesPerEntry.toFixed(0)}
+    bytes each. Encrypt at ${IN_FLIGHT} in flight with ${entries} entries in the log:
+    ${ofShortLog.toFixed(2)} of its rate before.`;
+  return ['## The audit log', paragraph(text)];
 }
 
 function auditTargets({ written, ofShortLog }: AuditResults): string[] {
@@ -204,7 +212,8 @@ function auditTargets({ written, ofShortLog }: AuditResults): string[] {
     ),
     target(
       ofShortLog >= OF_SHORT_LOG,
-      `Encrypt with a long audit log: ${ofShortLog.toFixed(2)} of its rate with a short one; to reach ${OF_SHORT_LOG.toFixed(2)}`,
+      `Encrypt with a long audit log: ${ofShortLog.toFixed(2)} of its rate with a short one; ` +
+        `to reach ${OF_SHORT_LOG.toFixed(2)}`,
     ),
   ];
 }
@@ -220,17 +229,22 @@ function targets(
   return [
     target(
       share >= ENCRYPT_OF_FLOOR,
-      `Encrypt at ${IN_FLIGHT} in flight: ${share.toFixed(2)} of the floor; to reach ${ENCRYPT_OF_FLOOR.toFixed(2)}`,
+      `Encrypt at ${IN_FLIGHT} in flight: ${share.toFixed(2)} of the floor; ` +
+        `to reach ${ENCRYPT_OF_FLOOR.toFixed(2)}`,
     ),
     ...calls.flatMap(({ name, unary }) => {
       if (unary === undefined) return [];
       const times = rate(name) / rate(unary);
-      const text = `${name} at ${IN_FLIGHT} in flight: ${times.toFixed(1)} times the items of ${unary}; to reach ${BATCH_OVER_UNARY}`;
+      const text =
+        `${name} at ${IN_FLIGHT} in flight: ${times.toFixed(1)} times the items of ${unary}; ` +
+        `to reach ${BATCH_OVER_UNARY}`;
       return [target(times >= BATCH_OVER_UNARY, text)];
     }),
     ...megabytes.map(({ after, server, agent }) => {
       const total = server + agent;
-      const text = `server and agent after the ${after}: ${total.toFixed(0)} MB; to stay under ${MEGABYTES}`;
+      const text =
+        `server and agent after the ${after}: ${total.toFixed(0)} MB; ` +
+        `to stay under ${MEGABYTES}`;
       return target(total < MEGABYTES, text);
     }),
   ];

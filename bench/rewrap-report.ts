@@ -2,11 +2,11 @@
  * Re-wrapping's part of the report: for each kind of job its method, its passes and what callers
  * notice; its targets.
  *
- * Knows figures, not how they came about.
+ * Knows figures, not how they were measured.
  */
 import { REWRAP_SIZES } from '../src/keyring/pace.ts';
 import { KEY_VERSION_BATCH } from './key-versions.ts';
-import { table, target } from './markdown.ts';
+import { item, paragraph, table, target } from './markdown.ts';
 import { CONNECTIONS } from './plain-update.ts';
 import type { RewrapResults } from './rewrap.ts';
 import type { Callers, JobPass } from './rewrap-job.ts';
@@ -18,27 +18,31 @@ const TICK_MS = 5;
 /** What a collection of garbage more or less makes, and no more than that. */
 const MEMORY_GROWTH = 1.25;
 
-const DATA_KEYS_METHOD = `\
-A job over stored data keys of one key, with a share of 100 percent and two agents; in alternation with it, by the
-maintenance switch, a plain batched UPDATE of the same rows in a table of its own, ${REWRAP_SIZES.batch} at a time read and written back on ${CONNECTIONS}
-connections, as many as the job has workers. The second pass goes over what the first has written. Rates are medians of slices; memory is the server's and
-its agents' together. What callers notice is measured with the defaults: one agent, a share of 25 percent.`;
+const DATA_KEYS_METHOD = `
+  A job over stored data keys of one key, with a share of 100 percent and two agents; in
+  alternation with it, by the maintenance switch, a plain batched UPDATE of the same rows in a
+  table of its own, ${REWRAP_SIZES.batch} at a time read and written back on ${CONNECTIONS}
+  connections, as many as the job has workers. The second pass goes over what the first has
+  written. Rates are medians of slices; memory is the server's and its agents' together. What
+  callers notice is measured with the defaults: one agent, a share of 25 percent.`;
 
-const KEY_VERSIONS_METHOD = `\
-Likewise a job over key versions, one each of as many keys: agents have made them past the service, and they verify as any
-other. Every pass begins with a new root key in the token. Each version is unwrapped, wrapped by that, unwrapped again to be proven by its
-check value, and its row sealed anew. The plain UPDATE writes the same columns, ${KEY_VERSION_BATCH} rows at a time, as the job does.`;
+const KEY_VERSIONS_METHOD = `
+  A job over key versions in the same way, one version each of as many keys: agents have made them
+  without the service, and they verify as any other. Every pass begins with a new root key in the
+  token. Each version is unwrapped, wrapped by that key, unwrapped again to be proven by its check
+  value, and its row sealed again. The plain UPDATE writes the same columns, ${KEY_VERSION_BATCH}
+  rows at a time, as the job does.`;
 
 /** Its sections. */
 export function rewrapSections({ dataKeys, keyVersions, tick }: RewrapResults): string[] {
   const [p50, p99] = [tick.p50Ms.toFixed(2), tick.p99Ms.toFixed(2)];
   return [
     '## Re-wrapping',
-    DATA_KEYS_METHOD,
+    paragraph(DATA_KEYS_METHOD),
     passTable('data keys', dataKeys.passes),
     callerLines(dataKeys.callers),
     '## Root rotation',
-    KEY_VERSIONS_METHOD,
+    paragraph(KEY_VERSIONS_METHOD),
     passTable('key versions', keyVersions.passes),
     callerLines(keyVersions.callers),
     `A tick with nothing due among ${tick.keys} keys: p50 ${p50} ms, p99 ${p99} ms.`,
@@ -75,7 +79,10 @@ function callerLines(callers: readonly Callers[]): string {
   return callers
     .map(({ inFlight, p99Without, p99With }) => {
       const [without, during] = [p99Without.toFixed(2), p99With.toFixed(2)];
-      return `Encrypt at ${inFlight} in flight: p99 ${without} ms while no job runs, ${during} ms while one takes its share.`;
+      return item(
+        `Encrypt at ${inFlight} in flight: p99 ${without} ms while no job runs, ` +
+          `${during} ms while one takes its share.`,
+      );
     })
     .join('\n');
 }
@@ -97,13 +104,17 @@ export function rewrapTargets({ dataKeys, keyVersions, tick }: RewrapResults): s
 
 function rateTarget({ perSecond, floorPerSecond }: JobPass, index: number): string {
   const least = Math.min(REWRAP_PER_SECOND, floorPerSecond * REWRAP_OF_UPDATE);
-  const text = `re-wrapping, pass ${index + 1}: ${perSecond.toFixed(0)}/s; to reach ${least.toFixed(0)}, the less of ${REWRAP_PER_SECOND} and half of the plain UPDATE's`;
+  const text =
+    `re-wrapping, pass ${index + 1}: ${perSecond.toFixed(0)}/s; to reach ${least.toFixed(0)}, ` +
+    `the less of ${REWRAP_PER_SECOND} and half of the plain UPDATE's`;
   return target(perSecond >= least, text);
 }
 
 function memoryTargets(what: string, passes: readonly JobPass[]): string[] {
   return passes.map(({ megabytesBegin, megabytesEnd }, index) => {
-    const text = `memory in pass ${index + 1} of ${what}: ${megabytesBegin.toFixed(0)} MB at a tenth, ${megabytesEnd.toFixed(0)} at the end; to stay under ${MEMORY_GROWTH} times as much`;
+    const text =
+      `memory in pass ${index + 1} of ${what}: ${megabytesBegin.toFixed(0)} MB at a tenth, ` +
+      `${megabytesEnd.toFixed(0)} at the end; to stay under ${MEMORY_GROWTH} times as much`;
     return target(megabytesEnd <= megabytesBegin * MEMORY_GROWTH, text);
   });
 }
@@ -111,7 +122,9 @@ function memoryTargets(what: string, passes: readonly JobPass[]): string[] {
 function callerTargets(what: string, callers: readonly Callers[]): string[] {
   return callers.map(({ inFlight, p99Without, p99With }) => {
     const times = p99With / p99Without;
-    const text = `Encrypt's p99 at ${inFlight} in flight during throttled ${what}: ${times.toFixed(2)} times that without; to stay under ${CALLERS_P99}`;
+    const text =
+      `Encrypt's p99 at ${inFlight} in flight during throttled ${what}: ${times.toFixed(2)} ` +
+      `times that without; to stay under ${CALLERS_P99}`;
     return target(times <= CALLERS_P99, text);
   });
 }

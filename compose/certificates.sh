@@ -1,11 +1,13 @@
 #!/bin/sh
 # Certificates for trying out: compose/certificates.sh <folder> <name or address of the server>…
 #
-# Makes an authority (ca.pem), the server's certificate for the given names (server.pem), and client certificates of an
-# administrator (admin.pem) and of a service (orders.pem), each with its key beside it: EC P-256, a year. What is there is left alone. In production
-# certificates come from your own authority, and its key lies in no folder; what the certificates must hold is the same.
+# Makes an authority (ca.pem), the server's certificate for the given names (server.pem), and client
+# certificates of an administrator (admin.pem) and of a service (orders.pem), each with its key
+# beside it: EC P-256, a year. Existing files are left alone. In production certificates come from
+# your own authority, and its key lies in no folder; what the certificates must hold is the same.
 set -eu
-[ $# -gt 1 ] || { echo "name the server: certificates.sh <folder> <name or address>…" >&2; exit 2; }
+usage="name the server: certificates.sh <folder> <name or address>…"
+[ $# -gt 1 ] || { echo "$usage" >&2; exit 2; }
 folder=$1
 shift
 umask 077

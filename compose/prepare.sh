@@ -1,9 +1,11 @@
 #!/bin/sh
-# Secrets and certificates for compose.yaml, as root: sudo compose/prepare.sh [<name or address of the server>…]
+# Secrets and certificates for compose.yaml, as root:
 #
-# Makes compose/local/ (or $KEYWARD_COMPOSE) with a file for each secret, owned by the account that reads it: the
-# service runs as 10001, PostgreSQL's image as 999. Keyward refuses secrets that anybody else may read. What is there is
-# left alone, so that it may be run again.
+#   sudo compose/prepare.sh [<name or address of the server>…]
+#
+# Makes compose/local/ (or $KEYWARD_COMPOSE) with a file for each secret, owned by the account that
+# reads it: the service runs as 10001, PostgreSQL's image as 999. Keyward refuses secrets that other
+# accounts may read. Existing files are left alone, so that it may be run again.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 folder=${KEYWARD_COMPOSE:-$here/local}
@@ -15,14 +17,18 @@ secret() { [ -s "$1" ] || openssl rand -hex 24 | tr -d '\n' >"$1"; }
 for name in superuser owner service; do secret "$folder/postgres/$name-password"; done
 secret "$folder/keyward/pin"
 socket='host=/var/run/postgresql'
-printf 'postgresql://keyward_service:%s@/keyward?%s' "$(cat "$folder/postgres/service-password")" "$socket" \
-  >"$folder/keyward/database-url"
-printf 'postgresql://keyward_owner:%s@/keyward?%s' "$(cat "$folder/postgres/owner-password")" "$socket" \
-  >"$folder/keyward/migration-database-url"
+url() {
+  printf 'postgresql://keyward_%s:%s@/keyward?%s' \
+    "$1" "$(cat "$folder/postgres/$1-password")" "$socket"
+}
+url service >"$folder/keyward/database-url"
+url owner >"$folder/keyward/migration-database-url"
 
 [ $# -gt 0 ] || set -- localhost 127.0.0.1
 "$here/certificates.sh" "$folder/certificates" "$@"
-for name in server.pem server-key.pem ca.pem; do cp "$folder/certificates/$name" "$folder/tls/$name"; done
+for name in server.pem server-key.pem ca.pem; do
+  cp "$folder/certificates/$name" "$folder/tls/$name"
+done
 
 chown -R 999:999 "$folder/postgres"
 chown -R 10001:10001 "$folder/keyward" "$folder/tls"

@@ -111,11 +111,12 @@ async function refuseAdministrator(
       error.metadata.get(name),
     );
     done(
-      `The administrator wanted it decrypted and was refused: he lacks ${permission} on ${resource}`,
+      `The administrator tried to decrypt it and was refused: permission ${permission} is missing ` +
+        `on ${resource}`,
     );
     return;
   }
-  throw new Error('The administrator could decrypt, whom no binding allows it.');
+  throw new Error('The administrator could decrypt, though no binding allows it.');
 }
 
 async function audited(auditor: KeywardClient): Promise<string> {
@@ -125,7 +126,10 @@ async function audited(auditor: KeywardClient): Promise<string> {
     auditor.listKeys({ parent: TENANT, pageSize: 1_000 }),
   ]);
   const counts = [tenants.tenants, keys.keys, bindings.roleBindings].map(({ length }) => length);
-  return `The auditor saw ${counts[0]} tenants, and in ${TENANT} ${counts[1]} keys and ${counts[2]} role bindings`;
+  return (
+    `The auditor saw ${counts[0]} tenants, and in ${TENANT} ${counts[1]} keys and ` +
+    `${counts[2]} role bindings`
+  );
 }
 
 async function openEarlier(
@@ -149,7 +153,8 @@ async function openEarlier(
 async function issueDataKey(client: KeywardClient, done: (line: string) => void): Promise<void> {
   const issued = await client.generateDataKey({ name: KEY, encryptionContext: CONTEXT });
   done(
-    `Issued a data key: ${issued.plaintext.length} bytes, wrapped in ${issued.wrappedDataKey.length}`,
+    `Issued a data key: ${issued.plaintext.length} bytes, ` +
+      `wrapped in ${issued.wrappedDataKey.length}`,
   );
   const opened = await client.decrypt({
     parent: TENANT,
@@ -205,9 +210,8 @@ async function rotateAndRewrap(callers: Callers, done: (line: string) => void): 
   const [first] = dataKeys;
   if (first === undefined) throw new Error('The self-test failed: there is no stored data key.');
   const before = await service.getDataKey({ name: first.name, encryptionContext: CONTEXT });
-  done(
-    `${made > 0 ? `Stored ${made} data keys` : `Found ${DATA_KEYS} stored data keys`} under ${ROTATING_KEY}`,
-  );
+  const stored = made > 0 ? `Stored ${made} data keys` : `Found ${DATA_KEYS} stored data keys`;
+  done(`${stored} under ${ROTATING_KEY}`);
 
   const key = await admin.rotateKey({ name: ROTATING_KEY });
   const { rotations } = await admin.listRotations({ parent: ROTATING_KEY });
@@ -222,9 +226,8 @@ async function rotateAndRewrap(callers: Callers, done: (line: string) => void): 
   expect(after.plaintext.equals(before.plaintext), 'a data key changed when it was re-wrapped');
   const [from, to] = [before, after].map(({ dataKey }) => dataKey.keyVersion.split('/').at(-1));
   done(`Rotated it and re-wrapped them: from version ${from} to ${to}, their bytes the same`);
-  done(
-    `Its history has ${rotations.length} rotations; the next by itself is at ${key.nextRotationTime?.toISOString()}`,
-  );
+  const next = key.nextRotationTime?.toISOString();
+  done(`Its history has ${rotations.length} rotations; the next scheduled one is at ${next}`);
 }
 
 /** Makes those that are missing; returns how many that were. */

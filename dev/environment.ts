@@ -140,7 +140,8 @@ function givenDatabase(given: EnvironmentOptions['given']): Record<string, strin
   if (service === undefined || owner === undefined) {
     const missing = service === undefined ? 'DATABASE_URL' : 'MIGRATION_DATABASE_URL';
     throw new Error(
-      `A database of your own needs both DATABASE_URL (the role keyward_service) and MIGRATION_DATABASE_URL (the role keyward_owner): ${missing} is not set.`,
+      'A database of your own needs both DATABASE_URL (the role keyward_service) and ' +
+        `MIGRATION_DATABASE_URL (the role keyward_owner): ${missing} is not set.`,
     );
   }
   return { DATABASE_URL: service, MIGRATION_DATABASE_URL: owner };
@@ -219,5 +220,10 @@ function toEnvironmentFile(variables: Readonly<Record<string, string>>): string 
   const lines = Object.entries(variables).map(
     ([name, value]) => `${name}=${JSON.stringify(value)}`,
   );
-  return `# The development server's settings, written at every start. For example:\n# node --env-file=.keyward/environment src/main.ts token init\n${lines.join('\n')}\n`;
+  return [
+    "# The development server's settings, written at every start. For example:",
+    '# node --env-file=.keyward/environment src/main.ts token init',
+    ...lines,
+    '',
+  ].join('\n');
 }

@@ -27,7 +27,8 @@ export async function whoServes(file: string, milliseconds: number): Promise<str
     if (alive && state.serving)
       return `Process ${state.starter.pid} serves this clone on ${state.address} already.`;
     if (performance.now() > until) {
-      return `${alive ? `Process ${state.starter.pid}` : 'Another process'} is starting this clone's environment.`;
+      const starter = alive ? `Process ${state.starter.pid}` : 'Another process';
+      return `${starter} is starting this clone's environment.`;
     }
     await sleep(50);
   }

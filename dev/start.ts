@@ -155,18 +155,17 @@ async function startServer(
   running.defer(stop);
   void server.ended.then((how) => {
     if (isStopping) return;
-    ending.abort(
-      new Error(
-        `The server ended (${how}). Its log, ${relative(ROOT, PATHS.serverLog)}, ends:\n${server.logTail()}`,
-      ),
-    );
+    const log = relative(ROOT, PATHS.serverLog);
+    const message = `The server ended (${how}). Its log, ${log}, ends:\n${server.logTail()}`;
+    ending.abort(new Error(message));
   });
   writeState({ starter, address: client.address, server: server.identity, serving: false });
   const timeout = AbortSignal.timeout(SERVING_TIMEOUT_MS);
   await waitUntilServing(client, AbortSignal.any([ending.signal, timeout])).catch((error) => {
     if (ending.signal.aborted) throw error;
+    const seconds = SERVING_TIMEOUT_MS / 1000;
     throw new Error(
-      `The server isn't ready after ${SERVING_TIMEOUT_MS / 1000} s. Its log ends:\n${server.logTail()}`,
+      `The server is not ready after ${seconds} s. Its log ends:\n${server.logTail()}`,
     );
   });
   return { ...server, stop };
@@ -224,7 +223,8 @@ function howToCall({
   echo -n hello | npx keyward --profile service encrypt tenants/demo/keys/demo --out hello.enc
   npx keyward --profile service decrypt --tenant demo --in hello.enc
   npx keyward --profile auditor access bindings demo
-  grpcurl -cacert ${ca} -cert ${cert} -key ${key} -H "authorization: Bearer $(cat ${token})" ${address} list
+  grpcurl -cacert ${ca} -cert ${cert} -key ${key} \\
+    -H "authorization: Bearer $(cat ${token})" ${address} list
 or from TypeScript:
   import { readFileSync } from 'node:fs';
   import { connect } from 'keyward-client';

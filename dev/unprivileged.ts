@@ -60,11 +60,13 @@ export function findPlace({
     return { ...own, prefix };
   if (!keepOutside && exists(join(directory, 'data'))) {
     throw new Error(
-      `The data in ${directory} was made where root may open user namespaces; here it may not. Run as an ordinary user, or remove that folder to start anew.`,
+      `The data in ${directory} was made where root may open user namespaces; here root may not. ` +
+        'Run as an ordinary user, or remove that folder to start again.',
     );
   }
   say(
-    `PostgreSQL doesn't run as root, and user namespaces are refused here: its data is in ${outside}.`,
+    'PostgreSQL does not run as root, and user namespaces are refused here: ' +
+      `its data is in ${outside}.`,
   );
   return {
     directory: outside,

@@ -29,7 +29,8 @@ export function nodeForSources() {
   if (exists(own)) return own;
   if (Number.parseInt(process.versions.node, 10) >= NODE_MAJOR) return process.execPath;
   throw new SetUpError(
-    `Node ${NODE_MAJOR} or later is needed; this is ${process.version}, and npm has no package of it for ${process.platform}-${process.arch} here.`,
+    `Node ${NODE_MAJOR} or later is needed; this is ${process.version}, and npm has no package of ` +
+      `it for ${process.platform}-${process.arch} here.`,
   );
 }
 
@@ -65,7 +66,8 @@ export async function installNodeModules({ log, keepOpen }) {
   const still = whyInstall();
   if (still !== undefined) {
     throw new SetUpError(
-      `npm ci succeeded, yet ${still}. Were install scripts switched off (npm config get ignore-scripts)? The log: ${log}`,
+      `npm ci succeeded, yet ${still}. Were install scripts switched off ` +
+        `(npm config get ignore-scripts)? The log: ${log}`,
     );
   }
 }

@@ -48,9 +48,8 @@ export async function afterSetUp(work) {
     await setUp();
     process.exitCode = await work();
   } catch (error) {
-    process.stderr.write(
-      `${error instanceof SetUpError ? error.message : error instanceof Error ? error.stack : error}\n`,
-    );
+    const unexpected = error instanceof Error ? error.stack : error;
+    process.stderr.write(`${error instanceof SetUpError ? error.message : unexpected}\n`);
     process.exitCode = 1;
   }
 }

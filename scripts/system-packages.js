@@ -85,7 +85,8 @@ export async function installSystemPackages(building, { log, keepOpen }) {
   const packages = missing.map((need) => need.debian);
   if (findCommand('apt-get') === undefined) {
     throw new SetUpError(
-      `Missing on this system: ${names}. Please install it (the Debian packages are: ${packages.join(' ')}), then try again.`,
+      `Missing on this system: ${names}. Install it (the Debian packages are: ` +
+        `${packages.join(' ')}), then try again.`,
     );
   }
   const become = becomeRoot(packages);
@@ -100,10 +101,9 @@ export async function installSystemPackages(building, { log, keepOpen }) {
     if ((await install()).ok) return;
     const updated = await update();
     const again = await install();
-    if (!again.ok)
-      throw new SetUpError(
-        `apt-get could not install ${packages.join(' ')}.\n${updated.ok ? '' : `${updated.tail}\n`}${again.tail}`,
-      );
+    if (again.ok) return;
+    const output = updated.ok ? again.tail : `${updated.tail}\n${again.tail}`;
+    throw new SetUpError(`apt-get could not install ${packages.join(' ')}.\n${output}`);
   });
   const still = missingFromSystem(building).map((need) => need.name);
   if (still.length > 0)

@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { item } from '../bench/markdown.ts';
 import {
   isOfSystem,
   isPermission,
@@ -13,7 +14,7 @@ import {
 } from '../src/access/permissions.ts';
 import { ANY_CALLER } from '../src/calls/operation.ts';
 import { RPCS } from '../src/faces/contract/rpcs.ts';
-import { assertWritten, listItem } from './document.ts';
+import { assertWritten } from './document.ts';
 
 /** Which methods need a permission, by their names without the package. */
 const methodsOf = (wanted: Permission | typeof ANY_CALLER) =>
@@ -27,11 +28,9 @@ const code = (text: string) => `\`${text}\``;
 const rolesList = () =>
   Object.entries(PREDEFINED_ROLES)
     .map(([name, { description, permissions }]) =>
-      listItem(
-        `**${code(name)}**: ${description} Permissions: ${permissions.map(code).join(', ')}.`,
-      ),
+      item(`**${code(name)}**: ${description} Permissions: ${permissions.map(code).join(', ')}.`),
     )
-    .join('');
+    .join('\n');
 
 function permissionsTable(names: readonly Permission[]): string {
   const rows = names.map((name) => {
@@ -46,10 +45,10 @@ function permissionsTable(names: readonly Permission[]): string {
 test('docs/access.md lists what the code has: roles, permissions, methods (UPDATE=1 writes)', () => {
   const names = Object.keys(PERMISSIONS).filter(isPermission);
   assertWritten('docs/access.md', 'test/access-doc.test.ts', [
-    { mark: 'roles', content: rolesList() },
+    { mark: 'roles', content: `${rolesList()}\n` },
     { mark: 'permissions', content: permissionsTable(names.filter((name) => !isOfSystem(name))) },
     { mark: 'system permissions', content: permissionsTable(names.filter(isOfSystem)) },
-    { mark: 'any caller', content: listItem(methodsOf(ANY_CALLER).map(code).join(', ')) },
+    { mark: 'any caller', content: `${item(methodsOf(ANY_CALLER).map(code).join(', '))}\n` },
   ]);
 });
 

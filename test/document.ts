@@ -8,7 +8,6 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const ROOT = join(import.meta.dirname, '..');
-export const COLUMNS = 100;
 
 /** One part: its mark, and what is to be between. */
 export interface Written {
@@ -37,15 +36,4 @@ function withPart(
   const after = rest?.split(end)[1];
   assert.ok(before !== undefined && after !== undefined, `${document} has no place for ${mark}`);
   return `${before}${begin}\n${content}\n${end}${after}`;
-}
-
-/** Returns a list item, its text broken at {@link COLUMNS} and indented after the first line. */
-export function listItem(text: string): string {
-  const lines = [''];
-  for (const word of text.split(' ')) {
-    const line = lines.at(-1) ?? '';
-    if (line !== '' && `  ${line} ${word}`.length > COLUMNS) lines.push(word);
-    else lines[lines.length - 1] = line === '' ? word : `${line} ${word}`;
-  }
-  return `- ${lines.join('\n  ')}\n`;
 }

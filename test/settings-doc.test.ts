@@ -2,8 +2,9 @@
  * docs/settings.md, compared with src/config.ts: every setting, in its group.
  */
 import { test } from 'node:test';
+import { item } from '../bench/markdown.ts';
 import { OWNER_SETTINGS, SETTINGS } from '../src/config.ts';
-import { assertWritten, listItem } from './document.ts';
+import { assertWritten } from './document.ts';
 
 interface Row {
   readonly group: string;
@@ -20,14 +21,15 @@ function settingsList(): string {
     ...OWNER_SETTINGS,
   });
   const groups = Map.groupBy(all, ([, { group }]) => group);
-  return Array.from(groups, ([group, rows]) => `## ${group}\n\n${rows.map(item).join('')}`).join(
-    '\n',
-  );
+  return Array.from(
+    groups,
+    ([group, rows]) => `## ${group}\n\n${rows.map(line).join('\n')}\n`,
+  ).join('\n');
 }
 
-function item([name, { description, fallback }]: readonly [string, Row]): string {
+function line([name, { description, fallback }]: readonly [string, Row]): string {
   const must = fallback === undefined ? 'required' : `default: ${fallback}`;
-  return listItem(`**\`${name}\`** (${must}): ${linked(description)}.`);
+  return item(`**\`${name}\`** (${must}): ${linked(description)}.`);
 }
 
 test('docs/settings.md lists every setting as the code has it (UPDATE=1 writes it)', () => {

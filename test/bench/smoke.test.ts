@@ -70,7 +70,7 @@ test('a quick bench fills every row with numbers', async () => {
     assert.equal(row.length, 6);
     for (const cell of row) assert.match(cell, /^\d+(\.\d+)?( \(.*\))?$/);
   }
-  assert.equal(text.match(/^Encrypt at \d+ in flight: p99 /gm)?.length, 4);
+  assert.equal(text.match(/^- Encrypt at \d+ in flight: p99 /gm)?.length, 4);
   assert.equal(text.match(/^- [✓✗] /gmu)?.length, 23);
   assert.doesNotMatch(text, /NaN|Infinity|undefined/);
 });

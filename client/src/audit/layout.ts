@@ -63,7 +63,8 @@ export function describeExport(
   publicKey: string,
 ): string {
   const [, environment] = origin.split('/');
-  return `${JSON.stringify({ format: FORMAT, environment, origin, firstLeafIndex, treeSize, publicKey }, null, 2)}\n`;
+  const described = { format: FORMAT, environment, origin, firstLeafIndex, treeSize, publicKey };
+  return `${JSON.stringify(described, null, 2)}\n`;
 }
 
 /** Whether entries can begin here in an export: at a tile's first hash, or after the last. */

@@ -135,15 +135,20 @@ function requireContinued(
   known: SignedCheckpoint,
 ): void {
   if (known.origin !== origin) {
-    const message = `a known checkpoint is of ${known.origin}: another log, or this one before it was begun anew`;
+    const message =
+      `a known checkpoint is of ${known.origin}: another log, or an earlier generation of ` +
+      'this one';
     throw new AuditVerificationError('ORIGIN', message);
   }
   if (known.treeSize > tree.size) {
-    const message = `the export ends at ${tree.size} entries, and the log has signed ${known.treeSize}`;
+    const [ends, signed] = [tree.size, known.treeSize];
+    const message = `the export ends at ${ends} entries, and the log has signed ${signed}`;
     throw new AuditVerificationError('CUT', message);
   }
   if (!tree.rootAt(known.treeSize).equals(known.rootHash)) {
-    const message = `the log has signed two histories: its first ${known.treeSize} entries are not what they were`;
+    const message =
+      `the log has signed two histories: its first ${known.treeSize} entries are not what ` +
+      'they were';
     throw new AuditVerificationError('FORK', message);
   }
 }
