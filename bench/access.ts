@@ -17,7 +17,7 @@ import { alternate, type Load, measureSlice, type Row, type Timing } from './mea
 import { CONTEXT, TENANT, type Workload } from './workloads.ts';
 
 export const ACCESS_ROWS = {
-  floor: 'Encrypt, nobody asked who calls',
+  floor: 'Encrypt, callers unproven',
   thing: 'Encrypt with certificate, JWT and roles',
 } as const;
 const IN_FLIGHT = 64;

@@ -111,8 +111,8 @@ async function refuseAdministrator(
       error.metadata.get(name),
     );
     done(
-      `The administrator tried to decrypt it and was refused: permission ${permission} is missing ` +
-        `on ${resource}`,
+      `The administrator tried to decrypt it and was refused: ` +
+        `permission ${permission} is missing on ${resource}`,
     );
     return;
   }

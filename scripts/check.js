@@ -28,13 +28,14 @@ function steps() {
       args: ['breaking', '--against', 'proto/baseline.binpb'],
     },
   ];
-  const importRules = join('test', 'imports.test.ts');
-  if (existsSync(join(ROOT, importRules))) {
-    all.push({
-      title: 'import rules',
-      command: nodeForSources(),
-      args: ['--test', '--test-reporter=dot', importRules],
-    });
+  for (const [title, file] of [
+    ['import rules', 'imports.test.ts'],
+    ['columns and words', 'words.test.ts'],
+  ]) {
+    const path = join('test', file);
+    if (!existsSync(join(ROOT, path))) continue;
+    const args = ['--test', '--test-reporter=dot', path];
+    all.push({ title, command: nodeForSources(), args });
   }
   return all;
 }

@@ -29,8 +29,8 @@ export function nodeForSources() {
   if (exists(own)) return own;
   if (Number.parseInt(process.versions.node, 10) >= NODE_MAJOR) return process.execPath;
   throw new SetUpError(
-    `Node ${NODE_MAJOR} or later is needed; this is ${process.version}, and npm has no package of ` +
-      `it for ${process.platform}-${process.arch} here.`,
+    `Node ${NODE_MAJOR} or later is needed; this is ${process.version}, and npm has no package ` +
+      `of it for ${process.platform}-${process.arch} here.`,
   );
 }
 

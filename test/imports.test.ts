@@ -105,7 +105,7 @@ function layerOf(file: string): string {
   return rows.sort((a, b) => b.length - a.length)[0] ?? `no layer: ${file}`;
 }
 
-/** Whether a layer may import another: it is in its row, or in a folder of its row, but never above it. */
+/** Whether a layer may import another: in its row, or in a folder of its row, but never above. */
 function mayImport(own: string, layer: string): boolean {
   const row = LAYERS[own] ?? [];
   return row.some((allowed) => layer === allowed || layer.startsWith(`${allowed}/`));

@@ -7,7 +7,7 @@
  * (`call.ts`), and nothing of the server.
  *
  *     using keyward = connect({ address, caFile, certFile, keyFile });
- *     const { ciphertext } = await keyward.encrypt({ name: 'tenants/demo/keys/orders', plaintext });
+ *     const { ciphertext } = await keyward.encrypt({ name: 'tenants/demo/keys/a', plaintext });
  */
 import { readFileSync } from 'node:fs';
 import { type CallOptions, Transport } from './call.ts';

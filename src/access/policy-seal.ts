@@ -3,8 +3,10 @@
  *
  * ```
  *  tenant UUID (16) ‖ u64 revision ‖ SHA-256(lines)
- *  lines = a line of JSON for each binding, by id, then one for each role, by id, each an array that begins with "binding" or "role"
+ *  lines = a line of JSON for each binding, by id, then one for each role, by id
  * ```
+ *
+ * Each line is an array that begins with "binding" or "role".
  *
  * Invariant: two policies that differ in anything have different lines. Holds no key: the agent
  * computes the HMAC in the token (`hsm/record-seal.ts`).

@@ -4,10 +4,12 @@
  *
  * ```
  *  0 format = 01 │ 1 suite │ 2 purpose │ 3 zero
- *  4 key UUID (16) │ 20 version (4) │ 24 salt (32) │ 56 IV (12) │ 68 commitment (32) │ 100 encrypted │ tag (16)
+ *  4 key UUID (16) │ 20 version (4) │ 24 salt (32) │ 56 IV (12) │ 68 commitment (32)
+ *  100 encrypted │ tag (16)
  *
  *  H = bytes 0..67        B = tenant UUID (16) ‖ subject (16) ‖ context digest (32)
- *  K(32) ‖ commitment(32) = HMAC-SHA-512(material, 00000001 ‖ "keyward/v1/message" 00 ‖ H ‖ B ‖ 00000200)
+ *  K(32) ‖ commitment(32) =
+ *    HMAC-SHA-512(material, 00000001 ‖ "keyward/v1/message" 00 ‖ H ‖ B ‖ 00000200)
  *  AES-256-GCM under K, AAD = H ‖ commitment ‖ B
  * ```
  *

@@ -23,7 +23,7 @@ const ROWS = [
   '1 CreateKey',
   '10 CreateKey',
   '1 Encrypt, key not loaded',
-  '64 Encrypt, nobody asked who calls',
+  '64 Encrypt, callers unproven',
   '64 Encrypt with certificate, JWT and roles',
 ];
 

@@ -80,7 +80,8 @@ export interface TokenKeysParts {
   /** The token's objects, as this replica knows them. */
   readonly tokenObjects: Pick<TokenObjects, 'refresh'>;
   /**
-   * Makes a recorded root or seal key in the token. Rejects when it wasn't made, or that isn't known.
+   * Makes a recorded root or seal key in the token. Rejects when it wasn't made, or that isn't
+   * known.
    */
   readonly makeTokenKey: (key: TokenObject) => Promise<void>;
   /** Tells the reconciler that there is something to do. */

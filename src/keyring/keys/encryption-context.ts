@@ -2,8 +2,10 @@
  * The encryption context: what may be in it, and the digest by which ciphertexts are bound to it.
  *
  * ```
- *  D = SHA-256("keyward/v1/context" 00 ‖ u32 n ‖ n × (u32 length ‖ key ‖ u32 length ‖ value)), keys sorted by their bytes
+ *  D = SHA-256("keyward/v1/context" 00 ‖ u32 n ‖ n × (u32 length ‖ key ‖ u32 length ‖ value))
  * ```
+ *
+ * Keys are sorted by their bytes.
  *
  * Invariant: distinct contexts have distinct encodings, so what would make two of them look alike
  * (invalid UTF-8 that became U+FFFD on its way) is refused. Nothing is normalised. Held in a Map,

@@ -2,10 +2,11 @@
  * Re-wrap jobs: what a rotation leaves behind, brought up to date; by all replicas together.
  *
  * Invariants: what is written is written only under a lease that still holds, to a row that is
- * still what was read (`store/lifecycle/rewrap-ranges.ts`); what can't be brought up to date is named and
- * passed over, never a reason to stop. Works no more than its share of the time. Memory doesn't
- * grow with what there is to do: a batch for each worker. How data keys are re-wrapped is in
- * `rewrap-data-keys.ts`, how key versions, in `rewrap-key-versions.ts`. Knows no gRPC and no SQL.
+ * still what was read (`store/lifecycle/rewrap-ranges.ts`); what can't be brought up to date is
+ * named and passed over, never a reason to stop. Works no more than its share of the time. Memory
+ * doesn't grow with what there is to do: a batch for each worker. How data keys are re-wrapped is
+ * in `rewrap-data-keys.ts`, how key versions, in `rewrap-key-versions.ts`. Knows no gRPC and no
+ * SQL.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Call, millisecondsLeft, monotonicNow } from '../../call.ts';
