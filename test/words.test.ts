@@ -94,7 +94,7 @@ test('no word stands where there is a better one', () => {
       return REPLACEMENTS.flatMap(({ word, instead }) =>
         [...text.matchAll(anywhere(word))].map(({ 0: found, index }) => {
           const number = text.slice(0, index).split('\n').length;
-          return `${file}:${number}: "${found}"; write instead: ${instead}`;
+          return `${file}:${number}: "${found.replaceAll(/\s+/g, ' ')}"; write instead: ${instead}`;
         }),
       );
     });
