@@ -41,10 +41,10 @@ const integer = (minimum: number, maximum: number, fallback: number) =>
 const file = z
   .string()
   .min(1, 'must name a file')
-  .refine((path) => isReadable(path), 'names a file that cannot be read');
+  .refine((path) => isReadable(path), 'must name a file that can be read');
 const secretFile = file.refine(
   (path) => isPrivate(path),
-  'names a file that group or others may read; chmod 600 it',
+  'must name a file that only its owner can read; chmod 600 it',
 );
 const flag = z
   .enum(['true', 'false'], 'must be true or false')
@@ -64,7 +64,8 @@ const tokenSelector = z
   .min(1, 'must name a token')
   .refine((selector) => !selector.startsWith('pkcs11:') || isTokenUri(selector), {
     error:
-      'must be a label, or pkcs11: with token, serial, manufacturer and model only (RFC 7512), and no PIN',
+      'must be a label, or a pkcs11: URI (RFC 7512) of token, serial, manufacturer and model ' +
+      'only, without a PIN',
   });
 
 /** A quota, Infinity for none. */
@@ -92,19 +93,20 @@ const OPERATION = grouped('Operation', {
       .enum(['production', 'development'], 'must be production or development')
       .default('production'),
     'the mode that `token init` recorded in the database. `development` turns reflection on, ' +
-      'accepts rotation periods from 10 seconds and tokens marked as for development, and ' +
-      'changes nothing else',
+      'and accepts rotation periods from 10 seconds and tokens marked as for development; ' +
+      'nothing else differs',
     '`production`',
   ),
   KEYWARD_HEALTH_LISTEN: setting(
     listen.optional(),
-    'address and port for health alone, in plaintext: for probes without a certificate, and ' +
+    'address and port for health only, in plaintext: for probes without a certificate, and ' +
       '`keyward-server health`',
     'none',
   ),
   KEYWARD_DRAIN_MS: setting(
     integer(0, 600_000, 10_000),
-    'how long calls under way may take to end after SIGTERM or a failure that ends the process',
+    'how long calls under way may take to end after SIGTERM, or after a failure that ends the ' +
+      'process',
     '10000',
   ),
   KEYWARD_REFLECTION: setting(
@@ -116,7 +118,7 @@ const OPERATION = grouped('Operation', {
     z
       .enum(['debug', 'info', 'warn', 'error'], 'must be debug, info, warn or error')
       .default('info'),
-    'the lowest level that is logged',
+    'the lowest level to log',
     '`info`',
   ),
 });
@@ -130,29 +132,29 @@ const NETWORK = grouped('Network and TLS', {
   KEYWARD_TLS_CERT_FILE: setting(file, 'PEM: the server’s certificate and its chain'),
   KEYWARD_TLS_KEY_FILE: setting(
     secretFile,
-    'PEM: the certificate’s private key, readable by the service’s account only',
+    'PEM: the certificate’s private key, readable only by its owner',
   ),
   KEYWARD_TLS_CLIENT_CA_FILE: setting(file, 'PEM: the CAs whose client certificates are accepted'),
   KEYWARD_HANDSHAKE_MS: setting(
     integer(100, 120_000, 5_000),
-    'how long a TLS handshake may take from the connection’s first moment, and how long again ' +
-      'the peer may take to speak HTTP/2',
+    'the longest that a TLS handshake may take, from the start of the connection, and again ' +
+      'until HTTP/2 begins',
     '5000',
   ),
   KEYWARD_KEEPALIVE_MS: setting(
     integer(1_000, 86_400_000, 10_000),
-    'after this long without a byte from a client the server sends a PING; after as long again ' +
+    'how long a client may be silent before the server sends a PING; after the same time ' +
       'without an answer it closes the connection',
     '10000',
   ),
   KEYWARD_IDLE_MS: setting(
     integer(100, 86_400_000, 600_000),
-    'a connection without a call for this long is closed',
+    'how long a connection may be without a call before it is closed',
     '600000',
   ),
   KEYWARD_CONNECTION_AGE_MS: setting(
     integer(1_000, 604_800_000, 3_600_000),
-    'a connection of this age, a tenth more or less, is closed in order; clients reconnect',
+    'the age at which a connection is closed in order, a tenth more or less; clients reconnect',
     '3600000',
   ),
 });
@@ -160,19 +162,19 @@ const NETWORK = grouped('Network and TLS', {
 const CALLERS = grouped('Callers', {
   KEYWARD_CERTIFICATE_PRINCIPAL: setting(
     z.enum(PRINCIPALS, `must be one of ${PRINCIPALS.join(', ')}`).default('spiffe-then-subject'),
-    'the name that a client certificate gives its caller: `spiffe`, `subject` or `dns` alone, or ' +
+    'the name that identifies a client certificate: only `spiffe`, `subject` or `dns`, or ' +
       '`spiffe-then-subject`',
     '`spiffe-then-subject`',
   ),
   KEYWARD_CERTIFICATE_DENY_FILE: setting(
     file.optional(),
-    'client certificates that are refused although they verify (docs/access.md)',
+    'client certificates to refuse although they verify (docs/access.md)',
     'none',
   ),
   KEYWARD_ISSUERS_FILE: setting(
     file.optional(),
-    'JSON: the issuers whose tokens are accepted (docs/access.md); with it, callers may connect ' +
-      'without a certificate',
+    'JSON: the issuers whose tokens are accepted (docs/access.md); with it, callers need no ' +
+      'certificate',
     'none',
   ),
   KEYWARD_FIRST_ADMINISTRATOR: setting(
@@ -181,7 +183,7 @@ const CALLERS = grouped('Callers', {
       .max(MAX_NAME_BYTES)
       .refine((name) => name.trim() === name, 'must be a caller’s name')
       .optional(),
-    'the name of a caller who may create role bindings without having one, and nothing else; ' +
+    'the name of a caller that may create role bindings without having one, and nothing else; ' +
       'reported at every start',
     'none',
   ),
@@ -197,7 +199,7 @@ const DATABASE = grouped('Database', {
     ...setting(
       databaseUrl,
       'PostgreSQL 15 or later, as the role `keyward_service`; or `DATABASE_URL_FILE`, a file ' +
-        'that holds it',
+        'with the URL',
     ),
     orFile: true,
   },
@@ -206,10 +208,14 @@ const DATABASE = grouped('Database', {
     'PEM: the CA that the database’s certificate is verified against',
     'the system’s CAs',
   ),
-  KEYWARD_DATABASE_POOL: setting(integer(1, 1000, 10), 'connections that calls share', '10'),
+  KEYWARD_DATABASE_POOL: setting(
+    integer(1, 1000, 10),
+    'database connections that calls share',
+    '10',
+  ),
   KEYWARD_KEY_CACHE: setting(
     integer(1, 1_000_000, 10_000),
-    'keys whose rows each server keeps in memory',
+    'keys that each server keeps in memory',
     '10000',
   ),
 });
@@ -218,14 +224,17 @@ const HSM = grouped('HSM', {
   KEYWARD_HSM_MODULE: setting(file, 'the PKCS#11 module’s library'),
   KEYWARD_HSM_MODULE_PARAMETERS: setting(
     z.string().optional(),
-    'initialisation string, for modules that want one (NSS)',
+    'the module’s initialisation string, if it needs one (NSS)',
     'none',
   ),
   KEYWARD_HSM_TOKEN: setting(
     tokenSelector,
     'the token’s label, or a `pkcs11:` URI that matches one token',
   ),
-  KEYWARD_HSM_PIN_FILE: setting(secretFile, 'file with the user PIN; only the agent reads it'),
+  KEYWARD_HSM_PIN_FILE: setting(
+    secretFile,
+    'file with the token’s user PIN; only the agents read it',
+  ),
   KEYWARD_HSM_AGENTS: setting(
     integer(1, 64, 1),
     'agent processes, each with a session of its own',
@@ -233,7 +242,7 @@ const HSM = grouped('HSM', {
   ),
   KEYWARD_HSM_CALL_TIMEOUT_MS: setting(
     integer(100, 600_000, 5_000),
-    'an agent that works on one call for longer is replaced',
+    'the longest that an agent may work on one call before it is replaced',
     '5000',
   ),
   KEYWARD_HSM_QUEUE_CALLS: setting(
@@ -253,12 +262,13 @@ const HSM = grouped('HSM', {
   ),
   KEYWARD_HSM_ENVIRONMENT: setting(
     names,
-    'names of the variables that are handed on to the agents, separated by commas',
+    'names of variables to pass to the agents, separated by commas',
     'none',
   ),
   KEYWARD_HSM_WAIVERS: setting(
     names,
-    'attributes that this token cannot enforce and you accept to do without, separated by commas',
+    'attributes that this token cannot enforce and that you accept to do without, separated by ' +
+      'commas',
     'none',
   ),
 });
@@ -266,12 +276,12 @@ const HSM = grouped('HSM', {
 const NEXT_HSM = grouped('The next HSM token', {
   KEYWARD_NEXT_HSM_MODULE: setting(
     file.optional(),
-    'the PKCS#11 module of the token that key versions move to (docs/migration.md)',
+    'while key versions move to another token (docs/migration.md): that token’s PKCS#11 module',
     'none',
   ),
   KEYWARD_NEXT_HSM_MODULE_PARAMETERS: setting(
     z.string().optional(),
-    'its initialisation string, for modules that want one',
+    'its initialisation string, if it needs one',
     'none',
   ),
   KEYWARD_NEXT_HSM_TOKEN: setting(
@@ -282,7 +292,7 @@ const NEXT_HSM = grouped('The next HSM token', {
   KEYWARD_NEXT_HSM_PIN_FILE: setting(secretFile.optional(), 'file with its user PIN', 'none'),
   KEYWARD_NEXT_HSM_WAIVERS: setting(
     names,
-    'attributes that it cannot enforce and you accept to do without, separated by commas',
+    'attributes that it cannot enforce and that you accept to do without, separated by commas',
     'none',
   ),
 });
@@ -290,12 +300,12 @@ const NEXT_HSM = grouped('The next HSM token', {
 const LIMITS = grouped('Limits', {
   KEYWARD_DEADLINE_MS: setting(
     integer(100, 600_000, 10_000),
-    'the longest that a call may take, also when it brings a later deadline or none',
+    'the longest that a call may take, even if its own deadline is later or missing',
     '10000',
   ),
   KEYWARD_MAX_CALLS: setting(
     integer(1, 100_000, 2_048),
-    'calls that use keys under way at once, of which one caller gets no more than it leaves to ' +
+    'calls under way at once that use keys, of which one caller gets no more than it leaves to ' +
       'others; more are refused as SERVER_BUSY. Health, audit and administration have an eighth ' +
       'as many in addition',
     '2048',
@@ -308,31 +318,31 @@ const LIMITS = grouped('Limits', {
   ),
   KEYWARD_MAX_MESSAGE_BYTES: setting(
     integer(262_144, 67_108_864, 4_194_304),
-    'the largest request of any method; most take less',
+    'the largest request of any method; most methods take less',
     '4194304',
   ),
   KEYWARD_MAX_HEADER_BYTES: setting(
     integer(4_096, 1_048_576, 16_384),
-    'the headers of one call, as HTTP/2 counts them (RFC 9113, 6.5.2)',
+    'bytes of headers of one call, as HTTP/2 counts them (RFC 9113, 6.5.2)',
     '16384',
   ),
   KEYWARD_MAX_HEADERS: setting(integer(16, 1_000, 64), 'headers of one call', '64'),
   KEYWARD_MAX_CONNECTIONS: setting(
     integer(1, 100_000, 2_000),
-    'connections at once; no caller can hold more than it leaves to others, and connections ' +
-      'whose caller is not known yet make way',
+    'connections at once; no caller can hold more than it leaves to others, and ' +
+      'unauthenticated ones are dropped first',
     '2000',
   ),
   KEYWARD_MAX_STREAMS: setting(
     integer(1, 10_000, 256),
-    'calls at once on one connection; a client’s further ones wait at the client',
+    'calls at once on one connection; further ones wait at the client',
     '256',
   ),
   KEYWARD_MAX_RESETS_PER_SECOND: setting(
     integer(1, 100_000, 100),
-    'calls that a connection without a proven caller may reset each second, and ten times as ' +
-      'many at once, before it is ended; a caller may reset 8 times as many that did not begin, ' +
-      'and 32 times as many that did',
+    'calls that an unauthenticated connection may reset each second, and ten times as many at ' +
+      'once, before it is ended; a caller may reset 8 times as many that had not begun, and 32 ' +
+      'times as many that had',
     '100',
   ),
   KEYWARD_MAX_PINGS: setting(
@@ -346,17 +356,16 @@ const LIMITS = grouped('Limits', {
 const QUOTAS = grouped('Quotas', {
   KEYWARD_TENANT_CALLS_PER_SECOND: quota(
     0,
-    'calls that a tenant without a quota of its own may make each second, on all replicas ' +
-      'together; every item of a batch counts (docs/quotas.md); 0 for no limit',
+    'calls per second for a tenant without a quota of its own, on all replicas together; each ' +
+      'item of a batch counts (docs/quotas.md); 0 for no limit',
   ),
   KEYWARD_TENANT_KEYS: quota(
     1_000_000,
-    'keys that a tenant without a quota of its own may have, not counting destroyed ones; 0 for ' +
-      'no limit',
+    'keys for a tenant without a quota of its own, not counting destroyed ones; 0 for no limit',
   ),
   KEYWARD_TENANT_DATA_KEYS: quota(
     100_000_000,
-    'stored data keys that a tenant without a quota of its own may have; 0 for no limit',
+    'stored data keys for a tenant without a quota of its own; 0 for no limit',
   ),
 });
 
@@ -366,13 +375,13 @@ const MAINTENANCE = grouped('Maintenance', {
       .string()
       .default('*/5 * * * * *')
       .refine((expression) => isCronExpression(expression), 'must be a cron expression'),
-    'when this replica looks for due rotations, re-wrapping and destructions: a cron expression, ' +
-      'seconds first',
+    'when this replica looks for due rotations, re-wraps and destructions: a cron expression ' +
+      'that begins with seconds',
     '`*/5 * * * * *`',
   ),
   KEYWARD_MAINTENANCE_JITTER_MS: setting(
     integer(0, 600_000, 2_000),
-    'the longest random delay after a tick, so that replicas do not all look at once',
+    'the largest random delay after that, so that replicas do not all look at once',
     '2000',
   ),
   KEYWARD_REWRAP_SHARE: setting(
@@ -383,7 +392,7 @@ const MAINTENANCE = grouped('Maintenance', {
   ),
   KEYWARD_USAGE_REPORT_MS: setting(
     integer(100, 60_000, 20_000),
-    'the longest time between two of this replica’s reports of how key versions were used',
+    'the longest time between this replica’s reports of how key versions were used',
     '20000',
   ),
 });
@@ -391,7 +400,7 @@ const MAINTENANCE = grouped('Maintenance', {
 const AUDIT = grouped('Audit', {
   KEYWARD_AUDIT_CHECKPOINT_MS: setting(
     integer(250, 86_400_000, 1_000),
-    'the time between two signed checkpoints of the audit log, while there are new entries',
+    'the time between signed checkpoints of the audit log, while it has new entries',
     '1000',
   ),
   KEYWARD_AUDIT_KEPT_CHECKPOINT: setting(
@@ -399,26 +408,26 @@ const AUDIT = grouped('Audit', {
       .url('must be a file:, http: or https: URL')
       .refine((url) => /^(file|https?):/.test(url), 'must be a file:, http: or https: URL')
       .optional(),
-    'where the audit log’s last checkpoint is kept outside of the database, so that an older ' +
-      'restored database is noticed: `file:///path`, or a URL that takes PUT and GET',
+    'where the audit log’s last checkpoint is also kept, so that the service notices an older, ' +
+      'restored database: `file:///path`, or a URL that takes PUT and GET',
     'none',
   ),
   KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES: setting(
     wholeNumber(1, 10_080).optional(),
-    'keeps the audit log’s last checkpoint in the HSM token as well, written at most once in ' +
-      'this many minutes (docs/audit.md#running-it)',
+    'keep the audit log’s last checkpoint in the HSM token too, written at most once in this ' +
+      'many minutes (docs/audit.md#running-it)',
     'not kept there',
   ),
   KEYWARD_AUDIT_WITNESSES_FILE: setting(
     file.optional(),
-    'verifier keys (C2SP) of the witnesses whose cosignatures of checkpoints are kept, one a ' +
-      'line; a witness with a URL behind its key is asked for them (docs/audit.md#running-it)',
+    'verifier keys (C2SP) of witnesses, one per line, whose cosignatures of checkpoints are ' +
+      'kept; a witness with a URL after its key is asked for them (docs/audit.md#running-it)',
     'none',
   ),
   KEYWARD_AUDIT_WITNESS_MS: setting(
     integer(100, 86_400_000, 60_000),
-    'the shortest time between two checkpoints that are handed to the witnesses with a URL, ' +
-      'while there are new entries',
+    'the shortest time between submissions of the last checkpoint to witnesses with a URL, ' +
+      'while the log has new entries',
     '60000',
   ),
 });
@@ -442,8 +451,8 @@ export const OWNER_SETTINGS = grouped('The database’s owner', {
   MIGRATION_DATABASE_URL: {
     ...setting(
       databaseUrl,
-      'the same database, as the role that owns its schema, for `migrate` and the `token` ' +
-        'commands that change something; or `MIGRATION_DATABASE_URL_FILE`, a file that holds it',
+      'the same database, as the role that owns its schema, for `migrate` and for the `token` ' +
+        'and `audit` commands that change something; or `MIGRATION_DATABASE_URL_FILE`',
     ),
     orFile: true,
   },

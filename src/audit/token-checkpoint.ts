@@ -81,7 +81,7 @@ export class TokenCheckpoint implements KeptCheckpoint {
           this.#kept = note;
         },
         (err: unknown) =>
-          this.#parts.log.warn({ err }, 'the last checkpoint cannot be kept in the token now'),
+          this.#parts.log.warn({ err }, 'the last checkpoint can not be kept in the token now'),
       )
       .finally(() => {
         this.#writing = undefined;

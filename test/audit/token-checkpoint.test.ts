@@ -355,7 +355,7 @@ describe('what is kept in the token', () => {
     await refusing.checkpoint.flush();
     assert.deepEqual(
       new Set(refusing.warnings),
-      new Set(['the last checkpoint cannot be kept in the token now']),
+      new Set(['the last checkpoint can not be kept in the token now']),
     );
     let calls = 0;
     const hanging = opened(() => {
