@@ -8,19 +8,42 @@ import { test } from 'node:test';
 
 const ROOT = join(import.meta.dirname, '..');
 
-test('every file that a document points to is there', () => {
-  const documents = ['.', 'docs'].flatMap((folder) =>
-    readdirSync(join(ROOT, folder))
-      .filter((name) => name.endsWith('.md'))
-      .map((name) => join(folder, name)),
+const documents = ['.', 'docs', 'bench'].flatMap((folder) =>
+  readdirSync(join(ROOT, folder))
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => join(folder, name)),
+);
+
+const textOf = (document: string) => readFileSync(join(ROOT, document), 'utf8');
+
+/** What a document points to in the project: files, and headings in documents. */
+const linksOf = (document: string) =>
+  [...textOf(document).matchAll(/\]\((?!https?:)([^)#\s]*)(?:#([^)]*))?\)/g)].map(
+    ([, target = '', heading]) => ({
+      target: target === '' ? document : join(document, '..', target),
+      heading,
+    }),
   );
-  const missing = documents.flatMap((document) => {
-    const text = readFileSync(join(ROOT, document), 'utf8');
-    return [...text.matchAll(/\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)/g)]
-      .map(([, target]) => join(document, '..', target ?? ''))
-      .filter((target) => !existsSync(join(ROOT, target)))
-      .map((target) => `${document} points to ${target}`);
-  });
+
+/** The names by which links reach a document's headings. */
+const headingsOf = (document: string) =>
+  [...textOf(document).matchAll(/^#+ (.*)$/gm)].map(([, title = '']) =>
+    title
+      .toLowerCase()
+      .replaceAll(/[^\w\- ]/g, '')
+      .replaceAll(' ', '-'),
+  );
+
+test('every file and heading that a document points to is there', () => {
+  const missing = documents.flatMap((document) =>
+    linksOf(document)
+      .filter(
+        ({ target, heading }) =>
+          !existsSync(join(ROOT, target)) ||
+          (heading !== undefined && !headingsOf(target).includes(heading)),
+      )
+      .map(({ target, heading = '' }) => `${document} points to ${target}#${heading}`),
+  );
   assert.deepEqual(missing, []);
 });
 
