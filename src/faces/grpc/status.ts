@@ -32,7 +32,7 @@ export function errorHeaders(error: KeywardError, requestId: string): OutgoingHt
     ':status': 200,
     'content-type': 'application/grpc+proto',
     'grpc-status': message.code,
-    'grpc-message': encodeURIComponent(message.message),
+    'grpc-message': encodeURI(message.message),
     'grpc-accept-encoding': 'identity',
     [REQUEST_ID_HEADER]: requestId,
     [DETAILS_TRAILER]: serialize('google.rpc.Status', message).toString('base64'),
