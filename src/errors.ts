@@ -1,10 +1,9 @@
 /**
- * The one error type that crosses module boundaries, and the one table of reasons for failure.
+ * Defines the one error type that crosses module boundaries, and the one table of reasons.
  *
- * Owns which reasons exist, which gRPC status each has, what it says, and whether trying again can
- * help. Programs act on the reason, never on the message. Knows nothing of gRPC's wire
- * (`faces/grpc/status.ts` does the mapping) and nothing of what went wrong underneath: a cause is kept for
- * the log and never reaches a caller.
+ * - Each reason has one gRPC status, one message, and states whether a retry can help.
+ * - Programs act on the reason, never on the message: `cannot VERB OBJECT: cause; what to do`.
+ * - A cause is kept for the log and never reaches a caller.
  */
 
 type StatusName =
@@ -25,215 +24,267 @@ type StatusName =
 
 interface ReasonRow {
   readonly status: StatusName;
-  /** What the caller reads unless the error brings a message of its own. */
+  /** The message for the caller, unless the error has one of its own. */
   readonly message: string;
-  /** When trying the same call again can help: after how many milliseconds at the earliest. */
+  /** Milliseconds before the same call can succeed, at the earliest; absent if it cannot. */
   readonly retryAfterMs?: number;
-  /** Whether it can depends: each error says for itself. */
+  /** Set where each error decides for itself whether a retry can help. */
   readonly retryVaries?: true;
 }
 
-/** Every reason for failure; docs/errors.md lists the same, and a test compares them. */
+/** Lists every reason for failure; docs/errors.md explains the same ones, and a test compares. */
 export const REASONS = {
-  INVALID_FIELD: { status: 'INVALID_ARGUMENT', message: 'A field of the request is not valid.' },
+  INVALID_FIELD: {
+    status: 'INVALID_ARGUMENT',
+    message: 'cannot accept the request: one of its fields is not valid',
+  },
   MALFORMED_REQUEST: {
     status: 'INVALID_ARGUMENT',
-    message: 'The request is not one message of the kind that the method takes.',
+    message: 'cannot read the request: it is not one message of the type that the method takes',
   },
   MESSAGE_COUNT_WRONG: {
     status: 'UNIMPLEMENTED',
-    message: 'The method takes exactly one message; the call brought none, or more than one.',
+    message: 'cannot accept the call: it must carry exactly one message',
   },
   MESSAGE_TOO_LARGE: {
     status: 'RESOURCE_EXHAUSTED',
-    message: 'The request is larger than the method takes.',
+    message: 'cannot accept the request: it is larger than the method takes; send less at once',
   },
-  METHOD_UNKNOWN: { status: 'UNIMPLEMENTED', message: 'There is no such method.' },
+  METHOD_UNKNOWN: {
+    status: 'UNIMPLEMENTED',
+    message: 'cannot find the method: this release does not have it',
+  },
   COMPRESSION_NOT_SUPPORTED: {
     status: 'UNIMPLEMENTED',
-    message: 'Compressed messages are not taken: send them as they are.',
+    message: 'cannot accept the request: it is compressed; send it uncompressed',
   },
   CREDENTIALS_MISSING: {
     status: 'UNAUTHENTICATED',
-    message: 'The call brings neither a client certificate nor a token.',
+    message:
+      'cannot authenticate the caller: the call has no client certificate and no token; send one',
   },
   CREDENTIALS_INVALID: {
     status: 'UNAUTHENTICATED',
-    message: 'The token or the certificate of the call is not accepted. The log says why.',
+    message:
+      'cannot authenticate the caller: the token or certificate is not accepted; the server’s ' +
+      'log shows the cause under this request id',
   },
   TOKEN_NOT_BOUND: {
     status: 'UNAUTHENTICATED',
     message:
-      'The token is not bound to the connection’s certificate, or to one that the connection lacks.',
+      'cannot authenticate the caller: the token and the certificate are not bound to each ' +
+      'other; send one of them alone, or a token that is bound to the certificate',
   },
   CERTIFICATE_DENIED: {
     status: 'UNAUTHENTICATED',
-    message: 'The client certificate is on the deny list.',
+    message:
+      'cannot authenticate the caller: the client certificate is on the deny list; get a new one',
   },
   PERMISSION_MISSING: {
     status: 'PERMISSION_DENIED',
-    message: 'The caller has no role that allows this.',
+    message: 'cannot perform the call: no role binding gives the caller the permission',
   },
   ISSUER_UNAVAILABLE: {
     status: 'UNAVAILABLE',
-    message: 'The keys of the token’s issuer can not be had now.',
+    message: 'cannot verify the token: the keys of its issuer are unavailable; try again later',
     retryAfterMs: 1000,
   },
   SERVER_BUSY: {
     status: 'RESOURCE_EXHAUSTED',
-    message: 'The server has as many calls under way as it takes.',
+    message:
+      'cannot accept the call: the server is at its limit of calls or bytes; send fewer at once',
     retryAfterMs: 200,
   },
   QUOTA_EXCEEDED: {
     status: 'RESOURCE_EXHAUSTED',
-    message: 'The tenant has used up its quota.',
+    message: 'cannot perform the call: a quota of the tenant is used up',
     retryVaries: true,
   },
   DECRYPTION_FAILED: {
     status: 'INVALID_ARGUMENT',
-    message: 'The ciphertext does not open with this tenant, key and encryption context.',
+    message:
+      'cannot decrypt the ciphertext: it does not open with this tenant, key and encryption ' +
+      'context',
   },
   CHECKSUM_MISMATCH: {
     status: 'INVALID_ARGUMENT',
-    message: 'A checksum does not match its bytes: they changed on their way.',
+    message:
+      'cannot accept the request: a checksum does not match the bytes that arrived; send it ' +
+      'again',
     retryAfterMs: 0,
   },
   REQUEST_ID_REUSED: {
     status: 'INVALID_ARGUMENT',
-    message: 'The request id was used for another request.',
+    message: 'cannot accept the request: its request_id was used for another one; make a new one',
   },
-  RESOURCE_NOT_FOUND: { status: 'NOT_FOUND', message: 'There is no such resource.' },
-  RESOURCE_EXISTS: { status: 'ALREADY_EXISTS', message: 'A resource of that name exists already.' },
-  TENANT_DISABLED: { status: 'FAILED_PRECONDITION', message: 'The tenant is disabled.' },
-  KEY_NOT_ENABLED: { status: 'FAILED_PRECONDITION', message: 'The key is not enabled.' },
+  RESOURCE_NOT_FOUND: {
+    status: 'NOT_FOUND',
+    message: 'cannot find the resource: it does not exist, or the caller has no role in its tenant',
+  },
+  RESOURCE_EXISTS: {
+    status: 'ALREADY_EXISTS',
+    message: 'cannot create the resource: one of that name already exists; choose another name',
+  },
+  TENANT_DISABLED: {
+    status: 'FAILED_PRECONDITION',
+    message: 'cannot use the tenant’s keys: the tenant is not enabled; enable it first',
+  },
+  KEY_NOT_ENABLED: {
+    status: 'FAILED_PRECONDITION',
+    message: 'cannot use the key: it is not enabled; enable it, or restore and then enable it',
+  },
   KEY_VERSION_NOT_ENABLED: {
     status: 'FAILED_PRECONDITION',
-    message: 'The key version is not enabled.',
+    message:
+      'cannot use the key version: it is not enabled; enable it, or restore and then enable it',
   },
   KEY_VERSION_IS_PRIMARY: {
     status: 'FAILED_PRECONDITION',
     message:
-      'The primary version can not be destroyed alone: rotate the key first, or destroy the whole key.',
+      'cannot destroy the key version: it is the primary; rotate the key first, or destroy the ' +
+      'whole key',
   },
   KEY_VERSION_IN_USE: {
     status: 'FAILED_PRECONDITION',
-    message: 'Stored data keys are wrapped under the key version: re-wrap them first.',
+    message:
+      'cannot destroy the key version: stored data keys are wrapped under it; re-wrap them first',
   },
   DESTRUCTION_UNDER_WAY: {
     status: 'FAILED_PRECONDITION',
-    message: 'It is scheduled for destruction, or destroyed.',
+    message:
+      'cannot change the resource: it is scheduled for destruction, or destroyed; restore it ' +
+      'first, while that is possible',
   },
   DESTRUCTION_NOT_SCHEDULED: {
     status: 'FAILED_PRECONDITION',
-    message: 'It is not scheduled for destruction, so there is nothing to restore.',
+    message: 'cannot restore the resource: it is not scheduled for destruction',
   },
   SEPARATION_OF_DUTIES: {
     status: 'FAILED_PRECONDITION',
     message:
-      'The member would both administer and use a key. Where that is meant, set override_separation_of_duties.',
+      'cannot bind the role: the member could then both administer and use a key; give the roles ' +
+      'to two members, or set override_separation_of_duties',
   },
   ROLE_IN_USE: {
     status: 'FAILED_PRECONDITION',
-    message: 'Role bindings give the role: delete them first.',
+    message: 'cannot delete the role: role bindings give it; delete them first',
   },
   POLICY_FULL: {
     status: 'FAILED_PRECONDITION',
-    message: 'The tenant has as many role bindings, or roles of its own, as it can have.',
+    message:
+      'cannot change the access policy: the tenant or the member is at its limit of role ' +
+      'bindings, or the tenant at its limit of roles; bind roles to groups',
   },
   TOKEN_KEY_NOT_READY: {
     status: 'UNAVAILABLE',
-    message: 'The tenant’s root key is being made or replaced in the HSM.',
+    message: 'cannot use a token key: it is being made or replaced in the HSM; try again',
     retryAfterMs: 500,
   },
   TOKEN_KEY_ROTATION_UNDER_WAY: {
     status: 'FAILED_PRECONDITION',
-    message: 'Another key is on its way to take this one’s place.',
+    message:
+      'cannot rotate the token key: a rotation of it is already under way; wait until it has ' +
+      'ended',
   },
   TENANT_SHARES_ROOT_KEY: {
     status: 'FAILED_PRECONDITION',
-    message: 'The tenant has no root key of its own: rotate that of tenants/system.',
+    message:
+      'cannot rotate the root key: the tenant has none of its own; rotate that of tenants/system',
   },
   ETAG_MISMATCH: {
     status: 'ABORTED',
-    message: 'The resource has changed since the etag was given: read it again.',
+    message: 'cannot change the resource: it has changed since the etag was read; read it again',
   },
   CONFLICT: {
     status: 'ABORTED',
-    message: 'Another change to the same resource came first.',
+    message: 'cannot change the resource: another change to it came first; read it again',
     retryAfterMs: 100,
   },
   STORED_ROW_CORRUPT: {
     status: 'DATA_LOSS',
-    message: 'A stored key version does not verify and was not used. Operators have been alerted.',
+    message:
+      'cannot use the key version: its stored row failed verification; operators have been ' +
+      'alerted',
   },
   POLICY_CORRUPT: {
     status: 'DATA_LOSS',
     message:
-      'Who may do what in this tenant does not verify and was not obeyed. Operators have been alerted.',
+      'cannot authorize the call: the tenant’s access policy failed verification and was not ' +
+      'applied; operators have been alerted',
   },
   KEY_STATE_CORRUPT: {
     status: 'DATA_LOSS',
     message:
-      'What is stored of the key’s state does not verify and was not obeyed. Operators have been alerted.',
+      'cannot use the key: its stored state failed verification and was not applied; operators ' +
+      'have been alerted',
   },
   HSM_UNAVAILABLE: {
     status: 'UNAVAILABLE',
-    message: 'No HSM agent can do this now.',
+    message: 'cannot reach the HSM: no agent is ready; try again',
     retryAfterMs: 1000,
   },
   HSM_QUEUE_FULL: {
     status: 'RESOURCE_EXHAUSTED',
-    message: 'Too many calls are waiting for the HSM.',
+    message: 'cannot reach the HSM: too many calls are waiting for it; send fewer at once',
     retryAfterMs: 200,
   },
   DATABASE_UNAVAILABLE: {
     status: 'UNAVAILABLE',
-    message: 'The database does not answer now.',
+    message: 'cannot reach the database: it does not answer; try again',
     retryAfterMs: 1000,
   },
   DATABASE_POOL_EXHAUSTED: {
     status: 'RESOURCE_EXHAUSTED',
-    message: 'Too many calls are waiting for the database.',
+    message: 'cannot reach the database: too many calls are waiting for it; send fewer at once',
     retryAfterMs: 200,
   },
   AUDIT_UNAVAILABLE: {
     status: 'UNAVAILABLE',
-    message: 'The call can not be recorded in the audit log now, so nothing comes of it.',
+    message:
+      'cannot answer the call: it could not be recorded in the audit log, so it was not ' +
+      'performed; try again',
     retryAfterMs: 500,
   },
   AUDIT_ENTRIES_DROPPED: {
     status: 'FAILED_PRECONDITION',
-    message: 'Entries from before the first one that is kept were exported and dropped.',
+    message: 'cannot read the audit entries: they were exported and dropped; look in the export',
   },
   COSIGNATURE_REFUSED: {
     status: 'INVALID_ARGUMENT',
-    message: 'The note has no cosignature of a configured witness, or one that does not verify.',
+    message:
+      'cannot accept the note: a cosignature failed verification, none is of a configured ' +
+      'witness, or the log did not sign the checkpoint',
   },
   REPLICA_STALE: {
     status: 'UNAVAILABLE',
-    message: 'This replica has not heard of recent changes and does not answer from memory.',
+    message: 'cannot answer from memory: this replica has not received recent changes; try again',
     retryAfterMs: 500,
   },
   SERVER_STOPPING: {
     status: 'UNAVAILABLE',
-    message: 'The server is stopping: another one, or this one when it is back, goes on.',
+    message: 'cannot finish the call: the server is stopping; call again',
     retryAfterMs: 100,
   },
   DEADLINE_EXCEEDED: {
     status: 'DEADLINE_EXCEEDED',
-    message: 'The call was not finished by its deadline.',
+    message: 'cannot finish the call: its deadline has passed; a change may still have been made',
   },
-  CALL_CANCELLED: { status: 'CANCELLED', message: 'The caller cancelled the call.' },
+  CALL_CANCELLED: {
+    status: 'CANCELLED',
+    message: 'cannot finish the call: the caller cancelled it; a change may still have been made',
+  },
   INTERNAL: {
     status: 'INTERNAL',
-    message: 'Something went wrong inside the service; the log has it under this request id.',
+    message:
+      'cannot finish the call: an internal error occurred; the server’s log has it under this ' +
+      'request id',
   },
 } as const satisfies Record<string, ReasonRow>;
 
-/** A reason for failure, stable across releases. */
+/** Names a reason for failure, stable across releases. */
 export type Reason = keyof typeof REASONS;
 
-/** One field of a request that is not valid, and why, in words for the caller. */
+/** Names one field of a request that is not valid, and tells the caller why. */
 export interface FieldViolation {
   readonly field: string;
   readonly description: string;
@@ -241,28 +292,28 @@ export interface FieldViolation {
 
 interface KeywardErrorOptions {
   /**
-   * Replaces the reason's own message; the caller reads it, so it says nothing about other tenants
-   * or secrets.
+   * Replaces the reason's own message. The caller reads it, so it must not reveal other tenants or
+   * secrets.
    */
   readonly message?: string;
   readonly fields?: readonly FieldViolation[];
-  /** Facts for programs, sent as ErrorInfo.metadata. */
+  /** Facts for programs, sent as `ErrorInfo.metadata`. */
   readonly metadata?: Readonly<Record<string, string>>;
-  /** For a reason whose row says that this varies. */
+  /** Replaces the `retryAfterMs` of the reason's row. */
   readonly retryAfterMs?: number;
-  /** For the log only. */
+  /** Kept for the log only. */
   readonly cause?: unknown;
 }
 
 /**
- * A failure with a reason out of {@link REASONS}. Everything else that is thrown becomes INTERNAL.
+ * Reports a failure by a reason of {@link REASONS}. Whatever else is thrown becomes INTERNAL.
  */
 export class KeywardError extends Error {
   override readonly name = 'KeywardError';
   readonly reason: Reason;
   readonly fields: readonly FieldViolation[];
   readonly metadata: Readonly<Record<string, string>>;
-  /** When trying again can help: after how many milliseconds at the earliest. */
+  /** Milliseconds before a retry can succeed, at the earliest; undefined if it cannot. */
   readonly retryAfterMs: number | undefined;
 
   constructor(reason: Reason, options: KeywardErrorOptions = {}) {
@@ -280,9 +331,7 @@ export function toKeywardError(error: unknown): KeywardError {
   return error instanceof KeywardError ? error : new KeywardError('INTERNAL', { cause: error });
 }
 
-/**
- * The error for one field of a request that is not valid: `field` in the request's own spelling.
- */
+/** Returns the error for one field that is not valid; `field` is spelled as in the request. */
 export function invalidField(field: string, description: string): KeywardError {
   return new KeywardError('INVALID_FIELD', {
     message: `${field}: ${description}`,
@@ -291,12 +340,12 @@ export function invalidField(field: string, description: string): KeywardError {
 }
 
 /**
- * The error for a quota that is used up, by its name in the contract. `retryAfterMs`: when there is
- * room again by itself.
+ * Returns the error for a quota that is used up; `quota` is its name in the contract, and
+ * `retryAfterMs` when there is room again without a change by the caller.
  */
 export function quotaExceeded(quota: string, limit: number, retryAfterMs?: number): KeywardError {
   return new KeywardError('QUOTA_EXCEEDED', {
-    message: `The tenant has used up its quota of ${quota}, which is ${limit}.`,
+    message: `cannot perform the call: the tenant’s quota of ${quota} is used up (${limit})`,
     metadata: { quota, limit: String(limit) },
     ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
   });

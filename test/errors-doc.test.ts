@@ -6,7 +6,7 @@ import { REASONS } from '../src/errors.ts';
 it('docs/errors.md lists every reason with its status and retry, and no other', () => {
   const page = readFileSync(new URL('../docs/errors.md', import.meta.url), 'utf8');
   const rows = page.matchAll(
-    /^\| `([A-Z_]+)` \| `([A-Z_]+)` \| [^|]+ \| (no|varies|after [\d,]+ ms) \|$/gm,
+    /^- `([A-Z_]+)` \(`([A-Z_]+)`, (no retry|retry varies|retry after [\d,]+ ms)\): \S/gm,
   );
   const documented = Array.from(rows, ([, reason, status, retry]) => ({ reason, status, retry }));
   const table: [string, { status: string; retryAfterMs?: number; retryVaries?: true }][] =
@@ -17,9 +17,9 @@ it('docs/errors.md lists every reason with its status and retry, and no other', 
     retry:
       retryAfterMs === undefined
         ? retryVaries
-          ? 'varies'
-          : 'no'
-        : `after ${retryAfterMs.toLocaleString('en')} ms`,
+          ? 'retry varies'
+          : 'no retry'
+        : `retry after ${retryAfterMs.toLocaleString('en')} ms`,
   }));
   assert.deepEqual(documented, actual);
 });

@@ -403,7 +403,8 @@ describe('headers', () => {
       summary(answers),
       repeated(paths.length, [STATUS.unimplemented, 'METHOD_UNKNOWN']),
     );
-    for (const { message } of answers) assert.equal(message, 'There is no such method.');
+    for (const { message } of answers)
+      assert.equal(message, 'cannot find the method: this release does not have it');
   });
 
   test('health names that were never served are not remembered, and their watch says so', async () => {

@@ -254,8 +254,7 @@ export async function enumerateSafely(runAt: (at: number) => Promise<Outcome>): 
   return points;
 }
 
-const HELD_WARNING =
-  /\/keys\/held\/versions\/1 a destruction failed .* wrapped under the key version/;
+const HELD_WARNING = /\/keys\/held\/versions\/1 a destruction failed .* wrapped under it/;
 
 /**
  * What a replica has warned of, but for the version of the scene `everything` that must not be

@@ -257,7 +257,7 @@ describe('a caller', () => {
       assert.equal(reason, 'CREDENTIALS_INVALID');
       assert.equal(
         message,
-        'The token or the certificate of the call is not accepted. The log says why.',
+        'cannot authenticate the caller: the token or certificate is not accepted; the server’s log shows the cause under this request id',
       );
       assert.deepEqual(metadata, {});
       await service.logged((line) => line['cause'] === cause && line['outcome'] === reason, from);

@@ -99,7 +99,7 @@ async function tries(attempts: readonly Attempt[]): Promise<void> {
       [[tenant, ASSISTANT, `keyward.v1.${method}`, reason]],
       words,
     );
-    assert.match(entries[0]?.detail ?? '', /missing|There is no such resource/);
+    assert.match(entries[0]?.detail ?? '', /missing|cannot find the resource/);
   }
   await opensItsOwn();
 }
