@@ -110,7 +110,7 @@ function itemServer<Request, Answer>(
       const request = item.read();
       known = { resource: operation.resource(request), contexts: operation.contexts?.(request) };
       if (tenantOf(request).tenant !== parent.tenant)
-        throw invalidField('name', 'must be of the tenant that parent names');
+        throw invalidField('name', 'must be in the tenant that parent names');
       requireRights(operation, call.rights, request);
       const answer = await operation.handle(services, { ...call, audit }, request);
       return { result: { request, answer }, notes: notes('OK') };
@@ -130,7 +130,7 @@ function itemServer<Request, Answer>(
  */
 function requireFits(what: string, bytes: number, limit: number): void {
   if (bytes <= limit) return;
-  const description = `would have ${what} of up to ${bytes} bytes, of ${limit} at most: send fewer at once`;
+  const description = `must be fewer: ${what} could have ${bytes} bytes, and ${limit} at most are allowed`;
   throw new KeywardError('MESSAGE_TOO_LARGE', {
     message: `requests: ${description}`,
     fields: [{ field: 'requests', description }],

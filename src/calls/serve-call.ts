@@ -263,8 +263,8 @@ class Execution<Request, Answer> {
     if (this.#isAnswered) return;
     this.#isAnswered = true;
     const error = await this.#record(outcome);
-    this.#attempt('its log line can not be written', () => this.#writeLogLine(error));
-    this.#attempt('it can not be answered', () =>
+    this.#attempt('write its log line', () => this.#writeLogLine(error));
+    this.#attempt('answer it', () =>
       this.#exchange.finish(error, error === undefined ? result : null),
     );
     // Faces have copied it into what they send.
@@ -276,7 +276,10 @@ class Execution<Request, Answer> {
     try {
       action();
     } catch (err) {
-      this.#serving.log.error({ requestId: this.#call.id, err }, `a call is over and ${failure}`);
+      this.#serving.log.error(
+        { requestId: this.#call.id, err },
+        `cannot end a call in order: failed to ${failure}`,
+      );
     }
   }
 

@@ -11,6 +11,6 @@ import { crc32c } from './crc32c.ts';
 export function verifyChecksum(field: string, content: Buffer, expected: number | undefined): void {
   if (expected === undefined || expected === crc32c(content)) return;
   throw new KeywardError('CHECKSUM_MISMATCH', {
-    fields: [{ field, description: 'does not match the bytes that arrived' }],
+    fields: [{ field, description: 'must match the bytes that arrived' }],
   });
 }

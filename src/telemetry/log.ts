@@ -18,7 +18,7 @@ export function createLog(level: string, release: string): Logger {
   // Of a pipe or a socket Node makes one that never blocks, once this is asked for.
   const { fd } = process.stdout;
   const destination = new LineWriter(fd, (lines) =>
-    log.warn({ lines }, 'lines of this log could not be written and are lost'),
+    log.warn({ lines }, 'cannot write log lines: they are lost'),
   );
   process.once('exit', () => destination.flushSync());
   const options = {

@@ -112,7 +112,7 @@ describe('what a peer sends and does not stay for', () => {
       assert.equal(client.goaway.text, 'too_many_resets');
     });
     const line = await hostile.service.logged(
-      ({ msg }) => msg === 'too many streams were reset; the connection is ended',
+      ({ msg }) => msg === 'a connection is ended: too many stream resets',
       from,
     );
     assert.equal(line['caller'], 'spiffe://keyward.test/stranger');

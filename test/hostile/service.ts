@@ -152,7 +152,7 @@ export class HostileService implements AsyncDisposable {
     }
     assert.doesNotMatch(
       written,
-      /"outcome":"(INTERNAL|UNKNOWN)"|uncaught|a call that was not let in/i,
+      /"outcome":"(INTERNAL|UNKNOWN)"|uncaught|cannot perform a call: it was not admitted/i,
     );
   }
 }

@@ -90,7 +90,7 @@ describe('a batch whose answer clients would not take', () => {
     );
     assert.match(
       answer.message,
-      /^requests: would have an answer of up to \d+ bytes, of 4194304 at most/,
+      /^requests: must be fewer: an answer could have \d+ bytes, and 4194304 at most/,
     );
     assert.equal(answer.retryAfterMs, undefined);
     await eventually(async () => {

@@ -258,7 +258,7 @@ describe('PINGs', () => {
           assert.equal(client.goaway?.code, constants.NGHTTP2_ENHANCE_YOUR_CALM);
         }
       });
-      const message = `too many ${what}; the connection is ended`;
+      const message = `a connection is ended: too many ${what}`;
       await hostile.service.logged(
         ({ msg, address }) => msg === message && address === '127.0.0.1',
         from,

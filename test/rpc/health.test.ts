@@ -140,7 +140,7 @@ async function survives(attack: () => Promise<readonly Socket[]>, ended?: RegExp
     await eventually(() => {
       const lines = service.log
         .slice(from)
-        .filter(({ msg }) => msg === 'health connections were ended');
+        .filter(({ msg }) => msg === 'health connections were ended for breaking limits');
       const reasons = lines.flatMap((line) => Object.keys(line['ended'] as object));
       assert.match(reasons.join(), ended);
     });

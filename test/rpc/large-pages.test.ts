@@ -137,7 +137,7 @@ test('audit entries of batches with many contexts, listed and read; of one with 
   );
   assert.match(
     refusal.message,
-    /^requests: would have an audit entry of up to \d+ bytes, of 3670016 at most/,
+    /^requests: must be fewer: an audit entry could have \d+ bytes, and 3670016 at most/,
   );
   const request = { parent: PARENT, filter: 'outcome = OK' };
   await eventually(async () => {

@@ -190,7 +190,7 @@ describe('TLS', () => {
       privateKey.export({ type: 'pkcs8', format: 'pem' }),
     );
     await service.logged(
-      ({ msg }) => String(msg).startsWith('certificates can not be reloaded'),
+      ({ msg }) => String(msg).startsWith('cannot reload the certificates'),
       from,
     );
     await service

@@ -26,7 +26,7 @@ const LENGTH_RULE = `must have at most ${MAX_NAME_BYTES} bytes`;
 export const principal = z
   .string()
   .refine(isOfALength, LENGTH_RULE)
-  .regex(MEMBER, 'must be the name of a caller, as GetCaller shows it');
+  .regex(MEMBER, 'must be a caller’s name, as GetCaller shows it');
 /** A group's name. */
 export const group = z
   .string()
@@ -66,7 +66,7 @@ const condition = z
     const requirement = requirementOf(equals, oneOf?.values, claim?.path);
     const message =
       problem.find(Boolean) ??
-      (requirement ? undefined : 'has a condition that is none of equals, one_of, claim');
+      (requirement ? undefined : 'must have conditions that set equals, one_of or claim');
     if (message !== undefined) context.addIssue({ code: 'custom', message });
     return requirement === undefined ? z.NEVER : { contextKey, requirement };
   });
@@ -107,7 +107,7 @@ export const newRoleBinding = z
     ) => {
       const name = principal ?? group;
       if (name === undefined)
-        context.addIssue({ code: 'custom', message: 'has neither a principal nor a group' });
+        context.addIssue({ code: 'custom', message: 'must have a principal or a group' });
       const member: Member = {
         kind: principal === undefined ? 'group' : 'principal',
         name: name ?? '',
@@ -122,20 +122,20 @@ export const newRole = z.object(
   {
     permissions: z
       .array(z.string())
-      .min(1, 'must have a permission')
-      .max(MAX_PERMISSIONS, `must have at most ${MAX_PERMISSIONS}`)
-      .refine((names) => new Set(names).size === names.length, 'has a permission twice'),
+      .min(1, 'must have at least one permission')
+      .max(MAX_PERMISSIONS, `must have at most ${MAX_PERMISSIONS} permissions`)
+      .refine((names) => new Set(names).size === names.length, 'must have each permission once'),
     description,
   },
   'must be given',
 );
 
 /** A permission's name. */
-export const permission = z.string().refine(isPermission, 'is no permission');
+export const permission = z.string().refine(isPermission, 'must be a permission');
 export const permissions = z
   .array(permission)
-  .min(1, 'must have a permission')
-  .max(MAX_PERMISSIONS, `must have at most ${MAX_PERMISSIONS}`);
+  .min(1, 'must have at least one permission')
+  .max(MAX_PERMISSIONS, `must have at most ${MAX_PERMISSIONS} permissions`);
 
 /** What access can be asked about: a tenant or a key. */
 export const resource = z.string().transform((text, context) => {

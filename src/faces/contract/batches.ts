@@ -50,7 +50,7 @@ export function batchRpc<Request, Answer, Message, Item>(
         parent: tenantName,
         requests: z
           .array(z.unknown())
-          .min(1, 'must have an item')
+          .min(1, 'must have at least one item')
           .max(MAX_ITEMS, `must have at most ${MAX_ITEMS} items`),
       })
       .transform(({ parent, requests }) => ({

@@ -74,7 +74,7 @@ export const tenantOrAll = parsed(
 export const jobKind = z
   .enum(
     ['REWRAP_JOB_KIND_UNSPECIFIED', 'REWRAP_JOB_KIND_DATA_KEYS', 'REWRAP_JOB_KIND_KEY_VERSIONS'],
-    'is not known',
+    'must be a known kind',
   )
   .transform((kind) => (kind === 'REWRAP_JOB_KIND_KEY_VERSIONS' ? 'key-versions' : 'data-keys'));
 /** A key's name, or absent. */
@@ -83,9 +83,15 @@ export const optionalKeyName = z.union([z.literal('').transform(() => undefined)
 /** The last part of a new resource's name. */
 export const newId = z.string().regex(ID_PATTERN, ID_RULE);
 /** The last part of a new tenant's name. */
-export const newTenantId = newId.refine((id) => id !== SYSTEM_TENANT, 'is reserved');
+export const newTenantId = newId.refine(
+  (id) => id !== SYSTEM_TENANT,
+  'must not be a reserved name',
+);
 /** The tenant of a new key. */
-export const keyParent = tenantName.refine(({ tenant }) => tenant !== SYSTEM_TENANT, 'has no keys');
+export const keyParent = tenantName.refine(
+  ({ tenant }) => tenant !== SYSTEM_TENANT,
+  'must be a tenant that can have keys',
+);
 
 const bytes = z.custom<Buffer>(Buffer.isBuffer, 'must be bytes');
 export const plaintext = bytes.refine(
@@ -107,7 +113,7 @@ export const encryptionContext = z.custom<Record<string, string>>().transform((m
 });
 
 /** The etag that the caller knows the resource by; empty for whatever it is now. */
-export const etag = z.string().max(64, 'is not an etag');
+export const etag = z.string().max(64, 'must be an etag');
 
 const UUID4 = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/i;
 /** The caller's id for the request; empty for none. */
@@ -126,7 +132,7 @@ export const description = z
   )
   .refine(
     (text) => !/[\ufffd\p{Cc}\p{Cs}]/u.test(text.replaceAll('\n', '')),
-    'has a control character or invalid UTF-8',
+    'must not have control characters or invalid UTF-8',
   );
 
 const MAX_LABELS = 64;
@@ -137,11 +143,11 @@ export const labels = z
   .refine((map) => Object.keys(map).length <= MAX_LABELS, `must have at most ${MAX_LABELS} entries`)
   .refine(
     (map) => Object.keys(map).every((name) => LABEL_NAME.test(name)),
-    'has a name that does not match [a-z]([a-z0-9_-]{0,62})',
+    'must have names that match [a-z]([a-z0-9_-]{0,62})',
   )
   .refine(
     (map) => Object.values(map).every((value) => LABEL_VALUE.test(value)),
-    'has a value of over 63 characters, or with controls',
+    'must have values of at most 63 characters, none of them control characters',
   );
 
 /** A duration of whole seconds; null when absent. */
@@ -156,7 +162,7 @@ export const time = z
   .refine(
     (value) =>
       value === null || (value.seconds >= -62_135_596_800 && value.seconds <= 253_402_300_799),
-    'is not a time',
+    'must be a time',
   )
   .transform((value) => value && new Date(value.seconds * 1000 + Math.floor(value.nanos / 1e6)));
 
@@ -190,9 +196,12 @@ const maskOf = <Path extends string>(mutable: readonly Path[]) =>
     const paths = mutable.filter((path) => mask?.paths.includes(path));
     const unknown = mask?.paths.find((path) => !mutable.some((known) => known === path));
     if (unknown !== undefined)
-      context.addIssue({ code: 'custom', message: `names ${unknown}, which can not be changed` });
+      context.addIssue({
+        code: 'custom',
+        message: `must not name ${unknown}, which cannot be changed`,
+      });
     else if (paths.length === 0)
-      context.addIssue({ code: 'custom', message: 'must name what to change' });
+      context.addIssue({ code: 'custom', message: 'must name at least one field to change' });
     return paths;
   });
 export const keyMask = maskOf(MUTABLE_KEY_FIELDS);

@@ -25,24 +25,24 @@ export function parseFilter(
   fields: readonly string[],
 ): readonly Condition[] | string {
   if (text.trim() === '') return [];
-  if (text.length > MAX_LENGTH) return `has over ${MAX_LENGTH} characters`;
+  if (text.length > MAX_LENGTH) return `must have at most ${MAX_LENGTH} characters`;
   const conditions: Condition[] = [];
   for (let position = 0; ; ) {
     TERM.lastIndex = position;
     const match = TERM.exec(text);
     if (match === null)
-      return `is no term at position ${position}: write field = value, joined by AND`;
+      return `must have a term at position ${position}: write field = value, joined by AND`;
     const [, field = '', member, operator, quoted, bare] = match;
     const known = fields.includes(member === undefined ? field : `${field}.`);
     if (!known)
-      return `names ${member === undefined ? field : `${field}.${member}`}, which this list can't be filtered by`;
+      return `must not name ${member === undefined ? field : `${field}.${member}`}, which this list cannot be filtered by`;
     const value = bare ?? (quoted ?? '').replaceAll(/\\(["\\])/g, '$1');
     const condition = { field, operator: operator as Condition['operator'], value };
     conditions.push(member === undefined ? condition : { ...condition, member });
     position = TERM.lastIndex;
     if (position === text.length) return conditions;
     AND.lastIndex = position;
-    if (!AND.test(text)) return `has something else than AND at position ${position}`;
+    if (!AND.test(text)) return `must have AND at position ${position}`;
     position = AND.lastIndex;
   }
 }

@@ -90,9 +90,9 @@ const ALGORITHMS: Readonly<Record<number, Algorithm>> = { 1: 'ALGORITHM_HMAC_SHA
 
 /** What erasing can't reach, said with every destruction. */
 const DESTRUCTION_NOTICE =
-  'Then the wrapped key material is erased from the database, and can not be brought back from it. It lives on in ' +
-  'backups and write-ahead logs of the database until those are gone; whoever has one, and the HSM with the root key, ' +
-  'can still unwrap it. What callers have encrypted and keep elsewhere can not be opened any more.';
+  'Then the wrapped key material is erased from the database and cannot be recovered from it. It remains in ' +
+  'backups and write-ahead logs of the database until those are gone; one of these and the HSM with the root key ' +
+  'are enough to unwrap it. Ciphertexts that callers keep elsewhere can no longer be decrypted.';
 
 export function tenantMessage(record: TenantRecord): Tenant {
   const { name, tenantId, state, revision, createdAt, dedicatedRootKey, shredAt, quotas } = record;
@@ -175,11 +175,11 @@ export function impactMessage(impact: Impact): DestructionImpact {
 const SHRED_NOTICES = {
   own:
     'Then all of its wrapped key material is erased from the database. Backups and write-ahead logs still have it, and it ' +
-    'opens nowhere once all its root keys are destroyed in every copy of the token: an operator does that, by ' +
-    '`keyward-server token shred`, when the time has come. What callers hold in memory is out of reach.',
+    'is useless once all its root keys are destroyed in every copy of the token. An operator destroys them by ' +
+    '`keyward-server token shred` after the scheduled time. Keys that callers hold in memory are not affected.',
   shared:
-    'This tenant shares its root key with others, which can not be destroyed for it alone. Its wrapped key material is ' +
-    'erased from the database; backups and write-ahead logs still have it, and whoever has one of those, and the HSM, can ' +
+    'This tenant shares its root key with others, so that key cannot be destroyed. Its wrapped key material is ' +
+    'erased from the database. Backups and write-ahead logs still have it, and one of these and the HSM are enough to ' +
     'unwrap it until they are gone, or the shared root key is rotated and the old one destroyed.',
 } as const;
 export function shredImpactMessage(impact: ShredImpactRecord): ShredImpact {

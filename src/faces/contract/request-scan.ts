@@ -183,7 +183,7 @@ function fixedBytes(wireType: number): number {
 
 function tooManyFields(limit: number): KeywardError {
   return new KeywardError('MESSAGE_TOO_LARGE', {
-    message: `The request, or a message in it, has more fields than are taken: ${limit}.`,
+    message: `cannot accept the request: it, or a message in it, has more than ${limit} fields`,
     metadata: { limit: String(limit), unit: 'fields' },
   });
 }

@@ -26,15 +26,15 @@ export interface CertificateRefusal {
 const MEANINGS: Readonly<Record<string, string>> = {
   CERT_HAS_EXPIRED: 'it has expired',
   CERT_NOT_YET_VALID: 'it is not valid yet',
-  INVALID_PURPOSE: 'it is not for TLS clients (extended key usage)',
-  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'it is of no CA that the server trusts',
-  UNABLE_TO_GET_ISSUER_CERT: 'it is of no CA that the server trusts',
-  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'it is of no CA that the server trusts',
-  DEPTH_ZERO_SELF_SIGNED_CERT: 'it is signed by itself',
+  INVALID_PURPOSE: 'it is not valid for TLS clients (extended key usage)',
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'it was not issued by a CA that the server trusts',
+  UNABLE_TO_GET_ISSUER_CERT: 'it was not issued by a CA that the server trusts',
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'it was not issued by a CA that the server trusts',
+  DEPTH_ZERO_SELF_SIGNED_CERT: 'it is self-signed',
   SELF_SIGNED_CERT_IN_CHAIN: 'its chain ends in a CA that the server does not trust',
-  CERT_SIGNATURE_FAILURE: 'its signature is not by the CA that it names',
-  INVALID_CA: 'a CA certificate of its chain may not issue certificates',
-  PATH_LENGTH_EXCEEDED: 'its chain is longer than its CA allows',
+  CERT_SIGNATURE_FAILURE: 'its signature was not made by the CA that it names',
+  INVALID_CA: 'a CA certificate in its chain may not issue certificates',
+  PATH_LENGTH_EXCEEDED: 'its chain is longer than a CA in it allows',
   CERT_CHAIN_TOO_LONG: 'its chain is too long',
   CA_MD_TOO_WEAK: 'its chain uses a digest that is too weak',
   EE_KEY_TOO_SMALL: 'its key is too small',
@@ -50,7 +50,7 @@ export function refusalOf(
   const certificate = socket.getPeerX509Certificate();
   if (certificate === undefined) {
     if (acceptsTokens) return undefined;
-    return { reason: 'NONE', meaning: 'none was presented, and the server requires one' };
+    return { reason: 'NONE', meaning: 'no certificate was presented, and the server requires one' };
   }
   // A string, whatever the types say.
   const reason = String(socket.authorizationError);

@@ -82,7 +82,7 @@ const GONE: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE', 'ETIMEDOUT']);
 const TOO_MANY = {
   pings: 'too many PINGs',
   settings: 'too many SETTINGS',
-  resets: 'too many streams were reset',
+  resets: 'too many stream resets',
 } as const;
 /** What the server sends to acknowledge a PING, and SETTINGS (RFC 9113, 4.1, 6.5 and 6.7). */
 const PING_BYTES = 17;
@@ -230,7 +230,7 @@ export class Connection {
   #failed({ code, message }: NodeJS.ErrnoException): void {
     if (code !== undefined && GONE.has(code)) return;
     const fields = { caller: this.certificate?.name, address: this.address, cause: message };
-    const line = { message: 'a connection is ended for what was sent on it', fields };
+    const line = { message: 'a connection is ended: its peer violated HTTP/2', fields };
     this.#parts.lines.warn({ ...line, key: fields.caller ?? fields.address });
   }
 
@@ -271,7 +271,7 @@ export class Connection {
   #calm(what: 'pings' | 'settings' | 'resets'): void {
     if (this.#isEnding) return;
     const fields = { caller: this.certificate?.name, address: this.address };
-    const message = `${TOO_MANY[what]}; the connection is ended`;
+    const message = `a connection is ended: ${TOO_MANY[what]}`;
     this.#parts.lines.warn({ message, key: fields.caller ?? fields.address, fields });
     // The text that clients know (gRFC A8); they keep more quiet after it.
     this.refuse(constants.NGHTTP2_ENHANCE_YOUR_CALM, `too_many_${what}`);

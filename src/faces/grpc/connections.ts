@@ -73,7 +73,7 @@ export class Connections {
   watch(server: Http2SecureServer): void {
     // Accepting fails while the process has no descriptor left, say.
     server.on('error', (error) =>
-      this.#lines.warn({ message: 'a connection could not be accepted', fields: { err: error } }),
+      this.#lines.warn({ message: 'cannot accept a connection', fields: { err: error } }),
     );
     server.on('sessionError', ({ message }: Error) =>
       this.#log.debug({ message }, 'a connection failed'),
@@ -158,7 +158,7 @@ export class Connections {
     const dropped = verdict.may ? verdict.instead : accepted;
     if (dropped !== undefined) {
       this.#lines.warn({
-        message: 'too many connections of peers that have not shown who they are; one is dropped',
+        message: 'too many connections of unauthenticated peers; one is dropped',
         fields: { address: dropped.address, limit: this.#limits.maxConnections },
       });
       this.#places.leave(dropped);
@@ -226,8 +226,8 @@ export class Connections {
       if (verdict.instead === undefined) return;
     }
     const message = verdict.may
-      ? 'a caller has its share of connections; the oldest one without a call is ended'
-      : 'a caller has its share of connections, each with a call; a new one is refused';
+      ? 'a caller is at its limit of connections; the oldest one without a call is ended'
+      : 'a caller is at its limit of connections, each with a call; a new one is refused';
     const fields = { caller, address, limit: this.#limits.maxConnections };
     this.#lines.warn({ message, key: caller, fields });
     if (verdict.may) verdict.instead?.connection?.end();

@@ -41,7 +41,7 @@ export function handlerOf(
   const serve = (rpc: UnaryCall | StreamCall, { send, finish }: Answering) => {
     const admitted = admittedOf(rpc);
     if (admitted === undefined) {
-      serving.log.error({ method: method.name }, 'a call that was not let in');
+      serving.log.error({ method: method.name }, 'cannot perform a call: it was not admitted');
       finish(new KeywardError('INTERNAL'), null, randomUUID());
       return;
     }

@@ -163,7 +163,7 @@ function begin({ stream, attempt }: Request): void {
 function questionIn(path: string, body: Buffer): Question | Refusal {
   const unimplemented = (message: string) => ({ code: STATUS.unimplemented, message });
   const method = Object.values(service).find((each) => each.path === path);
-  if (method === undefined) return unimplemented('there is only grpc.health.v1');
+  if (method === undefined) return unimplemented('only grpc.health.v1 is served here');
   if (body.length < PREFIX_BYTES || body.readUInt32BE(1) !== body.length - PREFIX_BYTES)
     return unimplemented('one message is expected');
   if (body[0] !== 0) return unimplemented('compression is not supported');

@@ -222,7 +222,7 @@ export class Descriptors {
       default:
         return failure(
           status.INVALID_ARGUMENT,
-          `cannot answer a request that asks for nothing, or has more than ${MAX_REQUEST_BYTES} bytes`,
+          `cannot answer the request: it asks for nothing, or has more than ${MAX_REQUEST_BYTES} bytes`,
         );
     }
   }
@@ -289,10 +289,7 @@ function fullName(scope: string, name: string): string {
 }
 
 function notFound(what: string): Answer {
-  return failure(
-    status.NOT_FOUND,
-    `cannot find ${what}: it is not part of what this server serves`,
-  );
+  return failure(status.NOT_FOUND, `cannot find ${what}: this server does not serve it`);
 }
 
 function failure(code: status, message: string): Answer {

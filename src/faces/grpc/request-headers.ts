@@ -75,20 +75,27 @@ export function refusalOf(
   { headers, count }: RequestHeaders,
   { maxHeaderBytes, maxHeaders }: HeaderLimits,
 ): Refusal | undefined {
-  if (headers[':method'] !== 'POST') return malformed('gRPC calls are made by POST.', 405);
+  if (headers[':method'] !== 'POST')
+    return malformed('cannot read the request: gRPC calls use POST', 405);
   if (!CONTENT_TYPE.test(headers['content-type'] ?? ''))
-    return malformed('The content type must be application/grpc.', 415);
+    return malformed('cannot read the request: its content-type must be application/grpc', 415);
   if (headerBytes(headers) > maxHeaderBytes)
-    return tooLarge('The headers of the call are larger than the server takes.', maxHeaderBytes);
+    return tooLarge(
+      'cannot accept the call: its headers are larger than the server takes',
+      maxHeaderBytes,
+    );
   if (count > maxHeaders)
-    return tooLarge('The call has more headers than the server takes.', maxHeaders);
+    return tooLarge(
+      'cannot accept the call: it has more headers than the server takes',
+      maxHeaders,
+    );
   // grpc-js inflates every message of a frame at once, before it has counted them: 16 KiB become
   // gigabytes.
   if ((headers['grpc-encoding'] ?? 'identity') !== 'identity')
     return { error: new KeywardError('COMPRESSION_NOT_SUPPORTED') };
   const timeout = headers['grpc-timeout'];
   if (timeout !== undefined && !TIMEOUT.test(String(timeout)))
-    return malformed('grpc-timeout must be up to eight digits and a unit.');
+    return malformed('cannot read the request: grpc-timeout must be up to eight digits and a unit');
   if (/^0+\D/.test(String(timeout))) return { error: new KeywardError('DEADLINE_EXCEEDED') };
   return undefined;
 }

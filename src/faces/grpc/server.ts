@@ -106,7 +106,8 @@ export class GrpcServer {
     const { log } = this.#options;
     this.#unwatch = this.#credentials.watch(
       () => log.info('certificates reloaded'),
-      (error) => log.error({ err: error }, 'certificates can not be reloaded; the old ones stay'),
+      (error) =>
+        log.error({ err: error }, 'cannot reload the certificates; the old ones stay in use'),
     );
     return port;
   }
@@ -187,7 +188,7 @@ export class GrpcServer {
   #guard(http2Server: Http2SecureServer): void {
     const [dispatch, ...others] = http2Server.listeners('stream');
     if (dispatch === undefined || others.length > 0)
-      throw new Error('grpc-js takes streams otherwise now');
+      throw new Error('cannot serve: this grpc-js release receives streams in another way');
     this.#connections.watch(http2Server);
     http2Server.removeAllListeners('stream');
     http2Server.on(
@@ -237,7 +238,7 @@ function http2ServersOf(server: Server): Http2SecureServer[] {
     readonly http2Servers?: ReadonlyMap<Http2SecureServer, unknown>;
   };
   if (!(http2Servers instanceof Map) || http2Servers.size === 0) {
-    throw new Error('grpc-js keeps its HTTP/2 servers elsewhere now');
+    throw new Error('cannot serve: this grpc-js release keeps its HTTP/2 servers elsewhere');
   }
   return [...http2Servers.keys()];
 }

@@ -89,7 +89,9 @@ export class Strangers {
     this.#tcp = createTcpServer({ noDelay: true, keepAlive: true }, (socket) =>
       this.#accept(socket),
     );
-    this.#tcp.on('error', (err) => log.error({ err }, 'the health listener takes no connections'));
+    this.#tcp.on('error', (err) =>
+      log.error({ err }, 'cannot accept connections on the health listener'),
+    );
     this.#http2.on('sessionError', () => {});
   }
 
@@ -152,7 +154,7 @@ export class Strangers {
       try {
         work();
       } catch (err) {
-        this.#log.error({ err }, 'a health request failed');
+        this.#log.error({ err }, 'cannot answer a health request');
         this.#end(connection, 'failed');
       }
     };
@@ -180,7 +182,10 @@ export class Strangers {
   #report(now: number): void {
     if (this.#ended.size === 0 || now - this.#reportedAt < REPORT_MS) return;
     this.#reportedAt = now;
-    this.#log.warn({ ended: Object.fromEntries(this.#ended) }, 'health connections were ended');
+    this.#log.warn(
+      { ended: Object.fromEntries(this.#ended) },
+      'health connections were ended for breaking limits',
+    );
     this.#ended.clear();
   }
 }
