@@ -124,7 +124,7 @@ export class Rights {
     if (this.tenant !== SYSTEM && !this.#hasStanding())
       throw new KeywardError('RESOURCE_NOT_FOUND');
     throw new KeywardError('PERMISSION_MISSING', {
-      message: `The permission ${permission} on ${resource} is missing.`,
+      message: `cannot perform the call: permission ${permission} is missing on ${resource}`,
       metadata: { permission, resource },
     });
   }

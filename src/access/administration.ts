@@ -358,22 +358,28 @@ function bindingsOf({ bindings }: Pick<PolicyRecord, 'bindings'>, { kind, name }
 function requireGivable(policy: Policy, { role, allTenants }: NewRoleBinding): void {
   const isSystem = policy.tenant === 'system';
   if (policy.permissionsOfRole(role) === undefined)
-    throw invalidField('role_binding.role', 'is neither predefined nor one of this tenant’s own');
+    throw invalidField(
+      'role_binding.role',
+      'must be a predefined role or one of this tenant’s own',
+    );
   if (role === 'roles/rootAdmin' && !isSystem)
-    throw invalidField('role_binding.role', 'can be given in tenants/system only');
+    throw invalidField('role_binding.role', 'must be bound in tenants/system');
   if (allTenants && !isSystem)
-    throw invalidField('role_binding.all_tenants', 'can be set in tenants/system only');
+    throw invalidField('role_binding.all_tenants', 'must be set in tenants/system only');
 }
 
 /** Throws INVALID_FIELD for a permission that there isn't, or that nobody would have by it. */
 function requireOfTenant({ name }: TenantIdentity, { permissions }: NewRole): void {
   for (const permission of permissions) {
     if (!isPermission(permission))
-      throw invalidField('role.permissions', `has ${permission}, which is no permission`);
+      throw invalidField(
+        'role.permissions',
+        `must not have ${permission}, which is not a permission`,
+      );
     if (name !== 'system' && isOfSystem(permission))
       throw invalidField(
         'role.permissions',
-        `has ${permission}, which only a role of tenants/system can have`,
+        `must not have ${permission}, which only a role of tenants/system can have`,
       );
   }
 }

@@ -101,18 +101,18 @@ export class TokenVerifier {
     const { header } = token;
     const json = parsed(token.payload, 'payload');
     if (typeof json !== 'object' || json === null)
-      throw notAccepted('the token’s payload is no object');
+      throw notAccepted('the token’s payload is not an object');
     const trusted = this.#issuers.get((json as { readonly iss?: unknown }).iss);
-    if (trusted === undefined) throw notAccepted('the token’s issuer is none of those configured');
+    if (trusted === undefined) throw notAccepted('the token’s issuer is not configured');
     const { issuer, keys } = trusted;
     if (mediaType(header.typ ?? '') !== issuer.type)
-      throw notAccepted('the token is of another typ');
+      throw notAccepted('the token has another typ than its issuer’s');
     if (!(issuer.algorithms as readonly string[]).includes(header.alg))
       throw notAccepted('the token’s algorithm is not on its issuer’s list');
     const key = await keys.find(header.kid);
     await verifySigned(token, key, this.#verifySignature);
     if (!this.#acceptsDevelopment && isForDevelopment(json))
-      throw notAccepted('the token is marked as for development, and KEYWARD_MODE is production');
+      throw notAccepted('the token is for development, and KEYWARD_MODE is production');
     const claims = readClaims(json, issuer, this.#nowSeconds());
     this.#remembered.set(digest, { issuer, claims, keys, kid: header.kid, key: key as PublicKey });
     this.#writeLogLine(issuer, claims);

@@ -75,10 +75,10 @@ export function readClaims(json: unknown, issuer: Issuer, nowSeconds: number): C
     throw notAccepted(`the token’s claim ${String(wrong)} is missing or not valid`);
   }
   const { sub, exp, iat, nbf = iat, jti, cnf } = result.data;
-  if (exp - iat > issuer.maxLifetimeSeconds) throw notAccepted('the token lives for too long');
+  if (exp - iat > issuer.maxLifetimeSeconds) throw notAccepted('the token’s lifetime is too long');
   if (exp < iat) throw notAccepted('the token expires before it is issued');
   if (Math.max(iat, nbf) > nowSeconds + LEEWAY_SECONDS)
-    throw notAccepted('the token is of the future');
+    throw notAccepted('the token was issued in the future');
   requireUnexpired(exp, nowSeconds);
   const { principal, tenants, groups } = issuer.claims;
   return {

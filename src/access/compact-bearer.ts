@@ -49,12 +49,11 @@ export type VerifySignature = (
 export function readCompact(text: string): CompactToken {
   if (text.length > MAX_TOKEN_BYTES) throw notAccepted('the token is too large');
   const [, ...parts] = COMPACT.exec(text) ?? [];
-  if (parts.length !== 3) throw notAccepted('the token is no signed JWT in compact form');
+  if (parts.length !== 3) throw notAccepted('the token is not a signed JWT in compact form');
   const [head, payload] = parts.map((part) => fromBase64url(part)) as [Buffer, Buffer, Buffer];
   const json = parsed(head, 'header');
   const header = HEADER.safeParse(json);
-  if (!header.success)
-    throw notAccepted('the token’s header lacks alg or kid, or they are not valid');
+  if (!header.success) throw notAccepted('the token’s header has no valid alg and kid');
   const forbidden = FORBIDDEN.find((name) => Object.hasOwn(json as object, name));
   if (forbidden !== undefined) throw notAccepted(`the token’s header has ${forbidden}`);
   return { text, header: header.data, payload };
@@ -65,7 +64,7 @@ export function parsed(bytes: Buffer, part: 'header' | 'payload'): unknown {
   try {
     return parseStrictJson(bytes);
   } catch {
-    throw notAccepted(`the token’s ${part} is no JSON with each name once`);
+    throw notAccepted(`the token’s ${part} is not JSON with each name once`);
   }
 }
 
@@ -85,9 +84,9 @@ export async function verifySigned(
   key: PublicKey | undefined,
   verify: VerifySignature = compactVerify,
 ): Promise<void> {
-  if (key === undefined) throw notAccepted('the token’s key is none of its issuer’s');
+  if (key === undefined) throw notAccepted('the token’s kid names no key of its issuer');
   if (!key.algorithms.includes(alg))
-    throw notAccepted('the token’s algorithm is not one for this key');
+    throw notAccepted('the token’s algorithm does not fit its key');
   try {
     await verify(text, key.key, { algorithms: [alg] });
   } catch (error) {

@@ -24,8 +24,7 @@ export function parseDenyList(text: string): ReadonlySet<string> {
     const [, serial = '', issuer = ''] = SERIAL.exec(entry) ?? [];
     if (FINGERPRINT.test(fingerprint)) denied.add(fingerprint);
     else if (serial !== '') denied.add(serialKey(serial, issuer));
-    else if (entry !== '')
-      mistakes.push(`line ${index + 1} is neither a SHA-256 nor serial@issuer`);
+    else if (entry !== '') mistakes.push(`line ${index + 1} must be a SHA-256 or serial@issuer`);
   }
   if (mistakes.length > 0) throw new Error(mistakes.join('\n'));
   return denied;

@@ -114,9 +114,9 @@ export class Identity {
       throw new KeywardError('CERTIFICATE_DENIED');
     const [authorization, ...more] = authorizations;
     if (authorization === undefined) return callerByCertificate(certificate);
-    if (more.length > 0) throw notAccepted('there is more than one authorization header');
+    if (more.length > 0) throw notAccepted('the call has more than one authorization header');
     const [, token] = BEARER.exec(authorization) ?? [];
-    if (token === undefined) throw notAccepted('the authorization header is no Bearer token');
+    if (token === undefined) throw notAccepted('the authorization header is not a Bearer token');
     if (this.#tokens === undefined)
       throw notAccepted('no issuers are configured, so no token can be accepted');
     const accepted = this.#tokens.accept(token);
@@ -162,10 +162,7 @@ export class Identity {
     const unwatch = file.watch(
       () => this.#log.info(`${what} reloaded`),
       (err) =>
-        this.#log.error(
-          { err },
-          `${what} can not be reloaded; what was there before stays in force`,
-        ),
+        this.#log.error({ err }, `cannot reload the ${what}; the old content stays in force`),
     );
     this.#unwatch.push(unwatch);
   }
@@ -187,7 +184,7 @@ function callerByCertificate(certificate: ClientCertificate | undefined): Caller
   const { name } = certificate;
   if (name === undefined)
     throw notAccepted(
-      'the certificate has no name of the configured kind, or one that is too long',
+      'the certificate has no name of the kind that KEYWARD_CERTIFICATE_PRINCIPAL asks for, or one that is too long',
     );
   return remembered(certificate, () => ({ name, groups: [], claim: () => undefined }));
 }

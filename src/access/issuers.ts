@@ -41,13 +41,16 @@ const claim = z
   .union([z.string().min(1), z.array(z.string().min(1)).min(1).max(5)])
   .transform((path) => [path].flat());
 
-const file = z.string().refine(isReadable, 'names a file that can not be read');
+const file = z.string().refine(isReadable, 'must name a file that can be read');
 
 const ISSUER = z
   .strictObject({
     name: z
       .string()
-      .regex(/^[a-z][a-z0-9-]{0,30}$/, 'must be up to 31 of a-z, 0-9 and -, a letter first'),
+      .regex(
+        /^[a-z][a-z0-9-]{0,30}$/,
+        'must be up to 31 characters of a-z, 0-9 and -, beginning with a letter',
+      ),
     issuer: z.string().min(1).max(512),
     audience: z.string().min(1).max(512),
     type: z.string().min(1).max(64).default('at+jwt').transform(mediaType),
@@ -68,18 +71,18 @@ const ISSUER = z
       .default({ principal: ['sub'] }),
   })
   .refine(({ jwksUrl, jwksFile }) => (jwksUrl === undefined) !== (jwksFile === undefined), {
-    error: 'give one of jwksUrl and jwksFile',
+    error: 'must have either jwksUrl or jwksFile',
   })
   .refine(({ jwksCaFile, jwksUrl }) => jwksCaFile === undefined || jwksUrl?.startsWith('https:'), {
-    error: 'jwksCaFile goes with a jwksUrl that is https',
+    error: 'jwksCaFile must come with a jwksUrl that is https',
   });
 
 const FILE = z.strictObject({
   issuers: z
     .array(ISSUER)
     .min(1)
-    .refine((all) => areDistinct(all.map(({ name }) => name)), 'two have one name')
-    .refine((all) => areDistinct(all.map(({ issuer }) => issuer)), 'two have one issuer'),
+    .refine((all) => areDistinct(all.map(({ name }) => name)), 'must have distinct names')
+    .refine((all) => areDistinct(all.map(({ issuer }) => issuer)), 'must have distinct issuers'),
 });
 
 /** The issuers that the file's text describes. Throws an error with every mistake, a line each. */
@@ -88,14 +91,14 @@ export function parseIssuers(text: string): readonly Issuer[] {
   try {
     json = parseStrictJson(Buffer.from(text));
   } catch (cause) {
-    throw new Error('this is no JSON with each name once', { cause });
+    throw new Error('must be JSON with each name once', { cause });
   }
   const result = FILE.safeParse(json);
   if (!result.success) {
     const lines = result.error.issues.map(
       ({ path, message }) => `${path.map(String).join('.')}: ${message}`,
     );
-    throw new Error(`these are no issuers\n${lines.join('\n')}`);
+    throw new Error(`must be a list of issuers\n${lines.join('\n')}`);
   }
   return result.data.issuers.map(({ jwksUrl, jwksFile = '', jwksCaFile, ...rest }) => ({
     ...rest,

@@ -71,7 +71,10 @@ class FileKeySet implements KeySet {
     this.stop = this.#file.watch(
       () => logKeys(log, name, this.#file.value),
       (err) =>
-        log.error({ err, issuer: name }, 'an issuer’s keys can not be reloaded; the old ones stay'),
+        log.error(
+          { err, issuer: name },
+          'cannot reload an issuer’s keys; the old ones stay in use',
+        ),
     );
   }
 
@@ -144,7 +147,7 @@ class RemoteKeySet implements KeySet {
       this.#isDown = false;
       if (isNew) logKeys(log, name, keys);
     } catch (err) {
-      if (!this.#isDown) log.error({ err, issuer: name }, 'an issuer’s keys can not be fetched');
+      if (!this.#isDown) log.error({ err, issuer: name }, 'cannot fetch an issuer’s keys');
       this.#isDown = true;
     }
   }

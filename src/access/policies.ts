@@ -81,14 +81,14 @@ export class Policies {
     const revision = record.sealed?.revision ?? 0n;
     const problem =
       revision < newest
-        ? 'it is older than it was'
+        ? 'its revision is older than one read before'
         : (await this.#isSealed(tenantId, record, deadline))
           ? undefined
           : 'its seal does not match';
     if (problem !== undefined) {
       this.#parts.log.error(
         { alert: 'policy-corrupt', tenant: name, problem },
-        'a policy does not verify',
+        'a tenant’s access policy failed verification',
       );
       throw new KeywardError('POLICY_CORRUPT');
     }

@@ -106,7 +106,7 @@ function keysOf(bytes: Uint8Array): readonly unknown[] {
   try {
     return SET.parse(parseStrictJson(bytes)).keys;
   } catch (cause) {
-    throw new Error(`this is no JSON Web Key Set of up to ${MAX_KEYS} keys`, { cause });
+    throw new Error(`must be a JSON Web Key Set of up to ${MAX_KEYS} keys`, { cause });
   }
 }
 

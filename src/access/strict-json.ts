@@ -28,6 +28,6 @@ export function parseStrictJson(bytes: Uint8Array): unknown {
 }
 
 function addName(names: Set<string> | undefined, name: string): void {
-  if (names === undefined || names.has(name)) throw new SyntaxError('a name is there twice');
+  if (names === undefined || names.has(name)) throw new SyntaxError('a name occurs twice');
   names.add(name);
 }

@@ -39,17 +39,17 @@ async function contradictionOfOne(
   reader: Roots,
 ): Promise<string | undefined> {
   const signed = parseCheckpointText(parseNote(note)?.text ?? '');
-  if (signed === undefined) return 'what is kept as the last checkpoint is none';
+  if (signed === undefined) return 'what is kept as the last checkpoint is not a checkpoint';
   const signedGeneration = generationOf(signed.origin, environmentId);
   if (signedGeneration === undefined)
-    return `a checkpoint of another log is kept, ${signed.origin}`;
+    return `the kept checkpoint is of another log, ${signed.origin}`;
   // An operator has seen that, and had the log go on.
   if (signedGeneration < generation) return undefined;
   if (signedGeneration > generation)
-    return `a checkpoint of the log’s generation ${signedGeneration} is kept, and this is generation ${generation}`;
+    return `the kept checkpoint is of the log’s generation ${signedGeneration}, and this is generation ${generation}`;
   if (signed.treeSize > treeSize)
-    return `the log has ${treeSize} leaves, and a checkpoint of ${signed.treeSize} was signed`;
+    return `the log has ${treeSize} leaves, but a checkpoint of ${signed.treeSize} was signed`;
   if (!(await reader.root(signed.treeSize)).equals(signed.rootHash))
-    return `the log’s first ${signed.treeSize} leaves are not those that a checkpoint was signed of`;
+    return `the log’s first ${signed.treeSize} leaves are not the ones in the signed checkpoint`;
   return undefined;
 }

@@ -74,13 +74,17 @@ function behind(url: string): KeptCheckpoint {
     // Else the connection would be held until somebody reads what it brings.
     await response.body?.cancel();
     if (response.ok || (init.method === 'GET' && response.status === 404)) return response;
-    throw new Error(`the checkpoint’s URL answers ${response.status}`);
+    throw new Error(`KEYWARD_AUDIT_KEPT_CHECKPOINT answers ${response.status}`);
   };
   return {
     read: async () => {
       const response = await request({ method: 'GET' });
       if (response.status === 404) return undefined;
-      return textOf(response, MAX_BYTES, 'behind the checkpoint’s URL is something else');
+      return textOf(
+        response,
+        MAX_BYTES,
+        'KEYWARD_AUDIT_KEPT_CHECKPOINT answers with something larger than a checkpoint',
+      );
     },
     write: async (note) => {
       const headers = { 'content-type': 'text/plain; charset=utf-8' };

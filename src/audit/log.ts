@@ -195,7 +195,9 @@ export class AuditLog {
       yield some.map(({ index, width }, place) => {
         const hashes = found[place]?.index === index ? found[place].hashes : undefined;
         if (hashes === undefined || hashes.length < width * HASH_BYTES)
-          throw new Error(`the log’s tree lacks hashes of tile ${index} of level ${level}`);
+          throw new Error(
+            `cannot read the log’s tree: tile ${index} of level ${level} lacks hashes`,
+          );
         return { level, index, hashes: hashes.subarray(0, width * HASH_BYTES) };
       });
       start += some.length;
@@ -227,7 +229,9 @@ async function lastCheckpoint(
 ): Promise<ShownCheckpoint> {
   const checkpoint = await (how === 'cosigned' ? findLastCosigned(tx) : findLastCheckpoint(tx));
   if (checkpoint === undefined)
-    throw new KeywardError('RESOURCE_NOT_FOUND', { message: `No checkpoint is ${how} yet.` });
+    throw new KeywardError('RESOURCE_NOT_FOUND', {
+      message: `cannot find the checkpoint: none is ${how} yet`,
+    });
   const { firstLeafIndex }: AuditState = await findAuditState(tx);
   return { ...checkpoint, firstLeafIndex };
 }

@@ -42,11 +42,14 @@ export async function resumeLog(
 ): Promise<string> {
   const { owner, environmentId } = operation;
   const notes = await readKept(kept);
-  if (notes.length === 0) throw new Error('No checkpoint is kept, so nothing contradicts the log.');
+  if (notes.length === 0)
+    throw new Error('cannot resume the log: no checkpoint is kept, so nothing contradicts it');
   const state = await findAuditState(owner);
   const contradiction = await contradictionOf(notes, { ...state, environmentId }, readerOf(owner));
   if (contradiction === undefined)
-    throw new Error('The log continues the checkpoint that is kept: nothing to do.');
+    throw new Error(
+      'cannot resume the log: it continues the kept checkpoint, so there is nothing to do',
+    );
   // Later than every one that is kept, so that none of them contradicts what follows.
   const generations = notes.map((note) => {
     const { origin = '' } = parseCheckpointText(parseNote(note)?.text ?? '') ?? {};
@@ -81,7 +84,7 @@ export async function dropExported(
   const { firstLeafIndex: firstKept } = await findAuditState(owner);
   if (exported.firstLeafIndex > firstKept)
     throw new Error(
-      `The export begins with leaf ${exported.firstLeafIndex}, and the log with ${firstKept}.`,
+      `cannot drop entries: the export in ${folder} begins with leaf ${exported.firstLeafIndex}, and the log with ${firstKept}; export from the log’s first leaf`,
     );
   const before = Date.now() - olderThanDays * DAY_MS;
   const old = [];
@@ -102,13 +105,13 @@ async function readExport({ owner, environmentId }: AuditOperation, folder: stri
   const note = parseNote(await readFile(join(folder, 'checkpoint'), 'utf8'));
   const signed = parseCheckpointText(note?.text ?? '');
   if (signed === undefined || typeof firstLeafIndex !== 'number')
-    throw new Error(`${folder} is no export.`);
+    throw new Error(`cannot drop entries: ${folder} is not an export`);
   const { treeSize } = await findAuditState(owner);
   const isOurs =
     generationOf(signed.origin, environmentId) !== undefined &&
     signed.treeSize <= treeSize &&
     (await readerOf(owner).root(signed.treeSize)).equals(signed.rootHash);
-  if (!isOurs) throw new Error(`The export in ${folder} is not of this log.`);
+  if (!isOurs) throw new Error(`cannot drop entries: the export in ${folder} is of another log`);
   return { firstLeafIndex, treeSize: signed.treeSize };
 }
 

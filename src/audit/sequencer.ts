@@ -97,7 +97,7 @@ export class Sequencer {
     // Before another replica goes on, and has a later one to keep.
     await Promise.all(kept.map((place) => this.#keeping(place.flush?.())));
     await releaseLease(store, deadline(), this.#tenure.fence).catch((err: unknown) =>
-      log.warn({ err }, 'the audit log’s lease can not be given back'),
+      log.warn({ err }, 'cannot give back the lease of the audit log'),
     );
   }
 
@@ -105,7 +105,7 @@ export class Sequencer {
     const { signal } = this.#stopping;
     while (!signal.aborted) {
       const pause = await this.#pass().catch((err: unknown) => {
-        this.#parts.log.warn({ err }, 'the audit log can not be lengthened now');
+        this.#parts.log.warn({ err }, 'cannot extend the audit log; trying again');
         // What became of the step isn't known: the next reads anew how the log stands.
         this.#tenure = undefined;
         return RETRY_MS;
@@ -162,11 +162,11 @@ export class Sequencer {
     const { log } = this.#parts;
     if (contradiction === this.#contradiction) return;
     this.#contradiction = contradiction;
-    if (contradiction === undefined) log.info({}, 'the audit log goes on');
+    if (contradiction === undefined) log.info({}, 'the audit log is extended again');
     else
       log.error(
         { contradiction },
-        'the audit log is not what was signed, so nothing is signed: has an older database been restored? docs/audit.md says how to go on',
+        'the audit log contradicts a signed checkpoint and is not extended; if an older database was restored, see docs/audit.md',
       );
   }
 
@@ -180,7 +180,7 @@ export class Sequencer {
       tenure.fence,
       async (tx, { treeSize }) => {
         if (treeSize !== tenure.edge.size)
-          throw new Error('the audit log was lengthened by somebody else');
+          throw new Error('cannot extend the audit log: another process has extended it');
         return this.#move(tx, tenure.edge);
       },
     );
@@ -208,7 +208,7 @@ export class Sequencer {
     const request = { generation, treeSize: edge.size, rootHash: rootHash.toString('base64') };
     const signed = await agents
       .call('signCheckpoint', request, monotonicNow() + STEP_MS)
-      .catch((err: unknown) => log.warn({ err }, 'no checkpoint can be signed now'));
+      .catch((err: unknown) => log.warn({ err }, 'cannot sign a checkpoint'));
     if (signed === undefined) return;
     if ('conflictsWith' in signed) {
       this.#say(
@@ -241,7 +241,7 @@ export class Sequencer {
   /** Where it can't be kept it is said, and the log goes on. */
   #keeping(kept: Promise<void> | undefined): Promise<void> | undefined {
     return kept?.catch((err: unknown) =>
-      this.#parts.log.warn({ err }, 'the last checkpoint can not be kept outside of the database'),
+      this.#parts.log.warn({ err }, 'cannot keep the last checkpoint outside the database'),
     );
   }
 }

@@ -59,7 +59,10 @@ export class TokenCheckpoint implements KeptCheckpoint {
     if (begun?.signer === signer && now - begun.at < this.#parts.periodMs) return;
     this.#begun = { at: now, signer };
     if (this.#writing !== undefined)
-      this.#parts.log.warn({}, 'the token is still busy keeping a checkpoint');
+      this.#parts.log.warn(
+        {},
+        'cannot keep the checkpoint in the token: it is still keeping the one before',
+      );
     else this.#begin(note);
   }
 
@@ -81,7 +84,7 @@ export class TokenCheckpoint implements KeptCheckpoint {
           this.#kept = note;
         },
         (err: unknown) =>
-          this.#parts.log.warn({ err }, 'the last checkpoint can not be kept in the token now'),
+          this.#parts.log.warn({ err }, 'cannot keep the last checkpoint in the token'),
       )
       .finally(() => {
         this.#writing = undefined;

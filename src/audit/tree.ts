@@ -239,7 +239,7 @@ async function hashesOf(
 ): Promise<Buffer> {
   const hashes = await readTile(level, index);
   if (hashes === undefined || hashes.length < count * HASH_BYTES)
-    throw new Error(`the log's tree lacks hashes of tile ${index} of level ${level}`);
+    throw new Error(`cannot read the log’s tree: tile ${index} of level ${level} lacks hashes`);
   return hashes.subarray(0, count * HASH_BYTES);
 }
 

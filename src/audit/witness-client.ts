@@ -68,7 +68,7 @@ export async function addCheckpoint(
   // Version 1.0.0 has 409 for two trees of one size, later drafts 422 as for a proof that doesn't
   // hold.
   if (status === 409 || status === 422) return { kind: 'inconsistent' };
-  throw new Error(`it answers ${status}`);
+  throw new Error(`it answers with status ${status}`);
 }
 
 function bodyOf({ oldSize, proof, note }: Submission): string {
@@ -79,6 +79,6 @@ function bodyOf({ oldSize, proof, note }: Submission): string {
 function parseSize(text: string): number {
   const size = Number(text);
   if (!/^(0|[1-9]\d{0,15})\n$/.test(text) || !Number.isSafeInteger(size))
-    throw new Error('it answers 409 with what is no tree size');
+    throw new Error('its answer of status 409 is not a tree size');
   return size;
 }

@@ -108,7 +108,7 @@ export class WitnessRounds {
       const isOurs = isSequencing();
       if (isOurs)
         await this.#round().catch((err: unknown) =>
-          log.warn({ err }, 'the last checkpoint can not be read for the witnesses now'),
+          log.warn({ err }, 'cannot read the last checkpoint for the witnesses'),
         );
       await delay(isOurs ? periodMs : Math.min(periodMs, LOOK_MS), undefined, { signal }).catch(
         () => {},
@@ -178,19 +178,20 @@ export class WitnessRounds {
     }
     if (answer.kind === 'inconsistent')
       throw new Contradiction(
-        `a checkpoint of ${treeSize} leaves is no continuation of the ${from} that it has cosigned`,
+        `the checkpoint of ${treeSize} leaves does not continue the one of ${from} that the witness has cosigned`,
       );
     if (answer.kind === 'elsewhere') throw await this.#whyElsewhere(answer.size);
     const parsed = parseNote(`${text}\n${answer.lines}`);
-    if (parsed?.text !== text) throw new Error('it answers 200 with what are no signature lines');
+    if (parsed?.text !== text)
+      throw new Error('its answer of status 200 does not consist of signature lines');
     const [line] = cosignaturesOf(text, parsed.signatures, [asked.witness]) ?? [];
     if (line === undefined)
-      throw new Error('it answers 200 without a cosignature of its key that verifies');
+      throw new Error('its answer of status 200 has no cosignature that verifies with its key');
     const kept = await this.#parts.store.reconcile(deadline(), (tx) =>
       addCosignatures(tx, { text, treeSize }, [line]),
     );
     if (kept === undefined)
-      throw new Error('the checkpoint that it has cosigned is not kept any more');
+      throw new Error('the checkpoint that it has cosigned is no longer kept');
   }
 
   async #ask(
@@ -219,7 +220,7 @@ export class WitnessRounds {
     if (last === undefined || last.treeSize >= size)
       return new Error('it has cosigned another checkpoint meanwhile');
     return new Contradiction(
-      `it has cosigned a checkpoint of ${size} leaves, and the last that the log has is of ${last.treeSize}`,
+      `the witness has cosigned a checkpoint of ${size} leaves, and the log’s last is of ${last.treeSize}`,
     );
   }
 
@@ -246,9 +247,9 @@ export class WitnessRounds {
     if (contradicts)
       log.error(
         { witness, contradiction: error.message },
-        'the audit log is not what a witness has cosigned: has an older database been restored? docs/audit.md says what this means',
+        'the audit log contradicts a checkpoint that a witness has cosigned; if an older database was restored, see docs/audit.md',
       );
-    else log.warn({ witness, err: error }, 'a witness does not cosign checkpoints now');
+    else log.warn({ witness, err: error }, 'cannot get a cosignature from a witness');
   }
 }
 

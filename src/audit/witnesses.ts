@@ -50,7 +50,7 @@ export function parseWitnesses(text: string): Witness[] {
 
 function parseWitness(line: string): Witness {
   const [verifierKey = '', url, ...more] = line.split(/\s+/);
-  if (more.length > 0) throw new Error('there is more than a verifier key and a URL');
+  if (more.length > 0) throw new Error('must have a verifier key and at most a URL');
   return {
     ...parseVerifierKey(verifierKey),
     url: url === undefined ? undefined : parsePrefix(url),
@@ -61,9 +61,9 @@ function parseWitness(line: string): Witness {
 function parsePrefix(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined;
   if (url === undefined || !/^https?:$/.test(url.protocol))
-    throw new Error('the witness’ URL must be http: or https:');
+    throw new Error('the witness’s URL must be http: or https:');
   if (url.username !== '' || url.password !== '' || /[?#]/.test(text))
-    throw new Error('the witness’ URL must have no user, query or fragment');
+    throw new Error('the witness’s URL must have no user, query or fragment');
   return `${url.origin}${url.pathname}`.replace(/\/$/, '');
 }
 
@@ -73,14 +73,14 @@ function parseVerifierKey(text: string): Omit<Witness, 'url'> {
   const content = Buffer.from(encoded, 'base64');
   if (content.length !== 1 + KEY_BYTES || content[0] !== ALGORITHM)
     throw new Error(
-      `"${text}" is no verifier key of a cosigner: name+hash+key, for Ed25519 cosignatures`,
+      `"${text}" must be a cosigner’s verifier key: name+hash+key, for Ed25519 cosignatures`,
     );
   const id = hash('sha256', Buffer.concat([Buffer.from(`${name}\n`), content]), 'buffer').subarray(
     0,
     ID_BYTES,
   );
   if (id.toString('hex') !== hex)
-    throw new Error(`the verifier key of ${name} has another hash than it says`);
+    throw new Error(`the verifier key of ${name} does not have the hash that it names`);
   const spki = Buffer.concat([ED25519_SPKI, content.subarray(1)]);
   return { name, id, key: createPublicKey({ key: spki, format: 'der', type: 'spki' }) };
 }

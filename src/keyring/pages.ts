@@ -47,7 +47,7 @@ export function decodePageToken(
     !bytes.subarray(0, HASH_BYTES).equals(listHash(list)) ||
     !isPosition(position)
   ) {
-    throw invalidField('page_token', 'is not a token of this list');
+    throw invalidField('page_token', 'must be a page token of this list');
   }
   return position;
 }

@@ -78,7 +78,7 @@ export class Reconciler {
     const { rotation, destruction, shredding, tokenKeys, rewrap } = keyring;
     const due = await findDue(store, ownCall('FindDue', LOOK_MS), LIMIT);
     const failed = (what: string) => (err: unknown, resource?: string) => {
-      log.warn({ err, resource }, `${what} failed and is tried again`);
+      log.warn({ err, resource }, `${what} failed and will be tried again`);
     };
     const rotated = await rotation.rotateDue(due.rotations, failed('a rotation'));
     for (const resource of rotated) log.info({ resource }, 'rotated');
@@ -106,7 +106,7 @@ export class Reconciler {
     const onCorrupt = (resource: string) =>
       log.warn(
         { alert: 'seal-corrupt', resource },
-        'a seal does not verify, and stays under a replaced seal key',
+        'a sealed record failed verification and stays under a replaced seal key',
       );
     try {
       const { resealed, finished } = await keyring.seals.work(
@@ -114,10 +114,10 @@ export class Reconciler {
         this.#stopping.signal,
         onCorrupt,
       );
-      if (resealed > 0) log.info({ resealed }, 'sealed anew');
+      if (resealed > 0) log.info({ resealed }, 'sealed again');
       return !finished;
     } catch (err) {
-      log.warn({ err }, 'sealing anew failed and is tried again');
+      log.warn({ err }, 'sealing again failed and will be tried again');
       return false;
     }
   }
@@ -136,7 +136,7 @@ export class Reconciler {
     try {
       return await this.pass();
     } catch (err) {
-      this.#options.log.warn({ err }, 'a pass failed; the next tick tries again');
+      this.#options.log.warn({ err }, 'a pass failed and will be tried again at the next tick');
       return false;
     }
   }

@@ -75,20 +75,26 @@ test('keys come from one place, over what nobody on the way can change', () => {
     'jwks',
   ])
     assert.throws(where({ jwksUrl }), /jwksUrl: must be https/);
-  assert.throws(where({ jwksUrl: undefined }), /give one of jwksUrl and jwksFile/);
-  assert.throws(where({ jwksFile: import.meta.filename }), /give one of jwksUrl and jwksFile/);
-  assert.throws(where({ jwksUrl: undefined, jwksFile: '/nowhere' }), /can not be read/);
+  assert.throws(where({ jwksUrl: undefined }), /must have either jwksUrl or jwksFile/);
+  assert.throws(where({ jwksFile: import.meta.filename }), /must have either jwksUrl or jwksFile/);
+  assert.throws(
+    where({ jwksUrl: undefined, jwksFile: '/nowhere' }),
+    /must name a file that can be read/,
+  );
   assert.throws(
     where({ jwksUrl: 'http://localhost/', jwksCaFile: import.meta.filename }),
-    /goes with a jwksUrl/,
+    /must come with a jwksUrl/,
   );
 });
 
 test('two issuers are told apart by name and by iss', () => {
-  assert.throws(() => parse(GOOD, { ...GOOD, issuer: 'x' }), /two have one name/);
-  assert.throws(() => parse(GOOD, { ...GOOD, name: 'x' }), /two have one issuer/);
+  assert.throws(() => parse(GOOD, { ...GOOD, issuer: 'x' }), /must have distinct names/);
+  assert.throws(() => parse(GOOD, { ...GOOD, name: 'x' }), /must have distinct issuers/);
   assert.throws(() => parse(), /issuers: /);
-  assert.throws(() => parseIssuers('{"issuers":[],"issuers":[]}'), /no JSON with each name once/);
+  assert.throws(
+    () => parseIssuers('{"issuers":[],"issuers":[]}'),
+    /must be JSON with each name once/,
+  );
 });
 
 test('the example in docs/access.md is one', () => {

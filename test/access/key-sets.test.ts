@@ -51,7 +51,7 @@ describe('an endpoint', () => {
     rig.endpoint.answer = undefined;
     rig.ahead += SECOND;
     assert.equal(await rig.accept(token), 'accepted');
-    assert.equal(rig.log.filter((line) => line.includes('can not be fetched')).length, 1);
+    assert.equal(rig.log.filter((line) => line.includes('cannot fetch')).length, 1);
   });
 
   test('case 25: that publishes a key no more has its tokens refused within 60 seconds, remembered or not', async () => {
@@ -62,8 +62,8 @@ describe('an endpoint', () => {
     rig.ahead += 29 * SECOND;
     assert.equal(await rig.accept(token), 'accepted');
     rig.ahead += 31 * SECOND;
-    assert.match(await rig.accept(token), /none of its issuer’s/);
-    assert.match(await rig.with({}), /none of its issuer’s/);
+    assert.match(await rig.accept(token), /names no key of its issuer/);
+    assert.match(await rig.with({}), /names no key of its issuer/);
     assert.equal(await rig.accept(tokenBy(next)), 'accepted');
   });
 
@@ -82,7 +82,7 @@ describe('an endpoint', () => {
     await using rig = await startVerifier([key]);
     assert.equal(await rig.with({}), 'accepted');
     rig.endpoint.keys = [key.jwk, next.jwk];
-    assert.match(await rig.accept(tokenBy(next)), /none of its issuer’s/);
+    assert.match(await rig.accept(tokenBy(next)), /names no key of its issuer/);
     rig.ahead += 5 * SECOND;
     assert.equal(await rig.accept(tokenBy(next)), 'accepted');
     assert.equal(rig.endpoint.requests, 2);
@@ -106,7 +106,7 @@ describe('an endpoint', () => {
     const tokens = Array.from({ length: 200 }, (_, i) => tokenBy({ ...key, kid: `unknown-${i}` }));
     const outcomes = await Promise.all(tokens.slice(0, 100).map((token) => rig.accept(token)));
     for (const token of tokens.slice(100)) outcomes.push(await rig.accept(token));
-    for (const each of outcomes) assert.match(each, /none of its issuer’s/);
+    for (const each of outcomes) assert.match(each, /names no key of its issuer/);
     assert.equal(rig.endpoint.requests - before, 1);
     assert.equal(rig.verified, 1);
   });

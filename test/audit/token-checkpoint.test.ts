@@ -355,7 +355,7 @@ describe('what is kept in the token', () => {
     await refusing.checkpoint.flush();
     assert.deepEqual(
       new Set(refusing.warnings),
-      new Set(['the last checkpoint can not be kept in the token now']),
+      new Set(['cannot keep the last checkpoint in the token']),
     );
     let calls = 0;
     const hanging = opened(() => {
@@ -366,7 +366,7 @@ describe('what is kept in the token', () => {
     await hanging.checkpoint.write(noteOf(2));
     assert.deepEqual(
       [calls, hanging.warnings],
-      [1, ['the token is still busy keeping a checkpoint']],
+      [1, ['cannot keep the checkpoint in the token: it is still keeping the one before']],
     );
   });
 });
@@ -443,11 +443,11 @@ for (const besides of [false, true])
     for (let round = 0; round < 2; round++) {
       await using service = await startService(restored, variables);
       const { contradiction } = await service.logged(({ msg }) =>
-        String(msg).includes('nothing is signed'),
+        String(msg).includes('is not extended'),
       );
       assert.match(
         String(contradiction),
-        /^the log has \d+ leaves, and a checkpoint of \d+ was signed$/,
+        /^the log has \d+ leaves, but a checkpoint of \d+ was signed$/,
       );
       await encrypt(service.client(), 3);
       assert.ok((await service.client().getAuditCheckpoint()).treeSize <= first.treeSize + 2);
@@ -455,7 +455,7 @@ for (const besides of [false, true])
     assert.deepEqual(checkpointFiles(), ended);
     {
       await using service = await startService(restored, variables);
-      await service.logged(({ msg }) => String(msg).includes('nothing is signed'));
+      await service.logged(({ msg }) => String(msg).includes('is not extended'));
       const resumed = await resume(restored);
       assert.equal(resumed.code, 0, resumed.output);
       const { note, environmentId } = await checkpointOver(service.client(), first.treeSize + 2);

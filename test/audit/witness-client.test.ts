@@ -59,11 +59,11 @@ describe('a witness’ answer', () => {
 
   it('of any other status is a failure, and is followed nowhere', async () => {
     for (const status of [201, 204, 400, 403, 404, 429, 500, 503])
-      await assert.rejects(answering(status), new RegExp(`it answers ${status}`));
+      await assert.rejects(answering(status), new RegExp(`it answers with status ${status}`));
     for (const status of [301, 302, 307, 308])
       await assert.rejects(
         answering(status, '', { location: `${url}/elsewhere` }),
-        /it answers 30/,
+        /it answers with status 30/,
       );
   });
 
@@ -203,8 +203,8 @@ describe('a file of witnesses', () => {
     const wrong = {
       witness: /^line 3: "witness" is no verifier key/,
       [verifierKey.replace('+', '+0')]: /^line 3: .* is no verifier key/,
-      [`${verifierKey} witness.test`]: /^line 3: the witness’ URL must be http: or https:$/,
-      [`${verifierKey} file:///witness`]: /^line 3: the witness’ URL must be http: or https:$/,
+      [`${verifierKey} witness.test`]: /^line 3: the witness’s URL must be http: or https:$/,
+      [`${verifierKey} file:///witness`]: /^line 3: the witness’s URL must be http: or https:$/,
       [`${verifierKey} https://me:secret@witness.test`]:
         /^line 3: the witness’ URL must have no user/,
       [`${verifierKey} https://witness.test/?a`]: /^line 3: .* query/,

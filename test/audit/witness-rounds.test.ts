@@ -135,7 +135,7 @@ describe('a replica’s rounds of witnesses', () => {
       await eventually(() => assert.equal(said.at(-1)?.level, 'error'));
       assert.equal(
         said.at(-1)?.contradiction,
-        'it has cosigned a checkpoint of 20 leaves, and the last that the log has is of 10',
+        'the witness has cosigned a checkpoint of 20 leaves, and the log’s last is of 10',
       );
       assert.equal(witness.seen.get(ORIGIN)?.size, 20);
       // Once the log has it all again, it is cosigned on.

@@ -28,9 +28,9 @@ import { newWitness } from './log.ts';
 
 const KEY = 'tenants/acme/keys/mail';
 const COSIGNS = 'a witness cosigns checkpoints';
-const FAILS = 'a witness does not cosign checkpoints now';
+const FAILS = 'cannot get a cosignature from a witness';
 const FORGOT = 'a witness has forgotten what it has cosigned';
-const CONTRADICTS = /^the audit log is not what a witness has cosigned/;
+const CONTRADICTS = /^the audit log contradicts a checkpoint that a witness has cosigned/;
 
 /** Settings with these lines as the file of witnesses, and short periods. */
 function asking(environment: Environment, lines: readonly string[]): Record<string, string> {
@@ -97,7 +97,7 @@ describe('a witness that has a URL', () => {
     assert.deepEqual([level, (err as Error).message], ['warn', 'it answers 404']);
     const { reason, message } = await failureOf(client.getAuditCheckpoint({ cosigned: true }));
     assert.equal(reason, 'RESOURCE_NOT_FOUND');
-    assert.match(message, /No checkpoint is cosigned yet/);
+    assert.match(message, /none is cosigned yet/);
     for (const witness of [one, two]) witness.trust(publicKey);
     for (const witness of [one, two]) await cosignedOver(client, witness);
     // The last checkpoint is cosigned as well, once nothing happens for a moment.
@@ -277,7 +277,7 @@ it('a log that is less than what a witness has cosigned is reported, and signed 
     );
     assert.equal(level, 'error');
     const [, theirs, ours] =
-      /^it has cosigned a checkpoint of (\d+) leaves, and the last that the log has is of (\d+)$/.exec(
+      /^the witness has cosigned a checkpoint of (\d+) leaves, and the log’s last is of (\d+)$/.exec(
         String(contradiction),
       ) ?? [];
     assert.ok(Number(theirs) >= size && Number(ours) < size, String(contradiction));

@@ -633,7 +633,7 @@ describe('the connection', () => {
     await writeFile(token, 'not a token');
     const wrong = await keyward(`tenants list --token-file ${token}`);
     assert.equal(wrong.code, 1);
-    assert.doesNotMatch(wrong.stderr, /not a token/);
+    assert.doesNotMatch(wrong.stderr, /must be a page token/);
   });
 
   it('that nobody answers ends with code 3', async () => {

@@ -59,7 +59,7 @@ describe('a token that misbehaves', () => {
       await faulty.keyward.resumeMaintenance();
       // Under a new seal key come the seals of key states first, and then, of the same pass, key
       // versions.
-      const failed = what === 'seal' ? /sealing anew failed/ : /re-wrapping failed/;
+      const failed = what === 'seal' ? /sealing again failed/ : /re-wrapping failed/;
       await faulty.service.logged(({ msg }) => failed.test(String(msg)), from);
       assert.equal(faulty.faults.met(), 1);
       // Nobody has leased the states: they may be sealed anew by now.

@@ -27,7 +27,7 @@ function refuses(ofList: string, token: string): void {
       assert.ok(error instanceof Error && 'reason' in error && 'fields' in error);
       assert.equal(error.reason, 'INVALID_FIELD');
       assert.deepEqual(error.fields, [
-        { field: 'page_token', description: 'is not a token of this list' },
+        { field: 'page_token', description: 'must be a page token of this list' },
       ]);
       return true;
     },

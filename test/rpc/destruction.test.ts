@@ -377,7 +377,7 @@ describe('calling back', () => {
   });
 });
 
-describe('when the time has come', () => {
+describe('after the scheduled time', () => {
   test('a key’s material is erased, on every replica within 2 seconds, and nothing brings it back', async () => {
     const { name, version, old, fresh } = await rotatedKey();
     const { uid } = await keyward.getKey({ name });

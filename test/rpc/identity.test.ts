@@ -197,7 +197,7 @@ describe('a caller', () => {
     ]);
     client.send(frame(FRAME.headers, FLAG.endStream | FLAG.endHeaders, 1, block));
     await service.logged(
-      ({ cause }) => cause === 'there is more than one authorization header',
+      ({ cause }) => cause === 'the call has more than one authorization header',
       from,
     );
   });
@@ -250,7 +250,7 @@ describe('a caller', () => {
       'the token is not for this audience alone': tokenBy(key, { claims: { aud: 'other' } }),
       'the token’s signature does not verify (ERR_JWS_SIGNATURE_VERIFICATION_FAILED)':
         tokenBy(stranger),
-      'the token’s issuer is none of those configured': tokenBy(key, { claims: { iss: 'x' } }),
+      'the token’s issuer is not configured': tokenBy(key, { claims: { iss: 'x' } }),
     };
     for (const [cause, token] of Object.entries(wrong)) {
       const { reason, message, metadata, headers } = await ask({ token });
@@ -268,7 +268,7 @@ describe('a caller', () => {
   test('with a token marked as for development is refused in production, and the log says why; let in in development', async () => {
     const from = service.log.length;
     const marked = { claims: { keyward_development: true } };
-    const cause = 'the token is marked as for development, and KEYWARD_MODE is production';
+    const cause = 'the token is for development, and KEYWARD_MODE is production';
     for (const request of [
       { token: tokenBy(key, marked) },
       { credentials: batch, token: boundTo(batch, marked) },
@@ -347,7 +347,7 @@ describe('what changes while the service runs', () => {
       const from = service.log.length;
       writeFileSync(path('deny'), `${line}\nnonsense\n`);
       await service.logged(
-        ({ msg }) => String(msg).startsWith('deny list can not be reloaded'),
+        ({ msg }) => String(msg).startsWith('cannot reload the deny list'),
         from,
       );
       assert.equal(
@@ -381,7 +381,7 @@ describe('what changes while the service runs', () => {
     assert.equal(endpoint.requests, requests, 'the keys stay known');
     const from = service.log.length;
     writeFileSync(path('issuers.json'), '{"issuers":[{}]}');
-    await service.logged(({ msg }) => String(msg).startsWith('issuers can not be reloaded'), from);
+    await service.logged(({ msg }) => String(msg).startsWith('cannot reload the issuers'), from);
     assert.equal(await outcomeOf({ token: tokenBy(key, { claims: { aud: 'another' } }) }), 'OK');
     writeIssuers();
     await eventually(async () => assert.equal(await outcomeOf({ token }), 'OK'));

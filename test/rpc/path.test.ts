@@ -36,7 +36,9 @@ describe('AdminService', () => {
   test('the reserved tenant is there and can not be made again', async () => {
     assert.equal((await keyward.getTenant({ name: 'tenants/system' })).name, 'tenants/system');
     const error = await failureOf(keyward.createTenant({ tenantId: 'system' }));
-    assert.deepEqual(error.fieldViolations, [{ field: 'tenant_id', description: 'must not be a reserved name' }]);
+    assert.deepEqual(error.fieldViolations, [
+      { field: 'tenant_id', description: 'must not be a reserved name' },
+    ]);
   });
 
   test('tenants are listed by name, page by page, each once', async () => {

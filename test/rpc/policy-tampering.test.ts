@@ -266,7 +266,10 @@ test('case 36: a whole older policy, seal and all, while a replica remembers a n
   const from = rig.service.log.length;
   await putBack(tenant, older);
   await assertRefused(tenant, from);
-  await rig.service.logged(({ problem }) => problem === 'it is older than it was', from);
+  await rig.service.logged(
+    ({ problem }) => problem === 'its revision is older than one read before',
+    from,
+  );
   assert.equal((await attack()).reason, 'POLICY_CORRUPT');
   await putBack(tenant, newer);
   await obeyed(tenant);

@@ -286,7 +286,8 @@ describe('case 36: how a key stands', () => {
       `UPDATE keys SET state = 'DESTROY_SCHEDULED', destroy_at = now() - interval '1 s' ${WHERE(keys)}`,
     );
     await service.logged(
-      ({ msg, resource }) => msg === 'a destruction failed and is tried again' && resource === name,
+      ({ msg, resource }) =>
+        msg === 'a destruction failed and will be tried again' && resource === name,
       from,
     );
     const kept = await sql(
@@ -311,7 +312,8 @@ describe('case 36: how a key stands', () => {
     assert.deepEqual(new Set(job.failures.map(({ reason }) => reason)), new Set([CORRUPT]));
     await makeDue(environment, name);
     await service.logged(
-      ({ msg, resource }) => msg === 'a rotation failed and is tried again' && resource === name,
+      ({ msg, resource }) =>
+        msg === 'a rotation failed and will be tried again' && resource === name,
       from,
     );
     assert.deepEqual(

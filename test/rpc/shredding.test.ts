@@ -201,7 +201,10 @@ describe('shredding a tenant', () => {
     assert.equal(waiting.length, 2);
     for (const { toDo } of waiting) assert.match(toDo, new RegExp(`token shred ${tenantId}$`));
     const told = await runCommand(environment, ['token', 'status']);
-    assert.match(told.output, /Of shredded tenants, also look at:\n {2}- the token itself/);
+    assert.match(
+      told.output,
+      /Root keys of shredded tenants may also be in:\n {2}- the token itself/,
+    );
     const { code, output } = await runCommand(environment, ['token', 'shred', tenantId]);
     assert.equal(code, 0, output);
     assert.match(output, /2 of 2 were in this token/);

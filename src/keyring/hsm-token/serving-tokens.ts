@@ -113,14 +113,14 @@ export class ServingTokens {
 
   get agents(): Agents {
     const agents = this.#router ?? this.#only;
-    if (agents === undefined) throw new Error('a replica without agents');
+    if (agents === undefined) throw new Error('cannot call the HSM: this replica has no agents');
     return agents;
   }
 
   /** Throws {@link TokenRefused}, saying which token is current where there are several. */
   async start(): Promise<TokenReport> {
     const starting = this.#router?.start() ?? this.#only?.start();
-    if (starting === undefined) throw new Error('a replica without agents');
+    if (starting === undefined) throw new Error('cannot call the HSM: this replica has no agents');
     return starting.catch((error: unknown) => {
       const { currentToken, tokens } = this.#parts.environment;
       if (!(error instanceof TokenRefused) || tokens.length === 1) throw error;
@@ -137,7 +137,7 @@ export class ServingTokens {
     const own = records.filter((record) => record.tokenId === tokenId);
     if (own[0] !== undefined && own[0].tokenState !== 'CURRENT')
       this.#parts.onMisplaced(
-        'key versions have moved to another HSM token than this replica is told of',
+        'key versions have moved to an HSM token that KEYWARD_HSM_* does not name',
       );
     await this.#only?.hold(tokenObjectsOf(own));
   }
@@ -149,7 +149,8 @@ export class ServingTokens {
   async makeTokenKey({ role, objectId }: TokenObject): Promise<void> {
     const [only] = this.#settings.values();
     const settings = this.#settings.size === 1 ? only : await this.#settingsFor(objectId);
-    if (settings === undefined) throw new Error('the token of a new key is not open here');
+    if (settings === undefined)
+      throw new Error('cannot make the key: its token is not open in this replica');
     await this.#parts.createKey({ ...settings, role, objectId });
   }
 
@@ -166,9 +167,12 @@ export class ServingTokens {
     const settings = tokenId && this.#settings.get(tokenId);
     const pin = tokenId && this.#pins.get(tokenId);
     if (settings === undefined || pin === undefined)
-      throw new Error('the current token is not open here');
+      throw new Error('cannot keep the checkpoint: the current token is not open in this replica');
     pin.look();
-    if (pin.isRejected) throw new Error('the token has rejected the PIN in its file before');
+    if (pin.isRejected)
+      throw new Error(
+        'cannot keep the checkpoint: the token has rejected the PIN in its file; correct the file',
+      );
     const { stamp, hasChanged: despiteFailedTry } = pin;
     const objects = tokenObjectsOf(signing);
     try {
@@ -235,7 +239,9 @@ export function tokenInWords({
   label,
   serialNumber,
 }: Pick<TokenRecord, 'label' | 'serialNumber'>): string {
-  return label === null ? 'not known by name' : `${JSON.stringify(label)} (serial ${serialNumber})`;
+  return label === null
+    ? 'without a recorded name'
+    : `${JSON.stringify(label)} (serial ${serialNumber})`;
 }
 
 async function identified(
@@ -246,7 +252,7 @@ async function identified(
     try {
       return await identify(settings);
     } catch (err) {
-      log.error({ err }, 'which token the settings mean can not be told now');
+      log.error({ err }, 'cannot identify the token of KEYWARD_NEXT_HSM_*; trying again');
       await delay(IDENTIFY_AGAIN_MS);
     }
   }

@@ -81,7 +81,9 @@ export async function recordTokenKey(
     (each) => found?.label === `keyward ${each} ${environmentId}`,
   );
   if (role === undefined)
-    throw new Error(`the token has no unrecorded root or seal key ${objectId} of this environment`);
+    throw new Error(
+      `cannot record ${objectId}: the token has no unrecorded root or seal key of that id for this environment`,
+    );
   const operator = { caller, method: 'keyward-server token record' };
   await recordAbandoned(owner, operator, { objectId: objectId as AnyId, role });
 }
@@ -109,7 +111,7 @@ async function untilReleased(
     if (holding === 0) return;
     if (monotonicNow() > until)
       throw new Error(
-        `${holding} replicas still hold it; nothing is destroyed. Run this again, or end them first`,
+        `cannot destroy the key: ${holding} replicas still hold it; run this again, or stop them first`,
       );
     await delay(LOOK_MS);
   }

@@ -30,7 +30,7 @@ export const TRANSPORT_WORDS: Readonly<Record<TransportKind, string>> = {
   'aes-key-wrap':
     'AES key wrap by an AES-256 transport key, which RSA-OAEP under a 3072-bit key moves once',
   'rsa-oaep':
-    'RSA-OAEP under a 3072-bit key, for each key version: the tokens have no AES key wrap in common',
+    'RSA-OAEP under a 3072-bit key, for each key version, as the tokens share no AES key wrap',
 };
 
 /** See this file's first paragraph. */
@@ -77,7 +77,7 @@ export class KeyVersionCopies implements Disposable {
     );
     this.#known = known;
     this.#source = new Set(ends.source.objects.map(({ objectId }) => objectId));
-    if (isFirst) say(`key versions travel by ${TRANSPORT_WORDS[this.#mover.kind]}`);
+    if (isFirst) say(`moving key versions by ${TRANSPORT_WORDS[this.#mover.kind]}`);
   }
 
   /** Copies every version that has no up-to-date copy; returns those that don't verify. */

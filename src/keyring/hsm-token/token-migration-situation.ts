@@ -63,7 +63,9 @@ export async function look(parts: MigrationParts): Promise<Situation | Moved> {
   const environment = await readEnvironmentAsOwner(owner);
   const { environmentId, tokens } = environment;
   if (environment.tokenProfile === null)
-    throw new Error('no token is recorded: run `keyward-server token init`');
+    throw new Error(
+      'cannot move key versions: no token is recorded; run `keyward-server token init`',
+    );
   const recordedNext = tokens.find(({ state }) => state === 'NEXT');
   const nextObjects = await objectsIn(owner, recordedNext?.tokenId);
   const survey = (settings: TokenSettings, records: readonly TokenObjectRecord[]) =>
@@ -78,7 +80,7 @@ export async function look(parts: MigrationParts): Promise<Situation | Moved> {
   if (hasCurrent(next)) {
     if (recordedNext !== undefined || lacking(current) === 0)
       throw new TokenRefused(
-        'the next token is the one that serves now: KEYWARD_NEXT_HSM_* must name another',
+        'cannot move key versions: KEYWARD_NEXT_HSM_* names the current token; it must name another',
       );
     const former = tokens.find(
       ({ state, label, serialNumber }) =>
@@ -127,10 +129,12 @@ function requireCurrent(current: TokenSurvey, { currentToken }: EnvironmentRecor
   const count = lacking(current);
   if (count > 0)
     throw new TokenRefused(
-      `the token ${tokenInWords(current)} lacks ${count} objects of the current token, ${tokenInWords(currentToken)}: KEYWARD_HSM_* must name that`,
+      `cannot move key versions: the token ${tokenInWords(current)} lacks ${count} objects of the current token, ${tokenInWords(currentToken)}; KEYWARD_HSM_* must name the current token`,
     );
   if (!current.oaep)
-    throw new TokenRefused('the current token has no RSA-OAEP: nothing can leave it wrapped');
+    throw new TokenRefused(
+      'cannot move key versions: the current token has no RSA-OAEP, so none can leave it wrapped',
+    );
 }
 
 function requireNext(next: TokenSurvey, recorded: TokenRecord | undefined): void {
@@ -140,17 +144,18 @@ function requireNext(next: TokenSurvey, recorded: TokenRecord | undefined): void
     (recorded.label !== label || recorded.serialNumber !== serialNumber)
   )
     throw new TokenRefused(
-      `key versions are on their way to the token ${tokenInWords(recorded)}, and this is ${tokenInWords(next)}`,
+      `cannot move key versions: they are already moving to the token ${tokenInWords(recorded)}, and KEYWARD_NEXT_HSM_* names ${tokenInWords(next)}`,
     );
   const missing = [
     ...lacks,
     ...(wraps.length > 0 ? [] : ['AES key wrap']),
     ...(oaep ? [] : ['RSA-OAEP']),
   ];
-  if (missing.length > 0) throw new TokenRefused(`the next token lacks ${missing.join(', ')}`);
+  if (missing.length > 0)
+    throw new TokenRefused(`cannot move key versions: the next token lacks ${missing.join(', ')}`);
   const [strange] = unrecorded;
   if (strange !== undefined)
     throw new TokenRefused(
-      `the next token has "${strange.label}" (${strange.objectId}), which is not recorded as its`,
+      `cannot move key versions: the next token has "${strange.label}" (${strange.objectId}), which the database does not record there`,
     );
 }

@@ -67,8 +67,8 @@ export async function previewMigration(parts: MigrationParts): Promise<void> {
     const left = await hasStale(parts);
     return say(
       left
-        ? `${MOVED}: records are still to be sealed by its seal key`
-        : `${MOVED}: ${NOTHING_LEFT}`,
+        ? `${MOVED}, but not all records are sealed by its seal key yet`
+        : `${MOVED}; ${NOTHING_LEFT}`,
     );
   }
   const { current, next, recordedNext, environment } = situation;
@@ -84,10 +84,10 @@ export async function previewMigration(parts: MigrationParts): Promise<void> {
   say(`from       ${tokenInWords(current)}, ${current.module}`);
   say(`to         ${tokenInWords(next)}, ${next.module}`);
   say(`transport  ${TRANSPORT_WORDS[transportBetween(source, target)]}`);
-  say(`keys       ${missing} are to be made in the next token`);
-  say(`versions   ${versions} key versions, of which ${copied} are copied`);
+  say(`keys       ${missing} to make in the next token`);
+  say(`versions   ${versions} key versions, ${copied} copied`);
   if (recordedNext !== undefined && missing === 0)
-    say(`replicas   ${replicas} run, of which ${lacking} do not hold the next token's keys`);
+    say(`replicas   ${replicas} running, ${lacking} without the next token's keys`);
   say('nothing was changed');
 }
 
@@ -97,16 +97,16 @@ export async function previewMigration(parts: MigrationParts): Promise<void> {
  */
 export async function migrateToken(parts: MigrationParts): Promise<void> {
   if (!(await lockMigration(parts.owner)))
-    throw new Error('another command is moving key versions now');
+    throw new Error('cannot move key versions: another command is already moving them');
   const { say } = parts;
   const situation = await look(parts);
   if ('former' in situation) {
-    if (!(await hasStale(parts))) return say(`${MOVED}: ${NOTHING_LEFT}`);
+    if (!(await hasStale(parts))) return say(`${MOVED}; ${NOTHING_LEFT}`);
     if (situation.former === undefined)
       throw new TokenRefused(
-        `records are still to be sealed anew, and key versions have not moved from ${tokenInWords(situation.left)}`,
+        `cannot seal records again: key versions have not moved from the token ${tokenInWords(situation.left)} of KEYWARD_HSM_*`,
       );
-    say(`going on after the switch: ${MOVED}`);
+    say(`continuing after the switch: ${MOVED}`);
     return resealRecords(parts, situation.former);
   }
   {
@@ -114,7 +114,9 @@ export async function migrateToken(parts: MigrationParts): Promise<void> {
     await migration.run();
   }
   await resealRecords(parts, situation.environment.currentToken);
-  say('restart services, one by one, with KEYWARD_HSM_* naming it and without KEYWARD_NEXT_HSM_*');
+  say(
+    'restart the services one by one, with KEYWARD_HSM_* naming that token and without KEYWARD_NEXT_HSM_*',
+  );
 }
 
 /**
@@ -145,11 +147,11 @@ async function resealRecords(parts: MigrationParts, former: TokenRecord): Promis
       }),
     ),
   );
-  say(`sealed anew what is recorded of ${resealed} keys and policies`);
+  say(`sealed the records of ${resealed} keys and policies again`);
   if (corrupt.length > 0)
     sayNames(
       say,
-      `${corrupt.length} keys and policies do not verify, and are not sealed anew:`,
+      `${corrupt.length} keys and policies failed verification and were not sealed again:`,
       corrupt,
     );
 }
@@ -194,10 +196,11 @@ class Migration implements Disposable {
       );
       await recordNextToken(owner, operatorOf(parts), { ...next, profile });
       say(`the next token is ${tokenInWords(next)}`);
-    } else say(`going on with the move to ${tokenInWords(next)}`);
+    } else say(`continuing the move to ${tokenInWords(next)}`);
     const { tokens } = await readEnvironmentAsOwner(owner);
     const recorded = tokens.find(({ state }) => state === 'NEXT');
-    if (recorded === undefined) throw new Error('the next token is not recorded any more');
+    if (recorded === undefined)
+      throw new Error('cannot move key versions: the next token is no longer recorded');
     return new Migration(parts, environment, recorded);
   }
 
@@ -274,7 +277,7 @@ class Migration implements Disposable {
     for (;;) {
       const { replicas, lacking } = await countLacking(owner, this.#next.tokenId);
       if (lacking === 0) return said !== '';
-      const line = `waiting for ${lacking} of ${replicas} replicas to hold the next token's keys: restart them, one by one, with KEYWARD_NEXT_HSM_*; this command may be stopped and run again`;
+      const line = `waiting for ${lacking} of ${replicas} replicas to hold the next token's keys: restart them one by one with KEYWARD_NEXT_HSM_*; you may stop this command and run it again`;
       if (line !== said) say(line);
       said = line;
       await delay(LOOK_MS);
@@ -299,7 +302,7 @@ class Migration implements Disposable {
   #report(corrupt: readonly KeyVersionToRewrap[]): void {
     sayNames(
       this.#parts.say,
-      `${corrupt.length} key versions do not verify, and are not copied:`,
+      `${corrupt.length} key versions failed verification and were not copied:`,
       corrupt.map((version) => formatKeyVersionName(version, version.record.version)),
     );
   }
@@ -309,10 +312,10 @@ class Migration implements Disposable {
   }
 }
 
-const MOVED = 'the next token is the current one already';
-const NOTHING_LEFT = 'nothing is to be done';
+const MOVED = 'the next token is already the current one';
+const NOTHING_LEFT = 'there is nothing to do';
 const REFUSED =
-  'the switch is not made: repair or destroy what does not verify, or leave it behind by --leave-behind; all else is copied';
+  'cannot switch to the next token: some key versions failed verification; repair or destroy them, or give --leave-behind; all others are copied';
 
 function operatorOf({ caller }: MigrationParts) {
   return { caller, method: 'keyward-server token migrate' };

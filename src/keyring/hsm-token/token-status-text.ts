@@ -32,11 +32,15 @@ export function tokenStatusText(status: TokenStatusRecord): string {
     `module       ${module.description} ${module.version} (${module.manufacturer})`,
     `environment  ${status.environmentId}`,
     `profile      ${profile.wrapMechanism}; unwrapped keys are ${profile.keyType}; ${profile.attributeOrder}`,
-    `             CKA_VALUE_LEN ${profile.valueLength ? 'said' : 'left out'} when unwrapping; CKA_ALLOWED_MECHANISMS ${profile.allowedMechanisms ? 'narrows' : 'does not narrow'} unwrapped keys`,
-    `             attributes that the token can't hold to: ${profile.unsupportedAttributes.join(', ') || 'none'}`,
+    `             CKA_VALUE_LEN ${profile.valueLength ? 'given' : 'left out'} when unwrapping; CKA_ALLOWED_MECHANISMS ${profile.allowedMechanisms ? 'narrows' : 'does not narrow'} unwrapped keys`,
+    `             attributes that the token cannot enforce: ${profile.unsupportedAttributes.join(', ') || 'none'}`,
     ...status.objects.flatMap(objectLines),
     ...(status.objects.some(({ isShredded }) => isShredded)
-      ? ['', 'Of shredded tenants, also look at:', ...TOKEN_COPIES.map((copy) => `  - ${copy}`)]
+      ? [
+          '',
+          'Root keys of shredded tenants may also be in:',
+          ...TOKEN_COPIES.map((copy) => `  - ${copy}`),
+        ]
       : []),
     ...unrecorded.map(
       ({ objectId, label }) => `NOT RECORDED  ${objectId}, labelled ${JSON.stringify(label)}`,

@@ -25,10 +25,10 @@ const COUNT_MS = 60_000;
 /** Where copies of a shredded tenant's root keys may be: to be worked through by an operator. */
 export const TOKEN_COPIES: readonly string[] = [
   'the token itself: `keyward-server token shred` destroys them there',
-  'every other member of its cluster or high-availability group, unless destroying replicates to them',
+  'every other member of its cluster or high-availability group, unless destruction replicates to them',
   'backup tokens, backup HSMs and smart cards that the token was cloned to',
-  'wrapped exports of the partition, and files of a software token (directories.tokendir), with their backups',
-  'snapshots of the machines and volumes on which any of these lie',
+  'wrapped exports of the partition, and a software token’s files (directories.tokendir), with their backups',
+  'snapshots of the machines and volumes that hold any of these',
 ];
 
 /** One of the environment's objects. */
@@ -95,13 +95,13 @@ export async function readTokenStatus(
 function toDoOf(record: TokenObjectRecord, { condition }: ObjectPosture, under: number): string {
   const { state, tenant, tenantState, objectId } = record;
   const destroy = `keyward-server token destroy-key ${objectId}`;
-  if (state === 'DESTROYED') return `it was destroyed and is in the token again: ${destroy}`;
+  if (state === 'DESTROYED') return `it was destroyed and is in the token again: run ${destroy}`;
   if (tenantState === 'SHREDDED')
-    return `its tenant is shredded: keyward-server token shred ${tenant}`;
-  if (state === 'DESTROYING') return `its destruction was cut off: ${destroy}`;
+    return `its tenant is shredded: run keyward-server token shred ${tenant}`;
+  if (state === 'DESTROYING') return `its destruction was interrupted: run ${destroy}`;
   if (state === 'ABANDONED' && condition !== 'missing')
-    return `it was made and never used: ${destroy}`;
-  if (state === 'RETIRED' && under === 0) return `nothing is under it any more: ${destroy}`;
+    return `it was made and never used: run ${destroy}`;
+  if (state === 'RETIRED' && under === 0) return `nothing is under it any more: run ${destroy}`;
   return '';
 }
 

@@ -27,18 +27,20 @@ const EMPTY_DIGEST = digest([]);
 
 /** What keeps the context from being one, in words for the caller; undefined when nothing does. */
 export function findContextProblem(context: EncryptionContext): string | undefined {
-  if (context.size > MAX_ENTRIES) return `has ${context.size} entries; at most ${MAX_ENTRIES}`;
+  if (context.size > MAX_ENTRIES)
+    return `must have at most ${MAX_ENTRIES} entries, and has ${context.size}`;
   let bytes = 0;
   for (const [key, value] of context) {
-    if (key === '') return 'has an empty key';
-    if (key.startsWith(RESERVED_PREFIX)) return `has a key with the prefix ${RESERVED_PREFIX}`;
+    if (key === '') return 'must not have an empty key';
+    if (key.startsWith(RESERVED_PREFIX))
+      return `must not have a key with the reserved prefix ${RESERVED_PREFIX}`;
     if (REFUSED.test(key) || REFUSED.test(value)) {
-      return 'has a control character, U+FFFD or invalid UTF-8 in a key or value';
+      return 'must not have a control character, U+FFFD or invalid UTF-8 in a key or value';
     }
     bytes += Buffer.byteLength(key) + Buffer.byteLength(value);
   }
   return bytes > MAX_BYTES
-    ? `has ${bytes} bytes of keys and values; at most ${MAX_BYTES}`
+    ? `must have at most ${MAX_BYTES} bytes of keys and values, and has ${bytes}`
     : undefined;
 }
 

@@ -95,7 +95,7 @@ export class KeyStates {
       const request = { sealKeyId, kind: RECORD.keyState, contents };
       seals.push(...(await this.#parts.agents.call('sealRecords', request, deadline)).seals);
     }
-    if (seals.length !== states.length) throw new Error('an agent answered for other states');
+    if (seals.length !== states.length) throw new Error('an agent answered for other key states');
     return seals.map((seal) => Buffer.from(seal));
   }
 
@@ -154,7 +154,7 @@ export class KeyStates {
     const { keyId, revision } = state;
     const seen = this.#seen.get(keyId);
     if (seen !== undefined && seen.at < readAfter && revision < seen.revision)
-      throw this.#corrupt(state, `its revision is ${revision}, and was ${seen.revision} before`);
+      throw this.#corrupt(state, `its revision is ${revision}, and it was ${seen.revision} before`);
     if (seen === undefined || revision > seen.revision)
       this.#seen.set(keyId, { revision, at: this.now() });
   }
@@ -163,7 +163,7 @@ export class KeyStates {
     const detail = `key ${JSON.stringify(name)}, ${keyId}, of tenant ${tenantId}: ${why}`;
     this.#parts.log.error(
       { alert: 'key-state-corrupt', detail },
-      'what is stored of a key’s state does not verify',
+      'a key’s stored state failed verification',
     );
     return new KeywardError('KEY_STATE_CORRUPT', {
       metadata: { key: name },

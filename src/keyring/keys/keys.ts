@@ -87,7 +87,7 @@ export class Keys {
   async create(call: Call, name: KeyName, settings: KeySettings): Promise<KeyRecord> {
     this.#checkSchedule(settings);
     if (settings.nextRotationAt !== null && settings.rotationPeriodSeconds === null)
-      throw invalidField('next_rotation_time', 'needs a rotation_period');
+      throw invalidField('next_rotation_time', 'must come with a rotation_period');
     const { store, cache, states, agents, tokenObjects, quotas } = this.#parts;
     const tenant = await findEnabledTenant(cache, name.tenant);
     const { tenantId } = tenant;
@@ -150,9 +150,12 @@ export class Keys {
     return this.#change(call, name, etag, (tx, key) => {
       const { rotationPeriodSeconds = key.rotationPeriodSeconds, nextRotationAt } = changes;
       if (nextRotationAt != null && rotationPeriodSeconds === null)
-        throw invalidField('next_rotation_time', 'needs a rotation_period');
+        throw invalidField('next_rotation_time', 'must come with a rotation_period');
       if (nextRotationAt === null && rotationPeriodSeconds !== null)
-        throw invalidField('next_rotation_time', 'must be given while there is a rotation_period');
+        throw invalidField(
+          'next_rotation_time',
+          'must be given as long as there is a rotation_period',
+        );
       return updateKey(tx, key.tenantId, key.keyId, changes);
     });
   }

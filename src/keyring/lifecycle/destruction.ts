@@ -266,7 +266,7 @@ async function impactOn(
 
 function requireEtagGiven({ etag, validateOnly }: DestructionRequest): void {
   if (etag === '' && !validateOnly)
-    throw invalidField('etag', 'must be given, as validate_only answers it');
+    throw invalidField('etag', 'must be the etag of an answer to validate_only');
 }
 
 /** Throws what forbids destroying a version alone. */

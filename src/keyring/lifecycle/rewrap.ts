@@ -121,7 +121,7 @@ export class Rewrap {
     kind: JobKind,
   ): Promise<{ readonly tenant: TenantName; readonly job: JobRecord }> {
     if (kind === 'key-versions' && 'key' in scope)
-      throw invalidField('scope', 'must be a tenant, or all, where key versions are re-wrapped');
+      throw invalidField('scope', 'must be a tenant, or all tenants, for a job over key versions');
     const { store, cache, systemTenantId, wake } = this.#parts;
     const tenant = { tenant: scope.tenant ?? SYSTEM_TENANT };
     const scopeTenantId =

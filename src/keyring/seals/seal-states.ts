@@ -59,7 +59,7 @@ export async function sealStates(parts: SealStatesParts): Promise<void> {
     `${sum(counts.keys)} keys of ${counts.tenants.size} tenants are not sealed${inStates(counts.keys)}`,
   );
   say(`they have ${sum(counts.versions)} versions${inStates(counts.versions)}`);
-  say(`${before} keys are sealed already, and are left as they are`);
+  say(`${before} keys are already sealed and are left unchanged`);
   if (dryRun) return say('nothing was changed');
   let sealed = 0;
   await walk(owner, async (unsealed) => {
@@ -113,7 +113,10 @@ function contentOf({ state, tenant }: Unsealed[number]): Buffer {
     return encodeKeyState(state);
   } catch (cause) {
     const name = formatKeyName({ tenant, key: state.name });
-    throw new Error(`what is stored of ${name} can be no key's state: repair its row`, { cause });
+    throw new Error(
+      `cannot seal ${name}: its row holds no possible state of a key; repair the row`,
+      { cause },
+    );
   }
 }
 

@@ -71,9 +71,9 @@ export class Shredding {
    */
   async schedule(call: Call, name: TenantName, request: DestructionRequest): Promise<ShredAnswer> {
     const { store, cache } = this.#parts;
-    if (name.tenant === SYSTEM_TENANT) throw invalidField('name', 'is reserved');
+    if (name.tenant === SYSTEM_TENANT) throw invalidField('name', 'must not be a reserved name');
     if (request.etag === '' && !request.validateOnly)
-      throw invalidField('etag', 'must be given, as validate_only answers it');
+      throw invalidField('etag', 'must be the etag of an answer to validate_only');
     const { tenantId } = await cache.tenant(name.tenant);
     const rootKeys = await this.#rootKeysOf(call, tenantId);
     const look = async (tx: Tx, tenant: TenantRecord): Promise<ShredAnswer> => {

@@ -119,7 +119,7 @@ export class Tenants {
     quotas: Partial<Quotas>,
   ): Promise<TenantRecord> {
     if (name.tenant === SYSTEM_TENANT)
-      throw invalidField('tenant', 'is reserved, and has no quotas');
+      throw invalidField('tenant', 'must not be the reserved tenant, which has no quotas');
     return this.#change(call, name, etag, (tx, tenant) =>
       setTenantQuotas(tx, tenant.tenantId, { ...tenant.quotas, ...quotas }),
     );
