@@ -34,87 +34,84 @@ program.command('serve').description('serve gRPC until SIGTERM').action(serve);
 program
   .command('health')
   .description(
-    'ask the server of this container or machine, at KEYWARD_HEALTH_LISTEN, whether it serves',
+    'check that the server of this container or machine serves, at KEYWARD_HEALTH_LISTEN',
   )
   .action(reportHealth);
 program
   .command('migrate')
-  .description('bring the database’s schema to this release')
+  .description('migrate the database’s schema to this release')
   .action(migrateDatabase);
 const token = program
   .command('token')
-  .description('the HSM token, by an operator with the PIN file at hand');
+  .description('manage the HSM token, with the PIN file at hand');
 token
   .command('init')
   .description(
-    'probe the token, create the environment’s objects in it, record both; doing it again changes nothing',
+    'probe the token, create the environment’s objects in it and record both; running it again changes nothing',
   )
   .action(initToken);
 token
   .command('check')
-  .description('log in once, also after a wrong PIN, and report what the token’s objects are')
+  .description('log in once, also after a wrong PIN, and check the token’s objects')
   .action(reportToken);
 token
   .command('status')
   .description(
-    'show the token, every object with every attribute, and how much is under each root key',
+    'show the token, every object with every attribute, and how many key versions are under each root key',
   )
-  .option('--json', 'as the message TokenStatus of the contract, for programs')
+  .option('--json', 'print the contract’s TokenStatus message, for programs')
   .action(showToken);
 token
   .command('destroy-key')
   .alias('destroy-root')
   .description(
-    'destroy a root or seal key that was replaced, once nothing is under it and no agent holds it',
+    'destroy a replaced root or seal key, once nothing is under it and no agent holds it',
   )
-  .argument('<uuid>', 'as `token status` and `keyward hsm keys` show it')
+  .argument('<uuid>', 'its id, as `token status` and `keyward hsm keys` show it')
   .action(destroyKey);
 token
   .command('record')
-  .description(
-    'record a root or seal key that the token has and the database does not know: it is never used',
-  )
-  .argument('<uuid>', 'as `token status` shows it')
+  .description('record a root or seal key that only the token knows; the service never uses it')
+  .argument('<uuid>', 'its id, as `token status` shows it')
   .action(recordInDatabase);
 token
   .command('shred')
-  .description(
-    'destroy all root keys of a tenant that was shredded; run it on every copy of the token',
-  )
-  .argument('<tenant>', 'the last part of its name')
+  .description('destroy all root keys of a shredded tenant; run it on every copy of the token')
+  .argument('<tenant>', 'the tenant, by the last part of its name')
   .action(shredTenant);
 token
   .command('seal-states')
   .description(
-    'seal how keys stand that were made before states were sealed; what is sealed is left as it is',
+    'seal the states of keys that were made before states were sealed; sealed ones stay unchanged',
   )
-  .option('--dry-run', 'say how many keys there are, in which states; change nothing')
+  .option('--dry-run', 'show how many keys there are, in which states; change nothing')
   .action(sealUnsealedStates);
 token
   .command('migrate')
   .description(
-    'bring all key versions to the token of KEYWARD_NEXT_HSM_*, while services run; run again, it goes on',
+    'move all key versions to the token of KEYWARD_NEXT_HSM_*, while services run; run it again to continue',
   )
-  .option('--dry-run', 'look at both tokens and say what there is to do; change nothing')
+  .option('--dry-run', 'look at both tokens and show what there is to do; change nothing')
   .option(
     '--leave-behind',
-    'move although some key versions do not verify, and leave those where they are',
+    'move even if some key versions fail verification, and leave those where they are',
   )
   .action(moveToNextToken);
-const audit = program.command('audit').description('the audit log, by its database’s owner');
+const audit = program.command('audit').description('manage the audit log, as the database’s owner');
 audit
   .command('resume')
   .description(
-    'have the log go on, as another one, although a checkpoint is kept of more than the database has now',
+    'resume the log as a new generation, although a kept checkpoint has more than the database does',
   )
   .action(resumeAuditLog);
 audit
   .command('drop')
-  .description(
-    'drop entries that are old and exported, some 1,000,000 at a time; their hashes stay',
+  .description('drop old, exported entries, about 1,000,000 at a time; their hashes stay')
+  .requiredOption(
+    '--export <folder>',
+    'an export of the log that `keyward audit verify` has verified',
   )
-  .requiredOption('--export <folder>', 'an export of the log, verified by `keyward audit verify`')
-  .requiredOption('--older-than-days <days>', 'only entries older than that', positiveInteger)
+  .requiredOption('--older-than-days <days>', 'drop only entries older than this', positiveInteger)
   .action(dropAuditEntries);
 
 try {

@@ -21,7 +21,7 @@ export async function resumeAuditLog(): Promise<void> {
     read(['KEYWARD_AUDIT_KEPT_CHECKPOINT', 'KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES'], process.env);
   if (url === undefined && minutes === undefined)
     throw new ConfigurationError(
-      'neither KEYWARD_AUDIT_KEPT_CHECKPOINT nor KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES is set',
+      'cannot resume the log: neither KEYWARD_AUDIT_KEPT_CHECKPOINT nor KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES is set',
     );
   const contradiction = await onAuditLog((operation, environment) =>
     resumeLog(operation, [
@@ -29,7 +29,7 @@ export async function resumeAuditLog(): Promise<void> {
       ...(minutes === undefined ? [] : [{ read: () => readCheckpointInToken(environment) }]),
     ]),
   );
-  process.stdout.write(`the log goes on as another one; ${contradiction}\n`);
+  process.stdout.write(`resumed the log as a new generation: ${contradiction}\n`);
 }
 
 /** `drop`. Throws Error, in words for the operator, for an export that isn't of this log. */
@@ -43,8 +43,8 @@ export async function dropAuditEntries(options: {
   );
   process.stdout.write(
     dropped === undefined
-      ? 'nothing is old and exported as a whole\n'
-      : `entries ${dropped.firstLeafIndex} up to ${dropped.end} are dropped\n`,
+      ? 'dropped nothing: no partition is old and exported as a whole\n'
+      : `dropped entries ${dropped.firstLeafIndex} up to ${dropped.end}\n`,
   );
 }
 

@@ -103,7 +103,7 @@ export async function compose(
   const identity = openIdentity(configuration, log);
   const witnesses = readWitnesses(configuration);
   const store = await openStore(configuration, (err) =>
-    log.warn({ err }, 'an idle database connection broke'),
+    log.warn({ err }, 'an idle database connection failed'),
   );
   const environment = await readEnvironment(store);
   requireRecorded(environment);
@@ -192,7 +192,7 @@ function composeMemory(
       .refresh()
       // A new one may have waited for this replica alone.
       .then(wake)
-      .catch((err: unknown) => log.warn({ err }, 'token objects can not be looked for now'));
+      .catch((err: unknown) => log.warn({ err }, 'cannot look for token objects'));
   const feed: ChangeFeed = new ChangeFeed(store, {
     onChange: ({ kind, tenantId, subjectId }) => {
       if (kind === 'access') policies.forget(tenantId);
@@ -209,7 +209,7 @@ function composeMemory(
       void agents.forget();
       refreshTokenObjects();
     },
-    onError: (err) => log.warn({ err }, 'changes can not be read'),
+    onError: (err) => log.warn({ err }, 'cannot read changes'),
   });
   return { states, cache, policies, tokenObjects, feed };
 }

@@ -64,7 +64,7 @@ export class Ending {
     end.inOrder().then(
       () => process.exit(exitCode),
       (err: unknown) => {
-        this.#log.fatal({ err }, 'the end was not in order');
+        this.#log.fatal({ err }, 'cannot end in order');
         process.exit(exitCode || 1);
       },
     );
@@ -73,14 +73,14 @@ export class Ending {
   #failed(thrown: unknown, origin: string): void {
     this.#log.fatal(
       { alert: 'process-failed', origin, stack: accountOf(thrown) },
-      'something failed that was not foreseen, so this process ends',
+      'an unexpected failure; this process ends',
     );
     if (this.#end !== undefined) setTimeout(() => this.#giveUp(), this.#end.limitMs);
-    this.begin('a failure that was not foreseen', FAILED);
+    this.begin('an unexpected failure', FAILED);
   }
 
   #giveUp(): void {
-    this.#log.fatal('the end takes too long');
+    this.#log.fatal('cannot end in time');
     process.exit(FAILED);
   }
 }

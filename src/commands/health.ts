@@ -10,7 +10,7 @@ export async function reportHealth(): Promise<void> {
   const { KEYWARD_HEALTH_LISTEN: address } = read(['KEYWARD_HEALTH_LISTEN'], process.env);
   if (address === undefined)
     throw new ConfigurationError(
-      'KEYWARD_HEALTH_LISTEN is not set, so the server has no such listener',
+      'cannot check health: KEYWARD_HEALTH_LISTEN is not set, so the server has no health listener',
     );
   const status = await askHealth(address);
   if (status !== 'SERVING') throw new Error(status);

@@ -135,7 +135,7 @@ export function nextTokenSettings(
   if (module === undefined && token === undefined && pinFile === undefined) return undefined;
   if (module === undefined || token === undefined || pinFile === undefined)
     throw new ConfigurationError(
-      'KEYWARD_NEXT_HSM_MODULE, KEYWARD_NEXT_HSM_TOKEN and KEYWARD_NEXT_HSM_PIN_FILE go together',
+      'cannot use the next token: set all of KEYWARD_NEXT_HSM_MODULE, KEYWARD_NEXT_HSM_TOKEN and KEYWARD_NEXT_HSM_PIN_FILE',
     );
   return {
     module,
@@ -168,7 +168,7 @@ export function recordedToken(
 export function requireRecorded({ tokenProfile }: EnvironmentRecord): void {
   if (tokenProfile !== null) return;
   throw new ConfigurationError(
-    'no token is recorded in the database: run `keyward-server token init` first',
+    'cannot use the token: the database records none; run `keyward-server token init` first',
   );
 }
 

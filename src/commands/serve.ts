@@ -34,7 +34,7 @@ export async function serve(): Promise<void> {
   sayWhoIsFirst(configuration, log);
   feed.start();
   const stopHousekeeping = startHousekeeping(store, (err) =>
-    log.warn({ err }, 'housekeeping failed'),
+    log.warn({ err }, 'housekeeping failed and will be tried again'),
   );
   const health = new HealthListener(log);
   if (configuration.KEYWARD_HEALTH_LISTEN !== undefined)
@@ -63,8 +63,8 @@ export async function serve(): Promise<void> {
   try {
     await start(replica, configuration, log);
   } catch (error) {
-    log.fatal({ err: error }, 'the HSM token is refused');
-    ending.begin('the HSM token is refused', 1);
+    log.fatal({ err: error }, 'cannot use the HSM token');
+    ending.begin('cannot use the HSM token', 1);
   }
 }
 
@@ -73,7 +73,7 @@ async function start(replica: Replica, configuration: Configuration, log: Logger
   const { tokens, tokenObjects, reconciler, sequencer, witnessRounds, usage } = replica;
   const { findings, ...report } = await tokens.start();
   log.info(report, 'the HSM token is open');
-  tokenObjects.start((err) => log.warn({ err }, 'nobody can be told that this replica runs'));
+  tokenObjects.start((err) => log.warn({ err }, 'cannot report this replica'));
   reconciler.start(
     configuration.KEYWARD_MAINTENANCE_TICKS,
     configuration.KEYWARD_MAINTENANCE_JITTER_MS,
@@ -81,11 +81,11 @@ async function start(replica: Replica, configuration: Configuration, log: Logger
   sequencer.start();
   witnessRounds.start();
   usage.start(configuration.KEYWARD_USAGE_REPORT_MS, (err) =>
-    log.warn({ err }, 'the use of keys can not be reported now'),
+    log.warn({ err }, 'cannot report the use of keys; trying again'),
   );
   // What the operator waived is said at every start, so that it isn't forgotten.
   for (const finding of findings)
-    log.warn(finding, 'the token can not enforce an attribute, and this is waived');
+    log.warn(finding, 'the token cannot enforce an attribute, which is waived');
 }
 
 /** Ends all that {@link start} began, then what it stood on. */
@@ -107,10 +107,10 @@ async function stop(replica: Replica, log: Logger): Promise<void> {
   await sequencer.stop();
   await tokenObjects
     .stop()
-    .catch((err: unknown) => log.warn({ err }, 'nobody can be told that this replica ends'));
+    .catch((err: unknown) => log.warn({ err }, 'cannot report that this replica ends'));
   await usage
     .stop()
-    .catch((err: unknown) => log.warn({ err }, 'the last use of keys can not be reported'));
+    .catch((err: unknown) => log.warn({ err }, 'cannot report the last use of keys'));
   await feed.stop();
   await tokens.agents.stop();
   await store.close();

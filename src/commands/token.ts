@@ -71,7 +71,7 @@ export async function initToken(): Promise<void> {
       agentEnvironment(settings),
     );
     const outcome = await recordToken(owner, mode, made);
-    say(`the token ${outcome === 'recorded' ? 'is initialised' : 'was initialised before'}`);
+    say(`the token is ${outcome === 'recorded' ? 'initialised' : 'already initialised'}`);
     for (const { role, objectId } of made.objects) say(`  ${role} ${objectId}`);
   });
 }
@@ -105,7 +105,7 @@ export async function showToken({ json = false }: { readonly json?: boolean }): 
   );
   const objections = objectionsTo(status);
   if (objections.length > 0)
-    throw new Error(['a service does not start on this token:', ...objections].join('\n'));
+    throw new Error(['cannot serve with this token:', ...objections].join('\n'));
 }
 
 /** `record`. */
@@ -115,7 +115,7 @@ export async function recordInDatabase(uuid: string): Promise<void> {
   await asOwner({ ...settings, ...asConfigured }, (owner) =>
     recordTokenKey({ owner, caller: OPERATOR }, status, uuid),
   );
-  say(`${uuid} is recorded, and is never used`);
+  say(`recorded ${uuid}; the service never uses it`);
 }
 
 /** `destroy-key`. */
@@ -140,7 +140,8 @@ export async function sealUnsealedStates({
     const current = environment.tokenObjects.find(
       ({ role, state }) => role === 'seal' && state === 'CURRENT',
     );
-    if (current === undefined) throw new Error('no seal key is recorded as current');
+    if (current === undefined)
+      throw new Error('cannot seal the states: no seal key is recorded as current');
     const sealKeyId = current.objectId as unknown as SealKeyId;
     await withRecordAgent(recorded, agentEnvironment(settings), (agent) =>
       sealStates({ owner, caller: OPERATOR, sealKeyId, agent, dryRun, say }),
@@ -159,7 +160,7 @@ export async function moveToNextToken({
   const settings = read([...OWNER_TOKEN_SETTINGS, ...NEXT_TOKEN_SETTINGS], process.env);
   const next = nextTokenSettings(settings);
   if (next === undefined)
-    throw new ConfigurationError('KEYWARD_NEXT_HSM_* name no token to move to');
+    throw new ConfigurationError('cannot move key versions: KEYWARD_NEXT_HSM_* is not set');
   await asOwner(settings, (owner) =>
     (dryRun ? previewMigration : migrateToken)({
       owner,
@@ -202,9 +203,9 @@ async function destroyInToken(
         agentEnvironment(settings),
       );
     const { objects, inToken } = await work({ owner, destroy, caller: OPERATOR });
-    for (const { role, objectId } of objects) say(`${role} ${objectId} is destroyed`);
+    for (const { role, objectId } of objects) say(`destroyed ${role} ${objectId}`);
     say(
-      `${inToken} of ${objects.length} were in this token; copies of the token may have them still`,
+      `${inToken} of ${objects.length} were in this token; copies of the token may still have them`,
     );
   });
 }

@@ -206,7 +206,7 @@ export class AgentPool {
     if (!this.#ready.delete(agent)) return true;
     const gone = Promise.withResolvers<void>();
     this.#retired.set(agent, gone);
-    log.info({ pid: agent.pid }, 'HSM agent is replaced');
+    log.info({ pid: agent.pid }, 'replacing an HSM agent');
     agent.end();
     const impatience = setTimeout(() => agent.kill(), callTimeoutMs);
     await gone.promise;
@@ -245,13 +245,13 @@ export class AgentPool {
     } = this.#options;
     for (const agent of this.#ready) {
       if (agent.workingFor <= callTimeoutMs) continue;
-      log.error({ pid: agent.pid }, 'HSM agent hangs and is replaced');
+      log.error({ pid: agent.pid }, 'HSM agent hangs; replacing it');
       agent.kill();
     }
     for (const agent of this.#starting) {
       if (agent.workingFor <= startTimeoutMs) continue;
-      this.#lastFailure = 'an agent hung while it started';
-      log.error({ pid: agent.pid }, 'HSM agent hangs while it starts and is replaced');
+      this.#lastFailure = 'an agent hung during its start';
+      log.error({ pid: agent.pid }, 'HSM agent hangs during its start; replacing it');
       agent.kill();
     }
   }
@@ -316,7 +316,7 @@ export class AgentPool {
   }
 
   #startFailed({ kind, detail }: Failure, pin: string): void {
-    this.#options.log.error({ kind, detail }, 'HSM agent can not start');
+    this.#options.log.error({ kind, detail }, 'cannot start an HSM agent');
     this.#lastFailure = detail;
     if (kind === 'pin-rejected') this.#pin.reject(pin);
     if (kind === 'pin-tries-low') this.#pin.doubt(pin);

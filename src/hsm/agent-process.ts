@@ -86,7 +86,7 @@ export class AgentProcess {
     this.#options = options;
     const failed = (error: Error) => {
       options.onOutput(error.message);
-      if (this.pid === undefined) this.#end('could not be started', this.#oldest());
+      if (this.pid === undefined) this.#end('it could not be started', this.#oldest());
     };
     try {
       this.#child = start(options.environment);
@@ -112,7 +112,7 @@ export class AgentProcess {
       try {
         if (!this.#ended) read(chunk);
       } catch (error) {
-        this.#killFor(`it wrote what can not be read (${(error as Error).message})`);
+        this.#killFor(`it wrote a malformed frame (${(error as Error).message})`);
       }
     });
     this.#stream?.on('error', () => this.kill());
@@ -180,7 +180,7 @@ export class AgentProcess {
    */
   dismiss(): void {
     this.#child?.kill('SIGKILL');
-    this.#end('it was of no more use');
+    this.#end('it was of no further use');
   }
 
   /** Lets it finish what it has and end by itself. */
@@ -227,7 +227,7 @@ export class AgentProcess {
     } catch (error) {
       this.#child?.kill('SIGKILL');
       this.#unanswered.set(requestId, call);
-      this.#end(`it answered with what can not be read (${(error as Error).message})`, call);
+      this.#end(`it sent a malformed answer (${(error as Error).message})`, call);
     }
   }
 }

@@ -147,7 +147,7 @@ export class HsmAgents {
       if (!ready.has(agent)) continue;
       const unseen = wanted.filter((id) => !held.has(id) && !this.#unseen.has(id));
       if ((leaves || unseen.length > 0) && !(await this.#pool.replace(agent)))
-        throw unavailable('an agent can not be replaced now');
+        throw unavailable('cannot replace an HSM agent');
       for (const id of unseen) sought.add(id);
     }
     const { held } = this;
@@ -187,7 +187,7 @@ export class HsmAgents {
     for (const problem of problems)
       this.#options.log.error(
         { alert: 'token-object', problem },
-        'a token object is not what it must be',
+        'a token object failed its check',
       );
   }
 
@@ -301,7 +301,7 @@ export class HsmAgents {
     if (kind === 'row-corrupt') {
       this.#options.log.error(
         { alert: 'stored-row-corrupt', operation: name, detail },
-        'a stored row does not verify',
+        'a stored row failed verification',
       );
     }
     return new KeywardError(REASON_OF[kind], {
@@ -311,12 +311,12 @@ export class HsmAgents {
 
   /** What an agent that has ended had not answered. */
   #takeBack({ how, interrupted, untouched }: AgentExit): void {
-    interrupted?.fail(unavailable(`the agent ended while it did this: ${how}`));
+    interrupted?.fail(unavailable(`the agent ended during the call: ${how}`));
     for (const call of untouched) {
       // One that has said what it ended of has begun none of these.
       if (interrupted === undefined) call.attempts -= 1;
       if (call.attempts > 1 || !OPERATIONS[call.name].idempotent)
-        call.fail(unavailable('two agents ended'));
+        call.fail(unavailable('two agents ended during the call'));
       else this.#send(call);
     }
   }

@@ -129,7 +129,7 @@ export class TokenRouter implements Agents {
       // What it doesn't hold, it doesn't say that it holds: whoever moves key versions waits for
       // it.
       await this.#holdIn(token).catch((err: unknown) =>
-        this.#options.log.warn({ err }, 'objects of another HSM token can not be looked for now'),
+        this.#options.log.warn({ err }, 'cannot look for the objects of another HSM token'),
       );
     }
   }
@@ -156,14 +156,14 @@ export class TokenRouter implements Agents {
   }
 
   #refused(tokenId: TokenId, pool: HsmAgents, err: unknown): void {
-    this.#options.log.error({ err }, 'the next HSM token is refused');
+    this.#options.log.error({ err }, 'cannot use the next HSM token');
     this.#pools.delete(tokenId);
     void pool.stop();
     const again = () => {
       const token = this.#tokens.find((each) => each.tokenId === tokenId);
       if (token !== undefined)
         this.#open(token).catch((error: unknown) =>
-          this.#options.log.error({ err: error }, 'the next HSM token can not be opened'),
+          this.#options.log.error({ err: error }, 'cannot open the next HSM token'),
         );
     };
     setTimeout(again, REOPEN_MS).unref();

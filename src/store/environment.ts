@@ -53,10 +53,11 @@ interface EnvironmentRow {
 async function read(query: Query, lock = ''): Promise<EnvironmentRecord> {
   const [row] = await query<EnvironmentRow>(SELECT_ENVIRONMENT + lock);
   if (row === undefined)
-    throw new Error('The database has lost its environment or the tenant system.');
+    throw new Error('cannot read the environment: the database has lost it, or the tenant system');
   const tokens = await selectTokens(query);
   const currentToken = tokens.find(({ state }) => state === 'CURRENT');
-  if (currentToken === undefined) throw new Error('The database has lost its current token.');
+  if (currentToken === undefined)
+    throw new Error('cannot read the environment: the database has lost its current token');
   const objects = await selectTokenObjects(query);
   return {
     environmentId: row.environment_id,
@@ -113,14 +114,14 @@ export function requireMode(
   if ((recorded ?? otherwise) === configured) return;
   const isFor =
     recorded === null
-      ? 'The database does not say which mode its environment is for, so it counts as production'
-      : `The database's environment is for ${recorded}, as \`token init\` recorded`;
+      ? 'the database records no mode for its environment, so it counts as production'
+      : `the database's environment is for ${recorded}, as \`token init\` recorded`;
   throw new Error(
-    `${isFor}, and KEYWARD_MODE is ${configured}. Check that DATABASE_URL and MIGRATION_DATABASE_URL name the database that ` +
+    `cannot use the database: ${isFor}, and KEYWARD_MODE is ${configured}. Check that DATABASE_URL and MIGRATION_DATABASE_URL name the database that ` +
       'you mean; if they do, set KEYWARD_MODE to the mode that it is for. ' +
       (recorded === null
         ? 'If it is for development, run `keyward-server token init` with KEYWARD_MODE=development once.'
-        : 'An environment is never brought from one mode to the other: make a new one.'),
+        : 'An environment never changes its mode: make a new one.'),
   );
 }
 
@@ -155,12 +156,12 @@ export function recordToken(
       !isDeepStrictEqual(recorded.tokenObjects.map(name).sort(), token.objects.map(name).sort())
     ) {
       throw new Error(
-        'The database names other token objects than this token has: they belong to two environments.',
+        'cannot record the token: the database names other objects than the token has; the two belong to different environments',
       );
     }
     if (!isDeepStrictEqual(recorded.tokenProfile, JSON.parse(JSON.stringify(token.profile)))) {
       throw new Error(
-        'The database holds another token profile than this token was found to have.',
+        'cannot record the token: the database holds another profile than this token has',
       );
     }
     await owner.query('UPDATE environment SET mode = $1 WHERE mode IS NULL', [mode]);

@@ -121,7 +121,7 @@ export class Store {
       await store.close();
       if (!(error instanceof KeywardError)) throw error;
       const why = error.cause instanceof Error ? error.cause.message : error.message;
-      throw new Error(`The database ${display} can't be used: ${why}`, { cause: error });
+      throw new Error(`cannot use the database ${display}: ${why}`, { cause: error });
     }
   }
 

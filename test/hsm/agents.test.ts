@@ -249,7 +249,7 @@ describe('the HSM agents', () => {
     faults.set('C_Sign return 0x30');
     const agents = create();
     const started = agents.start();
-    await eventually(() => assert.ok(logged('HSM agent can not start').length >= 2));
+    await eventually(() => assert.ok(logged('cannot start an HSM agent').length >= 2));
     assert.equal(agents.ready, false);
     faults.set();
     await started;
@@ -262,7 +262,7 @@ describe('the HSM agents', () => {
     mkdirSync(tokens);
     const agents = create();
     const started = agents.start();
-    await eventually(() => assert.ok(logged('HSM agent can not start').length >= 2));
+    await eventually(() => assert.ok(logged('cannot start an HSM agent').length >= 2));
     rmSync(tokens, { recursive: true });
     renameSync(`${tokens}.away`, tokens);
     await started;
@@ -277,7 +277,7 @@ describe('the HSM agents', () => {
     log = [];
     faults.set(`C_Login return ${CKR.PIN_INCORRECT}`);
     for (const pid of killed) process.kill(pid, 'SIGKILL');
-    await eventually(() => assert.equal(logged('HSM agent can not start').length, 1));
+    await eventually(() => assert.equal(logged('cannot start an HSM agent').length, 1));
     await sleep(LOOK_MS);
     assert.equal(faults.met(), 1);
     assert.deepEqual(agents.pids, [kept]);

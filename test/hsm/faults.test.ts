@@ -140,7 +140,7 @@ describe('a token that fails', () => {
     await faulty.encrypt();
     assert.equal(await healthOf(faulty.service), 'SERVING');
     assert.equal((await hanging).code, 'DEADLINE_EXCEEDED');
-    await faulty.service.logged(({ msg }) => msg === 'HSM agent hangs and is replaced');
+    await faulty.service.logged(({ msg }) => msg === 'HSM agent hangs; replacing it');
     await eventually(() =>
       assert.equal(before.filter((pid) => faulty.service.agentPids.includes(pid)).length, 1),
     );
@@ -224,7 +224,7 @@ describe('logging in', () => {
     faulty.faults.set('C_Login', ...rules);
     const from = faulty.service.log.length;
     for (const pid of pids) process.kill(pid, 'SIGKILL');
-    await faulty.service.logged(({ msg }) => msg === 'HSM agent can not start', from);
+    await faulty.service.logged(({ msg }) => msg === 'cannot start an HSM agent', from);
     await sleep(LOOK_MS);
     return faulty;
   }
@@ -291,7 +291,7 @@ describe('logging in', () => {
       ...faults.variables,
       KEYWARD_HSM_AGENTS: '3',
     });
-    const said = await service.logged(({ msg }) => msg === 'HSM agent can not start');
+    const said = await service.logged(({ msg }) => msg === 'cannot start an HSM agent');
     assert.match(String(said['detail']), /does not accept the PIN in .*: CKR_PIN_INCORRECT/);
     service.port = Number((await service.logged(({ msg }) => msg === 'listening'))['port']);
     await sleep(LOOK_MS);
@@ -337,7 +337,7 @@ describe('a token that goes away', () => {
       if (emptied) mkdirSync(tokens);
       const from = faulty.service.log.length;
       for (const pid of await faulty.settled()) process.kill(pid, 'SIGKILL');
-      await faulty.service.logged(({ msg }) => msg === 'HSM agent can not start', from);
+      await faulty.service.logged(({ msg }) => msg === 'cannot start an HSM agent', from);
       await eventually(async () => assert.equal(await healthOf(faulty.service), 'NOT_SERVING'));
       const key = { parent: PARENT, keyId: `never-${emptied}` };
       assert.equal(await reasonOf(faulty.keyward.createKey(key)), 'HSM_UNAVAILABLE');
@@ -494,7 +494,7 @@ describe('modules', () => {
       '../../node_modules/pkcs11js/build/Release/pkcs11.node',
     );
     const output = await refusal(['serve'], { KEYWARD_HSM_MODULE: library });
-    assert.ok(output.includes(`${library} is not a PKCS#11 module`), output);
+    assert.ok(output.includes(`${library}: it is not a loadable PKCS#11 module`), output);
   });
 
   for (const [name, numbers, said] of [

@@ -329,9 +329,7 @@ function presences(rigOf: () => TokenKeysRig): void {
       const objects = rig.objects.filter(({ objectId }) => objectId !== unknown.objectId);
       await assert.rejects(
         rig.agents({ objects }).start(),
-        new RegExp(
-          `labelled keyward ${role} .*; of ${unknown.objectId} the database knows nothing`,
-        ),
+        new RegExp(`labelled keyward ${role} .*; the database does not know ${unknown.objectId}`),
       );
     }
   });

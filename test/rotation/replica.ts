@@ -144,7 +144,7 @@ export function newReplica({ modules, store, agents, environment, makeTokenKey }
 export async function hear({ tokenObjects, warn }: Replica): Promise<void> {
   await tokenObjects
     .refresh()
-    .catch((err: unknown) => warn({ err }, 'token objects can not be looked for now'));
+    .catch((err: unknown) => warn({ err }, 'cannot look for token objects'));
 }
 
 /**

@@ -187,7 +187,7 @@ describe('shredding a tenant', () => {
     await schedule(parent);
     assert.match(
       (await runCommand(environment, ['token', 'shred', tenantId])).output,
-      /waits to be shredded/,
+      /is scheduled to be shredded/,
     );
     const before = shared.service.agentPids;
     await shred(tenantId);

@@ -201,10 +201,7 @@ describe('the command keyward-server token status', () => {
     const shown = await status(shared.environment, violated);
     assert.equal(shown.code, 1);
     assert.match(shown.output, /\n {2}VIOLATED: .*extractable=false/);
-    assert.match(
-      shown.output,
-      /a service does not start on this token:\n.*root \S+ extractable: violated/,
-    );
+    assert.match(shown.output, /cannot serve with this token:\n.*root \S+ extractable: violated/);
     const bare = copyOf(shared.environment, 'bare');
     await tamperWith(bare, { role: 'seal', replace: true, only: 'destroy' });
     const missing = await status(shared.environment, bare);

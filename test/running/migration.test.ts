@@ -447,7 +447,7 @@ describe('moving to another token', () => {
     assert.match(same.output, /names the current token/);
     assert.deepEqual(await stateOf(bench), before);
     const none = await runCommand(bench.environment, ['token', 'migrate']);
-    assert.match(none.output, /KEYWARD_NEXT_HSM_\* name no token/);
+    assert.match(none.output, /KEYWARD_NEXT_HSM_\* is not set/);
   });
 });
 

@@ -112,7 +112,7 @@ describe('a lost database', () => {
     const there = inDatabase(shared.source, database);
     const migrated = await runCommand(there, ['migrate']);
     assert.equal(migrated.code, 0, migrated.output);
-    assert.match(await refusalOf(there, ['serve']), /no token is recorded in the database/);
+    assert.match(await refusalOf(there, ['serve']), /the database records none/);
     const output = await refusalOf(there, ['token', 'init']);
     assert.match(
       output,

@@ -229,7 +229,7 @@ describe('a database older than the token', () => {
     });
     assert.match(
       await refusalOf(there, ['serve']),
-      new RegExp(`of ${fresh} the database knows nothing`),
+      new RegExp(`the database does not know ${fresh}`),
     );
     const recorded = await runCommand(there, ['token', 'record', fresh]);
     assert.equal(recorded.code, 0, recorded.output);

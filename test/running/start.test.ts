@@ -99,9 +99,9 @@ describe('the token', () => {
   test('case 65: a wrong PIN is tried once, and is not tried at the next start either', async () => {
     await using other = await newEnvironment();
     writeFileSync(other.token.pinFile, 'wrong-pin-1234');
-    for (const said of [/CKR_PIN_INCORRECT/, /a wrong PIN was given before/]) {
+    for (const said of [/CKR_PIN_INCORRECT/, /a wrong user PIN was tried before/]) {
       await using service = startServiceWithoutWaiting(other);
-      const { detail } = await service.logged(({ msg }) => msg === 'HSM agent can not start');
+      const { detail } = await service.logged(({ msg }) => msg === 'cannot start an HSM agent');
       assert.match(String(detail), said);
       assert.doesNotMatch(JSON.stringify(service.log), /wrong-pin-1234/);
     }

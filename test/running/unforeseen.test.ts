@@ -134,7 +134,7 @@ describe('what nobody foresaw', () => {
       process.kill(service.pid, 'SIGUSR2');
       assert.equal(await service.ended, FAILED);
       await assert.rejects(underWay);
-      assert.ok(service.log.some(({ msg }) => msg === 'the end takes too long'));
+      assert.ok(service.log.some(({ msg }) => msg === 'cannot end in time'));
     });
   });
 });

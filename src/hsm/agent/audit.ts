@@ -67,7 +67,7 @@ export class AuditOperations {
     const isClaim =
       Number.isSafeInteger(treeSize) && treeSize >= 1 && rootHash.length === ROOT_HASH_BYTES;
     if (!isClaim || !Number.isSafeInteger(generation) || generation < 1)
-      throw new AgentFailure('internal', 'a checkpoint that can not be');
+      throw new AgentFailure('internal', 'cannot sign the checkpoint: it is not valid');
     const claim = { environmentId: this.#settings.environmentId, generation, treeSize, rootHash };
     if (this.#settings.heedsKeptCheckpoint && this.#signed === undefined) this.readKeptCheckpoint();
     if (this.#signed !== undefined && !follows(claim, this.#signed))
@@ -80,7 +80,7 @@ export class AuditOperations {
     const spki = this.#publicKey();
     const key = createPublicKey({ key: spki, format: 'der', type: 'spki' });
     if (!verify('sha256', text, key, signature))
-      throw new AgentFailure('token', 'a signature of the token does not verify');
+      throw new AgentFailure('token', 'a signature made by the token failed verification');
     this.#signed = claim;
     return { note: checkpointNote(claim, spki, signature), spki: spki.toString('base64') };
   }

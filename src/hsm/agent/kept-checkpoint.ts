@@ -50,13 +50,13 @@ export function keepCheckpoint(
   if (claim === undefined)
     throw new AgentFailure(
       'refused',
-      'the token keeps no checkpoint but what its own key has signed',
+      'cannot keep the checkpoint: the token’s own key has not signed it',
     );
   const before = latestKept(keeper);
   if (before !== undefined && !follows(claim, before.claim))
     throw new AgentFailure(
       'refused',
-      `the token keeps a checkpoint of ${before.claim.treeSize} leaves, and one of ${claim.treeSize} does not follow it`,
+      `cannot keep the checkpoint of ${claim.treeSize} leaves: it does not follow the kept one of ${before.claim.treeSize} leaves`,
     );
   if (before === undefined || !follows(before.claim, claim))
     session.create(
@@ -72,7 +72,10 @@ export function keepCheckpoint(
 function destroyEarlier(objects: readonly KeptObject[], claim: CheckpointClaim): void {
   const latest = latestOf(objects);
   if (latest === undefined || !follows(latest.claim, claim))
-    throw new AgentFailure('token', 'the token does not keep what it was given');
+    throw new AgentFailure(
+      'token',
+      'cannot keep the checkpoint: the token does not return what was written',
+    );
   // Of two that say the same both stay: two processes must not each destroy the other's.
   for (const { kept, object } of objects)
     if (kept === undefined || !follows(kept.claim, latest.claim)) object.destroy();

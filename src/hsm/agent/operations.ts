@@ -110,7 +110,7 @@ export class KeyOperations {
       // the token show here.
       this.#load(encode(sealedKeyVersion, sealed));
     } catch (cause) {
-      throw new AgentFailure('token', 'a new key version does not verify', { cause });
+      throw new AgentFailure('token', 'a new key version failed verification', { cause });
     }
     return sealed;
   }
@@ -217,7 +217,7 @@ export class KeyOperations {
       this.verify(sealed);
     } catch (cause) {
       if (!(cause instanceof AgentFailure && cause.kind === 'row-corrupt')) throw cause;
-      throw new AgentFailure('token', 'a moved key version does not verify', { cause });
+      throw new AgentFailure('token', 'a moved key version failed verification', { cause });
     }
     return sealed;
   }
@@ -255,7 +255,7 @@ export class KeyOperations {
     } catch (cause) {
       if (!(cause instanceof AgentFailure && cause.kind === 'row-corrupt')) throw cause;
       this.#unwrapVerified(before).destroy();
-      throw new AgentFailure('token', 'a moved key version does not verify', { cause });
+      throw new AgentFailure('token', 'a moved key version failed verification', { cause });
     }
   }
 
@@ -478,7 +478,7 @@ function rewrapOne(
   try {
     const ciphertext = sealUnder(target, purpose, binding, Buffer.from(before));
     if (!opensTo(before, ciphertext, target, binding))
-      throw new AgentFailure('token', 'what was re-wrapped opens to something else, or not at all');
+      throw new AgentFailure('token', 'a re-wrapped data key opens to other bytes, or not at all');
     return ciphertext;
   } finally {
     before.fill(0);
@@ -521,7 +521,7 @@ function once<T>(make: () => T): () => T {
 }
 
 function contradiction(): AgentFailure {
-  return new AgentFailure('token', 'the token answers one question in two ways');
+  return new AgentFailure('token', 'the token gave two answers to one question');
 }
 
 function corrupt(version: SealedKeyVersion, why: string): AgentFailure {

@@ -70,7 +70,7 @@ export function probe(slot: Slot): TokenProfile {
   }
   throw new AgentFailure(
     'refused',
-    `the token wraps and unwraps a 64-byte HMAC key in none of the known ways: ${[...new Set(failures)].join(', ')}`,
+    `the token cannot wrap and unwrap a 64-byte HMAC key in any known way: ${[...new Set(failures)].join(', ')}`,
   );
 }
 
@@ -191,7 +191,10 @@ function probeUnsupported(slot: Slot): string[] {
     );
     if (failure === undefined) return [...unsupported, ...misreported];
   }
-  throw new AgentFailure('refused', 'the token generates no AES key that can wrap and unwrap only');
+  throw new AgentFailure(
+    'refused',
+    'the token cannot generate an AES key that only wraps and unwraps',
+  );
 }
 
 function reports(key: SessionObject, attribute: string): boolean {

@@ -166,7 +166,7 @@ export function destroyObjects(
   if (strange !== undefined)
     throw new AgentFailure(
       'refused',
-      `the token has "${labelled(strange)}" under an id that was to be destroyed`,
+      `cannot destroy the objects: "${labelled(strange)}" has one of their ids and belongs to another environment`,
     );
   for (const object of found) object.destroy();
   const left = objects.filter(
@@ -175,7 +175,7 @@ export function destroyObjects(
   if (left.length > 0)
     throw new AgentFailure(
       'refused',
-      `the token still has ${left.map(({ objectId }) => objectId).join(', ')}`,
+      `cannot destroy the objects: the token still has ${left.map(({ objectId }) => objectId).join(', ')}`,
     );
   return found.length;
 }
@@ -272,7 +272,7 @@ function objectionTo(
   const list = bad.map(
     ({ role, objectId, attribute, state }) => `${role} ${objectId} ${attribute}: ${state}`,
   );
-  return `the token's objects are not what they must be: ${list.join('; ')}`;
+  return `the token's objects do not have the required attributes: ${list.join('; ')}`;
 }
 
 function stateOf(
@@ -338,7 +338,7 @@ function refuseUnknownObjects(
     if (unknown === undefined) continue;
     throw new AgentFailure(
       'refused',
-      `the token has ${found.length} objects labelled ${label}; of ${unknown} the database knows nothing`,
+      `the token has ${found.length} objects labelled ${label}; the database does not know ${unknown}`,
     );
   }
 }
@@ -364,7 +364,7 @@ function idOf(object: SessionObject): AnyId {
   if (!Buffer.isBuffer(id) || id.length !== 16) {
     throw new AgentFailure(
       'refused',
-      `the object labelled ${labelled(object)} has no UUID for its id`,
+      `the id of the object labelled ${labelled(object)} is not a UUID`,
     );
   }
   return idFromBytes(id);

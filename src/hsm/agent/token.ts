@@ -92,7 +92,7 @@ function loadModule(settings: TokenSettings): Module {
   } catch (cause) {
     throw new AgentFailure(
       'refused',
-      `${settings.module} is not a PKCS#11 module that can be loaded`,
+      `cannot load ${settings.module}: it is not a loadable PKCS#11 module`,
       {
         cause,
       },
@@ -121,12 +121,15 @@ function chooseSlot(module: Module, selector: string): Slot {
     slot === undefined &&
     !all.some((each) => each.getToken().flags & TokenFlag.TOKEN_INITIALIZED)
   )
-    throw new AgentFailure('token', `no initialized token is present; looked for ${selector}`);
+    throw new AgentFailure(
+      'token',
+      `cannot find the token ${selector}: no initialized token is present`,
+    );
   if (slot === undefined || chosen.length > 1) {
     const present = all.map((each) => JSON.stringify(each.getToken().label)).join(', ');
     throw new AgentFailure(
       'refused',
-      `${chosen.length === 0 ? 'no token matches' : 'more than one token matches'} ${selector}; present: ${present}`,
+      `cannot choose the token ${selector}: ${chosen.length === 0 ? 'no token matches' : 'more than one token matches'}; present: ${present}`,
     );
   }
   return slot;
@@ -149,13 +152,16 @@ function checkPinTries(flags: number, despiteFailedTry: boolean): void {
   const refuse = (message: string) => {
     throw new AgentFailure('pin-tries-low', message);
   };
-  if (flags & TokenFlag.USER_PIN_LOCKED) refuse('the token says that its PIN is locked');
+  if (flags & TokenFlag.USER_PIN_LOCKED)
+    refuse('cannot log in to the token: its user PIN is locked');
   if (flags & TokenFlag.USER_PIN_FINAL_TRY) {
-    refuse('the token says that one try is left for its PIN; log in by its own tool');
+    refuse(
+      'cannot log in to the token: one try is left for its user PIN; log in with the token’s own tool',
+    );
   }
   if (flags & TokenFlag.USER_PIN_COUNT_LOW && !despiteFailedTry) {
     refuse(
-      'the token says that a wrong PIN was given before; mend the PIN file, then run `keyward-server token check`',
+      'cannot log in to the token: a wrong user PIN was tried before; correct the PIN file, then run `keyward-server token check`',
     );
   }
 }
@@ -170,7 +176,7 @@ function logIn(session: Session, pinFile: string): void {
     if (!PIN_RETURN_VALUES.test(returnValue)) throw error;
     throw new AgentFailure(
       'pin-rejected',
-      `the token does not accept the PIN in ${pinFile}: ${returnValue}`,
+      `cannot log in to the token: it does not accept the PIN in ${pinFile} (${returnValue})`,
     );
   }
 }
@@ -181,13 +187,13 @@ function readPin(pinFile: string): string {
   try {
     descriptor = openSync(pinFile, 'r');
   } catch (error) {
-    throw new AgentFailure('refused', `the PIN file can't be opened: ${(error as Error).message}`);
+    throw new AgentFailure('refused', `cannot read the PIN file: ${(error as Error).message}`);
   }
   try {
     if (fstatSync(descriptor).mode & 0o077) {
       throw new AgentFailure(
         'refused',
-        `the PIN file ${pinFile} is readable by others; chmod 600 it`,
+        `cannot use the PIN file ${pinFile}: others can read it; chmod 600 it`,
       );
     }
     return readFileSync(descriptor, 'utf8').replace(/\r?\n$/, '');

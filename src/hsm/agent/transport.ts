@@ -104,7 +104,7 @@ export class MoveSource {
     if (hash === undefined)
       throw new AgentFailure(
         'refused',
-        `the token wraps by RSA-OAEP with none of ${offer.hashes.join(', ')}`,
+        `the token cannot wrap by RSA-OAEP with any of ${offer.hashes.join(', ')}`,
       );
     const byOaep = { key: publicKey, mechanism: oaep(hash) };
     const kind = transportBetween(profile.wrap, offer.wrap);
@@ -180,7 +180,7 @@ export class MoveTarget {
       });
     const hashes = OAEP_HASHES.filter((hash) => unwraps(hash) === undefined);
     if (hashes.length === 0)
-      throw new AgentFailure('refused', 'the token unwraps by RSA-OAEP in no known way');
+      throw new AgentFailure('refused', 'the token cannot unwrap by RSA-OAEP in any known way');
     this.offer = { modulus: modulus.toString('hex'), hashes, wrap: settings.profile.wrap };
   }
 

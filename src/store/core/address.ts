@@ -34,9 +34,9 @@ export function parseAddress(url: string, caFile?: string): Address {
   const parsed = parseUrl(url);
   const parameters = readParameters(parsed);
   const host = parameters.host ?? decodeURIComponent(parsed.hostname.replace(/^\[(.*)\]$/, '$1'));
-  if (host === '') throw new Error('The database URL names no host.');
+  if (host === '') throw new Error('cannot use the database URL: it names no host');
   const database = decodeURIComponent(parsed.pathname.slice(1));
-  if (database === '') throw new Error('The database URL names no database.');
+  if (database === '') throw new Error('cannot use the database URL: it names no database');
   const port = parsed.port === '' ? 5432 : Number(parsed.port);
   return {
     display: `${host}:${port}/${database}`,
@@ -57,12 +57,12 @@ function parseUrl(url: string): URL {
   // WHATWG URLs have no user without a host, libpq's have: the host is then a parameter, checked by
   // the caller.
   const withHost = url.replace(/^(postgres(?:ql)?:\/\/[^@/]*@)\//, '$1localhost/');
-  if (!URL.canParse(withHost)) throw new Error('The database URL is not a URL.');
+  if (!URL.canParse(withHost)) throw new Error('cannot use the database URL: it is not a URL');
   const parsed = new URL(withHost);
   if (parsed.protocol !== 'postgres:' && parsed.protocol !== 'postgresql:') {
-    throw new Error('The database URL must begin with postgresql://');
+    throw new Error('cannot use the database URL: it must begin with postgresql://');
   }
-  if (parsed.username === '') throw new Error('The database URL names no user.');
+  if (parsed.username === '') throw new Error('cannot use the database URL: it names no user');
   return parsed;
 }
 
@@ -86,14 +86,14 @@ function readParameters(url: URL): Parameters {
     if (known === undefined) {
       const accepted = Object.keys(names).join(', ');
       throw new Error(
-        `The database URL's parameter ${name} is not supported; these are: ${accepted}.`,
+        `cannot use the database URL: its parameter ${name} is not supported; supported are ${accepted}`,
       );
     }
     parameters[known] = value;
   }
   if (parameters.host !== undefined && !parameters.host.startsWith('/')) {
     throw new Error(
-      "The database URL's parameter host is only for the directory of a Unix socket.",
+      'cannot use the database URL: its parameter host must be the directory of a Unix socket',
     );
   }
   return parameters;
@@ -105,14 +105,14 @@ function tlsFor(
   caFile: string | undefined,
 ): pg.ClientConfig['ssl'] {
   if (sslMode !== undefined && !VERIFIED_MODES.includes(sslMode) && !WEAK_MODES.includes(sslMode)) {
-    throw new Error(`The database URL's sslmode ${sslMode} is not known.`);
+    throw new Error(`cannot use the database URL: its sslmode ${sslMode} is not known`);
   }
   if (host.startsWith('/')) return false;
   const wanted = sslMode !== undefined && VERIFIED_MODES.includes(sslMode);
   if (isLoopback(host) && !wanted) return false;
   if (sslMode !== undefined && !wanted) {
     throw new Error(
-      `The database URL's sslmode ${sslMode} would leave the connection to ${host} open to others; use verify-full.`,
+      `cannot use the database URL: sslmode ${sslMode} does not protect the connection to ${host}; use verify-full`,
     );
   }
   return {
@@ -125,7 +125,7 @@ function readCertificates(path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (cause) {
-    throw new Error(`The database's CA file ${path} can't be read.`, { cause });
+    throw new Error(`cannot read the database's CA file ${path}`, { cause });
   }
 }
 

@@ -26,7 +26,7 @@ export class DatabaseClient extends pg.Client {
     const { connection } = this as unknown as { readonly connection?: Reading };
     const attach = connection?.attachListeners;
     if (connection === undefined || attach === undefined)
-      throw new Error('pg reads its connections otherwise now');
+      throw new Error('cannot connect: this pg release reads its connections in another way');
     connection.attachListeners = (stream) => attach.call(connection, guarded(stream));
   }
 }

@@ -64,11 +64,13 @@ async function checkRoles(client: pg.Client): Promise<void> {
   for (const { role, is_self: isSelf, exists } of rows) {
     if (!exists) {
       throw new Error(
-        `The role ${role} doesn't exist. As an administrator of the database server, run first: ${CREATE_ROLE[role]}`,
+        `cannot migrate: the role ${role} does not exist; as an administrator of the database server, run: ${CREATE_ROLE[role]}`,
       );
     }
     if (isSelf)
-      throw new Error(`The role ${role} must not own the schema; migrate as another role.`);
+      throw new Error(
+        `cannot migrate: the role ${role} must not own the schema; migrate as another role`,
+      );
   }
 }
 

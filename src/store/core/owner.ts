@@ -65,7 +65,7 @@ export async function withOwnerClient<T>(
     await client.connect();
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
-    throw new Error(`The database ${display} can't be used: ${why}`, { cause: error });
+    throw new Error(`cannot use the database ${display}: ${why}`, { cause: error });
   }
   try {
     return await work(client);

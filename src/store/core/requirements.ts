@@ -46,18 +46,18 @@ async function checkServer(store: Reserve, call: Deadline): Promise<void> {
   );
   if (server === undefined || server.version < OLDEST_POSTGRES) {
     throw new Error(
-      `PostgreSQL ${server?.version} is too old; Keyward needs ${OLDEST_POSTGRES} or later.`,
+      `cannot use the database: PostgreSQL ${server?.version} is too old; use ${OLDEST_POSTGRES} or later`,
     );
   }
   if (server.fsync !== 'on') {
     throw new Error(
-      'The database runs with fsync off, so it can lose keys that callers were told of; turn it on.',
+      'cannot use the database: it runs with fsync off and can lose keys that callers already use; turn fsync on',
     );
   }
   if (server.commit === 'off') {
     throw new Error(
-      'The database runs with synchronous_commit off for this role, so it can lose keys that callers were told of; ' +
-        'turn it on.',
+      'cannot use the database: it runs with synchronous_commit off for this role and can lose keys that callers already use; ' +
+        'turn it on',
     );
   }
 }
@@ -93,36 +93,37 @@ async function checkRole(store: Reserve, call: Deadline): Promise<void> {
     SERVICE_ROLE,
     RECONCILER_ROLE,
   ]);
-  if (powers === undefined) throw new Error('The database tells nothing about its roles.');
-  const instead = `Connect as ${SERVICE_ROLE}, or as a login role that is a member of it and of nothing else.`;
+  if (powers === undefined)
+    throw new Error('cannot use the database: it returns nothing about its roles');
+  const instead = `connect as ${SERVICE_ROLE}, or as a login role that is a member of it and of nothing else`;
   const refuse = (why: string): never => {
-    throw new Error(`The database role ${powers.role} ${why} ${instead}`);
+    throw new Error(`cannot use the database: the role ${powers.role} ${why}; ${instead}`);
   };
-  if (powers.superuser) refuse('is a superuser, so row-level security does not hold it.');
+  if (powers.superuser) refuse('is a superuser, so row-level security does not bind it');
   if (powers.unbound.length > 0) {
     refuse(
-      `is, or may become, ${powers.unbound.join(', ')}, whom row-level security does not hold (BYPASSRLS).`,
+      `is, or may become, ${powers.unbound.join(', ')}, which row-level security does not bind (BYPASSRLS)`,
     );
   }
   if (powers.owners.length > 0) {
     refuse(
-      `is, or may become, ${powers.owners.join(', ')}, the owner of the tables, whom their policies don't bind.`,
+      `is, or may become, ${powers.owners.join(', ')}, the owner of the tables, which their policies do not bind`,
     );
   }
-  if (powers.owns_database) refuse('owns the database, and so can drop what is in it.');
-  if (!powers.serves) refuse(`is no member of ${SERVICE_ROLE}.`);
+  if (powers.owns_database) refuse('owns the database, and so can drop its content');
+  if (!powers.serves) refuse(`is not a member of ${SERVICE_ROLE}`);
   // The policies that show it all tenants' rows hold for whoever has the role's rights without
   // asking for them.
   if (powers.always_reconciles) {
     throw new Error(
-      `The database role ${powers.role} has the rights of ${RECONCILER_ROLE} all the time, and with them sees every ` +
-        `tenant's rows. Run: REVOKE ${RECONCILER_ROLE} FROM ${SERVICE_ROLE}; ALTER ROLE ${SERVICE_ROLE} NOINHERIT; ` +
+      `cannot use the database: the role ${powers.role} always has the rights of ${RECONCILER_ROLE}, and with them sees every ` +
+        `tenant's rows; run: REVOKE ${RECONCILER_ROLE} FROM ${SERVICE_ROLE}; ALTER ROLE ${SERVICE_ROLE} NOINHERIT; ` +
         `GRANT ${RECONCILER_ROLE} TO ${SERVICE_ROLE};`,
     );
   }
   if (!powers.reconciles) {
     throw new Error(
-      `The database role ${powers.role} may not become ${RECONCILER_ROLE}. Run: ` +
+      `cannot use the database: the role ${powers.role} may not become ${RECONCILER_ROLE}; run: ` +
         `REVOKE ${RECONCILER_ROLE} FROM ${SERVICE_ROLE}; GRANT ${RECONCILER_ROLE} TO ${SERVICE_ROLE};`,
     );
   }
@@ -142,8 +143,8 @@ async function checkSchema(store: Reserve, call: Deadline, release: string): Pro
   for (const { migration, oldest_release: oldest } of rows) {
     if (compareReleases(release, oldest) < 0) {
       throw new Error(
-        `The database's schema has migration ${migration}, which needs release ${oldest} or later; ` +
-          `this is ${release}. Run a newer release.`,
+        `cannot use the database: its schema has migration ${migration}, which needs release ${oldest} or later; ` +
+          `this is ${release}; run a newer release`,
       );
     }
   }
@@ -151,8 +152,8 @@ async function checkSchema(store: Reserve, call: Deadline, release: string): Pro
   const missing = (await migrationNames()).filter((name) => !applied.has(name));
   if (missing.length > 0) {
     throw new Error(
-      `The database's schema is older than this release: ${missing.join(', ')} not applied. ` +
-        'Run `keyward-server migrate` with MIGRATION_DATABASE_URL.',
+      `cannot use the database: its schema is older than this release (not applied: ${missing.join(', ')}); ` +
+        'run `keyward-server migrate` with MIGRATION_DATABASE_URL',
     );
   }
 }
@@ -166,7 +167,7 @@ async function checkRowSecurity(store: Reserve, call: Deadline): Promise<void> {
   if (rows.length > 0) {
     const names = rows.map((row) => row.name).join(', ');
     throw new Error(
-      `Row-level security was turned off for ${names}; turn it on again: ALTER TABLE … ENABLE ROW LEVEL SECURITY.`,
+      `cannot use the database: row-level security is off for ${names}; turn it on: ALTER TABLE … ENABLE ROW LEVEL SECURITY`,
     );
   }
 }

@@ -32,12 +32,17 @@ export async function findDestructible(
   objectId: string,
 ): Promise<TokenObjectRecord[]> {
   const found = (await selectTokenObjects(owner.query)).find((each) => each.objectId === objectId);
-  if (found === undefined) throw new Error(`no key ${objectId} is recorded`);
+  if (found === undefined) throw new Error(`cannot destroy ${objectId}: no such key is recorded`);
   const isReplaced =
     found.role === 'root' || found.role === 'seal' || found.tokenState === 'FORMER';
-  if (!isReplaced) throw new Error(`${objectId} is the ${found.role} key, which is not replaced`);
+  if (!isReplaced)
+    throw new Error(
+      `cannot destroy ${objectId}: it is the ${found.role} key, which is never replaced`,
+    );
   if (found.state === 'CURRENT' || found.state === 'CREATING' || found.state === 'CREATED')
-    throw new Error(`the ${found.role} key ${objectId} is ${found.state}: rotate it first`);
+    throw new Error(
+      `cannot destroy the ${found.role} key ${objectId}: it is ${found.state}; rotate it first`,
+    );
   return [found];
 }
 
@@ -50,15 +55,17 @@ export async function findShreddedRoots(
     'SELECT state, dedicated_root_key AS dedicated, shred_at FROM tenants WHERE name = $1',
     [tenant],
   );
-  if (row === undefined) throw new Error(`there is no tenant ${tenant}`);
+  if (row === undefined) throw new Error(`cannot shred ${tenant}: there is no such tenant`);
   if (row.state === 'SHRED_SCHEDULED')
     throw new Error(
-      `the tenant ${tenant} waits to be shredded, until ${row.shred_at?.toISOString()}`,
+      `cannot shred ${tenant}: it is scheduled to be shredded at ${row.shred_at?.toISOString()}; wait until then`,
     );
   if (row.state !== 'SHREDDED')
-    throw new Error(`the tenant ${tenant} is ${row.state}: keyward tenants shred comes first`);
+    throw new Error(`cannot shred ${tenant}: it is ${row.state}; run keyward tenants shred first`);
   if (!row.dedicated)
-    throw new Error(`the tenant ${tenant} had no root key of its own, so there is none to destroy`);
+    throw new Error(
+      `cannot shred ${tenant}: it had no root key of its own, so there is none to destroy`,
+    );
   const objects = await selectTokenObjects(owner.query);
   return objects.filter((each) => each.tenant === tenant && each.role === 'root');
 }
@@ -93,7 +100,7 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
   const count = row?.count ?? 0;
   if (count > 0)
     throw new Error(
-      `${count} key versions are still under it: let the re-wrap job end, or look at what it left`,
+      `cannot destroy the key: ${count} key versions are still under it; let the re-wrap job end, or look at what it left`,
     );
   const [sealed] = await owner.query<{ states: number; policies: number }>(
     `SELECT (SELECT count(*) FROM keys WHERE state_seal_key_id = ANY ($1::uuid[]))::integer AS states,
@@ -103,8 +110,8 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
   const { states = 0, policies = 0 } = sealed ?? {};
   if (states + policies > 0)
     throw new Error(
-      `the states of ${states} keys and the policies of ${policies} tenants are still sealed by it: ` +
-        'let services seal them anew, or look at what they say of them',
+      `cannot destroy the key: the states of ${states} keys and the policies of ${policies} tenants are still sealed by it; ` +
+        'let the services seal them again, or look at what their logs say of them',
     );
 }
 
@@ -124,7 +131,7 @@ export function recordAbandoned(
        ON CONFLICT DO NOTHING RETURNING tenant_id`,
       [objectId, role, operator.caller],
     );
-    if (row === undefined) throw new Error(`${objectId} is recorded already`);
+    if (row === undefined) throw new Error(`cannot record ${objectId}: it is already recorded`);
     await record(owner, operator, { tenantId: row.tenant_id, tenant: 'system', objectId }, 'OK');
   });
 }

@@ -45,7 +45,8 @@ export function recordNextToken(
        SELECT tenant_id, 'NEXT', $1, $2, $3 FROM tenants WHERE name = 'system' RETURNING tenant_id, token_id`,
       [token.label, token.serialNumber, JSON.stringify(token.profile)],
     );
-    if (row === undefined) throw new Error('The database has lost the tenant system.');
+    if (row === undefined)
+      throw new Error('cannot move key versions: the database has lost the tenant system');
     await insertAudit(owner, operator, row.tenant_id, tokenName(row.token_id));
   });
 }
@@ -256,7 +257,8 @@ async function switchObjects(
   const [system] = await owner.query<{ tenantId: TenantId }>(
     `SELECT tenant_id AS "tenantId" FROM tenants WHERE name = 'system'`,
   );
-  if (system === undefined) throw new Error('The database has lost the tenant system.');
+  if (system === undefined)
+    throw new Error('cannot move key versions: the database has lost the tenant system');
   for (const tokenId of [from, to])
     await insertAudit(owner, operator, system.tenantId, tokenName(tokenId));
   for (const object of activated)
