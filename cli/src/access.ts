@@ -29,7 +29,7 @@ import { withClient } from './session.ts';
 
 /** Adds `access`. */
 export function addAccess(program: Command): void {
-  const access = program.command('access').description('who may do what: role bindings and roles');
+  const access = program.command('access').description('manage access: role bindings and roles');
   addBind(access);
   addBindings(access);
   withTenant(access.command('get <binding>'), 'binding')
@@ -41,7 +41,7 @@ export function addAccess(program: Command): void {
       }),
     );
   withRequestId(withTenant(access.command('unbind <binding>'), 'binding'))
-    .description('take a role away, within 2 seconds on every replica')
+    .description('delete a role binding, within 2 seconds on every replica')
     .action((binding: string, _options, command: Command) =>
       withClient<TenantOptions & ChangeOptions>(
         command,
@@ -75,31 +75,31 @@ interface BindOptions extends ChangeOptions {
 
 function addBind(access: Command): void {
   withConditions(withRequestId(access.command('bind <tenant>')))
-    .description('give a role to a caller or a group: acme or tenants/acme')
+    .description('bind a role to a caller or a group in a tenant: acme or tenants/acme')
     .addOption(
-      new Option('--principal <name>', 'to a caller, as whoami shows it').conflicts('group'),
+      new Option('--principal <name>', 'the caller, as whoami shows it').conflicts('group'),
     )
-    .option('--group <issuer/group>', 'to everybody whose token has the group')
+    .option('--group <issuer/group>', 'every caller whose token has this group')
     .requiredOption(
       '--role <role>',
-      "which: a predefined one's id, or tenants/acme/roles/… for one of the tenant's own",
+      "the role: a predefined one's id, or tenants/acme/roles/… for one of the tenant's own",
     )
     .option(
       '--keys <pattern>',
-      "for some keys: an id, or its beginning and *; everything of the tenant's unless given",
+      'only for these keys: an id, or its beginning and * (default: everything in the tenant)',
     )
-    .option('--all-tenants', 'in every tenant, those to come included; only in "system"')
+    .option('--all-tenants', 'in every tenant, including future ones; only in "system"')
     .option(
       '--expires <when>',
-      'until when: RFC 3339, or how long from now, by the clock here; for ever unless given',
+      'when it expires: RFC 3339, or a duration from now, by the local clock (default: never)',
       moment,
     )
     .option(
       '--override-separation-of-duties',
-      'although the caller could then both administer and use the same key',
+      'allow that the caller can then both administer and use the same key',
     )
     .option('--description <text>', 'what it is for; not secret')
-    .option('--id <id>', 'the last part of its name; one is generated unless given')
+    .option('--id <id>', 'the last part of its name (default: generated)')
     .addHelpText('after', BIND_HELP)
     .action((tenant: string, _options, command: Command) =>
       withClient<BindOptions>(command, async (keyward, { output, id, ...options }) => {
@@ -115,9 +115,9 @@ function addBind(access: Command): void {
 }
 
 const BIND_HELP = `
-With --context, --context-one-of and --context-claim it allows only calls whose encryption context has these entries; all
-of them must hold. Names of claims within one another are joined by points; a list in JSON has names with points:
-conversation='["https://example.com/chat","id"]'. To repeat the command under --request-id, give --expires as a time.
+With --context, --context-one-of and --context-claim it allows only calls whose encryption context has all of these
+entries. The names of nested claims are joined by dots; write names that have dots as a list in JSON:
+conversation='["https://example.com/chat","id"]'. To repeat the command with --request-id, give --expires as a time.
 
   keyward access bind acme --principal spiffe://example.org/orders --role encrypter --keys 'orders-*'
   keyward access bind acme --group corp/support --role decrypter --expires 8h --context-claim conversation=chat.id`;
@@ -125,18 +125,18 @@ conversation='["https://example.com/chat","id"]'. To repeat the command under --
 function withConditions(command: Command): Command {
   return command
     .addOption(
-      pairsOption(
-        '--context',
-        'an entry that the encryption context must have; repeat it for more',
-      ),
+      pairsOption('--context', 'an entry that the encryption context must have; repeatable'),
     )
     .addOption(
-      pairsOption('--context-one-of', 'an entry and its values, with commas; repeat it for more'),
+      pairsOption(
+        '--context-one-of',
+        'an entry and its allowed values, separated by commas; repeatable',
+      ),
     )
     .addOption(
       pairsOption(
         '--context-claim',
-        "an entry and the claim of the caller's token that it must equal; repeat it for more",
+        "an entry and the claim in the caller's token that it must equal; repeatable",
       ),
     );
 }
@@ -160,7 +160,7 @@ function newBinding({
   };
   if (principal !== undefined) return { principal, ...rest };
   if (group !== undefined) return { group, ...rest };
-  throw new UsageError('to whom? Give --principal or --group');
+  throw new UsageError('cannot bind the role: no member is named; give --principal or --group');
 }
 
 function conditionsOf({
@@ -191,13 +191,14 @@ function addBindings(access: Command): void {
     'role = "roles/decrypter"',
   )
     .description("list all of a tenant's role bindings")
-    .option('--tenant <tenant>', 'whose bindings, as well as by the argument')
-    .addHelpText('after', '\nThose that hold in all tenants are listed in "system" alone.')
+    .option('--tenant <tenant>', 'the tenant, instead of the argument')
+    .addHelpText('after', '\nBindings for all tenants are listed only in "system".')
     .action((whose: string | undefined, _options, command: Command) =>
       withClient<TenantOptions & ListOptions>(
         command,
         async (keyward, { output, tenant, filter = '' }) => {
-          const question = 'whose bindings? Name the tenant: keyward access bindings acme';
+          const question =
+            'cannot list bindings: no tenant is named; write keyward access bindings acme';
           const parent = oneTenant(whose, tenant, question);
           await printAll(output, ROLE_BINDING, keyward.roleBindings(parent, { filter }));
         },

@@ -24,7 +24,7 @@ import { withClient } from './session.ts';
 
 /** Adds `tenants`. */
 export function addTenants(program: Command): void {
-  const tenants = program.command('tenants').description('the tenants that share the service');
+  const tenants = program.command('tenants').description('manage tenants');
   addCreateTenant(tenants);
   withFilter(tenants.command('list'), 'state')
     .description('list all tenants')
@@ -59,7 +59,7 @@ export function addTenants(program: Command): void {
 
 function addShred(tenants: Command): void {
   addDestruction(tenants.command('shred <tenant>'), tenants.command('restore <tenant>'), {
-    does: 'schedule a tenant to be shredded, with all of its keys and stored data keys',
+    does: 'schedule a tenant for shredding, with all of its keys and stored data keys',
     columns: TENANT,
     nameOf: tenantName,
     destroy: async (keyward, request) => {
@@ -80,7 +80,7 @@ function addCreateTenant(tenants: Command): void {
     .description('create a tenant: acme or tenants/acme')
     .option(
       '--dedicated-root-key',
-      'with a root key of its own in the HSM, so that it can be shredded beyond every backup; for good',
+      'give it its own root key in the HSM, so that it can be shredded beyond every backup; permanent',
     )
     .action((tenant: string, _options, command: Command) =>
       withClient<NewTenantOptions>(
@@ -102,22 +102,22 @@ interface UpdateTenantOptions extends ChangeOptions {
 
 function addUpdateTenant(tenants: Command): void {
   withEtag(tenants.command('update <tenant>'))
-    .description('change what a tenant may use')
+    .description('change the quotas of a tenant')
     .option(
       '--calls-per-second <count>',
-      'calls each second, on all replicas together; items of batches each for itself',
+      'calls per second, on all replicas together; each item of a batch counts',
       count,
     )
-    .option('--keys <count>', 'keys, destroyed ones aside', count)
+    .option('--keys <count>', 'keys, not counting destroyed ones', count)
     .option('--stored-data-keys <count>', 'stored data keys of all its keys together', count)
-    .addHelpText('after', "\n0 is the service's default. What is not named stays as it is.")
+    .addHelpText('after', "\n0 is the service's default. Other quotas stay unchanged.")
     .action((tenant: string, _options, command: Command) =>
       withClient<UpdateTenantOptions>(command, async (keyward, { output, ...options }) => {
         const { callsPerSecond, keys, storedDataKeys } = options;
         const quotas = given({ callsPerSecond, keys, storedDataKeys });
         if (Object.keys(quotas).length === 0) {
           throw new UsageError(
-            'what is to change? Give --calls-per-second, --keys or --stored-data-keys',
+            'cannot change the quotas: no change is named; give --calls-per-second, --keys or --stored-data-keys',
           );
         }
         const { etag = '', ...change } = changeOf(options);
@@ -133,11 +133,11 @@ export function addMaintenance(program: Command): void {
   const maintenance = program
     .command('maintenance')
     .description(
-      'what the service does by itself, for all tenants: rotating, re-wrapping, destroying',
+      'pause and resume automatic work for all tenants: rotation, re-wrapping, destruction',
     );
   maintenance
     .command('status')
-    .description('show whether it stands still')
+    .description('show whether it is paused')
     .action((_options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         await printOne(output, MAINTENANCE, await keyward.getMaintenance());
@@ -145,12 +145,12 @@ export function addMaintenance(program: Command): void {
     );
   addSwitch(
     maintenance.command('pause'),
-    'stop all of it, on every replica, until it is resumed; "keyward keys pause" stops it for one key',
+    'stop it on every replica until it is resumed; "keyward keys pause" stops it for one key',
     (keyward, request) => keyward.pauseMaintenance(request),
   );
   addSwitch(
     maintenance.command('resume'),
-    'undo pause: what became due meanwhile is done now',
+    'resume it; what became due meanwhile is done now',
     (keyward, request) => keyward.resumeMaintenance(request),
   );
 }

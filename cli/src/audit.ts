@@ -51,7 +51,7 @@ export function addAudit(program: Command): void {
   const audit = program
     .command('audit')
     .description(
-      'the audit log: every call that was decided and what the service did by itself, and how it is proven',
+      'read, export and verify the audit log: every decided call, and what the service did automatically',
     );
   addList(audit);
   addTail(audit);
@@ -71,10 +71,10 @@ interface ListEntriesOptions extends TenantOptions, ListOptions {
 function addList(audit: Command): void {
   withFilter(audit.command('list [tenant]'), FIELDS, 'outcome != OK')
     .description("list a tenant's entries, or all tenants' (-), newest first")
-    .option('--tenant <tenant>', 'whose entries, as well as by the argument')
-    .option('--since <time>', 'only those of this time or later', time)
-    .option('--until <time>', 'only those from before this time', time)
-    .option('--limit <count>', 'at most this many', count, LISTED)
+    .option('--tenant <tenant>', 'the tenant, instead of the argument')
+    .option('--since <time>', 'only entries of this time or later', time)
+    .option('--until <time>', 'only entries before this time', time)
+    .option('--limit <count>', 'at most this many entries', count, LISTED)
     .action((whose: string | undefined, _options, command: Command) =>
       withClient<ListEntriesOptions>(
         command,
@@ -111,7 +111,7 @@ function whoseEntries(
   return oneTenant(
     given,
     tenant,
-    `whose entries? Name the tenant, or - for all: keyward audit ${command} acme`,
+    `cannot ${command} entries: no tenant is named; write keyward audit ${command} acme, or - for all tenants`,
   );
 }
 
@@ -121,17 +121,17 @@ interface TailOptions extends TenantOptions, ListOptions {
 
 function addTail(audit: Command): void {
   withFilter(audit.command('tail [tenant]'), FIELDS, 'decision = denied')
-    .description("follow a tenant's entries, or all tenants' (-), as they come")
-    .option('--tenant <tenant>', 'whose entries, as well as by the argument')
+    .description("follow a tenant's entries, or all tenants' (-), as they arrive")
+    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .option(
       '--from <entry>',
-      'begin with this entry, by its number in the log, and not with the next that comes',
+      'begin with this entry, by its number in the log (default: the next one)',
       count,
     )
     .addHelpText(
       'after',
-      '\nEach is one line: of words, or with --output json the entry as it is in the log.' +
-        '\nWithout --timeout they are followed until you stop it.',
+      '\nEach entry is one line: words, or with --output json the entry as it is in the log.' +
+        '\nWithout --timeout the command continues until you stop it.',
     )
     .action((whose: string | undefined, _options, command: Command) =>
       withClient<TailOptions>(
@@ -191,19 +191,19 @@ const EXPORTED: Columns<{
 function addExport(audit: Command): void {
   audit
     .command('export <folder>')
-    .description('write the log, as it was last signed, to a folder that anybody can verify')
+    .description('export the log, as it was last signed, to a folder that anyone can verify')
     .option(
       '--from <entry>',
-      'begin with this entry, a multiple of 256; those before it are exported as hashes only',
+      'begin with this entry, a multiple of 256; earlier ones are exported as hashes only',
       count,
     )
     .option(
       '--cosigned',
-      'up to the last checkpoint that a witness has cosigned, and not up to the last',
+      'end with the last checkpoint that a witness has cosigned, not with the last one',
     )
     .addHelpText(
       'after',
-      '\nIt has all tenants. docs/audit.md says what is in the folder. A terminal on standard error shows how far it is.',
+      '\nThe export has all tenants. docs/audit.md describes the folder. A terminal on standard error shows the progress.',
     )
     .action((folder: string, _options, command: Command) =>
       withClient<ExportOptions>(
@@ -256,34 +256,34 @@ function addVerify(audit: Command): void {
   audit
     .command('verify <folder>')
     .description(
-      'verify an export without any service: that its entries are what was signed, all of them, in their order',
+      'verify an export without a service: that its entries are all those that were signed, in order',
     )
     .addOption(
       wordsOption(
         '--public-key <file>',
-        "the log's public key, PEM; repeat it for one that was replaced",
+        "the log's public key, PEM; repeatable, for replaced ones",
       ),
     )
     .addOption(
       wordsOption(
         '--known <file>',
-        'a checkpoint from elsewhere or from before, which the export must continue',
+        'an earlier checkpoint, or one from elsewhere, that the export must continue',
       ),
     )
     .addOption(
-      wordsOption('--witness <key>', 'the verifier key of a witness, who must have cosigned'),
+      wordsOption('--witness <key>', 'the verifier key of a witness that must have cosigned'),
     )
     .addHelpText(
       'after',
-      '\nHave the public key from elsewhere than from whoever gives you the export: the one in it proves nothing.' +
-        '\nWhat is wrong is said by its kind, as in "ENTRY: entry 17: …", and the exit code is 1.' +
+      '\nGet the public key from another source than the export: the one in it proves nothing.' +
+        '\nA failure is named by its kind, as in "ENTRY: entry 17: …", and the exit code is 1.' +
         '\n\n  keyward audit verify export-2027-01 --public-key log.pem --known export-2026-12/checkpoint',
     )
     .action(async (folder: string, _options, command: Command) => {
       const { output, publicKey, known, witness } = command.optsWithGlobals<VerifyOptions>();
       if (publicKey.length === 0)
         throw new UsageError(
-          "which key has signed it? Give --public-key, the log's key as you have it from elsewhere",
+          "cannot verify the export: no key is given; give --public-key, the log's key from another source",
         );
       const progress = countOn(process.stderr);
       const report = await verifyAuditExport(folder, {
@@ -309,7 +309,7 @@ function readGiven(file: string): Buffer {
   try {
     return readFileSync(file);
   } catch (error) {
-    throw new UsageError(`${file}: ${fileTrouble(error)}`, { cause: error });
+    throw new UsageError(`cannot read ${file}: ${fileTrouble(error)}`, { cause: error });
   }
 }
 
@@ -321,9 +321,9 @@ function addCheckpoint(audit: Command): void {
   audit
     .command('checkpoint')
     .description(
-      'show the last signed checkpoint, as a signed note: keep it, or have witnesses cosign it',
+      'show the last signed checkpoint, as a signed note to keep, or to have cosigned by witnesses',
     )
-    .option('--cosigned', 'the last that a witness has cosigned, with its cosignatures')
+    .option('--cosigned', 'show the last one that a witness has cosigned, with its cosignatures')
     .action((_options, command: Command) =>
       withClient<CheckpointOptions>(command, async (keyward, { output, cosigned }) => {
         const checkpoint = await keyward.getAuditCheckpoint(given({ cosigned }));
@@ -342,7 +342,7 @@ async function printCheckpoint(output: string, checkpoint: AuditCheckpoint): Pro
 function addPublicKey(audit: Command): void {
   audit
     .command('public-key')
-    .description('print the public key that the service says it signs with, as PEM')
+    .description('print the public key that the service signs with, as PEM')
     .action((_options, command: Command) =>
       withClient(command, async (keyward) => {
         await writeStandardOutput((await keyward.getAuditCheckpoint()).publicKey);
@@ -354,11 +354,15 @@ function addCosign(audit: Command): void {
   audit
     .command('cosign <file>')
     .description(
-      "hand the service a checkpoint's note with witnesses' cosignatures (- for standard input)",
+      "give the service a checkpoint's note with witnesses' cosignatures (- for standard input)",
     )
     .action((file: string, _options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
-        const note = await readInput(file, NOTE_BYTES, 'that is too long for a checkpoint');
+        const note = await readInput(
+          file,
+          NOTE_BYTES,
+          'cannot read the note: it is too long for a checkpoint',
+        );
         const checkpoint = await keyward.addAuditCosignatures({ note: note.toString() });
         await printCheckpoint(output, checkpoint);
       }),

@@ -14,7 +14,7 @@ import { type GlobalOptions, givenBy, profileInUse, withClient } from './session
 export function addWhoami(program: Command): void {
   program
     .command('whoami')
-    .description('show who you are to the service, as role bindings name you; anybody may ask')
+    .description('show your name as role bindings use it; every caller may ask')
     .action((_options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         await printOne(output, CALLER, await keyward.getCaller());
@@ -26,13 +26,13 @@ export function addWhoami(program: Command): void {
 export function addProfiles(program: Command): void {
   program
     .command('profiles')
-    .description('list the named connections, and which of them is used')
+    .description('list the profiles, and which of them is used')
     .addHelpText('after', PROFILES_HELP)
     .action(async (_options, command: Command) => {
       const options = command.optsWithGlobals<GlobalOptions>();
       const profiles = readProfiles();
       if (profiles === undefined)
-        throw new UsageError(`there are no profiles: there is no ${usersFile()}`);
+        throw new UsageError(`cannot list profiles: there is no ${usersFile()}`);
       const used = profileInUse(options, () => profiles)?.name;
       const { by } = givenBy(options);
       const { file } = profiles;
@@ -43,14 +43,14 @@ export function addProfiles(program: Command): void {
       }));
       if (options.output === 'json') return printJson({ file, profiles: all, overriddenBy: by });
       const head = [`Profiles of ${file}`];
-      if (by.length > 0) head.push(`Used instead of what a profile says: ${by.join(', ')}`);
+      if (by.length > 0) head.push(`Used instead of a profile's settings: ${by.join(', ')}`);
       await printTable(PROFILE, all, `${head.map(printable).join('\n')}\n\n`);
     });
 }
 
 const PROFILES_HELP = `
-They are in the file that KEYWARD_PROFILES names, else in $XDG_CONFIG_HOME/keyward/profiles.json, else in
-~/.config/keyward/profiles.json; without any of these in .keyward/profiles.json, looked for from the current folder upward.
+Profiles are in the file that KEYWARD_PROFILES names, else in $XDG_CONFIG_HOME/keyward/profiles.json, else in
+~/.config/keyward/profiles.json, else in .keyward/profiles.json in the current folder or the nearest one above.
 
   {
     "default": "work",
@@ -60,7 +60,7 @@ They are in the file that KEYWARD_PROFILES names, else in $XDG_CONFIG_HOME/keywa
     }
   }
 
-Paths are relative to the file's folder. --profile names one, or KEYWARD_PROFILE; the default is used where neither does.
-Flags and variables come before a profile; a token that they name is not put together with its certificate, nor the other
-way round. A profiles, CA or certificate file that others can change is not used, nor a key or token file that others can
-read.`;
+Paths are relative to the file's folder. --profile or KEYWARD_PROFILE chooses a profile; otherwise the default is used.
+Flags and variables take precedence over a profile. A token that they name is never combined with a profile's
+certificate, nor a certificate with a profile's token. The command refuses a profiles, CA or certificate file that others
+can change, and a key or token file that others can read.`;

@@ -30,7 +30,7 @@ export function addStoredDataKeys(program: Command): void {
   const dataKeys = program
     .command('stored-data-keys')
     .description(
-      'data keys that the service keeps, wrapped, and brings under new versions of their key',
+      'manage data keys that the service stores, wrapped, and re-wraps under new versions of their key',
     );
   addCreate(dataKeys);
   addGet(dataKeys);
@@ -42,7 +42,7 @@ export function addStoredDataKeys(program: Command): void {
       ),
     );
   withEtag(withTenant(dataKeys.command('delete <data-key>')))
-    .description('delete one at once and for good, and with it what was encrypted under it')
+    .description('delete one permanently; what was encrypted under it is lost')
     .action((dataKey: string, _options, command: Command) =>
       withClient<TenantOptions & ChangeOptions>(
         command,
@@ -65,10 +65,10 @@ function withPlaintext(command: Command): Command {
   return command
     .option(
       '--plaintext-out <file>',
-      'write the data key there, raw, readable by you alone; - for standard output',
+      'write the raw data key to this file, readable only by you; - for standard output',
     )
-    .option('--show-plaintext', 'print the data key too, in base64')
-    .option('--force', 'overwrite a file that exists');
+    .option('--show-plaintext', 'also print the data key, in base64')
+    .option('--force', 'overwrite an existing file');
 }
 
 interface CreateOptions extends TenantOptions, ChangeOptions, PlaintextOptions {
@@ -79,13 +79,13 @@ interface CreateOptions extends TenantOptions, ChangeOptions, PlaintextOptions {
 
 function addCreate(dataKeys: Command): void {
   withPlaintext(withRequestId(withTenant(dataKeys.command('create <key>'))))
-    .description('make a data key and keep it, wrapped under the primary version of a key')
-    .option('--id <id>', 'the last part of its name; one is generated unless given')
+    .description('create a data key and store it, wrapped under the primary version of a key')
+    .option('--id <id>', 'the last part of its name (default: generated)')
     .addOption(contextOption())
-    .option('--length <bytes>', '16, 32 or 64', wholeNumber, 32)
+    .option('--length <bytes>', 'its length: 16, 32 or 64', wholeNumber, 32)
     .addHelpText(
       'after',
-      '\nThe data key itself stays in the HSM agent without --plaintext-out and --show-plaintext; "get" has it at any time.' +
+      '\nWithout --plaintext-out and --show-plaintext, the data key stays in the HSM agent; "get" opens it at any time.' +
         '\n\n  keyward stored-data-keys create tenants/acme/keys/orders --id db --context use=db',
     )
     .action((key: string, _options, command: Command) =>
@@ -120,7 +120,7 @@ function addGet(dataKeys: Command): void {
     .addOption(contextOption())
     .addHelpText(
       'after',
-      '\nOpens it in any case, and shows the data key itself only with --plaintext-out or --show-plaintext.' +
+      '\nAlways opens it, but shows the data key itself only with --plaintext-out or --show-plaintext.' +
         '\n\n  keyward stored-data-keys get tenants/acme/keys/orders/dataKeys/db --context use=db --plaintext-out -',
     )
     .action((name: string, _options, command: Command) =>

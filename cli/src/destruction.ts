@@ -62,11 +62,14 @@ export function addDestruction<Item, Impact extends { readonly etag: string }>(
 ): void {
   withRequestId(destroyCommand)
     .description(`${does}; without --confirm, only show what would be lost`)
-    .option('--window <days>', 'after how long: 7d to 120d, 30d unless given', days)
-    .option('--confirm <etag>', 'do it: with the etag that the command without it has shown')
+    .option('--window <days>', 'the time until destruction, 7d to 120d (default: 30d)', days)
+    .option(
+      '--confirm <etag>',
+      'schedule it, with the etag that the command without --confirm shows',
+    )
     .addHelpText(
       'after',
-      '\nFrom the moment that it is scheduled it can not be used. "restore" undoes it in time.',
+      '\nIt cannot be used from the moment it is scheduled. "restore" undoes that before its time.',
     )
     .action((name: string, _options, command: Command) =>
       withClient<DestroyOptions>(
@@ -86,7 +89,7 @@ export function addDestruction<Item, Impact extends { readonly etag: string }>(
       ),
     );
   addChange(restoreCommand, {
-    description: `undo ${destroyCommand.name()} before its time has come; it is then disabled`,
+    description: `undo ${destroyCommand.name()} before its time; afterwards it is disabled`,
     columns,
     nameOf,
     change: restore,
@@ -98,7 +101,7 @@ function preview(name: string, { fate, facts, notices }: Loss, etag: string): st
   const command = ['keyward', ...process.argv.slice(2), '--confirm', etag].map(quoted).join(' ');
   const width = Math.max(...facts.map(([what]) => what.length));
   return `${[
-    `Nothing is changed yet. ${printable(name)} would be ${fate}:`,
+    `Nothing has changed yet. ${printable(name)} would be ${fate}:`,
     '',
     ...facts.map(([what, howMuch]) => `  ${what.padEnd(width)}  ${printable(howMuch)}`),
     '',
@@ -127,7 +130,7 @@ export function destructionLoss({ usage, ...impact }: DestructionImpact): Loss {
 /** What is lost with a tenant, and what an operator has to see to. */
 export function shredLoss({ rootKeys, checklist, ...impact }: ShredImpact): Loss {
   const copies = [
-    'Copies of its root keys, each to be seen to:',
+    'Its root keys must also be destroyed in each of these copies:',
     ...checklist.map((place) => `- ${place}`),
   ];
   return {

@@ -39,10 +39,10 @@ export function addEncrypt(program: Command): void {
   program
     .command('encrypt <key>')
     .description('encrypt up to 64 KiB under the primary version of a key')
-    .option('--tenant <tenant>', 'whose key it is, when <key> is only its id')
+    .option('--tenant <tenant>', 'the tenant of the key, if <key> is only its id')
     .addOption(contextOption())
-    .option('--in <file>', 'the plaintext; standard input unless given')
-    .option('--out <file>', 'write the ciphertext there, raw')
+    .option('--in <file>', 'the file with the plaintext (default: standard input)')
+    .option('--out <file>', 'write the raw ciphertext to this file')
     .option('--raw', 'write raw bytes to standard output, not base64')
     .addHelpText(
       'after',
@@ -56,7 +56,7 @@ export function addEncrypt(program: Command): void {
         const plaintext = await readInput(
           options.in,
           PLAINTEXT_BYTES,
-          'the plaintext is longer than 64 KiB: encrypt it yourself under a data key (keyward data-key)',
+          'cannot encrypt the plaintext: it is longer than 64 KiB; encrypt it yourself under a data key (keyward data-key)',
         );
         const { ciphertext, keyVersion } = await keyward.encrypt({
           name,
@@ -106,20 +106,19 @@ interface DecryptOptions {
 export function addDecrypt(program: Command): void {
   program
     .command('decrypt')
-    .description('open what encrypt or data-key made, and write the plaintext')
-    .option('--tenant <tenant>', 'whose it is; not needed with a full --key')
-    .option(
-      '--key <key>',
-      'the key that must have encrypted it; any key of the tenant unless given',
-    )
+    .description('decrypt the output of encrypt or data-key, and write the plaintext')
+    .option('--tenant <tenant>', 'the tenant of the ciphertext; not needed with a full --key')
+    .option('--key <key>', 'the key that must have encrypted it (default: any key of the tenant)')
     .addOption(contextOption())
-    .option('--in <file>', 'the ciphertext; standard input unless given')
-    .option('--out <file>', 'write the plaintext there, readable by you alone')
-    .addOption(new Option('--raw', 'the ciphertext is raw bytes').conflicts('base64'))
-    .option('--base64', 'the ciphertext is base64; raw or base64 is recognised unless given')
+    .option('--in <file>', 'the file with the ciphertext (default: standard input)')
+    .option('--out <file>', 'write the plaintext to this file, readable only by you')
+    .addOption(
+      new Option('--raw', 'the ciphertext is raw bytes (default: recognised)').conflicts('base64'),
+    )
+    .option('--base64', 'the ciphertext is base64 (default: recognised)')
     .addHelpText(
       'after',
-      '\nThe plaintext is written byte for byte, and nothing else; --output json prints it in base64, with the key' +
+      '\nWrites the plaintext byte for byte, and nothing else; --output json prints it in base64, with the key' +
         ' version.\n\n  keyward decrypt --tenant acme --context order=17 < secret.txt',
     )
     .action((_options, command: Command) =>
@@ -139,14 +138,14 @@ async function decryptRequest(options: DecryptOptions): Promise<DecryptRequest> 
   const { tenant, raw, base64, context } = options;
   if (tenant === undefined && options.key === undefined) {
     throw new UsageError(
-      'whose ciphertext is it? Give --tenant, or the full name of its key as --key',
+      'cannot decrypt the ciphertext: its tenant is missing; give --tenant, or the full name of its key as --key',
     );
   }
   const key = options.key === undefined ? undefined : keyName(options.key, tenant);
   const input = await readInput(
     options.in,
     CIPHERTEXT_INPUT_BYTES,
-    'the input is longer than any ciphertext',
+    'cannot read the input: it is longer than any ciphertext',
   );
   const form = raw ? 'raw' : base64 ? 'base64' : undefined;
   return {
@@ -173,25 +172,25 @@ export function addDataKey(program: Command): void {
   program
     .command('data-key <key>')
     .description(
-      'issue a data key, for encryption of your own; "stored-data-keys" are kept by the service',
+      'issue a data key for your own encryption; the service does not store it (see "stored-data-keys")',
     )
-    .option('--tenant <tenant>', 'whose key it is, when <key> is only its id')
+    .option('--tenant <tenant>', 'the tenant of the key, if <key> is only its id')
     .addOption(contextOption())
-    .option('--length <bytes>', '16, 32 or 64', wholeNumber, 32)
-    .option('--plaintext-out <file>', 'write the data key there, raw, readable by you alone')
-    .option('--wrapped-out <file>', 'write the wrapped data key there, raw')
-    .option('--show-plaintext', 'print the data key too')
+    .option('--length <bytes>', 'its length: 16, 32 or 64', wholeNumber, 32)
+    .option('--plaintext-out <file>', 'write the raw data key to this file, readable only by you')
+    .option('--wrapped-out <file>', 'write the raw wrapped data key to this file')
+    .option('--show-plaintext', 'also print the data key')
     .addOption(
       new Option(
         '--without-plaintext',
-        'for another to open: the data key itself stays in the HSM agent',
+        'issue it for another caller to open; the data key itself stays in the HSM agent',
       ).conflicts(['plaintextOut', 'showPlaintext']),
     )
-    .option('--force', 'overwrite files that exist')
+    .option('--force', 'overwrite existing files')
     .addHelpText(
       'after',
       '\nPrints JSON: the key version, and the wrapped data key in base64 unless it goes to a file. The data key itself' +
-        '\nis never printed without --show-plaintext; "keyward decrypt" has it back from the wrapped one at any time.' +
+        '\nis printed only with --show-plaintext; "keyward decrypt" recovers it from the wrapped one at any time.' +
         '\n\n  keyward data-key tenants/acme/keys/orders --plaintext-out key.bin --wrapped-out key.wrapped',
     )
     .action((key: string, _options, command: Command) =>
@@ -254,23 +253,23 @@ interface ReEncryptOptions {
 export function addReEncrypt(program: Command): void {
   program
     .command('re-encrypt <key>')
-    .description('bring a ciphertext or wrapped data key under the primary version of a key')
-    .option('--tenant <tenant>', 'whose key it is, when <key> is only its id')
+    .description('re-encrypt a ciphertext or wrapped data key under the primary version of a key')
+    .option('--tenant <tenant>', 'the tenant of the key, if <key> is only its id')
     .addOption(contextOption())
+    .addOption(pairsOption('--new-context', 'a pair of the new encryption context; repeatable'))
     .addOption(
-      pairsOption('--new-context', 'a pair of the context that it is to have instead; repeat it'),
+      new Option('--drop-context', 'give it no encryption context').conflicts('newContext'),
     )
-    .addOption(new Option('--drop-context', 'it is to have no context').conflicts('newContext'))
     .option(
       '--source-key <key>',
-      'the key that it must be under; any key of the tenant unless given',
+      'the key that must have encrypted it (default: any key of the tenant)',
     )
-    .option('--in <file>', 'the ciphertext, raw or base64; standard input unless given')
-    .option('--out <file>', 'write the new ciphertext there, raw')
+    .option('--in <file>', 'the file with the ciphertext, raw or base64 (default: standard input)')
+    .option('--out <file>', 'write the raw new ciphertext to this file')
     .option('--raw', 'write raw bytes to standard output, not base64')
     .addHelpText(
       'after',
-      '\nThe context stays as it is without --new-context and --drop-context. The plaintext never leaves the HSM agent.' +
+      '\nWithout --new-context and --drop-context the context stays unchanged. The plaintext never leaves the HSM agent.' +
         '\n\n  keyward re-encrypt tenants/acme/keys/orders --context order=17 < secret.txt > new.txt',
     )
     .action((key: string, _options, command: Command) =>
@@ -283,13 +282,15 @@ export function addReEncrypt(program: Command): void {
           options.in !== undefined &&
           resolve(out) === resolve(options.in)
         ) {
-          throw new UsageError(`${out} would be overwritten: write to another file, then move it`);
+          throw new UsageError(
+            `cannot write ${out}: it is also the input; write to another file, then move it`,
+          );
         }
         const name = keyName(key, tenant);
         const input = await readInput(
           options.in,
           CIPHERTEXT_INPUT_BYTES,
-          'the input is longer than any ciphertext',
+          'cannot read the input: it is longer than any ciphertext',
         );
         const { ciphertext, sourceKeyVersion, keyVersion } = await keyward.reEncrypt({
           name,
@@ -318,14 +319,15 @@ export function addRandom(program: Command): void {
   program
     .command('random')
     .argument('<bytes>', 'how many: 1 to 1,024', wholeNumber)
-    .description("print random bytes of the HSM's generator, in base64")
-    .option('--tenant <tenant>', 'on whose behalf')
-    .option('--out <file>', 'write them there, raw, readable by you alone')
+    .description("print random bytes from the HSM's generator, in base64")
+    .option('--tenant <tenant>', 'the tenant on whose behalf')
+    .option('--out <file>', 'write them raw to this file, readable only by you')
     .option('--raw', 'write raw bytes to standard output, not base64')
     .action((length: number, _options, command: Command) =>
       withClient<RandomOptions>(command, async (keyward, options) => {
         const { tenant } = options;
-        if (tenant === undefined) throw new UsageError('on whose behalf? Give --tenant');
+        if (tenant === undefined)
+          throw new UsageError('cannot get random bytes: no tenant is named; give --tenant');
         const { data } = await keyward.generateRandomBytes({ parent: tenantName(tenant), length });
         await putBytes({ data }, {}, options, { secret: true });
       }),

@@ -42,10 +42,10 @@ export function quoted(word: string): string {
 export function fileTrouble(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
   const known: Record<string, string> = {
-    ENOENT: 'there is no such file',
+    ENOENT: 'it does not exist',
     EACCES: 'permission denied',
-    EISDIR: 'it is a folder',
-    EEXIST: 'it exists already; --force overwrites it',
+    EISDIR: 'it is a directory',
+    EEXIST: 'it already exists; give --force to overwrite it',
   };
   return known[code ?? ''] ?? message;
 }
@@ -70,8 +70,8 @@ function missingPermission({ reason, metadata }: KeywardClientError): string | u
   const about = askedAbout(permission, resource);
   const question = ['keyward', 'access', 'explain', about, permission].map(quoted).join(' ');
   return (
-    `no role binding gives you ${permission} on ${resource}; who administers access sees why with ` +
-    `"${question} --principal NAME", where NAME is what "keyward whoami" shows you`
+    `cannot perform the call: permission ${permission} is missing on ${resource}; an access administrator sees why with ` +
+    `"${question} --principal NAME", where NAME is what "keyward whoami" shows`
   );
 }
 

@@ -19,7 +19,7 @@ export async function readInput(
 ): Promise<Buffer> {
   const standard = file === undefined || file === '-';
   if (standard && process.stdin.isTTY)
-    process.stderr.write('Reading from the terminal; Ctrl-D ends.\n');
+    process.stderr.write('Reading from the terminal; Ctrl-D ends the input.\n');
   const chunks: Buffer[] = [];
   let length = 0;
   try {
@@ -30,7 +30,9 @@ export async function readInput(
     }
   } catch (error) {
     if (error instanceof UsageError) throw error;
-    throw new UsageError(`${file ?? 'standard input'}: ${fileTrouble(error)}`, { cause: error });
+    throw new UsageError(`cannot read ${file ?? 'standard input'}: ${fileTrouble(error)}`, {
+      cause: error,
+    });
   }
   return Buffer.concat(chunks);
 }
@@ -46,8 +48,8 @@ export function ciphertextOf(input: Buffer, form: 'raw' | 'base64' | undefined):
   if (form === undefined && decoded?.[0] === FORMAT) return decoded;
   throw new UsageError(
     form === 'base64'
-      ? 'the input is not base64'
-      : 'the input is not a ciphertext, neither raw nor base64; --raw or --base64 sends it all the same',
+      ? 'cannot read the input: it is not base64'
+      : 'cannot read the input: it is not a ciphertext, raw or in base64; give --raw or --base64 to send it anyway',
   );
 }
 
@@ -88,7 +90,7 @@ interface WriteOptions {
 export function refuseToOverwrite(files: readonly (string | undefined)[]): void {
   for (const file of files) {
     if (file !== undefined && existsSync(file)) {
-      throw new UsageError(`${file} exists already; --force overwrites it`);
+      throw new UsageError(`cannot write ${file}: it already exists; give --force to overwrite it`);
     }
   }
 }
@@ -109,6 +111,6 @@ export async function writeOutput(
       await handle.close();
     }
   } catch (error) {
-    throw new Error(`${file}: ${fileTrouble(error)}`, { cause: error });
+    throw new Error(`cannot write ${file}: ${fileTrouble(error)}`, { cause: error });
   }
 }

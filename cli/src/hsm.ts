@@ -27,7 +27,7 @@ export function addHsm(program: Command): void {
     );
   withWatch(hsm.command('rotate-root [tenant]'))
     .description(
-      'make a new root key, for what tenants share or for a tenant that has its own, and bring key versions under it',
+      'replace the root key that tenants share, or the one of a tenant with its own, and re-wrap key versions under it',
     )
     .action((tenant: string | undefined, _options, command: Command) =>
       rotate(command, (keyward, change) =>
@@ -35,7 +35,7 @@ export function addHsm(program: Command): void {
       ),
     );
   withWatch(hsm.command('rotate-seal'))
-    .description("make a new seal key, and seal every tenant's key versions anew under it")
+    .description("replace the seal key, and seal every tenant's key versions again under it")
     .action((_options, command: Command) =>
       rotate(command, (keyward, change) => keyward.rotateSealKey(change)),
     );
@@ -55,7 +55,7 @@ export function addHsm(program: Command): void {
     .description('show one root or seal key: tenants/acme/tokenKeys/…, or its UID')
     .option(
       '--tenant <tenant>',
-      'whose key it is, when <key> is only its UID; what tenants share unless given',
+      'the tenant of the key, if <key> is only its UID (default: system, for keys that tenants share)',
     )
     .action((key: string, _options, command: Command) =>
       withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
@@ -78,15 +78,12 @@ interface RotateOptions extends ChangeOptions {
 
 function withWatch(command: Command): Command {
   return withRequestId(command)
-    .option(
-      '--watch',
-      'follow the job that re-wraps the key versions to its end, and print the job',
-    )
+    .option('--watch', 'follow the job that re-wraps the key versions to its end, and print it')
     .addHelpText(
       'after',
-      '\nThe key before stays in the HSM until an operator destroys it. While the new one is not CURRENT yet, the service' +
-        '\ngoes on by itself: see "keyward hsm keys". Its job is in --output json.' +
-        '\nWith --watch, the exit code is 1 when the job ends PARTIAL or CANCELLED; see "keyward jobs watch --help".',
+      '\nThe replaced key stays in the HSM until an operator destroys it. While the new one is not CURRENT yet, the service' +
+        '\ncontinues automatically: see "keyward hsm keys". Its job is in --output json.' +
+        '\nWith --watch, the exit code is 1 if the job ends PARTIAL or CANCELLED; see "keyward jobs watch --help".',
     );
 }
 
@@ -118,10 +115,12 @@ async function jobOf(
   const until = Date.now() + timeoutMs;
   let key = made;
   while (key.state === 'CREATING' || key.state === 'CREATED') {
-    if (Date.now() >= until) throw new Error(`it is still ${key.state}`);
+    if (Date.now() >= until)
+      throw new Error(`cannot watch the job: ${key.name} is still ${key.state}`);
     await sleep(LOOK_AGAIN_MS);
     key = await keyward.getTokenKey({ name: key.name });
   }
-  if (key.rewrapJob === '') throw new Error(`it has started no job, and is ${key.state}`);
+  if (key.rewrapJob === '')
+    throw new Error(`cannot watch the job: ${key.name} has started none, and is ${key.state}`);
   return key.rewrapJob;
 }

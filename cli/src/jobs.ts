@@ -33,7 +33,7 @@ export function addJobs(program: Command): void {
   const jobs = program
     .command('jobs')
     .description(
-      "re-wrap jobs, which bring stored data keys under their keys' primary versions, and key versions under the root key",
+      "manage re-wrap jobs: stored data keys under their keys' primary versions, key versions under the root key",
     );
   addCreateJob(jobs);
   addListJobs(jobs);
@@ -45,7 +45,7 @@ export function addJobs(program: Command): void {
       }),
     );
   withRequestId(withTenant(jobs.command('cancel <job>'), 'job'))
-    .description('stop a job; what it has done stays done, and any later job takes up the rest')
+    .description('stop a job; its work so far stays, and any later job does the rest')
     .action((job: string, _options, command: Command) =>
       withClient<TenantOptions & ChangeOptions>(
         command,
@@ -67,11 +67,11 @@ function addCreateJob(jobs: Command): void {
     .description('start a job for one key, for a tenant, or for all tenants (-)')
     .option(
       '--key-versions',
-      'bring key versions under the current root key, not stored data keys; for a tenant, or for all',
+      're-wrap key versions under the current root key, not stored data keys; for a tenant, or for all',
     )
     .addHelpText(
       'after',
-      '\nWhile one of the same scope and kind is under way, that one is shown and none is started.' +
+      '\nIf a job of the same scope and kind is running, shows that one and starts none.' +
         '\n\n  keyward jobs create tenants/acme/keys/orders\n  keyward jobs create acme' +
         '\n  keyward jobs create - --key-versions',
     )
@@ -94,9 +94,9 @@ function addCreateJob(jobs: Command): void {
 function addListJobs(jobs: Command): void {
   withFilter(jobs.command('list [tenant]'), 'state', 'state = RUNNING')
     .description(
-      "list all of a tenant's jobs, newest first; those over all tenants are of tenants/system",
+      'list all of a tenant\'s jobs, newest first; jobs over all tenants are listed in "system"',
     )
-    .option('--tenant <tenant>', 'whose jobs, as well as by the argument')
+    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .action((whose: string | undefined, _options, command: Command) =>
       withClient<TenantOptions & ListOptions>(
         command,
@@ -104,7 +104,7 @@ function addListJobs(jobs: Command): void {
           const parent = oneTenant(
             whose,
             tenant,
-            'whose jobs? Name the tenant: keyward jobs list acme',
+            'cannot list jobs: no tenant is named; write keyward jobs list acme',
           );
           await printAll(output, JOB, keyward.rewrapJobs(parent, { filter }));
         },
@@ -114,11 +114,11 @@ function addListJobs(jobs: Command): void {
 
 function addWatchJob(jobs: Command): void {
   withTenant(jobs.command('watch <job>'), 'job')
-    .description('follow a job to its end, and print it as it ended')
+    .description('follow a job to its end, and print it')
     .addHelpText(
       'after',
-      '\nA terminal on standard error shows how far it is. Without --timeout it is followed for as long as it takes.' +
-        '\nThe exit code is 1 when it ends PARTIAL or CANCELLED; SUPERSEDED leaves the rest to a newer job, and is 0.',
+      '\nA terminal on standard error shows the progress. Without --timeout the command waits as long as it takes.' +
+        '\nThe exit code is 1 if the job ends PARTIAL or CANCELLED; SUPERSEDED leaves the rest to a newer job, and is 0.',
     )
     .action((job: string, _options, command: Command) =>
       withClient<TenantOptions>(
@@ -160,7 +160,8 @@ async function watchJob(
   } finally {
     progress.end();
   }
-  if (last === undefined) throw new Error(`the service says nothing of ${name}`);
+  if (last === undefined)
+    throw new Error(`cannot watch ${name}: the service reports nothing about it`);
   await printJob(output, last);
   return last;
 }
@@ -179,7 +180,7 @@ export async function watchRotation(
   try {
     job = await watchJob(keyward, await findJob(), command);
   } catch (error) {
-    process.stderr.write(`keyward: ${printable(rotated)}; watching its job failed:\n`);
+    process.stderr.write(`keyward: ${printable(rotated)}, but cannot watch its job:\n`);
     throw error;
   }
   requireWhole(job);
@@ -195,7 +196,7 @@ const COUNTED = {
 /** Throws for a job that ended with something left that no other job does. */
 function requireWhole({ state, kind, failed }: RewrapJob): void {
   if (state === 'PARTIAL') {
-    throw new Error(`the job ended PARTIAL: ${failed} ${COUNTED[kind]} could not be opened`);
+    throw new Error(`the job ended PARTIAL: it could not open ${failed} ${COUNTED[kind]}`);
   }
   if (state === 'CANCELLED') throw new Error('the job was cancelled');
 }

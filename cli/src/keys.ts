@@ -36,7 +36,7 @@ const UPDATE_TRIES = 5;
 
 /** Adds `keys`. */
 export function addKeys(program: Command): void {
-  const keys = program.command('keys').description("a tenant's keys and their versions");
+  const keys = program.command('keys').description("manage a tenant's keys and their versions");
   addCreateKey(keys);
   addListKeys(keys);
   withTenant(keys.command('get <key>'))
@@ -100,18 +100,18 @@ function addCreateKey(keys: Command): void {
   withRequestId(withTenant(keys.command('create <key>')))
     .description('create a key: tenants/acme/keys/orders, or orders with --tenant acme')
     .option('--description <text>', 'what it is for; not secret')
-    .addOption(pairsOption('--label', 'a label; repeat it for more'))
+    .addOption(pairsOption('--label', 'a label; repeatable'))
     .option(
       '--rotation-period <duration>',
-      'rotate it by itself, each time after so long: 90d, 12h',
+      'rotate it automatically after each such period: 90d, 12h',
       duration,
     )
     .option(
       '--next-rotation <time>',
-      'when first, in RFC 3339; after one period unless given',
+      'the first rotation, in RFC 3339 (default: after one period)',
       time,
     )
-    .option('--usage-limit <count>', 'rotate it after so many encryptions and data keys', count)
+    .option('--usage-limit <count>', 'rotate it after this many encryptions and data keys', count)
     .action((key: string, _options, command: Command) =>
       withClient<ScheduledKeyOptions>(command, async (keyward, { output, tenant, ...options }) => {
         const name = keyName(key, tenant);
@@ -135,7 +135,7 @@ function addCreateKey(keys: Command): void {
 function addListKeys(keys: Command): void {
   withFilter(keys.command('list [tenant]'), 'state and labels.{name}')
     .description("list all of a tenant's keys")
-    .option('--tenant <tenant>', 'whose keys, as well as by the argument')
+    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .action((whose: string | undefined, _options, command: Command) =>
       withClient<TenantOptions & ListOptions>(
         command,
@@ -143,7 +143,7 @@ function addListKeys(keys: Command): void {
           const parent = oneTenant(
             whose,
             tenant,
-            'whose keys? Name the tenant: keyward keys list acme',
+            'cannot list keys: no tenant is named; write keyward keys list acme',
           );
           await printAll(output, KEY, keyward.keys(parent, { filter }));
         },
@@ -159,18 +159,21 @@ function addUpdateKey(keys: Command): void {
   withEtag(withTenant(keys.command('update <key>')))
     .description("change a key's description or labels")
     .option('--description <text>', 'what it is for; not secret')
-    .addOption(pairsOption('--label', 'a label to add or change; repeat it for more'))
-    .addOption(wordsOption('--remove-label <name>', 'a label to remove; repeat it for more'))
+    .addOption(pairsOption('--label', 'a label to add or change; repeatable'))
+    .addOption(wordsOption('--remove-label <name>', 'a label to remove; repeatable'))
     .addHelpText(
       'after',
-      '\nLabels that are not named stay as they are. To repeat the command under --request-id, give --etag too.',
+      '\nOther labels stay unchanged. To repeat the command with --request-id, also give --etag.',
     )
     .action((key: string, _options, command: Command) =>
       withClient<UpdateOptions>(command, async (keyward, { output, tenant, ...options }) => {
         const { description, label, removeLabel } = options;
         const name = keyName(key, tenant);
         const both = removeLabel.find((word) => label.has(word));
-        if (both !== undefined) throw new UsageError(`is ${both} to be set or removed?`);
+        if (both !== undefined)
+          throw new UsageError(
+            `cannot update the key: --label and --remove-label both name ${both}`,
+          );
         if (label.size + removeLabel.length > 0) {
           await printOne(output, KEY, await updateLabels(keyward, name, options));
         } else if (description !== undefined) {
@@ -181,7 +184,9 @@ function addUpdateKey(keys: Command): void {
             await keyward.updateKey({ key: { name, description, etag }, ...change }),
           );
         } else {
-          throw new UsageError('what is to change? Give --description, --label or --remove-label');
+          throw new UsageError(
+            'cannot update the key: no change is named; give --description, --label or --remove-label',
+          );
         }
       }),
     );

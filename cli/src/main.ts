@@ -20,32 +20,29 @@ import { addKeys } from './keys.ts';
 import { addToken } from './token.ts';
 
 const AFTER_HELP = `
-Flags come before variables, and these before a profile (see "keyward profiles --help"). Without any of them, the
-development identity that "npm start" made is used: .keyward/client.json, looked for from the current folder upward.
+Flags take precedence over variables, and variables over a profile (see "keyward profiles --help"). Without any of
+these, the command uses the development identity that "npm start" makes: .keyward/client.json in the current folder or
+the nearest one above.
 
-Durations are written 90d, 12h, 30m or 45s, and times in RFC 3339: 2027-01-31T12:00:00Z.
+Write durations as 90d, 12h, 30m or 45s, and times in RFC 3339: 2027-01-31T12:00:00Z.
 
-Exit codes: 0 done; 1 the service refused, or its answer could not be written, or the job that was watched ended PARTIAL
-or CANCELLED, or a permission that was tested is missing, or an export does not verify; 2 something given can't be
-used; 3 the service can't be reached. KEYWARD_DEBUG=1 shows where an error came from.`;
+Exit codes: 0 done; 1 the service refused, or its answer could not be written, or a watched job ended PARTIAL or
+CANCELLED, or a tested permission is missing, or an export failed verification; 2 an argument, option or file cannot be
+used; 3 the service cannot be reached. KEYWARD_DEBUG=1 shows where an error came from.`;
 
 function build(): Command {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
   const program = new Command('keyward')
-    .description('Keys, encryption and decryption by the Keyward key management service.')
+    .description('Manage keys, encrypt and decrypt with the Keyward key management service.')
     .version(version)
     .addOption(
-      new Option('--output <format>', 'how to print').choices(['table', 'json']).default('table'),
+      new Option('--output <format>', 'the output format')
+        .choices(['table', 'json'])
+        .default('table'),
     )
-    .option(
-      '--profile <name>',
-      'the named connection to use (KEYWARD_PROFILE; see "keyward profiles")',
-    )
-    .option('--address <host:port>', 'where the service is (KEYWARD_ADDRESS)')
-    .option(
-      '--ca-file <file>',
-      "PEM of the authority of the service's certificate (KEYWARD_CA_FILE)",
-    )
+    .option('--profile <name>', 'the profile to use (KEYWARD_PROFILE; see "keyward profiles")')
+    .option('--address <host:port>', 'the address of the service (KEYWARD_ADDRESS)')
+    .option('--ca-file <file>', "PEM of the CA of the service's certificate (KEYWARD_CA_FILE)")
     .option('--cert-file <file>', 'PEM of your certificate (KEYWARD_CERT_FILE)')
     .option('--key-file <file>', "PEM of your certificate's private key (KEYWARD_KEY_FILE)")
     .option(

@@ -13,7 +13,7 @@ export const SHARED = 'tenants/system';
 export function tenantName(given: string): string {
   const name = given.includes('/') ? given : `tenants/${given}`;
   if (!/^tenants\/[^/]+$/.test(name)) {
-    throw new UsageError(`${given} is not a tenant: write acme or tenants/acme`);
+    throw new UsageError(`cannot use ${given}: it is not a tenant; write acme or tenants/acme`);
   }
   return name;
 }
@@ -31,7 +31,7 @@ export function oneTenant(
   if (whose === undefined) throw new UsageError(question);
   const name = tenantName(whose);
   if (tenant !== undefined && tenantName(tenant) !== name) {
-    throw new UsageError(`${given} is not ${tenant}: name one tenant`);
+    throw new UsageError(`cannot use both ${given} and --tenant ${tenant}: name one tenant`);
   }
   return name;
 }
@@ -68,7 +68,7 @@ export function roleBindingName(given: string, tenant: string | undefined): stri
 export function ownRoleName(given: string, tenant: string | undefined): string {
   if (given.startsWith('roles/')) {
     throw new UsageError(
-      `${given} is predefined: "keyward access roles acme" shows it among the tenant's own`,
+      `cannot use ${given}: it is a predefined role; "keyward access roles acme" shows it`,
     );
   }
   return tenantsName(given, tenant, { what: 'role', collection: 'roles', example: 'opener' });
@@ -120,18 +120,20 @@ function tenantsName(
   if (!given.includes('/') && given !== '') {
     if (parent === undefined) {
       throw new UsageError(
-        `which tenant's ${what} is ${given}? Write tenants/…/${collection}/${given}, or give --tenant as well`,
+        `cannot find the ${what} ${given}: its tenant is missing; write tenants/…/${collection}/${given}, or give --tenant`,
       );
     }
     return `${parent}/${collection}/${given}`;
   }
   if (!new RegExp(`^tenants/[^/]+/${collection}/[^/]+$`).test(given)) {
     throw new UsageError(
-      `${given} is not a ${what}: write tenants/acme/${collection}/${example}, or ${example} with --tenant acme`,
+      `cannot use ${given}: it is not a ${what}; write tenants/acme/${collection}/${example}, or ${example} with --tenant acme`,
     );
   }
   if (parent !== undefined && parentOf(given) !== parent) {
-    throw new UsageError(`${given} is not a ${what} of ${parent}`);
+    throw new UsageError(
+      `cannot use ${given}: it is not a ${what} of ${parent}, which --tenant names`,
+    );
   }
   return given;
 }
@@ -146,7 +148,7 @@ function keysName(
   if (key === undefined) {
     const short = `orders/${collection}/${example}`;
     throw new UsageError(
-      `${given} is not a ${what}: write tenants/acme/keys/${short}, or ${short} with --tenant acme`,
+      `cannot use ${given}: it is not a ${what}; write tenants/acme/keys/${short}, or ${short} with --tenant acme`,
     );
   }
   return `${keyName(key, tenant)}/${collection}/${id}`;

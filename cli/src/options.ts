@@ -46,7 +46,7 @@ export function wordsOption(flags: string, description: string): Option {
 
 /** The encryption context. */
 export function contextOption(): Option {
-  return pairsOption('--context', 'a pair of the encryption context; repeat it for more');
+  return pairsOption('--context', 'a pair of the encryption context; repeatable');
 }
 
 /**
@@ -59,14 +59,16 @@ export function claimPath(text: string): string[] {
     path = JSON.parse(text);
   } catch {}
   if (Array.isArray(path) && path.every((name) => typeof name === 'string')) return path;
-  throw new UsageError(`${text} is not a claim: write chat.id, or a list of names in JSON`);
+  throw new UsageError(
+    `cannot use ${text}: it is not a claim; write chat.id, or a list of names in JSON`,
+  );
 }
 
 /** Adds `--tenant`, for an argument such as `<key>` that may be an id alone. */
 export function withTenant(command: Command, what = 'key', argument = what): Command {
   return command.option(
     '--tenant <tenant>',
-    `whose ${what} it is, when <${argument}> is only its id`,
+    `the tenant of the ${what}, if <${argument}> is only its id`,
   );
 }
 
@@ -86,14 +88,14 @@ export function withFilter(
 export function withRequestId(command: Command): Command {
   return command.option(
     '--request-id <uuid>',
-    'the same command with the same id, within 24 hours, changes nothing more',
+    'make the command safe to repeat: the same id within 24 hours changes nothing more',
   );
 }
 
 /** Adds `--etag` and `--request-id`. */
 export function withEtag(command: Command): Command {
   return withRequestId(
-    command.option('--etag <etag>', 'refuse when it has changed since (see --output json)'),
+    command.option('--etag <etag>', 'refuse if it has changed since this etag (see --output json)'),
   );
 }
 

@@ -68,14 +68,16 @@ export function profileOf(
 ): Profile | undefined {
   if (profiles === undefined) {
     if (name === undefined) return undefined;
-    throw new UsageError(`there is no profile ${name}, since there is no ${usersFile()}`);
+    throw new UsageError(`cannot use the profile ${name}: there is no ${usersFile()}`);
   }
   const wanted = name ?? profiles.defaultName;
   if (wanted === undefined) return undefined;
   const settings = profiles.byName.get(wanted);
   if (settings === undefined) {
     const names = [...profiles.byName.keys()].join(', ') || 'none';
-    throw new UsageError(`${profiles.file} has no profile ${wanted}; it has ${names}`);
+    throw new UsageError(
+      `cannot use the profile ${wanted}: ${profiles.file} does not have it, but ${names}`,
+    );
   }
   return { name: wanted, settings };
 }
@@ -89,10 +91,11 @@ export function refuseOthersFile(
   const self = process.getuid?.();
   if (self === undefined) return;
   if (uid !== self && uid !== 0)
-    throw new UsageError(`${file} belongs to another user and is not used`);
-  if ((mode & 0o022) !== 0) throw new UsageError(`${file} can be changed by others: chmod go-w it`);
+    throw new UsageError(`cannot use ${file}: it belongs to another user`);
+  if ((mode & 0o022) !== 0)
+    throw new UsageError(`cannot use ${file}: others can change it; chmod go-w it`);
   if (secret && (mode & 0o077) !== 0)
-    throw new UsageError(`${file} can be read by others: chmod 600 it`);
+    throw new UsageError(`cannot use ${file}: others can read it; chmod 600 it`);
 }
 
 /** `.keyward/` with a file of that name, in this folder or the nearest above it. */
@@ -111,7 +114,7 @@ function statOf(file: string): Stats {
   try {
     return statSync(file);
   } catch (error) {
-    throw new UsageError(`${file}: ${fileTrouble(error)}`, { cause: error });
+    throw new UsageError(`cannot read ${file}: ${fileTrouble(error)}`, { cause: error });
   }
 }
 
@@ -121,11 +124,14 @@ function readProfilesFile(file: string): Profiles {
   const content = readJson(file);
   const { default: defaultName, profiles, ...rest } = isObject(content) ? content : {};
   const [unknown] = Object.keys(rest);
-  if (unknown !== undefined) throw new UsageError(`${file} has ${unknown}, which is not known`);
+  if (unknown !== undefined)
+    throw new UsageError(`cannot use ${file}: it has ${unknown}, which is not known`);
   if (!isObject(profiles))
-    throw new UsageError(`${file} lacks profiles: {"profiles": {"name": {…}}}`);
+    throw new UsageError(
+      `cannot use ${file}: it lacks profiles; write {"profiles": {"name": {…}}}`,
+    );
   if (defaultName !== undefined && typeof defaultName !== 'string')
-    throw new UsageError(`default in ${file} must be the name of a profile`);
+    throw new UsageError(`cannot use ${file}: default must be the name of a profile`);
   const entries = Object.entries(profiles).map(
     ([name, profile]) => [name, readSettings(profile, file, `profile ${name} in ${file}`)] as const,
   );
@@ -137,7 +143,7 @@ export function readJson(file: string): unknown {
   try {
     return JSON.parse(readFileSync(file, 'utf8'));
   } catch (error) {
-    throw new UsageError(`${file} can't be read: ${fileTrouble(error)}`, { cause: error });
+    throw new UsageError(`cannot read ${file}: ${fileTrouble(error)}`, { cause: error });
   }
 }
 
@@ -146,16 +152,16 @@ export function readJson(file: string): unknown {
  * a UsageError.
  */
 export function readSettings(content: unknown, file: string, what: string): Settings {
-  if (!isObject(content)) throw new UsageError(`${what} must be an object`);
+  if (!isObject(content)) throw new UsageError(`cannot use ${what}: it must be an object`);
   const settings: Settings = {};
   for (const [name, value] of Object.entries(content)) {
     const setting = SETTINGS.find((each) => each === name);
     if (setting === undefined)
       throw new UsageError(
-        `${what} has ${name}, which is not known; known are ${SETTINGS.join(', ')}`,
+        `cannot use ${what}: it has ${name}, which is not known; known are ${SETTINGS.join(', ')}`,
       );
     if (typeof value !== 'string' || value === '')
-      throw new UsageError(`${name} of ${what} must be a text`);
+      throw new UsageError(`cannot use ${what}: its ${name} must be a string`);
     settings[setting] = setting.endsWith('File') ? resolve(dirname(file), value) : value;
   }
   return settings;

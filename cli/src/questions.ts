@@ -33,11 +33,11 @@ interface TestOptions extends TenantOptions {
 
 function addTest(access: Command): void {
   withTenant(access.command('test <resource> <permissions...>'), 'key', 'resource')
-    .description('show which permissions you have on a tenant or a key; anybody may ask')
+    .description('show which permissions you have on a tenant or a key; every caller may ask')
     .addOption(contextOption())
     .addHelpText(
       'after',
-      '\nThe exit code is 1 when one of them is missing.' +
+      '\nThe exit code is 1 if one of them is missing.' +
         '\n\n  keyward access test tenants/acme/keys/orders data.encrypt data.decrypt --context order=17',
     )
     .action((given: string, permissions: string[], _options, command: Command) =>
@@ -55,7 +55,7 @@ function addTest(access: Command): void {
         await (output === 'json' ? printJson(answer) : printTable(PERMISSION, rows));
         const missing = rows.filter(({ allowed }) => !allowed).map(({ permission }) => permission);
         if (missing.length > 0)
-          throw new Error(`you do not have ${missing.join(', ')} on ${resource}`);
+          throw new Error(`permissions missing on ${resource}: ${missing.join(', ')}`);
       }),
     );
 }
@@ -69,20 +69,17 @@ interface ExplainOptions extends TestOptions {
 function addExplain(access: Command): void {
   withTenant(access.command('explain <resource> <permission>'), 'key', 'resource')
     .description(
-      'show whether somebody may do something with a tenant or a key, and what his bindings lack',
+      'show whether a caller has a permission on a tenant or a key, and what their bindings lack',
     )
-    .requiredOption('--principal <name>', 'who, as whoami shows it')
-    .addOption(wordsOption('--group <issuer/group>', 'a group of his token; repeat it for more'))
+    .requiredOption('--principal <name>', 'the caller, as whoami shows it')
+    .addOption(wordsOption('--group <issuer/group>', 'a group in the caller’s token; repeatable'))
     .addOption(
-      pairsOption(
-        '--claim',
-        'a claim of his token, as far as bindings ask for it; repeat it for more',
-      ),
+      pairsOption('--claim', 'a claim in the caller’s token that a binding asks for; repeatable'),
     )
     .addOption(contextOption())
     .addHelpText(
       'after',
-      '\nDecides by what it is told of him, and looks at no token of his. Claims are named as in "access bind". The exit code' +
+      '\nDecides by the given options, and reads no token. Claims are named as in "access bind". The exit code' +
         '\nis 0 whatever the answer is.' +
         '\n\n  keyward access explain tenants/acme/keys/orders data.decrypt --principal jwt:corp/alice --group corp/support',
     )
@@ -138,14 +135,14 @@ function obstacleIn(
     case 'KEY':
       return resource.includes('/keys/')
         ? 'it is for other keys'
-        : 'it is for some keys only, not for the tenant as a whole';
+        : 'it is only for some keys, not for the tenant as a whole';
     case 'EXPIRED':
-      return 'it has ended';
+      return 'it has expired';
     case 'CONTEXT':
       return hasContext
-        ? 'its conditions are not met by that encryption context'
-        : 'it wants an encryption context, and there is none';
+        ? 'the encryption context does not meet its conditions'
+        : 'it requires an encryption context, and none is given';
     case 'UNSPECIFIED':
-      return 'something keeps it from that which this command is too old to know';
+      return 'an obstacle applies that this release of the command does not know';
   }
 }

@@ -21,19 +21,19 @@ export function addRoles(access: Command): void {
   access
     .command('roles [tenant]')
     .description(
-      "list the roles that can be given in a tenant: the predefined ones, and the tenant's own",
+      "list the roles that can be bound in a tenant: the predefined ones, and the tenant's own",
     )
-    .option('--tenant <tenant>', 'in which tenant, as well as by the argument')
+    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .action((whose: string | undefined, _options, command: Command) =>
       withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
-        const question = 'in which tenant? Name it: keyward access roles acme';
+        const question = 'cannot list roles: no tenant is named; write keyward access roles acme';
         const { roles } = await keyward.listRoles({ parent: oneTenant(whose, tenant, question) });
         await printAll(output, ROLE, roles);
       }),
     );
   const role = access
     .command('role')
-    .description('a tenant\'s own roles; predefined ones are in "roles"');
+    .description('manage a tenant\'s own roles; "roles" also lists the predefined ones');
   addCreateRole(role);
   withTenant(role.command('get <role>'), 'role')
     .description("show one of a tenant's own roles")
@@ -43,7 +43,7 @@ export function addRoles(access: Command): void {
       }),
     );
   withRequestId(withTenant(role.command('delete <role>'), 'role'))
-    .description("delete one of a tenant's own roles, which no binding may give")
+    .description("delete one of a tenant's own roles that no binding gives")
     .action((given: string, _options, command: Command) =>
       withClient<TenantOptions & ChangeOptions>(
         command,
@@ -62,7 +62,7 @@ interface CreateOptions extends TenantOptions, ChangeOptions {
 function addCreateRole(role: Command): void {
   withRequestId(withTenant(role.command('create <role> <permissions...>'), 'role'))
     .description(
-      'make a role: tenants/acme/roles/opener, or opener with --tenant acme, and its permissions',
+      'create a role with permissions: tenants/acme/roles/opener, or opener with --tenant acme',
     )
     .option('--description <text>', 'what it is for; not secret')
     .addHelpText(

@@ -29,8 +29,7 @@ export function addRotation(keys: Command): void {
   addRotate(keys);
   addSchedule(keys);
   addChange(withTenant(keys.command('pause <key>')), {
-    description:
-      'have the service leave a key alone: not rotated by itself, not re-wrapped, not destroyed',
+    description: 'stop automatic work on a key: rotation, re-wrapping and destruction',
     columns: SCHEDULE,
     nameOf: keyName,
     change: (keyward, request) => pause(keyward, request, true),
@@ -64,14 +63,11 @@ interface RotateOptions extends TenantOptions, ChangeOptions {
 
 function addRotate(keys: Command): void {
   withEtag(withTenant(keys.command('rotate <key>')))
-    .description('make a new primary version; older ones go on decrypting')
-    .option(
-      '--watch',
-      'follow the job that re-wraps the stored data keys to its end, and print the job',
-    )
+    .description('create a new primary version; older ones can still decrypt')
+    .option('--watch', 'follow the job that re-wraps the stored data keys to its end, and print it')
     .addHelpText(
       'after',
-      '\nWith --watch, the exit code is 1 when the job ends PARTIAL or CANCELLED; see "keyward jobs watch --help".',
+      '\nWith --watch, the exit code is 1 if the job ends PARTIAL or CANCELLED; see "keyward jobs watch --help".',
     )
     .action((key: string, { watch }: RotateOptions, command: Command) =>
       withClient<RotateOptions>(
@@ -98,7 +94,7 @@ async function jobOf(keyward: KeywardClient, version: string): Promise<string> {
   for await (const { toVersion, rewrapJob } of keyward.rotations(key ?? '', { pageSize: 10 })) {
     if (toVersion === version) return rewrapJob;
   }
-  throw new Error(`the service knows no rotation to ${version}`);
+  throw new Error(`cannot watch the job: the service has no rotation to ${version}`);
 }
 
 interface ScheduleOptions extends TenantOptions, ChangeOptions {
@@ -110,20 +106,20 @@ interface ScheduleOptions extends TenantOptions, ChangeOptions {
 
 function addSchedule(keys: Command): void {
   withEtag(withTenant(keys.command('schedule <key>')))
-    .description('change when a key is rotated by itself')
-    .option('--period <duration>', 'each time after so long: 90d, 12h', duration)
-    .option('--no-period', 'not by time')
+    .description('change when a key is rotated automatically')
+    .option('--period <duration>', 'rotate it after each such period: 90d, 12h', duration)
+    .option('--no-period', 'do not rotate it by time')
     .option(
       '--next <time>',
-      'when next, in RFC 3339; with a new period, one period from now unless given',
+      'the next rotation, in RFC 3339 (default with a new period: one period from now)',
       time,
     )
     .option(
       '--usage-limit <count>',
-      'after so many encryptions and data keys; 0 for no limit',
+      'rotate it after this many encryptions and data keys; 0 for no limit',
       count,
     )
-    .addHelpText('after', '\nWhat is not named stays as it is.')
+    .addHelpText('after', '\nOther settings stay unchanged.')
     .action((key: string, _options, command: Command) =>
       withClient<ScheduleOptions>(command, async (keyward, { output, tenant, ...options }) => {
         const { period, next, usageLimit } = options;
@@ -134,7 +130,7 @@ function addSchedule(keys: Command): void {
         });
         if (Object.keys(schedule).length === 0) {
           throw new UsageError(
-            'what is to change? Give --period, --no-period, --next or --usage-limit',
+            'cannot change the schedule: no change is named; give --period, --no-period, --next or --usage-limit',
           );
         }
         const { etag = '', ...change } = changeOf(options);

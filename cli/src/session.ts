@@ -68,10 +68,8 @@ export async function withClient<Options extends object>(
   } catch (error) {
     const { code, path } = error as NodeJS.ErrnoException;
     if (path !== undefined)
-      throw new UsageError(`${path}: ${fileTrouble(error)}`, { cause: error });
-    const what = code?.startsWith('ERR_OSSL')
-      ? 'the CA, certificate or key file is not usable: '
-      : '';
+      throw new UsageError(`cannot read ${path}: ${fileTrouble(error)}`, { cause: error });
+    const what = code?.startsWith('ERR_OSSL') ? 'cannot use the CA, certificate or key file: ' : '';
     throw new UsageError(what + (error as Error).message, { cause: error });
   }
   try {
@@ -175,9 +173,9 @@ function callerOf({ certFile, keyFile, tokenFile }: Settings) {
 function lacks(setting: Setting, profile: Profile | undefined): string {
   const { flag, variable } = SOURCES[setting];
   if (profile !== undefined)
-    return `the profile ${profile.name} lacks ${setting}: add it, or give ${flag}`;
+    return `cannot connect: the profile ${profile.name} lacks ${setting}; add it, or give ${flag}`;
   return (
-    `${setting} is not known: give ${flag}, set ${variable}, name a profile (keyward profiles), or work in a folder ` +
+    `cannot connect: no ${setting} is given; give ${flag}, set ${variable}, name a profile (keyward profiles), or work in a folder ` +
     'with a running development service (.keyward/client.json, made by npm start)'
   );
 }
@@ -188,6 +186,6 @@ function developmentIdentity(): Settings | undefined {
   refuseOthersFile(file);
   const identity = readSettings(readJson(file), file, file);
   const lacking = lackingOf(identity);
-  if (lacking !== undefined) throw new UsageError(`${file} lacks ${lacking}`);
+  if (lacking !== undefined) throw new UsageError(`cannot use ${file}: it lacks ${lacking}`);
   return identity;
 }

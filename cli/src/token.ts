@@ -12,13 +12,13 @@ import { withClient } from './session.ts';
 
 /** Adds `token`. */
 export function addToken(program: Command): void {
-  const token = program.command('token').description('the HSM token that the service uses');
+  const token = program.command('token').description('show the HSM token that the service uses');
   token
     .command('status')
     .description(
-      "show the token, the environment's objects in it, and how much is under each root key",
+      "show the token, the environment's objects in it, and how many key versions are under each root key",
     )
-    .addHelpText('after', '\n--output json has every required attribute of every object.')
+    .addHelpText('after', '\n--output json shows every required attribute of every object.')
     .action((_options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         const status = await keyward.getTokenStatus();

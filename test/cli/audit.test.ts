@@ -128,8 +128,8 @@ describe('keyward audit', () => {
       ['audit list acme --tenant other', /acme is not other/],
       ['audit list acme --since yesterday', /Write RFC 3339/],
       ['audit tail - --from x', /Write a whole number/],
-      ['audit verify nowhere', /which key has signed it\? Give --public-key/],
-      ['audit verify nowhere --public-key nowhere.pem', /nowhere.pem: there is no such file/],
+      ['audit verify nowhere', /no key is given; give --public-key/],
+      ['audit verify nowhere --public-key nowhere.pem', /nowhere.pem: it does not exist/],
     ];
     for (const [args, message] of cases) {
       const { code, stderr } = await keyward(args);

@@ -47,7 +47,7 @@ describe('keys in the HSM', () => {
     const cases: [string, RegExp][] = [
       ['hsm rotate-root tenants/acme/keys/orders', /is not a tenant/],
       ['hsm keys tenants/', /is not a tenant/],
-      ['hsm key tenants/acme/keys/orders', /is not a token key: write tenants\/acme\/tokenKeys\/…/],
+      ['hsm key tenants/acme/keys/orders', /is not a token key; write tenants\/acme\/tokenKeys\/…/],
       [`hsm key ${TOKEN_KEY} --tenant acme`, /is not a token key of tenants\/acme/],
       ['hsm rotate-seal acme', /too many arguments/],
     ];

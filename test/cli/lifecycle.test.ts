@@ -150,7 +150,7 @@ describe('commands about rotation, stored data keys and destruction', () => {
       [`keys create ${KEY} --rotation-period 90`, /Write 90d, 12h, 30m or 45s/],
       [`keys create ${KEY} --next-rotation tomorrow`, /Write RFC 3339/],
       [`keys create ${KEY} --usage-limit many`, /Write a whole number/],
-      [`keys schedule ${KEY}`, /what is to change\?/],
+      [`keys schedule ${KEY}`, /no change is named/],
       [`keys schedule ${KEY} --next 2027-02-29T00:00:00Z`, /Write RFC 3339/],
       [`keys destroy ${KEY} --window 30`, /Write days, as in 30d/],
       [`keys destroy ${KEY} --window 36h`, /Write days, as in 30d/],
@@ -159,12 +159,12 @@ describe('commands about rotation, stored data keys and destruction', () => {
       [`keys version destroy ${KEY}`, /is not a version/],
       [
         `stored-data-keys get ${KEY}`,
-        /is not a stored data key: write tenants\/acme\/keys\/orders\/dataKeys/,
+        /is not a stored data key; write tenants\/acme\/keys\/orders\/dataKeys/,
       ],
       ['stored-data-keys get orders/dataKeys/db', /which tenant's key is orders\?/],
       ['jobs get 018f0000', /which tenant's job is 018f0000\?/],
       [`jobs get ${JOB} --tenant other`, /is not a job of tenants\/other/],
-      ['jobs list', /whose jobs\?/],
+      ['jobs list', /cannot list jobs/],
       ['jobs create tenants/acme/rewrapJobs/x', /is not a tenant/],
     ];
     const outcomes = await Promise.all(cases.map(([args]) => keyward(args)));
@@ -350,7 +350,7 @@ describe('destroy', () => {
         '',
         'The audit log keeps names.',
         '',
-        'Copies of its root keys, each to be seen to:',
+        'Its root keys must also be destroyed in each of these copies:',
         '- Backups of the token.',
         '- Other tokens of the cluster.',
         '',
@@ -452,7 +452,7 @@ describe('stored-data-keys', () => {
       fake.seen = {};
       const second = await keyward(command);
       assert.deepEqual([second.code, fake.seen], [2, {}]);
-      assert.match(second.stderr, /stored\.bin exists already/);
+      assert.match(second.stderr, /stored\.bin: it already exists/);
     }
     const piped = await keyward(`stored-data-keys get ${DATA_KEY} --plaintext-out -`);
     assert.deepEqual(piped.bytes, plaintext);
@@ -622,7 +622,7 @@ describe('help of a group', () => {
     }
     assert.match(
       (await keyward('jobs watch --help')).stdout,
-      /exit code is 1 when it ends PARTIAL or CANCELLED/,
+      /exit code is 1 if the job ends PARTIAL or CANCELLED/,
     );
   });
 });

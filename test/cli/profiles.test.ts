@@ -79,7 +79,7 @@ describe('a profile', () => {
 
   it('is of no use where there is no default and none is named: the development identity is', async () => {
     await write({ profiles: { good: { ...reached(), ...CERTIFICATE } } });
-    assert.match((await keyward('whoami')).stderr, /absent: there is no such file/);
+    assert.match((await keyward('whoami')).stderr, /absent: it does not exist/);
     assert.equal((await keyward('whoami --profile good')).code, 0);
   });
 
@@ -118,7 +118,7 @@ describe('a profile', () => {
     const absent = await keyward('whoami', { KEYWARD_PROFILES: 'absent.json' });
     assert.deepEqual(
       [absent.code, absent.stderr],
-      [2, `keyward: ${join(home, 'absent.json')}: there is no such file\n`],
+      [2, `keyward: cannot read ${join(home, 'absent.json')}: it does not exist\n`],
     );
   });
 
@@ -146,7 +146,10 @@ describe('a profile', () => {
     const files = `--cert-file ${certs}/cert.pem --key-file ${certs}/key.pem --ca-file ${certs}/ca.pem`;
     const whole = `whoami --address ${fake.service.address} ${files}`;
     assert.equal((await keyward(whole)).code, 0);
-    assert.match((await keyward(`${whole} --profile good`)).stderr, /profiles\.json can't be read/);
+    assert.match(
+      (await keyward(`${whole} --profile good`)).stderr,
+      /cannot read \S+profiles\.json/,
+    );
   });
 
   it('brings its token, its certificate, or both; a given one alone', async () => {
@@ -185,12 +188,12 @@ describe('a profile', () => {
 describe('a profiles file', () => {
   it('that is not as it must be is refused, with what is wrong of it', async () => {
     const cases: [content: unknown, refused: RegExp][] = [
-      ['{', /profiles\.json can't be read/],
+      ['{', /cannot read \S+profiles\.json/],
       [[], /lacks profiles/],
       [{}, /lacks profiles/],
       [{ profiles: [] }, /lacks profiles/],
       [{ profiles: {}, defaults: 'a' }, /has defaults, which is not known/],
-      [{ profiles: {}, default: 7 }, /default in \S+ must be the name/],
+      [{ profiles: {}, default: 7 }, /cannot use \S+: default must be the name/],
       [{ profiles: {}, default: 'a' }, /has no profile a; it has none/],
       [{ default: 'toString', profiles: { a: {} } }, /has no profile toString; it has a\n/],
       [{ default: 'a', profiles: { a: 'b' } }, /profile a in \S+ must be an object/],
@@ -208,7 +211,7 @@ describe('a profiles file', () => {
       ],
       [
         { default: 'a', profiles: { a: { address: 'x:1' } } },
-        /the profile a lacks caFile: add it, or give --ca-file/,
+        /the profile a lacks caFile; add it, or give --ca-file/,
       ],
       [{ default: 'a', profiles: { a: reached() } }, /the profile a lacks certFile/],
       [
@@ -233,12 +236,12 @@ describe('a profiles file', () => {
     });
     const folder = join(home, '.config', 'keyward');
     const cases: [name: string, modes: number[], refused: RegExp, good: number][] = [
-      ['profiles.json', [0o620, 0o602], /can be changed by others: chmod go-w it/, 0o644],
-      ['certs/ca.pem', [0o664, 0o646], /can be changed by others/, 0o644],
-      ['certs/cert.pem', [0o664, 0o646], /can be changed by others/, 0o644],
-      ['certs/key.pem', [0o620, 0o602], /can be changed by others/, 0o600],
-      ['certs/key.pem', [0o640, 0o604], /can be read by others: chmod 600 it/, 0o400],
-      ['token', [0o640, 0o604], /can be read by others: chmod 600 it/, 0o400],
+      ['profiles.json', [0o620, 0o602], /others can change it; chmod go-w it/, 0o644],
+      ['certs/ca.pem', [0o664, 0o646], /others can change it/, 0o644],
+      ['certs/cert.pem', [0o664, 0o646], /others can change it/, 0o644],
+      ['certs/key.pem', [0o620, 0o602], /others can change it/, 0o600],
+      ['certs/key.pem', [0o640, 0o604], /others can read it; chmod 600 it/, 0o400],
+      ['token', [0o640, 0o604], /others can read it; chmod 600 it/, 0o400],
     ];
     for (const [name, modes, refused, good] of cases) {
       for (const mode of modes) {
@@ -338,6 +341,6 @@ describe('profiles', () => {
 
   it('that are not there are missed', async () => {
     const { code, stderr } = await keyward('profiles');
-    assert.deepEqual([code, stderr], [2, `keyward: there are no profiles: there is no ${file}\n`]);
+    assert.deepEqual([code, stderr], [2, `keyward: cannot list profiles: there is no ${file}\n`]);
   });
 });

@@ -410,7 +410,7 @@ describe('the keyward command against the service', () => {
     assert.equal(
       (await done(`${question} ${caller}`)).stdout,
       `${caller} does not have data.encrypt on ${key}.\n\n` +
-        'tenants/bound/roleBindings/orders (roles/encrypter): it wants an encryption context, and there is none.\n',
+        'tenants/bound/roleBindings/orders (roles/encrypter): it requires an encryption context, and none is given.\n',
     );
     assert.match(
       (await keyward(`--profile orders ${question} ${caller}`)).stderr,
@@ -463,7 +463,7 @@ describe('the keyward command against the service', () => {
     const other = await done(`${explain} --claim ${chat}=8 --context chat=7`);
     assert.match(
       other.stdout,
-      /\n\S+\/a \(\S+\): its conditions are not met by that encryption context\.\n$/,
+      /\n\S+\/a \(\S+\): the encryption context does not meet its conditions\.\n$/,
     );
     const own = await done(`${explain} --claim ${chat}=7 --context chat=7`);
     assert.match(own.stdout, /, by tenants\/roles\/roleBindings\/a\.\n/);
