@@ -247,11 +247,11 @@ describe('role bindings and roles', () => {
       [`${bind} --principal a --context-claim b=[1]`, /\[1\] is not a claim/],
       [`${bind} --principal a --context-claim b=["c"`, /is not a claim; write chat\.id/],
       ['access bindings', /cannot list bindings/],
-      ['access get orders', /which tenant's role binding is orders\?/],
+      ['access get orders', /the role binding orders: its tenant is missing/],
       [`access unbind ${KEY}`, /is not a role binding/],
       ['access roles', /cannot list roles/],
-      ['access role get opener', /which tenant's role is opener\?/],
-      ['access role get roles/decrypter', /roles\/decrypter is predefined/],
+      ['access role get opener', /the role opener: its tenant is missing/],
+      ['access role get roles/decrypter', /roles\/decrypter: it is a predefined role/],
       [`access role create ${ROLE}`, /missing required argument 'permissions'/],
       ['access test acme', /missing required argument 'permissions'/],
       ['access explain acme keys.get', /required option '--principal <name>' not specified/],
@@ -307,7 +307,7 @@ describe('access test', () => {
     const { code, stdout, stderr } = await keyward(args);
     assert.equal(code, 1);
     assert.match(stdout, /\ndata\.decrypt +no\nkeys\.get +yes\ndata\.encrypt +no\n$/);
-    assert.equal(stderr, `keyward: you do not have data.decrypt, data.encrypt on ${KEY}\n`);
+    assert.equal(stderr, `keyward: permissions missing on ${KEY}: data.decrypt, data.encrypt\n`);
     const json = await keyward(`${args} --output json`);
     assert.deepEqual([json.code, JSON.parse(json.stdout)], [1, { permissions: ['keys.get'] }]);
   });
@@ -358,12 +358,12 @@ describe('access explain', () => {
     const inContext = await keyward(`${args} --context order=17`);
     assert.match(
       inContext.stdout,
-      /\nb\/3 \S+ its conditions are not met by that encryption context, and/,
+      /\nb\/3 \S+ the encryption context does not meet its conditions, and/,
     );
     const tenant = await keyward('access explain acme keys.list --principal a');
     assert.match(
       tenant.stdout,
-      /keys\.list, and it is for some keys only, not for the tenant as a whole\./,
+      /keys\.list, and it is only for some keys, not for the tenant as a whole\./,
     );
     const json = JSON.parse((await keyward(`${args} --output json`)).stdout);
     assert.deepEqual([json.allowed, json.considered[0].obstacles], [false, ['PERMISSION', 'KEY']]);

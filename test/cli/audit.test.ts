@@ -124,8 +124,8 @@ describe('keyward audit', () => {
 
   it('refuses what it can not use, before it asks', async () => {
     const cases: [args: string, message: RegExp][] = [
-      ['audit list', /whose entries\? Name the tenant, or - for all: keyward audit list acme/],
-      ['audit list acme --tenant other', /acme is not other/],
+      ['audit list', /cannot list entries: no tenant is named; write keyward audit list acme/],
+      ['audit list acme --tenant other', /cannot use both acme and --tenant other/],
       ['audit list acme --since yesterday', /Write RFC 3339/],
       ['audit tail - --from x', /Write a whole number/],
       ['audit verify nowhere', /no key is given; give --public-key/],

@@ -400,7 +400,7 @@ describe('the keyward command against the service', () => {
     );
     assert.deepEqual(
       [test.code, test.stderr],
-      [1, `keyward: you do not have data.decrypt on ${key}\n`],
+      [1, `keyward: permissions missing on ${key}: data.decrypt\n`],
     );
 
     const { code, stderr } = await keyward(encrypt, 'p');
