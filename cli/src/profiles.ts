@@ -76,7 +76,7 @@ export function profileOf(
   if (settings === undefined) {
     const names = [...profiles.byName.keys()].join(', ') || 'none';
     throw new UsageError(
-      `cannot use the profile ${wanted}: ${profiles.file} does not have it, but ${names}`,
+      `cannot use the profile ${wanted}: ${profiles.file} does not have it; it has ${names}`,
     );
   }
   return { name: wanted, settings };

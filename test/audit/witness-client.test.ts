@@ -81,7 +81,7 @@ describe('a witness’ answer', () => {
       '9007199254740993\n',
       'a\n',
     ])
-      await assert.rejects(size(body), /no tree size/, JSON.stringify(body));
+      await assert.rejects(size(body), /is not a tree size/, JSON.stringify(body));
   });
 
   it('without an end is a failure, and so is none that comes before the service ends', async () => {
@@ -201,15 +201,16 @@ describe('a file of witnesses', () => {
 
   it('is refused with the number of the line, and without a password that it has', () => {
     const wrong = {
-      witness: /^line 3: "witness" is no verifier key/,
-      [verifierKey.replace('+', '+0')]: /^line 3: .* is no verifier key/,
+      witness: /^line 3: "witness" must be a cosigner’s verifier key/,
+      [verifierKey.replace('+', '+0')]: /^line 3: .* must be a cosigner’s verifier key/,
       [`${verifierKey} witness.test`]: /^line 3: the witness’s URL must be http: or https:$/,
       [`${verifierKey} file:///witness`]: /^line 3: the witness’s URL must be http: or https:$/,
       [`${verifierKey} https://me:secret@witness.test`]:
-        /^line 3: the witness’ URL must have no user/,
+        /^line 3: the witness’s URL must have no user/,
       [`${verifierKey} https://witness.test/?a`]: /^line 3: .* query/,
       [`${verifierKey} https://witness.test/#`]: /^line 3: .* fragment/,
-      [`${verifierKey} https://witness.test https://other.test`]: /^line 3: there is more/,
+      [`${verifierKey} https://witness.test https://other.test`]:
+        /^line 3: must have a verifier key and at most a URL/,
     };
     for (const [line, why] of Object.entries(wrong))
       assert.throws(

@@ -605,7 +605,7 @@ describe('the connection', () => {
     assert.equal((await keyward(`tenants list ${flags}`, { cwd: '/', env: wrong })).code, 0);
     const nothing = await keyward('tenants list', { cwd: '/' });
     assert.equal(nothing.code, 2);
-    assert.match(nothing.stderr, /address is not known: give --address, set KEYWARD_ADDRESS/);
+    assert.match(nothing.stderr, /no address is given; give --address, set KEYWARD_ADDRESS/);
   });
 
   it('brings the token of a file, not together with the development identity’s certificate', async () => {
@@ -657,7 +657,7 @@ describe('the connection', () => {
     );
     const broken = await keyward(`tenants list --cert-file ${below}`, { cwd: fake.folder });
     assert.equal(broken.code, 2);
-    assert.match(broken.stderr, /^keyward: the CA, certificate or key file is not usable[^\n]*\n$/);
+    assert.match(broken.stderr, /^keyward: cannot use the CA, certificate or key file[^\n]*\n$/);
     assert.equal((await keyward('tenants list --address nonsense')).code, 2);
   });
 
@@ -666,7 +666,7 @@ describe('the connection', () => {
     await mkdir(join(other, '.keyward'), { recursive: true });
     const cases: [content: string, refused: RegExp][] = [
       ['{"caFile": "ca.pem"}', /client\.json: it lacks address/],
-      ['{"address": 7}', /address of \S+client\.json must be a text/],
+      ['{"address": 7}', /client\.json: its address must be a string/],
       ['[]', /must be an object/],
       ['{', /cannot read/],
     ];

@@ -588,7 +588,7 @@ describe('keys rotate --watch', () => {
     );
     fake.handlers['ListRotations'] = () => ({ rotations: [] });
     const unknown = await keyward(`keys rotate ${KEY} --watch`);
-    assert.match(unknown.stderr, /the service knows no rotation to \S+versions\/2\n$/);
+    assert.match(unknown.stderr, /the service has no rotation to \S+versions\/2\n$/);
     refuse('RotateKey', { code: status.NOT_FOUND, reason: 'RESOURCE_NOT_FOUND' });
     assert.doesNotMatch((await keyward(`keys rotate ${KEY} --watch`)).stderr, /rotated/);
   });

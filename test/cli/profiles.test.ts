@@ -96,7 +96,7 @@ describe('a profile', () => {
     const other = 'whoami --profile other';
     assert.match(
       (await keyward(other)).stderr,
-      /profiles\.json has no profile other; it has good\n/,
+      /the profile other: \S+profiles\.json does not have it; it has good\n/,
     );
     assert.equal((await keyward(other, { KEYWARD_PROFILES: 'moved.json' })).code, 0);
     assert.equal(
@@ -106,7 +106,7 @@ describe('a profile', () => {
 
     const development = join(home, '.keyward', 'profiles.json');
     await write({ profiles: { other: absolute } }, development);
-    assert.match((await keyward(other)).stderr, /has no profile other/);
+    assert.match((await keyward(other)).stderr, /cannot use the profile other/);
     await rm(file);
     assert.equal((await keyward(other)).code, 0);
     await rm(development);
@@ -192,22 +192,25 @@ describe('a profiles file', () => {
       [[], /lacks profiles/],
       [{}, /lacks profiles/],
       [{ profiles: [] }, /lacks profiles/],
-      [{ profiles: {}, defaults: 'a' }, /has defaults, which is not known/],
+      [{ profiles: {}, defaults: 'a' }, /it has defaults, which is not known/],
       [{ profiles: {}, default: 7 }, /cannot use \S+: default must be the name/],
-      [{ profiles: {}, default: 'a' }, /has no profile a; it has none/],
-      [{ default: 'toString', profiles: { a: {} } }, /has no profile toString; it has a\n/],
-      [{ default: 'a', profiles: { a: 'b' } }, /profile a in \S+ must be an object/],
+      [{ profiles: {}, default: 'a' }, /the profile a: \S+ does not have it; it has none/],
+      [
+        { default: 'toString', profiles: { a: {} } },
+        /the profile toString: \S+ does not have it; it has a\n/,
+      ],
+      [{ default: 'a', profiles: { a: 'b' } }, /profile a in \S+: it must be an object/],
       [
         { default: 'a', profiles: { a: { adress: 'x:1' } } },
         /has adress, which is not known; known are address,/,
       ],
       [
         { default: 'a', profiles: { a: { address: 7 } } },
-        /address of profile a in \S+ must be a text/,
+        /profile a in \S+: its address must be a string/,
       ],
       [
         { default: 'a', profiles: { a: { address: '' } } },
-        /address of profile a in \S+ must be a text/,
+        /profile a in \S+: its address must be a string/,
       ],
       [
         { default: 'a', profiles: { a: { address: 'x:1' } } },
@@ -310,7 +313,7 @@ describe('profiles', () => {
     );
     assert.match(
       (await keyward('profiles --profile other')).stderr,
-      /has no profile other; it has work, batch/,
+      /the profile other: \S+ does not have it; it has work, batch/,
     );
 
     const json = JSON.parse((await keyward('profiles --output json')).stdout);
@@ -332,7 +335,7 @@ describe('profiles', () => {
     const { stdout } = await keyward('profiles --ca-file ca.pem', { KEYWARD_ADDRESS: 'other:1' });
     assert.match(
       stdout,
-      /\nUsed instead of what a profile says: KEYWARD_ADDRESS, --ca-file\n\nNAME/,
+      /\nUsed instead of a profile's settings: KEYWARD_ADDRESS, --ca-file\n\nNAME/,
     );
     assert.match(stdout, /\nwork +yes /);
     const whole = await keyward('profiles --ca-file ca.pem --token-file token --address other:1');

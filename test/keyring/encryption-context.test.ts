@@ -143,14 +143,14 @@ describe('an encryption context', () => {
     const entries = (count: number) =>
       new Map(Array.from({ length: count }, (_, i) => [`k${i}`, 'v']));
     for (const count of [0, 1, 64]) accepts(entries(count));
-    refuses(entries(65), /65 entries.*64/);
+    refuses(entries(65), /64 entries.*65/);
   });
 
   it('case 46: has up to 8,192 bytes of keys and values together, in UTF-8', () => {
     accepts(new Map([['k', 'v'.repeat(8_191)]]));
     accepts(new Map([['k'.repeat(8_192), '']]));
-    refuses(new Map([['k', 'v'.repeat(8_192)]]), /8193 bytes.*8192/);
-    refuses(new Map([['k'.repeat(8_192), 'v']]), /8193 bytes.*8192/);
+    refuses(new Map([['k', 'v'.repeat(8_192)]]), /8192 bytes.*8193/);
+    refuses(new Map([['k'.repeat(8_192), 'v']]), /8192 bytes.*8193/);
     // Two, three and four bytes a character; the last also has two UTF-16 code units.
     for (const [character, size] of [
       ['\u00e9', 2],
@@ -160,14 +160,14 @@ describe('an encryption context', () => {
       const value = character.repeat(Math.floor(8_188 / size));
       const rest = 8_192 - Buffer.byteLength(value);
       accepts(new Map([['k'.repeat(rest), value]]));
-      refuses(new Map([['k'.repeat(rest + 1), value]]), /8193 bytes/);
+      refuses(new Map([['k'.repeat(rest + 1), value]]), /8193/);
     }
     const many = Array.from(
       { length: 64 },
       (_, i) => [`${i}`.padStart(2, '0'), 'v'.repeat(126)] as const,
     );
     accepts(new Map(many));
-    refuses(new Map([...many.slice(1), ['00', 'v'.repeat(127)]]), /8193 bytes/);
+    refuses(new Map([...many.slice(1), ['00', 'v'.repeat(127)]]), /8193/);
   });
 
   it('case 46: has no empty key, but may have empty values', () => {
@@ -184,7 +184,7 @@ describe('an encryption context', () => {
 
   it('case 46: has no key with the prefix keyward:, which is the service’s own', () => {
     for (const key of ['keyward:', 'keyward:tenant', 'keyward::']) {
-      refuses(new Map([[key, 'v']]), /prefix keyward:/);
+      refuses(new Map([[key, 'v']]), /reserved prefix keyward:/);
     }
     for (const key of ['keyward', 'keyward/', 'Keyward:', ' keyward:', 'a:keyward:'])
       accepts(new Map([[key, 'v']]));

@@ -551,12 +551,12 @@ describe('at start', () => {
     const expected: [Record<string, string>, RegExp][] = [
       [
         { KEYWARD_ISSUERS_FILE: path('bad.json') },
-        /issuers\.0\.name: .*issuers\.1\.jwksFile: names a file/s,
+        /issuers\.0\.name: .*issuers\.1\.jwksFile: must name a file/s,
       ],
-      [{ KEYWARD_ISSUERS_FILE: path('keyless.json') }, /nokeys\.json: this is no JSON Web Key Set/],
+      [{ KEYWARD_ISSUERS_FILE: path('keyless.json') }, /nokeys\.json: must be a JSON Web Key Set/],
       [
         { KEYWARD_CERTIFICATE_DENY_FILE: path('bad-deny') },
-        /bad-deny: line 1 is neither .*line 3 is neither/s,
+        /bad-deny: line 1 must be a SHA-256 .*line 3 must be a SHA-256/s,
       ],
       [
         { KEYWARD_CERTIFICATE_PRINCIPAL: 'email' },

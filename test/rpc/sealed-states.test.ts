@@ -477,7 +477,7 @@ describe('sealing what has no seal', () => {
     assert.equal(looked.code, 0, looked.output);
     assert.match(
       looked.output,
-      /1 keys of 1 tenants are not sealed: 1 ENABLED\nthey have 2 versions: 2 ENABLED\n\d+ keys are sealed already/,
+      /1 keys of 1 tenants are not sealed: 1 ENABLED\nthey have 2 versions: 2 ENABLED\n\d+ keys are already sealed/,
     );
     assert.match(looked.output, /nothing was changed/);
     assert.equal(await reasonOf(keyward.getKey({ name: keys.name })), CORRUPT);

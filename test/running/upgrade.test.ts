@@ -124,7 +124,7 @@ test('a database with keys from before is refused by the new code until it is mi
   assert.equal(sealed.code, 0, sealed.output);
   assert.match(
     sealed.output,
-    /^2 keys of 1 tenants are not sealed: 1 DISABLED, 1 ENABLED\nthey have 3 versions: 1 DISABLED, 2 ENABLED\n0 keys are sealed already.*\nsealed 2 keys\n$/,
+    /^2 keys of 1 tenants are not sealed: 1 DISABLED, 1 ENABLED\nthey have 3 versions: 1 DISABLED, 2 ENABLED\n0 keys are already sealed.*\nsealed 2 keys\n$/,
   );
   await eventually(async () =>
     assert.equal(await reasonOf(client.decrypt({ parent, ciphertext })), 'KEY_VERSION_NOT_ENABLED'),

@@ -69,7 +69,7 @@ describe('roles', () => {
   it('case 35: row-level security that was turned off is noticed', async () => {
     await using database = await migratedDatabase();
     await database.sql('ALTER TABLE key_versions DISABLE ROW LEVEL SECURITY');
-    await assert.rejects(tryToOpen(database), /turned off for key_versions/);
+    await assert.rejects(tryToOpen(database), /row-level security is off for key_versions/);
   });
 });
 
@@ -175,7 +175,7 @@ describe('schema', () => {
     await using empty = await emptyDatabase();
     await assert.rejects(
       tryToOpen(empty),
-      /0001_first, .* not applied\. Run `keyward-server migrate`/,
+      /not applied: 0001_first, .*; run `keyward-server migrate`/,
     );
     await using older = await migratedDatabase();
     await older.sql("DELETE FROM schema_releases WHERE migration = '0001_first'");
