@@ -292,7 +292,7 @@ describe('logging in', () => {
       KEYWARD_HSM_AGENTS: '3',
     });
     const said = await service.logged(({ msg }) => msg === 'cannot start an HSM agent');
-    assert.match(String(said['detail']), /does not accept the PIN in .*: CKR_PIN_INCORRECT/);
+    assert.match(String(said['detail']), /does not accept the PIN in .* \(CKR_PIN_INCORRECT\)/);
     service.port = Number((await service.logged(({ msg }) => msg === 'listening'))['port']);
     await sleep(LOOK_MS);
     assert.equal(faults.met(), 1);
