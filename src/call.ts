@@ -8,7 +8,7 @@
  * (CLOCK_MONOTONIC).
  */
 
-/** See this file's first paragraph. */
+/** Describes one call on its way through the service. */
 export interface Call {
   /** UUID of the call, in every log line, audit entry and error about it. */
   readonly id: string;

@@ -37,7 +37,7 @@ export interface Denial {
   readonly resource: string;
 }
 
-/** See this file's first paragraph. */
+/** Decides what a caller may do, by the policies of the tenant and of `system`. */
 export class Access {
   readonly #parts: AccessParts;
 

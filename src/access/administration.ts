@@ -83,7 +83,7 @@ export interface Considered {
   readonly obstacles: readonly Obstacle[];
 }
 
-/** See this file's first paragraph. */
+/** Changes role bindings and roles, and explains what a caller may do. */
 export class AccessAdministration {
   readonly #parts: AdministrationParts;
   /** Settled when the last change of a tenant's that was asked for here is over. */

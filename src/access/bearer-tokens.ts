@@ -50,7 +50,7 @@ interface Remembered extends AcceptedToken {
 /** About 10 MB. */
 const REMEMBERED = 10_000;
 
-/** See this file's first paragraph. */
+/** Verifies bearer tokens, and remembers accepted ones by their hash. */
 export class TokenVerifier {
   readonly #issuers: ReadonlyMap<unknown, TrustedIssuer>;
   readonly #log: Logger;

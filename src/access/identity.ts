@@ -56,7 +56,7 @@ export interface Caller extends Subject {
 /** One scheme, one space, one token (RFC 6750, 2.1). */
 const BEARER = /^Bearer ([\w.-]+)$/i;
 
-/** See this file's first paragraph. */
+/** Identifies the caller of each call, by its certificate, its token, or both. */
 export class Identity {
   readonly #principal: CertificatePrincipal;
   readonly #acceptsDevelopment: boolean;

@@ -44,7 +44,7 @@ export interface TenantIdentity {
   readonly name: string;
 }
 
-/** See this file's first paragraph. */
+/** Loads tenants' policies, verifies them, and keeps them in memory. */
 export class Policies {
   readonly #parts: PoliciesParts;
   readonly #policies: Lru<TenantId, Promise<Policy>>;

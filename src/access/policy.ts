@@ -51,7 +51,7 @@ interface Candidates {
   readonly byKey: Map<string, Grant[]>;
 }
 
-/** See this file's first paragraph. */
+/** Decides what callers may do in one tenant, by its role bindings and roles. */
 export class Policy {
   /** The tenant, by the last part of its name. */
   readonly tenant: string;

@@ -10,7 +10,7 @@ import { readFileSync } from 'node:fs';
 /** How often files are looked at: what they say holds within 2 seconds. */
 const LOOK_MS = 1_000;
 
-/** See this file's first paragraph. */
+/** Holds a file's parsed content, and reads it again when the file changes. */
 export class WatchedFile<T> {
   readonly path: string;
   readonly #parse: (text: string) => T;

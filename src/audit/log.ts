@@ -56,7 +56,7 @@ export interface ShownCheckpoint extends CheckpointRecord {
   readonly firstLeafIndex: number;
 }
 
-/** See this file's first paragraph. */
+/** Reads entries, checkpoints, proofs and tiles, and adds witnesses' cosignatures. */
 export class AuditLog {
   readonly #parts: AuditLogParts;
 

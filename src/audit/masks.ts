@@ -31,7 +31,7 @@ export interface MaskedContext {
   readonly maskPeriod?: string;
 }
 
-/** See this file's first paragraph. */
+/** Masks values of encryption contexts for audit entries. */
 export class ContextMasks {
   readonly #parts: ContextMasksParts;
   readonly #keys = new Lru<string, Promise<KeyObject | undefined>>(KEYS);

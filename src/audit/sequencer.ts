@@ -65,7 +65,7 @@ interface Tenure {
   signedAt: number;
 }
 
-/** See this file's first paragraph. */
+/** Makes leaves of entries, and has checkpoints of them signed. */
 export class Sequencer {
   readonly #parts: SequencerParts;
   readonly #stopping = new AbortController();

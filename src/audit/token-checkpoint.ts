@@ -25,7 +25,7 @@ interface TokenCheckpointParts {
   readonly log: { warn(fields: object, message: string): void };
 }
 
-/** See this file's first paragraph. */
+/** Keeps the log's last checkpoint in the token, at most once a period. */
 export class TokenCheckpoint implements KeptCheckpoint {
   readonly #parts: TokenCheckpointParts;
   /** What was begun last: when, and whose it was. */

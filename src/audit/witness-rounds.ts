@@ -75,7 +75,7 @@ interface Asked {
 /** What a witness has cosigned contradicts the log, in words. */
 class Contradiction extends Error {}
 
-/** See this file's first paragraph. */
+/** Asks witnesses for cosignatures of the log's last checkpoint, once a period. */
 export class WitnessRounds {
   readonly #parts: WitnessRoundsParts;
   readonly #asked: readonly Asked[];

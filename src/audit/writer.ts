@@ -51,7 +51,7 @@ interface Refusals {
   readonly settled: PromiseWithResolvers<void>;
 }
 
-/** See this file's first paragraph. */
+/** Writes entries of calls that change nothing, in groups. */
 export class AuditWriter {
   readonly #store: Pick<Store, 'append'>;
   readonly #queue: Pending[] = [];

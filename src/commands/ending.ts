@@ -28,7 +28,7 @@ export interface EndInOrder {
   readonly limitMs: number;
 }
 
-/** See this file's first paragraph. */
+/** Ends the process in order, once, on a signal or an unexpected failure. */
 export class Ending {
   readonly #log: Logger;
   #end: EndInOrder | undefined;

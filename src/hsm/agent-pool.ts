@@ -90,7 +90,7 @@ interface Beginning {
   readonly objects: readonly TokenObject[];
 }
 
-/** See this file's first paragraph. */
+/** Keeps a number of agents ready on one token. */
 export class AgentPool {
   readonly #options: AgentPoolOptions;
   readonly #listener: AgentPoolListener;

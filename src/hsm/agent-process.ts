@@ -68,7 +68,7 @@ export interface AgentExit {
   readonly untouched: readonly AgentCall[];
 }
 
-/** See this file's first paragraph. */
+/** Starts one agent process, sends it calls, and reports its end. */
 export class AgentProcess {
   readonly startedAt = monotonicNow();
   readonly #options: AgentProcessOptions;

@@ -51,7 +51,7 @@ const REASON_OF: Readonly<Record<FailureKind, Reason>> = {
 /** A call that meets stale sessions is done at most this often. */
 const STALE_TRIES = 3;
 
-/** See this file's first paragraph. */
+/** Performs operations in the HSM agents of one token. */
 export class HsmAgents {
   readonly #options: HsmAgentsOptions;
   readonly #pool: AgentPool;

@@ -17,7 +17,7 @@ import {
 /** How long an agent that has answered may take to end by itself. */
 const GOODBYE_MS = 5_000;
 
-/** See this file's first paragraph. */
+/** Runs one agent for an operator's command, until it is disposed of. */
 export class CommandAgent implements Disposable {
   readonly #agent: AgentProcess;
   readonly #waiting = new Set<(error: Error) => void>();

@@ -25,7 +25,7 @@ export interface MoveEnd {
   readonly environment: Readonly<Record<string, string>>;
 }
 
-/** See this file's first paragraph. */
+/** Moves key versions between the tokens of two agents, wrapped. */
 export class KeyMover implements Disposable {
   readonly #source: CommandAgent;
   readonly #target: CommandAgent;

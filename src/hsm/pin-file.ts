@@ -6,7 +6,7 @@
  */
 import { statSync } from 'node:fs';
 
-/** See this file's first paragraph. */
+/** Remembers whether the PIN in a file was rejected, until the file changes. */
 export class PinFile {
   readonly #path: string;
   /** Set while the PIN is known to be wrong: what the file looked like when it was tried. */

@@ -55,7 +55,7 @@ const NAMED_KEYS: {
   verifyRecords: ({ sealKeyId }) => [nameOf(sealKeyId)],
 };
 
-/** See this file's first paragraph. */
+/** Routes each operation to the agents of the token that has its root or seal key. */
 export class TokenRouter implements Agents {
   readonly #options: TokenRouterOptions;
   readonly #pools = new Map<TokenId, HsmAgents>();

@@ -24,7 +24,7 @@ export interface MaintenanceParts {
   readonly wake: () => void;
 }
 
-/** See this file's first paragraph. */
+/** Pauses and resumes automatic work, for all tenants. */
 export class Maintenance {
   readonly #parts: MaintenanceParts;
 

@@ -34,7 +34,7 @@ export interface ReconcilerOptions {
   readonly log: ReconcilerLog;
 }
 
-/** See this file's first paragraph. */
+/** Performs due work in every replica, a pass at each tick. */
 export class Reconciler {
   readonly #options: ReconcilerOptions;
   readonly #stopping = new AbortController();

@@ -32,7 +32,7 @@ interface Writing {
   isWaiting: boolean;
 }
 
-/** See this file's first paragraph. */
+/** Writes lines to a file descriptor in batches, and drops those that cannot be written. */
 export class LineWriter {
   readonly #fd: number;
   readonly #onDropped: (lines: number) => void;

@@ -32,7 +32,7 @@ const ROOT_HASH_BYTES = 32;
 
 type Settings = Pick<ServeSettings, 'environmentId' | 'heedsKeptCheckpoint'>;
 
-/** See this file's first paragraph. */
+/** Derives keys of masks, signs checkpoints, and keeps the last one in the token. */
 export class AuditOperations {
   readonly #session: Session;
   readonly #settings: Settings;

@@ -24,7 +24,10 @@ type Settings = Pick<TokenSettings, 'waivers'> & {
   readonly profile: TokenProfile;
 };
 
-/** See this file's first paragraph. Throws what PKCS#11 reports, and nothing else. */
+/**
+ * Returns the library, the token, its profile and every object with its required attributes.
+ * Throws what PKCS#11 reports, and nothing else.
+ */
 export function report(
   { session, description }: OpenToken,
   settings: Settings,

@@ -63,7 +63,7 @@ export interface ServingTokensParts {
   readonly log: AgentLog;
 }
 
-/** See this file's first paragraph. */
+/** Opens the tokens that this replica serves from: one, or two during a move. */
 export class ServingTokens {
   readonly #parts: ServingTokensParts;
   /** How each token that was opened is spoken to. */

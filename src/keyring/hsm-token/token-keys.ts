@@ -88,7 +88,7 @@ export interface TokenKeysParts {
   readonly wake: () => void;
 }
 
-/** See this file's first paragraph. */
+/** Replaces root keys and the seal key step by step, and lists them. */
 export class TokenKeys {
   readonly #parts: TokenKeysParts;
 

@@ -33,7 +33,7 @@ export const TRANSPORT_WORDS: Readonly<Record<TransportKind, string>> = {
     'RSA-OAEP under a 3072-bit key, for each key version, as the tokens share no AES key wrap',
 };
 
-/** See this file's first paragraph. */
+/** Copies key versions under the next token's keys. */
 export class KeyVersionCopies implements Disposable {
   readonly #parts: MigrationParts;
   readonly #environment: EnvironmentRecord;

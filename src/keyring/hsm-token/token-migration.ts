@@ -92,8 +92,8 @@ export async function previewMigration(parts: MigrationParts): Promise<void> {
 }
 
 /**
- * See this file's first paragraph. Throws Error, in words for the operator; then running it again
- * goes on.
+ * Moves all key versions to the next token. Throws Error, in words for the operator; running it
+ * again then continues.
  */
 export async function migrateToken(parts: MigrationParts): Promise<void> {
   if (!(await lockMigration(parts.owner)))

@@ -57,7 +57,7 @@ export interface TokenObjectsParts {
   readonly systemTenantId: TenantId;
 }
 
-/** See this file's first paragraph. */
+/** Tells the agents which token objects to hold, and reports which this replica holds. */
 export class TokenObjects {
   readonly #parts: TokenObjectsParts;
   readonly #replicaId = randomUUID();

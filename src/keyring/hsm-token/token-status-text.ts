@@ -23,7 +23,7 @@ const STATE_WORDS = {
   enforced: 'enforced',
 } as const;
 
-/** See this file's first paragraph. Ends with a line end. */
+/** Returns the text that `keyward-server token status` prints, with a final line end. */
 export function tokenStatusText(status: TokenStatusRecord): string {
   const { module, profile, unrecorded } = status;
   const lines = [

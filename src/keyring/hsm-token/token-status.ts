@@ -50,7 +50,7 @@ export interface TokenObjectStatus extends ObjectPosture {
   readonly isShredded: boolean;
 }
 
-/** See this file's first paragraph. */
+/** Describes the token, its objects, and what an operator has to do about each. */
 export interface TokenStatusRecord extends TokenPosture {
   readonly environmentId: string;
   readonly objects: readonly TokenObjectStatus[];

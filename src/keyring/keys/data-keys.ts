@@ -57,7 +57,7 @@ export interface DataKeysParts {
   readonly quotas: QuotaLimits;
 }
 
-/** See this file's first paragraph. */
+/** Creates, opens, lists and deletes stored data keys. */
 export class DataKeys {
   readonly #parts: DataKeysParts;
 

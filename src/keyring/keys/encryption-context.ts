@@ -13,7 +13,7 @@
  */
 import { hash } from 'node:crypto';
 
-/** See this file's first paragraph. */
+/** Maps the keys of an encryption context to their values. */
 export type EncryptionContext = ReadonlyMap<string, string>;
 
 const MAX_ENTRIES = 64;

@@ -49,7 +49,7 @@ export interface EncryptionParts {
   readonly usage: UsageRecorder;
 }
 
-/** See this file's first paragraph. */
+/** Encrypts, decrypts, re-encrypts, and issues data keys and random bytes. */
 export class Encryption {
   readonly #agents: Agents;
   readonly #cache: KeyCache;

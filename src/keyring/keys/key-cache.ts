@@ -47,7 +47,7 @@ export interface LoadedKey {
   readonly versions: Map<number, Promise<LoadedVersion | undefined>>;
 }
 
-/** See this file's first paragraph. */
+/** Loads tenants, keys and versions once, and keeps them until they change. */
 export class KeyCache {
   readonly #store: Store;
   readonly #isFresh: () => boolean;

@@ -47,7 +47,7 @@ interface Seen {
   readonly at: Moment;
 }
 
-/** See this file's first paragraph. */
+/** Verifies and makes the seals of keys' states. */
 export class KeyStates {
   readonly #parts: KeyStatesParts;
   readonly #seen = new Lru<KeyId, Seen>(REMEMBERED);

@@ -72,7 +72,7 @@ export interface KeysParts {
   readonly shortestRotationPeriodSeconds: number;
 }
 
-/** See this file's first paragraph. */
+/** Creates, reads, updates, disables and enables keys and their versions. */
 export class Keys {
   readonly #parts: KeysParts;
 

@@ -41,7 +41,7 @@ export function noteKeyVersion(
   if (audit !== undefined) audit.keyVersion = formatKeyVersionName(name, record.version);
 }
 
-/** See this file's first paragraph. */
+/** Counts the use of key versions, and reports it in the background. */
 export class UsageRecorder {
   readonly #store: Store;
   readonly #replicaId = randomUUID();

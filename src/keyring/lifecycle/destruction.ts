@@ -72,7 +72,7 @@ export interface DestructionParts {
   readonly states: KeyStates;
 }
 
-/** See this file's first paragraph. */
+/** Schedules, undoes and performs the destruction of keys and versions. */
 export class Destruction {
   readonly #parts: DestructionParts;
 

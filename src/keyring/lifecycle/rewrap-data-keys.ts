@@ -37,7 +37,7 @@ export interface RewrapDataKeysParts {
   readonly states: KeyStates;
 }
 
-/** See this file's first paragraph. */
+/** Re-wraps stored data keys under the primary version, a batch at a time. */
 export class RewrapDataKeys implements RangeWork {
   readonly #parts: RewrapDataKeysParts;
   readonly #sizes: BatchSizes;

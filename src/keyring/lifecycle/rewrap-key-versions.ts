@@ -33,7 +33,7 @@ export interface RewrapKeyVersionsParts {
   readonly agents: Agents;
 }
 
-/** See this file's first paragraph. */
+/** Re-wraps key versions under the current root key, a batch at a time. */
 export class RewrapKeyVersions implements RangeWork {
   readonly #parts: RewrapKeyVersionsParts;
   readonly #sizes: BatchSizes;

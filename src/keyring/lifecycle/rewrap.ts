@@ -91,7 +91,7 @@ export interface RewrapParts {
   readonly rewrap: RewrapSettings;
 }
 
-/** See this file's first paragraph. */
+/** Starts, lists and cancels re-wrap jobs, and works on them. */
 export class Rewrap {
   readonly #parts: RewrapParts;
   readonly #work: Readonly<Record<JobKind, RangeWork>>;

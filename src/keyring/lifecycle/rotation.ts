@@ -62,7 +62,7 @@ export interface RotationParts {
   readonly wake: () => void;
 }
 
-/** See this file's first paragraph. */
+/** Rotates keys by request, schedule and use, and lists their rotations. */
 export class Rotation {
   readonly #parts: RotationParts;
 

@@ -46,7 +46,8 @@ interface Counts {
 }
 
 /**
- * See this file's first paragraph. Run again, it goes on. Throws Error, in words for the operator.
+ * Seals the states of all unsealed keys. Running it again continues. Throws Error, in words for the
+ * operator.
  */
 export async function sealStates(parts: SealStatesParts): Promise<void> {
   const { owner, dryRun, say } = parts;

@@ -20,7 +20,7 @@ export interface SealsParts {
   readonly sealedRecords: AllSealedRecords;
 }
 
-/** See this file's first paragraph. */
+/** Seals records of replaced seal keys again, within its share of the time. */
 export class Seals {
   readonly #parts: SealsParts;
 

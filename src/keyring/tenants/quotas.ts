@@ -56,7 +56,7 @@ export interface TenantQuotasParts {
   readonly limit: number;
 }
 
-/** See this file's first paragraph. */
+/** Limits each tenant's calls per second, keys and stored data keys. */
 export class TenantQuotas {
   readonly #parts: TenantQuotasParts;
   readonly #buckets: Lru<TenantId, RateBucket>;

@@ -57,7 +57,7 @@ export interface ShreddingParts {
   readonly systemTenantId: TenantId;
 }
 
-/** See this file's first paragraph. */
+/** Schedules, undoes and performs the shredding of tenants. */
 export class Shredding {
   readonly #parts: ShreddingParts;
 

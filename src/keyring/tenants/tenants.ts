@@ -48,7 +48,7 @@ export interface TenantsParts {
   readonly systemTenantId: TenantId;
 }
 
-/** See this file's first paragraph. */
+/** Creates, reads, disables and enables tenants, and sets their quotas. */
 export class Tenants {
   readonly #parts: TenantsParts;
   readonly #tokenKeys: Pick<TokenKeys, 'add'>;

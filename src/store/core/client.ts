@@ -19,7 +19,7 @@ interface Stream {
   destroy(error: Error): unknown;
 }
 
-/** See this file's first paragraph. */
+/** Fails one connection, and not the process, on data that is not PostgreSQL's protocol. */
 export class DatabaseClient extends pg.Client {
   constructor(config?: pg.ClientConfig) {
     super(config);
