@@ -36,7 +36,7 @@ const BUSY_CALLS = 32;
 /** How much a call says of how long the next one takes. */
 const SAMPLE_WEIGHT = 1 / 16;
 
-/** See this file's first paragraph. */
+/** Bounds what all callers have of the process at once, and of each second. */
 export class Budgets {
   /** Calls that use keys. */
   readonly keyUses: Shares;

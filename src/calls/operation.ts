@@ -68,7 +68,9 @@ export interface Operation<Request, Answer> extends AnyOperation<Request> {
   handle(services: Services, call: AuthorizedCall, request: NoInfer<Request>): Promise<Answer>;
 }
 
-/** An operation that answers as often as there is something to say; it ends soon after the deadline. */
+/**
+ * An operation that answers as often as there is something to say; it ends soon after the deadline.
+ */
 export interface StreamOperation<Request, Answer> extends AnyOperation<Request> {
   stream(
     services: Services,

@@ -139,7 +139,9 @@ class Execution<Request, Answer> {
     void this.#fail(error);
   }
 
-  /** Does what was asked for. Returns the answer as it is sent, or null if it was sent bit by bit. */
+  /**
+   * Does what was asked for. Returns the answer as it is sent, or null if it was sent bit by bit.
+   */
   async #respond(): Promise<Buffer | null> {
     const { operation } = this.#exchange;
     const request = await this.#read();
@@ -152,7 +154,8 @@ class Execution<Request, Answer> {
       const answer = await operation.handle(this.#serving.services, call, request);
       return this.#exchange.encode(answer, request);
     } catch (error) {
-      // An item that was denied doesn't make the batch fail; what fails after a denial, fails for it.
+      // An item that was denied doesn't make the batch fail; what fails after a denial, fails for
+      // it.
       if (rights.denials.length > 0) this.#audit.decision = 'denied';
       throw error;
     } finally {
@@ -187,7 +190,9 @@ class Execution<Request, Answer> {
     return null;
   }
 
-  /** Returns the caller's rights, which suffice. A stream's are asked for again while it is open. */
+  /**
+   * Returns the caller's rights, which suffice. A stream's are asked for again while it is open.
+   */
   async #authorize(request: Request): Promise<Rights> {
     const { admitted } = this.#exchange;
     const rights = await this.#authorized(admitted.caller, request);

@@ -8,7 +8,7 @@
  * - a principal that holds nothing is not remembered.
  */
 
-/** See this file's first paragraph. */
+/** Bounds what each principal holds of a pool by what it leaves to the others. */
 export class Shares {
   readonly #size: number;
   readonly #held = new Map<string, number>();

@@ -100,7 +100,9 @@ function wholeBytes(
   }, 0);
 }
 
-/** Returns what an item's result takes of the answer whose `response` or `error` has so many bytes. */
+/**
+ * Returns what an item's result takes of the answer whose `response` or `error` has so many bytes.
+ */
 function resultBytes(bytes: number): number {
   return fieldBytes(fieldBytes(bytes));
 }

@@ -78,7 +78,7 @@ const LONG_LIVED = /^\/grpc\.health\.v1\.Health\/Watch$/;
 const KEY_USE = /^\/keyward\.v1\.(EncryptionService|DataKeyService)\//;
 /** Longer than Node's timers go; nobody waits for that. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1 - 60_000;
-/** See this file's first paragraph. */
+/** Decides which streams become calls. */
 export class Admission {
   readonly #parts: AdmissionParts;
   readonly #budgets: Budgets;

@@ -45,7 +45,7 @@ const BACKSTOP_MS = 250;
 /** A caller that gives up this late into the time that it gave has seen its deadline pass. */
 const RAN_OUT = 0.9;
 
-/** See this file's first paragraph. */
+/** Holds one HTTP/2 stream on its way to being a call. */
 export class CallStream {
   readonly id = randomUUID();
   /** Set when it is known. */

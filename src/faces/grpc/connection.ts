@@ -92,7 +92,7 @@ const SETTINGS_BYTES = 9;
  */
 const SERVED_BYTES = 32;
 
-/** See this file's first paragraph. */
+/** Bounds what one connection may do, and ends it in order. */
 export class Connection {
   /** The client's; it has verified. */
   readonly certificate: ClientCertificate | undefined;

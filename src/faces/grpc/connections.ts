@@ -50,7 +50,7 @@ type SecureListener = (socket: TLSSocket) => void;
 
 const IGNORE = () => {};
 
-/** See this file's first paragraph. */
+/** Bounds a listener's connections: how many, for how long, and what each may do. */
 export class Connections {
   readonly #limits: ConnectionLimits;
   readonly #identity: Identity;

@@ -49,7 +49,7 @@ const RELOAD_MS = 2_000;
 const HEADROOM = 4;
 const MOST_RESETS = 32;
 
-/** See this file's first paragraph. */
+/** Serves TLS by files that may be replaced while it runs. */
 export class MutualTlsCredentials extends ServerCredentials {
   readonly #files: TlsFiles;
   #loaded: LoadedFiles;

@@ -2,8 +2,8 @@
  * Methods as grpc-js's handlers: every call goes to the wrapper round all of them, and its answer
  * to grpc-js.
  *
- * Invariant: no handler throws and no promise of one rejects, since grpc-js lets a rejecting handler
- * take the process down, and answers UNKNOWN for a throwing one. Knows no method.
+ * Invariant: no handler throws and no promise of one rejects, since grpc-js lets a rejecting
+ * handler take the process down, and answers UNKNOWN for a throwing one. Knows no method.
  */
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';

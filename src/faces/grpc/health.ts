@@ -52,7 +52,7 @@ interface Refusal {
   readonly message: string;
 }
 
-/** See this file's first paragraph. */
+/** Answers health in plaintext, and nothing else, on an address of its own. */
 export class HealthListener {
   readonly #strangers: Strangers;
   readonly #statuses = new Map<string, Status>([

@@ -9,7 +9,7 @@ export interface BucketSize {
   readonly burst: number;
 }
 
-/** See this file's first paragraph. */
+/** Counts what happens, and forgets it at a steady rate. */
 export class LeakyBucket {
   readonly #size: BucketSize;
   #level = 0;

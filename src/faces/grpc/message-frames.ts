@@ -9,7 +9,7 @@
 const PREFIX_BYTES = 5;
 const PLAIN = 0;
 
-/** See this file's first paragraph. */
+/** Follows the frames of gRPC messages through a stream of bytes. */
 export class MessageFrames {
   /** Of the prefix that is arriving. */
   #prefixBytes = 0;

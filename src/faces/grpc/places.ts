@@ -27,7 +27,7 @@ export type Verdict<T> =
 /** Of so many places those that are proven leave one to those that are not. */
 const PARTS = 8;
 
-/** See this file's first paragraph. */
+/** Gives out places for connections, and takes them back from those who need them least. */
 export class Places<T extends Occupant> {
   readonly #size: number;
   readonly #strangers: Held<T>;

@@ -19,7 +19,7 @@ export interface RareLine {
 const TOGETHER_MS = 60_000;
 const MOST_KINDS = 64;
 
-/** See this file's first paragraph. */
+/** Writes few log lines for what happens often. */
 export class RareLines {
   readonly #log: Logger;
   /** The lines of a kind since the first one: the last of them, and how many. */

@@ -48,7 +48,7 @@ const LINGER_MS = 2_000;
 /** What was destroyed is closed in a moment. */
 const CLOSING_MS = 500;
 
-/** See this file's first paragraph. */
+/** Serves the contract over gRPC, with health and reflection. */
 export class GrpcServer {
   readonly #server: Server;
   readonly #credentials: MutualTlsCredentials;

@@ -70,7 +70,7 @@ export interface Request {
   readonly attempt: (work: () => void) => void;
 }
 
-/** See this file's first paragraph. */
+/** Bounds a listener whose peers show nothing of who they are. */
 export class Strangers {
   readonly #log: Logger;
   readonly #serve: (request: Request) => void;
