@@ -28,6 +28,8 @@ export async function globalSetup(): Promise<void> {
   await removeLeftovers();
   mkdirSync(DIRECTORY, { recursive: true, mode: 0o700 });
   writePrivateJson(ownerFile(DIRECTORY), identify(process.pid));
+  // Before anything is started, so that all of it keeps and finds what Node has compiled.
+  process.env['NODE_COMPILE_CACHE'] = join(DIRECTORY, 'compiled');
   const tokenDirectory = join(DIRECTORY, 'token-template');
   const [server, token] = await Promise.all([
     startPostgres({ directory: join(DIRECTORY, 'postgres'), settings: { max_connections: '200' } }),

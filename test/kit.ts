@@ -19,8 +19,9 @@ import {
 } from 'keyward-client';
 import { type Credentials, createCertificateAuthority } from '../dev/certificates.ts';
 import { createDatabase, dropDatabase } from '../dev/postgres.ts';
-import { copyToken, type SoftHsmToken, tokenVariables } from '../softhsm/token.ts';
+import { copyToken, type SoftHsmToken } from '../softhsm/token.ts';
 import type { Mode } from '../src/store/environment.ts';
+import { testTokenVariables } from './compiled.ts';
 import { TESTER } from './grants.ts';
 import { runSql } from './store/database.ts';
 
@@ -103,7 +104,7 @@ export async function newEnvironment(source?: EnvironmentSource): Promise<Enviro
       KEYWARD_TLS_KEY_FILE: write(directory, 'server-key.pem', server.keyPem),
       KEYWARD_TLS_CLIENT_CA_FILE: write(directory, 'ca.pem', ca.certPem),
       DATABASE_URL: urls.service,
-      ...tokenVariables(token),
+      ...testTokenVariables(token),
     },
     mode: copied?.mode ?? 'production',
     [Symbol.asyncDispose]: async () => {

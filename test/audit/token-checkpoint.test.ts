@@ -23,6 +23,7 @@ import { ServingTokens } from '../../src/keyring/hsm-token/serving-tokens.ts';
 import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
 import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
 import { Store } from '../../src/store/store.ts';
+import { COMPILED } from '../compiled.ts';
 import { TokenKeysRig } from '../hsm/token-keys-rig.ts';
 import { type Environment, eventually, newEnvironment, runCommand, startService } from '../kit.ts';
 import { backUp, folderOf, inDatabase } from '../running/backups.ts';
@@ -71,7 +72,7 @@ describe('a token', () => {
       keyCacheSize: 4,
       heedsKeptCheckpoint: true,
     };
-    const token = { settings, environment: { SOFTHSM2_CONF: confFile }, dispose() {} };
+    const token = { settings, environment: { SOFTHSM2_CONF: confFile, ...COMPILED }, dispose() {} };
     rig = TokenKeysRig.over(token, settings);
     others = objectFiles(environment);
   });

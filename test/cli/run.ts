@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process';
 import { buffer, text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
+import { COMPILED } from '../compiled.ts';
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url));
 
@@ -14,8 +15,8 @@ export interface Outcome {
 }
 
 /**
- * How to run it; no variable of the environment is passed on but PATH, and its home is where it is
- * run.
+ * How to run it; no variable of the environment is passed on but PATH and where Node keeps what it
+ * compiles, and its home is where it is run.
  */
 export interface RunOptions {
   readonly cwd: string;
@@ -32,7 +33,7 @@ export async function run(
 ): Promise<Outcome> {
   const child = spawn(process.execPath, [MAIN, ...args], {
     cwd,
-    env: { PATH: process.env['PATH'], HOME: cwd, ...env },
+    env: { PATH: process.env['PATH'], HOME: cwd, ...COMPILED, ...env },
     stdio: 'pipe',
   });
   // The command may end before it has read all.

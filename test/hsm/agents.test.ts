@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { createSoftHsmToken, tokenVariables } from '../../softhsm/token.ts';
+import { createSoftHsmToken } from '../../softhsm/token.ts';
 import { monotonicNow } from '../../src/call.ts';
 import { AgentProcess } from '../../src/hsm/agent-process.ts';
 import { HsmAgents, type HsmAgentsOptions } from '../../src/hsm/agents.ts';
@@ -35,6 +35,7 @@ import {
   type SealKeyId,
   type TenantId,
 } from '../../src/ids.ts';
+import { testTokenVariables } from '../compiled.ts';
 import { CKR, faultsFor, type Pkcs11Faults } from '../faults/pkcs11.ts';
 import { eventually } from '../kit.ts';
 
@@ -62,7 +63,7 @@ describe('the HSM agents', () => {
       directory: join(directory, 'token'),
       label: 'agents',
     });
-    faults = faultsFor(join(directory, 'faults'), tokenVariables(token));
+    faults = faultsFor(join(directory, 'faults'), testTokenVariables(token));
     const opening = {
       module: faults.variables['KEYWARD_HSM_MODULE'] ?? '',
       token: token.label,
@@ -349,7 +350,7 @@ describe('the HSM agents', () => {
 
   test('one that creates token objects is not killed, whatever its time', async () => {
     const fresh = await createSoftHsmToken({ directory: join(directory, 'fresh'), label: 'fresh' });
-    const over = faultsFor(join(directory, 'fresh-faults'), tokenVariables(fresh));
+    const over = faultsFor(join(directory, 'fresh-faults'), testTokenVariables(fresh));
     over.set('C_GenerateKey hang times 1');
     const request = {
       module: over.variables['KEYWARD_HSM_MODULE'] ?? '',

@@ -10,6 +10,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import type { PKCS11 } from 'pkcs11js';
 import { copyToken, createSoftHsmToken } from '../../softhsm/token.ts';
+import { COMPILED } from '../compiled.ts';
 import { conformance } from './conformance.ts';
 import { movingConformance } from './moving.ts';
 import { tokenKeysConformance } from './token-keys.ts';
@@ -60,7 +61,7 @@ function newSoftHsmToken(): FreshToken {
   );
   return {
     settings: { module: modulePath, token: label, pinFile, waivers: [] },
-    environment: { SOFTHSM2_CONF: confFile },
+    environment: { SOFTHSM2_CONF: confFile, ...COMPILED },
     dispose: () => rmSync(directory, { recursive: true, force: true }),
   };
 }
@@ -93,7 +94,7 @@ function newSoftokenToken(module: string): FreshToken {
       pinFile,
       waivers: ['copyable', 'local'],
     },
-    environment: {},
+    environment: { ...COMPILED },
     dispose: () => rmSync(directory, { recursive: true, force: true }),
   };
 }

@@ -18,7 +18,8 @@ import {
 import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { copyToken, tokenVariables } from '../../softhsm/token.ts';
+import { copyToken } from '../../softhsm/token.ts';
+import { testTokenVariables } from '../compiled.ts';
 import { killInTheMiddle } from '../faults/kills.ts';
 import { CKF, CKR, faultsFor } from '../faults/pkcs11.ts';
 import {
@@ -392,7 +393,7 @@ describe('objects that are not what they must be', () => {
       token.label,
     );
     await tamperWith(copy, change);
-    const { code, output } = await runCommand(environment, ['serve'], tokenVariables(copy));
+    const { code, output } = await runCommand(environment, ['serve'], testTokenVariables(copy));
     assert.equal(code, 1, output);
     return output;
   }

@@ -9,17 +9,13 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import {
-  copyToken,
-  createSoftHsmToken,
-  type SoftHsmToken,
-  tokenVariables,
-} from '../../softhsm/token.ts';
+import { copyToken, createSoftHsmToken, type SoftHsmToken } from '../../softhsm/token.ts';
 import { monotonicNow } from '../../src/call.ts';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
 import type { SealedKeyVersion } from '../../src/hsm/key-version.ts';
 import type { TokenObject } from '../../src/hsm/token-profile.ts';
 import { newId } from '../../src/ids.ts';
+import { testTokenVariables } from '../compiled.ts';
 import { CKR, faultsFor, type Pkcs11Faults } from '../faults/pkcs11.ts';
 import { tamperWith } from '../faults/tampering.ts';
 import { eventually } from '../kit.ts';
@@ -57,7 +53,7 @@ afterEach(async () => {
 
 async function newBench(name: string): Promise<Bench> {
   const softHsm = copyToken(empty, join(parent, name), LABEL);
-  const faults = faultsFor(join(parent, `${name}-faults`), tokenVariables(softHsm));
+  const faults = faultsFor(join(parent, `${name}-faults`), testTokenVariables(softHsm));
   const { variables } = faults;
   const passed = (variables['KEYWARD_HSM_ENVIRONMENT'] ?? '').split(',');
   const rig = await TokenKeysRig.open({

@@ -10,7 +10,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
-import { createSoftHsmToken, tokenVariables } from '../../softhsm/token.ts';
+import { createSoftHsmToken } from '../../softhsm/token.ts';
 import { monotonicNow } from '../../src/call.ts';
 import { HsmAgents } from '../../src/hsm/agents.ts';
 import { PURPOSE, parseHeader } from '../../src/hsm/ciphertext.ts';
@@ -27,6 +27,7 @@ import {
   type SealKeyId,
   type TenantId,
 } from '../../src/ids.ts';
+import { testTokenVariables } from '../compiled.ts';
 import { faultsFor, type Pkcs11Faults } from '../faults/pkcs11.ts';
 import { eventually } from '../kit.ts';
 
@@ -63,7 +64,7 @@ before(async () => {
   assert.ok(parent);
   directory = mkdtempSync(join(parent, 'rewrap-'));
   const token = await createSoftHsmToken({ directory: join(directory, 'token'), label: 'rewrap' });
-  faults = faultsFor(join(directory, 'faults'), tokenVariables(token));
+  faults = faultsFor(join(directory, 'faults'), testTokenVariables(token));
   const opening = {
     module: faults.variables['KEYWARD_HSM_MODULE'] ?? '',
     token: token.label,

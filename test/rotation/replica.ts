@@ -5,9 +5,8 @@
  * Owns which modules they are made of: the sources', or a copy of them with a mistake in it. Knows
  * no test.
  */
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { tokenVariables } from '../../softhsm/token.ts';
 import { HsmAgents } from '../../src/hsm/agents.ts';
 import type { TokenSettings } from '../../src/hsm/protocol.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
@@ -179,20 +178,10 @@ export function tokenSettings(
   };
 }
 
-/**
- * The whole environment of an agent. So many are started that Node keeps what it has compiled: 0.07
- * s each instead of 0.18.
- */
-export function agentEnvironment({
-  directory,
-  token,
-  variables,
-}: Environment): Record<string, string> {
+/** The whole environment of an agent. */
+export function agentEnvironment({ variables }: Environment): Record<string, string> {
   const named = (variables['KEYWARD_HSM_ENVIRONMENT'] ?? '').split(',');
-  return {
-    ...Object.fromEntries(named.map((name) => [name, tokenVariables(token)[name] ?? ''])),
-    NODE_COMPILE_CACHE: join(dirname(directory), 'compiled'),
-  };
+  return Object.fromEntries(named.map((name) => [name, variables[name] ?? '']));
 }
 
 /** Starts an agent for the environment, as those of one replica. */
