@@ -13,7 +13,8 @@
  *   hang                  sleeps until the control file no longer has this line in this place
  *   kill | crash          ends the process: SIGKILL, SIGSEGV
  *   stay                  the process will hang in exit(), as a library does that says goodbye to a device that is gone
- *   fork                  leaves a child that keeps every descriptor open, as a library with a daemon of its own does
+ *   fork                  leaves a child that keeps every descriptor open, as a library with a daemon of its own does,
+ *                         until the control file no longer has this line in this place
  *   print <text>          writes to standard error
  *   garbage               writes bytes that are no frame to descriptor 3
  *   lose-session          closes the session under the caller, then passes on
@@ -191,10 +192,10 @@ static void never_return(void) {
   for (;;) pause();
 }
 
-static void leave_child(void) {
+static void leave_child(const struct rule *rule, int place) {
   if (fork()) return;
   signal(SIGTERM, SIG_DFL);
-  sleep(120); /* no longer than a test may take */
+  hang(rule, place);
   _exit(0);
 }
 
@@ -206,7 +207,7 @@ static int before_call(const struct rule *rule, int place, word session, word *a
   else if (!strcmp(what, "kill")) kill(getpid(), SIGKILL);
   else if (!strcmp(what, "crash")) signal(SIGSEGV, SIG_DFL), raise(SIGSEGV);
   else if (!strcmp(what, "stay")) atexit(never_return);
-  else if (!strcmp(what, "fork")) leave_child();
+  else if (!strcmp(what, "fork")) leave_child(rule, place);
   else if (!strcmp(what, "print")) fprintf(stderr, "%s\n", rule->text);
   else if (!strcmp(what, "garbage")) (void)!write(3, "\xff\xff\xff\xff a library wrote this", 25);
   else if (!strcmp(what, "lose-session")) real->functions[C_CloseSession_index](session, 0, 0, 0, 0, 0, 0, 0);
