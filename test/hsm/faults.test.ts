@@ -91,13 +91,13 @@ describe('a token that fails', () => {
     assert.equal(await reasonOf(faulty.encrypt()), 'HSM_UNAVAILABLE');
   });
 
-  for (const [number, names] of [
-    [62, ['SESSION_HANDLE_INVALID', 'SESSION_CLOSED']],
-    [63, ['USER_NOT_LOGGED_IN', 'OBJECT_HANDLE_INVALID', 'KEY_HANDLE_INVALID']],
-    [64, ['OPERATION_ACTIVE']],
+  for (const [theCase, names] of [
+    ['case 62', ['SESSION_HANDLE_INVALID', 'SESSION_CLOSED']],
+    ['case 63', ['USER_NOT_LOGGED_IN', 'OBJECT_HANDLE_INVALID', 'KEY_HANDLE_INVALID']],
+    ['case 64', ['OPERATION_ACTIVE']],
   ] as const) {
     for (const name of names) {
-      test(`case ${number}: after ${name} the call is done once more, and succeeds`, async () => {
+      test(`${theCase}: after ${name} the call is done once more, and succeeds`, async () => {
         faulty.faults.set(`C_SignInit return ${hex(CKR[name])} times 1`);
         const { ciphertext } = await faulty.encrypt();
         assert.equal(faulty.faults.met(), 1);
