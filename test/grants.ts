@@ -24,7 +24,7 @@ import { RELEASE } from './store/database.ts';
 /** The caller that tests are unless they say otherwise. */
 export const TESTER = 'spiffe://keyward.test/tester';
 
-const PATIENCE_MS = 30_000;
+const PATIENCE_MS = 120_000;
 const EVERYTHING = 'everything';
 const QUIET = { info() {}, warn() {}, error() {} };
 

@@ -27,7 +27,7 @@ import { runSql } from './store/database.ts';
 
 const MAIN = join(import.meta.dirname, '..', 'src', 'main.ts');
 /** Generous: machines are shared. What is waited for is a condition, never this time. */
-const PATIENCE_MS = 30_000;
+const PATIENCE_MS = 120_000;
 
 function given(name: string): string {
   const value = process.env[name];

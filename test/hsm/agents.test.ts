@@ -104,7 +104,7 @@ describe('the HSM agents', () => {
         .map((name) => [name, variables[name] ?? '']),
     );
   const agentEnvironment = () => environmentOf(faults);
-  const soon = () => monotonicNow() + 30_000;
+  const soon = () => monotonicNow() + 120_000;
 
   function create(options: Partial<HsmAgentsOptions> = {}): HsmAgents {
     log = [];
@@ -112,7 +112,7 @@ describe('the HSM agents', () => {
     running = new HsmAgents({
       settings,
       count: 1,
-      callTimeoutMs: 5_000,
+      callTimeoutMs: 30_000,
       maxCalls: 1_000,
       maxBytes: 1 << 24,
       environment: agentEnvironment(),
@@ -200,11 +200,11 @@ describe('the HSM agents', () => {
   });
 
   test('one that is slow but works is not taken for one that hangs', async () => {
-    const agents = await start({ callTimeoutMs: 400 });
+    const agents = await start({ callTimeoutMs: 2_000 });
     await seal(agents);
-    faults.set('C_Sign delay 20');
+    faults.set('C_Sign delay 50');
     const [pid] = agents.pids;
-    // More than a second of work in one piece of the stream, of which no call takes long.
+    // Three seconds of work in one piece of the stream, of which no call takes long.
     await Promise.all(Array.from({ length: 60 }, () => seal(agents)));
     assert.equal(agents.pids[0], pid);
   });
@@ -221,12 +221,12 @@ describe('the HSM agents', () => {
   });
 
   test('a server that was frozen does not take its agents for hung', async () => {
-    const agents = await start({ callTimeoutMs: 300 });
+    const agents = await start({ callTimeoutMs: 2_000 });
     const [pid] = agents.pids;
     const sealed = seal(agents);
     await new Promise((resolve) => setImmediate(resolve));
     // Nothing of this process runs meanwhile, as when it is stopped and continued.
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_500);
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 3_000);
     await sealed;
     await sleep(LOOK_MS);
     assert.equal(agents.pids[0], pid);
@@ -303,11 +303,11 @@ describe('the HSM agents', () => {
   });
 
   test('stop ends one that hangs, and what it had fails', async () => {
-    const agents = await start({ callTimeoutMs: 500 });
-    faults.set('C_Sign hang');
+    const agents = await start({ callTimeoutMs: 2_000 });
+    const [pid] = agents.pids;
+    faults.set('C_Sign hang times 1');
     const hanging = assert.rejects(seal(agents), { reason: 'HSM_UNAVAILABLE' });
     await eventually(() => assert.equal(faults.met(), 1));
-    const [pid] = agents.pids;
     await agents.stop();
     await hanging;
     await eventually(() => assert.ok(pid && !isAlive(pid)));
@@ -325,15 +325,18 @@ describe('the HSM agents', () => {
     faults.set('C_OpenSession return 0x30');
     const agents = create();
     agents.start().catch(() => {});
-    const failure = await seal(agents).then(
-      () => assert.fail('there is no agent'),
-      (error: Error) => error,
-    );
-    assert.match(String(failure.cause), /no agent is ready: .*CKR_DEVICE_ERROR/);
+    // Before the first agent has tried, there is no reason yet.
+    await eventually(async () => {
+      const failure = await seal(agents).then(
+        () => assert.fail('there is no agent'),
+        (error: Error) => error,
+      );
+      assert.match(String(failure.cause), /no agent is ready: .*CKR_DEVICE_ERROR/);
+    });
   });
 
   test('a request that can not be sent fails alone', async () => {
-    const agents = await start({ callTimeoutMs: 300 });
+    const agents = await start({ callTimeoutMs: 2_000 });
     const [pid] = agents.pids;
     const request = {
       keyVersion: encode(sealedKeyVersion, version),
@@ -343,7 +346,8 @@ describe('the HSM agents', () => {
       plaintext: Buffer.from('x'),
     };
     await assert.rejects(agents.call('seal', request, soon()));
-    await sleep(LOOK_MS);
+    // Were it taken for sent, the agent would be taken for hung.
+    await sleep(2_000 + LOOK_MS);
     await seal(agents);
     assert.equal(agents.pids[0], pid);
   });
@@ -399,7 +403,7 @@ describe('the HSM agents', () => {
       log: { info() {}, warn() {}, error() {} },
     });
     void agents.start();
-    const random = agents.call('random', { length: 32 }, monotonicNow() + 10_000);
+    const random = agents.call('random', { length: 32 }, soon());
     await assert.rejects(random, { reason: 'HSM_UNAVAILABLE' });
     await agents.stop();
   });

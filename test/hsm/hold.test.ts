@@ -82,7 +82,7 @@ function keepCalling(agents: HsmAgents, version: SealedKeyVersion) {
       const call: Promise<unknown> =
         index % 2 === 0
           ? seal(agents, version, 'x')
-          : agents.call('random', random, monotonicNow() + 30_000);
+          : agents.call('random', random, monotonicNow() + 120_000);
       await call.then(
         () => {
           outcome.done += 1;
@@ -251,7 +251,7 @@ describe('an agent that ends meanwhile', () => {
     // One that has done something is restarted at once.
     await Promise.all(
       Array.from({ length: IN_FLIGHT }, () =>
-        agents.call('random', { length: 8 }, monotonicNow() + 30_000),
+        agents.call('random', { length: 8 }, monotonicNow() + 120_000),
       ),
     );
     const victims = [...before];
@@ -282,7 +282,7 @@ describe('an agent that ends meanwhile', () => {
 
   test('because it hangs when it is told, is killed and replaced', async () => {
     const { rig, faults } = bench;
-    const agents = await rig.start({ callTimeoutMs: 600 });
+    const agents = await rig.start({ callTimeoutMs: 2_000 });
     const before = agents.pids;
     const extra = await rig.make('root');
     faults.set('C_FindObjectsInit hang times 1');
@@ -347,7 +347,7 @@ describe('where no agent can start', () => {
   test('holding fails as unavailable, the agents serve on and are said to hold what they hold, until it is done', async () => {
     const { rig, faults } = bench;
     const extra = await rig.make('root');
-    const agents = await rig.start({ startTimeoutMs: 1_000 });
+    const agents = await rig.start({ startTimeoutMs: 3_000 });
     const before = agents.pids;
     const version = await createVersion(agents, keysOf(extra, rig.first('seal')));
     const list = rig.recorded('possible', extra);
@@ -366,9 +366,9 @@ describe('where no agent can start', () => {
   test('one that comes too late takes the place that it was started for', async () => {
     const { rig, faults } = bench;
     const extra = await rig.make('root');
-    const agents = await rig.start({ startTimeoutMs: 1_000 });
+    const agents = await rig.start({ startTimeoutMs: 3_000 });
     const before = agents.pids;
-    faults.set(`C_Login return ${CKR.DEVICE_ERROR} times 2`, 'C_Login delay 750 after 2 times 1');
+    faults.set(`C_Login return ${CKR.DEVICE_ERROR} times 4`, 'C_Login delay 2600 after 4 times 1');
     const list = rig.recorded('possible', extra);
     await eventually(() => agents.hold(list));
     await settled(agents, 2, before);
@@ -386,7 +386,7 @@ describe('an agent that is replaced', () => {
     faults.set('C_GenerateRandom delay 100');
     const calls = Promise.all(
       Array.from({ length: IN_FLIGHT }, () =>
-        agents.call('random', { length: 8 }, monotonicNow() + 30_000),
+        agents.call('random', { length: 8 }, monotonicNow() + 120_000),
       ),
     );
     let isDone = false;
@@ -406,7 +406,7 @@ describe('an agent that is replaced', () => {
   test('and hangs in its last call is killed; that call fails, and those behind it go to another', async () => {
     const { rig, faults } = bench;
     const extra = await rig.make('root');
-    const agents = await rig.start({ count: 1, callTimeoutMs: 1_500 });
+    const agents = await rig.start({ count: 1, callTimeoutMs: 3_000 });
     const before = agents.pids;
     const version = await createVersion(agents, rig.keys);
     faults.set('C_Sign hang times 1');
@@ -423,7 +423,7 @@ describe('an agent that is replaced', () => {
   test('is ended by stop too', async () => {
     const { rig, faults } = bench;
     const extra = await rig.make('root');
-    const agents = await rig.start({ count: 1, callTimeoutMs: 1_500 });
+    const agents = await rig.start({ count: 1, callTimeoutMs: 3_000 });
     const before = agents.pids;
     const version = await createVersion(agents, rig.keys);
     faults.set('C_Sign hang times 1');

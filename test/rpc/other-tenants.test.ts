@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { isOfSystem, isPermission, PERMISSIONS } from '../../src/access/permissions.ts';
+import { eventually } from '../kit.ts';
 import { AccessRig, type Caller, RPCS } from './access-rig.ts';
 import { sql } from './reconciling.ts';
 import { type Names, wellFormed } from './well-formed.ts';
@@ -54,7 +55,7 @@ async function mayEverything(tenant: string, principal: string): Promise<void> {
 const last = (name: unknown) => String(name).split('/').at(-1) ?? '';
 
 before(async () => {
-  rig = await AccessRig.start();
+  rig = await AccessRig.start({ KEYWARD_USAGE_REPORT_MS: '100' });
   nobody = rig.certified('spiffe://keyward.test/nobody');
   stranger = rig.certified(STRANGER);
   await mayEverything('acme', STRANGER);
@@ -65,6 +66,10 @@ before(async () => {
   const key = `${parent}/keys/theirs`;
   await rig.done('DataKeyService/CreateDataKey', { parent: key, dataKeyId: 'dk' });
   const job = await rig.done('RotationService/CreateRewrapJob', { scope: key });
+  await eventually(async () => {
+    const { state } = await rig.done('RotationService/GetRewrapJob', { name: job['name'] });
+    assert.equal(state, 'REWRAP_JOB_STATE_SUCCEEDED');
+  });
   const { tokenKeys } = await rig.done('HsmService/ListTokenKeys', { parent });
   const [tokenKey] = tokenKeys as { name: string }[];
   await mayEverything('gamma', ALICE);
@@ -82,6 +87,17 @@ before(async () => {
 });
 
 after(() => rig?.[Symbol.asyncDispose]());
+
+/** Waits until every use of gamma's key before now has been reported: that changes rows too. */
+async function reported(): Promise<void> {
+  const [row] = await sql<{ now: Date }>(rig.environment, 'SELECT clock_timestamp() AS now');
+  const name = 'tenants/gamma/keys/theirs/versions/1';
+  await eventually(async () => {
+    const { usage } = await rig.done('KeyService/GetKeyVersion', { name });
+    const { completeTime } = usage as { completeTime: { seconds: number | string } };
+    assert.ok(Number(completeTime.seconds) * 1_000 > Number(row?.now));
+  });
+}
 
 /** Every row of the tenant but for what is recorded of calls. */
 async function rowsOf(tenant: string): Promise<unknown> {
@@ -110,6 +126,7 @@ async function rowsOf(tenant: string): Promise<unknown> {
  */
 async function assertHidden(caller: Caller, callerName: string): Promise<void> {
   await rig.ask(nobody, 'KeyService/GetKey', { name: 'tenants/nowhere/keys/k' });
+  await reported();
   const before = await rowsOf('gamma');
   const from = (await rig.audited()).length;
   const wrong: string[] = [];

