@@ -20,6 +20,11 @@ const STATE = join(ROOT, '.keyward');
 const DIRECTORY = join(STATE, `test-${process.pid}`);
 const DATABASE_TEMPLATE = 'keyward_template';
 const TOKEN_LABEL = 'keyward-test';
+/**
+ * Each database that is dropped costs a checkpoint, after which Postgres would log every page once
+ * more: for a machine that loses power, as this cluster need not survive.
+ */
+const POSTGRES_SETTINGS = { max_connections: '200', full_page_writes: 'off' };
 
 let postgres: Postgres | undefined;
 
@@ -32,7 +37,7 @@ export async function globalSetup(): Promise<void> {
   process.env['NODE_COMPILE_CACHE'] = join(DIRECTORY, 'compiled');
   const tokenDirectory = join(DIRECTORY, 'token-template');
   const [server, token] = await Promise.all([
-    startPostgres({ directory: join(DIRECTORY, 'postgres'), settings: { max_connections: '200' } }),
+    startPostgres({ directory: join(DIRECTORY, 'postgres'), settings: POSTGRES_SETTINGS }),
     createSoftHsmToken({ directory: tokenDirectory, label: TOKEN_LABEL }),
   ]);
   postgres = server;
