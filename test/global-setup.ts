@@ -24,7 +24,7 @@ const TOKEN_LABEL = 'keyward-test';
  * Each database that is dropped costs a checkpoint, after which Postgres would log every page once
  * more: for a machine that loses power, as this cluster need not survive.
  */
-const POSTGRES_SETTINGS = { max_connections: '200', full_page_writes: 'off' };
+const POSTGRES_SETTINGS = { max_connections: '400', full_page_writes: 'off' };
 
 let postgres: Postgres | undefined;
 

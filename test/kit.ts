@@ -104,6 +104,8 @@ export async function newEnvironment(source?: EnvironmentSource): Promise<Enviro
       KEYWARD_TLS_KEY_FILE: write(directory, 'server-key.pem', server.keyPem),
       KEYWARD_TLS_CLIENT_CA_FILE: write(directory, 'ca.pem', ca.certPem),
       DATABASE_URL: urls.service,
+      // More than any test has calls at once, which would be shed when the machine is busy.
+      KEYWARD_DATABASE_POOL: '40',
       ...testTokenVariables(token),
     },
     mode: copied?.mode ?? 'production',
@@ -324,7 +326,12 @@ export async function runCommand(
   return { code, output };
 }
 
-/** What `attempt` returns once it no longer throws; its last error when that takes too long. */
+/**
+ * What `attempt` returns once it no longer throws; its last error when that takes too long.
+ *
+ * Also for what has to be done within a time: on a busy machine it may be late once, or for a
+ * while, but not always.
+ */
 export async function eventually<T>(
   attempt: () => T | Promise<T>,
   explain: () => string = () => '',

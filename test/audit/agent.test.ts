@@ -52,7 +52,7 @@ after(async () => {
   await environment[Symbol.asyncDispose]();
 });
 
-const deadline = () => monotonicNow() + 30_000;
+const deadline = () => monotonicNow() + 120_000;
 const signing = (treeSize: number, rootHash = ROOT, generation = 1) =>
   agents.call('signCheckpoint', { generation, treeSize, rootHash }, deadline());
 

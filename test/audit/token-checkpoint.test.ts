@@ -31,7 +31,7 @@ import { RELEASE } from '../store/database.ts';
 
 const ROOT = Buffer.alloc(32, 7).toString('base64');
 const OTHER_ROOT = Buffer.alloc(32, 8).toString('base64');
-const soon = () => monotonicNow() + 30_000;
+const soon = () => monotonicNow() + 120_000;
 
 /** The token's objects, by the files that SoftHSM has of them. */
 function objectFiles(environment: Environment): string[] {

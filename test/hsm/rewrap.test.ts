@@ -42,7 +42,7 @@ interface Stored {
 
 const tenantId = newId<TenantId>();
 const keyId = newId<KeyId>();
-const soon = () => monotonicNow() + 30_000;
+const soon = () => monotonicNow() + 120_000;
 const bytesOf = (version: SealedKeyVersion) => encode(sealedKeyVersion, version);
 const flipped = (bytes: Buffer, offset: number) => {
   const copy = Buffer.from(bytes);

@@ -64,7 +64,7 @@ type StartOptions = Partial<Omit<HsmAgentsOptions, 'settings'>> & {
 };
 
 const DIGEST = Buffer.alloc(32, 7);
-const soon = () => monotonicNow() + 30_000;
+const soon = () => monotonicNow() + 120_000;
 
 /** The token, what is recorded of it, and the agents that run over it. */
 export class TokenKeysRig {

@@ -444,5 +444,5 @@ export async function newWorld(begin: (world: World) => Promise<void>): Promise<
 
 /** A deadline that no call of a test comes near. */
 export function soon(): number {
-  return monotonicNow() + 30_000;
+  return monotonicNow() + 120_000;
 }

@@ -130,7 +130,7 @@ async function survives(attack: () => Promise<readonly Socket[]>, ended?: RegExp
   const before = openSockets();
   const sockets = await attack();
   const waits: number[] = [];
-  while (waits.length < 3 && (waits.at(-1) ?? SOON_MS) >= SOON_MS) {
+  while (waits.length < 100 && (waits.at(-1) ?? SOON_MS) >= SOON_MS) {
     const began = performance.now();
     assert.deepEqual((await ask(CHECK)).body, SERVING);
     waits.push(performance.now() - began);

@@ -97,7 +97,10 @@ describe('watching', { concurrency: true }, () => {
   test('ends as soon as the server is told to stop, with a reason to try another', async () => {
     const name = await newKey();
     const { job } = await leaveBehind(keyward, name, 1);
-    await using service = await startService(shared.environment, QUICK);
+    await using service = await startService(shared.environment, {
+      ...QUICK,
+      KEYWARD_DRAIN_MS: '600000',
+    });
     const watching = [1, 2, 3].map(async () => {
       const stream = service.client({ retries: 0 }).watchRewrapJob({ name: job });
       assert.equal((await stream.next()).value?.state, 'RUNNING');
@@ -109,7 +112,7 @@ describe('watching', { concurrency: true }, () => {
     const toldToStop = performance.now();
     for (const error of await Promise.all(ends))
       assert.deepEqual([error.code, error.reason], ['UNAVAILABLE', 'SERVER_STOPPING']);
-    assert.ok(performance.now() - toldToStop < 5_000, 'not only when it has drained');
+    assert.ok(performance.now() - toldToStop < 60_000, 'not only when it has drained');
     assert.equal(await service.ended, 0);
   });
 

@@ -438,17 +438,16 @@ describe('case 36: how a key stands', () => {
        FROM key_versions, generate_series(3, 5000) n ${WHERE(keys)} AND version = 1`,
     );
     await resealStates(shared.environment, 'k.key_id = $1', [keys.keyId]);
-    const times: number[] = [];
-    for (let load = 0; load < 5; load++) {
+    await eventually(async () => {
       await tamper(keys, 'SELECT 1');
       await new Promise((resolve) => setTimeout(resolve, 600));
       const began = performance.now();
       await keyward.decrypt({ parent, ciphertext: fresh });
-      times.push(performance.now() - began);
-    }
-    // 12 ms on two busy cores; a hundredth of a millisecond for each version would be five times
-    // that.
-    assert.ok(Math.min(...times) < 200, `${times}`);
+      const took = performance.now() - began;
+      // 12 ms on two busy cores; a hundredth of a millisecond for each version would be five times
+      // that.
+      assert.ok(took < 200, `${took} ms`);
+    });
     assert.equal(
       (await keyward.listKeyVersions({ parent: name, pageSize: 10 })).keyVersions.length,
       10,

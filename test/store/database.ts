@@ -140,7 +140,7 @@ export async function newRole(
 }
 
 /** A call that may take `milliseconds`. */
-export function callOf(milliseconds = 10_000): Call {
+export function callOf(milliseconds = 60_000): Call {
   return {
     id: randomUUID(),
     method: 'keyward.v1.Test/Call',
