@@ -2,8 +2,8 @@
  * Case 84: a replica cut off at every agent call and every COMMIT of a tick, in every way. Every
  * statement besides is `test/long/rotation-points.test.ts`'s.
  *
- * Killed before one of them, a replica leaves what it leaves when it is killed after the one before:
- * between two there is only what its end undoes. So `before` is run at the first one alone.
+ * Killed before one of them, a replica leaves what it leaves when it is killed after the one
+ * before: between two there is only what its end undoes. So `before` is run at the first one alone.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
