@@ -21,6 +21,7 @@ import { parseDenyList } from './deny-list.ts';
 import { type Issuer, parseIssuers } from './issuers.ts';
 import { type KeySet, openKeySet } from './key-sets.ts';
 import type { Subject } from './policy.ts';
+import type { Proof } from './proofs.ts';
 import { notAccepted } from './refusal.ts';
 import { WatchedFile } from './watched-file.ts';
 
@@ -52,9 +53,6 @@ export interface Caller extends Subject {
     readonly id: string | undefined;
   };
 }
-
-/** One scheme, one space, one token (RFC 6750, 2.1). */
-const BEARER = /^Bearer ([\w.-]+)$/i;
 
 /** Identifies the caller of each call, by its certificate, its token, or both. */
 export class Identity {
@@ -102,24 +100,17 @@ export class Identity {
   }
 
   /**
-   * Who makes a call on a connection with this certificate, if any, and with these values of the
-   * header `authorization`. At once where nothing has to be verified. Throws, or rejects with, a
-   * KeywardError.
+   * Returns who makes a call that brings this proof; at once where nothing has to be verified.
+   * Throws, or rejects with, a KeywardError.
    */
-  callerOf(
-    certificate: ClientCertificate | undefined,
-    authorizations: readonly string[],
-  ): Caller | Promise<Caller> {
+  callerOf(proof: Proof): Caller | Promise<Caller> {
+    const certificate = 'certificate' in proof ? proof.certificate : undefined;
     if (certificate?.denyKeys.some((key) => this.#denied?.value.has(key)))
       throw new KeywardError('CERTIFICATE_DENIED');
-    const [authorization, ...more] = authorizations;
-    if (authorization === undefined) return callerByCertificate(certificate);
-    if (more.length > 0) throw notAccepted('the call has more than one authorization header');
-    const [, token] = BEARER.exec(authorization) ?? [];
-    if (token === undefined) throw notAccepted('the authorization header is not a Bearer token');
+    if (proof.kind === 'certificate') return callerByCertificate(proof.certificate);
     if (this.#tokens === undefined)
       throw notAccepted('no issuers are configured, so no token can be accepted');
-    const accepted = this.#tokens.accept(token);
+    const accepted = this.#tokens.accept(proof.token);
     return accepted instanceof Promise
       ? accepted.then((later) => callerByToken(later, certificate))
       : callerByToken(accepted, certificate);
@@ -179,8 +170,7 @@ function remembered(proof: ClientCertificate | Claims, make: () => Caller): Call
   return caller;
 }
 
-function callerByCertificate(certificate: ClientCertificate | undefined): Caller {
-  if (certificate === undefined) throw new KeywardError('CREDENTIALS_MISSING');
+function callerByCertificate(certificate: ClientCertificate): Caller {
   const { name } = certificate;
   if (name === undefined)
     throw notAccepted(

@@ -18,6 +18,7 @@ import { constants, type IncomingHttpHeaders, type ServerHttp2Stream } from 'nod
 import type { Metadata } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import type { Caller, Identity } from '../../access/identity.ts';
+import { proofOf } from '../../access/proofs.ts';
 import type { AdmittedCall, RefusedCall } from '../../calls/arrivals.ts';
 import { type BudgetLimits, Budgets } from '../../calls/budgets.ts';
 import type { Shares } from '../../calls/shares.ts';
@@ -158,7 +159,8 @@ export class Admission {
   /** Has the call go on once it is known who makes it. */
   #identify(stream: CallStream, arrival: Arrival): void {
     const { connection, authorizations } = arrival;
-    const identify = () => this.#parts.identity.callerOf(connection.certificate, authorizations);
+    const identify = () =>
+      this.#parts.identity.callerOf(proofOf(connection.certificate, authorizations));
     const refuse = async (thrown: unknown) => {
       const error = toKeywardError(thrown);
       const { id, method, startedAt, origin } = stream;
