@@ -20,6 +20,7 @@ import { WitnessRounds } from '../audit/witness-rounds.ts';
 import { parseWitnesses, type Witness } from '../audit/witnesses.ts';
 import { AuditWriter } from '../audit/writer.ts';
 import { type Configuration, ConfigurationError } from '../config.ts';
+import { HealthListener } from '../faces/grpc/health.ts';
 import { GrpcServer, type GrpcServerOptions, type ServerLimits } from '../faces/grpc/server.ts';
 import { HsmAgents } from '../hsm/agents.ts';
 import { createTokenKey, identifyToken, keepCheckpoint } from '../hsm/token-commands.ts';
@@ -88,6 +89,7 @@ export interface Replica
   readonly usage: UsageRecorder;
   readonly reconciler: Reconciler;
   readonly server: GrpcServer;
+  readonly health: HealthListener;
 }
 
 /**
@@ -117,7 +119,8 @@ export async function compose(
   const reconciler: Reconciler = new Reconciler({ store, keyring, log });
   const auditWork = composeAuditWork(ground);
   const server = composeServer(ground, memory, keyring);
-  return { ...ground, ...memory, usage, reconciler, ...auditWork, server };
+  const health = new HealthListener(log);
+  return { ...ground, ...memory, usage, reconciler, ...auditWork, server, health };
 }
 
 function openIdentity(configuration: Configuration, log: Logger): Identity {

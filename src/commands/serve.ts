@@ -1,17 +1,18 @@
 /**
  * `serve`: a replica's life, from its settings to its last answer.
  *
- * Owns in which order parts start and end, when it says that it is ready, and what is said at every
- * start. Invariant: what still has to be told (the use of keys, that it ends) is told after the
- * last call was answered and before database and token are let go. What the parts are is
+ * Owns the list of parts that start and stop, when it says that it is ready, and what is said at
+ * every start. Invariant: what still has to be reported (the use of keys, that it ends) is reported
+ * after the last call was answered and before database and token are let go. What the parts are is
  * `composition.ts`; what ends it, and with which exit status, `ending.ts`.
  */
 import { type Configuration, readConfiguration } from '../config.ts';
-import { HealthListener } from '../faces/grpc/health.ts';
+import { TokenRefused } from '../hsm/agent-pool.ts';
 import { startHousekeeping } from '../store/housekeeping.ts';
 import { createLog, type Logger } from '../telemetry/log.ts';
 import { compose, type Replica } from './composition.ts';
 import { Ending } from './ending.ts';
+import { Lifecycle, type Part } from './lifecycle.ts';
 import { RELEASE } from './opening.ts';
 
 const READINESS_MS = 100;
@@ -29,91 +30,145 @@ export async function serve(): Promise<void> {
   const log = createLog(configuration.KEYWARD_LOG_LEVEL, RELEASE);
   const ending = new Ending(log);
   const replica = await compose(configuration, log, (why) => ending.begin(why, 1));
-  const { store, environment, tokens, feed, server } = replica;
-  const { agents } = tokens;
   sayWhoIsFirst(configuration, log);
-  feed.start();
-  const stopHousekeeping = startHousekeeping(store, (err) =>
-    log.warn({ err }, 'housekeeping failed and will be tried again'),
-  );
-  const health = new HealthListener(log);
-  if (configuration.KEYWARD_HEALTH_LISTEN !== undefined)
-    await health.listen(configuration.KEYWARD_HEALTH_LISTEN);
-  const port = await server.listen();
-  log.info(
-    { port, environmentId: environment.environmentId, mode: configuration.KEYWARD_MODE },
-    'listening',
-  );
-  const setReady = (ready: boolean) => {
-    server.setReady(ready);
-    health.setReady(ready);
-  };
-  const readiness = setInterval(() => setReady(agents.ready && feed.isFresh()), READINESS_MS);
+  const lifecycle = new Lifecycle(partsOf(replica, configuration, log));
   ending.prepare({
-    inOrder: async () => {
-      clearInterval(readiness);
-      setReady(false);
-      await server.drain(configuration.KEYWARD_DRAIN_MS);
-      stopHousekeeping();
-      await stop(replica, log);
-      health.stop();
-    },
+    inOrder: () => lifecycle.stop(),
     limitMs: configuration.KEYWARD_DRAIN_MS + LETTING_GO_MS,
   });
   try {
-    await start(replica, configuration, log);
+    await lifecycle.start();
   } catch (error) {
+    if (!(error instanceof TokenRefused)) throw error;
     log.fatal({ err: error }, 'cannot use the HSM token');
     ending.begin('cannot use the HSM token', 1);
   }
 }
 
-/** Opens the token, then begins all that a replica does by itself. Throws TokenRefused. */
-async function start(replica: Replica, configuration: Configuration, log: Logger): Promise<void> {
-  const { tokens, tokenObjects, reconciler, sequencer, witnessRounds, usage } = replica;
+/** Returns the parts of a replica, each after those that it stands on. */
+function partsOf(replica: Replica, configuration: Configuration, log: Logger): readonly Part[] {
+  const { store, identity, feed, tokens, tokenObjects } = replica;
+  const { reconciler, sequencer, witnessRounds, usage } = replica;
+  const { KEYWARD_MAINTENANCE_TICKS: ticks, KEYWARD_MAINTENANCE_JITTER_MS: jitterMs } =
+    configuration;
+  return [
+    { name: 'the database', stop: () => store.close() },
+    { name: 'identity', stop: () => identity.stop() },
+    { name: 'the feed of changes', start: () => feed.start(), stop: () => feed.stop() },
+    housekeeping(replica, log),
+    ...listeners(replica, configuration, log),
+    {
+      name: 'the HSM agents',
+      start: () => openToken(replica, log),
+      stop: () => tokens.agents.stop(),
+    },
+    {
+      name: 'the reports of this replica',
+      start: () => tokenObjects.start((err) => log.warn({ err }, 'cannot report this replica')),
+      stop: () =>
+        tokenObjects
+          .stop()
+          .catch((err: unknown) => log.warn({ err }, 'cannot report that this replica ends')),
+    },
+    {
+      name: 'the reports of use',
+      start: () =>
+        usage.start(configuration.KEYWARD_USAGE_REPORT_MS, (err) =>
+          log.warn({ err }, 'cannot report the use of keys; trying again'),
+        ),
+      stop: () =>
+        usage
+          .stop()
+          .catch((err: unknown) => log.warn({ err }, 'cannot report the last use of keys')),
+    },
+    {
+      name: 'the sequencer of the audit log',
+      start: () => sequencer.start(),
+      stop: () => sequencer.stop(),
+    },
+    {
+      name: 'the rounds of the witnesses',
+      start: () => witnessRounds.start(),
+      stop: () => witnessRounds.stop(),
+    },
+    {
+      name: 'the reconciler',
+      start: () => reconciler.start(ticks, jitterMs),
+      stop: () => reconciler.stop(),
+    },
+    serving(replica, configuration),
+  ];
+}
+
+function housekeeping({ store }: Replica, log: Logger): Part {
+  let stop = () => {};
+  return {
+    name: 'housekeeping',
+    start: () => {
+      stop = startHousekeeping(store, (err) =>
+        log.warn({ err }, 'housekeeping failed and will be tried again'),
+      );
+    },
+    stop: () => stop(),
+  };
+}
+
+/**
+ * Returns the listeners. They answer before the token is open, and say that they do not serve; what
+ * has come in by them has been answered before anything that it stands on stops.
+ */
+function listeners(
+  { health, server, environment }: Replica,
+  configuration: Configuration,
+  log: Logger,
+): readonly Part[] {
+  const { KEYWARD_HEALTH_LISTEN, KEYWARD_DRAIN_MS, KEYWARD_MODE: mode } = configuration;
+  return [
+    {
+      name: 'the listener for health',
+      start: async () => {
+        if (KEYWARD_HEALTH_LISTEN !== undefined) await health.listen(KEYWARD_HEALTH_LISTEN);
+      },
+      stop: () => health.stop(),
+    },
+    {
+      name: 'the gRPC listener',
+      start: async () => {
+        const port = await server.listen();
+        log.info({ port, environmentId: environment.environmentId, mode }, 'listening');
+      },
+      stop: () => server.drain(KEYWARD_DRAIN_MS),
+    },
+  ];
+}
+
+/** Opens the token. Throws TokenRefused. */
+async function openToken({ tokens }: Replica, log: Logger): Promise<void> {
   const { findings, ...report } = await tokens.start();
   log.info(report, 'the HSM token is open');
-  tokenObjects.start((err) => log.warn({ err }, 'cannot report this replica'));
-  reconciler.start(
-    configuration.KEYWARD_MAINTENANCE_TICKS,
-    configuration.KEYWARD_MAINTENANCE_JITTER_MS,
-  );
-  sequencer.start();
-  witnessRounds.start();
-  usage.start(configuration.KEYWARD_USAGE_REPORT_MS, (err) =>
-    log.warn({ err }, 'cannot report the use of keys; trying again'),
-  );
   // What the operator waived is said at every start, so that it isn't forgotten.
   for (const finding of findings)
     log.warn(finding, 'the token cannot enforce an attribute, which is waived');
 }
 
-/** Ends all that {@link start} began, then what it stood on. */
-async function stop(replica: Replica, log: Logger): Promise<void> {
-  const {
-    identity,
-    reconciler,
-    witnessRounds,
-    sequencer,
-    tokenObjects,
-    usage,
-    feed,
-    tokens,
-    store,
-  } = replica;
-  identity.stop();
-  await reconciler.stop();
-  await witnessRounds.stop();
-  await sequencer.stop();
-  await tokenObjects
-    .stop()
-    .catch((err: unknown) => log.warn({ err }, 'cannot report that this replica ends'));
-  await usage
-    .stop()
-    .catch((err: unknown) => log.warn({ err }, 'cannot report the last use of keys'));
-  await feed.stop();
-  await tokens.agents.stop();
-  await store.close();
+/** Says, for as long as everything runs, whether the replica can do its work. */
+function serving({ health, server, tokens, feed }: Replica, configuration: Configuration): Part {
+  const setReady = (ready: boolean) => {
+    server.setReady(ready);
+    health.setReady(ready);
+  };
+  let timer: NodeJS.Timeout | undefined;
+  return {
+    name: 'serving',
+    start: () => {
+      timer = setInterval(() => setReady(tokens.agents.ready && feed.isFresh()), READINESS_MS);
+    },
+    stop: async () => {
+      clearInterval(timer);
+      setReady(false);
+      await server.drain(configuration.KEYWARD_DRAIN_MS);
+    },
+  };
 }
 
 /** Said at every start while it stands, so that it isn't forgotten. */

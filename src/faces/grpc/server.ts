@@ -59,6 +59,7 @@ export class GrpcServer {
   readonly #stopping = new AbortController();
   #unwatch: (() => void) | undefined;
   #serving = false;
+  #drained: Promise<void> | undefined;
 
   constructor(options: GrpcServerOptions) {
     const { identity, limits, log } = options;
@@ -124,9 +125,14 @@ export class GrpcServer {
 
   /**
    * Takes no new call, waits up to `limitMs` for those under way, then ends, also where a peer
-   * never does.
+   * never does. Called again, it waits for the same end.
    */
-  async drain(limitMs: number): Promise<void> {
+  drain(limitMs: number): Promise<void> {
+    this.#drained ??= this.#drain(limitMs);
+    return this.#drained;
+  }
+
+  async #drain(limitMs: number): Promise<void> {
     this.setReady(false);
     this.#unwatch?.();
     this.#stopping.abort();
