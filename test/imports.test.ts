@@ -56,6 +56,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
     ...COMMON,
     'src/access',
     'src/audit',
+    'src/calls',
     'src/config.ts',
     'src/hsm',
     'src/keyring',

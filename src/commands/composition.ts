@@ -19,6 +19,7 @@ import { TokenCheckpoint } from '../audit/token-checkpoint.ts';
 import { WitnessRounds } from '../audit/witness-rounds.ts';
 import { parseWitnesses, type Witness } from '../audit/witnesses.ts';
 import { AuditWriter } from '../audit/writer.ts';
+import { Budgets } from '../calls/budgets.ts';
 import { type Configuration, ConfigurationError } from '../config.ts';
 import { HealthListener } from '../faces/grpc/health.ts';
 import { GrpcServer, type GrpcServerOptions, type ServerLimits } from '../faces/grpc/server.ts';
@@ -300,6 +301,10 @@ function composeServer(ground: Ground, memory: Memory, keyring: Keyring): GrpcSe
     },
     recording: { writer: new AuditWriter(store), masks, replica: `${hostname()}/${process.pid}` },
     identity,
+    budgets: new Budgets({
+      maxCalls: configuration.KEYWARD_MAX_CALLS,
+      maxRequestBytes: configuration.KEYWARD_MAX_REQUEST_BYTES,
+    }),
     log,
     limits: serverLimits(configuration),
     listen: configuration.KEYWARD_LISTEN,
@@ -332,8 +337,6 @@ function composeAccess(
 function serverLimits(configuration: Configuration): ServerLimits {
   return {
     deadlineMs: configuration.KEYWARD_DEADLINE_MS,
-    maxCalls: configuration.KEYWARD_MAX_CALLS,
-    maxRequestBytes: configuration.KEYWARD_MAX_REQUEST_BYTES,
     maxMessageBytes: configuration.KEYWARD_MAX_MESSAGE_BYTES,
     maxHeaderBytes: configuration.KEYWARD_MAX_HEADER_BYTES,
     maxHeaders: configuration.KEYWARD_MAX_HEADERS,

@@ -20,7 +20,7 @@ import type { Logger } from 'pino';
 import type { Caller, Identity } from '../../access/identity.ts';
 import { proofOf } from '../../access/proofs.ts';
 import type { AdmittedCall, RefusedCall } from '../../calls/arrivals.ts';
-import { type BudgetLimits, Budgets } from '../../calls/budgets.ts';
+import type { Budgets } from '../../calls/budgets.ts';
 import type { Shares } from '../../calls/shares.ts';
 import { KeywardError, toKeywardError } from '../../errors.ts';
 import { CallStream } from './call-stream.ts';
@@ -35,7 +35,7 @@ import {
 } from './request-headers.ts';
 
 /** What callers may ask of the server at once. */
-export interface AdmissionLimits extends BudgetLimits, HeaderLimits {
+export interface AdmissionLimits extends HeaderLimits {
   /** The largest message that any method takes, in bytes. */
   readonly maxMessageBytes: number;
   /**
@@ -46,6 +46,8 @@ export interface AdmissionLimits extends BudgetLimits, HeaderLimits {
 
 export interface AdmissionParts {
   readonly limits: AdmissionLimits;
+  /** What all callers have of the process, by whichever face. */
+  readonly budgets: Budgets;
   /** The paths of calls that may have no end of their own, besides gRPC's own. */
   readonly streams: ReadonlySet<string>;
   readonly identity: Identity;
@@ -96,7 +98,7 @@ export class Admission {
 
   constructor(parts: AdmissionParts) {
     this.#parts = parts;
-    this.#budgets = new Budgets(parts.limits);
+    this.#budgets = parts.budgets;
   }
 
   /**

@@ -12,6 +12,7 @@ import { HealthImplementation } from 'grpc-health-check';
 import type { Logger } from 'pino';
 import type { Identity } from '../../access/identity.ts';
 import { type Recording, recordRefusal } from '../../calls/audit.ts';
+import type { Budgets } from '../../calls/budgets.ts';
 import type { Services } from '../../calls/operation.ts';
 import { methodsOf } from '../contract/methods.ts';
 import { serviceDefinition } from '../contract/proto.ts';
@@ -35,6 +36,8 @@ export interface GrpcServerOptions {
   readonly services: Services;
   readonly recording: Recording;
   readonly identity: Identity;
+  /** What all callers have of the process, by whichever face. */
+  readonly budgets: Budgets;
   readonly log: Logger;
   readonly limits: ServerLimits;
   /** host:port; port 0 takes a free one. */
@@ -72,6 +75,7 @@ export class GrpcServer {
     );
     this.#admission = new Admission({
       limits,
+      budgets: options.budgets,
       streams: streamPaths(),
       identity,
       recordRefusal: (error, call) => recordRefusal(options.recording, error, call),
