@@ -27,8 +27,8 @@ export class Lifecycle {
   }
 
   /**
-   * Starts the parts. Throws what a part throws, unless that is stopped meanwhile; those after it do
-   * not start then.
+   * Starts the parts. Throws what a part throws, unless that is stopped meanwhile; those after it
+   * do not start then.
    */
   async start(): Promise<void> {
     for (let part = this.#waiting.shift(); part !== undefined; part = this.#waiting.shift()) {
