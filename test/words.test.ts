@@ -10,8 +10,7 @@
  * - titles of tests, and imports
  */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { COLUMNS } from '../bench/markdown.ts';
@@ -33,14 +32,20 @@ const WORDED = /(\.md|\.proto)$|^cli\/src\/|^src\/errors\.ts$/;
 const FOREIGN = /^proto\/google\/|\/reflection\.proto$|^docs\/schema\.sql$/;
 const LAST_LONG_MIGRATION = 11;
 
-const listed = execFileSync(
-  'git',
-  ['ls-files', '--cached', '--others', '--exclude-standard', '--deduplicate'],
-  { cwd: ROOT, encoding: 'utf8' },
-);
-const files = listed
-  .split('\n')
-  .filter((file) => TEXT.test(file) && !FOREIGN.test(file) && existsSync(join(ROOT, file)));
+const FOLDERS = [
+  ...['bench', 'cli', 'client', 'compose', 'dev', 'docs', 'migrations'],
+  ...['proto', 'scripts', 'softhsm', 'src', 'test'],
+];
+const MADE = /(^|\/)(node_modules|dist|generated|local)\//;
+
+const files = [
+  ...readdirSync(ROOT),
+  ...FOLDERS.flatMap((folder) =>
+    readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' }).map((name) =>
+      join(folder, name),
+    ),
+  ),
+].filter((file) => TEXT.test(file) && !FOREIGN.test(file) && !MADE.test(file));
 
 interface Line {
   readonly file: string;
