@@ -1,8 +1,7 @@
 /**
- * `keyward access …`: role bindings, which say who may do what.
+ * Adds `keyward access …`: role bindings.
  *
- * Owns their words and arguments; each is one call of the client. Roles are in `roles.ts`,
- * questions in `questions.ts`.
+ * - Each command is one call of the client. Roles are in `roles.ts`, questions in `questions.ts`.
  */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { NewContextCondition, NewRoleBinding } from 'keyward-client';

@@ -1,7 +1,7 @@
 /**
- * `keyward tenants …` and `keyward maintenance …`.
+ * Adds `keyward tenants …` and `keyward maintenance …`.
  *
- * Owns their words and arguments; each is one call of the client.
+ * - Each command is one call of the client.
  */
 import type { Command } from 'commander';
 import type { KeywardClient, Maintenance } from 'keyward-client';

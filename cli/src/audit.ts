@@ -1,8 +1,7 @@
 /**
- * `keyward audit …`: the audit log, read, exported, and verified.
+ * Adds `keyward audit …`: reads, exports and verifies the audit log.
  *
- * Owns their words and arguments. Its invariant: `verify` asks no service and believes no key that
- * it isn't given.
+ * - `verify` calls no service, and trusts only keys that it is given.
  */
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';

@@ -1,8 +1,8 @@
 /**
- * `keyward whoami` and `keyward profiles`: as whom the command calls, and as whom it could.
+ * Adds `keyward whoami` and `keyward profiles`: the caller, and the profiles to call with.
  *
- * Owns their words. `whoami` asks the service, `profiles` nobody; neither shows what is in a key or
- * token file.
+ * - `whoami` calls the service, `profiles` does not.
+ * - Neither shows the content of a key or token file.
  */
 import type { Command } from 'commander';
 import { printable, UsageError } from './failures.ts';

@@ -1,7 +1,5 @@
 /**
- * A command that changes one thing, which its argument names, and prints what became of it.
- *
- * Knows nothing of the things.
+ * Adds a command that changes the one resource that its argument names, and prints the result.
  */
 import type { Command } from 'commander';
 import type { KeywardClient } from 'keyward-client';

@@ -1,8 +1,8 @@
 /**
- * `keyward stored-data-keys …`: data keys that the service keeps.
+ * Adds `keyward stored-data-keys …`: data keys that the service stores.
  *
- * Owns their words and arguments. Its invariant is that of `data-key`: a plaintext is shown only to
- * who asks for it by name, and what would be lost by overwriting is not overwritten.
+ * - A plaintext is shown only if an option asks for it, and no existing file is overwritten by
+ *   default.
  */
 import type { Command } from 'commander';
 import type { DataKey } from 'keyward-client';

@@ -1,8 +1,8 @@
 /**
- * `destroy` and `restore`, of a key and of a version; `shred` and `restore`, of a tenant.
+ * Adds `destroy` and `restore` for keys and versions, and `shred` and `restore` for tenants.
  *
- * Owns how a destruction is asked for: once to see what would be lost, and once more with the etag
- * that was answered. Its invariant: without that etag nothing is scheduled.
+ * - A destruction takes two commands: one shows what would be lost, and one confirms its etag.
+ * - Without that etag nothing is scheduled.
  */
 import type { Command } from 'commander';
 import type {

@@ -1,7 +1,7 @@
 /**
- * Durations and times as people write and read them: `90d`, `12h`, `30m`, `45s`, and RFC 3339.
+ * Reads and writes durations and times for people: `90d`, `12h`, `30m`, `45s`, and RFC 3339.
  *
- * Its invariant: what is read is read exactly or not at all.
+ * - A text is read exactly or not at all.
  */
 
 const UNITS = { d: 86_400, h: 3600, m: 60, s: 1 } as const;

@@ -1,9 +1,9 @@
 /**
- * `keyward encrypt`, `decrypt`, `re-encrypt`, `data-key` and `random`.
+ * Adds `keyward encrypt`, `decrypt`, `re-encrypt`, `data-key` and `random`.
  *
- * Owns what goes where. Its invariants: decrypt puts the plaintext's bytes on standard output and
- * nothing else; a data key's plaintext is shown only to who asks for it by name; what would be lost
- * by overwriting is not overwritten.
+ * - `decrypt` writes the plaintext's bytes to standard output and nothing else.
+ * - A data key's plaintext is shown only if an option asks for it.
+ * - No existing file is overwritten by default.
  */
 import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';

@@ -1,11 +1,10 @@
 /**
- * What went wrong, as one line for stderr and an exit code.
+ * Reports a failure as one line on standard error and an exit code.
  *
- * Owns the exit codes: 0 done; 1 the service refused, its answer couldn't be written, a watched job
- * ended with something left undone, a permission that was tested is missing, or an export doesn't
- * verify; 2 the command was given something it can't use; 3 the service can't be reached. Its
- * invariant: a line holds no control characters, whoever wrote it, and nothing that was encrypted
- * or is to be.
+ * - Exit codes: 0 done; 1 the service refused, its answer could not be written, a watched job left
+ *   something undone, a tested permission is missing, or an export failed verification; 2 the
+ *   command got something that it cannot use; 3 the service cannot be reached.
+ * - A line has no control characters, from any source, and no plaintext.
  */
 import { inspect } from 'node:util';
 import { CommanderError } from 'commander';

@@ -1,8 +1,8 @@
 /**
- * Bytes in and out: files, standard input and output, and the two forms of a ciphertext.
+ * Reads and writes files, standard input and output, and the two forms of a ciphertext.
  *
- * Its invariants: what is read is bounded; bytes are taken or refused as they are, never repaired;
- * a file that holds plaintext is for its owner alone. Knows nothing of the service.
+ * - Input is bounded, and accepted or refused as it is, never repaired.
+ * - Only its owner can read a file with plaintext.
  */
 import { createReadStream, existsSync } from 'node:fs';
 import { open } from 'node:fs/promises';

@@ -1,8 +1,7 @@
 /**
- * `keyward hsm …`: the root keys and the seal key, which live in the HSM and never leave it.
+ * Adds `keyward hsm …`: root keys and the seal key, which never leave the HSM.
  *
- * Owns their words and arguments. Its invariant is that of `keys rotate`: whoever asked for a
- * rotation learns of it, also when watching its job fails after that.
+ * - A rotation is reported even if watching its job fails afterwards.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';

@@ -1,8 +1,7 @@
 /**
- * `keyward jobs …`: re-wrap jobs, and how one is watched.
+ * Adds `keyward jobs …`: re-wrap jobs, and watching one.
  *
- * Owns their words and arguments. Its invariant: standard output has the job as it ended and
- * nothing else; what goes on meanwhile is shown on standard error.
+ * - Standard output has the job as it ended and nothing else; progress goes to standard error.
  */
 import type { Command } from 'commander';
 import type { CallOptions, KeywardClient, RewrapJob } from 'keyward-client';

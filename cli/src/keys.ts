@@ -1,9 +1,9 @@
 /**
- * `keyward keys …`: a tenant's keys and their versions.
+ * Adds `keyward keys …`: a tenant's keys and their versions.
  *
- * Owns their words and arguments; each is one call of the client, but for `keys update`, which
- * reads the labels that it changes. What rotates keys is in `rotation.ts`, what destroys them in
- * `destruction.ts`.
+ * - Each command is one call of the client, except `keys update`, which reads the labels it
+ *   changes.
+ * - Rotation is in `rotation.ts`, destruction in `destruction.ts`.
  */
 import type { Command } from 'commander';
 import { type Key, type KeywardClient, KeywardClientError } from 'keyward-client';

@@ -1,9 +1,8 @@
 #!/usr/bin/env node
 /**
- * The `keyward` command: puts the commands together and turns their end into an exit code.
+ * Runs the `keyward` command: collects the commands, and ends with an exit code.
  *
- * Owns what all commands share: the options of the connection, the output's form, the help. Knows
- * nothing of what a command does.
+ * - It owns what all commands share: connection options, output format and help.
  */
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';

@@ -1,8 +1,7 @@
 /**
- * Resource names as people type them: in full, or by the last part where the rest is known.
+ * Completes resource names that people type in full, or by the last part where the rest is known.
  *
- * Completes names and notices contradictions; which letters a name may have is the service's to
- * say.
+ * - It rejects contradictions; the service decides which letters a name may have.
  */
 import { UsageError } from './failures.ts';
 

@@ -1,5 +1,5 @@
 /**
- * Options that several commands have, and how their values are read.
+ * Adds the options that several commands share, and parses their values.
  */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { readDuration, readTime } from './durations.ts';

@@ -1,8 +1,8 @@
 /**
- * Results as a table for people or JSON for programs.
+ * Prints results as a table for people or as JSON for programs.
  *
- * Owns which columns a thing has. JSON has the client's field names, times in RFC 3339, bytes in
- * base64.
+ * - It owns the columns of each kind of result.
+ * - JSON has the client's field names, times in RFC 3339, and bytes in base64.
  */
 import type {
   AuditEntry,

@@ -1,10 +1,9 @@
 /**
- * Named connections in a JSON file: which file, what is in it, and whether it may be relied on.
+ * Reads profiles, named connections in a JSON file, and decides whether they can be trusted.
  *
- * Its invariants: what somebody else could have changed is not used, since it decides where
- * plaintext goes and by whom; nor a key or token that somebody else could have read; a profile that
- * is named is there or the command ends. Knows nothing of flags and variables beyond where the file
- * is.
+ * - A file that another user could have changed is not used, since it decides where plaintext goes;
+ *   nor is a key or token that another user could have read.
+ * - A profile that is named must exist.
  */
 import { readFileSync, type Stats, statSync } from 'node:fs';
 import { homedir } from 'node:os';

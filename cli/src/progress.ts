@@ -1,9 +1,8 @@
 /**
- * How far something is, as one line on a terminal: a job, or a count that grows.
+ * Shows the progress of a job or of a growing count as one line on a terminal.
  *
- * Its invariant: the line fits the terminal, so that it is overwritten and never scrolls; where
- * there is no terminal, nothing is written. Knows nothing of how the job is watched, or what is
- * counted.
+ * - The line fits the terminal, so that it is overwritten and never scrolls.
+ * - Without a terminal, nothing is written.
  */
 import type { RewrapJob } from 'keyward-client';
 import { writeRoughly } from './durations.ts';

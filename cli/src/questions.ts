@@ -1,8 +1,7 @@
 /**
- * `keyward access test` and `access explain`: what the caller may do, and what somebody may do and
- * why.
+ * Adds `keyward access test` and `access explain`: what a caller may do, and why.
  *
- * Owns how an answer is put in sentences. Changes nothing.
+ * - It puts the answers in sentences, and changes nothing.
  */
 import type { Command } from 'commander';
 import type { AccessObstacle, ConsideredBinding, ExplainAccessResponse } from 'keyward-client';

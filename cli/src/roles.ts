@@ -1,7 +1,7 @@
 /**
- * `keyward access roles` and `access role …`: what can be given, and a tenant's own of it.
+ * Adds `keyward access roles` and `access role …`: the roles of a tenant.
  *
- * Owns their words and arguments; each is one call of the client.
+ * - Each command is one call of the client.
  */
 import type { Command } from 'commander';
 import { lastPart, oneTenant, ownRoleName, parentOf } from './names.ts';

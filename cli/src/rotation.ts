@@ -1,8 +1,8 @@
 /**
- * What of `keyward keys …` rotates: `rotate`, `schedule`, `pause`, `resume` and `history`.
+ * Adds the commands of `keyward keys …` that rotate: `rotate`, `schedule`, `pause`, `resume`,
+ * `history`.
  *
- * Owns their words and arguments. Its invariant: whoever asked for a rotation learns that it was
- * made, also when watching its job fails after that.
+ * - A rotation is reported even if watching its job fails afterwards.
  */
 import type { Command } from 'commander';
 import type { KeywardClient } from 'keyward-client';

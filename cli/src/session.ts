@@ -1,12 +1,12 @@
 /**
- * Where the service is and who calls, found out; and the client for one command.
+ * Finds the service and the caller's credentials, and runs one command with a client.
  *
- * Each setting comes from its flag, else its environment variable, else the profile that is used
- * (`profiles.ts`) or, where none is, the development identity that `npm start` writes:
- * `.keyward/client.json`, looked for from the current folder upward. A token that is given is not
- * put together with the certificate of a profile or that identity, nor the other way round: the
- * service refuses both unless they are bound. Its invariant: a file that somebody else could have
- * changed is never followed, since it decides where plaintext goes. Knows nothing of the commands.
+ * - Each setting comes from its flag, else its variable, else the profile in use or, without one,
+ *   the development identity `.keyward/client.json` in the current folder or the nearest one above.
+ * - A given token is never combined with a certificate from a profile or that identity, nor the
+ *   other way round: the service refuses both unless they are bound.
+ * - A file that another user could have changed is never used, since it decides where plaintext
+ *   goes.
  */
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';

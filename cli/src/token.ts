@@ -1,8 +1,8 @@
 /**
- * `keyward token …`: the HSM token that the service uses, looked at.
+ * Adds `keyward token …`: shows the HSM token that the service uses.
  *
- * Owns its words. The table has a row for each object, with what is wrong of it, and another
- * follows of what is to be done about them; JSON has every attribute.
+ * - The table has a row for each object with what is wrong with it, and a second table lists what
+ *   an operator has to do; JSON has every attribute.
  */
 import type { Command } from 'commander';
 import type { TokenStatus } from 'keyward-client';

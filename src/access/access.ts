@@ -1,10 +1,11 @@
 /**
- * What a caller may do: rights, decided by the policies of the tenant and of the tenant `system`.
+ * Decides what a caller may do, by the policies of the tenant and of the tenant `system`.
  *
- * Invariants: deny by default; a tenant in which the caller has nothing, or for which the token
- * isn't good, can't be told from one that there isn't; the first administrator may create role
- * bindings and nothing else. Knows no method: which permission is needed, and on what, is said by
- * whoever asks.
+ * - Everything that no binding allows is denied.
+ * - A tenant in which the caller has no binding, or that the token excludes, looks like one that
+ *   does not exist.
+ * - The first administrator may create role bindings and nothing else.
+ * - Callers of this file name the permission and its resource; methods are unknown here.
  */
 import { KeywardError } from '../errors.ts';
 import type { RoleBinding } from '../store/access/policies.ts';

@@ -1,11 +1,11 @@
 /**
- * Changing and looking at who may do what: role bindings, roles, and why somebody may or may not do
- * something.
+ * Changes and lists role bindings and roles, and explains why a caller may or may not do something.
  *
- * Invariants: a policy is changed only as a whole that verified before and is sealed anew, in one
- * transaction with its audit entry and its announcement; no member comes to both administer and use
- * a key unless the binding says that this is meant, and then the audit entry says so too. Who may
- * change it is asked before any of this.
+ * - A change verifies the whole policy, seals the new one, and commits it with its audit entry and
+ *   its announcement in one transaction.
+ * - No member can both administer and use a key, unless the binding overrides this; the audit entry
+ *   then records the override.
+ * - The caller's right to change the policy is checked before.
  */
 import { isDeepStrictEqual } from 'node:util';
 import { type Call, millisecondsLeft } from '../call.ts';

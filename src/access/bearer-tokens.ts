@@ -1,11 +1,11 @@
 /**
- * Tokens: which is accepted, and the memory of those that were.
+ * Verifies bearer tokens, and remembers those that were accepted.
  *
- * Invariants: a token is accepted only if its issuer is configured, its signature verifies under a
- * key that the issuer publishes now, and every claim holds; one that is marked as for development
- * never in production; a remembered token skips nothing but the signature and the claims that don't
- * change. Only accepted tokens are remembered, so that no others can push them out; by their hash,
- * so that none is kept. Knows no connection and no certificate.
+ * - A token is accepted only if its issuer is configured, its signature verifies under a key that
+ *   the issuer publishes now, and every claim holds.
+ * - A token marked as for development is never accepted in production.
+ * - A remembered token skips only the signature and the claims that do not change.
+ * - Only accepted tokens are remembered, by their hash: others cannot push them out.
  */
 import { hash } from 'node:crypto';
 import type { Logger } from 'pino';

@@ -1,10 +1,10 @@
 /**
- * Client certificates: whom one stands for, and by what it is found in a deny list.
+ * Names the caller that a client certificate stands for, and finds it in a deny list.
  *
- * Invariants: no value in a certificate, whatever it contains, reads as another kind of name or as
- * two; a certificate that has no name of the configured kind stands for nobody, nor does one whose
- * name is longer than {@link MAX_NAME_BYTES}. The certificate itself was verified in the handshake.
- * Knows no token and no right.
+ * - No value in a certificate reads as another kind of name, or as two.
+ * - A certificate without a name of the configured kind, or with one longer than {@link
+ *   MAX_NAME_BYTES}, stands for no caller.
+ * - The TLS handshake has verified the certificate before.
  */
 import { createHash, X509Certificate } from 'node:crypto';
 import type { PeerCertificate } from 'node:tls';

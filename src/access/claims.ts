@@ -1,9 +1,9 @@
 /**
- * A token's claims: what has to hold of them, and what they say of the caller.
+ * Checks a token's claims, and reads the caller from them.
  *
- * Invariant: every claim that decides something is required to be there and of its type; none is
- * believed in part. Times are compared here on every use of a token, the rest once. Knows no
- * signature.
+ * - Every claim that decides something must be present and of its type; none is accepted in part.
+ * - Times are compared on every use of a token, the rest once.
+ * - The signature was verified before.
  */
 import { z } from 'zod';
 import { fromBase64url } from './compact-bearer.ts';

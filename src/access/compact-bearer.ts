@@ -1,11 +1,10 @@
 /**
- * A signed token in compact form (RFC 7515, 7.1), taken apart and its signature verified: before
- * and beyond what jose does.
+ * Parses a signed token in compact form (RFC 7515, 7.1) and verifies its signature.
  *
- * Invariants: there is one spelling of a token (base64url without padding and in its canonical
- * form, no name twice in its header); the key is one of the issuer's, found by `kid`, never one
- * that the token brings or points to; the algorithm is on the issuer's list and fits the key. Knows
- * nothing of claims.
+ * - It checks, beyond what jose does, that a token has one spelling: canonical base64url without
+ *   padding, and no name twice in its header.
+ * - The key is one of the issuer's, found by `kid`, never one that the token contains or points to.
+ * - The algorithm is on the issuer's list and fits the key.
  */
 import { compactVerify } from 'jose';
 import { z } from 'zod';

@@ -1,10 +1,10 @@
 /**
- * The list of client certificates that are refused though they verify, as its file says it.
+ * Parses the list of client certificates that are refused although they verify.
  *
- * One certificate a line: the SHA-256 of the whole certificate in hexadecimal, colons or not, or
- * `serial@issuer`, the serial number hexadecimal and the issuer as callers are named. `#` begins a
- * comment. Invariant: a line that is neither makes the file invalid, so that a slip of the pen
- * doesn't leave a certificate in force. Knows no connection.
+ * - A line has the SHA-256 of a whole certificate in hexadecimal, with or without colons, or
+ *   `serial@issuer`: a hexadecimal serial number, and the issuer as callers are named.
+ * - `#` begins a comment.
+ * - Any other line makes the file invalid, so that a slip cannot leave a certificate in force.
  */
 import { serialKey } from './certificates.ts';
 

@@ -1,10 +1,9 @@
 /**
- * Who is calling: by the certificate of the connection, by a token, or by both bound together.
+ * Identifies the caller of a call, by its certificate, by a token, or by both bound together.
  *
- * Invariants: nobody is two callers at once: a certificate and a token that isn't bound to it are
- * refused, never added up or one of them ignored; a certificate on the deny list is refused on
- * every call, however long its connection has been open. No caller's name by one way reads as one
- * by another: a token's begins with `jwt:`. Knows no right.
+ * - A call has one caller: a certificate and a token that is not bound to it are refused together.
+ * - A certificate on the deny list is refused on every call, however old its connection is.
+ * - The names of the two kinds are distinct: a token's begins with `jwt:`.
  */
 import type { PeerCertificate } from 'node:tls';
 import type { Logger } from 'pino';

@@ -1,9 +1,8 @@
 /**
- * The issuers whose tokens are accepted, as their file says it.
+ * Parses the file of issuers whose tokens are accepted; docs/access.md describes its format.
  *
- * Owns the file's format ({@link parseIssuers}); docs/access.md describes it. Invariant: what is
- * not understood is refused whole, with every mistake at once; a member of an unknown name is a
- * mistake, since it may have been meant as a limit. Knows neither keys nor tokens.
+ * - A file with a mistake is refused as a whole, and every mistake is reported at once.
+ * - A member of an unknown name is a mistake, since it may have been meant as a limit.
  */
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { z } from 'zod';

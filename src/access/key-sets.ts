@@ -1,11 +1,11 @@
 /**
- * Where an issuer's keys come from, and how fresh they are.
+ * Fetches and refreshes the keys of issuers.
  *
- * Invariants: a key that left its set is not found 60 seconds later, unless its endpoint is down;
- * then what was fetched last serves on, for ten minutes, and not a moment longer. An endpoint is
- * asked once at a time, and at most once in {@link COOL_DOWN_MS} because of keys that nobody has
- * heard of. What it answers is bounded in time and size, and it can send nobody elsewhere. Knows no
- * token.
+ * - A key that left its set is not found after 60 seconds, unless the endpoint is down: then the
+ *   last set is used for at most ten minutes.
+ * - An endpoint gets one request at a time, and because of unknown keys at most one in {@link
+ *   COOL_DOWN_MS}.
+ * - Answers are bounded in time and size, and redirects are not followed.
  */
 import { once } from 'node:events';
 import { request as requestHttp } from 'node:http';

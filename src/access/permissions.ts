@@ -1,9 +1,9 @@
 /**
- * The permissions that there are, and the predefined roles.
+ * Lists the permissions and the predefined roles.
  *
- * Owns both lists; docs/access.md shows them, and a test compares. Which method needs which
- * permission is said in the method's row (`operations/`). Invariant: no predefined role both
- * administers keys and uses them.
+ * - docs/access.md shows both lists, and a test compares them.
+ * - The permission of a method is in its row in `operations/`.
+ * - No predefined role can both administer keys and use them.
  */
 
 interface PermissionRow {

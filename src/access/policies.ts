@@ -1,10 +1,11 @@
 /**
- * Tenants' policies as decisions find them: verified, in memory, loaded once.
+ * Loads tenants' policies, verifies them, and keeps them in memory.
  *
- * Invariants: what doesn't verify is never obeyed, and neither is a policy older than one that this
- * replica has obeyed; a policy is dropped the moment a change to it is heard of, also while it is
- * being loaded; a replica that no longer hears of changes answers nothing from here. Decides
- * nothing: what a policy allows is `policy.ts`.
+ * - A policy that fails verification, or is older than one that this replica has applied, is never
+ *   applied.
+ * - A change drops its policy at once, even while it is being loaded.
+ * - A replica that no longer receives changes answers nothing from here.
+ * - What a policy allows is decided in `policy.ts`.
  */
 import type { Logger } from 'pino';
 import { monotonicNow } from '../call.ts';

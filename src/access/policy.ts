@@ -1,10 +1,11 @@
 /**
- * A tenant's policy, its role bindings and roles, and what follows from it: who may do what.
+ * Decides what follows from a tenant's role bindings and roles.
  *
- * Owns what a binding means. Invariants: nothing is allowed that no binding allows; a binding in a
- * tenant other than `system` allows nothing that is beyond the tenant; what isn't known of a call
- * (its key, its context) is never taken to fit, but where a key is only found out later, and then
- * decided anew. Pure: knows no database, no token's signature, no method.
+ * - Everything that no binding allows is denied.
+ * - A binding in a tenant other than `system` allows nothing outside that tenant.
+ * - An unknown fact of a call (its key, its context) never matches, except for a key that is found
+ *   later: then the decision is made again.
+ * - Database, tokens and methods are unknown here.
  */
 import type {
   ContextCondition,

@@ -1,10 +1,10 @@
 /**
- * An issuer's public keys, out of a JSON Web Key Set (RFC 7517).
+ * Reads an issuer's public keys from a JSON Web Key Set (RFC 7517).
  *
- * Invariant: a key is used only for signatures, only with algorithms that both the issuer's list
- * and the key itself allow, and only if it is strong enough and well made; two keys of one `kid`
- * are none. What isn't such a key is passed over, since sets hold others too; what is no set at all
- * is refused. Symmetric keys are never used. Knows not where a set comes from.
+ * - A key is used only for signatures, only with algorithms that both the issuer's list and the key
+ *   allow, and only if it is strong and well formed. Symmetric keys are never used.
+ * - Two keys with the same `kid` count as none.
+ * - Other keys in a set are skipped; what is not a set is refused.
  */
 import { createHash, createPublicKey, type JsonWebKey, type KeyObject } from 'node:crypto';
 import { z } from 'zod';

@@ -1,5 +1,5 @@
 /**
- * Why credentials are refused: one reason for the caller, the particulars for the operator's log.
+ * Refuses credentials: with one reason for the caller, and the details in the server's log.
  */
 import { KeywardError } from '../errors.ts';
 

@@ -1,8 +1,8 @@
 /**
- * Policies as one kind of the records that are sealed anew when the seal key is replaced.
+ * Registers policies as a kind of record that is sealed again when the seal key is replaced.
  *
- * Knows where they are kept and what is under their seals; how and when records are sealed anew is
- * the keyring's.
+ * - It knows where policies are stored and what their seals cover; the keyring decides how and when
+ *   they are sealed again.
  */
 import { RECORD } from '../hsm/record-seal.ts';
 import type { SealKeyId } from '../ids.ts';

@@ -1,8 +1,8 @@
 /**
- * JSON in which every object has each name once, in valid UTF-8.
+ * Parses JSON in valid UTF-8 in which every object has each name once.
  *
- * `JSON.parse` takes the last of several members of one name, others the first: what two readers
- * understand differently is refused (RFC 7519, 4).
+ * - `JSON.parse` takes the last of several members with one name, and other readers take the first.
+ *   What two readers understand differently is refused (RFC 7519, 4).
  */
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\]:]/g;

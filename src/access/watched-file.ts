@@ -1,9 +1,8 @@
 /**
- * A file that is read anew while the service runs.
+ * Reads a file, and reads it again when it changes.
  *
- * Invariant: what is in force is always something that was read whole and understood; a file that
- * is gone or not understood leaves it as it was, and is reported once. Knows nothing of what is in
- * the file.
+ * - The value in force was always read and parsed as a whole.
+ * - A file that is missing or cannot be parsed leaves the value unchanged, and is reported once.
  */
 import { readFileSync } from 'node:fs';
 

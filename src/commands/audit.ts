@@ -1,8 +1,7 @@
 /**
- * `audit …`: what the database's owner does to the audit log.
+ * Runs the `audit` commands of the database's owner.
  *
- * Owns which settings it takes and what is said of the outcome; what is done and refused is
- * `audit/operation.ts`.
+ * - It reads their settings and prints their outcome; `audit/operation.ts` does the work.
  */
 import { openKeptCheckpoint } from '../audit/kept-checkpoint.ts';
 import { type AuditOperation, dropExported, resumeLog } from '../audit/operation.ts';

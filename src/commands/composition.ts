@@ -1,9 +1,10 @@
 /**
- * A replica of the service: which parts it has, and which part is given what.
+ * Composes a replica of the service from its parts.
  *
- * The one place where settings become parts of the server, and where parts meet that need each
- * other: caches and the feed that has them forget, the keyring and what wakes its reconciler.
- * Decides nothing else; when parts start and end is `serve.ts`'s.
+ * - This is the only place where settings become parts of the server.
+ * - Parts that need each other meet here: caches and the feed that clears them, the keyring and
+ *   what wakes its reconciler.
+ * - `serve.ts` starts and stops the parts.
  */
 import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';

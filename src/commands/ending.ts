@@ -1,16 +1,10 @@
 /**
- * How a process that serves ends, whatever asks for it: a signal, a part that cannot go on, or a
- * failure that nobody foresaw.
+ * Ends a serving process, on a signal, a part that cannot continue, or an unexpected failure.
  *
- * - It ends in order once; what asks again ends it at once.
- * - An exception that is not caught and a rejection that is not awaited end it in order, too: calls
- *   that have nothing to do with the failure are answered. The exit status is {@link FAILED}, and
- *   there is one line with an alert.
- * - After such a failure the end has a limit, since no supervisor may be waiting for it.
- * - Of what was thrown, the log has names, messages and stacks: no property, and no value that is
- *   not an Error.
- *
- * Does not know what there is to end.
+ * - It ends in order once; a second request ends it at once.
+ * - An uncaught exception or unhandled rejection also ends it in order, within a limit, with the
+ *   exit status {@link FAILED} and one log line with an alert; unrelated calls are answered.
+ * - The log gets the names, messages and stacks of what was thrown, and no other value of it.
  */
 import type { Logger } from '../telemetry/log.ts';
 

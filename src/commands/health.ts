@@ -1,6 +1,5 @@
 /**
- * `health`: whether the server of this container or machine serves, for those that have no identity
- * to call it with.
+ * Checks whether the server of this container or machine serves, without an identity.
  */
 import { ConfigurationError, read } from '../config.ts';
 import { askHealth } from '../faces/grpc/health.ts';

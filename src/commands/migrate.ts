@@ -1,8 +1,8 @@
 /**
- * `migrate`: the database's schema brought to this release, by its owner.
+ * Migrates the database's schema to this release, as its owner.
  *
- * Invariant: an environment that is recorded for another mode is left as it is; one that isn't
- * recorded yet is for any, since this comes before everything else. Knows no migration.
+ * - An environment that is recorded for another mode stays unchanged. One that is not recorded yet
+ *   is for any mode, since migrating comes first.
  */
 import { read } from '../config.ts';
 import { migrate } from '../store/core/migrate.ts';

@@ -1,9 +1,8 @@
 /**
- * What commands begin with alike: who runs them, of which release; the settings that go together;
- * the database, as the service's role or as its owner; a token, as it is configured and recorded.
+ * Opens what several commands need: settings, the database as service or owner, and the token.
  *
- * Owns how settings become what stores and agents are opened with, and that nothing is done to an
- * environment of another mode or without a recorded token. Doesn't know what for.
+ * - It turns settings into what stores and agents are opened with.
+ * - No command touches an environment of another mode, or without a recorded token.
  */
 import { readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';

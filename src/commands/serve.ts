@@ -1,10 +1,12 @@
 /**
- * `serve`: a replica's life, from its settings to its last answer.
+ * Runs a replica, from its settings to its last answer.
  *
- * Owns the list of parts that start and stop, when it says that it is ready, and what is said at
- * every start. Invariant: what still has to be reported (the use of keys, that it ends) is reported
- * after the last call was answered and before database and token are let go. What the parts are is
- * `composition.ts`; what ends it, and with which exit status, `ending.ts`.
+ * - It owns the list of parts that start and stop, sets readiness, and logs what every start must
+ *   show.
+ * - What must still be reported (the use of keys, the end of this replica) is reported after the
+ *   last call is answered, and before database and token are closed.
+ * - `composition.ts` makes the parts; `ending.ts` decides when the process ends, and with which
+ *   exit status.
  */
 import { type Configuration, readConfiguration } from '../config.ts';
 import { TokenRefused } from '../hsm/agent-pool.ts';

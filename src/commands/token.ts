@@ -1,9 +1,8 @@
 /**
- * `token …`: what an operator with the PIN file at hand does to the HSM token, and sees of it.
+ * Runs the `token` commands, for an operator with the PIN file.
  *
- * Owns which settings each command takes and what is said of the outcome; everything is done in an
- * agent of the command's own (`hsm/token-commands.ts`), by rules that are the keyring's. All throw
- * Errors in words for the operator.
+ * - Each command has an agent of its own (`hsm/token-commands.ts`), by the keyring's rules.
+ * - Each throws an Error in words for the operator.
  */
 import { monotonicNow } from '../call.ts';
 import { ConfigurationError, read } from '../config.ts';
