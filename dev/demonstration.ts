@@ -92,7 +92,7 @@ async function showAccess(
     [admin, service, auditor].map(async (each) => (await each.getCaller()).name),
   );
   const [adminName, serviceName, auditorName] = names;
-  done(`Called as the administrator ${adminName}, by certificate: makes keys and uses none`);
+  done(`Called as the administrator ${adminName}, by certificate: creates keys and uses none`);
   done(`Called as ${serviceName}, by a token bound to its certificate: uses the keys of ${TENANT}`);
   done(`Called as ${auditorName}, by a token with a group: sees everything but data`);
 }
@@ -111,12 +111,14 @@ async function refuseAdministrator(
       error.metadata.get(name),
     );
     done(
-      `The administrator tried to decrypt it and was refused: ` +
+      'The administrator tried to decrypt it and was refused: ' +
         `permission ${permission} is missing on ${resource}`,
     );
     return;
   }
-  throw new Error('The administrator could decrypt, though no binding allows it.');
+  throw new Error(
+    'The self-test failed: the administrator could decrypt without a binding for it.',
+  );
 }
 
 async function audited(auditor: KeywardClient): Promise<string> {
@@ -146,8 +148,8 @@ async function openEarlier(
     ciphertext,
     encryptionContext: kept.context,
   });
-  expect(sha256(plaintext) === kept.sha256, 'what was encrypted before opened to something else');
-  done(`Opened what was encrypted at an earlier start (${kept.time})`);
+  expect(sha256(plaintext) === kept.sha256, 'an earlier ciphertext opened to another plaintext');
+  done(`Decrypted a ciphertext of an earlier start (${kept.time})`);
 }
 
 async function issueDataKey(client: KeywardClient, done: (line: string) => void): Promise<void> {
@@ -161,7 +163,7 @@ async function issueDataKey(client: KeywardClient, done: (line: string) => void)
     ciphertext: issued.wrappedDataKey,
     encryptionContext: CONTEXT,
   });
-  expect(opened.plaintext.equals(issued.plaintext), 'the wrapped data key opened to another one');
+  expect(opened.plaintext.equals(issued.plaintext), 'the wrapped data key opened to other bytes');
   done('Opened the wrapped data key: the same bytes');
 }
 
@@ -191,7 +193,7 @@ async function refuseWrongContext(
     done('Another encryption context was refused: DECRYPTION_FAILED');
     return;
   }
-  throw new Error('The ciphertext opened with another encryption context.');
+  throw new Error('The self-test failed: the ciphertext opened with another encryption context.');
 }
 
 /** Rotates the key that does so by itself, too, and follows its data keys under the new version. */
@@ -223,11 +225,11 @@ async function rotateAndRewrap(callers: Callers, done: (line: string) => void): 
   // Its minute may be over while we look: then the next rotation's job has taken over.
   expect(state === 'SUCCEEDED' || state === 'SUPERSEDED', `the re-wrap job ended ${state}`);
   const after = await service.getDataKey({ name: first.name, encryptionContext: CONTEXT });
-  expect(after.plaintext.equals(before.plaintext), 'a data key changed when it was re-wrapped');
+  expect(after.plaintext.equals(before.plaintext), 're-wrapping changed a data key');
   const [from, to] = [before, after].map(({ dataKey }) => dataKey.keyVersion.split('/').at(-1));
-  done(`Rotated it and re-wrapped them: from version ${from} to ${to}, their bytes the same`);
+  done(`Rotated it and re-wrapped them, from version ${from} to ${to}, with the same bytes`);
   const next = key.nextRotationTime?.toISOString();
-  done(`Its history has ${rotations.length} rotations; the next scheduled one is at ${next}`);
+  done(`Its history has ${rotations.length} rotations; the next automatic one is at ${next}`);
 }
 
 /** Makes those that are missing; returns how many that were. */

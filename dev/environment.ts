@@ -140,8 +140,8 @@ function givenDatabase(given: EnvironmentOptions['given']): Record<string, strin
   if (service === undefined || owner === undefined) {
     const missing = service === undefined ? 'DATABASE_URL' : 'MIGRATION_DATABASE_URL';
     throw new Error(
-      'A database of your own needs both DATABASE_URL (the role keyward_service) and ' +
-        `MIGRATION_DATABASE_URL (the role keyward_owner): ${missing} is not set.`,
+      `cannot use your own database: ${missing} is not set; set both DATABASE_URL ` +
+        '(the role keyward_service) and MIGRATION_DATABASE_URL (the role keyward_owner)',
     );
   }
   return { DATABASE_URL: service, MIGRATION_DATABASE_URL: owner };

@@ -38,7 +38,7 @@ export async function holdPort(first: number, tried: number): Promise<HeldPort> 
       },
     };
   }
-  throw new Error(`No port of ${first} to ${first + tried - 1} is free.`);
+  throw new Error(`cannot find a free port: ${first} to ${first + tried - 1} are in use`);
 }
 
 /** A server that listens there, or nothing where it can't; whoever connects is sent away. */

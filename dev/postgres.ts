@@ -207,7 +207,8 @@ export async function endOrphans(dataDirectory: string): Promise<void> {
   const postmaster = postgresOn(dataDirectory, Number.parseInt(text, 10));
   if (postmaster !== undefined && !(await endProcess(postmaster, STOP_STEPS))) {
     throw new Error(
-      `A PostgreSQL that an earlier run left behind (process ${postmaster.pid}) doesn't end.`,
+      `cannot start PostgreSQL: one left by an earlier run (process ${postmaster.pid}) ` +
+        'does not end',
     );
   }
   // Without their postmaster the others end by themselves, soon.
@@ -265,7 +266,7 @@ class Server implements Postgres {
       // Between looking for a free port and listening, another process may take it.
       if (fixed === undefined && attempt < 5 && failure.includes('Address already in use'))
         continue;
-      throw new Error(`PostgreSQL did not start on ${HOST}:${this.port}:\n${failure}`);
+      throw new Error(`cannot start PostgreSQL on ${HOST}:${this.port}:\n${failure}`);
     }
   }
 
@@ -304,7 +305,7 @@ class Server implements Postgres {
     }
     this.#process = undefined;
     child.kill('SIGKILL');
-    return readIfThere(this.#log)?.slice(logged).trim() || 'it said nothing';
+    return readIfThere(this.#log)?.slice(logged).trim() || 'it printed nothing';
   }
 
   #spawn(): ChildProcess {
@@ -341,7 +342,7 @@ class Server implements Postgres {
     const running =
       child === undefined || child.exitCode !== null ? undefined : identify(this.#pid);
     if (running !== undefined && !(await endProcess(running, steps))) {
-      throw new Error(`PostgreSQL (process ${running.pid}) doesn't end.`);
+      throw new Error(`cannot stop PostgreSQL: process ${running.pid} does not end`);
     }
   }
 
@@ -392,7 +393,8 @@ function initialise(place: Place, password: string, log: string): void {
   writeFileSync(log, `${result.stdout}${result.stderr}`, { flag: 'a', mode: 0o600 });
   if (result.status !== 0)
     throw new Error(
-      `initdb failed in ${place.directory}:\n${result.stderr || result.error?.message}`,
+      `cannot initialise PostgreSQL in ${place.directory}: initdb ` +
+        `failed:\n${result.stderr || result.error?.message}`,
     );
   renameSync(unfinished, data);
 }
@@ -450,7 +452,8 @@ export async function freePort(): Promise<number> {
   });
   const address = server.address();
   await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === 'string') throw new Error('No port was given.');
+  if (address === null || typeof address === 'string')
+    throw new Error('cannot start PostgreSQL: the system assigned no port');
   return address.port;
 }
 

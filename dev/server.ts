@@ -58,7 +58,7 @@ export async function runServerCommand(
     child.once('error', reject);
     child.once('close', resolve);
   });
-  if (code !== 0) throw new Error(`The command \`${args.join(' ')}\` failed:\n${readable(output)}`);
+  if (code !== 0) throw new Error(`cannot run \`${args.join(' ')}\`:\n${readable(output)}`);
 }
 
 /** A serving server. */
@@ -98,7 +98,7 @@ export function spawnServer(
   closeSync(log);
   const ended = endOf(child);
   const identity = child.pid === undefined ? undefined : identify(child.pid);
-  if (identity === undefined) throw new Error('The server could not be started.');
+  if (identity === undefined) throw new Error('cannot start the server');
   return {
     identity,
     ended,
@@ -110,7 +110,7 @@ export function spawnServer(
 /** Ends a server and whatever is left of its session, whoever started it. */
 export async function endServer(identity: ProcessIdentity, root: string): Promise<void> {
   if (!(await endProcess(identity, STOP_STEPS)))
-    throw new Error(`The server (process ${identity.pid}) doesn't end.`);
+    throw new Error(`cannot stop the server: process ${identity.pid} does not end`);
   // Its agents end when their channel does; one that hangs in its library doesn't notice.
   const agents = restOfSession(identity).filter(({ pid }) => workingDirectory(pid) === root);
   await Promise.all(agents.map((agent) => endProcess(agent, AGENT_STOP_STEPS)));

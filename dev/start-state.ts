@@ -24,11 +24,11 @@ export async function whoServes(file: string, milliseconds: number): Promise<str
   for (;;) {
     const state = readJsonIfThere<StartState>(file);
     const alive = state !== undefined && isAlive(state.starter);
+    const starter = alive ? `process ${state.starter.pid}` : 'another process';
     if (alive && state.serving)
-      return `Process ${state.starter.pid} serves this clone on ${state.address} already.`;
+      return `cannot start: ${starter} already serves this clone on ${state.address}`;
     if (performance.now() > until) {
-      const starter = alive ? `Process ${state.starter.pid}` : 'Another process';
-      return `${starter} is starting this clone's environment.`;
+      return `cannot start: ${starter} is already starting this clone's environment`;
     }
     await sleep(50);
   }

@@ -69,7 +69,9 @@ async function main(): Promise<number> {
   if (failed) console.error(`\n${messageOf(reason)}`);
   else say('\nStopping …');
   await running.disposeAsync();
-  say(failed ? 'Stopped after a failure.' : 'Stopped. The next start finds everything again.');
+  say(
+    failed ? 'Stopped after a failure.' : 'Stopped. The next start continues with the same data.',
+  );
   return failed ? 1 : 0;
 }
 
@@ -79,7 +81,7 @@ async function main(): Promise<number> {
 async function startEverything(running: AsyncDisposableStack): Promise<Identities> {
   await endLeftovers();
   const starter = identify(process.pid);
-  if (starter === undefined) throw new Error('/proc is needed.');
+  if (starter === undefined) throw new Error('cannot start: /proc is required');
   const held = await choosePort(running);
   const { port } = held;
   writeState({ starter, address: `127.0.0.1:${port}`, serving: false });
@@ -156,8 +158,8 @@ async function startServer(
   void server.ended.then((how) => {
     if (isStopping) return;
     const log = relative(ROOT, PATHS.serverLog);
-    const message = `The server ended (${how}). Its log, ${log}, ends:\n${server.logTail()}`;
-    ending.abort(new Error(message));
+    const message = `cannot serve: the server ended (${how}); its log, ${log}, ends:`;
+    ending.abort(new Error(`${message}\n${server.logTail()}`));
   });
   writeState({ starter, address: client.address, server: server.identity, serving: false });
   const timeout = AbortSignal.timeout(SERVING_TIMEOUT_MS);
@@ -165,7 +167,8 @@ async function startServer(
     if (ending.signal.aborted) throw error;
     const seconds = SERVING_TIMEOUT_MS / 1000;
     throw new Error(
-      `The server is not ready after ${seconds} s. Its log ends:\n${server.logTail()}`,
+      `cannot serve: the server is not ready after ${seconds} s; ` +
+        `its log ends:\n${server.logTail()}`,
     );
   });
   return { ...server, stop };
@@ -175,7 +178,7 @@ async function showAtWork(
   { admin, service, auditor }: Identities,
   database: string,
 ): Promise<void> {
-  say('\nAs its callers see it:');
+  say('\nWhat its callers see:');
   const token = (file: string) => () => readFileSync(file, 'utf8').trim();
   using asAdmin = connect(admin);
   using asService = connect({ ...service, token: token(service.tokenFile) });
@@ -192,7 +195,7 @@ async function endLeftovers(): Promise<void> {
   const state = readJsonIfThere<StartState>(PATHS.startState);
   if (state?.server === undefined) return;
   if (isAlive(state.server))
-    say(`Ending the server that an earlier start left behind (process ${state.server.pid}).`);
+    say(`Stopping the server that an earlier start left running (process ${state.server.pid}).`);
   await endServer(state.server, ROOT);
 }
 
@@ -203,7 +206,7 @@ function writeState(state: StartState): void {
 /** Our port, or the next one that is nobody's; held until everything has stopped. */
 async function choosePort(running: AsyncDisposableStack): Promise<HeldPort> {
   const held = running.use(await holdPort(FIRST_PORT, PORTS_TRIED));
-  if (held.port !== FIRST_PORT) say(`Port ${FIRST_PORT} is in use; taking ${held.port}.`);
+  if (held.port !== FIRST_PORT) say(`Port ${FIRST_PORT} is in use; using ${held.port}.`);
   return held;
 }
 

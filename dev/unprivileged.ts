@@ -60,12 +60,12 @@ export function findPlace({
     return { ...own, prefix };
   if (!keepOutside && exists(join(directory, 'data'))) {
     throw new Error(
-      `The data in ${directory} was made where root may open user namespaces; here root may not. ` +
-        'Run as an ordinary user, or remove that folder to start again.',
+      `cannot use the data in ${directory}: it was made with user namespaces for root, which are ` +
+        'not allowed here; run as an ordinary user, or remove that folder to begin with new data',
     );
   }
   say(
-    'PostgreSQL does not run as root, and user namespaces are refused here: ' +
+    'PostgreSQL does not run as root, and user namespaces are not allowed here: ' +
       `its data is in ${outside}.`,
   );
   return {
@@ -90,7 +90,7 @@ function unprivilegedAccount(): { uid: number; gid: number } {
   const account = accounts.find(({ name }) => name === 'nobody') ?? accounts[0];
   if (account === undefined)
     throw new Error(
-      '/etc/passwd knows no account but root, and PostgreSQL refuses to run as root.',
+      'cannot start PostgreSQL: it refuses to run as root, and /etc/passwd has no other account',
     );
   return { uid: account.uid, gid: account.gid };
 }
@@ -122,7 +122,7 @@ function prepareOutside(
   const status = lstatSync(outside);
   // Anyone can make a folder in /var/tmp: one that isn't ours is not used.
   if (!status.isDirectory() || (status.uid !== 0 && status.uid !== account.uid)) {
-    throw new Error(`${outside} belongs to somebody else. Remove it, then try again.`);
+    throw new Error(`cannot use ${outside}: it belongs to another user; remove it, then try again`);
   }
   chownSync(outside, account.uid, account.gid);
   const inPlace = join(installation, 'bin', 'postgres');

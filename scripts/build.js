@@ -132,7 +132,9 @@ function checkNeighbours({ name, dependencies }) {
   const client = readManifest('client');
   const wanted = dependencies[client.name];
   if (wanted !== undefined && wanted !== client.version) {
-    throw new Error(`${name} wants ${client.name} ${wanted}, and this is ${client.version}.`);
+    throw new Error(
+      `cannot build ${name}: it requires ${client.name} ${wanted}, and this is ${client.version}`,
+    );
   }
 }
 

@@ -76,7 +76,9 @@ export function generateTypes() {
       { cwd: ROOT, encoding: 'utf8' },
     );
     if (result.status !== 0)
-      throw new Error(`proto-loader-gen-types failed:\n${result.stdout}${result.stderr}`);
+      throw new Error(
+        `cannot generate types: proto-loader-gen-types failed:\n${result.stdout}${result.stderr}`,
+      );
     writeFileSync(stampFile, stamp);
   }
 }
@@ -119,7 +121,10 @@ function compileProto(input) {
     env,
     maxBuffer: 64 * 1024 * 1024,
   });
-  if (status !== 0) throw new Error(`buf build failed:\n${error?.message ?? ''}${stderr}`);
+  if (status !== 0)
+    throw new Error(
+      `cannot generate descriptors: buf build failed:\n${error?.message ?? ''}${stderr}`,
+    );
   return stdout;
 }
 

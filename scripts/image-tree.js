@@ -46,7 +46,7 @@ const NO_CODE = /(^|\/)node_modules\/(@types\/[^/]+|undici-types)$/;
  */
 function layOut(to) {
   if (!existsSync(join(ROOT, 'dist', 'main.js')))
-    throw new Error('there is no dist/: run `npm run build` first');
+    throw new Error('cannot lay out the image: there is no dist/; run `npm run build` first');
   mkdirSync(to);
   for (const name of ['dist', 'proto', 'migrations', 'LICENSE']) copy(name, to);
   const packages = packagesOfServer();
@@ -98,7 +98,7 @@ function packagesOfServer() {
 function resolve(name, from, locked) {
   const path = join(from, MODULES, name);
   if (path in locked) return path;
-  if (from === '') throw new Error(`package-lock.json has no ${name}`);
+  if (from === '') throw new Error(`cannot lay out the image: package-lock.json has no ${name}`);
   const above = from.lastIndexOf(`/${MODULES}/`);
   return resolve(name, above === -1 ? '' : from.slice(0, above), locked);
 }
@@ -109,9 +109,12 @@ function resolve(name, from, locked) {
  */
 function checkInstalled(path, version) {
   const file = join(path, 'package.json');
-  const present = existsSync(join(ROOT, file)) ? readJson(file).version : 'not there';
+  const present = existsSync(join(ROOT, file)) ? readJson(file).version : 'missing';
   if (present !== version)
-    throw new Error(`${path} is ${present}, and ${version} is locked: run \`npm ci\``);
+    throw new Error(
+      `cannot lay out the image: ${path} is ${present}, and package-lock.json has ${version}; ` +
+        'run `npm ci`',
+    );
 }
 
 /**
@@ -159,5 +162,8 @@ function readJson(path) {
 }
 
 const [to] = process.argv.slice(2);
-if (to === undefined) throw new Error('name the folder: node scripts/image-tree.js <folder>');
+if (to === undefined)
+  throw new Error(
+    'cannot lay out the image: no folder is named; run node scripts/image-tree.js <folder>',
+  );
 process.stdout.write(`${to}: the server and ${layOut(to)} packages\n`);

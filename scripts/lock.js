@@ -96,11 +96,13 @@ function flock(descriptor, options) {
       stdio: ['ignore', 'ignore', 'inherit', descriptor],
     });
     child.on('error', (error) =>
-      reject(new Error('The command flock (of util-linux) is needed.', { cause: error })),
+      reject(
+        new Error('cannot lock: the command flock (of util-linux) is required', { cause: error }),
+      ),
     );
     child.on('exit', (code) => {
       if (code === 0 || code === 1) resolve(code === 0);
-      else reject(new Error(`flock ended with ${code}.`));
+      else reject(new Error(`cannot lock: flock ended with code ${code}`));
     });
   });
 }

@@ -29,8 +29,8 @@ export function nodeForSources() {
   if (exists(own)) return own;
   if (Number.parseInt(process.versions.node, 10) >= NODE_MAJOR) return process.execPath;
   throw new SetUpError(
-    `Node ${NODE_MAJOR} or later is needed; this is ${process.version}, and npm has no package ` +
-      `of it for ${process.platform}-${process.arch} here.`,
+    `cannot run on Node ${process.version}: Node ${NODE_MAJOR} or later is required, and there ` +
+      `is no npm package of it for ${process.platform}-${process.arch}`,
   );
 }
 
@@ -41,7 +41,7 @@ export function nodeForSources() {
  */
 export function whyInstall() {
   if (!exists(MODULES)) return 'there is no node_modules';
-  if (!agreesWithLockfile()) return 'node_modules is not what package-lock.json says';
+  if (!agreesWithLockfile()) return 'node_modules does not match package-lock.json';
   return missingParts()[0];
 }
 
@@ -62,12 +62,15 @@ export async function installNodeModules({ log, keepOpen }) {
       keepOpen,
     }),
   );
-  if (!result.ok) throw new SetUpError(`npm ci failed; all it said is in ${log}\n${result.tail}`);
+  if (!result.ok)
+    throw new SetUpError(
+      `cannot install packages: npm ci failed; its output is in ${log}\n${result.tail}`,
+    );
   const still = whyInstall();
   if (still !== undefined) {
     throw new SetUpError(
-      `npm ci succeeded, yet ${still}. Were install scripts switched off ` +
-        `(npm config get ignore-scripts)? The log: ${log}`,
+      `cannot use the installed packages: npm ci succeeded, but ${still}; check that install ` +
+        `scripts are on (npm config get ignore-scripts), and the log, ${log}`,
     );
   }
 }
@@ -115,7 +118,7 @@ function missingParts() {
     `${process.platform}-${process.arch}`,
     'native',
   );
-  if (!exists(join(native, 'bin', 'postgres'))) missing.push("PostgreSQL's binaries are not there");
+  if (!exists(join(native, 'bin', 'postgres'))) missing.push("PostgreSQL's binaries are missing");
   else if (!postgresLinks(native).every(isLink))
     missing.push("PostgreSQL's libraries are not linked");
   if (!exists(join(MODULES, 'keyward-client')) || !exists(join(MODULES, 'keyward-cli')))

@@ -85,8 +85,8 @@ export async function installSystemPackages(building, { log, keepOpen }) {
   const packages = missing.map((need) => need.debian);
   if (findCommand('apt-get') === undefined) {
     throw new SetUpError(
-      `Missing on this system: ${names}. Install it (the Debian packages are: ` +
-        `${packages.join(' ')}), then try again.`,
+      `cannot continue without ${names}: install it ` +
+        `(Debian packages: ${packages.join(' ')}), then try again`,
     );
   }
   const become = becomeRoot(packages);
@@ -103,11 +103,13 @@ export async function installSystemPackages(building, { log, keepOpen }) {
     const again = await install();
     if (again.ok) return;
     const output = updated.ok ? again.tail : `${updated.tail}\n${again.tail}`;
-    throw new SetUpError(`apt-get could not install ${packages.join(' ')}.\n${output}`);
+    throw new SetUpError(`cannot install ${packages.join(' ')} by apt-get:\n${output}`);
   });
   const still = missingFromSystem(building).map((need) => need.name);
   if (still.length > 0)
-    throw new SetUpError(`Still missing after apt-get: ${still.join(', ')}. Its log: ${log}`);
+    throw new SetUpError(
+      `cannot continue without ${still.join(', ')}: missing even after apt-get; its log is ${log}`,
+    );
 }
 
 /**
@@ -118,14 +120,15 @@ export async function installSystemPackages(building, { log, keepOpen }) {
  */
 function becomeRoot(packages) {
   if (process.getuid?.() === 0) return [];
-  const byHand = `Please run, as root: apt-get install ${packages.join(' ')}`;
+  const byHand = `Run as root: apt-get install ${packages.join(' ')}`;
   if (findCommand('sudo') === undefined)
-    throw new SetUpError(`Missing: ${packages.join(', ')}, and there is no sudo. ${byHand}`);
+    throw new SetUpError(`cannot install ${packages.join(', ')}: there is no sudo. ${byHand}`);
   say(`Installing ${packages.join(', ')} needs sudo, which may ask for your password.`);
   const allowed = spawnSync('sudo', process.stdin.isTTY ? ['-v'] : ['-n', 'true'], {
     stdio: 'inherit',
   });
-  if (allowed.status !== 0) throw new SetUpError(`sudo did not let us. ${byHand}`);
+  if (allowed.status !== 0)
+    throw new SetUpError(`cannot install ${packages.join(', ')}: sudo refused. ${byHand}`);
   return ['sudo', '-n'];
 }
 
