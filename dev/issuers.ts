@@ -43,7 +43,7 @@ export type TokenRequest = { readonly subject: string } & (
   | { readonly issuer: 'dev-people'; readonly groups: readonly string[] }
 );
 
-/** See this file's first paragraph. */
+/** Issues tokens for the development environment. */
 export interface Issuers {
   /** For KEYWARD_ISSUERS_FILE. */
   readonly file: string;

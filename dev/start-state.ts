@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { isAlive, type ProcessIdentity } from '../scripts/processes.js';
 import { readJsonIfThere } from './files.ts';
 
-/** See this file's first paragraph. */
+/** Describes a start of this clone's environment, as its file records it. */
 export interface StartState {
   readonly starter: ProcessIdentity;
   readonly address: string;

@@ -114,12 +114,10 @@ async function jobOf(
   const until = Date.now() + timeoutMs;
   let key = made;
   while (key.state === 'CREATING' || key.state === 'CREATED') {
-    if (Date.now() >= until)
-      throw new Error(`cannot watch the job: ${key.name} is still ${key.state}`);
+    if (Date.now() >= until) throw new Error(`${key.name} is still ${key.state}`);
     await sleep(LOOK_AGAIN_MS);
     key = await keyward.getTokenKey({ name: key.name });
   }
-  if (key.rewrapJob === '')
-    throw new Error(`cannot watch the job: ${key.name} has started none, and is ${key.state}`);
+  if (key.rewrapJob === '') throw new Error(`${key.name} has started no job and is ${key.state}`);
   return key.rewrapJob;
 }

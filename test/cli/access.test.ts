@@ -244,7 +244,7 @@ describe('role bindings and roles', () => {
       ['access bind a/b --principal a --role b', /is not a tenant/],
       [`${bind} --principal a --expires soon`, /Write 8h or 90d, or RFC 3339/],
       [`${bind} --principal a --context b`, /Write key=value/],
-      [`${bind} --principal a --context-claim b=[1]`, /\[1\] is not a claim/],
+      [`${bind} --principal a --context-claim b=[1]`, /\[1\]: it is not a claim/],
       [`${bind} --principal a --context-claim b=["c"`, /is not a claim; write chat\.id/],
       ['access bindings', /cannot list bindings/],
       ['access get orders', /the role binding orders: its tenant is missing/],

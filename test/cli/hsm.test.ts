@@ -160,7 +160,7 @@ describe('hsm rotate-root and rotate-seal', () => {
 
   it('say that there is a new key when what comes after fails', async () => {
     refuse('WatchRewrapJob', { code: status.INTERNAL, reason: 'INTERNAL', message: 'Bad.' });
-    const head = `keyward: rotating to ${TOKEN_KEY}; watching its job failed:\n`;
+    const head = `keyward: rotating to ${TOKEN_KEY}, but cannot watch its job:\n`;
     const lost = await keyward('hsm rotate-root --watch');
     assert.deepEqual([lost.code, lost.stderr], [1, `${head}keyward: INTERNAL: Bad.\n`]);
     const facts = { activateTime: null, rewrapJob: '' };
@@ -170,12 +170,15 @@ describe('hsm rotate-root and rotate-seal', () => {
     const abandoned = await keyward('hsm rotate-root --watch');
     assert.deepEqual(
       [abandoned.code, abandoned.stderr],
-      [1, `${head}keyward: it has started no job, and is ABANDONED\n`],
+      [1, `${head}keyward: ${TOKEN_KEY} has started no job and is ABANDONED\n`],
     );
     fake.handlers['RotateRootKey'] = answers('CREATED');
     fake.handlers['GetTokenKey'] = answers('CREATED');
     const late = await keyward('hsm rotate-root --watch --timeout 3');
-    assert.deepEqual([late.code, late.stderr], [1, `${head}keyward: it is still CREATED\n`]);
+    assert.deepEqual(
+      [late.code, late.stderr],
+      [1, `${head}keyward: ${TOKEN_KEY} is still CREATED\n`],
+    );
     refuse('RotateRootKey', {
       code: status.FAILED_PRECONDITION,
       reason: 'TOKEN_KEY_ROTATION_UNDER_WAY',

@@ -310,7 +310,7 @@ describe('destroy', () => {
     assert.equal(
       stdout,
       [
-        `Nothing is changed yet. ${KEY} would be destroyed at 2023-12-14T22:13:20.000Z:`,
+        `Nothing has changed yet. ${KEY} would be destroyed at 2023-12-14T22:13:20.000Z:`,
         '',
         '  key versions      3',
         '  stored data keys  120',
@@ -339,7 +339,7 @@ describe('destroy', () => {
     assert.equal(
       stdout,
       [
-        'Nothing is changed yet. tenants/acme would be shredded at 2023-12-14T22:13:20.000Z:',
+        'Nothing has changed yet. tenants/acme would be shredded at 2023-12-14T22:13:20.000Z:',
         '',
         '  keys              2',
         '  key versions      3',
@@ -513,11 +513,11 @@ describe('a job', () => {
     const cases: [state: string, code: number, stderr: string, kind?: string][] = [
       ['SUCCEEDED', 0, ''],
       ['SUPERSEDED', 0, ''],
-      ['PARTIAL', 1, 'keyward: the job ended PARTIAL: 1 stored data keys could not be opened\n'],
+      ['PARTIAL', 1, 'keyward: the job ended PARTIAL: it could not open 1 stored data keys\n'],
       [
         'PARTIAL',
         1,
-        'keyward: the job ended PARTIAL: 1 key versions could not be opened\n',
+        'keyward: the job ended PARTIAL: it could not open 1 key versions\n',
         'KEY_VERSIONS',
       ],
       ['CANCELLED', 1, 'keyward: the job was cancelled\n'],
@@ -584,7 +584,7 @@ describe('keys rotate --watch', () => {
     assert.equal(code, 1);
     assert.equal(
       stderr,
-      'keyward: rotated to version 2; watching its job failed:\nkeyward: INTERNAL: Bad.\n',
+      'keyward: rotated to version 2, but cannot watch its job:\nkeyward: INTERNAL: Bad.\n',
     );
     fake.handlers['ListRotations'] = () => ({ rotations: [] });
     const unknown = await keyward(`keys rotate ${KEY} --watch`);

@@ -113,7 +113,7 @@ describe('a profile', () => {
     const none = await keyward(other);
     assert.deepEqual(
       [none.code, none.stderr],
-      [2, `keyward: there is no profile other, since there is no ${file}\n`],
+      [2, `keyward: cannot use the profile other: there is no ${file}\n`],
     );
     const absent = await keyward('whoami', { KEYWARD_PROFILES: 'absent.json' });
     assert.deepEqual(

@@ -84,6 +84,6 @@ test('says so when there is none', async () => {
   using taken = await takenPort();
   await assert.rejects(
     holdPort(taken.port, 1),
-    new RegExp(`No port of ${taken.port} to ${taken.port} is free`),
+    new RegExp(`cannot find a free port: ${taken.port} to ${taken.port} are in use`),
   );
 });

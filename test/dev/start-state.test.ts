@@ -21,7 +21,7 @@ test('a second start says which process serves, and where', async () => {
   writePrivateJson(file, state);
   assert.equal(
     await whoServes(file, 0),
-    `Process ${process.pid} serves this clone on 127.0.0.1:7443 already.`,
+    `cannot start: process ${process.pid} already serves this clone on 127.0.0.1:7443`,
   );
 });
 
@@ -29,10 +29,13 @@ test('a second start waits for one that is still starting', async () => {
   writePrivateJson(file, { ...state, serving: false });
   const waiting = whoServes(file, 5_000);
   writePrivateJson(file, { ...state, address: '127.0.0.1:7444' });
-  assert.match(await waiting, /serves this clone on 127\.0\.0\.1:7444 already/);
+  assert.match(await waiting, /already serves this clone on 127\.0\.0\.1:7444/);
 });
 
 test('what an earlier process of the same id wrote down is not believed', async () => {
   writePrivateJson(file, { ...state, starter: { ...starter, startTime: starter.startTime - 1 } });
-  assert.equal(await whoServes(file, 0), "Another process is starting this clone's environment.");
+  assert.equal(
+    await whoServes(file, 0),
+    "cannot start: another process is already starting this clone's environment",
+  );
 });
