@@ -114,12 +114,15 @@ function addBind(access: Command): void {
 }
 
 const BIND_HELP = `
-With --context, --context-one-of and --context-claim it allows only calls whose encryption context has all of these
-entries. The names of nested claims are joined by dots; write names that have dots as a list in JSON:
-conversation='["https://example.com/chat","id"]'. To repeat the command with --request-id, give --expires as a time.
+With --context, --context-one-of and --context-claim it allows only calls whose encryption
+context has all of these entries. The names of nested claims are joined by dots; write names that
+have dots as a list in JSON: conversation='["https://example.com/chat","id"]'. To repeat the
+command with --request-id, give --expires as a time.
 
-  keyward access bind acme --principal spiffe://example.org/orders --role encrypter --keys 'orders-*'
-  keyward access bind acme --group corp/support --role decrypter --expires 8h --context-claim conversation=chat.id`;
+  keyward access bind acme --principal spiffe://example.org/orders \\
+    --role encrypter --keys 'orders-*'
+  keyward access bind acme --group corp/support --role decrypter --expires 8h \\
+    --context-claim conversation=chat.id`;
 
 function withConditions(command: Command): Command {
   return command

@@ -80,7 +80,8 @@ function addCreateTenant(tenants: Command): void {
     .description('create a tenant: acme or tenants/acme')
     .option(
       '--dedicated-root-key',
-      'give it its own root key in the HSM, so that it can be shredded beyond every backup; permanent',
+      'give it its own root key in the HSM, so that it can be shredded beyond every ' +
+        'backup; permanent',
     )
     .action((tenant: string, _options, command: Command) =>
       withClient<NewTenantOptions>(
@@ -117,7 +118,8 @@ function addUpdateTenant(tenants: Command): void {
         const quotas = given({ callsPerSecond, keys, storedDataKeys });
         if (Object.keys(quotas).length === 0) {
           throw new UsageError(
-            'cannot change the quotas: no change is named; give --calls-per-second, --keys or --stored-data-keys',
+            'cannot change the quotas: no change is named; give --calls-per-second, --keys ' +
+              'or --stored-data-keys',
           );
         }
         const { etag = '', ...change } = changeOf(options);

@@ -50,7 +50,8 @@ export function addAudit(program: Command): void {
   const audit = program
     .command('audit')
     .description(
-      'read, export and verify the audit log: every decided call, and what the service did automatically',
+      'read, export and verify the audit log: every decided call, and what the service did ' +
+        'automatically',
     );
   addList(audit);
   addTail(audit);
@@ -110,7 +111,8 @@ function whoseEntries(
   return oneTenant(
     given,
     tenant,
-    `cannot ${command} entries: no tenant is named; write keyward audit ${command} acme, or - for all tenants`,
+    `cannot ${command} entries: no tenant is named; write keyward audit ${command} acme, ` +
+      'or - for all tenants',
   );
 }
 
@@ -202,7 +204,8 @@ function addExport(audit: Command): void {
     )
     .addHelpText(
       'after',
-      '\nThe export has all tenants. docs/audit.md describes the folder. A terminal on standard error shows the progress.',
+      '\nThe export has all tenants. docs/audit.md describes the folder. A terminal on ' +
+        'standard error shows the progress.',
     )
     .action((folder: string, _options, command: Command) =>
       withClient<ExportOptions>(
@@ -255,7 +258,8 @@ function addVerify(audit: Command): void {
   audit
     .command('verify <folder>')
     .description(
-      'verify an export without a service: that its entries are all those that were signed, in order',
+      'verify an export without a service: that its entries are all those that were ' +
+        'signed, in order',
     )
     .addOption(
       wordsOption(
@@ -276,13 +280,15 @@ function addVerify(audit: Command): void {
       'after',
       '\nGet the public key from another source than the export: the one in it proves nothing.' +
         '\nA failure is named by its kind, as in "ENTRY: entry 17: …", and the exit code is 1.' +
-        '\n\n  keyward audit verify export-2027-01 --public-key log.pem --known export-2026-12/checkpoint',
+        '\n\n  keyward audit verify export-2027-01 --public-key log.pem --known ' +
+        'export-2026-12/checkpoint',
     )
     .action(async (folder: string, _options, command: Command) => {
       const { output, publicKey, known, witness } = command.optsWithGlobals<VerifyOptions>();
       if (publicKey.length === 0)
         throw new UsageError(
-          "cannot verify the export: no key is given; give --public-key, the log's key from another source",
+          "cannot verify the export: no key is given; give --public-key, the log's key " +
+            'from another source',
         );
       const progress = countOn(process.stderr);
       const report = await verifyAuditExport(folder, {

@@ -49,18 +49,21 @@ export function addProfiles(program: Command): void {
 }
 
 const PROFILES_HELP = `
-Profiles are in the file that KEYWARD_PROFILES names, else in $XDG_CONFIG_HOME/keyward/profiles.json, else in
-~/.config/keyward/profiles.json, else in .keyward/profiles.json in the current folder or the nearest one above.
+Profiles are in the file that KEYWARD_PROFILES names, else in
+$XDG_CONFIG_HOME/keyward/profiles.json, else in ~/.config/keyward/profiles.json, else in
+.keyward/profiles.json in the current folder or the nearest one above.
 
   {
     "default": "work",
     "profiles": {
       "work": { "address": "keyward.example.com:7443", "caFile": "ca.pem", "tokenFile": "token" },
-      "batch": { "address": "10.0.0.7:7443", "serverName": "keyward", "caFile": "ca.pem", "certFile": "batch.pem", "keyFile": "batch.key" }
+      "batch": { "address": "10.0.0.7:7443", "serverName": "keyward",
+        "caFile": "ca.pem", "certFile": "batch.pem", "keyFile": "batch.key" }
     }
   }
 
-Paths are relative to the file's folder. --profile or KEYWARD_PROFILE chooses a profile; otherwise the default is used.
-Flags and variables take precedence over a profile. A token that they name is never combined with a profile's
-certificate, nor a certificate with a profile's token. The command refuses a profiles, CA or certificate file that others
-can change, and a key or token file that others can read.`;
+Paths are relative to the file's folder. --profile or KEYWARD_PROFILE chooses a profile;
+otherwise the default is used. Flags and variables take precedence over a profile. A token that
+they name is never combined with a profile's certificate, nor a certificate with a profile's
+token. The command refuses a profiles, CA or certificate file that others can change, and a key
+or token file that others can read.`;

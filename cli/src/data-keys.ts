@@ -30,7 +30,8 @@ export function addStoredDataKeys(program: Command): void {
   const dataKeys = program
     .command('stored-data-keys')
     .description(
-      'manage data keys that the service stores, wrapped, and re-wraps under new versions of their key',
+      'manage data keys that the service stores, wrapped, and re-wraps under new versions ' +
+        'of their key',
     );
   addCreate(dataKeys);
   addGet(dataKeys);
@@ -85,7 +86,8 @@ function addCreate(dataKeys: Command): void {
     .option('--length <bytes>', 'its length: 16, 32 or 64', wholeNumber, 32)
     .addHelpText(
       'after',
-      '\nWithout --plaintext-out and --show-plaintext, the data key stays in the HSM agent; "get" opens it at any time.' +
+      '\nWithout --plaintext-out and --show-plaintext, the data key stays in the HSM ' +
+        'agent; "get" opens it at any time.' +
         '\n\n  keyward stored-data-keys create tenants/acme/keys/orders --id db --context use=db',
     )
     .action((key: string, _options, command: Command) =>
@@ -120,8 +122,10 @@ function addGet(dataKeys: Command): void {
     .addOption(contextOption())
     .addHelpText(
       'after',
-      '\nAlways opens it, but shows the data key itself only with --plaintext-out or --show-plaintext.' +
-        '\n\n  keyward stored-data-keys get tenants/acme/keys/orders/dataKeys/db --context use=db --plaintext-out -',
+      '\nAlways opens it, but shows the data key itself only with --plaintext-out or ' +
+        '--show-plaintext.' +
+        '\n\n  keyward stored-data-keys get tenants/acme/keys/orders/dataKeys/db --context ' +
+        'use=db --plaintext-out -',
     )
     .action((name: string, _options, command: Command) =>
       withClient<GetOptions>(command, async (keyward, { tenant, context, ...options }) => {

@@ -47,7 +47,8 @@ export function addEncrypt(program: Command): void {
     .addHelpText(
       'after',
       '\nThe ciphertext is printed in base64; --output json adds the key version.\n' +
-        '\n  echo -n secret | keyward encrypt tenants/acme/keys/orders --context order=17 > secret.txt',
+        '\n  echo -n secret | keyward encrypt tenants/acme/keys/orders --context order=17 ' +
+        '> secret.txt',
     )
     .action((key: string, _options, command: Command) =>
       withClient<EncryptOptions>(command, async (keyward, options) => {
@@ -56,7 +57,8 @@ export function addEncrypt(program: Command): void {
         const plaintext = await readInput(
           options.in,
           PLAINTEXT_BYTES,
-          'cannot encrypt the plaintext: it is longer than 64 KiB; encrypt it yourself under a data key (keyward data-key)',
+          'cannot encrypt the plaintext: it is longer than 64 KiB; encrypt it yourself ' +
+            'under a data key (keyward data-key)',
         );
         const { ciphertext, keyVersion } = await keyward.encrypt({
           name,
@@ -118,7 +120,8 @@ export function addDecrypt(program: Command): void {
     .option('--base64', 'the ciphertext is base64 (default: recognised)')
     .addHelpText(
       'after',
-      '\nWrites the plaintext byte for byte, and nothing else; --output json prints it in base64, with the key' +
+      '\nWrites the plaintext byte for byte, and nothing else; --output json prints it in ' +
+        'base64, with the key' +
         ' version.\n\n  keyward decrypt --tenant acme --context order=17 < secret.txt',
     )
     .action((_options, command: Command) =>
@@ -138,7 +141,8 @@ async function decryptRequest(options: DecryptOptions): Promise<DecryptRequest> 
   const { tenant, raw, base64, context } = options;
   if (tenant === undefined && options.key === undefined) {
     throw new UsageError(
-      'cannot decrypt the ciphertext: its tenant is missing; give --tenant, or the full name of its key as --key',
+      'cannot decrypt the ciphertext: its tenant is missing; give --tenant, or the full ' +
+        'name of its key as --key',
     );
   }
   const key = options.key === undefined ? undefined : keyName(options.key, tenant);
@@ -172,7 +176,8 @@ export function addDataKey(program: Command): void {
   program
     .command('data-key <key>')
     .description(
-      'issue a data key for your own encryption; the service does not store it (see "stored-data-keys")',
+      'issue a data key for your own encryption; the service does not store it (see ' +
+        '"stored-data-keys")',
     )
     .option('--tenant <tenant>', 'the tenant of the key, if <key> is only its id')
     .addOption(contextOption())
@@ -189,9 +194,12 @@ export function addDataKey(program: Command): void {
     .option('--force', 'overwrite existing files')
     .addHelpText(
       'after',
-      '\nPrints JSON: the key version, and the wrapped data key in base64 unless it goes to a file. The data key itself' +
-        '\nis printed only with --show-plaintext; "keyward decrypt" recovers it from the wrapped one at any time.' +
-        '\n\n  keyward data-key tenants/acme/keys/orders --plaintext-out key.bin --wrapped-out key.wrapped',
+      '\nPrints JSON: the key version, and the wrapped data key in base64 unless it goes ' +
+        'to a file. The data key itself' +
+        '\nis printed only with --show-plaintext; "keyward decrypt" recovers it from the ' +
+        'wrapped one at any time.' +
+        '\n\n  keyward data-key tenants/acme/keys/orders --plaintext-out key.bin ' +
+        '--wrapped-out key.wrapped',
     )
     .action((key: string, _options, command: Command) =>
       withClient<DataKeyOptions>(command, async (keyward, options) => {
@@ -269,8 +277,10 @@ export function addReEncrypt(program: Command): void {
     .option('--raw', 'write raw bytes to standard output, not base64')
     .addHelpText(
       'after',
-      '\nWithout --new-context and --drop-context the context stays unchanged. The plaintext never leaves the HSM agent.' +
-        '\n\n  keyward re-encrypt tenants/acme/keys/orders --context order=17 < secret.txt > new.txt',
+      '\nWithout --new-context and --drop-context the context stays unchanged. The ' +
+        'plaintext never leaves the HSM agent.' +
+        '\n\n  keyward re-encrypt tenants/acme/keys/orders --context order=17 < secret.txt ' +
+        '> new.txt',
     )
     .action((key: string, _options, command: Command) =>
       withClient<ReEncryptOptions>(command, async (keyward, options) => {

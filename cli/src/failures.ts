@@ -61,7 +61,7 @@ function describe(error: unknown): string {
   return `${reason ?? code}: ${fields || missingPermission(error) || error.message}${request}`;
 }
 
-/** What is missing on what, and how somebody who may ask finds out why. */
+/** What is missing on what, and how an access administrator finds out why. */
 function missingPermission({ reason, metadata }: KeywardClientError): string | undefined {
   const [permission, resource] = [metadata.get('permission'), metadata.get('resource')];
   if (reason !== 'PERMISSION_MISSING' || permission === undefined || resource === undefined)
@@ -69,7 +69,8 @@ function missingPermission({ reason, metadata }: KeywardClientError): string | u
   const about = askedAbout(permission, resource);
   const question = ['keyward', 'access', 'explain', about, permission].map(quoted).join(' ');
   return (
-    `cannot perform the call: permission ${permission} is missing on ${resource}; an access administrator sees why with ` +
+    `cannot perform the call: permission ${permission} is missing on ${resource}; an ` +
+    'access administrator sees why with ' +
     `"${question} --principal NAME", where NAME is what "keyward whoami" shows`
   );
 }
@@ -86,7 +87,7 @@ function askedAbout(permission: string, resource: string): string {
 }
 
 /**
- * Nobody answered as Keyward does: no reason came, and the status is one that the transport itself
+ * The answer was not Keyward's: no reason came, and the status is one that the transport itself
  * makes.
  */
 function unreached({ code, reason }: KeywardClientError): boolean {

@@ -49,7 +49,8 @@ export function ciphertextOf(input: Buffer, form: 'raw' | 'base64' | undefined):
   throw new UsageError(
     form === 'base64'
       ? 'cannot read the input: it is not base64'
-      : 'cannot read the input: it is not a ciphertext, raw or in base64; give --raw or --base64 to send it anyway',
+      : 'cannot read the input: it is not a ciphertext, raw or in base64; ' +
+          'give --raw or --base64 to send it anyway',
   );
 }
 

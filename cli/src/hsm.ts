@@ -26,7 +26,8 @@ export function addHsm(program: Command): void {
     );
   withWatch(hsm.command('rotate-root [tenant]'))
     .description(
-      'replace the root key that tenants share, or the one of a tenant with its own, and re-wrap key versions under it',
+      'replace the root key that tenants share, or the one of a tenant with its own, and ' +
+        're-wrap key versions under it',
     )
     .action((tenant: string | undefined, _options, command: Command) =>
       rotate(command, (keyward, change) =>
@@ -54,7 +55,8 @@ export function addHsm(program: Command): void {
     .description('show one root or seal key: tenants/acme/tokenKeys/…, or its UID')
     .option(
       '--tenant <tenant>',
-      'the tenant of the key, if <key> is only its UID (default: system, for keys that tenants share)',
+      'the tenant of the key, if <key> is only its UID (default: system, for keys that ' +
+        'tenants share)',
     )
     .action((key: string, _options, command: Command) =>
       withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
@@ -80,9 +82,11 @@ function withWatch(command: Command): Command {
     .option('--watch', 'follow the job that re-wraps the key versions to its end, and print it')
     .addHelpText(
       'after',
-      '\nThe replaced key stays in the HSM until an operator destroys it. While the new one is not CURRENT yet, the service' +
+      '\nThe replaced key stays in the HSM until an operator destroys it. While the new ' +
+        'one is not CURRENT yet, the service' +
         '\ncontinues automatically: see "keyward hsm keys". Its job is in --output json.' +
-        '\nWith --watch, the exit code is 1 if the job ends PARTIAL or CANCELLED; see "keyward jobs watch --help".',
+        '\nWith --watch, the exit code is 1 if the job ends PARTIAL or CANCELLED; see ' +
+        '"keyward jobs watch --help".',
     );
 }
 

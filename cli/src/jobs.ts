@@ -23,7 +23,7 @@ import { type GlobalOptions, withClient } from './session.ts';
 
 /**
  * How often in a row a watch that broke is taken up again: over some 15 seconds, for a service that
- * is started anew.
+ * is started again.
  */
 export const WATCH_RETRIES = 6;
 
@@ -32,7 +32,8 @@ export function addJobs(program: Command): void {
   const jobs = program
     .command('jobs')
     .description(
-      "manage re-wrap jobs: stored data keys under their keys' primary versions, key versions under the root key",
+      "manage re-wrap jobs: stored data keys under their keys' primary versions, key " +
+        'versions under the root key',
     );
   addCreateJob(jobs);
   addListJobs(jobs);
@@ -66,7 +67,8 @@ function addCreateJob(jobs: Command): void {
     .description('start a job for one key, for a tenant, or for all tenants (-)')
     .option(
       '--key-versions',
-      're-wrap key versions under the current root key, not stored data keys; for a tenant, or for all',
+      're-wrap key versions under the current root key, not stored data keys; for a ' +
+        'tenant, or for all',
     )
     .addHelpText(
       'after',
@@ -116,8 +118,10 @@ function addWatchJob(jobs: Command): void {
     .description('follow a job to its end, and print it')
     .addHelpText(
       'after',
-      '\nA terminal on standard error shows the progress. Without --timeout the command waits as long as it takes.' +
-        '\nThe exit code is 1 if the job ends PARTIAL or CANCELLED; SUPERSEDED leaves the rest to a newer job, and is 0.',
+      '\nA terminal on standard error shows the progress. Without --timeout the command ' +
+        'waits as long as it takes.' +
+        '\nThe exit code is 1 if the job ends PARTIAL or CANCELLED; SUPERSEDED leaves the ' +
+        'rest to a newer job, and is 0.',
     )
     .action((job: string, _options, command: Command) =>
       withClient<TenantOptions>(

@@ -185,7 +185,8 @@ function addUpdateKey(keys: Command): void {
           );
         } else {
           throw new UsageError(
-            'cannot update the key: no change is named; give --description, --label or --remove-label',
+            'cannot update the key: no change is named; give --description, --label or ' +
+              '--remove-label',
           );
         }
       }),
@@ -193,8 +194,8 @@ function addUpdateKey(keys: Command): void {
 }
 
 /**
- * Read, change, write: under the etag that was read, so that nobody's label is lost; read again
- * when it has changed.
+ * Read, change, write: under the etag that was read, so that no other caller's label is lost; read
+ * again when it has changed.
  */
 async function updateLabels(
   keyward: KeywardClient,

@@ -19,15 +19,16 @@ import { addKeys } from './keys.ts';
 import { addToken } from './token.ts';
 
 const AFTER_HELP = `
-Flags take precedence over variables, and variables over a profile (see "keyward profiles --help"). Without any of
-these, the command uses the development identity that "npm start" makes: .keyward/client.json in the current folder or
-the nearest one above.
+Flags take precedence over variables, and variables over a profile (see "keyward profiles
+--help"). Without any of these, the command uses the development identity that "npm start" makes:
+.keyward/client.json in the current folder or the nearest one above.
 
 Write durations as 90d, 12h, 30m or 45s, and times in RFC 3339: 2027-01-31T12:00:00Z.
 
-Exit codes: 0 done; 1 the service refused, or its answer could not be written, or a watched job ended PARTIAL or
-CANCELLED, or a tested permission is missing, or an export failed verification; 2 an argument, option or file cannot be
-used; 3 the service cannot be reached. KEYWARD_DEBUG=1 shows where an error came from.`;
+Exit codes: 0 done; 1 the service refused, or its answer could not be written, or a watched job
+ended PARTIAL or CANCELLED, or a tested permission is missing, or an export failed verification;
+2 an argument, option or file cannot be used; 3 the service cannot be reached. KEYWARD_DEBUG=1
+shows where an error came from.`;
 
 function build(): Command {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));

@@ -119,14 +119,16 @@ function tenantsName(
   if (!given.includes('/') && given !== '') {
     if (parent === undefined) {
       throw new UsageError(
-        `cannot find the ${what} ${given}: its tenant is missing; write tenants/…/${collection}/${given}, or give --tenant`,
+        `cannot find the ${what} ${given}: its tenant is missing; write ` +
+          `tenants/…/${collection}/${given}, or give --tenant`,
       );
     }
     return `${parent}/${collection}/${given}`;
   }
   if (!new RegExp(`^tenants/[^/]+/${collection}/[^/]+$`).test(given)) {
     throw new UsageError(
-      `cannot use ${given}: it is not a ${what}; write tenants/acme/${collection}/${example}, or ${example} with --tenant acme`,
+      `cannot use ${given}: it is not a ${what}; write ` +
+        `tenants/acme/${collection}/${example}, or ${example} with --tenant acme`,
     );
   }
   if (parent !== undefined && parentOf(given) !== parent) {
@@ -147,7 +149,8 @@ function keysName(
   if (key === undefined) {
     const short = `orders/${collection}/${example}`;
     throw new UsageError(
-      `cannot use ${given}: it is not a ${what}; write tenants/acme/keys/${short}, or ${short} with --tenant acme`,
+      `cannot use ${given}: it is not a ${what}; write tenants/acme/keys/${short}, or ` +
+        `${short} with --tenant acme`,
     );
   }
   return `${keyName(key, tenant)}/${collection}/${id}`;

@@ -51,7 +51,7 @@ function quotasOf({ callsPerSecond, keys, storedDataKeys }: TenantQuotas): strin
   return own.length === 0 ? 'default' : own.join(', ');
 }
 
-/** What the service does by itself, as columns. */
+/** What the service does automatically, as columns. */
 export const MAINTENANCE: Columns<Maintenance> = {
   MAINTENANCE: ({ paused }) => (paused ? 'PAUSED' : 'ON'),
   SINCE: ({ changeTime }) => changeTime?.toISOString() ?? 'ever',

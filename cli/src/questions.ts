@@ -37,7 +37,8 @@ function addTest(access: Command): void {
     .addHelpText(
       'after',
       '\nThe exit code is 1 if one of them is missing.' +
-        '\n\n  keyward access test tenants/acme/keys/orders data.encrypt data.decrypt --context order=17',
+        '\n\n  keyward access test tenants/acme/keys/orders data.encrypt data.decrypt ' +
+        '--context order=17',
     )
     .action((given: string, permissions: string[], _options, command: Command) =>
       withClient<TestOptions>(command, async (keyward, { output, tenant, context }) => {
@@ -78,9 +79,11 @@ function addExplain(access: Command): void {
     .addOption(contextOption())
     .addHelpText(
       'after',
-      '\nDecides by the given options, and reads no token. Claims are named as in "access bind". The exit code' +
+      '\nDecides by the given options, and reads no token. Claims are named as in "access ' +
+        'bind". The exit code' +
         '\nis 0 whatever the answer is.' +
-        '\n\n  keyward access explain tenants/acme/keys/orders data.decrypt --principal jwt:corp/alice --group corp/support',
+        '\n\n  keyward access explain tenants/acme/keys/orders data.decrypt --principal ' +
+        'jwt:corp/alice --group corp/support',
     )
     .action((given: string, permission: string, _options, command: Command) =>
       withClient<ExplainOptions>(command, async (keyward, { output, tenant, ...options }) => {

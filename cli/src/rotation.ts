@@ -67,7 +67,8 @@ function addRotate(keys: Command): void {
     .option('--watch', 'follow the job that re-wraps the stored data keys to its end, and print it')
     .addHelpText(
       'after',
-      '\nWith --watch, the exit code is 1 if the job ends PARTIAL or CANCELLED; see "keyward jobs watch --help".',
+      '\nWith --watch, the exit code is 1 if the job ends PARTIAL or CANCELLED; see ' +
+        '"keyward jobs watch --help".',
     )
     .action((key: string, { watch }: RotateOptions, command: Command) =>
       withClient<RotateOptions>(
@@ -130,7 +131,8 @@ function addSchedule(keys: Command): void {
         });
         if (Object.keys(schedule).length === 0) {
           throw new UsageError(
-            'cannot change the schedule: no change is named; give --period, --no-period, --next or --usage-limit',
+            'cannot change the schedule: no change is named; give --period, --no-period, ' +
+              '--next or --usage-limit',
           );
         }
         const { etag = '', ...change } = changeOf(options);

@@ -48,7 +48,7 @@ const SOURCES: Readonly<Record<Setting, { readonly flag: string; readonly variab
 
 /**
  * Gives `work` a client by the command's options, closed afterwards, and the options. `retries` is
- * for commands that are to outlast a service that is started anew.
+ * for commands that are to outlast a service that is started again.
  */
 export async function withClient<Options extends object>(
   command: Command,
@@ -151,7 +151,7 @@ function fittingTo(given: Settings, { ...rest }: Settings): Settings {
   return rest;
 }
 
-/** For files that the user hasn't named himself. */
+/** For files that were found, not named by the user. */
 function refuseOthersFiles({ address: _, serverName: __, ...files }: Settings): void {
   for (const [setting, file] of Object.entries(files)) {
     refuseOthersFile(file, { secret: SECRETS.includes(setting as Setting) });
@@ -175,7 +175,8 @@ function lacks(setting: Setting, profile: Profile | undefined): string {
   if (profile !== undefined)
     return `cannot connect: the profile ${profile.name} lacks ${setting}; add it, or give ${flag}`;
   return (
-    `cannot connect: no ${setting} is given; give ${flag}, set ${variable}, name a profile (keyward profiles), or work in a folder ` +
+    `cannot connect: no ${setting} is given; give ${flag}, set ${variable}, name a profile ` +
+    '(keyward profiles), or work in a folder ' +
     'with a running development service (.keyward/client.json, made by npm start)'
   );
 }

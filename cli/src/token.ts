@@ -16,7 +16,8 @@ export function addToken(program: Command): void {
   token
     .command('status')
     .description(
-      "show the token, the environment's objects in it, and how many key versions are under each root key",
+      "show the token, the environment's objects in it, and how many key versions are " +
+        'under each root key',
     )
     .addHelpText('after', '\n--output json shows every required attribute of every object.')
     .action((_options, command: Command) =>
@@ -37,9 +38,11 @@ async function printStatus(status: TokenStatus): Promise<void> {
 function headOf(status: TokenStatus): string[] {
   const { module, profile, model, manufacturer, firmwareVersion, hardwareVersion } = status;
   return [
-    `Token: ${status.label}, serial ${status.serialNumber}, of environment ${status.environmentUid}`,
+    `Token: ${status.label}, serial ${status.serialNumber}, of environment ` +
+      `${status.environmentUid}`,
     `Model: ${model} by ${manufacturer}, firmware ${firmwareVersion}, hardware ${hardwareVersion}`,
     `Module: ${module.description} ${module.version} by ${module.manufacturer}`,
-    `Profile: ${profile.wrapMechanism}; ${profile.keyType}; ${profile.attributeOrder}; unsupported attributes: ${profile.unsupportedAttributes.join(', ') || 'none'}`,
+    `Profile: ${profile.wrapMechanism}; ${profile.keyType}; ${profile.attributeOrder}; ` +
+      `unsupported attributes: ${profile.unsupportedAttributes.join(', ') || 'none'}`,
   ];
 }
