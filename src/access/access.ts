@@ -8,6 +8,7 @@
  * - Callers of this file name the permission and its resource; methods are unknown here.
  */
 import { KeywardError } from '../errors.ts';
+import { formatRoleBindingName, SYSTEM_TENANT } from '../names.ts';
 import type { RoleBinding } from '../store/access/policies.ts';
 import type { Caller } from './identity.ts';
 import type { Permission } from './permissions.ts';
@@ -15,7 +16,6 @@ import type { Policies, TenantIdentity } from './policies.ts';
 import { allows, type Grant, hasExpired, type Policy, type Target } from './policy.ts';
 
 /** The tenant that the service itself belongs to. */
-const SYSTEM = 'system';
 /** What the first administrator may do. */
 const FIRST_ADMINISTRATORS: readonly Permission[] = [
   'roleBindings.create',
@@ -58,15 +58,17 @@ export class Access {
   async rightsOf(caller: Caller, tenantName: string): Promise<Rights> {
     const { policies, tenantOf } = this.#parts;
     const isFirst = this.isFirstAdministrator(caller);
-    if (tenantName !== SYSTEM && caller.tenants?.includes(tenantName) === false)
+    if (tenantName !== SYSTEM_TENANT && caller.tenants?.includes(tenantName) === false)
       throw new KeywardError('RESOURCE_NOT_FOUND');
     const own = await policies.of(await this.#knownTenant(tenantName));
-    if (tenantName === SYSTEM) {
-      const isGood = caller.tenants?.includes(SYSTEM) !== false;
+    if (tenantName === SYSTEM_TENANT) {
+      const isGood = caller.tenants?.includes(SYSTEM_TENANT) !== false;
       return new Rights(caller, tenantName, isGood ? [own] : [], isFirst && isGood);
     }
     // What the tenant's own policy allows doesn't depend on that of `system`, be it as it may.
-    const system = await policies.of(await tenantOf(SYSTEM)).catch((error: unknown) => error);
+    const system = await policies
+      .of(await tenantOf(SYSTEM_TENANT))
+      .catch((error: unknown) => error);
     return new Rights(caller, tenantName, [own, system as Policy | Error], isFirst);
   }
 
@@ -80,7 +82,7 @@ export class Access {
     try {
       return await tenantOf(name);
     } catch (error) {
-      await policies.of(await tenantOf(SYSTEM));
+      await policies.of(await tenantOf(SYSTEM_TENANT));
       throw error;
     }
   }
@@ -122,7 +124,7 @@ export class Rights {
    */
   require(permission: Permission, target: Target, resource: string): void {
     if (this.allows(permission, target, resource)) return;
-    if (this.tenant !== SYSTEM && !this.#hasStanding())
+    if (this.tenant !== SYSTEM_TENANT && !this.#hasStanding())
       throw new KeywardError('RESOURCE_NOT_FOUND');
     throw new KeywardError('PERMISSION_MISSING', {
       message: `cannot perform the call: permission ${permission} is missing on ${resource}`,
@@ -179,5 +181,5 @@ export function bindingName(
   { tenant }: Pick<Policy, 'tenant'>,
   { bindingId }: Pick<RoleBinding, 'bindingId'>,
 ) {
-  return `tenants/${tenant}/roleBindings/${bindingId}`;
+  return formatRoleBindingName({ tenant }, bindingId);
 }

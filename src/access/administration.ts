@@ -13,6 +13,7 @@ import { invalidField, KeywardError } from '../errors.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import type { SealKeyId, TenantId } from '../ids.ts';
+import { formatRoleName, SYSTEM_TENANT } from '../names.ts';
 import {
   type CustomRole,
   deleteRole,
@@ -157,7 +158,7 @@ export class AccessAdministration {
    */
   async createRole(call: Call, tenant: TenantIdentity, asked: NewRole): Promise<CustomRole> {
     const { roleId } = asked;
-    const resource = `tenants/${tenant.name}/roles/${roleId}`;
+    const resource = formatRoleName({ tenant: tenant.name }, roleId);
     requireOfTenant(tenant, asked);
     return this.#change(
       call,
@@ -176,7 +177,7 @@ export class AccessAdministration {
 
   /** Throws RESOURCE_NOT_FOUND, ROLE_IN_USE, POLICY_CORRUPT. */
   async deleteRole(call: Call, tenant: TenantIdentity, roleId: string): Promise<void> {
-    const resource = `tenants/${tenant.name}/roles/${roleId}`;
+    const resource = formatRoleName({ tenant: tenant.name }, roleId);
     await this.#change(
       call,
       tenant,
@@ -330,7 +331,8 @@ export class AccessAdministration {
 function reachesBeyond(policy: Policy, { role, allTenants }: NewRoleBinding): boolean {
   if (allTenants) return true;
   return (
-    policy.tenant === 'system' && [...(policy.permissionsOfRole(role) ?? [])].some(reachesTenants)
+    policy.tenant === SYSTEM_TENANT &&
+    [...(policy.permissionsOfRole(role) ?? [])].some(reachesTenants)
   );
 }
 
@@ -356,7 +358,7 @@ function bindingsOf({ bindings }: Pick<PolicyRecord, 'bindings'>, { kind, name }
 
 /** Throws INVALID_FIELD for a role that there isn't, or that reaches beyond the tenant. */
 function requireGivable(policy: Policy, { role, allTenants }: NewRoleBinding): void {
-  const isSystem = policy.tenant === 'system';
+  const isSystem = policy.tenant === SYSTEM_TENANT;
   if (policy.permissionsOfRole(role) === undefined)
     throw invalidField(
       'role_binding.role',
@@ -376,7 +378,7 @@ function requireOfTenant({ name }: TenantIdentity, { permissions }: NewRole): vo
         'role.permissions',
         `must not have ${permission}, which is not a permission`,
       );
-    if (name !== 'system' && isOfSystem(permission))
+    if (name !== SYSTEM_TENANT && isOfSystem(permission))
       throw invalidField(
         'role.permissions',
         `must not have ${permission}, which only a role of tenants/system can have`,

@@ -7,6 +7,7 @@
  *   later: then the decision is made again.
  * - Database, tokens and methods are unknown here.
  */
+import { formatRoleName, SYSTEM_TENANT } from '../names.ts';
 import type {
   ContextCondition,
   CustomRole,
@@ -126,14 +127,14 @@ export class Policy {
   permissionsOfRole(role: string): ReadonlySet<Permission> | undefined {
     const predefined = predefinedRole(role);
     if (predefined !== undefined) return new Set(predefined.permissions);
-    const own = this.roles.find(({ roleId }) => role === `tenants/${this.tenant}/roles/${roleId}`);
+    const own = this.roles.find(({ roleId }) => role === formatRoleName(this, roleId));
     return own && new Set(own.permissions.filter(isPermission));
   }
 
   /** A binding of the tenant itself can't reach beyond it. */
   #permissionsOf(role: string): ReadonlySet<Permission> {
     const all = this.permissionsOfRole(role) ?? new Set<Permission>();
-    return this.tenant === 'system'
+    return this.tenant === SYSTEM_TENANT
       ? all
       : new Set([...all].filter((permission) => !isOfSystem(permission)));
   }

@@ -6,6 +6,7 @@
  */
 import { RECORD } from '../hsm/record-seal.ts';
 import type { SealKeyId } from '../ids.ts';
+import { formatTenantName } from '../names.ts';
 import {
   findFormerPolicyKeys,
   readStalePolicies,
@@ -31,7 +32,7 @@ export const POLICIES = {
       const { sealed } = policy;
       return {
         row,
-        resource: `tenants/${tenant}/policy`,
+        resource: `${formatTenantName({ tenant })}/policy`,
         content: sealed && policyContent(tenantId, sealed.revision, policy),
         seal: sealed?.seal ?? Buffer.alloc(0),
         sealKeyId,

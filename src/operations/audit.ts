@@ -3,7 +3,7 @@
  */
 import { type AuthorizedCall, ofSystem, operation, streamOperation } from '../calls/operation.ts';
 import { decodePageToken, encodePageToken, type ListRequest, type Page } from '../keyring/pages.ts';
-import { SYSTEM_TENANT } from '../names.ts';
+import { formatTenantName, SYSTEM_TENANT } from '../names.ts';
 import type { LeafRecord } from '../store/audit/audit-entries.ts';
 import type { Condition } from '../store/core/conditions.ts';
 
@@ -45,7 +45,7 @@ export const auditOperations = {
   ListEntries: operation({
     permission: 'auditEntries.list',
     target: ofWhose,
-    resource: ({ parent }: EntryList) => `tenants/${parent}`,
+    resource: ({ parent }: EntryList) => formatTenantName({ tenant: parent }),
     handle: async ({ auditLog }, call, request): Promise<Page<LeafRecord>> => {
       const { parent, conditions, pageSize, pageToken, startTime, endTime } = request;
       requireAll(call, parent);
@@ -64,7 +64,7 @@ export const auditOperations = {
   ReadEntries: streamOperation({
     permission: 'auditEntries.list',
     target: ofWhose,
-    resource: ({ parent }: EntryRange) => `tenants/${parent}`,
+    resource: ({ parent }: EntryRange) => formatTenantName({ tenant: parent }),
     stream: async function* ({ auditLog }, call, request) {
       const { parent, firstLeafIndex: first, treeSize, conditions } = request;
       requireAll(call, parent);

@@ -21,7 +21,7 @@ import {
 } from '../../hsm/token-commands.ts';
 import { type TokenProfile, transportBetween } from '../../hsm/token-profile.ts';
 import { type AnyId, newId } from '../../ids.ts';
-import { formatKeyVersionName } from '../../names.ts';
+import { formatKeyVersionName, formatTenantName } from '../../names.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../../store/environment.ts';
 import { countCopies } from '../../store/hsm-token/moved-key-versions.ts';
 import {
@@ -243,7 +243,7 @@ class Migration implements Disposable {
       const { role, objectId } = object;
       await createTokenKey({ ...next, environmentId, profile, role, objectId }, environment);
       await endNextObject(owner, this.#operator, object, 'CREATED');
-      say(`made the ${role} key ${objectId} of tenants/${object.tenant}`);
+      say(`made the ${role} key ${objectId} of ${formatTenantName(object)}`);
     }
     await announce(owner, tokenId);
   }

@@ -5,6 +5,7 @@
  * token.
  */
 import type { AttributePosture } from '../../hsm/token-profile.ts';
+import { formatTenantName, SYSTEM_TENANT } from '../../names.ts';
 import type { MoveProgress, TokenRecord } from '../../store/hsm-token/tokens.ts';
 import { tokenInWords } from './serving-tokens.ts';
 import { TOKEN_COPIES, type TokenObjectStatus, type TokenStatusRecord } from './token-status.ts';
@@ -78,7 +79,7 @@ function objectLines({
 }: TokenObjectStatus): string[] {
   const facts = [
     `${role} ${objectId}`,
-    ...(tenant === 'system' ? [] : [`of tenants/${tenant}`]),
+    ...(tenant === SYSTEM_TENANT ? [] : [`of ${formatTenantName({ tenant })}`]),
     isCurrent ? 'current' : 'not current',
     ...(role === 'root' ? [`${keyVersions} key versions`] : []),
     ...(condition === 'found' ? [] : [condition.toUpperCase()]),

@@ -9,6 +9,7 @@
  */
 import type { AuditItem, AuditNotes, Call } from '../../call.ts';
 import { monotonicNow } from '../../call.ts';
+import { SYSTEM_TENANT } from '../../names.ts';
 
 export interface AuditEntry {
   /** A random UUID. */
@@ -62,7 +63,7 @@ export function auditLine({ entryId, call, resource, outcome, detail, count }: A
  * tenant's.
  */
 export function tenantOf(resource: string): string {
-  return /^tenants\/([a-z0-9-]{2,63}|[a-z])(?:\/|$)/.exec(resource)?.[1] ?? 'system';
+  return /^tenants\/([a-z0-9-]{2,63}|[a-z])(?:\/|$)/.exec(resource)?.[1] ?? SYSTEM_TENANT;
 }
 
 /** As compact as it can be: keyVersion or resource, context, outcome where it isn't OK. */

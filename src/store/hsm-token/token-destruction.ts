@@ -8,6 +8,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { AnyId, TenantId } from '../../ids.ts';
+import { formatTokenKeyName, SYSTEM_TENANT } from '../../names.ts';
 import { insertAuditEntry } from '../audit/audit.ts';
 import type { OwnerConnection } from '../core/owner.ts';
 import {
@@ -132,7 +133,12 @@ export function recordAbandoned(
       [objectId, role, operator.caller],
     );
     if (row === undefined) throw new Error(`cannot record ${objectId}: it is already recorded`);
-    await record(owner, operator, { tenantId: row.tenant_id, tenant: 'system', objectId }, 'OK');
+    await record(
+      owner,
+      operator,
+      { tenantId: row.tenant_id, tenant: SYSTEM_TENANT, objectId },
+      'OK',
+    );
   });
 }
 
@@ -171,7 +177,7 @@ async function record(
   outcome: string,
 ): Promise<void> {
   const call = { id: randomUUID(), caller, method };
-  const resource = `tenants/${tenant}/tokenKeys/${objectId}`;
+  const resource = formatTokenKeyName({ tenant }, objectId);
   await insertAuditEntry(owner, tenantId, { entryId: randomUUID(), call, resource, outcome });
   await owner.query(`INSERT INTO changes (tenant_id, kind, subject_id) VALUES ($1, 'token', $2)`, [
     tenantId,

@@ -8,6 +8,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { AnyId, TenantId, TokenId } from '../../ids.ts';
+import { formatTenantName, formatTokenKeyName, SYSTEM_TENANT } from '../../names.ts';
 import { insertAuditEntry } from '../audit/audit.ts';
 import type { OwnerConnection } from '../core/owner.ts';
 import type { KeyVersionToRewrap } from '../lifecycle/rewrapped-key-versions.ts';
@@ -268,11 +269,11 @@ async function switchObjects(
 }
 
 function tokenName(tokenId: TokenId): string {
-  return `tenants/system/tokens/${tokenId}`;
+  return `${formatTenantName({ tenant: SYSTEM_TENANT })}/tokens/${tokenId}`;
 }
 
 function objectName({ tenant, objectId }: Pick<NextObject, 'tenant' | 'objectId'>): string {
-  return `tenants/${tenant}/tokenKeys/${objectId}`;
+  return formatTokenKeyName({ tenant }, objectId);
 }
 
 async function insertAudit(
