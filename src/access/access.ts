@@ -15,7 +15,6 @@ import type { Permission } from './permissions.ts';
 import type { Policies, TenantIdentity } from './policies.ts';
 import { allows, type Grant, hasExpired, type Policy, type Target } from './policy.ts';
 
-/** The tenant that the service itself belongs to. */
 /** What the first administrator may do. */
 const FIRST_ADMINISTRATORS: readonly Permission[] = [
   'roleBindings.create',
