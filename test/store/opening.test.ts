@@ -62,7 +62,7 @@ describe('roles', () => {
     await tryToOpen(database, { url: database.url(member.name) });
     await assert.rejects(
       tryToOpen(database, { url: database.url(stranger.name) }),
-      /no member of keyward_service/,
+      /not a member of keyward_service/,
     );
   });
 
