@@ -7,7 +7,7 @@ import { type ChangeOptions, changeOf, type TenantOptions, withEtag } from './op
 import { type Columns, printOne } from './print.ts';
 import { withClient } from './session.ts';
 
-/** What such a command does. */
+/** Describes such a command. */
 export interface Change<Item> {
   readonly description: string;
   readonly columns: Columns<Item>;
@@ -18,7 +18,7 @@ export interface Change<Item> {
   ) => Promise<Item>;
 }
 
-/** Gives `command` its words, and what it does. */
+/** Adds the command's description, options and action. */
 export function addChange<Item>(
   command: Command,
   { description, columns, nameOf, change }: Change<Item>,

@@ -26,7 +26,7 @@ interface DestroyRequest {
   readonly requestId?: string;
 }
 
-/** What would be lost, as it is put to people. */
+/** Describes for people what would be lost. */
 interface Loss {
   /** What becomes of the thing, and when. */
   readonly fate: string;
@@ -54,7 +54,7 @@ interface DestroyOptions extends TenantOptions {
   readonly requestId?: string;
 }
 
-/** Gives both commands their words, and what they do. */
+/** Adds descriptions, options and actions to both commands. */
 export function addDestruction<Item, Impact extends { readonly etag: string }>(
   destroyCommand: Command,
   restoreCommand: Command,
@@ -96,7 +96,7 @@ export function addDestruction<Item, Impact extends { readonly etag: string }>(
   });
 }
 
-/** What would be lost, in words, and the command that does it: this one, with the etag. */
+/** Returns the text about what would be lost, and the command that confirms it. */
 function preview(name: string, { fate, facts, notices }: Loss, etag: string): string {
   const command = ['keyward', ...process.argv.slice(2), '--confirm', etag].map(quoted).join(' ');
   const width = Math.max(...facts.map(([what]) => what.length));
@@ -112,7 +112,7 @@ function preview(name: string, { fate, facts, notices }: Loss, etag: string): st
   ].join('\n')}\n`;
 }
 
-/** What is lost with a key or a version. */
+/** Returns what is lost with a key or a version. */
 export function destructionLoss({ usage, ...impact }: DestructionImpact): Loss {
   return {
     fate: `destroyed at ${impact.destroyTime.toISOString()}`,
@@ -127,7 +127,7 @@ export function destructionLoss({ usage, ...impact }: DestructionImpact): Loss {
   };
 }
 
-/** What is lost with a tenant, and what an operator has to see to. */
+/** Returns what is lost with a tenant, and what an operator must do. */
 export function shredLoss({ rootKeys, checklist, ...impact }: ShredImpact): Loss {
   const copies = [
     'Its root keys must also be destroyed in each of these copies:',

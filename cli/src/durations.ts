@@ -6,19 +6,19 @@
 
 const UNITS = { d: 86_400, h: 3600, m: 60, s: 1 } as const;
 
-/** The seconds of `90d`; undefined for anything else. */
+/** Returns the seconds of `90d`; undefined for anything else. */
 export function readDuration(text: string): number | undefined {
   const [, count, unit] = /^(\d{1,9})([dhms])$/.exec(text) ?? [];
   return count === undefined ? undefined : Number(count) * UNITS[unit as keyof typeof UNITS];
 }
 
-/** `90d` of its seconds: in the largest unit that leaves nothing over. */
+/** Writes seconds as `90d`, in the largest unit that leaves no remainder. */
 export function writeDuration(seconds: number): string {
   const [unit, length] = Object.entries(UNITS).find(([, each]) => seconds % each === 0) ?? ['s', 1];
   return seconds === 0 ? '0s' : `${seconds / length}${unit}`;
 }
 
-/** `2h 05m`: how long something takes, as exactly as anybody wants to know. */
+/** Writes seconds as `2h 05m`, as precisely as people need. */
 export function writeRoughly(seconds: number): string {
   const whole = Math.ceil(seconds);
   for (const [unit, next] of [
@@ -34,7 +34,10 @@ export function writeRoughly(seconds: number): string {
   return `${whole}s`;
 }
 
-/** `2027-01-31T12:00:00Z` (RFC 3339), to the millisecond; undefined for anything else. */
+/**
+ * Returns the time of `2027-01-31T12:00:00Z` (RFC 3339), to the millisecond; undefined for anything
+ * else.
+ */
 export function readTime(text: string): Date | undefined {
   const form =
     /^(\d{4})-(\d\d)-(\d\d)T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$/i;

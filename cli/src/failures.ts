@@ -10,12 +10,12 @@ import { inspect } from 'node:util';
 import { CommanderError } from 'commander';
 import { AuditVerificationError, KeywardClientError } from 'keyward-client';
 
-/** The command was given something that it can't use; the message says what, and what would do. */
+/** Reports that the command got something that it cannot use; the message names it and a remedy. */
 export class UsageError extends Error {
   override readonly name = 'UsageError';
 }
 
-/** The exit code for what a command threw; anything that deserves words is written to stderr. */
+/** Returns the exit code for what a command threw, and writes its line to standard error. */
 export function report(error: unknown, debug: boolean): number {
   if (error instanceof CommanderError) {
     // Commander has written its own line, or help that was asked for.
@@ -27,17 +27,17 @@ export function report(error: unknown, debug: boolean): number {
   return error instanceof KeywardClientError && unreached(error) ? 3 : 1;
 }
 
-/** Text as it may go to a terminal: control characters, which could command it, become `?`. */
+/** Returns the text with `?` for control characters, which could command a terminal. */
 export function printable(text: string): string {
   return text.replace(/\p{Cc}+/gu, (found) => (/^\s+$/.test(found) ? ' ' : '?'));
 }
 
-/** A word as a shell reads it back. */
+/** Returns the word quoted for a shell. */
 export function quoted(word: string): string {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-/** As a file system error is put to people. */
+/** Returns a file system error in words. */
 export function fileTrouble(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
   const known: Record<string, string> = {
@@ -61,7 +61,7 @@ function describe(error: unknown): string {
   return `${reason ?? code}: ${fields || missingPermission(error) || error.message}${request}`;
 }
 
-/** What is missing on what, and how an access administrator finds out why. */
+/** Returns which permission is missing on what, and the command that explains why. */
 function missingPermission({ reason, metadata }: KeywardClientError): string | undefined {
   const [permission, resource] = [metadata.get('permission'), metadata.get('resource')];
   if (reason !== 'PERMISSION_MISSING' || permission === undefined || resource === undefined)
@@ -87,7 +87,7 @@ function askedAbout(permission: string, resource: string): string {
 }
 
 /**
- * The answer was not Keyward's: no reason came, and the status is one that the transport itself
+ * Returns whether the answer is not from Keyward: it has no reason, and a status that the transport
  * makes.
  */
 function unreached({ code, reason }: KeywardClientError): boolean {

@@ -11,7 +11,7 @@ import { fileTrouble, UsageError } from './failures.ts';
 /** Ciphertexts of every format begin with its number, and format 1 is the only one yet. */
 const FORMAT = 1;
 
-/** The file's bytes, or standard input's; a UsageError when there are more than `limit`. */
+/** Returns the bytes of the file or of standard input. Throws UsageError for more than `limit`. */
 export async function readInput(
   file: string | undefined,
   limit: number,
@@ -38,8 +38,8 @@ export async function readInput(
 }
 
 /**
- * A ciphertext's bytes from what was read. Raw ones begin with 01, and base64 of them with "AQ", so
- * neither is ever taken for the other; `form` overrides the look.
+ * Returns a ciphertext's bytes from the input. Raw ones begin with 01, and their base64 with "AQ",
+ * so neither is ever taken for the other; `form` overrides the detection.
  */
 export function ciphertextOf(input: Buffer, form: 'raw' | 'base64' | undefined): Buffer {
   if (form === 'raw' || (form === undefined && input[0] === FORMAT)) return input;
@@ -87,7 +87,7 @@ interface WriteOptions {
   readonly fresh?: boolean;
 }
 
-/** A UsageError for a file that exists: before a secret is made that would have nowhere to go. */
+/** Throws UsageError for a file that exists, before a secret is made that could not be written. */
 export function refuseToOverwrite(files: readonly (string | undefined)[]): void {
   for (const file of files) {
     if (file !== undefined && existsSync(file)) {

@@ -21,10 +21,7 @@ import { FAILURE, JOB, printAll, printOne, printTable } from './print.ts';
 import { progressOn } from './progress.ts';
 import { type GlobalOptions, withClient } from './session.ts';
 
-/**
- * How often in a row a watch that broke is taken up again: over some 15 seconds, for a service that
- * is started again.
- */
+/** How often in a row a broken watch is resumed: for about 15 seconds, while a service restarts. */
 export const WATCH_RETRIES = 6;
 
 /** Adds `jobs`. */
@@ -135,8 +132,7 @@ function addWatchJob(jobs: Command): void {
 }
 
 /**
- * How long something may be watched, in milliseconds: for as long as it takes unless the user says
- * otherwise.
+ * Returns how long to watch, in milliseconds; undefined for no limit, unless the user gives one.
  */
 export function watchTimeout(command: Command): number | undefined {
   // The default is meant for calls that answer at once.
@@ -170,9 +166,9 @@ async function watchJob(
 }
 
 /**
- * Follows the job that a rotation has started, as {@link watchJob} and {@link requireWhole} do.
- * When that fails, says that there was a rotation, or it would look as if nothing had been done,
- * and be done again.
+ * Follows the job that a rotation has started, as {@link watchJob} and {@link requireWhole} do. On
+ * failure, reports the rotation first: otherwise it would look as if nothing had been done, and be
+ * repeated.
  */
 export async function watchRotation(
   keyward: KeywardClient,
@@ -196,7 +192,7 @@ const COUNTED = {
   UNSPECIFIED: 'of them',
 } as const satisfies Record<RewrapJob['kind'], string>;
 
-/** Throws for a job that ended with something left that no other job does. */
+/** Throws for a job that ended with work left that no other job does. */
 function requireWhole({ state, kind, failed }: RewrapJob): void {
   if (state === 'PARTIAL') {
     throw new Error(`the job ended PARTIAL: it could not open ${failed} ${COUNTED[kind]}`);

@@ -194,8 +194,8 @@ function addUpdateKey(keys: Command): void {
 }
 
 /**
- * Read, change, write: under the etag that was read, so that no other caller's label is lost; read
- * again when it has changed.
+ * Reads, changes and writes the labels, under the etag that was read, so that no label is lost;
+ * reads again when it has changed.
  */
 async function updateLabels(
   keyward: KeywardClient,

@@ -5,10 +5,10 @@
  */
 import { UsageError } from './failures.ts';
 
-/** What tenants share is this one's. */
+/** Names the tenant of what tenants share. */
 export const SHARED = 'tenants/system';
 
-/** `tenants/acme` of `acme` or `tenants/acme`. */
+/** Returns `tenants/acme` for `acme` or `tenants/acme`. */
 export function tenantName(given: string): string {
   const name = given.includes('/') ? given : `tenants/${given}`;
   if (!/^tenants\/[^/]+$/.test(name)) {
@@ -18,8 +18,8 @@ export function tenantName(given: string): string {
 }
 
 /**
- * The tenant whose things are to be listed, which the argument or `--tenant` names; `whose keys?`
- * for neither.
+ * Returns the tenant of a list, which the argument or `--tenant` names. Throws UsageError with
+ * `question` for neither.
  */
 export function oneTenant(
   given: string | undefined,
@@ -35,26 +35,26 @@ export function oneTenant(
   return name;
 }
 
-/** `tenants/acme/keys/orders` of the same, or of `orders` and the tenant. */
+/** Returns `tenants/acme/keys/orders` for the same, or for `orders` and the tenant. */
 export function keyName(given: string, tenant: string | undefined): string {
   return tenantsName(given, tenant, { what: 'key', collection: 'keys', example: 'orders' });
 }
 
-/** `tenants/acme/rewrapJobs/…` of the same, or of its last part and the tenant. */
+/** Returns `tenants/acme/rewrapJobs/…` for the same, or for its last part and the tenant. */
 export function jobName(given: string, tenant: string | undefined): string {
   return tenantsName(given, tenant, { what: 'job', collection: 'rewrapJobs', example: '…' });
 }
 
 /**
- * `tenants/acme/tokenKeys/…` of the same, or of its last part and the tenant; of what tenants share
- * for neither.
+ * Returns `tenants/acme/tokenKeys/…` for the same, or for its last part and the tenant; without a
+ * tenant, a key that tenants share.
  */
 export function tokenKeyName(given: string, tenant: string | undefined): string {
   const whose = given.includes('/') ? tenant : (tenant ?? SHARED);
   return tenantsName(given, whose, { what: 'token key', collection: 'tokenKeys', example: '…' });
 }
 
-/** `tenants/acme/roleBindings/…` of the same, or of its last part and the tenant. */
+/** Returns `tenants/acme/roleBindings/…` for the same, or for its last part and the tenant. */
 export function roleBindingName(given: string, tenant: string | undefined): string {
   return tenantsName(given, tenant, {
     what: 'role binding',
@@ -63,7 +63,7 @@ export function roleBindingName(given: string, tenant: string | undefined): stri
   });
 }
 
-/** `tenants/acme/roles/opener` of the same, or of `opener` and the tenant. */
+/** Returns `tenants/acme/roles/opener` for the same, or for `opener` and the tenant. */
 export function ownRoleName(given: string, tenant: string | undefined): string {
   if (given.startsWith('roles/')) {
     throw new UsageError(
@@ -73,18 +73,25 @@ export function ownRoleName(given: string, tenant: string | undefined): string {
   return tenantsName(given, tenant, { what: 'role', collection: 'roles', example: 'opener' });
 }
 
-/** `roles/decrypter` of the same or of `decrypter`, `tenants/acme/roles/opener` of the same. */
+/**
+ * Returns `roles/decrypter` for the same or for `decrypter`, and `tenants/acme/roles/opener` for
+ * the same.
+ */
 export function roleName(given: string): string {
   return given.includes('/') ? given : `roles/${given}`;
 }
 
-/** `tenants/acme/keys/orders/versions/3` of the same, or of `orders/versions/3` and the tenant. */
+/**
+ * Returns `tenants/acme/keys/orders/versions/3` for the same, or for `orders/versions/3` and the
+ * tenant.
+ */
 export function keyVersionName(given: string, tenant: string | undefined): string {
   return keysName(given, tenant, { what: 'version', collection: 'versions', example: '3' });
 }
 
 /**
- * `tenants/acme/keys/orders/dataKeys/db` of the same, or of `orders/dataKeys/db` and the tenant.
+ * Returns `tenants/acme/keys/orders/dataKeys/db` for the same, or for `orders/dataKeys/db` and the
+ * tenant.
  */
 export function dataKeyName(given: string, tenant: string | undefined): string {
   return keysName(given, tenant, {
@@ -95,8 +102,8 @@ export function dataKeyName(given: string, tenant: string | undefined): string {
 }
 
 /**
- * What a job or a question is about: a key, a tenant, or all tenants, which is `-`. With a tenant,
- * an id is a key's.
+ * Returns the scope of a job or a question: a key, a tenant, or all tenants, which is `-`. With a
+ * tenant, an id is a key's.
  */
 export function scopeName(given: string, tenant: string | undefined): string {
   const key = tenant !== undefined || given.includes('/keys/');
@@ -109,7 +116,7 @@ interface Kind {
   readonly example: string;
 }
 
-/** The name of a tenant's own thing. */
+/** Returns the name of a resource of a tenant. */
 function tenantsName(
   given: string,
   tenant: string | undefined,
@@ -139,7 +146,7 @@ function tenantsName(
   return given;
 }
 
-/** The name of a key's own thing. */
+/** Returns the name of a resource of a key. */
 function keysName(
   given: string,
   tenant: string | undefined,
@@ -156,12 +163,12 @@ function keysName(
   return `${keyName(key, tenant)}/${collection}/${id}`;
 }
 
-/** `tenants/acme` of `tenants/acme/keys/orders`. */
+/** Returns `tenants/acme` for `tenants/acme/keys/orders`. */
 export function parentOf(key: string): string {
   return key.split('/').slice(0, 2).join('/');
 }
 
-/** `orders` of `tenants/acme/keys/orders`. */
+/** Returns `orders` for `tenants/acme/keys/orders`. */
 export function lastPart(name: string): string {
   return name.slice(name.lastIndexOf('/') + 1);
 }

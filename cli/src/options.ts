@@ -5,26 +5,26 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { readDuration, readTime } from './durations.ts';
 import { UsageError } from './failures.ts';
 
-/** `key=value` pairs, each key once. */
+/** Maps the keys of `key=value` options to their values. */
 export type Pairs = ReadonlyMap<string, string>;
 
-/** Of a command whose argument may be an id alone. */
+/** Holds the options of a command whose argument may be an id alone. */
 export interface TenantOptions {
   readonly tenant?: string;
 }
 
-/** Of a command that lists. */
+/** Holds the options of a command that lists. */
 export interface ListOptions {
   readonly filter?: string;
 }
 
-/** Of a command that changes something. */
+/** Holds the options of a command that changes something. */
 export interface ChangeOptions {
   readonly etag?: string;
   readonly requestId?: string;
 }
 
-/** An option that is repeated for more pairs. */
+/** Returns a repeatable option of pairs. */
 export function pairsOption(flag: string, description: string): Option {
   return new Option(`${flag} <key=value>`, description)
     .default(new Map(), 'none')
@@ -37,21 +37,19 @@ export function pairsOption(flag: string, description: string): Option {
     });
 }
 
-/** An option that is repeated for more words. */
+/** Returns a repeatable option of words. */
 export function wordsOption(flags: string, description: string): Option {
   return new Option(flags, description)
     .default([], 'none')
     .argParser((word: string, before: readonly string[]): readonly string[] => [...before, word]);
 }
 
-/** The encryption context. */
+/** Returns the option of the encryption context. */
 export function contextOption(): Option {
   return pairsOption('--context', 'a pair of the encryption context; repeatable');
 }
 
-/**
- * A claim's name, or names one within the other: `chat.id`, or `["https://example.com/chat","id"]`.
- */
+/** Parses the names of nested claims: `chat.id`, or `["https://example.com/chat","id"]`. */
 export function claimPath(text: string): string[] {
   if (!text.startsWith('[')) return text.split('.');
   let path: unknown;
@@ -99,12 +97,14 @@ export function withEtag(command: Command): Command {
   );
 }
 
-/** The request's part of a change's options. */
+/** Returns the options of a change that belong in its request. */
 export function changeOf({ etag, requestId }: ChangeOptions): ChangeOptions {
   return given({ etag, requestId });
 }
 
-/** The fields that have a value: a request's own `undefined` would be another request. */
+/**
+ * Returns the fields that have a value: an `undefined` in a request would make it another request.
+ */
 export function given<Fields extends object>(
   fields: Fields,
 ): { readonly [Name in keyof Fields]?: Exclude<Fields[Name], undefined> } {
@@ -112,26 +112,26 @@ export function given<Fields extends object>(
   return Object.fromEntries(entries) as ReturnType<typeof given<Fields>>;
 }
 
-/** For an option's or argument's value. */
+/** Parses a whole number. */
 export function wholeNumber(text: string): number {
   if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('Write a whole number.');
   return Number(text);
 }
 
-/** For what may be large: up to 15 digits, which a number holds exactly. */
+/** Parses a count of up to 15 digits, which a number holds exactly. */
 export function count(text: string): number {
   if (!/^\d{1,15}$/.test(text)) throw new InvalidArgumentError('Write a whole number.');
   return Number(text);
 }
 
-/** Seconds. */
+/** Parses a duration into seconds. */
 export function duration(text: string): number {
   const seconds = readDuration(text);
   if (seconds === undefined) throw new InvalidArgumentError('Write 90d, 12h, 30m or 45s.');
   return seconds;
 }
 
-/** Days. */
+/** Parses a duration into days. */
 export function days(text: string): number {
   const seconds = readDuration(text);
   if (seconds === undefined || seconds % 86_400 !== 0)
@@ -139,7 +139,7 @@ export function days(text: string): number {
   return seconds / 86_400;
 }
 
-/** A time. */
+/** Parses a time. */
 export function time(text: string): Date {
   const found = readTime(text);
   if (found === undefined)

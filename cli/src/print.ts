@@ -30,7 +30,7 @@ import { writeStandardOutput } from './files.ts';
 import { lastPart } from './names.ts';
 import type { Settings } from './profiles.ts';
 
-/** What a table shows of a thing. */
+/** Maps the columns of a table to their texts. */
 export type Columns<Item> = Readonly<Record<string, (item: Item) => string>>;
 
 /** A tenant's columns. */
@@ -51,7 +51,7 @@ function quotasOf({ callsPerSecond, keys, storedDataKeys }: TenantQuotas): strin
   return own.length === 0 ? 'default' : own.join(', ');
 }
 
-/** What the service does automatically, as columns. */
+/** Lists the columns of automatic maintenance. */
 export const MAINTENANCE: Columns<Maintenance> = {
   MAINTENANCE: ({ paused }) => (paused ? 'PAUSED' : 'ON'),
   SINCE: ({ changeTime }) => changeTime?.toISOString() ?? 'ever',

@@ -81,7 +81,7 @@ export function profileOf(
   return { name: wanted, settings };
 }
 
-/** A UsageError for a file that another account could have changed or, if it is secret, read. */
+/** Throws UsageError for a file that another user could have changed or, if it is secret, read. */
 export function refuseOthersFile(
   file: string,
   { secret = false }: { readonly secret?: boolean } = {},

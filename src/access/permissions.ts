@@ -111,8 +111,8 @@ export function isOfSystem(permission: Permission): boolean {
 }
 
 /**
- * Whether a binding in the tenant `system` that gives it reaches into other tenants, or is about
- * the service.
+ * Returns whether a binding in the tenant `system` that gives it reaches into other tenants, or
+ * concerns the service.
  */
 export function reachesTenants(permission: Permission): boolean {
   const { ofSystem, ofAllInSystem }: PermissionRow = PERMISSIONS[permission];
@@ -161,7 +161,7 @@ const VIEW_SYSTEM = [
   'tokenKeys.list',
 ] as const satisfies readonly Permission[];
 
-/** The predefined roles, by the last part of their names. */
+/** Lists the predefined roles, by the last part of their names. */
 export const PREDEFINED_ROLES = {
   encrypter: {
     description: 'Encrypts under a key, and re-encrypts to it.',

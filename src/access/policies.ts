@@ -23,7 +23,7 @@ import { policyContent } from './policy-seal.ts';
 /** How long a load may take; each call that waits for it still ends at its own deadline. */
 const LOAD_MS = 5_000;
 /**
- * A policy that doesn't verify is looked at anew after so long, so that its callers can't keep the
+ * How soon a policy that failed verification is verified again, so that its callers cannot keep the
  * HSM busy.
  */
 const CORRUPT_MS = 1_000;
@@ -31,14 +31,14 @@ const CORRUPT_MS = 1_000;
 export interface PoliciesParts {
   readonly store: Pick<Store, 'read' | 'query'>;
   readonly agents: Pick<Agents, 'call' | 'held'>;
-  /** Whether this replica hears of changes. */
+  /** Returns whether this replica receives changes. */
   readonly isFresh: () => boolean;
   /** How many are remembered. */
   readonly limit: number;
   readonly log: Pick<Logger, 'error'>;
 }
 
-/** Which tenant. */
+/** Identifies a tenant. */
 export interface TenantIdentity {
   readonly tenantId: TenantId;
   /** The last part of its name. */
@@ -49,7 +49,7 @@ export interface TenantIdentity {
 export class Policies {
   readonly #parts: PoliciesParts;
   readonly #policies: Lru<TenantId, Promise<Policy>>;
-  /** The newest revision of each that was obeyed here. */
+  /** The newest revision of each that was applied here. */
   readonly #newest = new Map<TenantId, bigint>();
 
   constructor(parts: PoliciesParts) {
@@ -58,8 +58,8 @@ export class Policies {
   }
 
   /**
-   * The tenant's policy. Throws POLICY_CORRUPT, TOKEN_KEY_NOT_READY, REPLICA_STALE, and what the
-   * store and the agents throw.
+   * Returns the tenant's policy. Throws POLICY_CORRUPT, TOKEN_KEY_NOT_READY, REPLICA_STALE, and
+   * what the store and the agents throw.
    */
   of(tenant: TenantIdentity): Promise<Policy> {
     if (!this.#parts.isFresh()) return Promise.reject(new KeywardError('REPLICA_STALE'));
@@ -67,8 +67,8 @@ export class Policies {
   }
 
   /**
-   * The policy that `read` reads from the database, if it verifies. Throws POLICY_CORRUPT, and what
-   * `read` and the agents throw.
+   * Returns the policy that `read` reads from the database, if it verifies. Throws POLICY_CORRUPT,
+   * and what `read` and the agents throw.
    */
   async verified<Record extends PolicyRecord>(
     tenant: TenantIdentity,
@@ -98,7 +98,7 @@ export class Policies {
     return { policy: new Policy({ tenant: name, revision, bindings, roles }), record };
   }
 
-  /** Forgets a tenant's policy; the next use reads it anew. */
+  /** Forgets a tenant's policy; the next use reads it again. */
   forget(tenantId: TenantId): void {
     this.#policies.delete(tenantId);
   }

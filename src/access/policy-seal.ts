@@ -20,7 +20,7 @@ import type {
   RoleBinding,
 } from '../store/access/policies.ts';
 
-/** The content of the seal. */
+/** Returns the content of the seal. */
 export function policyContent(
   tenantId: TenantId,
   revision: bigint,
@@ -33,7 +33,7 @@ export function policyContent(
   return Buffer.concat([idToBytes(tenantId), number, hash.digest()]);
 }
 
-/** How many bytes the lines have. */
+/** Returns how many bytes the lines have. */
 export function policyBytes(policy: Pick<PolicyRecord, 'bindings' | 'roles'>): number {
   let bytes = 0;
   for (const line of lines(policy)) bytes += Buffer.byteLength(line);

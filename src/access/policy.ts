@@ -16,7 +16,7 @@ import type {
 } from '../store/access/policies.ts';
 import { isOfSystem, isPermission, type Permission, PREDEFINED_ROLES } from './permissions.ts';
 
-/** What decisions ask of a caller. */
+/** Describes a caller as decisions need it. */
 export interface Subject {
   readonly name: string;
   /** `{issuer}/{group}`. */
@@ -28,7 +28,7 @@ export interface Subject {
 /** What a call finds out only later, and asks about again then: taken to fit until it does. */
 export const LATER: unique symbol = Symbol('later');
 
-/** What of a tenant a call is about. */
+/** Describes what a call is about in a tenant. */
 export interface Target {
   /** The last part of a key's name; absent for the tenant as a whole. */
   readonly key?: string | typeof LATER | undefined;
@@ -36,10 +36,10 @@ export interface Target {
   readonly context?: ReadonlyMap<string, string> | typeof LATER | undefined;
 }
 
-/** What keeps a binding from allowing a call. */
+/** Names why a binding does not allow a call. */
 export type Obstacle = 'permission' | 'key' | 'expired' | 'context';
 
-/** A binding and what its role comes to. */
+/** Holds a binding and the permissions of its role. */
 export interface Grant {
   readonly binding: RoleBinding;
   readonly permissions: ReadonlySet<Permission>;
@@ -81,7 +81,7 @@ export class Policy {
     this.#grants = grants;
   }
 
-  /** What is given to the caller, by name or by group. */
+  /** Yields the bindings of the caller, by name or by group. */
   *grantsOf({ name, groups }: Pick<Subject, 'name' | 'groups'>): Iterable<Grant> {
     yield* this.#grants.get(memberKey({ kind: 'principal', name })) ?? [];
     for (const group of groups)
@@ -123,7 +123,7 @@ export class Policy {
     return candidates;
   }
 
-  /** What a role of this tenant comes to; undefined for one that there isn't. */
+  /** Returns the permissions of a role of this tenant; undefined if it does not exist. */
   permissionsOfRole(role: string): ReadonlySet<Permission> | undefined {
     const predefined = predefinedRole(role);
     if (predefined !== undefined) return new Set(predefined.permissions);
@@ -150,9 +150,7 @@ function predefinedRole(
     : undefined;
 }
 
-/**
- * What keeps the grant from allowing this; none if it allows it. `now`: milliseconds since 1970.
- */
+/** Returns why the grant does not allow this; empty if it does. `now`: milliseconds since 1970. */
 export function obstaclesOf(
   { binding, permissions }: Grant,
   permission: Permission,
@@ -188,12 +186,12 @@ export function allows(
   );
 }
 
-/** Whether the binding has ended. */
+/** Returns whether the binding has expired. */
 export function hasExpired({ expiresAt }: Pick<RoleBinding, 'expiresAt'>, now: number): boolean {
   return expiresAt !== null && expiresAt.getTime() <= now;
 }
 
-/** Whether some key may fit both. */
+/** Returns whether some key may match both patterns. */
 export function patternsOverlap(a: string, b: string): boolean {
   const [prefixA, prefixB] = [a, b].map((pattern) => pattern.replace(/\*$/, ''));
   const isOpen = (pattern: string) => pattern === '' || pattern.endsWith('*');

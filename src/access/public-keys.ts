@@ -24,11 +24,11 @@ const KEY_OF = {
   EdDSA: 'Ed25519',
 } as const;
 
-/** An algorithm that an issuer may be trusted with. */
+/** Names an algorithm that an issuer may use. */
 export type Algorithm = keyof typeof KEY_OF;
 export const ALGORITHMS = Object.keys(KEY_OF) as readonly Algorithm[];
 
-/** One key: the same object for as long as the issuer publishes the same key. */
+/** Holds one key: the same object as long as the issuer publishes the same key. */
 export interface PublicKey {
   readonly key: KeyObject;
   readonly algorithms: readonly string[];
@@ -36,7 +36,7 @@ export interface PublicKey {
   readonly fingerprint: string;
 }
 
-/** By `kid`. */
+/** Maps `kid` to a key. */
 export type PublicKeys = ReadonlyMap<string, PublicKey>;
 
 const MAX_KEYS = 100;
@@ -79,8 +79,8 @@ const KEY = z.discriminatedUnion('kty', [
 const SET = z.object({ keys: z.array(z.unknown()).max(MAX_KEYS) });
 
 /**
- * The keys of a set that may be used with `allowed`. What was known before stays the same object if
- * it hasn't changed. Throws for what is no set.
+ * Returns the keys of a set that may be used with `allowed`. An unchanged key stays the same object
+ * as before. Throws for what is not a set.
  */
 export function readKeySet(
   bytes: Uint8Array,

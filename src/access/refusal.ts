@@ -4,8 +4,8 @@
 import { KeywardError } from '../errors.ts';
 
 /**
- * `why` goes to the log and nowhere else, so it may say what is wrong; it never holds any part of a
- * token.
+ * Returns the error for refused credentials. `why` goes only to the log, so it may name what is
+ * wrong; it never has any part of a token.
  */
 export function notAccepted(why: string): KeywardError {
   return new KeywardError('CREDENTIALS_INVALID', { cause: why });

@@ -17,7 +17,7 @@ import type { Query } from '../store/core/transaction.ts';
 
 import { policyContent } from './policy-seal.ts';
 
-/** Who may do what, as `keyring/seals/reseal.ts` wants its kinds of records. */
+/** Describes policies as a kind of record for `keyring/seals/reseal.ts`. */
 export const POLICIES = {
   kind: RECORD.policy,
   findFormer: findFormerPolicyKeys,

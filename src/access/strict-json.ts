@@ -9,7 +9,7 @@ const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\]:]/g;
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 /**
- * The value that `bytes` say. Throws for what is no JSON, no UTF-8, or has a name twice in one
+ * Returns the value of `bytes`. Throws for what is not JSON, not UTF-8, or has a name twice in one
  * object.
  */
 export function parseStrictJson(bytes: Uint8Array): unknown {

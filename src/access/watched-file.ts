@@ -6,7 +6,7 @@
  */
 import { readFileSync } from 'node:fs';
 
-/** How often files are looked at: what they say holds within 2 seconds. */
+/** How often files are read: a change is in force within 2 seconds. */
 const LOOK_MS = 1_000;
 
 /** Holds a file's parsed content, and reads it again when the file changes. */
@@ -24,12 +24,12 @@ export class WatchedFile<T> {
     this.#value = this.#understood(this.#bytes);
   }
 
-  /** What the file says, or said when it was last understood. */
+  /** Returns the file's content, as it was last parsed. */
   get value(): T {
     return this.#value;
   }
 
-  /** Looks at the file from time to time until the returned function is called. */
+  /** Reads the file from time to time until the returned function is called. */
   watch(onReload: () => void, onError: (error: unknown) => void): () => void {
     let lastFailure: string | undefined;
     const timer = setInterval(() => {

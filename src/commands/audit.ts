@@ -12,7 +12,7 @@ import { type EnvironmentRecord, readEnvironmentAsOwner } from '../store/environ
 import { agentEnvironment, OPERATOR, recordedToken, TOKEN_SETTINGS } from './opening.ts';
 
 /**
- * `resume`. Throws Error, in words for the operator, where nothing that is kept contradicts the
+ * Runs `resume`. Throws Error, in words for the operator, if no kept checkpoint contradicts the
  * log.
  */
 export async function resumeAuditLog(): Promise<void> {
@@ -31,7 +31,7 @@ export async function resumeAuditLog(): Promise<void> {
   process.stdout.write(`resumed the log as a new generation: ${contradiction}\n`);
 }
 
-/** `drop`. Throws Error, in words for the operator, for an export that isn't of this log. */
+/** Runs `drop`. Throws Error, in words for the operator, for an export of another log. */
 export async function dropAuditEntries(options: {
   readonly export: string;
   readonly olderThanDays: number;

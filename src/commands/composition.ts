@@ -83,7 +83,7 @@ interface AuditWork {
   readonly witnessRounds: WitnessRounds;
 }
 
-/** A replica's parts that start and end. */
+/** Holds the parts of a replica that start and end. */
 export interface Replica
   extends Pick<Ground, 'identity' | 'store' | 'environment' | 'tokens'>,
     Pick<Memory, 'tokenObjects' | 'feed'>,
@@ -95,9 +95,9 @@ export interface Replica
 }
 
 /**
- * Opens the database, and puts together what stands on it. `onMisplaced` hears, in words for
- * operators, that the configured token isn't the current one any more. Throws
- * {@link ConfigurationError}, and Errors in words for the operator.
+ * Opens the database, and composes the parts that use it. `onMisplaced` is called, in words for
+ * operators, when the configured token is no longer the current one. Throws {@link
+ * ConfigurationError}, and Errors in words for the operator.
  */
 export async function compose(
   configuration: Configuration,

@@ -8,17 +8,17 @@
  */
 import type { Logger } from '../telemetry/log.ts';
 
-/** The exit status after a failure that nobody foresaw: EX_SOFTWARE of sysexits.h. */
+/** The exit status after an unexpected failure: EX_SOFTWARE of sysexits.h. */
 export const FAILED = 70;
 
 /** The longest account of a failure that is logged, in characters, and how many causes of it. */
 const ACCOUNT_LIMIT = 8_000;
 const CAUSES = 5;
 
-/** How a process ends in order. */
+/** Describes how a process ends in order. */
 export interface EndInOrder {
   readonly inOrder: () => Promise<void>;
-  /** After a failure that nobody foresaw, the end may take so long, in milliseconds. */
+  /** The longest that the end may take after an unexpected failure, in milliseconds. */
   readonly limitMs: number;
 }
 
@@ -28,7 +28,7 @@ export class Ending {
   #end: EndInOrder | undefined;
   #hasBegun = false;
 
-  /** From here on what is not caught ends this process as this file says. */
+  /** Ends this process from now on for what is not caught. */
   constructor(log: Logger) {
     this.#log = log;
     process.on('uncaughtException', (thrown, origin) => this.#failed(thrown, origin));
@@ -36,10 +36,7 @@ export class Ending {
     process.on('unhandledRejection', (thrown) => this.#failed(thrown, 'unhandledRejection'));
   }
 
-  /**
-   * Has SIGTERM and SIGINT end the process, in this order; before, there is nothing that would have
-   * to be.
-   */
+  /** Ends the process in this order on SIGTERM and SIGINT; before, nothing needs an order. */
   prepare(end: EndInOrder): void {
     this.#end = end;
     for (const signal of ['SIGTERM', 'SIGINT'] as const)
@@ -47,8 +44,8 @@ export class Ending {
   }
 
   /**
-   * Ends the process in order with this exit status; at once, and not with 0, if that has begun
-   * already.
+   * Ends the process in order with this exit status; at once, and not with 0, if it is already
+   * ending.
    */
   begin(why: string, exitCode: number): void {
     const end = this.#end;
@@ -79,7 +76,7 @@ export class Ending {
   }
 }
 
-/** Its stack, and those of its causes. */
+/** Returns its stack, and those of its causes. */
 function accountOf(thrown: unknown): string {
   const account: string[] = [];
   for (let next = thrown; account.length < CAUSES; next = next.cause) {

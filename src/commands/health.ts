@@ -4,7 +4,9 @@
 import { ConfigurationError, read } from '../config.ts';
 import { askHealth } from '../faces/grpc/health.ts';
 
-/** Throws an Error, with what was answered or why nothing was, unless it serves. */
+/**
+ * Prints the health status. Throws Error, with the answer or the cause, unless the server serves.
+ */
 export async function reportHealth(): Promise<void> {
   const { KEYWARD_HEALTH_LISTEN: address } = read(['KEYWARD_HEALTH_LISTEN'], process.env);
   if (address === undefined)

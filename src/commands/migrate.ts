@@ -10,7 +10,7 @@ import { withOwnerConnection } from '../store/core/owner.ts';
 import { readModeAsOwner, requireMode } from '../store/environment.ts';
 import { caFile } from './opening.ts';
 
-/** Throws Error, in words for the operator. */
+/** Runs `migrate`. Throws Error, in words for the operator. */
 export async function migrateDatabase(): Promise<void> {
   const settings = read(
     ['KEYWARD_MODE', 'MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE'],

@@ -25,12 +25,12 @@ export const RELEASE = (
     version: string;
   }
 ).version;
-/** Who runs a command, in audit entries. */
+/** Names who runs a command, in audit entries. */
 export const OPERATOR = `operator ${userInfo().username}`;
-/** All that is sealed besides key versions. */
+/** Lists the kinds of sealed records besides key versions. */
 export const SEALED_RECORDS = [KEY_STATES, POLICIES] as const;
 
-/** The settings that say how a token is opened. */
+/** Lists the settings that open a token. */
 export const TOKEN_SETTINGS = [
   'KEYWARD_HSM_MODULE',
   'KEYWARD_HSM_MODULE_PARAMETERS',
@@ -40,7 +40,7 @@ export const TOKEN_SETTINGS = [
   'KEYWARD_HSM_ENVIRONMENT',
 ] as const;
 
-/** What it takes to change the token. */
+/** Lists the settings that a change of the token needs. */
 export const OWNER_TOKEN_SETTINGS = [
   'KEYWARD_MODE',
   'MIGRATION_DATABASE_URL',
@@ -48,7 +48,7 @@ export const OWNER_TOKEN_SETTINGS = [
   ...TOKEN_SETTINGS,
 ] as const;
 
-/** The settings that say how the token is opened that key versions move to. */
+/** Lists the settings that open the token to which key versions move. */
 export const NEXT_TOKEN_SETTINGS = [
   'KEYWARD_NEXT_HSM_MODULE',
   'KEYWARD_NEXT_HSM_MODULE_PARAMETERS',
@@ -57,7 +57,7 @@ export const NEXT_TOKEN_SETTINGS = [
   'KEYWARD_NEXT_HSM_WAIVERS',
 ] as const;
 
-/** What it takes to look at the token. */
+/** Lists the settings that a look at the token needs. */
 export const REPORT_SETTINGS = [
   'DATABASE_URL',
   'KEYWARD_DATABASE_CA_FILE',
@@ -81,8 +81,8 @@ export function openStore(
 }
 
 /**
- * Has `work` done as the database's owner. Throws an Error where the environment is for another
- * mode than is configured.
+ * Runs `work` as the database's owner. Throws Error if the environment is for another mode than the
+ * configured one.
  */
 export function asOwner<T>(
   settings: Configuration<'KEYWARD_MODE' | 'MIGRATION_DATABASE_URL' | 'KEYWARD_DATABASE_CA_FILE'>,
@@ -100,7 +100,7 @@ export function asOwner<T>(
   });
 }
 
-/** The authority of the database's certificate, where one is configured. */
+/** Returns the file with the CA of the database's certificate, if one is configured. */
 export function caFile(settings: Configuration<'KEYWARD_DATABASE_CA_FILE'>): {
   readonly caFile?: string;
 } {
@@ -109,7 +109,7 @@ export function caFile(settings: Configuration<'KEYWARD_DATABASE_CA_FILE'>): {
     : { caFile: settings.KEYWARD_DATABASE_CA_FILE };
 }
 
-/** How the token is opened. */
+/** Returns how to open the token. */
 export function tokenSettings(
   settings: Configuration<(typeof TOKEN_SETTINGS)[number]>,
 ): TokenSettings {
@@ -123,7 +123,10 @@ export function tokenSettings(
   };
 }
 
-/** Undefined where none is set. Throws {@link ConfigurationError} where only some of it is. */
+/**
+ * Returns how to open the next token; undefined if none is set. Throws {@link ConfigurationError}
+ * if only some settings are.
+ */
 export function nextTokenSettings(
   settings: Configuration<(typeof NEXT_TOKEN_SETTINGS)[number]>,
 ): TokenSettings | undefined {
@@ -146,8 +149,8 @@ export function nextTokenSettings(
 }
 
 /**
- * The token as configured, with what is recorded of it. Throws {@link ConfigurationError} where
- * nothing is.
+ * Returns the configured token with its records. Throws {@link ConfigurationError} if there are
+ * none.
  */
 export function recordedToken(
   settings: Configuration<(typeof TOKEN_SETTINGS)[number]>,
@@ -163,7 +166,7 @@ export function recordedToken(
   };
 }
 
-/** Throws {@link ConfigurationError} where no token is. */
+/** Throws {@link ConfigurationError} if no token is recorded. */
 export function requireRecorded({ tokenProfile }: EnvironmentRecord): void {
   if (tokenProfile !== null) return;
   throw new ConfigurationError(
@@ -171,7 +174,7 @@ export function requireRecorded({ tokenProfile }: EnvironmentRecord): void {
   );
 }
 
-/** The agents' whole environment: what the operator names, and nothing else of this process's. */
+/** Returns the agents' whole environment: only the variables that the operator names. */
 export function agentEnvironment(
   settings: Configuration<'KEYWARD_HSM_ENVIRONMENT'>,
 ): Record<string, string> {

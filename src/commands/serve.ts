@@ -18,14 +18,12 @@ import { Lifecycle, type Part } from './lifecycle.ts';
 import { RELEASE } from './opening.ts';
 
 const READINESS_MS = 100;
-/**
- * After a failure that was not foreseen, letting go of what the replica stands on may take so long.
- */
+/** The longest that closing database and token may take after an unexpected failure. */
 const LETTING_GO_MS = 10_000;
 
 /**
- * Returns once the token is open, or refused; then the process lives until a signal. Throws what
- * `compose` throws.
+ * Starts a replica. Returns once the token is open or refused; then the process runs until a
+ * signal. Throws what `compose` throws.
  */
 export async function serve(): Promise<void> {
   const configuration = readConfiguration(process.env);
@@ -173,7 +171,7 @@ function serving({ health, server, tokens, feed }: Replica, configuration: Confi
   };
 }
 
-/** Said at every start while it stands, so that it isn't forgotten. */
+/** Warns of the first administrator at every start while the setting stands. */
 function sayWhoIsFirst(
   { KEYWARD_FIRST_ADMINISTRATOR: firstAdministrator }: Configuration,
   log: Logger,

@@ -53,7 +53,7 @@ import {
 /** Every key version is counted. */
 const COUNT_MS = 60_000;
 
-/** `init`. */
+/** Runs `init`. */
 export async function initToken(): Promise<void> {
   const settings = read(OWNER_TOKEN_SETTINGS, process.env);
   const {
@@ -75,7 +75,7 @@ export async function initToken(): Promise<void> {
   });
 }
 
-/** `check`. */
+/** Runs `check`. */
 export async function reportToken(): Promise<void> {
   const settings = read(REPORT_SETTINGS, process.env);
   const store = await openStore(settings, () => {});
@@ -94,7 +94,10 @@ export async function reportToken(): Promise<void> {
   }
 }
 
-/** `status`. Fails, once all is shown, where a service wouldn't start on this token. */
+/**
+ * Runs `status`. Throws, after it has printed everything, if a service would not start with this
+ * token.
+ */
 export async function showToken({ json = false }: { readonly json?: boolean }): Promise<void> {
   const { status, tokens } = await lookAtToken();
   process.stdout.write(
@@ -107,7 +110,7 @@ export async function showToken({ json = false }: { readonly json?: boolean }): 
     throw new Error(['cannot serve with this token:', ...objections].join('\n'));
 }
 
-/** `record`. */
+/** Runs `record`. */
 export async function recordInDatabase(uuid: string): Promise<void> {
   const asConfigured = read(['KEYWARD_MODE', 'MIGRATION_DATABASE_URL'], process.env);
   const { settings, status } = await lookAtToken();
@@ -117,17 +120,17 @@ export async function recordInDatabase(uuid: string): Promise<void> {
   say(`recorded ${uuid}; the service never uses it`);
 }
 
-/** `destroy-key`. */
+/** Runs `destroy-key`. */
 export function destroyKey(uuid: string): Promise<void> {
   return destroyInToken((parts) => destroyTokenKey(parts, uuid));
 }
 
-/** `shred`. */
+/** Runs `shred`. */
 export function shredTenant(tenant: string): Promise<void> {
   return destroyInToken((parts) => shredTokenKeys(parts, tenant));
 }
 
-/** `seal-states`. */
+/** Runs `seal-states`. */
 export async function sealUnsealedStates({
   dryRun = false,
 }: {
@@ -148,7 +151,7 @@ export async function sealUnsealedStates({
   });
 }
 
-/** `migrate`. */
+/** Runs `migrate`. */
 export async function moveToNextToken({
   dryRun = false,
   leaveBehind = false,
@@ -174,7 +177,7 @@ export async function moveToNextToken({
   );
 }
 
-/** The token as an operator's own agent sees it, and the settings that it was found by. */
+/** Returns the token as an agent of this command sees it, and the settings that found it. */
 async function lookAtToken() {
   const settings = read(REPORT_SETTINGS, process.env);
   const store = await openStore(settings, () => {});
