@@ -168,12 +168,11 @@ export const PREDEFINED_ROLES = {
     permissions: ['data.encrypt', 'data.reEncryptTo', 'random.generate'],
   },
   decrypter: {
-    description:
-      'Decrypts what is under a key, opens its stored data keys, and re-encrypts from it.',
+    description: 'Decrypts under a key, opens its stored data keys, and re-encrypts from it.',
     permissions: ['data.decrypt', 'data.reEncryptFrom', 'dataKeys.get'],
   },
   dataKeyIssuer: {
-    description: 'Has data keys issued and stored under a key.',
+    description: 'Issues and stores data keys under a key.',
     permissions: [
       'dataKeys.generate',
       'dataKeys.generateWithoutPlaintext',
@@ -182,11 +181,12 @@ export const PREDEFINED_ROLES = {
     ],
   },
   keyViewer: {
-    description: 'Sees keys, their versions, data keys, rotations and jobs; uses and changes none.',
+    description:
+      'Reads keys, their versions, data keys, rotations and jobs; uses and changes none.',
     permissions: VIEW_KEYS,
   },
   keyAdmin: {
-    description: 'Makes keys, rotates, disables and destroys them; uses none.',
+    description: 'Creates, rotates, disables and destroys keys; uses none.',
     permissions: [
       ...VIEW_KEYS,
       'keys.create',
@@ -206,12 +206,12 @@ export const PREDEFINED_ROLES = {
     ],
   },
   tenantAdmin: {
-    description: 'Grants roles in a tenant; neither administers nor uses its keys.',
+    description: 'Manages access in a tenant; neither administers nor uses its keys.',
     permissions: ADMINISTER_ACCESS,
   },
   auditor: {
     description:
-      'Sees everything but data: keys, access, and in `tenants/system` the service itself.',
+      'Reads everything but data: keys, access, and in `tenants/system` the service itself.',
     permissions: [
       ...VIEW_KEYS,
       ...VIEW_ACCESS,
@@ -222,7 +222,8 @@ export const PREDEFINED_ROLES = {
     ],
   },
   rootAdmin: {
-    description: 'Makes, disables and shreds tenants, rotates root keys, grants roles everywhere.',
+    description:
+      'Creates, disables and shreds tenants, rotates root keys, and manages access everywhere.',
     permissions: [
       ...ADMINISTER_ACCESS,
       ...VIEW_SYSTEM,
