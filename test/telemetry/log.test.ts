@@ -4,7 +4,9 @@
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
+import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { connect } from 'keyward-client';
@@ -19,7 +21,7 @@ class Logging implements Disposable {
   readonly child: ChildProcess;
   readonly ended: Promise<number | string | null>;
   readonly #environment: Environment;
-  readonly #health: string;
+  readonly #healthPort: number;
   readonly #address: string;
 
   private constructor(
@@ -30,8 +32,8 @@ class Logging implements Disposable {
     const [port, health] = ports;
     this.#environment = environment;
     this.#address = `127.0.0.1:${port}`;
-    this.#health = `127.0.0.1:${health}`;
-    const listening = { KEYWARD_LISTEN: this.#address, KEYWARD_HEALTH_LISTEN: this.#health };
+    this.#healthPort = health;
+    const listening = { KEYWARD_LISTEN: this.#address, ...this.#healthSettings };
     this.child = spawn(process.execPath, [MAIN, 'serve'], {
       env: { ...environment.variables, ...listening },
       stdio: ['ignore', stdout, 'inherit'],
@@ -48,10 +50,16 @@ class Logging implements Disposable {
     return logging;
   }
 
+  get #healthSettings() {
+    return { KEYWARD_HEALTH_LISTEN: `127.0.0.1:${this.#healthPort}` };
+  }
+
   async serves(): Promise<void> {
-    const variables = { KEYWARD_HEALTH_LISTEN: this.#health };
     await eventually(async () => {
-      const { output } = await runCommand(this.#environment, ['health'], variables);
+      // Costs less than a command that finds nothing there.
+      const socket = createConnection(this.#healthPort, '127.0.0.1');
+      await once(socket, 'connect').finally(() => socket.destroy());
+      const { output } = await runCommand(this.#environment, ['health'], this.#healthSettings);
       assert.equal(output, 'SERVING\n');
     });
   }
