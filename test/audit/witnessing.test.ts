@@ -94,7 +94,7 @@ describe('a witness that has a URL', () => {
     const { level, err } = await service.logged(
       ({ msg, witness }) => msg === FAILS && witness === 'one.test',
     );
-    assert.deepEqual([level, (err as Error).message], ['warn', 'it answers 404']);
+    assert.deepEqual([level, (err as Error).message], ['warn', 'it answers with status 404']);
     const { reason, message } = await failureOf(client.getAuditCheckpoint({ cosigned: true }));
     assert.equal(reason, 'RESOURCE_NOT_FOUND');
     assert.match(message, /none is cosigned yet/);

@@ -238,7 +238,7 @@ describe('a database older than the token', () => {
     assert.equal(status.code, 0, status.output);
     assert.match(
       status.output,
-      new RegExp(`TO DO: it was made and never used: \\S+ token destroy-key ${fresh}`),
+      new RegExp(`TO DO: it was made and never used: run \\S+ token destroy-key ${fresh}`),
     );
     const destroyed = await runCommand(there, ['token', 'destroy-key', fresh]);
     assert.match(destroyed.output, /1 of 1 were in this token/);

@@ -87,13 +87,13 @@ describe('the token', () => {
 
   test('that is not there is named, with those that are', async () => {
     const output = await refusal({ KEYWARD_HSM_TOKEN: 'another' });
-    assert.match(output, /no token matches another/);
+    assert.match(output, /cannot choose the token another: no token matches/);
     assert.ok(output.includes(environment.token.label));
   });
 
   test('case 73: a module that is no PKCS#11 module is refused by its path', async () => {
     const output = await refusal({ KEYWARD_HSM_MODULE: '/etc/hostname' });
-    assert.match(output, /\/etc\/hostname is not a PKCS#11 module/);
+    assert.match(output, /cannot load \/etc\/hostname: it is not a loadable PKCS#11 module/);
   });
 
   test('case 65: a wrong PIN is tried once, and is not tried at the next start either', async () => {
@@ -111,7 +111,7 @@ describe('the token', () => {
   test('is initialised once: doing it again changes nothing', async () => {
     const { code, output } = await runCommand(environment, ['token', 'init']);
     assert.equal(code, 0, output);
-    assert.match(output, /was initialised before/);
+    assert.match(output, /is already initialised/);
   });
 
   test('token check reports that every attribute is enforced', async () => {
