@@ -10,7 +10,8 @@ import { after, test } from 'node:test';
 import { promisify } from 'node:util';
 
 const MAIN = join(import.meta.dirname, '..', '..', 'bench', 'main.ts');
-const TIMEOUT_MS = 280_000;
+/** The bench ends when a call fails, and a busy machine refuses some now and then. */
+const TRIES = 3;
 
 const directory = mkdtempSync(join(tmpdir(), 'keyward-bench-'));
 after(() => rmSync(directory, { recursive: true, force: true }));
@@ -27,12 +28,20 @@ const ROWS = [
   '64 Encrypt with certificate, JWT and roles',
 ];
 
+async function quickBench(output: string): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await promisify(execFile)(process.execPath, [MAIN, '--quick', `--output=${output}`]);
+      return;
+    } catch (error) {
+      if (attempt === TRIES) throw error;
+    }
+  }
+}
+
 test('a quick bench fills every row with numbers', async () => {
   const output = join(directory, 'results.md');
-  await promisify(execFile)(process.execPath, [MAIN, '--quick', `--output=${output}`], {
-    timeout: TIMEOUT_MS,
-    killSignal: 'SIGTERM',
-  });
+  await quickBench(output);
   const text = readFileSync(output, 'utf8');
   const cells = text.split('\n').map((line) =>
     line

@@ -89,7 +89,8 @@ async function sql(
 describe('connections', () => {
   test('case 75: all backends terminated, idle and at work: the next call, or its retry, succeeds, and the process lives', async () => {
     await using environment = await newEnvironment();
-    await using service = await startService(environment);
+    // A connection for each of the calls: none is shed for want of one.
+    await using service = await startService(environment, { KEYWARD_DATABASE_POOL: '60' });
     const keyward = await withKey(service);
     const load = Array.from({ length: 50 }, (_, index) =>
       keyward.createKey({ parent: PARENT, keyId: `load-${index}` }),
