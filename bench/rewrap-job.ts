@@ -157,6 +157,17 @@ async function jobSlice(
   }
 }
 
+/** Lets the job go on, and returns once it does. */
+async function resumeJob(client: KeywardClient, name: string): Promise<void> {
+  const { done } = await client.getRewrapJob({ name });
+  await client.resumeMaintenance();
+  for (;;) {
+    const job = await client.getRewrapJob({ name });
+    if (job.done > done || job.state !== 'RUNNING') return;
+    await delay(LOOK_MS);
+  }
+}
+
 /** Encrypt in slices, while a job takes its share and while it stands still, in turn. */
 async function measureCallers(
   { environment, load, encrypt }: JobBench,
@@ -172,7 +183,7 @@ async function measureCallers(
     const [without, during]: [number[], number[]] = [[], []];
     for (let round = 0; round < timing.rounds; round++) {
       without.push((await measureSlice(load, target, encrypt, { ...timing, inFlight })).p99Ms);
-      await client.resumeMaintenance();
+      await resumeJob(client, name);
       during.push((await measureSlice(load, target, encrypt, { ...timing, inFlight })).p99Ms);
       await client.pauseMaintenance();
     }
