@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { type EncryptionContext, KeywardClient } from '../../client/src/index.ts';
 import { crc32c } from '../../src/operations/crc32c.ts';
-import { startFakeService, wireKey } from './fake-service.ts';
+import { SERVICES, startFakeService, wireKey } from './fake-service.ts';
 
 const KEY = 'tenants/acme/keys/orders';
 const TIME = { seconds: 1_700_000_000, nanos: 123_456_789 };
@@ -19,6 +19,22 @@ const UUID4 = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{
 const VERSION = wireKey(KEY).primary;
 
 describe('calls', () => {
+  it('are there for every RPC of the contract', () => {
+    const calls = SERVICES.flatMap(([service, rpcs]) =>
+      Object.keys(rpcs).map((rpc) => {
+        // These names would say too little in a client of all services.
+        const name =
+          service === 'keyward.v1.AuditService' ? rpc.replace(/^[A-Z][a-z]+/, '$&Audit') : rpc;
+        return `${name[0]?.toLowerCase()}${name.slice(1)}`;
+      }),
+    );
+    assert.ok(calls.length > 50);
+    assert.deepEqual(
+      calls.filter((name) => !(name in KeywardClient.prototype)),
+      [],
+    );
+  });
+
   it('carry every field of every request, and every answer comes back in friendly types', async () => {
     const seen: Record<string, unknown> = {};
     const answers: Record<string, unknown> = {

@@ -5,6 +5,8 @@
  * Owns the wire form of an error as the client must read it, written here a second time on purpose.
  * Keeps nothing but how often each method was called.
  */
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as grpc from '@grpc/grpc-js';
 import { loadSync, type MessageTypeDefinition, type ServiceDefinition } from '@grpc/proto-loader';
@@ -12,38 +14,21 @@ import { type ConnectOptions, connect, type KeywardClient } from '../../client/s
 import { type CertificateAuthority, createCertificateAuthority } from '../../dev/certificates.ts';
 import { crc32c } from '../../src/operations/crc32c.ts';
 
+const PROTO = fileURLToPath(new URL('../../proto', import.meta.url));
+
 const definitions = loadSync(
   [
-    'keyward/v1/admin.proto',
-    'keyward/v1/key.proto',
-    'keyward/v1/encryption.proto',
-    'keyward/v1/data_key.proto',
-    'keyward/v1/rotation.proto',
-    'keyward/v1/hsm.proto',
-    'keyward/v1/access.proto',
-    'keyward/v1/audit.proto',
+    ...readdirSync(join(PROTO, 'keyward/v1')).map((name) => `keyward/v1/${name}`),
     'google/rpc/status.proto',
     'google/rpc/error_details.proto',
   ],
-  {
-    longs: Number,
-    enums: String,
-    defaults: true,
-    oneofs: true,
-    includeDirs: [fileURLToPath(new URL('../../proto', import.meta.url))],
-  },
+  { longs: Number, enums: String, defaults: true, oneofs: true, includeDirs: [PROTO] },
 );
 
-const SERVICES = [
-  'keyward.v1.AdminService',
-  'keyward.v1.KeyService',
-  'keyward.v1.EncryptionService',
-  'keyward.v1.DataKeyService',
-  'keyward.v1.RotationService',
-  'keyward.v1.HsmService',
-  'keyward.v1.AccessService',
-  'keyward.v1.AuditService',
-];
+/** Every service of the contract, by its full name, with its methods by their names. */
+export const SERVICES = Object.entries(definitions).filter(
+  (entry): entry is [string, ServiceDefinition] => !('format' in entry[1]),
+);
 
 type Call = grpc.ServerUnaryCall<unknown, unknown> | grpc.ServerWritableStream<unknown, unknown>;
 
@@ -301,10 +286,10 @@ export async function startFakeService(
   const client = ca.issue({ subject: 'test', usage: 'client' });
   const calls = new Map<string, number>();
   const server = new grpc.Server();
-  for (const service of SERVICES) {
+  for (const [, service] of SERVICES) {
     server.addService(
-      definitions[service] as unknown as grpc.ServiceDefinition,
-      implementation(definitions[service] as ServiceDefinition, handlers, calls),
+      service as unknown as grpc.ServiceDefinition,
+      implementation(service, handlers, calls),
     );
   }
   const credentials = grpc.ServerCredentials.createSsl(
