@@ -17,6 +17,7 @@ import type * as m from './messages.ts';
 import { checked, type Token, TokenSource } from './token.ts';
 import { methods } from './wire.ts';
 
+export { readAuditEntry } from './audit/entry.ts';
 export { type AuditProblem, AuditVerificationError } from './audit/errors.ts';
 export {
   type AuditExport,
@@ -36,7 +37,6 @@ export {
   type VerifyAuditExportOptions,
   verifyAuditExport,
 } from './audit/verify.ts';
-export { readAuditEntry } from './audit/wire.ts';
 export type { CallOptions } from './call.ts';
 export { type FieldViolation, KeywardClientError, type StatusName } from './errors.ts';
 export type { ListOptions, WalkOptions } from './lists.ts';

@@ -5,10 +5,10 @@
  * is the caller's alone, or it has a request id. The conversions themselves are beside it: requests
  * in `fields.ts`, `tenants.ts` and `keys.ts`, answers in `resources.ts`, `token-keys.ts` and
  * `token-status.ts`, both in `access.ts`, `encryption.ts`, `data-keys.ts`, `rotation.ts` and
- * `audit/wire.ts`. Knows nothing of channels and deadlines.
+ * `audit/entry.ts`. Knows nothing of channels and deadlines.
  */
 import * as access from './access.ts';
-import * as audit from './audit/wire.ts';
+import * as audit from './audit/entry.ts';
 import type { Checksums } from './checksums.ts';
 import { contract } from './contract.ts';
 import * as stored from './data-keys.ts';
