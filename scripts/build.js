@@ -19,7 +19,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { basename, join } from 'node:path';
-import { DESCRIPTOR_SET, generateDescriptors, generateTypes } from './generate.js';
+import { DESCRIPTOR_SET, generateRunnable, generateTypes } from './generate.js';
 import { ROOT } from './node-modules.js';
 import { say } from './progress.js';
 import { afterSetUp } from './setup.js';
@@ -43,7 +43,7 @@ const LIBRARY = 'lib';
 
 function build() {
   generateTypes();
-  generateDescriptors();
+  generateRunnable();
   for (const { project, output, workspace, program } of PARTS) {
     const started = performance.now();
     const folder = join(ROOT, output);
@@ -66,8 +66,8 @@ function compile(project) {
 
 /**
  * What the compiler leaves to do: declarations that name their neighbours as they are now called,
- * since it rewrites `.ts` only in JavaScript; and no code of the generated types, of which there is
- * none.
+ * since it rewrites `.ts` only in JavaScript; and no code of what is generated as types only, of
+ * which there is none.
  *
  * @param {string} folder
  */
@@ -77,8 +77,14 @@ function finish(folder) {
     if (name.endsWith('.d.ts')) {
       const text = readFileSync(file, 'utf8');
       writeFileSync(file, text.replaceAll(/(['"])(\.{1,2}\/[^'"]+)\.ts\1/g, '$1$2.js$1'));
-    } else if (name.endsWith('.js') && /(^|\/)generated\//.test(name)) rmSync(file);
+    } else if (/(^|\/)generated\/.*\.js$/.test(name) && isEmpty(readFileSync(file, 'utf8')))
+      rmSync(file);
   }
+}
+
+/** @param {string} code */
+function isEmpty(code) {
+  return code.replaceAll(/^\s*\/\/.*$/gm, '').trim() === 'export {};';
 }
 
 /**

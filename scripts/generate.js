@@ -1,11 +1,11 @@
 /**
- * Generates what is made of the contract: its TypeScript types, for the server and for the client,
+ * Generates what is made of the contract: the server's TypeScript types, the client's wire layer,
  * and the descriptors that the server's reflection answers with.
  *
- * - The types are erased when the sources run, so only `tsc` needs them. They are left alone when
- *   neither the contract nor the generator has changed.
- * - The descriptors are needed to run the server, so they are made before it starts; another
- *   process sees the old ones or the new ones, whole.
+ * - The server's types are erased when the sources run, so only `tsc` needs them. They are left
+ *   alone when neither the contract nor the generator has changed.
+ * - The client's wire layer and the descriptors are needed to run the sources, so they are made
+ *   before; another process sees the old ones or the new ones, whole.
  *
  * Plain JavaScript for Node 20.
  */
@@ -24,11 +24,12 @@ import {
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { generateClient } from './generate-client.js';
 import { ROOT } from './node-modules.js';
 import { afterSetUp, STATE_DIRECTORY } from './setup.js';
 
 const CONTRACT = 'keyward/v1';
-const OUTPUTS = ['src/faces/contract/generated', 'client/src/generated'];
+const OUTPUT = 'src/faces/contract/generated';
 const OPTIONS = [
   '--longs',
   'Number',
@@ -43,7 +44,7 @@ const OPTIONS = [
   '--importFileExtension',
   '.ts',
 ];
-/** In each output: the hash of what it was made from. */
+/** In the output: the hash of what it was made from. */
 const STAMP = '.stamp';
 
 /** Where `src/faces/grpc/reflection.ts` looks, and below `dist/` the built server. */
@@ -58,29 +59,28 @@ const GRPC_FILES = {
   'grpc/reflection/v1alpha/reflection.proto': 'src/faces/grpc/reflection/v1alpha/reflection.proto',
 };
 
-/** Generates what is out of date; throws with the generator's own words when it fails. */
+/** Generates what the compiler needs and is out of date; throws with the generator's own words. */
 export function generateTypes() {
+  generateClient();
   const files = readdirSync(join(ROOT, 'proto', CONTRACT))
     .filter((name) => name.endsWith('.proto'))
     .sort();
   const stamp = stampOf(files);
-  for (const output of OUTPUTS) {
-    const folder = join(ROOT, output);
-    const stampFile = join(folder, STAMP);
-    if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) continue;
-    removeTypes(folder);
-    const args = [...OPTIONS, '--outDir', output, ...files.map((name) => `${CONTRACT}/${name}`)];
-    const result = spawnSync(
-      process.execPath,
-      [join(ROOT, 'node_modules/.bin/proto-loader-gen-types'), ...args],
-      { cwd: ROOT, encoding: 'utf8' },
+  const folder = join(ROOT, OUTPUT);
+  const stampFile = join(folder, STAMP);
+  if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) return;
+  removeTypes(folder);
+  const args = [...OPTIONS, '--outDir', OUTPUT, ...files.map((name) => `${CONTRACT}/${name}`)];
+  const result = spawnSync(
+    process.execPath,
+    [join(ROOT, 'node_modules/.bin/proto-loader-gen-types'), ...args],
+    { cwd: ROOT, encoding: 'utf8' },
+  );
+  if (result.status !== 0)
+    throw new Error(
+      `cannot generate types: proto-loader-gen-types failed:\n${result.stdout}${result.stderr}`,
     );
-    if (result.status !== 0)
-      throw new Error(
-        `cannot generate types: proto-loader-gen-types failed:\n${result.stdout}${result.stderr}`,
-      );
-    writeFileSync(stampFile, stamp);
-  }
+  writeFileSync(stampFile, stamp);
 }
 
 /** @param {string} folder */
@@ -90,12 +90,18 @@ function removeTypes(folder) {
   }
 }
 
+/** Generates what the sources need to run. */
+export function generateRunnable() {
+  generateClient();
+  generateDescriptors();
+}
+
 /**
  * Compiles the contract, what it imports, and {@link GRPC_FILES} into one FileDescriptorSet,
  * comments included; throws with the compiler's own words when that fails. Takes half a second, so
  * it is done whether or not anything has changed.
  */
-export function generateDescriptors() {
+function generateDescriptors() {
   mkdirSync(STATE_DIRECTORY, { recursive: true, mode: 0o700 });
   const work = mkdtempSync(join(STATE_DIRECTORY, 'descriptors-'));
   try {
@@ -140,7 +146,7 @@ function stampOf(files) {
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   await afterSetUp(async () => {
     generateTypes();
-    generateDescriptors();
+    generateRunnable();
     return 0;
   });
 }

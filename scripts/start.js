@@ -2,12 +2,12 @@
  * `npm start`: installs what is missing, then runs the development environment (dev/start.ts) on
  * Node 24.
  */
-import { generateDescriptors } from './generate.js';
+import { generateRunnable } from './generate.js';
 import { nodeForSources } from './node-modules.js';
 import { run } from './run.js';
 import { afterSetUp } from './setup.js';
 
 await afterSetUp(() => {
-  generateDescriptors();
+  generateRunnable();
   return run(nodeForSources(), ['dev/start.ts', ...process.argv.slice(2)]);
 });

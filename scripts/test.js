@@ -8,7 +8,7 @@
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { generateDescriptors } from './generate.js';
+import { generateRunnable } from './generate.js';
 import { nodeForSources, ROOT } from './node-modules.js';
 import { run } from './run.js';
 import { afterSetUp } from './setup.js';
@@ -29,7 +29,7 @@ const OPTIONS = [
 ];
 
 await afterSetUp(() => {
-  generateDescriptors();
+  generateRunnable();
   const given = process.argv.slice(2).filter((argument) => argument !== '--long');
   const all = process.argv.includes('--long') ? LONG : ALL;
   const files = given.filter((argument) => !argument.startsWith('-'));

@@ -102,16 +102,16 @@ export class Transport {
    * Rejects with a {@link KeywardClientError}, or a TypeError for a request that can't be sent as
    * it is.
    */
-  async call<Request, Response>(
-    method: Method<Request, Response>,
-    request: Request,
+  async call<Response>(
+    method: Method,
+    request: unknown,
     options: CallOptions = {},
   ): Promise<Response> {
     const call = this.#begin(options.signal, options.timeoutMs ?? this.#options.defaultTimeoutMs);
     try {
       const bytes = method.serialize(request);
       return await this.#attempts(call, async () =>
-        decode(method, await this.#send(method.path, bytes, call), request),
+        decode<Response>(method, await this.#send(method.path, bytes, call), request),
       );
     } finally {
       call.forget();
@@ -125,9 +125,9 @@ export class Transport {
    * first. Ends with the service's stream; throws as {@link call} rejects. Returning early cancels
    * the call.
    */
-  async *stream<Request, Response>(
-    method: Method<Request, Response>,
-    request: Request,
+  async *stream<Response>(
+    method: Method,
+    request: unknown,
     options: CallOptions = {},
   ): AsyncGenerator<Response, void, undefined> {
     const call = this.#begin(options.signal, options.timeoutMs);
@@ -140,7 +140,7 @@ export class Transport {
           for await (const answer of this.#receive(method.path, bytes, call)) {
             // What came in before the call was cancelled is not given out after.
             this.#throwIfEnded(call);
-            const response = decode(method, answer, rest);
+            const response = decode<Response>(method, answer, rest);
             rest = method.after?.(rest, response) ?? rest;
             yield response;
             retries = 0;
@@ -315,13 +315,9 @@ async function beforeEnd<T>({ deadline, ending }: Ongoing, promise: Promise<T>):
 
 const asItIs = (bytes: Buffer): Buffer => bytes;
 
-function decode<Request, Response>(
-  method: Method<Request, Response>,
-  answer: Buffer,
-  request: Request,
-): Response {
+function decode<Response>(method: Method, answer: Buffer, request: unknown): Response {
   try {
-    return method.deserialize(answer, request);
+    return method.deserialize(answer, request) as Response;
   } catch (error) {
     if (error instanceof KeywardClientError) throw error;
     const message = `The answer can't be read: ${(error as Error).message}`;

@@ -7,9 +7,8 @@
  */
 import { crc32c } from './crc32c.ts';
 import { CHECKSUM_MISMATCH, KeywardClientError } from './errors.ts';
-import { unsigned } from './fields.ts';
 
-/** See this file's first paragraph. */
+/** Makes and compares checksums, or doesn't. */
 export class Checksums {
   readonly #on: boolean;
 
@@ -17,18 +16,9 @@ export class Checksums {
     this.#on = on;
   }
 
-  /**
-   * The request's field for the checksum of `content`: the caller's own, which has come further,
-   * before one of ours.
-   */
-  field<Name extends string>(
-    name: Name,
-    content: Uint8Array,
-    given: number | undefined,
-  ): { readonly [N in Name]?: number } {
-    const value =
-      given !== undefined ? unsigned(name, given) : this.#on ? crc32c(content) : undefined;
-    return (value === undefined ? {} : { [name]: value }) as { readonly [N in Name]?: number };
+  /** Returns the checksum to send with `content`; none when switched off. */
+  made(content: Uint8Array): number | undefined {
+    return this.#on ? crc32c(content) : undefined;
   }
 
   /**

@@ -1,80 +1,64 @@
 /**
- * The proto files at run time: services and messages as `@grpc/proto-loader` makes them.
+ * The proto files at run time: services and messages as protobufjs makes them.
  *
- * Owns where the files are and how they are loaded. Of the generated files it takes types only, so
- * that none is needed at run time. Knows nothing of what the messages mean.
+ * Owns where the files are and how they are loaded. Knows nothing of what the messages mean.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { loadSync } from '@grpc/proto-loader';
-import type { AccessServiceDefinition } from './generated/keyward/v1/AccessService.ts';
-import type { AdminServiceDefinition } from './generated/keyward/v1/AdminService.ts';
-import type { AuditServiceDefinition } from './generated/keyward/v1/AuditService.ts';
-import type { DataKeyServiceDefinition } from './generated/keyward/v1/DataKeyService.ts';
-import type { EncryptionServiceDefinition } from './generated/keyward/v1/EncryptionService.ts';
-import type { HsmServiceDefinition } from './generated/keyward/v1/HsmService.ts';
-import type { KeyServiceDefinition } from './generated/keyward/v1/KeyService.ts';
-import type { RotationServiceDefinition } from './generated/keyward/v1/RotationService.ts';
+import protobuf from 'protobufjs';
 
-/** A message type by its `deserialize` alone: all that reading error details needs. */
-export interface Reader<Message> {
-  deserialize(bytes: Uint8Array): Message;
+/** The contract's own files, below the folder of all. */
+const OWN = 'keyward/v1';
+
+let loaded: protobuf.Root | undefined;
+
+/** Returns the proto files, read once per process, when first needed (about 20 ms). */
+function contract(): protobuf.Root {
+  if (loaded !== undefined) return loaded;
+  const folder = protoFolder();
+  const root = new protobuf.Root();
+  root.resolvePath = (_, name) => join(folder, name);
+  const own = readdirSync(join(folder, OWN)).map((name) => `${OWN}/${name}`);
+  loaded = root.loadSync([...own, 'google/rpc/status.proto', 'google/rpc/error_details.proto']);
+  loaded.resolveAll();
+  return loaded;
 }
 
-interface Contract {
-  readonly 'keyward.v1.AdminService': AdminServiceDefinition;
-  readonly 'keyward.v1.KeyService': KeyServiceDefinition;
-  readonly 'keyward.v1.EncryptionService': EncryptionServiceDefinition;
-  readonly 'keyward.v1.DataKeyService': DataKeyServiceDefinition;
-  readonly 'keyward.v1.RotationService': RotationServiceDefinition;
-  readonly 'keyward.v1.HsmService': HsmServiceDefinition;
-  readonly 'keyward.v1.AccessService': AccessServiceDefinition;
-  readonly 'keyward.v1.AuditService': AuditServiceDefinition;
-  readonly 'google.rpc.Status': Reader<{
+/** Returns an RPC's messages by its path, as in `/keyward.v1.KeyService/GetKey`. */
+export function messagesOf(path: string): { request: protobuf.Type; answer: protobuf.Type } {
+  const [, service = '', name = ''] = path.split('/');
+  const rpc = contract().lookupService(service).methods[name] as protobuf.Method;
+  return {
+    request: rpc.resolvedRequestType as protobuf.Type,
+    answer: rpc.resolvedResponseType as protobuf.Type,
+  };
+}
+
+/** The messages that say what failed, as {@link read} returns them. */
+interface Details {
+  readonly Status: {
     readonly message: string;
     readonly details: readonly { readonly type_url: string; readonly value: Uint8Array }[];
-  }>;
-  readonly 'google.rpc.ErrorInfo': Reader<{
+  };
+  readonly ErrorInfo: {
     readonly reason: string;
     readonly domain: string;
     readonly metadata: Readonly<Record<string, string>>;
-  }>;
-  readonly 'google.rpc.BadRequest': Reader<{
+  };
+  readonly BadRequest: {
     readonly fieldViolations: readonly { readonly field: string; readonly description: string }[];
-  }>;
-  readonly 'google.rpc.RetryInfo': Reader<{
+  };
+  readonly RetryInfo: {
     readonly retryDelay: { readonly seconds: number; readonly nanos: number } | null;
-  }>;
-  readonly 'google.rpc.RequestInfo': Reader<{ readonly requestId: string }>;
+  };
+  readonly RequestInfo: { readonly requestId: string };
 }
 
-let loaded: Contract | undefined;
-
-/** The proto files, read once per process, when first needed (about 20 ms). */
-export function contract(): Contract {
-  loaded ??= loadSync(
-    [
-      'keyward/v1/admin.proto',
-      'keyward/v1/key.proto',
-      'keyward/v1/encryption.proto',
-      'keyward/v1/data_key.proto',
-      'keyward/v1/rotation.proto',
-      'keyward/v1/hsm.proto',
-      'keyward/v1/access.proto',
-      'keyward/v1/audit.proto',
-      'google/rpc/status.proto',
-      'google/rpc/error_details.proto',
-    ],
-    {
-      keepCase: false,
-      longs: Number,
-      enums: String,
-      defaults: true,
-      oneofs: true,
-      includeDirs: [protoFolder()],
-    },
-  ) as unknown as Contract;
-  return loaded;
+/** Reads a message of google.rpc. Throws for bytes that are none. */
+export function read<Name extends keyof Details>(name: Name, bytes: Uint8Array): Details[Name] {
+  const type = contract().lookupType(`google.rpc.${name}`);
+  return type.toObject(type.decode(bytes), { longs: Number, defaults: true }) as Details[Name];
 }
 
 /** Beside the built file, where the build copies them, else in the repository. */

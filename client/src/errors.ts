@@ -7,7 +7,7 @@
  * and a newer service may have more.
  */
 import { type ServiceError, status } from '@grpc/grpc-js';
-import { contract } from './contract.ts';
+import { read } from './contract.ts';
 
 /**
  * The reason for bytes that don't have their checksum, found by the service or, with `DATA_LOSS`,
@@ -135,7 +135,7 @@ function detailsOf(failed: ServiceError): Details {
   const bytes = failed.metadata?.get('grpc-status-details-bin')[0];
   if (!Buffer.isBuffer(bytes)) return {};
   try {
-    return detailsIn(contract()['google.rpc.Status'].deserialize(bytes));
+    return detailsIn(read('Status', bytes));
   } catch {
     return {};
   }
@@ -151,21 +151,20 @@ function detailsIn({ message, details }: Omit<Status, 'code'>): Details {
 
 /** One detail; types that this client doesn't know are skipped, as google.rpc wants it. */
 function detail(typeUrl: string, value: Uint8Array): Details {
-  const types = contract();
   switch (typeUrl.slice(typeUrl.lastIndexOf('/') + 1)) {
     case 'google.rpc.ErrorInfo': {
-      const info = types['google.rpc.ErrorInfo'].deserialize(value);
+      const info = read('ErrorInfo', value);
       if (info.domain !== 'keyward') return {};
       return { reason: info.reason, metadata: new Map(Object.entries(info.metadata)) };
     }
     case 'google.rpc.BadRequest':
-      return { fieldViolations: types['google.rpc.BadRequest'].deserialize(value).fieldViolations };
+      return { fieldViolations: read('BadRequest', value).fieldViolations };
     case 'google.rpc.RetryInfo': {
-      const delay = types['google.rpc.RetryInfo'].deserialize(value).retryDelay;
+      const delay = read('RetryInfo', value).retryDelay;
       return { retryDelayMs: delay === null ? 0 : delay.seconds * 1000 + delay.nanos / 1e6 };
     }
     case 'google.rpc.RequestInfo':
-      return { requestId: types['google.rpc.RequestInfo'].deserialize(value).requestId };
+      return { requestId: read('RequestInfo', value).requestId };
     default:
       return {};
   }

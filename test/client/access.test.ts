@@ -150,15 +150,18 @@ describe('role bindings', () => {
     const whole = { principal: 'spiffe://acme/orders', role: 'roles/decrypter' };
     const under = (condition: object) => ({ ...whole, conditions: [condition] });
     const wrong: [object, RegExp][] = [
-      [{ role: 'roles/decrypter' }, /must have principal or group/],
-      [{ ...whole, group: 'corp/admins' }, /principal or group, and not both/],
+      [{ role: 'roles/decrypter' }, /roleBinding\.principal or group must be given/],
+      [
+        { ...whole, group: 'corp/admins' },
+        /principal or group must be given, and only one of them/,
+      ],
       [{ ...whole, principal: 7 }, /roleBinding\.principal must be a string/],
       [{ ...whole, role: undefined }, /roleBinding\.role must be a string/],
       [{ ...whole, allTenants: 'yes' }, /roleBinding\.allTenants must be true or false/],
       [{ ...whole, expireTime: '2027-01-31' }, /roleBinding\.expireTime must be a valid Date/],
       [{ ...whole, conditions: {} }, /roleBinding\.conditions must be an array/],
-      [under({ contextKey: 'a' }), /roleBinding\.conditions\[0\]\.contextKey must go with/],
-      [under({ contextKey: 'a', equals: 'b', claim: ['c'] }), /one of them only/],
+      [under({ contextKey: 'a' }), /roleBinding\.conditions\[0\]\.equals, oneOf or claim must be/],
+      [under({ contextKey: 'a', equals: 'b', claim: ['c'] }), /only one of them/],
       [under({ contextKey: 'a', oneOf: 'b' }), /conditions\[0\]\.oneOf must be an array/],
       [under({ contextKey: 'a', claim: ['b', 7] }), /conditions\[0\]\.claim\[1\] must be a string/],
     ];

@@ -110,7 +110,7 @@ describe('an error', () => {
     using keyward = service.connect();
     const error = await failureOf(keyward.getKey({ name: KEY }));
     assert.equal(error.code, 'INTERNAL');
-    assert.match(error.message, /lacks the primary version/);
+    assert.match(error.message, /lacks Key\.primary/);
   });
 
   it('says which address did not answer, and why', async () => {

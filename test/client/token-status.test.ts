@@ -49,6 +49,9 @@ it('a status without its module or its profile is refused', async () => {
       GetTokenStatus: () => ({ ...wireTokenStatus(), [part]: null }),
     });
     using keyward = service.connect();
-    await assert.rejects(keyward.getTokenStatus(), /the answer lacks the module or the profile/);
+    await assert.rejects(
+      keyward.getTokenStatus(),
+      new RegExp(`the answer lacks TokenStatus\\.${part}`),
+    );
   }
 });

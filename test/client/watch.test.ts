@@ -130,7 +130,7 @@ describe('watching a job', () => {
     using keyward = service.connect();
     await assert.rejects(keyward.watchRewrapJob({ name }).next(), {
       code: 'INTERNAL',
-      message: /lacks a time/,
+      message: /lacks RewrapJob\.createTime/,
     });
   });
 });
