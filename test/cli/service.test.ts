@@ -154,7 +154,7 @@ describe('the keyward command against the service', () => {
     await createKey('tenants/small/keys/k');
     const { code, stderr } = await keyward('keys create tenants/small/keys/another');
     assert.equal(code, 1);
-    assert.match(stderr, /^keyward: QUOTA_EXCEEDED: .* quota of keys, which is 1\./);
+    assert.match(stderr, /^keyward: QUOTA_EXCEEDED: .* quota of keys is used up \(1\)/);
     assert.match((await done('tenants update small --keys 0')).stdout, / 20 data keys\n$/);
     await createKey('tenants/small/keys/another');
   });
@@ -363,7 +363,7 @@ describe('the keyward command against the service', () => {
     assert.match((await done(`hsm key ${own[1].name}`)).stdout, /RETIRED/);
     assert.match(
       (await done('token status')).stdout,
-      /nothing is under it any more: keyward-server token destroy-key/,
+      /nothing is under it any more: run keyward-server token destroy-key/,
     );
     await done('jobs create tenants/own --key-versions');
   });
