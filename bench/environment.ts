@@ -22,7 +22,7 @@ import { type ClientIdentity, PRINCIPALS } from '../dev/identities.ts';
 import { freePort, removePostgres } from '../dev/postgres.ts';
 import { endServer, runServerCommand, type ServerProcess, spawnServer } from '../dev/server.ts';
 import { identify, isAlive, type ProcessIdentity } from '../scripts/processes.js';
-import { grantEverything } from '../test/grants.ts';
+import { grantEverything } from '../test/support/grants.ts';
 import type { Target } from './measure.ts';
 import { childrenOf } from './processes.ts';
 

@@ -3,8 +3,8 @@
  * are named: `npm test -- test/ids.test.ts`. `npm run test:long` runs test/long/.
  *
  * Options for Node's test runner may be given too: `npm test -- --test-name-pattern=rotat`. What
- * the tests share (PostgreSQL, a token) is started once by test/global-setup.ts. Plain JavaScript
- * for Node 20.
+ * the tests share (PostgreSQL, a token) is started once by test/support/global-setup.ts. Plain
+ * JavaScript for Node 20.
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,7 +15,7 @@ import { afterSetUp } from './setup.js';
 
 const ALL = ['test/*.test.ts', 'test/!(long)/**/*.test.ts'];
 const LONG = ['test/long/**/*.test.ts'];
-const GLOBAL_SETUP = 'test/global-setup.ts';
+const GLOBAL_SETUP = 'test/support/global-setup.ts';
 
 /** Only what hangs takes so long, however busy the machine is. */
 const TIMEOUT_MS = process.argv.includes('--long') ? 7_200_000 : 1_800_000;

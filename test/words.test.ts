@@ -1,6 +1,6 @@
 /**
  * The project's text: no line of more than 100 columns, and none of the words that have a better
- * one (test/words.ts). Part of `npm run check`.
+ * one (test/support/words.ts). Part of `npm run check`.
  *
  * Exempt from the columns, because a line can't be broken or may not be changed:
  *
@@ -14,7 +14,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { COLUMNS } from '../bench/markdown.ts';
-import { REPLACEMENTS } from './words.ts';
+import { REPLACEMENTS } from './support/words.ts';
 
 const ROOT = join(import.meta.dirname, '..');
 

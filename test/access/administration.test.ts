@@ -2,7 +2,7 @@
  * How much a policy may be: as much as every replica can hold and look through, of every tenant.
  *
  * With a store and agents that do nothing, since it takes a policy of megabytes; changes on the
- * real ones are in `test/rpc/role-bindings.test.ts`.
+ * real ones are in `test/access/role-bindings.test.ts`.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

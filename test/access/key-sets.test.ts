@@ -10,7 +10,7 @@ import { describe, test } from 'node:test';
 import { createCertificateAuthority } from '../../dev/certificates.ts';
 import { type KeySet, openKeySet } from '../../src/access/key-sets.ts';
 import { readKeySet } from '../../src/access/public-keys.ts';
-import { eventually } from '../kit.ts';
+import { eventually } from '../support/kit.ts';
 import { issuer, signingKey, startEndpoint, tokenBy } from './issuer.ts';
 import { logInto, outcome, startVerifier } from './rig.ts';
 

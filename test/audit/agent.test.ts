@@ -17,9 +17,9 @@ import {
 import { type EnvironmentId, newId, type TenantId } from '../../src/ids.ts';
 import { readEnvironment } from '../../src/store/environment.ts';
 import { Store } from '../../src/store/store.ts';
-import { openAgents } from '../grants.ts';
-import { type Environment, newEnvironment } from '../kit.ts';
 import { RELEASE } from '../store/database.ts';
+import { openAgents } from '../support/grants.ts';
+import { type Environment, newEnvironment } from '../support/kit.ts';
 
 const ROOT = Buffer.alloc(32, 7).toString('base64');
 const OTHER_ROOT = Buffer.alloc(32, 8).toString('base64');

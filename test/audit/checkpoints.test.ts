@@ -16,6 +16,7 @@ import {
   verifyAuditConsistency,
   verifyAuditInclusion,
 } from 'keyward-client';
+import { backUp, inDatabase } from '../running/backups.ts';
 import {
   eventually,
   newEnvironment,
@@ -23,8 +24,7 @@ import {
   runCommand,
   sharedService,
   startService,
-} from '../kit.ts';
-import { backUp, inDatabase } from '../running/backups.ts';
+} from '../support/kit.ts';
 
 /** A checkpoint of more than so many leaves. */
 const checkpointOver = (client: KeywardClient, size = 0): Promise<AuditCheckpoint> =>

@@ -14,7 +14,7 @@ import {
   verifyAuditInclusion,
 } from 'keyward-client';
 import { type Outcome as Run, run } from '../cli/run.ts';
-import { eventually, reasonOf, sharedService } from '../kit.ts';
+import { eventually, reasonOf, sharedService } from '../support/kit.ts';
 import { verdict } from './both.ts';
 
 const KEY = 'tenants/acme/keys/mail';

@@ -17,8 +17,8 @@ import {
   type Service,
   sharedService,
   startService,
-} from '../kit.ts';
-import { sql } from '../rpc/reconciling.ts';
+} from '../support/kit.ts';
+import { sql } from '../support/reconciling.ts';
 import { wholeLog } from './whole-log.ts';
 
 const KEY = 'tenants/acme/keys/mail';

@@ -7,7 +7,7 @@ import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { describe, test } from 'node:test';
 import { type KeptCheckpoint, openKeptCheckpoint } from '../../src/audit/kept-checkpoint.ts';
-import { eventually } from '../kit.ts';
+import { eventually } from '../support/kit.ts';
 
 async function withServer(
   serve: RequestListener,

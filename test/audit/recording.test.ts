@@ -6,8 +6,8 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { before, describe, test } from 'node:test';
 import { type AuditEntryContent, type KeywardClient, readAuditEntry } from 'keyward-client';
-import { eventually, reasonOf, sharedService } from '../kit.ts';
-import { sql } from '../rpc/reconciling.ts';
+import { eventually, reasonOf, sharedService } from '../support/kit.ts';
+import { sql } from '../support/reconciling.ts';
 
 const TESTER = 'spiffe://keyward.test/tester';
 const KEY = 'tenants/acme/keys/mail';

@@ -19,7 +19,6 @@ import type { RequestOf } from '../../src/hsm/protocol.ts';
 import { type OwnerConnection, withOwnerConnection } from '../../src/store/core/owner.ts';
 import { readEnvironmentAsOwner } from '../../src/store/environment.ts';
 import type { Store } from '../../src/store/store.ts';
-import { eventually } from '../kit.ts';
 import {
   callOf,
   migratedDatabase,
@@ -28,6 +27,7 @@ import {
   systemTenant,
   type TestDatabase,
 } from '../store/database.ts';
+import { eventually } from '../support/kit.ts';
 
 /** In one partition. */
 const LEAVES = 1_024;

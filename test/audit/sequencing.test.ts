@@ -18,7 +18,6 @@ import { checkpointNote, checkpointText } from '../../src/hsm/checkpoint.ts';
 import type { RequestOf } from '../../src/hsm/protocol.ts';
 import { type EnvironmentId, newId } from '../../src/ids.ts';
 import type { Store } from '../../src/store/store.ts';
-import { eventually } from '../kit.ts';
 import {
   type Cut,
   EVERY_STEP,
@@ -28,6 +27,7 @@ import {
 } from '../rotation/failpoints.ts';
 import { startStatementProxy } from '../rotation/statement-proxy.ts';
 import { migratedDatabase, SERVICE, type TestDatabase } from '../store/database.ts';
+import { eventually } from '../support/kit.ts';
 import { wholeLog } from './whole-log.ts';
 
 const environmentId = newId<EnvironmentId>();

@@ -23,11 +23,17 @@ import { ServingTokens } from '../../src/keyring/hsm-token/serving-tokens.ts';
 import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
 import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
 import { Store } from '../../src/store/store.ts';
-import { COMPILED } from '../compiled.ts';
 import { TokenKeysRig } from '../hsm/token-keys-rig.ts';
-import { type Environment, eventually, newEnvironment, runCommand, startService } from '../kit.ts';
 import { backUp, folderOf, inDatabase } from '../running/backups.ts';
 import { RELEASE } from '../store/database.ts';
+import { COMPILED } from '../support/compiled.ts';
+import {
+  type Environment,
+  eventually,
+  newEnvironment,
+  runCommand,
+  startService,
+} from '../support/kit.ts';
 
 const ROOT = Buffer.alloc(32, 7).toString('base64');
 const OTHER_ROOT = Buffer.alloc(32, 8).toString('base64');

@@ -11,8 +11,8 @@ import { parseWitnesses } from '../../src/audit/witnesses.ts';
 import { monotonicNow } from '../../src/call.ts';
 import { insertCheckpoint, writeTree } from '../../src/store/audit/audit-log.ts';
 import type { Store } from '../../src/store/store.ts';
-import { eventually } from '../kit.ts';
 import { migratedDatabase, type TestDatabase } from '../store/database.ts';
+import { eventually } from '../support/kit.ts';
 import { HttpWitness } from './http-witness.ts';
 import { checkpointText, leafHashOf, merkleTreeHash, newLogKey, ORIGIN, signed } from './log.ts';
 

@@ -11,6 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import type { AuditCheckpoint, KeywardClient } from 'keyward-client';
 import { run } from '../cli/run.ts';
+import { backUp, inDatabase } from '../running/backups.ts';
 import {
   type Environment,
   eventually,
@@ -20,8 +21,7 @@ import {
   type Service,
   startService,
   startServiceWithoutWaiting,
-} from '../kit.ts';
-import { backUp, inDatabase } from '../running/backups.ts';
+} from '../support/kit.ts';
 import { verdict } from './both.ts';
 import { HttpWitness, send } from './http-witness.ts';
 import { newWitness } from './log.ts';

@@ -4,14 +4,14 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
-import { TESTER } from '../grants.ts';
+import { TESTER } from '../support/grants.ts';
 import {
   type Environment,
   eventually,
   newEnvironment,
   type Service,
   startService,
-} from '../kit.ts';
+} from '../support/kit.ts';
 import { type Outcome, run } from './run.ts';
 
 const KEY = 'tenants/acme/keys/orders';

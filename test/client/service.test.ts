@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { type AddressInfo, createServer, connect as netConnect, type Socket } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { connect } from '../../client/src/index.ts';
-import { type Environment, newEnvironment, type Service, startService } from '../kit.ts';
+import { type Environment, newEnvironment, type Service, startService } from '../support/kit.ts';
 
 const PARENT = 'tenants/acme';
 

@@ -27,7 +27,7 @@ import {
   reasonOf,
   type Service,
   startService,
-} from '../kit.ts';
+} from '../support/kit.ts';
 
 const DEMO = 'tenants/demo';
 const KEY = `${DEMO}/keys/demo`;

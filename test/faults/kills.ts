@@ -5,7 +5,7 @@
  * acknowledged opens at the end.
  */
 import assert from 'node:assert/strict';
-import { failureOf } from '../kit.ts';
+import { failureOf } from '../support/kit.ts';
 import { type FaultyService, KEY, PARENT, PLAINTEXT } from './service.ts';
 
 /**

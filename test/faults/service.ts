@@ -15,8 +15,8 @@ import {
   newEnvironment,
   type Service,
   startService,
-} from '../kit.ts';
-import { sql } from '../rpc/reconciling.ts';
+} from '../support/kit.ts';
+import { sql } from '../support/reconciling.ts';
 import { faultsFor, type Pkcs11Faults } from './pkcs11.ts';
 
 export const PARENT = 'tenants/acme';

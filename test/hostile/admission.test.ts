@@ -19,7 +19,7 @@ import {
   openSession,
   uint32,
 } from '../faults/http2.ts';
-import { eventually } from '../kit.ts';
+import { eventually } from '../support/kit.ts';
 import { type HostileService, KEY, startHostile } from './service.ts';
 
 const LIST_TENANTS = '/keyward.v1.AdminService/ListTenants';

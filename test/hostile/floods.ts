@@ -22,7 +22,7 @@ import {
   SilentSockets,
   uint32,
 } from '../faults/http2.ts';
-import { eventually } from '../kit.ts';
+import { eventually } from '../support/kit.ts';
 import { randomFrames } from './random-frames.ts';
 import type { Flood, Flooder } from './rig.ts';
 import { KEY } from './service.ts';

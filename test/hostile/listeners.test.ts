@@ -6,8 +6,8 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { describe, test } from 'node:test';
-import { eventually } from '../kit.ts';
 import { runSql } from '../store/database.ts';
+import { eventually } from '../support/kit.ts';
 import { NO_LISTENER, NO_LISTENER_EXIT, withListenersRequired } from './listeners.ts';
 import { startHostile } from './service.ts';
 

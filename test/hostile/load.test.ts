@@ -22,7 +22,7 @@ import {
   SilentSockets,
   uint32,
 } from '../faults/http2.ts';
-import { eventually, reasonOf } from '../kit.ts';
+import { eventually, reasonOf } from '../support/kit.ts';
 import { type HostileService, KEY, SECRET, startHostile } from './service.ts';
 
 const LIST_TENANTS = '/keyward.v1.AdminService/ListTenants';

@@ -14,8 +14,8 @@ import { type Credentials, createCertificateAuthority } from '../../dev/certific
 import { freePort } from '../../dev/postgres.ts';
 import { AUDIENCE, signingKey } from '../access/issuer.ts';
 import { call, FrameClient, field, grpcFrame, openSession, type Peer } from '../faults/http2.ts';
-import { grantEverything } from '../grants.ts';
-import { type Environment, eventually, type LogLine } from '../kit.ts';
+import { grantEverything } from '../support/grants.ts';
+import { type Environment, eventually, type LogLine } from '../support/kit.ts';
 import { type HostileService, PARENT, startAgain, startHostile } from './service.ts';
 
 /** How a flood's callers present themselves: each is a row in a test's name. */

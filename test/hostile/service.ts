@@ -12,7 +12,7 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import type { ClientHttp2Session } from 'node:http2';
 import type { KeywardClient } from 'keyward-client';
 import { openSession, type Peer } from '../faults/http2.ts';
-import { type Environment, newEnvironment, type Service, startService } from '../kit.ts';
+import { type Environment, newEnvironment, type Service, startService } from '../support/kit.ts';
 import { withListenersRequired } from './listeners.ts';
 import { MEMORY_LINE } from './memory.ts';
 

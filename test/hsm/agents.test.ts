@@ -35,9 +35,9 @@ import {
   type SealKeyId,
   type TenantId,
 } from '../../src/ids.ts';
-import { testTokenVariables } from '../compiled.ts';
 import { CKR, faultsFor, type Pkcs11Faults } from '../faults/pkcs11.ts';
-import { eventually } from '../kit.ts';
+import { testTokenVariables } from '../support/compiled.ts';
+import { eventually } from '../support/kit.ts';
 
 /** Long enough to see something happen that must not; nothing is waited for. */
 const LOOK_MS = 700;

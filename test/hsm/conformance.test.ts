@@ -10,7 +10,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import type { PKCS11 } from 'pkcs11js';
 import { copyToken, createSoftHsmToken } from '../../softhsm/token.ts';
-import { COMPILED } from '../compiled.ts';
+import { COMPILED } from '../support/compiled.ts';
 import { conformance } from './conformance.ts';
 import { movingConformance } from './moving.ts';
 import { tokenKeysConformance } from './token-keys.ts';

@@ -19,7 +19,6 @@ import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { copyToken } from '../../softhsm/token.ts';
-import { testTokenVariables } from '../compiled.ts';
 import { killInTheMiddle } from '../faults/kills.ts';
 import { CKF, CKR, faultsFor } from '../faults/pkcs11.ts';
 import {
@@ -33,6 +32,7 @@ import {
 } from '../faults/service.ts';
 import type { Change } from '../faults/tamper.ts';
 import { tamperWith } from '../faults/tampering.ts';
+import { testTokenVariables } from '../support/compiled.ts';
 import {
   type Environment,
   eventually,
@@ -41,7 +41,7 @@ import {
   reasonOf,
   runCommand,
   startServiceWithoutWaiting,
-} from '../kit.ts';
+} from '../support/kit.ts';
 
 /** Long enough to see something happen that must not; nothing is waited for. */
 const LOOK_MS = 700;

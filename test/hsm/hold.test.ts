@@ -15,10 +15,10 @@ import type { HsmAgents } from '../../src/hsm/agents.ts';
 import type { SealedKeyVersion } from '../../src/hsm/key-version.ts';
 import type { TokenObject } from '../../src/hsm/token-profile.ts';
 import { newId } from '../../src/ids.ts';
-import { testTokenVariables } from '../compiled.ts';
 import { CKR, faultsFor, type Pkcs11Faults } from '../faults/pkcs11.ts';
 import { tamperWith } from '../faults/tampering.ts';
-import { eventually } from '../kit.ts';
+import { testTokenVariables } from '../support/compiled.ts';
+import { eventually } from '../support/kit.ts';
 import { createVersion, keysOf, open, seal, TokenKeysRig } from './token-keys-rig.ts';
 
 /** Long enough to see something happen that must not; nothing is waited for. */

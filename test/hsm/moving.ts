@@ -13,7 +13,7 @@ import type { OperationName, RequestOf } from '../../src/hsm/protocol.ts';
 import { initializeToken } from '../../src/hsm/token-commands.ts';
 import { TokenRouter } from '../../src/hsm/token-router.ts';
 import { newId, type RootKeyId, type TokenId } from '../../src/ids.ts';
-import { eventually } from '../kit.ts';
+import { eventually } from '../support/kit.ts';
 import {
   createVersion,
   type FreshToken,

@@ -27,9 +27,9 @@ import {
   type SealKeyId,
   type TenantId,
 } from '../../src/ids.ts';
-import { testTokenVariables } from '../compiled.ts';
 import { faultsFor, type Pkcs11Faults } from '../faults/pkcs11.ts';
-import { eventually } from '../kit.ts';
+import { testTokenVariables } from '../support/compiled.ts';
+import { eventually } from '../support/kit.ts';
 
 const { done, doesNotOpen, sourceCorrupt } = REWRAP_OUTCOME;
 type Item = RequestOf<'rewrap'>['items'][number];

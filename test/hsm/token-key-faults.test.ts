@@ -9,8 +9,8 @@ import { after, before, describe, test } from 'node:test';
 import type { TokenKey } from 'keyward-client';
 import { CKR } from '../faults/pkcs11.ts';
 import { type FaultyService, PARENT, PLAINTEXT, startFaultyService } from '../faults/service.ts';
-import { reasonOf } from '../kit.ts';
-import { endOf, expireLeases, newId, QUICK, sql } from '../rpc/reconciling.ts';
+import { reasonOf } from '../support/kit.ts';
+import { endOf, expireLeases, newId, QUICK, sql } from '../support/reconciling.ts';
 
 const SYSTEM = 'tenants/system';
 const uidOf = ({ name }: TokenKey) => name.split('/').at(-1);

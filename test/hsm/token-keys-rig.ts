@@ -33,7 +33,7 @@ import {
   type SealKeyId,
   type TenantId,
 } from '../../src/ids.ts';
-import { eventually } from '../kit.ts';
+import { eventually } from '../support/kit.ts';
 
 /** A token that has a user PIN and no object of ours yet. */
 export interface FreshToken {

@@ -27,7 +27,7 @@ import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { before, describe, type TestContext, test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
-import { eventually, sharedService } from '../kit.ts';
+import { eventually, sharedService } from '../support/kit.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 const BUILDS = join(ROOT, '.keyward', 'languages');

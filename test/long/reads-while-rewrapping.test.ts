@@ -1,13 +1,13 @@
 /**
  * Case 88 at length: a million decryptions and readings of stored data keys while those are
  * re-wrapped, rotation after rotation, and key versions come under new root keys. Takes some three
- * minutes; the short of it is in `test/rpc/rewrap-under-way.test.ts`.
+ * minutes; the short of it is in `test/keyring/rewrap-under-way.test.ts`.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
-import { newEnvironment, startService } from '../kit.ts';
-import { endOf, jobOf, newId, QUICK, storeDataKeys } from '../rpc/reconciling.ts';
+import { newEnvironment, startService } from '../support/kit.ts';
+import { endOf, jobOf, newId, QUICK, storeDataKeys } from '../support/reconciling.ts';
 
 const WANTED = 1_000_000;
 const BATCH = 200;

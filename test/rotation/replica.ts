@@ -20,8 +20,8 @@ import type { Keyring, KeyringParts } from '../../src/keyring/keyring.ts';
 import type { Reconciler } from '../../src/keyring/reconciler.ts';
 import type { EnvironmentRecord } from '../../src/store/environment.ts';
 import type { Store } from '../../src/store/store.ts';
-import type { Environment } from '../kit.ts';
 import { RELEASE } from '../store/database.ts';
+import type { Environment } from '../support/kit.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 /** So small that a handful of data keys makes several ranges, batches and calls. */

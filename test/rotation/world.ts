@@ -36,8 +36,8 @@ import { fromStateRow, STATES, type StateRow } from '../../src/store/keys/key-st
 import type { KeySettings } from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
 import { insertTenant } from '../../src/store/tenants/tenants.ts';
-import { type Environment, newEnvironment } from '../kit.ts';
 import { callOf } from '../store/database.ts';
+import { type Environment, newEnvironment } from '../support/kit.ts';
 import {
   agentEnvironment,
   loadModules,

@@ -13,8 +13,14 @@ import { join } from 'node:path';
 import { after, before } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
 import { createDatabase, dropDatabase } from '../../dev/postgres.ts';
-import { type Environment, eventually, newEnvironment, runCommand, startService } from '../kit.ts';
-import { jobOf, newId, QUICK, sql, storeDataKeys } from '../rpc/reconciling.ts';
+import {
+  type Environment,
+  eventually,
+  newEnvironment,
+  runCommand,
+  startService,
+} from '../support/kit.ts';
+import { jobOf, newId, QUICK, sql, storeDataKeys } from '../support/reconciling.ts';
 
 export const PARENT = 'tenants/acme';
 const PLAINTEXT = Buffer.from('kept before');

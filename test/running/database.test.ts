@@ -9,7 +9,7 @@ import { describe, test } from 'node:test';
 import pg from 'pg';
 import { createRoles, startPostgres } from '../../dev/postgres.ts';
 import { copyToken, tokenVariables } from '../../softhsm/token.ts';
-import { grantEverything, TESTER } from '../grants.ts';
+import { grantEverything, TESTER } from '../support/grants.ts';
 import {
   type Environment,
   eventually,
@@ -19,7 +19,7 @@ import {
   runCommand,
   type Service,
   startService,
-} from '../kit.ts';
+} from '../support/kit.ts';
 
 const PARENT = 'tenants/acme';
 const KEY = `${PARENT}/keys/k`;

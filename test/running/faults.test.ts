@@ -5,7 +5,13 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { describe, test } from 'node:test';
-import { eventually, newEnvironment, reasonOf, type Service, startService } from '../kit.ts';
+import {
+  eventually,
+  newEnvironment,
+  reasonOf,
+  type Service,
+  startService,
+} from '../support/kit.ts';
 
 const PARENT = 'tenants/acme';
 const KEY = `${PARENT}/keys/k`;

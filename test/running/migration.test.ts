@@ -14,6 +14,7 @@ import type { TokenProfile } from '../../src/hsm/token-profile.ts';
 import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
 import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
 import { Store } from '../../src/store/store.ts';
+import { RELEASE } from '../store/database.ts';
 import {
   type Environment,
   eventually,
@@ -23,7 +24,7 @@ import {
   type Service,
   startService,
   startServiceWithoutWaiting,
-} from '../kit.ts';
+} from '../support/kit.ts';
 import {
   corruptVersion,
   endOf,
@@ -32,8 +33,7 @@ import {
   QUICK,
   resealStates,
   sql,
-} from '../rpc/reconciling.ts';
-import { RELEASE } from '../store/database.ts';
+} from '../support/reconciling.ts';
 
 const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
 const payload = Buffer.from('kept');

@@ -10,8 +10,8 @@ import { describe, test } from 'node:test';
 import { createDatabase, dropDatabase } from '../../dev/postgres.ts';
 import { createSoftHsmToken, tokenVariables } from '../../softhsm/token.ts';
 import { tamperWith } from '../faults/tampering.ts';
-import { newEnvironment, runCommand } from '../kit.ts';
-import { endOf, sql } from '../rpc/reconciling.ts';
+import { newEnvironment, runCommand } from '../support/kit.ts';
+import { endOf, sql } from '../support/reconciling.ts';
 import {
   backUp,
   clusterOf,

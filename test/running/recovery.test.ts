@@ -7,6 +7,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
 import { tamperWith } from '../faults/tampering.ts';
+import { runSql } from '../store/database.ts';
 import {
   type Environment,
   eventually,
@@ -14,9 +15,8 @@ import {
   reasonOf,
   runCommand,
   startService,
-} from '../kit.ts';
-import { assertOpen, endOf, idsOf, QUICK, resealStates, sql } from '../rpc/reconciling.ts';
-import { runSql } from '../store/database.ts';
+} from '../support/kit.ts';
+import { assertOpen, endOf, idsOf, QUICK, resealStates, sql } from '../support/reconciling.ts';
 import {
   assertDecrypts,
   backUp,

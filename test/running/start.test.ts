@@ -12,7 +12,7 @@ import {
   setMode,
   startService,
   startServiceWithoutWaiting,
-} from '../kit.ts';
+} from '../support/kit.ts';
 
 let environment: Environment;
 

@@ -9,7 +9,13 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { eventually, type LogLine, newEnvironment, type Service, startService } from '../kit.ts';
+import {
+  eventually,
+  type LogLine,
+  newEnvironment,
+  type Service,
+  startService,
+} from '../support/kit.ts';
 
 /** The exit status after a failure that nobody foresaw. */
 const FAILED = 70;

@@ -10,6 +10,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { MIGRATIONS_DIRECTORY } from '../../src/store/core/schema.ts';
+import { runSql } from '../store/database.ts';
 import {
   type Environment,
   eventually,
@@ -18,9 +19,8 @@ import {
   runCommand,
   startService,
   startServiceWithoutWaiting,
-} from '../kit.ts';
-import { QUICK, sql } from '../rpc/reconciling.ts';
-import { runSql } from '../store/database.ts';
+} from '../support/kit.ts';
+import { QUICK, sql } from '../support/reconciling.ts';
 
 const SEALING = '0007_sealed_states';
 const payload = Buffer.from('from before');

@@ -10,7 +10,7 @@ import { newId, type TenantId } from '../../src/ids.ts';
 import type { Tx } from '../../src/store/core/transaction.ts';
 import type { Store } from '../../src/store/store.ts';
 import { insertTenant, listTenants } from '../../src/store/tenants/tenants.ts';
-import { eventually } from '../kit.ts';
+import { eventually } from '../support/kit.ts';
 import { callOf, migratedDatabase, SERVICE, systemTenant, type TestDatabase } from './database.ts';
 import { type FaultyProxy, startProxy } from './proxy.ts';
 

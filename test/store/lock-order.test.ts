@@ -26,7 +26,7 @@ import type { RewrappedKeyVersion } from '../../src/store/lifecycle/rewrapped-ke
 import { writeKeyVersions } from '../../src/store/lifecycle/stale-key-versions.ts';
 import type { Store } from '../../src/store/store.ts';
 import { shredTenant } from '../../src/store/tenants/shredding.ts';
-import { eventually } from '../kit.ts';
+import { eventually } from '../support/kit.ts';
 import {
   callOf,
   migratedDatabase,

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { LineWriter } from '../../src/telemetry/line-writer.ts';
-import { eventually } from '../kit.ts';
+import { eventually } from '../support/kit.ts';
 
 test('lines that a slow reader has no room for are lost whole, and counted once it reads', async () => {
   const directory = mkdtempSync(join(tmpdir(), 'line-writer-'));

@@ -11,8 +11,14 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { connect } from 'keyward-client';
 import { freePort } from '../../dev/postgres.ts';
-import { TESTER } from '../grants.ts';
-import { type Environment, eventually, newEnvironment, runCommand, setMode } from '../kit.ts';
+import { TESTER } from '../support/grants.ts';
+import {
+  type Environment,
+  eventually,
+  newEnvironment,
+  runCommand,
+  setMode,
+} from '../support/kit.ts';
 
 const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
 
