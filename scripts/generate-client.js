@@ -3,19 +3,21 @@
  *
  * - `messages.ts`: the types that callers see, with the contract's comments;
  * - `shapes.ts`: what `client/src/convert.ts` has to know of each message, and where methods are;
- * - `calls.ts`: a method for each RPC, and a walk for each list.
+ * - `calls.ts`: a method for each RPC, and a walk for each list;
+ * - `crc32c.ts`: the service's, since a client is a package of its own.
  *
  * Owns what the contract doesn't say: names, what must be given and what must be there, what only
  * the service sets. A file is replaced whole, and only when it is to be another. Plain JavaScript
  * for Node 20.
  */
-import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { callsFile, messagesFile, replaceFile, shapesFile } from './client-text.js';
 import { ROOT } from './node-modules.js';
 
 const CONTRACT = 'keyward/v1';
+const CRC32C = 'src/operations/crc32c.ts';
 const OUTPUT = join(ROOT, 'client/src/generated');
 
 /**
@@ -84,6 +86,7 @@ export function generateClient() {
     'messages.ts': messagesFile(shapes, enums, methods),
     'shapes.ts': shapesFile(shapes, enums, methods),
     'calls.ts': callsFile(shapes, methods),
+    'crc32c.ts': readFileSync(join(ROOT, CRC32C), 'utf8'),
   };
   mkdirSync(OUTPUT, { recursive: true });
   for (const [name, text] of Object.entries(files)) replaceFile(join(OUTPUT, name), text);

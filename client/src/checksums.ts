@@ -5,8 +5,9 @@
  * matched one. Switched off, only a checksum that the caller gives is sent, and nothing is looked
  * at.
  */
-import { crc32c } from './crc32c.ts';
+
 import { CHECKSUM_MISMATCH, KeywardClientError } from './errors.ts';
+import { crc32c } from './generated/crc32c.ts';
 
 /** Makes and compares checksums, or doesn't. */
 export class Checksums {

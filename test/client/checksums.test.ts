@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes, randomInt } from 'node:crypto';
 import { describe, it } from 'node:test';
-import { crc32c } from '../../client/src/crc32c.ts';
+import { crc32c } from '../../client/src/generated/crc32c.ts';
 import { KeywardClientError } from '../../client/src/index.ts';
 import { crc32c as serverCrc32c } from '../../src/operations/crc32c.ts';
 import { type Handler, startFakeService, wireDataKey } from './fake-service.ts';
