@@ -139,7 +139,9 @@ function isAllowed({ name }: Rpc, role: Role, given: 'in the tenant' | 'for all 
 /** Of a batch of one, what became of its item. */
 function reasonIn({ reason, answer }: Outcome): string {
   const [first] = (answer['results'] ?? []) as { error?: { message: string } | null }[];
-  return first?.error?.message.startsWith('The permission ') ? 'PERMISSION_MISSING' : reason;
+  return / permission \S+ is missing /.test(first?.error?.message ?? '')
+    ? 'PERMISSION_MISSING'
+    : reason;
 }
 
 /** Has the caller ask for everything, and compares what is refused with `expected`. */

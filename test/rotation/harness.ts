@@ -23,7 +23,7 @@ import {
 import { type StatementProxy, startStatementProxy } from './statement-proxy.ts';
 import { newWorld, type World } from './world.ts';
 
-const LATE = /The call was not finished by its deadline/;
+const LATE = /its deadline has passed/;
 /** More points than any pass has: an enumeration that gets there doesn't end. */
 const TOO_MANY = 10_000;
 
