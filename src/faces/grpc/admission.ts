@@ -23,8 +23,8 @@ import type { AdmittedCall, RefusedCall } from '../../calls/arrivals.ts';
 import type { Budgets } from '../../calls/budgets.ts';
 import type { Shares } from '../../calls/shares.ts';
 import { KeywardError, toKeywardError } from '../../errors.ts';
+import type { Connection, Connections } from '../transport/connections.ts';
 import { CallStream } from './call-stream.ts';
-import type { Connection, Connections } from './connections.ts';
 import {
   CALL_HEADER,
   forwarded,

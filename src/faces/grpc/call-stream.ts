@@ -16,7 +16,7 @@ import type { Caller } from '../../access/identity.ts';
 import { millisecondsLeft, monotonicNow } from '../../call.ts';
 import type { Shares } from '../../calls/shares.ts';
 import { KeywardError } from '../../errors.ts';
-import type { Connection } from './connections.ts';
+import type { Connection } from '../transport/connections.ts';
 import { MessageFrames } from './message-frames.ts';
 import { bareError, errorHeaders, REQUEST_ID_HEADER } from './status.ts';
 

@@ -23,7 +23,7 @@ import {
 import { createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import type { Logger } from 'pino';
 import { monotonicNow } from '../../call.ts';
-import { LeakyBucket } from './leaky-bucket.ts';
+import { LeakyBucket } from '../transport/leaky-bucket.ts';
 
 const MAX_CONNECTIONS = 64;
 const MAX_STREAMS = 8;

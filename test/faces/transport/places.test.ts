@@ -4,8 +4,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { networkOf } from '../../../src/faces/grpc/connections.ts';
-import { Places } from '../../../src/faces/grpc/places.ts';
+import { networkOf } from '../../../src/faces/transport/connections.ts';
+import { Places } from '../../../src/faces/transport/places.ts';
 
 interface Occupant {
   readonly name: string;
