@@ -18,8 +18,10 @@ import { methodsOf } from '../contract/methods.ts';
 import { serviceDefinition } from '../contract/proto.ts';
 import { RPCS } from '../contract/rpcs.ts';
 import { type ConnectionLimits, Connections } from '../transport/connections.ts';
+import type { ProtocolLimits } from '../transport/protocol-limits.ts';
+import type { TlsFileNames } from '../transport/tls-files.ts';
 import { Admission, type AdmissionLimits, type Dispatch } from './admission.ts';
-import { MutualTlsCredentials, type ProtocolLimits, type TlsFiles } from './credentials.ts';
+import { MutualTlsCredentials } from './credentials.ts';
 import { type AdmittedOf, handlerOf } from './handlers.ts';
 import { addReflection } from './reflection.ts';
 
@@ -42,7 +44,7 @@ export interface GrpcServerOptions {
   readonly limits: ServerLimits;
   /** host:port; port 0 takes a free one. */
   readonly listen: string;
-  readonly tls: TlsFiles;
+  readonly tls: TlsFileNames;
   readonly reflection: boolean;
 }
 

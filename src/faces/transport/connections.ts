@@ -12,7 +12,7 @@
  *   whose doesn't;
  * - who holds how many is in `places.ts`.
  *
- * Knows no call. What HTTP/2 itself limits (streams, headers, resets) is in `credentials.ts`.
+ * Knows no call. What HTTP/2 itself limits (streams, headers, resets) is in `protocol-limits.ts`.
  */
 import { constants, type Http2SecureServer, type ServerHttp2Session } from 'node:http2';
 import { isIPv6, type Socket } from 'node:net';
