@@ -20,10 +20,14 @@ import { TokenCheckpoint } from '../audit/token-checkpoint.ts';
 import { WitnessRounds } from '../audit/witness-rounds.ts';
 import { parseWitnesses, type Witness } from '../audit/witnesses.ts';
 import { AuditWriter } from '../audit/writer.ts';
+import { recordRefusal } from '../calls/audit.ts';
 import { Budgets } from '../calls/budgets.ts';
 import { type Configuration, ConfigurationError } from '../config.ts';
+import { STREAM_PATHS } from '../faces/contract/rpcs.ts';
 import { HealthListener } from '../faces/grpc/health.ts';
-import { GrpcServer, type GrpcServerOptions, type ServerLimits } from '../faces/grpc/server.ts';
+import { GrpcServer, type GrpcServerOptions } from '../faces/grpc/server.ts';
+import { Admission } from '../faces/transport/admission.ts';
+import { type ConnectionLimits, Connections } from '../faces/transport/connections.ts';
 import { HsmAgents } from '../hsm/agents.ts';
 import { createTokenKey, identifyToken, keepCheckpoint } from '../hsm/token-commands.ts';
 import type { KeyId } from '../ids.ts';
@@ -51,6 +55,8 @@ import {
 } from './opening.ts';
 
 const MINUTE_MS = 60_000;
+/** After its deadline a call is closed in a moment; so is a connection, after its last call. */
+const LINGER_MS = 2_000;
 const SHORTEST_PERIOD_SECONDS = { development: 10, production: 86_400 } as const;
 
 /** What all other parts stand on. */
@@ -292,6 +298,12 @@ function composeServer(ground: Ground, memory: Memory, keyring: Keyring): GrpcSe
   const { configuration, log, identity, witnesses, store, environment, tokens } = ground;
   const tenantIdOf = async (tenant: string) => (await memory.cache.tenant(tenant)).tenantId;
   const masks = new ContextMasks({ agents: tokens.agents, tenantIdOf });
+  const recording = {
+    writer: new AuditWriter(store),
+    masks,
+    replica: `${hostname()}/${process.pid}`,
+  };
+  const limits = transportLimits(configuration);
   return new GrpcServer({
     services: {
       ...keyring,
@@ -300,14 +312,20 @@ function composeServer(ground: Ground, memory: Memory, keyring: Keyring): GrpcSe
       masks,
       environmentId: environment.environmentId,
     },
-    recording: { writer: new AuditWriter(store), masks, replica: `${hostname()}/${process.pid}` },
-    identity,
-    budgets: new Budgets({
-      maxCalls: configuration.KEYWARD_MAX_CALLS,
-      maxRequestBytes: configuration.KEYWARD_MAX_REQUEST_BYTES,
+    recording,
+    admission: new Admission({
+      deadlineMs: configuration.KEYWARD_DEADLINE_MS,
+      budgets: new Budgets({
+        maxCalls: configuration.KEYWARD_MAX_CALLS,
+        maxRequestBytes: configuration.KEYWARD_MAX_REQUEST_BYTES,
+      }),
+      streams: STREAM_PATHS,
+      identity,
+      recordRefusal: (error, call) => recordRefusal(recording, error, call),
     }),
+    connections: new Connections(limits, identity, log),
     log,
-    limits: serverLimits(configuration),
+    limits,
     listen: configuration.KEYWARD_LISTEN,
     tls: {
       certFile: configuration.KEYWARD_TLS_CERT_FILE,
@@ -335,9 +353,11 @@ function composeAccess(
   return { access: new Access({ policies, tenantOf, firstAdministrator }), accessAdministration };
 }
 
-function serverLimits(configuration: Configuration): ServerLimits {
+/** Returns every limit of connections, and of what comes by them before there is a call. */
+function transportLimits(
+  configuration: Configuration,
+): GrpcServerOptions['limits'] & ConnectionLimits {
   return {
-    deadlineMs: configuration.KEYWARD_DEADLINE_MS,
     maxMessageBytes: configuration.KEYWARD_MAX_MESSAGE_BYTES,
     maxHeaderBytes: configuration.KEYWARD_MAX_HEADER_BYTES,
     maxHeaders: configuration.KEYWARD_MAX_HEADERS,
@@ -349,5 +369,6 @@ function serverLimits(configuration: Configuration): ServerLimits {
     idleMs: configuration.KEYWARD_IDLE_MS,
     keepaliveMs: configuration.KEYWARD_KEEPALIVE_MS,
     ageMs: configuration.KEYWARD_CONNECTION_AGE_MS,
+    lingerMs: configuration.KEYWARD_DEADLINE_MS + LINGER_MS,
   };
 }

@@ -25,3 +25,12 @@ export const RPCS: Readonly<Record<string, Readonly<Record<string, Rpc>>>> = {
   'keyward.v1.RotationService': rotationService,
   'keyward.v1.AuditService': auditService,
 };
+
+/** The paths of the methods that answer for as long as their callers listen. */
+export const STREAM_PATHS: ReadonlySet<string> = new Set(
+  Object.entries(RPCS).flatMap(([service, rpcs]) =>
+    Object.entries(rpcs).flatMap(([name, { operation }]) =>
+      'stream' in operation ? [`/${service}/${name}`] : [],
+    ),
+  ),
+);

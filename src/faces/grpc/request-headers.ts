@@ -10,6 +10,7 @@
  */
 import type { IncomingHttpHeaders } from 'node:http2';
 import { KeywardError } from '../../errors.ts';
+import type { Refusal } from '../transport/admission.ts';
 
 /** What the headers of one call may be. */
 export interface HeaderLimits {
@@ -27,12 +28,6 @@ export interface RequestHeaders {
   readonly authorizations: readonly string[];
   /** How many headers came. */
   readonly count: number;
-}
-
-/** Why a call goes no further, and the HTTP status where it is not 200. */
-export interface Refusal {
-  readonly error: KeywardError;
-  readonly httpStatus?: number;
 }
 
 /**

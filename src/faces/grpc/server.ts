@@ -10,46 +10,29 @@ import type { Http2SecureServer } from 'node:http2';
 import { type MethodDefinition, Server, type ServiceDefinition } from '@grpc/grpc-js';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Logger } from 'pino';
-import type { Identity } from '../../access/identity.ts';
-import { type Recording, recordRefusal } from '../../calls/audit.ts';
-import type { Budgets } from '../../calls/budgets.ts';
+import type { Recording } from '../../calls/audit.ts';
 import type { Services } from '../../calls/operation.ts';
 import { methodsOf } from '../contract/methods.ts';
 import { serviceDefinition } from '../contract/proto.ts';
 import { RPCS } from '../contract/rpcs.ts';
-import { type ConnectionLimits, Connections } from '../transport/connections.ts';
 import type { ProtocolLimits } from '../transport/protocol-limits.ts';
 import type { TlsFileNames } from '../transport/tls-files.ts';
-import { Admission, type AdmissionLimits, type Dispatch } from './admission.ts';
+import { type Dispatch, StreamAdmission, type StreamAdmissionParts } from './admission.ts';
 import { MutualTlsCredentials } from './credentials.ts';
 import { type AdmittedOf, handlerOf } from './handlers.ts';
 import { addReflection } from './reflection.ts';
 
-/** Every limit of the transport. */
-export interface ServerLimits
-  extends ProtocolLimits,
-    AdmissionLimits,
-    Omit<ConnectionLimits, 'lingerMs'> {
-  /** The largest message that any method takes, in bytes. */
-  readonly maxMessageBytes: number;
-}
-
-export interface GrpcServerOptions {
+export interface GrpcServerOptions extends Pick<StreamAdmissionParts, 'admission' | 'connections'> {
   readonly services: Services;
   readonly recording: Recording;
-  readonly identity: Identity;
-  /** What all callers have of the process, by whichever face. */
-  readonly budgets: Budgets;
   readonly log: Logger;
-  readonly limits: ServerLimits;
+  readonly limits: ProtocolLimits & StreamAdmissionParts['limits'];
   /** host:port; port 0 takes a free one. */
   readonly listen: string;
   readonly tls: TlsFileNames;
   readonly reflection: boolean;
 }
 
-/** After its deadline a call is closed in a moment; so is a connection, after its last call. */
-const LINGER_MS = 2_000;
 /** What was destroyed is closed in a moment. */
 const CLOSING_MS = 500;
 
@@ -57,32 +40,20 @@ const CLOSING_MS = 500;
 export class GrpcServer {
   readonly #server: Server;
   readonly #credentials: MutualTlsCredentials;
-  readonly #connections: Connections;
-  readonly #admission: Admission;
+  readonly #admission: StreamAdmission;
   readonly #health = new HealthImplementation();
   readonly #options: GrpcServerOptions;
   readonly #stopping = new AbortController();
+  #http2Servers: readonly Http2SecureServer[] = [];
   #unwatch: (() => void) | undefined;
   #serving = false;
   #drained: Promise<void> | undefined;
 
   constructor(options: GrpcServerOptions) {
-    const { identity, limits, log } = options;
+    const { limits } = options;
     this.#options = options;
     this.#credentials = new MutualTlsCredentials(options.tls, limits);
-    this.#connections = new Connections(
-      { ...limits, lingerMs: limits.deadlineMs + LINGER_MS },
-      identity,
-      log,
-    );
-    this.#admission = new Admission({
-      limits,
-      budgets: options.budgets,
-      streams: streamPaths(),
-      identity,
-      recordRefusal: (error, call) => recordRefusal(options.recording, error, call),
-      log,
-    });
+    this.#admission = new StreamAdmission(options);
     this.#server = new Server({
       'grpc.max_receive_message_length': limits.maxMessageBytes,
       // Counts of every call and connection, for a service that isn't served.
@@ -106,7 +77,8 @@ export class GrpcServer {
         return;
       }
       // Before the event loop turns, and so before the first connection.
-      for (const http2Server of http2ServersOf(this.#server)) this.#guard(http2Server);
+      this.#http2Servers = http2ServersOf(this.#server);
+      for (const http2Server of this.#http2Servers) this.#guard(http2Server);
       resolve(port);
     });
     const port = await promise;
@@ -145,10 +117,11 @@ export class GrpcServer {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#server.tryShutdown(() => resolve());
     // Sockets that have not shaken hands have no call under way, and grpc-js would wait for them.
-    this.#connections.destroyUnfinished();
+    const { connections } = this.#options;
+    for (const each of this.#http2Servers) connections.destroyUnfinished(each);
     const timer = setTimeout(() => {
       this.#server.forceShutdown();
-      this.#connections.destroyAll();
+      for (const each of this.#http2Servers) connections.destroyAll(each);
       // HTTP/2 can lose count of connections that were reset, and waits for them for ever.
       setTimeout(resolve, CLOSING_MS);
     }, limitMs);
@@ -194,35 +167,21 @@ export class GrpcServer {
   }
 
   /**
-   * Puts {@link Connections} and {@link Admission} before what grpc-js does with a server of its
-   * own.
+   * Puts connections' limits and {@link StreamAdmission} before what grpc-js does with a server of
+   * its own.
    */
   #guard(http2Server: Http2SecureServer): void {
     const [dispatch, ...others] = http2Server.listeners('stream');
     if (dispatch === undefined || others.length > 0)
       throw new Error('cannot serve: this grpc-js release receives streams in another way');
-    this.#connections.watch(http2Server);
+    this.#options.connections.watch(http2Server);
     http2Server.removeAllListeners('stream');
-    http2Server.on(
-      'stream',
-      this.#admission.before(dispatch.bind(http2Server) as Dispatch, this.#connections),
-    );
+    http2Server.on('stream', this.#admission.before(dispatch.bind(http2Server) as Dispatch));
   }
 
   #setHealth(status: 'SERVING' | 'NOT_SERVING'): void {
     for (const service of ['', ...Object.keys(RPCS)]) this.#health.setStatus(service, status);
   }
-}
-
-/** The paths of the methods that answer for as long as their callers listen. */
-function streamPaths(): ReadonlySet<string> {
-  return new Set(
-    Object.entries(RPCS).flatMap(([service, rpcs]) =>
-      Object.entries(rpcs).flatMap(([name, { operation }]) =>
-        'stream' in operation ? [`/${service}/${name}`] : [],
-      ),
-    ),
-  );
 }
 
 type Method = MethodDefinition<object, object>;

@@ -8,10 +8,9 @@ import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { KeywardError, type Reason } from '../../errors.ts';
 import { serialize } from '../contract/proto.ts';
 import { toStatus } from '../contract/status.ts';
+import { REQUEST_ID_HEADER } from '../transport/arriving-call.ts';
 
 const DETAILS_TRAILER = 'grpc-status-details-bin';
-/** The header of every answer that names its call, as logs and errors do. */
-export const REQUEST_ID_HEADER = 'keyward-request-id';
 
 /** The error as grpc-js sends it. */
 export function toServiceError(error: KeywardError, requestId: string): ServiceError {

@@ -1,30 +1,35 @@
 /**
- * Connections, from the first byte of TCP on: which are let in, how many each peer may have, and
- * which give way.
+ * Connections to any of the listeners, from the first byte of TCP on: which are let in, how many
+ * each peer may have, and which give way.
  *
  * Invariants:
  * - every socket that was accepted is known here until it is closed, so that
  *   {@link Connections.destroyAll} leaves none, and has a listener for its errors from its first
  *   moment;
  * - nothing that a peer does, or leaves undone, keeps a socket open beyond its limits: until its
- *   peer speaks HTTP/2 a timer here ends it, afterwards `connection.ts`;
- * - a certificate that was presented verifies, and is worked out once; HTTP/2 is spoken with nobody
+ *   peer speaks HTTP a timer here ends it, afterwards `connection.ts`;
+ * - a certificate that was presented verifies, and is worked out once; HTTP is spoken with nobody
  *   whose doesn't;
  * - who holds how many is in `places.ts`.
  *
  * Knows no call. What HTTP/2 itself limits (streams, headers, resets) is in `protocol-limits.ts`.
  */
-import { constants, type Http2SecureServer, type ServerHttp2Session } from 'node:http2';
+import type { Http2SecureServer, ServerHttp2Session } from 'node:http2';
 import { isIPv6, type Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import type { Identity } from '../../access/identity.ts';
 import { refusalOf } from './certificate-refusal.ts';
-import { Connection, destroySoon, type ConnectionLimits as LimitsOfOne } from './connection.ts';
+import {
+  type Connection,
+  type ConnectionParts,
+  destroySoon,
+  type ConnectionLimits as LimitsOfOne,
+} from './connection.ts';
+import { Http1Connection } from './http1-connection.ts';
+import { Http2Connection } from './http2-connection.ts';
 import { type Occupant, Places } from './places.ts';
 import { RareLines } from './rare-lines.ts';
-
-export type { Connection } from './connection.ts';
 
 /** What peers may do with connections. */
 export interface ConnectionLimits extends LimitsOfOne {
@@ -37,8 +42,12 @@ export interface ConnectionLimits extends LimitsOfOne {
   readonly handshakeMs: number;
 }
 
+/** A server whose connections these are. */
+type Listener = Http2SecureServer;
+
 /** One accepted socket. */
 interface Accepted extends Occupant {
+  readonly listener: Listener;
   readonly socket: Socket;
   readonly address: string;
   readonly timer: NodeJS.Timeout;
@@ -50,14 +59,14 @@ type SecureListener = (socket: TLSSocket) => void;
 
 const IGNORE = () => {};
 
-/** Bounds a listener's connections: how many, for how long, and what each may do. */
+/** Bounds the connections of all listeners: how many, for how long, and what each may do. */
 export class Connections {
   readonly #limits: ConnectionLimits;
   readonly #identity: Identity;
   readonly #log: Logger;
   readonly #lines: RareLines;
   readonly #places: Places<Accepted>;
-  /** By their peers' addresses and ports. */
+  /** By their addresses and ports at both ends. */
   readonly #accepted = new Map<string, Accepted>();
   readonly #connections = new WeakMap<object, Connection>();
 
@@ -69,8 +78,8 @@ export class Connections {
     this.#places = new Places(limits.maxConnections);
   }
 
-  /** Begins to look after a server's connections. */
-  watch(server: Http2SecureServer): void {
+  /** Begins to look after a server's connections; with `http1` those of HTTP/1.1 as well. */
+  watch(server: Listener, { http1 = false } = {}): void {
     // Accepting fails while the process has no descriptor left, say.
     server.on('error', (error) =>
       this.#lines.warn({ message: 'cannot accept a connection', fields: { err: error } }),
@@ -81,22 +90,22 @@ export class Connections {
     server.on('tlsClientError', ({ message }: Error) =>
       this.#log.debug({ message }, 'a TLS handshake failed'),
     );
-    server.on('connection', (socket: Socket) => this.#accept(socket));
-    // Node's own among them makes the HTTP/2 session: not before it is known whether the peer may
-    // stay.
+    server.on('connection', (socket: Socket) => this.#accept(server, socket));
+    // Node's own among them begins to speak HTTP: not before it is known whether the peer may stay.
     const establish = server.listeners('secureConnection') as SecureListener[];
     server.removeAllListeners('secureConnection');
     let secured: { readonly socket: TLSSocket; readonly accepted: Accepted } | undefined;
     server.on('secureConnection', (socket: TLSSocket) => {
       const accepted = this.#secured(socket);
       if (accepted === undefined) return;
+      if (http1 && socket.alpnProtocol !== 'h2') this.#openHttp1(socket, accepted);
       secured = { socket, accepted };
       for (const listener of establish) listener.call(server, socket);
       secured = undefined;
     });
     server.prependListener('session', (session: ServerHttp2Session) => {
       session.on('error', IGNORE); // 'close' follows.
-      if (secured !== undefined) this.#open(session, secured.socket, secured.accepted);
+      if (secured !== undefined) this.#openHttp2(session, secured.socket, secured.accepted);
     });
   }
 
@@ -112,17 +121,32 @@ export class Connections {
     return connection?.takes(stream.id ?? Infinity) ? connection : undefined;
   }
 
-  /** Ends every connection at once, those that are no TLS yet too. */
-  destroyAll(): void {
-    for (const { socket } of this.#accepted.values()) socket.destroy();
+  /** The connection that a request of HTTP/1.1 came by; undefined when that takes none any more. */
+  ofSocket(socket: object): Http1Connection | undefined {
+    const connection = this.#connections.get(socket);
+    return connection instanceof Http1Connection && connection.takes() ? connection : undefined;
   }
 
-  /** Ends those whose handshake isn't finished. */
-  destroyUnfinished(): void {
-    for (const { socket, isShaking } of this.#accepted.values()) if (isShaking) socket.destroy();
+  /** Ends every connection of a listener in order. */
+  endAll(listener: Listener): void {
+    for (const { connection } of this.#of(listener)) connection?.end();
   }
 
-  #accept(socket: Socket): void {
+  /** Ends every connection of a listener at once, those that are no TLS yet too. */
+  destroyAll(listener: Listener): void {
+    for (const { socket } of this.#of(listener)) socket.destroy();
+  }
+
+  /** Ends those of a listener whose handshake isn't finished. */
+  destroyUnfinished(listener: Listener): void {
+    for (const { socket, isShaking } of this.#of(listener)) if (isShaking) socket.destroy();
+  }
+
+  #of(listener: Listener): Accepted[] {
+    return [...this.#accepted.values()].filter((each) => each.listener === listener);
+  }
+
+  #accept(listener: Listener, socket: Socket): void {
     socket.on('error', IGNORE); // 'close' follows.
     const address = socket.remoteAddress;
     if (address === undefined) {
@@ -132,6 +156,7 @@ export class Connections {
     socket.setNoDelay(true);
     const peer = peerOf(socket);
     const accepted: Accepted = {
+      listener,
       socket,
       address,
       timer: setTimeout(() => socket.destroy(), this.#limits.handshakeMs).unref(),
@@ -192,25 +217,38 @@ export class Connections {
     return undefined;
   }
 
-  #open(session: ServerHttp2Session, socket: TLSSocket, accepted: Accepted): void {
+  #openHttp2(session: ServerHttp2Session, socket: TLSSocket, accepted: Accepted): void {
+    this.#open(accepted, session, (parts) => new Http2Connection(session, parts), socket);
+  }
+
+  #openHttp1(socket: TLSSocket, accepted: Accepted): void {
+    this.#open(accepted, socket, (parts) => new Http1Connection(parts), socket);
+  }
+
+  /** Makes the connection, which is found by `key` from here on. */
+  #open(
+    accepted: Accepted,
+    key: object,
+    make: (parts: ConnectionParts) => Connection,
+    socket: TLSSocket,
+  ): void {
     const certificate = socket.authorized
       ? this.#identity.certificate(socket.getPeerCertificate())
       : undefined;
     // A certificate without a name of the configured kind is nobody's but its own.
     const caller = certificate && (certificate.name ?? certificate.thumbprint);
-    const connection = new Connection({
-      session,
+    const connection = make({
       socket,
       certificate,
       principal: caller ?? `address ${networkOf(accepted.address)}`,
       limits: this.#limits,
       lines: this.#lines,
       onSettled: () => clearTimeout(accepted.timer),
-      onProven: (caller) => this.#prove(accepted, caller),
+      onProven: (proven) => this.#prove(accepted, proven),
       onEnding: () => this.#places.end(accepted),
     });
     accepted.connection = connection;
-    this.#connections.set(session, connection);
+    this.#connections.set(key, connection);
     if (caller !== undefined) this.#prove(accepted, caller);
   }
 
@@ -231,12 +269,13 @@ export class Connections {
     const fields = { caller, address, limit: this.#limits.maxConnections };
     this.#lines.warn({ message, key: caller, fields });
     if (verdict.may) verdict.instead?.connection?.end();
-    else connection?.refuse(constants.NGHTTP2_ENHANCE_YOUR_CALM, 'too_many_connections');
+    else connection?.refuse('too_many_connections');
   }
 }
 
-function peerOf({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`;
+/** A peer may have one port of its own for two of ours. */
+function peerOf({ remoteAddress, remotePort, localAddress, localPort }: Socket): string {
+  return `${remoteAddress} ${remotePort} ${localAddress} ${localPort}`;
 }
 
 /** Whom an address counts for: an IPv6 host has a whole /64 to choose from. */

@@ -1,0 +1,215 @@
+/**
+ * Admission: which calls are let in, by whichever face they come, and for how long.
+ *
+ * Invariants:
+ * - a call is served only through here, and so has an id and a deadline from its first header on,
+ *   and a caller before any of it goes further (`access/identity.ts` says who it is), whichever
+ *   method it is of;
+ * - work is counted from its first header until its last effect, not until the caller lost
+ *   interest, and in the caller's share (`budgets.ts`), in that of the connection until there is a
+ *   caller;
+ * - what a peer resets is counted against its connection.
+ * Knows no method but by its path.
+ */
+import type { Caller, Identity } from '../../access/identity.ts';
+import { proofOf } from '../../access/proofs.ts';
+import type { AdmittedCall, RefusedCall } from '../../calls/arrivals.ts';
+import type { Budgets } from '../../calls/budgets.ts';
+import type { Shares } from '../../calls/shares.ts';
+import { KeywardError, toKeywardError } from '../../errors.ts';
+import type { ArrivingCall } from './arriving-call.ts';
+
+export interface AdmissionParts {
+  /**
+   * The deadline of a call that brings none, and the longest that any may bring, in milliseconds.
+   */
+  readonly deadlineMs: number;
+  /** What all callers have of the process, by whichever face. */
+  readonly budgets: Budgets;
+  /** The paths of the contract's calls that may have no end of their own. */
+  readonly streams: ReadonlySet<string>;
+  readonly identity: Identity;
+  /** Puts a refusal on record, and returns it. Never rejects. */
+  readonly recordRefusal: (error: KeywardError, call: RefusedCall) => Promise<KeywardError>;
+}
+
+/** Why a call goes no further, and the HTTP status where its face has another for it. */
+export interface Refusal {
+  readonly error: KeywardError;
+  readonly httpStatus?: number;
+}
+
+/** One call before it is let in. */
+export interface Arrival<Call extends ArrivingCall> {
+  readonly call: Call;
+  /** Why it goes no further, by its headers alone. */
+  readonly refusal: Refusal | undefined;
+  /** Every value of the header `authorization`. */
+  readonly authorizations: readonly string[];
+  /** The time that the caller gives it, in milliseconds; Infinity where it gives none. */
+  readonly timeoutMs: number;
+  /** Has it go on, now that it is known who makes it. */
+  readonly goOn: (call: Call) => void;
+}
+
+/** gRPC's own, which heeds no deadline. */
+const LONG_LIVED = /^\/grpc\.health\.v1\.Health\/Watch$/;
+/** What uses keys; the rest is health, audit and administration. */
+const KEY_USE = /^\/keyward\.v1\.(EncryptionService|DataKeyService)\//;
+/** Longer than Node's timers go; nobody waits for that. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1 - 60_000;
+
+/** Decides which calls are let in. */
+export class Admission {
+  readonly #parts: AdmissionParts;
+  readonly #budgets: Budgets;
+  /**
+   * Calls whose request hasn't arrived whole, the oldest first: they give way to others, since they
+   * may never.
+   */
+  readonly #arriving = new Set<ArrivingCall>();
+
+  constructor(parts: AdmissionParts) {
+    this.#parts = parts;
+    this.#budgets = parts.budgets;
+  }
+
+  /** Lets a call in once it is known who makes it, or answers it with why not. */
+  admit<Call extends ArrivingCall>(arrival: Arrival<Call>): void {
+    const { call, refusal, timeoutMs } = arrival;
+    const { connection, path } = call;
+    connection.callOpened();
+    call.onClose(() => this.#closed(call));
+    if (refusal !== undefined) {
+      call.fail(refusal.error, refusal.httpStatus);
+      return;
+    }
+    const deadlineMs = this.#deadlineMs(timeoutMs, path);
+    if (!this.#hasRoom(call, connection.isProven) || this.#budgets.isInVain(path, deadlineMs)) {
+      call.fail(new KeywardError('SERVER_BUSY'));
+      return;
+    }
+    call.occupy({ places: this.#placesFor(path), requestBytes: this.#budgets.requestBytes });
+    if (!this.#isLongLived(path)) this.#arriving.add(call);
+    if (Number.isFinite(deadlineMs)) call.expireAfter(deadlineMs);
+    this.#identify(arrival);
+  }
+
+  /** Counts bytes of a call's request; where its caller has too many, one of theirs gives way. */
+  received(call: ArrivingCall, bytes: number): void {
+    call.received(bytes);
+    if (this.#budgets.requestBytes.isExceededBy(call.principal))
+      this.turnOut(this.#largestOf(call));
+  }
+
+  /** Answers a call whose request has not arrived whole with why it goes no further. */
+  turnOut(call: ArrivingCall, error = new KeywardError('SERVER_BUSY')): void {
+    this.#arriving.delete(call);
+    call.fail(error);
+  }
+
+  /** Returns a call whose request has arrived whole, as it was let in; undefined if it was not. */
+  take(call: ArrivingCall): AdmittedCall | undefined {
+    const { caller, identify } = call;
+    if (caller === undefined || identify === undefined) return undefined;
+    call.isTaken = true;
+    this.#arriving.delete(call);
+    const { id, startedAt, deadline, origin } = call;
+    return {
+      ...{ id, caller, identify, startedAt, deadline, ...origin },
+      decode: (length, decode) => this.#budgets.decode(call.principal, length, decode),
+      hold: () => call.hold(),
+    };
+  }
+
+  /** Has the call go on once it is known who makes it. */
+  #identify<Call extends ArrivingCall>({ call, authorizations, goOn }: Arrival<Call>): void {
+    const { connection } = call;
+    const identify = () =>
+      this.#parts.identity.callerOf(proofOf(connection.certificate, authorizations));
+    const refuse = async (thrown: unknown) => {
+      const error = toKeywardError(thrown);
+      const { id, method, startedAt, origin } = call;
+      const callerName = connection.certificate?.name;
+      const refused = { id, method, callerName, startedAt, ...origin };
+      call.fail(await this.#parts.recordRefusal(error, refused));
+    };
+    const identified = (caller: Caller) => {
+      connection.proven(caller.name);
+      call.caller = caller;
+      // It may be over: what waits to be verified gives way to others, too.
+      if (call.isOver) return;
+      if (caller.name !== call.principal) {
+        if (!this.#placesFor(call.path).allows(caller.name)) {
+          this.turnOut(call);
+          return;
+        }
+        call.moveTo(caller.name);
+      }
+      call.identify = identify;
+      goOn(call);
+    };
+    try {
+      const caller = identify();
+      if (caller instanceof Promise) caller.then(identified).catch(refuse);
+      else identified(caller);
+    } catch (error) {
+      void refuse(error);
+    }
+  }
+
+  #closed(call: ArrivingCall): void {
+    const { connection, path } = call;
+    this.#arriving.delete(call);
+    connection.callClosed();
+    if (call.isTaken && !this.#isLongLived(path))
+      this.#budgets.finished(path, call.elapsedMs, call.ranOut);
+    if (call.wasReset) connection.callReset(call.isTaken);
+  }
+
+  /**
+   * Makes room, where there is none, at the cost of the principal's own call that has been arriving
+   * for longest, else of one that has no caller yet; a connection that has shown nothing can have
+   * no other's place.
+   */
+  #hasRoom({ path, principal }: ArrivingCall, isProven: boolean): boolean {
+    const places = this.#placesFor(path);
+    if (places.allows(principal)) return true;
+    if (this.#isLongLived(path)) return false;
+    const arriving = this.#arriving.values();
+    const oldest = arriving.find(
+      (each) =>
+        this.#placesFor(each.path) === places &&
+        (each.principal === principal || (isProven && each.caller === undefined)),
+    );
+    if (oldest === undefined) return false;
+    this.turnOut(oldest);
+    return true;
+  }
+
+  #placesFor(path: string): Shares {
+    if (LONG_LIVED.test(path)) return this.#budgets.watches;
+    if (this.#parts.streams.has(path)) return this.#budgets.streams;
+    return KEY_USE.test(path) ? this.#budgets.keyUses : this.#budgets.otherCalls;
+  }
+
+  /** Infinity for a stream that brings no deadline; gRPC's own ones heed none. */
+  #deadlineMs(given: number, path: string): number {
+    if (LONG_LIVED.test(path)) return Infinity;
+    if (this.#parts.streams.has(path)) return given > LONGEST_TIMER_MS ? Infinity : given;
+    return Math.min(this.#parts.deadlineMs, given);
+  }
+
+  #isLongLived(path: string): boolean {
+    return LONG_LIVED.test(path) || this.#parts.streams.has(path);
+  }
+
+  /** The same principal's call that has most bytes of a request that hasn't arrived whole. */
+  #largestOf(call: ArrivingCall): ArrivingCall {
+    const { principal } = call;
+    let largest = call;
+    for (const each of this.#arriving)
+      if (each.principal === principal && each.requestBytes > largest.requestBytes) largest = each;
+    return largest;
+  }
+}
