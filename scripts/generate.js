@@ -47,7 +47,7 @@ const OPTIONS = [
 /** In the output: the hash of what it was made from. */
 const STAMP = '.stamp';
 
-/** Where `src/faces/grpc/reflection.ts` looks, and below `dist/` the built server. */
+/** Where `src/faces/contract/descriptor-set.ts` looks, and below `dist/` the built server. */
 export const DESCRIPTOR_SET = 'faces/contract/generated/descriptors.binpb';
 /**
  * gRPC's own services that the server has besides the contract's, by the names under which others

@@ -129,6 +129,12 @@ const NETWORK = grouped('Network and TLS', {
     'address and port to serve gRPC on',
     '`127.0.0.1:7443`',
   ),
+  KEYWARD_HTTP_LISTEN: setting(
+    listen.optional(),
+    'address and port to serve HTTP with JSON on (docs/http.md); the development environment ' +
+      'sets one',
+    'none',
+  ),
   KEYWARD_TLS_CERT_FILE: setting(file, 'PEM: the server’s certificate and its chain'),
   KEYWARD_TLS_KEY_FILE: setting(
     secretFile,

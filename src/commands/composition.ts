@@ -26,6 +26,7 @@ import { type Configuration, ConfigurationError } from '../config.ts';
 import { STREAM_PATHS } from '../faces/contract/rpcs.ts';
 import { HealthListener } from '../faces/grpc/health.ts';
 import { GrpcServer, type GrpcServerOptions } from '../faces/grpc/server.ts';
+import { HttpServer, type HttpServerOptions } from '../faces/http/server.ts';
 import { Admission } from '../faces/transport/admission.ts';
 import { type ConnectionLimits, Connections } from '../faces/transport/connections.ts';
 import { HsmAgents } from '../hsm/agents.ts';
@@ -97,6 +98,8 @@ export interface Replica
   readonly usage: UsageRecorder;
   readonly reconciler: Reconciler;
   readonly server: GrpcServer;
+  /** Undefined where HTTP is not served. */
+  readonly http: HttpServer | undefined;
   readonly health: HealthListener;
 }
 
@@ -126,9 +129,9 @@ export async function compose(
   const keyring = composeKeyring(ground, memory, usage, wake);
   const reconciler: Reconciler = new Reconciler({ store, keyring, log });
   const auditWork = composeAuditWork(ground);
-  const server = composeServer(ground, memory, keyring);
+  const faces = composeFaces(ground, memory, keyring);
   const health = new HealthListener(log);
-  return { ...ground, ...memory, usage, reconciler, ...auditWork, server, health };
+  return { ...ground, ...memory, usage, reconciler, ...auditWork, ...faces, health };
 }
 
 function openIdentity(configuration: Configuration, log: Logger): Identity {
@@ -294,7 +297,11 @@ function openKeptCheckpoints({ configuration, log, tokens }: Ground): KeptCheckp
   return [...outside, new TokenCheckpoint(parts)];
 }
 
-function composeServer(ground: Ground, memory: Memory, keyring: Keyring): GrpcServer {
+function composeFaces(
+  ground: Ground,
+  memory: Memory,
+  keyring: Keyring,
+): Pick<Replica, 'server' | 'http'> {
   const { configuration, log, identity, witnesses, store, environment, tokens } = ground;
   const tenantIdOf = async (tenant: string) => (await memory.cache.tenant(tenant)).tenantId;
   const masks = new ContextMasks({ agents: tokens.agents, tenantIdOf });
@@ -304,7 +311,7 @@ function composeServer(ground: Ground, memory: Memory, keyring: Keyring): GrpcSe
     replica: `${hostname()}/${process.pid}`,
   };
   const limits = transportLimits(configuration);
-  return new GrpcServer({
+  const shared = {
     services: {
       ...keyring,
       ...composeAccess(ground, memory),
@@ -326,14 +333,21 @@ function composeServer(ground: Ground, memory: Memory, keyring: Keyring): GrpcSe
     connections: new Connections(limits, identity, log),
     log,
     limits,
-    listen: configuration.KEYWARD_LISTEN,
     tls: {
       certFile: configuration.KEYWARD_TLS_CERT_FILE,
       keyFile: configuration.KEYWARD_TLS_KEY_FILE,
       clientCaFile: configuration.KEYWARD_TLS_CLIENT_CA_FILE,
     },
-    reflection: configuration.KEYWARD_REFLECTION ?? configuration.KEYWARD_MODE === 'development',
-  });
+  };
+  const reflection =
+    configuration.KEYWARD_REFLECTION ?? configuration.KEYWARD_MODE === 'development';
+  return {
+    server: new GrpcServer({ ...shared, listen: configuration.KEYWARD_LISTEN, reflection }),
+    http:
+      configuration.KEYWARD_HTTP_LISTEN === undefined
+        ? undefined
+        : new HttpServer({ ...shared, listen: configuration.KEYWARD_HTTP_LISTEN }),
+  };
 }
 
 function composeAccess(
@@ -356,8 +370,9 @@ function composeAccess(
 /** Returns every limit of connections, and of what comes by them before there is a call. */
 function transportLimits(
   configuration: Configuration,
-): GrpcServerOptions['limits'] & ConnectionLimits {
+): GrpcServerOptions['limits'] & HttpServerOptions['limits'] & ConnectionLimits {
   return {
+    deadlineMs: configuration.KEYWARD_DEADLINE_MS,
     maxMessageBytes: configuration.KEYWARD_MAX_MESSAGE_BYTES,
     maxHeaderBytes: configuration.KEYWARD_MAX_HEADER_BYTES,
     maxHeaders: configuration.KEYWARD_MAX_HEADERS,

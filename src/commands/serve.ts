@@ -118,7 +118,7 @@ function housekeeping({ store }: Replica, log: Logger): Part {
  * has come in by them has been answered before anything that it stands on stops.
  */
 function listeners(
-  { health, server, environment }: Replica,
+  { health, server, http, environment }: Replica,
   configuration: Configuration,
   log: Logger,
 ): readonly Part[] {
@@ -139,6 +139,14 @@ function listeners(
       },
       stop: () => server.drain(KEYWARD_DRAIN_MS),
     },
+    {
+      name: 'the HTTP listener',
+      start: async () => {
+        const port = await http?.listen();
+        if (port !== undefined) log.info({ port }, 'listening for HTTP');
+      },
+      stop: () => http?.drain(KEYWARD_DRAIN_MS),
+    },
   ];
 }
 
@@ -152,7 +160,10 @@ async function openToken({ tokens }: Replica, log: Logger): Promise<void> {
 }
 
 /** Says, for as long as everything runs, whether the replica can do its work. */
-function serving({ health, server, tokens, feed }: Replica, configuration: Configuration): Part {
+function serving(
+  { health, server, http, tokens, feed }: Replica,
+  { KEYWARD_DRAIN_MS }: Configuration,
+): Part {
   const setReady = (ready: boolean) => {
     server.setReady(ready);
     health.setReady(ready);
@@ -166,7 +177,8 @@ function serving({ health, server, tokens, feed }: Replica, configuration: Confi
     stop: async () => {
       clearInterval(timer);
       setReady(false);
-      await server.drain(configuration.KEYWARD_DRAIN_MS);
+      // Together: they share what callers may have, and the time.
+      await Promise.all([server.drain(KEYWARD_DRAIN_MS), http?.drain(KEYWARD_DRAIN_MS)]);
     },
   };
 }

@@ -10,7 +10,6 @@
  *
  * Knows no service: it describes what is in the descriptor set (`scripts/generate.js`).
  */
-import { readFileSync } from 'node:fs';
 import {
   type Server,
   type ServerDuplexStream,
@@ -23,9 +22,8 @@ import {
   loadSync,
   type MessageTypeDefinition,
 } from '@grpc/proto-loader';
+import { readDescriptorSet } from '../contract/descriptor-set.ts';
 
-/** Beside this file in `src/` as in `dist/`. */
-const DESCRIPTOR_SET = new URL('../contract/generated/descriptors.binpb', import.meta.url);
 const SERVICES = [
   'grpc.reflection.v1.ServerReflection',
   'grpc.reflection.v1alpha.ServerReflection',
@@ -133,15 +131,6 @@ function bounded(definition: ServiceDefinition): ServiceDefinition {
       },
     ]),
   );
-}
-
-function readDescriptorSet(): Buffer {
-  try {
-    return readFileSync(DESCRIPTOR_SET);
-  } catch (error) {
-    const message = `cannot serve reflection: ${(error as Error).message}: run \`node scripts/generate.js\`, or set KEYWARD_REFLECTION=false`;
-    throw new Error(message, { cause: error });
-  }
 }
 
 /**

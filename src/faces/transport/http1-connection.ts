@@ -29,6 +29,11 @@ export class Http1Connection extends Connection {
     return !this.isEnding;
   }
 
+  override callClosed(): void {
+    super.callClosed();
+    if (this.isEnding && this.isIdle) this.#close();
+  }
+
   /** Returns whether a request is served, which is then the one that others wait for. */
   begins(answer: Answer): boolean {
     if (this.#last?.writableEnded === false) return false;
