@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import type { MethodDefinition, ServiceDefinition } from '@grpc/grpc-js';
 import type { Credentials } from '../../dev/certificates.ts';
 import { packageDefinition } from '../../src/faces/contract/proto.ts';
+import { askAsJson } from '../faces/http/as-json.ts';
 import { type Answer, call, grpcFrame, openSession } from '../faults/http2.ts';
 import { runSql } from '../store/database.ts';
 import { TESTER } from '../support/grants.ts';
@@ -195,12 +196,23 @@ export class AccessRig implements AsyncDisposable {
     const { definition } = rpc;
     const authorization =
       caller.token === undefined ? {} : { authorization: `Bearer ${caller.token}` };
-    const answer = await call(this.#session(caller, service), {
+    const answer = await call(this.#session(caller, service.port), {
       path: definition.path,
       headers: { ...authorization, ...headers },
       body: [grpcFrame(definition.requestSerialize(request))],
     });
     return outcomeOf(answer, definition);
+  }
+
+  /** Makes the same call by the HTTP listener, as JSON; the rig was started with one. */
+  async askByHttp(caller: Caller, name: string, request: object = {}): Promise<Outcome> {
+    const rpc = RPCS.find((each) => each.name === name);
+    assert.ok(rpc, name);
+    const { definition } = rpc;
+    const authorization =
+      caller.token === undefined ? {} : { authorization: `Bearer ${caller.token}` };
+    const session = this.#session(caller, this.service.httpPort);
+    return askAsJson(session, definition, request, authorization);
   }
 
   /** Makes a call that must succeed, by the tester unless said otherwise. */
@@ -242,7 +254,7 @@ export class AccessRig implements AsyncDisposable {
     await this.environment[Symbol.asyncDispose]();
   }
 
-  #session({ credentials }: Caller, { port }: Service): ClientHttp2Session {
+  #session({ credentials }: Caller, port: number): ClientHttp2Session {
     const id = `${port} ${credentials?.certPem}`;
     const known = this.#sessions.get(id);
     if (known !== undefined && !known.closed && !known.destroyed) return known;
@@ -273,7 +285,11 @@ export function bindingOf(principal: string, role: string, changes: BindingChang
   return { ...member, role: role.includes('/') ? role : `roles/${role}`, ...changes };
 }
 
-function outcomeOf(answer: Answer, definition: MethodDefinition<object, object>): Outcome {
+/** Returns how a call of gRPC's ended. */
+export function outcomeOf(
+  answer: Pick<Answer, 'status' | 'reason' | 'message' | 'metadata' | 'headers' | 'body'>,
+  definition: MethodDefinition<object, object>,
+): Outcome {
   const { status, reason, message, metadata, headers, body } = answer;
   const details = Buffer.from(String(headers['grpc-status-details-bin'] ?? ''), 'base64').toString(
     'latin1',

@@ -134,6 +134,8 @@ export class Service implements AsyncDisposable {
   readonly log: LogLine[] = [];
   readonly ended: Promise<number | string>;
   port = 0;
+  /** Of the HTTP listener, where KEYWARD_HTTP_LISTEN is set. */
+  httpPort = 0;
 
   constructor(environment: Environment, variables: Readonly<Record<string, string>>) {
     this.#environment = environment;
@@ -279,7 +281,9 @@ export async function startService(
       );
     }),
   ]);
-  service.port = Number(service.log.find(({ msg }) => msg === 'listening')?.['port']);
+  const portOf = (line: string) => Number(service.log.find(({ msg }) => msg === line)?.['port']);
+  service.port = portOf('listening');
+  service.httpPort = portOf('listening for HTTP');
   return service;
 }
 
