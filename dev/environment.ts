@@ -83,6 +83,8 @@ export interface EnvironmentOptions {
   readonly root: string;
   /** Where the server will listen on 127.0.0.1. */
   readonly port: number;
+  /** Where it will for HTTP, if it is to. */
+  readonly httpPort?: number;
   /**
    * The variables that the command was started with: DATABASE_URL there takes the place of our
    * PostgreSQL.
@@ -108,6 +110,9 @@ export async function openDevelopmentEnvironment(
   const variables = {
     KEYWARD_MODE: 'development',
     KEYWARD_LISTEN: address,
+    ...(options.httpPort !== undefined && {
+      KEYWARD_HTTP_LISTEN: `127.0.0.1:${options.httpPort}`,
+    }),
     KEYWARD_TLS_CERT_FILE: certificates.server.cert,
     KEYWARD_TLS_KEY_FILE: certificates.server.key,
     KEYWARD_TLS_CLIENT_CA_FILE: certificates.ca.cert,

@@ -34,6 +34,7 @@ import { type StartState, whoServes } from './start-state.ts';
 const ROOT = realpathSync(dirname(import.meta.dirname));
 const PATHS = environmentPaths(ROOT);
 const FIRST_PORT = 7443;
+const FIRST_HTTP_PORT = 8443;
 const PORTS_TRIED = 100;
 /** How long a second start waits for one that is still starting. */
 const OTHER_START_MS = 15_000;
@@ -57,9 +58,9 @@ async function main(): Promise<number> {
     process.on(signal, () => ending.abort());
   await using running = new AsyncDisposableStack();
   try {
-    const { service } = await startEverything(running);
+    const { service, httpPort } = await startEverything(running);
     say(`\nServing on ${service.address}, process ${process.pid}, after ${seconds(began)} s.\n`);
-    say(howToCall(service));
+    say(howToCall(service, httpPort));
     await whenAborted();
   } catch (error) {
     if (!ending.signal.aborted) ending.abort(error);
@@ -78,16 +79,21 @@ async function main(): Promise<number> {
 /**
  * Starts database and server and shows them at work; what has to be stopped goes onto `running`.
  */
-async function startEverything(running: AsyncDisposableStack): Promise<Identities> {
+async function startEverything(
+  running: AsyncDisposableStack,
+): Promise<Pick<Identities, 'service'> & { readonly httpPort: number }> {
   await endLeftovers();
   const starter = identify(process.pid);
   if (starter === undefined) throw new Error('cannot start: /proc is required');
-  const held = await choosePort(running);
+  const held = await choosePort(running, FIRST_PORT);
+  const heldForHttp = await choosePort(running, FIRST_HTTP_PORT);
   const { port } = held;
+  const { port: httpPort } = heldForHttp;
   writeState({ starter, address: `127.0.0.1:${port}`, serving: false });
   const environment = await openDevelopmentEnvironment({
     root: ROOT,
     port,
+    httpPort,
     given: process.env,
     onDatabaseExit: (detail) => ending.abort(new Error(detail)),
   });
@@ -102,6 +108,7 @@ async function startEverything(running: AsyncDisposableStack): Promise<Identitie
   await runServerCommand(ROOT, ['token', 'seal-states'], variables);
   ending.signal.throwIfAborted();
   await held.giveToServer();
+  await heldForHttp.giveToServer();
   const { identity: server } = await startWithAdministrator({ environment, starter, running });
   running.use(await keepTokens(issuers, identities, (error) => ending.abort(error)));
   writeState({ starter, address: identities.admin.address, server, serving: true });
@@ -109,7 +116,7 @@ async function startEverything(running: AsyncDisposableStack): Promise<Identitie
     identities,
     postgres === undefined ? hash(variables['DATABASE_URL'] ?? '') : 'embedded',
   );
-  return identities;
+  return { service: identities.service, httpPort };
 }
 
 /** What starting a server needs. */
@@ -204,19 +211,16 @@ function writeState(state: StartState): void {
 }
 
 /** Our port, or the next one that is nobody's; held until everything has stopped. */
-async function choosePort(running: AsyncDisposableStack): Promise<HeldPort> {
-  const held = running.use(await holdPort(FIRST_PORT, PORTS_TRIED));
-  if (held.port !== FIRST_PORT) say(`Port ${FIRST_PORT} is in use; using ${held.port}.`);
+async function choosePort(running: AsyncDisposableStack, first: number): Promise<HeldPort> {
+  const held = running.use(await holdPort(first, PORTS_TRIED));
+  if (held.port !== first) say(`Port ${first} is in use; using ${held.port}.`);
   return held;
 }
 
-function howToCall({
-  address,
-  caFile,
-  certFile,
-  keyFile,
-  tokenFile,
-}: Identities['service']): string {
+function howToCall(
+  { address, caFile, certFile, keyFile, tokenFile }: Identities['service'],
+  httpPort: number,
+): string {
   const [ca, cert, key, token] = [caFile, certFile, keyFile, tokenFile].map((file) =>
     relative(ROOT, file),
   );
@@ -228,6 +232,9 @@ function howToCall({
   npx keyward --profile auditor access bindings demo
   grpcurl -cacert ${ca} -cert ${cert} -key ${key} \\
     -H "authorization: Bearer $(cat ${token})" ${address} list
+  curl --cacert ${ca} --cert ${cert} --key ${key} \\
+    -H "authorization: Bearer $(cat ${token})" --json '{"name":"tenants/demo/keys/demo"}' \\
+    https://127.0.0.1:${httpPort}/keyward.v1.EncryptionService/GenerateDataKey
 or from TypeScript:
   import { readFileSync } from 'node:fs';
   import { connect } from 'keyward-client';
