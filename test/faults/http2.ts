@@ -230,21 +230,22 @@ export function uint32(value: number): Buffer {
 
 /**
  * A header block of literals without indexing or Huffman's code (RFC 7541, 6.2.2); strings up to
- * 126 bytes.
+ * 126 bytes. What is in `more` takes the place of what calls usually have.
  */
 export function headerBlock(
   path: string,
   more: readonly (readonly [string, string])[] = [],
 ): Buffer {
-  const fields = [
+  const named = new Set(more.map(([name]) => name));
+  const usual = [
     [':method', 'POST'],
     [':scheme', 'https'],
     [':path', path],
     [':authority', 'localhost'],
     ['content-type', 'application/grpc'],
     ['te', 'trailers'],
-    ...more,
   ] as const;
+  const fields = [...usual.filter(([name]) => !named.has(name)), ...more];
   const literal = (text: string) =>
     Buffer.concat([Buffer.from([text.length]), Buffer.from(text, 'latin1')]);
   return Buffer.concat(

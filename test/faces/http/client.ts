@@ -52,7 +52,9 @@ async function askOnce(peer: Peer, request: HttpRequest): Promise<HttpAnswer> {
 export function openHttp2(peer: Peer): ClientHttp2Session & Disposable {
   const session = connectHttp2(`https://127.0.0.1:${peer.port}`, {
     ...tlsOf(peer),
+    // So that it is the server whose limits are met.
     maxSendHeaderBlockLength: 10_000_000,
+    maxSessionMemory: 1_000,
   });
   session.on('error', () => {});
   return Object.assign(session, { [Symbol.dispose]: () => session.destroy() });
