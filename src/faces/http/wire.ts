@@ -124,7 +124,10 @@ export class Http2Wire implements Wire {
 
   end(piece: Buffer): void {
     if (this.isOver) return;
-    this.#stream.end(piece, () => this.#ending.close(constants.NGHTTP2_NO_ERROR));
+    this.#stream.end(piece, () =>
+      // What is left of its request is of no use to anyone.
+      setImmediate(() => this.#ending.close(constants.NGHTTP2_NO_ERROR)),
+    );
   }
 
   cut(): void {

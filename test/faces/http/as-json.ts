@@ -1,6 +1,6 @@
 /**
- * Calls of any method as JSON over HTTP, given and returned as those over gRPC are: so that one test
- * can make the same call over both, and compare.
+ * Calls of any method as JSON over HTTP, given and returned as those over gRPC are: so that one
+ * test can make the same call over both, and compare.
  */
 import type { ClientHttp2Session, OutgoingHttpHeaders } from 'node:http2';
 import {
