@@ -3,8 +3,8 @@
  * budgets, its answer if it is not let in.
  *
  * Invariants:
- * - what it holds is given back once, when what it came by is closed and nothing works for it any
- *   more;
+ * - what it holds is given back once: when it is refused, else when what it came by is closed and
+ *   nothing works for it any more;
  * - it is closed by its deadline, be it that its request never ends or that its answer is never
  *   read.
  * Knows no budget's rule, no method and no protocol.
@@ -166,7 +166,9 @@ export abstract class ArrivingCall {
     }
     if (!this.isTaken) {
       this.writeLogLine(error);
-      this.#giveBackBytes();
+      // Not only when it is closed: a peer that reads nothing takes its time over that, and others
+      // would find no room.
+      this.#giveBack();
     }
     this.answerError(error, httpStatus);
   }
