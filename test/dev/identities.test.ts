@@ -183,7 +183,7 @@ describe('the callers in development', () => {
     await admin().getKey({ name: KEY });
     for (const client of [asService(), auditor()])
       assert.equal(await reasonOf(client.getKey({ name: KEY })), 'CREDENTIALS_INVALID');
-    await service.logged(({ cause }) => /marked as for development/.test(String(cause)));
+    await service.logged(({ cause }) => /the token is for development/.test(String(cause)));
   });
 
   it('have files that nobody else can read, whole at every moment', () => {

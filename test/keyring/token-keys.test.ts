@@ -212,7 +212,7 @@ describe('two replicas', () => {
     const kept = await someKeys();
     const fresh = await keyward.rotateRootKey({ parent: SYSTEM });
     const current = await runCommand(environment, ['token', 'destroy-key', uidOf(fresh)]);
-    assert.match(current.output, /is CURRENT: rotate it first/);
+    assert.match(current.output, /it is CURRENT; rotate it first/);
     await endOf(keyward, fresh.rewrapJob);
     const retired = (await keyward.listTokenKeys({ parent: SYSTEM })).tokenKeys.find(
       ({ role, state }) => role === 'ROOT' && state === 'RETIRED',
