@@ -33,6 +33,8 @@ export class HttpCall extends ArrivingCall {
   readonly wire: Wire;
   readonly form: Form;
   readonly #codec: JsonCodec;
+  /** The last word was said: at the deadline it may have been without the wrapper. */
+  #hasEnded = false;
 
   constructor({ wire, form, codec, ...parts }: HttpCallParts) {
     super({ path: wire.path, ...parts });
@@ -55,17 +57,21 @@ export class HttpCall extends ArrivingCall {
 
   /** Sends one of many answers. Returns, where there is no room for another, what to wait for. */
   send(answer: Buffer): Promise<void> | undefined {
+    if (this.#hasEnded) return undefined;
     if (!this.isAnswering) this.wire.begin(200, this.#headers());
     return this.wire.send(envelope(PLAIN, answer));
   }
 
   /** Says the last word: an error, or the answer, which is null where it was sent bit by bit. */
   finish(error: KeywardError | undefined, answer: Buffer | null): void {
-    if (this.isOver) return;
+    if (this.isOver || this.#hasEnded) return;
     if (error !== undefined) this.answerError(error);
     else if (answer === null) this.#endStream({});
-    // A copy: the wrapper overwrites what it gave.
-    else this.wire.answer(200, this.#headers(), Buffer.from(answer));
+    else {
+      this.#hasEnded = true;
+      // A copy: the wrapper overwrites what it gave.
+      this.wire.answer(200, this.#headers(), Buffer.from(answer));
+    }
   }
 
   protected override get isAnswering(): boolean {
@@ -73,13 +79,13 @@ export class HttpCall extends ArrivingCall {
   }
 
   protected override answerError(error: KeywardError, httpStatus?: number): void {
-    this.#endSoon();
     const json = errorJson(error, this.id, this.#codec);
     // What is no stream of Connect's at all is answered as what it is.
     if (this.form.isStream && httpStatus === undefined) {
       this.#endStream({ error: json });
       return;
     }
+    this.#endSoon();
     const headers = {
       'content-type': 'application/json',
       [REQUEST_ID_HEADER]: this.id,
@@ -102,6 +108,7 @@ export class HttpCall extends ArrivingCall {
 
   /** Has a last word that is not read be the end all the same: some calls have no deadline yet. */
   #endSoon(): void {
+    this.#hasEnded = true;
     const timer = setTimeout(() => this.wire.cut(), LAST_WORD_MS);
     this.onClose(() => clearTimeout(timer));
   }

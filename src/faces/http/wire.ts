@@ -105,6 +105,8 @@ export class Http2Wire implements Wire {
     this.#stream.once('end', () => {
       if (!this.#stream.aborted && !this.isOver) whole();
     });
+    if (this.headers.expect === '100-continue')
+      this.#stream.additionalHeaders({ ':status': constants.HTTP_STATUS_CONTINUE });
   }
 
   answer(status: number, headers: OutgoingHttpHeaders, body: Buffer): void {

@@ -11,7 +11,15 @@ import { RPCS } from '../../../src/faces/contract/rpcs.ts';
 import type { Peer } from '../../faults/http2.ts';
 import { runSql } from '../../store/database.ts';
 import { eventually, sharedService } from '../../support/kit.ts';
-import { ask, askRaw, failureIn, HTTP_VERSIONS, openRaw, requestText } from './client.ts';
+import {
+  ask,
+  askRaw,
+  failureIn,
+  HTTP_VERSIONS,
+  openHttp2,
+  openRaw,
+  requestText,
+} from './client.ts';
 import { envelopesIn, inEnvelope } from './envelopes.ts';
 
 const shared = sharedService(
@@ -265,6 +273,17 @@ test('a client that asks whether to send its body is told before it does', async
   const [head] = requestText(GET_KEY, body, ['Content-Length: 999999', ...lines]).split('{');
   const refused = await askRaw(peer(), String(head));
   assert.match(refused, /^HTTP\/1\.1 429 /);
+  using session = openHttp2(peer());
+  const stream = session.request({
+    ':method': 'POST',
+    ':path': GET_KEY,
+    'content-type': 'application/json',
+    expect: '100-continue',
+  });
+  await once(stream, 'continue');
+  stream.end(body);
+  const [headers] = (await once(stream, 'response')) as [Record<string, unknown>];
+  assert.equal(headers[':status'], 200);
 });
 
 test('every method of the contract has a path', async () => {
