@@ -53,13 +53,13 @@ export async function loadModules(root = ROOT): Promise<Modules> {
   const [store, cache, reseal, states, usage, quotas, keyring, tokenObjects, reconciler, errors] =
     await Promise.all([
       load('store/store.ts'),
-      load('keyring/key-cache.ts'),
-      load('keyring/reseal.ts'),
-      load('keyring/key-states.ts'),
-      load('keyring/usage.ts'),
-      load('keyring/quotas.ts'),
+      load('keyring/keys/key-cache.ts'),
+      load('keyring/seals/reseal.ts'),
+      load('keyring/keys/key-states.ts'),
+      load('keyring/keys/usage.ts'),
+      load('keyring/tenants/quotas.ts'),
       load('keyring/keyring.ts'),
-      load('keyring/token-objects.ts'),
+      load('keyring/hsm-token/token-objects.ts'),
       load('keyring/reconciler.ts'),
       load('errors.ts'),
     ]);
