@@ -23,7 +23,6 @@ import { type HostileService, KEY, PARENT, SECRET, startHostile } from '../../ho
 import { eventually } from '../../support/kit.ts';
 import {
   ask,
-  askHttp2,
   askRaw,
   failureIn,
   HTTP_VERSIONS,
@@ -36,6 +35,8 @@ const ENCRYPT = '/keyward.v1.EncryptionService/Encrypt';
 const GET_KEY = '/keyward.v1.KeyService/GetKey';
 const GET = JSON.stringify({ name: KEY });
 const SLACK = 3;
+/** RFC 9113, 6.5.2. */
+const SETTINGS_INITIAL_WINDOW_SIZE = 4;
 
 let hostile: HostileService;
 let peer: Peer;
@@ -262,15 +263,22 @@ describe('floods', () => {
       }
     }));
 
-  test('answers that are not read', () =>
+  test('answers that their peer has no window for are given up', () =>
     survives(async () => {
-      using session = openHttp2(peer);
-      const stream = session.request({ ':method': 'POST', ':path': ENCRYPT, ...TYPE });
-      stream.on('error', () => {});
-      stream.pause();
-      stream.end(encryption());
-      const asked = await askHttp2(session, { path: GET_KEY, body: GET });
-      assert.equal(asked.status, 200);
+      using client = await FrameClient.connect(peer);
+      client.begin([[SETTINGS_INITIAL_WINDOW_SIZE, 0]]);
+      const isJson = [['content-type', 'application/json']] as const;
+      const body = Buffer.from(encryption());
+      client.send(
+        frame(FRAME.headers, FLAG.endHeaders, 1, headerBlock(ENCRYPT, isJson)),
+        frame(FRAME.data, FLAG.endStream, 1, body),
+        frame(FRAME.headers, FLAG.endHeaders, 3, headerBlock('/nonsense', isJson)),
+      );
+      await eventually(() => {
+        const ended = client.received(FRAME.rstStream).map(({ stream }) => stream);
+        assert.deepEqual(ended.sort(), [1, 3]);
+      });
+      assert.deepEqual(client.received(FRAME.data), []);
     }));
 });
 
