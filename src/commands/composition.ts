@@ -42,10 +42,10 @@ import { REWRAP_SIZES } from '../keyring/pace.ts';
 import { Reconciler } from '../keyring/reconciler.ts';
 import { TenantQuotas } from '../keyring/tenants/quotas.ts';
 import { SYSTEM_TENANT } from '../names.ts';
+import type { Logger } from '../signals/log.ts';
 import { ChangeFeed } from '../store/changes.ts';
 import { type EnvironmentRecord, readEnvironment, requireMode } from '../store/environment.ts';
 import type { Store } from '../store/store.ts';
-import type { Logger } from '../telemetry/log.ts';
 import {
   agentEnvironment,
   nextTokenSettings,

@@ -6,7 +6,7 @@
  *   exit status {@link FAILED} and one log line with an alert; unrelated calls are answered.
  * - The log gets the names, messages and stacks of what was thrown, and no other value of it.
  */
-import type { Logger } from '../telemetry/log.ts';
+import type { Logger } from '../signals/log.ts';
 
 /** The exit status after an unexpected failure: EX_SOFTWARE of sysexits.h. */
 export const FAILED = 70;

@@ -10,8 +10,8 @@
  */
 import { type Configuration, readConfiguration } from '../config.ts';
 import { TokenRefused } from '../hsm/agent-pool.ts';
+import { createLog, type Logger } from '../signals/log.ts';
 import { startHousekeeping } from '../store/housekeeping.ts';
-import { createLog, type Logger } from '../telemetry/log.ts';
 import { compose, type Replica } from './composition.ts';
 import { Ending } from './ending.ts';
 import { Lifecycle, type Part } from './lifecycle.ts';

@@ -7,7 +7,7 @@ import { closeSync, constants, mkdtempSync, openSync, readSync, rmSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { LineWriter } from '../../src/telemetry/line-writer.ts';
+import { LineWriter } from '../../src/signals/line-writer.ts';
 import { eventually } from '../support/kit.ts';
 
 test('lines that a slow reader has no room for are lost whole, and counted once it reads', async () => {
