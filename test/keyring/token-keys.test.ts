@@ -229,7 +229,7 @@ describe('two replicas', () => {
       uidOf(retired),
     ]);
     assert.equal(code, 0, output);
-    assert.match(output, /is destroyed\n1 of 1 were in this token/);
+    assert.match(output, /destroyed root \S+\n1 of 1 were in this token/);
     assert.deepEqual(await stop(), []);
     const gone = await keyward.getTokenKey({ name: retired.name });
     assert.deepEqual([gone.state, gone.destroyTime !== undefined], ['DESTROYED', true]);
