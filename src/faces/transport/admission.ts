@@ -85,11 +85,12 @@ export class Admission {
       return;
     }
     const deadlineMs = this.#deadlineMs(timeoutMs, path);
-    if (!this.#hasRoom(call, connection.isProven) || this.#budgets.isInVain(path, deadlineMs)) {
+    const places = this.#placesFor(path);
+    if (!this.#hasRoom(call, places) || this.#budgets.isInVain(path, deadlineMs)) {
       call.fail(new KeywardError('SERVER_BUSY'));
       return;
     }
-    call.occupy({ places: this.#placesFor(path), requestBytes: this.#budgets.requestBytes });
+    call.occupy({ places, requestBytes: this.#budgets.requestBytes });
     if (!this.#isLongLived(path)) this.#arriving.add(call);
     if (Number.isFinite(deadlineMs)) call.expireAfter(deadlineMs);
     this.#identify(arrival);
@@ -137,10 +138,10 @@ export class Admission {
     const identified = (caller: Caller) => {
       connection.proven(caller.name);
       call.caller = caller;
-      // It may be over: what waits to be verified gives way to others, too.
-      if (call.isOver) return;
+      // It may be over, or refused: what waits to be verified gives way to others, too.
+      if (call.isOver || call.places === undefined) return;
       if (caller.name !== call.principal) {
-        if (!this.#placesFor(call.path).allows(caller.name)) {
+        if (!call.places.allows(caller.name)) {
           this.turnOut(call);
           return;
         }
@@ -172,15 +173,14 @@ export class Admission {
    * for longest, else of one that has no caller yet; a connection that has shown nothing can have
    * no other's place.
    */
-  #hasRoom({ path, principal }: ArrivingCall, isProven: boolean): boolean {
-    const places = this.#placesFor(path);
+  #hasRoom({ path, principal, connection }: ArrivingCall, places: Shares): boolean {
     if (places.allows(principal)) return true;
     if (this.#isLongLived(path)) return false;
     const arriving = this.#arriving.values();
     const oldest = arriving.find(
       (each) =>
-        this.#placesFor(each.path) === places &&
-        (each.principal === principal || (isProven && each.caller === undefined)),
+        each.places === places &&
+        (each.principal === principal || (connection.isProven && each.caller === undefined)),
     );
     if (oldest === undefined) return false;
     this.turnOut(oldest);

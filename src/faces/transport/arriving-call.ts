@@ -85,6 +85,11 @@ export abstract class ArrivingCall {
     return this.#principal;
   }
 
+  /** The pool that it has its place in, as long as it has one. */
+  get places(): Shares | undefined {
+    return this.#held?.places;
+  }
+
   /** Bytes of its request that were received and are not given back. */
   get requestBytes(): number {
     return this.#bytes;
