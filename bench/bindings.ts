@@ -17,7 +17,7 @@ import { withAgents } from './make-keys.ts';
 
 export const BINDINGS = 10_000;
 const PATIENCE_MS = 60_000;
-const RELEASE = '0.1.0';
+const RELEASE = '0.2.0';
 
 /** For whom the bindings are that a measured call is decided by. */
 export interface MeasuredCaller {
@@ -85,7 +85,13 @@ export async function makeBindings(
 async function seal(environment: Environment, owner: pg.Client, tenantId: TenantId): Promise<void> {
   const { variables } = environment;
   const url = variables['DATABASE_URL'] ?? '';
-  const store = await Store.open({ url, poolSize: 1, release: RELEASE, onError: () => {} });
+  const store = await Store.open({
+    url,
+    poolSize: 1,
+    waitMs: 300,
+    release: RELEASE,
+    onError: () => {},
+  });
   const deadline = monotonicNow() + PATIENCE_MS;
   try {
     const policy = await store.read({ deadline }, tenantId, (tx) => findPolicy(tx, tenantId));

@@ -15,6 +15,8 @@ import {
   type DevelopmentEnvironment,
   environmentPaths,
   openDevelopmentEnvironment,
+  type PlacedEnvironment,
+  type Ports,
 } from '../dev/environment.ts';
 import { readJsonIfThere, writePrivateJson } from '../dev/files.ts';
 import { waitUntilServing } from '../dev/health.ts';
@@ -43,7 +45,10 @@ interface Owner {
 /** The service and its database. */
 export class Environment implements AsyncDisposable {
   readonly directory: string;
+  /** Where the service takes JSON over HTTP. */
+  readonly httpAddress: string;
   readonly #development: DevelopmentEnvironment;
+  readonly #placed: PlacedEnvironment;
   readonly #extra: Readonly<Record<string, string>>;
   #server: ServerProcess | undefined;
   /** All that ever were, in this run. */
@@ -52,10 +57,13 @@ export class Environment implements AsyncDisposable {
   private constructor(
     directory: string,
     development: DevelopmentEnvironment,
+    { port, httpPort }: Required<Omit<Ports, 'metricsPort'>>,
     extra: Readonly<Record<string, string>>,
   ) {
     this.directory = directory;
+    this.httpAddress = `127.0.0.1:${httpPort}`;
     this.#development = development;
+    this.#placed = development.at({ port, httpPort });
     this.#extra = extra;
   }
 
@@ -70,11 +78,11 @@ export class Environment implements AsyncDisposable {
     writeOwner(directory);
     const development = await openDevelopmentEnvironment({
       root: directory,
-      port: await freePort(),
       given: {},
       onDatabaseExit: (detail) => console.error(detail),
     });
-    const environment = new Environment(directory, development, extra);
+    const ports = { port: await freePort(), httpPort: await freePort() };
+    const environment = new Environment(directory, development, ports, extra);
     try {
       await runServerCommand(ROOT, ['migrate'], environment.variables);
       await runServerCommand(ROOT, ['token', 'init'], environment.variables);
@@ -88,11 +96,11 @@ export class Environment implements AsyncDisposable {
   }
 
   get client(): ClientIdentity {
-    return this.#development.client;
+    return this.#placed.identities.admin;
   }
 
   get variables(): Readonly<Record<string, string>> {
-    return { ...this.#development.variables, KEYWARD_MODE: 'production', KEYWARD_ISSUERS_FILE: '' };
+    return { ...this.#placed.variables, KEYWARD_MODE: 'production', KEYWARD_ISSUERS_FILE: '' };
   }
 
   get serverPid(): number {
@@ -141,7 +149,11 @@ export class Environment implements AsyncDisposable {
    */
   async startBeside(module: URL): Promise<Required<Target> & AsyncDisposable> {
     const client = { ...this.client, address: `127.0.0.1:${await freePort()}` };
-    const extra = { KEYWARD_LISTEN: client.address, NODE_OPTIONS: `--import=${module.href}` };
+    const extra = {
+      KEYWARD_LISTEN: client.address,
+      KEYWARD_HTTP_LISTEN: '',
+      NODE_OPTIONS: `--import=${module.href}`,
+    };
     const server = await this.#start(client, extra, 'beside.log');
     return {
       ...this.#targetOf(client.address, server.identity.pid),

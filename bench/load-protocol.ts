@@ -15,6 +15,8 @@ export interface Slice {
   readonly requests: readonly Buffer[];
   /** Sent with each, if there is one. */
   readonly token?: string | undefined;
+  /** Whether the requests are JSON, for the HTTP listener. */
+  readonly isJson?: boolean | undefined;
   readonly inFlight: number;
   /** Not counted: for as long as this the loop gets going. */
   readonly rampMs: number;

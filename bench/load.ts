@@ -1,18 +1,20 @@
 /**
- * The load generator: a process of its own with a plain grpc-js client, one HTTP/2 connection for
- * each server.
+ * The load generator: a process of its own with a plain grpc-js client, or Node's own HTTP/2 where
+ * requests are JSON, one connection for each server.
  *
  * Messages go and come as bytes and latencies into an array made beforehand, so that it costs the
  * machine as little as a client can. One failed call fails its slice. Every call has a deadline, so
  * every slice ends. Knows no method.
  */
 import { readFileSync } from 'node:fs';
+import { type ClientHttp2Session, connect } from 'node:http2';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import type { LoadIdentity, Slice, SliceReply, SliceResult } from './load-protocol.ts';
 
 const DEADLINE_MS = 20_000;
 const latencies = new Float64Array(1 << 20);
 const clients = new Map<string, Client>();
+const sessions = new Map<string, ClientHttp2Session>();
 let identity: LoadIdentity | undefined;
 
 process.on('message', (message: { identity: LoadIdentity } | { slice: Slice }) => {
@@ -32,30 +34,80 @@ function reply(answer: SliceReply): void {
   process.send?.(answer);
 }
 
+function readIdentity(): Record<'ca' | 'key' | 'cert', Buffer> {
+  if (identity === undefined) throw new Error('a slice before the identity');
+  const { caFile, keyFile, certFile } = identity;
+  return { ca: readFileSync(caFile), key: readFileSync(keyFile), cert: readFileSync(certFile) };
+}
+
 function clientOf(address: string): Client {
   const known = clients.get(address);
   if (known !== undefined) return known;
-  if (identity === undefined) throw new Error('a slice before the identity');
-  const { caFile, keyFile, certFile } = identity;
-  const ssl = credentials.createSsl(
-    readFileSync(caFile),
-    readFileSync(keyFile),
-    readFileSync(certFile),
-  );
+  const { ca, key, cert } = readIdentity();
+  const ssl = credentials.createSsl(ca, key, cert);
   const client = new Client(address, ssl);
   clients.set(address, client);
   return client;
 }
 
+function sessionOf(address: string): ClientHttp2Session {
+  const known = sessions.get(address);
+  if (known !== undefined) return known;
+  const session = connect(`https://${address}`, { ...readIdentity(), servername: 'localhost' });
+  sessions.set(address, session);
+  return session;
+}
+
 const asIs = (bytes: Buffer) => bytes;
 
+type Answered = (error: Error | undefined, answer: Buffer | undefined) => void;
+
+/** Returns what makes a call. */
+function callerFor(slice: Slice): (request: Buffer, answered: Answered) => void {
+  const { address, path, token, isJson = false } = slice;
+  if (isJson) return jsonCallerFor(sessionOf(address), slice);
+  const client = clientOf(address);
+  const metadata = new Metadata();
+  if (token !== undefined) metadata.set('authorization', `Bearer ${token}`);
+  return (request, answered) => {
+    const options = { deadline: Date.now() + DEADLINE_MS };
+    client.makeUnaryRequest(path, asIs, asIs, request, metadata, options, (error, answer) =>
+      answered(error ?? undefined, answer),
+    );
+  };
+}
+
+function jsonCallerFor(session: ClientHttp2Session, { path, token }: Slice) {
+  const headers = {
+    ':method': 'POST',
+    ':path': path,
+    'content-type': 'application/json',
+    'connect-timeout-ms': String(DEADLINE_MS),
+    ...(token !== undefined && { authorization: `Bearer ${token}` }),
+  };
+  return (request: Buffer, answered: Answered) => {
+    const stream = session.request(headers);
+    const chunks: Buffer[] = [];
+    let status: unknown;
+    stream.on('response', (response) => {
+      status = response[':status'];
+    });
+    stream.on('data', (chunk: Buffer) => chunks.push(chunk));
+    stream.once('error', (error) => answered(error, undefined));
+    stream.once('end', () => {
+      const answer = Buffer.concat(chunks);
+      if (status === 200) answered(undefined, answer);
+      else answered(new Error(`HTTP ${status}: ${answer}`), undefined);
+    });
+    stream.end(request);
+  };
+}
+
 async function run(slice: Slice): Promise<SliceResult> {
-  const client = clientOf(slice.address);
-  const { path, requests, inFlight, once } = slice;
+  const call = callerFor(slice);
+  const { requests, inFlight, once } = slice;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const window = new Window(slice);
-  const metadata = new Metadata();
-  if (slice.token !== undefined) metadata.set('authorization', `Bearer ${slice.token}`);
   let [sent, completed] = [0, 0];
   let lastAnswer: Buffer | undefined;
 
@@ -63,11 +115,10 @@ async function run(slice: Slice): Promise<SliceResult> {
     const request = requests[sent % requests.length] as Buffer;
     const sentAt = performance.now();
     sent += 1;
-    const options = { deadline: Date.now() + DEADLINE_MS };
-    client.makeUnaryRequest(path, asIs, asIs, request, metadata, options, (error, answer) => {
+    call(request, (error, answer) => {
       completed += 1;
       lastAnswer = answer;
-      if (error) {
+      if (error !== undefined) {
         reject(error);
         return;
       }

@@ -4,9 +4,9 @@
  *
  * `--quick` takes seconds, says little, and writes only where `--output=<file>` says; `--profile`
  * says where the time goes instead, for Encrypt and its batch or the calls named:
- * `--profile Decrypt`; `--access` measures only what access costs, and writes nothing. Decides the
- * order of the steps, and how long they take: a full run about a quarter of an hour, much of it for
- * filling the audit log.
+ * `--profile Decrypt`; `--access` and `--http` measure only what these cost, and write nothing.
+ * Decides the order of the steps, and how long they take: a full run about a quarter of an hour,
+ * much of it for filling the audit log.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -14,11 +14,20 @@ import { parseArgs } from 'node:util';
 import { measureAccess } from './access.ts';
 import { type AuditPlan, measureAudit } from './audit.ts';
 import { BENCH_DIRECTORY, Environment, startEcho } from './environment.ts';
+import { measureHttp } from './http.ts';
+import { measureIdle } from './idle.ts';
 import { alternate, Load, measureSlice, type Row, type Target, type Timing } from './measure.ts';
 import { measureNeighbour } from './neighbour.ts';
 import { describeMachine, residentMegabytes } from './processes.ts';
 import { profileWhile, profilingVariables } from './profile.ts';
-import { accessText, type Resident, type Results, report, withNotesOf } from './report.ts';
+import {
+  accessText,
+  httpSection,
+  type Resident,
+  type Results,
+  report,
+  withNotesOf,
+} from './report.ts';
 import { measureRewrap, type RewrapPlan } from './rewrap.ts';
 import {
   createKeys,
@@ -34,6 +43,8 @@ const RESULTS = join(import.meta.dirname, 'RESULTS.md');
 /** How much is done: all slices together are what the run's length is made of. */
 interface Plan extends Timing {
   readonly warmUpMs: number;
+  /** How long nobody calls. */
+  readonly idleMs: number;
   /** CreateKey, at each number of calls in flight. */
   readonly createKeys: number;
   /** Keys that are used for the first time. */
@@ -48,6 +59,7 @@ const FULL: Plan = {
   measureMs: 700,
   rounds: 5,
   warmUpMs: 1_500,
+  idleMs: 30_000,
   createKeys: 400,
   firstUses: 400,
   neighbour: { rampMs: 150, measureMs: 2_000, rounds: 5 },
@@ -63,6 +75,7 @@ const QUICK: Plan = {
   measureMs: 100,
   rounds: 1,
   warmUpMs: 50,
+  idleMs: 1_000,
   createKeys: 20,
   firstUses: 20,
   neighbour: { rampMs: 20, measureMs: 200, rounds: 1 },
@@ -99,6 +112,7 @@ async function main(): Promise<void> {
       quick: { type: 'boolean' },
       profile: { type: 'boolean' },
       access: { type: 'boolean' },
+      http: { type: 'boolean' },
       output: { type: 'string' },
     },
   });
@@ -146,6 +160,11 @@ async function main(): Promise<void> {
     say(`\n${accessText(await measureAccessOf(bench))}`);
     return;
   }
+  if (values.http) {
+    await warmUp(bench);
+    say(`\n${httpSection(await measureHttpOf(bench))}`);
+    return;
+  }
   const text = report(await measure(bench), calls);
   say(`\n${text}`);
   const output = values.output ?? (values.quick ? undefined : RESULTS);
@@ -157,6 +176,8 @@ async function measure(bench: Bench): Promise<Results> {
   const machine = await describeMachine(environment.variables['DATABASE_URL'] ?? '');
   await warmUp(bench);
   const service = environment.target;
+  say('idle …');
+  const idle = await measureIdle(service, plan.idleMs);
   const rows: Row[] = [];
   const megabytes: Resident[] = [];
   for (const kind of ['calls', 'batches'] as const) {
@@ -177,6 +198,7 @@ async function measure(bench: Bench): Promise<Results> {
   }
   rows.push(...(await measureKeys(bench)));
   const access = await measureAccessOf(bench);
+  const http = await measureHttpOf(bench);
   say('beside a noisy neighbour …');
   const parts = { load, identity: environment.client, send: bench.send };
   const neighbour = await measureNeighbour(
@@ -189,12 +211,17 @@ async function measure(bench: Bench): Promise<Results> {
   const audit = await measureAudit(environment, load, encryptOf(bench), plan.audit);
   say('re-wrapping …');
   const rewrap = await measureRewrap(environment, load, encryptOf(bench), plan.rewrap);
-  return { machine, rows, access, megabytes, neighbour, audit, rewrap };
+  return { machine, idle, rows, access, http, megabytes, neighbour, audit, rewrap };
 }
 
 function measureAccessOf(bench: Bench): Promise<Row[]> {
   say('access …');
   return measureAccess(bench.environment, bench.load, encryptOf(bench), bench.plan);
+}
+
+function measureHttpOf(bench: Bench): Promise<Row[]> {
+  say('HTTP …');
+  return measureHttp(bench.environment, bench.load, encryptOf(bench), bench.plan);
 }
 
 function encryptOf({ calls: [encrypt] }: Bench): Workload {

@@ -106,12 +106,13 @@ export async function measureSlice(
   });
   const before = cpu();
   const { address } = target;
-  const { path, requests, token, items } = workload;
+  const { path, requests, token, isJson, items } = workload;
   const result = await load.run({
     address,
     path,
     requests,
     token,
+    isJson,
     inFlight,
     rampMs,
     measureMs,

@@ -16,13 +16,21 @@ import type { Caller, Identity as RealIdentity } from '../src/access/identity.ts
 type Face<Class> = Pick<Class, keyof Class>;
 
 const ANYBODY: Caller = { name: 'anybody', groups: [], claim: () => undefined };
-const CERTIFICATE: ClientCertificate = { name: ANYBODY.name, thumbprint: '', denyKeys: [] };
+const CERTIFICATE: ClientCertificate = {
+  name: ANYBODY.name,
+  thumbprint: '',
+  denyKeys: [],
+  validity: { from: 0, until: Infinity },
+};
 
 /** In place of the class of that name. */
 export class Identity implements Face<RealIdentity> {
   readonly acceptsTokens = false;
+  readonly keyFetches = [];
   certificate = () => CERTIFICATE;
+  limitsTenants = () => undefined;
   callerOf = () => ANYBODY;
+  reload() {}
   stop() {}
 }
 
@@ -30,17 +38,19 @@ export class Identity implements Face<RealIdentity> {
 export class Rights implements Face<RealRights> {
   readonly caller: Caller;
   readonly tenant: string;
+  readonly tenantId = undefined;
   readonly denials = [];
-  readonly binding = 'none';
+  readonly bindings = new Map();
 
-  constructor(caller: Caller, tenant: string) {
+  constructor(caller: Caller, { name }: { readonly name: string }) {
     this.caller = caller;
-    this.tenant = tenant;
+    this.tenant = name;
   }
 
   require() {}
   allows = () => true;
-  bindingFor = () => this.binding;
+  bindingFor = () => 'none';
+  apart = () => this as unknown as RealRights;
 }
 
 /** In place of the class of that name. */
@@ -52,10 +62,12 @@ export class Access implements Face<RealAccess> {
   }
 
   rightsOf = async (caller: Caller, tenant: string) =>
-    new Rights(caller, tenant) as unknown as RealRights;
+    new Rights(caller, { name: tenant }) as unknown as RealRights;
   recordRefusal = () => Promise.reject(new Error('nothing is refused here'));
   isFirstAdministrator = () => false;
+  allowsByConfiguration = () => false;
 }
 
-/** In place of the function of that name. */
+/** In place of what has that name. */
 export const bindingName = () => 'none';
+export const BY_CONFIGURATION = 'none';

@@ -9,6 +9,7 @@ import { readIfThere } from '../dev/files.ts';
 import { ACCESS_ROWS } from './access.ts';
 import { type AuditResults, WRITING } from './audit.ts';
 import { BINDINGS } from './bindings.ts';
+import type { IdleResults } from './idle.ts';
 import { item, paragraph, table, target } from './markdown.ts';
 import type { Row } from './measure.ts';
 import { NEIGHBOUR_QUOTA, NEIGHBOUR_TIMES, type NeighbourRow } from './neighbour.ts';
@@ -18,8 +19,10 @@ import { BATCH_ITEMS, PAYLOAD_BYTES, type Workload } from './workloads.ts';
 
 export interface Results {
   readonly machine: readonly (readonly [string, string])[];
+  readonly idle: IdleResults;
   readonly rows: readonly Row[];
   readonly access: readonly Row[];
+  readonly http: readonly Row[];
   readonly megabytes: readonly Resident[];
   readonly neighbour: readonly NeighbourRow[];
   readonly audit: AuditResults;
@@ -62,7 +65,7 @@ const METHOD = [
 
 /** The whole report. */
 export function report(results: Results, calls: readonly Workload[]): string {
-  const { machine, rows, access, megabytes, neighbour, audit, rewrap } = results;
+  const { machine, idle, rows, access, http, megabytes, neighbour, audit, rewrap } = results;
   return [
     '# Bench',
     'Written by `npm run bench`.',
@@ -76,7 +79,9 @@ export function report(results: Results, calls: readonly Workload[]): string {
         return item(`Resident ${when}: server ${one} MB, agent ${other} MB.`);
       })
       .join('\n'),
+    idleText(idle),
     accessSection(access),
+    httpSection(http),
     ...neighbourSection(neighbour),
     ...auditSection(audit),
     ...rewrapSections(rewrap),
@@ -92,6 +97,13 @@ export function report(results: Results, calls: readonly Workload[]): string {
   ].join('\n\n');
 }
 
+function idleText({ server, agent, database }: IdleResults): string {
+  const [one, two, three] = [server, agent, database].map((cpu) => cpu.toFixed(0));
+  return item(
+    `CPU in a minute without calls: server ${one} ms, agent ${two} ms, Postgres ${three} ms.`,
+  );
+}
+
 const ACCESS = `
   The cost of knowing the caller and the caller's rights: Encrypt by a caller with a client
   certificate and a JWT that is bound to it, in a tenant with ${BINDINGS} role bindings, of which
@@ -101,6 +113,15 @@ const ACCESS = `
 
 function accessSection(rows: readonly Row[]): string {
   return ['## Access', paragraph(ACCESS), table(HEADINGS, rows.map(cells))].join('\n\n');
+}
+
+const HTTP = `
+  The cost of JSON: the same Encrypt by the HTTP listener of the same service, with Node's own
+  HTTP/2 client, beside that over gRPC, which is the floor here.`;
+
+/** What JSON over HTTP costs beside gRPC. */
+export function httpSection(rows: readonly Row[]): string {
+  return ['## JSON over HTTP', paragraph(HTTP), table(HEADINGS, rows.map(cells))].join('\n\n');
 }
 
 /** What access costs, and whether that is little enough. */

@@ -34,6 +34,8 @@ export interface Workload {
   readonly requests: readonly Buffer[];
   /** What the caller has besides a certificate. */
   readonly token?: string;
+  /** Whether the requests are JSON, for the HTTP listener. */
+  readonly isJson?: boolean;
   /** How many items a call has; 1 but for batches. */
   readonly items: number;
   /** The workload whose items these are, one by one. */
@@ -143,6 +145,21 @@ export async function prepareWorkloads(
       ...names.map(([name, messages]) => batch(name, messages)),
     ],
   };
+}
+
+/** Encrypt as JSON, of the same requests. */
+export function encryptAsJson({ path, requests, ...encrypt }: Workload, name: string): Workload {
+  const { requestDeserialize } = methodOf('EncryptionService', 'Encrypt');
+  const inJson = (request: Buffer) => {
+    const message = requestDeserialize(request) as { readonly plaintext: Buffer };
+    const plaintext = message.plaintext.toString('base64');
+    return Buffer.from(JSON.stringify({ ...message, plaintext }));
+  };
+  const check = (answer: Buffer) => {
+    const { ciphertext } = JSON.parse(answer.toString()) as { readonly ciphertext?: unknown };
+    if (typeof ciphertext !== 'string') throw new Error(`${name}: no ciphertext`);
+  };
+  return { ...encrypt, name, path, requests: requests.map(inJson), isJson: true, check };
 }
 
 /** CreateKey, once for each id. */

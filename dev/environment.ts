@@ -16,9 +16,8 @@ import {
   createCertificateAuthority,
   restoreCertificateAuthority,
 } from './certificates.ts';
-import { readIfThere, writePrivate, writePrivateJson } from './files.ts';
+import { readIfThere, writePrivate } from './files.ts';
 import {
-  type ClientIdentity,
   type CredentialFiles,
   type Identities,
   identitiesOf,
@@ -54,8 +53,6 @@ export function environmentPaths(root: string) {
     tokens: { service: inside('tokens', 'service.jwt'), auditor: inside('tokens', 'auditor.jwt') },
     /** Where the server is and who there is, for the command. */
     profilesFile: inside('profiles.json'),
-    /** Where the server is and who the administrator is, for clients that know no profiles. */
-    clientFile: inside('client.json'),
     serverLog: inside('server.log'),
     startLock: inside('start.lock'),
     /** What a start left running; see start.ts. */
@@ -65,26 +62,37 @@ export function environmentPaths(root: string) {
   } as const;
 }
 
+/** Where the server listens on 127.0.0.1. */
+export interface Ports {
+  readonly port: number;
+  /** For HTTP, if it is to. */
+  readonly httpPort?: number;
+  /** For operators’ programs, if they are to be served. */
+  readonly metricsPort?: number;
+}
+
 /** An environment that is open: its database, if it is ours, runs. */
 export interface DevelopmentEnvironment {
-  /** The server's settings. */
-  readonly variables: Readonly<Record<string, string>>;
-  /** The administrator; absolute paths. */
-  readonly client: ClientIdentity;
-  /** Everybody, with absolute paths. */
-  readonly identities: Identities;
   readonly issuers: Issuers;
   /** Nothing when the user gave a database. */
   readonly postgres: Postgres | undefined;
+  /** The server's settings, but for where it listens. */
+  readonly variables: Readonly<Record<string, string>>;
+  /** Has the server and its callers meet there, and writes that down. */
+  at(ports: Ports): PlacedEnvironment;
+}
+
+/** An environment whose server has ports. */
+export interface PlacedEnvironment {
+  /** The server's settings. */
+  readonly variables: Readonly<Record<string, string>>;
+  /** Everybody, with absolute paths. */
+  readonly identities: Identities;
 }
 
 export interface EnvironmentOptions {
   /** The clone's folder. */
   readonly root: string;
-  /** Where the server will listen on 127.0.0.1. */
-  readonly port: number;
-  /** Where it will for HTTP, if it is to. */
-  readonly httpPort?: number;
   /**
    * The variables that the command was started with: DATABASE_URL there takes the place of our
    * PostgreSQL.
@@ -93,7 +101,7 @@ export interface EnvironmentOptions {
   readonly onDatabaseExit: (detail: string) => void;
 }
 
-/** Makes or finds everything, starts the database, and writes the settings down. */
+/** Makes or finds everything, and starts the database. */
 export async function openDevelopmentEnvironment(
   options: EnvironmentOptions,
 ): Promise<DevelopmentEnvironment> {
@@ -106,13 +114,8 @@ export async function openDevelopmentEnvironment(
   ]);
   const certificates = openCertificates(paths.certificates);
   const issuers = openIssuers(paths.issuers);
-  const address = `127.0.0.1:${options.port}`;
   const variables = {
     KEYWARD_MODE: 'development',
-    KEYWARD_LISTEN: address,
-    ...(options.httpPort !== undefined && {
-      KEYWARD_HTTP_LISTEN: `127.0.0.1:${options.httpPort}`,
-    }),
     KEYWARD_TLS_CERT_FILE: certificates.server.cert,
     KEYWARD_TLS_KEY_FILE: certificates.server.key,
     KEYWARD_TLS_CLIENT_CA_FILE: certificates.ca.cert,
@@ -124,16 +127,20 @@ export async function openDevelopmentEnvironment(
       MIGRATION_DATABASE_URL: postgres.ownerUrl(DATABASE),
     }),
   };
-  writePrivate(paths.environmentFile, toEnvironmentFile(variables));
-  writePrivateJson(paths.clientFile, {
-    address,
-    caFile: 'certificates/ca.pem',
-    certFile: 'certificates/client.pem',
-    keyFile: 'certificates/client-key.pem',
-  });
-  const identities = identitiesOf(address, { certificates, tokens: paths.tokens });
-  writeProfiles(paths.directory, paths.profilesFile, identities);
-  return { variables, postgres, client: identities.admin, identities, issuers };
+  const at = ({ port, httpPort, metricsPort }: Ports): PlacedEnvironment => {
+    const address = `127.0.0.1:${port}`;
+    const placed = {
+      ...variables,
+      KEYWARD_LISTEN: address,
+      ...(httpPort !== undefined && { KEYWARD_HTTP_LISTEN: `127.0.0.1:${httpPort}` }),
+      ...(metricsPort !== undefined && { KEYWARD_METRICS_LISTEN: `127.0.0.1:${metricsPort}` }),
+    };
+    writePrivate(paths.environmentFile, toEnvironmentFile(placed));
+    const identities = identitiesOf(address, { certificates, tokens: paths.tokens });
+    writeProfiles(paths.directory, paths.profilesFile, identities);
+    return { variables: placed, identities };
+  };
+  return { issuers, postgres, variables, at };
 }
 
 /**

@@ -35,8 +35,8 @@ export function readJsonIfThere<T>(file: string): T | undefined {
 /** Writes a file that only its owner can read, replacing it in one step. */
 export function writePrivate(file: string, content: string): void {
   mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-  const unfinished = `${file}.${process.pid}.new`;
-  writeFileSync(unfinished, content, { mode: 0o600 });
+  const unfinished = `${file}.${randomBytes(6).toString('hex')}.new`;
+  writeFileSync(unfinished, content, { mode: 0o600, flag: 'wx' });
   renameSync(unfinished, file);
 }
 

@@ -7,8 +7,9 @@
  * bound to a certificate, by a token alone. Invariant: the administrator uses no key, the service
  * administers none.
  */
+import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { relative } from 'node:path';
+import { join, relative } from 'node:path';
 import { type KeywardClient, KeywardClientError } from 'keyward-client';
 import { writePrivate, writePrivateJson } from './files.ts';
 import type { Issuers, TokenRequest } from './issuers.ts';
@@ -99,6 +100,16 @@ export function writeProfiles(
   const all = Object.entries({ admin, service, auditor });
   const profiles = Object.fromEntries(all.map(([name, identity]) => [name, shortened(identity)]));
   writePrivateJson(file, { default: 'admin', profiles });
+}
+
+/**
+ * Has the command use them: it uses a folder's profiles only where its user has allowed that.
+ * Returns what it says, and whether it could.
+ */
+export function allowProfiles(root: string): { readonly allowed: boolean; readonly said: string } {
+  const command = [join(root, 'cli', 'src', 'main.ts'), 'profiles', 'allow', root];
+  const { status, stdout, stderr } = spawnSync(process.execPath, command, { encoding: 'utf8' });
+  return { allowed: status === 0, said: `${stdout}${stderr}`.trim() };
 }
 
 /**

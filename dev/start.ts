@@ -17,17 +17,20 @@ import {
   type DevelopmentEnvironment,
   environmentPaths,
   openDevelopmentEnvironment,
+  type PlacedEnvironment,
+  type Ports,
 } from './environment.ts';
 import { readJsonIfThere, writePrivateJson } from './files.ts';
 import { waitUntilServing } from './health.ts';
 import {
+  allowProfiles,
   appointAdministrator,
   type Identities,
   isAdministrator,
   keepTokens,
   PRINCIPALS,
 } from './identities.ts';
-import { type HeldPort, holdPort } from './ports.ts';
+import { holdPort } from './ports.ts';
 import { endServer, runServerCommand, type ServerProcess, spawnServer } from './server.ts';
 import { type StartState, whoServes } from './start-state.ts';
 
@@ -35,6 +38,7 @@ const ROOT = realpathSync(dirname(import.meta.dirname));
 const PATHS = environmentPaths(ROOT);
 const FIRST_PORT = 7443;
 const FIRST_HTTP_PORT = 8443;
+const FIRST_METRICS_PORT = 9464;
 const PORTS_TRIED = 100;
 /** How long a second start waits for one that is still starting. */
 const OTHER_START_MS = 15_000;
@@ -58,9 +62,9 @@ async function main(): Promise<number> {
     process.on(signal, () => ending.abort());
   await using running = new AsyncDisposableStack();
   try {
-    const { service, httpPort } = await startEverything(running);
+    const { service, ports } = await startEverything(running);
     say(`\nServing on ${service.address}, process ${process.pid}, after ${seconds(began)} s.\n`);
-    say(howToCall(service, httpPort));
+    say(howToCall(service, ports));
     await whenAborted();
   } catch (error) {
     if (!ending.signal.aborted) ending.abort(error);
@@ -81,23 +85,17 @@ async function main(): Promise<number> {
  */
 async function startEverything(
   running: AsyncDisposableStack,
-): Promise<Pick<Identities, 'service'> & { readonly httpPort: number }> {
+): Promise<Pick<Identities, 'service'> & Pick<Started, 'ports'>> {
   await endLeftovers();
   const starter = identify(process.pid);
   if (starter === undefined) throw new Error('cannot start: /proc is required');
-  const held = await choosePort(running, FIRST_PORT);
-  const heldForHttp = await choosePort(running, FIRST_HTTP_PORT);
-  const { port } = held;
-  const { port: httpPort } = heldForHttp;
-  writeState({ starter, address: `127.0.0.1:${port}`, serving: false });
+  writeState({ starter, address: `127.0.0.1:${FIRST_PORT}`, serving: false });
   const environment = await openDevelopmentEnvironment({
     root: ROOT,
-    port,
-    httpPort,
     given: process.env,
     onDatabaseExit: (detail) => ending.abort(new Error(detail)),
   });
-  const { variables, identities, issuers, postgres } = environment;
+  const { variables, issuers, postgres } = environment;
   if (postgres !== undefined) running.defer(() => postgres.stop());
   ending.signal.throwIfAborted();
   await runServerCommand(ROOT, ['migrate'], variables);
@@ -107,23 +105,71 @@ async function startEverything(
   // What an earlier release made has keys whose states aren't sealed.
   await runServerCommand(ROOT, ['token', 'seal-states'], variables);
   ending.signal.throwIfAborted();
-  await held.giveToServer();
-  await heldForHttp.giveToServer();
-  const { identity: server } = await startWithAdministrator({ environment, starter, running });
+  const { server, identities, ports } = await startOnFreePorts({ environment, starter, running });
   running.use(await keepTokens(issuers, identities, (error) => ending.abort(error)));
+  allowOwnProfiles();
   writeState({ starter, address: identities.admin.address, server, serving: true });
   await showAtWork(
     identities,
     postgres === undefined ? hash(variables['DATABASE_URL'] ?? '') : 'embedded',
   );
-  return { service: identities.service, httpPort };
+  return { service: identities.service, ports };
 }
 
 /** What starting a server needs. */
-interface Starting {
-  readonly environment: DevelopmentEnvironment;
+interface Starting<Environment> {
+  readonly environment: Environment;
   readonly starter: StartState['starter'];
   readonly running: AsyncDisposableStack;
+}
+
+/** The server found another program on its port when it was about to listen. */
+class PortTaken extends Error {
+  override readonly name = 'PortTaken';
+}
+
+interface Started extends Pick<PlacedEnvironment, 'identities'> {
+  readonly server: ServerProcess['identity'];
+  readonly ports: Required<Ports>;
+}
+
+/**
+ * Starts the server on the first ports that are nobody's. It can lose one to another program in the
+ * moment before it listens: then it has others, and what they are is said only when it has them.
+ */
+async function startOnFreePorts({
+  environment,
+  starter,
+  running,
+}: Starting<DevelopmentEnvironment>): Promise<Started> {
+  for (let attempt = 1; ; attempt += 1) {
+    await using own = new AsyncDisposableStack();
+    const held = own.use(await holdPort(FIRST_PORT, PORTS_TRIED));
+    const heldForHttp = own.use(await holdPort(FIRST_HTTP_PORT, PORTS_TRIED));
+    const heldForMetrics = own.use(await holdPort(FIRST_METRICS_PORT, PORTS_TRIED));
+    const ports = {
+      ...{ port: held.port, httpPort: heldForHttp.port },
+      metricsPort: heldForMetrics.port,
+    };
+    const placed = environment.at(ports);
+    await held.giveToServer();
+    await heldForHttp.giveToServer();
+    await heldForMetrics.giveToServer();
+    try {
+      const server = await startWithAdministrator({ environment: placed, starter, running: own });
+      running.use(own.move());
+      sayIfOther(FIRST_PORT, ports.port);
+      sayIfOther(FIRST_HTTP_PORT, ports.httpPort);
+      sayIfOther(FIRST_METRICS_PORT, ports.metricsPort);
+      return { server: server.identity, identities: placed.identities, ports };
+    } catch (error) {
+      if (!(error instanceof PortTaken) || attempt === PORTS_TRIED) throw error;
+    }
+  }
+}
+
+function sayIfOther(first: number, port: number): void {
+  if (port !== first) say(`Port ${first} is in use; using ${port}.`);
 }
 
 /**
@@ -131,7 +177,9 @@ interface Starting {
  * for a moment with a first administrator who gives them, and then without: what is started for
  * good has none.
  */
-async function startWithAdministrator(starting: Starting): Promise<ServerProcess> {
+async function startWithAdministrator(
+  starting: Starting<PlacedEnvironment>,
+): Promise<ServerProcess> {
   const { identities } = starting.environment;
   const server = await startServer(starting);
   using admin = connect(identities.admin);
@@ -148,13 +196,14 @@ async function startWithAdministrator(starting: Starting): Promise<ServerProcess
 
 /**
  * Starts a server and waits until it serves; everything ends when it ends without having been told
- * to.
+ * to. Throws {@link PortTaken} where another program listens on its port.
  */
 async function startServer(
-  { environment, starter, running }: Starting,
+  { environment, starter, running }: Starting<PlacedEnvironment>,
   extra: Readonly<Record<string, string>> = {},
 ): Promise<ServerProcess> {
-  const { variables, client } = environment;
+  const { variables, identities } = environment;
+  const client = identities.admin;
   const server = spawnServer(ROOT, { ...variables, ...extra }, PATHS.serverLog);
   let isStopping = false;
   const stop = () => {
@@ -162,16 +211,19 @@ async function startServer(
     return server.stop();
   };
   running.defer(stop);
+  const lost = new AbortController();
   void server.ended.then((how) => {
     if (isStopping) return;
+    if (server.logTail().includes('EADDRINUSE')) return lost.abort(new PortTaken());
     const log = relative(ROOT, PATHS.serverLog);
     const message = `cannot serve: the server ended (${how}); its log, ${log}, ends:`;
     ending.abort(new Error(`${message}\n${server.logTail()}`));
   });
   writeState({ starter, address: client.address, server: server.identity, serving: false });
   const timeout = AbortSignal.timeout(SERVING_TIMEOUT_MS);
-  await waitUntilServing(client, AbortSignal.any([ending.signal, timeout])).catch((error) => {
-    if (ending.signal.aborted) throw error;
+  const until = AbortSignal.any([ending.signal, lost.signal, timeout]);
+  await waitUntilServing(client, until).catch((error) => {
+    if (ending.signal.aborted || lost.signal.aborted) throw error;
     const seconds = SERVING_TIMEOUT_MS / 1000;
     throw new Error(
       `cannot serve: the server is not ready after ${seconds} s; ` +
@@ -179,6 +231,14 @@ async function startServer(
     );
   });
   return { ...server, stop };
+}
+
+/** The command uses a folder's profiles only where the user has allowed them: these are ours. */
+function allowOwnProfiles(): void {
+  const { allowed, said } = allowProfiles(ROOT);
+  const file = relative(ROOT, PATHS.profilesFile);
+  if (allowed) say(`Allowed the command keyward to use ${file} in this folder.`);
+  else say(`The command keyward cannot use ${file} yet:\n${said}`);
 }
 
 async function showAtWork(
@@ -210,16 +270,9 @@ function writeState(state: StartState): void {
   writePrivateJson(PATHS.startState, state);
 }
 
-/** Our port, or the next one that is nobody's; held until everything has stopped. */
-async function choosePort(running: AsyncDisposableStack, first: number): Promise<HeldPort> {
-  const held = running.use(await holdPort(first, PORTS_TRIED));
-  if (held.port !== first) say(`Port ${first} is in use; using ${held.port}.`);
-  return held;
-}
-
 function howToCall(
   { address, caFile, certFile, keyFile, tokenFile }: Identities['service'],
-  httpPort: number,
+  { httpPort, metricsPort }: Required<Ports>,
 ): string {
   const [ca, cert, key, token] = [caFile, certFile, keyFile, tokenFile].map((file) =>
     relative(ROOT, file),
@@ -251,6 +304,9 @@ or from TypeScript:
     encryptionContext: { conversation: 'c-42' },
   });
 
+Metrics are at http://127.0.0.1:${metricsPort}/metrics (docs/metrics.md), and whether the server is
+ready, and why not, at http://127.0.0.1:${metricsPort}/readyz. How the service is doing:
+  npx keyward --profile auditor status
 The server's log is ${relative(ROOT, PATHS.serverLog)}. Ctrl-C stops.`;
 }
 

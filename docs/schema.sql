@@ -19,17 +19,24 @@ BEGIN
   END IF;
 END $function$
 ;
-CREATE OR REPLACE FUNCTION public.append_audit_entries(tenant_names text[], entry_counts integer[], groups text)
+CREATE OR REPLACE FUNCTION public.append_audit_rows(replica_id uuid, stream bigint, first_number bigint, mask_key_id uuid, tenant_ids uuid[], entry_counts integer[], macs bytea[], rows text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+DECLARE
+  added bigint;
 BEGIN
-  INSERT INTO public.audit_inbox (tenant_id, entry_count, leaves)
-    SELECT coalesce(t.tenant_id, s.tenant_id), n.entry_count, n.leaves
-    FROM unnest(tenant_names, entry_counts, string_to_array(groups, E'\n\n')) AS n (tenant_name, entry_count, leaves)
-      LEFT JOIN public.tenants t ON t.name = n.tenant_name, public.tenants s
-    WHERE s.name = 'system';
+  INSERT INTO public.audit_inbox
+      (tenant_id, entry_count, leaves, replica_id, stream, row_number, mask_key_id, mac)
+    SELECT n.tenant_id, n.entry_count, coalesce(n.leaves, ''), append_audit_rows.replica_id,
+      append_audit_rows.stream, first_number + n.place - 1, append_audit_rows.mask_key_id, n.mac
+    FROM unnest(tenant_ids, entry_counts, macs, string_to_array(rows, E'\n\n'))
+      WITH ORDINALITY AS n (tenant_id, entry_count, mac, leaves, place);
+  GET DIAGNOSTICS added = ROW_COUNT;
+  IF added <> cardinality(tenant_ids) THEN
+    RAISE EXCEPTION 'audit_inbox has taken % of % rows', added, cardinality(tenant_ids);
+  END IF;
 END $function$
 ;
 CREATE OR REPLACE FUNCTION public.count_data_keys()
@@ -117,13 +124,26 @@ BEGIN ATOMIC
     FROM purged;
 END
 ;
-GRANT EXECUTE ON FUNCTION append_audit_entries TO keyward_service;
+CREATE OR REPLACE FUNCTION public.readable_entry(leaf text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ IMMUTABLE STRICT
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+  RETURN leaf::jsonb;
+EXCEPTION WHEN data_exception THEN
+  RETURN NULL;
+END $function$
+;
+GRANT EXECUTE ON FUNCTION append_audit_rows TO keyward_service;
 GRANT EXECUTE ON FUNCTION current_tenant_id TO keyward_reconciler;
 GRANT EXECUTE ON FUNCTION current_tenant_id TO keyward_service;
 GRANT EXECUTE ON FUNCTION current_token_id TO keyward_reconciler;
 GRANT EXECUTE ON FUNCTION current_token_id TO keyward_service;
 GRANT EXECUTE ON FUNCTION make_audit_partition TO keyward_reconciler;
 GRANT EXECUTE ON FUNCTION purge_request_ids TO keyward_service;
+GRANT EXECUTE ON FUNCTION readable_entry TO PUBLIC;
 
 CREATE TABLE access_policies (
   tenant_id uuid NOT NULL,
@@ -146,6 +166,92 @@ GRANT UPDATE (revision) ON access_policies TO keyward_service;
 GRANT UPDATE (seal) ON access_policies TO keyward_service;
 GRANT UPDATE (seal_key_id) ON access_policies TO keyward_service;
 
+CREATE TABLE alert_deliveries (
+  tenant_id uuid NOT NULL,
+  alert_id uuid NOT NULL,
+  event text NOT NULL,
+  receiver text NOT NULL,
+  state text NOT NULL DEFAULT 'PENDING'::text,
+  attempts integer NOT NULL DEFAULT 0,
+  created_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+  next_attempt_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+  ended_at timestamp with time zone,
+  failure text NOT NULL DEFAULT ''::text,
+  CONSTRAINT alert_deliveries_pkey PRIMARY KEY (tenant_id, alert_id, event, receiver),
+  CONSTRAINT alert_deliveries_event_check CHECK ((event = ANY (ARRAY['raised'::text, 'resolved'::text]))),
+  CONSTRAINT alert_deliveries_failure_check CHECK ((length(failure) <= 512)),
+  CONSTRAINT alert_deliveries_state_check CHECK ((state = ANY (ARRAY['PENDING'::text, 'DELIVERED'::text, 'DEAD'::text]))),
+  CONSTRAINT alert_deliveries_tenant_id_alert_id_fkey FOREIGN KEY (tenant_id, alert_id) REFERENCES alerts(tenant_id, alert_id) ON DELETE CASCADE
+);
+CREATE INDEX alert_deliveries_pending ON public.alert_deliveries USING btree (next_attempt_at) WHERE (state = 'PENDING'::text);
+GRANT DELETE, INSERT, SELECT ON alert_deliveries TO keyward_reconciler;
+GRANT SELECT ON alert_deliveries TO keyward_service;
+GRANT UPDATE (attempts) ON alert_deliveries TO keyward_reconciler;
+GRANT UPDATE (ended_at) ON alert_deliveries TO keyward_reconciler;
+GRANT UPDATE (failure) ON alert_deliveries TO keyward_reconciler;
+GRANT UPDATE (next_attempt_at) ON alert_deliveries TO keyward_reconciler;
+GRANT UPDATE (state) ON alert_deliveries TO keyward_reconciler;
+
+CREATE TABLE alert_silences (
+  tenant_id uuid NOT NULL,
+  revision bigint NOT NULL DEFAULT 0,
+  content text NOT NULL DEFAULT '[]'::text,
+  seal_key_id uuid,
+  seal bytea,
+  CONSTRAINT alert_silences_pkey PRIMARY KEY (tenant_id),
+  CONSTRAINT alert_silences_check CHECK (((seal IS NULL) = (seal_key_id IS NULL))),
+  CONSTRAINT alert_silences_content_check CHECK ((octet_length(content) <= 262144)),
+  CONSTRAINT alert_silences_revision_check CHECK ((revision >= 0)),
+  CONSTRAINT alert_silences_seal_check CHECK ((octet_length(seal) = 32)),
+  CONSTRAINT alert_silences_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+GRANT SELECT ON alert_silences TO keyward_reconciler;
+GRANT SELECT ON alert_silences TO keyward_service;
+GRANT UPDATE (seal) ON alert_silences TO keyward_reconciler;
+GRANT UPDATE (seal_key_id) ON alert_silences TO keyward_reconciler;
+GRANT UPDATE (content) ON alert_silences TO keyward_service;
+GRANT UPDATE (revision) ON alert_silences TO keyward_service;
+GRANT UPDATE (seal) ON alert_silences TO keyward_service;
+GRANT UPDATE (seal_key_id) ON alert_silences TO keyward_service;
+
+CREATE TABLE alerts (
+  tenant_id uuid NOT NULL,
+  alert_id uuid NOT NULL,
+  condition text NOT NULL,
+  subject text NOT NULL,
+  severity text NOT NULL,
+  state text NOT NULL DEFAULT 'ACTIVE'::text,
+  count bigint NOT NULL,
+  first_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+  last_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+  replica text NOT NULL,
+  fields text NOT NULL,
+  resolved_at timestamp with time zone,
+  raised_is_planned boolean NOT NULL DEFAULT false,
+  resolved_is_planned boolean NOT NULL DEFAULT false,
+  CONSTRAINT alerts_pkey PRIMARY KEY (tenant_id, alert_id),
+  CONSTRAINT alerts_condition_check CHECK ((condition ~ '^[a-z][a-z0-9-]{0,62}$'::text)),
+  CONSTRAINT alerts_count_check CHECK ((count > 0)),
+  CONSTRAINT alerts_fields_check CHECK ((length(fields) <= 8192)),
+  CONSTRAINT alerts_resolved_at_check CHECK (((state = 'RESOLVED'::text) = (resolved_at IS NOT NULL))),
+  CONSTRAINT alerts_severity_check CHECK ((severity = ANY (ARRAY['critical'::text, 'warning'::text, 'info'::text]))),
+  CONSTRAINT alerts_state_check CHECK ((state = ANY (ARRAY['ACTIVE'::text, 'RESOLVED'::text]))),
+  CONSTRAINT alerts_subject_check CHECK ((length(subject) <= 512)),
+  CONSTRAINT alerts_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+CREATE UNIQUE INDEX alerts_active ON public.alerts USING btree (tenant_id, condition, subject) WHERE (state = 'ACTIVE'::text);
+CREATE INDEX alerts_unplanned ON public.alerts USING btree (tenant_id) WHERE ((NOT raised_is_planned) OR (NOT resolved_is_planned));
+GRANT DELETE, INSERT, SELECT ON alerts TO keyward_reconciler;
+GRANT SELECT ON alerts TO keyward_service;
+GRANT UPDATE (count) ON alerts TO keyward_reconciler;
+GRANT UPDATE (fields) ON alerts TO keyward_reconciler;
+GRANT UPDATE (last_at) ON alerts TO keyward_reconciler;
+GRANT UPDATE (raised_is_planned) ON alerts TO keyward_reconciler;
+GRANT UPDATE (replica) ON alerts TO keyward_reconciler;
+GRANT UPDATE (resolved_at) ON alerts TO keyward_reconciler;
+GRANT UPDATE (resolved_is_planned) ON alerts TO keyward_reconciler;
+GRANT UPDATE (state) ON alerts TO keyward_reconciler;
+
 CREATE TABLE audit_checkpoints (
   tree_size bigint NOT NULL,
   generation integer NOT NULL,
@@ -161,17 +267,31 @@ GRANT DELETE, INSERT, SELECT ON audit_checkpoints TO keyward_reconciler;
 GRANT SELECT ON audit_checkpoints TO keyward_service;
 GRANT UPDATE (cosignatures) ON audit_checkpoints TO keyward_reconciler;
 
+CREATE TABLE audit_generations (
+  generation integer NOT NULL,
+  leaf text NOT NULL,
+  CONSTRAINT audit_generations_pkey PRIMARY KEY (generation),
+  CONSTRAINT audit_generations_generation_check CHECK ((generation > 1))
+);
+GRANT SELECT ON audit_generations TO keyward_reconciler;
+GRANT SELECT ON audit_generations TO keyward_service;
+
 CREATE TABLE audit_inbox (
   tenant_id uuid NOT NULL,
   group_number bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
   entry_id uuid,
   leaves text NOT NULL,
   entry_count integer NOT NULL DEFAULT 1,
+  replica_id uuid,
+  stream bigint,
+  row_number bigint,
+  mask_key_id uuid,
+  mac bytea,
   CONSTRAINT audit_inbox_entry_number_key UNIQUE (group_number),
   CONSTRAINT audit_inbox_check CHECK (((entry_id IS NULL) OR (entry_count = 1))),
   CONSTRAINT audit_inbox_check1 CHECK (((entry_count > 1) OR (POSITION(('
 '::text) IN (leaves)) = 0))),
-  CONSTRAINT audit_inbox_entry_count_check CHECK ((entry_count > 0))
+  CONSTRAINT audit_inbox_entry_count_check CHECK ((entry_count >= 0))
 );
 CREATE INDEX audit_inbox_changes ON public.audit_inbox USING btree (entry_id) WHERE (entry_id IS NOT NULL);
 ALTER TABLE audit_inbox ENABLE ROW LEVEL SECURITY;
@@ -240,6 +360,81 @@ GRANT INSERT, SELECT ON audit_tiles TO keyward_reconciler;
 GRANT SELECT ON audit_tiles TO keyward_service;
 GRANT UPDATE (hashes) ON audit_tiles TO keyward_reconciler;
 
+CREATE TABLE audit_writers (
+  singleton boolean NOT NULL DEFAULT true,
+  content text NOT NULL,
+  mask_key_id uuid NOT NULL,
+  mac bytea NOT NULL,
+  CONSTRAINT audit_writers_pkey PRIMARY KEY (singleton),
+  CONSTRAINT audit_writers_singleton_check CHECK (singleton)
+);
+GRANT INSERT, SELECT ON audit_writers TO keyward_reconciler;
+GRANT UPDATE (content) ON audit_writers TO keyward_reconciler;
+GRANT UPDATE (mac) ON audit_writers TO keyward_reconciler;
+GRANT UPDATE (mask_key_id) ON audit_writers TO keyward_reconciler;
+
+CREATE TABLE caller_hours (
+  caller text NOT NULL,
+  hour timestamp with time zone NOT NULL,
+  encrypts bigint NOT NULL,
+  decrypts bigint NOT NULL,
+  others bigint NOT NULL,
+  failures bigint NOT NULL,
+  new_keys bigint NOT NULL,
+  CONSTRAINT caller_hours_pkey PRIMARY KEY (caller, hour)
+);
+CREATE INDEX caller_hours_by_hour ON public.caller_hours USING btree (hour);
+GRANT DELETE, INSERT, SELECT, UPDATE ON caller_hours TO keyward_reconciler;
+
+CREATE TABLE caller_keys (
+  caller text NOT NULL,
+  key text NOT NULL,
+  last_used_at timestamp with time zone NOT NULL DEFAULT now(),
+  CONSTRAINT caller_keys_pkey PRIMARY KEY (caller, key)
+);
+CREATE INDEX caller_keys_by_use ON public.caller_keys USING btree (last_used_at);
+GRANT DELETE, INSERT, SELECT, UPDATE ON caller_keys TO keyward_reconciler;
+
+CREATE TABLE canaries (
+  tenant_id uuid NOT NULL,
+  canary_id text COLLATE "C" NOT NULL,
+  uid uuid NOT NULL,
+  key_id uuid NOT NULL,
+  version integer NOT NULL,
+  record bytea NOT NULL,
+  CONSTRAINT canaries_pkey PRIMARY KEY (tenant_id, canary_id),
+  CONSTRAINT canaries_canary_id_check CHECK ((canary_id ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
+  CONSTRAINT canaries_version_check CHECK ((version > 0)),
+  CONSTRAINT canaries_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+ALTER TABLE canaries ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON canaries AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON canaries AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT SELECT ON canaries TO keyward_reconciler;
+GRANT DELETE, INSERT, SELECT ON canaries TO keyward_service;
+
+CREATE TABLE canary_seals (
+  tenant_id uuid NOT NULL,
+  revision bigint NOT NULL DEFAULT 0,
+  digests jsonb NOT NULL DEFAULT '{}'::jsonb,
+  seal_key_id uuid,
+  seal bytea,
+  CONSTRAINT canary_seals_pkey PRIMARY KEY (tenant_id),
+  CONSTRAINT canary_seals_check CHECK (((seal IS NULL) = (seal_key_id IS NULL))),
+  CONSTRAINT canary_seals_digests_check CHECK ((jsonb_typeof(digests) = 'object'::text)),
+  CONSTRAINT canary_seals_revision_check CHECK ((revision >= 0)),
+  CONSTRAINT canary_seals_seal_check CHECK ((octet_length(seal) = 32)),
+  CONSTRAINT canary_seals_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+GRANT SELECT ON canary_seals TO keyward_reconciler;
+GRANT SELECT ON canary_seals TO keyward_service;
+GRANT UPDATE (seal) ON canary_seals TO keyward_reconciler;
+GRANT UPDATE (seal_key_id) ON canary_seals TO keyward_reconciler;
+GRANT UPDATE (digests) ON canary_seals TO keyward_service;
+GRANT UPDATE (revision) ON canary_seals TO keyward_service;
+GRANT UPDATE (seal) ON canary_seals TO keyward_service;
+GRANT UPDATE (seal_key_id) ON canary_seals TO keyward_service;
+
 CREATE TABLE changes (
   tenant_id uuid NOT NULL,
   change_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
@@ -248,7 +443,7 @@ CREATE TABLE changes (
   subject_id uuid NOT NULL,
   at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
   CONSTRAINT changes_pkey PRIMARY KEY (tenant_id, change_id),
-  CONSTRAINT changes_kind_check CHECK ((kind = ANY (ARRAY['tenant'::text, 'key'::text, 'destroyed'::text, 'token'::text, 'versions'::text, 'shredded'::text, 'access'::text]))),
+  CONSTRAINT changes_kind_check CHECK ((kind = ANY (ARRAY['tenant'::text, 'key'::text, 'destroyed'::text, 'token'::text, 'versions'::text, 'shredded'::text, 'access'::text, 'canaries'::text]))),
   CONSTRAINT changes_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
 CREATE INDEX changes_by_xid ON public.changes USING btree (xid);
@@ -430,14 +625,25 @@ CREATE TABLE maintenance (
   paused boolean NOT NULL DEFAULT false,
   changed_at timestamp with time zone,
   caller text NOT NULL DEFAULT ''::text,
+  revision bigint NOT NULL DEFAULT 0,
+  seal_key_id uuid,
+  seal bytea,
   CONSTRAINT maintenance_pkey PRIMARY KEY (tenant_id),
+  CONSTRAINT maintenance_check CHECK (((seal IS NULL) = (seal_key_id IS NULL))),
+  CONSTRAINT maintenance_revision_check CHECK ((revision >= 0)),
+  CONSTRAINT maintenance_seal_check CHECK ((octet_length(seal) = 32)),
   CONSTRAINT maintenance_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
 GRANT SELECT ON maintenance TO keyward_reconciler;
 GRANT SELECT ON maintenance TO keyward_service;
+GRANT UPDATE (seal) ON maintenance TO keyward_reconciler;
+GRANT UPDATE (seal_key_id) ON maintenance TO keyward_reconciler;
 GRANT UPDATE (caller) ON maintenance TO keyward_service;
 GRANT UPDATE (changed_at) ON maintenance TO keyward_service;
 GRANT UPDATE (paused) ON maintenance TO keyward_service;
+GRANT UPDATE (revision) ON maintenance TO keyward_service;
+GRANT UPDATE (seal) ON maintenance TO keyward_service;
+GRANT UPDATE (seal_key_id) ON maintenance TO keyward_service;
 
 CREATE TABLE moved_key_versions (
   tenant_id uuid NOT NULL,
@@ -471,12 +677,23 @@ CREATE TABLE replicas (
   replica_id uuid NOT NULL,
   seen_at timestamp with time zone NOT NULL,
   held uuid[] NOT NULL,
+  name text,
+  release text,
+  started_at timestamp with time zone DEFAULT clock_timestamp(),
+  agents integer,
+  agents_ready integer,
+  problems text[],
   CONSTRAINT replicas_pkey PRIMARY KEY (tenant_id, replica_id),
   CONSTRAINT replicas_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
 GRANT DELETE, INSERT, SELECT ON replicas TO keyward_reconciler;
 GRANT SELECT ON replicas TO keyward_service;
+GRANT UPDATE (agents) ON replicas TO keyward_reconciler;
+GRANT UPDATE (agents_ready) ON replicas TO keyward_reconciler;
 GRANT UPDATE (held) ON replicas TO keyward_reconciler;
+GRANT UPDATE (name) ON replicas TO keyward_reconciler;
+GRANT UPDATE (problems) ON replicas TO keyward_reconciler;
+GRANT UPDATE (release) ON replicas TO keyward_reconciler;
 GRANT UPDATE (seen_at) ON replicas TO keyward_reconciler;
 
 CREATE TABLE request_ids (
@@ -485,8 +702,11 @@ CREATE TABLE request_ids (
   method text NOT NULL,
   request_id uuid NOT NULL,
   fingerprint bytea NOT NULL,
-  reference jsonb NOT NULL,
+  reference jsonb NOT NULL DEFAULT '{}'::jsonb,
   at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+  effect text,
+  mask_key_id uuid,
+  mac bytea,
   CONSTRAINT request_ids_pkey PRIMARY KEY (tenant_id, caller, method, request_id),
   CONSTRAINT request_ids_fingerprint_check CHECK ((octet_length(fingerprint) = 32)),
   CONSTRAINT request_ids_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
@@ -495,6 +715,9 @@ CREATE INDEX request_ids_by_time ON public.request_ids USING btree (at);
 ALTER TABLE request_ids ENABLE ROW LEVEL SECURITY;
 CREATE POLICY of_current_tenant ON request_ids AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
 GRANT INSERT, SELECT ON request_ids TO keyward_service;
+GRANT UPDATE (effect) ON request_ids TO keyward_service;
+GRANT UPDATE (mac) ON request_ids TO keyward_service;
+GRANT UPDATE (mask_key_id) ON request_ids TO keyward_service;
 
 CREATE TABLE rewrap_failures (
   tenant_id uuid NOT NULL,
@@ -663,6 +886,26 @@ CREATE TABLE schema_releases (
 );
 GRANT SELECT ON schema_releases TO keyward_service;
 
+CREATE TABLE suspensions (
+  tenant_id uuid NOT NULL,
+  suspension_id text COLLATE "C" NOT NULL,
+  caller text NOT NULL,
+  canary_id text NOT NULL,
+  request_id text NOT NULL,
+  description text NOT NULL,
+  created_at timestamp with time zone NOT NULL,
+  creator text NOT NULL,
+  CONSTRAINT suspensions_pkey PRIMARY KEY (tenant_id, suspension_id),
+  CONSTRAINT suspensions_caller_key UNIQUE (tenant_id, caller),
+  CONSTRAINT suspensions_suspension_id_check CHECK ((suspension_id ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
+  CONSTRAINT suspensions_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+ALTER TABLE suspensions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON suspensions AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON suspensions AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT SELECT ON suspensions TO keyward_reconciler;
+GRANT DELETE, INSERT, SELECT ON suspensions TO keyward_service;
+
 CREATE TABLE tenant_counts (
   tenant_id uuid NOT NULL,
   kind text NOT NULL,
@@ -688,29 +931,55 @@ CREATE TABLE tenants (
   quota_calls_per_second bigint,
   quota_keys bigint,
   quota_stored_data_keys bigint,
+  seal_key_id uuid,
+  seal bytea,
   CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id),
   CONSTRAINT tenants_name_key UNIQUE (name),
   CONSTRAINT tenants_name_check CHECK ((name ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
   CONSTRAINT tenants_quota_calls_per_second_check CHECK ((quota_calls_per_second > 0)),
   CONSTRAINT tenants_quota_keys_check CHECK ((quota_keys > 0)),
   CONSTRAINT tenants_quota_stored_data_keys_check CHECK ((quota_stored_data_keys > 0)),
+  CONSTRAINT tenants_seal_check CHECK ((octet_length(seal) = 32)),
+  CONSTRAINT tenants_seal_check1 CHECK (((seal IS NULL) = (seal_key_id IS NULL))),
   CONSTRAINT tenants_shred_at_check CHECK (((state <> 'SHRED_SCHEDULED'::text) OR (shred_at IS NOT NULL))),
   CONSTRAINT tenants_shredded_at_check CHECK (((state = 'SHREDDED'::text) = (shredded_at IS NOT NULL))),
   CONSTRAINT tenants_state_check CHECK ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text, 'SHRED_SCHEDULED'::text, 'SHREDDED'::text]))),
   CONSTRAINT tenants_system_check CHECK (((name <> 'system'::text) OR ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text])) AND (NOT dedicated_root_key))))
 );
+CREATE INDEX tenants_seal_key ON public.tenants USING btree (seal_key_id, tenant_id);
 CREATE INDEX tenants_shred ON public.tenants USING btree (shred_at) WHERE (state = 'SHRED_SCHEDULED'::text);
 GRANT SELECT ON tenants TO keyward_reconciler;
 GRANT INSERT, SELECT ON tenants TO keyward_service;
 GRANT UPDATE (revision) ON tenants TO keyward_reconciler;
+GRANT UPDATE (seal) ON tenants TO keyward_reconciler;
+GRANT UPDATE (seal_key_id) ON tenants TO keyward_reconciler;
 GRANT UPDATE (shredded_at) ON tenants TO keyward_reconciler;
 GRANT UPDATE (state) ON tenants TO keyward_reconciler;
 GRANT UPDATE (quota_calls_per_second) ON tenants TO keyward_service;
 GRANT UPDATE (quota_keys) ON tenants TO keyward_service;
 GRANT UPDATE (quota_stored_data_keys) ON tenants TO keyward_service;
 GRANT UPDATE (revision) ON tenants TO keyward_service;
+GRANT UPDATE (seal) ON tenants TO keyward_service;
+GRANT UPDATE (seal_key_id) ON tenants TO keyward_service;
 GRANT UPDATE (shred_at) ON tenants TO keyward_service;
 GRANT UPDATE (state) ON tenants TO keyward_service;
+
+CREATE TABLE token_key_seals (
+  tenant_id uuid NOT NULL,
+  revision bigint NOT NULL DEFAULT 0,
+  seal_key_id uuid,
+  seal bytea,
+  CONSTRAINT token_key_seals_pkey PRIMARY KEY (tenant_id),
+  CONSTRAINT token_key_seals_check CHECK (((seal IS NULL) = (seal_key_id IS NULL))),
+  CONSTRAINT token_key_seals_revision_check CHECK ((revision >= 0)),
+  CONSTRAINT token_key_seals_seal_check CHECK ((octet_length(seal) = 32)),
+  CONSTRAINT token_key_seals_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+GRANT SELECT ON token_key_seals TO keyward_reconciler;
+GRANT SELECT ON token_key_seals TO keyward_service;
+GRANT UPDATE (revision) ON token_key_seals TO keyward_service;
+GRANT UPDATE (seal) ON token_key_seals TO keyward_service;
+GRANT UPDATE (seal_key_id) ON token_key_seals TO keyward_service;
 
 CREATE TABLE token_objects (
   tenant_id uuid NOT NULL,
@@ -755,6 +1024,7 @@ GRANT INSERT (role) ON token_objects TO keyward_service;
 GRANT INSERT (state) ON token_objects TO keyward_service;
 GRANT UPDATE (state) ON token_objects TO keyward_service;
 GRANT INSERT (tenant_id) ON token_objects TO keyward_service;
+GRANT INSERT (token_id) ON token_objects TO keyward_service;
 
 CREATE TABLE tokens (
   tenant_id uuid NOT NULL,

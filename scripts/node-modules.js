@@ -5,7 +5,16 @@
  * and what install scripts had to make is there. Nothing but the package registry is needed:
  * node-gyp gets the headers that come inside node-linux-*. Plain JavaScript for Node 20.
  */
-import { lstatSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import {
+  lstatSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { runLogged, SetUpError, step } from './progress.js';
 
@@ -54,14 +63,14 @@ export function whyInstall() {
 export async function installNodeModules({ log, keepOpen }) {
   const why = whyInstall();
   if (why === undefined) return;
+  const headers = headersFor(join(MODULES, `node-linux-${process.arch}`));
   const result = await step(`Installing packages by npm ci (${why})`, () =>
-    runLogged(...npmCommand(['ci', '--no-audit', '--no-fund']), {
-      log,
-      cwd: ROOT,
-      env: npmEnvironment(),
-      keepOpen,
-    }),
-  );
+    // Also where NODE_ENV says production: PostgreSQL and the checks are for development.
+    runLogged(
+      ...npmCommand(['ci', '--include=dev', '--include=optional', '--no-audit', '--no-fund']),
+      { log, cwd: ROOT, env: npmEnvironment(headers.path), keepOpen },
+    ),
+  ).finally(headers.remove);
   if (!result.ok)
     throw new SetUpError(
       `cannot install packages: npm ci failed; its output is in ${log}\n${result.tail}`,
@@ -153,14 +162,29 @@ function npmCommand(args) {
   return ['npm', args];
 }
 
-function npmEnvironment() {
-  const headers = join(MODULES, `node-linux-${process.arch}`);
+/** @param {string} headers where node-gyp finds those of Node */
+function npmEnvironment(headers) {
   const environment = { ...process.env, PATH: hostPath().join(delimiter) };
   // Before `npm ci` the headers aren't there; they are unpacked by the time that install scripts
   // run.
   return process.platform === 'linux'
     ? { ...environment, npm_config_nodedir: headers }
     : environment;
+}
+
+/**
+ * A path to the headers that has no space, which node-gyp's compiler takes for two: theirs, or that
+ * of a link to them.
+ *
+ * @param {string} headers
+ * @returns {{ path: string, remove: () => void }}
+ */
+function headersFor(headers) {
+  if (!/\s/.test(headers)) return { path: headers, remove: () => {} };
+  const folder = mkdtempSync(join(tmpdir(), 'keyward-headers-'));
+  const path = join(folder, 'node');
+  symlinkSync(headers, path);
+  return { path, remove: () => rmSync(folder, { recursive: true, force: true }) };
 }
 
 /** PATH without what npm put before it: this clone's (and its parents') node_modules/.bin. */

@@ -152,7 +152,12 @@ function aptGet(become, args, options) {
 
 /** @param {string} file */
 function isFile(file) {
-  return statSync(file, { throwIfNoEntry: false })?.isFile() === true;
+  try {
+    return statSync(file).isFile();
+  } catch {
+    // Also in a folder of PATH that is closed to us.
+    return false;
+  }
 }
 
 /** @param {string} file */

@@ -1,20 +1,28 @@
 /**
  * `npm test`: installs what is missing, then runs every test but those of test/long/, or those that
- * are named: `npm test -- test/ids.test.ts`. `npm run test:long` runs test/long/.
+ * are named: `npm test -- test/words.test.ts`. `npm run test:long` runs test/long/, or of it what
+ * is named: `npm run test:long -- histories --seed 7`.
  *
- * Options for Node's test runner may be given too: `npm test -- --test-name-pattern=rotat`. What
- * the tests share (PostgreSQL, a token) is started once by test/support/global-setup.ts. Plain
- * JavaScript for Node 20.
+ * Where the system has a PostgreSQL of its own (Debian's package `postgresql`), the whole run ends
+ * with the database's tests on that one: it is another release, and has what ours lacks, as a
+ * compiler of plans.
+ *
+ * Options for Node's test runner may be given too: `npm test -- --test-name-pattern=rotat`; with
+ * `--slowest` it is told at the end what took longest. What the tests share (PostgreSQL, a token)
+ * is started once by test/support/global-setup.ts. Plain JavaScript for Node 20.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { generateRunnable } from './generate.js';
 import { nodeForSources, ROOT } from './node-modules.js';
+import { say } from './progress.js';
 import { run } from './run.js';
 import { afterSetUp } from './setup.js';
 
 const ALL = ['test/*.test.ts', 'test/!(long)/**/*.test.ts'];
 const LONG = ['test/long/**/*.test.ts'];
+const OF_DATABASE = ['test/store/*.test.ts'];
 const GLOBAL_SETUP = 'test/support/global-setup.ts';
 
 /** Only what hangs takes so long, however busy the machine is. */
@@ -28,19 +36,64 @@ const OPTIONS = [
   '--test-reporter-destination=stdout',
 ];
 
-await afterSetUp(() => {
-  generateRunnable();
-  const given = process.argv.slice(2).filter((argument) => argument !== '--long');
-  const all = process.argv.includes('--long') ? LONG : ALL;
-  const files = given.filter((argument) => !argument.startsWith('-'));
-  const options = given.filter((argument) => argument.startsWith('-'));
+const isLong = process.argv.includes('--long');
+const given = process.argv.slice(2).filter((argument) => argument !== '--long');
+const seedAt = given.indexOf('--seed');
+if (seedAt >= 0) process.env['KEYWARD_TEST_SEED'] = given.splice(seedAt, 2)[1] ?? '';
+
+/** Where Debian keeps its PostgreSQLs, a folder for each release. */
+const SYSTEM_POSTGRES = '/usr/lib/postgresql';
+
+/** The folder of the system's newest PostgreSQL; undefined where it has none. */
+function systemPostgres() {
+  if (!existsSync(SYSTEM_POSTGRES)) return undefined;
+  return readdirSync(SYSTEM_POSTGRES)
+    .filter((release) => existsSync(join(SYSTEM_POSTGRES, release, 'bin', 'initdb')))
+    .sort((a, b) => Number(a) - Number(b))
+    .map((release) => join(SYSTEM_POSTGRES, release))
+    .at(-1);
+}
+
+/**
+ * @param {readonly string[]} files
+ * @param {Record<string, string>} [env]
+ */
+function runTests(files, env = {}) {
+  const options = given.filter((argument) => /^-(?!-slowest$)/.test(argument));
+  const slowest = given.includes('--slowest') ? { KEYWARD_TEST_SLOWEST: '1' } : {};
   const shared = existsSync(join(ROOT, GLOBAL_SETUP))
     ? [`--test-global-setup=${GLOBAL_SETUP}`]
     : [];
-  return run(nodeForSources(), [
-    ...OPTIONS,
-    ...shared,
-    ...options,
-    ...(files.length > 0 ? files : all),
-  ]);
+  return run(nodeForSources(), [...OPTIONS, ...shared, ...options, ...files], {
+    env: { ...env, ...slowest },
+  });
+}
+
+/** Every test, and those of the database once more on the system's PostgreSQL. */
+async function runAll() {
+  const installation = systemPostgres();
+  if (installation === undefined) {
+    say(`the database's tests on the system's PostgreSQL are skipped: ${SYSTEM_POSTGRES} has none`);
+    return runTests(ALL);
+  }
+  const directory = mkdtempSync(join(tmpdir(), 'keyward-test-'));
+  const counts = { KEYWARD_TEST_COUNTS: join(directory, 'counts.json') };
+  try {
+    const first = await runTests(ALL, counts);
+    if (first >= 128) return first;
+    say(`once more, the database's tests on ${installation}; the counts are of both`);
+    const second = await runTests(OF_DATABASE, { ...counts, KEYWARD_TEST_POSTGRES: installation });
+    return first || second;
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+await afterSetUp(() => {
+  generateRunnable();
+  const files = given
+    .filter((argument) => !argument.startsWith('-'))
+    .map((name) => (isLong && !name.includes('/') ? `test/long/${name}.test.ts` : name));
+  if (files.length > 0) return runTests(files);
+  return isLong ? runTests(LONG) : runAll();
 });

@@ -7,6 +7,12 @@
  * a clock that is set changes none, and they mean the same in every process of a machine
  * (CLOCK_MONOTONIC).
  */
+import { randomUUID } from 'node:crypto';
+import type { AnyId, TenantId } from './ids.ts';
+import type { TraceContext } from './signals/trace-context.ts';
+
+/** Who does what nobody asked for, in audit entries and in the history. */
+export const SELF = 'keyward';
 
 /** Describes one call on its way through the service. */
 export interface Call {
@@ -16,6 +22,8 @@ export interface Call {
   readonly method: string;
   /** The authenticated caller, as audit entries name it. */
   readonly caller: string;
+  /** Which trace it is part of, if any. */
+  readonly trace?: TraceContext | undefined;
   /** When the call must be over, in {@link monotonicNow}'s milliseconds. */
   readonly deadline: number;
   /** Set when the caller gave the request an id, so that sending it again has no second effect. */
@@ -24,9 +32,35 @@ export interface Call {
     readonly requestId: string;
     /** SHA-256 of the rest of the request: the id stands for this request and no other. */
     readonly fingerprint: Buffer;
+    /** Returns what is to be kept of the effect, by which the request is answered again. */
+    keep(effect: Effect): Promise<KeptEffect>;
   };
   /** What the call's audit entry is to say; absent for what the service does by itself. */
   readonly audit?: AuditNotes;
+}
+
+/** What a mutation did. */
+export interface Effect {
+  /** The tenant that its row belongs to. */
+  readonly tenantId: TenantId;
+  /** What every replica must forget because of it. */
+  readonly change?: { readonly kind: string; readonly subjectId: string } | undefined;
+  /** The UUID of the key that it was about. */
+  readonly keyId?: string | undefined;
+  /** What the operation answers; absent where the answer is made again from `reference`. */
+  readonly answer?: { readonly content: unknown } | undefined;
+  readonly reference?: Reference | undefined;
+}
+
+/** What an answer is made again from: ids and numbers, and nothing secret. */
+export type Reference = Readonly<Record<string, string | number>>;
+
+/** An effect as it is kept. */
+export interface KeptEffect {
+  readonly effect: string;
+  /** By which of the token's keys the key of `mac` was derived. */
+  readonly maskKeyId: AnyId;
+  readonly mac: Buffer;
 }
 
 /**
@@ -45,15 +79,27 @@ export interface AuditNotes {
   /** When it began, in {@link monotonicNow}'s milliseconds. */
   readonly startedAt?: number;
   decision?: 'allowed' | 'denied';
+  /** Whose log it belongs in, by the last part of its name, where the resource doesn't say so. */
+  tenant?: string;
+  /** The UUID of the tenant that the entry names. */
+  tenantId?: string;
+  /** The UUID of the key that the call is about, once it is found. */
+  keyId?: string;
   /** The name of the binding that allowed it. */
   binding?: string;
+  /** The names of the bindings that allowed what was asked for besides, by the permission. */
+  otherBindings?: Readonly<Record<string, string>>;
   /** The full name of the key version that was used. */
   keyVersion?: string;
   /**
-   * The names of the encryption context, each with its value's mask; null where that couldn't be
-   * made.
+   * The names of the encryption context, each with its value's mask; null where that wasn't to be
+   * made, or couldn't.
    */
   context?: ReadonlyMap<string, string | null>;
+  /** The key version that something was opened with to be sealed again. */
+  sourceKeyVersion?: string;
+  /** The encryption context of that. */
+  sourceContext?: ReadonlyMap<string, string | null>;
   /** Under which period's key the masks were made. */
   maskPeriod?: string;
   /** A batch's items, in their order. */
@@ -62,6 +108,22 @@ export interface AuditNotes {
   detail?: Readonly<Record<string, unknown>>;
   /** Whether an entry with outcome OK is durable, in the transaction of what was changed. */
   isWritten?: boolean;
+  /** Whether a change was sent to be committed, and nobody knows what became of it. */
+  isUncertain?: boolean;
+  /** What is done once the entry is durable, unless the call fails. */
+  onRecorded?: (() => void)[];
+}
+
+/**
+ * Has something done once the call's entry is durable and its answer is to leave: at once where
+ * that is so, or there is to be no entry.
+ */
+export function onceRecorded({ audit }: Pick<Call, 'audit'>, action: () => void): void {
+  if (audit === undefined || audit.isWritten) action();
+  else {
+    audit.onRecorded ??= [];
+    audit.onRecorded.push(action);
+  }
 }
 
 /** Notes something that {@link AuditNotes} has no member for. */
@@ -72,9 +134,20 @@ export function addDetail(audit: AuditNotes, more: Readonly<Record<string, unkno
 /** An item of a batch, in the batch's entry. */
 export interface AuditItem {
   readonly keyVersion?: string | undefined;
+  readonly sourceKeyVersion?: string | undefined;
   readonly resource?: string | undefined;
   context?: ReadonlyMap<string, string | null>;
+  sourceContext?: ReadonlyMap<string, string | null>;
+  /**
+   * The names of the bindings that allowed it, by the permission, where they aren't the batch's.
+   */
+  readonly bindings?: Readonly<Record<string, string>> | undefined;
   readonly outcome: string;
+}
+
+/** Names what the service does by itself, as audit entries have it. */
+export function ownWork(action: string): Pick<Call, 'id' | 'method' | 'caller'> {
+  return { id: randomUUID(), method: `keyward.v1.Maintenance/${action}`, caller: SELF };
 }
 
 /** Milliseconds of CLOCK_MONOTONIC, the same for every process of the machine. */

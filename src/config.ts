@@ -2,13 +2,34 @@
  * The server's settings: environment variables in, one typed and frozen object out.
  *
  * {@link SETTINGS} is the only list of them; docs/settings.md is written from it, by its groups.
- * Every mistake is reported at once, with its variable's name, before anything is opened. Key and
- * PIN files that others may read are refused.
+ * Every mistake is reported at once, with its variable's name, before anything is opened;
+ * `setting-kinds.ts` has what can be wrong with a value. Key and PIN files that others may read are
+ * refused.
  */
-import { accessSync, constants, readFileSync, statSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { validate as isCronExpression } from 'node-cron';
 import { z } from 'zod';
 import { MAX_NAME_BYTES, PRINCIPALS } from './access/certificates.ts';
+import { requirePair } from './pem.ts';
+import {
+  authoritiesFile,
+  certificatesFile,
+  databaseUrl,
+  denyListFile,
+  file,
+  flag,
+  integer,
+  issuersFile,
+  listen,
+  names,
+  privateKeyFile,
+  receiversFile,
+  secretFile,
+  tokenSelector,
+  variableNames,
+  wholeNumber,
+  witnessesFile,
+} from './setting-kinds.ts';
 
 /** One setting. */
 interface Setting<T> {
@@ -28,45 +49,6 @@ const setting = <T>(schema: z.ZodType<T>, description: string, fallback?: string
   description,
   ...(fallback === undefined ? {} : { fallback }),
 });
-
-const wholeNumber = (minimum: number, maximum: number) =>
-  z
-    .string()
-    .regex(/^\d+$/, 'must be a whole number')
-    .transform(Number)
-    .refine((value) => value >= minimum && value <= maximum, `must be ${minimum} to ${maximum}`);
-const integer = (minimum: number, maximum: number, fallback: number) =>
-  z.string().default(String(fallback)).pipe(wholeNumber(minimum, maximum));
-
-const file = z
-  .string()
-  .min(1, 'must name a file')
-  .refine((path) => isReadable(path), 'must name a file that can be read');
-const secretFile = file.refine(
-  (path) => isPrivate(path),
-  'must name a file that only its owner can read; chmod 600 it',
-);
-const flag = z
-  .enum(['true', 'false'], 'must be true or false')
-  .transform((value) => value === 'true');
-const names = z
-  .string()
-  .default('')
-  .transform((list) => list.split(',').filter((name) => name !== ''));
-const databaseUrl = z
-  .string()
-  .regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://');
-const listen = z
-  .string()
-  .regex(/^(\[[0-9a-f:.]+\]|[^:[\]]+):\d{1,5}$/i, 'must be host:port, IPv6 as [address]:port');
-const tokenSelector = z
-  .string()
-  .min(1, 'must name a token')
-  .refine((selector) => !selector.startsWith('pkcs11:') || isTokenUri(selector), {
-    error:
-      'must be a label, or a pkcs11: URI (RFC 7512) of token, serial, manufacturer and model ' +
-      'only, without a PIN',
-  });
 
 /** A quota, Infinity for none. */
 const quota = (fallback: number, description: string) =>
@@ -103,6 +85,18 @@ const OPERATION = grouped('Operation', {
       '`keyward-server health`',
     'none',
   ),
+  KEYWARD_METRICS_LISTEN: setting(
+    listen.optional(),
+    'address and port for operators’ programs, in plaintext: metrics (docs/metrics.md), and ' +
+      '`/livez` and `/readyz` (docs/deployment.md#running-it). Keep it from callers: what it tells ' +
+      'is not secret, and not theirs to know; the development environment sets one',
+    'none, and nothing is measured',
+  ),
+  KEYWARD_METRICS_TENANTS: setting(
+    integer(0, 10_000, 100),
+    'how many tenants have their calls counted apart; those of the others are counted together',
+    '100',
+  ),
   KEYWARD_DRAIN_MS: setting(
     integer(0, 600_000, 10_000),
     'how long calls under way may take to end after SIGTERM, or after a failure that ends the ' +
@@ -135,12 +129,15 @@ const NETWORK = grouped('Network and TLS', {
       'sets one',
     'none',
   ),
-  KEYWARD_TLS_CERT_FILE: setting(file, 'PEM: the server’s certificate and its chain'),
+  KEYWARD_TLS_CERT_FILE: setting(certificatesFile, 'PEM: the server’s certificate and its chain'),
   KEYWARD_TLS_KEY_FILE: setting(
-    secretFile,
+    privateKeyFile,
     'PEM: the certificate’s private key, readable only by its owner',
   ),
-  KEYWARD_TLS_CLIENT_CA_FILE: setting(file, 'PEM: the CAs whose client certificates are accepted'),
+  KEYWARD_TLS_CLIENT_CA_FILE: setting(
+    authoritiesFile,
+    'PEM: the CAs whose client certificates are accepted',
+  ),
   KEYWARD_HANDSHAKE_MS: setting(
     integer(100, 120_000, 5_000),
     'the longest that a TLS handshake may take, from the start of the connection, and again ' +
@@ -173,12 +170,12 @@ const CALLERS = grouped('Callers', {
     '`spiffe-then-subject`',
   ),
   KEYWARD_CERTIFICATE_DENY_FILE: setting(
-    file.optional(),
+    denyListFile.optional(),
     'client certificates to refuse although they verify (docs/access.md)',
     'none',
   ),
   KEYWARD_ISSUERS_FILE: setting(
-    file.optional(),
+    issuersFile.optional(),
     'JSON: the issuers whose tokens are accepted (docs/access.md); with it, callers need no ' +
       'certificate',
     'none',
@@ -193,10 +190,21 @@ const CALLERS = grouped('Callers', {
       'reported at every start',
     'none',
   ),
+  KEYWARD_ANOMALIES: setting(
+    flag.default(false),
+    'whether an alert is raised where a caller does what is unusual for them (docs/anomalies.md)',
+    '`false`',
+  ),
   KEYWARD_POLICY_CACHE: setting(
     integer(2, 1_000_000, 10_000),
     'tenants whose role bindings each server keeps in memory',
     '10000',
+  ),
+  KEYWARD_CACHE_MAX_AGE_MS: setting(
+    integer(1_000, 30_000, 30_000),
+    'how long a change of a tenant, a key or a role binding takes at most until every server ' +
+      'obeys it where something keeps the database from announcing it',
+    '30000',
   ),
 });
 
@@ -204,20 +212,34 @@ const DATABASE = grouped('Database', {
   DATABASE_URL: {
     ...setting(
       databaseUrl,
-      'PostgreSQL 15 or later, as the role `keyward_service`; or `DATABASE_URL_FILE`, a file ' +
-        'with the URL',
+      'PostgreSQL 15 or later, as the role `keyward_service`; several servers as ' +
+        '`one:5432,other:5432`, of which the one that accepts writes is used; or ' +
+        '`DATABASE_URL_FILE`, a file with the URL',
     ),
     orFile: true,
   },
   KEYWARD_DATABASE_CA_FILE: setting(
-    file.optional(),
+    authoritiesFile.optional(),
     'PEM: the CA that the database’s certificate is verified against',
-    'the system’s CAs',
+    'the public CAs that Node brings along, not the operating system’s',
   ),
   KEYWARD_DATABASE_POOL: setting(
     integer(1, 1000, 10),
     'database connections that calls share',
     '10',
+  ),
+  KEYWARD_DATABASE_WAIT_MS: setting(
+    integer(10, 60_000, 300),
+    'how long a call waits for a database connection while all are in use; then it is refused as ' +
+      'DATABASE_POOL_EXHAUSTED',
+    '300',
+  ),
+  KEYWARD_MAX_STALENESS_MS: setting(
+    integer(1_000, 10_000, 1_500),
+    'for how long a server that cannot read the database still answers from memory, and so the ' +
+      'longest that a revocation is not obeyed where the database is cut off; then its answer is ' +
+      'REPLICA_STALE',
+    '1500',
   ),
   KEYWARD_KEY_CACHE: setting(
     integer(1, 1_000_000, 10_000),
@@ -251,6 +273,13 @@ const HSM = grouped('HSM', {
     'the longest that an agent may work on one call before it is replaced',
     '5000',
   ),
+  KEYWARD_HSM_START_TIMEOUT_MS: setting(
+    integer(100, 600_000, 10_000),
+    'the longest that an agent may take to start before it is replaced; twice as long after each ' +
+      'that was, until one starts. Another one is started beside it after ' +
+      'KEYWARD_HSM_CALL_TIMEOUT_MS',
+    '10000',
+  ),
   KEYWARD_HSM_QUEUE_CALLS: setting(
     integer(1, 100_000, 4_096),
     'calls that may wait for the agents at once',
@@ -267,7 +296,7 @@ const HSM = grouped('HSM', {
     '10000',
   ),
   KEYWARD_HSM_ENVIRONMENT: setting(
-    names,
+    variableNames,
     'names of variables to pass to the agents, separated by commas',
     'none',
   ),
@@ -318,8 +347,9 @@ const LIMITS = grouped('Limits', {
   ),
   KEYWARD_MAX_REQUEST_BYTES: setting(
     integer(1_048_576, 1_073_741_824, 67_108_864),
-    'bytes of requests under way at once, complete or not, of which one caller gets no more than ' +
-      'it leaves to others; more are refused as SERVER_BUSY',
+    'bytes of requests under way at once, complete or not, and of their answers, of which one ' +
+      'caller gets no more than it leaves to others; more are refused as SERVER_BUSY ' +
+      '(docs/sizing.md)',
     '67108864',
   ),
   KEYWARD_MAX_MESSAGE_BYTES: setting(
@@ -404,6 +434,12 @@ const MAINTENANCE = grouped('Maintenance', {
 });
 
 const AUDIT = grouped('Audit', {
+  KEYWARD_AUDIT_WAIT_MS: setting(
+    integer(100, 60_000, 440),
+    'how long a call waits for its audit entry while the database writes none; then it is refused ' +
+      'as AUDIT_UNAVAILABLE',
+    '440',
+  ),
   KEYWARD_AUDIT_CHECKPOINT_MS: setting(
     integer(250, 86_400_000, 1_000),
     'the time between signed checkpoints of the audit log, while it has new entries',
@@ -425,7 +461,7 @@ const AUDIT = grouped('Audit', {
     'not kept there',
   ),
   KEYWARD_AUDIT_WITNESSES_FILE: setting(
-    file.optional(),
+    witnessesFile.optional(),
     'verifier keys (C2SP) of witnesses, one per line, whose cosignatures of checkpoints are ' +
       'kept; a witness with a URL after its key is asked for them (docs/audit.md#running-it)',
     'none',
@@ -435,6 +471,15 @@ const AUDIT = grouped('Audit', {
     'the shortest time between submissions of the last checkpoint to witnesses with a URL, ' +
       'while the log has new entries',
     '60000',
+  ),
+});
+
+const ALERTS = grouped('Alerts', {
+  KEYWARD_ALERTS_FILE: setting(
+    receiversFile.optional(),
+    'JSON: the receivers to which alerts are delivered (docs/operations.md); read again when it ' +
+      'changes',
+    'none',
   ),
 });
 
@@ -449,6 +494,7 @@ export const SETTINGS = {
   ...QUOTAS,
   ...MAINTENANCE,
   ...AUDIT,
+  ...ALERTS,
   ...OPERATION,
 } as const;
 
@@ -477,7 +523,17 @@ export class ConfigurationError extends Error {
 
 /** The settings that the server runs with. Throws {@link ConfigurationError}. */
 export function readConfiguration(environment: NodeJS.ProcessEnv): Configuration {
-  return read(Object.keys(SETTINGS) as (keyof typeof SETTINGS)[], environment);
+  const settings = read(Object.keys(SETTINGS) as (keyof typeof SETTINGS)[], environment);
+  const pemOf = (path: string) => ({ path, pem: readFileSync(path, 'utf8') });
+  try {
+    requirePair(pemOf(settings.KEYWARD_TLS_CERT_FILE), pemOf(settings.KEYWARD_TLS_KEY_FILE));
+  } catch (cause) {
+    throw new ConfigurationError(
+      `KEYWARD_TLS_KEY_FILE must name the key of KEYWARD_TLS_CERT_FILE: ${(cause as Error).message}`,
+      { cause },
+    );
+  }
+  return settings;
 }
 
 /** Some settings, for a command that needs only those. Throws {@link ConfigurationError}. */
@@ -509,41 +565,4 @@ export function read<Name extends keyof Settings>(
   }
   if (mistakes.length > 0) throw new ConfigurationError(mistakes.join('\n'));
   return Object.freeze(values) as Configuration<Name>;
-}
-
-function isReadable(path: string): boolean {
-  try {
-    accessSync(path, constants.R_OK);
-    return statSync(path).isFile();
-  } catch {
-    return false;
-  }
-}
-
-/** By the file's mode alone: its content is not for this process to read. */
-function isPrivate(path: string): boolean {
-  try {
-    return (statSync(path).mode & 0o077) === 0;
-  } catch {
-    return true; // Not readable at all, which is said already.
-  }
-}
-
-const URI_ATTRIBUTES = ['token', 'serial', 'manufacturer', 'model'];
-
-function isTokenUri(uri: string): boolean {
-  const parts = uri.slice('pkcs11:'.length).split(';');
-  return parts.every((part) => {
-    const [name = '', value] = part.split('=', 2);
-    return (
-      value !== undefined &&
-      URI_ATTRIBUTES.includes(name) &&
-      !value.includes('?') &&
-      isPercentEncoded(value)
-    );
-  });
-}
-
-function isPercentEncoded(value: string): boolean {
-  return !/%(?![0-9a-f]{2})/i.test(value) && URL.canParse(`pkcs11:${value}`);
 }

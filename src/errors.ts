@@ -84,6 +84,12 @@ export const REASONS = {
     status: 'PERMISSION_DENIED',
     message: 'cannot perform the call: no role binding gives the caller the permission',
   },
+  CALLER_SUSPENDED: {
+    status: 'PERMISSION_DENIED',
+    message:
+      'cannot perform the call: the caller is suspended in the tenant; ask its administrators to ' +
+      'lift the suspension',
+  },
   ISSUER_UNAVAILABLE: {
     status: 'UNAVAILABLE',
     message: 'cannot verify the token: the keys of its issuer are unavailable; try again later',
@@ -116,6 +122,12 @@ export const REASONS = {
   REQUEST_ID_REUSED: {
     status: 'INVALID_ARGUMENT',
     message: 'cannot accept the request: its request_id was used for another one; make a new one',
+  },
+  REPLAY_UNKNOWN: {
+    status: 'FAILED_PRECONDITION',
+    message:
+      'cannot answer the request again: it was performed before, and what it did then cannot be ' +
+      'verified any more; read the resource',
   },
   RESOURCE_NOT_FOUND: {
     status: 'NOT_FOUND',
@@ -175,6 +187,16 @@ export const REASONS = {
       'cannot change the access policy: the tenant or the member is at its limit of role ' +
       'bindings, or the tenant at its limit of roles; bind roles to groups',
   },
+  CANARIES_FULL: {
+    status: 'FAILED_PRECONDITION',
+    message:
+      'cannot add the canary or the suspension: the tenant or the service is at its limit; delete ' +
+      'some first',
+  },
+  ALERT_SILENCES_FULL: {
+    status: 'FAILED_PRECONDITION',
+    message: 'cannot silence the alert: there are 200 silences; delete some, or wait for their end',
+  },
   TOKEN_KEY_NOT_READY: {
     status: 'UNAVAILABLE',
     message: 'cannot use a token key: it is being made or replaced in the HSM; try again',
@@ -212,11 +234,35 @@ export const REASONS = {
       'cannot authorize the call: the tenant’s access policy failed verification and was not ' +
       'applied; operators have been alerted',
   },
+  CANARIES_CORRUPT: {
+    status: 'DATA_LOSS',
+    message:
+      'cannot change canaries or suspensions: what is stored of them failed verification; ' +
+      'operators have been alerted',
+  },
+  TENANT_CORRUPT: {
+    status: 'DATA_LOSS',
+    message:
+      'cannot use the tenant: what is stored of it failed verification and was not applied; ' +
+      'operators have been alerted',
+  },
   KEY_STATE_CORRUPT: {
     status: 'DATA_LOSS',
     message:
       'cannot use the key: its stored state failed verification and was not applied; operators ' +
       'have been alerted',
+  },
+  ALERT_SILENCES_CORRUPT: {
+    status: 'DATA_LOSS',
+    message:
+      'cannot tell which alerts are silenced: the list failed verification, and counts as empty; ' +
+      'set a silence to have it sealed again',
+  },
+  TOKEN_KEYS_CORRUPT: {
+    status: 'DATA_LOSS',
+    message:
+      'cannot tell which keys of the token are current: what is recorded of them failed ' +
+      'verification and was not applied; operators have been alerted',
   },
   HSM_UNAVAILABLE: {
     status: 'UNAVAILABLE',

@@ -12,23 +12,53 @@ interface Entry<V> {
   used: boolean;
 }
 
+/** How a memory is doing. */
+export interface CacheFigures {
+  readonly size: number;
+  readonly limit: number;
+  readonly hits: number;
+  readonly misses: number;
+}
+
 /** At most `limit` entries; what falls out is given to `onEvict`. */
 export class Lru<K, V> {
   /** In the order in which they come up for eviction. */
   readonly #entries = new Map<K, Entry<V>>();
   readonly #limit: number;
   readonly #onEvict: ((value: V) => void) | undefined;
+  #hits = 0;
+  #misses = 0;
 
   constructor(limit: number, onEvict?: (value: V) => void) {
     this.#limit = limit;
     this.#onEvict = onEvict;
   }
 
+  /** How much it holds and may hold, and how often {@link Lru.get} has found something or not. */
+  get figures(): CacheFigures {
+    const { size } = this.#entries;
+    return { size, limit: this.#limit, hits: this.#hits, misses: this.#misses };
+  }
+
   get(key: K): V | undefined {
     const entry = this.#entries.get(key);
-    if (entry === undefined) return undefined;
+    if (entry === undefined) {
+      this.#misses += 1;
+      return undefined;
+    }
+    this.#hits += 1;
     entry.used = true;
     return entry.value;
+  }
+
+  /** As {@link Lru.get}, without marking it. */
+  peek(key: K): V | undefined {
+    return this.#entries.get(key)?.value;
+  }
+
+  /** All of them, none marked. */
+  *values(): Iterable<V> {
+    for (const { value } of this.#entries.values()) yield value;
   }
 
   set(key: K, value: V): void {

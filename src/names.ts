@@ -2,7 +2,8 @@
  * Resource names: `tenants/{tenant}`, `tenants/{tenant}/keys/{key}`, `…/versions/{version}`,
  * `…/dataKeys/{data_key}`, `tenants/{tenant}/rewrapJobs/{job}`,
  * `tenants/{tenant}/tokenKeys/{uuid}`, `tenants/{tenant}/roleBindings/{role_binding}`,
- * `tenants/{tenant}/roles/{role}`.
+ * `tenants/{tenant}/roles/{role}`, `tenants/{tenant}/canaries/{canary}`,
+ * `tenants/{tenant}/suspensions/{suspension}`.
  *
  * Owns their grammar; a name that parses formats back to the same text. Knows no request and no
  * row.
@@ -59,6 +60,16 @@ export interface RoleBindingName extends TenantName {
 /** `tenants/{tenant}/roles/{role}` */
 export interface RoleName extends TenantName {
   readonly role: string;
+}
+
+/** `tenants/{tenant}/canaries/{canary}` */
+export interface CanaryName extends TenantName {
+  readonly canary: string;
+}
+
+/** `tenants/{tenant}/suspensions/{suspension}` */
+export interface SuspensionName extends TenantName {
+  readonly suspension: string;
 }
 
 /**
@@ -147,6 +158,28 @@ export function parseRoleName(name: string): RoleName | undefined {
   return tenant !== undefined && ID_PATTERN.test(role) ? { ...tenant, role } : undefined;
 }
 
+/** The parts of a canary's name, or undefined for what isn't one. */
+export function parseCanaryName(name: string): CanaryName | undefined {
+  const [, tenantName = '', canary = ''] = /^(.*)\/canaries\/([^/]*)$/.exec(name) ?? [];
+  const tenant = parseTenantName(tenantName);
+  return tenant !== undefined && ID_PATTERN.test(canary) ? { ...tenant, canary } : undefined;
+}
+
+/** The parts of a suspension's name, or undefined for what isn't one. */
+export function parseSuspensionName(name: string): SuspensionName | undefined {
+  const [, tenantName = '', suspension = ''] = /^(.*)\/suspensions\/([^/]*)$/.exec(name) ?? [];
+  const tenant = parseTenantName(tenantName);
+  return tenant !== undefined && ID_PATTERN.test(suspension)
+    ? { ...tenant, suspension }
+    : undefined;
+}
+
+/** Returns the UUID in a silence's name, or undefined for what isn't one. */
+export function parseAlertSilenceName(name: string): AnyId | undefined {
+  const [, id = ''] = /^alertSilences\/([^/]*)$/.exec(name) ?? [];
+  return isUuid(id) ? (id as AnyId) : undefined;
+}
+
 /** What a job is to be for, or undefined for what isn't the name of such a thing. */
 export function parseScope(name: string): Scope | undefined {
   return name === ALL_TENANTS ? {} : (parseKeyName(name) ?? parseTenantName(name));
@@ -175,6 +208,14 @@ export function formatRoleBindingName({ tenant }: TenantName, roleBinding: strin
 
 export function formatRoleName({ tenant }: TenantName, role: string): string {
   return `${formatTenantName({ tenant })}/roles/${role}`;
+}
+
+export function formatCanaryName({ tenant }: TenantName, canary: string): string {
+  return `${formatTenantName({ tenant })}/canaries/${canary}`;
+}
+
+export function formatSuspensionName({ tenant }: TenantName, suspension: string): string {
+  return `${formatTenantName({ tenant })}/suspensions/${suspension}`;
 }
 
 export function formatTenantName({ tenant }: TenantName): string {

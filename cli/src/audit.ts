@@ -3,21 +3,22 @@
  *
  * - `verify` calls no service, and trusts only keys that it is given.
  */
-import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import {
   type AuditCheckpoint,
   type AuditEntry,
   type AuditEntryContent,
   type AuditExportReport,
+  type AuditTreeHead,
   exportAuditLog,
   type KeywardClient,
   KeywardClientError,
   readAuditEntry,
   verifyAuditExport,
 } from 'keyward-client';
-import { fileTrouble, printable, UsageError } from './failures.ts';
-import { readInput, writeStandardOutput } from './files.ts';
+import { addState } from './audit-state.ts';
+import { printable, printableJson, UsageError } from './failures.ts';
+import { printText, readGiven, readInput, writeStandardOutput } from './files.ts';
 import { WATCH_RETRIES, watchTimeout } from './jobs.ts';
 import { oneTenant } from './names.ts';
 import {
@@ -34,7 +35,7 @@ import { countOn } from './progress.ts';
 import { type GlobalOptions, withClient } from './session.ts';
 
 /** The fields that entries can be filtered by. */
-const FIELDS = 'request_id, caller, method, resource, decision and outcome';
+const FIELDS = 'request_id, trace_id, caller, method, resource, decision and outcome';
 
 /** How many entries are listed unless the user says otherwise. */
 const LISTED = 100;
@@ -57,6 +58,7 @@ export function addAudit(program: Command): void {
   addTail(audit);
   addExport(audit);
   addVerify(audit);
+  addState(audit);
   addCheckpoint(audit);
   addPublicKey(audit);
   addCosign(audit);
@@ -99,8 +101,19 @@ function addList(audit: Command): void {
 
 type Shown = AuditEntryContent & Pick<AuditEntry, 'leafIndex'>;
 
+/** Says of an entry that it cannot be read, and shows its text: the others are shown too. */
 function shown(entry: AuditEntry): Shown {
-  return { leafIndex: entry.leafIndex, ...readAuditEntry(entry) };
+  const { leafIndex, leaf } = entry;
+  try {
+    const content = readAuditEntry(entry);
+    const { time, tenant, method, outcome } = content;
+    if ([time, tenant, method, outcome].every((member) => typeof member === 'string'))
+      return { leafIndex, ...content };
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+  }
+  const outcome = `not readable: ${leaf.toString()}`;
+  return { leafIndex, v: 0, id: '', time: '', tenant: '', method: '', outcome };
 }
 
 function whoseEntries(
@@ -146,9 +159,10 @@ function addTail(audit: Command): void {
             given({ timeoutMs: watchTimeout(command) }),
           )) {
             const lines = entries.map((entry) =>
-              output === 'json' ? entry.leaf.toString() : words(entry),
+              output === 'json' ? leafOf(entry) : words(entry),
             );
-            await writeStandardOutput(lines.map((line) => `${line}\n`).join(''));
+            const text = lines.map((line) => `${line}\n`).join('');
+            await (output === 'json' ? writeStandardOutput(text) : printText(text));
           }
         },
         { retries: WATCH_RETRIES },
@@ -164,6 +178,11 @@ async function sizeOf(keyward: KeywardClient): Promise<number> {
     if (error instanceof KeywardClientError && error.code === 'NOT_FOUND') return 0;
     throw error;
   }
+}
+
+/** The entry byte for byte, but on a terminal without what would command it. */
+function leafOf({ leaf }: AuditEntry): string {
+  return process.stdout.isTTY ? printableJson(leaf.toString()) : leaf.toString();
 }
 
 function words(entry: AuditEntry): string {
@@ -244,12 +263,28 @@ interface VerifyOptions extends GlobalOptions {
   readonly witness: readonly string[];
 }
 
-const VERIFIED: Columns<WithText<AuditExportReport>> = {
+/** A report, with the trees that its resumptions name as JSON has them. */
+type Verified = Omit<AuditExportReport, 'resumptions'> & {
+  readonly resumptions: readonly {
+    readonly origin: string;
+    readonly left: WithText<AuditTreeHead>;
+    readonly from: WithText<AuditTreeHead>;
+  }[];
+};
+
+const VERIFIED: Columns<WithText<Verified>> = {
   LOG: ({ origin }) => origin,
   VERIFIED: ({ entries }) => String(entries),
   FROM: ({ firstLeafIndex }) => String(firstLeafIndex),
   'LOG SIZE': ({ treeSize }) => String(treeSize),
   'ROOT HASH': ({ rootHash }) => rootHash,
+  RESUMED: ({ resumptions }) =>
+    resumptions
+      .map(({ origin, from, left }) => {
+        const behind = `${left.origin} of ${left.treeSize} entries`;
+        return `${origin} after ${from.treeSize} entries, leaving behind ${behind}`;
+      })
+      .join('; '),
   'COSIGNED BY': ({ cosignatures }) =>
     cosignatures.map(({ witness, time }) => `${witness} (${time.toISOString()})`).join(', '),
 };
@@ -299,7 +334,12 @@ function addVerify(audit: Command): void {
       })
         .catch(unusable)
         .finally(progress.end);
-      await printOne(output, VERIFIED, withText(report));
+      const resumptions = report.resumptions.map(({ origin, left, from }) => ({
+        origin,
+        left: withText(left),
+        from: withText(from),
+      }));
+      await printOne(output, VERIFIED, withText({ ...report, resumptions }));
     });
 }
 
@@ -308,14 +348,6 @@ type WithText<T> = Omit<T, 'rootHash'> & { readonly rootHash: string };
 
 function withText<T extends { readonly rootHash: Buffer }>(facts: T): WithText<T> {
   return { ...facts, rootHash: facts.rootHash.toString('base64') };
-}
-
-function readGiven(file: string): Buffer {
-  try {
-    return readFileSync(file);
-  } catch (error) {
-    throw new UsageError(`cannot read ${file}: ${fileTrouble(error)}`, { cause: error });
-  }
 }
 
 interface CheckpointOptions {
@@ -339,18 +371,26 @@ function addCheckpoint(audit: Command): void {
 
 /** The note alone, unless JSON is wanted. */
 async function printCheckpoint(output: string, checkpoint: AuditCheckpoint): Promise<void> {
-  await (output === 'json'
-    ? printJson(withText(checkpoint))
-    : writeStandardOutput(checkpoint.note));
+  await (output === 'json' ? printJson(withText(checkpoint)) : printText(checkpoint.note));
 }
+
+const NOT_COMPARED =
+  'keyward: this key is from the service’s database, and was not compared with the HSM token’s;' +
+  ' compare it with what "keyward-server audit public-key" prints\n';
 
 function addPublicKey(audit: Command): void {
   audit
     .command('public-key')
-    .description('print the public key that the service signs with, as PEM')
+    .description('print the public key of the last checkpoint, as PEM')
+    .addHelpText(
+      'after',
+      '\nIt is the one in the service’s database, which is said on standard error. The one in the' +
+        '\nHSM token is printed by "keyward-server audit public-key", which an operator can run.',
+    )
     .action((_options, command: Command) =>
       withClient(command, async (keyward) => {
-        await writeStandardOutput((await keyward.getAuditCheckpoint()).publicKey);
+        await printText((await keyward.getAuditCheckpoint()).publicKey);
+        process.stderr.write(NOT_COMPARED);
       }),
     );
 }

@@ -1,12 +1,13 @@
 /**
  * Adds `keyward stored-data-keys …`: data keys that the service stores.
  *
- * - A plaintext is shown only if an option asks for it, and no existing file is overwritten by
+ * - A plaintext is shown only if an option asks for it, and no existing file is replaced by
  *   default.
  */
 import type { Command } from 'commander';
-import type { DataKey } from 'keyward-client';
-import { refuseToOverwrite, writeOutput } from './files.ts';
+import type { DataKey, KeywardClient } from 'keyward-client';
+import { type Loss, preview } from './destruction.ts';
+import { printText, refuseToOverwrite, writeOutput } from './files.ts';
 import { dataKeyName, keyName } from './names.ts';
 import {
   type ChangeOptions,
@@ -17,12 +18,11 @@ import {
   type Pairs,
   type TenantOptions,
   wholeNumber,
-  withEtag,
   withFilter,
   withRequestId,
   withTenant,
 } from './options.ts';
-import { DATA_KEY, printAll, printJson, printOne } from './print.ts';
+import { DATA_KEY, printAll, printJson, printOne, whenOf } from './print.ts';
 import { withClient } from './session.ts';
 
 /** Adds `stored-data-keys`. */
@@ -42,17 +42,65 @@ export function addStoredDataKeys(program: Command): void {
         printAll(output, DATA_KEY, keyward.dataKeys(keyName(key, tenant), { filter })),
       ),
     );
-  withEtag(withTenant(dataKeys.command('delete <data-key>')))
-    .description('delete one permanently; what was encrypted under it is lost')
-    .action((dataKey: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(
+  addDelete(dataKeys);
+}
+
+interface DeleteOptions extends TenantOptions, ChangeOptions {
+  readonly confirm?: string;
+}
+
+function addDelete(dataKeys: Command): void {
+  withRequestId(withTenant(dataKeys.command('delete <data-key>')))
+    .description('delete one permanently; without --confirm, only show what would be lost')
+    .option('--confirm <etag>', 'delete it, with the etag that the command without --confirm shows')
+    .addHelpText('after', '\nIt is deleted at once. What was encrypted under it is lost then.')
+    .action((dataKeyGiven: string, _options, command: Command) =>
+      withClient<DeleteOptions>(
         command,
-        async (keyward, { output, tenant, ...options }) => {
-          await keyward.deleteDataKey({ name: dataKeyName(dataKey, tenant), ...changeOf(options) });
+        async (keyward, { output, tenant, confirm, requestId }) => {
+          const name = dataKeyName(dataKeyGiven, tenant);
+          if (confirm === undefined) {
+            const dataKey = await find(keyward, name);
+            if (output === 'json') return printJson(dataKey);
+            return printText(
+              preview(name, lossOf(dataKey), { etag: dataKey.etag, to: 'delete it' }),
+            );
+          }
+          await keyward.deleteDataKey({
+            name,
+            ...changeOf({ etag: confirm, ...given({ requestId }) }),
+          });
           if (output === 'json') await printJson({});
         },
       ),
     );
+}
+
+/** Looks for it in the list, where it is not opened. */
+async function find(keyward: KeywardClient, name: string): Promise<DataKey> {
+  for await (const dataKey of keyward.dataKeys(keyOf(name), { pageSize: 1_000 }))
+    if (dataKey.name === name) return dataKey;
+  throw new Error(`cannot delete ${name}: there is no such stored data key`);
+}
+
+/** Returns `tenants/acme/keys/orders` for a data key of it. */
+function keyOf(name: string): string {
+  return name.slice(0, name.lastIndexOf('/dataKeys/'));
+}
+
+function lossOf({ keyVersion, length, createTime, rewrapTime }: DataKey): Loss {
+  return {
+    fate: 'deleted at once, and cannot be restored',
+    facts: [
+      ['length', `${length} bytes`],
+      ['created', createTime.toISOString()],
+      ['wrapped under', keyVersion],
+      ['re-wrapped', whenOf(rewrapTime)],
+    ],
+    notices: [
+      ['What was encrypted under it can no longer be decrypted then, unless you kept its bytes.'],
+    ],
+  };
 }
 
 interface PlaintextOptions {
@@ -69,7 +117,7 @@ function withPlaintext(command: Command): Command {
       'write the raw data key to this file, readable only by you; - for standard output',
     )
     .option('--show-plaintext', 'also print the data key, in base64')
-    .option('--force', 'overwrite an existing file');
+    .option('--force', 'replace an existing file');
 }
 
 interface CreateOptions extends TenantOptions, ChangeOptions, PlaintextOptions {
@@ -94,8 +142,8 @@ function addCreate(dataKeys: Command): void {
       withClient<CreateOptions>(
         command,
         async (keyward, { tenant, id, context, length, ...options }) => {
-          const { plaintextOut, showPlaintext, force } = options;
-          if (!force) refuseToOverwrite([plaintextOut]);
+          const { plaintextOut, showPlaintext } = options;
+          refuseToOverwrite([plaintextOut], options);
           const { dataKey, plaintext } = await keyward.createDataKey({
             parent: keyName(key, tenant),
             encryptionContext: context,
@@ -129,7 +177,7 @@ function addGet(dataKeys: Command): void {
     )
     .action((name: string, _options, command: Command) =>
       withClient<GetOptions>(command, async (keyward, { tenant, context, ...options }) => {
-        if (!options.force) refuseToOverwrite([options.plaintextOut]);
+        refuseToOverwrite([options.plaintextOut], options);
         const { dataKey, plaintext } = await keyward.getDataKey({
           name: dataKeyName(name, tenant),
           encryptionContext: context,
@@ -146,7 +194,7 @@ async function deliver(
   { output, plaintextOut, showPlaintext, force = false }: PlaintextOptions,
 ): Promise<void> {
   if (plaintextOut !== undefined && plaintext !== undefined) {
-    await writeOutput(plaintextOut, plaintext, { fresh: !force, secret: true });
+    await writeOutput(plaintextOut, plaintext, { force, secret: true });
     if (plaintextOut === '-') return;
   }
   if (!showPlaintext || plaintext === undefined) return printOne(output, DATA_KEY, dataKey);

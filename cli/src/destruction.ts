@@ -13,7 +13,7 @@ import type {
 } from 'keyward-client';
 import { addChange, type Change } from './changes.ts';
 import { printable, quoted } from './failures.ts';
-import { writeStandardOutput } from './files.ts';
+import { printText } from './files.ts';
 import { changeOf, days, given, type TenantOptions, withRequestId } from './options.ts';
 import { printJson, printOne, whenOf } from './print.ts';
 import { withClient } from './session.ts';
@@ -27,7 +27,7 @@ interface DestroyRequest {
 }
 
 /** Describes for people what would be lost. */
-interface Loss {
+export interface Loss {
   /** What becomes of the thing, and when. */
   readonly fate: string;
   readonly facts: readonly (readonly [what: string, howMuch: string])[];
@@ -82,8 +82,11 @@ export function addDestruction<Item, Impact extends { readonly etag: string }>(
           if (output === 'json') await printJson(answer);
           else if (confirm !== undefined) await printOne(output, columns, item);
           else
-            await writeStandardOutput(
-              preview(request.name, lossOf(answer.impact), answer.impact.etag),
+            await printText(
+              preview(request.name, lossOf(answer.impact), {
+                etag: answer.impact.etag,
+                to: 'schedule it',
+              }),
             );
         },
       ),
@@ -97,7 +100,11 @@ export function addDestruction<Item, Impact extends { readonly etag: string }>(
 }
 
 /** Returns the text about what would be lost, and the command that confirms it. */
-function preview(name: string, { fate, facts, notices }: Loss, etag: string): string {
+export function preview(
+  name: string,
+  { fate, facts, notices }: Loss,
+  { etag, to }: { readonly etag: string; readonly to: string },
+): string {
   const command = ['keyward', ...process.argv.slice(2), '--confirm', etag].map(quoted).join(' ');
   const width = Math.max(...facts.map(([what]) => what.length));
   return `${[
@@ -106,7 +113,7 @@ function preview(name: string, { fate, facts, notices }: Loss, etag: string): st
     ...facts.map(([what, howMuch]) => `  ${what.padEnd(width)}  ${printable(howMuch)}`),
     '',
     ...notices.flatMap((lines) => [...lines.map(printable), '']),
-    'To schedule it:',
+    `To ${to}:`,
     '',
     `  ${printable(command)}`,
   ].join('\n')}\n`;

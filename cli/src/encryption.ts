@@ -3,9 +3,8 @@
  *
  * - `decrypt` writes the plaintext's bytes to standard output and nothing else.
  * - A data key's plaintext is shown only if an option asks for it.
- * - No existing file is overwritten by default.
+ * - No existing file is replaced by default.
  */
-import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import type { DecryptRequest, KeywardClient } from 'keyward-client';
 import { UsageError } from './failures.ts';
@@ -31,13 +30,18 @@ interface EncryptOptions {
   readonly context: Pairs;
   readonly in?: string;
   readonly out?: string;
+  readonly force?: boolean;
   readonly raw?: boolean;
+}
+
+/** Adds `--force`, of commands with `--out`. */
+function withForce(command: Command): Command {
+  return command.option('--force', 'replace an existing file');
 }
 
 /** Adds `encrypt`. */
 export function addEncrypt(program: Command): void {
-  program
-    .command('encrypt <key>')
+  withForce(program.command('encrypt <key>'))
     .description('encrypt up to 64 KiB under the primary version of a key')
     .option('--tenant <tenant>', 'the tenant of the key, if <key> is only its id')
     .addOption(contextOption())
@@ -52,8 +56,9 @@ export function addEncrypt(program: Command): void {
     )
     .action((key: string, _options, command: Command) =>
       withClient<EncryptOptions>(command, async (keyward, options) => {
-        const { tenant, context } = options;
+        const { tenant, context, out } = options;
         const name = keyName(key, tenant);
+        refuseToOverwrite([out], options);
         const plaintext = await readInput(
           options.in,
           PLAINTEXT_BYTES,
@@ -73,6 +78,7 @@ export function addEncrypt(program: Command): void {
 interface OutputOptions {
   readonly output: 'table' | 'json';
   readonly out?: string;
+  readonly force?: boolean;
   readonly raw?: boolean;
 }
 
@@ -83,11 +89,11 @@ interface OutputOptions {
 async function putBytes(
   named: Readonly<Record<string, Buffer>>,
   facts: Readonly<Record<string, string>>,
-  { output, out, raw = false }: OutputOptions,
-  file: { readonly secret?: boolean } = {},
+  { output, out, force = false, raw = false }: OutputOptions,
+  { secret = false } = {},
 ): Promise<void> {
   const [[name, bytes] = ['', Buffer.alloc(0)]] = Object.entries(named);
-  if (out !== undefined) await writeOutput(out, bytes, file);
+  if (out !== undefined) await writeOutput(out, bytes, { secret, force });
   else if (raw) await writeStandardOutput(bytes);
   else if (output === 'table') await writeStandardOutput(`${bytes.toString('base64')}\n`);
   if (output !== 'json' || raw || out === '-') return;
@@ -100,14 +106,14 @@ interface DecryptOptions {
   readonly context: Pairs;
   readonly in?: string;
   readonly out?: string;
+  readonly force?: boolean;
   readonly raw?: boolean;
   readonly base64?: boolean;
 }
 
 /** Adds `decrypt`. */
 export function addDecrypt(program: Command): void {
-  program
-    .command('decrypt')
+  withForce(program.command('decrypt'))
     .description('decrypt the output of encrypt or data-key, and write the plaintext')
     .option('--tenant <tenant>', 'the tenant of the ciphertext; not needed with a full --key')
     .option('--key <key>', 'the key that must have encrypted it (default: any key of the tenant)')
@@ -126,12 +132,14 @@ export function addDecrypt(program: Command): void {
     )
     .action((_options, command: Command) =>
       withClient<DecryptOptions>(command, async (keyward, options) => {
+        const { out, output, force = false } = options;
+        refuseToOverwrite([out], options);
         const request = await decryptRequest(options);
         const { plaintext, keyVersion } = await keyward.decrypt(request);
-        if (options.out !== undefined) await writeOutput(options.out, plaintext, { secret: true });
-        else if (options.output === 'table') await writeStandardOutput(plaintext);
-        if (options.output !== 'json' || options.out === '-') return;
-        const shown = options.out === undefined ? { plaintext: plaintext.toString('base64') } : {};
+        if (out !== undefined) await writeOutput(out, plaintext, { secret: true, force });
+        else if (output === 'table') await writeStandardOutput(plaintext);
+        if (output !== 'json' || out === '-') return;
+        const shown = out === undefined ? { plaintext: plaintext.toString('base64') } : {};
         await printJson({ ...shown, keyVersion });
       }),
     );
@@ -191,7 +199,7 @@ export function addDataKey(program: Command): void {
         'issue it for another caller to open; the data key itself stays in the HSM agent',
       ).conflicts(['plaintextOut', 'showPlaintext']),
     )
-    .option('--force', 'overwrite existing files')
+    .option('--force', 'replace existing files')
     .addHelpText(
       'after',
       '\nPrints JSON: the key version, and the wrapped data key in base64 unless it goes ' +
@@ -204,7 +212,7 @@ export function addDataKey(program: Command): void {
     .action((key: string, _options, command: Command) =>
       withClient<DataKeyOptions>(command, async (keyward, options) => {
         const name = keyName(key, options.tenant);
-        if (!options.force) refuseToOverwrite([options.wrappedOut, options.plaintextOut]);
+        refuseToOverwrite([options.wrappedOut, options.plaintextOut], options);
         await deliver(await issue(keyward, name, options), options);
       }),
     );
@@ -233,9 +241,9 @@ function issue(
 async function deliver(dataKey: IssuedDataKey, options: DataKeyOptions): Promise<void> {
   const { plaintext, wrappedDataKey, keyVersion } = dataKey;
   const { plaintextOut, wrappedOut, showPlaintext, force = false } = options;
-  if (wrappedOut !== undefined) await writeOutput(wrappedOut, wrappedDataKey, { fresh: !force });
+  if (wrappedOut !== undefined) await writeOutput(wrappedOut, wrappedDataKey, { force });
   if (plaintextOut !== undefined && plaintext !== undefined) {
-    await writeOutput(plaintextOut, plaintext, { fresh: !force, secret: true });
+    await writeOutput(plaintextOut, plaintext, { force, secret: true });
   }
   await printJson({
     keyVersion,
@@ -254,13 +262,13 @@ interface ReEncryptOptions {
   readonly sourceKey?: string;
   readonly in?: string;
   readonly out?: string;
+  readonly force?: boolean;
   readonly raw?: boolean;
 }
 
 /** Adds `re-encrypt`. */
 export function addReEncrypt(program: Command): void {
-  program
-    .command('re-encrypt <key>')
+  withForce(program.command('re-encrypt <key>'))
     .description('re-encrypt a ciphertext or wrapped data key under the primary version of a key')
     .option('--tenant <tenant>', 'the tenant of the key, if <key> is only its id')
     .addOption(contextOption())
@@ -285,17 +293,7 @@ export function addReEncrypt(program: Command): void {
     .action((key: string, _options, command: Command) =>
       withClient<ReEncryptOptions>(command, async (keyward, options) => {
         const { tenant, context, newContext, dropContext, sourceKey } = options;
-        const { out } = options;
-        if (
-          out !== undefined &&
-          out !== '-' &&
-          options.in !== undefined &&
-          resolve(out) === resolve(options.in)
-        ) {
-          throw new UsageError(
-            `cannot write ${out}: it is also the input; write to another file, then move it`,
-          );
-        }
+        refuseToOverwrite([options.out], options);
         const name = keyName(key, tenant);
         const input = await readInput(
           options.in,
@@ -321,13 +319,13 @@ export function addReEncrypt(program: Command): void {
 interface RandomOptions {
   readonly tenant?: string;
   readonly out?: string;
+  readonly force?: boolean;
   readonly raw?: boolean;
 }
 
 /** Adds `random`. */
 export function addRandom(program: Command): void {
-  program
-    .command('random')
+  withForce(program.command('random'))
     .argument('<bytes>', 'how many: 1 to 1,024', wholeNumber)
     .description("print random bytes from the HSM's generator, in base64")
     .option('--tenant <tenant>', 'the tenant on whose behalf')
@@ -335,9 +333,10 @@ export function addRandom(program: Command): void {
     .option('--raw', 'write raw bytes to standard output, not base64')
     .action((length: number, _options, command: Command) =>
       withClient<RandomOptions>(command, async (keyward, options) => {
-        const { tenant } = options;
+        const { tenant, out } = options;
         if (tenant === undefined)
           throw new UsageError('cannot get random bytes: no tenant is named; give --tenant');
+        refuseToOverwrite([out], options);
         const { data } = await keyward.generateRandomBytes({ parent: tenantName(tenant), length });
         await putBytes({ data }, {}, options, { secret: true });
       }),

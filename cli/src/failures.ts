@@ -2,9 +2,10 @@
  * Reports a failure as one line on standard error and an exit code.
  *
  * - Exit codes: 0 done; 1 the service refused, its answer could not be written, a watched job left
- *   something undone, a tested permission is missing, or an export failed verification; 2 the
+ *   something undone, a tested permission is missing, an export failed verification, or the
+ *   service's status has something to look into; 2 the
  *   command got something that it cannot use; 3 the service cannot be reached.
- * - A line has no control characters, from any source, and no plaintext.
+ * - A line has no characters that command a terminal, from any source, and no plaintext.
  */
 import { inspect } from 'node:util';
 import { CommanderError } from 'commander';
@@ -22,14 +23,35 @@ export function report(error: unknown, debug: boolean): number {
     return ['commander.helpDisplayed', 'commander.version'].includes(error.code) ? 0 : 2;
   }
   process.stderr.write(`keyward: ${printable(describe(error))}\n`);
-  if (debug) process.stderr.write(`${inspect(error)}\n`);
+  if (debug) process.stderr.write(`${printableLines(inspect(error))}\n`);
   if (error instanceof UsageError) return 2;
   return error instanceof KeywardClientError && unreached(error) ? 3 : 1;
 }
 
-/** Returns the text with `?` for control characters, which could command a terminal. */
+/**
+ * Characters that command a terminal: controls, those that reverse the direction of what follows,
+ * and Unicode's own ends of lines.
+ */
+const COMMANDING = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]+/gu;
+
+/** Returns the text on one line, with `?` for characters that command a terminal. */
 export function printable(text: string): string {
-  return text.replace(/\p{Cc}+/gu, (found) => (/^\s+$/.test(found) ? ' ' : '?'));
+  return text.replace(COMMANDING, (found) => (/^\s+$/.test(found) ? ' ' : '?'));
+}
+
+/** Returns the text with its lines, each as {@link printable}. */
+export function printableLines(text: string): string {
+  return text.split('\n').map(printable).join('\n');
+}
+
+/** Returns a JSON text that means the same, with escapes for characters that command a terminal. */
+export function printableJson(json: string): string {
+  return json.replace(COMMANDING, (found) => [...found].map(escaped).join(''));
+}
+
+function escaped(character: string): string {
+  if (character === '\n') return character;
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
 }
 
 /** Returns the word quoted for a shell. */
@@ -44,7 +66,7 @@ export function fileTrouble(error: unknown): string {
     ENOENT: 'it does not exist',
     EACCES: 'permission denied',
     EISDIR: 'it is a directory',
-    EEXIST: 'it already exists; give --force to overwrite it',
+    EEXIST: 'it already exists; give --force to replace it',
   };
   return known[code ?? ''] ?? message;
 }

@@ -2,14 +2,35 @@
  * Reads and writes files, standard input and output, and the two forms of a ciphertext.
  *
  * - Input is bounded, and accepted or refused as it is, never repaired.
+ * - A file that is written is the user's own and new: it has its name only when it is whole, and
+ *   replaces one of that name only by `--force`. No link is followed.
  * - Only its owner can read a file with plaintext.
+ * - Text that is written commands no terminal.
  */
-import { createReadStream, existsSync } from 'node:fs';
-import { open } from 'node:fs/promises';
-import { fileTrouble, UsageError } from './failures.ts';
+import { randomBytes } from 'node:crypto';
+import {
+  constants,
+  createReadStream,
+  lstatSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+} from 'node:fs';
+import { open, rename, rm, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { fileTrouble, printableLines, UsageError } from './failures.ts';
 
 /** Ciphertexts of every format begin with its number, and format 1 is the only one yet. */
 const FORMAT = 1;
+
+/** Returns the bytes of a file that an option names. Throws UsageError. */
+export function readGiven(file: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    throw new UsageError(`cannot read ${file}: ${fileTrouble(error)}`, { cause: error });
+  }
+}
 
 /** Returns the bytes of the file or of standard input. Throws UsageError for more than `limit`. */
 export async function readInput(
@@ -66,12 +87,23 @@ function decodeBase64(text: string): Buffer | undefined {
 }
 
 /**
- * Writes to standard output, to the last byte. A reader that has gone away is no error
- * (`keyward … | head`).
+ * Writes a result to standard output, to the last byte. A reader that has gone away is no error
+ * (`keyward … | head`), but a standard output that is closed is one.
  */
-export function writeStandardOutput(bytes: string | Uint8Array): Promise<void> {
+export async function writeStandardOutput(bytes: string | Uint8Array): Promise<void> {
+  if (isStandardOutputClosed())
+    throw new Error('cannot write the result: standard output is closed');
+  await write(bytes);
+}
+
+/** Writes text to standard output, as {@link printableLines}. */
+export async function printText(text: string): Promise<void> {
+  await write(printableLines(text));
+}
+
+function write(content: string | Uint8Array): Promise<void> {
   return new Promise((resolve, reject) => {
-    process.stdout.write(bytes, (error) => {
+    process.stdout.write(content, (error) => {
       const { code } = (error ?? {}) as NodeJS.ErrnoException;
       if (error && code !== 'EPIPE' && code !== 'ERR_STREAM_DESTROYED') reject(error);
       else resolve();
@@ -79,39 +111,104 @@ export function writeStandardOutput(bytes: string | Uint8Array): Promise<void> {
   });
 }
 
-/** How a file is written. */
-interface WriteOptions {
-  /** For the owner alone, also when it exists already. */
-  readonly secret?: boolean;
-  /** Fail when it exists. */
-  readonly fresh?: boolean;
+/** Whether a file is open for reading, for writing, or for both (open(2)). */
+const ACCESS_MODE = constants.O_WRONLY | constants.O_RDWR;
+
+/**
+ * Node opens /dev/null in the place of a standard output that is closed, for reading as well, which
+ * a shell's `> /dev/null` does not.
+ */
+function isStandardOutputClosed(): boolean {
+  try {
+    if (readlinkSync('/proc/self/fd/1') !== '/dev/null') return false;
+    const flags = /^flags:\s*([0-7]+)/m.exec(readFileSync('/proc/self/fdinfo/1', 'latin1'))?.[1];
+    return (Number.parseInt(flags ?? '0', 8) & ACCESS_MODE) === constants.O_RDWR;
+  } catch {
+    return false;
+  }
 }
 
-/** Throws UsageError for a file that exists, before a secret is made that could not be written. */
-export function refuseToOverwrite(files: readonly (string | undefined)[]): void {
-  for (const file of files) {
-    if (file !== undefined && existsSync(file)) {
-      throw new UsageError(`cannot write ${file}: it already exists; give --force to overwrite it`);
-    }
-  }
+/** How a file is written. */
+export interface WriteOptions {
+  /** Whether only the owner may read it. */
+  readonly secret?: boolean;
+  /** Whether it may replace one of that name. */
+  readonly force?: boolean;
+}
+
+/**
+ * Throws UsageError for a file that {@link writeOutput} would not write, before a secret is made
+ * for it.
+ */
+export function refuseToOverwrite(
+  files: readonly (string | undefined)[],
+  { force = false }: WriteOptions = {},
+): void {
+  for (const file of files) if (file !== undefined && file !== '-') targetOf(file, force);
 }
 
 /** Writes the file, or standard output for `-`. */
 export async function writeOutput(
   file: string,
   bytes: Uint8Array,
-  { secret = false, fresh = false }: WriteOptions = {},
+  { secret = false, force = false }: WriteOptions = {},
 ): Promise<void> {
   if (file === '-') return writeStandardOutput(bytes);
+  const mode = secret ? 0o600 : 0o666;
+  const target = targetOf(file, force);
   try {
-    const handle = await open(file, fresh ? 'wx' : 'w', secret ? 0o600 : 0o666);
+    if (target === 'stream') await writeFile(file, bytes);
+    else await writeWhole(file, bytes, mode, force);
+  } catch (error) {
+    throw new Error(`cannot write ${file}: ${fileTrouble(error)}`, { cause: error });
+  }
+}
+
+/**
+ * Returns whether the name is of a file, or of something that bytes only pass through, as a device
+ * or a pipe. Throws UsageError for a link, for what belongs to another user, and for a file that
+ * exists unless it may be replaced.
+ */
+function targetOf(file: string, force: boolean): 'file' | 'stream' {
+  const status = statSync(file, { throwIfNoEntry: false });
+  if (status?.isDirectory()) throw new UsageError(`cannot write ${file}: it is a directory`);
+  if (status !== undefined && !status.isFile()) {
+    if (status.uid !== 0 && status.uid !== process.getuid?.())
+      throw new UsageError(`cannot write ${file}: it belongs to another user`);
+    return 'stream';
+  }
+  const named = lstatSync(file, { throwIfNoEntry: false });
+  if (named === undefined) return 'file';
+  if (named.isSymbolicLink())
+    throw new UsageError(`cannot write ${file}: it is a link; name the file itself`);
+  if (!force)
+    throw new UsageError(`cannot write ${file}: it already exists; give --force to replace it`);
+  return 'file';
+}
+
+/** Writes a file beside it, and gives it the name. */
+async function writeWhole(
+  file: string,
+  bytes: Uint8Array,
+  mode: number,
+  force: boolean,
+): Promise<void> {
+  const unfinished = join(
+    dirname(file),
+    `.${basename(file)}.${randomBytes(6).toString('hex')}.new`,
+  );
+  const handle = await open(unfinished, 'wx', mode);
+  try {
     try {
-      if (secret && (await handle.stat()).isFile()) await handle.chmod(0o600);
       await handle.writeFile(bytes);
     } finally {
       await handle.close();
     }
+    // Takes the name, so that none is replaced that came meanwhile.
+    if (!force) await (await open(file, 'wx', mode)).close();
+    await rename(unfinished, file);
   } catch (error) {
-    throw new Error(`cannot write ${file}: ${fileTrouble(error)}`, { cause: error });
+    await rm(unfinished, { force: true });
+    throw error;
   }
 }

@@ -8,25 +8,28 @@ import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { addAccess } from './access.ts';
 import { addMaintenance, addTenants } from './administration.ts';
+import { addAlerts } from './alerts.ts';
 import { addAudit } from './audit.ts';
 import { addProfiles, addWhoami } from './callers.ts';
+import { addCanaries, addSuspensions } from './canaries.ts';
 import { addStoredDataKeys } from './data-keys.ts';
 import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
 import { printable, report } from './failures.ts';
 import { addHsm } from './hsm.ts';
 import { addJobs } from './jobs.ts';
 import { addKeys } from './keys.ts';
+import { addStatus } from './status.ts';
 import { addToken } from './token.ts';
 
 const AFTER_HELP = `
 Flags take precedence over variables, and variables over a profile (see "keyward profiles
---help"). Without any of these, the command uses the development identity that "npm start" makes:
-.keyward/client.json in the current folder or the nearest one above.
+--help"). "npm start" makes profiles for its folder, .keyward/profiles.json, and allows them.
 
 Write durations as 90d, 12h, 30m or 45s, and times in RFC 3339: 2027-01-31T12:00:00Z.
 
 Exit codes: 0 done; 1 the service refused, or its answer could not be written, or a watched job
-ended PARTIAL or CANCELLED, or a tested permission is missing, or an export failed verification;
+ended PARTIAL or CANCELLED, or a tested permission is missing, or a receiver did not take a test, or
+an export failed verification, or the service's status has something to look into;
 2 an argument, option or file cannot be used; 3 the service cannot be reached. KEYWARD_DEBUG=1
 shows where an error came from.`;
 
@@ -65,6 +68,7 @@ function build(): Command {
     })
     .exitOverride()
     .addHelpText('after', AFTER_HELP);
+  addStatus(program);
   addTenants(program);
   addKeys(program);
   addEncrypt(program);
@@ -75,9 +79,12 @@ function build(): Command {
   addStoredDataKeys(program);
   addJobs(program);
   addMaintenance(program);
+  addAlerts(program);
   addHsm(program);
   addToken(program);
   addAccess(program);
+  addCanaries(program);
+  addSuspensions(program);
   addWhoami(program);
   addProfiles(program);
   addAudit(program);
@@ -100,3 +107,5 @@ try {
 } catch (error) {
   process.exitCode = report(error, Boolean(process.env['KEYWARD_DEBUG']));
 }
+// All is written. A connection that the network never answers would keep the process for minutes.
+process.exit();

@@ -73,6 +73,20 @@ export function ownRoleName(given: string, tenant: string | undefined): string {
   return tenantsName(given, tenant, { what: 'role', collection: 'roles', example: 'opener' });
 }
 
+/** Returns `tenants/acme/canaries/…` for the same, or for its last part and the tenant. */
+export function canaryName(given: string, tenant: string | undefined): string {
+  return tenantsName(given, tenant, { what: 'canary', collection: 'canaries', example: '…' });
+}
+
+/** Returns `tenants/acme/suspensions/…` for the same, or for its last part and the tenant. */
+export function suspensionName(given: string, tenant: string | undefined): string {
+  return tenantsName(given, tenant, {
+    what: 'suspension',
+    collection: 'suspensions',
+    example: '…',
+  });
+}
+
 /**
  * Returns `roles/decrypter` for the same or for `decrypter`, and `tenants/acme/roles/opener` for
  * the same.

@@ -8,6 +8,7 @@ import type {
   AuditEntry,
   AuditEntryContent,
   Caller,
+  Canary,
   ContextCondition,
   DataKey,
   Key,
@@ -18,6 +19,7 @@ import type {
   Role,
   RoleBinding,
   Rotation,
+  Suspension,
   Tenant,
   TenantQuotas,
   TokenKey,
@@ -25,8 +27,8 @@ import type {
   UnrecordedTokenObject,
 } from 'keyward-client';
 import { writeDuration } from './durations.ts';
-import { printable } from './failures.ts';
-import { writeStandardOutput } from './files.ts';
+import { printable, printableJson } from './failures.ts';
+import { printText, writeStandardOutput } from './files.ts';
 import { lastPart } from './names.ts';
 import type { Settings } from './profiles.ts';
 
@@ -233,6 +235,36 @@ export const ROLE: Columns<Role> = {
   PERMISSIONS: ({ permissions }) => permissions.join(', '),
 };
 
+/** The columns of a canary. */
+export const CANARY: Columns<Canary> = {
+  NAME: ({ name }) => name,
+  KIND: ({ kind }) => (kind === 'UNSPECIFIED' ? 'ITS KEY IS DESTROYED' : kind),
+  KEY: ({ key }) => key,
+  'DATA KEY': ({ dataKey }) => dataKey,
+  SUSPENDS: ({ suspendsCaller }) => (suspendsCaller ? 'yes' : 'no'),
+  CREATED: ({ createTime }) => createTime?.toISOString() ?? '',
+  CREATOR: ({ creator }) => creator,
+  DESCRIPTION: ({ description }) => shortened(description),
+};
+
+/** The columns of a canary that was made, with its bytes in base64. */
+export const MADE_CANARY: Columns<Canary & { readonly ciphertext: string }> = {
+  NAME: CANARY['NAME'] as (canary: Canary) => string,
+  'DATA KEY': ({ dataKey }) => dataKey,
+  CIPHERTEXT: ({ ciphertext }) => ciphertext,
+};
+
+/** The columns of a suspension. */
+export const SUSPENSION: Columns<Suspension> = {
+  NAME: ({ name }) => name,
+  CALLER: ({ caller }) => caller,
+  CANARY: ({ canary }) => canary,
+  CALL: ({ callId }) => callId,
+  CREATED: ({ createTime }) => createTime.toISOString(),
+  CREATOR: ({ creator }) => creator,
+  DESCRIPTION: ({ description }) => shortened(description),
+};
+
 /** The columns of a permission that was asked about. */
 export const PERMISSION: Columns<{ readonly permission: string; readonly allowed: boolean }> = {
   PERMISSION: ({ permission }) => permission,
@@ -326,9 +358,9 @@ export async function printAll<Item>(
   await (output === 'json' ? printJson(all) : printTable(columns, all));
 }
 
-/** Prints JSON, indented. */
+/** Prints JSON, indented, which means the value exactly. */
 export async function printJson(value: unknown): Promise<void> {
-  await writeStandardOutput(`${JSON.stringify(value, null, 2)}\n`);
+  await writeStandardOutput(`${printableJson(JSON.stringify(value, null, 2))}\n`);
 }
 
 /** Prints a table, after `before`; its head even if there are no rows. */
@@ -350,5 +382,5 @@ export async function printTable<Item>(
       .join('  ')
       .trimEnd(),
   );
-  await writeStandardOutput(`${before}${lines.join('\n')}\n`);
+  await printText(`${before}${lines.join('\n')}\n`);
 }

@@ -3,9 +3,11 @@
  *
  * - A file that another user could have changed is not used, since it decides where plaintext goes;
  *   nor is a key or token that another user could have read.
+ * - Profiles that were found in a folder are marked as the folder's: `allowed.ts` says whether they
+ *   may be used.
  * - A profile that is named must exist.
  */
-import { readFileSync, type Stats, statSync } from 'node:fs';
+import { readFileSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileTrouble, UsageError } from './failures.ts';
@@ -29,6 +31,9 @@ export type Settings = Partial<Record<Setting, string>>;
 /** A file with profiles. */
 export interface Profiles {
   readonly file: string;
+  readonly text: string;
+  /** The folder whose `.keyward` the file was found in, where the user named none and has none. */
+  readonly folder: string | undefined;
   readonly byName: ReadonlyMap<string, Settings>;
   /** The name of the one that is used where none is named. */
   readonly defaultName: string | undefined;
@@ -41,21 +46,37 @@ export interface Profile {
 }
 
 /**
- * KEYWARD_PROFILES, else the user's, else the development environment's, looked for from the
- * current folder upward.
+ * KEYWARD_PROFILES, else the user's, else those of the current folder or the nearest one above that
+ * has some.
  */
 export function readProfiles(): Profiles | undefined {
   const given = process.env['KEYWARD_PROFILES'];
   if (given) return readProfilesFile(resolve(given));
   const users = usersFile();
-  const file = isThere(users) ? users : findAbove(process.cwd(), 'profiles.json');
-  return file === undefined ? undefined : readProfilesFile(file);
+  return isThere(users) ? readProfilesFile(users) : readFoldersProfiles(process.cwd());
+}
+
+/** The profiles of that folder, or of the nearest one above that has some. */
+export function readFoldersProfiles(folder: string): Profiles | undefined {
+  const file = foldersFile(folder);
+  if (isThere(file)) return { ...readProfilesFile(realpathSync(file)), folder };
+  const above = dirname(folder);
+  return above === folder ? undefined : readFoldersProfiles(above);
+}
+
+/** Where a folder's profiles are, if it has any. */
+export function foldersFile(folder: string): string {
+  return join(folder, '.keyward', 'profiles.json');
+}
+
+/** The folder of what the user has configured. */
+export function configurationFolder(): string {
+  return join(process.env['XDG_CONFIG_HOME'] || join(homedir(), '.config'), 'keyward');
 }
 
 /** Where the user's own profiles are, if there are any. */
 export function usersFile(): string {
-  const configuration = process.env['XDG_CONFIG_HOME'] || join(homedir(), '.config');
-  return join(configuration, 'keyward', 'profiles.json');
+  return join(configurationFolder(), 'profiles.json');
 }
 
 /**
@@ -97,14 +118,6 @@ export function refuseOthersFile(
     throw new UsageError(`cannot use ${file}: others can read it; chmod 600 it`);
 }
 
-/** `.keyward/` with a file of that name, in this folder or the nearest above it. */
-export function findAbove(folder: string, name: string): string | undefined {
-  const file = join(folder, '.keyward', name);
-  if (isThere(file)) return file;
-  const above = dirname(folder);
-  return above === folder ? undefined : findAbove(above, name);
-}
-
 function isThere(file: string): boolean {
   return statSync(file, { throwIfNoEntry: false }) !== undefined;
 }
@@ -120,7 +133,8 @@ function statOf(file: string): Stats {
 /** `{"default": "…", "profiles": {"…": {…}}}`. */
 function readProfilesFile(file: string): Profiles {
   refuseOthersFile(file);
-  const content = readJson(file);
+  const text = readText(file);
+  const content = parseJson(file, text);
   const { default: defaultName, profiles, ...rest } = isObject(content) ? content : {};
   const [unknown] = Object.keys(rest);
   if (unknown !== undefined)
@@ -134,15 +148,23 @@ function readProfilesFile(file: string): Profiles {
   const entries = Object.entries(profiles).map(
     ([name, profile]) => [name, readSettings(profile, file, `profile ${name} in ${file}`)] as const,
   );
-  return { file, byName: new Map(entries), defaultName };
+  return { file, text, folder: undefined, byName: new Map(entries), defaultName };
 }
 
-/** A JSON file's content; a UsageError for one that can't be read or isn't JSON. */
-export function readJson(file: string): unknown {
+function readText(file: string): string {
   try {
-    return JSON.parse(readFileSync(file, 'utf8'));
+    return readFileSync(file, 'utf8');
   } catch (error) {
     throw new UsageError(`cannot read ${file}: ${fileTrouble(error)}`, { cause: error });
+  }
+}
+
+/** Returns the content of a JSON file. Throws UsageError for a text that is not JSON. */
+export function parseJson(file: string, text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new UsageError(`cannot read ${file}: ${(error as Error).message}`, { cause: error });
   }
 }
 
@@ -150,7 +172,7 @@ export function readJson(file: string): unknown {
  * Settings as a JSON file has them, the paths of files relative to its folder; `what` names them in
  * a UsageError.
  */
-export function readSettings(content: unknown, file: string, what: string): Settings {
+function readSettings(content: unknown, file: string, what: string): Settings {
   if (!isObject(content)) throw new UsageError(`cannot use ${what}: it must be an object`);
   const settings: Settings = {};
   for (const [name, value] of Object.entries(content)) {

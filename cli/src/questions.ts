@@ -6,8 +6,8 @@
 import type { Command } from 'commander';
 import type { AccessObstacle, ConsideredBinding, ExplainAccessResponse } from 'keyward-client';
 import { printable } from './failures.ts';
-import { writeStandardOutput } from './files.ts';
-import { scopeName } from './names.ts';
+import { printText } from './files.ts';
+import { scopeName, tenantName } from './names.ts';
 import {
   claimPath,
   contextOption,
@@ -64,6 +64,7 @@ interface ExplainOptions extends TestOptions {
   readonly principal: string;
   readonly group: readonly string[];
   readonly claim: Pairs;
+  readonly tokenTenant: readonly string[];
 }
 
 function addExplain(access: Command): void {
@@ -76,6 +77,12 @@ function addExplain(access: Command): void {
     .addOption(
       pairsOption('--claim', 'a claim in the caller’s token that a binding asks for; repeatable'),
     )
+    .addOption(
+      wordsOption(
+        '--token-tenant <tenant>',
+        'a tenant that the caller’s token is valid for, if for some only; repeatable',
+      ),
+    )
     .addOption(contextOption())
     .addHelpText(
       'after',
@@ -87,18 +94,20 @@ function addExplain(access: Command): void {
     )
     .action((given: string, permission: string, _options, command: Command) =>
       withClient<ExplainOptions>(command, async (keyward, { output, tenant, ...options }) => {
-        const { principal, group, claim, context } = options;
+        const { principal, group, claim, context, tokenTenant } = options;
         const question = { resource: scopeName(given, tenant), permission, principal };
         const answer = await keyward.explainAccess({
           ...question,
           groups: group,
           claims: [...claim].map(([path, value]) => ({ claim: claimPath(path), value })),
           encryptionContext: context,
+          limitedToTenants: tokenTenant.length > 0,
+          tenants: tokenTenant.map((name) => tenantName(name)),
         });
         if (output === 'json') return printJson(answer);
         const hasContext = context.size > 0;
         const lines = explanation(answer, { ...question, hasContext }).map(printable);
-        await writeStandardOutput(`${lines.join('\n')}\n`);
+        await printText(`${lines.join('\n')}\n`);
       }),
     );
 }
@@ -113,9 +122,10 @@ interface Question {
 /** The answer in a line, an empty one, and a line for each binding. */
 function explanation(answer: ExplainAccessResponse, question: Question): string[] {
   const { principal, permission, resource } = question;
-  const { allowed, roleBinding, considered } = answer;
+  const { allowed, roleBinding, considered, tokenTenant } = answer;
+  const proof = tokenTenant === '' ? '' : `, with a token that is valid for ${tokenTenant}`;
   const verdict = allowed
-    ? `${principal} has ${permission} on ${resource}, by ${roleBinding}.`
+    ? `${principal} has ${permission} on ${resource}, by ${roleBinding}${proof}.`
     : `${principal} does not have ${permission} on ${resource}.`;
   if (considered.length === 0)
     return [verdict, '', 'No role binding is for that caller or those groups.'];
@@ -124,7 +134,7 @@ function explanation(answer: ExplainAccessResponse, question: Question): string[
 
 function sentence({ roleBinding, role, obstacles }: ConsideredBinding, question: Question): string {
   const lacks = obstacles.map((obstacle) => obstacleIn(obstacle, question)).join(', and ');
-  return `${roleBinding} (${role}): ${lacks || 'allows it'}.`;
+  return `${role === '' ? roleBinding : `${roleBinding} (${role})`}: ${lacks || 'allows it'}.`;
 }
 
 function obstacleIn(
@@ -144,6 +154,10 @@ function obstacleIn(
       return hasContext
         ? 'the encryption context does not meet its conditions'
         : 'it requires an encryption context, and none is given';
+    case 'TENANT':
+      return 'the token is not valid for the tenant';
+    case 'ISSUER':
+      return 'the service trusts no issuer of the caller’s name';
     case 'UNSPECIFIED':
       return 'an obstacle applies that this release of the command does not know';
   }

@@ -1,25 +1,22 @@
 /**
  * Finds the service and the caller's credentials, and runs one command with a client.
  *
- * - Each setting comes from its flag, else its variable, else the profile in use or, without one,
- *   the development identity `.keyward/client.json` in the current folder or the nearest one above.
- * - A given token is never combined with a certificate from a profile or that identity, nor the
- *   other way round: the service refuses both unless they are bound.
+ * - Each setting comes from its flag, else its variable, else the profile in use.
+ * - A given token is never combined with a certificate from a profile, nor the other way round: the
+ *   service refuses both unless they are bound.
  * - A file that another user could have changed is never used, since it decides where plaintext
  *   goes.
  */
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { connect, type KeywardClient } from 'keyward-client';
+import { refuseOthersCredentials, requireAllowed } from './allowed.ts';
 import { fileTrouble, UsageError } from './failures.ts';
 import {
-  findAbove,
   type Profile,
   type Profiles,
   profileOf,
-  readJson,
   readProfiles,
-  readSettings,
   refuseOthersFile,
   SETTINGS,
   type Setting,
@@ -97,24 +94,34 @@ export function givenBy(options: GlobalOptions): {
 }
 
 /**
- * The profile that is named, else the default, unless flags and variables say all that there is to
+ * Whether a profile is needed: one is named, or flags and variables do not say all that there is to
  * say.
  */
+function needsProfile(options: GlobalOptions): boolean {
+  return nameOf(options) !== undefined || !isWhole(givenBy(options).settings);
+}
+
+function nameOf({ profile }: GlobalOptions): string | undefined {
+  return profile ?? (process.env['KEYWARD_PROFILE'] || undefined);
+}
+
+/** Returns the profile of them that is used: the one that is named, else the default. */
 export function profileInUse(
   options: GlobalOptions,
-  read: () => Profiles | undefined = readProfiles,
+  profiles: Profiles | undefined,
 ): Profile | undefined {
-  const name = options.profile ?? (process.env['KEYWARD_PROFILE'] || undefined);
-  if (name === undefined && isWhole(givenBy(options).settings)) return undefined;
-  return profileOf(read(), name);
+  return needsProfile(options) ? profileOf(profiles, nameOf(options)) : undefined;
 }
 
 function settingsOf(options: GlobalOptions): { address: string; caFile: string } & Settings {
   const { settings: given } = givenBy(options);
-  const profile = profileInUse(options);
-  const rest = profile?.settings ?? (isWhole(given) ? {} : (developmentIdentity() ?? {}));
-  const added = fittingTo(given, rest);
-  if (profile !== undefined) refuseOthersFiles(added);
+  const profiles = needsProfile(options) ? readProfiles() : undefined;
+  if (profiles !== undefined) requireAllowed(profiles);
+  const profile = profileInUse(options, profiles);
+  const added = fittingTo(given, profile?.settings ?? {});
+  if (profile !== undefined && profiles?.folder !== undefined)
+    refuseOthersCredentials({ ...profile, folder: profiles.folder }, given, added);
+  refuseOthersFiles(added);
   const settings: Settings = { ...added, ...given };
   const lacking = lackingOf(settings);
   if (lacking !== undefined) throw new UsageError(lacks(lacking, profile));
@@ -140,7 +147,7 @@ function lackingOf({
   return certFile !== undefined && keyFile === undefined ? 'keyFile' : undefined;
 }
 
-/** What of a profile or the development identity goes with what was given. */
+/** What of a profile goes with what was given. */
 function fittingTo(given: Settings, { ...rest }: Settings): Settings {
   if (given.tokenFile !== undefined) {
     for (const setting of CERTIFICATE) delete rest[setting];
@@ -176,17 +183,6 @@ function lacks(setting: Setting, profile: Profile | undefined): string {
     return `cannot connect: the profile ${profile.name} lacks ${setting}; add it, or give ${flag}`;
   return (
     `cannot connect: no ${setting} is given; give ${flag}, set ${variable}, name a profile ` +
-    '(keyward profiles), or work in a folder ' +
-    'with a running development service (.keyward/client.json, made by npm start)'
+    '(keyward profiles), or work in a folder with a running development service (npm start)'
   );
-}
-
-function developmentIdentity(): Settings | undefined {
-  const file = findAbove(process.cwd(), 'client.json');
-  if (file === undefined) return undefined;
-  refuseOthersFile(file);
-  const identity = readSettings(readJson(file), file, file);
-  const lacking = lackingOf(identity);
-  if (lacking !== undefined) throw new UsageError(`cannot use ${file}: it lacks ${lacking}`);
-  return identity;
 }

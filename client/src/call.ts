@@ -12,6 +12,7 @@ import { isIP } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { checkServerIdentity, createSecureContext } from 'node:tls';
 import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
+import { endingHandshakes } from './connecting.ts';
 import { CHECKSUM_MISMATCH, errorOf, KeywardClientError } from './errors.ts';
 import type { TokenSource } from './token.ts';
 import type { Method } from './wire.ts';
@@ -27,6 +28,12 @@ export interface CallOptions {
   readonly timeoutMs?: number;
 }
 
+/** Which trace a call is part of: W3C Trace Context's headers. */
+export interface TraceHeaders {
+  readonly traceparent?: string;
+  readonly tracestate?: string;
+}
+
 interface TransportOptions {
   readonly address: string;
   readonly ca: string | Uint8Array;
@@ -35,6 +42,7 @@ interface TransportOptions {
     | { readonly cert: string | Uint8Array; readonly key: string | Uint8Array }
     | undefined;
   readonly token?: TokenSource | undefined;
+  readonly traceContext?: (() => TraceHeaders) | undefined;
   readonly serverName?: string | undefined;
   readonly defaultTimeoutMs: number;
   readonly retries: number;
@@ -56,6 +64,7 @@ interface Ongoing {
   /** Aborts when the caller cancels the call, and when the client is closed. */
   readonly ending: AbortSignal;
   readonly callers: AbortSignal | undefined;
+  readonly trace: TraceHeaders | undefined;
   /** The token that was sent last. */
   token?: string;
   /** Another was asked for since the service's last answer. */
@@ -91,7 +100,7 @@ export class Transport {
     });
   }
 
-  /** Calls in flight, and later ones, reject. Twice is as good as once. */
+  /** Calls in flight, and later ones, reject. No socket is left. Twice is as good as once. */
   close(): void {
     this.#closed = true;
     for (const call of this.#inFlight) call.abort();
@@ -170,6 +179,7 @@ export class Transport {
       deadline: timeoutMs === undefined ? Number.POSITIVE_INFINITY : Date.now() + timeoutMs,
       ending: ending.signal,
       callers: signal,
+      trace: this.#options.traceContext?.(),
       hasNewToken: false,
       forget: () => {
         signal?.removeEventListener('abort', end);
@@ -208,12 +218,19 @@ export class Transport {
     const isRefused = error instanceof KeywardClientError && error.code === 'UNAUTHENTICATED';
     if (!isRefused || token === undefined || hasNewToken) return false;
     call.hasNewToken = true;
-    return (await this.#options.token?.refused(token)) ?? false;
+    const source = this.#options.token;
+    if (source === undefined) return false;
+    const isOther = await beforeEnd(call, source.refused(token)).catch(() => false);
+    this.#throwIfEnded(call);
+    return isOther;
   }
 
   /** What goes with the request. Rejects when the token can't be had before the call ends. */
   async #metadata(call: Ongoing): Promise<Metadata> {
     const metadata = new Metadata();
+    const { traceparent, tracestate } = call.trace ?? {};
+    if (traceparent !== undefined) metadata.set('traceparent', traceparent);
+    if (traceparent !== undefined && tracestate) metadata.set('tracestate', tracestate);
     const { token } = this.#options;
     if (token === undefined) return metadata;
     call.token = await beforeEnd(call, token.get()).catch((cause: unknown) => {
@@ -352,9 +369,11 @@ function channelCredentials(options: TransportOptions) {
     minVersion: 'TLSv1.3',
   });
   const expected = options.serverName ?? hostOf(options.address);
-  return credentials.createFromSecureContext(context, {
-    checkServerIdentity: (_host, certificate) => checkServerIdentity(expected, certificate),
-  });
+  return endingHandshakes(
+    credentials.createFromSecureContext(context, {
+      checkServerIdentity: (_host, certificate) => checkServerIdentity(expected, certificate),
+    }),
+  );
 }
 
 /**

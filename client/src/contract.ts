@@ -52,7 +52,7 @@ interface Details {
   readonly RetryInfo: {
     readonly retryDelay: { readonly seconds: number; readonly nanos: number } | null;
   };
-  readonly RequestInfo: { readonly requestId: string };
+  readonly RequestInfo: { readonly requestId: string; readonly servingData: string };
 }
 
 /** Reads a message of google.rpc. Throws for bytes that are none. */

@@ -32,6 +32,7 @@ interface ErrorFacts {
   readonly fieldViolations?: readonly FieldViolation[];
   readonly retryDelayMs?: number | undefined;
   readonly requestId?: string | undefined;
+  readonly traceId?: string | undefined;
   readonly cause?: unknown;
 }
 
@@ -64,6 +65,8 @@ export class KeywardClientError extends Error {
    * caller's.
    */
   readonly requestId: string | undefined;
+  /** Which trace the call is part of, in hexadecimal, if it is part of one. */
+  readonly traceId: string | undefined;
 
   constructor(facts: ErrorFacts) {
     super(facts.message, { cause: facts.cause });
@@ -73,6 +76,7 @@ export class KeywardClientError extends Error {
     this.fieldViolations = facts.fieldViolations ?? [];
     this.retryDelayMs = facts.retryDelayMs;
     this.requestId = facts.requestId;
+    this.traceId = facts.traceId;
   }
 }
 
@@ -163,8 +167,10 @@ function detail(typeUrl: string, value: Uint8Array): Details {
       const delay = read('RetryInfo', value).retryDelay;
       return { retryDelayMs: delay === null ? 0 : delay.seconds * 1000 + delay.nanos / 1e6 };
     }
-    case 'google.rpc.RequestInfo':
-      return { requestId: read('RequestInfo', value).requestId };
+    case 'google.rpc.RequestInfo': {
+      const { requestId, servingData } = read('RequestInfo', value);
+      return { requestId, traceId: servingData || undefined };
+    }
     default:
       return {};
   }

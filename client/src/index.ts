@@ -10,7 +10,7 @@
  *     const { ciphertext } = await keyward.encrypt({ name: 'tenants/demo/keys/a', plaintext });
  */
 import { readFileSync } from 'node:fs';
-import { type CallOptions, Transport } from './call.ts';
+import { type CallOptions, type TraceHeaders, Transport } from './call.ts';
 import { Checksums } from './checksums.ts';
 import { Calls } from './generated/calls.ts';
 import type * as m from './messages.ts';
@@ -25,6 +25,14 @@ export {
   type ExportAuditLogOptions,
   exportAuditLog,
 } from './audit/export.ts';
+export type { AuditResumption, AuditTreeHead } from './audit/resumptions.ts';
+export {
+  type AuditState,
+  type AuditStateItem,
+  type AuditStateKey,
+  type AuditStateOptions,
+  auditStateAt,
+} from './audit/state.ts';
 export {
   type ConsistencyClaim,
   type InclusionClaim,
@@ -37,7 +45,7 @@ export {
   type VerifyAuditExportOptions,
   verifyAuditExport,
 } from './audit/verify.ts';
-export type { CallOptions } from './call.ts';
+export type { CallOptions, TraceHeaders } from './call.ts';
 export { type FieldViolation, KeywardClientError, type StatusName } from './errors.ts';
 export type { ListOptions, WalkOptions } from './lists.ts';
 export type * from './messages.ts';
@@ -88,6 +96,11 @@ export type ConnectOptions = Pem<'ca'> &
      * `false`.
      */
     readonly checksums?: boolean;
+    /**
+     * Returns the trace context that a call is sent with. Asked when a call begins, in the caller's
+     * own asynchronous context.
+     */
+    readonly traceContext?: () => TraceHeaders;
   };
 
 /**
@@ -117,12 +130,8 @@ export class KeywardClient extends Calls {
       retries = 2,
       checksums = true,
     } = options;
-    if (
-      typeof address !== 'string' ||
-      !/^([^\s:/[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/.test(address)
-    ) {
+    if (typeof address !== 'string' || !isAddress(address))
       throw new TypeError(`address must be host:port, not ${JSON.stringify(address)}`);
-    }
     if (!Number.isInteger(retries) || retries < 0)
       throw new TypeError('retries must be a whole number');
     if (typeof checksums !== 'boolean') throw new TypeError('checksums must be true or false');
@@ -131,6 +140,7 @@ export class KeywardClient extends Calls {
       serverName,
       defaultTimeoutMs,
       retries,
+      traceContext: options.traceContext,
       ca: pem('ca', options.ca, options.caFile),
       ...callerOf(options),
     });
@@ -168,6 +178,11 @@ export class KeywardClient extends Calls {
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+function isAddress(text: string): boolean {
+  const [, port] = /^(?:[^\s:/[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})$/.exec(text) ?? [];
+  return port !== undefined && Number(port) > 0 && Number(port) < 65_536;
 }
 
 /** A key without a certificate, or the other way round, is a mistake, with a token or without. */

@@ -32,12 +32,12 @@ export class TokenSource {
     return (this.#current as { token: Promise<string> }).token;
   }
 
-  /** The service has refused this token. Returns whether asking for another may help. */
+  /** The service has refused this token. Returns whether there is another now. */
   async refused(token: string): Promise<boolean> {
     if (typeof this.#token === 'string') return false;
     const current = await this.#current?.token.catch(() => undefined);
     if (current === token) this.#current = undefined;
-    return true;
+    return (await this.get().catch(() => undefined)) !== token;
   }
 
   #ask(): void {

@@ -5,9 +5,12 @@
  * - A tenant in which the caller has no binding, or that the token excludes, looks like one that
  *   does not exist.
  * - The first administrator may create role bindings and nothing else.
+ * - A suspended caller is allowed nothing, whatever bindings say; the first administrator keeps
+ *   what the configuration gives, so that there is a way back.
  * - Callers of this file name the permission and its resource; methods are unknown here.
  */
 import { KeywardError } from '../errors.ts';
+import type { TenantId } from '../ids.ts';
 import { formatRoleBindingName, SYSTEM_TENANT } from '../names.ts';
 import type { RoleBinding } from '../store/access/policies.ts';
 import type { Caller } from './identity.ts';
@@ -21,7 +24,7 @@ const FIRST_ADMINISTRATORS: readonly Permission[] = [
   'roleBindings.createForAllTenants',
 ];
 /** In place of a binding's name. */
-const BY_CONFIGURATION = 'KEYWARD_FIRST_ADMINISTRATOR';
+export const BY_CONFIGURATION = 'KEYWARD_FIRST_ADMINISTRATOR';
 
 export interface AccessParts {
   readonly policies: Pick<Policies, 'of'>;
@@ -29,6 +32,14 @@ export interface AccessParts {
   readonly tenantOf: (name: string) => Promise<TenantIdentity>;
   /** A caller's name. */
   readonly firstAdministrator: string | undefined;
+  /** Returns whether a caller is suspended in a tenant. Throws REPLICA_STALE. */
+  readonly suspends: (caller: string, tenant: string) => boolean;
+}
+
+/** What decides about a caller besides bindings. */
+export interface Standing {
+  readonly isFirstAdministrator: boolean;
+  readonly isSuspended: boolean;
 }
 
 /** What was not allowed. */
@@ -55,20 +66,24 @@ export class Access {
    * token isn't good for, POLICY_CORRUPT, REPLICA_STALE, and what loading a policy throws.
    */
   async rightsOf(caller: Caller, tenantName: string): Promise<Rights> {
-    const { policies, tenantOf } = this.#parts;
-    const isFirst = this.isFirstAdministrator(caller);
+    const { policies, tenantOf, suspends } = this.#parts;
+    const isFirstAdministrator = this.isFirstAdministrator(caller);
     if (tenantName !== SYSTEM_TENANT && caller.tenants?.includes(tenantName) === false)
       throw new KeywardError('RESOURCE_NOT_FOUND');
-    const own = await policies.of(await this.#knownTenant(tenantName));
+    const tenant = await this.#knownTenant(tenantName);
+    const own = await policies.of(tenant);
     if (tenantName === SYSTEM_TENANT) {
       const isGood = caller.tenants?.includes(SYSTEM_TENANT) !== false;
-      return new Rights(caller, tenantName, isGood ? [own] : [], isFirst && isGood);
+      const isSuspended = suspends(caller.name, tenantName);
+      const standing = { isFirstAdministrator: isFirstAdministrator && isGood, isSuspended };
+      return new Rights(caller, tenant, isGood ? [own] : [], standing);
     }
     // What the tenant's own policy allows doesn't depend on that of `system`, be it as it may.
     const system = await policies
       .of(await tenantOf(SYSTEM_TENANT))
       .catch((error: unknown) => error);
-    return new Rights(caller, tenantName, [own, system as Policy | Error], isFirst);
+    const standing = { isFirstAdministrator, isSuspended: suspends(caller.name, tenantName) };
+    return new Rights(caller, tenant, [own, system as Policy | Error], standing);
   }
 
   /**
@@ -86,6 +101,11 @@ export class Access {
     }
   }
 
+  /** Whether the caller has the permission by the configuration alone. */
+  allowsByConfiguration(caller: Pick<Caller, 'name'>, permission: Permission): boolean {
+    return this.isFirstAdministrator(caller) && FIRST_ADMINISTRATORS.includes(permission);
+  }
+
   /** Whether it is who may create role bindings by the configuration alone. */
   isFirstAdministrator({ name }: Pick<Caller, 'name'>): boolean {
     return name === this.#parts.firstAdministrator;
@@ -97,34 +117,38 @@ export class Rights {
   readonly caller: Caller;
   /** The tenant's, by the last part of its name. */
   readonly tenant: string;
+  /** Undefined where they are in no tenant. */
+  readonly tenantId: TenantId | undefined;
   readonly #policies: readonly (Policy | Error)[];
-  readonly #isFirstAdministrator: boolean;
+  readonly #standing: Standing;
   /** What was asked for and not allowed, in order. */
   readonly denials: Denial[] = [];
-  /** The name of the binding that allowed what was asked for last. */
-  binding: string | undefined;
+  /** The names of the bindings that allowed something: of each permission, the last one. */
+  readonly bindings = new Map<Permission, string>();
 
   constructor(
     caller: Caller,
-    tenant: string,
+    { name, tenantId }: { readonly name: string; readonly tenantId?: TenantId | undefined },
     policies: readonly (Policy | Error)[],
-    isFirstAdministrator: boolean,
+    standing: Standing,
   ) {
     this.caller = caller;
-    this.tenant = tenant;
+    this.tenant = name;
+    this.tenantId = tenantId;
     this.#policies = policies;
-    this.#isFirstAdministrator = isFirstAdministrator;
+    this.#standing = standing;
   }
 
   /**
-   * Throws PERMISSION_MISSING unless a binding allows it; RESOURCE_NOT_FOUND where the caller has
-   * nothing in the tenant; what loading the policy of `system` threw, if that might have allowed
-   * it. `resource` is what the caller is told.
+   * Throws PERMISSION_MISSING unless a binding allows it; CALLER_SUSPENDED where the caller is;
+   * RESOURCE_NOT_FOUND where the caller has nothing in the tenant; what loading the policy of
+   * `system` threw, if that might have allowed it. `resource` is what the caller is told.
    */
   require(permission: Permission, target: Target, resource: string): void {
     if (this.allows(permission, target, resource)) return;
     if (this.tenant !== SYSTEM_TENANT && !this.#hasStanding())
       throw new KeywardError('RESOURCE_NOT_FOUND');
+    if (this.#standing.isSuspended) throw new KeywardError('CALLER_SUSPENDED');
     throw new KeywardError('PERMISSION_MISSING', {
       message: `cannot perform the call: permission ${permission} is missing on ${resource}`,
       metadata: { permission, resource },
@@ -132,19 +156,28 @@ export class Rights {
   }
 
   /**
-   * Whether a binding allows it; if none does, that is noted among {@link Rights.denials}. Throws
-   * what loading the policy of `system` threw, if that might have allowed it.
+   * Whether a binding allows it, which is noted among {@link Rights.bindings}; if none does, that
+   * is noted among {@link Rights.denials}. Throws what loading the policy of `system` threw, if
+   * that might have allowed it.
    */
   allows(permission: Permission, target: Target, resource: string): boolean {
-    this.binding = this.bindingFor(permission, target);
-    if (this.binding === undefined) this.denials.push({ permission, resource });
-    return this.binding !== undefined;
+    const binding = this.bindingFor(permission, target);
+    if (binding === undefined) this.denials.push({ permission, resource });
+    else this.bindings.set(permission, binding);
+    return binding !== undefined;
+  }
+
+  /** The same rights, of which is noted apart what is asked for and what allows it. */
+  apart(): Rights {
+    const { caller, tenant: name, tenantId } = this;
+    return new Rights(caller, { name, tenantId }, this.#policies, this.#standing);
   }
 
   /** The name of the binding that allows it, if one does. Throws as {@link Rights.allows}. */
   bindingFor(permission: Permission, target: Target): string | undefined {
-    if (this.#isFirstAdministrator && FIRST_ADMINISTRATORS.includes(permission))
-      return BY_CONFIGURATION;
+    const { isFirstAdministrator, isSuspended } = this.#standing;
+    if (isFirstAdministrator && FIRST_ADMINISTRATORS.includes(permission)) return BY_CONFIGURATION;
+    if (isSuspended) return undefined;
     const now = Date.now();
     for (const policy of this.#policies) {
       if (policy instanceof Error) throw policy;
@@ -163,7 +196,7 @@ export class Rights {
   #hasStanding(): boolean {
     const now = Date.now();
     return (
-      this.#isFirstAdministrator ||
+      this.#standing.isFirstAdministrator ||
       this.#policies.some(
         (policy) =>
           !(policy instanceof Error) &&

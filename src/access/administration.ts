@@ -1,5 +1,5 @@
 /**
- * Changes and lists role bindings and roles, and explains why a caller may or may not do something.
+ * Changes and lists role bindings and roles.
  *
  * - A change verifies the whole policy, seals the new one, and commits it with its audit entry and
  *   its announcement in one transaction.
@@ -7,7 +7,6 @@
  *   then records the override.
  * - The caller's right to change the policy is checked before.
  */
-import { isDeepStrictEqual } from 'node:util';
 import { type Call, millisecondsLeft } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
 import { RECORD } from '../hsm/record-seal.ts';
@@ -20,36 +19,21 @@ import {
   deleteRoleBinding,
   insertRole,
   insertRoleBinding,
-  listTenantsOfMember,
   lockPolicy,
   type Member,
   type PolicyRecord,
   type RoleBinding,
   writePolicySeal,
 } from '../store/access/policies.ts';
-import type { Tx } from '../store/core/transaction.ts';
-import type { Reference } from '../store/request-ids.ts';
+import type { Changed, Tx } from '../store/core/transaction.ts';
 import type { Store } from '../store/store.ts';
 import { bindingName } from './access.ts';
-import {
-  dutiesOf,
-  isOfSystem,
-  isPermission,
-  type Permission,
-  reachesTenants,
-} from './permissions.ts';
+import { isOfSystem, isPermission, reachesTenants } from './permissions.ts';
 import type { Policies, TenantIdentity } from './policies.ts';
-import {
-  type Grant,
-  hasExpired,
-  type Obstacle,
-  obstaclesOf,
-  type Policy,
-  patternsOverlap,
-  type Subject,
-  type Target,
-} from './policy.ts';
+import type { Policy } from './policy.ts';
+import { bindingContent, roleContent } from './policy-entries.ts';
 import { policyBytes, policyContent } from './policy-seal.ts';
+import { Separation, type SeparationParts } from './separation.ts';
 
 /** A policy is loaded, and hashed, as a whole. */
 const MAX_BINDINGS = 20_000;
@@ -62,13 +46,9 @@ const MAX_OF_MEMBER = 500;
 /** Of the lines that the seal is over; 20,000 bindings of common size take half of it. */
 const MAX_BYTES = 8 * 1024 * 1024;
 
-export interface AdministrationParts {
+export interface AdministrationParts extends SeparationParts {
   readonly store: Pick<Store, 'mutate' | 'reconcile'>;
   readonly agents: Pick<Agents, 'call'>;
-  readonly policies: Policies;
-  readonly system: TenantIdentity;
-  /** The tenant of that name. Throws RESOURCE_NOT_FOUND. */
-  readonly tenantOf: (name: string) => Promise<TenantIdentity>;
   /** The key that new seals are made by. Throws TOKEN_KEY_NOT_READY. */
   readonly currentSealKey: () => SealKeyId;
 }
@@ -77,21 +57,22 @@ export interface AdministrationParts {
 export type NewRoleBinding = Omit<RoleBinding, 'createdAt' | 'creator'>;
 export type NewRole = Omit<CustomRole, 'createdAt' | 'creator'>;
 
-/** A binding that was looked at, and what it lacks. */
-export interface Considered {
-  readonly name: string;
-  readonly role: string;
-  readonly obstacles: readonly Obstacle[];
+/** What a change makes of a policy, and what its audit entry says. */
+interface PolicyChange<T> extends Pick<PolicyRecord, 'bindings' | 'roles'> {
+  readonly result: T;
+  readonly changed: Changed;
 }
 
-/** Changes role bindings and roles, and explains what a caller may do. */
+/** Changes role bindings and roles. */
 export class AccessAdministration {
   readonly #parts: AdministrationParts;
+  readonly #separation: Separation;
   /** Settled when the last change of a tenant's that was asked for here is over. */
   readonly #changing = new Map<TenantId, Promise<unknown>>();
 
   constructor(parts: AdministrationParts) {
     this.#parts = parts;
+    this.#separation = new Separation(parts);
   }
 
   /**
@@ -106,90 +87,95 @@ export class AccessAdministration {
     asked: NewRoleBinding,
     requireBeyond: () => void,
   ): Promise<RoleBinding> {
-    const elsewhere = await this.#grantedElsewhere(call, tenant, asked);
-    const { bindingId } = asked;
+    const requireSeparation = await this.#separation.prepare(call, tenant, asked);
     const resource = bindingName({ tenant: tenant.name }, asked);
-    const detail = asked.overridesSeparation ? 'separation of duties overridden' : '';
-    return this.#change(
-      call,
-      tenant,
-      { resource, detail, reference: { bindingId } },
-      async (tx, policy, now) => {
-        if (reachesBeyond(policy, asked)) requireBeyond();
-        requireGivable(policy, asked);
-        if (!asked.overridesSeparation) requireSeparation(policy, asked, elsewhere, now);
-        const binding = { ...asked, createdAt: now, creator: call.caller };
-        const next = { bindings: [...policy.bindings, binding], roles: policy.roles };
-        requireRoom(next);
-        if (bindingsOf(next, asked.member) > MAX_OF_MEMBER) throw new KeywardError('POLICY_FULL');
-        await insertRoleBinding(tx, tenant.tenantId, binding);
-        return { result: binding, ...next };
-      },
-      (policy, before) => {
-        if (reachesBeyond(policy, asked)) requireBeyond();
-        return policy.bindings.find((each) => isMadeBy(call, each, { ...asked, ...before }));
-      },
-    );
+    return this.#change(call, tenant, resource, async (tx, policy, now) => {
+      if (reachesBeyond(policy, asked)) requireBeyond();
+      requireGivable(policy, asked);
+      if (!asked.overridesSeparation) await requireSeparation(tx, policy, now);
+      const binding = { ...asked, createdAt: now, creator: call.caller };
+      const next = { bindings: [...policy.bindings, binding], roles: policy.roles };
+      requireRoom(next);
+      if (bindingsOf(next, asked.member) > MAX_OF_MEMBER) throw new KeywardError('POLICY_FULL');
+      await insertRoleBinding(tx, tenant.tenantId, binding);
+      const changed = { kind: 'roleBinding', after: bindingContent(binding) } as const;
+      return { result: binding, changed, ...next };
+    });
   }
 
-  /** Throws RESOURCE_NOT_FOUND, POLICY_CORRUPT. */
-  async deleteBinding(call: Call, tenant: TenantIdentity, bindingId: string): Promise<void> {
+  /**
+   * Throws RESOURCE_NOT_FOUND, POLICY_CORRUPT, and what `requireBeyond` throws, which is called for
+   * a binding that creating calls it for.
+   */
+  async deleteBinding(
+    call: Call,
+    tenant: TenantIdentity,
+    bindingId: string,
+    requireBeyond: () => void,
+  ): Promise<void> {
     const resource = bindingName({ tenant: tenant.name }, { bindingId });
-    await this.#change(
-      call,
-      tenant,
-      { resource, reference: { bindingId } },
-      async (tx, { bindings, roles }) => {
-        if (!(await deleteRoleBinding(tx, tenant.tenantId, bindingId)))
-          throw new KeywardError('RESOURCE_NOT_FOUND');
-        return {
-          result: true,
-          bindings: bindings.filter((each) => each.bindingId !== bindingId),
-          roles,
-        };
-      },
-      () => true,
-    );
+    await this.#change(call, tenant, resource, async (tx, policy) => {
+      const binding = policy.bindings.find((each) => each.bindingId === bindingId);
+      if (binding === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+      if (reachesBeyond(policy, binding)) requireBeyond();
+      await deleteRoleBinding(tx, tenant.tenantId, bindingId);
+      return {
+        result: undefined,
+        changed: { kind: 'roleBinding', before: bindingContent(binding) },
+        bindings: policy.bindings.filter((each) => each !== binding),
+        roles: policy.roles,
+      };
+    });
   }
 
   /**
    * Throws RESOURCE_EXISTS, POLICY_FULL, POLICY_CORRUPT, INVALID_FIELD for a permission that it
-   * can't have.
+   * can't have, and what `requireBeyond` throws, which is called for a role that not everyone may
+   * give who may create bindings.
    */
-  async createRole(call: Call, tenant: TenantIdentity, asked: NewRole): Promise<CustomRole> {
+  async createRole(
+    call: Call,
+    tenant: TenantIdentity,
+    asked: NewRole,
+    requireBeyond: () => void,
+  ): Promise<CustomRole> {
     const { roleId } = asked;
     const resource = formatRoleName({ tenant: tenant.name }, roleId);
     requireOfTenant(tenant, asked);
-    return this.#change(
-      call,
-      tenant,
-      { resource, reference: { roleId } },
-      async (tx, policy, now) => {
-        const role = { ...asked, createdAt: now, creator: call.caller };
-        const next = { bindings: policy.bindings, roles: [...policy.roles, role] };
-        requireRoom(next);
-        await insertRole(tx, tenant.tenantId, role);
-        return { result: role, ...next };
-      },
-      (policy) => policy.roles.find((each) => isMadeBy(call, each, asked)),
-    );
+    if (reachesTenantsFrom(tenant.name, asked.permissions)) requireBeyond();
+    return this.#change(call, tenant, resource, async (tx, policy, now) => {
+      const role = { ...asked, createdAt: now, creator: call.caller };
+      const next = { bindings: policy.bindings, roles: [...policy.roles, role] };
+      requireRoom(next);
+      await insertRole(tx, tenant.tenantId, role);
+      return { result: role, changed: { kind: 'role', after: roleContent(role) }, ...next };
+    });
   }
 
-  /** Throws RESOURCE_NOT_FOUND, ROLE_IN_USE, POLICY_CORRUPT. */
-  async deleteRole(call: Call, tenant: TenantIdentity, roleId: string): Promise<void> {
+  /**
+   * Throws RESOURCE_NOT_FOUND, ROLE_IN_USE, POLICY_CORRUPT, and what `requireBeyond` throws, as
+   * creating: who could put another role under a name that is trusted could have that given.
+   */
+  async deleteRole(
+    call: Call,
+    tenant: TenantIdentity,
+    roleId: string,
+    requireBeyond: () => void,
+  ): Promise<void> {
     const resource = formatRoleName({ tenant: tenant.name }, roleId);
-    await this.#change(
-      call,
-      tenant,
-      { resource, reference: { roleId } },
-      async (tx, { bindings, roles }) => {
-        if (bindings.some(({ role }) => role === resource)) throw new KeywardError('ROLE_IN_USE');
-        if (!(await deleteRole(tx, tenant.tenantId, roleId)))
-          throw new KeywardError('RESOURCE_NOT_FOUND');
-        return { result: true, bindings, roles: roles.filter((each) => each.roleId !== roleId) };
-      },
-      () => true,
-    );
+    await this.#change(call, tenant, resource, async (tx, { bindings, roles }) => {
+      const role = roles.find((each) => each.roleId === roleId);
+      if (role === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+      if (reachesTenantsFrom(tenant.name, role.permissions)) requireBeyond();
+      if (bindings.some((each) => each.role === resource)) throw new KeywardError('ROLE_IN_USE');
+      await deleteRole(tx, tenant.tenantId, roleId);
+      return {
+        result: undefined,
+        changed: { kind: 'role', before: roleContent(role) },
+        bindings,
+        roles: roles.filter((each) => each !== role),
+      };
+    });
   }
 
   /** The tenant's policy. Throws as {@link Policies.of}. */
@@ -197,68 +183,27 @@ export class AccessAdministration {
     return this.#parts.policies.of(tenant);
   }
 
-  /**
-   * Every binding of the subject that holds in the tenant, and what keeps it from allowing this.
-   */
-  async explain(
-    tenant: TenantIdentity,
-    subject: Subject,
-    permission: Permission,
-    target: Target,
-  ): Promise<Considered[]> {
-    const { policies, system } = this.#parts;
-    const own = await policies.of(tenant);
-    const everywhere = tenant.tenantId === system.tenantId ? own : await policies.of(system);
-    const considered = (policy: Policy, grants: readonly Grant[]) =>
-      grants.map((grant) => ({
-        name: bindingName(policy, grant.binding),
-        role: grant.binding.role,
-        obstacles: obstaclesOf(grant, permission, target, subject, Date.now()),
-      }));
-    const ofAll = [...everywhere.grantsOf(subject)].filter(({ binding }) => binding.allTenants);
-    return [
-      ...considered(own, [...own.grantsOf(subject)]),
-      ...(everywhere === own ? [] : considered(everywhere, ofAll)),
-    ];
-  }
-
   /** One change: the policy locked and verified, changed by `apply`, sealed, announced. */
   async #change<T>(
     call: Call,
     tenant: TenantIdentity,
-    what: { readonly resource: string; readonly detail?: string; readonly reference: Reference },
-    apply: (
-      tx: Tx,
-      policy: Policy,
-      now: Date,
-    ) => Promise<Pick<PolicyRecord, 'bindings' | 'roles'> & { readonly result: T }>,
-    rebuild: (policy: Policy, before: Reference) => T | undefined,
+    resource: string,
+    apply: (tx: Tx, policy: Policy, now: Date) => Promise<PolicyChange<T>>,
   ): Promise<T> {
     const { store, policies } = this.#parts;
     const { tenantId } = tenant;
-    const locked = (tx: Tx) =>
-      policies.verified(tenant, call.deadline, () => lockPolicy(tx, tenantId));
-    const { resource, detail, reference } = what;
     const change = { kind: 'access', subjectId: tenantId } as const;
     const mutate = () =>
-      store.mutate(
-        call,
-        { tenantId, resource, change, ...(detail ? { detail } : {}) },
-        async (tx) => {
-          const { policy, record } = await locked(tx);
-          const { result, ...next } = await apply(tx, policy, record.now);
-          await this.#seal(tx, call, tenantId, policy.revision + 1n, next);
-          return result;
-        },
-        {
-          reference,
-          rebuild: async (tx, before) => {
-            const found = rebuild((await locked(tx)).policy, before);
-            if (found === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
-            return found;
-          },
-        },
-      );
+      store.mutate(call, { tenantId, resource, change }, async (tx) => {
+        const { policy, record } = await policies.verified(tenant, call.deadline, () =>
+          lockPolicy(tx, tenantId),
+        );
+        const { result, changed, ...next } = await apply(tx, policy, record.now);
+        const revision = policy.revision + 1n;
+        await this.#seal(tx, call, tenantId, revision, next);
+        tx.changed({ ...changed, policyRevision: `${revision}` });
+        return result;
+      });
     const result = await this.#inTurn(call, tenantId, mutate);
     policies.forget(tenantId);
     return result;
@@ -296,53 +241,22 @@ export class AccessAdministration {
     const { seals } = await this.#parts.agents.call('sealRecords', request, deadline);
     await writePolicySeal(tx, tenantId, { revision, sealKeyId, seal: seals[0] as Buffer });
   }
-
-  /**
-   * What else the member has that a binding in this tenant comes together with, by other policies:
-   * as they are remembered, since no transaction sees two tenants.
-   */
-  async #grantedElsewhere(
-    call: Call,
-    tenant: TenantIdentity,
-    { member, allTenants }: NewRoleBinding,
-  ): Promise<readonly Grant[]> {
-    const { policies, system, store, tenantOf } = this.#parts;
-    const subject =
-      member.kind === 'principal'
-        ? { name: member.name, groups: [] }
-        : { name: '', groups: [member.name] };
-    if (!allTenants) {
-      if (tenant.tenantId === system.tenantId) return [];
-      const everywhere = await policies.of(system);
-      return [...everywhere.grantsOf(subject)].filter(({ binding }) => binding.allTenants);
-    }
-    const names = await store.reconcile(call, (tx) => listTenantsOfMember(tx, member));
-    const others = await Promise.all(names.map(async (name) => policies.of(await tenantOf(name))));
-    return others.flatMap((policy) =>
-      policy.tenant === tenant.name ? [] : [...policy.grantsOf(subject)],
-    );
-  }
 }
 
 /**
  * Whether the binding gives something in all tenants, or in `system` what no tenant's own binding
  * can give.
  */
-function reachesBeyond(policy: Policy, { role, allTenants }: NewRoleBinding): boolean {
-  if (allTenants) return true;
-  return (
-    policy.tenant === SYSTEM_TENANT &&
-    [...(policy.permissionsOfRole(role) ?? [])].some(reachesTenants)
-  );
+function reachesBeyond(
+  policy: Policy,
+  { role, allTenants }: Pick<RoleBinding, 'role' | 'allTenants'>,
+): boolean {
+  return allTenants || reachesTenantsFrom(policy.tenant, policy.permissionsOfRole(role) ?? []);
 }
 
-/** Whether it is what the call asked for before, and not another that has its name by now. */
-function isMadeBy(
-  { caller }: Call,
-  { createdAt: _, creator, ...made }: RoleBinding | CustomRole,
-  asked: NewRoleBinding | NewRole,
-): boolean {
-  return creator === caller && isDeepStrictEqual(made, asked);
+/** Whether any of these permissions, given in that tenant, reaches beyond it. */
+function reachesTenantsFrom(tenant: string, permissions: Iterable<string>): boolean {
+  return tenant === SYSTEM_TENANT && [...permissions].filter(isPermission).some(reachesTenants);
 }
 
 /** Throws POLICY_FULL for more than every replica can hold, of every tenant. */
@@ -384,25 +298,4 @@ function requireOfTenant({ name }: TenantIdentity, { permissions }: NewRole): vo
         `must not have ${permission}, which only a role of tenants/system can have`,
       );
   }
-}
-
-/** Throws SEPARATION_OF_DUTIES where the member would both administer and use a key. */
-function requireSeparation(
-  policy: Policy,
-  asked: NewRoleBinding,
-  elsewhere: readonly Grant[],
-  now: Date,
-): void {
-  const given = policy.permissionsOfRole(asked.role) ?? [];
-  // What the member has besides may be meant to be both.
-  if (dutiesOf(given).size === 0) return;
-  const { name, kind } = asked.member;
-  const subject = kind === 'principal' ? { name, groups: [] } : { name: '', groups: [name] };
-  const together = [...policy.grantsOf(subject), ...elsewhere].filter(
-    ({ binding }) =>
-      !hasExpired(binding, now.getTime()) && patternsOverlap(binding.keyPattern, asked.keyPattern),
-  );
-  const permissions = together.flatMap((grant) => [...grant.permissions]);
-  const duties = dutiesOf([...given, ...permissions]);
-  if (duties.size > 1) throw new KeywardError('SEPARATION_OF_DUTIES');
 }

@@ -105,7 +105,7 @@ export class TokenVerifier {
     const trusted = this.#issuers.get((json as { readonly iss?: unknown }).iss);
     if (trusted === undefined) throw notAccepted('the token’s issuer is not configured');
     const { issuer, keys } = trusted;
-    if (mediaType(header.typ ?? '') !== issuer.type)
+    if ((header.typ === undefined ? null : mediaType(header.typ)) !== issuer.type)
       throw notAccepted('the token has another typ than its issuer’s');
     if (!(issuer.algorithms as readonly string[]).includes(header.alg))
       throw notAccepted('the token’s algorithm is not on its issuer’s list');

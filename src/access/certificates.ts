@@ -7,8 +7,9 @@
  * - The TLS handshake has verified the certificate before.
  */
 import { createHash, X509Certificate } from 'node:crypto';
-import type { PeerCertificate } from 'node:tls';
+import type { DetailedPeerCertificate, PeerCertificate } from 'node:tls';
 import { isDeepStrictEqual } from 'node:util';
+import { notAccepted } from './refusal.ts';
 
 /** What of a certificate its caller is known by. */
 export const PRINCIPALS = ['spiffe-then-subject', 'spiffe', 'subject', 'dns'] as const;
@@ -22,6 +23,11 @@ export interface ClientCertificate {
   readonly thumbprint: string;
   /** By what a deny list may name it. */
   readonly denyKeys: readonly string[];
+  /**
+   * From when to when it is valid, and what it is issued by too: milliseconds since 1970, both
+   * included.
+   */
+  readonly validity: { readonly from: number; readonly until: number };
 }
 
 /**
@@ -39,9 +45,9 @@ export const MAX_NAME_BYTES = 2_048;
 const MAX_TRUST_DOMAIN_BYTES = 255;
 const SPIFFE = 'spiffe://';
 
-/** What there is to know of a certificate that was presented. */
+/** What there is to know of a certificate that was presented, and verified just now. */
 export function clientCertificate(
-  peer: PeerCertificate,
+  peer: PeerCertificate | DetailedPeerCertificate,
   principal: CertificatePrincipal,
 ): ClientCertificate {
   const digest = createHash('sha256').update(peer.raw).digest();
@@ -54,7 +60,40 @@ export function clientCertificate(
       digest.toString('hex'),
       serialKey(peer.serialNumber, distinguishedName(peer.issuer)),
     ],
+    validity: validityOf(peer),
   };
+}
+
+/** Throws CREDENTIALS_INVALID for a certificate that is not valid at that time. */
+export function requireValid({ validity }: ClientCertificate, now: number): void {
+  if (now > validity.until) throw notAccepted('the client certificate has expired');
+  if (now < validity.from) throw notAccepted('the client certificate is not valid yet');
+}
+
+/**
+ * Of all the chain: a certificate ends with its issuer's. An issuer that was not valid in the
+ * handshake is not the one that it verified by, but another of that name.
+ */
+function validityOf(
+  peer: PeerCertificate | DetailedPeerCertificate,
+): ClientCertificate['validity'] {
+  const { validFromDate, validToDate } = new X509Certificate(peer.raw);
+  let [from, until] = [validFromDate.getTime(), validToDate.getTime()];
+  const seen = new Set([peer.fingerprint256]);
+  const now = Date.now();
+  let issuer = 'issuerCertificate' in peer ? peer.issuerCertificate : undefined;
+  for (
+    ;
+    issuer !== undefined && !seen.has(issuer.fingerprint256);
+    issuer = issuer.issuerCertificate
+  ) {
+    seen.add(issuer.fingerprint256);
+    const { validFromDate: since, validToDate: to } = new X509Certificate(issuer.raw);
+    if (since.getTime() > now || to.getTime() < now) continue;
+    from = Math.max(from, since.getTime());
+    until = Math.min(until, to.getTime());
+  }
+  return { from, until };
 }
 
 /**

@@ -4,7 +4,8 @@
  * - A line has the SHA-256 of a whole certificate in hexadecimal, with or without colons, or
  *   `serial@issuer`: a hexadecimal serial number, and the issuer as callers are named.
  * - `#` begins a comment.
- * - Any other line makes the file invalid, so that a slip cannot leave a certificate in force.
+ * - Any other line makes the file invalid, so that a slip cannot leave a certificate in force; so
+ *   does no line at all, which is what a writer leaves that had no room.
  */
 import { serialKey } from './certificates.ts';
 
@@ -16,6 +17,7 @@ const SERIAL = /^([0-9a-f]{1,40})@(.+=.+)$/i;
  * that is not valid.
  */
 export function parseDenyList(text: string): ReadonlySet<string> {
+  if (text.trim() === '') throw new Error('is empty; a list of none has a comment in it');
   const denied = new Set<string>();
   const mistakes: string[] = [];
   for (const [index, line] of text.split('\n').entries()) {

@@ -2,10 +2,11 @@
  * Identifies the caller of a call, by its certificate, by a token, or by both bound together.
  *
  * - A call has one caller: a certificate and a token that is not bound to it are refused together.
- * - A certificate on the deny list is refused on every call, however old its connection is.
+ * - A certificate on the deny list, or past its time, is refused on every call, however old its
+ *   connection is.
  * - The names of the two kinds are distinct: a token's begins with `jwt:`.
  */
-import type { PeerCertificate } from 'node:tls';
+import type { DetailedPeerCertificate } from 'node:tls';
 import type { Logger } from 'pino';
 import { monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
@@ -14,11 +15,12 @@ import {
   type CertificatePrincipal,
   type ClientCertificate,
   clientCertificate,
+  requireValid,
 } from './certificates.ts';
 import type { Claims } from './claims.ts';
 import { parseDenyList } from './deny-list.ts';
 import { type Issuer, parseIssuers } from './issuers.ts';
-import { type KeySet, openKeySet } from './key-sets.ts';
+import { type KeyFetches, type KeySet, openKeySet } from './key-sets.ts';
 import type { Subject } from './policy.ts';
 import type { Proof } from './proofs.ts';
 import { notAccepted } from './refusal.ts';
@@ -94,7 +96,7 @@ export class Identity {
   }
 
   /** What calls on a connection need of the certificate that it was opened with. */
-  certificate(peer: PeerCertificate): ClientCertificate {
+  certificate(peer: DetailedPeerCertificate): ClientCertificate {
     return clientCertificate(peer, this.#principal);
   }
 
@@ -106,6 +108,7 @@ export class Identity {
     const certificate = 'certificate' in proof ? proof.certificate : undefined;
     if (certificate?.denyKeys.some((key) => this.#denied?.value.has(key)))
       throw new KeywardError('CERTIFICATE_DENIED');
+    if (certificate !== undefined) requireValid(certificate, Date.now());
     if (proof.kind === 'certificate') return callerByCertificate(proof.certificate);
     if (this.#tokens === undefined)
       throw notAccepted('no issuers are configured, so no token can be accepted');
@@ -113,6 +116,23 @@ export class Identity {
     return accepted instanceof Promise
       ? accepted.then((later) => callerByToken(later, certificate))
       : callerByToken(accepted, certificate);
+  }
+
+  /** Whether an issuer's tokens name tenants; undefined where no issuer of that name is trusted. */
+  limitsTenants(issuer: string): boolean | undefined {
+    const found = this.#issuers?.value.find(({ name }) => name === issuer);
+    return found && found.claims.tenants !== undefined;
+  }
+
+  /** How often each issuer's keys were fetched, of those that have a URL. */
+  get keyFetches(): readonly KeyFetches[] {
+    return [...this.#keySets.values()].flatMap(({ fetches }) => fetches ?? []);
+  }
+
+  /** Looks at once whether the deny list or the issuers have changed. */
+  reload(): void {
+    this.#denied?.look();
+    this.#issuers?.look();
   }
 
   /** Stops looking at files. */

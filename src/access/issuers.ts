@@ -6,6 +6,7 @@
  */
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { z } from 'zod';
+import { requireAuthorities } from '../pem.ts';
 import { ALGORITHMS, type Algorithm } from './public-keys.ts';
 import { parseStrictJson } from './strict-json.ts';
 
@@ -22,8 +23,8 @@ export interface Issuer {
   /** `iss`, exactly. */
   readonly issuer: string;
   readonly audience: string;
-  /** `typ`, in lower case and without `application/`. */
-  readonly type: string;
+  /** `typ`, in lower case and without `application/`; null for tokens that have none. */
+  readonly type: string | null;
   readonly algorithms: readonly Algorithm[];
   readonly keys: KeySource;
   readonly maxLifetimeSeconds: number;
@@ -41,6 +42,9 @@ const claim = z
   .transform((path) => [path].flat());
 
 const file = z.string().refine(isReadable, 'must name a file that can be read');
+const caFile = file.refine((path) => hasAuthorities(path), {
+  error: 'must name certificates of CAs in PEM, all of which can be read',
+});
 
 const ISSUER = z
   .strictObject({
@@ -52,13 +56,13 @@ const ISSUER = z
       ),
     issuer: z.string().min(1).max(512),
     audience: z.string().min(1).max(512),
-    type: z.string().min(1).max(64).default('at+jwt').transform(mediaType),
+    type: z.union([z.null(), z.string().min(1).max(64).transform(mediaType)]).default('at+jwt'),
     algorithms: z.array(z.enum(ALGORITHMS)).min(1),
     jwksUrl: z
       .string()
       .refine(isTrustworthy, 'must be https://, or http:// on a loopback address')
       .optional(),
-    jwksCaFile: file.optional(),
+    jwksCaFile: caFile.optional(),
     jwksFile: file.optional(),
     maxLifetimeSeconds: z.int().min(1).max(86_400).default(3_600),
     claims: z
@@ -128,6 +132,15 @@ function isTrustworthy(text: string): boolean {
 function isReadable(path: string): boolean {
   try {
     accessSync(path, constants.R_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function hasAuthorities(path: string): boolean {
+  try {
+    requireAuthorities(readFileSync(path, 'utf8'), path);
     return true;
   } catch {
     return false;

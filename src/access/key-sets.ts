@@ -16,6 +16,13 @@ import type { Issuer, KeySource } from './issuers.ts';
 import { type PublicKey, type PublicKeys, readKeySet } from './public-keys.ts';
 import { WatchedFile } from './watched-file.ts';
 
+/** How often an issuer's keys were asked for at their URL. */
+export interface KeyFetches {
+  readonly issuer: string;
+  readonly done: number;
+  readonly failed: number;
+}
+
 /** The keys of one issuer. */
 export interface KeySet {
   /**
@@ -23,6 +30,8 @@ export interface KeySet {
    * asked first. Rejects with ISSUER_UNAVAILABLE while nothing is known that may be relied on.
    */
   find(kid: string): PublicKey | undefined | Promise<PublicKey | undefined>;
+  /** How often its keys were fetched, and could not be; absent where they come from a file. */
+  readonly fetches?: KeyFetches;
   /** Ends what it does by itself. */
   stop(): void;
 }
@@ -93,6 +102,8 @@ class RemoteKeySet implements KeySet {
   #triedAt = Number.NEGATIVE_INFINITY;
   #isDown = false;
   #fetching: Promise<void> | undefined;
+  #done = 0;
+  #failed = 0;
 
   constructor(issuer: Issuer, source: Extract<KeySource, { url: string }>, parts: KeySetParts) {
     this.#issuer = issuer;
@@ -110,6 +121,10 @@ class RemoteKeySet implements KeySet {
     if (key !== undefined) return key;
     this.#refresh(this.#isDown ? RETRY_MS : COOL_DOWN_MS);
     return this.#fetching?.then(() => this.#keys.get(kid));
+  }
+
+  get fetches(): KeyFetches {
+    return { issuer: this.#issuer.name, done: this.#done, failed: this.#failed };
   }
 
   stop(): void {}
@@ -144,9 +159,11 @@ class RemoteKeySet implements KeySet {
         [...keys].some(([kid, key]) => this.#keys.get(kid) !== key);
       this.#keys = keys;
       this.#askedAt = askedAt;
+      this.#done += 1;
       this.#isDown = false;
       if (isNew) logKeys(log, name, keys);
     } catch (err) {
+      this.#failed += 1;
       if (!this.#isDown) log.error({ err, issuer: name }, 'cannot fetch an issuer’s keys');
       this.#isDown = true;
     }

@@ -16,7 +16,7 @@ interface PermissionRow {
   readonly ofSystem?: true;
   /**
    * A tenant's own to give; but what it is about in `system` is all tenants': jobs there re-wrap
-   * everything.
+   * everything, and who is suspended there is suspended everywhere.
    */
   readonly ofAllInSystem?: true;
 }
@@ -69,6 +69,13 @@ export const PERMISSIONS = {
   'roles.list': {},
   'roles.delete': {},
   'access.explain': {},
+  'canaries.create': {},
+  'canaries.get': {},
+  'canaries.list': {},
+  'canaries.delete': {},
+  'suspensions.create': OF_ALL_IN_SYSTEM,
+  'suspensions.list': {},
+  'suspensions.delete': OF_ALL_IN_SYSTEM,
   'auditEntries.list': {},
   'auditEntries.listForAllTenants': OF_SYSTEM,
   'auditLog.get': OF_SYSTEM,
@@ -84,7 +91,11 @@ export const PERMISSIONS = {
   'maintenance.get': OF_SYSTEM,
   'maintenance.pause': OF_SYSTEM,
   'maintenance.resume': OF_SYSTEM,
+  'service.get': OF_SYSTEM,
   'tokenStatus.get': OF_SYSTEM,
+  'alerts.list': OF_SYSTEM,
+  'alerts.test': OF_SYSTEM,
+  'alerts.silence': OF_SYSTEM,
   'tokenKeys.rotateRoot': OF_SYSTEM,
   'tokenKeys.rotateSeal': OF_SYSTEM,
   'tokenKeys.get': OF_SYSTEM,
@@ -154,8 +165,10 @@ const ADMINISTER_ACCESS = [
 ] as const satisfies readonly Permission[];
 
 const VIEW_SYSTEM = [
+  'alerts.list',
   'tenants.list',
   'maintenance.get',
+  'service.get',
   'tokenStatus.get',
   'tokenKeys.get',
   'tokenKeys.list',
@@ -209,6 +222,21 @@ export const PREDEFINED_ROLES = {
     description: 'Manages access in a tenant; neither administers nor uses its keys.',
     permissions: ADMINISTER_ACCESS,
   },
+  securityAdmin: {
+    description:
+      'Lays canaries, suspends callers and lifts that; neither administers nor uses keys.',
+    permissions: [
+      'keys.get',
+      'keys.list',
+      'canaries.create',
+      'canaries.get',
+      'canaries.list',
+      'canaries.delete',
+      'suspensions.create',
+      'suspensions.list',
+      'suspensions.delete',
+    ],
+  },
   auditor: {
     description:
       'Reads everything but data: keys, access, and in `tenants/system` the service itself.',
@@ -216,6 +244,7 @@ export const PREDEFINED_ROLES = {
       ...VIEW_KEYS,
       ...VIEW_ACCESS,
       ...VIEW_SYSTEM,
+      'suspensions.list',
       'auditEntries.list',
       'auditEntries.listForAllTenants',
       'auditLog.get',
@@ -237,6 +266,8 @@ export const PREDEFINED_ROLES = {
       'tenants.restore',
       'maintenance.pause',
       'maintenance.resume',
+      'alerts.test',
+      'alerts.silence',
       'tokenKeys.rotateRoot',
       'tokenKeys.rotateSeal',
     ],

@@ -4,19 +4,22 @@
  * - A policy that fails verification, or is older than one that this replica has applied, is never
  *   applied.
  * - A change drops its policy at once, even while it is being loaded.
- * - A replica that no longer receives changes answers nothing from here.
+ * - A replica that no longer receives changes answers nothing from here; nor is a policy kept for
+ *   longer than its age unless the database still has its revision (`keyring/keys/cache-age.ts`).
  * - What a policy allows is decided in `policy.ts`.
  */
-import type { Logger } from 'pino';
 import { monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import type { TenantId } from '../ids.ts';
-import { Lru } from '../lru.ts';
+import { type CacheFigures, Lru } from '../lru.ts';
+import type { Alerts } from '../signals/alerts.ts';
 import { findPolicy, type PolicyRecord } from '../store/access/policies.ts';
 import { isSealKeyInUse } from '../store/hsm-token/token-objects.ts';
+import type { Remembered } from '../store/revisions.ts';
 import type { Store } from '../store/store.ts';
+import type { VerifiedTenant } from '../store/tenants/tenants.ts';
 import { Policy } from './policy.ts';
 import { policyContent } from './policy-seal.ts';
 
@@ -35,20 +38,18 @@ export interface PoliciesParts {
   readonly isFresh: () => boolean;
   /** How many are remembered. */
   readonly limit: number;
-  readonly log: Pick<Logger, 'error'>;
+  readonly alerts: Alerts;
 }
 
-/** Identifies a tenant. */
-export interface TenantIdentity {
-  readonly tenantId: TenantId;
-  /** The last part of its name. */
-  readonly name: string;
-}
+/** Identifies a tenant whose seal was verified: no policy is asked for by another's name. */
+export type TenantIdentity = VerifiedTenant;
 
 /** Loads tenants' policies, verifies them, and keeps them in memory. */
 export class Policies {
   readonly #parts: PoliciesParts;
   readonly #policies: Lru<TenantId, Promise<Policy>>;
+  /** What loads have found, of which tenant. */
+  readonly #found = new WeakMap<object, { tenant: TenantIdentity; revision: bigint }>();
   /** The newest revision of each that was applied here. */
   readonly #newest = new Map<TenantId, bigint>();
 
@@ -87,15 +88,18 @@ export class Policies {
           ? undefined
           : 'its seal does not match';
     if (problem !== undefined) {
-      this.#parts.log.error(
-        { alert: 'policy-corrupt', tenant: name, problem },
-        'a tenant’s access policy failed verification',
-      );
+      this.#parts.alerts.raise('policy-corrupt', name, { tenant: name, problem });
       throw new KeywardError('POLICY_CORRUPT');
     }
+    this.#parts.alerts.clear('policy-corrupt', name);
     if (revision > (this.#newest.get(tenantId) ?? 0n)) this.#newest.set(tenantId, revision);
     const { bindings, roles } = record;
     return { policy: new Policy({ tenant: name, revision, bindings, roles }), record };
+  }
+
+  /** How many policies are kept, and how often one was asked for. */
+  get figures(): CacheFigures {
+    return this.#policies.figures;
   }
 
   /** Forgets a tenant's policy; the next use reads it again. */
@@ -108,13 +112,49 @@ export class Policies {
     this.#policies.clear();
   }
 
-  #load(tenant: TenantIdentity): Promise<Policy> {
+  /** Returns what is loaded, at this moment. */
+  *remembered(): Iterable<Remembered> {
+    for (const entry of this.#policies.values()) {
+      const found = this.#found.get(entry);
+      if (found === undefined) continue;
+      const { tenantId } = found.tenant;
+      yield { kind: 'access', tenantId, subjectId: tenantId, revision: found.revision, entry };
+    }
+  }
+
+  /** Returns whether it still has this very policy. */
+  keeps({ tenantId, entry }: Remembered): boolean {
+    return this.#policies.peek(tenantId) === entry;
+  }
+
+  /** Reads a policy again that was forgotten. Throws as {@link Policies.of}. */
+  async reload({ entry }: Remembered): Promise<void> {
+    const found = this.#found.get(entry);
+    if (found !== undefined) await this.of(found.tenant);
+  }
+
+  /** Reads and verifies a policy beside the one that is kept. Throws as {@link Policies.of}. */
+  async verifyAgain({ entry }: Remembered): Promise<void> {
+    const found = this.#found.get(entry);
+    if (found !== undefined) await this.#read(found.tenant);
+  }
+
+  async #read(tenant: TenantIdentity): Promise<Policy> {
     const { tenantId } = tenant;
     const deadline = monotonicNow() + LOAD_MS;
     const read = () =>
       this.#parts.store.read({ deadline }, tenantId, (tx) => findPolicy(tx, tenantId));
-    const loading = this.verified(tenant, deadline, read).then(({ policy }) => policy);
+    return (await this.verified(tenant, deadline, read)).policy;
+  }
+
+  #load(tenant: TenantIdentity): Promise<Policy> {
+    const { tenantId } = tenant;
+    const loading = this.#read(tenant);
     this.#policies.set(tenantId, loading);
+    loading.then(
+      ({ revision }) => this.#found.set(loading, { tenant, revision }),
+      () => {},
+    );
     loading.catch((error: unknown) => {
       const forget = () => {
         if (this.#policies.get(tenantId) === loading) this.#policies.delete(tenantId);

@@ -15,6 +15,7 @@ export class WatchedFile<T> {
   readonly #parse: (text: string) => T;
   #bytes: Buffer;
   #value: T;
+  #look = () => {};
 
   /** Reads the file; throws what `parse` throws, with the file's name. */
   constructor(path: string, parse: (text: string) => T) {
@@ -32,7 +33,7 @@ export class WatchedFile<T> {
   /** Reads the file from time to time until the returned function is called. */
   watch(onReload: () => void, onError: (error: unknown) => void): () => void {
     let lastFailure: string | undefined;
-    const timer = setInterval(() => {
+    this.#look = () => {
       try {
         if (this.#reload()) onReload();
         lastFailure = undefined;
@@ -40,9 +41,15 @@ export class WatchedFile<T> {
         if (String(error) !== lastFailure) onError(error);
         lastFailure = String(error);
       }
-    }, LOOK_MS);
+    };
+    const timer = setInterval(this.#look, LOOK_MS);
     timer.unref();
     return () => clearInterval(timer);
+  }
+
+  /** Reads the file now, if it is watched. */
+  look(): void {
+    this.#look();
   }
 
   #reload(): boolean {

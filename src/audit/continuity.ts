@@ -5,6 +5,7 @@
  * Knows neither where checkpoints are kept nor what follows.
  */
 import { generationOf, parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
+import type { BegunGeneration } from '../hsm/resumption.ts';
 import type { EnvironmentId } from '../ids.ts';
 import type { TreeReader } from './tree.ts';
 
@@ -16,6 +17,25 @@ export interface LogState {
 }
 
 type Roots = Pick<TreeReader, 'root'>;
+
+/**
+ * How the log's generation stands against what is recorded of how it was begun, in words; undefined
+ * where it was begun as it must be. Whether the notes are signed is for agents to say.
+ */
+export async function unbegun(
+  { generation, treeSize }: LogState,
+  chain: readonly BegunGeneration[] | undefined,
+  reader: Roots,
+): Promise<string | undefined> {
+  if (chain === undefined)
+    return `the log is of generation ${generation}, and no operator’s note has begun it`;
+  for (const { generation: begun, from } of chain) {
+    const is =
+      from.treeSize <= treeSize && (await reader.root(from.treeSize)).equals(from.rootHash);
+    if (!is) return `the log does not begin with the tree from which generation ${begun} goes on`;
+  }
+  return undefined;
+}
 
 /**
  * How checkpoints that were signed stand against the log as it is, in words; undefined where none

@@ -11,7 +11,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
 import { parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
-import type { TenantId } from '../ids.ts';
+import { chainOf } from '../hsm/resumption.ts';
+import type { EnvironmentId, TenantId } from '../ids.ts';
 import {
   type LeafPage,
   type LeafQuery,
@@ -28,6 +29,7 @@ import {
   findLastCheckpoint,
   findLastCosigned,
   findTile,
+  listGenerations,
 } from '../store/audit/audit-log.ts';
 import type { Deadline, Tx } from '../store/core/transaction.ts';
 import type { Store } from '../store/store.ts';
@@ -51,9 +53,11 @@ export interface AuditLogParts {
 /** Whose entries: a tenant by the last part of its name, or `-` for all. */
 export type Whose = string;
 
-/** A checkpoint and the first leaf that is kept. */
+/** A checkpoint, the first leaf that is kept, and how its generation was begun. */
 export interface ShownCheckpoint extends CheckpointRecord {
   readonly firstLeafIndex: number;
+  /** The first leaves of the generations that it descends from, the latest first. */
+  readonly resumptions: readonly string[];
 }
 
 /** Reads entries, checkpoints, proofs and tiles, and adds witnesses' cosignatures. */
@@ -134,7 +138,7 @@ export class AuditLog {
     return store.reconcile(within(call), async (tx) => {
       const kept = await addCosignatures(tx, { text, treeSize: checkpoint.treeSize }, lines);
       if (kept === undefined) throw new KeywardError('COSIGNATURE_REFUSED');
-      return { ...kept, firstLeafIndex: (await findAuditState(tx)).firstLeafIndex };
+      return shown(tx, kept);
     });
   }
 
@@ -232,8 +236,17 @@ async function lastCheckpoint(
     throw new KeywardError('RESOURCE_NOT_FOUND', {
       message: `cannot find the checkpoint: none is ${how} yet`,
     });
+  return shown(tx, checkpoint);
+}
+
+/** With what a reader needs besides. Of a generation that was never begun it has no resumption. */
+async function shown(tx: Tx, checkpoint: CheckpointRecord): Promise<ShownCheckpoint> {
   const { firstLeafIndex }: AuditState = await findAuditState(tx);
-  return { ...checkpoint, firstLeafIndex };
+  const { generation, note } = checkpoint;
+  const environmentId = (note.split(/[/\n]/)[1] ?? '') as EnvironmentId;
+  const leaves = generation === 1 ? new Map() : await listGenerations(tx);
+  const chain = chainOf(generation, leaves, environmentId) ?? [];
+  return { ...checkpoint, firstLeafIndex, resumptions: chain.map(({ leaf }) => leaf) };
 }
 
 /** The size that is asked for, or the signed one. */

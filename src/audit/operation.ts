@@ -3,15 +3,24 @@
  * drop what is old.
  *
  * Invariants: the log goes on only where a kept checkpoint contradicts it, as another log by its
- * origin, so that nobody can take the two for one; nothing is dropped that isn't in an export of
- * this very log, or that is younger than asked for. That the export's entries are whole is
- * `keyward audit verify`'s to say.
+ * origin, by a note that the token signs, so that nobody can take the two for one; nothing is
+ * dropped that isn't in an export of this very log, or that is younger than asked for. That the
+ * export's entries are whole is `keyward audit verify`'s to say.
  */
+import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { generationOf, parseCheckpointText, parseNote } from '../hsm/checkpoint.ts';
+import type { ResumeReply, ResumeSettings } from '../hsm/protocol.ts';
+import { chainOf, noteInLeaf } from '../hsm/resumption.ts';
 import type { EnvironmentId } from '../ids.ts';
-import { findAuditState, findTile } from '../store/audit/audit-log.ts';
+import { auditLine } from '../store/audit/audit-entry.ts';
+import {
+  findAuditState,
+  findLastCheckpoint,
+  findTile,
+  listGenerations,
+} from '../store/audit/audit-log.ts';
 import {
   type AuditOperator,
   beginGeneration,
@@ -20,7 +29,7 @@ import {
   newestTimeIn,
 } from '../store/audit/audit-owner.ts';
 import type { OwnerConnection } from '../store/core/owner.ts';
-import { contradictionOf } from './continuity.ts';
+import { contradictionOf, unbegun } from './continuity.ts';
 import { type KeptCheckpoint, readKept } from './kept-checkpoint.ts';
 import { TreeReader } from './tree.ts';
 
@@ -32,36 +41,80 @@ export interface AuditOperation extends AuditOperator {
   readonly environmentId: EnvironmentId;
 }
 
+/** What resuming takes besides. */
+export interface Resuming extends AuditOperation {
+  /** Has the current token sign the note. */
+  readonly sign: (
+    heads: Pick<ResumeSettings, 'generation' | 'left' | 'from' | 'before'>,
+  ) => Promise<ResumeReply>;
+}
+
 /**
- * Has the log go on as another generation, where what is kept contradicts it. Returns what it
+ * Has the log go on as another generation, where what is kept or was signed contradicts it, or
+ * where no note of this token's has begun the generation that it is of. Returns what it
  * contradicts, in words. Throws an Error, in words for the operator, where nothing does.
  */
 export async function resumeLog(
-  operation: AuditOperation,
+  operation: Resuming,
   kept: readonly Pick<KeptCheckpoint, 'read'>[],
 ): Promise<string> {
-  const { owner, environmentId } = operation;
-  const notes = await readKept(kept);
-  if (notes.length === 0)
-    throw new Error('cannot resume the log: no checkpoint is kept, so nothing contradicts it');
-  const state = await findAuditState(owner);
-  const contradiction = await contradictionOf(notes, { ...state, environmentId }, readerOf(owner));
-  if (contradiction === undefined)
-    throw new Error(
-      'cannot resume the log: it continues the kept checkpoint, so there is nothing to do',
-    );
+  const { owner, environmentId, caller } = operation;
+  const last = await findLastCheckpoint(owner);
+  const notes = [...(await readKept(kept)), ...(last ? [last.note] : [])];
+  const state = { ...(await findAuditState(owner)), environmentId };
+  const leaves = await listGenerations(owner);
+  const reader = readerOf(owner);
+  const chain = chainOf(state.generation, leaves, environmentId);
+  const contradiction =
+    (await unbegun(state, chain, reader)) ?? (await contradictionOf(notes, state, reader));
+  const [begun] = chain ?? [];
+  if (contradiction === undefined && begun === undefined) throw nothingToDo();
+  const left = latestOf(notes, environmentId);
+  if (left === undefined)
+    throw new Error('cannot resume the log: no checkpoint is kept, so nothing is left behind');
   // Later than every one that is kept, so that none of them contradicts what follows.
-  const generations = notes.map((note) => {
-    const { origin = '' } = parseCheckpointText(parseNote(note)?.text ?? '') ?? {};
-    return generationOf(origin, environmentId) ?? 0;
+  const generation = Math.max(state.generation, left.generation) + 1;
+  // One that no note has begun is none.
+  const descent = chain === undefined ? 1 : state.generation;
+  const { treeSize } = state;
+  const root = (await reader.root(treeSize)).toString('base64');
+  const { note: resumption, hasSignedBefore } = await operation.sign({
+    generation,
+    left: { ...left, rootHash: left.rootHash.toString('base64') },
+    from: { generation: descent, treeSize, rootHash: root },
+    before: begun === undefined ? null : (noteInLeaf(begun.leaf) ?? null),
   });
-  await beginGeneration(
-    owner,
-    operation,
-    Math.max(state.generation, ...generations) + 1,
-    contradiction,
+  if (contradiction === undefined && hasSignedBefore) throw nothingToDo();
+  const why =
+    contradiction ?? `another token’s key has signed the note of generation ${state.generation}`;
+  const audit = { detail: { contradiction: why, resumption } };
+  const call = { id: randomUUID(), caller, method: 'keyward-server audit resume', audit };
+  const leaf = auditLine({ entryId: randomUUID(), call, resource: 'auditLog', outcome: 'OK' });
+  await beginGeneration(owner, generation, leaf);
+  return why;
+}
+
+function nothingToDo(): Error {
+  return new Error(
+    'cannot resume the log: it continues the kept checkpoint, so there is nothing to do',
   );
-  return contradiction;
+}
+
+/** The latest checkpoint of those that are one of this log. */
+function latestOf(notes: readonly string[], environmentId: EnvironmentId) {
+  let latest: { generation: number; treeSize: number; rootHash: Buffer } | undefined;
+  for (const note of notes) {
+    const signed = parseCheckpointText(parseNote(note)?.text ?? '');
+    const generation = signed && generationOf(signed.origin, environmentId);
+    if (signed === undefined || generation === undefined) continue;
+    const { treeSize, rootHash } = signed;
+    const isLater =
+      latest === undefined ||
+      generation > latest.generation ||
+      (generation === latest.generation && treeSize > latest.treeSize);
+    if (isLater) latest = { generation, treeSize, rootHash };
+  }
+  return latest;
 }
 
 /** Which leaves are not kept any more. */

@@ -154,6 +154,11 @@ function fullRoot(hashes: Buffer): Buffer {
   return level;
 }
 
+/** A log whose rows someone else has changed, or keeps from being written as they are. */
+export class TamperedLog extends Error {
+  override readonly name = 'TamperedLog';
+}
+
 /** Reads hashes of a tree from its tiles, each tile once. */
 export class TreeReader {
   readonly #readTile: ReadTile;
@@ -239,7 +244,9 @@ async function hashesOf(
 ): Promise<Buffer> {
   const hashes = await readTile(level, index);
   if (hashes === undefined || hashes.length < count * HASH_BYTES)
-    throw new Error(`cannot read the log’s tree: tile ${index} of level ${level} lacks hashes`);
+    throw new TamperedLog(
+      `cannot read the log’s tree: tile ${index} of level ${level} lacks hashes`,
+    );
   return hashes.subarray(0, count * HASH_BYTES);
 }
 

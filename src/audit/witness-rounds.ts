@@ -13,6 +13,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
 import { parseNote } from '../hsm/checkpoint.ts';
+import type { Alerts } from '../signals/alerts.ts';
 import {
   addCosignatures,
   findAuditState,
@@ -31,6 +32,8 @@ const LOOK_MS = 1_000;
 const STEP_MS = 10_000;
 /** After one, two, three failures and more a witness is left alone for so many rounds. */
 const REST_ROUNDS = [1, 3, 7] as const;
+/** After so many attempts in a row that failed, operators are told. */
+const SILENT_AFTER = 3;
 
 /** What the rounds need. */
 export interface WitnessRoundsParts {
@@ -41,6 +44,7 @@ export interface WitnessRoundsParts {
   /** Whether this replica lengthens the log. */
   readonly isSequencing: () => boolean;
   readonly log: SequencerLog;
+  readonly alerts: Alerts;
 }
 
 /** A checkpoint, as far as it matters here. */
@@ -117,10 +121,12 @@ export class WitnessRounds {
   }
 
   async #round(): Promise<void> {
+    // Chosen before it is read: what a visit that ends meanwhile has brought isn't in it.
+    const free = this.#asked.filter(({ visit }) => visit === undefined);
     const checkpoint = await this.#lastCheckpoint();
     if (checkpoint === undefined) return;
-    for (const asked of this.#asked)
-      asked.visit ??= this.#visit(asked, checkpoint).finally(() => {
+    for (const asked of free)
+      asked.visit = this.#visit(asked, checkpoint).finally(() => {
         asked.visit = undefined;
       });
   }
@@ -227,6 +233,8 @@ export class WitnessRounds {
   #sayCosigned(asked: Asked): void {
     if (asked.said === 'cosigns') return;
     asked.said = 'cosigns';
+    this.#parts.alerts.clear('audit-witness-contradicted', asked.witness.name);
+    this.#parts.alerts.clear('audit-witness-silent', asked.witness.name);
     this.#parts.log.info({ witness: asked.witness.name }, 'a witness cosigns checkpoints');
   }
 
@@ -238,17 +246,19 @@ export class WitnessRounds {
   }
 
   #sayFailed(asked: Asked, error: Error): void {
-    const { log } = this.#parts;
+    const { log, alerts } = this.#parts;
     const { name: witness } = asked.witness;
     const contradicts = error instanceof Contradiction;
+    if (asked.failures === SILENT_AFTER && !contradicts)
+      alerts.raise('audit-witness-silent', witness, { witness, failure: error.message });
     const saying = contradicts ? 'contradicts' : `fails: ${error.message}`;
     if (asked.said === saying) return;
     asked.said = saying;
     if (contradicts)
-      log.error(
-        { witness, contradiction: error.message },
-        'the audit log contradicts a checkpoint that a witness has cosigned; if an older database was restored, see docs/audit.md',
-      );
+      alerts.raise('audit-witness-contradicted', witness, {
+        witness,
+        contradiction: error.message,
+      });
     else log.warn({ witness, err: error }, 'cannot get a cosignature from a witness');
   }
 }

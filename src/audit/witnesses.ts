@@ -34,9 +34,11 @@ export interface Witness {
 
 /**
  * The witnesses in a file's text: a verifier key a line, and the URL behind a space if it has one;
- * `#` for comments. Throws an Error for any other line, which it names by its number.
+ * `#` for comments. Throws an Error for any other line, which it names by its number, and for a
+ * file without a line.
  */
 export function parseWitnesses(text: string): Witness[] {
+  if (text.trim() === '') throw new Error('is empty');
   return text.split('\n').flatMap((line, index) => {
     const content = line.trim();
     if (content === '' || content.startsWith('#')) return [];

@@ -3,87 +3,97 @@
  * written is the next.
  *
  * Invariants: when {@link AuditWriter.write} returns, the entry is durable; when it throws, its
- * caller gets nothing; it does one of the two within half a second after the database wrote
- * anything last. What waits is bounded by the calls that wait for it. A flood of one caller's
- * refusals becomes few entries, each with its count: those that wait together are one, and after
- * the first few in a second they wait for each other. What changes state is recorded in its own
- * transaction, not here.
+ * caller gets nothing; it does one of the two within `waitMs` or little more after the database
+ * wrote anything last. Whose log an entry is in, `logOf` vouches for, not the database. What waits
+ * is bounded by the calls that wait for it. What changes state is recorded in its own transaction,
+ * not here.
  */
 import { randomUUID } from 'node:crypto';
 import { monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
+import type { TenantId } from '../ids.ts';
+import { type TraceLink, traced, tracedGroup, traceLink } from '../signals/tracing.ts';
 import { appendEntries, type TenantLine } from '../store/audit/audit.ts';
-import { type AuditEntry, auditLine, tenantOf } from '../store/audit/audit-entry.ts';
+import { auditLine, tenantOf } from '../store/audit/audit-entry.ts';
 import type { Store } from '../store/store.ts';
+import { type CallRecord, Refusals } from './refusals.ts';
 
-/** How long a call waits for its entry while nothing at all is written, looked at so often. */
-const WAIT_MS = 440;
+/** How often it is looked whether a call has waited for too long. */
 const LOOK_MS = 40;
-/** When the database is given up that has not answered, and its connection with it. */
-const GIVE_UP_MS = 2_000;
+/** So long after that a database is given up that has not answered, with its connection. */
+const GRACE_MS = 1_560;
 /** Groups that are on their way at once: while one is being flushed to disk, another travels. */
 const GROUPS = 2;
 /** In one group at most; what waits more is in the next. */
 const MAX_ENTRIES = 2_000;
-const MAX_CHARACTERS = 4 * 1024 * 1024;
-/**
- * So many refusals of one kind in a second are written as they come; the rest in groups of so many
- * milliseconds.
- */
-const FREE_REFUSALS = 20;
-const REFUSAL_GROUP_MS = 60;
-const SECOND_MS = 1_000;
-
-/** What is to be recorded. */
-export type CallRecord = Omit<AuditEntry, 'entryId' | 'count'>;
-
+const MAX_CHARACTERS = 1024 * 1024;
 /** A line that waits, and who waits for it. */
 interface Pending {
   readonly entry: TenantLine;
   readonly since: number;
   readonly settled: PromiseWithResolvers<void>;
+  /** To the span of the call that waits. */
+  readonly link: TraceLink | undefined;
 }
 
-/** Refusals of one kind that wait for more of it. */
-interface Refusals {
-  readonly record: CallRecord;
-  count: number;
-  readonly settled: PromiseWithResolvers<void>;
+export interface AuditWriterParts {
+  readonly store: Pick<Store, 'append'>;
+  /** How long a call waits for its entry while nothing at all is written, in milliseconds. */
+  readonly waitMs: number;
+  /**
+   * In whose log an entry is that is about the tenant of this name: in that of `system`, where no
+   * tenant of that name verifies. Never rejects.
+   */
+  readonly logOf: (tenant: string) => TenantId | Promise<TenantId>;
+  /** Hears of each group, how many entries it had and whether they are durable. */
+  readonly onGroup?: (entries: number, isDurable: boolean) => void;
 }
 
 /** Writes entries of calls that change nothing, in groups. */
 export class AuditWriter {
-  readonly #store: Pick<Store, 'append'>;
+  readonly #parts: AuditWriterParts;
   readonly #queue: Pending[] = [];
   /** Groups that are on their way. */
   readonly #groups = new Set<readonly Pending[]>();
   #looking: NodeJS.Timeout | undefined;
   /** When a group was written last. */
   #wroteAt = 0;
-  /** Those that wait for more of their kind. */
-  readonly #refusals = new Map<string, Refusals>();
-  /** How many of each kind there were in this second. */
-  #recent = new Map<string, number>();
-  #recentSince = 0;
-  #timer: NodeJS.Timeout | undefined;
+  readonly #refusals = new Refusals((record, count) => this.write(record, count));
 
-  constructor(store: Pick<Store, 'append'>) {
-    this.#store = store;
+  constructor(parts: AuditWriterParts) {
+    this.#parts = parts;
+  }
+
+  /** How many entries wait to be durable, be they on their way or not. */
+  get waiting(): number {
+    return [...this.#groups].reduce((sum, { length }) => sum + length, this.#queue.length);
   }
 
   /**
-   * Makes an entry durable. Throws AUDIT_UNAVAILABLE, half a second after the database wrote
-   * anything last.
+   * Makes an entry durable. Throws AUDIT_UNAVAILABLE, `waitMs` after the database wrote anything
+   * last.
    */
   write(record: CallRecord, count?: number): Promise<void> {
+    return traced('audit', 'entry', () => this.#write(record, count));
+  }
+
+  #write(record: CallRecord, count: number | undefined): Promise<void> {
+    const log = this.#parts.logOf(record.call.audit?.tenant ?? tenantOf(record.resource));
+    // Most are known, and of a call that was refused it is found out while nothing else waits.
+    return typeof log === 'string'
+      ? this.#enqueue(log, record, count)
+      : inTime(log, this.#parts.waitMs).then((tenantId) => this.#enqueue(tenantId, record, count));
+  }
+
+  #enqueue(tenantId: TenantId, record: CallRecord, count: number | undefined): Promise<void> {
     const line = auditLine({
       ...record,
       entryId: randomUUID(),
       ...(count === undefined ? {} : { count }),
     });
-    const entry = { tenant: tenantOf(record.resource), line };
+    const entry = { tenantId, line };
     const settled = Promise.withResolvers<void>();
-    this.#queue.push({ entry, since: monotonicNow(), settled });
+    this.#queue.push({ entry, since: monotonicNow(), settled, link: traceLink() });
     // What else this turn of the event loop brings goes along.
     if (this.#groups.size < GROUPS) setImmediate(() => this.#send());
     this.#looking ??= setInterval(() => setImmediate(() => this.#giveUp()), LOOK_MS);
@@ -91,46 +101,18 @@ export class AuditWriter {
   }
 
   /**
-   * As {@link AuditWriter.write}, for a call that was refused: one of many, it may share an entry.
+   * As {@link AuditWriter.write}, for a call of which anyone can make any number: one of many, it
+   * may share an entry (`refusals.ts`).
    */
   writeRefusal(record: CallRecord): Promise<void> {
-    const { call, resource, outcome } = record;
-    const kind = JSON.stringify([call.caller, call.method, tenantOf(resource), outcome]);
-    const waiting = this.#refusals.get(kind);
-    if (waiting !== undefined) {
-      waiting.count += 1;
-      return waiting.settled.promise;
-    }
-    if (this.#countRecent(kind) <= FREE_REFUSALS) return this.write(record);
-    const settled = Promise.withResolvers<void>();
-    this.#refusals.set(kind, { record, count: 1, settled });
-    this.#timer ??= setTimeout(() => this.#writeRefusals(), REFUSAL_GROUP_MS);
-    return settled.promise;
-  }
-
-  #countRecent(kind: string): number {
-    const now = monotonicNow();
-    if (now - this.#recentSince >= SECOND_MS) {
-      this.#recent = new Map();
-      this.#recentSince = now;
-    }
-    const count = (this.#recent.get(kind) ?? 0) + 1;
-    this.#recent.set(kind, count);
-    return count;
-  }
-
-  #writeRefusals(): void {
-    this.#timer = undefined;
-    for (const { record, count, settled } of this.#refusals.values())
-      this.write(record, count > 1 ? count : undefined).then(settled.resolve, settled.reject);
-    this.#refusals.clear();
+    return this.#refusals.write(record);
   }
 
   #send(): void {
     if (this.#groups.size >= GROUPS || this.#queue.length === 0) return;
     const group = this.#queue.splice(0, groupSize(this.#queue));
     this.#groups.add(group);
-    void this.#append(group).finally(() => {
+    void tracedGroup('audit', group, () => this.#append(group)).finally(() => {
       this.#groups.delete(group);
       this.#send();
     });
@@ -143,7 +125,7 @@ export class AuditWriter {
   #giveUp(): void {
     // A database that is slow isn't one that hangs.
     const isLate = ({ since }: Pending) =>
-      monotonicNow() - Math.max(since, this.#wroteAt) >= WAIT_MS;
+      monotonicNow() - Math.max(since, this.#wroteAt) >= this.#parts.waitMs;
     const late = [...this.#groups].flatMap((group) => group.filter(isLate));
     const end = this.#queue.findIndex((each) => !isLate(each));
     late.push(...this.#queue.splice(0, end < 0 ? this.#queue.length : end));
@@ -155,19 +137,32 @@ export class AuditWriter {
 
   /** Never rejects. */
   async #append(group: readonly Pending[]): Promise<void> {
-    const deadline = monotonicNow() + GIVE_UP_MS;
+    const deadline = monotonicNow() + this.#parts.waitMs + GRACE_MS;
     try {
       await appendEntries(
-        this.#store,
+        this.#parts.store,
         { deadline },
         group.map(({ entry }) => entry),
       );
       this.#wroteAt = monotonicNow();
+      this.#parts.onGroup?.(group.length, true);
       for (const { settled } of group) settled.resolve();
     } catch (cause) {
+      this.#parts.onGroup?.(group.length, false);
       for (const { settled } of group)
         settled.reject(new KeywardError('AUDIT_UNAVAILABLE', { cause }));
     }
+  }
+}
+
+/** Throws AUDIT_UNAVAILABLE when it takes longer than that. */
+async function inTime<T>(looking: Promise<T>, waitMs: number): Promise<T> {
+  const { promise: late, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(new KeywardError('AUDIT_UNAVAILABLE')), waitMs);
+  try {
+    return await Promise.race([looking, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

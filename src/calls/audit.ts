@@ -3,7 +3,8 @@
  * answered.
  *
  * Invariants: a call that reached a decision has one entry with its outcome, written here unless
- * what it changed was written with it; encryption contexts get into notes masked or not at all,
+ * what it changed was written with it; a stream has one of its beginning besides, where it did not
+ * end well; encryption contexts get into notes masked or not at all,
  * and before the operation begins, so that an entry that is written with a change has them, too.
  * Which contexts those are, the operation says; which key version was used, the keyring notes where
  * it counts the use.
@@ -12,10 +13,12 @@ import type { Rights } from '../access/access.ts';
 import type { ContextMasks } from '../audit/masks.ts';
 import type { AuditWriter } from '../audit/writer.ts';
 import { type AuditItem, type AuditNotes, addDetail, type Call } from '../call.ts';
-import { type KeywardError, REASONS } from '../errors.ts';
+import { KeywardError, REASONS } from '../errors.ts';
+import type { TenantId } from '../ids.ts';
+import { SYSTEM_TENANT } from '../names.ts';
 import { tenantOf } from '../store/audit/audit-entry.ts';
 import type { AdmittedCall, RefusedCall } from './arrivals.ts';
-import type { Contexts } from './operation.ts';
+import type { AnyOperation, Contexts } from './operation.ts';
 
 /** What it takes to record calls. */
 export interface Recording {
@@ -23,12 +26,28 @@ export interface Recording {
   readonly masks: Pick<ContextMasks, 'mask'>;
   /** This process, as entries name it. */
   readonly replica: string;
+  /** The tenant that what belongs to no other is recorded in. */
+  readonly systemTenantId: TenantId;
 }
 
 /**
  * Failures after which the caller waits for nothing more, or learns nothing new from another one.
  */
 const KEPT_STATUSES: readonly string[] = ['UNAVAILABLE', 'DEADLINE_EXCEEDED', 'CANCELLED'];
+
+/** Failures that a caller who may call can cause in any number, outside the tenant's quota too. */
+const REPEATED: readonly string[] = [
+  'RESOURCE_NOT_FOUND',
+  'QUOTA_EXCEEDED',
+  'INVALID_FIELD',
+  'MESSAGE_TOO_LARGE',
+];
+
+/** Whether anyone can cause any number of such entries: denied, in vain, or of the service. */
+function isOneOfMany({ decision, tenant }: AuditNotes, error: KeywardError | undefined): boolean {
+  if (decision === 'denied' || tenant !== undefined) return true;
+  return error !== undefined && REPEATED.includes(error.reason);
+}
 
 /** What is known of a call when it is let in. */
 export function notesOf(
@@ -44,43 +63,54 @@ export function notesOf(
   return { replica, certificate, address, startedAt, token };
 }
 
-/** Notes which binding allowed it, and what was asked for besides and not allowed. */
+/** So many permissions that were missing are named; of more, how many there were. */
+const MISSING = 20;
+
+/**
+ * Notes which binding allowed what the operation asks for, which ones allowed what it asked for
+ * besides, and what was asked for and not allowed.
+ */
 export function noteRights(
   audit: AuditNotes,
-  { binding, denials }: Pick<Rights, 'binding' | 'denials'>,
+  { bindings, denials }: Pick<Rights, 'bindings' | 'denials'>,
+  permission: AnyOperation<unknown>['permission'],
 ): void {
-  if (binding !== undefined) audit.binding = binding;
-  if (denials.length > 0)
-    addDetail(audit, {
-      missing: denials.map(({ permission, resource }) => `${permission} on ${resource}`),
-    });
+  for (const [each, binding] of bindings)
+    if (each === permission) audit.binding = binding;
+    else audit.otherBindings = { ...audit.otherBindings, [each]: binding };
+  if (denials.length === 0) return;
+  addDetail(audit, {
+    missing: denials
+      .slice(0, MISSING)
+      .map(({ permission: each, resource }) => `${each} on ${resource}`),
+    ...(denials.length > MISSING ? { missingCount: denials.length } : {}),
+  });
+}
+
+/** Notes that it was not allowed: then no binding has allowed it. */
+export function noteDenied(audit: AuditNotes): void {
+  audit.decision = 'denied';
+  delete audit.binding;
+  delete audit.otherBindings;
+}
+
+/**
+ * Notes that the call is about the service, whatever it names: its caller may have nothing in the
+ * tenant, whose log is not theirs to write in.
+ */
+export function noteOfSystem(audit: AuditNotes, { systemTenantId }: Recording): void {
+  audit.tenant = SYSTEM_TENANT;
+  audit.tenantId = systemTenantId;
 }
 
 /** An item of a batch, as far as it was understood, and what came of it. */
-export interface ServedItem extends Pick<AuditItem, 'keyVersion' | 'resource' | 'outcome'> {
+export interface ServedItem extends Omit<AuditItem, 'context' | 'sourceContext'> {
   readonly contexts?: Contexts | undefined;
 }
 
 const NO_CONTEXT: Contexts['context'] = new Map();
-/** A mask, its quotes, colon and comma. */
-const MASK_BYTES = 36;
-/** What else an item has: the name of a version or a resource, and the outcome. */
-const ITEM_BYTES = 256;
-/** No context that is valid takes more. What isn't valid isn't noted. */
-const MAX_CONTEXT_BYTES = 2 * 8_192 + 64 * (MASK_BYTES + 2);
 
-/**
- * Returns how many bytes an item takes of its batch's entry at most, with a context of these names.
- */
-export function itemEntryBytes(contextNames: readonly string[]): number {
-  const bytes = contextNames.reduce(
-    (sum, name) => sum + Buffer.byteLength(JSON.stringify(name)) + MASK_BYTES,
-    0,
-  );
-  return ITEM_BYTES + Math.min(bytes, MAX_CONTEXT_BYTES);
-}
-
-/** Notes what came of a batch's items. */
+/** Notes what came of a batch's items; of those that failed, contexts without masks. */
 export async function noteItems(
   masks: Recording['masks'],
   { audit }: Call,
@@ -88,20 +118,38 @@ export async function noteItems(
   items: readonly ServedItem[],
 ): Promise<void> {
   if (audit === undefined) return;
-  const contexts = items.map((item) => item.contexts?.context ?? new Map());
-  const masked = await masks.mask(tenant, contexts);
-  audit.items = items.map(({ keyVersion, resource, outcome }, index): AuditItem => {
-    const context = masked[index]?.context;
-    return { keyVersion, resource, outcome, ...(context?.size ? { context } : {}) };
+  const used = items.map(({ contexts, outcome }) =>
+    outcome === 'OK' ? (contexts ?? { context: NO_CONTEXT }) : { context: NO_CONTEXT },
+  );
+  const masked = await masks.mask(
+    tenant,
+    used.flatMap(({ context, source = NO_CONTEXT }) => [context, source]),
+  );
+  audit.items = items.map(({ contexts, ...item }, index): AuditItem => {
+    const isUsed = item.outcome === 'OK';
+    const of = (place: 0 | 1, context: Contexts['context'] = NO_CONTEXT) =>
+      (isUsed ? masked[2 * index + place]?.context : namesOf(context)) ?? NO_CONTEXT;
+    const context = of(0, contexts?.context);
+    const sourceContext = of(1, contexts?.source);
+    return {
+      ...item,
+      ...(context.size > 0 ? { context } : {}),
+      ...(sourceContext.size > 0 ? { sourceContext } : {}),
+    };
   });
   const [{ maskPeriod } = {}] = masked;
-  if (maskPeriod !== undefined && contexts.some(({ size }) => size > 0))
-    audit.maskPeriod = maskPeriod;
+  const isMasked = used.some(({ context, source }) => context.size + (source?.size ?? 0) > 0);
+  if (maskPeriod !== undefined && isMasked) audit.maskPeriod = maskPeriod;
+}
+
+/** The names in a context, none with a mask. */
+function namesOf(context: ReadonlyMap<string, unknown>): ReadonlyMap<string, null> {
+  return new Map([...context.keys()].map((name) => [name, null]));
 }
 
 /**
- * Makes the call's entry durable, where it is to have one that it has not. Returns what the call is
- * to be answered with: the error that it had, or AUDIT_UNAVAILABLE.
+ * Makes the call's entry durable, where it is to have one that it has not, and does what waited for
+ * that. Returns what the call is to be answered with: the error that it had, or AUDIT_UNAVAILABLE.
  */
 export async function record(
   { writer }: Pick<Recording, 'writer'>,
@@ -109,16 +157,39 @@ export async function record(
   { resource, error }: { readonly resource: string; readonly error: KeywardError | undefined },
 ): Promise<KeywardError | undefined> {
   const { audit } = call;
-  // What a mutation has written says OK, and so what has failed since is said besides.
-  if (audit?.decision === undefined || (audit.isWritten && error === undefined)) return error;
+  // What was changed has its entry. What failed since, the log has.
+  if (audit?.decision === undefined || audit.isWritten) return error;
+  if (error !== undefined) removeMasks(audit);
+  if (audit.isUncertain) addDetail(audit, { changeUnknown: true });
   try {
     const entry = { call, resource, outcome: error?.reason ?? 'OK' };
-    await (audit.decision === 'denied' ? writer.writeRefusal(entry) : writer.write(entry));
-    return error;
+    await (isOneOfMany(audit, error) ? writer.writeRefusal(entry) : writer.write(entry));
   } catch (unrecorded) {
-    const isKept = error !== undefined && KEPT_STATUSES.includes(REASONS[error.reason].status);
-    return isKept ? error : (unrecorded as KeywardError);
+    return answerUnrecorded(audit, error, unrecorded as KeywardError);
   }
+  if (error === undefined) for (const action of audit.onRecorded ?? []) action();
+  return error;
+}
+
+/** Returns what a call is answered with that could not be recorded, and that had this error. */
+export function answerUnrecorded(
+  audit: AuditNotes,
+  error: KeywardError | undefined,
+  unrecorded: KeywardError,
+): KeywardError {
+  const isKept = error !== undefined && KEPT_STATUSES.includes(REASONS[error.reason].status);
+  return isKept ? error : notRecorded(audit, unrecorded);
+}
+
+/** Why the call could not be recorded; of one that comes again, without denying what it did. */
+function notRecorded({ detail }: AuditNotes, error: KeywardError): KeywardError {
+  if (detail?.['repeated'] !== true) return error;
+  return new KeywardError('AUDIT_UNAVAILABLE', {
+    message:
+      'cannot answer the call: it could not be recorded in the audit log; what its request did ' +
+      'when it came before stands; try again',
+    cause: error.cause,
+  });
 }
 
 /**
@@ -126,29 +197,66 @@ export async function record(
  * answered with.
  */
 export async function recordRefusal(
-  { writer, replica }: Recording,
+  { writer, replica, systemTenantId }: Recording,
   error: KeywardError,
-  { id, callerName = 'anonymous', method, certificate, address, startedAt }: RefusedCall,
+  { id, callerName = 'anonymous', method, certificate, address, trace, startedAt }: RefusedCall,
 ): Promise<KeywardError> {
   if (REASONS[error.reason].status !== 'UNAUTHENTICATED') return error;
-  const audit: AuditNotes = { replica, certificate, address, startedAt, decision: 'denied' };
-  const call = { id, caller: callerName, method, audit };
+  const audit: AuditNotes = {
+    replica,
+    certificate,
+    address,
+    startedAt,
+    decision: 'denied',
+    tenantId: systemTenantId,
+  };
+  const call = { id, caller: callerName, method, trace, audit };
   // Who isn't known gets nothing in any case, and floods of him are what makes writing slow.
   await writer.writeRefusal({ call, resource: method, outcome: error.reason }).catch(() => {});
   return error;
 }
 
-/** Notes the encryption contexts of a call about this resource, masked. Never rejects. */
+/**
+ * Notes the encryption contexts of a call about this resource: masked, where it is to use a key
+ * with them. Never rejects.
+ */
 export async function noteContexts(
   { masks }: Pick<Recording, 'masks'>,
   audit: AuditNotes,
   resource: string,
-  { context, source = NO_CONTEXT }: Contexts,
+  { context, source = NO_CONTEXT, isOnlyNamed = false }: Contexts,
 ): Promise<void> {
   if (context.size + source.size === 0) return;
+  if (isOnlyNamed) {
+    noteMasked(audit, [namesOf(context), namesOf(source)]);
+    return;
+  }
   const [first, second] = await masks.mask(tenantOf(resource), [context, source]);
-  if (first?.context.size) audit.context = first.context;
-  if (second?.context.size)
-    addDetail(audit, { sourceContext: Object.fromEntries([...second.context].sort()) });
+  noteMasked(audit, [first?.context, second?.context]);
   if (first?.maskPeriod !== undefined) audit.maskPeriod = first.maskPeriod;
+}
+
+function noteMasked(
+  audit: AuditNotes,
+  [context, source]: readonly (ReadonlyMap<string, string | null> | undefined)[],
+): void {
+  if (context?.size) audit.context = context;
+  if (source?.size) audit.sourceContext = source;
+}
+
+/**
+ * Takes the masks out of what was noted. Of a call that was not allowed, or failed, they would tell
+ * a reader of the log who makes calls with guesses which one is right.
+ */
+function removeMasks(audit: AuditNotes): void {
+  if (audit.maskPeriod === undefined) return;
+  delete audit.maskPeriod;
+  noteMasked(audit, [
+    audit.context && namesOf(audit.context),
+    audit.sourceContext && namesOf(audit.sourceContext),
+  ]);
+  for (const item of audit.items ?? []) {
+    if (item.context) item.context = namesOf(item.context);
+    if (item.sourceContext) item.sourceContext = namesOf(item.sourceContext);
+  }
 }

@@ -8,23 +8,20 @@ import { type Access, Rights } from '../access/access.ts';
 import type { Caller } from '../access/identity.ts';
 import { ANY_CALLER, type AnyOperation } from './operation.ts';
 
+const NO_STANDING = { isFirstAdministrator: false, isSuspended: false };
+
 /**
- * Returns the caller's rights in the tenant that the request is about, which include what the
- * operation needs.
- *
- * Throws PERMISSION_MISSING and RESOURCE_NOT_FOUND as {@link Rights.require}, and what {@link
- * Access.rightsOf} throws.
+ * Returns the caller's rights in the tenant that the request is about, whatever they are. Throws
+ * what {@link Access.rightsOf} throws.
  */
-export async function authorize<Request>(
+export async function rightsAbout<Request>(
   access: Access,
   operation: AnyOperation<Request>,
   caller: Caller,
   request: Request,
 ): Promise<Rights> {
-  if (operation.permission === ANY_CALLER) return new Rights(caller, '', [], false);
-  const rights = await access.rightsOf(caller, operation.target(request).tenant);
-  requireRights(operation, rights, request);
-  return rights;
+  if (operation.permission === ANY_CALLER) return new Rights(caller, { name: '' }, [], NO_STANDING);
+  return access.rightsOf(caller, operation.target(request).tenant);
 }
 
 /** Throws as {@link Rights.require} where the caller lacks what the operation needs. */

@@ -7,36 +7,32 @@
  * - an item that fails has no effect on the others, and says what the same call alone would have
  *   said;
  * - every item is of the tenant that the batch names, and allowed for itself;
- * - no item is done unless clients take the answer to all of them, and the audit entry, whatever
- *   becomes of each;
+ * - no item is done unless clients take the answer to all of them, whatever becomes of each;
  * - a window of items is under way at a time, so that one batch doesn't fill the queue for all
  *   others.
  *
  * Knows no operation and no message.
  */
+import { isDeepStrictEqual } from 'node:util';
+import type { Rights } from '../access/access.ts';
+import type { Permission } from '../access/permissions.ts';
 import { LATER } from '../access/policy.ts';
-import type { AuditNotes } from '../call.ts';
+import { type AuditNotes, onceRecorded } from '../call.ts';
 import { invalidField, KeywardError, toKeywardError } from '../errors.ts';
 import { formatTenantName, type TenantName } from '../names.ts';
-import { itemEntryBytes, noteItems, type ServedItem } from './audit.ts';
+import { noteItems, type ServedItem } from './audit.ts';
 import { requireRights } from './authorization.ts';
 import type { AuthorizedCall, Operation, Services } from './operation.ts';
 
 /** Enough to keep the agents busy. */
 const WINDOW = 64;
 
-/**
- * So much of a batch's audit entry its items may be: it has to be read as an answer, with all that
- * it says of the call.
- */
-const MAX_ENTRY_BYTES = 3_670_016;
-
 /** An item of a batch, before it is looked at. */
 export interface BatchItem<Request> {
   /** Returns the request. Throws INVALID_FIELD. */
   read(): Request;
-  /** The names in the encryption context that its entry is to have. */
-  readonly contextNames: readonly string[];
+  /** What it wants opened, where it does, as it came. */
+  readonly ciphertext?: Buffer | undefined;
 }
 
 /** How large the answer to a batch may get, as its face counts it. */
@@ -72,17 +68,32 @@ export function batchOf<Request, Answer>(
     // Which keys, with which contexts, the items say; each is asked about for itself.
     target: ({ parent }) => ({ tenant: parent.tenant, key: LATER, context: LATER }),
     resource: ({ parent }) => formatTenantName(parent),
+    canaries: (known, { items }) =>
+      items.flatMap(({ ciphertext }) =>
+        ciphertext === undefined ? [] : (known.ofCiphertext(ciphertext) ?? []),
+      ),
     handle: async (services, call, { parent, items, answerSizes: { whole, limit } }) => {
-      requireFits('an answer', whole, limit);
-      const entryBytes = items.reduce((sum, item) => sum + itemEntryBytes(item.contextNames), 0);
-      requireFits('an audit entry', entryBytes, MAX_ENTRY_BYTES);
+      requireFits(whole, limit);
       const serve = itemServer(operation, tenantOf, { services, call, parent });
       const served = await inWindow(items, serve);
       const notes = served.map((each) => each.notes);
-      await noteItems(services.masks, call, parent.tenant, notes);
+      await noteItems(services.masks, call, parent.tenant, apartFrom(call.rights, notes));
       return served.map(({ result }) => result);
     },
   };
+}
+
+/**
+ * Returns the items with no bindings but those that aren't the batch's, which are those of the
+ * first that has any.
+ */
+function apartFrom({ bindings }: Rights, items: readonly ServedItem[]): ServedItem[] {
+  const shared = items.find((item) => item.bindings !== undefined)?.bindings ?? {};
+  for (const [permission, binding] of Object.entries(shared))
+    bindings.set(permission as Permission, binding);
+  return items.map(({ bindings: own, ...item }) =>
+    own === undefined || isDeepStrictEqual(own, shared) ? item : { ...item, bindings: own },
+  );
 }
 
 /** What all items of a batch share. */
@@ -100,10 +111,13 @@ function itemServer<Request, Answer>(
 ) {
   return async (item: BatchItem<Request>, index: number) => {
     const audit: AuditNotes = {};
+    const rights = call.rights.apart();
     let known: Pick<ServedItem, 'resource' | 'contexts'> = {};
     const notes = (outcome: string): ServedItem => ({
       ...known,
       keyVersion: audit.keyVersion,
+      sourceKeyVersion: audit.sourceKeyVersion,
+      ...(outcome === 'OK' ? { bindings: Object.fromEntries(rights.bindings) } : {}),
       outcome,
     });
     try {
@@ -111,10 +125,12 @@ function itemServer<Request, Answer>(
       known = { resource: operation.resource(request), contexts: operation.contexts?.(request) };
       if (tenantOf(request).tenant !== parent.tenant)
         throw invalidField('name', 'must be in the tenant that parent names');
-      requireRights(operation, call.rights, request);
-      const answer = await operation.handle(services, { ...call, audit }, request);
+      requireRights(operation, rights, request);
+      const answer = await operation.handle(services, { ...call, audit, rights }, request);
+      for (const action of audit.onRecorded ?? []) onceRecorded(call, action);
       return { result: { request, answer }, notes: notes('OK') };
     } catch (thrown) {
+      call.rights.denials.push(...rights.denials);
       const error = toKeywardError(thrown);
       return {
         result: { error: within(`requests[${index}].`, error) },
@@ -124,13 +140,10 @@ function itemServer<Request, Answer>(
   };
 }
 
-/**
- * Throws MESSAGE_TOO_LARGE where what a batch leads to, `what`, could have more bytes than the
- * limit.
- */
-function requireFits(what: string, bytes: number, limit: number): void {
+/** Throws MESSAGE_TOO_LARGE where the answer to a batch could have more bytes than the limit. */
+function requireFits(bytes: number, limit: number): void {
   if (bytes <= limit) return;
-  const description = `must be fewer: ${what} could have ${bytes} bytes, and ${limit} at most are allowed`;
+  const description = `must be fewer: an answer could have ${bytes} bytes, and ${limit} at most are allowed`;
   throw new KeywardError('MESSAGE_TOO_LARGE', {
     message: `requests: ${description}`,
     fields: [{ field: 'requests', description }],

@@ -2,7 +2,8 @@
  * What callers may have of the process at once, each no more than it leaves to others
  * (`shares.ts`).
  *
- * Calls under way, open streams, bytes of requests, and the event loop's time for decoding.
+ * Calls under way, open streams, bytes of requests and of what is made for them, and the event
+ * loop's time for decoding.
  * Invariants:
  * - health, audit and administration have pools of their own, which no use of keys can fill;
  * - decoding has at most half of each second, so that what one caller sends holds up nobody else's
@@ -21,7 +22,7 @@ export interface BudgetLimits {
    * streams that have no end of their own as many.
    */
   readonly maxCalls: number;
-  /** Bytes of requests at once, whole or not. */
+  /** Bytes of requests at once, whole or not, and of their answers. */
   readonly maxRequestBytes: number;
 }
 
@@ -46,7 +47,8 @@ export class Budgets {
   readonly streams: Shares;
   /** Streams of gRPC's own services. */
   readonly watches: Shares;
-  readonly requestBytes: Shares;
+  /** Bytes of requests, and of what is made for them. */
+  readonly bytes: Shares;
   readonly #expectedMs = new Map<string, number>();
   #decoding = new Shares(DECODING_MS);
   #windowEndsAt = 0;
@@ -56,7 +58,7 @@ export class Budgets {
     this.otherCalls = new Shares(Math.max(LEAST_OTHER_CALLS, Math.floor(maxCalls * OTHER_CALLS)));
     this.streams = new Shares(maxCalls);
     this.watches = new Shares(maxCalls);
-    this.requestBytes = new Shares(maxRequestBytes);
+    this.bytes = new Shares(maxRequestBytes);
   }
 
   /**

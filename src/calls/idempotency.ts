@@ -2,13 +2,15 @@
  * Request ids: how a request that is sent again is known to be the same.
  *
  * Owns the fingerprint: SHA-256 of everything in the request but its id, the order of maps aside.
- * What a second sending means is the store's.
+ * How a request that comes again is answered is in `replays.ts`.
  */
 import { hash } from 'node:crypto';
 import type { Call } from '../call.ts';
 
-/** The request's id and fingerprint, where it has an id. */
-export function idempotencyOf(request: unknown): Call['idempotency'] {
+/** Returns the request's id and fingerprint, where it has an id. */
+export function idempotencyOf(
+  request: unknown,
+): Omit<NonNullable<Call['idempotency']>, 'keep'> | undefined {
   if (typeof request !== 'object' || request === null || !('requestId' in request))
     return undefined;
   const { requestId, ...rest } = request;

@@ -4,20 +4,24 @@
  * Invariants:
  * - a row says what its caller needs, and on what, by the request alone;
  * - a row names its encryption contexts itself: what an audit entry says is never guessed from the
- *   names of fields.
+ *   names of fields, and has masks only where the row uses a key with them.
  *
  * Knows no face, no message and no operation.
  */
 import type { Access, Rights } from '../access/access.ts';
 import type { AccessAdministration } from '../access/administration.ts';
+import type { Explanation } from '../access/explanation.ts';
 import type { Permission } from '../access/permissions.ts';
 import type { Target } from '../access/policy.ts';
+import type { Alerting } from '../alerts/alerting.ts';
 import type { AuditLog } from '../audit/log.ts';
 import type { ContextMasks } from '../audit/masks.ts';
-import type { Call } from '../call.ts';
+import type { Call, Reference } from '../call.ts';
+import type { Canary, Recogniser } from '../keyring/canaries/canaries.ts';
 import type { Keyring } from '../keyring/keyring.ts';
 import type { EncryptionContext } from '../keyring/keys/encryption-context.ts';
 import { SYSTEM_TENANT, type TenantName } from '../names.ts';
+import type { ServiceStatus } from '../status/service-status.ts';
 
 /** In place of a permission: a caller who has proven who they are needs none. */
 export const ANY_CALLER = Symbol('any caller');
@@ -32,7 +36,10 @@ export interface CallTarget extends Target {
 export interface Services extends Keyring {
   readonly access: Access;
   readonly accessAdministration: AccessAdministration;
+  readonly explanation: Explanation;
   readonly auditLog: AuditLog;
+  readonly serviceStatus: ServiceStatus;
+  readonly alerting: Alerting;
   readonly masks: Pick<ContextMasks, 'mask'>;
   readonly environmentId: string;
 }
@@ -47,10 +54,17 @@ export interface Contexts {
   readonly context: EncryptionContext;
   /** Of what is opened, where that is not what is sealed. */
   readonly source?: EncryptionContext;
+  /** No key is used with them: the entry has their names alone, and no masks. */
+  readonly isOnlyNamed?: boolean;
 }
 
 /** What every row has. */
 export interface AnyOperation<Request> {
+  /**
+   * Set where it takes something away, changes who may do what, or what protects all: that it is
+   * denied is an alert.
+   */
+  readonly isSensitive?: true;
   /** What the caller needs; a handler may ask for more. */
   readonly permission: Permission | typeof ANY_CALLER;
   /** Returns what the permission is needed on; not asked where none is. */
@@ -59,6 +73,11 @@ export interface AnyOperation<Request> {
   resource(request: Request): string;
   /** Returns the encryption contexts that the call's entry is to name, masked. */
   contexts?(request: NoInfer<Request>): Contexts;
+  /**
+   * Returns the canaries among what the request wants opened, by the request alone: asked before
+   * anything is decided about the call.
+   */
+  canaries?(known: Recogniser, request: NoInfer<Request>): readonly Canary[];
   /** Returns as how many calls it counts against the tenant's quota, where it is not one. */
   calls?(request: NoInfer<Request>): number;
 }
@@ -66,12 +85,25 @@ export interface AnyOperation<Request> {
 /** An operation with one answer. */
 export interface Operation<Request, Answer> extends AnyOperation<Request> {
   handle(services: Services, call: AuthorizedCall, request: NoInfer<Request>): Promise<Answer>;
+  /**
+   * Called when the request comes again after it had its effect, where there is more to do than to
+   * answer as then: with what the effect was kept by. Returns the answer, or undefined for that of
+   * then.
+   */
+  again?(
+    services: Services,
+    call: AuthorizedCall,
+    request: NoInfer<Request>,
+    reference: Reference,
+  ): Promise<Answer | undefined>;
 }
 
 /**
  * An operation that answers as often as there is something to say; it ends soon after the deadline.
  */
 export interface StreamOperation<Request, Answer> extends AnyOperation<Request> {
+  /** Throws PERMISSION_MISSING where the caller lacks what the operation needs besides. */
+  requireMore?(rights: Rights, request: NoInfer<Request>): void;
   stream(
     services: Services,
     call: AuthorizedCall,

@@ -19,6 +19,11 @@ export class Shares {
     this.#size = size;
   }
 
+  /** How much there is to hold. */
+  get size(): number {
+    return this.#size;
+  }
+
   /** What all principals hold together. */
   get used(): number {
     return this.#used;

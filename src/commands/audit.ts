@@ -3,13 +3,27 @@
  *
  * - It reads their settings and prints their outcome; `audit/operation.ts` does the work.
  */
+import { createPublicKey } from 'node:crypto';
 import { openKeptCheckpoint } from '../audit/kept-checkpoint.ts';
 import { type AuditOperation, dropExported, resumeLog } from '../audit/operation.ts';
 import { ConfigurationError, read } from '../config.ts';
-import { readKeptCheckpoint } from '../hsm/token-commands.ts';
-import { withOwnerConnection } from '../store/core/owner.ts';
+import type { ResumeReply, ResumeSettings } from '../hsm/protocol.ts';
+import { readAuditKey, readKeptCheckpoint, signResumption } from '../hsm/token-commands.ts';
+import { type OwnerConnection, withOwnerConnection } from '../store/core/owner.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../store/environment.ts';
-import { agentEnvironment, OPERATOR, recordedToken, TOKEN_SETTINGS } from './opening.ts';
+import {
+  agentEnvironment,
+  OPERATOR,
+  proveEntries,
+  recordedToken,
+  TOKEN_SETTINGS,
+} from './opening.ts';
+
+/** Reads something in the token, in an agent of its own. */
+type ReadInToken<T> = (
+  settings: Parameters<typeof readAuditKey>[0],
+  environment: Parameters<typeof readAuditKey>[1],
+) => Promise<T>;
 
 /**
  * Runs `resume`. Throws Error, in words for the operator, if no kept checkpoint contradicts the
@@ -23,7 +37,7 @@ export async function resumeAuditLog(): Promise<void> {
       'cannot resume the log: neither KEYWARD_AUDIT_KEPT_CHECKPOINT nor KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES is set',
     );
   const contradiction = await onAuditLog((operation, environment) =>
-    resumeLog(operation, [
+    resumeLog({ ...operation, sign: (heads) => signInToken(environment, heads) }, [
       ...(url === undefined ? [] : [openKeptCheckpoint(url)]),
       ...(minutes === undefined ? [] : [{ read: () => readCheckpointInToken(environment) }]),
     ]),
@@ -47,10 +61,30 @@ export async function dropAuditEntries(options: {
   );
 }
 
+function signInToken(
+  environment: EnvironmentRecord,
+  heads: Pick<ResumeSettings, 'generation' | 'left' | 'from' | 'before'>,
+): Promise<ResumeReply> {
+  const settings = read(TOKEN_SETTINGS, process.env);
+  const token = recordedToken(settings, environment);
+  return signResumption({ ...token, ...heads }, agentEnvironment(settings));
+}
+
+/** Runs `public-key`. Throws Error, in words for the operator, when the token can't be opened. */
+export async function printAuditKey(): Promise<void> {
+  const spki = await withEnvironment((_, environment) => inToken(environment, readAuditKey));
+  const key = createPublicKey({ key: spki, format: 'der', type: 'spki' });
+  process.stdout.write(key.export({ format: 'pem', type: 'spki' }));
+}
+
 function readCheckpointInToken(environment: EnvironmentRecord): Promise<string | undefined> {
+  return inToken(environment, readKeptCheckpoint);
+}
+
+function inToken<T>(environment: EnvironmentRecord, readIn: ReadInToken<T>): Promise<T> {
   const settings = read([...TOKEN_SETTINGS, 'KEYWARD_HSM_KEY_CACHE'], process.env);
   const keyCacheSize = settings.KEYWARD_HSM_KEY_CACHE;
-  return readKeptCheckpoint(
+  return readIn(
     { ...recordedToken(settings, environment), keyCacheSize },
     agentEnvironment(settings),
   );
@@ -59,11 +93,20 @@ function readCheckpointInToken(environment: EnvironmentRecord): Promise<string |
 function onAuditLog<T>(
   work: (operation: AuditOperation, environment: EnvironmentRecord) => Promise<T>,
 ): Promise<T> {
-  const settings = read(['MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE'], process.env);
-  const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath } = settings;
-  return withOwnerConnection(url, caFilePath, async (owner) => {
-    const environment = await readEnvironmentAsOwner(owner);
+  const settings = read(TOKEN_SETTINGS, process.env);
+  return withEnvironment(async (owner, environment) => {
+    await proveEntries(owner, settings, environment);
     const { environmentId, systemTenantId } = environment;
     return work({ owner, environmentId, systemTenantId, caller: OPERATOR }, environment);
   });
+}
+
+function withEnvironment<T>(
+  work: (owner: OwnerConnection, environment: EnvironmentRecord) => Promise<T>,
+): Promise<T> {
+  const settings = read(['MIGRATION_DATABASE_URL', 'KEYWARD_DATABASE_CA_FILE'], process.env);
+  const { MIGRATION_DATABASE_URL: url, KEYWARD_DATABASE_CA_FILE: caFilePath } = settings;
+  return withOwnerConnection(url, caFilePath, async (owner) =>
+    work(owner, await readEnvironmentAsOwner(owner)),
+  );
 }

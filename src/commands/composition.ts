@@ -7,11 +7,13 @@
  * - `serve.ts` starts and stops the parts.
  */
 import { readFileSync } from 'node:fs';
-import { hostname } from 'node:os';
 import { Access } from '../access/access.ts';
 import { AccessAdministration } from '../access/administration.ts';
+import { Explanation } from '../access/explanation.ts';
 import { Identity } from '../access/identity.ts';
 import { Policies } from '../access/policies.ts';
+import type { Alerting } from '../alerts/alerting.ts';
+import { AnomalyWatch } from '../anomalies/watch.ts';
 import { type KeptCheckpoint, openKeptCheckpoint } from '../audit/kept-checkpoint.ts';
 import { AuditLog } from '../audit/log.ts';
 import { ContextMasks } from '../audit/masks.ts';
@@ -20,40 +22,67 @@ import { TokenCheckpoint } from '../audit/token-checkpoint.ts';
 import { WitnessRounds } from '../audit/witness-rounds.ts';
 import { parseWitnesses, type Witness } from '../audit/witnesses.ts';
 import { AuditWriter } from '../audit/writer.ts';
+import { WriterIdentities } from '../audit/writer-identities.ts';
 import { recordRefusal } from '../calls/audit.ts';
 import { Budgets } from '../calls/budgets.ts';
+import { CanaryWatch } from '../calls/canaries.ts';
+import { CallConditions } from '../calls/conditions.ts';
+import { CallOutcomes } from '../calls/outcomes.ts';
+import { Replays } from '../calls/replays.ts';
 import { type Configuration, ConfigurationError } from '../config.ts';
-import { STREAM_PATHS } from '../faces/contract/rpcs.ts';
+import { METHOD_NAMES, SENSITIVE_METHODS, STREAM_PATHS } from '../faces/contract/rpcs.ts';
 import { HealthListener } from '../faces/grpc/health.ts';
 import { GrpcServer, type GrpcServerOptions } from '../faces/grpc/server.ts';
 import { HttpServer, type HttpServerOptions } from '../faces/http/server.ts';
+import { healthPages } from '../faces/operators/health-pages.ts';
+import { OperatorsListener } from '../faces/operators/listener.ts';
 import { Admission } from '../faces/transport/admission.ts';
 import { type ConnectionLimits, Connections } from '../faces/transport/connections.ts';
 import { HsmAgents } from '../hsm/agents.ts';
 import { createTokenKey, identifyToken, keepCheckpoint } from '../hsm/token-commands.ts';
 import type { KeyId } from '../ids.ts';
+import { Canaries } from '../keyring/canaries/canaries.ts';
 import { ServingTokens } from '../keyring/hsm-token/serving-tokens.ts';
+import { TokenKeySeals } from '../keyring/hsm-token/token-key-seals.ts';
 import { TokenObjects } from '../keyring/hsm-token/token-objects.ts';
 import { createKeyring, type Keyring } from '../keyring/keyring.ts';
+import { CacheAge } from '../keyring/keys/cache-age.ts';
 import { KeyCache } from '../keyring/keys/key-cache.ts';
 import { KeyStates } from '../keyring/keys/key-states.ts';
+import { TenantSeals } from '../keyring/keys/tenant-seals.ts';
 import { UsageRecorder } from '../keyring/keys/usage.ts';
+import { Notices } from '../keyring/lifecycle/notices.ts';
 import { REWRAP_SIZES } from '../keyring/pace.ts';
 import { Reconciler } from '../keyring/reconciler.ts';
 import { TenantQuotas } from '../keyring/tenants/quotas.ts';
-import { SYSTEM_TENANT } from '../names.ts';
+import { measureCalls } from '../measures/calls.ts';
+import { measureAlerts, measureBuild } from '../measures/process.ts';
+import {
+  type MeasuredParts,
+  measureAgentCalls,
+  measureAuditGroups,
+  measureReplica,
+} from '../measures/replica.ts';
+import type { AlertSignals } from '../signals/alerts.ts';
 import type { Logger } from '../signals/log.ts';
-import { ChangeFeed } from '../store/changes.ts';
+import type { Metrics } from '../signals/metrics/metrics.ts';
+import { Readiness } from '../status/readiness.ts';
+import { ServiceStatus } from '../status/service-status.ts';
+import { type Change, ChangeFeed } from '../store/changes.ts';
 import { type EnvironmentRecord, readEnvironment, requireMode } from '../store/environment.ts';
 import type { Store } from '../store/store.ts';
+import { composeAlerting } from './alerting.ts';
 import {
   agentEnvironment,
   nextTokenSettings,
   openStore,
+  RELEASE,
+  REPLICA,
   requireRecorded,
   SEALED_RECORDS,
   tokenSettings,
 } from './opening.ts';
+import { SelfWatch } from './self-watch.ts';
 
 const MINUTE_MS = 60_000;
 /** After its deadline a call is closed in a moment; so is a connection, after its last call. */
@@ -64,6 +93,10 @@ const SHORTEST_PERIOD_SECONDS = { development: 10, production: 86_400 } as const
 interface Ground {
   readonly configuration: Configuration;
   readonly log: Logger;
+  /** What hears what came of each call listens here. */
+  readonly outcomes: CallOutcomes;
+  readonly metrics: Metrics;
+  readonly alerts: AlertSignals;
   readonly identity: Identity;
   readonly witnesses: readonly Witness[];
   readonly store: Store;
@@ -78,29 +111,45 @@ interface Ground {
  */
 interface Memory {
   readonly states: KeyStates;
+  readonly tenantSeals: TenantSeals;
   readonly cache: KeyCache;
   readonly policies: Policies;
+  readonly canaries: Canaries;
+  readonly tokenKeySeals: TokenKeySeals;
   readonly tokenObjects: TokenObjects;
   readonly feed: ChangeFeed;
+  readonly cacheAge: CacheAge;
+  readonly readiness: Readiness;
+  /** Has this replica forget what has changed. */
+  readonly onChange: (change: Change) => void;
 }
 
-/** What lengthens the audit log, and has it witnessed. */
+/** What proves entries to be this replica's, lengthens the audit log, and has it witnessed. */
 interface AuditWork {
+  readonly writer: AuditWriter;
+  readonly identities: WriterIdentities;
   readonly sequencer: Sequencer;
   readonly witnessRounds: WitnessRounds;
 }
 
 /** Holds the parts of a replica that start and end. */
 export interface Replica
-  extends Pick<Ground, 'identity' | 'store' | 'environment' | 'tokens'>,
-    Pick<Memory, 'tokenObjects' | 'feed'>,
+  extends Pick<Ground, 'identity' | 'store' | 'environment' | 'tokens' | 'alerts'>,
+    Pick<Memory, 'tenantSeals' | 'tokenObjects' | 'feed' | 'cacheAge' | 'canaries' | 'readiness'>,
     AuditWork {
   readonly usage: UsageRecorder;
+  /** Undefined where callers are not watched. */
+  readonly anomalies: AnomalyWatch | undefined;
   readonly reconciler: Reconciler;
   readonly server: GrpcServer;
   /** Undefined where HTTP is not served. */
   readonly http: HttpServer | undefined;
   readonly health: HealthListener;
+  readonly selfWatch: SelfWatch;
+  readonly notices: Notices;
+  /** Undefined where operators’ programs are served nothing. */
+  readonly operators: OperatorsListener | undefined;
+  readonly alerting: Alerting;
 }
 
 /**
@@ -110,9 +159,38 @@ export interface Replica
  */
 export async function compose(
   configuration: Configuration,
-  log: Logger,
+  { log, alerts, metrics }: Pick<Ground, 'log' | 'alerts' | 'metrics'>,
   onMisplaced: (why: string) => void,
 ): Promise<Replica> {
+  const ground = await openGround(configuration, { log, alerts, metrics }, onMisplaced);
+  const { store } = ground;
+  const wake = () => reconciler.wake();
+  const memory = composeMemory(ground, wake);
+  const usage = new UsageRecorder(store);
+  const keyring = composeKeyring(ground, memory, usage, wake);
+  const reconciler: Reconciler = new Reconciler({ store, keyring, log, alerts });
+  const auditWork = composeAuditWork(ground, memory);
+  const budgets = new Budgets({
+    maxCalls: configuration.KEYWARD_MAX_CALLS,
+    maxRequestBytes: configuration.KEYWARD_MAX_REQUEST_BYTES,
+  });
+  const connections = new Connections(transportLimits(configuration), ground.identity, log);
+  const alerting = composeAlerting({ ...ground, ...memory });
+  const below = { memory, keyring, alerting, auditWork, budgets, connections };
+  const faces = composeFaces(ground, below);
+  const measured = { ...memory, ...auditWork, budgets, connections, reconciler };
+  const operators = isMeasured(configuration) ? composeOperators(ground, measured) : undefined;
+  const health = new HealthListener(log);
+  const parts = { usage, operators, reconciler, health, alerting };
+  return { ...ground, ...memory, ...parts, ...composeWatching(ground), ...auditWork, ...faces };
+}
+
+/** Opens what all other parts stand on. */
+async function openGround(
+  configuration: Configuration,
+  { log, alerts, metrics }: Pick<Ground, 'log' | 'alerts' | 'metrics'>,
+  onMisplaced: (why: string) => void,
+): Promise<Ground> {
   const identity = openIdentity(configuration, log);
   const witnesses = readWitnesses(configuration);
   const store = await openStore(configuration, (err) =>
@@ -121,17 +199,54 @@ export async function compose(
   const environment = await readEnvironment(store);
   requireRecorded(environment);
   requireMode(environment.mode, configuration.KEYWARD_MODE);
-  const opened = { configuration, log, identity, witnesses, store, environment };
-  const ground: Ground = { ...opened, tokens: await prepareTokens(opened, onMisplaced) };
-  const wake = () => reconciler.wake();
-  const memory = composeMemory(ground, wake);
-  const usage = new UsageRecorder(store);
-  const keyring = composeKeyring(ground, memory, usage, wake);
-  const reconciler: Reconciler = new Reconciler({ store, keyring, log });
-  const auditWork = composeAuditWork(ground);
-  const faces = composeFaces(ground, memory, keyring);
-  const health = new HealthListener(log);
-  return { ...ground, ...memory, usage, reconciler, ...auditWork, ...faces, health };
+  const opened = {
+    ...{ configuration, log, alerts, metrics, outcomes: new CallOutcomes(log) },
+    ...{ identity, witnesses, store, environment },
+  };
+  return { ...opened, tokens: await prepareTokens(opened, onMisplaced) };
+}
+
+/** Composes what only looks, at calls and at the replica's surroundings, and raises alerts. */
+function composeWatching({
+  configuration,
+  log,
+  alerts,
+  outcomes,
+  store,
+}: Ground): Pick<Replica, 'anomalies' | 'selfWatch' | 'notices'> {
+  const conditions = new CallConditions({ alerts, sensitive: SENSITIVE_METHODS });
+  outcomes.listen((outcome) => conditions.note(outcome));
+  const anomalies = configuration.KEYWARD_ANOMALIES
+    ? new AnomalyWatch({ store, alerts, log })
+    : undefined;
+  if (anomalies !== undefined) outcomes.listen(anomalies.note);
+  const { KEYWARD_TLS_CERT_FILE, KEYWARD_TLS_CLIENT_CA_FILE } = configuration;
+  const selfWatch = new SelfWatch({
+    ...{ store, alerts, replica: REPLICA },
+    files: { KEYWARD_TLS_CERT_FILE, KEYWARD_TLS_CLIENT_CA_FILE },
+  });
+  return { anomalies, selfWatch, notices: new Notices({ store, alerts, log }) };
+}
+
+/** Whether anything is counted: not where nothing can be asked for it. */
+function isMeasured({ KEYWARD_METRICS_LISTEN }: Configuration): boolean {
+  return KEYWARD_METRICS_LISTEN !== undefined;
+}
+
+/** Has the parts measured, and returns the listener that tells of it. */
+function composeOperators(
+  ground: Ground,
+  parts: Omit<MeasuredParts, keyof Ground>,
+): OperatorsListener {
+  const { configuration, log, alerts, metrics, outcomes } = ground;
+  const tenants = configuration.KEYWARD_METRICS_TENANTS;
+  outcomes.listen(measureCalls({ metrics, methods: METHOD_NAMES, streams: STREAM_PATHS, tenants }));
+  measureAlerts(metrics, alerts);
+  measureReplica(metrics, { ...ground, ...parts });
+  measureBuild(metrics, RELEASE);
+  metrics.measureProcess();
+  const text = async (accept: string) => ({ status: 200, ...(await metrics.text(accept)) });
+  return new OperatorsListener(log, { '/metrics': text, ...healthPages(parts.readiness) });
 }
 
 function openIdentity(configuration: Configuration, log: Logger): Identity {
@@ -144,7 +259,7 @@ function openIdentity(configuration: Configuration, log: Logger): Identity {
   try {
     return new Identity(settings, log);
   } catch (cause) {
-    throw new ConfigurationError((cause as Error).message, { cause });
+    throw new ConfigurationError(`KEYWARD_ISSUERS_FILE: ${(cause as Error).message}`, { cause });
   }
 }
 
@@ -159,10 +274,11 @@ function readWitnesses({ KEYWARD_AUDIT_WITNESSES_FILE: file }: Configuration): W
 }
 
 function prepareTokens(
-  { configuration, log, store, environment }: Omit<Ground, 'tokens'>,
+  { configuration, log, alerts, metrics, store, environment }: Omit<Ground, 'tokens'>,
   onMisplaced: (why: string) => void,
 ): Promise<ServingTokens> {
   const variables = agentEnvironment(configuration);
+  const onCall = isMeasured(configuration) && { onCall: measureAgentCalls(metrics) };
   return ServingTokens.prepare({
     store,
     environment,
@@ -176,10 +292,13 @@ function prepareTokens(
         reread,
         count: configuration.KEYWARD_HSM_AGENTS,
         callTimeoutMs: configuration.KEYWARD_HSM_CALL_TIMEOUT_MS,
+        startTimeoutMs: configuration.KEYWARD_HSM_START_TIMEOUT_MS,
         maxCalls: configuration.KEYWARD_HSM_QUEUE_CALLS,
         maxBytes: configuration.KEYWARD_HSM_QUEUE_BYTES,
         environment: variables,
+        ...onCall,
         log,
+        alerts,
       }),
     identify: (settings) => identifyToken(settings, variables),
     createKey: (settings) => createTokenKey(settings, variables),
@@ -190,47 +309,74 @@ function prepareTokens(
 }
 
 function composeMemory(
-  { configuration, log, store, environment, tokens }: Ground,
+  { configuration, log, alerts, store, environment, tokens }: Ground,
   wake: () => void,
 ): Memory {
   const { agents } = tokens;
-  const { systemTenantId, tokenObjects: records } = environment;
-  const { KEYWARD_KEY_CACHE: keys, KEYWARD_POLICY_CACHE: limit } = configuration;
+  const { systemTenantId } = environment;
+  const { KEYWARD_KEY_CACHE, KEYWARD_POLICY_CACHE } = configuration;
   const isFresh = () => feed.isFresh();
-  const states = new KeyStates({ store, agents, log });
-  const cache = new KeyCache(store, states, keys, isFresh);
-  const policies = new Policies({ store, agents, isFresh, limit, log });
-  const tokenObjects = new TokenObjects({ store, tokens, records, systemTenantId });
+  const tokenKeySeals = new TokenKeySeals({ agents, alerts });
+  const describe = () => ({
+    name: REPLICA,
+    release: RELEASE,
+    agents: configuration.KEYWARD_HSM_AGENTS,
+    agentsReady: tokens.pools.find(({ isCurrent }) => isCurrent)?.agents.figures.ready ?? 0,
+    problems: readiness.conditions.flatMap(({ problem }) => problem ?? []),
+  });
+  const tokenObjects = new TokenObjects({
+    ...{ store, tokens, seals: tokenKeySeals, describe, systemTenantId },
+  });
+  const states = new KeyStates({ store, agents, sealKeys: tokenObjects, alerts });
+  const tenantSeals = new TenantSeals({ store, agents, sealKeys: tokenObjects, alerts });
+  const cache = new KeyCache({ store, states, tenantSeals, limit: KEYWARD_KEY_CACHE, isFresh });
+  const policies = new Policies({ store, agents, isFresh, limit: KEYWARD_POLICY_CACHE, alerts });
+  const canaries = new Canaries({
+    ...{ store, agents, cache, systemTenantId, log, alerts },
+    maxStalenessMs: configuration.KEYWARD_MAX_STALENESS_MS,
+  });
   const refreshTokenObjects = () =>
     void tokenObjects
       .refresh()
       // A new one may have waited for this replica alone.
       .then(wake)
       .catch((err: unknown) => log.warn({ err }, 'cannot look for token objects'));
-  const feed: ChangeFeed = new ChangeFeed(store, {
-    onChange: ({ kind, tenantId, subjectId }) => {
-      if (kind === 'access') policies.forget(tenantId);
-      else if (kind === 'tenant') cache.forgetTenants();
-      else if (kind === 'versions' || kind === 'shredded') cache.clear();
-      else if (kind !== 'token') cache.forget(tenantId, subjectId as KeyId);
-      if (kind === 'destroyed') void agents.forget(subjectId as KeyId);
-      if (kind === 'shredded') void agents.forget();
-      if (kind === 'token' || kind === 'shredded') refreshTokenObjects();
+  const onChange = ({ kind, tenantId, subjectId }: Change) => {
+    if (kind === 'access') policies.forget(tenantId);
+    else if (kind === 'canaries') canaries.forget();
+    else if (kind === 'tenant') cache.forgetTenants();
+    else if (kind === 'versions' || kind === 'shredded') cache.clear();
+    else if (kind !== 'token') cache.forget(tenantId, subjectId as KeyId);
+    if (kind === 'destroyed') void agents.forget(subjectId as KeyId);
+    if (kind === 'shredded') void agents.forget();
+    if (kind === 'token' || kind === 'shredded') refreshTokenObjects();
+  };
+  const maxAgeMs = configuration.KEYWARD_CACHE_MAX_AGE_MS;
+  const caches = [policies, cache, canaries];
+  const cacheAge = new CacheAge({ store, caches, onChange, isFresh, maxAgeMs, log, alerts });
+  const feed: ChangeFeed = new ChangeFeed(store, configuration.KEYWARD_MAX_STALENESS_MS, {
+    onChange: (change) => {
+      cacheAge.told(change);
+      onChange(change);
     },
     onReset: () => {
+      cacheAge.toldAll();
       cache.clear();
       policies.clear();
+      canaries.forget();
       void agents.forget();
       refreshTokenObjects();
     },
     onError: (err) => log.warn({ err }, 'cannot read changes'),
   });
-  return { states, cache, policies, tokenObjects, feed };
+  const readiness: Readiness = new Readiness({ agents, feed, store });
+  const kept = { states, tenantSeals, cache, policies, canaries, tokenKeySeals, tokenObjects };
+  return { ...kept, feed, cacheAge, readiness, onChange };
 }
 
 function composeKeyring(
-  { configuration, store, environment, tokens }: Ground,
-  { cache, states, tokenObjects }: Memory,
+  { configuration, alerts, store, environment, tokens }: Ground,
+  { cache, states, tenantSeals, canaries, tokenKeySeals, tokenObjects }: Memory,
   usage: UsageRecorder,
   wake: () => void,
 ): Keyring {
@@ -249,10 +395,14 @@ function composeKeyring(
     agents: tokens.agents,
     cache,
     states,
+    tenantSeals,
+    canaries,
     usage,
     quotas,
+    tokenKeySeals,
     tokenObjects,
     makeTokenKey: (key) => tokens.makeTokenKey(key),
+    alerts,
     systemTenantId: environment.systemTenantId,
     shortestRotationPeriodSeconds: SHORTEST_PERIOD_SECONDS[configuration.KEYWARD_MODE],
     sealedRecords: SEALED_RECORDS,
@@ -267,15 +417,22 @@ function composeKeyring(
   });
 }
 
-function composeAuditWork(ground: Ground): AuditWork {
-  const { configuration, log, store, environment, tokens, witnesses } = ground;
+function composeAuditWork(ground: Ground, { cache }: Memory): AuditWork {
+  const { configuration, log, alerts, metrics, store, environment, tokens, witnesses } = ground;
+  const { systemTenantId } = environment;
+  const logOf = (tenant: string) => {
+    const tenantId = cache.tenantIdOf(tenant);
+    return typeof tenantId === 'string' ? tenantId : tenantId.catch(() => systemTenantId);
+  };
   const sequencer = new Sequencer({
     store,
     agents: tokens.agents,
     environmentId: environment.environmentId,
+    systemTenantId,
     checkpointPeriodMs: configuration.KEYWARD_AUDIT_CHECKPOINT_MS,
     kept: openKeptCheckpoints(ground),
     log,
+    alerts,
   });
   const witnessRounds = new WitnessRounds({
     store,
@@ -283,8 +440,13 @@ function composeAuditWork(ground: Ground): AuditWork {
     periodMs: configuration.KEYWARD_AUDIT_WITNESS_MS,
     isSequencing: () => sequencer.holdsLease,
     log,
+    alerts,
   });
-  return { sequencer, witnessRounds };
+  const identities = new WriterIdentities({ store, agents: tokens.agents, log, alerts });
+  const waitMs = configuration.KEYWARD_AUDIT_WAIT_MS;
+  const onGroup = isMeasured(configuration) && { onGroup: measureAuditGroups(metrics) };
+  const writer = new AuditWriter({ store, waitMs, logOf, ...onGroup });
+  return { writer, identities, sequencer, witnessRounds };
 }
 
 function openKeptCheckpoints({ configuration, log, tokens }: Ground): KeptCheckpoint[] {
@@ -297,40 +459,61 @@ function openKeptCheckpoints({ configuration, log, tokens }: Ground): KeptCheckp
   return [...outside, new TokenCheckpoint(parts)];
 }
 
+/** What faces stand on, besides the ground. */
+interface BelowFaces {
+  readonly memory: Memory;
+  readonly keyring: Keyring;
+  readonly alerting: Alerting;
+  readonly auditWork: AuditWork;
+  readonly budgets: Budgets;
+  readonly connections: Connections;
+}
+
 function composeFaces(
   ground: Ground,
-  memory: Memory,
-  keyring: Keyring,
+  { memory, keyring, alerting, auditWork, budgets, connections }: BelowFaces,
 ): Pick<Replica, 'server' | 'http'> {
-  const { configuration, log, identity, witnesses, store, environment, tokens } = ground;
+  const { writer } = auditWork;
+  const { configuration, log, alerts, identity, witnesses, store, environment, tokens } = ground;
   const tenantIdOf = async (tenant: string) => (await memory.cache.tenant(tenant)).tenantId;
   const masks = new ContextMasks({ agents: tokens.agents, tenantIdOf });
   const recording = {
-    writer: new AuditWriter(store),
+    writer,
     masks,
-    replica: `${hostname()}/${process.pid}`,
+    replica: REPLICA,
+    systemTenantId: environment.systemTenantId,
   };
   const limits = transportLimits(configuration);
   const shared = {
     services: {
       ...keyring,
       ...composeAccess(ground, memory),
+      alerting,
       auditLog: new AuditLog({ store, tenantIdOf, witnesses }),
+      serviceStatus: composeStatus(ground, memory, keyring),
       masks,
       environmentId: environment.environmentId,
     },
     recording,
+    replays: new Replays({ store, agents: tokens.agents, onChange: memory.onChange, alerts }),
     admission: new Admission({
       deadlineMs: configuration.KEYWARD_DEADLINE_MS,
-      budgets: new Budgets({
-        maxCalls: configuration.KEYWARD_MAX_CALLS,
-        maxRequestBytes: configuration.KEYWARD_MAX_REQUEST_BYTES,
-      }),
+      budgets,
       streams: STREAM_PATHS,
       identity,
-      recordRefusal: (error, call) => recordRefusal(recording, error, call),
+      // A path that is no method is the caller's text.
+      recordRefusal: (error, call) => {
+        const method = METHOD_NAMES.has(call.method) ? call.method : 'unknown';
+        return recordRefusal(recording, error, { ...call, method });
+      },
     }),
-    connections: new Connections(limits, identity, log),
+    outcomes: ground.outcomes,
+    canaryWatch: new CanaryWatch({
+      ...{ writer, alerts, log },
+      canaries: memory.canaries,
+      changes: keyring.canaryChanges,
+    }),
+    connections,
     log,
     limits,
     tls: {
@@ -350,21 +533,41 @@ function composeFaces(
   };
 }
 
+function composeStatus(
+  { store, witnesses, environment }: Ground,
+  { readiness }: Memory,
+  { tokenStatus, maintenance }: Keyring,
+): ServiceStatus {
+  return new ServiceStatus({
+    ...{ store, tokenStatus, maintenance, readiness, witnesses },
+    ...{ replica: REPLICA, release: RELEASE },
+    environmentId: environment.environmentId,
+    systemTenantId: environment.systemTenantId,
+  });
+}
+
 function composeAccess(
-  { configuration, store, environment, tokens }: Ground,
-  { cache, policies, tokenObjects }: Memory,
-): Pick<GrpcServerOptions['services'], 'access' | 'accessAdministration'> {
+  { configuration, identity, store, tokens }: Ground,
+  { cache, policies, canaries, tokenObjects }: Memory,
+): Pick<GrpcServerOptions['services'], 'access' | 'accessAdministration' | 'explanation'> {
   const tenantOf = (name: string) => cache.tenant(name);
   const firstAdministrator = configuration.KEYWARD_FIRST_ADMINISTRATOR;
+  const suspends = (caller: string, tenant: string) => canaries.suspends(caller, tenant);
+  const access = new Access({ policies, tenantOf, firstAdministrator, suspends });
+  const limitsTenants = (issuer: string) => identity.limitsTenants(issuer);
+  const explanation = new Explanation({ access, policies, tenantOf, limitsTenants });
   const accessAdministration = new AccessAdministration({
     store,
     agents: tokens.agents,
     policies,
-    system: { tenantId: environment.systemTenantId, name: SYSTEM_TENANT },
     tenantOf,
+    tenantById: async (tenantId) => {
+      const tenant = await cache.tenantById(tenantId);
+      return tenant.state === 'SHREDDED' ? undefined : tenant;
+    },
     currentSealKey: () => tokenObjects.currentSealKey(),
   });
-  return { access: new Access({ policies, tenantOf, firstAdministrator }), accessAdministration };
+  return { access, accessAdministration, explanation };
 }
 
 /** Returns every limit of connections, and of what comes by them before there is a call. */

@@ -6,7 +6,9 @@
  *   exit status {@link FAILED} and one log line with an alert; unrelated calls are answered.
  * - The log gets the names, messages and stacks of what was thrown, and no other value of it.
  */
+import type { Alerts } from '../signals/alerts.ts';
 import type { Logger } from '../signals/log.ts';
+import { REPLICA } from './opening.ts';
 
 /** The exit status after an unexpected failure: EX_SOFTWARE of sysexits.h. */
 export const FAILED = 70;
@@ -25,12 +27,14 @@ export interface EndInOrder {
 /** Ends the process in order, once, on a signal or an unexpected failure. */
 export class Ending {
   readonly #log: Logger;
+  readonly #alerts: Alerts;
   #end: EndInOrder | undefined;
   #hasBegun = false;
 
   /** Ends this process from now on for what is not caught. */
-  constructor(log: Logger) {
+  constructor(log: Logger, alerts: Alerts) {
     this.#log = log;
+    this.#alerts = alerts;
     process.on('uncaughtException', (thrown, origin) => this.#failed(thrown, origin));
     // Node would make an exception of it, and put what it was rejected with into the message.
     process.on('unhandledRejection', (thrown) => this.#failed(thrown, 'unhandledRejection'));
@@ -62,10 +66,7 @@ export class Ending {
   }
 
   #failed(thrown: unknown, origin: string): void {
-    this.#log.fatal(
-      { alert: 'process-failed', origin, stack: accountOf(thrown) },
-      'an unexpected failure; this process ends',
-    );
+    this.#alerts.raise('process-failed', REPLICA, { origin, stack: accountOf(thrown) });
     if (this.#end !== undefined) setTimeout(() => this.#giveUp(), this.#end.limitMs);
     this.begin('an unexpected failure', FAILED);
   }

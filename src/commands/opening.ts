@@ -5,13 +5,19 @@
  * - No command touches an environment of another mode, or without a recorded token.
  */
 import { readFileSync } from 'node:fs';
-import { userInfo } from 'node:os';
+import { hostname, userInfo } from 'node:os';
 import { POLICIES } from '../access/stale-policies.ts';
+import { ALERT_SILENCES } from '../alerts/silences.ts';
+import { newReplicaId } from '../audit/identity.ts';
 import { type Configuration, ConfigurationError } from '../config.ts';
+import { TokenRefused } from '../hsm/agent-pool.ts';
 import type { ServeSettings, TokenSettings } from '../hsm/protocol.ts';
+import { deriveWriterKey } from '../hsm/token-commands.ts';
 import type { TokenProfile } from '../hsm/token-profile.ts';
+import { CANARIES } from '../keyring/canaries/canary-seal.ts';
 import { tokenObjectsOf } from '../keyring/hsm-token/token-objects.ts';
-import { KEY_STATES } from '../keyring/seals/reseal.ts';
+import { MAINTENANCE } from '../keyring/seals/maintenance-seal.ts';
+import { KEY_STATES, TENANTS } from '../keyring/seals/reseal.ts';
 import { type OwnerConnection, withOwnerConnection } from '../store/core/owner.ts';
 import {
   type EnvironmentRecord,
@@ -25,10 +31,19 @@ export const RELEASE = (
     version: string;
   }
 ).version;
+/** Names this process, in audit entries and alerts. */
+export const REPLICA = `${hostname()}/${process.pid}`;
 /** Names who runs a command, in audit entries. */
 export const OPERATOR = `operator ${userInfo().username}`;
 /** Lists the kinds of sealed records besides key versions. */
-export const SEALED_RECORDS = [KEY_STATES, POLICIES] as const;
+export const SEALED_RECORDS = [
+  TENANTS,
+  KEY_STATES,
+  POLICIES,
+  MAINTENANCE,
+  CANARIES,
+  ALERT_SILENCES,
+] as const;
 
 /** Lists the settings that open a token. */
 export const TOKEN_SETTINGS = [
@@ -62,30 +77,42 @@ export const REPORT_SETTINGS = [
   'DATABASE_URL',
   'KEYWARD_DATABASE_CA_FILE',
   'KEYWARD_DATABASE_POOL',
+  'KEYWARD_DATABASE_WAIT_MS',
   'KEYWARD_HSM_KEY_CACHE',
   ...TOKEN_SETTINGS,
 ] as const;
 
 /** Opens the database as the service's role. Throws what {@link Store.open} throws. */
 export function openStore(
-  settings: Configuration<'DATABASE_URL' | 'KEYWARD_DATABASE_CA_FILE' | 'KEYWARD_DATABASE_POOL'>,
+  settings: Configuration<
+    | 'DATABASE_URL'
+    | 'KEYWARD_DATABASE_CA_FILE'
+    | 'KEYWARD_DATABASE_POOL'
+    | 'KEYWARD_DATABASE_WAIT_MS'
+  >,
   onError: (error: Error) => void,
 ): Promise<Store> {
   return Store.open({
     url: settings.DATABASE_URL,
     ...caFile(settings),
     poolSize: settings.KEYWARD_DATABASE_POOL,
+    waitMs: settings.KEYWARD_DATABASE_WAIT_MS,
     release: RELEASE,
     onError,
   });
 }
 
 /**
- * Runs `work` as the database's owner. Throws Error if the environment is for another mode than the
- * configured one.
+ * Runs `work` as the database's owner, whose audit entries the token proves. Throws Error if the
+ * environment is for another mode than the configured one.
  */
 export function asOwner<T>(
-  settings: Configuration<'KEYWARD_MODE' | 'MIGRATION_DATABASE_URL' | 'KEYWARD_DATABASE_CA_FILE'>,
+  settings: Configuration<
+    | 'KEYWARD_MODE'
+    | 'MIGRATION_DATABASE_URL'
+    | 'KEYWARD_DATABASE_CA_FILE'
+    | (typeof TOKEN_SETTINGS)[number]
+  >,
   work: (owner: OwnerConnection, environment: EnvironmentRecord) => Promise<T>,
 ): Promise<T> {
   const {
@@ -96,8 +123,32 @@ export function asOwner<T>(
   return withOwnerConnection(url, caFilePath, async (owner) => {
     const environment = await readEnvironmentAsOwner(owner);
     requireMode(environment.mode, mode);
+    await proveEntries(owner, settings, environment);
     return work(owner, environment);
   });
+}
+
+/**
+ * Has the current token prove the entries that a command writes. Where the command is for another
+ * token they have no proof, and the log records that in their place: it says so.
+ */
+export async function proveEntries(
+  owner: OwnerConnection,
+  settings: Configuration<(typeof TOKEN_SETTINGS)[number]>,
+  environment: EnvironmentRecord,
+): Promise<void> {
+  const replicaId = newReplicaId();
+  try {
+    const token = recordedToken(settings, environment);
+    const derived = await deriveWriterKey(token, agentEnvironment(settings), replicaId);
+    owner.proveBy({ replicaId, ...derived });
+  } catch (error) {
+    // Another try with a wrong PIN might lock the token.
+    if (!(error instanceof TokenRefused) || error.isPinRejected) throw error;
+    process.stderr.write(
+      `warning: the audit log will report the entries of this command as unproven: ${error.message}\n`,
+    );
+  }
 }
 
 /** Returns the file with the CA of the database's certificate, if one is configured. */

@@ -8,16 +8,31 @@
  * - `composition.ts` makes the parts; `ending.ts` decides when the process ends, and with which
  *   exit status.
  */
+import { setTimeout as delay } from 'node:timers/promises';
+import { recordFirstAdministrator } from '../audit/first-administrator.ts';
+import { monotonicNow } from '../call.ts';
 import { type Configuration, readConfiguration } from '../config.ts';
+import { KeywardError } from '../errors.ts';
 import { TokenRefused } from '../hsm/agent-pool.ts';
+import { SYSTEM_TENANT } from '../names.ts';
+import { AlertSignals } from '../signals/alerts.ts';
 import { createLog, type Logger } from '../signals/log.ts';
+import { Metrics } from '../signals/metrics/metrics.ts';
 import { startHousekeeping } from '../store/housekeeping.ts';
+import { findTenant } from '../store/tenants/tenants.ts';
 import { compose, type Replica } from './composition.ts';
 import { Ending } from './ending.ts';
 import { Lifecycle, type Part } from './lifecycle.ts';
-import { RELEASE } from './opening.ts';
+import { RELEASE, REPLICA } from './opening.ts';
+import { replicaConditions } from './replica-conditions.ts';
+import { watchedSchema } from './schema-watch.ts';
+import { reportSettings, reportWaivers } from './settings-conditions.ts';
 
 const READINESS_MS = 100;
+const VERIFY_MS = 5_000;
+const NO_SYSTEM =
+  'cannot serve: what is stored of the tenant system failed verification; after an upgrade run ' +
+  '`keyward-server token seal-states`';
 /** The longest that closing database and token may take after an unexpected failure. */
 const LETTING_GO_MS = 10_000;
 
@@ -27,11 +42,34 @@ const LETTING_GO_MS = 10_000;
  */
 export async function serve(): Promise<void> {
   const configuration = readConfiguration(process.env);
-  const log = createLog(configuration.KEYWARD_LOG_LEVEL, RELEASE);
-  const ending = new Ending(log);
-  const replica = await compose(configuration, log, (why) => ending.begin(why, 1));
-  sayWhoIsFirst(configuration, log);
-  const lifecycle = new Lifecycle(partsOf(replica, configuration, log));
+  const metrics = new Metrics();
+  const linesLost = metrics.counter('keyward_log_lines_lost_total', {});
+  const log = createLog(configuration.KEYWARD_LOG_LEVEL, RELEASE, (lines) => {
+    linesLost.value += lines;
+    alerts.raise('log-lines-lost', REPLICA, { lines });
+  });
+  const alerts = new AlertSignals(log);
+  const ending = new Ending(log, alerts);
+  let reload = () => {};
+  // By itself it would end the process; a terminal that is closed sends it, too.
+  process.on('SIGHUP', () => {
+    log.info(
+      'reading the TLS files, the deny list, the issuers and the receivers of alerts again: SIGHUP',
+    );
+    reload();
+  });
+  const replica = await compose(configuration, { log, alerts, metrics }, (why) =>
+    ending.begin(why, 1),
+  );
+  reload = () => {
+    for (const part of [replica.identity, replica.server, replica.http, replica.alerting])
+      part?.reload();
+  };
+  const schema = watchedSchema(replica.store, (why) => {
+    log.fatal(why);
+    ending.begin(why, 1);
+  });
+  const lifecycle = new Lifecycle([...partsOf(replica, configuration, log), schema]);
   ending.prepare({
     inOrder: () => lifecycle.stop(),
     limitMs: configuration.KEYWARD_DRAIN_MS + LETTING_GO_MS,
@@ -39,28 +77,51 @@ export async function serve(): Promise<void> {
   try {
     await lifecycle.start();
   } catch (error) {
-    if (!(error instanceof TokenRefused)) throw error;
-    log.fatal({ err: error }, 'cannot use the HSM token');
-    ending.begin('cannot use the HSM token', 1);
+    const why =
+      error instanceof TokenRefused
+        ? 'cannot use the HSM token'
+        : error instanceof KeywardError && error.reason === 'TENANT_CORRUPT'
+          ? NO_SYSTEM
+          : undefined;
+    if (why === undefined) throw error;
+    log.fatal({ err: error }, why);
+    ending.begin(why, 1);
   }
 }
 
 /** Returns the parts of a replica, each after those that it stands on. */
 function partsOf(replica: Replica, configuration: Configuration, log: Logger): readonly Part[] {
-  const { store, identity, feed, tokens, tokenObjects } = replica;
-  const { reconciler, sequencer, witnessRounds, usage } = replica;
+  const { store, identity, feed, cacheAge, canaries, tokens, tokenObjects } = replica;
+  const { alerts, alerting } = replica;
+  const { reconciler, identities, sequencer, witnessRounds, usage } = replica;
+  const { selfWatch, notices } = replica;
   const { KEYWARD_MAINTENANCE_TICKS: ticks, KEYWARD_MAINTENANCE_JITTER_MS: jitterMs } =
     configuration;
   return [
     { name: 'the database', stop: () => store.close() },
     { name: 'identity', stop: () => identity.stop() },
+    { name: 'alerts', start: () => alerting.start(), stop: () => alerting.stop() },
+    {
+      name: 'the alerts about settings',
+      start: () => reportSettings(configuration, alerts),
+    },
     { name: 'the feed of changes', start: () => feed.start(), stop: () => feed.stop() },
+    { name: 'the age of caches', start: () => cacheAge.start(), stop: () => cacheAge.stop() },
     housekeeping(replica, log),
+    { name: 'the watch of itself', start: () => selfWatch.start(), stop: () => selfWatch.stop() },
     ...listeners(replica, configuration, log),
     {
       name: 'the HSM agents',
       start: () => openToken(replica, log),
       stop: () => tokens.agents.stop(),
+    },
+    replicaConditions({ agents: tokens.agents, feed, store, alerts }),
+    verifiedSystem(replica, log),
+    { name: 'the canaries', start: () => canaries.start(), stop: () => canaries.stop() },
+    {
+      name: 'the streams of the audit log',
+      start: () => identities.start(),
+      stop: () => identities.stop(),
     },
     {
       name: 'the reports of this replica',
@@ -82,6 +143,11 @@ function partsOf(replica: Replica, configuration: Configuration, log: Logger): r
           .catch((err: unknown) => log.warn({ err }, 'cannot report the last use of keys')),
     },
     {
+      name: 'the watch over callers',
+      start: () => replica.anomalies?.start(),
+      stop: () => replica.anomalies?.stop(),
+    },
+    {
       name: 'the sequencer of the audit log',
       start: () => sequencer.start(),
       stop: () => sequencer.stop(),
@@ -96,7 +162,9 @@ function partsOf(replica: Replica, configuration: Configuration, log: Logger): r
       start: () => reconciler.start(ticks, jitterMs),
       stop: () => reconciler.stop(),
     },
-    serving(replica, configuration),
+    { name: 'notices', start: () => notices.start(), stop: () => notices.stop() },
+    namedFirst(replica, configuration, log),
+    serving(replica, configuration, log),
   ];
 }
 
@@ -118,23 +186,35 @@ function housekeeping({ store }: Replica, log: Logger): Part {
  * has come in by them has been answered before anything that it stands on stops.
  */
 function listeners(
-  { health, server, http, environment }: Replica,
+  { health, operators, server, http, environment }: Replica,
   configuration: Configuration,
   log: Logger,
 ): readonly Part[] {
-  const { KEYWARD_HEALTH_LISTEN, KEYWARD_DRAIN_MS, KEYWARD_MODE: mode } = configuration;
+  const { KEYWARD_LISTEN, KEYWARD_HTTP_LISTEN, KEYWARD_HEALTH_LISTEN: address } = configuration;
+  const { KEYWARD_DRAIN_MS, KEYWARD_METRICS_LISTEN, KEYWARD_MODE: mode } = configuration;
   return [
     {
       name: 'the listener for health',
       start: async () => {
-        if (KEYWARD_HEALTH_LISTEN !== undefined) await health.listen(KEYWARD_HEALTH_LISTEN);
+        if (address !== undefined)
+          await bound('KEYWARD_HEALTH_LISTEN', address, health.listen(address));
       },
       stop: () => health.stop(),
     },
     {
+      name: 'the listener for operators',
+      start: async () => {
+        if (operators === undefined || KEYWARD_METRICS_LISTEN === undefined) return;
+        const listening = operators.listen(KEYWARD_METRICS_LISTEN);
+        const port = await bound('KEYWARD_METRICS_LISTEN', KEYWARD_METRICS_LISTEN, listening);
+        log.info({ port }, 'listening for operators');
+      },
+      stop: () => operators?.stop(),
+    },
+    {
       name: 'the gRPC listener',
       start: async () => {
-        const port = await server.listen();
+        const port = await bound('KEYWARD_LISTEN', KEYWARD_LISTEN, server.listen());
         log.info({ port, environmentId: environment.environmentId, mode }, 'listening');
       },
       stop: () => server.drain(KEYWARD_DRAIN_MS),
@@ -142,40 +222,109 @@ function listeners(
     {
       name: 'the HTTP listener',
       start: async () => {
-        const port = await http?.listen();
-        if (port !== undefined) log.info({ port }, 'listening for HTTP');
+        if (http === undefined) return;
+        const port = await bound('KEYWARD_HTTP_LISTEN', KEYWARD_HTTP_LISTEN, http.listen());
+        log.info({ port }, 'listening for HTTP');
       },
       stop: () => http?.drain(KEYWARD_DRAIN_MS),
     },
   ];
 }
 
+/** Returns the port. Throws Error, in words for the operator, where an address cannot be had. */
+async function bound(
+  setting: string,
+  address: string | undefined,
+  port: Promise<number>,
+): Promise<number> {
+  try {
+    return await port;
+  } catch (cause) {
+    throw new Error(`cannot listen at ${setting}, ${address}: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
+}
+
 /** Opens the token. Throws TokenRefused. */
-async function openToken({ tokens }: Replica, log: Logger): Promise<void> {
+async function openToken({ tokens, alerts }: Replica, log: Logger): Promise<void> {
   const { findings, ...report } = await tokens.start();
   log.info(report, 'the HSM token is open');
   // What the operator waived is said at every start, so that it isn't forgotten.
-  for (const finding of findings)
-    log.warn(finding, 'the token cannot enforce an attribute, which is waived');
+  reportWaivers(findings, alerts);
+}
+
+/**
+ * Holds back all that follows until the tenant `system` has verified, by whose UUID everything was
+ * composed: what is done for the whole service goes by it. Throws TENANT_CORRUPT.
+ */
+function verifiedSystem({ store, tenantSeals, environment }: Replica, log: Logger): Part {
+  const stopping = new AbortController();
+  const verify = async () => {
+    const deadline = monotonicNow() + VERIFY_MS;
+    const readAfter = tenantSeals.now();
+    const stored = await findTenant(store, { deadline }, environment.systemTenantId);
+    if (stored === undefined) throw new KeywardError('TENANT_CORRUPT');
+    const { name } = await tenantSeals.verifyOne(stored, { readAfter, deadline });
+    // A sealed tenant that was taken for it by its row's name.
+    if (name !== SYSTEM_TENANT) throw new KeywardError('TENANT_CORRUPT');
+  };
+  return {
+    name: 'the tenant system',
+    start: () =>
+      untilDone(verify, stopping.signal, (err) => {
+        if (err instanceof KeywardError && err.reason === 'TENANT_CORRUPT') throw err;
+        log.warn({ err }, 'cannot verify the tenant system yet; trying again');
+      }),
+    stop: () => stopping.abort(),
+  };
+}
+
+/** Tries until it succeeds or `signal` ends it; `onError` may throw what ends it as well. */
+async function untilDone(
+  attempt: () => Promise<void>,
+  signal: AbortSignal,
+  onError: (error: unknown) => void,
+): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      return await attempt();
+    } catch (error) {
+      onError(error);
+    }
+    await delay(READINESS_MS, undefined, { signal }).catch(() => {});
+  }
 }
 
 /** Says, for as long as everything runs, whether the replica can do its work. */
 function serving(
-  { health, server, http, tokens, feed }: Replica,
+  { health, server, http, readiness, store }: Replica,
   { KEYWARD_DRAIN_MS }: Configuration,
+  log: Logger,
 ): Part {
   const setReady = (ready: boolean) => {
     server.setReady(ready);
     health.setReady(ready);
   };
+  let cannotRecord = false;
+  // What a call needs: a key, what it may be used for, and an entry that says so.
+  const look = () => {
+    const { appendFailure: err } = store;
+    const isNews = cannotRecord !== (err !== undefined);
+    cannotRecord = err !== undefined;
+    if (isNews && cannotRecord) log.warn({ err }, 'cannot record calls in the audit log');
+    setReady(readiness.isReady);
+  };
   let timer: NodeJS.Timeout | undefined;
   return {
     name: 'serving',
     start: () => {
-      timer = setInterval(() => setReady(tokens.agents.ready && feed.isFresh()), READINESS_MS);
+      readiness.started();
+      timer = setInterval(look, READINESS_MS);
     },
     stop: async () => {
       clearInterval(timer);
+      readiness.stops();
       setReady(false);
       // Together: they share what callers may have, and the time.
       await Promise.all([server.drain(KEYWARD_DRAIN_MS), http?.drain(KEYWARD_DRAIN_MS)]);
@@ -183,14 +332,30 @@ function serving(
   };
 }
 
-/** Warns of the first administrator at every start while the setting stands. */
-function sayWhoIsFirst(
+/**
+ * Names the first administrator in the log and in the audit log, at every start while the setting
+ * stands, and lets nobody in before the entry is durable.
+ */
+function namedFirst(
+  { writer }: Replica,
   { KEYWARD_FIRST_ADMINISTRATOR: firstAdministrator }: Configuration,
   log: Logger,
-): void {
-  if (firstAdministrator !== undefined)
-    log.warn(
-      { firstAdministrator },
-      'KEYWARD_FIRST_ADMINISTRATOR may create role bindings; unset it once others may',
-    );
+): Part {
+  const stopping = new AbortController();
+  return {
+    name: 'the entry of the first administrator',
+    start: async () => {
+      if (firstAdministrator === undefined) return;
+      log.warn(
+        { firstAdministrator },
+        'KEYWARD_FIRST_ADMINISTRATOR may create role bindings; unset it once others may',
+      );
+      await untilDone(
+        () => recordFirstAdministrator(writer, REPLICA, firstAdministrator),
+        stopping.signal,
+        (err) => log.warn({ err }, 'cannot record the first administrator yet; trying again'),
+      );
+    },
+    stop: () => stopping.abort(),
+  };
 }

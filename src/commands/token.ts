@@ -22,11 +22,15 @@ import {
   destroyTokenKey,
   recordTokenKey,
   shredTokenKeys,
+  unrecordedKey,
 } from '../keyring/hsm-token/token-destruction.ts';
+import { operatorSealer, sealTokenKeys } from '../keyring/hsm-token/token-key-vouching.ts';
 import { migrateToken, previewMigration } from '../keyring/hsm-token/token-migration.ts';
 import { tokenObjectsOf } from '../keyring/hsm-token/token-objects.ts';
 import { objectionsTo, readTokenStatus } from '../keyring/hsm-token/token-status.ts';
 import { tokenStatusText, tokensText } from '../keyring/hsm-token/token-status-text.ts';
+import { sealTenants } from '../keyring/seals/first-tenant-seals.ts';
+import { sealMaintenance } from '../keyring/seals/maintenance-seal.ts';
 import { sealStates } from '../keyring/seals/seal-states.ts';
 import { withOwnerConnection } from '../store/core/owner.ts';
 import {
@@ -35,6 +39,7 @@ import {
   recordToken,
   requireMode,
 } from '../store/environment.ts';
+import type { TokenKeySealer } from '../store/hsm-token/token-key-set.ts';
 import { countMoved } from '../store/hsm-token/tokens.ts';
 import {
   agentEnvironment,
@@ -69,7 +74,19 @@ export async function initToken(): Promise<void> {
       { ...tokenSettings(settings), environmentId, recorded: tokenObjectsOf(tokenObjects) },
       agentEnvironment(settings),
     );
-    const outcome = await recordToken(owner, mode, made);
+    const { profile, objects } = made;
+    const outcome = await withRecordAgent(
+      { ...tokenSettings(settings), environmentId, profile, objects },
+      agentEnvironment(settings),
+      (agent) =>
+        recordToken(owner, mode, operatorSealer(agent, agent), {
+          ...made,
+          sealRest: async (sealKeyId) => {
+            await sealTenants({ owner, agent, sealKeyId });
+            await sealMaintenance(owner, agent, sealKeyId);
+          },
+        }),
+    );
     say(`the token is ${outcome === 'recorded' ? 'initialised' : 'already initialised'}`);
     for (const { role, objectId } of made.objects) say(`  ${role} ${objectId}`);
   });
@@ -114,9 +131,18 @@ export async function showToken({ json = false }: { readonly json?: boolean }): 
 export async function recordInDatabase(uuid: string): Promise<void> {
   const asConfigured = read(['KEYWARD_MODE', 'MIGRATION_DATABASE_URL'], process.env);
   const { settings, status } = await lookAtToken();
-  await asOwner({ ...settings, ...asConfigured }, (owner) =>
-    recordTokenKey({ owner, caller: OPERATOR }, status, uuid),
-  );
+  await asOwner({ ...settings, ...asConfigured }, async (owner, environment) => {
+    const { role, objectId } = unrecordedKey(status, uuid);
+    const recorded = recordedToken(settings, environment);
+    // A token with a key that nobody knows is not opened.
+    const objects = [...recorded.objects, { role, objectId, presence: 'possible' } as const];
+    await withRecordAgent({ ...recorded, objects }, agentEnvironment(settings), (agent) =>
+      recordTokenKey(
+        { owner, caller: OPERATOR, sealer: operatorSealer(agent, agent) },
+        { role, objectId },
+      ),
+    );
+  });
   say(`recorded ${uuid}; the service never uses it`);
 }
 
@@ -145,9 +171,15 @@ export async function sealUnsealedStates({
     if (current === undefined)
       throw new Error('cannot seal the states: no seal key is recorded as current');
     const sealKeyId = current.objectId as unknown as SealKeyId;
-    await withRecordAgent(recorded, agentEnvironment(settings), (agent) =>
-      sealStates({ owner, caller: OPERATOR, sealKeyId, agent, dryRun, say }),
-    );
+    await withRecordAgent(recorded, agentEnvironment(settings), async (agent) => {
+      await sealTokenKeys({ owner, agent, dryRun, say });
+      const maintenance = await sealMaintenance(owner, agent, sealKeyId, dryRun);
+      if (maintenance !== undefined)
+        say(
+          `the maintenance switch is not sealed: ${maintenance.paused ? 'paused' : 'not paused'}${dryRun ? '' : '; sealed it'}`,
+        );
+      await sealStates({ owner, caller: OPERATOR, sealKeyId, agent, dryRun, say });
+    });
   });
 }
 
@@ -198,13 +230,26 @@ async function destroyInToken(
   work: (parts: DestructionParts) => Promise<DestroyedKeys>,
 ): Promise<void> {
   const settings = read(OWNER_TOKEN_SETTINGS, process.env);
-  await asOwner(settings, async (owner, { environmentId }) => {
+  const variables = agentEnvironment(settings);
+  await asOwner(settings, async (owner, environment) => {
+    const { environmentId } = environment;
     const destroy = (objects: readonly TokenObject[]) =>
-      destroyTokenKeys(
-        { ...tokenSettings(settings), environmentId, objects },
-        agentEnvironment(settings),
+      destroyTokenKeys({ ...tokenSettings(settings), environmentId, objects }, variables);
+    // As it is recorded then: what is being destroyed needn't be there any more.
+    const withSealer = async <T>(seal: (sealer: TokenKeySealer) => Promise<T>) =>
+      withRecordAgent(
+        recordedToken(settings, await readEnvironmentAsOwner(owner)),
+        variables,
+        (agent) => seal(operatorSealer(agent, agent)),
       );
-    const { objects, inToken } = await work({ owner, destroy, caller: OPERATOR });
+    const verify: DestructionParts['verify'] = (request) =>
+      withRecordAgent(
+        recordedToken(settings, environment),
+        variables,
+        async (agent) => (await agent.verify(request)).verified[0] === 1,
+      );
+    const parts = { owner, destroy, verify, withSealer, caller: OPERATOR };
+    const { objects, inToken } = await work(parts);
     for (const { role, objectId } of objects) say(`destroyed ${role} ${objectId}`);
     say(
       `${inToken} of ${objects.length} were in this token; copies of the token may still have them`,

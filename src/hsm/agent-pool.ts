@@ -2,15 +2,16 @@
  * The keeping alive: that so many agents are ready on one token, whatever becomes of each.
  *
  * Invariants: recovery is restart; an agent that hangs is killed, except while it changes the
- * token's objects; one logs in before others do, and a wrong PIN is not tried again until the PIN
- * file changes; a token on which nothing succeeds is tried less and less often; one that is
+ * token's objects; one logs in before others do, unless the PIN was accepted before, and a wrong
+ * PIN is not tried again until the PIN file changes; a start that takes longer than calls may is
+ * not waited for alone; a token on which nothing succeeds is tried less and less often; one that is
  * replaced goes once another is ready, and all that it was doing is done. Knows agents as
  * processes; what they are asked for and what their failures mean is `agents.ts`'s.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { monotonicNow } from '../call.ts';
-import { type AgentExit, AgentProcess } from './agent-process.ts';
+import { type AgentExit, AgentProcess, type ExitCause } from './agent-process.ts';
 import { PinFile } from './pin-file.ts';
 import {
   decodeReply,
@@ -38,8 +39,8 @@ export interface AgentPoolOptions {
   /** An agent that works on one call for longer is killed, in milliseconds. */
   readonly callTimeoutMs: number;
   /**
-   * An agent that takes longer to start is killed, in milliseconds; half a minute unless given, and
-   * no less than a call.
+   * An agent that takes longer to start is killed, in milliseconds, half a minute unless given;
+   * twice as long after each that was, until one starts.
    */
   readonly startTimeoutMs?: number;
   /** The agents' whole environment. */
@@ -65,6 +66,8 @@ const REPLACE_POLL_MS = 20;
  */
 const FROZEN_MS = 500;
 const START_TIMEOUT_MS = 30_000;
+/** Starts get no more than so many times their limit, however many have hung. */
+const MAX_START_PATIENCE = 16;
 /** Calls wait this long for the first agent, or the next, to be ready. */
 const GRACE_MS = 2_000;
 const MAX_BACK_OFF_MS = 2_000;
@@ -83,6 +86,15 @@ export class TokenRefused extends Error {
   }
 }
 
+/** How agents are doing. */
+export interface AgentPoolFigures {
+  readonly configured: number;
+  readonly ready: number;
+  readonly starting: number;
+  /** How many have ended, by why; `replaced` were let finish, another one being ready. */
+  readonly exits: ReadonlyMap<ExitCause | 'replaced', number>;
+}
+
 /** What an agent was started with. */
 interface Beginning {
   /** What the PIN file looked like. */
@@ -97,6 +109,7 @@ export class AgentPool {
   readonly #ready = new Set<AgentProcess>();
   readonly #started = Promise.withResolvers<TokenReport>();
   readonly #starting = new Set<AgentProcess>();
+  readonly #exits = new Map<ExitCause | 'replaced', number>();
   #objects: readonly TokenObject[];
   /** Agents that are being replaced: they serve until another is ready. */
   readonly #outgoing = new Set<AgentProcess>();
@@ -116,6 +129,8 @@ export class AgentPool {
    */
   #refused = false;
   #lastFailure = '';
+  /** Times its limit that a start may take now. */
+  #startPatience = 1;
   #maintenance: NodeJS.Timeout | undefined;
   #stopped: PromiseWithResolvers<void> | undefined;
 
@@ -147,6 +162,13 @@ export class AgentPool {
   /** Agents that were replaced and still finish what they had. */
   get retired(): readonly AgentProcess[] {
     return [...this.#retired.keys()];
+  }
+
+  /** How many agents there are to be, are starting, and have ended while this goes on. */
+  get figures(): AgentPoolFigures {
+    const { count: configured } = this.#options;
+    const [ready, starting] = [this.#ready.size, this.#starting.size];
+    return { configured, ready, starting, exits: this.#exits };
   }
 
   /** Why no agent could be started last; empty once one could. */
@@ -190,14 +212,15 @@ export class AgentPool {
    * Returns whether it is gone; not when none gets ready in its place.
    */
   async replace(agent: AgentProcess): Promise<boolean> {
-    const { log, callTimeoutMs, startTimeoutMs = START_TIMEOUT_MS } = this.#options;
+    const { log, callTimeoutMs } = this.#options;
     const since = monotonicNow();
     this.#outgoing.add(agent);
     try {
       this.#startMissing();
       while (this.#ready.size <= this.#options.count) {
         if (!this.#ready.has(agent)) return true;
-        if (this.#stopped !== undefined || monotonicNow() - since > startTimeoutMs) return false;
+        if (this.#stopped !== undefined || monotonicNow() - since > this.#startLimitMs)
+          return false;
         await delay(REPLACE_POLL_MS);
       }
     } finally {
@@ -238,35 +261,65 @@ export class AgentPool {
   }
 
   #killHanging(): void {
-    const {
-      callTimeoutMs,
-      startTimeoutMs = Math.max(START_TIMEOUT_MS, callTimeoutMs),
-      log,
-    } = this.#options;
+    const { callTimeoutMs, log } = this.#options;
+    const startLimitMs = this.#startLimitMs;
     for (const agent of this.#ready) {
       if (agent.workingFor <= callTimeoutMs) continue;
       log.error({ pid: agent.pid }, 'HSM agent hangs; replacing it');
       agent.kill();
     }
     for (const agent of this.#starting) {
-      if (agent.workingFor <= startTimeoutMs) continue;
+      if (agent.workingFor <= startLimitMs) continue;
       this.#lastFailure = 'an agent hung during its start';
+      // What only takes long is not killed for ever.
+      this.#startPatience = Math.min(MAX_START_PATIENCE, this.#startPatience * 2);
       log.error({ pid: agent.pid }, 'HSM agent hangs during its start; replacing it');
       agent.kill();
     }
   }
 
-  /** Starts one agent if any is missing and none is starting; all, once one has just logged in. */
+  get #startLimitMs(): number {
+    return (this.#options.startTimeoutMs ?? START_TIMEOUT_MS) * this.#startPatience;
+  }
+
+  /**
+   * Whether the only agent that is starting has been at it for too long to wait for it alone.
+   * Another one costs no try of the PIN then: it was accepted.
+   */
+  get #startsSlowly(): boolean {
+    const [first, ...others] = this.#starting;
+    if (first === undefined || others.length > 0 || !this.#pin.isAccepted) return false;
+    return first.workingFor > this.#options.callTimeoutMs;
+  }
+
+  /**
+   * Starts one agent if any is missing and none is starting, or one only slowly; all, once one has
+   * just logged in.
+   */
   #startMissing(hasLoggedIn = false): void {
     this.#pin.look();
     const held = this.#stopped !== undefined || this.#refused || this.#pin.isRejected;
     if (held || monotonicNow() < this.#nextStartAt) return;
     // One logs in first: a PIN that is no longer right costs one try, not one per agent.
-    if (!hasLoggedIn && this.#starting.size > 0) return;
-    const wanted = this.#options.count + this.#outgoing.size;
-    const missing = wanted - this.#ready.size - this.#starting.size;
+    const beside = this.#startsSlowly ? 1 : 0;
+    if (!hasLoggedIn && this.#starting.size > beside) return;
+    const missing = this.#wanted + beside - this.#ready.size - this.#starting.size;
     for (let started = 0; started < (hasLoggedIn ? missing : Math.min(missing, 1)); started++)
       this.#startOne();
+  }
+
+  get #wanted(): number {
+    return this.#options.count + this.#outgoing.size;
+  }
+
+  /** Ends an agent that is starting, of two that one was enough of. */
+  #endSurplus(): void {
+    for (const agent of [...this.#starting]) {
+      if (this.#ready.size + this.#starting.size <= this.#wanted) return;
+      this.#starting.delete(agent);
+      this.#retired.set(agent, Promise.withResolvers());
+      agent.dismiss();
+    }
   }
 
   #startOne(): void {
@@ -306,12 +359,14 @@ export class AgentPool {
     }
     this.#starting.delete(agent);
     this.#ready.add(agent);
-    this.#pin.accept();
+    this.#pin.accept(begun.pin);
+    this.#startPatience = 1;
     this.#lastFailure = '';
     this.#options.log.info({ pid: agent.pid }, 'HSM agent is ready');
     this.#listener.onReady(agent, outcome.reply);
     this.#hasStarted = true;
     this.#started.resolve(outcome.reply);
+    this.#endSurplus();
     this.#startMissing(true);
   }
 
@@ -351,6 +406,8 @@ export class AgentPool {
     const retired = this.#retired.get(agent);
     this.#retired.delete(agent);
     retired?.resolve();
+    const cause = retired === undefined ? exit.cause : 'replaced';
+    if (this.#stopped === undefined) this.#exits.set(cause, (this.#exits.get(cause) ?? 0) + 1);
     if (this.#stopped !== undefined) this.#resolveWhenEmpty();
     else if (retired === undefined)
       this.#options.log.warn({ pid: agent.pid, how: exit.how }, 'HSM agent ended');

@@ -17,6 +17,7 @@ import {
   frameReader,
   OPERATIONS,
   type OperationName,
+  pagesOf,
   replyId,
 } from './protocol.ts';
 
@@ -59,9 +60,16 @@ interface AgentProcessOptions {
   readonly onExit: (exit: AgentExit) => void;
 }
 
+/**
+ * Why a process ended: it reported a failure, was of no further use, was killed because it hung,
+ * wrote what is no answer, could not be started, or ended for a reason of its own.
+ */
+export type ExitCause = 'failed' | 'dismissed' | 'hung' | 'malformed' | 'not-started' | 'crashed';
+
 /** How a process ended. */
 export interface AgentExit {
   readonly how: string;
+  readonly cause: ExitCause;
   /** The call that it was working on, unless it ended having said of which it did. */
   readonly interrupted: AgentCall | undefined;
   /** The calls that it had not begun, oldest first. */
@@ -86,7 +94,8 @@ export class AgentProcess {
     this.#options = options;
     const failed = (error: Error) => {
       options.onOutput(error.message);
-      if (this.pid === undefined) this.#end('it could not be started', this.#oldest());
+      if (this.pid === undefined)
+        this.#end('not-started', 'it could not be started', this.#oldest());
     };
     try {
       this.#child = start(options.environment);
@@ -112,14 +121,14 @@ export class AgentProcess {
       try {
         if (!this.#ended) read(chunk);
       } catch (error) {
-        this.#killFor(`it wrote a malformed frame (${(error as Error).message})`);
+        this.#killFor('malformed', `it wrote a malformed frame (${(error as Error).message})`);
       }
     });
     this.#stream?.on('error', () => this.kill());
     const ended = (code: number | null, signal: NodeJS.Signals | null) => {
       const how = signal ?? `exit code ${code}`;
-      if (code === EXIT_AFTER_FAILURE) this.#end(how);
-      else this.#end(how, this.#oldest());
+      if (code === EXIT_AFTER_FAILURE) this.#end('failed', how);
+      else this.#end('crashed', how, this.#oldest());
     };
     this.#child.once('close', ended);
     // That event waits until nobody holds the pipes any more, and a process that a library left
@@ -166,12 +175,15 @@ export class AgentProcess {
         stream?.uncork();
       });
     }
-    stream?.write(frame, () => frame.fill(0));
+    const pages = pagesOf(frame);
+    const last = pages.pop();
+    for (const page of pages) stream?.write(page);
+    stream?.write(last ?? frame, () => frame.fill(0));
   }
 
   /** Ends it at once, its oldest call being the reason; unless that changes the token's objects. */
   kill(): void {
-    this.#killFor('it was killed');
+    this.#killFor('hung', 'it was killed');
   }
 
   /**
@@ -180,7 +192,7 @@ export class AgentProcess {
    */
   dismiss(): void {
     this.#child?.kill('SIGKILL');
-    this.#end('it was of no further use');
+    this.#end('dismissed', 'it was of no further use');
   }
 
   /** Lets it finish what it has and end by itself. */
@@ -188,21 +200,21 @@ export class AgentProcess {
     this.#stream?.end();
   }
 
-  #killFor(why: string): void {
+  #killFor(cause: ExitCause, why: string): void {
     if (this.#changesToken) return;
     this.#child?.kill('SIGKILL');
     // Not only once it is gone: what the system can't end (a driver that hangs) is of no more use
     // either.
-    this.#end(why, this.#oldest());
+    this.#end(cause, why, this.#oldest());
   }
 
-  #end(how: string, interrupted?: AgentCall): void {
+  #end(cause: ExitCause, how: string, interrupted?: AgentCall): void {
     if (this.#ended) return;
     this.#ended = true;
     this.#stream?.destroy();
     const untouched = [...this.#unanswered.values()].filter((call) => call !== interrupted);
     this.#unanswered.clear();
-    this.#options.onExit({ how, interrupted, untouched });
+    this.#options.onExit({ cause, how, interrupted, untouched });
   }
 
   #oldest(): AgentCall | undefined {
@@ -227,7 +239,7 @@ export class AgentProcess {
     } catch (error) {
       this.#child?.kill('SIGKILL');
       this.#unanswered.set(requestId, call);
-      this.#end(`it sent a malformed answer (${(error as Error).message})`, call);
+      this.#end('malformed', `it sent a malformed answer (${(error as Error).message})`, call);
     }
   }
 }

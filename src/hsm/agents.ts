@@ -8,9 +8,12 @@
  * agents are kept alive is `agent-pool.ts`'s.
  */
 import { monotonicNow } from '../call.ts';
-import { KeywardError, type Reason } from '../errors.ts';
+import { KeywardError, type Reason, toKeywardError } from '../errors.ts';
 import { type AnyId, idToBytes, type KeyId } from '../ids.ts';
-import { AgentPool, type AgentPoolOptions } from './agent-pool.ts';
+import type { Alerts } from '../signals/alerts.ts';
+import { traced } from '../signals/tracing.ts';
+import { AgentMeasurements, type OperationFigures } from './agent-figures.ts';
+import { AgentPool, type AgentPoolFigures, type AgentPoolOptions } from './agent-pool.ts';
 import type { AgentCall, AgentExit, AgentProcess } from './agent-process.ts';
 import {
   decodeReply,
@@ -30,6 +33,21 @@ export interface HsmAgentsOptions extends AgentPoolOptions {
   /** At most this many calls wait or are under way, and at most this many bytes of them. */
   readonly maxCalls: number;
   readonly maxBytes: number;
+  /** Hears how long each call took, and why it failed if it did. Must be cheap. */
+  readonly onCall?: (name: OperationName, milliseconds: number, reason?: Reason) => void;
+  readonly alerts: Alerts;
+}
+
+/** How the agents of a token are doing. */
+export interface HsmFigures extends AgentPoolFigures {
+  /** Calls that are not answered, and their bytes; and how many there may be. */
+  readonly calls: number;
+  readonly maxCalls: number;
+  readonly bytes: number;
+  readonly maxBytes: number;
+  /** What agents have done and hold, as of {@link HsmAgents.measure}. */
+  readonly operations: ReadonlyMap<string, OperationFigures>;
+  readonly keysLoaded: number;
 }
 
 /** PKCS#11 errors of a session that has gone stale: the same call can succeed in a new one. */
@@ -61,6 +79,7 @@ export class HsmAgents {
   #holding: Promise<void> = Promise.resolve();
   /** Objects that an agent was replaced for, to no avail. */
   readonly #unseen = new Set<AnyId>();
+  readonly #measurements = new AgentMeasurements<AgentProcess>();
   #calls = 0;
   #bytes = 0;
 
@@ -88,6 +107,11 @@ export class HsmAgents {
     return this.#pool.ready.size > 0;
   }
 
+  /** What the last agent that could not start ended by; empty since one was ready. */
+  get lastFailure(): string {
+    return this.#pool.lastFailure;
+  }
+
   /** The process ids of the agents that are ready, for tests and operators. */
   get pids(): readonly number[] {
     return [...this.#pool.ready].flatMap(({ pid }) => pid ?? []);
@@ -104,13 +128,21 @@ export class HsmAgents {
     deadline: number,
   ): Promise<ReplyOf<Name>> {
     const bytes = requestBytes(name, request);
-    const { maxCalls, maxBytes } = this.#options;
-    if (this.#calls + 1 > maxCalls || this.#bytes + bytes > maxBytes)
+    const { maxCalls, maxBytes, onCall } = this.#options;
+    if (this.#calls + 1 > maxCalls || this.#bytes + bytes > maxBytes) {
+      onCall?.(name, 0, 'HSM_QUEUE_FULL');
       throw new KeywardError('HSM_QUEUE_FULL');
+    }
     this.#calls += 1;
     this.#bytes += bytes;
+    const began = performance.now();
     try {
-      return await this.#attempt(name, request, deadline);
+      const reply = await traced('hsm', name, () => this.#attempt(name, request, deadline));
+      onCall?.(name, performance.now() - began);
+      return reply;
+    } catch (error) {
+      onCall?.(name, performance.now() - began, toKeywardError(error).reason);
+      throw error;
     } finally {
       this.#calls -= 1;
       this.#bytes -= bytes;
@@ -185,10 +217,7 @@ export class HsmAgents {
   #nowHolds(agent: AgentProcess, { held, problems }: HeldObjects): void {
     this.#held.set(agent, new Set(held));
     for (const problem of problems)
-      this.#options.log.error(
-        { alert: 'token-object', problem },
-        'a token object failed its check',
-      );
+      this.#options.alerts.raise('token-object', problem, { problem });
   }
 
   /** Has this agent do something, and no other. */
@@ -228,6 +257,28 @@ export class HsmAgents {
       // Whatever it says, its handles must be gone: those of a dead agent are.
       this.#tell(agent, 'forget', request, deadline).catch(() => agent.kill());
     await Promise.all([...this.#pool.ready].map(forget));
+  }
+
+  /**
+   * Asks every agent that is ready how it is doing, which one that works on something says after
+   * that. Never rejects.
+   */
+  async measure(deadline: number): Promise<void> {
+    const { ready } = this.#pool;
+    this.#measurements.keepOnly(ready);
+    const ask = async (agent: AgentProcess) => {
+      const figures = await this.#tell(agent, 'measure', {}, deadline);
+      this.#measurements.take(agent, figures);
+    };
+    await Promise.allSettled([...ready].map(ask));
+  }
+
+  /** How the agents are doing. */
+  get figures(): HsmFigures {
+    const { maxCalls, maxBytes } = this.#options;
+    const { operations, keysLoaded } = this.#measurements;
+    const queue = { calls: this.#calls, maxCalls, bytes: this.#bytes, maxBytes };
+    return { ...this.#pool.figures, ...queue, operations, keysLoaded };
   }
 
   /** Lets the agents finish what they have, then ends them. */
@@ -298,12 +349,8 @@ export class HsmAgents {
   }
 
   #toError(name: OperationName, { kind, detail }: Failure): KeywardError {
-    if (kind === 'row-corrupt') {
-      this.#options.log.error(
-        { alert: 'stored-row-corrupt', operation: name, detail },
-        'a stored row failed verification',
-      );
-    }
+    if (kind === 'row-corrupt')
+      this.#options.alerts.raise('stored-row-corrupt', detail, { operation: name, detail });
     return new KeywardError(REASON_OF[kind], {
       cause: new Error(`agent: ${name}: ${kind} ${detail}`),
     });

@@ -61,11 +61,24 @@ export function checkpointText(claim: CheckpointClaim): string {
   return `${originOf(claim)}\n${claim.treeSize}\n${claim.rootHash.toString('base64')}\n`;
 }
 
+function keyHashOf(spki: Buffer): Buffer {
+  return hash('sha256', spki, 'buffer').subarray(0, KEY_HASH_BYTES);
+}
+
 /** The checkpoint with its signature. */
 export function checkpointNote(claim: CheckpointClaim, spki: Buffer, signature: Buffer): string {
-  const keyHash = hash('sha256', spki, 'buffer').subarray(0, KEY_HASH_BYTES);
-  const signed = Buffer.concat([keyHash, signature]).toString('base64');
-  return `${checkpointText(claim)}\n— ${originOf(claim)} ${signed}\n`;
+  return `${checkpointText(claim)}\n${signatureLine(originOf(claim), spki, signature)}`;
+}
+
+/** A note's line with the signature of this key. */
+export function signatureLine(origin: string, spki: Buffer, signature: Buffer): string {
+  return `— ${origin} ${Buffer.concat([keyHashOf(spki), signature]).toString('base64')}\n`;
+}
+
+/** The first signature of a note, not verified; empty where there is none. */
+export function signatureOf(note: string): Buffer {
+  const [line = ''] = parseNote(note)?.signatures ?? [];
+  return signatureIn(line).signature;
 }
 
 /**
@@ -86,6 +99,12 @@ export function signedClaim(
   if (note !== checkpointNote(claim, spki, signature)) return undefined;
   const key = createPublicKey({ key: spki, format: 'der', type: 'spki' });
   return verify('sha256', Buffer.from(text), key, signature) ? claim : undefined;
+}
+
+/** Whether a note's first signature names this key; it may be forged. */
+export function isSignedBy(note: string, spki: Buffer): boolean {
+  const [line = ''] = parseNote(note)?.signatures ?? [];
+  return signatureIn(line).keyHash.equals(keyHashOf(spki));
 }
 
 /**

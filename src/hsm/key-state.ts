@@ -4,10 +4,11 @@
  *
  * Owns this encoding alone. Invariant: two states have one encoding only if they are the same, so
  * that a seal vouches for one state of one key. Under it is all that says what may be done with a
- * key: its name, its state and when it is to be destroyed, which version is its primary, and the
- * same of each of its versions, so that none can be hidden or added; and the revision, so that an
- * older state is told from the newest. Description, labels and schedule are not: they let nobody do
- * anything.
+ * key, and what the service does to it by itself: its name, its state and when it is to be
+ * destroyed, which version is its primary, and the same of each of its versions, so that none can
+ * be hidden or added; when it is rotated, and whether the service leaves it alone; and the
+ * revision, so that an older state is told from the newest. Description and labels are not: they
+ * let nobody do anything.
  */
 import { createHash } from 'node:crypto';
 import { idToBytes, type KeyId, type TenantId } from '../ids.ts';
@@ -40,17 +41,34 @@ export interface KeyState {
   readonly primaryVersion: number;
   /** All of them, in the order of their numbers. */
   readonly versions: readonly VersionState[];
+  readonly schedule: KeySchedule;
+}
+
+/** What the service does to a key by itself, and when. Null: never. */
+export interface KeySchedule {
+  /** In seconds. */
+  readonly rotationPeriod: bigint | null;
+  /** In microseconds since 1970. */
+  readonly nextRotationAt: bigint | null;
+  readonly rotationUsageLimit: bigint | null;
+  readonly maintenancePaused: boolean;
 }
 
 const TIME_BYTES = 9;
 const VERSION_BYTES = 5 + TIME_BYTES;
 const HEAD_BYTES = 8 + 1 + TIME_BYTES + 4;
+const SCHEDULE_BYTES = 8 + TIME_BYTES + 8 + 1;
 
 /**
  * The state as bytes, of the same length whatever the number of versions: of those it has the
  * SHA-256. Throws RangeError for what no key's state can be.
  */
 export function encodeKeyState(state: KeyState): Buffer {
+  return Buffer.concat([encodeFormerKeyState(state), encodeSchedule(state.schedule)]);
+}
+
+/** As it was before schedules were under the seal. Throws as {@link encodeKeyState}. */
+export function encodeFormerKeyState(state: Omit<KeyState, 'schedule'>): Buffer {
   const name = Buffer.from(state.name, 'utf8');
   const length = Buffer.alloc(2);
   length.writeUInt16BE(name.length);
@@ -61,6 +79,22 @@ export function encodeKeyState(state: KeyState): Buffer {
   head.writeUInt32BE(state.primaryVersion, 9 + TIME_BYTES);
   const ids = [idToBytes(state.tenantId), idToBytes(state.keyId)];
   return Buffer.concat([...ids, length, name, head, digestOf(state.versions)]);
+}
+
+/** u64 seconds, zero for no period ‖ time ‖ u64 encryptions, zero for no limit ‖ u8 paused. */
+function encodeSchedule(schedule: KeySchedule): Buffer {
+  const bytes = Buffer.alloc(SCHEDULE_BYTES);
+  bytes.writeBigUInt64BE(countOf(schedule.rotationPeriod), 0);
+  writeTime(bytes, 8, schedule.nextRotationAt);
+  bytes.writeBigUInt64BE(countOf(schedule.rotationUsageLimit), 8 + TIME_BYTES);
+  bytes.writeUInt8(schedule.maintenancePaused ? 1 : 0, SCHEDULE_BYTES - 1);
+  return bytes;
+}
+
+function countOf(count: bigint | null): bigint {
+  if (count === null) return 0n;
+  if (count <= 0n) throw new RangeError('there is no such schedule');
+  return count;
 }
 
 /** SHA-256(u32 n ‖ n × (u32 version ‖ u8 state ‖ time)). */

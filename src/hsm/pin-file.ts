@@ -14,6 +14,8 @@ export class PinFile {
   /** Set while the token says that tries are running out: what the file looked like then. */
   #doubted: string | undefined;
   #hasChanged = false;
+  /** What the file looked like when its PIN was last accepted. */
+  #accepted: string | undefined;
 
   constructor(path: string) {
     this.#path = path;
@@ -64,8 +66,14 @@ export class PinFile {
     this.#doubted = stamp;
   }
 
-  /** Its PIN was accepted. */
-  accept(): void {
+  /** Whether its PIN was accepted, and the file is as it was then. */
+  get isAccepted(): boolean {
+    return this.#accepted !== undefined && this.#accepted === this.stamp;
+  }
+
+  /** Its PIN was accepted. `stamp` as of {@link reject}. */
+  accept(stamp: string): void {
+    this.#accepted = stamp;
     this.#hasChanged = false;
     this.#doubted = undefined;
   }

@@ -7,6 +7,10 @@
  *  reply:   u32 length of the rest │ u32 id │ u8 outcome (0 done, 1 failed) │ record or Failure
  * ```
  *
+ * A frame of more than {@link MAX_FRAME_BYTES} travels in pages: `u32 length of the part │ part`,
+ * with the highest bit of the length set on all but the last; their parts are the rest of the
+ * frame. So what grows with the data (every token key that was ever recorded) has no limit near.
+ *
  * The operations are few and whole: each does all of its work in the agent, and plaintext comes
  * back only where a caller is to receive it. Deadlines are CLOCK_MONOTONIC milliseconds; a request
  * past its deadline is not executed. Knows no PKCS#11.
@@ -118,6 +122,41 @@ export interface KeepSettings extends MoveSettings {
   readonly note: string;
   /** As {@link ServeSettings} has it. */
   readonly despiteFailedTry: boolean;
+}
+
+/** How an agent is doing. */
+export interface AgentFigures {
+  /** Key versions that it holds unwrapped. */
+  readonly keysLoaded: number;
+  /** How often it has worked on each operation since its start, and for how many seconds. */
+  readonly operations: Readonly<
+    Record<string, { readonly count: number; readonly seconds: number }>
+  >;
+}
+
+/** A checkpoint's content, as it travels. */
+export interface TreeHead {
+  readonly generation: number;
+  readonly treeSize: number;
+  /** Base64. */
+  readonly rootHash: string;
+}
+
+/** What `signResumption` needs, besides {@link TokenSettings}. */
+export interface ResumeSettings extends MoveSettings {
+  /** The generation that begins. */
+  readonly generation: number;
+  /** The checkpoint that is left behind, and the tree from which the log goes on. */
+  readonly left: TreeHead;
+  readonly from: TreeHead;
+  /** The note that has begun the generation that the log is of; null for the first. */
+  readonly before: string | null;
+}
+
+/** A signed note, and whether the same key has signed the one before. */
+export interface ResumeReply {
+  readonly note: string;
+  readonly hasSignedBefore: boolean;
 }
 
 /**
@@ -272,6 +311,8 @@ export const OPERATIONS = {
    * of its own.
    */
   destroyTokenKeys: operation(16, json<DestroySettings>(), json<{ destroyed: number }>(), true),
+  /** Says how the agent is doing: for metrics. */
+  measure: operation(19, struct({}), json<AgentFigures>()),
   /** Random bytes. */
   random: operation(8, struct({ length: u32 }), struct({ bytes })),
   /**
@@ -337,20 +378,33 @@ export const OPERATIONS = {
     struct({ key: bytes }),
   ),
   /**
-   * Composes and signs a checkpoint of the audit log. Refuses one that is shorter than what this
-   * agent has signed before or, where told to heed that, the token keeps, or as long and another;
-   * says how long that was.
+   * The key under which a replica's rows of the audit log's inbox are proven, 32 bytes: derived by
+   * the token's mask key, and by which, since another token has another. `maskKeyId` is empty, or
+   * the only one to derive by: `key` is empty then where the token has another.
    */
-  signCheckpoint: operation(
-    41,
-    json<{ readonly generation: number; readonly treeSize: number; readonly rootHash: string }>(),
-    json<CheckpointReply>(),
+  deriveWriterKey: operation(
+    44,
+    struct({ replicaId: id<AnyId>(), maskKeyId: bytes }),
+    struct({ key: bytes, maskKeyId: id<AnyId>() }),
   ),
+  /**
+   * Composes and signs a checkpoint of the audit log. Refuses one that doesn't continue every
+   * checkpoint that this agent has signed, was given as known or, where told to heed that, the
+   * token keeps; asks for a proof that it lacks.
+   */
+  signCheckpoint: operation(41, json<CheckpointRequest>(), json<CheckpointReply>()),
   /**
    * The latest checkpoint that the token keeps, of those that its own key has signed. The agent
    * heeds it from then on.
    */
   readKeptCheckpoint: operation(42, struct({}), json<{ readonly note: string | null }>()),
+  /** The public half of the audit signing key, as the token has it (SPKI). */
+  readAuditKey: operation(49, struct({}), struct({ spki: bytes })),
+  /**
+   * Signs the note that begins a generation of the log, at an operator's command, and says whether
+   * this token's key has signed the note of the generation before. In an agent of its own.
+   */
+  signResumption: operation(45, json<ResumeSettings>(), json<ResumeReply>()),
   /**
    * Has the token keep a checkpoint in place of an earlier one. Refuses what the token's key hasn't
    * signed, and what is earlier than what is kept. In an agent of its own.
@@ -358,13 +412,30 @@ export const OPERATIONS = {
   keepCheckpoint: operation(43, json<KeepSettings>(), json<Record<never, never>>(), true),
 } satisfies Record<string, Operation>;
 
+/** A checkpoint to be signed, and what shows that it continues those before. */
+export interface CheckpointRequest extends TreeHead {
+  /** Signed checkpoints that it must continue, besides those that the agent remembers. */
+  readonly known: readonly string[];
+  /** Consistency proofs (RFC 6962, 2.1.2), each from an earlier size to this one's. */
+  readonly proofs: readonly { readonly fromSize: number; readonly hashes: readonly string[] }[];
+  /**
+   * How the generation was begun: its first leaf, and the proof that it is there (RFC 6962, 2.1.1).
+   * Of a generation after the first, once an agent asks for it.
+   */
+  readonly resumption?: { readonly leaf: string; readonly inclusion: readonly string[] };
+}
+
 /**
- * A signed note and the public key (SPKI, base64) that it verifies under; or the size that stands
- * against signing it.
+ * A signed note and the public key (SPKI, base64) that it verifies under; or the size from which a
+ * proof is needed; or that it is to be shown how the generation was begun, or that this does not
+ * verify; or the checkpoint that stands against signing it, by its size and, where there
+ * is one, as a signed note.
  */
 export type CheckpointReply =
   | { readonly note: string; readonly spki: string }
-  | { readonly conflictsWith: number };
+  | { readonly needsProofFrom: number }
+  | { readonly resumption: 'needed' | 'refused' }
+  | { readonly conflictsWith: number; readonly conflictingNote: string };
 
 /** What became of an item of `rewrap`. */
 export const REWRAP_OUTCOME = { done: 0, doesNotOpen: 1, sourceCorrupt: 2 } as const;
@@ -417,13 +488,20 @@ export const EXIT_AFTER_FAILURE = 75;
 
 const REQUEST_HEAD_BYTES = 17;
 const REPLY_HEAD_BYTES = 9;
-/**
- * No frame is longer: the largest plaintext and its key version need a few hundred bytes beyond 64
- * KiB.
- */
+const HEAD_BYTES = 4;
+/** The bit of a page's length that announces another. */
+const MORE = 0x8000_0000;
+/** No frame or page is longer: the largest plaintext needs a few hundred bytes beyond 64 KiB. */
 export const MAX_FRAME_BYTES = 1024 * 1024;
+/** No frame is longer that travels in pages: 800,000 token objects. */
+export const MAX_PAGED_BYTES = 64 * 1024 * 1024;
 
-/** A request's frame. */
+function requireLength(frame: Buffer): void {
+  if (frame.length > MAX_PAGED_BYTES)
+    throw new RangeError(`cannot send a message of ${frame.length} bytes to or from an agent`);
+}
+
+/** A request's frame. Throws RangeError for one of more than {@link MAX_PAGED_BYTES}. */
 export function encodeRequest<Name extends OperationName>(
   requestId: number,
   name: Name,
@@ -432,6 +510,7 @@ export function encodeRequest<Name extends OperationName>(
 ): Buffer {
   const row = OPERATIONS[name];
   const frame = encode(row.request as Field<RequestOf<Name>>, request, REQUEST_HEAD_BYTES);
+  requireLength(frame);
   frame.writeUInt32BE(frame.length - 4, 0);
   frame.writeUInt32BE(requestId, 4);
   frame.writeUInt8(row.code, 8);
@@ -472,7 +551,7 @@ export function decodeRequest<Name extends OperationName>(
 
 const failure = json<Failure>();
 
-/** A reply's frame: what the operation returned. */
+/** A reply's frame: what the operation returned. Throws as {@link encodeRequest}. */
 export function encodeReply<Name extends OperationName>(
   requestId: number,
   name: Name,
@@ -491,6 +570,7 @@ export function encodeFailure(requestId: number, why: Failure): Buffer {
 }
 
 function finishReply(requestId: number, outcome: 0 | 1, frame: Buffer): Buffer {
+  requireLength(frame);
   frame.writeUInt32BE(frame.length - 4, 0);
   frame.writeUInt32BE(requestId, 4);
   frame.writeUInt8(outcome, 8);
@@ -512,20 +592,58 @@ export function decodeReply<Name extends OperationName>(
 }
 
 /**
- * Cuts a stream into frames. The bytes of a frame are handed over, not copied, where one chunk
- * holds it whole. Throws RangeError on a frame longer than {@link MAX_FRAME_BYTES}: the peer is
- * broken.
+ * Returns a frame as it is written: itself, or, where it is longer than {@link MAX_FRAME_BYTES},
+ * its pages, each a head and a part of the frame's own bytes. What is done with the frame's bytes
+ * is done with theirs.
+ */
+export function pagesOf(frame: Buffer): Buffer[] {
+  if (frame.length <= MAX_FRAME_BYTES) return [frame];
+  const pages: Buffer[] = [];
+  for (let start = HEAD_BYTES; start < frame.length; start += MAX_FRAME_BYTES - HEAD_BYTES) {
+    const part = frame.subarray(start, start + MAX_FRAME_BYTES - HEAD_BYTES);
+    const isLast = start + part.length === frame.length;
+    const head = Buffer.alloc(HEAD_BYTES);
+    head.writeUInt32BE(part.length + (isLast ? 0 : MORE), 0);
+    pages.push(head, part);
+  }
+  return pages;
+}
+
+/**
+ * Cuts a stream into frames, and puts together those that come in pages. The bytes of a frame are
+ * handed over, not copied, where one chunk holds it whole. Throws RangeError on a page longer than
+ * {@link MAX_FRAME_BYTES} or pages of more than {@link MAX_PAGED_BYTES}: the peer is broken.
  */
 export function frameReader(onFrame: (frame: Buffer) => void): (chunk: Buffer) => void {
   let pending: Buffer = Buffer.alloc(0);
+  let parts: Buffer[] = [];
+  let partsBytes = 0;
+  const collect = (page: Buffer) => {
+    parts.push(Buffer.from(page.subarray(HEAD_BYTES)));
+    partsBytes += page.length - HEAD_BYTES;
+    page.fill(0);
+  };
+  const whole = (): Buffer => {
+    const frame = Buffer.concat([Buffer.alloc(HEAD_BYTES), ...parts]);
+    frame.writeUInt32BE(partsBytes, 0);
+    for (const part of parts) part.fill(0);
+    parts = [];
+    partsBytes = 0;
+    return frame;
+  };
   return (chunk) => {
     let rest = pending.length === 0 ? chunk : Buffer.concat([pending, chunk]);
-    while (rest.length >= 4) {
-      const end = 4 + rest.readUInt32BE(0);
-      if (end > MAX_FRAME_BYTES) throw new RangeError('a frame is longer than any can be');
+    while (rest.length >= HEAD_BYTES) {
+      const word = rest.readUInt32BE(0);
+      const hasMore = word >= MORE;
+      const end = HEAD_BYTES + (hasMore ? word - MORE : word);
+      if (end > MAX_FRAME_BYTES || partsBytes + end > MAX_PAGED_BYTES)
+        throw new RangeError('a frame is longer than any can be');
       if (rest.length < end) break;
-      onFrame(rest.subarray(0, end));
+      const page = rest.subarray(0, end);
       rest = rest.subarray(end);
+      if (hasMore || parts.length > 0) collect(page);
+      if (!hasMore) onFrame(parts.length > 0 ? whole() : page);
     }
     pending = rest;
   };

@@ -1,6 +1,7 @@
 /**
- * Seals of what the database says and no key version's row does: who may do what, and how keys
- * stand.
+ * Seals of what the database says and no key version's row does: who may do what, how keys stand,
+ * which tenants there are, which keys of the token are current, whether maintenance is paused,
+ * which canaries and suspended callers there are, and which alerts are silenced.
  *
  * Owns which kinds of record there are and what their seals are computed over; what a record's
  * content is, byte by byte, its own part of the code says. A seal of one kind verifies for no
@@ -8,15 +9,33 @@
  */
 import { type EnvironmentId, idToBytes } from '../ids.ts';
 
-/** The kinds of record, as agents are told of them. */
-export const RECORD = { policy: 1, keyState: 2 } as const;
+/**
+ * The kinds of record, as agents are told of them. How keys stood was sealed without their
+ * schedules once: such a seal is verified only to be replaced, by an operator.
+ */
+export const RECORD = {
+  policy: 1,
+  formerKeyState: 2,
+  tenant: 3,
+  tokenKeySet: 4,
+  maintenance: 6,
+  keyState: 7,
+  canaries: 8,
+  alertSilences: 9,
+} as const;
 
 /** One of {@link RECORD}'s values. */
 export type RecordKind = (typeof RECORD)[keyof typeof RECORD];
 
 const LABELS: ReadonlyMap<number, Buffer> = new Map([
   [RECORD.policy, Buffer.from('keyward/v1/seal/policy\0', 'latin1')],
-  [RECORD.keyState, Buffer.from('keyward/v1/seal/key-state\0', 'latin1')],
+  [RECORD.formerKeyState, Buffer.from('keyward/v1/seal/key-state\0', 'latin1')],
+  [RECORD.tenant, Buffer.from('keyward/v1/seal/tenant\0', 'latin1')],
+  [RECORD.tokenKeySet, Buffer.from('keyward/v1/seal/token-keys\0', 'latin1')],
+  [RECORD.maintenance, Buffer.from('keyward/v1/seal/maintenance\0', 'latin1')],
+  [RECORD.keyState, Buffer.from('keyward/v2/seal/key-state\0', 'latin1')],
+  [RECORD.canaries, Buffer.from('keyward/v1/seal/canaries\0', 'latin1')],
+  [RECORD.alertSilences, Buffer.from('keyward/v1/seal/alert-silences\0', 'latin1')],
 ]);
 
 /**

@@ -7,6 +7,7 @@
  * administrator may ask for a new root or seal key, a signed checkpoint may be kept, and the agents
  * that serve have read-only sessions. All else, destroying above all, is an operator's command.
  */
+import type { AnyId } from '../ids.ts';
 import { CommandAgent } from './command-agent.ts';
 import type {
   CreateSettings,
@@ -16,6 +17,7 @@ import type {
   ProbeSettings,
   ReplyOf,
   RequestOf,
+  ResumeSettings,
   ServeSettings,
   SurveySettings,
   TokenSettings,
@@ -96,6 +98,39 @@ export async function readKeptCheckpoint(
   return (await agent.call('readKeptCheckpoint', {})).note ?? undefined;
 }
 
+/** Has the token sign the note that begins a generation of the log. Throws {@link TokenRefused}. */
+export function signResumption(
+  settings: ResumeSettings,
+  environment: Environment,
+): Promise<ReplyOf<'signResumption'>> {
+  return runInAgent('signResumption', settings, environment);
+}
+
+/**
+ * The key that proves what the command of that UUID writes into the audit log's inbox. Throws
+ * {@link TokenRefused}.
+ */
+export async function deriveWriterKey(
+  settings: Omit<ServeSettings, 'despiteFailedTry' | 'keyCacheSize'>,
+  environment: Environment,
+  replicaId: AnyId,
+): Promise<ReplyOf<'deriveWriterKey'>> {
+  using agent = new CommandAgent(environment);
+  await agent.call('start', { ...settings, keyCacheSize: 1, despiteFailedTry: false });
+  const derived = await agent.call('deriveWriterKey', { replicaId, maskKeyId: Buffer.alloc(0) });
+  return { ...derived, key: Buffer.from(derived.key) };
+}
+
+/** The public half of the token's audit signing key, SPKI. Throws {@link TokenRefused}. */
+export async function readAuditKey(
+  settings: Omit<ServeSettings, 'despiteFailedTry'>,
+  environment: Environment,
+): Promise<Buffer> {
+  using agent = new CommandAgent(environment);
+  await agent.call('start', { ...settings, despiteFailedTry: false });
+  return (await agent.call('readAuditKey', {})).spki;
+}
+
 /**
  * Destroys objects of the environment, and returns how many of them were there: doing it again
  * destroys none. Throws {@link TokenRefused} when one of the ids isn't this environment's object.
@@ -169,6 +204,7 @@ type CommandName =
   | 'createTokenKey'
   | 'destroyTokenKeys'
   | 'keepCheckpoint'
+  | 'signResumption'
   | 'start'
   | 'inspectToken'
   | 'identifyToken'

@@ -16,13 +16,19 @@ import type { OperationName, ReplyOf, RequestOf } from './protocol.ts';
 import type { TokenObject, TokenReport } from './token-profile.ts';
 
 /** Agents on one token, or a router over two. */
-export type Agents = Pick<HsmAgents, 'call' | 'forget' | 'stop' | 'ready' | 'held'>;
+export type Agents = Pick<HsmAgents, 'call' | 'forget' | 'stop' | 'ready' | 'held' | 'lastFailure'>;
 
 /** A token and what is recorded of its objects. */
 export interface RoutedToken {
   readonly tokenId: TokenId;
   readonly isCurrent: boolean;
   readonly objects: readonly TokenObject[];
+}
+
+/** The agents of one token. */
+export interface TokenAgents {
+  readonly isCurrent: boolean;
+  readonly agents: HsmAgents;
 }
 
 interface TokenRouterOptions {
@@ -38,7 +44,7 @@ interface TokenRouterOptions {
 /** A token whose agents were refused is tried anew after so long. */
 const REOPEN_MS = 2_000;
 
-/** The root keys, as {@link rootKeyBytesOf} has them, or seal keys, that a request names. */
+/** The root keys, as {@link rootKeyBytesOf} has them, seal or mask keys, that a request names. */
 const NAMED_KEYS: {
   readonly [Name in OperationName]?: (request: RequestOf<Name>) => readonly string[];
 } = {
@@ -53,6 +59,8 @@ const NAMED_KEYS: {
     items.flatMap(({ rootKeyId, keyVersion }) => [nameOf(rootKeyId), rootKeyBytesOf(keyVersion)]),
   sealRecords: ({ sealKeyId }) => [nameOf(sealKeyId)],
   verifyRecords: ({ sealKeyId }) => [nameOf(sealKeyId)],
+  deriveWriterKey: ({ maskKeyId }) =>
+    maskKeyId.length === 0 ? [] : [maskKeyId.toString('latin1')],
 };
 
 /** Routes each operation to the agents of the token that has its root or seal key. */
@@ -60,7 +68,7 @@ export class TokenRouter implements Agents {
   readonly #options: TokenRouterOptions;
   readonly #pools = new Map<TokenId, HsmAgents>();
   readonly #opening = new Set<TokenId>();
-  /** By the bytes of a root or seal key's UUID. */
+  /** By the bytes of a root, seal or mask key's UUID. */
   #tokenOf: ReadonlyMap<string, TokenId> = new Map();
   #tokens: readonly RoutedToken[] = [];
   #current: TokenId;
@@ -78,8 +86,21 @@ export class TokenRouter implements Agents {
     return this.#options.current.agents.start();
   }
 
+  /** The agents of each token that is open. */
+  get pools(): readonly TokenAgents[] {
+    return [...this.#pools].map(([tokenId, agents]) => ({
+      isCurrent: tokenId === this.#current,
+      agents,
+    }));
+  }
+
   get ready(): boolean {
     return this.#pools.get(this.#current)?.ready ?? false;
+  }
+
+  /** As the current token's agents have it. */
+  get lastFailure(): string {
+    return this.#pools.get(this.#current)?.lastFailure ?? '';
   }
 
   get held(): readonly AnyId[] {
@@ -118,7 +139,7 @@ export class TokenRouter implements Agents {
     this.#tokenOf = new Map(
       tokens.flatMap(({ tokenId, objects }) =>
         objects
-          .filter(({ role }) => role === 'root' || role === 'seal')
+          .filter(({ role }) => role === 'root' || role === 'seal' || role === 'mask')
           .map(({ objectId }) => [nameOf(objectId), tokenId] as const),
       ),
     );

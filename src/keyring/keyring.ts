@@ -5,6 +5,7 @@
  * Owns what its parts have in common and nothing else; what happens on Encrypt is in
  * `encryption.ts`.
  */
+import { CanaryChanges, type CanaryChangesParts } from './canaries/canary-changes.ts';
 import { TokenKeys, type TokenKeysParts } from './hsm-token/token-keys.ts';
 import { TokenStatus, type TokenStatusParts } from './hsm-token/token-status.ts';
 import { DataKeys, type DataKeysParts } from './keys/data-keys.ts';
@@ -20,7 +21,8 @@ import { Shredding, type ShreddingParts } from './tenants/shredding.ts';
 import { Tenants, type TenantsParts } from './tenants/tenants.ts';
 
 /** What the keyring stands on. */
-export type KeyringParts = DataKeysParts &
+export type KeyringParts = CanaryChangesParts &
+  DataKeysParts &
   DestructionParts &
   EncryptionParts &
   KeysParts &
@@ -47,6 +49,7 @@ export interface Keyring {
   readonly shredding: Shredding;
   readonly quotas: TenantQuotas;
   readonly seals: Seals;
+  readonly canaryChanges: CanaryChanges;
 }
 
 export function createKeyring(parts: KeyringParts): Keyring {
@@ -65,5 +68,6 @@ export function createKeyring(parts: KeyringParts): Keyring {
     shredding: new Shredding(parts),
     quotas: parts.quotas,
     seals: new Seals(parts),
+    canaryChanges: new CanaryChanges(parts),
   };
 }

@@ -4,8 +4,9 @@
 import { randomUUID } from 'node:crypto';
 import type { Rights } from '../access/access.ts';
 import type { NewRole, NewRoleBinding } from '../access/administration.ts';
+import type { AskedCaller } from '../access/explanation.ts';
 import type { Permission } from '../access/permissions.ts';
-import type { Subject, Target } from '../access/policy.ts';
+import type { Target } from '../access/policy.ts';
 import { ANY_CALLER, ofName, ofParent, operation, type Services } from '../calls/operation.ts';
 import { KeywardError } from '../errors.ts';
 import type { EncryptionContext } from '../keyring/keys/encryption-context.ts';
@@ -53,7 +54,7 @@ export interface PermissionsTest {
 export interface AccessQuestion {
   readonly resource: AccessResource;
   readonly permission: Permission;
-  readonly subject: Subject;
+  readonly caller: AskedCaller;
   readonly context: EncryptionContext;
 }
 
@@ -73,6 +74,12 @@ const BINDINGS: Paging<RoleBinding & { readonly name: string }> = {
   ...BY_NAME,
   bytesOf: (binding) => Buffer.byteLength(JSON.stringify(binding)) + 512,
 };
+
+/** What giving, and taking away, needs where it reaches beyond the tenant. */
+const requireBeyond =
+  ({ rights }: { readonly rights: Rights }, tenant: TenantName) =>
+  () =>
+    rights.require('roleBindings.createForAllTenants', {}, formatTenantName(tenant));
 
 /** Rows that need no tenant. */
 const NO_TARGET = () => ({ tenant: '' });
@@ -108,6 +115,7 @@ const resourceName = ({ tenant, key }: AccessResource) =>
 
 export const accessOperations = {
   CreateRoleBinding: operation({
+    isSensitive: true,
     permission: 'roleBindings.create',
     target: ofParent,
     resource: ({ parent, roleBindingId }: NewRoleBindingRequest) =>
@@ -117,9 +125,8 @@ export const accessOperations = {
     handle: async (services, call, { parent, roleBindingId, roleBinding }) => {
       const tenant = await tenantOf(services, parent);
       const binding = { bindingId: roleBindingId || newBindingId(), ...roleBinding };
-      const requireBeyond = () =>
-        call.rights.require('roleBindings.createForAllTenants', {}, formatTenantName(parent));
-      return services.accessAdministration.createBinding(call, tenant, binding, requireBeyond);
+      const beyond = requireBeyond(call, parent);
+      return services.accessAdministration.createBinding(call, tenant, binding, beyond);
     },
   }),
   GetRoleBinding: operation({
@@ -151,22 +158,27 @@ export const accessOperations = {
     },
   }),
   DeleteRoleBinding: operation({
+    isSensitive: true,
     permission: 'roleBindings.delete',
     target: ofName,
     resource: ({ name }: Named<RoleBindingName> & Repeatable) =>
       formatRoleBindingName(name, name.roleBinding),
     handle: async (services, call, { name }) => {
       const tenant = await tenantOf(services, name);
-      await services.accessAdministration.deleteBinding(call, tenant, name.roleBinding);
+      const beyond = requireBeyond(call, name);
+      await services.accessAdministration.deleteBinding(call, tenant, name.roleBinding, beyond);
     },
   }),
   CreateRole: operation({
+    isSensitive: true,
     permission: 'roles.create',
     target: ofParent,
     resource: ({ parent, roleId }: NewRoleRequest) => formatRoleName(parent, roleId),
     handle: async (services, call, { parent, roleId, role }) => {
       const tenant = await tenantOf(services, parent);
-      return services.accessAdministration.createRole(call, tenant, { roleId, ...role });
+      const asked = { roleId, ...role };
+      const beyond = requireBeyond(call, parent);
+      return services.accessAdministration.createRole(call, tenant, asked, beyond);
     },
   }),
   GetRole: operation({
@@ -187,19 +199,21 @@ export const accessOperations = {
     handle: async (services, _, { parent }) => (await policyOf(services, parent)).roles,
   }),
   DeleteRole: operation({
+    isSensitive: true,
     permission: 'roles.delete',
     target: ofName,
     resource: ({ name }: Named<RoleName> & Repeatable) => formatRoleName(name, name.role),
     handle: async (services, call, { name }) => {
       const tenant = await tenantOf(services, name);
-      await services.accessAdministration.deleteRole(call, tenant, name.role);
+      const beyond = requireBeyond(call, name);
+      await services.accessAdministration.deleteRole(call, tenant, name.role, beyond);
     },
   }),
   TestPermissions: operation({
     permission: ANY_CALLER,
     target: NO_TARGET,
     resource: ({ resource }: PermissionsTest) => resourceName(resource),
-    contexts: ({ context }) => ({ context }),
+    contexts: ({ context }) => ({ context, isOnlyNamed: true }),
     handle: ({ access }, call, { resource, permissions, context }) => {
       const rights = access.rightsOf(call.rights.caller, resource.tenant);
       return held(rights, permissions, { key: resource.key, context });
@@ -209,11 +223,11 @@ export const accessOperations = {
     permission: 'access.explain',
     target: ({ resource }) => ({ tenant: resource.tenant }),
     resource: ({ resource }: AccessQuestion) => resourceName(resource),
-    contexts: ({ context }) => ({ context }),
-    handle: async (services, _, { resource, permission, subject, context }) => {
+    contexts: ({ context }) => ({ context, isOnlyNamed: true }),
+    handle: async (services, _, { resource, permission, caller, context }) => {
       const target = { key: resource.key, context };
       const tenant = await tenantOf(services, resource);
-      return services.accessAdministration.explain(tenant, subject, permission, target);
+      return services.explanation.of(tenant, caller, permission, target);
     },
   }),
   GetCaller: operation({

@@ -22,6 +22,7 @@ export interface TenantUpdate extends NamedChange<TenantName> {
 
 const setTenantState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =>
   operation({
+    isSensitive: true,
     permission,
     target: ofName,
     resource: ({ name }: NamedChange<TenantName>) => formatTenantName(name),
@@ -30,6 +31,7 @@ const setTenantState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =
 
 const setPaused = (permission: Permission, paused: boolean) =>
   operation({
+    isSensitive: true,
     permission,
     target: ofSystem,
     resource: (_: Repeatable) => 'maintenance',
@@ -43,6 +45,8 @@ export const adminOperations = {
     resource: ({ tenantId }: NewTenant) => formatTenantName({ tenant: tenantId }),
     handle: ({ tenants }, call, { tenantId, dedicatedRootKey }) =>
       tenants.create(call, { tenant: tenantId }, { dedicatedRootKey }),
+    again: ({ tenants }, call, { tenantId, dedicatedRootKey }, made) =>
+      tenants.createAgain(call, { tenant: tenantId }, made, { dedicatedRootKey }),
   }),
   GetTenant: operation({
     permission: 'tenants.get',
@@ -57,6 +61,7 @@ export const adminOperations = {
     handle: ({ tenants }, call, page) => tenants.list(call, page),
   }),
   UpdateTenant: operation({
+    isSensitive: true,
     permission: 'tenants.update',
     target: ofName,
     resource: ({ name }: TenantUpdate) => formatTenantName(name),
@@ -66,6 +71,7 @@ export const adminOperations = {
   DisableTenant: setTenantState('tenants.disable', 'DISABLED'),
   EnableTenant: setTenantState('tenants.enable', 'ENABLED'),
   ShredTenant: operation({
+    isSensitive: true,
     permission: 'tenants.shred',
     target: ofName,
     resource: ({ name }: NamedDestruction<TenantName>) => formatTenantName(name),
@@ -85,6 +91,12 @@ export const adminOperations = {
   }),
   PauseMaintenance: setPaused('maintenance.pause', true),
   ResumeMaintenance: setPaused('maintenance.resume', false),
+  GetServiceStatus: operation({
+    permission: 'service.get',
+    target: ofSystem,
+    resource: (_: object) => 'serviceStatus',
+    handle: ({ serviceStatus }, call) => serviceStatus.get(call),
+  }),
   GetTokenStatus: operation({
     permission: 'tokenStatus.get',
     target: ofSystem,

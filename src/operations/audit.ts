@@ -1,7 +1,8 @@
 /**
  * The audit log: an operation for each method of AuditService.
  */
-import { type AuthorizedCall, ofSystem, operation, streamOperation } from '../calls/operation.ts';
+import type { Rights } from '../access/access.ts';
+import { ofSystem, operation, streamOperation } from '../calls/operation.ts';
 import { decodePageToken, encodePageToken, type ListRequest, type Page } from '../keyring/pages.ts';
 import { formatTenantName, SYSTEM_TENANT } from '../names.ts';
 import type { LeafRecord } from '../store/audit/audit-entries.ts';
@@ -37,7 +38,7 @@ const ofWhose = ({ parent }: OfTenantOrAll) => ({
 });
 
 /** Throws PERMISSION_MISSING. */
-function requireAll({ rights }: AuthorizedCall, parent: string): void {
+function requireAll(rights: Rights, { parent }: OfTenantOrAll): void {
   if (parent === '-') rights.require('auditEntries.listForAllTenants', ofSystem(), 'tenants/-');
 }
 
@@ -48,7 +49,7 @@ export const auditOperations = {
     resource: ({ parent }: EntryList) => formatTenantName({ tenant: parent }),
     handle: async ({ auditLog }, call, request): Promise<Page<LeafRecord>> => {
       const { parent, conditions, pageSize, pageToken, startTime, endTime } = request;
-      requireAll(call, parent);
+      requireAll(call.rights, request);
       const list = `entries ${parent} ${JSON.stringify([conditions, { startTime, endTime }])}`;
       const before = decodePageToken(list, pageToken, isLeafIndex);
       const { leaves, next } = await auditLog.list(
@@ -65,11 +66,9 @@ export const auditOperations = {
     permission: 'auditEntries.list',
     target: ofWhose,
     resource: ({ parent }: EntryRange) => formatTenantName({ tenant: parent }),
-    stream: async function* ({ auditLog }, call, request) {
-      const { parent, firstLeafIndex: first, treeSize, conditions } = request;
-      requireAll(call, parent);
-      yield* auditLog.read(call, parent, { first, treeSize }, conditions);
-    },
+    requireMore: requireAll,
+    stream: ({ auditLog }, call, { parent, firstLeafIndex: first, treeSize, conditions }) =>
+      auditLog.read(call, parent, { first, treeSize }, conditions),
   }),
   GetCheckpoint: operation({
     permission: 'auditLog.get',

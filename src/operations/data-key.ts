@@ -36,12 +36,21 @@ export const dataKeyOperations = {
         call.rights.require('dataKeys.generate', { ...parent, context }, formatKeyName(parent));
       return dataKeys.create(call, { parent, id, context, length, reveal });
     },
+    again: ({ dataKeys }, call, { parent, dataKeyId: id, context, ...request }, made) => {
+      const { length, returnPlaintext: reveal } = request;
+      call.rights.require('dataKeys.generate', { ...parent, context }, formatKeyName(parent));
+      return dataKeys.createAgain(call, { parent, id, context, length, reveal }, made);
+    },
   }),
   GetDataKey: operation({
     permission: 'dataKeys.get',
     target: ({ name, context }) => ({ ...ofName({ name }), context }),
     resource: ({ name }: DataKeyRequest) => formatDataKeyName(name, name.dataKey),
     contexts: ({ context }) => ({ context }),
+    canaries: (known, { name }) => {
+      const found = known.ofDataKey(name);
+      return found === undefined ? [] : [found];
+    },
     handle: ({ dataKeys }, call, { name, context }) => dataKeys.get(call, name, context),
   }),
   ListDataKeys: operation({
@@ -51,6 +60,7 @@ export const dataKeyOperations = {
     handle: ({ dataKeys }, call, { parent, ...page }) => dataKeys.list(call, parent, page),
   }),
   DeleteDataKey: operation({
+    isSensitive: true,
     permission: 'dataKeys.delete',
     target: ofName,
     resource: ({ name }: NamedChange<DataKeyName>) => formatDataKeyName(name, name.dataKey),

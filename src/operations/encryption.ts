@@ -6,6 +6,7 @@ import { LATER, type Target } from '../access/policy.ts';
 import { batchOf } from '../calls/batches.ts';
 import { ofName, ofParent, operation } from '../calls/operation.ts';
 import { invalidField } from '../errors.ts';
+import type { Recogniser } from '../keyring/canaries/canaries.ts';
 import type { EncryptionContext } from '../keyring/keys/encryption-context.ts';
 import { formatKeyName, formatTenantName, type KeyName, type TenantName } from '../names.ts';
 import { verifyChecksum } from './checksums.ts';
@@ -58,6 +59,12 @@ const ofUse = ({ name, context }: Named<KeyName> & { readonly context: Encryptio
   context,
 });
 
+/** Returns the canary that a ciphertext is, if it is one. */
+const canaryAmong = (known: Recogniser, { ciphertext }: { readonly ciphertext: Buffer }) => {
+  const found = known.ofCiphertext(ciphertext);
+  return found === undefined ? [] : [found];
+};
+
 const onlyContext = ({ context }: { readonly context: EncryptionContext }) => ({ context });
 
 /** Returns the key that a ciphertext is expected to be under; it is of the same tenant. */
@@ -88,6 +95,7 @@ const decrypt = operation({
   }),
   resource: ({ parent }: DecryptRequest) => formatTenantName(parent),
   contexts: onlyContext,
+  canaries: canaryAmong,
   handle: async ({ encryption }, call, { key, ciphertextCrc32c, ...source }) => {
     const { parent, ciphertext, context } = source;
     const expectedKey = expectedOf('key', key, parent);
@@ -112,6 +120,7 @@ const reEncrypt = operation({
   target: ofUse,
   resource: ({ name }: ReEncryptRequest) => formatKeyName(name),
   contexts: ({ context, sourceContext: source }) => ({ context, source }),
+  canaries: canaryAmong,
   handle: async ({ encryption }, call, { name, context, ...request }) => {
     const { ciphertext, sourceContext, sourceKey, ciphertextCrc32c } = request;
     const parent = { tenant: name.tenant };

@@ -15,16 +15,20 @@ const SYSTEM = { tenant: SYSTEM_TENANT };
 
 export const hsmOperations = {
   RotateRootKey: operation({
+    isSensitive: true,
     permission: 'tokenKeys.rotateRoot',
     target: ofParent,
     resource: ({ parent }: In<TenantName> & Repeatable) => formatTenantName(parent),
     handle: ({ tokenKeys }, call, { parent }) => tokenKeys.rotate(call, parent, 'root'),
+    again: ({ tokenKeys }, call, _, begun) => tokenKeys.rotateAgain(call, begun),
   }),
   RotateSealKey: operation({
+    isSensitive: true,
     permission: 'tokenKeys.rotateSeal',
     target: ofSystem,
     resource: (_: Repeatable) => formatTenantName(SYSTEM),
     handle: ({ tokenKeys }, call) => tokenKeys.rotate(call, SYSTEM, 'seal'),
+    again: ({ tokenKeys }, call, _, begun) => tokenKeys.rotateAgain(call, begun),
   }),
   GetTokenKey: operation({
     permission: 'tokenKeys.get',

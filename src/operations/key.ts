@@ -28,6 +28,7 @@ export interface KeyUpdate extends NamedChange<KeyName> {
 
 const setKeyState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =>
   operation({
+    isSensitive: true,
     permission,
     target: ofName,
     resource: ({ name }: NamedChange<KeyName>) => formatKeyName(name),
@@ -36,6 +37,7 @@ const setKeyState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =>
 
 const setKeyVersionState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =>
   operation({
+    isSensitive: true,
     permission,
     target: ofName,
     resource: ({ name }: NamedChange<KeyVersionName>) => formatKeyVersionName(name, name.version),
@@ -62,7 +64,11 @@ export const keyOperations = {
     permission: 'keys.get',
     target: ofName,
     resource: ({ name }: Named<KeyName>) => formatKeyName(name),
-    handle: ({ keys }, _, { name }) => keys.get(name),
+    handle: async ({ keys }, { audit }, { name }) => {
+      const key = await keys.get(name);
+      if (audit !== undefined) audit.keyId = key.keyId;
+      return key;
+    },
   }),
   ListKeys: operation({
     permission: 'keys.list',
@@ -104,6 +110,7 @@ export const keyOperations = {
   DisableKeyVersion: setKeyVersionState('keyVersions.disable', 'DISABLED'),
   EnableKeyVersion: setKeyVersionState('keyVersions.enable', 'ENABLED'),
   ScheduleKeyVersionDestruction: operation({
+    isSensitive: true,
     permission: 'keyVersions.destroy',
     target: ofName,
     resource: ({ name }: NamedDestruction<KeyVersionName>) =>
@@ -118,6 +125,7 @@ export const keyOperations = {
     handle: ({ destruction }, call, { name, etag }) => destruction.restoreVersion(call, name, etag),
   }),
   ScheduleKeyDestruction: operation({
+    isSensitive: true,
     permission: 'keys.destroy',
     target: ofName,
     resource: ({ name }: NamedDestruction<KeyName>) => formatKeyName(name),

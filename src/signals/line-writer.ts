@@ -7,8 +7,8 @@
  * - What is written is whole lines, in order.
  * - A write goes on as soon as one is possible again.
  *
- * The descriptor is to be one that never blocks: what a thread waits for holds up the end of the
- * process (measured). pino's own destination ends the process on a full disk, waits for ever in its
+ * The descriptor must never block: what a thread waits for holds up the end of the process
+ * (measured). pino's own destination ends the process on a full disk, waits for ever in its
  * last flush (measured), and keeps what cannot be written without a limit. Does not know what a
  * line says.
  */

@@ -8,18 +8,15 @@
  * is chosen field by field where it is logged, so there is nothing here that hides secrets: none
  * may get this far. Errors are logged with their causes' messages.
  */
+import { constants, fstatSync, openSync } from 'node:fs';
 import { type Logger, pino } from 'pino';
 import { LineWriter } from './line-writer.ts';
 
 export type { Logger } from 'pino';
 
-/** A logger from this level on. */
-export function createLog(level: string, release: string): Logger {
-  // Of a pipe or a socket Node makes one that never blocks, once this is asked for.
-  const { fd } = process.stdout;
-  const destination = new LineWriter(fd, (lines) =>
-    log.warn({ lines }, 'cannot write log lines: they are lost'),
-  );
+/** Returns a logger from this level on. `onLost` hears how many lines were lost. */
+export function createLog(level: string, release: string, onLost: (lines: number) => void): Logger {
+  const destination = new LineWriter(unblockingStdout(), onLost);
   process.once('exit', () => destination.flushSync());
   const options = {
     level,
@@ -30,4 +27,21 @@ export function createLog(level: string, release: string): Logger {
   };
   const log = pino(options, destination);
   return log;
+}
+
+/**
+ * Returns a descriptor of stdout that never blocks. Of a pipe or a terminal it is opened anew:
+ * another process that has the same one may make that block again at any time.
+ */
+function unblockingStdout(): number {
+  // Node makes pipes and sockets non-blocking, once this is asked for.
+  const { fd } = process.stdout;
+  const status = fstatSync(fd);
+  if (!status.isFIFO() && !status.isCharacterDevice()) return fd;
+  try {
+    const { O_WRONLY, O_NONBLOCK, O_NOCTTY } = constants;
+    return openSync(`/proc/self/fd/${fd}`, O_WRONLY | O_NONBLOCK | O_NOCTTY);
+  } catch {
+    return fd; // Another user's, as a container's may be.
+  }
 }

@@ -12,18 +12,17 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow } from '../call.ts';
 import type { TenantId } from '../ids.ts';
-import type { Reserve, Tx } from './core/transaction.ts';
+import type { Primary, Tx } from './core/transaction.ts';
 
 const POLL_MS = 250;
-/** When a poll is given up. */
-const POLL_TIMEOUT_MS = 1_000;
-/** How long after the beginning of a good poll the replica may still answer from memory. */
-const FRESH_MS = 1_500;
+/** A poll is given up so long before the replica may no longer answer from memory. */
+const GIVEN_UP_MS = 500;
 
 /**
  * `destroyed`: a key, whose handles in the agents must be forgotten besides. `token`: the token's
  * objects. `versions`: key versions, in any number. `shredded`: a tenant with all its keys, whose
- * handles must be forgotten. `access`: who may do what in the tenant.
+ * handles must be forgotten. `access`: who may do what in the tenant. `canaries`: canaries and
+ * suspended callers, of any tenant.
  */
 export type ChangeKind =
   | 'tenant'
@@ -32,12 +31,16 @@ export type ChangeKind =
   | 'token'
   | 'versions'
   | 'shredded'
-  | 'access';
+  | 'access'
+  | 'canaries';
 
 export interface Change {
   readonly tenantId: TenantId;
   readonly kind: ChangeKind;
-  /** The UUID of the tenant, key or token object that changed, or of the job that changed them. */
+  /**
+   * The UUID of the tenant, key or token object that changed, or of the job that changed them; of
+   * the tenant `system` for canaries.
+   */
   readonly subjectId: string;
 }
 
@@ -73,13 +76,14 @@ interface PollRow {
 }
 
 // One statement, hence one snapshot for the horizon and for what is visible.
-const POLL = `SELECT pg_snapshot_xmin(s.snapshot)::text AS horizon, c.change_id, c.tenant_id, c.kind, c.subject_id
+const POLLED = `pg_snapshot_xmin(s.snapshot)::text AS horizon, c.change_id, c.tenant_id, c.kind, c.subject_id
   FROM (SELECT pg_current_snapshot() AS snapshot) s LEFT JOIN changes c ON c.xid >= $1::xid8
   ORDER BY c.change_id`;
 
 /** Tells one listener of every change that is committed, within 250 ms or little more. */
 export class ChangeFeed {
-  readonly #store: Reserve;
+  readonly #store: Primary;
+  readonly #maxStalenessMs: number;
   readonly #listener: ChangeListener;
   readonly #stopping = new AbortController();
   #running: Promise<void> | undefined;
@@ -90,9 +94,15 @@ export class ChangeFeed {
   /** The changes at or above the horizon that have been told of. */
   #told = new Set<string>();
   #lastGoodBegan = Number.NEGATIVE_INFINITY;
+  #isFailing = false;
 
-  constructor(store: Reserve, listener: ChangeListener) {
+  /**
+   * `maxStalenessMs` is how long after the beginning of a good poll the replica may still answer
+   * from memory.
+   */
+  constructor(store: Primary, maxStalenessMs: number, listener: ChangeListener) {
     this.#store = store;
+    this.#maxStalenessMs = maxStalenessMs;
     this.#listener = listener;
   }
 
@@ -108,26 +118,37 @@ export class ChangeFeed {
   }
 
   /**
-   * Whether every change that was committed 1.5 s ago has been told of; else nothing may be
-   * answered from memory.
+   * Whether every change that was committed `maxStalenessMs` ago has been told of; else nothing may
+   * be answered from memory.
    */
   isFresh(): boolean {
-    return monotonicNow() - this.#lastGoodBegan < FRESH_MS;
+    return monotonicNow() - this.#lastGoodBegan < this.#maxStalenessMs;
+  }
+
+  /** Whether the last poll failed. */
+  get isFailing(): boolean {
+    return this.#isFailing;
   }
 
   async #run(): Promise<void> {
     const { signal } = this.#stopping;
     while (!signal.aborted) {
       const began = monotonicNow();
-      await this.#poll(began).catch(this.#listener.onError);
+      try {
+        await this.#poll(began);
+        this.#isFailing = false;
+      } catch (error) {
+        this.#isFailing = true;
+        this.#listener.onError(error);
+      }
       const left = Math.max(0, began + POLL_MS - monotonicNow());
       await delay(left, undefined, { signal }).catch(() => {});
     }
   }
 
   async #poll(began: number): Promise<void> {
-    const call = { deadline: began + POLL_TIMEOUT_MS };
-    const rows = await this.#store.queryReserve<PollRow>(call, POLL, [
+    const call = { deadline: began + this.#maxStalenessMs - GIVEN_UP_MS };
+    const rows = await this.#store.queryPrimary<PollRow>(call, POLLED, [
       this.#horizon?.toString() ?? null,
     ]);
     const [first] = rows;
@@ -138,7 +159,7 @@ export class ChangeFeed {
     const isSequel =
       this.#horizon !== undefined &&
       horizon >= this.#horizon &&
-      began - this.#lastGoodBegan < FRESH_MS;
+      began - this.#lastGoodBegan < this.#maxStalenessMs;
     if (isSequel) this.#tell(changes);
     else this.#listener.onReset();
     this.#told = new Set(changes.map((row) => String(row.change_id)));

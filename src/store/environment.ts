@@ -7,9 +7,15 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import { monotonicNow } from '../call.ts';
-import type { EnvironmentId, TenantId } from '../ids.ts';
+import type { EnvironmentId, SealKeyId, TenantId } from '../ids.ts';
 import type { OwnerConnection } from './core/owner.ts';
 import type { Deadline, Query } from './core/transaction.ts';
+import {
+  changeTokenKeys,
+  findTokenKeySet,
+  type TokenKeySealer,
+  vouchForTokenKeys,
+} from './hsm-token/token-key-set.ts';
 import {
   selectTokenObjects,
   type TokenObjectRecord,
@@ -31,7 +37,7 @@ export interface EnvironmentRecord {
    * As `token init` recorded it; null before, and where it was not recorded yet when that was run.
    */
   readonly mode: Mode | null;
-  /** As `token init` recorded it; null before. */
+  /** The current token's, as recorded with it; null before `token init`. */
   readonly tokenProfile: unknown;
   /** All tenants' in the current token, oldest first. */
   readonly tokenObjects: readonly TokenObjectRecord[];
@@ -40,13 +46,12 @@ export interface EnvironmentRecord {
   readonly tokens: readonly TokenRecord[];
 }
 
-const SELECT_ENVIRONMENT = `SELECT e.environment_id, e.mode, e.token_profile, t.tenant_id
+const SELECT_ENVIRONMENT = `SELECT e.environment_id, e.mode, t.tenant_id
   FROM environment e, tenants t WHERE t.name = 'system'`;
 
 interface EnvironmentRow {
   environment_id: EnvironmentId;
   mode: Mode | null;
-  token_profile: unknown;
   tenant_id: TenantId;
 }
 
@@ -63,7 +68,7 @@ async function read(query: Query, lock = ''): Promise<EnvironmentRecord> {
     environmentId: row.environment_id,
     systemTenantId: row.tenant_id,
     mode: row.mode,
-    tokenProfile: row.token_profile,
+    tokenProfile: currentToken.profile,
     tokenObjects: objects.filter(({ tokenId }) => tokenId === currentToken.tokenId),
     currentToken,
     tokens,
@@ -85,7 +90,15 @@ export function readEnvironment(
  * As {@link readEnvironment}, for `token init`, which needs the environment's UUID before anything
  * can serve.
  */
-export function readEnvironmentAsOwner(owner: OwnerConnection): Promise<EnvironmentRecord> {
+export async function readEnvironmentAsOwner(owner: OwnerConnection): Promise<EnvironmentRecord> {
+  const [table] = await owner.query(
+    `SELECT FROM pg_class WHERE oid IN (to_regclass('public.environment'), to_regclass('public.tokens'))
+     HAVING count(*) = 2`,
+  );
+  if (table === undefined)
+    throw new Error(
+      'cannot read the environment: the database does not have this release’s schema; run `keyward-server migrate` first',
+    );
   return read((text, values) => owner.query(text, values));
 }
 
@@ -126,7 +139,8 @@ export function requireMode(
 }
 
 /**
- * Records what `token init` made, and in which mode. Recording the same again changes nothing.
+ * Records what `token init` made, and in which mode, and seals it. Recording the same again changes
+ * nothing.
  *
  * @throws Error, in words for the operator, when another mode, another profile or other objects are
  * recorded already.
@@ -134,6 +148,7 @@ export function requireMode(
 export function recordToken(
   owner: OwnerConnection,
   mode: Mode,
+  sealer: TokenKeySealer,
   token: {
     /** Anything that JSON keeps as it is. */
     readonly profile: unknown;
@@ -141,6 +156,8 @@ export function recordToken(
     /** What tells the token from others. */
     readonly label?: string;
     readonly serialNumber?: string;
+    /** Seals what else there is from the beginning, in the same transaction. */
+    readonly sealRest?: (sealKeyId: SealKeyId) => Promise<void>;
   },
 ): Promise<'recorded' | 'unchanged'> {
   return owner.transaction(async () => {
@@ -148,6 +165,8 @@ export function recordToken(
     requireMode(recorded.mode, mode, mode);
     if (recorded.tokenObjects.length === 0 && recorded.tokenProfile === null) {
       await write(owner, recorded.systemTenantId, mode, token);
+      const sealKeyId = await vouchForTokenKeys({ query: owner.query }, sealer);
+      await token.sealRest?.(sealKeyId);
       return 'recorded';
     }
     const name = (object: { role: string; objectId: string }) =>
@@ -165,7 +184,8 @@ export function recordToken(
       );
     }
     await owner.query('UPDATE environment SET mode = $1 WHERE mode IS NULL', [mode]);
-    await describe(owner, token);
+    const { label, serialNumber } = recorded.currentToken;
+    if (label === null || serialNumber === null) await describeRecorded(owner, sealer, token);
     return 'unchanged';
   });
 }
@@ -174,7 +194,7 @@ async function write(
   owner: OwnerConnection,
   tenantId: TenantId,
   mode: Mode,
-  token: Parameters<typeof recordToken>[2],
+  token: RecordedToken,
 ): Promise<void> {
   await owner.query('UPDATE environment SET mode = $1, token_profile = $2', [
     mode,
@@ -190,10 +210,30 @@ async function write(
   }
 }
 
-async function describe(
+type RecordedToken = Parameters<typeof recordToken>[3];
+
+/** Notes what tells the token from others, under the seal if there is one. */
+async function describeRecorded(
   owner: OwnerConnection,
-  token: Parameters<typeof recordToken>[2],
+  sealer: TokenKeySealer,
+  token: RecordedToken,
 ): Promise<void> {
+  const tx = { query: owner.query };
+  // Without one, whoever vouches for the rest vouches for this.
+  if ((await findTokenKeySet(tx))?.seal === null) return describe(owner, token);
+  await changeTokenKeys(tx, sealer, async ({ keys }) => {
+    await describe(owner, token);
+    const current = keys.tokens.find(({ state }) => state === 'CURRENT');
+    if (current === undefined) throw new Error('no token is current');
+    keys.putToken({
+      ...current,
+      label: token.label ?? current.label,
+      serialNumber: token.serialNumber ?? current.serialNumber,
+    });
+  });
+}
+
+async function describe(owner: OwnerConnection, token: RecordedToken): Promise<void> {
   await owner.query(
     `UPDATE tokens SET label = coalesce($1, label), serial_number = coalesce($2, serial_number), profile = $3
      WHERE state = 'CURRENT'`,

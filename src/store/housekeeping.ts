@@ -1,11 +1,12 @@
 /**
  * Deletes what is kept for a time only: changes for an hour, request ids for a day, replicas that
- * have fallen silent. Any replica may, and all do.
+ * have fallen silent, what callers did for weeks. Any replica may, and all do.
  *
  * Nothing depends on its being on time. By the database's clock. Knows no caller.
  */
 import { monotonicNow } from '../call.ts';
-import { removeReplicas } from './hsm-token/token-objects.ts';
+import { removeOldCallerHours } from './access/caller-hours.ts';
+import { removeReplicas } from './hsm-token/replicas.ts';
 import { removeSilentReplicas } from './keys/usage.ts';
 import type { Store } from './store.ts';
 
@@ -22,6 +23,7 @@ export async function keepHouse(store: Store): Promise<void> {
   await store.queryReserve(call, 'SELECT purge_request_ids()');
   await removeSilentReplicas(store, call);
   await removeReplicas(store, call);
+  await removeOldCallerHours(store, call);
 }
 
 /**

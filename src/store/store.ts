@@ -11,23 +11,32 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
-import { type Call, millisecondsLeft, monotonicNow } from '../call.ts';
+import { type Call, type Effect, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
-import type { TenantId } from '../ids.ts';
-import { insertAuditEntry, WAS_ENTERED } from './audit/audit.ts';
+import type { KeyId, TenantId } from '../ids.ts';
+import { traced } from '../signals/tracing.ts';
+import { appendStatement, insertAuditEntry, WAS_ENTERED } from './audit/audit.ts';
+import { type InboxRow, NO_TENANT, type Stream, WriterStreams } from './audit/streams.ts';
 import { type ChangeKind, recordChange } from './changes.ts';
 import { parseAddress } from './core/address.ts';
-import { type Connection, Connections } from './core/connections.ts';
-import { mayRunAgain } from './core/failure.ts';
+import { type Connection, Connections, type PoolFigures } from './core/connections.ts';
+import { mayRunAgain, wasRefused } from './core/failure.ts';
 import { checkDatabase } from './core/requirements.ts';
 import { RECONCILER_ROLE } from './core/schema.ts';
-import type { Deadline, Tx } from './core/transaction.ts';
-import { claimRequestId, type Reference } from './request-ids.ts';
+import { Servers } from './core/servers.ts';
+import { IS_READ_ONLY, READ_ONLY } from './core/session.ts';
+import type { Changed, Deadline, MutationTx, Tx } from './core/transaction.ts';
+import { claimRequestId, keepEffect } from './request-ids.ts';
 
 const OPEN_MS = 10_000;
 /** How often a transaction runs that Postgres undoes in favour of another one. */
 const TRIES = 3;
 const RETRY_JITTER_MS = 50;
+/**
+ * How long beyond the call's deadline a COMMIT that was sent is waited for, or asked about: its
+ * caller was answered by then, and the call's entry is to say what became of it.
+ */
+const FATE_MS = 2_000;
 /** How often it is asked what became of a transaction whose connection broke at COMMIT. */
 const FATE_POLL_MS = 50;
 /**
@@ -44,6 +53,8 @@ const RESERVE_SIZE = 2;
  * then.
  */
 const AUDIT_SIZE = 3;
+/** For how long rows may fail to be added to the audit log's inbox before calls are not served. */
+const APPEND_LATELY_MS = 1_500;
 
 export interface StoreOptions {
   /** See `parseAddress`; the role is `keyward_service` or a member of it. */
@@ -55,6 +66,8 @@ export interface StoreOptions {
    * for the store itself.
    */
   readonly poolSize: number;
+  /** How long a call waits for one of them while all are lent, in milliseconds. */
+  readonly waitMs: number;
   /** The running release, as in package.json; decides whether this schema may be used. */
   readonly release: string;
   /** Hears, for the log, of connections that broke while idle. */
@@ -69,8 +82,8 @@ export interface Mutation {
   readonly resource: string;
   /** What every replica must forget once this is committed. */
   readonly change?: { readonly kind: ChangeKind; readonly subjectId: string };
-  /** What else the audit entry says. */
-  readonly detail?: string;
+  /** The UUIDs that the audit entry has: of the resource's tenant, where it is another; its key. */
+  readonly ids?: { readonly tenantId?: TenantId; readonly keyId?: KeyId };
   /**
    * Done with the reconciler's rights, because the service's don't suffice: erasing, never what a
    * caller asked for.
@@ -86,17 +99,17 @@ interface Scope {
   readonly asReconciler?: boolean;
 }
 
-/** How a mutation that is sent again is answered without a second effect. */
-export interface Replay<T> {
-  /** What the answer can be rebuilt from. */
-  readonly reference: Reference;
-  rebuild(tx: Tx, reference: Reference): Promise<T>;
-}
+/** What is kept of a mutation to answer its request by when it comes again. */
+export type KeptAnswer = Pick<Effect, 'answer' | 'reference'>;
 
 export class Store {
+  /** What proves the rows that this process adds to the audit log's inbox. */
+  readonly streams = new WriterStreams();
   readonly #calls: Connections;
   readonly #reserve: Connections;
   readonly #audit: Connections;
+  /** Since when every append has failed, and how the last one did; undefined after a good one. */
+  #unappended: { readonly since: number; readonly error: unknown } | undefined;
 
   private constructor(connect: (size: number) => Connections, poolSize: number) {
     this.#calls = connect(poolSize);
@@ -111,8 +124,10 @@ export class Store {
    * as it is.
    */
   static async open(options: StoreOptions): Promise<Store> {
-    const { config, display } = parseAddress(options.url, options.caFile);
-    const connect = (size: number) => new Connections(config, size, options.onError);
+    const { servers: all, display } = parseAddress(options.url, options.caFile);
+    const servers = new Servers(all);
+    const { waitMs, onError } = options;
+    const connect = (size: number) => new Connections(servers, { size, waitMs }, onError);
     const store = new Store(connect, options.poolSize);
     try {
       await checkDatabase(store, { deadline: monotonicNow() + OPEN_MS }, options.release);
@@ -131,22 +146,25 @@ export class Store {
   }
 
   /**
-   * Throws DATABASE_UNAVAILABLE or DEADLINE_EXCEEDED unless Postgres answers. Doesn't wait behind
-   * calls.
+   * Throws DATABASE_UNAVAILABLE or DEADLINE_EXCEEDED unless a Postgres answers that accepts writes.
+   * Doesn't wait behind calls.
    */
   async ping(call: Deadline): Promise<void> {
-    await this.queryReserve(call, 'SELECT 1');
+    await this.queryPrimary(call, '1 AS alive');
   }
 
   /**
    * Reads one tenant's rows in one read-only transaction (READ COMMITTED).
    *
-   * Throws DATABASE_UNAVAILABLE, DATABASE_POOL_EXHAUSTED (after 300 ms), DEADLINE_EXCEEDED, and
+   * Throws DATABASE_UNAVAILABLE, DATABASE_POOL_EXHAUSTED (after `waitMs`), DEADLINE_EXCEEDED, and
    * what `work` throws.
    */
   read<T>(call: Deadline, tenantId: TenantId, work: (tx: Tx) => Promise<T>): Promise<T> {
-    return this.#transaction(this.#calls, call, { tenantId, readOnly: true }, work, (connection) =>
-      finish(connection, call.deadline),
+    const scope = { tenantId, readOnly: true };
+    return traced('store', 'read', () =>
+      this.#transaction(this.#calls, call, scope, work, (connection) =>
+        finish(connection, call.deadline),
+      ),
     );
   }
 
@@ -159,8 +177,10 @@ export class Store {
    * DEADLINE_EXCEEDED, it isn't known whether anything was changed.
    */
   reconcile<T>(call: Deadline, work: (tx: Tx) => Promise<T>): Promise<T> {
-    return this.#transaction(this.#calls, call, { asReconciler: true }, work, (connection) =>
-      finish(connection, call.deadline),
+    return traced('store', 'reconcile', () =>
+      this.#transaction(this.#calls, call, { asReconciler: true }, work, (connection) =>
+        finish(connection, call.deadline),
+      ),
     );
   }
 
@@ -170,54 +190,73 @@ export class Store {
    *
    * `work` may run up to three times, when Postgres undoes the transaction in favour of another; so
    * it does nothing besides its statements. When this returns, everything is durable. When it
-   * throws, nothing was changed, with two exceptions: DEADLINE_EXCEEDED, and DATABASE_UNAVAILABLE
-   * if the connection broke at COMMIT and Postgres didn't come back before the deadline to say what
-   * became of it.
+   * throws, nothing was changed, unless the call's notes say that it is uncertain: then COMMIT was
+   * sent, and Postgres has not said until {@link FATE_MS} after the deadline what became of it.
    *
-   * When the call's request id has had its effect before, `work` is not run and the answer is
-   * rebuilt.
+   * With what was changed is kept, for a call with a request id, what it is answered with: the
+   * result, unless `keptOf` says otherwise. Throws `RequestRepeated`, and runs no `work`, when
+   * the request id has had its effect before.
    *
-   * Throws as {@link Store.read}, CONFLICT, and REQUEST_ID_REUSED.
+   * Throws as {@link Store.read}, CONFLICT, AUDIT_UNAVAILABLE, and what keeping throws.
    */
   async mutate<T>(
     call: Call,
     mutation: Mutation,
-    work: (tx: Tx) => Promise<T>,
-    replay?: Replay<T>,
+    work: (tx: MutationTx) => Promise<T>,
+    keptOf: (result: T) => KeptAnswer = (content) => ({ answer: { content } }),
   ): Promise<T> {
-    const { tenantId, change, resource, detail, asReconciler = false } = mutation;
+    const { tenantId, change, resource, ids, asReconciler = false } = mutation;
     for (let attempt = 1; ; attempt++) {
       const entryId = randomUUID();
+      const stream = this.streams.lend();
+      let isUncertain = false;
       let xid = '';
+      let changed: Changed | undefined;
       const workAndRecords = async (tx: Tx): Promise<T> => {
-        const before = replay && (await claimRequestId(tx, tenantId, call, replay.reference));
-        if (replay !== undefined && before !== undefined) return replay.rebuild(tx, before);
-        const result = await work(tx);
+        await claimRequestId(tx, tenantId, call);
+        const result = await work({
+          ...tx,
+          changed: (content) => {
+            changed = { ...changed, ...content };
+          },
+        });
         if (change !== undefined) await recordChange(tx, { tenantId, ...change });
-        xid = await insertAuditEntry(tx, tenantId, {
+        if (call.idempotency !== undefined) {
+          const effect = { tenantId, change, keyId: ids?.keyId, ...keptOf(result) };
+          await keepEffect(tx, tenantId, call, await call.idempotency.keep(effect));
+        }
+        xid = await insertAuditEntry({ ...tx, stream }, tenantId, {
           entryId,
           call,
           resource,
           outcome: 'OK',
-          detail,
+          ids,
+          changed,
         });
         return result;
       };
       const commit = async (connection: Connection): Promise<void> => {
-        await finish(connection, call.deadline).catch(async (error: unknown) => {
-          const known =
-            connection.lost &&
-            xid !== '' &&
-            (await this.#wasCommitted(call, tenantId, xid, entryId));
-          if (!known) throw error;
+        if (millisecondsLeft(call.deadline) === 0) throw new KeywardError('DEADLINE_EXCEEDED');
+        await finish(connection, call.deadline + FATE_MS / 2).catch(async (error: unknown) => {
+          if (wasRefused(error)) throw error;
+          const fate = await this.#fateOf(outlasting(call), tenantId, xid, entryId);
+          if (fate === true) return;
+          isUncertain = fate === undefined;
+          throw error;
         });
       };
       try {
         const scope = { tenantId, asReconciler };
-        const result = await this.#transaction(this.#calls, call, scope, workAndRecords, commit);
+        const result = await traced('store', 'mutate', () =>
+          this.#transaction(this.#calls, call, scope, workAndRecords, commit),
+        );
         if (call.audit !== undefined && xid !== '') call.audit.isWritten = true;
+        stream.committed();
         return result;
       } catch (error) {
+        // Of one whose COMMIT had no answer nobody knows; its stream is lent to nobody any more.
+        if (!isUncertain) stream.undone();
+        else if (call.audit !== undefined) call.audit.isUncertain = true;
         if (attempt === TRIES || !mayRunAgain(error)) throw error;
         await delay(Math.random() * RETRY_JITTER_MS * attempt);
       }
@@ -233,7 +272,7 @@ export class Store {
     text: string,
     values: readonly unknown[] = [],
   ): Promise<Row[]> {
-    return statement(this.#calls, call, text, values);
+    return traced('store', 'query', () => statement<Row>(this.#calls, call, text, values));
   }
 
   /**
@@ -245,19 +284,88 @@ export class Store {
     text: string,
     values: readonly unknown[] = [],
   ): Promise<Row[]> {
-    return statement(this.#reserve, call, text, values);
+    return traced('store', 'query', () => statement<Row>(this.#reserve, call, text, values));
   }
 
   /**
-   * One statement on the audit log's own connections, which no call takes. It is sent once: when
-   * this throws, it isn't known whether it was done, unless Postgres itself refused it.
+   * As {@link Store.queryReserve}, a SELECT of these columns, by a server that accepts writes:
+   * after a fail-over the former one may still answer.
    */
-  async append(call: Deadline, text: string, values: readonly unknown[]): Promise<void> {
-    const connection = await this.#audit.acquire(call.deadline);
+  queryPrimary<Row extends pg.QueryResultRow>(
+    call: Deadline,
+    selected: string,
+    values: readonly unknown[] = [],
+  ): Promise<Row[]> {
+    const text = `SELECT ${IS_READ_ONLY} AS is_read_only, ${selected}`;
+    return traced('store', 'query', () =>
+      statement<Row & ReadOnly>(this.#reserve, call, text, values),
+    );
+  }
+
+  /**
+   * Adds rows to the audit log's inbox, all or none, on connections of the log's own, which no call
+   * takes. It is sent once: when this throws, it isn't known whether it was done, unless Postgres
+   * itself refused it. Throws AUDIT_UNAVAILABLE.
+   */
+  append(call: Deadline, rows: readonly InboxRow[]): Promise<void> {
+    return traced('store', 'append', () => this.#append(call, this.streams.lend(), rows));
+  }
+
+  /**
+   * Says of each stream that rests that it has no more rows than it has: so that one that was
+   * dropped is missed though none comes after it.
+   */
+  async closeStreams(call: Deadline): Promise<void> {
+    const closing = { tenantId: NO_TENANT, entryCount: 0, leaves: '' };
+    // One after another: entries of calls must not wait for connections behind them.
+    for (let left = this.streams.openCount; left > 0; left--) {
+      const stream = this.streams.lendOpen();
+      if (stream !== undefined) await this.#append(call, stream, [closing], true);
+    }
+    // Nobody may call while none can be recorded: so it is found out whether one can be again.
+    if (this.#unappended !== undefined)
+      await this.#append(call, this.streams.lend(), [closing], true);
+  }
+
+  /** How the connections are doing: of calls, of the store itself, and of the audit log. */
+  get pools(): Readonly<Record<'calls' | 'reserve' | 'audit', PoolFigures>> {
+    const [calls, reserve, audit] = [this.#calls, this.#reserve, this.#audit];
+    return { calls: calls.figures, reserve: reserve.figures, audit: audit.figures };
+  }
+
+  /**
+   * Why no row could be added to the audit log's inbox lately, as the database said it; undefined
+   * while rows can be added.
+   */
+  get appendFailure(): unknown {
+    const failing = this.#unappended;
+    return failing !== undefined && monotonicNow() - failing.since >= APPEND_LATELY_MS
+      ? failing.error
+      : undefined;
+  }
+
+  async #append(
+    call: Deadline,
+    stream: Stream,
+    rows: readonly InboxRow[],
+    isLast = false,
+  ): Promise<void> {
+    let isSent = false;
     try {
-      await connection.query(text, values, call.deadline);
-    } finally {
-      connection.release();
+      const connection = await this.#audit.acquire(call.deadline);
+      try {
+        const { text, values } = appendStatement(stream, rows);
+        isSent = true;
+        await connection.query(text, values, call.deadline);
+      } finally {
+        connection.release();
+      }
+      stream.committed({ isLast });
+      this.#unappended = undefined;
+    } catch (error) {
+      this.#unappended = { since: this.#unappended?.since ?? monotonicNow(), error };
+      if (!isSent || wasRefused(error)) stream.undone();
+      throw error;
     }
   }
 
@@ -297,15 +405,15 @@ export class Store {
     }
   }
 
-  // The entry itself is the proof that it was committed: after a fail-over the new server may have
-  // given the same transaction id to another. Its status only tells when there's nothing to wait
-  // for.
-  async #wasCommitted(
-    call: Call,
+  // Undefined when nobody tells in time. The entry itself is the proof that it was committed: after
+  // a fail-over the new server may have given the same transaction id to another. Its status only
+  // tells when there's nothing to wait for.
+  async #fateOf(
+    call: Deadline,
     tenantId: TenantId,
     xid: string,
     entryId: string,
-  ): Promise<boolean> {
+  ): Promise<boolean | undefined> {
     const ask = async (tx: Tx): Promise<boolean | undefined> => {
       const [fate] = await tx.query<{ entered: boolean; status: string | null }>(
         `SELECT pg_xact_status($1::xid8) AS status,
@@ -326,17 +434,19 @@ export class Store {
       if (committed !== undefined) return committed;
       await delay(FATE_POLL_MS);
     }
-    return false;
+    return undefined;
   }
 }
 
-/**
- * The reconciler's role; and that its statements walk indexes, whatever the statistics say. Those
- * lag behind exactly when a million rows have just been made or moved, and then a batch of 500 was
- * found by reading all of a key's rows: 150 µs of Postgres for a row instead of 20 (measured).
- */
-const AS_RECONCILER = `SET LOCAL ROLE ${RECONCILER_ROLE}; SET LOCAL enable_seqscan = off;
-    SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;`;
+/** Asks the call for its deadline each time: tests move it. */
+function outlasting(call: Deadline): Deadline {
+  return {
+    get deadline() {
+      return call.deadline + FATE_MS;
+    },
+  };
+}
+
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /**
@@ -358,23 +468,38 @@ async function begin(
   const limit = Math.min(Math.ceil(millisecondsLeft(call.deadline)) + SERVER_GRACE_MS, 2 ** 31 - 1);
   // READ WRITE goes unsaid: a standby refuses the word itself, with an SQLSTATE that tells nothing.
   const text = `BEGIN ISOLATION LEVEL READ COMMITTED ${readOnly ? 'READ ONLY' : ''};
-    ${asReconciler ? AS_RECONCILER : ''}
-    SELECT set_config('keyward.tenant_id', '${tenantId ?? ''}', true),
+    ${asReconciler ? `SET LOCAL ROLE ${RECONCILER_ROLE};` : ''}
+    SELECT ${IS_READ_ONLY} AS is_read_only,
+           set_config('keyward.tenant_id', '${tenantId ?? ''}', true),
            set_config('statement_timeout', '${limit}', true),
            set_config('idle_in_transaction_session_timeout', '${limit}', true)`;
   for (let attempt = 1; ; attempt++) {
     const connection = await connections.acquire(call.deadline);
     try {
-      await connection.query(text, [], call.deadline);
+      const results = [await connection.query<ReadOnly>(text, [], call.deadline)].flat();
+      requireWritable(connection, results.at(-1)?.rows ?? []);
       return connection;
     } catch (error) {
-      // A connection can have broken while idle without a word; nothing has been done on it yet.
+      // A connection can have broken while idle without a word, or its server have become a
+      // standby; nothing has been done on it yet.
       const again = connection.lost && attempt === 1;
       await connection.rollback();
       connection.release();
       if (!again) throw error;
     }
   }
+}
+
+/** The column that says that a server accepts no writes. */
+interface ReadOnly {
+  readonly is_read_only?: boolean;
+}
+
+/** Throws DATABASE_UNAVAILABLE where the first row says so, and has the connection be dropped. */
+function requireWritable(connection: Connection, [first]: readonly ReadOnly[]): void {
+  if (first?.is_read_only !== true) return;
+  connection.distrust();
+  throw new KeywardError('DATABASE_UNAVAILABLE', { cause: new Error(READ_ONLY) });
 }
 
 /**
@@ -395,7 +520,9 @@ async function statement<Row extends pg.QueryResultRow>(
   for (let attempt = 1; ; attempt++) {
     const connection = await connections.acquire(call.deadline);
     try {
-      return (await connection.query<Row>(text, values, call.deadline)).rows;
+      const { rows } = await connection.query<Row>(text, values, call.deadline);
+      requireWritable(connection, rows);
+      return rows;
     } catch (error) {
       if (!connection.lost || attempt > 1) throw error;
     } finally {

@@ -14,11 +14,12 @@ import type { MethodDefinition, ServiceDefinition } from '@grpc/grpc-js';
 import type { Credentials } from '../../dev/certificates.ts';
 import { packageDefinition } from '../../src/faces/contract/proto.ts';
 import { askAsJson } from '../faces/http/as-json.ts';
-import { type Answer, call, grpcFrame, openSession } from '../faults/http2.ts';
+import { call, grpcFrame, openSession } from '../faults/http2.ts';
 import { runSql } from '../store/database.ts';
 import { TESTER } from '../support/grants.ts';
 import { type Environment, newEnvironment, type Service, startService } from '../support/kit.ts';
 import { AUDIENCE, ISSUER, type SigningKey, signingKey, tokenBy } from './issuer.ts';
+import { type Outcome, outcomeOf } from './outcome.ts';
 
 /** A method of the contract. */
 export interface Rpc {
@@ -43,23 +44,8 @@ export interface Caller {
   readonly token?: string;
 }
 
-/** How a call ended. */
-export interface Outcome {
-  /** `OK`, or the reason why not. */
-  readonly reason: string;
-  readonly status: number | undefined;
-  readonly message: string;
-  readonly metadata: Readonly<Record<string, string>>;
-  /** All that the caller can see of a failure, but for its request's id. */
-  readonly seen: string;
-  /** The answer, or of a stream its first. */
-  readonly answer: Readonly<Record<string, unknown>>;
-}
-
 /** What to give besides a member and a role. */
 export type BindingChanges = Readonly<Record<string, unknown>>;
-
-const UUID = /[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g;
 
 /**
  * An environment whose service takes certificates and tokens, and whose tester may do everything.
@@ -71,6 +57,7 @@ export class AccessRig implements AsyncDisposable {
   readonly #variables: Readonly<Record<string, string>>;
   readonly #sessions = new Map<string, ClientHttp2Session & Disposable>();
   readonly #certificates = new Map<string, Credentials>();
+  #asked = 0;
 
   private constructor(
     environment: Environment,
@@ -91,7 +78,7 @@ export class AccessRig implements AsyncDisposable {
     const key = signingKey('key-1');
     const path = (name: string) => join(environment.directory, name);
     writeFileSync(path('jwks.json'), JSON.stringify({ keys: [key.jwk] }));
-    writeFileSync(path('deny'), '');
+    writeFileSync(path('deny'), '# none\n');
     const issuer = {
       name: 'corp',
       issuer: ISSUER,
@@ -108,6 +95,7 @@ export class AccessRig implements AsyncDisposable {
     };
     writeFileSync(path('issuers.json'), JSON.stringify({ issuers: [issuer, unlimited] }));
     const rig = new AccessRig(environment, key, {
+      KEYWARD_HTTP_LISTEN: '127.0.0.1:0',
       KEYWARD_ISSUERS_FILE: path('issuers.json'),
       KEYWARD_CERTIFICATE_DENY_FILE: path('deny'),
       ...variables,
@@ -178,18 +166,36 @@ export class AccessRig implements AsyncDisposable {
   deny(caller?: Caller): void {
     const line =
       caller?.credentials === undefined
-        ? ''
+        ? '# none'
         : new X509Certificate(caller.credentials.certPem).fingerprint256;
     writeFileSync(join(this.environment.directory, 'deny'), `${line}\n`);
   }
 
-  /** Makes a call, by default to the first service. */
-  async ask(
+  /**
+   * Makes a call, by default to the first service: of two, one over gRPC and one as JSON over HTTP,
+   * so that what a test says of calls is held by both listeners.
+   */
+  ask(
     caller: Caller,
     name: string,
     request: object = {},
     service = this.service,
-    headers: Readonly<Record<string, string>> = {},
+  ): Promise<Outcome> {
+    this.#asked += 1;
+    return this.#asked % 2 === 1
+      ? this.askByGrpc(caller, name, request, { service })
+      : this.askByHttp(caller, name, request, service);
+  }
+
+  /** Makes a call over gRPC. */
+  async askByGrpc(
+    caller: Caller,
+    name: string,
+    request: object = {},
+    {
+      service = this.service,
+      headers = {},
+    }: { readonly service?: Service; readonly headers?: Readonly<Record<string, string>> } = {},
   ): Promise<Outcome> {
     const rpc = RPCS.find((each) => each.name === name);
     assert.ok(rpc, name);
@@ -204,14 +210,19 @@ export class AccessRig implements AsyncDisposable {
     return outcomeOf(answer, definition);
   }
 
-  /** Makes the same call by the HTTP listener, as JSON; the rig was started with one. */
-  async askByHttp(caller: Caller, name: string, request: object = {}): Promise<Outcome> {
+  /** Makes a call as JSON over HTTP. */
+  async askByHttp(
+    caller: Caller,
+    name: string,
+    request: object = {},
+    service = this.service,
+  ): Promise<Outcome> {
     const rpc = RPCS.find((each) => each.name === name);
     assert.ok(rpc, name);
     const { definition } = rpc;
     const authorization =
       caller.token === undefined ? {} : { authorization: `Bearer ${caller.token}` };
-    const session = this.#session(caller, this.service.httpPort);
+    const session = this.#session(caller, service.httpPort);
     return askAsJson(session, definition, request, authorization);
   }
 
@@ -242,7 +253,9 @@ export class AccessRig implements AsyncDisposable {
   async audited(from = 0): Promise<AuditRow[]> {
     const rows = await runSql<AuditRow>(
       this.environment.urls.superuser,
-      `SELECT t.name AS tenant, a.caller, a.method, a.resource, a.outcome, a.detail, a.request_id AS "requestId"
+      `SELECT t.name AS tenant, a.caller, a.method, a.resource, a.outcome, a.detail, a.entry -> 'change' AS change,
+         coalesce((a.entry ->> 'count')::integer, 1) AS count,
+         a.request_id AS "requestId"
        FROM audit_entries a JOIN tenants t USING (tenant_id) WHERE a.entry_id IS NOT NULL OR a.outcome <> 'OK' OR a.detail LIKE '%"missing"%' ORDER BY a.at, a.entry_id`,
     );
     return rows.slice(from);
@@ -274,6 +287,9 @@ export interface AuditRow {
   readonly resource: string;
   readonly outcome: string;
   readonly detail: string;
+  /** How many calls it stands for. */
+  readonly count: number;
+  readonly change: { readonly after?: Readonly<Record<string, unknown>> } | null;
   readonly requestId: string;
 }
 
@@ -283,26 +299,4 @@ export interface AuditRow {
 export function bindingOf(principal: string, role: string, changes: BindingChanges = {}): object {
   const member = 'group' in changes ? {} : { principal };
   return { ...member, role: role.includes('/') ? role : `roles/${role}`, ...changes };
-}
-
-/** Returns how a call of gRPC's ended. */
-export function outcomeOf(
-  answer: Pick<Answer, 'status' | 'reason' | 'message' | 'metadata' | 'headers' | 'body'>,
-  definition: MethodDefinition<object, object>,
-): Outcome {
-  const { status, reason, message, metadata, headers, body } = answer;
-  const details = Buffer.from(String(headers['grpc-status-details-bin'] ?? ''), 'base64').toString(
-    'latin1',
-  );
-  const length = body.length >= 5 ? body.readUInt32BE(1) : 0;
-  const first =
-    body.length >= 5 ? definition.responseDeserialize(body.subarray(5, 5 + length)) : {};
-  return {
-    reason: status === 0 ? 'OK' : (reason ?? 'closed'),
-    status,
-    message,
-    metadata,
-    seen: JSON.stringify([status, headers['grpc-message'], details.replaceAll(UUID, 'id'), length]),
-    answer: first as Outcome['answer'],
-  };
 }

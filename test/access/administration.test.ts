@@ -14,9 +14,10 @@ import {
 import { Policy } from '../../src/access/policy.ts';
 import { newId, type SealKeyId, type TenantId } from '../../src/ids.ts';
 import type { CustomRole, RoleBinding } from '../../src/store/access/policies.ts';
+import type { VerifiedTenant } from '../../src/store/tenants/tenants.ts';
 import { callOf } from '../store/database.ts';
 
-const TENANT = { tenantId: newId<TenantId>(), name: 'acme' };
+const TENANT = { tenantId: newId<TenantId>(), name: 'acme' } as VerifiedTenant;
 const CREATED = { createdAt: new Date(0), creator: '' };
 
 function binding(bindingId: string, name: string, description = ''): NewRoleBinding {
@@ -37,7 +38,7 @@ function binding(bindingId: string, name: string, description = ''): NewRoleBind
 function administrationOf(bindings: readonly RoleBinding[], roles: readonly CustomRole[] = []) {
   const policy = new Policy({ tenant: 'acme', revision: 1n, bindings, roles });
   const nothing = new Policy({ tenant: 'system', revision: 1n, bindings: [], roles: [] });
-  const tx = { query: async () => [{}] };
+  const tx = { query: async () => [{}], changed() {} };
   const parts = {
     store: { mutate: (_: unknown, __: unknown, work: (given: object) => unknown) => work(tx) },
     agents: { call: async () => ({ seals: [Buffer.alloc(32)] }) },
@@ -46,7 +47,6 @@ function administrationOf(bindings: readonly RoleBinding[], roles: readonly Cust
       of: async () => nothing,
       forget() {},
     },
-    system: { tenantId: newId<TenantId>(), name: 'system' },
     tenantOf: async () => TENANT,
     currentSealKey: () => newId<SealKeyId>(),
   };
@@ -106,6 +106,9 @@ test('a tenant has 200 roles of its own at most', async () => {
       ...CREATED,
     }));
   const next = { roleId: 'next', permissions: ['keys.get'], description: '' };
-  await administrationOf([], roles(199)).createRole(callOf(), TENANT, next);
-  await assert.rejects(administrationOf([], roles(200)).createRole(callOf(), TENANT, next), isFull);
+  await administrationOf([], roles(199)).createRole(callOf(), TENANT, next, () => {});
+  await assert.rejects(
+    administrationOf([], roles(200)).createRole(callOf(), TENANT, next, () => {}),
+    isFull,
+  );
 });

@@ -179,6 +179,14 @@ describe('a header', () => {
     assert.match(await plain.with({}), /another typ/);
   });
 
+  test('case 17: without a typ is accepted where the issuer’s type is null, and with one is not', async () => {
+    await using none = await startVerifier([key], { changes: { type: null } });
+    assert.equal(await none.with({ header: { typ: undefined } }), 'accepted');
+    for (const typ of ['at+jwt', 'JWT', 'null', ''])
+      assert.match(await none.with({ header: { typ } }), /another typ/);
+    assert.match(await none.with({ header: { typ: null } }), /no valid alg and kid/);
+  });
+
   test('case 18: with crit, known or not, or with b64 is refused', async () => {
     await refusedWith({ header: { crit: ['exp'], exp: 1 } }, /header has crit/);
     await refusedWith({ header: { crit: ['b64'], b64: false } }, /header has crit/);

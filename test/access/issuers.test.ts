@@ -1,7 +1,10 @@
 /** The issuers file: what it may say, and how its mistakes are named. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { test } from 'node:test';
+import { createCertificateAuthority } from '../../dev/certificates.ts';
 import { parseIssuers } from '../../src/access/issuers.ts';
 
 const GOOD = {
@@ -58,7 +61,7 @@ test('case 105: every mistake is named at once, with where it is, an issuer or a
   );
 });
 
-test('keys come from one place, over what nobody on the way can change', () => {
+test('keys come from one place, over what nobody on the way can change', (t) => {
   const where = (changes: object) => () => parse({ ...GOOD, ...changes });
   for (const jwksUrl of [
     'http://127.0.0.1:8080/jwks',
@@ -81,10 +84,13 @@ test('keys come from one place, over what nobody on the way can change', () => {
     where({ jwksUrl: undefined, jwksFile: '/nowhere' }),
     /must name a file that can be read/,
   );
-  assert.throws(
-    where({ jwksUrl: 'http://localhost/', jwksCaFile: import.meta.filename }),
-    /must come with a jwksUrl/,
-  );
+  const jwksCaFile = join(mkdtempSync(join(tmpdir(), 'keyward-issuers-')), 'ca.pem');
+  t.after(() => rmSync(dirname(jwksCaFile), { recursive: true }));
+  writeFileSync(jwksCaFile, createCertificateAuthority('ca').certPem);
+  where({ jwksCaFile })();
+  assert.throws(where({ jwksUrl: 'http://localhost/', jwksCaFile }), /must come with a jwksUrl/);
+  writeFileSync(jwksCaFile, createCertificateAuthority('ca').certPem.slice(0, 200));
+  assert.throws(where({ jwksCaFile }), /jwksCaFile: must name certificates of CAs in PEM/);
 });
 
 test('two issuers are told apart by name and by iss', () => {

@@ -25,7 +25,13 @@ const NO_TENANT = [
   'AuditService/GetInclusionProof',
   'AuditService/GetConsistencyProof',
   'AuditService/ReadTiles',
+  'AdminService/GetServiceStatus',
   'AdminService/GetTokenStatus',
+  'AlertService/ListAlerts',
+  'AlertService/TestAlert',
+  'AlertService/SilenceAlert',
+  'AlertService/ListAlertSilences',
+  'AlertService/DeleteAlertSilence',
   'HsmService/RotateSealKey',
   'AccessService/TestPermissions',
   'AccessService/GetCaller',
@@ -142,12 +148,11 @@ async function assertHidden(caller: Caller, callerName: string): Promise<void> {
   assert.deepEqual(wrong, []);
   assert.deepEqual(await rowsOf('gamma'), before);
   const recorded = (await rig.audited(from)).filter((row) => row.caller === callerName);
-  for (const { name } of OF_A_TENANT) {
-    const refusals = recorded.filter(({ method }) => method === `keyward.v1.${name}`);
-    const tenants = refusals.map(({ tenant, outcome }) => `${tenant} ${outcome}`);
-    const expected = ['gamma', 'gamma', 'system'].map((tenant) => `${tenant} RESOURCE_NOT_FOUND`);
-    assert.deepEqual(tenants, expected, name);
-  }
+  // In the log of system, whether there is such a tenant or not; of many at once some share one.
+  const places = recorded.map(({ tenant, outcome }) => `${tenant} ${outcome}`);
+  assert.deepEqual(new Set(places), new Set(['system RESOURCE_NOT_FOUND']));
+  const calls = recorded.reduce((sum, { count }) => sum + count, 0);
+  assert.equal(calls, 3 * OF_A_TENANT.length);
 }
 
 describe('whoever may do everything in one tenant', () => {

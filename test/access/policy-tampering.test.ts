@@ -71,7 +71,7 @@ async function newTenant(tenantId: string): Promise<string> {
   await rig.done('KeyService/CreateKey', { parent, keyId: 'k' });
   const role = { permissions: ['keys.list'], description: 'd' };
   await rig.done('AccessService/CreateRole', { parent, roleId: 'own', role });
-  await rig.bind(tenantId, 'spiffe://keyward.test/user', 'decrypter', {
+  await rig.bind(tenantId, `spiffe://keyward.test/${tenantId}/user`, 'decrypter', {
     keyPattern: 'z-*',
     expireTime: { seconds: 4_000_000_000 },
     conditions: [{ contextKey: 'x', equals: '1' }],

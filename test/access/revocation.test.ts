@@ -5,9 +5,10 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
+import { connect, readAuditEntry } from 'keyward-client';
 import { startProxy } from '../store/proxy.ts';
-import { eventually, type Service } from '../support/kit.ts';
-import { newId, sql } from '../support/reconciling.ts';
+import { eventually, failureOf, type Service } from '../support/kit.ts';
+import { newId, resealTenants, sql } from '../support/reconciling.ts';
 import { AccessRig, type BindingChanges, bindingOf, type Caller } from './access-rig.ts';
 
 const CREATE = 'AccessService/CreateRoleBinding';
@@ -115,6 +116,50 @@ describe('case 32: a role that is taken away', () => {
     for (const service of rig.services) await eventually(() => endsWatching(service));
   });
 
+  test('lets an open stream give nothing more once a call of its own is refused', async () => {
+    const name = 'tenants/acme/keys/none';
+    let [marks, isOver] = [0, false];
+    const marking = (async () => {
+      while (!isOver) {
+        marks += 1;
+        await rig.ask(rig.tester, 'KeyService/GetKey', { name: `${name}-${marks}` });
+      }
+    })();
+    // They begin at other moments of a second: none of them is lucky.
+    const readers = [];
+    for (let reader = 0; reader < 6; reader += 1) {
+      const caller = await somebody('auditor');
+      const seen = new Set<string>();
+      const client = connect({ ...other.connectOptions(caller.credentials), retries: 0 });
+      const read = async () => {
+        const request = { parent: 'tenants/acme', firstLeafIndex: 0 };
+        for await (const some of client.readAuditEntries(request))
+          for (const entry of some) seen.add(String(readAuditEntry(entry).resource));
+      };
+      const failure = failureOf(read());
+      await eventually(() => assert.ok(seen.size > 0));
+      readers.push({ caller, seen, failure, client });
+    }
+    const list = (caller: Caller) =>
+      rig.ask(caller, 'AuditService/ListEntries', { parent: 'tenants/acme' }, other);
+    await Promise.all(
+      readers.map(async ({ caller, seen, failure, client }) => {
+        await rig.done('AccessService/DeleteRoleBinding', { name: caller.binding });
+        await eventually(async () => assert.notEqual((await list(caller)).reason, 'OK'));
+        const refused = marks;
+        assert.equal((await failure).reason, 'RESOURCE_NOT_FOUND');
+        client.close();
+        for (const resource of seen) {
+          const mark = Number(resource.split(`${name}-`)[1] ?? 0);
+          assert.ok(mark <= refused, `${resource} came after ${name}-${refused}`);
+        }
+      }),
+    ).finally(() => {
+      isOver = true;
+    });
+    await marking;
+  });
+
   test('ends a watched job as if there were none, where its caller has nothing left', async () => {
     const caller = await somebody('keyViewer');
     const watched = rig.ask(caller, WATCH, { name: job });
@@ -148,7 +193,8 @@ describe('a watched job', () => {
   test('goes on for whoever keeps his rights, while others lose theirs', async () => {
     const caller = await somebody('keyViewer');
     const leaving = await somebody('keyViewer');
-    const watched = rig.ask(caller, WATCH, { name: job }, rig.service, { 'grpc-timeout': '4S' });
+    const headers = { 'grpc-timeout': '4S' };
+    const watched = rig.askByGrpc(caller, WATCH, { name: job }, { headers });
     const left = rig.ask(leaving, WATCH, { name: job });
     await rig.done('AccessService/DeleteRoleBinding', { name: leaving.binding });
     await left;
@@ -311,6 +357,7 @@ describe('a tenant’s policy', () => {
       "UPDATE tenants SET state = 'SHREDDED', shred_at = now(), shredded_at = now() WHERE name = $1",
       [tenantId],
     );
+    await resealTenants(rig.environment, 't.name = $1', [tenantId]);
     await sql(
       rig.environment,
       "INSERT INTO changes (tenant_id, kind, subject_id) SELECT tenant_id, 'shredded', tenant_id FROM tenants WHERE name = $1",

@@ -8,17 +8,11 @@ import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { PREDEFINED_ROLES } from '../../src/access/permissions.ts';
 import { withAdministration } from '../support/grants.ts';
-import { eventually } from '../support/kit.ts';
-import { newId } from '../support/reconciling.ts';
+import { eventually, type Service } from '../support/kit.ts';
+import { newId, sql } from '../support/reconciling.ts';
 import { wellFormed } from '../support/well-formed.ts';
-import {
-  AccessRig,
-  type BindingChanges,
-  bindingOf,
-  type Caller,
-  type Outcome,
-  RPCS,
-} from './access-rig.ts';
+import { AccessRig, type BindingChanges, bindingOf, type Caller, RPCS } from './access-rig.ts';
+import type { Outcome } from './outcome.ts';
 
 const CREATE = 'AccessService/CreateRoleBinding';
 const KEY = 'tenants/acme/keys/k';
@@ -167,12 +161,13 @@ describe('case 38: whoever isn’t rootAdmin', () => {
     await withAdministration(variables, async (there, system) => {
       const call = { id: randomUUID(), method: 'test', caller: 'test', deadline: Infinity };
       const role = { roleId: newId('own'), description: '' };
-      await there.createRole(call, system, { ...role, permissions: ['keys.get'] });
+      const allow = () => {};
+      await there.createRole(call, system, { ...role, permissions: ['keys.get'] }, allow);
       await withAdministration(variables, async (here) => {
         // This one hears of no change.
         await here.policyOf(system);
-        await there.deleteRole(call, system, role.roleId);
-        await there.createRole(call, system, { ...role, permissions: ['tenants.shred'] });
+        await there.deleteRole(call, system, role.roleId, allow);
+        await there.createRole(call, system, { ...role, permissions: ['tenants.shred'] }, allow);
         const binding = {
           bindingId: newId('b'),
           member: { kind: 'principal', name: 'climber' } as const,
@@ -213,6 +208,49 @@ describe('case 38: whoever isn’t rootAdmin', () => {
     );
   });
 
+  test('deletes from tenants/system no binding and no role that they could not make, nor makes such a role', async () => {
+    const admins = [
+      await somebody('system', 'tenantAdmin'),
+      await somebody('system', 'tenantAdmin', { allTenants: true }),
+    ];
+    const [idle, given] = [
+      await ownRole('system', ['tenants.shred']),
+      await ownRole('system', ['rewrapJobs.list']),
+    ];
+    const victim = uri(newId('victim'));
+    const beyond = [
+      ...(await Promise.all(
+        ['rootAdmin', 'auditor', 'keyViewer', given].map((role) =>
+          rig.bind('system', victim, role),
+        ),
+      )),
+      await rig.bind('system', victim, 'tenantAdmin', { allTenants: true }),
+      await rig.bind('system', '', 'rootAdmin', { group: 'corp/us' }),
+    ];
+    const role = { permissions: ['keys.get', 'tenants.list'] };
+    const create = { parent: 'tenants/system', roleId: newId('climber'), role };
+    for (const admin of admins) {
+      for (const [method, request] of [
+        ...beyond.map((name) => ['DeleteRoleBinding', { name }] as const),
+        ['DeleteRole', { name: idle }] as const,
+        ['CreateRole', create] as const,
+      ]) {
+        const { reason, metadata } = await rig.ask(admin, `AccessService/${method}`, request);
+        assert.equal(reason, 'PERMISSION_MISSING', JSON.stringify(request));
+        assert.equal(metadata['permission'], 'roleBindings.createForAllTenants');
+      }
+      const own = await rig.bind('system', uri(newId('friend')), 'tenantAdmin');
+      await rig.done('AccessService/DeleteRoleBinding', { name: own }, admin);
+      const roleId = newId('own');
+      const harmless = { ...create, roleId, role: { permissions: ['keys.get'] } };
+      await rig.done('AccessService/CreateRole', harmless, admin);
+      const name = `tenants/system/roles/${roleId}`;
+      await rig.done('AccessService/DeleteRole', { name }, admin);
+    }
+    for (const name of beyond) await rig.done('AccessService/DeleteRoleBinding', { name });
+    for (const name of [idle, given]) await rig.done('AccessService/DeleteRole', { name });
+  });
+
   test('has no key rotated by its schedule who may not rotate it', async () => {
     const role = await ownRole('acme', ['keys.update', 'keys.get']);
     const updater = await somebody('acme', role);
@@ -237,7 +275,8 @@ describe('case 38: whoever isn’t rootAdmin', () => {
     const request = { parent: KEY, dataKeyId: newId('dk'), requestId: randomUUID() };
     assert.equal((await rig.ask(storer, 'DataKeyService/CreateDataKey', request)).reason, 'OK');
     const revealing = await rig.ask(storer, 'DataKeyService/CreateDataKey', {
-      ...request,
+      parent: KEY,
+      dataKeyId: newId('dk'),
       returnPlaintext: true,
     });
     assert.equal(revealing.reason, 'PERMISSION_MISSING');
@@ -308,8 +347,11 @@ describe('names', () => {
       ['conditions', { conditions: [{ contextKey: 'x', claim: { path: ['a\u0000'] } }] }],
       ['description', { description: 'x'.repeat(1025) }],
       ['description', { description: 'a\u0007' }],
-      ['expire_time', { expireTime: { seconds: 1e13 } }],
     ];
+    const beyond = bindingOf(uri('x'), 'keyViewer', { expireTime: { seconds: 1e13 } });
+    const late = { parent: 'tenants/acme', roleBinding: beyond };
+    // JSON has no such time.
+    assert.equal((await rig.askByGrpc(rig.tester, CREATE, late)).reason, 'INVALID_FIELD');
     for (const [field, changes] of wrong) {
       const request = {
         parent: 'tenants/acme',
@@ -522,6 +564,42 @@ describe('duties', () => {
     );
   });
 
+  test('are kept apart where bindings in a tenant and in system are made at once, on any replicas', async () => {
+    const other = rig.services[1] ?? (await rig.addReplica());
+    for (let round = 0; round < 15; round++) {
+      const member = uri(newId('at-once'));
+      const ask = (tenant: string, role: string, changes: BindingChanges, service: Service) =>
+        rig.ask(
+          rig.tester,
+          CREATE,
+          { parent: `tenants/${tenant}`, roleBinding: bindingOf(member, role, changes) },
+          service,
+        );
+      const outcomes = await Promise.all([
+        ask('system', 'keyAdmin', { allTenants: true }, rig.service),
+        ask('acme', 'decrypter', {}, round % 2 === 0 ? rig.service : other),
+      ]);
+      assert.deepEqual(
+        outcomes.map(({ reason }) => reason).sort(),
+        ['OK', 'SEPARATION_OF_DUTIES'],
+        `round ${round}`,
+      );
+    }
+  });
+
+  test('that are kept apart in many tenants at once keep no call waiting for another', async () => {
+    const member = uri(newId('everywhere'));
+    const outcomes = await Promise.all(
+      Array.from({ length: 30 }, (_, index) =>
+        index % 3 === 0
+          ? give(rig.tester, 'system', member, 'keyAdmin', { allTenants: true })
+          : give(rig.tester, index % 3 === 1 ? 'acme' : 'beta', member, 'decrypter'),
+      ),
+    );
+    const reasons = new Set(outcomes.map(({ reason }) => reason));
+    assert.deepEqual([...reasons].sort(), ['OK', 'SEPARATION_OF_DUTIES']);
+  });
+
   test('of a binding that has ended don’t count, those of one that ends later do', async () => {
     const ended = await somebody('acme', 'keyAdmin', { expireTime: { seconds: 1_000_000_000 } });
     assert.equal((await give(rig.tester, 'acme', ended.name, 'decrypter')).reason, 'OK');
@@ -540,8 +618,8 @@ describe('duties', () => {
     assert.equal(answer['overrideSeparationOfDuties'], true);
     const rows = (await rig.audited(from)).filter(({ resource }) => resource === answer['name']);
     assert.deepEqual(
-      rows.map(({ outcome, detail }) => [outcome, detail]),
-      [['OK', 'separation of duties overridden']],
+      rows.map(({ outcome, change }) => [outcome, change?.after?.['overridesSeparation']]),
+      [['OK', true]],
     );
     assert.equal((await give(rig.tester, 'acme', name, 'keyViewer')).reason, 'OK');
     assert.equal(
@@ -562,6 +640,13 @@ describe('the first administrator', () => {
     );
     assert.equal(warned?.['firstAdministrator'], FIRST);
     assert.ok(!rig.service.log.some(({ firstAdministrator }) => firstAdministrator !== undefined));
+    const named = await sql(
+      rig.environment,
+      `SELECT 1 FROM audit_entries WHERE entry ->> 'method' = $1
+         AND entry -> 'detail' ->> 'firstAdministrator' = $2`,
+      ['keyward.v1.Maintenance/NameFirstAdministrator', FIRST],
+    );
+    assert.equal(named.length, 1, 'the audit log names him, before he has done anything');
     const first = rig.unlimited('first');
     const nobody = rig.certified(uri('nobody'));
     for (const tenant of ['acme', 'system'])
@@ -641,7 +726,7 @@ describe('a question about access', () => {
   });
 
   test('why somebody may not do something is answered with every obstacle of every binding of his', async () => {
-    const name = uri(newId('explained'));
+    const name = `jwt:open/${newId('explained')}`;
     const conditions = [{ contextKey: 'conversation', claim: { path: ['chat', 'id'] } }];
     const bound: [string, BindingChanges, string[]][] = [
       ['decrypter', { keyPattern: 'chat-*', conditions }, []],
@@ -662,7 +747,7 @@ describe('a question about access', () => {
     const expected = new Map<string, string[]>();
     for (const [role, changes, obstacles] of bound)
       expected.set(await rig.bind('acme', name, role, changes), obstacles);
-    expected.set(await rig.bind('acme', '', 'keyViewer', { group: 'corp/x' }), ['PERMISSION']);
+    expected.set(await rig.bind('acme', '', 'keyViewer', { group: 'open/x' }), ['PERMISSION']);
     expected.set(
       await rig.bind('system', name, 'decrypter', { allTenants: true, keyPattern: 'z' }),
       ['KEY'],
@@ -678,7 +763,7 @@ describe('a question about access', () => {
           resource: 'tenants/acme/keys/chat-1',
           permission: 'data.decrypt',
           principal: name,
-          groups: ['corp/x'],
+          groups: ['open/x'],
           encryptionContext: { conversation: '42' },
           ...changes,
         },
@@ -705,7 +790,81 @@ describe('a question about access', () => {
       allowed: false,
       roleBinding: '',
       considered: [],
+      tokenTenant: '',
     });
+  });
+
+  test('is answered as the call is: by what the token is valid for, and whether it can be one at all', async () => {
+    const id = newId('token');
+    const names = [`jwt:corp/${id}`, `jwt:open/${id}`, `jwt:nobody/${id}`, uri(id)];
+    for (const [index, name] of names.entries()) {
+      await rig.bind('acme', name, 'keyViewer');
+      await rig.bind('system', name, 'keyViewer', { allTenants: true, keyPattern: `x${index}` });
+    }
+    const explain = (principal: string, changes: object = {}) =>
+      rig.ask(rig.tester, 'AccessService/ExplainAccess', {
+        resource: KEY,
+        permission: 'keys.get',
+        principal,
+        ...changes,
+      });
+    const holds = async (principal: string, changes: object = {}) => {
+      const { reason, answer } = await explain(principal, changes);
+      assert.equal(reason, 'OK', principal);
+      return answer;
+    };
+    const called = async (caller: Caller) =>
+      (await rig.ask(caller, 'KeyService/GetKey', { name: KEY })).reason === 'OK';
+    const [corp = '', open = '', nobody = '', certified = ''] = names;
+    for (const tenants of [['acme'], ['beta'], [], ['beta', 'acme', 'system'], ['system']]) {
+      const given = {
+        limitedToTenants: true,
+        tenants: tenants.map((tenant) => `tenants/${tenant}`),
+      };
+      const { allowed, tokenTenant, considered } = await holds(corp, given);
+      assert.equal(tokenTenant, '');
+      assert.equal(allowed, await called(rig.tokened(id, tenants)), `${tenants}`);
+      const lacks = (considered as { obstacles: string[] }[]).map(({ obstacles }) => obstacles);
+      const isGood = tenants.includes('acme');
+      assert.deepEqual(lacks, [
+        isGood ? [] : ['ACCESS_OBSTACLE_TENANT'],
+        ['ACCESS_OBSTACLE_KEY', ...(isGood ? [] : ['ACCESS_OBSTACLE_TENANT'])],
+      ]);
+    }
+    // Where that is not told, the answer tells it.
+    const untold = await holds(corp);
+    assert.deepEqual([untold['allowed'], untold['tokenTenant']], [true, 'tenants/acme']);
+    const unlimited = await holds(open);
+    assert.deepEqual([unlimited['allowed'], unlimited['tokenTenant']], [true, '']);
+    assert.ok(await called(rig.unlimited(id)));
+    const byCertificate = await holds(certified);
+    assert.deepEqual([byCertificate['allowed'], byCertificate['tokenTenant']], [true, '']);
+    const { allowed, considered } = await holds(nobody);
+    assert.equal(allowed, false);
+    assert.deepEqual((considered as { obstacles: string[] }[])[0]?.obstacles, [
+      'ACCESS_OBSTACLE_ISSUER',
+    ]);
+    for (const [principal, changes] of [
+      [certified, { groups: ['corp/a'] }],
+      [certified, { claims: [{ claim: { path: ['a'] }, value: 'b' }] }],
+      [certified, { limitedToTenants: true }],
+      [corp, { groups: ['corp/a', 'open/a'] }],
+      [corp, { tenants: ['tenants/acme'] }],
+    ] as const)
+      assert.equal((await explain(principal, changes)).reason, 'INVALID_FIELD');
+  });
+
+  test('is answered of the first administrator as well', async () => {
+    const name = uri(newId('first'));
+    const replica = await rig.addReplica({ KEYWARD_FIRST_ADMINISTRATOR: name });
+    const question = { resource: 'tenants/acme', principal: name };
+    const of = async (permission: string) => {
+      const request = { ...question, permission };
+      return (await rig.ask(rig.tester, 'AccessService/ExplainAccess', request, replica)).answer;
+    };
+    const { allowed, roleBinding } = await of('roleBindings.create');
+    assert.deepEqual([allowed, roleBinding], [true, 'KEYWARD_FIRST_ADMINISTRATOR']);
+    assert.equal((await of('keys.list'))['allowed'], false);
   });
 
   test('which bindings there are is answered in pages and by filters, and one by its name', async () => {
@@ -790,17 +949,20 @@ describe('a request that comes twice', () => {
         (await rig.ask(rig.tester, 'AccessService/DeleteRoleBinding', gone)).reason,
         'OK',
       );
-    assert.equal((await rig.ask(rig.tester, CREATE, again)).reason, 'RESOURCE_NOT_FOUND');
+    const afterwards = await rig.ask(rig.tester, CREATE, again);
+    assert.deepEqual(afterwards.answer, later.answer);
+    assert.equal(await countOf(again), 0);
   });
 
   test('isn’t answered with what has its name by now', async () => {
     const first = { ...request(), roleBindingId: newId('named') };
-    const { name } = (await rig.ask(rig.tester, CREATE, first)).answer;
+    const made = (await rig.ask(rig.tester, CREATE, first)).answer;
+    const { name } = made;
     await rig.done('AccessService/DeleteRoleBinding', { name });
     const admin = await somebody('acme', 'tenantAdmin');
     const second = { ...first, requestId: '', roleBinding: bindingOf(uri('secret'), 'auditor') };
     assert.equal((await rig.ask(admin, CREATE, second)).reason, 'OK');
-    assert.equal((await rig.ask(rig.tester, CREATE, first)).reason, 'RESOURCE_NOT_FOUND');
+    assert.deepEqual((await rig.ask(rig.tester, CREATE, first)).answer, made);
   });
 
   test('is asked about as the first time: by another caller, after the right is gone, it gets nothing', async () => {

@@ -7,7 +7,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { type Names, wellFormed } from '../support/well-formed.ts';
-import { AccessRig, type Caller, type Outcome, RPCS, type Rpc } from './access-rig.ts';
+import { AccessRig, type Caller, RPCS, type Rpc } from './access-rig.ts';
+import type { Outcome } from './outcome.ts';
 
 const ROLES = [
   'encrypter',
@@ -16,12 +17,14 @@ const ROLES = [
   'keyViewer',
   'keyAdmin',
   'tenantAdmin',
+  'securityAdmin',
   'auditor',
   'rootAdmin',
 ] as const;
 type Role = (typeof ROLES)[number];
 
 const SEES_KEYS: readonly Role[] = ['keyViewer', 'keyAdmin', 'auditor'];
+const FINDS_KEYS: readonly Role[] = [...SEES_KEYS, 'securityAdmin'];
 const SEES_ACCESS: readonly Role[] = ['tenantAdmin', 'auditor', 'rootAdmin'];
 const SAYS_WHO: readonly Role[] = ['tenantAdmin', 'rootAdmin'];
 const SEES_SYSTEM: readonly Role[] = ['auditor', 'rootAdmin'];
@@ -47,8 +50,8 @@ const SPECIFIED: Readonly<Record<string, '*' | readonly (Role | 'system')[]>> = 
   'DataKeyService/ListDataKeys': SEES_KEYS,
   'DataKeyService/DeleteDataKey': ['keyAdmin'],
   'KeyService/CreateKey': ['keyAdmin'],
-  'KeyService/GetKey': SEES_KEYS,
-  'KeyService/ListKeys': SEES_KEYS,
+  'KeyService/GetKey': FINDS_KEYS,
+  'KeyService/ListKeys': FINDS_KEYS,
   'KeyService/GetKeyVersion': SEES_KEYS,
   'KeyService/ListKeyVersions': SEES_KEYS,
   'KeyService/UpdateKey': ['keyAdmin'],
@@ -78,6 +81,13 @@ const SPECIFIED: Readonly<Record<string, '*' | readonly (Role | 'system')[]>> = 
   'AccessService/ExplainAccess': SEES_ACCESS,
   'AccessService/TestPermissions': '*',
   'AccessService/GetCaller': '*',
+  'CanaryService/CreateCanary': ['securityAdmin'],
+  'CanaryService/GetCanary': ['securityAdmin'],
+  'CanaryService/ListCanaries': ['securityAdmin'],
+  'CanaryService/DeleteCanary': ['securityAdmin'],
+  'CanaryService/CreateSuspension': ['securityAdmin'],
+  'CanaryService/ListSuspensions': ['securityAdmin', 'auditor'],
+  'CanaryService/DeleteSuspension': ['securityAdmin'],
   'AuditService/ListEntries': ['auditor'],
   'AuditService/ReadEntries': ['auditor'],
   'AuditService/GetCheckpoint': ['system', 'auditor'],
@@ -96,7 +106,13 @@ const SPECIFIED: Readonly<Record<string, '*' | readonly (Role | 'system')[]>> = 
   'AdminService/GetMaintenance': ['system', ...SEES_SYSTEM],
   'AdminService/PauseMaintenance': ['system', 'rootAdmin'],
   'AdminService/ResumeMaintenance': ['system', 'rootAdmin'],
+  'AdminService/GetServiceStatus': ['system', ...SEES_SYSTEM],
   'AdminService/GetTokenStatus': ['system', ...SEES_SYSTEM],
+  'AlertService/ListAlerts': ['system', ...SEES_SYSTEM],
+  'AlertService/TestAlert': ['system', 'rootAdmin'],
+  'AlertService/SilenceAlert': ['system', 'rootAdmin'],
+  'AlertService/ListAlertSilences': ['system', ...SEES_SYSTEM],
+  'AlertService/DeleteAlertSilence': ['system', 'rootAdmin'],
   'HsmService/RotateRootKey': ['system', 'rootAdmin'],
   'HsmService/RotateSealKey': ['system', 'rootAdmin'],
   'HsmService/GetTokenKey': ['system', ...SEES_SYSTEM],
@@ -109,7 +125,13 @@ const ABOUT_THE_SERVICE = [
   'AdminService/GetMaintenance',
   'AdminService/PauseMaintenance',
   'AdminService/ResumeMaintenance',
+  'AdminService/GetServiceStatus',
   'AdminService/GetTokenStatus',
+  'AlertService/ListAlerts',
+  'AlertService/TestAlert',
+  'AlertService/SilenceAlert',
+  'AlertService/ListAlertSilences',
+  'AlertService/DeleteAlertSilence',
   'AuditService/GetCheckpoint',
   'AuditService/AddCosignatures',
   'AuditService/GetInclusionProof',
@@ -132,7 +154,7 @@ let rig: AccessRig;
 let nobody: Caller;
 
 before(async () => {
-  rig = await AccessRig.start({ KEYWARD_HTTP_LISTEN: '127.0.0.1:0' });
+  rig = await AccessRig.start();
   nobody = rig.certified('spiffe://keyward.test/nobody');
 });
 
@@ -165,7 +187,7 @@ async function compare(
     const request = await wellFormed(rig, nobody, rpc, names);
     const wanted = expected(rpc);
     for (const [face, asked] of [
-      ['gRPC', rig.ask(caller, rpc.name, request)],
+      ['gRPC', rig.askByGrpc(caller, rpc.name, request)],
       ['JSON', rig.askByHttp(caller, rpc.name, request)],
     ] as const) {
       const actual = reasonIn(await asked);

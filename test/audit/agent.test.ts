@@ -14,18 +14,29 @@ import {
   parseCheckpointText,
   parseNote,
 } from '../../src/hsm/checkpoint.ts';
+import type { TokenSettings } from '../../src/hsm/protocol.ts';
+import { noteInLeaf } from '../../src/hsm/resumption.ts';
+import { signResumption } from '../../src/hsm/token-commands.ts';
+import type { TokenProfile } from '../../src/hsm/token-profile.ts';
 import { type EnvironmentId, newId, type TenantId } from '../../src/ids.ts';
-import { readEnvironment } from '../../src/store/environment.ts';
+import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
+import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
 import { Store } from '../../src/store/store.ts';
 import { RELEASE } from '../store/database.ts';
+import { COMPILED } from '../support/compiled.ts';
 import { openAgents } from '../support/grants.ts';
 import { type Environment, newEnvironment } from '../support/kit.ts';
+import { newLogKey, signed } from './log.ts';
+import { type Asked, askToSign, beginAt, madeUpTree } from './made-up-tree.ts';
 
 const ROOT = Buffer.alloc(32, 7).toString('base64');
-const OTHER_ROOT = Buffer.alloc(32, 8).toString('base64');
+const TREE = madeUpTree();
+const OTHER_TREE = madeUpTree('another ');
 
 let environment: Environment;
 let environmentId: EnvironmentId;
+let record: EnvironmentRecord;
+let openedWith: TokenSettings;
 let agents: HsmAgents;
 let another: HsmAgents;
 
@@ -34,10 +45,13 @@ before(async () => {
   const store = await Store.open({
     url: environment.urls.service,
     poolSize: 1,
+    waitMs: 300,
     release: RELEASE,
     onError() {},
   });
-  const record = await readEnvironment(store);
+  record = await readEnvironment(store);
+  const { modulePath: module, label, pinFile } = environment.token;
+  openedWith = { module, token: label, pinFile, waivers: [] };
   environmentId = record.environmentId;
   [agents, another] = [
     openAgents(environment.variables, record),
@@ -53,18 +67,35 @@ after(async () => {
 });
 
 const deadline = () => monotonicNow() + 120_000;
-const signing = (treeSize: number, rootHash = ROOT, generation = 1) =>
-  agents.call('signCheckpoint', { generation, treeSize, rootHash }, deadline());
+const signing = (treeSize: number, asked?: Asked, from: HsmAgents = agents) =>
+  askToSign(from, treeSize, deadline(), asked);
+/** The note of a generation, as an operator's command has the token sign it. */
+const noteOf = (heads: Parameters<Parameters<typeof beginAt>[1]>[0]) =>
+  signResumption(
+    {
+      ...openedWith,
+      environmentId,
+      profile: record.tokenProfile as TokenProfile,
+      objects: tokenObjectsOf(record.tokenObjects),
+      ...heads,
+    },
+    { SOFTHSM2_CONF: environment.token.confFile, ...COMPILED },
+  );
+/** By how many leaves the checkpoint has that stands against signing this one. */
+const refusal = async (treeSize: number, asked?: Asked, from?: HsmAgents) => {
+  const reply = await signing(treeSize, asked, from);
+  return 'conflictsWith' in reply ? reply.conflictsWith : reply;
+};
 
 describe('an agent', () => {
   test('signs checkpoints that it composes itself, under the token’s P-256 key', async () => {
     for (let size = 1; size <= 20; size++) {
-      const signed = await signing(size);
-      assert.ok('note' in signed);
-      const { text = '', signatures = [] } = parseNote(signed.note) ?? {};
-      assert.equal(text, `keyward/${environmentId}\n${size}\n${ROOT}\n`);
+      const made = await signing(size);
+      assert.ok('note' in made);
+      const { text = '', signatures = [] } = parseNote(made.note) ?? {};
+      assert.equal(text, `keyward/${environmentId}\n${size}\n${TREE.root(size)}\n`);
       const key = createPublicKey({
-        key: Buffer.from(signed.spki, 'base64'),
+        key: Buffer.from(made.spki, 'base64'),
         format: 'der',
         type: 'spki',
       });
@@ -77,16 +108,82 @@ describe('an agent', () => {
 
   test('case 95: refuses one that is shorter than it has signed, or as long and another', async () => {
     assert.ok('note' in (await signing(100)));
-    assert.deepEqual(await signing(99), { conflictsWith: 100 });
-    assert.deepEqual(await signing(100, OTHER_ROOT), { conflictsWith: 100 });
+    assert.equal(await refusal(99), 100);
+    assert.equal(await refusal(100, { tree: OTHER_TREE }), 100);
     assert.ok('note' in (await signing(100)), 'the same again');
-    assert.ok('note' in (await signing(101, OTHER_ROOT)));
+    assert.ok('note' in (await signing(101)));
   });
 
-  test('signs a shorter one of a later generation, and none of an earlier one then', async () => {
-    const signed = await signing(5, ROOT, 2);
-    assert.ok('note' in signed && signed.note.startsWith(`keyward/${environmentId}/2\n5\n`));
-    assert.deepEqual(await signing(1_000), { conflictsWith: 5 });
+  test('refuses a longer one that does not begin with what it has signed', async () => {
+    const last = await signing(110);
+    assert.ok('note' in last);
+    const reply = await signing(111, { tree: OTHER_TREE });
+    assert.deepEqual(reply, { conflictsWith: 110, conflictingNote: last.note });
+    const claim = { generation: 1, treeSize: 111, rootHash: TREE.root(111), known: [] };
+    const proven = (fromSize: number, hashes: string[]) =>
+      agents.call('signCheckpoint', { ...claim, proofs: [{ fromSize, hashes }] }, deadline());
+    assert.deepEqual(await proven(109, TREE.proof(109, 111)), { needsProofFrom: 110 });
+    const proof = TREE.proof(110, 111);
+    for (const wrong of [proof.slice(1), [...proof, ROOT], proof.with(0, ROOT), []])
+      assert.ok('conflictsWith' in (await proven(110, wrong)));
+    assert.ok('note' in (await proven(110, proof)));
+  });
+
+  test('that has signed nothing yet begins with what is known of the log', async () => {
+    const fresh = openAgents(environment.variables, record);
+    await fresh.start();
+    try {
+      const last = await signing(120);
+      assert.ok('note' in last);
+      const known = [last.note];
+      assert.equal(await refusal(119, { known }, fresh), 120);
+      assert.equal(await refusal(125, { known, tree: OTHER_TREE }, fresh), 120);
+      // It remembers, also when it is not told again.
+      assert.equal(await refusal(125, { tree: OTHER_TREE }, fresh), 120);
+      for (const forged of [last.note.replace('\n120\n', '\n1\n'), 'no note at all'])
+        assert.ok('conflictsWith' in (await signing(126, { known: [forged] }, fresh)), forged);
+      assert.ok('note' in (await signing(126, { known }, fresh)));
+    } finally {
+      await fresh.stop();
+    }
+  });
+
+  test('signs a later generation only with the note of it that its key has signed, which is a leaf', async () => {
+    const begun = await beginAt(4, noteOf);
+    const generation = 2;
+    assert.deepEqual(await signing(5, { generation }), { resumption: 'needed' });
+    const other = newLogKey();
+    const forged = await beginAt(4, async (heads) => {
+      const { note } = await noteOf(heads);
+      const text = note.slice(0, note.indexOf('\n\n') + 1);
+      return { note: signed(text, other, text.split('\n')[1]) };
+    });
+    const third = await beginAt(4, noteOf, 3);
+    for (const [what, asked] of Object.entries({
+      'signed by another key': { begun: forged },
+      'of another generation': { begun: third },
+      'that is not in the tree': { begun: { ...begun, tree: madeUpTree() } },
+      'that is at another place': {
+        begun: { ...begun, tree: madeUpTree('', { ...begun, at: 3 }) },
+      },
+      'after another tree': { begun: { ...begun, tree: madeUpTree('x', begun) } },
+    }))
+      assert.deepEqual(await signing(5, { generation, ...asked }), { resumption: 'refused' }, what);
+    const signedNow = await signing(5, { generation, begun });
+    assert.ok('note' in signedNow, JSON.stringify(signedNow));
+    assert.ok(signedNow.note.startsWith(`keyward/${environmentId}/2\n5\n`));
+    // Once it was shown that, it remembers.
+    assert.ok('note' in (await signing(6, { generation, tree: begun.tree })));
+    assert.equal(await refusal(1_000), 6, 'none of an earlier one then');
+    const head = { generation: 1, treeSize: 4, rootHash: TREE.root(4) };
+    for (const { leaf, isOwn } of [
+      { ...begun, isOwn: true },
+      { ...forged, isOwn: false },
+    ]) {
+      const before = noteInLeaf(leaf) ?? null;
+      const reply = await noteOf({ generation: 3, left: head, from: head, before });
+      assert.equal(reply.hasSignedBefore, isOwn);
+    }
   });
 
   test('derives one key for each tenant and month, the same in every agent', async () => {

@@ -4,27 +4,35 @@
  */
 import assert from 'node:assert/strict';
 import { generateKeyPairSync, hash, sign, verify } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import {
   type AuditCheckpoint,
   auditLeafHash,
+  exportAuditLog,
   type KeywardClient,
   readAuditEntry,
   verifyAuditConsistency,
+  verifyAuditExport,
   verifyAuditInclusion,
 } from 'keyward-client';
 import { backUp, inDatabase } from '../running/backups.ts';
+import { runSql } from '../store/database.ts';
 import {
   eventually,
+  type LogLine,
   newEnvironment,
   reasonOf,
   runCommand,
   sharedService,
   startService,
 } from '../support/kit.ts';
+import { verdict } from './both.ts';
+
+/** What a service reports once it signs the log again, or another does. */
+const AGAIN = 'the audit log is signed again';
 
 /** A checkpoint of more than so many leaves. */
 const checkpointOver = (client: KeywardClient, size = 0): Promise<AuditCheckpoint> =>
@@ -164,6 +172,22 @@ describe('a checkpoint', () => {
   });
 });
 
+test('the public key is printed as the token has it, whatever the database has', async () => {
+  await using environment = await newEnvironment();
+  const printed = () => runCommand(environment, ['audit', 'public-key']);
+  const { publicKey } = await (async () => {
+    await using service = await startService(environment);
+    await prepare(service.client());
+    return await checkpointOver(service.client());
+  })();
+  const other = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  await runSql(environment.urls.superuser, 'UPDATE audit_checkpoints SET public_key = $1', [
+    other.publicKey.export({ format: 'pem', type: 'spki' }),
+  ]);
+  const { code, output } = await printed();
+  assert.deepEqual([code, output], [0, publicKey]);
+});
+
 test('case 94: on an older database nothing is signed, which is said, until an operator has the log go on', async () => {
   await using environment = await newEnvironment();
   const kept = pathToFileURL(join(environment.directory, 'checkpoint')).href;
@@ -184,10 +208,12 @@ test('case 94: on an older database nothing is signed, which is said, until an o
   assert.match(refused.output, /nothing to do/);
   {
     await using service = await startService(restored, variables);
+    await using other = await startService(restored, variables);
     const client = service.client();
-    const { contradiction } = await service.logged(({ msg }) =>
-      String(msg).includes('is not extended'),
-    );
+    const isAlert = ({ alert }: LogLine) => alert === 'audit-log-contradicted';
+    const { contradiction, level } = await service.logged(isAlert);
+    assert.equal(level, 'error');
+    await other.logged(isAlert);
     assert.match(
       String(contradiction),
       /^the log has \d+ leaves, but a checkpoint of \d+ was signed$/,
@@ -205,7 +231,29 @@ test('case 94: on an older database nothing is signed, which is said, until an o
       filter: 'method = "keyward-server audit resume"',
     });
     const [entry] = entries.entries.map(readAuditEntry);
-    assert.equal(entry?.detail, contradiction);
+    const { detail } = entry ?? {};
+    assert.ok(typeof detail === 'object' && detail !== null && 'contradiction' in detail);
+    assert.equal(detail.contradiction, contradiction);
+    await assertVerified(client);
+    const goesOn = ({ alert }: LogLine) => alert === 'audit-generation-changed';
+    const told = await eventually(() => {
+      const lines = [...service.log, ...other.log].filter(goesOn);
+      assert.ok(lines.length > 0);
+      return lines;
+    });
+    assert.deepEqual(
+      told.map(({ generation, from }) => [generation, from]),
+      [[2, first.treeSize]],
+    );
+    // Whichever of them signs, neither log ends with the standstill.
+    for (const { log } of [service, other])
+      await eventually(() => {
+        const said = log.filter((line) => isAlert(line) || line['msg'] === AGAIN);
+        assert.deepEqual(
+          said.map(({ msg }) => msg === AGAIN),
+          [false, true],
+        );
+      });
   }
   await serving(restored, (client) => checkpointOver(client, first.treeSize + 3));
 
@@ -217,3 +265,22 @@ test('case 94: on an older database nothing is signed, which is said, until an o
     return await work(service.client());
   }
 });
+
+/** An export has the note that has begun the generation, and is nothing without it. */
+async function assertVerified(client: KeywardClient): Promise<void> {
+  const folder = mkdtempSync(join(String(process.env['KEYWARD_TEST_DIRECTORY']), 'resumed-'));
+  const { checkpoint } = await exportAuditLog(client, folder);
+  const options = { publicKeys: [checkpoint.publicKey] };
+  const { resumptions } = await verifyAuditExport(folder, options);
+  assert.deepEqual(
+    resumptions.map(({ origin }) => origin),
+    [`keyward/${checkpoint.environmentId}/2`],
+  );
+  assert.ok('verified' in (await verdict(folder, options)));
+  const file = join(folder, 'resumptions.jsonl');
+  const good = readFileSync(file, 'utf8');
+  for (const bad of ['', good + good, good.replace('audit resume', 'audit Resume')]) {
+    writeFileSync(file, bad);
+    assert.deepEqual(await verdict(folder, options), { problem: 'RESUMPTION' });
+  }
+}

@@ -54,6 +54,8 @@ describe('a call that only uses a key', () => {
       context,
       maskPeriod,
       binding,
+      tenantId,
+      keyId,
       ...rest
     } = entry;
     assert.deepEqual(rest, {
@@ -67,6 +69,7 @@ describe('a call that only uses a key', () => {
       decision: 'allowed',
       outcome: 'OK',
     });
+    for (const uuid of [tenantId, keyId]) assert.match(String(uuid), /^[0-9a-f-]{36}$/);
     assert.match(String(binding), /^tenants\/system\/roleBindings\//);
     assert.match(String(replica), /^\S+\/\d+$/);
     assert.match(String(certificate), /^[\w-]{43}$/);
@@ -172,6 +175,64 @@ test('a mutation sent again has an entry each time', async () => {
     ['OK', 'OK'],
   );
   assert.notEqual(entries[0]?.requestId, entries[1]?.requestId);
+});
+
+describe('a change that takes longer than its caller has time', () => {
+  const KEYS = 'tenants/acme/keys/slow';
+  before(() =>
+    sql(
+      shared.environment,
+      `CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2.1); RETURN NULL; END';
+       CREATE CONSTRAINT TRIGGER take_long AFTER INSERT ON keys DEFERRABLE INITIALLY DEFERRED
+       FOR EACH ROW WHEN (NEW.name LIKE 'slow%') EXECUTE FUNCTION take_long()`,
+    ),
+  );
+
+  test('has one entry, which says that it was made, though its caller was told of the deadline', () =>
+    eventually(async () => {
+      const keyId = `slow-${randomUUID().slice(0, 8)}`;
+      const request = { parent: 'tenants/acme', keyId };
+      assert.equal(
+        await reasonOf(keyward.createKey(request, { timeoutMs: 2_000 })),
+        'DEADLINE_EXCEEDED',
+      );
+      const name = `${KEYS}${keyId.slice(4)}`;
+      await eventually(async () => {
+        const committing = await sql(
+          shared.environment,
+          "SELECT 1 FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'",
+        );
+        assert.equal(committing.length, 0);
+      });
+      // On a busy machine it may not have come so far: then again.
+      await keyward.getKey({ name });
+      // What else there is of it comes before what is recorded later.
+      await encrypt();
+      const entries = await entriesOf(`KeyService/CreateKey" AND resource = "${name}`);
+      assert.deepEqual(
+        entries.map(({ outcome }) => outcome),
+        ['OK'],
+      );
+    }));
+});
+
+test('a call that ran out of time has one entry, when nothing of it goes on', async () => {
+  const { name } = await keyward.createKey({ parent: 'tenants/acme', keyId: 'hurried' });
+  const began = performance.now();
+  await keyward.rotateKey({ name });
+  const usual = performance.now() - began;
+  for (let time = 4; time < 24; time += 1)
+    await keyward.rotateKey({ name }, { timeoutMs: (usual * time) / 14 }).catch(() => {});
+  const method = `KeyService/RotateKey" AND resource = "${name}`;
+  await entriesOf(method);
+  // Whatever was going on then is over, and recorded, before this is.
+  await keyward.rotateKey({ name });
+  const entries = await entriesOf(method, 2);
+  const calls = Map.groupBy(entries, ({ requestId }) => requestId);
+  assert.deepEqual(
+    [...calls.values()].filter(({ length }) => length > 1),
+    [],
+  );
 });
 
 test('a batch has one entry, with an item for each of its items', async () => {

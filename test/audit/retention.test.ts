@@ -16,6 +16,7 @@ import { Sequencer } from '../../src/audit/sequencer.ts';
 import { KeywardError } from '../../src/errors.ts';
 import { checkpointNote, checkpointText } from '../../src/hsm/checkpoint.ts';
 import type { RequestOf } from '../../src/hsm/protocol.ts';
+import { appendEntries } from '../../src/store/audit/audit.ts';
 import { type OwnerConnection, withOwnerConnection } from '../../src/store/core/owner.ts';
 import { readEnvironmentAsOwner } from '../../src/store/environment.ts';
 import type { Store } from '../../src/store/store.ts';
@@ -27,12 +28,14 @@ import {
   systemTenant,
   type TestDatabase,
 } from '../store/database.ts';
+import { NO_ALERTS } from '../support/alerts.ts';
 import { eventually } from '../support/kit.ts';
+import { asReplica, deriveWriterKey } from './writer-keys.ts';
 
 /** In one partition. */
 const LEAVES = 1_024;
 const TOTAL = 4 * LEAVES + 300;
-const DAYS_AGO = "now() - interval '400 days'";
+const DAY_MS = 86_400_000;
 
 let database: TestDatabase;
 let store: Store;
@@ -46,13 +49,11 @@ before(async () => {
   const system = await systemTenant(database);
   log = new AuditLog({ store, tenantIdOf: async () => system, witnesses: [] });
   // Those of the first three partitions are old.
-  await database.sql(
-    `INSERT INTO audit_inbox (tenant_id, leaves)
-     SELECT $1, json_build_object('n', n, 'time', to_char(
-       CASE WHEN n < ${3 * LEAVES} THEN ${DAYS_AGO} ELSE now() END, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))::text
-     FROM generate_series(0, ${TOTAL - 1}) AS n ORDER BY n`,
-    [system],
-  );
+  const lines = Array.from({ length: TOTAL }, (_, n) => {
+    const time = new Date(Date.now() - (n < 3 * LEAVES ? 400 * DAY_MS : 0)).toISOString();
+    return { tenantId: system, line: JSON.stringify({ n, time }) };
+  });
+  await appendEntries(asReplica(store), callOf(), lines);
   await sequence();
   folder = await exportTo('whole');
 });
@@ -83,9 +84,11 @@ async function sequence(): Promise<void> {
     async (owner) => (await readEnvironmentAsOwner(owner)).environmentId,
   );
   const call = async (
-    _: string,
-    { generation, treeSize, rootHash }: RequestOf<'signCheckpoint'>,
+    name: string,
+    request: RequestOf<'signCheckpoint'> & RequestOf<'deriveWriterKey'>,
   ) => {
+    if (name === 'deriveWriterKey') return deriveWriterKey(request);
+    const { generation, treeSize, rootHash } = request;
     const claim = {
       environmentId,
       generation,
@@ -103,9 +106,11 @@ async function sequence(): Promise<void> {
     store,
     agents: { call } as unknown as ConstructorParameters<typeof Sequencer>[0]['agents'],
     environmentId,
+    systemTenantId: await systemTenant(database),
     checkpointPeriodMs: 1_000,
     kept: [],
-    log: { info() {}, warn() {}, error() {} },
+    log: { info() {}, warn() {} },
+    alerts: NO_ALERTS,
   });
   sequencer.start();
   await eventually(async () => assert.equal((await log.checkpoint(callOf())).treeSize, TOTAL));

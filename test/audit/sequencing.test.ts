@@ -16,7 +16,7 @@ import { monotonicNow } from '../../src/call.ts';
 import { KeywardError } from '../../src/errors.ts';
 import { checkpointNote, checkpointText } from '../../src/hsm/checkpoint.ts';
 import type { RequestOf } from '../../src/hsm/protocol.ts';
-import { type EnvironmentId, newId } from '../../src/ids.ts';
+import { type EnvironmentId, newId, type TenantId } from '../../src/ids.ts';
 import type { Store } from '../../src/store/store.ts';
 import {
   type Cut,
@@ -26,9 +26,11 @@ import {
   mortalStore,
 } from '../rotation/failpoints.ts';
 import { startStatementProxy } from '../rotation/statement-proxy.ts';
-import { migratedDatabase, SERVICE, type TestDatabase } from '../store/database.ts';
+import { migratedDatabase, SERVICE, systemTenant, type TestDatabase } from '../store/database.ts';
+import { alertsTo, NO_ALERTS } from '../support/alerts.ts';
 import { eventually } from '../support/kit.ts';
 import { wholeLog } from './whole-log.ts';
+import { asReplica, deriveWriterKey } from './writer-keys.ts';
 
 const environmentId = newId<EnvironmentId>();
 const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
@@ -38,10 +40,12 @@ const signed = new Map<number, string>();
 
 let database: TestDatabase;
 let honest: Store;
+let systemTenantId: TenantId;
 
 before(async () => {
   database = await migratedDatabase();
-  honest = await database.open();
+  honest = asReplica(await database.open());
+  systemTenantId = await systemTenant(database);
 });
 
 after(async () => {
@@ -60,11 +64,15 @@ async function signCheckpoint({ generation, treeSize, rootHash }: RequestOf<'sig
 
 /** The agent as a replica has it that is cut off at those points. */
 function agentsOf(points?: Failpoints): SequencerParts['agents'] {
-  const call = async (name: string, request: RequestOf<'signCheckpoint'>) => {
+  const answer = (name: string, request: unknown) =>
+    name === 'signCheckpoint'
+      ? signCheckpoint(request as RequestOf<'signCheckpoint'>)
+      : deriveWriterKey(request as RequestOf<'deriveWriterKey'>);
+  const call = async (name: string, request: unknown) => {
     const mode = points?.begin({ kind: 'agent call', what: name });
     if (mode === 'before') points?.die();
     if (points?.dead) throw new KeywardError('HSM_UNAVAILABLE');
-    const reply = await signCheckpoint(request);
+    const reply = await answer(name, request);
     if (mode === 'after') points?.die();
     if (mode === 'lost' || points?.dead) throw new KeywardError('HSM_UNAVAILABLE');
     return reply;
@@ -72,21 +80,23 @@ function agentsOf(points?: Failpoints): SequencerParts['agents'] {
   return { call } as unknown as SequencerParts['agents'];
 }
 
-const QUIET = { info() {}, warn() {}, error() {} };
+const QUIET = { info() {}, warn() {} };
 const parts = (store: Store, points?: Failpoints): SequencerParts => ({
   store,
   agents: agentsOf(points),
   environmentId,
+  systemTenantId,
   checkpointPeriodMs: 1_000,
   kept: [],
   log: QUIET,
+  alerts: NO_ALERTS,
 });
 
 const written: string[] = [];
 
 /** Makes entries durable, through a writer of its own. */
 async function writeEntries(count: number): Promise<void> {
-  const writer = new AuditWriter(honest);
+  const writer = new AuditWriter({ store: honest, waitMs: 440, logOf: () => systemTenantId });
   await Promise.all(
     Array.from({ length: count }, async () => {
       const id = randomUUID();
@@ -168,5 +178,38 @@ describe('a sequencer', () => {
     await eventually(async () => assert.ok(await isDrained()));
     await Promise.all(sequencers.map((sequencer) => sequencer.stop()));
     await Promise.all(stores.map((store) => store.close()));
+  });
+
+  test('reports what is not signed and why, once each, and that it is signed again', async () => {
+    const replies = [
+      () => Promise.resolve({ conflictsWith: 7 }),
+      () => Promise.resolve({ conflictsWith: 7 }),
+      () => Promise.reject(new KeywardError('HSM_UNAVAILABLE')),
+    ];
+    const agents = agentsOf();
+    const call: typeof agents.call = (name, request, deadline) =>
+      (name === 'signCheckpoint' ? (replies.shift()?.() as never) : undefined) ??
+      agents.call(name, request, deadline);
+    const said: unknown[] = [];
+    const say = (fields: { readonly alert?: string }, message: string) =>
+      said.push(fields.alert ?? message);
+    const sequencer = new Sequencer({
+      ...parts(honest),
+      agents: { call } as unknown as SequencerParts['agents'],
+      checkpointPeriodMs: 1,
+      log: { info: say, warn: say },
+      alerts: alertsTo(say),
+    });
+    await writeEntries(1);
+    sequencer.start();
+    await eventually(async () => assert.ok(await isDrained()));
+    await writeEntries(1);
+    await eventually(async () => assert.ok(await isDrained()));
+    await sequencer.stop();
+    assert.deepEqual(said, [
+      'audit-log-contradicted',
+      'cannot sign a checkpoint',
+      'the audit log is signed again',
+    ]);
   });
 });

@@ -16,7 +16,12 @@ import { AgentProcess } from '../../src/hsm/agent-process.ts';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
 import { checkpointNote, checkpointText } from '../../src/hsm/checkpoint.ts';
 import { encodeRequest, type KeepSettings, type ServeSettings } from '../../src/hsm/protocol.ts';
-import { inspectToken, keepCheckpoint, readKeptCheckpoint } from '../../src/hsm/token-commands.ts';
+import {
+  inspectToken,
+  keepCheckpoint,
+  readKeptCheckpoint,
+  signResumption,
+} from '../../src/hsm/token-commands.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
 import { type EnvironmentId, newId } from '../../src/ids.ts';
 import { ServingTokens } from '../../src/keyring/hsm-token/serving-tokens.ts';
@@ -34,9 +39,11 @@ import {
   runCommand,
   startService,
 } from '../support/kit.ts';
+import { askToSign, type Begun, beginAt, madeUpTree } from './made-up-tree.ts';
 
 const ROOT = Buffer.alloc(32, 7).toString('base64');
-const OTHER_ROOT = Buffer.alloc(32, 8).toString('base64');
+const TREE = madeUpTree();
+const OTHER_TREE = madeUpTree('another ');
 const soon = () => monotonicNow() + 120_000;
 
 /** The token's objects, by the files that SoftHSM has of them. */
@@ -53,6 +60,8 @@ describe('a token', () => {
   let store: Store;
   let record: EnvironmentRecord;
   let rig: TokenKeysRig;
+  /** The second generation. */
+  let second: Begun;
   let settings: Omit<ServeSettings, 'despiteFailedTry'>;
   /** Those that aren't checkpoints. */
   let others: readonly string[];
@@ -62,6 +71,7 @@ describe('a token', () => {
     store = await Store.open({
       url: environment.urls.service,
       poolSize: 1,
+      waitMs: 300,
       release: RELEASE,
       onError() {},
     });
@@ -81,6 +91,9 @@ describe('a token', () => {
     const token = { settings, environment: { SOFTHSM2_CONF: confFile, ...COMPILED }, dispose() {} };
     rig = TokenKeysRig.over(token, settings);
     others = objectFiles(environment);
+    second = await beginAt(3, (heads) =>
+      signResumption({ ...settings, ...heads }, rig.token.environment),
+    );
   });
   afterEach(() => rig.stopAll());
   after(async () => {
@@ -93,17 +106,26 @@ describe('a token', () => {
     const agents = await each.start({ count: 1 });
     return { agents, [Symbol.asyncDispose]: () => each.stopAll() };
   };
-  const signing = (agents: HsmAgents, treeSize: number, generation = 1, rootHash = ROOT) =>
-    agents.call('signCheckpoint', { generation, treeSize, rootHash }, soon());
-  const noteOf = async (agents: HsmAgents, treeSize: number, generation = 1, rootHash = ROOT) => {
-    const signed = await signing(agents, treeSize, generation, rootHash);
+  const signing = (agents: HsmAgents, treeSize: number, generation = 1, tree = TREE) =>
+    askToSign(
+      agents,
+      treeSize,
+      soon(),
+      generation === 1 ? { tree } : { generation, begun: second },
+    );
+  const refusal = async (agents: HsmAgents, treeSize: number, generation = 1, tree = TREE) => {
+    const reply = await signing(agents, treeSize, generation, tree);
+    return 'conflictsWith' in reply ? reply.conflictsWith : reply;
+  };
+  const noteOf = async (agents: HsmAgents, treeSize: number, generation = 1, tree = TREE) => {
+    const signed = await signing(agents, treeSize, generation, tree);
     assert.ok('note' in signed, JSON.stringify(signed));
     return signed.note;
   };
   /** By an agent of its own, which has signed nothing yet and looks at nothing. */
-  const signed = async (treeSize: number, generation = 1, rootHash = ROOT) => {
+  const signed = async (treeSize: number, generation = 1, tree = TREE) => {
     await using opened = await agentsOf(false);
-    return await noteOf(opened.agents, treeSize, generation, rootHash);
+    return await noteOf(opened.agents, treeSize, generation, tree);
   };
   const keep = (note: string, changes: Partial<KeepSettings> = {}) =>
     keepCheckpoint(
@@ -131,7 +153,7 @@ describe('a token', () => {
 
   test('keeps none in place of a later one, nor another of its size', async () => {
     const last = await kept();
-    for (const note of [await signed(29), await signed(30, 1, OTHER_ROOT)])
+    for (const note of [await signed(29), await signed(30, 1, OTHER_TREE)])
       await assert.rejects(
         keep(note),
         /the checkpoint of \d+ leaves: it does not follow the kept one of 30 leaves/,
@@ -173,8 +195,8 @@ describe('a token', () => {
   test('has agents that were started since sign nothing that its checkpoint is not followed by', async () => {
     await using heeding = await agentsOf(true);
     const { agents } = heeding;
-    assert.deepEqual(await signing(agents, 29), { conflictsWith: 30 });
-    assert.deepEqual(await signing(agents, 30, 1, OTHER_ROOT), { conflictsWith: 30 });
+    assert.equal(await refusal(agents, 29), 30);
+    assert.equal(await refusal(agents, 30, 1, OTHER_TREE), 30);
     await noteOf(agents, 30);
     await noteOf(agents, 31);
     await noteOf(agents, 5, 2);
@@ -182,7 +204,7 @@ describe('a token', () => {
     await noteOf(opened.agents, 29);
     // Until it is asked for what is kept.
     await opened.agents.call('readKeptCheckpoint', {}, soon());
-    assert.deepEqual(await signing(opened.agents, 29), { conflictsWith: 30 });
+    assert.equal(await refusal(opened.agents, 29), 30);
   });
 
   test('keeps a shorter one of a later generation, and none of an earlier one then', async () => {
@@ -244,7 +266,7 @@ describe('a token', () => {
     await keep(next);
     assert.equal(await kept(), next);
     await using heeding = await agentsOf(true);
-    assert.deepEqual(await signing(heeding.agents, 210, 2), { conflictsWith: 211 });
+    assert.equal(await refusal(heeding.agents, 210, 2), 211);
   });
 
   /** SIGKILL so many eighths of a millisecond after the first file of a new object is there. */
@@ -449,8 +471,8 @@ for (const besides of [false, true])
     );
     for (let round = 0; round < 2; round++) {
       await using service = await startService(restored, variables);
-      const { contradiction } = await service.logged(({ msg }) =>
-        String(msg).includes('is not extended'),
+      const { contradiction } = await service.logged(
+        ({ alert }) => alert === 'audit-log-contradicted',
       );
       assert.match(
         String(contradiction),
@@ -462,7 +484,7 @@ for (const besides of [false, true])
     assert.deepEqual(checkpointFiles(), ended);
     {
       await using service = await startService(restored, variables);
-      await service.logged(({ msg }) => String(msg).includes('is not extended'));
+      await service.logged(({ alert }) => alert === 'audit-log-contradicted');
       const resumed = await resume(restored);
       assert.equal(resumed.code, 0, resumed.output);
       const { note, environmentId } = await checkpointOver(service.client(), first.treeSize + 2);

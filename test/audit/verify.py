@@ -168,20 +168,22 @@ def ed25519_verifies(key, message, signature):
 # --- Checkpoints ---
 
 
-def open_checkpoint(data, keys):
-    """Origin, size, root, text and signatures of a checkpoint that one of the keys has signed."""
+def take_apart(data, keys, name_line):
+    """Lines, text and signatures of a note that one of the keys has signed, by the name on that line."""
+    if len(data) > 1048576:
+        raise Wrong("CHECKPOINT")
     try:
         note = data.decode("utf-8")
     except UnicodeDecodeError:
         raise Wrong("CHECKPOINT")
     at = note.rfind("\n\n")
-    if at < 0 or not note.endswith("\n") or any(c < " " and c != "\n" for c in note):
+    if at < 0 or not note.endswith("\n") or re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", note):
         raise Wrong("CHECKPOINT")
     text, lines, signatures = note[: at + 1], note[at + 2 : -1].split("\n"), []
     if len(lines) > 100:
         raise Wrong("CHECKPOINT")
     for line in lines:
-        parts = re.fullmatch("\u2014 ([^\\s+]+) (\\S+)", line)
+        parts = re.fullmatch("\u2014 ([^\n]+) ([A-Za-z0-9+/=]+)", line)
         try:
             signature = decode_base64(parts.group(2))
         except (AttributeError, ValueError):
@@ -190,20 +192,34 @@ def open_checkpoint(data, keys):
             raise Wrong("CHECKPOINT")
         signatures.append((parts.group(1), signature[:4], signature[4:]))
     lines = text[:-1].split("\n")
-    if len(lines) < 3 or "" in lines or not re.fullmatch("0|[1-9][0-9]*", lines[1]):
+    if len(lines) <= name_line:
         raise Wrong("CHECKPOINT")
     verified = 0
     for der, point in keys:
         for name, key_id, signature in signatures:
-            if name == lines[0] and key_id == sha256(der)[:4]:
+            if name == lines[name_line] and key_id == sha256(der)[:4]:
                 if not ecdsa_verifies(point, text.encode(), signature):
                     raise Wrong("CHECKPOINT")
                 verified += 1
+    if verified == 0:
+        raise Wrong("CHECKPOINT")
+    return lines, text, signatures
+
+
+def open_note(data, keys, name_line):
+    return take_apart(data, keys, name_line)[0]
+
+
+def open_checkpoint(data, keys):
+    """Origin, size, root, text and signatures of a checkpoint that one of the keys has signed."""
+    lines, text, signatures = take_apart(data, keys, 0)
+    if len(lines) < 3 or "" in lines or not re.fullmatch("0|[1-9][0-9]*", lines[1]):
+        raise Wrong("CHECKPOINT")
     try:
         root = decode_base64(lines[2])
     except ValueError:
         raise Wrong("CHECKPOINT")
-    if verified == 0 or len(root) != HASH or int(lines[1]) >= 2**53:
+    if len(root) != HASH or int(lines[1]) >= 2**53:
         raise Wrong("CHECKPOINT")
     return {"origin": lines[0], "size": int(lines[1]), "root": root, "text": text, "signatures": signatures}
 
@@ -297,16 +313,75 @@ class Tree:
         return self.root_over(last)
 
 
+# --- Generations ---
+
+
+def generation_of(name, environment):
+    """Which generation of the environment's log the origin is of; 0 for another log's."""
+    first = f"keyward/{environment}"
+    if name == first:
+        return 1
+    found = re.fullmatch("[1-9][0-9]{0,8}", name[len(first) + 1 :]) if name.startswith(first + "/") else None
+    return int(found.group()) if found and found.group() != "1" else 0
+
+
+def verify_resumptions(folder, tree, origin, keys):
+    path = os.path.join(folder, "resumptions.jsonl")
+    data = read(path, "rb") if os.path.exists(path) else b""
+    lines = data.split(b"\n")
+    if lines.pop() != b"":
+        raise Wrong("RESUMPTION")
+    environment = origin.split("/")[1] if origin.startswith("keyward/") else ""
+    expected = origin
+    while generation_of(expected, environment) > 1:
+        if not lines:
+            raise Wrong("RESUMPTION")
+        leaf = lines.pop(0)
+        try:
+            note = json.loads(leaf)["detail"]["resumption"]
+            text = open_note(note.encode(), keys, 1)
+            heading, name, _, left_size, left_root, start, size, root = text
+            heads = [(text[2], left_size, left_root), (start, size, root)]
+            generations = [generation_of(each, environment) for each, _, _ in heads]
+            fits = heading == "keyward/v1/audit-resume" and name == expected
+            fits = fits and all(0 < each < generation_of(expected, environment) for each in generations)
+            for _, number, hash_ in heads:
+                fits = fits and re.fullmatch("0|[1-9][0-9]*", number) and int(number) < 2**53
+                fits = fits and len(decode_base64(hash_)) == HASH
+        except (ValueError, KeyError, TypeError, AttributeError, Wrong):
+            raise Wrong("RESUMPTION")
+        if not fits or int(size) >= tree.size or tree.root_at(int(size)) != decode_base64(root):
+            raise Wrong("RESUMPTION")
+        if tree.tile(0, int(size) // WIDTH)[int(size) % WIDTH] != sha256(b"\x00", leaf):
+            raise Wrong("RESUMPTION")
+        expected = start
+    if lines:
+        raise Wrong("RESUMPTION")
+
+
 # --- The export ---
+
+
+def integer(digits):
+    if digits.startswith("-"):
+        raise ValueError("not an unsigned integer")
+    return int(digits)
+
+
+def no_constant(name):
+    raise ValueError(f"{name} is not JSON")
 
 
 def read_description(folder):
     try:
         with open(os.path.join(folder, "export.json"), "rb") as file:
-            said = json.load(file)
+            data = file.read(65537)
+            if len(data) > 65536:
+                raise ValueError("too long")
+            said = json.loads(data.decode("utf-8"), parse_int=integer, parse_constant=no_constant)
         first, size, origin = said["firstLeafIndex"], said["treeSize"], said["origin"]
         whole = all(type(value) is int for value in (first, size, said["format"]))
-        fits = said["format"] == 1 and whole and 0 <= first <= size and (first % WIDTH == 0 or first == size)
+        fits = said["format"] == 1 and whole and 0 <= first <= size < 2**53 and (first % WIDTH == 0 or first == size)
     except (OSError, ValueError, KeyError, TypeError):
         raise Wrong("EXPORT")
     if not fits:
@@ -332,7 +407,7 @@ def verify_entries(folder, tree, first):
     for path, index, end in files:
         try:
             file = open(os.path.join(folder, path), "rb")
-        except FileNotFoundError:
+        except OSError:
             raise Wrong("ENTRY", leafIndex=index)
         with file:
             for line in file:  # of bytes: parted at 0a and nowhere else
@@ -350,13 +425,14 @@ def verify(folder, keys, known, witnesses):
     try:
         with open(os.path.join(folder, "checkpoint"), "rb") as file:
             checkpoint = open_checkpoint(file.read(), keys)
-    except FileNotFoundError:
+    except OSError:
         raise Wrong("CHECKPOINT")
     if (checkpoint["origin"], checkpoint["size"]) != (origin, size):
         raise Wrong("EXPORT")
     for witness in witnesses:
         require_witness(checkpoint, witness)
     tree = Tree(folder, size, checkpoint["root"])
+    verify_resumptions(folder, tree, origin, keys)
     for data in known:
         other = open_checkpoint(data, keys)
         if other["origin"] != origin:

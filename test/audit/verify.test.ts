@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import {
   appendFileSync,
   cpSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   rmSync,
@@ -364,6 +365,28 @@ describe('case 93: an export that was damaged', () => {
         JSON.stringify({ ...description, ...change }),
       ]),
     ];
+    // What JSON has several ways to write, and what isn't UTF-8.
+    const whole = JSON.stringify(description);
+    for (const [from, to] of [
+      ['"treeSize":300', '"treeSize":300.0'],
+      ['"treeSize":300', '"treeSize":3e2'],
+      ['"treeSize":300', '"treeSize":18446744073709551616'],
+      ['"firstLeafIndex":256', '"firstLeafIndex":256.0'],
+      ['"firstLeafIndex":256', '"firstLeafIndex":-0'],
+      ['"format":1', '"format":1.0'],
+      ['"format":1', '"format":NaN'],
+      ['{', '\ufeff{'],
+    ] as const)
+      described.push([to, whole.replace(from, to)]);
+    described.push(['too long', `${whole}${' '.repeat(65_536)}`]);
+    for (const [encoding, bytes] of [
+      ['Latin-1', Buffer.from(whole.replace('"format"', '"ä":1,"format"'), 'latin1')],
+      ['UTF-16', Buffer.from(whole, 'utf16le')],
+    ] as const) {
+      const folder = copied(good);
+      writeFileSync(join(folder, 'export.json'), bytes);
+      assert.deepEqual(await check(folder), { problem: 'EXPORT' }, encoding);
+    }
     for (const [what, text] of described) {
       const folder = copied(good);
       if (text === undefined) rmSync(join(folder, 'export.json'));
@@ -373,6 +396,22 @@ describe('case 93: an export that was damaged', () => {
     const more = copied(good);
     writeFileSync(join(more, 'entries', '300.jsonl'), 'x\n');
     assert.deepEqual(await check(more), { problem: 'FILE', file: 'entries/300.jsonl' });
+    // A folder in place of a file is as good as none.
+    for (const [file, outcome] of [
+      ['export.json', { problem: 'EXPORT' }],
+      ['checkpoint', { problem: 'CHECKPOINT' }],
+      ['tile/0/001.p/44', { problem: 'TILE', file: 'tile/0/001.p/44' }],
+      ['entries/256.jsonl', entry(256)],
+    ] as const) {
+      const folder = copied(good);
+      rmSync(join(folder, file));
+      mkdirSync(join(folder, file));
+      assert.deepEqual(await check(folder), outcome, file);
+    }
+    const flat = copied(good);
+    rmSync(join(flat, 'entries'), { recursive: true });
+    writeFileSync(join(flat, 'entries'), '');
+    assert.deepEqual(await check(flat), entry(256));
     const without = copied(good);
     rmSync(join(without, 'checkpoint'));
     assert.deepEqual(await check(without), { problem: 'CHECKPOINT' });
@@ -464,6 +503,14 @@ describe('known checkpoints', () => {
     }
   });
 
+  it('are compared by tiles that are verified first: a damaged one is no fork', async () => {
+    const copy = copied(folder);
+    flip(join(copy, 'tile', '0', '000'), 40);
+    const earlier = [checkpointOver(lines.slice(0, 100), key)];
+    const file = 'tile/0/000';
+    assert.deepEqual(await check(copy, { known: earlier }), { problem: 'TILE', file });
+  });
+
   it('of a larger size show that the end was cut off', async () => {
     const known = [checkpointOver(entryLines(701), key)];
     assert.deepEqual(await check(folder, { known }), { problem: 'CUT' });
@@ -493,6 +540,10 @@ describe('checkpoints', () => {
     for (const checkpoint of [
       good + junk,
       good + junk.repeat(99),
+      // No names that could be trusted; C2SP signed-note has lines of unknown keys ignored.
+      ...['else where', 'a+b', '+', ' ', 'a  b', 'a\u00a0b', 'a\u2028b', '\u2014 x'].map(
+        (name) => good + signatureLine(name, Buffer.from('abcd'), Buffer.alloc(64)),
+      ),
       `${text}\n${junk}${own}`,
       signed(`${text}more\n`, key),
     ]) {
@@ -513,6 +564,17 @@ describe('checkpoints', () => {
       ['with an empty line behind', `${good}\n`],
       ['with a carriage return', good.replaceAll('\n', '\r\n')],
       ['with a tab in the text', signed(`${text}a\tb\n`, key)],
+      ...['\u007f', '\u0080', '\u0085', '\u009f', '\u0000', '\u001f'].flatMap(
+        (control): [string, string][] => [
+          [`with ${JSON.stringify(control)} in the text`, signed(`${text}a${control}b\n`, key)],
+          [
+            `with ${JSON.stringify(control)} in a name`,
+            good + signatureLine(`a${control}b`, Buffer.from('abcd'), Buffer.alloc(64)),
+          ],
+        ],
+      ),
+      ['with a line without a name', `${good}\u2014  YWJjZGVm\n`],
+      ['of more than 1 MiB', signed(`${text}${'a'.repeat(1_048_576)}\n`, key)],
       ['with a byte order mark', signed(`\ufeff${text}`, key, ORIGIN)],
       ['signed under another name', signed(text, key, 'elsewhere')],
       [
@@ -524,6 +586,8 @@ describe('checkpoints', () => {
       ['with leading zeros', signed(`${ORIGIN}\n05\n${base64}\n`, key)],
       ['with a sign', signed(`${ORIGIN}\n+5\n${base64}\n`, key)],
       ['with a size beyond numbers', signed(`${ORIGIN}\n9007199254740993\n${base64}\n`, key)],
+      ['with a size of 2^53', signed(`${ORIGIN}\n9007199254740992\n${base64}\n`, key)],
+      ['with a size of 2^64', signed(`${ORIGIN}\n18446744073709551616\n${base64}\n`, key)],
       ['with a short root', signed(`${ORIGIN}\n5\n${base64.slice(4)}\n`, key)],
       ['with a root that is not canonical', signed(`${ORIGIN}\n5\n${base64.slice(0, -1)}\n`, key)],
       ['of two lines', signed(`${ORIGIN}\n5\n`, key)],

@@ -196,7 +196,8 @@ describe('a file of witnesses', () => {
         ['witness.test/w1', 'http://[::1]:8080'],
       ],
     );
-    assert.deepEqual(parseWitnesses(''), []);
+    assert.deepEqual(parseWitnesses('# none yet\n'), []);
+    assert.throws(() => parseWitnesses('\n'), /is empty/);
   });
 
   it('is refused with the number of the line, and without a password that it has', () => {

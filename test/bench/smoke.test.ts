@@ -26,6 +26,8 @@ const ROWS = [
   '1 Encrypt, key not loaded',
   '64 Encrypt, callers unproven',
   '64 Encrypt with certificate, JWT and roles',
+  '64 Encrypt over gRPC',
+  '64 Encrypt as JSON over HTTP',
 ];
 
 async function quickBench(output: string): Promise<void> {
@@ -62,6 +64,7 @@ test('a quick bench fills every row with numbers', async () => {
       assert.match(figure, /^(\d+(\.\d+)?( \(.*\))?|–)$/, `${name}: ${figure}`);
   }
   assert.match(text, /server \d+ MB, agent \d+ MB/);
+  assert.match(text, /without calls: server \d+ ms, agent \d+ ms, Postgres \d+ ms/);
   assert.match(text, /audit entries made durable: \d+ a second/);
   assert.match(text, /Encrypt with a long audit log: \d+\.\d\d of its rate/);
   for (const things of ['data keys', 'key versions']) {

@@ -330,7 +330,12 @@ describe('access explain', () => {
         { claim: { path: ['a.b'] }, value: 'c' },
       ],
       encryptionContext: { order: '17' },
+      limitedToTenants: false,
+      tenants: [],
     });
+    await keyward(`${args} --token-tenant acme --token-tenant tenants/beta`);
+    const { limitedToTenants, tenants } = fake.seen['ExplainAccess'] ?? {};
+    assert.deepEqual([limitedToTenants, tenants], [true, ['tenants/acme', 'tenants/beta']]);
     await keyward('access explain orders keys.get --tenant acme --principal a');
     assert.equal(fake.seen['ExplainAccess']?.['resource'], KEY);
   });
@@ -340,6 +345,8 @@ describe('access explain', () => {
       { roleBinding: 'b/1', role: 'roles/encrypter', obstacles: [1, 2] },
       { roleBinding: 'b/2', role: 'roles/decrypter', obstacles: [3] },
       { roleBinding: 'b/3', role: 'roles/decrypter', obstacles: [4, 99] },
+      { roleBinding: 'b/4', role: 'roles/decrypter', obstacles: [5] },
+      { roleBinding: 'b/5', role: '', obstacles: [6] },
     ];
     fake.handlers['ExplainAccess'] = () => ({ considered });
     const { code, stdout, stderr } = await keyward(args);
@@ -352,6 +359,8 @@ describe('access explain', () => {
         'b/1 (roles/encrypter): the role does not have data.decrypt, and it is for other keys.',
         'b/2 (roles/decrypter): it has expired.',
         'b/3 (roles/decrypter): it requires an encryption context, and none is given, and an obstacle applies that this release of the command does not know.',
+        'b/4 (roles/decrypter): the token is not valid for the tenant.',
+        'b/5: the service trusts no issuer of the caller’s name.',
         '',
       ].join('\n'),
     );
@@ -379,6 +388,15 @@ describe('access explain', () => {
     assert.equal(
       (await keyward(args)).stdout,
       `jwt:corp/alice has data.decrypt on ${KEY}, by b/?1.\n\nb/?1 (roles/decrypter): allows it.\n`,
+    );
+    fake.handlers['ExplainAccess'] = () => ({
+      allowed: true,
+      roleBinding: 'b/1',
+      tokenTenant: PARENT,
+    });
+    assert.match(
+      (await keyward(args)).stdout,
+      /^jwt:corp\/alice has .*, by b\/1, with a token that is valid for tenants\/acme\.\n/,
     );
     fake.handlers['ExplainAccess'] = () => ({});
     assert.match(

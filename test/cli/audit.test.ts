@@ -116,7 +116,9 @@ describe('keyward audit', () => {
     const json = JSON.parse((await keyward('audit checkpoint --output json')).stdout);
     assert.deepEqual([json.note, json.treeSize, json.environmentId], [note, 300, ENVIRONMENT]);
     assert.equal(json.rootHash, note.split('\n')[2]);
-    assert.equal((await keyward('audit public-key')).stdout, key.publicPem);
+    const printed = await keyward('audit public-key');
+    assert.equal(printed.stdout, key.publicPem);
+    assert.match(printed.stderr, /^keyward: .* was not compared with the HSM token’s;.*\n$/);
     const cosigned = note + newWitness('w').cosign(note.split('\n\n')[0] ?? '', 1);
     assert.equal((await keyward('audit cosign -', { input: cosigned })).stdout, cosigned);
     assert.deepEqual(fake.seen['AddCosignatures'], { note: cosigned });
@@ -169,6 +171,7 @@ describe('keyward audit export and verify', () => {
       rootHash: checkpointOver(lines, key).split('\n')[2],
       firstLeafIndex: 0,
       entries: 300,
+      resumptions: [],
       cosignatures: [],
     });
   });

@@ -1,6 +1,5 @@
 /**
- * The `keyward` command in a folder with a development identity, whose service is a fake that
- * answers what a test says.
+ * The `keyward` command with a profile, whose service is a fake that answers what a test says.
  *
  * Owns what the fake answers where a test says nothing, which is made anew before each. Knows no
  * test.
@@ -97,13 +96,13 @@ export function wireRotation(version: number, rewrapJob: string) {
  */
 export interface FakeSetUp {
   service: FakeService;
-  /** Of the development identity; the command runs in `below/` of it. */
+  /** Of the profiles, which KEYWARD_PROFILES names; the command runs in `below/` of it. */
   folder: string;
   /** What each method answers. */
   handlers: Record<string, Handler>;
   /** What each method was asked last. */
   seen: Record<string, Record<string, unknown>>;
-  /** Runs the command with these words. */
+  /** Runs the command with these words; with the profile, unless in another folder. */
   readonly keyward: (
     args: string | readonly string[],
     options?: Partial<RunOptions>,
@@ -117,9 +116,13 @@ export function useFakeService(): FakeSetUp {
   const fake = {
     handlers: {},
     seen: {},
-    keyward: (args, options = {}) =>
+    keyward: (args, { cwd, env, ...options } = {}) =>
       run(typeof args === 'string' ? args.split(' ') : args, {
-        cwd: join(fake.folder, 'below'),
+        cwd: cwd ?? join(fake.folder, 'below'),
+        env: {
+          ...(cwd === undefined && { KEYWARD_PROFILES: profilesFile(fake.folder) }),
+          ...env,
+        },
         ...options,
       }),
     refuse: (method, facts) => {
@@ -153,18 +156,51 @@ export function useFakeService(): FakeSetUp {
   return fake;
 }
 
+/** Where the profiles are: not where the command would look for a folder's. */
+export function profilesFile(folder: string): string {
+  return join(folder, '.keyward', 'fake.json');
+}
+
 async function newFolder({ address, caPem, client }: FakeService): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'keyward-cli-'));
   await mkdir(join(folder, '.keyward'));
   await mkdir(join(folder, 'below'));
   await writeFile(join(folder, '.keyward', 'ca.pem'), caPem);
   await writeFile(join(folder, '.keyward', 'cert.pem'), client.certPem);
-  await writeFile(join(folder, '.keyward', 'key.pem'), client.keyPem);
+  await writeFile(join(folder, '.keyward', 'key.pem'), client.keyPem, { mode: 0o600 });
   const files = { caFile: 'ca.pem', certFile: 'cert.pem', keyFile: 'key.pem' };
-  const identity = JSON.stringify({ address, ...files });
-  await writeFile(join(folder, '.keyward', 'client.json'), identity, { mode: 0o600 });
+  const profiles = { default: 'caller', profiles: { caller: { address, ...files } } };
+  await writeFile(profilesFile(folder), JSON.stringify(profiles), { mode: 0o600 });
   return folder;
 }
+
+/** A service that is well, as the wire has it. */
+export const WIRE_SERVICE_STATUS = {
+  environmentUid: '018f0000-0000-4000-8000-000000000009',
+  replica: 'kw-1/7',
+  release: '0.2.0',
+  problems: [] as string[],
+  conditions: [{ name: 'hsm', holds: true, problem: '' }],
+  replicas: [
+    {
+      ...{ uid: '018f0000-0000-4000-8000-00000000000a', name: 'kw-1/7', release: '0.2.0' },
+      startTime: { seconds: 1_700_000_000, nanos: 0 },
+      seenTime: { seconds: 1_700_000_100, nanos: 0 },
+      ...{ running: true, agents: 2, agentsReady: 2, problems: [] as string[] },
+    },
+  ],
+  token: {
+    ...{ label: 'keyward', serialNumber: '0123', manufacturer: 'SoftHSM project' },
+    ...{ model: 'SoftHSM v2', objects: 4, objections: [] as string[] },
+  },
+  database: { version: '18.4', migration: '0020_replica_reports' },
+  maintenance: { dueRotations: 1 },
+  auditLog: {
+    ...{ generation: 1, treeSize: 12, checkpointTreeSize: 12 },
+    checkpointTime: { seconds: 1_700_000_099, nanos: 0 },
+    witnesses: [{ name: 'witness.example/w1' }],
+  },
+};
 
 function administration(): Record<string, Handler> {
   return {
@@ -247,6 +283,8 @@ function lifecycle(): Record<string, Handler> {
     CancelRewrapJob: () => wireJob(JOB, { state: 'REWRAP_JOB_STATE_CANCELLED' }),
     WatchRewrapJob: () => [wireJob(JOB), wireJob(JOB, ENDED)],
     GetMaintenance: () => ({}),
+    GetServiceStatus: () => WIRE_SERVICE_STATUS,
+    ListAlerts: () => ({ alerts: [] }),
     GetTokenStatus: wireTokenStatus,
     PauseMaintenance: () => paused,
     ResumeMaintenance: () => ({ ...paused, paused: false }),

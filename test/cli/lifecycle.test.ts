@@ -85,7 +85,7 @@ describe('commands about rotation, stored data keys and destruction', () => {
         { parent: KEY, ...page, filter: 'version=1' },
       ],
       [
-        `stored-data-keys delete ${DATA_KEY} --etag d1`,
+        `stored-data-keys delete ${DATA_KEY} --confirm d1`,
         'DeleteDataKey',
         { name: DATA_KEY, etag: 'd1' },
       ],
@@ -133,7 +133,7 @@ describe('commands about rotation, stored data keys and destruction', () => {
       [`keys destroy ${KEY} --confirm now`, 'ScheduleKeyDestruction'],
       [`keys version restore ${VERSION}`, 'RestoreKeyVersion'],
       [`stored-data-keys create ${KEY}`, 'CreateDataKey'],
-      [`stored-data-keys delete ${DATA_KEY}`, 'DeleteDataKey'],
+      [`stored-data-keys delete ${DATA_KEY} --confirm d1`, 'DeleteDataKey'],
       [`jobs create ${KEY}`, 'CreateRewrapJob'],
       [`jobs cancel ${JOB}`, 'CancelRewrapJob'],
       ['maintenance pause', 'PauseMaintenance'],
@@ -464,11 +464,33 @@ describe('stored-data-keys', () => {
       stdout,
       /^NAME[^\n]+\n\S+dataKeys\/db +2 +32 +018f[^\n]+ +2023-11-14T22:14:20\.000Z\n$/,
     );
-    const deleted = await keyward(`stored-data-keys delete ${DATA_KEY}`);
+    const command = `stored-data-keys delete ${DATA_KEY} --confirm d1`;
+    const deleted = await keyward(command);
     assert.deepEqual([deleted.code, deleted.stdout], [0, '']);
-    assert.equal(
-      (await keyward(`stored-data-keys delete ${DATA_KEY} --output json`)).stdout,
-      '{}\n',
+    assert.equal((await keyward(`${command} --output json`)).stdout, '{}\n');
+  });
+
+  it('are deleted only once it was shown what is lost', async () => {
+    const { code, stdout } = await keyward(
+      'stored-data-keys delete orders/dataKeys/db --tenant acme',
+    );
+    assert.deepEqual(
+      [code, fake.seen['DeleteDataKey'], fake.seen['GetDataKey']],
+      [0, undefined, undefined],
+    );
+    assert.match(
+      stdout,
+      /^Nothing has changed yet\. tenants\/acme\/keys\/orders\/dataKeys\/db would be deleted at once/,
+    );
+    assert.match(stdout, /\n {2}length +32 bytes\n/);
+    assert.match(
+      stdout,
+      /\nTo delete it:\n\n {2}keyward stored-data-keys delete orders\/dataKeys\/db --tenant acme --confirm \S+\n$/,
+    );
+    const absent = await keyward(`stored-data-keys delete ${KEY}/dataKeys/other`);
+    assert.deepEqual(
+      [absent.code, absent.stderr],
+      [1, `keyward: cannot delete ${KEY}/dataKeys/other: there is no such stored data key\n`],
     );
   });
 });

@@ -1,5 +1,15 @@
 import assert from 'node:assert/strict';
-import { chmod, chown, copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  chown,
+  copyFile,
+  cp,
+  mkdir,
+  readFile,
+  rm,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import type { Handler } from '../client/fake-service.ts';
@@ -42,12 +52,6 @@ beforeEach(async () => {
     await chmod(join(folder, 'certs', name), name === 'key.pem' ? 0o600 : 0o644);
   }
   await writeFile(join(folder, 'token'), 'of.the.profile\n', { mode: 0o600 });
-  // In the home's own, so that the identity of the folder above is never found.
-  await mkdir(join(home, '.keyward'));
-  await write(
-    { ...reached(), address: '127.0.0.1:1', tokenFile: 'absent' },
-    join(home, '.keyward', 'client.json'),
-  );
   tokens = [];
   fake.handlers['GetCaller'] = ((_, call) => {
     tokens.push(...call.metadata.get('authorization'));
@@ -77,13 +81,13 @@ describe('a profile', () => {
     }
   });
 
-  it('is of no use where there is no default and none is named: the development identity is', async () => {
+  it('is of no use where there is no default and none is named', async () => {
     await write({ profiles: { good: { ...reached(), ...CERTIFICATE } } });
-    assert.match((await keyward('whoami')).stderr, /absent: it does not exist/);
+    assert.match((await keyward('whoami')).stderr, /no address is given/);
     assert.equal((await keyward('whoami --profile good')).code, 0);
   });
 
-  it('is looked for where KEYWARD_PROFILES says, else in the configuration’s folder, else in .keyward', async () => {
+  it('is looked for where KEYWARD_PROFILES says, else in the configuration’s folder', async () => {
     const good = { default: 'good', profiles: { good: { ...reached(), ...CERTIFICATE } } };
     await write(good);
     const configuration = join(home, '.config');
@@ -104,12 +108,7 @@ describe('a profile', () => {
       0,
     );
 
-    const development = join(home, '.keyward', 'profiles.json');
-    await write({ profiles: { other: absolute } }, development);
-    assert.match((await keyward(other)).stderr, /cannot use the profile other/);
     await rm(file);
-    assert.equal((await keyward(other)).code, 0);
-    await rm(development);
     const none = await keyward(other);
     assert.deepEqual(
       [none.code, none.stderr],
@@ -182,6 +181,138 @@ describe('a profile', () => {
     await writeFile(join(folder, 'token'), 'of.another.day', { mode: 0o600 });
     await keyward('whoami --profile bound');
     assert.deepEqual(tokens.at(-1), 'Bearer of.another.day');
+  });
+});
+
+/** A folder with profiles, its CA, and its credentials, as `npm start` makes one. */
+async function folderWithProfiles(
+  name: string,
+  settings: Readonly<Record<string, string>> = {},
+): Promise<{ readonly folder: string; readonly profiles: string }> {
+  const folder = join(home, name);
+  const inside = join(folder, '.keyward');
+  await mkdir(join(folder, 'below'), { recursive: true });
+  await cp(join(home, '.config', 'keyward'), inside, { recursive: true });
+  const profiles = join(inside, 'profiles.json');
+  const profile = { ...reached(), ...CERTIFICATE, ...settings };
+  await write({ default: 'folders', profiles: { folders: profile } }, profiles);
+  return { folder, profiles };
+}
+
+describe('a folder’s profile', () => {
+  /** Runs the command in a folder, as the user whose home this is. */
+  const inFolder = (cwd: string, args: string, env: Readonly<Record<string, string>> = {}) =>
+    fake.keyward(args, { cwd, env: { HOME: home, ...env } });
+
+  it('is used in it and below, once the user has allowed it, and no longer once they deny it', async () => {
+    const { folder, profiles } = await folderWithProfiles('clone');
+    const below = join(folder, 'below');
+    const refused = await inFolder(below, 'whoami');
+    assert.deepEqual([refused.code, refused.stdout, tokens], [2, '', []]);
+    assert.equal(
+      refused.stderr,
+      `keyward: cannot use ${profiles}: you have not allowed it; see what it has with "keyward ` +
+        `profiles", then allow it with "keyward profiles allow ${folder}"\n`,
+    );
+    const listed = (await inFolder(below, 'profiles')).stdout;
+    assert.match(listed, /^Profiles of \S+\nYou have not allowed them as they are: none is used\n/);
+    assert.match(listed, /\nfolders +yes +127/);
+    assert.equal(
+      (await inFolder(below, 'profiles allow')).stdout,
+      `Allowed ${profiles}:\n  folders: ${fake.service.address}\n`,
+    );
+    assert.equal((await inFolder(below, 'whoami')).code, 0);
+    assert.equal((await inFolder(folder, 'whoami --profile folders')).code, 0);
+    assert.equal(
+      JSON.parse((await inFolder(folder, 'profiles --output json')).stdout).allowed,
+      true,
+    );
+    const stranger = await inFolder(folder, 'whoami', { HOME: folder });
+    assert.equal(stranger.code, 2, 'another user has allowed nothing');
+    await inFolder(home, `profiles deny ${folder}`);
+    assert.equal((await inFolder(below, 'whoami')).code, 2);
+  });
+
+  it('is the nearest one’s alone', async () => {
+    const { folder } = await folderWithProfiles('clone');
+    await inFolder(folder, 'profiles allow');
+    const near = await folderWithProfiles('clone/below');
+    const refused = await inFolder(near.folder, 'whoami');
+    assert.equal(refused.code, 2);
+    assert.ok(refused.stderr.includes(`cannot use ${near.profiles}: you have not allowed it`));
+    assert.match(
+      (await inFolder(join(folder, 'below'), 'profiles allow elsewhere')).stderr,
+      /cannot allow profiles: there is no \S+elsewhere\/\.keyward\/profiles\.json/,
+    );
+  });
+
+  it('is to be allowed again when it changes, or the CA that it names, or it is elsewhere', async () => {
+    const { folder, profiles } = await folderWithProfiles('clone');
+    const text = await readFile(profiles, 'utf8');
+    const ca = join(folder, '.keyward', 'certs', 'ca.pem');
+    const pem = await readFile(ca, 'utf8');
+    await inFolder(folder, 'profiles allow');
+    for (const [file, before] of [
+      [profiles, text],
+      [ca, pem],
+    ] as const) {
+      await writeFile(file, `${before}\n`);
+      const { code, stderr } = await inFolder(folder, 'whoami');
+      assert.equal(code, 2);
+      assert.match(stderr, /it has changed since you allowed it/);
+      await writeFile(file, before);
+      assert.equal((await inFolder(folder, 'whoami')).code, 0);
+    }
+    await cp(folder, join(home, 'copy'), { recursive: true });
+    assert.match((await inFolder(join(home, 'copy'), 'whoami')).stderr, /you have not allowed it/);
+  });
+
+  it('never gets a token or a certificate that flags or variables name', async () => {
+    const { folder } = await folderWithProfiles('clone');
+    await inFolder(folder, 'profiles allow');
+    const own = join(home, '.config', 'keyward');
+    const given = join(own, 'token');
+    const certificate = {
+      KEYWARD_CERT_FILE: join(own, 'certs', 'cert.pem'),
+      KEYWARD_KEY_FILE: join(own, 'certs', 'key.pem'),
+    };
+    const where = { KEYWARD_ADDRESS: fake.service.address };
+    const whose = { KEYWARD_CA_FILE: join(own, 'certs', 'ca.pem') };
+    const cases: [args: string, env: Record<string, string>, code: number][] = [
+      ['whoami', { KEYWARD_TOKEN_FILE: given }, 2],
+      [`whoami --token-file ${given}`, {}, 2],
+      ['whoami', certificate, 2],
+      ['whoami', { ...certificate, ...where }, 2],
+      ['whoami', { ...certificate, ...whose }, 2],
+      ['whoami', { ...certificate, ...where, ...whose }, 0],
+      [`whoami --address ${fake.service.address}`, {}, 0],
+    ];
+    for (const [args, env, code] of cases) {
+      const outcome = await inFolder(folder, args, env);
+      assert.equal(outcome.code, code, `${args} ${Object.keys(env)}: ${outcome.stderr}`);
+      if (code === 2)
+        assert.match(outcome.stderr, /folder's profile does not decide where other credentials/);
+    }
+    assert.deepEqual(tokens, []);
+  });
+
+  it('does not name credentials outside of its folder, by a path or by a link', async () => {
+    const own = join(home, '.config', 'keyward');
+    const { folder } = await folderWithProfiles('clone', {
+      tokenFile: '../../.config/keyward/token',
+    });
+    const linked = await folderWithProfiles('linked', { keyFile: 'certs/linked.pem' });
+    await symlink(
+      join(own, 'certs', 'key.pem'),
+      join(linked.folder, '.keyward', 'certs', 'linked.pem'),
+    );
+    for (const each of [folder, linked.folder]) {
+      await inFolder(each, 'profiles allow');
+      const { code, stderr } = await inFolder(each, 'whoami');
+      assert.equal(code, 2);
+      assert.match(stderr, /its (tokenFile|keyFile), \S+, is outside of that folder/);
+    }
+    assert.deepEqual(tokens, []);
   });
 });
 
@@ -317,7 +448,7 @@ describe('profiles', () => {
     );
 
     const json = JSON.parse((await keyward('profiles --output json')).stdout);
-    assert.deepEqual([json.file, json.overriddenBy], [file, []]);
+    assert.deepEqual([json.file, json.allowed, json.overriddenBy], [file, true, []]);
     assert.deepEqual(json.profiles[1], {
       name: 'batch',
       used: true,

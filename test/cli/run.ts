@@ -1,5 +1,7 @@
 /** Runs the `keyward` command as its users do: a process of its own, its streams, its exit code. */
 import { spawn } from 'node:child_process';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { buffer, text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { COMPILED } from '../support/compiled.ts';
@@ -55,4 +57,35 @@ export async function run(
     ended,
   ]);
   return { code, bytes, stdout: bytes.toString(), stderr };
+}
+
+/** A caller of a service, with PEMs. */
+interface ProfileContent {
+  readonly address: string;
+  readonly ca?: string | Uint8Array | undefined;
+  readonly cert?: string | Uint8Array | undefined;
+  readonly key?: string | Uint8Array | undefined;
+}
+
+/** Gives the user of that home a profile for each of these; the first is the default. */
+export function writeUsersProfiles(
+  home: string,
+  contents: Readonly<Record<string, ProfileContent>>,
+): void {
+  const folder = join(home, '.config', 'keyward');
+  mkdirSync(folder, { recursive: true });
+  const profiles = Object.entries(contents).map(
+    ([name, { address, ca = '', cert = '', key = '' }]) => {
+      const files = { caFile: `${name}.ca`, certFile: `${name}.cert`, keyFile: `${name}.key` };
+      const write = (file: string, pem: string | Uint8Array) =>
+        writeFileSync(join(folder, file), pem, { mode: 0o600 });
+      write(files.caFile, ca);
+      write(files.certFile, cert);
+      write(files.keyFile, key);
+      return [name, { address, ...files }];
+    },
+  );
+  const [first] = Object.keys(contents);
+  const text = JSON.stringify({ default: first, profiles: Object.fromEntries(profiles) });
+  writeFileSync(join(folder, 'profiles.json'), text, { mode: 0o600 });
 }

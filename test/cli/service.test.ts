@@ -4,6 +4,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
+import { AUDIENCE, ISSUER, signingKey } from '../access/issuer.ts';
 import { TESTER } from '../support/grants.ts';
 import {
   type Environment,
@@ -12,7 +13,7 @@ import {
   type Service,
   startService,
 } from '../support/kit.ts';
-import { type Outcome, run } from './run.ts';
+import { type Outcome, run, writeUsersProfiles } from './run.ts';
 
 const KEY = 'tenants/acme/keys/orders';
 
@@ -41,54 +42,88 @@ describe('the keyward command against the service', () => {
 
   before(async () => {
     environment = await newEnvironment();
+    const jwksFile = join(environment.directory, 'jwks.json');
+    const issuersFile = join(environment.directory, 'issuers.json');
+    writeFileSync(jwksFile, JSON.stringify({ keys: [signingKey('key-1').jwk] }));
+    const issuer = { name: 'corp', issuer: ISSUER, audience: AUDIENCE, algorithms: ['ES256'] };
+    writeFileSync(issuersFile, JSON.stringify({ issuers: [{ ...issuer, jwksFile }] }));
     // So that what is to be seen of the service's own doing is there soon.
     service = await startService(environment, {
       KEYWARD_MAINTENANCE_TICKS: '* * * * * *',
       KEYWARD_MAINTENANCE_JITTER_MS: '0',
       KEYWARD_USAGE_REPORT_MS: '200',
+      KEYWARD_ISSUERS_FILE: issuersFile,
     });
     client = service.client();
     folder = join(environment.directory, 'cli');
-    mkdirSync(join(folder, '.keyward'), { recursive: true });
-    const { certPem, keyPem } = environment.ca.issue({
-      subject: 'cli',
-      usage: 'client',
-      uris: [TESTER],
-    });
-    const files = { caFile: environment.ca.certPem, certFile: certPem, keyFile: keyPem };
-    for (const [name, pem] of Object.entries(files))
-      writeFileSync(join(folder, '.keyward', name), pem);
-    const identity = {
-      address: `127.0.0.1:${service.port}`,
-      caFile: 'caFile',
-      certFile: 'certFile',
-    };
-    writeFileSync(
-      join(folder, '.keyward', 'client.json'),
-      JSON.stringify({ ...identity, keyFile: 'keyFile' }),
-      { mode: 0o600 },
-    );
+    mkdirSync(folder);
+    writeProfiles({ cli: TESTER });
   });
 
-  /** Gives a caller of that name a certificate, and a profile. */
-  function addProfile(name: string, caller: string): void {
-    const { certPem, keyPem } = environment.ca.issue({
-      subject: name,
-      usage: 'client',
-      uris: [caller],
+  /** Gives each of these callers a certificate, and a profile; the first is the default. */
+  function writeProfiles(callers: Readonly<Record<string, string>>): void {
+    const contents = Object.entries(callers).map(([name, caller]) => {
+      const { certPem: cert, keyPem: key } = environment.ca.issue({
+        subject: name,
+        usage: 'client',
+        uris: [caller],
+      });
+      return [
+        name,
+        { address: `127.0.0.1:${service.port}`, ca: environment.ca.certPem, cert, key },
+      ];
     });
-    const write = (file: string, content: string) =>
-      writeFileSync(join(folder, '.keyward', file), content, { mode: 0o600 });
-    write(`${name}.pem`, certPem);
-    write(`${name}.key`, keyPem);
-    const files = { caFile: 'caFile', certFile: `${name}.pem`, keyFile: `${name}.key` };
-    const profile = { address: `127.0.0.1:${service.port}`, ...files };
-    write('profiles.json', JSON.stringify({ profiles: { [name]: profile } }));
+    writeUsersProfiles(folder, Object.fromEntries(contents));
   }
 
   after(async () => {
     await service?.[Symbol.asyncDispose]();
     await environment?.[Symbol.asyncDispose]();
+  });
+
+  it('lays canaries of each kind, and suspends who opens one, which can be lifted', async () => {
+    const suspect = 'spiffe://acme/suspect';
+    writeProfiles({ cli: TESTER, suspect });
+    await client.createTenant({ tenantId: 'laid' });
+    const key = 'tenants/laid/keys/k';
+    await createKey(key);
+    const made = await done(
+      `canary create ${key} --id c1 --length 20 --suspend-caller --output json`,
+    );
+    const { canary, ciphertext } = JSON.parse(made.stdout);
+    const bytes = Buffer.from(ciphertext, 'base64');
+    assert.deepEqual([bytes.length, canary.suspendsCaller], [116 + 20, true]);
+    const opened = await keyward('--profile suspect decrypt --tenant laid', bytes);
+    assert.match(opened.stderr, /^keyward: RESOURCE_NOT_FOUND: /);
+
+    const file = join(folder, 'laid');
+    const wrapped = 'canary create k --tenant laid --id c2 --kind wrapped-data-key';
+    await done(`${wrapped} --description everywhere --out ${file}`);
+    assert.equal(readFileSync(file).length, 116 + 32);
+    assert.equal((await keyward(`${wrapped} --out ${file}`)).code, 2);
+    assert.match(
+      (await done(`canary create ${key} --id c3 --kind stored-data-key --data-key-id db`)).stdout,
+      /tenants\/laid\/canaries\/c3 +tenants\/laid\/keys\/k\/dataKeys\/db/,
+    );
+    const listed = (await done('canary list laid')).stdout;
+    assert.match(
+      listed,
+      /canaries\/c1 +CIPHERTEXT +tenants\/laid\/keys\/k +yes .*\n.*WRAPPED_DATA_KEY/,
+    );
+    await done('canary delete tenants/laid/canaries/c2');
+    assert.equal((await keyward('canary get c2 --tenant laid')).code, 1);
+
+    const suspended = await eventually(async () => {
+      const [own] = JSON.parse((await done('suspensions list laid --output json')).stdout);
+      assert.equal(own?.caller, suspect);
+      return own;
+    });
+    assert.equal(suspended.canary, 'tenants/laid/canaries/c1');
+    await done(`suspensions lift ${suspended.name}`);
+    assert.match(
+      (await done(`suspensions add laid ${suspect} --description incident`)).stdout,
+      /tenants\/laid\/suspensions\/s[0-9a-f]{32} +spiffe:\/\/acme\/suspect .*incident\n$/,
+    );
   });
 
   it('makes a tenant and a key, encrypts, rotates, and opens what was encrypted before', async () => {
@@ -263,7 +298,11 @@ describe('the keyward command against the service', () => {
     const jobs = JSON.parse((await done('jobs list kept --output json')).stdout);
     assert.deepEqual([jobs.length, jobs[0].state, jobs[0].done], [1, 'SUCCEEDED', 3]);
 
-    await done(`stored-data-keys delete ${key}/dataKeys/c`);
+    const shown = (await done(`stored-data-keys delete ${key}/dataKeys/c`)).stdout;
+    assert.match((await done(`stored-data-keys list ${key}`)).stdout, /dataKeys\/c /);
+    const [, confirm] = /\n {2}keyward (stored-data-keys delete .*)\n$/.exec(shown) ?? [];
+    await done(confirm ?? '');
+    assert.doesNotMatch((await done(`stored-data-keys list ${key}`)).stdout, /dataKeys\/c /);
     const preview = await done(`keys destroy ${key} --window 7d`);
     assert.match(preview.stdout, /key versions +2\n +stored data keys +2\n/);
     const command =
@@ -381,7 +420,7 @@ describe('the keyward command against the service', () => {
 
   it('lets a caller who is named in a profile do what a role binding allows, says what it lacks, and takes it away', async () => {
     const caller = 'spiffe://keyward.test/orders';
-    addProfile('orders', caller);
+    writeProfiles({ cli: TESTER, orders: caller });
     assert.match((await done('profiles')).stdout, /\norders +127\.0\.0\.1:/);
     assert.match(
       (await done('whoami --profile orders')).stdout,

@@ -242,12 +242,12 @@ describe('questions about access', () => {
       {
         roleBinding: 'b',
         role: ROLE,
-        obstacles: [1, 2, 3, 4, 0, 99],
+        obstacles: [1, 2, 3, 4, 5, 6, 0, 99],
       },
     ];
     await using service = await answering({
       TestPermissions: { permissions: ['keys.get'] },
-      ExplainAccess: { allowed: true, roleBinding: BINDING, considered },
+      ExplainAccess: { allowed: true, roleBinding: BINDING, considered, tokenTenant: PARENT },
     });
     using keyward = service.connect();
     const encryptionContext = new Map([
@@ -260,20 +260,32 @@ describe('questions about access', () => {
     });
     const question = { resource: KEY, permission: 'data.decrypt', principal: 'jwt:corp/alice' };
     const groups = ['corp/admins'];
+    const proof = { limitedToTenants: true, tenants: [PARENT] };
     const answer = await keyward.explainAccess({
       ...question,
       groups,
       claims: [{ claim: ['https://example.com/chat', 'id'], value: '7' }],
       encryptionContext,
+      ...proof,
     });
     assert.deepEqual(answer, {
       allowed: true,
       roleBinding: BINDING,
+      tokenTenant: PARENT,
       considered: [
         considered[0],
         {
           ...considered[1],
-          obstacles: ['PERMISSION', 'KEY', 'EXPIRED', 'CONTEXT', 'UNSPECIFIED', 'UNSPECIFIED'],
+          obstacles: [
+            'PERMISSION',
+            'KEY',
+            'EXPIRED',
+            'CONTEXT',
+            'TENANT',
+            'ISSUER',
+            'UNSPECIFIED',
+            'UNSPECIFIED',
+          ],
         },
       ],
     });
@@ -281,7 +293,7 @@ describe('questions about access', () => {
     const { encryptionContext: explained, ...explainRest } = service.seen['ExplainAccess'] ?? {};
     assert.deepEqual(testRest, test);
     const claims = [{ claim: { path: ['https://example.com/chat', 'id'] }, value: '7' }];
-    assert.deepEqual(explainRest, { ...question, groups, claims });
+    assert.deepEqual(explainRest, { ...question, ...proof, groups, claims });
     for (const sent of [tested, explained]) {
       assert.deepEqual(new Map(Object.entries(sent as object)), encryptionContext);
     }
@@ -291,6 +303,8 @@ describe('questions about access', () => {
       groups: [],
       claims: [],
       encryptionContext: {},
+      limitedToTenants: false,
+      tenants: [],
     });
     const wrong = { ...question, claims: [{ claim: 'chat', value: '7' }] };
     await assert.rejects(

@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Metadata, status } from '@grpc/grpc-js';
-import { KeywardClientError } from '../../client/src/index.ts';
+import { connect, KeywardClientError } from '../../client/src/index.ts';
 import { createCertificateAuthority } from '../../dev/certificates.ts';
+import { eventually } from '../support/kit.ts';
 import {
   type Refusal,
   refusal,
@@ -395,5 +398,24 @@ describe('closing', () => {
     }
     await assert.rejects(keyward.tenants().next(), /The client is closed/);
     assert.equal(service.calls.get('GetKey'), 1);
+  });
+
+  it('leaves no connection, not even one to a service that never said a word', async () => {
+    const { promise: connected, resolve } = Promise.withResolvers<Socket>();
+    const silent = createServer(resolve);
+    await once(silent.listen(0, '127.0.0.1'), 'listening');
+    const { port } = silent.address() as AddressInfo;
+    const ca = createCertificateAuthority('ca').certPem;
+    const keyward = connect({ address: `127.0.0.1:${port}`, ca, token: 'a.b.c', retries: 0 });
+    const call = failureOf(keyward.getKey({ name: KEY }, { timeoutMs: 1_000 }));
+    const socket = await connected;
+    let isClosed = false;
+    socket.resume().on('close', () => {
+      isClosed = true;
+    });
+    assert.equal((await call).code, 'DEADLINE_EXCEEDED');
+    keyward.close();
+    await eventually(() => assert.ok(isClosed));
+    silent.close();
   });
 });

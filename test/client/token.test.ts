@@ -159,6 +159,17 @@ describe('a function that gives tokens', () => {
     assert.deepEqual(never.sent, ['token-11', 'token-12']);
   });
 
+  it('is called again when its token is refused, and the same one is not sent again', async () => {
+    let asked = 0;
+    const give = () => {
+      asked += 1;
+      return 'of-a-file';
+    };
+    await using fake = await startWith(give, () => false);
+    const error = await failureOf(fake.keyward.getKey(KEY));
+    assert.deepEqual([error.reason, fake.sent, asked], ['CREDENTIALS_INVALID', ['of-a-file'], 2]);
+  });
+
   it('is called again for a stream whose token is refused', async () => {
     let asked = 0;
     await using fake = await startWith(

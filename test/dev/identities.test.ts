@@ -153,6 +153,7 @@ describe('the callers in development', () => {
 
   it('are those that the command knows by profiles', async () => {
     const cwd = environment.directory;
+    assert.equal((await run(['profiles', 'allow'], { cwd })).code, 0);
     const encrypted = await run(['--profile', 'service', 'encrypt', KEY], { cwd, input: 'hello' });
     assert.deepEqual([encrypted.code, encrypted.stderr], [0, '']);
     const decrypt = (profile: string) =>

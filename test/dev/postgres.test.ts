@@ -5,12 +5,22 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { after, type TestContext, test } from 'node:test';
 import pg from 'pg';
 import { createDatabase, createRoles, startPostgres } from '../../dev/postgres.ts';
-import { identify, isAlive } from '../../scripts/processes.js';
+import { identify, isAlive, type ProcessIdentity } from '../../scripts/processes.js';
+import { findCommand } from '../../scripts/system-packages.js';
+import { eventually } from '../support/kit.ts';
 
 const directory = mkdtempSync(join(process.env['KEYWARD_TEST_DIRECTORY'] ?? '/tmp', 'own-'));
 const postgres = await startPostgres({ directory });
@@ -59,25 +69,49 @@ test('a record with the id of a live process that is no PostgreSQL stops no star
   bystander.kill();
 });
 
-test('a server that a killed process left running is ended, and its data used', async (t) => {
-  const orphaned = mkdtempSync(join(process.env['KEYWARD_TEST_DIRECTORY'] ?? '/tmp', 'orphan-'));
-  t.after(() => rmSync(orphaned, { recursive: true, force: true }));
+/** A process that starts a server and is killed; with only these programs of the system, if any. */
+async function startedByKilled(
+  directory: string,
+  programs: readonly string[] | undefined,
+): Promise<ProcessIdentity> {
+  const path = join(directory, 'programs');
+  mkdirSync(path);
+  for (const name of programs ?? []) symlinkSync(findCommand(name) ?? '', join(path, name));
   const program = `
     import { startPostgres } from ${JSON.stringify(new URL('../../dev/postgres.ts', import.meta.url).href)};
-    const { pid } = await startPostgres({ directory: ${JSON.stringify(orphaned)} });
+    const { pid } = await startPostgres({ directory: ${JSON.stringify(join(directory, 'cluster'))} });
     console.log(pid);
     setInterval(() => {}, 1000);
   `;
   const parent = spawn(process.execPath, ['--input-type=module', '--eval', program], {
     stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, ...(programs && { PATH: path }) },
   });
   const [line] = (await once(parent.stdout, 'data')) as [Buffer];
-  const orphan = identify(Number(line.toString()));
-  assert.ok(orphan !== undefined);
+  const server = identify(Number(line.toString()));
+  assert.ok(server !== undefined);
   parent.kill('SIGKILL');
   await once(parent, 'exit');
+  return server;
+}
+
+function scratch(t: TestContext): string {
+  const made = mkdtempSync(join(process.env['KEYWARD_TEST_DIRECTORY'] ?? '/tmp', 'orphan-'));
+  t.after(() => rmSync(made, { recursive: true, force: true }));
+  return made;
+}
+
+test('a server ends with the process that started it, even when that is killed', async (t) => {
+  const server = await startedByKilled(scratch(t), undefined);
+  await eventually(() => assert.ok(!isAlive(server)));
+});
+
+test('a server that a killed process left running is ended, and its data used', async (t) => {
+  const directory = scratch(t);
+  // Where there is no setpriv, the kernel does not end it.
+  const orphan = await startedByKilled(directory, ['unshare', 'sh', 'rm']);
   assert.ok(isAlive(orphan), 'the server outlives the process that was killed');
-  const successor = await startPostgres({ directory: orphaned });
+  const successor = await startPostgres({ directory: join(directory, 'cluster') });
   assert.ok(!isAlive(orphan));
   assert.deepEqual(await query(successor.superuserUrl(), 'SELECT 1'), [1]);
   await successor.remove();

@@ -55,6 +55,7 @@ before(async () => {
   await admin.createTenant({ tenantId: 'demo' });
   await grantRoles(admin);
   writeNpx();
+  await inFolder('npx', ['keyward', 'profiles', 'allow']);
 });
 
 after(() => running.disposeAsync());

@@ -183,7 +183,7 @@ describe('an item’s error', () => {
         message: 'x'.repeat(5_000),
         retryAfterMs: 2_147_483_647,
       });
-      const status = serialize('google.rpc.Status', toStatus(shortened(error), id));
+      const status = serialize('google.rpc.Status', toStatus(shortened(error), { id }));
       assert.ok(status.length <= SHORT_ERROR_BYTES, `${reason}: ${status.length}`);
     }
   });

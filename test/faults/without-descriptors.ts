@@ -6,6 +6,7 @@
 import { closeSync, openSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HsmAgents } from '../../src/hsm/agents.ts';
+import { NO_ALERTS } from '../support/alerts.ts';
 
 const { settings, environment } = JSON.parse(process.argv[2] ?? '{}');
 const quiet = { info() {}, warn() {}, error() {} };
@@ -17,6 +18,7 @@ const agents = new HsmAgents({
   maxCalls: 10,
   maxBytes: 1 << 20,
   log: quiet,
+  alerts: NO_ALERTS,
 });
 await agents.start();
 const taken: number[] = [];

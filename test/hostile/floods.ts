@@ -140,9 +140,12 @@ async function deadlinesPass({ peer }: Flooder, inFlight: number) {
   return { session, answers };
 }
 
-/** Who is known keeps the connection, and is told why what is not done is not. */
+/**
+ * Who is known keeps the connection, and is told why what is not done is not. As many as 32 give
+ * up, in 40 ms each, may be reset each second before they have begun.
+ */
 async function deadlinesPassInOrder(flooder: Flooder): Promise<void> {
-  const { session, answers } = await deadlinesPass(flooder, 64);
+  const { session, answers } = await deadlinesPass(flooder, 32);
   try {
     if (flooder.kind !== 'a certificate') return;
     const unexplained = answers.filter(({ status, reason }) => status && reason === undefined);
@@ -194,7 +197,7 @@ export const FLOODS: readonly Flood[] = [
     run: (flooder) =>
       sendAll(
         flooder,
-        streamIds(3_000).flatMap((id) => [
+        streamIds(6_000).flatMap((id) => [
           frame(FRAME.headers, FLAG.endHeaders, id, BLOCK),
           frame(FRAME.rstStream, 0, id, CANCEL),
         ]),

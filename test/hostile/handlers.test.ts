@@ -25,6 +25,7 @@ import { KeywardError } from '../../src/errors.ts';
 import { DEFAULT_REQUEST_BYTES, type ServedMethod } from '../../src/faces/contract/methods.ts';
 import type { UnaryRpc } from '../../src/faces/contract/rpc.ts';
 import { handlerOf } from '../../src/faces/grpc/handlers.ts';
+import { newId, type TenantId } from '../../src/ids.ts';
 import { detailsOf, field } from '../faults/http2.ts';
 
 interface Outcome {
@@ -61,20 +62,25 @@ const CALLER: Caller = { name: 'spiffe://keyward.test/tester', groups: [], claim
 /** Serves one call with a handler, and waits until nothing of it is left. */
 async function serve(handle: Handle, variations: Variations = {}): Promise<Outcome> {
   const log: Record<string, unknown>[] = [];
+  const reported: (string | undefined)[] = [];
   const note = (line: Record<string, unknown>) => log.push(line);
   let isReleased = false;
   const admitted: AdmittedCall = {
     id: 'the-id',
+    face: 'grpc',
     caller: CALLER,
     identify: () => CALLER,
     certificate: undefined,
     address: undefined,
+    trace: undefined,
     startedAt: monotonicNow(),
     deadline: monotonicNow() + (variations.timeLeftMs ?? 60_000),
+    answers: (answer: Buffer) => answer,
     decode: variations.share ?? ((_length, decode) => decode()),
     hold: () => () => {
       isReleased = true;
     },
+    markReplayed: () => {},
   };
   const request = variations.request ?? Buffer.from('request');
   const rpc = Object.assign(new EventEmitter(), {
@@ -104,12 +110,19 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
   };
   const handler = handlerOf(
     {
-      services: (variations.services ?? {}) as Services,
+      services: { quotas: { takeCallOf: async () => {} }, ...variations.services } as Services,
       recording: {
         writer: { write: async () => {}, writeRefusal: async () => {} },
         masks: { mask: async () => [] },
         replica: 'test',
+        systemTenantId: newId<TenantId>(),
       },
+      replays: {
+        keep: () => Promise.reject(new Error('nothing is changed here')),
+        find: async () => undefined,
+      },
+      canaryWatch: { recognise: () => [], record: async () => undefined },
+      outcomes: { report: ({ error }) => reported.push(error?.reason) },
       log: { info: note, warn: note, error: note } as unknown as Logger,
       stopping: new AbortController().signal,
     },
@@ -125,6 +138,12 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
   variations.during?.(rpc);
   while (!(isReleased || variations.isAdmitted === false)) await sleep(1);
   const [error, response] = answers[0] ?? [null, null];
+  const logged = log.flatMap(({ outcome }) => outcome ?? []);
+  assert.deepEqual(
+    reported.map((reason) => reason ?? 'OK'),
+    logged,
+    'what is reported of a call is not what is logged',
+  );
   return { error, response, answers: answers.length, log, isReleased, request };
 }
 

@@ -12,7 +12,13 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import type { ClientHttp2Session } from 'node:http2';
 import type { KeywardClient } from 'keyward-client';
 import { openSession, type Peer } from '../faults/http2.ts';
-import { type Environment, newEnvironment, type Service, startService } from '../support/kit.ts';
+import {
+  type Environment,
+  eventually,
+  newEnvironment,
+  type Service,
+  startService,
+} from '../support/kit.ts';
 import { withListenersRequired } from './listeners.ts';
 import { MEMORY_LINE } from './memory.ts';
 
@@ -20,6 +26,9 @@ import { MEMORY_LINE } from './memory.ts';
 export const SECRET = randomBytes(32);
 export const PARENT = 'tenants/acme';
 export const KEY = `${PARENT}/keys/k`;
+
+/** Of what is reachable: caches fill, code is compiled. */
+const HELD_SLACK_BYTES = 48 * 2 ** 20;
 
 const MEMORY = new URL('./memory.ts', import.meta.url).href;
 
@@ -86,6 +95,14 @@ export class HostileService implements AsyncDisposable {
     process.kill(pid, 'SIGUSR2');
     const { bytes } = await this.service.logged(({ msg }) => msg === MEMORY_LINE, from);
     return Number(bytes);
+  }
+
+  /** Waits until it holds little more than that many bytes. */
+  async holdsLittleMoreThan(held: number): Promise<void> {
+    await eventually(async () => {
+      const more = (await this.heldBytes()) - held;
+      assert.ok(more <= HELD_SLACK_BYTES, `${more >> 20} MiB more are held than before`);
+    });
   }
 
   /** Resident memory of the server's process. */

@@ -36,6 +36,7 @@ import {
   type TenantId,
 } from '../../src/ids.ts';
 import { CKR, faultsFor, type Pkcs11Faults } from '../faults/pkcs11.ts';
+import { alertsTo, NO_ALERTS } from '../support/alerts.ts';
 import { testTokenVariables } from '../support/compiled.ts';
 import { eventually } from '../support/kit.ts';
 
@@ -117,6 +118,7 @@ describe('the HSM agents', () => {
       maxBytes: 1 << 24,
       environment: agentEnvironment(),
       log: { info: write, warn: write, error: write },
+      alerts: alertsTo(write),
       ...options,
     });
     return running;
@@ -149,6 +151,24 @@ describe('the HSM agents', () => {
     const agents = create({ startTimeoutMs: 1_500 });
     await agents.start();
     assert.equal(faults.met(), 1);
+    await seal(agents);
+  });
+
+  test('one that hangs while it starts is not waited for once another has been ready', async () => {
+    const agents = await start({ callTimeoutMs: 500, startTimeoutMs: 600_000 });
+    faults.set('C_Initialize hang times 1');
+    const [pid] = agents.pids;
+    assert.ok(pid);
+    process.kill(pid, 'SIGKILL');
+    await eventually(() => assert.equal(faults.met(), 1));
+    await eventually(() => seal(agents));
+    assert.equal(agents.pids.length, 1);
+  });
+
+  test('one that takes longer to start than starts may is given more time, and serves', async () => {
+    faults.set('C_Initialize delay 1500');
+    const agents = create({ startTimeoutMs: 200 });
+    await agents.start();
     await seal(agents);
   });
 
@@ -401,6 +421,7 @@ describe('the HSM agents', () => {
       maxCalls: 10,
       maxBytes: 1 << 20,
       log: { info() {}, warn() {}, error() {} },
+      alerts: NO_ALERTS,
     });
     void agents.start();
     const random = agents.call('random', { length: 32 }, soon());

@@ -24,6 +24,7 @@ import {
   type SealKeyId,
   type TenantId,
 } from '../../src/ids.ts';
+import { NO_ALERTS } from '../support/alerts.ts';
 import type { FreshToken } from './token-keys-rig.ts';
 
 const quiet = { info() {}, warn() {}, error() {} };
@@ -51,6 +52,7 @@ export function conformance(
       maxBytes: 1 << 24,
       environment: token.environment,
       log: quiet,
+      alerts: NO_ALERTS,
     });
     const objectId = <Id extends AnyId>(role: string): Id => {
       const object = settings.objects.find((each) => each.role === role);

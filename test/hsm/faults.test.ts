@@ -19,7 +19,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { copyToken } from '../../softhsm/token.ts';
-import { killInTheMiddle } from '../faults/kills.ts';
+import { killInTheMiddle, POINTS } from '../faults/kills.ts';
 import { CKF, CKR, faultsFor } from '../faults/pkcs11.ts';
 import {
   assertNoSecret,
@@ -42,6 +42,7 @@ import {
   runCommand,
   startServiceWithoutWaiting,
 } from '../support/kit.ts';
+import { newId } from '../support/reconciling.ts';
 
 /** Long enough to see something happen that must not; nothing is waited for. */
 const LOOK_MS = 700;
@@ -80,15 +81,25 @@ describe('a token that fails', () => {
     });
 
     test(`case 61: one ${name} costs the call that met it and no other`, async () => {
-      faulty.faults.set(`C_Sign return ${hex(CKR[name])} times 1`);
-      const outcomes = await Promise.allSettled(Array.from({ length: 20 }, () => faulty.encrypt()));
-      assert.equal(outcomes.filter(({ status }) => status === 'rejected').length, 1);
+      let most = 0;
+      // The service signs by itself now and then: it may be what met it.
+      await eventually(async () => {
+        faulty.faults.set(`C_Sign return ${hex(CKR[name])} times 1`);
+        const calls = Array.from({ length: 20 }, () => faulty.encrypt());
+        const outcomes = await Promise.allSettled(calls);
+        const rejected = outcomes.filter(({ status }) => status === 'rejected').length;
+        most = Math.max(most, rejected);
+        assert.equal(rejected, 1);
+      });
+      assert.equal(most, 1);
     });
   }
 
   test('case 61: a return value of a vendor’s own is a failing token like any other', async () => {
-    faulty.faults.set(`C_Sign return ${hex(CKR.VENDOR_DEFINED)} times 1`);
-    assert.equal(await reasonOf(faulty.encrypt()), 'HSM_UNAVAILABLE');
+    await eventually(async () => {
+      faulty.faults.set(`C_Sign return ${hex(CKR.VENDOR_DEFINED)} times 1`);
+      assert.equal(await reasonOf(faulty.encrypt()), 'HSM_UNAVAILABLE');
+    });
   });
 
   for (const [theCase, names] of [
@@ -134,35 +145,45 @@ describe('a token that fails', () => {
   }
 
   test('case 67: a call that hangs ends at its caller’s deadline, others are served meanwhile, and the agent is replaced', async () => {
-    const before = await faulty.settled();
-    faulty.faults.set('C_Sign hang times 1');
-    const hanging = failureOf(faulty.encrypt(800));
-    await eventually(() => assert.equal(faulty.faults.met(), 1));
-    await faulty.encrypt();
-    assert.equal(await healthOf(faulty.service), 'SERVING');
-    assert.equal((await hanging).code, 'DEADLINE_EXCEEDED');
-    await faulty.service.logged(({ msg }) => msg === 'HSM agent hangs; replacing it');
-    await eventually(() =>
-      assert.equal(before.filter((pid) => faulty.service.agentPids.includes(pid)).length, 1),
-    );
-    await faulty.settled();
+    // The service signs by itself now and then: it may be what hangs.
+    await eventually(async () => {
+      const before = await faulty.settled();
+      faulty.faults.set('C_Sign hang times 1');
+      const hanging = failureOf(faulty.encrypt(800));
+      await eventually(() => assert.equal(faulty.faults.met(), 1));
+      await faulty.encrypt();
+      assert.equal(await healthOf(faulty.service), 'SERVING');
+      assert.equal((await hanging).code, 'DEADLINE_EXCEEDED');
+      await faulty.service.logged(({ msg }) => msg === 'HSM agent hangs; replacing it');
+      await eventually(() =>
+        assert.equal(before.filter((pid) => faulty.service.agentPids.includes(pid)).length, 1),
+      );
+      await faulty.settled();
+    });
   });
 
   test('case 67: what waited behind a call that hangs is done by another agent', async () => {
-    faulty.faults.set('C_Sign hang times 1');
-    const outcomes = await Promise.allSettled(Array.from({ length: 20 }, () => faulty.encrypt()));
-    const failed = outcomes.filter((outcome) => outcome.status === 'rejected');
-    assert.equal(failed.length, 1);
-    assert.equal(failed[0]?.reason.reason, 'HSM_UNAVAILABLE');
+    await eventually(async () => {
+      await faulty.settled();
+      faulty.faults.set('C_Sign hang times 1');
+      const outcomes = await Promise.allSettled(Array.from({ length: 20 }, () => faulty.encrypt()));
+      const failed = outcomes.filter((outcome) => outcome.status === 'rejected');
+      assert.equal(failed.length, 1);
+      assert.equal(failed[0]?.reason.reason, 'HSM_UNAVAILABLE');
+    });
   });
 
-  test('case 68: an agent killed in the middle of an operation costs that call alone, 20 times each', async () => {
-    await killInTheMiddle(faulty, { rounds: 20 });
+  test('case 68: an agent killed at any point of an operation costs that call alone', async () => {
+    await killInTheMiddle(faulty, { rounds: POINTS });
   });
 
   test('case 68: an agent that crashes is no other case', async () => {
-    faulty.faults.set('C_Sign crash times 1');
-    assert.equal(await reasonOf(faulty.encrypt()), 'HSM_UNAVAILABLE');
+    await eventually(async () => {
+      // What the service does by itself may meet it first.
+      await faulty.settled();
+      faulty.faults.set('C_Sign crash times 1');
+      assert.equal(await reasonOf(faulty.encrypt()), 'HSM_UNAVAILABLE');
+    });
   });
 
   for (const fault of [
@@ -175,11 +196,16 @@ describe('a token that fails', () => {
     'C_Sign shorten 1',
   ]) {
     test(`case 71: a key version made with wrong bytes is not committed (${fault})`, async () => {
-      const keyId = `k-${fault.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-')}`;
-      faulty.faults.set(`${fault} times 1`);
-      const failure = await failureOf(faulty.keyward.createKey({ parent: PARENT, keyId }));
-      assert.equal(failure.reason, 'HSM_UNAVAILABLE');
-      assert.equal(faulty.faults.met(), 1);
+      // The service signs by itself now and then: it may be what met it, and the key is made.
+      const keyId = await eventually(async () => {
+        const made = newId('k');
+        await faulty.settled();
+        faulty.faults.set(`${fault} times 1`);
+        const creating = faulty.keyward.createKey({ parent: PARENT, keyId: made });
+        assert.equal(await reasonOf(creating), 'HSM_UNAVAILABLE');
+        assert.equal(faulty.faults.met(), 1);
+        return made;
+      });
       await faulty.well();
       assert.equal(
         await reasonOf(faulty.keyward.getKey({ name: `${PARENT}/keys/${keyId}` })),
@@ -187,10 +213,13 @@ describe('a token that fails', () => {
       );
       await faulty.keyward.createKey({ parent: PARENT, keyId });
 
-      const { primary } = await faulty.keyward.getKey({ name: KEY });
-      await faulty.settled();
-      faulty.faults.set(`${fault} times 1`);
-      assert.equal(await reasonOf(faulty.keyward.rotateKey({ name: KEY })), 'HSM_UNAVAILABLE');
+      const primary = await eventually(async () => {
+        const before = await faulty.keyward.getKey({ name: KEY });
+        await faulty.settled();
+        faulty.faults.set(`${fault} times 1`);
+        assert.equal(await reasonOf(faulty.keyward.rotateKey({ name: KEY })), 'HSM_UNAVAILABLE');
+        return before.primary;
+      });
       await faulty.well();
       assert.equal((await faulty.keyward.getKey({ name: KEY })).primary?.name, primary?.name);
     });
@@ -203,10 +232,12 @@ describe('a token that fails', () => {
   ]) {
     test(`case 71: wrong bytes while ${step} are blamed on the token, neither on the row nor on the caller`, async () => {
       const { ciphertext } = await faulty.encrypt();
-      await faulty.renewed();
-      faulty.faults.set(fault ?? '');
-      assert.equal(await reasonOf(faulty.decrypt(ciphertext)), 'HSM_UNAVAILABLE');
-      assert.equal(faulty.faults.met(), 1);
+      await eventually(async () => {
+        await faulty.renewed();
+        faulty.faults.set(fault ?? '');
+        assert.equal(await reasonOf(faulty.decrypt(ciphertext)), 'HSM_UNAVAILABLE');
+        assert.equal(faulty.faults.met(), 1);
+      });
       await faulty.well();
       assert.deepEqual((await faulty.decrypt(ciphertext)).plaintext, PLAINTEXT);
       assert.ok(!faulty.service.log.some((line) => line['alert'] === 'stored-row-corrupt'));

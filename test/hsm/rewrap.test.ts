@@ -28,6 +28,7 @@ import {
   type TenantId,
 } from '../../src/ids.ts';
 import { faultsFor, type Pkcs11Faults } from '../faults/pkcs11.ts';
+import { NO_ALERTS } from '../support/alerts.ts';
 import { testTokenVariables } from '../support/compiled.ts';
 import { eventually } from '../support/kit.ts';
 
@@ -109,6 +110,7 @@ async function start(
     maxBytes: 1 << 24,
     environment: agentEnvironment(),
     log: { info() {}, warn() {}, error() {} },
+    alerts: NO_ALERTS,
   });
   await started.start();
   await eventually(() => assert.equal(started.pids.length, count));

@@ -40,41 +40,73 @@ describe('a token that misbehaves', () => {
     return tokenKeys.find(({ role }) => role === 'ROOT');
   }
 
-  for (const [what, fault, rotate] of [
-    ['root', 'C_WrapKey flip', () => faulty.keyward.rotateRootKey({ parent: SYSTEM })],
-    ['root', 'C_WrapKey shorten 8', () => faulty.keyward.rotateRootKey({ parent: SYSTEM })],
-    ['seal', 'C_Sign flip', () => faulty.keyward.rotateSealKey()],
-    ['seal', 'C_Sign flip after 1', () => faulty.keyward.rotateSealKey()],
-  ] as const) {
-    test(`case 71: what comes under a new ${what} key with wrong bytes is not written, and is done once the token is well (${fault})`, async () => {
-      const kept = await someKeys();
-      await faulty.keyward.pauseMaintenance();
-      const fresh = await rotate();
-      assert.equal(fresh.state, 'CURRENT');
-      const versions = () =>
-        sql(faulty.environment, 'SELECT key_id, seal FROM key_versions ORDER BY 1');
-      const before = await versions();
-      const from = faulty.service.log.length;
-      faulty.faults.set(`${fault} times 1`);
-      await faulty.keyward.resumeMaintenance();
-      // Under a new seal key come the seals of key states and key versions, at the same time.
-      const failed = what === 'seal' ? /(sealing again|re-wrapping) failed/ : /re-wrapping failed/;
-      await faulty.service.logged(({ msg }) => failed.test(String(msg)), from);
-      assert.equal(faulty.faults.met(), 1);
-      // Nobody has leased the states: they may be sealed anew by now.
-      if (what === 'root') assert.deepEqual(await versions(), before);
-      await faulty.well();
-      await expireLeases(faulty.environment);
-      const job = await endOf(faulty.keyward, fresh.rewrapJob);
-      assert.deepEqual([job.state, job.failed], ['SUCCEEDED', 0]);
-      for (const { ciphertext } of kept)
-        assert.deepEqual((await faulty.decrypt(ciphertext)).plaintext, PLAINTEXT);
-      assert.ok(
-        (await faulty.keyward.listKeys({ parent: PARENT })).keys.length > 0,
-        'every state verifies',
-      );
-    });
+  /**
+   * Replaces a key while the token fails once, so many PKCS#11 calls after the work is let go on.
+   * Returns whether that met the work, and not what the service does besides.
+   */
+  async function replaceWith(
+    fault: string,
+    rotate: () => Promise<TokenKey>,
+    failed: RegExp,
+  ): Promise<{ readonly fresh: TokenKey; readonly isMet: boolean }> {
+    await faulty.keyward.pauseMaintenance();
+    const fresh = await rotate();
+    assert.equal(fresh.state, 'CURRENT');
+    const from = faulty.service.log.length;
+    faulty.faults.set(`${fault} times 1`);
+    await faulty.keyward.resumeMaintenance().catch(() => faulty.keyward.resumeMaintenance());
+    const hasFailed = () =>
+      faulty.service.log.slice(from).some(({ msg }) => failed.test(String(msg)));
+    await Promise.race([
+      faulty.service.logged(({ msg }) => failed.test(String(msg)), from),
+      endOf(faulty.keyward, fresh.rewrapJob),
+    ]);
+    return { fresh, isMet: hasFailed() };
   }
+
+  const versions = () =>
+    sql(faulty.environment, 'SELECT key_id, seal FROM key_versions ORDER BY 1');
+
+  async function assertDone(fresh: TokenKey, kept: Awaited<ReturnType<typeof someKeys>>) {
+    await faulty.well();
+    await expireLeases(faulty.environment);
+    const job = await endOf(faulty.keyward, fresh.rewrapJob);
+    assert.deepEqual([job.state, job.failed], ['SUCCEEDED', 0]);
+    for (const { ciphertext } of kept)
+      assert.deepEqual((await faulty.decrypt(ciphertext)).plaintext, PLAINTEXT);
+    assert.ok(
+      (await faulty.keyward.listKeys({ parent: PARENT })).keys.length > 0,
+      'every state verifies',
+    );
+  }
+
+  for (const fault of ['C_WrapKey flip', 'C_WrapKey shorten 8'])
+    test(`case 71: what comes under a new root key with wrong bytes is not written, and is done once the token is well (${fault})`, async () => {
+      const kept = await someKeys();
+      const before = await versions();
+      const rotate = () => faulty.keyward.rotateRootKey({ parent: SYSTEM });
+      const { fresh, isMet } = await replaceWith(fault, rotate, /re-wrapping failed/);
+      assert.ok(isMet);
+      assert.equal(faulty.faults.met(), 1);
+      assert.deepEqual(await versions(), before);
+      await assertDone(fresh, kept);
+    });
+
+  test('case 71: what comes under a new seal key with wrong bytes is not written, and is done once the token is well', async () => {
+    const kept = await someKeys();
+    // Under a new seal key come the seals of all records and of key versions, at the same time.
+    const failed = /(sealing again|re-wrapping) failed/;
+    let met = 0;
+    // Resuming maintenance signs as well, and what the service verifies by itself.
+    for (let calls = 0; met < 2; calls++) {
+      assert.ok(calls < 12, 'the token’s fault meets nothing');
+      const fault = calls === 0 ? 'C_Sign flip' : `C_Sign flip after ${calls}`;
+      const rotate = () => faulty.keyward.rotateSealKey();
+      const { fresh, isMet } = await replaceWith(fault, rotate, failed);
+      if (isMet) met += 1;
+      await assertDone(fresh, kept);
+    }
+  });
 
   test('case 61: a root key that the token does not make is given up, and the next try makes one', async () => {
     const current = await newestRoot();
@@ -120,10 +152,10 @@ describe('a token that misbehaves', () => {
       await reasonOf(faulty.keyward.rotateRootKey({ parent: SYSTEM })),
       'HSM_UNAVAILABLE',
     );
-    assert.equal((await newestRoot())?.state, 'ABANDONED');
     renameSync(`${tokens}-away`, tokens);
     assert.equal(objects().length, there);
     await faulty.well();
+    assert.equal((await newestRoot())?.state, 'ABANDONED');
     const fresh = await faulty.keyward.rotateRootKey({ parent: SYSTEM });
     assert.equal(fresh.state, 'CURRENT');
     assert.equal((await endOf(faulty.keyward, fresh.rewrapJob)).state, 'SUCCEEDED');

@@ -33,6 +33,7 @@ import {
   type SealKeyId,
   type TenantId,
 } from '../../src/ids.ts';
+import { alertsTo } from '../support/alerts.ts';
 import { eventually } from '../support/kit.ts';
 
 /** A token that has a user PIN and no object of ours yet. */
@@ -157,6 +158,7 @@ export class TokenKeysRig {
       maxBytes: 1 << 24,
       environment: this.token.environment,
       log: { info: write('info'), warn: write('warn'), error: write('error') },
+      alerts: alertsTo(write('error')),
       ...options,
     });
     this.#running.add(agents);

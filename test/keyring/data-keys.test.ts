@@ -196,7 +196,7 @@ describe('request ids', () => {
     assert.equal((await keyward.listDataKeys({ parent })).dataKeys.length, 2);
   });
 
-  test('case 89: after a rotation the answer has the same data key and the same plaintext', async () => {
+  test('case 89: after a rotation the answer is as it was, and has the same plaintext', async () => {
     const parent = await newKey();
     const request = { parent, returnPlaintext: true, requestId: randomUUID() } as const;
     const made = await keyward.createDataKey(request);
@@ -206,7 +206,7 @@ describe('request ids', () => {
     assert.deepEqual(again.plaintext, made.plaintext);
     assert.deepEqual(
       [again.dataKey.uid, again.dataKey.keyVersion],
-      [made.dataKey.uid, `${parent}/versions/2`],
+      [made.dataKey.uid, `${parent}/versions/1`],
     );
   });
 
@@ -472,8 +472,15 @@ describe('what a row is bound to', () => {
       'UPDATE data_keys SET ciphertext = set_byte(ciphertext, 23, 9) WHERE key_id = $1',
       [keyId],
     );
+    const from = shared.service.log.length;
     const error = await failureOf(keyward.getDataKey({ name: dataKey.name }));
     assert.deepEqual([error.code, error.reason], ['DATA_LOSS', 'STORED_ROW_CORRUPT']);
+    assert.match(error.message, /operators have been alerted/);
+    const { resource } = await shared.service.logged(
+      ({ alert }) => alert === 'stored-row-corrupt',
+      from,
+    );
+    assert.equal(resource, `${parent}/versions/9`);
   });
 });
 

@@ -6,6 +6,7 @@ import { after, before, test } from 'node:test';
 import { type AnyId, type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import { KeyCache } from '../../src/keyring/keys/key-cache.ts';
 import { KeyStates, type KeyStatesParts } from '../../src/keyring/keys/key-states.ts';
+import { TenantSeals } from '../../src/keyring/keys/tenant-seals.ts';
 import { insertKey } from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
 import {
@@ -18,6 +19,7 @@ import {
   sampleVersion,
   type TestDatabase,
 } from '../store/database.ts';
+import { alertsTo, NO_ALERTS } from '../support/alerts.ts';
 
 let database: TestDatabase;
 let store: Store;
@@ -56,8 +58,21 @@ const agents = {
   }),
   held: [],
 } as unknown as KeyStatesParts['agents'];
-const newCache = (fresh = true) =>
-  new KeyCache(store, new KeyStates({ store, agents, log: { error: () => {} } }), 100, () => fresh);
+/** Nothing is sealed here. */
+const sealKeys: KeyStatesParts['sealKeys'] = {
+  currentSealKey: () => assert.fail('something is sealed'),
+  readCurrentSealKey: () => assert.fail('something is sealed'),
+};
+const newStates = () => new KeyStates({ store, agents, sealKeys, alerts: NO_ALERTS });
+const cacheOver = (from: Store, states: KeyStates, isFresh = () => true) =>
+  new KeyCache({
+    store: from,
+    states,
+    tenantSeals: new TenantSeals({ store: from, agents, sealKeys, alerts: NO_ALERTS }),
+    limit: 100,
+    isFresh,
+  });
+const newCache = (fresh = true) => cacheOver(store, newStates(), () => fresh);
 
 test('another tenant that asks for a key first does not make it absent for its owner', async () => {
   const keyId = await newKey('asked-by-two');
@@ -70,12 +85,7 @@ test('another tenant that asks for a key first does not make it absent for its o
 test('a hundred calls for a key that is not loaded read it once, and do not use up the pool', async () => {
   await newKey('cold');
   const narrow = await database.open({ poolSize: 1 });
-  const cache = new KeyCache(
-    narrow,
-    new KeyStates({ store, agents, log: { error: () => {} } }),
-    100,
-    () => true,
-  );
+  const cache = cacheOver(narrow, newStates());
   const keys = await Promise.all(
     Array.from({ length: 100 }, () => cache.named({ tenant: 'acme', key: 'cold' })),
   );
@@ -124,9 +134,10 @@ function doubtful(held: readonly AnyId[]) {
   const states = new KeyStates({
     store,
     agents: doubting,
-    log: { error: (fields) => alerts.push(fields) },
+    sealKeys,
+    alerts: alertsTo((fields) => alerts.push(fields)),
   });
-  return { cache: new KeyCache(store, states, 100, () => true), alerts };
+  return { cache: cacheOver(store, states), alerts };
 }
 
 test('a state under a seal key that no agent here has is not taken for one that was tampered with', async () => {

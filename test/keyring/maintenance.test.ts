@@ -72,8 +72,8 @@ test('case 89: the same request twice has one effect', async () => {
   const request = { requestId: randomUUID() };
   assert.equal((await keyward.pauseMaintenance(request)).paused, true);
   await keyward.resumeMaintenance();
-  // Its answer is what is so now, and it has no second effect.
-  assert.equal((await keyward.pauseMaintenance(request)).paused, false);
+  // Its answer is that of then, and it has no second effect.
+  assert.equal((await keyward.pauseMaintenance(request)).paused, true);
   assert.equal((await keyward.getMaintenance()).paused, false);
   assert.equal(
     (await failureOf(keyward.pauseMaintenance({ requestId: 'x' }))).fieldViolations[0]?.field,
@@ -149,3 +149,56 @@ async function ticked(): Promise<void> {
     assert.ok(Number(now?.now) > Number(row?.end));
   });
 }
+
+test('a writer of the database resumes nothing: a switch that does not verify counts as paused', async () => {
+  const { environment, service } = shared;
+  const set = (text: string) => sql(environment, `UPDATE maintenance SET ${text}`);
+  const alerted = (from: number) =>
+    service.logged((line) => line['alert'] === 'maintenance-corrupt', from);
+  await keyward.resumeMaintenance();
+  const [open] = await sql(environment, 'SELECT * FROM maintenance');
+  await keyward.pauseMaintenance();
+  const due = await newKey({ rotationPeriodSeconds: 3600 });
+  await makeDue(environment, due);
+  const isRotated = async (times: number) =>
+    assert.equal(
+      (await keyward.getKey({ name: due })).primary.name,
+      `${due}/versions/${times + 1}`,
+    );
+  const putBack = `(paused, changed_at, caller, revision, seal_key_id, seal)
+    = (SELECT $1::boolean, $2::timestamptz, $3::text, $4::bigint, $5::uuid, $6::bytea)`;
+  const changes: readonly (() => Promise<unknown>)[] = [
+    () => set('paused = false'),
+    () => set('paused = false, revision = revision + 1'),
+    () => set('paused = false, seal = NULL, seal_key_id = NULL'),
+    () =>
+      sql(environment, `UPDATE maintenance SET ${putBack}`, [
+        open?.['paused'],
+        open?.['changed_at'],
+        open?.['caller'],
+        open?.['revision'],
+        open?.['seal_key_id'],
+        open?.['seal'],
+      ]),
+  ];
+  for (const change of changes) {
+    const from = service.log.length;
+    await change();
+    await alerted(from);
+    assert.equal((await keyward.getMaintenance()).paused, true);
+    // One that remembers nothing takes what was put back with its seal, and rotates.
+    if (change !== changes.at(-1)) {
+      await using another = await startService(environment, QUICK);
+      assert.equal((await another.client().getMaintenance()).paused, true);
+    }
+    await isRotated(0);
+    assert.equal((await keyward.pauseMaintenance()).caller, TESTER);
+  }
+  await keyward.resumeMaintenance();
+  await eventually(() => isRotated(1));
+  const from = service.log.length;
+  await set('paused = true');
+  await alerted(from);
+  assert.equal((await keyward.resumeMaintenance()).paused, false);
+  assert.deepEqual((await keyward.getMaintenance()).paused, false);
+});

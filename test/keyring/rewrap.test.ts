@@ -349,6 +349,7 @@ describe('what does not open', { concurrency: true }, () => {
     await resume(keyward, name);
     const ended = await endOf(keyward, job);
     assert.deepEqual([ended.state, ended.total, ended.done, ended.failed], ['PARTIAL', 40, 39, 1]);
+    await shared.service.logged((line) => line['alert'] === 'job-partial' && line['job'] === job);
     assert.deepEqual(
       ended.failures.map(({ resource, reason }) => [resource, reason]),
       [[`${name}/dataKeys/dk-0017`, 'DECRYPTION_FAILED']],
@@ -419,12 +420,17 @@ describe('what does not open', { concurrency: true }, () => {
     const name = await newKey();
     const { plaintexts, job } = await leaveBehind(keyward, name, 5);
     await corruptVersion(shared.environment, name, 1);
+    const from = shared.service.log.length;
     await resume(keyward, name);
     const ended = await endOf(keyward, job);
     assert.deepEqual([ended.state, ended.done, ended.failed], ['PARTIAL', 0, 5]);
     assert.deepEqual(
       [...new Set(ended.failures.map(({ reason }) => reason))],
       ['STORED_ROW_CORRUPT'],
+    );
+    await shared.service.logged(
+      ({ alert, resource }) => alert === 'stored-row-corrupt' && resource === `${name}/versions/1`,
+      from,
     );
     await corruptVersion(shared.environment, name, 1);
     const again = await endOf(keyward, (await keyward.createRewrapJob({ scope: name })).name);

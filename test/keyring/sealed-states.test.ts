@@ -26,6 +26,7 @@ import {
   sql,
   storeDataKeys,
 } from '../support/reconciling.ts';
+import { sealAsBefore } from '../support/sealing.ts';
 
 const payload = Buffer.from('p');
 const CORRUPT = 'KEY_STATE_CORRUPT';
@@ -41,7 +42,7 @@ async function newKeys() {
   const tenantId = newId('t');
   const parent = `tenants/${tenantId}`;
   await keyward.createTenant({ tenantId });
-  const { name } = await keyward.createKey({ parent, keyId: 'k' });
+  const { name } = await keyward.createKey({ parent, keyId: 'k', rotationPeriodSeconds: 86_400 });
   const control = (await keyward.createKey({ parent, keyId: 'z' })).name;
   const { ciphertext: old } = await keyward.encrypt({ name, plaintext: payload });
   await keyward.rotateKey({ name });
@@ -112,6 +113,16 @@ const CHANGES: Readonly<Record<string, (keys: Keys) => string>> = {
   'that there is another': (keys) =>
     `INSERT INTO key_versions (tenant_id, key_id, version, ${VERSION})
      SELECT tenant_id, key_id, 3, ${VERSION} FROM key_versions ${WHERE(keys)} AND version = 2`,
+  'how often it is rotated': (keys) =>
+    `UPDATE keys SET rotation_period_seconds = 1e6 ${WHERE(keys)}`,
+  'when it is rotated next': (keys) =>
+    `UPDATE keys SET next_rotation_at = now() + interval '10 years' ${WHERE(keys)}`,
+  'that it is rotated at all': (keys) =>
+    `UPDATE keys SET rotation_period_seconds = NULL, next_rotation_at = NULL ${WHERE(keys)}`,
+  'after how much use it is rotated': (keys) =>
+    `UPDATE keys SET rotation_usage_limit = 1e9 ${WHERE(keys)}`,
+  'that the service is to leave it alone': (keys) =>
+    `UPDATE keys SET maintenance_paused = true ${WHERE(keys)}`,
   'the seal': (keys) => `UPDATE keys SET state_seal = sha256(state_seal) ${WHERE(keys)}`,
   'what sealed it': (keys) =>
     `UPDATE keys SET state_seal_key_id = gen_random_uuid() ${WHERE(keys)}`,
@@ -188,6 +199,40 @@ describe('case 36: how a key stands', () => {
     // A replica that has heard of the disabling only meanwhile, and read the key anew, says so of
     // it for a second.
     assert.equal((await eventually(() => keyward.enableKey({ name }))).state, 'ENABLED');
+  });
+
+  test('nothing that a trigger makes of a change is sealed', async () => {
+    const keys = await newKeys();
+    const { environment } = shared;
+    const { name } = keys;
+    await keyward.disableKeyVersion({ name: `${name}/versions/1` });
+    await sql(
+      environment,
+      `CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN
+           UPDATE key_versions SET state = 'ENABLED' WHERE key_id = NEW.key_id AND version = 1;
+           NEW.rotation_usage_limit := 1000000;
+           RETURN NEW;
+         END $$;
+       CREATE TRIGGER meddle BEFORE UPDATE ON keys FOR EACH ROW EXECUTE FUNCTION meddle()`,
+    );
+    await keyward.updateKey({ key: { name, description: 'changed' } });
+    await sql(environment, 'DROP TRIGGER meddle ON keys; DROP FUNCTION meddle');
+    await refused(() => keyward.getKey({ name }));
+    await tamper(
+      keys,
+      `UPDATE key_versions SET state = 'DISABLED' ${WHERE(keys)} AND version = 1;
+       UPDATE keys SET rotation_usage_limit = NULL ${WHERE(keys)}`,
+    );
+    const { description } = await eventually(() => keyward.getKey({ name }));
+    assert.equal(description, 'changed');
+    const [entry] = await sql<{ said: string }>(
+      environment,
+      `SELECT entry -> 'change' -> 'after' ->> 'rotationUsageLimit' AS said FROM audit_entries
+       WHERE method LIKE '%/UpdateKey' AND resource = $1`,
+      [name],
+    );
+    assert.deepEqual(entry, { said: null }, 'nor said in the audit log');
   });
 
   test('rows swapped between keys, tenants and versions are refused', async () => {
@@ -298,19 +343,16 @@ describe('case 36: how a key stands', () => {
     await tamper(keys, `UPDATE keys SET state = 'ENABLED', destroy_at = NULL ${WHERE(keys)}`);
     await eventually(() => keyward.encrypt({ name, plaintext: payload }));
 
-    await keyward.updateKey({
-      key: { name, rotationPeriodSeconds: 86_400, maintenancePaused: true },
-    });
+    await keyward.updateKey({ key: { name, maintenancePaused: true } });
     await storeDataKeys(keyward, name, 3);
     for (let version = 3; version <= 4; version++) await keyward.rotateKey({ name });
     await tamper(
       keys,
-      `UPDATE keys SET primary_version = 3, maintenance_paused = false ${WHERE(keys)}`,
+      `UPDATE keys SET primary_version = 3, maintenance_paused = false, next_rotation_at = now() ${WHERE(keys)}`,
     );
     const job = await endOf(keyward, (await keyward.createRewrapJob({ scope: parent })).name);
     assert.deepEqual([job.state, job.done, job.failed], ['PARTIAL', 0, 3]);
     assert.deepEqual(new Set(job.failures.map(({ reason }) => reason)), new Set([CORRUPT]));
-    await makeDue(environment, name);
     await service.logged(
       ({ msg, resource }) =>
         msg === 'a rotation failed and will be tried again' && resource === name,
@@ -320,11 +362,31 @@ describe('case 36: how a key stands', () => {
       await sql(environment, `SELECT DISTINCT version FROM data_keys ${WHERE(keys)}`),
       [{ version: 2 }],
     );
-    await tamper(
-      keys,
-      `UPDATE keys SET primary_version = 4, next_rotation_at = NULL, rotation_period_seconds = NULL ${WHERE(keys)}`,
+  });
+
+  test('a key is not rotated because a writer of the database says that it is due', async () => {
+    const [hastened, worn] = [await newKeys(), await newKeys()];
+    const { environment, service } = shared;
+    const from = service.log.length;
+    await sql(environment, `UPDATE keys SET next_rotation_at = now() ${WHERE(hastened)}`);
+    await sql(environment, `UPDATE keys SET usage_limit_reached_at = now() ${WHERE(worn)}`);
+    await service.logged(
+      ({ msg, resource }) =>
+        msg === 'a rotation failed and will be tried again' && resource === hastened.name,
+      from,
     );
-    await eventually(() => keyward.encrypt({ name, plaintext: payload }));
+    await service.logged(
+      (line) =>
+        line['alert'] === 'key-state-corrupt' && String(line['detail']).includes(hastened.keyId),
+      from,
+    );
+    for (const keys of [hastened, worn])
+      assert.deepEqual(
+        await sql(environment, `SELECT max(version) FROM key_versions ${WHERE(keys)}`),
+        [{ max: 2 }],
+      );
+    await using another = await startService(environment, QUICK);
+    assert.equal(await reasonOf(another.client().getKey({ name: hastened.name })), CORRUPT);
   });
 
   test('whatever the service itself does to a key, it verifies afterwards', async () => {
@@ -403,14 +465,16 @@ describe('case 36: how a key stands', () => {
     }
   });
 
-  test('a change that is sent again is not answered out of a state that does not verify', async () => {
+  test('a change that is sent again is answered by what it did, not out of a state that does not verify', async () => {
     const keys = await newKeys();
     const { name } = keys;
     const requestId = crypto.randomUUID();
     await keyward.disableKey({ name, requestId });
     assert.equal((await keyward.disableKey({ name, requestId })).state, 'DISABLED');
     await sql(shared.environment, `UPDATE keys SET state = 'ENABLED' ${WHERE(keys)}`);
-    assert.equal(await reasonOf(keyward.disableKey({ name, requestId })), CORRUPT);
+    assert.equal((await keyward.disableKey({ name, requestId })).state, 'DISABLED');
+    assert.equal(await reasonOf(keyward.getKey({ name })), CORRUPT);
+    assert.equal(await reasonOf(keyward.disableKey({ name })), CORRUPT);
   });
 
   test('while no agent can seal, nothing about a key is changed, and what is known goes on', async () => {
@@ -501,5 +565,32 @@ describe('sealing what has no seal', () => {
       (await seal(environment)).output,
       /0 keys of 0 tenants are not sealed[\s\S]*sealed 0 keys/,
     );
+  });
+
+  test('an operator has schedules come under the seals of an older release, which are verified before', async () => {
+    const [sound, unsound] = [await newKeys(), await newKeys()];
+    const { environment } = shared;
+    for (const keys of [sound, unsound]) await sealAsBefore(environment, keys.keyId);
+    await tamper(unsound, `UPDATE keys SET state = 'DISABLED' ${WHERE(unsound)}`);
+    await tamper(sound, 'SELECT 1');
+    for (const { name } of [sound, unsound]) await refused(() => keyward.getKey({ name }));
+    const looked = await seal(environment, '--dry-run');
+    assert.match(
+      looked.output,
+      /\n1 keys are sealed without their schedules, as an older release did it\n/,
+    );
+    const done = await seal(environment);
+    assert.match(done.output, /did it; sealed again, with them\n/);
+    assert.match(
+      done.output,
+      new RegExp(
+        `keys have seals that do not match and are left unchanged:\n[\\s\\S]*  ${unsound.name}\n`,
+      ),
+    );
+    await eventually(async () =>
+      assert.equal((await keyward.getKey({ name: sound.name })).rotationPeriodSeconds, 86_400),
+    );
+    assert.equal(await reasonOf(keyward.getKey({ name: unsound.name })), CORRUPT);
+    assert.doesNotMatch((await seal(environment)).output, /without their schedules/);
   });
 });

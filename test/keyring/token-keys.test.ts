@@ -17,7 +17,15 @@ import {
   sharedService,
   startService,
 } from '../support/kit.ts';
-import { corruptVersion, endOf, idsOf, newId, QUICK, sql } from '../support/reconciling.ts';
+import {
+  corruptVersion,
+  endOf,
+  idsOf,
+  newId,
+  QUICK,
+  resealTokenKeys,
+  sql,
+} from '../support/reconciling.ts';
 
 const SYSTEM = 'tenants/system';
 const payload = Buffer.from('kept');
@@ -29,7 +37,7 @@ const uidOf = ({ name }: TokenKey) => name.split('/').at(-1) ?? '';
 async function keysInUse(environment: Environment, tenant?: string) {
   const rows = await sql<{ root: string; seal: string }>(
     environment,
-    `SELECT DISTINCT root_key_id AS root, seal_key_id AS seal FROM key_versions v JOIN tenants t USING (tenant_id)
+    `SELECT DISTINCT v.root_key_id AS root, v.seal_key_id AS seal FROM key_versions v JOIN tenants t USING (tenant_id)
      WHERE v.state <> 'DESTROYED' AND ($1::text IS NULL OR t.name = $1) ORDER BY 1, 2`,
     [tenant ?? null],
   );
@@ -191,11 +199,18 @@ describe('two replicas', () => {
     await sql(environment, `UPDATE keys SET state_seal = ${flip} WHERE key_id = $1`, [keyId]);
     await endOf(keyward, (await keyward.rotateSealKey()).rewrapJob);
     await eventually(async () => assert.equal(await used(), 1));
+    await eventually(() =>
+      assert.ok(
+        services.some(({ log }) =>
+          log.some(({ alert, resource }) => alert === 'seal-corrupt' && resource === name),
+        ),
+      ),
+    );
     const refused = await runCommand(environment, ['token', 'destroy-key', uidOf(before)]);
     assert.equal(refused.code, 1);
     assert.match(
       refused.output,
-      /the states of 1 keys and the policies of 0 tenants are still sealed by it/,
+      /the states of 1 keys, the policies of 0 tenants, the rows of 0 tenants, 0 maintenance switches and 0 lists of canaries or silences are still sealed/,
     );
     assert.equal((await keyward.getTokenKey({ name: before.name })).state, 'RETIRED');
     await sql(environment, `UPDATE keys SET state_seal = ${flip} WHERE key_id = $1`, [keyId]);
@@ -249,6 +264,16 @@ describe('two replicas', () => {
     const fresh = await keyward.rotateRootKey({ parent: SYSTEM });
     const ended = await endOf(keyward, fresh.rewrapJob);
     assert.deepEqual([ended.state, ended.failed], ['PARTIAL', 1]);
+    await eventually(() =>
+      assert.ok(
+        services.some(({ log }) =>
+          log.some(
+            ({ alert, resource }) =>
+              alert === 'stored-row-corrupt' && resource === `${name}/versions/1`,
+          ),
+        ),
+      ),
+    );
     assert.deepEqual(
       ended.failures.map(({ resource, reason }) => [resource, reason]),
       [[`${name}/versions/1`, 'STORED_ROW_CORRUPT']],
@@ -310,14 +335,18 @@ describe('a root key', () => {
     assert.equal(current.length, 1);
   });
 
-  test('waits for a replica that does not see it, and no longer for one that has fallen silent', async () => {
+  test('waits for a replica that does not see it, and no longer for one that has fallen silent', async (t) => {
     await sql(
       shared.environment,
       `INSERT INTO replicas (tenant_id, replica_id, seen_at, held)
-       SELECT tenant_id, $1, now() + interval '1 hour', '{}' FROM tenants WHERE name = 'system'`,
-      ['00000000-0000-4000-8000-000000000001'],
+       SELECT tenant_id, gen_random_uuid(), now(), '{}' FROM tenants, generate_series(1, 2)
+       WHERE name = 'system'`,
     );
-    const waiting = await keyward.rotateRootKey({ parent: SYSTEM }, { timeoutMs: 3_000 });
+    const report = () =>
+      sql(shared.environment, `UPDATE replicas SET seen_at = now() WHERE held = '{}'`);
+    const reporting = setInterval(() => void report(), 500);
+    t.after(() => clearInterval(reporting));
+    const waiting = await keyward.rotateRootKey({ parent: SYSTEM }, { timeoutMs: 8_000 });
     assert.equal(waiting.state, 'CREATED');
     assert.equal(
       await reasonOf(keyward.rotateRootKey({ parent: SYSTEM })),
@@ -330,9 +359,14 @@ describe('a root key', () => {
       [name.split('/').at(-1)],
     );
     assert.notEqual(under?.root_key_id, uidOf(waiting));
+    clearInterval(reporting);
+    await report();
+    // The other was seen by a clock of the database's that was set back since.
     await sql(
       shared.environment,
-      `UPDATE replicas SET seen_at = now() - interval '11 s' WHERE held = '{}'`,
+      `UPDATE replicas SET seen_at = now() + CASE WHEN replica_id =
+         (SELECT min(replica_id::text)::uuid FROM replicas WHERE held = '{}')
+         THEN interval '-11 s' ELSE interval '1 hour' END WHERE held = '{}'`,
     );
     await eventually(async () =>
       assert.equal((await keyward.getTokenKey({ name: waiting.name })).state, 'CURRENT'),
@@ -348,6 +382,7 @@ describe('a root key', () => {
        FROM tenants WHERE name = 'system'`,
       [objectId],
     );
+    await resealTokenKeys(shared.environment);
     await eventually(async () => {
       const [newest, ...older] = (await keyward.listTokenKeys({ parent: SYSTEM })).tokenKeys.filter(
         ({ role }) => role === 'ROOT',

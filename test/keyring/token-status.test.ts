@@ -111,18 +111,19 @@ describe('over the wire', () => {
     await using environment = await newEnvironment();
     await using service = await startService(environment);
     const client = service.client();
-    const mask = objectOf(await client.getTokenStatus(), 'MASK');
-    assert.equal(mask.condition, 'FOUND');
+    // A root key, which the service uses for nothing now.
+    const root = objectOf(await client.getTokenStatus(), 'ROOT');
+    assert.equal(root.condition, 'FOUND');
     await tamperWith(environment.token, {
-      role: 'mask',
+      role: 'root',
       replace: true,
       attributes: { copyable: true },
     });
-    const changed = objectOf(await client.getTokenStatus(), 'MASK');
-    assert.deepEqual([changed.uid, changed.condition], [mask.uid, 'FOUND']);
-    assert.deepEqual(statesOf(changed), { ...statesOf(mask), copyable: 'VIOLATED' });
-    await tamperWith(environment.token, { role: 'mask', replace: false });
-    const doubled = objectOf(await client.getTokenStatus(), 'MASK');
+    const changed = objectOf(await client.getTokenStatus(), 'ROOT');
+    assert.deepEqual([changed.uid, changed.condition], [root.uid, 'FOUND']);
+    assert.deepEqual(statesOf(changed), { ...statesOf(root), copyable: 'VIOLATED' });
+    await tamperWith(environment.token, { role: 'root', replace: false });
+    const doubled = objectOf(await client.getTokenStatus(), 'ROOT');
     assert.deepEqual([doubled.condition, doubled.attributes], ['DUPLICATED', []]);
     await tamperWith(environment.token, { role: 'seal', replace: false, otherId: true });
     const [stranger, ...others] = (await client.getTokenStatus()).unrecordedObjects;
@@ -135,15 +136,25 @@ describe('over the wire', () => {
     await using environment = await newEnvironment();
     await runSql(
       environment.urls.superuser,
-      `UPDATE environment SET token_profile = jsonb_set(token_profile, '{unsupported}', '["copyable"]')`,
+      `UPDATE tokens SET profile = jsonb_set(profile, '{unsupported}', '["copyable"]')`,
     );
-    await using service = await startService(environment, { KEYWARD_HSM_WAIVERS: 'copyable' });
+    await runSql(
+      environment.urls.superuser,
+      'UPDATE token_key_seals SET seal = NULL, seal_key_id = NULL',
+    );
+    const waived = { KEYWARD_HSM_WAIVERS: 'copyable' };
+    const sealed = await runCommand(environment, ['token', 'seal-states'], waived);
+    assert.equal(sealed.code, 0, sealed.output);
+    await using service = await startService(environment, waived);
     const status = await service.client().getTokenStatus();
     assert.deepEqual(status.profile.unsupportedAttributes, ['copyable']);
     for (const object of status.objects) assert.equal(statesOf(object)['copyable'], 'WAIVED');
+    await service.logged(({ alert }) => alert === 'attribute-waived');
     const unwaived = await runCommand(environment, ['token', 'status']);
     assert.equal(unwaived.code, 1);
     assert.match(unwaived.output, /UNSUPPORTED, not waived: copyable=false/);
+    const refused = await runCommand(environment, ['token', 'check']);
+    assert.match(refused.output, /name it in KEYWARD_HSM_WAIVERS .*: copyable$/m);
   });
 });
 

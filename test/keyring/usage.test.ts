@@ -46,6 +46,27 @@ async function counted(name: string, version = 1): Promise<readonly [number, num
   return [encryptOperations, decryptOperations];
 }
 
+test('what could not be recorded was not handed out, and is not counted', async () => {
+  const name = await newKey();
+  const encrypt = () => keyward.encrypt({ name, plaintext: payload });
+  const { ciphertext } = await encrypt();
+  const revoke = 'REVOKE INSERT ON audit_inbox FROM keyward_service, keyward_reconciler';
+  await sql(shared.environment, revoke);
+  try {
+    for (let time = 0; time < 5; time += 1)
+      assert.equal(await reasonOf(encrypt()), 'AUDIT_UNAVAILABLE');
+    const request = { name, plaintext: payload };
+    const batch = keyward.batchEncrypt({ parent: PARENT, requests: [request, request] });
+    assert.equal(await reasonOf(batch), 'AUDIT_UNAVAILABLE');
+    const opening = keyward.decrypt({ parent: PARENT, ciphertext });
+    assert.equal(await reasonOf(opening), 'AUDIT_UNAVAILABLE');
+  } finally {
+    await sql(shared.environment, revoke.replace('REVOKE', 'GRANT').replace('FROM', 'TO'));
+  }
+  await reported();
+  assert.deepEqual(await counted(name), [1, 0]);
+});
+
 test('a version that was never used says so', async () => {
   const name = await newKey();
   await reported();

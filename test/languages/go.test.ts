@@ -1,11 +1,12 @@
-/** A client in Go. Without optimisation and cgo it is compiled in two thirds of the time. */
+/** A client in Go. */
+import { QUICK_GO } from './quick-go.ts';
 import { testLanguage } from './rig.ts';
 
 testLanguage({
   name: 'Go',
   tools: 'go version',
   files: { 'main.go': 'main.go' },
-  env: { CGO_ENABLED: '0', GOFLAGS: "'-gcflags=all=-N -l' '-ldflags=-s -w'" },
+  env: QUICK_GO,
   prepare: 'go mod init example.com/you',
   compile: 'go mod tidy && go build -o client .',
   run: './client',

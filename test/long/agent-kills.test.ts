@@ -1,6 +1,6 @@
 /**
  * Case 68 at length: every operation, each killed in the middle a thousand times. Takes about a
- * quarter of an hour; the short form, 20 times each, is part of `faults.test.ts`.
+ * quarter of an hour; the short form, once at each point, is part of `faults.test.ts`.
  */
 import { test } from 'node:test';
 import { killInTheMiddle } from '../faults/kills.ts';

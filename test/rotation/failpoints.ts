@@ -9,6 +9,7 @@
 import type { Call } from '../../src/call.ts';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
 import type { OperationName, ReplyOf, RequestOf } from '../../src/hsm/protocol.ts';
+import { RECORD } from '../../src/hsm/record-seal.ts';
 import type { KeyringParts } from '../../src/keyring/keyring.ts';
 import type { Store } from '../../src/store/store.ts';
 
@@ -23,6 +24,8 @@ export interface Step {
   readonly kind: 'statement' | 'agent call';
   /** The statement's text, or the operation's name. */
   readonly what: string;
+  /** Of which kind records are that an agent verifies or seals. */
+  readonly records?: number | undefined;
 }
 
 /** Where a replica is to be cut off. */
@@ -47,13 +50,35 @@ export const CALLS_AND_COMMITS = ({ kind, what }: Step): boolean =>
  * The same, but for what agents do while a key's row is locked: who is frozen there holds it until
  * Postgres ends his transaction.
  */
-export const CALLS_AND_COMMITS_UNLOCKED = (step: Step): boolean =>
+const CALLS_AND_COMMITS_UNLOCKED = (step: Step): boolean =>
   CALLS_AND_COMMITS(step) && step.what !== 'verifyRecords' && step.what !== 'sealRecords';
+
+/**
+ * The same, but for what agents do while the set of token keys is locked: others can do nothing
+ * about those meanwhile.
+ */
+const CALLS_AND_COMMITS_BESIDE_TOKEN_KEYS = (step: Step): boolean =>
+  CALLS_AND_COMMITS(step) && step.records !== RECORD.tokenKeySet;
+
+/** The scene in which no state changes, but seals come under a new seal key, without a lock. */
+export const RESEALING = 'new root and seal keys';
+
+/** Where a replica can be frozen in that scene. */
+export function unlockedIn(scene: string): Cut['counts'] {
+  return scene === RESEALING ? CALLS_AND_COMMITS_BESIDE_TOKEN_KEYS : CALLS_AND_COMMITS_UNLOCKED;
+}
+
+/** A step that counted, and the one right before it, whether it counted or not. */
+export interface CountedStep {
+  readonly step: Step;
+  readonly before: Step | undefined;
+}
 
 /** The points of one replica. */
 export class Failpoints {
   #cut: Cut | undefined;
-  #count = 0;
+  readonly #counted: CountedStep[] = [];
+  #last: Step | undefined;
   #dead = false;
   #reached: Step | undefined;
   #frozen = Promise.withResolvers<void>();
@@ -63,7 +88,8 @@ export class Failpoints {
   /** Begins anew, alive, with the cut that is to come; without one, nothing is cut. */
   arm(cut?: Cut): void {
     this.#cut = cut;
-    this.#count = 0;
+    this.#counted.length = 0;
+    this.#last = undefined;
     this.#dead = false;
     this.#reached = undefined;
     this.#frozen = Promise.withResolvers();
@@ -79,6 +105,11 @@ export class Failpoints {
     return this.#reached;
   }
 
+  /** Those that counted in this life, up to the one at which it was cut off. */
+  get counted(): readonly CountedStep[] {
+    return this.#counted;
+  }
+
   /** Resolves when the replica is frozen. */
   get frozen(): Promise<void> {
     return this.#frozen.promise;
@@ -87,9 +118,11 @@ export class Failpoints {
   /** Says that a step begins; returns what is to happen to it, undefined for nothing. */
   begin(step: Step): Mode | undefined {
     const cut = this.#cut;
+    const before = this.#last;
+    this.#last = step;
     if (cut === undefined || this.#reached !== undefined || !cut.counts(step)) return undefined;
-    this.#count += 1;
-    if (this.#count < cut.at) return undefined;
+    this.#counted.push({ step, before });
+    if (this.#counted.length < cut.at) return undefined;
     this.#reached = step;
     return cut.mode;
   }
@@ -122,11 +155,15 @@ class Dead extends Error {
 /** A thing that a replica has done by an agent, cut off at those points. */
 async function cutOff<T>(
   points: Failpoints,
-  { what, unavailable }: { readonly what: string; readonly unavailable: () => Error },
+  {
+    what,
+    records,
+    unavailable,
+  }: Pick<Step, 'what' | 'records'> & { readonly unavailable: () => Error },
   work: () => Promise<T>,
 ): Promise<T> {
   if (points.dead) throw new Dead();
-  const mode = points.begin({ kind: 'agent call', what });
+  const mode = points.begin({ kind: 'agent call', what, records });
   if (mode === 'before') points.die();
   if (points.dead) throw new Dead();
   const result = await work();
@@ -135,6 +172,11 @@ async function cutOff<T>(
   if (mode === 'lost') throw unavailable();
   if (mode === 'frozen') await points.freeze();
   return result;
+}
+
+function recordsOf(request: unknown): number | undefined {
+  const { kind } = request as { readonly kind?: unknown };
+  return typeof kind === 'number' ? kind : undefined;
 }
 
 /** What agents do for a replica. */
@@ -157,7 +199,9 @@ export function cutHands(
     request: RequestOf<Name>,
     deadline: number,
   ): Promise<ReplyOf<Name>> =>
-    cutOff(points, { what: name, unavailable }, () => agents.call(name, request, deadline));
+    cutOff(points, { what: name, records: recordsOf(request), unavailable }, () =>
+      agents.call(name, request, deadline),
+    );
   const hold: HsmAgents['hold'] = (objects) =>
     cutOff(points, { what: 'hold', unavailable }, () => agents.hold(objects));
   const cut = {

@@ -256,6 +256,34 @@ export async function enumerateSafely(runAt: (at: number) => Promise<Outcome>): 
   return points;
 }
 
+/**
+ * Returns those points at which an agent or Postgres does for the first time what it does there,
+ * right after the same: at others the same happens to other rows. Runs once, to its end.
+ */
+export async function differentPoints(stage: Stage, counts: Cut['counts']): Promise<number[]> {
+  const cut = { at: Number.POSITIVE_INFINITY, mode: 'before', counts } as const;
+  assert.deepEqual(await run(stage, cut), { reached: undefined, violations: [] });
+  const seen = new Set<string>();
+  return stage.victim.points.counted.flatMap(({ step, before }, index) => {
+    const what = JSON.stringify([before?.what, before?.records, step.what, step.records]);
+    if (seen.has(what)) return [];
+    seen.add(what);
+    return [index + 1];
+  });
+}
+
+/** Runs with each of these points; fails where something is broken. */
+export async function runSafely(
+  points: readonly number[],
+  runAt: (at: number) => Promise<Outcome>,
+): Promise<void> {
+  assert.ok(points.length > 0);
+  for (const at of points) {
+    const { violations: found } = await runAt(at);
+    assert.deepEqual(found, [], `point ${at}`);
+  }
+}
+
 const HELD_WARNING = /\/keys\/held\/versions\/1 a destruction failed .* wrapped under it/;
 
 /**

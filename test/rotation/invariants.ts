@@ -8,12 +8,12 @@
  */
 import { randomBytes } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
+import { SELF } from '../../src/call.ts';
 import { NO_SUBJECT, PURPOSE } from '../../src/hsm/ciphertext.ts';
 import { encode } from '../../src/hsm/codec.ts';
 import { sealedKeyVersion } from '../../src/hsm/key-version.ts';
 import { idToBytes, type KeyId } from '../../src/ids.ts';
 import { contextDigest } from '../../src/keyring/keys/encryption-context.ts';
-import { SELF } from '../../src/keyring/own-calls.ts';
 
 import type { KeyVersionRecord } from '../../src/store/keys/key-versions.ts';
 import {

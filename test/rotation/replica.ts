@@ -11,6 +11,7 @@ import { HsmAgents } from '../../src/hsm/agents.ts';
 import type { TokenSettings } from '../../src/hsm/protocol.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
 import type { EnvironmentId } from '../../src/ids.ts';
+import type { TokenKeySeals } from '../../src/keyring/hsm-token/token-key-seals.ts';
 import {
   type TokenObjects,
   type TokenObjectsParts,
@@ -21,6 +22,7 @@ import type { Reconciler } from '../../src/keyring/reconciler.ts';
 import type { EnvironmentRecord } from '../../src/store/environment.ts';
 import type { Store } from '../../src/store/store.ts';
 import { RELEASE } from '../store/database.ts';
+import { NO_ALERTS } from '../support/alerts.ts';
 import type { Environment } from '../support/kit.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
@@ -37,11 +39,15 @@ const NO_QUOTAS = {
 export interface Modules {
   readonly store: typeof import('../../src/store/store.ts');
   readonly cache: typeof import('../../src/keyring/keys/key-cache.ts');
+  readonly maintenanceSeal: typeof import('../../src/keyring/seals/maintenance-seal.ts');
   readonly reseal: typeof import('../../src/keyring/seals/reseal.ts');
+  readonly canaries: typeof import('../../src/keyring/canaries/canaries.ts');
   readonly states: typeof import('../../src/keyring/keys/key-states.ts');
+  readonly tenantSeals: typeof import('../../src/keyring/keys/tenant-seals.ts');
   readonly usage: typeof import('../../src/keyring/keys/usage.ts');
   readonly quotas: typeof import('../../src/keyring/tenants/quotas.ts');
   readonly keyring: typeof import('../../src/keyring/keyring.ts');
+  readonly tokenKeySeals: typeof import('../../src/keyring/hsm-token/token-key-seals.ts');
   readonly tokenObjects: typeof import('../../src/keyring/hsm-token/token-objects.ts');
   readonly reconciler: typeof import('../../src/keyring/reconciler.ts');
   readonly errors: typeof import('../../src/errors.ts');
@@ -50,26 +56,29 @@ export interface Modules {
 /** The modules of the repository, or of a copy of it. */
 export async function loadModules(root = ROOT): Promise<Modules> {
   const load = (path: string) => import(pathToFileURL(join(root, 'src', path)).href);
-  const [store, cache, reseal, states, usage, quotas, keyring, tokenObjects, reconciler, errors] =
-    await Promise.all([
-      load('store/store.ts'),
-      load('keyring/keys/key-cache.ts'),
-      load('keyring/seals/reseal.ts'),
-      load('keyring/keys/key-states.ts'),
-      load('keyring/keys/usage.ts'),
-      load('keyring/tenants/quotas.ts'),
-      load('keyring/keyring.ts'),
-      load('keyring/hsm-token/token-objects.ts'),
-      load('keyring/reconciler.ts'),
-      load('errors.ts'),
-    ]);
-  return { store, cache, reseal, states, usage, quotas, keyring, tokenObjects, reconciler, errors };
+  return {
+    store: await load('store/store.ts'),
+    cache: await load('keyring/keys/key-cache.ts'),
+    maintenanceSeal: await load('keyring/seals/maintenance-seal.ts'),
+    reseal: await load('keyring/seals/reseal.ts'),
+    canaries: await load('keyring/canaries/canaries.ts'),
+    states: await load('keyring/keys/key-states.ts'),
+    tenantSeals: await load('keyring/keys/tenant-seals.ts'),
+    usage: await load('keyring/keys/usage.ts'),
+    quotas: await load('keyring/tenants/quotas.ts'),
+    keyring: await load('keyring/keyring.ts'),
+    tokenKeySeals: await load('keyring/hsm-token/token-key-seals.ts'),
+    tokenObjects: await load('keyring/hsm-token/token-objects.ts'),
+    reconciler: await load('keyring/reconciler.ts'),
+    errors: await load('errors.ts'),
+  };
 }
 
 /** A replica, without a memory of earlier ones. */
 export interface Replica {
   readonly keyring: Keyring;
   readonly reconciler: Reconciler;
+  readonly tokenKeySeals: TokenKeySeals;
   readonly tokenObjects: TokenObjects;
   /** What the reconciler has warned of, and what it could not hear. */
   readonly warnings: readonly string[];
@@ -93,24 +102,41 @@ export interface Ground {
 
 /** Puts a replica together: one worker, all of the time. */
 export function newReplica({ modules, store, agents, environment, makeTokenKey }: Ground): Replica {
-  const { systemTenantId, tokenObjects: records } = environment;
+  const { systemTenantId } = environment;
   const tokens: TokenObjectsParts['tokens'] = {
     agents,
     hold: (recorded) => agents.hold(tokenObjectsOf(recorded)),
   };
+  const alerts = NO_ALERTS;
+  const tokenKeySeals = new modules.tokenKeySeals.TokenKeySeals({ agents, alerts });
   const tokenObjects = new modules.tokenObjects.TokenObjects({
     store,
     tokens,
-    records,
+    seals: tokenKeySeals,
+    describe: () => ({ ...{ name: '', release: '', agents: 1, agentsReady: 1 }, problems: [] }),
     systemTenantId,
   });
-  const states = new modules.states.KeyStates({ store, agents, log: { error: () => {} } });
-  const cache = new modules.cache.KeyCache(store, states, 100, () => true);
+  const sealing = { store, agents, sealKeys: tokenObjects, alerts };
+  const states = new modules.states.KeyStates(sealing);
+  const tenantSeals = new modules.tenantSeals.TenantSeals(sealing);
+  const cache = new modules.cache.KeyCache({
+    store,
+    states,
+    tenantSeals,
+    limit: 100,
+    isFresh: () => true,
+  });
   const keyring = modules.keyring.createKeyring({
     store,
     agents,
     cache,
     states,
+    tenantSeals,
+    canaries: new modules.canaries.Canaries({
+      ...{ store, agents, cache, systemTenantId, alerts },
+      maxStalenessMs: 1_500,
+      log: { warn: () => {} },
+    }),
     usage: new modules.usage.UsageRecorder(store),
     quotas: new modules.quotas.TenantQuotas({
       defaults: NO_QUOTAS,
@@ -118,22 +144,32 @@ export function newReplica({ modules, store, agents, environment, makeTokenKey }
       replicas: () => 1,
       limit: 100,
     }),
+    tokenKeySeals,
     tokenObjects,
     makeTokenKey,
     systemTenantId,
     shortestRotationPeriodSeconds: 10,
-    sealedRecords: [modules.reseal.KEY_STATES],
+    sealedRecords: [
+      modules.reseal.TENANTS,
+      modules.reseal.KEY_STATES,
+      modules.maintenanceSeal.MAINTENANCE,
+    ],
     rewrap: { share: 1, workers: 1, sizes: SIZES },
     wake: () => {},
+    alerts,
   });
   const warnings: string[] = [];
   const warn: Replica['warn'] = ({ err, resource }, message) => {
     const cause = err instanceof Error && err.cause !== undefined ? ` (${err.cause})` : '';
     warnings.push(`${resource ?? ''} ${message}: ${err}${cause}`);
   };
-  const log = { info: () => {}, warn };
-  const reconciler = new modules.reconciler.Reconciler({ store, keyring, log });
-  return { keyring, reconciler, tokenObjects, warnings, warn };
+  const reconciler = new modules.reconciler.Reconciler({
+    store,
+    keyring,
+    log: { info: () => {}, warn },
+    alerts,
+  });
+  return { keyring, reconciler, tokenKeySeals, tokenObjects, warnings, warn };
 }
 
 /**
@@ -160,7 +196,7 @@ export async function tick(replica: Replica, others: readonly Replica[] = []): P
 
 /** Opens a store through that URL. */
 export function openStore({ store }: Modules, url: string): Promise<Store> {
-  return store.Store.open({ url, poolSize: 4, release: RELEASE, onError: () => {} });
+  return store.Store.open({ url, poolSize: 4, waitMs: 300, release: RELEASE, onError: () => {} });
 }
 
 /** How an environment's token is opened, and as whose. */
@@ -201,6 +237,7 @@ export async function startAgents(
     maxBytes: 1 << 24,
     environment: agentEnvironment(kit),
     log: { info() {}, warn() {}, error() {} },
+    alerts: NO_ALERTS,
   });
   await agents.start().catch(async (error: unknown) => {
     await agents.stop();

@@ -5,6 +5,7 @@
 import { mock } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { OperationName } from '../../src/hsm/protocol.ts';
+import { RECORD } from '../../src/hsm/record-seal.ts';
 import { destroyTokenKey } from '../../src/keyring/hsm-token/token-destruction.ts';
 import { withOwnerConnection } from '../../src/store/core/owner.ts';
 import { callOf } from '../store/database.ts';
@@ -82,7 +83,8 @@ export function runWithCorrupted(stage: Stage, at: number): Promise<Outcome> {
  * disables a key.
  */
 export function runWithChangedState(stage: Stage, at: number): Promise<Outcome> {
-  const counts = ({ what }: Step) => what === 'verifyRecords' || what === 'sealRecords';
+  const counts = ({ what, records }: Step) =>
+    (what === 'verifyRecords' || what === 'sealRecords') && records !== RECORD.tokenKeySet;
   return runMeanwhile(stage, { at, counts }, async ({ replica }) => {
     await replica.keyring.keys.setState(callOf(), nameOf('old'), '', 'DISABLED');
   });
@@ -94,7 +96,8 @@ export function runWithChangedState(stage: Stage, at: number): Promise<Outcome> 
  */
 export async function runUnheard({ world, victim, modules }: Stage): Promise<Outcome> {
   await world.reset();
-  await world.sql(`UPDATE replicas SET seen_at = 'infinity'`);
+  // As far ahead as counts: it runs for 20 s from here.
+  await world.sql(`UPDATE replicas SET seen_at = clock_timestamp() + interval '10 seconds'`);
   const { over, troubles } = await live(victim);
   await over;
   const found = [...(await violations(world, 'always')), ...troubles()];
@@ -139,7 +142,13 @@ async function replaceAndDestroyRoot(world: World): Promise<void> {
   let destroying = true;
   const destroyed = withOwnerConnection(world.kit.urls.owner, undefined, (owner) =>
     destroyTokenKey(
-      { owner, caller: 'operator', destroy: async ({ length }) => length },
+      {
+        owner,
+        caller: 'operator',
+        destroy: async ({ length }) => length,
+        verify: async () => true,
+        withSealer: (work) => work(world.replica.tokenKeySeals.sealer(callOf())),
+      },
       former?.object_id ?? '',
     ),
   ).finally(() => {

@@ -10,6 +10,7 @@ import { planRange } from '../../src/store/lifecycle/rewrap-ranges.ts';
 import { planDataKeys } from '../../src/store/lifecycle/stale-data-keys.ts';
 import { planKeyVersions } from '../../src/store/lifecycle/stale-key-versions.ts';
 import { callOf } from '../store/database.ts';
+import { RESEALING } from './failpoints.ts';
 import { hear, type Replica, SIZES, tick } from './replica.ts';
 import { nameOf, TENANT, type World } from './world.ts';
 
@@ -195,7 +196,7 @@ export async function replaceRoot(world: World, others: readonly Replica[] = [])
 /** What replicas are cut off in, by what it is about. */
 export const SCENES: Readonly<Record<string, (world: World) => Promise<void>>> = {
   'keys and data keys': everything,
-  'new root and seal keys': newRoot,
+  [RESEALING]: newRoot,
   'root keys to be made': rootsToMake,
   'tenants to be shredded': shredding,
 };
@@ -236,6 +237,7 @@ async function scheduleShredding(world: World, tenant: string, at: string): Prom
   const { revision: etag } = await tenants.get(callOf(), { tenant });
   await shredding.schedule(callOf(), { tenant }, { etag, windowDays: 7, validateOnly: false });
   await world.sql(`UPDATE tenants SET shred_at = ${at} WHERE name = $1`, [tenant]);
+  await world.sealTenant(tenant);
 }
 
 async function makeDaily(world: World): Promise<void> {

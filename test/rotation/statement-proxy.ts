@@ -77,6 +77,8 @@ class Relay {
   /** While an answer is held back: what there is of it, and that it is whole. */
   #answer: Buffer[] = [];
   #held: PromiseWithResolvers<void> | undefined;
+  /** Whether the session has its settings, which its first statement gives it. */
+  #isSettled = false;
 
   constructor(client: Socket, upstream: Socket, points: Failpoints) {
     this.#client = client;
@@ -98,7 +100,9 @@ class Relay {
     }
     this.#statement.push(message);
     if (!ENDS_STATEMENT.includes(message.type)) return;
-    void this.#send(this.#statement);
+    if (this.#isSettled) void this.#send(this.#statement);
+    else for (const { bytes } of this.#statement) this.#upstream.write(bytes);
+    this.#isSettled = true;
     this.#statement = [];
   }
 

@@ -4,7 +4,8 @@
  *
  * That nothing is erased besides, is in `invariants.ts`.
  */
-import { findTenantByName } from '../../src/store/tenants/tenants.ts';
+import type { KeywardError } from '../../src/errors.ts';
+import { callOf } from '../store/database.ts';
 import {
   difference,
   type Invariant,
@@ -14,7 +15,6 @@ import {
   type TenantRow,
   versionName,
 } from './rows.ts';
-import { soon } from './world.ts';
 
 /** At every instant. */
 export const TENANTS_ALWAYS: readonly Invariant[] = [
@@ -80,8 +80,12 @@ function unrecordedShreddings({ now }: Seen): string[] {
 async function misanswered({ world, now }: Seen): Promise<string[]> {
   const answers = await Promise.all(
     now.tenants.map(async ({ name, state }) => {
-      const found = await findTenantByName(world.store, { deadline: soon() }, name);
-      return (found === undefined) === (state === 'SHREDDED') ? [] : [name];
+      const { tenants } = world.replica.keyring;
+      const answer = await tenants.get(callOf(), { tenant: name }).then(
+        () => 'there',
+        (error: unknown) => (error as KeywardError).reason,
+      );
+      return answer === (state === 'SHREDDED' ? 'RESOURCE_NOT_FOUND' : 'there') ? [] : [name];
     }),
   );
   return answers.flat();

@@ -13,6 +13,7 @@ import { monotonicNow } from '../../src/call.ts';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
 import { encodeKeyState } from '../../src/hsm/key-state.ts';
 import { RECORD } from '../../src/hsm/record-seal.ts';
+import { encodeTenantState } from '../../src/hsm/tenant-state.ts';
 import { createTokenKey, destroyTokenKeys } from '../../src/hsm/token-commands.ts';
 import type { TokenObject } from '../../src/hsm/token-profile.ts';
 import {
@@ -24,6 +25,7 @@ import {
   type TenantId,
 } from '../../src/ids.ts';
 import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
+import { TenantSeals } from '../../src/keyring/keys/tenant-seals.ts';
 import {
   formatKeyVersionName,
   formatTenantName,
@@ -31,12 +33,15 @@ import {
   type KeyName,
 } from '../../src/names.ts';
 import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
+import { changeTokenKeys } from '../../src/store/hsm-token/token-key-set.ts';
 import { insertTokenObject } from '../../src/store/hsm-token/token-objects.ts';
 import { fromStateRow, STATES, type StateRow } from '../../src/store/keys/key-states.ts';
 import type { KeySettings } from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
-import { insertTenant } from '../../src/store/tenants/tenants.ts';
+import { createTenant } from '../../src/store/tenants/tenant-seals.ts';
+import { findTenantByName } from '../../src/store/tenants/tenants.ts';
 import { callOf } from '../store/database.ts';
+import { NO_ALERTS } from '../support/alerts.ts';
 import { type Environment, newEnvironment } from '../support/kit.ts';
 import {
   agentEnvironment,
@@ -189,8 +194,12 @@ export class World implements AsyncDisposable {
   async createTenant(name: string, { dedicatedRootKey = false } = {}): Promise<void> {
     const { systemTenantId } = this.environment;
     const mutation = { tenantId: systemTenantId, resource: formatTenantName({ tenant: name }) };
+    const tenant = { tenantId: newId<TenantId>(), name, dedicatedRootKey };
+    const { store, agents } = this;
+    const sealKeys = this.replica.tokenObjects;
+    const seals = new TenantSeals({ store, agents, sealKeys, alerts: NO_ALERTS });
     await this.store.mutate(callOf(), mutation, (tx) =>
-      insertTenant(tx, { tenantId: newId(), name, dedicatedRootKey }),
+      createTenant(tx, tenant, seals.sealer(callOf())),
     );
   }
 
@@ -260,7 +269,10 @@ export class World implements AsyncDisposable {
     await this.store.mutate(
       call,
       { tenantId, resource: formatTokenKeyName({ tenant }, objectId) },
-      (tx) => insertTokenObject(tx, { tenantId, objectId, role, caller: call.caller }, 'next'),
+      (tx) =>
+        changeTokenKeys(tx, this.replica.tokenKeySeals.sealer(call), (keysTx) =>
+          insertTokenObject(keysTx, { tenantId, objectId, role, caller: call.caller }, 'next'),
+        ),
     );
     return objectId;
   }
@@ -295,11 +307,26 @@ export class World implements AsyncDisposable {
     ]);
   }
 
+  /** As {@link World.sealState}, of a tenant. */
+  async sealTenant(name: string): Promise<void> {
+    const stored = await findTenantByName(this.store, { deadline: soon() }, name);
+    if (stored === undefined || stored.sealKeyId === null)
+      throw new Error(`${name} can not be sealed`);
+    const { claims, sealKeyId } = stored;
+    const contents = [encodeTenantState(claims)];
+    const request = { sealKeyId, kind: RECORD.tenant, contents };
+    const { seals } = await this.agents.call('sealRecords', request, soon());
+    await this.sql('UPDATE tenants SET seal = $2 WHERE tenant_id = $1', [
+      claims.tenantId,
+      seals[0],
+    ]);
+  }
+
   /** Has a version's row not verify any more, as a disk or an intruder does. */
   async corrupt(key: string, version: number): Promise<void> {
     const { tenant, key: name } = nameOf(key);
     const [row] = await this.sql<{ seal: Buffer }>(
-      `UPDATE key_versions v SET seal = set_byte(seal, 0, get_byte(seal, 0) # 255)
+      `UPDATE key_versions v SET seal = set_byte(v.seal, 0, get_byte(v.seal, 0) # 255)
        FROM keys k JOIN tenants t USING (tenant_id)
        WHERE t.name = $1 AND k.name = $2 AND v.key_id = k.key_id AND v.version = $3 RETURNING v.seal`,
       [tenant, name, version],

@@ -3,23 +3,18 @@
  * away.
  */
 import assert from 'node:assert/strict';
-import { mkdtempSync } from 'node:fs';
-import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import pg from 'pg';
-import { createRoles, startPostgres } from '../../dev/postgres.ts';
-import { copyToken, tokenVariables } from '../../softhsm/token.ts';
-import { grantEverything, TESTER } from '../support/grants.ts';
 import {
-  type Environment,
+  DEFAULT_WAITS,
   eventually,
   failureOf,
   newEnvironment,
   reasonOf,
-  runCommand,
   type Service,
   startService,
 } from '../support/kit.ts';
+import { environmentWithServer } from './own-server.ts';
 
 const PARENT = 'tenants/acme';
 const KEY = `${PARENT}/keys/k`;
@@ -29,47 +24,6 @@ async function withKey(service: Service) {
   await keyward.createTenant({ tenantId: 'acme' });
   await keyward.createKey({ parent: PARENT, keyId: 'k' });
   return keyward;
-}
-
-/** An environment on a PostgreSQL server of its own, which may be stopped. */
-async function environmentWithServer() {
-  const shared = await newEnvironment();
-  const postgres = await startPostgres({
-    directory: mkdtempSync(join(shared.directory, 'postgres-')),
-    say: () => {},
-  });
-  await createRoles(postgres, 'keyward');
-  const token = copyToken(
-    String(process.env['KEYWARD_TEST_TOKEN_TEMPLATE']),
-    join(shared.directory, 'own-token'),
-    shared.token.label,
-  );
-  const urls = {
-    service: postgres.serviceUrl('keyward'),
-    owner: postgres.ownerUrl('keyward'),
-    superuser: postgres.superuserUrl('keyward'),
-  };
-  const environment: Environment = {
-    ...shared,
-    token,
-    urls,
-    variables: { ...shared.variables, ...tokenVariables(token), DATABASE_URL: urls.service },
-    [Symbol.asyncDispose]: async () => {
-      await postgres.remove();
-      await shared[Symbol.asyncDispose]();
-    },
-  };
-  // The token belongs to the template's environment, and a new database would be another: it takes
-  // over that one's rows.
-  assert.equal((await runCommand(environment, ['migrate'])).code, 0);
-  const [template] = await sql(shared.urls.superuser, 'SELECT environment_id FROM environment');
-  await sql(urls.superuser, 'UPDATE environment SET environment_id = $1', [
-    template?.['environment_id'],
-  ]);
-  const { code, output } = await runCommand(environment, ['token', 'init']);
-  assert.equal(code, 0, output);
-  await grantEverything(environment.variables, [TESTER]);
-  return { environment, postgres };
 }
 
 async function sql(
@@ -115,7 +69,10 @@ describe('connections', () => {
 
   test('case 77: a pool that is used up sheds calls instead of keeping them', async () => {
     await using environment = await newEnvironment();
-    await using service = await startService(environment, { KEYWARD_DATABASE_POOL: '1' });
+    await using service = await startService(environment, {
+      ...DEFAULT_WAITS,
+      KEYWARD_DATABASE_POOL: '1',
+    });
     const keyward = await withKey(service);
     const blocker = new pg.Client({ connectionString: environment.urls.superuser });
     blocker.on('error', () => {});
@@ -130,6 +87,39 @@ describe('connections', () => {
     await blocker.end();
     await waiting;
   });
+});
+
+test('settings of the database for its sessions change nothing: keys are made, rotated and read', async () => {
+  await using environment = await newEnvironment();
+  const name = new URL(environment.urls.service).pathname.slice(1);
+  const settings = {
+    DateStyle: "'SQL, DMY'",
+    TimeZone: "'Asia/Kathmandu'",
+    IntervalStyle: "'sql_standard'",
+    bytea_output: 'escape',
+    extra_float_digits: '-15',
+    default_transaction_isolation: "'serializable'",
+    standard_conforming_strings: 'off',
+    search_path: "'elsewhere'",
+  };
+  for (const [setting, value] of Object.entries(settings))
+    await sql(
+      environment.urls.superuser,
+      `ALTER ROLE keyward_service IN DATABASE ${name} SET ${setting} = ${value}`,
+    );
+  await using service = await startService(environment);
+  const keyward = await withKey(service);
+  const sealed = await keyward.encrypt({ name: KEY, plaintext: Buffer.from('p') });
+  await keyward.rotateKey({ name: KEY });
+  const { plaintext } = await keyward.decrypt({
+    parent: PARENT,
+    ciphertext: sealed.ciphertext,
+  });
+  assert.equal(Buffer.from(plaintext).toString(), 'p');
+  const key = await keyward.getKey({ name: KEY });
+  const [row] = await sql(environment.urls.superuser, 'SELECT created_at FROM keys');
+  assert.deepEqual(key.createTime, row?.['created_at']);
+  assert.equal(key.primary?.name, `${KEY}/versions/2`);
 });
 
 describe('the server', () => {
@@ -148,7 +138,7 @@ describe('the server', () => {
   test('that is away makes the replica answer UNAVAILABLE rather than from memory, and not serving', async () => {
     const { environment, postgres } = await environmentWithServer();
     await using _environment = environment;
-    await using service = await startService(environment);
+    await using service = await startService(environment, DEFAULT_WAITS);
     const keyward = await withKey(service);
     await keyward.encrypt({ name: KEY, plaintext: Buffer.from('p') });
     const from = service.log.length;
@@ -163,5 +153,25 @@ describe('the server', () => {
     );
     await postgres.restart();
     await eventually(() => keyward.encrypt({ name: KEY, plaintext: Buffer.from('p') }));
+  });
+
+  test('that takes no audit entries makes the replica not serve until it does, and log what the database said', async () => {
+    await using environment = await newEnvironment();
+    await using service = await startService(environment);
+    const keyward = await withKey(service);
+    const from = service.log.length;
+    const call = () => keyward.encrypt({ name: KEY, plaintext: Buffer.from('p') });
+    const appending = 'EXECUTE ON FUNCTION append_audit_rows';
+    await sql(environment.urls.superuser, `REVOKE ${appending} FROM keyward_service, PUBLIC`);
+    assert.equal(await reasonOf(call()), 'AUDIT_UNAVAILABLE');
+    await service.logged(({ msg }) => msg === 'not serving', from);
+    const line = await service.logged(
+      ({ msg }) => msg === 'cannot record calls in the audit log',
+      from,
+    );
+    assert.match(JSON.stringify(line), /permission denied for function append_audit_rows/);
+    await sql(environment.urls.superuser, `GRANT ${appending} TO keyward_service`);
+    await service.logged(({ msg }) => msg === 'serving', from);
+    await call();
   });
 });

@@ -3,7 +3,7 @@
  * away, other replicas.
  */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import {
   eventually,
@@ -45,11 +45,13 @@ describe('restart', () => {
 
   test('keys acknowledged before a kill -9 open after it, and its agents end with it', async () => {
     await using environment = await newEnvironment();
-    const before = await startService(environment, { KEYWARD_HSM_AGENTS: '2' });
+    await using before = await startService(environment, { KEYWARD_HSM_AGENTS: '2' });
     const keyward = await withKey(before);
     const { ciphertext } = await keyward.encrypt({ name: KEY, plaintext: Buffer.from('kept') });
-    const agents = before.agentPids;
-    assert.equal(agents.length, 2);
+    const agents = await eventually(() => {
+      assert.equal(before.agentPids.length, 2);
+      return before.agentPids;
+    });
     await before.kill();
     await eventually(() => assert.deepEqual(agents.filter(isAlive), []));
     await using after = await startService(environment);
@@ -59,21 +61,38 @@ describe('restart', () => {
     );
   });
 
-  test('case 108: on SIGTERM every call under way is answered, and the process ends with 0', async () => {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const)
+    test(`case 108: on ${signal} every call under way is answered, and the process ends with 0`, async () => {
+      await using environment = await newEnvironment();
+      await using service = await startService(environment);
+      const keyward = await withKey(service);
+      const calls = Array.from({ length: 200 }, () =>
+        keyward.encrypt({ name: KEY, plaintext: Buffer.alloc(1000) }),
+      );
+      await calls[0];
+      process.kill(service.pid, signal);
+      const outcomes = await Promise.allSettled(calls);
+      assert.deepEqual(
+        outcomes.filter(({ status }) => status === 'rejected'),
+        [],
+      );
+      assert.equal(await service.ended, 0);
+    });
+
+  test('SIGHUP, also to its agents, ends nothing, and has files read again', async () => {
     await using environment = await newEnvironment();
-    const service = await startService(environment);
+    await using service = await startService(environment);
     const keyward = await withKey(service);
-    const calls = Array.from({ length: 200 }, () =>
-      keyward.encrypt({ name: KEY, plaintext: Buffer.alloc(1000) }),
-    );
-    await calls[0];
-    process.kill(service.pid, 'SIGTERM');
-    const outcomes = await Promise.allSettled(calls);
-    assert.deepEqual(
-      outcomes.filter(({ status }) => status === 'rejected'),
-      [],
-    );
-    assert.equal(await service.ended, 0);
+    const { agentPids } = service;
+    for (const pid of [service.pid, ...agentPids]) process.kill(pid, 'SIGHUP');
+    await service.logged(({ msg }) => String(msg).endsWith('SIGHUP'));
+    await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
+    const path = environment.variables['KEYWARD_TLS_CLIENT_CA_FILE'] ?? '';
+    const from = service.log.length;
+    writeFileSync(path, '');
+    process.kill(service.pid, 'SIGHUP');
+    await service.logged(({ msg }) => String(msg).startsWith('cannot reload the cert'), from);
+    assert.deepEqual(service.agentPids, agentPids);
   });
 });
 

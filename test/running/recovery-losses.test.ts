@@ -129,6 +129,8 @@ describe('a lost database', () => {
     const before = await sql(environment, 'SELECT object_id, role FROM token_objects ORDER BY 1');
     await sql(environment, 'DELETE FROM token_objects');
     await sql(environment, 'UPDATE environment SET token_profile = NULL');
+    await sql(environment, 'UPDATE tokens SET profile = NULL, label = NULL, serial_number = NULL');
+    await sql(environment, 'UPDATE token_key_seals SET seal = NULL, seal_key_id = NULL');
     const { code, output } = await runCommand(environment, ['token', 'init']);
     assert.equal(code, 0, output);
     assert.deepEqual(

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { closeSync, openSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
@@ -57,7 +58,7 @@ async function withScene(
     const underWay = keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
     underWay.catch(() => {}); // Each test says what becomes of it.
     // By the same connection and so after it: what is answered here needs no agent.
-    await keyward.listTenants();
+    await keyward.getCaller();
     await work({ service, underWay, letGo });
   } finally {
     try {
@@ -185,4 +186,21 @@ test('a command whose output nobody reads does what it was asked for', async () 
   });
   const [code] = await once(child, 'close');
   assert.equal(code, 0, errors);
+});
+
+test('a command whose output finds no room does what it was asked for, and says that', async () => {
+  await using environment = await newEnvironment();
+  const full = openSync('/dev/full', 'w');
+  const child = spawn(process.execPath, [MAIN, 'token', 'status'], {
+    env: { ...environment.variables, KEYWARD_MODE: environment.mode },
+    stdio: ['ignore', full, 'pipe'],
+  });
+  closeSync(full);
+  let errors = '';
+  child.stderr?.on('data', (chunk: Buffer) => {
+    errors += chunk.toString();
+  });
+  const [code] = await once(child, 'close');
+  assert.equal(code, 1);
+  assert.match(errors, /^keyward-server: cannot write the output: ENOSPC: no space left/);
 });

@@ -3,9 +3,9 @@
  * read.
  */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, constants, openSync, readFileSync, truncateSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
@@ -15,12 +15,16 @@ import { TESTER } from '../support/grants.ts';
 import {
   type Environment,
   eventually,
+  type LogLine,
   newEnvironment,
   runCommand,
   setMode,
 } from '../support/kit.ts';
 
 const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
+
+/** Calls at once, each of which makes a line. */
+const AT_ONCE = 10;
 
 /** The service with its stdout going there; resolves once it serves. */
 class Logging implements Disposable {
@@ -34,13 +38,15 @@ class Logging implements Disposable {
     environment: Environment,
     ports: readonly [number, number],
     stdout: 'pipe' | number,
+    limits: string,
   ) {
     const [port, health] = ports;
     this.#environment = environment;
     this.#address = `127.0.0.1:${port}`;
     this.#healthPort = health;
     const listening = { KEYWARD_LISTEN: this.#address, ...this.#healthSettings };
-    this.child = spawn(process.execPath, [MAIN, 'serve'], {
+    const command = [process.execPath, MAIN, 'serve'];
+    this.child = spawn('/bin/sh', ['-c', `${limits}exec "$0" "$@"`, ...command], {
       env: { ...environment.variables, ...listening },
       stdio: ['ignore', stdout, 'inherit'],
     });
@@ -49,9 +55,14 @@ class Logging implements Disposable {
     );
   }
 
-  static async start(environment: Environment, stdout: 'pipe' | number): Promise<Logging> {
+  static async start(
+    environment: Environment,
+    stdout: 'pipe' | number,
+    limits = '',
+  ): Promise<Logging> {
     await setMode(environment, 'production');
-    const logging = new Logging(environment, [await freePort(), await freePort()], stdout);
+    const ports = [await freePort(), await freePort()] as const;
+    const logging = new Logging(environment, ports, stdout, limits);
     await logging.serves();
     return logging;
   }
@@ -70,7 +81,7 @@ class Logging implements Disposable {
     });
   }
 
-  /** Has the service write so many lines. */
+  /** Has the service write so many lines, a multiple of {@link AT_ONCE}. */
   async writes(lines: number): Promise<void> {
     const { ca } = this.#environment;
     const { certPem: cert, keyPem: key } = ca.issue({
@@ -80,7 +91,8 @@ class Logging implements Disposable {
     });
     const client = connect({ address: this.#address, ca: ca.certPem, cert, key });
     try {
-      for (let line = 0; line < lines; line++) await client.listTenants();
+      for (let line = 0; line < lines; line += AT_ONCE)
+        await Promise.all(Array.from({ length: AT_ONCE }, () => client.listTenants()));
     } finally {
       client.close();
     }
@@ -105,6 +117,34 @@ describe('the log', () => {
     }
   });
 
+  test('in a file that cannot grow loses whole lines, no calls, and is told how many were lost', async () => {
+    await using environment = await newEnvironment();
+    const path = join(environment.directory, 'log');
+    const file = openSync(path, 'a');
+    try {
+      // To a process the limit is what a full file system is, but without a file system of its own.
+      using logging = await Logging.start(environment, file, 'ulimit -f 128; ');
+      await logging.writes(400);
+      await logging.serves();
+      const before = linesOf(path);
+      truncateSync(path);
+      const after = await eventually(async () => {
+        await logging.writes(AT_ONCE);
+        const lines = linesOf(path);
+        assert.ok(lines.some(({ alert }) => alert === 'log-lines-lost'));
+        return lines;
+      });
+      const calls = (lines: readonly LogLine[]) => lines.filter(({ msg }) => msg === 'call').length;
+      assert.ok(calls(before) > 50 && calls(before) < 400, `${calls(before)} of 400 calls`);
+      const lost = after.find(({ alert }) => alert === 'log-lines-lost')?.['lines'];
+      assert.ok(Number(lost) >= 400 - calls(before), `${lost} lines are counted as lost`);
+      logging.child.kill('SIGTERM');
+      assert.equal(await logging.ended, 0);
+    } finally {
+      closeSync(file);
+    }
+  });
+
   test('of which nobody reads any more costs the service neither its life nor its end in order', async () => {
     await using environment = await newEnvironment();
     using logging = await Logging.start(environment, 'pipe');
@@ -118,7 +158,7 @@ describe('the log', () => {
     await using environment = await newEnvironment();
     using logging = await Logging.start(environment, 'pipe');
     // More than a pipe and the stream in this process hold.
-    await logging.writes(1_000);
+    await logging.writes(400);
     await logging.serves();
     let text = '';
     logging.child.stdout?.on('data', (chunk: Buffer) => {
@@ -127,14 +167,41 @@ describe('the log', () => {
     logging.child.kill('SIGTERM');
     assert.equal(await logging.ended, 0);
     const lines = text.trim().split('\n');
-    assert.equal(lines.filter((line) => JSON.parse(line).msg === 'call').length, 1_000);
+    assert.equal(lines.filter((line) => JSON.parse(line).msg === 'call').length, 400);
   });
 
   test('of which the reader never reads holds up no end', async () => {
     await using environment = await newEnvironment();
     using logging = await Logging.start(environment, 'pipe');
-    await logging.writes(1_000);
+    await logging.writes(400);
     logging.child.kill('SIGTERM');
     assert.equal(await logging.ended, 0);
   });
+
+  test('holds up no end either when another process has made the same pipe block again', async () => {
+    await using environment = await newEnvironment();
+    const path = join(environment.directory, 'pipe');
+    execFileSync('mkfifo', [path]);
+    const pipe = openSync(path, constants.O_RDWR);
+    try {
+      // When it ends, Node puts back what it found: a pipe that blocks.
+      const other = spawn(process.execPath, ['-e', 'process.stdin.resume()'], {
+        stdio: ['pipe', pipe, 'inherit'],
+      });
+      using logging = await Logging.start(environment, pipe);
+      other.stdin?.end();
+      await once(other, 'exit');
+      await logging.writes(400);
+      logging.child.kill('SIGTERM');
+      assert.equal(await logging.ended, 0);
+    } finally {
+      closeSync(pipe);
+    }
+  });
 });
+
+/** The whole lines of a log; each must be JSON. */
+function linesOf(path: string): LogLine[] {
+  const lines = readFileSync(path, 'utf8').split('\n').slice(0, -1);
+  return lines.filter((line) => line !== '').map((line) => JSON.parse(line) as LogLine);
+}

@@ -35,9 +35,9 @@ class Listening implements AsyncDisposable {
   readonly #replica: Store | undefined;
   resets = 0;
 
-  constructor(source: Pick<Store, 'queryReserve'>, replica?: Store) {
+  constructor(source: Pick<Store, 'queryPrimary'>, replica?: Store) {
     this.#replica = replica;
-    this.feed = new ChangeFeed(source, {
+    this.feed = new ChangeFeed(source, 1_500, {
       onChange: (change) => this.changes.push(change),
       onReset: () => {
         this.resets++;
@@ -218,7 +218,7 @@ describe('change feed', { concurrency: true }, () => {
       subject_id: null,
     });
     const source = {
-      queryReserve: async () => [row(horizons.shift() ?? '991')],
+      queryPrimary: async () => [row(horizons.shift() ?? '991')],
     } as unknown as Store;
     await using listener = new Listening(source);
     await until(() => horizons.length === 2);

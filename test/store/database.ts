@@ -10,7 +10,8 @@ import pg from 'pg';
 import { type Call, monotonicNow } from '../../src/call.ts';
 import { type AnyId, newId, type RootKeyId, type SealKeyId, type TenantId } from '../../src/ids.ts';
 import { migrate } from '../../src/store/core/migrate.ts';
-import type { Tx } from '../../src/store/core/transaction.ts';
+import type { MutationTx, Tx } from '../../src/store/core/transaction.ts';
+import type { TokenKeySealer } from '../../src/store/hsm-token/token-key-set.ts';
 import { changeStates, type StateSealer } from '../../src/store/keys/key-seals.ts';
 import type { NewKeyVersion } from '../../src/store/keys/key-versions.ts';
 import {
@@ -19,9 +20,11 @@ import {
   type KeySettings,
 } from '../../src/store/keys/keys.ts';
 import { Store, type StoreOptions } from '../../src/store/store.ts';
+import { createTenant, type TenantSealer } from '../../src/store/tenants/tenant-seals.ts';
+import { type TenantRecord, tenantRecord } from '../../src/store/tenants/tenants.ts';
 
 /** The release that the tests run as. */
-export const RELEASE = '0.1.0';
+export const RELEASE = '0.2.0';
 
 function clusterUrl(): string {
   const url = process.env['KEYWARD_TEST_POSTGRES_URL'];
@@ -108,6 +111,7 @@ export async function emptyDatabase(): Promise<TestDatabase> {
       Store.open({
         url: url(SERVICE),
         poolSize: 4,
+        waitMs: 300,
         release: RELEASE,
         onError: () => {},
         ...options,
@@ -158,6 +162,21 @@ export async function systemTenant(database: TestDatabase): Promise<TenantId> {
   return row.tenant_id;
 }
 
+/** Takes every tenant for one that verifies. */
+export const SAMPLE_TENANT_SEALER: TenantSealer = {
+  verify: ({ claims }) => Promise.resolve(tenantRecord(claims)),
+  seal: () => Promise.resolve(SAMPLE_SEAL),
+  sealKey: () => Promise.resolve(SAMPLE_KEYS.seal as unknown as SealKeyId),
+};
+
+/** Adds a tenant by the store's door, in a database with {@link recordSampleKeys}. */
+export function insertTenant(
+  tx: Tx,
+  tenant: Pick<TenantRecord, 'tenantId' | 'name' | 'dedicatedRootKey'>,
+): Promise<TenantRecord> {
+  return createTenant(tx, tenant, SAMPLE_TENANT_SEALER);
+}
+
 /** The token keys that {@link sampleVersion} is under. */
 const SAMPLE_KEYS = { root: newId<AnyId>(), seal: newId<AnyId>() };
 
@@ -176,7 +195,10 @@ export async function recordSampleKeys(database: TestDatabase): Promise<void> {
 export async function newTenant(database: TestDatabase, name: string): Promise<TenantId> {
   const tenantId = newId<TenantId>();
   await recordSampleKeys(database);
-  await database.sql('INSERT INTO tenants (tenant_id, name) VALUES ($1, $2)', [tenantId, name]);
+  await database.sql(
+    'INSERT INTO tenants (tenant_id, name, seal_key_id, seal) VALUES ($1, $2, $3, $4)',
+    [tenantId, name, SAMPLE_KEYS.seal, SAMPLE_SEAL],
+  );
   return tenantId;
 }
 
@@ -218,10 +240,17 @@ export const SAMPLE_SEAL: Buffer = Buffer.alloc(32, 7);
 export const SAMPLE_SEALER: StateSealer = {
   verify: () => Promise.resolve(),
   seal: () => Promise.resolve(SAMPLE_SEAL),
+  sealKey: () => Promise.resolve(SAMPLE_KEYS.seal as unknown as SealKeyId),
+};
+
+/** The same, of token keys. */
+export const SAMPLE_TOKEN_SEALER: TokenKeySealer = {
+  verify: () => Promise.resolve(),
+  seal: () => Promise.resolve(SAMPLE_SEAL),
 };
 
 /** Makes a sample the key's primary. */
-export function addSamplePrimary(tx: Tx, version: NewKeyVersion): Promise<KeyRecord> {
+export function addSamplePrimary(tx: MutationTx, version: NewKeyVersion): Promise<KeyRecord> {
   return changeStates(tx, version, SAMPLE_SEALER, (stateTx) =>
     insertPrimaryVersion(stateTx, version),
   );

@@ -9,9 +9,17 @@ import { KeywardError, type Reason } from '../../src/errors.ts';
 import { newId, type TenantId } from '../../src/ids.ts';
 import type { Tx } from '../../src/store/core/transaction.ts';
 import type { Store } from '../../src/store/store.ts';
-import { insertTenant, listTenants } from '../../src/store/tenants/tenants.ts';
+import { listTenants } from '../../src/store/tenants/tenants.ts';
 import { eventually } from '../support/kit.ts';
-import { callOf, migratedDatabase, SERVICE, systemTenant, type TestDatabase } from './database.ts';
+import {
+  callOf,
+  insertTenant,
+  migratedDatabase,
+  recordSampleKeys,
+  SERVICE,
+  systemTenant,
+  type TestDatabase,
+} from './database.ts';
 import { type FaultyProxy, startProxy } from './proxy.ts';
 
 let database: TestDatabase;
@@ -19,6 +27,7 @@ let system: TenantId;
 
 before(async () => {
   database = await migratedDatabase();
+  await recordSampleKeys(database);
   system = await systemTenant(database);
 });
 
@@ -263,17 +272,35 @@ describe('waiting', () => {
     });
   });
 
-  it('case 79: a database that only reads fails mutations with DATABASE_UNAVAILABLE, and goes on reading', async () => {
+  it('case 79: a server that accepts no writes is not opened, and not used once it accepts none', async () => {
     await using standby = await migratedDatabase();
     const tenantId = await systemTenant(standby);
-    await standby.sql(`ALTER DATABASE ${standby.name} SET default_transaction_read_only = on`);
     const store = await standby.open();
-    try {
-      const mutating = store.mutate(callOf(), { tenantId, resource: 'tenants/a' }, (tx) =>
-        insertTenant(tx, { tenantId: newId(), name: 'a', dedicatedRootKey: false }),
+    const setReadOnly = (how: 'on' | 'off') =>
+      standby.sql(
+        `ALTER ROLE ${SERVICE} IN DATABASE ${standby.name} SET default_transaction_read_only = ${how}`,
       );
-      await assert.rejects(mutating, reason('DATABASE_UNAVAILABLE'));
-      assert.equal((await listTenants(store, callOf(), { limit: 10 })).length, 1);
+    const mutate = () =>
+      store.mutate(callOf(), { tenantId, resource: 'tenants/a' }, (tx) =>
+        tx.query('SELECT clock_timestamp()'),
+      );
+    try {
+      await mutate();
+      await setReadOnly('on');
+      // As a server is that was told so, which also sessions hear of that there are.
+      await standby.sql(
+        `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()`,
+      );
+      await assert.rejects(mutate(), reason('DATABASE_UNAVAILABLE'));
+      await assert.rejects(store.ping(callOf()), reason('DATABASE_UNAVAILABLE'));
+      await assert.rejects(
+        store.read(callOf(), tenantId, (tx) => tx.query('SELECT 1')),
+        reason('DATABASE_UNAVAILABLE'),
+      );
+      await assert.rejects(standby.open(), /the database server accepts no writes/);
+      await setReadOnly('off');
+      await mutate();
     } finally {
       await store.close();
     }

@@ -25,7 +25,8 @@ import type { Lease } from '../../src/store/lifecycle/rewrap-ranges.ts';
 import type { RewrappedKeyVersion } from '../../src/store/lifecycle/rewrapped-key-versions.ts';
 import { writeKeyVersions } from '../../src/store/lifecycle/stale-key-versions.ts';
 import type { Store } from '../../src/store/store.ts';
-import { shredTenant } from '../../src/store/tenants/shredding.ts';
+import { eraseTenant } from '../../src/store/tenants/shredding.ts';
+import { changeTenant } from '../../src/store/tenants/tenant-seals.ts';
 import { eventually } from '../support/kit.ts';
 import {
   callOf,
@@ -33,6 +34,7 @@ import {
   newTenant,
   OWNER,
   SAMPLE_SEAL,
+  SAMPLE_TENANT_SEALER,
   SERVICE,
   SETTINGS,
   sampleVersion,
@@ -222,7 +224,13 @@ describe('two that write the same rows in different orders wait for each other, 
     const seals = sealsOf(bench, ids);
     await assertNoCircle(bench, { table: 'keys', column: 'key_id', id: ids[2] }, [
       () => byOwner(({ query }) => writeSeals(query, seals, { evenIfPaused: true })),
-      () => byService((tx) => shredTenant(tx, tenantId)),
+      () =>
+        byService(async (tx) => {
+          await changeTenant(tx, tenantId, SAMPLE_TENANT_SEALER, async () => {
+            await eraseTenant(tx, tenantId);
+            return { state: 'SHREDDED', shreddedAt: new Date() };
+          });
+        }),
     ]);
     const gone = await database.sql(
       "SELECT 1 FROM keys WHERE state = 'DESTROYED' AND state_seal IS NULL",

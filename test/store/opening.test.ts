@@ -99,6 +99,7 @@ describe('a cluster of its own', () => {
     Store.open({
       url,
       poolSize: 1,
+      waitMs: 300,
       release: RELEASE,
       onError: log,
       ...(caFile === undefined ? {} : { caFile }),
@@ -151,6 +152,12 @@ async function serveTls(postgres: Postgres, credentials: Credentials): Promise<v
   await delay(200);
 }
 
+/** Of the migrations up to this one, none was released; it refuses the code of before them all. */
+const FREE_BEFORE = '0016_releases';
+/** What code that was written before would miss, or be refused. */
+const NARROWING =
+  /\bDROP (TABLE|COLUMN|FUNCTION|VIEW)\b|\bRENAME\b|\bSET NOT NULL\b|\bTYPE\b|\bADD COLUMN [^,;]*\bNOT NULL(?![^,;]*\bDEFAULT\b)|\bREVOKE [^;]*\bFROM keyward_/i;
+
 describe('schema', () => {
   it('case 82: a schema that needs a newer release is refused, a newer one that does not runs', async () => {
     await using database = await migratedDatabase();
@@ -159,16 +166,16 @@ describe('schema', () => {
         "INSERT INTO schema_releases (migration, oldest_release) VALUES ('9999_future', $1)",
         [release],
       );
-    await future('0.1.0');
+    await future('0.2.0');
     await tryToOpen(database);
     await database.sql("DELETE FROM schema_releases WHERE migration = '9999_future'");
-    await future('0.2.0');
+    await future('0.3.0');
     await assert.rejects(
       tryToOpen(database),
-      /9999_future, which needs release 0\.2\.0 or later; this is 0\.1\.0/,
+      /9999_future, which needs release 0\.3\.0 or later; this is 0\.2\.0/,
     );
     await tryToOpen(database, { release: '0.10.0' });
-    await tryToOpen(database, { release: '0.2.0-rc.1' });
+    await tryToOpen(database, { release: '0.3.0-rc.1' });
   });
 
   it('case 82: an older schema is refused, with the command that helps', async () => {
@@ -195,6 +202,20 @@ describe('schema', () => {
     assert.deepEqual(await migrate({ url: database.url(OWNER), log }), []);
   });
 
+  it('a migration that a merge brings before one that has run is applied', async () => {
+    await using database = await migratedDatabase();
+    const name = '0016_releases';
+    for (const [table, column] of [
+      ['schema_releases', 'migration'],
+      ['schema_migrations', 'name'],
+    ])
+      await database.sql(`DELETE FROM ${table} WHERE ${column} = $1`, [name]);
+    await database.sql("INSERT INTO schema_migrations (name, run_on) VALUES ('9999_b', now())");
+    await assert.rejects(tryToOpen(database), /not applied: 0016_releases\)/);
+    assert.deepEqual(await migrate({ url: database.url(OWNER), log }), [name]);
+    await tryToOpen(database);
+  });
+
   it('the service role itself is not let migrate', async () => {
     await using database = await emptyDatabase();
     await database.sql(`GRANT CREATE ON SCHEMA public TO keyward_service`);
@@ -215,6 +236,20 @@ describe('schema', () => {
     }
   });
 
+  it('a migration that takes something from the code of before states a release that refuses that code', async () => {
+    let oldest = '0.0.0';
+    for (const name of await migrationNames()) {
+      const sql = await readFile(join(MIGRATIONS_DIRECTORY, `${name}.sql`), 'utf8');
+      const [, stated = ''] = /VALUES \('\d+_\w+', '(.*?)'\);/.exec(sql) ?? [];
+      if (name > FREE_BEFORE && NARROWING.test(sql.replace(/--.*$/gm, '')))
+        assert.ok(
+          compareReleases(stated, oldest) > 0,
+          `${name} narrows, and the code of before may run on it: ${oldest}`,
+        );
+      if (compareReleases(stated, oldest) > 0) oldest = stated;
+    }
+  });
+
   it('releases are compared by their numbers', () => {
     assert.ok(compareReleases('0.10.0', '0.9.9') > 0);
     assert.ok(compareReleases('1.0.0', '0.99.99') > 0);
@@ -224,7 +259,7 @@ describe('schema', () => {
 });
 
 describe('addresses', () => {
-  const ssl = (url: string) => parseAddress(url).config.ssl;
+  const ssl = (url: string) => parseAddress(url).servers[0].ssl;
 
   it('over a network only verified TLS is spoken, whatever stronger mode is named', () => {
     for (const mode of ['', '?sslmode=require', '?sslmode=verify-ca', '?sslmode=verify-full']) {
@@ -264,16 +299,32 @@ describe('addresses', () => {
   });
 
   it('the parts of a URL are decoded, and shown without the password', () => {
-    const { config, display } = parseAddress(
-      'postgres://some%40one:p%2Fw@db.example:6432/key%20ward',
-    );
+    const {
+      servers: [config],
+      display,
+    } = parseAddress('postgres://some%40one:p%2Fw@db.example:6432/key%20ward');
     assert.equal(config.user, 'some@one');
     assert.equal(config.password, 'p/w');
     assert.equal(display, 'db.example:6432/key ward');
     assert.equal(
-      parseAddress('postgresql://u@/k?host=/run/postgresql').config.host,
+      parseAddress('postgresql://u@/k?host=/run/postgresql').servers[0].host,
       '/run/postgresql',
     );
+  });
+
+  it('several hosts are the servers of one database, in their order', () => {
+    const { servers, display } = parseAddress(
+      'postgresql://u:p%2Cw@one:5432,[2001:db8::1]:5433,three/k?target_session_attrs=read-write',
+    );
+    assert.deepEqual(
+      servers.map(({ host, port, password, ssl }) => [host, port, password, ssl]),
+      [
+        ['one', 5432, 'p,w', { rejectUnauthorized: true }],
+        ['2001:db8::1', 5433, 'p,w', { rejectUnauthorized: true }],
+        ['three', 5432, 'p,w', { rejectUnauthorized: true }],
+      ],
+    );
+    assert.equal(display, 'one:5432,2001:db8::1:5433,three:5432/k');
   });
 
   it('what is not understood is refused by name, without the URL', () => {
@@ -286,6 +337,8 @@ describe('addresses', () => {
       ['postgresql://u:secret@h/k?host=other', /must be the directory/],
       ['postgresql://u:secret@h/', /names no database/],
       ['postgresql://h/k', /names no user/],
+      ['postgresql://u:secret@h,/k', /one of its hosts is empty/],
+      ['postgresql://u:secret@h/k?target_session_attrs=any', /only a server that accepts writes/],
       ['mysql://u:secret@h/k', /must begin with postgresql/],
       ['secret', /not a URL/],
     ] as const;
@@ -302,7 +355,7 @@ describe('addresses', () => {
   it('a database that is not there is named, without the password', async () => {
     const url = 'postgresql://u:secret@127.0.0.1:1/k';
     await assert.rejects(
-      Store.open({ url, poolSize: 1, release: RELEASE, onError: log }),
+      Store.open({ url, poolSize: 1, waitMs: 300, release: RELEASE, onError: log }),
       (error: unknown) => {
         assert.ok(error instanceof Error);
         assert.match(error.message, /cannot use the database 127\.0\.0\.1:1\/k: .*ECONNREFUSED/);

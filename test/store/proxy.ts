@@ -36,6 +36,8 @@ export interface FaultyProxy extends AsyncDisposable {
   endNextOnceReady(): void;
   /** From now on every answer comes so much later. */
   delayAnswers(milliseconds: number): void;
+  /** Breaks every connection that there is. */
+  cutAll(): void;
   /**
    * From now on: `pass` bytes on, `refuse` connections (also those that hang), or `hang`: accept
    * and never answer.
@@ -63,12 +65,17 @@ export async function startProxy(target: string): Promise<FaultyProxy> {
     sockets.add(upstream);
     upstream.on('error', () => client.destroy());
     upstream.on('close', () => client.destroy());
+    const late: Buffer[] = [];
     upstream.on('data', (chunk) => {
       if (endsOnceReady && chunk.includes(READY)) {
         endsOnceReady = false;
         client.end(Buffer.concat([chunk, errorMessage('57P01', 'FATAL')]));
-      } else if (lateBy === 0) client.write(chunk);
-      else setTimeout(() => client.write(chunk), lateBy);
+      } else if (lateBy === 0 && late.length === 0) client.write(chunk);
+      else {
+        // In their order, also when later ones are no longer late.
+        late.push(chunk);
+        setTimeout(() => client.write(late.shift() ?? ''), lateBy);
+      }
     });
     client.on('close', () => {
       if (cutting === undefined) upstream.destroy();
@@ -113,6 +120,10 @@ export async function startProxy(target: string): Promise<FaultyProxy> {
     },
     delayAnswers(milliseconds) {
       lateBy = milliseconds;
+    },
+    cutAll() {
+      for (const socket of sockets) socket.destroy();
+      sockets.clear();
     },
     accept(next) {
       how = next;

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import { withOwnerConnection } from '../../src/store/core/owner.ts';
-import type { Tx } from '../../src/store/core/transaction.ts';
+import type { MutationTx, Tx } from '../../src/store/core/transaction.ts';
 import {
   type Mode,
   readEnvironment,
@@ -22,15 +22,17 @@ import {
   lockKey,
 } from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
-import { findTenantByName, insertTenant, listTenants } from '../../src/store/tenants/tenants.ts';
+import { findTenantByName, listTenants, tenantRecord } from '../../src/store/tenants/tenants.ts';
 import {
   addSamplePrimary,
   callOf,
+  insertTenant,
   migratedDatabase,
   newTenant,
   OWNER,
   recordSampleKeys,
   SAMPLE_SEAL,
+  SAMPLE_TOKEN_SEALER,
   SETTINGS,
   sampleVersion,
   systemTenant,
@@ -53,7 +55,7 @@ after(async () => {
   await database[Symbol.asyncDispose]();
 });
 
-function mutate<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+function mutate<T>(work: (tx: MutationTx) => Promise<T>): Promise<T> {
   return store.mutate(callOf(), { tenantId, resource: 'r' }, work);
 }
 
@@ -99,7 +101,9 @@ describe('tenants', () => {
         quotas: NO_QUOTAS,
       },
     );
-    assert.deepEqual(await findTenantByName(store, callOf(), 'found'), added);
+    const stored = await findTenantByName(store, callOf(), 'found');
+    assert.deepEqual(stored && tenantRecord(stored.claims), added);
+    assert.deepEqual(stored?.seal, SAMPLE_SEAL);
     assert.equal(await findTenantByName(store, callOf(), 'nobody'), undefined);
     await assert.rejects(
       mutate((tx) =>
@@ -134,8 +138,8 @@ describe('tenants', () => {
     const names: string[] = [];
     for (let after: string | undefined = 'ozzz'; ; ) {
       const page = await listTenants(store, callOf(), { after, limit: 2 });
-      names.push(...page.map((tenant) => tenant.name).filter((name) => name.startsWith('p')));
-      after = page.at(-1)?.name;
+      names.push(...page.map(({ claims }) => claims.name).filter((name) => name.startsWith('p')));
+      after = page.at(-1)?.claims.name;
       if (after === undefined) break;
     }
     assert.deepEqual(names, ['p', 'p-1', 'p-a', 'p0']);
@@ -279,7 +283,7 @@ describe('environment', () => {
   const token = { profile: { wrap: 'AES_KEY_WRAP', order: ['a', 'b'] }, objects: [root, seal] };
   const record = (changed: Partial<typeof token> = {}, mode: Mode = 'production') =>
     withOwnerConnection(database.url(OWNER), undefined, (owner) =>
-      recordToken(owner, mode, { ...token, ...changed }),
+      recordToken(owner, mode, SAMPLE_TOKEN_SEALER, { ...token, ...changed }),
     );
 
   it('before token init there is an environment without a token', async () => {

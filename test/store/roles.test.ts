@@ -328,6 +328,7 @@ describe('a server', () => {
       await Store.open({
         url: postgres.serviceUrl('keyward'),
         poolSize: 1,
+        waitMs: 300,
         release: RELEASE,
         onError: () => {},
       })

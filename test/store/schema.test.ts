@@ -42,10 +42,15 @@ it('every table with tenants’ rows is under row-level security, or is known no
      ORDER BY 1`,
   );
   const shared = [
+    'alert_deliveries',
+    'alert_silences',
+    'alerts',
+    'canary_seals',
     'changes',
     'maintenance',
     'replicas',
     'tenants',
+    'token_key_seals',
     'token_objects',
     'tokens',
     'usage_reports',

@@ -10,12 +10,12 @@ import { after, before, test } from 'node:test';
 import { KeywardError } from '../../src/errors.ts';
 import { type DataKeyId, idToBytes, type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import { MIGRATIONS_DIRECTORY, migrationNames } from '../../src/store/core/schema.ts';
-import type { Tx } from '../../src/store/core/transaction.ts';
+import type { MutationTx, Tx } from '../../src/store/core/transaction.ts';
 import { deleteAllDataKeys, deleteDataKey, insertDataKey } from '../../src/store/keys/data-keys.ts';
 import { changeStates } from '../../src/store/keys/key-seals.ts';
 import { insertKey, updateKey } from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
-import { shredTenant } from '../../src/store/tenants/shredding.ts';
+import { eraseTenant } from '../../src/store/tenants/shredding.ts';
 import {
   callOf,
   emptyDatabase,
@@ -49,7 +49,7 @@ after(async () => {
 /** A change to the tenant. */
 function mutate<T>(
   tenantId: TenantId,
-  work: (tx: Tx) => Promise<T>,
+  work: (tx: MutationTx) => Promise<T>,
   asReconciler = false,
 ): Promise<T> {
   return store.mutate(callOf(), { tenantId, resource: 'r', asReconciler }, work);
@@ -173,7 +173,7 @@ test('keys that are destroyed, and data keys that go with them or with the tenan
     `UPDATE tenants SET state = 'SHRED_SCHEDULED', shred_at = now() WHERE tenant_id = $1`,
     [tenantId],
   );
-  assert.equal(await mutate(tenantId, (tx) => shredTenant(tx, tenantId), true), 4);
+  assert.equal(await mutate(tenantId, (tx) => eraseTenant(tx, tenantId), true), 4);
   assert.deepEqual(await counted(tenantId), { keys: 0, dataKeys: 0, parts: 1 });
 });
 

@@ -9,9 +9,9 @@ import { type KeyId, newId, type TenantId } from '../../src/ids.ts';
 import type { Tx } from '../../src/store/core/transaction.ts';
 import { insertKey, listKeys } from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
-import { insertTenant } from '../../src/store/tenants/tenants.ts';
 import {
   callOf,
+  insertTenant,
   migratedDatabase,
   newTenant,
   SAMPLE_SEAL,

@@ -3,8 +3,10 @@
  * environment (a migrated database and an initialised token that belong together) of which every
  * test file makes copies of its own.
  *
- * Owns `.keyward/test-<process>/`, removed at the end; those of runs that were killed go at the
- * next one. Test processes learn of it all by the KEYWARD_TEST_ variables set here.
+ * KEYWARD_TEST_POSTGRES may name the installation of another PostgreSQL, as
+ * `/usr/lib/postgresql/15`. Owns `.keyward/test-<process>/`, removed at the end; those of runs that
+ * were killed go at the next one. Test processes learn of it all by the KEYWARD_TEST_ variables set
+ * here.
  */
 import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -37,7 +39,11 @@ export async function globalSetup(): Promise<void> {
   process.env['NODE_COMPILE_CACHE'] = join(DIRECTORY, 'compiled');
   const tokenDirectory = join(DIRECTORY, 'token-template');
   const [server, token] = await Promise.all([
-    startPostgres({ directory: join(DIRECTORY, 'postgres'), settings: POSTGRES_SETTINGS }),
+    startPostgres({
+      directory: join(DIRECTORY, 'postgres'),
+      settings: POSTGRES_SETTINGS,
+      installation: process.env['KEYWARD_TEST_POSTGRES'],
+    }),
     createSoftHsmToken({ directory: tokenDirectory, label: TOKEN_LABEL }),
   ]);
   postgres = server;

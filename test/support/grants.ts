@@ -8,18 +8,26 @@
 import { AccessAdministration } from '../../src/access/administration.ts';
 import { PERMISSIONS } from '../../src/access/permissions.ts';
 import { Policies } from '../../src/access/policies.ts';
+import { identityOf, newReplicaId } from '../../src/audit/identity.ts';
 import { monotonicNow } from '../../src/call.ts';
 import { TOKEN_SETTINGS, tokenSettings } from '../../src/commands/opening.ts';
 import { read } from '../../src/config.ts';
 import { HsmAgents } from '../../src/hsm/agents.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
-import { newId, type SealKeyId } from '../../src/ids.ts';
+import { newId, type SealKeyId, type TenantId } from '../../src/ids.ts';
 import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
+import { TenantSeals } from '../../src/keyring/keys/tenant-seals.ts';
 import { SYSTEM_TENANT } from '../../src/names.ts';
 import { readEnvironment } from '../../src/store/environment.ts';
 import { Store } from '../../src/store/store.ts';
-import { findTenantByName } from '../../src/store/tenants/tenants.ts';
+import {
+  findTenant,
+  findTenantByName,
+  type StoredTenant,
+  type TenantRecord,
+} from '../../src/store/tenants/tenants.ts';
 import { RELEASE } from '../store/database.ts';
+import { NO_ALERTS } from './alerts.ts';
 
 /** The caller that tests are unless they say otherwise. */
 export const TESTER = 'spiffe://keyward.test/tester';
@@ -41,11 +49,8 @@ export async function grantEverything(
     const { roles } = await administration.policyOf(system);
     if (!roles.some(({ roleId }) => roleId === EVERYTHING)) {
       const permissions = Object.keys(PERMISSIONS);
-      await administration.createRole(setUpCall(), system, {
-        roleId: EVERYTHING,
-        permissions,
-        description: '',
-      });
+      const role = { roleId: EVERYTHING, permissions, description: '' };
+      await administration.createRole(setUpCall(), system, role, () => {});
     }
     for (const name of callers) {
       await administration.createBinding(
@@ -71,26 +76,45 @@ export async function grantEverything(
 /** Runs `work` with what changes policies. */
 export async function withAdministration<T>(
   variables: Readonly<Record<string, string>>,
-  work: (
-    administration: AccessAdministration,
-    system: Awaited<ReturnType<typeof tenantNamed>>,
-  ) => Promise<T>,
+  work: (administration: AccessAdministration, system: TenantRecord) => Promise<T>,
 ): Promise<T> {
   const url = variables['DATABASE_URL'] ?? '';
-  const store = await Store.open({ url, poolSize: 2, release: RELEASE, onError: () => {} });
+  const store = await Store.open({
+    url,
+    poolSize: 2,
+    waitMs: 300,
+    release: RELEASE,
+    onError: () => {},
+  });
   try {
     const environment = await readEnvironment(store);
     const agents = openAgents(variables, environment);
     try {
       await agents.start();
-      const policies = new Policies({ store, agents, isFresh: () => true, limit: 100, log: QUIET });
-      const tenantOf = (name: string) => tenantNamed(store, name);
-      const system = await tenantOf(SYSTEM_TENANT);
+      store.streams.use(await identityOf(agents, newReplicaId()));
+      const policies = new Policies({
+        store,
+        agents,
+        isFresh: () => true,
+        limit: 100,
+        alerts: NO_ALERTS,
+      });
       const sealKey = environment.tokenObjects.find(
         ({ role, state }) => role === 'seal' && state === 'CURRENT',
       );
       const currentSealKey = () => sealKey?.objectId as unknown as SealKeyId;
-      const parts = { store, agents, policies, system, tenantOf, currentSealKey };
+      const sealKeys = { currentSealKey, readCurrentSealKey: async () => currentSealKey() };
+      const seals = new TenantSeals({ store, agents, sealKeys, alerts: NO_ALERTS });
+      const call = { deadline: monotonicNow() + PATIENCE_MS };
+      const verified = async (found: Promise<StoredTenant | undefined>) => {
+        const stored = await found;
+        if (stored === undefined) throw new Error('there is no such tenant');
+        return seals.verifyOne(stored, { readAfter: seals.now(), ...call });
+      };
+      const tenantOf = (name: string) => verified(findTenantByName(store, call, name));
+      const tenantById = (id: TenantId) => verified(findTenant(store, call, id));
+      const system = await tenantOf(SYSTEM_TENANT);
+      const parts = { store, agents, policies, tenantOf, tenantById, currentSealKey };
       return await work(new AccessAdministration(parts), system);
     } finally {
       await agents.stop();
@@ -122,13 +146,8 @@ export function openAgents(
       settings.KEYWARD_HSM_ENVIRONMENT.map((name) => [name, variables[name] ?? '']),
     ),
     log: QUIET,
+    alerts: NO_ALERTS,
   });
-}
-
-async function tenantNamed(store: Store, name: string) {
-  const tenant = await findTenantByName(store, { deadline: monotonicNow() + PATIENCE_MS }, name);
-  if (tenant === undefined) throw new Error(`there is no tenant ${name}`);
-  return tenant;
 }
 
 function setUpCall() {

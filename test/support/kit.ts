@@ -59,6 +59,20 @@ export interface EnvironmentSource {
   readonly token: string;
 }
 
+/** A machine that is busy makes no call fail, where a test isn't about that. */
+const PATIENT = {
+  KEYWARD_DATABASE_WAIT_MS: '10000',
+  KEYWARD_AUDIT_WAIT_MS: '10000',
+  KEYWARD_MAX_STALENESS_MS: '10000',
+} as const;
+
+/** The service's own defaults, for tests of what comes of a database that is slow or away. */
+export const DEFAULT_WAITS = {
+  KEYWARD_DATABASE_WAIT_MS: '300',
+  KEYWARD_AUDIT_WAIT_MS: '440',
+  KEYWARD_MAX_STALENESS_MS: '1500',
+} as const satisfies Record<keyof typeof PATIENT, string>;
+
 /**
  * Copies of the source, by default of the run's template: a database, a token, and certificates of
  * their own.
@@ -106,6 +120,7 @@ export async function newEnvironment(source?: EnvironmentSource): Promise<Enviro
       DATABASE_URL: urls.service,
       // More than any test has calls at once, which would be shed when the machine is busy.
       KEYWARD_DATABASE_POOL: '40',
+      ...PATIENT,
       ...testTokenVariables(token),
     },
     mode: copied?.mode ?? 'production',
@@ -136,10 +151,12 @@ export class Service implements AsyncDisposable {
   port = 0;
   /** Of the HTTP listener, where KEYWARD_HTTP_LISTEN is set. */
   httpPort = 0;
+  /** Of the listener for operators, where KEYWARD_METRICS_LISTEN is set. */
+  operatorsPort = 0;
 
-  constructor(environment: Environment, variables: Readonly<Record<string, string>>) {
+  constructor(environment: Environment, variables: Readonly<Record<string, string>>, main: string) {
     this.#environment = environment;
-    this.#child = spawn(process.execPath, [MAIN, 'serve'], {
+    this.#child = spawn(process.execPath, [main, 'serve'], {
       env: { ...environment.variables, ...variables },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
@@ -262,17 +279,18 @@ export function sharedService(
 
 /**
  * Starts the service on an environment, which is for the service's mode from then on, and waits
- * until it serves.
+ * until it serves. `main` is the entry point of other code than this.
  */
 export async function startService(
   environment: Environment,
   variables: Readonly<Record<string, string>> = {},
+  main = MAIN,
 ): Promise<Service> {
   await setMode(
     environment,
     variables['KEYWARD_MODE'] === 'development' ? 'development' : 'production',
   );
-  const service = startServiceWithoutWaiting(environment, variables);
+  const service = startServiceWithoutWaiting(environment, variables, main);
   await Promise.race([
     service.logged(({ msg }) => msg === 'serving'),
     service.ended.then((how) => {
@@ -280,10 +298,15 @@ export async function startService(
         `the service ended (${how}):\n${service.log.map((line) => JSON.stringify(line)).join('\n')}`,
       );
     }),
-  ]);
+  ]).catch(async (error: unknown) => {
+    // Nobody else would end it, and the test's process would wait for it.
+    await service.kill();
+    throw error;
+  });
   const portOf = (line: string) => Number(service.log.find(({ msg }) => msg === line)?.['port']);
   service.port = portOf('listening');
   service.httpPort = portOf('listening for HTTP');
+  service.operatorsPort = portOf('listening for operators');
   return service;
 }
 
@@ -301,8 +324,9 @@ export async function setMode(environment: Environment, mode: Mode | null): Prom
 export function startServiceWithoutWaiting(
   environment: Environment,
   variables: Readonly<Record<string, string>> = {},
+  main = MAIN,
 ): Service {
-  return new Service(environment, variables);
+  return new Service(environment, variables, main);
 }
 
 /** Runs a command of `keyward-server` on an environment, in its mode, to its end. */

@@ -134,19 +134,45 @@ export async function resealStates(
   assert.equal(code, 0, output);
 }
 
-/** Has a key's next rotation come due. */
+/**
+ * As {@link resealStates}, of `tenants t`: an operator vouches for what SQL has made of them, as
+ * time would have.
+ */
+export async function resealTenants(
+  environment: Environment,
+  where: string,
+  values: unknown[] = [],
+): Promise<void> {
+  await sql(
+    environment,
+    `UPDATE tenants t SET seal = NULL, seal_key_id = NULL WHERE ${where}`,
+    values,
+  );
+  const { code, output } = await runCommand(environment, ['token', 'seal-states']);
+  assert.equal(code, 0, output);
+}
+
+/** The same, of token keys. */
+export async function resealTokenKeys(environment: Environment): Promise<void> {
+  await sql(environment, 'UPDATE token_key_seals SET seal = NULL, seal_key_id = NULL');
+  const { code, output } = await runCommand(environment, ['token', 'seal-states']);
+  assert.equal(code, 0, output);
+}
+
+/** Has keys' next rotations come due, in a moment: their states are to be sealed before. */
 export async function makeDue(
   environment: Environment,
   ...names: readonly string[]
 ): Promise<void> {
-  for (const name of names) {
-    const { keyId } = await idsOf(environment, name);
-    await sql(
-      environment,
-      "UPDATE keys SET next_rotation_at = now() - interval '1 s' WHERE key_id = $1",
-      [keyId],
-    );
-  }
+  const keyIds = await Promise.all(
+    names.map(async (name) => (await idsOf(environment, name)).keyId),
+  );
+  await sql(
+    environment,
+    "UPDATE keys SET next_rotation_at = now() + interval '2 s' WHERE key_id = ANY ($1)",
+    [keyIds],
+  );
+  await resealStates(environment, 'k.key_id = ANY ($1)', [keyIds]);
 }
 
 /**

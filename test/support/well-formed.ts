@@ -26,12 +26,15 @@ export interface Names {
   readonly tokenKey?: string;
   readonly roleBinding?: string;
   readonly role?: string;
+  readonly canary?: string;
+  readonly suspension?: string;
 }
 
 /** What a field may be, by its name; the first that is well-formed is taken. */
 function candidatesFor(names: Names): Readonly<Record<string, readonly unknown[]>> {
   const { tenant, key = 'k', dataKey = 'missing', job = NOBODYS_ID, tokenKey = NOBODYS_ID } = names;
   const { roleBinding = 'missing', role = 'missing' } = names;
+  const { canary = 'missing', suspension = 'missing' } = names;
   const parent = `tenants/${tenant}`;
   const keyName = `${parent}/keys/${key}`;
   return {
@@ -43,7 +46,10 @@ function candidatesFor(names: Names): Readonly<Record<string, readonly unknown[]
       `${parent}/tokenKeys/${tokenKey}`,
       `${parent}/roleBindings/${roleBinding}`,
       `${parent}/roles/${role}`,
+      `${parent}/canaries/${canary}`,
+      `${parent}/suspensions/${suspension}`,
       parent,
+      `alertSilences/${NOBODYS_ID}`,
     ],
     parent: [keyName, parent],
     scope: [keyName],
@@ -58,9 +64,14 @@ function candidatesFor(names: Names): Readonly<Record<string, readonly unknown[]
     roleId: ['made-by-test'],
     role: [{ permissions: ['keys.get'] }],
     roleBinding: [{ principal: 'spiffe://keyward.test/somebody', role: 'roles/keyViewer' }],
+    alert: ['test-alert'],
+    expireTime: [{ seconds: Math.floor(Date.now() / 1_000) + 3_600 }],
     permission: ['keys.get'],
     permissions: [['keys.get']],
     principal: ['spiffe://keyward.test/somebody'],
+    // The first that a kind can be, in each list of kinds.
+    kind: [1],
+    caller: ['spiffe://keyward.test/suspect'],
     length: [32],
     ciphertext: [Buffer.alloc(200)],
     note: [`keyward/other\n1\n${Buffer.alloc(32).toString('base64')}\n\n— somebody c2lnbmF0dXJl\n`],
@@ -72,6 +83,7 @@ function candidatesFor(names: Names): Readonly<Record<string, readonly unknown[]
 
 interface Field {
   readonly name: string;
+  readonly type: string;
   readonly typeName: string;
 }
 
@@ -106,8 +118,9 @@ export async function wellFormed(
   const tried: Record<string, number> = {};
   for (;;) {
     const request = Object.fromEntries(
-      fields.flatMap(({ name, typeName }) => {
-        const fitting = candidates[name]?.filter((value) => isMessage(value) === (typeName !== ''));
+      fields.flatMap(({ name, type }) => {
+        const wantsMessage = type === 'TYPE_MESSAGE';
+        const fitting = candidates[name]?.filter((value) => isMessage(value) === wantsMessage);
         return fitting?.length ? [[name, fitting[tried[name] ?? 0]]] : [];
       }),
     );

@@ -5,7 +5,8 @@
 /**
  * EXPORT: it isn't whole, or isn't one. CHECKPOINT: nobody who is trusted has signed it. ORIGIN: a
  * checkpoint known before is of another log, or of this one before it was begun anew. CUT: a larger
- * tree was signed before. FORK: another tree was signed. ROOT, TILE: the tree isn't what was
+ * tree was signed before. FORK: another tree was signed. RESUMPTION: a generation after the first
+ * was not begun by an operator's note. ROOT, TILE: the tree isn't what was
  * signed. FILE: one is there that doesn't belong. ENTRY: one isn't what was logged.
  */
 export type AuditProblem =
@@ -14,6 +15,7 @@ export type AuditProblem =
   | 'ORIGIN'
   | 'CUT'
   | 'FORK'
+  | 'RESUMPTION'
   | 'ROOT'
   | 'TILE'
   | 'FILE'

@@ -17,6 +17,7 @@ import {
   EXPORT_FILE,
   entryFiles,
 } from './layout.ts';
+import { RESUMPTIONS_FILE } from './resumptions.ts';
 import { tilePath } from './tiles.ts';
 
 /** What an export is fetched from: a KeywardClient, for one. */
@@ -102,6 +103,9 @@ export async function exportAuditLog(
   }
   if (treeSize > 0) await writeTiles(folder, source.readAuditTiles({ treeSize }, call));
   await writeFile(join(folder, CHECKPOINT_FILE), note);
+  const resumptions = checkpoint.resumptions.flatMap((leaf) => [leaf, NEWLINE]);
+  if (resumptions.length > 0)
+    await writeFile(join(folder, RESUMPTIONS_FILE), Buffer.concat(resumptions));
   const [origin = ''] = note.split('\n');
   const description = describeExport({ origin, firstLeafIndex: first, treeSize }, publicKey);
   await writeFile(join(folder, EXPORT_FILE), description);

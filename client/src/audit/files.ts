@@ -5,7 +5,7 @@
  * Its invariant: a line is what stands before a newline, byte for byte, whatever else is in it.
  * Knows nothing of what files and lines are.
  */
-import { closeSync, openSync, readSync } from 'node:fs';
+import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 
 /** How much of lines is read at a time, in bytes. */
@@ -17,11 +17,11 @@ const MAX_LINE_BYTES = 67_108_864;
 const NEWLINE = 0x0a;
 
 /**
- * A file's bytes; undefined for no file. Of one with more than `limit`, only one more: so that it
- * can be told.
+ * A file's bytes; undefined for no file, and for what is none, as a folder. Of one with more than
+ * `limit`, only one more: so that it can be told.
  */
 export function readUpTo(file: string, limit: number): Buffer | undefined {
-  const descriptor = unlessMissing(() => openSync(file, 'r'));
+  const descriptor = isFile(file) ? unlessMissing(() => openSync(file, 'r')) : undefined;
   if (descriptor === undefined) return undefined;
   try {
     const bytes = Buffer.alloc(limit + 1);
@@ -75,7 +75,13 @@ function split(bytes: Buffer): { readonly lines: Buffer[]; readonly used: number
   return { lines, used };
 }
 
+/** Whether it is a file: to read a folder fails, and to open a pipe may never end. */
+function isFile(file: string): boolean {
+  return unlessMissing(() => statSync(file))?.isFile() ?? false;
+}
+
 async function openIfThere(file: string): Promise<FileHandle | undefined> {
+  if (!isFile(file)) return undefined;
   try {
     return await open(file);
   } catch (error) {
@@ -95,5 +101,5 @@ export function unlessMissing<T>(attempt: () => T): T | undefined {
 }
 
 function isMissing(error: unknown): boolean {
-  return (error as NodeJS.ErrnoException).code === 'ENOENT';
+  return /^(ENOENT|ENOTDIR)$/.test((error as NodeJS.ErrnoException).code ?? '');
 }

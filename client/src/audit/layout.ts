@@ -27,6 +27,10 @@ const DESCRIPTION_BYTES = 65_536;
 /** The version of the layout. */
 const FORMAT = 1;
 
+const NUMBERS = ['format', 'firstLeafIndex', 'treeSize'] as const;
+/** Those members as they are written; a text can contain none, since its quotes are escaped. */
+const NUMBER_MEMBER = new RegExp(`"(${NUMBERS.join('|')})"\\s*:\\s*([^\\s,}]*)`, 'g');
+
 /** What `export.json` says. */
 export interface ExportDescription {
   readonly origin: string;
@@ -88,12 +92,7 @@ export function readDescription(folder: string): ExportDescription {
       'EXPORT',
       `there is no ${EXPORT_FILE}: the export did not end, or is none`,
     );
-  let said: unknown;
-  try {
-    said = JSON.parse(bytes.toString());
-  } catch (cause) {
-    throw new AuditVerificationError('EXPORT', `${EXPORT_FILE} is not JSON`, { cause });
-  }
+  const said = parseDescription(bytes);
   const { format, origin, firstLeafIndex, treeSize } = (said ?? {}) as Partial<
     Record<string, unknown>
   >;
@@ -107,6 +106,25 @@ export function readDescription(folder: string): ExportDescription {
   if (!canBegin(firstLeafIndex, treeSize as number))
     throw new AuditVerificationError('EXPORT', `${EXPORT_FILE} has no entry to begin with`);
   return { origin, firstLeafIndex, treeSize: treeSize as number };
+}
+
+/** The file's JSON, in UTF-8. Numbers that are read as integers must be written as integers. */
+function parseDescription(bytes: Buffer): unknown {
+  try {
+    if (bytes.length > DESCRIPTION_BYTES) throw new Error('it is too long');
+    const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+    const said: unknown = JSON.parse(text);
+    const written = new Map<string, string>();
+    for (const [, name = '', value = ''] of text.matchAll(NUMBER_MEMBER)) {
+      if (!/^(0|[1-9]\d*)$/.test(value)) throw new Error(`${name} is not an integer`);
+      written.set(name, value);
+    }
+    if (written.size < NUMBERS.length) throw new Error(`it lacks one of ${NUMBERS.join(', ')}`);
+    return said;
+  } catch (cause) {
+    const why = (cause as Error).message;
+    throw new AuditVerificationError('EXPORT', `${EXPORT_FILE} cannot be read: ${why}`, { cause });
+  }
 }
 
 /**

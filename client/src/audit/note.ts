@@ -46,8 +46,11 @@ const MAX_SIGNATURES = 100;
 /** The longest note that is read. */
 export const MAX_NOTE_BYTES = 1_048_576;
 
-/** A signature line's parts. */
-const SIGNATURE_LINE = /^\u2014 ([^\s+]+) (\S+)$/u;
+/**
+ * A signature line's parts. A name may be anything: with a space or a plus it is no name that could
+ * be trusted, and is ignored as others' are.
+ */
+const SIGNATURE_LINE = /^\u2014 ([^\n]+) ([A-Za-z0-9+/=]+)$/u;
 
 /** The bytes of Ed25519's public keys and signatures, and of the timestamp before a cosignature. */
 const ED25519 = { key: 32, signature: 64, timestamp: 8 } as const;
@@ -78,6 +81,32 @@ export function logKey(pem: string): KeyObject {
 export function openCheckpoint(bytes: Uint8Array, keys: readonly KeyObject[]): SignedCheckpoint {
   const note = takeApart(bytes);
   const [origin = '', size = '', root = '', ...extensions] = note.text.split('\n').slice(0, -1);
+  requireSigned(note, origin, keys);
+  const rootHash = decodeBase64(root);
+  const treeSize = Number(size);
+  if (!/^(0|[1-9]\d*)$/.test(size) || !Number.isSafeInteger(treeSize))
+    throw new Error('it has no tree size');
+  if (rootHash?.length !== HASH_BYTES) throw new Error('it has no root hash');
+  if (origin === '' || extensions.includes('')) throw new Error('it has an empty line');
+  return { origin, treeSize, rootHash, note };
+}
+
+/**
+ * The lines of a note's text, which one of `keys` must have signed by the name on that line. Throws
+ * an Error that says what is wrong with it.
+ */
+export function openLines(
+  bytes: Uint8Array,
+  keys: readonly KeyObject[],
+  nameLine: number,
+): string[] {
+  const note = takeApart(bytes);
+  const lines = note.text.split('\n').slice(0, -1);
+  requireSigned(note, lines[nameLine] ?? '', keys);
+  return lines;
+}
+
+function requireSigned(note: Note, origin: string, keys: readonly KeyObject[]): void {
   let signed = false;
   for (const key of keys) {
     const keyId = sha256(key.export({ format: 'der', type: 'spki' })).subarray(0, 4);
@@ -88,13 +117,6 @@ export function openCheckpoint(bytes: Uint8Array, keys: readonly KeyObject[]): S
     }
   }
   if (!signed) throw new Error('it is not signed by the log’s key');
-  const rootHash = decodeBase64(root);
-  const treeSize = Number(size);
-  if (!/^(0|[1-9]\d*)$/.test(size) || !Number.isSafeInteger(treeSize))
-    throw new Error('it has no tree size');
-  if (rootHash?.length !== HASH_BYTES) throw new Error('it has no root hash');
-  if (origin === '' || extensions.includes('')) throw new Error('it has an empty line');
-  return { origin, treeSize, rootHash, note };
 }
 
 /** A witness: its name and key. */
@@ -158,7 +180,8 @@ function takeApart(bytes: Uint8Array): Note {
   if (bytes.length > MAX_NOTE_BYTES) throw new Error('it is too long');
   const whole = utf8(bytes);
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
-  if (/[\u0000-\u0009\u000b-\u001f]/.test(whole)) throw new Error('it has control characters');
+  if (/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/.test(whole))
+    throw new Error('it has control characters');
   const at = whole.lastIndexOf('\n\n');
   if (at < 0 || !whole.endsWith('\n')) throw new Error('it is not a signed note');
   const lines = whole.slice(at + 2, -1).split('\n');

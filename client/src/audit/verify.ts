@@ -28,6 +28,7 @@ import {
   type SignedCheckpoint,
   witnessOf,
 } from './note.ts';
+import { type AuditResumption, verifyResumptions } from './resumptions.ts';
 import { TILE_WIDTH, TiledTree, tilePath } from './tiles.ts';
 import { HASH_BYTES, leafHash, treeHash } from './tree.ts';
 
@@ -42,6 +43,8 @@ export interface VerifyAuditExportOptions {
    * checkpoint.
    */
   readonly witnesses?: readonly string[];
+  /** Called with each entry once it is verified: its place in the log, and its line's bytes. */
+  readonly onEntry?: (leafIndex: number, line: Buffer) => void;
   /** Called now and then with how many entries are verified, of how many. */
   readonly onProgress?: (done: number, total: number) => void;
   /** Stops it: it rejects with the signal's reason. */
@@ -59,6 +62,8 @@ export interface AuditExportReport {
   readonly firstLeafIndex: number;
   /** How many entries were verified. */
   readonly entries: number;
+  /** How its generation was begun, and those that it descends from, the latest first. */
+  readonly resumptions: readonly AuditResumption[];
   /** One for each witness that was asked for. */
   readonly cosignatures: readonly Cosignature[];
 }
@@ -90,6 +95,7 @@ export async function verifyAuditExport(
     }),
   );
   const tree = new TiledTree(folder, { size: checkpoint.treeSize, root: checkpoint.rootHash });
+  const resumptions = verifyResumptions(folder, tree, checkpoint.origin, keys);
   for (const known of options.known ?? []) {
     requireContinued(
       tree,
@@ -106,6 +112,7 @@ export async function verifyAuditExport(
     rootHash,
     firstLeafIndex,
     entries: treeSize - firstLeafIndex,
+    resumptions,
     cosignatures,
   };
 }
@@ -157,7 +164,7 @@ async function verifyEntries(
   folder: string,
   tree: TiledTree,
   { firstLeafIndex }: ExportDescription,
-  { onProgress, signal }: VerifyAuditExportOptions,
+  { onEntry, onProgress, signal }: VerifyAuditExportOptions,
 ): Promise<void> {
   const files = [...entryFiles(firstLeafIndex, tree.size)];
   refuseOthers(folder, new Set(files.map(({ path }) => path)));
@@ -169,7 +176,7 @@ async function verifyEntries(
   }
   const total = tree.size - firstLeafIndex;
   for (const file of files) {
-    for await (const done of verifyFile(folder, file, tree)) {
+    for await (const done of verifyFile(folder, file, tree, onEntry)) {
       onProgress?.(done - firstLeafIndex, total);
       await breathe(undefined, { signal });
     }
@@ -181,6 +188,7 @@ async function* verifyFile(
   folder: string,
   file: EntryFile,
   tree: TiledTree,
+  onEntry: VerifyAuditExportOptions['onEntry'],
 ): AsyncGenerator<number, void, undefined> {
   let next = file.firstLeafIndex;
   let hashes: Buffer = Buffer.alloc(0);
@@ -192,6 +200,7 @@ async function* verifyFile(
       const hash = leafHash(line);
       if (!equalsAt(hashes, next % TILE_WIDTH, hash))
         throw wrongEntry(next, whatHappened(tree, { index: next, hash, following: lines[i + 1] }));
+      onEntry?.(next, line);
       next += 1;
     }
     if (cut)

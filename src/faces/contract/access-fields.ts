@@ -6,11 +6,12 @@
  */
 import { z } from 'zod';
 import { MAX_NAME_BYTES } from '../../access/certificates.ts';
+import { type AskedCaller, issuerOf } from '../../access/explanation.ts';
 import { isPermission } from '../../access/permissions.ts';
 import { findContextProblem } from '../../keyring/keys/encryption-context.ts';
 import { parseKeyName, parseRoleName, parseTenantName } from '../../names.ts';
 import type { ContextCondition, Member } from '../../store/access/policies.ts';
-import { description, time } from './fields.ts';
+import { description, tenantName, time } from './fields.ts';
 
 const MAX_CONDITIONS = 16;
 const MAX_PERMISSIONS = 100;
@@ -159,3 +160,42 @@ export const claims = z
   )
   .max(100, 'must be at most 100')
   .transform((all) => new Map(all.map(({ claim, value }) => [JSON.stringify(claim.path), value])));
+
+/** Of whom is asked what they may do: by a certificate, or by a token that has all this. */
+export const askedCaller = {
+  principal,
+  groups: z.array(group).max(200, 'must be at most 200'),
+  claims,
+  limitedToTenants: z.boolean(),
+  tenants: z.array(tenantName).max(200, 'must be at most 200'),
+};
+
+type AskedCallerFields = z.infer<z.ZodObject<typeof askedCaller>>;
+
+/** Refuses what no one proof of a caller has together. */
+export function requireOneProof(caller: AskedCallerFields, context: z.RefinementCtx): void {
+  const issuer = issuerOf(caller.principal);
+  const refuse = (field: string, message: string) =>
+    context.addIssue({ code: 'custom', path: [field], message });
+  if (issuer === undefined) {
+    const rule = 'must not be set for a caller by a certificate; those by a token begin with jwt:';
+    if (caller.groups.length > 0) refuse('groups', rule);
+    if (caller.claims.size > 0) refuse('claims', rule);
+    if (caller.limitedToTenants) refuse('limitedToTenants', rule);
+  }
+  if (issuer !== undefined && caller.groups.some((name) => !name.startsWith(`${issuer}/`)))
+    refuse('groups', 'must be of the issuer that the principal names');
+  if (caller.tenants.length > 0 && !caller.limitedToTenants)
+    refuse('tenants', 'must not be set without limited_to_tenants');
+}
+
+/** The caller who is asked about, as access decides about them. */
+export function callerAskedAbout(fields: AskedCallerFields): AskedCaller {
+  const { principal: name, groups, claims: given, limitedToTenants, tenants } = fields;
+  return {
+    name,
+    groups,
+    claim: (path) => given.get(JSON.stringify(path)) || undefined,
+    tenants: limitedToTenants ? tenants.map(({ tenant }) => tenant) : undefined,
+  };
+}

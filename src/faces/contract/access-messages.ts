@@ -1,10 +1,9 @@
 /**
  * Role bindings, roles and callers as the contract's messages. Knows both and nothing else.
  */
-import type { Considered } from '../../access/administration.ts';
+import type { Considered, Explained, Obstacle } from '../../access/explanation.ts';
 import type { Caller } from '../../access/identity.ts';
 import { PREDEFINED_ROLES } from '../../access/permissions.ts';
-import type { Obstacle } from '../../access/policy.ts';
 import {
   formatRoleBindingName,
   formatRoleName,
@@ -16,6 +15,7 @@ import type { AccessObstacle } from './generated/keyward/v1/AccessObstacle.ts';
 import type { Caller as CallerMessage } from './generated/keyward/v1/Caller.ts';
 import type { ConsideredBinding } from './generated/keyward/v1/ConsideredBinding.ts';
 import type { ContextCondition as ContextConditionMessage } from './generated/keyward/v1/ContextCondition.ts';
+import type { ExplainAccessResponse } from './generated/keyward/v1/ExplainAccessResponse.ts';
 import type { Role } from './generated/keyward/v1/Role.ts';
 import type { RoleBinding as RoleBindingMessage } from './generated/keyward/v1/RoleBinding.ts';
 import { optionalTime, timestamp } from './times.ts';
@@ -74,9 +74,21 @@ const OBSTACLES: Readonly<Record<Obstacle, AccessObstacle>> = {
   key: 'ACCESS_OBSTACLE_KEY',
   expired: 'ACCESS_OBSTACLE_EXPIRED',
   context: 'ACCESS_OBSTACLE_CONTEXT',
+  tenant: 'ACCESS_OBSTACLE_TENANT',
+  issuer: 'ACCESS_OBSTACLE_ISSUER',
 };
 
-export function consideredMessage({ name, role, obstacles }: Considered): ConsideredBinding {
+export function explanationMessage({ considered, tokenTenant }: Explained): ExplainAccessResponse {
+  const allowing = considered.find(({ obstacles }) => obstacles.length === 0);
+  return {
+    allowed: allowing !== undefined,
+    roleBinding: allowing?.name ?? '',
+    considered: considered.map(consideredMessage),
+    tokenTenant: tokenTenant === undefined ? '' : formatTenantName({ tenant: tokenTenant }),
+  };
+}
+
+function consideredMessage({ name, role, obstacles }: Considered): ConsideredBinding {
   return { roleBinding: name, role, obstacles: obstacles.map((obstacle) => OBSTACLES[obstacle]) };
 }
 

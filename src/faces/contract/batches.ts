@@ -22,8 +22,6 @@ export const SHORT_ERROR_BYTES = 400;
 export interface BatchMessages<Item> {
   /** Returns how many bytes the answer to an item has at most, whatever is in the item. */
   answerBytes(item: Item): number;
-  /** Returns the encryption context that the item's entry is to have. */
-  contextOf(item: Item): Readonly<Record<string, string>>;
 }
 
 /** What became of an item, as a message. */
@@ -33,7 +31,7 @@ export type ResultMessage<Message> = { readonly response: Message } | { readonly
 export function batchRpc<Request, Answer, Message, Item>(
   operation: Operation<BatchRequest<Request>, readonly ItemResult<Request, Answer>[]>,
   single: UnaryRpc<Request, Answer, Message>,
-  { answerBytes, contextOf }: BatchMessages<Item>,
+  { answerBytes }: BatchMessages<Item>,
 ): UnaryRpc<
   BatchRequest<Request>,
   readonly ItemResult<Request, Answer>[],
@@ -41,7 +39,7 @@ export function batchRpc<Request, Answer, Message, Item>(
 > {
   const itemOf = (item: unknown) => ({
     read: () => validate(single.request, item),
-    contextNames: Object.keys(contextOf(item as Item)),
+    ciphertext: ciphertextOf(item),
   });
   return {
     operation,
@@ -69,12 +67,20 @@ export function batchRpc<Request, Answer, Message, Item>(
       return {
         results: results.map((result) =>
           'error' in result
-            ? { error: toStatus(shortens ? shortened(result.error) : result.error, call.id) }
+            ? {
+                error: toStatus(shortens ? shortened(result.error) : result.error, { id: call.id }),
+              }
             : { response: single.message(result.answer, result.request, call) },
         ),
       };
     },
   };
+}
+
+/** Returns what an item's message wants opened, if it has that field. */
+function ciphertextOf(item: unknown): Buffer | undefined {
+  const { ciphertext } = item as { readonly ciphertext?: unknown };
+  return Buffer.isBuffer(ciphertext) ? ciphertext : undefined;
 }
 
 function sizesOf(items: readonly number[]): BatchRequest<unknown>['answerSizes'] {
@@ -94,7 +100,7 @@ function wholeBytes(
   return results.reduce((sum, result, index) => {
     const bytes =
       'error' in result
-        ? serialize('google.rpc.Status', toStatus(result.error, id)).length
+        ? serialize('google.rpc.Status', toStatus(result.error, { id })).length
         : (answerBytes[index] ?? 0);
     return sum + resultBytes(bytes);
   }, 0);

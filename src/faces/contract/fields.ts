@@ -15,6 +15,8 @@ import {
 import {
   ID_PATTERN,
   ID_RULE,
+  parseAlertSilenceName,
+  parseCanaryName,
   parseDataKeyName,
   parseJobName,
   parseKeyName,
@@ -22,6 +24,7 @@ import {
   parseRoleBindingName,
   parseRoleName,
   parseScope,
+  parseSuspensionName,
   parseTenantName,
   parseTokenKeyName,
   SYSTEM_TENANT,
@@ -61,10 +64,17 @@ export const roleBindingName = parsed(
   'must be tenants/{tenant}/roleBindings/{role_binding}',
 );
 export const roleName = parsed(parseRoleName, 'must be tenants/{tenant}/roles/{role}');
+export const canaryName = parsed(parseCanaryName, 'must be tenants/{tenant}/canaries/{canary}');
+export const suspensionName = parsed(
+  parseSuspensionName,
+  'must be tenants/{tenant}/suspensions/{suspension}',
+);
 export const scope = parsed(
   parseScope,
   'must be tenants/{tenant}/keys/{key}, tenants/{tenant} or tenants/- for all tenants',
 );
+/** A silence's UUID. */
+export const alertSilenceName = parsed(parseAlertSilenceName, 'must be alertSilences/{uuid}');
 /** The last part of a tenant's name, or `-` for all tenants. */
 export const tenantOrAll = parsed(
   (name) => (name === 'tenants/-' ? '-' : parseTenantName(name)?.tenant),

@@ -19,7 +19,7 @@ import type { LifecycleState } from '../../store/keys/key-states.ts';
 import type { KeyVersionRecord } from '../../store/keys/key-versions.ts';
 import type { KeyRecord } from '../../store/keys/keys.ts';
 import type { UsageRecord } from '../../store/keys/usage.ts';
-import type { MaintenanceRecord } from '../../store/lifecycle/maintenance.ts';
+import type { MaintenanceRecord } from '../../store/lifecycle/maintenance-switch.ts';
 import type {
   JobFailure,
   JobKind,

@@ -51,7 +51,7 @@ export function methodsOf(service: string): Readonly<Record<string, ServedMethod
 /** The part of an exchange that is the same whatever its messages travel by. */
 export type MessageExchange = Pick<
   Exchange<unknown, unknown>,
-  'admitted' | 'method' | 'operation' | 'read' | 'encode' | 'wipe'
+  'admitted' | 'method' | 'operation' | 'read' | 'encode' | 'keep' | 'fromKept' | 'wipe'
 >;
 
 /** Returns how one call's messages are read and written. `bytes` is overwritten at the end. */
@@ -76,12 +76,16 @@ export function messageExchange(
     await authorize(validate(rpc.large.addressee, { parent: scanner.addresseeOf(bytes) }));
     return read();
   };
+  const inBytes = (answer: unknown, request: unknown) =>
+    encode(rpc.message(answer, request, admitted));
   return {
     admitted,
     method: name,
     operation: rpc.operation,
     read: (authorize) => (bytes.length > DEFAULT_REQUEST_BYTES ? readLarge(authorize) : read()),
-    encode: (answer, request) => encode(rpc.message(answer, request, admitted)),
+    encode: (answer, request) => admitted.answers(inBytes(answer, request)),
+    keep: inBytes,
+    fromKept: (kept) => kept,
     wipe: () => bytes.fill(0),
   };
 }

@@ -21,11 +21,13 @@ export const packageDefinition: PackageDefinition = loadSync(
   [
     'keyward/v1/access.proto',
     'keyward/v1/admin.proto',
+    'keyward/v1/alert.proto',
     'keyward/v1/hsm.proto',
     'keyward/v1/key.proto',
     'keyward/v1/encryption.proto',
     'keyward/v1/data_key.proto',
     'keyward/v1/rotation.proto',
+    'keyward/v1/canary.proto',
     'keyward/v1/audit.proto',
     'google/rpc/status.proto',
     'google/rpc/error_details.proto',

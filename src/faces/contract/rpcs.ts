@@ -7,7 +7,9 @@
 import type { Rpc } from './rpc.ts';
 import { accessService } from './rpcs/access.ts';
 import { adminService } from './rpcs/admin.ts';
+import { alertService } from './rpcs/alert.ts';
 import { auditService } from './rpcs/audit.ts';
+import { canaryService } from './rpcs/canary.ts';
 import { dataKeyService } from './rpcs/data-key.ts';
 import { encryptionService } from './rpcs/encryption.ts';
 import { hsmService } from './rpcs/hsm.ts';
@@ -18,11 +20,13 @@ import { rotationService } from './rpcs/rotation.ts';
 export const RPCS: Readonly<Record<string, Readonly<Record<string, Rpc>>>> = {
   'keyward.v1.AccessService': accessService,
   'keyward.v1.AdminService': adminService,
+  'keyward.v1.AlertService': alertService,
   'keyward.v1.HsmService': hsmService,
   'keyward.v1.KeyService': keyService,
   'keyward.v1.EncryptionService': encryptionService,
   'keyward.v1.DataKeyService': dataKeyService,
   'keyward.v1.RotationService': rotationService,
+  'keyward.v1.CanaryService': canaryService,
   'keyward.v1.AuditService': auditService,
 };
 
@@ -32,5 +36,21 @@ export const STREAM_PATHS: ReadonlySet<string> = new Set(
     Object.entries(rpcs).flatMap(([name, { operation }]) =>
       'stream' in operation ? [`/${service}/${name}`] : [],
     ),
+  ),
+);
+
+/** The full names of the methods of which it is an alert that they are denied. */
+export const SENSITIVE_METHODS: ReadonlySet<string> = new Set(
+  Object.entries(RPCS).flatMap(([service, rpcs]) =>
+    Object.entries(rpcs).flatMap(([name, { operation }]) =>
+      operation.isSensitive ? [`${service}/${name}`] : [],
+    ),
+  ),
+);
+
+/** The full name of every method, as `keyward.v1.KeyService/CreateKey`. */
+export const METHOD_NAMES: ReadonlySet<string> = new Set(
+  Object.entries(RPCS).flatMap(([service, rpcs]) =>
+    Object.keys(rpcs).map((name) => `${service}/${name}`),
   ),
 );

@@ -2,11 +2,12 @@
  * Errors as google.rpc.Status, which carries them in the contract's messages and beside them.
  *
  * ErrorInfo always (reason, domain `keyward`, metadata), BadRequest where fields are to blame,
- * RetryInfo where a retry helps, RequestInfo with the call's id. Whatever isn't a KeywardError is
- * INTERNAL and says nothing but that id.
+ * RetryInfo where a retry helps, RequestInfo with the call's id and its trace's. Whatever isn't a
+ * KeywardError is INTERNAL and says nothing but those ids.
  */
 import { status } from '@grpc/grpc-js';
 import { type KeywardError, REASONS } from '../../errors.ts';
+import type { TraceContext } from '../../signals/trace-context.ts';
 import { serialize } from './proto.ts';
 
 const DOMAIN = 'keyward';
@@ -18,6 +19,12 @@ export interface Status {
   readonly details: AnyMessage[];
 }
 
+/** A call, as its errors name it. */
+export interface NamedCall {
+  readonly id: string;
+  readonly trace?: TraceContext | undefined;
+}
+
 /** google.protobuf.Any: protobufjs brings its own, whose fields keep their case. */
 interface AnyMessage {
   readonly type_url: string;
@@ -25,7 +32,7 @@ interface AnyMessage {
 }
 
 /** The error as google.rpc.Status: for a call's trailer, and for an item of a batch. */
-export function toStatus(error: KeywardError, requestId: string): Status {
+export function toStatus(error: KeywardError, { id, trace }: NamedCall): Status {
   const code = status[REASONS[error.reason].status];
   // A lone surrogate can't be sent.
   const message = error.message.toWellFormed();
@@ -41,7 +48,7 @@ export function toStatus(error: KeywardError, requestId: string): Status {
     };
     details.push(any('RetryInfo', { retryDelay }));
   }
-  details.push(any('RequestInfo', { requestId }));
+  details.push(any('RequestInfo', { requestId: id, servingData: trace?.traceId }));
   return { code, message, details };
 }
 

@@ -11,7 +11,9 @@ import { constants, type IncomingHttpHeaders, type ServerHttp2Stream } from 'nod
 import type { Metadata } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import type { AdmittedCall } from '../../calls/arrivals.ts';
+import type { CallOutcomes } from '../../calls/outcomes.ts';
 import { KeywardError } from '../../errors.ts';
+import { readTraceContext } from '../../signals/trace-context.ts';
 import type { Admission } from '../transport/admission.ts';
 import type { Connections } from '../transport/connections.ts';
 import { CallStream } from './call-stream.ts';
@@ -33,6 +35,7 @@ export interface StreamAdmissionParts {
     readonly maxMessageBytes: number;
   };
   readonly log: Logger;
+  readonly outcomes: Pick<CallOutcomes, 'report'>;
 }
 
 /** grpc-js's own listener. */
@@ -66,7 +69,7 @@ export class StreamAdmission {
 
   /** Returns the listener to put before grpc-js's. */
   before(dispatch: Dispatch): StreamListener {
-    const { admission, connections, limits, log } = this.#parts;
+    const { admission, connections, limits, log, outcomes } = this.#parts;
     return (stream, headers, _flags, rawHeaders) => {
       stream.on('error', () => {}); // 'close' follows, and is enough.
       const connection = connections.of(stream);
@@ -82,8 +85,11 @@ export class StreamAdmission {
       const request = readHeaders(headers, rawHeaders);
       const { path, authorizations } = request;
       const { maxMessageBytes } = limits;
+      const trace = readTraceContext(headers);
       admission.admit({
-        call: new CallStream({ stream, path, connection, maxMessageBytes, log }),
+        call: new CallStream({
+          ...{ stream, path, connection, trace, maxMessageBytes, log, outcomes },
+        }),
         refusal: refusalOf(request, limits),
         authorizations,
         timeoutMs: timeoutMs(headers),

@@ -6,11 +6,7 @@
  */
 import { constants, type OutgoingHttpHeaders, type ServerHttp2Stream } from 'node:http2';
 import type { KeywardError } from '../../errors.ts';
-import {
-  ArrivingCall,
-  type ArrivingCallParts,
-  REQUEST_ID_HEADER,
-} from '../transport/arriving-call.ts';
+import { ArrivingCall, type ArrivingCallParts } from '../transport/arriving-call.ts';
 import { Http2Ending } from '../transport/http2-ending.ts';
 import { MessageFrames } from './message-frames.ts';
 import { bareError, errorHeaders } from './status.ts';
@@ -24,6 +20,7 @@ export interface CallStreamParts extends ArrivingCallParts {
 
 /** Holds one HTTP/2 stream on its way to being a call. */
 export class CallStream extends ArrivingCall {
+  override readonly face = 'grpc';
   readonly #stream: ServerHttp2Stream;
   readonly #ending: Http2Ending;
   readonly #maxMessageBytes: number;
@@ -64,7 +61,7 @@ export class CallStream extends ArrivingCall {
   }
 
   protected override answerError(error: KeywardError, httpStatus = 200): void {
-    const headers = { ...errorHeaders(error, this.id), ':status': httpStatus };
+    const headers = { ...errorHeaders(error, this), ':status': httpStatus };
     this.#stream.respond(headers, { endStream: true });
     this.#ending.close(constants.NGHTTP2_NO_ERROR);
   }
@@ -80,10 +77,10 @@ export class CallStream extends ArrivingCall {
       isPartial: this.#frames.isPartial,
     });
     if (error !== undefined) {
-      this.writeLogLine(error);
-      return errorHeaders(error, this.id);
+      this.noteRefusal(error);
+      return errorHeaders(error, this);
     }
-    const named = { ...headers, [REQUEST_ID_HEADER]: this.id };
+    const named = { ...headers, ...this.answerHeaders };
     return 'grpc-accept-encoding' in headers
       ? { ...named, 'grpc-accept-encoding': 'identity' }
       : named;

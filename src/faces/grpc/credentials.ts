@@ -27,6 +27,11 @@ export class MutualTlsCredentials extends ServerCredentials {
     }, onError);
   }
 
+  /** Looks at the files now, if they are watched. */
+  look(): void {
+    this.#files.look();
+  }
+
   override _equals(other: ServerCredentials): boolean {
     return this === other;
   }

@@ -18,6 +18,7 @@ import type { AdmittedCall } from '../../calls/arrivals.ts';
 import { type Exchange, type Serving, serveCall } from '../../calls/serve-call.ts';
 import { KeywardError } from '../../errors.ts';
 import { messageExchange, type ServedMethod } from '../contract/methods.ts';
+import type { NamedCall } from '../contract/status.ts';
 import { toServiceError } from './status.ts';
 
 type UnaryCall = ServerUnaryCall<Buffer, Buffer>;
@@ -25,8 +26,8 @@ type StreamCall = ServerWritableStream<Buffer, Buffer>;
 
 /** How a call is answered. */
 type Answering = Pick<Exchange<unknown, unknown>, 'send'> & {
-  /** Says the last word; `id` is the call's. */
-  finish(error: KeywardError | undefined, answer: Buffer | null, id: string): void;
+  /** Says the last word about the call. */
+  finish(error: KeywardError | undefined, answer: Buffer | null, call: NamedCall): void;
 };
 
 /** Returns the call as it was let in; undefined for one that was not. */
@@ -42,14 +43,14 @@ export function handlerOf(
     const admitted = admittedOf(rpc);
     if (admitted === undefined) {
       serving.log.error({ method: method.name }, 'cannot perform a call: it was not admitted');
-      finish(new KeywardError('INTERNAL'), null, randomUUID());
+      finish(new KeywardError('INTERNAL'), null, { id: randomUUID() });
       return;
     }
     serveCall(serving, {
       ...messageExchange(method, admitted, rpc.request),
       send,
       finish: (error, answer) => {
-        if (!rpc.cancelled) finish(error, answer, admitted.id);
+        if (!rpc.cancelled) finish(error, answer, admitted);
       },
       onCancelled: (listener) => rpc.once('cancelled', listener),
     });
@@ -62,7 +63,7 @@ export function handlerOf(
 function answeringBy(callback: sendUnaryData<Buffer>): Answering {
   return {
     send: () => undefined,
-    finish: (error, answer, id) => callback(error ? toServiceError(error, id) : null, answer),
+    finish: (error, answer, call) => callback(error ? toServiceError(error, call) : null, answer),
   };
 }
 
@@ -73,8 +74,8 @@ function answeringByStream(rpc: StreamCall): Answering {
       rpc.write(answer)
         ? undefined
         : Promise.race([once(rpc, 'drain'), once(rpc, 'cancelled')]).then(() => {}),
-    finish: (error, _, id) => {
-      if (error) rpc.emit('error', toServiceError(error, id));
+    finish: (error, _, call) => {
+      if (error) rpc.emit('error', toServiceError(error, call));
       else rpc.end();
     },
   };

@@ -10,8 +10,8 @@
  *   it brings back neither database nor HSM.
  * - A question is one short message, an answer a few bytes; a watcher that does not take them is
  *   told nothing more.
- * - What peers may do with connections is `strangers.ts`'s. grpc-js serves none of this: it holds
- *   what nobody reads.
+ * - What peers may do with connections is `transport/strangers.ts`'s. grpc-js serves none of this:
+ *   it holds what nobody reads.
  *
  * The port with TLS has health as well (`server.ts`). Knows no key.
  */
@@ -19,8 +19,9 @@ import { constants, type ServerHttp2Stream } from 'node:http2';
 import { Client, credentials, Metadata, type ServiceDefinition } from '@grpc/grpc-js';
 import { service } from 'grpc-health-check';
 import type { Logger } from 'pino';
+import { Strangers } from '../transport/strangers.ts';
+import { HealthStreams, type Request } from './health-streams.ts';
 import { CONTENT_TYPE } from './request-headers.ts';
-import { type Request, Strangers } from './strangers.ts';
 
 /** The service name that a liveness probe asks for. */
 export const LIVENESS = 'liveness';
@@ -63,7 +64,11 @@ export class HealthListener {
   readonly #watchers = new Set<(status: Status) => void>();
 
   constructor(log: Logger) {
-    this.#strangers = new Strangers(log, (request) => this.#serve(request));
+    const streams = new HealthStreams((request) => this.#serve(request));
+    this.#strangers = new Strangers({
+      ...{ name: 'health', log },
+      serve: (socket, stranger) => streams.accept(socket, stranger),
+    });
   }
 
   /** Begins to listen on host:port; returns the port. */

@@ -9,9 +9,7 @@
 import type { Http2SecureServer } from 'node:http2';
 import { type MethodDefinition, Server, type ServiceDefinition } from '@grpc/grpc-js';
 import { HealthImplementation } from 'grpc-health-check';
-import type { Logger } from 'pino';
-import type { Recording } from '../../calls/audit.ts';
-import type { Services } from '../../calls/operation.ts';
+import type { Serving } from '../../calls/serve-call.ts';
 import { methodsOf } from '../contract/methods.ts';
 import { serviceDefinition } from '../contract/proto.ts';
 import { RPCS } from '../contract/rpcs.ts';
@@ -22,10 +20,9 @@ import { MutualTlsCredentials } from './credentials.ts';
 import { type AdmittedOf, handlerOf } from './handlers.ts';
 import { addReflection } from './reflection.ts';
 
-export interface GrpcServerOptions extends Pick<StreamAdmissionParts, 'admission' | 'connections'> {
-  readonly services: Services;
-  readonly recording: Recording;
-  readonly log: Logger;
+export interface GrpcServerOptions
+  extends Pick<StreamAdmissionParts, 'admission' | 'connections'>,
+    Omit<Serving, 'stopping'> {
   readonly limits: ProtocolLimits & StreamAdmissionParts['limits'];
   /** host:port; port 0 takes a free one. */
   readonly listen: string;
@@ -91,6 +88,11 @@ export class GrpcServer {
     return port;
   }
 
+  /** Looks at once whether the TLS files have changed. */
+  reload(): void {
+    this.#credentials.look();
+  }
+
   /**
    * Says by grpc.health.v1, for the server as a whole and each service, whether it can do its work.
    */
@@ -134,8 +136,9 @@ export class GrpcServer {
    * wrapper.
    */
   #addService(service: string): void {
-    const { services, recording, log } = this.#options;
-    const serving = { services, recording, log, stopping: this.#stopping.signal };
+    const { services, recording, replays, outcomes, canaryWatch, log } = this.#options;
+    const stopping = this.#stopping.signal;
+    const serving = { services, recording, replays, outcomes, canaryWatch, log, stopping };
     const admittedOf: AdmittedOf = (rpc) => this.#admission.take(rpc.metadata);
     const handlers = Object.entries(methodsOf(service)).map(
       ([name, method]) => [name, handlerOf(serving, admittedOf, method)] as const,

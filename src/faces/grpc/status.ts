@@ -7,14 +7,14 @@ import type { OutgoingHttpHeaders } from 'node:http2';
 import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { KeywardError, type Reason } from '../../errors.ts';
 import { serialize } from '../contract/proto.ts';
-import { toStatus } from '../contract/status.ts';
+import { type NamedCall, toStatus } from '../contract/status.ts';
 import { REQUEST_ID_HEADER } from '../transport/arriving-call.ts';
 
 const DETAILS_TRAILER = 'grpc-status-details-bin';
 
 /** The error as grpc-js sends it. */
-export function toServiceError(error: KeywardError, requestId: string): ServiceError {
-  const message = toStatus(error, requestId);
+export function toServiceError(error: KeywardError, call: NamedCall): ServiceError {
+  const message = toStatus(error, call);
   const metadata = new Metadata();
   metadata.set(DETAILS_TRAILER, serialize('google.rpc.Status', message));
   return Object.assign(new Error(message.message), {
@@ -25,15 +25,15 @@ export function toServiceError(error: KeywardError, requestId: string): ServiceE
 }
 
 /** The error as an answer of nothing but headers, for a call that grpc-js doesn't get to see. */
-export function errorHeaders(error: KeywardError, requestId: string): OutgoingHttpHeaders {
-  const message = toStatus(error, requestId);
+export function errorHeaders(error: KeywardError, call: NamedCall): OutgoingHttpHeaders {
+  const message = toStatus(error, call);
   return {
     ':status': 200,
     'content-type': 'application/grpc+proto',
     'grpc-status': message.code,
     'grpc-message': encodeURI(message.message),
     'grpc-accept-encoding': 'identity',
-    [REQUEST_ID_HEADER]: requestId,
+    [REQUEST_ID_HEADER]: call.id,
     [DETAILS_TRAILER]: serialize('google.rpc.Status', message).toString('base64'),
   };
 }

@@ -69,8 +69,33 @@ function fromText(input: DescMessage, text: Buffer): Buffer {
     const bytes = toBinary(input, fromJsonString(input, UTF8.decode(text)));
     return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   } catch (error) {
-    throw malformed(fieldOf(error));
+    const field = fieldOf(error);
+    if (field === undefined && hasOtherMembers(input, text)) throw otherMembers(input);
+    throw malformed(field);
   }
+}
+
+/** Whether the text is an object with a member that is none of the message's fields. */
+function hasOtherMembers({ fields }: DescMessage, text: Buffer): boolean {
+  const names = new Set(fields.flatMap(({ name, jsonName }) => [name, jsonName]));
+  try {
+    const value: unknown = JSON.parse(UTF8.decode(text));
+    return (
+      typeof value === 'object' &&
+      value !== null &&
+      Object.keys(value).some((key) => !names.has(key))
+    );
+  } catch {
+    return false;
+  }
+}
+
+/** Names the fields that there are: the name of the one that there isn't is the caller's text. */
+function otherMembers({ fields }: DescMessage): KeywardError {
+  const names = fields.map(({ jsonName }) => jsonName).join(', ');
+  return new KeywardError('MALFORMED_REQUEST', {
+    message: `cannot read the request: it has a member that is none of its fields (${names})`,
+  });
 }
 
 /** Returns the name of the field that the library could not read, as the proto spells it. */

@@ -3,7 +3,7 @@
  * has in its trailers.
  */
 import { type KeywardError, REASONS } from '../../errors.ts';
-import { toStatus } from '../contract/status.ts';
+import { type NamedCall, toStatus } from '../contract/status.ts';
 import type { JsonCodec } from './codec.ts';
 
 /** gRPC's names of codes, each with Connect's name and HTTP status. */
@@ -29,9 +29,9 @@ export function httpStatusOf({ reason }: KeywardError): number {
   return CODES[REASONS[reason].status][1];
 }
 
-/** Returns an error as Connect's JSON; `requestId` is its call's. */
-export function errorJson(error: KeywardError, requestId: string, codec: JsonCodec): object {
-  const { message, details } = toStatus(error, requestId);
+/** Returns an error as Connect's JSON; `call` is what failed. */
+export function errorJson(error: KeywardError, call: NamedCall, codec: JsonCodec): object {
+  const { message, details } = toStatus(error, call);
   return {
     code: CODES[REASONS[error.reason].status][0],
     message,

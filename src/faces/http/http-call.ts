@@ -6,11 +6,7 @@
  */
 import type { OutgoingHttpHeaders } from 'node:http2';
 import type { KeywardError } from '../../errors.ts';
-import {
-  ArrivingCall,
-  type ArrivingCallParts,
-  REQUEST_ID_HEADER,
-} from '../transport/arriving-call.ts';
+import { ArrivingCall, type ArrivingCallParts } from '../transport/arriving-call.ts';
 import type { JsonCodec } from './codec.ts';
 import { END_STREAM, envelope, PLAIN } from './envelopes.ts';
 import { errorJson, httpStatusOf } from './errors.ts';
@@ -30,6 +26,7 @@ const LAST_WORD_MS = 10_000;
 
 /** Holds one call by HTTP. */
 export class HttpCall extends ArrivingCall {
+  override readonly face = 'http';
   readonly wire: Wire;
   readonly form: Form;
   readonly #codec: JsonCodec;
@@ -79,7 +76,7 @@ export class HttpCall extends ArrivingCall {
   }
 
   protected override answerError(error: KeywardError, httpStatus?: number): void {
-    const json = errorJson(error, this.id, this.#codec);
+    const json = errorJson(error, this, this.#codec);
     // What is no stream of Connect's at all is answered as what it is.
     if (this.form.isStream && httpStatus === undefined) {
       this.#endStream({ error: json });
@@ -88,7 +85,7 @@ export class HttpCall extends ArrivingCall {
     this.#endSoon();
     const headers = {
       'content-type': 'application/json',
-      [REQUEST_ID_HEADER]: this.id,
+      ...this.answerHeaders,
       ...(httpStatus === 405 && { allow: 'POST' }),
       ...(httpStatus === 415 && { 'accept-post': acceptedTypes(this.form.isStream) }),
     };
@@ -114,6 +111,6 @@ export class HttpCall extends ArrivingCall {
   }
 
   #headers(): OutgoingHttpHeaders {
-    return { 'content-type': contentTypeOf(this.form), [REQUEST_ID_HEADER]: this.id };
+    return { 'content-type': contentTypeOf(this.form), ...this.answerHeaders };
   }
 }

@@ -79,6 +79,7 @@ function jsonExchange(
       encoded.fill(0);
       return json;
     },
+    fromKept: (kept) => codec.toText(kept),
     wipe: () => {
       text.fill(0);
       bytes.fill(0);

@@ -19,11 +19,9 @@ import {
 } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import type { TLSSocket } from 'node:tls';
-import type { Logger } from 'pino';
-import type { Recording } from '../../calls/audit.ts';
-import type { Services } from '../../calls/operation.ts';
 import { type Serving, serveCall } from '../../calls/serve-call.ts';
 import { KeywardError, toKeywardError } from '../../errors.ts';
+import { readTraceContext } from '../../signals/trace-context.ts';
 import type { Admission } from '../transport/admission.ts';
 import { type Connection, destroySoon } from '../transport/connection.ts';
 import type { Connections } from '../transport/connections.ts';
@@ -36,12 +34,9 @@ import { exchangeOf, type HttpMethod, httpMethods } from './methods.ts';
 import { formOf, refusalOf, timeoutMs, valuesOf } from './request-headers.ts';
 import { Http1Wire, Http2Wire, type Wire } from './wire.ts';
 
-export interface HttpServerOptions {
-  readonly services: Services;
-  readonly recording: Recording;
+export interface HttpServerOptions extends Omit<Serving, 'stopping'> {
   readonly admission: Admission;
   readonly connections: Connections;
-  readonly log: Logger;
   readonly limits: ProtocolLimits & {
     /** The longest that a call may take, if it is no stream, in milliseconds. */
     readonly deadlineMs: number;
@@ -53,6 +48,8 @@ export interface HttpServerOptions {
 
 /** How often HTTP/1.1 looks for requests that take too long to arrive. */
 const LOOK_MS = 1_000;
+/** By so much Node's end of a request is later than its deadline, also where the loop is late. */
+const BEHIND_MS = 5_000;
 /** What was destroyed is closed in a moment. */
 const CLOSING_MS = 500;
 /** What the bytes of no request are answered with, by what Node says of them. */
@@ -84,9 +81,10 @@ export class HttpServer {
 
   /** Throws where the TLS files don't load, or the contract's descriptors were not generated. */
   constructor(options: HttpServerOptions) {
-    const { services, recording, log, limits } = options;
+    const { services, recording, replays, outcomes, canaryWatch, log, limits } = options;
     this.#options = options;
-    this.#serving = { services, recording, log, stopping: this.#stopping.signal };
+    const stopping = this.#stopping.signal;
+    this.#serving = { services, recording, replays, outcomes, canaryWatch, log, stopping };
     this.#files = new TlsFiles(options.tls);
     this.#server = createSecureServer({
       ...http2Options(limits),
@@ -118,6 +116,11 @@ export class HttpServer {
         ),
     );
     return (this.#server.address() as AddressInfo).port;
+  }
+
+  /** Looks at once whether the TLS files have changed. */
+  reload(): void {
+    this.#files.look();
   }
 
   /**
@@ -191,13 +194,15 @@ export class HttpServer {
   }
 
   #admit(wire: Wire, connection: Connection): void {
-    const { admission, limits, log } = this.#options;
+    const { admission, limits, log, outcomes } = this.#options;
     const method = this.#methods.get(wire.path);
     const form = {
       isJson: formOf(wire)?.isJson ?? true,
       isStream: method?.isStream ?? false,
     };
-    const call = new HttpCall({ wire, connection, form, codec: this.#codec, log });
+    const trace = readTraceContext(wire.headers);
+    const codec = this.#codec;
+    const call = new HttpCall({ wire, connection, form, trace, codec, log, outcomes });
     admission.admit({
       call,
       refusal: refusalOf(wire, method, limits),
@@ -270,8 +275,9 @@ function http1Options({ handshakeMs, deadlineMs, maxHeaderBytes }: HttpServerOpt
   return {
     allowHTTP1: true,
     headersTimeout: handshakeMs,
-    // Streams have no deadline, and their requests have to arrive all the same.
-    requestTimeout: Math.max(handshakeMs, deadlineMs),
+    // For streams, which have no deadline: their requests have to arrive all the same. A call is
+    // answered at its deadline; Node, which counts from an earlier moment, must not be first.
+    requestTimeout: Math.max(handshakeMs, deadlineMs) + BEHIND_MS,
     connectionsCheckingInterval: LOOK_MS,
     // Idle connections are ended as all are (`connection.ts`).
     keepAliveTimeout: 0,

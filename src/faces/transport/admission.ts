@@ -56,6 +56,13 @@ export interface Arrival<Call extends ArrivingCall> {
 const LONG_LIVED = /^\/grpc\.health\.v1\.Health\/Watch$/;
 /** What uses keys; the rest is health, audit and administration. */
 const KEY_USE = /^\/keyward\.v1\.(EncryptionService|DataKeyService)\//;
+/**
+ * Answers of up to so many bytes are never refused for want of room: those of changes are smaller,
+ * which are made by then.
+ */
+const SMALL_BYTES = 131_072;
+/** No audit entry has more. */
+const ENTRY_BYTES = 65_536;
 /** Longer than Node's timers go; nobody waits for that. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1 - 60_000;
 
@@ -90,7 +97,7 @@ export class Admission {
       call.fail(new KeywardError('SERVER_BUSY'));
       return;
     }
-    call.occupy({ places, requestBytes: this.#budgets.requestBytes });
+    call.occupy({ places, bytes: this.#budgets.bytes });
     if (!this.#isLongLived(path)) this.#arriving.add(call);
     if (Number.isFinite(deadlineMs)) call.expireAfter(deadlineMs);
     this.#identify(arrival);
@@ -99,8 +106,7 @@ export class Admission {
   /** Counts bytes of a call's request; where its caller has too many, one of theirs gives way. */
   received(call: ArrivingCall, bytes: number): void {
     call.received(bytes);
-    if (this.#budgets.requestBytes.isExceededBy(call.principal))
-      this.turnOut(this.#largestOf(call));
+    if (this.#budgets.bytes.isExceededBy(call.principal)) this.turnOut(this.#largestOf(call));
   }
 
   /** Answers a call whose request has not arrived whole with why it goes no further. */
@@ -115,12 +121,35 @@ export class Admission {
     if (caller === undefined || identify === undefined) return undefined;
     call.isTaken = true;
     this.#arriving.delete(call);
-    const { id, startedAt, deadline, origin } = call;
+    const { id, face, startedAt, deadline, origin } = call;
     return {
-      ...{ id, caller, identify, startedAt, deadline, ...origin },
-      decode: (length, decode) => this.#budgets.decode(call.principal, length, decode),
+      ...{ id, face, caller, identify, startedAt, deadline, ...origin },
+      get trace() {
+        return call.trace;
+      },
+      set trace(trace) {
+        call.trace = trace;
+      },
+      decode: (length, decode) => {
+        this.#makeRoom(call, expectedBytes(length));
+        return this.#budgets.decode(call.principal, length, decode);
+      },
+      answers: (answer) => {
+        this.#makeRoom(call, answer.length);
+        return answer;
+      },
       hold: () => call.hold(),
+      markReplayed: () => {
+        call.isReplayed = true;
+      },
     };
+  }
+
+  /** Counts what is made for a call. Throws SERVER_BUSY for much, where its caller has too much. */
+  #makeRoom(call: ArrivingCall, bytes: number): void {
+    call.makes(bytes);
+    if (bytes > SMALL_BYTES && this.#budgets.bytes.isExceededBy(call.principal))
+      throw new KeywardError('SERVER_BUSY');
   }
 
   /** Has the call go on once it is known who makes it. */
@@ -130,9 +159,9 @@ export class Admission {
       this.#parts.identity.callerOf(proofOf(connection.certificate, authorizations));
     const refuse = async (thrown: unknown) => {
       const error = toKeywardError(thrown);
-      const { id, method, startedAt, origin } = call;
+      const { id, method, trace, startedAt, origin } = call;
       const callerName = connection.certificate?.name;
-      const refused = { id, method, callerName, startedAt, ...origin };
+      const refused = { id, method, callerName, trace, startedAt, ...origin };
       call.fail(await this.#parts.recordRefusal(error, refused));
     };
     const identified = (caller: Caller) => {
@@ -212,4 +241,9 @@ export class Admission {
       if (each.principal === principal && each.requestBytes > largest.requestBytes) largest = each;
     return largest;
   }
+}
+
+/** What a request of so many bytes will need: an answer about as large, and an audit entry. */
+function expectedBytes(length: number): number {
+  return length + Math.min(length, ENTRY_BYTES);
 }

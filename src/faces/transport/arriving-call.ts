@@ -13,26 +13,34 @@ import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Caller } from '../../access/identity.ts';
 import { millisecondsLeft, monotonicNow } from '../../call.ts';
+import type { CallOutcomes, Face } from '../../calls/outcomes.ts';
 import type { Shares } from '../../calls/shares.ts';
 import { KeywardError } from '../../errors.ts';
+import { type TraceContext, traceFields } from '../../signals/trace-context.ts';
 import type { Connection } from './connection.ts';
 
 /** What a call is made of. */
 export interface ArrivingCallParts {
   readonly path: string;
   readonly connection: Connection;
+  /** Which trace its caller has it be part of. */
+  readonly trace: TraceContext | undefined;
   readonly log: Logger;
+  readonly outcomes: Pick<CallOutcomes, 'report'>;
 }
 
 /** The pools that a call holds something of. */
 export interface Held {
   /** Of calls, or of open streams: one. */
   readonly places: Shares;
-  readonly requestBytes: Shares;
+  /** Of requests, and of what is made for them. */
+  readonly bytes: Shares;
 }
 
 /** The header of every answer that names its call, as logs and errors do. */
 export const REQUEST_ID_HEADER = 'keyward-request-id';
+/** The header of an answer that says what the request did when it came before. */
+const REPLAYED_HEADER = 'keyward-replayed';
 /**
  * The wrapper round the call answers at the deadline; this much later what is left of it is closed.
  */
@@ -50,23 +58,33 @@ export abstract class ArrivingCall {
   /** In `monotonicNow`'s milliseconds. */
   readonly startedAt = monotonicNow();
   deadline = Infinity;
+  trace: TraceContext | undefined;
   /** The wrapper has it, and will answer and log it. */
   isTaken = false;
+  /** Its request had its effect before. */
+  isReplayed = false;
   readonly path: string;
   readonly connection: Connection;
   readonly #log: Logger;
+  readonly #outcomes: ArrivingCallParts['outcomes'];
   #principal: string;
+  #isReported = false;
   #held: Held | undefined;
   #bytes = 0;
+  #made = 0;
   #holds = 0;
 
-  constructor({ path, connection, log }: ArrivingCallParts) {
+  constructor({ path, connection, trace, log, outcomes }: ArrivingCallParts) {
     this.path = path;
     this.connection = connection;
+    this.trace = trace;
     this.#principal = connection.principal;
     this.#log = log;
+    this.#outcomes = outcomes;
   }
 
+  /** What it came in by. */
+  abstract readonly face: Face;
   /** Whether what it came by has ended, or is about to. */
   abstract get isOver(): boolean;
   /** Whether the peer ended it by a reset, rather than this server by an answer. */
@@ -79,6 +97,14 @@ export abstract class ArrivingCall {
   protected abstract answerError(error: KeywardError, httpStatus: number | undefined): void;
   /** Closes in the middle of an answer. */
   protected abstract cut(): void;
+
+  /** The headers of whatever it is answered. */
+  protected get answerHeaders(): Readonly<Record<string, string>> {
+    return {
+      [REQUEST_ID_HEADER]: this.id,
+      ...(this.isReplayed && { [REPLAYED_HEADER]: 'true' }),
+    };
+  }
 
   /** In whose share it is: its caller's, or its connection's until there is a caller. */
   get principal(): string {
@@ -126,18 +152,25 @@ export abstract class ArrivingCall {
   /** Counts it as another principal's from here on. */
   moveTo(principal: string): void {
     if (principal === this.#principal || this.#held === undefined) return;
-    const { places, requestBytes } = this.#held;
+    const { places, bytes } = this.#held;
     places.give(this.#principal);
     places.take(principal);
-    requestBytes.give(this.#principal, this.#bytes);
-    requestBytes.take(principal, this.#bytes);
+    bytes.give(this.#principal, this.#bytes + this.#made);
+    bytes.take(principal, this.#bytes + this.#made);
     this.#principal = principal;
   }
 
   /** Counts bytes of its request. */
   received(bytes: number): void {
     this.#bytes += bytes;
-    this.#held?.requestBytes.take(this.#principal, bytes);
+    this.#held?.bytes.take(this.#principal, bytes);
+  }
+
+  /** Counts bytes of what is made for it, of which it holds the largest number until its end. */
+  makes(bytes: number): void {
+    if (bytes <= this.#made) return;
+    this.#held?.bytes.take(this.#principal, bytes - this.#made);
+    this.#made = bytes;
   }
 
   /**
@@ -170,7 +203,7 @@ export abstract class ArrivingCall {
       return;
     }
     if (!this.isTaken) {
-      this.writeLogLine(error);
+      this.noteRefusal(error);
       // Not only when it is closed: a peer that reads nothing takes its time over that, and others
       // would find no room.
       this.#giveBack();
@@ -178,20 +211,31 @@ export abstract class ArrivingCall {
     this.answerError(error, httpStatus);
   }
 
-  /** Writes the line of a call that the wrapper does not get to see. */
-  protected writeLogLine(error: KeywardError): void {
+  /** Writes the line of a call that the wrapper does not get to see, and reports its outcome. */
+  protected noteRefusal(error: KeywardError): void {
+    const { id: requestId, method, face, origin, trace } = this;
+    const caller = this.caller?.name ?? this.connection.certificate?.name;
+    const durationMs = Math.round(this.elapsedMs * 1000) / 1000;
     this.#log.info(
       {
-        requestId: this.id,
-        method: this.method,
-        caller: this.caller?.name ?? this.connection.certificate?.name,
+        requestId,
+        ...traceFields(trace),
+        method,
+        caller,
         token: this.caller?.token,
         outcome: error.reason,
-        durationMs: Math.round(this.elapsedMs * 1000) / 1000,
+        durationMs,
         ...causeOf(error),
       },
       'call refused',
     );
+    // Of what was taken the wrapper reports; a refusal is reported at its first reason.
+    if (this.isTaken || this.#isReported) return;
+    this.#isReported = true;
+    this.#outcomes.report({
+      ...{ requestId, method, face, isAdmitted: false, caller, address: origin.address, trace },
+      ...{ tenant: undefined, resource: undefined, notes: undefined, error, durationMs },
+    });
   }
 
   #giveBack(): void {
@@ -201,8 +245,9 @@ export abstract class ArrivingCall {
   }
 
   #giveBackBytes(): void {
-    this.#held?.requestBytes.give(this.#principal, this.#bytes);
+    this.#held?.bytes.give(this.#principal, this.#bytes + this.#made);
     this.#bytes = 0;
+    this.#made = 0;
   }
 }
 

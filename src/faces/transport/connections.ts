@@ -78,6 +78,11 @@ export class Connections {
     this.#places = new Places(limits.maxConnections);
   }
 
+  /** How many connections there are, and may be. */
+  get figures(): { readonly open: number; readonly limit: number } {
+    return { open: this.#accepted.size, limit: this.#limits.maxConnections };
+  }
+
   /** Begins to look after a server's connections; with `http1` those of HTTP/1.1 as well. */
   watch(server: Listener, { http1 = false } = {}): void {
     // Accepting fails while the process has no descriptor left, say.
@@ -233,7 +238,7 @@ export class Connections {
     socket: TLSSocket,
   ): void {
     const certificate = socket.authorized
-      ? this.#identity.certificate(socket.getPeerCertificate())
+      ? this.#identity.certificate(socket.getPeerCertificate(true))
       : undefined;
     // A certificate without a name of the configured kind is nobody's but its own.
     const caller = certificate && (certificate.name ?? certificate.thumbprint);

@@ -4,13 +4,14 @@
  * Invariants:
  * - TLS 1.3 only, and no session resumption, in which a client's certificate isn't presented again;
  * - when the files change and load, those who watch get them; when what is there doesn't load, the
- *   old ones stay and whoever watches hears so.
+ *   old ones stay and whoever watches hears so: a file loads as a whole (`pem.ts`).
  *
  * Knows no server.
  */
 import { constants } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createSecureContext, type SecureContextOptions } from 'node:tls';
+import { requireAuthorities, requirePair } from '../../pem.ts';
 
 /** The names of the files. */
 export interface TlsFileNames {
@@ -26,6 +27,7 @@ const RELOAD_MS = 2_000;
 export class TlsFiles {
   readonly #names: TlsFileNames;
   #loaded: LoadedFiles;
+  #look = () => {};
 
   /** Throws when the files don't load: a key that isn't the certificate's, say. */
   constructor(names: TlsFileNames) {
@@ -44,7 +46,7 @@ export class TlsFiles {
     onError: (error: unknown) => void,
   ): () => void {
     let lastFailure: string | undefined;
-    const timer = setInterval(() => {
+    this.#look = () => {
       try {
         if (this.#reload()) onReload(this.options);
         lastFailure = undefined;
@@ -52,9 +54,15 @@ export class TlsFiles {
         if (String(error) !== lastFailure) onError(error);
         lastFailure = String(error);
       }
-    }, RELOAD_MS);
+    };
+    const timer = setInterval(this.#look, RELOAD_MS);
     timer.unref();
     return () => clearInterval(timer);
+  }
+
+  /** Looks at the files now, if they are watched. */
+  look(): void {
+    this.#look();
   }
 
   /** Loads the files if they have changed, and says whether. Throws if they don't load. */
@@ -85,6 +93,8 @@ function load({ certFile, keyFile, clientCaFile }: TlsFileNames): LoadedFiles {
     // Without tickets TLS 1.3 resumes by the server's memory, and Node's server has none.
     secureOptions: constants.SSL_OP_NO_TICKET,
   };
+  requirePair({ pem: String(cert), path: certFile }, { pem: String(key), path: keyFile });
+  requireAuthorities(String(ca), clientCaFile);
   createSecureContext(options);
   return { options, bytes: Buffer.concat([cert, key, ca]) };
 }

@@ -1,11 +1,11 @@
 /**
- * What agents do for the audit log: derive masks' keys, sign checkpoints, and have the token keep
- * one.
+ * What agents do for the audit log: derive keys of masks and writers, sign checkpoints, and have
+ * the token keep one.
  *
  * Invariants: a checkpoint is composed here, so that the key signs nothing else; what was signed
- * verifies under the key that is returned with it; an agent that has signed a checkpoint, or knows
- * of one that the token keeps, signs none that is shorter, nor another of that size. Knows no
- * entry.
+ * verifies under the key that is returned with it; an agent signs only what is proven to continue
+ * what it has signed, what it was given as known, and, where it heeds that, what the token keeps
+ * (`continuation.ts`). Knows no entry.
  */
 import { createPublicKey, hash, verify } from 'node:crypto';
 import { MechanismEnum, ObjectClass, type Session } from 'graphene-pk11';
@@ -15,31 +15,34 @@ import {
   type CheckpointClaim,
   checkpointNote,
   checkpointText,
-  follows,
   spkiOfPoint,
 } from '../checkpoint.ts';
-import type { ReplyOf, RequestOf, ServeSettings } from '../protocol.ts';
+import type { ReplyOf, RequestOf, ResumeSettings, ServeSettings, TreeHead } from '../protocol.ts';
+import { resumptionNote, resumptionText, signedResumption } from '../resumption.ts';
+import { Continuation } from './continuation.ts';
 import { AgentFailure } from './failure.ts';
 import { keepCheckpoint, latestKept } from './kept-checkpoint.ts';
 import { HMAC_SHA512 } from './templates.ts';
 import type { FoundObject } from './token-objects.ts';
 
 const MASK_LABEL = Buffer.from('keyward/v1/audit-mask\0', 'latin1');
+const WRITER_LABEL = Buffer.from('keyward/v1/audit-writer\0', 'latin1');
 const HMAC_BYTES = 64;
-const MASK_KEY_BYTES = 32;
+const DERIVED_BYTES = 32;
 const SIGNATURE_BYTES = 64;
 const ROOT_HASH_BYTES = 32;
 
+type TreeHeads = Pick<ResumeSettings, 'generation' | 'left' | 'from' | 'before'>;
 type Settings = Pick<ServeSettings, 'environmentId' | 'heedsKeptCheckpoint'>;
 
-/** Derives keys of masks, signs checkpoints, and keeps the last one in the token. */
+/** Derives keys of masks and writers, signs checkpoints, and keeps the last one in the token. */
 export class AuditOperations {
   readonly #session: Session;
   readonly #settings: Settings;
   #objects: readonly FoundObject[];
   #spki: Buffer | undefined;
-  /** The latest that is known of, and so what the next must follow. */
-  #signed: CheckpointClaim | undefined;
+  /** What the next checkpoint must continue. */
+  readonly #continuation = new Continuation();
 
   constructor(session: Session, settings: Settings, objects: readonly FoundObject[]) {
     this.#session = session;
@@ -58,38 +61,84 @@ export class AuditOperations {
     time.writeUInt32BE(period);
     const input = Buffer.concat([MASK_LABEL, idToBytes(environmentId), idToBytes(tenantId), time]);
     const derived = this.#sign('mask', HMAC_SHA512, input, HMAC_BYTES);
-    return { key: derived.subarray(0, MASK_KEY_BYTES) };
+    return { key: derived.subarray(0, DERIVED_BYTES) };
+  }
+
+  deriveWriterKey({
+    replicaId,
+    maskKeyId: wanted,
+  }: RequestOf<'deriveWriterKey'>): ReplyOf<'deriveWriterKey'> {
+    const maskKeyId = this.#objectOf('mask').objectId;
+    if (wanted.length > 0 && !wanted.equals(idToBytes(maskKeyId)))
+      return { key: Buffer.alloc(0), maskKeyId };
+    const { environmentId } = this.#settings;
+    const input = Buffer.concat([WRITER_LABEL, idToBytes(environmentId), idToBytes(replicaId)]);
+    const derived = this.#sign('mask', HMAC_SHA512, input, HMAC_BYTES);
+    return { key: derived.subarray(0, DERIVED_BYTES), maskKeyId };
   }
 
   signCheckpoint(request: RequestOf<'signCheckpoint'>): ReplyOf<'signCheckpoint'> {
-    const { generation, treeSize } = request;
-    const rootHash = Buffer.from(request.rootHash, 'base64');
-    const isClaim =
-      Number.isSafeInteger(treeSize) && treeSize >= 1 && rootHash.length === ROOT_HASH_BYTES;
-    if (!isClaim || !Number.isSafeInteger(generation) || generation < 1)
-      throw new AgentFailure('internal', 'cannot sign the checkpoint: it is not valid');
-    const claim = { environmentId: this.#settings.environmentId, generation, treeSize, rootHash };
-    if (this.#settings.heedsKeptCheckpoint && this.#signed === undefined) this.readKeptCheckpoint();
-    if (this.#signed !== undefined && !follows(claim, this.#signed))
-      return { conflictsWith: this.#signed.treeSize };
-    const text = Buffer.from(checkpointText(claim));
+    const claim = this.#claimOf(request);
+    const { environmentId, heedsKeptCheckpoint } = this.#settings;
+    if (heedsKeptCheckpoint && this.#continuation.isEmpty) this.readKeptCheckpoint();
+    const spki = this.#publicKey();
+    this.#continuation.heed(request.known, environmentId, spki);
+    const obstacle = this.#continuation.obstacleTo(claim, request, spki);
+    if (obstacle !== undefined) return obstacle;
+    const signature = this.#signText(checkpointText(claim), spki);
+    const note = checkpointNote(claim, spki, signature);
+    this.#continuation.signed({ claim, note });
+    return { note, spki: spki.toString('base64') };
+  }
+
+  /** Signs the note that begins a generation. */
+  signResumption(request: TreeHeads): ReplyOf<'signResumption'> {
+    const { generation, before } = request;
+    const left = this.#claimOf(request.left);
+    const from = this.#claimOf(request.from, 0);
+    if (left.generation >= generation || from.generation >= generation)
+      throw new AgentFailure('internal', 'cannot sign the note: its generation is not a later one');
+    const spki = this.#publicKey();
+    const resumption = { generation, left, from };
+    const signature = this.#signText(resumptionText(resumption), spki);
+    const { environmentId } = this.#settings;
+    return {
+      note: resumptionNote(resumption, spki, signature),
+      hasSignedBefore:
+        before !== null && signedResumption(before, environmentId, spki) !== undefined,
+    };
+  }
+
+  #signText(content: string, spki: Buffer): Buffer {
+    const text = Buffer.from(content);
     const digest = hash('sha256', text, 'buffer');
     const signature = asn1Signature(
       this.#sign('audit-signing', MechanismEnum.ECDSA, digest, SIGNATURE_BYTES),
     );
-    const spki = this.#publicKey();
     const key = createPublicKey({ key: spki, format: 'der', type: 'spki' });
     if (!verify('sha256', text, key, signature))
       throw new AgentFailure('token', 'a signature made by the token failed verification');
-    this.#signed = claim;
-    return { note: checkpointNote(claim, spki, signature), spki: spki.toString('base64') };
+    return signature;
+  }
+
+  #claimOf(head: TreeHead, least = 1): CheckpointClaim {
+    const { generation, treeSize } = head;
+    const rootHash = Buffer.from(head.rootHash, 'base64');
+    const isClaim =
+      Number.isSafeInteger(treeSize) && treeSize >= least && rootHash.length === ROOT_HASH_BYTES;
+    if (!isClaim || !Number.isSafeInteger(generation) || generation < 1)
+      throw new AgentFailure('internal', 'cannot sign the checkpoint: it is not valid');
+    return { environmentId: this.#settings.environmentId, generation, treeSize, rootHash };
   }
 
   readKeptCheckpoint(): ReplyOf<'readKeptCheckpoint'> {
     const kept = latestKept(this.#keeper());
-    if (kept !== undefined && (this.#signed === undefined || follows(kept.claim, this.#signed)))
-      this.#signed = kept.claim;
+    if (kept !== undefined) this.#continuation.add(kept);
     return { note: kept?.note ?? null };
+  }
+
+  readAuditKey(): ReplyOf<'readAuditKey'> {
+    return { spki: Buffer.from(this.#publicKey()) };
   }
 
   /** Throws `refused`. */

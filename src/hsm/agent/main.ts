@@ -21,6 +21,7 @@ import {
   frameReader,
   type MoveSettings,
   type OperationName,
+  pagesOf,
   type ReplyOf,
   type RequestFrame,
   type RequestOf,
@@ -52,6 +53,9 @@ const STDERR = 2;
 
 /** What moves key versions, in an agent that was opened for that. */
 let moving: { readonly source: MoveSource } | { readonly target: MoveTarget } | undefined;
+
+/** How often each operation was worked on, and for how many seconds in all. */
+const worked: Partial<Record<OperationName, { count: number; seconds: number }>> = {};
 
 type Handlers = { [Name in OperationName]: (request: RequestOf<Name>) => ReplyOf<Name> };
 
@@ -138,8 +142,16 @@ const handlers: Handlers = {
     return { held: held.map(({ objectId }) => objectId), problems };
   },
   deriveMaskKey: (request) => serving().audit.deriveMaskKey(request),
+  deriveWriterKey: (request) => serving().audit.deriveWriterKey(request),
   signCheckpoint: (request) => serving().audit.signCheckpoint(request),
   readKeptCheckpoint: () => serving().audit.readKeptCheckpoint(),
+  signResumption: (settings) => {
+    requireUnopened();
+    const { session } = openToken(settings);
+    const { objects } = takeObjects(session, settings, settings.objects);
+    return new AuditOperations(session, settings, objects).signResumption(settings);
+  },
+  readAuditKey: () => serving().audit.readAuditKey(),
   keepCheckpoint: (settings) => {
     requireUnopened();
     const { despiteFailedTry } = settings;
@@ -149,6 +161,7 @@ const handlers: Handlers = {
     return {};
   },
   forget: (request) => serving().operations.forget(request),
+  measure: () => ({ keysLoaded: serving().operations.keysLoaded, operations: worked }),
   random: (request) => serving().operations.random(request),
   report: ({ objects }) => report(serving().token, serving().settings, objects),
   inspectToken: (settings) => {
@@ -240,6 +253,7 @@ function execute<Name extends OperationName>({
 } {
   if (monotonicNow() > deadline)
     return refuse(requestId, { kind: 'expired', detail: 'past its deadline' });
+  const began = performance.now();
   try {
     const answer = handlers[name](decodeRequest(name, frame));
     const reply = encodeReply(requestId, name, answer);
@@ -251,7 +265,15 @@ function execute<Name extends OperationName>({
     }
     const { kind, message } = toFailure(error);
     return refuse(requestId, { kind, detail: message });
+  } finally {
+    noteWork(name, performance.now() - began);
   }
+}
+
+function noteWork(name: OperationName, milliseconds: number): void {
+  worked[name] ??= { count: 0, seconds: 0 };
+  worked[name].count += 1;
+  worked[name].seconds += milliseconds / 1_000;
 }
 
 function refuse(requestId: number, failure: Failure) {
@@ -269,7 +291,10 @@ function serve(socket: Socket): void {
     const { reply, fatal } = execute(readRequest(frame));
     frame.fill(0);
     ended = fatal;
-    socket.write(reply, () => {
+    const pages = pagesOf(reply);
+    const last = pages.pop();
+    for (const page of pages) socket.write(page);
+    socket.write(last ?? reply, () => {
       reply.fill(0);
       if (fatal) process.exit(EXIT_AFTER_FAILURE);
     });
@@ -308,8 +333,8 @@ function failed(thrown: unknown): void {
 
 process.on('uncaughtException', failed);
 process.on('unhandledRejection', failed);
-// Ctrl-C in a terminal reaches the whole process group; the server decides when its agents end.
-process.on('SIGINT', () => {});
-process.on('SIGTERM', () => {});
+// Ctrl-C in a terminal, and its end, reach the whole process group; the server decides when its
+// agents end.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => {});
 process.title = 'keyward-agent';
 serve(new Socket({ fd: 3, readable: true, writable: true }));

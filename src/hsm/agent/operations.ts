@@ -6,14 +6,13 @@
  * is blamed for it; plaintext is returned only by `open` and `issueDataKey`; material exists
  * outside a session object only wrapped. Knows no frame, no socket, no deadline.
  */
-import { timingSafeEqual } from 'node:crypto';
+import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { type Key, MechanismEnum, type Session } from 'graphene-pk11';
 import { KeywardError } from '../../errors.ts';
 import { idFromBytes, idToBytes, type KeyId, type RootKeyId, type SealKeyId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
 import {
   type Binding,
-  drawRandom,
   type MaterialHmac,
   open,
   PURPOSE,
@@ -69,6 +68,11 @@ export class KeyOperations {
       if (this.#outlived === undefined) key.destroy();
       else this.#outlived.push(key);
     });
+  }
+
+  /** Key versions that are unwrapped. */
+  get keysLoaded(): number {
+    return this.#loaded.figures.size;
   }
 
   /**
@@ -272,7 +276,12 @@ export class KeyOperations {
   }
 
   sealRecords({ sealKeyId, kind, contents }: RequestOf<'sealRecords'>): ReplyOf<'sealRecords'> {
-    return { seals: contents.map((content) => this.#recordSeal(sealKeyId, kind, content)) };
+    // Twice: of a token that errs no seal is written that nothing verifies by.
+    const seals = contents.map((content) => this.#recordSeal(sealKeyId, kind, content));
+    for (const [index, content] of contents.entries())
+      if (!this.#recordSeal(sealKeyId, kind, content).equals(seals[index] as Buffer))
+        throw contradiction();
+    return { seals };
   }
 
   verifyRecords({ sealKeyId, kind, items }: RequestOf<'verifyRecords'>): ReplyOf<'verifyRecords'> {
@@ -414,8 +423,7 @@ export class KeyOperations {
    */
   #random(length: number): Buffer {
     const bytes = Buffer.from(this.#session.generateRandom(length));
-    const own = Buffer.alloc(length);
-    drawRandom(own);
+    const own = randomBytes(length);
     for (let index = 0; index < length; index++)
       bytes.writeUInt8(bytes.readUInt8(index) ^ own.readUInt8(index), index);
     own.fill(0);

@@ -92,10 +92,8 @@ function loadModule(settings: TokenSettings): Module {
   } catch (cause) {
     throw new AgentFailure(
       'refused',
-      `cannot load ${settings.module}: it is not a loadable PKCS#11 module`,
-      {
-        cause,
-      },
+      `cannot load ${settings.module}: it is not a loadable PKCS#11 module (${(cause as Error).message})`,
+      { cause },
     );
   }
   module.initialize({

@@ -23,7 +23,12 @@ import type {
   TokenProfile,
   TokenReport,
 } from '../../hsm/token-profile.ts';
-import { type Agents, type RoutedToken, TokenRouter } from '../../hsm/token-router.ts';
+import {
+  type Agents,
+  type RoutedToken,
+  type TokenAgents,
+  TokenRouter,
+} from '../../hsm/token-router.ts';
 import type { TokenId } from '../../ids.ts';
 import type { EnvironmentRecord } from '../../store/environment.ts';
 import { listTokenObjects, type TokenObjectRecord } from '../../store/hsm-token/token-objects.ts';
@@ -117,6 +122,12 @@ export class ServingTokens {
     return agents;
   }
 
+  /** The agents of each token that is open. */
+  get pools(): readonly TokenAgents[] {
+    if (this.#router !== undefined) return this.#router.pools;
+    return this.#only === undefined ? [] : [{ isCurrent: true, agents: this.#only }];
+  }
+
   /** Throws {@link TokenRefused}, saying which token is current where there are several. */
   async start(): Promise<TokenReport> {
     const starting = this.#router?.start() ?? this.#only?.start();
@@ -177,7 +188,7 @@ export class ServingTokens {
     const objects = tokenObjectsOf(signing);
     try {
       await this.#parts.keepCheckpoint({ ...settings, objects, note, despiteFailedTry });
-      pin.accept();
+      pin.accept(stamp);
     } catch (error) {
       if (error instanceof TokenRefused && error.isPinRejected) pin.reject(stamp);
       throw error;

@@ -6,10 +6,11 @@
  * and the job that brings key versions under it. Invariants: each step is a row's change from the
  * state before, so that it is done once, by whichever replica; a key whose making was cut off is
  * never used, and another is made in its place under an id of its own: two makers never make one
- * id. Destroying is an operator's command (`token-destruction.ts`). Knows no gRPC and no PKCS#11.
+ * id; and each step is one of a set that verifies, whose seal follows. Destroying is an operator's
+ * command (`token-destruction.ts`). Knows no gRPC and no PKCS#11.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { type Call, millisecondsLeft } from '../../call.ts';
+import { type Call, millisecondsLeft, type Reference, SELF } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import type { TokenObject } from '../../hsm/token-profile.ts';
 import { type AnyId, newId, type TenantId } from '../../ids.ts';
@@ -21,13 +22,14 @@ import {
   type TenantName,
   type TokenKeyName,
 } from '../../names.ts';
-import type { Tx } from '../../store/core/transaction.ts';
+import type { Changed, MutationTx } from '../../store/core/transaction.ts';
+import type { TokenKeysTx } from '../../store/hsm-token/token-key-draft.ts';
+import { changeTokenKeys } from '../../store/hsm-token/token-key-set.ts';
 import {
   activateTokenObject,
   countUnderTokenKeys,
   type DueTokenKey,
   insertTokenObject,
-  listTokenObjects,
   lockForActivation,
   moveTokenObject,
   type TokenObjectRecord,
@@ -39,10 +41,11 @@ import {
   newJobId,
   supersedeVersionJobs,
 } from '../../store/lifecycle/rewrap-jobs.ts';
-import type { Mutation, Store } from '../../store/store.ts';
+import type { KeptAnswer, Mutation, Store } from '../../store/store.ts';
 import type { TenantRecord } from '../../store/tenants/tenants.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
-import { ownCall, SELF } from '../own-calls.ts';
+import { ownCall } from '../own-calls.ts';
+import type { TokenKeySeals } from './token-key-seals.ts';
 import type { TokenObjects } from './token-objects.ts';
 
 /** Within the time after which an attempt is another's to take up. */
@@ -78,7 +81,8 @@ export interface TokenKeysParts {
   /** The reserved tenant, whose audit entries say what is done for the whole service. */
   readonly systemTenantId: TenantId;
   /** The token's objects, as this replica knows them. */
-  readonly tokenObjects: Pick<TokenObjects, 'refresh'>;
+  readonly tokenObjects: Pick<TokenObjects, 'refresh' | 'list'>;
+  readonly tokenKeySeals: Pick<TokenKeySeals, 'sealer'>;
   /**
    * Makes a recorded root or seal key in the token. Rejects when it wasn't made, or that isn't
    * known.
@@ -102,26 +106,32 @@ export class TokenKeys {
    * RESOURCE_NOT_FOUND, TENANT_SHARES_ROOT_KEY, TOKEN_KEY_ROTATION_UNDER_WAY, HSM_UNAVAILABLE.
    */
   async rotate(call: Call, parent: TenantName, role: ReplaceableRole): Promise<UsedTokenKey> {
-    const { store, cache } = this.#parts;
+    const { cache } = this.#parts;
     const { tenantId, dedicatedRootKey } = await cache.tenant(parent.tenant);
     if (parent.tenant !== SYSTEM_TENANT && !dedicatedRootKey)
       throw new KeywardError('TENANT_SHARES_ROOT_KEY');
     const key = { tenantId, tenant: parent.tenant, objectId: newId<AnyId>(), role };
-    const recorded = await store.mutate(
+    await this.#change(
       call,
-      mutationOf(key),
+      key,
       async (tx) => {
         await insertTokenObject(tx, { ...key, caller: call.caller }, 'next');
-        return key.objectId;
+        tx.changed(tokenKeyChanged(key, 'CREATING'));
       },
-      {
-        reference: { objectId: key.objectId },
-        rebuild: async (_, { objectId }) => objectId as AnyId,
-      },
+      () => ({ reference: { objectId: key.objectId } }),
     );
-    if (recorded === key.objectId) await this.create(key);
-    await this.#whenCurrent(call, (each) => each.objectId === recorded);
-    const [used] = await this.#withUse(call, (each) => each.objectId === recorded);
+    await this.create(key);
+    return this.rotateAgain(call, key);
+  }
+
+  /**
+   * Waits for the key of a rotation that was begun, as {@link TokenKeys.rotate} does, and returns
+   * it as it is then.
+   */
+  async rotateAgain(call: Call, { objectId }: Reference): Promise<UsedTokenKey> {
+    const isIt = (each: TokenObjectRecord) => each.objectId === objectId;
+    await this.#whenCurrent(call, isIt);
+    const [used] = await this.#withUse(call, isIt);
     if (used === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
     return used;
   }
@@ -162,13 +172,14 @@ export class TokenKeys {
    * HSM_UNAVAILABLE, then it is abandoned.
    */
   async create(key: TokenKey): Promise<void> {
-    const { store, makeTokenKey, wake } = this.#parts;
+    const { makeTokenKey, wake } = this.#parts;
     const call = ownCall('CreateTokenKey', CREATE_MS);
     // Whoever records CREATED or ABANDONED first is right: the other finds no CREATING.
     const record = (to: 'CREATED' | 'ABANDONED') =>
-      store.mutate(call, mutationOf(key), async (tx) => {
+      this.#change(call, key, async (tx) => {
         if (!(await moveTokenObject(tx, key.objectId, { from: 'CREATING', to })))
           throw new KeywardError('CONFLICT');
+        tx.changed(tokenKeyChanged(key, to, 'CREATING'));
       });
     try {
       await makeTokenKey(key);
@@ -210,25 +221,25 @@ export class TokenKeys {
     const { tenantId, tenant } = step;
     const role = step.due === 'create' ? (step.role as ReplaceableRole) : 'root';
     const key: TokenKey = { tenantId, tenant, objectId: newId<AnyId>(), role };
-    const started = await this.#parts.store
-      .mutate(ownCall('CreateTokenKey', STEP_MS), mutationOf(key), async (tx) => {
-        // The attempt that was cut off may yet make its object: another id, so that there are never
-        // two of one.
-        if (step.due === 'create') await this.#giveUp(tx, step.objectId);
-        if (step.due === 'create')
-          await insertTokenObject(tx, { ...key, caller: step.caller }, 'next');
-        else await insertTokenObject(tx, { ...key, caller: SELF }, 'first');
-        return true;
-      })
-      .catch((error: unknown) => {
-        if (OVERTAKEN.some((reason) => isReason(error, reason))) return false;
-        throw error;
-      });
+    const started = await this.#change(ownCall('CreateTokenKey', STEP_MS), key, async (tx) => {
+      // The attempt that was cut off may yet make its object: another id, so that there are never
+      // two of one.
+      if (step.due === 'create') await this.#giveUp(tx, step.objectId);
+      if (step.due === 'create')
+        await insertTokenObject(tx, { ...key, caller: step.caller }, 'next');
+      else await insertTokenObject(tx, { ...key, caller: SELF }, 'first');
+      const givenUp = step.due === 'create' ? { insteadOf: step.objectId } : {};
+      tx.changed(tokenKeyChanged({ ...key, ...givenUp }, 'CREATING'));
+      return true;
+    }).catch((error: unknown) => {
+      if (OVERTAKEN.some((reason) => isReason(error, reason))) return false;
+      throw error;
+    });
     if (started) await this.create(key);
     return started;
   }
 
-  async #giveUp(tx: Tx, objectId: AnyId): Promise<void> {
+  async #giveUp(tx: TokenKeysTx, objectId: AnyId): Promise<void> {
     if (!(await moveTokenObject(tx, objectId, { from: 'CREATING', to: 'ABANDONED' })))
       throw new KeywardError('CONFLICT');
   }
@@ -241,13 +252,13 @@ export class TokenKeys {
     role,
     caller,
   }: TokenObjectRecord): Promise<boolean> {
-    const { store, systemTenantId } = this.#parts;
+    const { systemTenantId } = this.#parts;
     const isShared = tenantId === systemTenantId;
     const scope = formatScope(isShared ? {} : { tenant });
     try {
-      await store.mutate(
+      await this.#change(
         ownCall('ActivateTokenKey', STEP_MS),
-        mutationOf({ tenantId, tenant, objectId }),
+        { tenantId, tenant, objectId },
         async (tx) => {
           const key = { tenantId, objectId, role };
           if (!(await lockForActivation(tx, key))) throw new KeywardError('CONFLICT');
@@ -268,6 +279,7 @@ export class TokenKeys {
             },
           );
           await activateTokenObject(tx, key, jobId);
+          tx.changed(tokenKeyChanged(key, 'CURRENT', 'CREATED'));
         },
       );
     } catch (error) {
@@ -278,13 +290,29 @@ export class TokenKeys {
     return true;
   }
 
+  /** One change of token keys, all of which are verified before, and sealed after. */
+  #change<T>(
+    call: Call,
+    key: Pick<TokenKey, 'tenantId' | 'tenant' | 'objectId'>,
+    work: (tx: MutationTx & TokenKeysTx) => Promise<T>,
+    keptOf?: (result: T) => KeptAnswer,
+  ): Promise<T> {
+    const { store, tokenKeySeals } = this.#parts;
+    return store.mutate(
+      call,
+      mutationOf(key),
+      (tx) => changeTokenKeys(tx, tokenKeySeals.sealer(call), work),
+      keptOf,
+    );
+  }
+
   /** Waits while one of them is on its way, until shortly before the call's deadline. */
   async #whenCurrent(call: Call, fits: (record: TokenObjectRecord) => boolean): Promise<void> {
-    const { store, wake } = this.#parts;
+    const { tokenObjects, wake } = this.#parts;
     const isOnItsWay = ({ state, tokenState }: TokenObjectRecord) =>
       tokenState === 'CURRENT' && (state === 'CREATING' || state === 'CREATED');
     while (millisecondsLeft(call.deadline) > ANSWER_MS) {
-      if (!(await listTokenObjects(store, call)).filter(fits).some(isOnItsWay)) return;
+      if (!(await tokenObjects.list(call)).filter(fits).some(isOnItsWay)) return;
       wake();
       await delay(LOOK_MS);
     }
@@ -294,8 +322,8 @@ export class TokenKeys {
     call: Pick<Call, 'deadline'>,
     fits: (record: TokenObjectRecord) => boolean,
   ): Promise<UsedTokenKey[]> {
-    const { store } = this.#parts;
-    const records = (await listTokenObjects(store, call)).filter(
+    const { store, tokenObjects } = this.#parts;
+    const records = (await tokenObjects.list(call)).filter(
       (each) => (each.role === 'root' || each.role === 'seal') && fits(each),
     );
     if (records.length === 0) return [];
@@ -314,6 +342,24 @@ function mutationOf({
     tenantId,
     resource: formatTokenKeyName({ tenant }, objectId),
     change: { kind: 'token', subjectId: objectId },
+  };
+}
+
+/** What an audit entry says of a step; the key that a new current one replaces is retired by it. */
+function tokenKeyChanged(
+  {
+    objectId,
+    role,
+    insteadOf,
+  }: Pick<TokenObjectRecord, 'objectId' | 'role'> & { readonly insteadOf?: AnyId },
+  state: TokenObjectRecord['state'],
+  before?: TokenObjectRecord['state'],
+): Changed {
+  const key = { objectId, role };
+  return {
+    kind: 'tokenKey',
+    before: before && { ...key, state: before },
+    after: { ...key, state, insteadOf },
   };
 }
 

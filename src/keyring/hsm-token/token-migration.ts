@@ -16,6 +16,7 @@ import type { TokenSettings } from '../../hsm/protocol.ts';
 import {
   createTokenKey,
   probeToken,
+  type RecordAgent,
   surveyToken,
   withRecordAgent,
 } from '../../hsm/token-commands.ts';
@@ -24,6 +25,7 @@ import { type AnyId, newId } from '../../ids.ts';
 import { formatKeyVersionName, formatTenantName } from '../../names.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../../store/environment.ts';
 import { countCopies } from '../../store/hsm-token/moved-key-versions.ts';
+import { findTokenKeySet, type TokenKeySealer } from '../../store/hsm-token/token-key-set.ts';
 import {
   announce,
   countLacking,
@@ -40,6 +42,7 @@ import type { TokenRecord } from '../../store/hsm-token/tokens.ts';
 import type { KeyVersionToRewrap } from '../../store/lifecycle/rewrapped-key-versions.ts';
 import { resealAll } from '../seals/reseal.ts';
 import { tokenInWords } from './serving-tokens.ts';
+import { operatorSealer } from './token-key-vouching.ts';
 import { KeyVersionCopies, TRANSPORT_WORDS } from './token-migration-copies.ts';
 import {
   look,
@@ -136,16 +139,19 @@ async function resealRecords(parts: MigrationParts, former: TokenRecord): Promis
   });
   const corrupt: string[] = [];
   const { resealed } = await withRecordAgent(settingsOf(from, left), environment, (source) =>
-    withRecordAgent(settingsOf(to, currentToken), environment, (target) =>
-      resealAll(parts.sealedRecords, {
+    withRecordAgent(settingsOf(to, currentToken), environment, async (target) => {
+      const set = await findTokenKeySet({ query: owner.query });
+      await operatorSealer(target, target).verify(set);
+      return resealAll(parts.sealedRecords, {
         transact: (work) => owner.transaction(() => work(owner.query)),
         verify: source.verify,
         seal: target.seal,
+        isCurrentSealKey: async (sealKeyId) => sealKeyId === set?.sealKeyId,
         mayGoOn: () => Promise.resolve(true),
         onCorrupt: (resource) => corrupt.push(resource),
         evenIfPaused: true,
-      }),
-    ),
+      });
+    }),
   );
   say(`sealed the records of ${resealed} keys and policies again`);
   if (corrupt.length > 0)
@@ -188,13 +194,17 @@ class Migration implements Disposable {
   static async begin(parts: MigrationParts, situation: Situation): Promise<Migration> {
     const { owner, next: to, environment: variables, say } = parts;
     const { environment, current, next } = situation;
-    await describeCurrentToken(owner, current);
+    if (environment.currentToken.label === null)
+      await withCurrentSealer(parts, (sealer) => describeCurrentToken(owner, sealer, current));
     if (situation.recordedNext === undefined) {
       const profile = await probeToken(
         { ...to, environmentId: environment.environmentId },
         variables,
       );
-      await recordNextToken(owner, operatorOf(parts), { ...next, profile });
+      const { label, serialNumber } = next;
+      await withCurrentSealer(parts, (sealer) =>
+        recordNextToken(owner, operatorOf(parts), sealer, { label, serialNumber, profile }),
+      );
       say(`the next token is ${tokenInWords(next)}`);
     } else say(`continuing the move to ${tokenInWords(next)}`);
     const { tokens } = await readEnvironmentAsOwner(owner);
@@ -236,13 +246,15 @@ class Migration implements Disposable {
     const objects = missing.map(
       (each): NextObject => ({ ...each, tokenId, objectId: newId<AnyId>() }),
     );
-    for (const object of objects) await recordNextObject(owner, this.#operator, object);
+    await withCurrentSealer(this.#parts, async (sealer) => {
+      for (const object of objects) await recordNextObject(owner, this.#operator, sealer, object);
+    });
     // Agents that start meanwhile must know of them; once they are there, all must look.
     await announce(owner, tokenId);
     for (const object of objects) {
       const { role, objectId } = object;
       await createTokenKey({ ...next, environmentId, profile, role, objectId }, environment);
-      await endNextObject(owner, this.#operator, object, 'CREATED');
+      await this.#endNextObject(object, 'CREATED');
       say(`made the ${role} key ${objectId} of ${formatTenantName(object)}`);
     }
     await announce(owner, tokenId);
@@ -262,9 +274,15 @@ class Migration implements Disposable {
     for (const [index, object] of cutOff.entries()) {
       const isThere = objects[index]?.condition === 'found';
       // Under an id of its own: whoever was cut off may yet make the other.
-      await endNextObject(owner, this.#operator, object, isThere ? 'CREATED' : 'ABANDONED');
+      await this.#endNextObject(object, isThere ? 'CREATED' : 'ABANDONED');
     }
     await announce(owner, this.#next.tokenId);
+  }
+
+  #endNextObject(object: NextObject, state: 'CREATED' | 'ABANDONED'): Promise<void> {
+    return withCurrentSealer(this.#parts, (sealer) =>
+      endNextObject(this.#parts.owner, this.#operator, sealer, object, state),
+    );
   }
 
   /**
@@ -284,9 +302,23 @@ class Migration implements Disposable {
     }
   }
 
+  /** What the current token's seal key vouches for until then, the next one's does after it. */
   async #switch() {
+    const { owner, next, environment } = this.#parts;
+    const { environmentId } = this.#environment;
+    const { tokenId } = this.#next;
+    const profile = this.#next.profile as TokenProfile;
+    const objects = tokenObjectsOf(await objectsIn(owner, tokenId));
+    return withCurrentAgent(this.#parts, (source) =>
+      withRecordAgent({ ...next, environmentId, profile, objects }, environment, (target) =>
+        this.#switchBetween(operatorSealer(source, target)),
+      ),
+    );
+  }
+
+  #switchBetween(sealer: TokenKeySealer) {
     const { owner, leaveBehind } = this.#parts;
-    return switchTokens(owner, this.#operator, {
+    return switchTokens(owner, this.#operator, sealer, {
       from: this.#environment.currentToken.tokenId,
       to: this.#next.tokenId,
       mostLeft: MOST_LEFT,
@@ -316,6 +348,24 @@ const MOVED = 'the next token is already the current one';
 const NOTHING_LEFT = 'there is nothing to do';
 const REFUSED =
   'cannot switch to the next token: some key versions failed verification; repair or destroy them, or give --leave-behind; all others are copied';
+
+/** An agent that knows what is recorded of the token that key versions are in. */
+async function withCurrentAgent<T>(
+  { owner, current, environment }: MigrationParts,
+  work: (agent: RecordAgent) => Promise<T>,
+): Promise<T> {
+  const { environmentId, tokenProfile, tokenObjects } = await readEnvironmentAsOwner(owner);
+  const profile = tokenProfile as TokenProfile;
+  const objects = tokenObjectsOf(tokenObjects);
+  return withRecordAgent({ ...current, environmentId, profile, objects }, environment, work);
+}
+
+function withCurrentSealer<T>(
+  parts: MigrationParts,
+  work: (sealer: TokenKeySealer) => Promise<T>,
+): Promise<T> {
+  return withCurrentAgent(parts, (agent) => work(operatorSealer(agent, agent)));
+}
 
 function operatorOf({ caller }: MigrationParts) {
   return { caller, method: 'keyward-server token migrate' };

@@ -50,6 +50,15 @@ export interface TokenObjectStatus extends ObjectPosture {
   readonly isShredded: boolean;
 }
 
+/** One of the environment's objects, without what would have to be counted. */
+export type TokenObjectPosture = Omit<TokenObjectStatus, 'keyVersions' | 'toDo'>;
+
+/** Describes the token and its objects in it. */
+export interface EnvironmentPosture extends TokenPosture {
+  readonly environmentId: string;
+  readonly objects: readonly TokenObjectPosture[];
+}
+
 /** Describes the token, its objects, and what an operator has to do about each. */
 export interface TokenStatusRecord extends TokenPosture {
   readonly environmentId: string;
@@ -68,27 +77,50 @@ export async function readTokenStatus(
   look: LookAtToken,
   call: Deadline = { deadline: monotonicNow() + COUNT_MS },
 ): Promise<TokenStatusRecord> {
-  const { environmentId, tokenObjects } = await readEnvironment(store, call);
-  const objects = tokenObjectsOf(tokenObjects);
-  const posture = await look(objects);
+  const { looked, posture } = await lookAt(store, look, call);
   const counts = await countUnderTokenKeys(store, call);
   return {
     ...posture,
-    environmentId,
-    objects: posture.objects.flatMap((object, index) => {
-      const record = tokenObjects[index] as TokenObjectRecord;
-      if (record.state === 'DESTROYED' && object.condition === 'missing') return [];
+    objects: looked.map(({ record, object }) => {
       const { keyVersions = 0, sealedRecords = 0 } = counts.get(record.objectId) ?? {};
       return {
         ...object,
-        tenant: record.tenant,
-        isCurrent: record.state === 'CURRENT',
-        isRequired: objects[index]?.presence === undefined,
         keyVersions: record.role === 'root' ? keyVersions : 0,
         toDo: toDoOf(record, object, keyVersions + sealedRecords),
-        isShredded: record.tenantState === 'SHREDDED',
       };
     }),
+  };
+}
+
+/** Looks at the token, and at each object that is recorded and not known to be gone. */
+async function lookAt(
+  store: Store,
+  look: LookAtToken,
+  call: Deadline,
+): Promise<{
+  readonly posture: EnvironmentPosture;
+  readonly looked: readonly {
+    readonly record: TokenObjectRecord;
+    readonly object: TokenObjectPosture;
+  }[];
+}> {
+  const { environmentId, tokenObjects } = await readEnvironment(store, call);
+  const objects = tokenObjectsOf(tokenObjects);
+  const posture = await look(objects);
+  const looked = posture.objects.flatMap((object, index) => {
+    const record = tokenObjects[index] as TokenObjectRecord;
+    if (record.state === 'DESTROYED' && object.condition === 'missing') return [];
+    const place = {
+      tenant: record.tenant,
+      isCurrent: record.state === 'CURRENT',
+      isRequired: objects[index]?.presence === undefined,
+      isShredded: record.tenantState === 'SHREDDED',
+    };
+    return { record, object: { ...object, ...place } };
+  });
+  return {
+    posture: { ...posture, environmentId, objects: looked.map(({ object }) => object) },
+    looked,
   };
 }
 
@@ -106,7 +138,10 @@ function toDoOf(record: TokenObjectRecord, { condition }: ObjectPosture, under: 
 }
 
 /** What a service would refuse to start on, in words for operators; empty when it would start. */
-export function objectionsTo({ objects, unrecorded }: TokenStatusRecord): string[] {
+export function objectionsTo({
+  objects,
+  unrecorded,
+}: Pick<EnvironmentPosture, 'objects' | 'unrecorded'>): string[] {
   const required = objects.filter(({ isRequired }) => isRequired);
   return [
     ...required
@@ -139,11 +174,15 @@ export class TokenStatus {
 
   /** Throws HSM_UNAVAILABLE. */
   get(call: Call): Promise<TokenStatusRecord> {
-    const { store, agents } = this.#parts;
-    return readTokenStatus(
-      store,
-      (objects) => agents.call('report', { objects }, call.deadline),
-      call,
-    );
+    return readTokenStatus(this.#parts.store, this.#lookBy(call), call);
+  }
+
+  /** As {@link TokenStatus.get}, without what would have to be counted. Throws HSM_UNAVAILABLE. */
+  async posture(call: Deadline): Promise<EnvironmentPosture> {
+    return (await lookAt(this.#parts.store, this.#lookBy(call), call)).posture;
+  }
+
+  #lookBy({ deadline }: Deadline): LookAtToken {
+    return (objects) => this.#parts.agents.call('report', { objects }, deadline);
   }
 }

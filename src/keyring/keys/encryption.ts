@@ -6,7 +6,7 @@
  * fails in one way whatever the cause; each use is counted once it has succeeded. Requests arrive
  * validated. Knows no gRPC, no SQL, no PKCS#11, and holds no key material.
  */
-import { addDetail, type Call } from '../../call.ts';
+import type { Call } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import { NO_SUBJECT, PURPOSE, parseHeader } from '../../hsm/ciphertext.ts';
 import type { Agents } from '../../hsm/token-router.ts';
@@ -199,5 +199,5 @@ export class Encryption {
 
 /** Notes that the version that was used last is the one from which a ciphertext was brought. */
 function noteSource({ audit }: Pick<Call, 'audit'>): void {
-  if (audit?.keyVersion !== undefined) addDetail(audit, { sourceKeyVersion: audit.keyVersion });
+  if (audit?.keyVersion !== undefined) audit.sourceKeyVersion = audit.keyVersion;
 }

@@ -5,31 +5,44 @@
  * out; a key's state is dropped the moment a change to it is heard of, also while it is being
  * loaded (what is kept is the promise, so nothing read before a change is put in after it); what
  * isn't there is never remembered; and a replica that no longer hears of changes answers nothing
- * from here. How a key and its versions stand is verified once, when it is loaded, before anybody
- * gets it (`key-states.ts`); a version that was read later counts only if it stands as the key's
- * seal says. A load that several calls wait for is nobody's own: it has the tenant in its name and
- * a deadline of its own. Decides nothing: whether a key may be used is the keyring's to say.
+ * from here. A tenant is verified once, when it is loaded (`tenant-seals.ts`), so that a name leads
+ * to no other tenant than it was given to. How a key and its versions stand is verified once, when
+ * it is loaded, before anybody gets it (`key-states.ts`); a version that was read later counts only
+ * if it stands as the key's seal says. A load that several calls wait for is nobody's own: it has
+ * the tenant in its name and a deadline of its own. That nothing is kept for longer than its age,
+ * unless the database still has its revision, is `cache-age.ts`'s. Decides nothing: whether a key
+ * may be used is the keyring's to say.
  */
 import { monotonicNow } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import { encode } from '../../hsm/codec.ts';
 import { sealedKeyVersion } from '../../hsm/key-version.ts';
 import type { KeyId, TenantId } from '../../ids.ts';
-import { Lru } from '../../lru.ts';
+import { type CacheFigures, Lru } from '../../lru.ts';
 import type { KeyName } from '../../names.ts';
+import type { Deadline } from '../../store/core/transaction.ts';
 import { findVersion, type KeyVersionRecord } from '../../store/keys/key-versions.ts';
 import { findKey, findKeyId, type KeyRecord } from '../../store/keys/keys.ts';
+import type { Remembered } from '../../store/revisions.ts';
 import type { Store } from '../../store/store.ts';
-import { findTenantByName, type TenantRecord } from '../../store/tenants/tenants.ts';
+import {
+  findTenant,
+  findTenantByName,
+  type StoredTenant,
+  type TenantRecord,
+} from '../../store/tenants/tenants.ts';
+import type { AgingCache } from './cache-age.ts';
 import { type KeyStates, standsAs } from './key-states.ts';
+import type { TenantSeals } from './tenant-seals.ts';
 
 /** How long a load may take; each call that waits for it still ends at its own deadline. */
 const LOAD_MS = 5_000;
 /**
- * A key that doesn't verify is looked at anew after so long, so that its callers can't keep the HSM
- * and the log busy.
+ * What doesn't verify is looked at anew after so long, so that its callers can't keep the HSM and
+ * the log busy.
  */
 const CORRUPT_MS = 1_000;
+const CORRUPT: readonly string[] = ['KEY_STATE_CORRUPT', 'TENANT_CORRUPT'];
 /** How often something is read that others keep changing meanwhile. */
 const TRIES = 3;
 
@@ -47,29 +60,66 @@ export interface LoadedKey {
   readonly versions: Map<number, Promise<LoadedVersion | undefined>>;
 }
 
+export interface KeyCacheParts {
+  readonly store: Store;
+  readonly states: KeyStates;
+  readonly tenantSeals: TenantSeals;
+  /** How many keys are kept at most, and how many tenants. */
+  readonly limit: number;
+  /** Returns whether this replica hears of changes. */
+  readonly isFresh: () => boolean;
+}
+
 /** Loads tenants, keys and versions once, and keeps them until they change. */
-export class KeyCache {
+export class KeyCache implements AgingCache {
   readonly #store: Store;
   readonly #isFresh: () => boolean;
   readonly #states: KeyStates;
+  readonly #tenantSeals: TenantSeals;
   readonly #tenants: Lru<string, Promise<TenantRecord | undefined>>;
   readonly #keyIds: Lru<string, Promise<KeyId | undefined>>;
   readonly #keys: Lru<string, Promise<LoadedKey | undefined>>;
+  /** What loads have found. */
+  readonly #foundTenants = new WeakMap<object, TenantRecord>();
+  readonly #foundKeys = new WeakMap<object, LoadedKey>();
 
-  /** At most `limit` keys; `isFresh` says whether this replica hears of changes. */
-  constructor(store: Store, states: KeyStates, limit: number, isFresh: () => boolean) {
+  constructor({ store, states, tenantSeals, limit, isFresh }: KeyCacheParts) {
     this.#store = store;
     this.#states = states;
+    this.#tenantSeals = tenantSeals;
     this.#isFresh = isFresh;
     this.#tenants = new Lru(limit);
     this.#keyIds = new Lru(limit);
     this.#keys = new Lru(limit);
   }
 
-  /** The tenant. Throws RESOURCE_NOT_FOUND. */
+  /** How many tenants and keys are kept, and how often one was asked for. */
+  get figures(): { readonly tenants: CacheFigures; readonly keys: CacheFigures } {
+    return { tenants: this.#tenants.figures, keys: this.#keys.figures };
+  }
+
+  /** The tenant. Throws RESOURCE_NOT_FOUND, TENANT_CORRUPT, HSM_UNAVAILABLE. */
   async tenant(name: string): Promise<TenantRecord> {
     this.#requireFresh();
     const tenant = await (this.#tenants.get(name) ?? this.#loadTenant(name));
+    if (tenant === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+    return tenant;
+  }
+
+  /**
+   * The UUID of the tenant of that name, from memory where it is there, whatever has become of the
+   * tenant since. Throws as {@link KeyCache.tenant}.
+   */
+  tenantIdOf(name: string): TenantId | Promise<TenantId> {
+    return this.#tenantSeals.idOf(name) ?? this.tenant(name).then(({ tenantId }) => tenantId);
+  }
+
+  /**
+   * The tenant of that UUID, shredded or not, as it is now. Throws RESOURCE_NOT_FOUND,
+   * TENANT_CORRUPT, HSM_UNAVAILABLE.
+   */
+  async tenantById(tenantId: TenantId): Promise<TenantRecord> {
+    const tenant = await this.#readTenant((call) => findTenant(this.#store, call, tenantId));
     if (tenant === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
     return tenant;
   }
@@ -144,8 +194,59 @@ export class KeyCache {
     this.#tenants.clear();
   }
 
+  *remembered(): Iterable<Remembered> {
+    for (const entry of this.#tenants.values()) {
+      const tenant = this.#foundTenants.get(entry);
+      if (tenant === undefined) continue;
+      const { tenantId, revision } = tenant;
+      yield { kind: 'tenant', tenantId, subjectId: tenantId, revision: BigInt(revision), entry };
+    }
+    for (const entry of this.#keys.values()) {
+      const record = this.#foundKeys.get(entry)?.record;
+      if (record === undefined) continue;
+      const { tenantId, keyId, sealed } = record;
+      yield { kind: 'key', tenantId, subjectId: keyId, revision: sealed.revision, entry };
+    }
+  }
+
+  keeps({ kind, tenantId, subjectId, entry }: Remembered): boolean {
+    const name = this.#foundTenants.get(entry)?.name;
+    return kind === 'key'
+      ? this.#keys.peek(pathOf(tenantId, subjectId as KeyId)) === entry
+      : name !== undefined && this.#tenants.peek(name) === entry;
+  }
+
+  async reload({ kind, tenantId, subjectId, entry }: Remembered): Promise<void> {
+    const name = this.#foundTenants.get(entry)?.name;
+    if (kind === 'key') await this.key(tenantId, subjectId as KeyId);
+    else if (name !== undefined) await this.tenant(name);
+  }
+
+  async verifyAgain({ kind, tenantId, subjectId, entry }: Remembered): Promise<void> {
+    const name = this.#foundTenants.get(entry)?.name;
+    if (kind === 'key') await this.#loadVerified(tenantId, subjectId as KeyId);
+    else if (name !== undefined) await this.#loadVerifiedTenant(name);
+  }
+
   #loadTenant(name: string): Promise<TenantRecord | undefined> {
-    return remember(this.#tenants, name, findTenantByName(this.#store, loadDeadline(), name));
+    const loading = remember(this.#tenants, name, this.#loadVerifiedTenant(name));
+    return keepFound(this.#foundTenants, loading);
+  }
+
+  /** A shredded tenant answers as if it had never been. */
+  async #loadVerifiedTenant(name: string): Promise<TenantRecord | undefined> {
+    const tenant = await this.#readTenant((call) => findTenantByName(this.#store, call, name));
+    if (tenant === undefined) this.#tenantSeals.requireNeverSeen(name);
+    return tenant?.state === 'SHREDDED' ? undefined : tenant;
+  }
+
+  async #readTenant(
+    read: (call: Deadline) => Promise<StoredTenant | undefined>,
+  ): Promise<TenantRecord | undefined> {
+    const readAfter = this.#tenantSeals.now();
+    const { deadline } = loadDeadline();
+    const stored = await read({ deadline });
+    return stored && this.#tenantSeals.verifyOne(stored, { readAfter, deadline });
   }
 
   #loadKeyId(path: string, tenantId: TenantId, name: string): Promise<KeyId | undefined> {
@@ -156,7 +257,8 @@ export class KeyCache {
   }
 
   #load(tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
-    return remember(this.#keys, pathOf(tenantId, keyId), this.#loadVerified(tenantId, keyId));
+    const loading = this.#loadVerified(tenantId, keyId);
+    return keepFound(this.#foundKeys, remember(this.#keys, pathOf(tenantId, keyId), loading));
   }
 
   async #loadVerified(tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
@@ -201,10 +303,19 @@ function remember<K, T>(
   loading.then(
     (found) => found ?? drop(),
     (error: unknown) => {
-      const isCorrupt = error instanceof KeywardError && error.reason === 'KEY_STATE_CORRUPT';
+      const isCorrupt = error instanceof KeywardError && CORRUPT.includes(error.reason);
       if (isCorrupt) setTimeout(drop, CORRUPT_MS).unref();
       else drop();
     },
+  );
+  return loading;
+}
+
+/** Notes what a load has found, once it has. */
+function keepFound<T>(found: WeakMap<object, T>, loading: Promise<T | undefined>) {
+  loading.then(
+    (value) => value === undefined || found.set(loading, value),
+    () => {},
   );
   return loading;
 }

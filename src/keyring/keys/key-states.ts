@@ -15,6 +15,7 @@ import { RECORD } from '../../hsm/record-seal.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import type { KeyId, SealKeyId, TenantId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
+import type { Alerts } from '../../signals/alerts.ts';
 import type { Deadline, Tx } from '../../store/core/transaction.ts';
 import { isSealKeyInUse } from '../../store/hsm-token/token-objects.ts';
 import type { StateSealer } from '../../store/keys/key-seals.ts';
@@ -22,6 +23,7 @@ import type { KeyStateRecord } from '../../store/keys/key-states.ts';
 import type { KeyVersionRecord } from '../../store/keys/key-versions.ts';
 import type { KeyRecord } from '../../store/keys/keys.ts';
 import type { Store } from '../../store/store.ts';
+import { type SealKeySource, sealKeyFrom } from './seal-key-source.ts';
 
 /** So many an agent verifies or seals at once: callers wait for at most 2 ms. */
 const AT_ONCE = 100;
@@ -35,7 +37,8 @@ const CHANGE_MS = 5_000;
 export interface KeyStatesParts {
   readonly store: Store;
   readonly agents: Pick<Agents, 'call' | 'held'>;
-  readonly log: { error(fields: object, message: string): void };
+  readonly sealKeys: SealKeySource;
+  readonly alerts: Alerts;
 }
 
 /** A moment before something is read. */
@@ -80,7 +83,10 @@ export class KeyStates {
       for (let start = 0; start < some.length && sealKeyId !== null; start += AT_ONCE)
         await this.#verifySome(sealKeyId, some.slice(start, start + AT_ONCE), deadline);
     }
-    for (const state of states) this.#requireNewest(state, readAfter);
+    for (const state of states) {
+      this.#requireNewest(state, readAfter);
+      this.#parts.alerts.clear('key-state-corrupt', subjectOf(state.keyId));
+    }
   }
 
   /** The seals of these. Throws what agents throw. */
@@ -110,6 +116,7 @@ export class KeyStates {
         if (seal === undefined) throw new Error('an agent sealed nothing');
         return seal;
       },
+      sealKey: sealKeyFrom(this.#parts.sealKeys, soon),
     };
   }
 
@@ -161,15 +168,17 @@ export class KeyStates {
 
   #corrupt({ tenantId, keyId, name }: KeyStateRecord, why: string): KeywardError {
     const detail = `key ${JSON.stringify(name)}, ${keyId}, of tenant ${tenantId}: ${why}`;
-    this.#parts.log.error(
-      { alert: 'key-state-corrupt', detail },
-      'a key’s stored state failed verification',
-    );
+    this.#parts.alerts.raise('key-state-corrupt', subjectOf(keyId), { detail });
     return new KeywardError('KEY_STATE_CORRUPT', {
       metadata: { key: name },
       cause: new Error(detail),
     });
   }
+}
+
+/** What alerts about a key’s state are about. */
+function subjectOf(keyId: KeyId): string {
+  return `key ${keyId}`;
 }
 
 /** A key, and versions of it that were read beside it. */

@@ -18,7 +18,7 @@ import {
   type KeyVersionName,
   type TenantName,
 } from '../../names.ts';
-import type { StateTx } from '../../store/keys/key-states.ts';
+import { keyChanged } from '../../store/keys/key-content.ts';
 import {
   type KeyVersionRecord,
   listVersions,
@@ -31,20 +31,21 @@ import {
   type KeySettings,
   listKeys,
   newKeyState,
+  timeOfFirstRotation,
   updateKey,
 } from '../../store/keys/keys.ts';
+import type { StateTx } from '../../store/keys/state-draft.ts';
 import { findTotalUsage, findUsage, type UsageRecord } from '../../store/keys/usage.ts';
 import type { Store } from '../../store/store.ts';
 import { requireEtag } from '../own-calls.ts';
 import { BY_NAME, BY_VERSION, type ListRequest, type Page, readPage } from '../pages.ts';
 import type { KeyCache } from './key-cache.ts';
 import { type KeyStates, readVerified } from './key-states.ts';
-import { type CurrentKeySource, makeKeyVersion, replayOf } from './key-versions.ts';
+import { type CurrentKeySource, makeKeyVersion } from './key-versions.ts';
 import {
   changeKey,
   expectKey,
   expectVersion,
-  findReplayed,
   identify,
   keyMutation,
   requireKept,
@@ -92,25 +93,17 @@ export class Keys {
     const tenant = await findEnabledTenant(cache, name.tenant);
     const { tenantId } = tenant;
     const identity = { tenantId, keyId: newId<KeyId>() };
-    const replay = replayOf(this.#parts, call, tenantId, { keyId: identity.keyId, version: 1 });
-    const replayed = await findReplayed(store, call, tenantId, replay);
-    if (replayed !== undefined) return replayed;
+    const scheduled = { ...settings, nextRotationAt: await this.#firstRotation(call, settings) };
     return tokenObjects.withCurrent(tenantId, async (current) => {
       const version = await makeKeyVersion(agents, call, { ...identity, ...current }, 1);
-      const state = newKeyState(name.key, version);
-      const [stateSeal] = await states.seal([state], version.sealKeyId, call.deadline);
+      const key = { name: name.key, settings: scheduled, version };
+      const [stateSeal] = await states.seal([newKeyState(key)], version.sealKeyId, call.deadline);
       if (stateSeal === undefined) throw new Error('an agent sealed nothing');
-      return store.mutate(
-        call,
-        keyMutation(formatKeyName(name), identity),
-        (tx) =>
-          insertKey(
-            tx,
-            { name: name.key, settings, version, stateSeal },
-            quotas.of(tenant, 'keys'),
-          ),
-        replay,
-      );
+      return store.mutate(call, keyMutation(formatKeyName(name), identity), async (tx) => {
+        const made = await insertKey(tx, { ...key, stateSeal }, quotas.of(tenant, 'keys'));
+        tx.changed(keyChanged(undefined, made));
+        return made;
+      });
     });
   }
 
@@ -179,7 +172,7 @@ export class Keys {
 
   /** One version and its use. Throws RESOURCE_NOT_FOUND, KEY_STATE_CORRUPT, HSM_UNAVAILABLE. */
   async getVersion(call: Call, name: KeyVersionName): Promise<UsedKeyVersion> {
-    const identity = await identify(this.#parts.cache, name);
+    const identity = await identify(this.#parts.cache, call, name);
     const { tenantId, keyId } = identity;
     return readVerified(this.#parts, call, tenantId, async (tx) => {
       const key = await expectKey(tx, identity);
@@ -198,7 +191,7 @@ export class Keys {
     name: KeyName,
     request: ListRequest,
   ): Promise<Page<UsedKeyVersion>> {
-    const identity = await identify(this.#parts.cache, name);
+    const identity = await identify(this.#parts.cache, call, name);
     const { tenantId, keyId } = identity;
     const positions = {
       ...BY_VERSION,
@@ -247,7 +240,6 @@ export class Keys {
         requireKept(version);
         return version.state === state ? version : setVersionState(tx, version, state);
       },
-      rebuild: (tx, identity) => expectVersion(tx, identity, name.version),
     });
   }
 
@@ -266,8 +258,16 @@ export class Keys {
         requireKept(key);
         return apply(tx, key);
       },
-      rebuild: expectKey,
     });
+  }
+
+  /** When a new key is first rotated; null: never. */
+  async #firstRotation(
+    call: Call,
+    { rotationPeriodSeconds, nextRotationAt }: KeySettings,
+  ): Promise<Date | null> {
+    if (rotationPeriodSeconds === null || nextRotationAt !== null) return nextRotationAt;
+    return timeOfFirstRotation(this.#parts.store, call, rotationPeriodSeconds);
   }
 
   #checkSchedule({

@@ -1,20 +1,20 @@
 /**
  * What all changes to a tenant's keys have in common: which key it is, what its mutation announces,
- * how a change that is sent again is answered, and what is refused because of a state.
+ * and what is refused because of a state.
  *
  * Decides nothing about a particular change.
  */
-import type { Call } from '../../call.ts';
+import { addDetail, type Call } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import type { KeyId, TenantId } from '../../ids.ts';
 import type { KeyName } from '../../names.ts';
 import type { Tx } from '../../store/core/transaction.ts';
 import { changeStates } from '../../store/keys/key-seals.ts';
-import type { LifecycleState, StateTx } from '../../store/keys/key-states.ts';
+import type { LifecycleState } from '../../store/keys/key-states.ts';
 import { findVersion, type KeyVersionRecord } from '../../store/keys/key-versions.ts';
 import { findKey, type KeyRecord } from '../../store/keys/keys.ts';
-import { findReference } from '../../store/request-ids.ts';
-import type { Mutation, Replay, Store } from '../../store/store.ts';
+import type { StateTx } from '../../store/keys/state-draft.ts';
+import type { Mutation, Store } from '../../store/store.ts';
 import type { KeyCache } from './key-cache.ts';
 import type { KeyStates } from './key-states.ts';
 
@@ -24,15 +24,20 @@ export interface KeyIdentity {
   readonly keyId: KeyId;
 }
 
-/** Throws RESOURCE_NOT_FOUND. */
-export async function identify(cache: KeyCache, name: KeyName): Promise<KeyIdentity> {
+/** Finds a key, and notes its UUID for the call's entry. Throws RESOURCE_NOT_FOUND. */
+export async function identify(
+  cache: KeyCache,
+  { audit }: Pick<Call, 'audit'>,
+  name: KeyName,
+): Promise<KeyIdentity> {
   const { tenantId, keyId } = (await cache.named(name)).record;
+  if (audit !== undefined) audit.keyId = keyId;
   return { tenantId, keyId };
 }
 
 /** A change to a key or to what belongs to it, announced to all replicas. */
 export function keyMutation(resource: string, { tenantId, keyId }: KeyIdentity): Mutation {
-  return { tenantId, resource, change: { kind: 'key', subjectId: keyId } };
+  return { tenantId, resource, ids: { keyId }, change: { kind: 'key', subjectId: keyId } };
 }
 
 /** A change to a key that is there. */
@@ -42,8 +47,6 @@ export interface KeyChange<T> {
   readonly resource: string;
   /** Does it; the key is locked, and as it is. Throws what forbids it. */
   apply(tx: StateTx, key: KeyRecord, identity: KeyIdentity): Promise<T>;
-  /** The answer anew, when the request is sent again. */
-  rebuild(tx: Tx, identity: KeyIdentity): Promise<T>;
 }
 
 /**
@@ -57,46 +60,17 @@ export async function changeKey<T>(
     states,
   }: { readonly store: Store; readonly cache: KeyCache; readonly states: KeyStates },
   call: Call,
-  { name, resource, apply, rebuild }: KeyChange<T>,
+  { name, resource, apply }: KeyChange<T>,
 ): Promise<T> {
-  const identity = await identify(cache, name);
+  const identity = await identify(cache, call, name);
   const { tenantId, keyId } = identity;
-  const changed = await store.mutate(
-    call,
-    keyMutation(resource, identity),
-    (tx) =>
-      changeStates(tx, identity, states.sealer(call), (stateTx, { key }) =>
-        apply(stateTx, key, identity),
-      ),
-    {
-      reference: { keyId },
-      rebuild: async (tx) => {
-        const readAfter = states.now();
-        const { sealed } = await expectKey(tx, identity);
-        await states.verify([sealed], { readAfter, deadline: call.deadline });
-        return rebuild(tx, identity);
-      },
-    },
+  const changed = await store.mutate(call, keyMutation(resource, identity), (tx) =>
+    changeStates(tx, identity, states.sealer(call), (stateTx, { key }) =>
+      apply(stateTx, key, identity),
+    ),
   );
   cache.forget(tenantId, keyId);
   return changed;
-}
-
-/**
- * The answer of an effect that the request id has had, looked for before the HSM is asked to do the
- * work again.
- */
-export function findReplayed<T>(
-  store: Store,
-  call: Call,
-  tenantId: TenantId,
-  { rebuild }: Pick<Replay<T>, 'rebuild'>,
-): Promise<T | undefined> {
-  if (call.idempotency === undefined) return Promise.resolve(undefined);
-  return store.read(call, tenantId, async (tx) => {
-    const reference = await findReference(tx, tenantId, call);
-    return reference && rebuild(tx, reference);
-  });
 }
 
 /** How a destruction is asked for. */
@@ -106,6 +80,11 @@ export interface DestructionRequest {
   readonly windowDays: number;
   /** Only look. */
   readonly validateOnly: boolean;
+}
+
+/** Notes for the call's entry that it only looks at what it would do. */
+export function noteValidateOnly({ audit }: Pick<Call, 'audit'>): void {
+  if (audit !== undefined) addDetail(audit, { validateOnly: true });
 }
 
 /** Throws DESTRUCTION_UNDER_WAY for what is scheduled for destruction, or destroyed. */

@@ -2,14 +2,15 @@
  * Counting how versions are used, off the hot path: a call costs a look-up in a map, and reports go
  * out by themselves.
  *
- * Invariant: what was counted is in exactly one report, and a report that may not have arrived is
- * sent again as it was, before any later one; so the sums are never too high, and too low only by
- * what a killed process had not reported. What a use is, callers decide; the reconciler's own work
- * is none.
+ * Invariants: a use is counted once its call's entry is durable, and not where the call fails; what
+ * was counted is in exactly one report, and a report that may not have arrived is sent again as it
+ * was, before any later one; so the sums are never higher than what was recorded, and lower than
+ * what was answered only by what a killed process had not reported. What a use is, callers decide;
+ * the reconciler's own work is none.
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import { type Call, monotonicNow } from '../../call.ts';
+import { type Call, monotonicNow, onceRecorded } from '../../call.ts';
 import { formatKeyVersionName, type KeyName } from '../../names.ts';
 import { addReport, removeReplica, type VersionUse } from '../../store/keys/usage.ts';
 import type { Store } from '../../store/store.ts';
@@ -38,7 +39,9 @@ export function noteKeyVersion(
   name: KeyName,
   { record }: Pick<LoadedVersion, 'record'>,
 ): void {
-  if (audit !== undefined) audit.keyVersion = formatKeyVersionName(name, record.version);
+  if (audit === undefined) return;
+  audit.keyId = record.keyId;
+  audit.keyVersion = formatKeyVersionName(name, record.version);
 }
 
 /** Counts the use of key versions, and reports it in the background. */
@@ -55,20 +58,30 @@ export class UsageRecorder {
     this.#store = store;
   }
 
-  /** Counts an encryption under a key's version, and notes that version for the call's entry. */
+  /**
+   * Counts an encryption under a key's version, once it is recorded, and notes that version for the
+   * call's entry.
+   */
   encrypted(call: Pick<Call, 'audit'>, name: KeyName, version: LoadedVersion): void {
     noteKeyVersion(call, name, version);
-    const count = this.#countOf(version);
-    count.encrypted += 1;
-    count.lastEncrypt = performance.now();
+    onceRecorded(call, () => {
+      const count = this.#countOf(version);
+      count.encrypted += 1;
+      count.lastEncrypt = performance.now();
+    });
   }
 
-  /** Counts a decryption under a key's version, and notes that version for the call's entry. */
+  /**
+   * Counts a decryption under a key's version, once it is recorded, and notes that version for the
+   * call's entry.
+   */
   decrypted(call: Pick<Call, 'audit'>, name: KeyName, version: LoadedVersion): void {
     noteKeyVersion(call, name, version);
-    const count = this.#countOf(version);
-    count.decrypted += 1;
-    count.lastDecrypt = performance.now();
+    onceRecorded(call, () => {
+      const count = this.#countOf(version);
+      count.decrypted += 1;
+      count.lastDecrypt = performance.now();
+    });
   }
 
   /**

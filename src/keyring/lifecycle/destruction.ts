@@ -42,6 +42,7 @@ import {
   expectVersion,
   identify,
   type KeyIdentity,
+  noteValidateOnly,
   requireKept,
 } from '../keys/mutations.ts';
 import { ownCall, requireEtag } from '../own-calls.ts';
@@ -112,7 +113,6 @@ export class Destruction {
         const key = await updateKey(tx, tenantId, keyId, { state: 'DESTROY_SCHEDULED', destroyAt });
         return { key, impact: { ...impact, etag: key.revision } };
       },
-      rebuild: look,
     });
   }
 
@@ -147,7 +147,6 @@ export class Destruction {
         const version = await setVersionState(tx, looked.version, 'DESTROY_SCHEDULED', destroyAt);
         return { version, impact: { ...looked.impact, etag: version.revision } };
       },
-      rebuild: look,
     });
   }
 
@@ -164,7 +163,6 @@ export class Destruction {
         requireScheduled(key);
         return updateKey(tx, key.tenantId, key.keyId, { state: 'DISABLED', destroyAt: null });
       },
-      rebuild: expectKey,
     });
   }
 
@@ -183,7 +181,6 @@ export class Destruction {
         requireScheduled(version);
         return setVersionState(tx, version, 'DISABLED');
       },
-      rebuild: (tx, identity) => expectVersion(tx, identity, name.version),
     });
   }
 
@@ -215,7 +212,8 @@ export class Destruction {
     name: KeyName,
     work: (tx: Tx, identity: KeyIdentity) => Promise<T>,
   ): Promise<T> {
-    const identity = await identify(this.#parts.cache, name);
+    const identity = await identify(this.#parts.cache, call, name);
+    noteValidateOnly(call);
     return readVerified(this.#parts, call, identity.tenantId, (tx) => work(tx, identity));
   }
 
@@ -231,11 +229,14 @@ export class Destruction {
     try {
       const deleted = await store.mutate(
         call,
-        { tenantId, resource, change, asReconciler: true },
+        { tenantId, ids: { keyId }, resource, change, asReconciler: true },
         (tx) =>
           changeStates(tx, due, states.sealer(call), async (stateTx) => {
             if (!(await destroyDue(stateTx, due))) throw new KeywardError('CONFLICT');
-            return version === null ? deleteAllDataKeys(tx, tenantId, keyId) : 0;
+            if (version !== null) return 0;
+            const storedDataKeys = await deleteAllDataKeys(tx, tenantId, keyId);
+            tx.changed({ kind: 'key', storedDataKeys });
+            return storedDataKeys;
           }),
       );
       cache.forget(tenantId, keyId);

@@ -11,7 +11,8 @@ import { sealedKeyVersion } from '../../hsm/key-version.ts';
 import { REWRAP_OUTCOME } from '../../hsm/protocol.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import { idToBytes } from '../../ids.ts';
-import { formatDataKeyName } from '../../names.ts';
+import { formatDataKeyName, formatKeyVersionName } from '../../names.ts';
+import type { Alerts } from '../../signals/alerts.ts';
 import type { Lease, LeasedKey, Progress } from '../../store/lifecycle/rewrap-ranges.ts';
 import {
   type DataKeyBatch,
@@ -35,6 +36,7 @@ export interface RewrapDataKeysParts {
   readonly store: Store;
   readonly agents: Agents;
   readonly states: KeyStates;
+  readonly alerts: Alerts;
 }
 
 /** Re-wraps stored data keys under the primary version, a batch at a time. */
@@ -88,8 +90,11 @@ export class RewrapDataKeys implements RangeWork {
     const items: RewrappedDataKeys['items'][number][] = [];
     const failed: Progress['failed'][number][] = [];
     const usable: StaleDataKey[] = [];
-    const fail = (dataKey: StaleDataKey, reason: string) =>
+    const corrupt = new Set<number>();
+    const fail = (dataKey: StaleDataKey, reason: Reason) => {
       failed.push({ resource: formatDataKeyName(name, dataKey.name), reason });
+      if (reason === 'STORED_ROW_CORRUPT') corrupt.add(dataKey.version);
+    };
     for (const dataKey of dataKeys) {
       const problem = problemOf(batch, dataKey);
       if (problem === undefined) usable.push(dataKey);
@@ -104,6 +109,10 @@ export class RewrapDataKeys implements RangeWork {
         else fail(before, REASON_OF[outcome] ?? 'INTERNAL');
       }
       await throttle.pause();
+    }
+    for (const version of corrupt) {
+      const resource = formatKeyVersionName(name, version);
+      this.#parts.alerts.raise('stored-row-corrupt', resource, { resource });
     }
     const finished = dataKeys.length < batchSize;
     const afterName = finished ? untilName : (dataKeys.at(-1)?.name ?? untilName);

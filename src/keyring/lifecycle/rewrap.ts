@@ -12,7 +12,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type Call, millisecondsLeft, monotonicNow } from '../../call.ts';
 import { invalidField, KeywardError } from '../../errors.ts';
 import type { Agents } from '../../hsm/token-router.ts';
-import type { JobId, TenantId } from '../../ids.ts';
+import type { TenantId } from '../../ids.ts';
 import {
   formatJobName,
   formatScope,
@@ -22,6 +22,7 @@ import {
   SYSTEM_TENANT,
   type TenantName,
 } from '../../names.ts';
+import type { Alerts } from '../../signals/alerts.ts';
 import type { Tx } from '../../store/core/transaction.ts';
 import { lockKey } from '../../store/keys/keys.ts';
 import {
@@ -33,6 +34,7 @@ import {
   type JobFailure,
   type JobKind,
   type JobRecord,
+  type JobState,
   listFailures,
   listJobs,
   newJobId,
@@ -49,6 +51,7 @@ import { planKeyVersions } from '../../store/lifecycle/stale-key-versions.ts';
 import type { Store } from '../../store/store.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
 import type { KeyStates } from '../keys/key-states.ts';
+import type { CurrentKeyJudge } from '../keys/key-versions.ts';
 import { identify, type KeyIdentity, requireKept } from '../keys/mutations.ts';
 import { ownCall } from '../own-calls.ts';
 import { type RangeWork, type RewrapSettings, STEP_MS, step, Throttle } from '../pace.ts';
@@ -84,11 +87,14 @@ export interface RewrapParts {
   readonly agents: Agents;
   readonly cache: KeyCache;
   readonly states: KeyStates;
+  /** The token's objects, as this replica knows them. */
+  readonly tokenObjects: CurrentKeyJudge;
   /** The reserved tenant, whose audit entries say what is done for the whole service. */
   readonly systemTenantId: TenantId;
   /** Tells the reconciler that there is something to do. */
   readonly wake: () => void;
   readonly rewrap: RewrapSettings;
+  readonly alerts: Alerts;
 }
 
 /** Starts, lists and cancels re-wrap jobs, and works on them. */
@@ -126,7 +132,7 @@ export class Rewrap {
     const tenant = { tenant: scope.tenant ?? SYSTEM_TENANT };
     const scopeTenantId =
       scope.tenant === undefined ? null : (await cache.tenant(scope.tenant)).tenantId;
-    const scopeKeyId = 'key' in scope ? (await identify(cache, scope)).keyId : null;
+    const scopeKeyId = 'key' in scope ? (await identify(cache, call, scope)).keyId : null;
     const tenantId = scopeTenantId ?? systemTenantId;
     const jobId = await store.read(call, tenantId, newJobId);
     const name = formatScope(scope);
@@ -136,7 +142,13 @@ export class Rewrap {
       async (tx) => {
         if (scopeKeyId !== null) await this.#lockKept(tx, { tenantId, keyId: scopeKeyId });
         const latest = await findLatestJob(tx, tenantId, name, kind);
-        if (latest?.state === 'RUNNING') return latest;
+        const content = { kind, scope: name };
+        if (latest?.state === 'RUNNING') {
+          const running = { ...content, jobId: latest.jobId, state: 'RUNNING' };
+          tx.changed({ kind: 'rewrapJob', before: running, after: running });
+          return latest;
+        }
+        tx.changed({ kind: 'rewrapJob', after: { ...content, jobId, state: 'RUNNING' } });
         await insertJob(tx, call, {
           tenantId,
           jobId,
@@ -148,14 +160,7 @@ export class Rewrap {
         });
         return expectJob(await findJob(tx, tenantId, jobId));
       },
-      {
-        reference: { jobId },
-        rebuild: async (tx, reference) =>
-          expectJob(
-            (await findJob(tx, tenantId, reference['jobId'] as JobId)) ??
-              (await findLatestJob(tx, tenantId, name, kind)),
-          ),
-      },
+      (made) => ({ answer: { content: { tenant, job: made } } }),
     );
     wake();
     return { tenant, job };
@@ -220,16 +225,14 @@ export class Rewrap {
     const { store, cache } = this.#parts;
     const { tenantId } = await cache.tenant(name.tenant);
     const find = async (tx: Tx) => expectJob(await findJob(tx, tenantId, name.job));
-    return store.mutate(
-      call,
-      { tenantId, resource: formatJobName(name, name.job) },
-      async (tx) => {
-        await find(tx);
-        await endJob(tx, tenantId, name.job, 'CANCELLED');
-        return find(tx);
-      },
-      { reference: { jobId: name.job }, rebuild: find },
-    );
+    return store.mutate(call, { tenantId, resource: formatJobName(name, name.job) }, async (tx) => {
+      const before = await find(tx);
+      await endJob(tx, tenantId, name.job, 'CANCELLED');
+      const after = await find(tx);
+      const contentOf = ({ kind, scope, state }: JobRecord) => ({ kind, scope, state });
+      tx.changed({ kind: 'rewrapJob', before: contentOf(before), after: contentOf(after) });
+      return after;
+    });
   }
 
   /**
@@ -265,9 +268,16 @@ export class Rewrap {
     }
   }
 
-  async #workOn(lease: Lease, shift: Shift): Promise<void> {
-    const { store } = this.#parts;
-    let afterName = lease.afterName;
+  async #workOn(leased: Lease, shift: Shift): Promise<void> {
+    const { store, cache } = this.#parts;
+    let { afterName } = leased;
+    let lease = leased;
+    if (leased.key !== undefined) {
+      // The lease goes by what the database says of the tenant.
+      const { state, name: tenant } = await cache.tenantById(leased.key.tenantId);
+      if (state !== 'ENABLED') return releaseRange(store, step(), leased);
+      lease = { ...leased, key: { ...leased.key, tenant } };
+    }
     while (!isOver(shift)) {
       const done = await this.#work[lease.kind].step({ ...lease, afterName }, shift.throttle);
       await shift.throttle.pause();
@@ -280,23 +290,30 @@ export class Rewrap {
 
   /** Says of each job of which nothing is left that it has ended, in the tenant's audit log too. */
   async #endFinished(): Promise<void> {
-    const { store } = this.#parts;
-    for (const { tenantId, jobId, kind, tenant } of await findFinishedJobs(
-      store,
-      step(),
-      FINISHED_LIMIT,
-    )) {
+    const { store, cache, alerts } = this.#parts;
+    const finished = await findFinishedJobs(store, step(), FINISHED_LIMIT);
+    for (const { tenantId, jobId, kind } of finished) {
+      const { name: tenant } = await cache.tenantById(tenantId);
       const call = ownCall('EndRewrapJob', STEP_MS);
       // What replicas remember of key versions is from before it.
       const change = kind === 'key-versions' && ({ kind: 'versions', subjectId: jobId } as const);
+      const job = formatJobName({ tenant }, jobId);
       const ended = store.mutate(
         call,
-        { tenantId, resource: formatJobName({ tenant }, jobId), ...(change ? { change } : {}) },
+        { tenantId, resource: job, ...(change ? { change } : {}) },
         async (tx) => {
-          if (!(await endJob(tx, tenantId, jobId, 'FINISHED'))) throw new KeywardError('CONFLICT');
+          const state = await endJob(tx, tenantId, jobId, 'FINISHED');
+          if (state === undefined) throw new KeywardError('CONFLICT');
+          const [before, after] = [{ state: 'RUNNING' }, { state: 'FINISHED' }];
+          tx.changed({ kind: 'rewrapJob', before: { kind, ...before }, after: { kind, ...after } });
+          return state;
         },
       );
-      await ended.catch((error: unknown) => {
+      const tell = (state: JobState) => {
+        alerts.raise('job-finished', job, { job, kind, state });
+        if (state === 'PARTIAL') alerts.raise('job-partial', job, { job, kind });
+      };
+      await ended.then(tell, (error: unknown) => {
         // Another replica has said so already.
         if (!(error instanceof KeywardError && error.reason === 'CONFLICT')) throw error;
       });

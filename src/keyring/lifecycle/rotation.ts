@@ -12,6 +12,7 @@ import { type Call, monotonicNow } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import { formatKeyName, type KeyName } from '../../names.ts';
+import type { Alerts } from '../../signals/alerts.ts';
 import type { Tx } from '../../store/core/transaction.ts';
 import { changeStates } from '../../store/keys/key-seals.ts';
 import { findHighestVersion } from '../../store/keys/key-versions.ts';
@@ -28,17 +29,11 @@ import {
   listRotations,
   type RotationRecord,
 } from '../../store/lifecycle/rotations.ts';
-import type { Replay, Store } from '../../store/store.ts';
+import type { Store } from '../../store/store.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
 import type { KeyStates } from '../keys/key-states.ts';
-import { type CurrentKeySource, makeKeyVersion, replayOf } from '../keys/key-versions.ts';
-import {
-  findReplayed,
-  identify,
-  type KeyIdentity,
-  keyMutation,
-  requireKept,
-} from '../keys/mutations.ts';
+import { type CurrentKeySource, makeKeyVersion } from '../keys/key-versions.ts';
+import { identify, type KeyIdentity, keyMutation, requireKept } from '../keys/mutations.ts';
 import { findEnabledTenant } from '../keys/usable.ts';
 import { ownCall, requireEtag } from '../own-calls.ts';
 import { BY_TO_VERSION, type ListRequest, type Page, readPage } from '../pages.ts';
@@ -60,6 +55,7 @@ export interface RotationParts {
   readonly tokenObjects: CurrentKeySource;
   /** Tells the reconciler that there is something to do. */
   readonly wake: () => void;
+  readonly alerts: Pick<Alerts, 'raise'>;
 }
 
 /** Rotates keys by request, schedule and use, and lists their rotations. */
@@ -78,21 +74,18 @@ export class Rotation {
   async rotate(call: Call, name: KeyName, etag: string): Promise<KeyRecord> {
     const { store, cache } = this.#parts;
     await findEnabledTenant(cache, name.tenant);
-    const identity = await identify(cache, name);
+    const identity = await identify(cache, call, name);
     for (let attempt = 1; ; attempt++) {
       try {
         const { tenantId, keyId } = identity;
         const highest = await store.read(call, tenantId, (tx) =>
           findHighestVersion(tx, tenantId, keyId),
         );
-        const replay = replayOf(this.#parts, call, tenantId, { keyId, version: highest + 1 });
-        const replayed = await findReplayed(store, call, tenantId, replay);
-        if (replayed !== undefined) return replayed;
         const decide: Decision = async (_, key) => {
           requireEtag(etag, key.revision);
           return 'request';
         };
-        return await this.#addVersion(call, { name, identity, highest, decide, replay });
+        return await this.#addVersion(call, { name, identity, highest, decide });
       } catch (error) {
         if (!isConflict(error) || attempt === TRIES) throw error;
       }
@@ -123,7 +116,7 @@ export class Rotation {
   /** A key's rotations, newest first. Throws RESOURCE_NOT_FOUND. */
   async list(call: Call, name: KeyName, request: ListRequest): Promise<Page<RotationRecord>> {
     const { store, cache } = this.#parts;
-    const { tenantId, keyId } = await identify(cache, name);
+    const { tenantId, keyId } = await identify(cache, call, name);
     return readPage(
       `rotations ${formatKeyName(name)}`,
       request,
@@ -173,38 +166,36 @@ export class Rotation {
       identity,
       highest,
       decide,
-      replay,
     }: {
       readonly name: KeyName;
       readonly identity: KeyIdentity;
       readonly highest: number;
       readonly decide: Decision;
-      readonly replay?: Replay<KeyRecord>;
     },
   ): Promise<KeyRecord> {
-    const { store, cache, states, agents, tokenObjects, wake } = this.#parts;
+    const { store, cache, states, agents, tokenObjects, wake, alerts } = this.#parts;
     const { tenantId, keyId } = identity;
     const startedAt = monotonicNow();
     const rotated = await tokenObjects.withCurrent(tenantId, async (current) => {
       const version = await makeKeyVersion(agents, call, { ...identity, ...current }, highest + 1);
-      return store.mutate(
-        call,
-        keyMutation(formatKeyName(name), identity),
-        (tx) =>
-          changeStates(tx, identity, states.sealer(call), async (stateTx, locked) => {
-            if (locked.highestVersion !== highest) throw new KeywardError('CONFLICT');
-            requireKept(locked.key);
-            const cause = await decide(tx, locked.key);
-            if (cause === undefined) throw new KeywardError('CONFLICT');
-            const key = await insertPrimaryVersion(stateTx, version);
-            await this.#record(tx, call, { name, before: locked.key, cause, startedAt, highest });
-            return key;
-          }),
-        replay,
+      return store.mutate(call, keyMutation(formatKeyName(name), identity), (tx) =>
+        changeStates(tx, identity, states.sealer(call), async (stateTx, locked) => {
+          if (locked.highestVersion !== highest) throw new KeywardError('CONFLICT');
+          requireKept(locked.key);
+          const cause = await decide(tx, locked.key);
+          if (cause === undefined) throw new KeywardError('CONFLICT');
+          const key = await insertPrimaryVersion(stateTx, version);
+          tx.changed({ kind: 'key', cause });
+          await this.#record(tx, call, { name, before: locked.key, cause, startedAt, highest });
+          return key;
+        }),
       );
     });
     cache.forget(tenantId, keyId);
     wake();
+    const key = formatKeyName(name);
+    const { version } = rotated.primary;
+    alerts.raise('rotation-done', `${key} ${version}`, { key, version, caller: call.caller });
     return rotated;
   }
 

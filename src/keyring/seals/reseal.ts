@@ -2,17 +2,18 @@
  * Seals of records brought under the current seal key: when that was replaced, and when another
  * token has become current.
  *
- * Invariant: each is verified by the seal key that it names before the current one seals the very
- * bytes that verified, and is written only while the row has the seal that was verified. So it may
- * be cut off anywhere, done by several at once, and done again: what is left is found by what it is
- * sealed by. What doesn't verify stays as it is, and is named. What a kind of record is, its table
- * says; who has the tokens' agents is given.
+ * Invariant: each is verified by the seal key that it names before the one that was verified to be
+ * current seals the very bytes that verified, and is written only while the row has the seal that
+ * was verified. So it may be cut off anywhere, done by several at once, and done again: what is
+ * left is found by what it is sealed by. What doesn't verify stays as it is, and is named. What a
+ * kind of record is, its table says; who has the tokens' agents is given.
  */
 import { encodeKeyState } from '../../hsm/key-state.ts';
 import type { ReplyOf, RequestOf } from '../../hsm/protocol.ts';
 import { RECORD, type RecordKind } from '../../hsm/record-seal.ts';
+import { encodeTenantState } from '../../hsm/tenant-state.ts';
 import type { SealKeyId } from '../../ids.ts';
-import { formatKeyName } from '../../names.ts';
+import { formatKeyName, formatTenantName } from '../../names.ts';
 import type { Query } from '../../store/core/transaction.ts';
 import {
   FIRST_KEY,
@@ -21,6 +22,12 @@ import {
   writeSeals,
 } from '../../store/keys/key-seals.ts';
 import type { KeyStateRecord } from '../../store/keys/key-states.ts';
+import {
+  findFormerTenantKeys,
+  readStaleTenants,
+  rewriteTenantSeals,
+} from '../../store/tenants/tenant-seals.ts';
+import type { StoredTenant } from '../../store/tenants/tenants.ts';
 
 /**
  * So many are read, and written in one transaction; callers wait for at most 2 ms while an agent is
@@ -79,7 +86,7 @@ export const KEY_STATES: SealedRecords<KeyStateRecord> = {
       ({ state, tenant, sealKeyId }) => ({
         row: state,
         resource: formatKeyName({ tenant, key: state.name }),
-        content: contentOf(state),
+        content: contentOf(() => encodeKeyState(state)),
         seal: state.seal ?? Buffer.alloc(0),
         sealKeyId,
       }),
@@ -87,9 +94,26 @@ export const KEY_STATES: SealedRecords<KeyStateRecord> = {
   write: writeSeals,
 };
 
-function contentOf(state: KeyStateRecord): Buffer | undefined {
+/** Tenants. */
+export const TENANTS: SealedRecords<StoredTenant> = {
+  kind: RECORD.tenant,
+  findFormer: findFormerTenantKeys,
+  readStale: async (query, former, after, size) =>
+    (await readStaleTenants(query, former, after?.claims.tenantId, size)).map(
+      ({ stored, sealKeyId }) => ({
+        row: stored,
+        resource: formatTenantName({ tenant: stored.claims.name }),
+        content: contentOf(() => encodeTenantState(stored.claims)),
+        seal: stored.seal ?? Buffer.alloc(0),
+        sealKeyId,
+      }),
+    ),
+  write: rewriteTenantSeals,
+};
+
+function contentOf(encode: () => Buffer): Buffer | undefined {
   try {
-    return encodeKeyState(state);
+    return encode();
   } catch (error) {
     if (error instanceof RangeError) return undefined;
     throw error;
@@ -102,6 +126,11 @@ export interface ResealHands {
   transact<T>(work: (query: Query) => Promise<T>): Promise<T>;
   verify(request: RequestOf<'verifyRecords'>): Promise<ReplyOf<'verifyRecords'>>;
   seal(request: RequestOf<'sealRecords'>): Promise<ReplyOf<'sealRecords'>>;
+  /**
+   * Whether the database names the right key as current, which was verified. Throws
+   * TOKEN_KEYS_CORRUPT, and Error in words for the operator.
+   */
+  isCurrentSealKey(sealKeyId: SealKeyId): Promise<boolean>;
   /** Between two batches; returns whether to go on. */
   mayGoOn(): Promise<boolean>;
   /** Hears of those that don't verify. */
@@ -161,7 +190,7 @@ export async function reseal<Row>(
 
 async function resealSome<Row>(
   { kind }: Pick<SealedRecords<Row>, 'kind'>,
-  { verify, seal, onCorrupt }: ResealHands,
+  { verify, seal, isCurrentSealKey, onCorrupt }: ResealHands,
   former: SealKeyId,
   stale: readonly StaleRecord<Row>[],
 ): Promise<Resealed<Row>[]> {
@@ -177,6 +206,8 @@ async function resealSome<Row>(
   const [first] = sound;
   if (first === undefined) return [];
   const { sealKeyId } = first;
+  // Where it was replaced meanwhile, they are found under that one anew.
+  if (!(await isCurrentSealKey(sealKeyId))) return [];
   const { seals } = await seal({ sealKeyId, kind, contents: sound.map(({ content }) => content) });
   return sound.map(({ row }, index) => {
     const made = seals[index];

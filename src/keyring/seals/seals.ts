@@ -7,6 +7,7 @@
  */
 import { monotonicNow } from '../../call.ts';
 import type { Agents } from '../../hsm/token-router.ts';
+import type { SealKeyId } from '../../ids.ts';
 import type { Store } from '../../store/store.ts';
 import { type RewrapSettings, step, Throttle } from '../pace.ts';
 import { type AllSealedRecords, type ResealOutcome, resealAll } from './reseal.ts';
@@ -15,6 +16,8 @@ import { type AllSealedRecords, type ResealOutcome, resealAll } from './reseal.t
 export interface SealsParts {
   readonly store: Store;
   readonly agents: Agents;
+  /** The token's objects, as this replica knows them. */
+  readonly tokenObjects: { currentSealKey(): SealKeyId; refresh(): Promise<void> };
   readonly rewrap: Pick<RewrapSettings, 'share'>;
   /** What is sealed again when the seal key was replaced. */
   readonly sealedRecords: AllSealedRecords;
@@ -37,7 +40,7 @@ export class Seals {
     signal: AbortSignal,
     onCorrupt: (resource: string) => void,
   ): Promise<ResealOutcome> {
-    const { store, agents, rewrap, sealedRecords } = this.#parts;
+    const { store, agents, rewrap, sealedRecords, tokenObjects } = this.#parts;
     const until = monotonicNow() + milliseconds;
     const throttle = new Throttle(rewrap.share, signal);
     return resealAll(sealedRecords, {
@@ -45,6 +48,10 @@ export class Seals {
         store.reconcile(step(), (tx) => work((text, values) => tx.query(text, values))),
       verify: (request) => agents.call('verifyRecords', request, step().deadline),
       seal: (request) => agents.call('sealRecords', request, step().deadline),
+      isCurrentSealKey: async (sealKeyId) => {
+        if (sealKeyId !== tokenObjects.currentSealKey()) await tokenObjects.refresh();
+        return sealKeyId === tokenObjects.currentSealKey();
+      },
       mayGoOn: async () => {
         await throttle.pause();
         return !signal.aborted && monotonicNow() < until;

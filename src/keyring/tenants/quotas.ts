@@ -8,12 +8,18 @@
  * (`store/tenants/tenant-counts.ts`). Who may call isn't known here.
  */
 import { monotonicNow } from '../../call.ts';
-import { quotaExceeded } from '../../errors.ts';
+import { KeywardError, quotaExceeded } from '../../errors.ts';
 import type { TenantId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
 import { SYSTEM_TENANT } from '../../names.ts';
 import type { Quotas, TenantRecord } from '../../store/tenants/tenants.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
+
+/** So many calls a second that need no permission one caller may make, of all replicas together. */
+const CALLS_OF_CALLER = 100;
+
+/** So little is missing only because sums of fractions are rounded. */
+const ROUNDING = 1e-6;
 
 /** What holds where a tenant has no quota of its own; Infinity is none. */
 export type QuotaDefaults = { readonly [Name in keyof Quotas]: number };
@@ -38,7 +44,7 @@ export class RateBucket {
     this.#left = Math.min(capacity, this.#left + ((now - this.#at) * share) / 1000);
     this.#at = now;
     const missing = Math.min(amount, capacity) - this.#left;
-    if (missing > 0) return (missing * 1000) / share;
+    if (missing > ROUNDING) return (missing * 1000) / share;
     this.#left -= amount;
     return 0;
   }
@@ -60,10 +66,12 @@ export interface TenantQuotasParts {
 export class TenantQuotas {
   readonly #parts: TenantQuotasParts;
   readonly #buckets: Lru<TenantId, RateBucket>;
+  readonly #callers: Lru<string, RateBucket>;
 
   constructor(parts: TenantQuotasParts) {
     this.#parts = parts;
     this.#buckets = new Lru(parts.limit);
+    this.#callers = new Lru(parts.limit);
   }
 
   /** What holds for the tenant. The reserved tenant, which has no keys, has no quotas. */
@@ -80,7 +88,7 @@ export class TenantQuotas {
     const tenant = await this.#parts.cache.tenant(name);
     const limit = this.of(tenant, 'callsPerSecond');
     if (limit === Number.POSITIVE_INFINITY) return;
-    const waitMs = this.#bucketOf(tenant.tenantId).take(
+    const waitMs = bucketIn(this.#buckets, tenant.tenantId).take(
       calls,
       limit / this.#parts.replicas(),
       monotonicNow(),
@@ -88,11 +96,26 @@ export class TenantQuotas {
     if (waitMs > 0) throw quotaExceeded('calls_per_second', limit, Math.ceil(waitMs));
   }
 
-  #bucketOf(tenantId: TenantId): RateBucket {
-    const known = this.#buckets.get(tenantId);
-    if (known !== undefined) return known;
-    const bucket = new RateBucket();
-    this.#buckets.set(tenantId, bucket);
-    return bucket;
+  /**
+   * Counts a call that needs no permission, and so is in no tenant's quota. Throws QUOTA_EXCEEDED
+   * for a caller who makes too many.
+   */
+  async takeCallOf(caller: string): Promise<void> {
+    const bucket = bucketIn(this.#callers, caller);
+    const waitMs = bucket.take(1, CALLS_OF_CALLER / this.#parts.replicas(), monotonicNow());
+    if (waitMs > 0)
+      throw new KeywardError('QUOTA_EXCEEDED', {
+        message: `cannot perform the call: the caller’s quota of such calls is used up (${CALLS_OF_CALLER} per second)`,
+        metadata: { quota: 'caller_calls_per_second', limit: String(CALLS_OF_CALLER) },
+        retryAfterMs: Math.ceil(waitMs),
+      });
   }
+}
+
+function bucketIn<Key>(buckets: Lru<Key, RateBucket>, key: Key): RateBucket {
+  const known = buckets.get(key);
+  if (known !== undefined) return known;
+  const bucket = new RateBucket();
+  buckets.set(key, bucket);
+  return bucket;
 }

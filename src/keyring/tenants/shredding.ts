@@ -20,17 +20,15 @@ import { listTokenObjects } from '../../store/hsm-token/token-objects.ts';
 import { type DueShredding, timeAfterDays } from '../../store/lifecycle/maintenance.ts';
 import { supersedeTenantJobs } from '../../store/lifecycle/rewrap-jobs.ts';
 import type { Store } from '../../store/store.ts';
-import { measureTenant, shredTenant, type TenantHoldings } from '../../store/tenants/shredding.ts';
-import {
-  findTenantByName,
-  lockTenant,
-  setTenantState,
-  type TenantRecord,
-} from '../../store/tenants/tenants.ts';
+import { eraseTenant, measureTenant, type TenantHoldings } from '../../store/tenants/shredding.ts';
+import { readClock } from '../../store/tenants/tenant-seals.ts';
+import type { TenantRecord } from '../../store/tenants/tenants.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
-import type { DestructionRequest } from '../keys/mutations.ts';
+import { type DestructionRequest, noteValidateOnly } from '../keys/mutations.ts';
+import type { TenantSeals } from '../keys/tenant-seals.ts';
 import { ownCall, requireEtag } from '../own-calls.ts';
-import { requireTenantKept, tenantMutation } from './tenants.ts';
+import { changeRecorded } from './tenant-content.ts';
+import { readTenant, requireTenantKept, tenantMutation } from './tenants.ts';
 
 /** All of a tenant is one transaction. */
 const OWN_CALL_MS = 600_000;
@@ -53,6 +51,7 @@ export interface ShredAnswer {
 export interface ShreddingParts {
   readonly store: Store;
   readonly cache: KeyCache;
+  readonly tenantSeals: TenantSeals;
   /** The reserved tenant, whose audit entries say what is done for the whole service. */
   readonly systemTenantId: TenantId;
 }
@@ -70,7 +69,7 @@ export class Shredding {
    * INVALID_FIELD.
    */
   async schedule(call: Call, name: TenantName, request: DestructionRequest): Promise<ShredAnswer> {
-    const { store, cache } = this.#parts;
+    const { store, cache, tenantSeals } = this.#parts;
     if (name.tenant === SYSTEM_TENANT) throw invalidField('name', 'must not be a reserved name');
     if (request.etag === '' && !request.validateOnly)
       throw invalidField('etag', 'must be the etag of an answer to validate_only');
@@ -82,29 +81,31 @@ export class Shredding {
       return { tenant, impact: { ...holdings, shredAt, etag: tenant.revision, rootKeys } };
     };
     if (request.validateOnly) {
+      noteValidateOnly(call);
       return store.read(call, tenantId, async (tx) => {
-        const { tenant, impact } = await look(tx, await this.#find(call, name));
+        const tenant = requireThere(await readTenant(tenantSeals, call, tx, tenantId));
         requireTenantKept(tenant);
-        return { tenant, impact };
+        return look(tx, tenant);
       });
     }
-    const answer = await store.mutate(
-      call,
-      tenantMutation(tenantId, name),
-      async (tx) => {
-        const tenant = await expectTenant(tx, tenantId);
-        requireEtag(request.etag, tenant.revision);
-        requireTenantKept(tenant);
-        const { impact } = await look(tx, tenant);
-        await supersedeTenantJobs(tx, tenantId);
-        const scheduled = await setTenantState(tx, tenantId, 'SHRED_SCHEDULED', impact.shredAt);
-        return { tenant: scheduled, impact: { ...impact, etag: scheduled.revision } };
-      },
-      {
-        reference: { tenantId },
-        rebuild: async (tx) => look(tx, await expectTenant(tx, tenantId)),
-      },
-    );
+    const answer = await store.mutate(call, tenantMutation(tenantId, name), async (tx) => {
+      let impact: ShredImpact | undefined;
+      const tenant = await changeRecorded(
+        tx,
+        tenantId,
+        tenantSeals.sealer(call),
+        async (before) => {
+          requireThere(before);
+          requireEtag(request.etag, before.revision);
+          requireTenantKept(before);
+          ({ impact } = await look(tx, before));
+          await supersedeTenantJobs(tx, tenantId);
+          return { state: 'SHRED_SCHEDULED', shredAt: impact.shredAt };
+        },
+      );
+      if (impact === undefined) throw new Error('a tenant was scheduled that nobody looked at');
+      return { tenant, impact: { ...impact, etag: tenant.revision } };
+    });
     cache.forgetTenants();
     return answer;
   }
@@ -114,21 +115,18 @@ export class Shredding {
    * DESTRUCTION_NOT_SCHEDULED.
    */
   async restore(call: Call, name: TenantName, etag: string): Promise<TenantRecord> {
-    const { store, cache } = this.#parts;
+    const { store, cache, tenantSeals } = this.#parts;
     const { tenantId } = await cache.tenant(name.tenant);
-    const restored = await store.mutate(
-      call,
-      tenantMutation(tenantId, name),
-      async (tx) => {
-        const tenant = await expectTenant(tx, tenantId);
+    const restored = await store.mutate(call, tenantMutation(tenantId, name), (tx) =>
+      changeRecorded(tx, tenantId, tenantSeals.sealer(call), (tenant) => {
+        requireThere(tenant);
         requireEtag(etag, tenant.revision);
         if (tenant.state !== 'SHRED_SCHEDULED')
           throw new KeywardError('DESTRUCTION_NOT_SCHEDULED', {
             metadata: { state: tenant.state },
           });
-        return setTenantState(tx, tenantId, 'DISABLED');
-      },
-      { reference: { tenantId }, rebuild: (tx) => expectTenant(tx, tenantId) },
+        return { state: 'DISABLED', shredAt: null };
+      }),
     );
     cache.forgetTenants();
     return restored;
@@ -156,16 +154,26 @@ export class Shredding {
   }
 
   async #shred(tenantId: TenantId, resource: string): Promise<number | undefined> {
-    const { store, cache, systemTenantId } = this.#parts;
+    const { store, cache, tenantSeals, systemTenantId } = this.#parts;
+    const call = ownCall('ShredTenant', OWN_CALL_MS);
     const change = { kind: 'shredded', subjectId: tenantId } as const;
     const deleted = await store
       .mutate(
-        ownCall('ShredTenant', OWN_CALL_MS),
+        call,
         // Its own audit log can't be asked for any more.
-        { tenantId: systemTenantId, resource, change, asReconciler: true },
+        { tenantId: systemTenantId, ids: { tenantId }, resource, change, asReconciler: true },
         async (tx) => {
-          const erased = await shredTenant(tx, tenantId);
-          if (erased === undefined) throw new KeywardError('CONFLICT');
+          let erased = 0;
+          await changeRecorded(tx, tenantId, tenantSeals.sealer(call), async (tenant) => {
+            const { now, paused } = await readClock(tx);
+            // Both without what is less than a millisecond.
+            const isDue = tenant.shredAt !== null && tenant.shredAt < now && !paused;
+            // Called back, or done by another replica.
+            if (tenant.state !== 'SHRED_SCHEDULED' || !isDue) throw new KeywardError('CONFLICT');
+            erased = await eraseTenant(tx, tenantId);
+            tx.changed({ kind: 'tenant', storedDataKeys: erased });
+            return { state: 'SHREDDED', shreddedAt: now };
+          });
           return erased;
         },
       )
@@ -175,12 +183,6 @@ export class Shredding {
       });
     if (deleted !== undefined) cache.clear();
     return deleted;
-  }
-
-  async #find(call: Call, { tenant }: TenantName): Promise<TenantRecord> {
-    const found = await findTenantByName(this.#parts.store, call, tenant);
-    if (found === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
-    return found;
   }
 
   async #rootKeysOf(call: Call, tenantId: TenantId): Promise<string[]> {
@@ -193,9 +195,7 @@ export class Shredding {
   }
 }
 
-async function expectTenant(tx: Tx, tenantId: TenantId): Promise<TenantRecord> {
-  const tenant = await lockTenant(tx, tenantId);
-  if (tenant === undefined || tenant.state === 'SHREDDED')
-    throw new KeywardError('RESOURCE_NOT_FOUND');
+function requireThere(tenant: TenantRecord): TenantRecord {
+  if (tenant.state === 'SHREDDED') throw new KeywardError('RESOURCE_NOT_FOUND');
   return tenant;
 }

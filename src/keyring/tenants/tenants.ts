@@ -4,26 +4,30 @@
  * Knows their rows' meaning; that everything of a disabled tenant stops is seen to where it is
  * used.
  */
-import type { Call } from '../../call.ts';
+import type { Call, Reference } from '../../call.ts';
 import { invalidField, KeywardError } from '../../errors.ts';
 import { newId, type TenantId } from '../../ids.ts';
 import { formatTenantName, SYSTEM_TENANT, type TenantName } from '../../names.ts';
+import type { Condition } from '../../store/core/conditions.ts';
 import type { Tx } from '../../store/core/transaction.ts';
 import type { Mutation, Store } from '../../store/store.ts';
+import { createTenant, type TenantChange } from '../../store/tenants/tenant-seals.ts';
 import {
   findTenantByName,
-  insertTenant,
   listTenants,
-  lockTenant,
   type Quotas,
-  setTenantQuotas,
-  setTenantState,
+  selectTenants,
   type TenantRecord,
 } from '../../store/tenants/tenants.ts';
 import type { TokenKeys } from '../hsm-token/token-keys.ts';
 import type { KeyCache } from '../keys/key-cache.ts';
+import type { TenantSeals } from '../keys/tenant-seals.ts';
 import { requireEtag } from '../own-calls.ts';
-import { BY_NAME, type ListRequest, type Page, readPage } from '../pages.ts';
+import { BY_NAME, type ListRequest, type Page, type PageQuery, readPage } from '../pages.ts';
+import { changeRecorded, tenantChanged } from './tenant-content.ts';
+
+/** So many are read and verified at once for a list. */
+const LISTED = 200;
 
 /** A change to a tenant, announced to all replicas. */
 export function tenantMutation(tenantId: TenantId, name: TenantName): Mutation {
@@ -40,10 +44,24 @@ export function requireTenantKept({ state }: Pick<TenantRecord, 'state'>): void 
     throw new KeywardError('DESTRUCTION_UNDER_WAY', { metadata: { state } });
 }
 
+/** Returns the tenant as it is in this transaction. Throws RESOURCE_NOT_FOUND, TENANT_CORRUPT. */
+export async function readTenant(
+  tenantSeals: TenantSeals,
+  { deadline }: Pick<Call, 'deadline'>,
+  tx: Tx,
+  tenantId: TenantId,
+): Promise<TenantRecord> {
+  const readAfter = tenantSeals.now();
+  const [stored] = await selectTenants(tx.query, 'WHERE tenant_id = $1', [tenantId]);
+  if (stored === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+  return tenantSeals.verifyOne(stored, { readAfter, deadline });
+}
+
 /** What {@link Tenants} stands on. */
 export interface TenantsParts {
   readonly store: Store;
   readonly cache: KeyCache;
+  readonly tenantSeals: TenantSeals;
   /** The reserved tenant, whose audit entries say what is done for the whole service. */
   readonly systemTenantId: TenantId;
 }
@@ -68,28 +86,68 @@ export class Tenants {
     { dedicatedRootKey }: Pick<TenantRecord, 'dedicatedRootKey'>,
   ): Promise<TenantRecord> {
     const tenantId = newId<TenantId>();
-    const created = await this.#parts.store.mutate(
+    const { store, tenantSeals, systemTenantId } = this.#parts;
+    const tenant = { tenantId, name: name.tenant, dedicatedRootKey };
+    const created = await store.mutate(
       call,
-      { ...tenantMutation(tenantId, name), tenantId: this.#parts.systemTenantId },
-      (tx) => insertTenant(tx, { tenantId, name: name.tenant, dedicatedRootKey }),
-      { reference: { tenantId }, rebuild: expectTenant },
+      { ...tenantMutation(tenantId, name), tenantId: systemTenantId, ids: { tenantId } },
+      async (tx) => {
+        const made = await createTenant(tx, tenant, tenantSeals.sealer(call));
+        tx.changed(tenantChanged(undefined, made));
+        return made;
+      },
+      (content) => ({ answer: { content }, reference: { tenantId } }),
     );
     if (dedicatedRootKey) await this.#tokenKeys.add(call, created);
     return created;
   }
 
-  /** Throws RESOURCE_NOT_FOUND. */
+  /** Waits, as {@link Tenants.create} does, for the root key of a tenant that was made before. */
+  async createAgain(
+    call: Call,
+    name: TenantName,
+    { tenantId }: Reference,
+    { dedicatedRootKey }: Pick<TenantRecord, 'dedicatedRootKey'>,
+  ): Promise<undefined> {
+    const tenant = { tenantId: tenantId as TenantId, name: name.tenant };
+    if (dedicatedRootKey) await this.#tokenKeys.add(call, tenant);
+  }
+
+  /** The tenant as it is now. Throws RESOURCE_NOT_FOUND, TENANT_CORRUPT. */
   async get(call: Call, name: TenantName): Promise<TenantRecord> {
-    const tenant = await findTenantByName(this.#parts.store, call, name.tenant);
-    if (tenant === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+    const { store, tenantSeals } = this.#parts;
+    const readAfter = tenantSeals.now();
+    const stored = await findTenantByName(store, call, name.tenant);
+    if (stored === undefined) tenantSeals.requireNeverSeen(name.tenant);
+    const tenant =
+      stored && (await tenantSeals.verifyOne(stored, { readAfter, deadline: call.deadline }));
+    if (tenant === undefined || tenant.state === 'SHREDDED')
+      throw new KeywardError('RESOURCE_NOT_FOUND');
     return tenant;
   }
 
-  /** Tenants by name. */
+  /** The tenant of that UUID, shredded or not. Throws RESOURCE_NOT_FOUND, TENANT_CORRUPT. */
+  byId(tenantId: TenantId): Promise<TenantRecord> {
+    return this.#parts.cache.tenantById(tenantId);
+  }
+
+  /** Tenants by name. Throws TENANT_CORRUPT where one on the way doesn't verify. */
   list(call: Call, request: ListRequest): Promise<Page<TenantRecord>> {
-    return readPage('tenants', request, BY_NAME, (page) =>
-      listTenants(this.#parts.store, call, page),
-    );
+    return readPage('tenants', request, BY_NAME, (page) => this.#read(call, page));
+  }
+
+  /** Which of them are asked for, what is verified says: the database could hide some. */
+  async #read(call: Call, { after, limit, conditions }: PageQuery): Promise<TenantRecord[]> {
+    const { store, tenantSeals } = this.#parts;
+    const found: TenantRecord[] = [];
+    for (let from = after; ; ) {
+      const readAfter = tenantSeals.now();
+      const stored = await listTenants(store, call, { after: from, limit: LISTED });
+      const tenants = await tenantSeals.verify(stored, { readAfter, deadline: call.deadline });
+      found.push(...tenants.filter((tenant) => isListed(tenant, conditions)));
+      if (stored.length < LISTED || found.length >= limit) return found.slice(0, limit);
+      from = tenants.at(-1)?.name;
+    }
   }
 
   /**
@@ -102,8 +160,8 @@ export class Tenants {
     etag: string,
     state: 'ENABLED' | 'DISABLED',
   ): Promise<TenantRecord> {
-    return this.#change(call, name, etag, async (tx, tenant) =>
-      tenant.state === state ? tenant : setTenantState(tx, tenant.tenantId, state),
+    return this.#change(call, name, etag, (tenant) =>
+      tenant.state === state ? undefined : { state, shredAt: null },
     );
   }
 
@@ -120,9 +178,9 @@ export class Tenants {
   ): Promise<TenantRecord> {
     if (name.tenant === SYSTEM_TENANT)
       throw invalidField('tenant', 'must not be the reserved tenant, which has no quotas');
-    return this.#change(call, name, etag, (tx, tenant) =>
-      setTenantQuotas(tx, tenant.tenantId, { ...tenant.quotas, ...quotas }),
-    );
+    return this.#change(call, name, etag, (tenant) => ({
+      quotas: { ...tenant.quotas, ...quotas },
+    }));
   }
 
   /**
@@ -132,30 +190,26 @@ export class Tenants {
     call: Call,
     name: TenantName,
     etag: string,
-    apply: (tx: Tx, tenant: TenantRecord) => Promise<TenantRecord>,
+    decide: (tenant: TenantRecord) => TenantChange | undefined,
   ): Promise<TenantRecord> {
+    const { store, cache, tenantSeals } = this.#parts;
     const { tenantId } = await this.get(call, name);
-    const changed = await this.#parts.store.mutate(
-      call,
-      tenantMutation(tenantId, name),
-      async (tx) => {
-        const tenant = await expectTenant(tx, { tenantId });
+    const changed = await store.mutate(call, tenantMutation(tenantId, name), (tx) =>
+      changeRecorded(tx, tenantId, tenantSeals.sealer(call), (tenant) => {
         requireEtag(etag, tenant.revision);
         requireTenantKept(tenant);
-        return apply(tx, tenant);
-      },
-      { reference: { tenantId }, rebuild: expectTenant },
+        return decide(tenant);
+      }),
     );
-    this.#parts.cache.forgetTenants();
+    cache.forgetTenants();
     return changed;
   }
 }
 
-async function expectTenant(
-  tx: Tx,
-  { tenantId }: Readonly<Record<string, unknown>>,
-): Promise<TenantRecord> {
-  const tenant = await lockTenant(tx, tenantId as TenantId);
-  if (tenant === undefined) throw new Error('a tenant that was there is gone');
-  return tenant;
+function isListed({ state }: TenantRecord, conditions: readonly Condition[]): boolean {
+  const holds = ({ field, operator, value }: Condition) => {
+    if (field !== 'state') throw new Error(`a list has no column for ${field}`);
+    return (state === value) === (operator === '=');
+  };
+  return state !== 'SHREDDED' && conditions.every(holds);
 }

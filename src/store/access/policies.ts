@@ -8,9 +8,10 @@
  */
 import { KeywardError } from '../../errors.ts';
 import type { SealKeyId, TenantId } from '../../ids.ts';
+import { atMost } from '../core/batches.ts';
 import { lockedInOrder } from '../core/row-locks.ts';
 import type { Query, Tx } from '../core/transaction.ts';
-import { holdSealKeys } from '../hsm-token/token-objects.ts';
+import { holdSealKey, holdSealKeys } from '../hsm-token/token-objects.ts';
 
 /** What an entry of the encryption context must be. */
 export interface ContextCondition {
@@ -181,11 +182,7 @@ export async function writePolicySeal(
   tenantId: TenantId,
   sealed: PolicySeal,
 ): Promise<void> {
-  const current = await tx.query(
-    "SELECT 1 FROM token_objects WHERE object_id = $1 AND role = 'seal' AND is_current FOR SHARE",
-    [sealed.sealKeyId],
-  );
-  if (current.length === 0) throw new KeywardError('TOKEN_KEY_NOT_READY');
+  if (!(await holdSealKey(tx, sealed.sealKeyId))) throw new KeywardError('TOKEN_KEY_NOT_READY');
   await tx.query(
     `INSERT INTO access_policies (tenant_id, revision, seal_key_id, seal) VALUES ($1, $2, $3, $4)
      ON CONFLICT (tenant_id) DO UPDATE
@@ -272,16 +269,35 @@ export async function deleteRole(tx: Tx, tenantId: TenantId, roleId: string): Pr
 }
 
 /**
- * The tenants, by name, in which something is given to the member, as far as the database says. By
- * the reconciler.
+ * The tenants in which something is given to the member, as far as the database says; shredded ones
+ * among them. By the reconciler.
  */
-export async function listTenantsOfMember(tx: Tx, { kind, name }: Member): Promise<string[]> {
-  const rows = await tx.query<{ name: string }>(
-    `SELECT DISTINCT t.name FROM role_bindings b JOIN tenants t USING (tenant_id)
-     WHERE b.member_kind = $1 AND b.member = $2 AND t.state <> 'SHREDDED'`,
+export async function listTenantsOfMember(tx: Tx, { kind, name }: Member): Promise<TenantId[]> {
+  const rows = await tx.query<{ tenant_id: TenantId }>(
+    'SELECT DISTINCT tenant_id FROM role_bindings WHERE member_kind = $1 AND member = $2',
     [kind, name],
   );
-  return rows.map((row) => row.name);
+  return rows.map((row) => row.tenant_id);
+}
+
+/** Keeps others from taking the same lock on a member until the transaction ends. */
+export async function lockMember(tx: Tx, { kind, name }: Member): Promise<void> {
+  await tx.query(
+    "SELECT pg_advisory_xact_lock(hashtextextended('member ' || $1 || ' ' || $2, 0))",
+    [kind, name],
+  );
+}
+
+/** The revisions of tenants' policies, as the database has them now. By the reconciler. */
+export async function findRevisions(
+  tx: Tx,
+  tenantIds: readonly TenantId[],
+): Promise<ReadonlyMap<TenantId, bigint>> {
+  const rows = await tx.query<{ tenant_id: TenantId; revision: string }>(
+    'SELECT tenant_id, revision FROM access_policies WHERE tenant_id = ANY ($1::uuid[])',
+    [tenantIds],
+  );
+  return new Map(rows.map((row) => [row.tenant_id, BigInt(row.revision)]));
 }
 
 /** Seal keys, as `o`, that were replaced and have policies under them. */
@@ -322,7 +338,7 @@ export async function readStalePolicies(
     `SELECT p.tenant_id, t.name AS tenant, current_seal.object_id AS to_seal
      FROM access_policies p JOIN tenants t ON t.tenant_id = p.tenant_id
        JOIN token_objects current_seal ON current_seal.role = 'seal' AND current_seal.is_current
-     WHERE p.seal_key_id = $1 AND ($2::uuid IS NULL OR p.tenant_id > $2) ORDER BY p.tenant_id LIMIT $3`,
+     WHERE p.seal_key_id = $1 AND ($2::uuid IS NULL OR p.tenant_id > $2) ORDER BY p.tenant_id ${atMost('$3')}`,
     [former, after ?? null, size],
   );
   const stale: StalePolicy[] = [];

@@ -28,12 +28,13 @@ export interface LeafRecord {
 const FIELDS: FilterColumns = Object.fromEntries(
   Object.entries({
     request_id: 'requestId',
+    trace_id: 'traceId',
     caller: 'caller',
     method: 'method',
     resource: 'resource',
     decision: 'decision',
     outcome: 'outcome',
-  }).map(([field, member]) => [field, () => `(leaf::json ->> '${member}')`]),
+  }).map(([field, member]) => [field, () => `(readable_entry(leaf) ->> '${member}')`]),
 );
 
 /** What a list of entries may be filtered by. */
@@ -101,8 +102,10 @@ async function scan(
     whereClause(conditions, FIELDS, values) +
     (startTime === null
       ? ''
-      : ` AND leaf::json ->> 'time' >= ${parameter(startTime.toISOString())}`) +
-    (endTime === null ? '' : ` AND leaf::json ->> 'time' < ${parameter(endTime.toISOString())}`);
+      : ` AND readable_entry(leaf) ->> 'time' >= ${parameter(startTime.toISOString())}`) +
+    (endTime === null
+      ? ''
+      : ` AND readable_entry(leaf) ->> 'time' < ${parameter(endTime.toISOString())}`);
   const rows = await tx.query<Row>(
     `WITH scanned AS (
        SELECT leaf_index, leaf FROM audit_log WHERE leaf_index ${comparison} $1 ${beforeEnd} ${ofTenant}
@@ -110,7 +113,7 @@ async function scan(
      matching AS (SELECT * FROM scanned WHERE true ${matching} ORDER BY leaf_index ${order} LIMIT $3),
      whole AS (
        SELECT count(*)::integer AS scanned, ${order === 'ASC' ? 'max' : 'min'}(leaf_index)::float8 AS last
-         ${startTime === null ? ', NULL AS newest' : ", max(leaf::json ->> 'time') AS newest"} FROM scanned),
+         ${startTime === null ? ', NULL AS newest' : ", max(readable_entry(leaf) ->> 'time') AS newest"} FROM scanned),
      measured AS (
        SELECT leaf_index, leaf, count(*) OVER earlier AS place,
          sum(octet_length(leaf) + ${AROUND_LEAF_BYTES}) OVER earlier AS bytes

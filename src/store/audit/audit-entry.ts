@@ -10,15 +10,27 @@
 import type { AuditItem, AuditNotes, Call } from '../../call.ts';
 import { monotonicNow } from '../../call.ts';
 import { SYSTEM_TENANT } from '../../names.ts';
+import type { Changed } from '../core/transaction.ts';
+import { entryLine } from './entry-size.ts';
+
+/** UUIDs beside the names in an entry. */
+export interface EntryIds {
+  readonly tenantId?: string | undefined;
+  readonly keyId?: string | undefined;
+}
 
 export interface AuditEntry {
   /** A random UUID. */
   readonly entryId: string;
-  readonly call: Pick<Call, 'id' | 'caller' | 'method' | 'audit'>;
+  readonly call: Pick<Call, 'id' | 'caller' | 'method' | 'trace' | 'audit'>;
   /** The full name of what the call was about. */
   readonly resource: string;
   /** `OK`, or the reason for failure. */
   readonly outcome: string;
+  /** UUIDs of the resource's tenant and key, where the call's notes don't say them. */
+  readonly ids?: EntryIds | undefined;
+  /** What was changed with it. */
+  readonly changed?: Changed | undefined;
   /** What else there is to say, where the call's notes don't say it. */
   readonly detail?: string | undefined;
   /** How many refusals the entry stands for, where that isn't one. */
@@ -29,14 +41,17 @@ export interface AuditEntry {
 const NO_NOTES: AuditNotes = {};
 
 /** The entry's line, without a newline. */
-export function auditLine({ entryId, call, resource, outcome, detail, count }: AuditEntry): string {
+export function auditLine(entry: AuditEntry): string {
+  const { entryId, call, resource, outcome, ids, changed, detail, count } = entry;
   const notes = call.audit ?? NO_NOTES;
-  return JSON.stringify({
+  return entryLine({
     v: 1,
     id: entryId,
     time: new Date().toISOString(),
-    tenant: tenantOf(resource),
+    tenant: notes.tenant ?? tenantOf(resource),
+    tenantId: ids?.tenantId ?? notes.tenantId,
     requestId: call.id,
+    traceId: call.trace?.traceId,
     replica: notes.replica,
     caller: clean(call.caller),
     certificate: notes.certificate,
@@ -44,6 +59,7 @@ export function auditLine({ entryId, call, resource, outcome, detail, count }: A
     address: notes.address,
     method: call.method,
     resource: clean(resource),
+    keyId: ids?.keyId ?? notes.keyId,
     keyVersion: notes.keyVersion,
     context: notes.context && masked(notes.context),
     maskPeriod: notes.maskPeriod,
@@ -53,8 +69,9 @@ export function auditLine({ entryId, call, resource, outcome, detail, count }: A
     durationMs:
       notes.startedAt === undefined ? undefined : roundedMs(monotonicNow() - notes.startedAt),
     items: notes.items?.map(itemOf),
+    change: changed,
     count,
-    detail: detail ?? notes.detail,
+    detail: detail ?? detailOf(notes),
   });
 }
 
@@ -66,12 +83,36 @@ export function tenantOf(resource: string): string {
   return /^tenants\/([a-z0-9-]{2,63}|[a-z])(?:\/|$)/.exec(resource)?.[1] ?? SYSTEM_TENANT;
 }
 
+/** What there is no member for. */
+function detailOf(notes: AuditNotes): object | undefined {
+  const { detail, otherBindings, sourceKeyVersion, sourceContext } = notes;
+  if (otherBindings === undefined && sourceContext === undefined && sourceKeyVersion === undefined)
+    return detail;
+  return {
+    ...detail,
+    bindings: otherBindings,
+    sourceKeyVersion,
+    sourceContext: sourceContext && masked(sourceContext),
+  };
+}
+
 /** As compact as it can be: keyVersion or resource, context, outcome where it isn't OK. */
-function itemOf({ keyVersion, resource, context, outcome }: AuditItem): object {
+function itemOf({
+  keyVersion,
+  sourceKeyVersion,
+  resource,
+  context,
+  sourceContext,
+  bindings,
+  outcome,
+}: AuditItem): object {
   return {
     keyVersion,
+    sourceKeyVersion,
     resource: keyVersion === undefined ? clean(resource) : undefined,
     context: context && masked(context),
+    sourceContext: sourceContext && masked(sourceContext),
+    bindings,
     outcome: outcome === 'OK' ? undefined : outcome,
   };
 }

@@ -3,11 +3,11 @@
  * time.
  *
  * Invariants: whoever writes holds the lease's fence, which is checked under a lock of the same
- * transaction, so a holder that was overtaken writes nothing; entries become leaves, and tiles and
- * size are brought up to them, all in one transaction. What the hashes are isn't known here.
- * Entries are taken from the inbox as they are visible: one whose transaction commits later becomes
- * a later leaf, and one that was durable before another was begun, an earlier one.
+ * transaction, so a holder that was overtaken writes nothing; entries become leaves
+ * (`audit-inbox.ts`), and tiles and size are brought up to them, all in one transaction. What the
+ * hashes are isn't known here.
  */
+import { isOver } from '../core/leases.ts';
 import type { Deadline, Tx } from '../core/transaction.ts';
 import type { Store } from '../store.ts';
 
@@ -30,7 +30,7 @@ export function acquireLease(store: Store, call: Deadline): Promise<string | und
   return store.sequence(call, async (tx) => {
     const [row] = await tx.query<{ fence: string }>(
       `UPDATE audit_state SET fence = fence + 1, leased_until = now() + ${LEASE}
-       WHERE leased_until < now() RETURNING fence::text`,
+       WHERE ${isOver('leased_until', LEASE)} RETURNING fence::text`,
     );
     return row?.fence;
   });
@@ -60,33 +60,6 @@ export function withLease<T>(
     );
     return state === undefined ? undefined : work(tx, state);
   });
-}
-
-/**
- * Makes leaves of the oldest entries from `treeSize` on: of about `limit`, since groups stay whole.
- * Returns their hashes, side by side.
- */
-export async function moveEntries(tx: Tx, treeSize: number, limit: number): Promise<Buffer> {
-  await tx.query('SELECT make_audit_partition($1), make_audit_partition($2)', [
-    treeSize,
-    treeSize + 2 * limit,
-  ]);
-  const [moved] = await tx.query<{ hashes: Buffer | null }>(
-    `WITH oldest AS (
-       SELECT group_number, sum(entry_count) OVER (ORDER BY group_number) - entry_count AS before
-       FROM (SELECT group_number, entry_count FROM audit_inbox ORDER BY group_number LIMIT $2) AS first),
-     taken AS (
-       DELETE FROM audit_inbox WHERE group_number <= (SELECT max(group_number) FROM oldest WHERE before < $2)
-       RETURNING tenant_id, group_number, entry_id, leaves),
-     moved AS (
-       INSERT INTO audit_log (tenant_id, leaf_index, entry_id, leaf)
-       SELECT tenant_id, $1::bigint + row_number() OVER (ORDER BY group_number, place) - 1, entry_id, leaf
-       FROM taken, string_to_table(leaves, E'\n') WITH ORDINALITY AS line (leaf, place)
-       RETURNING leaf_index, sha256('\\x00'::bytea || convert_to(leaf, 'UTF8')) AS hash)
-     SELECT string_agg(hash, ''::bytea ORDER BY leaf_index) AS hashes FROM moved`,
-    [treeSize, limit],
-  );
-  return moved?.hashes ?? Buffer.alloc(0);
 }
 
 /** A tile's hashes, side by side. */
@@ -167,10 +140,10 @@ export async function insertCheckpoint(
   );
 }
 
-/** The last checkpoint, or undefined. */
+/** The last checkpoint, the longest of the latest generation; or undefined. */
 export async function findLastCheckpoint(tx: Tx): Promise<CheckpointRecord | undefined> {
   const [row] = await tx.query<CheckpointRecord>(
-    `SELECT ${CHECKPOINT} FROM audit_checkpoints ORDER BY tree_size DESC, generation DESC LIMIT 1`,
+    `SELECT ${CHECKPOINT} FROM audit_checkpoints ORDER BY generation DESC, tree_size DESC LIMIT 1`,
   );
   return row;
 }
@@ -201,6 +174,14 @@ export async function addCosignatures(
     [treeSize, `${text}\n`, lines],
   );
   return row;
+}
+
+/** The first leaf of each generation after the first, as it was recorded. */
+export async function listGenerations(tx: Pick<Tx, 'query'>): Promise<Map<number, string>> {
+  const rows = await tx.query<{ generation: number; leaf: string }>(
+    'SELECT generation, leaf FROM audit_generations',
+  );
+  return new Map(rows.map(({ generation, leaf }) => [generation, leaf]));
 }
 
 /** How the log stands. */

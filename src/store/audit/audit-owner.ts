@@ -3,11 +3,13 @@
  * another generation, and drop old leaves.
  *
  * Invariants: hashes are never dropped, so that the proofs of the rest hold; each leaves an audit
- * entry, in its transaction. Whether it is time for either isn't known here.
+ * entry, in its transaction or as the generation's first leaf. Whether it is time for either isn't
+ * known here.
  */
 import { randomUUID } from 'node:crypto';
 import type { TenantId } from '../../ids.ts';
 import type { OwnerConnection } from '../core/owner.ts';
+import type { Changed } from '../core/transaction.ts';
 import { insertAuditEntry } from './audit.ts';
 
 /** Who does it, for the audit log. */
@@ -17,21 +19,23 @@ export interface AuditOperator {
 }
 
 /**
- * Begins a generation; whoever lengthens the log now is overtaken. `detail` says what the log goes
- * on in spite of.
+ * Begins a generation with this as its first leaf, which whoever lengthens the log adds; who does
+ * now is overtaken.
  */
 export function beginGeneration(
   owner: OwnerConnection,
-  operator: AuditOperator,
   generation: number,
-  detail: string,
+  leaf: string,
 ): Promise<void> {
   return owner.transaction(async () => {
+    await owner.query('INSERT INTO audit_generations (generation, leaf) VALUES ($1, $2)', [
+      generation,
+      leaf,
+    ]);
     await owner.query(
       `UPDATE audit_state SET generation = $1, fence = fence + 1, leased_until = '-infinity'`,
       [generation],
     );
-    await record(owner, operator, 'audit resume', detail);
   });
 }
 
@@ -62,7 +66,7 @@ export async function newestTimeIn(
 ): Promise<Date> {
   // Replicas' clocks differ by seconds, and a thousand leaves are as many calls.
   const [row] = await owner.query<{ newest: string }>(
-    `SELECT max(leaf::json ->> 'time') AS newest FROM audit_log
+    `SELECT max(readable_entry(leaf) ->> 'time') AS newest FROM audit_log
      WHERE leaf_index >= greatest($1, $2::bigint - 1000) AND leaf_index < $2`,
     [firstLeafIndex, end],
   );
@@ -84,7 +88,12 @@ export function dropPartitions(
       await owner.query(`DROP TABLE "${table.replaceAll('"', '""')}"`);
     const [first, last] = [partitions[0]?.firstLeafIndex, partitions.at(-1)?.end];
     await owner.query('UPDATE audit_state SET first_leaf_index = $1', [last]);
-    await record(owner, operator, 'audit drop', `leaves ${first} up to ${last}`);
+    const changed = {
+      kind: 'auditLog',
+      before: { firstLeafIndex: first },
+      after: { firstLeafIndex: last },
+    } as const;
+    await record(owner, operator, 'audit drop', `leaves ${first} up to ${last}`, changed);
   });
 }
 
@@ -93,6 +102,7 @@ async function record(
   { caller, systemTenantId }: AuditOperator,
   command: string,
   detail: string,
+  changed?: Changed,
 ): Promise<void> {
   await insertAuditEntry(owner, systemTenantId, {
     entryId: randomUUID(),
@@ -100,5 +110,6 @@ async function record(
     resource: 'auditLog',
     outcome: 'OK',
     detail,
+    changed,
   });
 }

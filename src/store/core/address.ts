@@ -9,20 +9,23 @@
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import type pg from 'pg';
+import { requireAuthorities } from '../../pem.ts';
 
 const VERIFIED_MODES = ['require', 'verify-ca', 'verify-full'];
 const WEAK_MODES = ['disable', 'allow', 'prefer', 'no-verify'];
 
-/** What pg connects with, and how a person names it. */
+/** Where a database is, and how a person names it. */
 export interface Address {
-  readonly config: pg.ClientConfig;
-  /** `host:port/database`, for messages. */
+  /** What pg connects with: for each server of the database, in the order of the URL. */
+  readonly servers: readonly [pg.ClientConfig, ...pg.ClientConfig[]];
+  /** `host:port/database`, for messages; several hosts as the URL has them. */
   readonly display: string;
 }
 
 /**
  * Reads `postgresql://user:password@host:port/database?sslmode=…`, or `…?host=/directory` for a
- * Unix socket.
+ * Unix socket. Several servers, of which one accepts writes at a time, are
+ * `…@one:5432,other:5432/…`.
  *
  * TLS modes from `require` on all mean `verify-full`, against the certificates in `caFile` (or
  * `sslrootcert`), else against those that Node trusts.
@@ -31,25 +34,37 @@ export interface Address {
  * safe.
  */
 export function parseAddress(url: string, caFile?: string): Address {
+  const [, before = '', hosts = '', after = ''] =
+    /^([^/]*\/\/(?:[^@/?]*@)?)([^/?]*)(.*)$/s.exec(url) ?? [];
+  const [, ...others] = hosts.split(',');
+  if (others.length > 0 && hosts.split(',').includes(''))
+    throw new Error('cannot use the database URL: one of its hosts is empty');
+  const server = parseServer(
+    others.length === 0 ? url : before + hosts.split(',')[0] + after,
+    caFile,
+  );
+  const rest = others.map((host) => parseServer(before + host + after, caFile));
+  const places = [server, ...rest].map(({ host, port }) => `${host}:${port}`);
+  return { servers: [server, ...rest], display: `${places.join(',')}/${server.database}` };
+}
+
+function parseServer(url: string, caFile: string | undefined): pg.ClientConfig {
   const parsed = parseUrl(url);
   const parameters = readParameters(parsed);
-  const host = parameters.host ?? decodeURIComponent(parsed.hostname.replace(/^\[(.*)\]$/, '$1'));
+  const host = parameters.host ?? decoded(parsed.hostname.replace(/^\[(.*)\]$/, '$1'), 'host');
   if (host === '') throw new Error('cannot use the database URL: it names no host');
-  const database = decodeURIComponent(parsed.pathname.slice(1));
+  const database = decoded(parsed.pathname.slice(1), 'database');
   if (database === '') throw new Error('cannot use the database URL: it names no database');
   const port = parsed.port === '' ? 5432 : Number(parsed.port);
   return {
-    display: `${host}:${port}/${database}`,
-    config: {
-      host,
-      port,
-      database,
-      user: decodeURIComponent(parsed.username),
-      ...(parsed.password === '' ? {} : { password: decodeURIComponent(parsed.password) }),
-      application_name: parameters.applicationName ?? 'keyward',
-      ssl: tlsFor(host, parameters.sslMode, caFile ?? parameters.caFile),
-      keepAlive: true,
-    },
+    host,
+    port,
+    database,
+    user: decoded(parsed.username, 'user'),
+    ...(parsed.password === '' ? {} : { password: decoded(parsed.password, 'password') }),
+    application_name: parameters.applicationName ?? 'keyward',
+    ssl: tlsFor(host, parameters.sslMode, caFile ?? parameters.caFile),
+    keepAlive: true,
   };
 }
 
@@ -71,6 +86,7 @@ interface Parameters {
   readonly sslMode?: string;
   readonly caFile?: string;
   readonly applicationName?: string;
+  readonly sessionAttributes?: string;
 }
 
 function readParameters(url: URL): Parameters {
@@ -79,6 +95,7 @@ function readParameters(url: URL): Parameters {
     sslmode: 'sslMode',
     sslrootcert: 'caFile',
     application_name: 'applicationName',
+    target_session_attrs: 'sessionAttributes',
   };
   const parameters: { -readonly [Name in keyof Parameters]: string } = {};
   for (const [name, value] of url.searchParams) {
@@ -90,6 +107,13 @@ function readParameters(url: URL): Parameters {
       );
     }
     parameters[known] = value;
+  }
+  const { sessionAttributes = 'read-write' } = parameters;
+  if (!['read-write', 'primary'].includes(sessionAttributes)) {
+    throw new Error(
+      `cannot use the database URL: its target_session_attrs is ${sessionAttributes}, and only a ` +
+        'server that accepts writes is used; leave it out, or say read-write',
+    );
   }
   if (parameters.host !== undefined && !parameters.host.startsWith('/')) {
     throw new Error(
@@ -123,9 +147,22 @@ function tlsFor(
 
 function readCertificates(path: string): string {
   try {
-    return readFileSync(path, 'utf8');
+    const pem = readFileSync(path, 'utf8');
+    requireAuthorities(pem, path);
+    return pem;
   } catch (cause) {
-    throw new Error(`cannot read the database's CA file ${path}`, { cause });
+    throw new Error(`cannot use the database's CA file: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** Decodes a part of the URL, which no message may quote. */
+function decoded(part: string, name: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    throw new Error(
+      `cannot use the database URL: its ${name} has a % that begins no escape; write %25 for %`,
+    );
   }
 }
 

@@ -10,10 +10,10 @@ import pg from 'pg';
 import { millisecondsLeft } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import { DatabaseClient } from './client.ts';
-import { endsConnection, fromDatabase } from './failure.ts';
+import { endsConnection, fromDatabase, isOfReadOnlyServer } from './failure.ts';
+import type { Servers } from './servers.ts';
+import { settleSession, type TimedQuery } from './session.ts';
 
-/** How long a call waits for a connection while all are lent. */
-export const ACQUIRE_MS = 300;
 /** How long making a new connection may take, TLS and authentication included. */
 const CONNECT_MS = 5_000;
 const ROLLBACK_MS = 1_000;
@@ -22,10 +22,28 @@ const IDLE_MS = 60_000;
 const LIFETIME_SECONDS = 1_800;
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
+/** How many connections there are, and how long a call waits for one while all are lent. */
+export interface Bounds {
+  readonly size: number;
+  readonly waitMs: number;
+}
+
+/** How connections are doing. */
+export interface PoolFigures {
+  readonly inUse: number;
+  readonly open: number;
+  readonly limit: number;
+  readonly waiting: number;
+}
+
 /** Up to `size` connections, made when wanted. */
 export class Connections {
   readonly #pool: pg.Pool;
+  readonly #servers: Servers;
+  /** Of each connection, the servers' epoch that it was made in. */
+  readonly #epochs = new WeakMap<pg.PoolClient, number>();
   readonly #size: number;
+  readonly #waitMs: number;
   readonly #waiting: (() => void)[] = [];
   /** Connections that have failed. */
   readonly #broken = new WeakSet<pg.PoolClient>();
@@ -34,36 +52,48 @@ export class Connections {
   #closing: Promise<void> | undefined;
 
   /** `onError` hears of connections that failed while nobody had them; nobody else does. */
-  constructor(config: pg.ClientConfig, size: number, onError: (error: Error) => void) {
+  constructor(servers: Servers, { size, waitMs }: Bounds, onError: (error: Error) => void) {
     this.#size = size;
+    this.#waitMs = waitMs;
+    this.#servers = servers;
     this.#pool = new pg.Pool({
-      ...config,
-      Client: DatabaseClient,
+      Client: class extends DatabaseClient {
+        constructor(options?: pg.ClientConfig) {
+          super({ ...options, ...servers.current });
+        }
+      },
       max: size,
       connectionTimeoutMillis: CONNECT_MS,
       idleTimeoutMillis: IDLE_MS,
       maxLifetimeSeconds: LIFETIME_SECONDS,
+      verify: (client, done) => {
+        settleSession(client).then(() => done(), done);
+      },
     });
     // Without a listener the process dies with the first backend that is terminated while idle.
     this.#pool.on('error', onError);
     // For life: the pool takes its own listener off before it lends one, and what ends a connection
     // may come in one piece with what opened it, before anybody who waits for it has a turn.
-    this.#pool.on('connect', (client) => client.on('error', () => this.#broken.add(client)));
+    this.#pool.on('connect', (client) => {
+      client.on('error', () => this.#broken.add(client));
+      this.#epochs.set(client, servers.epoch);
+    });
   }
 
   /**
    * Lends a connection; whoever takes it must `release()` it.
    *
-   * @throws KeywardError DATABASE_POOL_EXHAUSTED after {@link ACQUIRE_MS}, DATABASE_UNAVAILABLE,
+   * @throws KeywardError DATABASE_POOL_EXHAUSTED after {@link Bounds.waitMs}, DATABASE_UNAVAILABLE,
    * DEADLINE_EXCEEDED.
    */
   async acquire(deadline: number): Promise<Connection> {
     await this.#takePlace(deadline);
-    const connecting = this.#pool.connect().then(
+    const connecting = this.#connect().then(
       (client) => {
         this.#lent++;
         return new Connection(client, {
           isBroken: () => this.#broken.has(client),
+          onReadOnly: () => this.#servers.distrust(),
           onRelease: () => {
             this.#lent--;
             this.#leavePlace();
@@ -76,6 +106,30 @@ export class Connections {
       },
     );
     return orDeadline(connecting, deadline, (late) => late.release());
+  }
+
+  /** From each server in turn, and once more where one breaks as it is made. */
+  async #connect(): Promise<pg.PoolClient> {
+    const failures: string[] = [];
+    for (;;) {
+      const server = this.#servers.current;
+      try {
+        const client = await this.#pool.connect();
+        if (this.#epochs.get(client) === this.#servers.epoch) return client;
+        client.release(true);
+      } catch (cause) {
+        this.#servers.failed(server);
+        failures.push(`${server.host}:${server.port}: ${(cause as Error).message}`);
+        if (failures.length <= this.#servers.count) continue;
+        throw this.#servers.count === 1 ? cause : new Error(failures.join('; '), { cause });
+      }
+    }
+  }
+
+  /** How many connections are lent, open and allowed, and how many calls wait for one. */
+  get figures(): PoolFigures {
+    const { totalCount: open } = this.#pool;
+    return { inUse: this.#lent, open, limit: this.#size, waiting: this.#waiting.length };
   }
 
   /** Ends when every connection was given back; idempotent. */
@@ -96,9 +150,9 @@ export class Connections {
     const timer = setTimeout(
       () => {
         this.#waiting.splice(this.#waiting.indexOf(enter), 1);
-        reject(new KeywardError(left < ACQUIRE_MS ? 'DEADLINE_EXCEEDED' : this.#whyNone()));
+        reject(new KeywardError(left < this.#waitMs ? 'DEADLINE_EXCEEDED' : this.#whyNone()));
       },
-      Math.min(left, ACQUIRE_MS),
+      Math.min(left, this.#waitMs),
     );
     const enter = (): void => {
       clearTimeout(timer);
@@ -122,6 +176,8 @@ export class Connections {
 /** What a loan needs besides the connection. */
 interface Loan {
   readonly isBroken: () => boolean;
+  /** Hears that its server accepts no writes. */
+  readonly onReadOnly: () => void;
   readonly onRelease: () => void;
 }
 
@@ -165,6 +221,7 @@ export class Connection {
     } catch (error) {
       if (!(error instanceof pg.DatabaseError)) this.#doubtful = true;
       else if (endsConnection(error)) this.#isEnded = true;
+      else if (isOfReadOnlyServer(error)) this.distrust();
       throw fromDatabase(error, this.lost);
     }
   }
@@ -181,15 +238,18 @@ export class Connection {
     });
   }
 
+  /** Has it, and all that were made until now, be dropped: its server accepts no writes. */
+  distrust(): void {
+    this.#doubtful = true;
+    this.#loan.onReadOnly();
+  }
+
   /** Gives the connection back, or drops it when its state is in doubt. */
   release(): void {
     this.#client.release(this.lost || this.#doubtful);
     this.#loan.onRelease();
   }
 }
-
-/** pg reads `query_timeout` from a statement, its types don't say so. */
-type TimedQuery = pg.QueryConfig & { readonly query_timeout: number };
 
 /**
  * What `promise` brings, or DEADLINE_EXCEEDED at the deadline; `onLate` gets what it brings after

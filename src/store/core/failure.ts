@@ -15,8 +15,11 @@ import { KeywardError, type Reason } from '../../errors.ts';
  */
 const UNAVAILABLE_CLASSES = ['08', '28', '53', '58'];
 
+/** read_only_sql_transaction: a standby. */
+const READ_ONLY_TRANSACTION = '25006';
+
 const REASON_OF_STATE: Readonly<Record<string, Reason>> = {
-  '25006': 'DATABASE_UNAVAILABLE', // read_only_sql_transaction: a standby
+  [READ_ONLY_TRANSACTION]: 'DATABASE_UNAVAILABLE',
   '25P03': 'DATABASE_UNAVAILABLE', // idle_in_transaction_session_timeout
   '40001': 'CONFLICT', // serialization_failure
   '40P01': 'CONFLICT', // deadlock_detected
@@ -51,9 +54,23 @@ function reasonOf(error: unknown, connectionLost: boolean): Reason | undefined {
   return connectionLost ? 'DATABASE_UNAVAILABLE' : undefined;
 }
 
+/** Whether Postgres itself has refused a statement, so that it is certain that nothing was done. */
+export function wasRefused(error: unknown): boolean {
+  const cause = error instanceof KeywardError ? error.cause : error;
+  return cause instanceof pg.DatabaseError && !endsConnection(cause);
+}
+
 /** Whether the server closes the connection after this error. */
 export function endsConnection(error: pg.DatabaseError): boolean {
   return error.severity === 'FATAL' || error.severity === 'PANIC';
+}
+
+/**
+ * Whether a server refused to write: a standby, or a primary that was told to. Also where a read
+ * was to write, which is a fault of ours and costs a connection.
+ */
+export function isOfReadOnlyServer(error: pg.DatabaseError): boolean {
+  return error.code === READ_ONLY_TRANSACTION;
 }
 
 /**

@@ -129,7 +129,11 @@ async function checkRole(store: Reserve, call: Deadline): Promise<void> {
   }
 }
 
-async function checkSchema(store: Reserve, call: Deadline, release: string): Promise<void> {
+/**
+ * Throws Error, in words for the operator, for a schema that this release may not use, and what the
+ * store throws.
+ */
+export async function checkSchema(store: Reserve, call: Deadline, release: string): Promise<void> {
   const [exists] = await store.queryReserve<{ present: boolean }>(
     call,
     "SELECT to_regclass('public.schema_releases') IS NOT NULL AS present",

@@ -26,9 +26,7 @@ export interface RowsToLock {
  * others locks none in another order.
  */
 export function lockedInOrder({ batch, primaryKey, rows, where }: RowsToLock): string {
-  // LATERAL keeps the batch outside, in its order. Joined as equals, and sorted then, the
-  // reconciler's planner, which is told not to sort, would walk all of the table by the primary
-  // key.
+  // LATERAL keeps the batch outside, in its order.
   return `locked AS (
     SELECT b.* FROM (SELECT * FROM ${batch} ORDER BY ${primaryKey}) AS b,
       LATERAL (SELECT FROM ${rows} WHERE ${where} FOR NO KEY UPDATE) AS held)`;

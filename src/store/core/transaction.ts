@@ -3,6 +3,7 @@
  */
 import type pg from 'pg';
 import type { Call } from '../../call.ts';
+import type { InboxRow } from '../audit/streams.ts';
 
 /** What a read needs of a call. */
 export type Deadline = Pick<Call, 'deadline'>;
@@ -11,6 +12,45 @@ export type Deadline = Pick<Call, 'deadline'>;
 export interface Tx {
   /** Runs one statement and returns its rows. Throws as `failure.ts` says. */
   query<Row extends pg.QueryResultRow>(text: string, values?: readonly unknown[]): Promise<Row[]>;
+}
+
+/** What an audit entry says of a change: what it was of, as it was before, and as it is after. */
+export interface Changed {
+  readonly kind:
+    | 'alertSilence'
+    | 'auditLog'
+    | 'canary'
+    | 'configuration'
+    | 'dataKey'
+    | 'key'
+    | 'maintenance'
+    | 'rewrapJob'
+    | 'role'
+    | 'roleBinding'
+    | 'suspension'
+    | 'tenant'
+    | 'token'
+    | 'tokenKey';
+  /** Absent where it was not there. */
+  readonly before?: object | undefined;
+  /** Absent where it is not there any more. */
+  readonly after?: object | undefined;
+  /** Of a key: those of its versions that were changed. */
+  readonly versions?: readonly object[] | undefined;
+  /** Of a key that was rotated: why. */
+  readonly cause?: string | undefined;
+  /** How many stored data keys went with it. */
+  readonly storedDataKeys?: number | undefined;
+  /** Of what a policy consists of: the policy's revision after the change. */
+  readonly policyRevision?: string | undefined;
+  /** Of a canary or a suspension: the revision of all of them after the change. */
+  readonly canaryRevision?: string | undefined;
+}
+
+/** The transaction of a mutation. */
+export interface MutationTx extends Tx {
+  /** Says what was changed, for the audit entry; adds to what was said before. */
+  changed(content: Changed): void;
 }
 
 /** Runs single statements beside the pool, on connections that no call waits for. */
@@ -22,9 +62,18 @@ export interface Reserve {
   ): Promise<Row[]>;
 }
 
-/** Runs the statement that appends to the audit log, on connections of the log's own. */
+/** Asks the server that accepts writes; see `Store.queryPrimary`. */
+export interface Primary {
+  queryPrimary<Row extends pg.QueryResultRow>(
+    call: Deadline,
+    selected: string,
+    values?: readonly unknown[],
+  ): Promise<Row[]>;
+}
+
+/** Appends rows to the audit log's inbox, on connections of the log's own. */
 export interface Appends {
-  append(call: Deadline, text: string, values: readonly unknown[]): Promise<void>;
+  append(call: Deadline, rows: readonly InboxRow[]): Promise<void>;
 }
 
 /** Runs one statement: a transaction's, the store's or the owner's. */

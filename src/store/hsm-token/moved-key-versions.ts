@@ -7,6 +7,7 @@
  * say.
  */
 import type { KeyId, TenantId, TokenId } from '../../ids.ts';
+import { atMost } from '../core/batches.ts';
 import type { OwnerConnection } from '../core/owner.ts';
 import { type KeyVersionRecord, VERSION_COLUMNS } from '../keys/key-versions.ts';
 import {
@@ -18,6 +19,7 @@ import {
   toRewrap,
   valuesOf,
 } from '../lifecycle/rewrapped-key-versions.ts';
+import { SYSTEM_ID } from './token-objects.ts';
 
 /** A key version's place in the order of the primary key. */
 type Place = Pick<KeyVersionRecord, 'tenantId' | 'keyId' | 'version'>;
@@ -29,15 +31,18 @@ export const BEGINNING: Place = { tenantId: NIL as TenantId, keyId: NIL as KeyId
 const JOIN_NEXT_KEYS = `
   JOIN token_objects next_root ON next_root.token_id = $1 AND next_root.role = 'root' AND next_root.state = 'CREATED'
     AND next_root.tenant_id = CASE WHEN t.dedicated_root_key THEN t.tenant_id
-      ELSE (SELECT tenant_id FROM tenants WHERE name = 'system') END
+      ELSE ${SYSTEM_ID} END
   JOIN token_objects next_seal ON next_seal.token_id = $1 AND next_seal.role = 'seal' AND next_seal.state = 'CREATED'`;
 
 /**
  * Whether `moved_key_versions m` is an up-to-date copy of `key_versions v`, under keys that are to
- * be used.
+ * be used for its tenant.
  */
 const IS_COPY = `m.tenant_id = v.tenant_id AND m.key_id = v.key_id AND m.version = v.version AND m.source_seal = v.seal
-  AND EXISTS (SELECT FROM token_objects o WHERE o.object_id = m.root_key_id AND o.token_id = $1 AND o.state = 'CREATED')
+  AND EXISTS (SELECT FROM token_objects o JOIN tenants of ON of.tenant_id = v.tenant_id
+    WHERE o.object_id = m.root_key_id AND o.token_id = $1 AND o.state = 'CREATED' AND o.role = 'root'
+      AND o.tenant_id = CASE WHEN of.dedicated_root_key THEN of.tenant_id
+        ELSE ${SYSTEM_ID} END)
   AND EXISTS (SELECT FROM token_objects o WHERE o.object_id = m.seal_key_id AND o.token_id = $1 AND o.state = 'CREATED')`;
 
 /**
@@ -52,7 +57,7 @@ export async function readUncopied(
 ): Promise<{ readonly versions: readonly KeyVersionToRewrap[]; readonly last: Place | undefined }> {
   const places = await owner.query<Place & { readonly [column: string]: unknown }>(
     `SELECT tenant_id AS "tenantId", key_id AS "keyId", version FROM key_versions
-     WHERE (tenant_id, key_id, version) > ($1::uuid, $2::uuid, $3) ORDER BY tenant_id, key_id, version LIMIT $4`,
+     WHERE (tenant_id, key_id, version) > ($1::uuid, $2::uuid, $3) ORDER BY tenant_id, key_id, version ${atMost('$4')}`,
     [after.tenantId, after.keyId, after.version, size],
   );
   const last = places.at(-1);

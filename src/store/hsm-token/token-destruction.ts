@@ -4,18 +4,24 @@
  *
  * By the owner's role alone: the service's can't say that anything is destroyed. Invariant: before
  * the token is touched, the row says DESTROYING, so that nothing new comes under the key, and
- * nothing that isn't destroyed is under it. Knows no PIN.
+ * nothing that isn't destroyed is under it. What becomes of a former token's keys isn't sealed, so
+ * there no sealer is needed. Knows no PIN.
  */
 import { randomUUID } from 'node:crypto';
 import type { AnyId, TenantId } from '../../ids.ts';
 import { formatTokenKeyName, SYSTEM_TENANT } from '../../names.ts';
 import { insertAuditEntry } from '../audit/audit.ts';
 import type { OwnerConnection } from '../core/owner.ts';
+import type { TenantRecord } from '../tenants/tenants.ts';
+import { countHolders } from './replicas.ts';
+import type { TokenKeyDraft } from './token-key-draft.ts';
+import { changeTokenKeys, type TokenKeySealer } from './token-key-set.ts';
 import {
-  countHolders,
+  SYSTEM_ID,
   selectTokenObjects,
   type TokenObjectRecord,
   type TokenObjectRole,
+  type TokenObjectState,
 } from './token-objects.ts';
 
 /** Who destroys, by which command, for the audit log. */
@@ -50,25 +56,20 @@ export async function findDestructible(
 /** All root keys of a shredded tenant. Throws Error, in words for the operator, for any other. */
 export async function findShreddedRoots(
   owner: OwnerConnection,
-  tenant: string,
+  { tenantId, name: tenant, state, shredAt, dedicatedRootKey }: TenantRecord,
 ): Promise<TokenObjectRecord[]> {
-  const [row] = await owner.query<{ state: string; dedicated: boolean; shred_at: Date | null }>(
-    'SELECT state, dedicated_root_key AS dedicated, shred_at FROM tenants WHERE name = $1',
-    [tenant],
-  );
-  if (row === undefined) throw new Error(`cannot shred ${tenant}: there is no such tenant`);
-  if (row.state === 'SHRED_SCHEDULED')
+  if (state === 'SHRED_SCHEDULED')
     throw new Error(
-      `cannot shred ${tenant}: it is scheduled to be shredded at ${row.shred_at?.toISOString()}; wait until then`,
+      `cannot shred ${tenant}: it is scheduled to be shredded at ${shredAt?.toISOString()}; wait until then`,
     );
-  if (row.state !== 'SHREDDED')
-    throw new Error(`cannot shred ${tenant}: it is ${row.state}; run keyward tenants shred first`);
-  if (!row.dedicated)
+  if (state !== 'SHREDDED')
+    throw new Error(`cannot shred ${tenant}: it is ${state}; run keyward tenants shred first`);
+  if (!dedicatedRootKey)
     throw new Error(
       `cannot shred ${tenant}: it had no root key of its own, so there is none to destroy`,
     );
   const objects = await selectTokenObjects(owner.query);
-  return objects.filter((each) => each.tenant === tenant && each.role === 'root');
+  return objects.filter((each) => each.tenantId === tenantId && each.role === 'root');
 }
 
 /**
@@ -78,17 +79,21 @@ export async function findShreddedRoots(
 export function beginDestruction(
   owner: OwnerConnection,
   operator: Operator,
+  sealer: TokenKeySealer | undefined,
   objects: readonly TokenObjectRecord[],
 ): Promise<void> {
   const ids = objects.map(({ objectId }) => objectId);
-  return owner.transaction(async () => {
+  return changing(owner, sealer, async (keys) => {
+    for (const { objectId, state } of objects)
+      if (state !== 'DESTROYED') keys?.moveObject(objectId, 'DESTROYING');
     await owner.query(
       `UPDATE token_objects SET state = 'DESTROYING', is_current = false, attempt_until = NULL
        WHERE object_id = ANY ($1::uuid[]) AND state NOT IN ('DESTROYING', 'DESTROYED')`,
       [ids],
     );
     await refuseUsed(owner, ids);
-    for (const object of objects) await record(owner, operator, object, 'BEGUN');
+    for (const object of objects)
+      await record(owner, operator, object, { outcome: 'BEGUN', state: 'DESTROYING' });
   });
 }
 
@@ -103,15 +108,24 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
     throw new Error(
       `cannot destroy the key: ${count} key versions are still under it; let the re-wrap job end, or look at what it left`,
     );
-  const [sealed] = await owner.query<{ states: number; policies: number }>(
+  const [sealed] = await owner.query<
+    Record<'states' | 'policies' | 'tenants' | 'switches' | 'lists', number>
+  >(
     `SELECT (SELECT count(*) FROM keys WHERE state_seal_key_id = ANY ($1::uuid[]))::integer AS states,
-       (SELECT count(*) FROM access_policies WHERE seal_key_id = ANY ($1::uuid[]))::integer AS policies`,
+       (SELECT count(*) FROM access_policies WHERE seal_key_id = ANY ($1::uuid[]))::integer AS policies,
+       (SELECT count(*) FROM tenants WHERE seal_key_id = ANY ($1::uuid[]))::integer AS tenants,
+       (SELECT count(*) FROM maintenance WHERE seal_key_id = ANY ($1::uuid[]))::integer AS switches,
+       (SELECT count(*) FROM (SELECT seal_key_id FROM canary_seals
+         UNION ALL SELECT seal_key_id FROM alert_silences) l
+         WHERE seal_key_id = ANY ($1::uuid[]))::integer AS lists`,
     [ids],
   );
-  const { states = 0, policies = 0 } = sealed ?? {};
-  if (states + policies > 0)
+  const { states = 0, policies = 0, tenants = 0, switches = 0, lists = 0 } = sealed ?? {};
+  if (states + policies + tenants + switches + lists > 0)
     throw new Error(
-      `cannot destroy the key: the states of ${states} keys and the policies of ${policies} tenants are still sealed by it; ` +
+      `cannot destroy the key: the states of ${states} keys, the policies of ${policies} tenants, ` +
+        `the rows of ${tenants} tenants, ${switches} maintenance switches and ${lists} lists of ` +
+        'canaries or silences are still sealed by it; ' +
         'let the services seal them again, or look at what their logs say of them',
     );
 }
@@ -123,21 +137,25 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
 export function recordAbandoned(
   owner: OwnerConnection,
   operator: Operator,
+  sealer: TokenKeySealer,
   { objectId, role }: { readonly objectId: AnyId; readonly role: TokenObjectRole },
 ): Promise<void> {
-  return owner.transaction(async () => {
+  return changing(owner, sealer, async (keys) => {
+    const tokenId = keys?.currentToken;
     const [row] = await owner.query<{ tenant_id: TenantId }>(
-      `INSERT INTO token_objects (tenant_id, object_id, role, is_current, state, caller)
-       SELECT tenant_id, $1, $2, false, 'ABANDONED', $3 FROM tenants WHERE name = 'system'
+      `INSERT INTO token_objects (tenant_id, object_id, role, token_id, is_current, state, caller)
+       VALUES (${SYSTEM_ID}, $1, $2, $4, false, 'ABANDONED', $3)
        ON CONFLICT DO NOTHING RETURNING tenant_id`,
-      [objectId, role, operator.caller],
+      [objectId, role, operator.caller, tokenId],
     );
-    if (row === undefined) throw new Error(`cannot record ${objectId}: it is already recorded`);
+    if (row === undefined || tokenId === undefined)
+      throw new Error(`cannot record ${objectId}: it is already recorded`);
+    keys?.addObject({ objectId, role, tenantId: row.tenant_id, tokenId, state: 'ABANDONED' });
     await record(
       owner,
       operator,
-      { tenantId: row.tenant_id, tenant: SYSTEM_TENANT, objectId },
-      'OK',
+      { tenantId: row.tenant_id, tenant: SYSTEM_TENANT, objectId, role },
+      { outcome: 'OK', state: 'ABANDONED' },
     );
   });
 }
@@ -157,28 +175,52 @@ export function countAgentsHolding(
 export function endDestruction(
   owner: OwnerConnection,
   operator: Operator,
+  sealer: TokenKeySealer | undefined,
   objects: readonly TokenObjectRecord[],
 ): Promise<void> {
-  return owner.transaction(async () => {
+  return changing(owner, sealer, async (keys) => {
+    for (const { objectId } of objects) keys?.moveObject(objectId, 'DESTROYED');
     await owner.query(
       `UPDATE token_objects SET state = 'DESTROYED', destroyed_at = clock_timestamp()
        WHERE object_id = ANY ($1::uuid[]) AND state = 'DESTROYING'`,
       [objects.map(({ objectId }) => objectId)],
     );
-    for (const object of objects) await record(owner, operator, object, 'OK');
+    for (const object of objects)
+      await record(owner, operator, object, { outcome: 'OK', state: 'DESTROYED' });
   });
+}
+
+type Destroyed = Pick<TokenObjectRecord, 'tenantId' | 'tenant' | 'objectId' | 'role'>;
+/** A transaction, of which the set's seal tells if there is a sealer. */
+function changing(
+  owner: OwnerConnection,
+  sealer: TokenKeySealer | undefined,
+  change: (keys: TokenKeyDraft | undefined) => Promise<void>,
+): Promise<void> {
+  return owner.transaction(() =>
+    sealer === undefined
+      ? change(undefined)
+      : changeTokenKeys({ query: owner.query }, sealer, ({ keys }) => change(keys)),
+  );
 }
 
 /** The audit entry, and the change that every replica hears of. */
 async function record(
   owner: OwnerConnection,
   { caller, method }: Operator,
-  { tenantId, tenant, objectId }: { tenantId: TenantId; tenant: string; objectId: AnyId },
-  outcome: string,
+  { tenantId, tenant, objectId, role }: Destroyed,
+  { outcome, state }: { readonly outcome: string; readonly state: TokenObjectState },
 ): Promise<void> {
   const call = { id: randomUUID(), caller, method };
   const resource = formatTokenKeyName({ tenant }, objectId);
-  await insertAuditEntry(owner, tenantId, { entryId: randomUUID(), call, resource, outcome });
+  const changed = { kind: 'tokenKey', after: { objectId, role, state } } as const;
+  await insertAuditEntry(owner, tenantId, {
+    entryId: randomUUID(),
+    call,
+    resource,
+    outcome,
+    changed,
+  });
   await owner.query(`INSERT INTO changes (tenant_id, kind, subject_id) VALUES ($1, 'token', $2)`, [
     tenantId,
     objectId,

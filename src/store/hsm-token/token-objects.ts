@@ -1,31 +1,26 @@
 /**
  * The HSM token's objects, as rows: what is recorded of each, from before it is made to after it is
- * destroyed; and which replicas hold which.
+ * destroyed.
  *
  * Invariants: an object is recorded before the token makes it, and no id is used twice; of a
  * tenant's objects of one role at most one is current and at most one is on its way there; a row
- * changes its state only from the one that it must have before. Not under row-level security: every
- * replica knows all. Knows no PKCS#11.
+ * changes its state only from the one that it must have before, and where the seal of all of them
+ * follows (`token-key-set.ts`). Which is current is asked for by the ids that were verified: SQL
+ * that finds none of them current refuses. Not under row-level security: every replica knows all.
+ * Knows no PKCS#11.
  */
 import { KeywardError } from '../../errors.ts';
 import type { AnyId, JobId, SealKeyId, TenantId, TokenId } from '../../ids.ts';
+import { isOver } from '../core/leases.ts';
 import type { Deadline, Query, Tx } from '../core/transaction.ts';
 import type { NewKeyVersion } from '../keys/key-versions.ts';
 import type { Store } from '../store.ts';
 import type { TenantState } from '../tenants/tenants.ts';
+import { isHeldByAll } from './replicas.ts';
+import type { TokenKeysTx, TokenObjectRole, TokenObjectState } from './token-key-draft.ts';
 import type { TokenState } from './tokens.ts';
 
-export type TokenObjectRole = 'root' | 'seal' | 'mask' | 'audit-signing';
-
-/** The migration that makes the column says what each means. */
-export type TokenObjectState =
-  | 'CREATING'
-  | 'CREATED'
-  | 'CURRENT'
-  | 'RETIRED'
-  | 'ABANDONED'
-  | 'DESTROYING'
-  | 'DESTROYED';
+export type { TokenObjectRole, TokenObjectState };
 
 export interface TokenObjectRecord {
   /** `system` for what tenants share. */
@@ -39,6 +34,8 @@ export interface TokenObjectRecord {
   readonly tokenState: TokenState;
   readonly role: TokenObjectRole;
   readonly state: TokenObjectState;
+  /** Exactly when its state is CURRENT, unless somebody has written to the database. */
+  readonly isCurrent: boolean;
   /** Empty for what `token init` made. */
   readonly caller: string;
   /** By the database's clock, as all times here. */
@@ -50,7 +47,8 @@ export interface TokenObjectRecord {
   readonly jobId: JobId | null;
 }
 
-interface Row {
+/** A row of {@link SELECT_TOKEN_OBJECTS}, whose times may come as JSON has them. */
+export interface TokenObjectRow {
   tenant_id: TenantId;
   tenant: string;
   tenant_state: TenantState;
@@ -59,6 +57,7 @@ interface Row {
   token_state: TokenState;
   role: TokenObjectRole;
   state: TokenObjectState;
+  is_current: boolean;
   caller: string;
   created_at: Date;
   activated_at: Date | null;
@@ -68,16 +67,16 @@ interface Row {
 }
 
 const SELECT = `SELECT o.tenant_id, t.name AS tenant, t.state AS tenant_state, o.object_id, o.token_id,
-    p.state AS token_state, o.role, o.state, o.caller, o.created_at, o.activated_at, o.retired_at, o.destroyed_at, o.job_id
+    p.state AS token_state, o.role, o.state, o.is_current, o.caller, o.created_at, o.activated_at, o.retired_at,
+    o.destroyed_at, o.job_id
   FROM token_objects o JOIN tenants t USING (tenant_id) JOIN tokens p ON p.token_id = o.token_id`;
-const OLDEST_FIRST = 'ORDER BY o.created_at, o.role, o.object_id';
+/** All of them, oldest first. */
+export const SELECT_TOKEN_OBJECTS: string = `${SELECT} ORDER BY o.created_at, o.role, o.object_id`;
 
 /** An attempt at making one is another's to take up after this long. */
 const ATTEMPT = "interval '2 minutes'";
-/** A replica that hasn't been heard of for so long isn't waited for. */
-export const SILENCE = "interval '10 seconds'";
-
-function fromRow(row: Row): TokenObjectRecord {
+export function fromTokenObjectRow(row: TokenObjectRow): TokenObjectRecord {
+  const at = (time: Date | null) => time && new Date(time);
   return {
     tenantId: row.tenant_id,
     tenant: row.tenant,
@@ -87,18 +86,19 @@ function fromRow(row: Row): TokenObjectRecord {
     tokenState: row.token_state,
     role: row.role,
     state: row.state,
+    isCurrent: row.is_current,
     caller: row.caller,
-    createdAt: row.created_at,
-    activatedAt: row.activated_at,
-    retiredAt: row.retired_at,
-    destroyedAt: row.destroyed_at,
+    createdAt: new Date(row.created_at),
+    activatedAt: at(row.activated_at),
+    retiredAt: at(row.retired_at),
+    destroyedAt: at(row.destroyed_at),
     jobId: row.job_id,
   };
 }
 
 /** All of them, oldest first. */
 export async function selectTokenObjects(query: Query): Promise<TokenObjectRecord[]> {
-  return (await query<Row>(`${SELECT} ${OLDEST_FIRST}`)).map(fromRow);
+  return (await query<TokenObjectRow>(SELECT_TOKEN_OBJECTS)).map(fromTokenObjectRow);
 }
 
 /** All of them, oldest first. */
@@ -133,7 +133,7 @@ export type NewTokenObject = Pick<TokenObjectRecord, 'tenantId' | 'objectId' | '
  * the transaction ends.
  */
 export async function insertTokenObject(
-  tx: Tx,
+  tx: TokenKeysTx,
   object: NewTokenObject,
   which: 'first' | 'next',
 ): Promise<void> {
@@ -142,20 +142,23 @@ export async function insertTokenObject(
     [object.tenantId],
   );
   if (kept.length === 0) throw new KeywardError('RESOURCE_NOT_FOUND');
+  const tokenId = tx.keys.currentToken;
   const inserted = await tx.query(
-    `INSERT INTO token_objects (tenant_id, object_id, role, is_current, state, caller, attempt_until)
-     SELECT $1, $2, $3, false, 'CREATING', $4, clock_timestamp() + ${ATTEMPT}
+    `INSERT INTO token_objects (tenant_id, object_id, role, token_id, is_current, state, caller, attempt_until)
+     SELECT $1, $2, $3, $5, false, 'CREATING', $4, clock_timestamp() + ${ATTEMPT}
      WHERE ${which === 'next'} OR NOT EXISTS (
        SELECT FROM token_objects WHERE tenant_id = $1 AND role = $3 AND is_current)
      ON CONFLICT (tenant_id, role, token_id) WHERE state IN ('CREATING', 'CREATED') DO NOTHING RETURNING 1`,
-    [object.tenantId, object.objectId, object.role, object.caller],
+    [object.tenantId, object.objectId, object.role, object.caller, tokenId],
   );
   if (inserted.length === 0) throw new KeywardError('TOKEN_KEY_ROTATION_UNDER_WAY');
+  const { tenantId, objectId, role } = object;
+  tx.keys.addObject({ tenantId, objectId, role, tokenId, state: 'CREATING' });
 }
 
 /** Changes its state, if it has the one before; returns whether it had. */
 export async function moveTokenObject(
-  tx: Tx,
+  tx: TokenKeysTx,
   objectId: AnyId,
   { from, to }: { readonly from: TokenObjectState; readonly to: 'CREATED' | 'ABANDONED' },
 ): Promise<boolean> {
@@ -163,6 +166,7 @@ export async function moveTokenObject(
     'UPDATE token_objects SET state = $3, attempt_until = NULL WHERE object_id = $1 AND state = $2 RETURNING 1',
     [objectId, from, to],
   );
+  if (moved.length > 0) tx.keys.moveObject(objectId, to);
   return moved.length > 0;
 }
 
@@ -173,14 +177,14 @@ export async function moveTokenObject(
  * and then counts its range on.
  */
 export async function lockForActivation(
-  tx: Tx,
+  tx: TokenKeysTx,
   { tenantId, objectId, role }: Pick<TokenObjectRecord, 'tenantId' | 'objectId' | 'role'>,
 ): Promise<boolean> {
-  const locked = await tx.query<Pick<Row, 'state'>>(
+  const locked = await tx.query<Pick<TokenObjectRow, 'state'>>(
     `SELECT state FROM token_objects
-     WHERE (object_id = $2 AND state = 'CREATED') OR (tenant_id = $1 AND role = $3 AND is_current)
+     WHERE (object_id = $1 AND state = 'CREATED') OR (object_id = $2 AND is_current)
      ORDER BY object_id FOR UPDATE`,
-    [tenantId, objectId, role],
+    [objectId, tx.keys.currentOf(tenantId, role) ?? null],
   );
   return locked.some(({ state }) => state === 'CREATED') && (await isHeldByAll(tx, objectId));
 }
@@ -190,81 +194,29 @@ export async function lockForActivation(
  * versions under it.
  */
 export async function activateTokenObject(
-  tx: Tx,
+  tx: TokenKeysTx,
   { tenantId, objectId, role }: Pick<TokenObjectRecord, 'tenantId' | 'objectId' | 'role'>,
   jobId: JobId,
 ): Promise<void> {
-  await tx.query(
-    `UPDATE token_objects SET is_current = false, state = 'RETIRED', retired_at = clock_timestamp()
-     WHERE tenant_id = $1 AND role = $2 AND is_current`,
-    [tenantId, role],
-  );
+  const replaced = tx.keys.currentOf(tenantId, role);
+  if (replaced !== undefined) {
+    await tx.query(
+      `UPDATE token_objects SET is_current = false, state = 'RETIRED', retired_at = clock_timestamp()
+       WHERE object_id = $1 AND is_current`,
+      [replaced],
+    );
+    tx.keys.moveObject(replaced, 'RETIRED');
+  }
   await tx.query(
     `UPDATE token_objects SET is_current = true, state = 'CURRENT', activated_at = clock_timestamp(), job_id = $2
      WHERE object_id = $1`,
     [objectId, jobId],
   );
+  tx.keys.moveObject(objectId, 'CURRENT');
 }
 
-/** Whether every replica that runs holds it, and one does run. */
-async function isHeldByAll(tx: Tx, objectId: AnyId): Promise<boolean> {
-  const [row] = await tx.query<{ all_hold: boolean | null }>(
-    `SELECT bool_and($1 = ANY (held)) AS all_hold FROM replicas WHERE seen_at > clock_timestamp() - ${SILENCE}`,
-    [objectId],
-  );
-  return row?.all_hold === true;
-}
-
-/** How many replicas that run still hold any of them. */
-export async function countHolders(query: Query, objectIds: readonly AnyId[]): Promise<number> {
-  const [row] = await query<{ count: number }>(
-    `SELECT count(*)::integer AS count FROM replicas
-     WHERE seen_at > clock_timestamp() - ${SILENCE} AND held && $1::uuid[]`,
-    [objectIds],
-  );
-  return row?.count ?? 0;
-}
-
-/**
- * Says that a replica runs, and which objects all of its agents hold. Returns how many run, with
- * this one.
- */
-export async function reportHeld(
-  store: Store,
-  call: Deadline,
-  replica: { readonly replicaId: string; readonly held: readonly AnyId[] },
-): Promise<number> {
-  const [others] = await store.reconcile(call, (tx) =>
-    tx.query<{ count: number }>(
-      `WITH reported AS (
-         INSERT INTO replicas AS r (tenant_id, replica_id, seen_at, held)
-         SELECT tenant_id, $1, clock_timestamp(), $2 FROM tenants WHERE name = 'system'
-         ON CONFLICT (tenant_id, replica_id) DO UPDATE SET seen_at = excluded.seen_at, held = excluded.held)
-       SELECT count(*)::integer AS count FROM replicas
-       WHERE replica_id <> $1 AND seen_at > clock_timestamp() - ${SILENCE}`,
-      [replica.replicaId, replica.held],
-    ),
-  );
-  return 1 + (others?.count ?? 0);
-}
-
-/**
- * Nobody waits for that replica any more; without an id, for those that have been silent for an
- * hour.
- */
-export async function removeReplicas(
-  store: Store,
-  call: Deadline,
-  replicaId?: string,
-): Promise<void> {
-  await store.reconcile(call, (tx) =>
-    tx.query(
-      `DELETE FROM replicas WHERE replica_id = $1
-       OR ($1::uuid IS NULL AND seen_at < clock_timestamp() - interval '1 hour')`,
-      [replicaId ?? null],
-    ),
-  );
-}
+/** The UUID of the tenant `system`, as SQL: whose the seal key is. A name proves nothing. */
+export const SYSTEM_ID = `(SELECT tenant_id FROM token_objects WHERE role = 'seal' AND is_current)`;
 
 /**
  * The root key that a tenant's key versions are to be under, of `tenants t`, as `current_root`; and
@@ -273,7 +225,7 @@ export async function removeReplicas(
 export const JOIN_CURRENT_KEYS = `
   JOIN token_objects current_root ON current_root.role = 'root' AND current_root.is_current
     AND current_root.tenant_id = CASE WHEN t.dedicated_root_key THEN t.tenant_id
-      ELSE (SELECT tenant_id FROM tenants WHERE name = 'system') END
+      ELSE ${SYSTEM_ID} END
   JOIN token_objects current_seal ON current_seal.role = 'seal' AND current_seal.is_current`;
 
 /**
@@ -291,6 +243,39 @@ export async function requireCurrentKeys(
     [tenantId, rootKeyId, sealKeyId],
   );
   if (rows.length === 0) throw new KeywardError('TOKEN_KEY_NOT_READY');
+}
+
+/** Keeps a seal key current until the transaction ends. Returns false where it isn't any more. */
+export async function holdSealKey(tx: Tx, sealKeyId: SealKeyId): Promise<boolean> {
+  const current = await tx.query(
+    `SELECT 1 FROM token_objects WHERE object_id = $1 AND role = 'seal' AND is_current FOR SHARE`,
+    [sealKeyId],
+  );
+  return current.length > 0;
+}
+
+/**
+ * The current seal key, which it stays until the transaction ends: as far as is known, or as it is
+ * read now. Throws what `source` throws, and TOKEN_KEY_NOT_READY.
+ */
+export async function holdCurrentSealKey(
+  tx: Tx,
+  source: { sealKey(tx?: Tx): Promise<SealKeyId | undefined> },
+): Promise<SealKeyId> {
+  const known = await source.sealKey();
+  if (known !== undefined && (await holdSealKey(tx, known))) return known;
+  // Another has become current, perhaps only while this waited for it.
+  const now = await source.sealKey(tx);
+  if (now !== undefined && (await holdSealKey(tx, now))) return now;
+  throw new KeywardError('TOKEN_KEY_NOT_READY');
+}
+
+/** Returns the seal key that is current. */
+export async function findCurrentSealKey(query: Query): Promise<SealKeyId | undefined> {
+  const [row] = await query<{ id: SealKeyId }>(
+    `SELECT object_id AS id FROM token_objects WHERE role = 'seal' AND is_current`,
+  );
+  return row?.id;
 }
 
 /**
@@ -327,7 +312,7 @@ const IS_IN_CURRENT = `o.token_id = (SELECT token_id FROM tokens WHERE state = '
  * longer used.
  */
 const IS_DUE = `t.state <> 'SHREDDED' AND ${IS_IN_CURRENT}
-  AND (o.state = 'CREATED' OR (o.state = 'CREATING' AND o.attempt_until <= clock_timestamp()))`;
+  AND (o.state = 'CREATED' OR (o.state = 'CREATING' AND ${isOver('o.attempt_until', ATTEMPT)}))`;
 /** Of `tenants t`: whether it is to have a root key of its own and hasn't. */
 const LACKS_ROOT = `t.dedicated_root_key AND t.state <> 'SHREDDED' AND NOT EXISTS (
   SELECT FROM token_objects o WHERE o.tenant_id = t.tenant_id AND o.role = 'root'
@@ -338,14 +323,14 @@ export const HAS_DUE_TOKEN_KEYS = `EXISTS (SELECT FROM token_objects o JOIN tena
 
 /** What there is to do about token keys. */
 export async function findDueTokenKeys(tx: Tx, limit: number): Promise<DueTokenKey[]> {
-  const pending = await tx.query<Row>(`${SELECT} WHERE ${IS_DUE} LIMIT $1`, [limit]);
+  const pending = await tx.query<TokenObjectRow>(`${SELECT} WHERE ${IS_DUE} LIMIT $1`, [limit]);
   const lacking = await tx.query<{ tenant_id: TenantId; tenant: string }>(
     `SELECT t.tenant_id, t.name AS tenant FROM tenants t WHERE ${LACKS_ROOT} LIMIT $1`,
     [limit],
   );
   return [
     ...pending.map((row): DueTokenKey => {
-      const record = fromRow(row);
+      const record = fromTokenObjectRow(row);
       return { due: record.state === 'CREATED' ? 'activate' : 'create', ...record };
     }),
     ...lacking.map(
@@ -368,8 +353,6 @@ export function countUnderTokenKeys(
   call: Deadline,
 ): Promise<ReadonlyMap<string, UnderTokenKey>> {
   return store.reconcile(call, async (tx) => {
-    // The reconciler walks indexes; this reads whole tables, which no index makes shorter.
-    await tx.query('SET LOCAL enable_seqscan = on');
     const rows = await tx.query<UnderTokenKey & { readonly id: string }>(
       `SELECT id, sum(versions)::float8 AS "keyVersions", sum(records)::float8 AS "sealedRecords" FROM (
          SELECT unnest(ARRAY[root_key_id, seal_key_id]) AS id, count(*) AS versions, 0 AS records FROM key_versions
@@ -377,7 +360,15 @@ export function countUnderTokenKeys(
          UNION ALL
          SELECT state_seal_key_id, 0, count(*) FROM keys WHERE state_seal_key_id IS NOT NULL GROUP BY 1
          UNION ALL
-         SELECT seal_key_id, 0, count(*) FROM access_policies GROUP BY 1) counted
+         SELECT seal_key_id, 0, count(*) FROM access_policies GROUP BY 1
+         UNION ALL
+         SELECT seal_key_id, 0, count(*) FROM tenants WHERE seal_key_id IS NOT NULL GROUP BY 1
+         UNION ALL
+         SELECT seal_key_id, 0, count(*) FROM maintenance WHERE seal_key_id IS NOT NULL GROUP BY 1
+         UNION ALL
+         SELECT seal_key_id, 0, count(*) FROM canary_seals WHERE seal_key_id IS NOT NULL GROUP BY 1
+         UNION ALL
+         SELECT seal_key_id, 0, count(*) FROM alert_silences WHERE seal_key_id IS NOT NULL GROUP BY 1) counted
        GROUP BY 1`,
     );
     return new Map(rows.map((row) => [row.id, row]));

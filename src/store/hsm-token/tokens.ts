@@ -25,13 +25,14 @@ export interface TokenRecord {
   readonly retiredAt: Date | null;
 }
 
+/** All of them, oldest first, as {@link TokenRecord}s. */
+export const SELECT_TOKENS = `SELECT token_id AS "tokenId", state, label, serial_number AS "serialNumber", profile,
+    activated_at AS "activatedAt", retired_at AS "retiredAt"
+  FROM tokens ORDER BY created_at, token_id`;
+
 /** All of them, oldest first. */
 export function selectTokens(query: Query): Promise<TokenRecord[]> {
-  return query<TokenRecord>(
-    `SELECT token_id AS "tokenId", state, label, serial_number AS "serialNumber", profile,
-       activated_at AS "activatedAt", retired_at AS "retiredAt"
-     FROM tokens ORDER BY created_at, token_id`,
-  );
+  return query<TokenRecord>(SELECT_TOKENS);
 }
 
 /** All of them, oldest first. */

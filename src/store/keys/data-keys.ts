@@ -6,6 +6,7 @@
  * versions is in `rewrap-ranges.ts`. Ciphertexts are neither made nor opened here.
  */
 import type { DataKeyId, KeyId, TenantId } from '../../ids.ts';
+import { atMost } from '../core/batches.ts';
 import { type Condition, type FilterColumns, whereClause } from '../core/conditions.ts';
 import type { Tx } from '../core/transaction.ts';
 import { countOf, requireRoom } from '../tenants/tenant-counts.ts';
@@ -110,7 +111,7 @@ export async function listDataKeys(
   const where = whereClause(page.conditions ?? [], FILTER, values);
   const rows = await tx.query<Row>(
     `SELECT ${COLUMNS} FROM data_keys
-     WHERE tenant_id = $1 AND key_id = $2 AND name > $3${where} ORDER BY name LIMIT $4`,
+     WHERE tenant_id = $1 AND key_id = $2 AND name > $3${where} ORDER BY name ${atMost('$4')}`,
     values,
   );
   return rows.map(fromRow);

@@ -12,18 +12,15 @@ import { randomUUID } from 'node:crypto';
 import { KeywardError } from '../../errors.ts';
 import type { KeyId, SealKeyId, TenantId } from '../../ids.ts';
 import { insertAuditEntry } from '../audit/audit.ts';
+import { atMost } from '../core/batches.ts';
+import type { OwnerConnection } from '../core/owner.ts';
 import { lockedInOrder } from '../core/row-locks.ts';
-import type { Query, Tx } from '../core/transaction.ts';
-import { holdSealKeys } from '../hsm-token/token-objects.ts';
-import {
-  findKeyState,
-  fromStateRow,
-  type KeyStateRecord,
-  STATES,
-  type StateRow,
-  type StateTx,
-} from './key-states.ts';
-import { type LockedKey, lockKey } from './keys.ts';
+import type { MutationTx, Query, Tx } from '../core/transaction.ts';
+import { holdCurrentSealKey, holdSealKeys } from '../hsm-token/token-objects.ts';
+import { keyChanged } from './key-content.ts';
+import { fromStateRow, type KeyStateRecord, STATES, type StateRow } from './key-states.ts';
+import { findKey, type LockedKey, lockKey } from './keys.ts';
+import { StateDraft, type StateTx } from './state-draft.ts';
 
 /**
  * Verifies and seals for one change. Each throws HSM_UNAVAILABLE and the like when it can't be
@@ -33,14 +30,20 @@ export interface StateSealer {
   /** Throws KEY_STATE_CORRUPT unless it is what its seal is of. */
   verify(state: KeyStateRecord): Promise<void>;
   seal(state: KeyStateRecord, sealKeyId: SealKeyId): Promise<Buffer>;
+  /**
+   * The key that was verified to be current for seals, as far as is known, if it is; with a
+   * transaction, as it is now. Throws TOKEN_KEYS_CORRUPT, TOKEN_KEY_NOT_READY.
+   */
+  sealKey(tx?: Tx): Promise<SealKeyId | undefined>;
 }
 
 /**
- * Locks a key, and changes how it stands. Throws RESOURCE_NOT_FOUND, TOKEN_KEY_NOT_READY, and what
- * `sealer` and `apply` throw.
+ * Locks a key, changes how it stands, and says so for the audit entry. What is sealed is what
+ * `apply` means to make of it, not what the rows say afterwards. Throws RESOURCE_NOT_FOUND,
+ * TOKEN_KEY_NOT_READY, and what `sealer` and `apply` throw.
  */
 export async function changeStates<T>(
-  tx: Tx,
+  tx: MutationTx,
   { tenantId, keyId }: { readonly tenantId: TenantId; readonly keyId: KeyId },
   sealer: StateSealer,
   apply: (tx: StateTx, locked: LockedKey) => Promise<T>,
@@ -50,32 +53,19 @@ export async function changeStates<T>(
   await sealer.verify(locked.key.sealed);
   // Before anything of a job is locked: whoever makes another seal key current does it in that
   // order.
-  const sealKeyId = await holdCurrentSealKey(tx);
-  const changed = await apply({ ...tx, changes: keyId }, locked);
-  const state = await findKeyState(tx, tenantId, keyId);
-  if (state === undefined) throw new Error('a locked key is gone');
-  // Each change counts the revision up.
-  if (state.revision === locked.key.sealed.revision) return changed;
+  const sealKeyId = await holdCurrentSealKey(tx, sealer);
+  const draft = new StateDraft(locked.key.sealed);
+  const changed = await apply({ ...tx, changes: keyId, draft }, locked);
+  const after = await findKey(tx, tenantId, keyId);
+  if (after === undefined) throw new Error('a locked key is gone');
+  const state = draft.after(after.sealed);
+  tx.changed(keyChanged(locked.key, { ...after, sealed: state }));
+  if (!draft.isChanged) return changed;
   await tx.query(
     'UPDATE keys SET state_seal_key_id = $3, state_seal = $4 WHERE tenant_id = $1 AND key_id = $2',
     [tenantId, keyId, sealKeyId, await sealer.seal(state, sealKeyId)],
   );
   return changed;
-}
-
-/** The current seal key, which it stays until the transaction ends. */
-async function holdCurrentSealKey(tx: Tx): Promise<SealKeyId> {
-  const hold = async () => {
-    const [row] = await tx.query<{ id: SealKeyId }>(
-      `SELECT object_id AS id FROM token_objects WHERE role = 'seal' AND is_current FOR SHARE`,
-    );
-    return row;
-  };
-  // After waiting for whoever replaces it, Postgres finds the old one, which isn't current any
-  // more, and not the new one.
-  const row = (await hold()) ?? (await hold());
-  if (row === undefined) throw new KeywardError('TOKEN_KEY_NOT_READY');
-  return row.id;
 }
 
 /** A state that isn't sealed by the current seal key, and that key. */
@@ -118,7 +108,7 @@ export async function readStaleStates(
      FROM keys k JOIN tenants t ON t.tenant_id = k.tenant_id
        JOIN token_objects current_seal ON current_seal.role = 'seal' AND current_seal.is_current
      WHERE k.state_seal_key_id = $1 AND (k.tenant_id, k.key_id) > ($2::uuid, $3::uuid)
-     ORDER BY k.tenant_id, k.key_id LIMIT $4`,
+     ORDER BY k.tenant_id, k.key_id ${atMost('$4')}`,
     [former, after.tenantId, after.keyId, size],
   );
   return rows.map((row) => ({
@@ -185,7 +175,22 @@ export async function readUnsealed(
   const rows = await query<StateRow & { tenant: string }>(
     `SELECT ${STATES}, t.name AS tenant FROM keys k JOIN tenants t ON t.tenant_id = k.tenant_id
      WHERE k.state_seal IS NULL AND t.state <> 'SHREDDED' AND (k.tenant_id, k.key_id) > ($1::uuid, $2::uuid)
-     ORDER BY k.tenant_id, k.key_id LIMIT $3 FOR UPDATE OF k`,
+     ORDER BY k.tenant_id, k.key_id ${atMost('$3')} FOR UPDATE OF k`,
+    [after.tenantId, after.keyId, size],
+  );
+  return rows.map((row) => ({ state: fromStateRow(row), tenant: row.tenant }));
+}
+
+/** The next at most `size` keys that are sealed, whatever by, behind a place. By the owner. */
+export async function readSealed(
+  query: Query,
+  after: KeyPlace,
+  size: number,
+): Promise<Omit<StaleState, 'sealKeyId'>[]> {
+  const rows = await query<StateRow & { tenant: string }>(
+    `SELECT ${STATES}, t.name AS tenant FROM keys k JOIN tenants t ON t.tenant_id = k.tenant_id
+     WHERE k.state_seal IS NOT NULL AND (k.tenant_id, k.key_id) > ($1::uuid, $2::uuid)
+     ORDER BY k.tenant_id, k.key_id ${atMost('$3')}`,
     [after.tenantId, after.keyId, size],
   );
   return rows.map((row) => ({ state: fromStateRow(row), tenant: row.tenant }));
@@ -206,23 +211,24 @@ export interface Operator {
 }
 
 /**
- * Writes the first seals of keys that this transaction has locked, each with its audit entry. By
- * the owner.
+ * Writes seals that an operator vouches for, where the rows have the seals, or none, that they had
+ * when they were read; each with its audit entry. By the owner.
  */
-export async function writeFirstSeals(
-  query: Query,
+export async function writeVouchedSeals(
+  { query, stream }: Pick<OwnerConnection, 'query' | 'stream'>,
   { caller, method }: Operator,
   states: readonly (ResealedState & { readonly resource: string })[],
 ): Promise<void> {
   const sealed = await query<{ tenant_id: TenantId; resource: string }>(
     `UPDATE keys k SET state_seal_key_id = b.seal_key_id, state_seal = b.seal
-       FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bytea[], $5::text[])
-         AS b (tenant_id, key_id, seal_key_id, seal, resource)
-       WHERE k.tenant_id = b.tenant_id AND k.key_id = b.key_id AND k.state_seal IS NULL
+       FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::uuid[], $5::bytea[], $6::text[])
+         AS b (tenant_id, key_id, before, seal_key_id, seal, resource)
+       WHERE k.tenant_id = b.tenant_id AND k.key_id = b.key_id AND k.state_seal IS NOT DISTINCT FROM b.before
        RETURNING k.tenant_id, b.resource`,
     [
       states.map(({ before }) => before.tenantId),
       states.map(({ before }) => before.keyId),
+      states.map(({ before }) => before.seal),
       states.map(({ sealKeyId }) => sealKeyId),
       states.map(({ seal }) => seal),
       states.map(({ resource }) => resource),
@@ -230,7 +236,7 @@ export async function writeFirstSeals(
   );
   const call = { id: randomUUID(), caller, method };
   for (const { tenant_id: tenantId, resource } of sealed)
-    await insertAuditEntry({ query }, tenantId, {
+    await insertAuditEntry({ query, stream }, tenantId, {
       entryId: randomUUID(),
       call,
       resource,

@@ -2,27 +2,36 @@
  * How a key stands, as its row and those of its versions say, with the seal of that: read, and
  * written.
  *
- * Invariant: what changes how a key stands is done in a {@link StateTx}, which `key-seals.ts` alone
+ * Invariant: what changes how a key stands is done in a `StateTx`, which `key-seals.ts` alone
  * gives: there the seal of what was is verified before, and what is, sealed after. Nothing that is
  * read here has been verified. What a seal is computed over isn't known here.
  */
 import type { KeyId, SealKeyId, TenantId } from '../../ids.ts';
+import { microseconds, timeOf } from '../core/times.ts';
 import type { Tx } from '../core/transaction.ts';
 
 /** Of a key, and of a key version. */
 export type LifecycleState = 'ENABLED' | 'DISABLED' | 'DESTROY_SCHEDULED' | 'DESTROYED';
-
-/** A transaction in which the states of one key, which it has locked, may be changed. */
-export type StateTx = Tx & { readonly changes: KeyId };
 
 /** How one version stands. */
 export interface VersionStateRecord {
   readonly version: number;
   readonly state: LifecycleState;
   /**
-   * In microseconds since 1970, as Postgres has it; {@link NO_TIME} for one that is no such number.
+   * In microseconds since 1970, as Postgres has it; more than 64 bits for one that is no such
+   * number.
    */
   readonly destroyAt: bigint | null;
+}
+
+/** What the service does to a key by itself, and when. Null: never. */
+export interface KeyScheduleRecord {
+  /** In seconds. */
+  readonly rotationPeriod: bigint | null;
+  /** As the time of a version. */
+  readonly nextRotationAt: bigint | null;
+  readonly rotationUsageLimit: bigint | null;
+  readonly maintenancePaused: boolean;
 }
 
 /** How a key stands, of one instant. */
@@ -37,18 +46,12 @@ export interface KeyStateRecord {
   readonly primaryVersion: number;
   /** All of them, in the order of their numbers. */
   readonly versions: readonly VersionStateRecord[];
+  readonly schedule: KeyScheduleRecord;
   /** Both null where it isn't sealed. */
   readonly sealKeyId: SealKeyId | null;
   /** 32 bytes. */
   readonly seal: Buffer | null;
 }
-
-/** More than 64 bits: nothing that can be under a seal. */
-const NO_TIME = 1n << 64n;
-
-const microseconds = (time: string) =>
-  `CASE WHEN isfinite(${time}) THEN trunc(extract(epoch FROM ${time}) * 1000000)::text
-    WHEN ${time} IS NOT NULL THEN 'infinite' END`;
 
 /**
  * The columns, of `keys k`, together with `tenant_id`, `key_id`, `name`, `key_state` and
@@ -56,7 +59,9 @@ const microseconds = (time: string) =>
  * times that.
  */
 export const STATE_COLUMNS = `k.primary_version, k.state_seal_key_id, k.state_seal,
-    ${microseconds('k.destroy_at')} AS destroy_microseconds,
+    ${microseconds('k.destroy_at')} AS destroy_microseconds, k.rotation_period_seconds::text AS period_text,
+    ${microseconds('k.next_rotation_at')} AS next_rotation_microseconds,
+    k.rotation_usage_limit::text AS usage_limit_text, k.maintenance_paused,
     (SELECT string_agg(s.version || ' ' || s.state || coalesce(' ' || ${microseconds('s.destroy_at')}, ''), ','
        ORDER BY s.version)
      FROM key_versions s WHERE s.tenant_id = k.tenant_id AND s.key_id = k.key_id) AS version_states`;
@@ -70,6 +75,10 @@ export interface StateRow {
   key_revision: string;
   primary_version: number;
   destroy_microseconds: string | null;
+  period_text: string | null;
+  next_rotation_microseconds: string | null;
+  usage_limit_text: string | null;
+  maintenance_paused: boolean;
   version_states: string | null;
   state_seal_key_id: SealKeyId | null;
   state_seal: Buffer | null;
@@ -85,6 +94,12 @@ export function fromStateRow(row: StateRow): KeyStateRecord {
     destroyAt: timeOf(row.destroy_microseconds),
     primaryVersion: row.primary_version,
     versions: versionsOf(row.version_states),
+    schedule: {
+      rotationPeriod: numberOf(row.period_text),
+      nextRotationAt: timeOf(row.next_rotation_microseconds),
+      rotationUsageLimit: numberOf(row.usage_limit_text),
+      maintenancePaused: row.maintenance_paused,
+    },
     sealKeyId: row.state_seal_key_id,
     seal: row.state_seal,
   };
@@ -98,9 +113,8 @@ function versionsOf(text: string | null): VersionStateRecord[] {
   });
 }
 
-function timeOf(text: string | null): bigint | null {
-  if (text === null) return null;
-  return text === 'infinite' ? NO_TIME : BigInt(text);
+function numberOf(text: string | null): bigint | null {
+  return text === null ? null : BigInt(text);
 }
 
 /** All columns of a state, of `keys k`. */

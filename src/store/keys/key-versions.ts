@@ -6,9 +6,11 @@
  * here.
  */
 import type { KeyId, RootKeyId, SealKeyId, TenantId } from '../../ids.ts';
+import { atMost } from '../core/batches.ts';
 import { type Condition, type FilterColumns, whereClause } from '../core/conditions.ts';
 import type { Tx } from '../core/transaction.ts';
-import type { LifecycleState, StateTx } from './key-states.ts';
+import type { LifecycleState } from './key-states.ts';
+import type { StateTx } from './state-draft.ts';
 
 /** A row of key_versions, exactly as stored: nothing in it has been verified. */
 export interface KeyVersionRecord {
@@ -152,6 +154,7 @@ export async function setVersionState(
     tenantId,
     keyId,
   ]);
+  tx.draft.changeVersion(version, state, destroyAt);
   const changed = await findVersion(tx, tenantId, keyId, version);
   if (changed === undefined) throw new Error('a version of this transaction is gone');
   return changed;
@@ -206,7 +209,7 @@ export async function listVersions(
   const rows = await tx.query<VersionRow>(
     `SELECT ${VERSION_COLUMNS} FROM key_versions v
      WHERE v.tenant_id = $1 AND v.key_id = $2 AND v.version < coalesce($3::bigint, 2147483648)${where}
-     ORDER BY v.version DESC LIMIT $4`,
+     ORDER BY v.version DESC ${atMost('$4')}`,
     values,
   );
   return rows.map(fromVersionRow);

@@ -6,9 +6,11 @@
  */
 import { KeywardError } from '../../errors.ts';
 import type { KeyId, TenantId } from '../../ids.ts';
+import { atMost } from '../core/batches.ts';
 import { type Condition, type FilterColumns, whereClause } from '../core/conditions.ts';
-import type { Tx } from '../core/transaction.ts';
+import type { Deadline, Tx } from '../core/transaction.ts';
 import { requireCurrentKeys } from '../hsm-token/token-objects.ts';
+import type { Store } from '../store.ts';
 import { countOf, requireRoom } from '../tenants/tenant-counts.ts';
 import {
   fromStateRow,
@@ -16,7 +18,6 @@ import {
   type LifecycleState,
   STATE_COLUMNS,
   type StateRow,
-  type StateTx,
 } from './key-states.ts';
 import {
   fromVersionRow,
@@ -27,6 +28,7 @@ import {
   type VersionRow,
   versionValues,
 } from './key-versions.ts';
+import type { StateTx } from './state-draft.ts';
 
 /** Name to value. */
 export type Labels = Readonly<Record<string, string>>;
@@ -74,14 +76,13 @@ interface KeyRow extends VersionRow, StateRow {
   rotation_period_seconds: number | null;
   next_rotation_at: Date | null;
   rotation_usage_limit: number | null;
-  maintenance_paused: boolean;
   key_created_at: Date;
   key_destroy_at: Date | null;
   key_destroyed_at: Date | null;
 }
 
 const SELECT_KEYS = `SELECT k.name, k.state AS key_state, k.description, k.labels, k.revision AS key_revision,
-    k.rotation_period_seconds::float8, k.next_rotation_at, k.rotation_usage_limit::float8, k.maintenance_paused,
+    k.rotation_period_seconds::float8, k.next_rotation_at, k.rotation_usage_limit::float8,
     k.created_at AS key_created_at, k.destroy_at AS key_destroy_at, k.destroyed_at AS key_destroyed_at,
     ${STATE_COLUMNS}, ${VERSION_COLUMNS}
   FROM keys k JOIN key_versions v
@@ -115,6 +116,7 @@ const AFTER_PERIOD = (period: string) =>
 /** A key that is to be made. */
 export interface NewKey {
   readonly name: string;
+  /** With the time of the next rotation, where there is a period. */
   readonly settings: KeySettings;
   readonly version: NewKeyVersion;
   /** The seal of {@link newKeyState}, by the seal key that seals the version. */
@@ -122,18 +124,38 @@ export interface NewKey {
 }
 
 /** How a new key stands. */
-export function newKeyState(
-  name: string,
-  {
-    tenantId,
-    keyId,
-    version,
-    state,
-  }: Pick<NewKeyVersion, 'tenantId' | 'keyId' | 'version' | 'state'>,
-): Omit<KeyStateRecord, 'sealKeyId' | 'seal'> {
+export function newKeyState({
+  name,
+  settings,
+  version: { tenantId, keyId, version, state },
+}: Omit<NewKey, 'stateSeal'>): Omit<KeyStateRecord, 'sealKeyId' | 'seal'> {
+  const { rotationPeriodSeconds, nextRotationAt, rotationUsageLimit, maintenancePaused } = settings;
+  const bigint = (count: number | null) => (count === null ? null : BigInt(count));
+  const schedule = {
+    rotationPeriod: bigint(rotationPeriodSeconds),
+    nextRotationAt: nextRotationAt && BigInt(nextRotationAt.getTime()) * 1000n,
+    rotationUsageLimit: bigint(rotationUsageLimit),
+    maintenancePaused,
+  };
   const versions = [{ version, state, destroyAt: null }];
   const key = { tenantId, keyId, name, revision: 1n, state: 'ENABLED', destroyAt: null } as const;
-  return { ...key, primaryVersion: version, versions };
+  return { ...key, primaryVersion: version, versions, schedule };
+}
+
+/** One rotation period from now, by the database's clock. */
+export async function timeOfFirstRotation(
+  store: Pick<Store, 'query'>,
+  call: Deadline,
+  periodSeconds: number,
+): Promise<Date> {
+  // As a Date has it: the seal is made before the row is written.
+  const [row] = await store.query<{ at: Date }>(
+    call,
+    `SELECT date_trunc('milliseconds', ${AFTER_PERIOD('$1')}) AS at`,
+    [periodSeconds],
+  );
+  if (row === undefined) throw new Error('the database has no time');
+  return row.at;
 }
 
 /**
@@ -151,7 +173,7 @@ export async function insertKey(
   const [inserted] = await tx.query<{ before: number }>(
     `INSERT INTO keys (tenant_id, key_id, name, description, labels, primary_version, rotation_period_seconds,
        next_rotation_at, rotation_usage_limit, maintenance_paused, state_seal_key_id, state_seal)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8, ${AFTER_PERIOD('$7')}), $9, $10, $11, $12)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
      ON CONFLICT (tenant_id, name) DO NOTHING
      RETURNING ${countOf('keys')} AS before`,
     [
@@ -162,7 +184,8 @@ export async function insertKey(
       JSON.stringify(settings.labels),
       version,
       settings.rotationPeriodSeconds,
-      settings.nextRotationAt,
+      // A Date would be sent in local time, which of long ago is off by seconds in many places.
+      settings.nextRotationAt?.toISOString() ?? null,
       settings.rotationUsageLimit,
       settings.maintenancePaused,
       key.version.sealKeyId,
@@ -224,7 +247,7 @@ export async function listKeys(
   const values: unknown[] = [tenantId, page.after ?? '', page.limit];
   const where = whereClause(page.conditions ?? [], KEY_FILTER, values);
   const rows = await tx.query<KeyRow>(
-    `${SELECT_KEYS} WHERE k.tenant_id = $1 AND k.name > $2${where} ORDER BY k.name LIMIT $3`,
+    `${SELECT_KEYS} WHERE k.tenant_id = $1 AND k.name > $2${where} ORDER BY k.name ${atMost('$3')}`,
     values,
   );
   return rows.map(fromKeyRow);
@@ -284,6 +307,7 @@ export async function insertPrimaryVersion(
     versionValues(version),
   );
   if (updated.length === 0) throw new KeywardError('CONFLICT');
+  tx.draft.addPrimary(version.version);
   return expectKey(tx, version.tenantId, version.keyId);
 }
 
@@ -320,5 +344,6 @@ export async function updateKey(
     `UPDATE keys SET ${[...assignments, 'revision = revision + 1'].join(', ')} WHERE tenant_id = $1 AND key_id = $2`,
     values,
   );
+  tx.draft.changeKey(changes);
   return expectKey(tx, tenantId, keyId);
 }

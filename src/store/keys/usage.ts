@@ -7,6 +7,7 @@
  * nothing itself.
  */
 import type { KeyId, TenantId } from '../../ids.ts';
+import { isRecent } from '../core/leases.ts';
 import { lockedInOrder } from '../core/row-locks.ts';
 import type { Deadline, Tx } from '../core/transaction.ts';
 import type { Store } from '../store.ts';
@@ -66,7 +67,7 @@ export function addReport(store: Store, call: Deadline, report: UsageReport): Pr
   return store.reconcile(call, async (tx) => {
     const fresh = await tx.query(
       `INSERT INTO usage_reports AS r (tenant_id, replica_id, sequence, complete_at)
-       SELECT tenant_id, $1, $2, clock_timestamp() - make_interval(secs => $3) FROM tenants WHERE name = 'system'
+       SELECT tenant_id, $1, $2, clock_timestamp() - make_interval(secs => $3) FROM maintenance
        ON CONFLICT (tenant_id, replica_id) DO UPDATE SET sequence = excluded.sequence, complete_at = excluded.complete_at
        WHERE r.sequence < excluded.sequence
        RETURNING 1`,
@@ -125,7 +126,7 @@ export async function removeReplica(
 /** Forgets replicas that have fallen silent. */
 export async function removeSilentReplicas(store: Store, call: Deadline): Promise<void> {
   await store.reconcile(call, (tx) =>
-    tx.query(`DELETE FROM usage_reports WHERE complete_at < now() - ${SILENCE}`),
+    tx.query(`DELETE FROM usage_reports WHERE NOT ${isRecent('complete_at', SILENCE)}`),
   );
 }
 
@@ -149,7 +150,7 @@ function fromRow(row: Row | undefined, completeAt: Date | null): UsageRecord {
 
 async function findCompleteAt(tx: Tx): Promise<Date | null> {
   const [row] = await tx.query<{ at: Date | null }>(
-    `SELECT min(complete_at) AS at FROM usage_reports WHERE complete_at >= now() - ${SILENCE}`,
+    `SELECT min(complete_at) AS at FROM usage_reports WHERE ${isRecent('complete_at', SILENCE)}`,
   );
   return row?.at ?? null;
 }

@@ -1,14 +1,15 @@
 /**
- * What the reconciler has to do by itself, found by the database's clock; and the switch that stops
- * it.
+ * What the reconciler has to do by itself, found by the database's clock.
  *
  * Everything is asked for again inside the transaction that does it: what is found here may be done
  * by another replica meanwhile. Knows no key material.
  */
-import type { Call } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import type { KeyId, TenantId } from '../../ids.ts';
 import { HAS_STALE_POLICIES } from '../access/policies.ts';
+import { SILENCES_SEAL } from '../alerts/silences.ts';
+import { CANARIES_SEAL } from '../canaries/canaries.ts';
+import { atMost } from '../core/batches.ts';
 import type { Deadline, Tx } from '../core/transaction.ts';
 import {
   type DueTokenKey,
@@ -16,42 +17,12 @@ import {
   HAS_DUE_TOKEN_KEYS,
 } from '../hsm-token/token-objects.ts';
 import { HAS_STALE_STATES } from '../keys/key-seals.ts';
-import type { StateTx } from '../keys/key-states.ts';
 import { eraseCopies } from '../keys/key-versions.ts';
+import type { StateTx } from '../keys/state-draft.ts';
 import type { Store } from '../store.ts';
+import { HAS_STALE_TENANTS } from '../tenants/tenant-seals.ts';
+import { MAINTENANCE_SEAL } from './maintenance-switch.ts';
 import type { RotationCause } from './rewrap-jobs.ts';
-
-/** The switch for incidents. */
-export interface MaintenanceRecord {
-  readonly paused: boolean;
-  readonly changedAt: Date | null;
-  readonly caller: string;
-}
-
-interface Row {
-  paused: boolean;
-  changed_at: Date | null;
-  caller: string;
-}
-
-export async function findMaintenance(tx: Tx): Promise<MaintenanceRecord> {
-  const [row] = await tx.query<Row>('SELECT paused, changed_at, caller FROM maintenance');
-  if (row === undefined) throw new Error('the database has lost its maintenance switch');
-  return { paused: row.paused, changedAt: row.changed_at, caller: row.caller };
-}
-
-/** Sets the switch; setting it as it is changes nothing. */
-export async function setMaintenance(
-  tx: Tx,
-  call: Call,
-  paused: boolean,
-): Promise<MaintenanceRecord> {
-  await tx.query(
-    `UPDATE maintenance SET paused = $1, changed_at = clock_timestamp(), caller = $2 WHERE paused <> $1`,
-    [paused, call.caller],
-  );
-  return findMaintenance(tx);
-}
 
 /** What a key must be for the reconciler to use it: of `keys k`, `tenants t`. */
 export const MAY_BE_USED = `k.state = 'ENABLED' AND NOT k.maintenance_paused AND t.state = 'ENABLED'
@@ -86,7 +57,8 @@ export async function findRotationCause(
     `SELECT CASE WHEN k.next_rotation_at <= now() THEN 'schedule' ELSE 'usage' END AS cause
      FROM keys k JOIN tenants t USING (tenant_id)
      WHERE k.tenant_id = $1 AND k.key_id = $2 AND ${MAY_BE_USED}
-       AND (k.next_rotation_at <= now() OR k.usage_limit_reached_at IS NOT NULL)`,
+       AND (k.next_rotation_at <= now()
+         OR k.usage_limit_reached_at IS NOT NULL AND k.rotation_usage_limit IS NOT NULL)`,
     [tenantId, keyId],
   );
   return row?.cause;
@@ -115,10 +87,12 @@ interface DueDestructionRow extends DueRow {
   version: number | null;
 }
 
-const DESTRUCTION_MAY_BE = 'NOT (SELECT paused FROM maintenance) AND NOT k.maintenance_paused';
+/** What must be so for what is due to be destroyed: of `keys k`. */
+export const DESTRUCTION_MAY_BE =
+  'NOT (SELECT paused FROM maintenance) AND NOT k.maintenance_paused';
 
 const SELECT_SHREDDINGS = `SELECT tenant_id AS "tenantId", name AS tenant FROM tenants
-  WHERE state = 'SHRED_SCHEDULED' AND shred_at <= now() LIMIT $1`;
+  WHERE state = 'SHRED_SCHEDULED' AND shred_at <= now() ORDER BY shred_at ${atMost('$1')}`;
 
 /** What there is to do. */
 export interface Due {
@@ -144,48 +118,62 @@ export interface DueShredding {
 
 // Each part over an index that holds only what is in question; conditions joined by OR would read
 // all keys.
-const due = (condition: string) =>
+const due = (condition: string, time: string) =>
   `(SELECT k.tenant_id, k.key_id, t.name AS tenant, k.name AS key FROM keys k JOIN tenants t USING (tenant_id)
-    WHERE ${condition} AND ${MAY_BE_USED} LIMIT $1)`;
-const SELECT_ROTATIONS = `${due('k.next_rotation_at <= now()')} UNION ${due('k.usage_limit_reached_at IS NOT NULL')}`;
+    WHERE ${condition} AND ${MAY_BE_USED} ORDER BY ${time} ${atMost('$1')})`;
+const SELECT_ROTATIONS = `${due('k.next_rotation_at <= now()', 'k.next_rotation_at')} UNION ${due(
+  'k.usage_limit_reached_at IS NOT NULL AND k.rotation_usage_limit IS NOT NULL',
+  'k.usage_limit_reached_at',
+)}`;
 const SELECT_DESTRUCTIONS = `(
     SELECT k.tenant_id, k.key_id, t.name AS tenant, k.name AS key, NULL::integer AS version
     FROM keys k JOIN tenants t USING (tenant_id)
     WHERE k.state = 'DESTROY_SCHEDULED' AND k.destroy_at <= now() AND ${DESTRUCTION_MAY_BE}
-    LIMIT $1)
+    ORDER BY k.destroy_at ${atMost('$1')})
   UNION ALL (
     SELECT k.tenant_id, k.key_id, t.name, k.name, v.version
     FROM key_versions v JOIN keys k USING (tenant_id, key_id) JOIN tenants t USING (tenant_id)
     WHERE v.state = 'DESTROY_SCHEDULED' AND v.destroy_at <= now() AND ${DESTRUCTION_MAY_BE}
-    LIMIT $1)`;
+    ORDER BY v.destroy_at ${atMost('$1')})`;
 
-// Whether there is anything: most ticks end with this one statement.
+// Whether there is anything: most ticks end with this one statement. The earliest of each, which is
+// an index's first; of rows that satisfy a condition Postgres may believe that there are many, and
+// look for one by reading the table.
+const isDue = (table: 'keys' | 'key_versions' | 'tenants', time: string, state?: string) =>
+  `coalesce((SELECT min(${time}) FROM ${table} ${state === undefined ? '' : `WHERE state = '${state}'`}) <= now(), false)`;
 const ANYTHING = `SELECT
-    (SELECT paused FROM maintenance) AS paused,
     EXISTS (SELECT FROM rewrap_jobs WHERE state = 'RUNNING') AS jobs,
-    EXISTS (SELECT FROM keys WHERE next_rotation_at <= now())
-      OR EXISTS (SELECT FROM keys WHERE usage_limit_reached_at IS NOT NULL) AS rotations,
-    EXISTS (SELECT FROM keys WHERE state = 'DESTROY_SCHEDULED' AND destroy_at <= now())
-      OR EXISTS (SELECT FROM key_versions WHERE state = 'DESTROY_SCHEDULED' AND destroy_at <= now()) AS destructions,
-    EXISTS (SELECT FROM tenants WHERE state = 'SHRED_SCHEDULED' AND shred_at <= now()) AS shreddings,
+    ${isDue('keys', 'next_rotation_at')}
+      OR (SELECT min(usage_limit_reached_at) FROM keys WHERE rotation_usage_limit IS NOT NULL) IS NOT NULL
+      AS rotations,
+    ${isDue('keys', 'destroy_at', 'DESTROY_SCHEDULED')}
+      OR ${isDue('key_versions', 'destroy_at', 'DESTROY_SCHEDULED')} AS destructions,
+    ${isDue('tenants', 'shred_at', 'SHRED_SCHEDULED')} AS shreddings,
     ${HAS_DUE_TOKEN_KEYS} AS token_keys,
-    ${HAS_STALE_STATES} OR ${HAS_STALE_POLICIES} AS stale_seals`;
+    ${HAS_STALE_STATES} OR ${HAS_STALE_POLICIES} OR ${HAS_STALE_TENANTS} OR ${MAINTENANCE_SEAL.isStale}
+      OR ${CANARIES_SEAL.isStale} OR ${SILENCES_SEAL.isStale} AS stale_seals`;
 type Anything = Record<
-  'paused' | 'jobs' | 'rotations' | 'destructions' | 'shreddings' | 'token_keys' | 'stale_seals',
+  'jobs' | 'rotations' | 'destructions' | 'shreddings' | 'token_keys' | 'stale_seals',
   boolean
 >;
 const NOTHING = { rotations: [], destructions: [], shreddings: [] } as const;
 
 /**
  * What is due, at most `limit` of each kind; nothing that the service does by itself while
- * maintenance is paused.
+ * maintenance is paused, as `isPaused` says.
  */
-export function findDue(store: Store, call: Deadline, limit: number): Promise<Due> {
+export function findDue(
+  store: Store,
+  call: Deadline,
+  limit: number,
+  isPaused: (tx: Tx) => Promise<boolean>,
+): Promise<Due> {
   return store.reconcile(call, async (tx) => {
+    const paused = await isPaused(tx);
     const [any] = await tx.query<Anything>(ANYTHING);
     if (any === undefined) throw new Error('a question got no answer');
     const tokenKeys = any.token_keys ? await findDueTokenKeys(tx, limit) : [];
-    if (any.paused) return { ...NOTHING, tokenKeys, hasJobs: false, hasStaleSeals: false };
+    if (paused) return { ...NOTHING, tokenKeys, hasJobs: false, hasStaleSeals: false };
     const rotations = any.rotations ? await tx.query<DueRow>(SELECT_ROTATIONS, [limit]) : [];
     const destructions = any.destructions
       ? await tx.query<DueDestructionRow>(SELECT_DESTRUCTIONS, [limit])
@@ -243,6 +231,8 @@ export async function destroyDue(
     [tenantId, keyId, version],
   );
   await eraseCopies(tx, tenantId, { keyId, version });
+  if (version === null) tx.draft.destroyKey();
+  else tx.draft.destroyVersions(version);
   return true;
 }
 

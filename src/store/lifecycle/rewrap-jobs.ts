@@ -7,6 +7,7 @@
  */
 import type { Call } from '../../call.ts';
 import { type JobId, type KeyId, newOrderedId, type TenantId } from '../../ids.ts';
+import { atMost } from '../core/batches.ts';
 import { type Condition, type FilterColumns, whereClause } from '../core/conditions.ts';
 import type { Deadline, Tx } from '../core/transaction.ts';
 import type { Store } from '../store.ts';
@@ -191,7 +192,7 @@ export async function listJobs(
   const where = whereClause(page.conditions ?? [], FILTER, values);
   const rows = await tx.query<Row>(
     `${SELECT_JOBS} WHERE j.tenant_id = $1 AND ($2::uuid IS NULL OR j.job_id < $2)${where}
-     ORDER BY j.job_id DESC LIMIT $3`,
+     ORDER BY j.job_id DESC ${atMost('$3')}`,
     values,
   );
   return rows.map(fromRow);
@@ -211,7 +212,7 @@ export async function listFailures(
 }
 
 /**
- * Ends a job that runs; of its ranges only the sums stay. Returns whether it was this transaction
+ * Ends a job that runs; of its ranges only the sums stay. Returns how, if it was this transaction
  * that ended it. `FINISHED`: only if all of it is done, as SUCCEEDED or PARTIAL.
  */
 export async function endJob(
@@ -219,15 +220,15 @@ export async function endJob(
   tenantId: TenantId,
   jobId: JobId,
   how: 'FINISHED' | 'CANCELLED' | 'SUPERSEDED',
-): Promise<boolean> {
+): Promise<JobState | undefined> {
   // First the job, alone: whoever makes ranges holds it, so that the next statement sees all of
   // them.
   const [running] = await tx.query<{ planned: boolean }>(
     `SELECT planned FROM rewrap_jobs WHERE tenant_id = $1 AND job_id = $2 AND state = 'RUNNING' FOR UPDATE`,
     [tenantId, jobId],
   );
-  if (running === undefined || (how === 'FINISHED' && !running.planned)) return false;
-  const ended = await tx.query(
+  if (running === undefined || (how === 'FINISHED' && !running.planned)) return undefined;
+  const [ended] = await tx.query<{ state: JobState }>(
     `WITH gone AS (
        DELETE FROM rewrap_ranges WHERE tenant_id = $1 AND job_id = $2 AND ($3 <> 'FINISHED' OR NOT EXISTS (
          SELECT FROM rewrap_ranges o WHERE o.tenant_id = $1 AND o.job_id = $2 AND NOT o.finished))
@@ -237,10 +238,10 @@ export async function endJob(
        state = CASE WHEN $3 <> 'FINISHED' THEN $3 WHEN sums.failed > 0 THEN 'PARTIAL' ELSE 'SUCCEEDED' END
      FROM sums
      WHERE j.tenant_id = $1 AND j.job_id = $2 AND ($3 <> 'FINISHED' OR sums.ranges = j.ranges)
-     RETURNING 1`,
+     RETURNING j.state`,
     [tenantId, jobId, how],
   );
-  return ended.length > 0;
+  return ended?.state;
 }
 
 /** Ends the jobs for this one key, which a newer rotation or the key's end makes pointless. */
@@ -277,20 +278,15 @@ export async function findFinishedJobs(
   store: Store,
   call: Deadline,
   limit: number,
-): Promise<(Pick<NewJob, 'tenantId' | 'jobId' | 'kind'> & { readonly tenant: string })[]> {
+): Promise<Pick<NewJob, 'tenantId' | 'jobId' | 'kind'>[]> {
   const rows = await store.reconcile(call, (tx) =>
-    tx.query<{ tenant_id: TenantId; job_id: JobId; kind: JobKind; tenant: string }>(
-      `SELECT j.tenant_id, j.job_id, j.kind, t.name AS tenant FROM rewrap_jobs j JOIN tenants t USING (tenant_id)
+    tx.query<{ tenant_id: TenantId; job_id: JobId; kind: JobKind }>(
+      `SELECT j.tenant_id, j.job_id, j.kind FROM rewrap_jobs j
        WHERE j.state = 'RUNNING' AND j.planned AND NOT EXISTS (
          SELECT FROM rewrap_ranges g WHERE g.tenant_id = j.tenant_id AND g.job_id = j.job_id AND NOT g.finished)
        LIMIT $1`,
       [limit],
     ),
   );
-  return rows.map(({ tenant_id: tenantId, job_id: jobId, kind, tenant }) => ({
-    tenantId,
-    jobId,
-    kind,
-    tenant,
-  }));
+  return rows.map(({ tenant_id: tenantId, job_id: jobId, kind }) => ({ tenantId, jobId, kind }));
 }

@@ -4,6 +4,7 @@
  * How many things a rotation re-wrapped is its job's to say, and read from there.
  */
 import type { JobId, KeyId, TenantId } from '../../ids.ts';
+import { atMost } from '../core/batches.ts';
 import type { Tx } from '../core/transaction.ts';
 import { JOB_PROGRESS, type JobState, type RotationCause } from './rewrap-jobs.ts';
 
@@ -73,7 +74,7 @@ export async function listRotations(
        ${JOB_PROGRESS}
      FROM rotations r JOIN rewrap_jobs j USING (tenant_id, job_id)
      WHERE r.tenant_id = $1 AND r.key_id = $2 AND r.to_version < coalesce($3::bigint, 2147483648)
-     ORDER BY r.to_version DESC LIMIT $4`,
+     ORDER BY r.to_version DESC ${atMost('$4')}`,
     [tenantId, keyId, page.before, page.limit],
   );
   return rows.map((row) => ({

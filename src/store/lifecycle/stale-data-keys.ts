@@ -6,6 +6,7 @@
  * Doesn't know how it is re-wrapped.
  */
 import type { DataKeyId, KeyId, TenantId } from '../../ids.ts';
+import { atMost } from '../core/batches.ts';
 import type { Deadline, Tx } from '../core/transaction.ts';
 import {
   fromVersionRow,
@@ -109,7 +110,7 @@ async function planWithin(
        SELECT d.name FROM data_keys d
        WHERE d.tenant_id = $1 AND d.key_id = $2 AND d.name > $3 AND d.version < (
          SELECT primary_version FROM keys WHERE tenant_id = $1 AND key_id = $2)
-       ORDER BY d.name LIMIT $4) stale`,
+       ORDER BY d.name ${atMost('$4')}) stale`,
     [tenantId, keyId, name, size],
   );
   const { count = 0, last = null } = found ?? {};
@@ -138,7 +139,7 @@ export function readDataKeys(
       row_state: string;
     }>(
       `SELECT name, data_key_id, context_digest, ciphertext, version, xmin AS row_state FROM data_keys
-       WHERE tenant_id = $1 AND key_id = $2 AND name > $3 AND name <= $4 AND version < $5 ORDER BY name LIMIT $6`,
+       WHERE tenant_id = $1 AND key_id = $2 AND name > $3 AND name <= $4 AND version < $5 ORDER BY name ${atMost('$6')}`,
       [tenantId, keyId, afterName, untilName, key.primary.version, size],
     );
     const dataKeys = rows.map((row) => ({

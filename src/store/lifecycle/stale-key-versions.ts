@@ -8,6 +8,7 @@
  * primary key, across tenants. Doesn't know how a version is re-wrapped.
  */
 import type { KeyId, TenantId } from '../../ids.ts';
+import { atMost } from '../core/batches.ts';
 import { lockedInOrder } from '../core/row-locks.ts';
 import type { Deadline, Tx } from '../core/transaction.ts';
 import { JOIN_CURRENT_KEYS } from '../hsm-token/token-objects.ts';
@@ -64,7 +65,7 @@ export async function planKeyVersions(
     `SELECT v.tenant_id AS "tenantId", v.key_id AS "keyId", v.version ${FROM_VERSIONS}
      WHERE (v.tenant_id, v.key_id, v.version) > ($1::uuid, $2::uuid, $3)
        AND ($4::uuid IS NULL OR v.tenant_id = $4) AND ${STALE}
-     ORDER BY v.tenant_id, v.key_id, v.version LIMIT $5`,
+     ORDER BY v.tenant_id, v.key_id, v.version ${atMost('$5')}`,
     [...partsOf(afterName), scopeTenantId, size],
   );
   const last = rows.at(-1);
@@ -90,7 +91,7 @@ export function readKeyVersions(
        ${FROM_VERSIONS} JOIN keys k ON k.tenant_id = v.tenant_id AND k.key_id = v.key_id
        WHERE (v.tenant_id, v.key_id, v.version) > ($1::uuid, $2::uuid, $3)
          AND (v.tenant_id, v.key_id, v.version) <= ($4::uuid, $5::uuid, $6) AND ${STALE}
-       ORDER BY v.tenant_id, v.key_id, v.version LIMIT $7`,
+       ORDER BY v.tenant_id, v.key_id, v.version ${atMost('$7')}`,
       [...partsOf(afterName), ...partsOf(untilName), size],
     );
     return rows.map(toRewrap);

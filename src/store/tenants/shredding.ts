@@ -1,7 +1,8 @@
 /**
  * All that is a tenant's, measured and erased, as rows.
  *
- * With the reconciler's rights where it erases, in a transaction that has locked the tenant. Audit
+ * With the reconciler's rights where it erases, in a transaction that has locked the tenant, and
+ * decided that its time has come (`tenant-seals.ts`). Audit
  * entries, history and the rows themselves stay; the seals of its keys' states are erased, so that
  * none is used again whatever becomes of the tenant's row. Knows no token.
  */
@@ -33,18 +34,8 @@ export async function measureTenant(tx: Tx, tenantId: TenantId): Promise<TenantH
   return row;
 }
 
-/**
- * Erases a tenant whose time has come. Returns how many stored data keys went with it; undefined
- * when nothing was to be erased: not if it was called back, or shredded, or maintenance is paused.
- */
-export async function shredTenant(tx: Tx, tenantId: TenantId): Promise<number | undefined> {
-  const marked = await tx.query(
-    `UPDATE tenants SET state = 'SHREDDED', shredded_at = clock_timestamp(), revision = revision + 1
-     WHERE tenant_id = $1 AND state = 'SHRED_SCHEDULED' AND shred_at <= now() AND NOT (SELECT paused FROM maintenance)
-     RETURNING 1`,
-    [tenantId],
-  );
-  if (marked.length === 0) return undefined;
+/** Erases all that is a tenant's. Returns how many stored data keys went with it. */
+export async function eraseTenant(tx: Tx, tenantId: TenantId): Promise<number> {
   // Locked in the order that `row-locks.ts` says: Postgres would also walk them by their names.
   await tx.query(
     `WITH locked AS (SELECT key_id FROM keys WHERE tenant_id = $1 ORDER BY key_id FOR NO KEY UPDATE)

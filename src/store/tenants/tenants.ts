@@ -2,25 +2,55 @@
  * Tenants, as rows. All tenants share the table: it isn't under row-level security, and reading it
  * needs no transaction.
  *
- * Invariant: a shredded tenant isn't found by its name, and its name stays taken.
+ * Invariants: what is read here is what a row says, a {@link StoredTenant}, which no rule can use;
+ * a {@link TenantRecord} is one whose seal was verified, or that was sealed in the same transaction
+ * (`tenant-seals.ts`). A shredded tenant's row stays, and its name stays taken.
  */
-import { KeywardError } from '../../errors.ts';
-import type { TenantId } from '../../ids.ts';
-import { type Condition, type FilterColumns, whereClause } from '../core/conditions.ts';
-import type { Deadline, Tx } from '../core/transaction.ts';
+import type { SealKeyId, TenantId } from '../../ids.ts';
+import { atMost } from '../core/batches.ts';
+import { microseconds, timeOf } from '../core/times.ts';
+import type { Deadline, Query, Tx } from '../core/transaction.ts';
 import type { Store } from '../store.ts';
 
 export type TenantState = 'ENABLED' | 'DISABLED' | 'SHRED_SCHEDULED' | 'SHREDDED';
 
 /** What a tenant may use; null where the service's default holds. */
-export interface Quotas {
+export interface Quotas<Amount = number> {
   /** All replicas together. */
-  readonly callsPerSecond: number | null;
-  readonly keys: number | null;
-  readonly storedDataKeys: number | null;
+  readonly callsPerSecond: Amount | null;
+  readonly keys: Amount | null;
+  readonly storedDataKeys: Amount | null;
 }
 
-export interface TenantRecord {
+/** What a tenant's row says. Times are in microseconds since 1970. */
+export interface TenantClaims {
+  readonly tenantId: TenantId;
+  readonly name: string;
+  readonly revision: bigint;
+  readonly state: TenantState;
+  readonly dedicatedRootKey: boolean;
+  readonly createdAt: bigint;
+  readonly shredAt: bigint | null;
+  readonly shreddedAt: bigint | null;
+  readonly quotas: Quotas<bigint>;
+}
+
+/** A tenant's row, which proves nothing before its seal is verified. */
+export interface StoredTenant {
+  readonly claims: TenantClaims;
+  /** Both null where it isn't sealed. */
+  readonly sealKeyId: SealKeyId | null;
+  /** 32 bytes. */
+  readonly seal: Buffer | null;
+}
+
+declare const VERIFIED: unique symbol;
+interface Verified {
+  readonly [VERIFIED]: true;
+}
+
+/** A tenant that is what its seal says. */
+export interface TenantRecord extends Verified {
   readonly tenantId: TenantId;
   readonly name: string;
   readonly state: TenantState;
@@ -35,128 +65,138 @@ export interface TenantRecord {
   readonly quotas: Quotas;
 }
 
+/** Which tenant, where its name and UUID are known to belong together. */
+export type VerifiedTenant = Pick<TenantRecord, keyof Verified | 'tenantId' | 'name'>;
+
+/** Returns the tenant, for who has verified what is claimed, or is sealing it. */
+export function tenantRecord(claims: TenantClaims): TenantRecord {
+  const { tenantId, name, state, dedicatedRootKey, quotas } = claims;
+  const record: Omit<TenantRecord, keyof Verified> = {
+    tenantId,
+    name,
+    state,
+    revision: String(claims.revision),
+    createdAt: dateOf(claims.createdAt),
+    dedicatedRootKey,
+    shredAt: claims.shredAt === null ? null : dateOf(claims.shredAt),
+    quotas: {
+      callsPerSecond: numberOf(quotas.callsPerSecond),
+      keys: numberOf(quotas.keys),
+      storedDataKeys: numberOf(quotas.storedDataKeys),
+    },
+  };
+  return record as TenantRecord;
+}
+
+/** As Postgres gives times of the past and near future: what is less than a millisecond is cut. */
+function dateOf(time: bigint): Date {
+  return new Date(Math.floor(Number(time) / 1000));
+}
+
+function numberOf(amount: bigint | null): number | null {
+  return amount === null ? null : Number(amount);
+}
+
 interface Row {
   tenant_id: TenantId;
   name: string;
   state: TenantState;
   revision: string;
-  created_at: Date;
   dedicated_root_key: boolean;
-  shred_at: Date | null;
-  quota_calls_per_second: number | null;
-  quota_keys: number | null;
-  quota_stored_data_keys: number | null;
+  created_microseconds: string;
+  shred_microseconds: string | null;
+  shredded_microseconds: string | null;
+  quota_calls_per_second: string | null;
+  quota_keys: string | null;
+  quota_stored_data_keys: string | null;
+  seal_key_id: SealKeyId | null;
+  seal: Buffer | null;
 }
 
-const COLUMNS = `tenant_id, name, state, revision, created_at, dedicated_root_key, shred_at,
-  quota_calls_per_second::float8, quota_keys::float8, quota_stored_data_keys::float8`;
+const SELECT = `SELECT tenant_id, name, state, revision, dedicated_root_key,
+    ${microseconds('created_at')} AS created_microseconds,
+    ${microseconds('shred_at')} AS shred_microseconds,
+    ${microseconds('shredded_at')} AS shredded_microseconds,
+    quota_calls_per_second::text, quota_keys::text, quota_stored_data_keys::text, seal_key_id, seal
+  FROM tenants`;
 
-/** What callers can know of. */
-const THERE = "state <> 'SHREDDED'";
-
-const FILTER: FilterColumns = { state: () => 'state' };
-
-function fromRow(row: Row): TenantRecord {
-  const { tenant_id: tenantId, name, state, revision, created_at: createdAt } = row;
-  const { dedicated_root_key: dedicatedRootKey, shred_at: shredAt } = row;
-  const quotas = {
-    callsPerSecond: row.quota_calls_per_second,
-    keys: row.quota_keys,
-    storedDataKeys: row.quota_stored_data_keys,
+function fromRow(row: Row): StoredTenant {
+  return {
+    claims: {
+      tenantId: row.tenant_id,
+      name: row.name,
+      revision: BigInt(row.revision),
+      state: row.state,
+      dedicatedRootKey: row.dedicated_root_key,
+      createdAt: timeOf(row.created_microseconds),
+      shredAt: timeOf(row.shred_microseconds),
+      shreddedAt: timeOf(row.shredded_microseconds),
+      quotas: {
+        callsPerSecond: amountOf(row.quota_calls_per_second),
+        keys: amountOf(row.quota_keys),
+        storedDataKeys: amountOf(row.quota_stored_data_keys),
+      },
+    },
+    sealKeyId: row.seal_key_id,
+    seal: row.seal,
   };
-  return { tenantId, name, state, revision, createdAt, dedicatedRootKey, shredAt, quotas };
 }
 
-/** Adds a tenant. Throws RESOURCE_EXISTS when the name is taken. */
-export async function insertTenant(
-  tx: Tx,
-  tenant: Pick<TenantRecord, 'tenantId' | 'name' | 'dedicatedRootKey'>,
-): Promise<TenantRecord> {
-  const [row] = await tx.query<Row>(
-    `INSERT INTO tenants (tenant_id, name, dedicated_root_key) VALUES ($1, $2, $3)
-     ON CONFLICT (name) DO NOTHING
-     RETURNING ${COLUMNS}`,
-    [tenant.tenantId, tenant.name, tenant.dedicatedRootKey],
-  );
-  if (row === undefined) throw new KeywardError('RESOURCE_EXISTS');
-  return fromRow(row);
+function amountOf(text: string | null): bigint | null {
+  return text === null ? null : BigInt(text);
 }
 
+/** The rows that a condition selects. */
+export async function selectTenants(
+  query: Query,
+  rest: string,
+  values: readonly unknown[],
+): Promise<StoredTenant[]> {
+  return (await query<Row>(`${SELECT} ${rest}`, values)).map(fromRow);
+}
+
+/** The row of that name, shredded or not. */
 export async function findTenantByName(
-  store: Store,
+  store: Pick<Store, 'query'>,
   call: Deadline,
   name: string,
-): Promise<TenantRecord | undefined> {
-  const [row] = await store.query<Row>(
-    call,
-    `SELECT ${COLUMNS} FROM tenants WHERE name = $1 AND ${THERE}`,
-    [name],
-  );
-  return row && fromRow(row);
+): Promise<StoredTenant | undefined> {
+  const [found] = await selectTenants(queryOf(store, call), 'WHERE name = $1', [name]);
+  return found;
 }
 
-/**
- * Keeps everyone else from changing the tenant until the transaction ends; returns it as it then
- * is.
- */
-export async function lockTenant(tx: Tx, tenantId: TenantId): Promise<TenantRecord | undefined> {
-  const [row] = await tx.query<Row>(
-    `SELECT ${COLUMNS} FROM tenants WHERE tenant_id = $1 FOR UPDATE`,
-    [tenantId],
-  );
-  return row && fromRow(row);
-}
-
-/**
- * Sets the state of a tenant that this transaction has locked, and when it is to be shredded, if it
- * is.
- */
-export async function setTenantState(
-  tx: Tx,
-  tenantId: TenantId,
-  state: 'ENABLED' | 'DISABLED' | 'SHRED_SCHEDULED',
-  shredAt: Date | null = null,
-): Promise<TenantRecord> {
-  const [row] = await tx.query<Row>(
-    `UPDATE tenants SET state = $2, shred_at = $3, revision = revision + 1 WHERE tenant_id = $1 RETURNING ${COLUMNS}`,
-    [tenantId, state, shredAt],
-  );
-  if (row === undefined) throw new Error('a locked tenant is gone');
-  return fromRow(row);
-}
-
-/** Sets all quotas of a tenant that this transaction has locked. */
-export async function setTenantQuotas(
-  tx: Tx,
-  tenantId: TenantId,
-  quotas: Quotas,
-): Promise<TenantRecord> {
-  const [row] = await tx.query<Row>(
-    `UPDATE tenants SET quota_calls_per_second = $2, quota_keys = $3, quota_stored_data_keys = $4,
-       revision = revision + 1
-     WHERE tenant_id = $1 RETURNING ${COLUMNS}`,
-    [tenantId, quotas.callsPerSecond, quotas.keys, quotas.storedDataKeys],
-  );
-  if (row === undefined) throw new Error('a locked tenant is gone');
-  return fromRow(row);
-}
-
-/** At most `limit` tenants by name, in the order of its bytes, beginning behind `after`. */
-export async function listTenants(
-  store: Store,
+/** The row of that UUID, shredded or not. */
+export async function findTenant(
+  store: Pick<Store, 'query'>,
   call: Deadline,
-  page: {
-    readonly after?: string;
-    readonly limit: number;
-    readonly conditions?: readonly Condition[];
-  },
-): Promise<TenantRecord[]> {
-  const values: unknown[] = [page.after ?? '', page.limit];
-  const where = whereClause(page.conditions ?? [], FILTER, values);
-  const rows = await store.query<Row>(
-    call,
-    `SELECT ${COLUMNS} FROM tenants WHERE name > $1 AND ${THERE}${where} ORDER BY name LIMIT $2`,
-    values,
-  );
-  return rows.map(fromRow);
+  tenantId: TenantId,
+): Promise<StoredTenant | undefined> {
+  const [found] = await selectTenants(queryOf(store, call), 'WHERE tenant_id = $1', [tenantId]);
+  return found;
+}
+
+/**
+ * Keeps everyone else from changing the tenant until the transaction ends; returns its row as it
+ * then is.
+ */
+export async function lockTenant(tx: Tx, tenantId: TenantId): Promise<StoredTenant | undefined> {
+  const [found] = await selectTenants(tx.query, 'WHERE tenant_id = $1 FOR UPDATE', [tenantId]);
+  return found;
+}
+
+/**
+ * At most `limit` rows by name, in the order of its bytes, beginning behind `after`; those of
+ * shredded tenants, too.
+ */
+export function listTenants(
+  store: Pick<Store, 'query'>,
+  call: Deadline,
+  { after = '', limit }: { readonly after?: string | undefined; readonly limit: number },
+): Promise<StoredTenant[]> {
+  const rest = `WHERE name > $1 ORDER BY name ${atMost('$2')}`;
+  return selectTenants(queryOf(store, call), rest, [after, limit]);
+}
+
+function queryOf(store: Pick<Store, 'query'>, call: Deadline): Query {
+  return (text, values) => store.query(call, text, values);
 }

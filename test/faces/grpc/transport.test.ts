@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { generateKeyPairSync } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { connect as connectHttp2 } from 'node:http2';
 import { after, before, describe, test } from 'node:test';
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls';
@@ -157,6 +157,29 @@ describe('TLS', () => {
     for (const outcome of await Promise.all(resumedBare)) assert.equal(outcome, 'closed');
   });
 
+  test('a file of client CAs that is empty, cut or damaged leaves the old one in force', async () => {
+    const path = environment.variables['KEYWARD_TLS_CLIENT_CA_FILE'] ?? '';
+    const good = readFileSync(path, 'utf8');
+    const damaged = good.replace(/\n[^-\n]{8}/, '\nAAAAAAAA');
+    const leaf = environment.ca.issue({ subject: 'x', usage: 'client' }).certPem;
+    for (const [holds, why] of [
+      ['', /is empty/],
+      [good.slice(0, good.length / 2), /is cut off/],
+      [good + damaged, /certificate 2 of 2 is damaged/],
+      [leaf, /certificate 1 is not one of a CA/],
+    ] as const) {
+      const from = service.log.length;
+      writeFileSync(path, holds);
+      const { err } = await service.logged(
+        ({ msg }) => String(msg).startsWith('cannot reload the certificates'),
+        from,
+      );
+      assert.match((err as Error).message, why);
+      await service.client().listTenants();
+    }
+    writeFileSync(path, good);
+  });
+
   test('certificates and CA are reloaded without a restart, and connections stay', async () => {
     const old = service.client();
     await old.listTenants();
@@ -214,7 +237,7 @@ describe('beside the service', () => {
     await running.logged(({ msg }) => msg === 'not serving', from);
     assert.equal(await health(own, running), 'NOT_SERVING');
     const error = await eventually(() =>
-      failureOf(running.client().createTenant({ tenantId: 'acme' })).catch(() => undefined),
+      failureOf(running.client().getCaller()).catch(() => undefined),
     );
     assert.equal(error, undefined, 'what needs no HSM is still done');
   });

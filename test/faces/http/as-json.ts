@@ -14,7 +14,7 @@ import {
 import { FileDescriptorSetSchema } from '@bufbuild/protobuf/wkt';
 import { type MethodDefinition, status } from '@grpc/grpc-js';
 import { readDescriptorSet } from '../../../src/faces/contract/descriptor-set.ts';
-import { type Outcome, outcomeOf } from '../../access/access-rig.ts';
+import { type Outcome, outcomeOf } from '../../access/outcome.ts';
 import { askHttp2, failureIn, statusBytes } from './client.ts';
 import { envelopesIn, inEnvelope } from './envelopes.ts';
 

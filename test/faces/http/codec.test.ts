@@ -81,6 +81,12 @@ describe('a request', () => {
     }
   });
 
+  test('with a member that there is not is refused with the names of those that there are', () => {
+    const { message } = failureOf('{"plaintxt":"aGVsbG8="}');
+    assert.match(message, /none of its fields \(name, plaintext, encryptionContext/);
+    assert.doesNotMatch(message, /plaintxt/);
+  });
+
   test('is refused, not failed, where the library throws something of its own', () => {
     const { reason } = failureOf('{"key":{"rotationPeriod":"1.12345678901s"}}', updateKey);
     assert.equal(reason, 'MALFORMED_REQUEST');

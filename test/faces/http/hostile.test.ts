@@ -40,6 +40,7 @@ const SETTINGS_INITIAL_WINDOW_SIZE = 4;
 
 let hostile: HostileService;
 let peer: Peer;
+let held: number | undefined;
 
 before(async () => {
   hostile = await startHostile({
@@ -52,9 +53,14 @@ before(async () => {
 
 after(() => hostile?.[Symbol.asyncDispose]());
 
-/** Runs an attack while honest calls are made by both faces; afterwards nothing is left open. */
+/**
+ * Runs an attack while honest calls are made by both faces; afterwards nothing is left open, and no
+ * memory held.
+ */
 async function survives(attack: () => Promise<void>): Promise<void> {
   const files = hostile.openFiles();
+  // Of before the first one: what each leaves behind would add up otherwise.
+  held ??= await hostile.heldBytes();
   await hostile.staysHonest(attack);
   for (const version of HTTP_VERSIONS) {
     const { status } = await ask(peer, version, { path: GET_KEY, body: GET });
@@ -64,6 +70,7 @@ async function survives(attack: () => Promise<void>): Promise<void> {
     const now = hostile.openFiles();
     assert.ok(now <= files + SLACK, `${now} files are open, ${files} were before`);
   });
+  await hostile.holdsLittleMoreThan(held);
 }
 
 /** The answer's first line. */

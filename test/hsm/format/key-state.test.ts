@@ -8,7 +8,12 @@ import { createHash, createHmac } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { encodeKeyState, type KeyState, type VersionState } from '../../../src/hsm/key-state.ts';
+import {
+  encodeKeyState,
+  type KeySchedule,
+  type KeyState,
+  type VersionState,
+} from '../../../src/hsm/key-state.ts';
 import { RECORD, recordSealInput } from '../../../src/hsm/record-seal.ts';
 import type { EnvironmentId, KeyId, TenantId } from '../../../src/ids.ts';
 import { uuid, versionNumber } from './sealing.ts';
@@ -20,6 +25,13 @@ const versions: fc.Arbitrary<readonly VersionState[]> = fc.array(
   fc.record({ version: versionNumber, state, destroyAt: time }),
   { maxLength: 5 },
 );
+const count = fc.option(fc.bigInt({ min: 1n, max: (1n << 63n) - 1n }));
+const schedule: fc.Arbitrary<KeySchedule> = fc.record({
+  rotationPeriod: count,
+  nextRotationAt: time,
+  rotationUsageLimit: count,
+  maintenancePaused: fc.boolean(),
+});
 const keyState: fc.Arbitrary<KeyState> = fc.record({
   tenantId: uuid<TenantId>(),
   keyId: uuid<KeyId>(),
@@ -29,6 +41,7 @@ const keyState: fc.Arbitrary<KeyState> = fc.record({
   destroyAt: time,
   primaryVersion: versionNumber,
   versions,
+  schedule,
 });
 
 const text = (value: unknown) =>
@@ -44,6 +57,22 @@ describe('how a key stands, as bytes', () => {
           assert.equal(encodeKeyState(changed).equals(bytes), text(changed) === text(one), part);
         }
         assert.equal(encodeKeyState({ ...one, versions: [] }).length, bytes.length);
+      }),
+    );
+  });
+
+  it('differs with each part of its schedule that differs', () => {
+    fc.assert(
+      fc.property(keyState, schedule, (one, other) => {
+        const bytes = encodeKeyState(one);
+        for (const part of Object.keys(other) as (keyof KeySchedule)[]) {
+          const changed = { ...one.schedule, [part]: other[part] };
+          assert.equal(
+            encodeKeyState({ ...one, schedule: changed }).equals(bytes),
+            text(changed) === text(one.schedule),
+            part,
+          );
+        }
       }),
     );
   });
@@ -79,6 +108,9 @@ describe('how a key stands, as bytes', () => {
       { name: 'k'.repeat(65_536) },
       { versions: [{ version: 1, state: 'constructor', destroyAt: null }] },
       { versions: [{ version: -1, state: 'ENABLED', destroyAt: null }] },
+      { schedule: { ...sound.schedule, rotationPeriod: 0n } },
+      { schedule: { ...sound.schedule, rotationUsageLimit: -1n } },
+      { schedule: { ...sound.schedule, nextRotationAt: 1n << 64n } },
     ])
       assert.throws(() => encodeKeyState({ ...sound, ...wrong }), RangeError, text(wrong));
   });
@@ -102,10 +134,16 @@ const EXAMPLE = {
       { version: 2, state: 'DISABLED', destroyAt: null },
       { version: 3, state: 'ENABLED', destroyAt: null },
     ],
+    schedule: {
+      rotationPeriod: 7_776_000n,
+      nextRotationAt: 1_775_001_600_000_000n,
+      rotationUsageLimit: null,
+      maintenancePaused: false,
+    },
   },
   content:
-    '6eabe15a6bf640d1b6d8bf485b3e2f053bbcb5e86f314d00a771acdd58a64a7600066f7264657273000000000000000501000000000000000000000000033f2e21720ca04c8697cd65d66fbbcc8aad65eaf65208a4b48b29960bfcbcc77d',
-  seal: '0f94be79b74840ef8981120ae5512e7efded03f056a1b22f1b63899c9b41cc68',
+    '6eabe15a6bf640d1b6d8bf485b3e2f053bbcb5e86f314d00a771acdd58a64a7600066f7264657273000000000000000501000000000000000000000000033f2e21720ca04c8697cd65d66fbbcc8aad65eaf65208a4b48b29960bfcbcc77d000000000076a7000100064e5ac3d80000000000000000000000',
+  seal: 'eb0c7b01661d720039e2147e1a33628cbbac9f31c4a771078f1c5e9c7e4ac3a5',
 } as const;
 
 describe('the example of docs/ciphertext.md', () => {
@@ -134,6 +172,7 @@ describe('the example of docs/ciphertext.md', () => {
       Buffer.from('orders'),
       hex('0000000000000005', '01', '00', '0000000000000000', '00000003'),
       createHash('sha256').update(listed).digest(),
+      hex('000000000076a700', '01', '00064e5ac3d80000', '0000000000000000', '00'),
     ]);
     assert.deepEqual([content.toString('hex'), seal(content)], [EXAMPLE.content, EXAMPLE.seal]);
   });

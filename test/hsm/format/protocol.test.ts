@@ -3,6 +3,7 @@
  * them.
  */
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { MAX_PLAINTEXT_BYTES } from '../../../src/hsm/ciphertext.ts';
@@ -14,8 +15,10 @@ import {
   encodeRequest,
   frameReader,
   MAX_FRAME_BYTES,
+  MAX_PAGED_BYTES,
   OPERATIONS,
   type OperationName,
+  pagesOf,
   type ReplyOf,
   type RequestOf,
   readRequest,
@@ -23,7 +26,14 @@ import {
   requestBytes,
 } from '../../../src/hsm/protocol.ts';
 import { OAEP_HASHES, TOKEN_OBJECT_ROLES } from '../../../src/hsm/token-profile.ts';
-import type { EnvironmentId, KeyId, RootKeyId, SealKeyId, TenantId } from '../../../src/ids.ts';
+import {
+  type EnvironmentId,
+  type KeyId,
+  newId,
+  type RootKeyId,
+  type SealKeyId,
+  type TenantId,
+} from '../../../src/ids.ts';
 import { bytes, bytesUpTo, uuid } from './sealing.ts';
 
 const plain = { noNullPrototype: true } as const;
@@ -74,6 +84,8 @@ const choice = fc.record(
   plain,
 );
 const held = { held: fc.array(uuid()), problems: fc.array(text) };
+
+const head = fc.record({ generation: fc.nat(), treeSize: fc.maxSafeNat(), rootHash: text }, plain);
 
 /** A request of every operation; the types see to it that none is missing. */
 const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>> } = {
@@ -150,14 +162,39 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
   hold: fc.record({ objects }, plain),
   createTokenKey: fc.record({ ...token, environmentId, profile, role, objectId: uuid() }, plain),
   destroyTokenKeys: fc.record({ ...token, environmentId, objects }, plain),
+  measure: fc.record({}, plain),
   forget: fc.record({ keyId: fc.oneof(bytes(0), bytes(16)) }, plain),
   random: fc.record({ length: u32 }, plain),
   deriveMaskKey: fc.record({ tenantId: uuid<TenantId>(), period: u32 }, plain),
+  deriveWriterKey: fc.record(
+    { replicaId: uuid(), maskKeyId: fc.oneof(bytes(0), bytes(16)) },
+    plain,
+  ),
   signCheckpoint: fc.record(
-    { generation: fc.nat(), treeSize: fc.maxSafeNat(), rootHash: text },
+    {
+      generation: fc.nat(),
+      treeSize: fc.maxSafeNat(),
+      rootHash: text,
+      known: fc.array(text),
+      proofs: fc.array(fc.record({ fromSize: fc.maxSafeNat(), hashes: fc.array(text) }, plain)),
+    },
+    plain,
+  ),
+  signResumption: fc.record(
+    {
+      ...token,
+      environmentId,
+      profile,
+      objects,
+      generation: fc.nat(),
+      left: head,
+      from: head,
+      before: fc.option(text),
+    },
     plain,
   ),
   readKeptCheckpoint: fc.record({}, plain),
+  readAuditKey: fc.record({}, plain),
   keepCheckpoint: fc.record(
     { ...token, environmentId, profile, objects, note: text, despiteFailedTry: fc.boolean() },
     plain,
@@ -263,11 +300,15 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
   forget: fc.record({}, plain),
   random: fc.record({ bytes: bytesUpTo(300) }, plain),
   deriveMaskKey: fc.record({ key: bytes(32) }, plain),
+  deriveWriterKey: fc.record({ key: fc.oneof(bytes(0), bytes(32)), maskKeyId: uuid() }, plain),
   signCheckpoint: fc.oneof(
     fc.record({ note: text, spki: text }, plain),
-    fc.record({ conflictsWith: fc.maxSafeNat() }, plain),
+    fc.record({ needsProofFrom: fc.maxSafeNat() }, plain),
+    fc.record({ conflictsWith: fc.maxSafeNat(), conflictingNote: text }, plain),
   ),
+  signResumption: fc.record({ note: text, hasSignedBefore: fc.boolean() }, plain),
   readKeptCheckpoint: fc.record({ note: fc.option(text) }, plain),
+  readAuditKey: fc.record({ spki: bytesUpTo(200) }, plain),
   keepCheckpoint: fc.record({}, plain),
   report: posture,
   inspectToken: posture,
@@ -296,6 +337,17 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
   acceptTransport: fc.record({}, plain),
   exportKeyVersions: fc.record({ wrapped: fc.array(bytesUpTo(400), { maxLength: 5 }) }, plain),
   importKeyVersions: fc.record({ keyVersions: fc.array(bytesUpTo(300), { maxLength: 5 }) }, plain),
+  measure: fc.record(
+    {
+      keysLoaded: fc.nat(),
+      operations: fc.dictionary(
+        text,
+        fc.record({ count: fc.nat(), seconds: fc.nat() }, plain),
+        plain,
+      ),
+    },
+    plain,
+  ),
 };
 
 const NAMES = Object.keys(OPERATIONS) as OperationName[];
@@ -455,6 +507,51 @@ describe('a stream of frames', () => {
         RangeError,
       );
     }
+  });
+});
+
+describe('a frame that travels in pages', () => {
+  const frameOf = (length: number) => {
+    const frame = randomBytes(length);
+    frame.writeUInt32BE(length - 4, 0);
+    return frame;
+  };
+
+  it('comes out as it went in, however it is cut, between others', () => {
+    const sent = [5, MAX_FRAME_BYTES, MAX_FRAME_BYTES + 1, 12, 3 * MAX_FRAME_BYTES, 4].map(frameOf);
+    const stream = Buffer.concat(sent.flatMap(pagesOf));
+    for (const step of [stream.length, MAX_FRAME_BYTES, 65_536, 1_000_003]) {
+      const cuts = Array.from({ length: Math.floor(stream.length / step) }, (_, i) => i * step);
+      const frames = received(chunksOf(stream, cuts));
+      assert.deepEqual(
+        frames.map((frame, index) => frame.equals(sent[index] ?? Buffer.alloc(0))),
+        sent.map(() => true),
+      );
+    }
+  });
+
+  it('has no page beyond the largest frame, and shares its bytes with them', () => {
+    const frame = frameOf(2 * MAX_FRAME_BYTES);
+    const pages = pagesOf(frame);
+    assert.ok(pages.every(({ length }) => length <= MAX_FRAME_BYTES));
+    frame.fill(0);
+    assert.ok(pages.filter((_, index) => index % 2 === 1).every((part) => part.every((b) => !b)));
+    const small = frameOf(100);
+    assert.deepEqual(pagesOf(small), [small]);
+  });
+
+  it('has an end: RangeError for pages without one, and for a message that needs them', () => {
+    const page = Buffer.alloc(MAX_FRAME_BYTES);
+    page.writeUInt32BE(MAX_FRAME_BYTES - 4 + 0x8000_0000, 0);
+    const read = frameReader(() => assert.fail('it never ends'));
+    const pages = Math.ceil(MAX_PAGED_BYTES / MAX_FRAME_BYTES);
+    assert.throws(() => {
+      for (let count = 0; count <= pages; count++) read(Buffer.from(page));
+    }, RangeError);
+    const contents = [Buffer.alloc(MAX_PAGED_BYTES)];
+    const request = { sealKeyId: newId<SealKeyId>(), kind: 1, contents };
+    assert.throws(() => encodeRequest(1, 'sealRecords', 0, request), RangeError);
+    assert.throws(() => encodeReply(1, 'sealRecords', { seals: contents }), RangeError);
   });
 });
 

@@ -1,13 +1,18 @@
 /**
- * Salts, IVs and whatever else is drawn by the pool of random bytes: given out once, and gone from
- * the pool afterwards.
+ * Salts and IVs: random bytes are given out once, and gone from the pool afterwards; and where they
+ * come again all the same, as in a virtual machine that is started twice from one snapshot, no two
+ * messages have one salt.
  */
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { describe, it } from 'node:test';
-import { drawRandom, NO_SUBJECT, PURPOSE, seal } from '../../../src/hsm/ciphertext.ts';
+import { promisify } from 'node:util';
+import { NO_SUBJECT, PURPOSE, seal } from '../../../src/hsm/ciphertext.ts';
+import { drawRandom } from '../../../src/hsm/salts.ts';
 import { type KeyId, newId } from '../../../src/ids.ts';
 
 const MESSAGES = 1_000_000;
+const CIPHERTEXT = new URL('../../../src/hsm/ciphertext.ts', import.meta.url).href;
 
 /** How many of the numbers are there twice; sorts them. */
 function repeated(numbers: BigUint64Array): number {
@@ -65,5 +70,76 @@ describe('random bytes', () => {
       drawn[index] = target.readBigUInt64BE(target.length - 8);
     }
     assert.equal(repeated(drawn), 0);
+  });
+});
+
+describe('a process that is started twice from one snapshot', () => {
+  const keyId = newId<KeyId>();
+  const message = {
+    header: { purpose: PURPOSE.payload, keyId, version: 1 },
+    tenant: Buffer.alloc(16, 1),
+    subject: NO_SUBJECT,
+    contextDigest: Buffer.alloc(32, 2),
+    plaintext: Buffer.from('x'),
+  };
+  type Message = typeof message;
+
+  /** The next message of the process, in each of `count` runs from the same snapshot. */
+  async function nextOf(messages: readonly Message[]): Promise<Buffer[]> {
+    const source = `
+      import crypto from 'node:crypto';
+      import { syncBuiltinESMExports } from 'node:module';
+      const repeat = (target) => { for (let i = 0; i < target.length; i++) target[i] = i; return target; };
+      crypto.randomFillSync = repeat;
+      crypto.randomBytes = (length) => repeat(Buffer.alloc(length));
+      syncBuiltinESMExports();
+      const { seal } = await import(${JSON.stringify(CIPHERTEXT)});
+      const { header, tenant, subject, contextDigest, plaintext } = JSON.parse(process.argv[1],
+        (_, value) => value?.type === 'Buffer' ? Buffer.from(value.data) : value);
+      const ciphertext = seal(header, { tenant, subject, contextDigest }, plaintext, () => Buffer.alloc(64));
+      process.stdout.write(ciphertext.toString('hex'));`;
+    return Promise.all(
+      messages.map(async (each) => {
+        const args = ['--input-type=module', '-e', source, JSON.stringify(each)];
+        const { stdout } = await promisify(execFile)(process.execPath, args, {
+          maxBuffer: 1_000_000,
+        });
+        return Buffer.from(stdout, 'hex');
+      }),
+    );
+  }
+
+  const long = Buffer.alloc(20_000, 7);
+  const longer = Buffer.from(long);
+  longer[10_000] = 8;
+  const saltOf = (ciphertext: Buffer) => ciphertext.subarray(24, 56).toString('hex');
+
+  it('makes no two messages of one salt that differ in anything, and may repeat one message', async () => {
+    const { header } = message;
+    const different: Message[] = [
+      message,
+      { ...message, plaintext: Buffer.from('y') },
+      { ...message, plaintext: Buffer.alloc(0) },
+      { ...message, plaintext: long },
+      { ...message, plaintext: longer },
+      { ...message, plaintext: long.subarray(1) },
+      { ...message, tenant: Buffer.alloc(16, 3) },
+      { ...message, subject: Buffer.alloc(16, 3) },
+      { ...message, contextDigest: Buffer.alloc(32, 3) },
+      { ...message, header: { ...header, keyId: newId<KeyId>() } },
+      { ...message, header: { ...header, version: 2 } },
+      {
+        ...message,
+        header: { ...header, purpose: PURPOSE.dataKey as Message['header']['purpose'] },
+      },
+    ];
+    const ciphertexts = await nextOf([...different, message]);
+    assert.equal(new Set(ciphertexts.map(saltOf)).size, different.length);
+    assert.deepEqual(ciphertexts.at(-1), ciphertexts[0]);
+    assert.ok(
+      ciphertexts.every((each) =>
+        each.subarray(56, 68).equals(ciphertexts[0]?.subarray(56, 68) ?? each),
+      ),
+    );
   });
 });

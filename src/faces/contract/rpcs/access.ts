@@ -6,7 +6,7 @@ import { accessOperations } from '../../../operations/access.ts';
 import * as accessField from '../access-fields.ts';
 import {
   callerMessage,
-  consideredMessage,
+  explanationMessage,
   predefinedRoleMessages,
   roleBindingMessage,
   roleMessage,
@@ -80,29 +80,17 @@ export const accessService = {
       .object({
         resource: accessField.resource,
         permission: accessField.permission,
-        principal: accessField.principal,
-        groups: z.array(accessField.group).max(200, 'must be at most 200'),
-        claims: accessField.claims,
         encryptionContext: field.encryptionContext,
+        ...accessField.askedCaller,
       })
-      .transform(({ resource, permission, principal: name, groups, claims, ...request }) => ({
+      .superRefine(accessField.requireOneProof)
+      .transform(({ resource, permission, encryptionContext: context, ...caller }) => ({
         resource,
         permission,
-        subject: {
-          name,
-          groups,
-          claim: (path: readonly string[]) => claims.get(JSON.stringify(path)) || undefined,
-        },
-        context: request.encryptionContext,
+        caller: accessField.callerAskedAbout(caller),
+        context,
       })),
-    message: (considered) => {
-      const allowing = considered.find(({ obstacles }) => obstacles.length === 0);
-      return {
-        allowed: allowing !== undefined,
-        roleBinding: allowing?.name ?? '',
-        considered: considered.map(consideredMessage),
-      };
-    },
+    message: explanationMessage,
   }),
   GetCaller: rpc(accessOperations.GetCaller, {
     request: z.object({}),

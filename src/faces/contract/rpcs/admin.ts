@@ -8,6 +8,7 @@ import type { AdminServiceHandlers } from '../generated/keyward/v1/AdminService.
 import { tokenStatusMessage } from '../hsm-token-messages.ts';
 import { maintenanceMessage, shredImpactMessage, tenantMessage } from '../messages.ts';
 import { type RpcsOf, rpc } from '../rpc.ts';
+import { serviceStatusMessage } from '../service-status-message.ts';
 
 const tenantChange = z.object({ name: field.tenantName, ...field.change });
 const pause = z.object({ requestId: field.requestId });
@@ -78,6 +79,10 @@ export const adminService = {
   ResumeMaintenance: rpc(adminOperations.ResumeMaintenance, {
     request: pause,
     message: maintenanceMessage,
+  }),
+  GetServiceStatus: rpc(adminOperations.GetServiceStatus, {
+    request: z.object({}),
+    message: serviceStatusMessage,
   }),
   GetTokenStatus: rpc(adminOperations.GetTokenStatus, {
     request: z.object({}),

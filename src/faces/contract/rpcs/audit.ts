@@ -32,12 +32,14 @@ function checkpointMessage({
 }) {
   const { note, cosignatures, treeSize, rootHash, publicKey, signedAt, firstLeafIndex } =
     checkpoint;
+  const resumptions = checkpoint.resumptions.map((leaf) => Buffer.from(leaf));
   return {
     note: note + cosignatures.map((line) => `${line}\n`).join(''),
     treeSize,
     rootHash,
     publicKey,
     firstLeafIndex,
+    resumptions,
     environmentId,
     signTime: timestamp(signedAt),
   };

@@ -134,32 +134,28 @@ export const encryptionService = {
     message: (data) => ({ data, dataCrc32c: crc32c(data) }),
   }),
   BatchEncrypt: batchRpc(operations.BatchEncrypt, encrypt, {
-    contextOf: (item: EncryptRequest) => item.encryptionContext,
-    answerBytes: ({ name, plaintext }) =>
+    answerBytes: ({ name, plaintext }: EncryptRequest) =>
       fieldBytes(plaintext.length + CIPHERTEXT_OVERHEAD) +
       versionBytes(name) +
       NUMBER_BYTES +
       FLAG_BYTES,
   }),
   BatchDecrypt: batchRpc(operations.BatchDecrypt, decrypt, {
-    contextOf: (item: DecryptRequest) => item.encryptionContext,
-    answerBytes: ({ parent, ciphertext, key }) =>
+    answerBytes: ({ parent, ciphertext, key }: DecryptRequest) =>
       fieldBytes(Math.max(0, ciphertext.length - CIPHERTEXT_OVERHEAD)) +
       sourceVersionBytes(key, parent) +
       NUMBER_BYTES +
       FLAG_BYTES,
   }),
   BatchGenerateDataKey: batchRpc(operations.BatchGenerateDataKey, generateDataKey, {
-    contextOf: (item: GenerateDataKeyRequest) => item.encryptionContext,
-    answerBytes: ({ name }) =>
+    answerBytes: ({ name }: GenerateDataKeyRequest) =>
       fieldBytes(MAX_DATA_KEY_BYTES) +
       fieldBytes(MAX_DATA_KEY_BYTES + CIPHERTEXT_OVERHEAD) +
       versionBytes(name) +
       2 * NUMBER_BYTES,
   }),
   BatchReEncrypt: batchRpc(operations.BatchReEncrypt, reEncrypt, {
-    contextOf: (item: ReEncryptRequest) => item.destinationEncryptionContext,
-    answerBytes: ({ name, ciphertext, sourceKey }) =>
+    answerBytes: ({ name, ciphertext, sourceKey }: ReEncryptRequest) =>
       fieldBytes(ciphertext.length) +
       sourceVersionBytes(sourceKey, name.split('/keys/')[0] ?? '') +
       versionBytes(name) +

@@ -1,32 +1,25 @@
 /**
- * Connections of peers that show no credentials: HTTP/2 in plaintext, bounded on the sockets
- * themselves.
+ * Connections of peers that show no credentials, in plaintext, bounded on the sockets themselves,
+ * whatever protocol is spoken on them.
  *
  * - There are at most {@link MAX_CONNECTIONS}. A newcomer takes the place of the oldest one of the
  *   address that has most, so that whoever opens thousands is in their own way, and a probe finds
  *   room.
  * - A connection has to ask for something soon, may send so many bytes and requests, and has an
- *   age: what breaks a limit is ended by destroying its socket, whatever HTTP/2 makes of it.
- * - No event of a socket, session or stream is without a listener for errors, and what fails while
- *   one is served ends its connection, not the process.
+ *   age: what breaks a limit is ended by destroying its socket, whatever the protocol makes of it.
+ * - No socket is without a listener for errors, and what fails while a request is answered ends its
+ *   connection, not the process.
  * - What was ended, and why, is in the log: counted, and not more often than every
  *   {@link REPORT_MS}.
  *
  * Does not know what is asked for.
  */
-import {
-  createServer,
-  type Http2Server,
-  type IncomingHttpHeaders,
-  type ServerHttp2Stream,
-} from 'node:http2';
-import { createServer as createTcpServer, type Server, type Socket } from 'node:net';
+import { createServer, type Server, type Socket } from 'node:net';
 import type { Logger } from 'pino';
 import { monotonicNow } from '../../call.ts';
-import { LeakyBucket } from '../transport/leaky-bucket.ts';
+import { LeakyBucket } from './leaky-bucket.ts';
 
 const MAX_CONNECTIONS = 64;
-const MAX_STREAMS = 8;
 /**
  * A check is some 300 bytes, headers of its own besides, and the next one on the same connection
  * some 60.
@@ -40,41 +33,44 @@ const AGE_MS = 600_000;
 const LOOK_MS = 100;
 const REPORT_MS = 10_000;
 
-const OPTIONS = {
-  settings: {
-    maxConcurrentStreams: MAX_STREAMS,
-    maxHeaderListSize: 4_096,
-    initialWindowSize: 2_048,
-  },
-  maxHeaderListPairs: 32,
-  maxSettings: 16,
-  maxSessionMemory: 1,
-  maxSessionInvalidFrames: 10,
-  maxSessionRejectedStreams: 10,
-  streamResetBurst: 20,
-  streamResetRate: 5,
-};
-
 /** Why a connection was ended. */
 type Why = 'crowded' | 'silent' | 'idle' | 'aged' | 'flood' | 'protocol' | 'unfinished' | 'failed';
 /** These are no abuse. */
 const IN_ORDER: readonly Why[] = ['idle', 'aged'];
 
-/** A request, and what may be done about its connection. */
-export interface Request {
-  readonly stream: ServerHttp2Stream;
-  readonly headers: IncomingHttpHeaders;
+/** One connection, as the protocol that is spoken on it sees it. */
+export interface Stranger {
+  /**
+   * Counts a request, until `onClose` calls its listener. Undefined where there was one too many,
+   * which ends the connection.
+   */
+  asks(onClose: (listener: () => void) => void): Asking | undefined;
+  /** Ends the connection for bytes that are not of its protocol. */
+  breaksProtocol(): void;
+}
+
+/** What may be done about a request. */
+export interface Asking {
   /** Has the request's time not be limited any more: it is one that stays open. */
   readonly stay: () => void;
-  /** Runs what may throw. */
+  /** Runs what may throw, which ends the connection. */
   readonly attempt: (work: () => void) => void;
+  /** Ends the connection because answering has failed. */
+  readonly fail: (error: unknown) => void;
+}
+
+/** What a listener for strangers is made of. */
+export interface StrangersParts {
+  /** What is asked for there, for the log. */
+  readonly name: string;
+  readonly log: Logger;
+  /** Speaks its protocol on a socket. */
+  readonly serve: (socket: Socket, stranger: Stranger) => void;
 }
 
 /** Bounds a listener whose peers show nothing of who they are. */
 export class Strangers {
-  readonly #log: Logger;
-  readonly #serve: (request: Request) => void;
-  readonly #http2: Http2Server = createServer(OPTIONS);
+  readonly #parts: StrangersParts;
   readonly #tcp: Server;
   /** The oldest first. */
   readonly #connections = new Set<Connection>();
@@ -82,17 +78,13 @@ export class Strangers {
   #reportedAt = Number.NEGATIVE_INFINITY;
   #look: NodeJS.Timeout | undefined;
 
-  /** `serve` is given each request; what it throws ends the connection. */
-  constructor(log: Logger, serve: (request: Request) => void) {
-    this.#log = log;
-    this.#serve = serve;
-    this.#tcp = createTcpServer({ noDelay: true, keepAlive: true }, (socket) =>
-      this.#accept(socket),
-    );
+  constructor(parts: StrangersParts) {
+    this.#parts = parts;
+    const { name, log } = parts;
+    this.#tcp = createServer({ noDelay: true, keepAlive: true }, (socket) => this.#accept(socket));
     this.#tcp.on('error', (err) =>
-      log.error({ err }, 'cannot accept connections on the health listener'),
+      log.error({ err }, `cannot accept connections on the ${name} listener`),
     );
-    this.#http2.on('sessionError', () => {});
   }
 
   /** Begins to listen on host:port; returns the port. Throws when it cannot. */
@@ -121,15 +113,10 @@ export class Strangers {
     const connection = new Connection(socket);
     this.#connections.add(connection);
     socket.once('close', () => this.#connections.delete(connection));
-    this.#http2.once('session', (session) => {
-      session.on('error', (error: NodeJS.ErrnoException) => {
-        // Else the peer has ended it, and 'close' of the socket follows.
-        if (error.code?.startsWith('ERR_HTTP2')) this.#end(connection, 'protocol');
-      });
-      session.on('stream', (stream, headers) => this.#begin(connection, stream, headers));
+    this.#parts.serve(socket, {
+      asks: (onClose) => this.#begin(connection, onClose),
+      breaksProtocol: () => this.#end(connection, 'protocol'),
     });
-    // Makes a session of it, and emits that, before it returns.
-    this.#http2.emit('connection', socket);
   }
 
   #makeRoom(): void {
@@ -138,27 +125,29 @@ export class Strangers {
     if (most[0] !== undefined) this.#end(most[0], 'crowded');
   }
 
-  #begin(connection: Connection, stream: ServerHttp2Stream, headers: IncomingHttpHeaders): void {
-    stream.on('error', () => {}); // As of a socket.
-    if (stream.destroyed || stream.closed) return;
+  #begin(connection: Connection, onClose: (listener: () => void) => void): Asking | undefined {
     if (!connection.asks()) {
       this.#end(connection, 'flood');
-      return;
+      return undefined;
     }
     const timer = setTimeout(() => this.#end(connection, 'unfinished'), SOON_MS).unref();
-    stream.once('close', () => {
+    onClose(() => {
       clearTimeout(timer);
       connection.answered();
     });
+    const fail = (err: unknown) => {
+      const { log, name } = this.#parts;
+      log.error({ err }, `cannot answer a ${name} request`);
+      this.#end(connection, 'failed');
+    };
     const attempt = (work: () => void) => {
       try {
         work();
-      } catch (err) {
-        this.#log.error({ err }, 'cannot answer a health request');
-        this.#end(connection, 'failed');
+      } catch (error) {
+        fail(error);
       }
     };
-    attempt(() => this.#serve({ stream, headers, stay: () => clearTimeout(timer), attempt }));
+    return { stay: () => clearTimeout(timer), attempt, fail };
   }
 
   #lookAtAll(): void {
@@ -171,7 +160,7 @@ export class Strangers {
   }
 
   #end(connection: Connection, why: Why): void {
-    // Its socket may be closed already: HTTP/2 says why only after that.
+    // Its socket may be closed already: a protocol may say why only after that.
     if (connection.isEnded) return;
     connection.isEnded = true;
     this.#connections.delete(connection);
@@ -182,9 +171,9 @@ export class Strangers {
   #report(now: number): void {
     if (this.#ended.size === 0 || now - this.#reportedAt < REPORT_MS) return;
     this.#reportedAt = now;
-    this.#log.warn(
+    this.#parts.log.warn(
       { ended: Object.fromEntries(this.#ended) },
-      'health connections were ended for breaking limits',
+      `${this.#parts.name} connections were ended for breaking limits`,
     );
     this.#ended.clear();
   }

@@ -1,0 +1,134 @@
+/**
+ * Adds `keyward alerts …`: shows alerts, tries receivers, and silences alerts.
+ */
+import { type Command, InvalidArgumentError } from 'commander';
+import type { Alert, AlertReceiverTest, AlertSilence } from 'keyward-client';
+import { UsageError } from './failures.ts';
+import {
+  type ChangeOptions,
+  changeOf,
+  duration,
+  given,
+  type ListOptions,
+  time,
+  withFilter,
+  withRequestId,
+} from './options.ts';
+import { type Columns, printAll, printOne, whenOf } from './print.ts';
+import { withClient } from './session.ts';
+
+const ALERT: Columns<Alert> = {
+  ALERT: ({ alert }) => alert,
+  SUBJECT: ({ subject }) => subject,
+  SEVERITY: ({ severity }) => severity,
+  STATE: ({ state, silenced }) => (silenced ? `${state} (SILENCED)` : state),
+  FIRST: ({ firstTime }) => firstTime.toISOString(),
+  LAST: ({ lastTime }) => lastTime.toISOString(),
+  COUNT: ({ count }) => String(count),
+  UNDELIVERED: ({ deliveryFailures }) =>
+    deliveryFailures.map(({ receiver, givenUp }) => `${receiver}${givenUp ? ' !' : ''}`).join(', '),
+};
+
+const RECEIVER_TEST: Columns<AlertReceiverTest> = {
+  RECEIVER: ({ receiver }) => receiver,
+  DELIVERED: ({ delivered }) => (delivered ? 'yes' : 'no'),
+  ANSWER: ({ answer }) => answer,
+};
+
+const SILENCE: Columns<AlertSilence> = {
+  NAME: ({ name }) => name,
+  ALERT: ({ alert }) => alert,
+  SUBJECT: ({ subject }) => subject || 'any',
+  UNTIL: ({ expireTime }) => whenOf(expireTime),
+  CREATOR: ({ creator }) => creator,
+  REASON: ({ reason }) => reason,
+};
+
+/** Adds `alerts`. */
+export function addAlerts(program: Command): void {
+  const alerts = program
+    .command('alerts')
+    .description('show alerts, try their receivers, and silence alerts; docs/operations.md');
+  withFilter(alerts.command('list'), 'state, severity, alert and subject', 'state = ACTIVE')
+    .description('list alerts, the newest first: active ones, and those that ended within 30 days')
+    .addHelpText('after', '\nUNDELIVERED names receivers; those with ! are tried no more.')
+    .action((_options, command: Command) =>
+      withClient<ListOptions>(command, (keyward, { output, filter = '' }) =>
+        printAll(output, ALERT, keyward.alerts({ filter })),
+      ),
+    );
+  addTest(alerts);
+  addSilence(alerts);
+  alerts
+    .command('silences')
+    .description('list the silences that are not over')
+    .action((_options, command: Command) =>
+      withClient(command, async (keyward, { output }) => {
+        const { alertSilences } = await keyward.listAlertSilences();
+        await printAll(output, SILENCE, alertSilences);
+      }),
+    );
+  withRequestId(alerts.command('unsilence <silence>'))
+    .description('end a silence: what it held back and still lasts is delivered')
+    .action((silence: string, _options, command: Command) =>
+      withClient<ChangeOptions>(command, async (keyward, { output: _, ...options }) => {
+        const name = silence.includes('/') ? silence : `alertSilences/${silence}`;
+        await keyward.deleteAlertSilence({ name, ...changeOf(options) });
+      }),
+    );
+}
+
+function addTest(alerts: Command): void {
+  alerts
+    .command('test [receiver]')
+    .description('tell one receiver, or every one, of a test, and show what each answered')
+    .addHelpText('after', '\nThe exit code is 1 if a receiver did not take it.')
+    .action((receiver: string | undefined, _options, command: Command) =>
+      withClient(command, async (keyward, { output }) => {
+        const { tests } = await keyward.testAlert(given({ receiver }));
+        await printAll(output, RECEIVER_TEST, tests);
+        if (tests.some(({ delivered }) => !delivered)) process.exitCode = 1;
+      }),
+    );
+}
+
+interface SilenceOptions extends ChangeOptions {
+  readonly subject?: string;
+  readonly for?: number;
+  readonly until?: Date;
+  readonly reason?: string;
+}
+
+function addSilence(alerts: Command): void {
+  withRequestId(alerts.command('silence <alert>'))
+    .description('have alerts of one kind not delivered for a time; they are logged all the same')
+    .option('--subject <subject>', 'only those about this, exactly as "alerts list" shows it')
+    .option('--for <duration>', 'for how long, up to 90d', positive)
+    .option('--until <time>', 'until when', time)
+    .option('--reason <text>', 'why, for other administrators')
+    .action((alert: string, _options, command: Command) =>
+      withClient<SilenceOptions>(command, async (keyward, { output, ...options }) => {
+        const { subject, reason } = options;
+        const request = {
+          alert,
+          expireTime: endOf(options),
+          ...given({ subject, reason }),
+          ...changeOf(options),
+        };
+        await printOne(output, SILENCE, await keyward.silenceAlert(request));
+      }),
+    );
+}
+
+function positive(text: string): number {
+  const seconds = duration(text);
+  if (seconds === 0) throw new InvalidArgumentError('Write 2h, 30m or 7d.');
+  return seconds;
+}
+
+function endOf({ for: seconds, until }: SilenceOptions): Date {
+  if ((seconds === undefined) === (until === undefined)) {
+    throw new UsageError('cannot silence the alert: give either --for or --until');
+  }
+  return until ?? new Date(Date.now() + (seconds ?? 0) * 1_000);
+}

@@ -1,0 +1,172 @@
+/**
+ * Adds `keyward canary …` and `keyward suspensions …`: what no caller should ever open, and callers
+ * that are refused.
+ *
+ * - Each command is one call of the client, or a list.
+ */
+import { type Command, Option } from 'commander';
+import type { CanaryKind } from 'keyward-client';
+import { refuseToOverwrite, writeOutput } from './files.ts';
+import { canaryName, keyName, oneTenant, suspensionName } from './names.ts';
+import {
+  type ChangeOptions,
+  changeOf,
+  given,
+  type TenantOptions,
+  wholeNumber,
+  withEtag,
+  withRequestId,
+  withTenant,
+} from './options.ts';
+import { CANARY, MADE_CANARY, printAll, printJson, printOne, SUSPENSION } from './print.ts';
+import { withClient } from './session.ts';
+
+const KINDS = {
+  ciphertext: 'CIPHERTEXT',
+  'wrapped-data-key': 'WRAPPED_DATA_KEY',
+  'stored-data-key': 'STORED_DATA_KEY',
+} as const satisfies Readonly<Record<string, CanaryKind>>;
+
+/** Adds `canary`. */
+export function addCanaries(program: Command): void {
+  const canary = program
+    .command('canary')
+    .description('lay ciphertexts and data keys that no caller should open, and hear of who does');
+  addCreate(canary);
+  canary
+    .command('list [tenant]')
+    .description("list a tenant's canaries")
+    .option('--tenant <tenant>', 'the tenant, instead of the argument')
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+        const question = 'cannot list canaries: no tenant is named; write keyward canary list acme';
+        const parent = oneTenant(whose, tenant, question);
+        await printAll(output, CANARY, keyward.canaries(parent, { pageSize: 1_000 }));
+      }),
+    );
+  withTenant(canary.command('get <canary>'), 'canary')
+    .description('show a canary, without its ciphertext, which nothing keeps')
+    .action((named: string, _options, command: Command) =>
+      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+        const found = await keyward.getCanary({ name: canaryName(named, tenant) });
+        await printOne(output, CANARY, found);
+      }),
+    );
+  withEtag(withTenant(canary.command('delete <canary>'), 'canary'))
+    .description(
+      'delete a canary, with the stored data key that was made for it: nothing tells of it then',
+    )
+    .action((named: string, _options, command: Command) =>
+      withClient<TenantOptions & ChangeOptions>(
+        command,
+        async (keyward, { output, tenant, ...options }) => {
+          const name = canaryName(named, tenant);
+          await keyward.deleteCanary({ name, ...changeOf(options) });
+          if (output === 'json') await printJson({});
+        },
+      ),
+    );
+}
+
+interface CreateOptions extends TenantOptions {
+  readonly kind: keyof typeof KINDS;
+  readonly id?: string;
+  readonly length?: number;
+  readonly dataKeyId?: string;
+  readonly suspendCaller?: boolean;
+  readonly description?: string;
+  readonly out?: string;
+  readonly force?: boolean;
+}
+
+function addCreate(canary: Command): void {
+  withTenant(canary.command('create <key>'))
+    .description('make a canary under a key, and print what is to be laid out')
+    .addOption(
+      new Option('--kind <kind>', 'what it is to be like')
+        .choices(Object.keys(KINDS))
+        .default('ciphertext'),
+    )
+    .option('--id <id>', 'the last part of its name (default: generated)')
+    .option(
+      '--length <bytes>',
+      'of the plaintext that it seems to have, or of the data key (default: 0, or 32)',
+      wholeNumber,
+    )
+    .option('--data-key-id <id>', "the last part of a stored data key's name (default: generated)")
+    .option('--suspend-caller', 'suspend the caller that wants it opened, in this tenant')
+    .option('--description <text>', 'where it is laid; encrypted in the database')
+    .option('--out <file>', 'write its bytes to this file, instead of printing them in base64')
+    .option('--force', 'replace an existing file')
+    .addHelpText(
+      'after',
+      '\nIts bytes are shown this once. Lay them where only real ones are looked for.' +
+        '\n\n  keyward canary create tenants/acme/keys/chat --length 1200 --description "in the ' +
+        'transcripts of 2026"',
+    )
+    .action((key: string, _options, command: Command) =>
+      withClient<CreateOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const { kind, id, length, dataKeyId, suspendCaller, description, out, force } = options;
+        refuseToOverwrite([out], given({ force }));
+        const { canary: made, ciphertext = Buffer.alloc(0) } = await keyward.createCanary({
+          parent: keyName(key, tenant),
+          kind: KINDS[kind],
+          ...given({ canaryId: id, length, dataKeyId, suspendCaller, description }),
+        });
+        if (out !== undefined) await writeOutput(out, ciphertext, given({ force }));
+        if (out === '-') return;
+        const shown = out === undefined ? ciphertext.toString('base64') : '';
+        if (output === 'json')
+          return printJson({ canary: made, ...(shown === '' ? {} : { ciphertext: shown }) });
+        await printOne(output, MADE_CANARY, { ...made, ciphertext: shown });
+      }),
+    );
+}
+
+/** Adds `suspensions`. */
+export function addSuspensions(program: Command): void {
+  const suspensions = program
+    .command('suspensions')
+    .description('callers that are refused in a tenant, whatever role bindings give them');
+  suspensions
+    .command('list [tenant]')
+    .description('list the callers that are suspended in a tenant')
+    .option('--tenant <tenant>', 'the tenant, instead of the argument')
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+        const question =
+          'cannot list suspensions: no tenant is named; write keyward suspensions list acme';
+        const parent = oneTenant(whose, tenant, question);
+        await printAll(output, SUSPENSION, keyward.suspensions(parent, { pageSize: 1_000 }));
+      }),
+    );
+  withRequestId(suspensions.command('add <tenant> <caller>'))
+    .description('suspend a caller in a tenant, within 2 s on every replica; in system, everywhere')
+    .option('--description <text>', 'why; not secret')
+    .addHelpText('after', '\n  keyward suspensions add system jwt:corp/assistant')
+    .action((tenant: string, caller: string, _options, command: Command) =>
+      withClient<ChangeOptions & { readonly description?: string }>(
+        command,
+        async (keyward, { output, description, ...options }) => {
+          const made = await keyward.createSuspension({
+            ...{ parent: oneTenant(tenant, undefined, ''), caller },
+            ...given({ description }),
+            ...changeOf(options),
+          });
+          await printOne(output, SUSPENSION, made);
+        },
+      ),
+    );
+  withRequestId(withTenant(suspensions.command('lift <suspension>'), 'suspension'))
+    .description('lift a suspension: the caller may again do what role bindings give it')
+    .action((named: string, _options, command: Command) =>
+      withClient<TenantOptions & ChangeOptions>(
+        command,
+        async (keyward, { output, tenant, ...options }) => {
+          const name = suspensionName(named, tenant);
+          await keyward.deleteSuspension({ name, ...changeOf(options) });
+          if (output === 'json') await printJson({});
+        },
+      ),
+    );
+}

@@ -1,0 +1,63 @@
+/**
+ * Salts and IVs of messages: random, and hedged, so that a process that is run twice from one
+ * snapshot (of a virtual machine, say) makes no two messages of one salt.
+ *
+ * - A salt is a digest of random bytes, of a secret of this process, and of all that the message
+ *   is: with fresh random bytes it is as good as they are; with bytes that were drawn before, two
+ *   messages have one salt only if they are the same message, under the same key.
+ * - Drawing for each message would not do: after a snapshot OpenSSL's generator repeats itself too.
+ * - Knows no format but the lengths that it is given.
+ */
+import { createCipheriv, createSecretKey, hash, randomBytes, randomFillSync } from 'node:crypto';
+
+export const SALT_BYTES = 32;
+const LABEL = Buffer.from('keyward/v1/salt\0', 'latin1');
+const SECRET = randomBytes(32);
+const LONG_KEY = createSecretKey(randomBytes(32));
+/**
+ * A longer plaintext is represented by its GMAC under a secret key, which nobody ever sees: 13 µs
+ * for 64 KiB, where SHA-256 takes 146; of 1 KiB the digest takes 2.2 µs and a GMAC 5.1 (measured).
+ */
+const LONG_BYTES = 2_048;
+/**
+ * Fills `target` with a salt and an IV (44 bytes) for one message. `parts` is all that the message
+ * is but its plaintext, each of a length that it always has.
+ */
+export function drawSaltAndIv(
+  target: Buffer,
+  parts: readonly Uint8Array[],
+  plaintext: Uint8Array,
+): void {
+  drawRandom(target);
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(plaintext.length);
+  const short =
+    plaintext.length <= LONG_BYTES ? plaintext : macOf(plaintext, target.subarray(SALT_BYTES));
+  const input = Buffer.concat([LABEL, SECRET, target, ...parts, length, short]);
+  hash('sha256', input, 'buffer').copy(target, 0, 0, SALT_BYTES);
+  input.fill(0);
+}
+
+/** Another for another plaintext, but for a chance of 2^−116, even under an IV that was used. */
+function macOf(plaintext: Uint8Array, iv: Uint8Array): Buffer {
+  const cipher = createCipheriv('aes-256-gcm', LONG_KEY, iv);
+  cipher.setAAD(plaintext);
+  cipher.final();
+  return cipher.getAuthTag();
+}
+
+// One draw from the system costs 2.5 µs whatever its size (measured), so 4 KiB at a time; a byte is
+// given out once.
+const randomPool = Buffer.alloc(4096);
+let randomUsed = randomPool.length;
+
+/** Fills `target` (at most 4 KiB) with random bytes of the system's generator. */
+export function drawRandom(target: Buffer): void {
+  if (randomUsed + target.length > randomPool.length) {
+    randomFillSync(randomPool);
+    randomUsed = 0;
+  }
+  randomPool.copy(target, 0, randomUsed, randomUsed + target.length);
+  randomPool.fill(0, randomUsed, randomUsed + target.length);
+  randomUsed += target.length;
+}
