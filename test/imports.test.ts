@@ -133,8 +133,9 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   '@opentelemetry/api': ['src/signals/tracing.ts'],
   'grpc-health-check': ['src/faces/grpc'],
   protobufjs: ['client/src', 'scripts'],
-  '@bufbuild/protobuf': ['src/faces/http'],
-  '@bufbuild/protobuf/wkt': ['src/faces/http'],
+  '@bufbuild/protobuf': ['src/faces/http', 'src/faces/contract'],
+  '@bufbuild/protobuf/reflect': ['src/faces/contract'],
+  '@bufbuild/protobuf/wkt': ['src/faces/http', 'src/faces/contract'],
   jose: ['src/access', 'dev'],
   'prom-client': ['src/signals'],
   pino: [

@@ -8,9 +8,7 @@
  * - nothing of a request is in an error but the name of a field of the contract: the library's own
  *   texts quote what they could not read.
  */
-import './base64.ts';
 import {
-  createFileRegistry,
   type DescMessage,
   type FileRegistry,
   fromBinary,
@@ -20,9 +18,8 @@ import {
   toJson,
   toJsonString,
 } from '@bufbuild/protobuf';
-import { FileDescriptorSetSchema } from '@bufbuild/protobuf/wkt';
 import { KeywardError } from '../../errors.ts';
-import { readDescriptorSet } from '../contract/descriptor-set.ts';
+import { contractRegistry } from '../contract/registry.ts';
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
@@ -40,7 +37,7 @@ export class JsonCodec {
 
   /** Throws when the descriptors were not generated. */
   constructor() {
-    this.#registry = createFileRegistry(fromBinary(FileDescriptorSetSchema, readDescriptorSet()));
+    this.#registry = contractRegistry();
   }
 
   /** Returns how a method's messages are JSON, by its name, `keyward.v1.KeyService/CreateKey`. */
