@@ -3,6 +3,9 @@
  * are named: `npm test -- test/words.test.ts`. `npm run test:long` runs test/long/, or of it what
  * is named: `npm run test:long -- histories --seed 7`.
  *
+ * A file of which a test fails in the whole run is run once more alone, if they are few: the
+ * machine may have been too busy for it. What passes then counts as passed, and is named.
+ *
  * Where the system has a PostgreSQL of its own (Debian's package `postgresql`), the whole run ends
  * with the database's tests on that one: it is another release, and has what ours lacks, as a
  * compiler of plans.
@@ -11,7 +14,7 @@
  * `--slowest` it is told at the end what took longest. What the tests share (PostgreSQL, a token)
  * is started once by test/support/global-setup.ts. Plain JavaScript for Node 20.
  */
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { generateRunnable } from './generate.js';
@@ -23,6 +26,8 @@ import { afterSetUp } from './setup.js';
 const ALL = ['test/*.test.ts', 'test/!(long)/**/*.test.ts'];
 const LONG = ['test/long/**/*.test.ts'];
 const OF_DATABASE = ['test/store/*.test.ts'];
+/** So many files are run again at the most. */
+const MOST_AGAIN = 5;
 const GLOBAL_SETUP = 'test/support/global-setup.ts';
 
 /** Only what hangs takes so long, however busy the machine is. */
@@ -57,36 +62,58 @@ function systemPostgres() {
 /**
  * @param {readonly string[]} files
  * @param {Record<string, string>} [env]
+ * @param {readonly string[]} [more] options in the place of those that are the same
  */
-function runTests(files, env = {}) {
+function runTests(files, env = {}, more = []) {
   const options = given.filter((argument) => /^-(?!-slowest$)/.test(argument));
   const slowest = given.includes('--slowest') ? { KEYWARD_TEST_SLOWEST: '1' } : {};
   const shared = existsSync(join(ROOT, GLOBAL_SETUP))
     ? [`--test-global-setup=${GLOBAL_SETUP}`]
     : [];
-  return run(nodeForSources(), [...OPTIONS, ...shared, ...options, ...files], {
+  return run(nodeForSources(), [...OPTIONS, ...more, ...shared, ...options, ...files], {
     env: { ...env, ...slowest },
   });
 }
 
-/** Every test, and those of the database once more on the system's PostgreSQL. */
+/** Every test, those of the database once more on the system's PostgreSQL, and what failed. */
 async function runAll() {
-  const installation = systemPostgres();
-  if (installation === undefined) {
-    say(`the database's tests on the system's PostgreSQL are skipped: ${SYSTEM_POSTGRES} has none`);
-    return runTests(ALL);
-  }
   const directory = mkdtempSync(join(tmpdir(), 'keyward-test-'));
   const counts = { KEYWARD_TEST_COUNTS: join(directory, 'counts.json') };
   try {
     const first = await runTests(ALL, counts);
     if (first >= 128) return first;
-    say(`once more, the database's tests on ${installation}; the counts are of both`);
-    const second = await runTests(OF_DATABASE, { ...counts, KEYWARD_TEST_POSTGRES: installation });
-    return first || second;
+    const second = await runOnSystemPostgres(counts);
+    if (second !== 0) return second;
+    return first === 0 ? 0 : await runAgain(counts);
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
+}
+
+/** @param {Record<string, string>} counts */
+async function runOnSystemPostgres(counts) {
+  const installation = systemPostgres();
+  if (installation === undefined) {
+    say(`the database's tests on the system's PostgreSQL are skipped: ${SYSTEM_POSTGRES} has none`);
+    return 0;
+  }
+  say(`once more, the database's tests on ${installation}; the counts are of both`);
+  return runTests(OF_DATABASE, { ...counts, KEYWARD_TEST_POSTGRES: installation });
+}
+
+/**
+ * The files of which a test failed, each alone; not where so many failed that no busy machine
+ * is the reason.
+ *
+ * @param {Record<'KEYWARD_TEST_COUNTS', string>} counts
+ */
+async function runAgain(counts) {
+  const { failed } = JSON.parse(readFileSync(counts.KEYWARD_TEST_COUNTS, 'utf8'));
+  const files = [...new Set(/** @type {string[]} */ (failed))];
+  if (files.length === 0 || files.length > MOST_AGAIN) return 1;
+  say(`once more, alone: ${files.join(', ')}`);
+  const env = { ...counts, KEYWARD_TEST_AGAIN: files.join(',') };
+  return runTests(files, env, ['--test-concurrency=1']);
 }
 
 await afterSetUp(() => {
