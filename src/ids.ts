@@ -25,6 +25,8 @@ export type TokenId = Uuid<'token'>;
 export type DataKeyId = Uuid<'data key'>;
 /** A re-wrap job's; in the order of the database's time ({@link newOrderedId}). */
 export type JobId = Uuid<'job'>;
+/** A pending operation's. */
+export type OperationId = Uuid<'pending operation'>;
 
 /** The length of a UUID in bytes. */
 export const UUID_BYTES = 16;

@@ -50,6 +50,13 @@ export const u32: Field<number> = fixed(
   (source, offset) => source.readUInt32BE(offset),
 );
 
+/** A time in whole milliseconds since 1970. */
+export const time: Field<Date> = fixed(
+  8,
+  (value, target, offset) => target.writeBigUInt64BE(BigInt(value.getTime()), offset),
+  (source, offset) => new Date(Number(source.readBigUInt64BE(offset))),
+);
+
 /** Up to 4 GiB of bytes; what is read shares memory with the frame. */
 export const bytes: Field<Buffer> = {
   size: (value) => 4 + value.length,

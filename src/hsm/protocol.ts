@@ -25,6 +25,7 @@ import {
   json,
   list,
   struct,
+  time,
   u8,
   u16,
   u32,
@@ -283,7 +284,10 @@ export const OPERATIONS = {
     }),
     struct({ keyVersions: list(bytes) }),
   ),
-  /** Seals records of one kind ({@link RECORD}) under a seal key. */
+  /**
+   * Seals records of one kind ({@link RECORD}) under a seal key; never decisions, which `decide`
+   * alone seals.
+   */
   sealRecords: operation(
     17,
     struct({ sealKeyId: id<SealKeyId>(), kind: u8, contents: list(bytes) }),
@@ -301,6 +305,35 @@ export const OPERATIONS = {
       items: list(struct({ content: bytes, seal: bytes })),
     }),
     struct({ verified: list(u8) }),
+  ),
+  /**
+   * Verifies that the owner of a sealed passkey has decided on a sealed pending operation, and
+   * seals the decision, and the passkey with its new counter and revision; all four are empty
+   * unless `verdict` is `done`, of {@link VERDICT}. `decision` is 1 to approve, 2 to reject.
+   */
+  decide: operation(
+    50,
+    struct({
+      sealKeyId: id<SealKeyId>(),
+      operation: bytes,
+      operationSealKeyId: id<SealKeyId>(),
+      operationSeal: bytes,
+      decision: u8,
+      passkey: bytes,
+      passkeySealKeyId: id<SealKeyId>(),
+      passkeySeal: bytes,
+      clientDataJson: bytes,
+      authenticatorData: bytes,
+      signature: bytes,
+      decidedAt: time,
+    }),
+    struct({
+      verdict: u8,
+      decision: bytes,
+      decisionSeal: bytes,
+      passkey: bytes,
+      passkeySeal: bytes,
+    }),
   ),
   /**
    * Makes one root or seal key. Refuses an id that the token has. Explicit, in an agent of its own.
@@ -439,6 +472,39 @@ export type CheckpointReply =
 
 /** What became of an item of `rewrap`. */
 export const REWRAP_OUTCOME = { done: 0, doesNotOpen: 1, sourceCorrupt: 2 } as const;
+
+/** What `decide` found: that all is well, or the first thing that is not. */
+export const VERDICT = {
+  done: 0,
+  /** The seal of the operation or the passkey does not verify, or is not of such a record. */
+  operationNotSealed: 1,
+  passkeyNotSealed: 2,
+  /** The operation is decided on already, or past its expiry. */
+  notPending: 3,
+  expired: 4,
+  /** The passkey is the requester's own, or was removed. */
+  ownOperation: 5,
+  passkeyRemoved: 6,
+  /** The time of the decision is not the agent's own, give or take five minutes. */
+  wrongTime: 7,
+  /** The client data is not that of an assertion, or of another challenge or another site. */
+  clientData: 8,
+  challenge: 9,
+  origin: 10,
+  /** The authenticator data is malformed, or of another relying party. */
+  authenticatorData: 11,
+  relyingParty: 12,
+  userNotPresent: 13,
+  userNotVerified: 14,
+  /** Registered as device-bound, the passkey is said to be on other devices now, or the reverse. */
+  backupEligibility: 15,
+  signature: 16,
+  /** The counter of a device-bound passkey has not grown: there may be a copy of it. */
+  counter: 17,
+} as const;
+
+/** One of {@link VERDICT}'s values. */
+export type Verdict = (typeof VERDICT)[keyof typeof VERDICT];
 
 export type Operations = typeof OPERATIONS;
 export type OperationName = keyof Operations;

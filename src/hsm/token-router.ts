@@ -59,6 +59,8 @@ const NAMED_KEYS: {
     items.flatMap(({ rootKeyId, keyVersion }) => [nameOf(rootKeyId), rootKeyBytesOf(keyVersion)]),
   sealRecords: ({ sealKeyId }) => [nameOf(sealKeyId)],
   verifyRecords: ({ sealKeyId }) => [nameOf(sealKeyId)],
+  decide: ({ sealKeyId, operationSealKeyId, passkeySealKeyId }) =>
+    [sealKeyId, operationSealKeyId, passkeySealKeyId].map(nameOf),
   deriveWriterKey: ({ maskKeyId }) =>
     maskKeyId.length === 0 ? [] : [maskKeyId.toString('latin1')],
 };

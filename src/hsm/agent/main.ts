@@ -28,6 +28,7 @@ import {
   readRequest,
 } from '../protocol.ts';
 import type { TokenIdentity, TokenObject } from '../token-profile.ts';
+import { decide } from './approvals.ts';
 import { AuditOperations } from './audit.ts';
 import { toFailure } from './failure.ts';
 import { KeyOperations } from './operations.ts';
@@ -129,6 +130,7 @@ const handlers: Handlers = {
   transfer: (request) => serving().operations.transfer(request),
   sealRecords: (request) => serving().operations.sealRecords(request),
   verifyRecords: (request) => serving().operations.verifyRecords(request),
+  decide: (request) => decide(request, serving().operations, serving().settings.environmentId),
   hold: (request) => {
     const { token, settings, operations, audit } = serving();
     // An agent that serves isn't ended for what a new one would be refused for.

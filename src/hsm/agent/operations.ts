@@ -31,7 +31,7 @@ import {
   sealInput,
 } from '../key-version.ts';
 import { REWRAP_OUTCOME, type ReplyOf, type RequestOf, type ServeSettings } from '../protocol.ts';
-import { recordSealInput } from '../record-seal.ts';
+import { RECORD, recordSealInput } from '../record-seal.ts';
 import { AgentFailure } from './failure.ts';
 import { HMAC_SHA512, transferTemplate, transferUnwrapTemplate, useTemplate } from './templates.ts';
 import type { FoundObject } from './token-objects.ts';
@@ -275,7 +275,14 @@ export class KeyOperations {
     }
   }
 
-  sealRecords({ sealKeyId, kind, contents }: RequestOf<'sealRecords'>): ReplyOf<'sealRecords'> {
+  sealRecords(request: RequestOf<'sealRecords'>): ReplyOf<'sealRecords'> {
+    if (request.kind === RECORD.decision)
+      throw new AgentFailure('internal', 'a decision was to be sealed that nobody has signed');
+    return this.sealVerified(request);
+  }
+
+  /** Seals records, also such as only an agent may say: what it has verified. */
+  sealVerified({ sealKeyId, kind, contents }: RequestOf<'sealRecords'>): ReplyOf<'sealRecords'> {
     // Twice: of a token that errs no seal is written that nothing verifies by.
     const seals = contents.map((content) => this.#recordSeal(sealKeyId, kind, content));
     for (const [index, content] of contents.entries())

@@ -85,6 +85,19 @@ const choice = fc.record(
 );
 const held = { held: fc.array(uuid()), problems: fc.array(text) };
 
+const decided = {
+  operation: bytesUpTo(300),
+  operationSealKeyId: uuid<SealKeyId>(),
+  operationSeal: bytes(32),
+  decision: u8,
+  passkey: bytesUpTo(300),
+  passkeySealKeyId: uuid<SealKeyId>(),
+  passkeySeal: bytes(32),
+  clientDataJson: bytesUpTo(300),
+  authenticatorData: bytesUpTo(64),
+  signature: bytesUpTo(300),
+  decidedAt: fc.date({ min: new Date(0), noInvalidDate: true }),
+};
 const head = fc.record({ generation: fc.nat(), treeSize: fc.maxSafeNat(), rootHash: text }, plain);
 
 /** A request of every operation; the types see to it that none is missing. */
@@ -149,6 +162,7 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
     },
     plain,
   ),
+  decide: fc.record({ sealKeyId: uuid<SealKeyId>(), ...decided }, plain),
   verifyRecords: fc.record(
     {
       sealKeyId: uuid<SealKeyId>(),
@@ -293,6 +307,16 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
   ),
   transfer: fc.record({ keyVersions: fc.array(bytesUpTo(300), { maxLength: 5 }) }, plain),
   sealRecords: fc.record({ seals: fc.array(bytes(32), { maxLength: 5 }) }, plain),
+  decide: fc.record(
+    {
+      verdict: u8,
+      decision: bytesUpTo(300),
+      decisionSeal: bytesUpTo(32),
+      passkey: bytesUpTo(300),
+      passkeySeal: bytesUpTo(32),
+    },
+    plain,
+  ),
   verifyRecords: fc.record({ verified: fc.array(u8, { maxLength: 5 }) }, plain),
   hold: fc.record(held, plain),
   createTokenKey: fc.record({}, plain),
