@@ -66,16 +66,32 @@ export interface PendingOperationRecord {
   readonly state: PendingOperationState;
   /** As `keyward.v1.KeyService/DestroyKey`. */
   readonly method: string;
+  /** What its requester needs. */
+  readonly permission: string;
   readonly resource: string;
   /** SHA-256 of the canonical request. */
   readonly requestDigest: Buffer;
+  /** SHA-256 of what approvers are shown of its effect; undefined where they are shown none. */
+  readonly previewDigest: Buffer | undefined;
   readonly requester: string;
   readonly requesterGroups: readonly string[];
   /** The only tenants that the requester's token was good for; undefined for no such limit. */
   readonly requesterTenants: readonly string[] | undefined;
   readonly rule: RuleRecord;
+  /** Whether `rule` is one for emergencies. */
+  readonly isGlassBroken: boolean;
+  /** Those who have decided, as they came. */
+  readonly deciders: readonly DeciderRecord[];
   readonly createdAt: Date;
   readonly expiresAt: Date;
+}
+
+/** Someone who has decided, as far as their rights depend on it. */
+export interface DeciderRecord {
+  readonly name: string;
+  readonly groups: readonly string[];
+  /** The only tenants that their token was good for; undefined for no such limit. */
+  readonly tenants: readonly string[] | undefined;
 }
 
 /** A person's passkey, as it is sealed. */
@@ -266,8 +282,10 @@ const PENDING_OPERATION: Column<PendingOperationRecord> = record({
   revision,
   state: oneOf(PENDING_OPERATION_STATES),
   method: text,
+  permission: text,
   resource: text,
   requestDigest: octets,
+  previewDigest: optional(octets),
   requester: text,
   requesterGroups: list(text),
   requesterTenants: optional(list(text)),
@@ -277,6 +295,8 @@ const PENDING_OPERATION: Column<PendingOperationRecord> = record({
     approvals: integer,
     approvers: list(record({ kind: oneOf(APPROVER_KINDS), name: text })),
   }),
+  isGlassBroken: flag,
+  deciders: list(record({ name: text, groups: list(text), tenants: optional(list(text)) })),
   createdAt: time,
   expiresAt: time,
 });
