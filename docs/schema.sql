@@ -252,6 +252,30 @@ GRANT UPDATE (resolved_at) ON alerts TO keyward_reconciler;
 GRANT UPDATE (resolved_is_planned) ON alerts TO keyward_reconciler;
 GRANT UPDATE (state) ON alerts TO keyward_reconciler;
 
+CREATE TABLE approval_rules (
+  tenant_id uuid NOT NULL,
+  revision bigint NOT NULL,
+  content text NOT NULL,
+  seal_key_id uuid NOT NULL,
+  seal bytea NOT NULL,
+  CONSTRAINT approval_rules_pkey PRIMARY KEY (tenant_id),
+  CONSTRAINT approval_rules_content_check CHECK ((octet_length(content) <= 262144)),
+  CONSTRAINT approval_rules_revision_check CHECK ((revision > 0)),
+  CONSTRAINT approval_rules_seal_check CHECK ((octet_length(seal) = 32)),
+  CONSTRAINT approval_rules_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+ALTER TABLE approval_rules ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON approval_rules AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON approval_rules AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT SELECT ON approval_rules TO keyward_reconciler;
+GRANT INSERT, SELECT ON approval_rules TO keyward_service;
+GRANT UPDATE (seal) ON approval_rules TO keyward_reconciler;
+GRANT UPDATE (seal_key_id) ON approval_rules TO keyward_reconciler;
+GRANT UPDATE (content) ON approval_rules TO keyward_service;
+GRANT UPDATE (revision) ON approval_rules TO keyward_service;
+GRANT UPDATE (seal) ON approval_rules TO keyward_service;
+GRANT UPDATE (seal_key_id) ON approval_rules TO keyward_service;
+
 CREATE TABLE audit_checkpoints (
   tree_size bigint NOT NULL,
   generation integer NOT NULL,
@@ -443,7 +467,7 @@ CREATE TABLE changes (
   subject_id uuid NOT NULL,
   at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
   CONSTRAINT changes_pkey PRIMARY KEY (tenant_id, change_id),
-  CONSTRAINT changes_kind_check CHECK ((kind = ANY (ARRAY['tenant'::text, 'key'::text, 'destroyed'::text, 'token'::text, 'versions'::text, 'shredded'::text, 'access'::text, 'canaries'::text]))),
+  CONSTRAINT changes_kind_check CHECK ((kind = ANY (ARRAY['tenant'::text, 'key'::text, 'destroyed'::text, 'token'::text, 'versions'::text, 'shredded'::text, 'access'::text, 'canaries'::text, 'approvalRules'::text]))),
   CONSTRAINT changes_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
 CREATE INDEX changes_by_xid ON public.changes USING btree (xid);

@@ -56,6 +56,9 @@ const REQUIRED = {
   'ReplicaReport.seenTime': true,
   'Role.createTime': false,
   'CreateCanaryRequest.kind': true,
+  'UpdateApprovalRulesRequest.approvalRules': true,
+  'ApprovalRule.ruleId': true,
+  'ApprovalRule.approvals': true,
   'CreateSuspensionRequest.caller': true,
   'CreateCanaryResponse.canary': true,
   // Nothing of it is known where its key is destroyed.
@@ -72,6 +75,7 @@ const EMPTY_WHEN_ABSENT = new Set(['Tenant.quotas']);
 const OUTPUT_ONLY = new Set([
   ...['uid', 'primary', 'createTime', 'creator', 'state', 'destroyTime', 'destroyEventTime'],
   ...['dedicatedRootKey', 'shredTime', 'RoleBinding.name', 'Role.name'],
+  ...['ApprovalRules.updateTime', 'ApprovalRules.revision'],
 ]);
 
 /** The names of this file's messages and methods say too little in a client of all services. */

@@ -234,6 +234,12 @@ export const REASONS = {
       'cannot authorize the call: the tenant’s access policy failed verification and was not ' +
       'applied; operators have been alerted',
   },
+  APPROVAL_RULES_CORRUPT: {
+    status: 'DATA_LOSS',
+    message:
+      'cannot tell what the call wants besides a permission: the approval rules of the tenant or ' +
+      'of tenants/system failed verification; operators have been alerted',
+  },
   CANARIES_CORRUPT: {
     status: 'DATA_LOSS',
     message:

@@ -3,7 +3,7 @@
  * `…/dataKeys/{data_key}`, `tenants/{tenant}/rewrapJobs/{job}`,
  * `tenants/{tenant}/tokenKeys/{uuid}`, `tenants/{tenant}/roleBindings/{role_binding}`,
  * `tenants/{tenant}/roles/{role}`, `tenants/{tenant}/canaries/{canary}`,
- * `tenants/{tenant}/suspensions/{suspension}`.
+ * `tenants/{tenant}/suspensions/{suspension}`, `tenants/{tenant}/approvalRules`.
  *
  * Owns their grammar; a name that parses formats back to the same text. Knows no request and no
  * row.
@@ -174,6 +174,12 @@ export function parseSuspensionName(name: string): SuspensionName | undefined {
     : undefined;
 }
 
+/** Returns whose approval rules they are by their name, or undefined for what isn't one. */
+export function parseApprovalRulesName(name: string): TenantName | undefined {
+  const [, tenantName = ''] = /^(.*)\/approvalRules$/.exec(name) ?? [];
+  return parseTenantName(tenantName);
+}
+
 /** Returns the UUID in a silence's name, or undefined for what isn't one. */
 export function parseAlertSilenceName(name: string): AnyId | undefined {
   const [, id = ''] = /^alertSilences\/([^/]*)$/.exec(name) ?? [];
@@ -216,6 +222,10 @@ export function formatCanaryName({ tenant }: TenantName, canary: string): string
 
 export function formatSuspensionName({ tenant }: TenantName, suspension: string): string {
   return `${formatTenantName({ tenant })}/suspensions/${suspension}`;
+}
+
+export function formatApprovalRulesName({ tenant }: TenantName): string {
+  return `${formatTenantName({ tenant })}/approvalRules`;
 }
 
 export function formatTenantName({ tenant }: TenantName): string {

@@ -30,6 +30,7 @@ const BELOW_CALLS = [
   ...COMMON,
   'src/access',
   'src/alerts',
+  'src/approvals',
   'src/audit',
   'src/keyring',
   'src/hsm',
@@ -52,6 +53,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   // For what reads the files and URLs that settings name.
   'src/setting-kinds.ts': ['src/access', 'src/alerts', 'src/audit', 'src/pem.ts', 'src/store'],
   'src/access': [...COMMON, 'src/hsm', 'src/store'],
+  'src/approvals': [...COMMON, 'src/access', 'src/hsm', 'src/keyring/keys', 'src/store'],
   'src/alerts': [...COMMON, 'src/access', 'src/hsm', 'src/keyring/pages.ts', 'src/store'],
   'src/store': COMMON,
   'src/hsm/agent': [...COMMON, 'src/hsm'],
@@ -102,6 +104,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
     'src/access',
     'src/alerts',
     'src/anomalies',
+    'src/approvals',
     'src/audit',
     'src/calls',
     'src/config.ts',

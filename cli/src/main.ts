@@ -9,6 +9,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { addAccess } from './access.ts';
 import { addMaintenance, addTenants } from './administration.ts';
 import { addAlerts } from './alerts.ts';
+import { addApprovalRules } from './approval-rules.ts';
 import { addAudit } from './audit.ts';
 import { addProfiles, addWhoami } from './callers.ts';
 import { addCanaries, addSuspensions } from './canaries.ts';
@@ -83,6 +84,7 @@ function build(): Command {
   addHsm(program);
   addToken(program);
   addAccess(program);
+  addApprovalRules(program);
   addCanaries(program);
   addSuspensions(program);
   addWhoami(program);

@@ -15,8 +15,9 @@ import { formatRoleBindingName, SYSTEM_TENANT } from '../names.ts';
 import type { RoleBinding } from '../store/access/policies.ts';
 import type { Caller } from './identity.ts';
 import type { Permission } from './permissions.ts';
-import type { Policies, TenantIdentity } from './policies.ts';
+import type { Policies } from './policies.ts';
 import { allows, type Grant, hasExpired, type Policy, type Target } from './policy.ts';
+import type { TenantIdentity } from './tenant-records.ts';
 
 /** What the first administrator may do. */
 const FIRST_ADMINISTRATORS: readonly Permission[] = [

@@ -29,11 +29,12 @@ import type { Changed, Tx } from '../store/core/transaction.ts';
 import type { Store } from '../store/store.ts';
 import { bindingName } from './access.ts';
 import { isOfSystem, isPermission, reachesTenants } from './permissions.ts';
-import type { Policies, TenantIdentity } from './policies.ts';
+import type { Policies } from './policies.ts';
 import type { Policy } from './policy.ts';
 import { bindingContent, roleContent } from './policy-entries.ts';
 import { policyBytes, policyContent } from './policy-seal.ts';
 import { Separation, type SeparationParts } from './separation.ts';
+import type { TenantIdentity } from './tenant-records.ts';
 
 /** A policy is loaded, and hashed, as a whole. */
 const MAX_BINDINGS = 20_000;
@@ -195,7 +196,7 @@ export class AccessAdministration {
     const change = { kind: 'access', subjectId: tenantId } as const;
     const mutate = () =>
       store.mutate(call, { tenantId, resource, change }, async (tx) => {
-        const { policy, record } = await policies.verified(tenant, call.deadline, () =>
+        const { value: policy, record } = await policies.verified(tenant, call.deadline, () =>
           lockPolicy(tx, tenantId),
         );
         const { result, changed, ...next } = await apply(tx, policy, record.now);

@@ -8,7 +8,7 @@
 import { SYSTEM_TENANT } from '../names.ts';
 import { type Access, BY_CONFIGURATION, bindingName } from './access.ts';
 import type { Permission } from './permissions.ts';
-import type { Policies, TenantIdentity } from './policies.ts';
+import type { Policies } from './policies.ts';
 import {
   type Grant,
   type Obstacle as ObstacleOfBinding,
@@ -17,6 +17,7 @@ import {
   type Subject,
   type Target,
 } from './policy.ts';
+import type { TenantIdentity } from './tenant-records.ts';
 
 /** What {@link Explanation} stands on. */
 export interface ExplanationParts {

@@ -19,12 +19,18 @@ interface PermissionRow {
    * everything, and who is suspended there is suspended everywhere.
    */
   readonly ofAllInSystem?: true;
+  /**
+   * Destroys something, changes who may do what, or takes a protection away: what approval rules
+   * can make wait for others, and all of which rules concern that name nothing.
+   */
+  readonly dangerous?: true;
 }
 
 const ADMINISTER = { duty: 'administer' } as const;
 const USE = { duty: 'use' } as const;
 const OF_SYSTEM = { ofSystem: true } as const;
 const OF_ALL_IN_SYSTEM = { ofAllInSystem: true } as const;
+const DANGEROUS = { dangerous: true } as const;
 
 /** Every permission; one or more methods need each. */
 export const PERMISSIONS = {
@@ -37,7 +43,7 @@ export const PERMISSIONS = {
   'dataKeys.create': USE,
   'dataKeys.get': USE,
   'dataKeys.list': {},
-  'dataKeys.delete': ADMINISTER,
+  'dataKeys.delete': { ...ADMINISTER, ...DANGEROUS },
   'random.generate': {},
   'keys.create': ADMINISTER,
   'keys.get': {},
@@ -46,36 +52,39 @@ export const PERMISSIONS = {
   'keys.rotate': ADMINISTER,
   'keys.disable': ADMINISTER,
   'keys.enable': ADMINISTER,
-  'keys.destroy': ADMINISTER,
-  'keys.restore': ADMINISTER,
+  'keys.destroy': { ...ADMINISTER, ...DANGEROUS },
+  'keys.restore': { ...ADMINISTER, ...DANGEROUS },
   'keyVersions.get': {},
   'keyVersions.list': {},
   'keyVersions.disable': ADMINISTER,
   'keyVersions.enable': ADMINISTER,
-  'keyVersions.destroy': ADMINISTER,
-  'keyVersions.restore': ADMINISTER,
+  'keyVersions.destroy': { ...ADMINISTER, ...DANGEROUS },
+  'keyVersions.restore': { ...ADMINISTER, ...DANGEROUS },
   'rotations.list': {},
   'rewrapJobs.create': { ...ADMINISTER, ...OF_ALL_IN_SYSTEM },
   'rewrapJobs.get': OF_ALL_IN_SYSTEM,
   'rewrapJobs.list': OF_ALL_IN_SYSTEM,
   'rewrapJobs.cancel': { ...ADMINISTER, ...OF_ALL_IN_SYSTEM },
-  'roleBindings.create': {},
+  'roleBindings.create': DANGEROUS,
   'roleBindings.createForAllTenants': OF_SYSTEM,
   'roleBindings.get': {},
   'roleBindings.list': {},
-  'roleBindings.delete': {},
-  'roles.create': {},
+  'roleBindings.delete': DANGEROUS,
+  'roles.create': DANGEROUS,
   'roles.get': {},
   'roles.list': {},
-  'roles.delete': {},
+  'roles.delete': DANGEROUS,
   'access.explain': {},
+  'approvalRules.get': {},
+  'approvalRules.update': DANGEROUS,
+  'approvalRules.updateForAllTenants': OF_SYSTEM,
   'canaries.create': {},
   'canaries.get': {},
   'canaries.list': {},
-  'canaries.delete': {},
+  'canaries.delete': DANGEROUS,
   'suspensions.create': OF_ALL_IN_SYSTEM,
   'suspensions.list': {},
-  'suspensions.delete': OF_ALL_IN_SYSTEM,
+  'suspensions.delete': { ...OF_ALL_IN_SYSTEM, ...DANGEROUS },
   'auditEntries.list': {},
   'auditEntries.listForAllTenants': OF_SYSTEM,
   'auditLog.get': OF_SYSTEM,
@@ -83,21 +92,21 @@ export const PERMISSIONS = {
   'tenants.create': OF_SYSTEM,
   'tenants.get': {},
   'tenants.list': OF_SYSTEM,
-  'tenants.update': OF_SYSTEM,
-  'tenants.disable': OF_SYSTEM,
+  'tenants.update': { ...OF_SYSTEM, ...DANGEROUS },
+  'tenants.disable': { ...OF_SYSTEM, ...DANGEROUS },
   'tenants.enable': OF_SYSTEM,
-  'tenants.shred': OF_SYSTEM,
-  'tenants.restore': OF_SYSTEM,
+  'tenants.shred': { ...OF_SYSTEM, ...DANGEROUS },
+  'tenants.restore': { ...OF_SYSTEM, ...DANGEROUS },
   'maintenance.get': OF_SYSTEM,
-  'maintenance.pause': OF_SYSTEM,
+  'maintenance.pause': { ...OF_SYSTEM, ...DANGEROUS },
   'maintenance.resume': OF_SYSTEM,
   'service.get': OF_SYSTEM,
   'tokenStatus.get': OF_SYSTEM,
   'alerts.list': OF_SYSTEM,
   'alerts.test': OF_SYSTEM,
-  'alerts.silence': OF_SYSTEM,
-  'tokenKeys.rotateRoot': OF_SYSTEM,
-  'tokenKeys.rotateSeal': OF_SYSTEM,
+  'alerts.silence': { ...OF_SYSTEM, ...DANGEROUS },
+  'tokenKeys.rotateRoot': { ...OF_SYSTEM, ...DANGEROUS },
+  'tokenKeys.rotateSeal': { ...OF_SYSTEM, ...DANGEROUS },
   'tokenKeys.get': OF_SYSTEM,
   'tokenKeys.list': OF_SYSTEM,
 } as const satisfies Record<string, PermissionRow>;
@@ -130,6 +139,12 @@ export function reachesTenants(permission: Permission): boolean {
   return ofSystem === true || ofAllInSystem === true;
 }
 
+/** Returns whether approval rules can make calls wait that need it. */
+export function isDangerous(permission: Permission): boolean {
+  const row: PermissionRow = PERMISSIONS[permission];
+  return row.dangerous === true;
+}
+
 interface RoleRow {
   /** For people, one sentence. */
   readonly description: string;
@@ -153,6 +168,7 @@ const VIEW_ACCESS = [
   'roles.get',
   'roles.list',
   'access.explain',
+  'approvalRules.get',
   'tenants.get',
 ] as const satisfies readonly Permission[];
 
@@ -162,6 +178,7 @@ const ADMINISTER_ACCESS = [
   'roleBindings.delete',
   'roles.create',
   'roles.delete',
+  'approvalRules.update',
 ] as const satisfies readonly Permission[];
 
 const VIEW_SYSTEM = [
@@ -237,6 +254,11 @@ export const PREDEFINED_ROLES = {
       'suspensions.delete',
     ],
   },
+  approver: {
+    description:
+      'Approves or rejects what others ask for, and sees the keys and the tenant that it is about.',
+    permissions: ['keys.get', 'keys.list', 'tenants.get'],
+  },
   auditor: {
     description:
       'Reads everything but data: keys, access, and in `tenants/system` the service itself.',
@@ -257,6 +279,7 @@ export const PREDEFINED_ROLES = {
       ...ADMINISTER_ACCESS,
       ...VIEW_SYSTEM,
       'roleBindings.createForAllTenants',
+      'approvalRules.updateForAllTenants',
       'auditLog.cosign',
       'tenants.create',
       'tenants.update',

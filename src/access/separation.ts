@@ -22,8 +22,9 @@ import { acrossTenants } from '../store/core/across-tenants.ts';
 import type { Tx } from '../store/core/transaction.ts';
 import type { Store } from '../store/store.ts';
 import { dutiesOf } from './permissions.ts';
-import type { Policies, TenantIdentity } from './policies.ts';
+import type { Policies } from './policies.ts';
 import { type Grant, hasExpired, type Policy, patternsOverlap, type Subject } from './policy.ts';
+import type { TenantIdentity } from './tenant-records.ts';
 
 /** What {@link Separation} stands on. */
 export interface SeparationParts {
@@ -120,7 +121,7 @@ export class Separation {
 
   async #verified(tx: Tx, tenant: TenantIdentity, deadline: number): Promise<Policy> {
     const read = () => findPolicy(tx, tenant.tenantId);
-    return (await this.#parts.policies.verified(tenant, deadline, read)).policy;
+    return (await this.#parts.policies.verified(tenant, deadline, read)).value;
   }
 }
 

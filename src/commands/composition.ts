@@ -14,6 +14,8 @@ import { Identity } from '../access/identity.ts';
 import { Policies } from '../access/policies.ts';
 import type { Alerting } from '../alerts/alerting.ts';
 import { AnomalyWatch } from '../anomalies/watch.ts';
+import { RuleBook } from '../approvals/rule-book.ts';
+import { RuleChanges } from '../approvals/rule-changes.ts';
 import { type KeptCheckpoint, openKeptCheckpoint } from '../audit/kept-checkpoint.ts';
 import { AuditLog } from '../audit/log.ts';
 import { ContextMasks } from '../audit/masks.ts';
@@ -114,6 +116,7 @@ interface Memory {
   readonly tenantSeals: TenantSeals;
   readonly cache: KeyCache;
   readonly policies: Policies;
+  readonly rules: RuleBook;
   readonly canaries: Canaries;
   readonly tokenKeySeals: TokenKeySeals;
   readonly tokenObjects: TokenObjects;
@@ -331,6 +334,10 @@ function composeMemory(
   const tenantSeals = new TenantSeals({ store, agents, sealKeys: tokenObjects, alerts });
   const cache = new KeyCache({ store, states, tenantSeals, limit: KEYWARD_KEY_CACHE, isFresh });
   const policies = new Policies({ store, agents, isFresh, limit: KEYWARD_POLICY_CACHE, alerts });
+  const rules = new RuleBook({
+    ...{ store, agents, isFresh, limit: KEYWARD_POLICY_CACHE, alerts },
+    tenantOf: (name) => cache.tenant(name),
+  });
   const canaries = new Canaries({
     ...{ store, agents, cache, systemTenantId, log, alerts },
     maxStalenessMs: configuration.KEYWARD_MAX_STALENESS_MS,
@@ -343,6 +350,7 @@ function composeMemory(
       .catch((err: unknown) => log.warn({ err }, 'cannot look for token objects'));
   const onChange = ({ kind, tenantId, subjectId }: Change) => {
     if (kind === 'access') policies.forget(tenantId);
+    else if (kind === 'approvalRules') rules.forget(tenantId);
     else if (kind === 'canaries') canaries.forget();
     else if (kind === 'tenant') cache.forgetTenants();
     else if (kind === 'versions' || kind === 'shredded') cache.clear();
@@ -352,7 +360,7 @@ function composeMemory(
     if (kind === 'token' || kind === 'shredded') refreshTokenObjects();
   };
   const maxAgeMs = configuration.KEYWARD_CACHE_MAX_AGE_MS;
-  const caches = [policies, cache, canaries];
+  const caches = [policies, rules, cache, canaries];
   const cacheAge = new CacheAge({ store, caches, onChange, isFresh, maxAgeMs, log, alerts });
   const feed: ChangeFeed = new ChangeFeed(store, configuration.KEYWARD_MAX_STALENESS_MS, {
     onChange: (change) => {
@@ -363,6 +371,7 @@ function composeMemory(
       cacheAge.toldAll();
       cache.clear();
       policies.clear();
+      rules.clear();
       canaries.forget();
       void agents.forget();
       refreshTokenObjects();
@@ -370,8 +379,8 @@ function composeMemory(
     onError: (err) => log.warn({ err }, 'cannot read changes'),
   });
   const readiness: Readiness = new Readiness({ agents, feed, store });
-  const kept = { states, tenantSeals, cache, policies, canaries, tokenKeySeals, tokenObjects };
-  return { ...kept, feed, cacheAge, readiness, onChange };
+  const kept = { states, tenantSeals, cache, policies, rules, canaries };
+  return { ...kept, tokenKeySeals, tokenObjects, feed, cacheAge, readiness, onChange };
 }
 
 function composeKeyring(
@@ -548,9 +557,13 @@ function composeStatus(
 
 function composeAccess(
   { configuration, identity, store, tokens }: Ground,
-  { cache, policies, canaries, tokenObjects }: Memory,
-): Pick<GrpcServerOptions['services'], 'access' | 'accessAdministration' | 'explanation'> {
+  { cache, policies, rules, canaries, tokenObjects }: Memory,
+): Pick<
+  GrpcServerOptions['services'],
+  'access' | 'accessAdministration' | 'explanation' | 'ruleChanges'
+> {
   const tenantOf = (name: string) => cache.tenant(name);
+  const currentSealKey = () => tokenObjects.currentSealKey();
   const firstAdministrator = configuration.KEYWARD_FIRST_ADMINISTRATOR;
   const suspends = (caller: string, tenant: string) => canaries.suspends(caller, tenant);
   const access = new Access({ policies, tenantOf, firstAdministrator, suspends });
@@ -565,9 +578,11 @@ function composeAccess(
       const tenant = await cache.tenantById(tenantId);
       return tenant.state === 'SHREDDED' ? undefined : tenant;
     },
-    currentSealKey: () => tokenObjects.currentSealKey(),
+    currentSealKey,
   });
-  return { access, accessAdministration, explanation };
+  const { agents } = tokens;
+  const ruleChanges = new RuleChanges({ store, agents, rules, currentSealKey });
+  return { access, accessAdministration, explanation, ruleChanges };
 }
 
 /** Returns every limit of connections, and of what comes by them before there is a call. */

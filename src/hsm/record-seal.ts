@@ -1,8 +1,8 @@
 /**
  * Seals of what the database says and no key version's row does: who may do what, how keys stand,
  * which tenants there are, which keys of the token are current, whether maintenance is paused,
- * which canaries and suspended callers there are, which alerts are silenced, which passkeys people
- * have, and what they decide on.
+ * which canaries and suspended callers there are, which alerts are silenced, which calls want a
+ * fresh proof or the approval of others, which passkeys people have, and what they decide on.
  *
  * Owns which kinds of record there are and what their seals are computed over; what a record's
  * content is, byte by byte, its own part of the code says. A seal of one kind verifies for no
@@ -23,6 +23,7 @@ export const RECORD = {
   keyState: 7,
   canaries: 8,
   alertSilences: 9,
+  approvalRules: 10,
   passkey: 11,
   pendingOperation: 12,
   /** What a person decided: an agent seals it that has verified their passkey's signature. */
@@ -41,6 +42,7 @@ const LABELS: ReadonlyMap<number, Buffer> = new Map([
   [RECORD.keyState, Buffer.from('keyward/v2/seal/key-state\0', 'latin1')],
   [RECORD.canaries, Buffer.from('keyward/v1/seal/canaries\0', 'latin1')],
   [RECORD.alertSilences, Buffer.from('keyward/v1/seal/alert-silences\0', 'latin1')],
+  [RECORD.approvalRules, Buffer.from('keyward/v1/seal/approval-rules\0', 'latin1')],
   [RECORD.passkey, Buffer.from('keyward/v1/seal/passkey\0', 'latin1')],
   [RECORD.pendingOperation, Buffer.from('keyward/v1/seal/pending-operation\0', 'latin1')],
   [RECORD.decision, Buffer.from('keyward/v1/seal/decision\0', 'latin1')],

@@ -123,6 +123,20 @@ export const ALERTS = {
       'Find out who has written to the database. Put the rows back as the audit log has them ' +
       '(docs/access.md#what-is-sealed).',
   },
+  'approval-rules-corrupt': {
+    severity: 'critical',
+    subject: 'the tenant',
+    clears: true,
+    message: 'a tenant’s approval rules failed verification',
+    meaning:
+      'The approval rules of `tenant` are not as the service sealed them, or are older than what ' +
+      'this replica has seen. Calls in the tenant fail with `APPROVAL_RULES_CORRUPT`, since rules ' +
+      'might have stopped them; of `system`, calls in every tenant. `problem` says what does not ' +
+      'match.',
+    remedy:
+      'Find out who has written to the database. Put the row of `approval_rules` back as it was, ' +
+      'from a backup; the audit log has what it says (docs/people.md#what-is-sealed).',
+  },
   'decryption-failures': {
     severity: 'warning',
     subject: 'the caller',

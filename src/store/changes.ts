@@ -22,7 +22,7 @@ const GIVEN_UP_MS = 500;
  * `destroyed`: a key, whose handles in the agents must be forgotten besides. `token`: the token's
  * objects. `versions`: key versions, in any number. `shredded`: a tenant with all its keys, whose
  * handles must be forgotten. `access`: who may do what in the tenant. `canaries`: canaries and
- * suspended callers, of any tenant.
+ * suspended callers, of any tenant. `approvalRules`: the approval rules of the tenant.
  */
 export type ChangeKind =
   | 'tenant'
@@ -32,7 +32,8 @@ export type ChangeKind =
   | 'versions'
   | 'shredded'
   | 'access'
-  | 'canaries';
+  | 'canaries'
+  | 'approvalRules';
 
 export interface Change {
   readonly tenantId: TenantId;

@@ -1,6 +1,6 @@
 /**
- * Revisions of what replicas remember, asked for again: of many tenants, policies and keys at once,
- * and of canaries.
+ * Revisions of what replicas remember, asked for again: of many tenants, policies, keys and
+ * approval rules at once, and of canaries.
  *
  * Nothing here is verified: a revision tells whether what is remembered is to be read again, and
  * what is read then is verified.
@@ -11,7 +11,7 @@ import type { Store } from './store.ts';
 
 /** What is remembered, as the feed of changes names it. */
 export interface Remembered {
-  readonly kind: 'tenant' | 'access' | 'key' | 'canaries';
+  readonly kind: 'tenant' | 'access' | 'key' | 'canaries' | 'approvalRules';
   readonly tenantId: TenantId;
   /** The UUID of the key; of the tenant for others, which is `system` for canaries. */
   readonly subjectId: string;
@@ -27,7 +27,9 @@ const SELECT_REVISIONS = `SELECT 'tenant/' || tenant_id AS subject, revision::te
   UNION ALL SELECT 'key/' || k.key_id, k.revision::text
     FROM unnest($3::uuid[], $4::uuid[]) AS b (tenant_id, key_id)
       JOIN keys k ON k.tenant_id = b.tenant_id AND k.key_id = b.key_id
-  UNION ALL SELECT 'canaries/' || tenant_id, revision::text FROM canary_seals`;
+  UNION ALL SELECT 'canaries/' || tenant_id, revision::text FROM canary_seals
+  UNION ALL SELECT 'approvalRules/' || tenant_id, revision::text FROM approval_rules
+    WHERE tenant_id = ANY ($5::uuid[])`;
 
 /** Returns the name of it in what {@link findRevisions} returns. */
 export function subjectOf({ kind, subjectId }: Pick<Remembered, 'kind' | 'subjectId'>): string {
@@ -36,7 +38,7 @@ export function subjectOf({ kind, subjectId }: Pick<Remembered, 'kind' | 'subjec
 
 /**
  * Returns the revision that the database has of each; none of what isn't there. A tenant without a
- * policy is remembered as one with revision 0, and has that here.
+ * policy or approval rules is remembered as one with revision 0, and has that here.
  */
 export async function findRevisions(
   store: Pick<Store, 'reconcile'>,
@@ -51,10 +53,11 @@ export async function findRevisions(
       of('access').map(({ subjectId }) => subjectId),
       keys.map(({ tenantId }) => tenantId),
       keys.map(({ subjectId }) => subjectId),
+      of('approvalRules').map(({ subjectId }) => subjectId),
     ]),
   );
   return new Map([
-    ...of('access').map((each) => [subjectOf(each), 0n] as const),
+    ...[...of('access'), ...of('approvalRules')].map((each) => [subjectOf(each), 0n] as const),
     ...rows.map(({ subject, revision }) => [subject, BigInt(revision)] as const),
   ]);
 }

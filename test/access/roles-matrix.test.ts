@@ -18,13 +18,14 @@ const ROLES = [
   'keyAdmin',
   'tenantAdmin',
   'securityAdmin',
+  'approver',
   'auditor',
   'rootAdmin',
 ] as const;
 type Role = (typeof ROLES)[number];
 
 const SEES_KEYS: readonly Role[] = ['keyViewer', 'keyAdmin', 'auditor'];
-const FINDS_KEYS: readonly Role[] = [...SEES_KEYS, 'securityAdmin'];
+const FINDS_KEYS: readonly Role[] = [...SEES_KEYS, 'securityAdmin', 'approver'];
 const SEES_ACCESS: readonly Role[] = ['tenantAdmin', 'auditor', 'rootAdmin'];
 const SAYS_WHO: readonly Role[] = ['tenantAdmin', 'rootAdmin'];
 const SEES_SYSTEM: readonly Role[] = ['auditor', 'rootAdmin'];
@@ -81,6 +82,8 @@ const SPECIFIED: Readonly<Record<string, '*' | readonly (Role | 'system')[]>> = 
   'AccessService/ExplainAccess': SEES_ACCESS,
   'AccessService/TestPermissions': '*',
   'AccessService/GetCaller': '*',
+  'ApprovalService/GetApprovalRules': SEES_ACCESS,
+  'ApprovalService/UpdateApprovalRules': SAYS_WHO,
   'CanaryService/CreateCanary': ['securityAdmin'],
   'CanaryService/GetCanary': ['securityAdmin'],
   'CanaryService/ListCanaries': ['securityAdmin'],
@@ -95,7 +98,7 @@ const SPECIFIED: Readonly<Record<string, '*' | readonly (Role | 'system')[]>> = 
   'AuditService/GetInclusionProof': ['system', 'auditor'],
   'AuditService/GetConsistencyProof': ['system', 'auditor'],
   'AuditService/ReadTiles': ['system', 'auditor'],
-  'AdminService/GetTenant': SEES_ACCESS,
+  'AdminService/GetTenant': [...SEES_ACCESS, 'approver'],
   'AdminService/ListTenants': ['system', ...SEES_SYSTEM],
   'AdminService/CreateTenant': ['system', 'rootAdmin'],
   'AdminService/UpdateTenant': ['system', 'rootAdmin'],

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { item } from '../../bench/markdown.ts';
 import {
+  isDangerous,
   isOfSystem,
   isPermission,
   PERMISSIONS,
@@ -37,7 +38,8 @@ function permissionsTable(names: readonly Permission[]): string {
     const roles = Object.entries(PREDEFINED_ROLES)
       .filter(([, { permissions }]) => (permissions as readonly Permission[]).includes(name))
       .map(([role]) => role);
-    return `| ${code(name)} | ${methodsOf(name).join(', ')} | ${roles.join(', ')} |`;
+    const mark = isDangerous(name) ? ' (dangerous)' : '';
+    return `| ${code(name)}${mark} | ${methodsOf(name).join(', ')} | ${roles.join(', ')} |`;
   });
   return ['| permission | methods | roles |', '|---|---|---|', ...rows, ''].join('\n');
 }
@@ -56,6 +58,7 @@ test('every permission is needed by a method, or asked for by a handler', () => 
   const asked: readonly Permission[] = [
     'data.reEncryptFrom',
     'roleBindings.createForAllTenants',
+    'approvalRules.updateForAllTenants',
     'auditEntries.listForAllTenants',
   ];
   const idle = Object.keys(PERMISSIONS)

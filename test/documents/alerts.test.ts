@@ -39,6 +39,10 @@ const MADE_BY: Readonly<Record<AlertId, readonly [file: string, title: string]>>
     'test/access/policy-tampering.test.ts',
     'a change to any column of a binding, a role or a seal',
   ],
+  'approval-rules-corrupt': [
+    'test/approvals/rule-tampering.test.ts',
+    'a change to any column of the rules',
+  ],
   'decryption-failures': [
     'test/calls/conditions.test.ts',
     'a caller whose ciphertexts do not open again and again is named',

@@ -43,6 +43,7 @@ const TABLES = [
   'role_bindings',
   'roles',
   'access_policies',
+  'approval_rules',
 ];
 const refused = { code: '42501' };
 
@@ -105,7 +106,9 @@ async function fill(tenantId: TenantId): Promise<void> {
        INSERT INTO roles (tenant_id, role_id, permissions, description, created_at, creator)
        VALUES ($1, 'o', '{keys.get}', '', now(), 'c')),
      a AS (
-       INSERT INTO access_policies (tenant_id, revision, seal_key_id, seal) VALUES ($1, 1, $7, $8))
+       INSERT INTO access_policies (tenant_id, revision, seal_key_id, seal) VALUES ($1, 1, $7, $8)),
+     e AS (
+       INSERT INTO approval_rules (tenant_id, revision, content, seal_key_id, seal) VALUES ($1, 1, '{}', $7, $8))
      INSERT INTO key_version_usage (tenant_id, key_id, version, encrypt_operations, decrypt_operations)
      VALUES ($1, $2, 1, 1, 1)`,
     [

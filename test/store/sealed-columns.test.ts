@@ -43,6 +43,7 @@ const SEALED: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     suspensions: `tenant_id suspension_id caller canary_id request_id description created_at
       creator`,
   },
+  'approval rules': { approval_rules: 'tenant_id revision content seal_key_id seal' },
   'silenced alerts': { alert_silences: 'revision content seal_key_id seal' },
   /** As additional data of the ciphertext, which opens with these and no others. */
   ciphertext: {

@@ -16,6 +16,7 @@ import {
   ID_PATTERN,
   ID_RULE,
   parseAlertSilenceName,
+  parseApprovalRulesName,
   parseCanaryName,
   parseDataKeyName,
   parseJobName,
@@ -72,6 +73,10 @@ export const suspensionName = parsed(
 export const scope = parsed(
   parseScope,
   'must be tenants/{tenant}/keys/{key}, tenants/{tenant} or tenants/- for all tenants',
+);
+export const approvalRulesName = parsed(
+  parseApprovalRulesName,
+  'must be tenants/{tenant}/approvalRules',
 );
 /** A silence's UUID. */
 export const alertSilenceName = parsed(parseAlertSilenceName, 'must be alertSilences/{uuid}');

@@ -22,6 +22,7 @@ export const packageDefinition: PackageDefinition = loadSync(
     'keyward/v1/access.proto',
     'keyward/v1/admin.proto',
     'keyward/v1/alert.proto',
+    'keyward/v1/approval.proto',
     'keyward/v1/hsm.proto',
     'keyward/v1/key.proto',
     'keyward/v1/encryption.proto',

@@ -8,6 +8,7 @@ import type { Rpc } from './rpc.ts';
 import { accessService } from './rpcs/access.ts';
 import { adminService } from './rpcs/admin.ts';
 import { alertService } from './rpcs/alert.ts';
+import { approvalService } from './rpcs/approval.ts';
 import { auditService } from './rpcs/audit.ts';
 import { canaryService } from './rpcs/canary.ts';
 import { dataKeyService } from './rpcs/data-key.ts';
@@ -21,6 +22,7 @@ export const RPCS: Readonly<Record<string, Readonly<Record<string, Rpc>>>> = {
   'keyward.v1.AccessService': accessService,
   'keyward.v1.AdminService': adminService,
   'keyward.v1.AlertService': alertService,
+  'keyward.v1.ApprovalService': approvalService,
   'keyward.v1.HsmService': hsmService,
   'keyward.v1.KeyService': keyService,
   'keyward.v1.EncryptionService': encryptionService,

@@ -36,6 +36,7 @@ const CORRUPT: readonly string[] = [
   'POLICY_CORRUPT',
   'KEY_STATE_CORRUPT',
   'CANARIES_CORRUPT',
+  'APPROVAL_RULES_CORRUPT',
 ];
 /** Of so many subjects it is known when the feed told of them. */
 const TOLD = 100_000;

@@ -10,6 +10,7 @@ import type { Deadline, Reserve } from './transaction.ts';
 const OLDEST_POSTGRES = 15;
 const UNDER_ROW_SECURITY = [
   'access_policies',
+  'approval_rules',
   'audit_inbox',
   'audit_log',
   'data_keys',

@@ -18,6 +18,7 @@ export interface Tx {
 export interface Changed {
   readonly kind:
     | 'alertSilence'
+    | 'approvalRules'
     | 'auditLog'
     | 'canary'
     | 'configuration'
@@ -45,6 +46,8 @@ export interface Changed {
   readonly policyRevision?: string | undefined;
   /** Of a canary or a suspension: the revision of all of them after the change. */
   readonly canaryRevision?: string | undefined;
+  /** Of approval rules: their revision after the change. */
+  readonly rulesRevision?: string | undefined;
 }
 
 /** The transaction of a mutation. */

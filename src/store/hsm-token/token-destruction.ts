@@ -109,7 +109,7 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
       `cannot destroy the key: ${count} key versions are still under it; let the re-wrap job end, or look at what it left`,
     );
   const [sealed] = await owner.query<
-    Record<'states' | 'policies' | 'tenants' | 'switches' | 'lists', number>
+    Record<'states' | 'policies' | 'tenants' | 'switches' | 'lists' | 'rules', number>
   >(
     `SELECT (SELECT count(*) FROM keys WHERE state_seal_key_id = ANY ($1::uuid[]))::integer AS states,
        (SELECT count(*) FROM access_policies WHERE seal_key_id = ANY ($1::uuid[]))::integer AS policies,
@@ -117,15 +117,17 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
        (SELECT count(*) FROM maintenance WHERE seal_key_id = ANY ($1::uuid[]))::integer AS switches,
        (SELECT count(*) FROM (SELECT seal_key_id FROM canary_seals
          UNION ALL SELECT seal_key_id FROM alert_silences) l
-         WHERE seal_key_id = ANY ($1::uuid[]))::integer AS lists`,
+         WHERE seal_key_id = ANY ($1::uuid[]))::integer AS lists,
+       (SELECT count(*) FROM approval_rules WHERE seal_key_id = ANY ($1::uuid[]))::integer AS rules`,
     [ids],
   );
-  const { states = 0, policies = 0, tenants = 0, switches = 0, lists = 0 } = sealed ?? {};
-  if (states + policies + tenants + switches + lists > 0)
+  const { states = 0, policies = 0, tenants = 0 } = sealed ?? {};
+  const { switches = 0, lists = 0, rules = 0 } = sealed ?? {};
+  if (states + policies + tenants + switches + lists + rules > 0)
     throw new Error(
       `cannot destroy the key: the states of ${states} keys, the policies of ${policies} tenants, ` +
-        `the rows of ${tenants} tenants, ${switches} maintenance switches and ${lists} lists of ` +
-        'canaries or silences are still sealed by it; ' +
+        `the rows of ${tenants} tenants, ${switches} maintenance switches, ${lists} lists of ` +
+        `canaries or silences and the approval rules of ${rules} tenants are still sealed by it; ` +
         'let the services seal them again, or look at what their logs say of them',
     );
 }

@@ -368,7 +368,9 @@ export function countUnderTokenKeys(
          UNION ALL
          SELECT seal_key_id, 0, count(*) FROM canary_seals WHERE seal_key_id IS NOT NULL GROUP BY 1
          UNION ALL
-         SELECT seal_key_id, 0, count(*) FROM alert_silences WHERE seal_key_id IS NOT NULL GROUP BY 1) counted
+         SELECT seal_key_id, 0, count(*) FROM alert_silences WHERE seal_key_id IS NOT NULL GROUP BY 1
+         UNION ALL
+         SELECT seal_key_id, 0, count(*) FROM approval_rules GROUP BY 1) counted
        GROUP BY 1`,
     );
     return new Map(rows.map((row) => [row.id, row]));

@@ -1,0 +1,171 @@
+/**
+ * Adds `keyward approval-rules …`: which calls in a tenant want a fresh proof, or the approval of
+ * others.
+ *
+ * - Rules are read from a file as a whole, in the JSON that `get --output json` prints; a member
+ *   that no rule has is refused, so that a slip of the pen leaves no call without its rule.
+ */
+import type { Command } from 'commander';
+import type {
+  ApprovalRule,
+  ApprovalRules,
+  ApprovalRulesUpdate,
+  ApprovalRuleUpdate,
+  StepUpRule,
+  StepUpRuleUpdate,
+} from 'keyward-client';
+import { writeDuration } from './durations.ts';
+import { UsageError } from './failures.ts';
+import { readInput } from './files.ts';
+import { tenantName } from './names.ts';
+import { type ChangeOptions, changeOf, withEtag } from './options.ts';
+import { type Columns, printJson, printTable } from './print.ts';
+import { withClient } from './session.ts';
+
+const MAX_BYTES = 1024 * 1024;
+const STEP_UP = ['permissions', 'acrValues', 'amrValues', 'maxAgeSeconds', 'exemptPrincipals'];
+const APPROVAL = ['ruleId', 'permissions', 'approvals', 'approvers', 'exemptPrincipals'];
+const SET = ['name', 'etag', 'updateTime', 'revision', 'stepUpRules', 'approvalRules'];
+
+const EXAMPLE = {
+  stepUpRules: [
+    { permissions: [], acrValues: [], amrValues: ['mfa'], maxAgeSeconds: 900 },
+    { permissions: ['keys.destroy'], acrValues: [], amrValues: ['hwk'], maxAgeSeconds: 300 },
+  ],
+  approvalRules: [
+    { ruleId: 'default', permissions: [], approvals: 1, approvers: [] },
+    {
+      ruleId: 'shred',
+      permissions: ['tenants.shred'],
+      approvals: 2,
+      approvers: ['group:corp/security-officers'],
+      exemptPrincipals: [],
+    },
+  ],
+};
+
+interface SetOptions extends ChangeOptions {
+  readonly validateOnly?: boolean;
+}
+
+/** Adds `approval-rules`. */
+export function addApprovalRules(program: Command): void {
+  const rules = program
+    .command('approval-rules')
+    .description('which calls in a tenant want a fresh proof, or the approval of others');
+  rules
+    .command('get <tenant>')
+    .description('show the rules of a tenant; those of system hold in every tenant besides')
+    .action((tenant: string, _options, command: Command) =>
+      withClient(command, async (keyward, { output }) => {
+        await printRules(output, await keyward.getApprovalRules({ name: nameOf(tenant) }));
+      }),
+    );
+  withEtag(rules.command('set <tenant> [file]'))
+    .description("replace the rules of a tenant by those of a file, or of standard input for '-'")
+    .option('--validate-only', 'only show what the rules would be')
+    .addHelpText(
+      'after',
+      '\nThe file has the JSON of "keyward approval-rules get … --output json", whose etag says ' +
+        'which rules\nit is to replace; --etag goes before it.' +
+        '\n\n  keyward approval-rules get acme --output json > rules.json' +
+        '\n  keyward approval-rules set acme rules.json',
+    )
+    .action((tenant: string, file: string | undefined, _options, command: Command) =>
+      withClient<SetOptions>(command, async (keyward, { output, validateOnly, ...options }) => {
+        const name = nameOf(tenant);
+        const { etag, ...change } = changeOf(options);
+        const read = await readRules(file, name);
+        const approvalRules = { ...read, name, ...(etag === undefined ? {} : { etag }) };
+        const request = { approvalRules, validateOnly: validateOnly ?? false, ...change };
+        await printRules(output, await keyward.updateApprovalRules(request));
+      }),
+    );
+  rules
+    .command('example')
+    .description('print rules to begin with, for "keyward approval-rules set"')
+    .action(() => printJson(EXAMPLE));
+}
+
+function nameOf(tenant: string): string {
+  return `${tenantName(tenant)}/approvalRules`;
+}
+
+/** Reads rules. Throws UsageError for what are none, or those of another tenant. */
+async function readRules(file: string | undefined, name: string): Promise<ApprovalRulesUpdate> {
+  const from = file === undefined || file === '-' ? 'standard input' : file;
+  const bytes = await readInput(file, MAX_BYTES, `cannot use ${from}: it is too long for rules`);
+  let given: unknown;
+  try {
+    given = JSON.parse(bytes.toString('utf8'));
+  } catch (cause) {
+    throw new UsageError(`cannot use ${from}: it is not JSON`, { cause });
+  }
+  const known = membersOf(from, 'the rules', given, SET);
+  if (known['name'] !== undefined && known['name'] !== name)
+    throw new UsageError(`cannot use ${from}: it has ${known['name']}, not ${name}`);
+  return {
+    name,
+    ...(known['etag'] === undefined ? {} : { etag: String(known['etag']) }),
+    stepUpRules: listOf<StepUpRuleUpdate>(from, 'stepUpRules', known, STEP_UP),
+    approvalRules: listOf<ApprovalRuleUpdate>(from, 'approvalRules', known, APPROVAL),
+  };
+}
+
+/** Returns a list of rules; what their members may be, the client and the service check. */
+function listOf<Rule>(
+  from: string,
+  list: string,
+  rules: Readonly<Record<string, unknown>>,
+  members: readonly string[],
+): Rule[] {
+  const given = rules[list] ?? [];
+  if (!Array.isArray(given)) throw new UsageError(`cannot use ${from}: ${list} is not a list`);
+  return given.map((rule) => membersOf(from, `a rule in ${list}`, rule, members) as Rule);
+}
+
+function membersOf(
+  from: string,
+  what: string,
+  given: unknown,
+  members: readonly string[],
+): Readonly<Record<string, unknown>> {
+  if (typeof given !== 'object' || given === null || Array.isArray(given))
+    throw new UsageError(`cannot use ${from}: ${what} must be an object`);
+  const unknown = Object.keys(given).find((member) => !members.includes(member));
+  if (unknown !== undefined)
+    throw new UsageError(
+      `cannot use ${from}: ${what} cannot have ${unknown}; known are ${members.join(', ')}`,
+    );
+  return given as Readonly<Record<string, unknown>>;
+}
+
+const ALL_DANGEROUS = 'all that are dangerous';
+const listed = (values: readonly string[], otherwise: string) =>
+  values.length === 0 ? otherwise : values.join(', ');
+
+const STEP_UP_RULE: Columns<StepUpRule> = {
+  'PERMISSIONS (STEP-UP)': ({ permissions }) => listed(permissions, ALL_DANGEROUS),
+  ACR: ({ acrValues }) => listed(acrValues, 'any'),
+  AMR: ({ amrValues }) => listed(amrValues, 'any'),
+  'MAX AGE': ({ maxAgeSeconds }) => writeDuration(maxAgeSeconds ?? 0),
+  EXEMPT: ({ exemptPrincipals }) => listed(exemptPrincipals, 'no caller'),
+};
+
+const APPROVAL_RULE: Columns<ApprovalRule> = {
+  'RULE (APPROVAL)': ({ ruleId }) => ruleId,
+  PERMISSIONS: ({ permissions }) => listed(permissions, ALL_DANGEROUS),
+  APPROVALS: ({ approvals }) => String(approvals),
+  APPROVERS: ({ approvers }) => listed(approvers, 'who may approve there'),
+  EXEMPT: ({ exemptPrincipals }) => listed(exemptPrincipals, 'no caller'),
+};
+
+async function printRules(output: string, rules: ApprovalRules): Promise<void> {
+  if (output === 'json') return printJson(rules);
+  await printTable(
+    STEP_UP_RULE,
+    rules.stepUpRules,
+    `${rules.name}, revision ${rules.revision}\n\n`,
+  );
+  await printTable(APPROVAL_RULE, rules.approvalRules, '\n');
+}

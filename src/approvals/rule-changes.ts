@@ -1,0 +1,186 @@
+/**
+ * Reads and replaces the approval rules of a tenant.
+ *
+ * - A change verifies the rules before, seals the new ones, and commits them with their audit entry
+ *   and their announcement in one transaction.
+ * - No rules are taken under which what one approver asks for could never be approved.
+ * - The caller's right to change the rules is checked before.
+ */
+import { isDangerous, type Permission } from '../access/permissions.ts';
+import type { TenantIdentity } from '../access/tenant-records.ts';
+import { addDetail, type Call } from '../call.ts';
+import { invalidField, KeywardError } from '../errors.ts';
+import { RECORD } from '../hsm/record-seal.ts';
+import type { Agents } from '../hsm/token-router.ts';
+import type { SealKeyId, TenantId } from '../ids.ts';
+import { formatApprovalRulesName } from '../names.ts';
+import { lockApprovalRules, writeApprovalRules } from '../store/approvals/rules.ts';
+import type { Tx } from '../store/core/transaction.ts';
+import type { Store } from '../store/store.ts';
+import type { RuleBook } from './rule-book.ts';
+import {
+  type ApprovalRule,
+  type ApprovalRules,
+  approvalContent,
+  formatRules,
+  rulesSealContent,
+  stepUpContent,
+} from './rules.ts';
+
+/** Of the text that is stored: every replica holds it, of every tenant. */
+const MAX_BYTES = 64 * 1024;
+
+export interface RuleChangesParts {
+  readonly store: Pick<Store, 'read' | 'mutate'>;
+  readonly agents: Pick<Agents, 'call'>;
+  readonly rules: RuleBook;
+  /** The key that new seals are made by. Throws TOKEN_KEY_NOT_READY. */
+  readonly currentSealKey: () => SealKeyId;
+}
+
+/** What the rules of a tenant are to be. */
+export interface NewApprovalRules extends Pick<ApprovalRules, 'stepUp' | 'approvals'> {
+  /** Empty where none were ever set. */
+  readonly etag: string;
+  /** Only look. */
+  readonly validateOnly: boolean;
+}
+
+/** Reads and replaces the approval rules of a tenant. */
+export class RuleChanges {
+  readonly #parts: RuleChangesParts;
+
+  constructor(parts: RuleChangesParts) {
+    this.#parts = parts;
+  }
+
+  /** Returns the tenant's rules. Throws as {@link RuleBook.of}. */
+  get(tenant: TenantIdentity): Promise<ApprovalRules> {
+    return this.#parts.rules.of(tenant);
+  }
+
+  /**
+   * Replaces the tenant's rules. Throws ETAG_MISMATCH, APPROVAL_RULES_CORRUPT, INVALID_FIELD for
+   * rules that cannot be, and what the store and the agents throw.
+   */
+  async replace(
+    call: Call,
+    tenant: TenantIdentity,
+    asked: NewApprovalRules,
+  ): Promise<ApprovalRules> {
+    requirePossible(asked);
+    const { store, rules } = this.#parts;
+    const { tenantId } = tenant;
+    if (asked.validateOnly) {
+      if (call.audit !== undefined) addDetail(call.audit, { validateOnly: true });
+      const before = await store.read(call, tenantId, (tx) => this.#locked(tx, call, tenant));
+      return nextOf(before.rules, asked, before.now);
+    }
+    const resource = formatApprovalRulesName({ tenant: tenant.name });
+    const change = { kind: 'approvalRules', subjectId: tenantId } as const;
+    const replaced = await store.mutate(call, { tenantId, resource, change }, async (tx) => {
+      const before = await this.#locked(tx, call, tenant);
+      const next = nextOf(before.rules, asked, before.now);
+      await this.#write(tx, call, tenantId, next);
+      tx.changed({
+        kind: 'approvalRules',
+        before: before.rules.revision === 0n ? undefined : rulesContent(before.rules),
+        after: rulesContent(next),
+        rulesRevision: `${next.revision}`,
+      });
+      return next;
+    });
+    rules.forget(tenantId);
+    return replaced;
+  }
+
+  async #locked(
+    tx: Tx,
+    { deadline }: Call,
+    tenant: TenantIdentity,
+  ): Promise<{ readonly rules: ApprovalRules; readonly now: Date }> {
+    const { value, record } = await this.#parts.rules.verified(tenant, deadline, () =>
+      lockApprovalRules(tx, tenant.tenantId),
+    );
+    return { rules: value, now: record.now };
+  }
+
+  async #write(
+    tx: Tx,
+    { deadline }: Call,
+    tenantId: TenantId,
+    { revision, ...rules }: ApprovalRules & { readonly updatedAt: Date },
+  ): Promise<void> {
+    const content = formatRules(rules);
+    if (Buffer.byteLength(content) > MAX_BYTES)
+      throw invalidField('approval_rules', `must have at most ${MAX_BYTES} bytes as JSON`);
+    const sealKeyId = this.#parts.currentSealKey();
+    const contents = [rulesSealContent(tenantId, revision, content)];
+    const request = { sealKeyId, kind: RECORD.approvalRules, contents };
+    const { seals } = await this.#parts.agents.call('sealRecords', request, deadline);
+    if (seals[0] === undefined) throw new Error('an agent sealed nothing');
+    await writeApprovalRules(tx, tenantId, content, {
+      ...{ revision, sealKeyId, seal: Buffer.from(seals[0]) },
+    });
+  }
+}
+
+/** Returns the etag of such rules. */
+export function etagOf({ revision }: Pick<ApprovalRules, 'revision'>): string {
+  return `${revision}`;
+}
+
+/** Returns the rules after the change. Throws ETAG_MISMATCH, and INVALID_FIELD without an etag. */
+function nextOf(
+  before: ApprovalRules,
+  { etag, stepUp, approvals }: NewApprovalRules,
+  updatedAt: Date,
+): ApprovalRules & { readonly updatedAt: Date } {
+  if (etag === '' && before.revision > 0n)
+    throw invalidField('approval_rules', 'must have the etag of the rules that are replaced');
+  if (etag !== '' && etag !== etagOf(before)) throw new KeywardError('ETAG_MISMATCH');
+  return { revision: before.revision + 1n, stepUp, approvals, updatedAt };
+}
+
+/** Returns what an audit entry says of the rules. */
+function rulesContent({ stepUp, approvals }: ApprovalRules): object {
+  return { stepUp: stepUp.map(stepUpContent), approvals: approvals.map(approvalContent) };
+}
+
+/** Throws INVALID_FIELD for rules that could not be followed. */
+function requirePossible({ approvals }: NewApprovalRules): void {
+  const ids = new Set<string>();
+  for (const rule of approvals) {
+    if (ids.has(rule.ruleId)) throw invalidRule(rule, 'have a rule_id of its own');
+    ids.add(rule.ruleId);
+    requireDangerous(rule);
+    requireApprovers(rule);
+  }
+}
+
+/** Throws INVALID_FIELD where calls would wait that nothing is lost by. */
+function requireDangerous(rule: ApprovalRule): void {
+  const other = rule.permissions.find((name) => !isDangerous(name as Permission));
+  if (other !== undefined)
+    throw invalidRule(rule, `not name ${other}, which is not marked as dangerous`);
+}
+
+/**
+ * Throws INVALID_FIELD where the approvers are named, and of those one who asks is left with too
+ * few others. How many are in a group, its issuer knows.
+ */
+function requireApprovers(rule: ApprovalRule): void {
+  const { approvals, approvers } = rule;
+  if (approvers.length === 0 || approvers.some(({ kind }) => kind === 'group')) return;
+  const persons = new Set(approvers.map(({ name }) => name)).size;
+  if (persons <= approvals)
+    throw invalidRule(
+      rule,
+      `name at least ${approvals + 1} approvers, so that ${approvals} others can approve what one ` +
+        'of them asks for',
+    );
+}
+
+function invalidRule({ ruleId }: ApprovalRule, must: string): KeywardError {
+  return invalidField('approval_rules', `the approval rule ${ruleId} must ${must}`);
+}

@@ -1,0 +1,31 @@
+/**
+ * Approval rules: an operation for each method of ApprovalService.
+ */
+import type { NewApprovalRules } from '../approvals/rule-changes.ts';
+import { ofName, operation } from '../calls/operation.ts';
+import { formatApprovalRulesName, SYSTEM_TENANT, type TenantName } from '../names.ts';
+import type { Named, Repeatable } from './requests.ts';
+
+/** The rules that a tenant is to have from now on. */
+export interface NewApprovalRulesRequest extends Named<TenantName>, NewApprovalRules, Repeatable {}
+
+export const approvalOperations = {
+  GetApprovalRules: operation({
+    permission: 'approvalRules.get',
+    target: ofName,
+    resource: ({ name }: Named<TenantName>) => formatApprovalRulesName(name),
+    handle: async ({ access, ruleChanges }, _, { name }) =>
+      ruleChanges.get(await access.tenantOf(name.tenant)),
+  }),
+  UpdateApprovalRules: operation({
+    isSensitive: true,
+    permission: 'approvalRules.update',
+    target: ofName,
+    resource: ({ name }: NewApprovalRulesRequest) => formatApprovalRulesName(name),
+    handle: async ({ access, ruleChanges }, call, { name, requestId: _, ...asked }) => {
+      if (name.tenant === SYSTEM_TENANT)
+        call.rights.require('approvalRules.updateForAllTenants', {}, formatApprovalRulesName(name));
+      return ruleChanges.replace(call, await access.tenantOf(name.tenant), asked);
+    },
+  }),
+};
