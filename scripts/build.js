@@ -38,6 +38,9 @@ const PARTS = [
   },
 ];
 
+/** Goes to browsers as it is. */
+const SIGN_OFF_PAGE = join('faces', 'http', 'sign-off');
+
 /** Where a package's built files are, inside of it. */
 const LIBRARY = 'lib';
 
@@ -51,7 +54,9 @@ function build() {
     if (!compile(project)) return 1;
     finish(folder);
     if (workspace !== undefined) makePackage(workspace, folder);
-    else cpSync(join(ROOT, 'src', DESCRIPTOR_SET), join(folder, DESCRIPTOR_SET));
+    else
+      for (const name of [DESCRIPTOR_SET, SIGN_OFF_PAGE])
+        cpSync(join(ROOT, 'src', name), join(folder, name), { recursive: true });
     if (program !== undefined) chmodSync(join(folder, program), 0o755);
     say(`✓ ${output}/ (${((performance.now() - started) / 1000).toFixed(1)} s)`);
   }

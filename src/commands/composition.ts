@@ -538,7 +538,11 @@ function composeFaces(
     http:
       configuration.KEYWARD_HTTP_LISTEN === undefined
         ? undefined
-        : new HttpServer({ ...shared, listen: configuration.KEYWARD_HTTP_LISTEN }),
+        : new HttpServer({
+            ...shared,
+            listen: configuration.KEYWARD_HTTP_LISTEN,
+            hasSignOff: true,
+          }),
   };
 }
 

@@ -11,6 +11,7 @@ import type { JsonCodec } from './codec.ts';
 import { END_STREAM, envelope, PLAIN } from './envelopes.ts';
 import { errorJson, httpStatusOf } from './errors.ts';
 import { acceptedTypes, contentTypeOf, type Form } from './request-headers.ts';
+import type { Page } from './sign-off-page.ts';
 import type { Wire } from './wire.ts';
 
 /** What a call by HTTP is made of. */
@@ -69,6 +70,13 @@ export class HttpCall extends ArrivingCall {
       // A copy: the wrapper overwrites what it gave.
       this.wire.answer(200, this.#headers(), Buffer.from(answer));
     }
+  }
+
+  /** Answers with what is no message. */
+  answerPage({ headers, body }: Page): void {
+    if (this.isOver || this.#hasEnded) return;
+    this.#endSoon();
+    this.wire.answer(200, { ...headers, ...this.answerHeaders }, body);
   }
 
   protected override get isAnswering(): boolean {

@@ -50,6 +50,18 @@ export function timeoutMs({ headers }: Pick<Wire, 'headers'>): number {
   return given === undefined ? Infinity : Number(given);
 }
 
+/** Returns why so many headers, or so large ones, go no further; undefined if they may. */
+export function oversizeOf(
+  { rawHeaders }: Pick<Wire, 'rawHeaders'>,
+  { maxHeaderBytes, maxHeaders }: HeaderLimits,
+): Refusal | undefined {
+  if (headerBytes(rawHeaders) > maxHeaderBytes)
+    return tooLarge('its headers are larger than the server takes', maxHeaderBytes);
+  if (rawHeaders.length / 2 > maxHeaders)
+    return tooLarge('it has more headers than the server takes', maxHeaders);
+  return undefined;
+}
+
 /**
  * Returns why a call with these headers goes no further; undefined if it may. `method` is the
  * called one, if there is one of that name.
@@ -57,13 +69,11 @@ export function timeoutMs({ headers }: Pick<Wire, 'headers'>): number {
 export function refusalOf(
   wire: Pick<Wire, 'method' | 'headers' | 'rawHeaders'>,
   method: { readonly isStream: boolean } | undefined,
-  { maxHeaderBytes, maxHeaders }: HeaderLimits,
+  limits: HeaderLimits,
 ): Refusal | undefined {
-  const { headers, rawHeaders } = wire;
-  if (headerBytes(rawHeaders) > maxHeaderBytes)
-    return tooLarge('its headers are larger than the server takes', maxHeaderBytes);
-  if (rawHeaders.length / 2 > maxHeaders)
-    return tooLarge('it has more headers than the server takes', maxHeaders);
+  const { headers } = wire;
+  const oversize = oversizeOf(wire, limits);
+  if (oversize !== undefined) return oversize;
   if (method === undefined) return { error: new KeywardError('METHOD_UNKNOWN'), httpStatus: 404 };
   if (wire.method !== 'POST') return malformed('calls use POST', 405);
   if (formOf(wire)?.isStream !== method.isStream) {

@@ -1,5 +1,6 @@
 /**
- * The HTTP face: keyward.v1 by Connect's protocol, over HTTP/2 and HTTP/1.1, as JSON or protobuf.
+ * The HTTP face: keyward.v1 by Connect's protocol, over HTTP/2 and HTTP/1.1, as JSON or protobuf;
+ * and the page by which people sign off.
  *
  * Invariants:
  * - every connection and every call passes the same limits as gRPC's (`faces/transport/`), and is
@@ -31,7 +32,8 @@ import { JsonCodec } from './codec.ts';
 import { HEAD_BYTES, onlyMessage } from './envelopes.ts';
 import { HttpCall } from './http-call.ts';
 import { exchangeOf, type HttpMethod, httpMethods } from './methods.ts';
-import { formOf, refusalOf, timeoutMs, valuesOf } from './request-headers.ts';
+import { formOf, oversizeOf, refusalOf, timeoutMs, valuesOf } from './request-headers.ts';
+import { type Page, SIGN_OFF_PATH, signOffPage } from './sign-off-page.ts';
 import { Http1Wire, Http2Wire, type Wire } from './wire.ts';
 
 export interface HttpServerOptions extends Omit<Serving, 'stopping'> {
@@ -44,6 +46,8 @@ export interface HttpServerOptions extends Omit<Serving, 'stopping'> {
   /** host:port; port 0 takes a free one. */
   readonly listen: string;
   readonly tls: TlsFileNames;
+  /** Whether people's browsers find the sign-off page here. */
+  readonly hasSignOff: boolean;
 }
 
 /** How often HTTP/1.1 looks for requests that take too long to arrive. */
@@ -67,12 +71,13 @@ type StreamListener = (
   rawHeaders: readonly string[],
 ) => void;
 
-/** Serves the contract by Connect's protocol. */
+/** Serves the contract by Connect's protocol, and the sign-off page. */
 export class HttpServer {
   readonly #options: HttpServerOptions;
   readonly #serving: Serving;
   readonly #codec = new JsonCodec();
   readonly #methods = httpMethods(this.#codec);
+  readonly #page: Page | undefined;
   readonly #files: TlsFiles;
   readonly #server: Http2SecureServer;
   readonly #stopping = new AbortController();
@@ -85,6 +90,7 @@ export class HttpServer {
     this.#options = options;
     const stopping = this.#stopping.signal;
     this.#serving = { services, recording, replays, outcomes, canaryWatch, log, stopping };
+    this.#page = options.hasSignOff ? signOffPage() : undefined;
     this.#files = new TlsFiles(options.tls);
     this.#server = createSecureServer({
       ...http2Options(limits),
@@ -203,6 +209,11 @@ export class HttpServer {
     const trace = readTraceContext(wire.headers);
     const codec = this.#codec;
     const call = new HttpCall({ wire, connection, form, trace, codec, log, outcomes });
+    const page = wire.path === SIGN_OFF_PATH && wire.method === 'GET' ? this.#page : undefined;
+    if (page !== undefined && oversizeOf(wire, limits) === undefined) {
+      admission.visit(call, () => call.answerPage(page));
+      return;
+    }
     admission.admit({
       call,
       refusal: refusalOf(wire, method, limits),

@@ -8,7 +8,9 @@
  * - work is counted from its first header until its last effect, not until the caller lost
  *   interest, and in the caller's share (`budgets.ts`), in that of the connection until there is a
  *   caller;
- * - what a peer resets is counted against its connection.
+ * - what a peer resets is counted against its connection;
+ * - what anyone may ask for without a caller is counted as a call that has none yet, and gives way
+ *   to calls as one that is still arriving does.
  * Knows no method but by its path.
  */
 import type { Caller, Identity } from '../../access/identity.ts';
@@ -101,6 +103,20 @@ export class Admission {
     if (!this.#isLongLived(path)) this.#arriving.add(call);
     if (Number.isFinite(deadlineMs)) call.expireAfter(deadlineMs);
     this.#identify(arrival);
+  }
+
+  /** Answers what anyone may ask for, and what costs no more than its answer, if there is room. */
+  visit(call: ArrivingCall, answer: () => void): void {
+    const places = this.#placesFor(call.path);
+    call.connection.callOpened();
+    call.onClose(() => this.#closed(call));
+    if (!this.#hasRoom(call, places)) {
+      call.fail(new KeywardError('SERVER_BUSY'));
+      return;
+    }
+    call.occupy({ places, bytes: this.#budgets.bytes });
+    this.#arriving.add(call);
+    answer();
   }
 
   /** Counts bytes of a call's request; where its caller has too many, one of theirs gives way. */
