@@ -5,16 +5,11 @@
  * Grafana is not in Debian; this shows what its panels would have to show.
  */
 import { execFile } from 'node:child_process';
-import { existsSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { CHROMIUM } from '../support/chromium.ts';
 import type { Series } from './prometheus.ts';
-
-const PROGRAM = '/usr/bin/chromium';
-/** Why there is no picture; false where one can be made. */
-export const WITHOUT_CHROMIUM = existsSync(PROGRAM)
-  ? false
-  : 'no Chromium: apt-get install chromium';
 
 /** One panel, and what it shows. */
 export interface ShownPanel {
@@ -35,7 +30,7 @@ export async function picture(directory: string, panels: readonly ShownPanel[]):
   writeFileSync(page, pageOf(panels));
   const width = COLUMNS * (PANEL.width + 12) + 20;
   const height = Math.ceil(panels.length / COLUMNS) * (PANEL.height + 12) + 20;
-  await promisify(execFile)(PROGRAM, [
+  await promisify(execFile)(CHROMIUM, [
     ...['--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
     ...[`--user-data-dir=${join(directory, 'chromium')}`, '--hide-scrollbars'],
     ...[`--window-size=${width},${height}`, `--screenshot=${file}`, `file://${page}`],

@@ -7,8 +7,9 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { WITHOUT_CHROMIUM } from '../support/chromium.ts';
 import { eventually, newEnvironment, type Service, startService } from '../support/kit.ts';
-import { picture, type ShownPanel, WITHOUT_CHROMIUM } from './dashboard-page.ts';
+import { picture, type ShownPanel } from './dashboard-page.ts';
 import { panels } from './deployed.ts';
 import { Prometheus, WITHOUT_PROMETHEUS } from './prometheus.ts';
 

@@ -10,9 +10,10 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { eventually } from './kit.ts';
 
-const PROGRAM = '/usr/bin/chromium';
+/** Where Debian has it. */
+export const CHROMIUM = '/usr/bin/chromium';
 /** Why there is no browser; false where there is one. */
-export const WITHOUT_CHROMIUM = existsSync(PROGRAM)
+export const WITHOUT_CHROMIUM = existsSync(CHROMIUM)
   ? false
   : 'no Chromium: apt-get install chromium';
 
@@ -64,7 +65,7 @@ export class Chromium implements AsyncDisposable {
     const { publicKey } = new X509Certificate(certificate);
     const key = createHash('sha256').update(publicKey.export({ type: 'spki', format: 'der' }));
     const child = spawn(
-      PROGRAM,
+      CHROMIUM,
       [
         ...['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
         ...['--no-first-run', '--disable-background-networking', '--remote-debugging-port=0'],
@@ -166,7 +167,7 @@ export class Page {
   async load(url: string): Promise<void> {
     await this.send('Page.navigate', { url: 'about:blank' });
     const { errorText } = await this.send('Page.navigate', { url });
-    if (errorText !== undefined) throw new Error(`cannot load ${url}: ${errorText}`);
+    if (errorText !== undefined) throw new Error(`cannot load ${url.split('#')[0]}: ${errorText}`);
   }
 
   /** Returns what an expression is in the page; it may be a promise. */

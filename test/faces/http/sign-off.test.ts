@@ -4,21 +4,42 @@
  */
 import assert from 'node:assert/strict';
 import { createHash, createPrivateKey, createPublicKey, randomUUID, verify } from 'node:crypto';
-import { mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { type Answer, type Order, signOff } from '../../../cli/src/sign-off.ts';
+import { challengeOf } from '../../../src/hsm/approval-records.ts';
+import type { EnvironmentId, OperationId } from '../../../src/ids.ts';
+import { AUDIENCE, ISSUER, signingKey } from '../../access/issuer.ts';
 import { Chromium, type Page, WITHOUT_CHROMIUM } from '../../support/chromium.ts';
-import { sharedService } from '../../support/kit.ts';
+import { type Environment, newEnvironment, type Service, startService } from '../../support/kit.ts';
 import { ask, HTTP_VERSIONS } from './client.ts';
 
 const HOST = 'keyward.example.com';
 /** Kept after the run, to be looked at. */
 const PICTURES = join(import.meta.dirname, '..', '..', '..', '.keyward');
 
-const shared = sharedService(async () => {}, { KEYWARD_HTTP_LISTEN: '127.0.0.1:0' });
+let environment: Environment;
+let service: Service;
+before(async () => {
+  environment = await newEnvironment();
+  // With it, callers need no certificate.
+  const issuersFile = join(environment.directory, 'issuers.json');
+  const jwksFile = join(environment.directory, 'jwks.json');
+  writeFileSync(jwksFile, JSON.stringify({ keys: [signingKey('k').jwk] }));
+  const issuer = { name: 'corp', issuer: ISSUER, audience: AUDIENCE, algorithms: ['ES256'] };
+  writeFileSync(issuersFile, JSON.stringify({ issuers: [{ ...issuer, jwksFile }] }));
+  service = await startService(environment, {
+    KEYWARD_HTTP_LISTEN: '127.0.0.1:0',
+    KEYWARD_ISSUERS_FILE: issuersFile,
+  });
+});
+after(async () => {
+  await service?.stop();
+  await environment?.[Symbol.asyncDispose]();
+});
 
-const pageUrl = (host = HOST) => `https://${host}:${shared.service.httpPort}/sign-off`;
+const pageUrl = (host = HOST) => `https://${host}:${service.httpPort}/sign-off`;
 
 /** A request as the service keeps it (RFC 8785). */
 const REQUEST = { etag: 'abc', name: 'tenants/acme/keys/orders', window: '2592000s' };
@@ -47,7 +68,7 @@ function decide({ request = REQUEST, ...given }: Decision = {}) {
       request: base64url(text),
       expireTime: given.expireTime ?? new Date(Date.now() + 86_400_000).toISOString(),
     },
-    decision: given.decision ?? 'approve',
+    decision: given.decision ?? ('approve' as const),
     credentialIds: given.credentialIds ?? [],
     rpId: HOST,
   };
@@ -59,34 +80,23 @@ function register(excludeCredentials: readonly object[] = []) {
     rp: { id: HOST, name: 'Keyward' },
     user: { id: base64url('alice'), name: 'jwt:corp/alice', displayName: 'jwt:corp/alice' },
     challenge: base64url('a challenge of the service'),
-    pubKeyCredParams: [{ type: 'public-key', alg: -7 }],
+    pubKeyCredParams: [-7, -257].map((alg) => ({ type: 'public-key', alg })),
     authenticatorSelection: { residentKey: 'required', userVerification: 'required' },
     excludeCredentials,
   };
   return { kind: 'register', creationOptions };
 }
 
-/** Returns the challenge of a decision, worked out here from what the service states it is. */
-function challengeOf(order: ReturnType<typeof decide>): string {
-  const { environmentId, operation, decision } = order;
-  const uuid = (text: string) => Buffer.from(text.replaceAll('-', ''), 'hex');
-  const text = (value: string) => {
-    const bytes = Buffer.from(value);
-    return Buffer.concat([Buffer.from([bytes.length >> 8, bytes.length & 255]), bytes]);
-  };
-  const expiry = Buffer.alloc(8);
-  expiry.writeBigUInt64BE(BigInt(Date.parse(operation.expireTime)));
-  const bytes = Buffer.concat([
-    Buffer.from('keyward/v1/approval\0'),
-    uuid(environmentId),
-    uuid(operation.name.split('/')[3] ?? ''),
-    text(operation.method),
-    createHash('sha256').update(Buffer.from(operation.request, 'base64url')).digest(),
-    text(operation.requester),
-    Buffer.from([decision === 'approve' ? 1 : 2]),
-    expiry,
-  ]);
-  return createHash('sha256').update(bytes).digest('base64url');
+/** Returns the challenge that the service wants signed for a decision. */
+function challengeFor({ environmentId, operation, decision }: ReturnType<typeof decide>): string {
+  const { name, method, request, requester, expireTime } = operation;
+  return challengeOf({
+    environmentId: environmentId as EnvironmentId,
+    operationId: (name.split('/')[3] ?? '') as OperationId,
+    requestDigest: createHash('sha256').update(Buffer.from(request, 'base64url')).digest(),
+    ...{ method, requester, decision },
+    expiresAt: new Date(expireTime),
+  }).toString('base64url');
 }
 
 /** Has the command wait for an answer to an order, and opens the page by the URL that it prints. */
@@ -110,11 +120,8 @@ describe('the sign-off page', { skip: WITHOUT_CHROMIUM }, () => {
   let browser: Chromium | undefined;
   before(async () => {
     browser = await Chromium.start({
-      directory: join(shared.environment.directory, 'chromium'),
-      certificate: readFileSync(
-        shared.environment.variables['KEYWARD_TLS_CERT_FILE'] ?? '',
-        'utf8',
-      ),
+      directory: join(environment.directory, 'chromium'),
+      certificate: readFileSync(environment.variables['KEYWARD_TLS_CERT_FILE'] ?? '', 'utf8'),
       hosts: [HOST, 'elsewhere.example'],
     });
   });
@@ -170,7 +177,7 @@ describe('the sign-off page', { skip: WITHOUT_CHROMIUM }, () => {
     const bytes = (field: string) => Buffer.from(answer.get(field) ?? '', 'base64url');
     const clientData = JSON.parse(String(bytes('clientDataJson')));
     assert.equal(clientData.type, 'webauthn.get');
-    assert.equal(clientData.challenge, challengeOf(order));
+    assert.equal(clientData.challenge, challengeFor(order));
     assert.equal(clientData.origin, new URL(pageUrl()).origin);
     const authenticatorData = bytes('authenticatorData');
     assert.equal((authenticatorData[32] ?? 0) & 0b101, 0b101, 'present and verified');
@@ -225,7 +232,7 @@ describe('the sign-off page', { skip: WITHOUT_CHROMIUM }, () => {
       ...decide({
         requester: `jwt:corp/${attack}`,
         request: {
-          labels: { 'a.b': 'x', '<b>': 'y' },
+          labels: { '<b>': 'y', 'a.b': 'x' },
           name: `tenants/acme\u202egnp.exe`,
           note: 'two\nlines\u200b\u00a0end ',
           tags: ['', attack],
@@ -326,12 +333,12 @@ describe('the sign-off page', { skip: WITHOUT_CHROMIUM }, () => {
 for (const version of HTTP_VERSIONS)
   describe(`GET /sign-off over ${version}`, () => {
     const peer = () => ({
-      port: shared.service.httpPort,
-      ca: String(shared.service.connectOptions().ca),
+      port: service.httpPort,
+      ca: environment.ca.certPem,
     });
 
     test('is answered without a certificate, with a policy that allows nothing else', async () => {
-      const get = { path: '/sign-off', method: 'GET', headers: { 'content-length': undefined } };
+      const get = { path: '/sign-off', method: 'GET' };
       const { status, headers, body } = await ask(peer(), version, get);
       assert.equal(status, 200);
       const policy = String(headers['content-security-policy']);
