@@ -49,6 +49,8 @@ export function environmentPaths(root: string) {
     environmentFile: inside('environment'),
     /** The issuers of tokens: their key, and what the server reads. */
     issuers: inside('issuers'),
+    /** The OpenID provider: its keys, and who has signed in. */
+    provider: inside('provider'),
     /** Tokens of those who have one. */
     tokens: { service: inside('tokens', 'service.jwt'), auditor: inside('tokens', 'auditor.jwt') },
     /** Where the server is and who there is, for the command. */
@@ -99,6 +101,8 @@ export interface EnvironmentOptions {
    */
   readonly given: Readonly<Record<string, string | undefined>>;
   readonly onDatabaseExit: (detail: string) => void;
+  /** `iss` of the provider at which people sign in, if they can. */
+  readonly signIn?: string;
 }
 
 /** Makes or finds everything, and starts the database. */
@@ -113,7 +117,7 @@ export async function openDevelopmentEnvironment(
     databaseGiven === undefined ? openDatabase(paths.postgres, options.onDatabaseExit) : undefined,
   ]);
   const certificates = openCertificates(paths.certificates);
-  const issuers = openIssuers(paths.issuers);
+  const issuers = openIssuers(paths.issuers, options.signIn);
   const variables = {
     KEYWARD_MODE: 'development',
     KEYWARD_TLS_CERT_FILE: certificates.server.cert,
@@ -137,7 +141,7 @@ export async function openDevelopmentEnvironment(
     };
     writePrivate(paths.environmentFile, toEnvironmentFile(placed));
     const identities = identitiesOf(address, { certificates, tokens: paths.tokens });
-    writeProfiles(paths.directory, paths.profilesFile, identities);
+    writeProfiles(paths.directory, paths.profilesFile, identities, options.signIn);
     return { variables: placed, identities };
   };
   return { issuers, postgres, variables, at };

@@ -1,6 +1,6 @@
 /**
- * Who there is in development: an administrator, a service of the tenant `demo`, an auditor; what
- * they call with, and which roles they have.
+ * Who there is in development: an administrator, a service of the tenant `demo`, an auditor, and
+ * the people of `people.ts`, who sign in; what they call with, and which roles they have.
  *
  * Owns their files beside the certificates: tokens, renewed while we run, and the command's
  * profiles. Each calls in another of the ways that there are: by a certificate, by a token that is
@@ -13,6 +13,7 @@ import { join, relative } from 'node:path';
 import { type KeywardClient, KeywardClientError } from 'keyward-client';
 import { writePrivate, writePrivateJson } from './files.ts';
 import type { Issuers, TokenRequest } from './issuers.ts';
+import { CLIENT_ID, PEOPLE, RESOURCE, SIGN_IN_ISSUER } from './people.ts';
 
 /** SPIFFE ids of those who are known by their certificates. */
 export const PRINCIPALS = {
@@ -84,11 +85,15 @@ export function identitiesOf(address: string, { certificates, tokens }: Identity
   };
 }
 
-/** Writes the command's profiles, their paths relative to the folder that the file is in. */
+/**
+ * Writes the command's profiles, their paths relative to the folder that the file is in: of those
+ * who have a certificate or a token, and of the people who sign in at `signIn`, if any.
+ */
 export function writeProfiles(
   folder: string,
   file: string,
   { admin, service, auditor }: Omit<Identities, 'firstAdministrator'>,
+  signIn?: string,
 ): void {
   const shortened = (identity: object) =>
     Object.fromEntries(
@@ -97,7 +102,12 @@ export function writeProfiles(
         name.endsWith('File') ? relative(folder, String(value)) : value,
       ]),
     );
-  const all = Object.entries({ admin, service, auditor });
+  const { address, caFile } = admin;
+  const person = { address, caFile, issuer: signIn, clientId: CLIENT_ID, resource: RESOURCE };
+  const people = Object.fromEntries(
+    signIn === undefined ? [] : PEOPLE.map(({ id }) => [id, person]),
+  );
+  const all = Object.entries({ admin, service, auditor, ...people });
   const profiles = Object.fromEntries(all.map(([name, identity]) => [name, shortened(identity)]));
   writePrivateJson(file, { default: 'admin', profiles });
 }
@@ -163,6 +173,10 @@ const grants = (
     role: `roles/${role}`,
   }));
 
+function signingIn(group: string): Grant['member'] {
+  return { group: `${SIGN_IN_ISSUER}/${group}` };
+}
+
 /** In all tenants; rootAdmin also says who may do what in each. */
 const TO_ADMIN = grants(
   'system',
@@ -170,6 +184,13 @@ const TO_ADMIN = grants(
   { root: 'rootAdmin', keys: 'keyAdmin' },
 );
 const TO_AUDITORS = grants('system', { group: `dev-people/${AUDITORS}` }, { auditor: 'auditor' });
+/** Those who sign in, by their groups. */
+const TO_PEOPLE = [
+  ...grants('system', signingIn('administrators'), { 'people-root': 'rootAdmin' }),
+  ...grants('system', signingIn('administrators'), { 'people-keys': 'keyAdmin' }),
+  ...grants('system', signingIn('auditors'), { 'people-auditor': 'auditor' }),
+  ...grants(TENANT, signingIn('operators'), { 'people-operator': 'keyAdmin' }),
+];
 const TO_SERVICE = grants(
   TENANT,
   { principal: 'jwt:dev-services/service' },
@@ -191,9 +212,9 @@ export async function appointAdministrator(first: KeywardClient): Promise<void> 
   for (const grant of TO_ADMIN) await give(first, grant);
 }
 
-/** Gives the service and the auditors theirs, in a tenant `demo` that is there. */
+/** Gives the service, the auditors and the people theirs, in a tenant `demo` that is there. */
 export async function grantRoles(admin: KeywardClient): Promise<void> {
-  for (const grant of [...TO_SERVICE, ...TO_AUDITORS]) await give(admin, grant);
+  for (const grant of [...TO_SERVICE, ...TO_AUDITORS, ...TO_PEOPLE]) await give(admin, grant);
 }
 
 async function give(by: KeywardClient, { id, tenant, member, role }: Grant): Promise<void> {

@@ -3,7 +3,8 @@
  *
  * Owns a folder with a key of their own, what is public of it, and the issuers file. Two of them,
  * as there are two kinds in life: one for services, whose tokens name the tenants that they are
- * good for, and one for people, whose tokens name their groups. Invariant: every token is marked as
+ * good for, and one for people, whose tokens name their groups. A third is the provider at which
+ * people sign in (`provider.ts`). Invariant: every token is marked as
  * for development, so that no server in production accepts it, whatever its issuers file says.
  * Knows nobody who has a token.
  */
@@ -18,6 +19,7 @@ import {
 import { join } from 'node:path';
 import { SignJWT } from 'jose';
 import { readIfThere, writePrivate, writePrivateJson } from './files.ts';
+import { SIGN_IN_ISSUER } from './people.ts';
 
 const ALGORITHM = 'ES256';
 const KEY_ID = 'development';
@@ -51,8 +53,11 @@ export interface Issuers {
   issue(request: TokenRequest): Promise<string>;
 }
 
-/** Finds the key in the folder or makes it, and writes the files that the server reads. */
-export function openIssuers(directory: string): Issuers {
+/**
+ * Finds the key in the folder or makes it, and writes the files that the server reads. With
+ * `signIn`, the `iss` of the provider at which people sign in, its tokens are accepted too.
+ */
+export function openIssuers(directory: string, signIn?: string): Issuers {
   const key = openKey(join(directory, 'key.pem'));
   const jwksFile = join(directory, 'jwks.json');
   const jwk = createPublicKey(key).export({ format: 'jwk' });
@@ -69,15 +74,26 @@ export function openIssuers(directory: string): Issuers {
     'dev-people': { groups: 'groups' },
   } as const;
   const names = Object.keys(ISSUERS) as (keyof typeof ISSUERS)[];
-  writePrivateJson(file, {
-    issuers: names.map((name) => ({
-      name,
-      issuer: ISSUERS[name],
-      ...common,
-      claims: claims[name],
-    })),
-  });
+  const own = names.map((name) => ({
+    name,
+    issuer: ISSUERS[name],
+    ...common,
+    claims: claims[name],
+  }));
+  writePrivateJson(file, { issuers: signIn === undefined ? own : [...own, providerAt(signIn)] });
   return { file, issue: (request) => issue(key, request) };
+}
+
+function providerAt(issuer: string): object {
+  return {
+    name: SIGN_IN_ISSUER,
+    issuer,
+    audience: AUDIENCE,
+    algorithms: [ALGORITHM],
+    jwksUrl: `${issuer}/jwks`,
+    maxLifetimeSeconds: TOKEN_LIFETIME_SECONDS,
+    claims: { groups: 'groups' },
+  };
 }
 
 function openKey(file: string): KeyObject {

@@ -31,6 +31,7 @@ import {
   PRINCIPALS,
 } from './identities.ts';
 import { holdPort } from './ports.ts';
+import { startProvider } from './provider.ts';
 import { endServer, runServerCommand, type ServerProcess, spawnServer } from './server.ts';
 import { type StartState, whoServes } from './start-state.ts';
 
@@ -39,6 +40,7 @@ const PATHS = environmentPaths(ROOT);
 const FIRST_PORT = 7443;
 const FIRST_HTTP_PORT = 8443;
 const FIRST_METRICS_PORT = 9464;
+const FIRST_SIGN_IN_PORT = 9080;
 const PORTS_TRIED = 100;
 /** How long a second start waits for one that is still starting. */
 const OTHER_START_MS = 15_000;
@@ -90,8 +92,16 @@ async function startEverything(
   const starter = identify(process.pid);
   if (starter === undefined) throw new Error('cannot start: /proc is required');
   writeState({ starter, address: `127.0.0.1:${FIRST_PORT}`, serving: false });
+  const provider = running.use(
+    await startProvider({
+      folder: PATHS.provider,
+      port: FIRST_SIGN_IN_PORT,
+      portsTried: PORTS_TRIED,
+    }),
+  );
   const environment = await openDevelopmentEnvironment({
     root: ROOT,
+    signIn: provider.issuer,
     given: process.env,
     onDatabaseExit: (detail) => ending.abort(new Error(detail)),
   });
@@ -283,6 +293,9 @@ function howToCall(
   echo -n hello | npx keyward --profile service encrypt tenants/demo/keys/demo --out hello.enc
   npx keyward --profile service decrypt --tenant demo --in hello.enc
   npx keyward --profile auditor access bindings demo
+or as a person, alice or bob (administrators), carol (an auditor) or oscar (an operator):
+  npx keyward --profile alice login
+  npx keyward --profile alice whoami
   grpcurl -cacert ${ca} -cert ${cert} -key ${key} \\
     -H "authorization: Bearer $(cat ${token})" ${address} list
   curl --cacert ${ca} --cert ${cert} --key ${key} \\

@@ -140,6 +140,8 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   '@bufbuild/protobuf/reflect': ['src/faces/contract'],
   '@bufbuild/protobuf/wkt': ['src/faces/http', 'src/faces/contract'],
   jose: ['src/access', 'dev'],
+  'oidc-provider': ['dev'],
+  'openid-client': ['cli/src'],
   'prom-client': ['src/signals'],
   pino: [
     'src/signals',

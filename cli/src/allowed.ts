@@ -5,7 +5,8 @@
  *   they are used only where the user has allowed them.
  * - What is allowed is a path with its content: that of the profiles, and of each CA file that they
  *   name. When it changes, it is to be allowed again.
- * - A folder's profiles bring their own credentials, from inside the folder, or none.
+ * - A folder's profiles bring their own credentials, from inside the folder, or none. What a
+ *   sign-in by one of them gave is bound to its address (`kept-sign-ins.ts`).
  */
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, realpathSync } from 'node:fs';
@@ -13,6 +14,7 @@ import { join, sep } from 'node:path';
 import { fileTrouble, quoted, UsageError } from './failures.ts';
 import { writeOutput } from './files.ts';
 import {
+  CREDENTIALS,
   configurationFolder,
   type Profile,
   type Profiles,
@@ -20,9 +22,6 @@ import {
   refuseOthersFile,
   type Settings,
 } from './profiles.ts';
-
-/** What a caller proves their name with. */
-const CREDENTIALS = ['certFile', 'keyFile', 'tokenFile'] as const;
 
 /** What decides who gets what is sent. */
 const DESTINATION = ['address', 'caFile', 'serverName'] as const;

@@ -73,6 +73,9 @@ export function fileTrouble(error: unknown): string {
 
 function describe(error: unknown): string {
   if (error instanceof AuditVerificationError) return `${error.problem}: ${error.message}`;
+  // The command's own words on why there is no token.
+  if (error instanceof KeywardClientError && error.cause instanceof UsageError)
+    return error.cause.message;
   if (!(error instanceof KeywardClientError))
     return error instanceof Error ? error.message : String(error);
   const { code, reason, fieldViolations, requestId } = error;

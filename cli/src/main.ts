@@ -19,6 +19,7 @@ import { printable, report } from './failures.ts';
 import { addHsm } from './hsm.ts';
 import { addJobs } from './jobs.ts';
 import { addKeys } from './keys.ts';
+import { addLogin } from './login.ts';
 import { addStatus } from './status.ts';
 import { addToken } from './token.ts';
 
@@ -87,6 +88,7 @@ function build(): Command {
   addApprovalRules(program);
   addCanaries(program);
   addSuspensions(program);
+  addLogin(program);
   addWhoami(program);
   addProfiles(program);
   addAudit(program);

@@ -290,6 +290,7 @@ export const PROFILE: Columns<{ readonly name: string; readonly used: boolean } 
   CA: ({ caFile = '' }) => caFile,
   CERTIFICATE: ({ certFile = '' }) => certFile,
   TOKEN: ({ tokenFile = '' }) => tokenFile,
+  ISSUER: ({ issuer = '' }) => issuer,
 };
 
 /** The columns of an audit entry, with what it says. */

@@ -25,8 +25,31 @@ export const SETTINGS = [
 /** One of {@link SETTINGS}. */
 export type Setting = (typeof SETTINGS)[number];
 
+/** What the profile of a person who signs in has besides: the provider, and what to ask of it. */
+export const SIGN_IN_SETTINGS = [
+  'issuer',
+  'clientId',
+  'scopes',
+  'resource',
+  'audience',
+  'redirectUri',
+] as const;
+
+/** One of {@link SIGN_IN_SETTINGS}. */
+export type SignInSetting = (typeof SIGN_IN_SETTINGS)[number];
+
+/** The provider, and what to ask of it. */
+export type SignInSettings = Readonly<
+  Record<'issuer' | 'clientId', string> & Partial<Record<SignInSetting, string>>
+>;
+
 /** Some of them, files by their absolute paths. */
-export type Settings = Partial<Record<Setting, string>>;
+export type Settings = Partial<Record<Setting | SignInSetting, string>>;
+
+const KNOWN = [...SETTINGS, ...SIGN_IN_SETTINGS] as const;
+
+/** What a caller proves their name with, where they do not sign in. */
+export const CREDENTIALS = ['certFile', 'keyFile', 'tokenFile'] as const;
 
 /** A file with profiles. */
 export interface Profiles {
@@ -176,16 +199,32 @@ function readSettings(content: unknown, file: string, what: string): Settings {
   if (!isObject(content)) throw new UsageError(`cannot use ${what}: it must be an object`);
   const settings: Settings = {};
   for (const [name, value] of Object.entries(content)) {
-    const setting = SETTINGS.find((each) => each === name);
+    const setting = KNOWN.find((each) => each === name);
     if (setting === undefined)
       throw new UsageError(
-        `cannot use ${what}: it has ${name}, which is not known; known are ${SETTINGS.join(', ')}`,
+        `cannot use ${what}: it has ${name}, which is not known; known are ${KNOWN.join(', ')}`,
       );
     if (typeof value !== 'string' || value === '')
       throw new UsageError(`cannot use ${what}: its ${name} must be a string`);
     settings[setting] = setting.endsWith('File') ? resolve(dirname(file), value) : value;
   }
+  const trouble = signInTrouble(settings);
+  if (trouble !== undefined) throw new UsageError(`cannot use ${what}: ${trouble}`);
   return settings;
+}
+
+/** What is wrong with the settings of a person who signs in. */
+function signInTrouble(settings: Settings): string | undefined {
+  const [named] = SIGN_IN_SETTINGS.filter((setting) => settings[setting] !== undefined);
+  if (named === undefined) return undefined;
+  for (const setting of ['issuer', 'clientId'] as const)
+    if (settings[setting] === undefined) return `it has ${named}, but no ${setting}`;
+  const other = CREDENTIALS.find((setting) => settings[setting] !== undefined);
+  if (other !== undefined) return `it has both issuer and ${other}; a caller proves one name`;
+  const { scopes } = settings;
+  return scopes === undefined || scopes.split(' ').includes('openid')
+    ? undefined
+    : 'its scopes must have openid';
 }
 
 function isObject(value: unknown): value is Readonly<Record<string, unknown>> {

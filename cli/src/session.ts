@@ -2,6 +2,7 @@
  * Finds the service and the caller's credentials, and runs one command with a client.
  *
  * - Each setting comes from its flag, else its variable, else the profile in use.
+ * - Who signs in has a profile with an issuer in place of a token file (`signed-in.ts`).
  * - A given token is never combined with a certificate from a profile, nor the other way round: the
  *   service refuses both unless they are bound.
  * - A file that another user could have changed is never used, since it decides where plaintext
@@ -9,7 +10,7 @@
  */
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
-import { connect, type KeywardClient } from 'keyward-client';
+import { type ConnectOptions, connect, type KeywardClient, type StepUp } from 'keyward-client';
 import { refuseOthersCredentials, requireAllowed } from './allowed.ts';
 import { fileTrouble, UsageError } from './failures.ts';
 import {
@@ -21,7 +22,9 @@ import {
   SETTINGS,
   type Setting,
   type Settings,
+  SIGN_IN_SETTINGS,
 } from './profiles.ts';
+import { type SignedIn, signedInBy } from './signed-in.ts';
 
 /** The options that every command has. */
 export interface GlobalOptions extends Settings {
@@ -32,6 +35,7 @@ export interface GlobalOptions extends Settings {
 }
 
 const CERTIFICATE = ['certFile', 'keyFile'] as const;
+const FILES = ['caFile', 'certFile', 'keyFile', 'tokenFile'] as const;
 const SECRETS: readonly Setting[] = ['keyFile', 'tokenFile'];
 
 const SOURCES: Readonly<Record<Setting, { readonly flag: string; readonly variable: string }>> = {
@@ -53,26 +57,30 @@ export async function withClient<Options extends object>(
   { retries }: { readonly retries?: number } = {},
 ): Promise<void> {
   const options = command.optsWithGlobals<GlobalOptions & Options>();
-  const settings = settingsOf(options);
-  let keyward: KeywardClient;
+  const { settings, signedIn } = connectionOf(options);
+  const keyward = connected({
+    ...settings,
+    ...(signedIn === undefined ? callerOf(settings) : await callerBy(signedIn)),
+    defaultTimeoutMs: options.timeout,
+    ...(retries === undefined ? {} : { retries }),
+  });
   try {
-    keyward = connect({
-      ...settings,
-      ...callerOf(settings),
-      defaultTimeoutMs: options.timeout,
-      ...(retries === undefined ? {} : { retries }),
-    });
+    await work(keyward, options);
+  } finally {
+    keyward.close();
+  }
+}
+
+/** Returns a client of the service. Throws UsageError where there can be none. */
+export function connected(options: ConnectOptions): KeywardClient {
+  try {
+    return connect(options);
   } catch (error) {
     const { code, path } = error as NodeJS.ErrnoException;
     if (path !== undefined)
       throw new UsageError(`cannot read ${path}: ${fileTrouble(error)}`, { cause: error });
     const what = code?.startsWith('ERR_OSSL') ? 'cannot use the CA, certificate or key file: ' : '';
     throw new UsageError(what + (error as Error).message, { cause: error });
-  }
-  try {
-    await work(keyward, options);
-  } finally {
-    keyward.close();
   }
 }
 
@@ -113,7 +121,15 @@ export function profileInUse(
   return needsProfile(options) ? profileOf(profiles, nameOf(options)) : undefined;
 }
 
-function settingsOf(options: GlobalOptions): { address: string; caFile: string } & Settings {
+/** How a command reaches the service. */
+export interface Connection {
+  readonly settings: { address: string; caFile: string } & Settings;
+  /** Where the profile in use is of a person who signs in, and nothing else was given. */
+  readonly signedIn: SignedIn | undefined;
+}
+
+/** Returns how a command reaches the service. Throws UsageError. */
+export function connectionOf(options: GlobalOptions): Connection {
   const { settings: given } = givenBy(options);
   const profiles = needsProfile(options) ? readProfiles() : undefined;
   if (profiles !== undefined) requireAllowed(profiles);
@@ -125,7 +141,10 @@ function settingsOf(options: GlobalOptions): { address: string; caFile: string }
   const settings: Settings = { ...added, ...given };
   const lacking = lackingOf(settings);
   if (lacking !== undefined) throw new UsageError(lacks(lacking, profile));
-  return settings as { address: string; caFile: string } & Settings;
+  return {
+    settings: settings as Connection['settings'],
+    signedIn: signedInBy(settings, profiles?.file, profile?.name),
+  };
 }
 
 function isWhole(settings: Settings): boolean {
@@ -139,29 +158,34 @@ function lackingOf({
   certFile,
   keyFile,
   tokenFile,
+  issuer,
 }: Settings): Setting | undefined {
   if (address === undefined) return 'address';
   if (caFile === undefined) return 'caFile';
-  if (certFile === undefined && (keyFile !== undefined || tokenFile === undefined))
-    return 'certFile';
+  const isProven = tokenFile !== undefined || issuer !== undefined;
+  if (certFile === undefined && (keyFile !== undefined || !isProven)) return 'certFile';
   return certFile !== undefined && keyFile === undefined ? 'keyFile' : undefined;
 }
 
 /** What of a profile goes with what was given. */
 function fittingTo(given: Settings, { ...rest }: Settings): Settings {
+  const isCertified = CERTIFICATE.some((setting) => given[setting] !== undefined);
   if (given.tokenFile !== undefined) {
     for (const setting of CERTIFICATE) delete rest[setting];
-  } else if (CERTIFICATE.some((setting) => given[setting] !== undefined)) {
+  } else if (isCertified) {
     delete rest.tokenFile;
   }
+  if (given.tokenFile !== undefined || isCertified)
+    for (const setting of SIGN_IN_SETTINGS) delete rest[setting];
   for (const setting of SETTINGS) if (given[setting] !== undefined) delete rest[setting];
   return rest;
 }
 
 /** For files that were found, not named by the user. */
-function refuseOthersFiles({ address: _, serverName: __, ...files }: Settings): void {
-  for (const [setting, file] of Object.entries(files)) {
-    refuseOthersFile(file, { secret: SECRETS.includes(setting as Setting) });
+function refuseOthersFiles(settings: Settings): void {
+  for (const setting of FILES) {
+    const file = settings[setting];
+    if (file !== undefined) refuseOthersFile(file, { secret: SECRETS.includes(setting) });
   }
 }
 
@@ -175,6 +199,15 @@ function callerOf({ certFile, keyFile, tokenFile }: Settings) {
   if (tokenFile === undefined) return certificate as NonNullable<typeof certificate>;
   read(tokenFile);
   return { ...certificate, token: () => read(tokenFile) };
+}
+
+/** Asked once here, so that what is wrong with the sign-in is told before any call. */
+async function callerBy(signedIn: SignedIn) {
+  await signedIn.token();
+  return {
+    token: () => signedIn.token(),
+    stepUp: (wanted: StepUp) => signedIn.stepUp(wanted),
+  };
 }
 
 function lacks(setting: Setting, profile: Profile | undefined): string {

@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { checkServerIdentity, createSecureContext } from 'node:tls';
 import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { endingHandshakes } from './connecting.ts';
-import { CHECKSUM_MISMATCH, errorOf, KeywardClientError } from './errors.ts';
+import { CHECKSUM_MISMATCH, errorOf, KeywardClientError, STEP_UP_REQUIRED } from './errors.ts';
 import type { TokenSource } from './token.ts';
 import type { Method } from './wire.ts';
 
@@ -34,6 +34,16 @@ export interface TraceHeaders {
   readonly tracestate?: string;
 }
 
+/** The stronger or fresher proof that a call wants (RFC 9470). */
+export interface StepUp {
+  /** Of which one will do; empty for any. */
+  readonly acrValues: readonly string[];
+  /** Authentication methods, as `amr` has them; empty for any. */
+  readonly methods: readonly string[];
+  /** How old the sign-in may be. */
+  readonly maxAgeSeconds: number | undefined;
+}
+
 interface TransportOptions {
   readonly address: string;
   readonly ca: string | Uint8Array;
@@ -42,6 +52,7 @@ interface TransportOptions {
     | { readonly cert: string | Uint8Array; readonly key: string | Uint8Array }
     | undefined;
   readonly token?: TokenSource | undefined;
+  readonly stepUp?: ((wanted: StepUp) => Promise<string>) | undefined;
   readonly traceContext?: (() => TraceHeaders) | undefined;
   readonly serverName?: string | undefined;
   readonly defaultTimeoutMs: number;
@@ -59,8 +70,8 @@ const MAX_ANSWER_BYTES = 67_108_864;
 
 /** A call under way, from before its first attempt to after its last. */
 interface Ongoing {
-  /** Milliseconds of the clock; Infinity for none. */
-  readonly deadline: number;
+  /** Milliseconds of the clock; Infinity for none. Later by what a step-up took. */
+  deadline: number;
   /** Aborts when the caller cancels the call, and when the client is closed. */
   readonly ending: AbortSignal;
   readonly callers: AbortSignal | undefined;
@@ -69,6 +80,7 @@ interface Ongoing {
   token?: string;
   /** Another was asked for since the service's last answer. */
   hasNewToken: boolean;
+  hasSteppedUp: boolean;
   /** To be called at its end, however it ended. */
   readonly forget: () => void;
 }
@@ -181,6 +193,7 @@ export class Transport {
       callers: signal,
       trace: this.#options.traceContext?.(),
       hasNewToken: false,
+      hasSteppedUp: false,
       forget: () => {
         signal?.removeEventListener('abort', end);
         this.#inFlight.delete(ending);
@@ -205,11 +218,30 @@ export class Transport {
    */
   async #beforeRetry(call: Ongoing, error: unknown, retries: number): Promise<void> {
     this.#throwIfEnded(call);
+    if (await this.#hasSteppedUp(call, error)) return;
     if (await this.#hasNewToken(call, error)) return;
     const delayMs = retries < this.#options.retries ? backoff(error, retries) : undefined;
     if (delayMs === undefined || Date.now() + delayMs >= call.deadline) throw error;
     // An abort ends the wait early, and the next attempt's first line says which it was.
     await sleep(delayMs, undefined, { signal: call.ending }).catch(() => {});
+  }
+
+  /**
+   * Once, where the service wants a stronger proof, and the caller can give one. A person may have
+   * to, so the time that it takes is not the call's.
+   */
+  async #hasSteppedUp(call: Ongoing, error: unknown): Promise<boolean> {
+    const { stepUp, token } = this.#options;
+    const wanted = stepUpOf(error);
+    if (wanted === undefined || stepUp === undefined || token === undefined || call.hasSteppedUp)
+      return false;
+    call.hasSteppedUp = true;
+    const began = Date.now();
+    const stronger = stepUp(wanted);
+    token.replace(await beforeEnd({ ...call, deadline: Number.POSITIVE_INFINITY }, stronger));
+    call.deadline += Date.now() - began;
+    this.#throwIfEnded(call);
+    return true;
   }
 
   /** Once, where the service has refused a token, and the caller can give another. */
@@ -328,6 +360,18 @@ async function beforeEnd<T>({ deadline, ending }: Ongoing, promise: Promise<T>):
     };
   });
   return Promise.race([promise, end]).finally(forget);
+}
+
+/** What a call wants that failed with STEP_UP_REQUIRED. */
+function stepUpOf(error: unknown): StepUp | undefined {
+  if (!(error instanceof KeywardClientError) || error.reason !== STEP_UP_REQUIRED) return undefined;
+  const words = (name: string) => (error.metadata.get(name) ?? '').split(' ').filter(Boolean);
+  const [seconds] = words('max_age');
+  return {
+    acrValues: words('acr_values'),
+    methods: words('amr_values'),
+    maxAgeSeconds: seconds === undefined ? undefined : Number(seconds),
+  };
 }
 
 const asItIs = (bytes: Buffer): Buffer => bytes;

@@ -3,7 +3,7 @@
  *
  * Owns the decoding of google.rpc.Status, in `grpc-status-details-bin` and in a batch's item. Its
  * invariant: reading an error never fails; details that don't parse are as good as none. Of the
- * reasons it knows one, which the client has too; the others are the service's (docs/errors.md),
+ * reasons it knows those that the client acts on; the others are the service's (docs/errors.md),
  * and a newer service may have more.
  */
 import { type ServiceError, status } from '@grpc/grpc-js';
@@ -14,6 +14,9 @@ import { read } from './contract.ts';
  * by the client.
  */
 export const CHECKSUM_MISMATCH = 'CHECKSUM_MISMATCH';
+
+/** The reason for a proof that is too weak or too old for the call (RFC 9470). */
+export const STEP_UP_REQUIRED = 'STEP_UP_REQUIRED';
 
 /** The name of a gRPC status, as in `NOT_FOUND`. */
 export type StatusName = keyof typeof status;

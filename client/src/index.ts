@@ -10,7 +10,7 @@
  *     const { ciphertext } = await keyward.encrypt({ name: 'tenants/demo/keys/a', plaintext });
  */
 import { readFileSync } from 'node:fs';
-import { type CallOptions, type TraceHeaders, Transport } from './call.ts';
+import { type CallOptions, type StepUp, type TraceHeaders, Transport } from './call.ts';
 import { Checksums } from './checksums.ts';
 import { Calls } from './generated/calls.ts';
 import type * as m from './messages.ts';
@@ -45,7 +45,7 @@ export {
   type VerifyAuditExportOptions,
   verifyAuditExport,
 } from './audit/verify.ts';
-export type { CallOptions, TraceHeaders } from './call.ts';
+export type { CallOptions, StepUp, TraceHeaders } from './call.ts';
 export { type FieldViolation, KeywardClientError, type StatusName } from './errors.ts';
 export type { ListOptions, WalkOptions } from './lists.ts';
 export type * from './messages.ts';
@@ -97,6 +97,13 @@ export type ConnectOptions = Pem<'ca'> &
      */
     readonly checksums?: boolean;
     /**
+     * Returns a token of a stronger or fresher sign-in by the same person. Called, once for a call,
+     * when the service wants one (`STEP_UP_REQUIRED`); the call is then made again, the same bytes,
+     * and its deadline is later by as long as this took. The token is sent with other calls too,
+     * until it expires. With a `token` only.
+     */
+    readonly stepUp?: (wanted: StepUp) => Promise<string>;
+    /**
      * Returns the trace context that a call is sent with. Asked when a call begins, in the caller's
      * own asynchronous context.
      */
@@ -141,6 +148,7 @@ export class KeywardClient extends Calls {
       defaultTimeoutMs,
       retries,
       traceContext: options.traceContext,
+      stepUp: options.stepUp,
       ca: pem('ca', options.ca, options.caFile),
       ...callerOf(options),
     });

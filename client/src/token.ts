@@ -40,15 +40,23 @@ export class TokenSource {
     return (await this.get().catch(() => undefined)) !== token;
   }
 
+  /** Takes another token in place of what is remembered, until it expires or is refused. */
+  replace(token: string): void {
+    this.#remember(() => token);
+  }
+
   #ask(): void {
     const given = this.#token;
-    const token = (async () => checked(typeof given === 'string' ? given : await given()))();
+    this.#remember(typeof given === 'string' ? () => given : given, typeof given !== 'string');
+  }
+
+  #remember(give: () => string | Promise<string>, expires = true): void {
+    const token = (async () => checked(await give()))();
     const entry = { token, goodUntil: Number.POSITIVE_INFINITY };
     this.#current = entry;
     token.then(
       (text) => {
-        entry.goodUntil =
-          typeof given === 'string' ? entry.goodUntil : expiryOf(text) - BEFORE_EXPIRY_MS;
+        if (expires) entry.goodUntil = expiryOf(text) - BEFORE_EXPIRY_MS;
       },
       () => {
         if (this.#current === entry) this.#current = undefined;

@@ -425,7 +425,7 @@ describe('profiles', () => {
     assert.deepEqual([code, stderr], [0, '']);
     const [head, empty, columns, work, batch, half, ...rest] = stdout.split('\n');
     assert.deepEqual([head, empty, rest], [`Profiles of ${file}`, '', ['']]);
-    assert.match(columns ?? '', /^NAME +USED +ADDRESS +CA +CERTIFICATE +TOKEN$/);
+    assert.match(columns ?? '', /^NAME +USED +ADDRESS +CA +CERTIFICATE +TOKEN +ISSUER$/);
     assert.match(
       work ?? '',
       new RegExp(`^work +127\\.0\\.0\\.1:\\d+ +${folder}/certs/ca.pem +${folder}/token$`),

@@ -26,12 +26,14 @@ export interface RunOptions {
   readonly input?: string | Uint8Array;
   /** Ends it with SIGTERM as soon as this holds of what it has written. */
   readonly until?: (stdout: string) => boolean;
+  /** Is told what it has written to standard error so far. */
+  readonly heard?: (stderr: string) => void;
 }
 
 /** Runs `keyward` with these arguments, and waits for its end. */
 export async function run(
   args: readonly string[],
-  { cwd, env = {}, input = '', until }: RunOptions,
+  { cwd, env = {}, input = '', until, heard }: RunOptions,
 ): Promise<Outcome> {
   const child = spawn(process.execPath, [MAIN, ...args], {
     cwd,
@@ -46,6 +48,12 @@ export async function run(
     child.stdout.on('data', (chunk: Buffer) => {
       written += chunk;
       if (until(written)) child.kill();
+    });
+  let complained = '';
+  if (heard !== undefined)
+    child.stderr.on('data', (chunk: Buffer) => {
+      complained += chunk;
+      heard(complained);
     });
   const ended = new Promise<number | null>((resolve, reject) => {
     child.on('error', reject);

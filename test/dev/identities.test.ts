@@ -19,6 +19,8 @@ import {
   writeProfiles,
 } from '../../dev/identities.ts';
 import { type Issuers, openIssuers, TOKEN_LIFETIME_SECONDS } from '../../dev/issuers.ts';
+import { type DevelopmentProvider, startProvider } from '../../dev/provider.ts';
+import { Reader, signingIn } from '../cli/browser.ts';
 import { run } from '../cli/run.ts';
 import {
   type Environment,
@@ -41,6 +43,7 @@ describe('the callers in development', () => {
   let identities: Identities;
   let variables: Record<string, string>;
   let tokens: Disposable;
+  let provider: DevelopmentProvider;
   const clients: KeywardClient[] = [];
 
   const as = (options: ConnectOptions): KeywardClient => {
@@ -59,7 +62,8 @@ describe('the callers in development', () => {
     paths = environmentPaths(environment.directory);
     mkdirSync(paths.directory, { mode: 0o700 });
     const certificates = openCertificates(paths.certificates);
-    issuers = openIssuers(paths.issuers);
+    provider = await startProvider({ folder: paths.provider, port: 0 });
+    issuers = openIssuers(paths.issuers, provider.issuer);
     variables = {
       KEYWARD_MODE: 'development',
       KEYWARD_TLS_CERT_FILE: certificates.server.cert,
@@ -72,7 +76,7 @@ describe('the callers in development', () => {
       KEYWARD_FIRST_ADMINISTRATOR: PRINCIPALS.firstAdministrator,
     });
     identities = identitiesOf(`127.0.0.1:${service.port}`, { certificates, tokens: paths.tokens });
-    writeProfiles(paths.directory, paths.profilesFile, identities);
+    writeProfiles(paths.directory, paths.profilesFile, identities, provider.issuer);
     tokens = await keepTokens(issuers, identities, assert.ifError);
   });
 
@@ -80,6 +84,7 @@ describe('the callers in development', () => {
     tokens?.[Symbol.dispose]();
     for (const client of clients) client.close();
     await service?.stop();
+    await provider?.[Symbol.asyncDispose]();
     await environment?.[Symbol.asyncDispose]();
   });
 
@@ -162,6 +167,29 @@ describe('the callers in development', () => {
     assert.match((await decrypt('admin')).stderr, /^keyward: PERMISSION_MISSING/);
     assert.equal((await run(['--profile', 'auditor', 'tenants', 'list'], { cwd })).code, 0);
     assert.match((await run(['whoami'], { cwd })).stdout, /development\/admin/);
+  });
+
+  it('are people who sign in, each with the rights of their group', async () => {
+    const cwd = environment.directory;
+    const may = async (person: string, ...args: string[]) => {
+      const { code, stderr } = await run(['--profile', person, ...args], { cwd });
+      return code === 0 || /^keyward: (PERMISSION_MISSING|RESOURCE_NOT_FOUND)/.exec(stderr)?.[1];
+    };
+    for (const person of ['alice', 'bob', 'carol', 'oscar']) {
+      const reader = new Reader(signingIn({ person }));
+      const args = ['--profile', person, 'login', '--no-browser'];
+      const { stdout } = await run(args, { cwd, heard: reader.heard });
+      await reader.done();
+      assert.match(stdout, new RegExp(`^Signed in as jwt:dev-sign-in/${person}\\.\n`));
+    }
+    for (const administrator of ['alice', 'bob']) {
+      assert.equal(await may(administrator, 'tenants', 'create', `of-${administrator}`), true);
+      assert.equal(await may(administrator, 'keys', 'rotate', KEY), true);
+    }
+    assert.equal(await may('carol', 'access', 'bindings', 'demo'), true);
+    assert.equal(await may('carol', 'keys', 'rotate', KEY), 'PERMISSION_MISSING');
+    assert.equal(await may('oscar', 'keys', 'rotate', KEY), true);
+    assert.equal(await may('oscar', 'keys', 'list', 'tenants/of-bob'), 'RESOURCE_NOT_FOUND');
   });
 
   it('stay without a first administrator, and their tokens are worth nothing in production', async () => {

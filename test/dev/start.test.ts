@@ -12,6 +12,7 @@ import { text } from 'node:stream/consumers';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readIfThere } from '../../dev/files.ts';
+import { Reader, signingIn } from '../cli/browser.ts';
 import { eventually } from '../support/kit.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
@@ -112,6 +113,7 @@ test('npm start serves, on another port if a program takes the one that it has c
   });
   assert.match(await (await fetch(metrics)).text(), /^keyward_ready 1$/m);
   assert.match(output, /\nAllowed the command keyward to use \.keyward\/profiles\.json/);
+  assert.match(output, /\n {2}npx keyward --profile alice login\n/);
 });
 
 test('its profiles are the command’s for the user who started it, and for nobody else', async () => {
@@ -120,6 +122,20 @@ test('its profiles are the command’s for the user who started it, and for nobo
   assert.equal((await keyward('--profile auditor whoami')).code, 0);
   const stranger = await keyward('whoami', { HOME: directory });
   assert.deepEqual([stranger.code, /have not allowed it/.test(stranger.said)], [2, true]);
+});
+
+test('people sign in at its provider', async () => {
+  const login = run(['cli/src/main.ts', '--profile', 'alice', 'login', '--no-browser']);
+  const reader = new Reader(signingIn({ person: 'alice' }));
+  let heard = '';
+  login.stderr?.on('data', (chunk: Buffer) => {
+    heard += chunk;
+    reader.heard(heard);
+  });
+  const { code, said } = await outcome(login);
+  await reader.done();
+  assert.deepEqual([code, /Signed in as jwt:dev-sign-in\/alice/.test(said)], [0, true], said);
+  assert.equal((await keyward('--profile alice keys list tenants/demo')).code, 0);
 });
 
 test('npm test passes meanwhile', async () => {

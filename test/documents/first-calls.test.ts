@@ -20,6 +20,7 @@ import {
   writeProfiles,
 } from '../../dev/identities.ts';
 import { openIssuers } from '../../dev/issuers.ts';
+import { startProvider } from '../../dev/provider.ts';
 import { type Environment, newEnvironment, startService } from '../support/kit.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
@@ -35,7 +36,8 @@ before(async () => {
   const paths = environmentPaths(environment.directory);
   mkdirSync(paths.directory, { mode: 0o700 });
   const certificates = openCertificates(paths.certificates);
-  const issuers = openIssuers(paths.issuers);
+  const provider = running.use(await startProvider({ folder: paths.provider, port: 0 }));
+  const issuers = openIssuers(paths.issuers, provider.issuer);
   const service = await startService(environment, {
     KEYWARD_MODE: 'development',
     KEYWARD_TLS_CERT_FILE: certificates.server.cert,
@@ -47,14 +49,14 @@ before(async () => {
   running.use(service);
   port = service.port;
   const identities = identitiesOf(`127.0.0.1:${port}`, { certificates, tokens: paths.tokens });
-  writeProfiles(paths.directory, paths.profilesFile, identities);
+  writeProfiles(paths.directory, paths.profilesFile, identities, provider.issuer);
   running.use(await keepTokens(issuers, identities, assert.ifError));
   using first = connect(identities.firstAdministrator);
   using admin = connect(identities.admin);
   await appointAdministrator(first);
   await admin.createTenant({ tenantId: 'demo' });
   await grantRoles(admin);
-  writeNpx();
+  writePrograms();
   await inFolder('npx', ['keyward', 'profiles', 'allow']);
 });
 
@@ -62,13 +64,17 @@ after(() => running.disposeAsync());
 
 const programs = () => join(environment.directory, 'programs');
 
-/** `npx keyward` as it is in a clone. */
-function writeNpx(): void {
+/** `npx keyward` as it is in a clone, and a browser in which Alice signs in. */
+function writePrograms(): void {
   mkdirSync(programs());
-  const npx = join(programs(), 'npx');
+  const write = (name: string, script: string) => {
+    writeFileSync(join(programs(), name), `#!/bin/sh\n${script}\n`);
+    chmodSync(join(programs(), name), 0o755);
+  };
   const main = join(ROOT, 'cli', 'src', 'main.ts');
-  writeFileSync(npx, `#!/bin/sh\nshift\nexec '${process.execPath}' '${main}' "$@"\n`);
-  chmodSync(npx, 0o755);
+  write('npx', `shift\nexec '${process.execPath}' '${main}' "$@"`);
+  const browse = join(ROOT, 'test', 'cli', 'browse.ts');
+  write('xdg-open', `exec '${process.execPath}' '${browse}' "$1" alice`);
 }
 
 const blocks = (language: string): string[] =>
@@ -80,6 +86,7 @@ function inFolder(program: string, args: readonly string[]) {
   const env = {
     PATH: `${programs()}:${process.env['PATH']}`,
     HOME: environment.directory,
+    DISPLAY: ':0',
   };
   const options = { cwd: environment.directory, env };
   return new Promise<{ failed: boolean; output: string }>((resolve) => {
