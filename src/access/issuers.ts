@@ -13,8 +13,13 @@ import { parseStrictJson } from './strict-json.ts';
 /** Where an issuer's keys are. */
 export type KeySource =
   | { readonly file: string }
-  /** `ca`: PEM of the authorities that may vouch for the endpoint, in place of Node's own. */
-  | { readonly url: string; readonly ca?: string | undefined };
+  | {
+      readonly url: string;
+      /** PEM of the authorities that may vouch for the endpoint, in place of Node's own. */
+      readonly ca?: string | undefined;
+      /** A file with the bearer token that the endpoint wants, read for each request. */
+      readonly tokenFile?: string | undefined;
+    };
 
 /** One issuer, and what its tokens have to be. */
 export interface Issuer {
@@ -63,6 +68,7 @@ const ISSUER = z
       .refine(isTrustworthy, 'must be https://, or http:// on a loopback address')
       .optional(),
     jwksCaFile: caFile.optional(),
+    jwksTokenFile: file.optional(),
     jwksFile: file.optional(),
     maxLifetimeSeconds: z.int().min(1).max(86_400).default(3_600),
     claims: z
@@ -78,7 +84,11 @@ const ISSUER = z
   })
   .refine(({ jwksCaFile, jwksUrl }) => jwksCaFile === undefined || jwksUrl?.startsWith('https:'), {
     error: 'jwksCaFile must come with a jwksUrl that is https',
-  });
+  })
+  .refine(
+    ({ jwksTokenFile, jwksUrl }) => jwksTokenFile === undefined || jwksUrl?.startsWith('https:'),
+    { error: 'jwksTokenFile must come with a jwksUrl that is https' },
+  );
 
 const FILE = z.strictObject({
   issuers: z
@@ -103,16 +113,19 @@ export function parseIssuers(text: string): readonly Issuer[] {
     );
     throw new Error(`must be a list of issuers\n${lines.join('\n')}`);
   }
-  return result.data.issuers.map(({ jwksUrl, jwksFile = '', jwksCaFile, ...rest }) => ({
-    ...rest,
-    keys:
-      jwksUrl === undefined
-        ? { file: jwksFile }
-        : {
-            url: jwksUrl,
-            ca: jwksCaFile === undefined ? undefined : readFileSync(jwksCaFile, 'utf8'),
-          },
-  }));
+  return result.data.issuers.map(
+    ({ jwksUrl, jwksFile = '', jwksCaFile, jwksTokenFile, ...rest }) => ({
+      ...rest,
+      keys:
+        jwksUrl === undefined
+          ? { file: jwksFile }
+          : {
+              url: jwksUrl,
+              ca: jwksCaFile === undefined ? undefined : readFileSync(jwksCaFile, 'utf8'),
+              tokenFile: jwksTokenFile,
+            },
+    }),
+  );
 }
 
 /** A `typ` as it is compared (RFC 7515, 4.1.9). */

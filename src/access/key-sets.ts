@@ -8,6 +8,7 @@
  * - Answers are bounded in time and size, and redirects are not followed.
  */
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { request as requestHttp } from 'node:http';
 import { request as requestHttps } from 'node:https';
 import type { Logger } from 'pino';
@@ -174,10 +175,21 @@ function logKeys(log: Logger, issuer: string, keys: PublicKeys): void {
   log.info({ issuer, keys: [...keys.keys()] }, 'an issuer’s keys');
 }
 
+/** The token in a file, which another program may renew. Throws for a file without one. */
+async function bearerIn(file: string): Promise<string> {
+  const token = (await readFile(file, 'utf8')).trim();
+  if (!/^[\w.~+/-]+=*$/.test(token)) throw new Error(`${file} has no token`);
+  return token;
+}
+
 /** The body of a plain 200, within {@link FETCH_MS} and {@link MAX_SET_BYTES}. */
-async function download({ url, ca }: Extract<KeySource, { url: string }>): Promise<Buffer> {
+async function download(source: Extract<KeySource, { url: string }>): Promise<Buffer> {
+  const { url, ca, tokenFile } = source;
   const signal = AbortSignal.timeout(FETCH_MS);
-  const headers = { accept: 'application/jwk-set+json, application/json' };
+  const headers = {
+    accept: 'application/jwk-set+json, application/json',
+    ...(tokenFile !== undefined && { authorization: `Bearer ${await bearerIn(tokenFile)}` }),
+  };
   const options = { signal, headers, agent: false, ...(ca === undefined ? {} : { ca }) };
   const request = url.startsWith('https:') ? requestHttps(url, options) : requestHttp(url, options);
   // What is thrown below says it too; after that it is nobody's.

@@ -25,7 +25,7 @@ test('an issuer needs little, and is strict by default', () => {
       audience: 'keyward',
       type: 'at+jwt',
       algorithms: ['ES256'],
-      keys: { url: 'https://login.example.com/jwks', ca: undefined },
+      keys: { url: 'https://login.example.com/jwks', ca: undefined, tokenFile: undefined },
       maxLifetimeSeconds: 3600,
       claims: { principal: ['sub'] },
     },
@@ -89,6 +89,13 @@ test('keys come from one place, over what nobody on the way can change', (t) => 
   writeFileSync(jwksCaFile, createCertificateAuthority('ca').certPem);
   where({ jwksCaFile })();
   assert.throws(where({ jwksUrl: 'http://localhost/', jwksCaFile }), /must come with a jwksUrl/);
+  const jwksTokenFile = jwksCaFile;
+  where({ jwksTokenFile })();
+  assert.throws(
+    where({ jwksUrl: 'http://localhost/', jwksTokenFile }),
+    /jwksTokenFile must come with a jwksUrl that is https/,
+  );
+  assert.throws(where({ jwksTokenFile: '/nowhere' }), /must name a file that can be read/);
   writeFileSync(jwksCaFile, createCertificateAuthority('ca').certPem.slice(0, 200));
   assert.throws(where({ jwksCaFile }), /jwksCaFile: must name certificates of CAs in PEM/);
 });
