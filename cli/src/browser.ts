@@ -31,11 +31,11 @@ export function openInBrowser(url: string): void {
 /** Opens a URL that has a secret; what it went through is removed by disposing. */
 export function openSecretlyInBrowser(url: string): Disposable {
   const folder = mkdtempSync(join(tmpdir(), 'keyward-'));
-  const file = join(folder, 'sign-off.html');
+  const file = join(folder, 'go-on.html');
   const text = url.replaceAll('&', '&amp;').replaceAll('"', '&quot;').replaceAll('<', '&lt;');
   const page =
     '<!doctype html><meta charset="utf-8"><title>Keyward</title>' +
-    `<meta http-equiv="refresh" content="0;url=${text}"><a href="${text}">Go on to sign off</a>\n`;
+    `<meta http-equiv="refresh" content="0;url=${text}"><a href="${text}">Go on</a>\n`;
   writeFileSync(file, page, { mode: 0o600 });
   openInBrowser(pathToFileURL(file).href);
   return { [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) };

@@ -4,12 +4,15 @@
  *
  * - openid-client checks state, nonce, `iss`, and the ID token. The access token is for the
  *   service, which checks it; nothing is read from it here.
+ * - The URL of a sign-in is not shown to other users of the machine: who has it could answer with a
+ *   sign-in of their own.
  * - A provider is spoken to by https, or by http on a loopback address only.
  * - Keeps nothing: `kept-sign-ins.ts` does.
  */
 import * as openid from 'openid-client';
+import { openSecretlyInBrowser } from './browser.ts';
 import { printable, UsageError } from './failures.ts';
-import { type Loopback, openBrowser, openLoopback } from './loopback.ts';
+import { type Loopback, openLoopback } from './loopback.ts';
 import type { SignInSettings } from './profiles.ts';
 
 /** A token for calls, and until when it is good. */
@@ -118,27 +121,23 @@ export class Provider {
       idTokenExpected: true,
       ...(strength?.maxAgeSeconds !== undefined && { maxAge: strength.maxAgeSeconds }),
     };
-    const loopback = await openLoopback(this.#settings.redirectUri ?? REDIRECT_URI);
-    try {
-      const url = openid.buildAuthorizationUrl(this.#configuration, {
-        ...this.#asked(strength),
-        ...(strength !== undefined && { prompt: 'login' }),
-        redirect_uri: loopback.redirectUri,
-        code_challenge: await openid.calculatePKCECodeChallenge(checks.pkceCodeVerifier),
-        code_challenge_method: 'S256',
-        state: checks.expectedState,
-        nonce: checks.expectedNonce,
-      });
-      say(`Sign in with a browser on this machine:\n  ${url.href}`);
-      if (browser) openBrowser(url.href);
-      const answer = await answerTo(loopback, checks.expectedState);
-      const target = this.#target();
-      return grantOf(
-        await openid.authorizationCodeGrant(this.#configuration, answer, checks, target),
-      );
-    } finally {
-      loopback.close();
-    }
+    using loopback = await openLoopback(this.#settings.redirectUri ?? REDIRECT_URI);
+    const url = openid.buildAuthorizationUrl(this.#configuration, {
+      ...this.#asked(strength),
+      ...(strength !== undefined && { prompt: 'login' }),
+      redirect_uri: loopback.redirectUri,
+      code_challenge: await openid.calculatePKCECodeChallenge(checks.pkceCodeVerifier),
+      code_challenge_method: 'S256',
+      state: checks.expectedState,
+      nonce: checks.expectedNonce,
+    });
+    say(`Sign in with a browser on this machine:\n  ${url.href}`);
+    using _file = browser ? openSecretlyInBrowser(url.href) : undefined;
+    const answer = await answerTo(loopback, checks.expectedState);
+    const target = this.#target();
+    return grantOf(
+      await openid.authorizationCodeGrant(this.#configuration, answer, checks, target),
+    );
   }
 
   async #byDevice({ strength, say }: SignInRequest): Promise<Grant> {

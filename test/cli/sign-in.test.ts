@@ -150,17 +150,20 @@ describe('keyward login', () => {
     const answers: string[] = [];
     const { code, stderr } = await meanwhile(['login', '--no-browser'], async (url, browser) => {
       const answer = await browser.signIn(url, { person: 'alice' });
-      for (const wrong of ['', 'guessed']) {
-        const forged = new URL(answer);
-        forged.searchParams.set('state', wrong);
-        const response = await fetch(forged);
+      const forged = ['', 'guessed'].map((state) => {
+        const url = new URL(answer);
+        url.searchParams.set('state', state);
+        return url;
+      });
+      const elsewhere = new URL(answer.href.replace('/callback', '/favicon.ico'));
+      const strays = [...forged, elsewhere, new URL(`${answer.origin}//`)];
+      for (const response of await Promise.all(strays.map((stray) => fetch(stray))))
         answers.push(`${response.status} ${await response.text()}`);
-      }
       answers.push(String((await fetch(answer)).status));
     });
     assert.equal(code, 0, stderr);
     const refused = '400 This is not an answer that the keyward command waits for.\n';
-    assert.deepEqual(answers, [refused, refused, '200']);
+    assert.deepEqual(answers, [refused, refused, refused, refused, '200']);
   });
 
   it('refuses the answer of another issuer, and keeps nothing', async () => {
