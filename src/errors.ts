@@ -90,6 +90,11 @@ export const REASONS = {
       'cannot perform the call: the caller is suspended in the tenant; ask its administrators to ' +
       'lift the suspension',
   },
+  STEP_UP_REQUIRED: {
+    status: 'UNAUTHENTICATED',
+    message:
+      'cannot perform the call: approval rules want a fresh proof of who calls; sign in again',
+  },
   ISSUER_UNAVAILABLE: {
     status: 'UNAVAILABLE',
     message: 'cannot verify the token: the keys of its issuer are unavailable; try again later',

@@ -122,6 +122,8 @@ export class Rights {
   readonly tenantId: TenantId | undefined;
   readonly #policies: readonly (Policy | Error)[];
   readonly #standing: Standing;
+  /** Throws where what a binding allows wants more of the caller's proof. */
+  #checkProof: (permission: Permission) => void = () => {};
   /** What was asked for and not allowed, in order. */
   readonly denials: Denial[] = [];
   /** The names of the bindings that allowed something: of each permission, the last one. */
@@ -143,7 +145,8 @@ export class Rights {
   /**
    * Throws PERMISSION_MISSING unless a binding allows it; CALLER_SUSPENDED where the caller is;
    * RESOURCE_NOT_FOUND where the caller has nothing in the tenant; what loading the policy of
-   * `system` threw, if that might have allowed it. `resource` is what the caller is told.
+   * `system` threw, if that might have allowed it; what {@link Rights.checkProofs} was given
+   * throws. `resource` is what the caller is told.
    */
   require(permission: Permission, target: Target, resource: string): void {
     if (this.allows(permission, target, resource)) return;
@@ -159,19 +162,29 @@ export class Rights {
   /**
    * Whether a binding allows it, which is noted among {@link Rights.bindings}; if none does, that
    * is noted among {@link Rights.denials}. Throws what loading the policy of `system` threw, if
-   * that might have allowed it.
+   * that might have allowed it, and what {@link Rights.checkProofs} was given throws.
    */
   allows(permission: Permission, target: Target, resource: string): boolean {
     const binding = this.bindingFor(permission, target);
     if (binding === undefined) this.denials.push({ permission, resource });
-    else this.bindings.set(permission, binding);
+    else {
+      this.#checkProof(permission);
+      this.bindings.set(permission, binding);
+    }
     return binding !== undefined;
+  }
+
+  /** Has `check` called, which may throw, for every permission that is asked for and allowed. */
+  checkProofs(check: (permission: Permission) => void): void {
+    this.#checkProof = check;
   }
 
   /** The same rights, of which is noted apart what is asked for and what allows it. */
   apart(): Rights {
     const { caller, tenant: name, tenantId } = this;
-    return new Rights(caller, { name, tenantId }, this.#policies, this.#standing);
+    const rights = new Rights(caller, { name, tenantId }, this.#policies, this.#standing);
+    rights.checkProofs(this.#checkProof);
+    return rights;
   }
 
   /** The name of the binding that allows it, if one does. Throws as {@link Rights.allows}. */

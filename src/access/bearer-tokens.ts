@@ -122,6 +122,7 @@ export class TokenVerifier {
   /** One for each token, so that a mapping can be seen at work. */
   #writeLogLine(issuer: Issuer, claims: Claims): void {
     const { principal, tenants, groups, subject, id, thumbprint, expiresAt } = claims;
+    const { authentication } = claims;
     this.#log.info(
       {
         issuer: issuer.name,
@@ -132,6 +133,7 @@ export class TokenVerifier {
         groups,
         isBound: thumbprint !== undefined,
         expiresAt: new Date(expiresAt * 1000).toISOString(),
+        authentication,
       },
       'token accepted',
     );

@@ -11,8 +11,18 @@ import type { Issuer } from './issuers.ts';
 import { notAccepted } from './refusal.ts';
 
 /** Clocks differ by as much. */
-const LEEWAY_SECONDS = 30;
+export const LEEWAY_SECONDS = 30;
 const THUMBPRINT_BYTES = 32;
+
+/** How, and when, a caller has proven who they are. */
+export interface Authentication {
+  /** The class of the proof, as the issuer names it (`acr`). */
+  readonly acr?: string | undefined;
+  /** By which methods (`amr`, RFC 8176); empty where the token does not say. */
+  readonly methods: readonly string[];
+  /** When (`auth_time`). */
+  readonly at?: Date | undefined;
+}
 
 /** What a token says, of which all holds but the time. */
 export interface Claims {
@@ -28,6 +38,8 @@ export interface Claims {
   readonly thumbprint: string | undefined;
   /** When it expires, in seconds since 1970. */
   readonly expiresAt: number;
+  /** `undefined` where the issuer is not trusted to say how a caller has proven who they are. */
+  readonly authentication: Authentication | undefined;
   /**
    * The string at a path, if there is one that says something: what conditions of role bindings ask
    * for.
@@ -52,6 +64,12 @@ const REGISTERED = z.object({
   jti: name.optional(),
   /** Bound to anything else, or to something else too, it could not be checked. */
   cnf: z.strictObject({ 'x5t#S256': z.string().refine(isThumbprint) }).optional(),
+});
+
+const AUTHENTICATION = z.object({
+  acr: name.optional(),
+  amr: names.optional(),
+  auth_time: time.optional(),
 });
 
 /**
@@ -89,11 +107,27 @@ export function readClaims(json: unknown, issuer: Issuer, nowSeconds: number): C
     id: jti,
     thumbprint: cnf?.['x5t#S256'],
     expiresAt: exp,
+    authentication: issuer.vouchesForAuthentication
+      ? readAuthentication(json, nowSeconds)
+      : undefined,
     claim: (path) => {
       const value = claimAt(json, path);
       return typeof value === 'string' && value !== '' ? value : undefined;
     },
   };
+}
+
+/** Returns what the token says of how its caller has proven who they are: accepted as a whole. */
+function readAuthentication(json: unknown, nowSeconds: number): Authentication {
+  const result = AUTHENTICATION.safeParse(json);
+  if (!result.success) {
+    const [wrong] = result.error.issues.map(({ path }) => path[0]);
+    throw notAccepted(`the token’s claim ${String(wrong)} is not valid`);
+  }
+  const { acr, amr: methods = [], auth_time: at } = result.data;
+  if (at !== undefined && at > nowSeconds + LEEWAY_SECONDS)
+    throw notAccepted('the token’s auth_time is in the future');
+  return { acr, methods, at: at === undefined ? undefined : new Date(at * 1_000) };
 }
 
 /** Throws a KeywardError if it is later than that, by more than clocks differ. */

@@ -17,7 +17,7 @@ import {
   clientCertificate,
   requireValid,
 } from './certificates.ts';
-import type { Claims } from './claims.ts';
+import type { Authentication, Claims } from './claims.ts';
 import { parseDenyList } from './deny-list.ts';
 import { type Issuer, parseIssuers } from './issuers.ts';
 import { type KeyFetches, type KeySet, openKeySet } from './key-sets.ts';
@@ -46,6 +46,8 @@ export interface Caller extends Subject {
   readonly tenants?: readonly string[] | undefined;
   /** When the token expires. */
   readonly expiresAt?: Date;
+  /** Absent for a certificate, and for a token whose issuer is not trusted to say. */
+  readonly authentication?: Authentication | undefined;
   /** By which token, for the log. */
   readonly token?: {
     readonly issuer: string;
@@ -212,12 +214,14 @@ function callerByToken(
 
 function callerOfClaims(issuer: Issuer, claims: Claims): Caller {
   const { principal, tenants, groups = [], subject, id, expiresAt, claim } = claims;
+  const { authentication } = claims;
   return {
     name: `jwt:${issuer.name}/${principal}`,
     groups: groups.map((group) => `${issuer.name}/${group}`),
     claim,
     tenants,
     expiresAt: new Date(expiresAt * 1000),
+    authentication,
     token: { issuer: issuer.name, subject, id },
   };
 }

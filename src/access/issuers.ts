@@ -33,6 +33,8 @@ export interface Issuer {
   readonly algorithms: readonly Algorithm[];
   readonly keys: KeySource;
   readonly maxLifetimeSeconds: number;
+  /** Whether its `acr`, `amr` and `auth_time` count where approval rules ask for them. */
+  readonly vouchesForAuthentication: boolean;
   /** Where in a token's claims each is: names, one within the other. */
   readonly claims: {
     readonly principal: readonly string[];
@@ -71,6 +73,7 @@ const ISSUER = z
     jwksTokenFile: file.optional(),
     jwksFile: file.optional(),
     maxLifetimeSeconds: z.int().min(1).max(86_400).default(3_600),
+    vouchesForAuthentication: z.boolean().default(false),
     claims: z
       .strictObject({
         principal: claim.default(['sub']),

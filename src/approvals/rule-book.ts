@@ -2,8 +2,9 @@
  * Knows the approval rules of every tenant, and which of them concern a call.
  *
  * - Rules of the tenant `system` hold in every tenant; a tenant's own can only add to them.
- * - Rules that fail verification, or are older than what this replica has applied, fail the calls
- *   that would ask for them: nothing goes through that rules might have stopped.
+ * - Rules that fail verification, or are older than what this replica has applied, fail every
+ *   dangerous call that they might concern. For other calls those hold that verified last, so that
+ *   a damaged row does not stop what is no danger; where none has, they fail as well.
  * - Loaded, verified and remembered as policies are (`access/tenant-records.ts`).
  * - What a call shows, and who has approved it, is not known here.
  */
@@ -14,7 +15,9 @@ import {
   TenantRecords,
   type TenantRecordsParts,
 } from '../access/tenant-records.ts';
+import { KeywardError } from '../errors.ts';
 import { RECORD } from '../hsm/record-seal.ts';
+import type { TenantId } from '../ids.ts';
 import { SYSTEM_TENANT } from '../names.ts';
 import { type ApprovalRulesRecord, findApprovalRules } from '../store/approvals/rules.ts';
 import {
@@ -40,6 +43,13 @@ const RULES: TenantRecordKind<ApprovalRulesRecord, ApprovalRules> = {
     sealed === undefined ? NO_RULES : { revision, ...parseRules(content) },
 };
 
+/** The step-up rules that hold in a tenant. */
+export interface StepUpRules {
+  readonly rules: readonly StepUpRule[];
+  /** Why they are those that verified last, and do not verify any more. */
+  readonly failure: KeywardError | undefined;
+}
+
 /** An approval rule, and whose it is. */
 export interface TenantApprovalRule {
   readonly tenant: TenantIdentity;
@@ -54,6 +64,8 @@ export interface RuleBookParts extends TenantRecordsParts {
 /** Knows every tenant's approval rules. */
 export class RuleBook extends TenantRecords<ApprovalRulesRecord, ApprovalRules> {
   readonly #tenantOf: RuleBookParts['tenantOf'];
+  /** What verified last, by its tenant. */
+  readonly #last = new Map<TenantId, ApprovalRules>();
 
   constructor(parts: RuleBookParts) {
     super(parts, RULES);
@@ -61,16 +73,16 @@ export class RuleBook extends TenantRecords<ApprovalRulesRecord, ApprovalRules> 
   }
 
   /**
-   * Returns the step-up rules that concern the caller's use of the permission in the tenant: those
-   * of `system`, then the tenant's own. Throws as {@link RuleBook.of}, of either.
+   * Returns the step-up rules that hold in the tenant of that name: those of `system`, then the
+   * tenant's own. Throws RESOURCE_NOT_FOUND, and as {@link RuleBook.of}, of either.
    */
-  async stepUpFor(
-    permission: Permission,
-    tenant: TenantIdentity,
-    caller: { readonly name: string },
-  ): Promise<StepUpRule[]> {
-    const all = await this.#inForce(tenant);
-    return all.flatMap(({ rules }) => rules.stepUp.filter(concerns(permission, caller)));
+  async stepUpRules(tenant: string): Promise<StepUpRules> {
+    const tenants = await this.#inForce(await this.#tenantOf(tenant));
+    const all = await Promise.all(tenants.map((each) => this.#lastVerified(each)));
+    return {
+      rules: all.flatMap(({ rules }) => rules.stepUp),
+      failure: all.find(({ failure }) => failure !== undefined)?.failure,
+    };
   }
 
   /**
@@ -82,22 +94,41 @@ export class RuleBook extends TenantRecords<ApprovalRulesRecord, ApprovalRules> 
     tenant: TenantIdentity,
     caller: { readonly name: string },
   ): Promise<TenantApprovalRule[]> {
-    const all = await this.#inForce(tenant);
+    if (!isDangerous(permission)) return [];
+    const tenants = await this.#inForce(tenant);
+    const all = await Promise.all(
+      tenants.map(async (each) => ({ tenant: each, rules: await this.of(each) })),
+    );
     return all.flatMap(({ tenant: of, rules }) =>
       rules.approvals.filter(concerns(permission, caller)).map((rule) => ({ tenant: of, rule })),
     );
   }
 
-  /** The rules that hold in the tenant, and whose they are. */
-  async #inForce(tenant: TenantIdentity) {
-    const system = tenant.name === SYSTEM_TENANT ? tenant : await this.#tenantOf(SYSTEM_TENANT);
-    const tenants = tenant === system ? [system] : [system, tenant];
-    return Promise.all(tenants.map(async (each) => ({ tenant: each, rules: await this.of(each) })));
+  /** The tenants whose rules hold in the tenant. */
+  async #inForce(tenant: TenantIdentity): Promise<readonly TenantIdentity[]> {
+    if (tenant.name === SYSTEM_TENANT) return [tenant];
+    return [await this.#tenantOf(SYSTEM_TENANT), tenant];
+  }
+
+  /** Returns the tenant's rules; where they do not verify, those that did last, and the failure. */
+  async #lastVerified(
+    tenant: TenantIdentity,
+  ): Promise<{ readonly rules: ApprovalRules; readonly failure?: KeywardError }> {
+    try {
+      const rules = await this.of(tenant);
+      this.#last.set(tenant.tenantId, rules);
+      return { rules };
+    } catch (error) {
+      const rules = this.#last.get(tenant.tenantId);
+      const isCorrupt = error instanceof KeywardError && error.reason === RULES.corrupt;
+      if (!isCorrupt || rules === undefined) throw error;
+      return { rules, failure: error };
+    }
   }
 }
 
-/** Whether a rule concerns such a call. */
-const concerns =
+/** Returns what says whether a rule concerns the caller's use of the permission. */
+export const concerns =
   (permission: Permission, { name }: { readonly name: string }) =>
   ({ permissions, exempt }: AnyRule): boolean =>
     (permissions.length === 0 ? isDangerous(permission) : permissions.includes(permission)) &&

@@ -12,7 +12,7 @@
  * - nobody's call returns before the entry that counts it is durable.
  */
 import { type AuditNotes, addDetail, monotonicNow, ownWork } from '../call.ts';
-import { REASONS } from '../errors.ts';
+import { REASONS, type Reason } from '../errors.ts';
 import { SYSTEM_TENANT } from '../names.ts';
 import { type AuditEntry, tenantOf } from '../store/audit/audit-entry.ts';
 
@@ -136,13 +136,16 @@ export class Refusals {
   }
 }
 
+/** Of this a caller is known, and has proven too little for what it asks. */
+const STEP_UP: Reason = 'STEP_UP_REQUIRED';
+
 /**
  * Who, in whose log, and why: a caller by name, or who has no name that is proven, by certificate
  * or address.
  */
 function kindOf({ call, resource, outcome }: CallRecord): string {
   const { audit, caller } = call;
-  const isUnknown = outcome !== 'OK' && statusOf(outcome) === 'UNAUTHENTICATED';
+  const isUnknown = outcome !== STEP_UP && statusOf(outcome) === 'UNAUTHENTICATED';
   const who = isUnknown ? (audit?.certificate ?? audit?.address ?? '') : caller;
   return JSON.stringify([isUnknown, who, audit?.tenant ?? tenantOf(resource), outcome]);
 }

@@ -10,6 +10,7 @@
  * it counts the use.
  */
 import type { Rights } from '../access/access.ts';
+import { isDangerous } from '../access/permissions.ts';
 import type { ContextMasks } from '../audit/masks.ts';
 import type { AuditWriter } from '../audit/writer.ts';
 import { type AuditItem, type AuditNotes, addDetail, type Call } from '../call.ts';
@@ -18,7 +19,7 @@ import type { TenantId } from '../ids.ts';
 import { SYSTEM_TENANT } from '../names.ts';
 import { tenantOf } from '../store/audit/audit-entry.ts';
 import type { AdmittedCall, RefusedCall } from './arrivals.ts';
-import type { AnyOperation, Contexts } from './operation.ts';
+import { ANY_CALLER, type AnyOperation, type Contexts } from './operation.ts';
 
 /** What it takes to record calls. */
 export interface Recording {
@@ -85,6 +86,22 @@ export function noteRights(
       .map(({ permission: each, resource }) => `${each} on ${resource}`),
     ...(denials.length > MISSING ? { missingCount: denials.length } : {}),
   });
+}
+
+/**
+ * Notes how the caller of something dangerous has proven who they are, where that is known: class,
+ * methods, and how many seconds ago.
+ */
+export function noteAuthentication(
+  audit: AuditNotes,
+  { permission, isSensitive }: Pick<AnyOperation<unknown>, 'permission' | 'isSensitive'>,
+  { authentication }: Pick<AdmittedCall['caller'], 'authentication'>,
+): void {
+  if (authentication === undefined || permission === ANY_CALLER) return;
+  if (!isSensitive && !isDangerous(permission)) return;
+  const { acr, methods: amr, at } = authentication;
+  const ageSeconds = at && Math.round((Date.now() - at.getTime()) / 1_000);
+  addDetail(audit, { authentication: { acr, amr, ageSeconds } });
 }
 
 /** Notes that it was not allowed: then no binding has allowed it. */

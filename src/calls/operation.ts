@@ -113,6 +113,16 @@ export interface StreamOperation<Request, Answer> extends AnyOperation<Request> 
   ): AsyncIterable<Answer>;
 }
 
+/** Whether a request only asks what a call would do. */
+export function onlyLooks(request: unknown): boolean {
+  return (
+    typeof request === 'object' &&
+    request !== null &&
+    'validateOnly' in request &&
+    request.validateOnly === true
+  );
+}
+
 /** Returns the row, with the types of its request and answer worked out. */
 export const operation = <Request, Answer>(row: Operation<Request, Answer>) => row;
 /** Returns the row, with the types of its request and answers worked out. */

@@ -27,6 +27,7 @@ import { tenantOf } from '../store/audit/audit-entry.ts';
 import { RequestRepeated } from '../store/request-ids.ts';
 import type { AdmittedCall } from './arrivals.ts';
 import {
+  noteAuthentication,
   noteContexts,
   noteDenied,
   noteOfSystem,
@@ -43,11 +44,13 @@ import {
   type AuthorizedCall,
   type Contexts,
   type Operation,
+  onlyLooks,
   type Services,
   type StreamOperation,
 } from './operation.ts';
 import type { CallOutcomes } from './outcomes.ts';
 import type { Replays } from './replays.ts';
+import type { StepUp } from './step-up.ts';
 
 /** What the wrapper needs of the server. */
 export interface Serving {
@@ -56,6 +59,7 @@ export interface Serving {
   readonly replays: Pick<Replays, 'keep' | 'find'>;
   readonly outcomes: Pick<CallOutcomes, 'report'>;
   readonly canaryWatch: Pick<CanaryWatch, 'recognise' | 'record'>;
+  readonly stepUp: Pick<StepUp, 'checkFor'>;
   readonly log: Logger;
   /** Aborted when streams are to end, because the server does. */
   readonly stopping: AbortSignal;
@@ -95,7 +99,12 @@ export interface Exchange<Request, Answer> {
 const REAUTHORIZE_MS = 500;
 
 /** Why a caller may not do what it asks. */
-const DENIED: readonly string[] = ['PERMISSION_MISSING', 'RESOURCE_NOT_FOUND', 'CALLER_SUSPENDED'];
+const DENIED: readonly string[] = [
+  'PERMISSION_MISSING',
+  'RESOURCE_NOT_FOUND',
+  'CALLER_SUSPENDED',
+  'STEP_UP_REQUIRED',
+];
 
 /** Serves a call to its end. */
 export function serveCall<Request, Answer>(
@@ -216,7 +225,8 @@ class Execution<Request, Answer> {
       // An item that was denied doesn't make the batch fail; what fails after a denial, fails for
       // it.
       noteRights(this.#audit, rights, operation.permission);
-      if (rights.denials.length > 0) noteDenied(this.#audit);
+      const isUnproven = toKeywardError(error).reason === 'STEP_UP_REQUIRED';
+      if (rights.denials.length > 0 || isUnproven) noteDenied(this.#audit);
       throw error;
     }
   }
@@ -331,6 +341,7 @@ class Execution<Request, Answer> {
       const { operation } = this.#exchange;
       const rights = await rightsAbout(access, operation, caller, request);
       this.#noteTenant(rights);
+      await this.#wantProofs(rights, request);
       requireRights(operation, rights, request);
       if ('stream' in operation) operation.requireMore?.(rights, request);
       this.#audit.decision = 'allowed';
@@ -350,6 +361,17 @@ class Execution<Request, Answer> {
       }
       throw error;
     }
+  }
+
+  /**
+   * Has the caller's proof checked for whatever its rights allow, unless it only wants to look at
+   * what a call would do.
+   */
+  async #wantProofs(rights: Rights, request: Request): Promise<void> {
+    if (rights.tenantId === undefined || onlyLooks(request)) return;
+    const { caller, tenant } = rights;
+    noteAuthentication(this.#audit, this.#exchange.operation, caller);
+    rights.checkProofs(await this.#serving.stepUp.checkFor(tenant, caller));
   }
 
   /**

@@ -31,6 +31,7 @@ import { CanaryWatch } from '../calls/canaries.ts';
 import { CallConditions } from '../calls/conditions.ts';
 import { CallOutcomes } from '../calls/outcomes.ts';
 import { Replays } from '../calls/replays.ts';
+import { StepUp } from '../calls/step-up.ts';
 import { type Configuration, ConfigurationError } from '../config.ts';
 import { METHOD_NAMES, SENSITIVE_METHODS, STREAM_PATHS } from '../faces/contract/rpcs.ts';
 import { HealthListener } from '../faces/grpc/health.ts';
@@ -522,6 +523,7 @@ function composeFaces(
       canaries: memory.canaries,
       changes: keyring.canaryChanges,
     }),
+    stepUp: new StepUp({ rules: memory.rules }),
     connections,
     log,
     limits,

@@ -3,6 +3,7 @@
  */
 import type { NewApprovalRules } from '../approvals/rule-changes.ts';
 import { ofName, operation } from '../calls/operation.ts';
+import { requireProof } from '../calls/step-up.ts';
 import { formatApprovalRulesName, SYSTEM_TENANT, type TenantName } from '../names.ts';
 import type { Named, Repeatable } from './requests.ts';
 
@@ -25,6 +26,8 @@ export const approvalOperations = {
     handle: async ({ access, ruleChanges }, call, { name, requestId: _, ...asked }) => {
       if (name.tenant === SYSTEM_TENANT)
         call.rights.require('approvalRules.updateForAllTenants', {}, formatApprovalRulesName(name));
+      // Who does not meet the rules that they set could not take them back.
+      requireProof(asked.stepUp, 'approvalRules.update', call.rights.caller);
       return ruleChanges.replace(call, await access.tenantOf(name.tenant), asked);
     },
   }),

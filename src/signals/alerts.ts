@@ -130,9 +130,10 @@ export const ALERTS = {
     message: 'a tenant’s approval rules failed verification',
     meaning:
       'The approval rules of `tenant` are not as the service sealed them, or are older than what ' +
-      'this replica has seen. Calls in the tenant fail with `APPROVAL_RULES_CORRUPT`, since rules ' +
-      'might have stopped them; of `system`, calls in every tenant. `problem` says what does not ' +
-      'match.',
+      'this replica has seen. Dangerous calls in the tenant fail with `APPROVAL_RULES_CORRUPT`, ' +
+      'of `system` those in every tenant, since rules might have stopped them. For other calls ' +
+      'those rules hold that the replica verified last; where it has verified none, they fail as ' +
+      'well. `problem` says what does not match.',
     remedy:
       'Find out who has written to the database. Put the row of `approval_rules` back as it was, ' +
       'from a backup; the audit log has what it says (docs/people.md#what-is-sealed).',

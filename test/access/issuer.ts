@@ -97,6 +97,7 @@ export function issuer(url: string, changes: Partial<Issuer> = {}): Issuer {
     algorithms: ['ES256'],
     keys: { url },
     maxLifetimeSeconds: 3600,
+    vouchesForAuthentication: false,
     claims: { principal: ['sub'] },
     ...changes,
   };

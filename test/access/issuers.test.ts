@@ -27,6 +27,7 @@ test('an issuer needs little, and is strict by default', () => {
       algorithms: ['ES256'],
       keys: { url: 'https://login.example.com/jwks', ca: undefined, tokenFile: undefined },
       maxLifetimeSeconds: 3600,
+      vouchesForAuthentication: false,
       claims: { principal: ['sub'] },
     },
   ]);
@@ -39,6 +40,7 @@ test('case 105: every mistake is named at once, with where it is, an issuer or a
     algorithms: ['HS256'],
     jwksUrl: 'http://login.example.com/jwks',
     maxLifetimeSeconds: 0,
+    vouchesForAuthentication: 'mfa',
     maxLifetime: 5,
     claims: { tenant: 'x' },
   };
@@ -52,6 +54,7 @@ test('case 105: every mistake is named at once, with where it is, an issuer or a
         'algorithms.0',
         'jwksUrl',
         'maxLifetimeSeconds',
+        'vouchesForAuthentication',
         'claims',
       ])
         assert.match(error.message, new RegExp(`^issuers\\.1\\.${where}: `, 'm'));

@@ -709,6 +709,10 @@ describe('a question about access', () => {
       limitedToTenants: true,
       tenants: ['tenants/acme', 'tenants/beta'],
       firstAdministrator: false,
+      // Its issuer is not trusted to say.
+      acr: '',
+      authenticationMethods: [],
+      authenticationTime: null,
     });
     const conditions = [{ contextKey: 'sub', claim: { path: ['sub'] } }];
     await rig.bind('acme', '', 'decrypter', { group: 'corp/b', keyPattern: 'k', conditions });

@@ -16,28 +16,49 @@ const CHANGES: Readonly<Record<string, string>> = {
   seal_key_id: 'gen_random_uuid()',
   seal: 'set_byte(seal, 31, get_byte(seal, 31) # 1)',
 };
+/** Concerns nothing that is done here. */
+const RULE = { permissions: ['keys.disable'], amrValues: ['hwk'] };
 const OF_ACME = `tenant_id = (SELECT tenant_id FROM tenants WHERE name = 'acme')`;
 
 let rig: AccessRig;
 
 before(async () => {
   rig = await AccessRig.start();
-  await set('acme', '', [{ amrValues: ['mfa'] }]);
-  await set('acme', '1', [{ amrValues: ['hwk'] }]);
+  await set('acme', [{ permissions: ['keys.disable'], amrValues: ['mfa'] }]);
+  await set('acme', [{ permissions: ['keys.disable'], amrValues: ['hwk'] }]);
 });
 
 after(() => rig?.[Symbol.asyncDispose]());
 
-const set = (tenant: string, etag: string, stepUpRules: readonly object[]) =>
-  rig.done('ApprovalService/UpdateApprovalRules', {
-    approvalRules: { name: `tenants/${tenant}/approvalRules`, etag, stepUpRules },
-  });
 const get = (tenant: string) =>
   rig.ask(rig.tester, 'ApprovalService/GetApprovalRules', {
     name: `tenants/${tenant}/approvalRules`,
   });
-const reads = (tenant: string, reason: string) =>
-  eventually(async () => assert.equal((await get(tenant)).reason, reason, tenant));
+const set = async (tenant: string, stepUpRules: readonly object[]) => {
+  const { etag } = (await get(tenant)).answer;
+  await rig.done('ApprovalService/UpdateApprovalRules', {
+    approvalRules: { name: `tenants/${tenant}/approvalRules`, etag, stepUpRules },
+  });
+};
+/** Asks for what is dangerous, and for what is not; nothing comes of the first. */
+const destroy = (tenant: string, service = rig.service) =>
+  rig.ask(
+    rig.tester,
+    'KeyService/ScheduleKeyDestruction',
+    { name: `tenants/${tenant}/keys/k`, etag: 'no-such-etag' },
+    service,
+  );
+const look = (tenant: string, service = rig.service) =>
+  rig.ask(rig.tester, 'KeyService/GetKey', { name: `tenants/${tenant}/keys/k` }, service);
+const refuses = (tenant: string) =>
+  eventually(async () =>
+    assert.equal((await destroy(tenant)).reason, 'APPROVAL_RULES_CORRUPT', tenant),
+  );
+const obeys = (tenant: string) =>
+  eventually(async () => {
+    assert.equal((await destroy(tenant)).reason, 'ETAG_MISMATCH', tenant);
+    assert.equal((await look(tenant)).reason, 'OK', tenant);
+  });
 const corrupt = (line: LogLine) =>
   line['alert'] === 'approval-rules-corrupt' && line['tenant'] === 'acme';
 
@@ -47,7 +68,7 @@ async function write(statement: string): Promise<void> {
   await sql(
     rig.environment,
     `INSERT INTO changes (tenant_id, kind, subject_id)
-     SELECT tenant_id, 'approvalRules', tenant_id FROM tenants WHERE name IN ('acme', 'beta')`,
+     SELECT tenant_id, 'approvalRules', tenant_id FROM tenants`,
   );
 }
 
@@ -61,10 +82,10 @@ async function tampered(statement: string, during: () => Promise<void>): Promise
     await write('DELETE FROM approval_rules; INSERT INTO approval_rules SELECT * FROM kept');
     await sql(rig.environment, 'DROP TABLE kept');
   }
-  await reads('acme', 'OK');
+  for (const tenant of ['acme', 'beta']) await obeys(tenant);
 }
 
-test('case 36: a change to any column of the rules of a tenant', async () => {
+test('case 36: a change to any column of the rules of a tenant fails what is dangerous there, and nothing else', async () => {
   const columns = await sql<{ column: string }>(
     rig.environment,
     `SELECT column_name AS column FROM information_schema.columns
@@ -75,15 +96,64 @@ test('case 36: a change to any column of the rules of a tenant', async () => {
     const from = rig.service.log.length;
     const statement = `UPDATE approval_rules SET ${column} = ${value} WHERE ${OF_ACME}`;
     await tampered(statement, async () => {
-      await reads('acme', 'APPROVAL_RULES_CORRUPT');
+      await refuses('acme');
       await rig.service.logged(corrupt, from);
-      if (column === 'tenant_id') await reads('beta', 'APPROVAL_RULES_CORRUPT');
+      assert.equal((await look('acme')).reason, 'OK');
+      // To another tenant it makes rules of no meaning there.
+      if (column === 'tenant_id') await refuses('beta');
+      else await obeys('beta');
       // Nor can they be replaced, which would hide it.
       const replaced = await rig.ask(rig.tester, 'ApprovalService/UpdateApprovalRules', {
         approvalRules: { name: 'tenants/acme/approvalRules', etag: '2' },
       });
       assert.equal(replaced.reason, 'APPROVAL_RULES_CORRUPT');
     });
-    await reads('beta', 'OK');
   }
+});
+
+test('case 36: rules that are deleted, or put back as they were with their seal, while a replica remembers newer ones', async () => {
+  await sql(rig.environment, 'CREATE TABLE older AS SELECT * FROM approval_rules');
+  await set('acme', [RULE]);
+  const attacks = [
+    `DELETE FROM approval_rules WHERE ${OF_ACME}`,
+    `DELETE FROM approval_rules WHERE ${OF_ACME};
+     INSERT INTO approval_rules SELECT * FROM older WHERE ${OF_ACME}`,
+  ];
+  for (const attack of attacks) {
+    const from = rig.service.log.length;
+    await tampered(attack, async () => {
+      await refuses('acme');
+      await rig.service.logged(
+        ({ problem }) => problem === 'its revision is older than one read before',
+        from,
+      );
+    });
+  }
+});
+
+test('case 36: the rules of a tenant, with their seal, in the place of another’s', async () => {
+  await set('beta', [RULE]);
+  await tampered(
+    `UPDATE approval_rules a SET revision = b.revision, content = b.content,
+       seal_key_id = b.seal_key_id, seal = b.seal
+     FROM approval_rules b WHERE a.${OF_ACME} AND b.tenant_id <> a.tenant_id`,
+    async () => {
+      await refuses('acme');
+      await obeys('beta');
+    },
+  );
+});
+
+test('case 36: rules of tenants/system that do not verify fail what is dangerous in every tenant, and on a replica that never verified them all that needs a permission', async () => {
+  await set('system', [RULE]);
+  const ofSystem = `tenant_id = (SELECT tenant_id FROM tenants WHERE name = 'system')`;
+  await tampered(`UPDATE approval_rules SET content = '{}' WHERE ${ofSystem}`, async () => {
+    for (const tenant of ['acme', 'beta']) {
+      await refuses(tenant);
+      assert.equal((await look(tenant)).reason, 'OK');
+    }
+    await using started = await rig.addReplica();
+    for (const ask of [destroy, look])
+      assert.equal((await ask('acme', started)).reason, 'APPROVAL_RULES_CORRUPT');
+  });
 });

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { AccessRig, type Caller } from '../access/access-rig.ts';
+import { TESTER } from '../support/grants.ts';
 import { eventually } from '../support/kit.ts';
 import { QUICK, sql } from '../support/reconciling.ts';
 
@@ -79,7 +80,9 @@ test('rules are replaced by who has read them, as a whole, and a step-up is 15 m
   assert.equal((await set(name, FULL)).reason, 'OK');
   assert.equal((await set(name, FULL)).reason, 'INVALID_FIELD');
   assert.equal((await set(name, { ...FULL, etag: '0' })).reason, 'ETAG_MISMATCH');
-  const replaced = await set(name, { etag: '1', stepUpRules: [{}] });
+  const replaced = await set(name, {
+    ...{ etag: '1', stepUpRules: [{ exemptPrincipals: [TESTER] }] },
+  });
   assert.equal(replaced.reason, 'OK', replaced.message);
   const { stepUpRules, approvalRules } = await get(name);
   const [{ maxAge, permissions }] = stepUpRules as [Record<string, unknown>];
@@ -183,6 +186,7 @@ describe('rules that cannot be are refused, and name what is wrong', () => {
       'more text than a replica is to hold',
       {
         stepUpRules: Array.from({ length: 3 }, () => ({
+          permissions: ['keys.get'],
           exemptPrincipals: many(100, 'x'.repeat(256)),
         })),
       },

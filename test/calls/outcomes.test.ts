@@ -78,6 +78,7 @@ async function reportsOf(stream: Stream, beside: Beside = {}): Promise<CallOutco
     },
     replays: { keep: () => assert.fail('nothing is changed'), find: async () => undefined },
     canaryWatch: { recognise: () => [], record: async () => undefined },
+    stepUp: { checkFor: async () => () => {} },
     ...{ outcomes, log: SILENT, stopping: stopping.signal },
   };
   serveCall(serving, exchange);

@@ -322,11 +322,17 @@ describe('questions about access', () => {
       tenants: [PARENT],
       expireTime: { seconds: 1_800_000_000, nanos: 0 },
       firstAdministrator: false,
+      acr: 'phr',
+      authenticationMethods: ['pwd', 'hwk'],
+      authenticationTime: { seconds: 1_799_999_000, nanos: 0 },
     };
     await using service = await answering({ GetCaller: withToken });
     using keyward = service.connect();
     const expireTime = new Date(1_800_000_000_000);
-    assert.deepEqual(await keyward.getCaller(), { ...withToken, expireTime });
+    const authenticationTime = new Date(1_799_999_000_000);
+    assert.deepEqual(await keyward.getCaller(), {
+      ...{ ...withToken, expireTime, authenticationTime },
+    });
     assert.deepEqual(service.seen, { GetCaller: {} });
     await using other = await answering({
       GetCaller: { name: 'spiffe://a', firstAdministrator: true },
@@ -340,6 +346,9 @@ describe('questions about access', () => {
       tenants: [],
       expireTime: undefined,
       firstAdministrator: true,
+      acr: '',
+      authenticationMethods: [],
+      authenticationTime: undefined,
     });
   });
 });

@@ -41,7 +41,7 @@ const MADE_BY: Readonly<Record<AlertId, readonly [file: string, title: string]>>
   ],
   'approval-rules-corrupt': [
     'test/approvals/rule-tampering.test.ts',
-    'a change to any column of the rules',
+    'a change to any column of the rules of a tenant fails what is dangerous there',
   ],
   'decryption-failures': [
     'test/calls/conditions.test.ts',

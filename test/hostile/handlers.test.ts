@@ -122,6 +122,7 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
         find: async () => undefined,
       },
       canaryWatch: { recognise: () => [], record: async () => undefined },
+      stepUp: { checkFor: async () => () => {} },
       outcomes: { report: ({ error }) => reported.push(error?.reason) },
       log: { info: note, warn: note, error: note } as unknown as Logger,
       stopping: new AbortController().signal,

@@ -93,7 +93,7 @@ function consideredMessage({ name, role, obstacles }: Considered): ConsideredBin
 }
 
 export function callerMessage(caller: Caller, firstAdministrator: boolean): CallerMessage {
-  const { name, groups, tenants, expiresAt, token } = caller;
+  const { name, groups, tenants, expiresAt, token, authentication } = caller;
   return {
     name,
     issuer: token?.issuer ?? '',
@@ -102,5 +102,8 @@ export function callerMessage(caller: Caller, firstAdministrator: boolean): Call
     tenants: (tenants ?? []).map((tenant) => formatTenantName({ tenant })),
     expireTime: optionalTime(expiresAt ?? null),
     firstAdministrator,
+    acr: authentication?.acr ?? '',
+    authenticationMethods: [...(authentication?.methods ?? [])],
+    authenticationTime: optionalTime(authentication?.at ?? null),
   };
 }

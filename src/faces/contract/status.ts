@@ -52,6 +52,18 @@ export function toStatus(error: KeywardError, { id, trace }: NamedCall): Status 
   return { code, message, details };
 }
 
+/**
+ * Returns what the header `WWW-Authenticate` has where a caller must sign in again (RFC 9470, 3);
+ * undefined for any other error.
+ */
+export function challengeOf({ reason, metadata }: KeywardError): string | undefined {
+  if (reason !== 'STEP_UP_REQUIRED') return undefined;
+  const named = ['acr_values', 'max_age'].flatMap((name) =>
+    metadata[name] === undefined ? [] : [`${name}="${metadata[name]}"`],
+  );
+  return ['Bearer error="insufficient_user_authentication"', ...named].join(', ');
+}
+
 function any(type: string, message: object): AnyMessage {
   return {
     type_url: `type.googleapis.com/google.rpc.${type}`,

@@ -136,9 +136,9 @@ export class GrpcServer {
    * wrapper.
    */
   #addService(service: string): void {
-    const { services, recording, replays, outcomes, canaryWatch, log } = this.#options;
+    const { services, recording, replays, outcomes, canaryWatch, stepUp, log } = this.#options;
     const stopping = this.#stopping.signal;
-    const serving = { services, recording, replays, outcomes, canaryWatch, log, stopping };
+    const serving = { services, recording, replays, outcomes, canaryWatch, stepUp, log, stopping };
     const admittedOf: AdmittedOf = (rpc) => this.#admission.take(rpc.metadata);
     const handlers = Object.entries(methodsOf(service)).map(
       ([name, method]) => [name, handlerOf(serving, admittedOf, method)] as const,

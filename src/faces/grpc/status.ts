@@ -7,7 +7,7 @@ import type { OutgoingHttpHeaders } from 'node:http2';
 import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { KeywardError, type Reason } from '../../errors.ts';
 import { serialize } from '../contract/proto.ts';
-import { type NamedCall, toStatus } from '../contract/status.ts';
+import { challengeOf, type NamedCall, toStatus } from '../contract/status.ts';
 import { REQUEST_ID_HEADER } from '../transport/arriving-call.ts';
 
 const DETAILS_TRAILER = 'grpc-status-details-bin';
@@ -17,6 +17,8 @@ export function toServiceError(error: KeywardError, call: NamedCall): ServiceErr
   const message = toStatus(error, call);
   const metadata = new Metadata();
   metadata.set(DETAILS_TRAILER, serialize('google.rpc.Status', message));
+  const challenge = challengeOf(error);
+  if (challenge !== undefined) metadata.set('www-authenticate', challenge);
   return Object.assign(new Error(message.message), {
     code: message.code,
     details: message.message,

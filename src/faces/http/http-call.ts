@@ -6,6 +6,7 @@
  */
 import type { OutgoingHttpHeaders } from 'node:http2';
 import type { KeywardError } from '../../errors.ts';
+import { challengeOf } from '../contract/status.ts';
 import { ArrivingCall, type ArrivingCallParts } from '../transport/arriving-call.ts';
 import type { JsonCodec } from './codec.ts';
 import { END_STREAM, envelope, PLAIN } from './envelopes.ts';
@@ -91,9 +92,11 @@ export class HttpCall extends ArrivingCall {
       return;
     }
     this.#endSoon();
+    const challenge = challengeOf(error);
     const headers = {
       'content-type': 'application/json',
       ...this.answerHeaders,
+      ...(challenge !== undefined && { 'www-authenticate': challenge }),
       ...(httpStatus === 405 && { allow: 'POST' }),
       ...(httpStatus === 415 && { 'accept-post': acceptedTypes(this.form.isStream) }),
     };
