@@ -696,6 +696,34 @@ GRANT SELECT (key_id) ON moved_key_versions TO keyward_reconciler;
 GRANT SELECT (tenant_id) ON moved_key_versions TO keyward_reconciler;
 GRANT SELECT (version) ON moved_key_versions TO keyward_reconciler;
 
+CREATE TABLE passkeys (
+  tenant_id uuid NOT NULL,
+  credential_id bytea NOT NULL,
+  principal text NOT NULL,
+  is_removed boolean NOT NULL,
+  revision bigint NOT NULL,
+  content bytea NOT NULL,
+  seal_key_id uuid NOT NULL,
+  seal bytea NOT NULL,
+  CONSTRAINT passkeys_pkey PRIMARY KEY (tenant_id, credential_id),
+  CONSTRAINT passkeys_credential_id_key UNIQUE (credential_id),
+  CONSTRAINT passkeys_content_check CHECK ((octet_length(content) <= 16384)),
+  CONSTRAINT passkeys_credential_id_check CHECK (((octet_length(credential_id) >= 1) AND (octet_length(credential_id) <= 1023))),
+  CONSTRAINT passkeys_revision_check CHECK ((revision > 0)),
+  CONSTRAINT passkeys_seal_check CHECK ((octet_length(seal) = 32)),
+  CONSTRAINT passkeys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+CREATE INDEX passkeys_by_principal ON public.passkeys USING btree (principal, credential_id) WHERE (NOT is_removed);
+GRANT SELECT ON passkeys TO keyward_reconciler;
+GRANT INSERT, SELECT ON passkeys TO keyward_service;
+GRANT UPDATE (seal) ON passkeys TO keyward_reconciler;
+GRANT UPDATE (seal_key_id) ON passkeys TO keyward_reconciler;
+GRANT UPDATE (content) ON passkeys TO keyward_service;
+GRANT UPDATE (is_removed) ON passkeys TO keyward_service;
+GRANT UPDATE (revision) ON passkeys TO keyward_service;
+GRANT UPDATE (seal) ON passkeys TO keyward_service;
+GRANT UPDATE (seal_key_id) ON passkeys TO keyward_service;
+
 CREATE TABLE replicas (
   tenant_id uuid NOT NULL,
   replica_id uuid NOT NULL,

@@ -224,7 +224,8 @@ function walkText({ name, request, comment }, fields, answer) {
       : '';
   const fixed = isMore ? '...request, ' : has('parent') ? 'parent, ' : '';
   const options = has('filter') && !isMore ? 'ListOptions' : 'WalkOptions';
-  const walked = isMore ? "{ filter: request.filter ?? '', ...options }" : 'options';
+  const isFiltered = isMore && has('filter');
+  const walked = isFiltered ? "{ filter: request.filter ?? '', ...options }" : 'options';
   const item = `m.${items?.wire.of}`;
   return `
 ${doc('  ', comment, 'Walks all, fetched page by page.')}  ${walkName(name)}(

@@ -24,6 +24,7 @@ import {
   names,
   privateKeyFile,
   receiversFile,
+  relyingPartyId,
   secretFile,
   tokenSelector,
   variableNames,
@@ -179,6 +180,23 @@ const CALLERS = grouped('Callers', {
     'JSON: the issuers whose tokens are accepted (docs/access.md); with it, callers need no ' +
       'certificate',
     'none',
+  ),
+  KEYWARD_RELYING_PARTY_ID: setting(
+    relyingPartyId.optional(),
+    'the domain that people’s passkeys are for: that of the page on which they sign, or one above ' +
+      'it (docs/people.md#passkeys). Passkeys of another domain are good for nothing',
+    'none, and there are no passkeys',
+  ),
+  KEYWARD_PASSKEYS_DEVICE_BOUND: setting(
+    flag.default(false),
+    'whether only passkeys are registered that their authenticator never copies to another device',
+    '`false`',
+  ),
+  KEYWARD_PASSKEY_ATTESTATION_ROOTS_FILE: setting(
+    authoritiesFile.optional(),
+    'PEM: root certificates of makers of authenticators; with it, only passkeys are registered ' +
+      'whose attestation verifies under one of them',
+    'none, and no attestation is asked for',
   ),
   KEYWARD_FIRST_ADMINISTRATOR: setting(
     z

@@ -198,6 +198,27 @@ export const REASONS = {
       'cannot add the canary or the suspension: the tenant or the service is at its limit; delete ' +
       'some first',
   },
+  PASSKEYS_FULL: {
+    status: 'FAILED_PRECONDITION',
+    message:
+      'cannot register the passkey: its owner has 20, or the service 10,000; remove some first',
+  },
+  PASSKEYS_NOT_CONFIGURED: {
+    status: 'FAILED_PRECONDITION',
+    message:
+      'cannot use passkeys: the service is configured for no relying party ' +
+      '(KEYWARD_RELYING_PARTY_ID)',
+  },
+  PASSKEY_NOT_ACCEPTED: {
+    status: 'INVALID_ARGUMENT',
+    message: 'cannot register the passkey: the authenticator’s answer does not verify',
+  },
+  ASSERTION_NOT_ACCEPTED: {
+    status: 'PERMISSION_DENIED',
+    message:
+      'cannot accept the signature: it is not by a passkey of the caller over exactly what it is ' +
+      'for; sign again',
+  },
   ALERT_SILENCES_FULL: {
     status: 'FAILED_PRECONDITION',
     message: 'cannot silence the alert: there are 200 silences; delete some, or wait for their end',
@@ -250,6 +271,11 @@ export const REASONS = {
     message:
       'cannot change canaries or suspensions: what is stored of them failed verification; ' +
       'operators have been alerted',
+  },
+  PASSKEY_CORRUPT: {
+    status: 'DATA_LOSS',
+    message:
+      'cannot use the passkey: what is stored of it failed verification; operators have been alerted',
   },
   TENANT_CORRUPT: {
     status: 'DATA_LOSS',

@@ -3,7 +3,8 @@
  * `…/dataKeys/{data_key}`, `tenants/{tenant}/rewrapJobs/{job}`,
  * `tenants/{tenant}/tokenKeys/{uuid}`, `tenants/{tenant}/roleBindings/{role_binding}`,
  * `tenants/{tenant}/roles/{role}`, `tenants/{tenant}/canaries/{canary}`,
- * `tenants/{tenant}/suspensions/{suspension}`, `tenants/{tenant}/approvalRules`.
+ * `tenants/{tenant}/suspensions/{suspension}`, `tenants/{tenant}/approvalRules`,
+ * `passkeys/{credential id}`.
  *
  * Owns their grammar; a name that parses formats back to the same text. Knows no request and no
  * row.
@@ -19,6 +20,8 @@ export const LONGEST_ID = 'k'.repeat(63);
 export const LONGEST_KEY_NAME = `tenants/${LONGEST_ID}/keys/${LONGEST_ID}`;
 /** The highest number that a version has. */
 export const MAX_VERSION = 2_147_483_647;
+/** The longest credential id that there is (WebAuthn Level 3, section 4). */
+export const MAX_CREDENTIAL_ID_BYTES = 1_023;
 /** The tenant that the service itself belongs to; it has no keys. */
 export const SYSTEM_TENANT = 'system';
 
@@ -186,6 +189,14 @@ export function parseAlertSilenceName(name: string): AnyId | undefined {
   return isUuid(id) ? (id as AnyId) : undefined;
 }
 
+/** Returns the credential id in a passkey's name, or undefined for what isn't one. */
+export function parsePasskeyName(name: string): Buffer | undefined {
+  const [, text = ''] = /^passkeys\/([A-Za-z0-9_-]+)$/.exec(name) ?? [];
+  const id = Buffer.from(text, 'base64url');
+  const isWhole = id.length > 0 && id.length <= MAX_CREDENTIAL_ID_BYTES;
+  return isWhole && id.toString('base64url') === text ? id : undefined;
+}
+
 /** What a job is to be for, or undefined for what isn't the name of such a thing. */
 export function parseScope(name: string): Scope | undefined {
   return name === ALL_TENANTS ? {} : (parseKeyName(name) ?? parseTenantName(name));
@@ -226,6 +237,10 @@ export function formatSuspensionName({ tenant }: TenantName, suspension: string)
 
 export function formatApprovalRulesName({ tenant }: TenantName): string {
   return `${formatTenantName({ tenant })}/approvalRules`;
+}
+
+export function formatPasskeyName({ credentialId }: { readonly credentialId: Buffer }): string {
+  return `passkeys/${credentialId.toString('base64url')}`;
 }
 
 export function formatTenantName({ tenant }: TenantName): string {

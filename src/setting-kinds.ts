@@ -60,6 +60,15 @@ export const denyListFile = checked(parsed('a list of certificates', withPath(pa
 export const issuersFile = checked(parsed('a list of issuers', withPath(parseIssuers)));
 export const witnessesFile = checked(parsed('a list of witnesses', withPath(parseWitnesses)));
 export const receiversFile = checked(parsed('a list of receivers', withPath(parseReceivers)));
+const DOMAIN =
+  /^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
+/** A domain of more than one label, or `localhost`: what browsers take as a relying party. */
+export const relyingPartyId = z
+  .string()
+  .refine(
+    (text) => text === 'localhost' || DOMAIN.test(text),
+    'must be a domain, as keyward.example, or localhost',
+  );
 export const flag = z
   .enum(['true', 'false'], 'must be true or false')
   .transform((value) => value === 'true');

@@ -78,6 +78,9 @@ export const PERMISSIONS = {
   'approvalRules.get': {},
   'approvalRules.update': DANGEROUS,
   'approvalRules.updateForAllTenants': OF_SYSTEM,
+  'passkeys.create': DANGEROUS,
+  'passkeys.list': OF_SYSTEM,
+  'passkeys.delete': { ...OF_SYSTEM, ...DANGEROUS },
   'canaries.create': {},
   'canaries.get': {},
   'canaries.list': {},
@@ -179,10 +182,12 @@ const ADMINISTER_ACCESS = [
   'roles.create',
   'roles.delete',
   'approvalRules.update',
+  'passkeys.create',
 ] as const satisfies readonly Permission[];
 
 const VIEW_SYSTEM = [
   'alerts.list',
+  'passkeys.list',
   'tenants.list',
   'maintenance.get',
   'service.get',
@@ -233,6 +238,7 @@ export const PREDEFINED_ROLES = {
       'dataKeys.delete',
       'rewrapJobs.create',
       'rewrapJobs.cancel',
+      'passkeys.create',
     ],
   },
   tenantAdmin: {
@@ -257,7 +263,7 @@ export const PREDEFINED_ROLES = {
   approver: {
     description:
       'Approves or rejects what others ask for, and sees the keys and the tenant that it is about.',
-    permissions: ['keys.get', 'keys.list', 'tenants.get'],
+    permissions: ['keys.get', 'keys.list', 'tenants.get', 'passkeys.create'],
   },
   auditor: {
     description:
@@ -293,6 +299,7 @@ export const PREDEFINED_ROLES = {
       'alerts.silence',
       'tokenKeys.rotateRoot',
       'tokenKeys.rotateSeal',
+      'passkeys.delete',
     ],
   },
 } as const satisfies Record<string, RoleRow>;

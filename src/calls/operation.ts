@@ -14,6 +14,7 @@ import type { Explanation } from '../access/explanation.ts';
 import type { Permission } from '../access/permissions.ts';
 import type { Target } from '../access/policy.ts';
 import type { Alerting } from '../alerts/alerting.ts';
+import type { Passkeys } from '../approvals/passkeys.ts';
 import type { RuleChanges } from '../approvals/rule-changes.ts';
 import type { AuditLog } from '../audit/log.ts';
 import type { ContextMasks } from '../audit/masks.ts';
@@ -39,6 +40,7 @@ export interface Services extends Keyring {
   readonly accessAdministration: AccessAdministration;
   readonly explanation: Explanation;
   readonly ruleChanges: RuleChanges;
+  readonly passkeys: Passkeys;
   readonly auditLog: AuditLog;
   readonly serviceStatus: ServiceStatus;
   readonly alerting: Alerting;

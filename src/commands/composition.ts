@@ -14,6 +14,7 @@ import { Identity } from '../access/identity.ts';
 import { Policies } from '../access/policies.ts';
 import type { Alerting } from '../alerts/alerting.ts';
 import { AnomalyWatch } from '../anomalies/watch.ts';
+import { Passkeys } from '../approvals/passkeys.ts';
 import { RuleBook } from '../approvals/rule-book.ts';
 import { RuleChanges } from '../approvals/rule-changes.ts';
 import { type KeptCheckpoint, openKeptCheckpoint } from '../audit/kept-checkpoint.ts';
@@ -66,6 +67,7 @@ import {
   measureAuditGroups,
   measureReplica,
 } from '../measures/replica.ts';
+import { certificatesIn } from '../pem.ts';
 import type { AlertSignals } from '../signals/alerts.ts';
 import type { Logger } from '../signals/log.ts';
 import type { Metrics } from '../signals/metrics/metrics.ts';
@@ -498,6 +500,7 @@ function composeFaces(
     services: {
       ...keyring,
       ...composeAccess(ground, memory),
+      passkeys: composePasskeys(ground, memory),
       alerting,
       auditLog: new AuditLog({ store, tenantIdOf, witnesses }),
       serviceStatus: composeStatus(ground, memory, keyring),
@@ -589,6 +592,26 @@ function composeAccess(
   const { agents } = tokens;
   const ruleChanges = new RuleChanges({ store, agents, rules, currentSealKey });
   return { access, accessAdministration, explanation, ruleChanges };
+}
+
+function composePasskeys(
+  { configuration, store, environment, tokens, alerts }: Ground,
+  { states }: Memory,
+): Passkeys {
+  const rootsFile = configuration.KEYWARD_PASSKEY_ATTESTATION_ROOTS_FILE;
+  return new Passkeys({
+    ...{ store, agents: tokens.agents, states, alerts },
+    systemTenantId: environment.systemTenantId,
+    environmentId: environment.environmentId,
+    settings: {
+      relyingPartyId: configuration.KEYWARD_RELYING_PARTY_ID,
+      isDeviceBoundOnly: configuration.KEYWARD_PASSKEYS_DEVICE_BOUND,
+      attestationRoots:
+        rootsFile === undefined
+          ? undefined
+          : certificatesIn(readFileSync(rootsFile, 'utf8'), rootsFile),
+    },
+  });
 }
 
 /** Returns every limit of connections, and of what comes by them before there is a call. */

@@ -228,6 +228,19 @@ export const ALERTS = {
       'Find out who has written to the database, and restore the rows of `canaries`, ' +
       '`suspensions` and `canary_seals` from a backup (docs/canaries.md#what-is-sealed).',
   },
+  'passkey-corrupt': {
+    severity: 'critical',
+    subject: 'the passkey, by its name',
+    clears: true,
+    message: 'a passkey failed verification, and is not used',
+    meaning:
+      'A passkey is not as the service sealed it, or is older than what this replica has seen: ' +
+      'someone has changed its row. Nothing is decided with it, and calls that meet it fail with ' +
+      '`PASSKEY_CORRUPT`. `detail` names it and says what does not match.',
+    remedy:
+      'Find out who has written to the database, and restore the row of `passkeys` from a backup ' +
+      '(docs/people.md#passkeys).',
+  },
   'changes-missing': {
     severity: 'critical',
     subject: 'the tenant, key or policy, by its UUID',

@@ -84,6 +84,12 @@ const SPECIFIED: Readonly<Record<string, '*' | readonly (Role | 'system')[]>> = 
   'AccessService/GetCaller': '*',
   'ApprovalService/GetApprovalRules': SEES_ACCESS,
   'ApprovalService/UpdateApprovalRules': SAYS_WHO,
+  'PasskeyService/BeginPasskeyRegistration': '*',
+  'PasskeyService/RegisterPasskey': ['approver', 'keyAdmin', 'tenantAdmin', 'rootAdmin'],
+  'PasskeyService/GetPasskey': '*',
+  // Of others; one's own needs none.
+  'PasskeyService/ListPasskeys': ['system', ...SEES_SYSTEM],
+  'PasskeyService/DeletePasskey': ['system', 'rootAdmin'],
   'CanaryService/CreateCanary': ['securityAdmin'],
   'CanaryService/GetCanary': ['securityAdmin'],
   'CanaryService/ListCanaries': ['securityAdmin'],
@@ -141,6 +147,8 @@ const ABOUT_THE_SERVICE = [
   'AuditService/GetConsistencyProof',
   'AuditService/ReadTiles',
   'HsmService/RotateSealKey',
+  'PasskeyService/ListPasskeys',
+  'PasskeyService/DeletePasskey',
 ];
 
 /** What a call that is allowed does not end with. */

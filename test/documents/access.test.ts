@@ -60,6 +60,7 @@ test('every permission is needed by a method, or asked for by a handler', () => 
     'roleBindings.createForAllTenants',
     'approvalRules.updateForAllTenants',
     'auditEntries.listForAllTenants',
+    'passkeys.list',
   ];
   const idle = Object.keys(PERMISSIONS)
     .filter(isPermission)

@@ -75,6 +75,10 @@ const MADE_BY: Readonly<Record<AlertId, readonly [file: string, title: string]>>
     'test/keyring/sealed-canaries.test.ts',
     'at the age of caches, and has nothing of it',
   ],
+  'passkey-corrupt': [
+    'test/approvals/passkeys.test.ts',
+    'who puts a removed passkey’s old row back is noticed, while it is remembered',
+  ],
   'changes-missing': [
     'test/access/withheld-changes.test.ts',
     'a binding that is deleted ends on every replica, also for an open stream, and is named',

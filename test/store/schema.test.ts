@@ -48,6 +48,7 @@ it('every table with tenants’ rows is under row-level security, or is known no
     'canary_seals',
     'changes',
     'maintenance',
+    'passkeys',
     'replicas',
     'tenants',
     'token_key_seals',

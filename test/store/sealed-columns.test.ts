@@ -44,6 +44,9 @@ const SEALED: Readonly<Record<string, Readonly<Record<string, string>>>> = {
       creator`,
   },
   'approval rules': { approval_rules: 'tenant_id revision content seal_key_id seal' },
+  passkey: {
+    passkeys: 'credential_id principal is_removed revision content seal_key_id seal',
+  },
   'silenced alerts': { alert_silences: 'revision content seal_key_id seal' },
   /** As additional data of the ciphertext, which opens with these and no others. */
   ciphertext: {
@@ -160,6 +163,12 @@ const UNSEALED: readonly Reason[] = [
       'A row is kept as long as `at` says; `reference` is not read. A writer can take rows away, ' +
       'and so have a repeated request take effect again, or put rows in, and so have a request ' +
       'fail; what a repeated request is answered with verifies.',
+  },
+  {
+    tables: { passkeys: 'tenant_id' },
+    because:
+      'It is that of the tenant `system` in every row, and nothing is found by it: a credential id ' +
+      'has one row.',
   },
   {
     tables: { tenant_counts: 'tenant_id kind part count' },

@@ -22,6 +22,7 @@ import {
   parseJobName,
   parseKeyName,
   parseKeyVersionName,
+  parsePasskeyName,
   parseRoleBindingName,
   parseRoleName,
   parseScope,
@@ -80,6 +81,8 @@ export const approvalRulesName = parsed(
 );
 /** A silence's UUID. */
 export const alertSilenceName = parsed(parseAlertSilenceName, 'must be alertSilences/{uuid}');
+/** A passkey's credential id. */
+export const passkeyName = parsed(parsePasskeyName, 'must be passkeys/{credential id}');
 /** The last part of a tenant's name, or `-` for all tenants. */
 export const tenantOrAll = parsed(
   (name) => (name === 'tenants/-' ? '-' : parseTenantName(name)?.tenant),
@@ -113,6 +116,14 @@ export const plaintext = bytes.refine(
   ({ length }) => length <= MAX_PLAINTEXT_BYTES,
   `must be at most ${MAX_PLAINTEXT_BYTES} bytes`,
 );
+/** So many bytes. */
+export const bytesOf = (least: number, most: number) =>
+  bytes.refine(
+    ({ length }) => length >= least && length <= most,
+    `must be ${least} to ${most} bytes`,
+  );
+/** Client data of a passkey, which browsers write. */
+export const MAX_CLIENT_DATA_BYTES = 8 * 1_024;
 /** Of any length and content: whether it opens is the keyring's to say. */
 export const ciphertext = bytes;
 

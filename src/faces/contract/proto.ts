@@ -29,6 +29,7 @@ export const packageDefinition: PackageDefinition = loadSync(
     'keyward/v1/data_key.proto',
     'keyward/v1/rotation.proto',
     'keyward/v1/canary.proto',
+    'keyward/v1/passkey.proto',
     'keyward/v1/audit.proto',
     'google/rpc/status.proto',
     'google/rpc/error_details.proto',

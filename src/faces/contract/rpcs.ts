@@ -15,6 +15,7 @@ import { dataKeyService } from './rpcs/data-key.ts';
 import { encryptionService } from './rpcs/encryption.ts';
 import { hsmService } from './rpcs/hsm.ts';
 import { keyService } from './rpcs/key.ts';
+import { passkeyService } from './rpcs/passkey.ts';
 import { rotationService } from './rpcs/rotation.ts';
 
 /** All RPCs, by service. */
@@ -29,6 +30,7 @@ export const RPCS: Readonly<Record<string, Readonly<Record<string, Rpc>>>> = {
   'keyward.v1.DataKeyService': dataKeyService,
   'keyward.v1.RotationService': rotationService,
   'keyward.v1.CanaryService': canaryService,
+  'keyward.v1.PasskeyService': passkeyService,
   'keyward.v1.AuditService': auditService,
 };
 

@@ -25,6 +25,7 @@ export interface Changed {
     | 'dataKey'
     | 'key'
     | 'maintenance'
+    | 'passkey'
     | 'rewrapJob'
     | 'role'
     | 'roleBinding'
