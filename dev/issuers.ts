@@ -93,6 +93,7 @@ function providerAt(issuer: string): object {
     jwksUrl: `${issuer}/jwks`,
     maxLifetimeSeconds: TOKEN_LIFETIME_SECONDS,
     claims: { groups: 'groups' },
+    vouchesForAuthentication: true,
   };
 }
 

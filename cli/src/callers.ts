@@ -23,7 +23,7 @@ import { type GlobalOptions, givenBy, profileInUse, withClient } from './session
 export function addWhoami(program: Command): void {
   program
     .command('whoami')
-    .description('show your name as role bindings use it; every caller may ask')
+    .description('show your name as role bindings use it, and how you proved it; anyone may ask')
     .action((_options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         await printOne(output, CALLER, await keyward.getCaller());

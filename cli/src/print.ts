@@ -26,7 +26,7 @@ import type {
   TokenObject,
   UnrecordedTokenObject,
 } from 'keyward-client';
-import { writeDuration } from './durations.ts';
+import { writeDuration, writeRoughly } from './durations.ts';
 import { printable, printableJson } from './failures.ts';
 import { printText, writeStandardOutput } from './files.ts';
 import { lastPart } from './names.ts';
@@ -278,6 +278,11 @@ export const CALLER: Columns<Caller> = {
   GROUPS: ({ groups }) => groups.join(', '),
   TENANTS: ({ limitedToTenants, tenants }) =>
     limitedToTenants ? tenants.join(', ') || 'none' : 'any',
+  ACR: ({ acr }) => acr,
+  METHODS: ({ authenticationMethods }) => authenticationMethods.join(', '),
+  'SIGNED IN': ({ authenticationTime }) => ifAny(authenticationTime),
+  AGE: ({ authenticationTime: time }) =>
+    time === undefined ? '' : writeRoughly(Math.max(0, Date.now() - time.getTime()) / 1000),
   'TOKEN EXPIRES': ({ expireTime }) => ifAny(expireTime),
   'FIRST ADMINISTRATOR': ({ firstAdministrator }) => (firstAdministrator ? 'yes' : 'no'),
 };

@@ -174,7 +174,7 @@ function goodOf({ stronger, token }: KeptSignIn, milliseconds: number): string |
 function described({ acrValues, methods, maxAgeSeconds }: StepUp): string {
   const parts = ['a sign-in'];
   if (acrValues.length > 0) parts.push(`with acr ${acrValues.join(' or ')}`);
-  if (methods.length > 0) parts.push(`by ${methods.join(' or ')}`);
+  if (methods.length > 0) parts.push(`by ${methods.join(' and ')}`);
   if (maxAgeSeconds !== undefined) parts.push(`at most ${writeDuration(maxAgeSeconds)} old`);
   return printable(parts.join(' '));
 }

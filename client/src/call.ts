@@ -38,7 +38,7 @@ export interface TraceHeaders {
 export interface StepUp {
   /** Of which one will do; empty for any. */
   readonly acrValues: readonly string[];
-  /** Authentication methods, as `amr` has them; empty for any. */
+  /** Authentication methods that `amr` must all have; empty for any. */
   readonly methods: readonly string[];
   /** How old the sign-in may be. */
   readonly maxAgeSeconds: number | undefined;
@@ -166,6 +166,7 @@ export class Transport {
             yield response;
             retries = 0;
             call.hasNewToken = false;
+            call.hasSteppedUp = false;
           }
           return;
         } catch (error) {

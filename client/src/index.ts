@@ -97,10 +97,10 @@ export type ConnectOptions = Pem<'ca'> &
      */
     readonly checksums?: boolean;
     /**
-     * Returns a token of a stronger or fresher sign-in by the same person. Called, once for a call,
-     * when the service wants one (`STEP_UP_REQUIRED`); the call is then made again, the same bytes,
-     * and its deadline is later by as long as this took. The token is sent with other calls too,
-     * until it expires. With a `token` only.
+     * Returns a token of a stronger or fresher sign-in by the same person. Called when the service
+     * wants one (`STEP_UP_REQUIRED`), once for a call, and of a stream once between two answers.
+     * The call is then made again, the same bytes, and its deadline is later by as long as this
+     * took. The token is sent with other calls too, until it expires. With a `token` only.
      */
     readonly stepUp?: (wanted: StepUp) => Promise<string>;
     /**

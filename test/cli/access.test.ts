@@ -408,10 +408,13 @@ describe('access explain', () => {
 
 describe('whoami', () => {
   it('shows the caller as bindings name him, and how far his token goes', async () => {
-    assert.equal(
+    const columns = [
+      ...['NAME', 'ISSUER', 'GROUPS', 'TENANTS', 'ACR', 'METHODS', 'SIGNED IN', 'AGE'],
+      ...['TOKEN EXPIRES', 'FIRST ADMINISTRATOR'],
+    ];
+    assert.match(
       (await keyward('whoami')).stdout,
-      'NAME                  ISSUER  GROUPS  TENANTS  TOKEN EXPIRES  FIRST ADMINISTRATOR\n' +
-        'spiffe://acme/orders                  any                     no\n',
+      new RegExp(`^${columns.join(' +')}\nspiffe://acme/orders +any +no\n$`),
     );
     assert.deepEqual(fake.seen, { GetCaller: {} });
     const limited = {
@@ -420,17 +423,24 @@ describe('whoami', () => {
       groups: ['corp/a', 'corp/b'],
       limitedToTenants: true,
       tenants: [PARENT],
+      acr: 'gold',
+      authenticationMethods: ['pwd', 'otp'],
+      authenticationTime: { seconds: 1_700_000_000, nanos: 0 },
       expireTime: { seconds: 1_800_000_000, nanos: 0 },
       firstAdministrator: true,
     };
     fake.handlers['GetCaller'] = () => limited;
     assert.match(
       (await keyward('whoami')).stdout,
-      /\njwt:corp\/alice +corp +corp\/a, corp\/b +tenants\/acme +2027-01-15T08:00:00\.000Z +yes\n$/,
+      /\njwt:corp\/alice +corp +corp\/a, corp\/b +tenants\/acme +gold +pwd, otp +2023-11-14T22:13:20\.000Z +\d+d \d\dh +2027-01-15T08:00:00\.000Z +yes\n$/,
     );
     fake.handlers['GetCaller'] = () => ({ ...limited, tenants: [] });
-    assert.match((await keyward('whoami')).stdout, / corp\/b +none +2027/);
+    assert.match((await keyward('whoami')).stdout, / corp\/b +none +gold /);
     const json = JSON.parse((await keyward('whoami --output json')).stdout);
-    assert.deepEqual(json, { ...limited, tenants: [], expireTime: '2027-01-15T08:00:00.000Z' });
+    assert.deepEqual(json, {
+      ...{ ...limited, tenants: [] },
+      authenticationTime: '2023-11-14T22:13:20.000Z',
+      expireTime: '2027-01-15T08:00:00.000Z',
+    });
   });
 });
