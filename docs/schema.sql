@@ -696,6 +696,29 @@ GRANT SELECT (key_id) ON moved_key_versions TO keyward_reconciler;
 GRANT SELECT (tenant_id) ON moved_key_versions TO keyward_reconciler;
 GRANT SELECT (version) ON moved_key_versions TO keyward_reconciler;
 
+CREATE TABLE operation_decisions (
+  tenant_id uuid NOT NULL,
+  operation_id uuid NOT NULL,
+  approver text NOT NULL,
+  content bytea NOT NULL,
+  seal_key_id uuid NOT NULL,
+  seal bytea NOT NULL,
+  credential_id bytea NOT NULL,
+  client_data_json bytea NOT NULL,
+  authenticator_data bytea NOT NULL,
+  signature bytea NOT NULL,
+  public_key bytea NOT NULL,
+  CONSTRAINT operation_decisions_pkey PRIMARY KEY (tenant_id, operation_id, approver),
+  CONSTRAINT operation_decisions_content_check CHECK ((octet_length(content) <= 65536)),
+  CONSTRAINT operation_decisions_seal_check CHECK ((octet_length(seal) = 32)),
+  CONSTRAINT operation_decisions_tenant_id_operation_id_fkey FOREIGN KEY (tenant_id, operation_id) REFERENCES pending_operations(tenant_id, operation_id) ON DELETE CASCADE
+);
+ALTER TABLE operation_decisions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON operation_decisions AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON operation_decisions AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT SELECT ON operation_decisions TO keyward_reconciler;
+GRANT DELETE, INSERT, SELECT ON operation_decisions TO keyward_service;
+
 CREATE TABLE passkeys (
   tenant_id uuid NOT NULL,
   credential_id bytea NOT NULL,
@@ -723,6 +746,58 @@ GRANT UPDATE (is_removed) ON passkeys TO keyward_service;
 GRANT UPDATE (revision) ON passkeys TO keyward_service;
 GRANT UPDATE (seal) ON passkeys TO keyward_service;
 GRANT UPDATE (seal_key_id) ON passkeys TO keyward_service;
+
+CREATE TABLE pending_operations (
+  tenant_id uuid NOT NULL,
+  operation_id uuid NOT NULL,
+  revision bigint NOT NULL,
+  state text NOT NULL,
+  method text NOT NULL,
+  requester text NOT NULL,
+  request_digest bytea NOT NULL,
+  request bytea NOT NULL,
+  preview bytea,
+  created_at timestamp with time zone NOT NULL,
+  expires_at timestamp with time zone NOT NULL,
+  content bytea NOT NULL,
+  seal_key_id uuid NOT NULL,
+  seal bytea NOT NULL,
+  ended_at timestamp with time zone,
+  error_reason text NOT NULL DEFAULT ''::text,
+  error_message text NOT NULL DEFAULT ''::text,
+  attempt_after timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+  CONSTRAINT pending_operations_pkey PRIMARY KEY (tenant_id, operation_id),
+  CONSTRAINT pending_operations_content_check CHECK ((octet_length(content) <= 262144)),
+  CONSTRAINT pending_operations_ended_check CHECK (((ended_at IS NULL) = (state = ANY (ARRAY['PENDING'::text, 'APPROVED'::text])))),
+  CONSTRAINT pending_operations_method_check CHECK ((length(method) <= 256)),
+  CONSTRAINT pending_operations_preview_check CHECK ((octet_length(preview) <= 65536)),
+  CONSTRAINT pending_operations_request_check CHECK ((octet_length(request) <= 65536)),
+  CONSTRAINT pending_operations_request_digest_check CHECK ((octet_length(request_digest) = 32)),
+  CONSTRAINT pending_operations_revision_check CHECK ((revision > 0)),
+  CONSTRAINT pending_operations_seal_check CHECK ((octet_length(seal) = 32)),
+  CONSTRAINT pending_operations_state_check CHECK ((state = ANY (ARRAY['PENDING'::text, 'APPROVED'::text, 'DONE'::text, 'FAILED'::text, 'REJECTED'::text, 'CANCELLED'::text, 'EXPIRED'::text]))),
+  CONSTRAINT pending_operations_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
+);
+CREATE INDEX pending_operations_by_time ON public.pending_operations USING btree (tenant_id, created_at DESC, operation_id DESC);
+CREATE INDEX pending_operations_ended ON public.pending_operations USING btree (ended_at) WHERE (ended_at IS NOT NULL);
+CREATE INDEX pending_operations_open ON public.pending_operations USING btree (expires_at) WHERE (ended_at IS NULL);
+ALTER TABLE pending_operations ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_all_tenants ON pending_operations AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
+CREATE POLICY of_current_tenant ON pending_operations AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
+GRANT DELETE, SELECT ON pending_operations TO keyward_reconciler;
+GRANT INSERT, SELECT ON pending_operations TO keyward_service;
+GRANT UPDATE (attempt_after) ON pending_operations TO keyward_reconciler;
+GRANT UPDATE (seal) ON pending_operations TO keyward_reconciler;
+GRANT UPDATE (seal_key_id) ON pending_operations TO keyward_reconciler;
+GRANT UPDATE (content) ON pending_operations TO keyward_service;
+GRANT UPDATE (ended_at) ON pending_operations TO keyward_service;
+GRANT UPDATE (error_message) ON pending_operations TO keyward_service;
+GRANT UPDATE (error_reason) ON pending_operations TO keyward_service;
+GRANT UPDATE (expires_at) ON pending_operations TO keyward_service;
+GRANT UPDATE (revision) ON pending_operations TO keyward_service;
+GRANT UPDATE (seal) ON pending_operations TO keyward_service;
+GRANT UPDATE (seal_key_id) ON pending_operations TO keyward_service;
+GRANT UPDATE (state) ON pending_operations TO keyward_service;
 
 CREATE TABLE replicas (
   tenant_id uuid NOT NULL,

@@ -35,6 +35,8 @@ export interface Call {
     /** Returns what is to be kept of the effect, by which the request is answered again. */
     keep(effect: Effect): Promise<KeptEffect>;
   };
+  /** When its requester asked for it, of a call that has waited for the approval of others. */
+  readonly requestedAt?: Date;
   /** What the call's audit entry is to say; absent for what the service does by itself. */
   readonly audit?: AuditNotes;
 }

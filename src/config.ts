@@ -213,6 +213,11 @@ const CALLERS = grouped('Callers', {
     'whether an alert is raised where a caller does what is unusual for them (docs/anomalies.md)',
     '`false`',
   ),
+  KEYWARD_APPROVAL_SECONDS: setting(
+    integer(1, 604_800, 86_400),
+    'how long a call that others have to approve waits for that, in seconds',
+    '86400',
+  ),
   KEYWARD_POLICY_CACHE: setting(
     integer(2, 1_000_000, 10_000),
     'tenants whose role bindings each server keeps in memory',

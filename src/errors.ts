@@ -223,6 +223,48 @@ export const REASONS = {
     status: 'FAILED_PRECONDITION',
     message: 'cannot silence the alert: there are 200 silences; delete some, or wait for their end',
   },
+  APPROVAL_REQUIRED: {
+    status: 'FAILED_PRECONDITION',
+    message: 'cannot perform the call yet: it waits for the approval of others',
+  },
+  OPERATION_NOT_PENDING: {
+    status: 'FAILED_PRECONDITION',
+    message:
+      'cannot change the operation: it does not wait for approval any more; read it to see what ' +
+      'became of it',
+  },
+  OWN_OPERATION: {
+    status: 'PERMISSION_DENIED',
+    message:
+      'cannot decide on the operation: its requester asked for it with these credentials; others ' +
+      'have to decide',
+  },
+  APPROVER_NOT_NAMED: {
+    status: 'PERMISSION_DENIED',
+    message: 'cannot decide on the operation: the approval rule names others as its approvers',
+  },
+  ALREADY_DECIDED: {
+    status: 'FAILED_PRECONDITION',
+    message: 'cannot decide on the operation: the caller has done so before; others have to decide',
+  },
+  APPROVALS_MISSING: {
+    status: 'PERMISSION_DENIED',
+    message:
+      'cannot perform the operation: of those who approved it, too few may still approve, or the ' +
+      'approval rules want more by now; ask for it again',
+  },
+  PENDING_OPERATIONS_FULL: {
+    status: 'FAILED_PRECONDITION',
+    message:
+      'cannot ask for approval: 100 operations of the tenant wait for it, or 10 of the caller’s; ' +
+      'cancel some, or have them decided on',
+  },
+  NO_GLASS_TO_BREAK: {
+    status: 'FAILED_PRECONDITION',
+    message:
+      'cannot break the glass: no approval rule is for emergencies of this kind, or it was broken ' +
+      'before',
+  },
   TOKEN_KEY_NOT_READY: {
     status: 'UNAVAILABLE',
     message: 'cannot use a token key: it is being made or replaced in the HSM; try again',
@@ -294,6 +336,12 @@ export const REASONS = {
     message:
       'cannot tell which alerts are silenced: the list failed verification, and counts as empty; ' +
       'set a silence to have it sealed again',
+  },
+  PENDING_OPERATION_CORRUPT: {
+    status: 'DATA_LOSS',
+    message:
+      'cannot use the pending operation: what is stored of it failed verification and is not ' +
+      'performed; operators have been alerted',
   },
   TOKEN_KEYS_CORRUPT: {
     status: 'DATA_LOSS',

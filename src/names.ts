@@ -4,12 +4,12 @@
  * `tenants/{tenant}/tokenKeys/{uuid}`, `tenants/{tenant}/roleBindings/{role_binding}`,
  * `tenants/{tenant}/roles/{role}`, `tenants/{tenant}/canaries/{canary}`,
  * `tenants/{tenant}/suspensions/{suspension}`, `tenants/{tenant}/approvalRules`,
- * `passkeys/{credential id}`.
+ * `tenants/{tenant}/pendingOperations/{uuid}`, `passkeys/{credential id}`.
  *
  * Owns their grammar; a name that parses formats back to the same text. Knows no request and no
  * row.
  */
-import type { AnyId, JobId } from './ids.ts';
+import type { AnyId, JobId, OperationId } from './ids.ts';
 
 /** The last part of a tenant's or a key's name. */
 export const ID_PATTERN = /^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
@@ -73,6 +73,11 @@ export interface CanaryName extends TenantName {
 /** `tenants/{tenant}/suspensions/{suspension}` */
 export interface SuspensionName extends TenantName {
   readonly suspension: string;
+}
+
+/** `tenants/{tenant}/pendingOperations/{uuid}` */
+export interface PendingOperationName extends TenantName {
+  readonly operation: OperationId;
 }
 
 /**
@@ -183,6 +188,15 @@ export function parseApprovalRulesName(name: string): TenantName | undefined {
   return parseTenantName(tenantName);
 }
 
+/** Returns the parts of a pending operation's name, or undefined for what isn't one. */
+export function parsePendingOperationName(name: string): PendingOperationName | undefined {
+  const [, tenantName = '', id = ''] = /^(.*)\/pendingOperations\/([^/]*)$/.exec(name) ?? [];
+  const tenant = parseTenantName(tenantName);
+  return tenant !== undefined && isUuid(id)
+    ? { ...tenant, operation: id as OperationId }
+    : undefined;
+}
+
 /** Returns the UUID in a silence's name, or undefined for what isn't one. */
 export function parseAlertSilenceName(name: string): AnyId | undefined {
   const [, id = ''] = /^alertSilences\/([^/]*)$/.exec(name) ?? [];
@@ -241,6 +255,10 @@ export function formatApprovalRulesName({ tenant }: TenantName): string {
 
 export function formatPasskeyName({ credentialId }: { readonly credentialId: Buffer }): string {
   return `passkeys/${credentialId.toString('base64url')}`;
+}
+
+export function formatPendingOperationName({ tenant }: TenantName, operation: OperationId): string {
+  return `${formatTenantName({ tenant })}/pendingOperations/${operation}`;
 }
 
 export function formatTenantName({ tenant }: TenantName): string {

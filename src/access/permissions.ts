@@ -81,6 +81,8 @@ export const PERMISSIONS = {
   'passkeys.create': DANGEROUS,
   'passkeys.list': OF_SYSTEM,
   'passkeys.delete': { ...OF_SYSTEM, ...DANGEROUS },
+  'operations.list': {},
+  'operations.approve': {},
   'canaries.create': {},
   'canaries.get': {},
   'canaries.list': {},
@@ -172,6 +174,7 @@ const VIEW_ACCESS = [
   'roles.list',
   'access.explain',
   'approvalRules.get',
+  'operations.list',
   'tenants.get',
 ] as const satisfies readonly Permission[];
 
@@ -239,6 +242,7 @@ export const PREDEFINED_ROLES = {
       'rewrapJobs.create',
       'rewrapJobs.cancel',
       'passkeys.create',
+      'operations.list',
     ],
   },
   tenantAdmin: {
@@ -258,12 +262,20 @@ export const PREDEFINED_ROLES = {
       'suspensions.create',
       'suspensions.list',
       'suspensions.delete',
+      'operations.list',
     ],
   },
   approver: {
     description:
       'Approves or rejects what others ask for, and sees the keys and the tenant that it is about.',
-    permissions: ['keys.get', 'keys.list', 'tenants.get', 'passkeys.create'],
+    permissions: [
+      'operations.list',
+      'operations.approve',
+      'keys.get',
+      'keys.list',
+      'tenants.get',
+      'passkeys.create',
+    ],
   },
   auditor: {
     description:

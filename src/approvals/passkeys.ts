@@ -201,7 +201,8 @@ export class Passkeys {
     const { store, settings } = this.#parts;
     const relyingPartyId = this.#relyingPartyId();
     const challenge = challengeIn(wanted);
-    if (challenge === undefined || !(await this.#challenges.isGood(call, challenge, Date.now())))
+    const askedAt = call.requestedAt?.getTime() ?? Date.now();
+    if (challenge === undefined || !(await this.#challenges.isGood(call, challenge, askedAt)))
       throw notAccepted(
         'it does not answer options that the caller was given in the last five minutes',
       );

@@ -16,6 +16,7 @@ import {
   type TenantRecordsParts,
 } from '../access/tenant-records.ts';
 import { KeywardError } from '../errors.ts';
+import type { PendingOperationRecord, RuleRecord } from '../hsm/approval-records.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import type { TenantId } from '../ids.ts';
 import { SYSTEM_TENANT } from '../names.ts';
@@ -100,8 +101,41 @@ export class RuleBook extends TenantRecords<ApprovalRulesRecord, ApprovalRules> 
       tenants.map(async (each) => ({ tenant: each, rules: await this.of(each) })),
     );
     return all.flatMap(({ tenant: of, rules }) =>
-      rules.approvals.filter(concerns(permission, caller)).map((rule) => ({ tenant: of, rule })),
+      rules.approvals
+        .filter((rule) => !rule.breakGlass && concerns(permission, caller)(rule))
+        .map((rule) => ({ tenant: of, rule })),
     );
+  }
+
+  /**
+   * Returns the approval rule that the caller's use of the permission in the tenant is to be
+   * approved by; undefined where none concerns it. Those of `system` come first, so that no tenant
+   * can put approvers of its own in their place; of several, the one that wants most approvals.
+   * Throws as {@link RuleBook.of}, of either.
+   */
+  async approvalRuleFor(
+    permission: Permission,
+    tenant: TenantIdentity,
+    caller: { readonly name: string },
+  ): Promise<RuleRecord | undefined> {
+    return strictestOf(await this.approvalFor(permission, tenant, caller));
+  }
+
+  /**
+   * Returns the rule for emergencies that may take the place of an operation's: of `system`, or of
+   * the tenant where the operation's is the tenant's own, too. Throws as {@link RuleBook.of}.
+   */
+  async breakGlassFor(
+    { permission, rule: { tenant: whose } }: Pick<PendingOperationRecord, 'permission' | 'rule'>,
+    tenant: TenantIdentity,
+  ): Promise<RuleRecord | undefined> {
+    const tenants = await this.#inForce(tenant);
+    const found: TenantApprovalRule[] = [];
+    for (const each of tenants.filter(({ name }) => name === SYSTEM_TENANT || name === whose))
+      for (const rule of (await this.of(each)).approvals)
+        if (rule.breakGlass && names(rule, permission as Permission))
+          found.push({ tenant: each, rule });
+    return strictestOf(found);
   }
 
   /** The tenants whose rules hold in the tenant. */
@@ -130,6 +164,21 @@ export class RuleBook extends TenantRecords<ApprovalRulesRecord, ApprovalRules> 
 /** Returns what says whether a rule concerns the caller's use of the permission. */
 export const concerns =
   (permission: Permission, { name }: { readonly name: string }) =>
-  ({ permissions, exempt }: AnyRule): boolean =>
-    (permissions.length === 0 ? isDangerous(permission) : permissions.includes(permission)) &&
-    !exempt.includes(name);
+  (rule: AnyRule): boolean =>
+    names(rule, permission) && !rule.exempt.includes(name);
+
+/** Whether a rule is about the permission. */
+function names({ permissions }: AnyRule, permission: Permission): boolean {
+  return permissions.length === 0 ? isDangerous(permission) : permissions.includes(permission);
+}
+
+/** Of the rules of `system`, or else of all, the one that wants most approvals. */
+function strictestOf(rules: readonly TenantApprovalRule[]): RuleRecord | undefined {
+  const ofSystem = rules.filter(({ tenant }) => tenant.name === SYSTEM_TENANT);
+  const [strictest] = (ofSystem.length > 0 ? ofSystem : rules).toSorted(
+    (a, b) => b.rule.approvals - a.rule.approvals,
+  );
+  if (strictest === undefined) return undefined;
+  const { ruleId, approvals, approvers } = strictest.rule;
+  return { tenant: strictest.tenant.name, ruleId, approvals, approvers };
+}

@@ -36,6 +36,8 @@ export interface ApprovalRule extends AnyRule {
   readonly approvals: number;
   /** Empty for everyone who may approve there. */
   readonly approvers: readonly Member[];
+  /** Whether it is for emergencies: it concerns a call only once a requester breaks the glass. */
+  readonly breakGlass: boolean;
 }
 
 /** All rules of a tenant. */
@@ -87,7 +89,7 @@ export function stepUpContent(rule: StepUpRule): StepUpRule {
 
 /** Returns what is stored, and what an audit entry says, of an approval rule. */
 export function approvalContent(rule: ApprovalRule): ApprovalRule {
-  const { ruleId, permissions, approvals, exempt } = rule;
+  const { ruleId, permissions, approvals, breakGlass, exempt } = rule;
   const approvers = rule.approvers.map(({ kind, name }) => ({ kind, name }));
-  return { ruleId, permissions, approvals, approvers, exempt };
+  return { ruleId, permissions, approvals, approvers, breakGlass, exempt };
 }

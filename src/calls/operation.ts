@@ -15,6 +15,7 @@ import type { Permission } from '../access/permissions.ts';
 import type { Target } from '../access/policy.ts';
 import type { Alerting } from '../alerts/alerting.ts';
 import type { Passkeys } from '../approvals/passkeys.ts';
+import type { PendingOperations } from '../approvals/pending.ts';
 import type { RuleChanges } from '../approvals/rule-changes.ts';
 import type { AuditLog } from '../audit/log.ts';
 import type { ContextMasks } from '../audit/masks.ts';
@@ -44,6 +45,7 @@ export interface Services extends Keyring {
   readonly auditLog: AuditLog;
   readonly serviceStatus: ServiceStatus;
   readonly alerting: Alerting;
+  readonly pendingOperations: PendingOperations;
   readonly masks: Pick<ContextMasks, 'mask'>;
   readonly environmentId: string;
 }
@@ -89,6 +91,11 @@ export interface AnyOperation<Request> {
 /** An operation with one answer. */
 export interface Operation<Request, Answer> extends AnyOperation<Request> {
   handle(services: Services, call: AuthorizedCall, request: NoInfer<Request>): Promise<Answer>;
+  /**
+   * Returns what the call would be answered, and changes nothing; throws what the call would. Given
+   * where the operation can say so: what others are to approve is looked at by it before.
+   */
+  preview?(services: Services, call: AuthorizedCall, request: NoInfer<Request>): Promise<Answer>;
   /**
    * Called when the request comes again after it had its effect, where there is more to do than to
    * answer as then: with what the effect was kept by. Returns the answer, or undefined for that of

@@ -14,7 +14,7 @@ import type { KeywardError } from '../errors.ts';
 import type { TraceContext } from '../signals/trace-context.ts';
 
 /** What a call came in by. */
-export type Face = 'grpc' | 'http';
+export type Face = 'grpc' | 'http' | 'approved';
 
 /** What came of one call. */
 export interface CallOutcome {

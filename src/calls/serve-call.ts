@@ -25,6 +25,7 @@ import { traceFields } from '../signals/trace-context.ts';
 import { beginCall, type CallSpan } from '../signals/tracing.ts';
 import { tenantOf } from '../store/audit/audit-entry.ts';
 import { RequestRepeated } from '../store/request-ids.ts';
+import type { ApprovalGate, Shown } from './approvals.ts';
 import type { AdmittedCall } from './arrivals.ts';
 import {
   noteAuthentication,
@@ -60,13 +61,14 @@ export interface Serving {
   readonly outcomes: Pick<CallOutcomes, 'report'>;
   readonly canaryWatch: Pick<CanaryWatch, 'recognise' | 'record'>;
   readonly stepUp: Pick<StepUp, 'checkFor'>;
+  readonly approvalGate: Pick<ApprovalGate, 'pass'>;
   readonly log: Logger;
   /** Aborted when streams are to end, because the server does. */
   readonly stopping: AbortSignal;
 }
 
 /** One call as its face brings it, and how the face answers it. */
-export interface Exchange<Request, Answer> {
+export interface Exchange<Request, Answer> extends Shown<Request, Answer> {
   readonly admitted: AdmittedCall;
   /** The full name of the method, as `keyward.v1.KeyService/CreateKey`. */
   readonly method: string;
@@ -147,6 +149,8 @@ class Execution<Request, Answer> {
     this.#release = admitted.hold();
     const audit = notesOf(admitted, serving.recording.replica);
     this.#call = { id, method, caller: caller.name, deadline, trace, audit };
+    if (exchange.approved !== undefined)
+      this.#call.requestedAt = exchange.approved.record.createdAt;
     this.#audit = audit;
   }
 
@@ -272,6 +276,8 @@ class Execution<Request, Answer> {
     const { services } = this.#serving;
     const repeated = await this.#repeat(operation, call, request);
     if (repeated !== undefined) return repeated;
+    // What was done before is answered again, and changes nothing more, whatever rules want now.
+    await this.#serving.approvalGate.pass(services, operation, call, request, this.#exchange);
     try {
       return this.#exchange.encode(await operation.handle(services, call, request), request);
     } catch (error) {
@@ -369,6 +375,8 @@ class Execution<Request, Answer> {
    */
   async #wantProofs(rights: Rights, request: Request): Promise<void> {
     if (rights.tenantId === undefined || onlyLooks(request)) return;
+    // Its requester has proven who they are when they asked for it.
+    if (this.#exchange.approved !== undefined) return;
     const { caller, tenant } = rights;
     noteAuthentication(this.#audit, this.#exchange.operation, caller);
     rights.checkProofs(await this.#serving.stepUp.checkFor(tenant, caller));

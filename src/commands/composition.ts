@@ -14,7 +14,10 @@ import { Identity } from '../access/identity.ts';
 import { Policies } from '../access/policies.ts';
 import type { Alerting } from '../alerts/alerting.ts';
 import { AnomalyWatch } from '../anomalies/watch.ts';
+import { ApprovedOperations } from '../approvals/doing.ts';
 import { Passkeys } from '../approvals/passkeys.ts';
+import { PendingOperations } from '../approvals/pending.ts';
+import { PendingSeals } from '../approvals/pending-seals.ts';
 import { RuleBook } from '../approvals/rule-book.ts';
 import { RuleChanges } from '../approvals/rule-changes.ts';
 import { type KeptCheckpoint, openKeptCheckpoint } from '../audit/kept-checkpoint.ts';
@@ -26,6 +29,7 @@ import { WitnessRounds } from '../audit/witness-rounds.ts';
 import { parseWitnesses, type Witness } from '../audit/witnesses.ts';
 import { AuditWriter } from '../audit/writer.ts';
 import { WriterIdentities } from '../audit/writer-identities.ts';
+import { ApprovalGate } from '../calls/approvals.ts';
 import { recordRefusal } from '../calls/audit.ts';
 import { Budgets } from '../calls/budgets.ts';
 import { CanaryWatch } from '../calls/canaries.ts';
@@ -34,6 +38,7 @@ import { CallOutcomes } from '../calls/outcomes.ts';
 import { Replays } from '../calls/replays.ts';
 import { StepUp } from '../calls/step-up.ts';
 import { type Configuration, ConfigurationError } from '../config.ts';
+import { ApprovedCalls } from '../faces/approved/approved-calls.ts';
 import { METHOD_NAMES, SENSITIVE_METHODS, STREAM_PATHS } from '../faces/contract/rpcs.ts';
 import { HealthListener } from '../faces/grpc/health.ts';
 import { GrpcServer, type GrpcServerOptions } from '../faces/grpc/server.ts';
@@ -150,6 +155,7 @@ export interface Replica
   readonly server: GrpcServer;
   /** Undefined where HTTP is not served. */
   readonly http: HttpServer | undefined;
+  readonly approvedCalls: ApprovedCalls;
   readonly health: HealthListener;
   readonly selfWatch: SelfWatch;
   readonly notices: Notices;
@@ -484,7 +490,7 @@ interface BelowFaces {
 function composeFaces(
   ground: Ground,
   { memory, keyring, alerting, auditWork, budgets, connections }: BelowFaces,
-): Pick<Replica, 'server' | 'http'> {
+): Pick<Replica, 'server' | 'http' | 'approvedCalls'> {
   const { writer } = auditWork;
   const { configuration, log, alerts, identity, witnesses, store, environment, tokens } = ground;
   const tenantIdOf = async (tenant: string) => (await memory.cache.tenant(tenant)).tenantId;
@@ -496,11 +502,18 @@ function composeFaces(
     systemTenantId: environment.systemTenantId,
   };
   const limits = transportLimits(configuration);
+  const access = composeAccess(ground, memory);
+  const wake = () => approvedCalls.wake();
+  const passkeys = composePasskeys(ground, memory);
+  const below = { ...access, passkeys };
+  const { pendingOperations, approved } = composePending(ground, memory, below, wake);
+  const { rules } = memory;
   const shared = {
     services: {
       ...keyring,
-      ...composeAccess(ground, memory),
-      passkeys: composePasskeys(ground, memory),
+      ...access,
+      passkeys,
+      pendingOperations,
       alerting,
       auditLog: new AuditLog({ store, tenantIdOf, witnesses }),
       serviceStatus: composeStatus(ground, memory, keyring),
@@ -527,6 +540,7 @@ function composeFaces(
       changes: keyring.canaryChanges,
     }),
     stepUp: new StepUp({ rules: memory.rules }),
+    approvalGate: new ApprovalGate({ rules, pending: pendingOperations, approved }),
     connections,
     log,
     limits,
@@ -536,6 +550,13 @@ function composeFaces(
       clientCaFile: configuration.KEYWARD_TLS_CLIENT_CA_FILE,
     },
   };
+  const { services, replays, outcomes, canaryWatch, stepUp, approvalGate } = shared;
+  const serving = {
+    ...{ services, recording, replays, outcomes, canaryWatch, stepUp, approvalGate, log },
+    // None of its calls is a stream.
+    stopping: new AbortController().signal,
+  };
+  const approvedCalls: ApprovedCalls = new ApprovedCalls({ serving, approved, log });
   const reflection =
     configuration.KEYWARD_REFLECTION ?? configuration.KEYWARD_MODE === 'development';
   return {
@@ -548,7 +569,29 @@ function composeFaces(
             listen: configuration.KEYWARD_HTTP_LISTEN,
             hasSignOff: true,
           }),
+    approvedCalls,
   };
+}
+
+/** Composes what has calls wait for approval, and what does them then; `wake` has it done. */
+function composePending(
+  { configuration, store, tokens, environment, alerts }: Ground,
+  { states, rules, cache }: Memory,
+  { access, passkeys }: Pick<GrpcServerOptions['services'], 'access' | 'passkeys'>,
+  wake: () => void,
+): { readonly pendingOperations: PendingOperations; readonly approved: ApprovedOperations } {
+  const { environmentId } = environment;
+  const seals = new PendingSeals({ store, agents: tokens.agents, states, alerts });
+  const pendingOperations = new PendingOperations({
+    ...{ store, seals, rules, passkeys, environmentId, wake, alerts },
+    tenantOf: (name) => cache.tenant(name),
+    expiryMs: configuration.KEYWARD_APPROVAL_SECONDS * 1_000,
+  });
+  const approved = new ApprovedOperations({
+    ...{ store, seals, rules, access, environmentId },
+    tenantById: (tenantId) => cache.tenantById(tenantId),
+  });
+  return { pendingOperations, approved };
 }
 
 function composeStatus(

@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs';
 import { hostname, userInfo } from 'node:os';
 import { POLICIES } from '../access/stale-policies.ts';
 import { ALERT_SILENCES } from '../alerts/silences.ts';
+import { PENDING_OPERATIONS } from '../approvals/stale-operations.ts';
 import { PASSKEYS } from '../approvals/stale-passkeys.ts';
 import { APPROVAL_RULES } from '../approvals/stale-rules.ts';
 import { newReplicaId } from '../audit/identity.ts';
@@ -47,6 +48,7 @@ export const SEALED_RECORDS = [
   ALERT_SILENCES,
   APPROVAL_RULES,
   PASSKEYS,
+  PENDING_OPERATIONS,
 ] as const;
 
 /** Lists the settings that open a token. */

@@ -162,6 +162,11 @@ function partsOf(replica: Replica, configuration: Configuration, log: Logger): r
       start: () => reconciler.start(ticks, jitterMs),
       stop: () => reconciler.stop(),
     },
+    {
+      name: 'the calls that were approved',
+      start: () => replica.approvedCalls.start(),
+      stop: () => replica.approvedCalls.stop(),
+    },
     { name: 'notices', start: () => notices.start(), stop: () => notices.stop() },
     namedFirst(replica, configuration, log),
     serving(replica, configuration, log),

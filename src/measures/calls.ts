@@ -38,8 +38,8 @@ interface Served {
 export function measureCalls(parts: CallMeasuresParts): OutcomeListener {
   const { metrics, methods, tenants } = parts;
   const served = new Map<string, Readonly<Record<Face, Served>>>();
-  for (const method of methods) served.set(method, bothFaces(parts, method));
-  const unknown = bothFaces(parts, undefined);
+  for (const method of methods) served.set(method, allFaces(parts, method));
+  const unknown = allFaces(parts, undefined);
   const byTenant = new Map<string, (code: string) => Count>();
   const ofTenant = (tenant: string) =>
     remembered((code) => metrics.counter('keyward_tenant_calls_total', { tenant, code }));
@@ -64,9 +64,9 @@ export function measureCalls(parts: CallMeasuresParts): OutcomeListener {
   };
 }
 
-function bothFaces(parts: CallMeasuresParts, method: string | undefined) {
+function allFaces(parts: CallMeasuresParts, method: string | undefined) {
   const of = (face: Face) => servedBy(parts, method, face);
-  return { grpc: of('grpc'), http: of('http') };
+  return { grpc: of('grpc'), http: of('http'), approved: of('approved') };
 }
 
 function servedBy(

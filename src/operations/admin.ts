@@ -6,6 +6,7 @@ import { ofName, ofSystem, operation } from '../calls/operation.ts';
 import type { ListRequest } from '../keyring/pages.ts';
 import { formatTenantName, type TenantName } from '../names.ts';
 import type { Quotas } from '../store/tenants/tenants.ts';
+import { previewDestruction } from './previews.ts';
 import type { Named, NamedChange, NamedDestruction, Repeatable } from './requests.ts';
 
 /** A tenant to be made. */
@@ -76,6 +77,8 @@ export const adminOperations = {
     target: ofName,
     resource: ({ name }: NamedDestruction<TenantName>) => formatTenantName(name),
     handle: ({ shredding }, call, { name, ...request }) => shredding.schedule(call, name, request),
+    preview: ({ shredding }, call, { name, ...request }) =>
+      previewDestruction(request, (looking) => shredding.schedule(call, name, looking)),
   }),
   RestoreTenant: operation({
     permission: 'tenants.restore',

@@ -2,13 +2,28 @@
  * Approval rules: an operation for each method of ApprovalService.
  */
 import type { NewApprovalRules } from '../approvals/rule-changes.ts';
-import { ofName, operation } from '../calls/operation.ts';
+import type { ApprovalRules } from '../approvals/rules.ts';
+import { type AuthorizedCall, ofName, operation, type Services } from '../calls/operation.ts';
 import { requireProof } from '../calls/step-up.ts';
 import { formatApprovalRulesName, SYSTEM_TENANT, type TenantName } from '../names.ts';
 import type { Named, Repeatable } from './requests.ts';
 
 /** The rules that a tenant is to have from now on. */
 export interface NewApprovalRulesRequest extends Named<TenantName>, NewApprovalRules, Repeatable {}
+
+async function replaceRules(
+  { access, ruleChanges }: Services,
+  call: AuthorizedCall,
+  { name, requestId: _, ...asked }: NewApprovalRulesRequest,
+): Promise<ApprovalRules> {
+  if (name.tenant === SYSTEM_TENANT)
+    call.rights.require('approvalRules.updateForAllTenants', {}, formatApprovalRulesName(name));
+  // Who does not meet the rules that they set could not take them back. Of a call that has waited
+  // for approval it was asked before.
+  if (call.requestedAt === undefined)
+    requireProof(asked.stepUp, 'approvalRules.update', call.rights.caller);
+  return ruleChanges.replace(call, await access.tenantOf(name.tenant), asked);
+}
 
 export const approvalOperations = {
   GetApprovalRules: operation({
@@ -23,12 +38,8 @@ export const approvalOperations = {
     permission: 'approvalRules.update',
     target: ofName,
     resource: ({ name }: NewApprovalRulesRequest) => formatApprovalRulesName(name),
-    handle: async ({ access, ruleChanges }, call, { name, requestId: _, ...asked }) => {
-      if (name.tenant === SYSTEM_TENANT)
-        call.rights.require('approvalRules.updateForAllTenants', {}, formatApprovalRulesName(name));
-      // Who does not meet the rules that they set could not take them back.
-      requireProof(asked.stepUp, 'approvalRules.update', call.rights.caller);
-      return ruleChanges.replace(call, await access.tenantOf(name.tenant), asked);
-    },
+    handle: replaceRules,
+    preview: (services, call, request) =>
+      replaceRules(services, call, { ...request, validateOnly: true }),
   }),
 };

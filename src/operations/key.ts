@@ -12,6 +12,7 @@ import {
   type TenantName,
 } from '../names.ts';
 import type { KeySettings } from '../store/keys/keys.ts';
+import { previewDestruction } from './previews.ts';
 import type { ListIn, Named, NamedChange, NamedDestruction, Repeatable } from './requests.ts';
 
 /** A key to be made. */
@@ -117,6 +118,8 @@ export const keyOperations = {
       formatKeyVersionName(name, name.version),
     handle: ({ destruction }, call, { name, ...request }) =>
       destruction.scheduleVersion(call, name, request),
+    preview: ({ destruction }, call, { name, ...request }) =>
+      previewDestruction(request, (looking) => destruction.scheduleVersion(call, name, looking)),
   }),
   RestoreKeyVersion: operation({
     permission: 'keyVersions.restore',
@@ -131,6 +134,8 @@ export const keyOperations = {
     resource: ({ name }: NamedDestruction<KeyName>) => formatKeyName(name),
     handle: ({ destruction }, call, { name, ...request }) =>
       destruction.scheduleKey(call, name, request),
+    preview: ({ destruction }, call, { name, ...request }) =>
+      previewDestruction(request, (looking) => destruction.scheduleKey(call, name, looking)),
   }),
   RestoreKey: operation({
     permission: 'keys.restore',

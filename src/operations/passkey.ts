@@ -67,6 +67,10 @@ export const passkeyOperations = {
       const { tenantId } = await access.tenantOf(parent.tenant);
       return passkeys.register(call, tenantId, wanted);
     },
+    preview: async ({ access, passkeys }, call, { parent, requestId: _, ...wanted }) => {
+      const { tenantId } = await access.tenantOf(parent.tenant);
+      return passkeys.register(call, tenantId, { ...wanted, validateOnly: true });
+    },
   }),
   GetPasskey: operation({
     permission: ANY_CALLER,

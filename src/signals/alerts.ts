@@ -497,6 +497,42 @@ export const ALERTS = {
       'Weigh what the attribute keeps from happening, and move to a token that enforces it ' +
       '(docs/migration.md). Silence the alert for as long as you accept it.',
   },
+  'pending-operation-corrupt': {
+    severity: 'critical',
+    subject: 'the pending operation, by its UUID',
+    clears: true,
+    message: 'what is stored of a pending operation failed verification',
+    meaning:
+      'A pending operation, its request or what its approvers are shown of it is not as the service ' +
+      'sealed it, or is older than what this replica has seen. It is neither shown, nor decided on, ' +
+      'nor performed. `detail` has its UUID and its tenant’s.',
+    remedy:
+      'Find out who has written to the database. Have what was wanted asked for again; the audit ' +
+      'log has what was asked for and decided (docs/people.md).',
+  },
+  'glass-broken': {
+    severity: 'critical',
+    subject: 'the pending operation',
+    clears: false,
+    message: 'a rule for emergencies is to be applied',
+    meaning:
+      '`requester` has broken the glass for `operation`, because of `reason`: an approval rule for ' +
+      'emergencies decides on it, in the place of the one that concerns `method` on `resource`. ' +
+      'It still wants the approval of another person, within an hour.',
+    remedy:
+      'Ask the requester and the approver what the emergency is. Reject the operation ' +
+      '(docs/people.md) if there is none.',
+  },
+  'operation-pending': {
+    severity: 'info',
+    subject: 'the pending operation',
+    clears: false,
+    message: 'an operation waits for approval',
+    meaning:
+      '`requester` has asked for `method` on `resource`, which `approvals` others have to approve ' +
+      'by `expireTime`: `operation`.',
+    remedy: 'Look at the operation, and approve or reject it (docs/people.md).',
+  },
   'silences-corrupt': {
     severity: 'critical',
     subject: 'the list of silences',

@@ -57,7 +57,8 @@ function findTracer(): Tracer | undefined {
 /** A call, as its span has it. */
 export interface SpannedCall {
   readonly id: string;
-  readonly face: 'grpc' | 'http';
+  /** What it came in by; `approved`: nothing, the service itself does what was approved. */
+  readonly face: 'grpc' | 'http' | 'approved';
   readonly caller: { readonly name: string };
   /** When it began, in `monotonicNow`'s milliseconds. */
   readonly startedAt: number;
@@ -113,10 +114,10 @@ export function beginCall(method: string, call: SpannedCall): CallSpan | undefin
   const span = tracer.startSpan(
     method,
     {
-      kind: SpanKind.SERVER,
+      kind: call.face === 'approved' ? SpanKind.INTERNAL : SpanKind.SERVER,
       startTime: Date.now() - (monotonicNow() - call.startedAt),
       attributes: {
-        'rpc.system.name': isGrpc ? 'grpc' : 'connectrpc',
+        ...(call.face === 'approved' ? {} : { 'rpc.system.name': isGrpc ? 'grpc' : 'connectrpc' }),
         'rpc.method': method,
         'keyward.request_id': call.id,
         'keyward.caller': call.caller.name,

@@ -1,11 +1,13 @@
 /**
  * Deletes what is kept for a time only: changes for an hour, request ids for a day, replicas that
- * have fallen silent, what callers did for weeks. Any replica may, and all do.
+ * have fallen silent, what callers did for weeks, pending operations that ended for 90 days. Any
+ * replica may, and all do.
  *
  * Nothing depends on its being on time. By the database's clock. Knows no caller.
  */
 import { monotonicNow } from '../call.ts';
 import { removeOldCallerHours } from './access/caller-hours.ts';
+import { removeOldOperations } from './approvals/pending.ts';
 import { removeReplicas } from './hsm-token/replicas.ts';
 import { removeSilentReplicas } from './keys/usage.ts';
 import type { Store } from './store.ts';
@@ -24,6 +26,7 @@ export async function keepHouse(store: Store): Promise<void> {
   await removeSilentReplicas(store, call);
   await removeReplicas(store, call);
   await removeOldCallerHours(store, call);
+  await store.reconcile(call, removeOldOperations);
 }
 
 /**

@@ -12,7 +12,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import { type Call, type Effect, millisecondsLeft, monotonicNow } from '../call.ts';
-import { KeywardError } from '../errors.ts';
+import { KeywardError, type Reason } from '../errors.ts';
 import type { KeyId, TenantId } from '../ids.ts';
 import { traced } from '../signals/tracing.ts';
 import { appendStatement, insertAuditEntry, WAS_ENTERED } from './audit/audit.ts';
@@ -89,6 +89,8 @@ export interface Mutation {
    * caller asked for.
    */
   readonly asReconciler?: boolean;
+  /** What the entry says came of the call, where that is not `OK`: what it asks for has to wait. */
+  readonly outcome?: Reason;
 }
 
 /** How a transaction is opened. */
@@ -205,7 +207,7 @@ export class Store {
     work: (tx: MutationTx) => Promise<T>,
     keptOf: (result: T) => KeptAnswer = (content) => ({ answer: { content } }),
   ): Promise<T> {
-    const { tenantId, change, resource, ids, asReconciler = false } = mutation;
+    const { tenantId, change, resource, ids, asReconciler = false, outcome = 'OK' } = mutation;
     for (let attempt = 1; ; attempt++) {
       const entryId = randomUUID();
       const stream = this.streams.lend();
@@ -229,7 +231,7 @@ export class Store {
           entryId,
           call,
           resource,
-          outcome: 'OK',
+          outcome,
           ids,
           changed,
         });

@@ -38,6 +38,9 @@ export const RPCS: readonly Rpc[] = Object.entries(packageDefinition)
     })),
   );
 
+/** What goes on until its deadline: its calls get one. */
+const ENDLESS: ReadonlySet<string> = new Set(['ApprovalService/WatchPendingOperations']);
+
 /** What a call comes with. */
 export interface Caller {
   readonly credentials?: Credentials;
@@ -204,7 +207,11 @@ export class AccessRig implements AsyncDisposable {
       caller.token === undefined ? {} : { authorization: `Bearer ${caller.token}` };
     const answer = await call(this.#session(caller, service.port), {
       path: definition.path,
-      headers: { ...authorization, ...headers },
+      headers: {
+        ...authorization,
+        ...(ENDLESS.has(name) ? { 'grpc-timeout': '1S' } : {}),
+        ...headers,
+      },
       body: [grpcFrame(definition.requestSerialize(request))],
     });
     return outcomeOf(answer, definition);
@@ -223,7 +230,8 @@ export class AccessRig implements AsyncDisposable {
     const authorization =
       caller.token === undefined ? {} : { authorization: `Bearer ${caller.token}` };
     const session = this.#session(caller, service.httpPort);
-    return askAsJson(session, definition, request, authorization);
+    const limit = ENDLESS.has(name) ? { 'connect-timeout-ms': '1000' } : {};
+    return askAsJson(session, definition, request, { ...authorization, ...limit });
   }
 
   /** Makes a call that must succeed, by the tester unless said otherwise. */

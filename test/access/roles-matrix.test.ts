@@ -28,6 +28,8 @@ const SEES_KEYS: readonly Role[] = ['keyViewer', 'keyAdmin', 'auditor'];
 const FINDS_KEYS: readonly Role[] = [...SEES_KEYS, 'securityAdmin', 'approver'];
 const SEES_ACCESS: readonly Role[] = ['tenantAdmin', 'auditor', 'rootAdmin'];
 const SAYS_WHO: readonly Role[] = ['tenantAdmin', 'rootAdmin'];
+/** Those who may ask for what others have to approve, and those who look. */
+const FOLLOWS: readonly Role[] = [...SEES_ACCESS, 'keyAdmin', 'securityAdmin', 'approver'];
 const SEES_SYSTEM: readonly Role[] = ['auditor', 'rootAdmin'];
 
 /**
@@ -84,6 +86,13 @@ const SPECIFIED: Readonly<Record<string, '*' | readonly (Role | 'system')[]>> = 
   'AccessService/GetCaller': '*',
   'ApprovalService/GetApprovalRules': SEES_ACCESS,
   'ApprovalService/UpdateApprovalRules': SAYS_WHO,
+  'ApprovalService/GetPendingOperation': FOLLOWS,
+  'ApprovalService/ListPendingOperations': FOLLOWS,
+  'ApprovalService/WatchPendingOperations': FOLLOWS,
+  'ApprovalService/ApproveOperation': ['approver'],
+  'ApprovalService/RejectOperation': ['approver'],
+  'ApprovalService/CancelOperation': FOLLOWS,
+  'ApprovalService/BreakGlass': FOLLOWS,
   'PasskeyService/BeginPasskeyRegistration': '*',
   'PasskeyService/RegisterPasskey': ['approver', 'keyAdmin', 'tenantAdmin', 'rootAdmin'],
   'PasskeyService/GetPasskey': '*',

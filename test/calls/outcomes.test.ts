@@ -61,6 +61,8 @@ async function reportsOf(stream: Stream, beside: Beside = {}): Promise<CallOutco
     encode: (answer) => Buffer.from(answer),
     keep: (answer) => Buffer.from(answer),
     fromKept: (kept) => kept,
+    canonical: () => assert.fail('nothing is to be approved'),
+    describe: () => assert.fail('nothing is to be approved'),
     send: async () => beside.onSent?.(cancel, () => stopping.abort()),
     // As of a stream that is closed: faces say so at the end of every one.
     finish: () => cancel(),
@@ -79,6 +81,7 @@ async function reportsOf(stream: Stream, beside: Beside = {}): Promise<CallOutco
     replays: { keep: () => assert.fail('nothing is changed'), find: async () => undefined },
     canaryWatch: { recognise: () => [], record: async () => undefined },
     stepUp: { checkFor: async () => () => {} },
+    approvalGate: { pass: async () => {} },
     ...{ outcomes, log: SILENT, stopping: stopping.signal },
   };
   serveCall(serving, exchange);

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { item } from '../../bench/markdown.ts';
+import { COLUMNS, item } from '../../bench/markdown.ts';
 import {
   isDangerous,
   isOfSystem,
@@ -39,9 +39,25 @@ function permissionsTable(names: readonly Permission[]): string {
       .filter(([, { permissions }]) => (permissions as readonly Permission[]).includes(name))
       .map(([role]) => role);
     const mark = isDangerous(name) ? ' (dangerous)' : '';
-    return `| ${code(name)}${mark} | ${methodsOf(name).join(', ')} | ${roles.join(', ')} |`;
+    return rowsOf(`${code(name)}${mark}`, methodsOf(name), roles);
   });
   return ['| permission | methods | roles |', '|---|---|---|', ...rows, ''].join('\n');
+}
+
+/** A row, and further ones for what does not fit into it. */
+function rowsOf(name: string, methods: readonly string[], roles: readonly string[]): string {
+  const row = (cells: readonly string[]) => `| ${cells.join(' | ')} |`.replaceAll('|  |', '| |');
+  const whole = row([name, methods.join(', '), roles.join(', ')]);
+  if (whole.length <= COLUMNS) return whole;
+  const [most, each] = [3, 1];
+  const rows = Math.max(Math.ceil(roles.length / most), Math.ceil(methods.length / each));
+  return Array.from({ length: rows }, (_, index) =>
+    row([
+      index === 0 ? name : '',
+      methods.slice(index * each, (index + 1) * each).join(', '),
+      roles.slice(index * most, (index + 1) * most).join(', '),
+    ]),
+  ).join('\n');
 }
 
 test('docs/access.md lists what the code has: roles, permissions, methods (UPDATE=1 writes)', () => {

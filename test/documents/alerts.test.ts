@@ -156,6 +156,18 @@ const MADE_BY: Readonly<Record<AlertId, readonly [file: string, title: string]>>
     'test/keyring/token-status.test.ts',
     'an attribute that the operator waives is WAIVED',
   ],
+  'pending-operation-corrupt': [
+    'test/approvals/sealed-operations.test.ts',
+    'a request that was changed in its row is neither shown, nor decided on, nor performed',
+  ],
+  'glass-broken': [
+    'test/approvals/break-glass.test.ts',
+    'puts the operation under the rule for emergencies, and alerts operators',
+  ],
+  'operation-pending': [
+    'test/approvals/pending.test.ts',
+    'waits for another person, who approves it, and is done then, once',
+  ],
   'silences-corrupt': ['test/alerts/outbox.test.ts', 'a writer of the database silences nothing'],
   'alert-undelivered': ['test/alerts/outbox.test.ts', 'one that does not take it is an alert'],
   'alerts-too-many': [

@@ -123,6 +123,7 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
       },
       canaryWatch: { recognise: () => [], record: async () => undefined },
       stepUp: { checkFor: async () => () => {} },
+      approvalGate: { pass: async () => {} },
       outcomes: { report: ({ error }) => reported.push(error?.reason) },
       log: { info: note, warn: note, error: note } as unknown as Logger,
       stopping: new AbortController().signal,

@@ -74,6 +74,7 @@ function mistakes(): Readonly<Record<string, readonly Mistake[]>> {
     KEYWARD_METRICS_LISTEN: listen,
     KEYWARD_REFLECTION: flag,
     KEYWARD_ANOMALIES: flag,
+    KEYWARD_APPROVAL_SECONDS: number,
     KEYWARD_LOG_LEVEL: [['loud', /must be debug, info, warn or error/]],
     KEYWARD_TLS_CERT_FILE: certificates(leaf),
     KEYWARD_TLS_KEY_FILE: [

@@ -44,6 +44,8 @@ const TABLES = [
   'roles',
   'access_policies',
   'approval_rules',
+  'pending_operations',
+  'operation_decisions',
 ];
 const refused = { code: '42501' };
 
@@ -108,7 +110,15 @@ async function fill(tenantId: TenantId): Promise<void> {
      a AS (
        INSERT INTO access_policies (tenant_id, revision, seal_key_id, seal) VALUES ($1, 1, $7, $8)),
      e AS (
-       INSERT INTO approval_rules (tenant_id, revision, content, seal_key_id, seal) VALUES ($1, 1, '{}', $7, $8))
+       INSERT INTO approval_rules (tenant_id, revision, content, seal_key_id, seal) VALUES ($1, 1, '{}', $7, $8)),
+     w AS (
+       INSERT INTO pending_operations (tenant_id, operation_id, revision, state, method, requester, request_digest,
+         request, created_at, expires_at, content, seal_key_id, seal)
+       VALUES ($1, $3, 1, 'PENDING', 'm', 'r', $8, '', now(), now(), '', $7, $8)),
+     n AS (
+       INSERT INTO operation_decisions (tenant_id, operation_id, approver, content, seal_key_id, seal, credential_id,
+         client_data_json, authenticator_data, signature, public_key)
+       VALUES ($1, $3, 'a', '', $7, $8, '', '', '', '', ''))
      INSERT INTO key_version_usage (tenant_id, key_id, version, encrypt_operations, decrypt_operations)
      VALUES ($1, $2, 1, 1, 1)`,
     [

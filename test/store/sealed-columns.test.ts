@@ -43,6 +43,12 @@ const SEALED: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     suspensions: `tenant_id suspension_id caller canary_id request_id description created_at
       creator`,
   },
+  /** The columns beside `content` count only where they agree with it. */
+  'pending operation': {
+    pending_operations: `tenant_id operation_id revision state method requester request_digest request
+      preview created_at expires_at content seal_key_id seal`,
+  },
+  decision: { operation_decisions: 'tenant_id operation_id approver content seal_key_id seal' },
   'approval rules': { approval_rules: 'tenant_id revision content seal_key_id seal' },
   passkey: {
     passkeys: 'credential_id principal is_removed revision content seal_key_id seal',
@@ -216,6 +222,16 @@ const UNSEALED: readonly Reason[] = [
       'They say which alerts there are, and whom they are to reach. A writer can keep an alert from ' +
       'being delivered, and have one delivered that there is not. Its line in the log does not ' +
       'depend on them.',
+  },
+  {
+    tables: {
+      pending_operations: 'ended_at error_reason error_message attempt_after',
+      operation_decisions: 'credential_id client_data_json authenticator_data signature public_key',
+    },
+    because:
+      'They say how an operation ended, when another replica takes it up, and what was signed: they ' +
+      'are shown, and the audit log has them as well. A writer can hasten or delay an attempt; ' +
+      'whether an operation is performed depends on what agents sealed, and it takes effect once.',
   },
   {
     tables: { schema_releases: 'migration oldest_release applied_at' },

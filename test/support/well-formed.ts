@@ -49,6 +49,7 @@ function candidatesFor(names: Names): Readonly<Record<string, readonly unknown[]
       `${parent}/canaries/${canary}`,
       `${parent}/suspensions/${suspension}`,
       `${parent}/approvalRules`,
+      `${parent}/pendingOperations/${NOBODYS_ID}`,
       parent,
       `alertSilences/${NOBODYS_ID}`,
       `passkeys/${Buffer.alloc(32).toString('base64url')}`,
@@ -79,6 +80,15 @@ function candidatesFor(names: Names): Readonly<Record<string, readonly unknown[]
     credentialId: [Buffer.alloc(32)],
     clientDataJson: [Buffer.from('{}')],
     attestationObject: [Buffer.from('a0', 'hex')],
+    assertion: [
+      {
+        credentialId: Buffer.alloc(32),
+        clientDataJson: Buffer.from('{}'),
+        authenticatorData: Buffer.alloc(37),
+        signature: Buffer.alloc(64),
+      },
+    ],
+    reason: ['because'],
     ciphertext: [Buffer.alloc(200)],
     note: [`keyward/other\n1\n${Buffer.alloc(32).toString('base64')}\n\n— somebody c2lnbmF0dXJl\n`],
     treeSize: [1],

@@ -79,6 +79,7 @@ const approvalRule = z
       .array(approver)
       .max(MAX_CALLERS, `must not have more than ${MAX_CALLERS} approvers in a rule`),
     exemptPrincipals: exempt,
+    breakGlass: z.boolean(),
   })
   .transform(({ exemptPrincipals, ...rule }) => ({ ...rule, exempt: exemptPrincipals }));
 

@@ -23,6 +23,7 @@ import {
   parseKeyName,
   parseKeyVersionName,
   parsePasskeyName,
+  parsePendingOperationName,
   parseRoleBindingName,
   parseRoleName,
   parseScope,
@@ -70,6 +71,10 @@ export const canaryName = parsed(parseCanaryName, 'must be tenants/{tenant}/cana
 export const suspensionName = parsed(
   parseSuspensionName,
   'must be tenants/{tenant}/suspensions/{suspension}',
+);
+export const pendingOperationName = parsed(
+  parsePendingOperationName,
+  'must be tenants/{tenant}/pendingOperations/{uuid}',
 );
 export const scope = parsed(
   parseScope,

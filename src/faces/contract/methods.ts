@@ -8,6 +8,7 @@ import type { MethodDefinition } from '@grpc/grpc-js';
 import type { AdmittedCall } from '../../calls/arrivals.ts';
 import type { Exchange } from '../../calls/serve-call.ts';
 import { KeywardError } from '../../errors.ts';
+import { canonicalAnswer, canonicalRequest } from './canonical.ts';
 import { validate } from './fields.ts';
 import { requestName, serviceDefinition } from './proto.ts';
 import { RequestScanner } from './request-scan.ts';
@@ -51,7 +52,16 @@ export function methodsOf(service: string): Readonly<Record<string, ServedMethod
 /** The part of an exchange that is the same whatever its messages travel by. */
 export type MessageExchange = Pick<
   Exchange<unknown, unknown>,
-  'admitted' | 'method' | 'operation' | 'read' | 'encode' | 'keep' | 'fromKept' | 'wipe'
+  | 'admitted'
+  | 'method'
+  | 'operation'
+  | 'read'
+  | 'encode'
+  | 'keep'
+  | 'fromKept'
+  | 'canonical'
+  | 'describe'
+  | 'wipe'
 >;
 
 /** Returns how one call's messages are read and written. `bytes` is overwritten at the end. */
@@ -86,6 +96,8 @@ export function messageExchange(
     encode: (answer, request) => admitted.answers(inBytes(answer, request)),
     keep: inBytes,
     fromKept: (kept) => kept,
+    canonical: () => canonicalRequest(name, bytes),
+    describe: (answer, request) => canonicalAnswer(name, inBytes(answer, request)),
     wipe: () => bytes.fill(0),
   };
 }

@@ -136,9 +136,11 @@ export class GrpcServer {
    * wrapper.
    */
   #addService(service: string): void {
-    const { services, recording, replays, outcomes, canaryWatch, stepUp, log } = this.#options;
+    const { services, recording, replays, outcomes, canaryWatch } = this.#options;
+    const { stepUp, approvalGate, log } = this.#options;
     const stopping = this.#stopping.signal;
-    const serving = { services, recording, replays, outcomes, canaryWatch, stepUp, log, stopping };
+    const asked = { replays, outcomes, canaryWatch, stepUp, approvalGate };
+    const serving = { services, recording, ...asked, log, stopping };
     const admittedOf: AdmittedOf = (rpc) => this.#admission.take(rpc.metadata);
     const handlers = Object.entries(methodsOf(service)).map(
       ([name, method]) => [name, handlerOf(serving, admittedOf, method)] as const,

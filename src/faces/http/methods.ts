@@ -80,6 +80,7 @@ function jsonExchange(
       return json;
     },
     fromKept: (kept) => codec.toText(kept),
+    canonical: () => messageExchange(served, admitted, bytes).canonical(),
     wipe: () => {
       text.fill(0);
       bytes.fill(0);

@@ -86,10 +86,12 @@ export class HttpServer {
 
   /** Throws where the TLS files don't load, or the contract's descriptors were not generated. */
   constructor(options: HttpServerOptions) {
-    const { services, recording, replays, outcomes, canaryWatch, stepUp, log, limits } = options;
+    const { services, recording, replays, outcomes, canaryWatch } = options;
+    const { stepUp, approvalGate, log, limits } = options;
     this.#options = options;
     const stopping = this.#stopping.signal;
-    this.#serving = { services, recording, replays, outcomes, canaryWatch, stepUp, log, stopping };
+    const asked = { replays, outcomes, canaryWatch, stepUp, approvalGate };
+    this.#serving = { services, recording, ...asked, log, stopping };
     this.#page = options.hasSignOff ? signOffPage() : undefined;
     this.#files = new TlsFiles(options.tls);
     this.#server = createSecureServer({

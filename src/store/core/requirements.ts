@@ -17,6 +17,8 @@ const UNDER_ROW_SECURITY = [
   'key_version_usage',
   'key_versions',
   'keys',
+  'operation_decisions',
+  'pending_operations',
   'request_ids',
   'rewrap_failures',
   'rewrap_jobs',

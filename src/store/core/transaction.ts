@@ -26,6 +26,7 @@ export interface Changed {
     | 'key'
     | 'maintenance'
     | 'passkey'
+    | 'pendingOperation'
     | 'rewrapJob'
     | 'role'
     | 'roleBinding'

@@ -109,7 +109,10 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
       `cannot destroy the key: ${count} key versions are still under it; let the re-wrap job end, or look at what it left`,
     );
   const [sealed] = await owner.query<
-    Record<'states' | 'policies' | 'tenants' | 'switches' | 'lists' | 'rules', number>
+    Record<
+      'states' | 'policies' | 'tenants' | 'switches' | 'lists' | 'rules' | 'operations',
+      number
+    >
   >(
     `SELECT (SELECT count(*) FROM keys WHERE state_seal_key_id = ANY ($1::uuid[]))::integer AS states,
        (SELECT count(*) FROM access_policies WHERE seal_key_id = ANY ($1::uuid[]))::integer AS policies,
@@ -118,16 +121,21 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
        (SELECT count(*) FROM (SELECT seal_key_id FROM canary_seals
          UNION ALL SELECT seal_key_id FROM alert_silences) l
          WHERE seal_key_id = ANY ($1::uuid[]))::integer AS lists,
-       (SELECT count(*) FROM approval_rules WHERE seal_key_id = ANY ($1::uuid[]))::integer AS rules`,
+       (SELECT count(*) FROM approval_rules WHERE seal_key_id = ANY ($1::uuid[]))::integer AS rules,
+       (SELECT count(*) FROM pending_operations p WHERE p.seal_key_id = ANY ($1::uuid[])
+         OR (ended_at IS NULL AND EXISTS (SELECT FROM operation_decisions d
+           WHERE d.tenant_id = p.tenant_id AND d.operation_id = p.operation_id
+             AND d.seal_key_id = ANY ($1::uuid[]))))::integer AS operations`,
     [ids],
   );
   const { states = 0, policies = 0, tenants = 0 } = sealed ?? {};
-  const { switches = 0, lists = 0, rules = 0 } = sealed ?? {};
-  if (states + policies + tenants + switches + lists + rules > 0)
+  const { switches = 0, lists = 0, rules = 0, operations = 0 } = sealed ?? {};
+  if (states + policies + tenants + switches + lists + rules + operations > 0)
     throw new Error(
       `cannot destroy the key: the states of ${states} keys, the policies of ${policies} tenants, ` +
         `the rows of ${tenants} tenants, ${switches} maintenance switches, ${lists} lists of ` +
-        `canaries or silences and the approval rules of ${rules} tenants are still sealed by it; ` +
+        `canaries or silences, the approval rules of ${rules} tenants and ${operations} pending ` +
+        'operations, or what was decided on them, are still sealed by it; ' +
         'let the services seal them again, or look at what their logs say of them',
     );
 }

@@ -370,7 +370,13 @@ export function countUnderTokenKeys(
          UNION ALL
          SELECT seal_key_id, 0, count(*) FROM alert_silences WHERE seal_key_id IS NOT NULL GROUP BY 1
          UNION ALL
-         SELECT seal_key_id, 0, count(*) FROM approval_rules GROUP BY 1) counted
+         SELECT seal_key_id, 0, count(*) FROM approval_rules GROUP BY 1
+         UNION ALL
+         SELECT seal_key_id, 0, count(*) FROM pending_operations GROUP BY 1
+         UNION ALL
+         SELECT d.seal_key_id, 0, count(*) FROM operation_decisions d
+           JOIN pending_operations USING (tenant_id, operation_id)
+         WHERE ended_at IS NULL GROUP BY 1) counted
        GROUP BY 1`,
     );
     return new Map(rows.map((row) => [row.id, row]));

@@ -9,6 +9,7 @@ import type { KeyId, TenantId } from '../../ids.ts';
 import { HAS_STALE_POLICIES } from '../access/policies.ts';
 import { SILENCES_SEAL } from '../alerts/silences.ts';
 import { HAS_STALE_PASSKEYS } from '../approvals/passkeys.ts';
+import { HAS_STALE_OPERATIONS } from '../approvals/pending.ts';
 import { HAS_STALE_APPROVAL_RULES } from '../approvals/rules.ts';
 import { CANARIES_SEAL } from '../canaries/canaries.ts';
 import { atMost } from '../core/batches.ts';
@@ -154,7 +155,7 @@ const ANYTHING = `SELECT
     ${HAS_DUE_TOKEN_KEYS} AS token_keys,
     ${HAS_STALE_STATES} OR ${HAS_STALE_POLICIES} OR ${HAS_STALE_TENANTS} OR ${MAINTENANCE_SEAL.isStale}
       OR ${CANARIES_SEAL.isStale} OR ${SILENCES_SEAL.isStale} OR ${HAS_STALE_APPROVAL_RULES}
-      OR ${HAS_STALE_PASSKEYS} AS stale_seals`;
+      OR ${HAS_STALE_PASSKEYS} OR ${HAS_STALE_OPERATIONS} AS stale_seals`;
 type Anything = Record<
   'jobs' | 'rotations' | 'destructions' | 'shreddings' | 'token_keys' | 'stale_seals',
   boolean

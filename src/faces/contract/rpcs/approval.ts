@@ -14,6 +14,7 @@ import type { ApprovalServiceHandlers } from '../generated/keyward/v1/ApprovalSe
 import type { StepUpRule as StepUpRuleMessage } from '../generated/keyward/v1/StepUpRule.ts';
 import { type RpcsOf, rpc } from '../rpc.ts';
 import { duration, optionalTime } from '../times.ts';
+import { pendingOperationRpcs } from './pending-operation.ts';
 
 function stepUpMessage(rule: StepUpRule): StepUpRuleMessage {
   return {
@@ -31,6 +32,7 @@ function approvalMessage(rule: ApprovalRule): ApprovalRuleMessage {
     permissions: [...rule.permissions],
     approvals: rule.approvals,
     approvers: rule.approvers.map(({ kind, name }) => `${kind}:${name}`),
+    breakGlass: rule.breakGlass,
     exemptPrincipals: [...rule.exempt],
   };
 }
@@ -64,4 +66,5 @@ export const approvalService = {
       }),
     message: (rules, { name }) => rulesMessage(name, rules),
   }),
+  ...pendingOperationRpcs,
 } satisfies RpcsOf<ApprovalServiceHandlers>;

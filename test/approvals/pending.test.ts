@@ -1,0 +1,321 @@
+/**
+ * Pending operations over the wire: asked for, looked at, decided on, and done once.
+ */
+import assert from 'node:assert/strict';
+import { createPublicKey, hash, randomUUID, verify } from 'node:crypto';
+import { after, before, describe, it } from 'node:test';
+import { type Operation, People, type Person } from './people.ts';
+
+const DESTROY = 'KeyService/ScheduleKeyDestruction';
+const MAX_OWN = 10;
+
+let people: People;
+before(async () => {
+  people = await People.start();
+});
+after(() => people?.[Symbol.asyncDispose]());
+
+describe('a call that a rule wants approved', () => {
+  it('waits for another person, who approves it, and is done then, once', async () => {
+    const tenant = await people.tenant();
+    const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+    const key = await people.key(tenant);
+    const from = people.rig.service.log.length;
+    const name = await people.ask(anna, key);
+    await people.rig.service.logged(
+      (line) => line['alert'] === 'operation-pending' && line['subject'] === name,
+      from,
+    );
+    assert.equal(await people.stateOf(key), 'KEY_STATE_ENABLED');
+    const operation = await people.get(name, bert.caller);
+    assert.equal(operation.state, 'PENDING_OPERATION_STATE_PENDING');
+    assert.equal(operation.requester, anna.name);
+    assert.deepEqual(JSON.parse(operation.request.toString()).name, key);
+    const preview = JSON.parse(operation.preview.toString());
+    assert.equal(preview.impact.keyVersions, 1);
+
+    await people.decided(bert, name);
+    const done = await people.until(name, 'DONE');
+    assert.equal(await people.stateOf(key), 'KEY_STATE_DESTROY_SCHEDULED');
+    assert.deepEqual(
+      done.decisions.map(({ approver, decision }) => ({ approver, decision })),
+      [{ approver: bert.name, decision: 'DECISION_APPROVE' }],
+    );
+    const entries = await people.entries(name);
+    assert.deepEqual(
+      entries.map(({ caller, method, outcome }) => ({ caller, method: last(method), outcome })),
+      [
+        { caller: anna.name, method: 'ScheduleKeyDestruction', outcome: 'APPROVAL_REQUIRED' },
+        { caller: bert.name, method: 'ApproveOperation', outcome: 'OK' },
+        { caller: anna.name, method: 'ScheduleKeyDestruction', outcome: 'OK' },
+        { caller: 'keyward', method: 'EndOperation', outcome: 'OK' },
+      ],
+    );
+    assert.deepEqual(JSON.parse(entries[2]?.detail ?? '').approvers, [bert.name]);
+  });
+
+  it('leaves evidence that proves the approval by itself', async () => {
+    const tenant = await people.tenant();
+    const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+    const name = await people.ask(anna, await people.key(tenant));
+    await people.decided(bert, name);
+    const done = await people.until(name, 'DONE');
+    const entry = (await people.entries(name)).find(({ caller }) => caller === bert.name);
+    const { evidence } = JSON.parse(entry?.detail ?? '{}');
+    assert.equal(evidence.operation, name);
+    assert.equal(evidence.requester, anna.name);
+    assert.equal(evidence.approver, bert.name);
+    const bytes = (member: string) => Buffer.from(evidence[member], 'base64url');
+    assert.deepEqual(bytes('request'), done.request);
+    assert.deepEqual(bytes('requestDigest'), hash('sha256', done.request, 'buffer'));
+    const clientData = bytes('clientDataJson');
+    const signed = Buffer.concat([
+      bytes('authenticatorData'),
+      hash('sha256', clientData, 'buffer'),
+    ]);
+    const key = createPublicKey({ key: bytes('publicKey'), format: 'der', type: 'spki' });
+    assert.ok(verify('sha256', signed, key, bytes('signature')));
+    const expected = challengeFrom(evidence, done.environmentId);
+    assert.equal(JSON.parse(clientData.toString()).challenge, expected.toString('base64url'));
+  });
+
+  it('is one operation however often it is asked for, and another once it has ended', async () => {
+    const tenant = await people.tenant();
+    const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+    const key = await people.key(tenant);
+    const first = await people.ask(anna, key);
+    assert.equal(await people.ask(anna, key), first);
+    const [other, another] = [await people.requester(tenant), await people.key(tenant)];
+    assert.notEqual(await people.ask(other, key), first);
+    assert.notEqual(await people.ask(anna, another), first);
+    await people.decided(bert, first, 'reject');
+    assert.notEqual(await people.ask(anna, key), first);
+  });
+
+  it('is answered by what was done when it comes with the operation’s id', async () => {
+    const tenant = await people.tenant();
+    const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+    const key = await people.key(tenant);
+    const request = await people.destruction(key);
+    const name = await people.ask(anna, key);
+    await people.decided(bert, name);
+    await people.until(name, 'DONE');
+    const requestId = name.slice(name.lastIndexOf('/') + 1);
+    const answer = await people.rig.done(DESTROY, { ...request, requestId }, anna.caller);
+    assert.ok(answer['impact']);
+  });
+
+  it('is not kept waiting where it would fail at once, or where it only looks', async () => {
+    const tenant = await people.tenant();
+    const anna = await people.requester(tenant);
+    const key = await people.key(tenant);
+    const asked = await people.destruction(key);
+    const ask = async (changes: object) =>
+      (await people.rig.ask(anna.caller, DESTROY, { ...asked, ...changes })).reason;
+    assert.equal(await ask({ etag: 'other' }), 'ETAG_MISMATCH');
+    assert.equal(await ask({ etag: '' }), 'INVALID_FIELD');
+    assert.equal(await ask({ name: `${key}x` }), 'RESOURCE_NOT_FOUND');
+    assert.equal(await ask({ validateOnly: true }), 'OK');
+    assert.deepEqual(await list(tenant), []);
+  });
+
+  it('is refused as ever where its caller may not do it', async () => {
+    const tenant = await people.tenant();
+    const bert = await people.approver(tenant);
+    const request = await people.destruction(await people.key(tenant));
+    const { reason } = await people.rig.ask(bert.caller, DESTROY, request);
+    assert.equal(reason, 'PERMISSION_MISSING');
+    assert.deepEqual(await list(tenant), []);
+  });
+
+  it('is done at once for a caller that the rule exempts', async () => {
+    const name = 'spiffe://keyward.test/batch';
+    const tenant = await people.tenant({ exemptPrincipals: [name] });
+    await people.rig.bind(tenant, name, 'keyAdmin');
+    const request = await people.destruction(await people.key(tenant));
+    await people.rig.done(DESTROY, request, people.rig.certified(name));
+    assert.deepEqual(await list(tenant), []);
+  });
+
+  it('is refused when ten of the caller’s wait, until one is cancelled', async () => {
+    const tenant = await people.tenant();
+    const anna = await people.requester(tenant);
+    const names = [];
+    for (let each = 0; each < MAX_OWN; each += 1)
+      names.push(await people.ask(anna, await people.key(tenant)));
+    const key = await people.key(tenant);
+    const request = await people.destruction(key);
+    const { reason } = await people.rig.ask(anna.caller, DESTROY, request);
+    assert.equal(reason, 'PENDING_OPERATIONS_FULL');
+    await cancel(anna, names[0] ?? '');
+    await people.ask(anna, key);
+  });
+});
+
+describe('a pending operation', () => {
+  it('case 31: is not approved by its requester, whatever role and passkey they have', async () => {
+    const tenant = await people.tenant();
+    const anna = await people.person(tenant, ['keyAdmin', 'approver'], 2);
+    const key = await people.key(tenant);
+    const name = await people.ask(anna, key);
+    for (const credential of anna.credentials) {
+      const { reason } = await people.decide(anna, name, 'approve', { credential });
+      assert.equal(reason, 'OWN_OPERATION');
+    }
+    assert.equal((await people.get(name)).state, 'PENDING_OPERATION_STATE_PENDING');
+    assert.equal(await people.stateOf(key), 'KEY_STATE_ENABLED');
+  });
+
+  it('wants as many people as the rule says, each of whom counts once', async () => {
+    const tenant = await people.tenant({ approvals: 2 });
+    const anna = await people.requester(tenant);
+    const bert = await people.person(tenant, ['approver'], 2);
+    const cora = await people.approver(tenant);
+    const name = await people.ask(anna, await people.key(tenant));
+    await people.decided(bert, name);
+    for (const credential of bert.credentials) {
+      const { reason } = await people.decide(bert, name, 'approve', { credential });
+      assert.equal(reason, 'ALREADY_DECIDED');
+    }
+    assert.equal((await people.get(name)).state, 'PENDING_OPERATION_STATE_PENDING');
+    await people.decided(cora, name);
+    await people.until(name, 'DONE');
+  });
+
+  it('is approved only by those whom the rule names, and who have the permission', async () => {
+    const tenant = await people.tenant();
+    const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+    const cora = await people.person(tenant, ['approver'], 1);
+    const others = [cora.name, 'spiffe://keyward.test/other'];
+    await people.setRules(tenant, [{ approvers: others.map((each) => `principal:${each}`) }]);
+    const name = await people.ask(anna, await people.key(tenant));
+    assert.equal((await people.decide(bert, name)).reason, 'APPROVER_NOT_NAMED');
+    const dora = await people.person(tenant, ['tenantAdmin'], 1);
+    assert.equal((await people.decide(dora, name)).reason, 'PERMISSION_MISSING');
+    await people.decided(cora, name);
+    await people.until(name, 'DONE');
+  });
+
+  it('is not done once someone has rejected it', async () => {
+    const tenant = await people.tenant({ approvals: 2 });
+    const anna = await people.requester(tenant);
+    const [bert, cora] = [await people.approver(tenant), await people.approver(tenant)];
+    const key = await people.key(tenant);
+    const name = await people.ask(anna, key);
+    await people.decided(bert, name);
+    await people.decided(cora, name, 'reject');
+    assert.equal((await people.get(name)).state, 'PENDING_OPERATION_STATE_REJECTED');
+    const dora = await people.approver(tenant);
+    assert.equal((await people.decide(dora, name)).reason, 'OPERATION_NOT_PENDING');
+    assert.equal(await people.stateOf(key), 'KEY_STATE_ENABLED');
+  });
+
+  it('is cancelled by its requester, and by nobody else', async () => {
+    const tenant = await people.tenant();
+    const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+    const name = await people.ask(anna, await people.key(tenant));
+    assert.equal((await cancel(bert, name)).reason, 'PERMISSION_MISSING');
+    assert.equal((await cancel(anna, name)).reason, 'OK');
+    assert.equal((await people.decide(bert, name)).reason, 'OPERATION_NOT_PENDING');
+    assert.equal((await cancel(anna, name)).reason, 'OPERATION_NOT_PENDING');
+  });
+
+  it('takes a signature for itself, for this decision, and for no other', async () => {
+    const tenant = await people.tenant();
+    const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+    const key = await people.key(tenant);
+    const name = await people.ask(anna, key);
+    const other = await people.get(await people.ask(await people.requester(tenant), key));
+    const { reason } = await people.decide(bert, name, 'approve', { signs: other });
+    assert.equal(reason, 'ASSERTION_NOT_ACCEPTED');
+    assert.equal((await people.get(name)).state, 'PENDING_OPERATION_STATE_PENDING');
+  });
+
+  it('answers an approval that is sent again as it did then', async () => {
+    const tenant = await people.tenant({ approvals: 2 });
+    const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+    const name = await people.ask(anna, await people.key(tenant));
+    const requestId = randomUUID();
+    await people.decided(bert, name, 'approve', { requestId });
+    const { reason } = await people.decide(bert, name, 'approve', { requestId });
+    // Another signature, so another request.
+    assert.equal(reason, 'REQUEST_ID_REUSED');
+    assert.equal((await people.get(name)).decisions.length, 1);
+  });
+
+  it('is seen in its tenant alone', async () => {
+    const [tenant, other] = [await people.tenant(), await people.tenant()];
+    const [anna, bert] = [await people.requester(tenant), await people.approver(other)];
+    const name = await people.ask(anna, await people.key(tenant));
+    const get = (asked: string) =>
+      people.rig.ask(bert.caller, 'ApprovalService/GetPendingOperation', { name: asked });
+    assert.equal((await get(name)).reason, 'RESOURCE_NOT_FOUND');
+    assert.equal((await get(name.replace(tenant, other))).reason, 'RESOURCE_NOT_FOUND');
+    assert.equal((await people.decide(bert, name)).reason, 'RESOURCE_NOT_FOUND');
+  });
+
+  it('is listed, the newest first, page by page and by state', async () => {
+    const tenant = await people.tenant();
+    const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+    const names = [];
+    for (let each = 0; each < 3; each += 1)
+      names.push(await people.ask(anna, await people.key(tenant)));
+    await people.decided(bert, names[1] ?? '', 'reject');
+    assert.deepEqual(await list(tenant), names.toReversed());
+    assert.deepEqual(await list(tenant, { filter: 'state = REJECTED' }), [names[1]]);
+    assert.deepEqual(await list(tenant, { filter: `requester = "${bert.name}"` }), []);
+    const page = await people.rig.done('ApprovalService/ListPendingOperations', {
+      ...{ parent: `tenants/${tenant}`, pageSize: 2 },
+    });
+    const pageToken = page['nextPageToken'];
+    assert.deepEqual(await list(tenant, { pageSize: 2, pageToken }), [names[0]]);
+  });
+});
+
+it('a call that nobody approves in time is over, and stays undone', async () => {
+  await using short = await People.start({ KEYWARD_APPROVAL_SECONDS: '1' });
+  const tenant = await short.tenant();
+  const [anna, bert] = [await short.requester(tenant), await short.approver(tenant)];
+  const key = await short.key(tenant);
+  const name = await short.ask(anna, key);
+  await short.until(name, 'EXPIRED');
+  assert.equal((await short.decide(bert, name)).reason, 'OPERATION_NOT_PENDING');
+  assert.equal(await short.stateOf(key), 'KEY_STATE_ENABLED');
+});
+
+function cancel(person: Person, name: string) {
+  return people.rig.ask(person.caller, 'ApprovalService/CancelOperation', { name });
+}
+
+async function list(tenant: string, changes: object = {}): Promise<string[]> {
+  const answer = await people.rig.done('ApprovalService/ListPendingOperations', {
+    ...{ parent: `tenants/${tenant}`, ...changes },
+  });
+  return (answer['pendingOperations'] as Operation[]).map(({ name }) => name);
+}
+
+const last = (method: string) => method.slice(method.lastIndexOf('/') + 1);
+
+/** The challenge, put together from the evidence as docs/approvals.md has it. */
+function challengeFrom(evidence: Readonly<Record<string, string>>, environment: string): Buffer {
+  const uuid = (text: string) => Buffer.from(text.replaceAll('-', ''), 'hex');
+  const sized = (text = '') => {
+    const length = Buffer.alloc(2);
+    length.writeUInt16BE(Buffer.byteLength(text));
+    return Buffer.concat([length, Buffer.from(text)]);
+  };
+  const end = Buffer.alloc(9);
+  end.writeUInt8(evidence['decision'] === 'approve' ? 1 : 2);
+  end.writeBigUInt64BE(BigInt(Date.parse(evidence['expiresAt'] ?? '')), 1);
+  const { operation = '', requestDigest = '' } = evidence;
+  const parts = [
+    Buffer.from('keyward/v1/approval\0'),
+    uuid(environment),
+    uuid(operation.slice(operation.lastIndexOf('/') + 1)),
+    sized(evidence['method']),
+    Buffer.from(requestDigest, 'base64url'),
+    sized(evidence['requester']),
+    end,
+  ];
+  return hash('sha256', Buffer.concat(parts), 'buffer');
+}
