@@ -279,11 +279,6 @@ export class Passkeys {
     return { items: await this.#verified(items, readAfter, call.deadline), nextPageToken };
   }
 
-  /** Tells whether a caller has a passkey, by which they register another. Throws as `list`. */
-  async hasAny(call: Pick<Call, 'deadline'>, principal: string): Promise<boolean> {
-    return (await this.#ownOf(this.#query(call), call, principal)).length > 0;
-  }
-
   /**
    * Removes a passkey for good. Throws RESOURCE_NOT_FOUND, PASSKEY_CORRUPT, and what agents and the
    * store throw.
@@ -364,8 +359,13 @@ export class Passkeys {
     };
   }
 
-  #refusal(verdict: number, row: PasskeyRow): KeywardError {
-    if (verdict === VERDICT.passkeyNotSealed) return this.#corrupt(row, 'its seal does not match');
+  #refusal(verdict: number, passkey: Pick<PasskeyRow, 'credentialId'>): KeywardError {
+    if (verdict === VERDICT.passkeyNotSealed)
+      return this.#corrupt(passkey, 'its seal does not match');
+    if (verdict === VERDICT.counter) {
+      const name = formatPasskeyName(passkey);
+      this.#parts.alerts.raise('passkey-counter', name, { passkey: name });
+    }
     if (verdict === VERDICT.operationNotSealed) return new KeywardError('STORED_ROW_CORRUPT');
     return notOne(nameOf(verdict));
   }
@@ -395,11 +395,29 @@ export class Passkeys {
     read: (credentialId: Buffer) => Promise<PasskeyRecord | undefined>,
   ): Promise<Voucher | undefined> {
     const own = await this.#ownOf(query, call, call.caller);
-    const by = own.length === 0 ? undefined : await voucherOf(call, wanted, read);
+    // An assertion is never passed over: what brings one may have gone without approval for it.
+    const isFirst = own.length === 0 && wanted.assertion === undefined;
+    const by = isFirst ? undefined : await this.#voucherOf(call, wanted, read);
     if (await findPasskey(query, wanted.credentialId)) throw new KeywardError('RESOURCE_EXISTS');
     if (own.length >= MAX_OF_CALLER || (await countPasskeys(query)) >= MAX_OF_SERVICE)
       throw new KeywardError('PASSKEYS_FULL');
     return by;
+  }
+
+  /** Returns the passkey whose assertion a registration brings. Throws ASSERTION_NOT_ACCEPTED. */
+  async #voucherOf(
+    { caller }: Call,
+    wanted: NewPasskey,
+    read: (credentialId: Buffer) => Promise<PasskeyRecord | undefined>,
+  ): Promise<Voucher> {
+    const { assertion } = wanted;
+    if (assertion === undefined) throw notOne('missing');
+    const passkey = await read(assertion.credentialId);
+    if (passkey === undefined || passkey.isRemoved || passkey.principal !== caller)
+      throw notOne('unknownPasskey');
+    const verdict = verifyAssertion(passkey, registrationAssertionChallenge(wanted), assertion);
+    if (verdict !== VERDICT.done) throw this.#refusal(verdict, passkey);
+    return { passkey, assertion };
   }
 
   async #noteUse(tx: Tx, call: Call, { passkey, assertion }: Voucher, now: Date): Promise<void> {
@@ -498,8 +516,8 @@ export class Passkeys {
     throw this.#corrupt(bad, 'its seal does not match');
   }
 
-  #corrupt({ credentialId }: PasskeyRow, why: string): KeywardError {
-    const name = formatPasskeyName({ credentialId });
+  #corrupt(passkey: Pick<PasskeyRow, 'credentialId'>, why: string): KeywardError {
+    const name = formatPasskeyName(passkey);
     const detail = `${name}: ${why}`;
     this.#parts.alerts.raise('passkey-corrupt', name, { detail });
     return new KeywardError('PASSKEY_CORRUPT', { cause: new Error(detail) });
@@ -540,22 +558,6 @@ export function registrationAssertionChallenge({
 interface Voucher {
   readonly passkey: PasskeyRecord;
   readonly assertion: PasskeyAssertion;
-}
-
-/** Returns the passkey whose assertion a registration brings. Throws ASSERTION_NOT_ACCEPTED. */
-async function voucherOf(
-  { caller }: Call,
-  wanted: NewPasskey,
-  read: (credentialId: Buffer) => Promise<PasskeyRecord | undefined>,
-): Promise<Voucher> {
-  const { assertion } = wanted;
-  if (assertion === undefined) throw notOne('missing');
-  const passkey = await read(assertion.credentialId);
-  if (passkey === undefined || passkey.isRemoved || passkey.principal !== caller)
-    throw notOne('unknownPasskey');
-  const verdict = verifyAssertion(passkey, registrationAssertionChallenge(wanted), assertion);
-  if (verdict !== VERDICT.done) throw notOne(nameOf(verdict));
-  return { passkey, assertion };
 }
 
 function nameOf(verdict: number): string {

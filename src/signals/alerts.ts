@@ -241,6 +241,20 @@ export const ALERTS = {
       'Find out who has written to the database, and restore the row of `passkeys` from a backup ' +
       '(docs/people.md#passkeys).',
   },
+  'passkey-counter': {
+    severity: 'critical',
+    subject: 'the passkey, by its name',
+    clears: false,
+    message: 'a device-bound passkey signed with a counter that has not grown',
+    meaning:
+      'A passkey that never leaves its authenticator counts its signatures. One came whose count ' +
+      'was no higher than the last: there is a copy of the passkey, or its row was put back as ' +
+      'it was. The signature was refused (`ASSERTION_NOT_ACCEPTED`).',
+    remedy:
+      'Ask the owner, whom `keyward passkeys` names, whether they signed just then. If they did, ' +
+      'or cannot say: remove the passkey, and look in the audit log at what was decided with it ' +
+      '(docs/people.md#what-is-wrong-with-a-signature).',
+  },
   'changes-missing': {
     severity: 'critical',
     subject: 'the tenant, key or policy, by its UUID',

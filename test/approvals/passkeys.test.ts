@@ -283,12 +283,6 @@ describe('a person’s next passkey', () => {
       ({ authenticator }: Person, by: Buffer, challenge: Buffer) =>
         authenticator.get({ challenge, credentialId: by, userVerified: false }),
     ],
-    [
-      'a counter that stays where it was',
-      'counter',
-      ({ authenticator }: Person, by: Buffer, challenge: Buffer) =>
-        authenticator.get({ challenge, credentialId: by, signCount: 1 }),
-    ],
   ] as const)
     test(`is not registered by ${what}`, async () => {
       const person = await anyone();
@@ -324,6 +318,36 @@ describe('a person’s next passkey', () => {
       assert.equal(reason, 'ASSERTION_NOT_ACCEPTED');
       assert.equal(metadata['problem'], 'unknownPasskey');
     }
+  });
+
+  test('is not registered by a counter that has not grown, which is an alert', async () => {
+    const person = await anyone();
+    const { authenticator } = person;
+    const first = await register(rig, person);
+    await register(rig, person, { by: first });
+    const options = JSON.parse(await optionsFor(rig, person));
+    const made = authenticator.create(JSON.stringify({ ...options, excludeCredentials: [] }));
+    const request = { challenge: challengeOf(made), credentialId: first, signCount: 1 };
+    const from = rig.service.log.length;
+    const { reason, metadata } = await send(rig, person, made, {
+      assertion: authenticator.get(request),
+    });
+    assert.equal(reason, 'ASSERTION_NOT_ACCEPTED');
+    assert.equal(metadata['problem'], 'counter');
+    const line = await rig.service.logged(({ alert }) => alert === 'passkey-counter', from);
+    assert.equal(line['passkey'], nameOf(first));
+    assert.equal((await list(person)).length, 2);
+  });
+
+  test('is not registered as the first by a signature of no passkey', async () => {
+    const [person, other] = [await anyone(), await anyone()];
+    const theirs = await register(rig, other);
+    const made = person.authenticator.create(await optionsFor(rig, person));
+    const challenge = challengeOf(made);
+    const assertion = other.authenticator.get({ challenge, credentialId: theirs });
+    const { reason, metadata } = await send(rig, person, made, { assertion });
+    assert.equal(reason, 'ASSERTION_NOT_ACCEPTED');
+    assert.equal(metadata['problem'], 'unknownPasskey');
   });
 
   test('is the twentieth at the most', async () => {
