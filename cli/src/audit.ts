@@ -285,6 +285,11 @@ const VERIFIED: Columns<WithText<Verified>> = {
         return `${origin} after ${from.treeSize} entries, leaving behind ${behind}`;
       })
       .join('; '),
+  APPROVALS: ({ approvals: { operations, decisions, begunBefore } }) => {
+    const counts = { operations, decisions, 'begun before': begunBefore.length };
+    const some = Object.entries(counts).filter(([, count]) => count > 0);
+    return some.map(([what, count]) => `${count} ${what}`).join(', ');
+  },
   'COSIGNED BY': ({ cosignatures }) =>
     cosignatures.map(({ witness, time }) => `${witness} (${time.toISOString()})`).join(', '),
 };

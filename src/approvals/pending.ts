@@ -154,7 +154,7 @@ export class PendingOperations {
     if (same !== undefined) {
       const { deadline } = call;
       const verified = await this.#parts.seals.verifiedOne(same, { readAfter, deadline });
-      noteOperation(call, nameOf(wanted.tenant, verified.record));
+      noteOperation(call, nameOf(wanted.tenant, verified.record), verified.record);
       return { record: verified.record, isNew: false };
     }
     const open = await countOpen(tx, tenantId, record.requester);
@@ -163,7 +163,7 @@ export class PendingOperations {
     const { request, preview = null } = wanted;
     const sealed = await this.#parts.seals.seal(tx, call, record);
     await insertOperation(tx, { ...columnsOf(record), request, preview, ...sealed });
-    noteOperation(call, nameOf(wanted.tenant, record));
+    noteOperation(call, nameOf(wanted.tenant, record), record);
     return { record, isNew: true };
   }
 
@@ -426,8 +426,17 @@ export function nameOf(
   return formatPendingOperationName({ tenant: name }, operationId);
 }
 
-function noteOperation({ audit }: Call, pendingOperation: string): void {
-  if (audit !== undefined) addDetail(audit, { pendingOperation });
+function noteOperation(
+  { audit }: Call,
+  pendingOperation: string,
+  { requestDigest, rule }: PendingOperationRecord,
+): void {
+  if (audit === undefined) return;
+  addDetail(audit, {
+    pendingOperation,
+    requestDigest: requestDigest.toString('base64url'),
+    approvalsRequired: rule.approvals,
+  });
 }
 
 /** Throws OPERATION_NOT_PENDING for one that does not wait any more. */

@@ -1,4 +1,5 @@
-"""A verifier for exports of Keyward's audit log, written from docs/audit.md alone, with Python's standard library.
+"""A verifier for exports of Keyward's audit log, written from docs/audit.md and docs/approvals.md alone, with Python's
+standard library.
 
     python3 verify.py <folder> --public-key <pem> [--known <checkpoint>] [--witness <verifier key>]
 
@@ -13,6 +14,8 @@ import json
 import os
 import re
 import sys
+import urllib.parse
+from datetime import datetime
 
 FILE_ENTRIES = 65536
 WIDTH = 256
@@ -359,6 +362,163 @@ def verify_resumptions(folder, tree, origin, keys):
         raise Wrong("RESUMPTION")
 
 
+# --- Approvals (docs/approvals.md) ---
+
+DECIDING = {
+    "keyward.v1.ApprovalService/ApproveOperation": "approve",
+    "keyward.v1.ApprovalService/RejectOperation": "reject",
+}
+MENTIONS = (b"ApprovalService/", b"RegisterPasskey", b'"pendingOperation"')
+EC_SPKI, ED_SPKI = SPKI + b"\x04", bytes.fromhex("302a300506032b6570032100")
+RSA_ALGORITHM = bytes.fromhex("300d06092a864886f70d0101010500")
+SHA256_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
+
+
+def decode_base64url(text):
+    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if base64.urlsafe_b64encode(data).decode().rstrip("=") != text:
+        raise ValueError("not base64url")
+    return data
+
+
+def der(data, at):
+    """The tag, the body and the end of what begins there in DER."""
+    tag, length, at = data[at], data[at + 1], at + 2
+    if length >= 0x80:
+        size = length & 0x7F
+        length, at = int.from_bytes(data[at : at + size], "big"), at + size
+    if at + length > len(data):
+        raise ValueError("cut")
+    return tag, data[at : at + length], at + length
+
+
+def rsa_verifies(spki, message, signature):
+    _, outer, _ = der(spki, 0)
+    if not outer.startswith(RSA_ALGORITHM):
+        raise ValueError("not an RSA key")
+    _, bits, _ = der(outer, len(RSA_ALGORITHM))
+    _, numbers, _ = der(bits, 1)
+    _, modulus, at = der(numbers, 0)
+    _, exponent, _ = der(numbers, at)
+    n, e = int.from_bytes(modulus, "big"), int.from_bytes(exponent, "big")
+    size = (n.bit_length() + 7) // 8
+    digest = SHA256_INFO + sha256(message)
+    padded = b"\x00\x01" + b"\xff" * (size - len(digest) - 3) + b"\x00" + digest
+    return len(signature) == size and pow(int.from_bytes(signature, "big"), e, n).to_bytes(size, "big") == padded
+
+
+def passkey_verifies(algorithm, spki, message, signature):
+    if algorithm == -7 and spki.startswith(EC_SPKI) and len(spki) == len(EC_SPKI) + 64:
+        x, y = int.from_bytes(spki[-64:-32], "big"), int.from_bytes(spki[-32:], "big")
+        on_curve = (y * y - (x * x * x - 3 * x + B)) % P == 0
+        return on_curve and ecdsa_verifies((x, y), message, signature)
+    if algorithm == -8 and spki.startswith(ED_SPKI) and len(spki) == len(ED_SPKI) + 32:
+        return len(signature) == 64 and ed25519_verifies(spki[-32:], message, signature)
+    return algorithm == -257 and rsa_verifies(spki, message, signature)
+
+
+def is_origin_of(relying_party, origin):
+    url = urllib.parse.urlsplit(origin)
+    if relying_party == "localhost":
+        return url.hostname == "localhost"
+    within = url.hostname == relying_party or (url.hostname or "").endswith("." + relying_party)
+    return url.scheme == "https" and within
+
+
+def milliseconds(time):
+    """Since 1970."""
+    return round(datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp() * 1000)
+
+
+def with_length(text):
+    data = text.encode()
+    return len(data).to_bytes(2, "big") + data
+
+
+class Approvals:
+    """What the entries say of approvals, one after the other; each raises unless it is borne out."""
+
+    def __init__(self, origin, whole):
+        self.environment, self.whole, self.pending, self.passkeys = origin.split("/")[1], whole, {}, {}
+
+    def check(self, index, line):
+        if not any(word in line for word in MENTIONS):
+            return
+        try:
+            entry = json.loads(line)
+            method, outcome, detail = entry["method"], entry["outcome"], entry.get("detail", {})
+            if outcome == "APPROVAL_REQUIRED":
+                asked = (method, entry["caller"], detail["requestDigest"])
+                required = detail["approvalsRequired"]
+                assert required >= 1
+                self.pending.setdefault(detail["pendingOperation"], [asked, required, set(), False])
+            elif outcome != "OK":
+                pass
+            elif method == "keyward.v1.PasskeyService/RegisterPasskey":
+                made = entry["change"]["after"]
+                self.passkeys[entry["resource"].split("/")[1]] = (entry["caller"], decode_base64url(made["publicKey"]))
+            elif method == "keyward.v1.ApprovalService/BreakGlass":
+                assert entry["resource"] in self.pending or not self.whole
+                if entry["resource"] in self.pending:
+                    required = entry["change"]["after"]["rule"]["approvals"]
+                    assert required >= 1
+                    self.pending[entry["resource"]][1:3] = [required, set()]
+            elif method in DECIDING:
+                self.decided(entry, detail["evidence"])
+            elif "approvers" in detail:
+                self.done(entry, detail["pendingOperation"])
+        except (AssertionError, KeyError, ValueError, TypeError, AttributeError, IndexError):
+            raise Wrong("APPROVAL", leafIndex=index)
+
+    def decided(self, entry, evidence):
+        approver, requester, operation = evidence["approver"], evidence["requester"], evidence["operation"]
+        assert evidence["decision"] == DECIDING[entry["method"]] and approver == entry["caller"] != requester
+        assert milliseconds(entry["time"]) <= milliseconds(evidence["expiresAt"])
+        self.signed(evidence)
+        known = self.passkeys.get(evidence["credentialId"])
+        assert known is not None or not self.whole
+        assert known is None or known == (approver, decode_base64url(evidence["publicKey"]))
+        asked = (evidence["method"], requester, evidence["requestDigest"])
+        assert operation in self.pending or not self.whole
+        pending = self.pending.setdefault(operation, [asked, None, set(), False])
+        assert pending[0] == asked and approver not in pending[2]
+        if evidence["decision"] == "approve":
+            pending[2].add(approver)
+
+    def signed(self, evidence):
+        digest, client_data = decode_base64url(evidence["requestDigest"]), decode_base64url(evidence["clientDataJson"])
+        if "request" in evidence:
+            assert sha256(decode_base64url(evidence["request"])) == digest
+        uuid = re.search("/pendingOperations/([0-9a-f-]{36})$", evidence["operation"]).group(1)
+        challenge = sha256(
+            b"keyward/v1/approval\x00",
+            bytes.fromhex(self.environment.replace("-", "")),
+            bytes.fromhex(uuid.replace("-", "")),
+            with_length(evidence["method"]),
+            digest,
+            with_length(evidence["requester"]),
+            bytes([{"approve": 1, "reject": 2}[evidence["decision"]]]),
+            milliseconds(evidence["expiresAt"]).to_bytes(8, "big"),
+        )
+        client, relying_party = json.loads(client_data), evidence["relyingPartyId"]
+        assert client["type"] == "webauthn.get" and decode_base64url(client["challenge"]) == challenge
+        assert client.get("crossOrigin") is not True and is_origin_of(relying_party, client["origin"])
+        authenticator_data = decode_base64url(evidence["authenticatorData"])
+        assert authenticator_data[:32] == sha256(relying_party.encode()) and authenticator_data[32] & 5 == 5
+        key, signature = decode_base64url(evidence["publicKey"]), decode_base64url(evidence["signature"])
+        assert passkey_verifies(evidence["algorithm"], key, authenticator_data + sha256(client_data), signature)
+
+    def done(self, entry, operation):
+        assert operation in self.pending or not self.whole
+        if operation not in self.pending:
+            return
+        pending = self.pending[operation]
+        (method, requester, _), required, approvers, is_done = pending
+        assert (method, requester) == (entry["method"], entry["caller"]) and not is_done
+        assert required is None or len(approvers) >= required
+        pending[3] = True
+
+
 # --- The export ---
 
 
@@ -396,7 +556,7 @@ def entry_files(first, size):
         first = end
 
 
-def verify_entries(folder, tree, first):
+def verify_entries(folder, tree, first, approvals):
     files = list(entry_files(first, tree.size))
     entries = os.path.join(folder, "entries")
     for name in sorted(os.listdir(entries)) if os.path.isdir(entries) else []:
@@ -415,6 +575,7 @@ def verify_entries(folder, tree, first):
                     raise Wrong("ENTRY", leafIndex=index)
                 if sha256(b"\x00", line[:-1]) != tree.tile(0, index // WIDTH)[index % WIDTH]:
                     raise Wrong("ENTRY", leafIndex=index)
+                approvals.check(index, line[:-1])
                 index += 1
         if index < end:
             raise Wrong("ENTRY", leafIndex=index)
@@ -441,7 +602,7 @@ def verify(folder, keys, known, witnesses):
             raise Wrong("CUT")
         if tree.root_at(other["size"]) != other["root"]:
             raise Wrong("FORK")
-    verify_entries(folder, tree, first)
+    verify_entries(folder, tree, first, Approvals(origin, first == 0))
     return {"origin": origin, "treeSize": size, "firstLeafIndex": first, "root": checkpoint["root"].hex()}
 
 

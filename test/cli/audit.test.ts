@@ -172,6 +172,7 @@ describe('keyward audit export and verify', () => {
       firstLeafIndex: 0,
       entries: 300,
       resumptions: [],
+      approvals: { decisions: 0, operations: 0, begunBefore: [] },
       cosignatures: [],
     });
   });

@@ -8,6 +8,7 @@
  * tree was signed before. FORK: another tree was signed. RESUMPTION: a generation after the first
  * was not begun by an operator's note. ROOT, TILE: the tree isn't what was
  * signed. FILE: one is there that doesn't belong. ENTRY: one isn't what was logged.
+ * APPROVAL: what an entry says of an approval isn't borne out.
  */
 export type AuditProblem =
   | 'EXPORT'
@@ -19,15 +20,16 @@ export type AuditProblem =
   | 'ROOT'
   | 'TILE'
   | 'FILE'
-  | 'ENTRY';
+  | 'ENTRY'
+  | 'APPROVAL';
 
 /** An export that doesn't prove what it claims. Act on `problem`. */
 export class AuditVerificationError extends Error {
   override readonly name = 'AuditVerificationError';
   readonly problem: AuditProblem;
   /**
-   * The first entry that is wrong, by its place in the log; all before it are right. Of the problem
-   * ENTRY.
+   * The first entry that is wrong, by its place in the log; all before it are right. Of the
+   * problems ENTRY and APPROVAL.
    */
   readonly leafIndex: number | undefined;
   /** The file that is wrong, relative to the export's folder; of the problems TILE and FILE. */

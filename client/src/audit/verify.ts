@@ -9,6 +9,7 @@
  */
 import { join } from 'node:path';
 import { setImmediate as breathe } from 'node:timers/promises';
+import { ApprovalChecks, type ApprovalReport } from './approvals.ts';
 import { AuditVerificationError } from './errors.ts';
 import { linesOf, readUpTo } from './files.ts';
 import {
@@ -66,6 +67,8 @@ export interface AuditExportReport {
   readonly resumptions: readonly AuditResumption[];
   /** One for each witness that was asked for. */
   readonly cosignatures: readonly Cosignature[];
+  /** What was found of approvals among the entries. */
+  readonly approvals: ApprovalReport;
 }
 
 /**
@@ -103,7 +106,12 @@ export async function verifyAuditExport(
       opened('a known checkpoint', () => openCheckpoint(Buffer.from(known), keys)),
     );
   }
-  await verifyEntries(folder, tree, description, options);
+  const checks = new ApprovalChecks(checkpoint.origin, description.firstLeafIndex === 0);
+  const onEntry = (leafIndex: number, line: Buffer) => {
+    checks.check(leafIndex, line);
+    options.onEntry?.(leafIndex, line);
+  };
+  await verifyEntries(folder, tree, description, { ...options, onEntry });
   const { origin, treeSize, rootHash } = checkpoint;
   const { firstLeafIndex } = description;
   return {
@@ -114,6 +122,7 @@ export async function verifyAuditExport(
     entries: treeSize - firstLeafIndex,
     resumptions,
     cosignatures,
+    approvals: checks.report,
   };
 }
 
