@@ -6,7 +6,8 @@
  *   be done.
  * - A call that does such an operation passes once the operation is verified again, with those who
  *   have approved it.
- * - Calls that only look, and operations that need no permission, are let through.
+ * - Calls that only look or bring what stands for an approval, and operations that need no
+ *   permission, are let through.
  * Knows no face and no operation.
  */
 import type { Caller } from '../access/identity.ts';
@@ -73,7 +74,7 @@ export class ApprovalGate {
       });
     }
     const rule = await this.#parts.rules.approvalRuleFor(permission, tenant, requester);
-    if (rule === undefined) return;
+    if (rule === undefined || operation.isVouchedFor?.(request) === true) return;
     const resource = operation.resource(request);
     const preview = await previewOf(services, operation, call, request, shown);
     const wanted = { tenant, rule, permission, requester, resource, preview };

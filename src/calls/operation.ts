@@ -92,6 +92,11 @@ export interface AnyOperation<Request> {
 export interface Operation<Request, Answer> extends AnyOperation<Request> {
   handle(services: Services, call: AuthorizedCall, request: NoInfer<Request>): Promise<Answer>;
   /**
+   * Returns whether the request brings what stands for others' approval, and is refused if that
+   * does not hold.
+   */
+  isVouchedFor?(request: NoInfer<Request>): boolean;
+  /**
    * Returns what the call would be answered, and changes nothing; throws what the call would. Given
    * where the operation can say so: what others are to approve is looked at by it before.
    */

@@ -4,6 +4,7 @@
  * - A caller may always see their own; others', with `passkeys.list` on `tenants/system`.
  */
 import type { NewPasskey } from '../approvals/passkeys.ts';
+import type { Call } from '../call.ts';
 import {
   ANY_CALLER,
   type AuthorizedCall,
@@ -13,6 +14,7 @@ import {
   type Services,
 } from '../calls/operation.ts';
 import { KeywardError } from '../errors.ts';
+import type { PasskeyRecord } from '../hsm/approval-records.ts';
 import type { ListRequest } from '../keyring/pages.ts';
 import { formatPasskeyName, SYSTEM_TENANT, type TenantName } from '../names.ts';
 import type { Repeatable } from './requests.ts';
@@ -23,6 +25,11 @@ const COLLECTION = 'passkeys';
 /** A passkey that is named. */
 interface NamedPasskey {
   readonly credentialId: Buffer;
+}
+
+/** A passkey to be registered, and the tenant that the caller has the permission on. */
+interface PasskeyToRegister extends NewPasskey, Repeatable {
+  readonly parent: TenantName;
 }
 
 /** Which passkeys are to be listed. */
@@ -50,6 +57,15 @@ async function ownerOf(
   return principal === ALL ? undefined : principal;
 }
 
+async function register(
+  { access, passkeys }: Services,
+  call: Call,
+  { parent, requestId: _, ...wanted }: PasskeyToRegister,
+): Promise<PasskeyRecord> {
+  const { tenantId } = await access.tenantOf(parent.tenant);
+  return passkeys.register(call, tenantId, wanted);
+}
+
 export const passkeyOperations = {
   BeginPasskeyRegistration: operation({
     permission: ANY_CALLER,
@@ -61,16 +77,12 @@ export const passkeyOperations = {
     isSensitive: true,
     permission: 'passkeys.create',
     target: ofParent,
-    resource: (request: NewPasskey & { readonly parent: TenantName } & Repeatable) =>
-      formatPasskeyName(request),
-    handle: async ({ access, passkeys }, call, { parent, requestId: _, ...wanted }) => {
-      const { tenantId } = await access.tenantOf(parent.tenant);
-      return passkeys.register(call, tenantId, wanted);
-    },
-    preview: async ({ access, passkeys }, call, { parent, requestId: _, ...wanted }) => {
-      const { tenantId } = await access.tenantOf(parent.tenant);
-      return passkeys.register(call, tenantId, { ...wanted, validateOnly: true });
-    },
+    resource: (request: PasskeyToRegister) => formatPasskeyName(request),
+    handle: (services, call, request) => register(services, call, request),
+    preview: (services, call, request) =>
+      register(services, call, { ...request, validateOnly: true }),
+    // By a passkey that the caller has; a first one others may have to approve.
+    isVouchedFor: ({ assertion }) => assertion !== undefined,
   }),
   GetPasskey: operation({
     permission: ANY_CALLER,
