@@ -4,6 +4,8 @@
 import assert from 'node:assert/strict';
 import { createPublicKey, hash, randomUUID, verify } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
+import { eventually } from '../support/kit.ts';
+import { idsOf, resealStates, sql } from '../support/reconciling.ts';
 import { type Operation, People, type Person } from './people.ts';
 
 const DESTROY = 'KeyService/ScheduleKeyDestruction';
@@ -270,6 +272,46 @@ describe('a pending operation', () => {
     const pageToken = page['nextPageToken'];
     assert.deepEqual(await list(tenant, { pageSize: 2, pageToken }), [names[0]]);
   });
+});
+
+it('a watch has what waits, then each that is new or has changed', async () => {
+  const tenant = await people.tenant();
+  const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+  const first = await people.ask(anna, await people.key(tenant));
+  const ending = new AbortController();
+  const seen: string[] = [];
+  const client = people.rig.service.client();
+  const watched = client.watchPendingOperations(
+    { parent: `tenants/${tenant}` },
+    { signal: ending.signal },
+  );
+  const watching = (async () => {
+    for await (const { name, state } of watched) seen.push(`${name} ${state}`);
+  })().catch(() => {});
+  const sees = (line: string) => eventually(() => assert.ok(seen.includes(line), line));
+  await sees(`${first} PENDING`);
+  const second = await people.ask(anna, await people.key(tenant));
+  await sees(`${second} PENDING`);
+  await people.decided(bert, first, 'reject');
+  await sees(`${first} REJECTED`);
+  assert.equal(seen.filter((line) => line === `${second} PENDING`).length, 1);
+  ending.abort();
+  await watching;
+});
+
+it('what the service does by schedule waits for nobody', async () => {
+  const tenant = await people.tenant();
+  const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+  const key = await people.key(tenant);
+  const name = await people.ask(anna, key);
+  await people.decided(bert, name);
+  await people.until(name, 'DONE');
+  const { environment } = people.rig;
+  const { keyId } = await idsOf(environment, key);
+  const due = "UPDATE keys SET destroy_at = now() - interval '1 s' WHERE key_id = $1";
+  await sql(environment, due, [keyId]);
+  await resealStates(environment, 'k.key_id = ANY ($1)', [[keyId]]);
+  await eventually(async () => assert.equal(await people.stateOf(key), 'KEY_STATE_DESTROYED'));
 });
 
 it('a call that nobody approves in time is over, and stays undone', async () => {

@@ -29,6 +29,7 @@ const FULL = {
       permissions: ['tenants.shred'],
       approvals: 2,
       approvers: [`principal:${ALICE}`, 'group:corp/officers'],
+      breakGlass: false,
       exemptPrincipals: [WORKLOAD],
     },
   ],
