@@ -5,11 +5,13 @@
 import assert from 'node:assert/strict';
 import {
   chmodSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
@@ -259,6 +261,17 @@ describe('a sign-in', () => {
     }
   });
 
+  it('is renewed in spite of a lock that a killed command left', async () => {
+    await login();
+    expire();
+    const lock = `${signInFile()}.lock`;
+    writeFileSync(lock, '');
+    const longAgo = new Date(Date.now() - 3_600_000);
+    utimesSync(lock, longAgo, longAgo);
+    const { code, stderr } = await keyward('whoami');
+    assert.deepEqual([code, existsSync(lock)], [0, false], stderr);
+  });
+
   it('ends where the provider does not renew it: the command asks to sign in again', async () => {
     await login();
     expire();
@@ -334,9 +347,15 @@ describe('a sign-in', () => {
     await login();
     const { port } = new URL(provider.issuer);
     await provider[Symbol.asyncDispose]();
+    expire();
+    const meanwhile = await keyward('whoami');
+    assert.deepEqual(
+      [meanwhile.code, /cannot use http:\/\/\S+: connect ECONNREFUSED/.test(meanwhile.stderr)],
+      [1, true],
+      meanwhile.stderr,
+    );
     const folder = join(environment.directory, 'provider');
     provider = await startProvider({ folder, port: Number(port) });
-    expire();
     const { code, stderr } = await keyward('whoami');
     assert.equal(code, 0, stderr);
   });
