@@ -10,6 +10,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { type KeywardClient, KeywardClientError } from 'keyward-client';
 import { readJsonIfThere, writePrivateJson } from './files.ts';
 import { grantRoles, unlessExists } from './identities.ts';
+import { demonstrateSecondPerson } from './second-person.ts';
 
 const TENANT = 'tenants/demo';
 const KEY = `${TENANT}/keys/demo`;
@@ -41,20 +42,20 @@ interface Callers {
 
 export interface DemonstrationOptions {
   readonly callers: Callers;
+  /** Returns a client of somebody with that `sub`, of the issuer `dev-people`. */
+  readonly person: (subject: string) => KeywardClient;
   /** Where the ciphertext is kept. */
   readonly file: string;
+  /** Where the approver with a passkey is kept. */
+  readonly approverFile: string;
   /** A name of the database. */
   readonly database: string;
   readonly say: (line: string) => void;
 }
 
 /** Shows the service at work; throws at the first thing that is not as it should be. */
-export async function demonstrate({
-  callers,
-  file,
-  database,
-  say,
-}: DemonstrationOptions): Promise<void> {
+export async function demonstrate(options: DemonstrationOptions): Promise<void> {
+  const { callers, person, file, approverFile, database, say } = options;
   const { admin, service, auditor } = callers;
   const done = (line: string) => say(`  ✓ ${line}`);
   done(await demoKey(admin));
@@ -65,6 +66,10 @@ export async function demonstrate({
   await refuseWrongContext(service, ciphertext, done);
   await refuseAdministrator(admin, ciphertext, done);
   await rotateAndRewrap(callers, done);
+  await demonstrateSecondPerson({
+    ...{ admin, auditor, person, database, done },
+    file: approverFile,
+  });
   done(await audited(auditor));
   writePrivateJson(file, {
     database,

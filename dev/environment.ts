@@ -26,6 +26,7 @@ import {
 } from './identities.ts';
 import { type Issuers, openIssuers } from './issuers.ts';
 import { createRoles, type Postgres, startPostgres } from './postgres.ts';
+import { RELYING_PARTY } from './second-person.ts';
 
 const AUTHORITY = 'Keyward development CA';
 const TOKEN_LABEL = 'keyward-development';
@@ -61,6 +62,8 @@ export function environmentPaths(root: string) {
     startState: inside('start.json'),
     /** A ciphertext of an earlier start. */
     demonstration: inside('demonstration.json'),
+    /** Who approves in the demonstration, with the key of a passkey. */
+    approver: inside('approver.json'),
   } as const;
 }
 
@@ -124,6 +127,7 @@ export async function openDevelopmentEnvironment(
     KEYWARD_TLS_KEY_FILE: certificates.server.key,
     KEYWARD_TLS_CLIENT_CA_FILE: certificates.ca.cert,
     KEYWARD_ISSUERS_FILE: issuers.file,
+    KEYWARD_RELYING_PARTY_ID: RELYING_PARTY,
     ...tokenVariables(token),
     ...databaseGiven,
     ...(postgres && {

@@ -30,6 +30,7 @@ import {
   keepTokens,
   PRINCIPALS,
 } from './identities.ts';
+import type { Issuers } from './issuers.ts';
 import { holdPort } from './ports.ts';
 import { startProvider } from './provider.ts';
 import { endServer, runServerCommand, type ServerProcess, spawnServer } from './server.ts';
@@ -121,6 +122,7 @@ async function startEverything(
   writeState({ starter, address: identities.admin.address, server, serving: true });
   await showAtWork(
     identities,
+    issuers,
     postgres === undefined ? hash(variables['DATABASE_URL'] ?? '') : 'embedded',
   );
   return { service: identities.service, ports };
@@ -253,6 +255,7 @@ function allowOwnProfiles(): void {
 
 async function showAtWork(
   { admin, service, auditor }: Identities,
+  issuers: Issuers,
   database: string,
 ): Promise<void> {
   say('\nWhat its callers see:');
@@ -261,7 +264,17 @@ async function showAtWork(
   using asService = connect({ ...service, token: token(service.tokenFile) });
   using asAuditor = connect({ ...auditor, token: token(auditor.tokenFile) });
   const callers = { admin: asAdmin, service: asService, auditor: asAuditor };
-  await demonstrate({ callers, file: PATHS.demonstration, database, say });
+  const { address, caFile } = auditor;
+  await demonstrate({
+    callers,
+    person: (subject) => {
+      const own = { issuer: 'dev-people', subject, groups: [] } as const;
+      return connect({ address, caFile, token: () => issuers.issue(own) });
+    },
+    file: PATHS.demonstration,
+    approverFile: PATHS.approver,
+    ...{ database, say },
+  });
 }
 
 /**

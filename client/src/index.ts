@@ -17,6 +17,7 @@ import type * as m from './messages.ts';
 import { checked, type Token, TokenSource } from './token.ts';
 import { methods } from './wire.ts';
 
+export { approvalChallenge } from './approvals.ts';
 export { readAuditEntry } from './audit/entry.ts';
 export { type AuditProblem, AuditVerificationError } from './audit/errors.ts';
 export {

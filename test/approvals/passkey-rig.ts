@@ -5,14 +5,14 @@
  */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import type { AccessRig, Caller } from '../access/access-rig.ts';
-import type { Outcome } from '../access/outcome.ts';
 import {
   type AuthenticatorOptions,
   type NewPasskey,
   type SignedAssertion,
   SoftwareAuthenticator,
-} from '../support/authenticator.ts';
+} from '../../dev/authenticator.ts';
+import type { AccessRig, Caller } from '../access/access-rig.ts';
+import type { Outcome } from '../access/outcome.ts';
 import type { Service } from '../support/kit.ts';
 
 /** The relying party of services in tests, and a page of it. */

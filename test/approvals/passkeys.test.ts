@@ -5,9 +5,9 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import type { AuthenticatorAlgorithm, NewPasskey } from '../../dev/authenticator.ts';
 import { AccessRig } from '../access/access-rig.ts';
 import { type Maker, newMaker } from '../support/attestation.ts';
-import type { AuthenticatorAlgorithm, NewPasskey } from '../support/authenticator.ts';
 import { eventually, type Service } from '../support/kit.ts';
 import { newId, QUICK, sql } from '../support/reconciling.ts';
 import {

@@ -5,13 +5,13 @@
  * Passkeys are of authenticators in software. Knows no test.
  */
 import assert from 'node:assert/strict';
+import { SoftwareAuthenticator } from '../../dev/authenticator.ts';
 import { registrationAssertionChallenge } from '../../src/approvals/passkeys.ts';
 import { digestOf } from '../../src/approvals/pending-seals.ts';
 import { challengeOf, type Decision } from '../../src/hsm/approval-records.ts';
 import type { EnvironmentId, OperationId } from '../../src/ids.ts';
 import { AccessRig, type AuditRow, type Caller } from '../access/access-rig.ts';
 import type { Outcome } from '../access/outcome.ts';
-import { SoftwareAuthenticator } from '../support/authenticator.ts';
 import { eventually, type Service } from '../support/kit.ts';
 import { QUICK, sql } from '../support/reconciling.ts';
 

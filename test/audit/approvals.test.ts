@@ -12,7 +12,7 @@ import {
   type AssertionRequest,
   type AuthenticatorAlgorithm,
   SoftwareAuthenticator,
-} from '../support/authenticator.ts';
+} from '../../dev/authenticator.ts';
 import { verdict } from './both.ts';
 import { ENVIRONMENT, entryLine, newLogKey, sha256, writeExport } from './log.ts';
 

@@ -5,6 +5,13 @@
 import assert from 'node:assert/strict';
 import { createHash, generateKeyPairSync } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
+import {
+  type AssertionRequest,
+  type AuthenticatorAlgorithm,
+  newPrivateKey,
+  type SignedAssertion,
+  SoftwareAuthenticator,
+} from '../../dev/authenticator.ts';
 import { monotonicNow } from '../../src/call.ts';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
 import {
@@ -31,13 +38,6 @@ import {
 import { readEnvironment } from '../../src/store/environment.ts';
 import { Store } from '../../src/store/store.ts';
 import { RELEASE } from '../store/database.ts';
-import {
-  type AssertionRequest,
-  type AuthenticatorAlgorithm,
-  newPrivateKey,
-  type SignedAssertion,
-  SoftwareAuthenticator,
-} from '../support/authenticator.ts';
 import { openAgents } from '../support/grants.ts';
 import { type Environment, newEnvironment } from '../support/kit.ts';
 

@@ -6,7 +6,8 @@
  * earlier entry of the same log, bears out; one person counts once. The log itself is verified
  * before (`verify.ts`): here every line is what was logged.
  */
-import { createHash, createPublicKey, type KeyObject, verify } from 'node:crypto';
+import { createPublicKey, type KeyObject, verify } from 'node:crypto';
+import { challengeOf, sha256 } from '../approvals.ts';
 import { AuditVerificationError } from './errors.ts';
 
 /** What was found of approvals in an export. */
@@ -70,11 +71,6 @@ interface Pending {
   isDone: boolean;
 }
 
-const LABEL = Buffer.from('keyward/v1/approval\0', 'latin1');
-const DECISIONS: ReadonlyMap<unknown, number> = new Map([
-  ['approve', 1],
-  ['reject', 2],
-]);
 const DECIDING: Readonly<Record<string, string>> = {
   'keyward.v1.ApprovalService/ApproveOperation': 'approve',
   'keyward.v1.ApprovalService/RejectOperation': 'reject',
@@ -89,7 +85,7 @@ const UUID_AT_END = /\/pendingOperations\/([0-9a-f-]{36})$/;
 
 /** Checks the approvals of one log, entry after entry. */
 export class ApprovalChecks {
-  readonly #environment: Buffer;
+  readonly #environmentId: string;
   readonly #isWhole: boolean;
   readonly #pending = new Map<string, Pending>();
   /** Of the passkeys whose registration is in the export: whose, and the key. */
@@ -100,7 +96,7 @@ export class ApprovalChecks {
   /** `origin` is the log's; `isWhole`: whether the export has the log's first entry. */
   constructor(origin: string, isWhole: boolean) {
     const [, environmentId = ''] = origin.split('/');
-    this.#environment = Buffer.from(environmentId.replaceAll('-', ''), 'hex');
+    this.#environmentId = environmentId;
     this.#isWhole = isWhole;
   }
 
@@ -181,7 +177,7 @@ export class ApprovalChecks {
     if (approver === requester) throw new Error('its requester decided himself');
     if (Date.parse(time) > Date.parse(evidence.expiresAt))
       throw new Error('it was decided too late');
-    verifyAssertion(evidence, this.#environment);
+    verifyAssertion(evidence, this.#environmentId);
     const known = this.#passkeys.get(credentialId);
     if (known === undefined && this.#isWhole) throw new Error('its passkey was never registered');
     if (known !== undefined && known.principal !== approver)
@@ -229,9 +225,9 @@ export class ApprovalChecks {
 }
 
 /** Throws an Error unless the passkey signed exactly this decision, by a person who proved who. */
-function verifyAssertion(evidence: Evidence, environment: Buffer): void {
+function verifyAssertion(evidence: Evidence, environmentId: string): void {
   const { relyingPartyId } = evidence;
-  const challenge = challengeOf(evidence, environment).toString('base64url');
+  const challenge = challengeIn(evidence, environmentId).toString('base64url');
   const clientDataJson = bytes(evidence.clientDataJson, 'clientDataJson');
   const client = record(JSON.parse(clientDataJson.toString()), 'clientDataJson');
   if (client['type'] !== 'webauthn.get') throw new Error('what was signed is no assertion');
@@ -249,30 +245,19 @@ function verifyAssertion(evidence: Evidence, environment: Buffer): void {
 }
 
 /** What the passkey was to sign (docs/approvals.md). */
-function challengeOf(evidence: Evidence, environment: Buffer): Buffer {
-  const { operation, method, requestDigest, requester, decision, expiresAt } = evidence;
-  const [, uuid] = UUID_AT_END.exec(operation) ?? [];
-  const code = DECISIONS.get(decision);
-  const digest = bytes(requestDigest, 'requestDigest');
-  if (uuid === undefined) throw new Error('its operation has no UUID');
-  if (code === undefined) throw new Error('its decision is neither approve nor reject');
-  if (evidence.request !== undefined && !sha256(bytes(evidence.request, 'request')).equals(digest))
+function challengeIn(evidence: Evidence, environmentId: string): Buffer {
+  const { operation, method, request, requester, decision } = evidence;
+  const [, operationId] = UUID_AT_END.exec(operation) ?? [];
+  const requestDigest = bytes(evidence.requestDigest, 'requestDigest');
+  if (operationId === undefined) throw new Error('its operation has no UUID');
+  if (decision !== 'approve' && decision !== 'reject')
+    throw new Error('its decision is neither approve nor reject');
+  if (request !== undefined && !sha256(bytes(request, 'request')).equals(requestDigest))
     throw new Error('its request is not the one that was signed');
-  const expiry = Buffer.alloc(8);
-  expiry.writeBigUInt64BE(BigInt(Date.parse(expiresAt)));
-  return sha256(
-    Buffer.concat([
-      ...[LABEL, environment, Buffer.from(uuid.replaceAll('-', ''), 'hex')],
-      ...[withLength(method), digest, withLength(requester), Buffer.from([code]), expiry],
-    ]),
-  );
-}
-
-function withLength(value: string): Buffer {
-  const encoded = Buffer.from(value);
-  const length = Buffer.alloc(2);
-  length.writeUInt16BE(encoded.length);
-  return Buffer.concat([length, encoded]);
+  const expiresAt = new Date(evidence.expiresAt);
+  return challengeOf({
+    ...{ environmentId, operationId, method, requestDigest, requester, decision, expiresAt },
+  });
 }
 
 /** Whether a page of that origin may use passkeys of the relying party (WebAuthn 5.1.4.1). */
@@ -338,8 +323,4 @@ function bytes(value: unknown, name: string): Buffer {
   const decoded = Buffer.from(encoded, 'base64url');
   if (decoded.toString('base64url') !== encoded) throw new Error(`${name} is not base64url`);
   return decoded;
-}
-
-function sha256(data: Buffer): Buffer {
-  return createHash('sha256').update(data).digest();
 }

@@ -6,6 +6,7 @@
  */
 import {
   createHash,
+  createPrivateKey,
   createPublicKey,
   generateKeyPairSync,
   type KeyObject,
@@ -69,6 +70,15 @@ export interface SignedAssertion {
   readonly clientDataJson: Buffer;
   readonly authenticatorData: Buffer;
   readonly signature: Buffer;
+}
+
+/** A passkey as it is kept. */
+export interface KeptPasskey {
+  /** In base64url. */
+  readonly credentialId: string;
+  /** PKCS #8 in PEM. */
+  readonly privateKey: string;
+  readonly signCount: number;
 }
 
 interface HeldPasskey {
@@ -138,6 +148,21 @@ export class SoftwareAuthenticator {
       ]),
     );
     return { credentialId, clientDataJson, attestationObject, transports: ['internal'] };
+  }
+
+  /** Takes a passkey that was kept, by {@link keep}. */
+  restore({ credentialId, privateKey, signCount }: KeptPasskey): void {
+    this.#passkeys.set(credentialId, { privateKey: createPrivateKey(privateKey), signCount });
+  }
+
+  /** Returns a passkey in a form that can be kept. */
+  keep(credentialId: Buffer): KeptPasskey {
+    const { privateKey, signCount } = this.#held(credentialId);
+    return {
+      credentialId: credentialId.toString('base64url'),
+      privateKey: privateKey.export({ format: 'pem', type: 'pkcs8' }).toString(),
+      signCount,
+    };
   }
 
   /** Makes a passkey that nobody has asked for, and returns its id. */
