@@ -23,12 +23,12 @@ const ALL = '-';
 const COLLECTION = 'passkeys';
 
 /** A passkey that is named. */
-interface NamedPasskey {
+export interface NamedPasskey {
   readonly credentialId: Buffer;
 }
 
 /** A passkey to be registered, and the tenant that the caller has the permission on. */
-interface PasskeyToRegister extends NewPasskey, Repeatable {
+export interface PasskeyToRegister extends NewPasskey, Repeatable {
   readonly parent: TenantName;
 }
 
