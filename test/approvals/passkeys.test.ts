@@ -525,6 +525,13 @@ test('when the seal key is replaced, passkeys come under the new one, removed on
     return rows.map(({ id }) => id);
   };
   const former = await sealedBy();
+  const name = `tenants/system/tokenKeys/${former[0]}`;
+  const countOf = async () =>
+    Number((await rig.done('HsmService/GetTokenKey', { name }))['sealedRecords']);
+  const count = await countOf();
+  await register(rig, await anyone());
+  // One more, and a role binding's policy is sealed as before.
+  assert.equal(await countOf(), count + 1);
   await rig.done('HsmService/RotateSealKey', {});
   await eventually(async () => {
     const [current] = await sql<{ id: string }>(

@@ -26,7 +26,10 @@ const STATUS = {
 let hostile: HostileService;
 
 before(async () => {
-  hostile = await startHostile({ KEYWARD_DEADLINE_MS: '5000' });
+  hostile = await startHostile({
+    KEYWARD_DEADLINE_MS: '5000',
+    KEYWARD_RELYING_PARTY_ID: 'keyward.example',
+  });
 });
 
 after(async () => {

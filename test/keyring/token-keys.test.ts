@@ -210,7 +210,7 @@ describe('two replicas', () => {
     assert.equal(refused.code, 1);
     assert.match(
       refused.output,
-      /the states of 1 keys, the policies of 0 tenants, the rows of 0 tenants, 0 maintenance switches, .* 0 pending operations, .* are still sealed/,
+      /the states of 1 keys, the policies of 0 tenants, the rows of 0 tenants, 0 maintenance switches, 0 lists of canaries or silences, the approval rules of 0 tenants, 0 passkeys and 0 pending operations, or what was decided on them, are still sealed/,
     );
     assert.equal((await keyward.getTokenKey({ name: before.name })).state, 'RETIRED');
     await sql(environment, `UPDATE keys SET state_seal = ${flip} WHERE key_id = $1`, [keyId]);

@@ -110,7 +110,14 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
     );
   const [sealed] = await owner.query<
     Record<
-      'states' | 'policies' | 'tenants' | 'switches' | 'lists' | 'rules' | 'operations',
+      | 'states'
+      | 'policies'
+      | 'tenants'
+      | 'switches'
+      | 'lists'
+      | 'rules'
+      | 'passkeys'
+      | 'operations',
       number
     >
   >(
@@ -122,6 +129,7 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
          UNION ALL SELECT seal_key_id FROM alert_silences) l
          WHERE seal_key_id = ANY ($1::uuid[]))::integer AS lists,
        (SELECT count(*) FROM approval_rules WHERE seal_key_id = ANY ($1::uuid[]))::integer AS rules,
+       (SELECT count(*) FROM passkeys WHERE seal_key_id = ANY ($1::uuid[]))::integer AS passkeys,
        (SELECT count(*) FROM pending_operations p WHERE p.seal_key_id = ANY ($1::uuid[])
          OR (ended_at IS NULL AND EXISTS (SELECT FROM operation_decisions d
            WHERE d.tenant_id = p.tenant_id AND d.operation_id = p.operation_id
@@ -129,13 +137,13 @@ async function refuseUsed(owner: OwnerConnection, ids: readonly AnyId[]): Promis
     [ids],
   );
   const { states = 0, policies = 0, tenants = 0 } = sealed ?? {};
-  const { switches = 0, lists = 0, rules = 0, operations = 0 } = sealed ?? {};
-  if (states + policies + tenants + switches + lists + rules + operations > 0)
+  const { switches = 0, lists = 0, rules = 0, passkeys = 0, operations = 0 } = sealed ?? {};
+  if (states + policies + tenants + switches + lists + rules + passkeys + operations > 0)
     throw new Error(
       `cannot destroy the key: the states of ${states} keys, the policies of ${policies} tenants, ` +
         `the rows of ${tenants} tenants, ${switches} maintenance switches, ${lists} lists of ` +
-        `canaries or silences, the approval rules of ${rules} tenants and ${operations} pending ` +
-        'operations, or what was decided on them, are still sealed by it; ' +
+        `canaries or silences, the approval rules of ${rules} tenants, ${passkeys} passkeys and ` +
+        `${operations} pending operations, or what was decided on them, are still sealed by it; ` +
         'let the services seal them again, or look at what their logs say of them',
     );
 }

@@ -372,6 +372,8 @@ export function countUnderTokenKeys(
          UNION ALL
          SELECT seal_key_id, 0, count(*) FROM approval_rules GROUP BY 1
          UNION ALL
+         SELECT seal_key_id, 0, count(*) FROM passkeys GROUP BY 1
+         UNION ALL
          SELECT seal_key_id, 0, count(*) FROM pending_operations GROUP BY 1
          UNION ALL
          SELECT d.seal_key_id, 0, count(*) FROM operation_decisions d
