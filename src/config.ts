@@ -26,6 +26,7 @@ import {
   receiversFile,
   relyingPartyId,
   secretFile,
+  signOffUrl,
   tokenSelector,
   variableNames,
   wholeNumber,
@@ -186,6 +187,14 @@ const CALLERS = grouped('Callers', {
     'the domain that people’s passkeys are for: that of the page on which they sign, or one above ' +
       'it (docs/people.md#passkeys). Passkeys of another domain are good for nothing',
     'none, and there are no passkeys',
+  ),
+  KEYWARD_SIGN_OFF_URL: setting(
+    signOffUrl.optional(),
+    'where people’s browsers find the sign-off page (docs/people.md#signing-off), if it is not at ' +
+      'the relying party’s domain and the port of `KEYWARD_HTTP_LISTEN`: behind a proxy, say. Its ' +
+      'host is the relying party’s domain or one below it',
+    '`https://`, `KEYWARD_RELYING_PARTY_ID`, the port of `KEYWARD_HTTP_LISTEN`, `/sign-off`; none ' +
+      'without these',
   ),
   KEYWARD_PASSKEYS_DEVICE_BOUND: setting(
     flag.default(false),

@@ -69,6 +69,15 @@ export const relyingPartyId = z
     (text) => text === 'localhost' || DOMAIN.test(text),
     'must be a domain, as keyward.example, or localhost',
   );
+/** A page that browsers have passkeys on. */
+export const signOffUrl = checked((text) => {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  const isLocal = url?.protocol === 'http:' && url.hostname === 'localhost';
+  if (url === undefined || (url.protocol !== 'https:' && !isLocal))
+    throw new Error('must begin with https://');
+  if (`${url.search}${url.hash}${url.username}${url.password}` !== '')
+    throw new Error('must have no user, query or fragment');
+});
 export const flag = z
   .enum(['true', 'false'], 'must be true or false')
   .transform((value) => value === 'true');

@@ -20,6 +20,7 @@ import { addHsm } from './hsm.ts';
 import { addJobs } from './jobs.ts';
 import { addKeys } from './keys.ts';
 import { addLogin } from './login.ts';
+import { addPasskeys } from './passkeys.ts';
 import { addStatus } from './status.ts';
 import { addToken } from './token.ts';
 
@@ -86,6 +87,7 @@ function build(): Command {
   addToken(program);
   addAccess(program);
   addApprovalRules(program);
+  addPasskeys(program);
   addCanaries(program);
   addSuspensions(program);
   addLogin(program);

@@ -87,6 +87,11 @@ export function suspensionName(given: string, tenant: string | undefined): strin
   });
 }
 
+/** Returns `passkeys/…` for the same, or for its last part. */
+export function passkeyName(given: string): string {
+  return given.includes('/') ? given : `passkeys/${given}`;
+}
+
 /**
  * Returns `roles/decrypter` for the same or for `decrypter`, and `tenants/acme/roles/opener` for
  * the same.

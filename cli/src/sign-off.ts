@@ -10,7 +10,7 @@
 import { randomBytes } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { openSecretlyInBrowser } from './browser.ts';
-import { UsageError } from './failures.ts';
+import { printableLines, UsageError } from './failures.ts';
 
 /** The address that the page may answer to; its policy has the same. */
 const HOST = '127.0.0.1';
@@ -59,7 +59,22 @@ export async function signOff(
   return answer;
 }
 
+/** Returns the bytes of a field of the answer. */
+export function bytesIn(answer: Answer): (field: string) => Buffer {
+  return (field) => Buffer.from(answer.get(field) ?? '', 'base64url');
+}
+
+/** Prints lines for the person where results are not written. */
+export function tellOnError(text: string): void {
+  process.stderr.write(`${printableLines(text.trimEnd())}\n`);
+}
+
 function requirePage(page: string): void {
+  if (page === '')
+    throw new Error(
+      'cannot go on: the service has no sign-off page; an operator sets KEYWARD_HTTP_LISTEN or ' +
+        'KEYWARD_SIGN_OFF_URL',
+    );
   const url = URL.canParse(page) ? new URL(page) : undefined;
   const isLocal = url?.protocol === 'http:' && url.hostname === 'localhost';
   if (url === undefined || (url.protocol !== 'https:' && !isLocal) || url.hash !== '')

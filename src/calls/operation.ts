@@ -48,6 +48,8 @@ export interface Services extends Keyring {
   readonly pendingOperations: PendingOperations;
   readonly masks: Pick<ContextMasks, 'mask'>;
   readonly environmentId: string;
+  /** Returns where people's browsers find the sign-off page; empty where they do not. */
+  readonly signOffUrl: () => string;
 }
 
 /** A call that was let through, and what else its caller may do in the tenant. */

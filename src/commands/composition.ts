@@ -43,6 +43,7 @@ import { METHOD_NAMES, SENSITIVE_METHODS, STREAM_PATHS } from '../faces/contract
 import { HealthListener } from '../faces/grpc/health.ts';
 import { GrpcServer, type GrpcServerOptions } from '../faces/grpc/server.ts';
 import { HttpServer, type HttpServerOptions } from '../faces/http/server.ts';
+import { SIGN_OFF_PATH } from '../faces/http/sign-off-page.ts';
 import { healthPages } from '../faces/operators/health-pages.ts';
 import { OperatorsListener } from '../faces/operators/listener.ts';
 import { Admission } from '../faces/transport/admission.ts';
@@ -519,6 +520,7 @@ function composeFaces(
       serviceStatus: composeStatus(ground, memory, keyring),
       masks,
       environmentId: environment.environmentId,
+      signOffUrl: () => signOffUrlOf(configuration, http?.port),
     },
     recording,
     replays: new Replays({ store, agents: tokens.agents, onChange: memory.onChange, alerts }),
@@ -559,18 +561,26 @@ function composeFaces(
   const approvedCalls: ApprovedCalls = new ApprovedCalls({ serving, approved, log });
   const reflection =
     configuration.KEYWARD_REFLECTION ?? configuration.KEYWARD_MODE === 'development';
+  const hasSignOff = configuration.KEYWARD_RELYING_PARTY_ID !== undefined;
+  const http: HttpServer | undefined =
+    configuration.KEYWARD_HTTP_LISTEN === undefined
+      ? undefined
+      : new HttpServer({ ...shared, listen: configuration.KEYWARD_HTTP_LISTEN, hasSignOff });
   return {
     server: new GrpcServer({ ...shared, listen: configuration.KEYWARD_LISTEN, reflection }),
-    http:
-      configuration.KEYWARD_HTTP_LISTEN === undefined
-        ? undefined
-        : new HttpServer({
-            ...shared,
-            listen: configuration.KEYWARD_HTTP_LISTEN,
-            hasSignOff: true,
-          }),
+    http,
     approvedCalls,
   };
+}
+
+/** Returns where people's browsers find the sign-off page; empty where they do not. */
+function signOffUrlOf(
+  { KEYWARD_SIGN_OFF_URL: given, KEYWARD_RELYING_PARTY_ID: domain }: Configuration,
+  httpPort: number | undefined,
+): string {
+  if (given !== undefined) return given;
+  if (domain === undefined || httpPort === undefined) return '';
+  return new URL(SIGN_OFF_PATH, `https://${domain}:${httpPort}`).href;
 }
 
 /** Composes what has calls wait for approval, and what does them then; `wake` has it done. */

@@ -71,7 +71,10 @@ export const passkeyOperations = {
     permission: ANY_CALLER,
     target: ofSystem,
     resource: (_: object) => COLLECTION,
-    handle: ({ passkeys }, call) => passkeys.begin(call),
+    handle: async ({ passkeys, signOffUrl }, call) => ({
+      ...(await passkeys.begin(call)),
+      signOffUrl: signOffUrl(),
+    }),
   }),
   RegisterPasskey: operation({
     isSensitive: true,

@@ -103,6 +103,11 @@ function mistakes(): Readonly<Record<string, readonly Mistake[]>> {
       ['Keyward.example', /must be a domain/],
       ['127.0.0.1', /must be a domain/],
     ],
+    KEYWARD_SIGN_OFF_URL: [
+      ['keyward.example', /must begin with https:\/\//],
+      ['http://keyward.example/sign-off', /must begin with https:\/\//],
+      ['https://keyward.example/sign-off#a', /must have no user, query or fragment/],
+    ],
     KEYWARD_PASSKEYS_DEVICE_BOUND: [['yes', /must be true or false/]],
     KEYWARD_PASSKEY_ATTESTATION_ROOTS_FILE: authorities,
     KEYWARD_FIRST_ADMINISTRATOR: [[' name', /must be a caller’s name/]],

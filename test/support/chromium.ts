@@ -31,6 +31,8 @@ export interface ChromiumOptions {
 export interface AuthenticatorOptions {
   /** Whether it verifies the person whenever it is asked to. */
   readonly isUserVerified: boolean;
+  /** Built in, unless said otherwise; a page can have one of each. */
+  readonly transport?: 'internal' | 'usb';
 }
 
 type Json = Readonly<Record<string, unknown>>;
@@ -206,11 +208,14 @@ export class Page {
     });
   }
 
-  /** Gives the page an authenticator of its own, built in; returns its id. */
-  async addAuthenticator({ isUserVerified }: AuthenticatorOptions): Promise<string> {
+  /** Gives the page an authenticator of its own; returns its id. */
+  async addAuthenticator({
+    isUserVerified,
+    transport = 'internal',
+  }: AuthenticatorOptions): Promise<string> {
     const { authenticatorId } = await this.send('WebAuthn.addVirtualAuthenticator', {
       options: {
-        ...{ protocol: 'ctap2', transport: 'internal', hasResidentKey: true },
+        ...{ protocol: 'ctap2', transport, hasResidentKey: true },
         ...{ hasUserVerification: true, isUserVerified, automaticPresenceSimulation: true },
       },
     });

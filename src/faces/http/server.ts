@@ -123,7 +123,12 @@ export class HttpServer {
           'cannot reload the certificates of the HTTP listener; the old ones stay in use',
         ),
     );
-    return (this.#server.address() as AddressInfo).port;
+    return this.port;
+  }
+
+  /** The port that it listens at; 0 where it does not. */
+  get port(): number {
+    return (this.#server.address() as AddressInfo | null)?.port ?? 0;
   }
 
   /** Looks at once whether the TLS files have changed. */

@@ -32,6 +32,7 @@ before(async () => {
   service = await startService(environment, {
     KEYWARD_HTTP_LISTEN: '127.0.0.1:0',
     KEYWARD_ISSUERS_FILE: issuersFile,
+    KEYWARD_RELYING_PARTY_ID: HOST,
   });
 });
 after(async () => {

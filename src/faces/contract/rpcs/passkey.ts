@@ -32,9 +32,10 @@ const displayName = z
 export const passkeyService = {
   BeginPasskeyRegistration: rpc(passkeyOperations.BeginPasskeyRegistration, {
     request: z.object({}),
-    message: ({ creationOptions, expiresAt }) => ({
+    message: ({ creationOptions, expiresAt, signOffUrl }) => ({
       creationOptionsJson: creationOptions,
       expireTime: timestamp(expiresAt),
+      signOffUrl,
     }),
   }),
   RegisterPasskey: rpc(passkeyOperations.RegisterPasskey, {

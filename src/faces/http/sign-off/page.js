@@ -9,6 +9,7 @@
  * - An answer goes to 127.0.0.1 alone.
  */
 const DOMAIN = 'keyward/v1/approval\0';
+const REGISTRATION_DOMAIN = 'keyward/v1/passkey-registration\0';
 const DECISIONS = { approve: 1, reject: 2 };
 const OPERATION = /^tenants\/[a-z0-9-]+\/pendingOperations\/([0-9a-f-]{36})$/;
 const RETURN_TO = /^http:\/\/127\.0\.0\.1:\d{1,5}\/[\w-]{20,100}$/;
@@ -282,6 +283,20 @@ async function make({ challenge, user, excludeCredentials = [], ...options }) {
   };
 }
 
+/**
+ * Returns what a passkey that the person has signs for a new one, so that no stolen session can add
+ * one.
+ */
+async function vouch(made, { rpId, credentialIds }) {
+  const digests = await Promise.all(
+    [made.clientDataJson, made.attestationObject].map((part) => sha256(fromBase64url(part))),
+  );
+  const challenge = await sha256(utf8(REGISTRATION_DOMAIN), ...digests);
+  const signed = await sign({ challenge, rpId, credentialIds, expiresAt: Infinity });
+  const named = Object.entries(signed).map(([name, value]) => [`voucher.${name}`, value]);
+  return { ...made, ...Object.fromEntries(named) };
+}
+
 /** Sends the answer to the command, which answers with a page of its own. */
 function sendTo(returnTo, answer) {
   const form = element('answer');
@@ -311,32 +326,45 @@ function showProblem(error) {
   element('status').textContent = '';
 }
 
-async function prepare() {
-  require(window.PublicKeyCredential, 'This browser has no passkeys.');
-  const order = readOrder();
-  element('cancel').onclick = () => sendTo(order.returnTo, { error: 'cancelled' });
-  let act;
-  if (order.kind === 'decide') {
-    const decision = await readDecision(order);
-    showDecision(decision);
-    act = () => sign(decision);
-  } else {
-    require(order.kind === 'register' && order.creationOptions?.user, 'The link is damaged.');
-    showRegistration(order.creationOptions);
-    act = () => make(order.creationOptions);
-  }
-  element('content').hidden = false;
+/** Has the button do a step, which returns the answer, or another step that needs its own press. */
+function offer(returnTo, step) {
   element('sign').onclick = async () => {
     element('problem').textContent = '';
     element('status').textContent = 'Follow the instructions of your device.';
     element('sign').disabled = true;
     try {
-      sendTo(order.returnTo, await act());
+      const outcome = await step();
+      if (typeof outcome === 'function') {
+        element('status').textContent = 'Now confirm the new passkey with one that you have.';
+        element('sign').textContent = 'Confirm with a passkey I have';
+        offer(returnTo, outcome);
+      } else sendTo(returnTo, outcome);
     } catch (error) {
       showProblem(error);
-      element('sign').disabled = false;
     }
+    element('sign').disabled = false;
   };
+}
+
+async function prepare() {
+  require(window.PublicKeyCredential, 'This browser has no passkeys.');
+  const order = readOrder();
+  const { kind, returnTo, creationOptions, credentialIds = [] } = order;
+  element('cancel').onclick = () => sendTo(returnTo, { error: 'cancelled' });
+  if (kind === 'decide') {
+    const decision = await readDecision(order);
+    showDecision(decision);
+    offer(returnTo, () => sign(decision));
+  } else {
+    require(kind === 'register' && creationOptions?.user, 'The link to this page is damaged.');
+    const own = { rpId: creationOptions.rp.id, credentialIds: credentialIds.map(fromBase64url) };
+    showRegistration(creationOptions);
+    offer(returnTo, async () => {
+      const made = await make(creationOptions);
+      return own.credentialIds.length === 0 ? made : () => vouch(made, own);
+    });
+  }
+  element('content').hidden = false;
 }
 
 // Another link in the same tab is another order.

@@ -1,0 +1,116 @@
+/**
+ * Adds `keyward passkeys …`: what people decide on pending operations with.
+ *
+ * - A passkey is made in the person's browser; no private key ever comes here.
+ */
+import type { Command } from 'commander';
+import type { KeywardClient, Passkey } from 'keyward-client';
+import { lastPart, oneTenant, passkeyName } from './names.ts';
+import { type ChangeOptions, changeOf, type TenantOptions, withRequestId } from './options.ts';
+import { type Columns, printAll, printJson, printOne, whenOf } from './print.ts';
+import { withClient } from './session.ts';
+import { type Answer, bytesIn, signOff, tellOnError } from './sign-off.ts';
+
+const PASSKEY: Columns<Passkey> = {
+  NAME: ({ name }) => name,
+  PRINCIPAL: ({ principal }) => principal,
+  'DISPLAY NAME': ({ displayName }) => displayName,
+  ALGORITHM: ({ algorithm }) => algorithm,
+  'DEVICE BOUND': ({ deviceBound }) => (deviceBound ? 'yes' : 'no'),
+  ATTESTATION: ({ attestation }) => attestation,
+  CREATED: ({ createTime }) => createTime.toISOString(),
+  'LAST USED': ({ lastUseTime }) => whenOf(lastUseTime),
+};
+
+/** Adds `passkeys`. */
+export function addPasskeys(program: Command): void {
+  const passkeys = program
+    .command('passkeys')
+    .description('passkeys, by which people approve and reject; docs/people.md');
+  addRegister(passkeys);
+  passkeys
+    .command('list')
+    .description("list your passkeys, or others'")
+    .option('--principal <name>', "another caller's, as whoami shows it")
+    .option('--all', "everyone's")
+    .action((_options, command: Command) =>
+      withClient<{ readonly principal?: string; readonly all?: boolean }>(
+        command,
+        async (keyward, { output, principal = '', all }) => {
+          const whose = all === true ? '-' : principal;
+          await printAll(output, PASSKEY, keyward.passkeys({ principal: whose }));
+        },
+      ),
+    );
+  withRequestId(passkeys.command('remove <passkey>'))
+    .description('remove a passkey: it decides on nothing more, and cannot be registered again')
+    .action((named: string, _options, command: Command) =>
+      withClient<ChangeOptions>(command, async (keyward, { output, ...options }) => {
+        await keyward.deletePasskey({ name: passkeyName(named), ...changeOf(options) });
+        if (output === 'json') await printJson({});
+      }),
+    );
+}
+
+interface RegisterOptions extends TenantOptions, ChangeOptions {
+  readonly displayName: string;
+  readonly browser: boolean;
+}
+
+function addRegister(passkeys: Command): void {
+  withRequestId(passkeys.command('register [tenant]'))
+    .description('make a passkey of yours in your browser, and register it')
+    .option('--tenant <tenant>', 'the tenant, instead of the argument')
+    .option('--display-name <text>', 'what you call it', '')
+    .option('--no-browser', 'only print the URL, to be opened on this machine')
+    .addHelpText(
+      'after',
+      '\nName a tenant in which you have the permission passkeys.create; the passkey is yours in ' +
+        'all.\nIf you have a passkey, the browser asks for it as well.' +
+        '\n\n  keyward passkeys register acme --display-name "blue security key"',
+    )
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient<RegisterOptions>(
+        command,
+        async (keyward, { output, tenant, displayName, browser, ...options }) => {
+          const question =
+            'cannot register: no tenant is named; write keyward passkeys register acme';
+          const parent = oneTenant(whose, tenant, question);
+          const answer = await makeInBrowser(keyward, browser);
+          const registered = await keyward.registerPasskey({
+            ...{ parent, displayName },
+            ...newPasskey(answer),
+            ...changeOf(options),
+          });
+          await printOne(output, PASSKEY, registered);
+        },
+      ),
+    );
+}
+
+async function makeInBrowser(keyward: KeywardClient, browser: boolean): Promise<Answer> {
+  const own: string[] = [];
+  for await (const { name } of keyward.passkeys({})) own.push(lastPart(name));
+  const begun = await keyward.beginPasskeyRegistration();
+  const creationOptions = JSON.parse(begun.creationOptionsJson);
+  const order = { kind: 'register', creationOptions, credentialIds: own };
+  const withinMs = begun.expireTime.getTime() - Date.now();
+  return signOff(begun.signOffUrl, order, { browser, withinMs, tell: tellOnError });
+}
+
+function newPasskey(answer: Answer) {
+  const bytes = bytesIn(answer);
+  const made = {
+    credentialId: bytes('credentialId'),
+    clientDataJson: bytes('clientDataJson'),
+    attestationObject: bytes('attestationObject'),
+  };
+  if (!answer.has('voucher.signature')) return made;
+  const assertion = {
+    credentialId: bytes('voucher.credentialId'),
+    clientDataJson: bytes('voucher.clientDataJson'),
+    authenticatorData: bytes('voucher.authenticatorData'),
+    signature: bytes('voucher.signature'),
+  };
+  return { ...made, assertion };
+}
