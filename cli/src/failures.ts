@@ -4,7 +4,8 @@
  * - Exit codes: 0 done; 1 the service refused, its answer could not be written, a watched job left
  *   something undone, a tested permission is missing, an export failed verification, or the
  *   service's status has something to look into; 2 the
- *   command got something that it cannot use; 3 the service cannot be reached.
+ *   command got something that it cannot use; 3 the service cannot be reached; 4 the call waits for
+ *   others to approve it.
  * - A line has no characters that command a terminal, from any source, and no plaintext.
  */
 import { inspect } from 'node:util';
@@ -25,7 +26,9 @@ export function report(error: unknown, debug: boolean): number {
   process.stderr.write(`keyward: ${printable(describe(error))}\n`);
   if (debug) process.stderr.write(`${printableLines(inspect(error))}\n`);
   if (error instanceof UsageError) return 2;
-  return error instanceof KeywardClientError && unreached(error) ? 3 : 1;
+  if (!(error instanceof KeywardClientError)) return 1;
+  if (error.reason === 'APPROVAL_REQUIRED') return 4;
+  return unreached(error) ? 3 : 1;
 }
 
 /**
@@ -83,7 +86,17 @@ function describe(error: unknown): string {
     .map(({ field, description }) => `${field}: ${description}`)
     .join('; ');
   const request = requestId === undefined ? '' : ` (request ${requestId})`;
-  return `${reason ?? code}: ${fields || missingPermission(error) || error.message}${request}`;
+  const text = fields || missingPermission(error) || waiting(error) || error.message;
+  return `${reason ?? code}: ${text}${request}`;
+}
+
+/** Returns what waits for approval, until when, and the command that shows it. */
+function waiting({ reason, message, metadata }: KeywardClientError): string | undefined {
+  const [operation, until] = [metadata.get('operation'), metadata.get('expire_time')];
+  if (reason !== 'APPROVAL_REQUIRED' || operation === undefined) return undefined;
+  const end = until === undefined ? '' : `, until ${until}`;
+  const command = ['keyward', 'approvals', 'show', operation].map(quoted).join(' ');
+  return `${message}${end}; "${command}" shows it, and how far it is`;
 }
 
 /** Returns which permission is missing on what, and the command that explains why. */

@@ -10,6 +10,7 @@ import { addAccess } from './access.ts';
 import { addMaintenance, addTenants } from './administration.ts';
 import { addAlerts } from './alerts.ts';
 import { addApprovalRules } from './approval-rules.ts';
+import { addApprovals } from './approvals.ts';
 import { addAudit } from './audit.ts';
 import { addProfiles, addWhoami } from './callers.ts';
 import { addCanaries, addSuspensions } from './canaries.ts';
@@ -33,8 +34,8 @@ Write durations as 90d, 12h, 30m or 45s, and times in RFC 3339: 2027-01-31T12:00
 Exit codes: 0 done; 1 the service refused, or its answer could not be written, or a watched job
 ended PARTIAL or CANCELLED, or a tested permission is missing, or a receiver did not take a test, or
 an export failed verification, or the service's status has something to look into;
-2 an argument, option or file cannot be used; 3 the service cannot be reached. KEYWARD_DEBUG=1
-shows where an error came from.`;
+2 an argument, option or file cannot be used; 3 the service cannot be reached; 4 the call waits for
+others to approve it. KEYWARD_DEBUG=1 shows where an error came from.`;
 
 function build(): Command {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
@@ -87,6 +88,7 @@ function build(): Command {
   addToken(program);
   addAccess(program);
   addApprovalRules(program);
+  addApprovals(program);
   addPasskeys(program);
   addCanaries(program);
   addSuspensions(program);

@@ -87,6 +87,15 @@ export function suspensionName(given: string, tenant: string | undefined): strin
   });
 }
 
+/** Returns `tenants/acme/pendingOperations/…` for the same, or for its last part and the tenant. */
+export function operationName(given: string, tenant: string | undefined): string {
+  return tenantsName(given, tenant, {
+    what: 'pending operation',
+    collection: 'pendingOperations',
+    example: '…',
+  });
+}
+
 /** Returns `passkeys/…` for the same, or for its last part. */
 export function passkeyName(given: string): string {
   return given.includes('/') ? given : `passkeys/${given}`;

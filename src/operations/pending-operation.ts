@@ -34,15 +34,22 @@ export interface GlassToBreak extends Named<PendingOperationName>, Repeatable {
 /** An operation as it is shown, and what else its approvers sign. */
 export interface ShownOperation extends OperationView {
   readonly environmentId: string;
+  /** Where they sign. */
+  readonly signOffUrl: string;
 }
 
 type Own = Named<PendingOperationName>;
 const resource = ({ name }: Own) => formatPendingOperationName(name, name.operation);
 
-const shown = async (
-  { environmentId }: Pick<Services, 'environmentId'>,
-  view: Promise<OperationView>,
-): Promise<ShownOperation> => ({ ...(await view), environmentId });
+/** Returns an operation as it is shown. */
+const show = (services: Services, view: OperationView): ShownOperation => ({
+  ...view,
+  environmentId: services.environmentId,
+  signOffUrl: services.signOffUrl(),
+});
+
+const shown = async (services: Services, view: Promise<OperationView>): Promise<ShownOperation> =>
+  show(services, await view);
 
 const decide = (decision: Decision) =>
   operation({
@@ -62,9 +69,8 @@ async function* watched(
   call: AuthorizedCall,
   { parent }: In<TenantName>,
 ): AsyncGenerator<ShownOperation> {
-  const { environmentId } = services;
   for await (const view of services.pendingOperations.watch(call, parent.tenant))
-    yield { ...view, environmentId };
+    yield show(services, view);
 }
 
 export const pendingOperationOperations = {
@@ -80,9 +86,9 @@ export const pendingOperationOperations = {
     target: ofParent,
     resource: ({ parent }: ListIn<TenantName>) => formatTenantName(parent),
     handle: async (services, call, { parent, ...page }): Promise<Page<ShownOperation>> => {
-      const { environmentId, pendingOperations } = services;
+      const { pendingOperations } = services;
       const { items, nextPageToken } = await pendingOperations.list(call, parent.tenant, page);
-      return { items: items.map((view) => ({ ...view, environmentId })), nextPageToken };
+      return { items: items.map((view) => show(services, view)), nextPageToken };
     },
   }),
   ApproveOperation: decide('approve'),

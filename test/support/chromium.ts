@@ -31,8 +31,8 @@ export interface ChromiumOptions {
 export interface AuthenticatorOptions {
   /** Whether it verifies the person whenever it is asked to. */
   readonly isUserVerified: boolean;
-  /** Built in, unless said otherwise; a page can have one of each. */
-  readonly transport?: 'internal' | 'usb';
+  /** What it holds from before, when it was put away. */
+  readonly credentials?: readonly Json[];
 }
 
 type Json = Readonly<Record<string, unknown>>;
@@ -211,15 +211,24 @@ export class Page {
   /** Gives the page an authenticator of its own; returns its id. */
   async addAuthenticator({
     isUserVerified,
-    transport = 'internal',
+    credentials = [],
   }: AuthenticatorOptions): Promise<string> {
     const { authenticatorId } = await this.send('WebAuthn.addVirtualAuthenticator', {
       options: {
-        ...{ protocol: 'ctap2', transport, hasResidentKey: true },
+        ...{ protocol: 'ctap2', transport: 'internal', hasResidentKey: true },
         ...{ hasUserVerification: true, isUserVerified, automaticPresenceSimulation: true },
       },
     });
+    for (const credential of credentials)
+      await this.send('WebAuthn.addCredential', { authenticatorId, credential });
     return String(authenticatorId);
+  }
+
+  /** Takes an authenticator away; returns what it holds. */
+  async putAway(authenticatorId: string): Promise<readonly Json[]> {
+    const { credentials } = await this.send('WebAuthn.getCredentials', { authenticatorId });
+    await this.send('WebAuthn.removeVirtualAuthenticator', { authenticatorId });
+    return credentials as readonly Json[];
   }
 
   /** Writes a picture of it. */

@@ -66,7 +66,7 @@ function decisionMessage({ row, record }: ShownDecision): OperationDecisionMessa
 }
 
 function operationMessage(shown: ShownOperation): PendingOperationMessage {
-  const { tenant, row, record, decisions, environmentId } = shown;
+  const { tenant, row, record, decisions, environmentId, signOffUrl } = shown;
   const { rule } = record;
   return {
     name: formatPendingOperationName({ tenant }, record.operationId),
@@ -84,6 +84,7 @@ function operationMessage(shown: ShownOperation): PendingOperationMessage {
     expireTime: timestamp(record.expiresAt),
     endTime: optionalTime(row.endedAt),
     environmentId,
+    signOffUrl,
     errorReason: row.errorReason,
     errorMessage: row.errorMessage,
   };

@@ -1,0 +1,275 @@
+/**
+ * Adds `keyward approvals …`: operations that wait for others to approve them, and decisions on
+ * them.
+ *
+ * - A decision is signed in the person's browser, by their passkey, over what the page there shows.
+ * - What an operation is, is shown here before the browser is opened.
+ */
+import { createInterface } from 'node:readline/promises';
+import type { Command } from 'commander';
+import type { KeywardClient, PasskeyAssertion, PendingOperation } from 'keyward-client';
+import { printable, printableLines, UsageError } from './failures.ts';
+import { printText } from './files.ts';
+import { watchTimeout } from './jobs.ts';
+import { lastPart, oneTenant, operationName } from './names.ts';
+import {
+  type ChangeOptions,
+  changeOf,
+  given,
+  type ListOptions,
+  type TenantOptions,
+  withFilter,
+  withRequestId,
+  withTenant,
+} from './options.ts';
+import { type Columns, printAll, printJson, printOne, whenOf } from './print.ts';
+import { withClient } from './session.ts';
+import { bytesIn, type SignOffOptions, signOff, tellOnError } from './sign-off.ts';
+
+const OPERATION: Columns<PendingOperation> = {
+  NAME: ({ name }) => name,
+  STATE: ({ state, errorReason }) => (errorReason === '' ? state : `${state} (${errorReason})`),
+  METHOD: ({ method }) => lastPart(method),
+  RESOURCE: ({ resource }) => resource,
+  REQUESTER: ({ requester }) => requester,
+  APPROVALS: (operation) => `${approvalsOf(operation)} of ${operation.approvalsRequired}`,
+  EXPIRES: ({ expireTime }) => whenOf(expireTime),
+};
+
+function approvalsOf({ decisions }: PendingOperation): number {
+  return decisions.filter(({ decision }) => decision === 'APPROVE').length;
+}
+
+/** Adds `approvals`. */
+export function addApprovals(program: Command): void {
+  const approvals = program
+    .command('approvals')
+    .description('operations that wait for others to approve them; docs/people.md');
+  withFilter(approvals.command('list [tenant]'), 'state and requester', 'state = PENDING')
+    .description("list a tenant's operations that wait, and those that ended within 90 days")
+    .option('--tenant <tenant>', 'the tenant, instead of the argument')
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient<TenantOptions & ListOptions>(
+        command,
+        async (keyward, { output, tenant, filter = '' }) => {
+          const parent = oneTenant(whose, tenant, questionFor('list'));
+          const operations = keyward.pendingOperations(parent, { filter, pageSize: 1_000 });
+          await printAll(output, OPERATION, operations);
+        },
+      ),
+    );
+  withTenant(approvals.command('show <operation>'), 'operation')
+    .description('show what would be performed, by whom it is asked for, and what was decided')
+    .action((named: string, _options, command: Command) =>
+      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+        const found = await keyward.getPendingOperation({ name: operationName(named, tenant) });
+        await (output === 'json' ? printJson(readableOf(found)) : printText(textOf(found)));
+      }),
+    );
+  addDecision(approvals, 'approve');
+  addDecision(approvals, 'reject');
+  addCancel(approvals);
+  addBreakGlass(approvals);
+  addWatch(approvals);
+}
+
+function questionFor(verb: string): string {
+  return (
+    `cannot ${verb} operations: no tenant is named; write keyward approvals ${verb} acme, or ` +
+    'system for those of the service'
+  );
+}
+
+interface DecideOptions extends TenantOptions, ChangeOptions {
+  readonly browser: boolean;
+}
+
+function addDecision(approvals: Command, decision: 'approve' | 'reject'): void {
+  const outcome =
+    decision === 'approve'
+      ? 'once enough have approved it, the service performs it'
+      : 'then it is not performed';
+  withRequestId(withTenant(approvals.command(`${decision} <operation>`), 'operation'))
+    .description(`${decision} an operation with your passkey, in your browser; ${outcome}`)
+    .option('--no-browser', 'only print the URL, to be opened on this machine')
+    .action((named: string, _options, command: Command) =>
+      withClient<DecideOptions>(
+        command,
+        async (keyward, { output, tenant, browser, ...options }) => {
+          const name = operationName(named, tenant);
+          const operation = await keyward.getPendingOperation({ name });
+          tellOnError(textOf(operation));
+          requirePending(operation, decision);
+          await confirm(decision);
+          const assertion = await signDecision(keyward, operation, decision, browser);
+          const request = { name, assertion, ...changeOf(options) };
+          const decided = await (decision === 'approve'
+            ? keyward.approveOperation(request)
+            : keyward.rejectOperation(request));
+          await (output === 'json'
+            ? printJson(readableOf(decided))
+            : printOne(output, OPERATION, decided));
+        },
+      ),
+    );
+}
+
+function requirePending({ name, state }: PendingOperation, verb: string): void {
+  if (state !== 'PENDING') throw new Error(`cannot ${verb} ${name}: it is ${state}`);
+}
+
+/** Asks on a terminal; elsewhere the page is enough. */
+async function confirm(verb: string): Promise<void> {
+  if (!process.stdin.isTTY || !process.stderr.isTTY) return;
+  const lines = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    const answer = await lines.question(`Go on to ${verb} it in your browser? [y/N] `);
+    if (!/^y(es)?$/i.test(answer.trim())) throw new Error(`did not ${verb} it`);
+  } finally {
+    lines.close();
+  }
+}
+
+/** Has the person's passkey sign a decision on the operation. */
+async function signDecision(
+  keyward: KeywardClient,
+  operation: PendingOperation,
+  decision: 'approve' | 'reject',
+  browser: boolean,
+): Promise<PasskeyAssertion> {
+  const { name, method, requester, request, expireTime, environmentId } = operation;
+  if (expireTime === undefined) throw new Error(`cannot ${decision} ${name}: it has no expiry`);
+  const own: string[] = [];
+  let rpId = '';
+  for await (const passkey of keyward.passkeys({})) {
+    own.push(lastPart(passkey.name));
+    rpId = passkey.relyingPartyId;
+  }
+  if (own.length === 0)
+    throw new UsageError(
+      `cannot ${decision} ${name}: you have no passkey; make one by "keyward passkeys register"`,
+    );
+  const order = {
+    kind: 'decide',
+    environmentId,
+    operation: {
+      ...{ name, method, requester },
+      request: request.toString('base64url'),
+      expireTime: expireTime.toISOString(),
+    },
+    ...{ decision, credentialIds: own, rpId },
+  };
+  const withinMs = expireTime.getTime() - Date.now();
+  const answer = await signOff(operation.signOffUrl, order, { ...toTerminal, browser, withinMs });
+  const bytes = bytesIn(answer);
+  return {
+    credentialId: bytes('credentialId'),
+    clientDataJson: bytes('clientDataJson'),
+    authenticatorData: bytes('authenticatorData'),
+    signature: bytes('signature'),
+  };
+}
+
+const toTerminal: Pick<SignOffOptions, 'tell'> = { tell: tellOnError };
+
+function addCancel(approvals: Command): void {
+  withRequestId(withTenant(approvals.command('cancel <operation>'), 'operation'))
+    .description('cancel an operation that you have asked for')
+    .action((named: string, _options, command: Command) =>
+      withClient<TenantOptions & ChangeOptions>(
+        command,
+        async (keyward, { output, tenant, ...options }) => {
+          const name = operationName(named, tenant);
+          const cancelled = await keyward.cancelOperation({ name, ...changeOf(options) });
+          await printOne(output, OPERATION, cancelled);
+        },
+      ),
+    );
+}
+
+function addBreakGlass(approvals: Command): void {
+  withRequestId(withTenant(approvals.command('break-glass <operation>'), 'operation'))
+    .description(
+      'put an operation that you asked for under a rule for emergencies; operators are alerted',
+    )
+    .requiredOption('--reason <text>', 'why it cannot wait; in the alert and the audit log')
+    .action((named: string, _options, command: Command) =>
+      withClient<TenantOptions & ChangeOptions & { readonly reason: string }>(
+        command,
+        async (keyward, { output, tenant, reason, ...options }) => {
+          const name = operationName(named, tenant);
+          const broken = await keyward.breakGlass({ name, reason, ...changeOf(options) });
+          await printOne(output, OPERATION, broken);
+        },
+      ),
+    );
+}
+
+function addWatch(approvals: Command): void {
+  approvals
+    .command('watch [tenant]')
+    .description('print operations that wait, and each that is new or changes, until interrupted')
+    .option('--tenant <tenant>', 'the tenant, instead of the argument')
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+        const parent = oneTenant(whose, tenant, questionFor('watch'));
+        const options = given({ timeoutMs: watchTimeout(command) });
+        for await (const operation of keyward.watchPendingOperations({ parent }, options))
+          await (output === 'json'
+            ? printJson(readableOf(operation))
+            : printText(lineOf(operation)));
+      }),
+    );
+}
+
+function lineOf(operation: PendingOperation): string {
+  const cells = Object.values(OPERATION).map((cell) => printable(cell(operation)));
+  return `${cells.join('  ')}\n`;
+}
+
+/** An operation for programs: what is JSON in bytes, as JSON. */
+function readableOf({ request, preview, ...operation }: PendingOperation): object {
+  return { ...operation, request: jsonIn(request), preview: jsonIn(preview) };
+}
+
+function jsonIn(bytes: Buffer): unknown {
+  if (bytes.length === 0) return undefined;
+  try {
+    return JSON.parse(bytes.toString('utf8'));
+  } catch {
+    return bytes.toString('base64');
+  }
+}
+
+/** An operation for people, line by line. */
+function textOf(operation: PendingOperation): string {
+  const { name, state, method, resource, requester, rule, decisions } = operation;
+  const { request, preview, createTime, expireTime, errorMessage } = operation;
+  const facts = [
+    ['Operation', name],
+    ['State', errorMessage === '' ? state : `${state}: ${errorMessage}`],
+    ['Method', method],
+    ['Resource', resource],
+    ['Asked for by', requester],
+    ['Asked for at', whenOf(createTime)],
+    ['Expires', whenOf(expireTime)],
+    ['Rule', operation.isGlassBroken ? `${rule}, for emergencies` : rule],
+    ['Approvals', `${approvalsOf(operation)} of ${operation.approvalsRequired}`],
+    ...decisions.map(({ decision, approver, decideTime }) => [
+      decision === 'APPROVE' ? 'Approved by' : 'Rejected by',
+      `${approver}, ${whenOf(decideTime)}`,
+    ]),
+  ];
+  const width = Math.max(...facts.map(([what = '']) => what.length));
+  const lines = facts.map(
+    ([what = '', value = '']) => `${what.padEnd(width)}  ${printable(value)}`,
+  );
+  const blocks = [
+    ['What would be performed', request],
+    ['What a call that only looks was answered', preview],
+  ] as const;
+  for (const [title, bytes] of blocks)
+    if (bytes.length > 0)
+      lines.push('', `${title}:`, printableLines(JSON.stringify(jsonIn(bytes), undefined, 2)));
+  return `${lines.join('\n')}\n`;
+}

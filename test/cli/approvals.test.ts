@@ -1,0 +1,106 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { status } from '@grpc/grpc-js';
+import { KEY, useFakeService } from './fake.ts';
+
+const UID = '018f0000-0000-4000-8000-00000000000a';
+const NAME = `tenants/acme/pendingOperations/${UID}`;
+const BY_BOB = {
+  decision: 'DECISION_APPROVE',
+  approver: 'jwt:corp/bob',
+  decideTime: { seconds: 1_700_000_100, nanos: 0 },
+};
+const PENDING = {
+  name: NAME,
+  method: 'keyward.v1.KeyService/DestroyKey',
+  resource: KEY,
+  request: Buffer.from(JSON.stringify({ name: KEY })),
+  preview: Buffer.from('{}'),
+  requester: 'jwt:corp/alice',
+  state: 'PENDING_OPERATION_STATE_PENDING',
+  rule: 'tenants/acme/approvalRules/two',
+  approvalsRequired: 2,
+  decisions: [BY_BOB],
+  createTime: { seconds: 1_700_000_000, nanos: 0 },
+  expireTime: { seconds: 4_000_000_000, nanos: 0 },
+  environmentId: UID,
+  signOffUrl: 'https://keyward.example.com:8443/sign-off',
+};
+
+const fake = useFakeService();
+const { keyward, refuse } = fake;
+
+describe('what waits for approval', () => {
+  it('ends the command that asked with an exit code of its own, and how to look at it', async () => {
+    refuse('ScheduleKeyDestruction', {
+      code: status.FAILED_PRECONDITION,
+      message: 'cannot perform the call yet: it waits for 2 approvals by others, as …',
+      reason: 'APPROVAL_REQUIRED',
+      metadata: { operation: NAME, expire_time: '2027-01-31T12:00:00.000Z' },
+    });
+    const { code, stdout, stderr } = await keyward(`keys destroy ${KEY} --confirm e`);
+    assert.deepEqual([code, stdout], [4, '']);
+    assert.equal(
+      stderr,
+      'keyward: APPROVAL_REQUIRED: cannot perform the call yet: it waits for 2 approvals by others, ' +
+        'as …, until 2027-01-31T12:00:00.000Z; ' +
+        `"keyward approvals show ${NAME}" shows it, and how far it is\n`,
+    );
+  });
+
+  it('is shown with its request, what was answered to a look, and who has decided', async () => {
+    fake.handlers['GetPendingOperation'] = () => PENDING;
+    const { stdout } = await keyward(`approvals show ${UID} --tenant acme`);
+    assert.deepEqual(fake.seen['GetPendingOperation'], { name: NAME });
+    for (const line of [
+      /^Asked for by +jwt:corp\/alice$/m,
+      /^Approvals +1 of 2$/m,
+      /^Approved by +jwt:corp\/bob, 2023-/m,
+      /^ {2}"name": "tenants\/acme\/keys\/orders"$/m,
+      /^What a call that only looks was answered:$/m,
+    ])
+      assert.match(stdout, line);
+    const { stdout: json } = await keyward(`--output json approvals show ${NAME}`);
+    assert.equal(JSON.parse(json).request.name, KEY);
+  });
+
+  it('is listed, cancelled and put under a rule for emergencies by its name', async () => {
+    fake.handlers['ListPendingOperations'] = () => ({ pendingOperations: [PENDING] });
+    const { stdout } = await keyward('approvals list acme');
+    assert.match(stdout, /PENDING +DestroyKey +tenants\/acme\/keys\/orders .* 1 of 2 /);
+    for (const [args, method] of [
+      [`approvals cancel ${NAME}`, 'CancelOperation'],
+      [`approvals break-glass ${NAME} --reason fire`, 'BreakGlass'],
+    ] as const) {
+      fake.handlers[method] = () => PENDING;
+      const { code, stderr } = await keyward(args);
+      assert.equal(code, 0, stderr);
+      assert.equal(fake.seen[method]?.['name'], NAME);
+    }
+    assert.equal(fake.seen['BreakGlass']?.['reason'], 'fire');
+  });
+
+  it('is not signed where it waits no more, where there is no page, or no passkey', async () => {
+    const cases = [
+      [{ state: 'PENDING_OPERATION_STATE_DONE' }, [{}], 1, /cannot approve .*: it is DONE/],
+      [{}, [], 2, /you have no passkey; make one by "keyward passkeys register"/],
+      [{ signOffUrl: '' }, [{}], 1, /the service has no sign-off page/],
+      [{ signOffUrl: 'http://elsewhere.example/' }, [{}], 2, /must be at an https:\/\/ URL/],
+    ] as const;
+    for (const [changes, passkeys, expected, says] of cases) {
+      fake.handlers['GetPendingOperation'] = () => ({ ...PENDING, ...changes });
+      fake.handlers['ListPasskeys'] = () => ({
+        passkeys: passkeys.map(() => ({
+          name: 'passkeys/AAAA',
+          principal: 'jwt:corp/carol',
+          relyingPartyId: 'keyward.example.com',
+          createTime: { seconds: 1_700_000_000, nanos: 0 },
+        })),
+      });
+      const { code, stderr } = await keyward(`approvals approve ${NAME} --no-browser`);
+      assert.equal(code, expected, stderr);
+      assert.match(stderr, says);
+      assert.equal(fake.seen['ApproveOperation'], undefined);
+    }
+  });
+});
