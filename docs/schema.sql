@@ -1060,8 +1060,10 @@ CREATE TABLE tenants (
   quota_stored_data_keys bigint,
   seal_key_id uuid,
   seal bytea,
+  approval_rules_revision bigint,
   CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id),
   CONSTRAINT tenants_name_key UNIQUE (name),
+  CONSTRAINT tenants_approval_rules_revision_check CHECK ((approval_rules_revision > 0)),
   CONSTRAINT tenants_name_check CHECK ((name ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
   CONSTRAINT tenants_quota_calls_per_second_check CHECK ((quota_calls_per_second > 0)),
   CONSTRAINT tenants_quota_keys_check CHECK ((quota_keys > 0)),
@@ -1082,6 +1084,7 @@ GRANT UPDATE (seal) ON tenants TO keyward_reconciler;
 GRANT UPDATE (seal_key_id) ON tenants TO keyward_reconciler;
 GRANT UPDATE (shredded_at) ON tenants TO keyward_reconciler;
 GRANT UPDATE (state) ON tenants TO keyward_reconciler;
+GRANT UPDATE (approval_rules_revision) ON tenants TO keyward_service;
 GRANT UPDATE (quota_calls_per_second) ON tenants TO keyward_service;
 GRANT UPDATE (quota_keys) ON tenants TO keyward_service;
 GRANT UPDATE (quota_stored_data_keys) ON tenants TO keyward_service;

@@ -1,8 +1,8 @@
 -- Approval rules: which calls want a fresh proof or the approval of others, a row for each tenant
 -- that has any.
 --
--- Runs under release 0.2.0, whose code does not look at it: upgrade all replicas before rules are
--- set.
+-- Runs under release 0.2.0, whose code does not look at it, and takes a tenant that has rules for
+-- corrupt: upgrade all replicas before rules are set.
 
 CREATE TABLE approval_rules (
   tenant_id uuid NOT NULL REFERENCES tenants,
@@ -14,6 +14,12 @@ CREATE TABLE approval_rules (
   seal bytea NOT NULL CHECK (octet_length(seal) = 32),
   PRIMARY KEY (tenant_id)
 );
+
+-- Under the tenant's own seal, so that rules that are taken away are missed. A tenant without any
+-- has the seal that it had.
+ALTER TABLE tenants
+  ADD COLUMN approval_rules_revision bigint CHECK (approval_rules_revision > 0);
+GRANT UPDATE (approval_rules_revision) ON tenants TO keyward_service;
 
 ALTER TABLE approval_rules ENABLE ROW LEVEL SECURITY;
 CREATE POLICY of_current_tenant ON approval_rules USING (tenant_id = current_tenant_id());

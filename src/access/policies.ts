@@ -16,6 +16,7 @@ const POLICY: TenantRecordKind<PolicyRecord, Policy> = {
   corrupt: 'POLICY_CORRUPT',
   find: findPolicy,
   isEmpty: ({ bindings, roles }) => bindings.length === 0 && roles.length === 0,
+  leastRevision: () => 0n,
   contentOf: policyContent,
   valueOf: ({ name: tenant }, revision, { bindings, roles }) =>
     new Policy({ tenant, revision, bindings, roles }),

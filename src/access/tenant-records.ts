@@ -65,6 +65,8 @@ export interface TenantRecordKind<Row extends SealedRow, Value> {
   find(tx: { readonly query: Query }, tenantId: TenantId): Promise<Row>;
   /** Whether a record without a seal says nothing. */
   isEmpty(row: Row): boolean;
+  /** Returns the revision that the tenant's own row says its record has at least. */
+  leastRevision(tenant: TenantIdentity): bigint;
   contentOf(tenantId: TenantId, revision: bigint, row: Row): Buffer;
   /** Returns what a verified record means; `revision` is 0 where there is none. */
   valueOf(tenant: TenantIdentity, revision: bigint, row: Row): Value;
@@ -113,9 +115,11 @@ export class TenantRecords<Row extends SealedRow, Value extends { readonly revis
     const problem =
       revision < newest
         ? 'its revision is older than one read before'
-        : (await this.#isSealed(tenantId, record, deadline))
-          ? undefined
-          : 'its seal does not match';
+        : revision < this.#kind.leastRevision(tenant)
+          ? 'its revision is older than the tenant’s row has it'
+          : (await this.#isSealed(tenantId, record, deadline))
+            ? undefined
+            : 'its seal does not match';
     if (problem !== undefined) {
       this.#parts.alerts.raise(alert, name, { tenant: name, problem });
       throw new KeywardError(corrupt);

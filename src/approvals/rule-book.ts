@@ -5,6 +5,7 @@
  * - Rules that fail verification, or are older than what this replica has applied, fail every
  *   dangerous call that they might concern. For other calls those hold that verified last, so that
  *   a damaged row does not stop what is no danger; where none has, they fail as well.
+ * - Rules that are missing, or older than the tenant's own sealed row says, fail verification.
  * - Loaded, verified and remembered as policies are (`access/tenant-records.ts`).
  * - What a call shows, and who has approved it, is not known here.
  */
@@ -39,6 +40,7 @@ const RULES: TenantRecordKind<ApprovalRulesRecord, ApprovalRules> = {
   corrupt: 'APPROVAL_RULES_CORRUPT',
   find: findApprovalRules,
   isEmpty: ({ content }) => content === '',
+  leastRevision: ({ approvalRulesRevision }) => approvalRulesRevision,
   contentOf: (tenantId, revision, { content }) => rulesSealContent(tenantId, revision, content),
   valueOf: (_, revision, { content, sealed }) =>
     sealed === undefined ? NO_RULES : { revision, ...parseRules(content) },

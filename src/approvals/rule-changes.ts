@@ -1,8 +1,8 @@
 /**
  * Reads and replaces the approval rules of a tenant.
  *
- * - A change verifies the rules before, seals the new ones, and commits them with their audit entry
- *   and their announcement in one transaction.
+ * - A change verifies the rules before, seals the new ones and the tenant's row, which says which
+ *   rules there are, and commits them with their audit entry and announcements in one transaction.
  * - No rules are taken under which what one approver asks for could never be approved.
  * - The caller's right to change the rules is checked before.
  */
@@ -13,10 +13,13 @@ import { invalidField, KeywardError } from '../errors.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import type { SealKeyId, TenantId } from '../ids.ts';
+import type { TenantSeals } from '../keyring/keys/tenant-seals.ts';
 import { formatApprovalRulesName } from '../names.ts';
 import { lockApprovalRules, writeApprovalRules } from '../store/approvals/rules.ts';
+import { recordChange } from '../store/changes.ts';
 import type { Tx } from '../store/core/transaction.ts';
 import type { Store } from '../store/store.ts';
+import { changeTenant } from '../store/tenants/tenant-seals.ts';
 import type { RuleBook } from './rule-book.ts';
 import {
   type ApprovalRule,
@@ -36,6 +39,9 @@ export interface RuleChangesParts {
   readonly rules: RuleBook;
   /** The key that new seals are made by. Throws TOKEN_KEY_NOT_READY. */
   readonly currentSealKey: () => SealKeyId;
+  readonly tenantSeals: Pick<TenantSeals, 'sealer'>;
+  /** Has this replica read tenants again. */
+  readonly forgetTenants: () => void;
 }
 
 /** What the rules of a tenant are to be. */
@@ -69,7 +75,7 @@ export class RuleChanges {
     asked: NewApprovalRules,
   ): Promise<ApprovalRules> {
     requirePossible(asked);
-    const { store, rules } = this.#parts;
+    const { store, rules, forgetTenants } = this.#parts;
     const { tenantId } = tenant;
     if (asked.validateOnly) {
       if (call.audit !== undefined) addDetail(call.audit, { validateOnly: true });
@@ -79,19 +85,38 @@ export class RuleChanges {
     const resource = formatApprovalRulesName({ tenant: tenant.name });
     const change = { kind: 'approvalRules', subjectId: tenantId } as const;
     const replaced = await store.mutate(call, { tenantId, resource, change }, async (tx) => {
-      const before = await this.#locked(tx, call, tenant);
-      const next = nextOf(before.rules, asked, before.now);
-      await this.#write(tx, call, tenantId, next);
+      const { before, next } = await this.#change(tx, call, tenantId, asked);
       tx.changed({
         kind: 'approvalRules',
-        before: before.rules.revision === 0n ? undefined : rulesContent(before.rules),
+        before: before.revision === 0n ? undefined : rulesContent(before),
         after: rulesContent(next),
         rulesRevision: `${next.revision}`,
       });
       return next;
     });
     rules.forget(tenantId);
+    forgetTenants();
     return replaced;
+  }
+
+  /** Writes the rules, and which they are into the tenant's row, whose seal covers that. */
+  async #change(
+    tx: Tx,
+    call: Call,
+    tenantId: TenantId,
+    asked: NewApprovalRules,
+  ): Promise<{ readonly before: ApprovalRules; readonly next: ApprovalRules }> {
+    let changed: { readonly before: ApprovalRules; readonly next: ApprovalRules } | undefined;
+    await changeTenant(tx, tenantId, this.#parts.tenantSeals.sealer(call), async (tenant) => {
+      const { rules: before, now } = await this.#locked(tx, call, tenant);
+      const next = nextOf(before, asked, now);
+      await this.#write(tx, call, tenantId, next);
+      changed = { before, next };
+      return { approvalRulesRevision: next.revision };
+    });
+    await recordChange(tx, { tenantId, kind: 'tenant', subjectId: tenantId });
+    if (changed === undefined) throw new Error('rules were not replaced');
+    return changed;
   }
 
   async #locked(

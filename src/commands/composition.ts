@@ -619,7 +619,7 @@ function composeStatus(
 
 function composeAccess(
   { configuration, identity, store, tokens }: Ground,
-  { cache, policies, rules, canaries, tokenObjects }: Memory,
+  { cache, policies, rules, canaries, tenantSeals, tokenObjects }: Memory,
 ): Pick<
   GrpcServerOptions['services'],
   'access' | 'accessAdministration' | 'explanation' | 'ruleChanges'
@@ -643,7 +643,10 @@ function composeAccess(
     currentSealKey,
   });
   const { agents } = tokens;
-  const ruleChanges = new RuleChanges({ store, agents, rules, currentSealKey });
+  const ruleChanges = new RuleChanges({
+    ...{ store, agents, rules, currentSealKey, tenantSeals },
+    forgetTenants: () => cache.forgetTenants(),
+  });
   return { access, accessAdministration, explanation, ruleChanges };
 }
 

@@ -29,6 +29,8 @@ export interface TenantState {
     readonly keys: bigint | null;
     readonly storedDataKeys: bigint | null;
   };
+  /** How often its approval rules were changed; null where none were ever set. */
+  readonly approvalRulesRevision: bigint | null;
 }
 
 const HEAD_BYTES = 8 + 1 + 1;
@@ -43,6 +45,7 @@ export function encodeTenantState(tenant: TenantState): Buffer {
   head.writeUInt8(codeOf(tenant.state), 8);
   head.writeUInt8(tenant.dedicatedRootKey ? 1 : 0, 9);
   const { callsPerSecond, keys, storedDataKeys } = tenant.quotas;
+  const { approvalRulesRevision: rules } = tenant;
   return Buffer.concat([
     idToBytes(tenant.tenantId),
     length,
@@ -50,6 +53,8 @@ export function encodeTenantState(tenant: TenantState): Buffer {
     head,
     ...[tenant.createdAt, tenant.shredAt, tenant.shreddedAt].map(optional),
     ...[callsPerSecond, keys, storedDataKeys].map(optional),
+    // Older releases know none, and sealed without.
+    ...(rules === null ? [] : [optional(rules)]),
   ]);
 }
 

@@ -111,7 +111,7 @@ test('case 36: a change to any column of the rules of a tenant fails what is dan
   }
 });
 
-test('case 36: rules that are deleted, or put back as they were with their seal, while a replica remembers newer ones', async () => {
+test('case 36: rules that are deleted, or put back as they were with their seal, whether a replica remembers newer ones or not', async () => {
   await sql(rig.environment, 'CREATE TABLE older AS SELECT * FROM approval_rules');
   await set('acme', [RULE]);
   const attacks = [
@@ -127,8 +127,39 @@ test('case 36: rules that are deleted, or put back as they were with their seal,
         ({ problem }) => problem === 'its revision is older than one read before',
         from,
       );
+      // Nor are they taken for the newest by a replica that remembers none: the tenant's row tells.
+      await using started = await rig.addReplica();
+      assert.equal((await destroy('acme', started)).reason, 'APPROVAL_RULES_CORRUPT');
+      await started.logged(
+        ({ problem }) => problem === 'its revision is older than the tenant’s row has it',
+      );
     });
   }
+});
+
+test('rules hold within the age of caches where a writer of the database discards all announcements', async () => {
+  await using other = await rig.addReplica({ KEYWARD_CACHE_MAX_AGE_MS: '1000' });
+  assert.equal((await destroy('acme', other)).reason, 'ETAG_MISMATCH');
+  await sql(
+    rig.environment,
+    `CREATE FUNCTION withhold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+     CREATE TRIGGER withhold BEFORE INSERT ON changes FOR EACH ROW EXECUTE FUNCTION withhold()`,
+  );
+  try {
+    await set('acme', [{ permissions: ['keys.destroy'], amrValues: ['hwk'] }]);
+    await eventually(async () =>
+      assert.equal((await destroy('acme', other)).reason, 'STEP_UP_REQUIRED'),
+    );
+    await other.logged(
+      ({ alert, kind }) => alert === 'changes-missing' && kind === 'approvalRules',
+    );
+  } finally {
+    await sql(rig.environment, 'DROP TRIGGER withhold ON changes; DROP FUNCTION withhold');
+  }
+  await set('acme', [RULE]);
+  await eventually(async () =>
+    assert.equal((await destroy('acme', other)).reason, 'ETAG_MISMATCH'),
+  );
 });
 
 test('case 36: the rules of a tenant, with their seal, in the place of another’s', async () => {

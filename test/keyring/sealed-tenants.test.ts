@@ -106,6 +106,7 @@ const CHANGES: Readonly<Record<string, string>> = {
   quota_calls_per_second: '1000000',
   quota_keys: '1000000',
   quota_stored_data_keys: '1000000',
+  approval_rules_revision: '1',
   seal_key_id: 'gen_random_uuid()',
   seal: 'set_byte(seal, 31, get_byte(seal, 31) # 1)',
 };

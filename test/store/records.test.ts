@@ -99,6 +99,7 @@ describe('tenants', () => {
         createdAt: undefined,
         shredAt: null,
         quotas: NO_QUOTAS,
+        approvalRulesRevision: 0n,
       },
     );
     const stored = await findTenantByName(store, callOf(), 'found');

@@ -29,7 +29,8 @@ const SEALED: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   },
   tenant: {
     tenants: `tenant_id name state revision dedicated_root_key created_at shred_at shredded_at
-      quota_calls_per_second quota_keys quota_stored_data_keys seal_key_id seal`,
+      quota_calls_per_second quota_keys quota_stored_data_keys approval_rules_revision
+      seal_key_id seal`,
   },
   'token keys': {
     token_key_seals: 'revision seal_key_id seal',

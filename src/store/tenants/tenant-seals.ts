@@ -48,6 +48,7 @@ export interface TenantChange {
   readonly shredAt?: Date | null;
   readonly shreddedAt?: Date;
   readonly quotas?: Quotas;
+  readonly approvalRulesRevision?: bigint;
 }
 
 /** Adds a tenant. Throws RESOURCE_EXISTS when the name is taken, TOKEN_KEY_NOT_READY. */
@@ -66,6 +67,7 @@ export async function createTenant(
     shredAt: null,
     shreddedAt: null,
     quotas: { callsPerSecond: null, keys: null, storedDataKeys: null },
+    approvalRulesRevision: null,
   };
   const seal = await sealer.seal(claims, sealKeyId);
   const { tenantId, name, dedicatedRootKey } = tenant;
@@ -104,7 +106,7 @@ export async function changeTenant(
 
 function claimsAfter(
   before: TenantClaims,
-  { state, shredAt, shreddedAt, quotas }: TenantChange,
+  { state, shredAt, shreddedAt, quotas, approvalRulesRevision }: TenantChange,
 ): TenantClaims {
   return {
     ...before,
@@ -121,6 +123,7 @@ function claimsAfter(
             storedDataKeys: amountOf(quotas.storedDataKeys),
           },
         }),
+    ...(approvalRulesRevision === undefined ? {} : { approvalRulesRevision }),
   };
 }
 
@@ -128,7 +131,7 @@ function claimsAfter(
 async function write(
   tx: Tx,
   { tenantId, revision }: TenantClaims,
-  { state, shredAt, shreddedAt, quotas }: TenantChange,
+  { state, shredAt, shreddedAt, quotas, approvalRulesRevision }: TenantChange,
   { sealKeyId, seal }: { readonly sealKeyId: SealKeyId; readonly seal: Buffer },
 ): Promise<void> {
   const columns: [string, unknown][] = [
@@ -145,6 +148,8 @@ async function write(
       ['quota_keys', quotas.keys],
       ['quota_stored_data_keys', quotas.storedDataKeys],
     );
+  if (approvalRulesRevision !== undefined)
+    columns.push(['approval_rules_revision', String(approvalRulesRevision)]);
   const assignments = columns.map(([column], index) => `${column} = $${index + 2}`);
   await tx.query(`UPDATE tenants SET ${assignments.join(', ')} WHERE tenant_id = $1`, [
     tenantId,

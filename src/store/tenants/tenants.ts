@@ -33,6 +33,8 @@ export interface TenantClaims {
   readonly shredAt: bigint | null;
   readonly shreddedAt: bigint | null;
   readonly quotas: Quotas<bigint>;
+  /** How often its approval rules were changed; null where none were ever set. */
+  readonly approvalRulesRevision: bigint | null;
 }
 
 /** A tenant's row, which proves nothing before its seal is verified. */
@@ -63,10 +65,18 @@ export interface TenantRecord extends Verified {
   /** When it is, or was, to be shredded. */
   readonly shredAt: Date | null;
   readonly quotas: Quotas;
+  /** How often its approval rules were changed. */
+  readonly approvalRulesRevision: bigint;
 }
 
-/** Which tenant, where its name and UUID are known to belong together. */
-export type VerifiedTenant = Pick<TenantRecord, keyof Verified | 'tenantId' | 'name'>;
+/**
+ * Which tenant, where its name and UUID are known to belong together, and which approval rules it
+ * has at least.
+ */
+export type VerifiedTenant = Pick<
+  TenantRecord,
+  keyof Verified | 'tenantId' | 'name' | 'approvalRulesRevision'
+>;
 
 /** Returns the tenant, for who has verified what is claimed, or is sealing it. */
 export function tenantRecord(claims: TenantClaims): TenantRecord {
@@ -84,6 +94,7 @@ export function tenantRecord(claims: TenantClaims): TenantRecord {
       keys: numberOf(quotas.keys),
       storedDataKeys: numberOf(quotas.storedDataKeys),
     },
+    approvalRulesRevision: claims.approvalRulesRevision ?? 0n,
   };
   return record as TenantRecord;
 }
@@ -109,6 +120,7 @@ interface Row {
   quota_calls_per_second: string | null;
   quota_keys: string | null;
   quota_stored_data_keys: string | null;
+  approval_rules_revision: string | null;
   seal_key_id: SealKeyId | null;
   seal: Buffer | null;
 }
@@ -117,7 +129,8 @@ const SELECT = `SELECT tenant_id, name, state, revision, dedicated_root_key,
     ${microseconds('created_at')} AS created_microseconds,
     ${microseconds('shred_at')} AS shred_microseconds,
     ${microseconds('shredded_at')} AS shredded_microseconds,
-    quota_calls_per_second::text, quota_keys::text, quota_stored_data_keys::text, seal_key_id, seal
+    quota_calls_per_second::text, quota_keys::text, quota_stored_data_keys::text,
+    approval_rules_revision::text, seal_key_id, seal
   FROM tenants`;
 
 function fromRow(row: Row): StoredTenant {
@@ -136,6 +149,7 @@ function fromRow(row: Row): StoredTenant {
         keys: amountOf(row.quota_keys),
         storedDataKeys: amountOf(row.quota_stored_data_keys),
       },
+      approvalRulesRevision: amountOf(row.approval_rules_revision),
     },
     sealKeyId: row.seal_key_id,
     seal: row.seal,

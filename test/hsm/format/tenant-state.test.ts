@@ -25,6 +25,7 @@ const tenant: fc.Arbitrary<TenantState> = fc.record({
   shredAt: amount,
   shreddedAt: amount,
   quotas: fc.record({ callsPerSecond: amount, keys: amount, storedDataKeys: amount }),
+  approvalRulesRevision: amount,
 });
 const text = (value: unknown) =>
   JSON.stringify(value, (_, each: unknown) => (typeof each === 'bigint' ? `${each}n` : each));
@@ -81,6 +82,7 @@ const EXAMPLE = {
     shredAt: 1_767_830_400_000_000n,
     shreddedAt: null,
     quotas: { callsPerSecond: 1_000n, keys: null, storedDataKeys: 5_000n },
+    approvalRulesRevision: null,
   },
 } as const;
 
