@@ -58,6 +58,8 @@ const REQUIRED = {
   'CreateCanaryRequest.kind': true,
   'UpdateApprovalRulesRequest.approvalRules': true,
   'ApprovalRule.ruleId': true,
+  'ApprovalRule.permissions': false,
+  'StepUpRule.permissions': false,
   'ApprovalRule.approvals': true,
   'CreateSuspensionRequest.caller': true,
   'ListPasskeysRequest.principal': false,

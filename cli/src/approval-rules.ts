@@ -24,7 +24,9 @@ import { withClient } from './session.ts';
 
 const MAX_BYTES = 1024 * 1024;
 const STEP_UP = ['permissions', 'acrValues', 'amrValues', 'maxAgeSeconds', 'exemptPrincipals'];
-const APPROVAL = ['ruleId', 'permissions', 'approvals', 'approvers', 'exemptPrincipals'];
+const APPROVAL = [
+  ...['ruleId', 'permissions', 'approvals', 'approvers', 'exemptPrincipals', 'breakGlass'],
+];
 const SET = ['name', 'etag', 'updateTime', 'revision', 'stepUpRules', 'approvalRules'];
 
 const EXAMPLE = {
@@ -141,8 +143,8 @@ function membersOf(
 }
 
 const ALL_DANGEROUS = 'all that are dangerous';
-const listed = (values: readonly string[], otherwise: string) =>
-  values.length === 0 ? otherwise : values.join(', ');
+const listed = (values: readonly string[] | undefined, otherwise: string) =>
+  values?.length ? values.join(', ') : otherwise;
 
 const STEP_UP_RULE: Columns<StepUpRule> = {
   'PERMISSIONS (STEP-UP)': ({ permissions }) => listed(permissions, ALL_DANGEROUS),
@@ -156,6 +158,7 @@ const APPROVAL_RULE: Columns<ApprovalRule> = {
   'RULE (APPROVAL)': ({ ruleId }) => ruleId,
   PERMISSIONS: ({ permissions }) => listed(permissions, ALL_DANGEROUS),
   APPROVALS: ({ approvals }) => String(approvals),
+  'FOR EMERGENCIES': ({ breakGlass }) => (breakGlass ? 'yes' : 'no'),
   APPROVERS: ({ approvers }) => listed(approvers, 'who may approve there'),
   EXEMPT: ({ exemptPrincipals }) => listed(exemptPrincipals, 'no caller'),
 };

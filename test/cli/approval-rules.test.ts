@@ -40,7 +40,9 @@ async function done(args: string, input = ''): Promise<string> {
 
 const RULES = {
   stepUpRules: [{ permissions: ['keys.destroy'], amrValues: ['mfa'], maxAgeSeconds: 300 }],
-  approvalRules: [{ ruleId: 'two', approvals: 2, approvers: ['group:corp/officers'] }],
+  approvalRules: [
+    { ruleId: 'two', approvals: 2, approvers: ['group:corp/officers'], breakGlass: true },
+  ],
 };
 
 test('rules of a file are set as a whole, shown, and set again by what was shown', async () => {
@@ -49,7 +51,7 @@ test('rules of a file are set as a whole, shown, and set again by what was shown
   assert.match(await done('get acme'), /approvalRules, revision 0$/m);
   const set = await done('set acme rules.json');
   assert.match(set, /^keys\.destroy +any +mfa +5m +no caller$/m);
-  assert.match(set, /^two +all that are dangerous +2 +group:corp\/officers +no caller$/m);
+  assert.match(set, /^two +all that are dangerous +2 +yes +group:corp\/officers +no caller$/m);
   const shown = JSON.parse(await done('get tenants/acme --output json'));
   assert.equal(shown.etag, '1');
   assert.equal(shown.stepUpRules[0].maxAgeSeconds, 300);
