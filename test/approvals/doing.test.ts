@@ -107,6 +107,52 @@ describe('an approved operation', () => {
     await bindingOf(tenant, roleBinding.principal);
   });
 
+  it('that registers a passkey is done by what its requester had answered when they asked', async () => {
+    const tenant = await people.tenant();
+    const bert = await people.approver(tenant);
+    const [anna, key] = [
+      await people.person(tenant, ['keyAdmin', 'approver']),
+      await people.key(tenant),
+    ];
+    await people.setRules('system', [{ permissions: ['passkeys.create'] }]);
+    try {
+      const { request, credentialId } = await people.newPasskey(tenant, anna);
+      const asked = await people.rig.ask(anna.caller, 'PasskeyService/RegisterPasskey', request);
+      assert.equal(asked.reason, 'APPROVAL_REQUIRED', asked.message);
+      await people.decided(bert, asked.metadata['operation'] ?? '');
+      await people.until(asked.metadata['operation'] ?? '', 'DONE');
+      // It decides from now on.
+      const cora = await people.requester(tenant);
+      const name = await people.ask(cora, key);
+      await people.decided({ ...anna, credentials: [credentialId] }, name);
+      await people.until(name, 'DONE');
+    } finally {
+      await people.setRules('system', []);
+    }
+  });
+
+  it('that changes the rules themselves holds from then on', async () => {
+    const tenant = await people.tenant({ permissions: ['approvalRules.update', 'keys.destroy'] });
+    const [anna, bert] = [
+      await people.person(tenant, ['tenantAdmin', 'keyAdmin']),
+      await people.approver(tenant),
+    ];
+    const name = `tenants/${tenant}/approvalRules`;
+    const { etag } = await people.rig.done('ApprovalService/GetApprovalRules', { name });
+    const asked = await people.rig.ask(anna.caller, 'ApprovalService/UpdateApprovalRules', {
+      approvalRules: { name, etag, approvalRules: [] },
+    });
+    assert.equal(asked.reason, 'APPROVAL_REQUIRED', asked.message);
+    await people.decided(bert, asked.metadata['operation'] ?? '');
+    await people.until(asked.metadata['operation'] ?? '', 'DONE');
+    const key = await people.key(tenant);
+    await people.rig.done(
+      'KeyService/ScheduleKeyDestruction',
+      await people.destruction(key),
+      anna.caller,
+    );
+  });
+
   it('by a rule of the system is approved by that rule, whatever the tenant’s own says', async () => {
     const tenant = await people.tenant({ ruleId: 'of-tenant' });
     const anna = await people.requester(tenant);

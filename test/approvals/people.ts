@@ -128,9 +128,13 @@ export class People implements AsyncDisposable {
       origin: `https://${RELYING_PARTY}`,
     });
     const credentials: Buffer[] = [];
-    for (let each = 0; each < passkeys; each += 1)
-      credentials.push(await this.#register(tenant, caller, authenticator, credentials[0]));
-    return { name, caller, authenticator, credentials };
+    const person = { name, caller, authenticator, credentials };
+    for (let each = 0; each < passkeys; each += 1) {
+      const { request, credentialId } = await this.newPasskey(tenant, person);
+      await this.rig.done('PasskeyService/RegisterPasskey', request, caller);
+      credentials.push(credentialId);
+    }
+    return person;
   }
 
   /** Someone who may ask for the destruction of keys. */
@@ -143,12 +147,11 @@ export class People implements AsyncDisposable {
     return this.person(tenant, ['approver'], 1);
   }
 
-  async #register(
+  /** The request that registers another passkey of the person’s, vouched for by their first. */
+  async newPasskey(
     tenant: string,
-    caller: Caller,
-    authenticator: SoftwareAuthenticator,
-    by: Buffer | undefined,
-  ): Promise<Buffer> {
+    { caller, authenticator, credentials: [by] }: Omit<Person, 'name'>,
+  ): Promise<{ readonly request: object; readonly credentialId: Buffer }> {
     const parent = `tenants/${tenant}`;
     const options = await this.rig.done(
       'PasskeyService/BeginPasskeyRegistration',
@@ -158,19 +161,11 @@ export class People implements AsyncDisposable {
     const json = JSON.parse(String(options['creationOptionsJson']));
     const made = authenticator.create(JSON.stringify({ ...json, excludeCredentials: [] }));
     const { credentialId, clientDataJson, attestationObject } = made;
+    const challenge = registrationAssertionChallenge(made);
     const assertion =
-      by === undefined
-        ? undefined
-        : authenticator.get({
-            challenge: registrationAssertionChallenge(made),
-            credentialId: by,
-          });
-    await this.rig.done(
-      'PasskeyService/RegisterPasskey',
-      { parent, credentialId, clientDataJson, attestationObject, displayName: 'test', assertion },
-      caller,
-    );
-    return credentialId;
+      by === undefined ? undefined : authenticator.get({ challenge, credentialId: by });
+    const answer = { credentialId, clientDataJson, attestationObject };
+    return { request: { parent, ...answer, displayName: 'test', assertion }, credentialId };
   }
 
   /** The request that destroys the key as it is now. */
