@@ -58,11 +58,14 @@ export interface SecondPersonOptions {
 export async function demonstrateSecondPerson(options: SecondPersonOptions): Promise<void> {
   const { admin, auditor, done } = options;
   const { treeSize } = await auditor.getAuditCheckpoint();
-  await prepareTenant(admin);
+  await unlessExists(() => admin.createTenant({ tenantId: TENANT.slice('tenants/'.length) }));
+  // First: rules want no approval that nobody has a passkey for.
+  using approver = await haveApprover(options);
+  await setRule(admin);
   const key = await expendableKey(admin);
   const operation = await askForDestruction(admin, key);
   done(`The administrator asked to destroy ${key}: it waits for another person's approval`);
-  await approve(options, operation);
+  await approve(approver, operation);
   done('Another person approved exactly that, with a passkey (here an authenticator in software)');
   await untilDone(auditor, operation);
   const { entries, decisions } = await verified(auditor, treeSize, operation);
@@ -72,8 +75,7 @@ export async function demonstrateSecondPerson(options: SecondPersonOptions): Pro
   );
 }
 
-async function prepareTenant(admin: KeywardClient): Promise<void> {
-  await unlessExists(() => admin.createTenant({ tenantId: TENANT.slice('tenants/'.length) }));
+async function setRule(admin: KeywardClient): Promise<void> {
   const name = `${TENANT}/approvalRules`;
   const { approvalRules, etag } = await admin.getApprovalRules({ name });
   if (approvalRules.length > 0) return;
@@ -102,24 +104,45 @@ async function askForDestruction(admin: KeywardClient, name: string): Promise<st
   throw new Error('The self-test failed: a key was to be destroyed without a second person.');
 }
 
-async function approve(options: SecondPersonOptions, name: string): Promise<void> {
+/** An approver who has a passkey. */
+interface Approver extends Disposable {
+  readonly client: KeywardClient;
+  readonly authenticator: SoftwareAuthenticator;
+  readonly credentialId: Buffer;
+  /** Writes down the passkey as it is now, with its counter. */
+  keep(): void;
+}
+
+/** Returns the approver of this database, made if there is none yet. */
+async function haveApprover(options: SecondPersonOptions): Promise<Approver> {
   const { file, database, person } = options;
   const kept = readJsonIfThere<Kept>(file);
   const authenticator = new SoftwareAuthenticator({ rpId: RELYING_PARTY, origin: ORIGIN });
   const isKept = kept?.database === database;
   const subject = isKept ? kept.subject : `approver-${randomBytes(3).toString('hex')}`;
-  using approver = person(subject);
+  const client = person(subject);
   if (isKept) authenticator.restore(kept.passkey);
   const credentialId = isKept
     ? Buffer.from(kept.passkey.credentialId, 'base64url')
-    : await register(options.admin, approver, { subject, authenticator });
-  const operation = await approver.getPendingOperation({ name });
+    : await register(options.admin, client, { subject, authenticator });
+  const keep = () => {
+    const passkey = authenticator.keep(credentialId);
+    writePrivateJson(file, { database, subject, passkey } satisfies Kept);
+  };
+  keep();
+  return { client, authenticator, credentialId, keep, [Symbol.dispose]: () => client.close() };
+}
+
+async function approve(
+  { client, authenticator, credentialId, keep }: Approver,
+  name: string,
+): Promise<void> {
+  const operation = await client.getPendingOperation({ name });
   const challenge = approvalChallenge(operation, 'approve');
   const assertion = authenticator.get({ challenge, credentialId });
   // Before it is used: the counter of a passkey that was used must not be forgotten.
-  const passkey = authenticator.keep(credentialId);
-  writePrivateJson(file, { database, subject, passkey } satisfies Kept);
-  await approver.approveOperation({ name, assertion });
+  keep();
+  await client.approveOperation({ name, assertion });
 }
 
 /** Makes somebody an approver who has a passkey. */

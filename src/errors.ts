@@ -209,6 +209,11 @@ export const REASONS = {
       'cannot use passkeys: the service is configured for no relying party ' +
       '(KEYWARD_RELYING_PARTY_ID)',
   },
+  PASSKEYS_MISSING: {
+    status: 'FAILED_PRECONDITION',
+    message:
+      'cannot set the approval rules: too few people have passkeys to approve what they ask for',
+  },
   PASSKEY_NOT_ACCEPTED: {
     status: 'INVALID_ARGUMENT',
     message: 'cannot register the passkey: the authenticator’s answer does not verify',

@@ -3,7 +3,8 @@
  *
  * - A change verifies the rules before, seals the new ones and the tenant's row, which says which
  *   rules there are, and commits them with their audit entry and announcements in one transaction.
- * - No rules are taken under which what one approver asks for could never be approved.
+ * - No rules are taken under which what one approver asks for could never be approved, nor any that
+ *   too few people have passkeys for: who sets them could not take them back.
  * - The caller's right to change the rules is checked before.
  */
 import { isDangerous, type Permission } from '../access/permissions.ts';
@@ -15,6 +16,7 @@ import type { Agents } from '../hsm/token-router.ts';
 import type { SealKeyId, TenantId } from '../ids.ts';
 import type { TenantSeals } from '../keyring/keys/tenant-seals.ts';
 import { formatApprovalRulesName } from '../names.ts';
+import { countPeopleWithPasskeys } from '../store/approvals/passkeys.ts';
 import { lockApprovalRules, writeApprovalRules } from '../store/approvals/rules.ts';
 import { recordChange } from '../store/changes.ts';
 import type { Tx } from '../store/core/transaction.ts';
@@ -40,6 +42,8 @@ export interface RuleChangesParts {
   /** The key that new seals are made by. Throws TOKEN_KEY_NOT_READY. */
   readonly currentSealKey: () => SealKeyId;
   readonly tenantSeals: Pick<TenantSeals, 'sealer'>;
+  /** Whether people can have passkeys. */
+  readonly arePasskeysConfigured: boolean;
   /** Has this replica read tenants again. */
   readonly forgetTenants: () => void;
 }
@@ -67,7 +71,8 @@ export class RuleChanges {
 
   /**
    * Replaces the tenant's rules. Throws ETAG_MISMATCH, APPROVAL_RULES_CORRUPT, INVALID_FIELD for
-   * rules that cannot be, and what the store and the agents throw.
+   * rules that cannot be, PASSKEYS_MISSING and PASSKEYS_NOT_CONFIGURED for those that too few could
+   * approve by, and what the store and the agents throw.
    */
   async replace(
     call: Call,
@@ -79,8 +84,12 @@ export class RuleChanges {
     const { tenantId } = tenant;
     if (asked.validateOnly) {
       if (call.audit !== undefined) addDetail(call.audit, { validateOnly: true });
-      const before = await store.read(call, tenantId, (tx) => this.#locked(tx, call, tenant));
-      return nextOf(before.rules, asked, before.now);
+      return store.read(call, tenantId, async (tx) => {
+        const { rules: before, now } = await this.#locked(tx, call, tenant);
+        const next = nextOf(before, asked, now);
+        await this.#requirePasskeys(tx, call, next);
+        return next;
+      });
     }
     const resource = formatApprovalRulesName({ tenant: tenant.name });
     const change = { kind: 'approvalRules', subjectId: tenantId } as const;
@@ -110,6 +119,7 @@ export class RuleChanges {
     await changeTenant(tx, tenantId, this.#parts.tenantSeals.sealer(call), async (tenant) => {
       const { rules: before, now } = await this.#locked(tx, call, tenant);
       const next = nextOf(before, asked, now);
+      await this.#requirePasskeys(tx, call, next);
       await this.#write(tx, call, tenantId, next);
       changed = { before, next };
       return { approvalRulesRevision: next.revision };
@@ -117,6 +127,23 @@ export class RuleChanges {
     await recordChange(tx, { tenantId, kind: 'tenant', subjectId: tenantId });
     if (changed === undefined) throw new Error('rules were not replaced');
     return changed;
+  }
+
+  /** Throws where a rule wants more approvals than people other than the caller could give. */
+  async #requirePasskeys(
+    { query }: Tx,
+    { caller }: Call,
+    { approvals: rules }: ApprovalRules,
+  ): Promise<void> {
+    if (rules.length > 0 && !this.#parts.arePasskeysConfigured)
+      throw new KeywardError('PASSKEYS_NOT_CONFIGURED');
+    for (const rule of rules) {
+      const people = await countPeopleWithPasskeys(query, {
+        besides: caller,
+        named: personsNamed(rule),
+      });
+      if (people < rule.approvals) throw passkeysMissing(rule, people);
+    }
   }
 
   async #locked(
@@ -195,15 +222,31 @@ function requireDangerous(rule: ApprovalRule): void {
  * few others. How many are in a group, its issuer knows.
  */
 function requireApprovers(rule: ApprovalRule): void {
-  const { approvals, approvers } = rule;
-  if (approvers.length === 0 || approvers.some(({ kind }) => kind === 'group')) return;
-  const persons = new Set(approvers.map(({ name }) => name)).size;
-  if (persons <= approvals)
+  const { approvals } = rule;
+  const persons = personsNamed(rule);
+  if (persons !== undefined && new Set(persons).size <= approvals)
     throw invalidRule(
       rule,
       `name at least ${approvals + 1} approvers, so that ${approvals} others can approve what one ` +
         'of them asks for',
     );
+}
+
+/** Returns the approvers by name; undefined where that may be anyone, or whoever is in a group. */
+function personsNamed({ approvers }: ApprovalRule): readonly string[] | undefined {
+  if (approvers.length === 0 || approvers.some(({ kind }) => kind === 'group')) return undefined;
+  return approvers.map(({ name }) => name);
+}
+
+function passkeysMissing(rule: ApprovalRule, people: number): KeywardError {
+  const { ruleId, approvals } = rule;
+  const whom = personsNamed(rule) === undefined ? 'people' : 'of its approvers';
+  return new KeywardError('PASSKEYS_MISSING', {
+    message:
+      `cannot set the approval rule ${ruleId}: it wants ${approvals} to approve, and of others ` +
+      `than the caller ${people} ${whom} have a passkey; have them register one first`,
+    metadata: { rule: ruleId, approvals: `${approvals}`, people: `${people}` },
+  });
 }
 
 function invalidRule({ ruleId }: ApprovalRule, must: string): KeywardError {

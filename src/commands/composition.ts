@@ -645,6 +645,7 @@ function composeAccess(
   const { agents } = tokens;
   const ruleChanges = new RuleChanges({
     ...{ store, agents, rules, currentSealKey, tenantSeals },
+    arePasskeysConfigured: configuration.KEYWARD_RELYING_PARTY_ID !== undefined,
     forgetTenants: () => cache.forgetTenants(),
   });
   return { access, accessAdministration, explanation, ruleChanges };

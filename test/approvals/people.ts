@@ -15,7 +15,9 @@ import type { Outcome } from '../access/outcome.ts';
 import { eventually, type Service } from '../support/kit.ts';
 import { QUICK, sql } from '../support/reconciling.ts';
 
-const RELYING_PARTY = 'keyward.test';
+export const RELYING_PARTY = 'keyward.test';
+/** Have passkeys and do nothing, so that rules can want so many approvals. */
+const BYSTANDERS = ['spiffe://keyward.test/bystander-1', 'spiffe://keyward.test/bystander-2'];
 
 /** Someone who asks or approves. */
 export interface Person {
@@ -71,6 +73,8 @@ export class People implements AsyncDisposable {
       KEYWARD_RELYING_PARTY_ID: RELYING_PARTY,
       ...variables,
     });
+    const bystanders = BYSTANDERS.map((name) => ({ name, caller: rig.certified(name) }));
+    await registerPasskeys(rig, bystanders);
     return new People(rig);
   }
 
@@ -250,6 +254,29 @@ export class People implements AsyncDisposable {
       this.rig.environment,
       `UPDATE pending_operations SET attempt_after = $2::timestamptz WHERE operation_id = $1`,
       [idOf(operation), isHeld ? 'infinity' : '-infinity'],
+    );
+  }
+}
+
+/** Has these callers register a passkey each, so that rules can want their approval. */
+export async function registerPasskeys(
+  rig: AccessRig,
+  people: readonly Pick<Person, 'name' | 'caller'>[],
+  rpId = RELYING_PARTY,
+): Promise<void> {
+  for (const { name, caller } of people) {
+    await rig.bind('acme', name, 'approver');
+    const options = await rig.done('PasskeyService/BeginPasskeyRegistration', {}, caller);
+    const authenticator = new SoftwareAuthenticator({ rpId, origin: `https://${rpId}` });
+    const made = authenticator.create(String(options['creationOptionsJson']));
+    const { credentialId, clientDataJson, attestationObject } = made;
+    await rig.done(
+      'PasskeyService/RegisterPasskey',
+      {
+        ...{ parent: 'tenants/acme', displayName: 'test' },
+        ...{ credentialId, clientDataJson, attestationObject },
+      },
+      caller,
     );
   }
 }

@@ -7,6 +7,7 @@ import { AccessRig, type Caller } from '../access/access-rig.ts';
 import { TESTER } from '../support/grants.ts';
 import { eventually } from '../support/kit.ts';
 import { QUICK, sql } from '../support/reconciling.ts';
+import { RELYING_PARTY, registerPasskeys } from './people.ts';
 
 const ALICE = 'jwt:corp/alice';
 const BOB = 'jwt:corp/bob';
@@ -39,10 +40,13 @@ let rig: AccessRig;
 let made = 0;
 
 before(async () => {
-  rig = await AccessRig.start(QUICK);
+  rig = await AccessRig.start({ ...QUICK, KEYWARD_RELYING_PARTY_ID: RELYING_PARTY });
+  await registerPasskeys(rig, [alice(), { name: BOB, caller: rig.tokened('bob', ['acme']) }]);
 });
 
 after(() => rig?.[Symbol.asyncDispose]());
+
+const alice = () => ({ name: ALICE, caller: rig.tokened('alice', ['acme']) });
 
 /** A tenant in which no rules were ever set. */
 async function newTenant(): Promise<string> {
@@ -207,6 +211,70 @@ describe('rules that cannot be are refused, and name what is wrong', () => {
     const approvers = [`principal:${ALICE}`, `principal:${BOB}`];
     const outcome = await set(await newTenant(), { approvalRules: [{ ...approval, approvers }] });
     assert.equal(outcome.reason, 'OK', outcome.message);
+  });
+});
+
+describe('rules that want more approvals than others have passkeys to give are refused', () => {
+  const name = 'tenants/acme/approvalRules';
+  const look = (rule: object, caller = rig.tester) =>
+    set(name, { approvalRules: [{ ruleId: 'r', ...rule }] }, caller, { validateOnly: true });
+
+  test('where anyone may approve, or a group', async () => {
+    for (const approvers of [[], ['group:corp/officers']]) {
+      assert.equal((await look({ approvals: 2, approvers })).reason, 'OK');
+      const { reason, status, message, metadata } = await look({ approvals: 3, approvers });
+      assert.deepEqual([reason, status], ['PASSKEYS_MISSING', 9]);
+      assert.deepEqual(metadata, { rule: 'r', approvals: '3', people: '2' });
+      assert.match(message, /the approval rule r: it wants 3 .* 2 people have a passkey/);
+    }
+  });
+
+  test('where the rule names its approvers, by those', async () => {
+    const named = (...people: string[]) => ({ approvers: people.map((who) => `principal:${who}`) });
+    const some = await look({ approvals: 2, ...named(ALICE, WORKLOAD, TESTER) });
+    assert.equal(some.reason, 'PASSKEYS_MISSING');
+    assert.equal(some.metadata['people'], '1');
+    assert.equal((await look({ approvals: 1, ...named(ALICE, WORKLOAD) })).reason, 'OK');
+  });
+
+  test('without counting who sets them, whom they would keep from setting others', async () => {
+    await rig.bind('acme', ALICE, 'tenantAdmin');
+    const { caller } = alice();
+    assert.equal((await look({ approvals: 1 }, caller)).reason, 'OK');
+    const both = await look({ approvals: 2 }, caller);
+    assert.deepEqual([both.reason, both.metadata['people']], ['PASSKEYS_MISSING', '1']);
+  });
+
+  test('without counting passkeys that were removed', async () => {
+    const carol = 'spiffe://keyward.test/carol';
+    const caller = rig.certified(carol);
+    await registerPasskeys(rig, [{ name: carol, caller }]);
+    assert.equal((await look({ approvals: 3 })).reason, 'OK');
+    const { passkeys } = await rig.done('PasskeyService/ListPasskeys', {}, caller);
+    const [passkey] = passkeys as { readonly name: string }[];
+    await rig.done('PasskeyService/DeletePasskey', { name: passkey?.name });
+    assert.equal((await look({ approvals: 3 })).reason, 'PASSKEYS_MISSING');
+  });
+
+  test('when they are set as when they are validated, and nothing is changed', async () => {
+    const fresh = await newTenant();
+    const refused = await set(fresh, { approvalRules: [{ ruleId: 'r', approvals: 5 }] });
+    assert.equal(refused.reason, 'PASSKEYS_MISSING');
+    assert.equal(Number((await get(fresh))['revision']), 0);
+  });
+
+  test('and all of them by a service that takes no passkeys, but not step-up rules', async () => {
+    await using bare = await rig.addReplica({ KEYWARD_RELYING_PARTY_ID: '' });
+    const there = (rules: object) =>
+      rig.ask(
+        rig.tester,
+        'ApprovalService/UpdateApprovalRules',
+        { approvalRules: { name, ...rules }, validateOnly: true },
+        bare,
+      );
+    const { reason } = await there({ approvalRules: [{ ruleId: 'r', approvals: 1 }] });
+    assert.equal(reason, 'PASSKEYS_NOT_CONFIGURED');
+    assert.equal((await there({ stepUpRules: FULL.stepUpRules })).reason, 'OK');
   });
 });
 

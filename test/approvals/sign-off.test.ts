@@ -12,6 +12,7 @@ import { type Outcome, run, writeUsersProfiles } from '../cli/run.ts';
 import { Chromium, type Page, WITHOUT_CHROMIUM } from '../support/chromium.ts';
 import { TESTER } from '../support/grants.ts';
 import { eventually } from '../support/kit.ts';
+import { registerPasskeys } from './people.ts';
 
 const HOST = 'keyward.example.com';
 const ROLES = {
@@ -53,6 +54,8 @@ describe('with a browser', { skip: WITHOUT_CHROMIUM }, () => {
     writeUsersProfiles(home, Object.fromEntries(profiles));
     for (const [person, roles] of Object.entries(ROLES))
       for (const role of roles) await rig.bind('acme', nameOf(person), role);
+    const dave = { name: nameOf('dave'), caller: rig.certified(nameOf('dave')) };
+    await registerPasskeys(rig, [dave], HOST);
     await rig.done('ApprovalService/UpdateApprovalRules', {
       approvalRules: {
         name: 'tenants/acme/approvalRules',

@@ -6,17 +6,23 @@ import assert from 'node:assert/strict';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { AccessRig } from '../access/access-rig.ts';
+import { RELYING_PARTY, registerPasskeys } from '../approvals/people.ts';
 import { TESTER } from '../support/grants.ts';
-import { newEnvironment, startService } from '../support/kit.ts';
 import { type Outcome, run, writeUsersProfiles } from './run.ts';
 
 const given = new AsyncDisposableStack();
 let folder: string;
 
 before(async () => {
-  const environment = given.use(await newEnvironment());
-  const service = given.use(await startService(environment));
-  await service.client().createTenant({ tenantId: 'acme' });
+  const variables = { KEYWARD_RELYING_PARTY_ID: RELYING_PARTY };
+  const rig = given.use(await AccessRig.start(variables));
+  const { environment, service } = rig;
+  const names = ['spiffe://keyward.test/bystander-1', 'spiffe://keyward.test/bystander-2'];
+  await registerPasskeys(
+    rig,
+    names.map((name) => ({ name, caller: rig.certified(name) })),
+  );
   const { certPem: cert, keyPem: key } = environment.ca.issue({
     ...{ subject: 'cli', usage: 'client', uris: [TESTER] },
   });
@@ -63,6 +69,14 @@ test('rules of a file are set as a whole, shown, and set again by what was shown
   assert.match(late.stderr, /it has changed since the etag was read/);
   await done('set acme --etag 2', JSON.stringify({}));
   assert.deepEqual(JSON.parse(await done('get acme --output json')).stepUpRules, []);
+});
+
+test('rules that too few people have passkeys for are refused, which is said', async () => {
+  const { etag } = JSON.parse(await done('get acme --output json'));
+  const rules = { approvalRules: [{ ruleId: 'three', approvals: 3 }] };
+  const { code, stderr } = await keyward(`set acme --etag ${etag}`, JSON.stringify(rules));
+  assert.equal(code, 1);
+  assert.match(stderr, /cannot set the approval rule three: .* 2 people have a passkey/);
 });
 
 test('the example is rules that can be set, by who meets them', async () => {

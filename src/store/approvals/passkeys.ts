@@ -97,6 +97,22 @@ export async function countPasskeys(query: Query): Promise<number> {
   return row?.count ?? 0;
 }
 
+/**
+ * Returns how many people other than `besides` have passkeys that were not removed: of those named,
+ * or of all where none are.
+ */
+export async function countPeopleWithPasskeys(
+  query: Query,
+  { besides, named }: { readonly besides: string; readonly named?: readonly string[] | undefined },
+): Promise<number> {
+  const [row] = await query<{ count: number }>(
+    `SELECT count(DISTINCT principal)::integer AS count FROM passkeys
+     WHERE NOT is_removed AND principal <> $1 AND ($2::text[] IS NULL OR principal = ANY ($2))`,
+    [besides, named ?? null],
+  );
+  return row?.count ?? 0;
+}
+
 /** Keeps everyone else from registering passkeys for a caller until the transaction ends. */
 export async function lockPasskeysOf(tx: Tx, principal: string): Promise<void> {
   await tx.query("SELECT pg_advisory_xact_lock(hashtextextended('passkeys ' || $1, 0))", [
