@@ -8,6 +8,7 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { AccessRig, type Caller, RPCS } from '../access/access-rig.ts';
 import { AUDIENCE, ISSUER, tokenBy } from '../access/issuer.ts';
 import type { Outcome } from '../access/outcome.ts';
@@ -93,27 +94,54 @@ describe('case 22: a dangerous call without fresh multi-factor proof is answered
     }
   });
 
-  test('over HTTP in WWW-Authenticate', async () => {
+  const CHALLENGE =
+    'Bearer error="insufficient_user_authentication", acr_values="phr phrh", max_age="300"';
+  const destruction = () => {
     const { definition } =
       RPCS.find(({ name }) => name === 'KeyService/ScheduleKeyDestruction') ?? {};
     assert.ok(definition);
+    return definition;
+  };
+
+  test('over gRPC in the trailer www-authenticate', async () => {
+    const { ca } = rig.environment;
+    const client = new Client(
+      `127.0.0.1:${rig.service.port}`,
+      credentials.createSsl(Buffer.from(ca.certPem)),
+      { 'grpc.ssl_target_name_override': 'localhost' },
+    );
+    try {
+      const { path, requestSerialize, responseDeserialize } = destruction();
+      const headers = new Metadata();
+      headers.set('authorization', `Bearer ${person({}).token}`);
+      const error = await new Promise<ServiceError | null>((resolve) =>
+        client.makeUnaryRequest(
+          ...([path, requestSerialize, responseDeserialize] as const),
+          ...([{ name: KEY, etag: 'x' }, headers, resolve] as const),
+        ),
+      );
+      assert.equal(error?.code, status.UNAUTHENTICATED);
+      assert.deepEqual(error.metadata.get('www-authenticate'), [CHALLENGE]);
+    } finally {
+      client.close();
+    }
+  });
+
+  test('over HTTP in WWW-Authenticate', async () => {
     using session = openSession({
       port: rig.service.httpPort,
       ca: rig.environment.ca.certPem,
     });
-    const { status, headers } = await askHttp2(session, {
-      path: definition.path,
+    const { status: httpStatus, headers } = await askHttp2(session, {
+      path: destruction().path,
       body: Buffer.from(JSON.stringify({ name: KEY, etag: 'x' })),
       headers: {
         'content-type': 'application/json',
         authorization: `Bearer ${person({}).token}`,
       },
     });
-    assert.equal(status, 401);
-    assert.equal(
-      headers['www-authenticate'],
-      'Bearer error="insufficient_user_authentication", acr_values="phr phrh", max_age="300"',
-    );
+    assert.equal(httpStatus, 401);
+    assert.equal(headers['www-authenticate'], CHALLENGE);
   });
 });
 
@@ -193,7 +221,36 @@ test('a step-up leaves no lasting session: a proof that grows old while its conn
   assert.equal((await whoami(caller)).reason, 'OK');
 });
 
-test('a stream ends when its caller’s proof has grown too old', async () => {
+test('a stream that is open ends once its caller’s proof has grown too old', async () => {
+  await rig.done('AdminService/CreateTenant', { tenantId: 'watched' });
+  await rig.bind('watched', ALICE, 'tenantAdmin');
+  await set('watched', [
+    {
+      permissions: ['operations.list'],
+      maxAge: { seconds: AGE },
+      exemptPrincipals: [TESTER],
+    },
+  ]);
+  const request = { parent: 'tenants/watched' };
+  const watch = (caller: Caller) =>
+    rig.askByGrpc(caller, 'ApprovalService/WatchPendingOperations', request, {
+      // Later than any of the proofs below: it is not the deadline that ends it.
+      headers: { 'grpc-timeout': '60S' },
+    });
+  // A proof that is good for some seconds, and longer each time that those were over before the
+  // stream was open, as on a machine that is busy.
+  for (let seconds = 4; ; seconds *= 2) {
+    const auth_time = now() - AGE - LEEWAY + seconds;
+    const caller = person({ ...strong, auth_time });
+    const begun = performance.now();
+    const { reason } = await watch(caller);
+    assert.equal(reason, 'STEP_UP_REQUIRED');
+    if (performance.now() - begun > (seconds - 2) * 1_000) break;
+    assert.ok(seconds < 30, 'the stream never opened, or ended early');
+  }
+});
+
+test('a stream does not begin when its caller’s proof is too old', async () => {
   await set('beta', [
     {
       permissions: ['rewrapJobs.get'],

@@ -9,6 +9,7 @@ import { connect, type Socket } from 'node:net';
 import { describe, test } from 'node:test';
 import { METRICS } from '../../src/signals/metrics/table.ts';
 import { ask } from '../faces/http/client.ts';
+import { TESTER } from '../support/grants.ts';
 import { eventually, reasonOf, sharedService } from '../support/kit.ts';
 import { getPage, type Scrape, scrape } from './scrape.ts';
 
@@ -128,6 +129,32 @@ describe('calls', () => {
     assert.equal(await growth('keyward_call_failures_total', denied, { atLeast: 1, work }), 1);
     const after = await scraped(() => true);
     assert.equal(after.sum('keyward_tenant_calls_total'), tenants, 'a tenant that is not theirs');
+  });
+
+  test('that lack a fresh proof are counted as refusals, where its permission wants one', async () => {
+    const clerk = 'spiffe://keyward.test/clerk';
+    const parent = 'tenants/globex';
+    await shared.keyward.createRoleBinding({
+      ...{ parent, roleBinding: { principal: clerk, role: 'roles/keyViewer' } },
+    });
+    await shared.keyward.updateApprovalRules({
+      approvalRules: {
+        name: `${parent}/approvalRules`,
+        stepUpRules: [{ permissions: ['keys.list'], exemptPrincipals: [TESTER] }],
+      },
+    });
+    const { ca } = shared.environment;
+    const made = ca.issue({ subject: 'clerk', usage: 'client', uris: [clerk] });
+    const { certPem: cert, keyPem: key } = made;
+    const peer = { port: shared.service.httpPort, ca: ca.certPem, cert, key };
+    const list = async () => {
+      const path = '/keyward.v1.KeyService/ListKeys';
+      const { status } = await ask(peer, 'HTTP/2', { path, body: { parent } });
+      assert.equal(status, 401);
+    };
+    const refused = { reason: 'STEP_UP_REQUIRED' };
+    const name = 'keyward_access_refusals_total';
+    assert.equal(await growth(name, refused, { atLeast: 1, work: list }), 1);
   });
 
   test('of more tenants than are told apart are counted together', async () => {
