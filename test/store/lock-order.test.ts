@@ -10,10 +10,19 @@ import {
   type JobId,
   type KeyId,
   newId,
+  type OperationId,
   type SealKeyId,
   type TenantId,
 } from '../../src/ids.ts';
 import { rewritePolicySeals, type StalePolicy } from '../../src/store/access/policies.ts';
+import { type PasskeyRow, rewritePasskeySeals } from '../../src/store/approvals/passkeys.ts';
+import { rewriteOperationSeals, type StaleOperation } from '../../src/store/approvals/pending.ts';
+import {
+  lockApprovalRules,
+  rewriteApprovalRulesSeals,
+  type StaleApprovalRules,
+  writeApprovalRules,
+} from '../../src/store/approvals/rules.ts';
 import { type OwnerConnection, withOwnerConnection } from '../../src/store/core/owner.ts';
 import type { Tx } from '../../src/store/core/transaction.ts';
 import { writeCopies } from '../../src/store/hsm-token/moved-key-versions.ts';
@@ -103,6 +112,30 @@ async function addKeys({ store, tenantId }: Bench): Promise<KeyId[]> {
   return ids;
 }
 
+/** Adds tenants with approval rules, whose rows are in the reverse order of their ids. */
+async function addRules({ database, sealKeyId }: Bench): Promise<TenantId[]> {
+  const made: TenantId[] = [];
+  for (let count = 0; count < COUNT; count += 1)
+    made.push(await newTenant(database, `ruled-${count}`));
+  const tenants = made.sort();
+  for (const tenantId of reversed(tenants))
+    await database.sql(`INSERT INTO approval_rules VALUES ($1, 1, '{}', $2, $3)`, [
+      tenantId,
+      sealKeyId,
+      SAMPLE_SEAL,
+    ]);
+  return tenants;
+}
+
+/** New seals of those rules. */
+function ruleSealsOf({ sealKeyId }: Bench, tenants: readonly TenantId[]) {
+  return tenants.map((tenantId) => ({
+    before: { tenantId, sealed: { seal: SAMPLE_SEAL } } as StaleApprovalRules,
+    sealKeyId,
+    seal: NEW_SEAL,
+  }));
+}
+
 /** New seals of those keys. */
 function sealsOf({ tenantId, sealKeyId }: Bench, ids: readonly KeyId[]): ResealedState[] {
   return ids.map((keyId) => ({
@@ -118,7 +151,11 @@ function sealsOf({ tenantId, sealKeyId }: Bench, ids: readonly KeyId[]): Reseale
  */
 async function assertNoCircle(
   { database }: Bench,
-  middle: { readonly table: string; readonly column: string; readonly id: AnyId | undefined },
+  middle: {
+    readonly table: string;
+    readonly column: string;
+    readonly id: AnyId | Buffer | undefined;
+  },
   writers: readonly (() => Promise<unknown>)[],
 ): Promise<void> {
   await using stack = new AsyncDisposableStack();
@@ -188,6 +225,110 @@ describe('two that write the same rows in different orders wait for each other, 
         byService((tx) => rewritePolicySeals(tx.query, reversed(seals), { evenIfPaused: false })),
     ]);
     const written = await database.sql('SELECT 1 FROM access_policies WHERE seal = $1', [NEW_SEAL]);
+    assert.equal(written.length, COUNT);
+  });
+
+  test('seals of approval rules, by a service and an operator', async () => {
+    await using bench = await newBench();
+    const { database, byOwner, byService } = bench;
+    const tenants = await addRules(bench);
+    const seals = ruleSealsOf(bench, tenants);
+    await assertNoCircle(bench, { table: 'approval_rules', column: 'tenant_id', id: tenants[2] }, [
+      () => byOwner(({ query }) => rewriteApprovalRulesSeals(query, seals, { evenIfPaused: true })),
+      () =>
+        byService((tx) =>
+          rewriteApprovalRulesSeals(tx.query, reversed(seals), { evenIfPaused: false }),
+        ),
+    ]);
+    const written = await database.sql('SELECT 1 FROM approval_rules WHERE seal = $1', [NEW_SEAL]);
+    assert.equal(written.length, COUNT);
+  });
+
+  test('seals of approval rules, by an operator, and new rules of one tenant, by a service, which stay', async () => {
+    await using bench = await newBench();
+    const { database, store, sealKeyId, byOwner } = bench;
+    const tenants = await addRules(bench);
+    const seals = ruleSealsOf(bench, tenants);
+    const [, tenantId] = tenants;
+    assert.ok(tenantId);
+    const sealed = { revision: 2n, sealKeyId, seal: Buffer.alloc(32, 7) };
+    // The operator holds this tenant's rules, and waits for the middle one's.
+    await assertNoCircle(bench, { table: 'approval_rules', column: 'tenant_id', id: tenants[2] }, [
+      () => byOwner(({ query }) => rewriteApprovalRulesSeals(query, seals, { evenIfPaused: true })),
+      () =>
+        store.mutate(callOf(), { tenantId, resource: 'r' }, (tx) =>
+          changeTenant(tx, tenantId, SAMPLE_TENANT_SEALER, async () => {
+            await lockApprovalRules(tx, tenantId);
+            await writeApprovalRules(tx, tenantId, '{"new":true}', sealed);
+            return { approvalRulesRevision: 2n };
+          }),
+        ),
+    ]);
+    const rows = await database.sql(
+      'SELECT tenant_id, content, seal FROM approval_rules ORDER BY tenant_id',
+    );
+    assert.deepEqual(
+      rows,
+      tenants.map((each) =>
+        each === tenantId
+          ? { tenant_id: each, content: '{"new":true}', seal: sealed.seal }
+          : { tenant_id: each, content: '{}', seal: NEW_SEAL },
+      ),
+    );
+  });
+
+  test('seals of passkeys, by a service and an operator', async () => {
+    await using bench = await newBench();
+    const { database, tenantId, sealKeyId, byOwner, byService } = bench;
+    const ids = Array.from({ length: COUNT }, (_, index) => Buffer.alloc(16, index + 1));
+    for (const id of reversed(ids))
+      await database.sql(`INSERT INTO passkeys VALUES ($1, $2, 'p', false, 1, '', $3, $4)`, [
+        tenantId,
+        id,
+        sealKeyId,
+        SAMPLE_SEAL,
+      ]);
+    const seals = ids.map((credentialId) => ({
+      before: { credentialId, seal: SAMPLE_SEAL } as PasskeyRow,
+      sealKeyId,
+      seal: NEW_SEAL,
+    }));
+    await assertNoCircle(bench, { table: 'passkeys', column: 'credential_id', id: ids[2] }, [
+      () => byOwner(({ query }) => rewritePasskeySeals(query, seals, { evenIfPaused: true })),
+      () =>
+        byService((tx) => rewritePasskeySeals(tx.query, reversed(seals), { evenIfPaused: false })),
+    ]);
+    const written = await database.sql('SELECT 1 FROM passkeys WHERE seal = $1', [NEW_SEAL]);
+    assert.equal(written.length, COUNT);
+  });
+
+  test('seals of pending operations, by a service and an operator', async () => {
+    await using bench = await newBench();
+    const { database, tenantId, sealKeyId, byOwner, byService } = bench;
+    const ids = Array.from({ length: COUNT }, () => newId<OperationId>()).sort();
+    for (const operationId of reversed(ids))
+      await database.sql(
+        `INSERT INTO pending_operations (tenant_id, operation_id, revision, state, method,
+           requester, request_digest, request, created_at, expires_at, content, seal_key_id, seal)
+         VALUES ($1, $2, 1, 'PENDING', 'm', 'r', $4, '', now(), now(), '', $3, $4)`,
+        [tenantId, operationId, sealKeyId, SAMPLE_SEAL],
+      );
+    const seals = ids.map((operationId) => ({
+      before: { tenantId, operationId, seal: SAMPLE_SEAL } as StaleOperation,
+      sealKeyId,
+      seal: NEW_SEAL,
+    }));
+    const middle = { table: 'pending_operations', column: 'operation_id', id: ids[2] };
+    await assertNoCircle(bench, middle, [
+      () => byOwner(({ query }) => rewriteOperationSeals(query, seals, { evenIfPaused: true })),
+      () =>
+        byService((tx) =>
+          rewriteOperationSeals(tx.query, reversed(seals), { evenIfPaused: false }),
+        ),
+    ]);
+    const written = await database.sql('SELECT 1 FROM pending_operations WHERE seal = $1', [
+      NEW_SEAL,
+    ]);
     assert.equal(written.length, COUNT);
   });
 
