@@ -43,7 +43,7 @@ function administrationOf(bindings: readonly RoleBinding[], roles: readonly Cust
     store: { mutate: (_: unknown, __: unknown, work: (given: object) => unknown) => work(tx) },
     agents: { call: async () => ({ seals: [Buffer.alloc(32)] }) },
     policies: {
-      verified: async () => ({ policy, record: { now: new Date(0) } }),
+      verified: async () => ({ value: policy, record: { now: new Date(0) } }),
       of: async () => nothing,
       forget() {},
     },
