@@ -12,6 +12,7 @@
 import { readFileSync } from 'node:fs';
 import { type CallOptions, type StepUp, type TraceHeaders, Transport } from './call.ts';
 import { Checksums } from './checksums.ts';
+import { Envelope, type EnvelopeOptions } from './envelope/envelope.ts';
 import { Calls } from './generated/calls.ts';
 import type * as m from './messages.ts';
 import { checked, type Token, TokenSource } from './token.ts';
@@ -47,6 +48,15 @@ export {
   verifyAuditExport,
 } from './audit/verify.ts';
 export type { CallOptions, StepUp, TraceHeaders } from './call.ts';
+export type { DataKeyCache } from './envelope/data-keys.ts';
+export type {
+  Binding,
+  Envelope,
+  EnvelopeOptions,
+  FieldOptions,
+  Rewrapped,
+} from './envelope/envelope.ts';
+export { EnvelopeError } from './envelope/errors.ts';
 export { type FieldViolation, KeywardClientError, type StatusName } from './errors.ts';
 export type { ListOptions, WalkOptions } from './lists.ts';
 export type * from './messages.ts';
@@ -173,6 +183,14 @@ export class KeywardClient extends Calls {
     options?: CallOptions,
   ): Promise<m.CreateDataKeyResponse> {
     return super.createDataKey(request, options);
+  }
+
+  /**
+   * Returns what encrypts values and streams here, under data keys that a key of the service wraps
+   * (docs/envelopes.md). Throws a TypeError for what is no key's name.
+   */
+  envelope(options: EnvelopeOptions): Envelope {
+    return new Envelope(this, options);
   }
 
   /**
