@@ -73,6 +73,7 @@ export interface PendingOperationsParts {
   /** Returns a tenant by the last part of its name. Throws RESOURCE_NOT_FOUND. */
   readonly tenantOf: (name: string) => TenantIdentity | Promise<TenantIdentity>;
   readonly environmentId: EnvironmentId;
+  readonly signOffUrl: () => string;
   /** So long an operation waits for approval, in milliseconds. */
   readonly expiryMs: number;
   /** Has what is approved be done. */
@@ -100,10 +101,13 @@ export interface ShownDecision {
   readonly record: DecisionRecord;
 }
 
-/** An operation as it is shown. */
+/** An operation as it is shown, and what else its approvers sign. */
 export interface OperationView {
   /** The last part of its tenant's name. */
   readonly tenant: string;
+  readonly environmentId: EnvironmentId;
+  /** Where they sign; empty where they cannot. */
+  readonly signOffUrl: string;
   readonly row: OperationRow;
   readonly record: PendingOperationRecord;
   /** Those that verify. */
@@ -251,9 +255,18 @@ export class PendingOperations {
     const verified = await seals.verified(found.rows, { readAfter, deadline: call.deadline });
     const decisions = await seals.decisions([...found.decisions.values()].flat(), call.deadline);
     return verified.map(({ row, record }) => ({
-      ...{ tenant: tenant.name, row, record },
+      ...this.#shownWith(tenant),
+      ...{ row, record },
       decisions: shownOf(row, found.decisions.get(row.operationId) ?? [], decisions),
     }));
+  }
+
+  /** What every operation of a tenant is shown with. */
+  #shownWith({
+    name,
+  }: TenantIdentity): Pick<OperationView, 'tenant' | 'environmentId' | 'signOffUrl'> {
+    const { environmentId, signOffUrl } = this.#parts;
+    return { tenant: name, environmentId, signOffUrl: signOffUrl() };
   }
 
   /**
@@ -376,7 +389,7 @@ export class PendingOperations {
       });
       const now = expectOperation(await findOperation(tx, tenantId, name.operation));
       return {
-        tenant: tenant.name,
+        ...this.#shownWith(tenant),
         row: now,
         record,
         decisions: shownOf(now, decisions, verified),

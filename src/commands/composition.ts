@@ -16,7 +16,7 @@ import type { Alerting } from '../alerts/alerting.ts';
 import { AnomalyWatch } from '../anomalies/watch.ts';
 import { ApprovedOperations } from '../approvals/doing.ts';
 import { Passkeys } from '../approvals/passkeys.ts';
-import { PendingOperations } from '../approvals/pending.ts';
+import { PendingOperations, type PendingOperationsParts } from '../approvals/pending.ts';
 import { PendingSeals } from '../approvals/pending-seals.ts';
 import { RuleBook } from '../approvals/rule-book.ts';
 import { RuleChanges } from '../approvals/rule-changes.ts';
@@ -506,8 +506,12 @@ function composeFaces(
   const access = composeAccess(ground, memory);
   const wake = () => approvedCalls.wake();
   const passkeys = composePasskeys(ground, memory);
+  const signOffUrl = () => signOffUrlOf(configuration, http?.port);
   const below = { ...access, passkeys };
-  const { pendingOperations, approved } = composePending(ground, memory, below, wake);
+  const { pendingOperations, approved } = composePending(ground, memory, below, {
+    wake,
+    signOffUrl,
+  });
   const { rules } = memory;
   const shared = {
     services: {
@@ -520,7 +524,7 @@ function composeFaces(
       serviceStatus: composeStatus(ground, memory, keyring),
       masks,
       environmentId: environment.environmentId,
-      signOffUrl: () => signOffUrlOf(configuration, http?.port),
+      signOffUrl,
     },
     recording,
     replays: new Replays({ store, agents: tokens.agents, onChange: memory.onChange, alerts }),
@@ -588,12 +592,12 @@ function composePending(
   { configuration, store, tokens, environment, alerts }: Ground,
   { states, rules, cache }: Memory,
   { access, passkeys }: Pick<GrpcServerOptions['services'], 'access' | 'passkeys'>,
-  wake: () => void,
+  { wake, signOffUrl }: Pick<PendingOperationsParts, 'wake' | 'signOffUrl'>,
 ): { readonly pendingOperations: PendingOperations; readonly approved: ApprovedOperations } {
   const { environmentId } = environment;
   const seals = new PendingSeals({ store, agents: tokens.agents, states, alerts });
   const pendingOperations = new PendingOperations({
-    ...{ store, seals, rules, passkeys, environmentId, wake, alerts },
+    ...{ store, seals, rules, passkeys, environmentId, signOffUrl, wake, alerts },
     tenantOf: (name) => cache.tenant(name),
     expiryMs: configuration.KEYWARD_APPROVAL_SECONDS * 1_000,
   });

@@ -2,17 +2,8 @@
  * Pending operations: an operation for each method of ApprovalService that is about them.
  */
 import type { PasskeyAssertion } from '../approvals/passkeys.ts';
-import type { OperationView } from '../approvals/pending.ts';
-import {
-  type AuthorizedCall,
-  ofName,
-  ofParent,
-  operation,
-  type Services,
-  streamOperation,
-} from '../calls/operation.ts';
+import { ofName, ofParent, operation, streamOperation } from '../calls/operation.ts';
 import type { Decision } from '../hsm/approval-records.ts';
-import type { Page } from '../keyring/pages.ts';
 import {
   formatPendingOperationName,
   formatTenantName,
@@ -31,25 +22,8 @@ export interface GlassToBreak extends Named<PendingOperationName>, Repeatable {
   readonly reason: string;
 }
 
-/** An operation as it is shown, and what else its approvers sign. */
-export interface ShownOperation extends OperationView {
-  readonly environmentId: string;
-  /** Where they sign. */
-  readonly signOffUrl: string;
-}
-
 type Own = Named<PendingOperationName>;
 const resource = ({ name }: Own) => formatPendingOperationName(name, name.operation);
-
-/** Returns an operation as it is shown. */
-const show = (services: Services, view: OperationView): ShownOperation => ({
-  ...view,
-  environmentId: services.environmentId,
-  signOffUrl: services.signOffUrl(),
-});
-
-const shown = async (services: Services, view: Promise<OperationView>): Promise<ShownOperation> =>
-  show(services, await view);
 
 const decide = (decision: Decision) =>
   operation({
@@ -57,39 +31,23 @@ const decide = (decision: Decision) =>
     permission: 'operations.approve',
     target: ofName,
     resource: (request: DecisionRequest) => resource(request),
-    handle: (services, call, { name, assertion }) => {
-      const { caller } = call.rights;
-      const decided = { decision, assertion };
-      return shown(services, services.pendingOperations.decide(call, caller, name, decided));
-    },
+    handle: ({ pendingOperations }, call, { name, assertion }) =>
+      pendingOperations.decide(call, call.rights.caller, name, { decision, assertion }),
   });
-
-async function* watched(
-  services: Services,
-  call: AuthorizedCall,
-  { parent }: In<TenantName>,
-): AsyncGenerator<ShownOperation> {
-  for await (const view of services.pendingOperations.watch(call, parent.tenant))
-    yield show(services, view);
-}
 
 export const pendingOperationOperations = {
   GetPendingOperation: operation({
     permission: 'operations.list',
     target: ofName,
     resource,
-    handle: (services, call, { name }: Own) =>
-      shown(services, services.pendingOperations.get(call, name)),
+    handle: ({ pendingOperations }, call, { name }: Own) => pendingOperations.get(call, name),
   }),
   ListPendingOperations: operation({
     permission: 'operations.list',
     target: ofParent,
     resource: ({ parent }: ListIn<TenantName>) => formatTenantName(parent),
-    handle: async (services, call, { parent, ...page }): Promise<Page<ShownOperation>> => {
-      const { pendingOperations } = services;
-      const { items, nextPageToken } = await pendingOperations.list(call, parent.tenant, page);
-      return { items: items.map((view) => show(services, view)), nextPageToken };
-    },
+    handle: ({ pendingOperations }, call, { parent, ...page }) =>
+      pendingOperations.list(call, parent.tenant, page),
   }),
   ApproveOperation: decide('approve'),
   RejectOperation: decide('reject'),
@@ -97,23 +55,22 @@ export const pendingOperationOperations = {
     permission: 'operations.list',
     target: ofName,
     resource: (request: Own & Repeatable) => resource(request),
-    handle: (services, call, { name }) =>
-      shown(services, services.pendingOperations.cancel(call, call.rights.caller, name)),
+    handle: ({ pendingOperations }, call, { name }) =>
+      pendingOperations.cancel(call, call.rights.caller, name),
   }),
   BreakGlass: operation({
     isSensitive: true,
     permission: 'operations.list',
     target: ofName,
     resource: (request: GlassToBreak) => resource(request),
-    handle: (services, call, { name, reason }) => {
-      const { caller } = call.rights;
-      return shown(services, services.pendingOperations.breakGlass(call, caller, name, reason));
-    },
+    handle: ({ pendingOperations }, call, { name, reason }) =>
+      pendingOperations.breakGlass(call, call.rights.caller, name, reason),
   }),
   WatchPendingOperations: streamOperation({
     permission: 'operations.list',
     target: ofParent,
     resource: ({ parent }: In<TenantName>) => formatTenantName(parent),
-    stream: watched,
+    stream: ({ pendingOperations }, call, { parent }: In<TenantName>) =>
+      pendingOperations.watch(call, parent.tenant),
   }),
 };

@@ -4,12 +4,17 @@
 import assert from 'node:assert/strict';
 import { createPublicKey, hash, randomUUID, verify } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
+import { keepHouse } from '../../src/store/housekeeping.ts';
+import { Store } from '../../src/store/store.ts';
+import { RELEASE } from '../store/database.ts';
 import { eventually } from '../support/kit.ts';
 import { idsOf, resealStates, sql } from '../support/reconciling.ts';
-import { type Operation, People, type Person } from './people.ts';
+import { idOf, type Operation, People, type Person } from './people.ts';
 
 const DESTROY = 'KeyService/ScheduleKeyDestruction';
+const APPROVE = 'ApprovalService/ApproveOperation';
 const MAX_OWN = 10;
+const MAX_OF_TENANT = 100;
 
 let people: People;
 before(async () => {
@@ -152,6 +157,33 @@ describe('a call that a rule wants approved', () => {
     await cancel(anna, names[0] ?? '');
     await people.ask(anna, key);
   });
+
+  it('is refused when a hundred wait in its tenant, until one of them has ended', async () => {
+    const [tenant, other] = [await people.tenant(), await people.tenant()];
+    const requests: object[] = [];
+    for (let each = 0; each < MAX_OWN; each += 1)
+      requests.push(await people.destruction(await people.key(tenant)));
+    const ask = async ({ caller }: Person, request = requests[0]) =>
+      people.rig.ask(caller, DESTROY, request);
+    const waiting = new Set<string>();
+    for (let asked = 0; asked < MAX_OF_TENANT / MAX_OWN; asked += 1) {
+      const requester = await people.requester(tenant);
+      for (const request of requests) {
+        const { metadata, message } = await ask(requester, request);
+        assert.ok(metadata['operation'], message);
+        waiting.add(metadata['operation']);
+      }
+    }
+    assert.equal(waiting.size, MAX_OF_TENANT);
+    const anna = await people.requester(tenant);
+    assert.equal((await ask(anna)).reason, 'PENDING_OPERATIONS_FULL');
+    // Each tenant has its own.
+    await people.ask(await people.requester(other), await people.key(other));
+    const [first = ''] = waiting;
+    await people.decided(await people.approver(tenant), first, 'reject');
+    assert.equal((await ask(anna)).reason, 'APPROVAL_REQUIRED');
+    assert.equal((await ask(await people.requester(tenant))).reason, 'PENDING_OPERATIONS_FULL');
+  });
 });
 
 describe('a pending operation', () => {
@@ -245,6 +277,50 @@ describe('a pending operation', () => {
     assert.equal((await people.get(name)).decisions.length, 1);
   });
 
+  it('counts an approval once that is sent again byte for byte, whatever became of it', async () => {
+    const tenant = await people.tenant({ approvals: 2 });
+    const anna = await people.requester(tenant);
+    const [bert, cora] = [await people.approver(tenant), await people.approver(tenant)];
+    const key = await people.key(tenant);
+    const name = await people.ask(anna, key);
+    const assertion = await people.signed(bert, name, 'approve');
+    const request = { name, assertion, requestId: randomUUID() };
+    const first = await people.rig.done(APPROVE, request, bert.caller);
+    assert.equal(first['state'], 'PENDING_OPERATION_STATE_PENDING');
+    assert.deepEqual(await people.rig.done(APPROVE, request, bert.caller), first);
+    assert.equal((await people.get(name)).state, 'PENDING_OPERATION_STATE_PENDING');
+    await people.decided(cora, name);
+    const done = await people.until(name, 'DONE');
+    assert.equal(done.decisions.length, 2);
+    assert.deepEqual(await people.rig.done(APPROVE, request, bert.caller), first);
+    const counted = (await people.entries(name)).filter(
+      ({ caller, method, change }) =>
+        caller === bert.name && last(method) === 'ApproveOperation' && change !== null,
+    );
+    assert.equal(counted.length, 1);
+    // Without its request id it is another approval of theirs.
+    const { reason } = await people.rig.ask(bert.caller, APPROVE, { name, assertion });
+    assert.equal(reason, 'OPERATION_NOT_PENDING');
+  });
+
+  it('takes no decision whose authenticator did not verify who signs', async () => {
+    const tenant = await people.tenant();
+    const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+    const key = await people.key(tenant);
+    const name = await people.ask(anna, key);
+    for (const decision of ['approve', 'reject'] as const) {
+      const unverified = { userVerified: false };
+      const { reason, metadata } = await people.decide(bert, name, decision, unverified);
+      assert.equal(reason, 'ASSERTION_NOT_ACCEPTED');
+      assert.equal(metadata['problem'], 'userNotVerified');
+    }
+    assert.deepEqual((await people.get(name)).decisions, []);
+    assert.equal((await people.get(name)).state, 'PENDING_OPERATION_STATE_PENDING');
+    assert.equal(await people.stateOf(key), 'KEY_STATE_ENABLED');
+    await people.decided(bert, name);
+    await people.until(name, 'DONE');
+  });
+
   it('is seen in its tenant alone', async () => {
     const [tenant, other] = [await people.tenant(), await people.tenant()];
     const [anna, bert] = [await people.requester(tenant), await people.approver(other)];
@@ -324,6 +400,54 @@ it('a call that nobody approves in time is over, and stays undone', async () => 
   assert.equal((await short.decide(bert, name)).reason, 'OPERATION_NOT_PENDING');
   assert.equal(await short.stateOf(key), 'KEY_STATE_ENABLED');
 });
+
+it('an operation is kept for 90 days after it ended, with what was decided, and then removed', async () => {
+  const tenant = await people.tenant();
+  const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
+  const ended = async () => {
+    const name = await people.ask(anna, await people.key(tenant));
+    await people.decided(bert, name, 'reject');
+    return name;
+  };
+  const [old, recent] = [await ended(), await ended()];
+  const open = await people.ask(anna, await people.key(tenant));
+  const { environment } = people.rig;
+  for (const [name, days] of [
+    [old, '90.1'],
+    [recent, '89.9'],
+  ] as const)
+    await sql(
+      environment,
+      `UPDATE pending_operations SET ended_at = ended_at - $2 * interval '1 day'
+       WHERE operation_id = $1`,
+      [idOf(name), days],
+    );
+  await keptHouse();
+  assert.deepEqual(await list(tenant), [open, recent]);
+  const get = (name: string) =>
+    people.rig.ask(bert.caller, 'ApprovalService/GetPendingOperation', { name });
+  assert.equal((await get(old)).reason, 'RESOURCE_NOT_FOUND');
+  assert.equal((await people.get(recent)).decisions.length, 1);
+  const decisions = await sql(
+    environment,
+    'SELECT operation_id AS id FROM operation_decisions WHERE operation_id = ANY ($1)',
+    [[idOf(old), idOf(recent)]],
+  );
+  assert.deepEqual(decisions, [{ id: idOf(recent) }]);
+});
+
+/** Has what every replica does every ten minutes done now, with a replica’s rights. */
+async function keptHouse(): Promise<void> {
+  const store = await Store.open({
+    ...{ url: people.rig.environment.urls.service, poolSize: 1, waitMs: 300, release: RELEASE },
+    onError() {},
+  });
+  try {
+    await keepHouse(store);
+  } finally {
+    await store.close();
+  }
+}
 
 function cancel(person: Person, name: string) {
   return people.rig.ask(person.caller, 'ApprovalService/CancelOperation', { name });

@@ -5,7 +5,7 @@
  * Passkeys are of authenticators in software. Knows no test.
  */
 import assert from 'node:assert/strict';
-import { SoftwareAuthenticator } from '../../dev/authenticator.ts';
+import { type SignedAssertion, SoftwareAuthenticator } from '../../dev/authenticator.ts';
 import { registrationAssertionChallenge } from '../../src/approvals/passkeys.ts';
 import { digestOf } from '../../src/approvals/pending-seals.ts';
 import { challengeOf, type Decision } from '../../src/hsm/approval-records.ts';
@@ -40,6 +40,7 @@ export interface Operation {
   readonly rule: string;
   readonly environmentId: string;
   readonly errorReason: string;
+  readonly errorMessage: string;
   readonly isGlassBroken: boolean;
   readonly expireTime: { readonly seconds: number; readonly nanos: number };
   readonly decisions: readonly { readonly approver: string; readonly decision: string }[];
@@ -55,6 +56,8 @@ export interface DecisionChanges {
   readonly requestId?: string;
   /** The operation that is signed, where that is another. */
   readonly signs?: Operation;
+  /** Whether the authenticator has verified who signs; it has, if absent. */
+  readonly userVerified?: boolean;
   readonly service?: Service;
 }
 
@@ -198,19 +201,29 @@ export class People implements AsyncDisposable {
     return got as unknown as Operation;
   }
 
-  /** Decides, by the person's first passkey unless said otherwise. */
+  /** What one of the person’s passkeys signs to decide so, their first unless said otherwise. */
+  async signed(
+    { authenticator, credentials }: Person,
+    name: string,
+    decision: Decision,
+    changes: Pick<DecisionChanges, 'credential' | 'signs' | 'userVerified'> = {},
+  ): Promise<SignedAssertion> {
+    const { credential: credentialId = credentials[0], userVerified = true } = changes;
+    assert.ok(credentialId);
+    const challenge = challengeBy(changes.signs ?? (await this.get(name)), decision);
+    return authenticator.get({ challenge, credentialId, userVerified });
+  }
+
+  /** Decides, by what {@link People.signed} returns. */
   async decide(
     person: Person,
     name: string,
     decision: Decision = 'approve',
     changes: DecisionChanges = {},
   ): Promise<Outcome> {
-    const { credential: credentialId = person.credentials[0], requestId = '' } = changes;
-    assert.ok(credentialId);
-    const challenge = challengeBy(changes.signs ?? (await this.get(name)), decision);
-    const assertion = person.authenticator.get({ challenge, credentialId });
+    const { requestId = '', service = this.rig.service } = changes;
+    const assertion = await this.signed(person, name, decision, changes);
     const method = decision === 'approve' ? 'ApproveOperation' : 'RejectOperation';
-    const { service = this.rig.service } = changes;
     return this.rig.ask(
       person.caller,
       `ApprovalService/${method}`,

@@ -2,13 +2,10 @@
  * Pending operations as messages of ApprovalService.
  */
 import { z } from 'zod';
-import type { ShownDecision } from '../../../approvals/pending.ts';
+import type { OperationView, ShownDecision } from '../../../approvals/pending.ts';
 import type { DecisionRecord } from '../../../hsm/approval-records.ts';
 import { formatPendingOperationName } from '../../../names.ts';
-import {
-  pendingOperationOperations as operations,
-  type ShownOperation,
-} from '../../../operations/pending-operation.ts';
+import { pendingOperationOperations as operations } from '../../../operations/pending-operation.ts';
 import * as field from '../fields.ts';
 import type { Decision as DecisionMessage } from '../generated/keyward/v1/Decision.ts';
 import type { OperationDecision as OperationDecisionMessage } from '../generated/keyward/v1/OperationDecision.ts';
@@ -65,7 +62,7 @@ function decisionMessage({ row, record }: ShownDecision): OperationDecisionMessa
   };
 }
 
-function operationMessage(shown: ShownOperation): PendingOperationMessage {
+function operationMessage(shown: OperationView): PendingOperationMessage {
   const { tenant, row, record, decisions, environmentId, signOffUrl } = shown;
   const { rule } = record;
   return {
