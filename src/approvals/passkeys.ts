@@ -13,7 +13,7 @@
  * Knows no rule and no pending operation.
  */
 import { hash, type X509Certificate } from 'node:crypto';
-import { type Call, monotonicNow } from '../call.ts';
+import { addDetail, type Call, monotonicNow } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import {
   type Assertion,
@@ -217,6 +217,7 @@ export class Passkeys {
       revision: 1n,
     });
     if (wanted.validateOnly) {
+      if (call.audit !== undefined) addDetail(call.audit, { validateOnly: true });
       const query = this.#query(call);
       const readAfter = this.#now();
       await this.#requireNew(query, call, wanted, async (credentialId) => {

@@ -213,6 +213,20 @@ describe('approvals in an export', () => {
     assert.equal(await wrongIn(entries), NEXT + 3);
   });
 
+  test('say that a call was sent again or only looked, which changed nothing', async () => {
+    const nothing = ({ change: _, detail: __, ...entry }: { change?: object; detail?: object }) => [
+      { ...entry, detail: { repeated: true } },
+      { ...entry, detail: { validateOnly: true } },
+    ];
+    const repeats = [registered(bob), brokenGlass(1), decided(bob), done()].flatMap(nothing);
+    assert.equal(await wrongIn([...repeats, ...people, asked(1), decided(bob), done()]), undefined);
+    // None of these counts, and what was changed was not sent again.
+    assert.equal(await wrongIn([...people, asked(1), ...repeats, done()]), NEXT + 9);
+    const twice = { ...done(), change: { kind: 'key', after: {} } };
+    const again = { ...twice, detail: { ...twice.detail, repeated: true } };
+    assert.equal(await wrongIn([...people, asked(1), decided(bob), twice, again]), NEXT + 3);
+  });
+
   const brokenGlass = (approvals: number) => ({
     method: 'keyward.v1.ApprovalService/BreakGlass',
     ...{ caller: REQUESTER, resource: OPERATION },

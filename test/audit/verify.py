@@ -454,6 +454,8 @@ class Approvals:
                 self.pending.setdefault(detail["pendingOperation"], [asked, required, set(), False])
             elif outcome != "OK":
                 pass
+            elif "change" not in entry and (detail.get("repeated") is True or detail.get("validateOnly") is True):
+                pass
             elif method == "keyward.v1.PasskeyService/RegisterPasskey":
                 made = entry["change"]["after"]
                 self.passkeys[entry["resource"].split("/")[1]] = (entry["caller"], decode_base64url(made["publicKey"]))

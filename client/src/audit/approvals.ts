@@ -37,6 +37,8 @@ interface Entry {
     readonly approvalsRequired?: unknown;
     readonly requestDigest?: unknown;
     readonly approvers?: unknown;
+    readonly repeated?: unknown;
+    readonly validateOnly?: unknown;
   };
 }
 
@@ -129,7 +131,7 @@ export class ApprovalChecks {
   #check(entry: Entry): void {
     const { detail = {}, method, outcome } = entry;
     if (outcome === 'APPROVAL_REQUIRED') this.#noteRequest(entry);
-    else if (outcome !== 'OK') return;
+    else if (outcome !== 'OK' || changedNothing(entry)) return;
     else if (method === REGISTERING) this.#noteRegistration(entry);
     else if (method === BREAKING_GLASS) this.#noteBrokenGlass(entry);
     else if (method in DECIDING) this.#checkDecision(entry);
@@ -222,6 +224,11 @@ export class ApprovalChecks {
     pending.isDone = true;
     if (required !== undefined) this.#operations += 1;
   }
+}
+
+/** Whether a call that succeeded was sent again, or only looked. */
+function changedNothing({ change, detail = {} }: Entry): boolean {
+  return change === undefined && (detail.repeated === true || detail.validateOnly === true);
 }
 
 /** Throws an Error unless the passkey signed exactly this decision, by a person who proved who. */
