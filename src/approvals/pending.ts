@@ -472,7 +472,11 @@ function requireRequester({ requester }: PendingOperationRecord, { name }: Calle
     });
 }
 
-/** What an entry says of an operation. */
+/**
+ * What an entry says of an operation. Not who the rule lets approve, which can be a hundred names:
+ * the evidence beside it is never to be left out of an entry that is too large.
+ */
 function contentOf({ state, rule, expiresAt }: PendingOperationRecord): object {
-  return { state, rule, expireTime: expiresAt.toISOString() };
+  const { tenant, ruleId, approvals } = rule;
+  return { state, rule: { tenant, ruleId, approvals }, expireTime: expiresAt.toISOString() };
 }
