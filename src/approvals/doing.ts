@@ -105,7 +105,7 @@ export class ApprovedOperations {
   }
 
   /**
-   * Notes for the call's entry which operation it does, and who has approved it. Throws
+   * Notes for the call's entry who has approved the operation that it does. Throws
    * OPERATION_NOT_PENDING for one that is not to be done, APPROVALS_MISSING where not enough of
    * those count who have approved, PENDING_OPERATION_CORRUPT, and what deciding on rights throws.
    */
@@ -116,7 +116,6 @@ export class ApprovedOperations {
     for (const each of approvers) if (await this.#mayApprove(each, tenant)) stand.push(each);
     if (call.audit !== undefined)
       addDetail(call.audit, {
-        pendingOperation: nameOf(tenant, record),
         approvers: stand.map(({ name }) => name),
         ...(record.isGlassBroken ? { isGlassBroken: true } : {}),
       });
@@ -143,8 +142,15 @@ export class ApprovedOperations {
     if (row === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
     const { record } = await seals.verifiedOne(row, { readAfter, deadline: call.deadline });
     const { state } = record;
-    if (state !== 'APPROVED' || isOver(record, now))
+    if (state !== 'APPROVED')
       throw new KeywardError('OPERATION_NOT_PENDING', { metadata: { state } });
+    if (isOver(record, now))
+      throw new KeywardError('OPERATION_NOT_PENDING', {
+        metadata: { state },
+        message:
+          'cannot perform the operation: it could not be performed until an hour after its expiry; ' +
+          'ask for it again',
+      });
     const isTheSame =
       record.method === method &&
       record.permission === permission &&

@@ -18,6 +18,7 @@ import type { Logger } from 'pino';
 import type { Rights } from '../access/access.ts';
 import type { Caller } from '../access/identity.ts';
 import { isOfSystem } from '../access/permissions.ts';
+import { nameOf } from '../approvals/pending.ts';
 import { type AuditNotes, addDetail, type Call, millisecondsLeft, monotonicNow } from '../call.ts';
 import { KeywardError, toKeywardError } from '../errors.ts';
 import type { Canary } from '../keyring/canaries/canaries.ts';
@@ -149,9 +150,12 @@ class Execution<Request, Answer> {
     this.#release = admitted.hold();
     const audit = notesOf(admitted, serving.recording.replica);
     this.#call = { id, method, caller: caller.name, deadline, trace, audit };
-    if (exchange.approved !== undefined)
-      this.#call.requestedAt = exchange.approved.record.createdAt;
     this.#audit = audit;
+    if (exchange.approved !== undefined) {
+      const { tenant, record } = exchange.approved;
+      this.#call.requestedAt = record.createdAt;
+      addDetail(audit, { pendingOperation: nameOf(tenant, record) });
+    }
   }
 
   /** Serves the call; what is done for it belongs to its span. */

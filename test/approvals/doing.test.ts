@@ -27,7 +27,11 @@ describe('an approved operation', () => {
     assert.equal(failed.errorReason, 'PERMISSION_MISSING');
     assert.equal(await people.stateOf(key), 'KEY_STATE_ENABLED');
     const entries = await people.entries(name);
-    assert.ok(entries.some(({ outcome }) => outcome === 'APPROVAL_REQUIRED'));
+    const ofKeys = entries.filter(({ resource }) => resource === key);
+    assert.deepEqual(
+      ofKeys.map(({ outcome }) => outcome),
+      ['APPROVAL_REQUIRED', 'PERMISSION_MISSING'],
+    );
   });
 
   it('is not done when too few of those who approved still may', async () => {
