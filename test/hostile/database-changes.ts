@@ -11,6 +11,7 @@ import { sql } from '../support/reconciling.ts';
 const TABLES = [
   ...['access_policies', 'data_keys', 'key_versions', 'keys', 'maintenance', 'role_bindings'],
   ...['roles', 'tenants', 'token_key_seals', 'token_objects', 'tokens'],
+  ...['approval_rules', 'passkeys', 'pending_operations'],
 ] as const;
 
 /** What states and kinds can be, for columns that hold one. */
@@ -18,6 +19,7 @@ const WORDS: Readonly<Record<string, readonly string[]>> = {
   'keys.state': ['ENABLED', 'DISABLED', 'DESTROY_SCHEDULED'],
   'key_versions.state': ['ENABLED', 'DISABLED', 'DESTROY_SCHEDULED'],
   'tenants.state': ['ENABLED', 'DISABLED'],
+  'pending_operations.state': ['APPROVED', 'DONE', 'REJECTED'],
   'token_objects.state': ['CREATED', 'RETIRED', 'ABANDONED', 'DESTROYING'],
   'tokens.state': ['NEXT'],
   'role_bindings.member_kind': ['principal', 'group'],
@@ -103,7 +105,8 @@ export async function undo(environment: Environment, { table }: RowChange): Prom
 
 /** Has every replica read everything again, as if all had changed. */
 const ANNOUNCE = `INSERT INTO changes (tenant_id, kind, subject_id)
-    SELECT tenant_id, kind, tenant_id FROM saved_tenants, unnest(ARRAY['tenant', 'access']) AS kind;
+    SELECT tenant_id, kind, tenant_id FROM saved_tenants,
+      unnest(ARRAY['tenant', 'access', 'approvalRules']) AS kind;
   INSERT INTO changes (tenant_id, kind, subject_id) SELECT tenant_id, 'key', key_id FROM saved_keys;
   INSERT INTO changes (tenant_id, kind, subject_id)
     SELECT tenant_id, 'token', tenant_id FROM saved_tenants WHERE name = 'system'`;

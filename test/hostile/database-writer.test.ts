@@ -9,6 +9,8 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AccessRig, type Caller } from '../access/access-rig.ts';
+import { RELYING_PARTY, registerPasskeys } from '../approvals/people.ts';
+import { TESTER } from '../support/grants.ts';
 import { eventually, type Service } from '../support/kit.ts';
 import { listChanges, make, type RowChange, undo } from './database-changes.ts';
 
@@ -31,11 +33,15 @@ before(async () => {
   const seed = Number(process.env['KEYWARD_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
   console.log(`seed ${seed}`);
   random = randomBy(seed);
-  const settings = { KEYWARD_CACHE_MAX_AGE_MS: String(AGE_MS) };
+  const settings = {
+    KEYWARD_CACHE_MAX_AGE_MS: String(AGE_MS),
+    KEYWARD_RELYING_PARTY_ID: RELYING_PARTY,
+  };
   rig = await AccessRig.start(settings);
   await rig.addReplica(settings);
   questions = await prepare();
   right = await answersOf(rig.service);
+  assert.ok(!right.includes('INVALID_FIELD'), right.join());
   changes = await listChanges(rig.environment);
   assert.ok(changes.length > 300, `${changes.length}`);
 });
@@ -86,6 +92,7 @@ async function prepare(): Promise<typeof questions> {
     const encryptionContext = { of: dataKeyId };
     await rig.done('DataKeyService/CreateDataKey', { parent: KEY, dataKeyId, encryptionContext });
   }
+  const { operation, destruction, owners } = await prepareApproval(user);
   const asks =
     (caller: Caller, method: string, request: object, field?: string) => async (of: Service) => {
       const { reason, answer } = await rig.ask(caller, method, request, of);
@@ -127,9 +134,70 @@ async function prepare(): Promise<typeof questions> {
       'the tester reads the tenant',
       asks(rig.tester, 'AdminService/GetTenant', { name: 'tenants/acme' }, 'state'),
     ],
+    [
+      'the user lists keys, without the proof that it wants',
+      asks(user, 'KeyService/ListKeys', { parent: 'tenants/acme' }),
+    ],
+    [
+      'the user destroys the key, without the approval that it wants',
+      asks(user, 'KeyService/ScheduleKeyDestruction', destruction),
+    ],
+    [
+      'the tester reads the operation that waits',
+      asks(rig.tester, 'ApprovalService/GetPendingOperation', { name: operation }, 'state'),
+    ],
+    [
+      'the tester reads what it asks for',
+      asks(rig.tester, 'ApprovalService/GetPendingOperation', { name: operation }, 'request'),
+    ],
+    ...owners.map(
+      ({ name, caller, passkey }) =>
+        [
+          `${name} reads whose their passkey is`,
+          asks(caller, 'PasskeyService/GetPasskey', { name: passkey }, 'principal'),
+        ] as const,
+    ),
     ['the tester opens one data key', dataKey('one')],
     ['the tester opens the other', dataKey('two')],
   ];
+}
+
+/** Rules of two tenants, people with a passkey each, and two operations that wait. */
+async function prepareApproval(user: Caller) {
+  const requester = 'spiffe://keyward.test/user';
+  const names = ['spiffe://keyward.test/one', 'spiffe://keyward.test/two'];
+  const approvers = names.map((name) => ({ name, caller: rig.certified(name) }));
+  await registerPasskeys(rig, approvers);
+  await rig.bind('acme', requester, 'keyAdmin', { overrideSeparationOfDuties: true });
+  for (const tenant of ['acme', 'beta'])
+    await rig.done('ApprovalService/UpdateApprovalRules', {
+      approvalRules: {
+        name: `tenants/${tenant}/approvalRules`,
+        stepUpRules: [{ permissions: ['keys.list'], exemptPrincipals: [TESTER] }],
+        approvalRules: [{ ruleId: 'two', permissions: ['keys.destroy'], approvals: 1 }],
+      },
+    });
+  const operations: string[] = [];
+  const requests: object[] = [];
+  for (const windowDays of [7, 8]) {
+    const request = { name: KEY, windowDays };
+    const looked = { ...request, validateOnly: true };
+    const { impact } = await rig.done('KeyService/ScheduleKeyDestruction', looked, user);
+    const { etag } = impact as { readonly etag: string };
+    const asked = { ...request, etag };
+    const { metadata } = await rig.ask(user, 'KeyService/ScheduleKeyDestruction', asked);
+    operations.push(String(metadata['operation']));
+    requests.push(asked);
+  }
+  const owners: { name: string; caller: Caller; passkey: string }[] = [];
+  for (const { name, caller } of approvers) {
+    const { passkeys } = await rig.done('PasskeyService/ListPasskeys', {}, caller);
+    const [passkey] = passkeys as { readonly name: string }[];
+    owners.push({ name, caller, passkey: passkey?.name ?? '' });
+  }
+  const [[operation], [destruction]] = [operations, requests];
+  assert.ok(operation && destruction);
+  return { operation, destruction, owners };
 }
 
 async function answersOf(of: Service): Promise<string[]> {
