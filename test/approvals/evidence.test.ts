@@ -61,7 +61,8 @@ test('what was sent again, or only looked, is no evidence, and speaks against no
   await verified({ decisions: before.decisions + 1, operations: before.operations + 1 });
 });
 
-// Two rules that are as long as it takes: names of this length, a hundred of them at most.
+// By a rule whose approvers, twice in an entry of 64 KiB, would leave no room for the evidence, its
+// largest part.
 for (const [what, length, isWhole] of [
   ['that is just within 16 KiB, by a rule with a hundred long names, is there whole', 158, true],
   ['of over 16 KiB is there as its digest alone', 190, false],
@@ -70,7 +71,7 @@ for (const [what, length, isWhole] of [
     const tenant = await people.tenant({ permissions: ['keys.restore'] });
     const requester = await people.person(tenant, ['tenantAdmin']);
     const approver = await people.approver(tenant);
-    const approvers = [approver.name, ...longNames(99, 178)].map((each) => `principal:${each}`);
+    const approvers = [approver.name, ...longNames(99, 186)].map((each) => `principal:${each}`);
     await people.setRules(tenant, [{ permissions: ['approvalRules.update'], approvers }]);
     const name = `tenants/${tenant}/approvalRules`;
     const { etag } = await people.rig.done('ApprovalService/GetApprovalRules', { name });
