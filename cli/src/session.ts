@@ -73,8 +73,13 @@ export async function withClient<Options extends object>(
 
 /** Returns a client of the service. Throws UsageError where there can be none. */
 export function connected(options: ConnectOptions): KeywardClient {
+  return usable(() => connect(options));
+}
+
+/** Returns what is made of the user's files. Throws UsageError where that cannot be. */
+function usable<T>(make: () => T): T {
   try {
-    return connect(options);
+    return make();
   } catch (error) {
     const { code, path } = error as NodeJS.ErrnoException;
     if (path !== undefined)
@@ -197,7 +202,7 @@ function callerOf({ certFile, keyFile, tokenFile }: Settings) {
   const certificate =
     certFile === undefined || keyFile === undefined ? undefined : { certFile, keyFile };
   if (tokenFile === undefined) return certificate as NonNullable<typeof certificate>;
-  read(tokenFile);
+  usable(() => read(tokenFile));
   return { ...certificate, token: () => read(tokenFile) };
 }
 
