@@ -73,5 +73,4 @@ GRANT SELECT ON operation_decisions TO keyward_reconciler;
 
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC;
 
-INSERT INTO schema_releases (migration, oldest_release)
-VALUES ('0024_pending_operations', '0.2.0');
+INSERT INTO schema_releases (migration, oldest_release) VALUES ('0024_pending_operations', '0.2.0');
