@@ -288,7 +288,7 @@ const VERIFIED: Columns<WithText<Verified>> = {
   APPROVALS: ({ approvals: { operations, decisions, begunBefore } }) => {
     const counts = { operations, decisions, 'begun before': begunBefore.length };
     const some = Object.entries(counts).filter(([, count]) => count > 0);
-    return some.map(([what, count]) => `${count} ${what}`).join(', ');
+    return some.map(([what, count]) => `${what}: ${count}`).join(', ');
   },
   'COSIGNED BY': ({ cosignatures }) =>
     cosignatures.map(({ witness, time }) => `${witness} (${time.toISOString()})`).join(', '),
