@@ -7,7 +7,7 @@
  * encrypted before still opens.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { type KeywardClient, KeywardClientError } from 'keyward-client';
+import { type KeywardClient, KeywardError } from 'keyward-client';
 import { readJsonIfThere, writePrivateJson } from './files.ts';
 import { grantRoles, unlessExists } from './identities.ts';
 import { demonstrateSecondPerson } from './second-person.ts';
@@ -257,8 +257,8 @@ async function storeDataKeys({ admin, service }: Callers): Promise<number> {
   return made;
 }
 
-function hasReason(error: unknown, reason: string): error is KeywardClientError {
-  return error instanceof KeywardClientError && error.reason === reason;
+function hasReason(error: unknown, reason: string): error is KeywardError {
+  return error instanceof KeywardError && error.reason === reason;
 }
 
 function expect(condition: boolean, otherwise: string): void {

@@ -10,7 +10,7 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
-import { type KeywardClient, KeywardClientError } from 'keyward-client';
+import { type KeywardClient, KeywardError } from 'keyward-client';
 import { writePrivate, writePrivateJson } from './files.ts';
 import type { Issuers, TokenRequest } from './issuers.ts';
 import { CLIENT_ID, PEOPLE, RESOURCE, SIGN_IN_ISSUER } from './people.ts';
@@ -235,7 +235,7 @@ export async function unlessExists(create: () => Promise<unknown>): Promise<bool
     await create();
     return true;
   } catch (error) {
-    if (error instanceof KeywardClientError && error.reason === 'RESOURCE_EXISTS') return false;
+    if (error instanceof KeywardError && error.reason === 'RESOURCE_EXISTS') return false;
     throw error;
   }
 }

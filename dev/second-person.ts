@@ -15,7 +15,7 @@ import {
   approvalChallenge,
   exportAuditLog,
   type KeywardClient,
-  KeywardClientError,
+  KeywardError,
   type PendingOperation,
   verifyAuditExport,
 } from 'keyward-client';
@@ -95,7 +95,7 @@ async function askForDestruction(admin: KeywardClient, name: string): Promise<st
     await admin.scheduleKeyDestruction({ name, etag: impact.etag });
   } catch (error) {
     const operation =
-      error instanceof KeywardClientError && error.reason === 'APPROVAL_REQUIRED'
+      error instanceof KeywardError && error.reason === 'APPROVAL_REQUIRED'
         ? error.metadata.get('operation')
         : undefined;
     if (operation === undefined) throw error;

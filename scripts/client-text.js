@@ -30,7 +30,7 @@ const STREAMS = {
 };
 const STREAM =
   'Has no deadline unless `timeoutMs` is given. When the connection is lost, the call is made' +
-  ' again as often as `retries` says, and throws a `KeywardClientError` after that. Leaving the' +
+  ' again as often as `retries` says, and throws a `KeywardError` after that. Leaving the' +
   ' loop cancels the call.';
 const BATCH =
   'Resolves with a result for each request, in their order, when the call itself succeeds,' +

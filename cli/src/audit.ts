@@ -12,7 +12,7 @@ import {
   type AuditTreeHead,
   exportAuditLog,
   type KeywardClient,
-  KeywardClientError,
+  KeywardError,
   readAuditEntry,
   verifyAuditExport,
 } from 'keyward-client';
@@ -175,7 +175,7 @@ async function sizeOf(keyward: KeywardClient): Promise<number> {
   try {
     return (await keyward.getAuditCheckpoint()).treeSize;
   } catch (error) {
-    if (error instanceof KeywardClientError && error.code === 'NOT_FOUND') return 0;
+    if (error instanceof KeywardError && error.code === 'NOT_FOUND') return 0;
     throw error;
   }
 }

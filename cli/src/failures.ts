@@ -10,7 +10,7 @@
  */
 import { inspect } from 'node:util';
 import { CommanderError } from 'commander';
-import { AuditVerificationError, KeywardClientError } from 'keyward-client';
+import { AuditVerificationError, KeywardError } from 'keyward-client';
 
 /** Reports that the command got something that it cannot use; the message names it and a remedy. */
 export class UsageError extends Error {
@@ -26,7 +26,7 @@ export function report(error: unknown, debug: boolean): number {
   process.stderr.write(`keyward: ${printable(describe(error))}\n`);
   if (debug) process.stderr.write(`${printableLines(inspect(error))}\n`);
   if (error instanceof UsageError) return 2;
-  if (!(error instanceof KeywardClientError)) return 1;
+  if (!(error instanceof KeywardError)) return 1;
   if (error.reason === 'APPROVAL_REQUIRED') return 4;
   return unreached(error) ? 3 : 1;
 }
@@ -77,9 +77,9 @@ export function fileTrouble(error: unknown): string {
 function describe(error: unknown): string {
   if (error instanceof AuditVerificationError) return `${error.problem}: ${error.message}`;
   // The command's own words on why there is no token.
-  if (error instanceof KeywardClientError && error.cause instanceof UsageError)
+  if (error instanceof KeywardError && error.cause instanceof UsageError)
     return error.cause.message;
-  if (!(error instanceof KeywardClientError))
+  if (!(error instanceof KeywardError))
     return error instanceof Error ? error.message : String(error);
   const { code, reason, fieldViolations, requestId } = error;
   const fields = fieldViolations
@@ -91,7 +91,7 @@ function describe(error: unknown): string {
 }
 
 /** Returns what waits for approval, until when, and the command that shows it. */
-function waiting({ reason, message, metadata }: KeywardClientError): string | undefined {
+function waiting({ reason, message, metadata }: KeywardError): string | undefined {
   const [operation, until] = [metadata.get('operation'), metadata.get('expire_time')];
   if (reason !== 'APPROVAL_REQUIRED' || operation === undefined) return undefined;
   const end = until === undefined ? '' : `, until ${until}`;
@@ -100,7 +100,7 @@ function waiting({ reason, message, metadata }: KeywardClientError): string | un
 }
 
 /** Returns which permission is missing on what, and the command that explains why. */
-function missingPermission({ reason, metadata }: KeywardClientError): string | undefined {
+function missingPermission({ reason, metadata }: KeywardError): string | undefined {
   const [permission, resource] = [metadata.get('permission'), metadata.get('resource')];
   if (reason !== 'PERMISSION_MISSING' || permission === undefined || resource === undefined)
     return undefined;
@@ -128,6 +128,6 @@ function askedAbout(permission: string, resource: string): string {
  * Returns whether the answer is not from Keyward: it has no reason, and a status that the transport
  * makes.
  */
-function unreached({ code, reason }: KeywardClientError): boolean {
+function unreached({ code, reason }: KeywardError): boolean {
   return reason === undefined && (code === 'UNAVAILABLE' || code === 'DEADLINE_EXCEEDED');
 }

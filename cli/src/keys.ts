@@ -6,7 +6,7 @@
  * - Rotation is in `rotation.ts`, destruction in `destruction.ts`.
  */
 import type { Command } from 'commander';
-import { type Key, type KeywardClient, KeywardClientError } from 'keyward-client';
+import { type Key, type KeywardClient, KeywardError } from 'keyward-client';
 import { addChange } from './changes.ts';
 import { addDestruction, destructionLoss } from './destruction.ts';
 import { UsageError } from './failures.ts';
@@ -215,7 +215,7 @@ async function updateLabels(
         ...change,
       });
     } catch (error) {
-      const lost = error instanceof KeywardClientError && error.reason === 'ETAG_MISMATCH';
+      const lost = error instanceof KeywardError && error.reason === 'ETAG_MISMATCH';
       if (!lost || expected !== undefined || attempt === UPDATE_TRIES) throw error;
     }
   }

@@ -5,7 +5,7 @@
  * - Neither shows a token.
  */
 import type { Command } from 'commander';
-import { KeywardClientError } from 'keyward-client';
+import { KeywardError } from 'keyward-client';
 import { UsageError } from './failures.ts';
 import { printText } from './files.ts';
 import { duration, wordsOption } from './options.ts';
@@ -79,7 +79,7 @@ async function callerWith(
   try {
     return (await keyward.getCaller()).name;
   } catch (error) {
-    if (!(error instanceof KeywardClientError) || error.code !== 'UNAUTHENTICATED') throw error;
+    if (!(error instanceof KeywardError) || error.code !== 'UNAUTHENTICATED') throw error;
     throw new Error(
       `cannot sign in: ${address} does not accept the provider's token (${error.reason}); ` +
         "the service's log has the cause, and docs/people.md what a token must have",

@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { checkServerIdentity, createSecureContext } from 'node:tls';
 import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { endingHandshakes } from './connecting.ts';
-import { CHECKSUM_MISMATCH, errorOf, KeywardClientError, STEP_UP_REQUIRED } from './errors.ts';
+import { CHECKSUM_MISMATCH, errorOf, KeywardError, STEP_UP_REQUIRED } from './errors.ts';
 import type { TokenSource } from './token.ts';
 import type { Method } from './wire.ts';
 
@@ -120,7 +120,7 @@ export class Transport {
   }
 
   /**
-   * Rejects with a {@link KeywardClientError}, or a TypeError for a request that can't be sent as
+   * Rejects with a {@link KeywardError}, or a TypeError for a request that can't be sent as
    * it is.
    */
   async call<Response>(
@@ -248,7 +248,7 @@ export class Transport {
   /** Once, where the service has refused a token, and the caller can give another. */
   async #hasNewToken(call: Ongoing, error: unknown): Promise<boolean> {
     const { token, hasNewToken } = call;
-    const isRefused = error instanceof KeywardClientError && error.code === 'UNAUTHENTICATED';
+    const isRefused = error instanceof KeywardError && error.code === 'UNAUTHENTICATED';
     if (!isRefused || token === undefined || hasNewToken) return false;
     call.hasNewToken = true;
     const source = this.#options.token;
@@ -268,8 +268,8 @@ export class Transport {
     if (token === undefined) return metadata;
     call.token = await beforeEnd(call, token.get()).catch((cause: unknown) => {
       this.#throwIfEnded(call);
-      if (cause instanceof KeywardClientError) throw cause;
-      throw new KeywardClientError({
+      if (cause instanceof KeywardError) throw cause;
+      throw new KeywardError({
         code: 'UNAUTHENTICATED',
         message: 'There is no token to call with.',
         cause,
@@ -281,10 +281,10 @@ export class Transport {
 
   #throwIfEnded({ callers }: Ongoing): void {
     if (this.#closed) {
-      throw new KeywardClientError({ code: 'CANCELLED', message: 'The client is closed.' });
+      throw new KeywardError({ code: 'CANCELLED', message: 'The client is closed.' });
     }
     if (callers?.aborted) {
-      throw new KeywardClientError({
+      throw new KeywardError({
         code: 'CANCELLED',
         message: 'The caller cancelled the call.',
         cause: callers.reason,
@@ -348,9 +348,7 @@ async function beforeEnd<T>({ deadline, ending }: Ongoing, promise: Promise<T>):
   let forget = () => {};
   const end = new Promise<never>((_, reject) => {
     const fail = (code: 'DEADLINE_EXCEEDED' | 'CANCELLED') =>
-      reject(
-        new KeywardClientError({ code, message: 'There was no token before the end of the call.' }),
-      );
+      reject(new KeywardError({ code, message: 'There was no token before the end of the call.' }));
     const cancel = () => fail('CANCELLED');
     const late = () => fail('DEADLINE_EXCEEDED');
     const timer = Number.isFinite(deadline) ? setTimeout(late, deadline - Date.now()) : undefined;
@@ -365,7 +363,7 @@ async function beforeEnd<T>({ deadline, ending }: Ongoing, promise: Promise<T>):
 
 /** What a call wants that failed with STEP_UP_REQUIRED. */
 function stepUpOf(error: unknown): StepUp | undefined {
-  if (!(error instanceof KeywardClientError) || error.reason !== STEP_UP_REQUIRED) return undefined;
+  if (!(error instanceof KeywardError) || error.reason !== STEP_UP_REQUIRED) return undefined;
   const words = (name: string) => (error.metadata.get(name) ?? '').split(' ').filter(Boolean);
   const [seconds] = words('max_age');
   return {
@@ -381,9 +379,9 @@ function decode<Response>(method: Method, answer: Buffer, request: unknown): Res
   try {
     return method.deserialize(answer, request) as Response;
   } catch (error) {
-    if (error instanceof KeywardClientError) throw error;
+    if (error instanceof KeywardError) throw error;
     const message = `The answer can't be read: ${(error as Error).message}`;
-    throw new KeywardClientError({ code: 'INTERNAL', message, cause: error });
+    throw new KeywardError({ code: 'INTERNAL', message, cause: error });
   }
 }
 
@@ -393,7 +391,7 @@ function decode<Response>(method: Method, answer: Buffer, request: unknown): Res
  * again at random, so that callers refused together don't come back together.
  */
 function backoff(error: unknown, retries: number): number | undefined {
-  if (!(error instanceof KeywardClientError)) return undefined;
+  if (!(error instanceof KeywardError)) return undefined;
   const { code, reason, retryDelayMs } = error;
   const helps =
     code === 'UNAVAILABLE' || code === 'RESOURCE_EXHAUSTED' || reason === CHECKSUM_MISMATCH;

@@ -6,7 +6,7 @@
  * at.
  */
 
-import { CHECKSUM_MISMATCH, KeywardClientError } from './errors.ts';
+import { CHECKSUM_MISMATCH, KeywardError } from './errors.ts';
 import { crc32c } from './generated/crc32c.ts';
 
 /** Makes and compares checksums, or doesn't. */
@@ -36,8 +36,8 @@ export class Checksums {
   }
 }
 
-function mismatch(what: string): KeywardClientError {
-  return new KeywardClientError({
+function mismatch(what: string): KeywardError {
+  return new KeywardError({
     code: 'DATA_LOSS',
     reason: CHECKSUM_MISMATCH,
     message: `${what}: something changed on the way.`,

@@ -45,8 +45,8 @@ interface ErrorFacts {
  * `reason` is undefined when the answer isn't Keyward's own: the service wasn't reached, the
  * deadline passed, the call was cancelled, or something between refused it.
  */
-export class KeywardClientError extends Error {
-  override readonly name = 'KeywardClientError';
+export class KeywardError extends Error {
+  override readonly name = 'KeywardError';
   /** The gRPC status. */
   readonly code: StatusName;
   /** Which failure it is, stable across releases; docs/errors.md lists all. */
@@ -61,7 +61,7 @@ export class KeywardClientError extends Error {
    * CHECKSUM_MISMATCH.
    */
   readonly fieldViolations: readonly FieldViolation[];
-  /** When trying the same call again can help: after how many milliseconds at the earliest. */
+  /** The service's word on when the same call can succeed: after that many milliseconds. */
   readonly retryDelayMs: number | undefined;
   /**
    * Under which the service's log has the call; not the `requestId` of a change, which is the
@@ -72,7 +72,7 @@ export class KeywardClientError extends Error {
   readonly traceId: string | undefined;
 
   constructor(facts: ErrorFacts) {
-    super(facts.message, { cause: facts.cause });
+    super(facts.message, facts.cause === undefined ? undefined : { cause: facts.cause });
     this.code = facts.code;
     this.reason = facts.reason;
     this.metadata = facts.metadata ?? new Map();
@@ -81,25 +81,81 @@ export class KeywardClientError extends Error {
     this.requestId = facts.requestId;
     this.traceId = facts.traceId;
   }
+
+  /** The first field that is not valid, as the contract spells it. */
+  get field(): string | undefined {
+    return this.fieldViolations[0]?.field;
+  }
+
+  /**
+   * Whether the same call can succeed later: the service says so, could not be reached, or did not
+   * answer in time. A change is sent again with the same `requestId`.
+   */
+  get retryable(): boolean {
+    return this.retryDelayMs !== undefined || UNANSWERED.includes(this.code);
+  }
+}
+
+const UNANSWERED: readonly StatusName[] = ['UNAVAILABLE', 'DEADLINE_EXCEEDED'];
+
+/** Errors of attempts of which nothing has left this process. */
+const unsent = new WeakSet<KeywardError>();
+
+/** Returns whether the attempt that failed so can't have had an effect: none of it was sent. */
+export function isUnsent(error: KeywardError): boolean {
+  return unsent.has(error);
+}
+
+/** Returns the error for an attempt that was given up before there was a connection. */
+export function unconnected(address: string, why: string): KeywardError {
+  const message = `cannot reach ${address}: ${why}`;
+  const error = new KeywardError({ code: 'UNAVAILABLE', message });
+  unsent.add(error);
+  return error;
 }
 
 /**
- * The error for a call that grpc-js reports as failed; `address` names the service when it wasn't
- * reached. A call that ended as cancelled, and not by the caller (`call.ts` sees to those first),
- * was on a connection that went away: measured with a server that stops.
+ * Returns the error for an attempt that grpc-js reports as failed; `address` is where it was sent.
+ * One that ended as cancelled, and not by the caller (`call.ts` sees to those first), or without
+ * any status, was on a connection that went away: measured with a server that stops.
  */
-export function errorOf(failed: ServiceError, address: string): KeywardClientError {
+export function errorOf(failed: ServiceError, address: string): KeywardError {
   const details = detailsOf(failed);
-  const code =
-    details.reason === undefined && failed.code === status.CANCELLED
-      ? status.UNAVAILABLE
-      : failed.code;
-  return new KeywardClientError({
+  if (details.reason === undefined && UNCONNECTED.test(failed.details))
+    return unconnected(address, causeIn(failed.details));
+  const isLost =
+    details.reason === undefined &&
+    (failed.code === status.CANCELLED || STATUSLESS.test(failed.details));
+  const code = isLost ? status.UNAVAILABLE : failed.code;
+  return new KeywardError({
     ...details,
     code: statusName(code),
-    message: details.message || transportMessage(code, failed.details, address),
-    cause: failed,
+    message: details.message || unanswered(code, failed.details, address),
   });
+}
+
+/** How grpc-js words what became of an attempt, where the service has not answered it. */
+const UNCONNECTED = /^No connection established/;
+const STATUSLESS = /Call ended without gRPC status/;
+
+/** Of several causes the last; grpc-js decorates it with what helps nobody. */
+function causeIn(details: string): string {
+  const why = /Last error: (.*?)(?:\. Resolution note:.*)?$/s.exec(details)?.[1] ?? details;
+  return why.replace(/^Error: /, '');
+}
+
+/** What is told where the answer is not Keyward's own. */
+function unanswered(code: status, details: string, address: string): string {
+  switch (code) {
+    case status.UNAVAILABLE:
+      return `cannot reach ${address}: ${causeIn(details)}`;
+    case status.DEADLINE_EXCEEDED:
+      return `no answer from ${address} by the deadline`;
+    case status.UNIMPLEMENTED:
+      return `cannot call ${address}: it does not have this method, or is not Keyward`;
+    default:
+      return `cannot use what ${address} answered: ${details || statusName(code)}`;
+  }
 }
 
 /** google.rpc.Status. */
@@ -110,8 +166,8 @@ export interface Status {
 }
 
 /** The error of a batch's item: the same that the item's call alone would have had. */
-export function errorOfStatus(failed: Status): KeywardClientError {
-  return new KeywardClientError({
+export function errorOfStatus(failed: Status): KeywardError {
+  return new KeywardError({
     message: failed.message,
     ...detailsIn(failed),
     code: statusName(failed.code),
@@ -120,20 +176,6 @@ export function errorOfStatus(failed: Status): KeywardClientError {
 
 function statusName(code: number): StatusName {
   return (status[code] as StatusName | undefined) ?? 'UNKNOWN';
-}
-
-/** Nobody answered as Keyward does; grpc-js says why with decorations that help nobody. */
-function transportMessage(code: status, details: string, address: string): string {
-  switch (code) {
-    case status.UNAVAILABLE: {
-      const why = /Last error: (.*?)(?:\. Resolution note:.*)?$/s.exec(details)?.[1] ?? details;
-      return `No answer from ${address}: ${why.replace(/^Error: /, '')}`;
-    }
-    case status.DEADLINE_EXCEEDED:
-      return `No answer from ${address} by the deadline.`;
-    default:
-      return details;
-  }
 }
 
 type Details = Partial<Omit<ErrorFacts, 'code' | 'cause'>>;

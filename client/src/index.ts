@@ -57,7 +57,7 @@ export type {
   Rewrapped,
 } from './envelope/envelope.ts';
 export { EnvelopeError } from './envelope/errors.ts';
-export { type FieldViolation, KeywardClientError, type StatusName } from './errors.ts';
+export { type FieldViolation, KeywardError, type StatusName } from './errors.ts';
 export type { ListOptions, WalkOptions } from './lists.ts';
 export type * from './messages.ts';
 export type { Token } from './token.ts';
@@ -132,7 +132,7 @@ export function connect(options: ConnectOptions): KeywardClient {
 
 /**
  * Typed calls of all services. Every call but those that answer as a stream has a deadline, and
- * rejects with a `KeywardClientError`, or with a TypeError before anything is sent when an argument
+ * rejects with a `KeywardError`, or with a TypeError before anything is sent when an argument
  * is of the wrong type. One client holds one connection and serves any number of calls at once; its
  * owner closes it.
  */

@@ -6,7 +6,7 @@
  * `undefined`. Limits are checked by the service, in one place, and not here. Owns what the
  * contract has no word for.
  */
-import type { KeywardClientError } from './errors.ts';
+import type { KeywardError } from './errors.ts';
 import type { ListAuditEntriesRequest } from './generated/messages.ts';
 
 export type * from './generated/messages.ts';
@@ -31,7 +31,7 @@ export interface BatchRequest<Request> {
 /** What became of one item: the answer, or the error that the same call alone would have had. */
 export type BatchResult<Response> =
   | { readonly response: Response }
-  | { readonly error: KeywardClientError };
+  | { readonly error: KeywardError };
 
 /** Which entries, in what is listed or read. */
 export type AuditSelection = Pick<ListAuditEntriesRequest, 'parent' | 'filter'>;

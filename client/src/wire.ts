@@ -12,7 +12,7 @@
 import type { Checksums } from './checksums.ts';
 import { messagesOf } from './contract.ts';
 import { Converter, type Values } from './convert.ts';
-import { errorOfStatus, KeywardClientError, type Status } from './errors.ts';
+import { errorOfStatus, KeywardError, type Status } from './errors.ts';
 import { METHODS, type MethodName } from './generated/shapes.ts';
 import type * as m from './messages.ts';
 
@@ -36,7 +36,7 @@ export interface Method {
   readonly path: string;
   /** Throws a TypeError for what can't be sent as it is. */
   readonly serialize: (request: unknown) => Buffer;
-  /** Throws for a message that isn't a whole answer; a KeywardClientError where it knows more. */
+  /** Throws for a message that isn't a whole answer; a KeywardError where it knows more. */
   readonly deserialize: (bytes: Buffer, request: unknown) => unknown;
   /** The request for what comes after an answer, where a stream that broke goes on from there. */
   readonly after?: (request: unknown, answer: unknown) => unknown;
@@ -125,12 +125,12 @@ function batchResult(
   if (error) return { error: errorOfStatus(error) };
   if (!response) {
     const message = 'The answer says nothing of this item.';
-    return { error: new KeywardClientError({ code: 'INTERNAL', message }) };
+    return { error: new KeywardError({ code: 'INTERNAL', message }) };
   }
   try {
     return { response: convert(response) };
   } catch (thrown) {
-    if (thrown instanceof KeywardClientError) return { error: thrown };
+    if (thrown instanceof KeywardError) return { error: thrown };
     throw thrown;
   }
 }

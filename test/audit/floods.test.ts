@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { connect, type KeywardClient, KeywardClientError } from 'keyward-client';
+import { connect, type KeywardClient, KeywardError } from 'keyward-client';
 import { AUDIENCE, ISSUER, signingKey, startEndpoint } from '../access/issuer.ts';
 import { call, openSession } from '../faults/http2.ts';
 import {
@@ -82,7 +82,7 @@ const outcomeOf = async (attempt: Promise<unknown>): Promise<string> => {
     await attempt;
     return 'OK';
   } catch (error) {
-    if (error instanceof KeywardClientError) return error.reason ?? error.code;
+    if (error instanceof KeywardError) return error.reason ?? error.code;
     throw error;
   }
 };

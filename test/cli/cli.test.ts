@@ -638,12 +638,12 @@ describe('the connection', () => {
     assert.equal(code, 3);
     assert.match(
       stderr,
-      /^keyward: UNAVAILABLE: No answer from 127\.0\.0\.1:1: connect ECONNREFUSED[^\n]*\n$/,
+      /^keyward: UNAVAILABLE: cannot reach 127\.0\.0\.1:1: connect ECONNREFUSED[^\n]*\n$/,
     );
     fake.handlers['GetTenant'] = () => new Promise(() => {});
     const late = await keyward('tenants get acme --timeout 0.2');
     assert.equal(late.code, 3);
-    assert.match(late.stderr, /DEADLINE_EXCEEDED: No answer from .* by the deadline/);
+    assert.match(late.stderr, /DEADLINE_EXCEEDED: no answer from .* by the deadline/);
   });
 
   it('that the network never answers ends before the network gives up', async () => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { status } from '@grpc/grpc-js';
-import { type KeywardClient, KeywardClientError } from '../../client/src/index.ts';
+import { type KeywardClient, KeywardError } from '../../client/src/index.ts';
 import { type FakeService, refusal, startFakeService, wireRoleBinding } from './fake-service.ts';
 
 const PARENT = 'tenants/acme';
@@ -365,7 +365,7 @@ describe('a call that is not allowed', () => {
     await assert.rejects(
       keyward.decrypt({ parent: PARENT, ciphertext: new Uint8Array(1) }),
       (error: unknown) => {
-        assert.ok(error instanceof KeywardClientError);
+        assert.ok(error instanceof KeywardError);
         assert.deepEqual([error.code, error.reason], ['PERMISSION_DENIED', 'PERMISSION_MISSING']);
         assert.deepEqual(Object.fromEntries(error.metadata), metadata);
         return true;

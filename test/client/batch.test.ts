@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { status } from '@grpc/grpc-js';
-import { type BatchResult, KeywardClientError } from '../../client/src/index.ts';
+import { type BatchResult, KeywardError } from '../../client/src/index.ts';
 import { crc32c } from '../../src/operations/crc32c.ts';
 import { checked, type Refusal, refusal, startFakeService, wireStatus } from './fake-service.ts';
 
@@ -12,9 +12,9 @@ const keyVersion = `${KEY}/versions/1`;
 type Items = { readonly requests: readonly Record<string, Buffer>[] };
 
 /** The error of a result that must be one. */
-function errorIn(result: BatchResult<unknown> | undefined): KeywardClientError {
+function errorIn(result: BatchResult<unknown> | undefined): KeywardError {
   assert.ok(result && 'error' in result && !('response' in result));
-  assert.ok(result.error instanceof KeywardClientError);
+  assert.ok(result.error instanceof KeywardError);
   return result.error;
 }
 
@@ -151,7 +151,7 @@ describe('a batch', () => {
     );
     const results = await keyward.batchEncrypt({ parent, requests: [request, request] });
     const inBatch = errorIn(results[0]);
-    assert.ok(alone instanceof KeywardClientError);
+    assert.ok(alone instanceof KeywardError);
     assert.deepEqual({ ...inBatch }, { ...alone });
     assert.equal(inBatch.message, alone.message);
     assert.equal(inBatch.reason, 'INVALID_FIELD');

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { randomBytes, randomInt } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { crc32c } from '../../client/src/generated/crc32c.ts';
-import { KeywardClientError } from '../../client/src/index.ts';
+import { KeywardError } from '../../client/src/index.ts';
 import { crc32c as serverCrc32c } from '../../src/operations/crc32c.ts';
 import { type Handler, startFakeService, wireDataKey } from './fake-service.ts';
 
@@ -117,7 +117,7 @@ describe('checksums', () => {
           () => assert.fail(),
           (thrown: unknown) => thrown,
         );
-        assert.ok(error instanceof KeywardClientError);
+        assert.ok(error instanceof KeywardError);
         assert.deepEqual([error.code, error.reason], ['DATA_LOSS', 'CHECKSUM_MISMATCH'], method);
         assert.equal(service.calls.get(method), 2, 'tried again');
       }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { status } from '@grpc/grpc-js';
-import { KeywardClientError } from '../../client/src/index.ts';
+import { KeywardError } from '../../client/src/index.ts';
 import { crc32c } from '../../src/operations/crc32c.ts';
 import {
   refusal,
@@ -600,7 +600,7 @@ describe('what would be changed on its way', () => {
         () => assert.fail(),
         (thrown: unknown) => thrown,
       );
-      assert.ok(error instanceof TypeError && !(error instanceof KeywardClientError));
+      assert.ok(error instanceof TypeError && !(error instanceof KeywardError));
       assert.match(String(error), message);
     }
     assert.equal(service.calls.size, 0);

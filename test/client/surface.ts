@@ -75,7 +75,7 @@ import type {
   KeyVersionState,
   KeyVersionUsage,
   KeywardClient,
-  KeywardClientError,
+  KeywardError,
   ListAuditEntriesRequest,
   ListAuditEntriesResponse,
   ListDataKeysRequest,
@@ -302,7 +302,7 @@ export function methods(): void {
     Client['batchEncrypt'],
     Unary<BatchRequest<EncryptRequest>, BatchResult<EncryptResponse>[]>
   >();
-  same<BatchResult<Key>, { readonly response: Key } | { readonly error: KeywardClientError }>();
+  same<BatchResult<Key>, { readonly response: Key } | { readonly error: KeywardError }>();
   same<ReturnType<Client['watchRewrapJob']>, Streamed<RewrapJob>>();
   same<ReturnType<Client['readAuditEntries']>, Streamed<readonly AuditEntry[]>>();
   same<ReturnType<Client['readAuditTiles']>, Streamed<readonly AuditTile[]>>();

@@ -5,12 +5,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { inspect } from 'node:util';
 import { status } from '@grpc/grpc-js';
-import {
-  type ConnectOptions,
-  connect,
-  KeywardClientError,
-  type Token,
-} from '../../client/src/index.ts';
+import { type ConnectOptions, connect, KeywardError, type Token } from '../../client/src/index.ts';
 import { type Handler, refusal, startFakeService, wireJob, wireKey } from './fake-service.ts';
 
 const KEY = { name: 'tenants/acme/keys/orders' };
@@ -59,12 +54,12 @@ async function startWith(token: Token, isGood: (token: string) => boolean = () =
   };
 }
 
-async function failureOf(promise: Promise<unknown>): Promise<KeywardClientError> {
+async function failureOf(promise: Promise<unknown>): Promise<KeywardError> {
   const error = await promise.then(
     () => assert.fail('the call succeeded'),
     (thrown: unknown) => thrown,
   );
-  assert.ok(error instanceof KeywardClientError, String(error));
+  assert.ok(error instanceof KeywardError, String(error));
   return error;
 }
 

@@ -114,7 +114,7 @@ describe('watching a job', () => {
     });
     using keyward = service.connect();
     await assert.rejects(keyward.watchRewrapJob({ name }).next(), {
-      name: 'KeywardClientError',
+      name: 'KeywardError',
       reason: 'RESOURCE_NOT_FOUND',
       requestId: 'r-1',
     });

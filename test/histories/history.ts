@@ -9,7 +9,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import { type Key, type KeywardClient, KeywardClientError } from 'keyward-client';
+import { type Key, type KeywardClient, KeywardError } from 'keyward-client';
 import type { Credentials } from '../../dev/certificates.ts';
 import type { CallKind } from './plan.ts';
 import { Register, type Span } from './register.ts';
@@ -35,7 +35,7 @@ const PAUSE_MS = 50;
 interface Settled<Answer> extends Span {
   readonly replica: number;
   readonly answer?: Answer;
-  readonly error?: KeywardClientError;
+  readonly error?: KeywardError;
 }
 
 /** A change that was made, with what it was answered. */
@@ -414,7 +414,7 @@ export class KeyHistory {
       const answer = await send(this.#replicas.client(replica, as));
       return { answer, ...span(), isAnswered: true };
     } catch (error) {
-      if (!(error instanceof KeywardClientError)) throw error;
+      if (!(error instanceof KeywardError)) throw error;
       if (error.code === 'INTERNAL' || error.code === 'DATA_LOSS' || error.code === 'UNKNOWN')
         throw this.#violation('a call', error, 'no such failure');
       const isOpen = OPEN.includes(error.code) || error.reason === 'CONFLICT';

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
-import { connect, type KeywardClient, KeywardClientError } from 'keyward-client';
+import { connect, type KeywardClient, KeywardError } from 'keyward-client';
 import {
   eventually,
   failureOf,
@@ -39,14 +39,14 @@ async function newTenant(
 }
 
 /** What the error says of the quota. */
-function quotaOf({ code, reason, metadata }: KeywardClientError) {
+function quotaOf({ code, reason, metadata }: KeywardError) {
   return { code, reason, quota: metadata.get('quota'), limit: metadata.get('limit') };
 }
 
 /** What became of calls that were made at the same time, or as fast as one after another goes. */
 interface Outcome {
   readonly answered: number;
-  readonly refused: readonly KeywardClientError[];
+  readonly refused: readonly KeywardError[];
 }
 
 /** Counts what is answered, and what is refused because of a quota; anything else is thrown. */
@@ -54,7 +54,7 @@ async function outcomeOf(calls: readonly Promise<unknown>[]): Promise<Outcome> {
   const settled = await Promise.allSettled(calls);
   const refused = settled.flatMap((each) => (each.status === 'rejected' ? [each.reason] : []));
   for (const error of refused)
-    if (!(error instanceof KeywardClientError) || error.reason !== 'QUOTA_EXCEEDED') throw error;
+    if (!(error instanceof KeywardError) || error.reason !== 'QUOTA_EXCEEDED') throw error;
   return { answered: calls.length - refused.length, refused };
 }
 

@@ -7,7 +7,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { cpSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, test } from 'node:test';
-import type { KeywardClient, KeywardClientError } from 'keyward-client';
+import type { KeywardClient, KeywardError } from 'keyward-client';
 import { createSoftHsmToken, type SoftHsmToken } from '../../softhsm/token.ts';
 import { readKeptCheckpoint } from '../../src/hsm/token-commands.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
@@ -514,9 +514,7 @@ function keepWorking(clients: readonly KeywardClient[], kept: readonly Kept[]) {
   };
   const run = async (client: KeywardClient, start: number) => {
     for (let turn = start; !ending; turn++) {
-      await work(client, turn).catch((error: KeywardClientError) =>
-        failures.push(error.reason ?? error),
-      );
+      await work(client, turn).catch((error: KeywardError) => failures.push(error.reason ?? error));
       calls += 1;
     }
   };

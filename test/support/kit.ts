@@ -11,12 +11,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before } from 'node:test';
-import {
-  type ConnectOptions,
-  connect,
-  type KeywardClient,
-  KeywardClientError,
-} from 'keyward-client';
+import { type ConnectOptions, connect, type KeywardClient, KeywardError } from 'keyward-client';
 import { type Credentials, createCertificateAuthority } from '../../dev/certificates.ts';
 import { createDatabase, dropDatabase } from '../../dev/postgres.ts';
 import { copyToken, type SoftHsmToken } from '../../softhsm/token.ts';
@@ -382,11 +377,11 @@ export async function reasonOf(call: Promise<unknown>): Promise<string> {
 }
 
 /** The error with which a call fails; throws when it doesn't, or fails otherwise. */
-export async function failureOf(call: Promise<unknown>): Promise<KeywardClientError> {
+export async function failureOf(call: Promise<unknown>): Promise<KeywardError> {
   try {
     await call;
   } catch (error) {
-    if (error instanceof KeywardClientError) return error;
+    if (error instanceof KeywardError) return error;
     throw error;
   }
   throw new Error('the call did not fail');

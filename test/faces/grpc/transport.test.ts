@@ -9,7 +9,7 @@ import { connect as connectHttp2 } from 'node:http2';
 import { after, before, describe, test } from 'node:test';
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls';
 import { Client, credentials as grpcCredentials } from '@grpc/grpc-js';
-import { type ConnectOptions, connect, type KeywardClientError } from 'keyward-client';
+import { type ConnectOptions, connect, type KeywardError } from 'keyward-client';
 import { type Credentials, createCertificateAuthority } from '../../../dev/certificates.ts';
 import {
   type Environment,
@@ -49,7 +49,7 @@ async function outcomeOf(
     await client.listTenants();
     return 'OK';
   } catch (error) {
-    return (error as KeywardClientError).reason ?? 'refused';
+    return (error as KeywardError).reason ?? 'refused';
   }
 }
 
