@@ -15,6 +15,7 @@ import {
   type TenantOptions,
   wholeNumber,
   withEtag,
+  withForce,
   withRequestId,
   withTenant,
 } from './options.ts';
@@ -80,7 +81,7 @@ interface CreateOptions extends TenantOptions {
 }
 
 function addCreate(canary: Command): void {
-  withTenant(canary.command('create <key>'))
+  withForce(withTenant(canary.command('create <key>')))
     .description('make a canary under a key, and print what is to be laid out')
     .addOption(
       new Option('--kind <kind>', 'what it is to be like')
@@ -97,7 +98,6 @@ function addCreate(canary: Command): void {
     .option('--suspend-caller', 'suspend the caller that wants it opened, in this tenant')
     .option('--description <text>', 'where it is laid; encrypted in the database')
     .option('--out <file>', 'write its bytes to this file, instead of printing them in base64')
-    .option('--force', 'replace an existing file')
     .addHelpText(
       'after',
       '\nIts bytes are shown this once. Lay them where only real ones are looked for.' +

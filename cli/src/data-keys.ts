@@ -19,6 +19,7 @@ import {
   type TenantOptions,
   wholeNumber,
   withFilter,
+  withForce,
   withRequestId,
   withTenant,
 } from './options.ts';
@@ -111,13 +112,12 @@ interface PlaintextOptions {
 }
 
 function withPlaintext(command: Command): Command {
-  return command
+  return withForce(command)
     .option(
       '--plaintext-out <file>',
       'write the raw data key to this file, readable only by you; - for standard output',
     )
-    .option('--show-plaintext', 'also print the data key, in base64')
-    .option('--force', 'replace an existing file');
+    .option('--show-plaintext', 'also print the data key, in base64');
 }
 
 interface CreateOptions extends TenantOptions, ChangeOptions, PlaintextOptions {

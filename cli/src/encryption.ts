@@ -14,9 +14,10 @@ import {
   refuseToOverwrite,
   writeOutput,
   writeStandardOutput,
+  writeUnnamed,
 } from './files.ts';
 import { keyName, parentOf, tenantName } from './names.ts';
-import { contextOption, type Pairs, pairsOption, wholeNumber } from './options.ts';
+import { contextOption, type Pairs, pairsOption, wholeNumber, withForce } from './options.ts';
 import { printJson } from './print.ts';
 import { withClient } from './session.ts';
 
@@ -32,11 +33,6 @@ interface EncryptOptions {
   readonly out?: string;
   readonly force?: boolean;
   readonly raw?: boolean;
-}
-
-/** Adds `--force`, of commands with `--out`. */
-function withForce(command: Command): Command {
-  return command.option('--force', 'replace an existing file');
 }
 
 /** Adds `encrypt`. */
@@ -94,7 +90,7 @@ async function putBytes(
 ): Promise<void> {
   const [[name, bytes] = ['', Buffer.alloc(0)]] = Object.entries(named);
   if (out !== undefined) await writeOutput(out, bytes, { secret, force });
-  else if (raw) await writeStandardOutput(bytes);
+  else if (raw) await writeUnnamed(bytes, '--out');
   else if (output === 'table') await writeStandardOutput(`${bytes.toString('base64')}\n`);
   if (output !== 'json' || raw || out === '-') return;
   await printJson({ ...(out === undefined ? { [name]: bytes.toString('base64') } : {}), ...facts });
@@ -126,9 +122,10 @@ export function addDecrypt(program: Command): void {
     .option('--base64', 'the ciphertext is base64 (default: recognised)')
     .addHelpText(
       'after',
-      '\nWrites the plaintext byte for byte, and nothing else; --output json prints it in ' +
-        'base64, with the key' +
-        ' version.\n\n  keyward decrypt --tenant acme --context order=17 < secret.txt',
+      '\nWrites the plaintext byte for byte, and nothing else; to a terminal only if it is ' +
+        'text, unless' +
+        '\n"--out -" asks for it. --output json prints it in base64, with the key version.' +
+        '\n\n  keyward decrypt --tenant acme --context order=17 < secret.txt',
     )
     .action((_options, command: Command) =>
       withClient<DecryptOptions>(command, async (keyward, options) => {
@@ -137,7 +134,7 @@ export function addDecrypt(program: Command): void {
         const request = await decryptRequest(options);
         const { plaintext, keyVersion } = await keyward.decrypt(request);
         if (out !== undefined) await writeOutput(out, plaintext, { secret: true, force });
-        else if (output === 'table') await writeStandardOutput(plaintext);
+        else if (output === 'table') await writeUnnamed(plaintext, '--out');
         if (output !== 'json' || out === '-') return;
         const shown = out === undefined ? { plaintext: plaintext.toString('base64') } : {};
         await printJson({ ...shown, keyVersion });
@@ -181,8 +178,7 @@ interface DataKeyOptions {
 
 /** Adds `data-key`. */
 export function addDataKey(program: Command): void {
-  program
-    .command('data-key <key>')
+  withForce(program.command('data-key <key>'))
     .description(
       'issue a data key for your own encryption; the service does not store it (see ' +
         '"stored-data-keys")',
@@ -199,7 +195,6 @@ export function addDataKey(program: Command): void {
         'issue it for another caller to open; the data key itself stays in the HSM agent',
       ).conflicts(['plaintextOut', 'showPlaintext']),
     )
-    .option('--force', 'replace existing files')
     .addHelpText(
       'after',
       '\nPrints JSON: the key version, and the wrapped data key in base64 unless it goes ' +

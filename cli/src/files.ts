@@ -2,8 +2,10 @@
  * Reads and writes files, standard input and output, and the two forms of a ciphertext.
  *
  * - Input is bounded, and accepted or refused as it is, never repaired.
- * - A file that is written is the user's own and new: it has its name only when it is whole, and
- *   replaces one of that name only by `--force`. No link is followed.
+ * - One rule for every file that a command writes: it is the user's own and new, has its name only
+ *   when it is whole, and replaces one of that name only by `--force`. No link is followed. `-` is
+ *   standard output.
+ * - A terminal gets bytes that are no text only where `-` asks for them.
  * - Only its owner can read a file with plaintext.
  * - Text that is written commands no terminal.
  */
@@ -18,7 +20,7 @@ import {
 } from 'node:fs';
 import { open, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { fileTrouble, printableLines, UsageError } from './failures.ts';
+import { fileTrouble, printable, printableLines, UsageError } from './failures.ts';
 
 /** Ciphertexts of every format begin with its number, and format 1 is the only one yet. */
 const FORMAT = 1;
@@ -96,6 +98,26 @@ export async function writeStandardOutput(bytes: string | Uint8Array): Promise<v
   await write(bytes);
 }
 
+/**
+ * Writes bytes to standard output where no file was named. Throws UsageError for bytes that a
+ * terminal would show as noise, or obey; `option` names what takes a file.
+ */
+export async function writeUnnamed(bytes: Uint8Array, option: string): Promise<void> {
+  if (process.stdout.isTTY && !isText(bytes))
+    throw new UsageError(
+      'cannot write the result to the terminal: it is not plain text; redirect it, give ' +
+        `${option} <file>, or give "${option} -" to write it anyway`,
+    );
+  await writeStandardOutput(bytes);
+}
+
+/** Returns whether bytes are UTF-8 that a terminal shows as it is. */
+function isText(bytes: Uint8Array): boolean {
+  const text = Buffer.from(bytes).toString();
+  const lines = text.replace(/[\t\r\n]/g, '');
+  return Buffer.from(text).equals(bytes) && printable(lines) === lines;
+}
+
 /** Writes text to standard output, as {@link printableLines}. */
 export async function printText(text: string): Promise<void> {
   await write(printableLines(text));
@@ -147,18 +169,28 @@ export function refuseToOverwrite(
   for (const file of files) if (file !== undefined && file !== '-') targetOf(file, force);
 }
 
-/** Writes the file, or standard output for `-`. */
+/** What a file is to have, at once or piece by piece. */
+type Content = Uint8Array | AsyncIterable<Uint8Array>;
+
+/**
+ * Writes the file, or standard output for `-`. Where the content fails in the middle, no file has
+ * the name.
+ */
 export async function writeOutput(
   file: string,
-  bytes: Uint8Array,
+  content: Content,
   { secret = false, force = false }: WriteOptions = {},
 ): Promise<void> {
-  if (file === '-') return writeStandardOutput(bytes);
+  if (file === '-') {
+    for await (const bytes of content instanceof Uint8Array ? [content] : content)
+      await writeStandardOutput(bytes);
+    return;
+  }
   const mode = secret ? 0o600 : 0o666;
   const target = targetOf(file, force);
   try {
-    if (target === 'stream') await writeFile(file, bytes);
-    else await writeWhole(file, bytes, mode, force);
+    if (target === 'stream') await writeFile(file, content);
+    else await writeWhole(file, content, mode, force);
   } catch (error) {
     throw new Error(`cannot write ${file}: ${fileTrouble(error)}`, { cause: error });
   }
@@ -189,7 +221,7 @@ function targetOf(file: string, force: boolean): 'file' | 'stream' {
 /** Writes a file beside it, and gives it the name. */
 async function writeWhole(
   file: string,
-  bytes: Uint8Array,
+  content: Content,
   mode: number,
   force: boolean,
 ): Promise<void> {
@@ -200,7 +232,7 @@ async function writeWhole(
   const handle = await open(unfinished, 'wx', mode);
   try {
     try {
-      await handle.writeFile(bytes);
+      await handle.writeFile(content);
     } finally {
       await handle.close();
     }

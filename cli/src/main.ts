@@ -12,7 +12,7 @@ import { addAlerts } from './alerts.ts';
 import { addApprovalRules } from './approval-rules.ts';
 import { addApprovals } from './approvals.ts';
 import { addAudit } from './audit.ts';
-import { addProfiles, addWhoami } from './callers.ts';
+import { addWhoami } from './callers.ts';
 import { addCanaries, addSuspensions } from './canaries.ts';
 import { addStoredDataKeys } from './data-keys.ts';
 import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
@@ -22,6 +22,7 @@ import { addJobs } from './jobs.ts';
 import { addKeys } from './keys.ts';
 import { addLogin } from './login.ts';
 import { addPasskeys } from './passkeys.ts';
+import { addProfiles } from './profile-commands.ts';
 import { addStatus } from './status.ts';
 import { addToken } from './token.ts';
 

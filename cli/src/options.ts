@@ -82,6 +82,13 @@ export function withFilter(
   );
 }
 
+/**
+ * Adds `--force`: without it, no command that writes a file replaces one (`files.ts` has the rule).
+ */
+export function withForce(command: Command): Command {
+  return command.option('--force', 'replace an existing file');
+}
+
 /** Adds `--request-id`. */
 export function withRequestId(command: Command): Command {
   return command.option(

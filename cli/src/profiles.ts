@@ -43,10 +43,11 @@ export type SignInSettings = Readonly<
   Record<'issuer' | 'clientId', string> & Partial<Record<SignInSetting, string>>
 >;
 
-/** Some of them, files by their absolute paths. */
-export type Settings = Partial<Record<Setting | SignInSetting, string>>;
+/** Some of them, files by their absolute paths; and the tenant of names that are not full. */
+export type Settings = Partial<Record<Setting | SignInSetting | 'tenant', string>>;
 
-const KNOWN = [...SETTINGS, ...SIGN_IN_SETTINGS] as const;
+/** What a profile may have. */
+export const PROFILE_SETTINGS = [...SETTINGS, 'tenant', ...SIGN_IN_SETTINGS] as const;
 
 /** What a caller proves their name with, where they do not sign in. */
 export const CREDENTIALS = ['certFile', 'keyFile', 'tokenFile'] as const;
@@ -95,6 +96,12 @@ export function foldersFile(folder: string): string {
 /** The folder of what the user has configured. */
 export function configurationFolder(): string {
   return join(process.env['XDG_CONFIG_HOME'] || join(homedir(), '.config'), 'keyward');
+}
+
+/** Returns the file of the user's own profiles, whether it is there or not. */
+export function ownFile(): string {
+  const given = process.env['KEYWARD_PROFILES'];
+  return given ? resolve(given) : usersFile();
 }
 
 /** Where the user's own profiles are, if there are any. */
@@ -156,7 +163,11 @@ function statOf(file: string): Stats {
 /** `{"default": "…", "profiles": {"…": {…}}}`. */
 function readProfilesFile(file: string): Profiles {
   refuseOthersFile(file);
-  const text = readText(file);
+  return profilesIn(file, readText(file));
+}
+
+/** Returns the profiles that a file with this text has. Throws UsageError for a text without. */
+export function profilesIn(file: string, text: string): Profiles {
   const content = parseJson(file, text);
   const { default: defaultName, profiles, ...rest } = isObject(content) ? content : {};
   const [unknown] = Object.keys(rest);
@@ -199,10 +210,11 @@ function readSettings(content: unknown, file: string, what: string): Settings {
   if (!isObject(content)) throw new UsageError(`cannot use ${what}: it must be an object`);
   const settings: Settings = {};
   for (const [name, value] of Object.entries(content)) {
-    const setting = KNOWN.find((each) => each === name);
+    const setting = PROFILE_SETTINGS.find((each) => each === name);
     if (setting === undefined)
       throw new UsageError(
-        `cannot use ${what}: it has ${name}, which is not known; known are ${KNOWN.join(', ')}`,
+        `cannot use ${what}: it has ${name}, which is not known; known are ` +
+          PROFILE_SETTINGS.join(', '),
       );
     if (typeof value !== 'string' || value === '')
       throw new UsageError(`cannot use ${what}: its ${name} must be a string`);

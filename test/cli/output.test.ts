@@ -125,6 +125,39 @@ async function inShell(args: readonly string[], input: Uint8Array): Promise<stri
   return stdout;
 }
 
+/** Runs the command on a terminal of its own, and returns what that shows and the exit code. */
+async function onTerminal(args: string, input: string): Promise<string> {
+  const command = `"${process.execPath}" "${MAIN}" ${args} < "${input}"; echo "exit $?"`;
+  const child = spawn('script', ['-qec', command, '/dev/null'], {
+    env: {
+      PATH: process.env['PATH'],
+      KEYWARD_PROFILES: profilesFile(fake.folder),
+      SHELL: '/bin/sh',
+      TERM: 'xterm',
+    },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const [stdout] = await Promise.all([text(child.stdout), once(child, 'close')]);
+  return stdout.replaceAll('\r\n', '\n');
+}
+
+describe('a terminal', () => {
+  it('gets bytes that are no text only where - asks for them', async () => {
+    const input = join(fake.folder, 'ciphertext');
+    await writeFile(input, CIPHERTEXT);
+    for (const args of ['decrypt --tenant acme', `encrypt ${KEY} --raw`]) {
+      const refused = await onTerminal(args, input);
+      assert.match(refused, /^keyward: cannot write the result to the terminal: it is not plain/);
+      assert.match(refused, /give --out <file>, or give "--out -" to write it anyway\nexit 2\n$/);
+    }
+    assert.match(await onTerminal('decrypt --tenant acme --out -', input), /\0\xff|\0\ufffd/);
+    fake.handlers['Decrypt'] = () => ({ plaintext: Buffer.from('für\tdich\n'), keyVersion: '' });
+    assert.equal(await onTerminal('decrypt --tenant acme', input), 'für\tdich\nexit 0\n');
+    fake.handlers['Decrypt'] = () => ({ plaintext: Buffer.from('a\u001b[2J'), keyVersion: '' });
+    assert.match(await onTerminal('decrypt --tenant acme', input), /it is not plain text/);
+  });
+});
+
 describe('a standard output that is closed', () => {
   it('fails a command that has a result to give, and /dev/null does not', async () => {
     for (const [args, output, code] of [

@@ -475,6 +475,7 @@ describe('profiles', () => {
 
   it('that are not there are missed', async () => {
     const { code, stderr } = await keyward('profiles');
-    assert.deepEqual([code, stderr], [2, `keyward: cannot list profiles: there is no ${file}\n`]);
+    const why = `there is no ${file}; make one with "keyward profiles add"`;
+    assert.deepEqual([code, stderr], [2, `keyward: cannot list profiles: ${why}\n`]);
   });
 });
