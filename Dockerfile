@@ -2,8 +2,8 @@
 #
 # Stages: `compile` makes JavaScript of the sources; `modules` installs what the server needs at run
 # time and builds the PKCS#11 binding; `tree` lays out, by scripts/image-tree.js, what the image
-# runs; `server`, the default, has that and nothing else, and you add your HSM's PKCS#11 module to
-# it; `softhsm` has SoftHSM, for trying out. A test lays the same tree out by the instructions of
+# runs: the server, and the command `keyward`; `server`, the default, has that and nothing else, and
+# you add your HSM's PKCS#11 module to it; `softhsm` has SoftHSM, for trying out. A test lays the same tree out by the instructions of
 # this file and runs the service from it (test/image/).
 #
 #   docker build --tag keyward .
@@ -21,7 +21,7 @@ COPY cli/package.json cli/
 # Nothing that is built natively is needed to compile.
 RUN --mount=type=secret,id=npmrc,target=/root/.npmrc --mount=type=cache,target=/root/.npm \
     npm ci --ignore-scripts
-COPY tsconfig.json tsconfig.build.json tsconfig.build-client.json tsconfig.build-cli.json ./
+COPY tsconfig.json tsconfig.build.json tsconfig.build-client.json ./
 COPY LICENSE buf.yaml ./
 COPY scripts scripts
 COPY proto proto
@@ -49,6 +49,7 @@ COPY proto proto
 COPY migrations migrations
 COPY scripts/image-tree.js scripts/
 COPY --from=compile /build/dist dist
+COPY --from=compile /build/cli/dist cli/dist
 RUN node scripts/image-tree.js /out
 
 FROM ${NODE_IMAGE} AS base
@@ -57,7 +58,8 @@ RUN rm -rf /usr/local/lib/node_modules /usr/local/include /opt/yarn-* \
            /usr/local/bin/npm /usr/local/bin/npx /usr/local/bin/corepack /usr/local/bin/yarn /usr/local/bin/yarnpkg \
     && groupadd --gid 10001 keyward \
     && useradd --uid 10001 --gid keyward --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin keyward \
-    && ln -s /opt/keyward/dist/main.js /usr/local/bin/keyward-server
+    && ln -s /opt/keyward/dist/main.js /usr/local/bin/keyward-server \
+    && ln -s /opt/keyward/cli/dist/keyward.cjs /usr/local/bin/keyward
 COPY --from=tree /out /opt/keyward
 # No debugger by SIGUSR1. Health, in plaintext, inside the container only unless you say otherwise.
 ENV NODE_ENV=production \

@@ -2,11 +2,12 @@
  * The tree that the image runs: `node scripts/image-tree.js <folder>` lays it out in a folder that
  * doesn't exist yet.
  *
- * Takes what `npm run build` made and what node_modules holds of the server's dependencies,
- * followed through package-lock.json from `dependencies` alone: so nothing optional, nothing for
- * development, no workspace, whatever else is installed. Of packages it leaves out what only
- * compiling, debugging or reading wants. The image (Dockerfile) and its test lay the tree out by
- * this very script. Needs nothing but Node 20; knows nothing of containers.
+ * Takes what `npm run build` made of the server and of the command, and what node_modules holds of
+ * the server's dependencies, followed through package-lock.json from `dependencies` alone: so
+ * nothing optional, nothing for development, no workspace, whatever else is installed. Of packages
+ * it leaves out what only compiling, debugging or reading wants. The image (Dockerfile) and its
+ * test lay the tree out by this very script. Needs nothing but Node 20; knows nothing of
+ * containers.
  */
 import {
   chmodSync,
@@ -48,7 +49,7 @@ function layOut(to) {
   if (!existsSync(join(ROOT, 'dist', 'main.js')))
     throw new Error('cannot lay out the image: there is no dist/; run `npm run build` first');
   mkdirSync(to);
-  for (const name of ['dist', 'proto', 'migrations', 'LICENSE']) copy(name, to);
+  for (const name of ['dist', 'cli/dist', 'proto', 'migrations', 'LICENSE']) copy(name, to);
   const packages = packagesOfServer();
   for (const path of packages) copy(path, to);
   writeFileSync(join(to, 'package.json'), `${JSON.stringify(manifest(), undefined, 2)}\n`);
@@ -153,7 +154,8 @@ function setModes(to) {
     const path = join(to, name);
     chmodSync(path, statSync(path).isDirectory() ? 0o755 : 0o644);
   }
-  chmodSync(join(to, 'dist', 'main.js'), 0o755);
+  for (const program of ['dist/main.js', 'cli/dist/keyward.cjs'])
+    chmodSync(join(to, program), 0o755);
 }
 
 /** @param {string} path */
@@ -166,4 +168,4 @@ if (to === undefined)
   throw new Error(
     'cannot lay out the image: no folder is named; run node scripts/image-tree.js <folder>',
   );
-process.stdout.write(`${to}: the server and ${layOut(to)} packages\n`);
+process.stdout.write(`${to}: the server, the command and ${layOut(to)} packages\n`);

@@ -130,7 +130,7 @@ function missingParts() {
   if (!exists(join(native, 'bin', 'postgres'))) missing.push("PostgreSQL's binaries are missing");
   else if (!postgresLinks(native).every(isLink))
     missing.push("PostgreSQL's libraries are not linked");
-  if (!exists(join(MODULES, 'keyward-client')) || !exists(join(MODULES, 'keyward-cli')))
+  if (!exists(join(MODULES, 'keyward-client')) || !exists(join(MODULES, '@keyward', 'cli')))
     missing.push('the workspaces are not linked');
   return missing;
 }

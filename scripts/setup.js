@@ -38,14 +38,25 @@ export async function setUp() {
 }
 
 /**
- * Sets up, then does `work`; a failure that explains itself is shown without a stack. Sets the
- * process' exit code.
+ * Sets up, then does `work`, as {@link explained}.
  *
  * @param {() => Promise<number>} work
  */
-export async function afterSetUp(work) {
-  try {
+export function afterSetUp(work) {
+  return explained(async () => {
     await setUp();
+    return work();
+  });
+}
+
+/**
+ * Does `work`; a failure that explains itself is shown without a stack. Sets the process' exit
+ * code.
+ *
+ * @param {() => Promise<number>} work
+ */
+export async function explained(work) {
+  try {
     process.exitCode = await work();
   } catch (error) {
     const unexpected = error instanceof Error ? error.stack : error;

@@ -134,7 +134,8 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   'src/program.ts': ['src/commands', 'src/config.ts', 'src/hsm'],
   'src/main.ts': ['src/program.ts'],
   'client/src': [],
-  'cli/src': [],
+  'cli/package.json': [],
+  'cli/src': ['cli/package.json'],
   scripts: [],
   softhsm: ['dev', 'scripts'],
   dev: ['scripts', 'softhsm'],
@@ -157,6 +158,7 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   jose: ['src/access', 'dev'],
   'oidc-provider': ['dev'],
   'openid-client': ['cli/src'],
+  esbuild: ['scripts'],
   'prom-client': ['src/signals'],
   pino: [
     'src/signals',

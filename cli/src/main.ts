@@ -4,8 +4,8 @@
  *
  * - It owns what all commands share: connection options, output format and help.
  */
-import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import manifest from '../package.json' with { type: 'json' };
 import { addAccess } from './access.ts';
 import { addMaintenance, addTenants } from './administration.ts';
 import { addAlerts } from './alerts.ts';
@@ -39,10 +39,9 @@ an export failed verification, or the service's status has something to look int
 others to approve it. KEYWARD_DEBUG=1 shows where an error came from.`;
 
 function build(): Command {
-  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
   const program = new Command('keyward')
     .description('Manage keys, encrypt and decrypt with the Keyward key management service.')
-    .version(version)
+    .version(manifest.version)
     .addOption(
       new Option('--output <format>', 'the output format')
         .choices(['table', 'json'])
@@ -107,14 +106,19 @@ function milliseconds(text: string): number {
   return seconds * 1000;
 }
 
-// Without listeners a reader that goes away would end the process with a stack trace; writers
-// handle the error.
-process.stdout.on('error', () => {});
-process.stderr.on('error', () => {});
-try {
-  await build().parseAsync();
-} catch (error) {
-  process.exitCode = report(error, Boolean(process.env['KEYWARD_DEBUG']));
+/** No top-level `await`: the bundled command is CommonJS, which has none. */
+async function main(): Promise<void> {
+  // Without listeners a reader that goes away would end the process with a stack trace; writers
+  // handle the error.
+  process.stdout.on('error', () => {});
+  process.stderr.on('error', () => {});
+  try {
+    await build().parseAsync();
+  } catch (error) {
+    process.exitCode = report(error, Boolean(process.env['KEYWARD_DEBUG']));
+  }
+  // All is written. A connection that the network never answers would keep the process for minutes.
+  process.exit();
 }
-// All is written. A connection that the network never answers would keep the process for minutes.
-process.exit();
+
+void main();

@@ -1,26 +1,17 @@
 /**
- * The proto files at run time: services and messages as protobufjs makes them.
+ * The contract at run time: services and messages as protobufjs makes them.
  *
- * Owns where the files are and how they are loaded. Knows nothing of what the messages mean.
+ * Knows nothing of where it is read from (`proto-files.ts`), and of what the messages mean.
  */
-import { existsSync, readdirSync } from 'node:fs';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import protobuf from 'protobufjs';
-
-/** The contract's own files, below the folder of all. */
-const OWN = 'keyward/v1';
+import type protobuf from 'protobufjs';
+import { loadContract } from './proto-files.ts';
 
 let loaded: protobuf.Root | undefined;
 
-/** Returns the proto files, read once per process, when first needed (about 20 ms). */
+/** Returns the contract, loaded once per process, when first needed. */
 function contract(): protobuf.Root {
   if (loaded !== undefined) return loaded;
-  const folder = protoFolder();
-  const root = new protobuf.Root();
-  root.resolvePath = (_, name) => join(folder, name);
-  const own = readdirSync(join(folder, OWN)).map((name) => `${OWN}/${name}`);
-  loaded = root.loadSync([...own, 'google/rpc/status.proto', 'google/rpc/error_details.proto']);
+  loaded = loadContract();
   loaded.resolveAll();
   return loaded;
 }
@@ -59,12 +50,4 @@ interface Details {
 export function read<Name extends keyof Details>(name: Name, bytes: Uint8Array): Details[Name] {
   const type = contract().lookupType(`google.rpc.${name}`);
   return type.toObject(type.decode(bytes), { longs: Number, defaults: true }) as Details[Name];
-}
-
-/** Beside the built file, where the build copies them, else in the repository. */
-function protoFolder(): string {
-  const besideBuild = fileURLToPath(new URL('./proto', import.meta.url));
-  return existsSync(besideBuild)
-    ? besideBuild
-    : fileURLToPath(new URL('../../proto', import.meta.url));
 }

@@ -12,7 +12,6 @@ import {
   chmodSync,
   cpSync,
   existsSync,
-  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -190,6 +189,9 @@ interface Locked {
   readonly dev?: boolean;
   readonly optional?: boolean;
   readonly devOptional?: boolean;
+  /** Whether it is a workspace, and where. */
+  readonly link?: boolean;
+  readonly resolved?: string;
 }
 
 /** node_modules as `npm ci` would leave it, by links to the packages that set-up installed. */
@@ -202,9 +204,7 @@ function linkModules(directory: string, wanted: (locked: Locked) => boolean): vo
     if (!isTop || !wanted(locked) || !existsSync(installed)) continue;
     const link = join(directory, path);
     mkdirSync(dirname(link), { recursive: true });
-    const isWorkspace = lstatSync(installed).isSymbolicLink();
-    const workspace = join(directory, path.replace(/^node_modules\/keyward-/, ''));
-    symlinkSync(isWorkspace ? workspace : installed, link);
+    symlinkSync(locked.link ? join(directory, locked.resolved ?? '') : installed, link);
   }
   const programs = join(ROOT, 'node_modules', '.bin');
   mkdirSync(join(directory, 'node_modules', '.bin'), { recursive: true });

@@ -1,6 +1,6 @@
 /**
- * The image and the packages, made by the Dockerfile's own instructions in plain folders
- * (dockerfile.ts): what is in them, and that they run, the service as an account that owns nothing.
+ * The image, made by the Dockerfile's own instructions in plain folders (dockerfile.ts): what is in
+ * it, and that it runs, the service as an account that owns nothing.
  *
  * No container engine is needed, and what only one can show isn't shown: that the base image's
  * commands succeed.
@@ -18,11 +18,10 @@ import {
   readFileSync,
   rmSync,
   statSync,
-  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { delimiter, dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { freePort } from '../../dev/postgres.ts';
 import { copyToken, tokenVariables } from '../../softhsm/token.ts';
@@ -34,6 +33,9 @@ import { type Built, buildStage } from './dockerfile.ts';
 const ROOT = join(import.meta.dirname, '..', '..');
 /** Nobody, when we are root; else ourselves. */
 const ACCOUNT = process.getuid?.() === 0 ? { uid: 65534, gid: 65534 } : {};
+
+/** The command, in the service's folder. */
+const COMMAND = 'cli/dist/keyward.cjs';
 
 const stages = new Map<string, Built>();
 let environment: Environment;
@@ -178,6 +180,7 @@ describe('the image’s tree', () => {
   test('has the built server, its contract, its migrations, its packages, and nothing else', () => {
     const expected = [
       'LICENSE',
+      'cli',
       'dist',
       'migrations',
       'node_modules',
@@ -188,6 +191,12 @@ describe('the image’s tree', () => {
     assert.deepEqual(readdirSync(tree).sort(), expected);
     const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
     assert.deepEqual(command(['--version']), { status: 0, output: `${version}\n` });
+    assert.deepEqual(filesIn(join(tree, 'cli', 'dist')).sort(), [
+      'LICENSE',
+      'LICENSES-OF-OTHERS.txt',
+      'keyward.cjs',
+      'package.json',
+    ]);
   });
 
   test('has no TypeScript, no native source, no private file, no test', () => {
@@ -232,15 +241,19 @@ describe('the image’s tree', () => {
     }
   });
 
-  test('is entered by its own program, as an account of its own, and ends by SIGTERM', () => {
+  test('has its programs in PATH, is entered by the server, as an account of its own, and ends by SIGTERM', () => {
     const { USER, ENTRYPOINT, CMD, STOPSIGNAL, HEALTHCHECK } = image.settings;
     assert.deepEqual([USER, ENTRYPOINT, CMD], ['10001:10001', '["keyward-server"]', '["serve"]']);
     assert.equal(STOPSIGNAL, 'SIGTERM');
     assert.match(HEALTHCHECK ?? '', /CMD \["keyward-server", "health"\]$/);
     assert.equal(buildStage('server', work, stages).settings['USER'], '10001:10001');
-    const program = join(tree, 'dist', 'main.js');
-    assert.ok(readFileSync(program, 'utf8').startsWith('#!/usr/bin/env node\n'));
-    assert.equal(statSync(program).mode & 0o111, 0o111);
+    for (const name of ['dist/main.js', COMMAND]) {
+      const program = join(tree, name);
+      assert.ok(readFileSync(program, 'utf8').startsWith('#!/usr/bin/env node\n'), name);
+      assert.equal(statSync(program).mode & 0o111, 0o111, name);
+      const dockerfile = readFileSync(join(ROOT, 'Dockerfile'), 'utf8');
+      assert.ok(dockerfile.includes(`ln -s /opt/keyward/${name} /usr/local/bin/keyward`), name);
+    }
   });
 });
 
@@ -300,32 +313,36 @@ describe('the service of the image', () => {
     );
   });
 
-  test('serves a project that installed the packed client and command, on the Node that the host has', async () => {
-    const project = installPackages();
+  test('answers the command of the image', async () => {
     const { port, end } = await serve();
     const { certPem, keyPem } = environment.ca.issue({
-      subject: 'project',
+      subject: 'in the image',
       usage: 'client',
       uris: [TESTER],
     });
+    const folder = mkdtempSync(join(work, 'caller-'));
     const pems = { ca: environment.ca.certPem, cert: certPem, key: keyPem };
-    for (const [name, pem] of Object.entries(pems)) writeFileSync(join(project, name), pem);
+    for (const [name, pem] of Object.entries(pems)) writeFileSync(join(folder, name), pem);
+    give(folder);
     const env = {
+      ...image.environment,
       KEYWARD_ADDRESS: `127.0.0.1:${port}`,
       KEYWARD_CA_FILE: 'ca',
       KEYWARD_CERT_FILE: 'cert',
       KEYWARD_KEY_FILE: 'key',
     };
-    const inProject = (args: readonly string[], input = '') =>
-      execFileSync(hostNode(), args, { cwd: project, env, input, encoding: 'utf8' });
     const keyward = (args: string, input = '') =>
-      inProject(['node_modules/keyward-cli/lib/main.js', ...args.split(' ')], input);
-
+      execFileSync(node, [join(tree, COMMAND), ...args.split(' ')], {
+        ...ACCOUNT,
+        cwd: folder,
+        env,
+        input,
+        encoding: 'utf8',
+      });
     keyward('tenants create packed');
     keyward('keys create tenants/packed/keys/orders');
     const ciphertext = keyward('encrypt tenants/packed/keys/orders --context order=17', 'secret');
     assert.equal(keyward('decrypt --tenant packed --context order=17', ciphertext), 'secret');
-    assert.equal(inProject(['main.js']), 'hello\n');
     assert.equal(await end(), 0);
   });
 
@@ -346,80 +363,4 @@ describe('the service of the image', () => {
     session.close();
     assert.equal(await end(), 0);
   });
-
-  test('the packed client’s types hold in a strict project', () => {
-    const compiler = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc');
-    const options = [
-      '--noEmit',
-      '--strict',
-      '--module',
-      'nodenext',
-      '--target',
-      'es2023',
-      '--types',
-      'node',
-    ];
-    const { status, stdout } = spawnSync(process.execPath, [compiler, ...options, 'main.ts'], {
-      cwd: installPackages(),
-      encoding: 'utf8',
-    });
-    assert.deepEqual([status, stdout], [0, '']);
-  });
 });
-
-/** What the project does with the client: the same text is TypeScript and JavaScript. */
-const PROGRAM = `import { env, stdout } from 'node:process';
-import { connect } from 'keyward-client';
-
-const keyward = connect({ address: env.KEYWARD_ADDRESS ?? '', caFile: 'ca', certFile: 'cert', keyFile: 'key' });
-const name = 'tenants/packed/keys/orders';
-const { ciphertext } = await keyward.encrypt({ name, plaintext: Buffer.from('hello') });
-const { plaintext } = await keyward.decrypt({ parent: 'tenants/packed', ciphertext });
-stdout.write(plaintext.toString() + '\\n');
-keyward.close();
-`;
-
-/**
- * A project with the packages in its node_modules, unpacked from what `npm pack` made; what they
- * depend on is linked from ours, so that no registry is asked.
- */
-function installPackages(): string {
-  const project = mkdtempSync(join(work, 'project-'));
-  writeFileSync(join(project, 'package.json'), '{ "type": "module" }\n');
-  for (const name of ['main.js', 'main.ts']) writeFileSync(join(project, name), PROGRAM);
-  const modules = join(project, 'node_modules');
-  const sources = join(buildStage('compile', work, stages).root, 'build');
-  for (const workspace of ['client', 'cli']) {
-    const packed = execFileSync('npm', ['pack', '--silent', '--pack-destination', project], {
-      cwd: join(sources, workspace, 'dist'),
-      encoding: 'utf8',
-    }).trim();
-    const folder = join(modules, `keyward-${workspace}`);
-    mkdirSync(folder, { recursive: true });
-    execFileSync('tar', ['-xzf', join(project, packed), '-C', folder, '--strip-components=1']);
-    assert.deepEqual(
-      filesIn(folder).filter((name) => /(?<!\.d)\.ts$/.test(name)),
-      [],
-    );
-    const { dependencies } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'));
-    for (const name of Object.keys(dependencies))
-      if (name !== 'keyward-client') link(name, modules);
-  }
-  link('@types/node', modules);
-  return project;
-}
-
-function link(name: string, modules: string): void {
-  const target = join(modules, name);
-  mkdirSync(dirname(target), { recursive: true });
-  if (!existsSync(target)) symlinkSync(join(ROOT, 'node_modules', name), target);
-}
-
-/** The Node that is found outside of node_modules: the packages' users have that, 20 or later. */
-function hostNode(): string {
-  const places = (process.env['PATH'] ?? '').split(delimiter);
-  const candidates = places
-    .filter((place) => !place.includes('node_modules'))
-    .map((place) => join(place, 'node'));
-  return candidates.find(existsSync) ?? process.execPath;
-}
