@@ -62,43 +62,50 @@ class Chunks {
   }
 }
 
-/** Collects what is written, and gives it out in pieces of one size; the last is kept back. */
+/**
+ * Cuts what is written into pieces of one size, and keeps the last one back. What it keeps is a
+ * copy: the memory of a chunk can be used again.
+ */
 class Pieces {
-  readonly #bytes: number;
-  #waiting: Buffer[] = [];
+  readonly #kept: Buffer;
   #length = 0;
 
   constructor(bytes: number) {
-    this.#bytes = bytes;
+    this.#kept = Buffer.allocUnsafeSlow(bytes);
   }
 
-  /** Yields each piece that is known not to be the last: more came after it. */
+  /** Yields each piece that is known not to be the last; it is valid until the next is asked for. */
   *add(chunk: Buffer): Iterable<Buffer> {
-    this.#waiting.push(chunk);
-    this.#length += chunk.length;
-    while (this.#length > this.#bytes) yield this.#take();
+    const bytes = this.#kept.length;
+    let at = 0;
+    if (this.#length > 0) {
+      at = chunk.copy(this.#kept, this.#length);
+      this.#length += at;
+      if (at === chunk.length) return;
+      yield this.#kept;
+    }
+    for (; chunk.length - at > bytes; at += bytes) yield chunk.subarray(at, at + bytes);
+    this.#length = chunk.copy(this.#kept, 0, at);
   }
 
   /** Returns what is left. */
   last(): Buffer {
-    return Buffer.concat(this.#waiting);
+    return this.#kept.subarray(0, this.#length);
   }
 
-  /** Copies only where a piece was written in several parts. */
-  #take(): Buffer {
-    const [first = NOTHING] = this.#waiting;
-    const all = first.length >= this.#bytes ? first : Buffer.concat(this.#waiting);
-    const rest = all.subarray(this.#bytes);
-    this.#waiting = all === first ? this.#waiting.slice(1) : [];
-    if (rest.length > 0) this.#waiting.unshift(rest);
-    this.#length -= this.#bytes;
-    return all.subarray(0, this.#bytes);
+  /** Overwrites what is left. */
+  clear(): void {
+    this.#kept.fill(0);
+    this.#length = 0;
   }
 }
 
 const NOTHING = Buffer.alloc(0);
 
-/** Encrypts what is written to it. */
+/**
+ * Encrypts what is written to it. A chunk's memory can be used again once its write is called back,
+ * and what is given out is in memory of its own.
+ */
 export class StreamEncryption extends Transform {
   readonly #issue: () => Promise<OpenDataKey>;
   readonly #pieces = new Pieces(CHUNK_BYTES);
@@ -129,6 +136,7 @@ export class StreamEncryption extends Transform {
     const end = (chunks: Chunks) =>
       attempt(done, () => {
         for (const part of chunks.seal(this.#pieces.last(), true)) this.push(part);
+        this.#pieces.clear();
       });
     if (this.#chunks !== undefined) end(this.#chunks);
     else this.#begin().then(end, (error: Error) => done(error));
@@ -144,7 +152,7 @@ export class StreamEncryption extends Transform {
   }
 }
 
-/** Decrypts what is written to it. */
+/** Decrypts what is written to it; of memory as {@link StreamEncryption}. */
 export class StreamDecryption extends Transform {
   readonly #open: (wrapped: Buffer) => Promise<OpenDataKey>;
   readonly #pieces = new Pieces(SEALED_BYTES);
