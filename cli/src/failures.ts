@@ -74,7 +74,8 @@ export function fileTrouble(error: unknown): string {
   return known[code ?? ''] ?? message;
 }
 
-function describe(error: unknown): string {
+/** Returns what a command threw, in words. */
+export function describe(error: unknown): string {
   if (error instanceof AuditVerificationError) return `${error.problem}: ${error.message}`;
   // The command's own words on why there is no token.
   if (error instanceof KeywardError && error.cause instanceof UsageError)

@@ -201,7 +201,7 @@ export async function writeOutput(
  * or a pipe. Throws UsageError for a link, for what belongs to another user, and for a file that
  * exists unless it may be replaced.
  */
-function targetOf(file: string, force: boolean): 'file' | 'stream' {
+export function targetOf(file: string, force: boolean): 'file' | 'stream' {
   const status = statSync(file, { throwIfNoEntry: false });
   if (status?.isDirectory()) throw new UsageError(`cannot write ${file}: it is a directory`);
   if (status !== undefined && !status.isFile()) {

@@ -15,6 +15,7 @@ import { addAudit } from './audit.ts';
 import { addWhoami } from './callers.ts';
 import { addCanaries, addSuspensions } from './canaries.ts';
 import { addStoredDataKeys } from './data-keys.ts';
+import { addEncryptedFiles } from './encrypted-files/command.ts';
 import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
 import { printable, report } from './failures.ts';
 import { addHsm } from './hsm.ts';
@@ -79,6 +80,7 @@ function build(): Command {
   addDecrypt(program);
   addReEncrypt(program);
   addDataKey(program);
+  addEncryptedFiles(program);
   addRandom(program);
   addStoredDataKeys(program);
   addJobs(program);

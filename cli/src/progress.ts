@@ -28,13 +28,16 @@ export interface Count {
   readonly done: number;
   readonly total: number;
   readonly elapsedMs: number;
+  /** Bytes are shown in units of them. */
+  readonly unit?: 'bytes';
 }
 
 /** The line for a count, as {@link progressLine}'s. */
-export function countLine({ done, total, elapsedMs }: Count, columns: number): string {
+export function countLine({ done, total, elapsedMs, unit }: Count, columns: number): string {
   const rate = elapsedMs > 0 ? (done / elapsedMs) * 1000 : 0;
-  const facts = [`${number(done)}/${number(total)}`];
-  if (rate > 0) facts.push(`${number(Math.round(rate))}/s`);
+  const shown = unit === 'bytes' ? writeBytes : number;
+  const facts = [`${shown(done)}/${shown(total)}`];
+  if (rate > 0) facts.push(`${shown(Math.round(rate))}/s`);
   if (rate > 0 && done < total) facts.push(`${writeRoughly((total - done) / rate)} left`);
   return lineOf(total > 0 ? done / total : 1, facts, columns);
 }
@@ -71,6 +74,16 @@ function number(value: number): string {
   return value.toLocaleString('en-US');
 }
 
+const UNITS = ['kB', 'MB', 'GB', 'TB', 'PB'];
+
+/** Returns a number of bytes as people write it: `1.2 GB`. */
+export function writeBytes(bytes: number): string {
+  if (bytes < 1000) return `${bytes} B`;
+  const power = Math.min(Math.floor(Math.log10(bytes) / 3), UNITS.length);
+  const value = bytes / 1000 ** power;
+  return `${value.toFixed(value < 100 ? 1 : 0)} ${UNITS[power - 1]}`;
+}
+
 /** A terminal or something else that is written to: all that is needed of `process.stderr`. */
 export interface Screen {
   readonly isTTY?: boolean;
@@ -90,7 +103,10 @@ export function progressOn(screen: Screen): { show(job: RewrapJob): void; end():
 const SHOW_EVERY_MS = 100;
 
 /** Shows a count that begins now; {@link countLine} on one line of the terminal, if it is one. */
-export function countOn(screen: Screen): { show(done: number, total: number): void; end(): void } {
+export function countOn(
+  screen: Screen,
+  unit?: Count['unit'],
+): { show(done: number, total: number): void; end(): void } {
   const lines = linesOn(screen, countLine);
   const begin = performance.now();
   let shownAt = Number.NEGATIVE_INFINITY;
@@ -99,7 +115,8 @@ export function countOn(screen: Screen): { show(done: number, total: number): vo
       const now = performance.now();
       if (now - shownAt < SHOW_EVERY_MS && done < total) return;
       shownAt = now;
-      lines.show({ done, total, elapsedMs: now - begin });
+      const elapsedMs = now - begin;
+      lines.show({ done, total, elapsedMs, ...(unit === undefined ? {} : { unit }) });
     },
     end: lines.end,
   };

@@ -8,7 +8,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Readable } from 'node:stream';
+import { type Duplex, Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
@@ -295,6 +295,26 @@ describe('a stream in an envelope', () => {
     stream.end(bytes);
     assert.ok(doesNotOpen('NOT_AUTHENTIC')(await failed));
     assert.equal(Buffer.concat(given).length, 65_536);
+  });
+
+  test('keeps nothing of what was written to it, whose memory can be used again', async () => {
+    const box = new Envelope(fixed(), { key: KEY });
+    const plaintext = randomBytes(3 * 65_536 + 5);
+    const used = async (stream: Duplex, bytes: Buffer, piece: number) => {
+      const given = buffer(stream);
+      const memory = Buffer.alloc(piece);
+      for (let at = 0; at < bytes.length; at += piece) {
+        const length = bytes.copy(memory, 0, at);
+        await new Promise((resolve) => stream.write(memory.subarray(0, length), resolve));
+        memory.fill(0);
+      }
+      stream.end();
+      return given;
+    };
+    for (const piece of [1_000, 65_536, 65_552, 100_000]) {
+      const sealed = await used(box.encryptStream(), plaintext, piece);
+      assert.deepEqual(await used(box.decryptStream(), sealed, piece), plaintext);
+    }
   });
 
   test('is not taken for a value, nor a value for a stream', async () => {

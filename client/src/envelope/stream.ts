@@ -74,7 +74,7 @@ class Pieces {
     this.#kept = Buffer.allocUnsafeSlow(bytes);
   }
 
-  /** Yields each piece that is known not to be the last; it is valid until the next is asked for. */
+  /** Yields each piece that is known not to be the last, valid until the next is asked for. */
   *add(chunk: Buffer): Iterable<Buffer> {
     const bytes = this.#kept.length;
     let at = 0;
