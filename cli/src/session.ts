@@ -34,6 +34,9 @@ export interface GlobalOptions extends Settings {
   readonly timeout: number;
 }
 
+/** Fewer than a program's: a person at a terminal wants to know soon. */
+const RETRIES = 2;
+
 const CERTIFICATE = ['certFile', 'keyFile'] as const;
 const FILES = ['caFile', 'certFile', 'keyFile', 'tokenFile'] as const;
 const SECRETS: readonly Setting[] = ['keyFile', 'tokenFile'];
@@ -54,7 +57,7 @@ const SOURCES: Readonly<Record<Setting, { readonly flag: string; readonly variab
 export async function withClient<Options extends object>(
   command: Command,
   work: (keyward: KeywardClient, options: GlobalOptions & Options) => Promise<void>,
-  { retries }: { readonly retries?: number } = {},
+  { retries = RETRIES }: { readonly retries?: number } = {},
 ): Promise<void> {
   const options = command.optsWithGlobals<GlobalOptions & Options>();
   const { settings, signedIn } = connectionOf(options);
@@ -62,7 +65,7 @@ export async function withClient<Options extends object>(
     ...settings,
     ...(signedIn === undefined ? callerOf(settings) : await callerBy(signedIn)),
     defaultTimeoutMs: options.timeout,
-    ...(retries === undefined ? {} : { retries }),
+    retries,
   });
   try {
     await work(keyward, options);
@@ -81,11 +84,10 @@ function usable<T>(make: () => T): T {
   try {
     return make();
   } catch (error) {
-    const { code, path } = error as NodeJS.ErrnoException;
+    const { path } = error as NodeJS.ErrnoException;
     if (path !== undefined)
       throw new UsageError(`cannot read ${path}: ${fileTrouble(error)}`, { cause: error });
-    const what = code?.startsWith('ERR_OSSL') ? 'cannot use the CA, certificate or key file: ' : '';
-    throw new UsageError(what + (error as Error).message, { cause: error });
+    throw new UsageError((error as Error).message, { cause: error });
   }
 }
 

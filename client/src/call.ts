@@ -1,20 +1,20 @@
 /**
- * The channel, and one call over it, with one answer or a stream of them: deadline, cancellation,
- * retries.
+ * One call, with one answer or a stream of them, over the addresses of the service: deadline,
+ * cancellation, retries, failover.
  *
- * Its invariants: TLS 1.3 with the caller's certificate, his token, or both, or nothing; every call
- * ends, by its deadline at the latest, retries included, and only a stream may be without one; a
- * retry sends the very same bytes, so that a change with a request id is made once. What grpc-js
- * would do unasked is off: its own retries, service configuration out of DNS, HTTP proxies out of
- * the environment, connections shared between clients. Knows nothing of what the methods mean.
+ * Its invariants: every call ends, by its deadline at the latest, retries included, and only a
+ * stream may be without one; a retry sends the very same bytes, so that a change with a request id
+ * is made once; what must not be made twice is made again only where nothing of it was sent. Knows
+ * nothing of what the methods mean, and nothing of connections (`endpoint.ts`).
  */
-import { isIP } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { checkServerIdentity, createSecureContext } from 'node:tls';
-import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
-import { endingHandshakes } from './connecting.ts';
-import { CHECKSUM_MISMATCH, errorOf, KeywardError, STEP_UP_REQUIRED } from './errors.ts';
-import type { TokenSource } from './token.ts';
+import { Metadata } from '@grpc/grpc-js';
+import type { Credentials } from './credentials.ts';
+import { type Attempt, Endpoint } from './endpoint.ts';
+import { KeywardError } from './errors.ts';
+import type { ClientCall, Reporter, TraceHeaders } from './hooks.ts';
+import type { Proofs, ProvenCall } from './proofs.ts';
+import { backoffMs, canHelp, RetryBudget } from './retries.ts';
 import type { Method } from './wire.ts';
 
 /** Options of one call. */
@@ -28,114 +28,120 @@ export interface CallOptions {
   readonly timeoutMs?: number;
 }
 
-/** Which trace a call is part of: W3C Trace Context's headers. */
-export interface TraceHeaders {
-  readonly traceparent?: string;
-  readonly tracestate?: string;
-}
-
-/** The stronger or fresher proof that a call wants (RFC 9470). */
-export interface StepUp {
-  /** Of which one will do; empty for any. */
-  readonly acrValues: readonly string[];
-  /** Authentication methods that `amr` must all have; empty for any. */
-  readonly methods: readonly string[];
-  /** How old the sign-in may be. */
-  readonly maxAgeSeconds: number | undefined;
-}
-
-interface TransportOptions {
-  readonly address: string;
-  readonly ca: string | Uint8Array;
-  /** The caller's, unless a token is all that he has. */
-  readonly identity?:
-    | { readonly cert: string | Uint8Array; readonly key: string | Uint8Array }
-    | undefined;
-  readonly token?: TokenSource | undefined;
-  readonly stepUp?: ((wanted: StepUp) => Promise<string>) | undefined;
-  readonly traceContext?: (() => TraceHeaders) | undefined;
-  readonly serverName?: string | undefined;
+/** What a client's options come to. */
+export interface TransportOptions {
+  readonly addresses: readonly string[];
+  readonly credentials: Credentials;
+  readonly proofs: Proofs | undefined;
+  readonly traceContext: (() => TraceHeaders) | undefined;
+  readonly serverName: string | undefined;
   readonly defaultTimeoutMs: number;
   readonly retries: number;
+  readonly reporter: Reporter;
 }
-
-/** The first back-off when the service gives none, in milliseconds; it doubles. */
-const FIRST_BACKOFF_MS = 200;
-
-/**
- * The longest answer taken, in bytes: services of this release keep to 4 MiB, earlier ones have
- * pages of six times as much.
- */
-const MAX_ANSWER_BYTES = 67_108_864;
 
 /** A call under way, from before its first attempt to after its last. */
-interface Ongoing {
-  /** Milliseconds of the clock; Infinity for none. Later by what a step-up took. */
-  deadline: number;
-  /** Aborts when the caller cancels the call, and when the client is closed. */
-  readonly ending: AbortSignal;
+interface Ongoing extends ProvenCall {
+  /** What hooks know it as. */
+  readonly call: ClientCall;
+  /** Whether a second attempt could have a second effect. */
+  readonly once: boolean;
   readonly callers: AbortSignal | undefined;
   readonly trace: TraceHeaders | undefined;
-  /** The token that was sent last. */
-  token?: string;
-  /** Another was asked for since the service's last answer. */
-  hasNewToken: boolean;
-  hasSteppedUp: boolean;
-  /** To be called at its end, however it ended. */
-  readonly forget: () => void;
+  attempts: number;
+  /** How often all addresses have failed since the last answer. */
+  retries: number;
+  /** Where it failed since all had. */
+  readonly tried: Set<Endpoint>;
+  endpoint?: Endpoint;
+  /** To be called once, at its end. */
+  readonly end: (error?: unknown) => void;
 }
 
-/** A channel to one address. Connects when first used. */
+/** The service at one address or several, the first that serves. Connects when first used. */
 export class Transport {
   readonly #options: TransportOptions;
-  readonly #client: Client;
-  readonly #inFlight = new Set<AbortController>();
-  #closed = false;
+  readonly #endpoints: readonly Endpoint[];
+  readonly #budget = new RetryBudget();
+  /** Ends each call under way; streams are told apart. */
+  readonly #inFlight = new Map<AbortController, { readonly isStream: boolean }>();
+  #isClosing = false;
+  #isClosed = false;
+  #whenIdle: (() => void) | undefined;
+  #closing: Promise<void> | undefined;
 
-  /** Throws what node:tls throws for a certificate or key that isn't one. */
   constructor(options: TransportOptions) {
+    const { addresses, serverName, credentials, reporter } = options;
+    const { context } = credentials;
+    const hasOthers = addresses.length > 1;
     this.#options = options;
-    this.#client = new Client(options.address, channelCredentials(options), {
-      'grpc.enable_retries': 0,
-      'grpc.service_config_disable_resolution': 1,
-      'grpc.enable_http_proxy': 0,
-      'grpc.use_local_subchannel_pool': 1,
-      // So that a retry finds a service that has just come back; grpc-js waits 1 s, then up to 2
-      // minutes.
-      'grpc.initial_reconnect_backoff_ms': 100,
-      'grpc.max_reconnect_backoff_ms': 5_000,
-      // A peer that vanished without a word is noticed here, not after TCP's quarter of an hour.
-      'grpc.keepalive_time_ms': 60_000,
-      'grpc.keepalive_timeout_ms': 10_000,
-      'grpc.max_receive_message_length': MAX_ANSWER_BYTES,
-      'grpc.ssl_target_name_override': sniName(options),
-    });
-  }
-
-  /** Calls in flight, and later ones, reject. No socket is left. Twice is as good as once. */
-  close(): void {
-    this.#closed = true;
-    for (const call of this.#inFlight) call.abort();
-    this.#client.close();
+    this.#endpoints = addresses.map(
+      (address) => new Endpoint({ address, serverName, context, reporter, hasOthers }),
+    );
+    credentials.onChange = (files, error) => {
+      if (this.#isClosed) return;
+      if (error === undefined)
+        for (const endpoint of this.#endpoints) endpoint.renew(credentials.context);
+      reporter.reloaded({ files, error });
+    };
   }
 
   /**
-   * Rejects with a {@link KeywardError}, or a TypeError for a request that can't be sent as
-   * it is.
+   * Takes no more calls, ends streams, and resolves when the other calls have ended and no socket
+   * is left. Twice is as good as once.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#drain();
+    return this.#closing;
+  }
+
+  /** Ends everything at once. */
+  destroy(): void {
+    this.#isClosing = true;
+    this.#isClosed = true;
+    for (const ending of this.#inFlight.keys()) ending.abort();
+    for (const endpoint of this.#endpoints) endpoint.close();
+  }
+
+  async #drain(): Promise<void> {
+    this.#isClosing = true;
+    // The consumer of a stream may never come back for its end.
+    for (const [ending, { isStream }] of this.#inFlight) {
+      if (!isStream) continue;
+      ending.abort();
+      this.#inFlight.delete(ending);
+    }
+    if (this.#inFlight.size > 0)
+      await new Promise<void>((resolve) => {
+        this.#whenIdle = resolve;
+      });
+    this.destroy();
+  }
+
+  /**
+   * Rejects with a {@link KeywardError}, or a TypeError for a request that can't be sent as it is.
    */
   async call<Response>(
     method: Method,
     request: unknown,
     options: CallOptions = {},
   ): Promise<Response> {
-    const call = this.#begin(options.signal, options.timeoutMs ?? this.#options.defaultTimeoutMs);
+    const bytes = method.serialize(request);
+    const timeoutMs = options.timeoutMs ?? this.#options.defaultTimeoutMs;
+    const call = this.#begin(method, { ...options, timeoutMs }, false);
     try {
-      const bytes = method.serialize(request);
-      return await this.#attempts(call, async () =>
-        decode<Response>(method, await this.#send(method.path, bytes, call), request),
+      const answer = await this.#attempts(call, async (endpoint) =>
+        decode<Response>(
+          method,
+          await endpoint.send(await this.#attempt(method, bytes, call)),
+          request,
+        ),
       );
-    } finally {
-      call.forget();
+      call.end();
+      return answer;
+    } catch (error) {
+      call.end(error);
+      throw error;
     }
   }
 
@@ -151,111 +157,158 @@ export class Transport {
     request: unknown,
     options: CallOptions = {},
   ): AsyncGenerator<Response, void, undefined> {
-    const call = this.#begin(options.signal, options.timeoutMs);
+    let rest = request;
+    let bytes = method.serialize(rest);
+    const call = this.#begin(method, options, true);
     try {
-      let rest = request;
-      for (let retries = 0; ; retries += 1) {
-        const bytes = method.serialize(rest);
+      for (;;) {
         this.#throwIfEnded(call);
+        const endpoint = this.#pick(call);
         try {
-          for await (const answer of this.#receive(method.path, bytes, call)) {
+          const attempt = await this.#attempt(method, bytes, call);
+          for await (const answer of endpoint.receive(attempt)) {
             // What came in before the call was cancelled is not given out after.
             this.#throwIfEnded(call);
             const response = decode<Response>(method, answer, rest);
             rest = method.after?.(rest, response) ?? rest;
             yield response;
-            retries = 0;
-            call.hasNewToken = false;
-            call.hasSteppedUp = false;
+            this.#answered(call, endpoint);
           }
           return;
         } catch (error) {
-          await this.#beforeRetry(call, error, retries);
+          await this.#beforeRetry(call, endpoint, error);
+          bytes = method.serialize(rest);
         }
       }
+    } catch (error) {
+      call.end(error);
+      throw error;
     } finally {
-      call.forget();
+      call.end();
     }
   }
 
-  #begin(signal: AbortSignal | undefined, timeoutMs: number | undefined): Ongoing {
+  #begin({ path, once }: Method, options: CallOptions, isStream: boolean): Ongoing {
+    const { signal, timeoutMs } = options;
     // NaN and Infinity would be no deadline at all.
     if (timeoutMs !== undefined && !(timeoutMs >= 0 && timeoutMs < 2 ** 31))
       throw new TypeError('timeoutMs must be milliseconds below 2^31');
+    const { reporter, traceContext, credentials } = this.#options;
+    const call = { method: path.slice(1) };
+    const begun = performance.now();
+    const trace = traceContext?.();
     // One controller per call, because `AbortSignal.any` of a long-lived signal leaks on Node 20
     // (60 B a call).
     const ending = new AbortController();
-    const end = () => ending.abort();
-    this.#inFlight.add(ending);
-    signal?.addEventListener('abort', end, { once: true });
-    return {
+    const abort = () => ending.abort();
+    let hasEnded = false;
+    const ongoing: Ongoing = {
+      call,
+      once: once === true,
       deadline: timeoutMs === undefined ? Number.POSITIVE_INFINITY : Date.now() + timeoutMs,
       ending: ending.signal,
       callers: signal,
-      trace: this.#options.traceContext?.(),
+      trace: reporter.callStarted(call) ?? trace,
       hasNewToken: false,
       hasSteppedUp: false,
-      forget: () => {
-        signal?.removeEventListener('abort', end);
+      attempts: 0,
+      retries: 0,
+      tried: new Set(),
+      end: (error) => {
+        if (hasEnded) return;
+        hasEnded = true;
+        signal?.removeEventListener('abort', abort);
         this.#inFlight.delete(ending);
+        if (this.#inFlight.size === 0) this.#whenIdle?.();
+        reporter.callEnded(call, endOf(ongoing, performance.now() - begun, error));
       },
     };
+    if (this.#isClosing) abort();
+    else this.#inFlight.set(ending, { isStream });
+    signal?.addEventListener('abort', abort, { once: true });
+    if (credentials.isDue) void credentials.look();
+    return ongoing;
   }
 
-  async #attempts<Response>(call: Ongoing, attempt: () => Promise<Response>): Promise<Response> {
-    for (let retries = 0; ; retries += 1) {
+  async #attempts<Response>(
+    call: Ongoing,
+    attempt: (endpoint: Endpoint) => Promise<Response>,
+  ): Promise<Response> {
+    for (;;) {
       this.#throwIfEnded(call);
+      const endpoint = this.#pick(call);
       try {
-        return await attempt();
+        const response = await attempt(endpoint);
+        this.#answered(call, endpoint);
+        return response;
       } catch (error) {
-        await this.#beforeRetry(call, error, retries);
+        await this.#beforeRetry(call, endpoint, error);
       }
     }
+  }
+
+  /** The first address that serves and where the call has not failed yet, else the first of all. */
+  #pick(call: Ongoing): Endpoint {
+    const left = this.#endpoints.filter((each) => !call.tried.has(each));
+    const endpoint = left.find(({ isAvoided }) => !isAvoided) ?? left[0] ?? this.#endpoints[0];
+    call.endpoint = endpoint as Endpoint;
+    return call.endpoint;
+  }
+
+  #answered(call: Ongoing, endpoint: Endpoint): void {
+    endpoint.answered();
+    this.#budget.succeeded();
+    call.retries = 0;
+    call.tried.clear();
+    call.hasNewToken = false;
+    call.hasSteppedUp = false;
   }
 
   /**
    * Returns when the call may be tried again; throws `error` where that can't help, and what the
    * call has ended with.
    */
-  async #beforeRetry(call: Ongoing, error: unknown, retries: number): Promise<void> {
+  async #beforeRetry(call: Ongoing, endpoint: Endpoint, error: unknown): Promise<void> {
     this.#throwIfEnded(call);
-    if (await this.#hasSteppedUp(call, error)) return;
-    if (await this.#hasNewToken(call, error)) return;
-    const delayMs = retries < this.#options.retries ? backoff(error, retries) : undefined;
+    if (error instanceof KeywardError && error.reason === undefined) {
+      if (error.code === 'DEADLINE_EXCEEDED') endpoint.suspect(error);
+      // The files may have been replaced, without which no connection succeeds.
+      else if (error.code === 'UNAVAILABLE') await this.#options.credentials.look();
+    }
+    const hasOtherProof = await this.#options.proofs?.hasOther(call, error);
+    this.#throwIfEnded(call);
+    if (hasOtherProof) return;
+    if (error instanceof KeywardError && error.code === 'UNAVAILABLE') endpoint.avoid(error);
+    if (!canHelp(error, call.once) || !this.#budget.allows(error)) throw error;
+    const delayMs = this.#delayMs(call, endpoint, error);
     if (delayMs === undefined || Date.now() + delayMs >= call.deadline) throw error;
+    const { attempts: attempt } = call;
+    const { address } = endpoint;
+    this.#options.reporter.retried(call.call, { error, address, attempt, delayMs });
+    if (delayMs === 0) return;
     // An abort ends the wait early, and the next attempt's first line says which it was.
     await sleep(delayMs, undefined, { signal: call.ending }).catch(() => {});
   }
 
-  /**
-   * Once, where the service wants a stronger proof, and the caller can give one. A person may have
-   * to, so the time that it takes is not the call's.
-   */
-  async #hasSteppedUp(call: Ongoing, error: unknown): Promise<boolean> {
-    const { stepUp, token } = this.#options;
-    const wanted = stepUpOf(error);
-    if (wanted === undefined || stepUp === undefined || token === undefined || call.hasSteppedUp)
-      return false;
-    call.hasSteppedUp = true;
-    const began = Date.now();
-    const stronger = stepUp(wanted);
-    token.replace(await beforeEnd({ ...call, deadline: Number.POSITIVE_INFINITY }, stronger));
-    call.deadline += Date.now() - began;
-    this.#throwIfEnded(call);
-    return true;
+  /** None while there is an address where the call has not failed; undefined after the last. */
+  #delayMs(call: Ongoing, endpoint: Endpoint, error: KeywardError): number | undefined {
+    const { retries } = this.#options;
+    if (error.code === 'UNAVAILABLE') {
+      call.tried.add(endpoint);
+      if (retries > 0 && call.tried.size < this.#endpoints.length) return 0;
+      call.tried.clear();
+    }
+    if (call.retries >= retries) return undefined;
+    call.retries += 1;
+    return backoffMs(error, call.retries - 1);
   }
 
-  /** Once, where the service has refused a token, and the caller can give another. */
-  async #hasNewToken(call: Ongoing, error: unknown): Promise<boolean> {
-    const { token, hasNewToken } = call;
-    const isRefused = error instanceof KeywardError && error.code === 'UNAUTHENTICATED';
-    if (!isRefused || token === undefined || hasNewToken) return false;
-    call.hasNewToken = true;
-    const source = this.#options.token;
-    if (source === undefined) return false;
-    const isOther = await beforeEnd(call, source.refused(token)).catch(() => false);
+  async #attempt({ path }: Method, bytes: Buffer, call: Ongoing): Promise<Attempt> {
+    const metadata = await this.#metadata(call);
     this.#throwIfEnded(call);
-    return isOther;
+    call.attempts += 1;
+    const { deadline, ending } = call;
+    return { path, bytes, metadata, deadline, ending };
   }
 
   /** What goes with the request. Rejects when the token can't be had before the call ends. */
@@ -264,25 +317,13 @@ export class Transport {
     const { traceparent, tracestate } = call.trace ?? {};
     if (traceparent !== undefined) metadata.set('traceparent', traceparent);
     if (traceparent !== undefined && tracestate) metadata.set('tracestate', tracestate);
-    const { token } = this.#options;
-    if (token === undefined) return metadata;
-    call.token = await beforeEnd(call, token.get()).catch((cause: unknown) => {
-      this.#throwIfEnded(call);
-      if (cause instanceof KeywardError) throw cause;
-      throw new KeywardError({
-        code: 'UNAUTHENTICATED',
-        message: 'There is no token to call with.',
-        cause,
-      });
-    });
-    metadata.set('authorization', `Bearer ${call.token}`);
+    const { proofs } = this.#options;
+    const token = await proofs?.token(call, () => this.#throwIfEnded(call));
+    if (token !== undefined) metadata.set('authorization', `Bearer ${token}`);
     return metadata;
   }
 
-  #throwIfEnded({ callers }: Ongoing): void {
-    if (this.#closed) {
-      throw new KeywardError({ code: 'CANCELLED', message: 'The client is closed.' });
-    }
+  #throwIfEnded({ callers, ending }: Ongoing): void {
     if (callers?.aborted) {
       throw new KeywardError({
         code: 'CANCELLED',
@@ -290,90 +331,18 @@ export class Transport {
         cause: callers.reason,
       });
     }
-  }
-
-  async #send(path: string, bytes: Buffer, call: Ongoing): Promise<Buffer> {
-    const metadata = await this.#metadata(call);
-    this.#throwIfEnded(call);
-    const { deadline, ending } = call;
-    return new Promise((resolve, reject) => {
-      const request = this.#client.makeUnaryRequest(
-        path,
-        asItIs,
-        asItIs,
-        bytes,
-        metadata,
-        { deadline },
-        (error, answer) => {
-          ending.removeEventListener('abort', cancel);
-          if (error !== null) reject(errorOf(error, this.#options.address));
-          else resolve(answer as Buffer);
-        },
-      );
-      const cancel = () => request.cancel();
-      ending.addEventListener('abort', cancel, { once: true });
-    });
-  }
-
-  /** One attempt at a stream. What it throws is as what {@link #send} rejects with. */
-  async *#receive(
-    path: string,
-    bytes: Buffer,
-    call: Ongoing,
-  ): AsyncGenerator<Buffer, void, undefined> {
-    const metadata = await this.#metadata(call);
-    this.#throwIfEnded(call);
-    const { deadline, ending } = call;
-    const stream = this.#client.makeServerStreamRequest(path, asItIs, asItIs, bytes, metadata, {
-      deadline,
-    });
-    // Cancelling ends the stream with an error, which nobody waits for when the caller has returned
-    // early.
-    stream.on('error', () => {});
-    const cancel = () => stream.cancel();
-    ending.addEventListener('abort', cancel, { once: true });
-    try {
-      for await (const answer of stream) yield answer;
-    } catch (error) {
-      throw errorOf(error as ServiceError, this.#options.address);
-    } finally {
-      ending.removeEventListener('abort', cancel);
-      stream.cancel();
-    }
+    if (ending.aborted)
+      throw new KeywardError({ code: 'CANCELLED', message: 'The client is closed.' });
   }
 }
 
-/** What `promise` gives, unless the call ends first. */
-async function beforeEnd<T>({ deadline, ending }: Ongoing, promise: Promise<T>): Promise<T> {
-  let forget = () => {};
-  const end = new Promise<never>((_, reject) => {
-    const fail = (code: 'DEADLINE_EXCEEDED' | 'CANCELLED') =>
-      reject(new KeywardError({ code, message: 'There was no token before the end of the call.' }));
-    const cancel = () => fail('CANCELLED');
-    const late = () => fail('DEADLINE_EXCEEDED');
-    const timer = Number.isFinite(deadline) ? setTimeout(late, deadline - Date.now()) : undefined;
-    ending.addEventListener('abort', cancel, { once: true });
-    forget = () => {
-      clearTimeout(timer);
-      ending.removeEventListener('abort', cancel);
-    };
-  });
-  return Promise.race([promise, end]).finally(forget);
+/** What hooks hear of a call's end. */
+function endOf({ attempts, endpoint }: Ongoing, durationMs: number, thrown: unknown) {
+  const error = thrown === undefined || thrown instanceof Error ? thrown : new Error(`${thrown}`);
+  const failed = error instanceof KeywardError ? (error.reason ?? error.code) : error?.name;
+  const address = attempts === 0 ? undefined : endpoint?.address;
+  return { outcome: failed ?? 'OK', error, durationMs, attempts, address };
 }
-
-/** What a call wants that failed with STEP_UP_REQUIRED. */
-function stepUpOf(error: unknown): StepUp | undefined {
-  if (!(error instanceof KeywardError) || error.reason !== STEP_UP_REQUIRED) return undefined;
-  const words = (name: string) => (error.metadata.get(name) ?? '').split(' ').filter(Boolean);
-  const [seconds] = words('max_age');
-  return {
-    acrValues: words('acr_values'),
-    methods: words('amr_values'),
-    maxAgeSeconds: seconds === undefined ? undefined : Number(seconds),
-  };
-}
-
-const asItIs = (bytes: Buffer): Buffer => bytes;
 
 function decode<Response>(method: Method, answer: Buffer, request: unknown): Response {
   try {
@@ -383,53 +352,4 @@ function decode<Response>(method: Method, answer: Buffer, request: unknown): Res
     const message = `The answer can't be read: ${(error as Error).message}`;
     throw new KeywardError({ code: 'INTERNAL', message, cause: error });
   }
-}
-
-/**
- * After how long to try again, or undefined: only when the service says that a retry helps, when
- * bytes changed on their way, or when no answer of the service's own came at all. Half as much
- * again at random, so that callers refused together don't come back together.
- */
-function backoff(error: unknown, retries: number): number | undefined {
-  if (!(error instanceof KeywardError)) return undefined;
-  const { code, reason, retryDelayMs } = error;
-  const helps =
-    code === 'UNAVAILABLE' || code === 'RESOURCE_EXHAUSTED' || reason === CHECKSUM_MISMATCH;
-  const invited = retryDelayMs !== undefined && helps;
-  const unreached = code === 'UNAVAILABLE' && reason === undefined;
-  if (!invited && !unreached) return undefined;
-  const atLeast = Math.max(retryDelayMs ?? 0, invited ? 20 : FIRST_BACKOFF_MS * 2 ** retries);
-  return atLeast * (1 + Math.random() / 2);
-}
-
-function channelCredentials(options: TransportOptions) {
-  const context = createSecureContext({
-    ca: Buffer.from(options.ca),
-    ...(options.identity && {
-      cert: Buffer.from(options.identity.cert),
-      key: Buffer.from(options.identity.key),
-    }),
-    minVersion: 'TLSv1.3',
-  });
-  const expected = options.serverName ?? hostOf(options.address);
-  return endingHandshakes(
-    credentials.createFromSecureContext(context, {
-      checkServerIdentity: (_host, certificate) => checkServerIdentity(expected, certificate),
-    }),
-  );
-}
-
-/**
- * The name sent in the handshake (RFC 6066), which can't be an IP address: grpc-js would send one
- * all the same, and Node warns of that on stderr. Which name the certificate must have is decided
- * by `checkServerIdentity`, not by this.
- */
-function sniName(options: TransportOptions): string {
-  const name = options.serverName ?? hostOf(options.address);
-  return isIP(name) === 0 ? name : 'localhost';
-}
-
-/** `127.0.0.1` of `127.0.0.1:5005`, `::1` of `[::1]:5005`. */
-function hostOf(address: string): string {
-  return address.slice(0, address.lastIndexOf(':')).replace(/^\[(.*)\]$/, '$1');
 }

@@ -1,8 +1,8 @@
 /**
  * Every method of the contract: where it is, and how its messages travel.
  *
- * - Every method may be called again with the same bytes: it reads, or what it makes is the
- *   caller's alone, or it has a request id.
+ * - A method may be called again with the same bytes, because it reads, or what it makes is the
+ *   caller's alone, or it has a request id; those that may not are marked as `once`.
  * - A plaintext that wasn't asked for is not given out, and one that was asked for is there.
  * - A batch's item is treated as the same request alone would be, and its failure is its own.
  *
@@ -38,6 +38,8 @@ export interface Method {
   readonly serialize: (request: unknown) => Buffer;
   /** Throws for a message that isn't a whole answer; a KeywardError where it knows more. */
   readonly deserialize: (bytes: Buffer, request: unknown) => unknown;
+  /** Whether a second call with the same bytes would have a second effect. */
+  readonly once?: true;
   /** The request for what comes after an answer, where a stream that broke goes on from there. */
   readonly after?: (request: unknown, answer: unknown) => unknown;
 }
@@ -50,12 +52,14 @@ export function methods(checksums: Checksums): Methods {
   const converter = new Converter(checksums);
   const rows = Object.entries<MethodRow>(METHODS);
   const all = Object.fromEntries(rows.map(([name, row]) => [name, methodOf(row, converter)]));
-  const { readAuditEntries, createDataKey, getDataKey } = all as Methods;
+  const { readAuditEntries, createDataKey, getDataKey, createCanary, testAlert } = all as Methods;
   return {
     ...(all as Methods),
     readAuditEntries: { ...readAuditEntries, after: readOn },
     createDataKey: withPlaintext(createDataKey, (r) => r.returnPlaintext === true),
     getDataKey: withPlaintext(getDataKey, () => true),
+    createCanary: { ...createCanary, once: true },
+    testAlert: { ...testAlert, once: true },
   };
 }
 

@@ -388,14 +388,36 @@ describe('deadlines and cancelling', () => {
 });
 
 describe('closing', () => {
-  it('ends the calls in flight, and later ones say that the client is closed', async () => {
+  it('waits for the calls in flight, their retries too, and takes no others', async () => {
+    const { promise: refused, resolve } = Promise.withResolvers<void>();
+    await using service = await startFakeService({
+      GetKey: () => {
+        resolve();
+        if (service.calls.get('GetKey') === 3) return wireKey(KEY);
+        throw refusal({
+          ...{ code: status.UNAVAILABLE, reason: 'HSM_UNAVAILABLE' },
+          retryDelay: { seconds: 0, nanos: 20_000_000 },
+        });
+      },
+    });
+    const keyward = service.connect();
+    const inFlight = keyward.getKey({ name: KEY });
+    await refused;
+    const closed = keyward.close();
+    assert.equal((await failureOf(keyward.getKey({ name: KEY }))).message, 'The client is closed.');
+    await Promise.all([closed, keyward.close(), keyward[Symbol.asyncDispose]()]);
+    assert.equal((await inFlight).name, KEY);
+    assert.equal(service.calls.get('GetKey'), 3);
+  });
+
+  it('at once ends the calls in flight, and later ones say that the client is closed', async () => {
     await using service = await startFakeService({ GetKey: () => new Promise(() => {}) });
     const keyward = service.connect();
     const inFlight = failureOf(keyward.getKey({ name: KEY }));
     while (service.calls.size === 0) await sleep(5);
-    keyward.close();
-    keyward.close();
     keyward[Symbol.dispose]();
+    keyward[Symbol.dispose]();
+    await keyward.close();
     for (const error of [await inFlight, await failureOf(keyward.getKey({ name: KEY }))]) {
       assert.deepEqual([error.code, error.message], ['CANCELLED', 'The client is closed.']);
     }

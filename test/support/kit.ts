@@ -11,7 +11,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before } from 'node:test';
-import { type ConnectOptions, connect, type KeywardClient, KeywardError } from 'keyward-client';
+import { connect, type KeywardClient, KeywardError } from 'keyward-client';
 import { type Credentials, createCertificateAuthority } from '../../dev/certificates.ts';
 import { createDatabase, dropDatabase } from '../../dev/postgres.ts';
 import { copyToken, type SoftHsmToken } from '../../softhsm/token.ts';
@@ -178,7 +178,7 @@ export class Service implements AsyncDisposable {
   }
 
   /** How a client with a certificate of the environment's CA connects. */
-  connectOptions(credentials?: Credentials): ConnectOptions {
+  connectOptions(credentials?: Credentials) {
     const { certPem, keyPem } =
       credentials ??
       this.#environment.ca.issue({
