@@ -3,26 +3,11 @@
  * how an error ends one. Output that cannot be written ends none: what a command has begun, it
  * finishes; its exit status is not 0 then, unless it was the reader that went.
  *
- * Knows nothing of what a command does: that is in `commands/`, a file for each or for each group.
+ * Knows nothing of what a command does: that is in `commands/`, a file for each or for each group,
+ * which is loaded when it is run.
  */
 import { Command, InvalidArgumentError } from 'commander';
-import { dropAuditEntries, printAuditKey, resumeAuditLog } from './commands/audit.ts';
-import { reportHealth } from './commands/health.ts';
-import { migrateDatabase } from './commands/migrate.ts';
-import { RELEASE } from './commands/opening.ts';
-import { serve } from './commands/serve.ts';
-import {
-  destroyKey,
-  initToken,
-  moveToNextToken,
-  recordInDatabase,
-  reportToken,
-  sealUnsealedStates,
-  showToken,
-  shredTenant,
-} from './commands/token.ts';
-import { ConfigurationError } from './config.ts';
-import { TokenRefused } from './hsm/agent-pool.ts';
+import { RELEASE } from './commands/release.ts';
 
 process.stdout.on('error', outputLost);
 process.stderr.on('error', () => {});
@@ -30,17 +15,22 @@ process.stderr.on('error', () => {});
 const program = new Command('keyward-server')
   .description('Keyward: key management and encryption in front of a PKCS#11 HSM')
   .version(RELEASE);
-program.command('serve').description('serve gRPC until SIGTERM').action(serve);
+const tokenCommands = () => import('./commands/token.ts');
+const auditCommands = () => import('./commands/audit.ts');
+program
+  .command('serve')
+  .description('serve gRPC until SIGTERM')
+  .action(loaded(async () => (await import('./commands/serve.ts')).serve));
 program
   .command('health')
   .description(
     'check that the server of this container or machine serves, at KEYWARD_HEALTH_LISTEN',
   )
-  .action(reportHealth);
+  .action(loaded(async () => (await import('./commands/health.ts')).reportHealth));
 program
   .command('migrate')
   .description('migrate the database’s schema to this release')
-  .action(migrateDatabase);
+  .action(loaded(async () => (await import('./commands/migrate.ts')).migrateDatabase));
 const token = program
   .command('token')
   .description('manage the HSM token, with the PIN file at hand');
@@ -49,18 +39,18 @@ token
   .description(
     'probe the token, create the environment’s objects in it and record both; running it again changes nothing',
   )
-  .action(initToken);
+  .action(loaded(async () => (await tokenCommands()).initToken));
 token
   .command('check')
   .description('log in once, also after a wrong PIN, and check the token’s objects')
-  .action(reportToken);
+  .action(loaded(async () => (await tokenCommands()).reportToken));
 token
   .command('status')
   .description(
     'show the token, every object with every attribute, and how many key versions are under each root key',
   )
   .option('--json', 'print the contract’s TokenStatus message, for programs')
-  .action(showToken);
+  .action(loaded(async () => (await tokenCommands()).showToken));
 token
   .command('destroy-key')
   .alias('destroy-root')
@@ -68,24 +58,24 @@ token
     'destroy a replaced root or seal key, once nothing is under it and no agent holds it',
   )
   .argument('<uuid>', 'its id, as `token status` and `keyward hsm keys` show it')
-  .action(destroyKey);
+  .action(loaded(async () => (await tokenCommands()).destroyKey));
 token
   .command('record')
   .description('record a root or seal key that only the token knows; the service never uses it')
   .argument('<uuid>', 'its id, as `token status` shows it')
-  .action(recordInDatabase);
+  .action(loaded(async () => (await tokenCommands()).recordInDatabase));
 token
   .command('shred')
   .description('destroy all root keys of a shredded tenant; run it on every copy of the token')
   .argument('<tenant>', 'the tenant, by the last part of its name')
-  .action(shredTenant);
+  .action(loaded(async () => (await tokenCommands()).shredTenant));
 token
   .command('seal-states')
   .description(
     'seal tenants and keys that were made before these were sealed; sealed ones stay unchanged',
   )
   .option('--dry-run', 'show which tenants, and how many keys in which states; change nothing')
-  .action(sealUnsealedStates);
+  .action(loaded(async () => (await tokenCommands()).sealUnsealedStates));
 token
   .command('migrate')
   .description(
@@ -96,18 +86,18 @@ token
     '--leave-behind',
     'move even if some key versions fail verification, and leave those where they are',
   )
-  .action(moveToNextToken);
+  .action(loaded(async () => (await tokenCommands()).moveToNextToken));
 const audit = program.command('audit').description('manage the audit log, as the database’s owner');
 audit
   .command('resume')
   .description(
     'resume the log as a new generation, although a kept checkpoint has more than the database does',
   )
-  .action(resumeAuditLog);
+  .action(loaded(async () => (await auditCommands()).resumeAuditLog));
 audit
   .command('public-key')
   .description('print the public key that signs checkpoints, as the HSM token has it, in PEM')
-  .action(printAuditKey);
+  .action(loaded(async () => (await auditCommands()).printAuditKey));
 audit
   .command('drop')
   .description('drop old, exported entries, about 1,000,000 at a time; their hashes stay')
@@ -116,20 +106,30 @@ audit
     'an export of the log that `keyward audit verify` has verified',
   )
   .requiredOption('--older-than-days <days>', 'drop only entries older than this', positiveInteger)
-  .action(dropAuditEntries);
+  .action(loaded(async () => (await auditCommands()).dropAuditEntries));
 
 try {
   await program.parseAsync();
 } catch (error) {
   const lines = error instanceof Error ? error.message.split('\n') : [String(error)];
   for (const line of lines) process.stderr.write(`keyward-server: ${line}\n`);
-  if (
-    !(error instanceof ConfigurationError || error instanceof TokenRefused) &&
-    process.env['KEYWARD_DEBUG']
-  ) {
+  if (process.env['KEYWARD_DEBUG'] && !(await isRefusal(error)))
     process.stderr.write(`${error instanceof Error ? error.stack : ''}\n`);
-  }
   process.exit(1);
+}
+
+/** An action that loads its command when it is run: no command waits for what others need. */
+function loaded<Arguments extends unknown[]>(
+  load: () => Promise<(...given: Arguments) => void | Promise<void>>,
+): (...given: Arguments) => Promise<void> {
+  return async (...given) => (await load())(...given);
+}
+
+/** Whether settings or the token were refused, which the message says all of. */
+async function isRefusal(error: unknown): Promise<boolean> {
+  const { ConfigurationError } = await import('./config.ts');
+  const { TokenRefused } = await import('./hsm/agent-pool.ts');
+  return error instanceof ConfigurationError || error instanceof TokenRefused;
 }
 
 function positiveInteger(text: string): number {

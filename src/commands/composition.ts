@@ -87,12 +87,12 @@ import {
   agentEnvironment,
   nextTokenSettings,
   openStore,
-  RELEASE,
   REPLICA,
   requireRecorded,
   SEALED_RECORDS,
   tokenSettings,
 } from './opening.ts';
+import { RELEASE } from './release.ts';
 import { SelfWatch } from './self-watch.ts';
 
 const MINUTE_MS = 60_000;

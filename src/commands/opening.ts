@@ -4,7 +4,6 @@
  * - It turns settings into what stores and agents are opened with.
  * - No command touches an environment of another mode, or without a recorded token.
  */
-import { readFileSync } from 'node:fs';
 import { hostname, userInfo } from 'node:os';
 import { POLICIES } from '../access/stale-policies.ts';
 import { ALERT_SILENCES } from '../alerts/silences.ts';
@@ -28,12 +27,8 @@ import {
   requireMode,
 } from '../store/environment.ts';
 import { Store } from '../store/store.ts';
+import { RELEASE } from './release.ts';
 
-export const RELEASE = (
-  JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
-    version: string;
-  }
-).version;
 /** Names this process, in audit entries and alerts. */
 export const REPLICA = `${hostname()}/${process.pid}`;
 /** Names who runs a command, in audit entries. */

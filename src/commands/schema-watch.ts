@@ -7,7 +7,7 @@ import { KeywardError } from '../errors.ts';
 import { checkSchema } from '../store/core/requirements.ts';
 import type { Store } from '../store/store.ts';
 import type { Part } from './lifecycle.ts';
-import { RELEASE } from './opening.ts';
+import { RELEASE } from './release.ts';
 
 const LOOK_MS = 10_000;
 const READ_MS = 5_000;
