@@ -9,6 +9,9 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+/** Of /proc, whatever the kernel counts by. */
+const TICKS_PER_SECOND = 100;
+
 /**
  * A process as it can be found again: its id, its start in clock ticks since boot, and which boot
  * that was.
@@ -119,6 +122,16 @@ export function workingDirectory(pid) {
   }
 }
 
+/**
+ * The CPU time that a process has used, with all that it has started and waited for, in seconds; 0
+ * when there is none of that id.
+ *
+ * @param {number} pid
+ */
+export function cpuSeconds(pid) {
+  return (readStat(pid)?.ticks ?? 0) / TICKS_PER_SECOND;
+}
+
 /** @param {number} pid */
 function readStat(pid) {
   try {
@@ -126,7 +139,9 @@ function readStat(pid) {
     // The name, in parentheses, may itself hold spaces and parentheses; fields are counted from
     // behind it (proc(5)).
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return { state: fields[0], session: Number(fields[3]), startTime: Number(fields[19]) };
+    // utime, stime, cutime, cstime
+    const ticks = fields.slice(11, 15).reduce((sum, field) => sum + Number(field), 0);
+    return { state: fields[0], session: Number(fields[3]), startTime: Number(fields[19]), ticks };
   } catch {
     return undefined;
   }

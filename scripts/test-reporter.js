@@ -46,7 +46,8 @@ export default async function* reporter(source) {
   const fed = pipeline(source, withoutCounts, shown);
   for await (const chunk of shown) yield String(chunk);
   await fed;
-  if (process.env['KEYWARD_TEST_SLOWEST'] !== undefined) yield `\n${slowest}`;
+  const notes = process.env['KEYWARD_TEST_SLOWEST'];
+  if (notes !== undefined) yield `\n${slowest.report(notes)}`;
   const again = process.env['KEYWARD_TEST_AGAIN']?.split(',') ?? [];
   addEarlier(counts, { failed: [...failed], isAgain: again.length > 0 });
   const passedAlone = again.filter((file) => !failed.has(file));

@@ -64,30 +64,44 @@ function systemPostgres() {
  * @param {Record<string, string>} [env]
  * @param {readonly string[]} [more] options in the place of those that are the same
  */
-function runTests(files, env = {}, more = []) {
+async function runTests(files, env = {}, more = []) {
   const options = given.filter((argument) => /^-(?!-slowest$)/.test(argument));
-  const slowest = given.includes('--slowest') ? { KEYWARD_TEST_SLOWEST: '1' } : {};
   const shared = existsSync(join(ROOT, GLOBAL_SETUP))
     ? [`--test-global-setup=${GLOBAL_SETUP}`]
     : [];
-  return run(nodeForSources(), [...OPTIONS, ...more, ...shared, ...options, ...files], {
-    env: { ...env, ...slowest },
-  });
+  const all = [...OPTIONS, ...more, ...shared, ...options, ...files];
+  if (!given.includes('--slowest')) return run(nodeForSources(), all, { env });
+  return inDirectory((directory) =>
+    run(nodeForSources(), ['--import=./scripts/test-cpu.js', ...all], {
+      env: { ...env, KEYWARD_TEST_SLOWEST: join(directory, 'cpu') },
+    }),
+  );
+}
+
+/**
+ * Does the work with a folder that is there for as long.
+ *
+ * @param {(directory: string) => Promise<number>} work
+ */
+async function inDirectory(work) {
+  const directory = mkdtempSync(join(tmpdir(), 'keyward-test-'));
+  try {
+    return await work(directory);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
 }
 
 /** Every test, those of the database once more on the system's PostgreSQL, and what failed. */
-async function runAll() {
-  const directory = mkdtempSync(join(tmpdir(), 'keyward-test-'));
-  const counts = { KEYWARD_TEST_COUNTS: join(directory, 'counts.json') };
-  try {
+function runAll() {
+  return inDirectory(async (directory) => {
+    const counts = { KEYWARD_TEST_COUNTS: join(directory, 'counts.json') };
     const first = await runTests(ALL, counts);
     if (first >= 128) return first;
     const second = await runOnSystemPostgres(counts);
     if (second !== 0) return second;
     return first === 0 ? 0 : await runAgain(counts);
-  } finally {
-    rmSync(directory, { recursive: true, force: true });
-  }
+  });
 }
 
 /** @param {Record<string, string>} counts */

@@ -14,6 +14,7 @@ import { readJsonIfThere, writePrivateJson } from '../../dev/files.ts';
 import { createRoles, type Postgres, removePostgres, startPostgres } from '../../dev/postgres.ts';
 import { runServerCommand } from '../../dev/server.ts';
 import { identify, isAlive, type ProcessIdentity } from '../../scripts/processes.js';
+import { noteCpu } from '../../scripts/slowest.js';
 import { createSoftHsmToken, tokenVariables } from '../../softhsm/token.ts';
 import { grantEverything, TESTER } from './grants.ts';
 
@@ -77,6 +78,7 @@ export async function globalSetup(): Promise<void> {
 
 /** Called by Node's test runner after the last test file. */
 export async function globalTeardown(): Promise<void> {
+  if (postgres !== undefined) noteCpu('PostgreSQL, which all files share', postgres.pid);
   await postgres?.remove();
   rmSync(DIRECTORY, { recursive: true, force: true });
 }
