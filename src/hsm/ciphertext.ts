@@ -8,30 +8,39 @@
  *  100 encrypted │ tag (16)
  *
  *  H = bytes 0..67        B = tenant UUID (16) ‖ subject (16) ‖ context digest (32)
+ *  suite 1: M = material
+ *  suite 2: M = E = HMAC-SHA-512(material,
+ *    00000001 ‖ "keyward/v1/epoch" 00 ‖ suite ‖ key UUID ‖ version ‖ tenant UUID ‖ salt ‖ 00000200)
  *  K(32) ‖ commitment(32) =
- *    HMAC-SHA-512(material, 00000001 ‖ "keyward/v1/message" 00 ‖ H ‖ B ‖ 00000200)
+ *    HMAC-SHA-512(M, 00000001 ‖ "keyward/v1/message" 00 ‖ H ‖ B ‖ 00000200)
  *  AES-256-GCM under K, AAD = H ‖ commitment ‖ B
  * ```
  *
- * Invariant: no plaintext leaves {@link open} before commitment and tag are verified, and a
- * ciphertext that parses encodes back to the same bytes. Big-endian throughout. Doesn't hold key
- * material: the caller brings the HMAC, which the agent has from the token. Doesn't know what keys,
- * tenants or contexts are beyond their bytes.
+ * Invariants: no plaintext leaves {@link open} before commitment and tag are verified; a ciphertext
+ * that parses encodes back to the same bytes; in suite 2 the messages of one salt are numbered, and
+ * sealed by one call. Big-endian throughout. Holds no material: the caller brings the HMAC, which
+ * the agent has from the token; E lives as long as the caller's {@link Epochs}. Doesn't know what
+ * keys, tenants or contexts are beyond their bytes.
  */
-import { createSecretKey, hash, type KeyObject, timingSafeEqual } from 'node:crypto';
+import { createHmac, createSecretKey, hash, type KeyObject, timingSafeEqual } from 'node:crypto';
 import { KeywardError } from '../errors.ts';
 import { idFromBytes, idToBytes, type KeyId, UUID_BYTES } from '../ids.ts';
 import { decrypt, encryptInto, IV_BYTES, TAG_BYTES } from './aes-gcm.ts';
-import { drawSaltAndIv, SALT_BYTES } from './salts.ts';
+import { drawEpochSalt, drawSaltAndIv, SALT_BYTES } from './salts.ts';
 
 const FORMAT = 1;
-/** Suite 1: a key per message by SP 800-108 in counter mode over HMAC-SHA-512, AES-256-GCM. */
-const SUITE_HMAC_SHA512_AES_256_GCM = 1;
+/**
+ * A key per message by SP 800-108 in counter mode over HMAC-SHA-512, AES-256-GCM: derived from the
+ * material itself, or from an epoch's key, which is.
+ */
+const SUITE = { material: 1, epoch: 2 } as const;
+type Suite = (typeof SUITE)[keyof typeof SUITE];
 
 /** What a ciphertext holds; no purpose opens as another. */
 export const PURPOSE = { payload: 1, dataKey: 2, storedDataKey: 3 } as const;
 export type Purpose = (typeof PURPOSE)[keyof typeof PURPOSE];
 
+const PURPOSE_OFFSET = 2;
 const KEY_ID_OFFSET = 4;
 const VERSION_OFFSET = 20;
 const SALT_OFFSET = 24;
@@ -75,24 +84,38 @@ export interface CiphertextHeader {
  */
 export type MaterialHmac = (input: Buffer) => Buffer;
 
-const MESSAGE_LABEL = Buffer.concat([
-  Buffer.from([0, 0, 0, 1]),
-  Buffer.from('keyward/v1/message\0', 'latin1'),
-]);
+/**
+ * Keys of epochs that have been derived, for whoever opens several messages: under one version, and
+ * for no longer than an operation.
+ */
+export type Epochs = Map<string, KeyObject>;
+
+/** A message of many that are sealed at once. */
+export interface Message extends Omit<Binding, 'tenant'> {
+  readonly purpose: Purpose;
+  readonly plaintext: Uint8Array;
+}
+
+/** [i]₂ and Label of SP 800-108, and the zero behind them. */
+const labelOf = (label: string) => Buffer.from(`\0\0\0\x01${label}\0`, 'latin1');
+const MESSAGE_LABEL = labelOf('keyward/v1/message');
+const EPOCH_LABEL = labelOf('keyward/v1/epoch');
 /** [L]₂ of SP 800-108: 512 bits. */
-const MESSAGE_LENGTH = Buffer.from([0, 0, 2, 0]);
+const DERIVED_LENGTH = Buffer.from([0, 0, 2, 0]);
+/** In suite 2 an IV is 8 random bytes of the epoch, then the message's number within it. */
+const NUMBER_OFFSET = IV_OFFSET + IV_BYTES - 4;
 
 /**
- * Reads a ciphertext's header. Throws DECRYPTION_FAILED for whatever isn't format 1, suite 1, one
- * of `purposes`, and of a possible length.
+ * Reads a ciphertext's header. Throws DECRYPTION_FAILED for whatever isn't format 1, suite 1 or 2,
+ * one of `purposes`, and of a possible length.
  */
 export function parseHeader(ciphertext: Buffer, purposes: readonly Purpose[]): CiphertextHeader {
-  const purpose = purposes.find((known) => known === ciphertext[2]);
+  const purpose = purposes.find((known) => known === ciphertext[PURPOSE_OFFSET]);
   const version =
     ciphertext.length >= CIPHERTEXT_OVERHEAD ? ciphertext.readUInt32BE(VERSION_OFFSET) : 0;
   if (
     ciphertext[0] !== FORMAT ||
-    ciphertext[1] !== SUITE_HMAC_SHA512_AES_256_GCM ||
+    (ciphertext[1] !== SUITE.material && ciphertext[1] !== SUITE.epoch) ||
     ciphertext[3] !== 0 ||
     ciphertext.length > CIPHERTEXT_OVERHEAD + MAX_PLAINTEXT_BYTES ||
     purpose === undefined ||
@@ -116,8 +139,8 @@ export function saltDigest(ciphertext: Buffer): string {
 }
 
 /**
- * Encrypts `plaintext` (0 to 65,536 bytes) under a salt and an IV of its own. Throws RangeError for
- * what {@link open} could not open again.
+ * Encrypts `plaintext` (0 to 65,536 bytes) in suite 1, under a salt and an IV of its own. Throws
+ * RangeError for what {@link open} could not open again.
  */
 export function seal(
   header: CiphertextHeader,
@@ -125,33 +148,81 @@ export function seal(
   plaintext: Uint8Array,
   hmac: MaterialHmac,
 ): Buffer {
-  if (plaintext.length > MAX_PLAINTEXT_BYTES || header.version < 1)
-    throw new RangeError('nothing could open this');
   const ciphertext = Buffer.alloc(CIPHERTEXT_OVERHEAD + plaintext.length);
-  ciphertext[0] = FORMAT;
-  ciphertext[1] = SUITE_HMAC_SHA512_AES_256_GCM;
-  ciphertext[2] = header.purpose;
-  idToBytes(header.keyId).copy(ciphertext, KEY_ID_OFFSET);
-  ciphertext.writeUInt32BE(header.version, VERSION_OFFSET);
+  startHeader(ciphertext, SUITE.material, header);
+  ciphertext[PURPOSE_OFFSET] = header.purpose;
   const { tenant, subject, contextDigest } = binding;
   drawSaltAndIv(
-    ciphertext.subarray(SALT_OFFSET, SALT_OFFSET + SALT_BYTES + IV_BYTES),
+    ciphertext.subarray(SALT_OFFSET, HEADER_BYTES),
     [ciphertext.subarray(0, SALT_OFFSET), tenant, subject, contextDigest],
     plaintext,
   );
-  const { key, commitment } = deriveMessageKey(ciphertext, binding, hmac);
-  commitment.copy(ciphertext, HEADER_BYTES);
-  const target = ciphertext.subarray(ENCRYPTED_OFFSET);
-  encryptInto(target, key, ivOf(ciphertext), additionalData(ciphertext, binding), plaintext);
+  encrypt(ciphertext, binding, plaintext, hmac);
   return ciphertext;
 }
 
 /**
- * Opens a ciphertext whose header {@link parseHeader} accepted. Throws DECRYPTION_FAILED unless it
- * was sealed with this material and this binding, and no byte has changed since.
+ * Encrypts plaintexts (0 to 65,536 bytes each) in suite 2, as one epoch: under a salt that they
+ * share, and IVs that number them. Asks for one HMAC under the material. Throws RangeError for what
+ * {@link open} could not open again.
  */
-export function open(ciphertext: Buffer, binding: Binding, hmac: MaterialHmac): Buffer {
-  const { key, commitment } = deriveMessageKey(ciphertext, binding, hmac);
+export function sealAll(
+  version: Omit<CiphertextHeader, 'purpose'>,
+  tenant: Uint8Array,
+  messages: readonly Message[],
+  hmac: MaterialHmac,
+): Buffer[] {
+  if (messages.length === 0) return [];
+  const ciphertexts = layOut(version, messages);
+  const drawn = Buffer.alloc(SALT_BYTES + IV_BYTES);
+  drawEpochSalt(
+    drawn,
+    tenant,
+    messages.map(({ subject, contextDigest, plaintext }, number) => ({
+      parts: [(ciphertexts[number] as Buffer).subarray(0, SALT_OFFSET), subject, contextDigest],
+      plaintext,
+    })),
+  );
+  for (const [number, ciphertext] of ciphertexts.entries()) {
+    drawn.copy(ciphertext, SALT_OFFSET);
+    ciphertext.writeUInt32BE(number, NUMBER_OFFSET);
+  }
+  const inEpoch = hmacOf(deriveEpoch(ciphertexts[0] as Buffer, tenant, hmac));
+  for (const [number, { subject, contextDigest, plaintext }] of messages.entries())
+    encrypt(ciphertexts[number] as Buffer, { tenant, subject, contextDigest }, plaintext, inEpoch);
+  return ciphertexts;
+}
+
+/** Returns room for each message's ciphertext, with what its header has before its salt. */
+function layOut(version: Omit<CiphertextHeader, 'purpose'>, messages: readonly Message[]) {
+  const lengths = messages.map(({ plaintext }) => CIPHERTEXT_OVERHEAD + plaintext.length);
+  const whole = Buffer.alloc(lengths.reduce((sum, length) => sum + length));
+  const start = Buffer.alloc(SALT_OFFSET);
+  startHeader(start, SUITE.epoch, version);
+  let end = 0;
+  return messages.map(({ purpose }, number) => {
+    const ciphertext = whole.subarray(end, end + (lengths[number] as number));
+    end += ciphertext.length;
+    start.copy(ciphertext);
+    ciphertext[PURPOSE_OFFSET] = purpose;
+    return ciphertext;
+  });
+}
+
+/**
+ * Opens a ciphertext whose header {@link parseHeader} accepted. Throws DECRYPTION_FAILED unless it
+ * was sealed with this material and this binding, and no byte has changed since. `epochs` are
+ * looked into and added to; without them an epoch's key is derived for this ciphertext alone.
+ */
+export function open(
+  ciphertext: Buffer,
+  binding: Binding,
+  hmac: MaterialHmac,
+  epochs?: Epochs,
+): Buffer {
+  const under =
+    ciphertext[1] === SUITE.material ? hmac : hmacOf(epochOf(ciphertext, binding, hmac, epochs));
+  const { key, commitment } = deriveMessageKey(ciphertext, binding, under);
   if (!timingSafeEqual(commitment, ciphertext.subarray(HEADER_BYTES, ENCRYPTED_OFFSET))) {
     throw new KeywardError('DECRYPTION_FAILED');
   }
@@ -161,8 +232,72 @@ export function open(ciphertext: Buffer, binding: Binding, hmac: MaterialHmac): 
   return plaintext;
 }
 
+/** Writes what a header has before its salt, but for the purpose. */
+function startHeader(
+  target: Buffer,
+  suite: Suite,
+  { keyId, version }: Omit<CiphertextHeader, 'purpose'>,
+): void {
+  if (version < 1) throw new RangeError('nothing could open this');
+  target[0] = FORMAT;
+  target[1] = suite;
+  idToBytes(keyId).copy(target, KEY_ID_OFFSET);
+  target.writeUInt32BE(version, VERSION_OFFSET);
+}
+
+/** Completes a ciphertext that has its header. */
+function encrypt(
+  ciphertext: Buffer,
+  binding: Binding,
+  plaintext: Uint8Array,
+  hmac: MaterialHmac,
+): void {
+  if (plaintext.length > MAX_PLAINTEXT_BYTES) throw new RangeError('nothing could open this');
+  const { key, commitment } = deriveMessageKey(ciphertext, binding, hmac);
+  commitment.copy(ciphertext, HEADER_BYTES);
+  const target = ciphertext.subarray(ENCRYPTED_OFFSET);
+  encryptInto(target, key, ivOf(ciphertext), additionalData(ciphertext, binding), plaintext);
+}
+
 function ivOf(ciphertext: Buffer): Buffer {
   return ciphertext.subarray(IV_OFFSET, IV_OFFSET + IV_BYTES);
+}
+
+function epochOf(
+  ciphertext: Buffer,
+  { tenant }: Binding,
+  hmac: MaterialHmac,
+  epochs: Epochs | undefined,
+): KeyObject {
+  const named = ciphertext.subarray(KEY_ID_OFFSET, IV_OFFSET);
+  const name = Buffer.concat([named, tenant]).toString('latin1');
+  const known = epochs?.get(name);
+  if (known !== undefined) return known;
+  const epoch = deriveEpoch(ciphertext, tenant, hmac);
+  epochs?.set(name, epoch);
+  return epoch;
+}
+
+/** Returns E, of the epoch that the header names. */
+function deriveEpoch(header: Buffer, tenant: Uint8Array, hmac: MaterialHmac): KeyObject {
+  if (tenant.length !== UUID_BYTES) throw new RangeError('a tenant’s UUID has another length');
+  const derived = hmac(
+    Buffer.concat([
+      EPOCH_LABEL,
+      header.subarray(1, 2),
+      header.subarray(KEY_ID_OFFSET, SALT_OFFSET),
+      tenant,
+      header.subarray(SALT_OFFSET, SALT_OFFSET + SALT_BYTES),
+      DERIVED_LENGTH,
+    ]),
+  );
+  const epoch = createSecretKey(derived);
+  derived.fill(0);
+  return epoch;
+}
+
+function hmacOf(key: KeyObject): MaterialHmac {
+  return (input) => createHmac('sha512', key).update(input).digest();
 }
 
 function deriveMessageKey(
@@ -175,7 +310,7 @@ function deriveMessageKey(
     throw new RangeError('a part of the binding has another length');
   const header = ciphertext.subarray(0, HEADER_BYTES);
   const derived = hmac(
-    Buffer.concat([MESSAGE_LABEL, header, tenant, subject, contextDigest, MESSAGE_LENGTH]),
+    Buffer.concat([MESSAGE_LABEL, header, tenant, subject, contextDigest, DERIVED_LENGTH]),
   );
   const key = createSecretKey(derived.subarray(0, MESSAGE_KEY_BYTES));
   const commitment = Buffer.from(

@@ -264,6 +264,41 @@ export const OPERATIONS = {
     }),
     struct({ results: list(struct({ outcome: u8, ciphertext: bytes })) }),
   ),
+  /** Encrypts payloads under one version, as one epoch. */
+  sealAll: operation(
+    30,
+    struct({ keyVersion: bytes, items: list(struct({ contextDigest: bytes, plaintext: bytes })) }),
+    struct({ ciphertexts: list(bytes) }),
+  ),
+  /**
+   * Decrypts payloads and data keys of one version. One that doesn't open says so in its own
+   * result.
+   */
+  openAll: operation(
+    31,
+    struct({ keyVersion: bytes, items: list(struct({ contextDigest: bytes, ciphertext: bytes })) }),
+    struct({ results: list(struct({ outcome: u8, plaintext: bytes })) }),
+  ),
+  /** Makes data keys under one version, as one epoch. */
+  issueDataKeys: operation(
+    32,
+    struct({ keyVersion: bytes, items: list(struct({ contextDigest: bytes, length: u32 })) }),
+    struct({ dataKeys: list(struct({ plaintext: bytes, ciphertext: bytes })) }),
+  ),
+  /**
+   * Opens ciphertexts of one version and seals what was in them under another, as one epoch, each
+   * for the same purpose; the plaintexts stay in the agent. One that doesn't open says so in its
+   * own result.
+   */
+  resealAll: operation(
+    33,
+    struct({
+      sourceKeyVersion: bytes,
+      keyVersion: bytes,
+      items: list(struct({ sourceContextDigest: bytes, contextDigest: bytes, ciphertext: bytes })),
+    }),
+    struct({ results: list(struct({ outcome: u8, ciphertext: bytes })) }),
+  ),
   /** Destroys the session objects of a key's versions, or of all keys if the id is empty. */
   forget: operation(10, struct({ keyId: bytes }), struct({})),
   /**
@@ -470,8 +505,8 @@ export type CheckpointReply =
   | { readonly resumption: 'needed' | 'refused' }
   | { readonly conflictsWith: number; readonly conflictingNote: string };
 
-/** What became of an item of `rewrap`. */
-export const REWRAP_OUTCOME = { done: 0, doesNotOpen: 1, sourceCorrupt: 2 } as const;
+/** What became of an item of an operation on many. */
+export const ITEM_OUTCOME = { done: 0, doesNotOpen: 1, sourceCorrupt: 2 } as const;
 
 /** What `decide` found: that all is well, or the first thing that is not. */
 export const VERDICT = {

@@ -6,12 +6,15 @@
  *   is: with fresh random bytes it is as good as they are; with bytes that were drawn before, two
  *   messages have one salt only if they are the same message, under the same key.
  * - Drawing for each message would not do: after a snapshot OpenSSL's generator repeats itself too.
+ * - The salt of an epoch, which many messages share, is a digest of all that each of them is.
  * - Knows no format but the lengths that it is given.
  */
 import { createCipheriv, createSecretKey, hash, randomBytes, randomFillSync } from 'node:crypto';
 
 export const SALT_BYTES = 32;
 const LABEL = Buffer.from('keyward/v1/salt\0', 'latin1');
+/** No suite 1 header begins with it, which is what stands in its place there. */
+const EPOCH_LABEL = Buffer.from('keyward/v1/epoch-salt\0', 'latin1');
 const SECRET = randomBytes(32);
 const LONG_KEY = createSecretKey(randomBytes(32));
 /**
@@ -29,13 +32,43 @@ export function drawSaltAndIv(
   plaintext: Uint8Array,
 ): void {
   drawRandom(target);
-  const length = Buffer.alloc(4);
-  length.writeUInt32BE(plaintext.length);
-  const short =
-    plaintext.length <= LONG_BYTES ? plaintext : macOf(plaintext, target.subarray(SALT_BYTES));
-  const input = Buffer.concat([LABEL, SECRET, target, ...parts, length, short]);
+  hedge(target, [...parts, ...digestible(plaintext, target)]);
+}
+
+/**
+ * Fills `target` with a salt and what IVs begin with (44 bytes) for a tenant's messages that share
+ * them. The `parts` of each are as those of {@link drawSaltAndIv}.
+ */
+export function drawEpochSalt(
+  target: Buffer,
+  tenant: Uint8Array,
+  messages: readonly {
+    readonly parts: readonly Uint8Array[];
+    readonly plaintext: Uint8Array;
+  }[],
+): void {
+  drawRandom(target);
+  const all = [EPOCH_LABEL, tenant];
+  for (const message of messages)
+    all.push(...message.parts, ...digestible(message.plaintext, target));
+  hedge(target, all);
+}
+
+/** Makes the random salt a digest of itself, of this process' secret, and of `parts`. */
+function hedge(target: Buffer, parts: readonly Uint8Array[]): void {
+  const input = Buffer.concat([LABEL, SECRET, target, ...parts]);
   hash('sha256', input, 'buffer').copy(target, 0, 0, SALT_BYTES);
   input.fill(0);
+}
+
+/** Returns what stands for a plaintext in a digest: no two have the same, but by chance. */
+function digestible(plaintext: Uint8Array, drawn: Buffer): [Uint8Array, Uint8Array] {
+  const length = Buffer.allocUnsafe(4);
+  length.writeUInt32BE(plaintext.length);
+  return [
+    length,
+    plaintext.length <= LONG_BYTES ? plaintext : macOf(plaintext, drawn.subarray(SALT_BYTES)),
+  ];
 }
 
 /** Another for another plaintext, but for a chance of 2^−116, even under an IV that was used. */

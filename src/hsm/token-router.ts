@@ -53,6 +53,11 @@ const NAMED_KEYS: {
   open: ({ keyVersion }) => [rootKeyBytesOf(keyVersion)],
   issueDataKey: ({ keyVersion }) => [rootKeyBytesOf(keyVersion)],
   reseal: ({ keyVersion, sourceKeyVersion }) => [keyVersion, sourceKeyVersion].map(rootKeyBytesOf),
+  sealAll: ({ keyVersion }) => [rootKeyBytesOf(keyVersion)],
+  openAll: ({ keyVersion }) => [rootKeyBytesOf(keyVersion)],
+  issueDataKeys: ({ keyVersion }) => [rootKeyBytesOf(keyVersion)],
+  resealAll: ({ keyVersion, sourceKeyVersion }) =>
+    [keyVersion, sourceKeyVersion].map(rootKeyBytesOf),
   rewrap: ({ keyVersion, sourceKeyVersions }) =>
     [keyVersion, ...sourceKeyVersions].map(rootKeyBytesOf),
   transfer: ({ items }) =>

@@ -65,7 +65,8 @@ describe('case 58: a golden ciphertext', () => {
     it(`comes out of the documented steps byte for byte: ${vector.name}`, () => {
       const { ciphertext } = vector;
       const [salt, iv] = [ciphertext.subarray(24, 56), ciphertext.subarray(56, 68)];
-      assert.deepEqual(again.sealWith(vector, salt, iv, vector.plaintext), ciphertext);
+      const made = again.sealWith(vector, salt, iv, vector.plaintext, ciphertext[1]);
+      assert.deepEqual(made, ciphertext);
     });
   }
 
@@ -79,10 +80,13 @@ describe('case 58: a golden ciphertext', () => {
     });
   }
 
-  it('is in the file, of both kinds and every purpose', () => {
-    assert.ok(opening.length >= 20, `${opening.length} that open`);
-    assert.ok(refused.length >= 80, `${refused.length} that are refused`);
-    assert.deepEqual(new Set(opening.map(({ purpose }) => purpose)), new Set([1, 2, 3]));
+  it('is in the file, of both kinds, every purpose and both suites', () => {
+    assert.ok(opening.length >= 30, `${opening.length} that open`);
+    assert.ok(refused.length >= 100, `${refused.length} that are refused`);
+    for (const suite of [1, 2]) {
+      const ofSuite = opening.filter(({ ciphertext }) => ciphertext[1] === suite);
+      assert.deepEqual(new Set(ofSuite.map(({ purpose }) => purpose)), new Set([1, 2, 3]));
+    }
     const names = [...opening, ...refused].map(({ name }) => name);
     assert.equal(new Set(names).size, names.length, 'two vectors have one name');
   });
@@ -133,12 +137,15 @@ describe('the worked example in docs/ciphertext.md', () => {
   const shown = readExample(document);
 
   it('is the golden vectors of that name, step by step', () => {
-    const vector = named(opening);
-    const version = named(keyVersions);
+    const vector = named(opening, 'a text with a context, as in the worked example');
+    const version = named(keyVersions, 'as in the worked example');
     const { ciphertext, material } = vector;
     const header = ciphertext.subarray(0, 68);
     const binding = again.bindingOf(vector);
     const derived = again.derive(material, header, binding);
+    const inEpoch = named(opening, 'a message of an epoch, as in the worked example');
+    const epochHeader = inEpoch.ciphertext.subarray(0, 68);
+    const epoch = again.deriveEpoch(inEpoch.material, epochHeader, inEpoch.tenant);
     const rowInput = Buffer.concat([
       Buffer.from('keyward/v1/seal/key-version\0'),
       again.identity(version),
@@ -167,6 +174,20 @@ describe('the worked example in docs/ciphertext.md', () => {
       encrypted: ciphertext.subarray(100, -16),
       tag: ciphertext.subarray(-16),
       ciphertext,
+      'epoch material': inEpoch.material,
+      'epoch header': epochHeader,
+      'epoch input': Buffer.concat([
+        Buffer.from('00000001', 'hex'),
+        Buffer.from('keyward/v1/epoch\0'),
+        epochHeader.subarray(1, 2),
+        epochHeader.subarray(4, 24),
+        Buffer.from(inEpoch.tenant.replaceAll('-', ''), 'hex'),
+        epochHeader.subarray(24, 56),
+        Buffer.from('00000200', 'hex'),
+      ]),
+      E: epoch,
+      'K in the epoch': again.derive(epoch, epochHeader, again.bindingOf(inEpoch)).subarray(0, 32),
+      'epoch message': inEpoch.ciphertext,
       identity: again.identity(version),
       'check input': Buffer.concat([Buffer.from('keyward/v1/check\0'), again.identity(version)]),
       'check value': version.checkValue,
@@ -183,8 +204,8 @@ describe('the worked example in docs/ciphertext.md', () => {
   });
 });
 
-function named<T extends { readonly name: string }>(vectors: readonly T[]): T {
-  const vector = vectors.find(({ name }) => name.endsWith('as in the worked example'));
+function named<T extends { readonly name: string }>(vectors: readonly T[], end: string): T {
+  const vector = vectors.find(({ name }) => name.endsWith(end));
   return vector ?? assert.fail('no golden vector is the worked example');
 }
 

@@ -63,9 +63,9 @@ export function bindingOf({ tenant, subject, context }: Sealing): Buffer {
 }
 
 /** "Derivation": the 64 bytes of which the first half is K and the second the commitment. */
-export function derive(material: Buffer, header: Buffer, binding: Buffer): Buffer {
+export function derive(key: Buffer, header: Buffer, binding: Buffer): Buffer {
   return hmacSha512(
-    material,
+    key,
     Buffer.from('00000001', 'hex'),
     Buffer.from('keyward/v1/message', 'ascii'),
     Buffer.from('00', 'hex'),
@@ -75,18 +75,47 @@ export function derive(material: Buffer, header: Buffer, binding: Buffer): Buffe
   );
 }
 
-/** "Sealing", with a salt of 32 bytes and an IV of 12 that the caller brings. */
-export function sealWith(sealing: Sealing, salt: Buffer, iv: Buffer, plaintext: Buffer): Buffer {
-  const { material, key, version, purpose } = sealing;
+/** "Epochs": E, of the epoch that a header of suite 2 names. */
+export function deriveEpoch(material: Buffer, header: Buffer, tenant: string): Buffer {
+  return hmacSha512(
+    material,
+    Buffer.from('00000001', 'hex'),
+    Buffer.from('keyward/v1/epoch', 'ascii'),
+    Buffer.from('00', 'hex'),
+    header.subarray(1, 2),
+    header.subarray(4, 20),
+    header.subarray(20, 24),
+    uuid(tenant),
+    header.subarray(24, 56),
+    Buffer.from('00000200', 'hex'),
+  );
+}
+
+/** "Derivation": M, under which a message's key is derived. */
+export function derivationKey({ material, tenant }: Sealing, header: Buffer): Buffer {
+  return header[1] === 2 ? deriveEpoch(material, header, tenant) : material;
+}
+
+/**
+ * "Sealing", with a suite, a salt of 32 bytes and an IV of 12 that the caller brings.
+ */
+export function sealWith(
+  sealing: Sealing,
+  salt: Buffer,
+  iv: Buffer,
+  plaintext: Buffer,
+  suite = 1,
+): Buffer {
+  const { key, version, purpose } = sealing;
   const header = Buffer.concat([
-    Buffer.from([1, 1, purpose, 0]),
+    Buffer.from([1, suite, purpose, 0]),
     uuid(key),
     u32(version),
     salt,
     iv,
   ]);
   const binding = bindingOf(sealing);
-  const derived = derive(material, header, binding);
+  const derived = derive(derivationKey(sealing, header), header, binding);
   const commitment = derived.subarray(32, 64);
   const cipher = createCipheriv('aes-256-gcm', derived.subarray(0, 32), iv, {
     authTagLength: TAG_BYTES,
@@ -101,7 +130,8 @@ export function open(sealing: Sealing, ciphertext: Buffer): Buffer | undefined {
   const { length } = ciphertext;
   if (length < BYTES_BEFORE_ENCRYPTED + TAG_BYTES) return undefined;
   if (length > BYTES_BEFORE_ENCRYPTED + MAX_PLAINTEXT_BYTES + TAG_BYTES) return undefined;
-  if (ciphertext[0] !== 1 || ciphertext[1] !== 1 || ciphertext[3] !== 0) return undefined;
+  if (ciphertext[0] !== 1 || ciphertext[3] !== 0) return undefined;
+  if (ciphertext[1] !== 1 && ciphertext[1] !== 2) return undefined;
   if (![1, 2, 3].includes(sealing.purpose) || ciphertext[2] !== sealing.purpose) return undefined;
   if (ciphertext.readUInt32BE(20) === 0) return undefined;
   if (!ciphertext.subarray(4, 20).equals(uuid(sealing.key))) return undefined;
@@ -109,7 +139,7 @@ export function open(sealing: Sealing, ciphertext: Buffer): Buffer | undefined {
 
   const header = ciphertext.subarray(0, HEADER_BYTES);
   const binding = bindingOf(sealing);
-  const derived = derive(sealing.material, header, binding);
+  const derived = derive(derivationKey(sealing, header), header, binding);
   const commitment = ciphertext.subarray(HEADER_BYTES, BYTES_BEFORE_ENCRYPTED);
   if (!timingSafeEqual(commitment, derived.subarray(32, 64))) return undefined;
 

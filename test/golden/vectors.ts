@@ -115,7 +115,8 @@ function rebuild(
   plaintext: Buffer,
 ): Buffer {
   const head = fromHex(start);
-  const whole = sealWith(sealing, head.subarray(24, 56), head.subarray(56, 68), plaintext);
+  const [salt, iv] = [head.subarray(24, 56), head.subarray(56, 68)];
+  const whole = sealWith(sealing, salt, iv, plaintext, head[1]);
   const digest = createHash('sha256').update(whole).digest('hex');
   if (
     whole.length !== length ||

@@ -1,6 +1,7 @@
 /**
- * The agents' two operations of maintenance: bringing stored data keys under another version, item
- * by item, and letting go of what was unwrapped.
+ * The agents' operations on many things at once, each item with a result of its own: batches of
+ * callers, as epochs, and bringing stored data keys under another version; and letting go of what
+ * was unwrapped.
  *
  * Speaks to `HsmAgents` as the server does; `test/faults/pkcs11.c` counts what the token is asked
  * for, and has it err.
@@ -16,7 +17,7 @@ import { HsmAgents } from '../../src/hsm/agents.ts';
 import { PURPOSE, parseHeader } from '../../src/hsm/ciphertext.ts';
 import { encode } from '../../src/hsm/codec.ts';
 import { ALGORITHM, type SealedKeyVersion, sealedKeyVersion } from '../../src/hsm/key-version.ts';
-import { REWRAP_OUTCOME, type RequestOf, type ServeSettings } from '../../src/hsm/protocol.ts';
+import { ITEM_OUTCOME, type RequestOf, type ServeSettings } from '../../src/hsm/protocol.ts';
 import { initializeToken } from '../../src/hsm/token-commands.ts';
 import {
   type AnyId,
@@ -32,7 +33,7 @@ import { NO_ALERTS } from '../support/alerts.ts';
 import { testTokenVariables } from '../support/compiled.ts';
 import { eventually } from '../support/kit.ts';
 
-const { done, doesNotOpen, sourceCorrupt } = REWRAP_OUTCOME;
+const { done, doesNotOpen, sourceCorrupt } = ITEM_OUTCOME;
 type Item = RequestOf<'rewrap'>['items'][number];
 
 /** A stored data key, and what it opens to. */
@@ -290,6 +291,148 @@ describe('re-wrapping', () => {
       faults.set();
       await eventually(async () => assert.equal((await rewrap([item]))[0]?.outcome, done));
     }
+  });
+});
+
+describe('a batch', () => {
+  const contexts = Array.from({ length: 20 }, (_, index) => Buffer.alloc(32, index % 3));
+  const plaintexts = contexts.map((_, index) => Buffer.from(`item ${index}`));
+  const sealAll = async (version = first) => {
+    const items = contexts.map((contextDigest, index) => ({
+      contextDigest,
+      plaintext: Buffer.from(plaintexts[index] as Buffer),
+    }));
+    const request = { keyVersion: bytesOf(version), items };
+    return (await agents.call('sealAll', request, soon())).ciphertexts;
+  };
+  const openAll = async (version: SealedKeyVersion, ciphertexts: readonly Buffer[]) => {
+    const items = ciphertexts.map((ciphertext, index) => ({
+      contextDigest: contexts[index] as Buffer,
+      ciphertext: Buffer.from(ciphertext),
+    }));
+    const request = { keyVersion: bytesOf(version), items };
+    const { results } = await agents.call('openAll', request, soon());
+    return results.map(({ outcome, plaintext }) => (outcome === done ? `${plaintext}` : outcome));
+  };
+  const texts = plaintexts.map(String);
+
+  test('is sealed for two HMACs of the token, which must be the same, and opened for one', async () => {
+    await openAll(first, await sealAll());
+    faults.set('C_Sign');
+    const ciphertexts = await sealAll();
+    assert.equal(faults.met(), 2);
+    assert.deepEqual(await openAll(first, ciphertexts), texts);
+    assert.equal(faults.met(), 3);
+  });
+
+  test('opens one by one, and what was sealed one by one opens in a batch, beside those of epochs', async () => {
+    const ciphertexts = await sealAll();
+    const subject = Buffer.alloc(16);
+    const alone: Buffer[] = [];
+    for (const [index, contextDigest] of contexts.entries()) {
+      const ciphertext = ciphertexts[index] as Buffer;
+      const plaintext = plaintexts[index] as Buffer;
+      assert.deepEqual(await open(first, { subject, contextDigest, ciphertext }), plaintext);
+      const { ciphertext: single } = await agents.call(
+        'seal',
+        {
+          keyVersion: bytesOf(first),
+          purpose: PURPOSE.payload,
+          subject,
+          contextDigest,
+          plaintext: Buffer.from(plaintext),
+        },
+        soon(),
+      );
+      alone.push(single);
+    }
+    const more = await sealAll();
+    const mixed = [ciphertexts, alone, more];
+    const chosen = contexts.map((_, index) => mixed[index % 3]?.[index] as Buffer);
+    assert.deepEqual(await openAll(first, chosen), texts);
+  });
+
+  test('names each item that does not open, and does the others', async () => {
+    const ciphertexts = await sealAll();
+    const ofOthers = await sealAll(second);
+    const wrong: Record<number, Buffer> = {
+      0: flipped(ciphertexts[0] as Buffer, 24),
+      3: flipped(ciphertexts[3] as Buffer, 67),
+      5: ciphertexts[6] as Buffer,
+      8: ofOthers[8] as Buffer,
+      9: Buffer.alloc(0),
+      11: flipped(ciphertexts[11] as Buffer, 1),
+    };
+    const results = await openAll(
+      first,
+      ciphertexts.map((each, index) => wrong[index] ?? each),
+    );
+    assert.deepEqual(
+      results,
+      texts.map((text, index) => (index in wrong ? doesNotOpen : text)),
+    );
+  });
+
+  test('is brought under another version and other contexts, item by item, for its purpose', async () => {
+    const ciphertexts = [...(await sealAll())];
+    const { dataKeys } = await agents.call(
+      'issueDataKeys',
+      {
+        keyVersion: bytesOf(first),
+        items: [16, 32, 64].map((length) => ({ contextDigest: contexts[0] as Buffer, length })),
+      },
+      soon(),
+    );
+    assert.deepEqual(
+      dataKeys.map(({ plaintext }) => plaintext.length),
+      [16, 32, 64],
+    );
+    const [, dataKey] = dataKeys;
+    ciphertexts[0] = Buffer.from(dataKey?.ciphertext ?? '');
+    ciphertexts[4] = flipped(ciphertexts[4] as Buffer, 100);
+    const { results } = await agents.call(
+      'resealAll',
+      {
+        sourceKeyVersion: bytesOf(first),
+        keyVersion: bytesOf(ofAnotherKey),
+        items: ciphertexts.map((ciphertext, index) => ({
+          sourceContextDigest: contexts[index] as Buffer,
+          contextDigest: contexts[0] as Buffer,
+          ciphertext,
+        })),
+      },
+      soon(),
+    );
+    for (const [index, { outcome, ciphertext }] of results.entries()) {
+      assert.equal(outcome, index === 4 ? doesNotOpen : done);
+      if (outcome !== done) continue;
+      const purpose = index === 0 ? PURPOSE.dataKey : PURPOSE.payload;
+      assert.equal(parseHeader(ciphertext, [purpose]).keyId, ofAnotherKey.keyId);
+      const bound = { subject: Buffer.alloc(16), contextDigest: contexts[0] as Buffer, ciphertext };
+      const expected = index === 0 ? dataKey?.plaintext : plaintexts[index];
+      assert.deepEqual(await open(ofAnotherKey, bound), expected);
+    }
+  });
+
+  test('case 71: is not sealed by a token that errs, and one that errs is to blame for what does not open', async () => {
+    const ciphertexts = await sealAll();
+    for (const asked of [0, 1]) {
+      faults.set(`C_Sign flip after ${asked} times 1`);
+      await assert.rejects(sealAll(), { reason: 'HSM_UNAVAILABLE' });
+      assert.equal(faults.met(), 1);
+      faults.set();
+      await eventually(async () => void (await sealAll()));
+    }
+    faults.set('C_Sign flip times 1');
+    await assert.rejects(openAll(first, ciphertexts), { reason: 'HSM_UNAVAILABLE' });
+    faults.set();
+    await eventually(async () => assert.deepEqual(await openAll(first, ciphertexts), texts));
+  });
+
+  test('case 36: under a version whose row is corrupt is refused as a whole', async () => {
+    const corrupt = { ...first, seal: flipped(first.seal, 0) };
+    await assert.rejects(sealAll(corrupt), { reason: 'STORED_ROW_CORRUPT' });
+    await assert.rejects(openAll(corrupt, await sealAll()), { reason: 'STORED_ROW_CORRUPT' });
   });
 });
 

@@ -126,6 +126,10 @@ const handlers: Handlers = {
   open: (request) => serving().operations.open(request),
   issueDataKey: (request) => serving().operations.issueDataKey(request),
   reseal: (request) => serving().operations.reseal(request),
+  sealAll: (request) => serving().operations.sealAll(request),
+  openAll: (request) => serving().operations.openAll(request),
+  issueDataKeys: (request) => serving().operations.issueDataKeys(request),
+  resealAll: (request) => serving().operations.resealAll(request),
   rewrap: (request) => serving().operations.rewrap(request),
   transfer: (request) => serving().operations.transfer(request),
   sealRecords: (request) => serving().operations.sealRecords(request),
@@ -259,7 +263,7 @@ function execute<Name extends OperationName>({
   try {
     const answer = handlers[name](decodeRequest(name, frame));
     const reply = encodeReply(requestId, name, answer);
-    for (const value of Object.values(answer as object)) if (Buffer.isBuffer(value)) value.fill(0);
+    wipe(answer);
     return { reply, fatal: false };
   } catch (error) {
     if (error instanceof KeywardError && error.reason === 'DECRYPTION_FAILED') {
@@ -270,6 +274,13 @@ function execute<Name extends OperationName>({
   } finally {
     noteWork(name, performance.now() - began);
   }
+}
+
+/** Overwrites all bytes of an answer. */
+function wipe(value: unknown): void {
+  if (Buffer.isBuffer(value)) value.fill(0);
+  else if (typeof value === 'object' && value !== null)
+    for (const part of Object.values(value)) wipe(part);
 }
 
 function noteWork(name: OperationName, milliseconds: number): void {

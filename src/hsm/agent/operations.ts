@@ -3,23 +3,15 @@
  *
  * Invariants: a sealed version's row seal is verified before anything is unwrapped, its check value
  * before anything is used; what doesn't verify is asked of the token twice before a row or a caller
- * is blamed for it; plaintext is returned only by `open` and `issueDataKey`; material exists
- * outside a session object only wrapped. Knows no frame, no socket, no deadline.
+ * is blamed for it; plaintext is returned only by `open`, `issueDataKey` and their likes for many;
+ * material exists outside a session object only wrapped, and an epoch's key only within one
+ * operation. Knows no frame, no socket, no deadline.
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { type Key, MechanismEnum, type Session } from 'graphene-pk11';
-import { KeywardError } from '../../errors.ts';
 import { idFromBytes, idToBytes, type KeyId, type RootKeyId, type SealKeyId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
-import {
-  type Binding,
-  type MaterialHmac,
-  open,
-  PURPOSE,
-  type Purpose,
-  parseHeader,
-  seal,
-} from '../ciphertext.ts';
+import { type Epochs, NO_SUBJECT, PURPOSE, type Purpose, parseHeader } from '../ciphertext.ts';
 import { decode, encode } from '../codec.ts';
 import {
   CHECK_VALUE_BYTES,
@@ -30,25 +22,29 @@ import {
   sealedKeyVersion,
   sealInput,
 } from '../key-version.ts';
-import { REWRAP_OUTCOME, type ReplyOf, type RequestOf, type ServeSettings } from '../protocol.ts';
+import { ITEM_OUTCOME, type ReplyOf, type RequestOf, type ServeSettings } from '../protocol.ts';
 import { RECORD, recordSealInput } from '../record-seal.ts';
 import { AgentFailure } from './failure.ts';
+import {
+  bindingOf,
+  contradiction,
+  type LoadedVersion,
+  openUnder,
+  outcomeOf,
+  rewrapOne,
+  sealAllUnder,
+  sealUnder,
+} from './messages.ts';
 import { HMAC_SHA512, transferTemplate, transferUnwrapTemplate, useTemplate } from './templates.ts';
 import type { FoundObject } from './token-objects.ts';
 
 const PURPOSES = Object.values(PURPOSE);
 const HMAC = { mechanism: HMAC_SHA512 };
 const HMAC_BYTES = 64;
+/** The subject of what callers keep. */
+const OF_CALLERS = { subject: NO_SUBJECT };
+const NOTHING = Buffer.alloc(0);
 const PROOF_INPUT = Buffer.from('keyward/v1/proof\0', 'latin1');
-
-/** A version that was verified and unwrapped. */
-interface LoadedVersion {
-  readonly version: SealedKeyVersion;
-  /** The tenant's UUID, 16 bytes. */
-  readonly tenant: Buffer;
-  readonly key: Key;
-  readonly hmac: MaterialHmac;
-}
 
 /** The operations of one agent, on one session. */
 export class KeyOperations {
@@ -154,12 +150,82 @@ export class KeyOperations {
     });
   }
 
+  sealAll({ keyVersion, items }: RequestOf<'sealAll'>): ReplyOf<'sealAll'> {
+    const messages = items.map((item) => ({ ...item, ...OF_CALLERS, purpose: PURPOSE.payload }));
+    return { ciphertexts: sealAllUnder(this.#load(keyVersion), messages) };
+  }
+
+  openAll({ keyVersion, items }: RequestOf<'openAll'>): ReplyOf<'openAll'> {
+    const loaded = this.#load(keyVersion);
+    const epochs: Epochs = new Map();
+    return {
+      results: items.map(({ contextDigest, ciphertext }) => {
+        const binding = bindingOf(loaded, { ...OF_CALLERS, contextDigest });
+        try {
+          const plaintext = openUnder(loaded, binding, ciphertext, epochs);
+          return { outcome: ITEM_OUTCOME.done, plaintext };
+        } catch (error) {
+          return { outcome: outcomeOf(error), plaintext: NOTHING };
+        }
+      }),
+    };
+  }
+
+  issueDataKeys({ keyVersion, items }: RequestOf<'issueDataKeys'>): ReplyOf<'issueDataKeys'> {
+    const loaded = this.#load(keyVersion);
+    const plaintexts = items.map(({ length }) => this.#random(length));
+    const messages = items.map(({ contextDigest }, index) => ({
+      ...OF_CALLERS,
+      purpose: PURPOSE.dataKey,
+      contextDigest,
+      plaintext: Buffer.from(plaintexts[index] as Buffer),
+    }));
+    const ciphertexts = sealAllUnder(loaded, messages);
+    return {
+      dataKeys: ciphertexts.map((ciphertext, index) => ({
+        plaintext: plaintexts[index] as Buffer,
+        ciphertext,
+      })),
+    };
+  }
+
+  resealAll(request: RequestOf<'resealAll'>): ReplyOf<'resealAll'> {
+    return this.#withSeveral(() => {
+      const target = this.#load(request.keyVersion);
+      const opened = this.openAll({
+        keyVersion: request.sourceKeyVersion,
+        items: request.items.map(({ sourceContextDigest: contextDigest, ciphertext }) => ({
+          contextDigest,
+          ciphertext,
+        })),
+      }).results;
+      const messages = request.items.flatMap(({ contextDigest, ciphertext }, index) => {
+        const { outcome, plaintext } = opened[index] as (typeof opened)[number];
+        if (outcome !== ITEM_OUTCOME.done) return [];
+        const { purpose } = parseHeader(ciphertext, PURPOSES);
+        return [{ ...OF_CALLERS, purpose, contextDigest, plaintext }];
+      });
+      const ciphertexts = sealAllUnder(target, messages).values();
+      return {
+        results: opened.map(({ outcome }) => ({
+          outcome,
+          ciphertext:
+            outcome === ITEM_OUTCOME.done ? (ciphertexts.next().value ?? NOTHING) : NOTHING,
+        })),
+      };
+    });
+  }
+
   rewrap(request: RequestOf<'rewrap'>): ReplyOf<'rewrap'> {
-    // Several versions are used at once, and loading one may push another out.
+    return this.#withSeveral(() => this.#rewrap(request));
+  }
+
+  /** Has several versions used at once, of which loading one may push another out. */
+  #withSeveral<T>(work: () => T): T {
     const outlived: Key[] = [];
     this.#outlived = outlived;
     try {
-      return this.#rewrap(request);
+      return work();
     } finally {
       this.#outlived = undefined;
       for (const key of outlived) key.destroy();
@@ -176,7 +242,7 @@ export class KeyOperations {
         const source = sources[item.source];
         if (source === undefined) throw new AgentFailure('internal', 'an item has no source');
         try {
-          return { outcome: REWRAP_OUTCOME.done, ciphertext: rewrapOne(source(), target, item) };
+          return { outcome: ITEM_OUTCOME.done, ciphertext: rewrapOne(source(), target, item) };
         } catch (error) {
           return { outcome: outcomeOf(error), ciphertext: Buffer.alloc(0) };
         }
@@ -442,90 +508,6 @@ function byId(objects: readonly FoundObject[]): ReadonlyMap<string, FoundObject>
   return new Map(objects.map((object) => [object.objectId, object]));
 }
 
-/** Overwrites the plaintext. */
-function sealUnder(
-  { version: { keyId, version }, hmac }: LoadedVersion,
-  purpose: Purpose,
-  binding: Binding,
-  plaintext: Buffer,
-): Buffer {
-  try {
-    return seal({ purpose, keyId, version }, binding, plaintext, hmac);
-  } finally {
-    plaintext.fill(0);
-  }
-}
-
-/** Throws DECRYPTION_FAILED for what isn't the version's, or doesn't open. */
-function openUnder({ version, hmac }: LoadedVersion, binding: Binding, ciphertext: Buffer): Buffer {
-  const header = parseHeader(ciphertext, PURPOSES);
-  if (header.keyId !== version.keyId || header.version !== version.version)
-    throw new KeywardError('DECRYPTION_FAILED');
-  try {
-    return open(ciphertext, binding, hmac);
-  } catch (error) {
-    if (!(error instanceof KeywardError)) throw error;
-    // Asked a second time: what opens now was well, and the token was not.
-    open(ciphertext, binding, hmac).fill(0);
-    throw new AgentFailure('token', 'the token derived wrong bytes for a message', {
-      cause: error,
-    });
-  }
-}
-
-/**
- * A stored data key's ciphertext, brought from one version of its key to another, and opened again
- * to see that it is right.
- */
-function rewrapOne(
-  source: LoadedVersion,
-  target: LoadedVersion,
-  item: RequestOf<'rewrap'>['items'][number],
-): Buffer {
-  if (
-    source.version.tenantId !== target.version.tenantId ||
-    source.version.keyId !== target.version.keyId
-  )
-    throw new AgentFailure('internal', 'an item was to go to another key');
-  const { purpose } = parseHeader(item.ciphertext, [PURPOSE.storedDataKey]);
-  const binding = bindingOf(target, item);
-  const before = openUnder(source, binding, item.ciphertext);
-  try {
-    const ciphertext = sealUnder(target, purpose, binding, Buffer.from(before));
-    if (!opensTo(before, ciphertext, target, binding))
-      throw new AgentFailure('token', 'a re-wrapped data key opens to other bytes, or not at all');
-    return ciphertext;
-  } finally {
-    before.fill(0);
-  }
-}
-
-function opensTo(
-  expected: Buffer,
-  ciphertext: Buffer,
-  version: LoadedVersion,
-  binding: Binding,
-): boolean {
-  try {
-    const opened = openUnder(version, binding, ciphertext);
-    const same = opened.length === expected.length && timingSafeEqual(opened, expected);
-    opened.fill(0);
-    return same;
-  } catch (error) {
-    if (error instanceof KeywardError) return false;
-    throw error;
-  }
-}
-
-/** What an item's failure is; throws what isn't its own but the token's or ours. */
-function outcomeOf(error: unknown): number {
-  if (error instanceof KeywardError && error.reason === 'DECRYPTION_FAILED')
-    return REWRAP_OUTCOME.doesNotOpen;
-  if (error instanceof AgentFailure && error.kind === 'row-corrupt')
-    return REWRAP_OUTCOME.sourceCorrupt;
-  throw error;
-}
-
 /** What `make` makes, made when it is wanted first. */
 function once<T>(make: () => T): () => T {
   let made: { readonly value: T } | undefined;
@@ -535,23 +517,12 @@ function once<T>(make: () => T): () => T {
   };
 }
 
-function contradiction(): AgentFailure {
-  return new AgentFailure('token', 'the token gave two answers to one question');
-}
-
 function corrupt(version: SealedKeyVersion, why: string): AgentFailure {
   const { tenantId, keyId } = version;
   return new AgentFailure(
     'row-corrupt',
     `version ${version.version} of key ${keyId} of tenant ${tenantId}: ${why}`,
   );
-}
-
-function bindingOf(
-  { tenant }: LoadedVersion,
-  { subject, contextDigest }: Omit<Binding, 'tenant'>,
-): Binding {
-  return { tenant, subject, contextDigest };
 }
 
 function purposeOf(number: number): Purpose {

@@ -8,7 +8,7 @@
 import { KeywardError, type Reason } from '../../errors.ts';
 import { encode } from '../../hsm/codec.ts';
 import { sealedKeyVersion } from '../../hsm/key-version.ts';
-import { REWRAP_OUTCOME } from '../../hsm/protocol.ts';
+import { ITEM_OUTCOME } from '../../hsm/protocol.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import { idToBytes } from '../../ids.ts';
 import { formatDataKeyName, formatKeyVersionName } from '../../names.ts';
@@ -105,7 +105,7 @@ export class RewrapDataKeys implements RangeWork {
       const results = await rewrapItems(this.#parts.agents, sealed, some);
       for (const [index, before] of some.entries()) {
         const { outcome, ciphertext } = results[index] as (typeof results)[number];
-        if (outcome === REWRAP_OUTCOME.done) items.push({ before, ciphertext });
+        if (outcome === ITEM_OUTCOME.done) items.push({ before, ciphertext });
         else fail(before, REASON_OF[outcome] ?? 'INTERNAL');
       }
       await throttle.pause();
@@ -125,8 +125,8 @@ export class RewrapDataKeys implements RangeWork {
 
 /** What a job's failure says, by what an agent says of the item. */
 const REASON_OF: Readonly<Record<number, Reason>> = {
-  [REWRAP_OUTCOME.doesNotOpen]: 'DECRYPTION_FAILED',
-  [REWRAP_OUTCOME.sourceCorrupt]: 'STORED_ROW_CORRUPT',
+  [ITEM_OUTCOME.doesNotOpen]: 'DECRYPTION_FAILED',
+  [ITEM_OUTCOME.sourceCorrupt]: 'STORED_ROW_CORRUPT',
 };
 
 /** Whether the versions, which were read after the key, stand as its seal says. */

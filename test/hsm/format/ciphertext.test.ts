@@ -11,12 +11,14 @@ import {
   type Binding,
   CIPHERTEXT_OVERHEAD,
   CONTEXT_DIGEST_BYTES,
+  type Epochs,
   MAX_PLAINTEXT_BYTES,
   NO_SUBJECT,
   open,
   PURPOSE,
   parseHeader,
   seal,
+  sealAll,
 } from '../../../src/hsm/ciphertext.ts';
 import { MATERIAL_BYTES } from '../../../src/hsm/key-version.ts';
 import { idToBytes, newId, UUID_BYTES } from '../../../src/ids.ts';
@@ -301,7 +303,7 @@ describe('a header', () => {
   it('that parses encodes back to the same bytes', () => {
     const head = fc.tuple(
       fc.constantFrom(0, 1, 2),
-      fc.constantFrom(0, 1, 2),
+      fc.constantFrom(0, 1, 2, 3),
       fc.integer({ min: 0, max: 4 }),
       fc.constantFrom(0, 0, 0, 1),
     );
@@ -313,7 +315,7 @@ describe('a header', () => {
         if (header === undefined) return;
         parsed++;
         const again = Buffer.alloc(24);
-        again.set([1, 1, header.purpose, 0]);
+        again.set([1, ciphertext[1] ?? 0, header.purpose, 0]);
         idToBytes(header.keyId).copy(again, 4);
         again.writeUInt32BE(header.version, 20);
         assert.deepEqual(again, ciphertext.subarray(0, 24));
@@ -327,7 +329,7 @@ describe('a header', () => {
     const [sealed] = fc.sample(message, { numRuns: 1, seed: 53 });
     assert.ok(sealed);
     const ciphertext = sealMessage(sealed);
-    const allowed = [[1], [1], PURPOSES, [0]] as const;
+    const allowed = [[1], [1, 2], PURPOSES, [0]] as const;
     for (const [at, values] of allowed.entries()) {
       for (let value = 0; value < 256; value++) {
         const changed = Buffer.from(ciphertext);
@@ -367,6 +369,130 @@ describe('a header', () => {
         assert.deepEqual(openMessage(whole.subarray(7), sealed), sealed.plaintext);
       }),
     );
+  });
+});
+
+describe('the messages of an epoch', () => {
+  const one = shortMessage.map(
+    ({ header: { purpose }, binding: { subject, contextDigest }, plaintext }) => ({
+      purpose,
+      subject,
+      contextDigest,
+      plaintext,
+    }),
+  );
+  const several = fc.array(one, { minLength: 2, maxLength: 20 });
+  /** Seals them under the version and the tenant of `of`, counting what is asked of the token. */
+  const sealThem = (
+    { header, binding, material }: Message,
+    messages: Parameters<typeof sealAll>[2],
+  ) => {
+    const asked: Buffer[] = [];
+    const hmac = (input: Buffer) => {
+      asked.push(Buffer.from(input));
+      return hmacOf(material)(input);
+    };
+    return { ciphertexts: sealAll(header, binding.tenant, messages, hmac), asked };
+  };
+
+  it('open each as what it was, whatever purposes and contexts they have, for one HMAC of the token', () => {
+    fc.assert(
+      fc.property(shortMessage, several, (of, messages) => {
+        const { ciphertexts, asked } = sealThem(of, messages);
+        assert.equal(asked.length, 1);
+        for (const [index, { purpose, plaintext, ...binding }] of messages.entries()) {
+          const place = {
+            header: { ...of.header, purpose },
+            binding: { ...binding, tenant: of.binding.tenant },
+            material: of.material,
+          };
+          assert.deepEqual(openMessage(ciphertexts[index] as Buffer, place), plaintext);
+        }
+      }),
+    );
+  });
+
+  it('have one salt and numbers of their own, and no two have one commitment', () => {
+    fc.assert(
+      fc.property(shortMessage, one, fc.integer({ min: 2, max: 1_000 }), (of, message, count) => {
+        // The same message each time: nothing but the number tells them apart.
+        const { ciphertexts } = sealThem(of, Array(count).fill(message));
+        const distinct = (start: number, end: number) =>
+          new Set(ciphertexts.map((each) => each.toString('hex', start, end))).size;
+        assert.equal(distinct(0, 64), 1);
+        assert.equal(distinct(68, 100), count);
+        assert.deepEqual(
+          ciphertexts.map((each) => each.readUInt32BE(64)),
+          ciphertexts.map((_, index) => index),
+        );
+      }),
+      { numRuns: 20 },
+    );
+  });
+
+  it('have another salt than every other epoch', () => {
+    fc.assert(
+      fc.property(shortMessage, several, (of, messages) => {
+        const [first, second] = [sealThem(of, messages), sealThem(of, messages)];
+        assert.notDeepEqual(
+          first.ciphertexts[0]?.subarray(24, 56),
+          second.ciphertexts[0]?.subarray(24, 56),
+        );
+      }),
+    );
+  });
+
+  it('open together for one HMAC of the token for each epoch, and those of another epoch do not mix', () => {
+    fc.assert(
+      fc.property(shortMessage, several, (of, messages) => {
+        const epochs: Epochs = new Map();
+        let asked = 0;
+        const hmac = (input: Buffer) => {
+          asked += 1;
+          return hmacOf(of.material)(input);
+        };
+        for (const { ciphertexts } of [sealThem(of, messages), sealThem(of, messages)])
+          for (const [index, { plaintext, purpose: _, ...binding }] of messages.entries()) {
+            const whole = { ...binding, tenant: of.binding.tenant };
+            const ciphertext = ciphertexts[index] as Buffer;
+            assert.deepEqual(open(ciphertext, whole, hmac, epochs), plaintext);
+            const elsewhere = { ...whole, tenant: Buffer.alloc(UUID_BYTES, 0x5a) };
+            fc.pre(!elsewhere.tenant.equals(whole.tenant));
+            assert.throws(
+              () => open(ciphertext, elsewhere, hmacOf(of.material), new Map(epochs)),
+              DECRYPTION_FAILED,
+            );
+          }
+        assert.equal(asked, 2);
+      }),
+    );
+  });
+
+  it('leave no copy of the epoch’s key that they were derived under', () => {
+    const [of] = fc.sample(shortMessage, { numRuns: 1, seed: 2 });
+    assert.ok(of);
+    const given: Buffer[] = [];
+    const hmac = (input: Buffer) => {
+      const derived = hmacOf(of.material)(input);
+      given.push(derived);
+      return derived;
+    };
+    const { tenant, ...own } = of.binding;
+    const message = { ...own, purpose: PURPOSE.payload, plaintext: Buffer.from('x') };
+    const [ciphertext] = sealAll(of.header, tenant, [message], hmac);
+    open(ciphertext as Buffer, of.binding, hmac);
+    assert.equal(given.length, 2);
+    for (const derived of given) assert.deepEqual(derived, Buffer.alloc(64));
+  });
+
+  it('are none for no messages, and too long ones are refused', () => {
+    const [of] = fc.sample(message, { numRuns: 1, seed: 3 });
+    assert.ok(of);
+    assert.deepEqual(sealThem(of, []), { ciphertexts: [], asked: [] });
+    const { subject, contextDigest } = of.binding;
+    const plaintext = Buffer.alloc(MAX_PLAINTEXT_BYTES + 1);
+    const tooLong = { purpose: PURPOSE.payload, subject, contextDigest, plaintext };
+    assert.throws(() => sealThem(of, [tooLong]), RangeError);
   });
 });
 

@@ -100,6 +100,13 @@ const decided = {
 };
 const head = fc.record({ generation: fc.nat(), treeSize: fc.maxSafeNat(), rootHash: text }, plain);
 
+/** Several items of an operation on many. */
+const itemsOf = <Rest>(rest: fc.Arbitrary<Rest>) =>
+  fc.array(
+    fc.tuple(bytes(32), rest).map(([contextDigest, own]) => ({ contextDigest, ...own })),
+    { maxLength: 5 },
+  );
+
 /** A request of every operation; the types see to it that none is missing. */
 const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>> } = {
   start: fc.record(
@@ -125,6 +132,31 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
       sourceSubject: bytes(16),
       sourceContextDigest: bytes(32),
       ciphertext: bytesUpTo(300),
+    },
+    plain,
+  ),
+  sealAll: fc.record(
+    { keyVersion: bytesUpTo(200), items: itemsOf(fc.record({ plaintext: bytesUpTo(300) }, plain)) },
+    plain,
+  ),
+  openAll: fc.record(
+    {
+      keyVersion: bytesUpTo(200),
+      items: itemsOf(fc.record({ ciphertext: bytesUpTo(300) }, plain)),
+    },
+    plain,
+  ),
+  issueDataKeys: fc.record(
+    { keyVersion: bytesUpTo(200), items: itemsOf(fc.record({ length: u32 }, plain)) },
+    plain,
+  ),
+  resealAll: fc.record(
+    {
+      sourceKeyVersion: bytesUpTo(200),
+      keyVersion: bytesUpTo(200),
+      items: itemsOf(
+        fc.record({ sourceContextDigest: bytes(32), ciphertext: bytesUpTo(300) }, plain),
+      ),
     },
     plain,
   ),
@@ -297,6 +329,32 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
   open: fc.record({ plaintext: bytesUpTo(300) }, plain),
   issueDataKey: fc.record({ plaintext: bytesUpTo(64), ciphertext: bytesUpTo(300) }, plain),
   reseal: fc.record({ ciphertext: bytesUpTo(300) }, plain),
+  sealAll: fc.record({ ciphertexts: fc.array(bytesUpTo(300), { maxLength: 5 }) }, plain),
+  openAll: fc.record(
+    {
+      results: fc.array(fc.record({ outcome: u8, plaintext: bytesUpTo(300) }, plain), {
+        maxLength: 5,
+      }),
+    },
+    plain,
+  ),
+  issueDataKeys: fc.record(
+    {
+      dataKeys: fc.array(
+        fc.record({ plaintext: bytesUpTo(64), ciphertext: bytesUpTo(300) }, plain),
+        { maxLength: 5 },
+      ),
+    },
+    plain,
+  ),
+  resealAll: fc.record(
+    {
+      results: fc.array(fc.record({ outcome: u8, ciphertext: bytesUpTo(300) }, plain), {
+        maxLength: 5,
+      }),
+    },
+    plain,
+  ),
   rewrap: fc.record(
     {
       results: fc.array(fc.record({ outcome: u8, ciphertext: bytesUpTo(300) }, plain), {

@@ -84,8 +84,11 @@ describe('a process that is started twice from one snapshot', () => {
   };
   type Message = typeof message;
 
-  /** The next message of the process, in each of `count` runs from the same snapshot. */
-  async function nextOf(messages: readonly Message[]): Promise<Buffer[]> {
+  /** The next message of the process, or what is before it in its epoch, each in its own run. */
+  async function nextOf(
+    messages: readonly Message[],
+    how: 'alone' | 'after another' = 'alone',
+  ): Promise<Buffer[]> {
     const source = `
       import crypto from 'node:crypto';
       import { syncBuiltinESMExports } from 'node:module';
@@ -93,10 +96,16 @@ describe('a process that is started twice from one snapshot', () => {
       crypto.randomFillSync = repeat;
       crypto.randomBytes = (length) => repeat(Buffer.alloc(length));
       syncBuiltinESMExports();
-      const { seal } = await import(${JSON.stringify(CIPHERTEXT)});
+      const { seal, sealAll } = await import(${JSON.stringify(CIPHERTEXT)});
       const { header, tenant, subject, contextDigest, plaintext } = JSON.parse(process.argv[1],
         (_, value) => value?.type === 'Buffer' ? Buffer.from(value.data) : value);
-      const ciphertext = seal(header, { tenant, subject, contextDigest }, plaintext, () => Buffer.alloc(64));
+      const hmac = () => Buffer.alloc(64);
+      const own = { purpose: header.purpose, subject, contextDigest, plaintext };
+      const other = { ...own, purpose: 1, plaintext: Buffer.from('another of the epoch') };
+      const ciphertext = {
+        alone: () => seal(header, { tenant, subject, contextDigest }, plaintext, hmac),
+        'after another': () => sealAll(header, tenant, [other, own], hmac)[0],
+      }[${JSON.stringify(how)}]();
       process.stdout.write(ciphertext.toString('hex'));`;
     return Promise.all(
       messages.map(async (each) => {
@@ -114,25 +123,26 @@ describe('a process that is started twice from one snapshot', () => {
   longer[10_000] = 8;
   const saltOf = (ciphertext: Buffer) => ciphertext.subarray(24, 56).toString('hex');
 
+  const { header } = message;
+  const different: Message[] = [
+    message,
+    { ...message, plaintext: Buffer.from('y') },
+    { ...message, plaintext: Buffer.alloc(0) },
+    { ...message, plaintext: long },
+    { ...message, plaintext: longer },
+    { ...message, plaintext: long.subarray(1) },
+    { ...message, tenant: Buffer.alloc(16, 3) },
+    { ...message, subject: Buffer.alloc(16, 3) },
+    { ...message, contextDigest: Buffer.alloc(32, 3) },
+    { ...message, header: { ...header, keyId: newId<KeyId>() } },
+    { ...message, header: { ...header, version: 2 } },
+    {
+      ...message,
+      header: { ...header, purpose: PURPOSE.dataKey as Message['header']['purpose'] },
+    },
+  ];
+
   it('makes no two messages of one salt that differ in anything, and may repeat one message', async () => {
-    const { header } = message;
-    const different: Message[] = [
-      message,
-      { ...message, plaintext: Buffer.from('y') },
-      { ...message, plaintext: Buffer.alloc(0) },
-      { ...message, plaintext: long },
-      { ...message, plaintext: longer },
-      { ...message, plaintext: long.subarray(1) },
-      { ...message, tenant: Buffer.alloc(16, 3) },
-      { ...message, subject: Buffer.alloc(16, 3) },
-      { ...message, contextDigest: Buffer.alloc(32, 3) },
-      { ...message, header: { ...header, keyId: newId<KeyId>() } },
-      { ...message, header: { ...header, version: 2 } },
-      {
-        ...message,
-        header: { ...header, purpose: PURPOSE.dataKey as Message['header']['purpose'] },
-      },
-    ];
     const ciphertexts = await nextOf([...different, message]);
     assert.equal(new Set(ciphertexts.map(saltOf)).size, different.length);
     assert.deepEqual(ciphertexts.at(-1), ciphertexts[0]);
@@ -141,5 +151,12 @@ describe('a process that is started twice from one snapshot', () => {
         each.subarray(56, 68).equals(ciphertexts[0]?.subarray(56, 68) ?? each),
       ),
     );
+  });
+
+  it('makes no two epochs of one salt that differ in anything, and may repeat one epoch', async () => {
+    // What differs is not in the ciphertext that is looked at, but in the next one of its epoch.
+    const ciphertexts = await nextOf([...different, message], 'after another');
+    assert.equal(new Set(ciphertexts.map(saltOf)).size, different.length);
+    assert.deepEqual(ciphertexts.at(-1), ciphertexts[0]);
   });
 });

@@ -14,6 +14,7 @@ import {
   PURPOSE,
   parseHeader,
   seal,
+  sealAll,
 } from '../../../src/hsm/ciphertext.ts';
 import { MATERIAL_BYTES } from '../../../src/hsm/key-version.ts';
 import { type AnyId, idFromBytes, UUID_BYTES } from '../../../src/ids.ts';
@@ -30,6 +31,8 @@ export interface Message {
   readonly binding: Binding;
   readonly material: Buffer;
   readonly plaintext: Buffer;
+  /** 1 unless given. In suite 2 it is one of an epoch of several. */
+  readonly suite?: 1 | 2;
 }
 
 /** What a token does with material. */
@@ -37,8 +40,14 @@ export function hmacOf(material: Buffer): MaterialHmac {
   return (input) => createHmac('sha512', material).update(input).digest();
 }
 
-export function sealMessage({ header, binding, plaintext, material }: Message): Buffer {
-  return seal(header, binding, plaintext, hmacOf(material));
+export function sealMessage(sealed: Message): Buffer {
+  const { header, binding, plaintext, material, suite = 1 } = sealed;
+  if (suite === 1) return seal(header, binding, plaintext, hmacOf(material));
+  const { tenant, ...own } = binding;
+  const { purpose } = header;
+  const other = { ...own, purpose, plaintext: Buffer.from('another of the epoch') };
+  const messages = [other, { ...own, purpose, plaintext }, other];
+  return sealAll(header, tenant, messages, hmacOf(material))[1] as Buffer;
 }
 
 /** Opens as the agent does: the header first, which must name this key and version. */
@@ -103,6 +112,7 @@ export const message: fc.Arbitrary<Message> = fc.record(
     header,
     binding,
     material: bytes(MATERIAL_BYTES),
+    suite: fc.constantFrom(1, 2),
     plaintext: fc.oneof(
       { weight: 10, arbitrary: bytesUpTo(300) },
       { weight: 1, arbitrary: longPlaintext },
