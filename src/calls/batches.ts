@@ -6,26 +6,22 @@
  * - results are in the requests' order;
  * - an item that fails has no effect on the others, and says what the same call alone would have
  *   said;
- * - every item is of the tenant that the batch names, and allowed for itself;
- * - no item is done unless clients take the answer to all of them, whatever becomes of each;
- * - a window of items is under way at a time, so that one batch doesn't fill the queue for all
- *   others.
+ * - every item is of the tenant that the batch names, and allowed for itself, before any is done;
+ * - no item is done unless clients take the answer to all of them, whatever becomes of each.
  *
- * Knows no operation and no message.
+ * Knows no operation and no message, nor how many items are done at once.
  */
-import { isDeepStrictEqual } from 'node:util';
 import type { Rights } from '../access/access.ts';
 import type { Permission } from '../access/permissions.ts';
 import { LATER } from '../access/policy.ts';
-import { type AuditNotes, onceRecorded } from '../call.ts';
-import { invalidField, KeywardError, toKeywardError } from '../errors.ts';
+import type { Call } from '../call.ts';
+import { invalidField, KeywardError } from '../errors.ts';
+import type { Item } from '../keyring/keys/encryption-batches.ts';
+import { type Outcome, outcomeOf, settled } from '../keyring/keys/outcomes.ts';
 import { formatTenantName, type TenantName } from '../names.ts';
 import { noteItems, type ServedItem } from './audit.ts';
 import { requireRights } from './authorization.ts';
 import type { AuthorizedCall, Operation, Services } from './operation.ts';
-
-/** Enough to keep the agents busy. */
-const WINDOW = 64;
 
 /** An item of a batch, before it is looked at. */
 export interface BatchItem<Request> {
@@ -57,10 +53,27 @@ export type ItemResult<Request, Answer> =
   | { readonly request: Request; readonly answer: Answer }
   | { readonly error: KeywardError };
 
-/** Returns the batch of an operation. `tenantOf` returns whose a request is. */
-export function batchOf<Request, Answer>(
+/** How an operation is done many times at once. */
+export interface InBatches<Request, Prepared, Answer> {
+  /** Returns whose a request is. */
+  tenantOf(request: Request): TenantName;
+  /**
+   * Returns what is to be done for a request that was allowed. Throws what the call alone would
+   * throw before it does anything.
+   */
+  prepare(rights: Rights, request: Request): Prepared;
+  /** Returns what became of each item. */
+  perform(
+    services: Services,
+    call: Call,
+    items: readonly Item<Prepared>[],
+  ): Promise<readonly Outcome<Answer>[]>;
+}
+
+/** Returns the batch of an operation. */
+export function batchOf<Request, Prepared, Answer>(
   operation: Operation<Request, Answer>,
-  tenantOf: (request: Request) => TenantName,
+  many: InBatches<Request, Prepared, Answer>,
 ): Operation<BatchRequest<Request>, readonly ItemResult<Request, Answer>[]> {
   return {
     calls: ({ items }) => items.length,
@@ -74,13 +87,87 @@ export function batchOf<Request, Answer>(
       ),
     handle: async (services, call, { parent, items, answerSizes: { whole, limit } }) => {
       requireFits(whole, limit);
-      const serve = itemServer(operation, tenantOf, { services, call, parent });
-      const served = await inWindow(items, serve);
-      const notes = served.map((each) => each.notes);
-      await noteItems(services.masks, call, parent.tenant, apartFrom(call.rights, notes));
-      return served.map(({ result }) => result);
+      const admitted = items.map((item) => admit(operation, many, item, { call, parent }));
+      await perform(services, call, many, admitted);
+      for (const { rights, outcome } of admitted)
+        if (outcome !== undefined && 'error' in outcome)
+          call.rights.denials.push(...rights.denials);
+      const served = admitted.map((item) => servedOf(operation, item));
+      await noteItems(services.masks, call, parent.tenant, apartFrom(call.rights, served));
+      return admitted.map(resultOf);
     },
   };
+}
+
+/** An item on its way: as far as it was understood, and what became of it. */
+interface Admitted<Request, Prepared, Answer> {
+  readonly request: Request | undefined;
+  readonly rights: Rights;
+  readonly prepared: Prepared | undefined;
+  readonly notes: Item<Prepared>['notes'];
+  outcome: Outcome<Answer> | undefined;
+}
+
+/** Reads an item and asks whether it is allowed, as the same call alone. */
+function admit<Request, Prepared, Answer>(
+  operation: Operation<Request, Answer>,
+  { tenantOf, prepare }: InBatches<Request, Prepared, Answer>,
+  item: BatchItem<Request>,
+  { call, parent }: { readonly call: AuthorizedCall; readonly parent: TenantName },
+): Admitted<Request, Prepared, Answer> {
+  const rights = call.rights.apart();
+  let request: Request | undefined;
+  const prepared = outcomeOf(() => {
+    request = item.read();
+    if (tenantOf(request).tenant !== parent.tenant)
+      throw invalidField('name', 'must be in the tenant that parent names');
+    requireRights(operation, rights, request);
+    return prepare(rights, request);
+  });
+  const common = { request, rights, notes: {} };
+  return 'error' in prepared
+    ? { ...common, prepared: undefined, outcome: prepared }
+    : { ...common, prepared: prepared.answer, outcome: undefined };
+}
+
+/** Has all items done that were let in. Never rejects: what fails as a whole fails for each. */
+async function perform<Request, Prepared, Answer>(
+  services: Services,
+  call: AuthorizedCall,
+  many: InBatches<Request, Prepared, Answer>,
+  admitted: readonly Admitted<Request, Prepared, Answer>[],
+): Promise<void> {
+  const ready = admitted.filter(({ outcome }) => outcome === undefined);
+  if (ready.length === 0) return;
+  const items = ready.map(({ prepared, notes }) => ({ request: prepared as Prepared, notes }));
+  const outcomes = await settled(many.perform(services, call, items));
+  for (const [index, item] of ready.entries())
+    item.outcome = 'error' in outcomes ? outcomes : outcomes.answer[index];
+}
+
+function servedOf<Request, Answer>(
+  operation: Operation<Request, Answer>,
+  { request, rights, notes, outcome }: Admitted<Request, unknown, Answer>,
+): ServedItem {
+  const error = outcome !== undefined && 'error' in outcome ? outcome.error : undefined;
+  return {
+    ...(request === undefined
+      ? {}
+      : { resource: operation.resource(request), contexts: operation.contexts?.(request) }),
+    keyVersion: notes.keyVersion,
+    sourceKeyVersion: notes.sourceKeyVersion,
+    ...(error === undefined ? { bindings: Object.fromEntries(rights.bindings) } : {}),
+    outcome: error?.reason ?? 'OK',
+  };
+}
+
+function resultOf<Request, Answer>(
+  { request, outcome }: Admitted<Request, unknown, Answer>,
+  index: number,
+): ItemResult<Request, Answer> {
+  if (outcome === undefined) throw new Error('nothing became of an item of a batch');
+  if ('error' in outcome) return { error: within(`requests[${index}].`, outcome.error) };
+  return { request: request as Request, answer: outcome.answer };
 }
 
 /**
@@ -92,52 +179,18 @@ function apartFrom({ bindings }: Rights, items: readonly ServedItem[]): ServedIt
   for (const [permission, binding] of Object.entries(shared))
     bindings.set(permission as Permission, binding);
   return items.map(({ bindings: own, ...item }) =>
-    own === undefined || isDeepStrictEqual(own, shared) ? item : { ...item, bindings: own },
+    own === undefined || areSame(own, shared) ? item : { ...item, bindings: own },
   );
 }
 
-/** What all items of a batch share. */
-interface Batch {
-  readonly services: Services;
-  readonly call: AuthorizedCall;
-  readonly parent: TenantName;
-}
+type Bindings = Readonly<Record<string, string>>;
 
-/** Returns what serves one item: as the same call alone, with notes of its own. */
-function itemServer<Request, Answer>(
-  operation: Operation<Request, Answer>,
-  tenantOf: (request: Request) => TenantName,
-  { services, call, parent }: Batch,
-) {
-  return async (item: BatchItem<Request>, index: number) => {
-    const audit: AuditNotes = {};
-    const rights = call.rights.apart();
-    let known: Pick<ServedItem, 'resource' | 'contexts'> = {};
-    const notes = (outcome: string): ServedItem => ({
-      ...known,
-      keyVersion: audit.keyVersion,
-      sourceKeyVersion: audit.sourceKeyVersion,
-      ...(outcome === 'OK' ? { bindings: Object.fromEntries(rights.bindings) } : {}),
-      outcome,
-    });
-    try {
-      const request = item.read();
-      known = { resource: operation.resource(request), contexts: operation.contexts?.(request) };
-      if (tenantOf(request).tenant !== parent.tenant)
-        throw invalidField('name', 'must be in the tenant that parent names');
-      requireRights(operation, rights, request);
-      const answer = await operation.handle(services, { ...call, audit, rights }, request);
-      for (const action of audit.onRecorded ?? []) onceRecorded(call, action);
-      return { result: { request, answer }, notes: notes('OK') };
-    } catch (thrown) {
-      call.rights.denials.push(...rights.denials);
-      const error = toKeywardError(thrown);
-      return {
-        result: { error: within(`requests[${index}].`, error) },
-        notes: notes(error.reason),
-      };
-    }
-  };
+function areSame(some: Bindings, others: Bindings): boolean {
+  const names = Object.keys(some);
+  return (
+    names.length === Object.keys(others).length &&
+    names.every((name) => some[name] === others[name])
+  );
 }
 
 /** Throws MESSAGE_TOO_LARGE where the answer to a batch could have more bytes than the limit. */
@@ -163,17 +216,4 @@ function within(prefix: string, error: KeywardError): KeywardError {
     fields,
     metadata: error.metadata,
   });
-}
-
-async function inWindow<T, R>(
-  items: readonly T[],
-  work: (item: T, index: number) => Promise<R>,
-): Promise<R[]> {
-  const results: R[] = [];
-  const rest = items.entries();
-  const worker = async () => {
-    for (const [index, item] of rest) results[index] = await work(item, index);
-  };
-  await Promise.all(Array.from({ length: Math.min(WINDOW, items.length) }, worker));
-  return results;
 }

@@ -10,6 +10,7 @@ import { TokenKeys, type TokenKeysParts } from './hsm-token/token-keys.ts';
 import { TokenStatus, type TokenStatusParts } from './hsm-token/token-status.ts';
 import { DataKeys, type DataKeysParts } from './keys/data-keys.ts';
 import { Encryption, type EncryptionParts } from './keys/encryption.ts';
+import { EncryptionBatches } from './keys/encryption-batches.ts';
 import { Keys, type KeysParts } from './keys/keys.ts';
 import { Destruction, type DestructionParts } from './lifecycle/destruction.ts';
 import { Rewrap, type RewrapParts } from './lifecycle/rewrap.ts';
@@ -39,6 +40,7 @@ export interface Keyring {
   readonly tenants: Tenants;
   readonly keys: Keys;
   readonly encryption: Encryption;
+  readonly encryptionBatches: EncryptionBatches;
   readonly dataKeys: DataKeys;
   readonly rotation: Rotation;
   readonly rewrap: Rewrap;
@@ -58,6 +60,7 @@ export function createKeyring(parts: KeyringParts): Keyring {
     tenants: new Tenants(parts, tokenKeys),
     keys: new Keys(parts),
     encryption: new Encryption(parts),
+    encryptionBatches: new EncryptionBatches(parts),
     dataKeys: new DataKeys(parts),
     rotation: new Rotation(parts),
     rewrap: new Rewrap(parts),

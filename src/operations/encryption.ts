@@ -2,11 +2,13 @@
  * Encrypting, decrypting and data keys that are not stored: an operation for each method of
  * EncryptionService, and their batches.
  */
+import type { Rights } from '../access/access.ts';
 import { LATER, type Target } from '../access/policy.ts';
 import { batchOf } from '../calls/batches.ts';
 import { ofName, ofParent, operation } from '../calls/operation.ts';
 import { invalidField } from '../errors.ts';
 import type { Recogniser } from '../keyring/canaries/canaries.ts';
+import type { Source } from '../keyring/keys/encryption.ts';
 import type { EncryptionContext } from '../keyring/keys/encryption-context.ts';
 import { formatKeyName, formatTenantName, type KeyName, type TenantName } from '../names.ts';
 import { verifyChecksum } from './checksums.ts';
@@ -74,15 +76,49 @@ function expectedOf(field: string, expected: KeyName | undefined, { tenant }: Te
   return expected;
 }
 
+/** Throws CHECKSUM_MISMATCH. */
+function toEncrypt(_: Rights, request: EncryptRequest): EncryptRequest {
+  verifyChecksum('plaintext_crc32c', request.plaintext, request.plaintextCrc32c);
+  return request;
+}
+
+/** Returns what Decrypt opens. Throws INVALID_FIELD, CHECKSUM_MISMATCH. */
+function toDecrypt(rights: Rights, request: DecryptRequest): Source {
+  const { key, ciphertextCrc32c, parent, ciphertext, context } = request;
+  const expectedKey = expectedOf('key', key, parent);
+  verifyChecksum('ciphertext_crc32c', ciphertext, ciphertextCrc32c);
+  const mayUse = (name: KeyName) =>
+    rights.allows('data.decrypt', { ...ofName({ name }), context }, formatKeyName(name));
+  return { parent, ciphertext, context, expectedKey, mayUse };
+}
+
+/**
+ * Returns what ReEncrypt brings where. Throws INVALID_FIELD, CHECKSUM_MISMATCH, PERMISSION_MISSING.
+ */
+function toReEncrypt(rights: Rights, { name, context, ...request }: ReEncryptRequest) {
+  const { ciphertext, sourceContext, sourceKey, ciphertextCrc32c } = request;
+  const parent = { tenant: name.tenant };
+  const expectedKey = expectedOf('source_key', sourceKey, parent);
+  verifyChecksum('ciphertext_crc32c', ciphertext, ciphertextCrc32c);
+  const target: Target = { key: expectedKey?.key ?? LATER, context: sourceContext };
+  rights.require('data.reEncryptFrom', target, formatTenantName(parent));
+  const mayUse = (key: KeyName) =>
+    rights.allows(
+      'data.reEncryptFrom',
+      { ...ofName({ name: key }), context: sourceContext },
+      formatKeyName(key),
+    );
+  const source: Source = { parent, ciphertext, context: sourceContext, expectedKey, mayUse };
+  return { source, name, context };
+}
+
 const encrypt = operation({
   permission: 'data.encrypt',
   target: ofUse,
   resource: ({ name }: EncryptRequest) => formatKeyName(name),
   contexts: onlyContext,
-  handle: async ({ encryption }, call, request) => {
-    verifyChecksum('plaintext_crc32c', request.plaintext, request.plaintextCrc32c);
-    return encryption.encrypt(call, request);
-  },
+  handle: async ({ encryption }, call, request) =>
+    encryption.encrypt(call, toEncrypt(call.rights, request)),
 });
 
 const decrypt = operation({
@@ -96,14 +132,8 @@ const decrypt = operation({
   resource: ({ parent }: DecryptRequest) => formatTenantName(parent),
   contexts: onlyContext,
   canaries: canaryAmong,
-  handle: async ({ encryption }, call, { key, ciphertextCrc32c, ...source }) => {
-    const { parent, ciphertext, context } = source;
-    const expectedKey = expectedOf('key', key, parent);
-    verifyChecksum('ciphertext_crc32c', ciphertext, ciphertextCrc32c);
-    const mayUse = (name: KeyName) =>
-      call.rights.allows('data.decrypt', { ...ofName({ name }), context }, formatKeyName(name));
-    return encryption.decrypt(call, { ...source, expectedKey, mayUse });
-  },
+  handle: async ({ encryption }, call, request) =>
+    encryption.decrypt(call, toDecrypt(call.rights, request)),
 });
 
 const generateDataKey = operation({
@@ -121,25 +151,8 @@ const reEncrypt = operation({
   resource: ({ name }: ReEncryptRequest) => formatKeyName(name),
   contexts: ({ context, sourceContext: source }) => ({ context, source }),
   canaries: canaryAmong,
-  handle: async ({ encryption }, call, { name, context, ...request }) => {
-    const { ciphertext, sourceContext, sourceKey, ciphertextCrc32c } = request;
-    const parent = { tenant: name.tenant };
-    const expectedKey = expectedOf('source_key', sourceKey, parent);
-    verifyChecksum('ciphertext_crc32c', ciphertext, ciphertextCrc32c);
-    const source: Target = { key: expectedKey?.key ?? LATER, context: sourceContext };
-    call.rights.require('data.reEncryptFrom', source, formatTenantName(parent));
-    const mayUse = (key: KeyName) =>
-      call.rights.allows(
-        'data.reEncryptFrom',
-        { ...ofName({ name: key }), context: sourceContext },
-        formatKeyName(key),
-      );
-    return encryption.reEncrypt(call, {
-      source: { parent, ciphertext, context: sourceContext, expectedKey, mayUse },
-      name,
-      context,
-    });
-  },
+  handle: async ({ encryption }, call, request) =>
+    encryption.reEncrypt(call, toReEncrypt(call.rights, request)),
 });
 
 const tenantOfName = ({ name }: Named<TenantName>) => name;
@@ -165,8 +178,25 @@ export const encryptionOperations = {
     handle: ({ encryption }, call, { parent, length }) =>
       encryption.generateRandomBytes(call, parent, length),
   }),
-  BatchEncrypt: batchOf(encrypt, tenantOfName),
-  BatchDecrypt: batchOf(decrypt, tenantOfParent),
-  BatchGenerateDataKey: batchOf(generateDataKey, tenantOfName),
-  BatchReEncrypt: batchOf(reEncrypt, tenantOfName),
+  BatchEncrypt: batchOf(encrypt, {
+    tenantOf: tenantOfName,
+    prepare: toEncrypt,
+    perform: ({ encryptionBatches }, call, items) => encryptionBatches.encrypt(call, items),
+  }),
+  BatchDecrypt: batchOf(decrypt, {
+    tenantOf: tenantOfParent,
+    prepare: toDecrypt,
+    perform: ({ encryptionBatches }, call, items) => encryptionBatches.decrypt(call, items),
+  }),
+  BatchGenerateDataKey: batchOf(generateDataKey, {
+    tenantOf: tenantOfName,
+    prepare: (_, request: GenerateRequest) => request,
+    perform: ({ encryptionBatches }, call, items) =>
+      encryptionBatches.generateDataKeys(call, items),
+  }),
+  BatchReEncrypt: batchOf(reEncrypt, {
+    tenantOf: tenantOfName,
+    prepare: toReEncrypt,
+    perform: ({ encryptionBatches }, call, items) => encryptionBatches.reEncrypt(call, items),
+  }),
 };

@@ -8,11 +8,12 @@
  */
 import type { Call } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
-import { NO_SUBJECT, PURPOSE, parseHeader } from '../../hsm/ciphertext.ts';
+import { type CiphertextHeader, NO_SUBJECT, PURPOSE, parseHeader } from '../../hsm/ciphertext.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import type { KeyName, TenantName } from '../../names.ts';
+import type { TenantRecord } from '../../store/tenants/tenants.ts';
 import { contextDigest, type EncryptionContext } from './encryption-context.ts';
-import type { KeyCache, LoadedVersion } from './key-cache.ts';
+import type { KeyCache, LoadedKey, LoadedVersion } from './key-cache.ts';
 import { findEnabledTenant, findPrimary, requireTenantEnabled, requireUsable } from './usable.ts';
 import type { UsageRecorder } from './usage.ts';
 
@@ -20,7 +21,7 @@ import type { UsageRecorder } from './usage.ts';
 const CALLERS_PURPOSES = [PURPOSE.payload, PURPOSE.dataKey] as const;
 
 /** Whose a ciphertext is said to be. */
-interface Source {
+export interface Source {
   readonly parent: TenantName;
   readonly ciphertext: Buffer;
   readonly context: EncryptionContext;
@@ -34,6 +35,12 @@ interface Source {
 export interface Sealed {
   readonly ciphertext: Buffer;
   readonly version: number;
+}
+
+/** What was brought from one version to another. */
+export interface Resealed extends Sealed {
+  readonly sourceKey: KeyName;
+  readonly sourceVersion: number;
 }
 
 /** A version that may be used, under its key's name. */
@@ -144,7 +151,7 @@ export class Encryption {
       readonly name: KeyName;
       readonly context: EncryptionContext;
     },
-  ): Promise<Sealed & { readonly sourceKey: KeyName; readonly sourceVersion: number }> {
+  ): Promise<Resealed> {
     const source = await this.#findSource(request.source);
     const primary = await findPrimary(this.#cache, request.name);
     const { ciphertext } = await this.#agents.call(
@@ -181,20 +188,45 @@ export class Encryption {
    * The version that a ciphertext names, within its tenant. Throws DECRYPTION_FAILED, or
    * FAILED_PRECONDITION.
    */
-  async #findSource({ parent, ciphertext, expectedKey, mayUse }: Source): Promise<UsableVersion> {
-    const tenant = await this.#cache.tenant(parent.tenant);
-    const header = parseHeader(ciphertext, CALLERS_PURPOSES);
-    const key = await this.#cache.key(tenant.tenantId, header.keyId);
-    if (key === undefined || (expectedKey !== undefined && expectedKey.key !== key.record.name)) {
-      throw new KeywardError('DECRYPTION_FAILED');
-    }
-    const name = { ...parent, key: key.record.name };
-    if (!mayUse(name)) throw new KeywardError('DECRYPTION_FAILED');
+  async #findSource(source: Source): Promise<UsableVersion> {
+    const tenant = await this.#cache.tenant(source.parent.tenant);
+    const header = headerOf(source);
+    const found = await this.#cache.key(tenant.tenantId, header.keyId);
+    const { key, name } = requireKey(source, found);
     const loaded = await this.#cache.version(key, header.version);
-    if (loaded === undefined) throw new KeywardError('DECRYPTION_FAILED');
-    requireTenantEnabled(tenant);
-    return { key: name, loaded: requireUsable(key, loaded) };
+    return { key: name, loaded: requireVersion(tenant, key, loaded) };
   }
+}
+
+/** Returns what a ciphertext says of itself. Throws DECRYPTION_FAILED. */
+export function headerOf({ ciphertext }: Pick<Source, 'ciphertext'>): CiphertextHeader {
+  return parseHeader(ciphertext, CALLERS_PURPOSES);
+}
+
+/**
+ * Returns the key that a ciphertext names, and its name, if it is there and the caller may decrypt
+ * with it. Throws DECRYPTION_FAILED.
+ */
+export function requireKey(
+  { parent, expectedKey, mayUse }: Source,
+  key: LoadedKey | undefined,
+): { readonly key: LoadedKey; readonly name: KeyName } {
+  if (key === undefined || (expectedKey !== undefined && expectedKey.key !== key.record.name))
+    throw new KeywardError('DECRYPTION_FAILED');
+  const name = { ...parent, key: key.record.name };
+  if (!mayUse(name)) throw new KeywardError('DECRYPTION_FAILED');
+  return { key, name };
+}
+
+/** Returns the version that a ciphertext names, if it may be used. Throws as {@link requireUsable}. */
+export function requireVersion(
+  tenant: Pick<TenantRecord, 'state'>,
+  key: LoadedKey,
+  loaded: LoadedVersion | undefined,
+): LoadedVersion {
+  if (loaded === undefined) throw new KeywardError('DECRYPTION_FAILED');
+  requireTenantEnabled(tenant);
+  return requireUsable(key, loaded);
 }
 
 /** Notes that the version that was used last is the one from which a ciphertext was brought. */

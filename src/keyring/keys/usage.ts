@@ -64,9 +64,14 @@ export class UsageRecorder {
    */
   encrypted(call: Pick<Call, 'audit'>, name: KeyName, version: LoadedVersion): void {
     noteKeyVersion(call, name, version);
+    this.countEncrypted(call, version, 1);
+  }
+
+  /** Counts so many encryptions under a key's version, once they are recorded. */
+  countEncrypted(call: Pick<Call, 'audit'>, version: LoadedVersion, times: number): void {
     onceRecorded(call, () => {
       const count = this.#countOf(version);
-      count.encrypted += 1;
+      count.encrypted += times;
       count.lastEncrypt = performance.now();
     });
   }
@@ -77,9 +82,14 @@ export class UsageRecorder {
    */
   decrypted(call: Pick<Call, 'audit'>, name: KeyName, version: LoadedVersion): void {
     noteKeyVersion(call, name, version);
+    this.countDecrypted(call, version, 1);
+  }
+
+  /** Counts so many decryptions under a key's version, once they are recorded. */
+  countDecrypted(call: Pick<Call, 'audit'>, version: LoadedVersion, times: number): void {
     onceRecorded(call, () => {
       const count = this.#countOf(version);
-      count.decrypted += 1;
+      count.decrypted += times;
       count.lastDecrypt = performance.now();
     });
   }
