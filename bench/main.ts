@@ -4,7 +4,8 @@
  *
  * `--quick` takes seconds, says little, and writes only where `--output=<file>` says; `--profile`
  * says where the time goes instead, for Encrypt and its batch or the calls named:
- * `--profile Decrypt`; `--access` and `--http` measure only what these cost, and write nothing.
+ * `--profile Decrypt`; `--access` and `--http` measure only what these cost, and write nothing, and
+ * so does `batches`, which is for items of batches.
  * Decides the order of the steps, and how long they take: a full run about a quarter of an hour,
  * much of it for filling the audit log.
  */
@@ -13,6 +14,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { measureAccess } from './access.ts';
 import { type AuditPlan, measureAudit } from './audit.ts';
+import { batchSection, batchTargets, measureBatches } from './batches.ts';
 import { BENCH_DIRECTORY, Environment, startEcho } from './environment.ts';
 import { measureHttp } from './http.ts';
 import { measureIdle } from './idle.ts';
@@ -32,6 +34,7 @@ import { measureRewrap, type RewrapPlan } from './rewrap.ts';
 import {
   createKeys,
   firstUses,
+  prepareSmallBatches,
   prepareWorkloads,
   type Sender,
   type Workload,
@@ -165,6 +168,11 @@ async function main(): Promise<void> {
     say(`\n${httpSection(await measureHttpOf(bench))}`);
     return;
   }
+  if (positionals.includes('batches')) {
+    const batches = await measureBatchesOf(bench);
+    say(`\n${[batchSection(batches), ...batchTargets(batches)].join('\n')}`);
+    return;
+  }
   const text = report(await measure(bench), calls);
   say(`\n${text}`);
   const output = values.output ?? (values.quick ? undefined : RESULTS);
@@ -197,6 +205,7 @@ async function measure(bench: Bench): Promise<Results> {
     megabytes.push({ after: kind, server, agent });
   }
   rows.push(...(await measureKeys(bench)));
+  const batches = await measureBatchesOf(bench);
   const access = await measureAccessOf(bench);
   const http = await measureHttpOf(bench);
   say('beside a noisy neighbour …');
@@ -211,7 +220,13 @@ async function measure(bench: Bench): Promise<Results> {
   const audit = await measureAudit(environment, load, encryptOf(bench), plan.audit);
   say('re-wrapping …');
   const rewrap = await measureRewrap(environment, load, encryptOf(bench), plan.rewrap);
-  return { machine, idle, rows, access, http, megabytes, neighbour, audit, rewrap };
+  return { machine, idle, rows, batches, access, http, megabytes, neighbour, audit, rewrap };
+}
+
+async function measureBatchesOf({ environment, load, floor, plan, send }: Bench) {
+  say('small batches …');
+  const batches = await prepareSmallBatches(send);
+  return await measureBatches(load, floor, environment.target, batches, plan);
 }
 
 function measureAccessOf(bench: Bench): Promise<Row[]> {
@@ -270,7 +285,11 @@ async function profile(bench: Bench, directory: string, names: readonly string[]
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   await warmUp(bench);
   const { serverPid, agentPid, address } = bench.environment.target;
-  for (const { name, path, requests, items } of bench.calls) {
+  const small = (await prepareSmallBatches(bench.send)).map((batch) => ({
+    ...batch,
+    name: `small ${batch.name}`,
+  }));
+  for (const { name, path, requests, items } of [...bench.calls, ...small]) {
     if (!names.includes(name)) continue;
     const slice = {
       address,

@@ -8,6 +8,7 @@
 import { readIfThere } from '../dev/files.ts';
 import { ACCESS_ROWS } from './access.ts';
 import { type AuditResults, WRITING } from './audit.ts';
+import { type BatchResults, batchSection, batchTargets } from './batches.ts';
 import { BINDINGS } from './bindings.ts';
 import type { IdleResults } from './idle.ts';
 import { item, paragraph, table, target } from './markdown.ts';
@@ -21,6 +22,7 @@ export interface Results {
   readonly machine: readonly (readonly [string, string])[];
   readonly idle: IdleResults;
   readonly rows: readonly Row[];
+  readonly batches: BatchResults;
   readonly access: readonly Row[];
   readonly http: readonly Row[];
   readonly megabytes: readonly Resident[];
@@ -65,7 +67,8 @@ const METHOD = [
 
 /** The whole report. */
 export function report(results: Results, calls: readonly Workload[]): string {
-  const { machine, idle, rows, access, http, megabytes, neighbour, audit, rewrap } = results;
+  const { machine, idle, rows, batches, access, http, megabytes, neighbour, audit, rewrap } =
+    results;
   return [
     '# Bench',
     'Written by `npm run bench`.',
@@ -80,6 +83,7 @@ export function report(results: Results, calls: readonly Workload[]): string {
       })
       .join('\n'),
     idleText(idle),
+    batchSection(batches),
     accessSection(access),
     httpSection(http),
     ...neighbourSection(neighbour),
@@ -88,6 +92,7 @@ export function report(results: Results, calls: readonly Workload[]): string {
     '## Targets',
     [
       ...targets({ rows, megabytes }, calls),
+      ...batchTargets(batches),
       accessTarget(access),
       ...neighbourTargets(neighbour),
       ...auditTargets(audit),

@@ -66,7 +66,7 @@ function unary(
   return { name, path, requests: messages.map(requestSerialize), items: 1, check };
 }
 
-function batch(name: string, messages: readonly Message[]): Workload {
+function batch(name: string, messages: readonly Message[], shared: Message = {}): Workload {
   const { path, requestSerialize, responseDeserialize } = methodOf(
     'EncryptionService',
     `Batch${name}`,
@@ -86,7 +86,7 @@ function batch(name: string, messages: readonly Message[]): Workload {
   return {
     name: `Batch${name}`,
     path,
-    requests: [requestSerialize({ parent: PARENT, requests: items })],
+    requests: [requestSerialize({ ...shared, parent: PARENT, requests: items })],
     items: BATCH_ITEMS,
     unary: name,
     check,
@@ -145,6 +145,44 @@ export async function prepareWorkloads(
       ...names.map(([name, messages]) => batch(name, messages)),
     ],
   };
+}
+
+const SMALL_BYTES = 32;
+
+/**
+ * Batches of small items whose context the batch has: to be encrypted, and to be decrypted and
+ * re-encrypted as one batch made them; and to be decrypted as so many calls made them.
+ */
+export async function prepareSmallBatches(send: Sender): Promise<Workload[]> {
+  const plaintexts = Array.from({ length: BATCH_ITEMS }, () => randomBytes(SMALL_BYTES));
+  const items = plaintexts.map((plaintext) => ({ name: KEY, plaintext }));
+  const encrypt = batch('Encrypt', items, { encryptionContext: CONTEXT });
+  const { responseDeserialize } = methodOf('EncryptionService', 'BatchEncrypt');
+  const { results } = responseDeserialize(await send(encrypt.path, encrypt.requests)) as {
+    results: { response: { ciphertext: Buffer } }[];
+  };
+  const made = results.map(({ response: { ciphertext } }) => ciphertext);
+  const alone: Buffer[] = [];
+  for (const message of items) {
+    const single = unary('Encrypt', [{ ...message, encryptionContext: CONTEXT }]);
+    const answer = methodOf('EncryptionService', 'Encrypt').responseDeserialize(
+      await send(single.path, single.requests),
+    );
+    alone.push((answer as { ciphertext: Buffer }).ciphertext);
+  }
+  const toDecrypt = (ciphertext: Buffer) => ({ parent: PARENT, ciphertext });
+  const shared = { encryptionContext: CONTEXT };
+  const moved = {
+    sourceEncryptionContext: CONTEXT,
+    destinationEncryptionContext: OTHER_CONTEXT,
+  };
+  const reEncrypts = made.map((ciphertext) => ({ name: OTHER_KEY, ciphertext }));
+  return [
+    encrypt,
+    batch('Decrypt', made.map(toDecrypt), shared),
+    batch('ReEncrypt', reEncrypts, moved),
+    { ...batch('Decrypt', alone.map(toDecrypt), shared), name: 'BatchDecrypt, encrypted singly' },
+  ];
 }
 
 /** Encrypt as JSON, of the same requests. */

@@ -77,12 +77,16 @@ test('a quick bench fills every row with numbers', async () => {
     );
     for (const cell of passes.flat()) assert.match(cell, /^\d+(\.\d+)?$/, things);
   }
+  const batches = cells.filter((row) => row.length === 6 && /^Batch/.test(row[0] ?? ''));
+  assert.equal(batches.length, 4);
+  for (const [name, ...figures] of batches)
+    for (const figure of figures) assert.match(figure, /^\d+(\.\d+)?( \(.*\))?$/, name);
   const neighbours = cells.findIndex((row) => row[0] === 'in flight' && row[1] === 'p99 ms alone');
   for (const row of cells.slice(neighbours + 2, neighbours + 4)) {
     assert.equal(row.length, 6);
     for (const cell of row) assert.match(cell, /^\d+(\.\d+)?( \(.*\))?$/);
   }
   assert.equal(text.match(/^- Encrypt at \d+ in flight: p99 /gm)?.length, 4);
-  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 23);
+  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 27);
   assert.doesNotMatch(text, /NaN|Infinity|undefined/);
 });

@@ -1,0 +1,111 @@
+/**
+ * What an item of a batch costs all processes of the service together, beside what a call costs the
+ * echo server: small items, whose context the batch has.
+ *
+ * The figures are of CPU time, each over the floor's of the same round, so that what the machine
+ * does besides weighs on both.
+ */
+import { item, paragraph, table, target } from './markdown.ts';
+import { type Figures, type Load, measureSlice, median, type Target } from './measure.ts';
+import type { Workload } from './workloads.ts';
+
+const IN_FLIGHT = 8;
+/** Of the echo's CPU for a call. */
+const OF_ECHO = 0.55;
+
+/** How long it takes. */
+export interface BatchPlan {
+  readonly rampMs: number;
+  readonly measureMs: number;
+  readonly rounds: number;
+  readonly warmUpMs: number;
+}
+
+/** A kind of batch, with the median of its rounds. */
+export interface BatchRow {
+  readonly name: string;
+  readonly perSecond: number;
+  /** Microseconds for each item. */
+  readonly server: number;
+  readonly agent: number;
+  readonly database: number;
+  /** All three, over what a call costs the echo server: the median, the lowest, the highest. */
+  readonly ofEcho: readonly [median: number, lowest: number, highest: number];
+}
+
+/** The rows, and what a call costs the echo server, in microseconds. */
+export interface BatchResults {
+  readonly rows: readonly BatchRow[];
+  readonly echo: number;
+}
+
+/** Measures each batch in turn with the floor. */
+export async function measureBatches(
+  load: Load,
+  [echo, call]: readonly [Target, Workload],
+  service: Target,
+  batches: readonly Workload[],
+  plan: BatchPlan,
+): Promise<BatchResults> {
+  const timing = { ...plan, inFlight: IN_FLIGHT };
+  const warm = { rampMs: 0, measureMs: plan.warmUpMs, inFlight: IN_FLIGHT };
+  await measureSlice(load, echo, call, warm);
+  for (const batch of batches) await measureSlice(load, service, batch, warm);
+  const floors: Figures[] = [];
+  const slices = batches.map((): Figures[] => []);
+  for (let round = 0; round < plan.rounds; round++) {
+    floors.push(await measureSlice(load, echo, call, timing));
+    for (const [index, batch] of batches.entries())
+      slices[index]?.push(await measureSlice(load, service, batch, timing));
+  }
+  const rows = batches.map(({ name }, index) => rowOf(name, slices[index] ?? [], floors));
+  return { rows, echo: median(floors.map(({ serverCpu }) => serverCpu)) };
+}
+
+function rowOf(name: string, slices: readonly Figures[], floors: readonly Figures[]): BatchRow {
+  const of = (take: (figures: Figures) => number | undefined) =>
+    median(slices.map((figures) => take(figures) ?? Number.NaN));
+  const ratios = slices.map(
+    ({ serverCpu, agentCpu = Number.NaN, databaseCpu = Number.NaN }, round) =>
+      (serverCpu + agentCpu + databaseCpu) / (floors[round]?.serverCpu ?? Number.NaN),
+  );
+  return {
+    name,
+    perSecond: of(({ perSecond }) => perSecond),
+    server: of(({ serverCpu }) => serverCpu),
+    agent: of(({ agentCpu }) => agentCpu),
+    database: of(({ databaseCpu }) => databaseCpu),
+    ofEcho: [median(ratios), Math.min(...ratios), Math.max(...ratios)],
+  };
+}
+
+/** Returns the section of the report. */
+export function batchSection({ rows, echo }: BatchResults): string {
+  const cells = rows.map(
+    ({ name, perSecond, server, agent, database, ofEcho: [middle, low, high] }) => [
+      name,
+      perSecond.toFixed(0),
+      ...[server, agent, database].map((each) => each.toFixed(1)),
+      `${middle.toFixed(2)} (${low.toFixed(2)}–${high.toFixed(2)})`,
+    ],
+  );
+  return [
+    '## Items of batches',
+    paragraph(`
+  Batches of small items, ${IN_FLIGHT} in flight, whose context the batch has, in turn with the floor.
+  CPU in µs for each item; "of echo" is that of server, agent and Postgres together, over what a
+  call costs the echo server in the same round: the median, the lowest, the highest.`),
+    table(['batch', 'items/s', 'server', 'agent', 'Postgres', 'of echo'], cells),
+    item(`A call costs the echo server ${echo.toFixed(1)} µs.`),
+  ].join('\n\n');
+}
+
+/** Returns whether items cost little enough. */
+export function batchTargets({ rows }: BatchResults): string[] {
+  return rows.map(({ name, ofEcho: [middle] }) =>
+    target(
+      middle <= OF_ECHO,
+      `an item of ${name}: ${middle.toFixed(2)} of the echo's CPU for a call; to reach ${OF_ECHO}`,
+    ),
+  );
+}
