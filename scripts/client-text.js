@@ -50,9 +50,9 @@ export function messagesFile(shapes, enums, methods) {
       ...(answer?.endsWith('Response') ? [[answer, `What \`${name}\` returns.`]] : []),
     ]),
   );
-  const parts = [...shapes.values()]
-    .filter(({ name }) => !isBatch(name))
-    .map((shape) => shapeText({ ...shape, comment: shape.comment || uses.get(shape.name) || '' }));
+  const parts = [...shapes.values()].map((shape) =>
+    shapeText({ ...shape, comment: shape.comment || uses.get(shape.name) || '' }),
+  );
   const imports = "import type { EncryptionContext, Strings } from '../messages.ts';\n";
   return [HEAD + imports, ...[...enums.values()].map(enumText), ...parts].join('\n');
 }
@@ -184,8 +184,7 @@ const CALLS_IMPORTS = [
  * @param {readonly Field[]} fields
  */
 function callText({ name, comment, request, answer, stream, list, batch }, fields) {
-  const item = fields.find(({ wire }) => wire.as === 'requests')?.wire.of;
-  const asked = batch ? `m.BatchRequest<m.${item}>` : `m.${request}`;
+  const asked = `m.${request}`;
   const fallback = fields.some(({ isOptional }) => !isOptional) ? '' : ' = {}';
   const notes = [
     ...(batch ? [BATCH] : []),
@@ -250,11 +249,6 @@ function isList(fields) {
 function walkName(method) {
   const items = method.replace(/^list/, '');
   return `${items[0]?.toLowerCase()}${items.slice(1)}`;
-}
-
-/** @param {string} shape */
-function isBatch(shape) {
-  return /^Batch.*Request$/.test(shape);
 }
 
 /**

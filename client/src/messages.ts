@@ -20,14 +20,6 @@ export type Strings = Readonly<Record<string, string>> | ReadonlyMap<string, str
  */
 export type EncryptionContext = Strings;
 
-/** Many requests of one kind in one call. */
-export interface BatchRequest<Request> {
-  /** The tenant that every item must be of: `tenants/{tenant}`. */
-  readonly parent: string;
-  /** 1 to 1,000, as many as one message holds. */
-  readonly requests: readonly Request[];
-}
-
 /** What became of one item: the answer, or the error that the same call alone would have had. */
 export type BatchResult<Response> =
   | { readonly response: Response }

@@ -70,7 +70,7 @@ function methodOf({ path, request, answer, list, batch }: MethodRow, converter: 
   const answered = (wire: Values, given: unknown) => {
     if (list === undefined) return one(wire);
     const items = wire[list] as readonly unknown[];
-    return batch ? batchResults(items, given as m.BatchRequest<unknown>, one) : items.map(one);
+    return batch ? batchResults(items, given as Batch, one) : items.map(one);
   };
   return {
     path,
@@ -105,10 +105,13 @@ function withPlaintext(
   };
 }
 
+/** What every batch's request has. */
+type Batch = Pick<m.BatchEncryptRequest, 'requests'>;
+
 /** Throws when there isn't one result for each request: which belongs to which would be a guess. */
 function batchResults(
   results: readonly unknown[],
-  { requests }: m.BatchRequest<unknown>,
+  { requests }: Batch,
   convert: (wire: unknown) => unknown,
 ): m.BatchResult<unknown>[] {
   if (results.length !== requests.length)

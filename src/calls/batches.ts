@@ -73,7 +73,7 @@ export interface InBatches<Request, Prepared, Answer> {
 /** Returns the batch of an operation. */
 export function batchOf<Request, Prepared, Answer>(
   operation: Operation<Request, Answer>,
-  many: InBatches<Request, Prepared, Answer>,
+  many: InBatches<NoInfer<Request>, Prepared, NoInfer<Answer>>,
 ): Operation<BatchRequest<Request>, readonly ItemResult<Request, Answer>[]> {
   return {
     calls: ({ items }) => items.length,

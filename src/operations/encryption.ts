@@ -190,7 +190,7 @@ export const encryptionOperations = {
   }),
   BatchGenerateDataKey: batchOf(generateDataKey, {
     tenantOf: tenantOfName,
-    prepare: (_, request: GenerateRequest) => request,
+    prepare: (_, request) => request,
     perform: ({ encryptionBatches }, call, items) =>
       encryptionBatches.generateDataKeys(call, items),
   }),

@@ -283,6 +283,35 @@ describe('an assistant in conversation 42, bound to its certificate', () => {
     await opensItsOwn();
   });
 
+  test('“say it for all at once”: the context of a batch is asked about like an item’s own', async () => {
+    const opened = async (encryptionContext: object, own: object) => {
+      const answer = await rig.done(
+        'EncryptionService/BatchDecrypt',
+        {
+          parent: ACME,
+          encryptionContext,
+          requests: [kept.ours, kept.theirs].map((ciphertext) => ({
+            parent: ACME,
+            ciphertext,
+            encryptionContext: own,
+          })),
+        },
+        assistant,
+      );
+      return (answer['results'] as { response?: { plaintext: Buffer } }[]).map(
+        ({ response }) => response?.plaintext,
+      );
+    };
+    assert.deepEqual(await opened(OURS, {}), [MEMORY, undefined]);
+    assert.deepEqual(await opened(OURS, OURS), [MEMORY, undefined]);
+    for (const [shared, own] of [
+      [THEIRS, {}],
+      [THEIRS, OURS],
+      [OURS, THEIRS],
+    ] as const)
+      assert.deepEqual(await opened(shared, own), [undefined, undefined]);
+  });
+
   test('“let us in”: it changes no binding and makes no role, its own included', async () => {
     const binding = bindingOf('spiffe://keyward.test/attacker', 'decrypter');
     const { roleBindings } = await rig.done('AccessService/ListRoleBindings', {

@@ -53,8 +53,10 @@ describe('a batch', () => {
     const contents = [Buffer.from('a'), Buffer.from('b'), Buffer.alloc(0)];
     const encryptionContext = { a: 'b' };
 
+    const shared = { all: 'of them' };
     const encrypted = await keyward.batchEncrypt({
       parent,
+      encryptionContext: shared,
       requests: contents.map((plaintext) => ({ name: KEY, plaintext, encryptionContext })),
     });
     assert.deepEqual(
@@ -63,6 +65,7 @@ describe('a batch', () => {
     );
     const decrypted = await keyward.batchDecrypt({
       parent,
+      encryptionContext: new Map([['a', 'map']]),
       requests: contents.map((ciphertext) => ({ parent, ciphertext, key: KEY })),
     });
     assert.deepEqual(
@@ -76,6 +79,8 @@ describe('a batch', () => {
     assert.equal(responseIn(dataKeys[0]).wrappedDataKey.length, 3);
     const reEncrypted = await keyward.batchReEncrypt({
       parent,
+      sourceEncryptionContext: shared,
+      destinationEncryptionContext: encryptionContext,
       requests: contents.map((ciphertext) => ({ name: KEY, ciphertext, sourceKey: KEY })),
     });
     assert.deepEqual(
@@ -87,6 +92,7 @@ describe('a batch', () => {
     assert.deepEqual(seen, {
       BatchEncrypt: {
         parent,
+        encryptionContext: shared,
         requests: contents.map((plaintext) => ({
           name: KEY,
           plaintext,
@@ -96,6 +102,7 @@ describe('a batch', () => {
       },
       BatchDecrypt: {
         parent,
+        encryptionContext: { a: 'map' },
         requests: contents.map((ciphertext) => ({
           parent,
           ciphertext,
@@ -106,10 +113,13 @@ describe('a batch', () => {
       },
       BatchGenerateDataKey: {
         parent,
+        encryptionContext: {},
         requests: [{ name: KEY, length: 16, encryptionContext: {} }],
       },
       BatchReEncrypt: {
         parent,
+        sourceEncryptionContext: shared,
+        destinationEncryptionContext: encryptionContext,
         requests: contents.map((ciphertext) => ({
           name: KEY,
           ciphertext,

@@ -15,7 +15,7 @@ import type {
   AuditInclusionProof,
   AuditSelection,
   AuditTile,
-  BatchRequest,
+  BatchEncryptRequest,
   BatchResult,
   Caller,
   CallOptions,
@@ -298,10 +298,7 @@ export function methods(): void {
   same<Client['listTenants'], Asked<ListTenantsRequest, ListTenantsResponse>>();
   same<Client['listKeys'], Unary<ListKeysRequest, ListKeysResponse>>();
   same<Client['deleteDataKey'], Unary<DeleteDataKeyRequest, void>>();
-  same<
-    Client['batchEncrypt'],
-    Unary<BatchRequest<EncryptRequest>, BatchResult<EncryptResponse>[]>
-  >();
+  same<Client['batchEncrypt'], Unary<BatchEncryptRequest, BatchResult<EncryptResponse>[]>>();
   same<BatchResult<Key>, { readonly response: Key } | { readonly error: KeywardError }>();
   same<ReturnType<Client['watchRewrapJob']>, Streamed<RewrapJob>>();
   same<ReturnType<Client['readAuditEntries']>, Streamed<readonly AuditEntry[]>>();

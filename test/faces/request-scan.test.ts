@@ -69,7 +69,13 @@ const item = fc.record({
   plaintextCrc32c: checksum,
   ciphertextCrc32c: checksum,
 });
-const batch = fc.record({ parent: text, requests: fc.array(item, { maxLength: 5 }) });
+const batch = fc.record({
+  parent: text,
+  requests: fc.array(item, { maxLength: 5 }),
+  encryptionContext: context,
+  sourceEncryptionContext: context,
+  destinationEncryptionContext: context,
+});
 
 describe('a valid request', () => {
   for (const { name, scanner, encode, decode } of BATCHES) {
@@ -104,7 +110,7 @@ describe('a valid request', () => {
         ciphertextCrc32c: 1,
       };
       const message = encode({
-        parent: 'tenants/acme',
+        ...full,
         requests: Array.from({ length: 1_000 }, () => full),
       });
       assert.ok(message.length <= LIMIT, `${name}: ${message.length}`);

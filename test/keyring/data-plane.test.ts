@@ -247,4 +247,211 @@ describe('batches', () => {
       1000,
     );
   });
+
+  test('fail item by item for each reason as the call alone does', async () => {
+    const [name, disabled] = [await newKey(), await newKey()];
+    const plaintext = Buffer.from('p');
+    const encryptionContext = { a: '1' };
+    const sealed = async (key: string) =>
+      (await keyward.encrypt({ name: key, plaintext, encryptionContext })).ciphertext;
+    const [good, ofDisabled, foreign] = [
+      await sealed(name),
+      await sealed(disabled),
+      await sealed('tenants/globex/keys/k'),
+    ];
+    const [inBatch] = await keyward.batchEncrypt({
+      parent: PARENT,
+      requests: [{ name, plaintext, encryptionContext }],
+    });
+    const ofEpoch = inBatch && 'response' in inBatch ? inBatch.response.ciphertext : good;
+    assert.deepEqual([good[1], ofEpoch[1]], [1, 2], 'the suites');
+    await keyward.disableKey({ name: disabled });
+    const changed = (bytes: Buffer, at: number) => {
+      const copy = Buffer.from(bytes);
+      copy.writeUInt8(copy.readUInt8(at) ^ 1, at);
+      return copy;
+    };
+    const base = { parent: PARENT, encryptionContext };
+    const requests = [
+      { ...base, ciphertext: good },
+      { ...base, ciphertext: ofEpoch },
+      { ...base, ciphertext: changed(good, 110) },
+      ...[1, 2, 5, 20, 30, 60, 70, 100].map((at) => ({
+        ...base,
+        ciphertext: changed(ofEpoch, at),
+      })),
+      { ...base, ciphertext: ofEpoch, encryptionContext: {} },
+      { ...base, ciphertext: ofDisabled },
+      { ...base, ciphertext: changed(ofDisabled, 23) },
+      { ...base, ciphertext: foreign },
+      { ...base, ciphertext: Buffer.alloc(0) },
+      { ...base, ciphertext: good, key: disabled },
+      { ...base, ciphertext: good, key: name },
+      { ...base, ciphertext: good, key: 'tenants/globex/keys/k' },
+      { ...base, ciphertext: good, ciphertextCrc32c: 1 },
+      { ...base, ciphertext: good, encryptionContext: { '': 'x' } },
+    ];
+    const alone = await Promise.all(
+      requests.map((request) =>
+        keyward.decrypt(request).then(
+          () => 'OK',
+          ({ reason }) => reason,
+        ),
+      ),
+    );
+    const results = await keyward.batchDecrypt({ parent: PARENT, requests });
+    const together = results.map((result) => ('error' in result ? result.error.reason : 'OK'));
+    assert.deepEqual(together, alone);
+    assert.deepEqual(
+      new Set(together),
+      new Set(['OK', 'DECRYPTION_FAILED', 'KEY_NOT_ENABLED', 'INVALID_FIELD', 'CHECKSUM_MISMATCH']),
+    );
+  });
+
+  test('are sealed as an epoch for each key version, and each ciphertext opens alone', async () => {
+    const names = [await newKey(), await newKey()];
+    const requests = Array.from({ length: 300 }, (_, index) => ({
+      name: names[index % 2] ?? '',
+      plaintext: Buffer.from(`item ${index}`),
+    }));
+    const results = await keyward.batchEncrypt({ parent: PARENT, requests });
+    const ciphertexts = results.map((result) =>
+      'response' in result ? result.response.ciphertext : assert.fail(result.error),
+    );
+    const salts = new Map(ciphertexts.map((each) => [each.toString('hex', 4, 56), each]));
+    assert.equal(salts.size, 2, 'one salt for each key');
+    const ivs = new Set(ciphertexts.map((each) => each.toString('hex', 4, 68)));
+    assert.equal(ivs.size, 300, 'no IV twice in an epoch');
+    for (const index of [0, 1, 299]) {
+      const { plaintext } = await keyward.decrypt({
+        parent: PARENT,
+        ciphertext: ciphertexts[index] as Buffer,
+      });
+      assert.equal(plaintext.toString(), `item ${index}`);
+    }
+  });
+});
+
+describe('the context of a batch', () => {
+  const shared = { conversation: '42', model: 'a' };
+
+  test('is part of every item’s, which may add to it and repeat it', async () => {
+    const name = await newKey();
+    const plaintext = Buffer.from('p');
+    const own = [{}, { turn: '1' }, { model: 'a', turn: '2' }];
+    const sealed = await keyward.batchEncrypt({
+      parent: PARENT,
+      encryptionContext: shared,
+      requests: own.map((encryptionContext) => ({ name, plaintext, encryptionContext })),
+    });
+    const ciphertexts = sealed.map((result) =>
+      'response' in result ? result.response.ciphertext : assert.fail(result.error),
+    );
+    for (const [index, ciphertext] of ciphertexts.entries()) {
+      const encryptionContext = { ...shared, ...own[index] };
+      await keyward.decrypt({ parent: PARENT, ciphertext, encryptionContext });
+      const without = keyward.decrypt({ parent: PARENT, ciphertext, ...{ encryptionContext: {} } });
+      assert.equal(await reasonOf(without), 'DECRYPTION_FAILED');
+    }
+    const opened = await keyward.batchDecrypt({
+      parent: PARENT,
+      encryptionContext: shared,
+      requests: ciphertexts.map((ciphertext, index) => ({
+        parent: PARENT,
+        ciphertext,
+        ...(own[index] && { encryptionContext: own[index] }),
+      })),
+    });
+    assert.ok(opened.every((result) => 'response' in result));
+    const moved = await keyward.batchReEncrypt({
+      parent: PARENT,
+      sourceEncryptionContext: shared,
+      destinationEncryptionContext: { archive: '1' },
+      requests: ciphertexts.map((ciphertext, index) => ({
+        name,
+        ciphertext,
+        sourceEncryptionContext: own[index] ?? {},
+        destinationEncryptionContext: { index: String(index) },
+      })),
+    });
+    for (const [index, result] of moved.entries()) {
+      assert.ok('response' in result);
+      await keyward.decrypt({
+        parent: PARENT,
+        ciphertext: result.response.ciphertext,
+        encryptionContext: { index: String(index), archive: '1' },
+      });
+    }
+    const [dataKey] = await keyward.batchGenerateDataKey({
+      parent: PARENT,
+      encryptionContext: shared,
+      requests: [{ name }],
+    });
+    assert.ok(dataKey && 'response' in dataKey);
+    const { plaintext: again } = await keyward.decrypt({
+      parent: PARENT,
+      ciphertext: dataKey.response.wrappedDataKey,
+      encryptionContext: shared,
+    });
+    assert.deepEqual(again, dataKey.response.plaintext);
+  });
+
+  test('is not contradicted by an item, nor made too large by one; such an item fails alone', async () => {
+    const name = await newKey();
+    const plaintext = Buffer.from('p');
+    const entries = (count: number, prefix: string) =>
+      Object.fromEntries(Array.from({ length: count }, (_, index) => [`${prefix}${index}`, 'x']));
+    const own = [
+      { model: 'b' },
+      entries(62, 'i'),
+      entries(63, 'i'),
+      { long: 'v'.repeat(8_180) },
+      {},
+    ];
+    const results = await keyward.batchEncrypt({
+      parent: PARENT,
+      encryptionContext: shared,
+      requests: own.map((encryptionContext) => ({ name, plaintext, encryptionContext })),
+    });
+    const errors = results.map((result) => ('error' in result ? result.error : undefined));
+    assert.deepEqual(
+      errors.map((error) => error?.fieldViolations[0]?.field),
+      [0, 1, 2, 3, 4].map((index) =>
+        [0, 2, 3].includes(index) ? `requests[${index}].encryption_context` : undefined,
+      ),
+    );
+    assert.match(errors[0]?.message ?? '', /"model" another value than the batch/);
+    assert.match(
+      errors[2]?.message ?? '',
+      /at most 64 entries, and has 65, with what the batch has/,
+    );
+    const moved = await keyward.batchReEncrypt({
+      parent: PARENT,
+      sourceEncryptionContext: shared,
+      destinationEncryptionContext: shared,
+      requests: [
+        { name, ciphertext: Buffer.alloc(200), sourceEncryptionContext: { model: 'b' } },
+        { name, ciphertext: Buffer.alloc(200), destinationEncryptionContext: { model: 'b' } },
+      ],
+    });
+    assert.deepEqual(
+      moved.map((result) => 'error' in result && result.error.fieldViolations[0]?.field),
+      ['requests[0].source_encryption_context', 'requests[1].destination_encryption_context'],
+    );
+  });
+
+  test('that is not valid itself fails the batch', async () => {
+    const name = await newKey();
+    const error = await failureOf(
+      keyward.batchEncrypt({
+        parent: PARENT,
+        encryptionContext: { 'keyward:x': 'y' },
+        requests: [{ name, plaintext: Buffer.from('p') }],
+      }),
+    );
+    assert.deepEqual(
+      [error.reason, error.fieldViolations[0]?.field],
+      ['INVALID_FIELD', 'encryption_context'],
+    );
+  });
 });

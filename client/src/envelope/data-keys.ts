@@ -14,9 +14,7 @@ import { contextDigest, deriveKeys, type EnvelopeKeys } from './format.ts';
 export interface EnvelopeService {
   generateDataKey(request: m.GenerateDataKeyRequest): Promise<m.GenerateDataKeyResponse>;
   decrypt(request: m.DecryptRequest): Promise<m.DecryptResponse>;
-  batchReEncrypt(
-    request: m.BatchRequest<m.ReEncryptRequest>,
-  ): Promise<m.BatchResult<m.ReEncryptResponse>[]>;
+  batchReEncrypt(request: m.BatchReEncryptRequest): Promise<m.BatchResult<m.ReEncryptResponse>[]>;
 }
 
 /** How long, and for how much, a data key is remembered. */

@@ -5,9 +5,13 @@
 import { z } from 'zod';
 import type { BatchRequest, ItemResult } from '../../calls/batches.ts';
 import type { Operation } from '../../calls/operation.ts';
-import { KeywardError } from '../../errors.ts';
+import { invalidField, KeywardError } from '../../errors.ts';
+import {
+  type EncryptionContext,
+  findContextProblem,
+} from '../../keyring/keys/encryption-context.ts';
 import { fieldBytes, MAX_ANSWER_BYTES } from './answer-size.ts';
-import { tenantName, validate } from './fields.ts';
+import { encryptionContext, protoName, tenantName, validate } from './fields.ts';
 import { serialize } from './proto.ts';
 import type { UnaryRpc } from './rpc.ts';
 import { type Status, toStatus } from './status.ts';
@@ -19,10 +23,18 @@ const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 export const SHORT_ERROR_BYTES = 400;
 
 /** What a batch has to know of an item's message. */
-export interface BatchMessages<Item> {
+export interface BatchMessages<Request, Item> {
+  /**
+   * The fields of contexts, which the batch has as an item has them, by what an item's request
+   * calls them.
+   */
+  readonly contexts: Readonly<Partial<Record<keyof Request, string>>>;
   /** Returns how many bytes the answer to an item has at most, whatever is in the item. */
   answerBytes(item: Item): number;
 }
+
+/** Contexts of a batch, by the fields that have them. */
+type Contexts = Readonly<Record<string, EncryptionContext>>;
 
 /** What became of an item, as a message. */
 export type ResultMessage<Message> = { readonly response: Message } | { readonly error: Status };
@@ -31,29 +43,41 @@ export type ResultMessage<Message> = { readonly response: Message } | { readonly
 export function batchRpc<Request, Answer, Message, Item>(
   operation: Operation<BatchRequest<Request>, readonly ItemResult<Request, Answer>[]>,
   single: UnaryRpc<Request, Answer, Message>,
-  { answerBytes }: BatchMessages<Item>,
+  { answerBytes, contexts }: BatchMessages<Request, Item>,
 ): UnaryRpc<
   BatchRequest<Request>,
   readonly ItemResult<Request, Answer>[],
   { results: ResultMessage<Message>[] }
 > {
-  const itemOf = (item: unknown) => ({
-    read: () => validate(single.request, item),
+  const fields = Object.entries<string | undefined>(contexts).map(
+    ([name, field]) => [name as keyof Request, field ?? ''] as const,
+  );
+  const itemOf = (shared: Contexts) => (item: unknown) => ({
+    read: () => {
+      const request = validate(single.request, item);
+      // A schema's own output: nobody else has it.
+      for (const [name, field] of fields)
+        Object.assign(request as object, {
+          [name]: joined(field, shared[field], request[name] as EncryptionContext),
+        });
+      return request;
+    },
     ciphertext: ciphertextOf(item),
   });
   return {
     operation,
     request: z
       .object({
+        ...Object.fromEntries(fields.map(([, field]) => [field, encryptionContext])),
         parent: tenantName,
         requests: z
           .array(z.unknown())
           .min(1, 'must have at least one item')
           .max(MAX_ITEMS, `must have at most ${MAX_ITEMS} items`),
       })
-      .transform(({ parent, requests }) => ({
+      .transform(({ parent, requests, ...shared }) => ({
         parent,
-        items: requests.map(itemOf),
+        items: requests.map(itemOf(shared as Contexts)),
         answerSizes: sizesOf(requests.map((item) => answerBytes(item as Item))),
       })),
     large: {
@@ -75,6 +99,33 @@ export function batchRpc<Request, Answer, Message, Item>(
       };
     },
   };
+}
+
+/**
+ * Returns an item's context: the batch's, and what the item adds. The same one for each item that
+ * adds nothing, so that what is made of it can be made once. Throws INVALID_FIELD.
+ */
+function joined(
+  field: string,
+  shared: EncryptionContext | undefined,
+  own: EncryptionContext,
+): EncryptionContext {
+  if (shared === undefined || shared.size === 0) return own;
+  if (own.size === 0) return shared;
+  const whole = new Map(shared);
+  for (const [key, value] of own) {
+    const given = shared.get(key);
+    if (given !== undefined && given !== value)
+      throw invalidField(
+        protoName(field),
+        `must not give ${JSON.stringify(key)} another value than the batch does`,
+      );
+    whole.set(key, value);
+  }
+  const problem = findContextProblem(whole);
+  if (problem !== undefined)
+    throw invalidField(protoName(field), `${problem}, with what the batch has`);
+  return whole;
 }
 
 /** Returns what an item's message wants opened, if it has that field. */

@@ -340,6 +340,11 @@ export const count = z
   .number()
   .refine((value) => value >= 0 && Number.isSafeInteger(value), 'must be 0 to 2^53 − 1');
 
+/** Returns a field's name as the proto spells it. */
+export function protoName(field: string): string {
+  return field.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
+
 /**
  * The request as its schema makes it. Throws INVALID_FIELD with every field that is wrong, in the
  * proto's spelling.
@@ -348,7 +353,7 @@ export function validate<T>(schema: z.ZodType<T>, request: unknown): T {
   const result = schema.safeParse(request);
   if (result.success) return result.data;
   const fields: FieldViolation[] = result.error.issues.map(({ path, message }) => ({
-    field: String(path[0] ?? '').replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+    field: protoName(String(path[0] ?? '')),
     description: message,
   }));
   const message = fields.map(({ field, description }) => `${field}: ${description}`).join('; ');

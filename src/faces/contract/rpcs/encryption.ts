@@ -134,6 +134,7 @@ export const encryptionService = {
     message: (data) => ({ data, dataCrc32c: crc32c(data) }),
   }),
   BatchEncrypt: batchRpc(operations.BatchEncrypt, encrypt, {
+    contexts: { context: 'encryptionContext' },
     answerBytes: ({ name, plaintext }: EncryptRequest) =>
       fieldBytes(plaintext.length + CIPHERTEXT_OVERHEAD) +
       versionBytes(name) +
@@ -141,6 +142,7 @@ export const encryptionService = {
       FLAG_BYTES,
   }),
   BatchDecrypt: batchRpc(operations.BatchDecrypt, decrypt, {
+    contexts: { context: 'encryptionContext' },
     answerBytes: ({ parent, ciphertext, key }: DecryptRequest) =>
       fieldBytes(Math.max(0, ciphertext.length - CIPHERTEXT_OVERHEAD)) +
       sourceVersionBytes(key, parent) +
@@ -148,6 +150,7 @@ export const encryptionService = {
       FLAG_BYTES,
   }),
   BatchGenerateDataKey: batchRpc(operations.BatchGenerateDataKey, generateDataKey, {
+    contexts: { context: 'encryptionContext' },
     answerBytes: ({ name }: GenerateDataKeyRequest) =>
       fieldBytes(MAX_DATA_KEY_BYTES) +
       fieldBytes(MAX_DATA_KEY_BYTES + CIPHERTEXT_OVERHEAD) +
@@ -155,6 +158,10 @@ export const encryptionService = {
       2 * NUMBER_BYTES,
   }),
   BatchReEncrypt: batchRpc(operations.BatchReEncrypt, reEncrypt, {
+    contexts: {
+      sourceContext: 'sourceEncryptionContext',
+      context: 'destinationEncryptionContext',
+    },
     answerBytes: ({ name, ciphertext, sourceKey }: ReEncryptRequest) =>
       fieldBytes(ciphertext.length) +
       sourceVersionBytes(sourceKey, name.split('/keys/')[0] ?? '') +
