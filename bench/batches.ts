@@ -92,9 +92,9 @@ export function batchSection({ rows, echo }: BatchResults): string {
   return [
     '## Items of batches',
     paragraph(`
-  Batches of small items, ${IN_FLIGHT} in flight, whose context the batch has, in turn with the floor.
-  CPU in µs for each item; "of echo" is that of server, agent and Postgres together, over what a
-  call costs the echo server in the same round: the median, the lowest, the highest.`),
+  Batches of small items, ${IN_FLIGHT} in flight, whose context the batch has, in turn with the
+  floor. CPU in µs for each item; "of echo" is that of server, agent and Postgres together, over
+  what a call costs the echo server in the same round: the median, the lowest, the highest.`),
     table(['batch', 'items/s', 'server', 'agent', 'Postgres', 'of echo'], cells),
     item(`A call costs the echo server ${echo.toFixed(1)} µs.`),
   ].join('\n\n');

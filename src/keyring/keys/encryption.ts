@@ -218,7 +218,9 @@ export function requireKey(
   return { key, name };
 }
 
-/** Returns the version that a ciphertext names, if it may be used. Throws as {@link requireUsable}. */
+/**
+ * Returns the version that a ciphertext names, if it may be used. Throws as {@link requireUsable}.
+ */
 export function requireVersion(
   tenant: Pick<TenantRecord, 'state'>,
   key: LoadedKey,
