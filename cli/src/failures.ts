@@ -129,6 +129,6 @@ function askedAbout(permission: string, resource: string): string {
  * Returns whether the answer is not from Keyward: it has no reason, and a status that the transport
  * makes.
  */
-function unreached({ code, reason }: KeywardError): boolean {
+export function unreached({ code, reason }: KeywardError): boolean {
   return reason === undefined && (code === 'UNAVAILABLE' || code === 'DEADLINE_EXCEEDED');
 }

@@ -15,6 +15,7 @@ import { addAudit } from './audit.ts';
 import { addWhoami } from './callers.ts';
 import { addCanaries, addSuspensions } from './canaries.ts';
 import { addStoredDataKeys } from './data-keys.ts';
+import { addDoctor } from './doctor/doctor.ts';
 import { addEncryptedFiles } from './encrypted-files/command.ts';
 import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
 import { printable, report } from './failures.ts';
@@ -74,6 +75,7 @@ function build(): Command {
     .exitOverride()
     .addHelpText('after', AFTER_HELP);
   addStatus(program);
+  addDoctor(program);
   addTenants(program);
   addKeys(program);
   addEncrypt(program);

@@ -10,9 +10,16 @@
  */
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
-import { type ConnectOptions, connect, type KeywardClient, type StepUp } from 'keyward-client';
+import {
+  type ConnectOptions,
+  connect,
+  type KeywardClient,
+  KeywardError,
+  type StepUp,
+} from 'keyward-client';
 import { refuseOthersCredentials, requireAllowed } from './allowed.ts';
-import { fileTrouble, UsageError } from './failures.ts';
+import { troubleOnTheWay } from './doctor/reach.ts';
+import { fileTrouble, UsageError, unreached } from './failures.ts';
 import {
   type Profile,
   type Profiles,
@@ -69,9 +76,27 @@ export async function withClient<Options extends object>(
   });
   try {
     await work(keyward, options);
+  } catch (error) {
+    throw await explained(error, settings, options);
   } finally {
     keyward.close();
   }
+}
+
+/** How long each step may take to find out why the service cannot be reached. */
+const DIAGNOSIS_MS = 3_000;
+
+/** What keeps the service from being reached, in the doctor's words; any other error as it is. */
+async function explained(
+  error: unknown,
+  settings: Connection['settings'],
+  { timeout }: GlobalOptions,
+): Promise<unknown> {
+  if (!(error instanceof KeywardError) || !unreached(error)) return error;
+  const { code } = error;
+  const trouble = await troubleOnTheWay(settings, Math.min(timeout, DIAGNOSIS_MS));
+  const message = `${trouble ?? error.message}; "keyward doctor" shows more`;
+  return new KeywardError({ code, message, cause: error });
 }
 
 /** Returns a client of the service. Throws UsageError where there can be none. */
