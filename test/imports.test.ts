@@ -159,6 +159,8 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   'oidc-provider': ['dev'],
   'openid-client': ['cli/src'],
   esbuild: ['scripts'],
+  'string-width': ['cli/src'],
+  yaml: ['cli/src'],
   'prom-client': ['src/signals'],
   pino: [
     'src/signals',

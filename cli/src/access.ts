@@ -3,25 +3,24 @@
  *
  * - Each command is one call of the client. Roles are in `roles.ts`, questions in `questions.ts`.
  */
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type Command, Option } from 'commander';
 import type { NewContextCondition, NewRoleBinding } from 'keyward-client';
-import { readDuration, readTime } from './durations.ts';
 import { UsageError } from './failures.ts';
 import { oneTenant, roleBindingName, roleName, tenantName } from './names.ts';
 import {
+  ahead,
   type ChangeOptions,
   changeOf,
   claimPath,
   given,
   type ListOptions,
+  limitOption,
   type Pairs,
   pairsOption,
-  type TenantOptions,
   withFilter,
   withRequestId,
-  withTenant,
 } from './options.ts';
-import { printAll, printJson, printOne, ROLE_BINDING } from './print.ts';
+import { ROLE_BINDING } from './output/resources.ts';
 import { addQuestions } from './questions.ts';
 import { addRoles } from './roles.ts';
 import { withClient } from './session.ts';
@@ -31,27 +30,23 @@ export function addAccess(program: Command): void {
   const access = program.command('access').description('manage access: role bindings and roles');
   addBind(access);
   addBindings(access);
-  withTenant(access.command('get <binding>'), 'binding')
+  access
+    .command('get <binding>')
     .description('show one role binding: tenants/acme/roleBindings/…, or its id with --tenant acme')
     .action((binding: string, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+      withClient(command, async (keyward, { output, tenant }) => {
         const name = roleBindingName(binding, tenant);
-        await printOne(output, ROLE_BINDING, await keyward.getRoleBinding({ name }));
+        await output.one(ROLE_BINDING, await keyward.getRoleBinding({ name }));
       }),
     );
-  withRequestId(withTenant(access.command('unbind <binding>'), 'binding'))
+  withRequestId(access.command('unbind <binding>'))
     .description('delete a role binding, within 2 seconds on every replica')
     .action((binding: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(
-        command,
-        async (keyward, { output, tenant, ...options }) => {
-          await keyward.deleteRoleBinding({
-            name: roleBindingName(binding, tenant),
-            ...changeOf(options),
-          });
-          if (output === 'json') await printJson({});
-        },
-      ),
+      withClient<ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const name = roleBindingName(binding, tenant);
+        await keyward.deleteRoleBinding({ name, ...changeOf(options) });
+        await output.done(`Deleted ${name}.`);
+      }),
     );
   addRoles(access);
   addQuestions(access);
@@ -91,7 +86,7 @@ function addBind(access: Command): void {
     .option(
       '--expires <when>',
       'when it expires: RFC 3339, or a duration from now, by the local clock (default: never)',
-      moment,
+      ahead,
     )
     .option(
       '--override-separation-of-duties',
@@ -108,7 +103,7 @@ function addBind(access: Command): void {
           ...given({ roleBindingId: id }),
           ...changeOf(options),
         });
-        await printOne(output, ROLE_BINDING, created);
+        await output.one(ROLE_BINDING, created);
       }),
     );
 }
@@ -177,33 +172,21 @@ function conditionsOf({
   ];
 }
 
-/** A time, or a duration from now. */
-function moment(text: string): Date {
-  const seconds = readDuration(text);
-  const found = seconds === undefined ? readTime(text) : new Date(Date.now() + seconds * 1000);
-  if (found === undefined || Number.isNaN(found.getTime()))
-    throw new InvalidArgumentError('Write 8h or 90d, or RFC 3339, as in 2027-01-31T12:00:00Z.');
-  return found;
-}
-
 function addBindings(access: Command): void {
   withFilter(
     access.command('bindings [tenant]'),
     'principal, group and role',
     'role = "roles/decrypter"',
   )
+    .addOption(limitOption())
     .description("list all of a tenant's role bindings")
-    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .addHelpText('after', '\nBindings for all tenants are listed only in "system".')
     .action((whose: string | undefined, _options, command: Command) =>
-      withClient<TenantOptions & ListOptions>(
-        command,
-        async (keyward, { output, tenant, filter = '' }) => {
-          const question =
-            'cannot list bindings: no tenant is named; write keyward access bindings acme';
-          const parent = oneTenant(whose, tenant, question);
-          await printAll(output, ROLE_BINDING, keyward.roleBindings(parent, { filter }));
-        },
-      ),
+      withClient<ListOptions>(command, async (keyward, { output, tenant, filter = '' }) => {
+        const question =
+          'cannot list bindings: no tenant is named; write keyward access bindings acme';
+        const parent = oneTenant(whose, tenant, question);
+        await output.all(ROLE_BINDING, keyward.roleBindings(parent, { filter }));
+      }),
     );
 }

@@ -15,11 +15,12 @@ import {
   count,
   given,
   type ListOptions,
+  limitOption,
   withEtag,
   withFilter,
   withRequestId,
 } from './options.ts';
-import { MAINTENANCE, printAll, printOne, TENANT } from './print.ts';
+import { MAINTENANCE, TENANT } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 /** Adds `tenants`. */
@@ -27,10 +28,11 @@ export function addTenants(program: Command): void {
   const tenants = program.command('tenants').description('manage tenants');
   addCreateTenant(tenants);
   withFilter(tenants.command('list'), 'state')
+    .addOption(limitOption())
     .description('list all tenants')
     .action((_options, command: Command) =>
       withClient<ListOptions>(command, (keyward, { output, filter = '' }) =>
-        printAll(output, TENANT, keyward.tenants({ filter })),
+        output.all(TENANT, keyward.tenants({ filter })),
       ),
     );
   tenants
@@ -38,7 +40,7 @@ export function addTenants(program: Command): void {
     .description('show one tenant')
     .action((tenant: string, _options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
-        await printOne(output, TENANT, await keyward.getTenant({ name: tenantName(tenant) }));
+        await output.one(TENANT, await keyward.getTenant({ name: tenantName(tenant) }));
       }),
     );
   addUpdateTenant(tenants);
@@ -89,7 +91,7 @@ function addCreateTenant(tenants: Command): void {
         async (keyward, { output, dedicatedRootKey, ...options }) => {
           const tenantId = lastPart(tenantName(tenant));
           const request = { tenantId, ...given({ dedicatedRootKey }), ...changeOf(options) };
-          await printOne(output, TENANT, await keyward.createTenant(request));
+          await output.one(TENANT, await keyward.createTenant(request));
         },
       ),
     );
@@ -125,7 +127,7 @@ function addUpdateTenant(tenants: Command): void {
         const { etag = '', ...change } = changeOf(options);
         const name = tenantName(tenant);
         const updated = await keyward.updateTenant({ tenant: { name, etag, quotas }, ...change });
-        await printOne(output, TENANT, updated);
+        await output.one(TENANT, updated);
       }),
     );
 }
@@ -142,7 +144,7 @@ export function addMaintenance(program: Command): void {
     .description('show whether it is paused')
     .action((_options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
-        await printOne(output, MAINTENANCE, await keyward.getMaintenance());
+        await output.one(MAINTENANCE, await keyward.getMaintenance());
       }),
     );
   addSwitch(
@@ -169,7 +171,7 @@ function addSwitch(
     .description(description)
     .action((_options, itself: Command) =>
       withClient<ChangeOptions>(itself, async (keyward, { output, ...options }) => {
-        await printOne(output, MAINTENANCE, await change(keyward, changeOf(options)));
+        await output.one(MAINTENANCE, await change(keyward, changeOf(options)));
       }),
     );
 }

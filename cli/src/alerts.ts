@@ -5,16 +5,18 @@ import { type Command, InvalidArgumentError } from 'commander';
 import type { Alert, AlertReceiverTest, AlertSilence } from 'keyward-client';
 import { UsageError } from './failures.ts';
 import {
+  ahead,
   type ChangeOptions,
   changeOf,
   duration,
   given,
   type ListOptions,
-  time,
+  limitOption,
   withFilter,
   withRequestId,
 } from './options.ts';
-import { type Columns, printAll, printOne, whenOf } from './print.ts';
+import type { Columns } from './output/output.ts';
+import { whenOf } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 const ALERT: Columns<Alert> = {
@@ -50,30 +52,33 @@ export function addAlerts(program: Command): void {
     .command('alerts')
     .description('show alerts, try their receivers, and silence alerts; docs/operations.md');
   withFilter(alerts.command('list'), 'state, severity, alert and subject', 'state = ACTIVE')
+    .addOption(limitOption())
     .description('list alerts, the newest first: active ones, and those that ended within 30 days')
     .addHelpText('after', '\nUNDELIVERED names receivers; those with ! are tried no more.')
     .action((_options, command: Command) =>
       withClient<ListOptions>(command, (keyward, { output, filter = '' }) =>
-        printAll(output, ALERT, keyward.alerts({ filter })),
+        output.all(ALERT, keyward.alerts({ filter })),
       ),
     );
   addTest(alerts);
   addSilence(alerts);
   alerts
     .command('silences')
+    .addOption(limitOption())
     .description('list the silences that are not over')
     .action((_options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         const { alertSilences } = await keyward.listAlertSilences();
-        await printAll(output, SILENCE, alertSilences);
+        await output.all(SILENCE, alertSilences);
       }),
     );
   withRequestId(alerts.command('unsilence <silence>'))
     .description('end a silence: what it held back and still lasts is delivered')
     .action((silence: string, _options, command: Command) =>
-      withClient<ChangeOptions>(command, async (keyward, { output: _, ...options }) => {
+      withClient<ChangeOptions>(command, async (keyward, { output, ...options }) => {
         const name = silence.includes('/') ? silence : `alertSilences/${silence}`;
         await keyward.deleteAlertSilence({ name, ...changeOf(options) });
+        await output.done(`Ended ${name}.`);
       }),
     );
 }
@@ -86,7 +91,7 @@ function addTest(alerts: Command): void {
     .action((receiver: string | undefined, _options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         const { tests } = await keyward.testAlert(given({ receiver }));
-        await printAll(output, RECEIVER_TEST, tests);
+        await output.all(RECEIVER_TEST, tests);
         if (tests.some(({ delivered }) => !delivered)) process.exitCode = 1;
       }),
     );
@@ -104,7 +109,7 @@ function addSilence(alerts: Command): void {
     .description('have alerts of one kind not delivered for a time; they are logged all the same')
     .option('--subject <subject>', 'only those about this, exactly as "alerts list" shows it')
     .option('--for <duration>', 'for how long, up to 90d', positive)
-    .option('--until <time>', 'until when', time)
+    .option('--until <when>', 'until when', ahead)
     .option('--reason <text>', 'why, for other administrators')
     .action((alert: string, _options, command: Command) =>
       withClient<SilenceOptions>(command, async (keyward, { output, ...options }) => {
@@ -115,7 +120,7 @@ function addSilence(alerts: Command): void {
           ...given({ subject, reason }),
           ...changeOf(options),
         };
-        await printOne(output, SILENCE, await keyward.silenceAlert(request));
+        await output.one(SILENCE, await keyward.silenceAlert(request));
       }),
     );
 }

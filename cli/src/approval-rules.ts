@@ -17,9 +17,10 @@ import type {
 import { writeDuration } from './durations.ts';
 import { UsageError } from './failures.ts';
 import { readInput } from './files.ts';
+import { optionsOf } from './globals.ts';
 import { tenantName } from './names.ts';
 import { type ChangeOptions, changeOf, withEtag } from './options.ts';
-import { type Columns, printJson, printTable } from './print.ts';
+import type { Columns, Output } from './output/output.ts';
 import { withClient } from './session.ts';
 
 const MAX_BYTES = 1024 * 1024;
@@ -86,7 +87,7 @@ export function addApprovalRules(program: Command): void {
   rules
     .command('example')
     .description('print rules to begin with, for "keyward approval-rules set"')
-    .action(() => printJson(EXAMPLE));
+    .action((_options, command: Command) => optionsOf(command).output.data(EXAMPLE));
 }
 
 function nameOf(tenant: string): string {
@@ -163,12 +164,12 @@ const APPROVAL_RULE: Columns<ApprovalRule> = {
   EXEMPT: ({ exemptPrincipals }) => listed(exemptPrincipals, 'no caller'),
 };
 
-async function printRules(output: string, rules: ApprovalRules): Promise<void> {
-  if (output === 'json') return printJson(rules);
-  await printTable(
+async function printRules(output: Output, rules: ApprovalRules): Promise<void> {
+  if (output.isData) return output.data(rules);
+  await output.table(
     STEP_UP_RULE,
     rules.stepUpRules,
     `${rules.name}, revision ${rules.revision}\n\n`,
   );
-  await printTable(APPROVAL_RULE, rules.approvalRules, '\n');
+  await output.table(APPROVAL_RULE, rules.approvalRules, '\n');
 }

@@ -8,7 +8,7 @@
 import { createInterface } from 'node:readline/promises';
 import type { Command } from 'commander';
 import type { KeywardClient, PasskeyAssertion, PendingOperation } from 'keyward-client';
-import { printable, printableLines, UsageError } from './failures.ts';
+import { UsageError } from './failures.ts';
 import { printText } from './files.ts';
 import { watchTimeout } from './jobs.ts';
 import { lastPart, oneTenant, operationName } from './names.ts';
@@ -17,12 +17,13 @@ import {
   changeOf,
   given,
   type ListOptions,
-  type TenantOptions,
+  limitOption,
   withFilter,
   withRequestId,
-  withTenant,
 } from './options.ts';
-import { type Columns, printAll, printJson, printOne, whenOf } from './print.ts';
+import type { Columns } from './output/output.ts';
+import { printable, printableLines } from './output/printable.ts';
+import { whenOf } from './output/resources.ts';
 import { withClient } from './session.ts';
 import { bytesIn, type SignOffOptions, signOff, tellOnError } from './sign-off.ts';
 
@@ -46,24 +47,22 @@ export function addApprovals(program: Command): void {
     .command('approvals')
     .description('operations that wait for others to approve them; docs/people.md');
   withFilter(approvals.command('list [tenant]'), 'state and requester', 'state = PENDING')
+    .addOption(limitOption())
     .description("list a tenant's operations that wait, and those that ended within 90 days")
-    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .action((whose: string | undefined, _options, command: Command) =>
-      withClient<TenantOptions & ListOptions>(
-        command,
-        async (keyward, { output, tenant, filter = '' }) => {
-          const parent = oneTenant(whose, tenant, questionFor('list'));
-          const operations = keyward.pendingOperations(parent, { filter, pageSize: 1_000 });
-          await printAll(output, OPERATION, operations);
-        },
-      ),
+      withClient<ListOptions>(command, async (keyward, { output, tenant, filter = '' }) => {
+        const parent = oneTenant(whose, tenant, questionFor('list'));
+        const operations = keyward.pendingOperations(parent, { filter, pageSize: 1_000 });
+        await output.all(OPERATION, operations);
+      }),
     );
-  withTenant(approvals.command('show <operation>'), 'operation')
+  approvals
+    .command('show <operation>')
     .description('show what would be performed, by whom it is asked for, and what was decided')
     .action((named: string, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+      withClient(command, async (keyward, { output, tenant }) => {
         const found = await keyward.getPendingOperation({ name: operationName(named, tenant) });
-        await (output === 'json' ? printJson(readableOf(found)) : printText(textOf(found)));
+        await (output.isData ? output.data(readableOf(found)) : printText(textOf(found)));
       }),
     );
   addDecision(approvals, 'approve');
@@ -80,7 +79,7 @@ function questionFor(verb: string): string {
   );
 }
 
-interface DecideOptions extends TenantOptions, ChangeOptions {
+interface DecideOptions extends ChangeOptions {
   readonly browser: boolean;
 }
 
@@ -89,7 +88,7 @@ function addDecision(approvals: Command, decision: 'approve' | 'reject'): void {
     decision === 'approve'
       ? 'once enough have approved it, the service performs it'
       : 'then it is not performed';
-  withRequestId(withTenant(approvals.command(`${decision} <operation>`), 'operation'))
+  withRequestId(approvals.command(`${decision} <operation>`))
     .description(`${decision} an operation with your passkey, in your browser; ${outcome}`)
     .option('--no-browser', 'only print the URL, to be opened on this machine')
     .action((named: string, _options, command: Command) =>
@@ -106,9 +105,7 @@ function addDecision(approvals: Command, decision: 'approve' | 'reject'): void {
           const decided = await (decision === 'approve'
             ? keyward.approveOperation(request)
             : keyward.rejectOperation(request));
-          await (output === 'json'
-            ? printJson(readableOf(decided))
-            : printOne(output, OPERATION, decided));
+          await (output.isData ? output.data(readableOf(decided)) : output.one(OPERATION, decided));
         },
       ),
     );
@@ -173,33 +170,30 @@ async function signDecision(
 const toTerminal: Pick<SignOffOptions, 'tell'> = { tell: tellOnError };
 
 function addCancel(approvals: Command): void {
-  withRequestId(withTenant(approvals.command('cancel <operation>'), 'operation'))
+  withRequestId(approvals.command('cancel <operation>'))
     .description('cancel an operation that you have asked for')
     .action((named: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(
-        command,
-        async (keyward, { output, tenant, ...options }) => {
-          const name = operationName(named, tenant);
-          const cancelled = await keyward.cancelOperation({ name, ...changeOf(options) });
-          await printOne(output, OPERATION, cancelled);
-        },
-      ),
+      withClient<ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const name = operationName(named, tenant);
+        const cancelled = await keyward.cancelOperation({ name, ...changeOf(options) });
+        await output.one(OPERATION, cancelled);
+      }),
     );
 }
 
 function addBreakGlass(approvals: Command): void {
-  withRequestId(withTenant(approvals.command('break-glass <operation>'), 'operation'))
+  withRequestId(approvals.command('break-glass <operation>'))
     .description(
       'put an operation that you asked for under a rule for emergencies; operators are alerted',
     )
     .requiredOption('--reason <text>', 'why it cannot wait; in the alert and the audit log')
     .action((named: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions & { readonly reason: string }>(
+      withClient<ChangeOptions & { readonly reason: string }>(
         command,
         async (keyward, { output, tenant, reason, ...options }) => {
           const name = operationName(named, tenant);
           const broken = await keyward.breakGlass({ name, reason, ...changeOf(options) });
-          await printOne(output, OPERATION, broken);
+          await output.one(OPERATION, broken);
         },
       ),
     );
@@ -209,15 +203,12 @@ function addWatch(approvals: Command): void {
   approvals
     .command('watch [tenant]')
     .description('print operations that wait, and each that is new or changes, until interrupted')
-    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .action((whose: string | undefined, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+      withClient(command, async (keyward, { output, tenant }) => {
         const parent = oneTenant(whose, tenant, questionFor('watch'));
         const options = given({ timeoutMs: watchTimeout(command) });
         for await (const operation of keyward.watchPendingOperations({ parent }, options))
-          await (output === 'json'
-            ? printJson(readableOf(operation))
-            : printText(lineOf(operation)));
+          await (output.isData ? output.data(readableOf(operation)) : printText(lineOf(operation)));
       }),
     );
 }

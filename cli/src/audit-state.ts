@@ -7,10 +7,10 @@ import type { Command } from 'commander';
 import { type AuditState, type AuditStateItem, auditStateAt } from 'keyward-client';
 import { UsageError } from './failures.ts';
 import { readGiven } from './files.ts';
+import { type GlobalOptions, optionsOf } from './globals.ts';
 import { count, given, wordsOption } from './options.ts';
-import { type Columns, printJson, printTable } from './print.ts';
+import type { Columns, Output } from './output/output.ts';
 import { countOn } from './progress.ts';
-import type { GlobalOptions } from './session.ts';
 
 interface StateOptions extends GlobalOptions {
   readonly at?: number;
@@ -58,7 +58,7 @@ export function addState(audit: Command): void {
         '\n\n  keyward audit state export --at 70655 --public-key log.pem',
     )
     .action(async (folder: string, _options, command: Command) => {
-      const { output, at, publicKey } = command.optsWithGlobals<StateOptions>();
+      const { output, at, publicKey } = optionsOf<StateOptions>(command);
       if (publicKey.length === 0)
         throw new UsageError(
           "cannot verify the export: no key is given; give --public-key, the log's key " +
@@ -76,15 +76,15 @@ export function addState(audit: Command): void {
           throw error;
         })
         .finally(progress.end);
-      if (output === 'json') await printJson(state);
-      else await printState(state);
+      if (output.isData) await output.data(state);
+      else await printState(output, state);
     });
 }
 
-async function printState(state: AuditState): Promise<void> {
-  await printTable(STATE, rowsOf(state), `After entry ${state.at}, of ${state.time}:\n\n`);
+async function printState(output: Output, state: AuditState): Promise<void> {
+  await output.table(STATE, rowsOf(state), `After entry ${state.at}, of ${state.time}:\n\n`);
   if (state.unknown.length === 0) return;
-  await printTable({ 'NOT KNOWN': (what: string) => what }, state.unknown, '\n');
+  await output.table({ 'NOT KNOWN': (what: string) => what }, state.unknown, '\n');
 }
 
 function rowsOf(state: AuditState): Row[] {

@@ -17,22 +17,26 @@ import {
   verifyAuditExport,
 } from 'keyward-client';
 import { addState } from './audit-state.ts';
-import { printable, printableJson, UsageError } from './failures.ts';
+import { UsageError } from './failures.ts';
 import { printText, readGiven, readInput, writeStandardOutput } from './files.ts';
+import { type GlobalOptions, optionsOf } from './globals.ts';
 import { WATCH_RETRIES, watchTimeout } from './jobs.ts';
+import type { Tenant } from './names.ts';
 import { oneTenant } from './names.ts';
 import {
+  before,
   count,
   given,
   type ListOptions,
-  type TenantOptions,
-  time,
+  limitOption,
   withFilter,
   wordsOption,
 } from './options.ts';
-import { AUDIT_ENTRY, type Columns, printJson, printOne, printTable } from './print.ts';
+import type { Columns, Output } from './output/output.ts';
+import { printable, printableJson } from './output/printable.ts';
+import { AUDIT_ENTRY } from './output/resources.ts';
 import { countOn } from './progress.ts';
-import { type GlobalOptions, withClient } from './session.ts';
+import { withClient } from './session.ts';
 
 /** The fields that entries can be filtered by. */
 const FIELDS = 'request_id, trace_id, caller, method, resource, decision and outcome';
@@ -64,7 +68,7 @@ export function addAudit(program: Command): void {
   addCosign(audit);
 }
 
-interface ListEntriesOptions extends TenantOptions, ListOptions {
+interface ListEntriesOptions extends ListOptions {
   readonly since?: Date;
   readonly until?: Date;
   readonly limit: number;
@@ -73,30 +77,24 @@ interface ListEntriesOptions extends TenantOptions, ListOptions {
 function addList(audit: Command): void {
   withFilter(audit.command('list [tenant]'), FIELDS, 'outcome != OK')
     .description("list a tenant's entries, or all tenants' (-), newest first")
-    .option('--tenant <tenant>', 'the tenant, instead of the argument')
-    .option('--since <time>', 'only entries of this time or later', time)
-    .option('--until <time>', 'only entries before this time', time)
-    .option('--limit <count>', 'at most this many entries', count, LISTED)
+    .option('--since <when>', 'only entries of this time or later, or of the last 2h', before)
+    .option('--until <when>', 'only entries before this time, or older than 2h', before)
+    .addOption(limitOption().default(LISTED))
     .action((whose: string | undefined, _options, command: Command) =>
       withClient<ListEntriesOptions>(
         command,
         async (keyward, { output, tenant, filter, since, until, limit }) => {
           const parent = whoseEntries(whose, tenant, 'list');
           const request = { parent, ...given({ filter, startTime: since, endTime: until }) };
-          const entries: Shown[] = [];
-          const walk = keyward.auditEntries(request, {
-            pageSize: Math.max(1, Math.min(limit, PAGE)),
-          });
-          if (limit > 0) {
-            for await (const entry of walk) {
-              entries.push(shown(entry));
-              if (entries.length === limit) break;
-            }
-          }
-          await (output === 'json' ? printJson(entries) : printTable(AUDIT_ENTRY, entries));
+          const pageSize = Math.max(1, Math.min(limit, PAGE));
+          await output.all(AUDIT_ENTRY, allShown(keyward.auditEntries(request, { pageSize })));
         },
       ),
     );
+}
+
+async function* allShown(entries: AsyncIterable<AuditEntry>): AsyncIterable<Shown> {
+  for await (const entry of entries) yield shown(entry);
 }
 
 type Shown = AuditEntryContent & Pick<AuditEntry, 'leafIndex'>;
@@ -118,7 +116,7 @@ function shown(entry: AuditEntry): Shown {
 
 function whoseEntries(
   given: string | undefined,
-  tenant: string | undefined,
+  tenant: Tenant | undefined,
   command: string,
 ): string {
   return oneTenant(
@@ -129,14 +127,13 @@ function whoseEntries(
   );
 }
 
-interface TailOptions extends TenantOptions, ListOptions {
+interface TailOptions extends ListOptions {
   readonly from?: number;
 }
 
 function addTail(audit: Command): void {
   withFilter(audit.command('tail [tenant]'), FIELDS, 'decision = denied')
     .description("follow a tenant's entries, or all tenants' (-), as they arrive")
-    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .option(
       '--from <entry>',
       'begin with this entry, by its number in the log (default: the next one)',
@@ -158,11 +155,7 @@ function addTail(audit: Command): void {
             request,
             given({ timeoutMs: watchTimeout(command) }),
           )) {
-            const lines = entries.map((entry) =>
-              output === 'json' ? leafOf(entry) : words(entry),
-            );
-            const text = lines.map((line) => `${line}\n`).join('');
-            await (output === 'json' ? writeStandardOutput(text) : printText(text));
+            for (const entry of entries) await follow(output, entry);
           }
         },
         { retries: WATCH_RETRIES },
@@ -178,6 +171,13 @@ async function sizeOf(keyward: KeywardClient): Promise<number> {
     if (error instanceof KeywardError && error.code === 'NOT_FOUND') return 0;
     throw error;
   }
+}
+
+/** Prints an entry: for people on a line, and for programs what is in the log, in JSON exactly. */
+async function follow(output: Output, entry: AuditEntry): Promise<void> {
+  if (output.format === 'yaml') await output.data(shown(entry));
+  else if (output.isData) await writeStandardOutput(`${leafOf(entry)}\n`);
+  else await printText(`${words(entry)}\n`);
 }
 
 /** The entry byte for byte, but on a terminal without what would command it. */
@@ -238,7 +238,7 @@ function addExport(audit: Command): void {
             .catch(unusable)
             .finally(progress.end);
           const { firstLeafIndex, entries, checkpoint } = written;
-          await printOne(output, EXPORTED, {
+          await output.one(EXPORTED, {
             folder,
             entries,
             firstLeafIndex,
@@ -324,7 +324,7 @@ function addVerify(audit: Command): void {
         'export-2026-12/checkpoint',
     )
     .action(async (folder: string, _options, command: Command) => {
-      const { output, publicKey, known, witness } = command.optsWithGlobals<VerifyOptions>();
+      const { output, publicKey, known, witness } = optionsOf<VerifyOptions>(command);
       if (publicKey.length === 0)
         throw new UsageError(
           "cannot verify the export: no key is given; give --public-key, the log's key " +
@@ -344,7 +344,7 @@ function addVerify(audit: Command): void {
         left: withText(left),
         from: withText(from),
       }));
-      await printOne(output, VERIFIED, withText({ ...report, resumptions }));
+      await output.one(VERIFIED, withText({ ...report, resumptions }));
     });
 }
 
@@ -375,8 +375,8 @@ function addCheckpoint(audit: Command): void {
 }
 
 /** The note alone, unless JSON is wanted. */
-async function printCheckpoint(output: string, checkpoint: AuditCheckpoint): Promise<void> {
-  await (output === 'json' ? printJson(withText(checkpoint)) : printText(checkpoint.note));
+async function printCheckpoint(output: Output, checkpoint: AuditCheckpoint): Promise<void> {
+  await (output.isData ? output.data(withText(checkpoint)) : printText(checkpoint.note));
 }
 
 const NOT_COMPARED =

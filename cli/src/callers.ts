@@ -2,7 +2,7 @@
  * Adds `keyward whoami`: the caller.
  */
 import type { Command } from 'commander';
-import { CALLER, printOne } from './print.ts';
+import { CALLER } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 /** Adds `whoami`. */
@@ -12,7 +12,7 @@ export function addWhoami(program: Command): void {
     .description('show your name as role bindings use it, and how you proved it; anyone may ask')
     .action((_options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
-        await printOne(output, CALLER, await keyward.getCaller());
+        await output.one(CALLER, await keyward.getCaller());
       }),
     );
 }

@@ -12,14 +12,13 @@ import {
   type ChangeOptions,
   changeOf,
   given,
-  type TenantOptions,
+  limitOption,
   wholeNumber,
   withEtag,
   withForce,
   withRequestId,
-  withTenant,
 } from './options.ts';
-import { CANARY, MADE_CANARY, printAll, printJson, printOne, SUSPENSION } from './print.ts';
+import { CANARY, MADE_CANARY, SUSPENSION } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 const KINDS = {
@@ -36,40 +35,38 @@ export function addCanaries(program: Command): void {
   addCreate(canary);
   canary
     .command('list [tenant]')
+    .addOption(limitOption())
     .description("list a tenant's canaries")
-    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .action((whose: string | undefined, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+      withClient(command, async (keyward, { output, tenant }) => {
         const question = 'cannot list canaries: no tenant is named; write keyward canary list acme';
         const parent = oneTenant(whose, tenant, question);
-        await printAll(output, CANARY, keyward.canaries(parent, { pageSize: 1_000 }));
+        await output.all(CANARY, keyward.canaries(parent, { pageSize: 1_000 }));
       }),
     );
-  withTenant(canary.command('get <canary>'), 'canary')
+  canary
+    .command('get <canary>')
     .description('show a canary, without its ciphertext, which nothing keeps')
     .action((named: string, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+      withClient(command, async (keyward, { output, tenant }) => {
         const found = await keyward.getCanary({ name: canaryName(named, tenant) });
-        await printOne(output, CANARY, found);
+        await output.one(CANARY, found);
       }),
     );
-  withEtag(withTenant(canary.command('delete <canary>'), 'canary'))
+  withEtag(canary.command('delete <canary>'))
     .description(
       'delete a canary, with the stored data key that was made for it: nothing tells of it then',
     )
     .action((named: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(
-        command,
-        async (keyward, { output, tenant, ...options }) => {
-          const name = canaryName(named, tenant);
-          await keyward.deleteCanary({ name, ...changeOf(options) });
-          if (output === 'json') await printJson({});
-        },
-      ),
+      withClient<ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const name = canaryName(named, tenant);
+        await keyward.deleteCanary({ name, ...changeOf(options) });
+        await output.done(`Deleted ${name}.`);
+      }),
     );
 }
 
-interface CreateOptions extends TenantOptions {
+interface CreateOptions {
   readonly kind: keyof typeof KINDS;
   readonly id?: string;
   readonly length?: number;
@@ -81,7 +78,7 @@ interface CreateOptions extends TenantOptions {
 }
 
 function addCreate(canary: Command): void {
-  withForce(withTenant(canary.command('create <key>')))
+  withForce(canary.command('create <key>'))
     .description('make a canary under a key, and print what is to be laid out')
     .addOption(
       new Option('--kind <kind>', 'what it is to be like')
@@ -116,9 +113,9 @@ function addCreate(canary: Command): void {
         if (out !== undefined) await writeOutput(out, ciphertext, given({ force }));
         if (out === '-') return;
         const shown = out === undefined ? ciphertext.toString('base64') : '';
-        if (output === 'json')
-          return printJson({ canary: made, ...(shown === '' ? {} : { ciphertext: shown }) });
-        await printOne(output, MADE_CANARY, { ...made, ciphertext: shown });
+        if (output.isData)
+          return output.data({ canary: made, ...(shown === '' ? {} : { ciphertext: shown }) });
+        await output.one(MADE_CANARY, { ...made, ciphertext: shown });
       }),
     );
 }
@@ -130,14 +127,14 @@ export function addSuspensions(program: Command): void {
     .description('callers that are refused in a tenant, whatever role bindings give them');
   suspensions
     .command('list [tenant]')
+    .addOption(limitOption())
     .description('list the callers that are suspended in a tenant')
-    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .action((whose: string | undefined, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+      withClient(command, async (keyward, { output, tenant }) => {
         const question =
           'cannot list suspensions: no tenant is named; write keyward suspensions list acme';
         const parent = oneTenant(whose, tenant, question);
-        await printAll(output, SUSPENSION, keyward.suspensions(parent, { pageSize: 1_000 }));
+        await output.all(SUSPENSION, keyward.suspensions(parent, { pageSize: 1_000 }));
       }),
     );
   withRequestId(suspensions.command('add <tenant> <caller>'))
@@ -153,20 +150,17 @@ export function addSuspensions(program: Command): void {
             ...given({ description }),
             ...changeOf(options),
           });
-          await printOne(output, SUSPENSION, made);
+          await output.one(SUSPENSION, made);
         },
       ),
     );
-  withRequestId(withTenant(suspensions.command('lift <suspension>'), 'suspension'))
+  withRequestId(suspensions.command('lift <suspension>'))
     .description('lift a suspension: the caller may again do what role bindings give it')
     .action((named: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(
-        command,
-        async (keyward, { output, tenant, ...options }) => {
-          const name = suspensionName(named, tenant);
-          await keyward.deleteSuspension({ name, ...changeOf(options) });
-          if (output === 'json') await printJson({});
-        },
-      ),
+      withClient<ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const name = suspensionName(named, tenant);
+        await keyward.deleteSuspension({ name, ...changeOf(options) });
+        await output.done(`Lifted ${name}.`);
+      }),
     );
 }

@@ -3,15 +3,16 @@
  */
 import type { Command } from 'commander';
 import type { KeywardClient } from 'keyward-client';
-import { type ChangeOptions, changeOf, type TenantOptions, withEtag } from './options.ts';
-import { type Columns, printOne } from './print.ts';
+import type { Tenant } from './names.ts';
+import { type ChangeOptions, changeOf, withEtag } from './options.ts';
+import type { Columns } from './output/output.ts';
 import { withClient } from './session.ts';
 
 /** Describes such a command. */
 export interface Change<Item> {
   readonly description: string;
   readonly columns: Columns<Item>;
-  readonly nameOf: (given: string, tenant: string | undefined) => string;
+  readonly nameOf: (given: string, tenant: Tenant | undefined) => string;
   readonly change: (
     keyward: KeywardClient,
     request: { readonly name: string } & ChangeOptions,
@@ -26,12 +27,9 @@ export function addChange<Item>(
   withEtag(command)
     .description(description)
     .action((given: string, _options, itself: Command) =>
-      withClient<TenantOptions & ChangeOptions>(
-        itself,
-        async (keyward, { output, tenant, ...options }) => {
-          const request = { name: nameOf(given, tenant), ...changeOf(options) };
-          await printOne(output, columns, await change(keyward, request));
-        },
-      ),
+      withClient<ChangeOptions>(itself, async (keyward, { output, tenant, ...options }) => {
+        const request = { name: nameOf(given, tenant), ...changeOf(options) };
+        await output.one(columns, await change(keyward, request));
+      }),
     );
 }

@@ -15,15 +15,15 @@ import {
   contextOption,
   given,
   type ListOptions,
+  limitOption,
   type Pairs,
-  type TenantOptions,
   wholeNumber,
   withFilter,
   withForce,
   withRequestId,
-  withTenant,
 } from './options.ts';
-import { DATA_KEY, printAll, printJson, printOne, whenOf } from './print.ts';
+import type { Output } from './output/output.ts';
+import { DATA_KEY, whenOf } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 /** Adds `stored-data-keys`. */
@@ -36,22 +36,23 @@ export function addStoredDataKeys(program: Command): void {
     );
   addCreate(dataKeys);
   addGet(dataKeys);
-  withFilter(withTenant(dataKeys.command('list <key>')), 'version', 'version = 1')
+  withFilter(dataKeys.command('list <key>'), 'version', 'version = 1')
+    .addOption(limitOption())
     .description("list all of a key's stored data keys")
     .action((key: string, _options, command: Command) =>
-      withClient<TenantOptions & ListOptions>(command, (keyward, { output, tenant, filter = '' }) =>
-        printAll(output, DATA_KEY, keyward.dataKeys(keyName(key, tenant), { filter })),
+      withClient<ListOptions>(command, (keyward, { output, tenant, filter = '' }) =>
+        output.all(DATA_KEY, keyward.dataKeys(keyName(key, tenant), { filter })),
       ),
     );
   addDelete(dataKeys);
 }
 
-interface DeleteOptions extends TenantOptions, ChangeOptions {
+interface DeleteOptions extends ChangeOptions {
   readonly confirm?: string;
 }
 
 function addDelete(dataKeys: Command): void {
-  withRequestId(withTenant(dataKeys.command('delete <data-key>')))
+  withRequestId(dataKeys.command('delete <data-key>'))
     .description('delete one permanently; without --confirm, only show what would be lost')
     .option('--confirm <etag>', 'delete it, with the etag that the command without --confirm shows')
     .addHelpText('after', '\nIt is deleted at once. What was encrypted under it is lost then.')
@@ -62,7 +63,7 @@ function addDelete(dataKeys: Command): void {
           const name = dataKeyName(dataKeyGiven, tenant);
           if (confirm === undefined) {
             const dataKey = await find(keyward, name);
-            if (output === 'json') return printJson(dataKey);
+            if (output.isData) return output.data(dataKey);
             return printText(
               preview(name, lossOf(dataKey), { etag: dataKey.etag, to: 'delete it' }),
             );
@@ -71,7 +72,7 @@ function addDelete(dataKeys: Command): void {
             name,
             ...changeOf({ etag: confirm, ...given({ requestId }) }),
           });
-          if (output === 'json') await printJson({});
+          await output.done(`Deleted ${name}.`);
         },
       ),
     );
@@ -105,7 +106,7 @@ function lossOf({ keyVersion, length, createTime, rewrapTime }: DataKey): Loss {
 }
 
 interface PlaintextOptions {
-  readonly output: 'table' | 'json';
+  readonly output: Output;
   readonly plaintextOut?: string;
   readonly showPlaintext?: boolean;
   readonly force?: boolean;
@@ -120,14 +121,14 @@ function withPlaintext(command: Command): Command {
     .option('--show-plaintext', 'also print the data key, in base64');
 }
 
-interface CreateOptions extends TenantOptions, ChangeOptions, PlaintextOptions {
+interface CreateOptions extends ChangeOptions, PlaintextOptions {
   readonly id?: string;
   readonly context: Pairs;
   readonly length: number;
 }
 
 function addCreate(dataKeys: Command): void {
-  withPlaintext(withRequestId(withTenant(dataKeys.command('create <key>'))))
+  withPlaintext(withRequestId(dataKeys.command('create <key>')))
     .description('create a data key and store it, wrapped under the primary version of a key')
     .option('--id <id>', 'the last part of its name (default: generated)')
     .addOption(contextOption())
@@ -158,12 +159,12 @@ function addCreate(dataKeys: Command): void {
     );
 }
 
-interface GetOptions extends TenantOptions, PlaintextOptions {
+interface GetOptions extends PlaintextOptions {
   readonly context: Pairs;
 }
 
 function addGet(dataKeys: Command): void {
-  withPlaintext(withTenant(dataKeys.command('get <data-key>')))
+  withPlaintext(dataKeys.command('get <data-key>'))
     .description(
       'open one: tenants/acme/keys/orders/dataKeys/db, or orders/dataKeys/db with --tenant acme',
     )
@@ -197,7 +198,7 @@ async function deliver(
     await writeOutput(plaintextOut, plaintext, { force, secret: true });
     if (plaintextOut === '-') return;
   }
-  if (!showPlaintext || plaintext === undefined) return printOne(output, DATA_KEY, dataKey);
+  if (!showPlaintext || plaintext === undefined) return output.one(DATA_KEY, dataKey);
   const shown = plaintext.toString('base64');
-  await printOne(output, { ...DATA_KEY, PLAINTEXT: () => shown }, { ...dataKey, plaintext: shown });
+  await output.one({ ...DATA_KEY, PLAINTEXT: () => shown }, { ...dataKey, plaintext: shown });
 }

@@ -12,10 +12,11 @@ import type {
   ShredImpact,
 } from 'keyward-client';
 import { addChange, type Change } from './changes.ts';
-import { printable, quoted } from './failures.ts';
+import { quoted } from './failures.ts';
 import { printText } from './files.ts';
-import { changeOf, days, given, type TenantOptions, withRequestId } from './options.ts';
-import { printJson, printOne, whenOf } from './print.ts';
+import { changeOf, days, given, withRequestId } from './options.ts';
+import { printable } from './output/printable.ts';
+import { whenOf } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 interface DestroyRequest {
@@ -48,7 +49,7 @@ interface Destruction<Item, Impact> extends Pick<Change<Item>, 'columns' | 'name
   readonly restore: Change<Item>['change'];
 }
 
-interface DestroyOptions extends TenantOptions {
+interface DestroyOptions {
   readonly window?: number;
   readonly confirm?: string;
   readonly requestId?: string;
@@ -79,8 +80,8 @@ export function addDestruction<Item, Impact extends { readonly etag: string }>(
           const { item, answer } = await (confirm === undefined
             ? destroy(keyward, { ...request, validateOnly: true })
             : destroy(keyward, { ...request, etag: confirm, ...changeOf(given({ requestId })) }));
-          if (output === 'json') await printJson(answer);
-          else if (confirm !== undefined) await printOne(output, columns, item);
+          if (output.isData) await output.data(answer);
+          else if (confirm !== undefined) await output.one(columns, item);
           else
             await printText(
               preview(request.name, lossOf(answer.impact), {

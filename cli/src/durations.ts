@@ -1,15 +1,19 @@
 /**
- * Reads and writes durations and times for people: `90d`, `12h`, `30m`, `45s`, and RFC 3339.
+ * Reads and writes durations and times for people: `90d`, `45s`, `1h30m`, and RFC 3339.
  *
  * - A text is read exactly or not at all.
  */
 
 const UNITS = { d: 86_400, h: 3600, m: 60, s: 1 } as const;
 
-/** Returns the seconds of `90d`; undefined for anything else. */
+/** Returns the seconds of `90d`, or of `1h30m`; undefined for anything else. */
 export function readDuration(text: string): number | undefined {
-  const [, count, unit] = /^(\d{1,9})([dhms])$/.exec(text) ?? [];
-  return count === undefined ? undefined : Number(count) * UNITS[unit as keyof typeof UNITS];
+  if (!/^(?=\d)(\d{1,9}d)?(\d{1,9}h)?(\d{1,9}m)?(\d{1,9}s)?$/.test(text)) return undefined;
+  const parts = text.matchAll(/(\d+)([dhms])/g);
+  return [...parts].reduce(
+    (sum, [, count, unit]) => sum + Number(count) * UNITS[unit as keyof typeof UNITS],
+    0,
+  );
 }
 
 /** Writes seconds as `90d`, in the largest unit that leaves no remainder. */

@@ -16,9 +16,10 @@ import {
   writeStandardOutput,
   writeUnnamed,
 } from './files.ts';
+import type { GlobalOptions } from './globals.ts';
 import { keyName, parentOf, tenantName } from './names.ts';
 import { contextOption, type Pairs, pairsOption, wholeNumber, withForce } from './options.ts';
-import { printJson } from './print.ts';
+import type { Output } from './output/output.ts';
 import { withClient } from './session.ts';
 
 /** The most that Encrypt takes. */
@@ -27,7 +28,6 @@ const PLAINTEXT_BYTES = 65_536;
 const CIPHERTEXT_INPUT_BYTES = 262_144;
 
 interface EncryptOptions {
-  readonly tenant?: string;
   readonly context: Pairs;
   readonly in?: string;
   readonly out?: string;
@@ -39,7 +39,6 @@ interface EncryptOptions {
 export function addEncrypt(program: Command): void {
   withForce(program.command('encrypt <key>'))
     .description('encrypt up to 64 KiB under the primary version of a key')
-    .option('--tenant <tenant>', 'the tenant of the key, if <key> is only its id')
     .addOption(contextOption())
     .option('--in <file>', 'the file with the plaintext (default: standard input)')
     .option('--out <file>', 'write the raw ciphertext to this file')
@@ -72,7 +71,7 @@ export function addEncrypt(program: Command): void {
 }
 
 interface OutputOptions {
-  readonly output: 'table' | 'json';
+  readonly output: Output;
   readonly out?: string;
   readonly force?: boolean;
   readonly raw?: boolean;
@@ -91,13 +90,15 @@ async function putBytes(
   const [[name, bytes] = ['', Buffer.alloc(0)]] = Object.entries(named);
   if (out !== undefined) await writeOutput(out, bytes, { secret, force });
   else if (raw) await writeUnnamed(bytes, '--out');
-  else if (output === 'table') await writeStandardOutput(`${bytes.toString('base64')}\n`);
-  if (output !== 'json' || raw || out === '-') return;
-  await printJson({ ...(out === undefined ? { [name]: bytes.toString('base64') } : {}), ...facts });
+  else if (!output.isData) await writeStandardOutput(`${bytes.toString('base64')}\n`);
+  if (!output.isData || raw || out === '-') return;
+  await output.data({
+    ...(out === undefined ? { [name]: bytes.toString('base64') } : {}),
+    ...facts,
+  });
 }
 
 interface DecryptOptions {
-  readonly tenant?: string;
   readonly key?: string;
   readonly context: Pairs;
   readonly in?: string;
@@ -111,7 +112,6 @@ interface DecryptOptions {
 export function addDecrypt(program: Command): void {
   withForce(program.command('decrypt'))
     .description('decrypt the output of encrypt or data-key, and write the plaintext')
-    .option('--tenant <tenant>', 'the tenant of the ciphertext; not needed with a full --key')
     .option('--key <key>', 'the key that must have encrypted it (default: any key of the tenant)')
     .addOption(contextOption())
     .option('--in <file>', 'the file with the ciphertext (default: standard input)')
@@ -134,15 +134,17 @@ export function addDecrypt(program: Command): void {
         const request = await decryptRequest(options);
         const { plaintext, keyVersion } = await keyward.decrypt(request);
         if (out !== undefined) await writeOutput(out, plaintext, { secret: true, force });
-        else if (output === 'table') await writeUnnamed(plaintext, '--out');
-        if (output !== 'json' || out === '-') return;
+        else if (!output.isData) await writeUnnamed(plaintext, '--out');
+        if (!output.isData || out === '-') return;
         const shown = out === undefined ? { plaintext: plaintext.toString('base64') } : {};
-        await printJson({ ...shown, keyVersion });
+        await output.data({ ...shown, keyVersion });
       }),
     );
 }
 
-async function decryptRequest(options: DecryptOptions): Promise<DecryptRequest> {
+async function decryptRequest(
+  options: DecryptOptions & Pick<GlobalOptions, 'tenant'>,
+): Promise<DecryptRequest> {
   const { tenant, raw, base64, context } = options;
   if (tenant === undefined && options.key === undefined) {
     throw new UsageError(
@@ -158,7 +160,7 @@ async function decryptRequest(options: DecryptOptions): Promise<DecryptRequest> 
   );
   const form = raw ? 'raw' : base64 ? 'base64' : undefined;
   return {
-    parent: key === undefined ? tenantName(tenant ?? '') : parentOf(key),
+    parent: key === undefined ? tenantName(tenant?.name ?? '') : parentOf(key),
     ciphertext: ciphertextOf(input, form),
     encryptionContext: context,
     ...(key === undefined ? {} : { key }),
@@ -166,7 +168,6 @@ async function decryptRequest(options: DecryptOptions): Promise<DecryptRequest> 
 }
 
 interface DataKeyOptions {
-  readonly tenant?: string;
   readonly context: Pairs;
   readonly length: number;
   readonly plaintextOut?: string;
@@ -183,7 +184,6 @@ export function addDataKey(program: Command): void {
       'issue a data key for your own encryption; the service does not store it (see ' +
         '"stored-data-keys")',
     )
-    .option('--tenant <tenant>', 'the tenant of the key, if <key> is only its id')
     .addOption(contextOption())
     .option('--length <bytes>', 'its length: 16, 32 or 64', wholeNumber, 32)
     .option('--plaintext-out <file>', 'write the raw data key to this file, readable only by you')
@@ -233,14 +233,17 @@ function issue(
 }
 
 /** The wrapped one first: without it, the plaintext alone is of no use. */
-async function deliver(dataKey: IssuedDataKey, options: DataKeyOptions): Promise<void> {
+async function deliver(
+  dataKey: IssuedDataKey,
+  options: DataKeyOptions & Pick<GlobalOptions, 'output'>,
+): Promise<void> {
   const { plaintext, wrappedDataKey, keyVersion } = dataKey;
   const { plaintextOut, wrappedOut, showPlaintext, force = false } = options;
   if (wrappedOut !== undefined) await writeOutput(wrappedOut, wrappedDataKey, { force });
   if (plaintextOut !== undefined && plaintext !== undefined) {
     await writeOutput(plaintextOut, plaintext, { force, secret: true });
   }
-  await printJson({
+  await options.output.data({
     keyVersion,
     ...(wrappedOut === undefined ? { wrappedDataKey: wrappedDataKey.toString('base64') } : {}),
     ...(showPlaintext && plaintext !== undefined
@@ -250,7 +253,6 @@ async function deliver(dataKey: IssuedDataKey, options: DataKeyOptions): Promise
 }
 
 interface ReEncryptOptions {
-  readonly tenant?: string;
   readonly context: Pairs;
   readonly newContext: Pairs;
   readonly dropContext?: boolean;
@@ -265,7 +267,6 @@ interface ReEncryptOptions {
 export function addReEncrypt(program: Command): void {
   withForce(program.command('re-encrypt <key>'))
     .description('re-encrypt a ciphertext or wrapped data key under the primary version of a key')
-    .option('--tenant <tenant>', 'the tenant of the key, if <key> is only its id')
     .addOption(contextOption())
     .addOption(pairsOption('--new-context', 'a pair of the new encryption context; repeatable'))
     .addOption(
@@ -304,7 +305,9 @@ export function addReEncrypt(program: Command): void {
             : newContext.size > 0
               ? newContext
               : context,
-          ...(sourceKey === undefined ? {} : { sourceKey: keyName(sourceKey, parentOf(name)) }),
+          ...(sourceKey === undefined
+            ? {}
+            : { sourceKey: keyName(sourceKey, { name: parentOf(name), isGiven: true }) }),
         });
         await putBytes({ ciphertext }, { sourceKeyVersion, keyVersion }, options);
       }),
@@ -312,7 +315,6 @@ export function addReEncrypt(program: Command): void {
 }
 
 interface RandomOptions {
-  readonly tenant?: string;
   readonly out?: string;
   readonly force?: boolean;
   readonly raw?: boolean;
@@ -323,7 +325,6 @@ export function addRandom(program: Command): void {
   withForce(program.command('random'))
     .argument('<bytes>', 'how many: 1 to 1,024', wholeNumber)
     .description("print random bytes from the HSM's generator, in base64")
-    .option('--tenant <tenant>', 'the tenant on whose behalf')
     .option('--out <file>', 'write them raw to this file, readable only by you')
     .option('--raw', 'write raw bytes to standard output, not base64')
     .action((length: number, _options, command: Command) =>
@@ -332,7 +333,10 @@ export function addRandom(program: Command): void {
         if (tenant === undefined)
           throw new UsageError('cannot get random bytes: no tenant is named; give --tenant');
         refuseToOverwrite([out], options);
-        const { data } = await keyward.generateRandomBytes({ parent: tenantName(tenant), length });
+        const { data } = await keyward.generateRandomBytes({
+          parent: tenantName(tenant.name),
+          length,
+        });
         await putBytes({ data }, {}, options, { secret: true });
       }),
     );

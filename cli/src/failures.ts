@@ -11,50 +11,62 @@
 import { inspect } from 'node:util';
 import { CommanderError } from 'commander';
 import { AuditVerificationError, KeywardError } from 'keyward-client';
+import { printable, printableJson, printableLines } from './output/printable.ts';
 
 /** Reports that the command got something that it cannot use; the message names it and a remedy. */
 export class UsageError extends Error {
   override readonly name = 'UsageError';
 }
 
+/** How a failure is told. */
+export interface ReportOptions {
+  /** Whether it is for a program, as one line of JSON. */
+  readonly asData: boolean;
+  /** Whether to show where it came from. */
+  readonly debug: boolean;
+}
+
 /** Returns the exit code for what a command threw, and writes its line to standard error. */
-export function report(error: unknown, debug: boolean): number {
-  if (error instanceof CommanderError) {
-    // Commander has written its own line, or help that was asked for.
-    return ['commander.helpDisplayed', 'commander.version'].includes(error.code) ? 0 : 2;
-  }
-  process.stderr.write(`keyward: ${printable(describe(error))}\n`);
+export function report(error: unknown, { asData, debug }: ReportOptions): number {
+  if (isHelp(error)) return 0;
+  const exitCode = exitCodeOf(error);
+  const message = describe(error);
+  const line = asData
+    ? printableJson(JSON.stringify({ error: { ...factsOf(error), message, exitCode } }))
+    : `keyward: ${printable(message)}`;
+  process.stderr.write(`${line}\n`);
   if (debug) process.stderr.write(`${printableLines(inspect(error))}\n`);
-  if (error instanceof UsageError) return 2;
+  return exitCode;
+}
+
+/** Commander ends a command so that has shown its help, or the version. */
+function isHelp(error: unknown): boolean {
+  const shown = ['commander.help', 'commander.helpDisplayed', 'commander.version'];
+  return error instanceof CommanderError && shown.includes(error.code);
+}
+
+function exitCodeOf(error: unknown): number {
+  if (error instanceof UsageError || error instanceof CommanderError) return 2;
   if (!(error instanceof KeywardError)) return 1;
+  if (error.cause instanceof UsageError) return 2;
   if (error.reason === 'APPROVAL_REQUIRED') return 4;
   return unreached(error) ? 3 : 1;
 }
 
-/**
- * Characters that command a terminal: controls, those that reverse the direction of what follows,
- * and Unicode's own ends of lines.
- */
-const COMMANDING = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]+/gu;
-
-/** Returns the text on one line, with `?` for characters that command a terminal. */
-export function printable(text: string): string {
-  return text.replace(COMMANDING, (found) => (/^\s+$/.test(found) ? ' ' : '?'));
+/** What programs act on. */
+function factsOf(error: unknown): object {
+  if (!(error instanceof KeywardError)) return { retryable: false };
+  const { code, reason, field, fieldViolations, retryable, requestId } = error;
+  const fields = fieldViolations.length > 0 ? { field, fieldViolations } : {};
+  return { code, reason, ...fields, retryable, requestId };
 }
 
-/** Returns the text with its lines, each as {@link printable}. */
-export function printableLines(text: string): string {
-  return text.split('\n').map(printable).join('\n');
-}
+/** What was asked for in calls that failed, as the user named it. */
+const asked = new WeakMap<object, string>();
 
-/** Returns a JSON text that means the same, with escapes for characters that command a terminal. */
-export function printableJson(json: string): string {
-  return json.replace(COMMANDING, (found) => [...found].map(escaped).join(''));
-}
-
-function escaped(character: string): string {
-  if (character === '\n') return character;
-  return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
+/** Notes what the user named in the call that failed. */
+export function noteAsked(error: unknown, what: string | undefined): void {
+  if (error instanceof KeywardError && what !== undefined) asked.set(error, what);
 }
 
 /** Returns the word quoted for a shell. */
@@ -80,6 +92,7 @@ export function describe(error: unknown): string {
   // The command's own words on why there is no token.
   if (error instanceof KeywardError && error.cause instanceof UsageError)
     return error.cause.message;
+  if (error instanceof CommanderError) return error.message.replace(/^error: /, '').trim();
   if (!(error instanceof KeywardError))
     return error instanceof Error ? error.message : String(error);
   const { code, reason, fieldViolations, requestId } = error;
@@ -87,7 +100,8 @@ export function describe(error: unknown): string {
     .map(({ field, description }) => `${field}: ${description}`)
     .join('; ');
   const request = requestId === undefined ? '' : ` (request ${requestId})`;
-  const text = fields || missingPermission(error) || waiting(error) || error.message;
+  const text =
+    fields || missingPermission(error) || waiting(error) || notFound(error) || error.message;
   return `${reason ?? code}: ${text}${request}`;
 }
 
@@ -98,6 +112,13 @@ function waiting({ reason, message, metadata }: KeywardError): string | undefine
   const end = until === undefined ? '' : `, until ${until}`;
   const command = ['keyward', 'approvals', 'show', operation].map(quoted).join(' ');
   return `${message}${end}; "${command}" shows it, and how far it is`;
+}
+
+/** Returns what was not found, by the name that the user gave. */
+function notFound(error: KeywardError): string | undefined {
+  const what = asked.get(error);
+  if (error.reason !== 'RESOURCE_NOT_FOUND' || what === undefined) return undefined;
+  return `cannot find ${what}: it does not exist, or you may not see it`;
 }
 
 /** Returns which permission is missing on what, and the command that explains why. */

@@ -20,7 +20,8 @@ import {
 } from 'node:fs';
 import { open, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { fileTrouble, printable, printableLines, UsageError } from './failures.ts';
+import { fileTrouble, UsageError } from './failures.ts';
+import { printable, printableLines } from './output/printable.ts';
 
 /** Ciphertexts of every format begin with its number, and format 1 is the only one yet. */
 const FORMAT = 1;

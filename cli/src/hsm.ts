@@ -8,8 +8,8 @@ import type { Command } from 'commander';
 import type { KeywardClient, TokenKey } from 'keyward-client';
 import { WATCH_RETRIES, watchRotation, watchTimeout } from './jobs.ts';
 import { SHARED, tenantName, tokenKeyName } from './names.ts';
-import { type ChangeOptions, changeOf, type TenantOptions, withRequestId } from './options.ts';
-import { printAll, printOne, TOKEN_KEY } from './print.ts';
+import { type ChangeOptions, changeOf, limitOption, withRequestId } from './options.ts';
+import { TOKEN_KEY } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 /**
@@ -41,30 +41,23 @@ export function addHsm(program: Command): void {
     );
   hsm
     .command('keys [tenant]')
+    .addOption(limitOption())
     .description(
       "list the root and seal keys that tenants share, or a tenant's own root keys, newest first",
     )
     .action((tenant: string | undefined, _options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         const { tokenKeys } = await keyward.listTokenKeys({ parent: ownerName(tenant) });
-        await printAll(output, TOKEN_KEY, tokenKeys);
+        await output.all(TOKEN_KEY, tokenKeys);
       }),
     );
   hsm
     .command('key <key>')
     .description('show one root or seal key: tenants/acme/tokenKeys/…, or its UID')
-    .option(
-      '--tenant <tenant>',
-      'the tenant of the key, if <key> is only its UID (default: system, for keys that ' +
-        'tenants share)',
-    )
+    .addHelpText('after', '\nA UID without --tenant is of a key that tenants share.')
     .action((key: string, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
-        await printOne(
-          output,
-          TOKEN_KEY,
-          await keyward.getTokenKey({ name: tokenKeyName(key, tenant) }),
-        );
+      withClient(command, async (keyward, { output, tenant }) => {
+        await output.one(TOKEN_KEY, await keyward.getTokenKey({ name: tokenKeyName(key, tenant) }));
       }),
     );
 }
@@ -99,7 +92,7 @@ function rotate(
     command,
     async (keyward, { output, ...options }) => {
       const made = await make(keyward, changeOf(options));
-      if (!watch) return printOne(output, TOKEN_KEY, made);
+      if (!watch) return output.one(TOKEN_KEY, made);
       await watchRotation(keyward, command, {
         rotated: `rotating to ${made.name}`,
         findJob: () => jobOf(keyward, made, watchTimeout(command)),

@@ -5,21 +5,22 @@
  */
 import type { Command } from 'commander';
 import type { CallOptions, KeywardClient, RewrapJob } from 'keyward-client';
-import { printable } from './failures.ts';
+import { optionsOf } from './globals.ts';
 import { jobName, oneTenant, scopeName } from './names.ts';
 import {
   type ChangeOptions,
   changeOf,
   given,
   type ListOptions,
-  type TenantOptions,
+  limitOption,
   withFilter,
   withRequestId,
-  withTenant,
 } from './options.ts';
-import { FAILURE, JOB, printAll, printOne, printTable } from './print.ts';
+import type { Output } from './output/output.ts';
+import { printable } from './output/printable.ts';
+import { FAILURE, JOB } from './output/resources.ts';
 import { progressOn } from './progress.ts';
-import { type GlobalOptions, withClient } from './session.ts';
+import { withClient } from './session.ts';
 
 /** How often in a row a broken watch is resumed: for about 15 seconds, while a service restarts. */
 export const WATCH_RETRIES = 6;
@@ -34,33 +35,31 @@ export function addJobs(program: Command): void {
     );
   addCreateJob(jobs);
   addListJobs(jobs);
-  withTenant(jobs.command('get <job>'), 'job')
+  jobs
+    .command('get <job>')
     .description('show one job, with what it could not open')
     .action((job: string, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+      withClient(command, async (keyward, { output, tenant }) => {
         await printJob(output, await keyward.getRewrapJob({ name: jobName(job, tenant) }));
       }),
     );
-  withRequestId(withTenant(jobs.command('cancel <job>'), 'job'))
+  withRequestId(jobs.command('cancel <job>'))
     .description('stop a job; its work so far stays, and any later job does the rest')
     .action((job: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(
-        command,
-        async (keyward, { output, tenant, ...options }) => {
-          const name = jobName(job, tenant);
-          await printJob(output, await keyward.cancelRewrapJob({ name, ...changeOf(options) }));
-        },
-      ),
+      withClient<ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const name = jobName(job, tenant);
+        await printJob(output, await keyward.cancelRewrapJob({ name, ...changeOf(options) }));
+      }),
     );
   addWatchJob(jobs);
 }
 
-interface CreateOptions extends TenantOptions, ChangeOptions {
+interface CreateOptions extends ChangeOptions {
   readonly keyVersions?: boolean;
 }
 
 function addCreateJob(jobs: Command): void {
-  withRequestId(withTenant(jobs.command('create <scope>'), 'key', 'scope'))
+  withRequestId(jobs.command('create <scope>'))
     .description('start a job for one key, for a tenant, or for all tenants (-)')
     .option(
       '--key-versions',
@@ -91,27 +90,25 @@ function addCreateJob(jobs: Command): void {
 
 function addListJobs(jobs: Command): void {
   withFilter(jobs.command('list [tenant]'), 'state', 'state = RUNNING')
+    .addOption(limitOption())
     .description(
       'list all of a tenant\'s jobs, newest first; jobs over all tenants are listed in "system"',
     )
-    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .action((whose: string | undefined, _options, command: Command) =>
-      withClient<TenantOptions & ListOptions>(
-        command,
-        async (keyward, { output, tenant, filter = '' }) => {
-          const parent = oneTenant(
-            whose,
-            tenant,
-            'cannot list jobs: no tenant is named; write keyward jobs list acme',
-          );
-          await printAll(output, JOB, keyward.rewrapJobs(parent, { filter }));
-        },
-      ),
+      withClient<ListOptions>(command, async (keyward, { output, tenant, filter = '' }) => {
+        const parent = oneTenant(
+          whose,
+          tenant,
+          'cannot list jobs: no tenant is named; write keyward jobs list acme',
+        );
+        await output.all(JOB, keyward.rewrapJobs(parent, { filter }));
+      }),
     );
 }
 
 function addWatchJob(jobs: Command): void {
-  withTenant(jobs.command('watch <job>'), 'job')
+  jobs
+    .command('watch <job>')
     .description('follow a job to its end, and print it')
     .addHelpText(
       'after',
@@ -121,7 +118,7 @@ function addWatchJob(jobs: Command): void {
         'rest to a newer job, and is 0.',
     )
     .action((job: string, _options, command: Command) =>
-      withClient<TenantOptions>(
+      withClient(
         command,
         async (keyward, { tenant }) => {
           requireWhole(await watchJob(keyward, jobName(job, tenant), command));
@@ -137,7 +134,7 @@ function addWatchJob(jobs: Command): void {
 export function watchTimeout(command: Command): number | undefined {
   // The default is meant for calls that answer at once.
   const said = command.getOptionValueSourceWithGlobals('timeout') === 'cli';
-  return said ? command.optsWithGlobals<GlobalOptions>().timeout : undefined;
+  return said ? optionsOf(command).timeout : undefined;
 }
 
 /** Follows a job to its end, prints it, and returns it. */
@@ -146,7 +143,7 @@ async function watchJob(
   name: string,
   command: Command,
 ): Promise<RewrapJob> {
-  const { output } = command.optsWithGlobals<GlobalOptions>();
+  const { output } = optionsOf(command);
   const timeoutMs = watchTimeout(command);
   const options: CallOptions = timeoutMs === undefined ? {} : { timeoutMs };
   const progress = progressOn(process.stderr);
@@ -201,8 +198,8 @@ function requireWhole({ state, kind, failed }: RewrapJob): void {
 }
 
 /** Prints a job; a table is followed by another of what it could not open. */
-async function printJob(output: string, job: RewrapJob): Promise<void> {
-  await printOne(output, JOB, job);
-  if (output === 'json' || job.failures.length === 0) return;
-  await printTable(FAILURE, job.failures, '\n');
+async function printJob(output: Output, job: RewrapJob): Promise<void> {
+  await output.one(JOB, job);
+  if (output.isData || job.failures.length === 0) return;
+  await output.table(FAILURE, job.failures, '\n');
 }

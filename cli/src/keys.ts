@@ -12,22 +12,21 @@ import { addDestruction, destructionLoss } from './destruction.ts';
 import { UsageError } from './failures.ts';
 import { keyName, keyVersionName, lastPart, oneTenant, parentOf } from './names.ts';
 import {
+  ahead,
   type ChangeOptions,
   changeOf,
   count,
   duration,
   given,
   type ListOptions,
+  limitOption,
   pairsOption,
-  type TenantOptions,
-  time,
   withEtag,
   withFilter,
   withRequestId,
-  withTenant,
   wordsOption,
 } from './options.ts';
-import { KEY, KEY_VERSION, KEY_VERSION_USE, printAll, printOne } from './print.ts';
+import { KEY, KEY_VERSION, KEY_VERSION_USE } from './output/resources.ts';
 import { addRotation } from './rotation.ts';
 import { withClient } from './session.ts';
 
@@ -39,53 +38,51 @@ export function addKeys(program: Command): void {
   const keys = program.command('keys').description("manage a tenant's keys and their versions");
   addCreateKey(keys);
   addListKeys(keys);
-  withTenant(keys.command('get <key>'))
+  keys
+    .command('get <key>')
     .description('show one key')
     .action((key: string, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
-        await printOne(output, KEY, await keyward.getKey({ name: keyName(key, tenant) }));
+      withClient(command, async (keyward, { output, tenant }) => {
+        await output.one(KEY, await keyward.getKey({ name: keyName(key, tenant) }));
       }),
     );
   addUpdateKey(keys);
   addRotation(keys);
-  addChange(withTenant(keys.command('disable <key>')), {
+  addChange(keys.command('disable <key>'), {
     description: 'stop all use of a key until it is enabled again',
     columns: KEY,
     nameOf: keyName,
     change: (keyward, request) => keyward.disableKey(request),
   });
-  addChange(withTenant(keys.command('enable <key>')), {
+  addChange(keys.command('enable <key>'), {
     description: 'undo disable',
     columns: KEY,
     nameOf: keyName,
     change: (keyward, request) => keyward.enableKey(request),
   });
-  addDestruction(
-    withTenant(keys.command('destroy <key>')),
-    withTenant(keys.command('restore <key>')),
-    {
-      does: 'schedule a key with all of its versions and stored data keys for destruction',
-      columns: KEY,
-      nameOf: keyName,
-      destroy: async (keyward, request) => {
-        const answer = await keyward.scheduleKeyDestruction(request);
-        return { item: answer.key, answer };
-      },
-      lossOf: destructionLoss,
-      restore: (keyward, request) => keyward.restoreKey(request),
+  addDestruction(keys.command('destroy <key>'), keys.command('restore <key>'), {
+    does: 'schedule a key with all of its versions and stored data keys for destruction',
+    columns: KEY,
+    nameOf: keyName,
+    destroy: async (keyward, request) => {
+      const answer = await keyward.scheduleKeyDestruction(request);
+      return { item: answer.key, answer };
     },
-  );
-  withFilter(withTenant(keys.command('versions <key>')), 'state')
+    lossOf: destructionLoss,
+    restore: (keyward, request) => keyward.restoreKey(request),
+  });
+  withFilter(keys.command('versions <key>'), 'state')
+    .addOption(limitOption())
     .description("list all of a key's versions with their use, newest first")
     .action((key: string, _options, command: Command) =>
-      withClient<TenantOptions & ListOptions>(command, (keyward, { output, tenant, filter = '' }) =>
-        printAll(output, KEY_VERSION_USE, keyward.keyVersions(keyName(key, tenant), { filter })),
+      withClient<ListOptions>(command, (keyward, { output, tenant, filter = '' }) =>
+        output.all(KEY_VERSION_USE, keyward.keyVersions(keyName(key, tenant), { filter })),
       ),
     );
   addKeyVersion(keys);
 }
 
-interface NewKeyOptions extends TenantOptions, ChangeOptions {
+interface NewKeyOptions extends ChangeOptions {
   readonly description?: string;
   readonly label: ReadonlyMap<string, string>;
 }
@@ -97,7 +94,7 @@ interface ScheduledKeyOptions extends NewKeyOptions {
 }
 
 function addCreateKey(keys: Command): void {
-  withRequestId(withTenant(keys.command('create <key>')))
+  withRequestId(keys.command('create <key>'))
     .description('create a key: tenants/acme/keys/orders, or orders with --tenant acme')
     .option('--description <text>', 'what it is for; not secret')
     .addOption(pairsOption('--label', 'a label; repeatable'))
@@ -107,9 +104,9 @@ function addCreateKey(keys: Command): void {
       duration,
     )
     .option(
-      '--next-rotation <time>',
-      'the first rotation, in RFC 3339 (default: after one period)',
-      time,
+      '--next-rotation <when>',
+      'the first rotation, in RFC 3339 or from now (default: after one period)',
+      ahead,
     )
     .option('--usage-limit <count>', 'rotate it after this many encryptions and data keys', count)
     .action((key: string, _options, command: Command) =>
@@ -127,27 +124,24 @@ function addCreateKey(keys: Command): void {
           }),
           ...changeOf(options),
         });
-        await printOne(output, KEY, created);
+        await output.one(KEY, created);
       }),
     );
 }
 
 function addListKeys(keys: Command): void {
   withFilter(keys.command('list [tenant]'), 'state and labels.{name}')
+    .addOption(limitOption())
     .description("list all of a tenant's keys")
-    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .action((whose: string | undefined, _options, command: Command) =>
-      withClient<TenantOptions & ListOptions>(
-        command,
-        async (keyward, { output, tenant, filter = '' }) => {
-          const parent = oneTenant(
-            whose,
-            tenant,
-            'cannot list keys: no tenant is named; write keyward keys list acme',
-          );
-          await printAll(output, KEY, keyward.keys(parent, { filter }));
-        },
-      ),
+      withClient<ListOptions>(command, async (keyward, { output, tenant, filter = '' }) => {
+        const parent = oneTenant(
+          whose,
+          tenant,
+          'cannot list keys: no tenant is named; write keyward keys list acme',
+        );
+        await output.all(KEY, keyward.keys(parent, { filter }));
+      }),
     );
 }
 
@@ -156,7 +150,7 @@ interface UpdateOptions extends NewKeyOptions {
 }
 
 function addUpdateKey(keys: Command): void {
-  withEtag(withTenant(keys.command('update <key>')))
+  withEtag(keys.command('update <key>'))
     .description("change a key's description or labels")
     .option('--description <text>', 'what it is for; not secret')
     .addOption(pairsOption('--label', 'a label to add or change; repeatable'))
@@ -175,11 +169,10 @@ function addUpdateKey(keys: Command): void {
             `cannot update the key: --label and --remove-label both name ${both}`,
           );
         if (label.size + removeLabel.length > 0) {
-          await printOne(output, KEY, await updateLabels(keyward, name, options));
+          await output.one(KEY, await updateLabels(keyward, name, options));
         } else if (description !== undefined) {
           const { etag = '', ...change } = changeOf(options);
-          await printOne(
-            output,
+          await output.one(
             KEY,
             await keyward.updateKey({ key: { name, description, etag }, ...change }),
           );
@@ -227,21 +220,22 @@ function addKeyVersion(keys: Command): void {
     .description(
       'one version: tenants/acme/keys/orders/versions/3, or orders/versions/3 with --tenant acme',
     );
-  withTenant(version.command('get <version>'))
+  version
+    .command('get <version>')
     .description('show one version with its use')
     .action((name: string, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+      withClient(command, async (keyward, { output, tenant }) => {
         const found = await keyward.getKeyVersion({ name: keyVersionName(name, tenant) });
-        await printOne(output, KEY_VERSION_USE, found);
+        await output.one(KEY_VERSION_USE, found);
       }),
     );
-  addChange(withTenant(version.command('disable <version>')), {
+  addChange(version.command('disable <version>'), {
     description: 'stop all use of one version until it is enabled again',
     columns: KEY_VERSION,
     nameOf: keyVersionName,
     change: (keyward, request) => keyward.disableKeyVersion(request),
   });
-  addChange(withTenant(version.command('enable <version>')), {
+  addChange(version.command('enable <version>'), {
     description: 'undo disable',
     columns: KEY_VERSION,
     nameOf: keyVersionName,
@@ -251,7 +245,7 @@ function addKeyVersion(keys: Command): void {
     version.command('destroy <version>'),
     version.command('restore <version>'),
   ];
-  addDestruction(withTenant(destroy), withTenant(restore), {
+  addDestruction(destroy, restore, {
     does: 'schedule one version for destruction',
     columns: KEY_VERSION,
     nameOf: keyVersionName,

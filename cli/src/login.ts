@@ -8,9 +8,9 @@ import type { Command } from 'commander';
 import { KeywardError } from 'keyward-client';
 import { UsageError } from './failures.ts';
 import { printText } from './files.ts';
+import { type GlobalOptions, optionsOf } from './globals.ts';
 import { duration, wordsOption } from './options.ts';
-import { printJson } from './print.ts';
-import { type Connection, connected, connectionOf, type GlobalOptions } from './session.ts';
+import { type Connection, connected, connectionOf } from './session.ts';
 import type { SignedIn, SignInOptions } from './signed-in.ts';
 
 interface LoginOptions extends GlobalOptions {
@@ -31,12 +31,12 @@ export function addLogin(program: Command): void {
     .addOption(wordsOption('--acr <value>', 'how strong the sign-in must be; repeatable'))
     .option('--max-age <duration>', 'how old the sign-in may be, as in 15m', duration)
     .addHelpText('after', LOGIN_HELP)
-    .action((_options, command: Command) => login(command.optsWithGlobals<LoginOptions>()));
+    .action((_options, command: Command) => login(optionsOf<LoginOptions>(command)));
   program
     .command('logout')
     .description('forget what a sign-in gave, and revoke it where the provider can')
     .action(async (_options, command: Command) => {
-      const { signedIn } = signInOf(command.optsWithGlobals<GlobalOptions>());
+      const { signedIn } = signInOf(optionsOf(command));
       await printText(SIGNED_OUT[await signedIn.signOut()]);
     });
 }
@@ -48,7 +48,7 @@ async function login(options: LoginOptions): Promise<void> {
   const caller = await callerWith(settings, options, grant.token.text);
   await signedIn.keep(grant, by);
   const expireTime = new Date(grant.token.expiresAt);
-  if (options.output === 'json') return printJson({ caller, expireTime });
+  if (options.output.isData) return options.output.data({ caller, expireTime });
   const until = `${expireTime.toISOString().slice(0, 19)}Z`;
   const isRenewed = by.strength === undefined && grant.refreshToken !== undefined;
   await printText(

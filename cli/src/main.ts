@@ -4,7 +4,7 @@
  *
  * - It owns what all commands share: connection options, output format and help.
  */
-import { Command, InvalidArgumentError, Option } from 'commander';
+import { Command } from 'commander';
 import manifest from '../package.json' with { type: 'json' };
 import { addAccess } from './access.ts';
 import { addMaintenance, addTenants } from './administration.ts';
@@ -18,11 +18,14 @@ import { addStoredDataKeys } from './data-keys.ts';
 import { addDoctor } from './doctor/doctor.ts';
 import { addEncryptedFiles } from './encrypted-files/command.ts';
 import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
-import { printable, report } from './failures.ts';
+import { report } from './failures.ts';
+import { addGlobals } from './globals.ts';
+import { addHelp, explained } from './help.ts';
 import { addHsm } from './hsm.ts';
 import { addJobs } from './jobs.ts';
 import { addKeys } from './keys.ts';
 import { addLogin } from './login.ts';
+import { type Format, isData } from './output/output.ts';
 import { addPasskeys } from './passkeys.ts';
 import { addProfiles } from './profile-commands.ts';
 import { addStatus } from './status.ts';
@@ -32,7 +35,8 @@ const AFTER_HELP = `
 Flags take precedence over variables, and variables over a profile (see "keyward profiles
 --help"). "npm start" makes profiles for its folder, .keyward/profiles.json, and allows them.
 
-Write durations as 90d, 12h, 30m or 45s, and times in RFC 3339: 2027-01-31T12:00:00Z.
+Write durations as 90d, 12h, 30m, 45s or 1h30m, and times in RFC 3339, 2027-01-31T12:00:00Z, or as a
+duration: from now on, or for --since and --until before now.
 
 Exit codes: 0 done; 1 the service refused, or its answer could not be written, or a watched job
 ended PARTIAL or CANCELLED, or a tested permission is missing, or a receiver did not take a test, or
@@ -44,70 +48,48 @@ function build(): Command {
   const program = new Command('keyward')
     .description('Manage keys, encrypt and decrypt with the Keyward key management service.')
     .version(manifest.version)
-    .addOption(
-      new Option('--output <format>', 'the output format')
-        .choices(['table', 'json'])
-        .default('table'),
-    )
-    .option('--profile <name>', 'the profile to use (KEYWARD_PROFILE; see "keyward profiles")')
-    .option('--address <host:port>', 'the address of the service (KEYWARD_ADDRESS)')
-    .option('--ca-file <file>', "PEM of the CA of the service's certificate (KEYWARD_CA_FILE)")
-    .option('--cert-file <file>', 'PEM of your certificate (KEYWARD_CERT_FILE)')
-    .option('--key-file <file>', "PEM of your certificate's private key (KEYWARD_KEY_FILE)")
-    .option(
-      '--token-file <file>',
-      'your token, alone or bound to your certificate (KEYWARD_TOKEN_FILE)',
-    )
-    .option(
-      '--server-name <name>',
-      "the name in the service's certificate, if not the host (KEYWARD_SERVER_NAME)",
-    )
-    .addOption(
-      new Option('--timeout <seconds>', 'how long a call may take')
-        .default(10_000, '10')
-        .argParser(milliseconds),
-    )
     .configureHelp({ showGlobalOptions: true })
     .configureOutput({
-      outputError: (text, write) =>
-        write(`${printable(text.trim().replace(/^error: /, 'keyward: '))}\n`),
+      // Errors are reported below, and help is what was asked for.
+      outputError: () => {},
+      writeErr: (text) => process.stdout.write(text),
     })
     .exitOverride()
     .addHelpText('after', AFTER_HELP);
-  addStatus(program);
-  addDoctor(program);
-  addTenants(program);
-  addKeys(program);
+  addGlobals(program);
+  program.commandsGroup('Encrypt and decrypt:');
   addEncrypt(program);
   addDecrypt(program);
   addReEncrypt(program);
   addDataKey(program);
   addEncryptedFiles(program);
   addRandom(program);
+  program.commandsGroup('Keys:');
+  addTenants(program);
+  addKeys(program);
   addStoredDataKeys(program);
   addJobs(program);
-  addMaintenance(program);
-  addAlerts(program);
-  addHsm(program);
-  addToken(program);
+  program.commandsGroup('Access:');
   addAccess(program);
   addApprovalRules(program);
   addApprovals(program);
   addPasskeys(program);
   addCanaries(program);
   addSuspensions(program);
+  program.commandsGroup('The service:');
+  addStatus(program);
+  addDoctor(program);
+  addAudit(program);
+  addAlerts(program);
+  addMaintenance(program);
+  addHsm(program);
+  addToken(program);
+  program.commandsGroup('You and this command:');
   addLogin(program);
   addWhoami(program);
   addProfiles(program);
-  addAudit(program);
+  addHelp(program);
   return program;
-}
-
-function milliseconds(text: string): number {
-  const seconds = Number(text);
-  if (!(seconds > 0 && seconds <= 86_400))
-    throw new InvalidArgumentError('Write seconds, up to a day.');
-  return seconds * 1000;
 }
 
 /** No top-level `await`: the bundled command is CommonJS, which has none. */
@@ -116,10 +98,13 @@ async function main(): Promise<void> {
   // handle the error.
   process.stdout.on('error', () => {});
   process.stderr.on('error', () => {});
+  const program = build();
   try {
-    await build().parseAsync();
+    await program.parseAsync();
   } catch (error) {
-    process.exitCode = report(error, Boolean(process.env['KEYWARD_DEBUG']));
+    const debug = Boolean(process.env['KEYWARD_DEBUG']);
+    const { output } = program.opts<{ readonly output: Format }>();
+    process.exitCode = report(explained(program, error), { asData: isData(output), debug });
   }
   // All is written. A connection that the network never answers would keep the process for minutes.
   process.exit();

@@ -8,6 +8,13 @@ import { UsageError } from './failures.ts';
 /** Names the tenant of what tenants share. */
 export const SHARED = 'tenants/system';
 
+/** The tenant of names that are not full. */
+export interface Tenant {
+  readonly name: string;
+  /** Whether it is of this command alone, so that a full name of another tenant contradicts it. */
+  readonly isGiven: boolean;
+}
+
 /** Returns `tenants/acme` for `acme` or `tenants/acme`. */
 export function tenantName(given: string): string {
   const name = given.includes('/') ? given : `tenants/${given}`;
@@ -23,25 +30,25 @@ export function tenantName(given: string): string {
  */
 export function oneTenant(
   given: string | undefined,
-  tenant: string | undefined,
+  tenant: Tenant | undefined,
   question: string,
 ): string {
-  const whose = given ?? tenant;
+  const whose = given ?? tenant?.name;
   if (whose === undefined) throw new UsageError(question);
   const name = tenantName(whose);
-  if (tenant !== undefined && tenantName(tenant) !== name) {
-    throw new UsageError(`cannot use both ${given} and --tenant ${tenant}: name one tenant`);
+  if (tenant?.isGiven && tenantName(tenant.name) !== name) {
+    throw new UsageError(`cannot use both ${given} and --tenant ${tenant.name}: name one tenant`);
   }
   return name;
 }
 
 /** Returns `tenants/acme/keys/orders` for the same, or for `orders` and the tenant. */
-export function keyName(given: string, tenant: string | undefined): string {
+export function keyName(given: string, tenant: Tenant | undefined): string {
   return tenantsName(given, tenant, { what: 'key', collection: 'keys', example: 'orders' });
 }
 
 /** Returns `tenants/acme/rewrapJobs/…` for the same, or for its last part and the tenant. */
-export function jobName(given: string, tenant: string | undefined): string {
+export function jobName(given: string, tenant: Tenant | undefined): string {
   return tenantsName(given, tenant, { what: 'job', collection: 'rewrapJobs', example: '…' });
 }
 
@@ -49,13 +56,14 @@ export function jobName(given: string, tenant: string | undefined): string {
  * Returns `tenants/acme/tokenKeys/…` for the same, or for its last part and the tenant; without a
  * tenant, a key that tenants share.
  */
-export function tokenKeyName(given: string, tenant: string | undefined): string {
-  const whose = given.includes('/') ? tenant : (tenant ?? SHARED);
+export function tokenKeyName(given: string, tenant: Tenant | undefined): string {
+  const own = tenant?.isGiven ? tenant : { name: SHARED, isGiven: true };
+  const whose = given.includes('/') ? tenant : own;
   return tenantsName(given, whose, { what: 'token key', collection: 'tokenKeys', example: '…' });
 }
 
 /** Returns `tenants/acme/roleBindings/…` for the same, or for its last part and the tenant. */
-export function roleBindingName(given: string, tenant: string | undefined): string {
+export function roleBindingName(given: string, tenant: Tenant | undefined): string {
   return tenantsName(given, tenant, {
     what: 'role binding',
     collection: 'roleBindings',
@@ -64,7 +72,7 @@ export function roleBindingName(given: string, tenant: string | undefined): stri
 }
 
 /** Returns `tenants/acme/roles/opener` for the same, or for `opener` and the tenant. */
-export function ownRoleName(given: string, tenant: string | undefined): string {
+export function ownRoleName(given: string, tenant: Tenant | undefined): string {
   if (given.startsWith('roles/')) {
     throw new UsageError(
       `cannot use ${given}: it is a predefined role; "keyward access roles acme" shows it`,
@@ -74,12 +82,12 @@ export function ownRoleName(given: string, tenant: string | undefined): string {
 }
 
 /** Returns `tenants/acme/canaries/…` for the same, or for its last part and the tenant. */
-export function canaryName(given: string, tenant: string | undefined): string {
+export function canaryName(given: string, tenant: Tenant | undefined): string {
   return tenantsName(given, tenant, { what: 'canary', collection: 'canaries', example: '…' });
 }
 
 /** Returns `tenants/acme/suspensions/…` for the same, or for its last part and the tenant. */
-export function suspensionName(given: string, tenant: string | undefined): string {
+export function suspensionName(given: string, tenant: Tenant | undefined): string {
   return tenantsName(given, tenant, {
     what: 'suspension',
     collection: 'suspensions',
@@ -88,7 +96,7 @@ export function suspensionName(given: string, tenant: string | undefined): strin
 }
 
 /** Returns `tenants/acme/pendingOperations/…` for the same, or for its last part and the tenant. */
-export function operationName(given: string, tenant: string | undefined): string {
+export function operationName(given: string, tenant: Tenant | undefined): string {
   return tenantsName(given, tenant, {
     what: 'pending operation',
     collection: 'pendingOperations',
@@ -113,7 +121,7 @@ export function roleName(given: string): string {
  * Returns `tenants/acme/keys/orders/versions/3` for the same, or for `orders/versions/3` and the
  * tenant.
  */
-export function keyVersionName(given: string, tenant: string | undefined): string {
+export function keyVersionName(given: string, tenant: Tenant | undefined): string {
   return keysName(given, tenant, { what: 'version', collection: 'versions', example: '3' });
 }
 
@@ -121,7 +129,7 @@ export function keyVersionName(given: string, tenant: string | undefined): strin
  * Returns `tenants/acme/keys/orders/dataKeys/db` for the same, or for `orders/dataKeys/db` and the
  * tenant.
  */
-export function dataKeyName(given: string, tenant: string | undefined): string {
+export function dataKeyName(given: string, tenant: Tenant | undefined): string {
   return keysName(given, tenant, {
     what: 'stored data key',
     collection: 'dataKeys',
@@ -133,8 +141,8 @@ export function dataKeyName(given: string, tenant: string | undefined): string {
  * Returns the scope of a job or a question: a key, a tenant, or all tenants, which is `-`. With a
  * tenant, an id is a key's.
  */
-export function scopeName(given: string, tenant: string | undefined): string {
-  const key = tenant !== undefined || given.includes('/keys/');
+export function scopeName(given: string, tenant: Tenant | undefined): string {
+  const key = tenant?.isGiven || given.includes('/keys/');
   return key ? keyName(given, tenant) : tenantName(given);
 }
 
@@ -147,10 +155,10 @@ interface Kind {
 /** Returns the name of a resource of a tenant. */
 function tenantsName(
   given: string,
-  tenant: string | undefined,
+  tenant: Tenant | undefined,
   { what, collection, example }: Kind,
 ): string {
-  const parent = tenant === undefined ? undefined : tenantName(tenant);
+  const parent = tenant === undefined ? undefined : tenantName(tenant.name);
   if (!given.includes('/') && given !== '') {
     if (parent === undefined) {
       throw new UsageError(
@@ -166,7 +174,7 @@ function tenantsName(
         `tenants/acme/${collection}/${example}, or ${example} with --tenant acme`,
     );
   }
-  if (parent !== undefined && parentOf(given) !== parent) {
+  if (tenant?.isGiven && parentOf(given) !== parent) {
     throw new UsageError(
       `cannot use ${given}: it is not a ${what} of ${parent}, which --tenant names`,
     );
@@ -177,7 +185,7 @@ function tenantsName(
 /** Returns the name of a resource of a key. */
 function keysName(
   given: string,
-  tenant: string | undefined,
+  tenant: Tenant | undefined,
   { what, collection, example }: Kind,
 ): string {
   const [, key, id] = new RegExp(`^(.*)/${collection}/([^/]+)$`, 's').exec(given) ?? [];

@@ -8,11 +8,6 @@ import { UsageError } from './failures.ts';
 /** Maps the keys of `key=value` options to their values. */
 export type Pairs = ReadonlyMap<string, string>;
 
-/** Holds the options of a command whose argument may be an id alone. */
-export interface TenantOptions {
-  readonly tenant?: string;
-}
-
 /** Holds the options of a command that lists. */
 export interface ListOptions {
   readonly filter?: string;
@@ -44,6 +39,11 @@ export function wordsOption(flags: string, description: string): Option {
     .argParser((word: string, before: readonly string[]): readonly string[] => [...before, word]);
 }
 
+/** Returns `--limit`, of commands that list. */
+export function limitOption(): Option {
+  return new Option('--limit <count>', 'list at most this many').argParser(count);
+}
+
 /** Returns the option of the encryption context. */
 export function contextOption(): Option {
   return pairsOption('--context', 'a pair of the encryption context; repeatable');
@@ -59,14 +59,6 @@ export function claimPath(text: string): string[] {
   if (Array.isArray(path) && path.every((name) => typeof name === 'string')) return path;
   throw new UsageError(
     `cannot use ${text}: it is not a claim; write chat.id, or a list of names in JSON`,
-  );
-}
-
-/** Adds `--tenant`, for an argument such as `<key>` that may be an id alone. */
-export function withTenant(command: Command, what = 'key', argument = what): Command {
-  return command.option(
-    '--tenant <tenant>',
-    `the tenant of the ${what}, if <${argument}> is only its id`,
   );
 }
 
@@ -134,7 +126,7 @@ export function count(text: string): number {
 /** Parses a duration into seconds. */
 export function duration(text: string): number {
   const seconds = readDuration(text);
-  if (seconds === undefined) throw new InvalidArgumentError('Write 90d, 12h, 30m or 45s.');
+  if (seconds === undefined) throw new InvalidArgumentError('Write 90d, 12h, 30m, 45s or 1h30m.');
   return seconds;
 }
 
@@ -146,10 +138,21 @@ export function days(text: string): number {
   return seconds / 86_400;
 }
 
-/** Parses a time. */
-export function time(text: string): Date {
-  const found = readTime(text);
-  if (found === undefined)
-    throw new InvalidArgumentError('Write RFC 3339, as in 2027-01-31T12:00:00Z.');
+/** Parses a time, or a duration from now on, by the local clock. */
+export function ahead(text: string): Date {
+  return moment(text, 1);
+}
+
+/** Parses a time, or how long ago it was, by the local clock. */
+export function before(text: string): Date {
+  return moment(text, -1);
+}
+
+function moment(text: string, direction: 1 | -1): Date {
+  const seconds = readDuration(text);
+  const found =
+    seconds === undefined ? readTime(text) : new Date(Date.now() + direction * seconds * 1000);
+  if (found === undefined || Number.isNaN(found.getTime()))
+    throw new InvalidArgumentError('Write 8h or 90d, or RFC 3339, as in 2027-01-31T12:00:00Z.');
   return found;
 }

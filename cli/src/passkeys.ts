@@ -6,8 +6,9 @@
 import type { Command } from 'commander';
 import type { KeywardClient, Passkey } from 'keyward-client';
 import { lastPart, oneTenant, passkeyName } from './names.ts';
-import { type ChangeOptions, changeOf, type TenantOptions, withRequestId } from './options.ts';
-import { type Columns, printAll, printJson, printOne, whenOf } from './print.ts';
+import { type ChangeOptions, changeOf, limitOption, withRequestId } from './options.ts';
+import type { Columns } from './output/output.ts';
+import { whenOf } from './output/resources.ts';
 import { withClient } from './session.ts';
 import { type Answer, bytesIn, signOff, tellOnError } from './sign-off.ts';
 
@@ -30,6 +31,7 @@ export function addPasskeys(program: Command): void {
   addRegister(passkeys);
   passkeys
     .command('list')
+    .addOption(limitOption())
     .description("list your passkeys, or others'")
     .option('--principal <name>', "another caller's, as whoami shows it")
     .option('--all', "everyone's")
@@ -38,7 +40,7 @@ export function addPasskeys(program: Command): void {
         command,
         async (keyward, { output, principal = '', all }) => {
           const whose = all === true ? '-' : principal;
-          await printAll(output, PASSKEY, keyward.passkeys({ principal: whose }));
+          await output.all(PASSKEY, keyward.passkeys({ principal: whose }));
         },
       ),
     );
@@ -46,13 +48,14 @@ export function addPasskeys(program: Command): void {
     .description('remove a passkey: it decides on nothing more, and cannot be registered again')
     .action((named: string, _options, command: Command) =>
       withClient<ChangeOptions>(command, async (keyward, { output, ...options }) => {
-        await keyward.deletePasskey({ name: passkeyName(named), ...changeOf(options) });
-        if (output === 'json') await printJson({});
+        const name = passkeyName(named);
+        await keyward.deletePasskey({ name, ...changeOf(options) });
+        await output.done(`Removed ${name}.`);
       }),
     );
 }
 
-interface RegisterOptions extends TenantOptions, ChangeOptions {
+interface RegisterOptions extends ChangeOptions {
   readonly displayName: string;
   readonly browser: boolean;
 }
@@ -60,7 +63,6 @@ interface RegisterOptions extends TenantOptions, ChangeOptions {
 function addRegister(passkeys: Command): void {
   withRequestId(passkeys.command('register [tenant]'))
     .description('make a passkey of yours in your browser, and register it')
-    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .option('--display-name <text>', 'what you call it', '')
     .option('--no-browser', 'only print the URL, to be opened on this machine')
     .addHelpText(
@@ -82,7 +84,7 @@ function addRegister(passkeys: Command): void {
             ...newPasskey(answer),
             ...changeOf(options),
           });
-          await printOne(output, PASSKEY, registered);
+          await output.one(PASSKEY, registered);
         },
       ),
     );

@@ -7,9 +7,12 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { allow, deny, isAllowed } from './allowed.ts';
-import { printable, UsageError } from './failures.ts';
+import { UsageError } from './failures.ts';
 import { printText } from './files.ts';
-import { type Columns, PROFILE, printAll, printJson, printTable } from './print.ts';
+import { type GlobalOptions, optionsOf } from './globals.ts';
+import type { Columns } from './output/output.ts';
+import { printable } from './output/printable.ts';
+import { PROFILE } from './output/resources.ts';
 import { addProfile, chooseProfile, removeProfile } from './profile-edits.ts';
 import {
   foldersFile,
@@ -22,7 +25,7 @@ import {
   SIGN_IN_SETTINGS,
   usersFile,
 } from './profiles.ts';
-import { type GlobalOptions, givenBy, profileInUse } from './session.ts';
+import { givenBy, profileInUse } from './session.ts';
 
 /** Adds `profiles`. */
 export function addProfiles(program: Command): void {
@@ -30,11 +33,11 @@ export function addProfiles(program: Command): void {
     .command('profiles')
     .description('list the profiles, and add, choose and remove yours')
     .addHelpText('after', PROFILES_HELP)
-    .action((_options, command: Command) => list(command.optsWithGlobals<GlobalOptions>()));
+    .action((_options, command: Command) => list(optionsOf(command)));
   profiles
     .command('list')
     .description('list the profiles, and which of them is used')
-    .action((_options, command: Command) => list(command.optsWithGlobals<GlobalOptions>()));
+    .action((_options, command: Command) => list(optionsOf(command)));
   addShow(profiles);
   addAdd(profiles);
   profiles
@@ -75,12 +78,12 @@ async function list(options: GlobalOptions): Promise<void> {
     used: name === used,
     ...settings,
   }));
-  if (options.output === 'json')
-    return printJson({ file, allowed, profiles: all, overriddenBy: by });
+  if (options.output.isData)
+    return options.output.data({ file, allowed, profiles: all, overriddenBy: by });
   const head = [`Profiles of ${file}`];
   if (!allowed) head.push('You have not allowed them as they are: none is used');
   if (by.length > 0) head.push(`Used instead of a profile's settings: ${by.join(', ')}`);
-  await printTable(PROFILE, all, `${head.map(printable).join('\n')}\n\n`);
+  await options.output.table(PROFILE, all, `${head.map(printable).join('\n')}\n\n`);
 }
 
 const SETTING: Columns<{ readonly setting: string; readonly value: string }> = {
@@ -93,7 +96,7 @@ function addShow(profiles: Command): void {
     .command('show [name]')
     .description('show what a profile has: the one that is used, or the one that is named')
     .action(async (name: string | undefined, _options, command: Command) => {
-      const options = command.optsWithGlobals<GlobalOptions>();
+      const options = optionsOf(command);
       const found = foundProfiles('show a profile');
       const profile = profileOf(found, name ?? profileInUse(options, found)?.name);
       if (profile === undefined)
@@ -101,13 +104,13 @@ function addShow(profiles: Command): void {
           `cannot show a profile: ${found.file} has no default; write keyward profiles show <name>`,
         );
       const { settings } = profile;
-      if (options.output === 'json')
-        return printJson({ name: profile.name, file: found.file, ...settings });
+      if (options.output.isData)
+        return options.output.data({ name: profile.name, file: found.file, ...settings });
       const rows = PROFILE_SETTINGS.flatMap((setting) => {
         const value = settings[setting];
         return value === undefined ? [] : [{ setting, value }];
       });
-      await printAll(options.output, SETTING, [{ setting: 'name', value: profile.name }, ...rows]);
+      await options.output.all(SETTING, [{ setting: 'name', value: profile.name }, ...rows]);
     });
 }
 
@@ -130,17 +133,16 @@ function addAdd(profiles: Command): void {
   const add = profiles
     .command('add <name>')
     .description('make a profile of the flags that are given; the first becomes the default')
-    .option('--tenant <tenant>', 'the tenant of names that are not full')
     .option('--use', 'make it the default')
     .option('--force', 'replace the profile of that name')
     .addHelpText('after', ADD_HELP);
   for (const setting of SIGN_IN_SETTINGS)
     add.option(SIGN_IN_FLAGS[setting], `${setting} of a person's profile; docs/people.md`);
   add.action(async (name: string, _options, command: Command) => {
-    const { use = false, force = false, ...options } = command.optsWithGlobals<AddOptions>();
+    const { use = false, force = false, tenant, ...options } = optionsOf<AddOptions>(command);
     const settings: Settings = {};
     for (const setting of PROFILE_SETTINGS) {
-      const value = options[setting];
+      const value = setting === 'tenant' ? tenant?.name : options[setting];
       if (value !== undefined) settings[setting] = value;
     }
     const { file, isDefault } = await addProfile(name, settings, { use, force });

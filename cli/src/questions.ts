@@ -5,19 +5,11 @@
  */
 import type { Command } from 'commander';
 import type { AccessObstacle, ConsideredBinding, ExplainAccessResponse } from 'keyward-client';
-import { printable } from './failures.ts';
 import { printText } from './files.ts';
 import { scopeName, tenantName } from './names.ts';
-import {
-  claimPath,
-  contextOption,
-  type Pairs,
-  pairsOption,
-  type TenantOptions,
-  withTenant,
-  wordsOption,
-} from './options.ts';
-import { PERMISSION, printJson, printTable } from './print.ts';
+import { claimPath, contextOption, type Pairs, pairsOption, wordsOption } from './options.ts';
+import { printable } from './output/printable.ts';
+import { PERMISSION } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 /** Adds `test` and `explain`. */
@@ -26,12 +18,13 @@ export function addQuestions(access: Command): void {
   addExplain(access);
 }
 
-interface TestOptions extends TenantOptions {
+interface TestOptions {
   readonly context: Pairs;
 }
 
 function addTest(access: Command): void {
-  withTenant(access.command('test <resource> <permissions...>'), 'key', 'resource')
+  access
+    .command('test <resource> <permissions...>')
     .description('show which permissions you have on a tenant or a key; every caller may ask')
     .addOption(contextOption())
     .addHelpText(
@@ -52,7 +45,7 @@ function addTest(access: Command): void {
           permission,
           allowed: answer.permissions.includes(permission),
         }));
-        await (output === 'json' ? printJson(answer) : printTable(PERMISSION, rows));
+        await (output.isData ? output.data(answer) : output.table(PERMISSION, rows));
         const missing = rows.filter(({ allowed }) => !allowed).map(({ permission }) => permission);
         if (missing.length > 0)
           throw new Error(`permissions missing on ${resource}: ${missing.join(', ')}`);
@@ -68,7 +61,8 @@ interface ExplainOptions extends TestOptions {
 }
 
 function addExplain(access: Command): void {
-  withTenant(access.command('explain <resource> <permission>'), 'key', 'resource')
+  access
+    .command('explain <resource> <permission>')
     .description(
       'show whether a caller has a permission on a tenant or a key, and what their bindings lack',
     )
@@ -104,7 +98,7 @@ function addExplain(access: Command): void {
           limitedToTenants: tokenTenant.length > 0,
           tenants: tokenTenant.map((name) => tenantName(name)),
         });
-        if (output === 'json') return printJson(answer);
+        if (output.isData) return output.data(answer);
         const hasContext = context.size > 0;
         const lines = explanation(answer, { ...question, hasContext }).map(printable);
         await printText(`${lines.join('\n')}\n`);

@@ -5,62 +5,54 @@
  */
 import type { Command } from 'commander';
 import { lastPart, oneTenant, ownRoleName, parentOf } from './names.ts';
-import {
-  type ChangeOptions,
-  changeOf,
-  given,
-  type TenantOptions,
-  withRequestId,
-  withTenant,
-} from './options.ts';
-import { printAll, printJson, printOne, ROLE } from './print.ts';
+import { type ChangeOptions, changeOf, given, limitOption, withRequestId } from './options.ts';
+import { ROLE } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 /** Adds `roles` and `role`. */
 export function addRoles(access: Command): void {
   access
     .command('roles [tenant]')
+    .addOption(limitOption())
     .description(
       "list the roles that can be bound in a tenant: the predefined ones, and the tenant's own",
     )
-    .option('--tenant <tenant>', 'the tenant, instead of the argument')
     .action((whose: string | undefined, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
+      withClient(command, async (keyward, { output, tenant }) => {
         const question = 'cannot list roles: no tenant is named; write keyward access roles acme';
         const { roles } = await keyward.listRoles({ parent: oneTenant(whose, tenant, question) });
-        await printAll(output, ROLE, roles);
+        await output.all(ROLE, roles);
       }),
     );
   const role = access
     .command('role')
     .description('manage a tenant\'s own roles; "roles" also lists the predefined ones');
   addCreateRole(role);
-  withTenant(role.command('get <role>'), 'role')
+  role
+    .command('get <role>')
     .description("show one of a tenant's own roles")
     .action((given: string, _options, command: Command) =>
-      withClient<TenantOptions>(command, async (keyward, { output, tenant }) => {
-        await printOne(output, ROLE, await keyward.getRole({ name: ownRoleName(given, tenant) }));
+      withClient(command, async (keyward, { output, tenant }) => {
+        await output.one(ROLE, await keyward.getRole({ name: ownRoleName(given, tenant) }));
       }),
     );
-  withRequestId(withTenant(role.command('delete <role>'), 'role'))
+  withRequestId(role.command('delete <role>'))
     .description("delete one of a tenant's own roles that no binding gives")
     .action((given: string, _options, command: Command) =>
-      withClient<TenantOptions & ChangeOptions>(
-        command,
-        async (keyward, { output, tenant, ...options }) => {
-          await keyward.deleteRole({ name: ownRoleName(given, tenant), ...changeOf(options) });
-          if (output === 'json') await printJson({});
-        },
-      ),
+      withClient<ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const name = ownRoleName(given, tenant);
+        await keyward.deleteRole({ name, ...changeOf(options) });
+        await output.done(`Deleted ${name}.`);
+      }),
     );
 }
 
-interface CreateOptions extends TenantOptions, ChangeOptions {
+interface CreateOptions extends ChangeOptions {
   readonly description?: string;
 }
 
 function addCreateRole(role: Command): void {
-  withRequestId(withTenant(role.command('create <role> <permissions...>'), 'role'))
+  withRequestId(role.command('create <role> <permissions...>'))
     .description(
       'create a role with permissions: tenants/acme/roles/opener, or opener with --tenant acme',
     )
@@ -80,7 +72,7 @@ function addCreateRole(role: Command): void {
             role: { permissions, ...given({ description }) },
             ...changeOf(options),
           });
-          await printOne(output, ROLE, created);
+          await output.one(ROLE, created);
         },
       ),
     );

@@ -11,40 +11,41 @@ import { UsageError } from './failures.ts';
 import { WATCH_RETRIES, watchRotation } from './jobs.ts';
 import { keyName, lastPart } from './names.ts';
 import {
+  ahead,
   type ChangeOptions,
   changeOf,
   count,
   duration,
   given,
-  type TenantOptions,
-  time,
+  limitOption,
   withEtag,
-  withTenant,
 } from './options.ts';
-import { KEY, printAll, printOne, ROTATION, SCHEDULE } from './print.ts';
+import { KEY, ROTATION, SCHEDULE } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 /** Adds them to `keys`. */
 export function addRotation(keys: Command): void {
   addRotate(keys);
   addSchedule(keys);
-  addChange(withTenant(keys.command('pause <key>')), {
+  addChange(keys.command('pause <key>'), {
     description: 'stop automatic work on a key: rotation, re-wrapping and destruction',
     columns: SCHEDULE,
     nameOf: keyName,
     change: (keyward, request) => pause(keyward, request, true),
   });
-  addChange(withTenant(keys.command('resume <key>')), {
+  addChange(keys.command('resume <key>'), {
     description: 'undo pause',
     columns: SCHEDULE,
     nameOf: keyName,
     change: (keyward, request) => pause(keyward, request, false),
   });
-  withTenant(keys.command('history <key>'))
+  keys
+    .command('history <key>')
+    .addOption(limitOption())
     .description("list all of a key's rotations, newest first, and what their jobs have done")
     .action((key: string, _options, command: Command) =>
-      withClient<TenantOptions>(command, (keyward, { output, tenant }) =>
-        printAll(output, ROTATION, keyward.rotations(keyName(key, tenant))),
+      withClient(command, (keyward, { output, tenant }) =>
+        output.all(ROTATION, keyward.rotations(keyName(key, tenant))),
       ),
     );
 }
@@ -57,12 +58,12 @@ function pause(
   return keyward.updateKey({ key: { name, etag, maintenancePaused }, ...change });
 }
 
-interface RotateOptions extends TenantOptions, ChangeOptions {
+interface RotateOptions extends ChangeOptions {
   readonly watch?: boolean;
 }
 
 function addRotate(keys: Command): void {
-  withEtag(withTenant(keys.command('rotate <key>')))
+  withEtag(keys.command('rotate <key>'))
     .description('create a new primary version; older ones can still decrypt')
     .option('--watch', 'follow the job that re-wraps the stored data keys to its end, and print it')
     .addHelpText(
@@ -76,7 +77,7 @@ function addRotate(keys: Command): void {
         async (keyward, { output, tenant, ...options }) => {
           const name = keyName(key, tenant);
           const rotated = await keyward.rotateKey({ name, ...changeOf(options) });
-          if (!watch) return printOne(output, KEY, rotated);
+          if (!watch) return output.one(KEY, rotated);
           const version = rotated.primary.name;
           await watchRotation(keyward, command, {
             rotated: `rotated to version ${lastPart(version)}`,
@@ -98,7 +99,7 @@ async function jobOf(keyward: KeywardClient, version: string): Promise<string> {
   throw new Error(`cannot watch the job: the service has no rotation to ${version}`);
 }
 
-interface ScheduleOptions extends TenantOptions, ChangeOptions {
+interface ScheduleOptions extends ChangeOptions {
   /** False for `--no-period`. */
   readonly period?: number | false;
   readonly next?: Date;
@@ -106,14 +107,14 @@ interface ScheduleOptions extends TenantOptions, ChangeOptions {
 }
 
 function addSchedule(keys: Command): void {
-  withEtag(withTenant(keys.command('schedule <key>')))
+  withEtag(keys.command('schedule <key>'))
     .description('change when a key is rotated automatically')
     .option('--period <duration>', 'rotate it after each such period: 90d, 12h', duration)
     .option('--no-period', 'do not rotate it by time')
     .option(
-      '--next <time>',
-      'the next rotation, in RFC 3339 (default with a new period: one period from now)',
-      time,
+      '--next <when>',
+      'the next rotation, in RFC 3339 or from now (default with a new period: one period from now)',
+      ahead,
     )
     .option(
       '--usage-limit <count>',
@@ -138,7 +139,7 @@ function addSchedule(keys: Command): void {
         const { etag = '', ...change } = changeOf(options);
         const name = keyName(key, tenant);
         const updated = await keyward.updateKey({ key: { name, etag, ...schedule }, ...change });
-        await printOne(output, SCHEDULE, updated);
+        await output.one(SCHEDULE, updated);
       }),
     );
 }

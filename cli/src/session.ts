@@ -19,7 +19,8 @@ import {
 } from 'keyward-client';
 import { refuseOthersCredentials, requireAllowed } from './allowed.ts';
 import { troubleOnTheWay } from './doctor/reach.ts';
-import { fileTrouble, UsageError, unreached } from './failures.ts';
+import { fileTrouble, noteAsked, UsageError, unreached } from './failures.ts';
+import { type GlobalOptions, optionsOf } from './globals.ts';
 import {
   type Profile,
   type Profiles,
@@ -32,14 +33,6 @@ import {
   SIGN_IN_SETTINGS,
 } from './profiles.ts';
 import { type SignedIn, signedInBy } from './signed-in.ts';
-
-/** The options that every command has. */
-export interface GlobalOptions extends Settings {
-  readonly output: 'table' | 'json';
-  readonly profile?: string;
-  /** Milliseconds. */
-  readonly timeout: number;
-}
 
 /** Fewer than a program's: a person at a terminal wants to know soon. */
 const RETRIES = 2;
@@ -66,17 +59,22 @@ export async function withClient<Options extends object>(
   work: (keyward: KeywardClient, options: GlobalOptions & Options) => Promise<void>,
   { retries = RETRIES }: { readonly retries?: number } = {},
 ): Promise<void> {
-  const options = command.optsWithGlobals<GlobalOptions & Options>();
+  const options = optionsOf<Options>(command);
   const { settings, signedIn } = connectionOf(options);
+  const { tenant, ...reached } = settings;
   const keyward = connected({
-    ...settings,
+    ...reached,
     ...(signedIn === undefined ? callerOf(settings) : await callerBy(signedIn)),
     defaultTimeoutMs: options.timeout,
     retries,
   });
   try {
-    await work(keyward, options);
+    await work(keyward, {
+      ...(tenant !== undefined && { tenant: { name: tenant, isGiven: false } }),
+      ...options,
+    });
   } catch (error) {
+    noteAsked(error, namedBy(command));
     throw await explained(error, settings, options);
   } finally {
     keyward.close();
@@ -97,6 +95,16 @@ async function explained(
   const trouble = await troubleOnTheWay(settings, Math.min(timeout, DIAGNOSIS_MS));
   const message = `${trouble ?? error.message}; "keyward doctor" shows more`;
   return new KeywardError({ code, message, cause: error });
+}
+
+/** Arguments that name nothing in the service. */
+const NO_RESOURCE: readonly string[] = ['bytes', 'folder', 'file', 'paths', 'receiver'];
+
+/** What in the service the user named: by the first argument, else by `--key`. */
+function namedBy(command: Command): string | undefined {
+  const [argument] = command.registeredArguments;
+  const isResource = argument !== undefined && !NO_RESOURCE.includes(argument.name());
+  return isResource ? command.args[0] : command.opts<{ readonly key?: string }>().key;
 }
 
 /** Returns a client of the service. Throws UsageError where there can be none. */

@@ -11,8 +11,9 @@
  */
 import * as openid from 'openid-client';
 import { openSecretlyInBrowser } from './browser.ts';
-import { printable, UsageError } from './failures.ts';
+import { UsageError } from './failures.ts';
 import { type Loopback, openLoopback } from './loopback.ts';
+import { printable } from './output/printable.ts';
 import type { SignInSettings } from './profiles.ts';
 
 /** A token for calls, and until when it is good. */

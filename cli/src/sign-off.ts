@@ -10,7 +10,8 @@
 import { randomBytes } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { openSecretlyInBrowser } from './browser.ts';
-import { printableLines, UsageError } from './failures.ts';
+import { UsageError } from './failures.ts';
+import { printableLines } from './output/printable.ts';
 
 /** The address that the page may answer to; its policy has the same. */
 const HOST = '127.0.0.1';

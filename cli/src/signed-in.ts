@@ -7,8 +7,9 @@
  */
 import type { StepUp } from 'keyward-client';
 import { writeDuration } from './durations.ts';
-import { printable, quoted, UsageError } from './failures.ts';
+import { quoted, UsageError } from './failures.ts';
 import { type KeptSignIn, SignInFile } from './kept-sign-ins.ts';
+import { printable } from './output/printable.ts';
 import type { Settings, SignInSettings } from './profiles.ts';
 import type { CallToken, Flow, Grant, Strength } from './sign-in.ts';
 

@@ -5,9 +5,10 @@
  */
 import type { Command } from 'commander';
 import type { Alert, KeywardClient, ReplicaReport, ServiceStatus } from 'keyward-client';
-import { printable } from './failures.ts';
 import { printText } from './files.ts';
-import { type Columns, printJson, printTable, whenOf } from './print.ts';
+import type { Columns, Output } from './output/output.ts';
+import { printable } from './output/printable.ts';
+import { whenOf } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 /** A replica's columns. */
@@ -39,7 +40,7 @@ export function addStatus(program: Command): void {
         const alerts = await activeAlerts(keyward);
         const problems = [...status.problems, ...problemsOf(alerts)];
         const shown = { ...status, problems, alerts };
-        await (output === 'json' ? printJson(shown) : printStatus(shown));
+        await (output.isData ? output.data(shown) : printStatus(output, shown));
         const { length } = problems;
         if (length > 0) throw new Error(`not all is well: ${length} to look into`);
       }),
@@ -62,12 +63,12 @@ function problemsOf(alerts: readonly Alert[]): string[] {
     .map(({ severity, alert, subject, message }) => `${severity} ${alert}, ${subject}: ${message}`);
 }
 
-async function printStatus(status: Shown): Promise<void> {
+async function printStatus(output: Output, status: Shown): Promise<void> {
   const width = 13;
   const lines = Object.entries(factsOf(status)).map(([name, fact]) =>
     printable(`${`${name}:`.padEnd(width)}${fact}`),
   );
-  await printTable(REPLICA, status.replicas, `${lines.join('\n')}\n\n`);
+  await output.table(REPLICA, status.replicas, `${lines.join('\n')}\n\n`);
   const problems = status.problems.map((problem) => `- ${printable(problem)}\n`);
   if (problems.length > 0) await printText(`\nTo look into:\n${problems.join('')}`);
 }

@@ -6,8 +6,9 @@
  */
 import type { Command } from 'commander';
 import type { TokenStatus } from 'keyward-client';
-import { printable } from './failures.ts';
-import { printJson, printTable, TO_DO, TOKEN_OBJECT } from './print.ts';
+import type { Output } from './output/output.ts';
+import { printable } from './output/printable.ts';
+import { TO_DO, TOKEN_OBJECT } from './output/resources.ts';
 import { withClient } from './session.ts';
 
 /** Adds `token`. */
@@ -23,16 +24,16 @@ export function addToken(program: Command): void {
     .action((_options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         const status = await keyward.getTokenStatus();
-        await (output === 'json' ? printJson(status) : printStatus(status));
+        await (output.isData ? output.data(status) : printStatus(output, status));
       }),
     );
 }
 
-async function printStatus(status: TokenStatus): Promise<void> {
+async function printStatus(output: Output, status: TokenStatus): Promise<void> {
   const head = `${headOf(status).map(printable).join('\n')}\n\n`;
-  await printTable(TOKEN_OBJECT, [...status.objects, ...status.unrecordedObjects], head);
+  await output.table(TOKEN_OBJECT, [...status.objects, ...status.unrecordedObjects], head);
   const waiting = status.objects.filter(({ toDo }) => toDo !== '');
-  if (waiting.length > 0) await printTable(TO_DO, waiting, '\n');
+  if (waiting.length > 0) await output.table(TO_DO, waiting, '\n');
 }
 
 function headOf(status: TokenStatus): string[] {

@@ -116,7 +116,7 @@ describe('access bind', () => {
 
   it('prints the binding, and nobody’s text that could command a terminal', async () => {
     const args = 'access bind acme --principal spiffe://acme/orders --role decrypter';
-    const { stdout } = await keyward(args);
+    const { stdout } = await keyward(`${args} --output wide`);
     assert.match(
       stdout,
       /^NAME +MEMBER +ROLE +KEYS +TENANTS +CONTEXT +EXPIRES +DUTIES +CREATED +CREATOR +DESCRIPTION\n/,
@@ -202,14 +202,16 @@ describe('role bindings and roles', () => {
     }
   });
 
-  it('are changed under the request id that is given, and deleted without a word', async () => {
+  it('are changed under the request id that is given, and deleted', async () => {
     const cases: [args: string, method: string][] = [
       [`unbind ${BINDING}`, 'DeleteRoleBinding'],
       [`role delete ${ROLE}`, 'DeleteRole'],
     ];
     for (const [args, method] of cases) {
       const { code, stdout } = await keyward(`access ${args} --request-id ${REQUEST_ID}`);
-      assert.deepEqual([code, stdout, fake.seen[method]?.['requestId']], [0, '', REQUEST_ID], args);
+      const said = `Deleted ${args.split(' ').at(-1)}.\n`;
+      const { requestId } = fake.seen[method] ?? {};
+      assert.deepEqual([code, stdout, requestId], [0, said, REQUEST_ID], args);
       assert.deepEqual(JSON.parse((await keyward(`access ${args} --output json`)).stdout), {});
     }
     await keyward(`access role create ${ROLE} keys.get --request-id ${REQUEST_ID}`);
@@ -218,7 +220,7 @@ describe('role bindings and roles', () => {
 
   it('roles print with their permissions', async () => {
     assert.equal(
-      (await keyward('access roles acme')).stdout,
+      (await keyward('access roles acme -o wide')).stdout,
       [
         'NAME                       CREATED                   CREATOR              DESCRIPTION  PERMISSIONS',
         'roles/decrypter            predefined                                     opens        data.decrypt',

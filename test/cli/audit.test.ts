@@ -128,7 +128,7 @@ describe('keyward audit', () => {
     const cases: [args: string, message: RegExp][] = [
       ['audit list', /cannot list entries: no tenant is named; write keyward audit list acme/],
       ['audit list acme --tenant other', /cannot use both acme and --tenant other/],
-      ['audit list acme --since yesterday', /Write RFC 3339/],
+      ['audit list acme --since yesterday', /or RFC 3339/],
       ['audit tail - --from x', /Write a whole number/],
       ['audit verify nowhere', /no key is given; give --public-key/],
       ['audit verify nowhere --public-key nowhere.pem', /nowhere.pem: it does not exist/],

@@ -118,7 +118,7 @@ describe('tenants and keys', () => {
 
   it('print as a table, or as JSON', async () => {
     assert.equal(
-      (await keyward('tenants list')).stdout,
+      (await keyward('tenants list -o wide')).stdout,
       [
         'NAME          STATE     UID                                   CREATED                   ROOT KEY  QUOTAS',
         'tenants/acme  ENABLED   018f0000-0000-4000-8000-000000000000  2023-11-14T22:13:20.000Z  shared    default',
@@ -146,7 +146,7 @@ describe('tenants and keys', () => {
       shredTime,
       quotas,
     });
-    const { stdout } = await keyward('tenants get acme');
+    const { stdout } = await keyward('tenants get acme -o wide');
     assert.match(
       stdout,
       / SHRED_SCHEDULED \(2023-12-14T22:13:20\.000Z\) [^\n]+ dedicated +50 calls\/s, 7 data keys\n$/,
@@ -162,7 +162,7 @@ describe('tenants and keys', () => {
       { state: 'ENABLED', description: 'for orders', labels: { team: 'payments' }, etag: 'k1' },
     );
     assert.match(
-      (await keyward(`keys get ${KEY}`)).stdout,
+      (await keyward(`keys get ${KEY} -o wide`)).stdout,
       /^NAME +PRIMARY +STATE +UID +CREATED +NEXT ROTATION +LABELS +DESCRIPTION\n\S+ +1 +ENABLED .* never +team=payments +for orders\n$/,
     );
     assert.match((await keyward(`keys disable ${KEY}`)).stdout, / 1 +DISABLED /);
@@ -212,9 +212,9 @@ describe('tenants and keys', () => {
       ['keys list', /cannot list keys/],
       ['keys list a --tenant b', /name one tenant/],
       ['keys get', /missing required argument 'key'/],
-      ['keys frobnicate', /unknown command 'frobnicate'/],
-      ['tenants list --output yaml', /Allowed choices are table, json/],
-      ['tenants list --timeout soon', /Write seconds/],
+      ['keys frobnicate', /cannot run "keyward keys frobnicate": there is no such command/],
+      ['tenants list --output xml', /Allowed choices are table, wide, json, jsonl, yaml, name/],
+      ['tenants list --timeout soon', /Write 90d, 12h, 30m, 45s or 1h30m/],
     ];
     const outcomes = await Promise.all(cases.map(([args]) => keyward(args)));
     for (const [i, outcome] of outcomes.entries()) {
@@ -744,7 +744,6 @@ describe('help', () => {
     ]) {
       assert.ok(stdout.includes(word), word);
     }
-    assert.equal((await keyward('keys')).code, 2);
     assert.match((await keyward('--version')).stdout, /^\d+\.\d+\.\d+\n$/);
   });
 });

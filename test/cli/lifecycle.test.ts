@@ -147,11 +147,11 @@ describe('commands about rotation, stored data keys and destruction', () => {
 
   it('refuse with code 2 what is not named as it must be, and send nothing', async () => {
     const cases: [string, RegExp][] = [
-      [`keys create ${KEY} --rotation-period 90`, /Write 90d, 12h, 30m or 45s/],
-      [`keys create ${KEY} --next-rotation tomorrow`, /Write RFC 3339/],
+      [`keys create ${KEY} --rotation-period 90`, /Write 90d, 12h, 30m, 45s or 1h30m/],
+      [`keys create ${KEY} --next-rotation tomorrow`, /or RFC 3339/],
       [`keys create ${KEY} --usage-limit many`, /Write a whole number/],
       [`keys schedule ${KEY}`, /no change is named/],
-      [`keys schedule ${KEY} --next 2027-02-29T00:00:00Z`, /Write RFC 3339/],
+      [`keys schedule ${KEY} --next 2027-02-29T00:00:00Z`, /or RFC 3339/],
       [`keys destroy ${KEY} --window 30`, /Write days, as in 30d/],
       [`keys destroy ${KEY} --window 36h`, /Write days, as in 30d/],
       ['tenants shred acme --window 30', /Write days, as in 30d/],
@@ -256,7 +256,7 @@ describe('maintenance', () => {
 
 describe('history and versions', () => {
   it('show what each rotation was, and what its job has done', async () => {
-    const { stdout } = await keyward(`keys history ${KEY}`);
+    const { stdout } = await keyward(`keys history ${KEY} -o wide`);
     assert.match(
       stdout,
       /^ROTATED +FROM +TO +CAUSE +TOOK +RE-WRAP +DONE +LEFT +FAILED +JOB +CALLER\n2023[^ ]+ +2 +3 +SCHEDULE +42ms +RUNNING +500 +499 +1 +018f0000-3 +keyward\n2023[^ ]+ +1 +2 [^\n]+\n$/,
@@ -432,7 +432,7 @@ describe('stored-data-keys', () => {
       const json = JSON.parse((await keyward(`${args} --output json`)).stdout);
       assert.deepEqual([json.name, json.plaintext], [DATA_KEY, wanted], args);
       assert.equal(json.rewrapTime, '2023-11-14T22:14:20.000Z');
-      const { stdout } = await keyward(args ?? '');
+      const { stdout } = await keyward(`${args} -o wide`);
       assert.equal(stdout.includes(plaintext.toString('base64')), wanted !== undefined, args);
       assert.match(stdout, /^NAME +VERSION +LENGTH +UID +CREATED +RE-WRAPPED/);
     }
@@ -459,14 +459,14 @@ describe('stored-data-keys', () => {
   });
 
   it('are listed and deleted', async () => {
-    const { stdout } = await keyward(`stored-data-keys list ${KEY}`);
+    const { stdout } = await keyward(`stored-data-keys list ${KEY} -o wide`);
     assert.match(
       stdout,
       /^NAME[^\n]+\n\S+dataKeys\/db +2 +32 +018f[^\n]+ +2023-11-14T22:14:20\.000Z\n$/,
     );
     const command = `stored-data-keys delete ${DATA_KEY} --confirm d1`;
     const deleted = await keyward(command);
-    assert.deepEqual([deleted.code, deleted.stdout], [0, '']);
+    assert.deepEqual([deleted.code, deleted.stdout], [0, `Deleted ${DATA_KEY}.\n`]);
     assert.equal((await keyward(`${command} --output json`)).stdout, '{}\n');
   });
 
@@ -503,7 +503,7 @@ describe('a job', () => {
   it('is shown with what it could not open', async () => {
     fake.handlers['GetRewrapJob'] = () =>
       wireJob(JOB, { failed: 1, failures, paused: true, totalIsFinal: false });
-    const { stdout } = await keyward(`jobs get ${JOB}`);
+    const { stdout } = await keyward(`jobs get ${JOB} -o wide`);
     const [head, job, empty, ...rest] = stdout.split('\n');
     assert.match(
       head ?? '',
@@ -521,7 +521,7 @@ describe('a job', () => {
   });
 
   it('is watched to its end, silently where there is no terminal, and then shown', async () => {
-    const { code, stdout, stderr } = await keyward(`jobs watch ${JOB}`);
+    const { code, stdout, stderr } = await keyward(`jobs watch ${JOB} -o wide`);
     assert.deepEqual([code, stderr], [0, '']);
     assert.match(
       stdout,
@@ -549,9 +549,9 @@ describe('a job', () => {
       fake.handlers['WatchRewrapJob'] = () => [
         wireJob(JOB, { ...ended, kind: `REWRAP_JOB_KIND_${kind}` }),
       ];
-      const outcome = await keyward(`jobs watch ${JOB} --output json`);
+      const outcome = await keyward(`jobs watch ${JOB}`);
       assert.deepEqual([outcome.code, outcome.stderr], [code, stderr]);
-      assert.equal(JSON.parse(outcome.stdout).state, state);
+      assert.match(outcome.stdout, new RegExp(`^NAME.*\\n.* ${state} `));
     }
   });
 
@@ -596,7 +596,9 @@ describe('keys rotate --watch', () => {
     assert.match(stdout, /^NAME +SCOPE[^\n]+\n\S+018f0000 [^\n]+ SUCCEEDED [^\n]+\n$/);
     fake.handlers['WatchRewrapJob'] = () => [wireJob(JOB, { state: 'REWRAP_JOB_STATE_CANCELLED' })];
     const cancelled = await keyward(`keys rotate ${KEY} --watch --output json`);
-    assert.deepEqual([cancelled.code, cancelled.stderr], [1, 'keyward: the job was cancelled\n']);
+    assert.equal(cancelled.code, 1);
+    const { error } = JSON.parse(cancelled.stderr);
+    assert.deepEqual(error, { retryable: false, message: 'the job was cancelled', exitCode: 1 });
     assert.equal(JSON.parse(cancelled.stdout).state, 'CANCELLED');
   });
 

@@ -7,18 +7,16 @@
 import type { TLSSocket } from 'node:tls';
 import type { Command } from 'commander';
 import type { KeywardClient } from 'keyward-client';
-import { describe, printable, quoted, UsageError } from '../failures.ts';
+import { describe, quoted, UsageError } from '../failures.ts';
 import { printText } from '../files.ts';
+import { type GlobalOptions, optionsOf } from '../globals.ts';
 import { scopeName } from '../names.ts';
-import { type TenantOptions, withTenant } from '../options.ts';
-import { printJson } from '../print.ts';
-import { type Connection, connectionOf, type GlobalOptions, withClient } from '../session.ts';
+import { printable } from '../output/printable.ts';
+import { type Connection, connectionOf, withClient } from '../session.ts';
 import { Examination, type Finding, type Found, Trouble } from './examination.ts';
 import { checkToken, type Identity, read } from './files.ts';
 import { reach } from './reach.ts';
 import { type Answers, checkClock, checkHealth, checkService } from './service.ts';
-
-type Options = GlobalOptions & TenantOptions;
 
 /** What those do there who use a key or look after it. */
 const PERMISSIONS = [
@@ -34,7 +32,7 @@ const MARKS = { PASSED: '✓', FAILED: '✗', SKIPPED: '–' } as const;
 
 /** Adds `doctor`. */
 export function addDoctor(program: Command): void {
-  const command = program
+  program
     .command('doctor')
     .argument('[resource]', 'a tenant or key: checks that you may do something there, too')
     .description(
@@ -43,18 +41,17 @@ export function addDoctor(program: Command): void {
     )
     .addHelpText('after', '\nThe exit code is 0 if all is well, and 1 if something is wrong.')
     .action(async (resource: string | undefined, _options, its: Command) => {
-      const options = its.optsWithGlobals<Options>();
+      const options = optionsOf(its);
       const examination = new Examination();
       await examine(examination, resource, options, its);
       const { findings, passes } = examination;
-      await (options.output === 'json'
-        ? printJson({ passes, findings })
+      await (options.output.isData
+        ? options.output.data({ passes, findings })
         : printText(findings.map(lineOf).join('')));
       const failed = findings.filter(({ outcome }) => outcome === 'FAILED').length;
       if (!passes)
         throw new Error(`not all is well: ${failed} of ${findings.length} checks failed`);
     });
-  withTenant(command, 'key', 'resource');
 }
 
 function lineOf({ check, outcome, found, remedy }: Finding): string {
@@ -65,7 +62,7 @@ function lineOf({ check, outcome, found, remedy }: Finding): string {
 async function examine(
   examination: Examination,
   resource: string | undefined,
-  options: Options,
+  options: GlobalOptions,
   command: Command,
 ): Promise<void> {
   const connection = await examination.check('settings', () => checkSettings(options));
@@ -84,7 +81,7 @@ async function examine(
   });
 }
 
-function checkSettings(options: Options): Found<Connection> {
+function checkSettings(options: GlobalOptions): Found<Connection> {
   try {
     const value = connectionOf(options);
     const { address, certFile, tokenFile, issuer } = value.settings;
@@ -159,7 +156,7 @@ async function checkCaller(keyward: KeywardClient): Promise<Found<string>> {
 async function checkRights(
   keyward: KeywardClient,
   given: string,
-  { tenant }: Options,
+  { tenant }: GlobalOptions,
 ): Promise<Found<true>> {
   const resource = scopeName(given, tenant);
   const remedy =

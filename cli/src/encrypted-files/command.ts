@@ -9,17 +9,18 @@ import { statSync } from 'node:fs';
 import type { Command } from 'commander';
 import type { Envelope } from 'keyward-client';
 import { UsageError } from '../failures.ts';
+import type { GlobalOptions } from '../globals.ts';
 import { WATCH_RETRIES } from '../jobs.ts';
 import { keyName } from '../names.ts';
-import { contextOption, type Pairs, type TenantOptions, withTenant } from '../options.ts';
-import { printJson } from '../print.ts';
+import { contextOption, type Pairs, withForce } from '../options.ts';
+import type { Output } from '../output/output.ts';
 import { countOn, writeBytes } from '../progress.ts';
-import { type GlobalOptions, withClient } from '../session.ts';
+import { withClient } from '../session.ts';
 import { makeFiles, type Plan, type Tally } from './run.ts';
 import { pass } from './standard.ts';
 import { type Direction, SUFFIX } from './walk.ts';
 
-interface FileOptions extends TenantOptions {
+interface FileOptions {
   readonly key: string;
   readonly context: Pairs;
   readonly out?: string;
@@ -61,14 +62,13 @@ export function addEncryptedFiles(program: Command): void {
 
 function add(program: Command, direction: Direction): void {
   const { key, about, after } = TEXTS[direction];
-  withTenant(program.command(`${direction}-file <paths...>`), 'key', '--key')
+  withForce(program.command(`${direction}-file <paths...>`))
     .description(about)
     .requiredOption('--key <key>', key)
     .addOption(contextOption())
     .option('--out <path>', 'the output, or the folder for several; - is standard output')
     .option('-r, --recursive', 'all files in folders, and in those that are in them')
     .option('--resume', 'go on where a run was ended: leave what it has made')
-    .option('--force', 'replace existing files')
     .addHelpText('after', after)
     .action((paths: string[], _options, command: Command) =>
       withClient<FileOptions>(
@@ -112,9 +112,9 @@ function isPassage(out: string | undefined): boolean {
   return status !== undefined && !status.isFile() && !status.isDirectory();
 }
 
-async function report(tally: Tally, { direction }: Plan, output: string): Promise<void> {
+async function report(tally: Tally, { direction }: Plan, output: Output): Promise<void> {
   const { files, bytes, made, left, skipped, failed } = tally;
-  if (output === 'json') await printJson(tally);
+  if (output.isData) await output.data(tally);
   else if (files + made + left + skipped + failed !== 1) {
     const facts = [
       `${direction}ed ${files} files, ${writeBytes(bytes)}`,

@@ -1,8 +1,5 @@
 /**
- * Prints results as a table for people or as JSON for programs.
- *
- * - It owns the columns of each kind of result.
- * - JSON has the client's field names, times in RFC 3339, and bytes in base64.
+ * Describes the kinds of things that commands print: the columns of each, in words for people.
  */
 import type {
   AuditEntry,
@@ -26,21 +23,17 @@ import type {
   TokenObject,
   UnrecordedTokenObject,
 } from 'keyward-client';
-import { writeDuration, writeRoughly } from './durations.ts';
-import { printable, printableJson } from './failures.ts';
-import { printText, writeStandardOutput } from './files.ts';
-import { lastPart } from './names.ts';
-import type { Settings } from './profiles.ts';
-
-/** Maps the columns of a table to their texts. */
-export type Columns<Item> = Readonly<Record<string, (item: Item) => string>>;
+import { writeDuration, writeRoughly } from '../durations.ts';
+import { lastPart } from '../names.ts';
+import type { Settings } from '../profiles.ts';
+import { type Columns, wide } from './output.ts';
 
 /** A tenant's columns. */
 export const TENANT: Columns<Tenant> = {
   NAME: ({ name }) => name,
   STATE: ({ state, shredTime }) => stateAt(state, shredTime),
-  UID: ({ uid }) => uid,
-  CREATED: ({ createTime }) => createTime.toISOString(),
+  UID: wide(({ uid }) => uid),
+  CREATED: wide(({ createTime }) => createTime.toISOString()),
   'ROOT KEY': ({ dedicatedRootKey }) => (dedicatedRootKey ? 'dedicated' : 'shared'),
   QUOTAS: ({ quotas }) => quotasOf(quotas),
 };
@@ -88,11 +81,11 @@ export const TOKEN_KEY: Columns<TokenKey> = {
   STATE: ({ state }) => state,
   CREATED: ({ createTime }) => createTime.toISOString(),
   'CURRENT SINCE': ({ activateTime }) => ifAny(activateTime),
-  RETIRED: ({ retireTime }) => ifAny(retireTime),
-  DESTROYED: ({ destroyTime }) => ifAny(destroyTime),
+  RETIRED: wide(({ retireTime }) => ifAny(retireTime)),
+  DESTROYED: wide(({ destroyTime }) => ifAny(destroyTime)),
   'KEY VERSIONS': ({ keyVersions }) => String(keyVersions),
-  'SEALED RECORDS': ({ sealedRecords }) => String(sealedRecords),
-  CALLER: ({ caller }) => caller,
+  'SEALED RECORDS': wide(({ sealedRecords }) => String(sealedRecords)),
+  CALLER: wide(({ caller }) => caller),
 };
 
 /** How many attributes are as they must be, and which aren't. */
@@ -112,8 +105,8 @@ export const KEY: Columns<Key> = {
   PRIMARY: ({ primary: { name, state } }) =>
     state === 'ENABLED' ? lastPart(name) : `${lastPart(name)} (${state})`,
   STATE: stateOf,
-  UID: ({ uid }) => uid,
-  CREATED: ({ createTime }) => createTime.toISOString(),
+  UID: wide(({ uid }) => uid),
+  CREATED: wide(({ createTime }) => createTime.toISOString()),
   'NEXT ROTATION': ({ nextRotationTime, maintenancePaused }) =>
     `${whenOf(nextRotationTime)}${maintenancePaused ? ' (PAUSED)' : ''}`,
   LABELS: ({ labels }) =>
@@ -157,7 +150,7 @@ export const DATA_KEY: Columns<DataKey> = {
   NAME: ({ name }) => name,
   VERSION: ({ keyVersion }) => lastPart(keyVersion),
   LENGTH: ({ length }) => String(length),
-  UID: ({ uid }) => uid,
+  UID: wide(({ uid }) => uid),
   CREATED: ({ createTime }) => createTime.toISOString(),
   'RE-WRAPPED': ({ rewrapTime }) => whenOf(rewrapTime),
 };
@@ -168,13 +161,15 @@ export const ROTATION: Columns<Rotation> = {
   FROM: ({ fromVersion }) => lastPart(fromVersion),
   TO: ({ toVersion }) => lastPart(toVersion),
   CAUSE: ({ cause }) => cause,
-  TOOK: ({ durationSeconds: took }) => (took === undefined ? '' : `${Math.round(took * 1000)}ms`),
+  TOOK: wide(({ durationSeconds: took }) =>
+    took === undefined ? '' : `${Math.round(took * 1000)}ms`,
+  ),
   'RE-WRAP': ({ rewrapState }) => rewrapState,
   DONE: ({ rewrapped }) => String(rewrapped),
   LEFT: ({ left }) => String(left),
   FAILED: ({ failed }) => String(failed),
   JOB: ({ rewrapJob }) => lastPart(rewrapJob),
-  CALLER: ({ caller }) => caller,
+  CALLER: wide(({ caller }) => caller),
 };
 
 /** A re-wrap job's columns. */
@@ -183,14 +178,14 @@ export const JOB: Columns<RewrapJob> = {
   SCOPE: ({ scope }) => scope,
   KIND: ({ kind }) => kind,
   STATE: ({ state, paused }) => (paused && state === 'RUNNING' ? `${state} (PAUSED)` : state),
-  CAUSE: ({ cause }) => cause,
+  CAUSE: wide(({ cause }) => cause),
   TOTAL: ({ total, totalIsFinal }) => `${total}${totalIsFinal ? '' : '+'}`,
   DONE: ({ done }) => String(done),
   LEFT: ({ left }) => String(left),
   FAILED: ({ failed }) => String(failed),
   STARTED: ({ createTime }) => createTime.toISOString(),
   ENDED: ({ endTime }) => ifAny(endTime),
-  CALLER: ({ caller }) => caller,
+  CALLER: wide(({ caller }) => caller),
 };
 
 /** The columns of what a job could not open. */
@@ -212,8 +207,8 @@ export const ROLE_BINDING: Columns<RoleBinding> = {
   EXPIRES: ({ expireTime }) => whenOf(expireTime),
   DUTIES: ({ overrideSeparationOfDuties: overridden }) =>
     overridden ? 'NOT SEPARATED' : 'separated',
-  CREATED: ({ createTime }) => createTime.toISOString(),
-  CREATOR: ({ creator }) => creator,
+  CREATED: wide(({ createTime }) => createTime.toISOString()),
+  CREATOR: wide(({ creator }) => creator),
   DESCRIPTION: ({ description }) => shortened(description),
 };
 
@@ -229,8 +224,8 @@ function conditionOf({ contextKey, equals, oneOf, claim }: ContextCondition): st
 /** A role's columns. */
 export const ROLE: Columns<Role> = {
   NAME: ({ name }) => name,
-  CREATED: ({ createTime }) => createTime?.toISOString() ?? 'predefined',
-  CREATOR: ({ creator }) => creator,
+  CREATED: wide(({ createTime }) => createTime?.toISOString() ?? 'predefined'),
+  CREATOR: wide(({ creator }) => creator),
   DESCRIPTION: ({ description }) => shortened(description),
   PERMISSIONS: ({ permissions }) => permissions.join(', '),
 };
@@ -242,8 +237,8 @@ export const CANARY: Columns<Canary> = {
   KEY: ({ key }) => key,
   'DATA KEY': ({ dataKey }) => dataKey,
   SUSPENDS: ({ suspendsCaller }) => (suspendsCaller ? 'yes' : 'no'),
-  CREATED: ({ createTime }) => createTime?.toISOString() ?? '',
-  CREATOR: ({ creator }) => creator,
+  CREATED: wide(({ createTime }) => createTime?.toISOString() ?? ''),
+  CREATOR: wide(({ creator }) => creator),
   DESCRIPTION: ({ description }) => shortened(description),
 };
 
@@ -261,7 +256,7 @@ export const SUSPENSION: Columns<Suspension> = {
   CANARY: ({ canary }) => canary,
   CALL: ({ callId }) => callId,
   CREATED: ({ createTime }) => createTime.toISOString(),
-  CREATOR: ({ creator }) => creator,
+  CREATOR: wide(({ creator }) => creator),
   DESCRIPTION: ({ description }) => shortened(description),
 };
 
@@ -342,51 +337,4 @@ function shortened(text: string): string {
   return characters.length <= SHOWN_CHARACTERS
     ? text
     : `${characters.slice(0, SHOWN_CHARACTERS - 1).join('')}…`;
-}
-
-/** Prints one thing: an object in JSON. */
-export async function printOne<Item>(
-  output: string,
-  columns: Columns<Item>,
-  item: Item,
-): Promise<void> {
-  await (output === 'json' ? printJson(item) : printTable(columns, [item]));
-}
-
-/** Prints a list: an array in JSON. */
-export async function printAll<Item>(
-  output: string,
-  columns: Columns<Item>,
-  items: AsyncIterable<Item> | Iterable<Item>,
-): Promise<void> {
-  const all: Item[] = [];
-  for await (const item of items) all.push(item);
-  await (output === 'json' ? printJson(all) : printTable(columns, all));
-}
-
-/** Prints JSON, indented, which means the value exactly. */
-export async function printJson(value: unknown): Promise<void> {
-  await writeStandardOutput(`${printableJson(JSON.stringify(value, null, 2))}\n`);
-}
-
-/** Prints a table, after `before`; its head even if there are no rows. */
-export async function printTable<Item>(
-  columns: Columns<Item>,
-  items: readonly Item[],
-  before = '',
-): Promise<void> {
-  const rows = [
-    Object.keys(columns),
-    ...items.map((item) => Object.values(columns).map((cell) => printable(cell(item)))),
-  ];
-  const widths = Object.keys(columns).map((_, i) =>
-    Math.max(...rows.map((row) => row[i]?.length ?? 0)),
-  );
-  const lines = rows.map((row) =>
-    row
-      .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-      .join('  ')
-      .trimEnd(),
-  );
-  await printText(`${before}${lines.join('\n')}\n`);
 }

@@ -1,0 +1,60 @@
+/**
+ * Shows help, and what a user may have meant by a command that does not exist.
+ */
+import { type Command, CommanderError } from 'commander';
+import { UsageError } from './failures.ts';
+import { suggestions } from './suggestions.ts';
+
+/** Adds `help`, which takes the words of a command. */
+export function addHelp(program: Command): void {
+  program
+    .helpCommand(false)
+    .command('help [command...]')
+    .description('show the help of a command')
+    .action((words: string[]) => {
+      let command = program;
+      for (const word of words) {
+        const found = command.commands.find((each) => each.name() === word);
+        if (found === undefined) throw unknownCommand(program, words);
+        command = found;
+      }
+      command.help();
+    });
+}
+
+/** Returns what to report for what commander has thrown: of an unknown command, what was meant. */
+export function explained(program: Command, error: unknown): unknown {
+  if (!(error instanceof CommanderError)) return error;
+  const words = program.args.filter((word) => !word.startsWith('-'));
+  const isUnknown =
+    error.code === 'commander.unknownCommand' ||
+    (error.code === 'commander.excessArguments' && isGroup(program, words));
+  return isUnknown ? unknownCommand(program, words) : error;
+}
+
+/** Whether the words end in a command that has commands of its own. */
+function isGroup(program: Command, words: readonly string[]): boolean {
+  let command: Command | undefined = program;
+  for (const word of words) {
+    const found: Command | undefined = command.commands.find((each) => each.name() === word);
+    if (found === undefined) return command.commands.length > 0;
+    command = found;
+  }
+  return false;
+}
+
+function unknownCommand(program: Command, words: readonly string[]): UsageError {
+  const group: string[] = [];
+  let command = program;
+  for (const word of words) {
+    const found = command.commands.find((each) => each.name() === word);
+    if (found === undefined) break;
+    group.push(word);
+    command = found;
+  }
+  const meant = suggestions(program, words, group.length).map((path) => `"keyward ${path}"`);
+  const help = ['keyward', ...group, '--help'].join(' ');
+  const advice = meant.length > 0 ? `did you mean ${meant.join(' or ')}?` : `see "${help}"`;
+  const typed = ['keyward', ...words.slice(0, group.length + 1)].join(' ');
+  return new UsageError(`cannot run "${typed}": there is no such command; ${advice}`);
+}
