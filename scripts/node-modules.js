@@ -6,12 +6,12 @@
  * node-gyp gets the headers that come inside node-linux-*. Plain JavaScript for Node 20.
  */
 import {
+  existsSync,
   lstatSync,
   mkdtempSync,
   readFileSync,
   realpathSync,
   rmSync,
-  statSync,
   symlinkSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -35,7 +35,7 @@ const NODE_MAJOR = 24;
  */
 export function nodeForSources() {
   const own = join(MODULES, '.bin', 'node');
-  if (exists(own)) return own;
+  if (existsSync(own)) return own;
   if (Number.parseInt(process.versions.node, 10) >= NODE_MAJOR) return process.execPath;
   throw new SetUpError(
     `cannot run on Node ${process.version}: Node ${NODE_MAJOR} or later is required, and there ` +
@@ -49,7 +49,7 @@ export function nodeForSources() {
  * @returns {string | undefined}
  */
 export function whyInstall() {
-  if (!exists(MODULES)) return 'there is no node_modules';
+  if (!existsSync(MODULES)) return 'there is no node_modules';
   if (!agreesWithLockfile()) return 'node_modules does not match package-lock.json';
   return missingParts()[0];
 }
@@ -119,7 +119,7 @@ function lockedPackages(file) {
 /** What install scripts should have made, or npm should have linked, and isn't there; in words. */
 function missingParts() {
   const missing = [];
-  if (!exists(join(MODULES, 'pkcs11js', 'build', 'Release', 'pkcs11.node')))
+  if (!existsSync(join(MODULES, 'pkcs11js', 'build', 'Release', 'pkcs11.node')))
     missing.push('the PKCS#11 binding (pkcs11js) is not built');
   const native = join(
     MODULES,
@@ -127,10 +127,11 @@ function missingParts() {
     `${process.platform}-${process.arch}`,
     'native',
   );
-  if (!exists(join(native, 'bin', 'postgres'))) missing.push("PostgreSQL's binaries are missing");
+  if (!existsSync(join(native, 'bin', 'postgres')))
+    missing.push("PostgreSQL's binaries are missing");
   else if (!postgresLinks(native).every(isLink))
     missing.push("PostgreSQL's libraries are not linked");
-  if (!exists(join(MODULES, 'keyward-client')) || !exists(join(MODULES, '@keyward', 'cli')))
+  if (!existsSync(join(MODULES, 'keyward-client')) || !existsSync(join(MODULES, '@keyward', 'cli')))
     missing.push('the workspaces are not linked');
   return missing;
 }
@@ -156,8 +157,8 @@ function npmCommand(args) {
   const npmCli = process.env['npm_execpath'];
   const node = hostPath()
     .map((place) => join(place, 'node'))
-    .find(exists);
-  if (npmCli?.endsWith('.js') && exists(npmCli))
+    .find((file) => existsSync(file));
+  if (npmCli?.endsWith('.js') && existsSync(npmCli))
     return [node ?? process.execPath, [npmCli, ...args]];
   return ['npm', args];
 }
@@ -202,11 +203,6 @@ function realPath(path) {
   } catch {
     return path;
   }
-}
-
-/** @param {string} path */
-function exists(path) {
-  return statSync(path, { throwIfNoEntry: false }) !== undefined;
 }
 
 /** @param {string} path */
