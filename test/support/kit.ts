@@ -23,6 +23,8 @@ import { TESTER } from './grants.ts';
 const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
 /** Generous: machines are shared. What is waited for is a condition, never this time. */
 const PATIENCE_MS = 120_000;
+/** Between two looks at what is waited for. */
+const LONGEST_PAUSE_MS = 250;
 
 function given(name: string): string {
   const value = process.env[name];
@@ -359,14 +361,17 @@ export async function eventually<T>(
   attempt: () => T | Promise<T>,
   explain: () => string = () => '',
 ): Promise<T> {
-  const end = Date.now() + PATIENCE_MS;
+  const began = Date.now();
   for (;;) {
     try {
       return await attempt();
     } catch (error) {
-      if (Date.now() > end) throw new Error(`${error}\n${explain()}`, { cause: error });
+      if (Date.now() - began > PATIENCE_MS)
+        throw new Error(`${error}\n${explain()}`, { cause: error });
     }
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    // An attempt may be a call, which uses CPU time that what is waited for may need.
+    const pause = Math.min(20 + (Date.now() - began) / 10, LONGEST_PAUSE_MS);
+    await new Promise((resolve) => setTimeout(resolve, pause));
   }
 }
 
