@@ -56,8 +56,7 @@ export const CIPHERTEXT_OVERHEAD = ENCRYPTED_OFFSET + TAG_BYTES;
 export const MAX_PLAINTEXT_BYTES = 65_536;
 /** The length of the digest of an encryption context, in bytes. */
 export const CONTEXT_DIGEST_BYTES = 32;
-/** Of tenant, subject and digest: parts that are joined must not be able to shift. */
-const BINDING_LENGTHS = [UUID_BYTES, UUID_BYTES, CONTEXT_DIGEST_BYTES].join();
+const BINDING_BYTES = UUID_BYTES + UUID_BYTES + CONTEXT_DIGEST_BYTES;
 /** The subject of whatever isn't a stored data key. */
 export const NO_SUBJECT: Buffer = Buffer.alloc(UUID_BYTES);
 
@@ -102,6 +101,8 @@ const MESSAGE_LABEL = labelOf('keyward/v1/message');
 const EPOCH_LABEL = labelOf('keyward/v1/epoch');
 /** [L]₂ of SP 800-108: 512 bits. */
 const DERIVED_LENGTH = Buffer.from([0, 0, 2, 0]);
+const MESSAGE_INPUT_BYTES =
+  MESSAGE_LABEL.length + HEADER_BYTES + BINDING_BYTES + DERIVED_LENGTH.length;
 /** In suite 2 an IV is 8 random bytes of the epoch, then the message's number within it. */
 const NUMBER_OFFSET = IV_OFFSET + IV_BYTES - 4;
 
@@ -128,6 +129,16 @@ export function parseHeader(ciphertext: Buffer, purposes: readonly Purpose[]): C
     keyId: idFromBytes(ciphertext.subarray(KEY_ID_OFFSET, VERSION_OFFSET)),
     version,
   };
+}
+
+/**
+ * Returns what tells the ciphertexts of one key version apart by the epoch whose key the token
+ * derives to open them; undefined in suite 1, where it derives a key for each.
+ */
+export function epochNameOf(ciphertext: Buffer): string | undefined {
+  return ciphertext[1] === SUITE.epoch
+    ? ciphertext.toString('latin1', SALT_OFFSET, IV_OFFSET)
+    : undefined;
 }
 
 /**
@@ -305,12 +316,18 @@ function deriveMessageKey(
   { tenant, subject, contextDigest }: Binding,
   hmac: MaterialHmac,
 ): { key: KeyObject; commitment: Buffer } {
-  const lengths = [tenant.length, subject.length, contextDigest.length];
-  if (lengths.join() !== BINDING_LENGTHS)
+  if (
+    tenant.length !== UUID_BYTES ||
+    subject.length !== UUID_BYTES ||
+    contextDigest.length !== CONTEXT_DIGEST_BYTES
+  )
     throw new RangeError('a part of the binding has another length');
   const header = ciphertext.subarray(0, HEADER_BYTES);
   const derived = hmac(
-    Buffer.concat([MESSAGE_LABEL, header, tenant, subject, contextDigest, DERIVED_LENGTH]),
+    Buffer.concat(
+      [MESSAGE_LABEL, header, tenant, subject, contextDigest, DERIVED_LENGTH],
+      MESSAGE_INPUT_BYTES,
+    ),
   );
   const key = createSecretKey(derived.subarray(0, MESSAGE_KEY_BYTES));
   const commitment = Buffer.from(
@@ -321,5 +338,8 @@ function deriveMessageKey(
 }
 
 function additionalData(ciphertext: Buffer, { tenant, subject, contextDigest }: Binding): Buffer {
-  return Buffer.concat([ciphertext.subarray(0, ENCRYPTED_OFFSET), tenant, subject, contextDigest]);
+  return Buffer.concat(
+    [ciphertext.subarray(0, ENCRYPTED_OFFSET), tenant, subject, contextDigest],
+    ENCRYPTED_OFFSET + BINDING_BYTES,
+  );
 }

@@ -325,6 +325,16 @@ describe('a batch', () => {
     assert.equal(faults.met(), 3);
   });
 
+  test('of which nothing opens asks the token once more, for the epoch and not for each item', async () => {
+    const ciphertexts = (await sealAll()).map((each) => flipped(each, each.length - 1));
+    faults.set('C_Sign');
+    assert.deepEqual(
+      await openAll(first, ciphertexts),
+      ciphertexts.map(() => doesNotOpen),
+    );
+    assert.equal(faults.met(), 2);
+  });
+
   test('opens one by one, and what was sealed one by one opens in a batch, beside those of epochs', async () => {
     const ciphertexts = await sealAll();
     const subject = Buffer.alloc(16);

@@ -35,6 +35,15 @@ export interface LoadedVersion {
   readonly hmac: MaterialHmac;
 }
 
+/**
+ * Keys of epochs that were derived to open several messages; of what did not open, derived again,
+ * once for each epoch.
+ */
+export interface OpenedEpochs {
+  readonly first?: Epochs;
+  readonly again?: Epochs;
+}
+
 /** Overwrites the plaintext. */
 export function sealUnder(
   { version: { keyId, version }, hmac }: LoadedVersion,
@@ -73,17 +82,17 @@ export function openUnder(
   { version, hmac }: LoadedVersion,
   binding: Binding,
   ciphertext: Buffer,
-  epochs?: Epochs,
+  epochs: OpenedEpochs = {},
 ): Buffer {
   const header = parseHeader(ciphertext, PURPOSES);
   if (header.keyId !== version.keyId || header.version !== version.version)
     throw new KeywardError('DECRYPTION_FAILED');
   try {
-    return open(ciphertext, binding, hmac, epochs);
+    return open(ciphertext, binding, hmac, epochs.first);
   } catch (error) {
     if (!(error instanceof KeywardError)) throw error;
     // The token is asked a second time: what opens now was well, and the token was not.
-    open(ciphertext, binding, hmac).fill(0);
+    open(ciphertext, binding, hmac, epochs.again).fill(0);
     throw new AgentFailure('token', 'the token derived wrong bytes for a message', {
       cause: error,
     });

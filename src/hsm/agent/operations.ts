@@ -11,7 +11,7 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { type Key, MechanismEnum, type Session } from 'graphene-pk11';
 import { idFromBytes, idToBytes, type KeyId, type RootKeyId, type SealKeyId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
-import { type Epochs, NO_SUBJECT, PURPOSE, type Purpose, parseHeader } from '../ciphertext.ts';
+import { NO_SUBJECT, PURPOSE, type Purpose, parseHeader } from '../ciphertext.ts';
 import { decode, encode } from '../codec.ts';
 import {
   CHECK_VALUE_BYTES,
@@ -29,6 +29,7 @@ import {
   bindingOf,
   contradiction,
   type LoadedVersion,
+  type OpenedEpochs,
   openUnder,
   outcomeOf,
   rewrapOne,
@@ -157,7 +158,7 @@ export class KeyOperations {
 
   openAll({ keyVersion, items }: RequestOf<'openAll'>): ReplyOf<'openAll'> {
     const loaded = this.#load(keyVersion);
-    const epochs: Epochs = new Map();
+    const epochs: OpenedEpochs = { first: new Map(), again: new Map() };
     return {
       results: items.map(({ contextDigest, ciphertext }) => {
         const binding = bindingOf(loaded, { ...OF_CALLERS, contextDigest });

@@ -7,7 +7,7 @@
  */
 import type { AuditNotes, Call } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
-import type { CiphertextHeader } from '../../hsm/ciphertext.ts';
+import { type CiphertextHeader, epochNameOf } from '../../hsm/ciphertext.ts';
 import { ITEM_OUTCOME } from '../../hsm/protocol.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import type { TenantId } from '../../ids.ts';
@@ -26,6 +26,9 @@ import type { KeyCache, LoadedKey, LoadedVersion } from './key-cache.ts';
 import { answerOf, inGroups, loadEach, type Outcome, outcomeOf, settled } from './outcomes.ts';
 import { findPrimary } from './usable.ts';
 import type { UsageRecorder } from './usage.ts';
+
+/** What is sealed together shares an epoch. */
+const SEALED = 'sealed';
 
 /** One of many requests, and what its part of the audit entry is to say. */
 export interface Item<Request> {
@@ -65,7 +68,7 @@ export class EncryptionBatches {
     return inGroups(
       items,
       ({ request: { name, context, plaintext }, notes }) => ({
-        ...{ group: primaryOf(name), bytes: plaintext.length, notes },
+        ...{ group: primaryOf(name), bytes: plaintext.length, derivation: SEALED, notes },
         item: { contextDigest: digestOf(context), plaintext },
       }),
       async ({ loaded, version, versionName }, members) => {
@@ -88,7 +91,8 @@ export class EncryptionBatches {
     return inGroups(
       items,
       ({ request: { name, context, length }, notes }) => ({
-        ...{ group: primaryOf(name), bytes: length, notes },
+        // Each is drawn from the token's generator.
+        ...{ group: primaryOf(name), bytes: length, derivation: undefined, notes },
         item: { contextDigest: digestOf(context), length },
       }),
       async ({ loaded, version, versionName }, members) => {
@@ -114,6 +118,7 @@ export class EncryptionBatches {
       items,
       ({ request, notes }) => ({
         ...{ group: sourceOf(request), bytes: request.ciphertext.length, notes },
+        derivation: epochNameOf(request.ciphertext),
         item: { contextDigest: digestOf(request.context), ciphertext: request.ciphertext },
       }),
       async ({ key, loaded, version, versionName }, members) => {
@@ -143,6 +148,7 @@ export class EncryptionBatches {
         // In the order in which the call alone looks.
         ...{ group: pairOf(sourceOf(source), primaryOf(name)), notes },
         bytes: source.ciphertext.length,
+        derivation: epochNameOf(source.ciphertext),
         item: {
           sourceContextDigest: digestOf(source.context),
           contextDigest: digestOf(context),

@@ -17,6 +17,11 @@ const GROUPS = 4;
 /** An agent works at most so long on one group: 256 small items take it some 2 ms (measured). */
 const GROUP_ITEMS = 256;
 const GROUP_BYTES = 262_144;
+/**
+ * Each is at least one call of the token, which a network may take 20 ms for, and twice as many
+ * where nothing opens.
+ */
+const GROUP_DERIVATIONS = 32;
 
 /** Returns what `work` returns, or what it throws. */
 export function outcomeOf<T>(work: () => T): Outcome<T> {
@@ -54,6 +59,11 @@ export interface Prepared<Group> {
   readonly group: Group;
   /** About how many bytes it takes of a message. */
   readonly bytes: number;
+  /**
+   * What shares the token's derivation with others of the group; undefined for what needs one of
+   * its own.
+   */
+  readonly derivation: string | undefined;
 }
 
 /**
@@ -86,6 +96,9 @@ interface Group<P extends Prepared<unknown>> {
   readonly members: P[];
   readonly indices: number[];
   bytes: number;
+  /** What is derived once for several, and how much is derived for one. */
+  readonly shared: Set<string>;
+  alone: number;
 }
 
 /** Groups within their limits, in the order in which they began. */
@@ -94,21 +107,31 @@ class Groups<P extends Prepared<unknown>> {
   readonly #open = new Map<P['group'], Group<P>>();
 
   add(prepared: P, index: number): void {
-    const { group, bytes } = prepared;
+    const { group, bytes, derivation } = prepared;
     let open = this.#open.get(group);
-    if (
-      open === undefined ||
-      open.members.length >= GROUP_ITEMS ||
-      open.bytes + bytes > GROUP_BYTES
-    ) {
-      open = { group, members: [], indices: [], bytes: 0 };
+    if (open === undefined || !hasRoom(open, prepared)) {
+      open = { group, members: [], indices: [], bytes: 0, shared: new Set(), alone: 0 };
       this.#open.set(group, open);
       this.all.push(open);
     }
     open.members.push(prepared);
     open.indices.push(index);
     open.bytes += bytes;
+    if (derivation === undefined) open.alone += 1;
+    else open.shared.add(derivation);
   }
+}
+
+function hasRoom<P extends Prepared<unknown>>(
+  { members, bytes, shared, alone }: Group<P>,
+  added: P,
+): boolean {
+  const isDerived = added.derivation !== undefined && shared.has(added.derivation);
+  return (
+    members.length < GROUP_ITEMS &&
+    bytes + added.bytes <= GROUP_BYTES &&
+    (isDerived || shared.size + alone < GROUP_DERIVATIONS)
+  );
 }
 
 /** Returns what comes of it. Never rejects. */
