@@ -40,7 +40,10 @@ export class ContextMasks {
     this.#parts = parts;
   }
 
-  /** Masks contexts of one tenant, all under one period's key. Never rejects. */
+  /**
+   * Masks contexts of one tenant, all under one period's key; what is one context is one when
+   * masked. Never rejects.
+   */
   async mask(
     tenant: string,
     contexts: readonly ReadonlyMap<string, string>[],
@@ -48,11 +51,17 @@ export class ContextMasks {
   ): Promise<MaskedContext[]> {
     const maskPeriod = now.toISOString().slice(0, 7);
     const key = await this.#keyOf(tenant, maskPeriod);
+    // Items of a batch may have one context.
+    const known = new Map<ReadonlyMap<string, string>, MaskedContext>();
     return contexts.map((context) => {
+      const before = known.get(context);
+      if (before !== undefined) return before;
       const masks = [...context].map(
         ([name, value]) => [name, key === undefined ? null : maskOf(key, name, value)] as const,
       );
-      return { context: new Map(masks), ...(key === undefined ? {} : { maskPeriod }) };
+      const masked = { context: new Map(masks), ...(key === undefined ? {} : { maskPeriod }) };
+      known.set(context, masked);
+      return masked;
     });
   }
 

@@ -135,28 +135,31 @@ export async function noteItems(
   items: readonly ServedItem[],
 ): Promise<void> {
   if (audit === undefined) return;
-  const used = items.map(({ contexts, outcome }) =>
-    outcome === 'OK' ? (contexts ?? { context: NO_CONTEXT }) : { context: NO_CONTEXT },
-  );
+  const isUsed = ({ contexts, outcome }: ServedItem) => outcome === 'OK' && contexts !== undefined;
   const masked = await masks.mask(
     tenant,
-    used.flatMap(({ context, source = NO_CONTEXT }) => [context, source]),
+    items.flatMap((item) =>
+      isUsed(item) && item.contexts !== undefined
+        ? [item.contexts.context, item.contexts.source ?? NO_CONTEXT]
+        : [],
+    ),
   );
-  audit.items = items.map(({ contexts, ...item }, index): AuditItem => {
-    const isUsed = item.outcome === 'OK';
-    const of = (place: 0 | 1, context: Contexts['context'] = NO_CONTEXT) =>
-      (isUsed ? masked[2 * index + place]?.context : namesOf(context)) ?? NO_CONTEXT;
-    const context = of(0, contexts?.context);
-    const sourceContext = of(1, contexts?.source);
+  const rest = masked.values();
+  const next = () => rest.next().value?.context;
+  audit.items = items.map((item): AuditItem => {
+    const { keyVersion, sourceKeyVersion, resource, contexts, bindings, outcome } = item;
+    const [context, source] = isUsed(item)
+      ? [next(), next()]
+      : [contexts && namesOf(contexts.context), contexts?.source && namesOf(contexts.source)];
     return {
-      ...item,
-      ...(context.size > 0 ? { context } : {}),
-      ...(sourceContext.size > 0 ? { sourceContext } : {}),
+      ...{ keyVersion, sourceKeyVersion, resource, bindings, outcome },
+      ...(context?.size ? { context } : {}),
+      ...(source?.size ? { sourceContext: source } : {}),
     };
   });
   const [{ maskPeriod } = {}] = masked;
-  const isMasked = used.some(({ context, source }) => context.size + (source?.size ?? 0) > 0);
-  if (maskPeriod !== undefined && isMasked) audit.maskPeriod = maskPeriod;
+  if (maskPeriod !== undefined && masked.some(({ context }) => context.size > 0))
+    audit.maskPeriod = maskPeriod;
 }
 
 /** The names in a context, none with a mask. */

@@ -12,7 +12,6 @@
  * Knows no operation and no message, nor how many items are done at once.
  */
 import type { Rights } from '../access/access.ts';
-import type { Permission } from '../access/permissions.ts';
 import { LATER } from '../access/policy.ts';
 import type { Call } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
@@ -90,10 +89,9 @@ export function batchOf<Request, Prepared, Answer>(
       const admitted = items.map((item) => admit(operation, many, item, { call, parent }));
       await perform(services, call, many, admitted);
       for (const { rights, outcome } of admitted)
-        if (outcome !== undefined && 'error' in outcome)
-          call.rights.denials.push(...rights.denials);
-      const served = admitted.map((item) => servedOf(operation, item));
-      await noteItems(services.masks, call, parent.tenant, apartFrom(call.rights, served));
+        if (errorOf(outcome) !== undefined) call.rights.denials.push(...rights.denials);
+      const served = servedItems(operation, call.rights, admitted);
+      await noteItems(services.masks, call, parent.tenant, served);
       return admitted.map(resultOf);
     },
   };
@@ -145,20 +143,42 @@ async function perform<Request, Prepared, Answer>(
     item.outcome = 'error' in outcomes ? outcomes : outcomes.answer[index];
 }
 
-function servedOf<Request, Answer>(
+/**
+ * Returns what there is to say of each item: no bindings but those that aren't the batch's, which
+ * are those of the first item that was done.
+ */
+function servedItems<Request, Answer>(
   operation: Operation<Request, Answer>,
-  { request, rights, notes, outcome }: Admitted<Request, unknown, Answer>,
-): ServedItem {
-  const error = outcome !== undefined && 'error' in outcome ? outcome.error : undefined;
-  return {
-    ...(request === undefined
-      ? {}
-      : { resource: operation.resource(request), contexts: operation.contexts?.(request) }),
-    keyVersion: notes.keyVersion,
-    sourceKeyVersion: notes.sourceKeyVersion,
-    ...(error === undefined ? { bindings: Object.fromEntries(rights.bindings) } : {}),
-    outcome: error?.reason ?? 'OK',
-  };
+  { bindings }: Rights,
+  admitted: readonly Admitted<Request, unknown, Answer>[],
+): ServedItem[] {
+  const first = admitted.find(({ outcome }) => errorOf(outcome) === undefined);
+  for (const [permission, binding] of first?.rights.bindings ?? [])
+    bindings.set(permission, binding);
+  return admitted.map(({ request, rights, notes, outcome }) => {
+    const error = errorOf(outcome);
+    const { keyVersion, sourceKeyVersion } = notes;
+    const isApart = error === undefined && !areSame(rights.bindings, first?.rights.bindings);
+    return {
+      ...{ keyVersion, sourceKeyVersion, outcome: error?.reason ?? 'OK' },
+      // An item that used a version names that.
+      resource: request && keyVersion === undefined ? operation.resource(request) : undefined,
+      contexts: request && operation.contexts?.(request),
+      bindings: isApart ? Object.fromEntries(rights.bindings) : undefined,
+    };
+  });
+}
+
+type Bindings = Rights['bindings'];
+
+function areSame(some: Bindings, others: Bindings | undefined): boolean {
+  if (some.size !== others?.size) return false;
+  for (const [permission, binding] of some) if (others.get(permission) !== binding) return false;
+  return true;
+}
+
+function errorOf(outcome: Outcome<unknown> | undefined): KeywardError | undefined {
+  return outcome !== undefined && 'error' in outcome ? outcome.error : undefined;
 }
 
 function resultOf<Request, Answer>(
@@ -168,29 +188,6 @@ function resultOf<Request, Answer>(
   if (outcome === undefined) throw new Error('nothing became of an item of a batch');
   if ('error' in outcome) return { error: within(`requests[${index}].`, outcome.error) };
   return { request: request as Request, answer: outcome.answer };
-}
-
-/**
- * Returns the items with no bindings but those that aren't the batch's, which are those of the
- * first that has any.
- */
-function apartFrom({ bindings }: Rights, items: readonly ServedItem[]): ServedItem[] {
-  const shared = items.find((item) => item.bindings !== undefined)?.bindings ?? {};
-  for (const [permission, binding] of Object.entries(shared))
-    bindings.set(permission as Permission, binding);
-  return items.map(({ bindings: own, ...item }) =>
-    own === undefined || areSame(own, shared) ? item : { ...item, bindings: own },
-  );
-}
-
-type Bindings = Readonly<Record<string, string>>;
-
-function areSame(some: Bindings, others: Bindings): boolean {
-  const names = Object.keys(some);
-  return (
-    names.length === Object.keys(others).length &&
-    names.every((name) => some[name] === others[name])
-  );
 }
 
 /** Throws MESSAGE_TOO_LARGE where the answer to a batch could have more bytes than the limit. */

@@ -68,7 +68,7 @@ export function auditLine(entry: AuditEntry): string {
     outcome,
     durationMs:
       notes.startedAt === undefined ? undefined : roundedMs(monotonicNow() - notes.startedAt),
-    items: notes.items?.map(itemOf),
+    items: notes.items && itemsOf(notes.items),
     change: changed,
     count,
     detail: detail ?? detailOf(notes),
@@ -96,25 +96,25 @@ function detailOf(notes: AuditNotes): object | undefined {
   };
 }
 
-/** As compact as it can be: keyVersion or resource, context, outcome where it isn't OK. */
-function itemOf({
-  keyVersion,
-  sourceKeyVersion,
-  resource,
-  context,
-  sourceContext,
-  bindings,
-  outcome,
-}: AuditItem): object {
-  return {
-    keyVersion,
-    sourceKeyVersion,
-    resource: keyVersion === undefined ? clean(resource) : undefined,
-    context: context && masked(context),
-    sourceContext: sourceContext && masked(sourceContext),
-    bindings,
-    outcome: outcome === 'OK' ? undefined : outcome,
+/** As compact as they can be: keyVersion or resource, context, outcome where it isn't OK. */
+function itemsOf(items: readonly AuditItem[]): object[] {
+  // Items may have one context: what it looks like is worked out once.
+  const known = new Map<ReadonlyMap<string, string | null>, object>();
+  const once = (context: AuditItem['context']) => {
+    if (context === undefined) return undefined;
+    const object = known.get(context) ?? masked(context);
+    known.set(context, object);
+    return object;
   };
+  return items.map((item) => ({
+    keyVersion: item.keyVersion,
+    sourceKeyVersion: item.sourceKeyVersion,
+    resource: item.keyVersion === undefined ? clean(item.resource) : undefined,
+    context: once(item.context),
+    sourceContext: once(item.sourceContext),
+    bindings: item.bindings,
+    outcome: item.outcome === 'OK' ? undefined : item.outcome,
+  }));
 }
 
 /** Not by assignment: a name may be `__proto__`. Sorted, so that a map has one line. */
