@@ -9,7 +9,10 @@ import { item, paragraph, table, target } from './markdown.ts';
 import { type Figures, type Load, measureSlice, median, type Target } from './measure.ts';
 import type { Workload } from './workloads.ts';
 
-const IN_FLIGHT = 8;
+/** So many batches. */
+export const BATCHES_IN_FLIGHT = 8;
+/** Of the echo's calls, which are cheapest so. */
+const ECHO_IN_FLIGHT = 64;
 /** Of the echo's CPU for a call. */
 const OF_ECHO = 0.55;
 
@@ -47,14 +50,15 @@ export async function measureBatches(
   batches: readonly Workload[],
   plan: BatchPlan,
 ): Promise<BatchResults> {
-  const timing = { ...plan, inFlight: IN_FLIGHT };
-  const warm = { rampMs: 0, measureMs: plan.warmUpMs, inFlight: IN_FLIGHT };
+  const timing = { ...plan, inFlight: BATCHES_IN_FLIGHT };
+  const echoed = { ...plan, inFlight: ECHO_IN_FLIGHT };
+  const warm = { rampMs: 0, measureMs: plan.warmUpMs, inFlight: BATCHES_IN_FLIGHT };
   await measureSlice(load, echo, call, warm);
   for (const batch of batches) await measureSlice(load, service, batch, warm);
   const floors: Figures[] = [];
   const slices = batches.map((): Figures[] => []);
   for (let round = 0; round < plan.rounds; round++) {
-    floors.push(await measureSlice(load, echo, call, timing));
+    floors.push(await measureSlice(load, echo, call, echoed));
     for (const [index, batch] of batches.entries())
       slices[index]?.push(await measureSlice(load, service, batch, timing));
   }
@@ -92,9 +96,10 @@ export function batchSection({ rows, echo }: BatchResults): string {
   return [
     '## Items of batches',
     paragraph(`
-  Batches of small items, ${IN_FLIGHT} in flight, whose context the batch has, in turn with the
-  floor. CPU in µs for each item; "of echo" is that of server, agent and Postgres together, over
-  what a call costs the echo server in the same round: the median, the lowest, the highest.`),
+  Batches of small items, ${BATCHES_IN_FLIGHT} in flight, whose context the batch has, in turn with
+  the floor, of which ${ECHO_IN_FLIGHT} calls are in flight. CPU in µs for each item; "of echo" is
+  that of server, agent and Postgres together, over what a call costs the echo server in the same
+  round: the median, the lowest, the highest.`),
     table(['batch', 'items/s', 'server', 'agent', 'Postgres', 'of echo'], cells),
     item(`A call costs the echo server ${echo.toFixed(1)} µs.`),
   ].join('\n\n');

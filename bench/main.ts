@@ -14,7 +14,13 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { measureAccess } from './access.ts';
 import { type AuditPlan, measureAudit } from './audit.ts';
-import { batchSection, batchTargets, measureBatches } from './batches.ts';
+import {
+  BATCHES_IN_FLIGHT,
+  type BatchPlan,
+  batchSection,
+  batchTargets,
+  measureBatches,
+} from './batches.ts';
 import { BENCH_DIRECTORY, Environment, startEcho } from './environment.ts';
 import { measureHttp } from './http.ts';
 import { measureIdle } from './idle.ts';
@@ -52,6 +58,7 @@ interface Plan extends Timing {
   readonly createKeys: number;
   /** Keys that are used for the first time. */
   readonly firstUses: number;
+  readonly batches: BatchPlan;
   /** For what a tenant notices of another. */
   readonly neighbour: Timing;
   readonly audit: AuditPlan;
@@ -65,6 +72,7 @@ const FULL: Plan = {
   idleMs: 30_000,
   createKeys: 400,
   firstUses: 400,
+  batches: { rampMs: 150, measureMs: 1_500, rounds: 5, warmUpMs: 4_000 },
   neighbour: { rampMs: 150, measureMs: 2_000, rounds: 5 },
   audit: { rampMs: 150, measureMs: 3_000, rounds: 5, entries: 10_000_000 },
   rewrap: {
@@ -81,6 +89,7 @@ const QUICK: Plan = {
   idleMs: 1_000,
   createKeys: 20,
   firstUses: 20,
+  batches: { rampMs: 20, measureMs: 100, rounds: 1, warmUpMs: 50 },
   neighbour: { rampMs: 20, measureMs: 200, rounds: 1 },
   audit: { rampMs: 20, measureMs: 300, rounds: 1, entries: 20_000 },
   rewrap: {
@@ -226,7 +235,7 @@ async function measure(bench: Bench): Promise<Results> {
 async function measureBatchesOf({ environment, load, floor, plan, send }: Bench) {
   say('small batches …');
   const batches = await prepareSmallBatches(send);
-  return await measureBatches(load, floor, environment.target, batches, plan);
+  return await measureBatches(load, floor, environment.target, batches, plan.batches);
 }
 
 function measureAccessOf(bench: Bench): Promise<Row[]> {
@@ -285,17 +294,18 @@ async function profile(bench: Bench, directory: string, names: readonly string[]
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   await warmUp(bench);
   const { serverPid, agentPid, address } = bench.environment.target;
-  const small = (await prepareSmallBatches(bench.send)).map((batch) => ({
-    ...batch,
-    name: `small ${batch.name}`,
-  }));
-  for (const { name, path, requests, items } of [...bench.calls, ...small]) {
+  const small = await prepareSmallBatches(bench.send);
+  const all = [
+    ...bench.calls.map((call) => ({ ...call, inFlight: 64 })),
+    ...small.map((each) => ({ ...each, name: `small ${each.name}`, inFlight: BATCHES_IN_FLIGHT })),
+  ];
+  for (const { name, path, requests, items, inFlight } of all) {
     if (!names.includes(name)) continue;
     const slice = {
       address,
       path,
       requests,
-      inFlight: 64,
+      inFlight,
       rampMs: 0,
       measureMs: PROFILE_MS,
       once: false,
@@ -303,7 +313,7 @@ async function profile(bench: Bench, directory: string, names: readonly string[]
     const text = await profileWhile(directory, { server: serverPid, agent: agentPid }, async () => {
       return (await bench.load.run(slice)).completed * items;
     });
-    say(`\n## ${name}, 64 in flight\n\n${text}`);
+    say(`\n## ${name}, ${inFlight} in flight\n\n${text}`);
   }
 }
 
