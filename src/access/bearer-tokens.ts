@@ -103,7 +103,10 @@ export class TokenVerifier {
     if (typeof json !== 'object' || json === null)
       throw notAccepted('the token’s payload is not an object');
     const trusted = this.#issuers.get((json as { readonly iss?: unknown }).iss);
-    if (trusted === undefined) throw notAccepted('the token’s issuer is not configured');
+    if (trusted === undefined)
+      throw notAccepted('the token’s issuer is not configured', {
+        told: 'the token’s issuer (iss) is not one that the service trusts',
+      });
     const { issuer, keys } = trusted;
     if ((header.typ === undefined ? null : mediaType(header.typ)) !== issuer.type)
       throw notAccepted('the token has another typ than its issuer’s');

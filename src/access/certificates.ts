@@ -9,7 +9,7 @@
 import { createHash, X509Certificate } from 'node:crypto';
 import type { DetailedPeerCertificate, PeerCertificate } from 'node:tls';
 import { isDeepStrictEqual } from 'node:util';
-import { notAccepted } from './refusal.ts';
+import { notAccepted, toldEarly, toldExpired } from './refusal.ts';
 
 /** What of a certificate its caller is known by. */
 export const PRINCIPALS = ['spiffe-then-subject', 'spiffe', 'subject', 'dns'] as const;
@@ -66,8 +66,11 @@ export function clientCertificate(
 
 /** Throws CREDENTIALS_INVALID for a certificate that is not valid at that time. */
 export function requireValid({ validity }: ClientCertificate, now: number): void {
-  if (now > validity.until) throw notAccepted('the client certificate has expired');
-  if (now < validity.from) throw notAccepted('the client certificate is not valid yet');
+  const what = 'the client certificate';
+  if (now > validity.until)
+    throw notAccepted(`${what} has expired`, toldExpired(what, validity.until));
+  if (now < validity.from)
+    throw notAccepted(`${what} is not valid yet`, toldEarly(what, validity.from));
 }
 
 /**

@@ -8,7 +8,7 @@
 import { z } from 'zod';
 import { fromBase64url } from './compact-bearer.ts';
 import type { Issuer } from './issuers.ts';
-import { notAccepted } from './refusal.ts';
+import { notAccepted, toldEarly, toldExpired } from './refusal.ts';
 
 /** Clocks differ by as much. */
 export const LEEWAY_SECONDS = 30;
@@ -86,7 +86,9 @@ export function isForDevelopment(json: object): boolean {
  */
 export function readClaims(json: unknown, issuer: Issuer, nowSeconds: number): Claims {
   if (!isExactly(claimAt(json, ['aud']), issuer.audience))
-    throw notAccepted('the token is not for this audience alone');
+    throw notAccepted('the token is not for this audience alone', {
+      told: 'the token’s audience (aud) is not this service alone; get one that is for it',
+    });
   const result = REGISTERED.safeParse(json);
   if (!result.success) {
     const [wrong] = result.error.issues.map(({ path }) => path[0]);
@@ -95,8 +97,9 @@ export function readClaims(json: unknown, issuer: Issuer, nowSeconds: number): C
   const { sub, exp, iat, nbf = iat, jti, cnf } = result.data;
   if (exp - iat > issuer.maxLifetimeSeconds) throw notAccepted('the token’s lifetime is too long');
   if (exp < iat) throw notAccepted('the token expires before it is issued');
-  if (Math.max(iat, nbf) > nowSeconds + LEEWAY_SECONDS)
-    throw notAccepted('the token was issued in the future');
+  const from = Math.max(iat, nbf);
+  if (from > nowSeconds + LEEWAY_SECONDS)
+    throw notAccepted('the token was issued in the future', toldEarly('the token', from * 1_000));
   requireUnexpired(exp, nowSeconds);
   const { principal, tenants, groups } = issuer.claims;
   return {
@@ -132,7 +135,8 @@ function readAuthentication(json: unknown, nowSeconds: number): Authentication {
 
 /** Throws a KeywardError if it is later than that, by more than clocks differ. */
 export function requireUnexpired(expiresAt: number, nowSeconds: number): void {
-  if (nowSeconds >= expiresAt + LEEWAY_SECONDS) throw notAccepted('the token has expired');
+  if (nowSeconds >= expiresAt + LEEWAY_SECONDS)
+    throw notAccepted('the token has expired', toldExpired('the token', expiresAt * 1_000));
 }
 
 /** A token for others too could be used here by any of them. */

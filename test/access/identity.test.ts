@@ -241,25 +241,44 @@ describe('a caller', () => {
     }
   });
 
-  test('is told one thing of whatever is wrong with a token, and the log which', async () => {
+  test('is told of a refused token what can be seen in it, and the log has the rest', async () => {
     const from = service.log.length;
-    const stranger = signingKey('key-1');
-    const past = Math.floor(Date.now() / 1000) - 1000;
-    const wrong = {
-      'the token has expired': tokenBy(key, { now: past }),
-      'the token is not for this audience alone': tokenBy(key, { claims: { aud: 'other' } }),
-      'the token’s signature does not verify (ERR_JWS_SIGNATURE_VERIFICATION_FAILED)':
-        tokenBy(stranger),
-      'the token’s issuer is not configured': tokenBy(key, { claims: { iss: 'x' } }),
-    };
-    for (const [cause, token] of Object.entries(wrong)) {
+    const now = Math.floor(Date.now() / 1000);
+    const until = new Date((now - 400) * 1000).toISOString().replace('.000Z', 'Z');
+    const log =
+      'the token or certificate is not accepted; the server’s log shows the cause under this request id';
+    const wrong: readonly (readonly [cause: string, token: string, told: string])[] = [
+      [
+        'the token has expired',
+        tokenBy(key, { now: now - 1000 }),
+        `the token expired at ${until}; get a new one`,
+      ],
+      [
+        'the token was issued in the future',
+        tokenBy(key, { claims: { nbf: Number.MAX_SAFE_INTEGER } }),
+        'the token is not valid before +275760-09-13T00:00:00Z; check the clocks',
+      ],
+      [
+        'the token is not for this audience alone',
+        tokenBy(key, { claims: { aud: 'other' } }),
+        'the token’s audience (aud) is not this service alone; get one that is for it',
+      ],
+      [
+        'the token’s issuer is not configured',
+        tokenBy(key, { claims: { iss: 'x' } }),
+        'the token’s issuer (iss) is not one that the service trusts',
+      ],
+      [
+        'the token’s signature does not verify (ERR_JWS_SIGNATURE_VERIFICATION_FAILED)',
+        tokenBy(signingKey('key-1'), { now: now - 1000, claims: { aud: 'other' } }),
+        log,
+      ],
+    ];
+    for (const [cause, token, told] of wrong) {
       const { reason, message, metadata, headers } = await ask({ token });
       assert.equal(reason, 'CREDENTIALS_INVALID');
-      assert.equal(
-        message,
-        'cannot authenticate the caller: the token or certificate is not accepted; the server’s log shows the cause under this request id',
-      );
-      assert.deepEqual(metadata, {});
+      assert.equal(message, `cannot authenticate the caller: ${told}`);
+      assert.deepEqual(metadata, cause.endsWith('expired') ? { expire_time: until } : {});
       await service.logged((line) => line['cause'] === cause && line['outcome'] === reason, from);
       assert.ok(!JSON.stringify(headers).includes(token));
     }
