@@ -222,6 +222,17 @@ describe('an address', () => {
     );
   });
 
+  it('of several that is wrong is named, and the service is found at another', async () => {
+    const address = `no-such-host.invalid:7443, 127.0.0.1:${service.port}`;
+    const { code, stdout } = await keyward('doctor', { address });
+    assert.equal(code, 1);
+    assert.match(
+      stdout,
+      /^✗ name +no-such-host\.invalid .*\n.*\n– port .*\n– TLS .*\n✓ name .*\n✓ port /m,
+    );
+    assert.match(stdout, /^✓ service +Keyward answers$/m);
+  });
+
   it('where something accepts connections and is silent is named', async () => {
     const address = await listening(createTcpServer(() => {}));
     const { stdout } = await keyward('doctor', { address }, { global: '--timeout 0.5' });
@@ -368,7 +379,7 @@ describe('a token', () => {
     const iss = 'https://elsewhere.example/';
     assert.match(
       await wrong({ token: token({ claims: { iss } }) }),
-      /^✗ caller +CREDENTIALS_INVALID: /,
+      /^✗ caller +CREDENTIALS_INVALID: .* issuer \(iss\) is not one that the service trusts/,
     );
   });
 });

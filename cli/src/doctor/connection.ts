@@ -37,7 +37,7 @@ const WRONG_CA = new Set([
 ]);
 
 /** Splits `host:port`. Throws Trouble for what is not that. */
-export function placeOf(address: string, timeoutMs: number): Place {
+function placeOf(address: string, timeoutMs: number): Place {
   const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(address) ?? [];
   const [host, port] = [bracketed ?? plain, Number(digits)];
   if (host === undefined || !(port > 0 && port < 65_536))
@@ -45,13 +45,15 @@ export function placeOf(address: string, timeoutMs: number): Place {
   return { host, port, timeoutMs };
 }
 
-/** Looks the host up. */
-export async function checkName({ host }: Place): Promise<Found<true>> {
-  if (isIP(host) !== 0) return { found: `${host} is an IP address`, value: true };
+/** Takes the address apart, and looks its host up. */
+export async function checkName(address: string, timeoutMs: number): Promise<Found<Place>> {
+  const place = placeOf(address, timeoutMs);
+  const { host } = place;
+  if (isIP(host) !== 0) return { found: `${host} is an IP address`, value: place };
   try {
-    const found = await lookup(host, { all: true });
-    const addresses = found.map(({ address }) => address).join(', ');
-    return { found: `${host} is ${addresses}`, value: true };
+    const all = await lookup(host, { all: true });
+    const found = `${host} is ${all.map((each) => each.address).join(', ')}`;
+    return { found, value: place };
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     throw new Trouble(

@@ -70,7 +70,7 @@ async function examine(
   const { socket, identity } = await reach(examination, connection.settings, options.timeout);
   const token = await tokenOf(examination, connection, identity);
   const answers = await serviceBy(examination, socket, { identity, token, ...options });
-  const isReached = answers !== undefined && examination.passes;
+  const isReached = answers !== undefined && !examination.failed('token');
   const rest = resource === undefined ? ['caller'] : ['caller', 'permissions'];
   if (!isReached) return examination.skip(rest, 'because of what is wrong above');
   await withClient(command, async (keyward) => {

@@ -41,6 +41,11 @@ export class Examination {
     return this.findings.every(({ outcome }) => outcome !== 'FAILED');
   }
 
+  /** Whether that check was made and failed. */
+  failed(check: string): boolean {
+    return this.findings.some((each) => each.check === check && each.outcome === 'FAILED');
+  }
+
   /** Makes a check. Returns what it found for those after it; undefined where it failed. */
   async check<Value>(
     check: string,

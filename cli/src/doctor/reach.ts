@@ -5,7 +5,7 @@
  */
 import type { TLSSocket } from 'node:tls';
 import type { Settings } from '../profiles.ts';
-import { checkName, checkPort, checkTls, placeOf } from './connection.ts';
+import { checkName, checkPort, checkTls, type Ends } from './connection.ts';
 import { Examination } from './examination.ts';
 import { checkCa, checkCertificate, type Identity } from './files.ts';
 
@@ -18,7 +18,7 @@ export interface Reached {
 
 type Wanted = Settings & { readonly address: string; readonly caFile: string };
 
-/** Checks everything between the caller and the service. */
+/** Checks everything between the caller and the service, at each of its addresses. */
 export async function reach(
   examination: Examination,
   settings: Wanted,
@@ -30,20 +30,32 @@ export async function reach(
     certFile === undefined || keyFile === undefined
       ? undefined
       : await examination.check('certificate', () => checkCertificate(certFile, keyFile));
-  const { passes } = examination;
-  const isOpen =
-    (await examination.check('name', () => checkName(placeOf(address, timeoutMs)))) !== undefined &&
-    (await examination.check('port', () => checkPort(placeOf(address, timeoutMs)))) !== undefined;
-  const skipped = (why: string): Reached => {
-    examination.skip(['TLS'], why);
-    return { socket: undefined, identity };
-  };
-  if (!isOpen) return skipped('there is no connection');
-  if (ca === undefined || !passes) return skipped('the files above cannot be used');
-  const socket = await examination.check('TLS', () =>
-    checkTls(placeOf(address, timeoutMs), { ca, identity, serverName }),
-  );
-  return { socket, identity };
+  const ends = ca === undefined || !examination.passes ? undefined : { ca, identity, serverName };
+  let reached: TLSSocket | undefined;
+  for (const each of address.split(',').map((text) => text.trim())) {
+    const socket = await reachOne(examination, each, ends, timeoutMs);
+    if (reached === undefined) reached = socket;
+    else socket?.destroy();
+  }
+  return { socket: reached, identity };
+}
+
+/** Goes the way to one of the service's addresses; `ends` where the files can be used. */
+async function reachOne(
+  examination: Examination,
+  address: string,
+  ends: Ends | undefined,
+  timeoutMs: number,
+): Promise<TLSSocket | undefined> {
+  const place = await examination.check('name', () => checkName(address, timeoutMs));
+  if (place === undefined) {
+    examination.skip(['port', 'TLS'], 'there is no address to connect to');
+    return undefined;
+  }
+  const isOpen = (await examination.check('port', () => checkPort(place))) !== undefined;
+  if (isOpen && ends !== undefined) return examination.check('TLS', () => checkTls(place, ends));
+  examination.skip(['TLS'], isOpen ? 'the files above cannot be used' : 'there is no connection');
+  return undefined;
 }
 
 /** Returns what is wrong on the way to the service, in the doctor's words, if anything is. */
