@@ -6,10 +6,12 @@
  * says where the time goes instead, for Encrypt and its batch or the calls named:
  * `--profile Decrypt`; `--access` and `--http` measure only what these cost, and write nothing, and
  * so does `batches`, which is for items of batches.
+ * `envelopes` measures only envelopes and files, and writes their section; `--gigabytes` says how
+ * large the file is, 1 unless given.
  * Decides the order of the steps, and how long they take: a full run about a quarter of an hour,
  * much of it for filling the audit log.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { measureAccess } from './access.ts';
@@ -21,6 +23,8 @@ import {
   batchTargets,
   measureBatches,
 } from './batches.ts';
+import { type EnvelopePlan, measureEnvelopes } from './envelopes.ts';
+import { envelopesSection, withEnvelopesSection } from './envelopes-report.ts';
 import { BENCH_DIRECTORY, Environment, startEcho } from './environment.ts';
 import { measureHttp } from './http.ts';
 import { measureIdle } from './idle.ts';
@@ -63,6 +67,7 @@ interface Plan extends Timing {
   readonly neighbour: Timing;
   readonly audit: AuditPlan;
   readonly rewrap: RewrapPlan;
+  readonly envelopes: EnvelopePlan;
 }
 const FULL: Plan = {
   rampMs: 150,
@@ -80,6 +85,7 @@ const FULL: Plan = {
     keyVersions: { rows: 100_000, jobSliceMs: 2_000, floorSliceMs: 1_000 },
     callers: { rampMs: 150, measureMs: 2_000, rounds: 5 },
   },
+  envelopes: { rounds: 9, values: 20_000, chunks: 4_096, files: { rounds: 5, bytes: 1e9 } },
 };
 const QUICK: Plan = {
   rampMs: 20,
@@ -97,6 +103,7 @@ const QUICK: Plan = {
     keyVersions: { rows: 500, jobSliceMs: 10_000, floorSliceMs: 100 },
     callers: { rampMs: 20, measureMs: 500, rounds: 1 },
   },
+  envelopes: { rounds: 1, values: 2_000, chunks: 200, files: { rounds: 1, bytes: 8e6 } },
 };
 const ONCE_LIMIT_MS = 10_000;
 const PROFILE_MS = 5_000;
@@ -126,6 +133,7 @@ async function main(): Promise<void> {
       access: { type: 'boolean' },
       http: { type: 'boolean' },
       output: { type: 'string' },
+      gigabytes: { type: 'string' },
     },
   });
   const plan = values.quick ? QUICK : FULL;
@@ -182,9 +190,20 @@ async function main(): Promise<void> {
     say(`\n${[batchSection(batches), ...batchTargets(batches)].join('\n')}`);
     return;
   }
+  const output = values.output ?? (values.quick ? undefined : RESULTS);
+  if (positionals.includes('envelopes')) {
+    const { files } = plan.envelopes;
+    const bytes = values.gigabytes === undefined ? files.bytes : Number(values.gigabytes) * 1e9;
+    const machine = await describeMachine(environment.variables['DATABASE_URL'] ?? '');
+    const measured = await measureEnvelopesOf(bench, { ...files, bytes });
+    const section = envelopesSection(measured, machine);
+    say(`\n${section}`);
+    if (output !== undefined)
+      writeFileSync(output, withEnvelopesSection(readFileSync(output, 'utf8'), section));
+    return;
+  }
   const text = report(await measure(bench), calls);
   say(`\n${text}`);
-  const output = values.output ?? (values.quick ? undefined : RESULTS);
   if (output !== undefined) writeFileSync(output, withNotesOf(output, text));
 }
 
@@ -229,13 +248,23 @@ async function measure(bench: Bench): Promise<Results> {
   const audit = await measureAudit(environment, load, encryptOf(bench), plan.audit);
   say('re-wrapping …');
   const rewrap = await measureRewrap(environment, load, encryptOf(bench), plan.rewrap);
-  return { machine, idle, rows, batches, access, http, megabytes, neighbour, audit, rewrap };
+  const envelopes = await measureEnvelopesOf(bench, plan.envelopes.files);
+  return {
+    ...{ machine, idle, rows, batches, access, http, megabytes },
+    ...{ neighbour, audit, rewrap, envelopes },
+  };
 }
 
 async function measureBatchesOf({ environment, load, floor, plan, send }: Bench) {
   say('small batches …');
   const batches = await prepareSmallBatches(send);
   return await measureBatches(load, floor, environment.target, batches, plan.batches);
+}
+
+function measureEnvelopesOf(bench: Bench, files: EnvelopePlan['files']) {
+  say('envelopes and files …');
+  const { environment, send, plan } = bench;
+  return measureEnvelopes(environment, send, { ...plan.envelopes, files });
 }
 
 function measureAccessOf(bench: Bench): Promise<Row[]> {

@@ -10,6 +10,8 @@ import { ACCESS_ROWS } from './access.ts';
 import { type AuditResults, WRITING } from './audit.ts';
 import { type BatchResults, batchSection, batchTargets } from './batches.ts';
 import { BINDINGS } from './bindings.ts';
+import type { EnvelopeResults } from './envelopes.ts';
+import { envelopesSection } from './envelopes-report.ts';
 import type { IdleResults } from './idle.ts';
 import { item, paragraph, table, target } from './markdown.ts';
 import type { Row } from './measure.ts';
@@ -29,6 +31,7 @@ export interface Results {
   readonly neighbour: readonly NeighbourRow[];
   readonly audit: AuditResults;
   readonly rewrap: RewrapResults;
+  readonly envelopes: EnvelopeResults;
 }
 
 /** Resident memory in megabytes, after all slices of a kind. */
@@ -67,8 +70,8 @@ const METHOD = [
 
 /** The whole report. */
 export function report(results: Results, calls: readonly Workload[]): string {
-  const { machine, idle, rows, batches, access, http, megabytes, neighbour, audit, rewrap } =
-    results;
+  const { machine, idle, rows, batches, access, http, megabytes } = results;
+  const { neighbour, audit, rewrap, envelopes } = results;
   return [
     '# Bench',
     'Written by `npm run bench`.',
@@ -89,6 +92,7 @@ export function report(results: Results, calls: readonly Workload[]): string {
     ...neighbourSection(neighbour),
     ...auditSection(audit),
     ...rewrapSections(rewrap),
+    envelopesSection(envelopes),
     '## Targets',
     [
       ...targets({ rows, megabytes }, calls),

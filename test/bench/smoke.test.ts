@@ -87,6 +87,6 @@ test('a quick bench fills every row with numbers', async () => {
     for (const cell of row) assert.match(cell, /^\d+(\.\d+)?( \(.*\))?$/);
   }
   assert.equal(text.match(/^- Encrypt at \d+ in flight: p99 /gm)?.length, 4);
-  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 27);
+  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 35);
   assert.doesNotMatch(text, /NaN|Infinity|undefined/);
 });
