@@ -92,10 +92,12 @@ async function measureValues(box: Envelope, { rounds, values }: EnvelopePlan) {
 async function measureStreams(box: Envelope, { rounds, chunks }: EnvelopePlan) {
   const chunk = randomBytes(CHUNK_BYTES);
   const bare = bareCipher(chunk);
-  const sealed: Buffer[] = [];
-  await through(box.encryptStream(), chunk, chunks, (part) => sealed.push(part));
-  const encrypt: Work = (times) => through(box.encryptStream(), chunk, times);
-  const decrypt: Work = () => throughAll(box.decryptStream(), sealed);
+  const plain = Array.from({ length: chunks }, () => chunk);
+  const parts: Buffer[] = [];
+  await through(box.encryptStream(), plain, (part) => parts.push(part));
+  const sealed = inBlocks(Buffer.concat(parts));
+  const encrypt: Work = () => through(box.encryptStream(), plain);
+  const decrypt: Work = () => through(box.decryptStream(), sealed);
   const times = { rounds, times: chunks, each: CHUNK_BYTES };
   return [
     await compare('encrypt', bare.encrypt, encrypt, times),
@@ -103,16 +105,15 @@ async function measureStreams(box: Envelope, { rounds, chunks }: EnvelopePlan) {
   ];
 }
 
-function through(
-  stream: Duplex,
-  chunk: Buffer,
-  times: number,
-  take?: (part: Buffer) => void,
-): Promise<void> {
-  return throughAll(stream, Array.from({ length: times }).fill(chunk) as Buffer[], take);
+/** As a file's stream gives it. */
+function inBlocks(bytes: Buffer): Buffer[] {
+  const count = Math.ceil(bytes.length / CHUNK_BYTES);
+  return Array.from({ length: count }, (_, index) =>
+    bytes.subarray(index * CHUNK_BYTES, (index + 1) * CHUNK_BYTES),
+  );
 }
 
-async function throughAll(
+async function through(
   stream: Duplex,
   chunks: readonly Buffer[],
   take: (part: Buffer) => void = () => {},

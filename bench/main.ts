@@ -85,7 +85,7 @@ const FULL: Plan = {
     keyVersions: { rows: 100_000, jobSliceMs: 2_000, floorSliceMs: 1_000 },
     callers: { rampMs: 150, measureMs: 2_000, rounds: 5 },
   },
-  envelopes: { rounds: 9, values: 20_000, chunks: 4_096, files: { rounds: 5, bytes: 1e9 } },
+  envelopes: { rounds: 9, values: 20_000, chunks: 2_048, files: { rounds: 5, bytes: 1e9 } },
 };
 const QUICK: Plan = {
   rampMs: 20,

@@ -95,7 +95,7 @@ export class Envelope {
     envelope: Uint8Array,
     { context = {}, associatedData }: Binding = {},
   ): Promise<Value> {
-    const bytes = Buffer.from(envelope.buffer, envelope.byteOffset, envelope.byteLength);
+    const bytes = asBuffer(envelope);
     const header = readHeader(bytes);
     if (header === undefined) throw new EnvelopeError('MALFORMED');
     if (header.content === CONTENT.stream) throw new EnvelopeError('WRONG_CONTENT');
@@ -223,6 +223,11 @@ const REWRAPPED_AT_ONCE = 100;
 /** Of values that no text of a caller's is: what a field is bound to. */
 function fieldData(id: string | number | bigint, field: string): string {
   return JSON.stringify(['field', `${id}`, field]);
+}
+
+function asBuffer(bytes: Uint8Array): Buffer {
+  if (Buffer.isBuffer(bytes)) return bytes;
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
 function bound(

@@ -156,6 +156,8 @@ export function open(key: KeyObject, iv: Buffer, bound: Buffer, sealed: Buffer):
   return plaintext;
 }
 
+const CONTENTS: readonly number[] = Object.values(CONTENT);
+
 function isContent(value: number): value is Content {
-  return (Object.values(CONTENT) as number[]).includes(value);
+  return CONTENTS.includes(value);
 }
