@@ -6,8 +6,8 @@
  * keys. Knows the database's tables.
  */
 import type pg from 'pg';
-import { policyContent } from '../src/access/policy-seal.ts';
 import { monotonicNow } from '../src/call.ts';
+import { policyContent } from '../src/hsm/policy-record.ts';
 import { RECORD } from '../src/hsm/record-seal.ts';
 import type { SealKeyId, TenantId } from '../src/ids.ts';
 import { findPolicy } from '../src/store/access/policies.ts';

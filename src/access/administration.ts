@@ -9,6 +9,7 @@
  */
 import { type Call, millisecondsLeft } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
+import { policyBytes, policyContent } from '../hsm/policy-record.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import type { SealKeyId, TenantId } from '../ids.ts';
@@ -32,7 +33,6 @@ import { isOfSystem, isPermission, reachesTenants } from './permissions.ts';
 import type { Policies } from './policies.ts';
 import type { Policy } from './policy.ts';
 import { bindingContent, roleContent } from './policy-entries.ts';
-import { policyBytes, policyContent } from './policy-seal.ts';
 import { Separation, type SeparationParts } from './separation.ts';
 import type { TenantIdentity } from './tenant-records.ts';
 

@@ -3,10 +3,11 @@
  *
  * What a policy allows is decided in `policy.ts`.
  */
+
+import { policyContent } from '../hsm/policy-record.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import { findPolicy, type PolicyRecord } from '../store/access/policies.ts';
 import { Policy } from './policy.ts';
-import { policyContent } from './policy-seal.ts';
 import { type TenantRecordKind, TenantRecords, type TenantRecordsParts } from './tenant-records.ts';
 
 const POLICY: TenantRecordKind<PolicyRecord, Policy> = {

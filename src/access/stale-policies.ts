@@ -4,6 +4,8 @@
  * - It knows where policies are stored and what their seals cover; the keyring decides how and when
  *   they are sealed again.
  */
+
+import { policyContent } from '../hsm/policy-record.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import type { SealKeyId } from '../ids.ts';
 import { formatTenantName } from '../names.ts';
@@ -14,8 +16,6 @@ import {
   type StalePolicy,
 } from '../store/access/policies.ts';
 import type { Query } from '../store/core/transaction.ts';
-
-import { policyContent } from './policy-seal.ts';
 
 /** Describes policies as a kind of record for `keyring/seals/reseal.ts`. */
 export const POLICIES = {

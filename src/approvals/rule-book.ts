@@ -18,10 +18,6 @@ import {
 } from '../access/tenant-records.ts';
 import { KeywardError } from '../errors.ts';
 import type { PendingOperationRecord, RuleRecord } from '../hsm/approval-records.ts';
-import { RECORD } from '../hsm/record-seal.ts';
-import type { TenantId } from '../ids.ts';
-import { SYSTEM_TENANT } from '../names.ts';
-import { type ApprovalRulesRecord, findApprovalRules } from '../store/approvals/rules.ts';
 import {
   type AnyRule,
   type ApprovalRule,
@@ -29,7 +25,11 @@ import {
   parseRules,
   rulesSealContent,
   type StepUpRule,
-} from './rules.ts';
+} from '../hsm/approval-rules.ts';
+import { RECORD } from '../hsm/record-seal.ts';
+import type { TenantId } from '../ids.ts';
+import { SYSTEM_TENANT } from '../names.ts';
+import { type ApprovalRulesRecord, findApprovalRules } from '../store/approvals/rules.ts';
 
 const NO_RULES: ApprovalRules = { revision: 0n, stepUp: [], approvals: [], updatedAt: null };
 

@@ -11,6 +11,14 @@ import { isDangerous, type Permission } from '../access/permissions.ts';
 import type { TenantIdentity } from '../access/tenant-records.ts';
 import { addDetail, type Call } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
+import {
+  type ApprovalRule,
+  type ApprovalRules,
+  approvalContent,
+  formatRules,
+  rulesSealContent,
+  stepUpContent,
+} from '../hsm/approval-rules.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import type { SealKeyId, TenantId } from '../ids.ts';
@@ -23,14 +31,6 @@ import type { Tx } from '../store/core/transaction.ts';
 import type { Store } from '../store/store.ts';
 import { changeTenant } from '../store/tenants/tenant-seals.ts';
 import type { RuleBook } from './rule-book.ts';
-import {
-  type ApprovalRule,
-  type ApprovalRules,
-  approvalContent,
-  formatRules,
-  rulesSealContent,
-  stepUpContent,
-} from './rules.ts';
 
 /** Of the text that is stored: every replica holds it, of every tenant. */
 const MAX_BYTES = 64 * 1024;

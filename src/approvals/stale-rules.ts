@@ -4,6 +4,8 @@
  * - It knows where rules are stored and what their seals cover; the keyring decides how and when
  *   they are sealed again.
  */
+
+import { rulesSealContent } from '../hsm/approval-rules.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import type { SealKeyId } from '../ids.ts';
 import { formatApprovalRulesName } from '../names.ts';
@@ -14,7 +16,6 @@ import {
   type StaleApprovalRules,
 } from '../store/approvals/rules.ts';
 import type { Query } from '../store/core/transaction.ts';
-import { rulesSealContent } from './rules.ts';
 
 /** Describes approval rules as a kind of record for `keyring/seals/reseal.ts`. */
 export const APPROVAL_RULES = {

@@ -12,8 +12,8 @@ import { LEEWAY_SECONDS } from '../access/claims.ts';
 import type { Caller } from '../access/identity.ts';
 import { isDangerous, type Permission } from '../access/permissions.ts';
 import { concerns, type RuleBook } from '../approvals/rule-book.ts';
-import type { StepUpRule } from '../approvals/rules.ts';
 import { KeywardError, toKeywardError } from '../errors.ts';
+import type { StepUpRule } from '../hsm/approval-rules.ts';
 
 /** Throws where a caller's proof lacks what rules want for the use of a permission. */
 export type ProofCheck = (permission: Permission) => void;

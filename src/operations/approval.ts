@@ -2,9 +2,9 @@
  * Approval rules: an operation for each method of ApprovalService.
  */
 import type { NewApprovalRules } from '../approvals/rule-changes.ts';
-import type { ApprovalRules } from '../approvals/rules.ts';
 import { type AuthorizedCall, ofName, operation, type Services } from '../calls/operation.ts';
 import { requireProof } from '../calls/step-up.ts';
+import type { ApprovalRules } from '../hsm/approval-rules.ts';
 import { formatApprovalRulesName, SYSTEM_TENANT, type TenantName } from '../names.ts';
 import type { Named, Repeatable } from './requests.ts';
 

@@ -21,7 +21,7 @@ import {
   type Subject,
   type Target,
 } from '../../src/access/policy.ts';
-import { policyBytes, policyContent } from '../../src/access/policy-seal.ts';
+import { policyBytes, policyContent } from '../../src/hsm/policy-record.ts';
 import { newId, type TenantId } from '../../src/ids.ts';
 import {
   type ContextCondition,

@@ -7,7 +7,7 @@ import { createHmac } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { it } from 'node:test';
-import { formatRules, rulesSealContent } from '../../src/approvals/rules.ts';
+import { formatRules, rulesSealContent } from '../../src/hsm/approval-rules.ts';
 import { RECORD, recordSealInput } from '../../src/hsm/record-seal.ts';
 import { type EnvironmentId, idToBytes, type TenantId } from '../../src/ids.ts';
 

@@ -7,7 +7,7 @@ import { createHash, createHmac } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { it } from 'node:test';
-import { policyContent } from '../../src/access/policy-seal.ts';
+import { policyContent } from '../../src/hsm/policy-record.ts';
 import { RECORD, recordSealInput } from '../../src/hsm/record-seal.ts';
 import type { EnvironmentId, TenantId } from '../../src/ids.ts';
 

@@ -21,6 +21,7 @@ import {
 } from '@bufbuild/protobuf';
 import { reflect } from '@bufbuild/protobuf/reflect';
 import { KeywardError } from '../../errors.ts';
+import { canonicalJson } from '../../hsm/canonical-json.ts';
 import { contractRegistry } from './registry.ts';
 
 /** A canonical request has at most so many bytes. */
@@ -82,12 +83,4 @@ function setText(
   text: string,
 ): void {
   if (field.fieldKind === 'scalar') reflect(input, message).set(field, text);
-}
-
-/** As RFC 8785 has it: members by the UTF-16 code units of their names, nothing between tokens. */
-function canonicalJson(value: JsonValue): string {
-  if (value === null || typeof value !== 'object') return JSON.stringify(value);
-  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
-  const members = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
-  return `{${members.map(([name, each]) => `${JSON.stringify(name)}:${canonicalJson(each)}`).join(',')}}`;
 }

@@ -3,7 +3,7 @@
  */
 import { z } from 'zod';
 import { etagOf } from '../../../approvals/rule-changes.ts';
-import type { ApprovalRule, ApprovalRules, StepUpRule } from '../../../approvals/rules.ts';
+import type { ApprovalRule, ApprovalRules, StepUpRule } from '../../../hsm/approval-rules.ts';
 import { formatApprovalRulesName, type TenantName } from '../../../names.ts';
 import { approvalOperations } from '../../../operations/approval.ts';
 import { newApprovalRules } from '../approval-fields.ts';

@@ -7,10 +7,10 @@
  *  content = one object of JSON: stepUp, approvals, updatedAt (milliseconds since 1970)
  * ```
  *
- * Holds no key: the agent computes the HMAC in the token (`hsm/record-seal.ts`).
+ * Holds no key: the agent computes the HMAC in the token (`record-seal.ts`).
  */
 import { idToBytes, type TenantId } from '../ids.ts';
-import type { Member } from '../store/access/policies.ts';
+import type { Approver } from './approval-records.ts';
 
 /** What every rule says of the calls that it concerns. */
 export interface AnyRule {
@@ -35,7 +35,7 @@ export interface ApprovalRule extends AnyRule {
   readonly ruleId: string;
   readonly approvals: number;
   /** Empty for everyone who may approve there. */
-  readonly approvers: readonly Member[];
+  readonly approvers: readonly Approver[];
   /** Whether it is for emergencies: it concerns a call only once a requester breaks the glass. */
   readonly breakGlass: boolean;
 }

@@ -9,22 +9,55 @@
  * Each line is an array that begins with "binding" or "role".
  *
  * Invariant: two policies that differ in anything have different lines. Holds no key: the agent
- * computes the HMAC in the token (`hsm/record-seal.ts`).
+ * computes the HMAC in the token (`record-seal.ts`).
  */
 import { createHash } from 'node:crypto';
 import { idToBytes, type TenantId } from '../ids.ts';
-import type {
-  ContextCondition,
-  CustomRole,
-  PolicyRecord,
-  RoleBinding,
-} from '../store/access/policies.ts';
+
+/** A condition of a binding, as it is sealed. */
+export interface SealedCondition {
+  readonly contextKey: string;
+  readonly requirement:
+    | { readonly kind: 'equals'; readonly value: string }
+    | { readonly kind: 'oneOf'; readonly values: readonly string[] }
+    | { readonly kind: 'claim'; readonly path: readonly string[] };
+}
+
+/** A role binding, as it is sealed. */
+export interface SealedBinding {
+  readonly bindingId: string;
+  readonly member: { readonly kind: 'principal' | 'group'; readonly name: string };
+  readonly role: string;
+  readonly keyPattern: string;
+  readonly allTenants: boolean;
+  readonly expiresAt: Date | null;
+  readonly conditions: readonly SealedCondition[];
+  readonly overridesSeparation: boolean;
+  readonly description: string;
+  readonly createdAt: Date;
+  readonly creator: string;
+}
+
+/** A tenant's own role, as it is sealed. */
+export interface SealedRole {
+  readonly roleId: string;
+  readonly permissions: readonly string[];
+  readonly description: string;
+  readonly createdAt: Date;
+  readonly creator: string;
+}
+
+/** A policy, as it is sealed. */
+export interface SealedPolicy {
+  readonly bindings: readonly SealedBinding[];
+  readonly roles: readonly SealedRole[];
+}
 
 /** Returns the content of the seal. */
 export function policyContent(
   tenantId: TenantId,
   revision: bigint,
-  { bindings, roles }: Pick<PolicyRecord, 'bindings' | 'roles'>,
+  { bindings, roles }: SealedPolicy,
 ): Buffer {
   const hash = createHash('sha256');
   for (const line of lines({ bindings, roles })) hash.update(line);
@@ -34,20 +67,20 @@ export function policyContent(
 }
 
 /** Returns how many bytes the lines have. */
-export function policyBytes(policy: Pick<PolicyRecord, 'bindings' | 'roles'>): number {
+export function policyBytes(policy: SealedPolicy): number {
   let bytes = 0;
   for (const line of lines(policy)) bytes += Buffer.byteLength(line);
   return bytes;
 }
 
-function* lines({ bindings, roles }: Pick<PolicyRecord, 'bindings' | 'roles'>): Iterable<string> {
+function* lines({ bindings, roles }: SealedPolicy): Iterable<string> {
   for (const binding of inOrder(bindings, ({ bindingId }) => bindingId))
     yield `${JSON.stringify(bindingLine(binding))}\n`;
   for (const role of inOrder(roles, ({ roleId }) => roleId))
     yield `${JSON.stringify(roleLine(role))}\n`;
 }
 
-function bindingLine(binding: RoleBinding): unknown[] {
+function bindingLine(binding: SealedBinding): unknown[] {
   return [
     'binding',
     binding.bindingId,
@@ -65,7 +98,7 @@ function bindingLine(binding: RoleBinding): unknown[] {
   ];
 }
 
-function conditionLine({ contextKey, requirement }: ContextCondition): unknown[] {
+function conditionLine({ contextKey, requirement }: SealedCondition): unknown[] {
   switch (requirement.kind) {
     case 'equals':
       return [contextKey, 'equals', requirement.value];
@@ -76,7 +109,7 @@ function conditionLine({ contextKey, requirement }: ContextCondition): unknown[]
   }
 }
 
-function roleLine({ roleId, permissions, description, createdAt, creator }: CustomRole): unknown[] {
+function roleLine({ roleId, permissions, description, createdAt, creator }: SealedRole): unknown[] {
   return ['role', roleId, permissions, description, createdAt.getTime(), creator];
 }
 
