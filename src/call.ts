@@ -8,7 +8,7 @@
  * (CLOCK_MONOTONIC).
  */
 import { randomUUID } from 'node:crypto';
-import type { AnyId, TenantId } from './ids.ts';
+import type { AnyId, OperationId, SealKeyId, TenantId } from './ids.ts';
 import type { TraceContext } from './signals/trace-context.ts';
 
 /** Who does what nobody asked for, in audit entries and in the history. */
@@ -37,8 +37,36 @@ export interface Call {
   };
   /** When its requester asked for it, of a call that has waited for the approval of others. */
   readonly requestedAt?: Date;
+  /** By what others have approved it, for agents that want to see that. */
+  readonly warrant?: Warrant;
   /** What the call's audit entry is to say; absent for what the service does by itself. */
   readonly audit?: AuditNotes;
+}
+
+/** Shows that people have approved a request: what they have signed, and what it says. */
+export interface Warrant {
+  readonly operationId: OperationId;
+  readonly method: string;
+  /** The canonical request. */
+  readonly request: Buffer;
+  readonly requester: string;
+  readonly expiresAt: Date;
+  /** Of those who have approved, each by a passkey of theirs. */
+  readonly assertions: readonly {
+    readonly credentialId: Buffer;
+    readonly clientDataJson: Buffer;
+    readonly authenticatorData: Buffer;
+    readonly signature: Buffer;
+  }[];
+  /** The tenant that the call is about: which UUID has its name, by the seal of its row. */
+  readonly tenant: SealedContent;
+}
+
+/** A record as it is sealed. */
+export interface SealedContent {
+  readonly content: Buffer;
+  readonly sealKeyId: SealKeyId;
+  readonly seal: Buffer;
 }
 
 /** What a mutation did. */

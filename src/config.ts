@@ -332,6 +332,12 @@ const HSM = grouped('HSM', {
     'names of variables to pass to the agents, separated by commas',
     'none',
   ),
+  KEYWARD_AGENT_RULE: setting(
+    file.optional(),
+    'the rule that the agents hold (docs/people.md#the-agents-rule): whose approval they want ' +
+      'before they seal what grants power, or make a key in the token',
+    'none',
+  ),
   KEYWARD_HSM_WAIVERS: setting(
     names,
     'attributes that this token cannot enforce and that you accept to do without, separated by ' +

@@ -258,6 +258,12 @@ export const REASONS = {
       'cannot perform the operation: of those who approved it, too few may still approve, or the ' +
       'approval rules want more by now; ask for it again',
   },
+  AGENT_RULE_NOT_MET: {
+    status: 'FAILED_PRECONDITION',
+    message:
+      'cannot perform the call: the rule that the HSM agents hold wants more people to have ' +
+      'approved it',
+  },
   PENDING_OPERATIONS_FULL: {
     status: 'FAILED_PRECONDITION',
     message:

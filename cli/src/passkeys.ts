@@ -5,8 +5,16 @@
  */
 import type { Command } from 'commander';
 import type { KeywardClient, Passkey } from 'keyward-client';
+import { UsageError } from './failures.ts';
 import { lastPart, oneTenant, passkeyName } from './names.ts';
-import { type ChangeOptions, changeOf, limitOption, withRequestId } from './options.ts';
+import {
+  type ChangeOptions,
+  changeOf,
+  limitOption,
+  wholeNumber,
+  withRequestId,
+  wordsOption,
+} from './options.ts';
 import type { Columns } from './output/output.ts';
 import { whenOf } from './output/resources.ts';
 import { withClient } from './session.ts';
@@ -29,6 +37,7 @@ export function addPasskeys(program: Command): void {
     .command('passkeys')
     .description('passkeys, by which people approve and reject; docs/people.md');
   addRegister(passkeys);
+  addRule(passkeys);
   passkeys
     .command('list')
     .addOption(limitOption())
@@ -53,6 +62,70 @@ export function addPasskeys(program: Command): void {
         await output.done(`Removed ${name}.`);
       }),
     );
+}
+
+interface RuleOptions {
+  readonly approvals: number;
+  readonly approver: readonly string[];
+}
+
+function addRule(passkeys: Command): void {
+  passkeys
+    .command('rule')
+    .description('print a rule for the HSM agents, from the passkeys that are registered')
+    .option('--approvals <number>', 'how many people must have approved', wholeNumber, 2)
+    .addOption(
+      wordsOption('--approver <name>', 'whose approval counts, as whoami shows it; repeatable'),
+    )
+    .addHelpText(
+      'after',
+      '\nWithout --approver everyone counts who has a passkey. Have each person look at their own' +
+        '\npublic keys in it before you place it where the agents read it (KEYWARD_AGENT_RULE).' +
+        '\n\n  keyward passkeys rule --approver jwt:corp/bob --approver jwt:corp/eve > rule.json',
+    )
+    .action((_options, command: Command) =>
+      withClient<RuleOptions>(command, async (keyward, { output, ...options }) => {
+        const all: Passkey[] = [];
+        for await (const passkey of keyward.passkeys({ principal: '-' })) all.push(passkey);
+        await output.data(ruleOf(all, options));
+      }),
+    );
+}
+
+/** Returns the rule of docs/people.md. Throws UsageError for one that agents would refuse. */
+function ruleOf(all: readonly Passkey[], { approvals, approver }: RuleOptions): object {
+  const trusted = all.filter(
+    ({ principal }) => approver.length === 0 || approver.includes(principal),
+  );
+  const people = Map.groupBy(trusted, ({ principal }) => principal);
+  const absent = approver.find((name) => !people.has(name));
+  if (absent !== undefined)
+    throw new UsageError(`cannot write the rule: ${absent} has no passkey; have them register one`);
+  if (people.size < approvals || people.size === 0)
+    throw new UsageError(
+      `cannot write the rule: it wants ${approvals} people to approve, and ${people.size} have a ` +
+        'passkey; have more register one',
+    );
+  const [relyingPartyId, ...others] = new Set(trusted.map((each) => each.relyingPartyId));
+  if (others.length > 0)
+    throw new UsageError('cannot write the rule: the passkeys are of several relying parties');
+  return {
+    relyingPartyId,
+    approvers: [...people].map(([name, own]) => ({ name, passkeys: own.map(trustedPasskey) })),
+    approvals: {
+      policies: approvals,
+      approvalRules: approvals,
+      passkeys: approvals,
+      tokenKeys: approvals,
+      removals: 0,
+    },
+  };
+}
+
+function trustedPasskey({ name, publicKey, algorithm, deviceBound }: Passkey) {
+  const credentialId = lastPart(name);
+  const key = Buffer.from(publicKey).toString('base64url');
+  return { credentialId, publicKey: key, algorithm, deviceBound };
 }
 
 interface RegisterOptions extends ChangeOptions {

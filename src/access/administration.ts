@@ -9,8 +9,8 @@
  */
 import { type Call, millisecondsLeft } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
-import { policyBytes, policyContent } from '../hsm/policy-record.ts';
-import { RECORD } from '../hsm/record-seal.ts';
+import { policyDigest } from '../hsm/policy-lines.ts';
+import { bindingLine, policyBytes, policyLines, roleLine } from '../hsm/policy-record.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import type { SealKeyId, TenantId } from '../ids.ts';
 import { formatRoleName, SYSTEM_TENANT } from '../names.ts';
@@ -59,9 +59,12 @@ export type NewRoleBinding = Omit<RoleBinding, 'createdAt' | 'creator'>;
 export type NewRole = Omit<CustomRole, 'createdAt' | 'creator'>;
 
 /** What a change makes of a policy, and what its audit entry says. */
-interface PolicyChange<T> extends Pick<PolicyRecord, 'bindings' | 'roles'> {
+interface PolicyChange<T> {
   readonly result: T;
   readonly changed: Changed;
+  /** The line of it that comes, or goes. */
+  readonly line: string;
+  readonly isAdded: boolean;
 }
 
 /** Changes role bindings and roles. */
@@ -100,7 +103,7 @@ export class AccessAdministration {
       if (bindingsOf(next, asked.member) > MAX_OF_MEMBER) throw new KeywardError('POLICY_FULL');
       await insertRoleBinding(tx, tenant.tenantId, binding);
       const changed = { kind: 'roleBinding', after: bindingContent(binding) } as const;
-      return { result: binding, changed, ...next };
+      return { result: binding, changed, line: bindingLine(binding), isAdded: true };
     });
   }
 
@@ -123,8 +126,8 @@ export class AccessAdministration {
       return {
         result: undefined,
         changed: { kind: 'roleBinding', before: bindingContent(binding) },
-        bindings: policy.bindings.filter((each) => each !== binding),
-        roles: policy.roles,
+        line: bindingLine(binding),
+        isAdded: false,
       };
     });
   }
@@ -149,7 +152,8 @@ export class AccessAdministration {
       const next = { bindings: policy.bindings, roles: [...policy.roles, role] };
       requireRoom(next);
       await insertRole(tx, tenant.tenantId, role);
-      return { result: role, changed: { kind: 'role', after: roleContent(role) }, ...next };
+      const changed = { kind: 'role', after: roleContent(role) } as const;
+      return { result: role, changed, line: roleLine(role), isAdded: true };
     });
   }
 
@@ -173,8 +177,8 @@ export class AccessAdministration {
       return {
         result: undefined,
         changed: { kind: 'role', before: roleContent(role) },
-        bindings,
-        roles: roles.filter((each) => each !== role),
+        line: roleLine(role),
+        isAdded: false,
       };
     });
   }
@@ -199,9 +203,9 @@ export class AccessAdministration {
         const { value: policy, record } = await policies.verified(tenant, call.deadline, () =>
           lockPolicy(tx, tenantId),
         );
-        const { result, changed, ...next } = await apply(tx, policy, record.now);
+        const { result, changed, ...change } = await apply(tx, policy, record.now);
         const revision = policy.revision + 1n;
-        await this.#seal(tx, call, tenantId, revision, next);
+        await this.#seal(tx, call, { tenantId, record, revision, ...change });
         tx.changed({ ...changed, policyRevision: `${revision}` });
         return result;
       });
@@ -229,18 +233,34 @@ export class AccessAdministration {
     return changed;
   }
 
+  /** Seals what the change makes of a policy, as it was read, and writes the seal. */
   async #seal(
     tx: Tx,
-    { deadline }: Call,
-    tenantId: TenantId,
-    revision: bigint,
-    next: Pick<PolicyRecord, 'bindings' | 'roles'>,
+    { deadline, warrant }: Call,
+    change: Pick<PolicyChange<unknown>, 'line' | 'isAdded'> & {
+      readonly tenantId: TenantId;
+      readonly record: PolicyRecord;
+      readonly revision: bigint;
+    },
   ): Promise<void> {
+    const { tenantId, record, revision, line, isAdded } = change;
     const sealKeyId = this.#parts.currentSealKey();
-    const contents = [policyContent(tenantId, revision, next)];
-    const request = { sealKeyId, kind: RECORD.policy, contents };
-    const { seals } = await this.#parts.agents.call('sealRecords', request, deadline);
-    await writePolicySeal(tx, tenantId, { revision, sealKeyId, seal: seals[0] as Buffer });
+    const lines = policyLines(record);
+    const before = record.sealed && {
+      content: policyDigest(tenantId, record.sealed.revision, lines),
+      sealKeyId: record.sealed.sealKeyId,
+      seal: record.sealed.seal,
+    };
+    const { seal } = await this.#parts.agents.call(
+      'sealPolicyChange',
+      {
+        ...{ sealKeyId, tenantId, before, lines, warrant },
+        line: Buffer.from(line),
+        isAdded: isAdded ? 1 : 0,
+      },
+      deadline,
+    );
+    await writePolicySeal(tx, tenantId, { revision, sealKeyId, seal: Buffer.from(seal) });
   }
 }
 

@@ -13,12 +13,16 @@ import type { Access } from '../access/access.ts';
 import type { Caller } from '../access/identity.ts';
 import type { Permission } from '../access/permissions.ts';
 import type { TenantIdentity } from '../access/tenant-records.ts';
-import { addDetail, type Call, monotonicNow } from '../call.ts';
+import { addDetail, type Call, monotonicNow, type Warrant } from '../call.ts';
 import { KeywardError, REASONS } from '../errors.ts';
+import type { AgentNeed } from '../hsm/agent-rule.ts';
 import type { PendingOperationRecord, PendingOperationState } from '../hsm/approval-records.ts';
+import type { Agents } from '../hsm/token-router.ts';
 import type { EnvironmentId, TenantId } from '../ids.ts';
+import type { TenantSeals } from '../keyring/keys/tenant-seals.ts';
 import { ownCall } from '../keyring/own-calls.ts';
 import {
+  type DecisionRow,
   findExpired,
   findOperation,
   listDecisions,
@@ -31,6 +35,7 @@ import {
 } from '../store/approvals/pending.ts';
 import type { Tx } from '../store/core/transaction.ts';
 import type { Store } from '../store/store.ts';
+import { withAgentRule } from './agent-rule.ts';
 import { nameOf } from './pending.ts';
 import type { PendingSeals, VerifiedOperation } from './pending-seals.ts';
 import { approversOf, type Decider, isEnough } from './quorum.ts';
@@ -54,6 +59,9 @@ export interface ApprovedOperationsParts {
   readonly access: Pick<Access, 'rightsOf'>;
   readonly tenantById: (tenantId: TenantId) => Promise<TenantIdentity>;
   readonly environmentId: EnvironmentId;
+  readonly agents: Pick<Agents, 'rule'>;
+  /** Shows which UUID a tenant's name has. */
+  readonly tenantSeals: Pick<TenantSeals, 'evidenceOf'>;
 }
 
 /** An operation that is to be done. */
@@ -67,6 +75,8 @@ export interface Doing {
   readonly tenant: TenantIdentity;
   readonly requester: Caller;
   readonly permission: Permission;
+  /** What of the agents' rule concerns it. */
+  readonly agentNeed: AgentNeed | undefined;
   readonly method: string;
   /** Of the canonical request that is about to be done. */
   readonly requestDigest: Buffer;
@@ -105,13 +115,14 @@ export class ApprovedOperations {
   }
 
   /**
-   * Notes for the call's entry who has approved the operation that it does. Throws
-   * OPERATION_NOT_PENDING for one that is not to be done, APPROVALS_MISSING where not enough of
-   * those count who have approved, PENDING_OPERATION_CORRUPT, and what deciding on rights throws.
+   * Notes for the call's entry who has approved the operation that it does, and returns by what
+   * they have. Throws OPERATION_NOT_PENDING for one that is not to be done, APPROVALS_MISSING where
+   * not enough of those count who have approved, PENDING_OPERATION_CORRUPT, and what deciding on
+   * rights throws.
    */
-  async requireApproved(call: Call, doing: Doing): Promise<void> {
+  async requireApproved(call: Call, doing: Doing): Promise<Warrant> {
     const { tenant, requester } = doing;
-    const { record, approvers } = await this.#approved(call, doing);
+    const { record, row, approvals, approvers } = await this.#approved(call, doing);
     const stand: Decider[] = [];
     for (const each of approvers) if (await this.#mayApprove(each, tenant)) stand.push(each);
     if (call.audit !== undefined)
@@ -119,19 +130,48 @@ export class ApprovedOperations {
         approvers: stand.map(({ name }) => name),
         ...(record.isGlassBroken ? { isGlassBroken: true } : {}),
       });
-    const { rules } = this.#parts;
+    const { rules, agents } = this.#parts;
     const current = record.isGlassBroken
       ? await rules.breakGlassFor(record, tenant)
       : await rules.approvalRuleFor(doing.permission, tenant, requester);
     const isWithdrawn = record.isGlassBroken && current === undefined;
-    if (isWithdrawn || ![record.rule, current ?? record.rule].every((r) => isEnough(r, stand)))
+    const wanted = [record.rule, current, withAgentRule(current, agents.rule, doing.agentNeed)];
+    if (isWithdrawn || !wanted.every((rule) => rule === undefined || isEnough(rule, stand)))
       throw new KeywardError('APPROVALS_MISSING');
+    return this.#warrant(call, tenant, {
+      ...{ record, row },
+      approvals: approvals.filter(({ approver }) => stand.some(({ name }) => name === approver)),
+    });
+  }
+
+  /** Returns what shows agents that these people have approved the operation. */
+  async #warrant(
+    call: Call,
+    tenant: TenantIdentity,
+    { record, row, approvals }: VerifiedOperation & { readonly approvals: readonly DecisionRow[] },
+  ): Promise<Warrant> {
+    const { operationId, method, requester, expiresAt } = record;
+    return {
+      ...{ operationId, method, requester, expiresAt },
+      request: row.request,
+      assertions: approvals.map(
+        ({ credentialId, clientDataJson, authenticatorData, signature }) => ({
+          ...{ credentialId, clientDataJson, authenticatorData, signature },
+        }),
+      ),
+      tenant: await this.#parts.tenantSeals.evidenceOf(call, tenant),
+    };
   }
 
   async #approved(
     call: Call,
     { operation: { tenantId, operationId }, requester, method, requestDigest, permission }: Doing,
-  ): Promise<{ readonly record: PendingOperationRecord; readonly approvers: Decider[] }> {
+  ): Promise<
+    VerifiedOperation & {
+      readonly approvals: readonly DecisionRow[];
+      readonly approvers: readonly Decider[];
+    }
+  > {
     const { store, seals, environmentId } = this.#parts;
     const readAfter = seals.now();
     const { row, rows, now } = await store.read(call, tenantId, async (tx) => ({
@@ -158,7 +198,9 @@ export class ApprovedOperations {
       record.requestDigest.equals(requestDigest);
     if (!isTheSame) throw new KeywardError('PENDING_OPERATION_CORRUPT');
     const decisions = await seals.decisions(rows, call.deadline);
-    return { record, approvers: approversOf(environmentId, record, decisions.values()) };
+    const approvals = rows.filter((each) => decisions.get(each)?.decision === 'approve');
+    const approvers = approversOf(environmentId, record, decisions.values());
+    return { row, record, approvals, approvers };
   }
 
   /** Whether the approver still has the right to approve in the tenant. */

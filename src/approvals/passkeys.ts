@@ -1,10 +1,7 @@
 /**
  * People's passkeys: registered, listed, removed, and decided with.
  *
- * - A row counts only if its seal verifies, its columns are those that were sealed, and it is no
- *   older than what this replica has verified of the passkey; otherwise it is refused
- *   (PASSKEY_CORRUPT) with an alert. Remembers revisions only, and not for ever: an older row that
- *   was put back with its seal while no replica remembers a newer one verifies.
+ * - Nothing is known of a row but what verified (`passkey-seals.ts`).
  * - Who has a passkey registers another only by an assertion of one. A credential is registered
  *   once; what was removed stays, as removed, and never comes back.
  * - Whether a decision is signed, agents say; what they seal is written in the transaction that
@@ -13,7 +10,7 @@
  * Knows no rule and no pending operation.
  */
 import { hash, type X509Certificate } from 'node:crypto';
-import { addDetail, type Call, monotonicNow } from '../call.ts';
+import { addDetail, type Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import {
   type Assertion,
@@ -22,19 +19,14 @@ import {
   type DecisionRecord,
   PASSKEY_ALGORITHMS,
   type PasskeyRecord,
-  passkeyContent,
   readDecision,
   readPasskey,
 } from '../hsm/approval-records.ts';
 import { signCountOf, verifyAssertion } from '../hsm/assertion.ts';
 import { VERDICT } from '../hsm/protocol.ts';
-import { RECORD } from '../hsm/record-seal.ts';
-import type { Agents } from '../hsm/token-router.ts';
 import { type EnvironmentId, idToBytes, type SealKeyId, type TenantId } from '../ids.ts';
 import { type ListRequest, type Page, readPage } from '../keyring/pages.ts';
-import { Lru } from '../lru.ts';
 import { formatPasskeyName, parsePasskeyName } from '../names.ts';
-import type { Alerts } from '../signals/alerts.ts';
 import {
   countPasskeys,
   decisionTime,
@@ -47,8 +39,14 @@ import {
   updatePasskey,
 } from '../store/approvals/passkeys.ts';
 import type { Query, Tx } from '../store/core/transaction.ts';
-import { holdCurrentSealKey, isSealKeyInUse } from '../store/hsm-token/token-objects.ts';
+import { holdCurrentSealKey } from '../store/hsm-token/token-objects.ts';
 import type { Store } from '../store/store.ts';
+import {
+  changeDeadline,
+  PasskeySeals,
+  type PasskeySealsParts,
+  type VerifiedPasskey,
+} from './passkey-seals.ts';
 import {
   challengeIn,
   type NewCredential,
@@ -60,12 +58,6 @@ import { REGISTRATION_MS, RegistrationChallenges } from './registration-challeng
 /** So many passkeys a person and the service have at most. */
 const MAX_OF_CALLER = 20;
 const MAX_OF_SERVICE = 10_000;
-/** Of so many passkeys the revision is remembered. */
-const REMEMBERED = 20_000;
-/** An agent is given so many at a time. */
-const AT_ONCE = 100;
-/** A change waits no longer for an agent while it holds its row and a connection. */
-const CHANGE_MS = 5_000;
 const USER_LABEL = Buffer.from('keyward/v1/passkey-user\0', 'latin1');
 const ASSERTION_LABEL = Buffer.from('keyward/v1/passkey-registration\0', 'latin1');
 
@@ -78,17 +70,11 @@ export interface PasskeySettings {
 }
 
 /** What {@link Passkeys} stands on. */
-export interface PasskeysParts {
+export interface PasskeysParts extends PasskeySealsParts {
   readonly store: Pick<Store, 'mutate' | 'query'>;
-  readonly agents: Pick<Agents, 'call' | 'held'>;
-  /** Knows which key is current for seals. */
-  readonly states: {
-    sealer(call: Pick<Call, 'deadline'>): { sealKey(tx?: Tx): Promise<SealKeyId | undefined> };
-  };
   readonly systemTenantId: TenantId;
   readonly environmentId: EnvironmentId;
   readonly settings: PasskeySettings;
-  readonly alerts: Alerts;
 }
 
 /** An assertion, and by which passkey it is said to be. */
@@ -144,18 +130,15 @@ export interface SealedDecision {
   readonly evidence: DecisionEvidence;
 }
 
-/** A moment before something is read. */
-type Moment = number & { readonly kind: 'moment' };
-
 /** Keeps people's passkeys, and has agents verify what they sign. */
 export class Passkeys {
   readonly #parts: PasskeysParts;
   readonly #challenges: RegistrationChallenges;
-  readonly #seen = new Lru<string, { readonly revision: bigint; readonly at: Moment }>(REMEMBERED);
-  #moment = 0;
+  readonly #seals: PasskeySeals;
 
   constructor(parts: PasskeysParts) {
     this.#parts = parts;
+    this.#seals = new PasskeySeals(parts);
     this.#challenges = new RegistrationChallenges(parts.agents);
   }
 
@@ -177,7 +160,7 @@ export class Passkeys {
         alg,
       })),
       timeout: REGISTRATION_MS,
-      excludeCredentials: own.map(({ credentialId }) => ({
+      excludeCredentials: own.map(({ record: { credentialId } }) => ({
         type: 'public-key',
         id: credentialId.toString('base64url'),
       })),
@@ -219,10 +202,10 @@ export class Passkeys {
     if (wanted.validateOnly) {
       if (call.audit !== undefined) addDetail(call.audit, { validateOnly: true });
       const query = this.#query(call);
-      const readAfter = this.#now();
+      const readAfter = this.#seals.now();
       await this.#requireNew(query, call, wanted, async (credentialId) => {
         const row = await findPasskey(query, credentialId);
-        return row && this.#verifiedOne(row, readAfter, call.deadline);
+        return row && this.#seals.verifiedOne(row, readAfter, call.deadline);
       });
       return passkey(new Date());
     }
@@ -234,7 +217,7 @@ export class Passkeys {
       const now = await decisionTime(tx);
       if (by !== undefined) await this.#noteUse(tx, call, by, now);
       const added = passkey(now);
-      const row = await this.#sealed(tx, call, added);
+      const row = await this.#seals.seal(tx, call, undefined, added);
       if (!(await insertPasskey(tx, this.#parts.systemTenantId, row)))
         throw new KeywardError('RESOURCE_EXISTS');
       const vouched = by && { assertion: textsOf(by.assertion) };
@@ -248,11 +231,11 @@ export class Passkeys {
    * agents and the store throw.
    */
   async get(call: Pick<Call, 'deadline'>, credentialId: Buffer): Promise<PasskeyRecord> {
-    const readAfter = this.#now();
+    const readAfter = this.#seals.now();
     const row = await findPasskey(this.#query(call), credentialId);
-    const passkey = row && (await this.#verifiedOne(row, readAfter, call.deadline));
-    if (passkey === undefined || passkey.isRemoved) throw new KeywardError('RESOURCE_NOT_FOUND');
-    return passkey;
+    const found = row && (await this.#seals.verifiedOne(row, readAfter, call.deadline));
+    if (found === undefined || found.record.isRemoved) throw new KeywardError('RESOURCE_NOT_FOUND');
+    return found.record;
   }
 
   /**
@@ -264,7 +247,7 @@ export class Passkeys {
     principal: string | undefined,
     request: Omit<ListRequest, 'conditions'>,
   ): Promise<Page<PasskeyRecord>> {
-    const readAfter = this.#now();
+    const readAfter = this.#seals.now();
     const { items, nextPageToken } = await readPage(
       `passkeys of ${principal ?? 'all'}`,
       { ...request, conditions: [] },
@@ -277,7 +260,8 @@ export class Passkeys {
         return listPasskeys(this.#query(call), { principal, after: behind, limit });
       },
     );
-    return { items: await this.#verified(items, readAfter, call.deadline), nextPageToken };
+    const verified = await this.#seals.verified(items, readAfter, call.deadline);
+    return { items: verified.map(({ record }) => record), nextPageToken };
   }
 
   /**
@@ -288,10 +272,12 @@ export class Passkeys {
     const { store, systemTenantId: tenantId } = this.#parts;
     const resource = formatPasskeyName({ credentialId });
     await store.mutate(call, { tenantId, resource }, async (tx) => {
-      const passkey = await this.#locked(tx, call, credentialId);
-      if (passkey === undefined || passkey.isRemoved) throw new KeywardError('RESOURCE_NOT_FOUND');
+      const locked = await this.#locked(tx, call, credentialId);
+      if (locked === undefined || locked.record.isRemoved)
+        throw new KeywardError('RESOURCE_NOT_FOUND');
+      const { record: passkey, row } = locked;
       const removed = { ...passkey, isRemoved: true, revision: passkey.revision + 1n };
-      await updatePasskey(tx, await this.#sealed(tx, call, removed));
+      await updatePasskey(tx, await this.#seals.seal(tx, call, row, removed));
       tx.changed({ kind: 'passkey', before: leafOf(passkey) });
     });
   }
@@ -316,11 +302,11 @@ export class Passkeys {
     },
   ): Promise<SealedDecision> {
     const { agents, states } = this.#parts;
-    const readAfter = this.#now();
+    const readAfter = this.#seals.now();
     const row = await lockPasskey(tx, assertion.credentialId);
     if (row === undefined || row.principal !== call.caller) throw notOne('unknownPasskey');
-    const deadline = Math.min(call.deadline, monotonicNow() + CHANGE_MS);
-    const passkey = await this.#verifiedOne(row, readAfter, deadline);
+    const deadline = changeDeadline(call);
+    const { record: passkey } = await this.#seals.verifiedOne(row, readAfter, deadline);
     const sealKeyId = await holdCurrentSealKey(tx, states.sealer(call));
     const { credentialId: _, ...signed } = assertion;
     const reply = await agents.call(
@@ -362,7 +348,7 @@ export class Passkeys {
 
   #refusal(verdict: number, passkey: Pick<PasskeyRow, 'credentialId'>): KeywardError {
     if (verdict === VERDICT.passkeyNotSealed)
-      return this.#corrupt(passkey, 'its seal does not match');
+      return this.#seals.corrupt(passkey, 'its seal does not match');
     if (verdict === VERDICT.counter) {
       const name = formatPasskeyName(passkey);
       this.#parts.alerts.raise('passkey-counter', name, { passkey: name });
@@ -393,7 +379,7 @@ export class Passkeys {
     query: Query,
     call: Call,
     wanted: NewPasskey,
-    read: (credentialId: Buffer) => Promise<PasskeyRecord | undefined>,
+    read: (credentialId: Buffer) => Promise<VerifiedPasskey | undefined>,
   ): Promise<Voucher | undefined> {
     const own = await this.#ownOf(query, call, call.caller);
     // An assertion is never passed over: what brings one may have gone without approval for it.
@@ -409,140 +395,46 @@ export class Passkeys {
   async #voucherOf(
     { caller }: Call,
     wanted: NewPasskey,
-    read: (credentialId: Buffer) => Promise<PasskeyRecord | undefined>,
+    read: (credentialId: Buffer) => Promise<VerifiedPasskey | undefined>,
   ): Promise<Voucher> {
     const { assertion } = wanted;
     if (assertion === undefined) throw notOne('missing');
-    const passkey = await read(assertion.credentialId);
-    if (passkey === undefined || passkey.isRemoved || passkey.principal !== caller)
+    const found = await read(assertion.credentialId);
+    if (found === undefined || found.record.isRemoved || found.record.principal !== caller)
       throw notOne('unknownPasskey');
+    const { row, record: passkey } = found;
     const verdict = verifyAssertion(passkey, registrationAssertionChallenge(wanted), assertion);
     if (verdict !== VERDICT.done) throw this.#refusal(verdict, passkey);
-    return { passkey, assertion };
+    return { row, passkey, assertion };
   }
 
-  async #noteUse(tx: Tx, call: Call, { passkey, assertion }: Voucher, now: Date): Promise<void> {
+  async #noteUse(tx: Tx, call: Call, by: Voucher, now: Date): Promise<void> {
+    const { row, passkey, assertion } = by;
     const signCount = signCountOf(assertion.authenticatorData);
     const used = { ...passkey, signCount, lastUsedAt: now, revision: passkey.revision + 1n };
-    await updatePasskey(tx, await this.#sealed(tx, call, used));
+    await updatePasskey(tx, await this.#seals.seal(tx, call, row, used));
   }
 
   async #ownOf(
     query: Query,
     { deadline }: Pick<Call, 'deadline'>,
     principal: string,
-  ): Promise<PasskeyRecord[]> {
-    const readAfter = this.#now();
+  ): Promise<VerifiedPasskey[]> {
+    const readAfter = this.#seals.now();
     const rows = await listPasskeys(query, { principal, limit: MAX_OF_CALLER });
-    return this.#verified(rows, readAfter, deadline);
+    return this.#seals.verified(rows, readAfter, deadline);
   }
 
-  async #locked(tx: Tx, call: Call, credentialId: Buffer): Promise<PasskeyRecord | undefined> {
-    const readAfter = this.#now();
+  async #locked(tx: Tx, call: Call, credentialId: Buffer): Promise<VerifiedPasskey | undefined> {
+    const readAfter = this.#seals.now();
     const row = await lockPasskey(tx, credentialId);
     if (row === undefined) return undefined;
-    return this.#verifiedOne(row, readAfter, Math.min(call.deadline, monotonicNow() + CHANGE_MS));
-  }
-
-  /** The row of a passkey, by the seal key that is current until the transaction ends. */
-  async #sealed(tx: Tx, call: Call, passkey: PasskeyRecord): Promise<PasskeyRow> {
-    const { agents, states } = this.#parts;
-    const deadline = Math.min(call.deadline, monotonicNow() + CHANGE_MS);
-    const sealKeyId = await holdCurrentSealKey(tx, states.sealer(call));
-    const content = passkeyContent(passkey);
-    const request = { sealKeyId, kind: RECORD.passkey, contents: [content] };
-    const { seals } = await agents.call('sealRecords', request, deadline);
-    if (seals[0] === undefined) throw new Error('an agent sealed nothing');
-    const { credentialId, principal, isRemoved, revision } = passkey;
-    const columns = { credentialId, principal, isRemoved, revision };
-    return { ...columns, content, sealKeyId, seal: Buffer.from(seals[0]) };
-  }
-
-  /** Returns the moment that rows are read after: what is seen later says nothing against them. */
-  #now(): Moment {
-    this.#moment += 1;
-    return this.#moment as Moment;
-  }
-
-  /**
-   * Returns the passkeys, if all of these rows verify. Throws PASSKEY_CORRUPT, TOKEN_KEY_NOT_READY,
-   * and what agents throw.
-   */
-  async #verified(
-    rows: readonly PasskeyRow[],
-    readAfter: Moment,
-    deadline: number,
-  ): Promise<PasskeyRecord[]> {
-    for (const [sealKeyId, some] of Map.groupBy(rows, (each) => each.sealKeyId))
-      for (let start = 0; start < some.length; start += AT_ONCE)
-        await this.#requireSealed(sealKeyId, some.slice(start, start + AT_ONCE), deadline);
-    return rows.map((row) => {
-      const passkey = readRow(row);
-      if (passkey === undefined) throw this.#corrupt(row, 'its columns are not those sealed');
-      const name = formatPasskeyName(row);
-      const seen = this.#seen.get(name);
-      if (seen !== undefined && seen.at <= readAfter && row.revision < seen.revision)
-        throw this.#corrupt(
-          row,
-          `its revision is ${row.revision}, and it was ${seen.revision} before`,
-        );
-      if (seen === undefined || row.revision > seen.revision)
-        this.#seen.set(name, { revision: row.revision, at: this.#now() });
-      this.#parts.alerts.clear('passkey-corrupt', name);
-      return passkey;
-    });
-  }
-
-  async #verifiedOne(row: PasskeyRow, readAfter: Moment, deadline: number): Promise<PasskeyRecord> {
-    const [passkey] = await this.#verified([row], readAfter, deadline);
-    if (passkey === undefined) throw new Error('nothing was verified');
-    return passkey;
-  }
-
-  async #requireSealed(
-    sealKeyId: SealKeyId,
-    rows: readonly PasskeyRow[],
-    deadline: number,
-  ): Promise<void> {
-    const { store, agents } = this.#parts;
-    const items = rows.map(({ content, seal }) => ({ content, seal }));
-    const request = { sealKeyId, kind: RECORD.passkey, items };
-    const { verified } = await agents.call('verifyRecords', request, deadline);
-    const bad = rows.find((_, index) => verified[index] !== 1);
-    if (bad === undefined) return;
-    // A seal key that is in use and that no agent here has says nothing against a row.
-    if (!agents.held.some((id) => id === `${sealKeyId}`))
-      if (await isSealKeyInUse(store, { deadline }, sealKeyId))
-        throw new KeywardError('TOKEN_KEY_NOT_READY');
-    throw this.#corrupt(bad, 'its seal does not match');
-  }
-
-  #corrupt(passkey: Pick<PasskeyRow, 'credentialId'>, why: string): KeywardError {
-    const name = formatPasskeyName(passkey);
-    const detail = `${name}: ${why}`;
-    this.#parts.alerts.raise('passkey-corrupt', name, { detail });
-    return new KeywardError('PASSKEY_CORRUPT', { cause: new Error(detail) });
+    return this.#seals.verifiedOne(row, readAfter, changeDeadline(call));
   }
 
   #query({ deadline }: Pick<Call, 'deadline'>): Query {
     return ((text: string, values: readonly unknown[] = []) =>
       this.#parts.store.query({ deadline }, text, values)) as Query;
-  }
-}
-
-/** What was sealed, where the columns agree with it; else undefined. */
-function readRow(row: PasskeyRow): PasskeyRecord | undefined {
-  try {
-    const passkey = readPasskey(row.content);
-    const isSame =
-      passkey.credentialId.equals(row.credentialId) &&
-      passkey.principal === row.principal &&
-      passkey.isRemoved === row.isRemoved &&
-      passkey.revision === row.revision;
-    return isSame ? passkey : undefined;
-  } catch (error) {
-    if (error instanceof RangeError) return undefined;
-    throw error;
   }
 }
 
@@ -557,6 +449,7 @@ export function registrationAssertionChallenge({
 
 /** A passkey that vouches for another of its owner, and by what. */
 interface Voucher {
+  readonly row: PasskeyRow;
   readonly passkey: PasskeyRecord;
   readonly assertion: PasskeyAssertion;
 }

@@ -10,10 +10,11 @@
  * Formats are parsed, and signatures of attestations verified, by @simplewebauthn/server, which is
  * loaded by the first registration. Knows no caller and no row.
  */
-import { createPublicKey, type JsonWebKey, type KeyObject, X509Certificate } from 'node:crypto';
+import { X509Certificate } from 'node:crypto';
 import { KeywardError } from '../errors.ts';
 import { PASSKEY_ALGORITHMS, type PasskeyRecord } from '../hsm/approval-records.ts';
 import { parseClientData, problemWithClientData } from '../hsm/assertion.ts';
+import { publicKeyOfCose } from '../hsm/cose-key.ts';
 import { VERDICT } from '../hsm/protocol.ts';
 import type { AnyId } from '../ids.ts';
 
@@ -122,7 +123,7 @@ async function parse(
       .get('attStmt');
     return {
       credentialId,
-      ...publicKeyOf(cose as unknown as ReadonlyMap<number, unknown>),
+      ...publicKeyOfCose(cose as unknown as ReadonlyMap<number, unknown>),
       signCount: info.credential.counter,
       isBackupEligible: info.credentialDeviceType === 'multiDevice',
       aaguid: info.aaguid as AnyId,
@@ -132,41 +133,6 @@ async function parse(
   } catch (cause) {
     throw notAccepted(`its answer does not verify: ${(cause as Error).message}`, cause);
   }
-}
-
-/** COSE's names of a key's members (RFC 9053, section 7; RFC 8230, section 4). */
-const COSE = { keyType: 1, algorithm: 3, curve: -1, x: -2, y: -3, modulus: -1, exponent: -2 };
-const MIN_RSA_BITS = 2_048;
-
-/** Returns the key as SPKI. Throws Error for what is no key of an accepted algorithm. */
-function publicKeyOf(
-  cose: ReadonlyMap<number, unknown>,
-): Pick<PasskeyRecord, 'algorithm' | 'publicKey'> {
-  const algorithm = Number(cose.get(COSE.algorithm));
-  const key = createPublicKey({ key: jwkOf(cose, algorithm), format: 'jwk' });
-  if (key.asymmetricKeyType === 'rsa' && bitsOf(key) < MIN_RSA_BITS)
-    throw new Error(`its RSA key has fewer than ${MIN_RSA_BITS} bits`);
-  return { algorithm, publicKey: key.export({ format: 'der', type: 'spki' }) };
-}
-
-function bitsOf({ asymmetricKeyDetails }: KeyObject): number {
-  return asymmetricKeyDetails?.modulusLength ?? 0;
-}
-
-function jwkOf(cose: ReadonlyMap<number, unknown>, algorithm: number): JsonWebKey {
-  const [keyType, curve] = [cose.get(COSE.keyType), cose.get(COSE.curve)];
-  const text = (member: number) => {
-    const bytes = cose.get(member);
-    if (!(bytes instanceof Uint8Array)) throw new Error('its public key lacks a member');
-    return Buffer.from(bytes).toString('base64url');
-  };
-  if (algorithm === PASSKEY_ALGORITHMS.ES256 && keyType === 2 && curve === 1)
-    return { kty: 'EC', crv: 'P-256', x: text(COSE.x), y: text(COSE.y) };
-  if (algorithm === PASSKEY_ALGORITHMS.EdDSA && keyType === 1 && curve === 6)
-    return { kty: 'OKP', crv: 'Ed25519', x: text(COSE.x) };
-  if (algorithm === PASSKEY_ALGORITHMS.RS256 && keyType === 3)
-    return { kty: 'RSA', n: text(COSE.modulus), e: text(COSE.exponent) };
-  throw new Error('its public key is not of its algorithm');
 }
 
 /** Returns `none`, or the format of an attestation that chains to a root. */

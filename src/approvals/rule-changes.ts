@@ -9,7 +9,7 @@
  */
 import { isDangerous, type Permission } from '../access/permissions.ts';
 import type { TenantIdentity } from '../access/tenant-records.ts';
-import { addDetail, type Call } from '../call.ts';
+import { addDetail, type Call, type SealedContent } from '../call.ts';
 import { invalidField, KeywardError } from '../errors.ts';
 import {
   type ApprovalRule,
@@ -25,7 +25,11 @@ import type { SealKeyId, TenantId } from '../ids.ts';
 import type { TenantSeals } from '../keyring/keys/tenant-seals.ts';
 import { formatApprovalRulesName } from '../names.ts';
 import { countPeopleWithPasskeys } from '../store/approvals/passkeys.ts';
-import { lockApprovalRules, writeApprovalRules } from '../store/approvals/rules.ts';
+import {
+  type ApprovalRulesRecord,
+  lockApprovalRules,
+  writeApprovalRules,
+} from '../store/approvals/rules.ts';
 import { recordChange } from '../store/changes.ts';
 import type { Tx } from '../store/core/transaction.ts';
 import type { Store } from '../store/store.ts';
@@ -117,10 +121,10 @@ export class RuleChanges {
   ): Promise<{ readonly before: ApprovalRules; readonly next: ApprovalRules }> {
     let changed: { readonly before: ApprovalRules; readonly next: ApprovalRules } | undefined;
     await changeTenant(tx, tenantId, this.#parts.tenantSeals.sealer(call), async (tenant) => {
-      const { rules: before, now } = await this.#locked(tx, call, tenant);
+      const { rules: before, record, now } = await this.#locked(tx, call, tenant);
       const next = nextOf(before, asked, now);
       await this.#requirePasskeys(tx, call, next);
-      await this.#write(tx, call, tenantId, next);
+      await this.#write(tx, call, { tenantId, before: sealedContent(tenantId, record), next });
       changed = { before, next };
       return { approvalRulesRevision: next.revision };
     });
@@ -150,31 +154,51 @@ export class RuleChanges {
     tx: Tx,
     { deadline }: Call,
     tenant: TenantIdentity,
-  ): Promise<{ readonly rules: ApprovalRules; readonly now: Date }> {
+  ): Promise<{
+    readonly rules: ApprovalRules;
+    readonly record: ApprovalRulesRecord;
+    readonly now: Date;
+  }> {
     const { value, record } = await this.#parts.rules.verified(tenant, deadline, () =>
       lockApprovalRules(tx, tenant.tenantId),
     );
-    return { rules: value, now: record.now };
+    return { rules: value, record, now: record.now };
   }
 
   async #write(
     tx: Tx,
-    { deadline }: Call,
-    tenantId: TenantId,
-    { revision, ...rules }: ApprovalRules & { readonly updatedAt: Date },
+    { deadline, warrant }: Call,
+    change: {
+      readonly tenantId: TenantId;
+      readonly before: SealedContent | undefined;
+      readonly next: ApprovalRules & { readonly updatedAt: Date };
+    },
   ): Promise<void> {
+    const { tenantId, before } = change;
+    const { revision, ...rules } = change.next;
     const content = formatRules(rules);
     if (Buffer.byteLength(content) > MAX_BYTES)
       throw invalidField('approval_rules', `must have at most ${MAX_BYTES} bytes as JSON`);
     const sealKeyId = this.#parts.currentSealKey();
-    const contents = [rulesSealContent(tenantId, revision, content)];
-    const request = { sealKeyId, kind: RECORD.approvalRules, contents };
-    const { seals } = await this.#parts.agents.call('sealRecords', request, deadline);
-    if (seals[0] === undefined) throw new Error('an agent sealed nothing');
+    const request = {
+      ...{ sealKeyId, kind: RECORD.approvalRules, before, warrant },
+      content: rulesSealContent(tenantId, revision, content),
+    };
+    const { seal } = await this.#parts.agents.call('sealRecordChange', request, deadline);
     await writeApprovalRules(tx, tenantId, content, {
-      ...{ revision, sealKeyId, seal: Buffer.from(seals[0]) },
+      ...{ revision, sealKeyId, seal: Buffer.from(seal) },
     });
   }
+}
+
+/** Returns what of the rules is sealed; undefined where none were ever set. */
+function sealedContent(
+  tenantId: TenantId,
+  { content, sealed }: ApprovalRulesRecord,
+): SealedContent | undefined {
+  if (sealed === undefined) return undefined;
+  const { revision, sealKeyId, seal } = sealed;
+  return { content: rulesSealContent(tenantId, revision, content), sealKeyId, seal };
 }
 
 /** Returns the etag of such rules. */

@@ -11,11 +11,14 @@
  * Knows no face and no operation.
  */
 import type { Caller } from '../access/identity.ts';
+import { withAgentRule } from '../approvals/agent-rule.ts';
 import type { ApprovedOperations, ToDo } from '../approvals/doing.ts';
 import { nameOf, type PendingOperations } from '../approvals/pending.ts';
 import { digestOf } from '../approvals/pending-seals.ts';
 import type { RuleBook } from '../approvals/rule-book.ts';
+import type { Warrant } from '../call.ts';
 import { KeywardError } from '../errors.ts';
+import type { Agents } from '../hsm/token-router.ts';
 import {
   ANY_CALLER,
   type AuthorizedCall,
@@ -29,6 +32,7 @@ export interface ApprovalGateParts {
   readonly rules: Pick<RuleBook, 'approvalRuleFor'>;
   readonly pending: Pick<PendingOperations, 'request'>;
   readonly approved: Pick<ApprovedOperations, 'requireApproved'>;
+  readonly agents: Pick<Agents, 'rule'>;
 }
 
 /** What the gate needs of a call's face. */
@@ -50,7 +54,8 @@ export class ApprovalGate {
   }
 
   /**
-   * Returns if the call may go on. Throws APPROVAL_REQUIRED, what {@link PendingOperations.request}
+   * Returns if the call may go on: by what others have approved it, where they had to. Throws
+   * APPROVAL_REQUIRED, what {@link PendingOperations.request}
    * and {@link ApprovedOperations.requireApproved} throw, and what a preview throws.
    */
   async pass<Request, Answer>(
@@ -59,22 +64,27 @@ export class ApprovalGate {
     call: AuthorizedCall,
     request: Request,
     shown: Shown<Request, Answer>,
-  ): Promise<void> {
+  ): Promise<Warrant | undefined> {
     const { permission } = operation;
-    if (permission === ANY_CALLER || onlyLooks(request)) return;
+    if (permission === ANY_CALLER || onlyLooks(request)) return undefined;
     const { caller: requester, tenantId, tenant: name } = call.rights;
-    if (tenantId === undefined) return;
+    if (tenantId === undefined) return undefined;
     const tenant = await services.access.tenantOf(name);
+    const agentNeed = operation.agentNeed?.(request);
     if (shown.approved !== undefined) {
       const { method } = call;
       const requestDigest = digestOf(shown.canonical());
       const { row: operation } = shown.approved;
       return this.#parts.approved.requireApproved(call, {
-        ...{ operation, tenant, requester, permission, method, requestDigest },
+        ...{ operation, tenant, requester, permission, agentNeed, method, requestDigest },
       });
     }
-    const rule = await this.#parts.rules.approvalRuleFor(permission, tenant, requester);
-    if (rule === undefined || operation.isVouchedFor?.(request) === true) return;
+    const isVouchedFor = operation.isVouchedFor?.(request) === true;
+    const own = isVouchedFor
+      ? undefined
+      : await this.#parts.rules.approvalRuleFor(permission, tenant, requester);
+    const rule = withAgentRule(own, this.#parts.agents.rule, agentNeed);
+    if (rule === undefined) return undefined;
     const resource = operation.resource(request);
     const preview = await previewOf(services, operation, call, request, shown);
     const wanted = { tenant, rule, permission, requester, resource, preview };

@@ -20,6 +20,7 @@ import type { RuleChanges } from '../approvals/rule-changes.ts';
 import type { AuditLog } from '../audit/log.ts';
 import type { ContextMasks } from '../audit/masks.ts';
 import type { Call, Reference } from '../call.ts';
+import type { AgentNeed } from '../hsm/agent-rule.ts';
 import type { Canary, Recogniser } from '../keyring/canaries/canaries.ts';
 import type { Keyring } from '../keyring/keyring.ts';
 import type { EncryptionContext } from '../keyring/keys/encryption-context.ts';
@@ -98,6 +99,11 @@ export interface Operation<Request, Answer> extends AnyOperation<Request> {
    * does not hold.
    */
   isVouchedFor?(request: NoInfer<Request>): boolean;
+  /**
+   * Returns what of the agents' rule concerns the request; undefined for nothing. Absent where
+   * agents seal and make nothing for the call that grants power.
+   */
+  agentNeed?(request: NoInfer<Request>): AgentNeed | undefined;
   /**
    * Returns what the call would be answered, and changes nothing; throws what the call would. Given
    * where the operation can say so: what others are to approve is looked at by it before.

@@ -281,9 +281,11 @@ class Execution<Request, Answer> {
     const repeated = await this.#repeat(operation, call, request);
     if (repeated !== undefined) return repeated;
     // What was done before is answered again, and changes nothing more, whatever rules want now.
-    await this.#serving.approvalGate.pass(services, operation, call, request, this.#exchange);
+    const { approvalGate } = this.#serving;
+    const warrant = await approvalGate.pass(services, operation, call, request, this.#exchange);
+    const approved = warrant === undefined ? call : Object.assign(call, { warrant });
     try {
-      return this.#exchange.encode(await operation.handle(services, call, request), request);
+      return this.#exchange.encode(await operation.handle(services, approved, request), request);
     } catch (error) {
       // It had its effect between our looking and now.
       if (!(error instanceof RequestRepeated)) throw error;

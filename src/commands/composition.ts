@@ -420,7 +420,7 @@ function composeKeyring(
     quotas,
     tokenKeySeals,
     tokenObjects,
-    makeTokenKey: (key) => tokens.makeTokenKey(key),
+    makeTokenKey: (key, warrant) => tokens.makeTokenKey(key, warrant),
     alerts,
     systemTenantId: environment.systemTenantId,
     shortestRotationPeriodSeconds: SHORTEST_PERIOD_SECONDS[configuration.KEYWARD_MODE],
@@ -546,7 +546,10 @@ function composeFaces(
       changes: keyring.canaryChanges,
     }),
     stepUp: new StepUp({ rules: memory.rules }),
-    approvalGate: new ApprovalGate({ rules, pending: pendingOperations, approved }),
+    approvalGate: new ApprovalGate({
+      ...{ rules, approved, agents: tokens.agents },
+      pending: pendingOperations,
+    }),
     connections,
     log,
     limits,
@@ -590,7 +593,7 @@ function signOffUrlOf(
 /** Composes what has calls wait for approval, and what does them then; `wake` has it done. */
 function composePending(
   { configuration, store, tokens, environment, alerts }: Ground,
-  { states, rules, cache }: Memory,
+  { states, tenantSeals, rules, cache }: Memory,
   { access, passkeys }: Pick<GrpcServerOptions['services'], 'access' | 'passkeys'>,
   { wake, signOffUrl }: Pick<PendingOperationsParts, 'wake' | 'signOffUrl'>,
 ): { readonly pendingOperations: PendingOperations; readonly approved: ApprovedOperations } {
@@ -602,7 +605,7 @@ function composePending(
     expiryMs: configuration.KEYWARD_APPROVAL_SECONDS * 1_000,
   });
   const approved = new ApprovedOperations({
-    ...{ store, seals, rules, access, environmentId },
+    ...{ store, seals, rules, access, environmentId, tenantSeals, agents: tokens.agents },
     tenantById: (tenantId) => cache.tenantById(tenantId),
   });
   return { pendingOperations, approved };

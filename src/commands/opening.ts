@@ -54,6 +54,7 @@ export const TOKEN_SETTINGS = [
   'KEYWARD_HSM_PIN_FILE',
   'KEYWARD_HSM_WAIVERS',
   'KEYWARD_HSM_ENVIRONMENT',
+  'KEYWARD_AGENT_RULE',
 ] as const;
 
 /** Lists the settings that a change of the token needs. */
@@ -226,11 +227,18 @@ export function requireRecorded({ tokenProfile }: EnvironmentRecord): void {
   );
 }
 
-/** Returns the agents' whole environment: only the variables that the operator names. */
+/**
+ * Returns the agents' whole environment: only the variables that the operator names, and the file
+ * of their rule.
+ */
 export function agentEnvironment(
-  settings: Configuration<'KEYWARD_HSM_ENVIRONMENT'>,
+  settings: Configuration<'KEYWARD_HSM_ENVIRONMENT' | 'KEYWARD_AGENT_RULE'>,
 ): Record<string, string> {
-  const named = settings.KEYWARD_HSM_ENVIRONMENT.map((name) => [name, process.env[name]] as const);
+  const { KEYWARD_AGENT_RULE: rule, KEYWARD_HSM_ENVIRONMENT: names } = settings;
+  const named: (readonly [string, string | undefined])[] = [
+    ...names.map((name) => [name, process.env[name]] as const),
+    ['KEYWARD_AGENT_RULE', rule],
+  ];
   return Object.fromEntries(
     named.filter((entry): entry is readonly [string, string] => entry[1] !== undefined),
   );

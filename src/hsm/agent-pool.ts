@@ -79,9 +79,12 @@ export class TokenRefused extends Error {
   override readonly name = 'TokenRefused';
   /** Whether a PIN was tried in vain: another try may lock the token. */
   readonly isPinRejected: boolean;
+  /** Whether the rule that agents hold wants people to have approved it. */
+  readonly isNotApproved: boolean;
 
   constructor(message: string, kind?: FailureKind) {
     super(message);
+    this.isNotApproved = kind === 'not-approved';
     this.isPinRejected = kind === 'pin-rejected';
   }
 }

@@ -15,6 +15,7 @@ import { traced } from '../signals/tracing.ts';
 import { AgentMeasurements, type OperationFigures } from './agent-figures.ts';
 import { AgentPool, type AgentPoolFigures, type AgentPoolOptions } from './agent-pool.ts';
 import type { AgentCall, AgentExit, AgentProcess } from './agent-process.ts';
+import type { AgentRuleReport } from './agent-rule.ts';
 import {
   decodeReply,
   ENDING_FAILURES,
@@ -63,6 +64,7 @@ const REASON_OF: Readonly<Record<FailureKind, Reason>> = {
   'pin-rejected': 'HSM_UNAVAILABLE',
   'pin-tries-low': 'HSM_UNAVAILABLE',
   refused: 'HSM_UNAVAILABLE',
+  'not-approved': 'AGENT_RULE_NOT_MET',
   internal: 'INTERNAL',
 };
 
@@ -80,6 +82,7 @@ export class HsmAgents {
   /** Objects that an agent was replaced for, to no avail. */
   readonly #unseen = new Set<AnyId>();
   readonly #measurements = new AgentMeasurements<AgentProcess>();
+  #rule: AgentRuleReport | undefined;
   #calls = 0;
   #bytes = 0;
 
@@ -87,6 +90,7 @@ export class HsmAgents {
     this.#options = options;
     this.#pool = new AgentPool(options, {
       onReady: (agent, report) => {
+        this.#rule = report.rule;
         this.#nowHolds(agent, report);
         for (const call of this.#waiting.splice(0)) this.#send(call);
       },
@@ -112,6 +116,11 @@ export class HsmAgents {
     return this.#pool.lastFailure;
   }
 
+  /** The rule that the agent holds which was ready last; undefined for none. */
+  get rule(): AgentRuleReport | undefined {
+    return this.#rule;
+  }
+
   /** The process ids of the agents that are ready, for tests and operators. */
   get pids(): readonly number[] {
     return [...this.#pool.ready].flatMap(({ pid }) => pid ?? []);
@@ -119,8 +128,8 @@ export class HsmAgents {
 
   /**
    * Has an operation done. Throws HSM_UNAVAILABLE, HSM_QUEUE_FULL, DEADLINE_EXCEEDED,
-   * STORED_ROW_CORRUPT, DECRYPTION_FAILED or INTERNAL. What is asked for past `deadline` is not
-   * done.
+   * STORED_ROW_CORRUPT, DECRYPTION_FAILED, AGENT_RULE_NOT_MET or INTERNAL. What is asked for past
+   * `deadline` is not done.
    */
   async call<Name extends OperationName>(
     name: Name,
@@ -352,6 +361,7 @@ export class HsmAgents {
     if (kind === 'row-corrupt')
       this.#options.alerts.raise('stored-row-corrupt', detail, { operation: name, detail });
     return new KeywardError(REASON_OF[kind], {
+      ...(kind === 'not-approved' ? { message: detail } : {}),
       cause: new Error(`agent: ${name}: ${kind} ${detail}`),
     });
   }

@@ -175,6 +175,12 @@ const ALGORITHMS: ReadonlyMap<
   ],
 ]);
 
+/** Whether it is a public key (SPKI) that signatures of the algorithm are verified under. */
+export function isKeyOf(algorithm: number, publicKey: Buffer): boolean {
+  const key = publicKeyOf(publicKey);
+  return key !== undefined && ALGORITHMS.get(algorithm)?.isKey(key) === true;
+}
+
 function isSigned({ algorithm, publicKey }: AssertedPasskey, assertion: Assertion): boolean {
   const row = ALGORITHMS.get(algorithm);
   const key = publicKeyOf(publicKey);

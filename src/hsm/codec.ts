@@ -74,6 +74,13 @@ export const bytes: Field<Buffer> = {
   },
 };
 
+/** Text, as {@link bytes} in UTF-8. */
+export const text: Field<string> = {
+  size: (value) => 4 + Buffer.byteLength(value),
+  write: (value, target, offset) => bytes.write(Buffer.from(value), target, offset),
+  read: (source, cursor) => bytes.read(source, cursor).toString(),
+};
+
 /** A UUID in lower-case text, 16 bytes on the wire. */
 export function id<Id extends AnyId>(): Field<Id> {
   return fixed<Id>(
@@ -138,6 +145,21 @@ export function list<T>(item: Field<T>): Field<readonly T[]> {
       // Every kind takes a byte at least, so that a false length throws before it is believed.
       while (values.length < length) values.push(item.read(source, cursor));
       return values;
+    },
+  };
+}
+
+/** A value or none, as {@link list} of at most one. */
+export function optional<T>(item: Field<T>): Field<T | undefined> {
+  const values = list(item);
+  const asList = (value: T | undefined) => (value === undefined ? [] : [value]);
+  return {
+    size: (value) => values.size(asList(value)),
+    write: (value, target, offset) => values.write(asList(value), target, offset),
+    read: (source, cursor) => {
+      const read = values.read(source, cursor);
+      if (read.length > 1) throw new RangeError('a record has several values in the place of one');
+      return read[0];
     },
   };
 }

@@ -11,8 +11,8 @@
  * Invariant: two policies that differ in anything have different lines. Holds no key: the agent
  * computes the HMAC in the token (`record-seal.ts`).
  */
-import { createHash } from 'node:crypto';
-import { idToBytes, type TenantId } from '../ids.ts';
+import type { AnyId, TenantId } from '../ids.ts';
+import { policyDigest } from './policy-lines.ts';
 
 /** A condition of a binding, as it is sealed. */
 export interface SealedCondition {
@@ -59,29 +59,34 @@ export function policyContent(
   revision: bigint,
   { bindings, roles }: SealedPolicy,
 ): Buffer {
-  const hash = createHash('sha256');
-  for (const line of lines({ bindings, roles })) hash.update(line);
-  const number = Buffer.alloc(8);
-  number.writeBigUInt64BE(revision);
-  return Buffer.concat([idToBytes(tenantId), number, hash.digest()]);
+  return policyDigest(tenantId, revision, policyLines({ bindings, roles }));
+}
+
+/** Returns the lines. */
+export function policyLines(policy: SealedPolicy): Buffer {
+  return Buffer.from([...lines(policy)].map((line) => `${line}\n`).join(''));
 }
 
 /** Returns how many bytes the lines have. */
 export function policyBytes(policy: SealedPolicy): number {
   let bytes = 0;
-  for (const line of lines(policy)) bytes += Buffer.byteLength(line);
+  for (const line of lines(policy)) bytes += Buffer.byteLength(line) + 1;
   return bytes;
 }
 
 function* lines({ bindings, roles }: SealedPolicy): Iterable<string> {
-  for (const binding of inOrder(bindings, ({ bindingId }) => bindingId))
-    yield `${JSON.stringify(bindingLine(binding))}\n`;
-  for (const role of inOrder(roles, ({ roleId }) => roleId))
-    yield `${JSON.stringify(roleLine(role))}\n`;
+  for (const binding of inOrder(bindings, ({ bindingId }) => bindingId)) yield bindingLine(binding);
+  for (const role of inOrder(roles, ({ roleId }) => roleId)) yield roleLine(role);
 }
 
-function bindingLine(binding: SealedBinding): unknown[] {
-  return [
+/** Returns the id of a binding whose request chose none: `b` and the UUID's 32 digits. */
+export function bindingIdOf(id: AnyId): string {
+  return `b${id.replaceAll('-', '')}`;
+}
+
+/** Returns the line of a binding. */
+export function bindingLine(binding: SealedBinding): string {
+  return JSON.stringify([
     'binding',
     binding.bindingId,
     binding.member.kind,
@@ -95,7 +100,7 @@ function bindingLine(binding: SealedBinding): unknown[] {
     binding.description,
     binding.createdAt.getTime(),
     binding.creator,
-  ];
+  ]);
 }
 
 function conditionLine({ contextKey, requirement }: SealedCondition): unknown[] {
@@ -109,8 +114,10 @@ function conditionLine({ contextKey, requirement }: SealedCondition): unknown[] 
   }
 }
 
-function roleLine({ roleId, permissions, description, createdAt, creator }: SealedRole): unknown[] {
-  return ['role', roleId, permissions, description, createdAt.getTime(), creator];
+/** Returns the line of a role. */
+export function roleLine(role: SealedRole): string {
+  const { roleId, permissions, description, createdAt, creator } = role;
+  return JSON.stringify(['role', roleId, permissions, description, createdAt.getTime(), creator]);
 }
 
 /** By the bytes of ids, which are ASCII. */

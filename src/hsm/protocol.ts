@@ -15,7 +15,16 @@
  * back only where a caller is to receive it. Deadlines are CLOCK_MONOTONIC milliseconds; a request
  * past its deadline is not executed. Knows no PKCS#11.
  */
-import type { AnyId, EnvironmentId, KeyId, RootKeyId, SealKeyId, TenantId } from '../ids.ts';
+import type { SealedContent, Warrant } from '../call.ts';
+import type {
+  AnyId,
+  EnvironmentId,
+  KeyId,
+  OperationId,
+  RootKeyId,
+  SealKeyId,
+  TenantId,
+} from '../ids.ts';
 import {
   bytes,
   decode,
@@ -24,7 +33,9 @@ import {
   id,
   json,
   list,
+  optional,
   struct,
+  text,
   time,
   u8,
   u16,
@@ -93,6 +104,8 @@ export interface CreateSettings extends TokenSettings {
   readonly role: TokenObjectRole;
   /** Recorded before: nobody else makes one of this id. */
   readonly objectId: AnyId;
+  /** By what people have approved it, as {@link encodeWarrant} has it; absent for nothing. */
+  readonly warrant?: string;
 }
 
 /** What `destroyTokenKeys` needs, besides {@link TokenSettings}. */
@@ -165,6 +178,31 @@ export interface ResumeReply {
  * the version names.
  */
 const binding = { subject: bytes, contextDigest: bytes };
+
+/** A record as it is sealed. */
+const sealed: Field<SealedContent> = struct({
+  content: bytes,
+  sealKeyId: id<SealKeyId>(),
+  seal: bytes,
+});
+
+/** What shows that people have approved what is asked for. */
+const warrant: Field<Warrant> = struct({
+  operationId: id<OperationId>(),
+  method: text,
+  request: bytes,
+  requester: text,
+  expiresAt: time,
+  assertions: list(
+    struct({
+      credentialId: bytes,
+      clientDataJson: bytes,
+      authenticatorData: bytes,
+      signature: bytes,
+    }),
+  ),
+  tenant: sealed,
+});
 
 interface Operation {
   readonly code: number;
@@ -321,7 +359,7 @@ export const OPERATIONS = {
   ),
   /**
    * Seals records of one kind ({@link RECORD}) under a seal key; never decisions, which `decide`
-   * alone seals.
+   * alone seals, nor, where the agents hold a rule, what the operations below are for.
    */
   sealRecords: operation(
     17,
@@ -340,6 +378,56 @@ export const OPERATIONS = {
       items: list(struct({ content: bytes, seal: bytes })),
     }),
     struct({ verified: list(u8) }),
+  ),
+  /** Brings verified records under another seal key, as they are. Refuses what does not verify. */
+  resealRecords: operation(
+    51,
+    struct({
+      formerKeyId: id<SealKeyId>(),
+      sealKeyId: id<SealKeyId>(),
+      kind: u8,
+      items: list(struct({ content: bytes, seal: bytes })),
+    }),
+    struct({ seals: list(bytes) }),
+  ),
+  /**
+   * Seals a tenant's policy after one line was added or taken away: `lines` are those before, of
+   * which `before` is the sealed digest; absent where there was no policy.
+   */
+  sealPolicyChange: operation(
+    52,
+    struct({
+      sealKeyId: id<SealKeyId>(),
+      tenantId: id<TenantId>(),
+      before: optional(sealed),
+      lines: bytes,
+      /** 1, or 0 where it is taken away. */
+      isAdded: u8,
+      line: bytes,
+      warrant: optional(warrant),
+    }),
+    struct({ seal: bytes }),
+  ),
+  /**
+   * Seals what approval rules, a passkey or a tenant have become; `before` is absent where they are
+   * new. Of a new tenant it is what `nameTenant` has sealed.
+   */
+  sealRecordChange: operation(
+    53,
+    struct({
+      sealKeyId: id<SealKeyId>(),
+      kind: u8,
+      before: optional(sealed),
+      content: bytes,
+      warrant: optional(warrant),
+    }),
+    struct({ seal: bytes }),
+  ),
+  /** Draws the UUID of a tenant that is to have this name, and seals that they belong together. */
+  nameTenant: operation(
+    54,
+    struct({ sealKeyId: id<SealKeyId>(), name: text }),
+    struct({ tenantId: id<TenantId>(), content: bytes, seal: bytes }),
   ),
   /**
    * Verifies that the owner of a sealed passkey has decided on a sealed pending operation, and
@@ -505,6 +593,16 @@ export type CheckpointReply =
   | { readonly resumption: 'needed' | 'refused' }
   | { readonly conflictsWith: number; readonly conflictingNote: string };
 
+/** Returns a warrant as text, for a request in JSON. */
+export function encodeWarrant(value: Warrant): string {
+  return encode(warrant, value).toString('base64');
+}
+
+/** Returns the warrant of a text. Throws RangeError for any other. */
+export function decodeWarrant(value: string): Warrant {
+  return decode(warrant, Buffer.from(value, 'base64'));
+}
+
 /** What became of an item of an operation on many. */
 export const ITEM_OUTCOME = { done: 0, doesNotOpen: 1, sourceCorrupt: 2 } as const;
 
@@ -556,7 +654,8 @@ const operationNames = new Map<number, OperationName>(
  * Why an agent didn't do what it was asked.
  *
  * `token`: a PKCS#11 function failed; the agent ends after saying so, because what the library and
- * its sessions are worth after an error nobody knows. The others leave the agent as it was, except
+ * its sessions are worth after an error nobody knows. `not-approved`: the rule that the agents hold
+ * wants people to have approved it. The others leave the agent as it was, except
  * that one which fails to `start` ends.
  */
 export type FailureKind =
@@ -568,6 +667,7 @@ export type FailureKind =
   | 'pin-rejected'
   | 'pin-tries-low'
   | 'refused'
+  | 'not-approved'
   | 'internal';
 
 /** Failures after which an agent does nothing more and ends. */

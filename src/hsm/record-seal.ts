@@ -28,6 +28,8 @@ export const RECORD = {
   pendingOperation: 12,
   /** What a person decided: an agent seals it that has verified their passkey's signature. */
   decision: 13,
+  /** Which UUID a tenant's name has: an agent seals it that has drawn the UUID. */
+  tenantName: 14,
 } as const;
 
 /** One of {@link RECORD}'s values. */
@@ -46,6 +48,7 @@ const LABELS: ReadonlyMap<number, Buffer> = new Map([
   [RECORD.passkey, Buffer.from('keyward/v1/seal/passkey\0', 'latin1')],
   [RECORD.pendingOperation, Buffer.from('keyward/v1/seal/pending-operation\0', 'latin1')],
   [RECORD.decision, Buffer.from('keyward/v1/seal/decision\0', 'latin1')],
+  [RECORD.tenantName, Buffer.from('keyward/v1/seal/tenant-name\0', 'latin1')],
 ]);
 
 /**

@@ -5,7 +5,7 @@
  * everything, so that a seal vouches for one state of one tenant under one name; and the revision
  * is in it, so that an older state is told from the newest.
  */
-import { idToBytes, type TenantId } from '../ids.ts';
+import { idFromBytes, idToBytes, type TenantId, UUID_BYTES } from '../ids.ts';
 
 const STATE_CODES: ReadonlyMap<string, number> = new Map([
   ['ENABLED', 1],
@@ -34,12 +34,47 @@ export interface TenantState {
 }
 
 const HEAD_BYTES = 8 + 1 + 1;
+const OPTIONAL_BYTES = 1 + 8;
+
+/** What stays of a tenant for ever. */
+export type TenantIdentity = Pick<TenantState, 'tenantId' | 'name'>;
+
+/** What an agent has to know of a tenant to seal what it has become. */
+export interface TenantHead extends TenantIdentity {
+  readonly revision: bigint;
+  readonly dedicatedRootKey: boolean;
+  readonly createdAt: Buffer;
+  /** 0 where none were ever set. */
+  readonly approvalRulesRevision: bigint;
+}
+
+/** Which UUID a tenant's name has, as bytes: what an encoding of the tenant begins with. */
+export function encodeTenantName({ tenantId, name }: TenantIdentity): Buffer {
+  const bytes = Buffer.from(name, 'utf8');
+  const length = Buffer.alloc(2);
+  length.writeUInt16BE(bytes.length);
+  return Buffer.concat([idToBytes(tenantId), length, bytes]);
+}
+
+/** Returns the tenant that an encoding is of. Throws RangeError for any other bytes. */
+export function readTenantHead(content: Buffer): TenantHead {
+  const nameEnd = UUID_BYTES + 2 + content.readUInt16BE(UUID_BYTES);
+  const times = nameEnd + HEAD_BYTES;
+  const rules = times + 6 * OPTIONAL_BYTES;
+  if (content.length !== rules && content.length !== rules + OPTIONAL_BYTES)
+    throw new RangeError('an encoding of a tenant has another length');
+  return {
+    tenantId: idFromBytes<TenantId>(content.subarray(0, UUID_BYTES)),
+    name: content.subarray(UUID_BYTES + 2, nameEnd).toString('utf8'),
+    revision: content.readBigUInt64BE(nameEnd),
+    dedicatedRootKey: content.readUInt8(nameEnd + 9) === 1,
+    createdAt: content.subarray(times, times + OPTIONAL_BYTES),
+    approvalRulesRevision: content.length === rules ? 0n : content.readBigInt64BE(rules + 1),
+  };
+}
 
 /** The tenant as bytes. Throws RangeError for what no tenant can be. */
 export function encodeTenantState(tenant: TenantState): Buffer {
-  const name = Buffer.from(tenant.name, 'utf8');
-  const length = Buffer.alloc(2);
-  length.writeUInt16BE(name.length);
   const head = Buffer.alloc(HEAD_BYTES);
   head.writeBigUInt64BE(tenant.revision, 0);
   head.writeUInt8(codeOf(tenant.state), 8);
@@ -47,9 +82,7 @@ export function encodeTenantState(tenant: TenantState): Buffer {
   const { callsPerSecond, keys, storedDataKeys } = tenant.quotas;
   const { approvalRulesRevision: rules } = tenant;
   return Buffer.concat([
-    idToBytes(tenant.tenantId),
-    length,
-    name,
+    encodeTenantName(tenant),
     head,
     ...[tenant.createdAt, tenant.shredAt, tenant.shreddedAt].map(optional),
     ...[callsPerSecond, keys, storedDataKeys].map(optional),
@@ -60,7 +93,7 @@ export function encodeTenantState(tenant: TenantState): Buffer {
 
 /** u8 1 ‖ i64; nine zeros for null. */
 function optional(value: bigint | null): Buffer {
-  const bytes = Buffer.alloc(9);
+  const bytes = Buffer.alloc(OPTIONAL_BYTES);
   if (value === null) return bytes;
   bytes.writeUInt8(1, 0);
   bytes.writeBigInt64BE(value, 1);

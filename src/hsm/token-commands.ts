@@ -7,7 +7,9 @@
  * administrator may ask for a new root or seal key, a signed checkpoint may be kept, and the agents
  * that serve have read-only sessions. All else, destroying above all, is an operator's command.
  */
+import { KeywardError } from '../errors.ts';
 import type { AnyId } from '../ids.ts';
+import { TokenRefused } from './agent-pool.ts';
 import { CommandAgent } from './command-agent.ts';
 import type {
   CreateSettings,
@@ -68,13 +70,18 @@ export function inspectToken(
 
 /**
  * Makes one root or seal key. Throws {@link TokenRefused}, also when the token has an object of
- * this id.
+ * this id, and AGENT_RULE_NOT_MET.
  */
 export async function createTokenKey(
   settings: CreateSettings,
   environment: Environment,
 ): Promise<void> {
-  await runInAgent('createTokenKey', settings, environment);
+  try {
+    await runInAgent('createTokenKey', settings, environment);
+  } catch (cause) {
+    if (!(cause instanceof TokenRefused && cause.isNotApproved)) throw cause;
+    throw new KeywardError('AGENT_RULE_NOT_MET', { message: cause.message, cause });
+  }
 }
 
 /**

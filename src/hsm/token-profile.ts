@@ -7,6 +7,7 @@
  * records.
  */
 import type { AnyId } from '../ids.ts';
+import type { AgentRuleReport } from './agent-rule.ts';
 
 /** The roles of the objects that an environment has in its token. */
 export const TOKEN_OBJECT_ROLES = ['root', 'seal', 'mask', 'audit-signing'] as const;
@@ -129,6 +130,8 @@ export interface TokenReport extends HeldObjects {
   readonly token: string;
   readonly serialNumber: string;
   readonly findings: readonly PostureFinding[];
+  /** The rule that the agent holds; absent for none. */
+  readonly rule?: AgentRuleReport;
 }
 
 /** What tells a token from others. */

@@ -10,13 +10,17 @@
 import { KeywardError } from '../errors.ts';
 import { type AnyId, idToBytes, type KeyId, type TokenId } from '../ids.ts';
 import type { AgentLog } from './agent-pool.ts';
+import type { AgentRuleReport } from './agent-rule.ts';
 import type { HsmAgents } from './agents.ts';
 import { rootKeyBytesOf } from './key-version.ts';
 import type { OperationName, ReplyOf, RequestOf } from './protocol.ts';
 import type { TokenObject, TokenReport } from './token-profile.ts';
 
 /** Agents on one token, or a router over two. */
-export type Agents = Pick<HsmAgents, 'call' | 'forget' | 'stop' | 'ready' | 'held' | 'lastFailure'>;
+export type Agents = Pick<
+  HsmAgents,
+  'call' | 'forget' | 'stop' | 'ready' | 'held' | 'lastFailure' | 'rule'
+>;
 
 /** A token and what is recorded of its objects. */
 export interface RoutedToken {
@@ -64,6 +68,10 @@ const NAMED_KEYS: {
     items.flatMap(({ rootKeyId, keyVersion }) => [nameOf(rootKeyId), rootKeyBytesOf(keyVersion)]),
   sealRecords: ({ sealKeyId }) => [nameOf(sealKeyId)],
   verifyRecords: ({ sealKeyId }) => [nameOf(sealKeyId)],
+  resealRecords: ({ formerKeyId, sealKeyId }) => [formerKeyId, sealKeyId].map(nameOf),
+  sealPolicyChange: ({ sealKeyId }) => [nameOf(sealKeyId)],
+  sealRecordChange: ({ sealKeyId }) => [nameOf(sealKeyId)],
+  nameTenant: ({ sealKeyId }) => [nameOf(sealKeyId)],
   decide: ({ sealKeyId, operationSealKeyId, passkeySealKeyId }) =>
     [sealKeyId, operationSealKeyId, passkeySealKeyId].map(nameOf),
   deriveWriterKey: ({ maskKeyId }) =>
@@ -108,6 +116,11 @@ export class TokenRouter implements Agents {
   /** As the current token's agents have it. */
   get lastFailure(): string {
     return this.#pools.get(this.#current)?.lastFailure ?? '';
+  }
+
+  /** As the current token's agents have it. */
+  get rule(): AgentRuleReport | undefined {
+    return this.#pools.get(this.#current)?.rule;
   }
 
   get held(): readonly AnyId[] {

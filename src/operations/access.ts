@@ -1,14 +1,16 @@
 /**
  * Role bindings, roles, and what callers may do: an operation for each method of AccessService.
  */
-import { randomUUID } from 'node:crypto';
 import type { Rights } from '../access/access.ts';
 import type { NewRole, NewRoleBinding } from '../access/administration.ts';
 import type { AskedCaller } from '../access/explanation.ts';
 import type { Permission } from '../access/permissions.ts';
 import type { Target } from '../access/policy.ts';
+import type { Call } from '../call.ts';
 import { ANY_CALLER, ofName, ofParent, operation, type Services } from '../calls/operation.ts';
 import { KeywardError } from '../errors.ts';
+import { bindingIdOf } from '../hsm/policy-record.ts';
+import { newId } from '../ids.ts';
 import type { EncryptionContext } from '../keyring/keys/encryption-context.ts';
 import { BY_NAME, type Paging, readPage } from '../keyring/pages.ts';
 import {
@@ -58,8 +60,12 @@ export interface AccessQuestion {
   readonly context: EncryptionContext;
 }
 
-/** Ends of names that were not chosen: `b` and 32 hexadecimal digits. */
-const newBindingId = () => `b${randomUUID().replaceAll('-', '')}`;
+/**
+ * Ends of names that were not chosen: `b` and 32 hexadecimal digits. Of a call that others have
+ * approved they are the operation's, so that agents take one approval for one binding.
+ */
+const newBindingId = ({ warrant }: Pick<Call, 'warrant'>) =>
+  bindingIdOf(warrant?.operationId ?? newId());
 
 const tenantOf = ({ access }: Services, { tenant }: TenantName) => access.tenantOf(tenant);
 
@@ -116,6 +122,7 @@ const resourceName = ({ tenant, key }: AccessResource) =>
 export const accessOperations = {
   CreateRoleBinding: operation({
     isSensitive: true,
+    agentNeed: () => 'policies',
     permission: 'roleBindings.create',
     target: ofParent,
     resource: ({ parent, roleBindingId }: NewRoleBindingRequest) =>
@@ -124,7 +131,7 @@ export const accessOperations = {
         : formatRoleBindingName(parent, roleBindingId),
     handle: async (services, call, { parent, roleBindingId, roleBinding }) => {
       const tenant = await tenantOf(services, parent);
-      const binding = { bindingId: roleBindingId || newBindingId(), ...roleBinding };
+      const binding = { bindingId: roleBindingId || newBindingId(call), ...roleBinding };
       const beyond = requireBeyond(call, parent);
       return services.accessAdministration.createBinding(call, tenant, binding, beyond);
     },
@@ -159,6 +166,7 @@ export const accessOperations = {
   }),
   DeleteRoleBinding: operation({
     isSensitive: true,
+    agentNeed: () => 'removals',
     permission: 'roleBindings.delete',
     target: ofName,
     resource: ({ name }: Named<RoleBindingName> & Repeatable) =>
@@ -171,6 +179,7 @@ export const accessOperations = {
   }),
   CreateRole: operation({
     isSensitive: true,
+    agentNeed: () => 'policies',
     permission: 'roles.create',
     target: ofParent,
     resource: ({ parent, roleId }: NewRoleRequest) => formatRoleName(parent, roleId),
@@ -200,6 +209,7 @@ export const accessOperations = {
   }),
   DeleteRole: operation({
     isSensitive: true,
+    agentNeed: () => 'removals',
     permission: 'roles.delete',
     target: ofName,
     resource: ({ name }: Named<RoleName> & Repeatable) => formatRoleName(name, name.role),

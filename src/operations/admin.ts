@@ -41,6 +41,7 @@ const setPaused = (permission: Permission, paused: boolean) =>
 
 export const adminOperations = {
   CreateTenant: operation({
+    agentNeed: ({ dedicatedRootKey }) => (dedicatedRootKey ? 'tokenKeys' : undefined),
     permission: 'tenants.create',
     target: ofSystem,
     resource: ({ tenantId }: NewTenant) => formatTenantName({ tenant: tenantId }),

@@ -35,6 +35,7 @@ export const approvalOperations = {
   }),
   UpdateApprovalRules: operation({
     isSensitive: true,
+    agentNeed: () => 'approvalRules',
     permission: 'approvalRules.update',
     target: ofName,
     resource: ({ name }: NewApprovalRulesRequest) => formatApprovalRulesName(name),

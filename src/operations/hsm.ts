@@ -16,6 +16,7 @@ const SYSTEM = { tenant: SYSTEM_TENANT };
 export const hsmOperations = {
   RotateRootKey: operation({
     isSensitive: true,
+    agentNeed: () => 'tokenKeys',
     permission: 'tokenKeys.rotateRoot',
     target: ofParent,
     resource: ({ parent }: In<TenantName> & Repeatable) => formatTenantName(parent),
@@ -24,6 +25,7 @@ export const hsmOperations = {
   }),
   RotateSealKey: operation({
     isSensitive: true,
+    agentNeed: () => 'tokenKeys',
     permission: 'tokenKeys.rotateSeal',
     target: ofSystem,
     resource: (_: Repeatable) => formatTenantName(SYSTEM),

@@ -78,6 +78,7 @@ export const passkeyOperations = {
   }),
   RegisterPasskey: operation({
     isSensitive: true,
+    agentNeed: () => 'passkeys',
     permission: 'passkeys.create',
     target: ofParent,
     resource: (request: PasskeyToRegister) => formatPasskeyName(request),
@@ -107,6 +108,7 @@ export const passkeyOperations = {
   }),
   DeletePasskey: operation({
     isSensitive: true,
+    agentNeed: () => 'removals',
     permission: 'passkeys.delete',
     target: ofSystem,
     resource: (request: NamedPasskey & Repeatable) => formatPasskeyName(request),

@@ -41,9 +41,9 @@ function administrationOf(bindings: readonly RoleBinding[], roles: readonly Cust
   const tx = { query: async () => [{}], changed() {} };
   const parts = {
     store: { mutate: (_: unknown, __: unknown, work: (given: object) => unknown) => work(tx) },
-    agents: { call: async () => ({ seals: [Buffer.alloc(32)] }) },
+    agents: { call: async () => ({ seal: Buffer.alloc(32) }) },
     policies: {
-      verified: async () => ({ value: policy, record: { now: new Date(0) } }),
+      verified: async () => ({ value: policy, record: { bindings, roles, now: new Date(0) } }),
       of: async () => nothing,
       forget() {},
     },

@@ -104,3 +104,49 @@ describe('what waits for approval', () => {
     }
   });
 });
+
+describe('a rule for the agents', () => {
+  const passkeys = ['bob', 'bob', 'eve'].map((who, index) => ({
+    name: `passkeys/AAA${index}`,
+    principal: `jwt:corp/${who}`,
+    publicKey: Buffer.of(index),
+    algorithm: 'ES256',
+    deviceBound: true,
+    relyingPartyId: 'keyward.example.com',
+    createTime: { seconds: 1_700_000_000, nanos: 0 },
+  }));
+
+  it('is printed of the passkeys of everyone, or of those who are named', async () => {
+    fake.handlers['ListPasskeys'] = () => ({ passkeys });
+    const { stdout } = await keyward('passkeys rule --approvals 1 --approver jwt:corp/bob');
+    assert.equal(fake.seen['ListPasskeys']?.['principal'], '-');
+    const passkey = (index: number) => ({
+      credentialId: `AAA${index}`,
+      publicKey: Buffer.of(index).toString('base64url'),
+      algorithm: 'ES256',
+      deviceBound: true,
+    });
+    assert.deepEqual(JSON.parse(stdout), {
+      relyingPartyId: 'keyward.example.com',
+      approvers: [{ name: 'jwt:corp/bob', passkeys: [passkey(0), passkey(1)] }],
+      approvals: { policies: 1, approvalRules: 1, passkeys: 1, tokenKeys: 1, removals: 0 },
+    });
+    const { stdout: all } = await keyward('passkeys rule');
+    assert.equal(JSON.parse(all).approvers.length, 2);
+  });
+
+  it('is not printed where too few could approve, or the passkeys are of several pages', async () => {
+    fake.handlers['ListPasskeys'] = () => ({ passkeys });
+    const other = { ...passkeys[2], relyingPartyId: 'other.example' };
+    for (const [args, says] of [
+      ['--approvals 3', /it wants 3 people to approve, and 2 have a passkey/],
+      ['--approver jwt:corp/kim', /jwt:corp\/kim has no passkey/],
+    ] as const) {
+      const { code, stderr } = await keyward(`passkeys rule ${args}`);
+      assert.equal(code, 2, stderr);
+      assert.match(stderr, says);
+    }
+    fake.handlers['ListPasskeys'] = () => ({ passkeys: [passkeys[0], other] });
+    assert.match((await keyward('passkeys rule')).stderr, /of several relying parties/);
+  });
+});

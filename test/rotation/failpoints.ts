@@ -51,7 +51,8 @@ export const CALLS_AND_COMMITS = ({ kind, what }: Step): boolean =>
  * Postgres ends his transaction.
  */
 const CALLS_AND_COMMITS_UNLOCKED = (step: Step): boolean =>
-  CALLS_AND_COMMITS(step) && step.what !== 'verifyRecords' && step.what !== 'sealRecords';
+  CALLS_AND_COMMITS(step) &&
+  !['verifyRecords', 'sealRecords', 'resealRecords', 'sealRecordChange'].includes(step.what);
 
 /**
  * The same, but for what agents do while the set of token keys is locked: others can do nothing
@@ -213,8 +214,8 @@ export function cutHands(
   };
   return {
     agents: cut as unknown as HsmAgents,
-    makeTokenKey: (key) =>
-      cutOff(points, { what: 'createTokenKey', unavailable }, () => makeTokenKey(key)),
+    makeTokenKey: (key, warrant) =>
+      cutOff(points, { what: 'createTokenKey', unavailable }, () => makeTokenKey(key, warrant)),
   };
 }
 

@@ -84,7 +84,8 @@ export function runWithCorrupted(stage: Stage, at: number): Promise<Outcome> {
  */
 export function runWithChangedState(stage: Stage, at: number): Promise<Outcome> {
   const counts = ({ what, records }: Step) =>
-    (what === 'verifyRecords' || what === 'sealRecords') && records !== RECORD.tokenKeySet;
+    ['verifyRecords', 'sealRecords', 'resealRecords'].includes(what) &&
+    records !== RECORD.tokenKeySet;
   return runMeanwhile(stage, { at, counts }, async ({ replica }) => {
     await replica.keyring.keys.setState(callOf(), nameOf('old'), '', 'DISABLED');
   });

@@ -13,6 +13,7 @@ import { monotonicNow } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import {
   decodeRequest,
+  decodeWarrant,
   ENDING_FAILURES,
   EXIT_AFTER_FAILURE,
   encodeFailure,
@@ -29,11 +30,14 @@ import {
 } from '../protocol.ts';
 import type { TokenIdentity, TokenObject } from '../token-profile.ts';
 import { decide } from './approvals.ts';
+import { requireTokenKey } from './approved-changes.ts';
 import { AuditOperations } from './audit.ts';
-import { toFailure } from './failure.ts';
+import { AgentFailure, toFailure } from './failure.ts';
+import { GuardedSeals } from './guarded-seals.ts';
 import { KeyOperations } from './operations.ts';
 import { offerOf, probe, requireMechanisms } from './probe.ts';
 import { report } from './report.ts';
+import { RULE_VARIABLE, readRule, reportOf } from './rule.ts';
 import { identifyToken, type OpenToken, openToken } from './token.ts';
 import {
   createMissing,
@@ -45,12 +49,16 @@ import {
   takeObjects,
 } from './token-objects.ts';
 import { MoveSource, MoveTarget } from './transport.ts';
+import { requireApproved } from './warrant.ts';
 
 /** Answers wait at most this long for others to be written with. */
 const FLUSH_MS = 1;
 /** The exit status after a failure that was not foreseen. */
 const EXIT_UNFORESEEN = 70;
 const STDERR = 2;
+
+/** The rule that this agent holds, or why it has none and does nothing. */
+const held = attempted(() => readRule(process.env[RULE_VARIABLE]));
 
 /** What moves key versions, in an agent that was opened for that. */
 let moving: { readonly source: MoveSource } | { readonly target: MoveTarget } | undefined;
@@ -66,6 +74,7 @@ let opened:
       readonly token: OpenToken;
       readonly settings: RequestOf<'start'>;
       readonly operations: KeyOperations;
+      readonly guarded: GuardedSeals;
       readonly audit: AuditOperations;
     }
   | undefined;
@@ -75,17 +84,20 @@ const handlers: Handlers = {
     requireUnopened();
     const token = openToken(settings, { despiteFailedTry: settings.despiteFailedTry });
     requireMechanisms(token.slot, settings.profile.wrapMechanism);
-    const { objects, findings, held, problems } = takeAllObjects(
+    const { objects, findings, ...taken } = takeAllObjects(
       token.session,
       settings,
       settings.objects,
     );
     const operations = new KeyOperations(token.session, settings, objects);
     operations.prove();
+    const rule = ruleHeld();
+    const { environmentId } = settings;
     opened = {
       token,
       settings,
       operations,
+      guarded: new GuardedSeals({ seals: operations, environmentId, rule }),
       audit: new AuditOperations(token.session, settings, objects),
     };
     return {
@@ -93,11 +105,12 @@ const handlers: Handlers = {
       token: token.label,
       serialNumber: token.serialNumber,
       findings: findings.filter(({ state }) => state !== 'enforced'),
-      held,
-      problems,
+      ...taken,
+      ...(rule === undefined ? {} : { rule: reportOf(rule) }),
     };
   },
   initializeToken: (settings) => {
+    if ((settings.recorded ?? []).length === 0) requireNoRule('make a token’s first keys');
     const token = openToken(settings, { write: true });
     const { recorded = [] } = settings;
     const { environmentId, waivers } = settings;
@@ -114,10 +127,17 @@ const handlers: Handlers = {
     return { profile, objects, ...identityOf(token) };
   },
   createTokenKey: (settings) => {
+    const rule = ruleHeld();
+    if (rule !== undefined && rule.approvals.tokenKeys > 0) {
+      const { environmentId, warrant } = settings;
+      const shown = warrant === undefined ? undefined : decodeWarrant(warrant);
+      requireTokenKey(requireApproved('tokenKeys', shown, { rule, environmentId }), settings);
+    }
     createObject(openToken(settings, { write: true }).session, settings, settings);
     return {};
   },
   destroyTokenKeys: (settings) => {
+    requireNoRule('destroy a token’s keys');
     const { session } = openToken(settings, { write: true });
     return { destroyed: destroyObjects(session, settings.environmentId, settings.objects) };
   },
@@ -132,8 +152,12 @@ const handlers: Handlers = {
   resealAll: (request) => serving().operations.resealAll(request),
   rewrap: (request) => serving().operations.rewrap(request),
   transfer: (request) => serving().operations.transfer(request),
-  sealRecords: (request) => serving().operations.sealRecords(request),
-  verifyRecords: (request) => serving().operations.verifyRecords(request),
+  sealRecords: (request) => serving().guarded.sealRecords(request),
+  verifyRecords: (request) => serving().guarded.verifyRecords(request),
+  resealRecords: (request) => serving().guarded.resealRecords(request),
+  sealPolicyChange: (request) => serving().guarded.sealPolicyChange(request),
+  sealRecordChange: (request) => serving().guarded.sealRecordChange(request),
+  nameTenant: (request) => serving().guarded.nameTenant(request),
   decide: (request) => decide(request, serving().operations, serving().settings.environmentId),
   hold: (request) => {
     const { token, settings, operations, audit } = serving();
@@ -153,6 +177,7 @@ const handlers: Handlers = {
   readKeptCheckpoint: () => serving().audit.readKeptCheckpoint(),
   signResumption: (settings) => {
     requireUnopened();
+    requireNoRule('resume the log');
     const { session } = openToken(settings);
     const { objects } = takeObjects(session, settings, settings.objects);
     return new AuditOperations(session, settings, objects).signResumption(settings);
@@ -226,9 +251,34 @@ function requireUnopened(): void {
 
 function openToMove(settings: MoveSettings) {
   requireUnopened();
+  requireNoRule('move key versions to another token');
   const token = openToken(settings);
   requireMechanisms(token.slot, settings.profile.wrapMechanism);
   return { token, objects: takeAllObjects(token.session, settings, settings.objects).objects };
+}
+
+/** Throws `refused` for a rule that cannot be used: then the agent does nothing at all. */
+function ruleHeld() {
+  if ('failure' in held) throw held.failure;
+  return held.value;
+}
+
+/** What only an operator's command does, nobody approves: it runs beside the rule, or not. */
+function requireNoRule(what: string): void {
+  if (ruleHeld() === undefined) return;
+  throw new AgentFailure(
+    'refused',
+    `cannot ${what}: this agent holds a rule; run the command in an environment without ` +
+      RULE_VARIABLE,
+  );
+}
+
+function attempted<T>(attempt: () => T): { readonly value: T } | { readonly failure: unknown } {
+  try {
+    return { value: attempt() };
+  } catch (failure) {
+    return { failure };
+  }
 }
 
 function moveSource(): MoveSource {
@@ -261,6 +311,7 @@ function execute<Name extends OperationName>({
     return refuse(requestId, { kind: 'expired', detail: 'past its deadline' });
   const began = performance.now();
   try {
+    ruleHeld();
     const answer = handlers[name](decodeRequest(name, frame));
     const reply = encodeReply(requestId, name, answer);
     wipe(answer);

@@ -23,7 +23,7 @@ import {
   sealInput,
 } from '../key-version.ts';
 import { ITEM_OUTCOME, type ReplyOf, type RequestOf, type ServeSettings } from '../protocol.ts';
-import { RECORD, recordSealInput } from '../record-seal.ts';
+import { recordSealInput } from '../record-seal.ts';
 import { AgentFailure } from './failure.ts';
 import {
   bindingOf,
@@ -342,13 +342,7 @@ export class KeyOperations {
     }
   }
 
-  sealRecords(request: RequestOf<'sealRecords'>): ReplyOf<'sealRecords'> {
-    if (request.kind === RECORD.decision)
-      throw new AgentFailure('internal', 'a decision was to be sealed that nobody has signed');
-    return this.sealVerified(request);
-  }
-
-  /** Seals records, also such as only an agent may say: what it has verified. */
+  /** Seals records, whatever they say; what may be sealed, `guarded-seals.ts` decides. */
   sealVerified({ sealKeyId, kind, contents }: RequestOf<'sealRecords'>): ReplyOf<'sealRecords'> {
     // Twice: of a token that errs no seal is written that nothing verifies by.
     const seals = contents.map((content) => this.#recordSeal(sealKeyId, kind, content));

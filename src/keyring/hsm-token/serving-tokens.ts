@@ -7,15 +7,16 @@
  * `token-migration.ts` does.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { monotonicNow } from '../../call.ts';
+import { monotonicNow, type Warrant } from '../../call.ts';
 import { type AgentLog, TokenRefused } from '../../hsm/agent-pool.ts';
 import type { HsmAgents } from '../../hsm/agents.ts';
 import { PinFile } from '../../hsm/pin-file.ts';
-import type {
-  CreateSettings,
-  KeepSettings,
-  ServeSettings,
-  TokenSettings,
+import {
+  type CreateSettings,
+  encodeWarrant,
+  type KeepSettings,
+  type ServeSettings,
+  type TokenSettings,
 } from '../../hsm/protocol.ts';
 import type {
   TokenIdentity,
@@ -155,14 +156,15 @@ export class ServingTokens {
 
   /**
    * Makes a recorded key in the token that it is recorded for. Rejects when it wasn't made, or
-   * nobody knows.
+   * nobody knows; throws AGENT_RULE_NOT_MET.
    */
-  async makeTokenKey({ role, objectId }: TokenObject): Promise<void> {
+  async makeTokenKey({ role, objectId }: TokenObject, warrant: Warrant | undefined): Promise<void> {
     const [only] = this.#settings.values();
     const settings = this.#settings.size === 1 ? only : await this.#settingsFor(objectId);
     if (settings === undefined)
       throw new Error('cannot make the key: its token is not open in this replica');
-    await this.#parts.createKey({ ...settings, role, objectId });
+    const shown = warrant === undefined ? {} : { warrant: encodeWarrant(warrant) };
+    await this.#parts.createKey({ ...settings, role, objectId, ...shown });
   }
 
   /**

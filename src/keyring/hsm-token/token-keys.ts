@@ -10,9 +10,10 @@
  * command (`token-destruction.ts`). Knows no gRPC and no PKCS#11.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { type Call, millisecondsLeft, type Reference, SELF } from '../../call.ts';
+import { type Call, millisecondsLeft, type Reference, SELF, type Warrant } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import type { TokenObject } from '../../hsm/token-profile.ts';
+import type { Agents } from '../../hsm/token-router.ts';
 import { type AnyId, newId, type TenantId } from '../../ids.ts';
 import {
   formatScope,
@@ -87,7 +88,8 @@ export interface TokenKeysParts {
    * Makes a recorded root or seal key in the token. Rejects when it wasn't made, or that isn't
    * known.
    */
-  readonly makeTokenKey: (key: TokenObject) => Promise<void>;
+  readonly makeTokenKey: (key: TokenObject, warrant: Warrant | undefined) => Promise<void>;
+  readonly agents: Pick<Agents, 'rule'>;
   /** Tells the reconciler that there is something to do. */
   readonly wake: () => void;
 }
@@ -103,14 +105,15 @@ export class TokenKeys {
   /**
    * Replaces the current root key of the tenant (`system`: the one that tenants share), or the seal
    * key. Returns when the new one is current, or shortly before the call's deadline. Throws
-   * RESOURCE_NOT_FOUND, TENANT_SHARES_ROOT_KEY, TOKEN_KEY_ROTATION_UNDER_WAY, HSM_UNAVAILABLE.
+   * RESOURCE_NOT_FOUND, TENANT_SHARES_ROOT_KEY, TOKEN_KEY_ROTATION_UNDER_WAY, HSM_UNAVAILABLE,
+   * AGENT_RULE_NOT_MET.
    */
   async rotate(call: Call, parent: TenantName, role: ReplaceableRole): Promise<UsedTokenKey> {
     const { cache } = this.#parts;
     const { tenantId, dedicatedRootKey } = await cache.tenant(parent.tenant);
     if (parent.tenant !== SYSTEM_TENANT && !dedicatedRootKey)
       throw new KeywardError('TENANT_SHARES_ROOT_KEY');
-    const key = { tenantId, tenant: parent.tenant, objectId: newId<AnyId>(), role };
+    const key = { tenantId, tenant: parent.tenant, objectId: newKeyId(call), role };
     await this.#change(
       call,
       key,
@@ -120,7 +123,7 @@ export class TokenKeys {
       },
       () => ({ reference: { objectId: key.objectId } }),
     );
-    await this.create(key);
+    await this.create(key, call.warrant);
     return this.rotateAgain(call, key);
   }
 
@@ -144,7 +147,8 @@ export class TokenKeys {
     call: Call,
     { tenantId, name: tenant }: Pick<TenantRecord, 'tenantId' | 'name'>,
   ): Promise<void> {
-    await this.#advanceOne({ due: 'add', tenantId, tenant }).catch(() => {});
+    const step = { due: 'add', tenantId, tenant } as const;
+    await this.#advanceOne(step, call.warrant).catch(() => {});
     await this.#whenCurrent(call, (each) => each.tenantId === tenantId && each.role === 'root');
   }
 
@@ -169,9 +173,9 @@ export class TokenKeys {
 
   /**
    * Makes a recorded key in the token, and sees to it that it becomes current. Throws
-   * HSM_UNAVAILABLE, then it is abandoned.
+   * HSM_UNAVAILABLE and AGENT_RULE_NOT_MET, then it is abandoned.
    */
-  async create(key: TokenKey): Promise<void> {
+  async create(key: TokenKey, warrant?: Warrant): Promise<void> {
     const { makeTokenKey, wake } = this.#parts;
     const call = ownCall('CreateTokenKey', CREATE_MS);
     // Whoever records CREATED or ABANDONED first is right: the other finds no CREATING.
@@ -182,9 +186,10 @@ export class TokenKeys {
         tx.changed(tokenKeyChanged(key, to, 'CREATING'));
       });
     try {
-      await makeTokenKey(key);
+      await makeTokenKey(key, warrant);
     } catch (cause) {
       await record('ABANDONED').catch(ignoreConflict);
+      if (isReason(cause, 'AGENT_RULE_NOT_MET')) throw cause;
       throw new KeywardError('HSM_UNAVAILABLE', { cause });
     }
     await record('CREATED').catch(ignoreConflict);
@@ -216,11 +221,12 @@ export class TokenKeys {
   }
 
   /** Returns whether it was this that took the step. */
-  async #advanceOne(step: DueTokenKey): Promise<boolean> {
+  async #advanceOne(step: DueTokenKey, warrant?: Warrant): Promise<boolean> {
     if (step.due === 'activate') return this.#activate(step);
+    if (warrant === undefined && this.#wantApproval) return this.#leave(step);
     const { tenantId, tenant } = step;
     const role = step.due === 'create' ? (step.role as ReplaceableRole) : 'root';
-    const key: TokenKey = { tenantId, tenant, objectId: newId<AnyId>(), role };
+    const key: TokenKey = { tenantId, tenant, objectId: newKeyId({ warrant }), role };
     const started = await this.#change(ownCall('CreateTokenKey', STEP_MS), key, async (tx) => {
       // The attempt that was cut off may yet make its object: another id, so that there are never
       // two of one.
@@ -235,8 +241,23 @@ export class TokenKeys {
       if (OVERTAKEN.some((reason) => isReason(error, reason))) return false;
       throw error;
     });
-    if (started) await this.create(key);
+    if (started) await this.create(key, warrant);
     return started;
+  }
+
+  /** Whether agents make no key that people have not approved. */
+  get #wantApproval(): boolean {
+    return (this.#parts.agents.rule?.approvals.tokenKeys ?? 0) > 0;
+  }
+
+  /** Gives up an attempt that was cut off, since what people have approved was for it alone. */
+  async #leave(step: Exclude<DueTokenKey, { readonly due: 'activate' }>): Promise<false> {
+    if (step.due === 'create')
+      await this.#change(ownCall('CreateTokenKey', STEP_MS), step, async (tx) => {
+        await this.#giveUp(tx, step.objectId);
+        tx.changed(tokenKeyChanged(step, 'ABANDONED', 'CREATING'));
+      }).catch(ignoreConflict);
+    return false;
   }
 
   async #giveUp(tx: TokenKeysTx, objectId: AnyId): Promise<void> {
@@ -330,6 +351,11 @@ export class TokenKeys {
     const counts = await countUnderTokenKeys(store, call);
     return records.map((record) => ({ ...(counts.get(record.objectId) ?? NOTHING), record }));
   }
+}
+
+/** Returns a key's UUID; an approval is for the one of its own operation. */
+function newKeyId({ warrant }: { readonly warrant?: Warrant | undefined }): AnyId {
+  return warrant?.operationId ?? newId<AnyId>();
 }
 
 /** Every replica hears of each step: agents that start must know what the token has. */

@@ -145,7 +145,9 @@ async function resealRecords(parts: MigrationParts, former: TokenRecord): Promis
       return resealAll(parts.sealedRecords, {
         transact: (work) => owner.transaction(() => work(owner.query)),
         verify: source.verify,
-        seal: target.seal,
+        // The agent of one token has no key of the other's.
+        seal: ({ sealKeyId, kind, items }) =>
+          target.seal({ sealKeyId, kind, contents: items.map(({ content }) => content) }),
         isCurrentSealKey: async (sealKeyId) => sealKeyId === set?.sealKeyId,
         mayGoOn: () => Promise.resolve(true),
         onCorrupt: (resource) => corrupt.push(resource),

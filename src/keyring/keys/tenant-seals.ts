@@ -8,7 +8,7 @@
  * seal while no replica remembers a newer one verifies. Where seals are kept and when they are made
  * is in `store/tenants/tenant-seals.ts`.
  */
-import { type Call, monotonicNow } from '../../call.ts';
+import { type Call, monotonicNow, type SealedContent } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import { RECORD } from '../../hsm/record-seal.ts';
 import { encodeTenantState } from '../../hsm/tenant-state.ts';
@@ -20,6 +20,7 @@ import { isSealKeyInUse } from '../../store/hsm-token/token-objects.ts';
 import type { Store } from '../../store/store.ts';
 import type { TenantSealer } from '../../store/tenants/tenant-seals.ts';
 import {
+  findTenant,
   type StoredTenant,
   type TenantClaims,
   type TenantRecord,
@@ -39,6 +40,11 @@ export interface TenantSealsParts {
   readonly agents: Pick<Agents, 'call' | 'held'>;
   readonly sealKeys: SealKeySource;
   readonly alerts: Alerts;
+}
+
+/** A tenant that is to be made: the UUID that an agent has drawn for its name. */
+export interface NewTenant extends Pick<TenantClaims, 'tenantId'> {
+  readonly named: SealedContent;
 }
 
 /** A moment before something is read. */
@@ -116,22 +122,54 @@ export class TenantSeals {
     if (tenantId !== undefined) throw this.#corrupt({ tenantId, name }, 'its row is gone');
   }
 
-  /** For one change, which begins now. */
-  sealer(call: Pick<Call, 'deadline'>): TenantSealer {
+  /**
+   * Has an agent draw the UUID of a tenant that is to be made, and say that it goes with the name.
+   * Throws TOKEN_KEY_NOT_READY, and what agents throw.
+   */
+  async newTenant({ deadline }: Pick<Call, 'deadline'>, name: string): Promise<NewTenant> {
+    const { agents, sealKeys } = this.#parts;
+    const sealKeyId = sealKeys.currentSealKey();
+    const reply = await agents.call('nameTenant', { sealKeyId, name }, deadline);
+    const { tenantId } = reply;
+    const [content, seal] = [Buffer.from(reply.content), Buffer.from(reply.seal)];
+    return { tenantId, named: { content, sealKeyId, seal } };
+  }
+
+  /** For one change, which begins now: of a tenant, or one that makes it. */
+  sealer(call: Pick<Call, 'deadline'>, made?: NewTenant): TenantSealer {
     const readAfter = this.now();
     const soon = () => Math.min(call.deadline, monotonicNow() + CHANGE_MS);
+    let before = made?.named;
     return {
-      verify: (stored) => this.verifyOne(stored, { readAfter, deadline: soon() }),
+      verify: async (stored) => {
+        const verified = await this.verifyOne(stored, { readAfter, deadline: soon() });
+        before = this.#sealedContent(stored);
+        return verified;
+      },
       sealKey: sealKeyFrom(this.#parts.sealKeys, soon),
       seal: async (claims, sealKeyId) => {
-        const contents = [encodeTenantState(claims)];
-        const request = { sealKeyId, kind: RECORD.tenant, contents };
-        const { seals } = await this.#parts.agents.call('sealRecords', request, soon());
-        const [seal] = seals;
-        if (seal === undefined) throw new Error('an agent sealed nothing');
+        const content = encodeTenantState(claims);
+        const request = { sealKeyId, kind: RECORD.tenant, before, content, warrant: undefined };
+        const { seal } = await this.#parts.agents.call('sealRecordChange', request, soon());
         return Buffer.from(seal);
       },
     };
+  }
+
+  /** Returns what shows which UUID the tenant's name has. Throws RESOURCE_NOT_FOUND. */
+  async evidenceOf(
+    { deadline }: Pick<Call, 'deadline'>,
+    { tenantId }: Pick<TenantClaims, 'tenantId'>,
+  ): Promise<SealedContent> {
+    const stored = await findTenant(this.#parts.store, { deadline }, tenantId);
+    const sealed = stored && this.#sealedContent(stored);
+    if (sealed === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+    return sealed;
+  }
+
+  #sealedContent({ claims, sealKeyId, seal }: StoredTenant): SealedContent | undefined {
+    if (sealKeyId === null || seal === null) return undefined;
+    return { content: this.#encode(claims), sealKeyId, seal };
   }
 
   async #verifySome(

@@ -125,7 +125,8 @@ export interface ResealHands {
   /** Runs statements in one transaction, with the rights of the reconciler or the owner. */
   transact<T>(work: (query: Query) => Promise<T>): Promise<T>;
   verify(request: RequestOf<'verifyRecords'>): Promise<ReplyOf<'verifyRecords'>>;
-  seal(request: RequestOf<'sealRecords'>): Promise<ReplyOf<'sealRecords'>>;
+  /** Seals what verified again, under another key. */
+  seal(request: RequestOf<'resealRecords'>): Promise<ReplyOf<'sealRecords'>>;
   /**
    * Whether the database names the right key as current, which was verified. Throws
    * TOKEN_KEYS_CORRUPT, and Error in words for the operator.
@@ -208,7 +209,8 @@ async function resealSome<Row>(
   const { sealKeyId } = first;
   // Where it was replaced meanwhile, they are found under that one anew.
   if (!(await isCurrentSealKey(sealKeyId))) return [];
-  const { seals } = await seal({ sealKeyId, kind, contents: sound.map(({ content }) => content) });
+  const kept = sound.map(({ content, seal: before }) => ({ content, seal: before }));
+  const { seals } = await seal({ formerKeyId: former, sealKeyId, kind, items: kept });
   return sound.map(({ row }, index) => {
     const made = seals[index];
     if (made === undefined) throw new Error('an agent answered for other records');

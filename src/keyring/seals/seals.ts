@@ -47,7 +47,7 @@ export class Seals {
       transact: (work) =>
         store.reconcile(step(), (tx) => work((text, values) => tx.query(text, values))),
       verify: (request) => agents.call('verifyRecords', request, step().deadline),
-      seal: (request) => agents.call('sealRecords', request, step().deadline),
+      seal: (request) => agents.call('resealRecords', request, step().deadline),
       isCurrentSealKey: async (sealKeyId) => {
         if (sealKeyId !== tokenObjects.currentSealKey()) await tokenObjects.refresh();
         return sealKeyId === tokenObjects.currentSealKey();

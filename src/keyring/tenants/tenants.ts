@@ -6,7 +6,7 @@
  */
 import type { Call, Reference } from '../../call.ts';
 import { invalidField, KeywardError } from '../../errors.ts';
-import { newId, type TenantId } from '../../ids.ts';
+import type { TenantId } from '../../ids.ts';
 import { formatTenantName, SYSTEM_TENANT, type TenantName } from '../../names.ts';
 import type { Condition } from '../../store/core/conditions.ts';
 import type { Tx } from '../../store/core/transaction.ts';
@@ -85,14 +85,15 @@ export class Tenants {
     name: TenantName,
     { dedicatedRootKey }: Pick<TenantRecord, 'dedicatedRootKey'>,
   ): Promise<TenantRecord> {
-    const tenantId = newId<TenantId>();
     const { store, tenantSeals, systemTenantId } = this.#parts;
+    const named = await tenantSeals.newTenant(call, name.tenant);
+    const { tenantId } = named;
     const tenant = { tenantId, name: name.tenant, dedicatedRootKey };
     const created = await store.mutate(
       call,
       { ...tenantMutation(tenantId, name), tenantId: systemTenantId, ids: { tenantId } },
       async (tx) => {
-        const made = await createTenant(tx, tenant, tenantSeals.sealer(call));
+        const made = await createTenant(tx, tenant, tenantSeals.sealer(call, named));
         tx.changed(tenantChanged(undefined, made));
         return made;
       },

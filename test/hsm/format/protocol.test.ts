@@ -30,6 +30,7 @@ import {
   type EnvironmentId,
   type KeyId,
   newId,
+  type OperationId,
   type RootKeyId,
   type SealKeyId,
   type TenantId,
@@ -98,6 +99,34 @@ const decided = {
   signature: bytesUpTo(300),
   decidedAt: fc.date({ min: new Date(0), noInvalidDate: true }),
 };
+const sealed = fc.record(
+  { content: bytesUpTo(200), sealKeyId: uuid<SealKeyId>(), seal: bytes(32) },
+  plain,
+);
+const warrant = fc.record(
+  {
+    operationId: uuid<OperationId>(),
+    method: text,
+    request: bytesUpTo(300),
+    requester: text,
+    expiresAt: fc.date({ min: new Date(0), noInvalidDate: true }),
+    assertions: fc.array(
+      fc.record(
+        {
+          credentialId: bytesUpTo(64),
+          clientDataJson: bytesUpTo(200),
+          authenticatorData: bytesUpTo(64),
+          signature: bytesUpTo(100),
+        },
+        plain,
+      ),
+      { maxLength: 3 },
+    ),
+    tenant: sealed,
+  },
+  plain,
+);
+const orNone = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined });
 const head = fc.record({ generation: fc.nat(), treeSize: fc.maxSafeNat(), rootHash: text }, plain);
 
 /** Several items of an operation on many. */
@@ -194,6 +223,40 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
     },
     plain,
   ),
+  resealRecords: fc.record(
+    {
+      formerKeyId: uuid<SealKeyId>(),
+      sealKeyId: uuid<SealKeyId>(),
+      kind: u8,
+      items: fc.array(fc.record({ content: bytesUpTo(200), seal: bytesUpTo(40) }, plain), {
+        maxLength: 5,
+      }),
+    },
+    plain,
+  ),
+  sealPolicyChange: fc.record(
+    {
+      sealKeyId: uuid<SealKeyId>(),
+      tenantId: uuid<TenantId>(),
+      before: orNone(sealed),
+      lines: bytesUpTo(300),
+      isAdded: u8,
+      line: bytesUpTo(200),
+      warrant: orNone(warrant),
+    },
+    plain,
+  ),
+  sealRecordChange: fc.record(
+    {
+      sealKeyId: uuid<SealKeyId>(),
+      kind: u8,
+      before: orNone(sealed),
+      content: bytesUpTo(300),
+      warrant: orNone(warrant),
+    },
+    plain,
+  ),
+  nameTenant: fc.record({ sealKeyId: uuid<SealKeyId>(), name: text }, plain),
   decide: fc.record({ sealKeyId: uuid<SealKeyId>(), ...decided }, plain),
   verifyRecords: fc.record(
     {
@@ -365,6 +428,13 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
   ),
   transfer: fc.record({ keyVersions: fc.array(bytesUpTo(300), { maxLength: 5 }) }, plain),
   sealRecords: fc.record({ seals: fc.array(bytes(32), { maxLength: 5 }) }, plain),
+  resealRecords: fc.record({ seals: fc.array(bytes(32), { maxLength: 5 }) }, plain),
+  sealPolicyChange: fc.record({ seal: bytes(32) }, plain),
+  sealRecordChange: fc.record({ seal: bytes(32) }, plain),
+  nameTenant: fc.record(
+    { tenantId: uuid<TenantId>(), content: bytesUpTo(100), seal: bytes(32) },
+    plain,
+  ),
   decide: fc.record(
     {
       verdict: u8,
