@@ -1,5 +1,6 @@
 /**
- * `npm run pack`: what others install, in `packages/`, or `npm run pack -- <folder>`.
+ * `npm run pack`: what others install, in `packages/`, or `npm run pack -- <folder>`; with
+ * `--executables x64`, say, those of some processors only, and with an empty list none.
  *
  * - The client and the command as npm packages, the command also as executables, checksums of all,
  *   and a statement of what they were made from.
@@ -20,7 +21,9 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { parseArgs } from 'node:util';
 import { gzipSync } from 'node:zlib';
+import { makeExecutable, PROCESSORS } from './executable.js';
 import { ROOT } from './node-modules.js';
 import { makeClient, makeCommand } from './packages.js';
 import { SetUpError, step } from './progress.js';
@@ -32,15 +35,18 @@ const STATEMENT = 'provenance.intoto.json';
 /** As npm has it for all files of its packages: no time of the build is in them. */
 const FILE_TIME = '1985-10-26T08:15:00Z';
 
-/** @param {string} to */
-async function pack(to) {
+/**
+ * @param {string} to
+ * @param {readonly string[]} processors
+ */
+async function pack(to, processors) {
   mkdirSync(to, { recursive: true });
   removeEarlier(to);
   // Inside of the clone, where the built client finds its packages.
   const work = mkdtempSync(join(STATE_DIRECTORY, 'pack-'));
   try {
     await step('Packing the client and the command', () => packPackages(work, to));
-    for (const processor of await processors())
+    for (const processor of processors)
       await step(`Packing the executable for linux-${processor}`, () =>
         packExecutable(work, processor, to),
       );
@@ -67,19 +73,12 @@ async function packPackages(work, to) {
   }
 }
 
-async function processors() {
-  if (process.platform === 'linux') return (await import('./executable.js')).PROCESSORS;
-  process.stdout.write('no executables: they are made on Linux alone\n');
-  return [];
-}
-
 /**
  * @param {string} work
  * @param {string} processor
  * @param {string} to
  */
 async function packExecutable(work, processor, to) {
-  const { makeExecutable } = await import('./executable.js');
   const command = join(work, 'command');
   const { version } = JSON.parse(readFileSync(join(command, 'package.json'), 'utf8'));
   const name = `keyward-${version}-linux-${processor}`;
@@ -145,8 +144,22 @@ function digestsOf(folder) {
   );
 }
 
+/** @param {string} list */
+function processorsIn(list) {
+  if (process.platform !== 'linux') return [];
+  const named = list.split(',').filter((name) => name !== '');
+  const unknown = named.find((name) => !PROCESSORS.includes(name));
+  if (unknown !== undefined)
+    throw new SetUpError(`cannot pack for ${unknown}: there is ${PROCESSORS.join(' and ')}`);
+  return named;
+}
+
 await afterSetUp(async () => {
-  const [to = 'packages', ...more] = process.argv.slice(2);
+  const { values, positionals } = parseArgs({
+    options: { executables: { type: 'string', default: PROCESSORS.join(',') } },
+    allowPositionals: true,
+  });
+  const [to = 'packages', ...more] = positionals;
   if (more.length > 0) throw new SetUpError('cannot pack: more than one folder is named');
-  return pack(resolve(ROOT, to));
+  return pack(resolve(ROOT, to), processorsIn(values.executables));
 });
