@@ -159,12 +159,13 @@ describe('durations and times', () => {
     const durations: [string, number][] = [
       ['90d', 7_776_000],
       ['12h', 43_200],
+      ['1d12h', 129_600],
       ['30m', 1800],
       ['45s', 45],
       ['0s', 0],
     ];
     for (const [text, seconds] of durations) assert.equal(readDuration(text), seconds);
-    for (const text of ['', '90', 'd', '1.5h', '-1d', '1d12h', '1w', ' 1d', '1D', '9999999999d']) {
+    for (const text of ['', '90', 'd', '1.5h', '-1d', '12h1d', '1w', ' 1d', '1D', '9999999999d']) {
       assert.equal(readDuration(text), undefined, text);
     }
     const times: [string, string][] = [
