@@ -8,6 +8,7 @@
 import type pg from 'pg';
 import { monotonicNow } from '../src/call.ts';
 import { read } from '../src/config.ts';
+import { childAgents } from '../src/hsm/agent-starter.ts';
 import { HsmAgents } from '../src/hsm/agents.ts';
 import { ALGORITHM } from '../src/hsm/key-version.ts';
 import type { ReplyOf } from '../src/hsm/protocol.ts';
@@ -95,11 +96,18 @@ function agentsOn(variables: Environment['variables'], recorded: EnvironmentReco
   const settings = read(TOKEN_SETTINGS, variables);
   const warn = (fields: object, message: string) => console.error(message, fields);
   return new HsmAgents({
+    starter: childAgents(
+      {
+        module: settings.KEYWARD_HSM_MODULE,
+        token: settings.KEYWARD_HSM_TOKEN,
+        pinFile: settings.KEYWARD_HSM_PIN_FILE,
+        waivers: settings.KEYWARD_HSM_WAIVERS,
+      },
+      Object.fromEntries(
+        settings.KEYWARD_HSM_ENVIRONMENT.map((name) => [name, variables[name] ?? '']),
+      ),
+    ),
     settings: {
-      module: settings.KEYWARD_HSM_MODULE,
-      token: settings.KEYWARD_HSM_TOKEN,
-      pinFile: settings.KEYWARD_HSM_PIN_FILE,
-      waivers: settings.KEYWARD_HSM_WAIVERS,
       environmentId: recorded.environmentId,
       profile: recorded.tokenProfile as TokenProfile,
       objects: tokenObjectsOf(recorded.tokenObjects),
@@ -109,9 +117,6 @@ function agentsOn(variables: Environment['variables'], recorded: EnvironmentReco
     callTimeoutMs: CALL_MS,
     maxCalls: CHUNK,
     maxBytes: Number.POSITIVE_INFINITY,
-    environment: Object.fromEntries(
-      settings.KEYWARD_HSM_ENVIRONMENT.map((name) => [name, variables[name] ?? '']),
-    ),
     log: { info: () => {}, warn, error: warn },
     alerts: { raise: (id, _subject, fields) => warn(fields, id), clear: () => {} },
   });

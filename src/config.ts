@@ -27,6 +27,7 @@ import {
   relyingPartyId,
   secretFile,
   signOffUrl,
+  socketPath,
   tokenSelector,
   variableNames,
   wholeNumber,
@@ -370,6 +371,24 @@ const NEXT_HSM = grouped('The next HSM token', {
   ),
 });
 
+const AGENT_HOSTS = grouped('Agents of another user', {
+  KEYWARD_AGENT_HOST: setting(
+    socketPath.optional(),
+    'the socket of the agent host, which starts the agents as another user than the server’s ' +
+      '(docs/deployment.md#agents-of-another-user). Then it has `KEYWARD_HSM_MODULE`, ' +
+      '`KEYWARD_HSM_MODULE_PARAMETERS`, `KEYWARD_HSM_TOKEN`, `KEYWARD_HSM_PIN_FILE`, ' +
+      '`KEYWARD_HSM_WAIVERS`, `KEYWARD_HSM_ENVIRONMENT` and `KEYWARD_AGENT_RULE`, and the server ' +
+      'must not',
+    'none: the server starts its agents itself',
+  ),
+  KEYWARD_NEXT_AGENT_HOST: setting(
+    socketPath.optional(),
+    'while key versions move to another token: the socket of that token’s agent host, in the place ' +
+      'of `KEYWARD_NEXT_HSM_*`',
+    'none',
+  ),
+});
+
 const LIMITS = grouped('Limits', {
   KEYWARD_DEADLINE_MS: setting(
     integer(100, 600_000, 10_000),
@@ -527,6 +546,7 @@ export const SETTINGS = {
   ...CALLERS,
   ...HSM,
   ...NEXT_HSM,
+  ...AGENT_HOSTS,
   ...DATABASE,
   ...LIMITS,
   ...QUOTAS,
@@ -548,9 +568,46 @@ export const OWNER_SETTINGS = grouped('The database’s owner', {
   },
 });
 
-type Settings = typeof SETTINGS & typeof OWNER_SETTINGS;
-/** The named settings, read. */
-export type Configuration<Name extends keyof Settings = keyof typeof SETTINGS> = {
+/** What `agents` needs besides `KEYWARD_HSM_*`. */
+export const AGENT_HOST_SETTINGS = grouped('The agent host', {
+  KEYWARD_AGENT_HOST_LISTEN: setting(
+    socketPath,
+    'for `keyward-server agents`: the socket to listen at, which the server’s `KEYWARD_AGENT_HOST` ' +
+      'names. Who may open it, its folder and its group decide: it gets the mode 0660, and the ' +
+      'folder must be one that only its owner can change',
+  ),
+  KEYWARD_AGENT_HOST_AGENTS: setting(
+    integer(1, 1_024, 64),
+    'for `keyward-server agents`: how many agents there may be at once, of all servers together',
+    '64',
+  ),
+});
+
+/** What opens a token, and is not for a server whose agents a host starts. */
+export const TOKEN_SETTINGS = [
+  'KEYWARD_HSM_MODULE',
+  'KEYWARD_HSM_MODULE_PARAMETERS',
+  'KEYWARD_HSM_TOKEN',
+  'KEYWARD_HSM_PIN_FILE',
+  'KEYWARD_HSM_WAIVERS',
+  'KEYWARD_HSM_ENVIRONMENT',
+  'KEYWARD_AGENT_RULE',
+] as const;
+/** The same of the token to which key versions move. */
+export const NEXT_TOKEN_SETTINGS = [
+  'KEYWARD_NEXT_HSM_MODULE',
+  'KEYWARD_NEXT_HSM_MODULE_PARAMETERS',
+  'KEYWARD_NEXT_HSM_TOKEN',
+  'KEYWARD_NEXT_HSM_PIN_FILE',
+  'KEYWARD_NEXT_HSM_WAIVERS',
+] as const;
+
+type Settings = typeof SETTINGS & typeof OWNER_SETTINGS & typeof AGENT_HOST_SETTINGS;
+type OpensToken = (typeof TOKEN_SETTINGS)[number] | (typeof NEXT_TOKEN_SETTINGS)[number];
+/** The named settings, read; by default all of the server’s but those that open a token. */
+export type Configuration<
+  Name extends keyof Settings = Exclude<keyof typeof SETTINGS, OpensToken>,
+> = {
   readonly [N in Name]: Settings[N] extends Setting<infer T> ? T : never;
 };
 
@@ -559,9 +616,34 @@ export class ConfigurationError extends Error {
   override readonly name = 'ConfigurationError';
 }
 
+type Absent<Name extends OpensToken> = { readonly [N in Name]?: undefined };
+type Current = (typeof TOKEN_SETTINGS)[number];
+type Next = (typeof NEXT_TOKEN_SETTINGS)[number];
+interface Hosts<Host, NextHost> {
+  readonly KEYWARD_AGENT_HOST: Host;
+  readonly KEYWARD_NEXT_AGENT_HOST: NextHost;
+}
+/** What the server runs with: without what opens a token where a host of agents does that. */
+export type ServerConfiguration = Configuration &
+  (
+    | (Configuration<Current | Next> & Hosts<undefined, undefined>)
+    | (Configuration<Current> & Absent<Next> & Hosts<undefined, string>)
+    | (Absent<Current | Next> & Hosts<string, string | undefined>)
+  );
+
 /** The settings that the server runs with. Throws {@link ConfigurationError}. */
-export function readConfiguration(environment: NodeJS.ProcessEnv): Configuration {
-  const settings = read(Object.keys(SETTINGS) as (keyof typeof SETTINGS)[], environment);
+export function readConfiguration(environment: NodeJS.ProcessEnv): ServerConfiguration {
+  const all = Object.keys(SETTINGS) as (keyof typeof SETTINGS)[];
+  const { KEYWARD_AGENT_HOST: host, KEYWARD_NEXT_AGENT_HOST: nextHost } = environment;
+  const hosts: readonly string[] = [
+    ...(host ? TOKEN_SETTINGS : []),
+    ...(host || nextHost ? NEXT_TOKEN_SETTINGS : []),
+  ];
+  const mistakes = hosts
+    .filter((name) => environment[name])
+    .map((name) => `${name} must not be set where a host starts the agents: set it there instead`);
+  const wanted = all.filter((name) => !hosts.includes(name));
+  const settings = readInto(mistakes, wanted, environment) as unknown as ServerConfiguration;
   const pemOf = (path: string) => ({ path, pem: readFileSync(path, 'utf8') });
   try {
     requirePair(pemOf(settings.KEYWARD_TLS_CERT_FILE), pemOf(settings.KEYWARD_TLS_KEY_FILE));
@@ -579,9 +661,29 @@ export function read<Name extends keyof Settings>(
   wanted: readonly Name[],
   environment: NodeJS.ProcessEnv,
 ): Configuration<Name> {
-  const all: Readonly<Record<string, Setting<unknown>>> = { ...SETTINGS, ...OWNER_SETTINGS };
+  const opensToken = TOKEN_SETTINGS.some((name) => (wanted as readonly string[]).includes(name));
+  const mistakes =
+    opensToken && environment['KEYWARD_AGENT_HOST']
+      ? [
+          'KEYWARD_AGENT_HOST must not be set for a command that opens the token itself: run it as ' +
+            'the agents’ user, with the settings of the agent host',
+        ]
+      : [];
+  return readInto(mistakes, wanted, environment);
+}
+
+/** Throws {@link ConfigurationError} with these mistakes too, if there are any. */
+function readInto<Name extends keyof Settings>(
+  mistakes: string[],
+  wanted: readonly Name[],
+  environment: NodeJS.ProcessEnv,
+): Configuration<Name> {
+  const all: Readonly<Record<string, Setting<unknown>>> = {
+    ...SETTINGS,
+    ...OWNER_SETTINGS,
+    ...AGENT_HOST_SETTINGS,
+  };
   const values: Record<string, unknown> = {};
-  const mistakes: string[] = [];
   for (const name of wanted) {
     const { schema, fallback, orFile } = all[name] as Setting<unknown>;
     const direct = environment[name] || undefined;

@@ -22,6 +22,10 @@ program
   .description('serve gRPC until SIGTERM')
   .action(loaded(async () => (await import('./commands/serve.ts')).serve));
 program
+  .command('agents')
+  .description('start HSM agents for servers of another user, at KEYWARD_AGENT_HOST_LISTEN')
+  .action(loaded(async () => (await import('./commands/agents.ts')).hostAgents));
+program
   .command('health')
   .description(
     'check that the server of this container or machine serves, at KEYWARD_HEALTH_LISTEN',

@@ -130,6 +130,16 @@ function requirePrivate(path: string): void {
   if (size === 0) throw new Error(`must name a file with something in it: ${path} is empty`);
 }
 
+/** The longest name of a Unix socket, in bytes (unix(7)). */
+const MAX_SOCKET_PATH = 107;
+export const socketPath = z
+  .string()
+  .refine((path) => path.startsWith('/'), 'must be an absolute path of a socket')
+  .refine(
+    (path) => Buffer.byteLength(path) <= MAX_SOCKET_PATH,
+    `must have at most ${MAX_SOCKET_PATH} bytes, as names of sockets must`,
+  );
+
 const URI_ATTRIBUTES = ['token', 'serial', 'manufacturer', 'model'];
 
 function isTokenUri(uri: string): boolean {

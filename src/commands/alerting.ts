@@ -4,7 +4,7 @@
 import { Alerting, type AlertingParts } from '../alerts/alerting.ts';
 import { type Configuration, ConfigurationError } from '../config.ts';
 import type { EnvironmentRecord } from '../store/environment.ts';
-import { REPLICA } from './opening.ts';
+import { REPLICA } from './replica.ts';
 
 /** What a replica has for it. */
 interface Ground extends Pick<AlertingParts, 'store' | 'states' | 'alerts' | 'log'> {

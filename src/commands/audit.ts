@@ -6,23 +6,19 @@
 import { createPublicKey } from 'node:crypto';
 import { openKeptCheckpoint } from '../audit/kept-checkpoint.ts';
 import { type AuditOperation, dropExported, resumeLog } from '../audit/operation.ts';
-import { ConfigurationError, read } from '../config.ts';
+import { ConfigurationError, read, TOKEN_SETTINGS } from '../config.ts';
+import type { AgentStarter } from '../hsm/agent-starter.ts';
 import type { ResumeReply, ResumeSettings } from '../hsm/protocol.ts';
 import { readAuditKey, readKeptCheckpoint, signResumption } from '../hsm/token-commands.ts';
 import { type OwnerConnection, withOwnerConnection } from '../store/core/owner.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../store/environment.ts';
-import {
-  agentEnvironment,
-  OPERATOR,
-  proveEntries,
-  recordedToken,
-  TOKEN_SETTINGS,
-} from './opening.ts';
+import { openingAgents } from './agents-opening.ts';
+import { OPERATOR, proveEntries, recordedToken } from './opening.ts';
 
 /** Reads something in the token, in an agent of its own. */
 type ReadInToken<T> = (
   settings: Parameters<typeof readAuditKey>[0],
-  environment: Parameters<typeof readAuditKey>[1],
+  starter: AgentStarter,
 ) => Promise<T>;
 
 /**
@@ -66,8 +62,7 @@ function signInToken(
   heads: Pick<ResumeSettings, 'generation' | 'left' | 'from' | 'before'>,
 ): Promise<ResumeReply> {
   const settings = read(TOKEN_SETTINGS, process.env);
-  const token = recordedToken(settings, environment);
-  return signResumption({ ...token, ...heads }, agentEnvironment(settings));
+  return signResumption({ ...recordedToken(environment), ...heads }, openingAgents(settings));
 }
 
 /** Runs `public-key`. Throws Error, in words for the operator, when the token can't be opened. */
@@ -84,10 +79,7 @@ function readCheckpointInToken(environment: EnvironmentRecord): Promise<string |
 function inToken<T>(environment: EnvironmentRecord, readIn: ReadInToken<T>): Promise<T> {
   const settings = read([...TOKEN_SETTINGS, 'KEYWARD_HSM_KEY_CACHE'], process.env);
   const keyCacheSize = settings.KEYWARD_HSM_KEY_CACHE;
-  return readIn(
-    { ...recordedToken(settings, environment), keyCacheSize },
-    agentEnvironment(settings),
-  );
+  return readIn({ ...recordedToken(environment), keyCacheSize }, openingAgents(settings));
 }
 
 function onAuditLog<T>(

@@ -37,7 +37,7 @@ import { CallConditions } from '../calls/conditions.ts';
 import { CallOutcomes } from '../calls/outcomes.ts';
 import { Replays } from '../calls/replays.ts';
 import { StepUp } from '../calls/step-up.ts';
-import { type Configuration, ConfigurationError } from '../config.ts';
+import { type Configuration, ConfigurationError, type ServerConfiguration } from '../config.ts';
 import { ApprovedCalls } from '../faces/approved/approved-calls.ts';
 import { METHOD_NAMES, SENSITIVE_METHODS, STREAM_PATHS } from '../faces/contract/rpcs.ts';
 import { HealthListener } from '../faces/grpc/health.ts';
@@ -82,17 +82,11 @@ import { ServiceStatus } from '../status/service-status.ts';
 import { type Change, ChangeFeed } from '../store/changes.ts';
 import { type EnvironmentRecord, readEnvironment, requireMode } from '../store/environment.ts';
 import type { Store } from '../store/store.ts';
+import { servingAgents } from './agents-opening.ts';
 import { composeAlerting } from './alerting.ts';
-import {
-  agentEnvironment,
-  nextTokenSettings,
-  openStore,
-  REPLICA,
-  requireRecorded,
-  SEALED_RECORDS,
-  tokenSettings,
-} from './opening.ts';
+import { openStore, requireRecorded, SEALED_RECORDS } from './opening.ts';
 import { RELEASE } from './release.ts';
+import { REPLICA } from './replica.ts';
 import { SelfWatch } from './self-watch.ts';
 
 const MINUTE_MS = 60_000;
@@ -102,7 +96,7 @@ const SHORTEST_PERIOD_SECONDS = { development: 10, production: 86_400 } as const
 
 /** What all other parts stand on. */
 interface Ground {
-  readonly configuration: Configuration;
+  readonly configuration: ServerConfiguration;
   readonly log: Logger;
   /** What hears what came of each call listens here. */
   readonly outcomes: CallOutcomes;
@@ -171,7 +165,7 @@ export interface Replica
  * ConfigurationError}, and Errors in words for the operator.
  */
 export async function compose(
-  configuration: Configuration,
+  configuration: ServerConfiguration,
   { log, alerts, metrics }: Pick<Ground, 'log' | 'alerts' | 'metrics'>,
   onMisplaced: (why: string) => void,
 ): Promise<Replica> {
@@ -200,7 +194,7 @@ export async function compose(
 
 /** Opens what all other parts stand on. */
 async function openGround(
-  configuration: Configuration,
+  configuration: ServerConfiguration,
   { log, alerts, metrics }: Pick<Ground, 'log' | 'alerts' | 'metrics'>,
   onMisplaced: (why: string) => void,
 ): Promise<Ground> {
@@ -290,17 +284,16 @@ function prepareTokens(
   { configuration, log, alerts, metrics, store, environment }: Omit<Ground, 'tokens'>,
   onMisplaced: (why: string) => void,
 ): Promise<ServingTokens> {
-  const variables = agentEnvironment(configuration);
   const onCall = isMeasured(configuration) && { onCall: measureAgentCalls(metrics) };
   return ServingTokens.prepare({
     store,
     environment,
-    configured: tokenSettings(configuration),
-    next: nextTokenSettings(configuration),
+    ...servingAgents(configuration),
     keyCacheSize: configuration.KEYWARD_HSM_KEY_CACHE,
     heedsKeptCheckpoint: configuration.KEYWARD_AUDIT_TOKEN_CHECKPOINT_MINUTES !== undefined,
-    openPool: (settings, reread) =>
+    openPool: (starter, settings, reread) =>
       new HsmAgents({
+        starter,
         settings,
         reread,
         count: configuration.KEYWARD_HSM_AGENTS,
@@ -308,14 +301,13 @@ function prepareTokens(
         startTimeoutMs: configuration.KEYWARD_HSM_START_TIMEOUT_MS,
         maxCalls: configuration.KEYWARD_HSM_QUEUE_CALLS,
         maxBytes: configuration.KEYWARD_HSM_QUEUE_BYTES,
-        environment: variables,
         ...onCall,
         log,
         alerts,
       }),
-    identify: (settings) => identifyToken(settings, variables),
-    createKey: (settings) => createTokenKey(settings, variables),
-    keepCheckpoint: (settings) => keepCheckpoint(settings, variables),
+    identify: identifyToken,
+    createKey: createTokenKey,
+    keepCheckpoint,
     onMisplaced,
     log,
   });

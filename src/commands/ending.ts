@@ -8,7 +8,7 @@
  */
 import type { Alerts } from '../signals/alerts.ts';
 import type { Logger } from '../signals/log.ts';
-import { REPLICA } from './opening.ts';
+import { REPLICA } from './replica.ts';
 
 /** The exit status after an unexpected failure: EX_SOFTWARE of sysexits.h. */
 export const FAILED = 70;

@@ -4,16 +4,16 @@
  * - It turns settings into what stores and agents are opened with.
  * - No command touches an environment of another mode, or without a recorded token.
  */
-import { hostname, userInfo } from 'node:os';
+import { userInfo } from 'node:os';
 import { POLICIES } from '../access/stale-policies.ts';
 import { ALERT_SILENCES } from '../alerts/silences.ts';
 import { PENDING_OPERATIONS } from '../approvals/stale-operations.ts';
 import { PASSKEYS } from '../approvals/stale-passkeys.ts';
 import { APPROVAL_RULES } from '../approvals/stale-rules.ts';
 import { newReplicaId } from '../audit/identity.ts';
-import { type Configuration, ConfigurationError } from '../config.ts';
+import { type Configuration, ConfigurationError, TOKEN_SETTINGS } from '../config.ts';
 import { TokenRefused } from '../hsm/agent-pool.ts';
-import type { ServeSettings, TokenSettings } from '../hsm/protocol.ts';
+import type { ServeSettings } from '../hsm/protocol.ts';
 import { deriveWriterKey } from '../hsm/token-commands.ts';
 import type { TokenProfile } from '../hsm/token-profile.ts';
 import { CANARIES } from '../keyring/canaries/canary-seal.ts';
@@ -27,12 +27,11 @@ import {
   requireMode,
 } from '../store/environment.ts';
 import { Store } from '../store/store.ts';
+import { openingAgents } from './agents-opening.ts';
 import { RELEASE } from './release.ts';
 
-/** Names this process, in audit entries and alerts. */
-export const REPLICA = `${hostname()}/${process.pid}`;
 /** Names who runs a command, in audit entries. */
-export const OPERATOR = `operator ${userInfo().username}`;
+export const OPERATOR = `operator ${userName()}`;
 /** Lists the kinds of sealed records besides key versions. */
 export const SEALED_RECORDS = [
   TENANTS,
@@ -46,16 +45,14 @@ export const SEALED_RECORDS = [
   PENDING_OPERATIONS,
 ] as const;
 
-/** Lists the settings that open a token. */
-export const TOKEN_SETTINGS = [
-  'KEYWARD_HSM_MODULE',
-  'KEYWARD_HSM_MODULE_PARAMETERS',
-  'KEYWARD_HSM_TOKEN',
-  'KEYWARD_HSM_PIN_FILE',
-  'KEYWARD_HSM_WAIVERS',
-  'KEYWARD_HSM_ENVIRONMENT',
-  'KEYWARD_AGENT_RULE',
-] as const;
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    // Containers run as users that no account is made for.
+    return `uid ${process.getuid?.()}`;
+  }
+}
 
 /** Lists the settings that a change of the token needs. */
 export const OWNER_TOKEN_SETTINGS = [
@@ -63,15 +60,6 @@ export const OWNER_TOKEN_SETTINGS = [
   'MIGRATION_DATABASE_URL',
   'KEYWARD_DATABASE_CA_FILE',
   ...TOKEN_SETTINGS,
-] as const;
-
-/** Lists the settings that open the token to which key versions move. */
-export const NEXT_TOKEN_SETTINGS = [
-  'KEYWARD_NEXT_HSM_MODULE',
-  'KEYWARD_NEXT_HSM_MODULE_PARAMETERS',
-  'KEYWARD_NEXT_HSM_TOKEN',
-  'KEYWARD_NEXT_HSM_PIN_FILE',
-  'KEYWARD_NEXT_HSM_WAIVERS',
 ] as const;
 
 /** Lists the settings that a look at the token needs. */
@@ -141,8 +129,8 @@ export async function proveEntries(
 ): Promise<void> {
   const replicaId = newReplicaId();
   try {
-    const token = recordedToken(settings, environment);
-    const derived = await deriveWriterKey(token, agentEnvironment(settings), replicaId);
+    const token = recordedToken(environment);
+    const derived = await deriveWriterKey(token, openingAgents(settings), replicaId);
     owner.proveBy({ replicaId, ...derived });
   } catch (error) {
     // Another try with a wrong PIN might lock the token.
@@ -162,57 +150,13 @@ export function caFile(settings: Configuration<'KEYWARD_DATABASE_CA_FILE'>): {
     : { caFile: settings.KEYWARD_DATABASE_CA_FILE };
 }
 
-/** Returns how to open the token. */
-export function tokenSettings(
-  settings: Configuration<(typeof TOKEN_SETTINGS)[number]>,
-): TokenSettings {
-  const parameters = settings.KEYWARD_HSM_MODULE_PARAMETERS;
-  return {
-    module: settings.KEYWARD_HSM_MODULE,
-    ...(parameters === undefined ? {} : { moduleParameters: parameters }),
-    token: settings.KEYWARD_HSM_TOKEN,
-    pinFile: settings.KEYWARD_HSM_PIN_FILE,
-    waivers: settings.KEYWARD_HSM_WAIVERS,
-  };
-}
-
-/**
- * Returns how to open the next token; undefined if none is set. Throws {@link ConfigurationError}
- * if only some settings are.
- */
-export function nextTokenSettings(
-  settings: Configuration<(typeof NEXT_TOKEN_SETTINGS)[number]>,
-): TokenSettings | undefined {
-  const parameters = settings.KEYWARD_NEXT_HSM_MODULE_PARAMETERS;
-  const module = settings.KEYWARD_NEXT_HSM_MODULE;
-  const token = settings.KEYWARD_NEXT_HSM_TOKEN;
-  const pinFile = settings.KEYWARD_NEXT_HSM_PIN_FILE;
-  if (module === undefined && token === undefined && pinFile === undefined) return undefined;
-  if (module === undefined || token === undefined || pinFile === undefined)
-    throw new ConfigurationError(
-      'cannot use the next token: set all of KEYWARD_NEXT_HSM_MODULE, KEYWARD_NEXT_HSM_TOKEN and KEYWARD_NEXT_HSM_PIN_FILE',
-    );
-  return {
-    module,
-    ...(parameters === undefined ? {} : { moduleParameters: parameters }),
-    token,
-    pinFile,
-    waivers: settings.KEYWARD_NEXT_HSM_WAIVERS,
-  };
-}
-
-/**
- * Returns the configured token with its records. Throws {@link ConfigurationError} if there are
- * none.
- */
+/** Returns the token as it is recorded. Throws {@link ConfigurationError} if it is not. */
 export function recordedToken(
-  settings: Configuration<(typeof TOKEN_SETTINGS)[number]>,
   environment: EnvironmentRecord,
 ): Omit<ServeSettings, 'despiteFailedTry' | 'keyCacheSize'> {
   const { environmentId, tokenProfile, tokenObjects } = environment;
   requireRecorded(environment);
   return {
-    ...tokenSettings(settings),
     environmentId,
     profile: tokenProfile as TokenProfile,
     objects: tokenObjectsOf(tokenObjects),
@@ -224,22 +168,5 @@ export function requireRecorded({ tokenProfile }: EnvironmentRecord): void {
   if (tokenProfile !== null) return;
   throw new ConfigurationError(
     'cannot use the token: the database records none; run `keyward-server token init` first',
-  );
-}
-
-/**
- * Returns the agents' whole environment: only the variables that the operator names, and the file
- * of their rule.
- */
-export function agentEnvironment(
-  settings: Configuration<'KEYWARD_HSM_ENVIRONMENT' | 'KEYWARD_AGENT_RULE'>,
-): Record<string, string> {
-  const { KEYWARD_AGENT_RULE: rule, KEYWARD_HSM_ENVIRONMENT: names } = settings;
-  const named: (readonly [string, string | undefined])[] = [
-    ...names.map((name) => [name, process.env[name]] as const),
-    ['KEYWARD_AGENT_RULE', rule],
-  ];
-  return Object.fromEntries(
-    named.filter((entry): entry is readonly [string, string] => entry[1] !== undefined),
   );
 }

@@ -9,7 +9,7 @@
 import { monotonicNow } from '../call.ts';
 import type { AlertId, Alerts } from '../signals/alerts.ts';
 import type { Part } from './lifecycle.ts';
-import { REPLICA } from './opening.ts';
+import { REPLICA } from './replica.ts';
 
 const LOOK_MS = 250;
 const BEARABLE_MS = 2_000;

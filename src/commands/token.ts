@@ -5,7 +5,7 @@
  * - Each throws an Error in words for the operator.
  */
 import { monotonicNow } from '../call.ts';
-import { ConfigurationError, read } from '../config.ts';
+import { ConfigurationError, NEXT_TOKEN_SETTINGS, read } from '../config.ts';
 import { tokenStatusMessage } from '../faces/contract/hsm-token-messages.ts';
 import {
   checkToken,
@@ -41,18 +41,15 @@ import {
 } from '../store/environment.ts';
 import type { TokenKeySealer } from '../store/hsm-token/token-key-set.ts';
 import { countMoved } from '../store/hsm-token/tokens.ts';
+import { nextAgents, openingAgents } from './agents-opening.ts';
 import {
-  agentEnvironment,
   asOwner,
-  NEXT_TOKEN_SETTINGS,
-  nextTokenSettings,
   OPERATOR,
   OWNER_TOKEN_SETTINGS,
   openStore,
   REPORT_SETTINGS,
   recordedToken,
   SEALED_RECORDS,
-  tokenSettings,
 } from './opening.ts';
 
 /** Every key version is counted. */
@@ -70,22 +67,18 @@ export async function initToken(): Promise<void> {
     const { environmentId, mode: recordedMode, tokenObjects } = await readEnvironmentAsOwner(owner);
     // Where none is recorded, this one will be.
     requireMode(recordedMode, mode, mode);
-    const made = await initializeToken(
-      { ...tokenSettings(settings), environmentId, recorded: tokenObjectsOf(tokenObjects) },
-      agentEnvironment(settings),
-    );
+    const agents = openingAgents(settings);
+    const recorded = tokenObjectsOf(tokenObjects);
+    const made = await initializeToken({ environmentId, recorded }, agents);
     const { profile, objects } = made;
-    const outcome = await withRecordAgent(
-      { ...tokenSettings(settings), environmentId, profile, objects },
-      agentEnvironment(settings),
-      (agent) =>
-        recordToken(owner, mode, operatorSealer(agent, agent), {
-          ...made,
-          sealRest: async (sealKeyId) => {
-            await sealTenants({ owner, agent, sealKeyId });
-            await sealMaintenance(owner, agent, sealKeyId);
-          },
-        }),
+    const outcome = await withRecordAgent({ environmentId, profile, objects }, agents, (agent) =>
+      recordToken(owner, mode, operatorSealer(agent, agent), {
+        ...made,
+        sealRest: async (sealKeyId) => {
+          await sealTenants({ owner, agent, sealKeyId });
+          await sealMaintenance(owner, agent, sealKeyId);
+        },
+      }),
     );
     say(`the token is ${outcome === 'recorded' ? 'initialised' : 'already initialised'}`);
     for (const { role, objectId } of made.objects) say(`  ${role} ${objectId}`);
@@ -97,10 +90,10 @@ export async function reportToken(): Promise<void> {
   const settings = read(REPORT_SETTINGS, process.env);
   const store = await openStore(settings, () => {});
   try {
-    const recorded = recordedToken(settings, await readEnvironment(store));
+    const recorded = recordedToken(await readEnvironment(store));
     const { findings, ...report } = await checkToken(
       { ...recorded, keyCacheSize: settings.KEYWARD_HSM_KEY_CACHE },
-      agentEnvironment(settings),
+      openingAgents(settings),
     );
     say(`${report.token} (serial ${report.serialNumber}), ${report.module}`);
     for (const { role, objectId, attribute, state } of findings)
@@ -133,10 +126,10 @@ export async function recordInDatabase(uuid: string): Promise<void> {
   const { settings, status } = await lookAtToken();
   await asOwner({ ...settings, ...asConfigured }, async (owner, environment) => {
     const { role, objectId } = unrecordedKey(status, uuid);
-    const recorded = recordedToken(settings, environment);
+    const recorded = recordedToken(environment);
     // A token with a key that nobody knows is not opened.
     const objects = [...recorded.objects, { role, objectId, presence: 'possible' } as const];
-    await withRecordAgent({ ...recorded, objects }, agentEnvironment(settings), (agent) =>
+    await withRecordAgent({ ...recorded, objects }, openingAgents(settings), (agent) =>
       recordTokenKey(
         { owner, caller: OPERATOR, sealer: operatorSealer(agent, agent) },
         { role, objectId },
@@ -164,14 +157,14 @@ export async function sealUnsealedStates({
 }): Promise<void> {
   const settings = read(OWNER_TOKEN_SETTINGS, process.env);
   await asOwner(settings, async (owner, environment) => {
-    const recorded = recordedToken(settings, environment);
+    const recorded = recordedToken(environment);
     const current = environment.tokenObjects.find(
       ({ role, state }) => role === 'seal' && state === 'CURRENT',
     );
     if (current === undefined)
       throw new Error('cannot seal the states: no seal key is recorded as current');
     const sealKeyId = current.objectId as unknown as SealKeyId;
-    await withRecordAgent(recorded, agentEnvironment(settings), async (agent) => {
+    await withRecordAgent(recorded, openingAgents(settings), async (agent) => {
       await sealTokenKeys({ owner, agent, dryRun, say });
       const maintenance = await sealMaintenance(owner, agent, sealKeyId, dryRun);
       if (maintenance !== undefined)
@@ -192,16 +185,15 @@ export async function moveToNextToken({
   readonly leaveBehind?: boolean;
 }): Promise<void> {
   const settings = read([...OWNER_TOKEN_SETTINGS, ...NEXT_TOKEN_SETTINGS], process.env);
-  const next = nextTokenSettings(settings);
+  const next = nextAgents(settings);
   if (next === undefined)
     throw new ConfigurationError('cannot move key versions: KEYWARD_NEXT_HSM_* is not set');
   await asOwner(settings, (owner) =>
     (dryRun ? previewMigration : migrateToken)({
       owner,
       caller: OPERATOR,
-      current: tokenSettings(settings),
+      current: openingAgents(settings),
       next,
-      environment: agentEnvironment(settings),
       leaveBehind,
       sealedRecords: SEALED_RECORDS,
       say,
@@ -215,9 +207,9 @@ async function lookAtToken() {
   const store = await openStore(settings, () => {});
   try {
     const environment = await readEnvironment(store);
-    const recorded = recordedToken(settings, environment);
+    const recorded = recordedToken(environment);
     const status = await readTokenStatus(store, (objects) =>
-      inspectToken({ ...recorded, objects }, agentEnvironment(settings)),
+      inspectToken({ ...recorded, objects }, openingAgents(settings)),
     );
     const moved = await countMoved(store, { deadline: monotonicNow() + COUNT_MS });
     return { settings, status, tokens: tokensText(environment.tokens, moved) };
@@ -230,22 +222,20 @@ async function destroyInToken(
   work: (parts: DestructionParts) => Promise<DestroyedKeys>,
 ): Promise<void> {
   const settings = read(OWNER_TOKEN_SETTINGS, process.env);
-  const variables = agentEnvironment(settings);
+  const agents = openingAgents(settings);
   await asOwner(settings, async (owner, environment) => {
     const { environmentId } = environment;
     const destroy = (objects: readonly TokenObject[]) =>
-      destroyTokenKeys({ ...tokenSettings(settings), environmentId, objects }, variables);
+      destroyTokenKeys({ environmentId, objects }, agents);
     // As it is recorded then: what is being destroyed needn't be there any more.
     const withSealer = async <T>(seal: (sealer: TokenKeySealer) => Promise<T>) =>
-      withRecordAgent(
-        recordedToken(settings, await readEnvironmentAsOwner(owner)),
-        variables,
-        (agent) => seal(operatorSealer(agent, agent)),
+      withRecordAgent(recordedToken(await readEnvironmentAsOwner(owner)), agents, (agent) =>
+        seal(operatorSealer(agent, agent)),
       );
     const verify: DestructionParts['verify'] = (request) =>
       withRecordAgent(
-        recordedToken(settings, environment),
-        variables,
+        recordedToken(environment),
+        agents,
         async (agent) => (await agent.verify(request)).verified[0] === 1,
       );
     const parts = { owner, destroy, verify, withSealer, caller: OPERATOR };

@@ -12,6 +12,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { monotonicNow } from '../call.ts';
 import { type AgentExit, AgentProcess, type ExitCause } from './agent-process.ts';
+import type { AgentStarter } from './agent-starter.ts';
 import { PinFile } from './pin-file.ts';
 import {
   decodeReply,
@@ -43,8 +44,7 @@ export interface AgentPoolOptions {
    * twice as long after each that was, until one starts.
    */
   readonly startTimeoutMs?: number;
-  /** The agents' whole environment. */
-  readonly environment: Readonly<Record<string, string>>;
+  readonly starter: AgentStarter;
   readonly log: AgentLog;
 }
 
@@ -141,7 +141,7 @@ export class AgentPool {
     this.#options = options;
     this.#listener = listener;
     this.#objects = options.settings.objects;
-    this.#pin = new PinFile(options.settings.pinFile);
+    this.#pin = new PinFile(options.starter.pinFile);
     this.#started.promise.catch(() => {});
   }
 
@@ -326,10 +326,11 @@ export class AgentPool {
   }
 
   #startOne(): void {
-    const { settings, environment, log } = this.#options;
+    const { settings, starter, log } = this.#options;
     const begun: Beginning = { pin: this.#pin.stamp, objects: this.#objects };
     const agent = new AgentProcess({
-      environment,
+      starter,
+      use: 'serving',
       onOutput: (output) => log.warn({ pid: agent.pid, output }, 'HSM agent printed'),
       onExit: (exit) => this.#exited(agent, exit),
     });
@@ -414,6 +415,7 @@ export class AgentPool {
     if (this.#stopped !== undefined) this.#resolveWhenEmpty();
     else if (retired === undefined)
       this.#options.log.warn({ pid: agent.pid, how: exit.how }, 'HSM agent ended');
+    if (exit.cause === 'not-started') this.#lastFailure = exit.how;
     if (retired === undefined) this.#backOff(agent, served);
     this.#listener.onExit(exit);
     this.#startMissing();

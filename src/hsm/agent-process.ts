@@ -3,15 +3,14 @@
  * answered, its end.
  *
  * Invariants: every call that was sent is either answered or handed to `onExit`, oldest first,
- * exactly once; nothing that the child does or writes throws here; one that changes the token's
- * objects is not killed. The child gets an allow-listed environment, no debugger by signal, no core
- * dump. Doesn't decide whether an agent is started, killed, or a call given to another:
- * `agent-pool.ts` and `agents.ts` do.
+ * exactly once; nothing that the agent does or writes throws here; one that changes the token's
+ * objects is not killed. Doesn't know whose child it is (`agent-starter.ts`), nor decide whether an
+ * agent is started, killed, or a call given to another: `agent-pool.ts` and `agents.ts` do.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
-import { fileURLToPath } from 'node:url';
 import { monotonicNow } from '../call.ts';
+import type { AgentUse } from './agent-given.ts';
+import type { AgentEnd, AgentStarter, StartedAgent } from './agent-starter.ts';
 import {
   EXIT_AFTER_FAILURE,
   frameReader,
@@ -20,21 +19,6 @@ import {
   pagesOf,
   replyId,
 } from './protocol.ts';
-
-const MAIN = fileURLToPath(
-  new URL(`./agent/main${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url),
-);
-/**
- * How long what a dead agent has written is read on, should another process hold its pipes open.
- */
-const PIPES_MS = 1_000;
-/**
- * No debugger by signal; a small young generation, which halves the memory for some 3% of the rate
- * (measured).
- */
-const NODE_FLAGS = ['--disable-sigusr1', '--max-semi-space-size=4'];
-/** The longest piece of an agent's own output that is logged: libraries print there. */
-const OUTPUT_LIMIT = 500;
 
 /** A call on its way to an agent and back. */
 export interface AgentCall {
@@ -53,8 +37,8 @@ export interface AgentCall {
 }
 
 interface AgentProcessOptions {
-  /** The child's whole environment. */
-  readonly environment: Readonly<Record<string, string>>;
+  readonly starter: AgentStarter;
+  readonly use: AgentUse;
   readonly onOutput: (text: string) => void;
   /** Called once: when it has ended, or has been killed. */
   readonly onExit: (exit: AgentExit) => void;
@@ -80,10 +64,11 @@ export interface AgentExit {
 export class AgentProcess {
   readonly startedAt = monotonicNow();
   readonly #options: AgentProcessOptions;
-  /** Absent when the system would not even try. */
-  readonly #child: ChildProcess | undefined;
-  /** Absent when there was no descriptor left to make it of. */
-  readonly #stream: Socket | undefined;
+  readonly #agent: StartedAgent;
+  /** Absent until it runs; for ever where there was no descriptor left to make it of. */
+  #stream: Socket | undefined;
+  /** Frames that wait for the stream. */
+  readonly #early: Buffer[] = [];
   readonly #unanswered = new Map<number, AgentCall>();
   #nextId = 1;
   #headSince = 0;
@@ -92,52 +77,41 @@ export class AgentProcess {
 
   constructor(options: AgentProcessOptions) {
     this.#options = options;
-    const failed = (error: Error) => {
-      options.onOutput(error.message);
-      if (this.pid === undefined)
-        this.#end('not-started', 'it could not be started', this.#oldest());
-    };
-    try {
-      this.#child = start(options.environment);
-    } catch (error) {
-      // Some failures Node throws (no memory, an environment too large), others it emits later.
-      // Here all come later.
-      setImmediate(failed, error as Error);
-      return;
-    }
-    // Not once: a process that can't be killed says so each time.
-    this.#child.on('error', failed);
-    // Without a descriptor to spare there are no streams at all, and an error to come (measured).
-    const { stdio = [] as unknown as ChildProcess['stdio'] } = this.#child;
-    for (const output of [stdio[1], stdio[2]]) {
-      output?.on('data', (chunk: Buffer) =>
-        options.onOutput(chunk.toString('utf8').slice(0, OUTPUT_LIMIT)),
-      );
-      output?.on('error', ({ message }) => options.onOutput(message));
-    }
-    this.#stream = stdio[3] as Socket | undefined;
+    this.#agent = options.starter.start(options.use, {
+      onStream: (stream) => this.#attach(stream),
+      onOutput: options.onOutput,
+      onEnd: (end) => this.#left(end),
+    });
+  }
+
+  #attach(stream: Socket): void {
     const read = frameReader((frame) => this.#answered(frame));
-    this.#stream?.on('data', (chunk: Buffer) => {
+    stream.on('data', (chunk: Buffer) => {
       try {
         if (!this.#ended) read(chunk);
       } catch (error) {
         this.#killFor('malformed', `it wrote a malformed frame (${(error as Error).message})`);
       }
     });
-    this.#stream?.on('error', () => this.kill());
-    const ended = (code: number | null, signal: NodeJS.Signals | null) => {
-      const how = signal ?? `exit code ${code}`;
-      if (code === EXIT_AFTER_FAILURE) this.#end('failed', how);
-      else this.#end('crashed', how, this.#oldest());
-    };
-    this.#child.once('close', ended);
-    // That event waits until nobody holds the pipes any more, and a process that a library left
-    // behind may never end.
-    this.#child.once('exit', (code, signal) => setTimeout(ended, PIPES_MS, code, signal).unref());
+    // How it ended, its end says.
+    stream.on('error', () => {
+      if (!this.#changesToken) this.#agent.kill();
+    });
+    this.#stream = stream;
+    if (this.#ended) stream.destroy();
+    for (const frame of this.#early.splice(0)) this.#write(stream, frame);
+  }
+
+  #left(end: AgentEnd): void {
+    if ('notStarted' in end)
+      this.#end('not-started', `it could not be started: ${end.notStarted}`, this.#oldest());
+    else if ('lost' in end) this.#end('crashed', end.lost, this.#oldest());
+    else if (end.code === EXIT_AFTER_FAILURE) this.#end('failed', `exit code ${end.code}`);
+    else this.#end('crashed', end.signal ?? `exit code ${end.code}`, this.#oldest());
   }
 
   get pid(): number | undefined {
-    return this.#child?.pid;
+    return this.#agent.pid;
   }
 
   /** How many calls it hasn't answered. */
@@ -164,21 +138,25 @@ export class AgentProcess {
     if (this.#unanswered.size === 0) this.#headSince = monotonicNow();
     this.#unanswered.set(requestId, call);
     call.attempts += 1;
-    const stream = this.#stream;
+    if (this.#stream === undefined) this.#early.push(frame);
+    else this.#write(this.#stream, frame);
+  }
+
+  #write(stream: Socket, frame: Buffer): void {
     if (!this.#flushing) {
       this.#flushing = true;
-      stream?.cork();
+      stream.cork();
       // After all that came in with this turn of the event loop: a write for each call costs 60 µs
       // of 140 (measured).
       setImmediate(() => {
         this.#flushing = false;
-        stream?.uncork();
+        stream.uncork();
       });
     }
     const pages = pagesOf(frame);
     const last = pages.pop();
-    for (const page of pages) stream?.write(page);
-    stream?.write(last ?? frame, () => frame.fill(0));
+    for (const page of pages) stream.write(page);
+    stream.write(last ?? frame, () => frame.fill(0));
   }
 
   /** Ends it at once, its oldest call being the reason; unless that changes the token's objects. */
@@ -191,18 +169,19 @@ export class AgentProcess {
    * begun.
    */
   dismiss(): void {
-    this.#child?.kill('SIGKILL');
+    this.#agent.kill();
     this.#end('dismissed', 'it was of no further use');
   }
 
-  /** Lets it finish what it has and end by itself. */
+  /** Lets it finish what it has and end by itself; what does not run yet has nothing. */
   end(): void {
-    this.#stream?.end();
+    if (this.#stream === undefined) this.dismiss();
+    else this.#stream.end();
   }
 
   #killFor(cause: ExitCause, why: string): void {
     if (this.#changesToken) return;
-    this.#child?.kill('SIGKILL');
+    this.#agent.kill();
     // Not only once it is gone: what the system can't end (a driver that hangs) is of no more use
     // either.
     this.#end(cause, why, this.#oldest());
@@ -212,6 +191,7 @@ export class AgentProcess {
     if (this.#ended) return;
     this.#ended = true;
     this.#stream?.destroy();
+    for (const frame of this.#early.splice(0)) frame.fill(0);
     const untouched = [...this.#unanswered.values()].filter((call) => call !== interrupted);
     this.#unanswered.clear();
     this.#options.onExit({ cause, how, interrupted, untouched });
@@ -237,22 +217,9 @@ export class AgentProcess {
       this.#unanswered.delete(requestId);
       call.settle(frame, this);
     } catch (error) {
-      this.#child?.kill('SIGKILL');
+      this.#agent.kill();
       this.#unanswered.set(requestId, call);
       this.#end('malformed', `it sent a malformed answer (${(error as Error).message})`, call);
     }
   }
-}
-
-/** Throws what keeps the system from trying. */
-function start(environment: Readonly<Record<string, string>>): ChildProcess {
-  // The shell is there for its ulimit: Node can't set resource limits.
-  return spawn(
-    '/bin/sh',
-    ['-c', 'ulimit -c 0; exec "$0" "$@"', process.execPath, ...NODE_FLAGS, MAIN],
-    {
-      env: { ...environment },
-      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
-    },
-  );
 }

@@ -6,6 +6,7 @@
  */
 import { TokenRefused } from './agent-pool.ts';
 import { AgentProcess } from './agent-process.ts';
+import type { AgentStarter } from './agent-starter.ts';
 import {
   decodeReply,
   encodeRequest,
@@ -23,10 +24,10 @@ export class CommandAgent implements Disposable {
   readonly #waiting = new Set<(error: Error) => void>();
   #ended: TokenRefused | undefined;
 
-  /** `environment` is the agent's whole. */
-  constructor(environment: Readonly<Record<string, string>>) {
+  constructor(starter: AgentStarter) {
     this.#agent = new AgentProcess({
-      environment,
+      starter,
+      use: 'command',
       onOutput: (output) => process.stderr.write(`agent: ${output}\n`),
       onExit: ({ how }) => {
         this.#ended = new TokenRefused(`the agent ended: ${how}`);

@@ -7,6 +7,7 @@
  * with the agents. Knows no PKCS#11 and no row.
  */
 import type { RootKeyId, SealKeyId } from '../ids.ts';
+import type { AgentStarter } from './agent-starter.ts';
 import { decode, encode } from './codec.ts';
 import { CommandAgent } from './command-agent.ts';
 import { type SealedKeyVersion, sealedKeyVersion } from './key-version.ts';
@@ -19,10 +20,10 @@ export interface Move {
   readonly rootKeyId: RootKeyId;
 }
 
-/** A token, and the whole environment of the agent on it. */
+/** A token, and what starts the agent on it. */
 export interface MoveEnd {
   readonly settings: MoveSettings;
-  readonly environment: Readonly<Record<string, string>>;
+  readonly starter: AgentStarter;
 }
 
 /** Moves key versions between the tokens of two agents, wrapped. */
@@ -32,8 +33,8 @@ export class KeyMover implements Disposable {
   #kind: TransportKind | undefined;
 
   private constructor(source: MoveEnd, target: MoveEnd) {
-    this.#source = new CommandAgent(source.environment);
-    this.#target = new CommandAgent(target.environment);
+    this.#source = new CommandAgent(source.starter);
+    this.#target = new CommandAgent(target.starter);
   }
 
   /** Opens both tokens, and verifies every object of theirs that is named. Throws TokenRefused. */

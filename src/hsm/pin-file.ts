@@ -8,7 +8,7 @@ import { statSync } from 'node:fs';
 
 /** Remembers whether the PIN in a file was rejected, until the file changes. */
 export class PinFile {
-  readonly #path: string;
+  readonly #path: string | undefined;
   /** Set while the PIN is known to be wrong: what the file looked like when it was tried. */
   #rejected: string | undefined;
   /** Set while the token says that tries are running out: what the file looked like then. */
@@ -17,12 +17,14 @@ export class PinFile {
   /** What the file looked like when its PIN was last accepted. */
   #accepted: string | undefined;
 
-  constructor(path: string) {
+  /** Without a path it is a host of agents that keeps to this, and nothing is remembered here. */
+  constructor(path: string | undefined) {
     this.#path = path;
   }
 
   /** What the file looks like; another once it was written. */
   get stamp(): string {
+    if (this.#path === undefined) return 'hosted';
     try {
       const { ino, size, mtimeMs } = statSync(this.#path);
       return `${ino} ${size} ${mtimeMs}`;
@@ -58,12 +60,12 @@ export class PinFile {
    * worth another try.
    */
   reject(stamp: string): void {
-    this.#rejected = stamp;
+    if (this.#path !== undefined) this.#rejected = stamp;
   }
 
   /** The token let nobody try, since tries are running out. `stamp` as of {@link reject}. */
   doubt(stamp: string): void {
-    this.#doubted = stamp;
+    if (this.#path !== undefined) this.#doubted = stamp;
   }
 
   /** Whether its PIN was accepted, and the file is as it was then. */

@@ -55,21 +55,8 @@ import type {
   TransportOffer,
 } from './token-profile.ts';
 
-/** What an agent needs to open the token. Never the PIN: the agent reads the file itself. */
-export interface TokenSettings {
-  /** Path of the PKCS#11 module. */
-  readonly module: string;
-  /** Initialisation string for modules that want one (NSS), else absent. */
-  readonly moduleParameters?: string;
-  /** The token's label, or an RFC 7512 URI that matches one token. */
-  readonly token: string;
-  readonly pinFile: string;
-  /** Attributes that this token can't enforce and the operator accepts to go without. */
-  readonly waivers: readonly string[];
-}
-
-/** What an agent needs to serve, besides {@link TokenSettings}. */
-export interface ServeSettings extends TokenSettings {
+/** What an agent needs to serve; which token it opens, it was given (`agent-given.ts`). */
+export interface ServeSettings {
   readonly environmentId: EnvironmentId;
   readonly profile: TokenProfile;
   readonly objects: readonly TokenObject[];
@@ -87,8 +74,8 @@ export interface ServeSettings extends TokenSettings {
   readonly heedsKeptCheckpoint?: boolean;
 }
 
-/** What `initializeToken` needs, besides {@link TokenSettings}. */
-export interface InitializeSettings extends TokenSettings {
+/** What `initializeToken` needs. */
+export interface InitializeSettings {
   readonly environmentId: EnvironmentId;
   /**
    * What the database has recorded before: where it has any, the token must have all, and nothing
@@ -97,8 +84,8 @@ export interface InitializeSettings extends TokenSettings {
   readonly recorded?: readonly TokenObject[];
 }
 
-/** What `createTokenKey` needs, besides {@link TokenSettings}. */
-export interface CreateSettings extends TokenSettings {
+/** What `createTokenKey` needs. */
+export interface CreateSettings {
   readonly environmentId: EnvironmentId;
   readonly profile: TokenProfile;
   readonly role: TokenObjectRole;
@@ -108,29 +95,29 @@ export interface CreateSettings extends TokenSettings {
   readonly warrant?: string;
 }
 
-/** What `destroyTokenKeys` needs, besides {@link TokenSettings}. */
-export interface DestroySettings extends TokenSettings {
+/** What `destroyTokenKeys` needs. */
+export interface DestroySettings {
   readonly environmentId: EnvironmentId;
   readonly objects: readonly TokenObject[];
 }
 
-/** What `surveyToken` needs, besides {@link TokenSettings}. */
-export interface SurveySettings extends TokenSettings {
+/** What `surveyToken` needs. */
+export interface SurveySettings {
   readonly environmentId: EnvironmentId;
   readonly objects: readonly TokenObject[];
 }
 
-/** What `probeToken` needs, besides {@link TokenSettings}. */
-export interface ProbeSettings extends TokenSettings {
+/** What `probeToken` needs. */
+export interface ProbeSettings {
   readonly environmentId: EnvironmentId;
 }
 
-/** What an agent needs that moves key versions, besides {@link TokenSettings}. */
+/** What an agent needs that moves key versions. */
 export interface MoveSettings extends SurveySettings {
   readonly profile: TokenProfile;
 }
 
-/** What `keepCheckpoint` needs, besides {@link TokenSettings}. */
+/** What `keepCheckpoint` needs. */
 export interface KeepSettings extends MoveSettings {
   /** As the token's audit signing key has signed it, which is among the objects. */
   readonly note: string;
@@ -156,7 +143,7 @@ export interface TreeHead {
   readonly rootHash: string;
 }
 
-/** What `signResumption` needs, besides {@link TokenSettings}. */
+/** What `signResumption` needs. */
 export interface ResumeSettings extends MoveSettings {
   /** The generation that begins. */
   readonly generation: number;
@@ -479,7 +466,7 @@ export const OPERATIONS = {
   /** Opens the token and reports as `report` does, without serving: for an operator's command. */
   inspectToken: operation(12, json<Omit<ServeSettings, 'keyCacheSize'>>(), json<TokenPosture>()),
   /** Says which token it is, without a PIN. In an agent of its own, as all that follow. */
-  identifyToken: operation(20, json<TokenSettings>(), json<TokenIdentity>()),
+  identifyToken: operation(20, json<Record<never, never>>(), json<TokenIdentity>()),
   /**
    * Opens the token and says what moving key versions to it or from it would meet. Changes nothing
    * in it.

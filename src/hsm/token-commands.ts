@@ -10,6 +10,7 @@
 import { KeywardError } from '../errors.ts';
 import type { AnyId } from '../ids.ts';
 import { TokenRefused } from './agent-pool.ts';
+import type { AgentStarter } from './agent-starter.ts';
 import { CommandAgent } from './command-agent.ts';
 import type {
   CreateSettings,
@@ -22,7 +23,6 @@ import type {
   ResumeSettings,
   ServeSettings,
   SurveySettings,
-  TokenSettings,
 } from './protocol.ts';
 import type {
   TokenIdentity,
@@ -32,17 +32,15 @@ import type {
   TokenSurvey,
 } from './token-profile.ts';
 
-type Environment = Readonly<Record<string, string>>;
-
 /**
  * Probes the token and creates what the environment lacks in it. Doing it again changes nothing.
  * Throws {@link TokenRefused} with what the token lacks or what an operator has to mend.
  */
 export function initializeToken(
   settings: InitializeSettings,
-  environment: Environment,
+  starter: AgentStarter,
 ): Promise<ReplyOf<'initializeToken'>> {
-  return runInAgent('initializeToken', settings, environment);
+  return runInAgent('initializeToken', settings, starter);
 }
 
 /**
@@ -51,9 +49,9 @@ export function initializeToken(
  */
 export function checkToken(
   settings: Omit<ServeSettings, 'despiteFailedTry'>,
-  environment: Environment,
+  starter: AgentStarter,
 ): Promise<TokenReport> {
-  return runInAgent('start', { ...settings, despiteFailedTry: true }, environment);
+  return runInAgent('start', { ...settings, despiteFailedTry: true }, starter);
 }
 
 /**
@@ -63,9 +61,9 @@ export function checkToken(
  */
 export function inspectToken(
   settings: Omit<ServeSettings, 'despiteFailedTry' | 'keyCacheSize'>,
-  environment: Environment,
+  starter: AgentStarter,
 ): Promise<TokenPosture> {
-  return runInAgent('inspectToken', { ...settings, despiteFailedTry: false }, environment);
+  return runInAgent('inspectToken', { ...settings, despiteFailedTry: false }, starter);
 }
 
 /**
@@ -74,10 +72,10 @@ export function inspectToken(
  */
 export async function createTokenKey(
   settings: CreateSettings,
-  environment: Environment,
+  starter: AgentStarter,
 ): Promise<void> {
   try {
-    await runInAgent('createTokenKey', settings, environment);
+    await runInAgent('createTokenKey', settings, starter);
   } catch (cause) {
     if (!(cause instanceof TokenRefused && cause.isNotApproved)) throw cause;
     throw new KeywardError('AGENT_RULE_NOT_MET', { message: cause.message, cause });
@@ -88,19 +86,16 @@ export async function createTokenKey(
  * Has the token keep a checkpoint. Throws {@link TokenRefused}, also for one that isn't the token's
  * or isn't the latest.
  */
-export async function keepCheckpoint(
-  settings: KeepSettings,
-  environment: Environment,
-): Promise<void> {
-  await runInAgent('keepCheckpoint', settings, environment);
+export async function keepCheckpoint(settings: KeepSettings, starter: AgentStarter): Promise<void> {
+  await runInAgent('keepCheckpoint', settings, starter);
 }
 
 /** The checkpoint that the token keeps, if any. Throws {@link TokenRefused}. */
 export async function readKeptCheckpoint(
   settings: Omit<ServeSettings, 'despiteFailedTry'>,
-  environment: Environment,
+  starter: AgentStarter,
 ): Promise<string | undefined> {
-  using agent = new CommandAgent(environment);
+  using agent = new CommandAgent(starter);
   await agent.call('start', { ...settings, despiteFailedTry: false });
   return (await agent.call('readKeptCheckpoint', {})).note ?? undefined;
 }
@@ -108,9 +103,9 @@ export async function readKeptCheckpoint(
 /** Has the token sign the note that begins a generation of the log. Throws {@link TokenRefused}. */
 export function signResumption(
   settings: ResumeSettings,
-  environment: Environment,
+  starter: AgentStarter,
 ): Promise<ReplyOf<'signResumption'>> {
-  return runInAgent('signResumption', settings, environment);
+  return runInAgent('signResumption', settings, starter);
 }
 
 /**
@@ -119,10 +114,10 @@ export function signResumption(
  */
 export async function deriveWriterKey(
   settings: Omit<ServeSettings, 'despiteFailedTry' | 'keyCacheSize'>,
-  environment: Environment,
+  starter: AgentStarter,
   replicaId: AnyId,
 ): Promise<ReplyOf<'deriveWriterKey'>> {
-  using agent = new CommandAgent(environment);
+  using agent = new CommandAgent(starter);
   await agent.call('start', { ...settings, keyCacheSize: 1, despiteFailedTry: false });
   const derived = await agent.call('deriveWriterKey', { replicaId, maskKeyId: Buffer.alloc(0) });
   return { ...derived, key: Buffer.from(derived.key) };
@@ -131,9 +126,9 @@ export async function deriveWriterKey(
 /** The public half of the token's audit signing key, SPKI. Throws {@link TokenRefused}. */
 export async function readAuditKey(
   settings: Omit<ServeSettings, 'despiteFailedTry'>,
-  environment: Environment,
+  starter: AgentStarter,
 ): Promise<Buffer> {
-  using agent = new CommandAgent(environment);
+  using agent = new CommandAgent(starter);
   await agent.call('start', { ...settings, despiteFailedTry: false });
   return (await agent.call('readAuditKey', {})).spki;
 }
@@ -144,32 +139,23 @@ export async function readAuditKey(
  */
 export async function destroyTokenKeys(
   settings: DestroySettings,
-  environment: Environment,
+  starter: AgentStarter,
 ): Promise<number> {
-  const { destroyed } = await runInAgent('destroyTokenKeys', settings, environment);
+  const { destroyed } = await runInAgent('destroyTokenKeys', settings, starter);
   return destroyed;
 }
 
-/**
- * Which token the settings mean; needs no PIN. Throws {@link TokenRefused}, also when no token is
- * there.
- */
-export function identifyToken(
-  settings: TokenSettings,
-  environment: Environment,
-): Promise<TokenIdentity> {
-  return runInAgent('identifyToken', settings, environment);
+/** Which token agents open; needs no PIN. Throws {@link TokenRefused}, also when none is there. */
+export function identifyToken(starter: AgentStarter): Promise<TokenIdentity> {
+  return runInAgent('identifyToken', {}, starter);
 }
 
 /**
  * Opens the token and says what moving to it or from it would meet. Changes nothing. Throws
  * {@link TokenRefused}.
  */
-export function surveyToken(
-  settings: SurveySettings,
-  environment: Environment,
-): Promise<TokenSurvey> {
-  return runInAgent('surveyToken', settings, environment);
+export function surveyToken(settings: SurveySettings, starter: AgentStarter): Promise<TokenSurvey> {
+  return runInAgent('surveyToken', settings, starter);
 }
 
 /**
@@ -178,9 +164,9 @@ export function surveyToken(
  */
 export async function probeToken(
   settings: ProbeSettings,
-  environment: Environment,
+  starter: AgentStarter,
 ): Promise<TokenProfile> {
-  return (await runInAgent('probeToken', settings, environment)).profile;
+  return (await runInAgent('probeToken', settings, starter)).profile;
 }
 
 /** An agent that seals and verifies records for a command. Each throws {@link TokenRefused}. */
@@ -194,10 +180,10 @@ export interface RecordAgent {
  */
 export async function withRecordAgent<T>(
   settings: Omit<ServeSettings, 'despiteFailedTry' | 'keyCacheSize'>,
-  environment: Environment,
+  starter: AgentStarter,
   work: (agent: RecordAgent) => Promise<T>,
 ): Promise<T> {
-  using agent = new CommandAgent(environment);
+  using agent = new CommandAgent(starter);
   await agent.call('start', { ...settings, keyCacheSize: 1, despiteFailedTry: false });
   return await work({
     seal: (request) => agent.call('sealRecords', request),
@@ -221,8 +207,8 @@ type CommandName =
 async function runInAgent<Name extends CommandName>(
   name: Name,
   request: RequestOf<Name>,
-  environment: Environment,
+  starter: AgentStarter,
 ): Promise<ReplyOf<Name>> {
-  using agent = new CommandAgent(environment);
+  using agent = new CommandAgent(starter);
   return await agent.call(name, request);
 }

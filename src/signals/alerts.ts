@@ -449,7 +449,8 @@ export const ALERTS = {
       '`failure` says what the last one ended by.',
     remedy:
       'Look at the HSM, and at the lines `cannot start an HSM agent`. After a PIN was refused, ' +
-      'write the right one into the file of `KEYWARD_HSM_PIN_FILE`: none is tried until it changes.',
+      'write the right one into the file of `KEYWARD_HSM_PIN_FILE`: none is tried until it changes. ' +
+      'Where an agent host starts the agents, look at its log, and whether it runs.',
   },
   'replica-stale': {
     severity: 'critical',

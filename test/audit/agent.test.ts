@@ -7,6 +7,7 @@ import { createPublicKey, verify } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import fc from 'fast-check';
 import { monotonicNow } from '../../src/call.ts';
+import { type AgentStarter, childAgents } from '../../src/hsm/agent-starter.ts';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
 import {
   asn1Signature,
@@ -14,7 +15,6 @@ import {
   parseCheckpointText,
   parseNote,
 } from '../../src/hsm/checkpoint.ts';
-import type { TokenSettings } from '../../src/hsm/protocol.ts';
 import { noteInLeaf } from '../../src/hsm/resumption.ts';
 import { signResumption } from '../../src/hsm/token-commands.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
@@ -36,7 +36,7 @@ const OTHER_TREE = madeUpTree('another ');
 let environment: Environment;
 let environmentId: EnvironmentId;
 let record: EnvironmentRecord;
-let openedWith: TokenSettings;
+let starter: AgentStarter;
 let agents: HsmAgents;
 let another: HsmAgents;
 
@@ -51,7 +51,10 @@ before(async () => {
   });
   record = await readEnvironment(store);
   const { modulePath: module, label, pinFile } = environment.token;
-  openedWith = { module, token: label, pinFile, waivers: [] };
+  starter = childAgents(
+    { module, token: label, pinFile, waivers: [] },
+    { SOFTHSM2_CONF: environment.token.confFile, ...COMPILED },
+  );
   environmentId = record.environmentId;
   [agents, another] = [
     openAgents(environment.variables, record),
@@ -73,13 +76,12 @@ const signing = (treeSize: number, asked?: Asked, from: HsmAgents = agents) =>
 const noteOf = (heads: Parameters<Parameters<typeof beginAt>[1]>[0]) =>
   signResumption(
     {
-      ...openedWith,
       environmentId,
       profile: record.tokenProfile as TokenProfile,
       objects: tokenObjectsOf(record.tokenObjects),
       ...heads,
     },
-    { SOFTHSM2_CONF: environment.token.confFile, ...COMPILED },
+    starter,
   );
 /** By how many leaves the checkpoint has that stands against signing this one. */
 const refusal = async (treeSize: number, asked?: Asked, from?: HsmAgents) => {

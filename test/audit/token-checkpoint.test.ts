@@ -78,22 +78,20 @@ describe('a token', () => {
     record = await readEnvironment(store);
     const { modulePath, label, pinFile, confFile } = environment.token;
     settings = {
-      module: modulePath,
-      token: label,
-      pinFile,
-      waivers: [],
       environmentId: record.environmentId,
       profile: record.tokenProfile as TokenProfile,
       objects: tokenObjectsOf(record.tokenObjects),
       keyCacheSize: 4,
       heedsKeptCheckpoint: true,
     };
-    const token = { settings, environment: { SOFTHSM2_CONF: confFile, ...COMPILED }, dispose() {} };
+    const token = {
+      settings: { module: modulePath, token: label, pinFile, waivers: [] },
+      environment: { SOFTHSM2_CONF: confFile, ...COMPILED },
+      dispose() {},
+    };
     rig = TokenKeysRig.over(token, settings);
     others = objectFiles(environment);
-    second = await beginAt(3, (heads) =>
-      signResumption({ ...settings, ...heads }, rig.token.environment),
-    );
+    second = await beginAt(3, (heads) => signResumption({ ...settings, ...heads }, rig.starter));
   });
   afterEach(() => rig.stopAll());
   after(async () => {
@@ -128,11 +126,8 @@ describe('a token', () => {
     return await noteOf(opened.agents, treeSize, generation, tree);
   };
   const keep = (note: string, changes: Partial<KeepSettings> = {}) =>
-    keepCheckpoint(
-      { ...settings, note, despiteFailedTry: false, ...changes },
-      rig.token.environment,
-    );
-  const kept = () => readKeptCheckpoint(settings, rig.token.environment);
+    keepCheckpoint({ ...settings, note, despiteFailedTry: false, ...changes }, rig.starter);
+  const kept = () => readKeptCheckpoint(settings, rig.starter);
   const checkpointFiles = () => objectFiles(environment).filter((name) => !others.includes(name));
 
   test('keeps one checkpoint, the latest that it was given, and nobody takes it for a key', async () => {
@@ -146,7 +141,7 @@ describe('a token', () => {
     const before = checkpointFiles();
     await keep(await signed(30));
     assert.deepEqual(checkpointFiles(), before, 'the same again is not written again');
-    const posture = await inspectToken(settings, rig.token.environment);
+    const posture = await inspectToken(settings, rig.starter);
     assert.deepEqual(posture.unrecorded, []);
     assert.ok(posture.objects.every(({ condition }) => condition === 'found'));
   });
@@ -273,7 +268,8 @@ describe('a token', () => {
   async function killedWhileKeeping(note: string, round: number): Promise<void> {
     const ended = Promise.withResolvers<void>();
     const agent = new AgentProcess({
-      environment: rig.token.environment,
+      starter: rig.starter,
+      use: 'command',
       onOutput() {},
       onExit: () => ended.resolve(),
     });
@@ -305,7 +301,7 @@ describe('a token', () => {
     const tokens = await ServingTokens.prepare({
       store,
       environment: record,
-      configured: settings,
+      current: rig.starter,
       next: undefined,
       keyCacheSize: 4,
       heedsKeptCheckpoint: true,
@@ -314,7 +310,7 @@ describe('a token', () => {
       createKey: () => assert.fail('nothing to make'),
       keepCheckpoint: (given) => {
         tries += 1;
-        return keepCheckpoint(given, rig.token.environment);
+        return keepCheckpoint(given, rig.starter);
       },
       onMisplaced: (why) => assert.fail(why),
       log: { info() {}, warn() {}, error() {} },

@@ -3,7 +3,7 @@
  */
 import { test } from 'node:test';
 import { item } from '../../bench/markdown.ts';
-import { OWNER_SETTINGS, SETTINGS } from '../../src/config.ts';
+import { AGENT_HOST_SETTINGS, OWNER_SETTINGS, SETTINGS } from '../../src/config.ts';
 import { assertWritten } from '../support/document.ts';
 
 interface Row {
@@ -19,6 +19,7 @@ function settingsList(): string {
   const all: readonly (readonly [string, Row])[] = Object.entries({
     ...SETTINGS,
     ...OWNER_SETTINGS,
+    ...AGENT_HOST_SETTINGS,
   });
   const groups = Map.groupBy(all, ([, { group }]) => group);
   return Array.from(

@@ -1,18 +1,19 @@
 /**
  * A process whose HSM agent dies while it has no file descriptor to spare: a program of its own, so
  * that the test's process keeps its own. Prints `came back` once an agent is there again. Takes the
- * agents' settings and environment.
+ * agents' token, settings and environment.
  */
 import { closeSync, openSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { childAgents } from '../../src/hsm/agent-starter.ts';
 import { HsmAgents } from '../../src/hsm/agents.ts';
 import { NO_ALERTS } from '../support/alerts.ts';
 
-const { settings, environment } = JSON.parse(process.argv[2] ?? '{}');
+const { token, settings, environment } = JSON.parse(process.argv[2] ?? '{}');
 const quiet = { info() {}, warn() {}, error() {} };
 const agents = new HsmAgents({
+  starter: childAgents(token, environment),
   settings,
-  environment,
   count: 1,
   callTimeoutMs: 5_000,
   maxCalls: 10,

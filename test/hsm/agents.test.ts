@@ -14,7 +14,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { createSoftHsmToken } from '../../softhsm/token.ts';
 import { monotonicNow } from '../../src/call.ts';
+import type { TokenSettings } from '../../src/hsm/agent-given.ts';
 import { AgentProcess } from '../../src/hsm/agent-process.ts';
+import { childAgents } from '../../src/hsm/agent-starter.ts';
 import { HsmAgents, type HsmAgentsOptions } from '../../src/hsm/agents.ts';
 import { NO_SUBJECT, PURPOSE } from '../../src/hsm/ciphertext.ts';
 import { encode } from '../../src/hsm/codec.ts';
@@ -51,6 +53,7 @@ interface Line {
 describe('the HSM agents', () => {
   let directory: string;
   let faults: Pkcs11Faults;
+  let opening: TokenSettings;
   let settings: Omit<ServeSettings, 'despiteFailedTry'>;
   let version: SealedKeyVersion;
   let running: HsmAgents | undefined;
@@ -65,15 +68,15 @@ describe('the HSM agents', () => {
       label: 'agents',
     });
     faults = faultsFor(join(directory, 'faults'), testTokenVariables(token));
-    const opening = {
+    opening = {
       module: faults.variables['KEYWARD_HSM_MODULE'] ?? '',
       token: token.label,
       pinFile: token.pinFile,
       waivers: [],
     };
     const environmentId = newId<EnvironmentId>();
-    const made = await initializeToken({ ...opening, environmentId }, agentEnvironment());
-    settings = { ...opening, environmentId, ...made, keyCacheSize: 10 };
+    const made = await initializeToken({ environmentId }, agentsOver(faults));
+    settings = { environmentId, ...made, keyCacheSize: 10 };
     const agents = await start();
     const objectId = <Id extends AnyId>(role: string) =>
       made.objects.find((object) => object.role === role)?.objectId as Id;
@@ -104,19 +107,20 @@ describe('the HSM agents', () => {
         .split(',')
         .map((name) => [name, variables[name] ?? '']),
     );
-  const agentEnvironment = () => environmentOf(faults);
+  const agentsOver = (faults: Pkcs11Faults, token = opening) =>
+    childAgents(token, environmentOf(faults));
   const soon = () => monotonicNow() + 120_000;
 
   function create(options: Partial<HsmAgentsOptions> = {}): HsmAgents {
     log = [];
     const write = (fields: object, message: string) => log.push({ ...fields, message });
     running = new HsmAgents({
+      starter: agentsOver(faults),
       settings,
       count: 1,
       callTimeoutMs: 30_000,
       maxCalls: 1_000,
       maxBytes: 1 << 24,
-      environment: agentEnvironment(),
       log: { info: write, warn: write, error: write },
       alerts: alertsTo(write),
       ...options,
@@ -376,16 +380,17 @@ describe('the HSM agents', () => {
     const fresh = await createSoftHsmToken({ directory: join(directory, 'fresh'), label: 'fresh' });
     const over = faultsFor(join(directory, 'fresh-faults'), testTokenVariables(fresh));
     over.set('C_GenerateKey hang times 1');
-    const request = {
+    const token = {
       module: over.variables['KEYWARD_HSM_MODULE'] ?? '',
       token: fresh.label,
       pinFile: fresh.pinFile,
       waivers: [],
-      environmentId: newId<EnvironmentId>(),
     };
+    const request = { environmentId: newId<EnvironmentId>() };
     const { promise, resolve, reject } = Promise.withResolvers<ReplyOf<'initializeToken'>>();
     const agent = new AgentProcess({
-      environment: environmentOf(over),
+      starter: agentsOver(over, token),
+      use: 'command',
       onOutput: () => {},
       onExit: ({ how }) => reject(new Error(how)),
     });
@@ -412,10 +417,10 @@ describe('the HSM agents', () => {
 
   test('where the system would not even start one the server lives, and calls fail as unavailable', async () => {
     // Longer than the system takes, which Node throws where it emits most other failures.
-    const environment = { ...agentEnvironment(), LONG: 'x'.repeat(200_000) };
+    const environment = { ...environmentOf(faults), LONG: 'x'.repeat(200_000) };
     const agents = new HsmAgents({
+      starter: childAgents(opening, environment),
       settings,
-      environment,
       count: 2,
       callTimeoutMs: 5_000,
       maxCalls: 10,
@@ -436,7 +441,7 @@ describe('the HSM agents', () => {
       'ulimit -n 128; exec "$0" "$@"',
       process.execPath,
       program,
-      JSON.stringify({ settings, environment: agentEnvironment() }),
+      JSON.stringify({ token: opening, settings, environment: environmentOf(faults) }),
     ]);
     assert.match(stdout, /^came back$/m);
   });

@@ -7,6 +7,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { monotonicNow } from '../../src/call.ts';
+import { childAgents } from '../../src/hsm/agent-starter.ts';
 import { HsmAgents } from '../../src/hsm/agents.ts';
 import { NO_SUBJECT, PURPOSE } from '../../src/hsm/ciphertext.ts';
 import { encode } from '../../src/hsm/codec.ts';
@@ -25,7 +26,7 @@ import {
   type TenantId,
 } from '../../src/ids.ts';
 import { NO_ALERTS } from '../support/alerts.ts';
-import type { FreshToken } from './token-keys-rig.ts';
+import { agentsOn, type FreshToken } from './token-keys-rig.ts';
 
 const quiet = { info() {}, warn() {}, error() {} };
 const soon = () => monotonicNow() + 120_000;
@@ -50,7 +51,7 @@ export function conformance(
       callTimeoutMs: 30_000,
       maxCalls: 100,
       maxBytes: 1 << 24,
-      environment: token.environment,
+      starter: agentsOn(token),
       log: quiet,
       alerts: NO_ALERTS,
     });
@@ -99,8 +100,8 @@ export function conformance(
     before(async () => {
       token = makeToken();
       const environmentId = newId<EnvironmentId>();
-      const made = await initializeToken({ ...token.settings, environmentId }, token.environment);
-      settings = { ...token.settings, environmentId, ...made, keyCacheSize: 4 };
+      const made = await initializeToken({ environmentId }, agentsOn(token));
+      settings = { environmentId, ...made, keyCacheSize: 4 };
       agents = new HsmAgents(optionsFor());
       report = await agents.start();
       version = await create();
@@ -113,8 +114,8 @@ export function conformance(
 
     test('initialising again finds the same objects and makes none', async () => {
       const { profile, objects } = await initializeToken(
-        { ...token.settings, environmentId: settings.environmentId },
-        token.environment,
+        { environmentId: settings.environmentId },
+        agentsOn(token),
       );
       assert.deepEqual(
         { profile, objects },
@@ -125,13 +126,14 @@ export function conformance(
     test('every required attribute is enforced, or waived by name', () => {
       for (const { attribute, state } of report.findings) {
         assert.equal(state, 'unsupported');
-        assert.ok(settings.waivers.includes(attribute));
+        assert.ok(token.settings.waivers.includes(attribute));
       }
     });
 
     test('an attribute that the token can not enforce needs a waiver', async (context) => {
       if (report.findings.length === 0) return context.skip('this token enforces all');
-      const strict = new HsmAgents(optionsFor({ waivers: [] }));
+      const starter = childAgents({ ...token.settings, waivers: [] }, token.environment);
+      const strict = new HsmAgents({ ...optionsFor(), starter });
       await assert.rejects(strict.start(), /unsupported/);
       await strict.stop();
     });

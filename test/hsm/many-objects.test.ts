@@ -78,14 +78,10 @@ test('agents start on 15,000 recorded token keys, are told of others, and report
 });
 
 test('commands in agents of their own are told of as many', async () => {
-  const { settings, environment } = rig.token;
   const { environmentId } = rig.settings;
   const objects = [...many, ...rig.objects.slice(-1)];
-  const survey = await surveyToken({ ...settings, environmentId, objects }, environment);
+  const survey = await surveyToken({ environmentId, objects }, rig.starter);
   assert.equal(survey.objects.length, objects.length);
   const gone = many.filter(({ presence }) => presence === 'gone');
-  assert.equal(
-    await destroyTokenKeys({ ...settings, environmentId, objects: gone }, environment),
-    0,
-  );
+  assert.equal(await destroyTokenKeys({ environmentId, objects: gone }, rig.starter), 0);
 });

@@ -15,6 +15,7 @@ import { TokenRouter } from '../../src/hsm/token-router.ts';
 import { newId, type RootKeyId, type TokenId } from '../../src/ids.ts';
 import { eventually } from '../support/kit.ts';
 import {
+  agentsOn,
   createVersion,
   type FreshToken,
   open,
@@ -42,9 +43,8 @@ export function movingConformance(
       const [source, target] = tokens as [FreshToken, FreshToken];
       rig = await TokenKeysRig.open(source);
       const { environmentId } = rig.settings;
-      const made = await initializeToken({ ...target.settings, environmentId }, target.environment);
+      const made = await initializeToken({ environmentId }, agentsOn(target));
       other = TokenKeysRig.over(target, {
-        ...target.settings,
         environmentId,
         ...made,
         keyCacheSize: 4,
@@ -136,7 +136,7 @@ export function movingConformance(
       await refused('importKeyVersions', { sealKeyId: rig.keys.sealKeyId, items: [] });
       assert.deepEqual(agents.pids, pids);
       assert.ok((await transfer(agents, [version], rig.keys))[0]);
-      using mover = new CommandAgent(rig.token.environment);
+      using mover = new CommandAgent(rig.starter);
       await mover.call('openMoveTarget', settings);
       await assert.rejects(mover.call('random', { length: 1 }), /before start/);
       const serving = { ...settings, keyCacheSize: 1, despiteFailedTry: false };
@@ -186,7 +186,7 @@ export function movingConformance(
   });
 }
 
-function endOf({ settings, objects, token }: TokenKeysRig): MoveEnd {
+function endOf({ settings, objects, starter }: TokenKeysRig): MoveEnd {
   const { keyCacheSize: _, ...opening } = settings;
-  return { settings: { ...opening, objects }, environment: token.environment };
+  return { settings: { ...opening, objects }, starter };
 }

@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { createSoftHsmToken } from '../../softhsm/token.ts';
 import { monotonicNow } from '../../src/call.ts';
+import { type AgentStarter, childAgents } from '../../src/hsm/agent-starter.ts';
 import { HsmAgents } from '../../src/hsm/agents.ts';
 import { PURPOSE, parseHeader } from '../../src/hsm/ciphertext.ts';
 import { encode } from '../../src/hsm/codec.ts';
@@ -54,6 +55,7 @@ const flipped = (bytes: Buffer, offset: number) => {
 
 let directory: string;
 let faults: Pkcs11Faults;
+let starter: AgentStarter;
 let settings: Omit<ServeSettings, 'despiteFailedTry'>;
 let agents: HsmAgents;
 let first: SealedKeyVersion;
@@ -73,9 +75,10 @@ before(async () => {
     pinFile: token.pinFile,
     waivers: [],
   };
+  starter = childAgents(opening, agentEnvironment());
   const environmentId = newId<EnvironmentId>();
-  const made = await initializeToken({ ...opening, environmentId }, agentEnvironment());
-  settings = { ...opening, environmentId, ...made, keyCacheSize: 10 };
+  const made = await initializeToken({ environmentId }, starter);
+  settings = { environmentId, ...made, keyCacheSize: 10 };
   agents = await start();
   [first, second, third] = [await create(1), await create(2), await create(3)];
   ofAnotherKey = await create(1, newId<KeyId>());
@@ -109,7 +112,7 @@ async function start(
     callTimeoutMs,
     maxCalls: 1_000,
     maxBytes: 1 << 24,
-    environment: agentEnvironment(),
+    starter,
     log: { info() {}, warn() {}, error() {} },
     alerts: NO_ALERTS,
   });

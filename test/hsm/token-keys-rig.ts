@@ -7,11 +7,13 @@
  */
 import assert from 'node:assert/strict';
 import { monotonicNow } from '../../src/call.ts';
+import type { TokenSettings } from '../../src/hsm/agent-given.ts';
+import { type AgentStarter, childAgents } from '../../src/hsm/agent-starter.ts';
 import { HsmAgents, type HsmAgentsOptions } from '../../src/hsm/agents.ts';
 import { NO_SUBJECT, PURPOSE } from '../../src/hsm/ciphertext.ts';
 import { decode, encode } from '../../src/hsm/codec.ts';
 import { ALGORITHM, type SealedKeyVersion, sealedKeyVersion } from '../../src/hsm/key-version.ts';
-import type { ServeSettings, TokenSettings } from '../../src/hsm/protocol.ts';
+import type { ServeSettings } from '../../src/hsm/protocol.ts';
 import {
   createTokenKey,
   destroyTokenKeys,
@@ -43,6 +45,11 @@ export interface FreshToken {
   dispose(): void;
 }
 
+/** What starts agents on the token. */
+export function agentsOn({ settings, environment }: FreshToken): AgentStarter {
+  return childAgents(settings, environment);
+}
+
 /** What key versions are wrapped and sealed by. */
 export interface Keys {
   readonly rootKeyId: RootKeyId;
@@ -70,6 +77,7 @@ const soon = () => monotonicNow() + 120_000;
 /** The token, what is recorded of it, and the agents that run over it. */
 export class TokenKeysRig {
   readonly token: FreshToken;
+  readonly starter: AgentStarter;
   readonly settings: Settings;
   /** Every object that was made: those of the beginning must be there, the others are expected. */
   readonly objects: TokenObject[];
@@ -81,6 +89,7 @@ export class TokenKeysRig {
 
   private constructor(token: FreshToken, settings: Settings) {
     this.token = token;
+    this.starter = agentsOn(token);
     this.settings = settings;
     this.objects = [...settings.objects];
   }
@@ -88,8 +97,8 @@ export class TokenKeysRig {
   /** Makes an environment in the token. */
   static async open(token: FreshToken): Promise<TokenKeysRig> {
     const environmentId = newId<EnvironmentId>();
-    const made = await initializeToken({ ...token.settings, environmentId }, token.environment);
-    return new TokenKeysRig(token, { ...token.settings, environmentId, ...made, keyCacheSize: 4 });
+    const made = await initializeToken({ environmentId }, agentsOn(token));
+    return new TokenKeysRig(token, { environmentId, ...made, keyCacheSize: 4 });
   }
 
   /** An environment that was made in the token. */
@@ -112,14 +121,14 @@ export class TokenKeysRig {
   /** Makes a key, and records it as expected. */
   async make(role: 'root' | 'seal', objectId = newId<AnyId>()): Promise<TokenObject> {
     const object: TokenObject = { role, objectId, presence: 'expected' };
-    await createTokenKey({ ...this.settings, role, objectId }, this.token.environment);
+    await createTokenKey({ ...this.settings, role, objectId }, this.starter);
     this.objects.push(object);
     return object;
   }
 
   /** The number of objects that were destroyed. */
   destroy(...objects: readonly TokenObject[]): Promise<number> {
-    return destroyTokenKeys({ ...this.settings, objects }, this.token.environment);
+    return destroyTokenKeys({ ...this.settings, objects }, this.starter);
   }
 
   /** The record, with these objects of this presence. */
@@ -139,7 +148,7 @@ export class TokenKeysRig {
   }
 
   inspect(): Promise<TokenPosture> {
-    return inspectToken({ ...this.settings, objects: this.objects }, this.token.environment);
+    return inspectToken({ ...this.settings, objects: this.objects }, this.starter);
   }
 
   /** Agents that are started by the test itself. */
@@ -156,7 +165,7 @@ export class TokenKeysRig {
       callTimeoutMs: 30_000,
       maxCalls: 1_000,
       maxBytes: 1 << 24,
-      environment: this.token.environment,
+      starter: this.starter,
       log: { info: write('info'), warn: write('warn'), error: write('error') },
       alerts: alertsTo(write('error')),
       ...options,

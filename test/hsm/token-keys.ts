@@ -58,7 +58,7 @@ function making(rigOf: () => TokenKeysRig): void {
       for (const { attribute, state } of made.attributes)
         assert.equal(
           state,
-          rig.settings.waivers.includes(attribute) ? 'waived' : 'enforced',
+          rig.token.settings.waivers.includes(attribute) ? 'waived' : 'enforced',
           attribute,
         );
       assert.deepEqual(unrecorded, []);
@@ -109,7 +109,7 @@ function making(rigOf: () => TokenKeysRig): void {
       objectId: newId<AnyId>(),
     };
     await assert.rejects(
-      createTokenKey({ ...foreign, role: 'root' }, rig.token.environment),
+      createTokenKey({ ...foreign, role: 'root' }, rig.starter),
       /of another environment/,
     );
     assert.deepEqual((await rig.inspect()).unrecorded, []);
@@ -259,10 +259,7 @@ function destroying(rigOf: () => TokenKeysRig): void {
     const rig = rigOf();
     const kept = await rig.make('root');
     const foreign = { ...rig.settings, environmentId: newId<EnvironmentId>(), objects: [kept] };
-    await assert.rejects(
-      destroyTokenKeys(foreign, rig.token.environment),
-      /of another environment/,
-    );
+    await assert.rejects(destroyTokenKeys(foreign, rig.starter), /of another environment/);
     const agents = await rig.start();
     assert.ok(agents.held.includes(kept.objectId));
   });

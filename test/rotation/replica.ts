@@ -7,8 +7,8 @@
  */
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { type AgentStarter, childAgents } from '../../src/hsm/agent-starter.ts';
 import { HsmAgents } from '../../src/hsm/agents.ts';
-import type { TokenSettings } from '../../src/hsm/protocol.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
 import type { EnvironmentId } from '../../src/ids.ts';
 import type { TokenKeySeals } from '../../src/keyring/hsm-token/token-key-seals.ts';
@@ -199,25 +199,24 @@ export function openStore({ store }: Modules, url: string): Promise<Store> {
   return store.Store.open({ url, poolSize: 4, waitMs: 300, release: RELEASE, onError: () => {} });
 }
 
-/** How an environment's token is opened, and as whose. */
-export function tokenSettings(
-  { token }: Environment,
-  { environmentId, tokenProfile }: Pick<EnvironmentRecord, 'environmentId' | 'tokenProfile'>,
-): TokenSettings & { readonly environmentId: EnvironmentId; readonly profile: TokenProfile } {
-  return {
-    module: token.modulePath,
-    token: token.label,
-    pinFile: token.pinFile,
-    waivers: [],
-    environmentId,
-    profile: tokenProfile as TokenProfile,
-  };
+/** How an environment's token is spoken to, and as whose. */
+export function tokenSettings({
+  environmentId,
+  tokenProfile,
+}: Pick<EnvironmentRecord, 'environmentId' | 'tokenProfile'>): {
+  readonly environmentId: EnvironmentId;
+  readonly profile: TokenProfile;
+} {
+  return { environmentId, profile: tokenProfile as TokenProfile };
 }
 
-/** The whole environment of an agent. */
-export function agentEnvironment({ variables }: Environment): Record<string, string> {
+/** What starts agents on an environment's token. */
+export function agentsOn({ token, variables }: Environment): AgentStarter {
   const named = (variables['KEYWARD_HSM_ENVIRONMENT'] ?? '').split(',');
-  return Object.fromEntries(named.map((name) => [name, variables[name] ?? '']));
+  return childAgents(
+    { module: token.modulePath, token: token.label, pinFile: token.pinFile, waivers: [] },
+    Object.fromEntries(named.map((name) => [name, variables[name] ?? ''])),
+  );
 }
 
 /** Starts an agent for the environment, as those of one replica. */
@@ -227,7 +226,7 @@ export async function startAgents(
 ): Promise<HsmAgents> {
   const agents = new HsmAgents({
     settings: {
-      ...tokenSettings(kit, environment),
+      ...tokenSettings(environment),
       objects: tokenObjectsOf(environment.tokenObjects),
       keyCacheSize: 200,
     },
@@ -235,7 +234,7 @@ export async function startAgents(
     callTimeoutMs: CALL_TIMEOUT_MS,
     maxCalls: 1_000,
     maxBytes: 1 << 24,
-    environment: agentEnvironment(kit),
+    starter: agentsOn(kit),
     log: { info() {}, warn() {}, error() {} },
     alerts: NO_ALERTS,
   });

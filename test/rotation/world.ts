@@ -44,7 +44,7 @@ import { callOf } from '../store/database.ts';
 import { NO_ALERTS } from '../support/alerts.ts';
 import { type Environment, newEnvironment } from '../support/kit.ts';
 import {
-  agentEnvironment,
+  agentsOn,
   loadModules,
   type Modules,
   newReplica,
@@ -174,10 +174,7 @@ export class World implements AsyncDisposable {
   readonly makeTokenKey = ({ role, objectId }: TokenObject): Promise<void> => {
     const { kit, environment } = this;
     const make = async () => {
-      await createTokenKey(
-        { ...tokenSettings(kit, environment), role, objectId },
-        agentEnvironment(kit),
-      );
+      await createTokenKey({ ...tokenSettings(environment), role, objectId }, agentsOn(kit));
       this.#made.push({ role, objectId, presence: 'expected' });
     };
     const made = this.#making.then(make);
@@ -387,7 +384,7 @@ export class World implements AsyncDisposable {
     const { kit, environment } = this;
     const objects = this.#madeEarlier;
     this.#madeEarlier = [];
-    await destroyTokenKeys({ ...tokenSettings(kit, environment), objects }, agentEnvironment(kit));
+    await destroyTokenKeys({ ...tokenSettings(environment), objects }, agentsOn(kit));
     const recorded = tokenObjectsOf(environment.tokenObjects);
     await Promise.all(this.#allAgents.map((agents) => agents.hold(recorded)));
   }

@@ -71,7 +71,7 @@ test('code of before the newest migration runs on its schema, or is refused by i
   const main = layOut(commit, directory);
   const refusing = await migrationsRefusing(environment, directory);
   if (refusing.length === 0) {
-    await using service = await startService(environment, {}, main);
+    await using service = await startService(environment, {}, { main });
     const keyward = service.client();
     await keyward.createTenant({ tenantId: 'acme' });
     const { name } = await keyward.createKey({ parent: PARENT, keyId: 'k' });
@@ -83,7 +83,7 @@ test('code of before the newest migration runs on its schema, or is refused by i
     );
   } else {
     await setMode(environment, 'production');
-    await using service = startServiceWithoutWaiting(environment, {}, main);
+    await using service = startServiceWithoutWaiting(environment, {}, { main });
     assert.equal(await service.ended, 1);
     assert.match(JSON.stringify(service.log), new RegExp(refusing.join('|')));
   }

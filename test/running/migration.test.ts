@@ -9,6 +9,7 @@ import { dirname, join } from 'node:path';
 import { describe, test } from 'node:test';
 import type { KeywardClient, KeywardError } from 'keyward-client';
 import { createSoftHsmToken, type SoftHsmToken } from '../../softhsm/token.ts';
+import { childAgents } from '../../src/hsm/agent-starter.ts';
 import { readKeptCheckpoint } from '../../src/hsm/token-commands.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
 import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
@@ -266,16 +267,15 @@ describe('moving to another token', () => {
         await keyward.listTenants();
         const kept = await readKeptCheckpoint(
           {
-            module: next.modulePath,
-            token: next.label,
-            pinFile: next.pinFile,
-            waivers: [],
             environmentId,
             profile: tokenProfile as TokenProfile,
             objects: tokenObjectsOf(tokenObjects),
             keyCacheSize: 1,
           },
-          { SOFTHSM2_CONF: environment.token.confFile },
+          childAgents(
+            { module: next.modulePath, token: next.label, pinFile: next.pinFile, waivers: [] },
+            { SOFTHSM2_CONF: environment.token.confFile },
+          ),
         );
         return kept ?? Promise.reject(new Error('none is kept yet'));
       });

@@ -121,6 +121,7 @@ function mistakes(): Readonly<Record<string, readonly Mistake[]>> {
       ['A=1', /must be names of/],
     ],
     KEYWARD_HSM_WAIVERS: list,
+    KEYWARD_AGENT_RULE: file,
     KEYWARD_NEXT_HSM_MODULE: file,
     KEYWARD_NEXT_HSM_TOKEN: token,
     KEYWARD_NEXT_HSM_PIN_FILE: [...file, [{ holds: '' }, /\/file is empty/]],
@@ -140,6 +141,9 @@ function mistakes(): Readonly<Record<string, readonly Mistake[]>> {
       [{ holds: '' }, /\/file: must be JSON/],
       [{ holds: '{"receivers":[{"name":"A"}]}' }, /\/file: must be a list of receivers/],
     ],
+    // What is set beside them is another mistake then: agent-host.test.ts has both.
+    KEYWARD_AGENT_HOST: [],
+    KEYWARD_NEXT_AGENT_HOST: [],
     // Any text may be one.
     KEYWARD_HSM_MODULE_PARAMETERS: [],
     KEYWARD_NEXT_HSM_MODULE_PARAMETERS: [],

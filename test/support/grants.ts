@@ -10,8 +10,9 @@ import { PERMISSIONS } from '../../src/access/permissions.ts';
 import { Policies } from '../../src/access/policies.ts';
 import { identityOf, newReplicaId } from '../../src/audit/identity.ts';
 import { monotonicNow } from '../../src/call.ts';
-import { TOKEN_SETTINGS, tokenSettings } from '../../src/commands/opening.ts';
-import { read } from '../../src/config.ts';
+import { tokenSettings } from '../../src/commands/agents-opening.ts';
+import { read, TOKEN_SETTINGS } from '../../src/config.ts';
+import { childAgents } from '../../src/hsm/agent-starter.ts';
 import { HsmAgents } from '../../src/hsm/agents.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
 import { newId, type SealKeyId, type TenantId } from '../../src/ids.ts';
@@ -131,8 +132,13 @@ export function openAgents(
 ): HsmAgents {
   const settings = read(TOKEN_SETTINGS, { ...variables });
   return new HsmAgents({
+    starter: childAgents(
+      tokenSettings(settings),
+      Object.fromEntries(
+        settings.KEYWARD_HSM_ENVIRONMENT.map((name) => [name, variables[name] ?? '']),
+      ),
+    ),
     settings: {
-      ...tokenSettings(settings),
       environmentId,
       profile: tokenProfile as TokenProfile,
       objects: tokenObjectsOf(tokenObjects),
@@ -142,9 +148,6 @@ export function openAgents(
     callTimeoutMs: PATIENCE_MS,
     maxCalls: 100,
     maxBytes: 1 << 20,
-    environment: Object.fromEntries(
-      settings.KEYWARD_HSM_ENVIRONMENT.map((name) => [name, variables[name] ?? '']),
-    ),
     log: QUIET,
     alerts: NO_ALERTS,
   });

@@ -137,6 +137,14 @@ process.once('exit', () => {
 /** One line of the service's log. */
 export type LogLine = Readonly<Record<string, unknown>>;
 
+/** What a service is, if it is another than this code, run by this user. */
+export interface ServiceOptions {
+  /** The entry point of other code than this. */
+  readonly main?: string;
+  /** Another user, where this one is root. */
+  readonly account?: { readonly uid: number; readonly gid: number };
+}
+
 /** The service, serving. */
 export class Service implements AsyncDisposable {
   readonly #child: ChildProcess;
@@ -151,9 +159,14 @@ export class Service implements AsyncDisposable {
   /** Of the listener for operators, where KEYWARD_METRICS_LISTEN is set. */
   operatorsPort = 0;
 
-  constructor(environment: Environment, variables: Readonly<Record<string, string>>, main: string) {
+  constructor(
+    environment: Environment,
+    variables: Readonly<Record<string, string>>,
+    { main = MAIN, account }: ServiceOptions,
+  ) {
     this.#environment = environment;
     this.#child = spawn(process.execPath, [main, 'serve'], {
+      ...account,
       env: { ...environment.variables, ...variables },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
@@ -276,18 +289,18 @@ export function sharedService(
 
 /**
  * Starts the service on an environment, which is for the service's mode from then on, and waits
- * until it serves. `main` is the entry point of other code than this.
+ * until it serves.
  */
 export async function startService(
   environment: Environment,
   variables: Readonly<Record<string, string>> = {},
-  main = MAIN,
+  options: ServiceOptions = {},
 ): Promise<Service> {
   await setMode(
     environment,
     variables['KEYWARD_MODE'] === 'development' ? 'development' : 'production',
   );
-  const service = startServiceWithoutWaiting(environment, variables, main);
+  const service = startServiceWithoutWaiting(environment, variables, options);
   await Promise.race([
     service.logged(({ msg }) => msg === 'serving'),
     service.ended.then((how) => {
@@ -321,9 +334,9 @@ export async function setMode(environment: Environment, mode: Mode | null): Prom
 export function startServiceWithoutWaiting(
   environment: Environment,
   variables: Readonly<Record<string, string>> = {},
-  main = MAIN,
+  options: ServiceOptions = {},
 ): Service {
-  return new Service(environment, variables, main);
+  return new Service(environment, variables, options);
 }
 
 /** Runs a command of `keyward-server` on an environment, in its mode, to its end. */
@@ -331,8 +344,10 @@ export async function runCommand(
   environment: Environment,
   args: readonly string[],
   variables: Readonly<Record<string, string>> = {},
+  { account }: Pick<ServiceOptions, 'account'> = {},
 ): Promise<{ readonly code: number | null; readonly output: string }> {
   const child = spawn(process.execPath, [MAIN, ...args], {
+    ...account,
     env: {
       ...environment.variables,
       KEYWARD_MODE: environment.mode,

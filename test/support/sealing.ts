@@ -4,6 +4,7 @@
  *
  * Knows no test.
  */
+import { childAgents } from '../../src/hsm/agent-starter.ts';
 import { encodeFormerKeyState } from '../../src/hsm/key-state.ts';
 import { RECORD } from '../../src/hsm/record-seal.ts';
 import { type RecordAgent, withRecordAgent } from '../../src/hsm/token-commands.ts';
@@ -28,15 +29,14 @@ export function withSealKey<T>(
     const names = (variables['KEYWARD_HSM_ENVIRONMENT'] ?? '').split(',');
     return withRecordAgent(
       {
-        module: token.modulePath,
-        token: token.label,
-        pinFile: token.pinFile,
-        waivers: [],
         environmentId,
         profile: tokenProfile as TokenProfile,
         objects: tokenObjectsOf(tokenObjects),
       },
-      Object.fromEntries(names.map((name) => [name, variables[name] ?? ''])),
+      childAgents(
+        { module: token.modulePath, token: token.label, pinFile: token.pinFile, waivers: [] },
+        Object.fromEntries(names.map((name) => [name, variables[name] ?? ''])),
+      ),
       (agent) => work(agent, current.objectId as unknown as SealKeyId),
     );
   });

@@ -33,6 +33,7 @@ import { decide } from './approvals.ts';
 import { requireTokenKey } from './approved-changes.ts';
 import { AuditOperations } from './audit.ts';
 import { AgentFailure, toFailure } from './failure.ts';
+import { requireAllowed } from './given.ts';
 import { GuardedSeals } from './guarded-seals.ts';
 import { KeyOperations } from './operations.ts';
 import { offerOf, probe, requireMechanisms } from './probe.ts';
@@ -82,7 +83,7 @@ let opened:
 const handlers: Handlers = {
   start: (settings) => {
     requireUnopened();
-    const token = openToken(settings, { despiteFailedTry: settings.despiteFailedTry });
+    const token = openToken({ despiteFailedTry: settings.despiteFailedTry });
     requireMechanisms(token.slot, settings.profile.wrapMechanism);
     const { objects, findings, ...taken } = takeAllObjects(
       token.session,
@@ -111,18 +112,17 @@ const handlers: Handlers = {
   },
   initializeToken: (settings) => {
     if ((settings.recorded ?? []).length === 0) requireNoRule('make a token’s first keys');
-    const token = openToken(settings, { write: true });
+    const token = openToken({ write: true });
     const { recorded = [] } = settings;
-    const { environmentId, waivers } = settings;
     const profile = probe(token.slot);
-    const measure = { environmentId, waivers, profile };
+    const measure = { environmentId: settings.environmentId, profile };
     // A token that lacks one has lost it, or is another: a new one in its place would open nothing
     // that there is.
     if (recorded.length > 0) {
       takeAllObjects(token.session, measure, recorded);
       return { profile, objects: recorded, ...identityOf(token) };
     }
-    const objects = createMissing(token.session, environmentId, profile);
+    const objects = createMissing(token.session, settings.environmentId, profile);
     takeAllObjects(token.session, measure, objects);
     return { profile, objects, ...identityOf(token) };
   },
@@ -133,12 +133,12 @@ const handlers: Handlers = {
       const shown = warrant === undefined ? undefined : decodeWarrant(warrant);
       requireTokenKey(requireApproved('tokenKeys', shown, { rule, environmentId }), settings);
     }
-    createObject(openToken(settings, { write: true }).session, settings, settings);
+    createObject(openToken({ write: true }).session, settings, settings);
     return {};
   },
   destroyTokenKeys: (settings) => {
     requireNoRule('destroy a token’s keys');
-    const { session } = openToken(settings, { write: true });
+    const { session } = openToken({ write: true });
     return { destroyed: destroyObjects(session, settings.environmentId, settings.objects) };
   },
   createKeyVersion: (request) => serving().operations.createKeyVersion(request),
@@ -178,7 +178,7 @@ const handlers: Handlers = {
   signResumption: (settings) => {
     requireUnopened();
     requireNoRule('resume the log');
-    const { session } = openToken(settings);
+    const { session } = openToken();
     const { objects } = takeObjects(session, settings, settings.objects);
     return new AuditOperations(session, settings, objects).signResumption(settings);
   },
@@ -186,7 +186,7 @@ const handlers: Handlers = {
   keepCheckpoint: (settings) => {
     requireUnopened();
     const { despiteFailedTry } = settings;
-    const { session } = openToken(settings, { write: true, despiteFailedTry });
+    const { session } = openToken({ write: true, despiteFailedTry });
     const { objects } = takeObjects(session, settings, settings.objects);
     new AuditOperations(session, settings, objects).keepCheckpoint(settings);
     return {};
@@ -196,12 +196,12 @@ const handlers: Handlers = {
   random: (request) => serving().operations.random(request),
   report: ({ objects }) => report(serving().token, serving().settings, objects),
   inspectToken: (settings) => {
-    const token = openToken(settings, { despiteFailedTry: settings.despiteFailedTry });
+    const token = openToken({ despiteFailedTry: settings.despiteFailedTry });
     return report(token, settings, settings.objects);
   },
   identifyToken,
   surveyToken: (settings) => {
-    const token = openToken(settings);
+    const token = openToken();
     const { objects, unrecorded } = survey(token.session, settings.environmentId, settings.objects);
     return {
       ...identityOf(token),
@@ -212,7 +212,7 @@ const handlers: Handlers = {
     };
   },
   probeToken: (settings) => {
-    const token = openToken(settings, { write: true });
+    const token = openToken({ write: true });
     refuseForeignObjects(token.session, settings.environmentId);
     return { profile: probe(token.slot) };
   },
@@ -252,7 +252,7 @@ function requireUnopened(): void {
 function openToMove(settings: MoveSettings) {
   requireUnopened();
   requireNoRule('move key versions to another token');
-  const token = openToken(settings);
+  const token = openToken();
   requireMechanisms(token.slot, settings.profile.wrapMechanism);
   return { token, objects: takeAllObjects(token.session, settings, settings.objects).objects };
 }
@@ -311,6 +311,7 @@ function execute<Name extends OperationName>({
     return refuse(requestId, { kind: 'expired', detail: 'past its deadline' });
   const began = performance.now();
   try {
+    requireAllowed(name);
     ruleHeld();
     const answer = handlers[name](decodeRequest(name, frame));
     const reply = encodeReply(requestId, name, answer);

@@ -7,22 +7,22 @@
  */
 import { KeyType } from 'graphene-pk11';
 import type { EnvironmentId } from '../../ids.ts';
-import type { TokenSettings } from '../protocol.ts';
 import type {
   AttributePosture,
   TokenObject,
   TokenPosture,
   TokenProfile,
 } from '../token-profile.ts';
+import { TOKEN } from './given.ts';
 import { profileInWords } from './probe.ts';
 import { requiredAttributes } from './templates.ts';
 import type { OpenToken } from './token.ts';
 import { inspect, type SurveyedObject, survey } from './token-objects.ts';
 
-type Settings = Pick<TokenSettings, 'waivers'> & {
+interface Settings {
   readonly environmentId: EnvironmentId;
   readonly profile: TokenProfile;
-};
+}
 
 /**
  * Returns the library, the token, its profile and every object with its required attributes.
@@ -49,14 +49,14 @@ export function report(
 
 function attributesOf(
   { handle, ...object }: SurveyedObject,
-  { profile, waivers }: Settings,
+  { profile }: Settings,
 ): AttributePosture[] {
   if (handle === undefined) return [];
   const required = new Map(requiredAttributes(object.role));
   return inspect([{ ...object, handle }], profile).map(({ attribute, state }) => ({
     attribute,
     required: inWords(attribute, required.get(attribute)),
-    state: state === 'unsupported' && waivers.includes(attribute) ? 'waived' : state,
+    state: state === 'unsupported' && TOKEN.waivers.includes(attribute) ? 'waived' : state,
   }));
 }
 

@@ -281,10 +281,11 @@ export function transportKeyUnwrapTemplate({
   };
 }
 
+/** Leaves out only what a token may lack, whatever a profile says. */
 function withoutUnsupported(unsupported: readonly string[], template: ITemplate): ITemplate {
-  return Object.fromEntries(
-    Object.entries(template).filter(([name]) => !unsupported.includes(name)),
-  );
+  const isLeftOut = (name: string) =>
+    optionalAttributes.includes(name) && unsupported.includes(name);
+  return Object.fromEntries(Object.entries(template).filter(([name]) => !isLeftOut(name)));
 }
 
 function classOf(role: TokenObjectRole): ObjectClass {

@@ -34,6 +34,7 @@ import {
   type TokenProfile,
 } from '../token-profile.ts';
 import { AgentFailure, returnValueOf } from './failure.ts';
+import { TOKEN } from './given.ts';
 import {
   auditPublicTemplate,
   requiredAttributes,
@@ -54,11 +55,10 @@ export interface FoundObject extends TokenObject {
   readonly handle: Key;
 }
 
-/** Which environment's objects, and by what they are judged. */
+/** Which environment's objects, and how the token is spoken to. */
 interface Measure {
   readonly environmentId: EnvironmentId;
   readonly profile: Pick<TokenProfile, 'unsupported'>;
-  readonly waivers: readonly string[];
 }
 
 /** What of an environment's objects can be used. */
@@ -113,7 +113,7 @@ export function takeAllObjects(
 /** The object as it can be used, or why it can't. */
 function lookFor(
   session: Session,
-  { environmentId, profile, waivers }: Measure,
+  { environmentId, profile }: Measure,
   object: TokenObject,
 ): FoundObject | { readonly objection: string; readonly absent?: true } {
   const { role, objectId, presence } = object;
@@ -127,7 +127,7 @@ function lookFor(
   if (labelled(found) !== labelOf(role, environmentId))
     return { objection: `the ${role} key ${objectId} belongs to another environment` };
   const usable = { ...object, handle: found.toType<Key>() };
-  const objection = objectionTo(inspect([usable], profile), waivers);
+  const objection = objectionTo(inspect([usable], profile));
   return objection === undefined ? usable : { objection };
 }
 
@@ -137,11 +137,7 @@ function lookFor(
  */
 export function createObject(
   session: Session,
-  {
-    environmentId,
-    waivers,
-    profile,
-  }: Omit<Measure, 'profile'> & { readonly profile: TokenProfile },
+  { environmentId, profile }: Measure & { readonly profile: TokenProfile },
   object: TokenObject,
 ): void {
   const { role, objectId } = object;
@@ -149,7 +145,7 @@ export function createObject(
   if (collect(session, role, idToBytes(objectId)).length > 0)
     throw new AgentFailure('refused', `the token has an object with the id ${objectId}`);
   create(session, role, { label: labelOf(role, environmentId), objectId }, profile);
-  takeObjects(session, { environmentId, waivers, profile }, [object]);
+  takeObjects(session, { environmentId, profile }, [object]);
 }
 
 /**
@@ -265,13 +261,10 @@ export function inspect(
 }
 
 /** What is violated, or unsupported without a waiver, in words; undefined when nothing is. */
-function objectionTo(
-  findings: readonly PostureFinding[],
-  waivers: readonly string[],
-): string | undefined {
+function objectionTo(findings: readonly PostureFinding[]): string | undefined {
   const bad = findings.filter(
     ({ state, attribute }) =>
-      state === 'violated' || (state === 'unsupported' && !waivers.includes(attribute)),
+      state === 'violated' || (state === 'unsupported' && !TOKEN.waivers.includes(attribute)),
   );
   if (bad.length === 0) return undefined;
   const list = bad.map(

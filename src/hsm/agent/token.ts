@@ -9,9 +9,9 @@
  */
 import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs';
 import { Module, type Session, SessionFlag, type Slot, type Token, TokenFlag } from 'graphene-pk11';
-import type { TokenSettings } from '../protocol.ts';
 import type { TokenIdentity, TokenPosture } from '../token-profile.ts';
 import { AgentFailure, returnValueOf } from './failure.ts';
+import { mayTryDespiteFailure, reportPin, TOKEN } from './given.ts';
 
 const CKF_OS_LOCKING_OK = 2;
 const PIN_RETURN_VALUES =
@@ -39,17 +39,17 @@ interface OpenOptions {
  * Opens the token. Throws `refused` for what an operator has to mend, `pin-rejected` after a try
  * and `pin-tries-low` without one, or what PKCS#11 reports.
  */
-export function openToken(settings: TokenSettings, options: OpenOptions = {}): OpenToken {
-  const module = loadModule(settings);
-  const slot = chooseSlot(module, settings.token);
+export function openToken(options: OpenOptions = {}): OpenToken {
+  const module = loadModule();
+  const slot = chooseSlot(module, TOKEN.token);
   const token = slot.getToken();
-  checkPinTries(token.flags, options.despiteFailedTry ?? false);
+  checkPinTries(token.flags, mayTryDespiteFailure(options.despiteFailedTry ?? false));
   const session = slot.open(
     options.write
       ? SessionFlag.SERIAL_SESSION | SessionFlag.RW_SESSION
       : SessionFlag.SERIAL_SESSION,
   );
-  logIn(session, settings.pinFile);
+  logIn(session, TOKEN.pinFile);
   const description = describe(module, token);
   return {
     session,
@@ -61,9 +61,9 @@ export function openToken(settings: TokenSettings, options: OpenOptions = {}): O
   };
 }
 
-/** Which token the settings mean, without logging in. Throws as {@link openToken} does. */
-export function identifyToken(settings: TokenSettings): TokenIdentity {
-  const { label, serialNumber } = chooseSlot(loadModule(settings), settings.token).getToken();
+/** Which token this agent opens, without logging in. Throws as {@link openToken} does. */
+export function identifyToken(): TokenIdentity {
+  const { label, serialNumber } = chooseSlot(loadModule(), TOKEN.token).getToken();
   return { label, serialNumber };
 }
 
@@ -85,20 +85,20 @@ function describe(module: Module, token: Token): OpenToken['description'] {
   };
 }
 
-function loadModule(settings: TokenSettings): Module {
+function loadModule(): Module {
   let module: Module;
   try {
-    module = Module.load(settings.module);
+    module = Module.load(TOKEN.module);
   } catch (cause) {
     throw new AgentFailure(
       'refused',
-      `cannot load ${settings.module}: it is not a loadable PKCS#11 module (${(cause as Error).message})`,
+      `cannot load ${TOKEN.module}: it is not a loadable PKCS#11 module (${(cause as Error).message})`,
       { cause },
     );
   }
   module.initialize({
     flags: CKF_OS_LOCKING_OK,
-    ...(settings.moduleParameters ? { libraryParameters: settings.moduleParameters } : {}),
+    ...(TOKEN.moduleParameters ? { libraryParameters: TOKEN.moduleParameters } : {}),
   });
   return module;
 }
@@ -148,6 +148,7 @@ function tokenMatcher(selector: string): (token: TokenFacts) => boolean {
 
 function checkPinTries(flags: number, despiteFailedTry: boolean): void {
   const refuse = (message: string) => {
+    reportPin('doubted');
     throw new AgentFailure('pin-tries-low', message);
   };
   if (flags & TokenFlag.USER_PIN_LOCKED)
@@ -168,10 +169,12 @@ function logIn(session: Session, pinFile: string): void {
   const pin = readPin(pinFile);
   try {
     session.login(pin);
+    reportPin('accepted');
   } catch (error) {
     const returnValue = returnValueOf(error) ?? '';
     if (returnValue === 'CKR_USER_ALREADY_LOGGED_IN') return;
     if (!PIN_RETURN_VALUES.test(returnValue)) throw error;
+    reportPin('rejected');
     throw new AgentFailure(
       'pin-rejected',
       `cannot log in to the token: it does not accept the PIN in ${pinFile} (${returnValue})`,

@@ -9,6 +9,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { monotonicNow, type Warrant } from '../../call.ts';
 import { type AgentLog, TokenRefused } from '../../hsm/agent-pool.ts';
+import type { AgentStarter } from '../../hsm/agent-starter.ts';
 import type { HsmAgents } from '../../hsm/agents.ts';
 import { PinFile } from '../../hsm/pin-file.ts';
 import {
@@ -16,7 +17,6 @@ import {
   encodeWarrant,
   type KeepSettings,
   type ServeSettings,
-  type TokenSettings,
 } from '../../hsm/protocol.ts';
 import type {
   TokenIdentity,
@@ -42,25 +42,31 @@ const READ_MS = 5_000;
 const IDENTIFY_AGAIN_MS = 1_000;
 
 type PoolSettings = Omit<ServeSettings, 'despiteFailedTry'>;
+/** How a token that was opened is spoken to, and by agents of whose starting. */
+interface Opened {
+  readonly starter: AgentStarter;
+  readonly settings: PoolSettings;
+}
 
 export interface ServingTokensParts {
   readonly store: Store;
   /** As read at the start. */
   readonly environment: EnvironmentRecord;
-  /** The token to serve from, and the one that key versions move to, as configured. */
-  readonly configured: TokenSettings;
-  readonly next: TokenSettings | undefined;
+  /** What starts agents on the token to serve from, and on the one that key versions move to. */
+  readonly current: AgentStarter;
+  readonly next: AgentStarter | undefined;
   readonly keyCacheSize: number;
   /** As {@link ServeSettings} has it. */
   readonly heedsKeptCheckpoint: boolean;
   readonly openPool: (
+    starter: AgentStarter,
     settings: PoolSettings,
     /** As {@link HsmAgents} wants it. */
     reread: () => Promise<readonly TokenObject[]>,
   ) => HsmAgents;
-  readonly identify: (settings: TokenSettings) => Promise<TokenIdentity>;
-  readonly createKey: (settings: CreateSettings) => Promise<void>;
-  readonly keepCheckpoint: (settings: KeepSettings) => Promise<void>;
+  readonly identify: (starter: AgentStarter) => Promise<TokenIdentity>;
+  readonly createKey: (settings: CreateSettings, starter: AgentStarter) => Promise<void>;
+  readonly keepCheckpoint: (settings: KeepSettings, starter: AgentStarter) => Promise<void>;
   /**
    * Hears, in words for operators, that the token isn't the current one any more: nothing can be
    * served from it.
@@ -72,8 +78,8 @@ export interface ServingTokensParts {
 /** Opens the tokens that this replica serves from: one, or two during a move. */
 export class ServingTokens {
   readonly #parts: ServingTokensParts;
-  /** How each token that was opened is spoken to. */
-  readonly #settings = new Map<TokenId, PoolSettings>();
+  /** Each token that was opened. */
+  readonly #opened = new Map<TokenId, Opened>();
   readonly #only: HsmAgents | undefined;
   readonly #router: TokenRouter | undefined;
   /** What came of their PINs when a checkpoint was to be kept. */
@@ -81,8 +87,8 @@ export class ServingTokens {
 
   private constructor(
     parts: ServingTokensParts,
-    served: TokenSettings,
-    next: TokenSettings | undefined,
+    served: AgentStarter,
+    next: AgentStarter | undefined,
   ) {
     this.#parts = parts;
     const { environment, log } = parts;
@@ -103,18 +109,18 @@ export class ServingTokens {
 
   /** Finds out which settings mean the current token. Opens nothing yet. */
   static async prepare(parts: ServingTokensParts): Promise<ServingTokens> {
-    const { configured, next, environment } = parts;
+    const { current, next, environment } = parts;
     const { tokens } = environment;
     const mayHaveMoved =
       tokens.some(({ state }) => state === 'FORMER') &&
       !tokens.some(({ state }) => state === 'NEXT');
-    if (next === undefined || !mayHaveMoved) return new ServingTokens(parts, configured, next);
+    if (next === undefined || !mayHaveMoved) return new ServingTokens(parts, current, next);
     const means = (token: TokenIdentity) =>
       token.label === environment.currentToken.label &&
       token.serialNumber === environment.currentToken.serialNumber;
     // Once key versions have moved, the one to move to is the only one that is needed.
     if (means(await identified(parts, next))) return new ServingTokens(parts, next, undefined);
-    return new ServingTokens(parts, configured, next);
+    return new ServingTokens(parts, current, next);
   }
 
   get agents(): Agents {
@@ -145,7 +151,7 @@ export class ServingTokens {
   /** Has all agents use what is recorded of their tokens. Throws HSM_UNAVAILABLE. */
   async hold(records: readonly TokenObjectRecord[]): Promise<void> {
     if (this.#router !== undefined) return this.#router.hold(routed(records));
-    const [tokenId] = this.#settings.keys();
+    const [tokenId] = this.#opened.keys();
     const own = records.filter((record) => record.tokenId === tokenId);
     if (own[0] !== undefined && own[0].tokenState !== 'CURRENT')
       this.#parts.onMisplaced(
@@ -159,12 +165,13 @@ export class ServingTokens {
    * nobody knows; throws AGENT_RULE_NOT_MET.
    */
   async makeTokenKey({ role, objectId }: TokenObject, warrant: Warrant | undefined): Promise<void> {
-    const [only] = this.#settings.values();
-    const settings = this.#settings.size === 1 ? only : await this.#settingsFor(objectId);
-    if (settings === undefined)
+    const [only] = this.#opened.values();
+    const opened = this.#opened.size === 1 ? only : await this.#openedFor(objectId);
+    if (opened === undefined)
       throw new Error('cannot make the key: its token is not open in this replica');
     const shown = warrant === undefined ? {} : { warrant: encodeWarrant(warrant) };
-    await this.#parts.createKey({ ...settings, role, objectId, ...shown });
+    const settings = { ...opened.settings, role, objectId, ...shown };
+    await this.#parts.createKey(settings, opened.starter);
   }
 
   /**
@@ -177,9 +184,9 @@ export class ServingTokens {
       ({ role, tokenState }) => role === 'audit-signing' && tokenState === 'CURRENT',
     );
     const tokenId = signing[0]?.tokenId;
-    const settings = tokenId && this.#settings.get(tokenId);
+    const opened = tokenId && this.#opened.get(tokenId);
     const pin = tokenId && this.#pins.get(tokenId);
-    if (settings === undefined || pin === undefined)
+    if (opened === undefined || pin === undefined)
       throw new Error('cannot keep the checkpoint: the current token is not open in this replica');
     pin.look();
     if (pin.isRejected)
@@ -189,7 +196,8 @@ export class ServingTokens {
     const { stamp, hasChanged: despiteFailedTry } = pin;
     const objects = tokenObjectsOf(signing);
     try {
-      await this.#parts.keepCheckpoint({ ...settings, objects, note, despiteFailedTry });
+      const settings = { ...opened.settings, objects, note, despiteFailedTry };
+      await this.#parts.keepCheckpoint(settings, opened.starter);
       pin.accept(stamp);
     } catch (error) {
       if (error instanceof TokenRefused && error.isPinRejected) pin.reject(stamp);
@@ -197,27 +205,25 @@ export class ServingTokens {
     }
   }
 
-  async #settingsFor(objectId: string): Promise<PoolSettings | undefined> {
+  async #openedFor(objectId: string): Promise<Opened | undefined> {
     const records = await listTokenObjects(this.#parts.store, soon());
     const record = records.find((each) => each.objectId === objectId);
-    return record && this.#settings.get(record.tokenId);
+    return record && this.#opened.get(record.tokenId);
   }
 
   async #openNext(
     { tokenId, objects }: RoutedToken,
-    next: TokenSettings,
+    next: AgentStarter,
   ): Promise<HsmAgents | undefined> {
     const tokens = await listTokens(this.#parts.store, soon());
     const token = tokens.find((each) => each.tokenId === tokenId);
     if (token === undefined || token.state === 'FORMER') return undefined;
-    return this.#openPool(tokenId, {
-      ...this.#remember(tokenId, next, token.profile, []),
-      objects,
-    });
+    const { starter, settings } = this.#remember(tokenId, next, token.profile, []);
+    return this.#openPool(tokenId, { starter, settings: { ...settings, objects } });
   }
 
-  #openPool(tokenId: TokenId, settings: PoolSettings): HsmAgents {
-    return this.#parts.openPool(settings, async () => {
+  #openPool(tokenId: TokenId, { starter, settings }: Opened): HsmAgents {
+    return this.#parts.openPool(starter, settings, async () => {
       const records = await listTokenObjects(this.#parts.store, soon());
       return tokenObjectsOf(records.filter((each) => each.tokenId === tokenId));
     });
@@ -225,25 +231,25 @@ export class ServingTokens {
 
   #remember(
     tokenId: TokenId,
-    settings: TokenSettings,
+    starter: AgentStarter,
     profile: unknown,
     records: readonly TokenObjectRecord[],
-  ): PoolSettings {
+  ): Opened {
     const { environment, keyCacheSize, heedsKeptCheckpoint } = this.#parts;
     const { environmentId } = environment;
     const objects = tokenObjectsOf(records);
-    const all = {
-      ...settings,
+    const settings = {
       environmentId,
       profile: profile as TokenProfile,
       objects,
       keyCacheSize,
       heedsKeptCheckpoint,
     };
-    this.#settings.set(tokenId, all);
+    const opened = { starter, settings };
+    this.#opened.set(tokenId, opened);
     // One that is opened again is the same file, and its tries are spent.
-    this.#pins.set(tokenId, this.#pins.get(tokenId) ?? new PinFile(settings.pinFile));
-    return all;
+    this.#pins.set(tokenId, this.#pins.get(tokenId) ?? new PinFile(starter.pinFile));
+    return opened;
   }
 }
 
@@ -259,13 +265,13 @@ export function tokenInWords({
 
 async function identified(
   { identify, log }: ServingTokensParts,
-  settings: TokenSettings,
+  starter: AgentStarter,
 ): Promise<TokenIdentity> {
   for (;;) {
     try {
-      return await identify(settings);
+      return await identify(starter);
     } catch (err) {
-      log.error({ err }, 'cannot identify the token of KEYWARD_NEXT_HSM_*; trying again');
+      log.error({ err }, 'cannot identify the next token; trying again');
       await delay(IDENTIFY_AGAIN_MS);
     }
   }

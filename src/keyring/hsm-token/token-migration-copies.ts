@@ -8,7 +8,7 @@
  * `token-migration.ts`'s.
  */
 import { KeyMover } from '../../hsm/key-mover.ts';
-import type { MoveSettings, TokenSettings } from '../../hsm/protocol.ts';
+import type { MoveSettings } from '../../hsm/protocol.ts';
 import type { TokenProfile, TransportKind } from '../../hsm/token-profile.ts';
 import type { TokenId } from '../../ids.ts';
 import type { EnvironmentRecord } from '../../store/environment.ts';
@@ -51,29 +51,24 @@ export class KeyVersionCopies implements Disposable {
 
   /** Opens both tokens, anew when one has other objects than it had. */
   async open(): Promise<void> {
-    const { owner, current, next, environment, say } = this.#parts;
+    const { owner, current, next, say } = this.#parts;
     const { environmentId, tokenProfile, currentToken } = this.#environment;
-    const end = async (
-      token: TokenSettings,
-      tokenId: TokenId,
-      profile: unknown,
-    ): Promise<MoveSettings> => ({
-      ...token,
+    const end = async (tokenId: TokenId, profile: unknown): Promise<MoveSettings> => ({
       environmentId,
       profile: profile as TokenProfile,
       objects: tokenObjectsOf(await objectsIn(owner, tokenId)).map(requireExpected),
     });
     const ends = {
-      source: await end(current, currentToken.tokenId, tokenProfile),
-      target: await end(next, this.#next.tokenId, this.#next.profile),
+      source: await end(currentToken.tokenId, tokenProfile),
+      target: await end(this.#next.tokenId, this.#next.profile),
     };
     const known = JSON.stringify(ends);
     if (known === this.#known) return;
     const isFirst = this.#mover === undefined;
     this.#mover?.[Symbol.dispose]();
     this.#mover = await KeyMover.open(
-      { settings: ends.source, environment },
-      { settings: ends.target, environment },
+      { settings: ends.source, starter: current },
+      { settings: ends.target, starter: next },
     );
     this.#known = known;
     this.#source = new Set(ends.source.objects.map(({ objectId }) => objectId));

@@ -6,7 +6,7 @@
  * see the same. What is done about it is `token-migration.ts`.
  */
 import { TokenRefused } from '../../hsm/agent-pool.ts';
-import type { TokenSettings } from '../../hsm/protocol.ts';
+import type { AgentStarter } from '../../hsm/agent-starter.ts';
 import { surveyToken } from '../../hsm/token-commands.ts';
 import { TOKEN_OBJECT_ROLES, type TokenSurvey } from '../../hsm/token-profile.ts';
 import type { TokenId } from '../../ids.ts';
@@ -25,10 +25,9 @@ export interface MigrationParts {
   readonly owner: OwnerConnection;
   readonly caller: string;
   /** The token that key versions are in, and the one that they go to. */
-  readonly current: TokenSettings;
-  readonly next: TokenSettings;
-  /** The agents' whole environment. */
-  readonly environment: Readonly<Record<string, string>>;
+  /** What starts agents on either token. */
+  readonly current: AgentStarter;
+  readonly next: AgentStarter;
   /** What is sealed by the next token's seal key after the switch. */
   readonly sealedRecords: AllSealedRecords;
   /** Leave versions that do not verify where they are. */
@@ -59,7 +58,7 @@ export interface Moved {
  * moved between.
  */
 export async function look(parts: MigrationParts): Promise<Situation | Moved> {
-  const { owner, current: from, next: to, environment: variables } = parts;
+  const { owner, current: from, next: to } = parts;
   const environment = await readEnvironmentAsOwner(owner);
   const { environmentId, tokens } = environment;
   if (environment.tokenProfile === null)
@@ -68,8 +67,8 @@ export async function look(parts: MigrationParts): Promise<Situation | Moved> {
     );
   const recordedNext = tokens.find(({ state }) => state === 'NEXT');
   const nextObjects = await objectsIn(owner, recordedNext?.tokenId);
-  const survey = (settings: TokenSettings, records: readonly TokenObjectRecord[]) =>
-    surveyToken({ ...settings, environmentId, objects: tokenObjectsOf(records) }, variables);
+  const survey = (starter: AgentStarter, records: readonly TokenObjectRecord[]) =>
+    surveyToken({ environmentId, objects: tokenObjectsOf(records) }, starter);
   const hasCurrent = ({ unrecorded }: TokenSurvey) =>
     environment.tokenObjects.some(({ objectId, state }) =>
       unrecorded.some((each) => each.objectId === objectId && state === 'CURRENT'),

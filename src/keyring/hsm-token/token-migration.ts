@@ -12,7 +12,6 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { TokenRefused } from '../../hsm/agent-pool.ts';
-import type { TokenSettings } from '../../hsm/protocol.ts';
 import {
   createTokenKey,
   probeToken,
@@ -127,19 +126,18 @@ export async function migrateToken(parts: MigrationParts): Promise<void> {
  * was left, sealed in the one that is current. Whatever of it a service does meanwhile is as good.
  */
 async function resealRecords(parts: MigrationParts, former: TokenRecord): Promise<void> {
-  const { owner, current: from, next: to, environment, say } = parts;
+  const { owner, current: from, next: to, say } = parts;
   const { currentToken, environmentId, tokens } = await readEnvironmentAsOwner(owner);
   const left = tokens.find(({ tokenId }) => tokenId === former.tokenId) ?? former;
   const objects = await selectTokenObjects(owner.query);
-  const settingsOf = (token: TokenSettings, { tokenId, profile }: TokenRecord) => ({
-    ...token,
+  const settingsOf = ({ tokenId, profile }: TokenRecord) => ({
     environmentId,
     profile: profile as TokenProfile,
     objects: tokenObjectsOf(objects.filter((each) => each.tokenId === tokenId)),
   });
   const corrupt: string[] = [];
-  const { resealed } = await withRecordAgent(settingsOf(from, left), environment, (source) =>
-    withRecordAgent(settingsOf(to, currentToken), environment, async (target) => {
+  const { resealed } = await withRecordAgent(settingsOf(left), from, (source) =>
+    withRecordAgent(settingsOf(currentToken), to, async (target) => {
       const set = await findTokenKeySet({ query: owner.query });
       await operatorSealer(target, target).verify(set);
       return resealAll(parts.sealedRecords, {
@@ -194,15 +192,12 @@ class Migration implements Disposable {
 
   /** Records the next token, unless it is. */
   static async begin(parts: MigrationParts, situation: Situation): Promise<Migration> {
-    const { owner, next: to, environment: variables, say } = parts;
+    const { owner, next: to, say } = parts;
     const { environment, current, next } = situation;
     if (environment.currentToken.label === null)
       await withCurrentSealer(parts, (sealer) => describeCurrentToken(owner, sealer, current));
     if (situation.recordedNext === undefined) {
-      const profile = await probeToken(
-        { ...to, environmentId: environment.environmentId },
-        variables,
-      );
+      const profile = await probeToken({ environmentId: environment.environmentId }, to);
       const { label, serialNumber } = next;
       await withCurrentSealer(parts, (sealer) =>
         recordNextToken(owner, operatorOf(parts), sealer, { label, serialNumber, profile }),
@@ -238,7 +233,7 @@ class Migration implements Disposable {
    * else made anew.
    */
   async #makeKeys(): Promise<void> {
-    const { owner, next, environment, say } = this.#parts;
+    const { owner, next, say } = this.#parts;
     const { environmentId } = this.#environment;
     const { tokenId } = this.#next;
     await this.#settleCutOff();
@@ -255,7 +250,7 @@ class Migration implements Disposable {
     await announce(owner, tokenId);
     for (const object of objects) {
       const { role, objectId } = object;
-      await createTokenKey({ ...next, environmentId, profile, role, objectId }, environment);
+      await createTokenKey({ environmentId, profile, role, objectId }, next);
       await this.#endNextObject(object, 'CREATED');
       say(`made the ${role} key ${objectId} of ${formatTenantName(object)}`);
     }
@@ -263,16 +258,13 @@ class Migration implements Disposable {
   }
 
   async #settleCutOff(): Promise<void> {
-    const { owner, next, environment } = this.#parts;
+    const { owner, next } = this.#parts;
     const { environmentId } = this.#environment;
     const cutOff = (await objectsIn(owner, this.#next.tokenId)).filter(
       ({ state }) => state === 'CREATING',
     );
     if (cutOff.length === 0) return;
-    const { objects } = await surveyToken(
-      { ...next, environmentId, objects: tokenObjectsOf(cutOff) },
-      environment,
-    );
+    const { objects } = await surveyToken({ environmentId, objects: tokenObjectsOf(cutOff) }, next);
     for (const [index, object] of cutOff.entries()) {
       const isThere = objects[index]?.condition === 'found';
       // Under an id of its own: whoever was cut off may yet make the other.
@@ -306,13 +298,13 @@ class Migration implements Disposable {
 
   /** What the current token's seal key vouches for until then, the next one's does after it. */
   async #switch() {
-    const { owner, next, environment } = this.#parts;
+    const { owner, next } = this.#parts;
     const { environmentId } = this.#environment;
     const { tokenId } = this.#next;
     const profile = this.#next.profile as TokenProfile;
     const objects = tokenObjectsOf(await objectsIn(owner, tokenId));
     return withCurrentAgent(this.#parts, (source) =>
-      withRecordAgent({ ...next, environmentId, profile, objects }, environment, (target) =>
+      withRecordAgent({ environmentId, profile, objects }, next, (target) =>
         this.#switchBetween(operatorSealer(source, target)),
       ),
     );
@@ -353,13 +345,13 @@ const REFUSED =
 
 /** An agent that knows what is recorded of the token that key versions are in. */
 async function withCurrentAgent<T>(
-  { owner, current, environment }: MigrationParts,
+  { owner, current }: MigrationParts,
   work: (agent: RecordAgent) => Promise<T>,
 ): Promise<T> {
   const { environmentId, tokenProfile, tokenObjects } = await readEnvironmentAsOwner(owner);
   const profile = tokenProfile as TokenProfile;
   const objects = tokenObjectsOf(tokenObjects);
-  return withRecordAgent({ ...current, environmentId, profile, objects }, environment, work);
+  return withRecordAgent({ environmentId, profile, objects }, current, work);
 }
 
 function withCurrentSealer<T>(

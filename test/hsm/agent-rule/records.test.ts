@@ -285,7 +285,7 @@ describe('an agent with a rule makes a key in the token', () => {
       objectId,
     }: { readonly role?: 'root' | 'seal'; readonly objectId?: AnyId } = {},
   ): Promise<void> {
-    const { settings, environment } = rig.command;
+    const { settings, starter } = rig.command;
     const warrant = approval && (await rig.warrant({ ...ROTATE, message: parent, ...approval }));
     await createTokenKey(
       {
@@ -294,7 +294,7 @@ describe('an agent with a rule makes a key in the token', () => {
         objectId: objectId ?? warrant?.operationId ?? newId<AnyId>(),
         ...(warrant && { warrant: encodeWarrant(warrant) }),
       },
-      environment,
+      starter,
     );
   }
 
@@ -316,9 +316,9 @@ describe('an agent with a rule makes a key in the token', () => {
   });
 
   it('and does nothing that only an operator’s command does', async () => {
-    const { settings, environment } = rig.command;
+    const { settings, starter } = rig.command;
     await assert.rejects(
-      destroyTokenKeys({ ...settings, objects: [] }, environment),
+      destroyTokenKeys({ ...settings, objects: [] }, starter),
       /destroy a token’s keys: this agent holds a rule; run the command in an environment without/,
     );
   });

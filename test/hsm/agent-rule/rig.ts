@@ -13,11 +13,12 @@ import { join } from 'node:path';
 import type { MethodDefinition, ServiceDefinition } from '@grpc/grpc-js';
 import { SoftwareAuthenticator } from '../../../dev/authenticator.ts';
 import { monotonicNow, type SealedContent, type Warrant } from '../../../src/call.ts';
-import { TOKEN_SETTINGS, tokenSettings } from '../../../src/commands/opening.ts';
-import { read } from '../../../src/config.ts';
+import { tokenSettings } from '../../../src/commands/agents-opening.ts';
+import { read, TOKEN_SETTINGS } from '../../../src/config.ts';
 import { canonicalRequest } from '../../../src/faces/contract/canonical.ts';
 import { packageDefinition } from '../../../src/faces/contract/proto.ts';
 import { AGENT_NEEDS, type AgentNeed } from '../../../src/hsm/agent-rule.ts';
+import { childAgents } from '../../../src/hsm/agent-starter.ts';
 import type { HsmAgents } from '../../../src/hsm/agents.ts';
 import { challengeOf, type Decision } from '../../../src/hsm/approval-records.ts';
 import type { RequestOf } from '../../../src/hsm/protocol.ts';
@@ -162,7 +163,7 @@ export class RuleRig implements AsyncDisposable {
     return openAgents(withRule(this.environment, rule, mode), this.#record);
   }
 
-  /** What a command's agent gets that holds the rule: its settings, and its environment. */
+  /** What a command's agent gets that holds the rule: its settings, and what starts it. */
   get command() {
     const { tokenProfile, environmentId } = this.#record;
     const variables = withRule(this.environment, this.#rule);
@@ -170,11 +171,13 @@ export class RuleRig implements AsyncDisposable {
     const names = settings.KEYWARD_HSM_ENVIRONMENT;
     return {
       settings: {
-        ...tokenSettings(settings),
         environmentId,
         profile: tokenProfile as TokenProfile,
       },
-      environment: Object.fromEntries(names.map((name) => [name, variables[name] ?? ''])),
+      starter: childAgents(
+        tokenSettings(settings),
+        Object.fromEntries(names.map((name) => [name, variables[name] ?? ''])),
+      ),
     };
   }
 
