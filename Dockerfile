@@ -58,6 +58,9 @@ RUN rm -rf /usr/local/lib/node_modules /usr/local/include /opt/yarn-* \
            /usr/local/bin/npm /usr/local/bin/npx /usr/local/bin/corepack /usr/local/bin/yarn /usr/local/bin/yarnpkg \
     && groupadd --gid 10001 keyward \
     && useradd --uid 10001 --gid keyward --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin keyward \
+    && groupadd --gid 10002 keyward-agents \
+    && useradd --uid 10002 --gid keyward-agents --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin keyward-agents \
+    && install --directory --owner keyward-agents --group keyward-agents --mode 0750 /run/keyward-agents \
     && ln -s /opt/keyward/dist/main.js /usr/local/bin/keyward-server \
     && ln -s /opt/keyward/cli/dist/keyward.cjs /usr/local/bin/keyward
 COPY --from=tree /out /opt/keyward
@@ -78,7 +81,7 @@ FROM base AS softhsm
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libsofthsm2 \
     && rm -rf /var/lib/apt/lists/* \
-    && install --directory --owner keyward --group keyward --mode 0700 /var/lib/keyward /var/lib/keyward/tokens
+    && install --directory --owner keyward-agents --group keyward-agents --mode 0700 /var/lib/keyward /var/lib/keyward/tokens
 COPY --chmod=0644 softhsm/container.conf /etc/keyward/softhsm2.conf
 COPY --chmod=0644 softhsm/container-token.js softhsm/
 ENV KEYWARD_HSM_MODULE=/usr/lib/softhsm/libsofthsm2.so \
