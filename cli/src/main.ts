@@ -14,6 +14,7 @@ import { addApprovals } from './approvals.ts';
 import { addAudit } from './audit.ts';
 import { addWhoami } from './callers.ts';
 import { addCanaries, addSuspensions } from './canaries.ts';
+import { addCompletion } from './completion.ts';
 import { addStoredDataKeys } from './data-keys.ts';
 import { addDoctor } from './doctor/doctor.ts';
 import { addEncryptedFiles } from './encrypted-files/command.ts';
@@ -30,6 +31,7 @@ import { addPasskeys } from './passkeys.ts';
 import { addProfiles } from './profile-commands.ts';
 import { addStatus } from './status.ts';
 import { addToken } from './token.ts';
+import { addVersion } from './version.ts';
 
 const AFTER_HELP = `
 Flags take precedence over variables, and variables over a profile (see "keyward profiles
@@ -88,6 +90,8 @@ function build(): Command {
   addLogin(program);
   addWhoami(program);
   addProfiles(program);
+  addCompletion(program);
+  addVersion(program);
   addHelp(program);
   return program;
 }
