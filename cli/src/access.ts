@@ -4,7 +4,8 @@
  * - Each command is one call of the client. Roles are in `roles.ts`, questions in `questions.ts`.
  */
 import { type Command, Option } from 'commander';
-import type { NewContextCondition, NewRoleBinding } from 'keyward-client';
+import type { KeywardClient, NewContextCondition, NewRoleBinding } from 'keyward-client';
+import { type Bound, bindingsOf, impossible, sameBinding } from './bindings.ts';
 import { UsageError } from './failures.ts';
 import { oneTenant, roleBindingName, roleName, tenantName } from './names.ts';
 import {
@@ -20,6 +21,7 @@ import {
   withFilter,
   withRequestId,
 } from './options.ts';
+import { printable } from './output/printable.ts';
 import { ROLE_BINDING } from './output/resources.ts';
 import { addQuestions } from './questions.ts';
 import { addRoles } from './roles.ts';
@@ -39,15 +41,7 @@ export function addAccess(program: Command): void {
         await output.one(ROLE_BINDING, await keyward.getRoleBinding({ name }));
       }),
     );
-  withRequestId(access.command('unbind <binding>'))
-    .description('delete a role binding, within 2 seconds on every replica')
-    .action((binding: string, _options, command: Command) =>
-      withClient<ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
-        const name = roleBindingName(binding, tenant);
-        await keyward.deleteRoleBinding({ name, ...changeOf(options) });
-        await output.done(`Deleted ${name}.`);
-      }),
-    );
+  addUnbind(access);
   addRoles(access);
   addQuestions(access);
 }
@@ -97,9 +91,18 @@ function addBind(access: Command): void {
     .addHelpText('after', BIND_HELP)
     .action((tenant: string, _options, command: Command) =>
       withClient<BindOptions>(command, async (keyward, { output, id, ...options }) => {
+        const parent = tenantName(tenant);
+        const roleBinding = newBinding(options);
+        const why = impossible(roleBinding);
+        if (why !== undefined) process.stderr.write(`keyward: warning: ${printable(why)}\n`);
+        const same = await sameBinding(keyward, parent, roleBinding, id);
+        if (same !== undefined) {
+          process.stderr.write('keyward: nothing to do: this is bound already\n');
+          return output.one(ROLE_BINDING, same);
+        }
         const created = await keyward.createRoleBinding({
-          parent: tenantName(tenant),
-          roleBinding: newBinding(options),
+          parent,
+          roleBinding,
           ...given({ roleBindingId: id }),
           ...changeOf(options),
         });
@@ -170,6 +173,67 @@ function conditionsOf({
     ...[...contextOneOf].map(([contextKey, values]) => ({ contextKey, oneOf: values.split(',') })),
     ...[...contextClaim].map(([contextKey, claim]) => ({ contextKey, claim: claimPath(claim) })),
   ];
+}
+
+interface UnbindOptions extends ChangeOptions {
+  readonly principal?: string;
+  readonly group?: string;
+  readonly role?: string;
+}
+
+function addUnbind(access: Command): void {
+  withRequestId(access.command('unbind <binding>'))
+    .description('delete a role binding, within 2 seconds on every replica')
+    .addOption(
+      new Option('--principal <name>', 'instead of a name: that of this caller').conflicts('group'),
+    )
+    .option('--group <issuer/group>', 'instead of a name: that of this group')
+    .option('--role <role>', 'the role, with --principal or --group')
+    .addHelpText(
+      'after',
+      '\nName the binding, or its tenant and what was bound:\n' +
+        '\n  keyward access unbind tenants/acme/roleBindings/…' +
+        '\n  keyward access unbind acme --principal spiffe://example.org/orders --role encrypter',
+    )
+    .action((named: string, _options, command: Command) =>
+      withClient<UnbindOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const isNamed = [options.principal, options.group, options.role].every(
+          (each) => each === undefined,
+        );
+        const name = isNamed
+          ? roleBindingName(named, tenant)
+          : await theOne(keyward, tenantName(named), options);
+        await keyward.deleteRoleBinding({ name, ...changeOf(options) });
+        await output.done(`Deleted ${name}.`);
+      }),
+    );
+}
+
+/** Returns the name of the only binding of that role to that caller or group. */
+async function theOne(
+  keyward: KeywardClient,
+  parent: string,
+  { principal, group, role }: UnbindOptions,
+): Promise<string> {
+  const member = principal ?? group;
+  if (member === undefined || role === undefined)
+    throw new UsageError(
+      'cannot delete the role binding: give --role, and --principal or --group, or its name',
+    );
+  const bound = { ...given({ principal, group }), role: roleName(role) } as Bound;
+  const found = await bindingsOf(keyward, parent, bound);
+  const [only, ...others] = found.map(({ name }) => name);
+  if (only === undefined)
+    throw new Error(
+      `cannot delete the role binding: ${parent} has none of ${bound.role} to ${member}, or you ` +
+        'may not see it',
+    );
+  if (others.length > 0)
+    throw new UsageError(
+      `cannot delete the role binding: ${found.length} are of ${bound.role} to ${member}; name ` +
+        `one of ${[only, ...others].join(', ')}`,
+    );
+  return only;
 }
 
 function addBindings(access: Command): void {

@@ -412,13 +412,19 @@ describe('whoami', () => {
   it('shows the caller as bindings name him, and how far his token goes', async () => {
     const columns = [
       ...['NAME', 'ISSUER', 'GROUPS', 'TENANTS', 'ACR', 'METHODS', 'SIGNED IN', 'AGE'],
-      ...['TOKEN EXPIRES', 'FIRST ADMINISTRATOR'],
+      ...['TOKEN EXPIRES', 'FIRST ADMINISTRATOR', 'ROLES'],
     ];
     assert.match(
       (await keyward('whoami')).stdout,
-      new RegExp(`^${columns.join(' +')}\nspiffe://acme/orders +any +no\n$`),
+      new RegExp(
+        `^${columns.join(' +')}\nspiffe://acme/orders +any +no +decrypter \\(system, orders-\\*\\)\n$`,
+      ),
     );
-    assert.deepEqual(fake.seen, { GetCaller: {} });
+    assert.deepEqual(
+      fake.seen['ListRoleBindings']?.['filter'],
+      'principal = "spiffe://acme/orders"',
+    );
+    fake.handlers['TestPermissions'] = () => ({ permissions: [] });
     const limited = {
       name: 'jwt:corp/alice',
       issuer: 'corp',
@@ -434,7 +440,7 @@ describe('whoami', () => {
     fake.handlers['GetCaller'] = () => limited;
     assert.match(
       (await keyward('whoami')).stdout,
-      /\njwt:corp\/alice +corp +corp\/a, corp\/b +tenants\/acme +gold +pwd, otp +2023-11-14T22:13:20\.000Z +\d+d \d\dh +2027-01-15T08:00:00\.000Z +yes\n$/,
+      /\njwt:corp\/alice +corp +corp\/a, corp\/b +tenants\/acme +gold +pwd, otp +2023-11-14T22:13:20\.000Z +\d+d \d\dh +2027-01-15T08:00:00\.000Z +yes +you may not list role bindings\n$/,
     );
     fake.handlers['GetCaller'] = () => ({ ...limited, tenants: [] });
     assert.match((await keyward('whoami')).stdout, / corp\/b +none +gold /);
@@ -444,5 +450,69 @@ describe('whoami', () => {
       authenticationTime: '2023-11-14T22:13:20.000Z',
       expireTime: '2027-01-15T08:00:00.000Z',
     });
+  });
+});
+
+describe('a role that is bound already', () => {
+  it('is said to be, and not bound again', async () => {
+    const { expireTime } = wireRoleBinding(BINDING);
+    const expires = new Date(Number(expireTime?.seconds) * 1000).toISOString();
+    const args = [
+      ...['access', 'bind', 'acme', '--principal', 'spiffe://acme/orders', '--role', 'decrypter'],
+      ...['--keys', 'orders-*', '--expires', expires, '--context', 'use='],
+      ...['--context-one-of', 'region=eu,us', '--context-claim', 'conversation=chat.id'],
+    ];
+    const again = await keyward(args);
+    assert.deepEqual(
+      [again.code, again.stderr, fake.seen['CreateRoleBinding']],
+      [0, 'keyward: nothing to do: this is bound already\n', undefined],
+    );
+    assert.match(again.stdout, /roleBindings\/orders/);
+    assert.equal((await keyward([...args, '--id', 'other'])).stderr, '');
+    assert.equal(fake.seen['CreateRoleBinding']?.['roleBindingId'], 'other');
+    fake.seen = {};
+    assert.equal((await keyward(args.with(-1, 'conversation=other.id'))).stderr, '');
+    assert.ok(fake.seen['CreateRoleBinding']);
+  });
+
+  it('to a name that no caller can have is warned of', async () => {
+    for (const member of ['--principal alice', '--group support']) {
+      const { code, stderr } = await keyward(`access bind acme ${member} --role decrypter`);
+      assert.equal(code, 0);
+      assert.match(
+        stderr,
+        /^keyward: warning: no caller can (have the name alice|be in the group)/,
+      );
+    }
+    for (const name of ['spiffe://a/b', 'jwt:corp/alice', 'dns:a.b', 'O=Acme,CN=batch'])
+      assert.equal((await keyward(`access bind acme --principal ${name} --role x`)).stderr, '');
+  });
+});
+
+describe('access unbind by what was bound', () => {
+  const args = 'access unbind acme --principal spiffe://acme/orders --role decrypter';
+
+  it('deletes the only binding of it, and none of several', async () => {
+    assert.equal((await keyward(args)).stdout, `Deleted ${BINDING}.\n`);
+    assert.equal(fake.seen['DeleteRoleBinding']?.['name'], BINDING);
+    assert.equal(
+      fake.seen['ListRoleBindings']?.['filter'],
+      'principal = "spiffe://acme/orders" AND role = "roles/decrypter"',
+    );
+    fake.seen = {};
+    const roleBindings = [wireRoleBinding(BINDING), wireRoleBinding(`${BINDING}2`)];
+    fake.handlers['ListRoleBindings'] = () => ({ roleBindings });
+    const several = await keyward(args);
+    assert.equal(several.code, 2);
+    assert.match(
+      several.stderr,
+      /2 are of roles\/decrypter .* name one of \S+orders, \S+orders2\n/,
+    );
+    fake.handlers['ListRoleBindings'] = () => ({ roleBindings: [] });
+    const none = await keyward(args);
+    assert.equal(none.code, 1);
+    assert.match(none.stderr, /has none of roles\/decrypter .*, or you may not see it\n/);
+    assert.equal((await keyward('access unbind acme --role decrypter')).code, 2);
+    assert.equal(fake.seen['DeleteRoleBinding'], undefined);
   });
 });
