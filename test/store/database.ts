@@ -37,6 +37,8 @@ export const OWNER = 'store_test_owner';
 /** Who serves in these tests: a member of keyward_service. */
 export const SERVICE = 'store_test_service';
 const PASSWORD = 'store-test';
+/** The database that migrated ones are copies of. */
+const MIGRATED = 'store_test_migrated';
 
 /** A database of a test's own. */
 export interface TestDatabase extends AsyncDisposable {
@@ -75,11 +77,19 @@ function urlOf(database: string, role?: string): string {
   return url.href;
 }
 
+/** Once they are made, by this process or another, they are there for good. */
+let roles: Promise<void> | undefined;
+
 /**
  * Makes the roles that the tests log in as. They are their own, as the cluster's may have passwords
  * that aren't known here: an owner, and a member of keyward_service.
  */
-async function ensureRoles(): Promise<void> {
+function ensureRoles(): Promise<void> {
+  roles ??= makeRoles();
+  return roles;
+}
+
+async function makeRoles(): Promise<void> {
   const statements = [
     'CREATE ROLE keyward_service LOGIN NOINHERIT',
     'CREATE ROLE keyward_reconciler NOLOGIN',
@@ -100,8 +110,12 @@ async function ensureRoles(): Promise<void> {
 /** A new database that belongs to {@link OWNER}, without a schema. */
 export async function emptyDatabase(): Promise<TestDatabase> {
   await ensureRoles();
+  return createDatabase();
+}
+
+async function createDatabase(template = 'template1'): Promise<TestDatabase> {
   const name = `store_${randomUUID().replaceAll('-', '')}`;
-  await runSql(clusterUrl(), `CREATE DATABASE ${name} OWNER ${OWNER}`);
+  await runSql(clusterUrl(), `CREATE DATABASE ${name} OWNER ${OWNER} TEMPLATE ${template}`);
   const url = (role?: string) => urlOf(name, role);
   return {
     name,
@@ -122,11 +136,29 @@ export async function emptyDatabase(): Promise<TestDatabase> {
   };
 }
 
-/** A new database with the schema. */
+/** A new database with the schema, which {@link OWNER} has migrated. */
 export async function migratedDatabase(): Promise<TestDatabase> {
-  const database = await emptyDatabase();
-  await migrate({ url: database.url(OWNER), log: () => {} });
-  return database;
+  await ensureRoles();
+  await ensureMigrated();
+  return createDatabase(MIGRATED);
+}
+
+/** Makes the database that others are copies of, unless another process has: migrating costs. */
+async function ensureMigrated(): Promise<void> {
+  const client = new pg.Client({ connectionString: clusterUrl() });
+  await client.connect();
+  try {
+    await client.query('SELECT pg_advisory_lock(hashtext($1))', [MIGRATED]);
+    const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [
+      MIGRATED,
+    ]);
+    if (rowCount !== 0) return;
+    const { name, url } = await createDatabase();
+    await migrate({ url: url(OWNER), log: () => {} });
+    await client.query(`ALTER DATABASE ${name} RENAME TO ${MIGRATED}`);
+  } finally {
+    await client.end();
+  }
 }
 
 /** Makes a role of a test's own, with that clause, and returns its name and how to be rid of it. */

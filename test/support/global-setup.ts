@@ -78,8 +78,10 @@ export async function globalSetup(): Promise<void> {
 
 /** Called by Node's test runner after the last test file. */
 export async function globalTeardown(): Promise<void> {
-  if (postgres !== undefined) noteCpu('PostgreSQL, which all files share', postgres.pid);
-  await postgres?.remove();
+  const server = postgres;
+  postgres = undefined;
+  if (server !== undefined) noteCpu('PostgreSQL, which all files share', server.pid);
+  await server?.remove();
   rmSync(DIRECTORY, { recursive: true, force: true });
 }
 
