@@ -154,11 +154,10 @@ describe('watching', { concurrency: true }, () => {
     const { job } = await leaveBehind(keyward, name, 20);
     const other = await newKey();
     const streams = Array.from({ length: 100 }, () =>
-      keyward.watchRewrapJob({ name: job }, { timeoutMs: 25_000 }),
+      keyward.watchRewrapJob({ name: job }, { timeoutMs: 600_000 }),
     );
     for (const stream of streams) assert.equal((await stream.next()).value?.state, 'RUNNING');
-    const before = performance.now();
-    for (let round = 0; performance.now() - before < 2_000; round++) {
+    for (let round = 0; round < 20; round++) {
       const { ciphertext } = await keyward.encrypt({ name: other, plaintext: Buffer.from('p') });
       await keyward.decrypt({ parent: PARENT, ciphertext });
       if (round % 5 === 0) await keyward.createDataKey({ parent: other });
