@@ -15,7 +15,7 @@
  * is started once by test/support/global-setup.ts. Plain JavaScript for Node 20.
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { generateRunnable } from './generate.js';
 import { nodeForSources, ROOT } from './node-modules.js';
@@ -26,6 +26,8 @@ import { afterSetUp } from './setup.js';
 const ALL = ['test/*.test.ts', 'test/!(long)/**/*.test.ts'];
 const LONG = ['test/long/**/*.test.ts'];
 const OF_DATABASE = ['test/store/*.test.ts'];
+/** More would want more connections than the PostgreSQL that they share allows. */
+const MOST_CORES = 8;
 /** So many files are run again at the most. */
 const MOST_AGAIN = 5;
 const GLOBAL_SETUP = 'test/support/global-setup.ts';
@@ -33,9 +35,12 @@ const GLOBAL_SETUP = 'test/support/global-setup.ts';
 /** Only what hangs takes so long, however busy the machine is. */
 const TIMEOUT_MS = process.argv.includes('--long') ? 7_200_000 : 1_800_000;
 
+/** One more than there are cores, since much of what a test does is to wait. */
+const FILES_AT_ONCE = Math.min(availableParallelism(), MOST_CORES) + 1;
+
 const OPTIONS = [
   '--test',
-  '--test-concurrency=2',
+  `--test-concurrency=${FILES_AT_ONCE}`,
   `--test-timeout=${TIMEOUT_MS}`,
   '--test-reporter=./scripts/test-reporter.js',
   '--test-reporter-destination=stdout',
