@@ -27,12 +27,16 @@ export function makeClient(folder) {
     recursive: true,
     filter: (file) => !file.endsWith('.binpb'),
   });
-  const { exports: entry, ...rest } = readManifest('client');
-  const built = (/** @type {string} */ extension) =>
+  const { exports: entries, ...rest } = readManifest('client');
+  const built = (/** @type {string} */ entry, /** @type {string} */ extension) =>
     entry.replace(/^\.\/src\/(.*)\.ts$/, `./${LIBRARY}/$1${extension}`);
+  const exported = Object.entries(entries).map(([name, entry]) => [
+    name,
+    { types: built(entry, '.d.ts'), default: built(entry, '.js') },
+  ]);
   describe('client', folder, {
     ...rest,
-    exports: { '.': { types: built('.d.ts'), default: built('.js') } },
+    exports: Object.fromEntries(exported),
     files: [LIBRARY],
   });
 }

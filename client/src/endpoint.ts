@@ -93,7 +93,8 @@ export class Endpoint {
   #line: Line;
   #avoided = false;
   #isProbing = false;
-  #isClosed = false;
+  /** Aborts when it is closed. */
+  readonly #closing = new AbortController();
   #timer: NodeJS.Timeout | undefined;
 
   constructor(options: EndpointOptions) {
@@ -117,7 +118,7 @@ export class Endpoint {
 
   /** Leaves no socket and no timer. */
   close(): void {
-    this.#isClosed = true;
+    this.#closing.abort();
     clearTimeout(this.#timer);
     this.#line.client.close();
   }
@@ -177,7 +178,7 @@ export class Endpoint {
 
   /** An attempt failed because of the address: calls go to others until it serves again. */
   avoid(error: KeywardError): void {
-    if (!this.#options.hasOthers || this.#avoided || this.#isClosed) return;
+    if (!this.#options.hasOthers || this.#avoided || this.#closing.signal.aborted) return;
     this.#avoided = true;
     this.#options.reporter.connection({ address: this.address, state: 'avoided', error });
     this.#probeAfter(FIRST_PROBE_MS);
@@ -192,7 +193,7 @@ export class Endpoint {
   #probeAfter(delayMs: number): void {
     const probe = async () => {
       const isServing = await this.#isServing();
-      if (!this.#avoided || this.#isClosed) return;
+      if (!this.#avoided || this.#closing.signal.aborted) return;
       if (isServing) this.#restore();
       else this.#probeAfter(Math.min(delayMs * 2, MAX_PROBE_MS));
     };
@@ -209,7 +210,7 @@ export class Endpoint {
   async #isServing(): Promise<boolean> {
     this.#isProbing = true;
     try {
-      const { signal: ending } = new AbortController();
+      const { signal: ending } = this.#closing;
       const deadline = Date.now() + HEALTH_MS;
       const metadata = new Metadata();
       const asked = { path: HEALTH, bytes: ASKED, metadata, deadline, ending };

@@ -98,6 +98,12 @@ export class KeywardError extends Error {
 
 const UNANSWERED: readonly StatusName[] = ['UNAVAILABLE', 'DEADLINE_EXCEEDED'];
 
+/** Returns the error for what a caller's signal has ended. */
+export function cancelledBy({ reason }: AbortSignal): KeywardError {
+  const message = 'The caller cancelled the call.';
+  return new KeywardError({ code: 'CANCELLED', message, cause: reason });
+}
+
 /** Errors of attempts of which nothing has left this process. */
 const unsent = new WeakSet<KeywardError>();
 

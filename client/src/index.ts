@@ -14,7 +14,12 @@ import { Checksums } from './checksums.ts';
 import { Envelope, type EnvelopeOptions } from './envelope/envelope.ts';
 import { Calls } from './generated/calls.ts';
 import type * as m from './messages.ts';
-import { type ConnectOptions, transportOptions } from './options.ts';
+import {
+  type ConnectOptions,
+  type EnvironmentOptions,
+  transportOptions,
+  withEnvironment,
+} from './options.ts';
 import { methods } from './wire.ts';
 
 export { approvalChallenge } from './approvals.ts';
@@ -69,17 +74,18 @@ export type {
 export type { ListOptions, WalkOptions } from './lists.ts';
 export type * from './messages.ts';
 export { type OpenTelemetryApi, openTelemetryHooks } from './opentelemetry.ts';
-export type { ClientOptions, ConnectOptions } from './options.ts';
+export type { ClientOptions, ConnectOptions, EnvironmentOptions } from './options.ts';
 export type { StepUp } from './proofs.ts';
 export { SettingsError } from './settings/errors.ts';
 export type { Token } from './token.ts';
 
 /**
- * Returns a client of the service. Connects when first used, so this never waits. Throws a
- * TypeError for options that make no sense, and a {@link SettingsError} for a file that can't be
- * read or used.
+ * Returns a client of the service: the one that the options name, or, where they name none, the one
+ * of `KEYWARD_*` and the user's profile. Connects when first used, so this never waits. Throws a
+ * TypeError for options that make no sense, and a {@link SettingsError} for a setting or a file
+ * that can't be used.
  */
-export function connect(options: ConnectOptions): KeywardClient {
+export function connect(options: ConnectOptions | EnvironmentOptions = {}): KeywardClient {
   return new KeywardClient(options);
 }
 
@@ -97,8 +103,8 @@ export class KeywardClient extends Calls {
   );
 
   /** See {@link connect}. */
-  constructor(options: ConnectOptions) {
-    const transport = new Transport(transportOptions(options));
+  constructor(options: ConnectOptions | EnvironmentOptions = {}) {
+    const transport = new Transport(transportOptions(withEnvironment(options)));
     super(transport, methods(new Checksums(options.checksums ?? true)));
     this.#transport = transport;
   }

@@ -7,6 +7,8 @@ import type { TransportOptions } from './call.ts';
 import { type CredentialSources, Credentials, type PemSource } from './credentials.ts';
 import { type Hooks, Reporter, type TraceHeaders } from './hooks.ts';
 import { Proofs, type StepUp } from './proofs.ts';
+import { credentialsOf, findConnection, type Spelling } from './settings/connection.ts';
+import { SettingsError } from './settings/errors.ts';
 import { checked, type Token, TokenSource } from './token.ts';
 
 /** PEM, as a file's path or as itself. */
@@ -77,6 +79,54 @@ interface Where {
  * before the one that it gave expires, and once when the service refuses that.
  */
 export type ConnectOptions = ClientOptions & Where & Pem<'ca'> & Caller;
+
+/**
+ * Where the service is and who calls, by the environment: `KEYWARD_ADDRESS`, `KEYWARD_CA_FILE`,
+ * `KEYWARD_CERT_FILE`, `KEYWARD_KEY_FILE`, `KEYWARD_TOKEN_FILE`, `KEYWARD_SERVER_NAME`, and what
+ * they leave out by a profile, as the `keyward` command reads it.
+ */
+export type EnvironmentOptions = ClientOptions & {
+  /** The profile's name. `KEYWARD_PROFILE`, else the default, unless given. */
+  readonly profile?: string;
+};
+
+/** How each setting is given to {@link connect}. */
+const SPELLING: Spelling = {
+  address: 'address to connect()',
+  caFile: 'caFile to connect()',
+  certFile: 'certFile to connect()',
+  keyFile: 'keyFile to connect()',
+  tokenFile: 'token to connect()',
+  serverName: 'serverName to connect()',
+};
+
+const CONNECTION = [
+  ...['address', 'addresses', 'serverName', 'ca', 'caFile'],
+  ...['cert', 'certFile', 'key', 'keyFile', 'token'],
+];
+
+/**
+ * Returns the options with what the environment says, where they say nothing of the service and the
+ * caller: options and environment are never mixed, so that no credential of the one goes to an
+ * address of the other. Throws a SettingsError, and a TypeError for a mixture.
+ */
+export function withEnvironment(options: ConnectOptions | EnvironmentOptions): ConnectOptions {
+  const { profile, ...rest } = options as EnvironmentOptions & ConnectOptions;
+  const given = CONNECTION.filter((name) => rest[name as keyof typeof rest] !== undefined);
+  if (given.length > 0) {
+    if (profile === undefined) return rest;
+    throw new TypeError(`profile and ${given[0]} exclude each other: give one of them`);
+  }
+  const found = findConnection(profile === undefined ? {} : { profile }, SPELLING);
+  const { address, caFile, serverName, issuer } = found.settings;
+  if (issuer !== undefined)
+    throw new SettingsError(
+      `cannot connect as the profile ${found.profile?.name}: it is of a person who signs in with ` +
+        'the command; give one with certFile and keyFile, or tokenFile',
+    );
+  const where = { address, caFile, ...(serverName !== undefined && { serverName }) };
+  return { ...rest, ...where, ...credentialsOf(found.settings) } as ConnectOptions;
+}
 
 /** Returns what a client's options come to. Throws a TypeError or a SettingsError. */
 export function transportOptions(options: ConnectOptions): TransportOptions {

@@ -185,13 +185,18 @@ describe('a client with two replicas', () => {
     await watch.next();
     const list = keyward.keys(PARENT, { pageSize: 1, signal });
     await list.next();
+    const box = keyward.envelope({ key: KEY, cache: { maxAgeMs: 60_000 } });
     const begun = [
+      box.encrypt('one', { context, signal }),
       keyward.getKey({ name: KEY }, { signal }),
       keyward.encrypt({ name: KEY, plaintext: Buffer.from('p') }, { signal }),
       watch.next(),
     ];
+    // Waits for the same data key, and for no signal.
+    const another = box.encrypt('another', { context });
     const ended = Promise.allSettled(begun);
     controller.abort(reason);
+    assert.equal(await box.decrypt(await another, { context }), 'another');
     for (const result of await ended) {
       assert.equal(result.status, 'rejected');
       assert.deepEqual([result.reason.code, result.reason.cause], ['CANCELLED', reason]);

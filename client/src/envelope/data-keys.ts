@@ -6,14 +6,22 @@
  * for it; none encrypts more messages, or bytes, than its limits; the plaintext is overwritten as
  * soon as the keys are derived. Knows no format.
  */
+import type { CallOptions } from '../call.ts';
+import { cancelledBy } from '../errors.ts';
 import type * as m from '../messages.ts';
 import { contextDigest, deriveKeys, type EnvelopeKeys } from './format.ts';
 
 /** The calls that envelopes need of a client. */
 export interface EnvelopeService {
-  generateDataKey(request: m.GenerateDataKeyRequest): Promise<m.GenerateDataKeyResponse>;
-  decrypt(request: m.DecryptRequest): Promise<m.DecryptResponse>;
-  batchReEncrypt(request: m.BatchReEncryptRequest): Promise<m.BatchResult<m.ReEncryptResponse>[]>;
+  generateDataKey(
+    request: m.GenerateDataKeyRequest,
+    options?: CallOptions,
+  ): Promise<m.GenerateDataKeyResponse>;
+  decrypt(request: m.DecryptRequest, options?: CallOptions): Promise<m.DecryptResponse>;
+  batchReEncrypt(
+    request: m.BatchReEncryptRequest,
+    options?: CallOptions,
+  ): Promise<m.BatchResult<m.ReEncryptResponse>[]>;
 }
 
 /** How long, and for how much, a data key is remembered. */
@@ -71,9 +79,13 @@ export class DataKeys {
   }
 
   /** Returns a data key to encrypt so many bytes with. Rejects with what `generateDataKey` does. */
-  forEncryption(context: m.EncryptionContext, bytes: number): Promise<OpenDataKey> {
+  forEncryption(
+    context: m.EncryptionContext,
+    bytes: number,
+    signal?: AbortSignal,
+  ): Promise<OpenDataKey> {
     const limits = this.#limits;
-    if (limits === undefined) return this.#issue(context);
+    if (limits === undefined) return this.#issue(context, signal);
     const id = idOf(context);
     const known = this.#issued.get(id);
     if (
@@ -84,19 +96,26 @@ export class DataKeys {
     ) {
       known.messages += 1;
       known.bytes += bytes;
-      return known.dataKey;
+      return untilAborted(known.dataKey, signal);
     }
-    return this.#remember(this.#issued, id, this.#issue(context), bytes, limits);
+    const issued = this.#remember(this.#issued, id, this.#issue(context), bytes, limits);
+    return untilAborted(issued, signal);
   }
 
   /** Returns the data key of an envelope. Rejects with what `decrypt` does. */
-  forDecryption(context: m.EncryptionContext, wrapped: Buffer): Promise<OpenDataKey> {
+  forDecryption(
+    context: m.EncryptionContext,
+    wrapped: Buffer,
+    signal?: AbortSignal,
+  ): Promise<OpenDataKey> {
     const limits = this.#limits;
-    if (limits === undefined) return this.#open(context, wrapped);
+    if (limits === undefined) return this.#open(context, wrapped, signal);
     const id = idOf(context) + wrapped.toString('latin1');
     const known = this.#opened.get(id);
-    if (known !== undefined && known.until > performance.now()) return known.dataKey;
-    return this.#remember(this.#opened, id, this.#open(context, wrapped), 0, limits);
+    if (known !== undefined && known.until > performance.now())
+      return untilAborted(known.dataKey, signal);
+    const opened = this.#remember(this.#opened, id, this.#open(context, wrapped), 0, limits);
+    return untilAborted(opened, signal);
   }
 
   /** Forgets every data key. */
@@ -123,18 +142,23 @@ export class DataKeys {
     return dataKey;
   }
 
-  async #issue(encryptionContext: m.EncryptionContext): Promise<OpenDataKey> {
+  async #issue(encryptionContext: m.EncryptionContext, signal?: AbortSignal): Promise<OpenDataKey> {
     const digest = contextDigest(encryptionContext);
     const request = { name: this.#key, encryptionContext };
-    const { plaintext, wrappedDataKey: wrapped } = await this.#service.generateDataKey(request);
+    const issued = await this.#service.generateDataKey(request, { ...(signal && { signal }) });
+    const { plaintext, wrappedDataKey: wrapped } = issued;
     return derived(plaintext, wrapped, digest);
   }
 
-  async #open(encryptionContext: m.EncryptionContext, wrapped: Buffer): Promise<OpenDataKey> {
+  async #open(
+    encryptionContext: m.EncryptionContext,
+    wrapped: Buffer,
+    signal?: AbortSignal,
+  ): Promise<OpenDataKey> {
     const digest = contextDigest(encryptionContext);
     const [parent = ''] = this.#key.split('/keys/');
     const request = { parent, key: this.#key, ciphertext: wrapped, encryptionContext };
-    const { plaintext } = await this.#service.decrypt(request);
+    const { plaintext } = await this.#service.decrypt(request, { ...(signal && { signal }) });
     return derived(plaintext, Buffer.from(wrapped), digest);
   }
 }
@@ -160,4 +184,15 @@ function derived(plaintext: Buffer, wrapped: Buffer, digest: Buffer): OpenDataKe
   const keys = deriveKeys(plaintext);
   plaintext.fill(0);
   return { wrapped, keys, digest };
+}
+
+/** One caller's end is not that of the others who wait for the same data key. */
+function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise;
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(cancelledBy(signal));
+    if (signal.aborted) abort();
+    signal.addEventListener('abort', abort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+  });
 }

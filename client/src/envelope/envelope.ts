@@ -46,10 +46,12 @@ export interface Binding {
   readonly context?: m.EncryptionContext;
   /** What else it is bound to, which the service does not see: not secret, not in the envelope. */
   readonly associatedData?: string | Uint8Array;
+  /** Ends the wait for the data key: it rejects with `CANCELLED`. */
+  readonly signal?: AbortSignal;
 }
 
 /** Which fields of a record are encrypted, and which record it is. */
-export interface FieldOptions<Field extends string> extends Pick<Binding, 'context'> {
+export interface FieldOptions<Field extends string> extends Pick<Binding, 'context' | 'signal'> {
   readonly fields: readonly Field[];
   /** The record's own id: a field that is moved to another record does not open. */
   readonly id: string | number | bigint;
@@ -77,9 +79,12 @@ export class Envelope {
    * Encrypts bytes, a text, or anything that JSON can hold, AES-256-GCM. Rejects as
    * `generateDataKey`, and with a TypeError for what JSON cannot hold.
    */
-  async encrypt(value: unknown, { context = {}, associatedData }: Binding = {}): Promise<Buffer> {
+  async encrypt(
+    value: unknown,
+    { context = {}, associatedData, signal }: Binding = {},
+  ): Promise<Buffer> {
     const { content, plaintext } = encoded(value);
-    const dataKey = await this.#dataKeys.forEncryption(context, plaintext.length);
+    const dataKey = await this.#dataKeys.forEncryption(context, plaintext.length, signal);
     const { wrapped, keys } = dataKey;
     const iv = newIv();
     const sealed = seal(keys.key, iv, bound(content, dataKey, associatedData), plaintext);
@@ -93,13 +98,13 @@ export class Envelope {
    */
   async decrypt<Value = unknown>(
     envelope: Uint8Array,
-    { context = {}, associatedData }: Binding = {},
+    { context = {}, associatedData, signal }: Binding = {},
   ): Promise<Value> {
     const bytes = asBuffer(envelope);
     const header = readHeader(bytes);
     if (header === undefined) throw new EnvelopeError('MALFORMED');
     if (header.content === CONTENT.stream) throw new EnvelopeError('WRONG_CONTENT');
-    const dataKey = await this.#dataKeys.forDecryption(context, header.wrapped);
+    const dataKey = await this.#dataKeys.forDecryption(context, header.wrapped, signal);
     requireCommitted(dataKey.keys, header);
     const begin = header.end + IV_BYTES;
     const iv = bytes.subarray(header.end, begin);
@@ -117,22 +122,22 @@ export class Envelope {
    */
   async encryptFields<T extends object, Field extends keyof T & string>(
     record: T,
-    { fields, id, context = {} }: FieldOptions<Field>,
+    { fields, id, ...binding }: FieldOptions<Field>,
   ): Promise<Omit<T, Field> & Record<Field, Buffer | null | undefined>> {
     return this.#eachField(record, fields, (value, field) =>
-      this.encrypt(value, { context, associatedData: fieldData(id, field) }),
+      this.encrypt(value, { ...binding, associatedData: fieldData(id, field) }),
     );
   }
 
   /** Returns the record with these fields decrypted. Rejects as {@link decrypt}. */
   async decryptFields<T extends object, Field extends keyof T & string>(
     record: T,
-    { fields, id, context = {} }: FieldOptions<Field>,
+    { fields, id, ...binding }: FieldOptions<Field>,
   ): Promise<Omit<T, Field> & Record<Field, unknown>> {
     return this.#eachField(record, fields, (value, field) => {
       if (!(value instanceof Uint8Array))
         throw new TypeError(`the field ${field} must be bytes to be decrypted`);
-      return this.decrypt(value, { context, associatedData: fieldData(id, field) });
+      return this.decrypt(value, { ...binding, associatedData: fieldData(id, field) });
     });
   }
 
@@ -154,8 +159,8 @@ export class Envelope {
    * Returns a stream that encrypts what is written to it, in constant memory. It fails as
    * {@link encrypt}.
    */
-  encryptStream({ context = {} }: Pick<Binding, 'context'> = {}): Duplex {
-    return new StreamEncryption(() => this.#dataKeys.forEncryption(context, 0));
+  encryptStream({ context = {}, signal }: Pick<Binding, 'context' | 'signal'> = {}): Duplex {
+    return new StreamEncryption(() => this.#dataKeys.forEncryption(context, 0, signal));
   }
 
   /**
@@ -163,8 +168,10 @@ export class Envelope {
    * verified; that all of it came is known only when it ends without an error. It fails as
    * {@link decrypt}.
    */
-  decryptStream({ context = {} }: Pick<Binding, 'context'> = {}): Duplex {
-    return new StreamDecryption((wrapped) => this.#dataKeys.forDecryption(context, wrapped));
+  decryptStream({ context = {}, signal }: Pick<Binding, 'context' | 'signal'> = {}): Duplex {
+    return new StreamDecryption((wrapped) =>
+      this.#dataKeys.forDecryption(context, wrapped, signal),
+    );
   }
 
   /**
@@ -174,34 +181,36 @@ export class Envelope {
    */
   async *rewrap(
     envelopes: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
-    { context = {} }: Pick<Binding, 'context'> = {},
+    binding: Pick<Binding, 'context' | 'signal'> = {},
   ): AsyncGenerator<Rewrapped, void, undefined> {
     let batch: Buffer[] = [];
     for await (const envelope of envelopes) {
       batch.push(Buffer.from(envelope));
       if (batch.length < REWRAPPED_AT_ONCE) continue;
-      yield* await this.#rewrapBatch(batch, context);
+      yield* await this.#rewrapBatch(batch, binding);
       batch = [];
     }
-    if (batch.length > 0) yield* await this.#rewrapBatch(batch, context);
+    if (batch.length > 0) yield* await this.#rewrapBatch(batch, binding);
   }
 
-  async #rewrapBatch(batch: readonly Buffer[], context: m.EncryptionContext): Promise<Rewrapped[]> {
+  async #rewrapBatch(
+    batch: readonly Buffer[],
+    { context = {}, signal }: Pick<Binding, 'context' | 'signal'>,
+  ): Promise<Rewrapped[]> {
     const headers = batch.map((bytes) => {
       const header = readHeader(bytes);
       if (header === undefined) throw new EnvelopeError('MALFORMED');
       return { header, rest: bytes.subarray(header.end) };
     });
     const [parent = ''] = this.#key.split('/keys/');
-    const results = await this.#service.batchReEncrypt({
-      parent,
-      requests: headers.map(({ header }) => ({
-        name: this.#key,
-        ciphertext: header.wrapped,
-        sourceEncryptionContext: context,
-        destinationEncryptionContext: context,
-      })),
-    });
+    const requests = headers.map(({ header }) => ({
+      name: this.#key,
+      ciphertext: header.wrapped,
+      sourceEncryptionContext: context,
+      destinationEncryptionContext: context,
+    }));
+    const options = { ...(signal && { signal }) };
+    const results = await this.#service.batchReEncrypt({ parent, requests }, options);
     return headers.map(({ header: { content, commitment }, rest }, index) => {
       const result = results[index];
       if (result === undefined) throw new Error('the service left an item out');
