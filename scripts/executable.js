@@ -9,7 +9,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { chmodSync, copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { lockedPackage } from './fetched.js';
 import { ROOT } from './node-modules.js';
 import { SetUpError } from './progress.js';
@@ -33,7 +33,8 @@ export function makeExecutable(program, processor, file) {
   const node = lockedPackage(`node-linux-${processor}`);
   const [settings, blob] = [`${file}.json`, `${file}.blob`];
   const configuration = {
-    main: program,
+    // As it is from where Node runs: the path goes into the executable, and would differ each time.
+    main: basename(program),
     output: blob,
     disableExperimentalSEAWarning: true,
     execArgvExtension: 'none',
@@ -41,8 +42,8 @@ export function makeExecutable(program, processor, file) {
   writeFileSync(settings, JSON.stringify(configuration));
   copyFileSync(join(node, 'bin', 'node'), file);
   try {
-    run('--experimental-sea-config', settings);
-    run(POSTJECT, file, RESOURCE, blob, '--sentinel-fuse', FUSE);
+    run(dirname(program), '--experimental-sea-config', settings);
+    run(ROOT, POSTJECT, file, RESOURCE, blob, '--sentinel-fuse', FUSE);
   } finally {
     for (const each of [settings, blob]) rmSync(each, { force: true });
   }
@@ -53,11 +54,12 @@ export function makeExecutable(program, processor, file) {
 /**
  * Runs Node of the lockfile: the program that an executable takes is of the same release.
  *
+ * @param {string} cwd
  * @param {readonly string[]} args
  */
-function run(...args) {
+function run(cwd, ...args) {
   const node = join(lockedPackage(`node-linux-${process.arch}`), 'bin', 'node');
-  const { status, error, stderr } = spawnSync(node, args, { encoding: 'utf8' });
+  const { status, error, stderr } = spawnSync(node, args, { cwd, encoding: 'utf8' });
   if (status !== 0)
     throw new SetUpError(`cannot make the executable: ${error?.message ?? stderr.trim()}`);
 }

@@ -3,7 +3,8 @@
  *
  * - The scripts ask the command itself, by a hidden `__complete`, for the words that may come next.
  * - Names of tenants, keys and roles are asked of the service, for a second at most unless
- *   `--timeout` was typed; what fails is silent. Nothing that a shell could take for more than a word is offered.
+ *   `--timeout` was typed; what fails is silent.
+ * - Nothing that a shell could take for more than a word is offered.
  */
 import type { Command, Option } from 'commander';
 import { UsageError } from './failures.ts';
@@ -94,7 +95,9 @@ async function completions(
 ): Promise<readonly string[]> {
   const last = words.at(-1) ?? '';
   const { command, positionals, awaiting } = walk(program, words.slice(0, -1));
-  const ask = () => names(asking, program, words.slice(0, -1), last);
+  // An option whose value is being typed has none yet, and could not be read.
+  const typed = words.slice(0, awaiting === undefined ? -1 : -2);
+  const ask = () => names(asking, program, typed, last);
   if (awaiting !== undefined) return valuesOf(awaiting, ask);
   if (last.startsWith('-')) return optionNames(program, command);
   const groups = command.createHelp().visibleCommands(command);
