@@ -1,11 +1,6 @@
 /**
  * Reports a failure as one line on standard error and an exit code.
  *
- * - Exit codes: 0 done; 1 the service refused, its answer could not be written, a watched job left
- *   something undone, a tested permission is missing, an export failed verification, or the
- *   service's status has something to look into; 2 the
- *   command got something that it cannot use; 3 the service cannot be reached; 4 the call waits for
- *   others to approve it.
  * - A line has no characters that command a terminal, from any source, and no plaintext.
  */
 import { inspect } from 'node:util';
@@ -15,6 +10,17 @@ import { printable, printableJson, printableLines } from './output/printable.ts'
 
 /** Reports that the command got something that it cannot use; the message names it and a remedy. */
 export { UsageError };
+
+/** What the exit codes mean, from 0 on. */
+export const EXIT_CODES: readonly string[] = [
+  'done',
+  'the service refused; or an answer could not be written, a watched job ended PARTIAL or ' +
+    'CANCELLED, a tested permission is missing, a receiver did not take a test, an export failed ' +
+    'verification, or a status or doctor has something to look into',
+  'an argument, option or file cannot be used',
+  'the service cannot be reached',
+  'the call waits for others to approve it',
+];
 
 /** How a failure is told. */
 export interface ReportOptions {

@@ -1,100 +1,11 @@
 #!/usr/bin/env node
 /**
- * Runs the `keyward` command: collects the commands, and ends with an exit code.
- *
- * - It owns what all commands share: connection options, output format and help.
+ * Runs the `keyward` command, and ends with an exit code.
  */
-import { Command } from 'commander';
-import manifest from '../package.json' with { type: 'json' };
-import { addAccess } from './access.ts';
-import { addMaintenance, addTenants } from './administration.ts';
-import { addAlerts } from './alerts.ts';
-import { addApprovalRules } from './approval-rules.ts';
-import { addApprovals } from './approvals.ts';
-import { addAudit } from './audit.ts';
-import { addWhoami } from './callers.ts';
-import { addCanaries, addSuspensions } from './canaries.ts';
-import { addCompletion } from './completion.ts';
-import { addStoredDataKeys } from './data-keys.ts';
-import { addDoctor } from './doctor/doctor.ts';
-import { addEncryptedFiles } from './encrypted-files/command.ts';
-import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
 import { report } from './failures.ts';
-import { addGlobals } from './globals.ts';
-import { addHelp, explained } from './help.ts';
-import { addHsm } from './hsm.ts';
-import { addJobs } from './jobs.ts';
-import { addKeys } from './keys.ts';
-import { addLogin } from './login.ts';
+import { explained } from './help.ts';
 import { type Format, isData } from './output/output.ts';
-import { addPasskeys } from './passkeys.ts';
-import { addProfiles } from './profile-commands.ts';
-import { addStatus } from './status.ts';
-import { addToken } from './token.ts';
-import { addVersion } from './version.ts';
-
-const AFTER_HELP = `
-Flags take precedence over variables, and variables over a profile (see "keyward profiles
---help"). "npm start" makes profiles for its folder, .keyward/profiles.json, and allows them.
-
-Write durations as 90d, 12h, 30m, 45s or 1h30m, and times in RFC 3339, 2027-01-31T12:00:00Z, or as a
-duration: from now on, or for --since and --until before now.
-
-Exit codes: 0 done; 1 the service refused, or its answer could not be written, or a watched job
-ended PARTIAL or CANCELLED, or a tested permission is missing, or a receiver did not take a test, or
-an export failed verification, or the service's status has something to look into;
-2 an argument, option or file cannot be used; 3 the service cannot be reached; 4 the call waits for
-others to approve it. KEYWARD_DEBUG=1 shows where an error came from.`;
-
-function build(): Command {
-  const program = new Command('keyward')
-    .description('Manage keys, encrypt and decrypt with the Keyward key management service.')
-    .version(manifest.version)
-    .configureHelp({ showGlobalOptions: true })
-    .configureOutput({
-      // Errors are reported below, and help is what was asked for.
-      outputError: () => {},
-      writeErr: (text) => process.stdout.write(text),
-    })
-    .exitOverride()
-    .addHelpText('after', AFTER_HELP);
-  addGlobals(program);
-  program.commandsGroup('Encrypt and decrypt:');
-  addEncrypt(program);
-  addDecrypt(program);
-  addReEncrypt(program);
-  addDataKey(program);
-  addEncryptedFiles(program);
-  addRandom(program);
-  program.commandsGroup('Keys:');
-  addTenants(program);
-  addKeys(program);
-  addStoredDataKeys(program);
-  addJobs(program);
-  program.commandsGroup('Access:');
-  addAccess(program);
-  addApprovalRules(program);
-  addApprovals(program);
-  addPasskeys(program);
-  addCanaries(program);
-  addSuspensions(program);
-  program.commandsGroup('The service:');
-  addStatus(program);
-  addDoctor(program);
-  addAudit(program);
-  addAlerts(program);
-  addMaintenance(program);
-  addHsm(program);
-  addToken(program);
-  program.commandsGroup('You and this command:');
-  addLogin(program);
-  addWhoami(program);
-  addProfiles(program);
-  addCompletion(program);
-  addVersion(program);
-  addHelp(program);
-  return program;
-}
+import { buildProgram } from './program.ts';
 
 /** No top-level `await`: the bundled command is CommonJS, which has none. */
 async function main(): Promise<void> {
@@ -102,7 +13,7 @@ async function main(): Promise<void> {
   // handle the error.
   process.stdout.on('error', () => {});
   process.stderr.on('error', () => {});
-  const program = build();
+  const program = buildProgram();
   try {
     await program.parseAsync();
   } catch (error) {

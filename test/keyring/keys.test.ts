@@ -308,6 +308,13 @@ describe('lists', () => {
       assert.equal(error.reason, 'INVALID_FIELD', filter);
       assert.equal(error.fieldViolations[0]?.field, 'filter');
     }
+    const { fieldViolations } = await failureOf(
+      keyward.listKeys({ parent: PARENT, filter: 'state = disabled' }),
+    );
+    assert.equal(
+      fieldViolations[0]?.description,
+      'must have one of ENABLED, DISABLED, DESTROY_SCHEDULED, DESTROYED for state',
+    );
     assert.deepEqual(
       (await keyward.listKeys({ parent: PARENT, filter: `labels.x = "'; DROP TABLE keys; --"` }))
         .keys,

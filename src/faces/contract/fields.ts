@@ -33,7 +33,7 @@ import {
   SYSTEM_TENANT,
 } from '../../names.ts';
 import type { Condition } from '../../store/core/conditions.ts';
-import { parseFilter } from './filter.ts';
+import { ANY_TEXT, type FilterFields, parseFilter } from './filter.ts';
 
 const DEFAULT_PAGE_SIZE = 100;
 const MAX_PAGE_SIZE = 1_000;
@@ -299,20 +299,26 @@ export const pageOnly = {
   pageToken: z.string(),
 };
 
-/** A filter, which may name `filterFields`. */
-export const filter = (filterFields: readonly string[]) =>
+export { ANY_TEXT };
+
+/** An enumeration's values as filters and people name them: `ENABLED` of `KEY_STATE_ENABLED`. */
+export function valuesOf(enumeration: Readonly<Record<string, string>>): readonly string[] {
+  const [unspecified = '', ...known] = Object.keys(enumeration);
+  const prefix = unspecified.replace(/UNSPECIFIED$/, '');
+  return known.map((name) => name.slice(prefix.length));
+}
+
+/** A filter, which may name `fields`. */
+export const filter = (fields: FilterFields) =>
   z.string().transform((text, context) => {
-    const conditions = parseFilter(text, filterFields);
+    const conditions = parseFilter(text, fields);
     if (typeof conditions !== 'string') return conditions;
     context.addIssue({ code: 'custom', message: conditions });
     return z.NEVER;
   });
 
 /** The fields of a list request with a filter. */
-export const page = (filterFields: readonly string[]) => ({
-  ...pageOnly,
-  filter: filter(filterFields),
-});
+export const page = (fields: FilterFields) => ({ ...pageOnly, filter: filter(fields) });
 
 /** What every request that changes something also has. */
 export const change = { etag, requestId };

@@ -6,8 +6,8 @@
  *  field = name [ "." name ]             value = bare word / text in double quotes, with \" and \\
  * ```
  *
- * Knows the grammar; which fields a list has is told by the list, and what a term means in SQL is
- * the store's.
+ * Knows the grammar; which fields a list has, and which values a field, is told by the list, and
+ * what a term means in SQL is the store's.
  */
 import type { Condition } from '../../store/core/conditions.ts';
 
@@ -16,14 +16,14 @@ const TERM =
   /\s*([a-z_]+)(?:\.([a-z][a-z0-9_-]*))?\s*(!=|=)\s*(?:"((?:[^"\\]|\\["\\])*)"|([^\s"()=!]+))\s*/y;
 const AND = /AND(?=\s)/y;
 
-/**
- * The conditions, or in words what is wrong. `fields` are those that may be named; `labels.` stands
- * for its members.
- */
-export function parseFilter(
-  text: string,
-  fields: readonly string[],
-): readonly Condition[] | string {
+/** Any text may be a field's value. */
+export const ANY_TEXT = 'any text';
+
+/** What may be named: each field's values; `labels.` stands for its members. */
+export type FilterFields = Readonly<Record<string, readonly string[] | typeof ANY_TEXT>>;
+
+/** The conditions, or in words what is wrong. */
+export function parseFilter(text: string, fields: FilterFields): readonly Condition[] | string {
   if (text.trim() === '') return [];
   if (text.length > MAX_LENGTH) return `must have at most ${MAX_LENGTH} characters`;
   const conditions: Condition[] = [];
@@ -33,10 +33,13 @@ export function parseFilter(
     if (match === null)
       return `must have a term at position ${position}: write field = value, joined by AND`;
     const [, field = '', member, operator, quoted, bare] = match;
-    const known = fields.includes(member === undefined ? field : `${field}.`);
-    if (!known)
-      return `must not name ${member === undefined ? field : `${field}.${member}`}, which this list cannot be filtered by`;
+    const named = member === undefined ? field : `${field}.`;
+    const values = Object.hasOwn(fields, named) ? fields[named] : undefined;
+    if (values === undefined)
+      return `must not name ${field}${member === undefined ? '' : `.${member}`}, which this list cannot be filtered by`;
     const value = bare ?? (quoted ?? '').replaceAll(/\\(["\\])/g, '$1');
+    if (values !== ANY_TEXT && !values.includes(value))
+      return `must have one of ${values.join(', ')} for ${field}`;
     const condition = { field, operator: operator as Condition['operator'], value };
     conditions.push(member === undefined ? condition : { ...condition, member });
     position = TERM.lastIndex;

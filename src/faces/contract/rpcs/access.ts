@@ -31,7 +31,10 @@ export const accessService = {
   }),
   ListRoleBindings: rpc(accessOperations.ListRoleBindings, {
     request: z
-      .object({ parent: field.tenantName, ...field.page(['principal', 'group', 'role']) })
+      .object({
+        parent: field.tenantName,
+        ...field.page({ principal: field.ANY_TEXT, group: field.ANY_TEXT, role: field.ANY_TEXT }),
+      })
       .transform(field.filtered),
     message: ({ items, nextPageToken }, { parent }) => ({
       roleBindings: items.map((binding) => roleBindingMessage(parent, binding)),

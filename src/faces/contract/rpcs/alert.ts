@@ -10,9 +10,9 @@ import { ALERTS, type AlertId, type Severity } from '../../../signals/alerts.ts'
 import * as field from '../fields.ts';
 import type { Alert } from '../generated/keyward/v1/Alert.ts';
 import type { AlertServiceHandlers } from '../generated/keyward/v1/AlertService.ts';
-import type { AlertSeverity } from '../generated/keyward/v1/AlertSeverity.ts';
+import { AlertSeverity } from '../generated/keyward/v1/AlertSeverity.ts';
 import type { AlertSilence } from '../generated/keyward/v1/AlertSilence.ts';
-import type { AlertState } from '../generated/keyward/v1/AlertState.ts';
+import { AlertState } from '../generated/keyward/v1/AlertState.ts';
 import { nothing, type RpcsOf, rpc } from '../rpc.ts';
 import { optionalTime, timestamp } from '../times.ts';
 
@@ -48,7 +48,14 @@ const subject = field.description.refine(
 export const alertService = {
   ListAlerts: rpc(alertOperations.ListAlerts, {
     request: z
-      .object(field.page(['state', 'severity', 'alert', 'subject']))
+      .object(
+        field.page({
+          state: field.valuesOf(AlertState),
+          severity: field.valuesOf(AlertSeverity),
+          alert: Object.keys(ALERTS),
+          subject: field.ANY_TEXT,
+        }),
+      )
       .transform(field.filtered),
     message: ({ items, nextPageToken }) => ({ alerts: items.map(alertMessage), nextPageToken }),
   }),

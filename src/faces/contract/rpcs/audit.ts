@@ -45,12 +45,16 @@ function checkpointMessage({
   };
 }
 
+const FILTER_FIELDS = Object.fromEntries(
+  ENTRY_FIELDS.map((name) => [name, field.ANY_TEXT] as const),
+);
+
 export const auditService = {
   ListEntries: rpc(auditOperations.ListEntries, {
     request: z
       .object({
         parent: field.tenantOrAll,
-        ...field.page(ENTRY_FIELDS),
+        ...field.page(FILTER_FIELDS),
         startTime: field.time,
         endTime: field.time,
       })
@@ -63,7 +67,7 @@ export const auditService = {
         parent: field.tenantOrAll,
         firstLeafIndex: field.count,
         treeSize: field.count,
-        filter: field.filter(ENTRY_FIELDS),
+        filter: field.filter(FILTER_FIELDS),
       })
       .transform(field.filtered),
     message: (leaves) => ({ entries: leaves.map(entryMessage) }),

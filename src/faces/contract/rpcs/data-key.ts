@@ -39,7 +39,7 @@ export const dataKeyService = {
   }),
   ListDataKeys: rpc(dataKeyOperations.ListDataKeys, {
     request: z
-      .object({ parent: field.keyName, ...field.page(['version']) })
+      .object({ parent: field.keyName, ...field.page({ version: field.ANY_TEXT }) })
       .transform(field.filtered),
     message: ({ items, nextPageToken }, { parent }) => ({
       dataKeys: items.map((dataKey) => dataKeyMessage(parent, dataKey)),

@@ -5,6 +5,8 @@ import { z } from 'zod';
 import { keyOperations } from '../../../operations/key.ts';
 import * as field from '../fields.ts';
 import type { KeyServiceHandlers } from '../generated/keyward/v1/KeyService.ts';
+import { KeyState } from '../generated/keyward/v1/KeyState.ts';
+import { KeyVersionState } from '../generated/keyward/v1/KeyVersionState.ts';
 import { impactMessage, keyMessage, keyVersionMessage } from '../messages.ts';
 import { type RpcsOf, rpc } from '../rpc.ts';
 
@@ -37,7 +39,10 @@ export const keyService = {
   }),
   ListKeys: rpc(keyOperations.ListKeys, {
     request: z
-      .object({ parent: field.tenantName, ...field.page(['state', 'labels.']) })
+      .object({
+        parent: field.tenantName,
+        ...field.page({ state: field.valuesOf(KeyState), 'labels.': field.ANY_TEXT }),
+      })
       .transform(field.filtered),
     message: ({ items, nextPageToken }, { parent }) => ({
       keys: items.map((key) => keyMessage(parent, key)),
@@ -46,7 +51,7 @@ export const keyService = {
   }),
   ListKeyVersions: rpc(keyOperations.ListKeyVersions, {
     request: z
-      .object({ parent: field.keyName, ...field.page(['state']) })
+      .object({ parent: field.keyName, ...field.page({ state: field.valuesOf(KeyVersionState) }) })
       .transform(field.filtered),
     message: ({ items, nextPageToken }, { parent }) => ({
       keyVersions: items.map(({ version, usage }) => keyVersionMessage(parent, version, usage)),

@@ -10,6 +10,7 @@ import * as field from '../fields.ts';
 import type { Decision as DecisionMessage } from '../generated/keyward/v1/Decision.ts';
 import type { OperationDecision as OperationDecisionMessage } from '../generated/keyward/v1/OperationDecision.ts';
 import type { PendingOperation as PendingOperationMessage } from '../generated/keyward/v1/PendingOperation.ts';
+import { PendingOperationState } from '../generated/keyward/v1/PendingOperationState.ts';
 import { rpc, streamRpc } from '../rpc.ts';
 import { optionalTime, timestamp } from '../times.ts';
 
@@ -94,7 +95,10 @@ export const pendingOperationRpcs = {
   }),
   ListPendingOperations: rpc(operations.ListPendingOperations, {
     request: z
-      .object({ parent: field.tenantName, ...field.page(['state', 'requester']) })
+      .object({
+        parent: field.tenantName,
+        ...field.page({ state: field.valuesOf(PendingOperationState), requester: field.ANY_TEXT }),
+      })
       .transform(field.filtered),
     message: ({ items, nextPageToken }) => ({
       pendingOperations: items.map(operationMessage),

@@ -4,6 +4,7 @@
 import { z } from 'zod';
 import { rotationOperations } from '../../../operations/rotation.ts';
 import * as field from '../fields.ts';
+import { RewrapJobState } from '../generated/keyward/v1/RewrapJobState.ts';
 import type { RotationServiceHandlers } from '../generated/keyward/v1/RotationService.ts';
 import { jobMessage, rotationMessage } from '../messages.ts';
 import { type RpcsOf, rpc, streamRpc } from '../rpc.ts';
@@ -28,7 +29,10 @@ export const rotationService = {
   }),
   ListRewrapJobs: rpc(rotationOperations.ListRewrapJobs, {
     request: z
-      .object({ parent: field.tenantName, ...field.page(['state']) })
+      .object({
+        parent: field.tenantName,
+        ...field.page({ state: field.valuesOf(RewrapJobState) }),
+      })
       .transform(field.filtered),
     message: ({ items, nextPageToken }, { parent }) => ({
       rewrapJobs: items.map((job) => jobMessage(parent, job)),
