@@ -4,9 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { Failpoints, type Mode, type Step } from '../rotation/failpoints.ts';
-import { type StatementProxy, startStatementProxy } from '../rotation/statement-proxy.ts';
-import { eventually, type Service } from '../support/kit.ts';
+import type { Cut, Mode } from '../rotation/failpoints.ts';
+import { approvedOnce, happenedOnce } from './dying.ts';
 import { People } from './people.ts';
 
 let people: People;
@@ -48,63 +47,12 @@ describe('a replica that dies while an operation is approved and done', () => {
       // The other one takes it up as well, as if the first had fallen silent.
       await people.hold(name, false);
       await people.until(name, 'DONE');
-      await happenedOnce(name, key);
+      await happenedOnce(people, name, key);
     }
     people.rig.services.pop();
   });
 });
 
-/** Approves at a replica that dies at that point, and has another one go on. */
-async function dies(cut: {
-  readonly at: number;
-  readonly mode: Mode;
-  readonly counts: (step: Step) => boolean;
-}): Promise<void> {
-  const tenant = await people.tenant();
-  const [anna, bert] = [await people.requester(tenant), await people.approver(tenant)];
-  const key = await people.key(tenant);
-  const name = await people.ask(anna, key);
-  const signs = await people.get(name);
-  const points = new Failpoints();
-  await using proxy = await startStatementProxy(people.rig.environment.urls.service, points);
-  const mortal = await mortalReplica(proxy);
-  const died = Promise.withResolvers<void>();
-  points.onDeath(() => {
-    died.resolve();
-    void mortal.kill();
-  });
-  // The one that goes on leaves it alone until then.
-  await people.rig.service.kill();
-  points.arm(cut);
-  void people.decide(bert, name, 'approve', { service: mortal, signs }).catch(() => {});
-  await died.promise;
-  await mortal.ended;
-  people.rig.services.length = 0;
-  await people.rig.addReplica();
-  await people.hold(name, false);
-  if ((await people.get(name)).state === 'PENDING_OPERATION_STATE_PENDING') {
-    assert.equal(await people.stateOf(key), 'KEY_STATE_ENABLED');
-    await people.decided(bert, name);
-  }
-  await people.until(name, 'DONE');
-  await happenedOnce(name, key);
-}
-
-async function mortalReplica(proxy: StatementProxy): Promise<Service> {
-  const { urls } = people.rig.environment;
-  return people.rig.addReplica({ DATABASE_URL: proxy.through(urls.service) });
-}
-
-/** That the key was scheduled once, as entries and its revision have it. */
-async function happenedOnce(name: string, key: string): Promise<void> {
-  // Another replica hears of it a moment later.
-  await eventually(async () => {
-    const { state, etag } = await people.rig.done('KeyService/GetKey', { name: key });
-    assert.deepEqual({ state, etag }, { state: 'KEY_STATE_DESTROY_SCHEDULED', etag: '2' });
-  });
-  const done = (await people.entries(name)).filter(
-    ({ method, outcome, change }) =>
-      method.endsWith('ScheduleKeyDestruction') && outcome === 'OK' && change !== null,
-  );
-  assert.equal(done.length, 1);
+async function dies(cut: Cut): Promise<void> {
+  assert.equal(await approvedOnce(people, cut), true);
 }

@@ -253,6 +253,16 @@ export class People implements AsyncDisposable {
     return String(state);
   }
 
+  /** The operation's state as its row has it, which needs no replica. */
+  async storedState(operation: string): Promise<string> {
+    const [row] = await sql<{ state: string }>(
+      this.rig.environment,
+      'SELECT state FROM pending_operations WHERE operation_id = $1',
+      [idOf(operation)],
+    );
+    return String(row?.state);
+  }
+
   /** The entries of the audit log that name the operation in their details or as their resource. */
   async entries(operation: string): Promise<AuditRow[]> {
     const all = await this.rig.audited();

@@ -39,9 +39,11 @@ import { CommandAgent } from '../../src/hsm/command-agent.ts';
 import { hostedAgents } from '../../src/hsm/hosted-agents.ts';
 import type { OperationName, RequestOf, ServeSettings } from '../../src/hsm/protocol.ts';
 import type { TokenProfile } from '../../src/hsm/token-profile.ts';
+import { newId } from '../../src/ids.ts';
 import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
 import { withOwnerConnection } from '../../src/store/core/owner.ts';
 import { readEnvironmentAsOwner } from '../../src/store/environment.ts';
+import { newApprover, ruleOf } from '../hsm/agent-rule/rig.ts';
 import { NO_ALERTS } from '../support/alerts.ts';
 import {
   type Environment,
@@ -433,6 +435,33 @@ describe('agents of another user', { skip }, () => {
     } finally {
       await limited.kill('SIGKILL');
       rmSync(few.folder, { recursive: true, force: true });
+    }
+  });
+
+  test('hold the rule that the host’s environment names, and none that a server does', async () => {
+    await twoAgents();
+    const ruled = makePlace(environment, 'ruled', place.token);
+    const file = join(ruled.folder, 'rule.json');
+    const people = [newApprover('bert'), newApprover('cora')];
+    writeFileSync(file, JSON.stringify(ruleOf(people)), { mode: 0o644 });
+    const holding = await Host.start({ ...ruled.hostVariables, KEYWARD_AGENT_RULE: file });
+    try {
+      const pool = poolOn(ruled.socket);
+      await pool.start();
+      assert.deepEqual(
+        pool.rule?.approvers,
+        people.map(({ name }) => name),
+      );
+      const { keyCacheSize: _, ...opening } = settings;
+      using agent = new CommandAgent(hostedAgents(ruled.socket));
+      await assert.rejects(
+        agent.call('createTokenKey', { ...opening, role: 'root', objectId: newId() }),
+        /by the agents’ rule: it wants 2 people to have approved it/,
+      );
+      await pool.stop();
+    } finally {
+      await holding.kill('SIGKILL');
+      rmSync(ruled.folder, { recursive: true, force: true });
     }
   });
 
