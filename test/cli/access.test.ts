@@ -273,7 +273,7 @@ describe('role bindings and roles', () => {
       reason: 'SEPARATION_OF_DUTIES',
       message: 'The member would both administer and use a key.',
     });
-    const { code, stderr } = await keyward('access bind acme --principal a --role b');
+    const { code, stderr } = await keyward('access bind acme --principal dns:a --role b');
     assert.deepEqual(
       [code, stderr],
       [1, 'keyward: SEPARATION_OF_DUTIES: The member would both administer and use a key.\n'],

@@ -5,10 +5,11 @@
 import assert from 'node:assert/strict';
 import { createHash, X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer as createHttpServer } from 'node:http';
 import { createSecureServer as createHttp2Server } from 'node:http2';
 import { type AddressInfo, createServer as createTcpServer, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { createServer as createTlsServer } from 'node:tls';
@@ -399,7 +400,10 @@ describe('rights', () => {
 
 describe('settings', () => {
   it('that are missing are named, and nothing else is looked at', async () => {
-    const { code, stdout } = await run(['doctor'], { cwd: folder });
+    // Not in the clone, where `npm start` may have made profiles.
+    const elsewhere = mkdtempSync(join(tmpdir(), 'keyward-doctor-'));
+    const { code, stdout } = await run(['doctor'], { cwd: elsewhere });
+    rmSync(elsewhere, { recursive: true });
     assert.equal(code, 1);
     assert.match(
       stdout,
