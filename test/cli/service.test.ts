@@ -493,10 +493,7 @@ describe('the keyward command against the service', () => {
       `access bind roles --group corp/admins --id c --role ${role} --override-separation-of-duties`,
     );
     const { stdout: listed } = await done('access bindings roles --filter group=corp/admins');
-    assert.match(
-      listed,
-      /^NAME[^\n]+\n\S+\/b .* 2099\S+ +separated\n\S+\/c .* NOT SEPARATED\n$/,
-    );
+    assert.match(listed, /^NAME[^\n]+\n\S+\/b .* 2099\S+ +separated\n\S+\/c .* NOT SEPARATED\n$/);
     assert.match(
       (await done('access get a --tenant roles')).stdout,
       / group corp\/support .* chat=claim \["https/,
