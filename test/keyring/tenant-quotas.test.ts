@@ -285,7 +285,7 @@ describe('the quota of calls', () => {
   test('is kept to by a client that waits as it is told, and fails nobody then', async () => {
     const { name } = await newTenant({ callsPerSecond: 20 });
     const patient = shared.service.client({ retries: 20 });
-    await Promise.all(Array.from({ length: 40 }, () => encryptOnce(patient, name)));
+    await Promise.all(Array.from({ length: 25 }, () => encryptOnce(patient, name)));
   });
 
   test('counts every item of a batch, lets one through that is larger, and makes what follows pay for that', async () => {

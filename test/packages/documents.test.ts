@@ -110,6 +110,8 @@ function makeProject(release: 20 | 22 | 24): void {
   writeProgram(project, 'npm', `exec node '${npmProgram()}' "$@"`);
   // What `npm exec` does for a program that the project has, without the second that it takes.
   writeProgram(project, 'npx', 'exec "./node_modules/.bin/$@"');
+  // As where it is installed for all of a user's folders.
+  writeProgram(project, 'keyward', 'exec npx keyward "$@"');
   // A browser in which Alice signs in; its sources want the newest Node.
   for (const name of ['browse.ts', 'browser.ts'])
     cpSync(join(ROOT, 'test', 'cli', name), join(project, 'bin', name));
@@ -151,7 +153,7 @@ function inShell(release: number, line: string) {
   };
   const options = { ...ACCOUNT, cwd: project, env };
   return new Promise<{ failed: boolean; output: string }>((resolve) => {
-    execFile('sh', ['-c', line], options, (error, stdout, stderr) =>
+    execFile('bash', ['-c', line], options, (error, stdout, stderr) =>
       resolve({ failed: error !== null, output: `${stdout}${stderr}` }),
     );
   });
@@ -248,6 +250,9 @@ describe('the command’s package', () => {
     }
     const { output } = await inShell(22, 'cat report.pdf photos/1.jpg');
     assert.equal(output, 'report\nphoto\n');
+    // The other tests use the folder's, which the document ends with denying.
+    rmSync(join(folder, 'profiles.json'));
+    await runLines(22, ['npx keyward profiles allow']);
   });
 
   test('finds nothing wrong, on each Node', async () => {
@@ -261,8 +266,8 @@ describe('the command’s package', () => {
 
 /** The profile `batch` of docs/command.md, whose caller may use the keys of `demo`. */
 async function batchProfile(): Promise<object> {
-  const [json = ''] = blocksOf('docs/command.md', 'json');
-  const { batch } = JSON.parse(json).profiles;
+  const shown = blocksOf('docs/command.md', 'json').map((block) => JSON.parse(block));
+  const { batch } = shown.find(({ profiles }) => profiles !== undefined).profiles;
   const admin = 'KEYWARD_PROFILES=.keyward/profiles.json npx keyward';
   await runLines(22, [
     ...['encrypter', 'decrypter', 'dataKeyIssuer'].map(
