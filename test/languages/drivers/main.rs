@@ -30,7 +30,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     report("failure", &encryption.decrypt(request).await.unwrap_err());
 
     let requests = ["tenants/acme/keys/orders", "tenants/acme/keys/none"].map(sealing).to_vec();
-    let batch = encryption.batch_encrypt(BatchEncryptRequest { parent: "tenants/acme".into(), requests }).await?;
+    let batch = encryption.batch_encrypt(BatchEncryptRequest {
+        parent: "tenants/acme".into(),
+        requests,
+        ..Default::default()
+    }).await?;
     for item in batch.into_inner().results {
         match item.result {
             Some(ItemResult::Response(response)) => println!("item {}", !response.ciphertext.is_empty()),
