@@ -246,6 +246,15 @@ test('each library is imported only where it belongs', () => {
   assert.deepEqual(wrong, []);
 });
 
+test('what the server has generated is imported as types alone: a new clone lacks it', () => {
+  const wrong = files.filter(
+    (file) =>
+      file.startsWith('src/') &&
+      /(?:^|\n)import (?!type\b)[^;]*\/generated\//.test(readFileSync(join(ROOT, file), 'utf8')),
+  );
+  assert.deepEqual(wrong, []);
+});
+
 test('no file is in a circle of imports', () => {
   const imports = new Map(
     files.map((file) => [

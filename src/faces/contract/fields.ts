@@ -34,6 +34,7 @@ import {
 } from '../../names.ts';
 import type { Condition } from '../../store/core/conditions.ts';
 import { ANY_TEXT, type FilterFields, parseFilter } from './filter.ts';
+import { enumerationValues } from './proto.ts';
 
 const DEFAULT_PAGE_SIZE = 100;
 const MAX_PAGE_SIZE = 1_000;
@@ -302,8 +303,8 @@ export const pageOnly = {
 export { ANY_TEXT };
 
 /** An enumeration's values as filters and people name them: `ENABLED` of `KEY_STATE_ENABLED`. */
-export function valuesOf(enumeration: Readonly<Record<string, string>>): readonly string[] {
-  const [unspecified = '', ...known] = Object.keys(enumeration);
+export function valuesOf(enumeration: string): readonly string[] {
+  const [unspecified = '', ...known] = enumerationValues(`keyward.v1.${enumeration}`);
   const prefix = unspecified.replace(/UNSPECIFIED$/, '');
   return known.map((name) => name.slice(prefix.length));
 }

@@ -56,6 +56,14 @@ export function requestName(service: string, method: string): string {
   return `${service.slice(0, service.lastIndexOf('.'))}.${requestType.type.name}`;
 }
 
+/** The names of the values of an enumeration, by its full name: `keyward.v1.KeyState`. */
+export function enumerationValues(name: string): readonly string[] {
+  const { type } = definition(name) as unknown as {
+    readonly type: { readonly value: readonly { readonly name: string }[] };
+  };
+  return type.value.map((value) => value.name);
+}
+
 /** Serializes a message of a type by its full name, `google.rpc.Status`. */
 export function serialize(name: string, message: object): Buffer {
   return (definition(name) as MessageTypeDefinition<object, object>).serialize(message);

@@ -5,7 +5,6 @@ import { z } from 'zod';
 import { adminOperations } from '../../../operations/admin.ts';
 import * as field from '../fields.ts';
 import type { AdminServiceHandlers } from '../generated/keyward/v1/AdminService.ts';
-import { TenantState } from '../generated/keyward/v1/TenantState.ts';
 import { tokenStatusMessage } from '../hsm-token-messages.ts';
 import { maintenanceMessage, shredImpactMessage, tenantMessage } from '../messages.ts';
 import { type RpcsOf, rpc } from '../rpc.ts';
@@ -28,7 +27,9 @@ export const adminService = {
     message: tenantMessage,
   }),
   ListTenants: rpc(adminOperations.ListTenants, {
-    request: z.object(field.page({ state: field.valuesOf(TenantState) })).transform(field.filtered),
+    request: z
+      .object(field.page({ state: field.valuesOf('TenantState') }))
+      .transform(field.filtered),
     message: ({ items, nextPageToken }) => ({ tenants: items.map(tenantMessage), nextPageToken }),
   }),
   UpdateTenant: rpc(adminOperations.UpdateTenant, {

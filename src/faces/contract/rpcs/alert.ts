@@ -10,9 +10,9 @@ import { ALERTS, type AlertId, type Severity } from '../../../signals/alerts.ts'
 import * as field from '../fields.ts';
 import type { Alert } from '../generated/keyward/v1/Alert.ts';
 import type { AlertServiceHandlers } from '../generated/keyward/v1/AlertService.ts';
-import { AlertSeverity } from '../generated/keyward/v1/AlertSeverity.ts';
+import type { AlertSeverity } from '../generated/keyward/v1/AlertSeverity.ts';
 import type { AlertSilence } from '../generated/keyward/v1/AlertSilence.ts';
-import { AlertState } from '../generated/keyward/v1/AlertState.ts';
+import type { AlertState } from '../generated/keyward/v1/AlertState.ts';
 import { nothing, type RpcsOf, rpc } from '../rpc.ts';
 import { optionalTime, timestamp } from '../times.ts';
 
@@ -50,8 +50,8 @@ export const alertService = {
     request: z
       .object(
         field.page({
-          state: field.valuesOf(AlertState),
-          severity: field.valuesOf(AlertSeverity),
+          state: field.valuesOf('AlertState'),
+          severity: field.valuesOf('AlertSeverity'),
           alert: Object.keys(ALERTS),
           subject: field.ANY_TEXT,
         }),

@@ -5,8 +5,6 @@ import { z } from 'zod';
 import { keyOperations } from '../../../operations/key.ts';
 import * as field from '../fields.ts';
 import type { KeyServiceHandlers } from '../generated/keyward/v1/KeyService.ts';
-import { KeyState } from '../generated/keyward/v1/KeyState.ts';
-import { KeyVersionState } from '../generated/keyward/v1/KeyVersionState.ts';
 import { impactMessage, keyMessage, keyVersionMessage } from '../messages.ts';
 import { type RpcsOf, rpc } from '../rpc.ts';
 
@@ -41,7 +39,7 @@ export const keyService = {
     request: z
       .object({
         parent: field.tenantName,
-        ...field.page({ state: field.valuesOf(KeyState), 'labels.': field.ANY_TEXT }),
+        ...field.page({ state: field.valuesOf('KeyState'), 'labels.': field.ANY_TEXT }),
       })
       .transform(field.filtered),
     message: ({ items, nextPageToken }, { parent }) => ({
@@ -51,7 +49,10 @@ export const keyService = {
   }),
   ListKeyVersions: rpc(keyOperations.ListKeyVersions, {
     request: z
-      .object({ parent: field.keyName, ...field.page({ state: field.valuesOf(KeyVersionState) }) })
+      .object({
+        parent: field.keyName,
+        ...field.page({ state: field.valuesOf('KeyVersionState') }),
+      })
       .transform(field.filtered),
     message: ({ items, nextPageToken }, { parent }) => ({
       keyVersions: items.map(({ version, usage }) => keyVersionMessage(parent, version, usage)),

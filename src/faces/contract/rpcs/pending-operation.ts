@@ -10,7 +10,6 @@ import * as field from '../fields.ts';
 import type { Decision as DecisionMessage } from '../generated/keyward/v1/Decision.ts';
 import type { OperationDecision as OperationDecisionMessage } from '../generated/keyward/v1/OperationDecision.ts';
 import type { PendingOperation as PendingOperationMessage } from '../generated/keyward/v1/PendingOperation.ts';
-import { PendingOperationState } from '../generated/keyward/v1/PendingOperationState.ts';
 import { rpc, streamRpc } from '../rpc.ts';
 import { optionalTime, timestamp } from '../times.ts';
 
@@ -97,7 +96,10 @@ export const pendingOperationRpcs = {
     request: z
       .object({
         parent: field.tenantName,
-        ...field.page({ state: field.valuesOf(PendingOperationState), requester: field.ANY_TEXT }),
+        ...field.page({
+          state: field.valuesOf('PendingOperationState'),
+          requester: field.ANY_TEXT,
+        }),
       })
       .transform(field.filtered),
     message: ({ items, nextPageToken }) => ({

@@ -4,7 +4,6 @@
 import { z } from 'zod';
 import { rotationOperations } from '../../../operations/rotation.ts';
 import * as field from '../fields.ts';
-import { RewrapJobState } from '../generated/keyward/v1/RewrapJobState.ts';
 import type { RotationServiceHandlers } from '../generated/keyward/v1/RotationService.ts';
 import { jobMessage, rotationMessage } from '../messages.ts';
 import { type RpcsOf, rpc, streamRpc } from '../rpc.ts';
@@ -31,7 +30,7 @@ export const rotationService = {
     request: z
       .object({
         parent: field.tenantName,
-        ...field.page({ state: field.valuesOf(RewrapJobState) }),
+        ...field.page({ state: field.valuesOf('RewrapJobState') }),
       })
       .transform(field.filtered),
     message: ({ items, nextPageToken }, { parent }) => ({
