@@ -11,7 +11,7 @@
  * Decides the order of the steps, and how long they take: a full run about a quarter of an hour,
  * much of it for filling the audit log.
  */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { measureAccess } from './access.ts';
@@ -203,7 +203,10 @@ async function main(): Promise<void> {
     const section = envelopesSection(measured, machine);
     say(`\n${section}`);
     if (output !== undefined)
-      writeFileSync(output, withEnvelopesSection(readFileSync(output, 'utf8'), section));
+      writeFileSync(
+        output,
+        existsSync(output) ? withEnvelopesSection(readFileSync(output, 'utf8'), section) : section,
+      );
     return;
   }
   const text = report(await measure(bench), calls);
