@@ -13,6 +13,9 @@ import {
   startFlooded,
 } from './rig.ts';
 
+/** Longer than any wait of the rig, which says what it waited for. */
+const TIMEOUT_MS = 400_000;
+
 /** The name of each test with its flood and the callers of it. */
 type Rows = readonly (readonly [string, Flood, CredentialKind])[];
 
@@ -32,7 +35,7 @@ function outlives(all: Rows, options: Parameters<typeof startFlooded>[0]): void 
     await flooded?.[Symbol.asyncDispose]();
   });
   for (const [name, flood, kind] of all)
-    test(name, { timeout: 120_000 }, () => flooded.survives(flood, kind));
+    test(name, { timeout: TIMEOUT_MS }, () => flooded.survives(flood, kind));
 }
 
 describe('the server outlives', () => {

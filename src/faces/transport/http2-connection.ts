@@ -94,9 +94,7 @@ export class Http2Connection extends Connection {
    */
   #failed({ code, message }: NodeJS.ErrnoException): void {
     if (code !== undefined && GONE.has(code)) return;
-    const fields = { caller: this.certificate?.name, address: this.address, cause: message };
-    const line = { message: 'a connection is ended: its peer violated HTTP/2', fields };
-    this.#parts.lines.warn({ ...line, key: fields.caller ?? fields.address });
+    this.#warn('a connection is ended: its peer violated HTTP/2', { cause: message });
   }
 
   /**
@@ -129,9 +127,19 @@ export class Http2Connection extends Connection {
     if (this.isEnding) return; // Within its time.
     const isQuiet = socket.bytesRead === this.#heard;
     this.#heard = socket.bytesRead;
-    if (isQuiet && this.#isAsked) socket.destroy();
+    if (isQuiet && this.#isAsked) this.#isGone();
     else if (isQuiet && !this.#session.closed) this.#session.ping(() => {});
     this.#isAsked = isQuiet;
+  }
+
+  #isGone(): void {
+    this.#warn('a connection is closed: its peer is silent, and answers no PING', {});
+    this.#parts.socket.destroy();
+  }
+
+  #warn(message: string, more: object): void {
+    const fields = { caller: this.certificate?.name, address: this.address, ...more };
+    this.#parts.lines.warn({ message, fields, key: fields.caller ?? fields.address });
   }
 }
 

@@ -118,6 +118,7 @@ describe('sockets', () => {
 
   test('none is left of peers that say goodbye and stay, or are gone without a word', async () => {
     const from = hostile.openSockets();
+    const line = hostile.service.log.length;
     await hostile.staysHonest(async () => {
       // Which tls.connect hands on to the socket, whatever its types say.
       const halfOpen: ConnectionOptions & { allowHalfOpen: boolean } = { allowHalfOpen: true };
@@ -140,6 +141,7 @@ describe('sockets', () => {
         for (const client of staying) client[Symbol.dispose]();
       }
     });
+    await hostile.service.logged(({ msg }) => /answers no PING/.test(String(msg)), line);
   });
 
   test('a peer that has nothing to say, and answers PINGs, stays', async () => {
