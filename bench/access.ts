@@ -11,12 +11,15 @@ import { X509Certificate } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AUDIENCE, ISSUER, signingKey, tokenBy } from '../test/access/issuer.ts';
-import { makeBindings } from './bindings.ts';
+import { type Bench, encryptOf, say, warmUp } from './bench.ts';
+import { BINDINGS, makeBindings } from './bindings.ts';
 import type { Environment } from './environment.ts';
-import { alternate, type Load, measureSlice, type Row, type Timing } from './measure.ts';
+import { paragraph, target } from './markdown.ts';
+import { alternate, type Load, type Row, type Timing } from './measure.ts';
+import { rowTable } from './row-table.ts';
 import { CONTEXT, TENANT, type Workload } from './workloads.ts';
 
-export const ACCESS_ROWS = {
+const ACCESS_ROWS = {
   floor: 'Encrypt, callers unproven',
   thing: 'Encrypt with certificate, JWT and roles',
 } as const;
@@ -25,12 +28,48 @@ const ISSUER_NAME = 'bench';
 const GROUPS = ['one', 'two', 'three', 'four', 'five'];
 const SUBJECT = 'service';
 
+interface Plan extends Timing {
+  readonly warmUpMs: number;
+}
+
+const FULL: Plan = { rampMs: 150, measureMs: 700, rounds: 5, warmUpMs: 1_500 };
+const QUICK: Plan = { rampMs: 20, measureMs: 100, rounds: 1, warmUpMs: 50 };
+const OF_FLOOR = 0.9;
+
+const METHOD = `
+  The cost of knowing the caller and the caller's rights: Encrypt by a caller with a client
+  certificate and a JWT that is bound to it, in a tenant with ${BINDINGS} role bindings, of which
+  the last one read allows it, under a condition on the context. The floor is here the same server
+  over the same database and token, with identity and access replaced as its modules are loaded:
+  every caller is accepted unproven, and may do everything.`;
+
+/** See this file's first paragraph. */
+export const access: Bench = {
+  name: 'access',
+  title: 'Access',
+  measures: "what it costs to know the caller and the caller's rights",
+  async run(context) {
+    say('access …');
+    const { environment, load, isQuick } = context;
+    const plan = isQuick ? QUICK : FULL;
+    const rows = await measureAccess(environment, load, encryptOf(context), plan);
+    const share = rows.find(({ name }) => name === ACCESS_ROWS.thing)?.ofFloor?.[0] ?? Number.NaN;
+    const text =
+      `${ACCESS_ROWS.thing} at ${IN_FLIGHT} in flight: ${share.toFixed(2)} of its rate without; ` +
+      `to reach ${OF_FLOOR.toFixed(2)}`;
+    return {
+      text: [paragraph(METHOD), rowTable(rows)].join('\n\n'),
+      targets: [target(share >= OF_FLOOR, text)],
+    };
+  },
+};
+
 /** Both rows, on the bench's environment, whose service is restarted for it. */
-export async function measureAccess(
+async function measureAccess(
   environment: Environment,
   load: Load,
   encrypt: Workload,
-  timing: Timing & { readonly warmUpMs: number },
+  timing: Plan,
 ): Promise<Row[]> {
   const owner = await environment.connectAsOwner();
   try {
@@ -46,10 +85,8 @@ export async function measureAccess(
   await using open = await environment.startBeside(new URL('./without-access.ts', import.meta.url));
   const floor = [open, { ...encrypt, name: ACCESS_ROWS.floor }] as const;
   const thing = [environment.target, { ...encrypt, name: ACCESS_ROWS.thing, token }] as const;
-  const warmUp = { rampMs: 0, measureMs: timing.warmUpMs, inFlight: 10 };
-  // Which fails where anybody looks at it.
-  await measureSlice(load, open, { ...floor[1], token: 'none' }, warmUp);
-  await measureSlice(load, ...thing, warmUp);
+  // A token that fails where anybody looks at it.
+  await warmUp(load, [[open, { ...floor[1], token: 'none' }], thing], timing.warmUpMs);
   return await alternate(load, floor, [thing], { ...timing, inFlight: IN_FLIGHT });
 }
 

@@ -5,9 +5,10 @@
  * The figures are of CPU time, each over the floor's of the same round, so that what the machine
  * does besides weighs on both.
  */
-import { item, paragraph, table, target } from './markdown.ts';
+import { type Bench, say } from './bench.ts';
+import { item, paragraph, spread, table, target } from './markdown.ts';
 import { type Figures, type Load, measureSlice, median, type Target } from './measure.ts';
-import type { Workload } from './workloads.ts';
+import { prepareSmallBatches, type Workload } from './workloads.ts';
 
 /** So many batches. */
 export const BATCHES_IN_FLIGHT = 8;
@@ -17,15 +18,32 @@ const ECHO_IN_FLIGHT = 64;
 const OF_ECHO = 0.55;
 
 /** How long it takes. */
-export interface BatchPlan {
+interface BatchPlan {
   readonly rampMs: number;
   readonly measureMs: number;
   readonly rounds: number;
   readonly warmUpMs: number;
 }
 
+const FULL: BatchPlan = { rampMs: 150, measureMs: 1_500, rounds: 5, warmUpMs: 4_000 };
+const QUICK: BatchPlan = { rampMs: 20, measureMs: 100, rounds: 1, warmUpMs: 50 };
+
+/** See this file's first paragraph. */
+export const batches: Bench = {
+  name: 'batches',
+  title: 'Items of batches',
+  measures: 'what a small item of a batch costs all processes',
+  async run({ isQuick, environment, load, floor, send }) {
+    say('small batches …');
+    const plan = isQuick ? QUICK : FULL;
+    const small = await prepareSmallBatches(send);
+    const results = await measureBatches(load, floor, environment.target, small, plan);
+    return { text: batchText(results), targets: batchTargets(results) };
+  },
+};
+
 /** A kind of batch, with the median of its rounds. */
-export interface BatchRow {
+interface BatchRow {
   readonly name: string;
   readonly perSecond: number;
   /** Microseconds for each item. */
@@ -37,13 +55,13 @@ export interface BatchRow {
 }
 
 /** The rows, and what a call costs the echo server, in microseconds. */
-export interface BatchResults {
+interface BatchResults {
   readonly rows: readonly BatchRow[];
   readonly echo: number;
 }
 
 /** Measures each batch in turn with the floor. */
-export async function measureBatches(
+async function measureBatches(
   load: Load,
   [echo, call]: readonly [Target, Workload],
   service: Target,
@@ -83,18 +101,14 @@ function rowOf(name: string, slices: readonly Figures[], floors: readonly Figure
   };
 }
 
-/** Returns the section of the report. */
-export function batchSection({ rows, echo }: BatchResults): string {
-  const cells = rows.map(
-    ({ name, perSecond, server, agent, database, ofEcho: [middle, low, high] }) => [
-      name,
-      perSecond.toFixed(0),
-      ...[server, agent, database].map((each) => each.toFixed(1)),
-      `${middle.toFixed(2)} (${low.toFixed(2)}–${high.toFixed(2)})`,
-    ],
-  );
+function batchText({ rows, echo }: BatchResults): string {
+  const cells = rows.map(({ name, perSecond, server, agent, database, ofEcho }) => [
+    name,
+    perSecond.toFixed(0),
+    ...[server, agent, database].map((each) => each.toFixed(1)),
+    spread(ofEcho),
+  ]);
   return [
-    '## Items of batches',
     paragraph(`
   Batches of small items, ${BATCHES_IN_FLIGHT} in flight, whose context the batch has, in turn with
   the floor, of which ${ECHO_IN_FLIGHT} calls are in flight. CPU in µs for each item; "of echo" is
@@ -105,8 +119,7 @@ export function batchSection({ rows, echo }: BatchResults): string {
   ].join('\n\n');
 }
 
-/** Returns whether items cost little enough. */
-export function batchTargets({ rows }: BatchResults): string[] {
+function batchTargets({ rows }: BatchResults): string[] {
   return rows.map(({ name, ofEcho: [middle] }) =>
     target(
       middle <= OF_ECHO,

@@ -1,14 +1,11 @@
 /**
- * The part of the report about envelopes and files, which a run of their own can replace.
- *
- * Owns its targets.
+ * The section about envelopes and files, and its targets.
  */
 import type { Compared, EnvelopeResults } from './envelopes.ts';
-import type { FileRow } from './files.ts';
-import { paragraph, table, target } from './markdown.ts';
+import type { FileResults, FileRow } from './files.ts';
+import { paragraph, spread, table, target } from './markdown.ts';
 import { PAYLOAD_BYTES } from './workloads.ts';
 
-const HEADING = '## Envelopes and files';
 const OF_BARE = { values: 0.6, streams: 0.8 } as const;
 const OF_OPENSSL = 0.5;
 const MEGABYTES = 120;
@@ -25,11 +22,8 @@ const FILES = `
   last ratio is to OpenSSL and a \`sync -d\` of its file. CPU is user and system time for a
   gigabyte.`;
 
-/** The section; `machine` is that of this run, if the report's was another. */
-export function envelopesSection(
-  { values, streams, files }: EnvelopeResults,
-  machine?: readonly (readonly [string, string])[],
-): string {
+/** Returns the section. */
+export function envelopesText({ values, streams, files }: EnvelopeResults): string {
   const compared = [
     ...values.map((each) => [`${each.name} a value`, each, (n: number) => n.toFixed(0)] as const),
     ...streams.map(
@@ -37,10 +31,8 @@ export function envelopesSection(
         [`${each.name} a stream`, each, (n: number) => `${(n / 1e6).toFixed(0)} MB`] as const,
     ),
   ];
-  const [of, size] = [spread, `${(files.bytes / 1e9).toFixed(2)} GB`];
+  const size = sizeOf(files);
   return [
-    HEADING,
-    ...(machine === undefined ? [] : [paragraph(`Measured apart: ${machineText(machine)}.`)]),
     paragraph(METHOD),
     table(
       ['', 'a CPU second', 'bare', 'of it'],
@@ -48,7 +40,7 @@ export function envelopesSection(
         name,
         write(perSecond),
         write(floorPerSecond),
-        of(ofFloor),
+        spread(ofFloor),
       ]),
     ),
     paragraph(FILES),
@@ -58,37 +50,27 @@ export function envelopesSection(
         `${row.name}, ${size}`,
         (row.perSecond / 1e6).toFixed(0),
         (row.opensslPerSecond / 1e6).toFixed(0),
-        of(row.ofOpenssl),
-        of(row.ofOpensslAndSync),
+        spread(row.ofOpenssl),
+        spread(row.ofOpensslAndSync),
         row.cpu.toFixed(2),
         row.opensslCpu.toFixed(2),
         row.resident.toFixed(0),
       ]),
     ),
-    [
-      ...values.map((each) => comparedTarget('a value', each, OF_BARE.values)),
-      ...streams.map((each) => comparedTarget('a stream', each, OF_BARE.streams)),
-      ...files.rows.flatMap((row) => fileTargets(row, size)),
-    ].join('\n'),
   ].join('\n\n');
 }
 
-/** Returns a report with its section replaced by this one, or with it before its targets. */
-export function withEnvelopesSection(report: string, section: string): string {
-  const begin = report.indexOf(HEADING);
-  const at = begin === -1 ? report.indexOf('## Targets') : begin;
-  if (at === -1) return section;
-  const end = begin === -1 ? at : report.indexOf('\n## ', begin) + 1 || report.length;
-  return `${report.slice(0, at)}${section}\n\n${report.slice(end)}`;
+/** Returns whether they are fast and small enough. */
+export function envelopesTargets({ values, streams, files }: EnvelopeResults): string[] {
+  return [
+    ...values.map((each) => comparedTarget('a value', each, OF_BARE.values)),
+    ...streams.map((each) => comparedTarget('a stream', each, OF_BARE.streams)),
+    ...files.rows.flatMap((row) => fileTargets(row, sizeOf(files))),
+  ];
 }
 
-function machineText(machine: readonly (readonly [string, string])[]): string {
-  const told = machine.filter(([name]) => !['PostgreSQL', 'SoftHSM'].includes(name));
-  return told.map(([name, value]) => `${name} ${value}`).join('; ');
-}
-
-function spread([median, lowest, highest]: readonly [number, number, number]): string {
-  return `${median.toFixed(2)} (${lowest.toFixed(2)}–${highest.toFixed(2)})`;
+function sizeOf({ bytes }: FileResults): string {
+  return `${(bytes / 1e9).toFixed(2)} GB`;
 }
 
 function comparedTarget(what: string, { name, ofFloor: [ratio] }: Compared, least: number): string {

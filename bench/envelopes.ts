@@ -14,13 +14,15 @@ import {
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { connect, type Envelope } from 'keyward-client';
+import { type Bench, say } from './bench.ts';
+import { envelopesTargets, envelopesText } from './envelopes-report.ts';
 import type { Environment } from './environment.ts';
 import { type FilePlan, type FileResults, measureFiles } from './files.ts';
 import { median } from './measure.ts';
 import { CONTEXT, createKeys, PAYLOAD_BYTES, type Sender, TENANT } from './workloads.ts';
 
 /** How much is done. */
-export interface EnvelopePlan {
+interface EnvelopePlan {
   readonly rounds: number;
   /** In a slice. */
   readonly values: number;
@@ -51,8 +53,42 @@ const CHUNK_BYTES = 65_536;
 const CIPHER = 'aes-256-gcm';
 const KEY_ID = 'envelopes';
 
+const FULL: EnvelopePlan = {
+  rounds: 9,
+  values: 20_000,
+  chunks: 2_048,
+  files: { rounds: 5, bytes: 1e9 },
+};
+const QUICK: EnvelopePlan = {
+  rounds: 1,
+  values: 2_000,
+  chunks: 200,
+  files: { rounds: 1, bytes: 8e6 },
+};
+/** Of files whose size is given. */
+const LARGE_ROUNDS = 3;
+
+/** See this file's first paragraph. */
+export const envelopes: Bench = {
+  name: 'envelopes',
+  title: 'Envelopes and files',
+  measures: "the client's envelopes, streams and files beside bare AES-256-GCM and OpenSSL",
+  options: { gigabytes: 'how large the file is, 1 unless given' },
+  async run({ isQuick, option, environment, send }) {
+    say('envelopes and files …');
+    const plan = isQuick ? QUICK : FULL;
+    const gigabytes = option('gigabytes');
+    const files =
+      gigabytes === undefined
+        ? plan.files
+        : { bytes: Number(gigabytes) * 1e9, rounds: LARGE_ROUNDS };
+    const results = await measureEnvelopes(environment, send, { ...plan, files });
+    return { text: envelopesText(results), targets: envelopesTargets(results) };
+  },
+};
+
 /** Everything above, on the bench's environment, under a key that `send` makes. */
-export async function measureEnvelopes(
+async function measureEnvelopes(
   environment: Environment,
   send: Sender,
   plan: EnvelopePlan,

@@ -1,28 +1,37 @@
 /**
- * What JSON over HTTP costs beside gRPC, measured: the same Encrypt by both listeners of one
- * service, in turn.
+ * What JSON over HTTP costs beside gRPC: the same Encrypt by both listeners of one service, in
+ * turn.
  */
-import type { Environment } from './environment.ts';
-import { alternate, type Load, measureSlice, type Row, type Timing } from './measure.ts';
-import { encryptAsJson, type Workload } from './workloads.ts';
+import { type Bench, encryptOf, say, warmUp } from './bench.ts';
+import { paragraph } from './markdown.ts';
+import { alternate } from './measure.ts';
+import { rowTable } from './row-table.ts';
+import { encryptAsJson } from './workloads.ts';
 
-export const HTTP_ROWS = {
-  floor: 'Encrypt over gRPC',
-  thing: 'Encrypt as JSON over HTTP',
-} as const;
+const FULL = { rampMs: 150, measureMs: 700, rounds: 5, warmUpMs: 1_500 };
+const QUICK = { rampMs: 20, measureMs: 100, rounds: 1, warmUpMs: 50 };
 const IN_FLIGHT = 64;
 
-/** Both rows, on the bench's environment. */
-export async function measureHttp(
-  { target, httpAddress }: Environment,
-  load: Load,
-  encrypt: Workload,
-  timing: Timing & { readonly warmUpMs: number },
-): Promise<Row[]> {
-  const floor = [target, { ...encrypt, name: HTTP_ROWS.floor }] as const;
-  const http = { ...target, address: httpAddress };
-  const thing = [http, encryptAsJson(encrypt, HTTP_ROWS.thing)] as const;
-  const warmUp = { rampMs: 0, measureMs: timing.warmUpMs, inFlight: 10 };
-  await measureSlice(load, ...thing, warmUp);
-  return await alternate(load, floor, [thing], { ...timing, inFlight: IN_FLIGHT });
-}
+const METHOD = `
+  The cost of JSON: the same Encrypt by the HTTP listener of the same service, with Node's own
+  HTTP/2 client, beside that over gRPC, which is the floor here.`;
+
+/** See this file's first paragraph. */
+export const http: Bench = {
+  name: 'http',
+  title: 'JSON over HTTP',
+  measures: 'what JSON over HTTP costs beside gRPC',
+  async run(context) {
+    say('HTTP …');
+    const { load, isQuick } = context;
+    const { target, httpAddress } = context.environment;
+    const plan = isQuick ? QUICK : FULL;
+    const encrypt = encryptOf(context);
+    const floor = [target, { ...encrypt, name: 'Encrypt over gRPC' }] as const;
+    const byHttp = encryptAsJson(encrypt, 'Encrypt as JSON over HTTP');
+    const thing = [{ ...target, address: httpAddress }, byHttp] as const;
+    await warmUp(load, [floor, thing], plan.warmUpMs);
+    const rows = await alternate(load, floor, [thing], { ...plan, inFlight: IN_FLIGHT });
+    return { text: [paragraph(METHOD), rowTable(rows)].join('\n\n'), targets: [] };
+  },
+};

@@ -36,3 +36,8 @@ export function item(text: string): string {
 export function target(reached: boolean, text: string): string {
   return item(`${reached ? '✓' : '✗'} ${text}`);
 }
+
+/** Returns a median with the lowest and the highest of its rounds. */
+export function spread([median, lowest, highest]: readonly [number, number, number]): string {
+  return `${median.toFixed(2)} (${lowest.toFixed(2)}–${highest.toFixed(2)})`;
+}

@@ -7,7 +7,9 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { type Bench, encryptOf, say, warmUp } from './bench.ts';
 import type { LoadIdentity, Noise, NoiseOrder, NoiseReply, NoiseResult } from './load-protocol.ts';
+import { paragraph, spread, table, target } from './markdown.ts';
 import {
   type Figures,
   type Load,
@@ -19,14 +21,14 @@ import {
 import { prepareNeighbour, type Sender, type Workload } from './workloads.ts';
 
 /** Calls each second that the neighbour may make. */
-export const NEIGHBOUR_QUOTA = 100;
+const NEIGHBOUR_QUOTA = 100;
 /** How many times that it makes. */
-export const NEIGHBOUR_TIMES = 10;
+const NEIGHBOUR_TIMES = 10;
 /** What a quiet neighbour may make at once is used up after this, at ten times its quota. */
 const SETTLE_MS = 300;
 
 /** At one number of calls in flight of the tenant that is measured. */
-export interface NeighbourRow {
+interface NeighbourRow {
   readonly inFlight: number;
   readonly p99Without: number;
   readonly p99With: number;
@@ -37,10 +39,64 @@ export interface NeighbourRow {
   readonly letThrough: number;
 }
 
+const FULL = { rampMs: 150, measureMs: 2_000, rounds: 5, warmUpMs: 1_500 };
+const QUICK = { rampMs: 20, measureMs: 200, rounds: 1, warmUpMs: 50 };
+const MOST_P99 = 2;
+
+const METHOD = `
+  Encrypt for one tenant, in slices alone and in slices beside another tenant, in turn. The
+  neighbour has a quota of ${NEIGHBOUR_QUOTA} calls a second, and a process of its own sends
+  ${NEIGHBOUR_TIMES} times that, Encrypt too, in an open loop. The ratio is the median
+  (lowest–highest) of the rounds'.`;
+
+/** See this file's first paragraph. */
+export const neighbour: Bench = {
+  name: 'neighbour',
+  title: 'A noisy neighbour',
+  measures: 'what a tenant notices of another at ten times its quota',
+  async run(context) {
+    say('beside a noisy neighbour …');
+    const { environment, load, send, isQuick } = context;
+    const plan = isQuick ? QUICK : FULL;
+    const encrypt = encryptOf(context);
+    await warmUp(load, [[environment.target, encrypt]], plan.warmUpMs);
+    const parts = { load, identity: environment.client, send };
+    const rows = await measureNeighbour(parts, environment.target, encrypt, plan);
+    return { text: neighbourText(rows), targets: rows.map(neighbourTarget) };
+  },
+};
+
+function neighbourText(rows: readonly NeighbourRow[]): string {
+  const headings = [
+    'in flight',
+    'p99 ms alone',
+    'p99 ms beside',
+    'ratio',
+    'neighbour sends/s',
+    'is let through/s',
+  ];
+  const cells = rows.map(({ inFlight, p99Without, p99With, ratio, sent, letThrough }) => [
+    String(inFlight),
+    p99Without.toFixed(2),
+    p99With.toFixed(2),
+    spread(ratio),
+    sent.toFixed(0),
+    letThrough.toFixed(0),
+  ]);
+  return [paragraph(METHOD), table(headings, cells)].join('\n\n');
+}
+
+function neighbourTarget({ inFlight, ratio: [ratio] }: NeighbourRow): string {
+  const text =
+    `Encrypt's p99 at ${inFlight} in flight beside a tenant at ${NEIGHBOUR_TIMES} times its ` +
+    `quota: ${ratio.toFixed(2)} times that alone; at most ${MOST_P99}`;
+  return target(ratio <= MOST_P99, text);
+}
+
 /**
  * Encrypt for one tenant, alone and beside a noisy neighbour, at each number of calls in flight.
  */
-export async function measureNeighbour(
+async function measureNeighbour(
   bench: { readonly load: Load; readonly identity: LoadIdentity; readonly send: Sender },
   target: Target,
   encrypt: Workload,

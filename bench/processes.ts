@@ -54,21 +54,17 @@ export function residentMegabytes(pid: number): number {
   return (Number(kibibytes) * 1024) / 1e6;
 }
 
-/** The machine and what runs on it, as lines of a table. */
-export async function describeMachine(
-  databaseUrl: string,
-): Promise<readonly (readonly [string, string])[]> {
+/** Returns the date, the machine, what runs on it, and how busy it is: a part of a sentence. */
+export async function describeMachine(databaseUrl: string): Promise<string> {
   const [cpu] = os.cpus();
   return [
-    ['Date', new Date().toISOString().slice(0, 10)],
-    ['CPU', `${cpu?.model.trim() ?? 'unknown'}, ${os.cpus().length} cores`],
-    ['Memory', `${Math.round(os.totalmem() / 2 ** 30)} GiB`],
-    ['Kernel', `${os.type()} ${os.release()}`],
-    ['Load average before', os.loadavg()[0]?.toFixed(2) ?? 'unknown'],
-    ['Node', process.version],
-    ['PostgreSQL', await postgresVersion(databaseUrl)],
-    ['SoftHSM', softHsmVersion()],
-  ];
+    `${new Date().toISOString().slice(0, 10)} on ${cpu?.model.trim() ?? 'an unknown processor'}`,
+    `${os.cpus().length} cores, ${Math.round(os.totalmem() / 2 ** 30)} GiB`,
+    `${os.type()} ${os.release()}`,
+    `Node ${process.version}, PostgreSQL ${await postgresVersion(databaseUrl)}`,
+    `SoftHSM ${softHsmVersion()}`,
+    `load average before ${os.loadavg()[0]?.toFixed(2)}`,
+  ].join(', ');
 }
 
 async function postgresVersion(connectionString: string): Promise<string> {

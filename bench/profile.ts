@@ -2,19 +2,26 @@
  * `npm run bench -- --profile`: where the time of a call goes in the server and the agent, by
  * function and by file.
  *
- * The rates of a run with a profiler say nothing. Knows V8's profiles, no kind of call.
+ * The rates of a run with a profiler say nothing.
  */
-import { readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import type { Profiler } from 'node:inspector';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { exists } from '../dev/files.ts';
+import { BATCHES_IN_FLIGHT } from './batches.ts';
+import { type Context, say, warmUp } from './bench.ts';
 import { table } from './markdown.ts';
+import { prepareSmallBatches } from './workloads.ts';
 
 const TOP_FUNCTIONS = 45;
 const TOP_FILES = 25;
 const WRITE_TIMEOUT_MS = 10_000;
+const WARM_UP_MS = { full: 1_500, quick: 50 };
+const PROFILE_MS = 5_000;
+const IN_FLIGHT = 64;
+const UNLESS_NAMED = ['Encrypt', 'BatchEncrypt'];
 
 /** What the service has to be started with, to be profiled into `directory`. */
 export function profilingVariables(directory: string): Record<string, string> {
@@ -25,8 +32,36 @@ export function profilingVariables(directory: string): Record<string, string> {
   };
 }
 
+/** Profiles the calls of these names, on a service that was started for it. */
+export async function profileCalls(
+  context: Context,
+  directory: string,
+  names: readonly string[],
+): Promise<void> {
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  const { load, environment, isQuick } = context;
+  const { target } = environment;
+  const pairs = context.calls.map((each) => [target, each] as const);
+  await warmUp(load, pairs, isQuick ? WARM_UP_MS.quick : WARM_UP_MS.full);
+  const small = await prepareSmallBatches(context.send);
+  const all = [
+    ...context.calls.map((call) => ({ ...call, inFlight: IN_FLIGHT })),
+    ...small.map((each) => ({ ...each, name: `small ${each.name}`, inFlight: BATCHES_IN_FLIGHT })),
+  ];
+  const wanted = names.length > 0 ? names : UNLESS_NAMED;
+  const pids = { server: target.serverPid, agent: target.agentPid };
+  for (const { name, path, requests, items, inFlight } of all) {
+    if (!wanted.includes(name)) continue;
+    const timing = { inFlight, rampMs: 0, measureMs: PROFILE_MS, once: false };
+    const slice = { address: target.address, path, requests, ...timing };
+    const work = async () => (await load.run(slice)).completed * items;
+    const text = await profileWhile(directory, pids, work);
+    say(`\n## ${name}, ${inFlight} in flight\n\n${text}`);
+  }
+}
+
 /** Profiles the processes while `work` goes on; the summary of each is a table of self times. */
-export async function profileWhile(
+async function profileWhile(
   directory: string,
   pids: Readonly<Record<string, number>>,
   work: () => Promise<number>,

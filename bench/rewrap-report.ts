@@ -33,20 +33,19 @@ const KEY_VERSIONS_METHOD = `
   value, and its row sealed again. The plain UPDATE writes the same columns, ${KEY_VERSION_BATCH}
   rows at a time, as the job does.`;
 
-/** Its sections. */
-export function rewrapSections({ dataKeys, keyVersions, tick }: RewrapResults): string[] {
+/** Returns the section. */
+export function rewrapText({ dataKeys, keyVersions, tick }: RewrapResults): string {
   const [p50, p99] = [tick.p50Ms.toFixed(2), tick.p99Ms.toFixed(2)];
   return [
-    '## Re-wrapping',
     paragraph(DATA_KEYS_METHOD),
     passTable('data keys', dataKeys.passes),
     callerLines(dataKeys.callers),
-    '## Root rotation',
+    '### Root rotation',
     paragraph(KEY_VERSIONS_METHOD),
     passTable('key versions', keyVersions.passes),
     callerLines(keyVersions.callers),
     `A tick with nothing due among ${tick.keys} keys: p50 ${p50} ms, p99 ${p99} ms.`,
-  ];
+  ].join('\n\n');
 }
 
 function passTable(things: string, passes: readonly JobPass[]): string {

@@ -25,10 +25,10 @@ const ROWS = [
   '1 CreateKey',
   '10 CreateKey',
   '1 Encrypt, key not loaded',
-  '64 Encrypt, callers unproven',
-  '64 Encrypt with certificate, JWT and roles',
   '64 Encrypt over gRPC',
   '64 Encrypt as JSON over HTTP',
+  '64 Encrypt, callers unproven',
+  '64 Encrypt with certificate, JWT and roles',
 ];
 
 async function quickBench(output: string): Promise<void> {
