@@ -13,8 +13,9 @@ const MEGABYTES = 120;
 const METHOD = `
   Envelopes of ${PAYLOAD_BYTES} bytes under a remembered data key, with a context of two, and
   streams, by the client, beside AES-256-GCM by node:crypto with a KeyObject and a random IV for
-  each message, of as many bytes; a stream's messages have 64 KiB. Both run in one process, in turn;
-  rates are of its CPU time, and "of it" is the median (lowest–highest) of the rounds'.`;
+  each message, of as many bytes; a stream's messages have 64 KiB, and those that are decrypted are
+  in memory of their own, as the stream's. Both run in one process, in turn; rates are of its CPU
+  time, and "of it" is the median (lowest–highest) of the rounds'.`;
 
 const FILES = `
   The command, as it is installed, beside \`openssl enc -aes-256-ctr\`, which authenticates nothing,

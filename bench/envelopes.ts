@@ -127,7 +127,7 @@ async function measureValues(box: Envelope, { rounds, values }: EnvelopePlan) {
 
 async function measureStreams(box: Envelope, { rounds, chunks }: EnvelopePlan) {
   const chunk = randomBytes(CHUNK_BYTES);
-  const bare = bareCipher(chunk);
+  const bare = bareCipher(chunk, chunks);
   const plain = Array.from({ length: chunks }, () => chunk);
   const parts: Buffer[] = [];
   await through(box.encryptStream(), plain, (part) => parts.push(part));
@@ -162,16 +162,23 @@ async function through(
   await ended.promise;
 }
 
-/** AES-256-GCM and nothing else, with an IV that is drawn for each message. */
-function bareCipher(bytes: Buffer): { readonly encrypt: Work; readonly decrypt: Work } {
+/**
+ * AES-256-GCM and nothing else, with an IV that is drawn for each message. What is decrypted is so
+ * many messages, each in memory of its own where the other's is: one that stays in the processor's
+ * cache takes a quarter less.
+ */
+function bareCipher(
+  bytes: Buffer,
+  messages = 1,
+): { readonly encrypt: Work; readonly decrypt: Work } {
   const key = createSecretKey(randomBytes(32));
-  const sealed = sealBare(key, bytes);
+  const sealed = Array.from({ length: messages }, () => sealBare(key, bytes));
   return {
     encrypt: (times) => {
       for (let i = 0; i < times; i++) sealBare(key, bytes);
     },
     decrypt: (times) => {
-      for (let i = 0; i < times; i++) openBare(key, sealed);
+      for (let i = 0; i < times; i++) openBare(key, sealed[i % messages] as Sealed);
     },
   };
 }

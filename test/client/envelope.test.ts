@@ -177,6 +177,32 @@ describe('data keys', () => {
     assert.equal(calls.opened, 2);
   });
 
+  test('that are remembered open nothing whose wrapped data key or context was changed', async () => {
+    const { calls, service } = counting();
+    const box = new Envelope(service, { key: KEY, cache: { maxAgeMs: 60_000 } });
+    const context = { a: '1', b: '2' };
+    const envelope = await box.encrypt('v', { context });
+    assert.equal(await box.decrypt(envelope, { context }), 'v');
+    const begin = 7;
+    for (const at of [begin, begin + 100, begin + envelope.readUInt16BE(begin - 2) - 1]) {
+      const changed = Buffer.from(envelope);
+      changed[at] = (changed[at] ?? 0) ^ 1;
+      assert.equal(await reasonOf(box.decrypt(changed, { context })), 'DECRYPTION_FAILED');
+    }
+    for (const other of [
+      {},
+      { a: '1' },
+      { a: '1', b: '3' },
+      { ...context, c: '' },
+      { a: '1', c: '2' },
+    ])
+      assert.equal(await reasonOf(box.decrypt(envelope, { context: other })), 'DECRYPTION_FAILED');
+    const opened = calls.opened;
+    const reordered = new Map(Object.entries({ b: '2', a: '1' }));
+    assert.equal(await box.decrypt(envelope, { context: reordered }), 'v');
+    assert.equal(calls.opened, opened);
+  });
+
   test('encrypt no more values, bytes, or for longer, than they may', async () => {
     const used = async (cache: object, sizes: readonly number[]) => {
       const { calls, service } = counting();

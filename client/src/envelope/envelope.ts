@@ -20,15 +20,14 @@ import {
 } from './data-keys.ts';
 import { EnvelopeError } from './errors.ts';
 import {
-  boundData,
   CONTENT,
-  type Content,
   headerOf,
   IV_BYTES,
   open,
   readHeader,
   requireCommitted,
   seal,
+  type ValueContent,
 } from './format.ts';
 import { StreamDecryption, StreamEncryption } from './stream.ts';
 
@@ -84,7 +83,8 @@ export class Envelope {
     { context = {}, associatedData, signal }: Binding = {},
   ): Promise<Buffer> {
     const { content, plaintext } = encoded(value);
-    const dataKey = await this.#dataKeys.forEncryption(context, plaintext.length, signal);
+    const soon = this.#dataKeys.forEncryption(context, plaintext.length, signal);
+    const dataKey = soon instanceof Promise ? await soon : soon;
     const { wrapped, keys } = dataKey;
     const iv = newIv();
     const sealed = seal(keys.key, iv, bound(content, dataKey, associatedData), plaintext);
@@ -104,16 +104,13 @@ export class Envelope {
     const header = readHeader(bytes);
     if (header === undefined) throw new EnvelopeError('MALFORMED');
     if (header.content === CONTENT.stream) throw new EnvelopeError('WRONG_CONTENT');
-    const dataKey = await this.#dataKeys.forDecryption(context, header.wrapped, signal);
+    const soon = this.#dataKeys.forDecryption(context, header.wrapped, signal);
+    const dataKey = soon instanceof Promise ? await soon : soon;
     requireCommitted(dataKey.keys, header);
     const begin = header.end + IV_BYTES;
     const iv = bytes.subarray(header.end, begin);
     const data = bound(header.content, dataKey, associatedData);
-    if (bytes.length < begin) throw new EnvelopeError('MALFORMED');
-    return decoded(
-      header.content,
-      open(dataKey.keys.key, iv, data, bytes.subarray(begin)),
-    ) as Value;
+    return decoded(header.content, open(dataKey.keys.key, iv, data, bytes, begin)) as Value;
   }
 
   /**
@@ -240,16 +237,21 @@ function asBuffer(bytes: Uint8Array): Buffer {
 }
 
 function bound(
-  content: Content,
-  { keys, digest }: OpenDataKey,
+  content: ValueContent,
+  dataKey: OpenDataKey,
   associatedData: string | Uint8Array | undefined,
 ): Buffer {
-  const always = boundData(content, keys.commitment, digest);
+  const always = dataKey.bound[content];
   if (associatedData === undefined) return always;
   return Buffer.concat([always, Buffer.from(associatedData as string)]);
 }
 
-function encoded(value: unknown): { readonly content: Content; readonly plaintext: Uint8Array } {
+interface Encoded {
+  readonly content: ValueContent;
+  readonly plaintext: Uint8Array;
+}
+
+function encoded(value: unknown): Encoded {
   if (value instanceof Uint8Array) return { content: CONTENT.bytes, plaintext: value };
   if (typeof value === 'string') return { content: CONTENT.text, plaintext: Buffer.from(value) };
   const json = JSON.stringify(value);
@@ -257,7 +259,7 @@ function encoded(value: unknown): { readonly content: Content; readonly plaintex
   return { content: CONTENT.json, plaintext: Buffer.from(json) };
 }
 
-function decoded(content: Content, plaintext: Buffer): unknown {
+function decoded(content: ValueContent, plaintext: Buffer): unknown {
   if (content === CONTENT.bytes) return plaintext;
   const text = plaintext.toString();
   return content === CONTENT.text ? text : JSON.parse(text);

@@ -26,11 +26,14 @@ export const IV_BYTES = 12;
 export const TAG_BYTES = 16;
 export const SALT_BYTES = 32;
 const CIPHER = 'aes-256-gcm';
+const OPTIONS = { authTagLength: TAG_BYTES } as const;
 
 /** What an envelope holds. */
 export const CONTENT = { bytes: 0, text: 1, json: 2, stream: 3 } as const;
 /** One of {@link CONTENT}'s values. */
 export type Content = (typeof CONTENT)[keyof typeof CONTENT];
+/** The content of a value, which is in one piece. */
+export type ValueContent = Exclude<Content, typeof CONTENT.stream>;
 
 /** The keys that are derived from a data key. */
 export interface EnvelopeKeys {
@@ -86,6 +89,15 @@ export function boundData(content: Content, commitment: Buffer, digest: Buffer):
   return Buffer.concat([MAGIC, Buffer.of(content), commitment, digest]);
 }
 
+/** Returns {@link boundData} for a value of each content. */
+export function boundValues(
+  commitment: Buffer,
+  digest: Buffer,
+): Readonly<Record<ValueContent, Buffer>> {
+  const of = (content: ValueContent) => boundData(content, commitment, digest);
+  return [of(CONTENT.bytes), of(CONTENT.text), of(CONTENT.json)];
+}
+
 /** Returns what comes before an IV or a salt. */
 export function headerOf(content: Content, wrapped: Buffer, commitment: Buffer): Buffer {
   const head = Buffer.alloc(HEAD_BYTES);
@@ -109,8 +121,8 @@ export interface Header {
  */
 export function readHeader(bytes: Buffer): Header | undefined {
   const known = Math.min(bytes.length, MAGIC.length);
-  if (!bytes.subarray(0, known).equals(MAGIC.subarray(0, known)))
-    throw new EnvelopeError('MALFORMED');
+  for (let at = 0; at < known; at++)
+    if (bytes[at] !== MAGIC[at]) throw new EnvelopeError('MALFORMED');
   if (bytes.length < HEAD_BYTES) return undefined;
   const content = bytes.readUInt8(MAGIC.length);
   const length = bytes.readUInt16BE(MAGIC.length + 1);
@@ -131,7 +143,7 @@ export function requireCommitted(
 
 /** Encrypts: returns the ciphertext with its tag, AES-256-GCM. */
 export function seal(key: KeyObject, iv: Buffer, bound: Buffer, plaintext: Uint8Array): Buffer[] {
-  const cipher = createCipheriv(CIPHER, key, iv, { authTagLength: TAG_BYTES });
+  const cipher = createCipheriv(CIPHER, key, iv, OPTIONS);
   cipher.setAAD(bound);
   // GCM has no last part of its own.
   const ciphertext = cipher.update(plaintext);
@@ -139,14 +151,17 @@ export function seal(key: KeyObject, iv: Buffer, bound: Buffer, plaintext: Uint8
   return [ciphertext, cipher.getAuthTag()];
 }
 
-/** Decrypts what {@link seal} has returned, in one piece. Throws NOT_AUTHENTIC. */
-export function open(key: KeyObject, iv: Buffer, bound: Buffer, sealed: Buffer): Buffer {
-  if (sealed.length < TAG_BYTES) throw new EnvelopeError('MALFORMED');
+/**
+ * Decrypts what {@link seal} has returned, in one piece, from where that begins. Throws
+ * NOT_AUTHENTIC, and MALFORMED for what is too short.
+ */
+export function open(key: KeyObject, iv: Buffer, bound: Buffer, sealed: Buffer, begin = 0): Buffer {
   const end = sealed.length - TAG_BYTES;
-  const decipher = createDecipheriv(CIPHER, key, iv, { authTagLength: TAG_BYTES });
+  if (end < begin) throw new EnvelopeError('MALFORMED');
+  const decipher = createDecipheriv(CIPHER, key, iv, OPTIONS);
   decipher.setAAD(bound);
   decipher.setAuthTag(sealed.subarray(end));
-  const plaintext = decipher.update(sealed.subarray(0, end));
+  const plaintext = decipher.update(sealed.subarray(begin, end));
   try {
     decipher.final();
   } catch {
@@ -156,8 +171,6 @@ export function open(key: KeyObject, iv: Buffer, bound: Buffer, sealed: Buffer):
   return plaintext;
 }
 
-const CONTENTS: readonly number[] = Object.values(CONTENT);
-
 function isContent(value: number): value is Content {
-  return CONTENTS.includes(value);
+  return value <= CONTENT.stream;
 }

@@ -7,7 +7,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { Transform, type TransformCallback } from 'node:stream';
-import type { OpenDataKey } from './data-keys.ts';
+import type { OpenDataKey, Soon } from './data-keys.ts';
 import { EnvelopeError } from './errors.ts';
 import {
   boundData,
@@ -107,11 +107,11 @@ const NOTHING = Buffer.alloc(0);
  * and what is given out is in memory of its own.
  */
 export class StreamEncryption extends Transform {
-  readonly #issue: () => Promise<OpenDataKey>;
+  readonly #issue: () => Soon<OpenDataKey>;
   readonly #pieces = new Pieces(CHUNK_BYTES);
   #chunks: Chunks | undefined;
 
-  constructor(issue: () => Promise<OpenDataKey>) {
+  constructor(issue: () => Soon<OpenDataKey>) {
     super();
     this.#issue = issue;
   }
@@ -154,12 +154,12 @@ export class StreamEncryption extends Transform {
 
 /** Decrypts what is written to it; of memory as {@link StreamEncryption}. */
 export class StreamDecryption extends Transform {
-  readonly #open: (wrapped: Buffer) => Promise<OpenDataKey>;
+  readonly #open: (wrapped: Buffer) => Soon<OpenDataKey>;
   readonly #pieces = new Pieces(SEALED_BYTES);
   #head: Buffer = Buffer.alloc(0);
   #chunks: Chunks | undefined;
 
-  constructor(open: (wrapped: Buffer) => Promise<OpenDataKey>) {
+  constructor(open: (wrapped: Buffer) => Soon<OpenDataKey>) {
     super();
     this.#open = open;
   }
