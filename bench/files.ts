@@ -123,7 +123,7 @@ function rowOf(
 /** The command as it is installed, or the sources where nothing was built. */
 async function programIn(folder: string): Promise<string> {
   if (!process.argv.includes('--built'))
-    return join(import.meta.dirname, '..', 'cli', 'src', 'main.ts');
+    return join(import.meta.dirname, '..', 'cli', 'bin', 'keyward.js');
   const { makeClient, makeCommand } = await import('../scripts/packages.js');
   makeClient(join(folder, 'client'));
   await makeCommand(join(folder, 'command'), join(folder, 'client'));
