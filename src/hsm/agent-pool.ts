@@ -10,6 +10,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
+import { BackOff } from '../back-off.ts';
 import { monotonicNow } from '../call.ts';
 import { type AgentExit, AgentProcess, type ExitCause } from './agent-process.ts';
 import type { AgentStarter } from './agent-starter.ts';
@@ -122,8 +123,7 @@ export class AgentPool {
   /** Agents that have done something for a caller: their end says nothing against the token. */
   readonly #proven = new WeakSet<AgentProcess>();
   #maintainedAt = monotonicNow();
-  #nextStartAt = 0;
-  #backOffMs = 0;
+  readonly #backOff = new BackOff(MAX_BACK_OFF_MS);
   readonly #pin: PinFile;
   #hasStarted = false;
   #hasReread = false;
@@ -207,7 +207,7 @@ export class AgentPool {
   prove(agent: AgentProcess): void {
     if (this.#proven.has(agent)) return;
     this.#proven.add(agent);
-    this.#backOffMs = 0;
+    this.#backOff.reset();
   }
 
   /**
@@ -302,7 +302,7 @@ export class AgentPool {
   #startMissing(hasLoggedIn = false): void {
     this.#pin.look();
     const held = this.#stopped !== undefined || this.#refused || this.#pin.isRejected;
-    if (held || monotonicNow() < this.#nextStartAt) return;
+    if (held || !this.#backOff.isOver) return;
     // One logs in first: a PIN that is no longer right costs one try, not one per agent.
     const beside = this.#startsSlowly ? 1 : 0;
     if (!hasLoggedIn && this.#starting.size > beside) return;
@@ -416,20 +416,18 @@ export class AgentPool {
     else if (retired === undefined)
       this.#options.log.warn({ pid: agent.pid, how: exit.how }, 'HSM agent ended');
     if (exit.cause === 'not-started') this.#lastFailure = exit.how;
-    if (retired === undefined) this.#backOff(agent, served);
+    if (retired === undefined) this.#judge(agent, served);
     this.#listener.onExit(exit);
     this.#startMissing();
   }
 
-  #backOff(agent: AgentProcess, served: boolean): void {
+  /** Decides whether the end of an agent says something against the token. */
+  #judge(agent: AgentProcess, served: boolean): void {
     const now = monotonicNow();
     if (served && this.#ready.size === 0) this.#downSince = now;
     if (served && (this.#proven.has(agent) || now - agent.startedAt > LONG_LIFE_MS))
-      this.#backOffMs = 0;
-    else {
-      this.#backOffMs = Math.min(MAX_BACK_OFF_MS, this.#backOffMs * 2 + 50);
-      this.#nextStartAt = now + this.#backOffMs * (0.5 + Math.random() / 2);
-    }
+      this.#backOff.reset();
+    else this.#backOff.failed();
   }
 
   #resolveWhenEmpty(): void {
