@@ -23,6 +23,7 @@ import {
   listen,
   names,
   privateKeyFile,
+  processCount,
   receiversFile,
   relyingPartyId,
   secretFile,
@@ -99,6 +100,19 @@ const OPERATION = grouped('Operation', {
     integer(0, 10_000, 100),
     'how many tenants have their calls counted apart; those of the others are counted together',
     '100',
+  ),
+  KEYWARD_SERVERS: setting(
+    processCount,
+    'server processes behind the same ports, under a supervisor, each with its own agents, ' +
+      'connections to the database and limits (docs/deployment.md#several-server-processes); ' +
+      '`auto` for one for each core that may be used',
+    '1, and no supervisor',
+  ),
+  KEYWARD_SERVER_TIMEOUT_MS: setting(
+    integer(1_000, 600_000, 10_000),
+    'of several server processes: for how long one may give no sign of life before it is killed ' +
+      'and replaced',
+    '10000',
   ),
   KEYWARD_DRAIN_MS: setting(
     integer(0, 600_000, 10_000),

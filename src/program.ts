@@ -20,7 +20,7 @@ const auditCommands = () => import('./commands/audit.ts');
 program
   .command('serve')
   .description('serve gRPC until SIGTERM')
-  .action(loaded(async () => (await import('./commands/serve.ts')).serve));
+  .action(loaded(async () => (await import('./commands/servers.ts')).serveByAll));
 program
   .command('agents')
   .description('start HSM agents for servers of another user, at KEYWARD_AGENT_HOST_LISTEN')

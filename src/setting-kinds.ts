@@ -6,6 +6,7 @@
  * - Files are read to see that they can be, by what will read them; of a PIN file only its looks.
  */
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { z } from 'zod';
 import { parseDenyList } from './access/deny-list.ts';
 import { parseIssuers } from './access/issuers.ts';
@@ -22,6 +23,17 @@ export const wholeNumber = (minimum: number, maximum: number) =>
     .refine((value) => value >= minimum && value <= maximum, `must be ${minimum} to ${maximum}`);
 export const integer = (minimum: number, maximum: number, fallback: number) =>
   z.string().default(String(fallback)).pipe(wholeNumber(minimum, maximum));
+
+const MAX_PROCESSES = 256;
+/** A number of processes; `auto` is as many as this process may use cores. */
+export const processCount = z
+  .string()
+  .default('1')
+  .refine(
+    (text) => text === 'auto' || (/^[1-9]\d{0,2}$/.test(text) && Number(text) <= MAX_PROCESSES),
+    `must be 1 to ${MAX_PROCESSES}, or auto`,
+  )
+  .transform((text) => (text === 'auto' ? availableParallelism() : Number(text)));
 
 /** What a check throws is a mistake, in its words. */
 const checked = (check: (text: string) => unknown) =>

@@ -13,6 +13,7 @@ const ROOT = join(import.meta.dirname, '..');
 
 /** What every part may import: words and types that stand below all. */
 const COMMON = [
+  'src/back-off.ts',
   'src/errors.ts',
   'src/ids.ts',
   'src/call.ts',
@@ -39,6 +40,7 @@ const BELOW_CALLS = [
 
 /** What each part may import of the others, besides itself. */
 const LAYERS: Readonly<Record<string, readonly string[]>> = {
+  'src/back-off.ts': ['src/call.ts'],
   'src/errors.ts': [],
   'src/ids.ts': [],
   'src/call.ts': ['src/ids.ts', 'src/signals/trace-context.ts'],
@@ -112,8 +114,9 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
     'src/faces/contract',
     'src/store',
   ],
-  'src/faces/operators': [...COMMON, 'src/faces/transport', 'src/status'],
-  'src/measures': [...BELOW_CALLS, 'src/calls', 'src/signals', 'src/status'],
+  'src/servers': [...COMMON, 'src/signals'],
+  'src/faces/operators': [...COMMON, 'src/faces/transport', 'src/servers', 'src/status'],
+  'src/measures': [...BELOW_CALLS, 'src/calls', 'src/servers', 'src/signals', 'src/status'],
   'src/commands': [
     ...COMMON,
     'src/access',
@@ -127,6 +130,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
     'src/keyring',
     'src/faces',
     'src/measures',
+    'src/servers',
     'src/store',
     'src/signals',
     'src/status',

@@ -66,7 +66,7 @@ import { REWRAP_SIZES } from '../keyring/pace.ts';
 import { Reconciler } from '../keyring/reconciler.ts';
 import { TenantQuotas } from '../keyring/tenants/quotas.ts';
 import { measureCalls } from '../measures/calls.ts';
-import { measureAlerts, measureBuild } from '../measures/process.ts';
+import { measureAlerts, measureBuild, measureServers } from '../measures/process.ts';
 import {
   type MeasuredParts,
   measureAgentCalls,
@@ -74,6 +74,7 @@ import {
   measureReplica,
 } from '../measures/replica.ts';
 import { certificatesIn } from '../pem.ts';
+import type { Membership } from '../servers/membership.ts';
 import type { AlertSignals } from '../signals/alerts.ts';
 import type { Logger } from '../signals/log.ts';
 import type { Metrics } from '../signals/metrics/metrics.ts';
@@ -94,6 +95,9 @@ const MINUTE_MS = 60_000;
 const LINGER_MS = 2_000;
 const SHORTEST_PERIOD_SECONDS = { development: 10, production: 86_400 } as const;
 
+/** What there is before anything is opened. */
+type Below = Pick<Ground, 'log' | 'alerts' | 'metrics' | 'membership'>;
+
 /** What all other parts stand on. */
 interface Ground {
   readonly configuration: ServerConfiguration;
@@ -102,6 +106,8 @@ interface Ground {
   readonly outcomes: CallOutcomes;
   readonly metrics: Metrics;
   readonly alerts: AlertSignals;
+  /** Undefined where this is the only server process. */
+  readonly membership: Membership | undefined;
   readonly identity: Identity;
   readonly witnesses: readonly Witness[];
   readonly store: Store;
@@ -140,7 +146,7 @@ interface AuditWork {
 
 /** Holds the parts of a replica that start and end. */
 export interface Replica
-  extends Pick<Ground, 'identity' | 'store' | 'environment' | 'tokens' | 'alerts'>,
+  extends Pick<Ground, 'identity' | 'store' | 'environment' | 'tokens' | 'alerts' | 'membership'>,
     Pick<Memory, 'tenantSeals' | 'tokenObjects' | 'feed' | 'cacheAge' | 'canaries' | 'readiness'>,
     AuditWork {
   readonly usage: UsageRecorder;
@@ -166,10 +172,10 @@ export interface Replica
  */
 export async function compose(
   configuration: ServerConfiguration,
-  { log, alerts, metrics }: Pick<Ground, 'log' | 'alerts' | 'metrics'>,
+  { log, alerts, metrics, membership }: Below,
   onMisplaced: (why: string) => void,
 ): Promise<Replica> {
-  const ground = await openGround(configuration, { log, alerts, metrics }, onMisplaced);
+  const ground = await openGround(configuration, { log, alerts, metrics, membership }, onMisplaced);
   const { store } = ground;
   const wake = () => reconciler.wake();
   const memory = composeMemory(ground, wake);
@@ -195,7 +201,7 @@ export async function compose(
 /** Opens what all other parts stand on. */
 async function openGround(
   configuration: ServerConfiguration,
-  { log, alerts, metrics }: Pick<Ground, 'log' | 'alerts' | 'metrics'>,
+  { log, alerts, metrics, membership }: Below,
   onMisplaced: (why: string) => void,
 ): Promise<Ground> {
   const identity = openIdentity(configuration, log);
@@ -207,7 +213,7 @@ async function openGround(
   requireRecorded(environment);
   requireMode(environment.mode, configuration.KEYWARD_MODE);
   const opened = {
-    ...{ configuration, log, alerts, metrics, outcomes: new CallOutcomes(log) },
+    ...{ configuration, log, alerts, metrics, membership, outcomes: new CallOutcomes(log) },
     ...{ identity, witnesses, store, environment },
   };
   return { ...opened, tokens: await prepareTokens(opened, onMisplaced) };
@@ -245,15 +251,17 @@ function composeOperators(
   ground: Ground,
   parts: Omit<MeasuredParts, keyof Ground>,
 ): OperatorsListener {
-  const { configuration, log, alerts, metrics, outcomes } = ground;
+  const { configuration, log, alerts, metrics, membership, outcomes } = ground;
   const tenants = configuration.KEYWARD_METRICS_TENANTS;
   outcomes.listen(measureCalls({ metrics, methods: METHOD_NAMES, streams: STREAM_PATHS, tenants }));
   measureAlerts(metrics, alerts);
   measureReplica(metrics, { ...ground, ...parts });
   measureBuild(metrics, RELEASE);
+  if (membership !== undefined) measureServers(metrics, () => membership.overview);
   metrics.measureProcess();
   const text = async (accept: string) => ({ status: 200, ...(await metrics.text(accept)) });
-  return new OperatorsListener(log, { '/metrics': text, ...healthPages(parts.readiness) });
+  const others = membership && (() => membership.others);
+  return new OperatorsListener(log, { '/metrics': text, ...healthPages(parts.readiness, others) });
 }
 
 function openIdentity(configuration: Configuration, log: Logger): Identity {

@@ -16,10 +16,12 @@ export const FAILED = 70;
 /** The longest account of a failure that is logged, in characters, and how many causes of it. */
 const ACCOUNT_LIMIT = 8_000;
 const CAUSES = 5;
+/** The longest that closing database and token may take after an unexpected failure. */
+export const LETTING_GO_MS = 10_000;
 
 /** Describes how a process ends in order. */
 export interface EndInOrder {
-  readonly inOrder: () => Promise<void>;
+  readonly inOrder: (why: string) => Promise<void>;
   /** The longest that the end may take after an unexpected failure, in milliseconds. */
   readonly limitMs: number;
 }
@@ -56,13 +58,18 @@ export class Ending {
     if (this.#hasBegun || end === undefined) process.exit(exitCode || 1);
     this.#hasBegun = true;
     this.#log.info({ why }, 'ending');
-    end.inOrder().then(
+    end.inOrder(why).then(
       () => process.exit(exitCode),
       (err: unknown) => {
         this.#log.fatal({ err }, 'cannot end in order');
         process.exit(exitCode || 1);
       },
     );
+  }
+
+  /** Ends the process in order, unless it is already ending: what asks may not be alone in it. */
+  join(why: string): void {
+    if (!this.#hasBegun) this.begin(why, 0);
   }
 
   #failed(thrown: unknown, origin: string): void {

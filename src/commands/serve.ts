@@ -15,13 +15,14 @@ import { type Configuration, readConfiguration } from '../config.ts';
 import { KeywardError } from '../errors.ts';
 import { TokenRefused } from '../hsm/agent-pool.ts';
 import { SYSTEM_TENANT } from '../names.ts';
+import type { Membership } from '../servers/membership.ts';
 import { AlertSignals } from '../signals/alerts.ts';
 import { createLog, type Logger } from '../signals/log.ts';
 import { Metrics } from '../signals/metrics/metrics.ts';
 import { startHousekeeping } from '../store/housekeeping.ts';
 import { findTenant } from '../store/tenants/tenants.ts';
 import { compose, type Replica } from './composition.ts';
-import { Ending } from './ending.ts';
+import { Ending, LETTING_GO_MS } from './ending.ts';
 import { Lifecycle, type Part } from './lifecycle.ts';
 import { RELEASE } from './release.ts';
 import { REPLICA } from './replica.ts';
@@ -34,32 +35,39 @@ const VERIFY_MS = 5_000;
 const NO_SYSTEM =
   'cannot serve: what is stored of the tenant system failed verification; after an upgrade run ' +
   '`keyward-server token seal-states`';
-/** The longest that closing database and token may take after an unexpected failure. */
-const LETTING_GO_MS = 10_000;
 
 /**
  * Starts a replica. Returns once the token is open or refused; then the process runs until a
- * signal. Throws what `compose` throws.
+ * signal, or until its supervisor ends it. Throws what `compose` throws.
  */
-export async function serve(): Promise<void> {
+export async function serve(membership: Membership | undefined): Promise<void> {
   const configuration = readConfiguration(process.env);
-  const metrics = new Metrics();
+  const metrics = new Metrics(membership && (() => membership.allFigures()));
   const linesLost = metrics.counter('keyward_log_lines_lost_total', {});
-  const log = createLog(configuration.KEYWARD_LOG_LEVEL, RELEASE, (lines) => {
+  const onLost = (lines: number) => {
     linesLost.value += lines;
     alerts.raise('log-lines-lost', REPLICA, { lines });
-  });
+  };
+  const processName = membership && `server ${membership.number}`;
+  const log = createLog(configuration.KEYWARD_LOG_LEVEL, RELEASE, onLost, processName);
   const alerts = new AlertSignals(log);
   const ending = new Ending(log, alerts);
   let reload = () => {};
-  // By itself it would end the process; a terminal that is closed sends it, too.
-  process.on('SIGHUP', () => {
+  const reloadAll = () => {
     log.info(
       'reading the TLS files, the deny list, the issuers and the receivers of alerts again: SIGHUP',
     );
     reload();
+  };
+  // By itself it would end the process; a terminal that is closed sends it, too.
+  process.on('SIGHUP', reloadAll);
+  membership?.follow({
+    end: (why) => ending.join(why),
+    reload: reloadAll,
+    raise: (id, subject, fields) => alerts.raise(id, subject, fields),
+    figures: () => metrics.figures(),
   });
-  const replica = await compose(configuration, { log, alerts, metrics }, (why) =>
+  const replica = await compose(configuration, { log, alerts, metrics, membership }, (why) =>
     ending.begin(why, 1),
   );
   reload = () => {
@@ -77,6 +85,7 @@ export async function serve(): Promise<void> {
   });
   try {
     await lifecycle.start();
+    membership?.started();
   } catch (error) {
     const why =
       error instanceof TokenRefused
@@ -110,7 +119,8 @@ function partsOf(replica: Replica, configuration: Configuration, log: Logger): r
     { name: 'the age of caches', start: () => cacheAge.start(), stop: () => cacheAge.stop() },
     housekeeping(replica, log),
     { name: 'the watch of itself', start: () => selfWatch.start(), stop: () => selfWatch.stop() },
-    ...listeners(replica, configuration, log),
+    ...operatorsListeners(replica, configuration, log),
+    ...(replica.membership === undefined ? listeners(replica, configuration, log) : []),
     {
       name: 'the HSM agents',
       start: () => openToken(replica, log),
@@ -170,6 +180,8 @@ function partsOf(replica: Replica, configuration: Configuration, log: Logger): r
     },
     { name: 'notices', start: () => notices.start(), stop: () => notices.stop() },
     namedFirst(replica, configuration, log),
+    // Of several processes one that takes connections serves.
+    ...(replica.membership === undefined ? [] : listeners(replica, configuration, log)),
     serving(replica, configuration, log),
   ];
 }
@@ -187,17 +199,12 @@ function housekeeping({ store }: Replica, log: Logger): Part {
   };
 }
 
-/**
- * Returns the listeners. They answer before the token is open, and say that they do not serve; what
- * has come in by them has been answered before anything that it stands on stops.
- */
-function listeners(
-  { health, operators, server, http, environment }: Replica,
-  configuration: Configuration,
+/** Returns the listeners that answer before the token is open, and say that nothing is served. */
+function operatorsListeners(
+  { health, operators }: Replica,
+  { KEYWARD_HEALTH_LISTEN: address, KEYWARD_METRICS_LISTEN }: Configuration,
   log: Logger,
 ): readonly Part[] {
-  const { KEYWARD_LISTEN, KEYWARD_HTTP_LISTEN, KEYWARD_HEALTH_LISTEN: address } = configuration;
-  const { KEYWARD_DRAIN_MS, KEYWARD_METRICS_LISTEN, KEYWARD_MODE: mode } = configuration;
   return [
     {
       name: 'the listener for health',
@@ -217,6 +224,21 @@ function listeners(
       },
       stop: () => operators?.stop(),
     },
+  ];
+}
+
+/**
+ * Returns the listeners for callers. What has come in by them has been answered before anything
+ * that it stands on stops.
+ */
+function listeners(
+  { server, http, environment }: Replica,
+  configuration: Configuration,
+  log: Logger,
+): readonly Part[] {
+  const { KEYWARD_LISTEN, KEYWARD_HTTP_LISTEN } = configuration;
+  const { KEYWARD_DRAIN_MS, KEYWARD_MODE: mode } = configuration;
+  return [
     {
       name: 'the gRPC listener',
       start: async () => {
@@ -304,13 +326,17 @@ async function untilDone(
 
 /** Says, for as long as everything runs, whether the replica can do its work. */
 function serving(
-  { health, server, http, readiness, store }: Replica,
+  { health, server, http, readiness, store, membership }: Replica,
   { KEYWARD_DRAIN_MS }: Configuration,
   log: Logger,
 ): Part {
-  const setReady = (ready: boolean) => {
-    server.setReady(ready);
-    health.setReady(ready);
+  const tell = () => {
+    const { isReady, conditions } = readiness;
+    const problems = conditions.flatMap(({ name, problem }) => (problem ? [[name, problem]] : []));
+    // Callers hear of this process, by whose connection they call; probes, of the whole service.
+    server.setReady(isReady);
+    health.setReady(isReady || (membership?.others.some((other) => other.isReady) ?? false));
+    membership?.report({ isReady, problems: Object.fromEntries(problems) });
   };
   let cannotRecord = false;
   // What a call needs: a key, what it may be used for, and an entry that says so.
@@ -319,7 +345,7 @@ function serving(
     const isNews = cannotRecord !== (err !== undefined);
     cannotRecord = err !== undefined;
     if (isNews && cannotRecord) log.warn({ err }, 'cannot record calls in the audit log');
-    setReady(readiness.isReady);
+    tell();
   };
   let timer: NodeJS.Timeout | undefined;
   return {
@@ -329,11 +355,11 @@ function serving(
       timer = setInterval(look, READINESS_MS);
     },
     stop: async () => {
-      clearInterval(timer);
       readiness.stops();
-      setReady(false);
+      tell();
       // Together: they share what callers may have, and the time.
       await Promise.all([server.drain(KEYWARD_DRAIN_MS), http?.drain(KEYWARD_DRAIN_MS)]);
+      clearInterval(timer);
     },
   };
 }

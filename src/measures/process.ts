@@ -1,6 +1,9 @@
 /**
- * What metrics tell of the process as a whole: which release it is, and which alerts it raised.
+ * What metrics tell of the process as a whole: which release it is, which alerts it raised, and how
+ * the server processes beside it are doing.
  */
+
+import type { Overview } from '../servers/messages.ts';
 import { ALERTS, type AlertId, type AlertSignals } from '../signals/alerts.ts';
 import type { Metrics } from '../signals/metrics/metrics.ts';
 
@@ -8,6 +11,23 @@ import type { Metrics } from '../signals/metrics/metrics.ts';
 export function measureBuild(metrics: Metrics, release: string): void {
   const { node } = process.versions;
   metrics.read('keyward_build_info', () => [[{ release, node }, 1]]);
+}
+
+/** Has metrics say how many server processes there are, where there are several. */
+export function measureServers(metrics: Metrics, overview: () => Overview | undefined): void {
+  metrics.read('keyward_servers', () => {
+    const all = overview();
+    if (all === undefined) return [];
+    const ready = all.servers.filter(({ isReady }) => isReady).length;
+    return [
+      [{ state: 'configured' }, all.configured],
+      [{ state: 'running' }, all.servers.length],
+      [{ state: 'ready' }, ready],
+    ];
+  });
+  metrics.read('keyward_server_exits_total', () =>
+    Object.entries(overview()?.exits ?? {}).map(([cause, count]) => [{ cause }, count]),
+  );
 }
 
 /** Counts alerts; those that were never raised are there too, so that the first is an increase. */

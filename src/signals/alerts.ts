@@ -650,6 +650,20 @@ export const ALERTS = {
       '`stack` has its messages and stacks.',
     remedy: 'Let the supervisor start the service again, and report the stack.',
   },
+  'server-process-ended': {
+    severity: 'warning',
+    subject: 'the server process, by its number and its supervisor',
+    clears: false,
+    message: 'a server process has ended or hung, and is replaced',
+    meaning:
+      'One of several server processes (`KEYWARD_SERVERS`) ended without having been told to, or ' +
+      'gave no sign of life for `KEYWARD_SERVER_TIMEOUT_MS` and was killed: `cause` is `crashed` ' +
+      'or `hung`, `how` the signal or the exit code. Calls under way in it failed; another one ' +
+      'is started in its place, and the others serve meanwhile.',
+    remedy:
+      'Read what the process logged last, by its `process`. One that hangs may have too little ' +
+      'CPU; one that was killed by the system, too little memory (docs/sizing.md).',
+  },
 } as const satisfies Readonly<Record<string, AlertRow>>;
 
 /** Names an alert. */

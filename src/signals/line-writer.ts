@@ -39,14 +39,19 @@ export class LineWriter {
   /** Lines that wait, in chunks. */
   readonly #waiting: string[] = [];
   #waitingCharacters = 0;
+  readonly #pieceBytes: number | undefined;
   #writing: Writing | undefined;
   /** The last chunk was cut off in a line. */
   #isCut = false;
   #dropped = 0;
 
-  /** `onDropped` hears how many lines were dropped, once lines can be written again. */
-  constructor(fd: number, onDropped: (lines: number) => void) {
+  /**
+   * `onDropped` hears how many lines were dropped, once lines can be written again. `pieceBytes` is
+   * for a descriptor that other processes write to as well: no write is larger.
+   */
+  constructor(fd: number, onDropped: (lines: number) => void, pieceBytes?: number) {
     this.#fd = fd;
+    this.#pieceBytes = pieceBytes;
     this.#onDropped = onDropped;
     setInterval(() => this.#next(), TOGETHER_MS).unref();
   }
@@ -58,11 +63,16 @@ export class LineWriter {
       return;
     }
     const last = this.#waiting.length - 1;
-    if (last >= 0 && (this.#waiting[last] ?? '').length + line.length <= CHUNK_CHARACTERS)
-      this.#waiting[last] += line;
+    if (last >= 0 && this.#fits(this.#waiting[last] ?? '', line)) this.#waiting[last] += line;
     else this.#waiting.push(line);
     this.#waitingCharacters += line.length;
     if (this.#waitingCharacters >= TOGETHER_CHARACTERS) this.#next();
+  }
+
+  /** Whether a chunk has room for a line. */
+  #fits(chunk: string, line: string): boolean {
+    if (this.#pieceBytes === undefined) return chunk.length + line.length <= CHUNK_CHARACTERS;
+    return Buffer.byteLength(chunk) + Buffer.byteLength(line) < this.#pieceBytes;
   }
 
   /** Writes what waits before it returns; gives up after {@link LAST_MS}. */

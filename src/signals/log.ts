@@ -11,22 +11,36 @@
 import { constants, fstatSync, openSync } from 'node:fs';
 import { type Logger, pino } from 'pino';
 import { LineWriter } from './line-writer.ts';
+import { PIECE_BYTES, shortLine } from './short-line.ts';
 
 export type { Logger } from 'pino';
 
-/** Returns a logger from this level on. `onLost` hears how many lines were lost. */
-export function createLog(level: string, release: string, onLost: (lines: number) => void): Logger {
-  const destination = new LineWriter(unblockingStdout(), onLost);
+/**
+ * Returns a logger from this level on. `onLost` hears how many lines were lost. `processName` is of
+ * one of several processes that write to the same stdout.
+ */
+export function createLog(
+  level: string,
+  release: string,
+  onLost: (lines: number) => void,
+  processName?: string,
+): Logger {
+  const isShared = processName !== undefined;
+  const destination = new LineWriter(
+    unblockingStdout(),
+    onLost,
+    isShared ? PIECE_BYTES : undefined,
+  );
   process.once('exit', () => destination.flushSync());
   const options = {
     level,
-    base: { release },
+    base: { release, ...(isShared && { process: processName }) },
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
     serializers: { err: pino.stdSerializers.errWithCause },
   };
-  const log = pino(options, destination);
-  return log;
+  if (!isShared) return pino(options, destination);
+  return pino(options, { write: (line) => destination.write(shortLine(line)) });
 }
 
 /**

@@ -190,6 +190,10 @@ const MADE_BY: Readonly<Record<AlertId, readonly [file: string, title: string]>>
     'test/running/unforeseen.test.ts',
     'it ends the process, calls under way are answered and new ones are not taken',
   ],
+  'server-process-ended': [
+    'test/servers/servers.test.ts',
+    'one that is killed is started again, the other serves meanwhile, and an alert tells of it',
+  ],
 };
 
 const sources = readdirSync(join(ROOT, 'src'), { recursive: true, encoding: 'utf8' })

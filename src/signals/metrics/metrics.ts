@@ -9,6 +9,13 @@
  * - prom-client has the text's form, and what it measures of every Node process.
  */
 import { collectDefaultMetrics, type Metric, Registry } from 'prom-client';
+import {
+  type Aggregator,
+  type Exemplar,
+  type Figure,
+  mergeFigures,
+  type Value,
+} from './figures.ts';
 import { type LabelsOf, METRICS, type MetricName, type MetricRow, type NameOf } from './table.ts';
 
 /** A text, and its type. */
@@ -27,26 +34,8 @@ type Labels = Readonly<Record<string, string>>;
 /** A value that is read, and its labels. */
 export type Reading<Name extends MetricName> = readonly [labels: LabelsOf<Name>, value: number];
 
-/** As prom-client has it. */
-interface Value {
-  readonly labels: Readonly<Record<string, string | number>>;
-  readonly value: number;
-  readonly metricName?: string;
-  readonly exemplar?: Exemplar | undefined;
-}
-
-interface Exemplar {
-  readonly labelSet: Labels;
-  readonly value: number;
-  readonly timestamp: number;
-}
-
-/** A metric as prom-client's registry takes it. */
-interface Exported {
-  name: string;
-  readonly type: string;
-  get(): Promise<{ readonly name: string; readonly values: readonly Value[] }>;
-}
+/** Returns the figures of all processes that this one's metrics are to be the sum of. */
+export type Gather = () => Promise<readonly (readonly Figure[])[]>;
 
 /** The texts that there are; OpenMetrics has exemplars. */
 const FORMATS = {
@@ -64,7 +53,11 @@ export class Metrics {
   readonly #refreshes: (() => Promise<void>)[] = [];
   readonly #texts = new Map<string, { readonly madeAt: number; readonly text: Promise<Buffer> }>();
 
-  constructor() {
+  readonly #gather: Gather | undefined;
+
+  /** `gather` is for one of several processes: each answers for all. */
+  constructor(gather?: Gather) {
+    this.#gather = gather;
     for (const [name, row] of Object.entries(METRICS)) {
       const family = new Family(name, row);
       this.#families.set(name as MetricName, family);
@@ -117,41 +110,49 @@ export class Metrics {
     return family;
   }
 
-  async #make(type: string): Promise<Buffer> {
+  /** Returns this process' own figures. */
+  async figures(): Promise<readonly Figure[]> {
     await Promise.all(this.#refreshes.map((refresh) => refresh().catch(() => {})));
-    const registry = type === FORMATS.plain ? this.#registry : this.#asOpenMetrics();
-    return Buffer.from(await registry.metrics());
+    return (await this.#registry.getMetricsAsJSON()) as unknown as readonly Figure[];
   }
 
-  /** The same metrics; prom-client renames them in place for this text, and loses their names. */
-  #asOpenMetrics(): Registry {
-    const registry = new Registry<typeof FORMATS.openMetrics>();
-    registry.setContentType(FORMATS.openMetrics);
-    for (const metric of this.#registry.getMetricsAsArray() as unknown as readonly Exported[]) {
-      const isCounter = metric.type === 'counter';
-      const name = isCounter ? metric.name.replace(/_total$/, '') : metric.name;
-      const get = async () => ({ ...(await metric.get()), name });
-      registry.registerMetric({ name, type: metric.type, get } as unknown as Metric);
-    }
-    return registry as unknown as Registry;
+  async #make(type: string): Promise<Buffer> {
+    const gathered = await this.#gather?.();
+    const figures = gathered === undefined ? await this.figures() : mergeFigures(gathered);
+    const registry = registryOf(figures, type);
+    return Buffer.from(await registry.metrics());
   }
 }
 
+/** Returns a registry of these figures; OpenMetrics has counters by other names. */
+function registryOf(figures: readonly Figure[], type: string): Registry {
+  const registry = new Registry();
+  registry.setContentType(type as typeof FORMATS.plain);
+  for (const figure of figures) {
+    const isRenamed = type === FORMATS.openMetrics && figure.type === 'counter';
+    const name = isRenamed ? figure.name.replace(/_total$/, '') : figure.name;
+    const get = async () => ({ ...figure, name });
+    registry.registerMetric({ name, type: figure.type, get } as unknown as Metric);
+  }
+  return registry;
+}
+
 /** One row of the table, and its series. */
-class Family implements Exported {
+class Family {
   readonly name: string;
   readonly help: string;
   readonly type: MetricRow['type'];
-  readonly aggregator = 'sum';
+  readonly aggregator: Aggregator;
   readonly readers: (() => Iterable<readonly [Labels, number]>)[] = [];
   readonly #buckets: readonly number[];
   readonly #counts = new Map<string, Count & { readonly labels: Labels }>();
   readonly #distributions = new Map<string, Distribution>();
 
-  constructor(name: string, { type, help, buckets = [] }: MetricRow) {
+  constructor(name: string, { type, help, together = 'sum', buckets = [] }: MetricRow) {
     this.name = name;
     this.help = help;
     this.type = type;
+    this.aggregator = together;
     this.#buckets = buckets;
   }
 

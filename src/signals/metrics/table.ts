@@ -10,6 +10,8 @@
  *   rules and the dashboard in deploy/ name nothing else.
  */
 
+import type { Aggregator } from './figures.ts';
+
 /** One metric. */
 export interface MetricRow {
   readonly group: string;
@@ -17,6 +19,8 @@ export interface MetricRow {
   readonly labels: readonly string[];
   /** One sentence, without the stop. */
   readonly help: string;
+  /** How the values of several server processes become one: their sum, unless given. */
+  readonly together?: Aggregator;
   /** Of a histogram: the upper bounds of its buckets. */
   readonly buckets?: readonly number[];
 }
@@ -201,6 +205,7 @@ const DATABASE = grouped('Database', {
   keyward_changes_fresh: {
     type: 'gauge',
     labels: [],
+    together: 'min',
     help: '1 while this replica receives changes, so that it answers from memory',
   },
   keyward_cache_entries: {
@@ -229,6 +234,7 @@ const MAINTENANCE = grouped('Maintenance', {
   keyward_reconciler_pass_timestamp_seconds: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: 'when this replica’s reconciler last ended a pass that did not fail',
   },
   keyward_reconciler_actions_total: {
@@ -239,41 +245,49 @@ const MAINTENANCE = grouped('Maintenance', {
   keyward_maintenance_paused: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: '1 while maintenance is paused for all tenants',
   },
   keyward_rotations_due: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: 'keys whose rotation is due and may be done, counted up to 1000',
   },
   keyward_rotation_overdue_seconds: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: 'for how long the oldest due rotation has been due; 0 where none is',
   },
   keyward_destructions_due: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: 'keys and key versions whose destruction is due, counted up to 1000 each',
   },
   keyward_rewrap_jobs_running: {
     type: 'gauge',
     labels: ['kind'],
+    together: 'max',
     help: 're-wrap jobs that are not finished',
   },
   keyward_rewrap_rows_stale: {
     type: 'gauge',
     labels: ['kind'],
+    together: 'max',
     help: 'rows that running re-wrap jobs have found and not brought up to date yet',
   },
   keyward_rewrap_rows_failed: {
     type: 'gauge',
     labels: ['kind'],
+    together: 'max',
     help: 'rows that running re-wrap jobs could not bring up to date',
   },
   keyward_replicas: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: 'replicas that run, as this one knows them from the database',
   },
 });
@@ -298,36 +312,43 @@ const AUDIT = grouped('Audit', {
   keyward_audit_sequencing: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: '1 while it is this replica that lengthens the audit log',
   },
   keyward_audit_inbox_rows: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: 'durable rows that wait to become leaves of the audit log, counted up to 10000',
   },
   keyward_audit_log_size: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: 'leaves of the audit log',
   },
   keyward_audit_generation: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: 'the audit log’s generation',
   },
   keyward_audit_checkpoint_size: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: 'leaves under the last signed checkpoint',
   },
   keyward_audit_checkpoint_timestamp_seconds: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: 'when the last checkpoint was signed',
   },
   keyward_audit_witness_cosigned_timestamp_seconds: {
     type: 'gauge',
     labels: ['witness'],
+    together: 'max',
     help: 'when the newest checkpoint was signed that the witness has cosigned',
   },
 });
@@ -336,17 +357,32 @@ const PROCESS = grouped('Process', {
   keyward_build_info: {
     type: 'gauge',
     labels: ['release', 'node'],
+    together: 'first',
     help: '1, with the release and Node’s version as labels',
   },
   keyward_ready: {
     type: 'gauge',
     labels: [],
+    together: 'max',
     help: '1 while the replica can do its work, as health reports it',
   },
   keyward_ready_condition: {
     type: 'gauge',
     labels: ['condition'],
+    together: 'min',
     help: '1 while that condition of being ready holds',
+  },
+  keyward_servers: {
+    type: 'gauge',
+    labels: ['state'],
+    together: 'max',
+    help: 'server processes under a supervisor (KEYWARD_SERVERS)',
+  },
+  keyward_server_exits_total: {
+    type: 'counter',
+    labels: ['cause'],
+    together: 'max',
+    help: 'server processes that ended while the service goes on',
   },
   keyward_alerts_raised_total: {
     type: 'counter',
