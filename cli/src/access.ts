@@ -21,7 +21,6 @@ import {
   withFilter,
   withRequestId,
 } from './options.ts';
-import { printable } from './output/printable.ts';
 import { ROLE_BINDING } from './output/resources.ts';
 import { addQuestions } from './questions.ts';
 import { addRoles } from './roles.ts';
@@ -94,10 +93,10 @@ function addBind(access: Command): void {
         const parent = tenantName(tenant);
         const roleBinding = newBinding(options);
         const why = impossible(roleBinding);
-        if (why !== undefined) process.stderr.write(`keyward: warning: ${printable(why)}\n`);
+        if (why !== undefined) output.remark(`warning: ${why}`);
         const same = await sameBinding(keyward, parent, roleBinding, id);
         if (same !== undefined) {
-          process.stderr.write('keyward: nothing to do: this is bound already\n');
+          output.remark('nothing to do: this is bound already');
           return output.one(ROLE_BINDING, same);
         }
         const created = await keyward.createRoleBinding({

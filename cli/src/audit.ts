@@ -380,8 +380,8 @@ async function printCheckpoint(output: Output, checkpoint: AuditCheckpoint): Pro
 }
 
 const NOT_COMPARED =
-  'keyward: this key is from the service’s database, and was not compared with the HSM token’s;' +
-  ' compare it with what "keyward-server audit public-key" prints\n';
+  'this key is from the service’s database, and was not compared with the HSM token’s;' +
+  ' compare it with what "keyward-server audit public-key" prints';
 
 function addPublicKey(audit: Command): void {
   audit
@@ -393,9 +393,9 @@ function addPublicKey(audit: Command): void {
         '\nHSM token is printed by "keyward-server audit public-key", which an operator can run.',
     )
     .action((_options, command: Command) =>
-      withClient(command, async (keyward) => {
+      withClient(command, async (keyward, { output }) => {
         await printText((await keyward.getAuditCheckpoint()).publicKey);
-        process.stderr.write(NOT_COMPARED);
+        output.remark(NOT_COMPARED);
       }),
     );
 }

@@ -5,7 +5,12 @@
  */
 import { inspect } from 'node:util';
 import { CommanderError } from 'commander';
-import { AuditVerificationError, KeywardError, SettingsError as UsageError } from 'keyward-client';
+import {
+  AuditVerificationError,
+  EnvelopeError,
+  KeywardError,
+  SettingsError as UsageError,
+} from 'keyward-client';
 import { printable, printableJson, printableLines } from './output/printable.ts';
 
 /** Reports that the command got something that it cannot use; the message names it and a remedy. */
@@ -34,13 +39,26 @@ export interface ReportOptions {
 export function report(error: unknown, { asData, debug }: ReportOptions): number {
   if (isHelp(error)) return 0;
   const exitCode = exitCodeOf(error);
-  const message = describe(error);
-  const line = asData
-    ? printableJson(JSON.stringify({ error: { ...factsOf(error), message, exitCode } }))
-    : `keyward: ${printable(message)}`;
-  process.stderr.write(`${line}\n`);
+  process.stderr.write(failureLine(error, asData));
   if (debug) process.stderr.write(`${printableLines(inspect(error))}\n`);
   return exitCode;
+}
+
+/** Returns the line about what went wrong, and what else there is to tell of it as data. */
+export function failureLine(error: unknown, asData: boolean, facts: object = {}): string {
+  const message = describe(error);
+  if (!asData) return remarkLine(message, asData);
+  const exitCode = exitCodeOf(error);
+  return dataLine({ error: { ...factsOf(error), ...facts, message, exitCode } });
+}
+
+/** Returns the line about something that is no failure, as {@link failureLine}. */
+export function remarkLine(message: string, asData: boolean, facts: object = {}): string {
+  return asData ? dataLine({ remark: { ...facts, message } }) : `keyward: ${printable(message)}\n`;
+}
+
+function dataLine(value: object): string {
+  return `${printableJson(JSON.stringify(value))}\n`;
 }
 
 /** Commander ends a command so that has shown its help, or the version. */
@@ -59,6 +77,8 @@ function exitCodeOf(error: unknown): number {
 
 /** What programs act on. */
 function factsOf(error: unknown): object {
+  const { cause } = error as { readonly cause?: unknown };
+  if (cause instanceof EnvelopeError) return { reason: cause.reason, retryable: false };
   if (!(error instanceof KeywardError)) return { retryable: false };
   const { code, reason, field, fieldViolations, retryable, requestId } = error;
   const fields = fieldViolations.length > 0 ? { field, fieldViolations } : {};

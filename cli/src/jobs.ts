@@ -17,7 +17,6 @@ import {
   withRequestId,
 } from './options.ts';
 import type { Output } from './output/output.ts';
-import { printable } from './output/printable.ts';
 import { FAILURE, JOB } from './output/resources.ts';
 import { progressOn } from './progress.ts';
 import { withClient } from './session.ts';
@@ -176,7 +175,7 @@ export async function watchRotation(
   try {
     job = await watchJob(keyward, await findJob(), command);
   } catch (error) {
-    process.stderr.write(`keyward: ${printable(rotated)}, but cannot watch its job:\n`);
+    optionsOf(command).output.remark(`${rotated}, but cannot watch its job:`);
     throw error;
   }
   requireWhole(job);

@@ -58,6 +58,7 @@ export type {
   Envelope,
   EnvelopeOptions,
   FieldOptions,
+  Opening,
   Rewrapped,
 } from './envelope/envelope.ts';
 export { EnvelopeError } from './envelope/errors.ts';

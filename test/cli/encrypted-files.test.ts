@@ -161,7 +161,7 @@ describe('a file', () => {
     assert.deepEqual(named.sort(), bad);
     assert.match(stderr, /cannot decrypt cut\.kwe: it was changed or cut/);
     assert.match(stderr, /cannot decrypt plain\.kwe: it is not an encrypted file/);
-    assert.match(stderr, /cannot decrypt 8 files, which are named above/);
+    assert.match(stderr, /cannot decrypt 8 files, named above/);
     assert.deepEqual(namesIn('back'), ['whole']);
     assert.deepEqual(readFileSync(at('back', 'whole')), CONTENT);
   });
@@ -216,6 +216,35 @@ describe('a tree', () => {
     });
   });
 
+  it('with -o json has a line of JSON on standard error for each file with something to tell', async () => {
+    makeTree();
+    symlinkSync('a.txt', at('docs', 'link'));
+    await done(`encrypt-file -r docs ${KEY} --out sealed`);
+    writeFileSync(at('sealed', 'bad.kwe'), 'no envelope');
+    symlinkSync('bad.kwe', at('sealed', 'link.kwe'));
+    const { code, stdout, stderr } = await keyward(`decrypt-file -r sealed ${KEY} --out b -o json`);
+    assert.deepEqual([code, JSON.parse(stdout).failed], [1, 1]);
+    const lines = stderr.trimEnd().split('\n');
+    const told = lines.map((line) => JSON.parse(line));
+    const about = (path: string) =>
+      told.find(({ error, remark }) => (error ?? remark).path === path);
+    assert.deepEqual(about('sealed/bad.kwe'), {
+      error: {
+        ...{ reason: 'MALFORMED', retryable: false, path: 'sealed/bad.kwe' },
+        message: 'cannot decrypt sealed/bad.kwe: it is not an encrypted file, or is cut',
+        exitCode: 1,
+      },
+    });
+    assert.deepEqual(about('sealed/link.kwe'), {
+      remark: {
+        path: 'sealed/link.kwe',
+        message: 'left out sealed/link.kwe: it is a symbolic link',
+      },
+    });
+    assert.equal(told.at(-1)?.error.message, 'cannot decrypt 1 file, named above');
+    assert.equal(told.length, 3);
+  });
+
   it('has a data key for each file', async () => {
     makeTree();
     for (let i = 0; i < 40; i += 1) writeFileSync(at('docs', `small-${i}`), `${i}`);
@@ -246,6 +275,26 @@ describe('a run that was ended', () => {
     await done(`encrypt-file -r docs ${KEY} --out sealed --resume --force`);
     await done(`decrypt-file sealed/a.txt.kwe ${KEY} --out now`);
     assert.equal(readFileSync(at('now'), 'utf8'), 'changed since');
+  });
+
+  it('under another key or encryption context is refused by --resume, and made again by --force', async () => {
+    makeTree();
+    await done(`encrypt-file -r docs ${KEY} --out sealed --context a=1`);
+    await done(`encrypt-file docs/a.txt ${KEY} --out sealed/a.txt.kwe --force --context a=2`);
+    const resumed = `encrypt-file -r docs --tenant acme --out sealed --resume --context a=1 --key`;
+    for (const [key, words] of [
+      ['files', 'sealed/a.txt.kwe: it already exists and does not open under this key'],
+      ['other', 'sealed/a.txt.kwe: it already exists (and so do 2 more) and does not open under'],
+    ] as const) {
+      const { code, stderr } = await keyward(`${resumed} ${key}`);
+      assert.equal(code, 2);
+      assert.ok(stderr.startsWith(`keyward: cannot write ${words}`), stderr);
+    }
+    const again = await done(`${resumed} files --force -o json`);
+    const { files, made } = JSON.parse(again.stdout);
+    assert.deepEqual([files, made], [1, 2]);
+    await done(`decrypt-file -r sealed ${KEY} --context a=1 --out back`);
+    assert.deepEqual(treeOf('back'), treeOf('docs'));
   });
 
   it('by a signal leaves nothing, and by SIGKILL what --resume removes', async () => {

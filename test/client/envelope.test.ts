@@ -14,7 +14,7 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import type { EnvelopeService } from '../../client/src/envelope/data-keys.ts';
 import { Envelope } from '../../client/src/envelope/envelope.ts';
-import type { EnvelopeError, KeywardClient } from '../../client/src/index.ts';
+import type { EnvelopeError, KeywardClient, KeywardError } from '../../client/src/index.ts';
 import { reasonOf, sharedService } from '../support/kit.ts';
 import { makeEnvelope, makeStream, readEnvelope } from './envelope-reader.ts';
 
@@ -39,6 +39,7 @@ function counting(calls = { issued: 0, opened: 0 }) {
       calls.opened += 1;
       return keyward.decrypt(request);
     },
+    batchDecrypt: (request) => keyward.batchDecrypt(request),
     batchReEncrypt: (request) => keyward.batchReEncrypt(request),
   };
   return { calls, service };
@@ -231,6 +232,21 @@ describe('data keys', () => {
     await assert.rejects(box.encrypt('v'), /away/);
     isAway = false;
     assert.equal(await box.decrypt(await box.encrypt('v')), 'v');
+  });
+
+  test('are told to open or not, of many at once, by key and context, in order', async () => {
+    const box = keyward.envelope({ key: KEY });
+    const context = { a: '1' };
+    const own = await box.encrypt('v', { context });
+    const other = await box.encrypt('v', { context: { a: '2' } });
+    const all = Array.from({ length: 150 }, (_, each) =>
+      each % 3 === 0 ? Buffer.from('none') : each % 3 === 1 ? own : other,
+    );
+    const told: string[] = [];
+    for await (const each of box.opening(all, { context }))
+      told.push('opens' in each ? 'opens' : ((each.error as KeywardError).reason ?? ''));
+    const thrice = ['MALFORMED', 'opens', 'DECRYPTION_FAILED'];
+    assert.deepEqual(told, Array.from({ length: 50 }, () => thrice).flat());
   });
 
   test('come under the new version without the content, in order, beside what does not open', async () => {
@@ -436,6 +452,7 @@ function fixed(dataKey = Buffer.alloc(32, 1)): EnvelopeService {
       ...{ ...common, plaintext: Buffer.from(dataKey) },
       verifiedCiphertextCrc32c: true,
     }),
+    batchDecrypt: async () => assert.fail('nothing is asked for'),
     batchReEncrypt: async () => assert.fail('nothing is re-wrapped'),
   };
 }

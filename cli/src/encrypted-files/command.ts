@@ -16,6 +16,7 @@ import { contextOption, type Pairs, withForce } from '../options.ts';
 import type { Output } from '../output/output.ts';
 import { countOn, writeBytes } from '../progress.ts';
 import { withClient } from '../session.ts';
+import type { Asking } from './made.ts';
 import { makeFiles, type Plan, type Tally } from './run.ts';
 import { pass } from './standard.ts';
 import { type Direction, SUFFIX } from './walk.ts';
@@ -91,7 +92,7 @@ async function work(
   const { out, context, recursive = false, force = false, resume = false } = options;
   const through = () =>
     direction === 'encrypt' ? box.encryptStream({ context }) : box.decryptStream({ context });
-  using ending = endingBySignals();
+  using ending = endingBySignals(options.output);
   const { signal } = ending;
   const [path = '-'] = paths;
   if (paths.length > 1 && [...paths, out].includes('-'))
@@ -100,7 +101,12 @@ async function work(
     return await pass({ path, out, direction, force, through, signal });
   const shown = countOn(process.stderr, 'bytes');
   const progress = (done: number, total: number) => shown.show(done, total);
-  const plan = { direction, through, force, resume, progress, signal };
+  const asking: Asking = (beginnings) => box.opening(beginnings, { context, signal });
+  const plan: Plan = {
+    ...{ direction, through, force, resume, progress, signal, output: options.output },
+    // What was decrypted was verified under whatever key it was.
+    ...(direction === 'encrypt' && { asking }),
+  };
   const tally = await makeFiles({ paths, out, recursive }, plan).finally(() => shown.end());
   await report(tally, plan, options.output);
 }
@@ -117,14 +123,18 @@ async function report(tally: Tally, { direction }: Plan, output: Output): Promis
   if (output.isData) await output.data(tally);
   else if (files + made + left + skipped + failed !== 1) {
     const facts = [
-      `${direction}ed ${files} files, ${writeBytes(bytes)}`,
+      `${direction}ed ${filesOf(files)}, ${writeBytes(bytes)}`,
       ...(made > 0 ? [`${made} made by an earlier run`] : []),
       ...(left > 0 ? [`left ${left} that ${leftBecause(direction)}`] : []),
       ...(skipped > 0 ? [`left out ${skipped}`] : []),
     ];
     process.stderr.write(`keyward: ${facts.join('; ')}\n`);
   }
-  if (failed > 0) throw new Error(`cannot ${direction} ${failed} files, which are named above`);
+  if (failed > 0) throw new Error(`cannot ${direction} ${filesOf(failed)}, named above`);
+}
+
+function filesOf(count: number): string {
+  return count === 1 ? '1 file' : `${count} files`;
 }
 
 function leftBecause(direction: Direction): string {
@@ -132,7 +142,7 @@ function leftBecause(direction: Direction): string {
 }
 
 /** Returns a signal that is aborted by Ctrl-C and its like, by which the process then ends. */
-function endingBySignals(): Disposable & { readonly signal: AbortSignal } {
+function endingBySignals(output: Output): Disposable & { readonly signal: AbortSignal } {
   const controller = new AbortController();
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
   const stop = (signal: NodeJS.Signals) => controller.abort(new Stopped(signal));
@@ -142,7 +152,7 @@ function endingBySignals(): Disposable & { readonly signal: AbortSignal } {
     [Symbol.dispose]: () => {
       for (const signal of signals) process.off(signal, stop);
       const { reason } = controller.signal;
-      if (reason instanceof Stopped) reason.endProcess();
+      if (reason instanceof Stopped) reason.endProcess(output);
     },
   };
 }
@@ -156,8 +166,8 @@ class Stopped extends Error {
   }
 
   /** As a process ends that does not listen for the signal. */
-  endProcess(): void {
-    process.stderr.write(`keyward: ${this.message}; give --resume to go on\n`);
+  endProcess(output: Output): void {
+    output.remark(`${this.message}; give --resume to go on`);
     process.kill(process.pid, this.#signal);
   }
 }

@@ -9,13 +9,14 @@ import { constants, type Stats } from 'node:fs';
 import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
-import { fileTrouble, UsageError } from '../failures.ts';
+import { failureLine, fileTrouble, UsageError } from '../failures.ts';
 import { NewFile, removeUnfinished, syncFolder } from '../new-file.ts';
-import { printable } from '../output/printable.ts';
+import type { Output } from '../output/output.ts';
 import { passFile } from './blocks.ts';
+import { type Asking, othersAmong, targetStatus } from './made.ts';
 import { Places } from './places.ts';
 import { isOfOneFile, wordsOf } from './troubles.ts';
-import { type Direction, type Left, type Named, type Pair, targetStatus, walk } from './walk.ts';
+import { type Direction, type Left, type Named, type Pair, walk } from './walk.ts';
 
 /** How files are made. */
 export interface Plan {
@@ -26,6 +27,10 @@ export interface Plan {
   readonly force: boolean;
   /** Whether files that an earlier run made are left. */
   readonly resume: boolean;
+  /** Tells whether what an earlier run made is of this key and context; absent if it has to be. */
+  readonly asking?: Asking;
+  /** How what is remarkable of single files is told. */
+  readonly output: Output;
   /** Is told how many bytes were read. */
   readonly progress: (done: number, total: number) => void;
   readonly signal: AbortSignal;
@@ -65,26 +70,53 @@ export async function makeFiles(named: Named, plan: Plan): Promise<Tally> {
 /** What there is to do. */
 async function survey(named: Named, plan: Plan): Promise<{ files: number; bytes: number }> {
   const sum = { files: 0, bytes: 0 };
-  const taken: string[] = [];
+  const taken: Taken[] = [];
+  const made: Pair[] = [];
+  const add = ({ to, status }: Pair, why?: Taken['why']) => {
+    if (why !== undefined && !plan.force) taken.push({ to, why });
+    sum.files += 1;
+    sum.bytes += status.size;
+  };
+  const ask = async () => {
+    for (const pair of await othersIn(made.splice(0), plan)) add(pair, 'other');
+  };
   for await (const found of walk(named, plan.direction)) {
     plan.signal.throwIfAborted();
     if ('why' in found || found.status.isDirectory()) continue;
     const target = await targetStatus(found);
-    if (target === 'made' && plan.resume) continue;
-    if (target !== 'new' && !plan.force && taken.push(found.to) > 1) continue;
-    sum.files += 1;
-    sum.bytes += found.status.size;
+    if (target !== 'made' || !plan.resume) add(found, target === 'new' ? undefined : 'there');
+    else if (made.push(found) === ASKED_AT_ONCE) await ask();
   }
-  if (taken.length > 0) throw new UsageError(alreadyThere(taken, plan.resume));
+  await ask();
+  if (taken.length > 0) throw new UsageError(alreadyThere(taken, plan));
   return sum;
 }
 
-function alreadyThere([first, ...others]: readonly string[], resume: boolean): string {
+/** As many as the client asks for in a call. */
+const ASKED_AT_ONCE = 100;
+
+async function othersIn(made: readonly Pair[], { asking }: Plan): Promise<readonly Pair[]> {
+  return asking === undefined || made.length === 0 ? [] : await othersAmong(made, asking);
+}
+
+/** A file in the place of one that is to be made: it is there, or is of another key or context. */
+interface Taken {
+  readonly to: string;
+  readonly why: 'there' | 'other';
+}
+
+function alreadyThere([first, ...others]: readonly Taken[], { resume }: Plan): string {
   const more = others.length === 0 ? '' : ` (and so do ${others.length} more)`;
-  const remedy = resume
-    ? 'and is not of the file as it is now; give --force to replace it'
-    : 'give --resume if an earlier run has made it, or --force to replace it';
-  return `cannot write ${first}: it already exists${more}${resume ? ' ' : '; '}${remedy}`;
+  return `cannot write ${first?.to}: it already exists${more}${remedyFor(first, resume)}`;
+}
+
+function remedyFor(taken: Taken | undefined, resume: boolean): string {
+  if (!resume) return '; give --resume if an earlier run has made it, or --force to replace it';
+  const fact =
+    taken?.why === 'other'
+      ? 'does not open under this key and encryption context'
+      : 'is not of the file as it is now';
+  return ` and ${fact}; give --force to replace it`;
 }
 
 class Run {
@@ -120,7 +152,7 @@ class Run {
     if (why === 'done') this.#tally.left += 1;
     else {
       this.#tally.skipped += 1;
-      tell(`left out ${path}: ${WHY[why]}`);
+      this.#plan.output.remark(`left out ${path}: ${WHY[why]}`, { path });
     }
   }
 
@@ -137,13 +169,19 @@ class Run {
 
   /** Returns once the file has a place. */
   async #begin(pair: Pair): Promise<void> {
-    const { resume } = this.#plan;
-    if (resume && (await targetStatus(pair)) === 'made') {
+    if (await this.#isMade(pair)) {
       this.#tally.made += 1;
       return;
     }
     const place = await this.#places.take(1 + Math.floor(pair.status.size / PLACE_BYTES));
     void this.#make(pair).finally(() => place[Symbol.dispose]());
+  }
+
+  /** Without --force there are no others any more. */
+  async #isMade(pair: Pair): Promise<boolean> {
+    const { resume, force } = this.#plan;
+    if (!resume || (await targetStatus(pair)) !== 'made') return false;
+    return !force || (await othersIn([pair], this.#plan)).length === 0;
   }
 
   async #make(pair: Pair): Promise<void> {
@@ -187,20 +225,17 @@ class Run {
   }
 
   #failed({ from }: Pair, error: unknown): void {
-    const { signal, direction } = this.#plan;
+    const { signal, direction, output } = this.#plan;
     if (signal.aborted) this.#end ??= { error: signal.reason };
     else if (!isOfOneFile(error, direction)) this.#end ??= { error };
     else {
       const words = `cannot ${direction} ${from}: ${wordsOf(error)}`;
+      const failure = new Error(words, { cause: error });
       this.#tally.failed += 1;
-      if (this.#total.files > 1) tell(words);
-      else this.#end = { error: new Error(words, { cause: error }) };
+      if (this.#total.files === 1) this.#end = { error: failure };
+      else process.stderr.write(failureLine(failure, output.isData, { path: from }));
     }
   }
-}
-
-function tell(words: string): void {
-  process.stderr.write(`keyward: ${printable(words)}\n`);
 }
 
 /** Opens a file, without waiting for the other end of a pipe that has taken its place. */

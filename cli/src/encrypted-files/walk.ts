@@ -159,20 +159,3 @@ async function isDone(path: string, name: string, direction: Direction): Promise
     await handle.close();
   }
 }
-
-/** What becomes of a pair: it is to be made, was made by an earlier run, or must not be. */
-export type Target = 'new' | 'made' | 'taken';
-
-/**
- * Returns how a pair stands. One that was made has the time of what it was made of, which it gets
- * with its name.
- */
-export async function targetStatus({ to, status }: Pair): Promise<Target> {
-  const there = await lstat(to).catch(() => undefined);
-  if (there === undefined) return 'new';
-  const isSame = Math.abs(there.mtimeMs - status.mtimeMs) < SAME_TIME_MS;
-  return there.isFile() && isSame ? 'made' : 'taken';
-}
-
-/** A time in seconds as a double, as it is set, is precise to a quarter of a microsecond. */
-const SAME_TIME_MS = 0.01;

@@ -7,6 +7,7 @@
  * - A table fits the terminal; into a file or a pipe nothing is cut.
  * - Nothing that is printed commands the terminal.
  */
+import { remarkLine } from '../failures.ts';
 import { printText, writeStandardOutput } from '../files.ts';
 import { printable, printableJson } from './printable.ts';
 import { type Look, tableText } from './table.ts';
@@ -93,6 +94,11 @@ export class Output {
   async done(what: string): Promise<void> {
     if (this.isData) await this.data({});
     else if (this.format !== 'name') await printText(`${what}\n`);
+  }
+
+  /** Writes something to note to standard error, where no result is. */
+  remark(words: string, facts: object = {}): void {
+    process.stderr.write(remarkLine(words, this.isData, facts));
   }
 
   /** Prints a table, after `before`; its head even if there are no rows. */

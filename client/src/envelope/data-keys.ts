@@ -18,6 +18,10 @@ export interface EnvelopeService {
     options?: CallOptions,
   ): Promise<m.GenerateDataKeyResponse>;
   decrypt(request: m.DecryptRequest, options?: CallOptions): Promise<m.DecryptResponse>;
+  batchDecrypt(
+    request: m.BatchDecryptRequest,
+    options?: CallOptions,
+  ): Promise<m.BatchResult<m.DecryptResponse>[]>;
   batchReEncrypt(
     request: m.BatchReEncryptRequest,
     options?: CallOptions,

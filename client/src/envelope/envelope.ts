@@ -59,6 +59,9 @@ export interface FieldOptions<Field extends string> extends Pick<Binding, 'conte
 /** What became of an envelope whose data key was to be wrapped anew. */
 export type Rewrapped = { readonly envelope: Buffer } | { readonly error: Error };
 
+/** Whether the data key of an envelope opens, and why not. */
+export type Opening = { readonly opens: true } | { readonly error: Error };
+
 /** Encrypts, decrypts and re-wraps, under one key of the service. */
 export class Envelope {
   readonly #service: EnvelopeService;
@@ -180,14 +183,7 @@ export class Envelope {
     envelopes: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
     binding: Pick<Binding, 'context' | 'signal'> = {},
   ): AsyncGenerator<Rewrapped, void, undefined> {
-    let batch: Buffer[] = [];
-    for await (const envelope of envelopes) {
-      batch.push(Buffer.from(envelope));
-      if (batch.length < REWRAPPED_AT_ONCE) continue;
-      yield* await this.#rewrapBatch(batch, binding);
-      batch = [];
-    }
-    if (batch.length > 0) yield* await this.#rewrapBatch(batch, binding);
+    for await (const batch of inBatches(envelopes)) yield* await this.#rewrapBatch(batch, binding);
   }
 
   async #rewrapBatch(
@@ -217,6 +213,41 @@ export class Envelope {
     });
   }
 
+  /**
+   * Asks whether the data keys of envelopes, values or beginnings of streams with their whole
+   * header, open under the key and the context, in batches and in their order. It tells nothing of
+   * the content, which can have been changed. Rejects as `batchDecrypt`.
+   */
+  async *opening(
+    envelopes: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+    binding: Pick<Binding, 'context' | 'signal'> = {},
+  ): AsyncGenerator<Opening, void, undefined> {
+    for await (const batch of inBatches(envelopes)) yield* await this.#openBatch(batch, binding);
+  }
+
+  async #openBatch(
+    batch: readonly Buffer[],
+    { context = {}, signal }: Pick<Binding, 'context' | 'signal'>,
+  ): Promise<Opening[]> {
+    const wrapped = batch.map(wrappedIn);
+    const [parent = ''] = this.#key.split('/keys/');
+    const requests = wrapped
+      .filter((each) => Buffer.isBuffer(each))
+      .map((ciphertext) => ({ key: this.#key, parent, ciphertext, encryptionContext: context }));
+    const options = { ...(signal && { signal }) };
+    const asked =
+      requests.length === 0 ? [] : await this.#service.batchDecrypt({ parent, requests }, options);
+    const results = asked.values();
+    return wrapped.map((each) => {
+      if (!Buffer.isBuffer(each)) return { error: each };
+      const { value: result } = results.next();
+      if (result === undefined) throw new Error('the service left an item out');
+      if ('error' in result) return result;
+      result.response.plaintext.fill(0);
+      return { opens: true };
+    });
+  }
+
   /** Forgets the data keys that are remembered. */
   clear(): void {
     this.#dataKeys.clear();
@@ -224,7 +255,29 @@ export class Envelope {
 }
 
 /** So many are sent in one call. */
-const REWRAPPED_AT_ONCE = 100;
+const AT_ONCE = 100;
+
+/** Yields copies, as the memory of what is iterated over is the caller's. */
+async function* inBatches(
+  envelopes: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+): AsyncGenerator<Buffer[]> {
+  let batch: Buffer[] = [];
+  for await (const envelope of envelopes) {
+    if (batch.push(Buffer.from(envelope)) < AT_ONCE) continue;
+    yield batch;
+    batch = [];
+  }
+  if (batch.length > 0) yield batch;
+}
+
+/** Returns the wrapped data key, or why there is none. */
+function wrappedIn(envelope: Buffer): Buffer | EnvelopeError {
+  try {
+    return readHeader(envelope)?.wrapped ?? new EnvelopeError('MALFORMED');
+  } catch (error) {
+    return error as EnvelopeError;
+  }
+}
 
 /** Of values that no text of a caller's is: what a field is bound to. */
 function fieldData(id: string | number | bigint, field: string): string {
