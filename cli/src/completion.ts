@@ -45,9 +45,14 @@ compdef _keyward keyward
 `,
   fish: `function __keyward_complete
   set -l typed (commandline -opc) (commandline -ct)
-  $typed[1] __complete -- $typed[2..-1] 2>/dev/null
+  set -l found ($typed[1] __complete -- $typed[2..-1] 2>/dev/null)
+  if set -q found[1]
+    printf '%s\\n' $found
+  else
+    __fish_complete_path (commandline -ct)
+  end
 end
-complete -c keyward -a '(__keyward_complete)'
+complete -c keyward -f -a '(__keyward_complete)'
 `,
 };
 
@@ -72,7 +77,8 @@ export function addCompletion(program: Command): void {
     });
   program
     .command('__complete [words...]', { hidden: true })
-    .action(async (words: string[], _options, command: Command) => {
+    .action(async (typed: string[], _options, command: Command) => {
+      const { words, before } = separated(typed);
       const found = await completions(program, words, command).catch(() => []);
       const last = words.at(-1) ?? '';
       const fitting = found.filter(
@@ -81,10 +87,25 @@ export function addCompletion(program: Command): void {
       await printText(
         fitting
           .slice(0, MOST)
-          .map((word) => `${word}\n`)
+          .map((word) => `${before}${word}\n`)
           .join(''),
       );
     });
+}
+
+/**
+ * Returns the words with options and their values apart, and what of the last one stands before
+ * what is completed. Where `--output=json` is one word to zsh and fish, it is three to bash.
+ */
+function separated(typed: readonly string[]): { words: readonly string[]; before: string } {
+  const valueAfter = /^(--[\w-]+=)(.*)$/s;
+  const words = typed.flatMap((word, at) => {
+    if (word === '=') return at === typed.length - 1 ? [''] : [];
+    const [, option, value] = valueAfter.exec(word) ?? [];
+    return option === undefined ? [word] : [option.slice(0, -1), value ?? ''];
+  });
+  const [, before = ''] = valueAfter.exec(typed.at(-1) ?? '') ?? [];
+  return { words, before };
 }
 
 /** Returns what may stand in the place of the last word. */

@@ -29,6 +29,10 @@ describe('completion', () => {
     assert.deepEqual(await offered(['keys', 'list', '--fi']), ['--filter']);
     assert.deepEqual(await offered(['keys', 'list', '--output', 'json']), ['json', 'jsonl']);
     assert.deepEqual(await offered(['completion', '']), ['bash', 'zsh', 'fish']);
+    assert.deepEqual(await offered(['--output=jsonl']), ['--output=jsonl']);
+    assert.deepEqual(await offered(['--output', '=', 'jsonl']), ['jsonl']);
+    assert.ok((await offered(['--output', '='])).includes('yaml'));
+    assert.ok((await offered(['--output=yaml', ''])).includes('keys'));
     assert.ok(!(await offered([''])).includes('__complete'));
   });
 
@@ -93,13 +97,19 @@ describe('the script', () => {
     );
   });
 
-  it('is one that zsh reads', async (t) => {
+  it('completes in zsh, on a terminal', async (t) => {
     if (!isInstalled('zsh')) return t.skip('zsh is not installed');
     const script = `
-      keyward() { ${call} "$@"; }
-      autoload -U compinit; compinit -D
-      source <(keyward completion zsh); echo "$_comps[keyward]"`;
-    assert.equal(await inShell('zsh', script), '_keyward\n');
+      zmodload zsh/zpty; export TERM=dumb
+      zpty shell zsh -f -i
+      zpty -w shell 'keyward() { ${call} "$@"; }; autoload -U compinit; compinit -D'
+      zpty -w shell 'source <(keyward completion zsh); print "$_comps[keyward]" is loaded'
+      zpty -r shell out '*_keyward is loaded*'
+      try() { zpty -w -n shell "$1"$'\\t'; zpty -r shell out "*$2 *" && print -- "$2"; }
+      try 'keyward --timeout 1m keys rot' rotate
+      try '--tenant acme ord' orders
+      try '--output=y' --output=yaml`;
+    assert.equal(await inShell('zsh', script), 'rotate\norders\n--output=yaml\n');
   });
 
   it('completes in fish', async (t) => {
@@ -107,8 +117,10 @@ describe('the script', () => {
     const script = `
       function keyward; ${call} $argv; end
       keyward completion fish | source
-      complete -C 'keyward keys res'`;
-    assert.match(await inShell('fish', script), /^restore\nresume$/m);
+      complete -C 'keyward keys res'
+      complete -C 'keyward --timeout 1m keys get --tenant acme ord'
+      complete -C 'keyward encrypt-file package.j'`;
+    assert.equal(await inShell('fish', script), 'restore\nresume\norders\npackage.json\n');
   });
 });
 

@@ -106,7 +106,10 @@ interface Taken {
 }
 
 function alreadyThere([first, ...others]: readonly Taken[], { resume }: Plan): string {
-  const more = others.length === 0 ? '' : ` (and so do ${others.length} more)`;
+  const more =
+    others.length === 0
+      ? ''
+      : ` (and so ${others.length === 1 ? 'does' : 'do'} ${others.length} more)`;
   return `cannot write ${first?.to}: it already exists${more}${remedyFor(first, resume)}`;
 }
 
