@@ -42,7 +42,7 @@ export async function othersAmong(made: readonly Pair[], ask: Asking): Promise<r
   return others;
 }
 
-/** What does not open is also of a version that is disabled or destroyed: then no one can open it. */
+/** A version that is disabled or destroyed opens nothing for anyone. */
 function isOfAnother(error: Error): boolean {
   if (error instanceof EnvelopeError) return true;
   if (!(error instanceof KeywardError)) return false;
