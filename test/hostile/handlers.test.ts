@@ -7,13 +7,7 @@ import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import {
-  type handleUnaryCall,
-  Metadata,
-  type ServerUnaryCall,
-  type ServiceError,
-  status,
-} from '@grpc/grpc-js';
+import { status } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { Caller } from '../../src/access/identity.ts';
@@ -24,12 +18,21 @@ import { ANY_CALLER, type Operation, type Services } from '../../src/calls/opera
 import { KeywardError } from '../../src/errors.ts';
 import { DEFAULT_REQUEST_BYTES, type ServedMethod } from '../../src/faces/contract/methods.ts';
 import type { UnaryRpc } from '../../src/faces/contract/rpc.ts';
-import { handlerOf } from '../../src/faces/grpc/handlers.ts';
+import { framed } from '../../src/faces/grpc/message-frames.ts';
+import { errorHeaders } from '../../src/faces/grpc/status.ts';
+import { type AnsweredCall, UnaryCalls } from '../../src/faces/grpc/unary-calls.ts';
 import { newId, type TenantId } from '../../src/ids.ts';
 import { detailsOf, field } from '../faults/http2.ts';
 
+/** An error as its call's headers say it. */
+interface SentError {
+  readonly code: unknown;
+  readonly text: string;
+  readonly reason: string | undefined;
+}
+
 interface Outcome {
-  readonly error: ServiceError | null;
+  readonly error: SentError | null;
   readonly response: Buffer | null;
   readonly answers: number;
   readonly log: readonly Record<string, unknown>[];
@@ -49,9 +52,9 @@ interface Variations {
   readonly services?: Partial<Services>;
   readonly request?: Buffer;
   readonly timeLeftMs?: number;
-  /** What grpc-js does when the answer is handed to it. */
+  /** What the stream does when the answer is handed to it. */
   readonly onAnswer?: () => void;
-  readonly during?: (rpc: EventEmitter) => void;
+  readonly isCancelled?: boolean;
   readonly isAdmitted?: boolean;
   /** The caller's share of the time for decoding. */
   readonly share?: AdmittedCall['decode'];
@@ -83,12 +86,20 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
     markReplayed: () => {},
   };
   const request = variations.request ?? Buffer.from('request');
-  const rpc = Object.assign(new EventEmitter(), {
-    request,
-    cancelled: false,
-    metadata: new Metadata(),
-  });
-  const answers: [ServiceError | null, Buffer | null][] = [];
+  const stream = Object.assign(new EventEmitter(), { aborted: false });
+  const answers: [SentError | null, Buffer | null][] = [];
+  const call: AnsweredCall & { isOver: boolean } = {
+    path: '/test.Service/Method',
+    isOver: false,
+    isAnswering: false,
+    onClose: (listener) => stream.once('close', listener),
+    finish: (error, answer) => {
+      if (call.isOver) return;
+      // As of a stream: what it sends is a copy.
+      answers.push([error ? sent(error) : null, answer ? Buffer.from(answer) : null]);
+      variations.onAnswer?.();
+    },
+  };
   const rpcRow: UnaryRpc<unknown, object, object> = {
     operation: {
       permission: ANY_CALLER,
@@ -108,8 +119,8 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
     scanner: variations.scanner,
     encode: variations.encode ?? ((message) => Buffer.from(JSON.stringify(message))),
   };
-  const handler = handlerOf(
-    {
+  const unary = new UnaryCalls<AnsweredCall>({
+    serving: {
       services: { quotas: { takeCallOf: async () => {} }, ...variations.services } as Services,
       recording: {
         writer: { write: async () => {}, writeRefusal: async () => {} },
@@ -128,16 +139,22 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
       log: { info: note, warn: note, error: note } as unknown as Logger,
       stopping: new AbortController().signal,
     },
-    () => (variations.isAdmitted === false ? undefined : admitted),
-    method,
-  );
-  const unary = handler as handleUnaryCall<Buffer, Buffer>;
-  unary(rpc as unknown as ServerUnaryCall<Buffer, Buffer>, (error, response) => {
-    // As grpc-js does: what it sends is a copy.
-    answers.push([error as ServiceError | null, response ? Buffer.from(response) : null]);
-    variations.onAnswer?.();
+    admission: {
+      take: () => (variations.isAdmitted === false ? undefined : admitted),
+      received: () => {},
+      turnOut: (_, error) => call.finish(error, null),
+    },
+    maxMessageBytes: 0xffff_ffff,
   });
-  variations.during?.(rpc);
+  unary.add(method);
+  assert.ok(unary.serve(call, stream));
+  const frame = framed(request);
+  stream.emit('data', frame);
+  stream.emit('end');
+  if (variations.isCancelled) {
+    call.isOver = true;
+    stream.emit('close');
+  }
   while (!(isReleased || variations.isAdmitted === false)) await sleep(1);
   const [error, response] = answers[0] ?? [null, null];
   const logged = log.flatMap(({ outcome }) => outcome ?? []);
@@ -146,12 +163,24 @@ async function serve(handle: Handle, variations: Variations = {}): Promise<Outco
     logged,
     'what is reported of a call is not what is logged',
   );
-  return { error, response, answers: answers.length, log, isReleased, request };
+  return {
+    error,
+    response,
+    answers: answers.length,
+    log,
+    isReleased,
+    request: frame.subarray(-request.length),
+  };
 }
 
-function reasonOf(error: ServiceError | null): string | undefined {
-  const [details] = error?.metadata.get('grpc-status-details-bin') ?? [];
-  return detailsOf(details as Buffer | undefined).reason;
+function sent(error: KeywardError): SentError {
+  const headers = errorHeaders(error, { id: 'the-id' });
+  const details = Buffer.from(String(headers['grpc-status-details-bin']), 'base64');
+  return {
+    code: headers['grpc-status'],
+    text: decodeURI(String(headers['grpc-message'])),
+    reason: detailsOf(details).reason,
+  };
 }
 
 /** Whatever a handler may throw; a name for each. */
@@ -185,8 +214,8 @@ describe('a handler', () => {
         const { error, answers, log } = await serve(handle);
         assert.equal(answers, 1);
         assert.equal(error?.code, status.INTERNAL);
-        assert.equal(reasonOf(error), 'INTERNAL');
-        assert.doesNotMatch(`${error?.message} ${error?.details}`, /internal detail/);
+        assert.equal(error?.reason, 'INTERNAL');
+        assert.doesNotMatch(String(error?.text), /internal detail/);
         assert.deepEqual(
           log.map(({ outcome }) => outcome),
           ['INTERNAL'],
@@ -200,7 +229,7 @@ describe('a handler', () => {
       throw new KeywardError('CONFLICT', { message: 'lone \ud800 surrogate' });
     });
     assert.equal(error?.code, status.ABORTED);
-    assert.doesNotThrow(() => encodeURI(error?.details ?? '\ud800'));
+    assert.equal(error?.text, 'lone \ufffd surrogate');
   });
 
   test('that returns junk makes the call INTERNAL', async () => {
@@ -211,7 +240,7 @@ describe('a handler', () => {
     };
     for (const value of junk) {
       const { error, answers } = await serve((async () => value) as unknown as Handle, { encode });
-      assert.deepEqual([error?.code, reasonOf(error), answers], [status.INTERNAL, 'INTERNAL', 1]);
+      assert.deepEqual([error?.code, error?.reason, answers], [status.INTERNAL, 'INTERNAL', 1]);
     }
   });
 
@@ -220,7 +249,7 @@ describe('a handler', () => {
       throw new Error('no name');
     };
     const { error } = await serve(async () => ({}), { operation: { resource } });
-    assert.equal(reasonOf(error), 'INTERNAL');
+    assert.equal(error?.reason, 'INTERNAL');
   });
 
   test('that takes too long is answered for at the deadline, once, and counts until it is done', async () => {
@@ -234,7 +263,7 @@ describe('a handler', () => {
       { timeLeftMs: 5 },
     );
     assert.deepEqual(
-      [reasonOf(error), answers, isDone, isReleased],
+      [error?.reason, answers, isDone, isReleased],
       ['DEADLINE_EXCEEDED', 1, true, true],
     );
   });
@@ -245,12 +274,7 @@ describe('a handler', () => {
         while (call.deadline > monotonicNow()) await sleep(1);
         throw new KeywardError('DEADLINE_EXCEEDED');
       },
-      {
-        during: (rpc) => {
-          Object.assign(rpc, { cancelled: true });
-          rpc.emit('cancelled');
-        },
-      },
+      { isCancelled: true },
     );
     assert.equal(answers, 0);
     assert.deepEqual(
@@ -261,7 +285,7 @@ describe('a handler', () => {
 });
 
 describe('an answer', () => {
-  test('that grpc-js throws at is given up, and the process lives', async () => {
+  test('that its stream throws at is given up, and the process lives', async () => {
     const onAnswer = () => {
       throw new Error('the stream is gone');
     };
@@ -307,7 +331,7 @@ describe('a request', () => {
       return { bytes };
     };
     const { error } = await serve(async () => ({}), { request: request(), decode, ...variations });
-    return [reasonOf(error), times];
+    return [error?.reason, times];
   };
 
   test('of a caller that had its share of the time for decoding is refused before it is decoded', async () => {
@@ -324,7 +348,7 @@ describe('a request', () => {
     assert.equal(first.error, null);
     const decode = () => assert.fail('it was decoded');
     const second = await serve(async () => ({}), { request: Buffer.alloc(100_000), share, decode });
-    assert.equal(reasonOf(second.error), 'SERVER_BUSY');
+    assert.equal(second.error?.reason, 'SERVER_BUSY');
   });
 
   test('larger than its method takes is refused before it is decoded', async () => {

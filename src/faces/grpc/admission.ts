@@ -25,6 +25,7 @@ import {
   refusalOf,
   timeoutMs,
 } from './request-headers.ts';
+import type { UnaryCalls } from './unary-calls.ts';
 
 /** What is needed to make calls of streams. */
 export interface StreamAdmissionParts {
@@ -36,6 +37,7 @@ export interface StreamAdmissionParts {
   };
   readonly log: Logger;
   readonly outcomes: Pick<CallOutcomes, 'report'>;
+  readonly unary: Pick<UnaryCalls, 'serve'>;
 }
 
 /** grpc-js's own listener. */
@@ -101,7 +103,9 @@ export class StreamAdmission {
 
   /** Gives it to grpc-js, and looks at its request as it comes. */
   #pass(call: CallStream, stream: ServerHttp2Stream, dispatch: () => void): void {
-    const { admission } = this.#parts;
+    const { admission, unary } = this.#parts;
+    if (unary.serve(call, stream)) return;
+    call.explainAnswers();
     this.#passed.set(call.id, call);
     call.onClose(() => this.#passed.delete(call.id));
     dispatch();

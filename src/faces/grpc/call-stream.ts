@@ -1,5 +1,5 @@
 /**
- * One HTTP/2 stream on its way to being a call of gRPC's.
+ * One HTTP/2 stream on its way to being a call of gRPC's, and how it is answered.
  *
  * Invariant: every answer names the call's id, and what grpc-js answers without a reason leaves
  * with one.
@@ -8,8 +8,9 @@ import { constants, type OutgoingHttpHeaders, type ServerHttp2Stream } from 'nod
 import type { KeywardError } from '../../errors.ts';
 import { ArrivingCall, type ArrivingCallParts } from '../transport/arriving-call.ts';
 import { Http2Ending } from '../transport/http2-ending.ts';
-import { MessageFrames } from './message-frames.ts';
+import { framed, MessageFrames } from './message-frames.ts';
 import { bareError, errorHeaders } from './status.ts';
+import { endWithStatus } from './trailers.ts';
 
 /** What a stream is made of. */
 export interface CallStreamParts extends ArrivingCallParts {
@@ -17,6 +18,12 @@ export interface CallStreamParts extends ArrivingCallParts {
   /** The largest message that any method takes, for the error that says so. */
   readonly maxMessageBytes: number;
 }
+
+const MESSAGE_HEADERS = {
+  ':status': 200,
+  'content-type': 'application/grpc+proto',
+  'grpc-accept-encoding': 'identity',
+};
 
 /** Holds one HTTP/2 stream on its way to being a call. */
 export class CallStream extends ArrivingCall {
@@ -31,6 +38,11 @@ export class CallStream extends ArrivingCall {
     this.#stream = stream;
     this.#ending = new Http2Ending(stream);
     this.#maxMessageBytes = maxMessageBytes;
+  }
+
+  /** Has what grpc-js answers on the stream name the call, and its errors their reasons. */
+  explainAnswers(): void {
+    const stream = this.#stream;
     const respond = stream.respond.bind(stream);
     stream.respond = (headers, options) => {
       respond(this.#explained(headers as OutgoingHttpHeaders), options);
@@ -56,12 +68,25 @@ export class CallStream extends ArrivingCall {
     return this.#frames.hasCompressed(chunk);
   }
 
-  protected override get isAnswering(): boolean {
+  override get isAnswering(): boolean {
     return this.#stream.headersSent;
   }
 
+  /** Answers a call that has one answer: with an error, or with a message. */
+  finish(error: KeywardError | undefined, answer: Buffer | null): void {
+    if (this.isOver || this.isAnswering) return;
+    if (error !== undefined) {
+      this.answerError(error);
+      return;
+    }
+    if (answer === null) throw new Error('a call is answered with neither message nor error');
+    const stream = this.#stream;
+    stream.respond({ ...MESSAGE_HEADERS, ...this.answerHeaders }, { waitForTrailers: true });
+    endWithStatus(stream, framed(answer));
+  }
+
   protected override answerError(error: KeywardError, httpStatus = 200): void {
-    const headers = { ...errorHeaders(error, this), ':status': httpStatus };
+    const headers = { ...errorHeaders(error, this), ...this.answerHeaders, ':status': httpStatus };
     this.#stream.respond(headers, { endStream: true });
     this.#ending.close(constants.NGHTTP2_NO_ERROR);
   }

@@ -45,3 +45,12 @@ export class MessageFrames {
     return false;
   }
 }
+
+/** Returns a message with its prefix, as a copy: what it was made of is overwritten. */
+export function framed(message: Buffer): Buffer {
+  const frame = Buffer.allocUnsafe(PREFIX_BYTES + message.length);
+  frame[0] = PLAIN;
+  frame.writeUInt32BE(message.length, 1);
+  message.copy(frame, PREFIX_BYTES);
+  return frame;
+}

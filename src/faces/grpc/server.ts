@@ -7,7 +7,12 @@
  * Knows no method and no key.
  */
 import type { Http2SecureServer } from 'node:http2';
-import { type MethodDefinition, Server, type ServiceDefinition } from '@grpc/grpc-js';
+import {
+  type MethodDefinition,
+  Server,
+  type ServiceDefinition,
+  type UntypedHandleCall,
+} from '@grpc/grpc-js';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Serving } from '../../calls/serve-call.ts';
 import { methodsOf } from '../contract/methods.ts';
@@ -16,9 +21,11 @@ import { RPCS } from '../contract/rpcs.ts';
 import type { ProtocolLimits } from '../transport/protocol-limits.ts';
 import type { TlsFileNames } from '../transport/tls-files.ts';
 import { type Dispatch, StreamAdmission, type StreamAdmissionParts } from './admission.ts';
+import type { CallStream } from './call-stream.ts';
 import { MutualTlsCredentials } from './credentials.ts';
 import { type AdmittedOf, handlerOf } from './handlers.ts';
 import { addReflection } from './reflection.ts';
+import { UnaryCalls } from './unary-calls.ts';
 
 export interface GrpcServerOptions
   extends Pick<StreamAdmissionParts, 'admission' | 'connections'>,
@@ -37,20 +44,32 @@ const CLOSING_MS = 500;
 export class GrpcServer {
   readonly #server: Server;
   readonly #credentials: MutualTlsCredentials;
+  readonly #serving: Serving;
+  readonly #unary: UnaryCalls;
   readonly #admission: StreamAdmission;
   readonly #health = new HealthImplementation();
   readonly #options: GrpcServerOptions;
   readonly #stopping = new AbortController();
   #http2Servers: readonly Http2SecureServer[] = [];
   #unwatch: (() => void) | undefined;
-  #serving = false;
+  #isReady = false;
   #drained: Promise<void> | undefined;
 
   constructor(options: GrpcServerOptions) {
-    const { limits } = options;
+    const { services, recording, replays, outcomes, canaryWatch } = options;
+    const { stepUp, approvalGate, log, limits } = options;
     this.#options = options;
     this.#credentials = new MutualTlsCredentials(options.tls, limits);
-    this.#admission = new StreamAdmission(options);
+    this.#serving = {
+      ...{ services, recording, replays, outcomes, canaryWatch, stepUp, approvalGate, log },
+      stopping: this.#stopping.signal,
+    };
+    this.#unary = new UnaryCalls<CallStream>({
+      serving: this.#serving,
+      admission: options.admission,
+      maxMessageBytes: limits.maxMessageBytes,
+    });
+    this.#admission = new StreamAdmission({ ...options, unary: this.#unary });
     this.#server = new Server({
       'grpc.max_receive_message_length': limits.maxMessageBytes,
       // Counts of every call and connection, for a service that isn't served.
@@ -97,8 +116,8 @@ export class GrpcServer {
    * Says by grpc.health.v1, for the server as a whole and each service, whether it can do its work.
    */
   setReady(ready: boolean): void {
-    if (ready === this.#serving) return;
-    this.#serving = ready;
+    if (ready === this.#isReady) return;
+    this.#isReady = ready;
     this.#setHealth(ready ? 'SERVING' : 'NOT_SERVING');
     this.#options.log.info({ ready }, ready ? 'serving' : 'not serving');
   }
@@ -136,17 +155,19 @@ export class GrpcServer {
    * wrapper.
    */
   #addService(service: string): void {
-    const { services, recording, replays, outcomes, canaryWatch } = this.#options;
-    const { stepUp, approvalGate, log } = this.#options;
-    const stopping = this.#stopping.signal;
-    const asked = { replays, outcomes, canaryWatch, stepUp, approvalGate };
-    const serving = { services, recording, ...asked, log, stopping };
     const admittedOf: AdmittedOf = (rpc) => this.#admission.take(rpc.metadata);
-    const handlers = Object.entries(methodsOf(service)).map(
-      ([name, method]) => [name, handlerOf(serving, admittedOf, method)] as const,
+    const streams: Record<string, UntypedHandleCall> = {};
+    for (const [name, method] of Object.entries(methodsOf(service))) {
+      if ('stream' in method.rpc.operation)
+        streams[name] = handlerOf(this.#serving, admittedOf, method);
+      else this.#unary.add(method);
+    }
+    const definition = Object.entries(serviceDefinition(service)).filter(
+      ([name]) => streams[name] !== undefined,
     );
-    const definition = serviceDefinition(service);
-    this.#server.addService(withMethods(definition, inBytes), Object.fromEntries(handlers));
+    // grpc-js takes no service without methods.
+    if (definition.length === 0) return;
+    this.#server.addService(withMethods(Object.fromEntries(definition), inBytes), streams);
   }
 
   /**

@@ -29,6 +29,7 @@ export function toServiceError(error: KeywardError, call: NamedCall): ServiceErr
 /** The error as an answer of nothing but headers, for a call that grpc-js doesn't get to see. */
 export function errorHeaders(error: KeywardError, call: NamedCall): OutgoingHttpHeaders {
   const message = toStatus(error, call);
+  const challenge = challengeOf(error);
   return {
     ':status': 200,
     'content-type': 'application/grpc+proto',
@@ -37,6 +38,7 @@ export function errorHeaders(error: KeywardError, call: NamedCall): OutgoingHttp
     'grpc-accept-encoding': 'identity',
     [REQUEST_ID_HEADER]: call.id,
     [DETAILS_TRAILER]: serialize('google.rpc.Status', message).toString('base64'),
+    ...(challenge !== undefined && { 'www-authenticate': challenge }),
   };
 }
 

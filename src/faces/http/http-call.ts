@@ -80,7 +80,7 @@ export class HttpCall extends ArrivingCall {
     this.wire.answer(200, { ...headers, ...this.answerHeaders }, body);
   }
 
-  protected override get isAnswering(): boolean {
+  override get isAnswering(): boolean {
     return this.wire.isAnswering;
   }
 

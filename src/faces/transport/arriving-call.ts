@@ -92,7 +92,7 @@ export abstract class ArrivingCall {
   /** Has the listener called once when what it came by is closed. */
   abstract onClose(listener: () => void): void;
   /** Whether an answer has begun. */
-  protected abstract get isAnswering(): boolean;
+  abstract get isAnswering(): boolean;
   /** Answers with an error, and closes. */
   protected abstract answerError(error: KeywardError, httpStatus: number | undefined): void;
   /** Closes in the middle of an answer. */

@@ -5,7 +5,8 @@
 import assert from 'node:assert/strict';
 import { generateKeyPairSync } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { connect as connectHttp2 } from 'node:http2';
+import { type ClientHttp2Session, connect as connectHttp2 } from 'node:http2';
+import { Duplex } from 'node:stream';
 import { after, before, describe, test } from 'node:test';
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls';
 import { Client, credentials as grpcCredentials } from '@grpc/grpc-js';
@@ -266,6 +267,41 @@ describe('beside the service', () => {
   });
 });
 
+describe('an answer', () => {
+  test('leaves in one piece, its message and its status together', async () => {
+    const { certPem: cert, keyPem: key } = environment.ca.issue({ subject: 'x', usage: 'client' });
+    const socket = await handshake({ cert, key, rejectUnauthorized: false });
+    const pieces: number[][] = [];
+    const wire = new Duplex({
+      read: () => {},
+      write: (chunk, _encoding, callback) => socket.write(chunk, callback),
+      final: (callback) => void socket.end(callback),
+    });
+    // One for each TLS record.
+    socket.on('data', (record: Buffer) => {
+      pieces.push(frameTypes(record));
+      wire.push(record);
+    });
+    const session = connectHttp2('https://localhost', { createConnection: () => wire });
+    const { status } = await callOn(session, '/keyward.v1.AccessService/GetCaller');
+    assert.equal(status, '0');
+    const [headers, data] = [1, 0];
+    assert.deepEqual(
+      pieces.filter((types) => types.includes(data)),
+      [[headers, data, headers]],
+    );
+    session.destroy();
+  });
+});
+
+/** The types of the HTTP/2 frames in these bytes, which are whole. */
+function frameTypes(bytes: Buffer): number[] {
+  const types: number[] = [];
+  for (let at = 0; at + 9 <= bytes.length; at += 9 + bytes.readUIntBE(at, 3))
+    types.push(bytes.readUInt8(at + 3));
+  return types;
+}
+
 /** The grpc-status of a call with an empty message. */
 async function statusOf(running: Service, own: Environment, path: string): Promise<string> {
   return (await rawCall(running, own, path)).status;
@@ -289,27 +325,34 @@ async function rawCall(
     rejectUnauthorized: false,
   });
   try {
-    return await new Promise((resolve, reject) => {
-      session.once('error', reject);
-      const stream = session.request({
-        ':method': 'POST',
-        ':path': path,
-        'content-type': 'application/grpc',
-        te: 'trailers',
-      });
-      let status = '';
-      const chunks: Buffer[] = [];
-      const note = (headers: Record<string, unknown>) => {
-        status ||= String(headers['grpc-status'] ?? '');
-      };
-      stream.on('response', note);
-      stream.on('trailers', note);
-      stream.on('data', (chunk: Buffer) => chunks.push(chunk));
-      stream.on('end', () => resolve({ status, body: Buffer.concat(chunks) }));
-      stream.once('error', reject);
-      stream.end(Buffer.alloc(5));
-    });
+    return await callOn(session, path);
   } finally {
     session.destroy();
   }
+}
+
+function callOn(
+  session: ClientHttp2Session,
+  path: string,
+): Promise<{ readonly status: string; readonly body: Buffer }> {
+  return new Promise((resolve, reject) => {
+    session.once('error', reject);
+    const stream = session.request({
+      ':method': 'POST',
+      ':path': path,
+      'content-type': 'application/grpc',
+      te: 'trailers',
+    });
+    let status = '';
+    const chunks: Buffer[] = [];
+    const note = (headers: Record<string, unknown>) => {
+      status ||= String(headers['grpc-status'] ?? '');
+    };
+    stream.on('response', note);
+    stream.on('trailers', note);
+    stream.on('data', (chunk: Buffer) => chunks.push(chunk));
+    stream.on('end', () => resolve({ status, body: Buffer.concat(chunks) }));
+    stream.once('error', reject);
+    stream.end(Buffer.alloc(5));
+  });
 }
