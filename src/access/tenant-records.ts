@@ -31,7 +31,7 @@ const LOAD_MS = 5_000;
 const CORRUPT_MS = 1_000;
 
 export interface TenantRecordsParts {
-  readonly store: Pick<Store, 'read' | 'query'>;
+  readonly store: Pick<Store, 'readAlone' | 'query'>;
   readonly agents: Pick<Agents, 'call' | 'held'>;
   /** Returns whether this replica receives changes. */
   readonly isFresh: () => boolean;
@@ -178,7 +178,7 @@ export class TenantRecords<Row extends SealedRow, Value extends { readonly revis
     const { tenantId } = tenant;
     const deadline = monotonicNow() + LOAD_MS;
     const read = () =>
-      this.#parts.store.read({ deadline }, tenantId, (tx) => this.#kind.find(tx, tenantId));
+      this.#parts.store.readAlone({ deadline }, tenantId, (tx) => this.#kind.find(tx, tenantId));
     return (await this.verified(tenant, deadline, read)).value;
   }
 

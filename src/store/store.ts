@@ -171,6 +171,19 @@ export class Store {
   }
 
   /**
+   * As {@link Store.read}, but each statement of `work` is a transaction of its own and one round
+   * trip, for what a call waits for. Values are UUIDs, names and whole numbers, as they stand in
+   * the text.
+   */
+  readAlone<T>(call: Deadline, tenantId: TenantId, work: (tx: Tx) => Promise<T>): Promise<T> {
+    return traced('store', 'read', () =>
+      work({
+        query: (text, values = []) => readStatement(this.#calls, call, tenantId, text, values),
+      }),
+    );
+  }
+
+  /**
    * What the service does by itself, across tenants and with the reconciler's rights, in one
    * transaction (READ COMMITTED). It leaves no audit entry: what a caller can see of it is changed
    * by mutations.
@@ -460,21 +473,8 @@ const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
  * would keep its locks. They end with the transaction, as whatever outlives it would reach the
  * pooler's next client.
  */
-async function begin(
-  connections: Connections,
-  call: Deadline,
-  { tenantId, readOnly = false, asReconciler = false }: Scope,
-): Promise<Connection> {
-  if (tenantId !== undefined && !UUID.test(tenantId))
-    throw new Error('a tenant id that is no UUID');
-  const limit = Math.min(Math.ceil(millisecondsLeft(call.deadline)) + SERVER_GRACE_MS, 2 ** 31 - 1);
-  // READ WRITE goes unsaid: a standby refuses the word itself, with an SQLSTATE that tells nothing.
-  const text = `BEGIN ISOLATION LEVEL READ COMMITTED ${readOnly ? 'READ ONLY' : ''};
-    ${asReconciler ? `SET LOCAL ROLE ${RECONCILER_ROLE};` : ''}
-    SELECT ${IS_READ_ONLY} AS is_read_only,
-           set_config('keyward.tenant_id', '${tenantId ?? ''}', true),
-           set_config('statement_timeout', '${limit}', true),
-           set_config('idle_in_transaction_session_timeout', '${limit}', true)`;
+async function begin(connections: Connections, call: Deadline, scope: Scope): Promise<Connection> {
+  const text = beginning(call, scope);
   for (let attempt = 1; ; attempt++) {
     const connection = await connections.acquire(call.deadline);
     try {
@@ -490,6 +490,59 @@ async function begin(
       if (!again) throw error;
     }
   }
+}
+
+/** What opens a transaction; the last of its results is a {@link ReadOnly}. */
+function beginning(
+  call: Deadline,
+  { tenantId, readOnly = false, asReconciler = false }: Scope,
+): string {
+  if (tenantId !== undefined && !UUID.test(tenantId))
+    throw new Error('a tenant id that is no UUID');
+  const limit = Math.min(Math.ceil(millisecondsLeft(call.deadline)) + SERVER_GRACE_MS, 2 ** 31 - 1);
+  // READ WRITE goes unsaid: a standby refuses the word itself, with an SQLSTATE that tells nothing.
+  return `BEGIN ISOLATION LEVEL READ COMMITTED ${readOnly ? 'READ ONLY' : ''};
+    ${asReconciler ? `SET LOCAL ROLE ${RECONCILER_ROLE};` : ''}
+    SELECT ${IS_READ_ONLY} AS is_read_only,
+           set_config('keyward.tenant_id', '${tenantId ?? ''}', true),
+           set_config('statement_timeout', '${limit}', true),
+           set_config('idle_in_transaction_session_timeout', '${limit}', true)`;
+}
+
+/** One statement that reads a tenant's rows, with its transaction, as one text. */
+async function readStatement<Row extends pg.QueryResultRow>(
+  connections: Connections,
+  call: Deadline,
+  tenantId: TenantId,
+  text: string,
+  values: readonly unknown[],
+): Promise<Row[]> {
+  const stated = text.replaceAll(/\$(\d+)/g, (_, number) => literal(values[Number(number) - 1]));
+  const all = `${beginning(call, { tenantId, readOnly: true })}; ${stated}; COMMIT`;
+  for (let attempt = 1; ; attempt++) {
+    const connection = await connections.acquire(call.deadline);
+    try {
+      const results = [await connection.query(all, [], call.deadline)].flat();
+      const [begun, read] = results.slice(-3);
+      requireWritable(connection, (begun?.rows ?? []) as ReadOnly[]);
+      return (read?.rows ?? []) as Row[];
+    } catch (error) {
+      await connection.rollback();
+      if (!connection.lost || attempt > 1) throw error;
+    } finally {
+      connection.release();
+    }
+  }
+}
+
+/** UUIDs and names: nothing in them means anything to SQL. */
+const PLAIN = /^[0-9a-z-]*$/;
+
+function literal(value: unknown): string {
+  if (Number.isSafeInteger(value)) return String(value);
+  if (typeof value !== 'string' || !PLAIN.test(value))
+    throw new Error('a value that is no UUID, name or whole number');
+  return `'${value}'`;
 }
 
 /** The column that says that a server accepts no writes. */

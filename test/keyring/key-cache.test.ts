@@ -105,6 +105,49 @@ test('a change that is heard of while a key is being read makes the next use rea
   assert.equal((await cache.key(acme, keyId))?.primary.record.version, 2);
 });
 
+/** The store, whose reads of a key are done before `meanwhile` is, which goes before their end. */
+function storeInWhich(meanwhile: () => Promise<void>): { readonly store: Store; reads: number } {
+  const counted = {
+    reads: 0,
+    store: new Proxy(store, {
+      get: (target, name) => {
+        if (name !== 'readAlone') return Reflect.get(target, name).bind?.(target);
+        return async (...values: Parameters<Store['readAlone']>) => {
+          counted.reads += 1;
+          const found = await store.readAlone(...values);
+          await meanwhile();
+          return found;
+        };
+      },
+    }),
+  };
+  return counted;
+}
+
+test('a key that is asked for by its name is read in one round trip, once its tenant is known', async () => {
+  const keyId = await newKey('by-name');
+  const counted = storeInWhich(async () => {});
+  const cache = cacheOver(counted.store, newStates());
+  assert.equal((await cache.named({ tenant: 'acme', key: 'by-name' })).record.keyId, keyId);
+  assert.equal((await cache.key(acme, keyId))?.record.name, 'by-name');
+  assert.equal(counted.reads, 1);
+});
+
+test('a change that is heard of while a key is being read by its name is in what it answers', async () => {
+  const keyId = await newKey('changing-by-name');
+  const changes = [
+    async () => {
+      await store.mutate(callOf(), { tenantId: acme, resource: 'changing-by-name' }, (tx) =>
+        addSamplePrimary(tx, sampleVersion(acme, keyId, 2)),
+      );
+      cache.forget(acme, keyId);
+    },
+  ];
+  const cache = cacheOver(storeInWhich(async () => changes.pop()?.()).store, newStates());
+  const found = await cache.named({ tenant: 'acme', key: 'changing-by-name' });
+  assert.equal(found.primary.record.version, 2);
+});
+
 test('what is not there is looked for again', async () => {
   const cache = newCache();
   const missing = { tenant: 'acme', key: 'later' };

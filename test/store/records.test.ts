@@ -15,7 +15,7 @@ import {
 import { findVersion, listVersions } from '../../src/store/keys/key-versions.ts';
 import {
   findKey,
-  findKeyId,
+  findKeyNamed,
   insertKey,
   type KeyRecord,
   listKeys,
@@ -180,7 +180,7 @@ describe('keys', () => {
       ['ENABLED', 'd', { team: 'red' }],
     );
     assert.equal(added.name, 'whole');
-    assert.equal(await read((tx) => findKeyId(tx, tenantId, 'whole')), version.keyId);
+    assert.deepEqual(await read((tx) => findKeyNamed(tx, tenantId, 'whole')), added);
     assert.deepEqual(await read((tx) => findKey(tx, tenantId, version.keyId)), added);
     assert.deepEqual(
       await read((tx) => findVersion(tx, tenantId, version.keyId, 1)),
@@ -204,7 +204,7 @@ describe('keys', () => {
 
   it('what is not there is undefined, for any version that a ciphertext can name', async () => {
     const { keyId } = await addKey('sparse');
-    assert.equal(await read((tx) => findKeyId(tx, tenantId, 'nothing')), undefined);
+    assert.equal(await read((tx) => findKeyNamed(tx, tenantId, 'nothing')), undefined);
     assert.equal(await read((tx) => findKey(tx, tenantId, newId())), undefined);
     assert.equal(await mutate((tx) => lockKey(tx, tenantId, newId())), undefined);
     for (const version of [0, 2, 2 ** 31, 2 ** 32 - 1]) {

@@ -115,6 +115,31 @@ describe('tenants', () => {
     assert.deepEqual(changed, []);
   });
 
+  it('a statement that reads alone sees the tenant that it is bound to, and leaves nothing', async () => {
+    const names = async () => {
+      const own = await store.readAlone(callOf(), alpha, (tx) => tx.query('SELECT name FROM keys'));
+      const unbound = await store.query(callOf(), 'SELECT name FROM keys');
+      return { own, unbound };
+    };
+    assert.deepEqual(await names(), { own: [{ name: 'of-alpha' }], unbound: [] });
+    const failing = store.readAlone(callOf(), alpha, (tx) => tx.query('SELECT 1 / 0'));
+    await assert.rejects(failing, { code: '22012' });
+    const writing = store.readAlone(callOf(), alpha, (tx) => tx.query('DELETE FROM changes'));
+    await assert.rejects(writing, { reason: 'DATABASE_UNAVAILABLE' });
+    assert.deepEqual(await names(), { own: [{ name: 'of-alpha' }], unbound: [] });
+  });
+
+  it('a statement that reads alone takes UUIDs, names and whole numbers, and nothing else', async () => {
+    const echoed = (value: unknown) =>
+      store.readAlone(callOf(), alpha, (tx) =>
+        tx.query('SELECT $1::text AS it, $2 AS too', [value, 7]),
+      );
+    for (const value of [alpha, 'a-name-2'])
+      assert.deepEqual(await echoed(value), [{ it: value, too: 7 }]);
+    for (const value of ["it's", 'back\\slash', 'dollar$1', 'UPPER', 1.5, null, undefined, ['a']])
+      await assert.rejects(echoed(value), /no UUID, name or whole number/);
+  });
+
   it('another tenant is named by asking for it: nothing comes of that', async () => {
     assert.deepEqual(
       await store.read(callOf(), alpha, (tx) => listKeys(tx, beta, { limit: 10 })),

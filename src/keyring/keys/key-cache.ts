@@ -20,9 +20,9 @@ import { sealedKeyVersion } from '../../hsm/key-version.ts';
 import type { KeyId, TenantId } from '../../ids.ts';
 import { type CacheFigures, Lru } from '../../lru.ts';
 import type { KeyName } from '../../names.ts';
-import type { Deadline } from '../../store/core/transaction.ts';
+import type { Deadline, Tx } from '../../store/core/transaction.ts';
 import { findVersion, type KeyVersionRecord } from '../../store/keys/key-versions.ts';
-import { findKey, findKeyId, type KeyRecord } from '../../store/keys/keys.ts';
+import { findKey, findKeyNamed, type KeyRecord } from '../../store/keys/keys.ts';
 import type { Remembered } from '../../store/revisions.ts';
 import type { Store } from '../../store/store.ts';
 import {
@@ -32,7 +32,7 @@ import {
   type TenantRecord,
 } from '../../store/tenants/tenants.ts';
 import type { AgingCache } from './cache-age.ts';
-import { type KeyStates, standsAs } from './key-states.ts';
+import { type KeyStates, type Reading, standsAs } from './key-states.ts';
 import type { TenantSeals } from './tenant-seals.ts';
 
 /** How long a load may take; each call that waits for it still ends at its own deadline. */
@@ -60,6 +60,11 @@ export interface LoadedKey {
   readonly versions: Map<number, Promise<LoadedVersion | undefined>>;
 }
 
+/** A key as it was read, not verified. */
+interface ReadKey extends Reading {
+  readonly record: KeyRecord;
+}
+
 export interface KeyCacheParts {
   readonly store: Store;
   readonly states: KeyStates;
@@ -82,6 +87,8 @@ export class KeyCache implements AgingCache {
   /** What loads have found. */
   readonly #foundTenants = new WeakMap<object, TenantRecord>();
   readonly #foundKeys = new WeakMap<object, LoadedKey>();
+  /** Counts how often a key's state was forgotten. */
+  #forgotten = 0;
 
   constructor({ store, states, tenantSeals, limit, isFresh }: KeyCacheParts) {
     this.#store = store;
@@ -163,7 +170,7 @@ export class KeyCache implements AgingCache {
     const { tenantId, keyId } = key;
     let stands = key.sealed;
     for (let attempt = 1; attempt <= TRIES; attempt++) {
-      const record = await this.#store.read(loadDeadline(), tenantId, (tx) =>
+      const record = await this.#store.readAlone(loadDeadline(), tenantId, (tx) =>
         findVersion(tx, tenantId, keyId, number),
       );
       if (standsAs(stands, number, record)) return record && load(record);
@@ -179,6 +186,7 @@ export class KeyCache implements AgingCache {
 
   /** Forgets a key's state; the next use reads it anew. */
   forget(tenantId: TenantId, keyId: KeyId): void {
+    this.#forgotten += 1;
     this.#keys.delete(pathOf(tenantId, keyId));
   }
 
@@ -189,6 +197,7 @@ export class KeyCache implements AgingCache {
 
   /** Forgets everything. */
   clear(): void {
+    this.#forgotten += 1;
     this.#keys.clear();
     this.#keyIds.clear();
     this.#tenants.clear();
@@ -250,24 +259,45 @@ export class KeyCache implements AgingCache {
   }
 
   #loadKeyId(path: string, tenantId: TenantId, name: string): Promise<KeyId | undefined> {
-    const loading = this.#store.read(loadDeadline(), tenantId, (tx) =>
-      findKeyId(tx, tenantId, name),
-    );
-    return remember(this.#keyIds, path, loading);
+    return remember(this.#keyIds, path, this.#loadNamed(tenantId, name));
+  }
+
+  /** Reads the key together with its UUID, since whoever asks for that wants the key next. */
+  async #loadNamed(tenantId: TenantId, name: string): Promise<KeyId | undefined> {
+    const forgotten = this.#forgotten;
+    const found = await this.#read(tenantId, (tx) => findKeyNamed(tx, tenantId, name));
+    if (found === undefined) return undefined;
+    const { keyId } = found.record;
+    // Whose state it is wasn't known while it was read: a change of it may have been heard of.
+    if (forgotten === this.#forgotten && this.#keys.peek(pathOf(tenantId, keyId)) === undefined)
+      this.#keep(tenantId, keyId, this.#verify(found));
+    return keyId;
   }
 
   #load(tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
-    const loading = this.#loadVerified(tenantId, keyId);
+    return this.#keep(tenantId, keyId, this.#loadVerified(tenantId, keyId));
+  }
+
+  #keep(tenantId: TenantId, keyId: KeyId, loading: Promise<LoadedKey | undefined>) {
     return keepFound(this.#foundKeys, remember(this.#keys, pathOf(tenantId, keyId), loading));
   }
 
   async #loadVerified(tenantId: TenantId, keyId: KeyId): Promise<LoadedKey | undefined> {
+    const found = await this.#read(tenantId, (tx) => findKey(tx, tenantId, keyId));
+    return found && this.#verify(found);
+  }
+
+  async #read(
+    tenantId: TenantId,
+    find: (tx: Tx) => Promise<KeyRecord | undefined>,
+  ): Promise<ReadKey | undefined> {
     const readAfter = this.#states.now();
     const { deadline } = loadDeadline();
-    const record = await this.#store.read({ deadline }, tenantId, (tx) =>
-      findKey(tx, tenantId, keyId),
-    );
-    if (record === undefined) return undefined;
+    const record = await this.#store.readAlone({ deadline }, tenantId, find);
+    return record && { record, readAfter, deadline };
+  }
+
+  async #verify({ record, readAfter, deadline }: ReadKey): Promise<LoadedKey> {
     await this.#states.verify([record.sealed], { readAfter, deadline });
     return { record, primary: load(record.primary), versions: new Map() };
   }

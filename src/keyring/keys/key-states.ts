@@ -44,6 +44,12 @@ export interface KeyStatesParts {
 /** A moment before something is read. */
 export type Moment = number & { readonly kind: 'moment' };
 
+/** When what is verified was read, and how long that may take. */
+export interface Reading {
+  readonly readAfter: Moment;
+  readonly deadline: number;
+}
+
 /** What was verified of a key, and when. */
 interface Seen {
   readonly revision: bigint;
@@ -73,10 +79,7 @@ export class KeyStates {
    * Throws KEY_STATE_CORRUPT, naming the key, unless all of these, read after `readAfter`, verify;
    * and what agents throw.
    */
-  async verify(
-    states: readonly KeyStateRecord[],
-    { readAfter, deadline }: { readonly readAfter: Moment; readonly deadline: number },
-  ): Promise<void> {
+  async verify(states: readonly KeyStateRecord[], { readAfter, deadline }: Reading): Promise<void> {
     for (const [sealKeyId, some] of Map.groupBy(states, (state) => state.sealKeyId)) {
       const [first] = some;
       if (sealKeyId === null && first !== undefined) throw this.#corrupt(first, 'it is not sealed');

@@ -205,16 +205,16 @@ async function expectKey(tx: Tx, tenantId: TenantId, keyId: KeyId): Promise<KeyR
   return key;
 }
 
-export async function findKeyId(
+export async function findKeyNamed(
   tx: Tx,
   tenantId: TenantId,
   name: string,
-): Promise<KeyId | undefined> {
-  const [row] = await tx.query<{ key_id: KeyId }>(
-    'SELECT key_id FROM keys WHERE tenant_id = $1 AND name = $2',
-    [tenantId, name],
-  );
-  return row?.key_id;
+): Promise<KeyRecord | undefined> {
+  const [row] = await tx.query<KeyRow>(`${SELECT_KEYS} WHERE k.tenant_id = $1 AND k.name = $2`, [
+    tenantId,
+    name,
+  ]);
+  return row && fromKeyRow(row);
 }
 
 export async function findKey(
