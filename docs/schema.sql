@@ -155,6 +155,7 @@ CREATE TABLE access_policies (
   CONSTRAINT access_policies_seal_check CHECK ((octet_length(seal) = 32)),
   CONSTRAINT access_policies_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
+CREATE INDEX access_policies_seal_key ON public.access_policies USING btree (seal_key_id, tenant_id);
 ALTER TABLE access_policies ENABLE ROW LEVEL SECURITY;
 CREATE POLICY of_all_tenants ON access_policies AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
 CREATE POLICY of_current_tenant ON access_policies AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
@@ -892,6 +893,8 @@ CREATE TABLE rewrap_jobs (
   CONSTRAINT rewrap_jobs_scope_tenant_id_fkey FOREIGN KEY (scope_tenant_id) REFERENCES tenants(tenant_id),
   CONSTRAINT rewrap_jobs_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
+CREATE INDEX rewrap_jobs_by_scope ON public.rewrap_jobs USING btree (tenant_id, scope, kind, job_id);
+CREATE INDEX rewrap_jobs_of_key ON public.rewrap_jobs USING btree (tenant_id, scope_key_id) WHERE (state = 'RUNNING'::text);
 CREATE INDEX rewrap_jobs_running ON public.rewrap_jobs USING btree (job_id) WHERE (state = 'RUNNING'::text);
 ALTER TABLE rewrap_jobs ENABLE ROW LEVEL SECURITY;
 CREATE POLICY of_all_tenants ON rewrap_jobs AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
@@ -960,6 +963,7 @@ CREATE TABLE role_bindings (
   CONSTRAINT role_bindings_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(tenant_id)
 );
 CREATE INDEX role_bindings_by_member ON public.role_bindings USING btree (member);
+CREATE INDEX role_bindings_expiring ON public.role_bindings USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 ALTER TABLE role_bindings ENABLE ROW LEVEL SECURITY;
 CREATE POLICY of_all_tenants ON role_bindings AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
 CREATE POLICY of_current_tenant ON role_bindings AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));
@@ -1075,6 +1079,7 @@ CREATE TABLE tenants (
   CONSTRAINT tenants_state_check CHECK ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text, 'SHRED_SCHEDULED'::text, 'SHREDDED'::text]))),
   CONSTRAINT tenants_system_check CHECK (((name <> 'system'::text) OR ((state = ANY (ARRAY['ENABLED'::text, 'DISABLED'::text])) AND (NOT dedicated_root_key))))
 );
+CREATE INDEX tenants_dedicated ON public.tenants USING btree (tenant_id) WHERE dedicated_root_key;
 CREATE INDEX tenants_seal_key ON public.tenants USING btree (seal_key_id, tenant_id);
 CREATE INDEX tenants_shred ON public.tenants USING btree (shred_at) WHERE (state = 'SHRED_SCHEDULED'::text);
 GRANT SELECT ON tenants TO keyward_reconciler;

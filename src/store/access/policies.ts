@@ -8,7 +8,7 @@
  */
 import { KeywardError } from '../../errors.ts';
 import type { SealKeyId, TenantId } from '../../ids.ts';
-import { atMost } from '../core/batches.ts';
+import { atMost, firstUnder } from '../core/batches.ts';
 import { lockedInOrder } from '../core/row-locks.ts';
 import type { Query, Tx } from '../core/transaction.ts';
 import { holdSealKey, holdSealKeys } from '../hsm-token/token-objects.ts';
@@ -302,7 +302,7 @@ export async function findRevisions(
 
 /** Seal keys, as `o`, that were replaced and have policies under them. */
 const FROM_FORMER_KEYS = `FROM token_objects o WHERE o.role = 'seal' AND NOT o.is_current AND o.state <> 'DESTROYED'
-  AND EXISTS (SELECT FROM access_policies p WHERE p.seal_key_id = o.object_id)`;
+  AND ${firstUnder('access_policies', 'seal_key_id', 'tenant_id')}`;
 /** Whether {@link findFormerPolicyKeys} finds any. */
 export const HAS_STALE_POLICIES = `EXISTS (SELECT ${FROM_FORMER_KEYS})`;
 

@@ -10,3 +10,11 @@
 
 /** The clause that ends a statement with `ORDER BY`, with the parameter for the number of rows. */
 export const atMost = (parameter: string) => `LIMIT (SELECT ${parameter}::integer)`;
+
+/**
+ * Whether any row of a table is under the seal key `o.object_id`, by an index on the column that
+ * names it and then the primary key. Where all rows are under one seal key, Postgres takes one of
+ * another for as easy to find, and reads the table to the end to find none.
+ */
+export const firstUnder = (table: string, column: string, primaryKey: string) =>
+  `(SELECT true FROM ${table} u WHERE u.${column} = o.object_id ORDER BY ${primaryKey} LIMIT 1)`;

@@ -12,7 +12,7 @@ import { randomUUID } from 'node:crypto';
 import { KeywardError } from '../../errors.ts';
 import type { KeyId, SealKeyId, TenantId } from '../../ids.ts';
 import { insertAuditEntry } from '../audit/audit.ts';
-import { atMost } from '../core/batches.ts';
+import { atMost, firstUnder } from '../core/batches.ts';
 import type { OwnerConnection } from '../core/owner.ts';
 import { lockedInOrder } from '../core/row-locks.ts';
 import type { MutationTx, Query, Tx } from '../core/transaction.ts';
@@ -84,7 +84,7 @@ export const FIRST_KEY: KeyPlace = { tenantId: NIL as TenantId, keyId: NIL as Ke
 
 /** Seal keys, as `o`, that were replaced and have states under them. */
 const FROM_FORMER_KEYS = `FROM token_objects o WHERE o.role = 'seal' AND NOT o.is_current AND o.state <> 'DESTROYED'
-  AND EXISTS (SELECT FROM keys k WHERE k.state_seal_key_id = o.object_id)`;
+  AND ${firstUnder('keys', 'state_seal_key_id', 'tenant_id, key_id')}`;
 /** Whether {@link findFormerSealKeys} finds any. */
 export const HAS_STALE_STATES = `EXISTS (SELECT ${FROM_FORMER_KEYS})`;
 

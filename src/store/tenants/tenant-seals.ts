@@ -13,7 +13,7 @@ import { KeywardError } from '../../errors.ts';
 import type { SealKeyId, TenantId } from '../../ids.ts';
 import { formatTenantName } from '../../names.ts';
 import { insertAuditEntry } from '../audit/audit.ts';
-import { atMost } from '../core/batches.ts';
+import { atMost, firstUnder } from '../core/batches.ts';
 import type { OwnerConnection } from '../core/owner.ts';
 import { lockedInOrder } from '../core/row-locks.ts';
 import type { Query, Tx } from '../core/transaction.ts';
@@ -180,7 +180,7 @@ function amountOf(amount: number | null): bigint | null {
 /** Seal keys, as `o`, that were replaced and have tenants under them. */
 const FROM_FORMER_KEYS = `FROM token_objects o
   WHERE o.role = 'seal' AND NOT o.is_current AND o.state <> 'DESTROYED'
-    AND EXISTS (SELECT FROM tenants t WHERE t.seal_key_id = o.object_id)`;
+    AND ${firstUnder('tenants', 'seal_key_id', 'tenant_id')}`;
 /** Whether {@link findFormerTenantKeys} finds any. */
 export const HAS_STALE_TENANTS = `EXISTS (SELECT ${FROM_FORMER_KEYS})`;
 
