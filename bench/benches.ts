@@ -12,6 +12,7 @@ import type { Bench } from './bench.ts';
 import { calls } from './calls.ts';
 import { envelopes } from './envelopes.ts';
 import { http } from './http.ts';
+import { manyKeys } from './many-keys.ts';
 import { neighbour } from './neighbour.ts';
 import { rewrap } from './rewrap.ts';
 
@@ -24,6 +25,7 @@ export const BENCHES: readonly Bench[] = [
   envelopes,
   audit,
   rewrap,
+  manyKeys,
 ];
 
 /** Returns those of these names, in the table's order: without names, all that run unasked. */

@@ -21,7 +21,7 @@ import {
 import { readJsonIfThere, writePrivateJson } from '../dev/files.ts';
 import { waitUntilServing } from '../dev/health.ts';
 import { type ClientIdentity, PRINCIPALS } from '../dev/identities.ts';
-import { freePort, removePostgres } from '../dev/postgres.ts';
+import { createDatabase, freePort, removePostgres } from '../dev/postgres.ts';
 import { endServer, runServerCommand, type ServerProcess, spawnServer } from '../dev/server.ts';
 import { identify, isAlive, type ProcessIdentity } from '../scripts/processes.js';
 import { grantEverything } from '../test/support/grants.ts';
@@ -136,11 +136,32 @@ export class Environment implements AsyncDisposable {
   }
 
   /**
+   * Copies the database as it is, while the service is not running. Returns the variables with
+   * which the service runs on the copy.
+   */
+  async copyDatabase(): Promise<Readonly<Record<string, string>>> {
+    const { postgres } = this.#development;
+    const url = new URL(this.variables['DATABASE_URL'] ?? '');
+    if (postgres === undefined) throw new Error('the database is not the bench’s own');
+    await this.stop();
+    const copy = 'keyward_copy';
+    await createDatabase(postgres, copy, url.pathname.slice(1));
+    url.pathname = `/${copy}`;
+    return { DATABASE_URL: url.href };
+  }
+
+  /** Ends the service if it runs. */
+  async stop(): Promise<void> {
+    await this.#server?.stop();
+    this.#server = undefined;
+  }
+
+  /**
    * Ends the service if it runs, and starts it with nothing loaded; `extra` are variables of this
    * start alone.
    */
   async restart(extra: Readonly<Record<string, string>> = {}): Promise<void> {
-    await this.#server?.stop();
+    await this.stop();
     this.#server = await this.#start(this.client, { ...this.#extra, ...extra }, 'server.log');
   }
 

@@ -59,7 +59,7 @@ const TABLE: PlainTable<Row> = {
 /** See this file's first paragraph. */
 export const keyVersions: Subject = {
   async fill(environment, owner, rows) {
-    await makeKeys(environment, owner, rows);
+    await makeKeys(environment, owner, { count: rows });
     await owner.query('ANALYZE keys, key_versions');
     const { rows: counted } = await owner.query<{ count: number }>(
       'SELECT count(*)::integer AS count FROM key_versions',

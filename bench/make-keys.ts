@@ -10,13 +10,16 @@ import { monotonicNow } from '../src/call.ts';
 import { read } from '../src/config.ts';
 import { childAgents } from '../src/hsm/agent-starter.ts';
 import { HsmAgents } from '../src/hsm/agents.ts';
+import { encodeKeyState } from '../src/hsm/key-state.ts';
 import { ALGORITHM } from '../src/hsm/key-version.ts';
 import type { ReplyOf } from '../src/hsm/protocol.ts';
+import { RECORD } from '../src/hsm/record-seal.ts';
 import type { TokenProfile } from '../src/hsm/token-profile.ts';
 import { type KeyId, newId, type RootKeyId, type SealKeyId, type TenantId } from '../src/ids.ts';
 import { tokenObjectsOf } from '../src/keyring/hsm-token/token-objects.ts';
 import { withOwnerConnection } from '../src/store/core/owner.ts';
 import { type EnvironmentRecord, readEnvironmentAsOwner } from '../src/store/environment.ts';
+import { newKeyState } from '../src/store/keys/keys.ts';
 import type { Environment } from './environment.ts';
 import { TENANT } from './workloads.ts';
 
@@ -25,6 +28,9 @@ const AGENTS = 2;
 const CHUNK = 1_000;
 const CHUNK_MS = 60_000;
 const CALL_MS = 5_000;
+/** As the service's own. */
+const SEALED_AT_ONCE = 100;
+const ROTATION_MS = 90 * 86_400_000;
 
 const TOKEN_SETTINGS = [
   'KEYWARD_HSM_MODULE',
@@ -34,35 +40,100 @@ const TOKEN_SETTINGS = [
   'KEYWARD_HSM_ENVIRONMENT',
 ] as const;
 
-type KeyVersion = ReplyOf<'createKeyVersion'>;
+/** A key, and what was made of it by agents. */
+interface MadeKey {
+  readonly version: ReplyOf<'createKeyVersion'>;
+  readonly name: string;
+  readonly nextRotationAt: Date;
+  readonly stateSeal: Buffer;
+}
 
-/** So many keys with one version each, called many-1, many-2, … */
+/** Which keys are made, and whose they are. */
+export interface ManyKeys {
+  readonly count: number;
+  /** The last parts of their tenants' names: a key of each, in turn. */
+  readonly tenants?: readonly string[];
+  /** How many there are already. */
+  readonly from?: number;
+}
+
+/** Keys with one version each, called many-1, many-2, … */
 export async function makeKeys(
   environment: Environment,
   owner: pg.Client,
-  count: number,
+  { count, tenants = [TENANT], from = 0 }: ManyKeys,
 ): Promise<void> {
-  const { rows } = await owner.query<{ tenant_id: TenantId }>(
-    'SELECT tenant_id FROM tenants WHERE name = $1',
-    [TENANT],
-  );
-  const tenantId = rows[0]?.tenant_id;
-  if (tenantId === undefined) throw new Error(`there is no tenant ${TENANT}`);
-  await withAgents(environment, async (agents, keys) => {
-    const under = { tenantId, ...keys };
-    for (let done = 0; done < count; done += CHUNK) {
-      const deadline = monotonicNow() + CHUNK_MS;
-      const made = Array.from({ length: Math.min(CHUNK, count - done) }, () => {
-        const identity = {
-          keyId: newId<KeyId>(),
-          version: 1,
-          algorithm: ALGORITHM.hmacSha512Aes256Gcm,
-        };
-        return agents.call('createKeyVersion', { ...under, ...identity }, deadline);
-      });
-      await insert(owner, await Promise.all(made), done);
+  const tenantIds = await tenantIdsOf(owner, tenants);
+  await withAgents(environment, async (agents, tokenKeys) => {
+    let inserting: Promise<void> | undefined;
+    for (let before = from; before < from + count; before += CHUNK) {
+      const size = Math.min(CHUNK, from + count - before);
+      const made = await makeChunk(agents, tokenKeys, { before, size, tenantIds });
+      // While the next ones are made.
+      await inserting;
+      inserting = insert(owner, made);
     }
+    await inserting;
   });
+}
+
+async function tenantIdsOf(owner: pg.Client, names: readonly string[]): Promise<TenantId[]> {
+  const { rows } = await owner.query<{ tenant_id: TenantId }>(
+    'SELECT tenant_id FROM tenants WHERE name = ANY ($1) ORDER BY array_position($1, name)',
+    [names],
+  );
+  if (rows.length < names.length) throw new Error(`a tenant is missing of ${names.join(', ')}`);
+  return rows.map((row) => row.tenant_id);
+}
+
+/** The name of the key of that number, from 1 on. */
+export const manyKeyId = (number: number) => `many-${number}`;
+
+async function makeChunk(
+  agents: HsmAgents,
+  tokenKeys: ReturnType<typeof currentKeys>,
+  chunk: { readonly before: number; readonly size: number; readonly tenantIds: TenantId[] },
+): Promise<MadeKey[]> {
+  const deadline = monotonicNow() + CHUNK_MS;
+  const numbers = Array.from({ length: chunk.size }, (_, index) => chunk.before + index);
+  const versions = await Promise.all(
+    numbers.map((number) => {
+      const tenantId = chunk.tenantIds[number % chunk.tenantIds.length] as TenantId;
+      const algorithm = ALGORITHM.hmacSha512Aes256Gcm;
+      const identity = { tenantId, keyId: newId<KeyId>(), version: 1, algorithm };
+      return agents.call('createKeyVersion', { ...tokenKeys, ...identity }, deadline);
+    }),
+  );
+  const states = versions.map((version, index) => {
+    const settings = scheduled();
+    const name = manyKeyId(1 + (numbers[index] as number));
+    const state = newKeyState({ name, settings, version: { ...version, state: 'ENABLED' } });
+    return {
+      version,
+      name,
+      nextRotationAt: settings.nextRotationAt,
+      content: encodeKeyState(state),
+    };
+  });
+  const { sealKeyId } = tokenKeys;
+  const sealed = await Promise.all(
+    Array.from({ length: Math.ceil(states.length / SEALED_AT_ONCE) }, (_, index) => {
+      const some = states.slice(index * SEALED_AT_ONCE, (index + 1) * SEALED_AT_ONCE);
+      const contents = some.map(({ content }) => content);
+      return agents.call('sealRecords', { sealKeyId, kind: RECORD.keyState, contents }, deadline);
+    }),
+  );
+  const seals = sealed.flatMap((reply) => reply.seals);
+  return states.map((state, index) => ({ ...state, stateSeal: seals[index] as Buffer }));
+}
+
+/** Settings of a key that is rotated every 90 days, next in 45 to 90. */
+function scheduled() {
+  const nextRotationAt = new Date(Date.now() + ROTATION_MS * (1 - Math.random() / 2));
+  return {
+    ...{ description: '', labels: {}, rotationUsageLimit: null, maintenancePaused: false },
+    ...{ rotationPeriodSeconds: ROTATION_MS / 1_000, nextRotationAt },
+  };
 }
 
 /** Runs `work` with agents of this process's own, and the keys that new things are made under. */
@@ -122,38 +193,36 @@ function agentsOn(variables: Environment['variables'], recorded: EnvironmentReco
   });
 }
 
-async function insert(
-  owner: pg.Client,
-  made: readonly KeyVersion[],
-  before: number,
-): Promise<void> {
+async function insert(owner: pg.Client, made: readonly MadeKey[]): Promise<void> {
   const [first] = made;
   await owner.query(
     `WITH made AS (
-       SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::bytea[])
-         WITH ORDINALITY AS m (key_id, wrapped, check_value, seal, n)
+       SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::bytea[],
+           $6::bytea[], $7::bytea[], $8::bytea[])
+         AS m (tenant_id, key_id, name, next_rotation_at, state_seal, wrapped, check_value, seal)
      ), inserted AS (
        INSERT INTO keys (tenant_id, key_id, name, primary_version, rotation_period_seconds,
-         next_rotation_at)
-       SELECT $5::uuid, key_id, 'many-' || n + $6::integer, 1, 7776000,
-         now() + interval '90 days' * (1 - random() / 2)
-       FROM made
+         next_rotation_at, state_seal_key_id, state_seal)
+       SELECT tenant_id, key_id, name, 1, $9, next_rotation_at, $10::uuid, state_seal FROM made
      )
      INSERT INTO key_versions (tenant_id, key_id, version, state, wrapped, check_value, seal,
-       algorithm, root_key_id,
-       wrap, seal_key_id)
-     SELECT $5, key_id, 1, 'ENABLED', wrapped, check_value, seal, $7, $8, $9, $10 FROM made`,
+       algorithm, root_key_id, wrap, seal_key_id)
+     SELECT tenant_id, key_id, 1, 'ENABLED', wrapped, check_value, seal, $11, $12, $13, $10
+     FROM made`,
     [
-      made.map(({ keyId }) => keyId),
-      made.map(({ wrapped }) => wrapped),
-      made.map(({ checkValue }) => checkValue),
-      made.map(({ seal }) => seal),
-      first?.tenantId,
-      before,
-      first?.algorithm,
-      first?.rootKeyId,
-      first?.wrap,
-      first?.sealKeyId,
+      made.map(({ version }) => version.tenantId),
+      made.map(({ version }) => version.keyId),
+      made.map(({ name }) => name),
+      made.map(({ nextRotationAt }) => nextRotationAt.toISOString()),
+      made.map(({ stateSeal }) => stateSeal),
+      made.map(({ version }) => version.wrapped),
+      made.map(({ version }) => version.checkValue),
+      made.map(({ version }) => version.seal),
+      ROTATION_MS / 1_000,
+      first?.version.sealKeyId,
+      first?.version.algorithm,
+      first?.version.rootKeyId,
+      first?.version.wrap,
     ],
   );
 }

@@ -229,13 +229,23 @@ export async function prepareNeighbour(send: Sender, callsPerSecond: number): Pr
   return unary('Encrypt', [message]);
 }
 
-/** Encrypt, once under each of these keys. */
+/** CreateTenant, once for each id. */
+export function createTenants(ids: readonly string[]): Workload {
+  const messages = ids.map((tenantId) => ({ tenantId }));
+  return unary('CreateTenant', messages, 'AdminService');
+}
+
+/** Encrypt, once under each of these keys of the bench's tenant. */
 export function firstUses(ids: readonly string[]): Workload {
+  const names = ids.map((id) => `${PARENT}/keys/${id}`);
+  return { ...encryptUnder(names), name: 'Encrypt, key not loaded' };
+}
+
+/** Encrypt, under each of these keys in turn. */
+export function encryptUnder(names: readonly string[]): Workload {
   const plaintext = randomBytes(PAYLOAD_BYTES);
-  const messages = ids.map((id) => ({
-    name: `${PARENT}/keys/${id}`,
-    plaintext,
-    encryptionContext: CONTEXT,
-  }));
-  return { ...unary('Encrypt', messages), name: 'Encrypt, key not loaded' };
+  return unary(
+    'Encrypt',
+    names.map((name) => ({ name, plaintext, encryptionContext: CONTEXT })),
+  );
 }
