@@ -312,11 +312,10 @@ function stepTable(steps: readonly Step[]): string {
 }
 
 function workingSetText({ keys, perSecond, ofHot, megabytes }: WorkingSet): string {
-  return `Encrypt under ${keys} keys in turn, with caches (${SETTINGS.map(
-    (name) => `\`${name}\``,
-  ).join(', ')}) of a tenth of that, ${LOADING_IN_FLIGHT} in flight: ${perSecond.toFixed(0)} a second,
-    ${spread(ofHot)} of the rate under one key; server and agent then have
-    ${megabytes.toFixed(0)} MB.`;
+  const settings = SETTINGS.map((name) => `\`${name}\``).join(', ');
+  return `Encrypt under ${keys} keys in turn, with caches (${settings}) of a tenth of that,
+    ${LOADING_IN_FLIGHT} in flight: ${perSecond.toFixed(0)} a second, ${spread(ofHot)} of the rate
+    under one key; server and agent then have ${megabytes.toFixed(0)} MB.`;
 }
 
 function stepTargets({ keys, start, hot, cold }: Step): string[] {
