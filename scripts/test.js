@@ -27,7 +27,7 @@ const ALL = ['test/*.test.ts', 'test/!(long)/**/*.test.ts'];
 const LONG = ['test/long/**/*.test.ts'];
 const OF_DATABASE = ['test/store/*.test.ts'];
 /** More would want more connections than the PostgreSQL that they share allows. */
-const MOST_CORES = 8;
+const MOST_FILES = 9;
 /** So many files are run again at the most. */
 const MOST_AGAIN = 5;
 const GLOBAL_SETUP = 'test/support/global-setup.ts';
@@ -35,8 +35,8 @@ const GLOBAL_SETUP = 'test/support/global-setup.ts';
 /** Only what hangs takes so long, however busy the machine is. */
 const TIMEOUT_MS = process.argv.includes('--long') ? 7_200_000 : 1_800_000;
 
-/** One more than there are cores, since much of what a test does is to wait. */
-const FILES_AT_ONCE = Math.min(availableParallelism(), MOST_CORES) + 1;
+/** Twice as many as there are cores, since half of what a test does is to wait. */
+const FILES_AT_ONCE = Math.min(2 * availableParallelism(), MOST_FILES);
 
 const OPTIONS = [
   '--test',
