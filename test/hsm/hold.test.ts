@@ -24,6 +24,8 @@ import { createVersion, keysOf, open, seal, TokenKeysRig } from './token-keys-ri
 /** Long enough to see something happen that must not; nothing is waited for. */
 const LOOK_MS = 700;
 const IN_FLIGHT = 8;
+/** After so many failures there is no more to learn, and nobody left who says when to stop. */
+const MOST_FAILURES = 100;
 const LABEL = 'hold';
 
 /** A token, the faults over it, and the environment in it. */
@@ -78,7 +80,7 @@ function keepCalling(agents: HsmAgents, version: SealedKeyVersion) {
   let stopped = false;
   const random = { length: 16 };
   const caller = async (_: unknown, index: number) => {
-    while (!stopped) {
+    while (!stopped && outcome.failures.length < MOST_FAILURES) {
       const call: Promise<unknown> =
         index % 2 === 0
           ? seal(agents, version, 'x')

@@ -46,6 +46,8 @@ async function keysInUse(environment: Environment, tenant?: string) {
 
 /** So many calls are made at least while something is done under load. */
 const MANY = 20;
+/** After so many failures there is no more to learn, and nobody left who says when to stop. */
+const MOST_FAILURES = 100;
 
 /** Calls one after another until told to stop; returns what failed. */
 function keepCalling(work: () => Promise<unknown>) {
@@ -53,7 +55,7 @@ function keepCalling(work: () => Promise<unknown>) {
   let calls = 0;
   const failures: unknown[] = [];
   const run = async () => {
-    while (!stopping) {
+    while (!stopping && failures.length < MOST_FAILURES) {
       await work().catch((error: unknown) => failures.push(error));
       calls += 1;
     }
