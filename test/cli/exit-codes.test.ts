@@ -38,14 +38,13 @@ const watched = (state: string) => () => {
   return codeOf(`jobs watch ${JOB}`);
 };
 
-/** An export that no log has signed, and a log's key. */
-function verifyForged(): Promise<number | null> {
-  const folder = join(fake.folder, 'below', 'forged');
+/** Of an export that did not end. */
+function verifyHalf(): Promise<number | null> {
+  const folder = join(fake.folder, 'below', 'half');
   mkdirSync(folder);
-  writeFileSync(join(folder, 'checkpoint'), 'log\n1\nAAAA\n\n— log AAAA\n');
   const { publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   writeFileSync(join(folder, 'log.pem'), publicKey.export({ type: 'spki', format: 'pem' }));
-  return codeOf('audit verify forged --public-key forged/log.pem');
+  return codeOf('audit verify half --public-key half/log.pem');
 }
 
 const NOWHERE = { KEYWARD_ADDRESS: '127.0.0.1:1' };
@@ -76,7 +75,7 @@ const PROVOCATIONS: readonly Readonly<Record<string, readonly (() => Promise<num
           return codeOf('alerts test');
         },
       ],
-      'an export failed verification': [verifyForged],
+      'an export failed verification': [verifyHalf],
       'a status or doctor has something to look into': [
         () => {
           fake.handlers['GetServiceStatus'] = () => ({
