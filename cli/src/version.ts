@@ -18,7 +18,7 @@ interface Versions {
 
 const VERSIONS: Columns<Versions> = {
   COMMAND: ({ command }) => command,
-  SERVICE: ({ service, unknown }) => service ?? `not known: ${unknown}`,
+  SERVICE: ({ service = 'not known' }) => service,
   ADDRESS: ({ address = '' }) => address,
 };
 
@@ -29,7 +29,11 @@ export function addVersion(program: Command): void {
     .description("show the release of the command, and the service's where you may see it")
     .action(async (_options, command: Command) => {
       const { output } = optionsOf(command);
-      await output.one(VERSIONS, { command: manifest.version, ...(await ofService(command)) });
+      const versions = { command: manifest.version, ...(await ofService(command)) };
+      await output.one(VERSIONS, versions);
+      const { unknown } = versions;
+      if (unknown !== undefined && !output.isData)
+        output.remark(`the service's release is not known: ${unknown}`);
     });
 }
 

@@ -132,6 +132,10 @@ describe('version', () => {
     refuse('GetServiceStatus', { code: status.PERMISSION_DENIED, message: 'No.' });
     const unknown = await keyward('version');
     assert.equal(unknown.code, 0);
-    assert.match(unknown.stdout, / not known: PERMISSION_DENIED: No\. /);
+    assert.match(unknown.stdout, /\n\S+ +not known +\S+\n$/);
+    assert.match(
+      unknown.stderr,
+      /^keyward: the service's release is not known: PERMISSION_DENIED: No\./,
+    );
   });
 });

@@ -19,6 +19,8 @@ import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { promisify } from 'node:util';
 import { makeExecutable, PROCESSORS } from '../../scripts/executable.js';
+import { TENANT } from '../cli/fake.ts';
+import { startFakeService } from '../client/fake-service.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 const { version } = JSON.parse(readFileSync(join(ROOT, 'cli', 'package.json'), 'utf8'));
@@ -92,7 +94,7 @@ test('the command’s package depends on nothing, and the licences of what is in
     assert.match(licences, new RegExp(`^${name} \\d+\\.\\d+\\.\\d+ \\(`, 'm'));
 });
 
-test('the executable runs without Node, and with no more than its libraries', () => {
+test('the executable runs without Node, and calls the service with no more than its libraries', async () => {
   execFileSync('tar', ['-xzf', join(packed, `${EXECUTABLE}.tar.gz`), '-C', work]);
   const folder = join(work, EXECUTABLE);
   const program = join(folder, 'keyward');
@@ -116,25 +118,19 @@ test('the executable runs without Node, and with no more than its libraries', ()
     mkdirSync(dirname(join(folder, library)), { recursive: true });
     copyFileSync(library, join(folder, library));
   }
-  const alone = run(
-    'chroot',
-    [
-      folder,
-      '/keyward',
-      'whoami',
-      '--address',
-      '127.0.0.1:1',
-      '--ca-file',
-      '/README.md',
-      '--token-file',
-      '/README.md',
-    ],
-    {
-      env: { PATH: process.env['PATH'] },
+  await using service = await startFakeService({ ListTenants: () => ({ tenants: [TENANT] }) });
+  const { caPem, client, address } = service;
+  writeFileSync(join(folder, 'ca.pem'), caPem);
+  writeFileSync(join(folder, 'cert.pem'), client.certPem);
+  writeFileSync(join(folder, 'key.pem'), client.keyPem, { mode: 0o600 });
+  const alone = await promisify(execFile)('chroot', [folder, '/keyward', 'tenants', 'list'], {
+    env: {
+      ...{ PATH: process.env['PATH'], KEYWARD_ADDRESS: address, KEYWARD_CA_FILE: '/ca.pem' },
+      ...{ KEYWARD_CERT_FILE: '/cert.pem', KEYWARD_KEY_FILE: '/key.pem' },
     },
-  );
-  assert.deepEqual([alone.status, alone.stdout], [2, '']);
-  assert.match(alone.stderr, /^keyward: cannot use the CA file \/README\.md: it is not PEM/);
+  });
+  assert.equal(alone.stderr, '');
+  assert.match(alone.stdout, /^tenants\/acme +ENABLED/m);
 });
 
 test('the executable for the other processor is made here too', (t) => {
