@@ -31,6 +31,8 @@ export interface CallOptions {
 /** What a client's options come to. */
 export interface TransportOptions {
   readonly addresses: readonly string[];
+  /** To each address. */
+  readonly connections: number;
   readonly credentials: Credentials;
   readonly proofs: Proofs | undefined;
   readonly traceContext: (() => TraceHeaders) | undefined;
@@ -71,12 +73,12 @@ export class Transport {
   #closing: Promise<void> | undefined;
 
   constructor(options: TransportOptions) {
-    const { addresses, serverName, credentials, reporter } = options;
+    const { addresses, connections, serverName, credentials, reporter } = options;
     const { context } = credentials;
     const hasOthers = addresses.length > 1;
     this.#options = options;
     this.#endpoints = addresses.map(
-      (address) => new Endpoint({ address, serverName, context, reporter, hasOthers }),
+      (address) => new Endpoint({ address, connections, serverName, context, reporter, hasOthers }),
     );
     credentials.onChange = (files, error) => {
       if (this.#isClosed) return;

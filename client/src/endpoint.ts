@@ -1,11 +1,12 @@
 /**
- * One address of the service: the connection to it, attempts at calls over it, and whether calls
+ * One address of the service: the connections to it, attempts at calls over them, and whether calls
  * should go there.
  *
  * - TLS 1.3 with the caller's certificate, if there is one, or nothing.
  * - What grpc-js would do unasked is off: its own retries, service configuration out of DNS, HTTP
  *   proxies out of the environment, connections shared between clients.
- * - With other credentials new calls have a new connection, and calls under way end on theirs.
+ * - Of several connections the next one in turn has the next call, unless it cannot be made.
+ * - With other credentials new calls have new connections, and calls under way end on theirs.
  * - An address that is avoided is asked by grpc.health.v1 until it serves again.
  */
 import { isIP } from 'node:net';
@@ -77,6 +78,8 @@ interface EndpointOptions {
   readonly reporter: Reporter;
   /** Whether calls could go elsewhere. */
   readonly hasOthers: boolean;
+  /** How many connections there are. */
+  readonly connections: number;
 }
 
 /** A connection, and how many calls are on it. */
@@ -90,7 +93,9 @@ interface Line {
 export class Endpoint {
   readonly address: string;
   readonly #options: EndpointOptions;
-  #line: Line;
+  #lines: readonly Line[];
+  /** Which of them has the next call. */
+  #next = 0;
   #avoided = false;
   #isProbing = false;
   /** Aborts when it is closed. */
@@ -100,7 +105,7 @@ export class Endpoint {
   constructor(options: EndpointOptions) {
     this.address = options.address;
     this.#options = options;
-    this.#line = this.#connect(options.context);
+    this.#lines = this.#connectAll(options.context);
   }
 
   /** Whether calls should go elsewhere. */
@@ -110,17 +115,19 @@ export class Endpoint {
 
   /** Has new calls use these credentials. */
   renew(context: SecureContext): void {
-    const old = this.#line;
-    this.#line = this.#connect(context);
-    old.isRetired = true;
-    if (old.calls === 0) old.client.close();
+    const old = this.#lines;
+    this.#lines = this.#connectAll(context);
+    for (const line of old) {
+      line.isRetired = true;
+      if (line.calls === 0) line.client.close();
+    }
   }
 
   /** Leaves no socket and no timer. */
   close(): void {
     this.#closing.abort();
     clearTimeout(this.#timer);
-    this.#line.client.close();
+    for (const { client } of this.#lines) client.close();
   }
 
   /** Returns the answer. Rejects with a KeywardError. */
@@ -248,13 +255,34 @@ export class Endpoint {
   }
 
   #take(): Line {
-    this.#line.calls += 1;
-    return this.#line;
+    const line = this.#nextLine();
+    line.calls += 1;
+    return line;
+  }
+
+  /** The next one in turn; those that could not connect are passed over while others could. */
+  #nextLine(): Line {
+    const { length } = this.#lines;
+    const inTurn = this.#next;
+    for (let passed = 0; passed < length; passed += 1) {
+      const index = (inTurn + passed) % length;
+      const line = this.#lines[index] as Line;
+      if (length > 1 && stateOf(line.client.getChannel()) === channelState.TRANSIENT_FAILURE)
+        continue;
+      this.#next = (index + 1) % length;
+      return line;
+    }
+    this.#next = (inTurn + 1) % length;
+    return this.#lines[inTurn] as Line;
   }
 
   #release(line: Line): void {
     line.calls -= 1;
     if (line.isRetired && line.calls === 0) line.client.close();
+  }
+
+  #connectAll(context: SecureContext): readonly Line[] {
+    return Array.from({ length: this.#options.connections }, () => this.#connect(context));
   }
 
   #connect(context: SecureContext): Line {

@@ -42,6 +42,11 @@ export interface ClientOptions {
    */
   readonly retries?: number;
   /**
+   * How many connections there are to an address, which calls use in turn. A server process serves
+   * a connection; several connections meet several of them. 1 unless given, up to 64.
+   */
+  readonly connections?: number;
+  /**
    * Whether bytes are sent with their CRC32C, and answers compared with theirs. Yes unless `false`.
    */
   readonly checksums?: boolean;
@@ -83,7 +88,8 @@ export type ConnectOptions = ClientOptions & Where & Pem<'ca'> & Caller;
 /**
  * Where the service is and who calls, by the environment: `KEYWARD_ADDRESS`, `KEYWARD_CA_FILE`,
  * `KEYWARD_CERT_FILE`, `KEYWARD_KEY_FILE`, `KEYWARD_TOKEN_FILE`, `KEYWARD_SERVER_NAME`, and what
- * they leave out by a profile, as the `keyward` command reads it.
+ * they leave out by a profile, as the `keyward` command reads it; and `KEYWARD_CONNECTIONS`, where
+ * `connections` is not given.
  */
 export type EnvironmentOptions = ClientOptions & {
   /** The profile's name. `KEYWARD_PROFILE`, else the default, unless given. */
@@ -100,6 +106,7 @@ const SPELLING: Spelling = {
   serverName: 'serverName to connect()',
 };
 
+const MAX_CONNECTIONS = 64;
 const CONNECTION = [
   ...['address', 'addresses', 'serverName', 'ca', 'caFile'],
   ...['cert', 'certFile', 'key', 'keyFile', 'token'],
@@ -125,21 +132,39 @@ export function withEnvironment(options: ConnectOptions | EnvironmentOptions): C
         'the command; give one with certFile and keyFile, or tokenFile',
     );
   const where = { address, caFile, ...(serverName !== undefined && { serverName }) };
-  return { ...rest, ...where, ...credentialsOf(found.settings) } as ConnectOptions;
+  const connections = rest.connections ?? connectionsIn(process.env);
+  return {
+    ...{ ...rest, ...where, ...credentialsOf(found.settings) },
+    ...(connections !== undefined && { connections }),
+  } as ConnectOptions;
+}
+
+/** Throws a SettingsError. */
+function connectionsIn({ KEYWARD_CONNECTIONS: text }: NodeJS.ProcessEnv): number | undefined {
+  if (!text) return undefined;
+  if (/^\d{1,3}$/.test(text) && isConnections(Number(text))) return Number(text);
+  throw new SettingsError(`KEYWARD_CONNECTIONS must be a whole number, 1 to ${MAX_CONNECTIONS}`);
+}
+
+function isConnections(number: number): boolean {
+  return Number.isInteger(number) && number >= 1 && number <= MAX_CONNECTIONS;
 }
 
 /** Returns what a client's options come to. Throws a TypeError or a SettingsError. */
 export function transportOptions(options: ConnectOptions): TransportOptions {
   const { serverName, defaultTimeoutMs = 10_000, retries = 4, checksums = true } = options;
-  const { ca, caFile, token, traceContext, stepUp, hooks } = options;
+  const { ca, caFile, token, traceContext, stepUp, hooks, connections = 1 } = options;
   if (!Number.isInteger(retries) || retries < 0)
     throw new TypeError('retries must be a whole number');
+  if (!isConnections(connections))
+    throw new TypeError(`connections must be a whole number, 1 to ${MAX_CONNECTIONS}`);
   if (typeof checksums !== 'boolean') throw new TypeError('checksums must be true or false');
   const addresses = addressesOf(options);
   const proofs = proofsOf(token, stepUp);
   const identity = identityOf(options);
   return {
     addresses,
+    connections,
     serverName,
     defaultTimeoutMs,
     retries,

@@ -48,6 +48,29 @@ const portOf = (address: string) => Number(address.split(':')[1]);
 const ca = createCertificateAuthority('Fake CA');
 const answering = { GetKey: () => wireKey(KEY) };
 
+describe('several connections to an address', () => {
+  it('are made as calls need them, and used in turn', async () => {
+    await using service = await startFakeService(answering, { ca });
+    const { connections, hooks } = listening();
+    await using keyward = service.connect({ connections: 3, hooks });
+    const { address } = service;
+    const made = [{ address, state: 'connected' }];
+    for (let calls = 0; calls < 2; calls += 1) await keyward.getKey({ name: KEY });
+    await eventually(() => assert.deepEqual(connections, [...made, ...made]));
+    for (let calls = 0; calls < 7; calls += 1) await keyward.getKey({ name: KEY });
+    await eventually(() => assert.deepEqual(connections, [...made, ...made, ...made]));
+  });
+
+  it('are between 1 and 64', async () => {
+    await using service = await startFakeService(answering, { ca });
+    for (const connections of [0, 65, 1.5, Number.NaN])
+      assert.throws(() => service.connect({ connections }), {
+        name: 'TypeError',
+        message: 'connections must be a whole number, 1 to 64',
+      });
+  });
+});
+
 describe('several addresses', () => {
   it('are used in their order: the next while one is away, and the first again after', async () => {
     const first = await startFakeService(answering, { ca });

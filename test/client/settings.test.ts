@@ -110,6 +110,28 @@ it('profiles do, the default, by its name or by a variable, and variables come f
   assert.deepEqual(await callerBy({}), { subject: undefined, token: 'Bearer d.e.f' });
 });
 
+it('a variable says how many connections there are, and options come first', async () => {
+  setVariables({
+    KEYWARD_ADDRESS: service.address,
+    KEYWARD_CA_FILE: join(home, 'ca.pem'),
+    KEYWARD_CERT_FILE: join(home, 'cert.pem'),
+    KEYWARD_KEY_FILE: join(home, 'key.pem'),
+    KEYWARD_CONNECTIONS: '2',
+  });
+  const made: string[] = [];
+  const hooks = { onConnection: ({ state }: { state: string }) => made.push(state) };
+  for (const options of [{ hooks }, { hooks, connections: 1 }]) {
+    await using keyward = connect(options);
+    for (let calls = 0; calls < 4; calls += 1) await keyward.getKey({ name: KEY });
+  }
+  assert.equal(made.filter((state) => state === 'connected').length, 3);
+  setVariables({ KEYWARD_CONNECTIONS: 'many' });
+  assert.throws(() => connect(), {
+    name: 'SettingsError',
+    message: 'KEYWARD_CONNECTIONS must be a whole number, 1 to 64',
+  });
+});
+
 it('options that name a service get nothing of the environment', async () => {
   setVariables({ KEYWARD_TOKEN_FILE: join(home, 'token'), KEYWARD_SERVER_NAME: 'elsewhere' });
   const { address, caPem: ca, client } = service;

@@ -66,6 +66,19 @@ describe('several server processes', () => {
       assert.equal(processes.filter((name) => name === `server ${number}`).length, 2);
   });
 
+  test('one client uses them all by several connections', async () => {
+    const { service } = shared;
+    const from = service.log.length;
+    const keyward = service.client({ connections: SERVERS });
+    for (let call = 0; call < 3 * SERVERS; call += 1) await encrypt(keyward);
+    await eventually(() => {
+      const lines = service.log.slice(from).filter(isEncrypt);
+      const processes = lines.map((line) => line['process']).toSorted();
+      const three = (name: string) => [name, name, name];
+      assert.deepEqual(processes, [...three('server 1'), ...three('server 2')]);
+    });
+  });
+
   test('a tenant’s quota holds for all of them together', async () => {
     const { service } = shared;
     const quota = 20;

@@ -210,7 +210,9 @@ export class Service implements AsyncDisposable {
   }
 
   /** A client that doesn't retry, closed with the service. */
-  client(options: Partial<{ retries: number; defaultTimeoutMs: number }> = {}): KeywardClient {
+  client(
+    options: Partial<{ retries: number; defaultTimeoutMs: number; connections: number }> = {},
+  ): KeywardClient {
     const client = connect({
       ...this.connectOptions(),
       retries: 0,
