@@ -68,6 +68,7 @@ function mistakes(): Readonly<Record<string, readonly Mistake[]>> {
   ];
   return {
     KEYWARD_MODE: [['test', /must be production or development/]],
+    KEYWARD_SERVERS: ['many', '0', '257'].map((each) => [each, /must be 1 to 256, or auto/]),
     KEYWARD_LISTEN: listen,
     KEYWARD_HTTP_LISTEN: listen,
     KEYWARD_HEALTH_LISTEN: listen,
