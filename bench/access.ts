@@ -82,7 +82,9 @@ async function measureAccess(
   }
   const { issuersFile, token } = writeIssuer(environment);
   await environment.restart({ KEYWARD_ISSUERS_FILE: issuersFile });
-  await using open = await environment.startBeside(new URL('./without-access.ts', import.meta.url));
+  await using open = await environment.startBeside({
+    NODE_OPTIONS: `--import=${new URL('./without-access.ts', import.meta.url).href}`,
+  });
   const floor = [open, { ...encrypt, name: ACCESS_ROWS.floor }] as const;
   const thing = [environment.target, { ...encrypt, name: ACCESS_ROWS.thing, token }] as const;
   // A token that fails where anybody looks at it.

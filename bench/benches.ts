@@ -10,6 +10,7 @@ import { audit } from './audit.ts';
 import { batches } from './batches.ts';
 import type { Bench } from './bench.ts';
 import { calls } from './calls.ts';
+import { cores } from './cores.ts';
 import { envelopes } from './envelopes.ts';
 import { http } from './http.ts';
 import { manyKeys } from './many-keys.ts';
@@ -20,6 +21,7 @@ export const BENCHES: readonly Bench[] = [
   calls,
   batches,
   http,
+  cores,
   access,
   neighbour,
   envelopes,

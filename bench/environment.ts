@@ -10,6 +10,7 @@
 import { fork } from 'node:child_process';
 import { mkdirSync, readdirSync, realpathSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import {
   type DevelopmentEnvironment,
@@ -35,12 +36,17 @@ const BUILT = process.argv.includes('--built') ? join('dist', 'main.js') : undef
 /** Removed at the end of a run. */
 export const BENCH_DIRECTORY = join(STATE, `bench-${process.pid}`);
 const SERVING_TIMEOUT_MS = 30_000;
+const POLL_MS = 50;
+const SETTLING_MS = 3_000;
 
 /** What a run writes down, for the next to clean up after it. */
 interface Owner {
   readonly owner: ProcessIdentity;
   readonly servers: readonly ProcessIdentity[];
 }
+
+/** The service under load: all its processes are known. */
+export type WholeTarget = Target & Required<Pick<Target, 'agentPid' | 'databasePid' | 'more'>>;
 
 /** The service and its database. */
 export class Environment implements AsyncDisposable {
@@ -114,16 +120,17 @@ export class Environment implements AsyncDisposable {
   }
 
   /** The service, to be put under load. */
-  get target(): Required<Target> {
+  get target(): WholeTarget {
     return this.#targetOf(this.client.address, this.serverPid);
   }
 
-  #targetOf(address: string, serverPid: number): Required<Target> {
-    const [agentPid] = childrenOf(serverPid);
+  #targetOf(address: string, serverPid: number): WholeTarget {
+    const [agentPid, ...agentPids] = childrenOf(serverPid);
     const databasePid = this.#development.postgres?.pid;
     if (agentPid === undefined || databasePid === undefined)
       throw new Error('the service has no agent, or no database of its own');
-    return { address, serverPid, agentPid, databasePid };
+    const more = { serverPids: [], agentPids };
+    return { address, serverPid, agentPid, databasePid, more };
   }
 
   /** A connection to the database past row-level security. */
@@ -165,21 +172,30 @@ export class Environment implements AsyncDisposable {
     this.#server = await this.#start(this.client, { ...this.#extra, ...extra }, 'server.log');
   }
 
-  /**
-   * Another replica, on a port of its own, into which `module` is loaded before everything else.
-   */
-  async startBeside(module: URL): Promise<Required<Target> & AsyncDisposable> {
+  /** Starts another replica, on a port of its own; `extra` are variables of its own. */
+  async startBeside(
+    extra: Readonly<Record<string, string>>,
+  ): Promise<WholeTarget & AsyncDisposable> {
     const client = { ...this.client, address: `127.0.0.1:${await freePort()}` };
-    const extra = {
-      KEYWARD_LISTEN: client.address,
-      KEYWARD_HTTP_LISTEN: '',
-      NODE_OPTIONS: `--import=${module.href}`,
+    const own = { KEYWARD_LISTEN: client.address, KEYWARD_HTTP_LISTEN: '', ...extra };
+    const server = await this.#start(client, own, 'beside.log');
+    const { pid } = server.identity;
+    const stop = { [Symbol.asyncDispose]: () => server.stop() };
+    const servers = Number(extra['KEYWARD_SERVERS'] ?? '1');
+    const serversOf = () => (servers === 1 ? [pid] : childrenOf(pid));
+    await settled(
+      () => serversOf().map((each) => [each, ...childrenOf(each)]),
+      (all) => all.length === servers && all.every((each) => each.length > 1),
+    );
+    const [first, ...others] = serversOf().map((each) => this.#targetOf(client.address, each));
+    if (first === undefined) throw new Error('there is no server process');
+    const agentPids = [first, ...others].flatMap(({ more }) => more.agentPids);
+    const supervisor = servers === 1 ? [] : [pid];
+    const more = {
+      serverPids: [...supervisor, ...others.map(({ serverPid }) => serverPid)],
+      agentPids: [...agentPids, ...others.map(({ agentPid }) => agentPid)],
     };
-    const server = await this.#start(client, extra, 'beside.log');
-    return {
-      ...this.#targetOf(client.address, server.identity.pid),
-      [Symbol.asyncDispose]: () => server.stop(),
-    };
+    return { ...first, more, ...stop };
   }
 
   async #start(
@@ -212,6 +228,27 @@ export class Environment implements AsyncDisposable {
     await Promise.all(this.#started.map((server) => server.stop()));
     await this.#development.postgres?.remove();
     rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/**
+ * Returns once the processes are as wanted and have been the same for some time: an agent or two
+ * are replaced at a start, and connections that are made before all processes serve are all the
+ * first one's.
+ */
+async function settled(
+  read: () => readonly (readonly number[])[],
+  isWanted: (all: readonly (readonly number[])[]) => boolean,
+): Promise<void> {
+  const until = performance.now() + SERVING_TIMEOUT_MS;
+  let [before, since] = ['', performance.now()];
+  for (;;) {
+    const all = read();
+    const now = performance.now();
+    if (JSON.stringify(all) !== before) [before, since] = [JSON.stringify(all), now];
+    if (isWanted(all) && now - since > SETTLING_MS) return;
+    if (now > until) throw new Error(`the processes do not settle: ${before}`);
+    await delay(POLL_MS);
   }
 }
 

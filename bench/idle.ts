@@ -2,7 +2,7 @@
  * What a service costs to which nobody calls: its ticks, polls and leases.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Target } from './measure.ts';
+import type { WholeTarget } from './environment.ts';
 import { cpuMicroseconds, cpuMicrosecondsWithChildren } from './processes.ts';
 
 const MINUTE_MS = 60_000;
@@ -16,7 +16,7 @@ export interface IdleResults {
 
 /** Measures for that long, after as long a pause, in which what was begun by calls ends. */
 export async function measureIdle(
-  { serverPid, agentPid, databasePid }: Required<Target>,
+  { serverPid, agentPid, databasePid }: WholeTarget,
   milliseconds: number,
 ): Promise<IdleResults> {
   const used = () => ({

@@ -18,6 +18,8 @@ export interface Slice {
   /** Whether the requests are JSON, for the HTTP listener. */
   readonly isJson?: boolean | undefined;
   readonly inFlight: number;
+  /** How many connections calls use in turn, over gRPC: one unless given. */
+  readonly connections?: number | undefined;
   /** Not counted: for as long as this the loop gets going. */
   readonly rampMs: number;
   /**

@@ -40,13 +40,15 @@ function readIdentity(): Record<'ca' | 'key' | 'cert', Buffer> {
   return { ca: readFileSync(caFile), key: readFileSync(keyFile), cert: readFileSync(certFile) };
 }
 
-function clientOf(address: string): Client {
-  const known = clients.get(address);
+function clientOf(address: string, index: number): Client {
+  const name = `${address} ${index}`;
+  const known = clients.get(name);
   if (known !== undefined) return known;
   const { ca, key, cert } = readIdentity();
   const ssl = credentials.createSsl(ca, key, cert);
-  const client = new Client(address, ssl);
-  clients.set(address, client);
+  // Clients of one address would otherwise share a connection.
+  const client = new Client(address, ssl, { 'grpc.use_local_subchannel_pool': 1 });
+  clients.set(name, client);
   return client;
 }
 
@@ -64,13 +66,16 @@ type Answered = (error: Error | undefined, answer: Buffer | undefined) => void;
 
 /** Returns what makes a call. */
 function callerFor(slice: Slice): (request: Buffer, answered: Answered) => void {
-  const { address, path, token, isJson = false } = slice;
+  const { address, path, token, isJson = false, connections = 1 } = slice;
   if (isJson) return jsonCallerFor(sessionOf(address), slice);
-  const client = clientOf(address);
+  const all = Array.from({ length: connections }, (_, index) => clientOf(address, index));
+  let calls = 0;
   const metadata = new Metadata();
   if (token !== undefined) metadata.set('authorization', `Bearer ${token}`);
   return (request, answered) => {
     const options = { deadline: Date.now() + DEADLINE_MS };
+    const client = all[calls % connections] as Client;
+    calls += 1;
     client.makeUnaryRequest(path, asIs, asIs, request, metadata, options, (error, answer) =>
       answered(error ?? undefined, answer),
     );

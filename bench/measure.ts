@@ -20,6 +20,10 @@ export interface Target {
   readonly agentPid?: number;
   /** The postmaster of the service's database. */
   readonly databasePid?: number;
+  /** Where it is several processes: those besides, which count as one with the first. */
+  readonly more?: { readonly serverPids: readonly number[]; readonly agentPids: readonly number[] };
+  /** How many connections are made to it: one unless given. */
+  readonly connections?: number;
 }
 
 /** How long a slice takes, and how often it is repeated. */
@@ -97,15 +101,14 @@ export async function measureSlice(
     once = false,
   }: Omit<Timing, 'rounds'> & { inFlight: number; once?: boolean },
 ): Promise<Figures> {
-  const { serverPid, agentPid, databasePid } = target;
+  const { serverPid, agentPid, databasePid, more, address, connections } = target;
   const cpu = () => ({
-    server: cpuMicroseconds(serverPid),
-    agent: agentPid && cpuMicroseconds(agentPid),
+    server: cpuOfAll([serverPid, ...(more?.serverPids ?? [])]),
+    agent: agentPid && cpuOfAll([agentPid, ...(more?.agentPids ?? [])]),
     database: databasePid && cpuMicrosecondsWithChildren(databasePid),
     client: cpuMicroseconds(load.pid),
   });
   const before = cpu();
-  const { address } = target;
   const { path, requests, token, isJson, items } = workload;
   const result = await load.run({
     address,
@@ -114,6 +117,7 @@ export async function measureSlice(
     token,
     isJson,
     inFlight,
+    connections,
     rampMs,
     measureMs,
     once,
@@ -131,6 +135,10 @@ export async function measureSlice(
     databaseCpu: databasePid && perItem(after.database, before.database),
     clientCpu: perItem(after.client, before.client),
   };
+}
+
+function cpuOfAll(pids: readonly number[]): number {
+  return pids.reduce((sum, pid) => sum + cpuMicroseconds(pid), 0);
 }
 
 /** The floor and every workload in turn, for so many rounds: F A B C F A B C … */
