@@ -76,7 +76,8 @@ export class CallStream extends ArrivingCall {
   finish(error: KeywardError | undefined, answer: Buffer | null): void {
     if (this.isOver || this.isAnswering) return;
     if (error !== undefined) {
-      this.answerError(error);
+      // It has no more to be read, so that nothing is to be closed.
+      this.#stream.respond(this.#errorHeaders(error), { endStream: true });
       return;
     }
     if (answer === null) throw new Error('a call is answered with neither message nor error');
@@ -86,13 +87,17 @@ export class CallStream extends ArrivingCall {
   }
 
   protected override answerError(error: KeywardError, httpStatus = 200): void {
-    const headers = { ...errorHeaders(error, this), ...this.answerHeaders, ':status': httpStatus };
+    const headers = { ...this.#errorHeaders(error), ':status': httpStatus };
     this.#stream.respond(headers, { endStream: true });
     this.#ending.close(constants.NGHTTP2_NO_ERROR);
   }
 
   protected override cut(): void {
     this.#ending.close(constants.NGHTTP2_CANCEL);
+  }
+
+  #errorHeaders(error: KeywardError): OutgoingHttpHeaders {
+    return { ...errorHeaders(error, this), ...this.answerHeaders };
   }
 
   /** What grpc-js answers by itself, with a reason; what it claims to accept, made true. */
