@@ -30,7 +30,7 @@ export const BY_CONFIGURATION = 'KEYWARD_FIRST_ADMINISTRATOR';
 export interface AccessParts {
   readonly policies: Pick<Policies, 'of'>;
   /** The tenant of that name. Throws RESOURCE_NOT_FOUND. */
-  readonly tenantOf: (name: string) => Promise<TenantIdentity>;
+  readonly tenantOf: (name: string) => TenantIdentity | Promise<TenantIdentity>;
   /** A caller's name. */
   readonly firstAdministrator: string | undefined;
   /** Returns whether a caller is suspended in a tenant. Throws REPLICA_STALE. */
@@ -58,7 +58,7 @@ export class Access {
   }
 
   /** The tenant of that name. Throws RESOURCE_NOT_FOUND. */
-  tenantOf(name: string): Promise<TenantIdentity> {
+  tenantOf(name: string): TenantIdentity | Promise<TenantIdentity> {
     return this.#parts.tenantOf(name);
   }
 
@@ -80,11 +80,14 @@ export class Access {
       return new Rights(caller, tenant, isGood ? [own] : [], standing);
     }
     // What the tenant's own policy allows doesn't depend on that of `system`, be it as it may.
-    const system = await policies
-      .of(await tenantOf(SYSTEM_TENANT))
-      .catch((error: unknown) => error);
+    let system: Policy | Error;
+    try {
+      system = await policies.of(await tenantOf(SYSTEM_TENANT));
+    } catch (error) {
+      system = error as Error;
+    }
     const standing = { isFirstAdministrator, isSuspended: suspends(caller.name, tenantName) };
-    return new Rights(caller, tenant, [own, system as Policy | Error], standing);
+    return new Rights(caller, tenant, [own, system], standing);
   }
 
   /**

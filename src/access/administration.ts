@@ -184,7 +184,7 @@ export class AccessAdministration {
   }
 
   /** The tenant's policy. Throws as {@link Policies.of}. */
-  policyOf(tenant: TenantIdentity): Promise<Policy> {
+  async policyOf(tenant: TenantIdentity): Promise<Policy> {
     return this.#parts.policies.of(tenant);
   }
 

@@ -24,7 +24,7 @@ export interface ExplanationParts {
   readonly access: Pick<Access, 'allowsByConfiguration'>;
   readonly policies: Pick<Policies, 'of'>;
   /** The tenant of that name. Throws RESOURCE_NOT_FOUND, TENANT_CORRUPT. */
-  readonly tenantOf: (name: string) => Promise<TenantIdentity>;
+  readonly tenantOf: (name: string) => TenantIdentity | Promise<TenantIdentity>;
   /** Whether an issuer's tokens name tenants; undefined where it is not configured. */
   readonly limitsTenants: (issuer: string) => boolean | undefined;
 }

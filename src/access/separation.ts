@@ -31,7 +31,7 @@ export interface SeparationParts {
   readonly store: Pick<Store, 'reconcile'>;
   readonly policies: Policies;
   /** The tenant of that name. Throws RESOURCE_NOT_FOUND, TENANT_CORRUPT. */
-  readonly tenantOf: (name: string) => Promise<TenantIdentity>;
+  readonly tenantOf: (name: string) => TenantIdentity | Promise<TenantIdentity>;
   /** The tenant of that UUID; undefined for a shredded one. Throws TENANT_CORRUPT. */
   readonly tenantById: (tenantId: TenantId) => Promise<TenantIdentity | undefined>;
 }

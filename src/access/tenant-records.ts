@@ -78,7 +78,7 @@ export class TenantRecords<Row extends SealedRow, Value extends { readonly revis
   readonly #kind: TenantRecordKind<Row, Value>;
   readonly #records: Lru<TenantId, Promise<Value>>;
   /** What loads have found, of which tenant. */
-  readonly #found = new WeakMap<object, { tenant: TenantIdentity; revision: bigint }>();
+  readonly #found = new WeakMap<object, { tenant: TenantIdentity; value: Value }>();
   /** The newest revision of each that was applied here. */
   readonly #newest = new Map<TenantId, bigint>();
 
@@ -89,12 +89,13 @@ export class TenantRecords<Row extends SealedRow, Value extends { readonly revis
   }
 
   /**
-   * Returns the tenant's record. Throws the kind's reason for a corrupt one, TOKEN_KEY_NOT_READY,
-   * REPLICA_STALE, and what the store and the agents throw.
+   * Returns the tenant's record, at once where it is in memory. Rejects with the kind's reason for
+   * a corrupt one, TOKEN_KEY_NOT_READY, REPLICA_STALE, and what the store and the agents throw.
    */
-  of(tenant: TenantIdentity): Promise<Value> {
+  of(tenant: TenantIdentity): Value | Promise<Value> {
     if (!this.#parts.isFresh()) return Promise.reject(new KeywardError('REPLICA_STALE'));
-    return this.#records.get(tenant.tenantId) ?? this.#load(tenant);
+    const loading = this.#records.get(tenant.tenantId) ?? this.#load(tenant);
+    return this.#found.get(loading)?.value ?? loading;
   }
 
   /**
@@ -151,7 +152,7 @@ export class TenantRecords<Row extends SealedRow, Value extends { readonly revis
       const found = this.#found.get(entry);
       if (found === undefined) continue;
       const { tenantId } = found.tenant;
-      yield { kind, tenantId, subjectId: tenantId, revision: found.revision, entry };
+      yield { kind, tenantId, subjectId: tenantId, revision: found.value.revision, entry };
     }
   }
 
@@ -187,7 +188,7 @@ export class TenantRecords<Row extends SealedRow, Value extends { readonly revis
     const loading = this.#read(tenant);
     this.#records.set(tenantId, loading);
     loading.then(
-      ({ revision }) => this.#found.set(loading, { tenant, revision }),
+      (value) => this.#found.set(loading, { tenant, value }),
       () => {},
     );
     loading.catch((error: unknown) => {

@@ -80,11 +80,13 @@ export class RuleBook extends TenantRecords<ApprovalRulesRecord, ApprovalRules> 
    * tenant's own. Throws RESOURCE_NOT_FOUND, and as {@link RuleBook.of}, of either.
    */
   async stepUpRules(tenant: string): Promise<StepUpRules> {
-    const tenants = await this.#inForce(await this.#tenantOf(tenant));
-    const all = await Promise.all(tenants.map((each) => this.#lastVerified(each)));
+    const own = await this.#tenantOf(tenant);
+    const ofOwn = await this.#lastVerified(own);
+    if (own.name === SYSTEM_TENANT) return { rules: ofOwn.rules.stepUp, failure: ofOwn.failure };
+    const ofSystem = await this.#lastVerified(await this.#tenantOf(SYSTEM_TENANT));
     return {
-      rules: all.flatMap(({ rules }) => rules.stepUp),
-      failure: all.find(({ failure }) => failure !== undefined)?.failure,
+      rules: [...ofSystem.rules.stepUp, ...ofOwn.rules.stepUp],
+      failure: ofSystem.failure ?? ofOwn.failure,
     };
   }
 

@@ -69,7 +69,7 @@ export class RuleChanges {
   }
 
   /** Returns the tenant's rules. Throws as {@link RuleBook.of}. */
-  get(tenant: TenantIdentity): Promise<ApprovalRules> {
+  async get(tenant: TenantIdentity): Promise<ApprovalRules> {
     return this.#parts.rules.of(tenant);
   }
 

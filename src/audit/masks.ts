@@ -34,7 +34,8 @@ export interface MaskedContext {
 /** Masks values of encryption contexts for audit entries. */
 export class ContextMasks {
   readonly #parts: ContextMasksParts;
-  readonly #keys = new Lru<string, Promise<KeyObject | undefined>>(KEYS);
+  readonly #keys = new Lru<string, KeyObject | Promise<KeyObject | undefined>>(KEYS);
+  #month: { readonly text: string; readonly startsAt: number; readonly endsAt: number } | undefined;
 
   constructor(parts: ContextMasksParts) {
     this.#parts = parts;
@@ -42,37 +43,45 @@ export class ContextMasks {
 
   /**
    * Masks contexts of one tenant, all under one period's key; what is one context is one when
-   * masked. Never rejects.
+   * masked. At once, where that key is known. Never rejects.
    */
-  async mask(
+  mask(
     tenant: string,
     contexts: readonly ReadonlyMap<string, string>[],
-    now: Date = new Date(),
-  ): Promise<MaskedContext[]> {
-    const maskPeriod = now.toISOString().slice(0, 7);
-    const key = await this.#keyOf(tenant, maskPeriod);
-    // Items of a batch may have one context.
-    const known = new Map<ReadonlyMap<string, string>, MaskedContext>();
-    return contexts.map((context) => {
-      const before = known.get(context);
-      if (before !== undefined) return before;
-      const masks = [...context].map(
-        ([name, value]) => [name, key === undefined ? null : maskOf(key, name, value)] as const,
-      );
-      const masked = { context: new Map(masks), ...(key === undefined ? {} : { maskPeriod }) };
-      known.set(context, masked);
-      return masked;
-    });
+    now: number = Date.now(),
+  ): MaskedContext[] | Promise<MaskedContext[]> {
+    const maskPeriod = this.#monthOf(now);
+    const key = this.#keyOf(tenant, maskPeriod);
+    return key instanceof Promise
+      ? key.then((derived) => maskAll(contexts, derived, maskPeriod))
+      : maskAll(contexts, key, maskPeriod);
   }
 
-  #keyOf(tenant: string, period: string): Promise<KeyObject | undefined> {
+  /** As `2026-01`, of UTC. */
+  #monthOf(now: number): string {
+    const known = this.#month;
+    if (known !== undefined && now < known.endsAt && now >= known.startsAt) return known.text;
+    const date = new Date(now);
+    const [year, month] = [date.getUTCFullYear(), date.getUTCMonth()];
+    const text = date.toISOString().slice(0, 7);
+    this.#month = { text, startsAt: Date.UTC(year, month), endsAt: Date.UTC(year, month + 1) };
+    return text;
+  }
+
+  #keyOf(tenant: string, period: string): KeyObject | Promise<KeyObject | undefined> {
     const name = `${tenant}/${period}`;
     const known = this.#keys.get(name);
     if (known !== undefined) return known;
-    const deriving = this.#derive(tenant, period).catch(() => {
-      this.#keys.delete(name);
-      return undefined;
-    });
+    const deriving = this.#derive(tenant, period).then(
+      (key) => {
+        this.#keys.set(name, key);
+        return key;
+      },
+      () => {
+        this.#keys.delete(name);
+        return undefined;
+      },
+    );
     this.#keys.set(name, deriving);
     return deriving;
   }
@@ -85,6 +94,26 @@ export class ContextMasks {
     // key costs Node 6 µs each time.
     return createSecretKey(key);
   }
+}
+
+/** Without a key there are names alone. */
+function maskAll(
+  contexts: readonly ReadonlyMap<string, string>[],
+  key: KeyObject | undefined,
+  maskPeriod: string,
+): MaskedContext[] {
+  // Items of a batch may have one context.
+  const known = new Map<ReadonlyMap<string, string>, MaskedContext>();
+  return contexts.map((context) => {
+    const before = known.get(context);
+    if (before !== undefined) return before;
+    const masks = new Map<string, string | null>();
+    for (const [name, value] of context)
+      masks.set(name, key === undefined ? null : maskOf(key, name, value));
+    const masked = { context: masks, ...(key === undefined ? {} : { maskPeriod }) };
+    known.set(context, masked);
+    return masked;
+  });
 }
 
 function maskOf(key: KeyObject, name: string, value: string): string {

@@ -11,6 +11,7 @@
  * Knows no face and no operation.
  */
 import type { Caller } from '../access/identity.ts';
+import { isDangerous } from '../access/permissions.ts';
 import { withAgentRule } from '../approvals/agent-rule.ts';
 import type { ApprovedOperations, ToDo } from '../approvals/doing.ts';
 import { nameOf, type PendingOperations } from '../approvals/pending.ts';
@@ -69,8 +70,11 @@ export class ApprovalGate {
     if (permission === ANY_CALLER || onlyLooks(request)) return undefined;
     const { caller: requester, tenantId, tenant: name } = call.rights;
     if (tenantId === undefined) return undefined;
-    const tenant = await services.access.tenantOf(name);
     const agentNeed = operation.agentNeed?.(request);
+    // What most calls do: rules are about what is dangerous.
+    const mayNeed = agentNeed !== undefined || isDangerous(permission);
+    if (!mayNeed && shown.approved === undefined) return undefined;
+    const tenant = await services.access.tenantOf(name);
     if (shown.approved !== undefined) {
       const { method } = call;
       const requestDigest = digestOf(shown.canonical());

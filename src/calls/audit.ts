@@ -11,7 +11,7 @@
  */
 import type { Rights } from '../access/access.ts';
 import { isDangerous } from '../access/permissions.ts';
-import type { ContextMasks } from '../audit/masks.ts';
+import type { ContextMasks, MaskedContext } from '../audit/masks.ts';
 import type { AuditWriter } from '../audit/writer.ts';
 import { type AuditItem, type AuditNotes, addDetail, type Call } from '../call.ts';
 import { KeywardError, REASONS } from '../errors.ts';
@@ -238,22 +238,27 @@ export async function recordRefusal(
 
 /**
  * Notes the encryption contexts of a call about this resource: masked, where it is to use a key
- * with them. Never rejects.
+ * with them; at once, where its masks can be had so. Never rejects.
  */
-export async function noteContexts(
+export function noteContexts(
   { masks }: Pick<Recording, 'masks'>,
   audit: AuditNotes,
   resource: string,
   { context, source = NO_CONTEXT, isOnlyNamed = false }: Contexts,
-): Promise<void> {
-  if (context.size + source.size === 0) return;
+): Promise<void> | undefined {
+  if (context.size + source.size === 0) return undefined;
   if (isOnlyNamed) {
     noteMasked(audit, [namesOf(context), namesOf(source)]);
-    return;
+    return undefined;
   }
-  const [first, second] = await masks.mask(tenantOf(resource), [context, source]);
-  noteMasked(audit, [first?.context, second?.context]);
-  if (first?.maskPeriod !== undefined) audit.maskPeriod = first.maskPeriod;
+  const note = ([first, second]: readonly MaskedContext[]) => {
+    noteMasked(audit, [first?.context, second?.context]);
+    if (first?.maskPeriod !== undefined) audit.maskPeriod = first.maskPeriod;
+  };
+  const masked = masks.mask(tenantOf(resource), [context, source]);
+  if (masked instanceof Promise) return masked.then(note);
+  note(masked);
+  return undefined;
 }
 
 function noteMasked(

@@ -131,6 +131,7 @@ class Execution<Request, Answer> {
   #tenant: string | undefined;
   /** Those that it wants opened. */
   #canaries: readonly Canary[] = [];
+  #hasNotedContexts = false;
   #notingContexts: Promise<void> | undefined;
   #reauthorizing: NodeJS.Timeout | undefined;
   #isAnswered = false;
@@ -222,7 +223,8 @@ class Execution<Request, Answer> {
     this.#recognise(request);
     const rights = await this.#authorize(request);
     await this.#count(request);
-    await this.#noteContexts();
+    const noting = this.#noteContexts();
+    if (noting !== undefined) await noting;
     const call = Object.assign(this.#call, { rights });
     try {
       if ('stream' in operation) return await this.#stream(operation, call, request);
@@ -404,23 +406,25 @@ class Execution<Request, Answer> {
    * Counts it against its tenant's quota, or its caller's where it needs no permission; not what
    * only the service's administrators may do, who put quotas right.
    */
-  async #count(request: Request): Promise<void> {
+  #count(request: Request): Promise<void> | undefined {
     const { operation, admitted } = this.#exchange;
     const { quotas } = this.#serving.services;
     if (operation.permission === ANY_CALLER) return quotas.takeCallOf(admitted.caller.name);
-    if (isOfSystem(operation.permission)) return;
-    await quotas.takeCalls(operation.target(request).tenant, operation.calls?.(request) ?? 1);
+    if (isOfSystem(operation.permission)) return undefined;
+    return quotas.takeCalls(operation.target(request).tenant, operation.calls?.(request) ?? 1);
   }
 
   /** Notes the request's encryption contexts, once. Never rejects. */
   #noteContexts(): Promise<void> | undefined {
-    const contexts =
-      this.#request === undefined ? undefined : this.#exchange.operation.contexts?.(this.#request);
-    if (contexts === undefined || this.#resource === undefined) return undefined;
+    if (this.#request === undefined || this.#resource === undefined || this.#hasNotedContexts)
+      return this.#notingContexts;
+    const contexts = this.#exchange.operation.contexts?.(this.#request);
+    if (contexts === undefined) return undefined;
+    this.#hasNotedContexts = true;
     const { recording } = this.#serving;
     const noted: Contexts =
       this.#audit.decision === 'denied' ? { ...contexts, isOnlyNamed: true } : contexts;
-    this.#notingContexts ??= noteContexts(recording, this.#audit, this.#resource, noted);
+    this.#notingContexts = noteContexts(recording, this.#audit, this.#resource, noted);
     return this.#notingContexts;
   }
 

@@ -137,35 +137,7 @@ export class Admission {
     if (caller === undefined || identify === undefined) return undefined;
     call.isTaken = true;
     this.#arriving.delete(call);
-    const { id, face, startedAt, deadline, origin } = call;
-    return {
-      ...{ id, face, caller, identify, startedAt, deadline, ...origin },
-      get trace() {
-        return call.trace;
-      },
-      set trace(trace) {
-        call.trace = trace;
-      },
-      decode: (length, decode) => {
-        this.#makeRoom(call, expectedBytes(length));
-        return this.#budgets.decode(call.principal, length, decode);
-      },
-      answers: (answer) => {
-        this.#makeRoom(call, answer.length);
-        return answer;
-      },
-      hold: () => call.hold(),
-      markReplayed: () => {
-        call.isReplayed = true;
-      },
-    };
-  }
-
-  /** Counts what is made for a call. Throws SERVER_BUSY for much, where its caller has too much. */
-  #makeRoom(call: ArrivingCall, bytes: number): void {
-    call.makes(bytes);
-    if (bytes > SMALL_BYTES && this.#budgets.bytes.isExceededBy(call.principal))
-      throw new KeywardError('SERVER_BUSY');
+    return new TakenCall(call, { caller, identify, budgets: this.#budgets });
   }
 
   /** Has the call go on once it is known who makes it. */
@@ -256,6 +228,70 @@ export class Admission {
     for (const each of this.#arriving)
       if (each.principal === principal && each.requestBytes > largest.requestBytes) largest = each;
     return largest;
+  }
+}
+
+/** A call as it was let in. A class: an object with accessors of its own is slow to make. */
+class TakenCall implements AdmittedCall {
+  readonly id: string;
+  readonly face: AdmittedCall['face'];
+  readonly caller: Caller;
+  readonly identify: AdmittedCall['identify'];
+  readonly certificate: string | undefined;
+  readonly address: string | undefined;
+  readonly startedAt: number;
+  readonly deadline: number;
+  readonly #call: ArrivingCall;
+  readonly #budgets: Budgets;
+
+  constructor(
+    call: ArrivingCall,
+    parts: Pick<AdmittedCall, 'caller' | 'identify'> & { readonly budgets: Budgets },
+  ) {
+    const { certificate, address } = call.origin;
+    this.id = call.id;
+    this.face = call.face;
+    this.caller = parts.caller;
+    this.identify = parts.identify;
+    this.certificate = certificate;
+    this.address = address;
+    this.startedAt = call.startedAt;
+    this.deadline = call.deadline;
+    this.#call = call;
+    this.#budgets = parts.budgets;
+  }
+
+  get trace(): AdmittedCall['trace'] {
+    return this.#call.trace;
+  }
+
+  set trace(trace: AdmittedCall['trace']) {
+    this.#call.trace = trace;
+  }
+
+  decode<T>(length: number, decode: () => T): T {
+    this.#makeRoom(expectedBytes(length));
+    return this.#budgets.decode(this.#call.principal, length, decode);
+  }
+
+  answers(answer: Buffer): Buffer {
+    this.#makeRoom(answer.length);
+    return answer;
+  }
+
+  hold(): () => void {
+    return this.#call.hold();
+  }
+
+  markReplayed(): void {
+    this.#call.isReplayed = true;
+  }
+
+  /** Counts what is made for it. Throws SERVER_BUSY for much, where its caller has too much. */
+  #makeRoom(bytes: number): void {
+    this.#call.makes(bytes);
+    if (bytes > SMALL_BYTES && this.#budgets.bytes.isExceededBy(this.#call.principal))
+      throw new KeywardError('SERVER_BUSY');
   }
 }
 

@@ -105,12 +105,14 @@ export class KeyCache implements AgingCache {
     return { tenants: this.#tenants.figures, keys: this.#keys.figures };
   }
 
-  /** The tenant. Throws RESOURCE_NOT_FOUND, TENANT_CORRUPT, HSM_UNAVAILABLE. */
-  async tenant(name: string): Promise<TenantRecord> {
+  /**
+   * Returns the tenant, at once where it is in memory: each call asks for it several times. Throws,
+   * or rejects with, RESOURCE_NOT_FOUND, TENANT_CORRUPT, HSM_UNAVAILABLE.
+   */
+  tenant(name: string): TenantRecord | Promise<TenantRecord> {
     this.#requireFresh();
-    const tenant = await (this.#tenants.get(name) ?? this.#loadTenant(name));
-    if (tenant === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
-    return tenant;
+    const loading = this.#tenants.get(name) ?? this.#loadTenant(name);
+    return this.#foundTenants.get(loading) ?? required(loading);
   }
 
   /**
@@ -118,7 +120,11 @@ export class KeyCache implements AgingCache {
    * tenant since. Throws as {@link KeyCache.tenant}.
    */
   tenantIdOf(name: string): TenantId | Promise<TenantId> {
-    return this.#tenantSeals.idOf(name) ?? this.tenant(name).then(({ tenantId }) => tenantId);
+    return this.#tenantSeals.idOf(name) ?? this.#loadTenantId(name);
+  }
+
+  async #loadTenantId(name: string): Promise<TenantId> {
+    return (await this.tenant(name)).tenantId;
   }
 
   /**
@@ -305,6 +311,12 @@ export class KeyCache implements AgingCache {
   #requireFresh(): void {
     if (!this.#isFresh()) throw new KeywardError('REPLICA_STALE');
   }
+}
+
+async function required<T>(loading: Promise<T | undefined>): Promise<T> {
+  const found = await loading;
+  if (found === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
+  return found;
 }
 
 function load(record: KeyVersionRecord): LoadedVersion {

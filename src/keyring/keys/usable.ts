@@ -27,7 +27,7 @@ export async function findEnabledTenant(cache: KeyCache, name: string): Promise<
  * enabled.
  */
 export async function findPrimary(cache: KeyCache, name: KeyName): Promise<LoadedVersion> {
-  await findEnabledTenant(cache, name.tenant);
+  requireTenantEnabled(await cache.tenant(name.tenant));
   const key = await cache.named(name);
   return requireUsable(key, key.primary);
 }
