@@ -18,6 +18,7 @@ import type { Environment } from './environment.ts';
 import { withAgents } from './make-keys.ts';
 import { paragraph, target } from './markdown.ts';
 import { type Load, measureSlice, median, type Timing } from './measure.ts';
+import { cpuMicrosecondsWithChildren } from './processes.ts';
 import type { Workload } from './workloads.ts';
 
 /** As many as three replicas have calls, or so. */
@@ -42,6 +43,10 @@ interface AuditResults {
   readonly written: number;
   readonly sequenced: number;
   readonly bytesPerEntry: number;
+  /** Of write-ahead log, for an entry made durable and then a leaf. */
+  readonly walPerEntry: number;
+  /** Of Postgres' CPU time likewise, in microseconds. */
+  readonly cpuPerEntry: number;
   readonly entries: number;
   /** Encrypt's rate, 64 in flight, with so long a log, of that with a short one. */
   readonly ofShortLog: number;
@@ -68,13 +73,16 @@ export const audit: Bench = {
   },
 };
 
-function auditText({ entries, bytesPerEntry, ofShortLog, ...rates }: AuditResults): string {
+function auditText({ entries, ofShortLog, ...rates }: AuditResults): string {
+  const { bytesPerEntry, walPerEntry, cpuPerEntry } = rates;
   const [written, sequenced] = [rates.written.toFixed(0), rates.sequenced.toFixed(0)];
   return paragraph(`
     Every call is recorded, durably, before it is answered, and its entry becomes a leaf of the
     log. Entries of Encrypt with a context of two, by the group commit alone, ${WRITING} waiting at
     any time: ${written} a second. Entries made leaves, while there are no calls: ${sequenced} a
-    second. On disk, with indexes and tiles: ${bytesPerEntry.toFixed(0)} bytes each. Encrypt at
+    second, for ${walPerEntry.toFixed(0)} bytes of write-ahead log and ${cpuPerEntry.toFixed(1)} µs
+    of Postgres' CPU time each, from the group commit to the leaf. On disk, with indexes and tiles:
+    ${bytesPerEntry.toFixed(0)} bytes each. Encrypt at
     ${IN_FLIGHT} in flight with ${entries} entries in the log: ${ofShortLog.toFixed(2)} of its rate
     before.`);
 }
@@ -112,16 +120,18 @@ async function measureAudit(
   };
   try {
     const short = await callers();
-    const { written, sequenced } = await withProvenStore(environment, async (store) => ({
-      written: await measureWriter(store, plan.measureMs),
-      sequenced: await drained(owner).then(() => lengthenTo(owner, store, plan.entries)),
-    }));
+    const { written, ...lengthened } = await withProvenStore(environment, async (store) => {
+      const perSecond = await measureWriter(store, plan.measureMs);
+      await drained(owner);
+      const costs = () => costOf(owner, service.databasePid);
+      return { written: perSecond, ...(await lengthenTo(owner, store, plan.entries, costs)) };
+    });
     const long = await callers();
     await drained(owner);
     const { entries, bytes } = await sizeOf(owner);
     return {
       written,
-      sequenced,
+      ...lengthened,
       bytesPerEntry: bytes / entries,
       entries,
       ofShortLog: long / short,
@@ -198,8 +208,30 @@ function record() {
   };
 }
 
-/** Copies of an entry until the log has so many. Returns how many each second became leaves. */
-async function lengthenTo(owner: pg.Client, store: Store, entries: number): Promise<number> {
+/** What the database has spent on everything so far. */
+interface Cost {
+  readonly walBytes: number;
+  readonly cpuMicroseconds: number;
+}
+
+async function costOf(owner: pg.Client, databasePid: number): Promise<Cost> {
+  const { rows } = await owner.query<{ bytes: number }>(
+    `SELECT (pg_current_wal_lsn() - '0/0')::float8 AS bytes`,
+  );
+  const cpuMicroseconds = cpuMicrosecondsWithChildren(databasePid);
+  return { walBytes: rows[0]?.bytes ?? Number.NaN, cpuMicroseconds };
+}
+
+/**
+ * Copies an entry until the log has so many. Returns how many each second became leaves, and what
+ * one cost the database.
+ */
+async function lengthenTo(
+  owner: pg.Client,
+  store: Store,
+  entries: number,
+  costs: () => Promise<Cost>,
+): Promise<Pick<AuditResults, 'sequenced' | 'walPerEntry' | 'cpuPerEntry'>> {
   const { systemTenantId: tenantId } = await readEnvironment(store);
   const { rows: last } = await owner.query<{ leaf: string }>(
     'SELECT leaf FROM audit_log ORDER BY leaf_index DESC LIMIT 1',
@@ -207,6 +239,7 @@ async function lengthenTo(owner: pg.Client, store: Store, entries: number): Prom
   const leaves = Array.from({ length: GROUP }, () => last[0]?.leaf ?? '').join('\n');
   const row = { tenantId, entryCount: GROUP, leaves };
   const { entries: before } = await sizeOf(owner);
+  const costBefore = await costs();
   const began = monotonicNow();
   for (let left = entries - before; left > 0; left -= CHUNK) {
     for (let rows = Math.ceil(Math.min(left, CHUNK) / GROUP); rows > 0; rows -= ROWS)
@@ -216,7 +249,14 @@ async function lengthenTo(owner: pg.Client, store: Store, entries: number): Prom
       );
     await drained(owner);
   }
-  return Math.max(0, ((entries - before) * 1000) / (monotonicNow() - began));
+  const elapsed = monotonicNow() - began;
+  const [{ entries: after }, cost] = [await sizeOf(owner), await costs()];
+  const made = after - before;
+  return {
+    sequenced: (made * 1000) / elapsed,
+    walPerEntry: (cost.walBytes - costBefore.walBytes) / made,
+    cpuPerEntry: (cost.cpuMicroseconds - costBefore.cpuMicroseconds) / made,
+  };
 }
 
 async function drained(owner: pg.Client): Promise<void> {

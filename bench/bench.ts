@@ -30,6 +30,8 @@ export interface Section {
   readonly text: string;
   /** Lines by {@link target}: what was to be reached, and whether it was. */
   readonly targets: readonly string[];
+  /** SVGs by {@link figure}'s names, written to `figures/` beside the results. */
+  readonly figures?: Readonly<Record<string, string>>;
 }
 
 /** What every bench is given. */

@@ -15,7 +15,10 @@ import { envelopes } from './envelopes.ts';
 import { http } from './http.ts';
 import { manyKeys } from './many-keys.ts';
 import { neighbour } from './neighbour.ts';
+import { overload } from './overload.ts';
+import { replicas } from './replicas.ts';
 import { rewrap } from './rewrap.ts';
+import { soak } from './soak.ts';
 
 export const BENCHES: readonly Bench[] = [
   calls,
@@ -25,9 +28,12 @@ export const BENCHES: readonly Bench[] = [
   access,
   neighbour,
   envelopes,
+  replicas,
+  overload,
   audit,
   rewrap,
   manyKeys,
+  soak,
 ];
 
 /** Returns those of these names, in the table's order: without names, all that run unasked. */

@@ -4,8 +4,9 @@
  * which nobody calls.
  */
 import { type Bench, type Context, encryptOf, say, warmUp } from './bench.ts';
+import { lineChart } from './figure.ts';
 import { type IdleResults, measureIdle } from './idle.ts';
-import { item, target } from './markdown.ts';
+import { figure, item, target } from './markdown.ts';
 import { alternate, measureSlice, type Row, type Timing } from './measure.ts';
 import { residentMegabytes } from './processes.ts';
 import { rowTable } from './row-table.ts';
@@ -40,11 +41,16 @@ const QUICK: Plan = {
   firstUses: 20,
 };
 const IN_FLIGHT = [1, 10, 64] as const;
+/** Of Encrypt and the floor, for the figures. */
+const SWEEP = [1, 2, 4, 8, 16, 32, 64, 128, 256] as const;
+const SWEEP_ROUNDS = 3;
 const MOST_IN_FLIGHT = 64;
 const ENCRYPT_OF_FLOOR = 0.6;
 const BATCH_OVER_UNARY = 5;
 const MEGABYTES = 250;
 const ONCE_LIMIT_MS = 10_000;
+const THROUGHPUT = 'Throughput over calls in flight';
+const LATENCY = 'p99 over calls in flight';
 
 /** Resident memory in megabytes, after all slices of a kind. */
 interface Resident {
@@ -73,10 +79,17 @@ export const calls: Bench = {
       const [server, agent] = [service.serverPid, service.agentPid].map(residentMegabytes);
       megabytes.push({ after: kind, server: server ?? Number.NaN, agent: agent ?? Number.NaN });
     }
+    const figures = await sweep(context, plan);
     rows.push(...(await measureKeys(context, plan)));
     const notes = [...megabytes.map(residentText), idleText(idle)];
     return {
-      text: [rowTable(rows), notes.join('\n')].join('\n\n'),
+      text: [
+        rowTable(rows),
+        notes.join('\n'),
+        figure('throughput', THROUGHPUT),
+        figure('latency', LATENCY),
+      ].join('\n\n'),
+      figures,
       targets: [...rateTargets(rows, context.calls), ...megabytes.map(memoryTarget)],
     };
   },
@@ -97,6 +110,38 @@ async function measureKind(
     rows.push(...(kind === 'calls' ? measured : measured.slice(1)));
   }
   return rows;
+}
+
+/** Encrypt and the floor over calls in flight, as figures. */
+async function sweep(
+  context: Context,
+  plan: Plan,
+): Promise<Readonly<Record<'throughput' | 'latency', string>>> {
+  say('over calls in flight …');
+  const { environment, load, floor } = context;
+  const pairs = [[environment.target, encryptOf(context)]] as const;
+  const rounds = Math.min(plan.rounds, SWEEP_ROUNDS);
+  const rows: Row[] = [];
+  for (const inFlight of SWEEP)
+    rows.push(...(await alternate(load, floor, pairs, { ...plan, rounds, inFlight })));
+  const series = (value: (row: Row) => number) =>
+    ['Encrypt', 'floor'].map((name) => ({
+      name,
+      points: rows
+        .filter((row) => row.name === name)
+        .map((row) => [row.inFlight, value(row)] as const),
+    }));
+  const x = { label: 'calls in flight', isLog: true };
+  return {
+    throughput: lineChart({
+      ...{ title: THROUGHPUT, x, y: { label: 'calls a second' } },
+      series: series(({ perSecond }) => perSecond),
+    }),
+    latency: lineChart({
+      ...{ title: LATENCY, x, y: { label: 'p99, ms', isLog: true } },
+      series: series(({ p99Ms }) => p99Ms),
+    }),
+  };
 }
 
 /** Making keys, and using them when neither server nor agent has them. */

@@ -105,6 +105,12 @@ export class Environment implements AsyncDisposable {
     return this.#placed.identities.admin;
   }
 
+  /** Known by certificate too, and without any right until one is given. */
+  get stranger(): ClientIdentity {
+    const { address, caFile, certFile, keyFile } = this.#placed.identities.service;
+    return { address, caFile, certFile, keyFile };
+  }
+
   get variables(): Readonly<Record<string, string>> {
     return { ...this.#placed.variables, KEYWARD_MODE: 'production', KEYWARD_ISSUERS_FILE: '' };
   }
@@ -178,7 +184,7 @@ export class Environment implements AsyncDisposable {
   ): Promise<WholeTarget & AsyncDisposable> {
     const client = { ...this.client, address: `127.0.0.1:${await freePort()}` };
     const own = { KEYWARD_LISTEN: client.address, KEYWARD_HTTP_LISTEN: '', ...extra };
-    const server = await this.#start(client, own, 'beside.log');
+    const server = await this.#start(client, own, `beside-${this.#started.length}.log`);
     const { pid } = server.identity;
     const stop = { [Symbol.asyncDispose]: () => server.stop() };
     const servers = Number(extra['KEYWARD_SERVERS'] ?? '1');

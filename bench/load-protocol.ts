@@ -47,27 +47,45 @@ export interface SliceResult {
 /** The first message to a load generator: how it connects. */
 export type LoadIdentity = Pick<ClientIdentity, 'caFile' | 'certFile' | 'keyFile'>;
 
-/** What a neighbour is to send: so many calls each second, whatever becomes of them. */
+/** What an open loop is to send: so many calls each second, whatever becomes of them. */
 export interface Noise {
   readonly address: string;
   readonly path: string;
   readonly requests: readonly Buffer[];
   readonly perSecond: number;
+  /** One unless given: a server bounds the calls of each. */
+  readonly connections?: number;
+  /** Calls under way at once; 500 unless given. */
+  readonly maxUnderWay?: number;
+  readonly deadlineMs?: number;
+  /** Whether calls may run out of time, or find something unavailable; else that fails all. */
+  readonly mayFail?: boolean;
 }
 
-/** What became of a neighbour's calls. */
+/** What became of an open loop's calls. */
 export interface NoiseResult {
   readonly seconds: number;
   readonly answered: number;
   /** As RESOURCE_EXHAUSTED. */
   readonly refused: number;
+  /** Of those, how many said when to try again (google.rpc.RetryInfo). */
+  readonly refusedWithRetryInfo: number;
+  /** Ran out of time, or found something unavailable. */
+  readonly failed: number;
+  /** How long answers and refusals took, in milliseconds. */
+  readonly answeredP99Ms: number;
+  readonly refusedP50Ms: number;
+  readonly refusedP99Ms: number;
 }
 
-/** What a neighbour is told after its identity. */
+/** What an open loop is told after its identity. */
 export type NoiseOrder = { readonly noise: Noise } | { readonly quiet: true };
 
-/** Its answer when it has become quiet. */
-export type NoiseReply = { readonly result: NoiseResult } | { readonly failure: string };
+/** Its answer when it has begun, or has become quiet. */
+export type NoiseReply =
+  | { readonly begun: true }
+  | { readonly result: NoiseResult }
+  | { readonly failure: string };
 
 /** A slice's answer: the call that failed, if one did. */
 export type SliceReply = { readonly result: SliceResult } | { readonly failure: string };

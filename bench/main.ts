@@ -17,7 +17,7 @@ import { BENCH_DIRECTORY, Environment, startEcho } from './environment.ts';
 import { Load } from './measure.ts';
 import { describeMachine } from './processes.ts';
 import { profileCalls, profilingVariables } from './profile.ts';
-import { sectionText, writeSections } from './results.ts';
+import { sectionText, writeFigures, writeSections } from './results.ts';
 import { prepareWorkloads, type Sender } from './workloads.ts';
 
 const RESULTS = join(import.meta.dirname, 'RESULTS.md');
@@ -66,10 +66,13 @@ async function main(): Promise<void> {
   for (const [index, bench] of chosen.entries()) {
     if (index > 0) await environment.restart();
     const machine = await describeMachine(environment.variables['DATABASE_URL'] ?? '');
-    const text = sectionText(bench, machine, await bench.run(context));
+    const section = await bench.run(context);
+    const text = sectionText(bench, machine, section);
     say(`\n${text}\n`);
+    if (output === undefined) continue;
     // At once, so that what was measured is kept if another bench fails.
-    if (output !== undefined) writeSections(output, BENCHES, new Map([[bench.title, text]]));
+    writeSections(output, BENCHES, new Map([[bench.title, text]]));
+    writeFigures(output, section);
   }
 }
 

@@ -8,8 +8,9 @@
  */
 import type pg from 'pg';
 import { type Bench, type Context, encryptOf, say, warmUp } from './bench.ts';
+import { lineChart } from './figure.ts';
 import { makeKeys, manyKeyId } from './make-keys.ts';
-import { paragraph, spread, table, target } from './markdown.ts';
+import { figure, paragraph, spread, table, target } from './markdown.ts';
 import { measureSlice, median } from './measure.ts';
 import { residentMegabytes } from './processes.ts';
 import { createTenants, encryptUnder, type Workload } from './workloads.ts';
@@ -95,6 +96,8 @@ interface WorkingSet {
   readonly megabytes: number;
 }
 
+const COST = 'A call alone over the number of keys';
+
 const METHOD = `
   Keys of up to ${MOST_TENANTS} tenants, made past the service by agents of the bench's own and
   sealed as any are, beside the same service on a copy of its database without them, each with a
@@ -102,6 +105,15 @@ const METHOD = `
   under one key, ${IN_FLIGHT} in flight; a cold call is the first Encrypt under a key whose tenant
   has been called before, and its p50 and that of a hot one are with one in flight. Memory is of
   server and agent, after that.`;
+
+function costChart(steps: readonly Step[]): string {
+  const series = [
+    { name: 'cold', points: steps.map(({ keys, coldMs }) => [keys, coldMs] as const) },
+    { name: 'hot', points: steps.map(({ keys, hotMs }) => [keys, hotMs] as const) },
+  ];
+  const x = { label: 'keys', isLog: true };
+  return lineChart({ title: COST, x, y: { label: 'p50 of Encrypt, ms' }, series });
+}
 
 /** See this file's first paragraph. */
 export const manyKeys: Bench = {
@@ -127,9 +139,13 @@ export const manyKeys: Bench = {
       const steps = await measureSteps(context, plan, { keys, tenants, owner, without });
       const workingSet = await measureWorkingSet(context, plan, { keys, tenants });
       return {
-        text: [paragraph(METHOD), stepTable(steps), paragraph(workingSetText(workingSet))].join(
-          '\n\n',
-        ),
+        text: [
+          paragraph(METHOD),
+          stepTable(steps),
+          figure('many-keys', COST),
+          paragraph(workingSetText(workingSet)),
+        ].join('\n\n'),
+        figures: { 'many-keys': costChart(steps) },
         targets: [...steps.slice(-1).flatMap(stepTargets), workingSetTarget(workingSet)],
       };
     } finally {

@@ -27,6 +27,11 @@ export function paragraph(text: string, indent = ''): string {
   return lines.join(`\n${indent}`);
 }
 
+/** Returns a figure of this name, with what it shows. */
+export function figure(name: string, alternative: string): string {
+  return `![${alternative}](figures/${name}.svg)`;
+}
+
 /** Returns an item of a list. */
 export function item(text: string): string {
   return `- ${paragraph(text, '  ')}`;

@@ -4,21 +4,13 @@
  * Slices with and without the neighbour alternate, and each ratio is of two slices of one round, so
  * that what the machine does besides weighs on both. Knows no figures of other measurements.
  */
-import { type ChildProcess, fork } from 'node:child_process';
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { type Bench, encryptOf, say, warmUp } from './bench.ts';
-import type { LoadIdentity, Noise, NoiseOrder, NoiseReply, NoiseResult } from './load-protocol.ts';
+import { type Bench, type Context, encryptOf, say, warmUp } from './bench.ts';
+import type { Noise, NoiseResult } from './load-protocol.ts';
 import { paragraph, spread, table, target } from './markdown.ts';
-import {
-  type Figures,
-  type Load,
-  measureSlice,
-  median,
-  type Target,
-  type Timing,
-} from './measure.ts';
-import { prepareNeighbour, type Sender, type Workload } from './workloads.ts';
+import { type Figures, measureSlice, median, type Timing } from './measure.ts';
+import { OpenLoop } from './open-loop.ts';
+import { prepareNeighbour, type Workload } from './workloads.ts';
 
 /** Calls each second that the neighbour may make. */
 const NEIGHBOUR_QUOTA = 100;
@@ -28,7 +20,7 @@ const NEIGHBOUR_TIMES = 10;
 const SETTLE_MS = 300;
 
 /** At one number of calls in flight of the tenant that is measured. */
-interface NeighbourRow {
+export interface NeighbourRow {
   readonly inFlight: number;
   readonly p99Without: number;
   readonly p99With: number;
@@ -60,8 +52,9 @@ export const neighbour: Bench = {
     const plan = isQuick ? QUICK : FULL;
     const encrypt = encryptOf(context);
     await warmUp(load, [[environment.target, encrypt]], plan.warmUpMs);
-    const parts = { load, identity: environment.client, send };
-    const rows = await measureNeighbour(parts, environment.target, encrypt, plan);
+    const { path, requests } = await prepareNeighbour(send, NEIGHBOUR_QUOTA);
+    const noise = { path, requests, perSecond: NEIGHBOUR_QUOTA * NEIGHBOUR_TIMES };
+    const rows = await measureBeside(context, encrypt, noise, plan);
     return { text: neighbourText(rows), targets: rows.map(neighbourTarget) };
   },
 };
@@ -93,26 +86,23 @@ function neighbourTarget({ inFlight, ratio: [ratio] }: NeighbourRow): string {
   return target(ratio <= MOST_P99, text);
 }
 
-/**
- * Encrypt for one tenant, alone and beside a noisy neighbour, at each number of calls in flight.
- */
-async function measureNeighbour(
-  bench: { readonly load: Load; readonly identity: LoadIdentity; readonly send: Sender },
-  target: Target,
+/** Measures Encrypt of one tenant, alone and beside what an open loop sends, in turn. */
+export async function measureBeside(
+  { environment, load }: Pick<Context, 'environment' | 'load'>,
   encrypt: Workload,
+  noise: Pick<Noise, 'path' | 'requests' | 'perSecond'>,
   timing: Timing,
 ): Promise<NeighbourRow[]> {
-  const { path, requests } = await prepareNeighbour(bench.send, NEIGHBOUR_QUOTA);
+  const { target } = environment;
   const { address } = target;
-  const noise: Noise = { address, path, requests, perSecond: NEIGHBOUR_QUOTA * NEIGHBOUR_TIMES };
-  using neighbour = new Neighbour(bench.identity);
+  using neighbour = new OpenLoop(environment.client);
   const rows: NeighbourRow[] = [];
   for (const inFlight of [1, 10]) {
-    const slice = () => measureSlice(bench.load, target, encrypt, { ...timing, inFlight });
+    const slice = () => measureSlice(load, target, encrypt, { ...timing, inFlight });
     const rounds: { alone: Figures; beside: Figures; noise: NoiseResult }[] = [];
     for (let round = 0; round < timing.rounds; round++) {
       const alone = await slice();
-      neighbour.begin(noise);
+      await neighbour.begin({ ...noise, address });
       await delay(SETTLE_MS);
       const beside = await slice();
       rounds.push({ alone, beside, noise: await neighbour.end() });
@@ -130,38 +120,4 @@ async function measureNeighbour(
     });
   }
   return rows;
-}
-
-/** The neighbour's process, as its parent sees it. */
-class Neighbour implements Disposable {
-  readonly #child: ChildProcess;
-
-  constructor({ caFile, certFile, keyFile }: LoadIdentity) {
-    this.#child = fork(join(import.meta.dirname, 'noise.ts'), { serialization: 'advanced' });
-    this.#child.send({ identity: { caFile, certFile, keyFile } });
-  }
-
-  begin(noise: Noise): void {
-    this.#order({ noise });
-  }
-
-  async end(): Promise<NoiseResult> {
-    const { promise, resolve, reject } = Promise.withResolvers<NoiseReply>();
-    const ended = () => reject(new Error('the neighbour ended'));
-    this.#child.once('message', resolve);
-    this.#child.once('exit', ended);
-    this.#order({ quiet: true });
-    const reply = await promise;
-    this.#child.off('exit', ended);
-    if ('failure' in reply) throw new Error(reply.failure);
-    return reply.result;
-  }
-
-  #order(order: NoiseOrder): void {
-    this.#child.send(order);
-  }
-
-  [Symbol.dispose](): void {
-    this.#child.disconnect();
-  }
 }

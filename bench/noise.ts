@@ -1,24 +1,28 @@
 /**
- * A noisy neighbour: a process of its own that sends calls at a pace of its own (an open loop),
- * whatever becomes of them.
+ * An open loop: a process of its own that sends calls at a pace of its own, whatever becomes of
+ * them.
  *
- * Refused as RESOURCE_EXHAUSTED a call may be, and nothing else. What is under way is bounded, so
- * that a service which doesn't keep up gets fewer calls and not a queue that grows. Knows no
- * method.
+ * Refused as RESOURCE_EXHAUSTED a call may be, and nothing else unless it may fail. What is under
+ * way is bounded, so that a service which doesn't keep up gets fewer calls and not a queue
+ * that grows. Knows no method.
  */
 import { readFileSync } from 'node:fs';
-import { Client, credentials, status } from '@grpc/grpc-js';
+import { Client, credentials, type ServiceError, status } from '@grpc/grpc-js';
 import type { LoadIdentity, Noise, NoiseOrder, NoiseReply } from './load-protocol.ts';
 
 const DEADLINE_MS = 20_000;
 const TICK_MS = 1;
 const MAX_UNDER_WAY = 500;
+const FAILURES: readonly number[] = [status.DEADLINE_EXCEEDED, status.UNAVAILABLE];
+const RETRY_INFO = 'google.rpc.RetryInfo';
+/** Where google.rpc.Status is. */
+const DETAILS = 'grpc-status-details-bin';
 let identity: LoadIdentity | undefined;
 let sending: Sending | undefined;
 
 process.on('message', (message: { identity: LoadIdentity } | NoiseOrder) => {
   if ('identity' in message) identity = message.identity;
-  else if ('noise' in message) sending = new Sending(message.noise);
+  else if ('noise' in message) void begin(message.noise).then((reply) => process.send?.(reply));
   else void sending?.end().then((reply) => process.send?.(reply));
 });
 process.once('disconnect', () => process.exit(0));
@@ -26,21 +30,39 @@ process.on('SIGINT', () => {});
 
 const asIs = (bytes: Buffer) => bytes;
 
+async function begin(noise: Noise): Promise<NoiseReply> {
+  try {
+    sending = await Sending.begin(noise);
+    return { begun: true };
+  } catch (error) {
+    return { failure: `${noise.path}: ${(error as Error).message}` };
+  }
+}
+
 /** Calls, from the first to the last one's answer. */
 class Sending {
   readonly #noise: Noise;
-  readonly #client: Client;
+  readonly #clients: readonly Client[];
   readonly #startedAt = performance.now();
   readonly #timer: NodeJS.Timeout;
   readonly #ended = Promise.withResolvers<void>();
+  readonly #answeredMs: number[] = [];
+  readonly #refusedMs: number[] = [];
   #due = 0;
   #underWay = 0;
-  #answered = 0;
-  #refused = 0;
+  #withRetryInfo = 0;
+  #failed = 0;
   #isEnding = false;
   #failure: string | undefined;
 
-  constructor(noise: Noise) {
+  private constructor(noise: Noise, clients: readonly Client[]) {
+    this.#noise = noise;
+    this.#clients = clients;
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+  }
+
+  /** Begins once every connection is there. */
+  static async begin(noise: Noise): Promise<Sending> {
     if (identity === undefined) throw new Error('noise before the identity');
     const { caFile, keyFile, certFile } = identity;
     const ssl = credentials.createSsl(
@@ -48,39 +70,76 @@ class Sending {
       readFileSync(keyFile),
       readFileSync(certFile),
     );
-    this.#noise = noise;
-    this.#client = new Client(noise.address, ssl);
-    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+    const options = { 'grpc.use_local_subchannel_pool': 1 };
+    const clients = Array.from(
+      { length: noise.connections ?? 1 },
+      () => new Client(noise.address, ssl, options),
+    );
+    const ready = (client: Client) =>
+      new Promise<void>((resolve, reject) =>
+        client.waitForReady(Date.now() + DEADLINE_MS, (error) =>
+          error === undefined ? resolve() : reject(error),
+        ),
+      );
+    await Promise.all(clients.map(ready));
+    return new Sending(noise, clients);
   }
 
   /** What came of it, once every call has its answer. */
   async end(): Promise<NoiseReply> {
     const seconds = (performance.now() - this.#startedAt) / 1000;
     clearInterval(this.#timer);
+    const answered = this.#answeredMs.length;
     this.#isEnding = true;
     if (this.#underWay > 0) await this.#ended.promise;
-    this.#client.close();
+    for (const client of this.#clients) client.close();
     if (this.#failure !== undefined) return { failure: this.#failure };
-    return { result: { seconds, answered: this.#answered, refused: this.#refused } };
+    const refused = this.#refusedMs.length;
+    return {
+      result: {
+        ...{ seconds, answered, refused, failed: this.#failed },
+        refusedWithRetryInfo: this.#withRetryInfo,
+        answeredP99Ms: quantile(this.#answeredMs, 0.99),
+        refusedP50Ms: quantile(this.#refusedMs, 0.5),
+        refusedP99Ms: quantile(this.#refusedMs, 0.99),
+      },
+    };
   }
 
   #tick(): void {
-    const { perSecond } = this.#noise;
+    const { perSecond, maxUnderWay = MAX_UNDER_WAY } = this.#noise;
     const due = Math.floor(((performance.now() - this.#startedAt) * perSecond) / 1000);
-    for (; this.#due < due; this.#due++) if (this.#underWay < MAX_UNDER_WAY) this.#send();
+    for (; this.#due < due; this.#due++) if (this.#underWay < maxUnderWay) this.#send();
   }
 
   #send(): void {
-    const { path, requests } = this.#noise;
+    const { path, requests, deadlineMs = DEADLINE_MS } = this.#noise;
     const request = requests[this.#due % requests.length] as Buffer;
+    const client = this.#clients[this.#due % this.#clients.length] as Client;
+    const sentAt = performance.now();
     this.#underWay += 1;
-    const options = { deadline: Date.now() + DEADLINE_MS };
-    this.#client.makeUnaryRequest(path, asIs, asIs, request, options, (error) => {
+    const options = { deadline: Date.now() + deadlineMs };
+    client.makeUnaryRequest(path, asIs, asIs, request, options, (error) => {
       this.#underWay -= 1;
-      if (!error) this.#answered += 1;
-      else if (error.code === status.RESOURCE_EXHAUSTED) this.#refused += 1;
-      else this.#failure ??= `${path}: ${error.message}`;
+      this.#note(error, performance.now() - sentAt);
       if (this.#isEnding && this.#underWay === 0) this.#ended.resolve();
     });
   }
+
+  #note(error: ServiceError | null, tookMs: number): void {
+    const { path, mayFail = false } = this.#noise;
+    if (error === null) this.#answeredMs.push(tookMs);
+    else if (error.code === status.RESOURCE_EXHAUSTED) {
+      this.#refusedMs.push(tookMs);
+      const [details] = error.metadata.get(DETAILS);
+      if (details?.includes(RETRY_INFO)) this.#withRetryInfo += 1;
+    } else if (mayFail && FAILURES.includes(error.code)) this.#failed += 1;
+    else this.#failure ??= `${path}: ${error.message}`;
+  }
+}
+
+/** Zero where there is nothing. */
+function quantile(values: number[], share: number): number {
+  values.sort((a, b) => a - b);
+  return values[Math.floor(values.length * share)] ?? 0;
 }

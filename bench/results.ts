@@ -5,7 +5,8 @@
  * Invariant: writing some sections keeps the others as they are, and drops those of benches that
  * there are no more. Knows no figures.
  */
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { readIfThere } from '../dev/files.ts';
 import type { Bench, Section } from './bench.ts';
 import { paragraph } from './markdown.ts';
@@ -42,6 +43,15 @@ export function sectionText(
     text,
     ...(targets.length > 0 ? [targets.join('\n')] : []),
   ].join('\n\n');
+}
+
+/** Writes a bench's figures to where its section, in this file, looks for them. */
+export function writeFigures(file: string, { figures = {} }: Pick<Section, 'figures'>): void {
+  const directory = join(dirname(file), 'figures');
+  for (const [name, svg] of Object.entries(figures)) {
+    mkdirSync(directory, { recursive: true });
+    writeFileSync(join(directory, `${name}.svg`), svg);
+  }
 }
 
 /** Writes a file with these sections, by title, and with what else it had that is still due. */

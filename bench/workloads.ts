@@ -86,7 +86,7 @@ function batch(name: string, messages: readonly Message[], shared: Message = {})
   return {
     name: `Batch${name}`,
     path,
-    requests: [requestSerialize({ ...shared, parent: PARENT, requests: items })],
+    requests: [requestSerialize({ parent: PARENT, ...shared, requests: items })],
     items: BATCH_ITEMS,
     unary: name,
     check,
@@ -210,9 +210,31 @@ export function createKeys(ids: readonly string[]): Workload {
  * Makes another tenant, which may make so many calls each second; returns what it sends, Encrypt.
  */
 export async function prepareNeighbour(send: Sender, callsPerSecond: number): Promise<Workload> {
-  const parent = 'tenants/neighbour';
+  const key = await prepareTenant(send, 'neighbour', callsPerSecond);
+  const message = {
+    name: `${key.parent}/keys/only`,
+    plaintext: randomBytes(PAYLOAD_BYTES),
+    encryptionContext: CONTEXT,
+  };
+  return unary('Encrypt', [message]);
+}
+
+/** Makes a tenant that may have so many items done each second; returns its large batches. */
+export async function prepareLargeBatches(
+  send: Sender,
+  itemsPerSecond: number,
+  bytes: number,
+): Promise<Workload> {
+  const key = await prepareTenant(send, 'heavy', itemsPerSecond);
+  const item = { name: `${key.parent}/keys/only`, plaintext: randomBytes(bytes) };
+  return batch('Encrypt', [item], { ...key, encryptionContext: CONTEXT });
+}
+
+/** Makes a tenant with a quota and one key, `only`. */
+async function prepareTenant(send: Sender, tenantId: string, callsPerSecond: number) {
+  const parent = `tenants/${tenantId}`;
   const made = [
-    unary('CreateTenant', [{ tenantId: 'neighbour' }], 'AdminService'),
+    unary('CreateTenant', [{ tenantId }], 'AdminService'),
     unary('CreateKey', [{ parent, keyId: 'only' }], 'KeyService'),
     unary(
       'UpdateTenant',
@@ -221,12 +243,7 @@ export async function prepareNeighbour(send: Sender, callsPerSecond: number): Pr
     ),
   ];
   for (const { path, requests } of made) await send(path, requests);
-  const message = {
-    name: `${parent}/keys/only`,
-    plaintext: randomBytes(PAYLOAD_BYTES),
-    encryptionContext: CONTEXT,
-  };
-  return unary('Encrypt', [message]);
+  return { parent };
 }
 
 /** CreateTenant, once for each id. */

@@ -31,10 +31,12 @@ const ROWS = [
   '64 Encrypt with certificate, JWT and roles',
 ];
 
-async function quickBench(output: string): Promise<void> {
+async function quickBench(output: string, ...names: readonly string[]): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
-      await promisify(execFile)(process.execPath, [MAIN, '--quick', `--output=${output}`]);
+      await promisify(execFile)(process.execPath, [
+        ...[MAIN, '--quick', `--output=${output}`, ...names],
+      ]);
       return;
     } catch (error) {
       if (attempt === TRIES) throw error;
@@ -89,6 +91,35 @@ test('a quick bench fills every row with numbers', async () => {
   }
   assert.equal(text.match(/^- Encrypt at \d+ in flight: p99 /gm)?.length, 4);
   const ofFiles = findCommand('openssl') === undefined ? 0 : 4;
-  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 31 + ofFiles);
+  const ofPooler = findCommand('pgbouncer') === undefined ? 0 : 1;
+  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 48 + ofFiles + ofPooler);
+  const changes = cells.filter((row) => /^(direct|pooler)$/.test(row[1] ?? ''));
+  assert.equal(changes.length, 5 + 5 * ofPooler);
+  for (const [change, , ...figures] of changes)
+    for (const figure of figures) assert.match(figure, /^\d+$/, change);
+  const overloads = cells.filter((row) => /^(SoftHSM|2 ms)$/.test(row[0] ?? ''));
+  assert.deepEqual(
+    overloads.map(([, , times]) => times),
+    ['1.5', '2', '4', '1.5', '2', '4'],
+  );
+  for (const name of ['throughput', 'latency', 'replicas']) assertFigure(text, name);
   assert.doesNotMatch(text, /NaN|Infinity|undefined/);
 });
+
+test('a quick soak says of each figure how it went, and draws memory', async () => {
+  const output = join(directory, 'soak.md');
+  await quickBench(output, 'soak');
+  const text = readFileSync(output, 'utf8');
+  const rows = text.match(/^\| [^|]+ \| -?\d[^|]* \| -?\d[^|]* \| -?\d[^|]* \| .+ ± .+ \|$/gm);
+  assert.equal(rows?.length, 8);
+  assert.equal(text.match(/^- [✓✗] .* an hour; to stay flat$/gmu)?.length, 8);
+  assertFigure(text, 'soak');
+});
+
+/** A section shows the figure, which is there and has only numbers for places. */
+function assertFigure(text: string, name: string): void {
+  assert.match(text, new RegExp(`^!\\[.+\\]\\(figures/${name}\\.svg\\)$`, 'm'));
+  const svg = readFileSync(join(directory, 'figures', `${name}.svg`), 'utf8');
+  assert.match(svg, /<(polyline|rect) class="(line c|b)0"/);
+  assert.doesNotMatch(svg, /NaN|Infinity|undefined/);
+}

@@ -70,7 +70,7 @@ export function faultsFor(
   const faults: Pkcs11Faults = {
     variables: {
       ...variables,
-      KEYWARD_HSM_MODULE: build(),
+      KEYWARD_HSM_MODULE: build(process.env['KEYWARD_TEST_DIRECTORY'] ?? directory),
       KEYWARD_HSM_ENVIRONMENT: [
         variables['KEYWARD_HSM_ENVIRONMENT'],
         'KEYWARD_FAULTS_MODULE',
@@ -92,10 +92,8 @@ export function faultsFor(
   return faults;
 }
 
-/** The module's path, compiled once per run of the tests. */
-function build(): string {
-  const parent = process.env['KEYWARD_TEST_DIRECTORY'];
-  if (parent === undefined) throw new Error('run tests by npm test');
+/** Returns the module's path, compiled once per run of the tests, or per folder of a bench. */
+function build(parent: string): string {
   const hash = createHash('sha256').update(readFileSync(SOURCE)).digest('hex').slice(0, 16);
   const library = join(parent, `pkcs11-faults-${hash}.so`);
   if (!existsSync(library)) {
