@@ -9,7 +9,7 @@ import { type Bench, encryptOf, say, warmUp } from './bench.ts';
 import { paragraph, spread, table, target } from './markdown.ts';
 import { type Figures, measureSlice, median, type Target } from './measure.ts';
 
-const FULL = { rampMs: 150, measureMs: 2_000, rounds: 9, warmUpMs: 4_000 };
+const FULL = { rampMs: 150, measureMs: 2_000, rounds: 9, warmUpMs: 12_000 };
 const QUICK = { rampMs: 20, measureMs: 300, rounds: 3, warmUpMs: 200 };
 const IN_FLIGHT = 64;
 const CONNECTIONS = 4;

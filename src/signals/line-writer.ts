@@ -40,6 +40,8 @@ export class LineWriter {
   readonly #waiting: string[] = [];
   #waitingCharacters = 0;
   readonly #pieceBytes: number | undefined;
+  /** Of the last chunk that waits, where that is bounded. */
+  #lastBytes = 0;
   #writing: Writing | undefined;
   /** The last chunk was cut off in a line. */
   #isCut = false;
@@ -64,15 +66,21 @@ export class LineWriter {
     }
     const last = this.#waiting.length - 1;
     if (last >= 0 && this.#fits(this.#waiting[last] ?? '', line)) this.#waiting[last] += line;
-    else this.#waiting.push(line);
+    else {
+      this.#waiting.push(line);
+      this.#lastBytes = this.#pieceBytes === undefined ? 0 : Buffer.byteLength(line);
+    }
     this.#waitingCharacters += line.length;
     if (this.#waitingCharacters >= TOGETHER_CHARACTERS) this.#next();
   }
 
-  /** Whether a chunk has room for a line. */
+  /** Whether the last chunk has room for a line, which it then gets. */
   #fits(chunk: string, line: string): boolean {
     if (this.#pieceBytes === undefined) return chunk.length + line.length <= CHUNK_CHARACTERS;
-    return Buffer.byteLength(chunk) + Buffer.byteLength(line) < this.#pieceBytes;
+    const bytes = this.#lastBytes + Buffer.byteLength(line);
+    if (bytes >= this.#pieceBytes) return false;
+    this.#lastBytes = bytes;
+    return true;
   }
 
   /** Writes what waits before it returns; gives up after {@link LAST_MS}. */
