@@ -26,7 +26,7 @@ import {
   withRequestId,
   wordsOption,
 } from './options.ts';
-import { KEY, KEY_VERSION, KEY_VERSION_USE } from './output/resources.ts';
+import { EPOCH, KEY, KEY_VERSION, KEY_VERSION_USE } from './output/resources.ts';
 import { addRotation } from './rotation.ts';
 import { withClient } from './session.ts';
 
@@ -47,6 +47,7 @@ export function addKeys(program: Command): void {
       }),
     );
   addUpdateKey(keys);
+  addEpochs(keys);
   addRotation(keys);
   addChange(keys.command('disable <key>'), {
     description: 'stop all use of a key until it is enabled again',
@@ -91,6 +92,8 @@ interface ScheduledKeyOptions extends NewKeyOptions {
   readonly rotationPeriod?: number;
   readonly nextRotation?: Date;
   readonly usageLimit?: number;
+  readonly epochMessages?: number;
+  readonly epochAge?: number;
 }
 
 function addCreateKey(keys: Command): void {
@@ -109,6 +112,12 @@ function addCreateKey(keys: Command): void {
       ahead,
     )
     .option('--usage-limit <count>', 'rotate it after this many encryptions and data keys', count)
+    .option(
+      '--epoch-messages <count>',
+      'have HSM agents keep the key of an epoch for this many messages; see SECURITY.md',
+      count,
+    )
+    .option('--epoch-age <duration>', 'and for so long (default: 5m)', duration)
     .action((key: string, _options, command: Command) =>
       withClient<ScheduledKeyOptions>(command, async (keyward, { output, tenant, ...options }) => {
         const name = keyName(key, tenant);
@@ -121,6 +130,8 @@ function addCreateKey(keys: Command): void {
             rotationPeriodSeconds: options.rotationPeriod,
             nextRotationTime: options.nextRotation,
             rotationUsageLimit: options.usageLimit,
+            epochMaxMessages: options.epochMessages,
+            epochMaxAgeSeconds: options.epochAge,
           }),
           ...changeOf(options),
         });
@@ -182,6 +193,37 @@ function addUpdateKey(keys: Command): void {
               '--remove-label',
           );
         }
+      }),
+    );
+}
+
+interface EpochOptions extends ChangeOptions {
+  readonly messages?: number;
+  readonly age?: number;
+}
+
+function addEpochs(keys: Command): void {
+  withEtag(keys.command('epochs <key>'))
+    .description("have HSM agents keep the keys of a key's derivation epochs, or no longer")
+    .option('--messages <count>', 'for this many messages; 0 for no epochs', count)
+    .option('--age <duration>', 'and for so long: 45s, 5m, up to 1h', duration)
+    .addHelpText(
+      'after',
+      '\nFor HSMs that are slow or far away. SECURITY.md states what an attacker gains who reads ' +
+        "an agent's memory.",
+    )
+    .action((key: string, _options, command: Command) =>
+      withClient<EpochOptions>(command, async (keyward, { output, tenant, ...options }) => {
+        const { messages, age } = options;
+        if (messages === undefined && age === undefined)
+          throw new UsageError(
+            'cannot change the epochs: no change is named; give --messages or --age',
+          );
+        const { etag = '', ...change } = changeOf(options);
+        const bounds = given({ epochMaxMessages: messages, epochMaxAgeSeconds: age });
+        const name = keyName(key, tenant);
+        const updated = await keyward.updateKey({ key: { name, etag, ...bounds }, ...change });
+        await output.one(EPOCH, updated);
       }),
     );
 }

@@ -342,7 +342,11 @@ function composeMemory(
   });
   const states = new KeyStates({ store, agents, sealKeys: tokenObjects, alerts });
   const tenantSeals = new TenantSeals({ store, agents, sealKeys: tokenObjects, alerts });
-  const cache = new KeyCache({ store, states, tenantSeals, limit: KEYWARD_KEY_CACHE, isFresh });
+  const cache = new KeyCache({
+    ...{ store, states, tenantSeals, limit: KEYWARD_KEY_CACHE, isFresh },
+    // Agents keep keys of epochs for no longer than this replica keeps how their key stands.
+    onForget: (keyId) => agents.forgetEpochs(keyId),
+  });
   const policies = new Policies({ store, agents, isFresh, limit: KEYWARD_POLICY_CACHE, alerts });
   const rules = new RuleBook({
     ...{ store, agents, isFresh, limit: KEYWARD_POLICY_CACHE, alerts },

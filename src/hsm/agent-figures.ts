@@ -37,6 +37,11 @@ export class AgentMeasurements<Agent> {
     return [...this.#last.values()].reduce((sum, { keysLoaded }) => sum + keysLoaded, 0);
   }
 
+  /** Epochs whose keys agents keep. */
+  get epochsKept(): number {
+    return [...this.#last.values()].reduce((sum, { epochsKept }) => sum + epochsKept, 0);
+  }
+
   /** What all agents have done, by the operation's name. */
   get operations(): ReadonlyMap<string, OperationFigures> {
     const all = new Map(this.#past);

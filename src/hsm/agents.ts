@@ -49,6 +49,7 @@ export interface HsmFigures extends AgentPoolFigures {
   /** What agents have done and hold, as of {@link HsmAgents.measure}. */
   readonly operations: ReadonlyMap<string, OperationFigures>;
   readonly keysLoaded: number;
+  readonly epochsKept: number;
 }
 
 /** PKCS#11 errors of a session that has gone stale: the same call can succeed in a new one. */
@@ -67,6 +68,9 @@ const REASON_OF: Readonly<Record<FailureKind, Reason>> = {
   'not-approved': 'AGENT_RULE_NOT_MET',
   internal: 'INTERNAL',
 };
+
+/** A call that has read how its key stands has ended after so long, or waits for no agent. */
+const CALLS_END_MS = 10_000;
 
 /** A call that meets stale sessions is done at most this often. */
 const STALE_TRIES = 3;
@@ -269,6 +273,22 @@ export class HsmAgents {
   }
 
   /**
+   * Has every agent overwrite the keys of a key's epochs, or of all keys', and again once no call is
+   * under way that began before this, since that can bring one back. As {@link HsmAgents.forget} for
+   * an agent that doesn't do it.
+   */
+  forgetEpochs(keyId?: KeyId): void {
+    const request = { keyId: keyId === undefined ? Buffer.alloc(0) : idToBytes(keyId) };
+    const tellAll = () => {
+      const deadline = monotonicNow() + this.#options.callTimeoutMs;
+      for (const agent of this.#pool.ready)
+        this.#tell(agent, 'forgetEpochs', request, deadline).catch(() => agent.kill());
+    };
+    tellAll();
+    setTimeout(tellAll, CALLS_END_MS).unref();
+  }
+
+  /**
    * Asks every agent that is ready how it is doing, which one that works on something says after
    * that. Never rejects.
    */
@@ -285,9 +305,9 @@ export class HsmAgents {
   /** How the agents are doing. */
   get figures(): HsmFigures {
     const { maxCalls, maxBytes } = this.#options;
-    const { operations, keysLoaded } = this.#measurements;
+    const { operations, keysLoaded, epochsKept } = this.#measurements;
     const queue = { calls: this.#calls, maxCalls, bytes: this.#bytes, maxBytes };
-    return { ...this.#pool.figures, ...queue, operations, keysLoaded };
+    return { ...this.#pool.figures, ...queue, operations, keysLoaded, epochsKept };
   }
 
   /** Lets the agents finish what they have, then ends them. */

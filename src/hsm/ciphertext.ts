@@ -17,16 +17,18 @@
  * ```
  *
  * Invariants: no plaintext leaves {@link open} before commitment and tag are verified; a ciphertext
- * that parses encodes back to the same bytes; in suite 2 the messages of one salt are numbered, and
- * sealed by one call. Big-endian throughout. Holds no material: the caller brings the HMAC, which
- * the agent has from the token; E lives as long as the caller's {@link Epochs}. Doesn't know what
+ * that parses encodes back to the same bytes; in suite 2 the messages of one salt are numbered and
+ * sealed by one call, or are of one {@link Epoch} and have IVs that are random and hedged.
+ * Big-endian throughout. Holds no material: the caller brings the HMAC, which the agent has from
+ * the token; E lives as long as the caller's {@link Epoch} or {@link Epochs}. Doesn't know what
  * keys, tenants or contexts are beyond their bytes.
  */
-import { createHmac, createSecretKey, hash, type KeyObject, timingSafeEqual } from 'node:crypto';
+import { createSecretKey, hash, type KeyObject, timingSafeEqual } from 'node:crypto';
 import { KeywardError } from '../errors.ts';
 import { idFromBytes, idToBytes, type KeyId, UUID_BYTES } from '../ids.ts';
 import { decrypt, encryptInto, IV_BYTES, TAG_BYTES } from './aes-gcm.ts';
-import { drawEpochSalt, drawSaltAndIv, SALT_BYTES } from './salts.ts';
+import { EpochKey } from './epoch-key.ts';
+import { drawEpochSalt, drawIv, drawSaltAndIv, SALT_BYTES } from './salts.ts';
 
 const FORMAT = 1;
 /**
@@ -84,10 +86,16 @@ export interface CiphertextHeader {
 export type MaterialHmac = (input: Buffer) => Buffer;
 
 /**
- * Keys of epochs that have been derived, for whoever opens several messages: under one version, and
- * for no longer than an operation.
+ * Keys of epochs that have been derived, by {@link epochNameOf}, for whoever opens several messages
+ * under one version. Whoever brings them wipes them.
  */
-export type Epochs = Map<string, KeyObject>;
+export type Epochs = Map<string, EpochKey>;
+
+/** An epoch in which messages are sealed one after another, until its key is wiped. */
+export interface Epoch {
+  readonly salt: Buffer;
+  readonly key: EpochKey;
+}
 
 /** A message of many that are sealed at once. */
 export interface Message extends Omit<Binding, 'tenant'> {
@@ -103,7 +111,7 @@ const EPOCH_LABEL = labelOf('keyward/v1/epoch');
 const DERIVED_LENGTH = Buffer.from([0, 0, 2, 0]);
 const MESSAGE_INPUT_BYTES =
   MESSAGE_LABEL.length + HEADER_BYTES + BINDING_BYTES + DERIVED_LENGTH.length;
-/** In suite 2 an IV is 8 random bytes of the epoch, then the message's number within it. */
+/** The IVs of a batch are 8 random bytes of the epoch, then the message's number within it. */
 const NUMBER_OFFSET = IV_OFFSET + IV_BYTES - 4;
 
 /**
@@ -136,9 +144,11 @@ export function parseHeader(ciphertext: Buffer, purposes: readonly Purpose[]): C
  * derives to open them; undefined in suite 1, where it derives a key for each.
  */
 export function epochNameOf(ciphertext: Buffer): string | undefined {
-  return ciphertext[1] === SUITE.epoch
-    ? ciphertext.toString('latin1', SALT_OFFSET, IV_OFFSET)
-    : undefined;
+  return ciphertext[1] === SUITE.epoch ? saltOf(ciphertext) : undefined;
+}
+
+function saltOf(ciphertext: Buffer): string {
+  return ciphertext.toString('latin1', SALT_OFFSET, IV_OFFSET);
 }
 
 /**
@@ -162,10 +172,9 @@ export function seal(
   const ciphertext = Buffer.alloc(CIPHERTEXT_OVERHEAD + plaintext.length);
   startHeader(ciphertext, SUITE.material, header);
   ciphertext[PURPOSE_OFFSET] = header.purpose;
-  const { tenant, subject, contextDigest } = binding;
   drawSaltAndIv(
     ciphertext.subarray(SALT_OFFSET, HEADER_BYTES),
-    [ciphertext.subarray(0, SALT_OFFSET), tenant, subject, contextDigest],
+    [ciphertext.subarray(0, SALT_OFFSET), ...partsOf(binding)],
     plaintext,
   );
   encrypt(ciphertext, binding, plaintext, hmac);
@@ -198,10 +207,61 @@ export function sealAll(
     drawn.copy(ciphertext, SALT_OFFSET);
     ciphertext.writeUInt32BE(number, NUMBER_OFFSET);
   }
-  const inEpoch = hmacOf(deriveEpoch(ciphertexts[0] as Buffer, tenant, hmac));
-  for (const [number, { subject, contextDigest, plaintext }] of messages.entries())
-    encrypt(ciphertexts[number] as Buffer, { tenant, subject, contextDigest }, plaintext, inEpoch);
+  const epoch = deriveEpoch(ciphertexts[0] as Buffer, tenant, hmac);
+  const inEpoch = (input: Buffer) => epoch.hmac(input);
+  try {
+    for (const [number, { subject, contextDigest, plaintext }] of messages.entries()) {
+      const binding = { tenant, subject, contextDigest };
+      encrypt(ciphertexts[number] as Buffer, binding, plaintext, inEpoch);
+    }
+  } finally {
+    epoch.wipe();
+  }
   return ciphertexts;
+}
+
+/**
+ * Begins an epoch whose first message is to be this one: draws its salt, and derives its key by one
+ * HMAC under the material. Throws as {@link seal}.
+ */
+export function beginEpoch(
+  header: CiphertextHeader,
+  binding: Binding,
+  plaintext: Uint8Array,
+  hmac: MaterialHmac,
+): Epoch {
+  const start = Buffer.alloc(HEADER_BYTES);
+  startHeader(start, SUITE.epoch, header);
+  start[PURPOSE_OFFSET] = header.purpose;
+  const parts = [start.subarray(0, SALT_OFFSET), ...partsOf(binding)];
+  drawSaltAndIv(start.subarray(SALT_OFFSET), parts, plaintext);
+  return {
+    salt: Buffer.from(start.subarray(SALT_OFFSET, IV_OFFSET)),
+    key: deriveEpoch(start, binding.tenant, hmac),
+  };
+}
+
+/**
+ * Encrypts `plaintext` (0 to 65,536 bytes) in suite 2, within an epoch that was begun for this
+ * version and tenant, under an IV of its own. Throws as {@link seal}.
+ */
+export function sealWithin(
+  { salt, key }: Epoch,
+  header: CiphertextHeader,
+  binding: Binding,
+  plaintext: Uint8Array,
+): Buffer {
+  const ciphertext = Buffer.alloc(CIPHERTEXT_OVERHEAD + plaintext.length);
+  startHeader(ciphertext, SUITE.epoch, header);
+  ciphertext[PURPOSE_OFFSET] = header.purpose;
+  salt.copy(ciphertext, SALT_OFFSET);
+  drawIv(ivOf(ciphertext), [ciphertext.subarray(0, IV_OFFSET), ...partsOf(binding)], plaintext);
+  encrypt(ciphertext, binding, plaintext, (input) => key.hmac(input));
+  return ciphertext;
+}
+
+function partsOf({ tenant, subject, contextDigest }: Binding): Uint8Array[] {
+  return [tenant, subject, contextDigest];
 }
 
 /** Returns room for each message's ciphertext, with what its header has before its salt. */
@@ -231,9 +291,17 @@ export function open(
   hmac: MaterialHmac,
   epochs?: Epochs,
 ): Buffer {
-  const under =
-    ciphertext[1] === SUITE.material ? hmac : hmacOf(epochOf(ciphertext, binding, hmac, epochs));
-  const { key, commitment } = deriveMessageKey(ciphertext, binding, under);
+  if (ciphertext[1] === SUITE.material) return openBy(hmac, ciphertext, binding);
+  const epoch = epochOf(ciphertext, binding, hmac, epochs);
+  try {
+    return openBy((input) => epoch.hmac(input), ciphertext, binding);
+  } finally {
+    if (epochs === undefined) epoch.wipe();
+  }
+}
+
+function openBy(hmac: MaterialHmac, ciphertext: Buffer, binding: Binding): Buffer {
+  const { key, commitment } = deriveMessageKey(ciphertext, binding, hmac);
   if (!timingSafeEqual(commitment, ciphertext.subarray(HEADER_BYTES, ENCRYPTED_OFFSET))) {
     throw new KeywardError('DECRYPTION_FAILED');
   }
@@ -279,18 +347,17 @@ function epochOf(
   { tenant }: Binding,
   hmac: MaterialHmac,
   epochs: Epochs | undefined,
-): KeyObject {
-  const named = ciphertext.subarray(KEY_ID_OFFSET, IV_OFFSET);
-  const name = Buffer.concat([named, tenant]).toString('latin1');
-  const known = epochs?.get(name);
+): EpochKey {
+  const name = epochs && saltOf(ciphertext);
+  const known = name === undefined ? undefined : epochs?.get(name);
   if (known !== undefined) return known;
   const epoch = deriveEpoch(ciphertext, tenant, hmac);
-  epochs?.set(name, epoch);
+  if (name !== undefined) epochs?.set(name, epoch);
   return epoch;
 }
 
 /** Returns E, of the epoch that the header names. */
-function deriveEpoch(header: Buffer, tenant: Uint8Array, hmac: MaterialHmac): KeyObject {
+function deriveEpoch(header: Buffer, tenant: Uint8Array, hmac: MaterialHmac): EpochKey {
   if (tenant.length !== UUID_BYTES) throw new RangeError('a tenant’s UUID has another length');
   const derived = hmac(
     Buffer.concat([
@@ -302,13 +369,7 @@ function deriveEpoch(header: Buffer, tenant: Uint8Array, hmac: MaterialHmac): Ke
       DERIVED_LENGTH,
     ]),
   );
-  const epoch = createSecretKey(derived);
-  derived.fill(0);
-  return epoch;
-}
-
-function hmacOf(key: KeyObject): MaterialHmac {
-  return (input) => createHmac('sha512', key).update(input).digest();
+  return new EpochKey(derived, MESSAGE_INPUT_BYTES);
 }
 
 function deriveMessageKey(

@@ -104,24 +104,33 @@ export function json<T>(): Field<T> {
 }
 
 type Fields = Readonly<Record<string, Field<unknown>>>;
-type RecordOf<F> = { readonly [K in keyof F]: F[K] extends Field<infer T> ? T : never };
+type ValueOf<F> = F extends Field<infer T> ? T : never;
+/** What may be undefined may be absent. */
+type RecordOf<F> = {
+  readonly [K in keyof F as undefined extends ValueOf<F[K]> ? never : K]: ValueOf<F[K]>;
+} & {
+  readonly [K in keyof F as undefined extends ValueOf<F[K]> ? K : never]?: ValueOf<F[K]>;
+};
 
 /** A record of the given fields; usable as a field of another. */
 export function struct<const F extends { readonly [name: string]: unknown }>(
   fields: F,
 ): Field<RecordOf<F>> {
-  const entries = Object.entries(fields as unknown as Fields) as [keyof F, Field<unknown>][];
+  const entries = Object.entries(fields as unknown as Fields);
+  type Parts = Readonly<Record<string, unknown>>;
   return {
-    size: (value) => entries.reduce((sum, [name, field]) => sum + field.size(value[name]), 0),
+    size: (value) =>
+      entries.reduce((sum, [name, field]) => sum + field.size((value as Parts)[name]), 0),
     write: (value, target, offset) => {
       let at = offset;
       for (const [name, field] of entries) {
-        field.write(value[name], target, at);
-        at += field.size(value[name]);
+        const part = (value as Parts)[name];
+        field.write(part, target, at);
+        at += field.size(part);
       }
     },
     read: (source, cursor) => {
-      const record: Partial<Record<keyof F, unknown>> = {};
+      const record: Record<string, unknown> = {};
       for (const [name, field] of entries) record[name] = field.read(source, cursor);
       return record as RecordOf<F>;
     },

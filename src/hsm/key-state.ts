@@ -6,9 +6,9 @@
  * that a seal vouches for one state of one key. Under it is all that says what may be done with a
  * key, and what the service does to it by itself: its name, its state and when it is to be
  * destroyed, which version is its primary, and the same of each of its versions, so that none can
- * be hidden or added; when it is rotated, and whether the service leaves it alone; and the
- * revision, so that an older state is told from the newest. Description and labels are not: they
- * let nobody do anything.
+ * be hidden or added; when it is rotated, and whether the service leaves it alone; within which
+ * bounds agents keep keys of its epochs, if they do; and the revision, so that an older state is
+ * told from the newest. Description and labels are not: they let nobody do anything.
  */
 import { createHash } from 'node:crypto';
 import { idToBytes, type KeyId, type TenantId } from '../ids.ts';
@@ -42,6 +42,14 @@ export interface KeyState {
   /** All of them, in the order of their numbers. */
   readonly versions: readonly VersionState[];
   readonly schedule: KeySchedule;
+  /** Null: agents derive each message's key in the HSM. */
+  readonly derivationEpoch: DerivationEpoch | null;
+}
+
+/** For how many messages, and for how many seconds, agents keep the key of an epoch. */
+export interface DerivationEpoch {
+  readonly maxMessages: number;
+  readonly maxAgeSeconds: number;
 }
 
 /** What the service does to a key by itself, and when. Null: never. */
@@ -64,11 +72,17 @@ const SCHEDULE_BYTES = 8 + TIME_BYTES + 8 + 1;
  * SHA-256. Throws RangeError for what no key's state can be.
  */
 export function encodeKeyState(state: KeyState): Buffer {
-  return Buffer.concat([encodeFormerKeyState(state), encodeSchedule(state.schedule)]);
+  return Buffer.concat([
+    encodeFormerKeyState(state),
+    encodeSchedule(state.schedule),
+    encodeEpoch(state.derivationEpoch),
+  ]);
 }
 
 /** As it was before schedules were under the seal. Throws as {@link encodeKeyState}. */
-export function encodeFormerKeyState(state: Omit<KeyState, 'schedule'>): Buffer {
+export function encodeFormerKeyState(
+  state: Omit<KeyState, 'schedule' | 'derivationEpoch'>,
+): Buffer {
   const name = Buffer.from(state.name, 'utf8');
   const length = Buffer.alloc(2);
   length.writeUInt16BE(name.length);
@@ -88,6 +102,17 @@ function encodeSchedule(schedule: KeySchedule): Buffer {
   writeTime(bytes, 8, schedule.nextRotationAt);
   bytes.writeBigUInt64BE(countOf(schedule.rotationUsageLimit), 8 + TIME_BYTES);
   bytes.writeUInt8(schedule.maintenancePaused ? 1 : 0, SCHEDULE_BYTES - 1);
+  return bytes;
+}
+
+/** u32 messages ‖ u32 seconds; nothing for none, as before there were any. */
+function encodeEpoch(epoch: DerivationEpoch | null): Buffer {
+  if (epoch === null) return Buffer.alloc(0);
+  const { maxMessages, maxAgeSeconds } = epoch;
+  if (maxMessages < 1 || maxAgeSeconds < 1) throw new RangeError('there is no such epoch');
+  const bytes = Buffer.alloc(8);
+  bytes.writeUInt32BE(maxMessages, 0);
+  bytes.writeUInt32BE(maxAgeSeconds, 4);
   return bytes;
 }
 

@@ -129,6 +129,8 @@ export interface KeepSettings extends MoveSettings {
 export interface AgentFigures {
   /** Key versions that it holds unwrapped. */
   readonly keysLoaded: number;
+  /** Epochs whose keys it keeps. */
+  readonly epochsKept: number;
   /** How often it has worked on each operation since its start, and for how many seconds. */
   readonly operations: Readonly<
     Record<string, { readonly count: number; readonly seconds: number }>
@@ -165,6 +167,17 @@ export interface ResumeReply {
  * the version names.
  */
 const binding = { subject: bytes, contextDigest: bytes };
+
+/** For how long an agent may keep the key of an epoch, and for how many messages. */
+export interface EpochBounds {
+  readonly maxMessages: number;
+  readonly maxAgeSeconds: number;
+}
+
+/** Absent where the version's key has no derivation epochs. */
+const epoch: Field<EpochBounds | undefined> = optional(
+  struct({ maxMessages: u32, maxAgeSeconds: u32 }),
+);
 
 /** A record as it is sealed. */
 const sealed: Field<SealedContent> = struct({
@@ -235,10 +248,10 @@ export const OPERATIONS = {
     }),
     sealedKeyVersion,
   ),
-  /** Encrypts a payload. */
+  /** Encrypts a payload, within an epoch that is kept where `epoch` is given. */
   seal: operation(
     4,
-    struct({ keyVersion: bytes, purpose: u8, ...binding, plaintext: bytes }),
+    struct({ keyVersion: bytes, purpose: u8, ...binding, plaintext: bytes, epoch }),
     struct({ ciphertext: bytes }),
   ),
   /**
@@ -247,7 +260,7 @@ export const OPERATIONS = {
    */
   open: operation(
     5,
-    struct({ keyVersion: bytes, ...binding, ciphertext: bytes }),
+    struct({ keyVersion: bytes, ...binding, ciphertext: bytes, epoch }),
     struct({ plaintext: bytes }),
   ),
   /**
@@ -256,7 +269,7 @@ export const OPERATIONS = {
    */
   issueDataKey: operation(
     6,
-    struct({ keyVersion: bytes, purpose: u8, ...binding, length: u32, reveal: u8 }),
+    struct({ keyVersion: bytes, purpose: u8, ...binding, length: u32, reveal: u8, epoch }),
     struct({ plaintext: bytes, ciphertext: bytes }),
   ),
   /**
@@ -270,8 +283,10 @@ export const OPERATIONS = {
       sourceSubject: bytes,
       sourceContextDigest: bytes,
       ciphertext: bytes,
+      sourceEpoch: epoch,
       keyVersion: bytes,
       ...binding,
+      epoch,
     }),
     struct({ ciphertext: bytes }),
   ),
@@ -326,6 +341,8 @@ export const OPERATIONS = {
   ),
   /** Destroys the session objects of a key's versions, or of all keys if the id is empty. */
   forget: operation(10, struct({ keyId: bytes }), struct({})),
+  /** Overwrites the keys of a key's epochs, or of all keys' if the id is empty. */
+  forgetEpochs: operation(34, struct({ keyId: bytes }), struct({})),
   /**
    * Looks for the environment's objects as they are recorded now, and uses those from then on, and
    * no others.

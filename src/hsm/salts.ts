@@ -6,14 +6,18 @@
  *   is: with fresh random bytes it is as good as they are; with bytes that were drawn before, two
  *   messages have one salt only if they are the same message, under the same key.
  * - Drawing for each message would not do: after a snapshot OpenSSL's generator repeats itself too.
- * - The salt of an epoch, which many messages share, is a digest of all that each of them is.
+ * - The salt of a batch, which many messages share, is a digest of all that each of them is. That of
+ *   an epoch which is kept is as a message's, of its first; there each IV is such a digest besides,
+ *   since the messages that follow have the same salt.
  * - Knows no format but the lengths that it is given.
  */
 import { createCipheriv, createSecretKey, hash, randomBytes, randomFillSync } from 'node:crypto';
+import { IV_BYTES } from './aes-gcm.ts';
 
 export const SALT_BYTES = 32;
 const LABEL = Buffer.from('keyward/v1/salt\0', 'latin1');
-/** No suite 1 header begins with it, which is what stands in its place there. */
+const IV_LABEL = Buffer.from('keyward/v1/iv\0', 'latin1');
+/** No header begins with it, which is what stands in its place for one message. */
 const EPOCH_LABEL = Buffer.from('keyward/v1/epoch-salt\0', 'latin1');
 const SECRET = randomBytes(32);
 const LONG_KEY = createSecretKey(randomBytes(32));
@@ -52,6 +56,19 @@ export function drawEpochSalt(
   for (const message of messages)
     all.push(...message.parts, ...digestible(message.plaintext, target));
   hedge(target, all);
+}
+
+/**
+ * Fills `target` with an IV for one of the messages that share a salt. `parts` is all that the
+ * message is but its plaintext, the salt included, each of a length that it always has.
+ */
+export function drawIv(target: Buffer, parts: readonly Uint8Array[], plaintext: Uint8Array): void {
+  const drawn = Buffer.alloc(SALT_BYTES + IV_BYTES);
+  drawRandom(drawn);
+  const own = digestible(plaintext, drawn);
+  const input = Buffer.concat([IV_LABEL, SECRET, drawn, ...parts, ...own]);
+  hash('sha256', input, 'buffer').copy(target, 0, 0, IV_BYTES);
+  input.fill(0);
 }
 
 /** Makes the random salt a digest of itself, of this process' secret, and of `parts`. */

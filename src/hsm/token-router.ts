@@ -19,7 +19,7 @@ import type { TokenObject, TokenReport } from './token-profile.ts';
 /** Agents on one token, or a router over two. */
 export type Agents = Pick<
   HsmAgents,
-  'call' | 'forget' | 'stop' | 'ready' | 'held' | 'lastFailure' | 'rule'
+  'call' | 'forget' | 'forgetEpochs' | 'stop' | 'ready' | 'held' | 'lastFailure' | 'rule'
 >;
 
 /** A token and what is recorded of its objects. */
@@ -212,6 +212,10 @@ export class TokenRouter implements Agents {
 
   async forget(keyId?: KeyId): Promise<void> {
     await Promise.all([...this.#pools.values()].map((pool) => pool.forget(keyId)));
+  }
+
+  forgetEpochs(keyId?: KeyId): void {
+    for (const pool of this.#pools.values()) pool.forgetEpochs(keyId);
   }
 
   async stop(): Promise<void> {

@@ -179,6 +179,7 @@ function measureAgents(metrics: Metrics, { tokens }: MeasuredParts): void {
   byToken('keyward_hsm_queue_bytes', ({ bytes }) => bytes);
   byToken('keyward_hsm_queue_limit_bytes', ({ maxBytes }) => maxBytes);
   byToken('keyward_hsm_keys_loaded', ({ keysLoaded }) => keysLoaded);
+  byToken('keyward_hsm_epochs_kept', ({ epochsKept }) => epochsKept);
   metrics.read('keyward_hsm_agents', () =>
     named().flatMap(({ token, ready, starting }): Reading<'keyward_hsm_agents'>[] => [
       [{ token, state: 'ready' }, ready],

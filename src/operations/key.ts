@@ -3,6 +3,7 @@
  */
 import type { Permission } from '../access/permissions.ts';
 import { ofName, ofParent, operation } from '../calls/operation.ts';
+import type { GivenKeySettings } from '../keyring/keys/keys.ts';
 import {
   formatKeyName,
   formatKeyVersionName,
@@ -11,12 +12,11 @@ import {
   type KeyVersionName,
   type TenantName,
 } from '../names.ts';
-import type { KeySettings } from '../store/keys/keys.ts';
 import { previewDestruction } from './previews.ts';
 import type { ListIn, Named, NamedChange, NamedDestruction, Repeatable } from './requests.ts';
 
 /** A key to be made. */
-export interface NewKey extends Omit<KeySettings, 'maintenancePaused'>, Repeatable {
+export interface NewKey extends Omit<GivenKeySettings, 'maintenancePaused'>, Repeatable {
   readonly parent: TenantName;
   /** The last part of its name. */
   readonly keyId: string;
@@ -24,7 +24,7 @@ export interface NewKey extends Omit<KeySettings, 'maintenancePaused'>, Repeatab
 
 /** What is to be changed of a key. */
 export interface KeyUpdate extends NamedChange<KeyName> {
-  readonly changes: Partial<KeySettings>;
+  readonly changes: Partial<GivenKeySettings>;
 }
 
 const setKeyState = (permission: Permission, state: 'ENABLED' | 'DISABLED') =>
@@ -46,12 +46,15 @@ const setKeyVersionState = (permission: Permission, state: 'ENABLED' | 'DISABLED
   });
 
 /** What of a key says when it is rotated. */
-const SCHEDULE: readonly (keyof KeySettings)[] = [
+const SCHEDULE: readonly (keyof GivenKeySettings)[] = [
   'rotationPeriodSeconds',
   'nextRotationAt',
   'rotationUsageLimit',
   'maintenancePaused',
 ];
+
+/** What says how the keys of its messages are derived. */
+const DERIVATION: readonly (keyof GivenKeySettings)[] = ['epochMaxMessages', 'epochMaxAgeSeconds'];
 
 export const keyOperations = {
   CreateKey: operation({
@@ -97,6 +100,9 @@ export const keyOperations = {
       // A caller who may not rotate it cannot have it rotated, or not, by the schedule.
       if (SCHEDULE.some((setting) => setting in changes))
         call.rights.require('keys.rotate', ofName({ name }), formatKeyName(name));
+      // Who makes a key says how its messages' keys are derived.
+      if (DERIVATION.some((setting) => setting in changes))
+        call.rights.require('keys.create', ofName({ name }), formatKeyName(name));
       return keys.update(call, name, etag, changes);
     },
   }),

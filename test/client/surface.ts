@@ -181,6 +181,8 @@ export function answers(): void {
       readonly nextRotationTime: Date | undefined;
       readonly rotationUsageLimit: number;
       readonly maintenancePaused: boolean;
+      readonly epochMaxMessages: number;
+      readonly epochMaxAgeSeconds: number | undefined;
       readonly destroyTime: Date | undefined;
       readonly destroyEventTime: Date | undefined;
     }
@@ -241,6 +243,8 @@ export function requests(): void {
       readonly rotationPeriodSeconds?: number;
       readonly nextRotationTime?: Date;
       readonly rotationUsageLimit?: number;
+      readonly epochMaxMessages?: number;
+      readonly epochMaxAgeSeconds?: number;
       readonly requestId?: string;
     }
   >();
@@ -254,6 +258,8 @@ export function requests(): void {
       readonly nextRotationTime?: Date | null;
       readonly rotationUsageLimit?: number;
       readonly maintenancePaused?: boolean;
+      readonly epochMaxMessages?: number;
+      readonly epochMaxAgeSeconds?: number | null;
       readonly etag?: string;
     }
   >();

@@ -1,7 +1,7 @@
 /**
  * The agents' operations on many things at once, each item with a result of its own: batches of
- * callers, as epochs, and bringing stored data keys under another version; and letting go of what
- * was unwrapped.
+ * callers, as epochs, and bringing stored data keys under another version; epochs that are kept from
+ * one operation to the next; and letting go of what was unwrapped.
  *
  * Speaks to `HsmAgents` as the server does; `test/faults/pkcs11.c` counts what the token is asked
  * for, and has it err.
@@ -23,6 +23,7 @@ import { initializeToken } from '../../src/hsm/token-commands.ts';
 import {
   type AnyId,
   type EnvironmentId,
+  idToBytes,
   type KeyId,
   newId,
   type RootKeyId,
@@ -446,6 +447,193 @@ describe('a batch', () => {
     const corrupt = { ...first, seal: flipped(first.seal, 0) };
     await assert.rejects(sealAll(corrupt), { reason: 'STORED_ROW_CORRUPT' });
     await assert.rejects(openAll(corrupt, await sealAll()), { reason: 'STORED_ROW_CORRUPT' });
+  });
+});
+
+describe('an epoch that is kept', () => {
+  const contextDigest = Buffer.alloc(32, 5);
+  const binding = { subject: Buffer.alloc(16), contextDigest };
+  const epoch = { maxMessages: 10, maxAgeSeconds: 3_600 };
+  type Kept = { readonly epoch?: typeof epoch | undefined; readonly by?: HsmAgents };
+  const sealOne = async (text: string, version = first, { by = agents, ...bounds }: Kept = {}) => {
+    const plaintext = Buffer.from(text);
+    const request = {
+      keyVersion: bytesOf(version),
+      purpose: PURPOSE.payload,
+      ...binding,
+      plaintext,
+    };
+    return (await by.call('seal', { ...request, epoch, ...bounds }, soon())).ciphertext;
+  };
+  const openOne = async (given: Buffer, version = first, { by = agents, ...bounds }: Kept = {}) => {
+    const ciphertext = Buffer.from(given);
+    const request = { keyVersion: bytesOf(version), ...binding, ciphertext };
+    return `${(await by.call('open', { ...request, epoch, ...bounds }, soon())).plaintext}`;
+  };
+  const saltOf = (ciphertext: Buffer) => ciphertext.toString('hex', 24, 56);
+  const suiteOf = (ciphertext: Buffer) => ciphertext[1];
+  const forget = (id: Buffer) => agents.call('forgetEpochs', { keyId: id }, soon());
+  const forgotten = async () => {
+    await forget(Buffer.alloc(0));
+    // Unwraps the version where that has not been done.
+    await openOne(await sealOne('', first, { epoch: undefined }), first);
+  };
+
+  test('is sealed in for two HMACs of the token, and opened in for none, or one by another agent', async () => {
+    await forgotten();
+    faults.set('C_Sign');
+    const ciphertexts = [];
+    for (const text of ['one', 'two', 'three']) ciphertexts.push(await sealOne(text));
+    assert.equal(faults.met(), 2);
+    assert.deepEqual([...new Set(ciphertexts.map(suiteOf))], [2]);
+    assert.equal(new Set(ciphertexts.map(saltOf)).size, 1);
+    assert.equal(new Set(ciphertexts.map((each) => each.toString('hex', 56, 68))).size, 3);
+    for (const [index, text] of ['one', 'two', 'three'].entries())
+      assert.equal(await openOne(ciphertexts[index] as Buffer), text);
+    assert.equal(faults.met(), 2);
+    const other = await start();
+    try {
+      await openOne(await sealOne('x', first, { by: other }), first, { by: other });
+      faults.set('C_Sign');
+      for (const [index, text] of ['one', 'two', 'three'].entries())
+        assert.equal(await openOne(ciphertexts[index] as Buffer, first, { by: other }), text);
+      assert.equal(faults.met(), 1);
+    } finally {
+      await other.stop();
+    }
+  });
+
+  test('ends with its last message, sealed or opened', async () => {
+    await forgotten();
+    const salts = [];
+    const [ciphertext = Buffer.alloc(0)] = [await sealOne('one')];
+    for (let number = 2; number <= 5; number++) salts.push(saltOf(await sealOne('more')));
+    for (let number = 6; number <= 10; number++) assert.equal(await openOne(ciphertext), 'one');
+    assert.deepEqual([...new Set(salts)], [saltOf(ciphertext)]);
+    faults.set('C_Sign');
+    assert.equal(await openOne(ciphertext), 'one');
+    assert.equal(faults.met(), 1, 'derived to open it, which does not seal');
+    const next = await sealOne('next');
+    assert.equal(faults.met(), 3);
+    assert.notEqual(saltOf(next), saltOf(ciphertext));
+  });
+
+  test('by bounds of one message is each message’s own', async () => {
+    const bounds = { epoch: { maxMessages: 1, maxAgeSeconds: 3_600 } };
+    const ciphertexts = [await sealOne('a', first, bounds), await sealOne('b', first, bounds)];
+    assert.equal(new Set(ciphertexts.map(saltOf)).size, 2);
+    faults.set('C_Sign');
+    assert.equal(await openOne(ciphertexts[0] as Buffer, first, bounds), 'a');
+    assert.equal(await openOne(ciphertexts[0] as Buffer, first, bounds), 'a');
+    assert.equal(faults.met(), 2);
+  });
+
+  test('is of one version, and what is sealed without bounds is in none', async () => {
+    await forgotten();
+    const [one, two, plain] = [
+      await sealOne('x', first),
+      await sealOne('x', second),
+      await sealOne('x', first, { epoch: undefined }),
+    ];
+    assert.deepEqual([one, two, plain].map(suiteOf), [2, 2, 1]);
+    assert.equal(new Set([one, two, plain].map(saltOf)).size, 3);
+    await assert.rejects(openOne(one, second), { reason: 'DECRYPTION_FAILED' });
+    assert.equal(await openOne(one, first, { epoch: undefined }), 'x');
+  });
+
+  test('is forgotten with its key’s, and no other key’s is', async () => {
+    await forgotten();
+    const [mine, others] = [await sealOne('x', first), await sealOne('x', ofAnotherKey)];
+    await forget(idToBytes(keyId));
+    faults.set('C_Sign');
+    assert.equal(await openOne(others, ofAnotherKey), 'x');
+    assert.equal(saltOf(await sealOne('x', ofAnotherKey)), saltOf(others));
+    assert.equal(faults.met(), 0);
+    assert.notEqual(saltOf(await sealOne('x', first)), saltOf(mine));
+    assert.equal(await openOne(mine), 'x');
+    assert.equal(faults.met(), 3);
+    await agents.forget(ofAnotherKey.keyId);
+    assert.notEqual(saltOf(await sealOne('x', ofAnotherKey)), saltOf(others));
+  });
+
+  test('issues data keys and takes what is re-encrypted, whose plaintexts are not shown', async () => {
+    await forgotten();
+    const issue = { purpose: PURPOSE.dataKey, ...binding, length: 32, reveal: 1 };
+    const { plaintext, ciphertext } = await agents.call(
+      'issueDataKey',
+      { keyVersion: bytesOf(first), ...issue, epoch },
+      soon(),
+    );
+    const resealed = await agents.call(
+      'reseal',
+      {
+        sourceKeyVersion: bytesOf(first),
+        sourceSubject: binding.subject,
+        sourceContextDigest: contextDigest,
+        ciphertext: Buffer.from(ciphertext),
+        sourceEpoch: epoch,
+        keyVersion: bytesOf(second),
+        ...binding,
+        epoch,
+      },
+      soon(),
+    );
+    assert.deepEqual([ciphertext, resealed.ciphertext].map(suiteOf), [2, 2]);
+    for (const [version, sealed] of [
+      [first, ciphertext],
+      [second, resealed.ciphertext],
+    ] as const)
+      assert.deepEqual(await open(version, { ...binding, ciphertext: sealed }), plaintext);
+  });
+
+  test('case 71: is not begun by a token that errs, and one that errs is to blame for what does not open', async () => {
+    for (const asked of [0, 1]) {
+      await forgotten();
+      faults.set(`C_Sign flip after ${asked} times 1`);
+      const ciphertext = await sealOne('x').catch(() => undefined);
+      assert.equal(faults.met(), 1);
+      faults.set();
+      if (ciphertext !== undefined) assert.equal(await openOne(ciphertext), 'x');
+      await eventually(async () => assert.equal(await openOne(await sealOne('x')), 'x'));
+    }
+    const ciphertext = await sealOne('x');
+    await forgotten();
+    faults.set('C_Sign flip times 1');
+    // The agent is replaced, and the next one's token is well.
+    const opened = await openOne(ciphertext).catch(({ reason }) => reason);
+    assert.ok(opened === 'x' || opened === 'HSM_UNAVAILABLE', opened);
+    faults.set();
+    await eventually(async () => assert.equal(await openOne(ciphertext), 'x'));
+  });
+
+  test('what does not open in it is asked of the token once more, and leaves it as it was', async () => {
+    await forgotten();
+    const ciphertext = await sealOne('x');
+    faults.set('C_Sign');
+    for (const offset of [56, 68, 100, ciphertext.length - 1])
+      await assert.rejects(openOne(flipped(ciphertext, offset)), { reason: 'DECRYPTION_FAILED' });
+    assert.equal(faults.met(), 4);
+    assert.equal(await openOne(ciphertext), 'x');
+    assert.equal(faults.met(), 4);
+    // Of a salt that there is not, nothing is kept.
+    for (let time = 1; time <= 2; time++)
+      await assert.rejects(openOne(flipped(ciphertext, 24)), { reason: 'DECRYPTION_FAILED' });
+    assert.equal(faults.met(), 8);
+  });
+
+  test('ends with its agent, whose ciphertexts open by the next', async () => {
+    const alone = await start();
+    try {
+      const ciphertext = await sealOne('x', first, { by: alone });
+      const [pid = 0] = alone.pids;
+      process.kill(pid, 'SIGKILL');
+      await eventually(() => assert.ok(alone.pids.length === 1 && alone.pids[0] !== pid));
+      assert.equal(await openOne(ciphertext, first, { by: alone }), 'x');
+      const next = await sealOne('x', first, { by: alone });
+      assert.notEqual(saltOf(next), saltOf(ciphertext));
+    } finally {
+      await alone.stop();
+    }
   });
 });
 

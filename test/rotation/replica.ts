@@ -124,6 +124,7 @@ export function newReplica({ modules, store, agents, environment, makeTokenKey }
     states,
     tenantSeals,
     limit: 100,
+    onForget: () => {},
     isFresh: () => true,
   });
   const keyring = modules.keyring.createKeyring({

@@ -25,6 +25,7 @@ import {
   type TenantId,
 } from '../../src/ids.ts';
 import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
+import type { GivenKeySettings } from '../../src/keyring/keys/keys.ts';
 import { TenantSeals } from '../../src/keyring/keys/tenant-seals.ts';
 import {
   formatKeyVersionName,
@@ -36,7 +37,6 @@ import { type EnvironmentRecord, readEnvironment } from '../../src/store/environ
 import { changeTokenKeys } from '../../src/store/hsm-token/token-key-set.ts';
 import { insertTokenObject } from '../../src/store/hsm-token/token-objects.ts';
 import { fromStateRow, STATES, type StateRow } from '../../src/store/keys/key-states.ts';
-import type { KeySettings } from '../../src/store/keys/keys.ts';
 import type { Store } from '../../src/store/store.ts';
 import { createTenant } from '../../src/store/tenants/tenant-seals.ts';
 import { findTenantByName } from '../../src/store/tenants/tenants.ts';
@@ -62,13 +62,15 @@ const HEARTBEATS = 'replicas';
 /** Where the beginning is kept, a table for each of the service's. */
 export const BEGINNING = 'beginning';
 const NO_CONTEXT = new Map<string, string>();
-const SETTINGS: KeySettings = {
+const SETTINGS: GivenKeySettings = {
   description: '',
   labels: {},
   rotationPeriodSeconds: null,
   nextRotationAt: null,
   rotationUsageLimit: null,
   maintenancePaused: false,
+  epochMaxMessages: null,
+  epochMaxAgeSeconds: null,
 };
 
 /** A stored data key and what is in it. */
@@ -200,7 +202,7 @@ export class World implements AsyncDisposable {
     );
   }
 
-  async createKey(key: string, settings: Partial<KeySettings> = {}): Promise<void> {
+  async createKey(key: string, settings: Partial<GivenKeySettings> = {}): Promise<void> {
     const { keys } = this.replica.keyring;
     await keys.create(callOf(), nameOf(key), { ...SETTINGS, ...settings });
     await this.encrypt(key);

@@ -242,6 +242,7 @@ export const SETTINGS: KeySettings = {
   nextRotationAt: null,
   rotationUsageLimit: null,
   maintenancePaused: false,
+  derivationEpoch: null,
 };
 
 /** A version's row that the schema accepts; nothing in it was made by an HSM. */

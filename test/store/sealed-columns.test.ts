@@ -18,7 +18,8 @@ const SEALED: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   },
   'key state': {
     keys: `tenant_id key_id name state revision destroy_at primary_version rotation_period_seconds
-      next_rotation_at rotation_usage_limit maintenance_paused state_seal_key_id state_seal`,
+      next_rotation_at rotation_usage_limit maintenance_paused epoch_max_messages
+      epoch_max_age_seconds state_seal_key_id state_seal`,
     key_versions: 'state destroy_at',
   },
   policy: {

@@ -128,6 +128,16 @@ export const SCHEDULE: Columns<Key> = {
   MAINTENANCE: ({ maintenancePaused }) => (maintenancePaused ? 'PAUSED' : 'ON'),
 };
 
+/** A key's derivation epochs as columns. */
+export const EPOCH: Columns<Key> = {
+  NAME: ({ name }) => name,
+  STATE: stateOf,
+  'EPOCH MESSAGES': ({ epochMaxMessages }) =>
+    epochMaxMessages === 0 ? 'none' : String(epochMaxMessages),
+  'EPOCH AGE': ({ epochMaxAgeSeconds: seconds }) =>
+    seconds === undefined ? 'none' : writeDuration(seconds),
+};
+
 /** A key version's columns. */
 export const KEY_VERSION: Columns<KeyVersion> = {
   NAME: ({ name }) => name,

@@ -204,6 +204,19 @@ export const limit = z
   .refine((limit) => limit >= 0 && Number.isSafeInteger(limit), 'must be 0 to 2^53 − 1')
   .transform((limit) => (limit === 0 ? null : limit));
 
+const MAX_EPOCH_MESSAGES = 100_000;
+/** For how many messages the key of an epoch is kept; null for 0. */
+export const epochMaxMessages = limit.refine(
+  (count) => count === null || count <= MAX_EPOCH_MESSAGES,
+  `must be 0 to ${MAX_EPOCH_MESSAGES}`,
+);
+const MAX_EPOCH_SECONDS = 3_600;
+/** For how long it is kept, in seconds; null when absent. */
+export const epochMaxAge = duration.refine(
+  (seconds) => seconds === null || (seconds >= 1 && seconds <= MAX_EPOCH_SECONDS),
+  'must be 1 second to 1 hour',
+);
+
 const DESTRUCTION_DAYS = { default: 30, least: 7, most: 120 };
 export const destructionWindow = z
   .number()
@@ -221,6 +234,8 @@ const MUTABLE_KEY_FIELDS = [
   'next_rotation_time',
   'rotation_usage_limit',
   'maintenance_paused',
+  'epoch_max_messages',
+  'epoch_max_age',
 ] as const;
 /** An update mask: which of these fields, at least one. */
 const maskOf = <Path extends string>(mutable: readonly Path[]) =>
@@ -247,6 +262,8 @@ export const keyToUpdate = z.object(
     nextRotationTime: time,
     rotationUsageLimit: limit,
     maintenancePaused: z.boolean(),
+    epochMaxMessages,
+    epochMaxAge,
   },
   'must be given',
 );

@@ -128,6 +128,8 @@ export function keyMessage({ tenant }: { readonly tenant: string }, record: KeyR
     nextRotationTime: optionalTime(record.nextRotationAt),
     rotationUsageLimit: record.rotationUsageLimit ?? 0,
     maintenancePaused: record.maintenancePaused,
+    epochMaxMessages: record.derivationEpoch?.maxMessages ?? 0,
+    epochMaxAge: record.derivationEpoch && duration(record.derivationEpoch.maxAgeSeconds * 1000),
     destroyTime: optionalTime(record.destroyAt),
     destroyEventTime: optionalTime(record.destroyedAt),
   };

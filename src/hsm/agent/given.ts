@@ -24,6 +24,7 @@ const ASKED_BY: Readonly<Record<OperationName, 'service' | 'operator'>> = {
   issueDataKeys: 'service',
   rewrap: 'service',
   forget: 'service',
+  forgetEpochs: 'service',
   hold: 'service',
   transfer: 'service',
   sealRecords: 'service',

@@ -192,7 +192,11 @@ const handlers: Handlers = {
     return {};
   },
   forget: (request) => serving().operations.forget(request),
-  measure: () => ({ keysLoaded: serving().operations.keysLoaded, operations: worked }),
+  forgetEpochs: (request) => serving().operations.forgetEpochs(request),
+  measure: () => {
+    const { keysLoaded, epochsKept } = serving().operations;
+    return { keysLoaded, epochsKept, operations: worked };
+  },
   random: (request) => serving().operations.random(request),
   report: ({ objects }) => report(serving().token, serving().settings, objects),
   inspectToken: (settings) => {

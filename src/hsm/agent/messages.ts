@@ -10,7 +10,9 @@ import type { Key } from 'graphene-pk11';
 import { KeywardError } from '../../errors.ts';
 import {
   type Binding,
+  beginEpoch,
   type Epochs,
+  epochNameOf,
   type MaterialHmac,
   type Message,
   open,
@@ -19,10 +21,12 @@ import {
   parseHeader,
   seal,
   sealAll,
+  sealWithin,
 } from '../ciphertext.ts';
 import type { SealedKeyVersion } from '../key-version.ts';
-import { ITEM_OUTCOME, type RequestOf } from '../protocol.ts';
+import { type EpochBounds, ITEM_OUTCOME, type RequestOf } from '../protocol.ts';
 import { AgentFailure } from './failure.ts';
+import type { EpochOwner, KeptEpochs } from './kept-epochs.ts';
 
 const PURPOSES = Object.values(PURPOSE);
 
@@ -35,6 +39,13 @@ export interface LoadedVersion {
   readonly hmac: MaterialHmac;
 }
 
+/** The epochs that an agent keeps, and those within whose bounds a version's are. */
+export interface Keeping {
+  readonly kept: KeptEpochs;
+  readonly owner: EpochOwner;
+  readonly bounds: EpochBounds;
+}
+
 /**
  * Keys of epochs that were derived to open several messages; of what did not open, derived again,
  * once for each epoch.
@@ -44,18 +55,35 @@ export interface OpenedEpochs {
   readonly again?: Epochs;
 }
 
-/** Overwrites the plaintext. */
+/** Overwrites the plaintext. Seals within an epoch that is kept, where keeping is given. */
 export function sealUnder(
   { version: { keyId, version }, hmac }: LoadedVersion,
   purpose: Purpose,
   binding: Binding,
   plaintext: Buffer,
+  keeping?: Keeping,
 ): Buffer {
+  const header = { purpose, keyId, version };
   try {
-    return seal({ purpose, keyId, version }, binding, plaintext, hmac);
+    return keeping === undefined
+      ? seal(header, binding, plaintext, hmac)
+      : keeping.kept.seal(keeping.owner, keeping.bounds, {
+          begin: () => beginEpoch(header, binding, plaintext, twice(hmac)),
+          seal: (epoch) => sealWithin(epoch, header, binding, plaintext),
+        });
   } finally {
     plaintext.fill(0);
   }
+}
+
+/** Asks twice: by one wrong answer of the token nothing of all that is sealed would ever open. */
+function twice(hmac: MaterialHmac): MaterialHmac {
+  return (input) => {
+    const [derived, again] = [hmac(input), hmac(input)];
+    if (!timingSafeEqual(derived, again)) throw contradiction();
+    again.fill(0);
+    return derived;
+  };
 }
 
 /** Overwrites the plaintexts. */
@@ -63,15 +91,8 @@ export function sealAllUnder(
   { version, tenant, hmac }: LoadedVersion,
   messages: readonly (Message & { readonly plaintext: Buffer })[],
 ): Buffer[] {
-  // Twice: by one wrong answer of the token nothing of all this would ever open.
-  const proven = (input: Buffer) => {
-    const [derived, again] = [hmac(input), hmac(input)];
-    if (!timingSafeEqual(derived, again)) throw contradiction();
-    again.fill(0);
-    return derived;
-  };
   try {
-    return sealAll(version, tenant, messages, proven);
+    return sealAll(version, tenant, messages, twice(hmac));
   } finally {
     for (const { plaintext } of messages) plaintext.fill(0);
   }
@@ -97,6 +118,26 @@ export function openUnder(
       cause: error,
     });
   }
+}
+
+/** As {@link openUnder}, and keeps the key of the epoch. */
+export function openKeeping(
+  loaded: LoadedVersion,
+  binding: Binding,
+  ciphertext: Buffer,
+  keeping: Keeping | undefined,
+): Buffer {
+  const salt = epochNameOf(ciphertext);
+  if (keeping === undefined || salt === undefined) return openUnder(loaded, binding, ciphertext);
+  const { kept, owner, bounds } = keeping;
+  return kept.open(owner, salt, bounds, (first) =>
+    openUnder(loaded, binding, ciphertext, { first }),
+  );
+}
+
+/** Overwrites the keys of epochs that were derived to open several messages. */
+export function wipeEpochs({ first, again }: OpenedEpochs): void {
+  for (const epochs of [first, again]) for (const key of epochs?.values() ?? []) key.wipe();
 }
 
 /**

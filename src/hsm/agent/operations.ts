@@ -5,7 +5,8 @@
  * before anything is used; what doesn't verify is asked of the token twice before a row or a caller
  * is blamed for it; plaintext is returned only by `open`, `issueDataKey` and their likes for many;
  * material exists outside a session object only wrapped, and an epoch's key only within one
- * operation. Knows no frame, no socket, no deadline.
+ * operation, or within the bounds that its key has for that (`kept-epochs.ts`). Knows no frame, no
+ * socket, no deadline.
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { type Key, MechanismEnum, type Session } from 'graphene-pk11';
@@ -22,19 +23,29 @@ import {
   sealedKeyVersion,
   sealInput,
 } from '../key-version.ts';
-import { ITEM_OUTCOME, type ReplyOf, type RequestOf, type ServeSettings } from '../protocol.ts';
+import {
+  type EpochBounds,
+  ITEM_OUTCOME,
+  type ReplyOf,
+  type RequestOf,
+  type ServeSettings,
+} from '../protocol.ts';
 import { recordSealInput } from '../record-seal.ts';
 import { AgentFailure } from './failure.ts';
+import { KeptEpochs } from './kept-epochs.ts';
 import {
   bindingOf,
   contradiction,
+  type Keeping,
   type LoadedVersion,
   type OpenedEpochs,
+  openKeeping,
   openUnder,
   outcomeOf,
   rewrapOne,
   sealAllUnder,
   sealUnder,
+  wipeEpochs,
 } from './messages.ts';
 import { HMAC_SHA512, transferTemplate, transferUnwrapTemplate, useTemplate } from './templates.ts';
 import type { FoundObject } from './token-objects.ts';
@@ -54,6 +65,7 @@ export class KeyOperations {
   #objects: ReadonlyMap<string, FoundObject>;
   /** Named by all of a sealed version's bytes: found only by exactly the row that was verified. */
   readonly #loaded: Lru<string, LoadedVersion>;
+  readonly #epochs = new KeptEpochs();
   /** What fell out of there under an operation that may still use it. */
   #outlived: Key[] | undefined;
 
@@ -70,6 +82,11 @@ export class KeyOperations {
   /** Key versions that are unwrapped. */
   get keysLoaded(): number {
     return this.#loaded.figures.size;
+  }
+
+  /** Epochs whose keys are kept. */
+  get epochsKept(): number {
+    return this.#epochs.size;
   }
 
   /**
@@ -93,6 +110,7 @@ export class KeyOperations {
     const kept = [...this.#objects.values()].filter(({ objectId }) => wanted.has(objectId));
     this.#objects = byId([...kept, ...found]);
     this.#loaded.evictWhere(({ version }) => !this.#objects.has(version.rootKeyId));
+    this.#epochs.forget();
     return [...this.#objects.values()];
   }
 
@@ -119,14 +137,26 @@ export class KeyOperations {
   seal(request: RequestOf<'seal'>): ReplyOf<'seal'> {
     const loaded = this.#load(request.keyVersion);
     const purpose = purposeOf(request.purpose);
-    return {
-      ciphertext: sealUnder(loaded, purpose, bindingOf(loaded, request), request.plaintext),
-    };
+    const binding = bindingOf(loaded, request);
+    const keeping = this.#keeping(request.keyVersion, loaded, request.epoch);
+    return { ciphertext: sealUnder(loaded, purpose, binding, request.plaintext, keeping) };
   }
 
   open(request: RequestOf<'open'>): ReplyOf<'open'> {
     const loaded = this.#load(request.keyVersion);
-    return { plaintext: openUnder(loaded, bindingOf(loaded, request), request.ciphertext) };
+    const keeping = this.#keeping(request.keyVersion, loaded, request.epoch);
+    const binding = bindingOf(loaded, request);
+    return { plaintext: openKeeping(loaded, binding, request.ciphertext, keeping) };
+  }
+
+  #keeping(
+    sealedVersion: Buffer,
+    { version: { keyId } }: LoadedVersion,
+    bounds: EpochBounds | undefined,
+  ): Keeping | undefined {
+    if (bounds === undefined) return undefined;
+    const owner = { version: sealedVersion.toString('latin1'), keyId };
+    return { kept: this.#epochs, owner, bounds };
   }
 
   issueDataKey(request: RequestOf<'issueDataKey'>): ReplyOf<'issueDataKey'> {
@@ -143,6 +173,7 @@ export class KeyOperations {
       subject: request.sourceSubject,
       contextDigest: request.sourceContextDigest,
       ciphertext: request.ciphertext,
+      epoch: request.sourceEpoch,
     });
     return this.seal({
       ...request,
@@ -159,17 +190,20 @@ export class KeyOperations {
   openAll({ keyVersion, items }: RequestOf<'openAll'>): ReplyOf<'openAll'> {
     const loaded = this.#load(keyVersion);
     const epochs: OpenedEpochs = { first: new Map(), again: new Map() };
-    return {
-      results: items.map(({ contextDigest, ciphertext }) => {
-        const binding = bindingOf(loaded, { ...OF_CALLERS, contextDigest });
-        try {
-          const plaintext = openUnder(loaded, binding, ciphertext, epochs);
-          return { outcome: ITEM_OUTCOME.done, plaintext };
-        } catch (error) {
-          return { outcome: outcomeOf(error), plaintext: NOTHING };
-        }
-      }),
+    const openOne = ({ contextDigest, ciphertext }: (typeof items)[number]) => {
+      const binding = bindingOf(loaded, { ...OF_CALLERS, contextDigest });
+      try {
+        const plaintext = openUnder(loaded, binding, ciphertext, epochs);
+        return { outcome: ITEM_OUTCOME.done, plaintext };
+      } catch (error) {
+        return { outcome: outcomeOf(error), plaintext: NOTHING };
+      }
     };
+    try {
+      return { results: items.map(openOne) };
+    } finally {
+      wipeEpochs(epochs);
+    }
   }
 
   issueDataKeys({ keyVersion, items }: RequestOf<'issueDataKeys'>): ReplyOf<'issueDataKeys'> {
@@ -376,6 +410,11 @@ export class KeyOperations {
   forget({ keyId }: RequestOf<'forget'>): ReplyOf<'forget'> {
     const name = keyId.length === 0 ? undefined : idFromBytes<KeyId>(keyId);
     this.#loaded.evictWhere(({ version }) => name === undefined || version.keyId === name);
+    return this.forgetEpochs({ keyId });
+  }
+
+  forgetEpochs({ keyId }: RequestOf<'forgetEpochs'>): ReplyOf<'forgetEpochs'> {
+    this.#epochs.forget(keyId.length === 0 ? undefined : idFromBytes<KeyId>(keyId));
     return {};
   }
 

@@ -86,6 +86,7 @@ export class Encryption {
         subject: NO_SUBJECT,
         contextDigest: contextDigest(request.context),
         plaintext: request.plaintext,
+        epoch: primary.epoch,
       },
       call.deadline,
     );
@@ -106,6 +107,7 @@ export class Encryption {
         subject: NO_SUBJECT,
         contextDigest: contextDigest(source.context),
         ciphertext: source.ciphertext,
+        epoch: loaded.epoch,
       },
       call.deadline,
     );
@@ -133,6 +135,7 @@ export class Encryption {
         contextDigest: contextDigest(request.context),
         length: request.length,
         reveal: request.reveal ? 1 : 0,
+        epoch: primary.epoch,
       },
       call.deadline,
     );
@@ -161,9 +164,11 @@ export class Encryption {
         sourceSubject: NO_SUBJECT,
         sourceContextDigest: contextDigest(request.source.context),
         ciphertext: request.source.ciphertext,
+        sourceEpoch: source.loaded.epoch,
         keyVersion: primary.sealed,
         subject: NO_SUBJECT,
         contextDigest: contextDigest(request.context),
+        epoch: primary.epoch,
       },
       call.deadline,
     );

@@ -17,10 +17,12 @@ import { monotonicNow } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import { encode } from '../../hsm/codec.ts';
 import { sealedKeyVersion } from '../../hsm/key-version.ts';
+import type { EpochBounds } from '../../hsm/protocol.ts';
 import type { KeyId, TenantId } from '../../ids.ts';
 import { type CacheFigures, Lru } from '../../lru.ts';
 import type { KeyName } from '../../names.ts';
 import type { Deadline, Tx } from '../../store/core/transaction.ts';
+import type { KeyStateRecord } from '../../store/keys/key-states.ts';
 import { findVersion, type KeyVersionRecord } from '../../store/keys/key-versions.ts';
 import { findKey, findKeyNamed, type KeyRecord } from '../../store/keys/keys.ts';
 import type { Remembered } from '../../store/revisions.ts';
@@ -51,6 +53,8 @@ export interface LoadedVersion {
   readonly record: KeyVersionRecord;
   /** The sealed version as agents read it, and as they name its handle. */
   readonly sealed: Buffer;
+  /** Within which bounds agents keep keys of its epochs, if they do. */
+  readonly epoch: EpochBounds | undefined;
 }
 
 /** A key and those of its versions that have been asked for. */
@@ -73,12 +77,15 @@ export interface KeyCacheParts {
   readonly limit: number;
   /** Returns whether this replica hears of changes. */
   readonly isFresh: () => boolean;
+  /** Hears of which key the state is forgotten, or that all are. */
+  readonly onForget: (keyId?: KeyId) => void;
 }
 
 /** Loads tenants, keys and versions once, and keeps them until they change. */
 export class KeyCache implements AgingCache {
   readonly #store: Store;
   readonly #isFresh: () => boolean;
+  readonly #onForget: (keyId?: KeyId) => void;
   readonly #states: KeyStates;
   readonly #tenantSeals: TenantSeals;
   readonly #tenants: Lru<string, Promise<TenantRecord | undefined>>;
@@ -90,11 +97,12 @@ export class KeyCache implements AgingCache {
   /** Counts how often a key's state was forgotten. */
   #forgotten = 0;
 
-  constructor({ store, states, tenantSeals, limit, isFresh }: KeyCacheParts) {
+  constructor({ store, states, tenantSeals, limit, isFresh, onForget }: KeyCacheParts) {
     this.#store = store;
     this.#states = states;
     this.#tenantSeals = tenantSeals;
     this.#isFresh = isFresh;
+    this.#onForget = onForget;
     this.#tenants = new Lru(limit);
     this.#keyIds = new Lru(limit);
     this.#keys = new Lru(limit);
@@ -179,7 +187,7 @@ export class KeyCache implements AgingCache {
       const record = await this.#store.readAlone(loadDeadline(), tenantId, (tx) =>
         findVersion(tx, tenantId, keyId, number),
       );
-      if (standsAs(stands, number, record)) return record && load(record);
+      if (standsAs(stands, number, record)) return record && load(record, stands);
       // It was changed since the key was loaded, or tampered with: the key's seal as it is now says
       // which.
       this.forget(tenantId, keyId);
@@ -194,11 +202,13 @@ export class KeyCache implements AgingCache {
   forget(tenantId: TenantId, keyId: KeyId): void {
     this.#forgotten += 1;
     this.#keys.delete(pathOf(tenantId, keyId));
+    this.#onForget(keyId);
   }
 
   /** Forgets all tenants' states. */
   forgetTenants(): void {
     this.#tenants.clear();
+    this.#onForget();
   }
 
   /** Forgets everything. */
@@ -207,6 +217,7 @@ export class KeyCache implements AgingCache {
     this.#keys.clear();
     this.#keyIds.clear();
     this.#tenants.clear();
+    this.#onForget();
   }
 
   *remembered(): Iterable<Remembered> {
@@ -305,7 +316,7 @@ export class KeyCache implements AgingCache {
 
   async #verify({ record, readAfter, deadline }: ReadKey): Promise<LoadedKey> {
     await this.#states.verify([record.sealed], { readAfter, deadline });
-    return { record, primary: load(record.primary), versions: new Map() };
+    return { record, primary: load(record.primary, record.sealed), versions: new Map() };
   }
 
   #requireFresh(): void {
@@ -319,8 +330,8 @@ async function required<T>(loading: Promise<T | undefined>): Promise<T> {
   return found;
 }
 
-function load(record: KeyVersionRecord): LoadedVersion {
-  return { record, sealed: encode(sealedKeyVersion, record) };
+function load(record: KeyVersionRecord, { derivationEpoch }: KeyStateRecord): LoadedVersion {
+  return { record, sealed: encode(sealedKeyVersion, record), epoch: derivationEpoch ?? undefined };
 }
 
 interface Cache<K, V> {

@@ -19,6 +19,7 @@ import {
   type TenantName,
 } from '../../names.ts';
 import { keyChanged } from '../../store/keys/key-content.ts';
+import type { DerivationEpochRecord } from '../../store/keys/key-states.ts';
 import {
   type KeyVersionRecord,
   listVersions,
@@ -53,6 +54,16 @@ import {
 import { findEnabledTenant, type QuotaLimits } from './usable.ts';
 
 const LONGEST_PERIOD_SECONDS = 10 * 366 * 86_400;
+/** How long agents keep the key of an epoch, unless it is given. */
+const EPOCH_SECONDS = 300;
+
+/** What callers set of a key. */
+export interface GivenKeySettings extends Omit<KeySettings, 'derivationEpoch'> {
+  /** Null: it has no derivation epochs. */
+  readonly epochMaxMessages: number | null;
+  /** Null: as long as it is unless it is given. */
+  readonly epochMaxAgeSeconds: number | null;
+}
 
 /** A version and how it was used. */
 export interface UsedKeyVersion {
@@ -85,7 +96,8 @@ export class Keys {
    * Creates a key with its version 1. Throws RESOURCE_NOT_FOUND for the tenant, RESOURCE_EXISTS for
    * the key, QUOTA_EXCEEDED.
    */
-  async create(call: Call, name: KeyName, settings: KeySettings): Promise<KeyRecord> {
+  async create(call: Call, name: KeyName, given: GivenKeySettings): Promise<KeyRecord> {
+    const settings = { ...settingsOf(given), derivationEpoch: epochOf(given, null) };
     this.#checkSchedule(settings);
     if (settings.nextRotationAt !== null && settings.rotationPeriodSeconds === null)
       throw invalidField('next_rotation_time', 'must come with a rotation_period');
@@ -130,15 +142,17 @@ export class Keys {
   }
 
   /**
-   * Changes what is given of a key's description, labels and schedule. Throws RESOURCE_NOT_FOUND,
-   * ETAG_MISMATCH, DESTRUCTION_UNDER_WAY, and INVALID_FIELD for a schedule that can't be.
+   * Changes what is given of a key's description, labels, schedule and derivation epochs. Throws
+   * RESOURCE_NOT_FOUND, ETAG_MISMATCH, DESTRUCTION_UNDER_WAY, and INVALID_FIELD for a schedule or
+   * epochs that can't be.
    */
   update(
     call: Call,
     name: KeyName,
     etag: string,
-    changes: Partial<KeySettings>,
+    given: Partial<GivenKeySettings>,
   ): Promise<KeyRecord> {
+    const changes = settingsOf(given);
     this.#checkSchedule(changes);
     return this.#change(call, name, etag, (tx, key) => {
       const { rotationPeriodSeconds = key.rotationPeriodSeconds, nextRotationAt } = changes;
@@ -149,7 +163,11 @@ export class Keys {
           'next_rotation_time',
           'must be given as long as there is a rotation_period',
         );
-      return updateKey(tx, key.tenantId, key.keyId, changes);
+      const { derivationEpoch } = key.sealed;
+      return updateKey(tx, key.tenantId, key.keyId, {
+        ...changes,
+        ...(changesEpoch(given) && { derivationEpoch: epochOf(given, derivationEpoch) }),
+      });
     });
   }
 
@@ -286,4 +304,32 @@ export class Keys {
 function bytesOf({ description, labels }: KeyRecord): number {
   const text = [description, ...Object.entries(labels).flat()];
   return text.reduce((bytes, each) => bytes + Buffer.byteLength(each) + 6, 1_024);
+}
+
+/** Returns what is given but for the epochs. */
+function settingsOf<Given extends Partial<GivenKeySettings>>({
+  epochMaxMessages: _,
+  epochMaxAgeSeconds: __,
+  ...settings
+}: Given): Omit<Given, 'epochMaxMessages' | 'epochMaxAgeSeconds'> {
+  return settings;
+}
+
+function changesEpoch({ epochMaxMessages, epochMaxAgeSeconds }: Partial<GivenKeySettings>) {
+  return epochMaxMessages !== undefined || epochMaxAgeSeconds !== undefined;
+}
+
+/** Throws INVALID_FIELD for an age without messages. */
+function epochOf(
+  given: Partial<GivenKeySettings>,
+  before: DerivationEpochRecord | null,
+): DerivationEpochRecord | null {
+  const { epochMaxMessages: maxMessages = before?.maxMessages ?? null, epochMaxAgeSeconds } = given;
+  if (maxMessages === null) {
+    if (epochMaxAgeSeconds != null)
+      throw invalidField('epoch_max_age', 'must come with epoch_max_messages');
+    return null;
+  }
+  const age = epochMaxAgeSeconds === undefined ? before?.maxAgeSeconds : epochMaxAgeSeconds;
+  return { maxMessages, maxAgeSeconds: age ?? EPOCH_SECONDS };
 }

@@ -179,6 +179,11 @@ const HSM = grouped('HSM', {
     labels: ['token'],
     help: 'key versions that agents hold unwrapped, as session objects, all agents together',
   },
+  keyward_hsm_epochs_kept: {
+    type: 'gauge',
+    labels: ['token'],
+    help: 'keys of derivation epochs that agents keep in memory, all agents together',
+  },
 });
 
 const DATABASE = grouped('Database', {

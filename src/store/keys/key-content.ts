@@ -23,7 +23,7 @@ export function keyChanged(before: KeyRecord | undefined, after: KeyRecord): Cha
 
 /** How it stands is said as it is sealed, whatever its row says besides. */
 function keyContent({ description, labels, sealed }: KeyRecord): object {
-  const { keyId, state, revision, primaryVersion, schedule, destroyAt } = sealed;
+  const { keyId, state, revision, primaryVersion, schedule, derivationEpoch, destroyAt } = sealed;
   return {
     keyId,
     state,
@@ -35,6 +35,8 @@ function keyContent({ description, labels, sealed }: KeyRecord): object {
     nextRotationTime: timeOf(schedule.nextRotationAt),
     rotationUsageLimit: numberOf(schedule.rotationUsageLimit),
     maintenancePaused: schedule.maintenancePaused,
+    epochMaxMessages: derivationEpoch?.maxMessages ?? null,
+    epochMaxAgeSeconds: derivationEpoch?.maxAgeSeconds ?? null,
     destroyTime: timeOf(destroyAt),
   };
 }

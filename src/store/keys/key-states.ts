@@ -34,6 +34,12 @@ export interface KeyScheduleRecord {
   readonly maintenancePaused: boolean;
 }
 
+/** Within which bounds agents keep keys of a key's epochs. */
+export interface DerivationEpochRecord {
+  readonly maxMessages: number;
+  readonly maxAgeSeconds: number;
+}
+
 /** How a key stands, of one instant. */
 export interface KeyStateRecord {
   readonly tenantId: TenantId;
@@ -47,6 +53,8 @@ export interface KeyStateRecord {
   /** All of them, in the order of their numbers. */
   readonly versions: readonly VersionStateRecord[];
   readonly schedule: KeyScheduleRecord;
+  /** Null for none. */
+  readonly derivationEpoch: DerivationEpochRecord | null;
   /** Both null where it isn't sealed. */
   readonly sealKeyId: SealKeyId | null;
   /** 32 bytes. */
@@ -62,6 +70,7 @@ export const STATE_COLUMNS = `k.primary_version, k.state_seal_key_id, k.state_se
     ${microseconds('k.destroy_at')} AS destroy_microseconds, k.rotation_period_seconds::text AS period_text,
     ${microseconds('k.next_rotation_at')} AS next_rotation_microseconds,
     k.rotation_usage_limit::text AS usage_limit_text, k.maintenance_paused,
+    k.epoch_max_messages, k.epoch_max_age_seconds,
     (SELECT string_agg(s.version || ' ' || s.state || coalesce(' ' || ${microseconds('s.destroy_at')}, ''), ','
        ORDER BY s.version)
      FROM key_versions s WHERE s.tenant_id = k.tenant_id AND s.key_id = k.key_id) AS version_states`;
@@ -79,6 +88,8 @@ export interface StateRow {
   next_rotation_microseconds: string | null;
   usage_limit_text: string | null;
   maintenance_paused: boolean;
+  epoch_max_messages: number | null;
+  epoch_max_age_seconds: number | null;
   version_states: string | null;
   state_seal_key_id: SealKeyId | null;
   state_seal: Buffer | null;
@@ -100,9 +111,19 @@ export function fromStateRow(row: StateRow): KeyStateRecord {
       rotationUsageLimit: numberOf(row.usage_limit_text),
       maintenancePaused: row.maintenance_paused,
     },
+    derivationEpoch: epochOf(row),
     sealKeyId: row.state_seal_key_id,
     seal: row.state_seal,
   };
+}
+
+/** Of one without the other: zero, which is no bound and has no seal. */
+function epochOf({
+  epoch_max_messages: maxMessages,
+  epoch_max_age_seconds: maxAgeSeconds,
+}: StateRow): DerivationEpochRecord | null {
+  if (maxMessages === null && maxAgeSeconds === null) return null;
+  return { maxMessages: maxMessages ?? 0, maxAgeSeconds: maxAgeSeconds ?? 0 };
 }
 
 function versionsOf(text: string | null): VersionStateRecord[] {

@@ -13,6 +13,7 @@ import { requireCurrentKeys } from '../hsm-token/token-objects.ts';
 import type { Store } from '../store.ts';
 import { countOf, requireRoom } from '../tenants/tenant-counts.ts';
 import {
+  type DerivationEpochRecord,
   fromStateRow,
   type KeyStateRecord,
   type LifecycleState,
@@ -45,6 +46,8 @@ export interface KeySettings {
   readonly rotationUsageLimit: number | null;
   /** The reconciler leaves it alone. */
   readonly maintenancePaused: boolean;
+  /** Null: each message's key is derived in the HSM. */
+  readonly derivationEpoch: DerivationEpochRecord | null;
 }
 
 export interface KeyRecord extends KeySettings {
@@ -89,6 +92,7 @@ const SELECT_KEYS = `SELECT k.name, k.state AS key_state, k.description, k.label
     ON v.tenant_id = k.tenant_id AND v.key_id = k.key_id AND v.version = k.primary_version`;
 
 function fromKeyRow(row: KeyRow): KeyRecord {
+  const sealed = fromStateRow(row);
   return {
     tenantId: row.tenant_id,
     keyId: row.key_id,
@@ -100,12 +104,13 @@ function fromKeyRow(row: KeyRow): KeyRecord {
     nextRotationAt: row.next_rotation_at,
     rotationUsageLimit: row.rotation_usage_limit,
     maintenancePaused: row.maintenance_paused,
+    derivationEpoch: sealed.derivationEpoch,
     revision: row.key_revision,
     primary: fromVersionRow(row),
     createdAt: row.key_created_at,
     destroyAt: row.key_destroy_at,
     destroyedAt: row.key_destroyed_at,
-    sealed: fromStateRow(row),
+    sealed,
   };
 }
 
@@ -129,7 +134,8 @@ export function newKeyState({
   settings,
   version: { tenantId, keyId, version, state },
 }: Omit<NewKey, 'stateSeal'>): Omit<KeyStateRecord, 'sealKeyId' | 'seal'> {
-  const { rotationPeriodSeconds, nextRotationAt, rotationUsageLimit, maintenancePaused } = settings;
+  const { rotationPeriodSeconds, nextRotationAt, rotationUsageLimit } = settings;
+  const { maintenancePaused, derivationEpoch } = settings;
   const bigint = (count: number | null) => (count === null ? null : BigInt(count));
   const schedule = {
     rotationPeriod: bigint(rotationPeriodSeconds),
@@ -139,7 +145,7 @@ export function newKeyState({
   };
   const versions = [{ version, state, destroyAt: null }];
   const key = { tenantId, keyId, name, revision: 1n, state: 'ENABLED', destroyAt: null } as const;
-  return { ...key, primaryVersion: version, versions, schedule };
+  return { ...key, primaryVersion: version, versions, schedule, derivationEpoch };
 }
 
 /** One rotation period from now, by the database's clock. */
@@ -172,8 +178,9 @@ export async function insertKey(
   await requireCurrentKeys(tx, key.version);
   const [inserted] = await tx.query<{ before: number }>(
     `INSERT INTO keys (tenant_id, key_id, name, description, labels, primary_version, rotation_period_seconds,
-       next_rotation_at, rotation_usage_limit, maintenance_paused, state_seal_key_id, state_seal)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+       next_rotation_at, rotation_usage_limit, maintenance_paused, state_seal_key_id, state_seal,
+       epoch_max_messages, epoch_max_age_seconds)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
      ON CONFLICT (tenant_id, name) DO NOTHING
      RETURNING ${countOf('keys')} AS before`,
     [
@@ -190,6 +197,8 @@ export async function insertKey(
       settings.maintenancePaused,
       key.version.sealKeyId,
       key.stateSeal,
+      settings.derivationEpoch?.maxMessages ?? null,
+      settings.derivationEpoch?.maxAgeSeconds ?? null,
     ],
   );
   if (inserted === undefined) throw new KeywardError('RESOURCE_EXISTS');
@@ -311,7 +320,7 @@ export async function insertPrimaryVersion(
   return expectKey(tx, version.tenantId, version.keyId);
 }
 
-const COLUMN_OF: Readonly<Record<keyof KeyChanges, string>> = {
+const COLUMN_OF: Readonly<Record<Exclude<keyof KeyChanges, 'derivationEpoch'>, string>> = {
   state: 'state',
   description: 'description',
   labels: 'labels',
@@ -330,13 +339,19 @@ export async function updateKey(
   changes: KeyChanges,
 ): Promise<KeyRecord> {
   const values: unknown[] = [tenantId, keyId];
-  const assignments = (Object.keys(COLUMN_OF) as (keyof KeyChanges)[])
+  const assignments = (Object.keys(COLUMN_OF) as (keyof typeof COLUMN_OF)[])
     .filter((name) => changes[name] !== undefined)
     .map((name) => {
       const value = name === 'labels' ? JSON.stringify(changes.labels) : changes[name];
       return `${COLUMN_OF[name]} = $${values.push(value)}`;
     });
   const { rotationPeriodSeconds: period, nextRotationAt, rotationUsageLimit } = changes;
+  const { derivationEpoch: epoch } = changes;
+  if (epoch !== undefined)
+    assignments.push(
+      `epoch_max_messages = $${values.push(epoch?.maxMessages ?? null)}`,
+      `epoch_max_age_seconds = $${values.push(epoch?.maxAgeSeconds ?? null)}`,
+    );
   if (rotationUsageLimit !== undefined) assignments.push('usage_limit_reached_at = NULL');
   if (period !== undefined && nextRotationAt === undefined)
     assignments.push(`next_rotation_at = ${AFTER_PERIOD(`$${values.push(period)}`)}`);

@@ -8,7 +8,12 @@
  */
 import type { KeyId } from '../../ids.ts';
 import type { Tx } from '../core/transaction.ts';
-import type { KeyStateRecord, LifecycleState, VersionStateRecord } from './key-states.ts';
+import type {
+  DerivationEpochRecord,
+  KeyStateRecord,
+  LifecycleState,
+  VersionStateRecord,
+} from './key-states.ts';
 
 /** A transaction in which the states of one key, which it has locked, may be changed. */
 export type StateTx = Tx & { readonly changes: KeyId; readonly draft: StateDraft };
@@ -21,6 +26,7 @@ interface KeyIntent {
   readonly nextRotationAt?: Date | null;
   readonly rotationUsageLimit?: number | null;
   readonly maintenancePaused?: boolean;
+  readonly derivationEpoch?: DerivationEpochRecord | null;
 }
 
 /** How a key is meant to stand. */
@@ -51,7 +57,9 @@ export class StateDraft {
   changeKey(intent: KeyIntent): void {
     const { schedule } = this.#state;
     const { state, destroyAt, rotationPeriodSeconds: period, nextRotationAt } = intent;
+    const { derivationEpoch } = intent;
     this.#put({
+      ...(derivationEpoch !== undefined && { derivationEpoch }),
       ...(state !== undefined && { state }),
       ...(destroyAt !== undefined && { destroyAt: microseconds(destroyAt) }),
       schedule: {

@@ -32,6 +32,7 @@ const schedule: fc.Arbitrary<KeySchedule> = fc.record({
   rotationUsageLimit: count,
   maintenancePaused: fc.boolean(),
 });
+const epochBound = fc.integer({ min: 1, max: 2 ** 32 - 1 });
 const keyState: fc.Arbitrary<KeyState> = fc.record({
   tenantId: uuid<TenantId>(),
   keyId: uuid<KeyId>(),
@@ -42,6 +43,7 @@ const keyState: fc.Arbitrary<KeyState> = fc.record({
   primaryVersion: versionNumber,
   versions,
   schedule,
+  derivationEpoch: fc.option(fc.record({ maxMessages: epochBound, maxAgeSeconds: epochBound })),
 });
 
 const text = (value: unknown) =>
@@ -111,6 +113,9 @@ describe('how a key stands, as bytes', () => {
       { schedule: { ...sound.schedule, rotationPeriod: 0n } },
       { schedule: { ...sound.schedule, rotationUsageLimit: -1n } },
       { schedule: { ...sound.schedule, nextRotationAt: 1n << 64n } },
+      { derivationEpoch: { maxMessages: 0, maxAgeSeconds: 60 } },
+      { derivationEpoch: { maxMessages: 1_000, maxAgeSeconds: -1 } },
+      { derivationEpoch: { maxMessages: 2 ** 32, maxAgeSeconds: 60 } },
     ])
       assert.throws(() => encodeKeyState({ ...sound, ...wrong }), RangeError, text(wrong));
   });
@@ -140,6 +145,7 @@ const EXAMPLE = {
       rotationUsageLimit: null,
       maintenancePaused: false,
     },
+    derivationEpoch: null,
   },
   content:
     '6eabe15a6bf640d1b6d8bf485b3e2f053bbcb5e86f314d00a771acdd58a64a7600066f7264657273000000000000000501000000000000000000000000033f2e21720ca04c8697cd65d66fbbcc8aad65eaf65208a4b48b29960bfcbcc77d000000000076a7000100064e5ac3d80000000000000000000000',

@@ -129,6 +129,9 @@ const warrant = fc.record(
 const orNone = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined });
 const head = fc.record({ generation: fc.nat(), treeSize: fc.maxSafeNat(), rootHash: text }, plain);
 
+/** The bounds of a key's epochs, or none. */
+const epoch = orNone(fc.record({ maxMessages: u32, maxAgeSeconds: u32 }, plain));
+
 /** Several items of an operation on many. */
 const itemsOf = <Rest>(rest: fc.Arbitrary<Rest>) =>
   fc.array(
@@ -151,9 +154,9 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
   ),
   initializeToken: fc.record({ ...token, environmentId, recorded: objects }, plain),
   createKeyVersion: fc.record(identity, plain),
-  seal: fc.record({ ...bound, purpose: u8, plaintext: bytesUpTo(300) }, plain),
-  open: fc.record({ ...bound, ciphertext: bytesUpTo(300) }, plain),
-  issueDataKey: fc.record({ ...bound, purpose: u8, length: u32, reveal: u8 }, plain),
+  seal: fc.record({ ...bound, purpose: u8, plaintext: bytesUpTo(300), epoch }, plain),
+  open: fc.record({ ...bound, ciphertext: bytesUpTo(300), epoch }, plain),
+  issueDataKey: fc.record({ ...bound, purpose: u8, length: u32, reveal: u8, epoch }, plain),
   reseal: fc.record(
     {
       ...bound,
@@ -161,6 +164,8 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
       sourceSubject: bytes(16),
       sourceContextDigest: bytes(32),
       ciphertext: bytesUpTo(300),
+      sourceEpoch: epoch,
+      epoch,
     },
     plain,
   ),
@@ -273,6 +278,7 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
   destroyTokenKeys: fc.record({ ...token, environmentId, objects }, plain),
   measure: fc.record({}, plain),
   forget: fc.record({ keyId: fc.oneof(bytes(0), bytes(16)) }, plain),
+  forgetEpochs: fc.record({ keyId: fc.oneof(bytes(0), bytes(16)) }, plain),
   random: fc.record({ length: u32 }, plain),
   deriveMaskKey: fc.record({ tenantId: uuid<TenantId>(), period: u32 }, plain),
   deriveWriterKey: fc.record(
@@ -450,6 +456,7 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
   createTokenKey: fc.record({}, plain),
   destroyTokenKeys: fc.record({ destroyed: fc.nat() }, plain),
   forget: fc.record({}, plain),
+  forgetEpochs: fc.record({}, plain),
   random: fc.record({ bytes: bytesUpTo(300) }, plain),
   deriveMaskKey: fc.record({ key: bytes(32) }, plain),
   deriveWriterKey: fc.record({ key: fc.oneof(bytes(0), bytes(32)), maskKeyId: uuid() }, plain),
@@ -492,6 +499,7 @@ const replies: { readonly [Name in OperationName]: fc.Arbitrary<ReplyOf<Name>> }
   measure: fc.record(
     {
       keysLoaded: fc.nat(),
+      epochsKept: fc.nat(),
       operations: fc.dictionary(
         text,
         fc.record({ count: fc.nat(), seconds: fc.nat() }, plain),

@@ -22,12 +22,15 @@ export const keyService = {
         rotationPeriod: field.duration,
         nextRotationTime: field.time,
         rotationUsageLimit: field.limit,
+        epochMaxMessages: field.epochMaxMessages,
+        epochMaxAge: field.epochMaxAge,
         requestId: field.requestId,
       })
-      .transform(({ rotationPeriod, nextRotationTime, ...rest }) => ({
+      .transform(({ rotationPeriod, nextRotationTime, epochMaxAge, ...rest }) => ({
         ...rest,
         rotationPeriodSeconds: rotationPeriod,
         nextRotationAt: nextRotationTime,
+        epochMaxAgeSeconds: epochMaxAge,
       })),
     message: (key, { parent }) => keyMessage(parent, key),
   }),
@@ -78,6 +81,8 @@ export const keyService = {
           next_rotation_time: { nextRotationAt: key.nextRotationTime },
           rotation_usage_limit: { rotationUsageLimit: key.rotationUsageLimit },
           maintenance_paused: { maintenancePaused: key.maintenancePaused },
+          epoch_max_messages: { epochMaxMessages: key.epochMaxMessages },
+          epoch_max_age: { epochMaxAgeSeconds: key.epochMaxAge },
         };
         const changes = Object.assign({}, ...updateMask.map((path) => settings[path]));
         return { name: key.name, etag: key.etag, requestId, changes };
