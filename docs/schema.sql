@@ -599,6 +599,8 @@ CREATE TABLE keys (
   destroyed_at timestamp with time zone,
   state_seal_key_id uuid,
   state_seal bytea,
+  epoch_max_messages integer,
+  epoch_max_age_seconds integer,
   CONSTRAINT keys_pkey PRIMARY KEY (tenant_id, key_id),
   CONSTRAINT keys_key_id_key UNIQUE (key_id),
   CONSTRAINT keys_tenant_id_name_key UNIQUE (tenant_id, name),
@@ -606,6 +608,9 @@ CREATE TABLE keys (
   CONSTRAINT keys_description_check CHECK ((char_length(description) <= 1024)),
   CONSTRAINT keys_destroy_at_check CHECK (((state <> 'DESTROY_SCHEDULED'::text) OR (destroy_at IS NOT NULL))),
   CONSTRAINT keys_destroyed_at_check CHECK (((state = 'DESTROYED'::text) = (destroyed_at IS NOT NULL))),
+  CONSTRAINT keys_epoch_check CHECK (((epoch_max_messages IS NULL) = (epoch_max_age_seconds IS NULL))),
+  CONSTRAINT keys_epoch_max_age_seconds_check CHECK (((epoch_max_age_seconds >= 1) AND (epoch_max_age_seconds <= 3600))),
+  CONSTRAINT keys_epoch_max_messages_check CHECK (((epoch_max_messages >= 1) AND (epoch_max_messages <= 100000))),
   CONSTRAINT keys_labels_check CHECK ((jsonb_typeof(labels) = 'object'::text)),
   CONSTRAINT keys_name_check CHECK ((name ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
   CONSTRAINT keys_rotation_period_seconds_check CHECK ((rotation_period_seconds > 0)),
@@ -633,6 +638,8 @@ GRANT UPDATE (state_seal_key_id) ON keys TO keyward_reconciler;
 GRANT UPDATE (usage_limit_reached_at) ON keys TO keyward_reconciler;
 GRANT UPDATE (description) ON keys TO keyward_service;
 GRANT UPDATE (destroy_at) ON keys TO keyward_service;
+GRANT UPDATE (epoch_max_age_seconds) ON keys TO keyward_service;
+GRANT UPDATE (epoch_max_messages) ON keys TO keyward_service;
 GRANT UPDATE (labels) ON keys TO keyward_service;
 GRANT UPDATE (maintenance_paused) ON keys TO keyward_service;
 GRANT UPDATE (next_rotation_at) ON keys TO keyward_service;

@@ -345,7 +345,7 @@ function composeMemory(
   const cache = new KeyCache({
     ...{ store, states, tenantSeals, limit: KEYWARD_KEY_CACHE, isFresh },
     // Agents keep keys of epochs for no longer than this replica keeps how their key stands.
-    onForget: (keyId) => agents.forgetEpochs(keyId),
+    onForget: (ofId) => agents.forgetEpochs(ofId),
   });
   const policies = new Policies({ store, agents, isFresh, limit: KEYWARD_POLICY_CACHE, alerts });
   const rules = new RuleBook({
@@ -366,7 +366,7 @@ function composeMemory(
     if (kind === 'access') policies.forget(tenantId);
     else if (kind === 'approvalRules') rules.forget(tenantId);
     else if (kind === 'canaries') canaries.forget();
-    else if (kind === 'tenant') cache.forgetTenants();
+    else if (kind === 'tenant') cache.forgetTenants(tenantId);
     else if (kind === 'versions' || kind === 'shredded') cache.clear();
     else if (kind !== 'token') cache.forget(tenantId, subjectId as KeyId);
     if (kind === 'destroyed') void agents.forget(subjectId as KeyId);

@@ -9,7 +9,7 @@
  */
 import { monotonicNow } from '../call.ts';
 import { KeywardError, type Reason, toKeywardError } from '../errors.ts';
-import { type AnyId, idToBytes, type KeyId } from '../ids.ts';
+import { type AnyId, idToBytes, type KeyId, type TenantId } from '../ids.ts';
 import type { Alerts } from '../signals/alerts.ts';
 import { traced } from '../signals/tracing.ts';
 import { AgentMeasurements, type OperationFigures } from './agent-figures.ts';
@@ -273,12 +273,12 @@ export class HsmAgents {
   }
 
   /**
-   * Has every agent overwrite the keys of a key's epochs, or of all keys', and again once no call is
-   * under way that began before this, since that can bring one back. As {@link HsmAgents.forget} for
-   * an agent that doesn't do it.
+   * Has every agent overwrite the keys of a tenant's or a key's epochs, or of all, and again once no
+   * call is under way that began before this, since that can bring one back. As
+   * {@link HsmAgents.forget} for an agent that doesn't do it.
    */
-  forgetEpochs(keyId?: KeyId): void {
-    const request = { keyId: keyId === undefined ? Buffer.alloc(0) : idToBytes(keyId) };
+  forgetEpochs(ofId?: TenantId | KeyId): void {
+    const request = { ofId: ofId === undefined ? Buffer.alloc(0) : idToBytes(ofId) };
     const tellAll = () => {
       const deadline = monotonicNow() + this.#options.callTimeoutMs;
       for (const agent of this.#pool.ready)

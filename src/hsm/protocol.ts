@@ -341,8 +341,8 @@ export const OPERATIONS = {
   ),
   /** Destroys the session objects of a key's versions, or of all keys if the id is empty. */
   forget: operation(10, struct({ keyId: bytes }), struct({})),
-  /** Overwrites the keys of a key's epochs, or of all keys' if the id is empty. */
-  forgetEpochs: operation(34, struct({ keyId: bytes }), struct({})),
+  /** Overwrites the keys of a tenant's or a key's epochs, or of all if the id is empty. */
+  forgetEpochs: operation(34, struct({ ofId: bytes }), struct({})),
   /**
    * Looks for the environment's objects as they are recorded now, and uses those from then on, and
    * no others.

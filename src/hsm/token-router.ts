@@ -8,7 +8,7 @@
  * without this. Doesn't know which setting means which token.
  */
 import { KeywardError } from '../errors.ts';
-import { type AnyId, idToBytes, type KeyId, type TokenId } from '../ids.ts';
+import { type AnyId, idToBytes, type KeyId, type TenantId, type TokenId } from '../ids.ts';
 import type { AgentLog } from './agent-pool.ts';
 import type { AgentRuleReport } from './agent-rule.ts';
 import type { HsmAgents } from './agents.ts';
@@ -214,8 +214,8 @@ export class TokenRouter implements Agents {
     await Promise.all([...this.#pools.values()].map((pool) => pool.forget(keyId)));
   }
 
-  forgetEpochs(keyId?: KeyId): void {
-    for (const pool of this.#pools.values()) pool.forgetEpochs(keyId);
+  forgetEpochs(ofId?: TenantId | KeyId): void {
+    for (const pool of this.#pools.values()) pool.forgetEpochs(ofId);
   }
 
   async stop(): Promise<void> {

@@ -226,6 +226,28 @@ describe('a schedule', () => {
     );
   });
 
+  it('has epochs beside it, which are given to a new key, changed in what is named, and shown', async () => {
+    fake.handlers['CreateKey'] = () => scheduled;
+    await keyward(`keys create ${KEY} --epoch-messages 1000 --epoch-age 5m`);
+    const { epochMaxMessages, epochMaxAge } = fake.seen['CreateKey'] ?? {};
+    assert.deepEqual([epochMaxMessages, epochMaxAge], [1_000, { seconds: 300, nanos: 0 }]);
+    fake.handlers['UpdateKey'] = () => ({ ...scheduled, epochMaxMessages: 1_000, epochMaxAge });
+    const cases: [args: string, fields: object][] = [
+      ['--messages 1000', { epoch_max_messages: 1_000 }],
+      ['--age 45s', { epoch_max_age: { seconds: 45, nanos: 0 } }],
+      ['--messages 0', { epoch_max_messages: 0 }],
+    ];
+    for (const [args, fields] of cases) {
+      const { code, stdout } = await keyward(`keys epochs ${KEY} ${args} --etag k1`);
+      assert.equal(code, 0);
+      assert.deepEqual(updated(), { name: KEY, etag: 'k1', ...fields }, args);
+      assert.match(stdout, /^NAME +STATE +EPOCH MESSAGES +EPOCH AGE\n.* ENABLED +1000 +5m\n$/);
+    }
+    const { code, stderr } = await keyward(`keys epochs ${KEY}`);
+    assert.equal(code, 2);
+    assert.match(stderr, /no change is named; give --messages or --age/);
+  });
+
   it('is paused and resumed for one key', async () => {
     for (const [word, maintenance_paused] of [
       ['pause', true],

@@ -472,7 +472,7 @@ describe('an epoch that is kept', () => {
   };
   const saltOf = (ciphertext: Buffer) => ciphertext.toString('hex', 24, 56);
   const suiteOf = (ciphertext: Buffer) => ciphertext[1];
-  const forget = (id: Buffer) => agents.call('forgetEpochs', { keyId: id }, soon());
+  const forget = (id: Buffer) => agents.call('forgetEpochs', { ofId: id }, soon());
   const forgotten = async () => {
     await forget(Buffer.alloc(0));
     // Unwraps the version where that has not been done.
@@ -553,7 +553,12 @@ describe('an epoch that is kept', () => {
     assert.equal(await openOne(mine), 'x');
     assert.equal(faults.met(), 3);
     await agents.forget(ofAnotherKey.keyId);
-    assert.notEqual(saltOf(await sealOne('x', ofAnotherKey)), saltOf(others));
+    const next = await sealOne('x', ofAnotherKey);
+    assert.notEqual(saltOf(next), saltOf(others));
+    await forget(idToBytes(newId<TenantId>()));
+    assert.equal(saltOf(await sealOne('x', ofAnotherKey)), saltOf(next));
+    await forget(idToBytes(tenantId));
+    assert.notEqual(saltOf(await sealOne('x', ofAnotherKey)), saltOf(next));
   });
 
   test('issues data keys and takes what is re-encrypted, whose plaintexts are not shown', async () => {

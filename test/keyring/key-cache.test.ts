@@ -71,10 +71,10 @@ const cacheOver = (from: Store, states: KeyStates, isFresh = () => true) =>
     tenantSeals: new TenantSeals({ store: from, agents, sealKeys, alerts: NO_ALERTS }),
     limit: 100,
     isFresh,
-    onForget: (keyId) => forgotten.push(keyId),
+    onForget: (ofId) => forgotten.push(ofId),
   });
-/** Of which keys caches were told to forget the state; undefined for all. */
-const forgotten: (KeyId | undefined)[] = [];
+/** Of which tenants and keys caches have forgotten the state; undefined for all. */
+const forgotten: (TenantId | KeyId | undefined)[] = [];
 const newCache = (fresh = true) => cacheOver(store, newStates(), () => fresh);
 
 test('another tenant that asks for a key first does not make it absent for its owner', async () => {

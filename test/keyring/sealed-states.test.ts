@@ -123,6 +123,8 @@ const CHANGES: Readonly<Record<string, (keys: Keys) => string>> = {
     `UPDATE keys SET rotation_usage_limit = 1e9 ${WHERE(keys)}`,
   'that the service is to leave it alone': (keys) =>
     `UPDATE keys SET maintenance_paused = true ${WHERE(keys)}`,
+  'that agents keep keys of its epochs': (keys) =>
+    `UPDATE keys SET epoch_max_messages = 100000, epoch_max_age_seconds = 3600 ${WHERE(keys)}`,
   'the seal': (keys) => `UPDATE keys SET state_seal = sha256(state_seal) ${WHERE(keys)}`,
   'what sealed it': (keys) =>
     `UPDATE keys SET state_seal_key_id = gen_random_uuid() ${WHERE(keys)}`,

@@ -9,7 +9,7 @@
  * - Derives nothing, and knows neither token nor session: what it keeps is brought to it.
  */
 import { monotonicNow } from '../../call.ts';
-import type { KeyId } from '../../ids.ts';
+import type { KeyId, TenantId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
 import type { Epoch, Epochs } from '../ciphertext.ts';
 import type { EpochBounds } from '../protocol.ts';
@@ -21,6 +21,7 @@ const KEPT = 1_000;
 export interface EpochOwner {
   /** All of a sealed version's bytes: found only by exactly the row that was verified. */
   readonly version: string;
+  readonly tenantId: TenantId;
   readonly keyId: KeyId;
 }
 
@@ -86,9 +87,11 @@ export class KeptEpochs {
     }
   }
 
-  /** Overwrites the keys of a key's epochs, or of all. */
-  forget(keyId?: KeyId): void {
-    this.#kept.evictWhere((kept) => keyId === undefined || kept.keyId === keyId);
+  /** Overwrites the keys of a tenant's or a key's epochs, or of all. */
+  forget(whose?: TenantId | KeyId): void {
+    this.#kept.evictWhere(
+      ({ tenantId, keyId }) => whose === undefined || tenantId === whose || keyId === whose,
+    );
   }
 
   #keep(owner: EpochOwner, epoch: Epoch, { maxAgeSeconds }: EpochBounds): Kept {

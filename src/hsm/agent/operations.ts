@@ -10,7 +10,14 @@
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { type Key, MechanismEnum, type Session } from 'graphene-pk11';
-import { idFromBytes, idToBytes, type KeyId, type RootKeyId, type SealKeyId } from '../../ids.ts';
+import {
+  idFromBytes,
+  idToBytes,
+  type KeyId,
+  type RootKeyId,
+  type SealKeyId,
+  type TenantId,
+} from '../../ids.ts';
 import { Lru } from '../../lru.ts';
 import { NO_SUBJECT, PURPOSE, type Purpose, parseHeader } from '../ciphertext.ts';
 import { decode, encode } from '../codec.ts';
@@ -151,11 +158,11 @@ export class KeyOperations {
 
   #keeping(
     sealedVersion: Buffer,
-    { version: { keyId } }: LoadedVersion,
+    { version: { tenantId, keyId } }: LoadedVersion,
     bounds: EpochBounds | undefined,
   ): Keeping | undefined {
     if (bounds === undefined) return undefined;
-    const owner = { version: sealedVersion.toString('latin1'), keyId };
+    const owner = { version: sealedVersion.toString('latin1'), tenantId, keyId };
     return { kept: this.#epochs, owner, bounds };
   }
 
@@ -410,11 +417,11 @@ export class KeyOperations {
   forget({ keyId }: RequestOf<'forget'>): ReplyOf<'forget'> {
     const name = keyId.length === 0 ? undefined : idFromBytes<KeyId>(keyId);
     this.#loaded.evictWhere(({ version }) => name === undefined || version.keyId === name);
-    return this.forgetEpochs({ keyId });
+    return this.forgetEpochs({ ofId: keyId });
   }
 
-  forgetEpochs({ keyId }: RequestOf<'forgetEpochs'>): ReplyOf<'forgetEpochs'> {
-    this.#epochs.forget(keyId.length === 0 ? undefined : idFromBytes<KeyId>(keyId));
+  forgetEpochs({ ofId }: RequestOf<'forgetEpochs'>): ReplyOf<'forgetEpochs'> {
+    this.#epochs.forget(ofId.length === 0 ? undefined : idFromBytes<KeyId | TenantId>(ofId));
     return {};
   }
 

@@ -77,15 +77,15 @@ export interface KeyCacheParts {
   readonly limit: number;
   /** Returns whether this replica hears of changes. */
   readonly isFresh: () => boolean;
-  /** Hears of which key the state is forgotten, or that all are. */
-  readonly onForget: (keyId?: KeyId) => void;
+  /** Hears of which tenant or key the state is forgotten, or that all are. */
+  readonly onForget: (ofId?: TenantId | KeyId) => void;
 }
 
 /** Loads tenants, keys and versions once, and keeps them until they change. */
 export class KeyCache implements AgingCache {
   readonly #store: Store;
   readonly #isFresh: () => boolean;
-  readonly #onForget: (keyId?: KeyId) => void;
+  readonly #onForget: KeyCacheParts['onForget'];
   readonly #states: KeyStates;
   readonly #tenantSeals: TenantSeals;
   readonly #tenants: Lru<string, Promise<TenantRecord | undefined>>;
@@ -205,10 +205,10 @@ export class KeyCache implements AgingCache {
     this.#onForget(keyId);
   }
 
-  /** Forgets all tenants' states. */
-  forgetTenants(): void {
+  /** Forgets all tenants' states, of which this one's has changed, where one is named. */
+  forgetTenants(tenantId?: TenantId): void {
     this.#tenants.clear();
-    this.#onForget();
+    this.#onForget(tenantId);
   }
 
   /** Forgets everything. */

@@ -202,7 +202,7 @@ export class Tenants {
         return decide(tenant);
       }),
     );
-    cache.forgetTenants();
+    cache.forgetTenants(tenantId);
     return changed;
   }
 }

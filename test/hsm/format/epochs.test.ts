@@ -16,7 +16,7 @@ import {
   sealWithin,
 } from '../../../src/hsm/ciphertext.ts';
 import { EpochKey } from '../../../src/hsm/epoch-key.ts';
-import { idFromBytes, type KeyId, newId } from '../../../src/ids.ts';
+import { idFromBytes, type KeyId, newId, type TenantId } from '../../../src/ids.ts';
 import * as again from '../../golden/recompute.ts';
 import { bytes, bytesUpTo, hmacOf, message, PURPOSES } from './sealing.ts';
 
@@ -103,7 +103,12 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 
 describe('the epochs that an agent keeps', () => {
   const keys = [newId<KeyId>(), newId<KeyId>()];
-  const ownerOf = (version: number) => ({ version: `v${version}`, keyId: keys[version] as KeyId });
+  const tenantId = newId<TenantId>();
+  const ownerOf = (version: number) => ({
+    version: `v${version}`,
+    tenantId,
+    keyId: keys[version] as KeyId,
+  });
 
   it('are used within their bounds, wiped at their ends, and no more than there may be', () => {
     fc.assert(

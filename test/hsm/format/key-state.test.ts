@@ -163,6 +163,9 @@ describe('the example of docs/ciphertext.md', () => {
   it('is what the service computes', () => {
     const content = encodeKeyState(EXAMPLE.state);
     assert.deepEqual([content.toString('hex'), seal(content)], [EXAMPLE.content, EXAMPLE.seal]);
+    const derivationEpoch = { maxMessages: 1_000, maxAgeSeconds: 300 };
+    const withEpochs = encodeKeyState({ ...EXAMPLE.state, derivationEpoch });
+    assert.equal(withEpochs.toString('hex'), `${EXAMPLE.content}000003e80000012c`);
   });
 
   it('is what an implementation written from the page computes', () => {

@@ -87,7 +87,7 @@ describe('a process that is started twice from one snapshot', () => {
   /** The next message of the process, or what is before it in its epoch, each in its own run. */
   async function nextOf(
     messages: readonly Message[],
-    how: 'alone' | 'after another' = 'alone',
+    how: 'alone' | 'after another' | 'later in an epoch' = 'alone',
   ): Promise<Buffer[]> {
     const source = `
       import crypto from 'node:crypto';
@@ -96,7 +96,7 @@ describe('a process that is started twice from one snapshot', () => {
       crypto.randomFillSync = repeat;
       crypto.randomBytes = (length) => repeat(Buffer.alloc(length));
       syncBuiltinESMExports();
-      const { seal, sealAll } = await import(${JSON.stringify(CIPHERTEXT)});
+      const { beginEpoch, seal, sealAll, sealWithin } = await import(${JSON.stringify(CIPHERTEXT)});
       const { header, tenant, subject, contextDigest, plaintext } = JSON.parse(process.argv[1],
         (_, value) => value?.type === 'Buffer' ? Buffer.from(value.data) : value);
       const hmac = () => Buffer.alloc(64);
@@ -105,6 +105,11 @@ describe('a process that is started twice from one snapshot', () => {
       const ciphertext = {
         alone: () => seal(header, { tenant, subject, contextDigest }, plaintext, hmac),
         'after another': () => sealAll(header, tenant, [other, own], hmac)[0],
+        'later in an epoch': () => {
+          const first = { tenant, subject: Buffer.alloc(16), contextDigest: Buffer.alloc(32) };
+          const epoch = beginEpoch({ ...header, purpose: 1 }, first, other.plaintext, hmac);
+          return sealWithin(epoch, header, { tenant, subject, contextDigest }, plaintext);
+        },
       }[${JSON.stringify(how)}]();
       process.stdout.write(ciphertext.toString('hex'));`;
     return Promise.all(
@@ -157,6 +162,16 @@ describe('a process that is started twice from one snapshot', () => {
     // What differs is not in the ciphertext that is looked at, but in the next one of its epoch.
     const ciphertexts = await nextOf([...different, message], 'after another');
     assert.equal(new Set(ciphertexts.map(saltOf)).size, different.length);
+    assert.deepEqual(ciphertexts.at(-1), ciphertexts[0]);
+  });
+
+  it('makes no two messages of one IV in an epoch that it goes on with twice, and may repeat one', async () => {
+    // The epoch was begun before the snapshot: its salt is the same, whatever comes then.
+    const ciphertexts = await nextOf([...different, message], 'later in an epoch');
+    const ofOneSalt = Map.groupBy(ciphertexts.slice(0, -1), saltOf);
+    assert.ok([...ofOneSalt.values()].some(({ length }) => length >= 7));
+    for (const some of ofOneSalt.values())
+      assert.equal(new Set(some.map((each) => each.toString('hex', 56, 68))).size, some.length);
     assert.deepEqual(ciphertexts.at(-1), ciphertexts[0]);
   });
 });
