@@ -117,7 +117,7 @@ function addCreateKey(keys: Command): void {
       'have HSM agents keep the key of an epoch for this many messages; see SECURITY.md',
       count,
     )
-    .option('--epoch-age <duration>', 'and for so long (default: 5m)', duration)
+    .option('--epoch-age <duration>', 'and for this time at most (default: 5m)', duration)
     .action((key: string, _options, command: Command) =>
       withClient<ScheduledKeyOptions>(command, async (keyward, { output, tenant, ...options }) => {
         const name = keyName(key, tenant);
@@ -206,7 +206,7 @@ function addEpochs(keys: Command): void {
   withEtag(keys.command('epochs <key>'))
     .description("have HSM agents keep the keys of a key's derivation epochs, or no longer")
     .option('--messages <count>', 'for this many messages; 0 for no epochs', count)
-    .option('--age <duration>', 'and for so long: 45s, 5m, up to 1h', duration)
+    .option('--age <duration>', 'and for this time at most: 45s, 5m, up to 1h', duration)
     .addHelpText(
       'after',
       '\nFor HSMs that are slow or far away. SECURITY.md states what an attacker gains who reads ' +
