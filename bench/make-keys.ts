@@ -132,6 +132,7 @@ function scheduled() {
   const nextRotationAt = new Date(Date.now() + ROTATION_MS * (1 - Math.random() / 2));
   return {
     ...{ description: '', labels: {}, rotationUsageLimit: null, maintenancePaused: false },
+    derivationEpoch: null,
     ...{ rotationPeriodSeconds: ROTATION_MS / 1_000, nextRotationAt },
   };
 }

@@ -1,7 +1,8 @@
--- Derivation epochs: within which bounds agents keep the key that a key's messages are derived from.
+-- Derivation epochs: within which bounds agents keep the key that a key's messages are derived
+-- from.
 --
--- Runs under release 0.2.0, whose code knows of none: it refuses a key that has them, since the seal
--- of its state has them too, and goes on with all others.
+-- Runs under release 0.2.0, whose code knows of none: it refuses a key that has them, since the
+-- seal of its state has them too, and goes on with all others.
 
 ALTER TABLE keys
   ADD COLUMN epoch_max_messages integer CHECK (epoch_max_messages BETWEEN 1 AND 100000),

@@ -273,8 +273,8 @@ export class HsmAgents {
   }
 
   /**
-   * Has every agent overwrite the keys of a tenant's or a key's epochs, or of all, and again once no
-   * call is under way that began before this, since that can bring one back. As
+   * Has every agent overwrite the keys of a tenant's or a key's epochs, or of all, and again once
+   * no call is under way that began before this, since that can bring one back. As
    * {@link HsmAgents.forget} for an agent that doesn't do it.
    */
   forgetEpochs(ofId?: TenantId | KeyId): void {

@@ -6,9 +6,9 @@
  *   is: with fresh random bytes it is as good as they are; with bytes that were drawn before, two
  *   messages have one salt only if they are the same message, under the same key.
  * - Drawing for each message would not do: after a snapshot OpenSSL's generator repeats itself too.
- * - The salt of a batch, which many messages share, is a digest of all that each of them is. That of
- *   an epoch which is kept is as a message's, of its first; there each IV is such a digest besides,
- *   since the messages that follow have the same salt.
+ * - The salt of a batch, which many messages share, is a digest of all that each of them is. That
+ *   of an epoch which is kept is as a message's, of its first; there each IV is such a digest
+ *   besides, since the messages that follow have the same salt.
  * - Knows no format but the lengths that it is given.
  */
 import { createCipheriv, createSecretKey, hash, randomBytes, randomFillSync } from 'node:crypto';

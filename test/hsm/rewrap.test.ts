@@ -1,7 +1,7 @@
 /**
  * The agents' operations on many things at once, each item with a result of its own: batches of
- * callers, as epochs, and bringing stored data keys under another version; epochs that are kept from
- * one operation to the next; and letting go of what was unwrapped.
+ * callers, as epochs, and bringing stored data keys under another version; epochs that are kept
+ * from one operation to the next; and letting go of what was unwrapped.
  *
  * Speaks to `HsmAgents` as the server does; `test/faults/pkcs11.c` counts what the token is asked
  * for, and has it err.

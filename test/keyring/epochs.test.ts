@@ -1,7 +1,7 @@
 /**
- * Derivation epochs over the wire: off unless a key says so; then single calls share an epoch within
- * its bounds, in each agent; and nothing of it is kept once the key, a version or the tenant was
- * changed, or the setting itself.
+ * Derivation epochs over the wire: off unless a key says so; then single calls share an epoch
+ * within its bounds, in each agent; and nothing of it is kept once the key, a version or the tenant
+ * was changed, or the setting itself.
  */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';

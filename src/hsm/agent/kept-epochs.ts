@@ -65,8 +65,8 @@ export class KeptEpochs {
   }
 
   /**
-   * Has one message of that salt opened; `open` is given the key of its epoch, or room for it. A key
-   * that was derived is kept once it has opened something.
+   * Has one message of that salt opened; `open` is given the key of its epoch, or room for it. A
+   * key that was derived is kept once it has opened something.
    */
   open<T>(owner: EpochOwner, salt: string, bounds: EpochBounds, open: (epochs: Epochs) => T): T {
     const known = this.#usable(this.#kept.peek(nameOf(owner, salt)), bounds);
