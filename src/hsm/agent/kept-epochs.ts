@@ -50,7 +50,7 @@ export class KeptEpochs {
     return this.#kept.figures.size;
   }
 
-  /** Has one message sealed in the epoch that seals for this version; where none does, begins it. */
+  /** Has one message sealed in the epoch that seals for this version, or in one that begins. */
   seal<T>(
     owner: EpochOwner,
     bounds: EpochBounds,
