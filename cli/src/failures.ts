@@ -85,12 +85,22 @@ function factsOf(error: unknown): object {
   return { code, reason, ...fields, retryable, requestId };
 }
 
-/** What was asked for in calls that failed, as the user named it. */
-const asked = new WeakMap<object, string>();
+/** What was asked for in a call, in the user's words. */
+export interface Asked {
+  /** What in the service they named. */
+  readonly what: string | undefined;
+  /** What the call was to create. */
+  readonly created: string | undefined;
+  /** Returns how they wrote what a field of the request has: a flag, or the word itself. */
+  readonly written: (field: string) => string;
+}
 
-/** Notes what the user named in the call that failed. */
-export function noteAsked(error: unknown, what: string | undefined): void {
-  if (error instanceof KeywardError && what !== undefined) asked.set(error, what);
+/** What was asked for in calls that failed. */
+const asked = new WeakMap<object, Asked>();
+
+/** Notes what the user asked for in the call that failed. */
+export function noteAsked(error: unknown, about: Asked): void {
+  if (error instanceof KeywardError) asked.set(error, about);
 }
 
 /** Returns the word quoted for a shell. */
@@ -120,12 +130,18 @@ export function describe(error: unknown): string {
   if (!(error instanceof KeywardError))
     return error instanceof Error ? error.message : String(error);
   const { code, reason, fieldViolations, requestId } = error;
+  const written = asked.get(error)?.written ?? ((field: string) => field);
   const fields = fieldViolations
-    .map(({ field, description }) => `${field}: ${description}`)
+    .map(({ field, description }) => `${written(field)}: ${description}`)
     .join('; ');
   const request = requestId === undefined ? '' : ` (request ${requestId})`;
   const text =
-    fields || missingPermission(error) || waiting(error) || notFound(error) || error.message;
+    fields ||
+    missingPermission(error) ||
+    waiting(error) ||
+    notFound(error) ||
+    existing(error) ||
+    error.message;
   return `${reason ?? code}: ${text}${request}`;
 }
 
@@ -140,9 +156,16 @@ function waiting({ reason, message, metadata }: KeywardError): string | undefine
 
 /** Returns what was not found, by the name that the user gave. */
 function notFound(error: KeywardError): string | undefined {
-  const what = asked.get(error);
+  const what = asked.get(error)?.what;
   if (error.reason !== 'RESOURCE_NOT_FOUND' || what === undefined) return undefined;
   return `cannot find ${what}: it does not exist, or you may not see it`;
+}
+
+/** Returns what exists already, by the name that the user gave. */
+function existing(error: KeywardError): string | undefined {
+  const created = asked.get(error)?.created;
+  if (error.reason !== 'RESOURCE_EXISTS' || created === undefined) return undefined;
+  return `cannot create ${created}: it already exists; choose another name`;
 }
 
 /** Returns which permission is missing on what, and the command that explains why. */

@@ -29,7 +29,39 @@ export function explained(program: Command, error: unknown): unknown {
   const isUnknown =
     error.code === 'commander.unknownCommand' ||
     (error.code === 'commander.excessArguments' && isGroup(program, words));
-  return isUnknown ? unknownCommand(program, words) : error;
+  if (isUnknown) return unknownCommand(program, words);
+  return MISUSES.includes(error.code) ? misuse(program, words, error) : error;
+}
+
+/** What a look at the command's help mends. */
+const MISUSES = [
+  'missingArgument',
+  'excessArguments',
+  'missingMandatoryOptionValue',
+  'unknownOption',
+].map((each) => `commander.${each}`);
+
+function misuse(program: Command, words: readonly string[], error: CommanderError): UsageError {
+  const what = error.message.replace(/^error: /, '').replace(/\.$/, '');
+  const group = leadingCommands(program, words);
+  return new UsageError(`${what}; see "${helpOf(group)}"`, { cause: error });
+}
+
+/** Returns the words, from the first on, that are a command. */
+function leadingCommands(program: Command, words: readonly string[]): string[] {
+  const group: string[] = [];
+  let command = program;
+  for (const word of words) {
+    const found = command.commands.find((each) => each.name() === word);
+    if (found === undefined) break;
+    group.push(word);
+    command = found;
+  }
+  return group;
+}
+
+function helpOf(group: readonly string[]): string {
+  return ['keyward', ...group, '--help'].join(' ');
 }
 
 /** Whether the words end in a command that has commands of its own. */
@@ -44,17 +76,10 @@ function isGroup(program: Command, words: readonly string[]): boolean {
 }
 
 function unknownCommand(program: Command, words: readonly string[]): UsageError {
-  const group: string[] = [];
-  let command = program;
-  for (const word of words) {
-    const found = command.commands.find((each) => each.name() === word);
-    if (found === undefined) break;
-    group.push(word);
-    command = found;
-  }
+  const group = leadingCommands(program, words);
   const meant = suggestions(program, words, group.length).map((path) => `"keyward ${path}"`);
-  const help = ['keyward', ...group, '--help'].join(' ');
-  const advice = meant.length > 0 ? `did you mean ${meant.join(' or ')}?` : `see "${help}"`;
+  const advice =
+    meant.length > 0 ? `did you mean ${meant.join(' or ')}?` : `see "${helpOf(group)}"`;
   const typed = ['keyward', ...words.slice(0, group.length + 1)].join(' ');
   return new UsageError(`cannot run "${typed}": there is no such command; ${advice}`);
 }

@@ -25,7 +25,7 @@ import {
   type UsableSettings,
 } from 'keyward-client/settings';
 import { troubleOnTheWay } from './doctor/reach.ts';
-import { noteAsked, UsageError, unreached } from './failures.ts';
+import { type Asked, noteAsked, UsageError, unreached } from './failures.ts';
 import { type GlobalOptions, optionsOf } from './globals.ts';
 import { type SignedIn, signedInBy } from './signed-in.ts';
 
@@ -65,7 +65,7 @@ export async function withClient<Options extends object>(
       ...options,
     });
   } catch (error) {
-    noteAsked(error, namedBy(command));
+    noteAsked(error, askedBy(command));
     throw await explained(error, settings, options);
   } finally {
     keyward.close();
@@ -99,6 +99,19 @@ function namedBy(command: Command): string | undefined {
   const [argument] = command.registeredArguments;
   const isResource = argument !== undefined && !NO_RESOURCE.includes(argument.name());
   return isResource ? command.args[0] : command.opts<{ readonly key?: string }>().key;
+}
+
+function askedBy(command: Command): Asked {
+  const what = namedBy(command);
+  const flag = (name: string) => command.options.find(({ long }) => long === `--${name}`)?.long;
+  const written = (field: string) => {
+    const last = field.replace(/^.*\./, '').replaceAll('_', '-');
+    const own = last.endsWith('-id') ? flag('id') : flag(last);
+    return own ?? (/^name$|-id$/.test(last) ? what : undefined) ?? field;
+  };
+  const created =
+    command.name() === 'create' ? (command.opts<{ id?: string }>().id ?? what) : undefined;
+  return { what, created, written };
 }
 
 /** Returns a client of the service. Throws UsageError where there can be none. */

@@ -211,7 +211,7 @@ describe('tenants and keys', () => {
       ['tenants get a/b', /is not a tenant/],
       ['keys list', /cannot list keys/],
       ['keys list a --tenant b', /name one tenant/],
-      ['keys get', /missing required argument 'key'/],
+      ['keys get', /missing required argument 'key'; see "keyward keys get --help"\n$/],
       ['keys frobnicate', /cannot run "keyward keys frobnicate": there is no such command/],
       ['tenants list --output xml', /Allowed choices are table, wide, json, jsonl, yaml, name/],
       ['tenants list --timeout soon', /Write 90d, 12h, 30m, 45s or 1h30m/],
@@ -530,7 +530,7 @@ describe('what the service says', () => {
     });
     const field = await keyward('tenants create system');
     assert.deepEqual([field.code, field.stdout], [1, '']);
-    assert.equal(field.stderr, 'keyward: INVALID_FIELD: tenant_id: is reserved (request r-1)\n');
+    assert.equal(field.stderr, 'keyward: INVALID_FIELD: system: is reserved (request r-1)\n');
     const metadata = { permission: 'data.decrypt', resource: KEY };
     refuse('Decrypt', { code: status.PERMISSION_DENIED, reason: 'PERMISSION_MISSING', metadata });
     const forbidden = await keyward('decrypt --tenant acme', { input: CIPHERTEXT });

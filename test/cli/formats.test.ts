@@ -126,7 +126,7 @@ describe('an error', () => {
         { reason, field, retryable, exitCode },
         { reason: 'INVALID_FIELD', field: 'key_id', retryable: false, exitCode: 1 },
       );
-      assert.match(error.message, /key_id: is too long/);
+      assert.match(error.message, /INVALID_FIELD: tenants\/acme\/keys\/orders: is too long/);
     }
     const usage = JSON.parse((await keyward('keys get orders -o json')).stderr);
     assert.equal(usage.error.exitCode, 2);

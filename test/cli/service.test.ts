@@ -519,10 +519,13 @@ describe('the keyward command against the service', () => {
 
   it('says what the service refuses', async () => {
     const cases: [string, RegExp][] = [
-      ['tenants create Bad_Name', /^keyward: INVALID_FIELD: tenant_id: [^\n]+ \(request /],
+      ['tenants create Bad_Name', /^keyward: INVALID_FIELD: Bad_Name: [^\n]+ \(request /],
       ['tenants get nobody', /^keyward: RESOURCE_NOT_FOUND: /],
-      ['tenants create twice', /^keyward: RESOURCE_EXISTS: /],
-      ['data-key tenants/twice/keys/k --length 17', /^keyward: INVALID_FIELD: length: /],
+      [
+        'tenants create twice',
+        /^keyward: RESOURCE_EXISTS: cannot create twice: it already exists; /,
+      ],
+      ['data-key tenants/twice/keys/k --length 17', /^keyward: INVALID_FIELD: --length: /],
     ];
     await client.createTenant({ tenantId: 'twice' });
     for (const [args, line] of cases) {
