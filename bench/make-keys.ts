@@ -51,8 +51,9 @@ interface MadeKey {
 /** Which keys are made, and whose they are. */
 export interface ManyKeys {
   readonly count: number;
-  /** The last parts of their tenants' names: a key of each, in turn. */
+  /** The last parts of their tenants' names: so many keys of the first, as many of the next, … */
   readonly tenants?: readonly string[];
+  readonly perTenant?: number;
   /** How many there are already. */
   readonly from?: number;
 }
@@ -61,14 +62,14 @@ export interface ManyKeys {
 export async function makeKeys(
   environment: Environment,
   owner: pg.Client,
-  { count, tenants = [TENANT], from = 0 }: ManyKeys,
+  { count, tenants = [TENANT], perTenant = Number.POSITIVE_INFINITY, from = 0 }: ManyKeys,
 ): Promise<void> {
   const tenantIds = await tenantIdsOf(owner, tenants);
   await withAgents(environment, async (agents, tokenKeys) => {
     let inserting: Promise<void> | undefined;
     for (let before = from; before < from + count; before += CHUNK) {
       const size = Math.min(CHUNK, from + count - before);
-      const made = await makeChunk(agents, tokenKeys, { before, size, tenantIds });
+      const made = await makeChunk(agents, tokenKeys, { before, size, tenantIds, perTenant });
       // While the next ones are made.
       await inserting;
       inserting = insert(owner, made);
@@ -82,7 +83,8 @@ async function tenantIdsOf(owner: pg.Client, names: readonly string[]): Promise<
     'SELECT tenant_id FROM tenants WHERE name = ANY ($1) ORDER BY array_position($1, name)',
     [names],
   );
-  if (rows.length < names.length) throw new Error(`a tenant is missing of ${names.join(', ')}`);
+  if (rows.length < names.length)
+    throw new Error(`there are ${rows.length} of the ${names.length} tenants`);
   return rows.map((row) => row.tenant_id);
 }
 
@@ -92,13 +94,18 @@ export const manyKeyId = (number: number) => `many-${number}`;
 async function makeChunk(
   agents: HsmAgents,
   tokenKeys: ReturnType<typeof currentKeys>,
-  chunk: { readonly before: number; readonly size: number; readonly tenantIds: TenantId[] },
+  chunk: {
+    readonly before: number;
+    readonly size: number;
+    readonly tenantIds: readonly TenantId[];
+    readonly perTenant: number;
+  },
 ): Promise<MadeKey[]> {
   const deadline = monotonicNow() + CHUNK_MS;
   const numbers = Array.from({ length: chunk.size }, (_, index) => chunk.before + index);
   const versions = await Promise.all(
     numbers.map((number) => {
-      const tenantId = chunk.tenantIds[number % chunk.tenantIds.length] as TenantId;
+      const tenantId = chunk.tenantIds[Math.floor(number / chunk.perTenant)] as TenantId;
       const algorithm = ALGORITHM.hmacSha512Aes256Gcm;
       const identity = { tenantId, keyId: newId<KeyId>(), version: 1, algorithm };
       return agents.call('createKeyVersion', { ...tokenKeys, ...identity }, deadline);

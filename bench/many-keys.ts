@@ -45,6 +45,8 @@ const QUICK: Plan = {
   workingSet: 500,
 };
 const MOST_TENANTS = 1_000;
+/** So many are made while one answer is waited for. */
+const TENANTS_AT_ONCE = 50;
 /** A figure for each power of ten, from here on. */
 const FEWEST = 1_000;
 const IN_FLIGHT = 64;
@@ -133,11 +135,13 @@ export const manyKeys: Bench = {
       (_, index) => `tenant-${index}`,
     );
     const { path, requests } = createTenants(tenants);
-    await context.send(path, requests);
+    for (let start = 0; start < requests.length; start += TENANTS_AT_ONCE)
+      await context.send(path, requests.slice(start, start + TENANTS_AT_ONCE));
+    const subject = { keys, tenants, perTenant: Math.ceil(keys / tenants.length) };
     const owner = await environment.connectAsOwner();
     try {
-      const steps = await measureSteps(context, plan, { keys, tenants, owner, without });
-      const workingSet = await measureWorkingSet(context, plan, { keys, tenants });
+      const steps = await measureSteps(context, plan, { ...subject, owner, without });
+      const workingSet = await measureWorkingSet(context, plan, subject);
       return {
         text: [
           paragraph(METHOD),
@@ -157,6 +161,7 @@ export const manyKeys: Bench = {
 interface Subject {
   readonly keys: number;
   readonly tenants: readonly string[];
+  readonly perTenant: number;
 }
 
 interface Subjects extends Subject {
@@ -168,7 +173,7 @@ interface Subjects extends Subject {
 async function measureSteps(
   context: Context,
   plan: Plan,
-  { keys, tenants, owner, without }: Subjects,
+  { keys, owner, without, ...whose }: Subjects,
 ): Promise<Step[]> {
   const steps: Step[] = [];
   let made = 0;
@@ -176,16 +181,14 @@ async function measureSteps(
     say(`making ${size - made} keys …`);
     const began = performance.now();
     await context.environment.stop();
-    await makeKeys(context.environment, owner, { count: size - made, from: made, tenants });
+    await makeKeys(context.environment, owner, { count: size - made, from: made, ...whose });
     await owner.query('VACUUM (ANALYZE) keys, key_versions, tenants');
     say(`made in ${((performance.now() - began) / 1000).toFixed(0)} s; measuring …`);
     made = size;
     const rounds: { readonly full: Round; readonly empty: Round }[] = [];
     for (let round = 0; round < plan.rounds; round++) {
-      // Cold keys of other tenants in each round, so that none was used before.
-      const subject = { keys: size, tenants };
       const empty = await measureRound(context, plan, without, undefined);
-      const full = await measureRound(context, plan, {}, subject);
+      const full = await measureRound(context, plan, {}, { keys: size, ...whose });
       rounds.push({ full, empty });
     }
     steps.push(stepOf(size, rounds));
@@ -227,20 +230,20 @@ async function measureRound(
   };
 }
 
-/** The first use of keys of tenants of which another key was used before. */
-async function measureCold({ environment, load }: Context, plan: Plan, { keys, tenants }: Subject) {
-  const count = Math.min(plan.coldKeys, tenants.length, Math.floor(keys / tenants.length / 2));
+/** The first use of keys that lie apart, after that of the key beside each, of its tenant. */
+async function measureCold({ environment, load }: Context, plan: Plan, subject: Subject) {
+  const count = Math.min(plan.coldKeys, Math.floor(subject.keys / 2));
+  const stride = Math.floor(subject.keys / count);
   const once = { rampMs: 0, measureMs: ONCE_LIMIT_MS, once: true, inFlight: 1 };
-  const wanted = tenants.slice(0, Math.max(count, Math.min(plan.coldKeys, tenants.length)));
-  const names = (turn: number) =>
-    wanted.map((_, index) => keyName(turn * tenants.length + index, tenants));
+  const names = (beside: number) =>
+    Array.from({ length: count }, (_, index) => keyName(index * stride + beside, subject));
   await measureSlice(load, environment.target, encryptUnder(names(0)), once);
   return (await measureSlice(load, environment.target, encryptUnder(names(1)), once)).p50Ms;
 }
 
 /** The full name of the key that was made as that one, from 0 on. */
-function keyName(index: number, tenants: readonly string[]): string {
-  return `tenants/${tenants[index % tenants.length]}/keys/${manyKeyId(index + 1)}`;
+function keyName(index: number, { tenants, perTenant }: Subject): string {
+  return `tenants/${tenants[Math.floor(index / perTenant)]}/keys/${manyKeyId(index + 1)}`;
 }
 
 function megabytesOf({ environment }: Context): number {
@@ -274,14 +277,14 @@ function spreadOf(ratios: readonly number[]): Spread {
 async function measureWorkingSet(
   context: Context,
   plan: Plan,
-  { keys, tenants }: Subject,
+  subject: Subject,
 ): Promise<WorkingSet> {
-  const size = Math.min(plan.workingSet, Math.floor(keys / 4));
+  const size = Math.min(plan.workingSet, Math.floor(subject.keys / 4));
   say(`a working set of ${size} keys …`);
   const { environment, load } = context;
   const held = String(Math.floor(size / CACHES));
   await environment.restart(Object.fromEntries(SETTINGS.map((name) => [name, held])));
-  const names = Array.from({ length: size }, (_, index) => keyName(index, tenants));
+  const names = Array.from({ length: size }, (_, index) => keyName(index, subject));
   const all: Workload = encryptUnder(names);
   const hot = encryptOf(context);
   const service = environment.target;
