@@ -15,6 +15,7 @@ import { envelopes } from './envelopes.ts';
 import { http } from './http.ts';
 import { manyKeys } from './many-keys.ts';
 import { neighbour } from './neighbour.ts';
+import { networkHsm } from './network-hsm.ts';
 import { overload } from './overload.ts';
 import { replicas } from './replicas.ts';
 import { rewrap } from './rewrap.ts';
@@ -30,6 +31,7 @@ export const BENCHES: readonly Bench[] = [
   envelopes,
   replicas,
   overload,
+  networkHsm,
   audit,
   rewrap,
   manyKeys,

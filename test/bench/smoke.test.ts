@@ -92,7 +92,7 @@ test('a quick bench fills every row with numbers', async () => {
   assert.equal(text.match(/^- Encrypt at \d+ in flight: p99 /gm)?.length, 4);
   const ofFiles = findCommand('openssl') === undefined ? 0 : 4;
   const ofPooler = findCommand('pgbouncer') === undefined ? 0 : 1;
-  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 50 + ofFiles + ofPooler);
+  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 54 + ofFiles + ofPooler);
   const changes = cells.filter((row) => /^(direct|pooler)$/.test(row[1] ?? ''));
   assert.equal(changes.length, 5 + 5 * ofPooler);
   for (const [change, , ...figures] of changes)
