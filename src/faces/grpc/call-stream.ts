@@ -10,7 +10,6 @@ import { ArrivingCall, type ArrivingCallParts } from '../transport/arriving-call
 import { Http2Ending } from '../transport/http2-ending.ts';
 import { framed, MessageFrames } from './message-frames.ts';
 import { bareError, errorHeaders } from './status.ts';
-import { endWithStatus } from './trailers.ts';
 
 /** What a stream is made of. */
 export interface CallStreamParts extends ArrivingCallParts {
@@ -24,6 +23,7 @@ const MESSAGE_HEADERS = {
   'content-type': 'application/grpc+proto',
   'grpc-accept-encoding': 'identity',
 };
+const STATUS_OK = { 'grpc-status': '0', 'grpc-message': 'OK' };
 
 /** Holds one HTTP/2 stream on its way to being a call. */
 export class CallStream extends ArrivingCall {
@@ -83,7 +83,8 @@ export class CallStream extends ArrivingCall {
     if (answer === null) throw new Error('a call is answered with neither message nor error');
     const stream = this.#stream;
     stream.respond({ ...MESSAGE_HEADERS, ...this.answerHeaders }, { waitForTrailers: true });
-    endWithStatus(stream, framed(answer));
+    stream.once('wantTrailers', () => stream.sendTrailers(STATUS_OK));
+    stream.end(framed(answer));
   }
 
   protected override answerError(error: KeywardError, httpStatus = 200): void {
