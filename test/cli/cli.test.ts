@@ -29,7 +29,13 @@ describe('tenants and keys', () => {
   it('are named in full or by their ids', async () => {
     const parent = 'tenants/acme';
     const page = { pageSize: 100, pageToken: '', filter: '' };
-    const unscheduled = { rotationPeriod: null, nextRotationTime: null, rotationUsageLimit: 0 };
+    const unscheduled = {
+      rotationPeriod: null,
+      nextRotationTime: null,
+      rotationUsageLimit: 0,
+      epochMaxMessages: 0,
+      epochMaxAge: null,
+    };
     const created = { parent, keyId: 'orders', description: '', labels: {}, ...unscheduled };
     const version = `${KEY}/versions/3`;
     const cases: [args: string, method: string, request: object][] = [

@@ -95,6 +95,8 @@ describe('calls', () => {
       maintenancePaused: false,
       destroyTime: undefined,
       destroyEventTime: undefined,
+      epochMaxMessages: 0,
+      epochMaxAgeSeconds: undefined,
     };
     const requestId = 'f0000000-0000-4000-8000-000000000000';
     const change = { etag: 'seen', requestId };
@@ -182,6 +184,8 @@ describe('calls', () => {
         rotationPeriod: null,
         nextRotationTime: null,
         rotationUsageLimit: 0,
+        epochMaxMessages: 0,
+        epochMaxAge: null,
         requestId,
       },
       GetKey: { name: KEY },
