@@ -176,6 +176,17 @@ describe('what one caller can have', () => {
     });
   });
 
+  test('of more calls at once than a caller may have the first are served, and give way to none', async () => {
+    using session = openSession(hostile.peer);
+    const calls = Array.from({ length: 100 }, () =>
+      call(session, { path: ENCRYPT, body: [encryptRequest] }),
+    );
+    const reasons = (await Promise.all(calls)).map(({ status, reason }) => reason ?? status);
+    // Half of what there is: what one caller leaves to others.
+    assert.deepEqual(new Set(reasons.slice(0, 32)), new Set([OK]));
+    assert.ok(reasons.includes('SERVER_BUSY'));
+  });
+
   test('bytes of one caller’s requests leave room for others’', async () => {
     const part = grpcFrame(Buffer.alloc(100_000), { length: 4_000_000 });
     await greedy(BATCH_ENCRYPT, [part], async () => {

@@ -65,6 +65,8 @@ const KEY_USE = /^\/keyward\.v1\.(EncryptionService|DataKeyService)\//;
 const SMALL_BYTES = 131_072;
 /** No audit entry has more. */
 const ENTRY_BYTES = 65_536;
+/** By then the event loop has read what had come with a call's headers, or just behind them. */
+const TURNS_TO_ARRIVE = 2;
 /** Longer than Node's timers go; nobody waits for that. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1 - 60_000;
 
@@ -73,10 +75,12 @@ export class Admission {
   readonly #parts: AdmissionParts;
   readonly #budgets: Budgets;
   /**
-   * Calls whose request hasn't arrived whole, the oldest first: they give way to others, since they
-   * may never.
+   * Calls whose request hasn't arrived whole, the oldest first, with the turn of the event loop in
+   * which they came: they give way to others, since they may never.
    */
-  readonly #arriving = new Set<ArrivingCall>();
+  readonly #arriving = new Map<ArrivingCall, number>();
+  #turn = 0;
+  #turnsToCount = 0;
 
   constructor(parts: AdmissionParts) {
     this.#parts = parts;
@@ -100,7 +104,7 @@ export class Admission {
       return;
     }
     call.occupy({ places, bytes: this.#budgets.bytes });
-    if (!this.#isLongLived(path)) this.#arriving.add(call);
+    if (!this.#isLongLived(path)) this.#arrives(call);
     if (Number.isFinite(deadlineMs)) call.expireAfter(deadlineMs);
     this.#identify(arrival);
   }
@@ -115,7 +119,7 @@ export class Admission {
       return;
     }
     call.occupy({ places, bytes: this.#budgets.bytes });
-    this.#arriving.add(call);
+    this.#arrives(call);
     answer();
   }
 
@@ -185,23 +189,36 @@ export class Admission {
     if (call.wasReset) connection.callReset(call.isTaken);
   }
 
+  #arrives(call: ArrivingCall): void {
+    this.#arriving.set(call, this.#turn);
+    if (this.#turnsToCount === 0) setImmediate(() => this.#countTurn());
+    this.#turnsToCount = TURNS_TO_ARRIVE;
+  }
+
+  #countTurn(): void {
+    this.#turn += 1;
+    this.#turnsToCount -= 1;
+    if (this.#turnsToCount > 0) setImmediate(() => this.#countTurn());
+  }
+
   /**
    * Makes room, where there is none, at the cost of the principal's own call that has been arriving
    * for longest, else of one that has no caller yet; a connection that has shown nothing can have
-   * no other's place.
+   * no other's place. Not of one whose bytes may only wait to be read: with more calls than can be
+   * done each would be let in, and then give way to the next.
    */
   #hasRoom({ path, principal, connection }: ArrivingCall, places: Shares): boolean {
     if (places.allows(principal)) return true;
     if (this.#isLongLived(path)) return false;
-    const arriving = this.#arriving.values();
-    const oldest = arriving.find(
-      (each) =>
-        each.places === places &&
-        (each.principal === principal || (connection.isProven && each.caller === undefined)),
-    );
-    if (oldest === undefined) return false;
-    this.turnOut(oldest);
-    return true;
+    for (const [each, turn] of this.#arriving) {
+      if (this.#turn - turn < TURNS_TO_ARRIVE) return false;
+      const mayTake =
+        each.principal === principal || (connection.isProven && each.caller === undefined);
+      if (each.places !== places || !mayTake) continue;
+      this.turnOut(each);
+      return true;
+    }
+    return false;
   }
 
   #placesFor(path: string): Shares {
@@ -225,7 +242,7 @@ export class Admission {
   #largestOf(call: ArrivingCall): ArrivingCall {
     const { principal } = call;
     let largest = call;
-    for (const each of this.#arriving)
+    for (const each of this.#arriving.keys())
       if (each.principal === principal && each.requestBytes > largest.requestBytes) largest = each;
     return largest;
   }
