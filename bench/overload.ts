@@ -181,7 +181,7 @@ const METHOD = `
   RetryInfo" is the share of refusals that say when to try again; failed are those that ran out of
   time or were not recorded in time. Beside it, health is asked for on a connection of its own each
   time, and GetKey by an administrator: the slowest answer, and how many were missing of how many.
-  With "${SLOW_MS} ms" the token sleeps so long for each signature.`;
+  With "${SLOW_MS} ms" the token sleeps that time for each signature.`;
 
 const HEAVY = `
   What a tenant's Encrypt notices of another that sends ${HEAVY_BATCHES} batches of 100 items of
