@@ -54,6 +54,8 @@ interface AuditResults {
 
 const FULL = { rampMs: 150, measureMs: 3_000, rounds: 5, warmUpMs: 1_500, entries: 10_000_000 };
 const QUICK = { rampMs: 20, measureMs: 300, rounds: 1, warmUpMs: 50, entries: 20_000 };
+/** As many as tell something, however long the log is already. */
+const LEAST_ENTRIES = 5_000;
 const ENTRIES_PER_SECOND = 10_000;
 const OF_SHORT_LOG = 0.9;
 
@@ -223,8 +225,8 @@ async function costOf(owner: pg.Client, databasePid: number): Promise<Cost> {
 }
 
 /**
- * Copies an entry until the log has so many. Returns how many each second became leaves, and what
- * one cost the database.
+ * Copies an entry until the log has that many, or {@link LEAST_ENTRIES} more than it had. Returns
+ * how many each second became leaves, and what one cost the database.
  */
 async function lengthenTo(
   owner: pg.Client,
@@ -241,7 +243,7 @@ async function lengthenTo(
   const { entries: before } = await sizeOf(owner);
   const costBefore = await costs();
   const began = monotonicNow();
-  for (let left = entries - before; left > 0; left -= CHUNK) {
+  for (let left = Math.max(entries - before, LEAST_ENTRIES); left > 0; left -= CHUNK) {
     for (let rows = Math.ceil(Math.min(left, CHUNK) / GROUP); rows > 0; rows -= ROWS)
       await store.append(
         { deadline: monotonicNow() + APPEND_MS },
