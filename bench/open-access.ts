@@ -30,6 +30,7 @@ export class Identity implements Face<RealIdentity> {
   certificate = () => CERTIFICATE;
   limitsTenants = () => undefined;
   callerOf = () => ANYBODY;
+  knownCallerOf = () => ANYBODY;
   reload() {}
   stop() {}
 }

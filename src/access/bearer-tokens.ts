@@ -96,6 +96,12 @@ export class TokenVerifier {
     return key instanceof Promise ? key.then(recall) : recall(key);
   }
 
+  /** Whether {@link TokenVerifier.accept} answers at once for this token. */
+  remembers(text: string): boolean {
+    const known = this.#remembered.get(hash('sha256', text, 'base64'));
+    return known !== undefined && known.keys.find(known.kid) === known.key;
+  }
+
   async #acceptAnew(text: string, digest: string): Promise<AcceptedToken> {
     const token = readCompact(text);
     const { header } = token;

@@ -120,6 +120,16 @@ export class Identity {
       : callerByToken(accepted, certificate);
   }
 
+  /**
+   * Returns who makes a call that brings this proof; undefined if something has to be verified to
+   * know that. Throws as {@link Identity.callerOf} does.
+   */
+  knownCallerOf(proof: Proof): Caller | undefined {
+    if ('token' in proof && this.#tokens?.remembers(proof.token) !== true) return undefined;
+    const caller = this.callerOf(proof);
+    return caller instanceof Promise ? undefined : caller;
+  }
+
   /** Whether an issuer's tokens name tenants; undefined where no issuer of that name is trusted. */
   limitsTenants(issuer: string): boolean | undefined {
     const found = this.#issuers?.value.find(({ name }) => name === issuer);

@@ -544,6 +544,31 @@ describe('a server with as many calls as it takes', () => {
     assert.equal(await Promise.race([...arriving, 'still arriving']), 'still arriving');
     assert.equal((await honest()).status, 0);
   });
+
+  test('counts a call by a token that it knows as its caller’s, not as its address’s', async () => {
+    await using running = await startService(environment, {
+      KEYWARD_ISSUERS_FILE: path('issuers.json'),
+      KEYWARD_MAX_CALLS,
+    });
+    using session = openSession({ ...peer(), port: running.port });
+    const calls = (token: string, unfinished = false) =>
+      call(session, {
+        path: LIST,
+        headers: { authorization: `Bearer ${token}` },
+        ...(unfinished ? { unfinished } : { body: [grpcFrame(Buffer.alloc(0))] }),
+      });
+    const known = tokenBy(key);
+    assert.equal((await calls(known)).status, 0);
+    // All in one write, so that none of them is refused before the last has come.
+    const stranger = signingKey('key-1');
+    const strangers = Array.from({ length: 12 }, (_, index) =>
+      calls(tokenBy(stranger, { claims: { jti: `stranger-${index}` } }), true),
+    );
+    const { status, reason } = await calls(known);
+    assert.deepEqual([status, reason], [0, undefined]);
+    const reasons = new Set((await Promise.all(strangers)).map((each) => each.reason));
+    assert.deepEqual([...reasons].sort(), ['CREDENTIALS_INVALID', 'SERVER_BUSY']);
+  });
 });
 
 describe('keyward-client', () => {

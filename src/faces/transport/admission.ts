@@ -89,7 +89,7 @@ export class Admission {
 
   /** Lets a call in once it is known who makes it, or answers it with why not. */
   admit<Call extends ArrivingCall>(arrival: Arrival<Call>): void {
-    const { call, refusal, timeoutMs } = arrival;
+    const { call, refusal, authorizations, timeoutMs } = arrival;
     const { connection, path } = call;
     connection.callOpened();
     call.onClose(() => this.#closed(call));
@@ -99,7 +99,7 @@ export class Admission {
     }
     const deadlineMs = this.#deadlineMs(timeoutMs, path);
     const places = this.#placesFor(path);
-    if (!this.#hasRoom(call, places) || this.#budgets.isInVain(path, deadlineMs)) {
+    if (!this.#hasRoom(call, places, authorizations) || this.#budgets.isInVain(path, deadlineMs)) {
       call.fail(new KeywardError('SERVER_BUSY'));
       return;
     }
@@ -205,10 +205,17 @@ export class Admission {
    * Makes room, where there is none, at the cost of the principal's own call that has been arriving
    * for longest, else of one that has no caller yet; a connection that has shown nothing can have
    * no other's place. Not of one whose bytes may only wait to be read: with more calls than can be
-   * done each would be let in, and then give way to the next.
+   * done each would be let in, and then give way to the next. A call by a token that is known needs
+   * none of the room of its address, which others may fill.
    */
-  #hasRoom({ path, principal, connection }: ArrivingCall, places: Shares): boolean {
+  #hasRoom(
+    { path, principal, connection }: ArrivingCall,
+    places: Shares,
+    authorizations: readonly string[] = [],
+  ): boolean {
     if (places.allows(principal)) return true;
+    const known = this.#nameByToken(connection, authorizations);
+    if (known !== undefined && places.allows(known)) return true;
     if (this.#isLongLived(path)) return false;
     for (const [each, turn] of this.#arriving) {
       if (this.#turn - turn < TURNS_TO_ARRIVE) return false;
@@ -219,6 +226,19 @@ export class Admission {
       return true;
     }
     return false;
+  }
+
+  /** Who calls by a token, where nothing has to be verified to know that. */
+  #nameByToken(
+    { certificate }: ArrivingCall['connection'],
+    authorizations: readonly string[],
+  ): string | undefined {
+    if (authorizations.length === 0) return undefined;
+    try {
+      return this.#parts.identity.knownCallerOf(proofOf(certificate, authorizations))?.name;
+    } catch {
+      return undefined; // It is told so when it has a place, if it gets one.
+    }
   }
 
   #placesFor(path: string): Shares {
