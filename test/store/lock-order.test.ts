@@ -251,7 +251,7 @@ describe('two that write the same rows in different orders wait for each other, 
     const seals = ruleSealsOf(bench, tenants);
     const [, , tenantId] = tenants;
     assert.ok(tenantId);
-    const sealed = { revision: 2n, sealKeyId, seal: Buffer.alloc(32, 7) };
+    const sealed = { revision: 2n, sealKeyId, seal: Buffer.alloc(32, 8) };
     // Both wait for this tenant's; whichever of them comes first, what was set is what stays.
     await assertNoCircle(bench, { table: 'approval_rules', column: 'tenant_id', id: tenantId }, [
       () => byOwner(({ query }) => rewriteApprovalRulesSeals(query, seals, { evenIfPaused: true })),
