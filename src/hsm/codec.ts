@@ -11,7 +11,8 @@ import { type AnyId, idFromBytes, idToBytes, UUID_BYTES } from '../ids.ts';
 /** How one kind of value is written and read. */
 export interface Field<T> {
   size(value: T): number;
-  write(value: T, target: Buffer, offset: number): void;
+  /** Returns where what follows is written. */
+  write(value: T, target: Buffer, offset: number): number;
   /** Reads at `cursor.offset` and moves it on; throws RangeError past the end. */
   read(source: Buffer, cursor: Cursor): T;
 }
@@ -26,7 +27,10 @@ const fixed = <T>(
   read: (source: Buffer, offset: number) => T,
 ): Field<T> => ({
   size: () => length,
-  write,
+  write: (value, target, offset) => {
+    write(value, target, offset);
+    return offset + length;
+  },
   read: (source, cursor) => {
     const offset = cursor.offset;
     cursor.offset += length;
@@ -62,7 +66,8 @@ export const bytes: Field<Buffer> = {
   size: (value) => 4 + value.length,
   write: (value, target, offset) => {
     target.writeUInt32BE(value.length, offset);
-    value.copy(target, offset + 4);
+    target.set(value, offset + 4);
+    return offset + 4 + value.length;
   },
   read: (source, cursor) => {
     const length = u32.read(source, cursor);
@@ -123,11 +128,8 @@ export function struct<const F extends { readonly [name: string]: unknown }>(
       entries.reduce((sum, [name, field]) => sum + field.size((value as Parts)[name]), 0),
     write: (value, target, offset) => {
       let at = offset;
-      for (const [name, field] of entries) {
-        const part = (value as Parts)[name];
-        field.write(part, target, at);
-        at += field.size(part);
-      }
+      for (const [name, field] of entries) at = field.write((value as Parts)[name], target, at);
+      return at;
     },
     read: (source, cursor) => {
       const record: Record<string, unknown> = {};
@@ -143,10 +145,8 @@ export function list<T>(item: Field<T>): Field<readonly T[]> {
     size: (values) => values.reduce((sum, value) => sum + item.size(value), 4),
     write: (values, target, offset) => {
       let at = target.writeUInt32BE(values.length, offset);
-      for (const value of values) {
-        item.write(value, target, at);
-        at += item.size(value);
-      }
+      for (const value of values) at = item.write(value, target, at);
+      return at;
     },
     read: (source, cursor) => {
       const length = u32.read(source, cursor);
