@@ -414,6 +414,46 @@ describe('agents of another user', { skip }, () => {
     await works();
   });
 
+  test('share derivation epochs, and keep none of a key that was disabled', async () => {
+    const { name } = await keyward.createKey({
+      parent: 'tenants/acme',
+      keyId: 'with-epochs',
+      epochMaxMessages: 1_000,
+    });
+    const saltOf = async () =>
+      (await keyward.encrypt({ name, plaintext: Buffer.from('p') })).ciphertext.toString(
+        'hex',
+        24,
+        56,
+      );
+    const saltsOf = async () => new Set(await Promise.all(Array.from({ length: 8 }, saltOf)));
+    // That the key was created agents may hear only now, and forget.
+    const before = await eventually(async () => {
+      const salts = await saltsOf();
+      assert.ok(salts.size <= 2, 'each of two agents has one');
+      return salts;
+    });
+    await keyward.disableKey({ name });
+    await keyward.enableKey({ name });
+    const after = await saltsOf();
+    assert.ok(after.isDisjointFrom(before));
+  });
+
+  test('serve several processes of one service, each its own', async () => {
+    const before = await twoAgents();
+    const several = await startServer({ KEYWARD_SERVERS: '2', KEYWARD_HSM_AGENTS: '1' });
+    try {
+      await eventually(() => assert.equal(host.agentPids.length, before.length + 2));
+      const client = several.client({ connections: 4 });
+      for (let count = 0; count < 8; count += 1)
+        await client.encrypt({ name: KEY, plaintext: Buffer.from('text') });
+      assert.deepEqual(several.agentPids, []);
+    } finally {
+      await several.stop();
+    }
+    await eventually(() => assert.deepEqual(host.agentPids, before));
+  });
+
   test('are no more than the host may have, of all servers together', async () => {
     // None is logging in then, which writes a file of the token anew.
     await twoAgents();
