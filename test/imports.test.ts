@@ -25,7 +25,7 @@ const COMMON = [
   'src/signals/tracing.ts',
 ];
 const KEYRING_COMMON = ['src/keyring/pages.ts', 'src/keyring/own-calls.ts', 'src/keyring/pace.ts'];
-const BELOW_KEYS = [...COMMON, ...KEYRING_COMMON, 'src/hsm', 'src/store'];
+const BELOW_KEYS = [...COMMON, ...KEYRING_COMMON, 'src/hsm', 'src/sealed-rows.ts', 'src/store'];
 
 const BELOW_CALLS = [
   ...COMMON,
@@ -54,7 +54,8 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   'src/config.ts': ['src/access', 'src/pem.ts', 'src/setting-kinds.ts'],
   // For what reads the files and URLs that settings name.
   'src/setting-kinds.ts': ['src/access', 'src/alerts', 'src/audit', 'src/pem.ts', 'src/store'],
-  'src/access': [...COMMON, 'src/hsm', 'src/store'],
+  'src/sealed-rows.ts': [...COMMON, 'src/hsm', 'src/store'],
+  'src/access': [...COMMON, 'src/hsm', 'src/sealed-rows.ts', 'src/store'],
   'src/approvals': [
     ...COMMON,
     'src/access',
@@ -62,9 +63,17 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
     'src/keyring/keys',
     'src/keyring/own-calls.ts',
     'src/keyring/pages.ts',
+    'src/sealed-rows.ts',
     'src/store',
   ],
-  'src/alerts': [...COMMON, 'src/access', 'src/hsm', 'src/keyring/pages.ts', 'src/store'],
+  'src/alerts': [
+    ...COMMON,
+    'src/access',
+    'src/hsm',
+    'src/keyring/pages.ts',
+    'src/sealed-rows.ts',
+    'src/store',
+  ],
   'src/store': COMMON,
   'src/hsm/agent': [...COMMON, 'src/hsm'],
   'src/hsm': COMMON,

@@ -15,9 +15,9 @@ import type { RecordKind } from '../hsm/record-seal.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import type { SealKeyId, TenantId } from '../ids.ts';
 import { type CacheFigures, Lru } from '../lru.ts';
+import { sealMatches } from '../sealed-rows.ts';
 import type { AlertId, Alerts } from '../signals/alerts.ts';
 import type { Query } from '../store/core/transaction.ts';
-import { isSealKeyInUse } from '../store/hsm-token/token-objects.ts';
 import type { Remembered } from '../store/revisions.ts';
 import type { Store } from '../store/store.ts';
 import type { VerifiedTenant } from '../store/tenants/tenants.ts';
@@ -207,14 +207,7 @@ export class TenantRecords<Row extends SealedRow, Value extends { readonly revis
     const { record: kind, isEmpty, contentOf } = this.#kind;
     if (sealed === undefined) return isEmpty(row);
     const { revision, sealKeyId, seal } = sealed;
-    const items = [{ content: contentOf(tenantId, revision, row), seal }];
-    const { store, agents } = this.#parts;
-    const { verified } = await agents.call('verifyRecords', { sealKeyId, kind, items }, deadline);
-    if (verified[0] === 1) return true;
-    if (agents.held.some((id) => id === `${sealKeyId}`)) return false;
-    // A seal key that is in use and that no agent here has says nothing against the record.
-    if (await isSealKeyInUse(store, { deadline }, sealKeyId))
-      throw new KeywardError('TOKEN_KEY_NOT_READY');
-    return false;
+    const content = contentOf(tenantId, revision, row);
+    return sealMatches(this.#parts, kind, { content, sealKeyId, seal }, deadline);
   }
 }

@@ -13,6 +13,7 @@ import { encodeAlertSilences } from '../hsm/alert-silences.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import { type AnyId, newId, type SealKeyId, type TenantId } from '../ids.ts';
+import { changeDeadline, sealMatches } from '../sealed-rows.ts';
 import { ALERTS, type AlertId, type Alerts } from '../signals/alerts.ts';
 import {
   findSilences,
@@ -28,8 +29,6 @@ import type { Store } from '../store/store.ts';
 /** What alerts about the list are about, and the resource of changes to it. */
 const RESOURCE = 'alertSilences';
 const READ_MS = 5_000;
-/** So long an agent may take while the row is locked. */
-const SEAL_MS = 5_000;
 /** So many silences there are at most at a time. */
 const LIMIT = 200;
 /** What does not verify is verified again after so long. */
@@ -53,7 +52,7 @@ export type NewSilence = Pick<Silence, 'condition' | 'subject' | 'until' | 'reas
 /** What {@link Silences} stands on. */
 export interface SilencesParts {
   readonly store: Pick<Store, 'mutate' | 'query'>;
-  readonly agents: Pick<Agents, 'call'>;
+  readonly agents: Pick<Agents, 'call' | 'held'>;
   /** Knows which key is current for seals. */
   readonly states: {
     sealer(call: Pick<Call, 'deadline'>): { sealKey(tx?: Tx): Promise<SealKeyId | undefined> };
@@ -155,7 +154,7 @@ export class Silences {
     change: (list: readonly Silence[]) => readonly Silence[],
   ): Promise<void> {
     const { agents, states } = this.#parts;
-    const deadline = Math.min(call.deadline, monotonicNow() + SEAL_MS);
+    const deadline = changeDeadline(call);
     const before = await lockSilences(tx);
     if (before === undefined) throw new Error('the database has lost its list of silences');
     const list = await this.#verified(before, deadline).catch((error: unknown) => {
@@ -201,10 +200,9 @@ export class Silences {
     // As the migration makes it: no silence was ever set.
     if (revision === 0n && seal === null && content === '[]') return undefined;
     if (sealKeyId === null || seal === null || revision < 0n) return 'it is not sealed';
-    const items = [{ content: encodeAlertSilences({ revision, content }), seal }];
-    const request = { sealKeyId, kind: RECORD.alertSilences, items };
-    const { verified } = await this.#parts.agents.call('verifyRecords', request, deadline);
-    return verified[0] === 1 ? undefined : 'its seal does not match';
+    const row = { content: encodeAlertSilences({ revision, content }), sealKeyId, seal };
+    const matches = await sealMatches(this.#parts, RECORD.alertSilences, row, deadline);
+    return matches ? undefined : 'its seal does not match';
   }
 
   #query(deadline: number): Query {

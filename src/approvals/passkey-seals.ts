@@ -8,26 +8,22 @@
  * - What a passkey has become is sealed together with what it was, and with what shows that people
  *   have approved it.
  */
-import { type Call, monotonicNow } from '../call.ts';
+import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import { type PasskeyRecord, passkeyContent, readPasskey } from '../hsm/approval-records.ts';
 import { RECORD } from '../hsm/record-seal.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import type { SealKeyId } from '../ids.ts';
-import { Lru } from '../lru.ts';
 import { formatPasskeyName } from '../names.ts';
+import { changeDeadline, type Moment, NewestRevisions, sealsMatch } from '../sealed-rows.ts';
 import type { Alerts } from '../signals/alerts.ts';
 import type { PasskeyRow } from '../store/approvals/passkeys.ts';
 import type { Tx } from '../store/core/transaction.ts';
-import { holdCurrentSealKey, isSealKeyInUse } from '../store/hsm-token/token-objects.ts';
+import { holdCurrentSealKey } from '../store/hsm-token/token-objects.ts';
 import type { Store } from '../store/store.ts';
 
 /** Of so many passkeys the revision is remembered. */
 const REMEMBERED = 20_000;
-/** An agent is given so many at a time. */
-const AT_ONCE = 100;
-/** A change waits no longer for an agent while it holds its row and a connection. */
-const CHANGE_MS = 5_000;
 
 /** What {@link PasskeySeals} stands on. */
 export interface PasskeySealsParts {
@@ -40,25 +36,16 @@ export interface PasskeySealsParts {
   readonly alerts: Alerts;
 }
 
-/** A moment before something is read. */
-export type Moment = number & { readonly kind: 'moment' };
-
 /** A passkey that is as it was sealed. */
 export interface VerifiedPasskey {
   readonly row: PasskeyRow;
   readonly record: PasskeyRecord;
 }
 
-/** Returns until when a change of the call may wait for an agent. */
-export function changeDeadline({ deadline }: Pick<Call, 'deadline'>): number {
-  return Math.min(deadline, monotonicNow() + CHANGE_MS);
-}
-
 /** Verifies and makes the seals of passkeys. */
 export class PasskeySeals {
   readonly #parts: PasskeySealsParts;
-  readonly #seen = new Lru<string, { readonly revision: bigint; readonly at: Moment }>(REMEMBERED);
-  #moment = 0;
+  readonly #newest = new NewestRevisions<string>(REMEMBERED);
 
   constructor(parts: PasskeySealsParts) {
     this.#parts = parts;
@@ -88,8 +75,7 @@ export class PasskeySeals {
 
   /** Returns the moment that rows are read after: what is seen later says nothing against them. */
   now(): Moment {
-    this.#moment += 1;
-    return this.#moment as Moment;
+    return this.#newest.now();
   }
 
   /**
@@ -101,23 +87,16 @@ export class PasskeySeals {
     readAfter: Moment,
     deadline: number,
   ): Promise<VerifiedPasskey[]> {
-    for (const [sealKeyId, some] of Map.groupBy(rows, (each) => each.sealKeyId))
-      for (let start = 0; start < some.length; start += AT_ONCE)
-        await this.#requireSealed(sealKeyId, some.slice(start, start + AT_ONCE), deadline);
-    return rows.map((row) => {
-      const passkey = readRow(row);
-      if (passkey === undefined) throw this.corrupt(row, 'its columns are not those sealed');
+    const matches = await sealsMatch(this.#parts, RECORD.passkey, rows, deadline);
+    return rows.map((row, index) => {
+      if (!matches[index]) throw this.corrupt(row, 'its seal does not match');
+      const record = readRow(row);
+      if (record === undefined) throw this.corrupt(row, 'its columns are not those sealed');
       const name = formatPasskeyName(row);
-      const seen = this.#seen.get(name);
-      if (seen !== undefined && seen.at <= readAfter && row.revision < seen.revision)
-        throw this.corrupt(
-          row,
-          `its revision is ${row.revision}, and it was ${seen.revision} before`,
-        );
-      if (seen === undefined || row.revision > seen.revision)
-        this.#seen.set(name, { revision: row.revision, at: this.now() });
+      const problem = this.#newest.note(name, row.revision, readAfter);
+      if (problem !== undefined) throw this.corrupt(row, problem);
       this.#parts.alerts.clear('passkey-corrupt', name);
-      return { row, record: passkey };
+      return { row, record };
     });
   }
 
@@ -130,24 +109,6 @@ export class PasskeySeals {
     const [passkey] = await this.verified([row], readAfter, deadline);
     if (passkey === undefined) throw new Error('nothing was verified');
     return passkey;
-  }
-
-  async #requireSealed(
-    sealKeyId: SealKeyId,
-    rows: readonly PasskeyRow[],
-    deadline: number,
-  ): Promise<void> {
-    const { store, agents } = this.#parts;
-    const items = rows.map(({ content, seal }) => ({ content, seal }));
-    const request = { sealKeyId, kind: RECORD.passkey, items };
-    const { verified } = await agents.call('verifyRecords', request, deadline);
-    const bad = rows.find((_, index) => verified[index] !== 1);
-    if (bad === undefined) return;
-    // A seal key that is in use and that no agent here has says nothing against a row.
-    if (!agents.held.some((id) => id === `${sealKeyId}`))
-      if (await isSealKeyInUse(store, { deadline }, sealKeyId))
-        throw new KeywardError('TOKEN_KEY_NOT_READY');
-    throw this.corrupt(bad, 'its seal does not match');
   }
 
   /** Reports a passkey that is not as it was sealed, and returns why a call fails by it. */

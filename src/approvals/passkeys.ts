@@ -27,6 +27,7 @@ import { VERDICT } from '../hsm/protocol.ts';
 import { type EnvironmentId, idToBytes, type SealKeyId, type TenantId } from '../ids.ts';
 import { type ListRequest, type Page, readPage } from '../keyring/pages.ts';
 import { formatPasskeyName, parsePasskeyName } from '../names.ts';
+import { changeDeadline } from '../sealed-rows.ts';
 import {
   countPasskeys,
   decisionTime,
@@ -41,12 +42,7 @@ import {
 import type { Query, Tx } from '../store/core/transaction.ts';
 import { holdCurrentSealKey } from '../store/hsm-token/token-objects.ts';
 import type { Store } from '../store/store.ts';
-import {
-  changeDeadline,
-  PasskeySeals,
-  type PasskeySealsParts,
-  type VerifiedPasskey,
-} from './passkey-seals.ts';
+import { PasskeySeals, type PasskeySealsParts, type VerifiedPasskey } from './passkey-seals.ts';
 import {
   challengeIn,
   type NewCredential,

@@ -10,7 +10,7 @@
  *   no replica remembers a newer one verifies.
  */
 import { hash } from 'node:crypto';
-import { type Call, monotonicNow } from '../call.ts';
+import type { Call } from '../call.ts';
 import { KeywardError } from '../errors.ts';
 import {
   type DecisionRecord,
@@ -19,10 +19,16 @@ import {
   readDecision,
   readPendingOperation,
 } from '../hsm/approval-records.ts';
-import { RECORD, type RecordKind } from '../hsm/record-seal.ts';
+import { RECORD } from '../hsm/record-seal.ts';
 import type { Agents } from '../hsm/token-router.ts';
 import type { OperationId, SealKeyId } from '../ids.ts';
-import { Lru } from '../lru.ts';
+import {
+  changeDeadline,
+  type Moment,
+  NewestRevisions,
+  type Reading,
+  sealsMatch,
+} from '../sealed-rows.ts';
 import type { Alerts } from '../signals/alerts.ts';
 import type {
   DecisionRow,
@@ -31,15 +37,11 @@ import type {
   OperationSeal,
 } from '../store/approvals/pending.ts';
 import type { Tx } from '../store/core/transaction.ts';
-import { holdCurrentSealKey, isSealKeyInUse } from '../store/hsm-token/token-objects.ts';
+import { holdCurrentSealKey } from '../store/hsm-token/token-objects.ts';
 import type { Store } from '../store/store.ts';
 
-/** An agent is given so many at a time. */
-const AT_ONCE = 100;
 /** Of so many operations the revision is remembered. */
 const REMEMBERED = 20_000;
-/** A change waits no longer for an agent while it holds its row and a connection. */
-const CHANGE_MS = 5_000;
 
 /** What {@link PendingSeals} stands on. */
 export interface PendingSealsParts {
@@ -52,9 +54,6 @@ export interface PendingSealsParts {
   readonly alerts: Alerts;
 }
 
-/** A moment before something is read. */
-export type Moment = number & { readonly kind: 'moment' };
-
 /** An operation that is as it was sealed. */
 export interface VerifiedOperation {
   readonly row: OperationRow;
@@ -64,10 +63,7 @@ export interface VerifiedOperation {
 /** Verifies and makes the seals of pending operations. */
 export class PendingSeals {
   readonly #parts: PendingSealsParts;
-  readonly #seen = new Lru<OperationId, { readonly revision: bigint; readonly at: Moment }>(
-    REMEMBERED,
-  );
-  #moment = 0;
+  readonly #newest = new NewestRevisions<OperationId>(REMEMBERED);
 
   constructor(parts: PendingSealsParts) {
     this.#parts = parts;
@@ -75,8 +71,7 @@ export class PendingSeals {
 
   /** Returns the moment that rows are read after: what is seen later says nothing against them. */
   now(): Moment {
-    this.#moment += 1;
-    return this.#moment as Moment;
+    return this.#newest.now();
   }
 
   /**
@@ -85,26 +80,22 @@ export class PendingSeals {
    */
   async verified(
     rows: readonly OperationRow[],
-    { readAfter, deadline }: { readonly readAfter: Moment; readonly deadline: number },
+    { readAfter, deadline }: Reading,
   ): Promise<VerifiedOperation[]> {
-    const problems = await this.#problemsWith(RECORD.pendingOperation, rows, deadline);
+    const matches = await sealsMatch(this.#parts, RECORD.pendingOperation, rows, deadline);
     return rows.map((row, index) => {
-      const record = this.#recordOf(row);
-      const seen = this.#seen.get(row.operationId);
-      const isOlder = seen !== undefined && seen.at <= readAfter && row.revision < seen.revision;
-      if (problems[index] || record === undefined || isOlder) throw this.#corrupt(row);
-      if (seen === undefined || row.revision >= seen.revision)
-        this.#seen.set(row.operationId, { revision: row.revision, at: this.now() });
-      this.#parts.alerts.clear('pending-operation-corrupt', row.operationId);
+      const { operationId } = row;
+      const record = matches[index] ? this.#recordOf(row) : undefined;
+      if (record === undefined) throw this.#corrupt(row);
+      if (this.#newest.note(operationId, row.revision, readAfter) !== undefined)
+        throw this.#corrupt(row);
+      this.#parts.alerts.clear('pending-operation-corrupt', operationId);
       return { row, record };
     });
   }
 
   /** As {@link PendingSeals.verified}, of one. */
-  async verifiedOne(
-    row: OperationRow,
-    reading: { readonly readAfter: Moment; readonly deadline: number },
-  ): Promise<VerifiedOperation> {
+  async verifiedOne(row: OperationRow, reading: Reading): Promise<VerifiedOperation> {
     const [verified] = await this.verified([row], reading);
     if (verified === undefined) throw new Error('nothing was verified');
     return verified;
@@ -115,10 +106,10 @@ export class PendingSeals {
     rows: readonly DecisionRow[],
     deadline: number,
   ): Promise<ReadonlyMap<DecisionRow, DecisionRecord>> {
-    const problems = await this.#problemsWith(RECORD.decision, rows, deadline);
+    const matches = await sealsMatch(this.#parts, RECORD.decision, rows, deadline);
     const verified = new Map<DecisionRow, DecisionRecord>();
     for (const [index, row] of rows.entries()) {
-      if (problems[index]) continue;
+      if (!matches[index]) continue;
       const record = readDecision(row.content);
       if (record.approver === row.approver) verified.set(row, record);
     }
@@ -132,7 +123,7 @@ export class PendingSeals {
     record: PendingOperationRecord,
   ): Promise<OperationSeal> {
     const { agents, states } = this.#parts;
-    const deadline = Math.min(call.deadline, monotonicNow() + CHANGE_MS);
+    const deadline = changeDeadline(call);
     const sealKeyId = await holdCurrentSealKey(tx, states.sealer(call));
     const content = pendingOperationContent(record);
     const request = { sealKeyId, kind: RECORD.pendingOperation, contents: [content] };
@@ -156,44 +147,6 @@ export class PendingSeals {
       detail: `operation ${operationId} of tenant ${tenantId}`,
     });
     return new KeywardError('PENDING_OPERATION_CORRUPT');
-  }
-
-  /** Returns, of each, whether its seal does not match. */
-  async #problemsWith(
-    kind: RecordKind,
-    rows: readonly OperationSeal[],
-    deadline: number,
-  ): Promise<boolean[]> {
-    const problems = rows.map(() => true);
-    const indexes = Map.groupBy(rows.keys(), (index) => rows[index]?.sealKeyId);
-    for (const [sealKeyId, own] of indexes)
-      for (let start = 0; sealKeyId !== undefined && start < own.length; start += AT_ONCE) {
-        const some = own.slice(start, start + AT_ONCE);
-        const verified = await this.#verify(kind, sealKeyId, some, rows, deadline);
-        for (const [place, index] of some.entries()) problems[index] = verified[place] !== 1;
-      }
-    return problems;
-  }
-
-  async #verify(
-    kind: RecordKind,
-    sealKeyId: SealKeyId,
-    indexes: readonly number[],
-    rows: readonly OperationSeal[],
-    deadline: number,
-  ): Promise<ArrayLike<number>> {
-    const { agents, store } = this.#parts;
-    const items = indexes.flatMap((index) => {
-      const row = rows[index];
-      return row === undefined ? [] : [{ content: row.content, seal: row.seal }];
-    });
-    const { verified } = await agents.call('verifyRecords', { sealKeyId, kind, items }, deadline);
-    if (verified.every((each) => each === 1)) return verified;
-    // A seal key that is in use and that no agent here has says nothing against the row.
-    const isHeld = agents.held.some((id) => id === `${sealKeyId}`);
-    if (!isHeld && (await isSealKeyInUse(store, { deadline }, sealKeyId)))
-      throw new KeywardError('TOKEN_KEY_NOT_READY');
-    return verified;
   }
 }
 

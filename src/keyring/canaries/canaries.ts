@@ -24,6 +24,7 @@ import {
   formatDataKeyName,
   SYSTEM_TENANT,
 } from '../../names.ts';
+import { sealMatches } from '../../sealed-rows.ts';
 import type { Alerts } from '../../signals/alerts.ts';
 import {
   type CanaryRow,
@@ -31,7 +32,6 @@ import {
   type StoredCanaries,
   type SuspensionRow,
 } from '../../store/canaries/canaries.ts';
-import { isSealKeyInUse } from '../../store/hsm-token/token-objects.ts';
 import type { Remembered } from '../../store/revisions.ts';
 import type { Store } from '../../store/store.ts';
 import type { AgingCache } from '../keys/cache-age.ts';
@@ -348,15 +348,8 @@ export class Canaries implements AgingCache, Recogniser {
     const { sealKeyId, seal, revision, digests } = sealed;
     if (sealKeyId === null || seal === null)
       return revision === 0n && Object.keys(digests).length === 0 ? undefined : 'it is not sealed';
-    const { store, agents } = this.#parts;
-    const items = [{ content: canaryContent(sealed), seal }];
-    const request = { sealKeyId, kind: RECORD.canaries, items };
-    const { verified } = await agents.call('verifyRecords', request, deadline);
-    if (verified[0] === 1) return undefined;
-    // A seal key that is in use and that no agent here has says nothing against it.
-    const isHeld = agents.held.some((id) => id === `${sealKeyId}`);
-    if (!isHeld && (await isSealKeyInUse(store, { deadline }, sealKeyId)))
-      throw new KeywardError('TOKEN_KEY_NOT_READY');
-    return 'the seal does not match';
+    const row = { content: canaryContent(sealed), sealKeyId, seal };
+    const matches = await sealMatches(this.#parts, RECORD.canaries, row, deadline);
+    return matches ? undefined : 'the seal does not match';
   }
 }

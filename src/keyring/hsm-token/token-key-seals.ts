@@ -9,12 +9,13 @@
  * make, and the revision decides between two that are. Where the seal is kept is in
  * `store/hsm-token/token-key-set.ts`.
  */
-import { type Call, monotonicNow } from '../../call.ts';
+import type { Call } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import { RECORD } from '../../hsm/record-seal.ts';
 import { encodeTokenKeySet } from '../../hsm/token-key-set.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import type { SealKeyId } from '../../ids.ts';
+import { changeDeadline, type Moment, NewestRevisions, type Reading } from '../../sealed-rows.ts';
 import type { Alerts } from '../../signals/alerts.ts';
 import type {
   TokenKeySealer,
@@ -22,8 +23,6 @@ import type {
   TokenKeySetRecord,
 } from '../../store/hsm-token/token-key-set.ts';
 
-/** A change waits no longer for an agent while it holds the set and a connection. */
-const CHANGE_MS = 5_000;
 /** What alerts about them are about. */
 const TOKEN_KEYS = 'token keys';
 
@@ -32,14 +31,10 @@ export interface TokenKeySealsParts {
   readonly alerts: Alerts;
 }
 
-/** A moment before the set is read. */
-export type Moment = number & { readonly kind: 'moment' };
-
 /** Verifies and makes the seals of token keys. */
 export class TokenKeySeals {
   readonly #parts: TokenKeySealsParts;
-  #seen: { readonly revision: bigint; readonly at: Moment } | undefined;
-  #moment = 0;
+  readonly #newest = new NewestRevisions<typeof TOKEN_KEYS>(1);
 
   constructor(parts: TokenKeySealsParts) {
     this.#parts = parts;
@@ -47,8 +42,7 @@ export class TokenKeySeals {
 
   /** To be asked for before the set is read: what is seen only later says nothing against it. */
   now(): Moment {
-    this.#moment += 1;
-    return this.#moment as Moment;
+    return this.#newest.now();
   }
 
   /**
@@ -58,15 +52,7 @@ export class TokenKeySeals {
    */
   async verify(
     set: TokenKeySetRecord | undefined,
-    {
-      readAfter,
-      deadline,
-      wasLookedFor = false,
-    }: {
-      readonly readAfter: Moment;
-      readonly deadline: number;
-      readonly wasLookedFor?: boolean;
-    },
+    { readAfter, deadline, wasLookedFor = false }: Reading & { readonly wasLookedFor?: boolean },
   ): Promise<TokenKeySetRecord> {
     if (set === undefined) throw this.#corrupt('the row of their seal is missing');
     const { sealKeyId, seal } = set;
@@ -86,7 +72,8 @@ export class TokenKeySeals {
       if (!isHeld && isRecorded && !wasLookedFor) throw new KeywardError('TOKEN_KEY_NOT_READY');
       throw this.#corrupt('their seal does not match');
     }
-    this.#requireNewest(set.revision, readAfter);
+    const problem = this.#newest.note(TOKEN_KEYS, set.revision, readAfter);
+    if (problem !== undefined) throw this.#corrupt(problem);
     this.#parts.alerts.clear('token-key-corrupt', TOKEN_KEYS);
     return set;
   }
@@ -102,7 +89,7 @@ export class TokenKeySeals {
   /** For one change, which begins now. */
   sealer(call: Pick<Call, 'deadline'>): TokenKeySealer {
     const readAfter = this.now();
-    const soon = () => Math.min(call.deadline, monotonicNow() + CHANGE_MS);
+    const soon = () => changeDeadline(call);
     return {
       verify: async (set) => {
         await this.verify(set, { readAfter, deadline: soon() });
@@ -118,13 +105,6 @@ export class TokenKeySeals {
       if (error instanceof RangeError) throw this.#corrupt(error.message);
       throw error;
     }
-  }
-
-  #requireNewest(revision: bigint, readAfter: Moment): void {
-    const seen = this.#seen;
-    if (seen !== undefined && seen.at < readAfter && revision < seen.revision)
-      throw this.#corrupt(`their revision is ${revision}, and it was ${seen.revision} before`);
-    if (seen === undefined || revision > seen.revision) this.#seen = { revision, at: this.now() };
   }
 
   #corrupt(why: string): KeywardError {

@@ -21,6 +21,7 @@ import type { EpochBounds } from '../../hsm/protocol.ts';
 import type { KeyId, TenantId } from '../../ids.ts';
 import { type CacheFigures, Lru } from '../../lru.ts';
 import type { KeyName } from '../../names.ts';
+import type { Reading } from '../../sealed-rows.ts';
 import type { Deadline, Tx } from '../../store/core/transaction.ts';
 import type { KeyStateRecord } from '../../store/keys/key-states.ts';
 import { findVersion, type KeyVersionRecord } from '../../store/keys/key-versions.ts';
@@ -34,7 +35,7 @@ import {
   type TenantRecord,
 } from '../../store/tenants/tenants.ts';
 import type { AgingCache } from './cache-age.ts';
-import { type KeyStates, type Reading, standsAs } from './key-states.ts';
+import { type KeyStates, standsAs } from './key-states.ts';
 import type { TenantSeals } from './tenant-seals.ts';
 
 /** How long a load may take; each call that waits for it still ends at its own deadline. */

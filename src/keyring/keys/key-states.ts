@@ -8,16 +8,21 @@
  * that was put back together with its seal while no replica remembers a newer one verifies. Where
  * seals are kept and when they are made is in `store/keys/key-seals.ts`.
  */
-import { type Call, monotonicNow } from '../../call.ts';
+import type { Call, SealedContent } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import { encodeKeyState } from '../../hsm/key-state.ts';
 import { RECORD } from '../../hsm/record-seal.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import type { KeyId, SealKeyId, TenantId } from '../../ids.ts';
-import { Lru } from '../../lru.ts';
+import {
+  changeDeadline,
+  type Moment,
+  NewestRevisions,
+  type Reading,
+  sealsMatch,
+} from '../../sealed-rows.ts';
 import type { Alerts } from '../../signals/alerts.ts';
 import type { Deadline, Tx } from '../../store/core/transaction.ts';
-import { isSealKeyInUse } from '../../store/hsm-token/token-objects.ts';
 import type { StateSealer } from '../../store/keys/key-seals.ts';
 import type { KeyStateRecord } from '../../store/keys/key-states.ts';
 import type { KeyVersionRecord } from '../../store/keys/key-versions.ts';
@@ -25,14 +30,12 @@ import type { KeyRecord } from '../../store/keys/keys.ts';
 import type { Store } from '../../store/store.ts';
 import { type SealKeySource, sealKeyFrom } from './seal-key-source.ts';
 
-/** So many an agent verifies or seals at once: callers wait for at most 2 ms. */
+/** So many an agent seals at once: callers wait for at most 2 ms. */
 const AT_ONCE = 100;
 /** Of so many keys a revision is remembered: 10 MB. */
 const REMEMBERED = 100_000;
 /** How often a key is read anew that changed between two statements. */
 const TRIES = 3;
-/** A change waits no longer for an agent while it holds its key's row and a connection. */
-const CHANGE_MS = 5_000;
 
 export interface KeyStatesParts {
   readonly store: Store;
@@ -41,26 +44,10 @@ export interface KeyStatesParts {
   readonly alerts: Alerts;
 }
 
-/** A moment before something is read. */
-export type Moment = number & { readonly kind: 'moment' };
-
-/** When what is verified was read, and how long that may take. */
-export interface Reading {
-  readonly readAfter: Moment;
-  readonly deadline: number;
-}
-
-/** What was verified of a key, and when. */
-interface Seen {
-  readonly revision: bigint;
-  readonly at: Moment;
-}
-
 /** Verifies and makes the seals of keys' states. */
 export class KeyStates {
   readonly #parts: KeyStatesParts;
-  readonly #seen = new Lru<KeyId, Seen>(REMEMBERED);
-  #moment = 0;
+  readonly #newest = new NewestRevisions<KeyId>(REMEMBERED);
 
   constructor(parts: KeyStatesParts) {
     this.#parts = parts;
@@ -71,8 +58,7 @@ export class KeyStates {
    * nothing against them.
    */
   now(): Moment {
-    this.#moment += 1;
-    return this.#moment as Moment;
+    return this.#newest.now();
   }
 
   /**
@@ -80,14 +66,12 @@ export class KeyStates {
    * and what agents throw.
    */
   async verify(states: readonly KeyStateRecord[], { readAfter, deadline }: Reading): Promise<void> {
-    for (const [sealKeyId, some] of Map.groupBy(states, (state) => state.sealKeyId)) {
-      const [first] = some;
-      if (sealKeyId === null && first !== undefined) throw this.#corrupt(first, 'it is not sealed');
-      for (let start = 0; start < some.length && sealKeyId !== null; start += AT_ONCE)
-        await this.#verifySome(sealKeyId, some.slice(start, start + AT_ONCE), deadline);
-    }
-    for (const state of states) {
-      this.#requireNewest(state, readAfter);
+    const rows = states.map((state) => this.#sealedRow(state));
+    const matches = await sealsMatch(this.#parts, RECORD.keyState, rows, deadline);
+    for (const [index, state] of states.entries()) {
+      if (!matches[index]) throw this.#corrupt(state, 'its seal does not match');
+      const problem = this.#newest.note(state.keyId, state.revision, readAfter);
+      if (problem !== undefined) throw this.#corrupt(state, problem);
       this.#parts.alerts.clear('key-state-corrupt', subjectOf(state.keyId));
     }
   }
@@ -111,7 +95,7 @@ export class KeyStates {
   /** For one change, which begins now. */
   sealer(call: Pick<Call, 'deadline'>): StateSealer {
     const readAfter = this.now();
-    const soon = () => Math.min(call.deadline, monotonicNow() + CHANGE_MS);
+    const soon = () => changeDeadline(call);
     return {
       verify: (state) => this.verify([state], { readAfter, deadline: soon() }),
       seal: async (state, sealKeyId) => {
@@ -123,50 +107,15 @@ export class KeyStates {
     };
   }
 
-  async #verifySome(
-    sealKeyId: SealKeyId,
-    states: readonly KeyStateRecord[],
-    deadline: number,
-  ): Promise<void> {
-    const items = states.map((state) => ({
-      content: this.#encode(state),
-      seal: state.seal as Buffer,
-    }));
-    const request = { sealKeyId, kind: RECORD.keyState, items };
-    const { verified } = await this.#parts.agents.call('verifyRecords', request, deadline);
-    const bad = states.find((_, index) => verified[index] !== 1);
-    if (bad === undefined) return;
-    await this.#requireHeld(sealKeyId, deadline);
-    throw this.#corrupt(bad, 'its seal does not match');
-  }
-
-  /**
-   * Throws TOKEN_KEY_NOT_READY for a seal key that is in use and that no agent here has: it says
-   * nothing against a row.
-   */
-  async #requireHeld(sealKeyId: SealKeyId, deadline: number): Promise<void> {
-    const { store, agents } = this.#parts;
-    if (agents.held.some((id) => id === `${sealKeyId}`)) return;
-    if (await isSealKeyInUse(store, { deadline }, sealKeyId))
-      throw new KeywardError('TOKEN_KEY_NOT_READY');
-  }
-
-  #encode(state: KeyStateRecord): Buffer {
+  #sealedRow(state: KeyStateRecord): SealedContent {
+    const { sealKeyId, seal } = state;
+    if (sealKeyId === null || seal === null) throw this.#corrupt(state, 'it is not sealed');
     try {
-      return encodeKeyState(state);
+      return { content: encodeKeyState(state), sealKeyId, seal };
     } catch (error) {
       if (error instanceof RangeError) throw this.#corrupt(state, error.message);
       throw error;
     }
-  }
-
-  #requireNewest(state: KeyStateRecord, readAfter: Moment): void {
-    const { keyId, revision } = state;
-    const seen = this.#seen.get(keyId);
-    if (seen !== undefined && seen.at < readAfter && revision < seen.revision)
-      throw this.#corrupt(state, `its revision is ${revision}, and it was ${seen.revision} before`);
-    if (seen === undefined || revision > seen.revision)
-      this.#seen.set(keyId, { revision, at: this.now() });
   }
 
   #corrupt({ tenantId, keyId, name }: KeyStateRecord, why: string): KeywardError {

@@ -8,15 +8,21 @@
  * seal while no replica remembers a newer one verifies. Where seals are kept and when they are made
  * is in `store/tenants/tenant-seals.ts`.
  */
-import { type Call, monotonicNow, type SealedContent } from '../../call.ts';
+import type { Call, SealedContent } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
 import { RECORD } from '../../hsm/record-seal.ts';
 import { encodeTenantState } from '../../hsm/tenant-state.ts';
 import type { Agents } from '../../hsm/token-router.ts';
-import type { SealKeyId, TenantId } from '../../ids.ts';
+import type { TenantId } from '../../ids.ts';
 import { Lru } from '../../lru.ts';
+import {
+  changeDeadline,
+  type Moment,
+  NewestRevisions,
+  type Reading,
+  sealsMatch,
+} from '../../sealed-rows.ts';
 import type { Alerts } from '../../signals/alerts.ts';
-import { isSealKeyInUse } from '../../store/hsm-token/token-objects.ts';
 import type { Store } from '../../store/store.ts';
 import type { TenantSealer } from '../../store/tenants/tenant-seals.ts';
 import {
@@ -28,12 +34,8 @@ import {
 } from '../../store/tenants/tenants.ts';
 import { type SealKeySource, sealKeyFrom } from './seal-key-source.ts';
 
-/** So many an agent verifies at once: callers wait for at most 2 ms. */
-const AT_ONCE = 100;
 /** Of so many tenants name and revision are remembered: 10 MB or so. */
 const REMEMBERED = 50_000;
-/** A change waits no longer for an agent while it holds its tenant's row and a connection. */
-const CHANGE_MS = 5_000;
 
 export interface TenantSealsParts {
   readonly store: Pick<Store, 'query'>;
@@ -47,27 +49,11 @@ export interface NewTenant extends Pick<TenantClaims, 'tenantId'> {
   readonly named: SealedContent;
 }
 
-/** A moment before something is read. */
-export type Moment = number & { readonly kind: 'moment' };
-
-/** When what is verified was read, and how long that may take. */
-export interface Reading {
-  readonly readAfter: Moment;
-  readonly deadline: number;
-}
-
-/** What was verified of a tenant, and when. */
-interface Seen {
-  readonly revision: bigint;
-  readonly at: Moment;
-}
-
 /** Verifies and makes the seals of tenants. */
 export class TenantSeals {
   readonly #parts: TenantSealsParts;
-  readonly #seen = new Lru<TenantId, Seen>(REMEMBERED);
+  readonly #newest = new NewestRevisions<TenantId>(REMEMBERED);
   readonly #ids = new Lru<string, TenantId>(REMEMBERED);
-  #moment = 0;
 
   constructor(parts: TenantSealsParts) {
     this.#parts = parts;
@@ -78,8 +64,7 @@ export class TenantSeals {
    * nothing against them.
    */
   now(): Moment {
-    this.#moment += 1;
-    return this.#moment as Moment;
+    return this.#newest.now();
   }
 
   /** The UUID of a tenant that was verified here under this name, whatever became of it since. */
@@ -92,14 +77,10 @@ export class TenantSeals {
    * doesn't, TOKEN_KEY_NOT_READY, and what agents throw.
    */
   async verify(stored: readonly StoredTenant[], reading: Reading): Promise<TenantRecord[]> {
-    for (const [sealKeyId, some] of Map.groupBy(stored, (each) => each.sealKeyId)) {
-      const [first] = some;
-      if (sealKeyId === null && first !== undefined)
-        throw this.#corrupt(first.claims, 'it is not sealed');
-      for (let start = 0; start < some.length && sealKeyId !== null; start += AT_ONCE)
-        await this.#verifySome(sealKeyId, some.slice(start, start + AT_ONCE), reading.deadline);
-    }
-    for (const { claims } of stored) {
+    const rows = stored.map((each) => this.#sealedRow(each));
+    const matches = await sealsMatch(this.#parts, RECORD.tenant, rows, reading.deadline);
+    for (const [index, { claims }] of stored.entries()) {
+      if (!matches[index]) throw this.#corrupt(claims, 'its seal does not match');
       this.#requireNewest(claims, reading.readAfter);
       this.#parts.alerts.clear('tenant-corrupt', subjectOf(claims.tenantId));
     }
@@ -138,7 +119,7 @@ export class TenantSeals {
   /** For one change, which begins now: of a tenant, or one that makes it. */
   sealer(call: Pick<Call, 'deadline'>, made?: NewTenant): TenantSealer {
     const readAfter = this.now();
-    const soon = () => Math.min(call.deadline, monotonicNow() + CHANGE_MS);
+    const soon = () => changeDeadline(call);
     let before = made?.named;
     return {
       verify: async (stored) => {
@@ -172,32 +153,10 @@ export class TenantSeals {
     return { content: this.#encode(claims), sealKeyId, seal };
   }
 
-  async #verifySome(
-    sealKeyId: SealKeyId,
-    stored: readonly StoredTenant[],
-    deadline: number,
-  ): Promise<void> {
-    const items = stored.map(({ claims, seal }) => ({
-      content: this.#encode(claims),
-      seal: seal as Buffer,
-    }));
-    const request = { sealKeyId, kind: RECORD.tenant, items };
-    const { verified } = await this.#parts.agents.call('verifyRecords', request, deadline);
-    const bad = stored.find((_, index) => verified[index] !== 1);
-    if (bad === undefined) return;
-    await this.#requireHeld(sealKeyId, deadline);
-    throw this.#corrupt(bad.claims, 'its seal does not match');
-  }
-
-  /**
-   * Throws TOKEN_KEY_NOT_READY for a seal key that is in use and that no agent here has: it says
-   * nothing against a row.
-   */
-  async #requireHeld(sealKeyId: SealKeyId, deadline: number): Promise<void> {
-    const { store, agents } = this.#parts;
-    if (agents.held.some((id) => id === `${sealKeyId}`)) return;
-    if (await isSealKeyInUse(store, { deadline }, sealKeyId))
-      throw new KeywardError('TOKEN_KEY_NOT_READY');
+  #sealedRow(stored: StoredTenant): SealedContent {
+    const sealed = this.#sealedContent(stored);
+    if (sealed === undefined) throw this.#corrupt(stored.claims, 'it is not sealed');
+    return sealed;
   }
 
   #encode(claims: TenantClaims): Buffer {
@@ -215,14 +174,8 @@ export class TenantSeals {
     if (known !== undefined && known !== tenantId)
       throw this.#corrupt(claims, `its name was that of the tenant ${known}`);
     this.#ids.set(name, tenantId);
-    const seen = this.#seen.get(tenantId);
-    if (seen !== undefined && seen.at < readAfter && revision < seen.revision)
-      throw this.#corrupt(
-        claims,
-        `its revision is ${revision}, and it was ${seen.revision} before`,
-      );
-    if (seen === undefined || revision > seen.revision)
-      this.#seen.set(tenantId, { revision, at: this.now() });
+    const problem = this.#newest.note(tenantId, revision, readAfter);
+    if (problem !== undefined) throw this.#corrupt(claims, problem);
   }
 
   #corrupt({ tenantId, name }: Pick<TenantClaims, 'tenantId' | 'name'>, why: string): KeywardError {

@@ -12,6 +12,7 @@ import { ITEM_OUTCOME } from '../../hsm/protocol.ts';
 import type { Agents } from '../../hsm/token-router.ts';
 import { idToBytes } from '../../ids.ts';
 import { formatDataKeyName, formatKeyVersionName } from '../../names.ts';
+import type { Moment } from '../../sealed-rows.ts';
 import type { Alerts } from '../../signals/alerts.ts';
 import type { Lease, LeasedKey, Progress } from '../../store/lifecycle/rewrap-ranges.ts';
 import {
@@ -22,7 +23,7 @@ import {
   writeDataKeys,
 } from '../../store/lifecycle/stale-data-keys.ts';
 import type { Store } from '../../store/store.ts';
-import { type KeyStates, type Moment, standsAs } from '../keys/key-states.ts';
+import { type KeyStates, standsAs } from '../keys/key-states.ts';
 import { type BatchSizes, type RangeWork, type StepResult, step, type Throttle } from '../pace.ts';
 
 /** What became of a batch. */
