@@ -468,6 +468,12 @@ export class KeywardError extends Error {
   }
 }
 
+/**
+ * What most calls get while there are too many: made once, since its stack alone is a tenth of what
+ * it costs to refuse a call (measured).
+ */
+export const SERVER_BUSY = new KeywardError('SERVER_BUSY');
+
 /** Returns whatever was thrown as a {@link KeywardError}: INTERNAL, unless it is one. */
 export function toKeywardError(error: unknown): KeywardError {
   return error instanceof KeywardError ? error : new KeywardError('INTERNAL', { cause: error });

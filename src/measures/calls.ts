@@ -7,7 +7,7 @@
  *   have rights in it.
  */
 import type { CallOutcome, Face, OutcomeListener } from '../calls/outcomes.ts';
-import { REASONS, type Reason } from '../errors.ts';
+import { type KeywardError, REASONS } from '../errors.ts';
 import type { Count, Distribution, Metrics } from '../signals/metrics/metrics.ts';
 
 /** What is known of the contract's methods, and how many tenants are told apart. */
@@ -44,6 +44,7 @@ export function measureCalls(parts: CallMeasuresParts): OutcomeListener {
   const ofTenant = (tenant: string) =>
     remembered((code) => metrics.counter('keyward_tenant_calls_total', { tenant, code }));
   const otherTenants = ofTenant(OTHER);
+  const countFailure = failureCounter(metrics);
   for (const [reason, { status }] of Object.entries(REASONS))
     if (OF_ACCESS.includes(status)) metrics.counter('keyward_access_refusals_total', { reason });
   return (outcome) => {
@@ -60,7 +61,8 @@ export function measureCalls(parts: CallMeasuresParts): OutcomeListener {
       }
       (count ?? otherTenants)(code).value += 1;
     }
-    if (error !== undefined) countFailure(metrics, outcome, served.has(method));
+    if (error !== undefined)
+      countFailure(error, labelOf(served.has(method) ? method : undefined), outcome);
   };
 }
 
@@ -92,29 +94,29 @@ function labelOf(method: string | undefined): string {
   return method?.replace(PACKAGE, '') ?? OTHER;
 }
 
-/** Failures cost more than what they are counted with. */
-function countFailure(
-  metrics: Metrics,
-  { method, face, error, isAdmitted }: CallOutcome,
-  isMethod: boolean,
-): void {
-  if (error === undefined) return;
-  const { metadata } = error;
-  const reason: Reason = error.reason;
-  const label = labelOf(isMethod ? method : undefined);
-  metrics.counter('keyward_call_failures_total', { method: label, reason }).value += 1;
-  if (!isAdmitted) metrics.counter('keyward_calls_refused_total', { face, reason }).value += 1;
-  if (OF_ACCESS.includes(REASONS[reason].status))
-    metrics.counter('keyward_access_refusals_total', { reason }).value += 1;
-  if (reason === 'QUOTA_EXCEEDED') {
-    const { quota = OTHER } = metadata;
-    metrics.counter('keyward_quota_refusals_total', { quota }).value += 1;
-  }
+/** Returns what counts a failure: under overload most calls are one. */
+function failureCounter(metrics: Metrics) {
+  const ofMethod = remembered((method) =>
+    remembered((reason) => metrics.counter('keyward_call_failures_total', { method, reason })),
+  );
+  const refusedBy = remembered((face) =>
+    remembered((reason) => metrics.counter('keyward_calls_refused_total', { face, reason })),
+  );
+  return ({ reason, metadata }: KeywardError, method: string, outcome: CallOutcome) => {
+    ofMethod(method)(reason).value += 1;
+    if (!outcome.isAdmitted) refusedBy(outcome.face)(reason).value += 1;
+    if (OF_ACCESS.includes(REASONS[reason].status))
+      metrics.counter('keyward_access_refusals_total', { reason }).value += 1;
+    if (reason === 'QUOTA_EXCEEDED') {
+      const { quota = OTHER } = metadata;
+      metrics.counter('keyward_quota_refusals_total', { quota }).value += 1;
+    }
+  };
 }
 
 /** Returns what `make` makes, once for each name. */
-function remembered(make: (name: string) => Count): (name: string) => Count {
-  const known = new Map<string, Count>();
+function remembered<Made>(make: (name: string) => Made): (name: string) => Made {
+  const known = new Map<string, Made>();
   return (name) => {
     const before = known.get(name);
     if (before !== undefined) return before;

@@ -35,12 +35,21 @@ export function createLog(
   const options = {
     level,
     base: { release, ...(isShared && { process: processName }) },
-    timestamp: pino.stdTimeFunctions.isoTime,
+    timestamp: isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
     serializers: { err: pino.stdSerializers.errWithCause },
   };
   if (!isShared) return pino(options, destination);
   return pino(options, { write: (line) => destination.write(shortLine(line)) });
+}
+
+let lastTime = { at: 0, text: '' };
+
+/** As pino's own, which makes the text of the same millisecond again for every line. */
+function isoTime(): string {
+  const at = Date.now();
+  if (at !== lastTime.at) lastTime = { at, text: `,"time":"${new Date(at).toISOString()}"` };
+  return lastTime.text;
 }
 
 /**

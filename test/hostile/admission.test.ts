@@ -181,10 +181,20 @@ describe('what one caller can have', () => {
     const calls = Array.from({ length: 100 }, () =>
       call(session, { path: ENCRYPT, body: [encryptRequest] }),
     );
-    const reasons = (await Promise.all(calls)).map(({ status, reason }) => reason ?? status);
+    const answers = await Promise.all(calls);
+    const reasons = answers.map(({ status, reason }) => reason ?? status);
     // Half of what there is: what one caller leaves to others.
     assert.deepEqual(new Set(reasons.slice(0, 32)), new Set([OK]));
-    assert.ok(reasons.includes('SERVER_BUSY'));
+    const refused = answers.filter(({ reason }) => reason === 'SERVER_BUSY');
+    assert.ok(refused.length > 1);
+    for (const { status, message, headers } of refused) {
+      assert.deepEqual([status, message.slice(0, 24)], [8, 'cannot accept the call: ']);
+      const details = Buffer.from(String(headers['grpc-status-details-bin']), 'base64');
+      for (const text of ['RetryInfo', 'RequestInfo', String(headers['keyward-request-id'])])
+        assert.ok(details.includes(text), text);
+    }
+    const ids = refused.map(({ headers }) => headers['keyward-request-id']);
+    assert.equal(new Set(ids).size, refused.length);
   });
 
   test('bytes of one caller’s requests leave room for others’', async () => {

@@ -5,7 +5,7 @@
  */
 import type { OutgoingHttpHeaders } from 'node:http2';
 import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { KeywardError, type Reason } from '../../errors.ts';
+import { KeywardError, type Reason, SERVER_BUSY } from '../../errors.ts';
 import { serialize } from '../contract/proto.ts';
 import { challengeOf, type NamedCall, toStatus } from '../contract/status.ts';
 import { REQUEST_ID_HEADER } from '../transport/arriving-call.ts';
@@ -28,6 +28,11 @@ export function toServiceError(error: KeywardError, call: NamedCall): ServiceErr
 
 /** The error as an answer of nothing but headers, for a call that grpc-js doesn't get to see. */
 export function errorHeaders(error: KeywardError, call: NamedCall): OutgoingHttpHeaders {
+  if (error === SERVER_BUSY && call.trace === undefined) return busyHeaders(call.id);
+  return encodedHeaders(error, call);
+}
+
+function encodedHeaders(error: KeywardError, call: NamedCall): OutgoingHttpHeaders {
   const message = toStatus(error, call);
   const challenge = challengeOf(error);
   return {
@@ -39,6 +44,22 @@ export function errorHeaders(error: KeywardError, call: NamedCall): OutgoingHttp
     [REQUEST_ID_HEADER]: call.id,
     [DETAILS_TRAILER]: serialize('google.rpc.Status', message).toString('base64'),
     ...(challenge !== undefined && { 'www-authenticate': challenge }),
+  };
+}
+
+/** As long as every call's id, so that it can give its place to one. */
+const NO_ID = '00000000-0000-0000-0000-000000000000';
+const BUSY_HEADERS = encodedHeaders(SERVER_BUSY, { id: NO_ID });
+const BUSY_DETAILS = Buffer.from(String(BUSY_HEADERS[DETAILS_TRAILER]), 'base64');
+const BUSY_ID = BUSY_DETAILS.indexOf(NO_ID);
+
+/** What `encodedHeaders` returns for {@link SERVER_BUSY}, encoded once but for the call's id. */
+function busyHeaders(id: string): OutgoingHttpHeaders {
+  BUSY_DETAILS.write(id, BUSY_ID, 'latin1');
+  return {
+    ...BUSY_HEADERS,
+    [REQUEST_ID_HEADER]: id,
+    [DETAILS_TRAILER]: BUSY_DETAILS.toString('base64'),
   };
 }
 

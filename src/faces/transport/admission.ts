@@ -18,7 +18,7 @@ import { proofOf } from '../../access/proofs.ts';
 import type { AdmittedCall, RefusedCall } from '../../calls/arrivals.ts';
 import type { Budgets } from '../../calls/budgets.ts';
 import type { Shares } from '../../calls/shares.ts';
-import { KeywardError, toKeywardError } from '../../errors.ts';
+import { type KeywardError, SERVER_BUSY, toKeywardError } from '../../errors.ts';
 import type { ArrivingCall } from './arriving-call.ts';
 
 export interface AdmissionParts {
@@ -100,7 +100,7 @@ export class Admission {
     const deadlineMs = this.#deadlineMs(timeoutMs, path);
     const places = this.#placesFor(path);
     if (!this.#hasRoom(call, places, authorizations) || this.#budgets.isInVain(path, deadlineMs)) {
-      call.fail(new KeywardError('SERVER_BUSY'));
+      call.fail(SERVER_BUSY);
       return;
     }
     call.occupy({ places, bytes: this.#budgets.bytes });
@@ -115,7 +115,7 @@ export class Admission {
     call.connection.callOpened();
     call.onClose(() => this.#closed(call));
     if (!this.#hasRoom(call, places)) {
-      call.fail(new KeywardError('SERVER_BUSY'));
+      call.fail(SERVER_BUSY);
       return;
     }
     call.occupy({ places, bytes: this.#budgets.bytes });
@@ -130,7 +130,7 @@ export class Admission {
   }
 
   /** Answers a call whose request has not arrived whole with why it goes no further. */
-  turnOut(call: ArrivingCall, error = new KeywardError('SERVER_BUSY')): void {
+  turnOut(call: ArrivingCall, error = SERVER_BUSY): void {
     this.#arriving.delete(call);
     call.fail(error);
   }
@@ -328,7 +328,7 @@ class TakenCall implements AdmittedCall {
   #makeRoom(bytes: number): void {
     this.#call.makes(bytes);
     if (bytes > SMALL_BYTES && this.#budgets.bytes.isExceededBy(this.#call.principal))
-      throw new KeywardError('SERVER_BUSY');
+      throw SERVER_BUSY;
   }
 }
 
