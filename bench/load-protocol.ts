@@ -60,6 +60,8 @@ export interface Noise {
   readonly deadlineMs?: number;
   /** Whether calls may run out of time, or find something unavailable; else that fails all. */
   readonly mayFail?: boolean;
+  /** Whether each connection holds back what a full service would refuse, as `keyward-client`. */
+  readonly throttled?: boolean;
 }
 
 /** What became of an open loop's calls. */
@@ -68,7 +70,9 @@ export interface NoiseResult {
   readonly answered: number;
   /** As RESOURCE_EXHAUSTED. */
   readonly refused: number;
-  /** Of those, how many said when to try again (google.rpc.RetryInfo). */
+  /** Calls that were not sent. */
+  readonly heldBack: number;
+  /** Of the refused, how many said when to try again (google.rpc.RetryInfo). */
   readonly refusedWithRetryInfo: number;
   /** Ran out of time, or found something unavailable. */
   readonly failed: number;

@@ -8,12 +8,16 @@
  */
 import { readFileSync } from 'node:fs';
 import { Client, credentials, type ServiceError, status } from '@grpc/grpc-js';
+import { KeywardError } from 'keyward-client';
+import { Throttle } from '../client/src/throttle.ts';
 import type { LoadIdentity, Noise, NoiseOrder, NoiseReply } from './load-protocol.ts';
 
 const DEADLINE_MS = 20_000;
 const TICK_MS = 1;
 const MAX_UNDER_WAY = 500;
 const FAILURES: readonly number[] = [status.DEADLINE_EXCEEDED, status.UNAVAILABLE];
+/** What a throttle is told of a refusal: which reason it was makes no difference here. */
+const BUSY = new KeywardError({ code: 'RESOURCE_EXHAUSTED', message: '', reason: 'SERVER_BUSY' });
 const RETRY_INFO = 'google.rpc.RetryInfo';
 /** Where google.rpc.Status is. */
 const DETAILS = 'grpc-status-details-bin';
@@ -43,6 +47,7 @@ async function begin(noise: Noise): Promise<NoiseReply> {
 class Sending {
   readonly #noise: Noise;
   readonly #clients: readonly Client[];
+  readonly #throttles: readonly Throttle[];
   readonly #startedAt = performance.now();
   readonly #timer: NodeJS.Timeout;
   readonly #ended = Promise.withResolvers<void>();
@@ -52,12 +57,14 @@ class Sending {
   #underWay = 0;
   #withRetryInfo = 0;
   #failed = 0;
+  #heldBack = 0;
   #isEnding = false;
   #failure: string | undefined;
 
   private constructor(noise: Noise, clients: readonly Client[]) {
     this.#noise = noise;
     this.#clients = clients;
+    this.#throttles = clients.map(() => new Throttle());
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
   }
 
@@ -97,7 +104,7 @@ class Sending {
     const refused = this.#refusedMs.length;
     return {
       result: {
-        ...{ seconds, answered, refused, failed: this.#failed },
+        ...{ seconds, answered, refused, failed: this.#failed, heldBack: this.#heldBack },
         refusedWithRetryInfo: this.#withRetryInfo,
         answeredP99Ms: quantile(this.#answeredMs, 0.99),
         refusedP50Ms: quantile(this.#refusedMs, 0.5),
@@ -115,15 +122,31 @@ class Sending {
   #send(): void {
     const { path, requests, deadlineMs = DEADLINE_MS } = this.#noise;
     const request = requests[this.#due % requests.length] as Buffer;
-    const client = this.#clients[this.#due % this.#clients.length] as Client;
+    const turn = this.#due % this.#clients.length;
+    const client = this.#clients[turn] as Client;
+    const throttle = this.#throttles[turn] as Throttle;
+    if (!this.#isSent(throttle)) return;
     const sentAt = performance.now();
     this.#underWay += 1;
     const options = { deadline: Date.now() + deadlineMs };
     client.makeUnaryRequest(path, asIs, asIs, request, options, (error) => {
       this.#underWay -= 1;
+      if (error === null) throttle.succeeded();
+      else if (error.code === status.RESOURCE_EXHAUSTED) throttle.failed(BUSY);
       this.#note(error, performance.now() - sentAt);
       if (this.#isEnding && this.#underWay === 0) this.#ended.resolve();
     });
+  }
+
+  #isSent(throttle: Throttle): boolean {
+    if (!this.#noise.throttled) return true;
+    try {
+      throttle.admit();
+      return true;
+    } catch {
+      this.#heldBack += 1;
+      return false;
+    }
   }
 
   #note(error: ServiceError | null, tookMs: number): void {

@@ -15,7 +15,7 @@ import { isServing } from '../dev/health.ts';
 import { faultsFor } from '../test/faults/pkcs11.ts';
 import { type Bench, type Context, encryptOf, say, warmUp } from './bench.ts';
 import type { Environment } from './environment.ts';
-import type { NoiseResult } from './load-protocol.ts';
+import type { Noise, NoiseResult } from './load-protocol.ts';
 import { paragraph, spread, table, target } from './markdown.ts';
 import { measureSlice, median, type Timing } from './measure.ts';
 import { measureBeside, type NeighbourRow } from './neighbour.ts';
@@ -31,7 +31,14 @@ interface Plan extends Timing {
 
 const FULL: Plan = { rampMs: 150, measureMs: 2_000, rounds: 3, warmUpMs: 1_500, overloadMs: 8_000 };
 const QUICK: Plan = { rampMs: 20, measureMs: 200, rounds: 1, warmUpMs: 50, overloadMs: 800 };
-const TIMES = [1.5, 2, 4];
+/** How many times the peak, and whether the clients throttle themselves. */
+const DEGREES = [
+  [1.5, false],
+  [2, false],
+  [4, false],
+  [2, true],
+  [4, true],
+] as const;
 /** In flight where the service does most. */
 const IN_FLIGHT = 64;
 const CONNECTIONS = 8;
@@ -50,6 +57,8 @@ const HEAVY_P99 = 2;
 interface Overload {
   readonly token: string;
   readonly times: number;
+  /** Whether its clients hold back what would be refused, as `keyward-client` does. */
+  readonly throttled: boolean;
   readonly offered: number;
   readonly result: NoiseResult;
   /** Calls done, each second, over those of the closed loop just before. */
@@ -104,7 +113,7 @@ async function measureToken(context: Context, token: string, plan: Plan): Promis
   const encrypt = encryptOf(context);
   await warmUp(load, [[service, encrypt]], plan.warmUpMs);
   const rows: Overload[] = [];
-  for (const times of TIMES) {
+  for (const [times, throttled] of DEGREES) {
     const peaks = [];
     for (let round = 0; round < plan.rounds; round++)
       peaks.push(await measureSlice(load, service, encrypt, { ...plan, inFlight: IN_FLIGHT }));
@@ -115,10 +124,12 @@ async function measureToken(context: Context, token: string, plan: Plan): Promis
       ),
     );
     const offered = Math.round(peak * times);
-    const { cpu, ...measured } = await overloaded(environment, encrypt, offered, plan.overloadMs);
+    const { path, requests } = encrypt;
+    const noise = { path, requests, perSecond: offered, throttled };
+    const { cpu, ...measured } = await overloaded(environment, noise, plan.overloadMs);
     const { answered, seconds } = measured.result;
     rows.push({
-      ...{ token, times, offered, ...measured },
+      ...{ token, times, throttled, offered, ...measured },
       ofPeak: answered / seconds / peak,
       ofPeakByCpu: peakCpu / (cpu / answered),
     });
@@ -129,8 +140,7 @@ async function measureToken(context: Context, token: string, plan: Plan): Promis
 /** Sends so many calls a second, and looks how health and administration do meanwhile. */
 async function overloaded(
   environment: Environment,
-  { path, requests }: ReturnType<typeof encryptOf>,
-  perSecond: number,
+  noise: Pick<Noise, 'path' | 'requests' | 'perSecond' | 'throttled'>,
   milliseconds: number,
 ) {
   const { address, serverPid, agentPid, databasePid } = environment.target;
@@ -144,7 +154,7 @@ async function overloaded(
   // The administrator's connection is there before.
   await getKey();
   const limits = { connections: CONNECTIONS, maxUnderWay: MAX_UNDER_WAY, deadlineMs: DEADLINE_MS };
-  await loop.begin({ ...limits, address, path, requests, perSecond, mayFail: true });
+  await loop.begin({ ...limits, ...noise, address, mayFail: true });
   const before = cpu();
   const until = performance.now() + milliseconds;
   const [health, administration] = await Promise.all([
@@ -178,9 +188,11 @@ const METHOD = `
   that a closed loop of ${IN_FLIGHT} had just before, with deadlines of ${DEADLINE_MS / 1000} s.
   "Of peak" is the rate of calls done over that rate; "by CPU" the same for each second of CPU time
   of server, agent and Postgres, since the loop takes its own from the cores that they share. "With
-  RetryInfo" is the share of refusals that say when to try again; failed are those that ran out of
-  time or were not recorded in time. Beside it, health is asked for on a connection of its own each
-  time, and GetKey by an administrator: the slowest answer, and how many were missing of how many.
+  RetryInfo" is the share of refusals that say when to try again. "keyward-client" is a loop whose
+  connections each hold back what a full service would refuse, by that client's own throttle; other
+  clients send everything. Failed are those that ran out of time or were not recorded in time.
+  Beside it, health is asked for on a connection of its own each time, and GetKey by an
+  administrator: the slowest answer, and how many were missing of how many.
   With "${SLOW_MS} ms" the token sleeps that time for each signature.`;
 
 const HEAVY = `
@@ -190,11 +202,13 @@ const HEAVY = `
 function textOf(rows: readonly Overload[], heavy: readonly NeighbourRow[]): string {
   const headings = [
     'token',
+    'clients',
     'offered/s',
     'times peak',
     'done/s',
     'of peak',
     'by CPU',
+    'held back/s',
     'refused/s',
     'refused after ms (p50, p99)',
     'with RetryInfo',
@@ -210,11 +224,13 @@ function textOf(rows: readonly Overload[], heavy: readonly NeighbourRow[]): stri
     const { refused, refusedWithRetryInfo } = result;
     return [
       token,
+      row.throttled ? 'keyward-client' : 'others',
       String(offered),
       String(times),
       rate(result.answered),
       row.ofPeak.toFixed(2),
       row.ofPeakByCpu.toFixed(2),
+      rate(result.heldBack),
       rate(refused),
       `${result.refusedP50Ms.toFixed(1)}, ${result.refusedP99Ms.toFixed(1)}`,
       refused === 0 ? '–' : (refusedWithRetryInfo / refused).toFixed(2),
@@ -239,8 +255,8 @@ function textOf(rows: readonly Overload[], heavy: readonly NeighbourRow[]): stri
   ].join('\n\n');
 }
 
-function named({ token, times }: Overload): string {
-  return `at ${times} times the peak (${token})`;
+function named({ token, times, throttled }: Overload): string {
+  return `at ${times} times the peak (${token}${throttled ? ', keyward-client' : ''})`;
 }
 
 function byCpuTarget(row: Overload): string {

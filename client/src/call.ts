@@ -15,6 +15,7 @@ import { cancelledBy, KeywardError } from './errors.ts';
 import type { ClientCall, Reporter, TraceHeaders } from './hooks.ts';
 import type { Proofs, ProvenCall } from './proofs.ts';
 import { backoffMs, canHelp, RetryBudget } from './retries.ts';
+import { Throttle } from './throttle.ts';
 import type { Method } from './wire.ts';
 
 /** Options of one call. */
@@ -39,6 +40,8 @@ export interface TransportOptions {
   readonly serverName: string | undefined;
   readonly defaultTimeoutMs: number;
   readonly retries: number;
+  /** Whether calls are held back that a full service would refuse. */
+  readonly throttle: boolean;
   readonly reporter: Reporter;
 }
 
@@ -65,6 +68,8 @@ export class Transport {
   readonly #options: TransportOptions;
   readonly #endpoints: readonly Endpoint[];
   readonly #budget = new RetryBudget();
+  /** By address and method: an address, or what it has for a method, may be full alone. */
+  readonly #throttles = new Map<string, Throttle>();
   /** Ends each call under way; streams are told apart. */
   readonly #inFlight = new Map<AbortController, { readonly isStream: boolean }>();
   #isClosing = false;
@@ -240,13 +245,41 @@ export class Transport {
       this.#throwIfEnded(call);
       const endpoint = this.#pick(call);
       try {
-        const response = await attempt(endpoint);
+        const response = await this.#throttled(call, endpoint, attempt);
         this.#answered(call, endpoint);
         return response;
       } catch (error) {
         await this.#beforeRetry(call, endpoint, error);
       }
     }
+  }
+
+  /** Makes an attempt, unless the service would most likely refuse it because it is full. */
+  async #throttled<Response>(
+    { call }: Ongoing,
+    endpoint: Endpoint,
+    attempt: (endpoint: Endpoint) => Promise<Response>,
+  ): Promise<Response> {
+    if (!this.#options.throttle) return attempt(endpoint);
+    const throttle = this.#throttleOf(`${endpoint.address} ${call.method}`);
+    throttle.admit();
+    try {
+      const response = await attempt(endpoint);
+      throttle.succeeded();
+      return response;
+    } catch (error) {
+      throttle.failed(error);
+      throw error;
+    }
+  }
+
+  #throttleOf(name: string): Throttle {
+    let throttle = this.#throttles.get(name);
+    if (throttle === undefined) {
+      throttle = new Throttle();
+      this.#throttles.set(name, throttle);
+    }
+    return throttle;
   }
 
   /** The first address that serves and where the call has not failed yet, else the first of all. */

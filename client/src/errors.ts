@@ -120,6 +120,17 @@ export function unconnected(address: string, why: string): KeywardError {
   return error;
 }
 
+/** Returns the error for an attempt that was not made: as the service's refusal, and saying so. */
+export function heldBack({ code, reason, retryDelayMs }: KeywardError): KeywardError {
+  const message =
+    `cannot make the call: the service has refused most calls as ${reason}, so the client did ` +
+    'not send this one; make fewer at once';
+  const metadata = new Map([['refused_by', 'client']]);
+  const error = new KeywardError({ code, reason, retryDelayMs, message, metadata });
+  unsent.add(error);
+  return error;
+}
+
 /**
  * Returns the error for an attempt that grpc-js reports as failed; `address` is where it was sent.
  * One that ended as cancelled, and not by the caller (`call.ts` sees to those first), or without

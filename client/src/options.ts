@@ -42,6 +42,11 @@ export interface ClientOptions {
    */
   readonly retries?: number;
   /**
+   * Whether the client holds back calls that a full service would most likely refuse: they are
+   * refused as the service refuses them, and not sent. Yes unless `false`.
+   */
+  readonly throttle?: boolean;
+  /**
    * How many connections there are to an address, which calls use in turn. A server process serves
    * a connection; several connections meet several of them. 1 unless given, up to 64.
    */
@@ -88,8 +93,8 @@ export type ConnectOptions = ClientOptions & Where & Pem<'ca'> & Caller;
 /**
  * Where the service is and who calls, by the environment: `KEYWARD_ADDRESS`, `KEYWARD_CA_FILE`,
  * `KEYWARD_CERT_FILE`, `KEYWARD_KEY_FILE`, `KEYWARD_TOKEN_FILE`, `KEYWARD_SERVER_NAME`, and what
- * they leave out by a profile, as the `keyward` command reads it; and `KEYWARD_CONNECTIONS`, where
- * `connections` is not given.
+ * they leave out by a profile, as the `keyward` command reads it; and `KEYWARD_CONNECTIONS` and
+ * `KEYWARD_THROTTLE`, where `connections` and `throttle` are not given.
  */
 export type EnvironmentOptions = ClientOptions & {
   /** The profile's name. `KEYWARD_PROFILE`, else the default, unless given. */
@@ -133,9 +138,11 @@ export function withEnvironment(options: ConnectOptions | EnvironmentOptions): C
     );
   const where = { address, caFile, ...(serverName !== undefined && { serverName }) };
   const connections = rest.connections ?? connectionsIn(process.env);
+  const throttle = rest.throttle ?? throttleIn(process.env);
   return {
     ...{ ...rest, ...where, ...credentialsOf(found.settings) },
     ...(connections !== undefined && { connections }),
+    ...(throttle !== undefined && { throttle }),
   } as ConnectOptions;
 }
 
@@ -146,6 +153,13 @@ function connectionsIn({ KEYWARD_CONNECTIONS: text }: NodeJS.ProcessEnv): number
   throw new SettingsError(`KEYWARD_CONNECTIONS must be a whole number, 1 to ${MAX_CONNECTIONS}`);
 }
 
+/** Throws a SettingsError. */
+function throttleIn({ KEYWARD_THROTTLE: text }: NodeJS.ProcessEnv): boolean | undefined {
+  if (!text) return undefined;
+  if (text === 'true' || text === 'false') return text === 'true';
+  throw new SettingsError('KEYWARD_THROTTLE must be true or false');
+}
+
 function isConnections(number: number): boolean {
   return Number.isInteger(number) && number >= 1 && number <= MAX_CONNECTIONS;
 }
@@ -153,11 +167,13 @@ function isConnections(number: number): boolean {
 /** Returns what a client's options come to. Throws a TypeError or a SettingsError. */
 export function transportOptions(options: ConnectOptions): TransportOptions {
   const { serverName, defaultTimeoutMs = 10_000, retries = 4, checksums = true } = options;
+  const { throttle = true } = options;
   const { ca, caFile, token, traceContext, stepUp, hooks, connections = 1 } = options;
   if (!Number.isInteger(retries) || retries < 0)
     throw new TypeError('retries must be a whole number');
   if (!isConnections(connections))
     throw new TypeError(`connections must be a whole number, 1 to ${MAX_CONNECTIONS}`);
+  if (typeof throttle !== 'boolean') throw new TypeError('throttle must be true or false');
   if (typeof checksums !== 'boolean') throw new TypeError('checksums must be true or false');
   const addresses = addressesOf(options);
   const proofs = proofsOf(token, stepUp);
@@ -168,6 +184,7 @@ export function transportOptions(options: ConnectOptions): TransportOptions {
     serverName,
     defaultTimeoutMs,
     retries,
+    throttle,
     traceContext,
     reporter: new Reporter(hooks),
     credentials: new Credentials({ ca: pem('ca', ca, caFile), identity }),

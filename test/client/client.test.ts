@@ -500,6 +500,7 @@ describe('connecting', () => {
       [{ address: 'localhost:1', cert: 'x', key: 'x' }, /ca or caFile must be given/],
       [{ ...pem, address: 'localhost:1', retries: -1 }, /retries/],
       [{ ...pem, address: 'localhost:1', checksums: 'no' }, /checksums/],
+      [{ ...pem, address: 'localhost:1', throttle: 'no' }, /throttle/],
     ];
     for (const [options, message] of wrong) {
       assert.throws(

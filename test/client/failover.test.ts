@@ -221,7 +221,7 @@ describe('a service that refuses nearly everything', () => {
       },
     });
     const { retries, ended, hooks } = listening();
-    await using keyward = service.connect({ hooks });
+    await using keyward = service.connect({ hooks, throttle: false });
     const call = () => keyward.getKey({ name: KEY }).catch((error: unknown) => error);
     for (const error of await Promise.all(Array.from({ length: 400 }, call)))
       assert.ok(error instanceof KeywardError && error.retryable);

@@ -6,9 +6,16 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, afterEach, before, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { status } from '@grpc/grpc-js';
 import { type ConnectOptions, connect } from '../../client/src/index.ts';
 import { createCertificateAuthority } from '../../dev/certificates.ts';
-import { type FakeService, type Handler, startFakeService, wireKey } from './fake-service.ts';
+import {
+  type FakeService,
+  type Handler,
+  refusal,
+  startFakeService,
+  wireKey,
+} from './fake-service.ts';
 
 const KEYWARD = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url));
 const KEY = 'tenants/acme/keys/orders';
@@ -129,6 +136,36 @@ it('a variable says how many connections there are, and options come first', asy
   assert.throws(() => connect(), {
     name: 'SettingsError',
     message: 'KEYWARD_CONNECTIONS must be a whole number, 1 to 64',
+  });
+});
+
+it('a variable says whether calls are held back from a full service, and options come first', async () => {
+  await using full = await startFakeService({
+    GetKey: () => {
+      throw refusal({ code: status.RESOURCE_EXHAUSTED, reason: 'SERVER_BUSY' });
+    },
+  });
+  setVariables({
+    KEYWARD_ADDRESS: full.address,
+    KEYWARD_CA_FILE: write('full-ca.pem', full.caPem),
+    KEYWARD_CERT_FILE: write('full-cert.pem', full.client.certPem),
+    KEYWARD_KEY_FILE: write('full-key.pem', full.client.keyPem),
+  });
+  const sentOf40 = async (options: { readonly throttle?: boolean }) => {
+    const before = full.calls.get('GetKey') ?? 0;
+    using keyward = connect({ ...options, retries: 0 });
+    for (let calls = 0; calls < 40; calls += 1) await keyward.getKey({ name: KEY }).catch(() => {});
+    return (full.calls.get('GetKey') ?? 0) - before;
+  };
+  assert.ok((await sentOf40({})) < 40);
+  assert.equal(await sentOf40({ throttle: false }), 40);
+  setVariables({ KEYWARD_THROTTLE: 'false' });
+  assert.equal(await sentOf40({}), 40);
+  assert.ok((await sentOf40({ throttle: true })) < 40);
+  setVariables({ KEYWARD_THROTTLE: 'off' });
+  assert.throws(() => connect(), {
+    name: 'SettingsError',
+    message: 'KEYWARD_THROTTLE must be true or false',
   });
 });
 
