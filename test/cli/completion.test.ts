@@ -4,11 +4,11 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import { status } from '@grpc/grpc-js';
+import { programFrom } from '../support/compiled.ts';
 import { KEY, profilesFile, TENANT, useFakeService } from './fake.ts';
 
-const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url));
+const MAIN = programFrom('cli/src/main.ts');
 const fake = useFakeService();
 const { keyward, refuse } = fake;
 

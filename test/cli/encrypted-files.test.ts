@@ -19,12 +19,11 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, it } from 'node:test';
-import { fileURLToPath } from 'node:url';
-import { COMPILED } from '../support/compiled.ts';
+import { COMPILED, programFrom } from '../support/compiled.ts';
 import { eventually, sharedService } from '../support/kit.ts';
 import { type Outcome, run, writeUsersProfiles } from './run.ts';
 
-const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url));
+const MAIN = programFrom('cli/src/main.ts');
 const KEY = '--key files --tenant acme';
 /** Two chunks and a part of one. */
 const CONTENT = Buffer.alloc(150_000, 'content ');

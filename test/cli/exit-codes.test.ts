@@ -6,14 +6,13 @@ import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import { status } from '@grpc/grpc-js';
 import { EXIT_CODES } from '../../cli/src/failures.ts';
 import { wireJob } from '../client/fake-service.ts';
-import { COMPILED } from '../support/compiled.ts';
+import { COMPILED, programFrom } from '../support/compiled.ts';
 import { JOB, KEY, profilesFile, useFakeService, WIRE_SERVICE_STATUS } from './fake.ts';
 
-const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url));
+const MAIN = programFrom('cli/src/main.ts');
 const fake = useFakeService();
 
 /** Runs the command, and returns its exit code. */

@@ -19,11 +19,11 @@ import {
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { beforeEach, describe, it } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import { wireKey } from '../client/fake-service.ts';
+import { programFrom } from '../support/compiled.ts';
 import { CIPHERTEXT, DATA_KEY, KEY, profilesFile, TENANT, useFakeService } from './fake.ts';
 
-const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url));
+const MAIN = programFrom('cli/src/main.ts');
 const fake = useFakeService();
 const { keyward } = fake;
 

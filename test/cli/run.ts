@@ -3,10 +3,9 @@ import { spawn } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { buffer, text } from 'node:stream/consumers';
-import { fileURLToPath } from 'node:url';
-import { COMPILED } from '../support/compiled.ts';
+import { COMPILED, programFrom } from '../support/compiled.ts';
 
-const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url));
+const MAIN = programFrom('cli/src/main.ts');
 
 /** What a run of the command left. */
 export interface Outcome {

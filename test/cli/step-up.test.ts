@@ -8,18 +8,17 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, beforeEach, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import type { KeptSignIn } from '../../cli/src/kept-sign-ins.ts';
 import { openIssuers } from '../../dev/issuers.ts';
 import { CLIENT_ID, RESOURCE, SIGN_IN_ISSUER } from '../../dev/people.ts';
 import { type DevelopmentProvider, startProvider } from '../../dev/provider.ts';
-import { COMPILED } from '../support/compiled.ts';
+import { COMPILED, programFrom } from '../support/compiled.ts';
 import { TESTER } from '../support/grants.ts';
 import { type Environment, newEnvironment, type Service, startService } from '../support/kit.ts';
 import { type Act, Reader, type SigningIn, signingIn } from './browser.ts';
 import { run } from './run.ts';
 
-const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url));
+const MAIN = programFrom('cli/src/main.ts');
 const KEY = 'tenants/acme/keys/k';
 
 let environment: Environment;

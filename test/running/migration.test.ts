@@ -16,6 +16,7 @@ import { tokenObjectsOf } from '../../src/keyring/hsm-token/token-objects.ts';
 import { type EnvironmentRecord, readEnvironment } from '../../src/store/environment.ts';
 import { Store } from '../../src/store/store.ts';
 import { RELEASE } from '../store/database.ts';
+import { programFrom } from '../support/compiled.ts';
 import {
   type Environment,
   eventually,
@@ -36,7 +37,7 @@ import {
   sql,
 } from '../support/reconciling.ts';
 
-const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
+const MAIN = programFrom('src/main.ts');
 const payload = Buffer.from('kept');
 
 /** An environment, and an empty token beside its own. */

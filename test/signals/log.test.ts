@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { connect } from 'keyward-client';
 import { freePort } from '../../dev/postgres.ts';
+import { programFrom } from '../support/compiled.ts';
 import { TESTER } from '../support/grants.ts';
 import {
   type Environment,
@@ -21,7 +22,7 @@ import {
   setMode,
 } from '../support/kit.ts';
 
-const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
+const MAIN = programFrom('src/main.ts');
 
 /** Calls at once, each of which makes a line. */
 const AT_ONCE = 10;

@@ -1,10 +1,22 @@
 /**
- * What Node has compiled, kept for a run of the tests: most of what a short process costs is its
- * start, and with this it costs half.
+ * What makes starts cheap, of which a run of the tests has thousands: programs in one piece
+ * (`bundle.ts`), and what Node has compiled, kept for the run.
  *
- * `test/support/global-setup.ts` says where; processes that get no whole environment are told here.
+ * `global-setup.ts` says where both are; processes that get no whole environment are told here.
  */
+import { join } from 'node:path';
 import { type SoftHsmToken, tokenVariables } from '../../softhsm/token.ts';
+
+const ROOT = join(import.meta.dirname, '..', '..');
+
+/** The programs that are bundled, by their sources, and the names of their bundles. */
+export const PROGRAMS = { 'src/main.ts': 'main', 'cli/src/main.ts': 'keyward' } as const;
+
+/** Returns what to start for a source: the bundle, where the run has one. */
+export function programFrom(source: keyof typeof PROGRAMS): string {
+  const folder = process.env['KEYWARD_TEST_PROGRAMS'];
+  return folder === undefined ? join(ROOT, source) : join(folder, `${PROGRAMS[source]}.js`);
+}
 
 const directory = process.env['NODE_COMPILE_CACHE'];
 

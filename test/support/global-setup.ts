@@ -3,6 +3,7 @@
  * environment (a migrated database and an initialised token that belong together) of which every
  * test file makes copies of its own.
  *
+ * The programs that tests start are bundled; with KEYWARD_TEST_SOURCES=1 they are the sources.
  * KEYWARD_TEST_POSTGRES may name the installation of another PostgreSQL, as
  * `/usr/lib/postgresql/15`. Owns `.keyward/test-<process>/`, removed at the end; those of runs that
  * were killed go at the next one. Test processes learn of it all by the KEYWARD_TEST_ variables set
@@ -16,6 +17,7 @@ import { runServerCommand } from '../../dev/server.ts';
 import { identify, isAlive, type ProcessIdentity } from '../../scripts/processes.js';
 import { noteCpu } from '../../scripts/slowest.js';
 import { createSoftHsmToken, tokenVariables } from '../../softhsm/token.ts';
+import { bundlePrograms } from './bundle.ts';
 import { grantEverything, TESTER } from './grants.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
@@ -29,6 +31,9 @@ const TOKEN_LABEL = 'keyward-test';
  */
 const POSTGRES_SETTINGS = { max_connections: '400', full_page_writes: 'off' };
 
+/** Whether tests start the sources, for stacks and coverage by their lines, at twice the cost. */
+const FROM_SOURCES = process.env['KEYWARD_TEST_SOURCES'] === '1';
+
 let postgres: Postgres | undefined;
 
 /** Called by Node's test runner before the first test file. */
@@ -39,6 +44,7 @@ export async function globalSetup(): Promise<void> {
   // Before anything is started, so that all of it keeps and finds what Node has compiled.
   process.env['NODE_COMPILE_CACHE'] = join(DIRECTORY, 'compiled');
   const tokenDirectory = join(DIRECTORY, 'token-template');
+  const bundled = join(DIRECTORY, 'programs');
   const [server, token] = await Promise.all([
     startPostgres({
       directory: join(DIRECTORY, 'postgres'),
@@ -46,6 +52,7 @@ export async function globalSetup(): Promise<void> {
       installation: process.env['KEYWARD_TEST_POSTGRES'],
     }),
     createSoftHsmToken({ directory: tokenDirectory, label: TOKEN_LABEL }),
+    ...(FROM_SOURCES ? [] : [bundlePrograms(bundled)]),
   ]);
   postgres = server;
   await createRoles(server, DATABASE_TEMPLATE);
@@ -65,6 +72,7 @@ export async function globalSetup(): Promise<void> {
   }
   Object.assign(process.env, {
     KEYWARD_TEST_DIRECTORY: DIRECTORY,
+    ...(FROM_SOURCES ? {} : { KEYWARD_TEST_PROGRAMS: bundled }),
     /** The superuser's, to make databases. */
     KEYWARD_TEST_POSTGRES_URL: server.superuserUrl(),
     /** The two roles', with the template as their database. */
