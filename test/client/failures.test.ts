@@ -285,7 +285,7 @@ describe('retries', () => {
     assert.ok(performance.now() - begun >= 150);
     begun = performance.now();
     const error = await failureOf(keyward.getTenant({ name: 'tenants/acme' }));
-    assert.ok(performance.now() - begun < 5_000);
+    assert.ok(performance.now() - begun < 50_000);
     assert.equal(error.reason, 'HSM_QUEUE_FULL');
     assert.equal(service.calls.get('GetTenant'), 1);
   });
@@ -325,14 +325,14 @@ describe('deadlines and cancelling', () => {
     const error = await failureOf(keyward.getKey({ name: KEY }));
     assert.equal(error.code, 'DEADLINE_EXCEEDED');
     assert.equal(error.message, `no answer from ${service.address} by the deadline`);
-    assert.ok(performance.now() - begun < 5_000);
-    using patient = service.connect();
+    assert.ok(performance.now() - begun < 50_000);
+    using patient = service.connect({ defaultTimeoutMs: 600_000 });
     begun = performance.now();
     assert.equal(
       (await failureOf(patient.getKey({ name: KEY }, { timeoutMs: 100 }))).code,
       'DEADLINE_EXCEEDED',
     );
-    assert.ok(performance.now() - begun < 5_000);
+    assert.ok(performance.now() - begun < 50_000);
   });
 
   it('a timeout that is none is refused', async () => {
@@ -368,10 +368,10 @@ describe('deadlines and cancelling', () => {
       GetKey: refusing({
         code: status.UNAVAILABLE,
         reason: 'HSM_UNAVAILABLE',
-        retryDelay: { seconds: 5, nanos: 0 },
+        retryDelay: { seconds: 60, nanos: 0 },
       }),
     });
-    using keyward = service.connect();
+    using keyward = service.connect({ defaultTimeoutMs: 600_000 });
     const error = await failureOf(keyward.getKey({ name: KEY }, { signal: AbortSignal.abort() }));
     assert.equal(error.code, 'CANCELLED');
     assert.equal(service.calls.size, 0);
@@ -382,7 +382,7 @@ describe('deadlines and cancelling', () => {
     await sleep(50);
     controller.abort();
     assert.equal((await failureOf(call)).code, 'CANCELLED');
-    assert.ok(performance.now() - begun < 4_000);
+    assert.ok(performance.now() - begun < 50_000);
     assert.equal(service.calls.get('GetKey'), 1);
   });
 });

@@ -10,6 +10,7 @@ import { newId, type TenantId } from '../../src/ids.ts';
 import { type Change, ChangeFeed } from '../../src/store/changes.ts';
 import { keepHouse } from '../../src/store/housekeeping.ts';
 import type { Store } from '../../src/store/store.ts';
+import { eventually } from '../support/kit.ts';
 import { callOf, migratedDatabase, systemTenant, type TestDatabase } from './database.ts';
 
 let database: TestDatabase;
@@ -27,6 +28,11 @@ after(async () => {
   await database[Symbol.asyncDispose]();
 });
 
+/** The service's default. */
+const STALENESS_MS = 1_500;
+/** No poll comes so late that the feed begins again, where a test isn't about that. */
+const PATIENCE_MS = 120_000;
+
 /** A running feed that remembers what it was told. */
 class Listening implements AsyncDisposable {
   readonly feed: ChangeFeed;
@@ -35,9 +41,12 @@ class Listening implements AsyncDisposable {
   readonly #replica: Store | undefined;
   resets = 0;
 
-  constructor(source: Pick<Store, 'queryPrimary'>, replica?: Store) {
+  constructor(
+    source: Pick<Store, 'queryPrimary'>,
+    { replica, stalenessMs = PATIENCE_MS }: { replica?: Store; stalenessMs?: number } = {},
+  ) {
     this.#replica = replica;
-    this.feed = new ChangeFeed(source, 1_500, {
+    this.feed = new ChangeFeed(source, stalenessMs, {
       onChange: (change) => this.changes.push(change),
       onReset: () => {
         this.resets++;
@@ -57,16 +66,16 @@ class Listening implements AsyncDisposable {
   }
 }
 
-async function until(condition: () => boolean, milliseconds = 2_000): Promise<void> {
+async function until(condition: () => boolean, milliseconds = PATIENCE_MS): Promise<void> {
   const end = monotonicNow() + milliseconds;
   while (!condition() && monotonicNow() < end) await delay(10);
   assert.ok(condition(), `not within ${milliseconds} ms: ${condition}`);
 }
 
 /** A replica's feed, past its first poll. */
-async function listening(on: TestDatabase = database): Promise<Listening> {
+async function listening(on = database, stalenessMs = PATIENCE_MS): Promise<Listening> {
   const replica = await on.open();
-  const listener = new Listening(replica, replica);
+  const listener = new Listening(replica, { replica, stalenessMs });
   await until(() => listener.resets === 1);
   return listener;
 }
@@ -103,21 +112,26 @@ async function change(): Promise<string> {
 // At once, as they mostly wait; those that disturb the others have a database of their own.
 describe('change feed', { concurrency: true }, () => {
   it('begins by having everything forgotten, and is fresh from then on', async () => {
-    await using listener = new Listening(store);
-    assert.equal(listener.feed.isFresh(), false);
-    assert.equal(listener.resets, 0);
-    await until(() => listener.feed.isFresh());
-    assert.equal(listener.resets, 1);
-    await delay(1_700);
-    assert.equal(listener.feed.isFresh(), true);
-    assert.equal(listener.resets, 1);
+    await eventually(async () => {
+      await using listener = new Listening(store, { stalenessMs: STALENESS_MS });
+      assert.equal(listener.feed.isFresh(), false);
+      assert.equal(listener.resets, 0);
+      await until(() => listener.feed.isFresh());
+      assert.equal(listener.resets, 1);
+      await delay(STALENESS_MS + 200);
+      assert.equal(listener.feed.isFresh(), true);
+      assert.equal(listener.resets, 1);
+    });
   });
 
   it('tells of a change soon after its commit, in two replicas', async () => {
     await using first = await listening();
     await using second = await listening();
-    const subjectId = await change();
-    await until(() => first.timesTold(subjectId) > 0 && second.timesTold(subjectId) > 0, 1_000);
+    const subjectId = await eventually(async () => {
+      const changed = await change();
+      await until(() => first.timesTold(changed) > 0 && second.timesTold(changed) > 0, 1_000);
+      return changed;
+    });
     assert.deepEqual(
       first.changes.find((told) => told.subjectId === subjectId),
       { tenantId: system, kind: 'key', subjectId },
@@ -180,17 +194,18 @@ describe('change feed', { concurrency: true }, () => {
 
   it('gives up polls that hang, stops being fresh, and has everything forgotten when it goes on', async () => {
     await using hung = await migratedDatabase();
-    await using listener = await listening(hung);
+    await using listener = await listening(hung, STALENESS_MS);
+    const before = listener.resets;
     const blocker = new pg.Client({ connectionString: hung.url() });
     await blocker.connect();
     await blocker.query('BEGIN; LOCK TABLE changes');
-    await until(() => listener.errors.length === 2, 4_000);
+    await until(() => listener.errors.length >= 2);
     assert.equal(listener.feed.isFresh(), false);
-    assert.equal(listener.resets, 1);
+    assert.equal(listener.resets, before);
     await blocker.query('ROLLBACK');
     await blocker.end();
     await until(() => listener.feed.isFresh());
-    assert.equal(listener.resets, 2);
+    assert.ok(listener.resets > before);
   });
 
   it('outlives its connections', async () => {
@@ -228,7 +243,7 @@ describe('change feed', { concurrency: true }, () => {
   });
 
   it('ends when it is told to, and is stale then', async () => {
-    const listener = await listening();
+    const listener = await listening(database, STALENESS_MS);
     await listener.feed.stop();
     const subjectId = await change();
     await delay(400);

@@ -83,7 +83,8 @@ async function traces(name: string): Promise<{ tenants: number; entries: number 
   return row ?? { tenants: -1, entries: -1 };
 }
 
-const sleep = (tx: Tx) => tx.query('SELECT pg_sleep(14)');
+/** Longer than anything waits. */
+const sleep = (tx: Tx) => tx.query('SELECT pg_sleep(900)');
 
 describe('terminated backends', () => {
   it('what is not the protocol of a database fails its call, and nothing else', async () => {
@@ -125,19 +126,17 @@ describe('terminated backends', () => {
       await terminateAll();
       assert.equal((await listTenants(store, callOf(), { limit: 1 })).length, 1);
       await terminateAll();
-      await delay(50);
+      await eventually(() => assert.ok(heard.length > 0));
       assert.equal((await store.read(callOf(), system, (tx) => tx.query('SELECT 1'))).length, 1);
-      assert.ok(heard.length > 0);
     });
   });
 
   it('case 75: a backend terminated in flight fails the call at once with DATABASE_UNAVAILABLE', async () => {
     await withStore({}, async (store) => {
-      const began = monotonicNow();
-      const reading = store.read(callOf(30_000), system, sleep);
+      const reading = store.read(callOf(600_000), system, sleep);
       setTimeout(() => terminateAll(), 100);
+      // At the deadline it would be another one.
       await assert.rejects(reading, reason('DATABASE_UNAVAILABLE'));
-      assert.ok(monotonicNow() - began < 10_000);
       await store.ping(callOf());
     });
   });
@@ -250,12 +249,13 @@ describe('waiting', () => {
 
   it('a call that waits for a connection past its deadline fails with DEADLINE_EXCEEDED', async () => {
     await withStore({ poolSize: 1 }, async (store) => {
-      const holding = store.read(callOf(), system, () => delay(300));
-      await delay(50);
+      const { promise: held, resolve: letGo } = Promise.withResolvers<void>();
+      const holding = store.read(callOf(), system, () => held);
       await assert.rejects(
         listTenants(store, callOf(100), { limit: 1 }),
         reason('DEADLINE_EXCEEDED'),
       );
+      letGo();
       await holding;
     });
   });
@@ -264,11 +264,12 @@ describe('waiting', () => {
     await withStore({ poolSize: 1 }, async (store) => {
       await assert.rejects(store.read(callOf(200), system, sleep), reason('DEADLINE_EXCEEDED'));
       assert.equal((await listTenants(store, callOf(), { limit: 1 })).length, 1);
-      await delay(1_500);
-      const asleep = await database.sql(
-        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep%' AND state = 'active'",
-      );
-      assert.equal(asleep.length, 0);
+      await eventually(async () => {
+        const asleep = await database.sql(
+          "SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep%' AND state = 'active'",
+        );
+        assert.equal(asleep.length, 0);
+      });
     });
   });
 
