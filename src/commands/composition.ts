@@ -226,6 +226,7 @@ function composeWatching({
   alerts,
   outcomes,
   store,
+  membership,
 }: Ground): Pick<Replica, 'anomalies' | 'selfWatch' | 'notices'> {
   const conditions = new CallConditions({ alerts, sensitive: SENSITIVE_METHODS });
   outcomes.listen((outcome) => conditions.note(outcome));
@@ -234,10 +235,11 @@ function composeWatching({
     : undefined;
   if (anomalies !== undefined) outcomes.listen(anomalies.note);
   const { KEYWARD_TLS_CERT_FILE, KEYWARD_TLS_CLIENT_CA_FILE } = configuration;
-  const selfWatch = new SelfWatch({
-    ...{ store, alerts, replica: REPLICA },
-    files: { KEYWARD_TLS_CERT_FILE, KEYWARD_TLS_CLIENT_CA_FILE },
-  });
+  const files = { KEYWARD_TLS_CERT_FILE, KEYWARD_TLS_CLIENT_CA_FILE };
+  // Of several server processes, which have one clock and the same files, one looks at these.
+  const isFirst = membership === undefined || membership.number === 1;
+  const surroundings = isFirst ? { replica: REPLICA, files } : undefined;
+  const selfWatch = new SelfWatch({ store, alerts, surroundings });
   return { anomalies, selfWatch, notices: new Notices({ store, alerts, log }) };
 }
 

@@ -30,6 +30,12 @@ const NEAR_END = { ms: 14 * DAY_MS, part: 0.2 } as const;
 export interface SelfWatchParts {
   readonly store: Reserve & Pick<Store, 'reconcile'>;
   readonly alerts: Alerts;
+  /** Absent where another process looks at them. */
+  readonly surroundings: Surroundings | undefined;
+}
+
+/** What processes of one service on one machine have alike. */
+interface Surroundings {
   /** This process, as audit entries name it. */
   readonly replica: string;
   /** Files with certificates, by the settings that name them. */
@@ -51,12 +57,7 @@ export class SelfWatch {
   /** Looks at once, and from then on every ten seconds. */
   start(): void {
     const look = () => {
-      const files = Object.entries(this.#parts.files);
-      this.#looking = Promise.allSettled([
-        this.#lookAtClock(),
-        this.#lookAtRotations(),
-        ...files.map((file) => this.#lookAtFile(...file)),
-      ]);
+      this.#looking = Promise.allSettled([this.#lookAtRotations(), this.#lookAround()]);
     };
     look();
     this.#timer = setInterval(look, LOOK_MS);
@@ -67,8 +68,18 @@ export class SelfWatch {
     await this.#looking;
   }
 
-  async #lookAtClock(): Promise<void> {
-    const { store, replica } = this.#parts;
+  async #lookAround(): Promise<void> {
+    const { surroundings } = this.#parts;
+    if (surroundings === undefined) return;
+    const { replica, files } = surroundings;
+    await Promise.allSettled([
+      this.#lookAtClock(replica),
+      ...Object.entries(files).map((file) => this.#lookAtFile(replica, ...file)),
+    ]);
+  }
+
+  async #lookAtClock(replica: string): Promise<void> {
+    const { store } = this.#parts;
     const { aheadMs, withinMs } = await clockOffset(store, { deadline: monotonicNow() + QUERY_MS });
     const isOff = Math.abs(aheadMs) - withinMs > OFF_MS;
     const fields = { replica, aheadMs: Math.round(aheadMs) };
@@ -87,8 +98,7 @@ export class SelfWatch {
     this.#tell('rotation-overdue', 'rotations', isOverdue ? fields : undefined);
   }
 
-  async #lookAtFile(setting: string, path: string): Promise<void> {
-    const { replica } = this.#parts;
+  async #lookAtFile(replica: string, setting: string, path: string): Promise<void> {
     const subject = `${setting} of ${replica}`;
     const [first] = certificatesIn(await readFile(path, 'utf8'), path).toSorted(
       (a, b) => a.validToDate.getTime() - b.validToDate.getTime(),

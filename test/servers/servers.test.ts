@@ -227,6 +227,33 @@ describe('the supervisor', () => {
   const made = newEnvironment();
   after(async () => (await made)[Symbol.asyncDispose]());
 
+  test('tell once that their certificate is near its end', async () => {
+    const environment = await newEnvironment();
+    try {
+      const { KEYWARD_TLS_CERT_FILE: certFile = '', KEYWARD_TLS_KEY_FILE: keyFile = '' } =
+        environment.variables;
+      const day = 86_400_000;
+      const { keyPem, certPem } = environment.ca.issue({
+        ...{ subject: 'localhost', usage: 'server', ips: ['127.0.0.1'] },
+        notBefore: new Date(Date.now() - 300 * day),
+        notAfter: new Date(Date.now() + 13 * day),
+      });
+      writeFileSync(keyFile, keyPem);
+      writeFileSync(certFile, certPem);
+      const service = await startService(environment, SEVERAL);
+      await serving(service);
+      // Each has looked by its end, if it ever does.
+      await service.stop();
+      const raised = service.log.filter(({ alert }) => alert === 'certificate-expiring');
+      assert.deepEqual(
+        raised.map((line) => line['process']),
+        ['server 1'],
+      );
+    } finally {
+      await environment[Symbol.asyncDispose]();
+    }
+  });
+
   test('prints a wrong setting once, and ends with the same status as one process', async () => {
     const wrong = { ...SEVERAL, KEYWARD_LISTEN: 'nowhere' };
     const { code, output } = await runCommand(await made, ['serve'], wrong);
