@@ -92,15 +92,18 @@ test('a quick bench fills every row with numbers', async () => {
   assert.equal(text.match(/^- Encrypt at \d+ in flight: p99 /gm)?.length, 4);
   const ofFiles = findCommand('openssl') === undefined ? 0 : 4;
   const ofPooler = findCommand('pgbouncer') === undefined ? 0 : 1;
-  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 54 + ofFiles + ofPooler);
+  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 62 + ofFiles + ofPooler);
   const changes = cells.filter((row) => /^(direct|pooler)$/.test(row[1] ?? ''));
   assert.equal(changes.length, 5 + 5 * ofPooler);
   for (const [change, , ...figures] of changes)
     for (const figure of figures) assert.match(figure, /^\d+$/, change);
   const overloads = cells.filter((row) => /^(SoftHSM|2 ms)$/.test(row[0] ?? ''));
   assert.deepEqual(
-    overloads.map(([, , times]) => times),
-    ['1.5', '2', '4', '1.5', '2', '4'],
+    overloads.map(([, clients, , times]) => `${clients} ${times}`),
+    ['SoftHSM', '2 ms'].flatMap(() => [
+      ...['others 1.5', 'others 2', 'others 4'],
+      ...['keyward-client 2', 'keyward-client 4'],
+    ]),
   );
   for (const name of ['throughput', 'latency', 'replicas']) assertFigure(text, name);
   const lines = text.split('\n').filter((line) => /NaN|Infinity|undefined/.test(line));
