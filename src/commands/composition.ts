@@ -360,7 +360,7 @@ function composeMemory(
   });
   const refreshTokenObjects = () =>
     void tokenObjects
-      .refresh()
+      .onChange()
       // A new one may have waited for this replica alone.
       .then(wake)
       .catch((err: unknown) => log.warn({ err }, 'cannot look for token objects'));

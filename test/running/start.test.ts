@@ -95,6 +95,19 @@ describe('the token', () => {
     await service.client().listTenants();
   });
 
+  test('is logged in to once by a start with one agent', async () => {
+    await using service = await startService(environment, {
+      KEYWARD_HSM_AGENTS: '1',
+      // A start that takes longer than this has another one begun beside it.
+      KEYWARD_HSM_START_TIMEOUT_MS: '120000',
+    });
+    const agents = service.log.filter(({ msg }) => `${msg}`.startsWith('HSM agent '));
+    assert.deepEqual(
+      agents.map(({ msg }) => msg),
+      ['HSM agent is ready'],
+    );
+  });
+
   test('that is not there is named, with those that are', async () => {
     const output = await refusal({ KEYWARD_HSM_TOKEN: 'another' });
     assert.match(output, /cannot choose the token another: no token matches/);

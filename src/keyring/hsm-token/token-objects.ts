@@ -77,6 +77,7 @@ export class TokenObjects {
   /** The last refresh failed, or is under way, or there was none. */
   #isBehind = true;
   #replicas = 1;
+  #hasStarted = false;
   #running: Promise<void> | undefined;
 
   constructor(parts: TokenObjectsParts) {
@@ -154,6 +155,15 @@ export class TokenObjects {
       this.#refreshing = undefined;
     });
     return this.#refreshing;
+  }
+
+  /**
+   * Refreshes after a change of what is recorded. Before {@link TokenObjects.start}, which looks
+   * anyway, does nothing: an agent that is told of a list while it starts is started again, and
+   * logs in twice.
+   */
+  async onChange(): Promise<void> {
+    if (this.#hasStarted) await this.refresh();
   }
 
   async #refresh(): Promise<void> {
@@ -240,6 +250,7 @@ export class TokenObjects {
    */
   async start(onError: (error: unknown) => void): Promise<void> {
     const { signal } = this.#stopping;
+    this.#hasStarted = true;
     await this.refresh().catch(onError);
     const run = async () => {
       while (!signal.aborted) {
