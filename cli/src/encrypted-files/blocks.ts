@@ -4,6 +4,7 @@
  *
  * - What is read goes into two buffers in turn. One is used again once the stream that it was
  *   written to has called back, and never before.
+ * - What is written is brought to disk beside what is written next; the caller syncs at the end.
  * - What is written is given back at once, not when memory is next collected: the writer must own
  *   it, as what a client's stream gives out.
  */
@@ -16,6 +17,11 @@ import { pipeline } from 'node:stream/promises';
  * it.
  */
 export const BLOCK_BYTES = 1_048_576;
+/**
+ * After so many bytes they are brought to disk, beside what is written next. Measured with 600 MB:
+ * the sync at the end took 365 ms without it, and 10 to 85 ms with it.
+ */
+const FLUSH_BYTES = 67_108_864;
 /** Smaller ones share memory with others. */
 const OWN_MEMORY_BYTES = 16_384;
 
@@ -48,7 +54,7 @@ export async function passFile(passing: Passing): Promise<void> {
     }
   };
   // The pipeline fails with whatever fails.
-  await Promise.all([pipeline(through, writingTo(output), { signal }), feed()]);
+  await Promise.all([pipeline(through, writingToDisk(output), { signal }), feed()]);
 }
 
 /** Yields the bytes of a file, each block to be used before the next is asked for. */
@@ -85,17 +91,34 @@ async function readFull(file: FileHandle, buffer: Buffer): Promise<Buffer> {
   return buffer.subarray(0, length);
 }
 
-/** Returns a stream into a file, which stays open. */
+/** Returns a stream into a device, a pipe or a file, which stays open. */
 export function writingTo(file: FileHandle): Writable {
+  return writable(file);
+}
+
+/**
+ * Returns a stream into a regular file, which stays open. It brings to disk what was written while
+ * more is, so that the sync that must follow has little left.
+ */
+export function writingToDisk(file: FileHandle): Writable {
+  return writable(file, new Flushing(file));
+}
+
+function writable(file: FileHandle, flushing?: Flushing): Writable {
   const write = async (parts: Buffer[], done: (error?: Error | null) => void) => {
     try {
+      const bytes = parts.reduce((sum, { length }) => sum + length, 0);
       await writeAll(file, parts);
       for (const part of parts) giveBack(part);
+      flushing?.wrote(bytes);
     } catch (error) {
       return done(error as Error);
     }
     done();
   };
+  // The file must not be closed under a sync, however the stream ends.
+  const settled = (done: (error?: Error | null) => void, failed?: Error | null) =>
+    flushing === undefined ? done(failed) : flushing.end().then(() => done(failed), done);
   return new Writable({
     highWaterMark: BLOCK_BYTES,
     write: (part: Buffer, _encoding, done) => void write([part], done),
@@ -104,7 +127,49 @@ export function writingTo(file: FileHandle): Writable {
         chunks.map(({ chunk }) => chunk as Buffer),
         done,
       ),
+    final: (done) => void settled(done),
+    destroy: (error, done) => void settled(done, error),
   });
+}
+
+/**
+ * Syncs what was written to a file, one sync at a time. A failure is kept until it is told: the
+ * system reports what could not be brought to disk once, and the next sync succeeds.
+ */
+class Flushing {
+  readonly #file: FileHandle;
+  #unflushed = 0;
+  #underWay: Promise<void> | undefined;
+  #failure: { readonly error: unknown } | undefined;
+
+  constructor(file: FileHandle) {
+    this.#file = file;
+  }
+
+  /** Throws what the last sync failed with. */
+  wrote(bytes: number): void {
+    if (this.#failure !== undefined) throw this.#failure.error;
+    this.#unflushed += bytes;
+    if (this.#unflushed < FLUSH_BYTES || this.#underWay !== undefined) return;
+    this.#unflushed = 0;
+    this.#underWay = this.#flush();
+  }
+
+  /** Returns once no sync is under way. Rejects with what one failed with. */
+  async end(): Promise<void> {
+    await this.#underWay;
+    if (this.#failure !== undefined) throw this.#failure.error;
+  }
+
+  async #flush(): Promise<void> {
+    try {
+      await this.#file.datasync();
+    } catch (error) {
+      this.#failure = { error };
+    } finally {
+      this.#underWay = undefined;
+    }
+  }
 }
 
 /** More parts are refused by the system (IOV_MAX). */

@@ -10,7 +10,7 @@ import { pipeline } from 'node:stream/promises';
 import { UsageError } from '../failures.ts';
 import { targetOf, writeStandardOutput } from '../files.ts';
 import { NewFile } from '../new-file.ts';
-import { BLOCK_BYTES, writingTo } from './blocks.ts';
+import { BLOCK_BYTES, writingTo, writingToDisk } from './blocks.ts';
 import { isOfOneFile, wordsOf } from './troubles.ts';
 import type { Direction } from './walk.ts';
 
@@ -57,7 +57,7 @@ async function passOn({ path, out = '-', direction, force, through, signal }: Pa
     return;
   }
   await using output = await NewFile.begin(out, direction === 'encrypt' ? 0o666 : 0o600);
-  await pipeline(input, through(), writingTo(output.handle), { signal });
+  await pipeline(input, through(), writingToDisk(output.handle), { signal });
   await output.finish({ force });
 }
 
