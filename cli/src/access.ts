@@ -249,7 +249,7 @@ function addBindings(access: Command): void {
         const question =
           'cannot list bindings: no tenant is named; write keyward access bindings acme';
         const parent = oneTenant(whose, tenant, question);
-        await output.all(ROLE_BINDING, keyward.roleBindings(parent, { filter }));
+        await output.all(ROLE_BINDING, keyward.roleBindings(parent, { filter }), 'role bindings');
       }),
     );
 }

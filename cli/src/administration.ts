@@ -32,7 +32,7 @@ export function addTenants(program: Command): void {
     .description('list all tenants')
     .action((_options, command: Command) =>
       withClient<ListOptions>(command, (keyward, { output, filter = '' }) =>
-        output.all(TENANT, keyward.tenants({ filter })),
+        output.all(TENANT, keyward.tenants({ filter }), 'tenants'),
       ),
     );
   tenants

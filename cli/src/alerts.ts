@@ -23,13 +23,19 @@ const ALERT: Columns<Alert> = {
   ALERT: ({ alert }) => alert,
   SUBJECT: ({ subject }) => subject,
   SEVERITY: ({ severity }) => severity,
-  STATE: ({ state, silenced }) => (silenced ? `${state} (SILENCED)` : state),
+  STATE: stateOf,
   FIRST: ({ firstTime }) => firstTime.toISOString(),
   LAST: ({ lastTime }) => lastTime.toISOString(),
   COUNT: ({ count }) => String(count),
   UNDELIVERED: ({ deliveryFailures }) =>
     deliveryFailures.map(({ receiver, givenUp }) => `${receiver}${givenUp ? ' !' : ''}`).join(', '),
 };
+
+/** What is told for information is over once it was told: nothing of it lasts. */
+function stateOf({ state, severity, silenced }: Alert): string {
+  const shown = severity === 'INFO' ? 'NOTICE' : state;
+  return silenced ? `${shown} (SILENCED)` : shown;
+}
 
 const RECEIVER_TEST: Columns<AlertReceiverTest> = {
   RECEIVER: ({ receiver }) => receiver,
@@ -54,10 +60,14 @@ export function addAlerts(program: Command): void {
   withFilter(alerts.command('list'), 'state, severity, alert and subject', 'state = ACTIVE')
     .addOption(limitOption())
     .description('list alerts, the newest first: active ones, and those that ended within 30 days')
-    .addHelpText('after', '\nUNDELIVERED names receivers; those with ! are tried no more.')
+    .addHelpText(
+      'after',
+      '\nA NOTICE, of severity INFO, tells of something that is over. UNDELIVERED names receivers; ' +
+        'those\nwith ! are tried no more.',
+    )
     .action((_options, command: Command) =>
       withClient<ListOptions>(command, (keyward, { output, filter = '' }) =>
-        output.all(ALERT, keyward.alerts({ filter })),
+        output.all(ALERT, keyward.alerts({ filter }), 'alerts'),
       ),
     );
   addTest(alerts);
@@ -69,7 +79,7 @@ export function addAlerts(program: Command): void {
     .action((_options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         const { alertSilences } = await keyward.listAlertSilences();
-        await output.all(SILENCE, alertSilences);
+        await output.all(SILENCE, alertSilences, 'silences');
       }),
     );
   withRequestId(alerts.command('unsilence <silence>'))
@@ -91,7 +101,7 @@ function addTest(alerts: Command): void {
     .action((receiver: string | undefined, _options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         const { tests } = await keyward.testAlert(given({ receiver }));
-        await output.all(RECEIVER_TEST, tests);
+        await output.all(RECEIVER_TEST, tests, 'receivers');
         if (tests.some(({ delivered }) => !delivered)) process.exitCode = 1;
       }),
     );

@@ -97,7 +97,11 @@ function nameOf(tenant: string): string {
 /** Reads rules. Throws UsageError for what are none, or those of another tenant. */
 async function readRules(file: string | undefined, name: string): Promise<ApprovalRulesUpdate> {
   const from = file === undefined || file === '-' ? 'standard input' : file;
-  const bytes = await readInput(file, MAX_BYTES, `cannot use ${from}: it is too long for rules`);
+  const bytes = await readInput(
+    file,
+    MAX_BYTES,
+    () => `cannot use ${from}: it is too long for rules`,
+  );
   let given: unknown;
   try {
     given = JSON.parse(bytes.toString('utf8'));

@@ -53,7 +53,7 @@ export function addApprovals(program: Command): void {
       withClient<ListOptions>(command, async (keyward, { output, tenant, filter = '' }) => {
         const parent = oneTenant(whose, tenant, questionFor('list'));
         const operations = keyward.pendingOperations(parent, { filter, pageSize: 1_000 });
-        await output.all(OPERATION, operations);
+        await output.all(OPERATION, operations, 'pending operations');
       }),
     );
   approvals

@@ -87,7 +87,11 @@ function addList(audit: Command): void {
           const parent = whoseEntries(whose, tenant, 'list');
           const request = { parent, ...given({ filter, startTime: since, endTime: until }) };
           const pageSize = Math.max(1, Math.min(limit, PAGE));
-          await output.all(AUDIT_ENTRY, allShown(keyward.auditEntries(request, { pageSize })));
+          await output.all(
+            AUDIT_ENTRY,
+            allShown(keyward.auditEntries(request, { pageSize })),
+            'audit entries',
+          );
         },
       ),
     );
@@ -411,7 +415,7 @@ function addCosign(audit: Command): void {
         const note = await readInput(
           file,
           NOTE_BYTES,
-          'cannot read the note: it is too long for a checkpoint',
+          () => 'cannot read the note: it is too long for a checkpoint',
         );
         const checkpoint = await keyward.addAuditCosignatures({ note: note.toString() });
         await printCheckpoint(output, checkpoint);

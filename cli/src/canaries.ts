@@ -41,7 +41,7 @@ export function addCanaries(program: Command): void {
       withClient(command, async (keyward, { output, tenant }) => {
         const question = 'cannot list canaries: no tenant is named; write keyward canary list acme';
         const parent = oneTenant(whose, tenant, question);
-        await output.all(CANARY, keyward.canaries(parent, { pageSize: 1_000 }));
+        await output.all(CANARY, keyward.canaries(parent, { pageSize: 1_000 }), 'canaries');
       }),
     );
   canary
@@ -134,7 +134,11 @@ export function addSuspensions(program: Command): void {
         const question =
           'cannot list suspensions: no tenant is named; write keyward suspensions list acme';
         const parent = oneTenant(whose, tenant, question);
-        await output.all(SUSPENSION, keyward.suspensions(parent, { pageSize: 1_000 }));
+        await output.all(
+          SUSPENSION,
+          keyward.suspensions(parent, { pageSize: 1_000 }),
+          'suspensions',
+        );
       }),
     );
   withRequestId(suspensions.command('add <tenant> <caller>'))

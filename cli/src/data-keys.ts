@@ -41,7 +41,11 @@ export function addStoredDataKeys(program: Command): void {
     .description("list all of a key's stored data keys")
     .action((key: string, _options, command: Command) =>
       withClient<ListOptions>(command, (keyward, { output, tenant, filter = '' }) =>
-        output.all(DATA_KEY, keyward.dataKeys(keyName(key, tenant), { filter })),
+        output.all(
+          DATA_KEY,
+          keyward.dataKeys(keyName(key, tenant), { filter }),
+          'stored data keys',
+        ),
       ),
     );
   addDelete(dataKeys);

@@ -9,7 +9,7 @@ import { type Command, Option } from 'commander';
 import type { DecryptRequest, KeywardClient } from 'keyward-client';
 import { UsageError } from './failures.ts';
 import {
-  ciphertextOf,
+  readCiphertext,
   readInput,
   refuseToOverwrite,
   writeOutput,
@@ -24,8 +24,6 @@ import { withClient } from './session.ts';
 
 /** The most that Encrypt takes. */
 const PLAINTEXT_BYTES = 65_536;
-/** More than any ciphertext, in base64 with line breaks. */
-const CIPHERTEXT_INPUT_BYTES = 262_144;
 
 interface EncryptOptions {
   readonly context: Pairs;
@@ -57,8 +55,9 @@ export function addEncrypt(program: Command): void {
         const plaintext = await readInput(
           options.in,
           PLAINTEXT_BYTES,
-          'cannot encrypt the plaintext: it is longer than 64 KiB; encrypt it yourself ' +
-            'under a data key (keyward data-key)',
+          () =>
+            'cannot encrypt the plaintext: it is longer than 64 KiB; "keyward encrypt-file" takes ' +
+            'any size',
         );
         const { ciphertext, keyVersion } = await keyward.encrypt({
           name,
@@ -153,15 +152,10 @@ async function decryptRequest(
     );
   }
   const key = options.key === undefined ? undefined : keyName(options.key, tenant);
-  const input = await readInput(
-    options.in,
-    CIPHERTEXT_INPUT_BYTES,
-    'cannot read the input: it is longer than any ciphertext',
-  );
   const form = raw ? 'raw' : base64 ? 'base64' : undefined;
   return {
     parent: key === undefined ? tenantName(tenant?.name ?? '') : parentOf(key),
-    ciphertext: ciphertextOf(input, form),
+    ciphertext: await readCiphertext(options.in, form),
     encryptionContext: context,
     ...(key === undefined ? {} : { key }),
   };
@@ -291,14 +285,9 @@ export function addReEncrypt(program: Command): void {
         const { tenant, context, newContext, dropContext, sourceKey } = options;
         refuseToOverwrite([options.out], options);
         const name = keyName(key, tenant);
-        const input = await readInput(
-          options.in,
-          CIPHERTEXT_INPUT_BYTES,
-          'cannot read the input: it is longer than any ciphertext',
-        );
         const { ciphertext, sourceKeyVersion, keyVersion } = await keyward.reEncrypt({
           name,
-          ciphertext: ciphertextOf(input, undefined),
+          ciphertext: await readCiphertext(options.in, undefined),
           sourceEncryptionContext: context,
           destinationEncryptionContext: dropContext
             ? {}

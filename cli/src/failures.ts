@@ -87,8 +87,10 @@ function factsOf(error: unknown): object {
 
 /** What was asked for in a call, in the user's words. */
 export interface Asked {
-  /** What in the service they named. */
+  /** What in the service they named: a tenant, where it was that alone. */
   readonly what: string | undefined;
+  /** The same, where the call is about nothing else. */
+  readonly only: string | undefined;
   /** What the call was to create. */
   readonly created: string | undefined;
   /** Returns how they wrote what a field of the request has: a flag, or the word itself. */
@@ -141,7 +143,7 @@ export function describe(error: unknown): string {
     waiting(error) ||
     notFound(error) ||
     existing(error) ||
-    error.message;
+    named(error);
   return `${reason ?? code}: ${text}${request}`;
 }
 
@@ -166,6 +168,15 @@ function existing(error: KeywardError): string | undefined {
   const created = asked.get(error)?.created;
   if (error.reason !== 'RESOURCE_EXISTS' || created === undefined) return undefined;
   return `cannot create ${created}: it already exists; choose another name`;
+}
+
+/** Returns the service's message, about what the user named. */
+function named(error: KeywardError): string {
+  const only = asked.get(error)?.only;
+  if (only === undefined) return error.message;
+  return error.message
+    .replace(/^(cannot (?:change|restore|use) )the resource(?=:)/, (_, verb) => verb + only)
+    .replace(/^cannot use the key(?=:)/, (words) => `${words} ${only}`);
 }
 
 /** Returns which permission is missing on what, and the command that explains why. */

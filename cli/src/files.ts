@@ -24,6 +24,21 @@ import { printable, printableLines } from './output/printable.ts';
 
 /** Ciphertexts of every format begin with its number, and format 1 is the only one yet. */
 const FORMAT = 1;
+/** With what an envelope begins, and what it has next if it is an encrypted file. */
+const ENVELOPE = Buffer.from('KWE\u0001', 'latin1');
+const FILE_CONTENT = 3;
+
+/** The least that tells an encrypted file. */
+export const FILE_BEGINNING_BYTES = ENVELOPE.length + 1;
+
+/** Returns whether bytes begin as those of an encrypted file do (docs/envelopes.md). */
+export function isEncryptedFile(bytes: Buffer): boolean {
+  return isEnvelope(bytes) && bytes[ENVELOPE.length] === FILE_CONTENT;
+}
+
+function isEnvelope(bytes: Buffer): boolean {
+  return bytes.subarray(0, ENVELOPE.length).equals(ENVELOPE);
+}
 
 /** Returns the bytes of a file that an option names. Throws UsageError. */
 export function readGiven(file: string): Buffer {
@@ -34,11 +49,14 @@ export function readGiven(file: string): Buffer {
   }
 }
 
-/** Returns the bytes of the file or of standard input. Throws UsageError for more than `limit`. */
+/**
+ * Returns the bytes of the file or of standard input. Throws UsageError for more than `limit`, with
+ * the words that `tooLong` has for what begins so.
+ */
 export async function readInput(
   file: string | undefined,
   limit: number,
-  tooLong: string,
+  tooLong: (beginning: Buffer) => string,
 ): Promise<Buffer> {
   const standard = file === undefined || file === '-';
   if (standard && process.stdin.isTTY)
@@ -49,7 +67,7 @@ export async function readInput(
     for await (const chunk of standard ? process.stdin : createReadStream(file)) {
       chunks.push(chunk);
       length += chunk.length;
-      if (length > limit) throw new UsageError(tooLong);
+      if (length > limit) throw new UsageError(tooLong(Buffer.concat(chunks)));
     }
   } catch (error) {
     if (error instanceof UsageError) throw error;
@@ -60,21 +78,50 @@ export async function readInput(
   return Buffer.concat(chunks);
 }
 
+/** How a ciphertext is written. */
+export type Form = 'raw' | 'base64';
+
+/** More than any ciphertext, in base64 with line breaks. */
+const CIPHERTEXT_INPUT_BYTES = 262_144;
+
 /**
- * Returns a ciphertext's bytes from the input. Raw ones begin with 01, and their base64 with "AQ",
- * so neither is ever taken for the other; `form` overrides the detection.
+ * Returns the bytes of a ciphertext from the file or from standard input, which is recognised
+ * unless its form is given. Throws UsageError, which tells what else the bytes are.
  */
-export function ciphertextOf(input: Buffer, form: 'raw' | 'base64' | undefined): Buffer {
+export async function readCiphertext(
+  file: string | undefined,
+  form: Form | undefined,
+): Promise<Buffer> {
+  const name = file === undefined || file === '-' ? 'standard input' : file;
+  const refusal = (why: string) => `cannot use ${name} as a ciphertext: ${why}`;
+  const input = await readInput(file, CIPHERTEXT_INPUT_BYTES, (beginning) =>
+    refusal(envelopeIn(beginning) ?? 'it is longer than any ciphertext'),
+  );
+  const found = ciphertextOf(input, form);
+  if (found !== undefined) return found;
+  const other = form === 'base64' ? 'it is not base64' : otherIn(input);
+  throw new UsageError(refusal(other));
+}
+
+function otherIn(input: Buffer): string {
+  if (input.length === 0) return 'it is empty';
+  return envelopeIn(input) ?? 'it is not what "keyward encrypt" or "data-key" has made';
+}
+
+/** Returns which envelope it is, and what opens that. */
+function envelopeIn(bytes: Buffer): string | undefined {
+  if (isEncryptedFile(bytes)) return 'it is an encrypted file; "keyward decrypt-file" opens it';
+  return isEnvelope(bytes) ? 'it is an envelope; the client that made it opens it' : undefined;
+}
+
+/**
+ * Returns a ciphertext's bytes. Raw ones begin with 01, and their base64 with "AQ", so neither is
+ * ever taken for the other; `form` overrides the detection.
+ */
+function ciphertextOf(input: Buffer, form: Form | undefined): Buffer | undefined {
   if (form === 'raw' || (form === undefined && input[0] === FORMAT)) return input;
   const decoded = decodeBase64(input.toString('latin1'));
-  if (form === 'base64' && decoded !== undefined) return decoded;
-  if (form === undefined && decoded?.[0] === FORMAT) return decoded;
-  throw new UsageError(
-    form === 'base64'
-      ? 'cannot read the input: it is not base64'
-      : 'cannot read the input: it is not a ciphertext, raw or in base64; ' +
-          'give --raw or --base64 to send it anyway',
-  );
+  return form === 'base64' || decoded?.[0] === FORMAT ? decoded : undefined;
 }
 
 /**

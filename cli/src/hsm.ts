@@ -48,7 +48,7 @@ export function addHsm(program: Command): void {
     .action((tenant: string | undefined, _options, command: Command) =>
       withClient(command, async (keyward, { output }) => {
         const { tokenKeys } = await keyward.listTokenKeys({ parent: ownerName(tenant) });
-        await output.all(TOKEN_KEY, tokenKeys);
+        await output.all(TOKEN_KEY, tokenKeys, 'token keys');
       }),
     );
   hsm

@@ -100,7 +100,7 @@ function addListJobs(jobs: Command): void {
           tenant,
           'cannot list jobs: no tenant is named; write keyward jobs list acme',
         );
-        await output.all(JOB, keyward.rewrapJobs(parent, { filter }));
+        await output.all(JOB, keyward.rewrapJobs(parent, { filter }), 'jobs');
       }),
     );
 }

@@ -77,7 +77,11 @@ export function addKeys(program: Command): void {
     .description("list all of a key's versions with their use, newest first")
     .action((key: string, _options, command: Command) =>
       withClient<ListOptions>(command, (keyward, { output, tenant, filter = '' }) =>
-        output.all(KEY_VERSION_USE, keyward.keyVersions(keyName(key, tenant), { filter })),
+        output.all(
+          KEY_VERSION_USE,
+          keyward.keyVersions(keyName(key, tenant), { filter }),
+          'key versions',
+        ),
       ),
     );
   addKeyVersion(keys);
@@ -151,7 +155,7 @@ function addListKeys(keys: Command): void {
           tenant,
           'cannot list keys: no tenant is named; write keyward keys list acme',
         );
-        await output.all(KEY, keyward.keys(parent, { filter }));
+        await output.all(KEY, keyward.keys(parent, { filter }), 'keys');
       }),
     );
 }

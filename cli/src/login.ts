@@ -6,6 +6,7 @@
  */
 import type { Command } from 'commander';
 import { KeywardError } from 'keyward-client';
+import { placeOf } from 'keyward-client/settings';
 import { UsageError } from './failures.ts';
 import { printText } from './files.ts';
 import { type GlobalOptions, optionsOf } from './globals.ts';
@@ -68,20 +69,17 @@ function howOf({ device = false, browser, acr, maxAge }: LoginOptions): SignInOp
 
 /** Asks the service who the token makes its bearer. */
 async function callerWith(
-  { address, caFile, serverName }: Connection['settings'],
+  settings: Connection['settings'],
   { timeout }: GlobalOptions,
   token: string,
 ): Promise<string> {
-  using keyward = connected({
-    ...{ address, caFile, token, defaultTimeoutMs: timeout },
-    ...(serverName === undefined ? {} : { serverName }),
-  });
+  using keyward = connected({ ...placeOf(settings), token, defaultTimeoutMs: timeout });
   try {
     return (await keyward.getCaller()).name;
   } catch (error) {
     if (!(error instanceof KeywardError) || error.code !== 'UNAUTHENTICATED') throw error;
     throw new Error(
-      `cannot sign in: ${address} does not accept the provider's token (${error.reason}); ` +
+      `cannot sign in: ${settings.address} does not accept the provider's token (${error.reason}); ` +
         "the service's log has the cause, and docs/people.md what a token must have",
       { cause: error },
     );

@@ -49,7 +49,7 @@ export function addPasskeys(program: Command): void {
         command,
         async (keyward, { output, principal = '', all }) => {
           const whose = all === true ? '-' : principal;
-          await output.all(PASSKEY, keyward.passkeys({ principal: whose }));
+          await output.all(PASSKEY, keyward.passkeys({ principal: whose }), 'passkeys');
         },
       ),
     );

@@ -110,7 +110,11 @@ function addShow(profiles: Command): void {
         const value = settings[setting];
         return value === undefined ? [] : [{ setting, value }];
       });
-      await options.output.all(SETTING, [{ setting: 'name', value: profile.name }, ...rows]);
+      await options.output.all(
+        SETTING,
+        [{ setting: 'name', value: profile.name }, ...rows],
+        'settings',
+      );
     });
 }
 

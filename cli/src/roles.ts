@@ -21,7 +21,7 @@ export function addRoles(access: Command): void {
       withClient(command, async (keyward, { output, tenant }) => {
         const question = 'cannot list roles: no tenant is named; write keyward access roles acme';
         const { roles } = await keyward.listRoles({ parent: oneTenant(whose, tenant, question) });
-        await output.all(ROLE, roles);
+        await output.all(ROLE, roles, 'roles');
       }),
     );
   const role = access

@@ -45,7 +45,7 @@ export function addRotation(keys: Command): void {
     .description("list all of a key's rotations, newest first, and what their jobs have done")
     .action((key: string, _options, command: Command) =>
       withClient(command, (keyward, { output, tenant }) =>
-        output.all(ROTATION, keyward.rotations(keyName(key, tenant))),
+        output.all(ROTATION, keyward.rotations(keyName(key, tenant)), 'rotations'),
       ),
     );
 }

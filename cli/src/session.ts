@@ -18,6 +18,7 @@ import {
   findConnection,
   type Profile,
   type Profiles,
+  placeOf,
   profileUsed,
   type Setting,
   type Settings,
@@ -52,9 +53,9 @@ export async function withClient<Options extends object>(
 ): Promise<void> {
   const options = optionsOf<Options>(command);
   const { settings, signedIn } = connectionOf(options);
-  const { tenant, ...reached } = settings;
+  const { tenant } = settings;
   const keyward = connected({
-    ...reached,
+    ...placeOf(settings),
     ...(signedIn === undefined ? credentialsOf(settings) : await callerBy(signedIn)),
     defaultTimeoutMs: options.timeout,
     retries,
@@ -65,7 +66,7 @@ export async function withClient<Options extends object>(
       ...options,
     });
   } catch (error) {
-    noteAsked(error, askedBy(command));
+    noteAsked(error, askedBy(command, options.tenant?.name ?? tenant));
     throw await explained(error, settings, options);
   } finally {
     keyward.close();
@@ -101,17 +102,21 @@ function namedBy(command: Command): string | undefined {
   return isResource ? command.args[0] : command.opts<{ readonly key?: string }>().key;
 }
 
-function askedBy(command: Command): Asked {
-  const what = namedBy(command);
+/** Those that are about a second key, which they need not name. */
+const OF_TWO_KEYS: readonly string[] = ['re-encrypt'];
+
+function askedBy(command: Command, tenant: string | undefined): Asked {
+  const named = namedBy(command);
   const flag = (name: string) => command.options.find(({ long }) => long === `--${name}`)?.long;
   const written = (field: string) => {
     const last = field.replace(/^.*\./, '').replaceAll('_', '-');
     const own = last.endsWith('-id') ? flag('id') : flag(last);
-    return own ?? (/^name$|-id$/.test(last) ? what : undefined) ?? field;
+    return own ?? (/^name$|-id$/.test(last) ? named : undefined) ?? field;
   };
   const created =
-    command.name() === 'create' ? (command.opts<{ id?: string }>().id ?? what) : undefined;
-  return { what, created, written };
+    command.name() === 'create' ? (command.opts<{ id?: string }>().id ?? named) : undefined;
+  const only = OF_TWO_KEYS.includes(command.name()) ? undefined : named;
+  return { what: named ?? tenant, only, created, written };
 }
 
 /** Returns a client of the service. Throws UsageError where there can be none. */

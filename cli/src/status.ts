@@ -84,7 +84,7 @@ function factsOf(status: Shown): Readonly<Record<string, string>> {
       `${name} (cosigned what was signed ${whenOf(time)})`,
   );
   return {
-    Service: `release ${release}, environment ${environmentUid}, ${running} replicas run`,
+    Service: `release ${release}, environment ${environmentUid}, ${replicasOf(running)}`,
     Answered: `by ${replica}, ${
       failing.length === 0
         ? 'which is ready'
@@ -99,8 +99,20 @@ function factsOf(status: Shown): Readonly<Record<string, string>> {
       `generation ${generation}, ${treeSize} entries, ${waitingGroups} groups wait; ` +
       `checkpoint over ${checkpointTreeSize} signed ${whenOf(checkpointTime)}`,
     Witnesses: witnesses.join(', ') || 'none configured',
-    Alerts: `${status.alerts.length} active`,
+    Alerts: alertsOf(status.alerts),
   };
+}
+
+function replicasOf(running: number): string {
+  return running === 1 ? '1 replica runs' : `${running} replicas run`;
+}
+
+/** Notices do not last: they are counted apart from what is active. */
+function alertsOf(alerts: readonly Alert[]): string {
+  const notices = alerts.filter(({ severity }) => severity === 'INFO').length;
+  const active = `${alerts.length - notices} active`;
+  if (notices === 0) return active;
+  return `${active}, and ${notices} ${notices === 1 ? 'notice' : 'notices'} within the hour`;
 }
 
 function tokenOf({ token }: ServiceStatus): string {

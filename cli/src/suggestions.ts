@@ -32,6 +32,7 @@ const SYNONYMS: readonly (readonly string[])[] = [
   ['whoami', 'me', 'id', 'user'],
   ['watch', 'follow', 'tail', 'logs', 'log'],
   ['audit', 'log', 'logs'],
+  ['history', 'rotation'],
   ['access', 'binding', 'policy', 'permission', 'grant', 'rbac', 'iam'],
   ['role', 'policy'],
   ['status', 'health', 'ping', 'check', 'doctor'],
@@ -64,11 +65,24 @@ export function suggestions(
     .map((path) => ({ path, score: scoreOf(typed, path, known) }))
     .filter(({ score }) => score > 0);
   const best = Math.max(...found.map(({ score }) => score));
-  return found
+  const likely = found
     .filter(({ score }) => score > best - CLOSE)
     .toSorted((one, other) => other.score - one.score)
     .slice(0, MOST)
-    .map(({ path }) => path.join(' '));
+    .map(({ path }) => path);
+  return groupOf(likely, words) ?? likely.map((path) => path.join(' '));
+}
+
+/** A group's own name, where a word was typed that is like it, and several of its commands may do. */
+function groupOf(
+  [first = [], ...others]: readonly (readonly string[])[],
+  words: readonly string[],
+): readonly string[] | undefined {
+  const group = first.slice(0, words.length);
+  const isLike = alike(stem(words.at(-1) ?? ''), stem(group.at(-1) ?? '')) > 0;
+  const isOne = isLike && others.length > 0 && first.length > group.length;
+  const isShared = others.every((path) => group.every((word, i) => path[i] === word));
+  return isOne && isShared ? [group.join(' ')] : undefined;
 }
 
 /** Every command that does something, by its words. */
@@ -85,7 +99,8 @@ function leavesOf(command: Command, path: readonly string[] = []): (readonly str
 
 /** How much of what was typed a command has; 0 for one without the first word that is unknown. */
 function scoreOf(typed: readonly string[], path: readonly string[], known: number): number {
-  const whole = path.map(stem);
+  // `keys versions` lists them.
+  const whole = [...path.map(stem), ...(isPlural(path.at(-1) ?? '') ? ['list'] : [])];
   const parts = path.flatMap((word) => (word.includes('-') ? word.split('-') : [])).map(stem);
   const scores = typed.map((word) =>
     Math.max(...whole.map((own) => alike(word, own)), ...parts.map((own) => alike(word, own) - 1)),
@@ -103,13 +118,18 @@ function unsaid(typed: readonly string[], path: readonly string[]): number {
 function alike(word: string, own: string): number {
   if (word === own || (word === 'get' && own === 'list')) return 4;
   if (SYNONYMS.some((row) => row.includes(word) && row.includes(own))) return 3;
+  if (word.includes('-') && own.endsWith(`-${word}`)) return 3;
   const shorter = Math.min(word.length, own.length);
   return shorter > 2 && distance(word, own) <= (shorter > 4 ? 2 : 1) ? 2 : 0;
 }
 
 function stem(word: string): string {
   const lower = word.toLowerCase();
-  return /..[^su]s$/.test(lower) ? lower.slice(0, -1) : lower;
+  return isPlural(lower) ? lower.slice(0, -1) : lower;
+}
+
+function isPlural(word: string): boolean {
+  return /..[^su]s$/.test(word);
 }
 
 /** The least number of letters to add, drop, change, or swap with their neighbour. */

@@ -7,7 +7,7 @@ import type { TransportOptions } from './call.ts';
 import { type CredentialSources, Credentials, type PemSource } from './credentials.ts';
 import { type Hooks, Reporter, type TraceHeaders } from './hooks.ts';
 import { Proofs, type StepUp } from './proofs.ts';
-import { credentialsOf, findConnection, type Spelling } from './settings/connection.ts';
+import { credentialsOf, findConnection, placeOf, type Spelling } from './settings/connection.ts';
 import { SettingsError } from './settings/errors.ts';
 import { checked, type Token, TokenSource } from './token.ts';
 
@@ -117,12 +117,19 @@ const CONNECTION = [
   ...['cert', 'certFile', 'key', 'keyFile', 'token'],
 ];
 
+/** What a profile has, and `connect` does not: without its token the certificate alone would call. */
+function refuseTokenFile({ token, tokenFile }: { token?: unknown; tokenFile?: unknown }): void {
+  if (tokenFile !== undefined && token === undefined)
+    throw new TypeError('connect() takes no tokenFile: give token, a function that reads the file');
+}
+
 /**
  * Returns the options with what the environment says, where they say nothing of the service and the
  * caller: options and environment are never mixed, so that no credential of the one goes to an
  * address of the other. Throws a SettingsError, and a TypeError for a mixture.
  */
 export function withEnvironment(options: ConnectOptions | EnvironmentOptions): ConnectOptions {
+  refuseTokenFile(options as object);
   const { profile, ...rest } = options as EnvironmentOptions & ConnectOptions;
   const given = CONNECTION.filter((name) => rest[name as keyof typeof rest] !== undefined);
   if (given.length > 0) {
@@ -130,17 +137,16 @@ export function withEnvironment(options: ConnectOptions | EnvironmentOptions): C
     throw new TypeError(`profile and ${given[0]} exclude each other: give one of them`);
   }
   const found = findConnection(profile === undefined ? {} : { profile }, SPELLING);
-  const { address, caFile, serverName, issuer } = found.settings;
+  const { issuer } = found.settings;
   if (issuer !== undefined)
     throw new SettingsError(
       `cannot connect as the profile ${found.profile?.name}: it is of a person who signs in with ` +
         'the command; give one with certFile and keyFile, or tokenFile',
     );
-  const where = { address, caFile, ...(serverName !== undefined && { serverName }) };
   const connections = rest.connections ?? connectionsIn(process.env);
   const throttle = rest.throttle ?? throttleIn(process.env);
   return {
-    ...{ ...rest, ...where, ...credentialsOf(found.settings) },
+    ...{ ...rest, ...placeOf(found.settings), ...credentialsOf(found.settings) },
     ...(connections !== undefined && { connections }),
     ...(throttle !== undefined && { throttle }),
   } as ConnectOptions;

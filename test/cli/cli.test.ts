@@ -169,7 +169,7 @@ describe('tenants and keys', () => {
     );
     assert.match(
       (await keyward(`keys get ${KEY} -o wide`)).stdout,
-      /^NAME +PRIMARY +STATE +UID +CREATED +NEXT ROTATION +LABELS +DESCRIPTION\n\S+ +1 +ENABLED .* never +team=payments +for orders\n$/,
+      /^NAME +PRIMARY +STATE +UID +CREATED +NEXT ROTATION +EPOCH MESSAGES +EPOCH AGE +LABELS +DESCRIPTION\n\S+ +1 +ENABLED .* never +none +none +team=payments +for orders\n$/,
     );
     assert.match((await keyward(`keys disable ${KEY}`)).stdout, / 1 +DISABLED /);
   });
@@ -332,7 +332,7 @@ describe('encrypt', () => {
   it('refuses a plaintext that is too long, a file that is not there, a context that is not one', async () => {
     const long = await keyward(`encrypt ${KEY}`, { input: Buffer.alloc(65_537) });
     assert.deepEqual([long.code, fake.seen], [2, {}]);
-    assert.match(long.stderr, /longer than 64 KiB.*data-key/);
+    assert.match(long.stderr, /longer than 64 KiB; "keyward encrypt-file" takes any size/);
     const absent = await keyward(`encrypt ${KEY} --in ./absent`);
     assert.deepEqual(
       [absent.code, absent.stderr],
@@ -386,14 +386,24 @@ describe('decrypt', () => {
     assert.deepEqual([neither.code, /--tenant/.test(neither.stderr)], [2, true]);
   });
 
-  it('refuses input that is no ciphertext, unless told its form', async () => {
-    const inputs = ['', 'hello', 'AQ==x', Buffer.from([2, 1, 1]), 'AgEB'];
-    const outcomes = await Promise.all(
-      inputs.map((input) => keyward('decrypt --tenant acme', { input })),
-    );
-    for (const { code, stderr } of outcomes) {
+  it('refuses input that is no ciphertext, says what it is, unless told its form', async () => {
+    const file = Buffer.concat([Buffer.from('KWE\u0001\u0003', 'latin1'), Buffer.alloc(300_000)]);
+    const inputs: [input: string | Buffer, why: RegExp][] = [
+      ['', /it is empty/],
+      ...['hello', 'AQ==x', Buffer.from([2, 1, 1]), 'AgEB'].map(
+        (input) =>
+          [input, /it is not what "keyward encrypt" or "data-key" has made/] as [string, RegExp],
+      ),
+      [file.subarray(0, 200), /it is an encrypted file; "keyward decrypt-file" opens it/],
+      [file, /it is an encrypted file; "keyward decrypt-file" opens it/],
+      [Buffer.from('KWE\u0001\u0000value', 'latin1'), /it is an envelope; the client /],
+      [Buffer.alloc(300_000, 1), /it is longer than any ciphertext/],
+    ];
+    for (const [input, why] of inputs) {
+      const { code, stderr } = await keyward('decrypt --tenant acme', { input });
       assert.equal(code, 2);
-      assert.match(stderr, /not a ciphertext/);
+      assert.match(stderr, /^keyward: cannot use standard input as a ciphertext: /);
+      assert.match(stderr, why);
     }
     assert.deepEqual(fake.seen, {});
     await keyward('decrypt --tenant acme --raw', { input: 'AQ==' });

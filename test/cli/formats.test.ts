@@ -46,6 +46,30 @@ describe('--output', () => {
     assert.equal(one.length, 1);
   });
 
+  it('says on standard error that a list is empty, and leaves standard output to what there is', async () => {
+    fake.handlers['ListKeys'] = () => ({ keys: [] });
+    for (const format of ['table', 'wide']) {
+      const { code, stdout, stderr } = await keyward(`keys list acme -o ${format}`);
+      assert.deepEqual([code, stdout, stderr], [0, '', 'keyward: no keys\n'], format);
+    }
+    for (const [format, printed] of Object.entries({
+      json: '[]\n',
+      jsonl: '',
+      yaml: '[]\n',
+      name: '',
+    })) {
+      const { code, stdout, stderr } = await keyward(`keys list acme -o ${format}`);
+      assert.deepEqual([code, stdout, stderr], [0, printed, ''], format);
+    }
+  });
+
+  it('names in a refusal the tenant that --tenant has, where nothing else was named', async () => {
+    refuse('ListKeys', { code: status.NOT_FOUND, reason: 'RESOURCE_NOT_FOUND' });
+    const { code, stderr } = await keyward('keys list --tenant nowhere');
+    assert.equal(code, 1);
+    assert.match(stderr, /cannot find nowhere: it does not exist, or you may not see it/);
+  });
+
   it('name has a name on each line, wide more columns than table, and --no-headers no head', async () => {
     assert.equal((await keyward('keys list acme -o name')).stdout, `${KEY}\n`);
     assert.equal((await keyward('maintenance status -o name')).stdout, 'ON\n');
@@ -177,6 +201,10 @@ describe('words that are no command', () => {
       ['encryt', 'encrypt'],
       ['create tenant acme', 'tenants create'],
       ['revoke binding', 'access unbind'],
+      ['versions list orders', 'keys versions'],
+      ['data-keys list orders', 'stored-data-keys list'],
+      ['rotations orders', 'keys history'],
+      ['canaries', 'canary'],
       ['profiles rm work', 'profiles remove'],
     ];
     for (const [args, meant] of cases) {

@@ -238,7 +238,9 @@ describe('the keyward command against the service', () => {
     const updated = JSON.parse((await done(args)).stdout);
     assert.deepEqual([updated.description, updated.labels], ['text', { env: 'prod' }]);
     const late = await keyward(`keys update ${key} --label env=late --etag ${etag}`);
-    assert.match(late.stderr, /^keyward: ETAG_MISMATCH/);
+    assert.match(late.stderr, /^keyward: ETAG_MISMATCH: cannot change tenants\S+keys\/k: it has /);
+    const none = await keyward('keys list described --filter labels.env=none');
+    assert.deepEqual([none.stdout, none.stderr], ['', 'keyward: no keys\n']);
     const found = await done('keys list described --filter labels.env=prod');
     assert.match(found.stdout, /^NAME[^\n]+\n\S+keys\/k [^\n]+ env=prod +text\n$/);
     const requestId = '3f1d2c4b-5a69-4788-96a5-b4c3d2e1f001';
@@ -309,7 +311,8 @@ describe('the keyward command against the service', () => {
         .at(-1)
         ?.replace(/^ +keyward /, '') ?? '';
     assert.match((await done(command)).stdout, / DESTROY_SCHEDULED \(20[^\n]+/);
-    assert.match((await keyward(args)).stderr, /^keyward: KEY_NOT_ENABLED/);
+    const refused = /^keyward: KEY_NOT_ENABLED: cannot use the key tenants\S+: it is not enabled; /;
+    assert.match((await keyward(args)).stderr, refused);
     assert.match((await done(`keys restore ${key}`)).stdout, / DISABLED /);
     await done(`keys enable ${key}`);
     await done(args);

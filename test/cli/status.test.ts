@@ -12,7 +12,7 @@ describe('the status of the service', () => {
     const { code, stdout, stderr } = await fake.keyward('status');
     assert.deepEqual([code, stderr, fake.seen['GetServiceStatus']], [0, '', {}]);
     assert.deepEqual(stdout.split('\n'), [
-      'Service:     release 0.2.0, environment 018f0000-0000-4000-8000-000000000009, 1 replicas run',
+      'Service:     release 0.2.0, environment 018f0000-0000-4000-8000-000000000009, 1 replica runs',
       'Answered:    by kw-1/7, which is ready',
       'Token:       keyward, serial 0123, SoftHSM v2 by SoftHSM project; 4 objects, as they must be',
       'Database:    PostgreSQL 18.4, schema 0020_replica_reports',
@@ -61,7 +61,7 @@ describe('the status of the service', () => {
     });
     const { code, stdout } = await fake.keyward('status');
     assert.deepEqual([code, fake.seen['ListAlerts']?.['filter']], [1, 'state = ACTIVE']);
-    assert.match(stdout, /\nAlerts: +3 active\n/);
+    assert.match(stdout, /\nAlerts: +2 active, and 1 notice within the hour\n/);
     assert.match(
       stdout,
       /\nTo look into:\n- CRITICAL policy-corrupt, tenants\/acme: a policy failed verification\n$/,

@@ -181,6 +181,12 @@ it('options that name a service get nothing of the environment', async () => {
     name: 'TypeError',
     message: 'cert or certFile must be given',
   });
+  // Left out, the certificate alone would call.
+  const withFile = { address, ca, cert, key, tokenFile: join(home, 'token') };
+  assert.throws(() => connect(withFile), {
+    name: 'TypeError',
+    message: 'connect() takes no tokenFile: give token, a function that reads the file',
+  });
   const mixed = { address, profile: 'one' } as unknown as ConnectOptions;
   assert.throws(() => connect(mixed), {
     name: 'TypeError',

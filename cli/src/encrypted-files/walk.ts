@@ -9,6 +9,7 @@ import { constants, type Stats, statSync } from 'node:fs';
 import { lstat, open, readdir } from 'node:fs/promises';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 import { fileTrouble, UsageError } from '../failures.ts';
+import { FILE_BEGINNING_BYTES, isEncryptedFile } from '../files.ts';
 import { isUnfinished } from '../new-file.ts';
 
 /** Which way. */
@@ -16,8 +17,6 @@ export type Direction = 'encrypt' | 'decrypt';
 
 /** What the name of an encrypted file ends with. */
 export const SUFFIX = '.kwe';
-/** With what an encrypted file begins (docs/envelopes.md). */
-const BEGINNING = Buffer.from('KWE\u0001\u0003', 'latin1');
 
 /** A file to be read and the one that it becomes, or a folder and the one that mirrors it. */
 export interface Pair {
@@ -153,8 +152,9 @@ async function isDone(path: string, name: string, direction: Direction): Promise
   const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW).catch(() => undefined);
   if (handle === undefined) return false;
   try {
-    const { buffer } = await handle.read(Buffer.alloc(BEGINNING.length), 0, BEGINNING.length, 0);
-    return buffer.equals(BEGINNING);
+    const beginning = Buffer.alloc(FILE_BEGINNING_BYTES);
+    await handle.read(beginning, 0, beginning.length, 0);
+    return isEncryptedFile(beginning);
   } finally {
     await handle.close();
   }

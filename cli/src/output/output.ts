@@ -63,10 +63,14 @@ export class Output {
     else await this.table(columns, [item]);
   }
 
-  /** Prints a list, up to the limit: JSON lines as the items come, all else at once. */
+  /**
+   * Prints a list, up to the limit: JSON lines as the items come, all else at once. Of an empty
+   * table standard error says that there are no `things`.
+   */
   async all<Item>(
     columns: Columns<Item>,
     items: AsyncIterable<Item> | Iterable<Item>,
+    things: string,
   ): Promise<void> {
     const listed = upTo(this.#limit, items);
     if (this.format === 'jsonl') {
@@ -76,7 +80,8 @@ export class Output {
     const all: Item[] = [];
     for await (const item of listed) all.push(item);
     if (this.isData) await this.data(all);
-    else await this.table(columns, all);
+    else if (all.length > 0 || this.format === 'name') await this.table(columns, all);
+    else this.remark(`no ${things}`);
   }
 
   /** Prints a value that means this one exactly, whatever of it people are shown. */

@@ -49,7 +49,7 @@ function quotasOf({ callsPerSecond, keys, storedDataKeys }: TenantQuotas): strin
 /** Lists the columns of automatic maintenance. */
 export const MAINTENANCE: Columns<Maintenance> = {
   MAINTENANCE: ({ paused }) => (paused ? 'PAUSED' : 'ON'),
-  SINCE: ({ changeTime }) => changeTime?.toISOString() ?? 'ever',
+  SINCE: ({ changeTime }) => changeTime?.toISOString() ?? 'never changed',
   CALLER: ({ caller }) => caller,
 };
 
@@ -109,6 +109,8 @@ export const KEY: Columns<Key> = {
   CREATED: wide(({ createTime }) => createTime.toISOString()),
   'NEXT ROTATION': ({ nextRotationTime, maintenancePaused }) =>
     `${whenOf(nextRotationTime)}${maintenancePaused ? ' (PAUSED)' : ''}`,
+  'EPOCH MESSAGES': wide(epochMessagesOf),
+  'EPOCH AGE': wide(epochAgeOf),
   LABELS: ({ labels }) =>
     Object.entries(labels)
       .map(([name, value]) => `${name}=${value}`)
@@ -132,11 +134,17 @@ export const SCHEDULE: Columns<Key> = {
 export const EPOCH: Columns<Key> = {
   NAME: ({ name }) => name,
   STATE: stateOf,
-  'EPOCH MESSAGES': ({ epochMaxMessages }) =>
-    epochMaxMessages === 0 ? 'none' : String(epochMaxMessages),
-  'EPOCH AGE': ({ epochMaxAgeSeconds: seconds }) =>
-    seconds === undefined ? 'none' : writeDuration(seconds),
+  'EPOCH MESSAGES': epochMessagesOf,
+  'EPOCH AGE': epochAgeOf,
 };
+
+function epochMessagesOf({ epochMaxMessages }: Key): string {
+  return epochMaxMessages === 0 ? 'none' : String(epochMaxMessages);
+}
+
+function epochAgeOf({ epochMaxAgeSeconds: seconds }: Key): string {
+  return seconds === undefined ? 'none' : writeDuration(seconds);
+}
 
 /** A key version's columns. */
 export const KEY_VERSION: Columns<KeyVersion> = {

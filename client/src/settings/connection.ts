@@ -91,6 +91,11 @@ export function findConnection(
   return { settings: settings as UsableSettings, profile, file: profiles?.file };
 }
 
+/** Returns where the service is, as `connect` takes it. */
+export function placeOf({ address, caFile, serverName }: UsableSettings) {
+  return { address, caFile, ...(serverName !== undefined && { serverName }) };
+}
+
 /**
  * Returns what a caller proves their name with, as `connect` takes it. A token is read when it is
  * needed, and again when it was refused: something may renew the file. Throws SettingsError for one

@@ -13,6 +13,7 @@ export {
 export {
   credentialsOf,
   findConnection,
+  placeOf,
   profileUsed,
   type Spelling,
   settingsGiven,
