@@ -62,8 +62,8 @@ export function addAlerts(program: Command): void {
     .description('list alerts, the newest first: active ones, and those that ended within 30 days')
     .addHelpText(
       'after',
-      '\nA NOTICE, of severity INFO, tells of something that is over. UNDELIVERED names receivers; ' +
-        'those\nwith ! are tried no more.',
+      '\nA NOTICE, of severity INFO, tells of something that is over. UNDELIVERED names ' +
+        'receivers; those\nwith ! are tried no more.',
     )
     .action((_options, command: Command) =>
       withClient<ListOptions>(command, (keyward, { output, filter = '' }) =>

@@ -56,8 +56,8 @@ export function addEncrypt(program: Command): void {
           options.in,
           PLAINTEXT_BYTES,
           () =>
-            'cannot encrypt the plaintext: it is longer than 64 KiB; "keyward encrypt-file" takes ' +
-            'any size',
+            'cannot encrypt the plaintext: it is longer than 64 KiB; "keyward encrypt-file" ' +
+            'takes any size',
         );
         const { ciphertext, keyVersion } = await keyward.encrypt({
           name,

@@ -79,7 +79,8 @@ async function callerWith(
   } catch (error) {
     if (!(error instanceof KeywardError) || error.code !== 'UNAUTHENTICATED') throw error;
     throw new Error(
-      `cannot sign in: ${settings.address} does not accept the provider's token (${error.reason}); ` +
+      `cannot sign in: ${settings.address} does not accept the provider's token ` +
+        `(${error.reason}); ` +
         "the service's log has the cause, and docs/people.md what a token must have",
       { cause: error },
     );

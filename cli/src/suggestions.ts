@@ -73,7 +73,7 @@ export function suggestions(
   return groupOf(likely, words) ?? likely.map((path) => path.join(' '));
 }
 
-/** A group's own name, where a word was typed that is like it, and several of its commands may do. */
+/** A group's own name, where what was typed is like it, and several of its commands may do. */
 function groupOf(
   [first = [], ...others]: readonly (readonly string[])[],
   words: readonly string[],

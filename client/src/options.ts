@@ -117,7 +117,7 @@ const CONNECTION = [
   ...['cert', 'certFile', 'key', 'keyFile', 'token'],
 ];
 
-/** What a profile has, and `connect` does not: without its token the certificate alone would call. */
+/** A profile has one: left out here, the certificate alone would call. */
 function refuseTokenFile({ token, tokenFile }: { token?: unknown; tokenFile?: unknown }): void {
   if (tokenFile !== undefined && token === undefined)
     throw new TypeError('connect() takes no tokenFile: give token, a function that reads the file');
