@@ -71,6 +71,11 @@ export class Lru<K, V> {
     this.#entries.delete(key);
   }
 
+  /** Drops what fits, as {@link Lru.delete} does. */
+  deleteWhere(fits: (value: V, key: K) => boolean): void {
+    for (const [key, { value }] of this.#entries) if (fits(value, key)) this.#entries.delete(key);
+  }
+
   /** Drops what fits, each given to `onEvict`. */
   evictWhere(fits: (value: V) => boolean): void {
     for (const [key, { value }] of this.#entries) {

@@ -48,8 +48,8 @@ export interface RuleChangesParts {
   readonly tenantSeals: Pick<TenantSeals, 'sealer'>;
   /** Whether people can have passkeys. */
   readonly arePasskeysConfigured: boolean;
-  /** Has this replica read tenants again. */
-  readonly forgetTenants: () => void;
+  /** Has this replica read the tenant again. */
+  readonly forgetTenant: (tenantId: TenantId) => void;
 }
 
 /** What the rules of a tenant are to be. */
@@ -84,7 +84,7 @@ export class RuleChanges {
     asked: NewApprovalRules,
   ): Promise<ApprovalRules> {
     requirePossible(asked);
-    const { store, rules, forgetTenants } = this.#parts;
+    const { store, rules, forgetTenant } = this.#parts;
     const { tenantId } = tenant;
     if (asked.validateOnly) {
       if (call.audit !== undefined) addDetail(call.audit, { validateOnly: true });
@@ -108,7 +108,7 @@ export class RuleChanges {
       return next;
     });
     rules.forget(tenantId);
-    forgetTenants();
+    forgetTenant(tenantId);
     return replaced;
   }
 

@@ -50,7 +50,7 @@ import { Admission } from '../faces/transport/admission.ts';
 import { type ConnectionLimits, Connections } from '../faces/transport/connections.ts';
 import { HsmAgents } from '../hsm/agents.ts';
 import { createTokenKey, identifyToken, keepCheckpoint } from '../hsm/token-commands.ts';
-import type { KeyId } from '../ids.ts';
+import type { KeyId, TenantId } from '../ids.ts';
 import { Canaries } from '../keyring/canaries/canaries.ts';
 import { ServingTokens } from '../keyring/hsm-token/serving-tokens.ts';
 import { TokenKeySeals } from '../keyring/hsm-token/token-key-seals.ts';
@@ -368,11 +368,13 @@ function composeMemory(
     if (kind === 'access') policies.forget(tenantId);
     else if (kind === 'approvalRules') rules.forget(tenantId);
     else if (kind === 'canaries') canaries.forget();
-    else if (kind === 'tenant') cache.forgetTenants(tenantId);
-    else if (kind === 'versions' || kind === 'shredded') cache.clear();
+    else if (kind === 'tenant') cache.forgetTenant(subjectId as TenantId);
+    else if (kind === 'shredded') cache.forgetAllOf(subjectId as TenantId);
+    else if (kind === 'versions' && tenantId !== systemTenantId) cache.forgetAllOf(tenantId);
+    else if (kind === 'versions') cache.clear();
     else if (kind !== 'token') cache.forget(tenantId, subjectId as KeyId);
     if (kind === 'destroyed') void agents.forget(subjectId as KeyId);
-    if (kind === 'shredded') void agents.forget();
+    if (kind === 'shredded') void agents.forget(subjectId as TenantId);
     if (kind === 'token' || kind === 'shredded') refreshTokenObjects();
   };
   const maxAgeMs = configuration.KEYWARD_CACHE_MAX_AGE_MS;
@@ -659,7 +661,7 @@ function composeAccess(
   const ruleChanges = new RuleChanges({
     ...{ store, agents, rules, currentSealKey, tenantSeals },
     arePasskeysConfigured: configuration.KEYWARD_RELYING_PARTY_ID !== undefined,
-    forgetTenants: () => cache.forgetTenants(),
+    forgetTenant: (tenantId) => cache.forgetTenant(tenantId),
   });
   return { access, accessAdministration, explanation, ruleChanges };
 }

@@ -260,11 +260,12 @@ export class HsmAgents {
   }
 
   /**
-   * Has every agent destroy the handles of a key's versions, or of all keys. An agent that starts
-   * later has none; one that doesn't do it within a call's time is hanging, and is killed for that.
+   * Has every agent destroy the handles of the versions of a tenant's keys or of a key, or of all
+   * keys. An agent that starts later has none; one that doesn't do it within a call's time is
+   * hanging, and is killed for that.
    */
-  async forget(keyId?: KeyId): Promise<void> {
-    const request = { keyId: keyId === undefined ? Buffer.alloc(0) : idToBytes(keyId) };
+  async forget(ofId?: TenantId | KeyId): Promise<void> {
+    const request = { ofId: ofId === undefined ? Buffer.alloc(0) : idToBytes(ofId) };
     const deadline = monotonicNow() + this.#options.callTimeoutMs;
     const forget = (agent: AgentProcess) =>
       // Whatever it says, its handles must be gone: those of a dead agent are.

@@ -339,8 +339,11 @@ export const OPERATIONS = {
     }),
     struct({ results: list(struct({ outcome: u8, ciphertext: bytes })) }),
   ),
-  /** Destroys the session objects of a key's versions, or of all keys if the id is empty. */
-  forget: operation(10, struct({ keyId: bytes }), struct({})),
+  /**
+   * Destroys the session objects of the versions of a tenant's keys or of a key, or of all keys if
+   * the id is empty.
+   */
+  forget: operation(10, struct({ ofId: bytes }), struct({})),
   /** Overwrites the keys of a tenant's or a key's epochs, or of all if the id is empty. */
   forgetEpochs: operation(34, struct({ ofId: bytes }), struct({})),
   /**

@@ -210,8 +210,8 @@ export class TokenRouter implements Agents {
     setTimeout(again, REOPEN_MS).unref();
   }
 
-  async forget(keyId?: KeyId): Promise<void> {
-    await Promise.all([...this.#pools.values()].map((pool) => pool.forget(keyId)));
+  async forget(ofId?: TenantId | KeyId): Promise<void> {
+    await Promise.all([...this.#pools.values()].map((pool) => pool.forget(ofId)));
   }
 
   forgetEpochs(ofId?: TenantId | KeyId): void {

@@ -20,9 +20,10 @@ const GIVEN_UP_MS = 500;
 
 /**
  * `destroyed`: a key, whose handles in the agents must be forgotten besides. `token`: the token's
- * objects. `versions`: key versions, in any number. `shredded`: a tenant with all its keys, whose
- * handles must be forgotten. `access`: who may do what in the tenant. `canaries`: canaries and
- * suspended callers, of any tenant. `approvalRules`: the approval rules of the tenant.
+ * objects. `versions`: key versions of the tenant, in any number; of any tenant, where it is
+ * `system`. `shredded`: a tenant with all its keys, whose handles must be forgotten. `access`: who
+ * may do what in the tenant. `canaries`: canaries and suspended callers, of any tenant.
+ * `approvalRules`: the approval rules of the tenant.
  */
 export type ChangeKind =
   | 'tenant'
@@ -36,6 +37,7 @@ export type ChangeKind =
   | 'approvalRules';
 
 export interface Change {
+  /** Whose change it is: of a tenant that is made or shredded, `system`'s. */
   readonly tenantId: TenantId;
   readonly kind: ChangeKind;
   /**

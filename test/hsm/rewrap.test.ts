@@ -673,6 +673,16 @@ describe('forgetting', () => {
     assert.equal(faults.met(0), 1);
   });
 
+  test('a tenant destroys the handles of all its keys, and of no other tenant’s', async () => {
+    for (const version of [first, second, ofAnotherKey]) await use(version);
+    await agents.forget(newId<TenantId>());
+    faults.set('C_UnwrapKey', 'C_DestroyObject');
+    for (const version of [first, second, ofAnotherKey]) await use(version);
+    assert.deepEqual([faults.met(0), faults.met(1)], [0, 0], 'all are there');
+    await agents.forget(tenantId);
+    assert.equal(faults.met(1), 3);
+  });
+
   test('all keys destroys every handle, and what was sealed still opens', async () => {
     const { item, plaintext } = await store(first);
     for (const version of [first, second, ofAnotherKey]) await use(version);

@@ -127,6 +127,20 @@ function storeInWhich(meanwhile: () => Promise<void>): { readonly store: Store; 
   return counted;
 }
 
+/** The store, and the names of the tenants that are read. */
+function countingTenants(): { readonly store: Store; readonly read: string[] } {
+  const read: string[] = [];
+  const query = (...[call, text, values]: Parameters<Store['query']>) => {
+    if (text.includes('FROM tenants')) read.push(String(values?.[0]));
+    return store.query(call, text, values);
+  };
+  const counting = new Proxy(store, {
+    get: (target, name) =>
+      name === 'query' ? query : Reflect.get(target, name).bind?.(target),
+  });
+  return { store: counting, read };
+}
+
 test('a key that is asked for by its name is read in one round trip, once its tenant is known', async () => {
   const keyId = await newKey('by-name');
   const counted = storeInWhich(async () => {});
@@ -149,6 +163,47 @@ test('a change that is heard of while a key is being read by its name is in what
   const cache = cacheOver(storeInWhich(async () => changes.pop()?.()).store, newStates());
   const found = await cache.named({ tenant: 'acme', key: 'changing-by-name' });
   assert.equal(found.primary.record.version, 2);
+});
+
+test('a tenant that changes while it is being read by its name is read again, and no other is', async () => {
+  const counted = countingTenants();
+  const cache = cacheOver(counted.store, newStates());
+  const known = await cache.tenant('globex');
+  const reading = cache.tenant('acme');
+  cache.forgetTenant(acme);
+  await reading;
+  assert.deepEqual(counted.read, ['globex', 'acme']);
+  assert.equal((await cache.tenant('acme')).tenantId, acme);
+  assert.equal(await cache.tenant('globex'), known);
+  assert.deepEqual(counted.read, ['globex', 'acme', 'acme']);
+  assert.equal(forgotten.at(-1), acme);
+});
+
+test('a tenant that is forgotten with its keys leaves other tenants’ in memory', async () => {
+  await newKey('of-acme');
+  const ofGlobex = newId<KeyId>();
+  await store.mutate(callOf(), { tenantId: globex, resource: 'of-globex' }, (tx) =>
+    insertKey(tx, {
+      name: 'of-globex',
+      settings: SETTINGS,
+      version: sampleVersion(globex, ofGlobex),
+      stateSeal: SAMPLE_SEAL,
+    }),
+  );
+  const counted = storeInWhich(async () => {});
+  const cache = cacheOver(counted.store, newStates());
+  const name = { tenant: 'acme', key: 'of-acme' };
+  const [mine, others] = await Promise.all([
+    cache.named(name),
+    cache.named({ tenant: 'globex', key: 'of-globex' }),
+  ]);
+  assert.equal(counted.reads, 2);
+  cache.forgetAllOf(acme);
+  assert.equal(await cache.named({ tenant: 'globex', key: 'of-globex' }), others);
+  assert.equal(counted.reads, 2);
+  assert.notEqual(await cache.named(name), mine);
+  assert.equal(counted.reads, 3);
+  assert.equal(forgotten.at(-1), acme);
 });
 
 test('what is not there is looked for again', async () => {

@@ -283,7 +283,7 @@ ${ROTATED}`,
       { file: SHREDDING, from: 'erased = await eraseTenant(tx, tenantId);', to: '' },
       {
         file: SHREDDING,
-        from: 'if (deleted !== undefined) cache.clear();',
+        from: 'if (deleted !== undefined) cache.forgetAllOf(tenantId);',
         to: 'if (deleted !== undefined) await store.reconcile(call, (tx) => eraseTenant(tx, tenantId));',
       },
     ],

@@ -414,10 +414,13 @@ export class KeyOperations {
     return this.#hmac(this.#objectOf(sealKeyId, 'seal'), input).subarray(0, SEAL_BYTES);
   }
 
-  forget({ keyId }: RequestOf<'forget'>): ReplyOf<'forget'> {
-    const name = keyId.length === 0 ? undefined : idFromBytes<KeyId>(keyId);
-    this.#loaded.evictWhere(({ version }) => name === undefined || version.keyId === name);
-    return this.forgetEpochs({ ofId: keyId });
+  forget({ ofId }: RequestOf<'forget'>): ReplyOf<'forget'> {
+    const whose = ofId.length === 0 ? undefined : idFromBytes<KeyId | TenantId>(ofId);
+    this.#loaded.evictWhere(
+      ({ version: { tenantId, keyId } }) =>
+        whose === undefined || tenantId === whose || keyId === whose,
+    );
+    return this.forgetEpochs({ ofId });
   }
 
   forgetEpochs({ ofId }: RequestOf<'forgetEpochs'>): ReplyOf<'forgetEpochs'> {

@@ -97,6 +97,8 @@ export class KeyCache implements AgingCache {
   readonly #foundKeys = new WeakMap<object, LoadedKey>();
   /** Counts how often a key's state was forgotten. */
   #forgotten = 0;
+  /** Counts the keys that were read together with their UUID. */
+  #readByName = 0;
 
   constructor({ store, states, tenantSeals, limit, isFresh, onForget }: KeyCacheParts) {
     this.#store = store;
@@ -111,7 +113,10 @@ export class KeyCache implements AgingCache {
 
   /** How many tenants and keys are kept, and how often one was asked for. */
   get figures(): { readonly tenants: CacheFigures; readonly keys: CacheFigures } {
-    return { tenants: this.#tenants.figures, keys: this.#keys.figures };
+    const keys = this.#keys.figures;
+    // What was read together with its UUID is found afterwards, and was not there before.
+    const [hits, misses] = [keys.hits - this.#readByName, keys.misses + this.#readByName];
+    return { tenants: this.#tenants.figures, keys: { ...keys, hits, misses } };
   }
 
   /**
@@ -149,7 +154,7 @@ export class KeyCache implements AgingCache {
   /** The key of that name. Throws RESOURCE_NOT_FOUND, KEY_STATE_CORRUPT, HSM_UNAVAILABLE. */
   async named(name: KeyName): Promise<LoadedKey> {
     const { tenantId } = await this.tenant(name.tenant);
-    const path = `${tenantId}/${name.key}`;
+    const path = pathOf(tenantId, name.key);
     const keyId = await (this.#keyIds.get(path) ?? this.#loadKeyId(path, tenantId, name.key));
     if (keyId === undefined) throw new KeywardError('RESOURCE_NOT_FOUND');
     for (let attempt = 1; attempt <= TRIES; attempt++) {
@@ -206,10 +211,22 @@ export class KeyCache implements AgingCache {
     this.#onForget(keyId);
   }
 
-  /** Forgets all tenants' states, of which this one's has changed, where one is named. */
-  forgetTenants(tenantId?: TenantId): void {
-    this.#tenants.clear();
+  /** Forgets a tenant's state; its keys are kept. */
+  forgetTenant(tenantId: TenantId): void {
+    // One that is still being read by its name may be this one.
+    this.#tenants.deleteWhere(
+      (loading) => (this.#foundTenants.get(loading)?.tenantId ?? tenantId) === tenantId,
+    );
     this.#onForget(tenantId);
+  }
+
+  /** Forgets a tenant's state and all its keys. */
+  forgetAllOf(tenantId: TenantId): void {
+    this.#forgotten += 1;
+    const isOfTenant = (_: unknown, path: string) => path.startsWith(pathOf(tenantId, ''));
+    this.#keys.deleteWhere(isOfTenant);
+    this.#keyIds.deleteWhere(isOfTenant);
+    this.forgetTenant(tenantId);
   }
 
   /** Forgets everything. */
@@ -287,8 +304,10 @@ export class KeyCache implements AgingCache {
     if (found === undefined) return undefined;
     const { keyId } = found.record;
     // Whose state it is wasn't known while it was read: a change of it may have been heard of.
-    if (forgotten === this.#forgotten && this.#keys.peek(pathOf(tenantId, keyId)) === undefined)
+    if (forgotten === this.#forgotten && this.#keys.peek(pathOf(tenantId, keyId)) === undefined) {
       this.#keep(tenantId, keyId, this.#verify(found));
+      this.#readByName += 1;
+    }
     return keyId;
   }
 
@@ -378,6 +397,7 @@ function loadDeadline(): { readonly deadline: number } {
   return { deadline: monotonicNow() + LOAD_MS };
 }
 
-function pathOf(tenantId: TenantId, keyId: KeyId): string {
-  return `${tenantId}/${keyId}`;
+/** Where something of the tenant is kept. */
+function pathOf(tenantId: TenantId, part: string): string {
+  return `${tenantId}/${part}`;
 }

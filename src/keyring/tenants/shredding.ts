@@ -106,7 +106,7 @@ export class Shredding {
       if (impact === undefined) throw new Error('a tenant was scheduled that nobody looked at');
       return { tenant, impact: { ...impact, etag: tenant.revision } };
     });
-    cache.forgetTenants();
+    cache.forgetTenant(tenantId);
     return answer;
   }
 
@@ -128,7 +128,7 @@ export class Shredding {
         return { state: 'DISABLED', shredAt: null };
       }),
     );
-    cache.forgetTenants();
+    cache.forgetTenant(tenantId);
     return restored;
   }
 
@@ -181,7 +181,7 @@ export class Shredding {
         if (error instanceof KeywardError && error.reason === 'CONFLICT') return undefined;
         throw error;
       });
-    if (deleted !== undefined) cache.clear();
+    if (deleted !== undefined) cache.forgetAllOf(tenantId);
     return deleted;
   }
 

@@ -202,7 +202,7 @@ export class Tenants {
         return decide(tenant);
       }),
     );
-    cache.forgetTenants(tenantId);
+    cache.forgetTenant(tenantId);
     return changed;
   }
 }

@@ -277,7 +277,7 @@ const requests: { readonly [Name in OperationName]: fc.Arbitrary<RequestOf<Name>
   createTokenKey: fc.record({ ...token, environmentId, profile, role, objectId: uuid() }, plain),
   destroyTokenKeys: fc.record({ ...token, environmentId, objects }, plain),
   measure: fc.record({}, plain),
-  forget: fc.record({ keyId: fc.oneof(bytes(0), bytes(16)) }, plain),
+  forget: fc.record({ ofId: fc.oneof(bytes(0), bytes(16)) }, plain),
   forgetEpochs: fc.record({ ofId: fc.oneof(bytes(0), bytes(16)) }, plain),
   random: fc.record({ length: u32 }, plain),
   deriveMaskKey: fc.record({ tenantId: uuid<TenantId>(), period: u32 }, plain),
