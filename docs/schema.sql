@@ -903,6 +903,7 @@ CREATE TABLE rewrap_jobs (
 CREATE INDEX rewrap_jobs_by_scope ON public.rewrap_jobs USING btree (tenant_id, scope, kind, job_id);
 CREATE INDEX rewrap_jobs_of_key ON public.rewrap_jobs USING btree (tenant_id, scope_key_id) WHERE (state = 'RUNNING'::text);
 CREATE INDEX rewrap_jobs_running ON public.rewrap_jobs USING btree (job_id) WHERE (state = 'RUNNING'::text);
+CREATE INDEX rewrap_jobs_unplanned ON public.rewrap_jobs USING btree (job_id) WHERE ((state = 'RUNNING'::text) AND (NOT planned));
 ALTER TABLE rewrap_jobs ENABLE ROW LEVEL SECURITY;
 CREATE POLICY of_all_tenants ON rewrap_jobs AS PERMISSIVE FOR ALL TO keyward_reconciler USING (true);
 CREATE POLICY of_current_tenant ON rewrap_jobs AS PERMISSIVE FOR ALL TO public USING ((tenant_id = current_tenant_id()));

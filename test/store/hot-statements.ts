@@ -252,7 +252,17 @@ async function runRewrapping(store: Store, subject: Subject): Promise<void> {
   await store.mutate(call, { tenantId: lease.tenantId, resource: 'k' }, (tx) =>
     jobs.endJob(tx, lease.tenantId, lease.jobId, 'CANCELLED'),
   );
+  await runPlans(store, subject);
   await runVersions(store, subject);
+}
+
+/** The next key of a job over all tenants, and over one. */
+async function runPlans(store: Store, { tenantId }: Subject): Promise<void> {
+  const frontier = { tenantId: null, keyId: null, name: null };
+  for (const scopeTenantId of [null, tenantId]) {
+    const job = { tenantId, jobId: newId<JobId>(), scopeTenantId, scopeKeyId: null, frontier };
+    await store.reconcile(callOf(), (tx) => staleDataKeys.planDataKeys(tx, job, BATCH));
+  }
 }
 
 /** Of a job over key versions: what is planned, read and written. */

@@ -102,13 +102,13 @@ export const HOT: Readonly<Record<string, string>> = {
   'lifecycle/rewrap-ranges.ts leaseRange':
     'key_versions_pkey keys_key_id_key rewrap_jobs_running tenants_pkey',
   'lifecycle/rewrap-ranges.ts moveOn': '',
-  'lifecycle/rewrap-ranges.ts planRange': 'rewrap_jobs_running',
+  'lifecycle/rewrap-ranges.ts planRange': 'rewrap_jobs_pkey rewrap_jobs_unplanned',
   'lifecycle/rewrap-ranges.ts recordStep': 'rewrap_jobs_pkey',
   'lifecycle/rewrap-ranges.ts releaseRange': '',
   'lifecycle/rotations.ts insertRotation': '',
   'lifecycle/rotations.ts listRotations': 'rewrap_jobs_pkey rotations_pkey',
   'lifecycle/stale-data-keys.ts nextKey':
-    'data_keys_pkey keys_pkey keys_tenant_id_name_key tenants_pkey',
+    'data_keys_pkey keys_key_id_key keys_pkey keys_tenant_id_name_key tenants_pkey',
   'lifecycle/stale-data-keys.ts planWithin': 'data_keys_pkey keys_key_id_key',
   'lifecycle/stale-data-keys.ts readDataKeys': 'data_keys_pkey key_versions_pkey',
   'lifecycle/stale-data-keys.ts writeDataKeys': 'data_keys_pkey keys_key_id_key tenants_pkey',

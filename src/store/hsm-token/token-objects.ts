@@ -66,10 +66,14 @@ export interface TokenObjectRow {
   job_id: JobId | null;
 }
 
+// For each of the few objects its tenant, by its UUID: joined as tables are, the planner may read
+// all tenants in their order.
+const WITH_TENANT = `token_objects o CROSS JOIN LATERAL (
+    SELECT name, state, dedicated_root_key FROM tenants WHERE tenant_id = o.tenant_id LIMIT 1) t`;
 const SELECT = `SELECT o.tenant_id, t.name AS tenant, t.state AS tenant_state, o.object_id, o.token_id,
     p.state AS token_state, o.role, o.state, o.is_current, o.caller, o.created_at, o.activated_at, o.retired_at,
     o.destroyed_at, o.job_id
-  FROM token_objects o JOIN tenants t USING (tenant_id) JOIN tokens p ON p.token_id = o.token_id`;
+  FROM ${WITH_TENANT} JOIN tokens p ON p.token_id = o.token_id`;
 /** All of them, oldest first. */
 export const SELECT_TOKEN_OBJECTS: string = `${SELECT} ORDER BY o.created_at, o.role, o.object_id`;
 
@@ -318,7 +322,7 @@ const LACKS_ROOT = `t.dedicated_root_key AND t.state <> 'SHREDDED' AND NOT EXIST
   SELECT FROM token_objects o WHERE o.tenant_id = t.tenant_id AND o.role = 'root'
     AND ${IS_IN_CURRENT} AND o.state IN ('CREATING', 'CREATED', 'CURRENT'))`;
 /** Whether {@link findDueTokenKeys} finds anything. */
-export const HAS_DUE_TOKEN_KEYS = `EXISTS (SELECT FROM token_objects o JOIN tenants t USING (tenant_id) WHERE ${IS_DUE})
+export const HAS_DUE_TOKEN_KEYS = `EXISTS (SELECT FROM ${WITH_TENANT} WHERE ${IS_DUE})
   OR EXISTS (SELECT FROM tenants t WHERE ${LACKS_ROOT})`;
 
 /** What there is to do about token keys. */

@@ -77,25 +77,29 @@ export async function planDataKeys(
   return here && planWithin(tx, here, size);
 }
 
+// A text for each scope: of one for all, Postgres has a plan for any that reads all keys.
+const nextKeyWhere = (condition: string) =>
+  `SELECT k.tenant_id AS "tenantId", k.key_id AS "keyId", '' AS name
+   FROM keys k JOIN tenants t USING (tenant_id) CROSS JOIN LATERAL (
+     SELECT FROM data_keys d WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id LIMIT 1) d
+   WHERE (k.tenant_id, k.key_id) > ($1, $2) AND ${condition}
+   ORDER BY k.tenant_id, k.key_id LIMIT 1`;
+const NEXT_OF_ALL = nextKeyWhere(MAY_BE_USED);
+const NEXT_OF_TENANT = nextKeyWhere(`k.tenant_id = $3 AND ${MAY_BE_USED}`);
+const NEXT_OF_KEY = nextKeyWhere('k.tenant_id = $3 AND k.key_id = $4');
+
 /**
  * The first key behind the frontier, in the job's scope, that has data keys. A job for one key
  * waits until that may be used; one for many leaves out those that may not.
  */
-async function nextKey(tx: Tx, job: PlannedJob): Promise<Place | undefined> {
-  const [next] = await tx.query<Place>(
-    `SELECT k.tenant_id AS "tenantId", k.key_id AS "keyId", '' AS name
-     FROM keys k JOIN tenants t USING (tenant_id)
-     WHERE (k.tenant_id, k.key_id) > ($1, $2)
-       AND ($3::uuid IS NULL OR k.tenant_id = $3) AND (k.key_id = $4 OR ($4::uuid IS NULL AND ${MAY_BE_USED}))
-       AND EXISTS (SELECT FROM data_keys d WHERE d.tenant_id = k.tenant_id AND d.key_id = k.key_id)
-     ORDER BY k.tenant_id, k.key_id LIMIT 1`,
-    [
-      job.frontier.tenantId ?? NO_ID,
-      job.frontier.keyId ?? NO_ID,
-      job.scopeTenantId,
-      job.scopeKeyId,
-    ],
-  );
+async function nextKey(
+  tx: Tx,
+  { frontier, scopeTenantId, scopeKeyId }: PlannedJob,
+): Promise<Place | undefined> {
+  const behind = [frontier.tenantId ?? NO_ID, frontier.keyId ?? NO_ID];
+  const scope = [scopeTenantId, scopeKeyId].filter((id) => id !== null);
+  const text = [NEXT_OF_ALL, NEXT_OF_TENANT, NEXT_OF_KEY][scope.length] as string;
+  const [next] = await tx.query<Place>(text, [...behind, ...scope]);
   return next;
 }
 
