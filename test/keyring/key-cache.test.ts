@@ -135,8 +135,7 @@ function countingTenants(): { readonly store: Store; readonly read: string[] } {
     return store.query(call, text, values);
   };
   const counting = new Proxy(store, {
-    get: (target, name) =>
-      name === 'query' ? query : Reflect.get(target, name).bind?.(target),
+    get: (target, name) => (name === 'query' ? query : Reflect.get(target, name).bind?.(target)),
   });
   return { store: counting, read };
 }
