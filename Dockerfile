@@ -64,9 +64,10 @@ RUN rm -rf /usr/local/lib/node_modules /usr/local/include /opt/yarn-* \
     && ln -s /opt/keyward/dist/main.js /usr/local/bin/keyward-server \
     && ln -s /opt/keyward/cli/dist/keyward.cjs /usr/local/bin/keyward
 COPY --from=tree /out /opt/keyward
-# No debugger by SIGUSR1. Health, in plaintext, inside the container only unless you say otherwise.
+# No debugger by SIGUSR1. Little memory for garbage (docs/sizing.md). Health, in plaintext, inside the container only unless you say otherwise.
 ENV NODE_ENV=production \
-    NODE_OPTIONS="--disable-sigusr1 --max-semi-space-size=4" \
+    NODE_OPTIONS="--disable-sigusr1 --max-semi-space-size=8" \
+    MALLOC_ARENA_MAX=2 \
     KEYWARD_LISTEN=0.0.0.0:7443 \
     KEYWARD_HEALTH_LISTEN=127.0.0.1:7444
 WORKDIR /opt/keyward

@@ -19,7 +19,8 @@ import {
 
 const MAIN = join('src', 'main.ts');
 /** As the image runs it. */
-const NODE_FLAGS = ['--disable-sigusr1', '--max-semi-space-size=4'];
+const NODE_FLAGS = ['--disable-sigusr1', '--max-semi-space-size=8'];
+const FEW_ARENAS = { MALLOC_ARENA_MAX: '2' };
 const TAIL_LINES = 15;
 /** A drain is bounded by the server itself; what outlives this is killed. */
 const STOP_STEPS = [
@@ -86,6 +87,7 @@ export function spawnServer(
   const log = openSync(logFile, 'a', 0o600);
   // The role that owns the schema is for migrating alone.
   const { MIGRATION_DATABASE_URL: _owner, ...env }: NodeJS.ProcessEnv = {
+    ...FEW_ARENAS,
     ...process.env,
     ...variables,
   };

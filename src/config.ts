@@ -428,6 +428,12 @@ const LIMITS = grouped('Limits', {
     'the largest request of any method; most methods take less',
     '4194304',
   ),
+  KEYWARD_HEAP_GROWTH: setting(
+    integer(20, 300, 100),
+    'by how many percent the server’s heap may grow after a full garbage collection before the ' +
+      'next one: less takes less memory and more CPU (docs/sizing.md)',
+    '100',
+  ),
   KEYWARD_MAX_HEADER_BYTES: setting(
     integer(4_096, 1_048_576, 16_384),
     'bytes of headers of one call, as HTTP/2 counts them (RFC 9113, 6.5.2)',

@@ -22,6 +22,8 @@ export const PIPES_MS = 1_000;
  * (measured).
  */
 const NODE_FLAGS = ['--disable-sigusr1', '--max-semi-space-size=4'];
+/** glibc keeps what is freed in up to eight arenas for each core. */
+const FEW_ARENAS = { MALLOC_ARENA_MAX: '2' };
 /** The longest piece of an agent's own output that is logged: libraries print there. */
 const OUTPUT_LIMIT = 500;
 
@@ -100,7 +102,7 @@ export function spawnAgent(
   return spawn(
     '/bin/sh',
     ['-c', 'ulimit -c 0; exec "$0" "$@"', process.execPath, ...NODE_FLAGS, MAIN],
-    { env: { ...environment }, stdio },
+    { env: { ...FEW_ARENAS, ...environment }, stdio },
   );
 }
 

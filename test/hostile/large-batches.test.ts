@@ -20,7 +20,8 @@ test(`${BATCHES} batches of 3.5 MB at once are done or refused within 320 MiB`, 
   await grantEverything(environment.variables, names);
   await using service = await startService(environment, {
     // As the image has it, and as Node would choose by itself in such a container.
-    NODE_OPTIONS: '--max-semi-space-size=4 --max-old-space-size=160',
+    NODE_OPTIONS: '--max-semi-space-size=8 --max-old-space-size=160',
+    MALLOC_ARENA_MAX: '2',
     KEYWARD_DEADLINE_MS: '600000',
     KEYWARD_HSM_CALL_TIMEOUT_MS: '600000',
   });

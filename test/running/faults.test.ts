@@ -178,8 +178,8 @@ describe('the HSM agents', () => {
       .split('\0')
       .flatMap((entry) => entry.split('=')[0] || []);
     const named = environment.variables['KEYWARD_HSM_ENVIRONMENT']?.split(',') ?? [];
-    // And what the server gives it: where the token and its PIN's file are.
-    named.push('KEYWARD_AGENT_GIVEN');
+    // And what the server gives it: where the token and its PIN's file are, and how to save memory.
+    named.push('KEYWARD_AGENT_GIVEN', 'MALLOC_ARENA_MAX');
     assert.deepEqual(
       names.filter((name) => ![...named, 'PWD', 'OLDPWD', '_', 'SHLVL'].includes(name)),
       [],
