@@ -118,6 +118,13 @@ const isMessage = (value: unknown) =>
   typeof value === 'object' && !Array.isArray(value) && !Buffer.isBuffer(value);
 
 /**
+ * Which candidate each field takes, by methods: the same one, whatever the names' last parts are.
+ */
+const FOUND = new Map<string, Readonly<Record<string, number>>>();
+/** What a well-formed request is answered by, where nothing else keeps it from that. */
+const JUDGED = ['OK', 'PERMISSION_MISSING', 'RESOURCE_NOT_FOUND'];
+
+/**
  * A well-formed request of that method about these things. Fails, naming the field, where none is
  * found.
  */
@@ -131,7 +138,8 @@ export async function wellFormed(
   const items = fields.find(({ name }) => name === 'requests');
   if (items !== undefined) return batchOf(rig, nobody, items, names);
   const candidates = candidatesFor(names);
-  const tried: Record<string, number> = {};
+  const known = FOUND.get(rpc.name);
+  const tried: Record<string, number> = { ...known };
   for (;;) {
     const request = Object.fromEntries(
       fields.flatMap(({ name, type }) => {
@@ -140,7 +148,9 @@ export async function wellFormed(
         return fitting?.length ? [[name, fitting[tried[name] ?? 0]]] : [];
       }),
     );
+    if (known !== undefined) return request;
     const { reason, message } = await rig.ask(nobody, rpc.name, request);
+    if (JUDGED.includes(reason)) FOUND.set(rpc.name, tried);
     if (reason !== 'INVALID_FIELD') return request;
     const wrong = /^([a-z_]+):/
       .exec(message)?.[1]
