@@ -19,8 +19,13 @@ import { appendStatement, insertAuditEntry, WAS_ENTERED } from './audit/audit.ts
 import { type InboxRow, NO_TENANT, type Stream, WriterStreams } from './audit/streams.ts';
 import { type ChangeKind, recordChange } from './changes.ts';
 import { parseAddress } from './core/address.ts';
-import { type Connection, Connections, type PoolFigures } from './core/connections.ts';
-import { mayRunAgain, wasRefused } from './core/failure.ts';
+import {
+  type Connection,
+  Connections,
+  type PoolFigures,
+  type StatementPlan,
+} from './core/connections.ts';
+import { isOfPlans, mayRunAgain, wasRefused } from './core/failure.ts';
 import { checkDatabase } from './core/requirements.ts';
 import { RECONCILER_ROLE } from './core/schema.ts';
 import { Servers } from './core/servers.ts';
@@ -517,22 +522,35 @@ async function readStatement<Row extends pg.QueryResultRow>(
   text: string,
   values: readonly unknown[],
 ): Promise<Row[]> {
-  const stated = text.replaceAll(/\$(\d+)/g, (_, number) => literal(values[Number(number) - 1]));
-  const all = `${beginning(call, { tenantId, readOnly: true })}; ${stated}; COMMIT`;
+  const literals = values.map(literal);
+  const stated = text.replaceAll(/\$(\d+)/g, (_, number) => literals[Number(number) - 1] ?? '');
   for (let attempt = 1; ; attempt++) {
     const connection = await connections.acquire(call.deadline);
+    const plan = attempt === 1 ? connection.planOf(text) : undefined;
+    const read = plan === undefined ? [stated] : executed(plan, literals);
+    const begun = beginning(call, { tenantId, readOnly: true });
     try {
+      const all = [begun, ...read, 'COMMIT'].join('; ');
       const results = [await connection.query(all, [], call.deadline)].flat();
-      const [begun, read] = results.slice(-3);
-      requireWritable(connection, (begun?.rows ?? []) as ReadOnly[]);
-      return (read?.rows ?? []) as Row[];
+      if (plan !== undefined) connection.keepPlan(plan.name);
+      const start = results.at(-2 - read.length);
+      requireWritable(connection, (start?.rows ?? []) as ReadOnly[]);
+      return (results.at(-2)?.rows ?? []) as Row[];
     } catch (error) {
       await connection.rollback();
-      if (!connection.lost || attempt > 1) throw error;
+      if (plan !== undefined) connection.doubtPlans();
+      const again = connection.lost || (plan !== undefined && isOfPlans(error));
+      if (!again || attempt > 1) throw error;
     } finally {
       connection.release();
     }
   }
+}
+
+/** What reads by a plan, which Postgres takes longer to make than to run. */
+function executed({ name, first }: StatementPlan, literals: readonly string[]): string[] {
+  const execute = `EXECUTE ${name} ${literals.length > 0 ? `(${literals.join(', ')})` : ''}`;
+  return first === undefined ? [execute] : [first, execute];
 }
 
 /** UUIDs and names: nothing in them means anything to SQL. */

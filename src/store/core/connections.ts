@@ -3,8 +3,8 @@
  *
  * Owns how long a call waits for one, that no statement outlives its call's deadline, and that a
  * connection whose state is in doubt is never lent again. Keeps no state on a connection between
- * two loans and uses no named statements, so that a pooler in transaction mode may stand in
- * between. Doesn't know what the statements are.
+ * two loans, but for plans of statements where no pooler stands in between: one in transaction mode
+ * may. Doesn't know what the statements are.
  */
 import pg from 'pg';
 import { millisecondsLeft } from '../../call.ts';
@@ -47,6 +47,8 @@ export class Connections {
   readonly #waiting: (() => void)[] = [];
   /** Connections that have failed. */
   readonly #broken = new WeakSet<pg.PoolClient>();
+  /** Of each connection that has a session of its own, the statements that it has a plan of. */
+  readonly #planned = new WeakMap<pg.ClientBase, Set<string>>();
   #taken = 0;
   #lent = 0;
   #closing: Promise<void> | undefined;
@@ -67,7 +69,10 @@ export class Connections {
       idleTimeoutMillis: IDLE_MS,
       maxLifetimeSeconds: LIFETIME_SECONDS,
       verify: (client, done) => {
-        settleSession(client).then(() => done(), done);
+        settleSession(client).then((isItsOwn) => {
+          if (isItsOwn) this.#planned.set(client, new Set());
+          done();
+        }, done);
       },
     });
     // Without a listener the process dies with the first backend that is terminated while idle.
@@ -93,6 +98,7 @@ export class Connections {
         this.#lent++;
         return new Connection(client, {
           isBroken: () => this.#broken.has(client),
+          planned: this.#planned.get(client),
           onReadOnly: () => this.#servers.distrust(),
           onRelease: () => {
             this.#lent--;
@@ -173,9 +179,27 @@ export class Connections {
   }
 }
 
+/** How a session is had to run a statement by its plan. */
+export interface StatementPlan {
+  readonly name: string;
+  /** What makes the plan, where there is none yet. */
+  readonly first: string | undefined;
+}
+
+const names = new Map<string, string>();
+
+/** The name of a statement, in every session of this process. */
+function nameOf(text: string): string {
+  const name = names.get(text) ?? `keyward_${names.size + 1}`;
+  names.set(text, name);
+  return name;
+}
+
 /** What a loan needs besides the connection. */
 interface Loan {
   readonly isBroken: () => boolean;
+  /** The statements that its session has a plan of; undefined where it keeps none. */
+  readonly planned: Set<string> | undefined;
   /** Hears that its server accepts no writes. */
   readonly onReadOnly: () => void;
   readonly onRelease: () => void;
@@ -242,6 +266,27 @@ export class Connection {
   distrust(): void {
     this.#doubtful = true;
     this.#loan.onReadOnly();
+  }
+
+  /**
+   * Returns by which name the session knows the statement, once `first` was run; undefined where it
+   * is to be given the text each time. Only for texts of which there are few.
+   */
+  planOf(text: string): StatementPlan | undefined {
+    const { planned } = this.#loan;
+    if (planned === undefined) return undefined;
+    const name = nameOf(text);
+    return { name, first: planned.has(name) ? undefined : `PREPARE ${name} AS ${text}` };
+  }
+
+  /** The session has this plan from now on. */
+  keepPlan(name: string): void {
+    this.#loan.planned?.add(name);
+  }
+
+  /** Drops the connection when it is given back: what its session has of plans is in doubt. */
+  doubtPlans(): void {
+    this.#doubtful = true;
   }
 
   /** Gives the connection back, or drops it when its state is in doubt. */

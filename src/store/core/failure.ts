@@ -73,6 +73,18 @@ export function isOfReadOnlyServer(error: pg.DatabaseError): boolean {
   return error.code === READ_ONLY_TRANSACTION;
 }
 
+/** What Postgres refuses where a session does not have the plan that it is asked for. */
+const PLAN_STATES: readonly unknown[] = [
+  '26000', // invalid_sql_statement_name: there is none
+  '42P05', // duplicate_prepared_statement
+  '0A000', // feature_not_supported: the table has other columns than when it was made
+];
+
+/** Whether a statement failed because of the plan that it was to be run by. */
+export function isOfPlans(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && PLAN_STATES.includes(error.code);
+}
+
 /**
  * Whether the server undid the whole transaction only because of another one, so that it may be
  * tried again.

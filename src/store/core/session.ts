@@ -39,7 +39,9 @@ export const IS_READ_ONLY =
   "(pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean)";
 export const READ_ONLY = 'the database server accepts no writes';
 
-const SETTLE = `SELECT ${IS_READ_ONLY} AS is_read_only, ${Object.entries(SETTINGS)
+const SETTLE = `SELECT ${IS_READ_ONLY} AS is_read_only, pg_backend_pid() AS pid, ${Object.entries(
+  SETTINGS,
+)
   .map(([name, value]) => `set_config('${name}', '${value}', false)`)
   .join(', ')}`;
 
@@ -47,11 +49,15 @@ const SETTLE = `SELECT ${IS_READ_ONLY} AS is_read_only, ${Object.entries(SETTING
 export type TimedQuery = pg.QueryConfig & { readonly query_timeout: number };
 
 /**
- * Makes a new connection's session what the statements expect. Throws as pg does, and where the
- * server accepts no writes.
+ * Makes a new connection's session what the statements expect. Returns whether the session is the
+ * connection's alone: a pooler tells of another process than the one that answers. Throws as pg
+ * does, and where the server accepts no writes.
  */
-export async function settleSession(client: pg.ClientBase): Promise<void> {
+export async function settleSession(client: pg.ClientBase): Promise<boolean> {
   const query = { text: SETTLE, query_timeout: SETTLE_MS };
-  const { rows } = await client.query<{ is_read_only: boolean }>(query satisfies TimedQuery);
+  const { rows } = await client.query<{ is_read_only: boolean; pid: number }>(
+    query satisfies TimedQuery,
+  );
   if (rows[0]?.is_read_only !== false) throw new Error(READ_ONLY);
+  return (client as { readonly processID?: number | null }).processID === rows[0].pid;
 }
