@@ -39,6 +39,7 @@ import {
 } from '../../dev/identities.ts';
 import { openIssuers } from '../../dev/issuers.ts';
 import { startProvider } from '../../dev/provider.ts';
+import { runSql } from '../store/database.ts';
 import { type Environment, newEnvironment, startService } from '../support/kit.ts';
 import { nodeOf } from './nodes.ts';
 
@@ -64,6 +65,7 @@ before(async () => {
   const pack = [join(ROOT, 'scripts', 'pack.js'), packed, '--executables', ''];
   execFileSync(process.execPath, pack, { cwd: ROOT });
   await serve();
+  await runSql(environment.urls.superuser, 'CREATE SCHEMA readers');
   for (const release of RELEASES) makeProject(release);
 });
 
@@ -149,6 +151,7 @@ function inShell(release: number, line: string) {
     PATH: [join(project, 'bin'), '/usr/bin', '/bin'].join(delimiter),
     HOME: project,
     DISPLAY: ':0',
+    ...database(),
     ...NPM,
   };
   const options = { ...ACCOUNT, cwd: project, env };
@@ -157,6 +160,15 @@ function inShell(release: number, line: string) {
       resolve({ failed: error !== null, output: `${stdout}${stderr}` }),
     );
   });
+}
+
+/** The reader's own database: a schema that the service does not know. */
+function database(): Record<string, string> {
+  const { hostname, port: at, username, password, pathname } = new URL(environment.urls.superuser);
+  return {
+    ...{ PGHOST: hostname, PGPORT: at, PGUSER: username, PGPASSWORD: decodeURIComponent(password) },
+    ...{ PGDATABASE: pathname.slice(1), PGOPTIONS: '-c search_path=readers' },
+  };
 }
 
 /** How npm reaches the registry here. */
@@ -317,13 +329,18 @@ describe('the client’s package', () => {
       ['envelopes', envelopes()] as const,
     ]);
 
-  /** Compiles them as a strict project does. */
-  function compileIn(project: string): void {
-    for (const name of ['@types/node', 'undici-types', '@opentelemetry/api']) {
+  /** Copies what documents use besides, from what our own lockfile has. */
+  function copyInto(project: string, names: readonly string[]): void {
+    for (const name of names) {
       const to = join(project, 'node_modules', name);
       rmSync(to, { recursive: true, force: true });
       cpSync(join(ROOT, 'node_modules', name), to, { recursive: true });
     }
+  }
+
+  /** Compiles them as a strict project does. */
+  function compileIn(project: string): void {
+    copyInto(project, ['@types/node', 'undici-types', '@types/pg']);
     for (const [name, program] of programs()) writeFileSync(join(project, `${name}.ts`), program);
     const files = [...programs().keys()].map((name) => `${name}.ts`);
     const options = '--strict --module nodenext --target es2023 --types node';
@@ -341,12 +358,11 @@ describe('the client’s package', () => {
       const why = await install(release);
       if (why !== undefined) return t.skip(why);
       const project = projectOf(release);
+      copyInto(project, ['@opentelemetry/api', ...withDependencies('pg')]);
       if (release === RELEASES[0]) compileIn(project);
       else
         for (const name of programs().keys())
           cpSync(join(projectOf(RELEASES[0]), `${name}.js`), join(project, `${name}.js`));
-      const api = join('node_modules', '@opentelemetry', 'api');
-      cpSync(join(ROOT, api), join(project, api), { recursive: true });
       give(project);
       const written: string[] = [];
       for (const name of programs().keys()) {
@@ -355,10 +371,18 @@ describe('the client’s package', () => {
         written.push(output);
       }
       assert.ok(written.length >= 5);
-      for (const output of ['true\n', 'four thousand\n'])
+      const row = "{ id: '17', customer: 'c-7', card: '4111…' }\n";
+      for (const output of ['true\n', 'four thousand\n', row])
         assert.ok(written.includes(output), written.join(''));
     });
 });
+
+/** A package and all that it needs. */
+function withDependencies(name: string): string[] {
+  const file = join(ROOT, 'node_modules', name, 'package.json');
+  const { dependencies = {} } = JSON.parse(readFileSync(file, 'utf8'));
+  return [name, ...Object.keys(dependencies).flatMap(withDependencies)];
+}
 
 /** The snippets of docs/envelopes.md in one program, each after the first in a block of its own. */
 function envelopes(): string {
