@@ -24,6 +24,7 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { gzipSync } from 'node:zlib';
 import { makeExecutable, PROCESSORS } from './executable.js';
+import { generateTypes } from './generate.js';
 import { ROOT } from './node-modules.js';
 import { makeClient, makeCommand } from './packages.js';
 import { SetUpError, step } from './progress.js';
@@ -40,6 +41,7 @@ const FILE_TIME = '1985-10-26T08:15:00Z';
  * @param {readonly string[]} processors
  */
 async function pack(to, processors) {
+  generateTypes();
   mkdirSync(to, { recursive: true });
   removeEarlier(to);
   // Inside of the clone, where the built client finds its packages.

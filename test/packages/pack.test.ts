@@ -7,6 +7,8 @@ import { execFile, execFileSync, spawnSync } from 'node:child_process';
 import {
   chmodSync,
   copyFileSync,
+  cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -65,6 +67,32 @@ test('what is packed twice is the same, byte for byte, as its checksums say', as
     `${EXECUTABLE}.tar.gz`,
   ])
     assert.ok(checked.includes(`${name}: OK\n`), checked);
+});
+
+test('a clone in which nothing was generated or built yet packs the same', async () => {
+  // Beside our own, so that the packages can be linked: they are not installed again.
+  const clone = mkdtempSync(join(ROOT, '.keyward', 'clone-'));
+  try {
+    const options = { cwd: ROOT, encoding: 'utf8' } as const;
+    const listed = execFileSync('git', ['ls-files', '-z', '-co', '--exclude-standard'], options);
+    for (const name of listed.split('\0').filter((name) => name !== ''))
+      cpSync(join(ROOT, name), join(clone, name));
+    for (const folder of ['', 'client', 'cli']) {
+      const installed = join(ROOT, folder, 'node_modules');
+      if (existsSync(installed)) execFileSync('cp', ['-al', installed, join(clone, folder)]);
+    }
+    const folder = join(work, 'by-clone');
+    const args = [join(clone, 'scripts', 'pack.js'), folder, '--executables', ''];
+    await promisify(execFile)(process.execPath, args, { cwd: clone });
+    const packages = sumsOf(packed).filter((line) => line.endsWith('.tgz'));
+    assert.equal(packages.length, 2);
+    assert.deepEqual(
+      sumsOf(folder).filter((line) => line.endsWith('.tgz')),
+      packages,
+    );
+  } finally {
+    rmSync(clone, { recursive: true, force: true });
+  }
 });
 
 test('a statement says of a commit what was made from it, and there is none of changed files', () => {
