@@ -6,6 +6,7 @@
  * two loans, but for plans of statements where no pooler stands in between: one in transaction mode
  * may. Doesn't know what the statements are.
  */
+import { hash } from 'node:crypto';
 import pg from 'pg';
 import { millisecondsLeft } from '../../call.ts';
 import { KeywardError } from '../../errors.ts';
@@ -188,9 +189,14 @@ export interface StatementPlan {
 
 const names = new Map<string, string>();
 
-/** The name of a statement, in every session of this process. */
+/**
+ * The name of a statement, the same in every process: where a session is another's after all, its
+ * plan of that name is of the same statement.
+ */
 function nameOf(text: string): string {
-  const name = names.get(text) ?? `keyward_${names.size + 1}`;
+  const known = names.get(text);
+  if (known !== undefined) return known;
+  const name = `keyward_${hash('sha256', text, 'hex').slice(0, 32)}`;
   names.set(text, name);
   return name;
 }
