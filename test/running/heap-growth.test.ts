@@ -14,7 +14,6 @@ test('a server whose heap may grow less takes less memory for the same calls', a
   await using environment = await newEnvironment();
   const grown = (percent: string) => memoryAfterCalls(environment, percent);
   const [much, little] = [await grown('300'), await grown('20')];
-  console.log(`300 percent: ${much >> 20} MiB, 20 percent: ${little >> 20} MiB`);
   assert.ok(little < much, `${little} bytes, and ${much} with growth`);
 });
 
