@@ -264,7 +264,7 @@ describe('maintenance', () => {
   it('says whether it is paused, since when and by whom', async () => {
     assert.match(
       (await keyward('maintenance status')).stdout,
-      /^MAINTENANCE +SINCE +CALLER\nON +ever\n$/,
+      /^MAINTENANCE +SINCE +CALLER\nON +never changed\n$/,
     );
     const { stdout } = await keyward('maintenance pause');
     assert.match(stdout, /\nPAUSED +2023-11-14T22:13:20\.000Z +spiffe:\/\/a\n$/);
