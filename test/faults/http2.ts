@@ -315,6 +315,7 @@ export class FrameClient implements Disposable {
   readonly #records: RecordMaker | undefined;
   #rest = Buffer.alloc(0);
   #isOurEnd = false;
+  #failure: string | undefined;
 
   private constructor(socket: Socket, tcp?: TcpUnderTls, records?: RecordMaker) {
     this.#socket = socket;
@@ -325,7 +326,9 @@ export class FrameClient implements Disposable {
       socket.once('close', () => resolve());
       tcp?.once('close', () => resolve());
     });
-    socket.on('error', () => {});
+    socket.on('error', (error) => {
+      this.#failure ??= error.message;
+    });
     socket.on('data', (chunk: Buffer) => this.#receive(chunk));
   }
 
@@ -406,6 +409,12 @@ export class FrameClient implements Disposable {
   /** Whether it was the server that ended the connection. */
   get wasEnded(): boolean {
     return this.isClosed && !this.#isOurEnd;
+  }
+
+  /** How the connection ended, as this side saw it. */
+  get ending(): string {
+    const { code, text } = this.goaway ?? {};
+    return `GOAWAY ${code} ${text}, error ${this.#failure}, ${this.frames.length} frames`;
   }
 
   /** Reads no more: the server's side fills up. */

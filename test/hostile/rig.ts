@@ -139,18 +139,18 @@ export class FloodedService implements AsyncDisposable {
     const from = hostile.service.log.length;
     const clients: FrameClient[] = [];
     const flooder = this.#flooder(kind, flood.isCustomer === true, clients);
-    const isEnded = await hostile.staysHonest(async () => {
+    const endings = await hostile.staysHonest(async () => {
       try {
         await flood.run(flooder);
-        return clients.some(({ wasEnded }) => wasEnded);
+        return clients.filter(({ wasEnded }) => wasEnded).map(({ ending }) => ending);
       } finally {
         for (const client of clients) client[Symbol.dispose]();
       }
     });
     await this.#answersNewcomers(usualMs);
     await this.#comesBack();
-    if (flood.isEnded) assert.ok(isEnded, 'the server ended none of the connections');
-    if (isEnded) await this.#saysWhatEnded(flooder, from);
+    if (flood.isEnded) assert.ok(endings.length > 0, 'the server ended none of the connections');
+    if (endings.length > 0) await this.#saysWhatEnded(flooder, from, endings);
     this.#nothingIsUnforeseen(from);
   }
 
@@ -253,12 +253,15 @@ export class FloodedService implements AsyncDisposable {
   }
 
   /** A line of the flooder's, or that its certificate was refused. */
-  async #saysWhatEnded({ peer }: Flooder, from: number): Promise<void> {
+  async #saysWhatEnded({ peer }: Flooder, from: number, endings: readonly string[]): Promise<void> {
     const isAbout = (line: LogLine) =>
       ENDED.test(String(line['msg'])) && JSON.stringify(line).includes(String(peer.localAddress));
     const { log } = this.#hostile.service;
     await eventually(() =>
-      assert.ok(log.slice(from).some(isAbout), 'the log does not say what was ended'),
+      assert.ok(
+        log.slice(from).some(isAbout),
+        `the log does not say what was ended: ${endings.slice(0, 3).join('; ')}`,
+      ),
     );
   }
 
