@@ -6,6 +6,7 @@
  * deployments that fail for an hour, new keys. Knows nothing of how it is judged.
  */
 import type { CallerHour } from '../../src/anomalies/baseline.ts';
+import { randomBy } from '../support/random.ts';
 
 const HOUR_MS = 3_600_000;
 const DAYS = 30;
@@ -36,17 +37,6 @@ export interface Person {
 export const MONTH: readonly Person[] = Object.values(USUAL).flatMap((kind, index) =>
   Array.from({ length: 10 }, (_, number) => ({ kind, seed: 100 * index + number + 1 })),
 );
-
-/** Random numbers from 0 to 1 by seed (mulberry32). */
-function randomBy(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 /** A count around `mean`, as wide as a Poisson distribution, and twice as wide now and then. */
 function around(random: () => number, mean: number): number {

@@ -69,15 +69,16 @@ const OPERATIONS: readonly Operation[] = [
 ];
 
 /**
- * Kills an agent in the middle of every operation, `rounds` times each, and fails unless that costs
- * one call each.
+ * Kills an agent in the middle of every operation, `rounds` times each, at its points from `from`
+ * on, and fails unless that costs one call each.
  */
 export async function killInTheMiddle(
   faulty: FaultyService,
-  options: { readonly rounds: number },
+  options: { readonly rounds: number; readonly from?: number },
 ): Promise<void> {
   const acknowledged: Buffer[] = [];
-  for (let round = 0; round < options.rounds; round++) {
+  const { rounds, from = 0 } = options;
+  for (let round = from; round < from + rounds; round++) {
     for (const operation of OPERATIONS) {
       const point = operation.points[round % operation.points.length];
       const where = `${operation.name}, round ${round}: ${point}`;

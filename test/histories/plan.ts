@@ -5,6 +5,7 @@
  * A plan is a flat list, so that any part of it is a plan: a failing one shrinks by leaving steps
  * out. Knows no service.
  */
+import { randomBy } from '../support/random.ts';
 
 /** What a key's caller may do next. */
 export const CALLS = [
@@ -71,7 +72,7 @@ const LONGEST_FAULT_MS = 1_500;
 
 /** Returns the plan of a seed. */
 export function planOf(seed: number, { steps, keys, replicas, faults }: Extent): Step[] {
-  const random = numbers(seed);
+  const random = randomBy(seed);
   const below = (end: number) => Math.floor(random() * end);
   const oneOf = <T>(list: readonly T[]): T => list[below(list.length)] as T;
   return Array.from({ length: steps }, (): Step => {
@@ -80,17 +81,6 @@ export function planOf(seed: number, { steps, keys, replicas, faults }: Extent):
       return { fault: oneOf(faults), replica, ms: 50 + below(LONGEST_FAULT_MS) };
     return { call: oneOf(CALLS), key: below(keys), replica, pick: below(1_000_000) };
   });
-}
-
-/** Returns numbers from 0 to 1, the same for a seed (mulberry32). */
-function numbers(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 /**

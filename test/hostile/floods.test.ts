@@ -1,50 +1,11 @@
 /**
- * Floods by callers of every kind: those with a certificate, those with none where tokens may take
- * its place, those whose certificate is of another CA. None ends, blocks or fills the server. What
- * they do is `floods.ts`.
+ * Each flood, by callers of one kind, as the run's seed draws. By callers of every kind it is
+ * `test/long/floods.test.ts`.
  */
-import { after, before, describe, test } from 'node:test';
-import { CONNECTION_FLOODS, FLOODS, HEALTH_FLOODS } from './floods.ts';
-import {
-  CREDENTIALS,
-  type CredentialKind,
-  type Flood,
-  type FloodedService,
-  startFlooded,
-} from './rig.ts';
+import { draw, randomBy, SEED } from '../support/random.ts';
+import { testFloods } from './flooding.ts';
 
-/** Longer than any wait of the rig, which says what it waited for. */
-const TIMEOUT_MS = 400_000;
+const random = randomBy(SEED);
+console.log(`seed ${SEED}`);
 
-/** The name of each test with its flood and the callers of it. */
-type Rows = readonly (readonly [string, Flood, CredentialKind])[];
-
-function rows(floods: readonly Flood[], kinds: readonly CredentialKind[]): Rows {
-  return floods.flatMap((flood) =>
-    kinds.map((kind) => [`${flood.name}, with ${kind}`, flood, kind] as const),
-  );
-}
-
-/** The tests of these rows, all on one service. */
-function outlives(all: Rows, options: Parameters<typeof startFlooded>[0]): void {
-  let flooded: FloodedService;
-  before(async () => {
-    flooded = await startFlooded(options);
-  });
-  after(async () => {
-    await flooded?.[Symbol.asyncDispose]();
-  });
-  for (const [name, flood, kind] of all)
-    test(name, { timeout: TIMEOUT_MS }, () => flooded.survives(flood, kind));
-}
-
-describe('the server outlives', () => {
-  const health = HEALTH_FLOODS.map((flood) => [flood.name, flood, 'no certificate'] as const);
-  outlives([...rows(FLOODS, CREDENTIALS), ...health], { acceptsTokens: true });
-});
-
-describe('the server, where certificates are required, outlives', () => {
-  outlives(rows(CONNECTION_FLOODS, ['no certificate', 'a certificate of another CA']), {
-    acceptsTokens: false,
-  });
-});
+testFloods((kinds) => [draw(kinds, random)]);

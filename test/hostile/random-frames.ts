@@ -4,7 +4,6 @@
  *
  * Knows no limit of the server's.
  */
-import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   FLAG,
@@ -15,6 +14,7 @@ import {
   headerBlock,
   uint32,
 } from '../faults/http2.ts';
+import { randomBy, SEED } from '../support/random.ts';
 import type { Flood, Flooder } from './rig.ts';
 
 const PATHS = [
@@ -32,11 +32,10 @@ const TYPES = Object.values(FRAME);
  * repeats it.
  */
 export function randomFrames(ms: number): Flood {
-  const seed = Number(process.env['KEYWARD_TEST_SEED'] ?? randomInt(2 ** 31));
   return {
     name: 'frames at random',
-    toRepeat: `KEYWARD_TEST_SEED=${seed}`,
-    run: (flooder) => flood(flooder, new Dice(seed), ms),
+    toRepeat: `KEYWARD_TEST_SEED=${SEED}`,
+    run: (flooder) => flood(flooder, new Dice(SEED), ms),
   };
 }
 
@@ -93,18 +92,10 @@ function randomFrame(dice: Dice, newest: number): Buffer {
 
 /** Mulberry32: numbers that look random, from a seed. */
 class Dice {
-  #state: number;
+  readonly #roll: () => number;
 
   constructor(seed: number) {
-    this.#state = seed;
-  }
-
-  /** From 0 to 1, exclusive. */
-  #roll(): number {
-    this.#state = (this.#state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(this.#state ^ (this.#state >>> 15), 1 | this.#state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+    this.#roll = randomBy(seed);
   }
 
   happens(probability: number): boolean {

@@ -10,6 +10,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import type { ClientHttp2Session } from 'node:http2';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { KeywardClient } from 'keyward-client';
 import { openSession, type Peer } from '../faults/http2.ts';
 import {
@@ -28,6 +29,8 @@ export const PARENT = 'tenants/acme';
 export const KEY = `${PARENT}/keys/k`;
 
 /** Of what is reachable: caches fill, code is compiled. */
+/** Of the honest caller, so that the processor is left to what the test is about. */
+const BETWEEN_CALLS_MS = 20;
 const HELD_SLACK_BYTES = 48 * 2 ** 20;
 
 const MEMORY = new URL('./memory.ts', import.meta.url).href;
@@ -53,8 +56,10 @@ export class HostileService implements AsyncDisposable {
     const from = this.service.log.length;
     let isOver = false;
     const honest = (async () => {
-      do await roundTrip(this.keyward);
-      while (!isOver);
+      do {
+        await roundTrip(this.keyward);
+        await sleep(BETWEEN_CALLS_MS);
+      } while (!isOver);
     })();
     // A failure of either is thrown below; until then it is nobody's.
     honest.catch(() => {});

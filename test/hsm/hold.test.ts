@@ -24,6 +24,8 @@ import { createVersion, keysOf, open, seal, TokenKeysRig } from './token-keys-ri
 /** Long enough to see something happen that must not; nothing is waited for. */
 const LOOK_MS = 700;
 const IN_FLIGHT = 8;
+/** So that callers leave the processor to the agents that start. */
+const BETWEEN_CALLS_MS = 5;
 /** After so many failures there is no more to learn, and nobody left who says when to stop. */
 const MOST_FAILURES = 100;
 const LABEL = 'hold';
@@ -92,6 +94,7 @@ function keepCalling(agents: HsmAgents, version: SealedKeyVersion) {
         (error: unknown) => outcome.failures.push(error),
       );
       outcome.fewestAgents = Math.min(outcome.fewestAgents, agents.pids.length);
+      await sleep(BETWEEN_CALLS_MS);
     }
   };
   const callers = Array.from({ length: IN_FLIGHT }, caller);

@@ -79,9 +79,24 @@ interface Block {
   readonly text: string;
 }
 
+const toolsOf = (language: Language) => bash(language, ROOT, language.tools);
+
+/** Returns whether the language's tools are on this machine. */
+export function hasTools(language: Language): boolean {
+  return toolsOf(language).code === 0;
+}
+
+/** Returns whether what the document has now is built. */
+export function isBuilt(language: Language): boolean {
+  const stamp = stampOf(language, toolsOf(language).output, blocksOf(language.name));
+  return readIfThere(join(folderOf(language), STAMP)) === stamp;
+}
+
+const readIfThere = (file: string) => (existsSync(file) ? readFileSync(file, 'utf8') : undefined);
+
 /** Declares the tests of a language's client. */
 export function testLanguage(language: Language): void {
-  const tools = bash(language, ROOT, language.tools);
+  const tools = toolsOf(language);
   const skip =
     tools.code === 0 ? false : `not on this machine: ${language.name}'s tools (${language.tools})`;
 
@@ -232,7 +247,7 @@ function build(language: Language, tools: string): string | undefined {
   const blocks = blocksOf(language.name);
   const stamp = stampOf(language, tools, blocks);
   const stampFile = join(folder, STAMP);
-  if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) return undefined;
+  if (readIfThere(stampFile) === stamp) return undefined;
   mkdirSync(folder, { recursive: true });
   for (const name of readdirSync(folder)) {
     if (!language.keep?.includes(name))

@@ -1,6 +1,7 @@
 /**
  * Case 68 at length: every operation, each killed in the middle a thousand times. Takes about a
- * quarter of an hour; the short form, once at each point, is part of `faults.test.ts`.
+ * quarter of an hour; the short form, at some points, is part of `faults.test.ts`.
+ * KEYWARD_TEST_KILLS=14 has each point once.
  */
 import { test } from 'node:test';
 import { killInTheMiddle } from '../faults/kills.ts';

@@ -9,6 +9,7 @@
 import assert from 'node:assert/strict';
 import type { HsmAgents } from '../../src/hsm/agents.ts';
 import type { Store } from '../../src/store/store.ts';
+import { drawSome, randomBy, SEED } from '../support/random.ts';
 import { type Cut, cutHands, Failpoints, mortalStore, type Step } from './failpoints.ts';
 import { violations } from './invariants.ts';
 import {
@@ -280,9 +281,28 @@ export async function runSafely(
   assert.ok(points.length > 0);
   for (const at of points) {
     const { violations: found } = await runAt(at);
-    assert.deepEqual(found, [], `point ${at}`);
+    assert.deepEqual(found, [], `point ${at}, by KEYWARD_TEST_SEED=${SEED}`);
   }
 }
+
+/** Runs with points of a pass; fails where something is broken. Returns how many they were. */
+export type Sweep = (
+  stage: Stage,
+  counts: Cut['counts'],
+  runAt: (at: number) => Promise<Outcome>,
+) => Promise<number>;
+
+/** All points. */
+export const everyPoint: Sweep = (_stage, _counts, runAt) => enumerateSafely(runAt);
+
+/** So many of those that differ, drawn by this run's seed. */
+export const someOf =
+  (count: number): Sweep =>
+  async (stage, counts, runAt) => {
+    const points = drawSome(await differentPoints(stage, counts), count, randomBy(SEED));
+    await runSafely(points, runAt);
+    return points.length;
+  };
 
 const HELD_WARNING = /\/keys\/held\/versions\/1 a destruction failed .* wrapped under it/;
 

@@ -20,6 +20,17 @@ export interface Edit {
   readonly to: string;
 }
 
+/** Returns the texts of the files with these changes, by their paths. */
+export function edited(edits: readonly Edit[]): ReadonlyMap<string, string> {
+  const texts = new Map<string, string>();
+  for (const { file, from, to } of edits) {
+    const parts = (texts.get(file) ?? readFileSync(join(ROOT, file), 'utf8')).split(from);
+    assert.equal(parts.length, 2, `${file} holds ${parts.length - 1} times: ${from}`);
+    texts.set(file, parts.join(to));
+  }
+  return texts;
+}
+
 /**
  * The modules of a copy with these changes. The copy goes with the run's folder, which lies inside
  * the repository.
@@ -29,11 +40,6 @@ export async function plant(...edits: readonly Edit[]): Promise<Modules> {
   if (parent === undefined) throw new Error('run tests by npm test');
   const copy = mkdtempSync(join(parent, 'planted-'));
   for (const name of COPIED) cpSync(join(ROOT, name), join(copy, name), { recursive: true });
-  for (const { file, from, to } of edits) {
-    const path = join(copy, file);
-    const parts = readFileSync(path, 'utf8').split(from);
-    assert.equal(parts.length, 2, `${file} holds ${parts.length - 1} times: ${from}`);
-    writeFileSync(path, parts.join(to));
-  }
+  for (const [file, text] of edited(edits)) writeFileSync(join(copy, file), text);
   return loadModules(copy);
 }

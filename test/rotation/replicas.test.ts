@@ -5,44 +5,26 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { CALLS_AND_COMMITS } from './failpoints.ts';
-import {
-  enumerateSafely,
-  newStage,
-  run,
-  runMeanwhile,
-  settle,
-  troublesOf,
-  Victim,
-} from './harness.ts';
+import { newStage, run, settle, someOf, troublesOf, Victim } from './harness.ts';
 import { violations } from './invariants.ts';
+import { testMeanwhile } from './meanwhile.ts';
 import { hear, loadModules, tick } from './replica.ts';
-import {
-  runByClock,
-  runOvertaken,
-  runUnheard,
-  runWithChangedState,
-  runWithCorrupted,
-  runWithReplaced,
-  runWithRootDestroyed,
-  runWithRootReplaced,
-} from './runs.ts';
+import { runByClock, runUnheard, runWithRootDestroyed, runWithRootReplaced } from './runs.ts';
 import {
   everything,
   newRoot,
   oneDue,
   oneDueUnderOldRoot,
-  oneJob,
-  oneJobForAll,
   oneMoving,
-  oneRange,
   rootsToMake,
   shredding,
   threeMoving,
 } from './scenes.ts';
 import { newWorld } from './world.ts';
 
-const ROUNDS = 5;
+const ROUNDS = 2;
+/** Of the points of a pass. */
+const SOME = 3;
 const DAY_MS = 86_400_000;
 
 test('case 85: three replicas that have each made a new version rotate the key once', async () => {
@@ -95,67 +77,7 @@ test('case 85: of three replicas that tick at once one makes each root key, and 
   }
 });
 
-for (const [what, begin] of [
-  ['data keys', oneRange],
-  ['key versions', threeMoving],
-] as const) {
-  test(`case 86: a replica that was frozen past its lease of ${what} writes nothing over who has it now`, async (t) => {
-    await using stage = await newStage(begin);
-    await using second = await Victim.open(stage.world, stage.modules);
-    for (const secondAt of [1, 2]) {
-      const points = await enumerateSafely((at) => runOvertaken(stage, second, { at, secondAt }));
-      t.diagnostic(
-        `${points} points, overtaken by one that is frozen when ${secondAt} batches are re-wrapped`,
-      );
-    }
-  });
-}
-
-test('case 86: a data key that is replaced while its batch is with an agent stays what it is', async (t) => {
-  await using stage = await newStage(oneJob);
-  const points = await enumerateSafely((at) => runWithReplaced(stage, at));
-  t.diagnostic(`${points} points`);
-});
-
-test('a key that is rotated while its last rotation is finished ends under its newest version', async (t) => {
-  await using stage = await newStage(oneJob);
-  const counts = CALLS_AND_COMMITS;
-  const points = await enumerateSafely((at) =>
-    runMeanwhile(stage, { at, counts }, (world) => world.rotate('k')),
-  );
-  t.diagnostic(`${points} points`);
-});
-
-test('a key that is scheduled for destruction while it is re-wrapped stays readable and is left alone', async (t) => {
-  await using stage = await newStage(oneJobForAll);
-  const counts = CALLS_AND_COMMITS;
-  const points = await enumerateSafely((at) =>
-    runMeanwhile(stage, { at, counts }, (world) => world.scheduleKey('k')),
-  );
-  t.diagnostic(`${points} points`);
-});
-
-test('a key that is destroyed while it is re-wrapped goes with all its data keys', async (t) => {
-  await using stage = await newStage(oneJobForAll);
-  const counts = CALLS_AND_COMMITS;
-  const points = await enumerateSafely((at) =>
-    runMeanwhile(stage, { at, counts }, async (world) => {
-      await world.scheduleKey('k');
-      await world.sql("UPDATE keys SET destroy_at = now() WHERE name = 'k'");
-      await world.sealState('k');
-      await tick(world.newReplica());
-    }),
-  );
-  t.diagnostic(`${points} points`);
-});
-
-test('a key that is disabled while seals are brought under a new seal key is disabled, and sealed as that', async (t) => {
-  await using stage = await newStage(newRoot);
-  const points = await enumerateSafely((at) => runWithChangedState(stage, at));
-  t.diagnostic(`${points} points`);
-  const [key] = await stage.world.sql("SELECT state FROM keys WHERE name = 'old'");
-  assert.deepEqual(key, { state: 'DISABLED' });
-});
+testMeanwhile(someOf(SOME));
 
 test('case 90: a key version that does not verify is named and stays where it is, the others come under the new root', async () => {
   await using stage = await newStage(newRoot);
@@ -184,12 +106,6 @@ test('a replica that has ended is not waited for, whatever it hears of while it 
   await Promise.all([hear(replica), replica.tokenObjects.stop()]);
   await hear(replica);
   assert.deepEqual(await world.sql('SELECT replica_id FROM replicas'), []);
-});
-
-test('a key version whose row is changed while it is re-wrapped is not written over', async (t) => {
-  await using stage = await newStage(oneMoving);
-  const points = await enumerateSafely((at) => runWithCorrupted(stage, at));
-  t.diagnostic(`${points} points`);
 });
 
 for (const [what, begin, done] of [

@@ -78,15 +78,17 @@ export function runWithCorrupted(stage: Stage, at: number): Promise<Outcome> {
   return runMeanwhile(stage, { at, counts: CALLS_AND_COMMITS }, (world) => world.corrupt('k', 1));
 }
 
+/** What agents do about seals of states. */
+export const SEALS_OF_STATES = ({ what, records }: Step): boolean =>
+  ['verifyRecords', 'sealRecords', 'resealRecords'].includes(what) &&
+  records !== RECORD.tokenKeySet;
+
 /**
  * The replica is frozen when an agent has done something about seals for it, while a caller
  * disables a key.
  */
 export function runWithChangedState(stage: Stage, at: number): Promise<Outcome> {
-  const counts = ({ what, records }: Step) =>
-    ['verifyRecords', 'sealRecords', 'resealRecords'].includes(what) &&
-    records !== RECORD.tokenKeySet;
-  return runMeanwhile(stage, { at, counts }, async ({ replica }) => {
+  return runMeanwhile(stage, { at, counts: SEALS_OF_STATES }, async ({ replica }) => {
     await replica.keyring.keys.setState(callOf(), nameOf('old'), '', 'DISABLED');
   });
 }

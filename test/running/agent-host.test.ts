@@ -45,6 +45,7 @@ import { withOwnerConnection } from '../../src/store/core/owner.ts';
 import { readEnvironmentAsOwner } from '../../src/store/environment.ts';
 import { newApprover, ruleOf } from '../hsm/agent-rule/rig.ts';
 import { NO_ALERTS } from '../support/alerts.ts';
+import { readableServer } from '../support/compiled.ts';
 import {
   type Environment,
   eventually,
@@ -57,7 +58,8 @@ import {
   startServiceWithoutWaiting,
 } from '../support/kit.ts';
 
-const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
+const MAIN = readableServer();
+const MANIFEST = join(import.meta.dirname, '..', '..', 'package.json');
 const LABEL = process.env['KEYWARD_TEST_TOKEN_LABEL'] ?? '';
 /** No account of any system has these. */
 const HOST = { uid: 64_001, gid: 64_001 };
@@ -67,8 +69,9 @@ const KEY = 'tenants/acme/keys/k';
 const LOOK_MS = 700;
 
 const isRoot = process.getuid?.() === 0;
+// What is not bundled is the clone's.
 const READ = 'require("fs").readFileSync(process.argv[1])';
-const canRun = !isRoot || runAs(SERVER, process.execPath, ['-e', READ, MAIN]).status === 0;
+const canRun = !isRoot || runAs(SERVER, process.execPath, ['-e', READ, MANIFEST]).status === 0;
 const skip = canRun ? false : 'another user cannot read the sources here';
 const skipUsers = !isRoot ? 'only root runs programs as other users' : skip;
 

@@ -7,6 +7,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { cpSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { KeywardClient, KeywardError } from 'keyward-client';
 import { createSoftHsmToken, type SoftHsmToken } from '../../softhsm/token.ts';
 import { childAgents } from '../../src/hsm/agent-starter.ts';
@@ -38,6 +39,8 @@ import {
 } from '../support/reconciling.ts';
 
 const MAIN = programFrom('src/main.ts');
+/** So that callers leave the processor to what they work beside. */
+const BETWEEN_CALLS_MS = 10;
 const payload = Buffer.from('kept');
 
 /** An environment, and an empty token beside its own. */
@@ -517,6 +520,7 @@ function keepWorking(clients: readonly KeywardClient[], kept: readonly Kept[]) {
     for (let turn = start; !ending; turn++) {
       await work(client, turn).catch((error: KeywardError) => failures.push(error.reason ?? error));
       calls += 1;
+      await sleep(BETWEEN_CALLS_MS);
     }
   };
   const running = [...clients, ...clients].map(run);

@@ -10,6 +10,7 @@ import { closeSync, openSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { programFrom } from '../support/compiled.ts';
 import {
   eventually,
   type LogLine,
@@ -22,7 +23,7 @@ import {
 const FAILED = 70;
 const KEY = 'tenants/acme/keys/k';
 const SECRET = randomBytes(32).toString('hex');
-const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
+const MAIN = programFrom('src/main.ts');
 const PRELOAD = join(import.meta.dirname, '..', 'faults', 'unforeseen.ts');
 
 /**

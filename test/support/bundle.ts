@@ -4,7 +4,7 @@
  *
  * - What is bundled is the same code, with its packages; names stay as they are, for the log.
  * - Places stay as they are: what a source finds beside itself, the bundled one finds there too. A
- *   bundled server starts the bundled agent.
+ *   bundled server starts the bundled agent beside it, and so does a copy of both.
  * - With KEYWARD_TEST_SOURCES=1 the sources are started, for stacks and coverage by their lines.
  */
 import { readFileSync } from 'node:fs';
@@ -16,12 +16,12 @@ import { PROGRAMS } from './compiled.ts';
 const ROOT = join(import.meta.dirname, '..', '..');
 /** It looks for the agent's program beside itself. */
 const AGENT_STARTER = join(ROOT, 'src', 'hsm', 'agent-starter.ts');
-/** CommonJS in an ES module. */
+/** CommonJS in an ES module; what is not bundled is found from the clone, wherever this lies. */
 const BANNER =
   "import { createRequire as requireFrom } from 'node:module'; " +
-  'const require = requireFrom(import.meta.url);';
+  `const require = requireFrom(${JSON.stringify(pathToFileURL(join(ROOT, 'package.json')).href)});`;
 
-/** Bundles what `programFrom` names, into this folder, which is inside of the clone. */
+/** Bundles what `programFrom` names, into this folder. */
 export async function bundlePrograms(folder: string): Promise<void> {
   const [server, command] = [PROGRAMS['src/main.ts'], PROGRAMS['cli/src/main.ts']];
   await Promise.all([
@@ -47,24 +47,24 @@ async function bundle(outdir: string, entryPoints: Record<string, string>): Prom
     banner: { js: BANNER },
     legalComments: 'none',
     logLevel: 'error',
-    plugins: [placesOf(outdir)],
+    plugins: [PLACES],
   });
 }
 
 /** Writes into each module where it is, in place of how it asks for that. */
-function placesOf(outdir: string): Plugin {
-  const starter = join(outdir, 'hsm', 'agent-starter.js');
-  return {
-    name: 'places',
-    setup: ({ onLoad }) =>
-      onLoad({ filter: /\.[jt]s$/ }, ({ path }) => {
-        const text = readFileSync(path, 'utf8');
-        if (!/import\.meta\.(url|dirname)|__dirname/.test(text)) return undefined;
-        const url = pathToFileURL(path === AGENT_STARTER ? starter : path).href;
-        const contents = text
-          .replaceAll('import.meta.url', JSON.stringify(url))
-          .replaceAll(/import\.meta\.dirname|__dirname/g, JSON.stringify(dirname(path)));
-        return { contents, loader: path.endsWith('.ts') ? 'ts' : 'js' };
-      }),
-  };
-}
+const PLACES: Plugin = {
+  name: 'places',
+  setup: ({ onLoad }) =>
+    onLoad({ filter: /\.[jt]s$/ }, ({ path }) => {
+      const text = readFileSync(path, 'utf8');
+      if (!/import\.meta\.(url|dirname)|__dirname/.test(text)) return undefined;
+      const url =
+        path === AGENT_STARTER
+          ? `new URL('./hsm/agent-starter.js', import.meta.url).href`
+          : JSON.stringify(pathToFileURL(path).href);
+      const contents = text
+        .replaceAll('import.meta.url', url)
+        .replaceAll(/import\.meta\.dirname|__dirname/g, JSON.stringify(dirname(path)));
+      return { contents, loader: path.endsWith('.ts') ? 'ts' : 'js' };
+    }),
+};

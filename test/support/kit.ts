@@ -17,12 +17,10 @@ import { createDatabase, dropDatabase } from '../../dev/postgres.ts';
 import { copyToken, type SoftHsmToken } from '../../softhsm/token.ts';
 import type { Mode } from '../../src/store/environment.ts';
 import { runSql } from '../store/database.ts';
-import { programFrom, testTokenVariables } from './compiled.ts';
+import { programFrom, readableServer, testTokenVariables } from './compiled.ts';
 import { TESTER } from './grants.ts';
 
 const MAIN = programFrom('src/main.ts');
-/** Which other users can read, as they can't a run's folder. */
-const READABLE_MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
 /** Generous: machines are shared. What is waited for is a condition, never this time. */
 const PATIENCE_MS = 120_000;
 /** Between two looks at what is waited for. */
@@ -164,7 +162,7 @@ export class Service implements AsyncDisposable {
   constructor(
     environment: Environment,
     variables: Readonly<Record<string, string>>,
-    { account, main = account === undefined ? MAIN : READABLE_MAIN }: ServiceOptions,
+    { account, main = account === undefined ? MAIN : readableServer() }: ServiceOptions,
   ) {
     this.#environment = environment;
     this.#child = spawn(process.execPath, [main, 'serve'], {
@@ -350,7 +348,7 @@ export async function runCommand(
   variables: Readonly<Record<string, string>> = {},
   { account }: Pick<ServiceOptions, 'account'> = {},
 ): Promise<{ readonly code: number | null; readonly output: string }> {
-  const main = account === undefined ? MAIN : READABLE_MAIN;
+  const main = account === undefined ? MAIN : readableServer();
   const child = spawn(process.execPath, [main, ...args], {
     ...account,
     env: {

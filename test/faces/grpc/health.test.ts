@@ -26,6 +26,7 @@ import {
   type Service,
   startService,
 } from '../../support/kit.ts';
+import { randomBy, SEED } from '../../support/random.ts';
 
 const CHECK = '/grpc.health.v1.Health/Check';
 const WATCH = '/grpc.health.v1.Health/Watch';
@@ -37,6 +38,7 @@ const SETTINGS = frame(FRAME.settings, 0, 0);
  * machines are shared.
  */
 const SOON_MS = 250;
+const RANDOM_FRAMES_MS = 3_000;
 
 let environment: Environment;
 let service: Service;
@@ -170,17 +172,6 @@ async function pour(
     else if (n % 16 === 0) await new Promise((resolve) => setImmediate(resolve));
   }
   return socket;
-}
-
-/** Random numbers by seed (mulberry32). */
-function randomBy(seed: number): (below: number) => number {
-  let state = seed;
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) % below;
-  };
 }
 
 describe('health in plaintext', () => {
@@ -345,11 +336,11 @@ describe('nothing that is sent to health in plaintext ends, blocks or fills the 
 
   test('random frames, whole and cut off, by seed', () =>
     survives(async () => {
-      const seed = Number(process.env['KEYWARD_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
-      console.log(`seed ${seed}`);
-      const random = randomBy(seed);
+      console.log(`seed ${SEED}`);
+      const roll = randomBy(SEED);
+      const random = (below: number) => Math.floor(roll() * below);
       const bytes = (length: number) => Buffer.from(Array.from({ length }, () => random(256)));
-      const end = performance.now() + 10_000;
+      const end = performance.now() + RANDOM_FRAMES_MS;
       while (performance.now() < end) {
         const socket = raw(
           ...(random(10) > 0 ? [PREFACE] : []),

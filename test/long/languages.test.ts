@@ -1,0 +1,8 @@
+/**
+ * A client in every language of docs/other-languages.md. Every `npm test` has those that are built
+ * already, and builds one.
+ */
+import { LANGUAGES } from '../languages/languages.ts';
+import { testLanguage } from '../languages/rig.ts';
+
+for (const language of LANGUAGES) testLanguage(language);
