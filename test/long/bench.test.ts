@@ -1,6 +1,6 @@
 /**
- * Every bench runs, quickly, and every one of its rows has numbers. What they are is no matter here.
- * Every `npm test` has one of them.
+ * Every bench runs, quickly, and every one of its rows has numbers. What they are is no matter
+ * here. Every `npm test` has one of them.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

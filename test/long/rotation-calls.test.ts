@@ -1,8 +1,8 @@
 /**
  * Case 84, and what happens while a replica is frozen, at every agent call and COMMIT: killed after
  * any of them; and, where one differs from all before, in the other ways too. Takes some five
- * minutes. Every statement besides is `rotation-points.test.ts`'s; every `npm test` has some of them,
- * as it draws.
+ * minutes. Every statement besides is `rotation-points.test.ts`'s; every `npm test` has some of
+ * them, as it draws.
  *
  * Killed before one of them, a replica leaves what it leaves when it is killed after the one
  * before: between two there is only what its end undoes. So `before` is run at the first one alone.
