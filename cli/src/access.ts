@@ -7,7 +7,7 @@ import { type Command, Option } from 'commander';
 import type { KeywardClient, NewContextCondition, NewRoleBinding } from 'keyward-client';
 import { type Bound, bindingsOf, impossible, sameBinding } from './bindings.ts';
 import { UsageError } from './failures.ts';
-import { oneTenant, roleBindingName, roleName, tenantName } from './names.ts';
+import { oneTenant, roleBindingName, roleName } from './names.ts';
 import {
   ahead,
   type ChangeOptions,
@@ -61,7 +61,7 @@ interface BindOptions extends ChangeOptions {
 }
 
 function addBind(access: Command): void {
-  withConditions(withRequestId(access.command('bind <tenant>')))
+  withConditions(withRequestId(access.command('bind [tenant]')))
     .description('bind a role to a caller or a group in a tenant: acme or tenants/acme')
     .addOption(
       new Option('--principal <name>', 'the caller, as whoami shows it').conflicts('group'),
@@ -88,9 +88,10 @@ function addBind(access: Command): void {
     .option('--description <text>', 'what it is for; not secret')
     .option('--id <id>', 'the last part of its name (default: generated)')
     .addHelpText('after', BIND_HELP)
-    .action((tenant: string, _options, command: Command) =>
-      withClient<BindOptions>(command, async (keyward, { output, id, ...options }) => {
-        const parent = tenantName(tenant);
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient<BindOptions>(command, async (keyward, { output, tenant, id, ...options }) => {
+        const question = 'cannot bind the role: no tenant is named; write keyward access bind acme';
+        const parent = oneTenant(whose, tenant, question);
         const roleBinding = newBinding(options);
         const why = impossible(roleBinding);
         if (why !== undefined) output.remark(`warning: ${why}`);
@@ -181,7 +182,7 @@ interface UnbindOptions extends ChangeOptions {
 }
 
 function addUnbind(access: Command): void {
-  withRequestId(access.command('unbind <binding>'))
+  withRequestId(access.command('unbind [binding]'))
     .description('delete a role binding, within 2 seconds on every replica')
     .addOption(
       new Option('--principal <name>', 'instead of a name: that of this caller').conflicts('group'),
@@ -194,19 +195,24 @@ function addUnbind(access: Command): void {
         '\n  keyward access unbind tenants/acme/roleBindings/…' +
         '\n  keyward access unbind acme --principal spiffe://example.org/orders --role encrypter',
     )
-    .action((named: string, _options, command: Command) =>
+    .action((named: string | undefined, _options, command: Command) =>
       withClient<UnbindOptions>(command, async (keyward, { output, tenant, ...options }) => {
         const isNamed = [options.principal, options.group, options.role].every(
           (each) => each === undefined,
         );
+        if (isNamed && named === undefined) throw new UsageError(NOT_SAID);
         const name = isNamed
-          ? roleBindingName(named, tenant)
-          : await theOne(keyward, tenantName(named), options);
+          ? roleBindingName(named ?? '', tenant)
+          : await theOne(keyward, oneTenant(named, tenant, NOT_SAID), options);
         await keyward.deleteRoleBinding({ name, ...changeOf(options) });
         await output.done(`Deleted ${name}.`);
       }),
     );
 }
+
+const NOT_SAID =
+  'cannot delete the role binding: none is named; write its name, or its tenant with --role, and ' +
+  '--principal or --group';
 
 /** Returns the name of the only binding of that role to that caller or group. */
 async function theOne(

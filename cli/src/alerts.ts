@@ -4,6 +4,7 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import type { Alert, AlertReceiverTest, AlertSilence } from 'keyward-client';
 import { UsageError } from './failures.ts';
+import { alertSilenceName } from './names.ts';
 import {
   ahead,
   type ChangeOptions,
@@ -86,7 +87,7 @@ export function addAlerts(program: Command): void {
     .description('end a silence: what it held back and still lasts is delivered')
     .action((silence: string, _options, command: Command) =>
       withClient<ChangeOptions>(command, async (keyward, { output, ...options }) => {
-        const name = silence.includes('/') ? silence : `alertSilences/${silence}`;
+        const name = alertSilenceName(silence);
         await keyward.deleteAlertSilence({ name, ...changeOf(options) });
         await output.done(`Ended ${name}.`);
       }),

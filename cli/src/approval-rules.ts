@@ -18,7 +18,7 @@ import { writeDuration } from './durations.ts';
 import { UsageError } from './failures.ts';
 import { readInput } from './files.ts';
 import { optionsOf } from './globals.ts';
-import { tenantName } from './names.ts';
+import { afterTenant, oneTenant, type Tenant } from './names.ts';
 import { type ChangeOptions, changeOf, withEtag } from './options.ts';
 import type { Columns, Output } from './output/output.ts';
 import { withClient } from './session.ts';
@@ -57,14 +57,15 @@ export function addApprovalRules(program: Command): void {
     .command('approval-rules')
     .description('which calls in a tenant want a fresh proof, or the approval of others');
   rules
-    .command('get <tenant>')
+    .command('get [tenant]')
     .description('show the rules of a tenant; those of system hold in every tenant besides')
-    .action((tenant: string, _options, command: Command) =>
-      withClient(command, async (keyward, { output }) => {
-        await printRules(output, await keyward.getApprovalRules({ name: nameOf(tenant) }));
+    .action((whose: string | undefined, _options, command: Command) =>
+      withClient(command, async (keyward, { output, tenant }) => {
+        const name = nameOf(whose, tenant, 'get');
+        await printRules(output, await keyward.getApprovalRules({ name }));
       }),
     );
-  withEtag(rules.command('set <tenant> [file]'))
+  withEtag(rules.command('set [tenant] [file]'))
     .description("replace the rules of a tenant by those of a file, or of standard input for '-'")
     .option('--validate-only', 'only show what the rules would be')
     .addHelpText(
@@ -72,11 +73,14 @@ export function addApprovalRules(program: Command): void {
       '\nThe file has the JSON of "keyward approval-rules get … --output json", whose etag says ' +
         'which rules\nit is to replace; --etag goes before it.' +
         '\n\n  keyward approval-rules get acme --output json > rules.json' +
-        '\n  keyward approval-rules set acme rules.json',
+        '\n  keyward approval-rules set acme rules.json' +
+        '\n  keyward approval-rules set rules.json --tenant acme',
     )
-    .action((tenant: string, file: string | undefined, _options, command: Command) =>
-      withClient<SetOptions>(command, async (keyward, { output, validateOnly, ...options }) => {
-        const name = nameOf(tenant);
+    .action((...[first, second, , command]: [string?, string?, object?, Command?]) =>
+      withClient<SetOptions>(command as Command, async (keyward, all) => {
+        const { output, tenant, validateOnly, ...options } = all;
+        const [whose, file] = afterTenant([first, second], tenant);
+        const name = nameOf(whose, tenant, 'set');
         const { etag, ...change } = changeOf(options);
         const read = await readRules(file, name);
         const approvalRules = { ...read, name, ...(etag === undefined ? {} : { etag }) };
@@ -90,8 +94,11 @@ export function addApprovalRules(program: Command): void {
     .action((_options, command: Command) => optionsOf(command).output.data(EXAMPLE));
 }
 
-function nameOf(tenant: string): string {
-  return `${tenantName(tenant)}/approvalRules`;
+function nameOf(whose: string | undefined, tenant: Tenant | undefined, verb: string): string {
+  const question =
+    `cannot ${verb} the rules: no tenant is named; write keyward approval-rules ${verb} acme, or ` +
+    'system for those that hold in every tenant';
+  return `${oneTenant(whose, tenant, question)}/approvalRules`;
 }
 
 /** Reads rules. Throws UsageError for what are none, or those of another tenant. */
@@ -169,11 +176,10 @@ const APPROVAL_RULE: Columns<ApprovalRule> = {
 };
 
 async function printRules(output: Output, rules: ApprovalRules): Promise<void> {
-  if (output.isData) return output.data(rules);
-  await output.table(
-    STEP_UP_RULE,
-    rules.stepUpRules,
-    `${rules.name}, revision ${rules.revision}\n\n`,
-  );
-  await output.table(APPROVAL_RULE, rules.approvalRules, '\n');
+  const { stepUpRules, approvalRules } = rules;
+  const none = stepUpRules.length + approvalRules.length === 0 ? '\nNo rules.\n' : '';
+  await output.described(rules, `${rules.name}, revision ${rules.revision}\n${none}`);
+  if (output.isData || output.format === 'name') return;
+  if (stepUpRules.length > 0) await output.table(STEP_UP_RULE, stepUpRules, '\n');
+  if (approvalRules.length > 0) await output.table(APPROVAL_RULE, approvalRules, '\n');
 }

@@ -9,7 +9,6 @@ import { createInterface } from 'node:readline/promises';
 import type { Command } from 'commander';
 import type { KeywardClient, PasskeyAssertion, PendingOperation } from 'keyward-client';
 import { UsageError } from './failures.ts';
-import { printText } from './files.ts';
 import { watchTimeout } from './jobs.ts';
 import { lastPart, oneTenant, operationName } from './names.ts';
 import {
@@ -62,7 +61,7 @@ export function addApprovals(program: Command): void {
     .action((named: string, _options, command: Command) =>
       withClient(command, async (keyward, { output, tenant }) => {
         const found = await keyward.getPendingOperation({ name: operationName(named, tenant) });
-        await (output.isData ? output.data(readableOf(found)) : printText(textOf(found)));
+        await output.described(readableOf(found), textOf(found));
       }),
     );
   addDecision(approvals, 'approve');
@@ -97,10 +96,11 @@ function addDecision(approvals: Command, decision: 'approve' | 'reject'): void {
         async (keyward, { output, tenant, browser, ...options }) => {
           const name = operationName(named, tenant);
           const operation = await keyward.getPendingOperation({ name });
-          tellOnError(textOf(operation));
           requirePending(operation, decision);
+          const own = await ownPasskeys(keyward, `${decision} ${name}`);
+          tellOnError(textOf(operation));
           await confirm(decision);
-          const assertion = await signDecision(keyward, operation, decision, browser);
+          const assertion = await signDecision(operation, own, decision, browser);
           const request = { name, assertion, ...changeOf(options) };
           const decided = await (decision === 'approve'
             ? keyward.approveOperation(request)
@@ -127,25 +127,36 @@ async function confirm(verb: string): Promise<void> {
   }
 }
 
+/** What a page has to know of a person's passkeys. */
+interface OwnPasskeys {
+  readonly credentialIds: readonly string[];
+  readonly rpId: string;
+}
+
+/** Returns the caller's passkeys. Throws UsageError where there are none to do that with. */
+async function ownPasskeys(keyward: KeywardClient, what: string): Promise<OwnPasskeys> {
+  const credentialIds: string[] = [];
+  let rpId = '';
+  for await (const passkey of keyward.passkeys({})) {
+    credentialIds.push(lastPart(passkey.name));
+    rpId = passkey.relyingPartyId;
+  }
+  if (credentialIds.length === 0)
+    throw new UsageError(
+      `cannot ${what}: you have no passkey; make one by "keyward passkeys register"`,
+    );
+  return { credentialIds, rpId };
+}
+
 /** Has the person's passkey sign a decision on the operation. */
 async function signDecision(
-  keyward: KeywardClient,
   operation: PendingOperation,
+  own: OwnPasskeys,
   decision: 'approve' | 'reject',
   browser: boolean,
 ): Promise<PasskeyAssertion> {
   const { name, method, requester, request, expireTime, environmentId } = operation;
   if (expireTime === undefined) throw new Error(`cannot ${decision} ${name}: it has no expiry`);
-  const own: string[] = [];
-  let rpId = '';
-  for await (const passkey of keyward.passkeys({})) {
-    own.push(lastPart(passkey.name));
-    rpId = passkey.relyingPartyId;
-  }
-  if (own.length === 0)
-    throw new UsageError(
-      `cannot ${decision} ${name}: you have no passkey; make one by "keyward passkeys register"`,
-    );
   const order = {
     kind: 'decide',
     environmentId,
@@ -154,7 +165,7 @@ async function signDecision(
       request: request.toString('base64url'),
       expireTime: expireTime.toISOString(),
     },
-    ...{ decision, credentialIds: own, rpId },
+    ...{ decision, ...own },
   };
   const withinMs = expireTime.getTime() - Date.now();
   const answer = await signOff(operation.signOffUrl, order, { ...toTerminal, browser, withinMs });
@@ -208,7 +219,7 @@ function addWatch(approvals: Command): void {
         const parent = oneTenant(whose, tenant, questionFor('watch'));
         const options = given({ timeoutMs: watchTimeout(command) });
         for await (const operation of keyward.watchPendingOperations({ parent }, options))
-          await (output.isData ? output.data(readableOf(operation)) : printText(lineOf(operation)));
+          await output.described(readableOf(operation), lineOf(operation));
       }),
     );
 }
@@ -219,7 +230,7 @@ function lineOf(operation: PendingOperation): string {
 }
 
 /** An operation for programs: what is JSON in bytes, as JSON. */
-function readableOf({ request, preview, ...operation }: PendingOperation): object {
+function readableOf({ request, preview, ...operation }: PendingOperation) {
   return { ...operation, request: jsonIn(request), preview: jsonIn(preview) };
 }
 

@@ -254,10 +254,11 @@ function addExport(audit: Command): void {
     );
 }
 
-/** What of the options made no sense to the client. */
+/** What of the options the client cannot use. */
 function unusable(error: unknown): never {
-  if (error instanceof RangeError || error instanceof TypeError)
-    throw new UsageError(error.message, { cause: error });
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (error instanceof RangeError || error instanceof TypeError || code === 'ENOTEMPTY')
+    throw new UsageError(message, { cause: error });
   throw error;
 }
 

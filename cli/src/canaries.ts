@@ -5,9 +5,17 @@
  * - Each command is one call of the client, or a list.
  */
 import { type Command, Option } from 'commander';
-import type { CanaryKind } from 'keyward-client';
+import {
+  type CanaryKind,
+  type CreateSuspensionRequest,
+  type KeywardClient,
+  KeywardError,
+  type Suspension,
+} from 'keyward-client';
+import { impossible } from './bindings.ts';
+import { UsageError } from './failures.ts';
 import { refuseToOverwrite, writeOutput } from './files.ts';
-import { canaryName, keyName, oneTenant, suspensionName } from './names.ts';
+import { afterTenant, canaryName, keyName, oneTenant, suspensionName } from './names.ts';
 import {
   type ChangeOptions,
   changeOf,
@@ -18,6 +26,7 @@ import {
   withForce,
   withRequestId,
 } from './options.ts';
+import type { Output } from './output/output.ts';
 import { CANARY, MADE_CANARY, SUSPENSION } from './output/resources.ts';
 import { withClient } from './session.ts';
 
@@ -104,6 +113,7 @@ function addCreate(canary: Command): void {
     .action((key: string, _options, command: Command) =>
       withClient<CreateOptions>(command, async (keyward, { output, tenant, ...options }) => {
         const { kind, id, length, dataKeyId, suspendCaller, description, out, force } = options;
+        requireFitting(options);
         refuseToOverwrite([out], given({ force }));
         const { canary: made, ciphertext = Buffer.alloc(0) } = await keyward.createCanary({
           parent: keyName(key, tenant),
@@ -118,6 +128,17 @@ function addCreate(canary: Command): void {
         await output.one(MADE_CANARY, { ...made, ciphertext: shown });
       }),
     );
+}
+
+/** Throws UsageError for an option of another kind of canary. */
+function requireFitting({ kind, dataKeyId, out }: CreateOptions): void {
+  const isStored = kind === 'stored-data-key';
+  if (isStored && out !== undefined)
+    throw new UsageError(
+      'cannot use --out: a stored data key has no bytes to lay out; callers find it by its name',
+    );
+  if (!isStored && dataKeyId !== undefined)
+    throw new UsageError('cannot use --data-key-id: it is for --kind stored-data-key');
 }
 
 /** Adds `suspensions`. */
@@ -141,30 +162,104 @@ export function addSuspensions(program: Command): void {
         );
       }),
     );
-  withRequestId(suspensions.command('add <tenant> <caller>'))
+  addSuspend(suspensions);
+  addLift(suspensions);
+}
+
+interface SuspendOptions extends ChangeOptions {
+  readonly description?: string;
+}
+
+function addSuspend(suspensions: Command): void {
+  withRequestId(suspensions.command('add [tenant] [caller]'))
     .description('suspend a caller in a tenant, within 2 s on every replica; in system, everywhere')
     .option('--description <text>', 'why; not secret')
-    .addHelpText('after', '\n  keyward suspensions add system jwt:corp/assistant')
-    .action((tenant: string, caller: string, _options, command: Command) =>
-      withClient<ChangeOptions & { readonly description?: string }>(
-        command,
-        async (keyward, { output, description, ...options }) => {
-          const made = await keyward.createSuspension({
-            ...{ parent: oneTenant(tenant, undefined, ''), caller },
-            ...given({ description }),
-            ...changeOf(options),
-          });
-          await output.one(SUSPENSION, made);
-        },
-      ),
+    .addHelpText(
+      'after',
+      '\n  keyward suspensions add system jwt:corp/assistant' +
+        '\n  keyward suspensions add jwt:corp/assistant --tenant acme',
+    )
+    .action((...[first, second, , command]: [string?, string?, object?, Command?]) =>
+      withClient<SuspendOptions>(command as Command, async (keyward, all) => {
+        const { output, tenant, description, ...options } = all;
+        const [whose, caller] = afterTenant([first, second], tenant);
+        if (caller === undefined) throw new UsageError(NO_ONE_NAMED);
+        const parent = oneTenant(whose, tenant, NO_ONE_NAMED);
+        const why = impossible({ principal: caller });
+        if (why !== undefined) output.remark(`warning: ${why}`);
+        const request = { parent, caller, ...given({ description }), ...changeOf(options) };
+        await output.one(SUSPENSION, await suspended(keyward, request, output));
+      }),
     );
+}
+
+const NO_ONE_NAMED =
+  'cannot suspend a caller: name a tenant and a caller, as in keyward suspensions add acme ' +
+  'jwt:corp/assistant';
+
+/** Suspends a caller; returns the suspension that there is already, where the caller may see it. */
+async function suspended(
+  keyward: KeywardClient,
+  request: CreateSuspensionRequest,
+  output: Output,
+): Promise<Suspension> {
+  try {
+    return await keyward.createSuspension(request);
+  } catch (error) {
+    if (!(error instanceof KeywardError) || error.reason !== 'RESOURCE_EXISTS') throw error;
+    const { parent, caller } = request;
+    const found = await suspensionOf(keyward, parent, caller).catch(() => undefined);
+    if (found === undefined)
+      throw new Error(`cannot suspend ${caller}: it is suspended in ${parent} already`, {
+        cause: error,
+      });
+    output.remark('nothing to do: this caller is suspended already');
+    return found;
+  }
+}
+
+async function suspensionOf(
+  keyward: KeywardClient,
+  parent: string,
+  caller: string,
+): Promise<Suspension | undefined> {
+  for await (const each of keyward.suspensions(parent, { pageSize: 1_000 }))
+    if (each.caller === caller) return each;
+  return undefined;
+}
+
+function addLift(suspensions: Command): void {
   withRequestId(suspensions.command('lift <suspension>'))
     .description('lift a suspension: the caller may again do what role bindings give it')
+    .addHelpText(
+      'after',
+      '\nName the suspension, or the caller and the tenant:\n' +
+        '\n  keyward suspensions lift tenants/acme/suspensions/…' +
+        '\n  keyward suspensions lift jwt:corp/assistant --tenant acme',
+    )
     .action((named: string, _options, command: Command) =>
       withClient<ChangeOptions>(command, async (keyward, { output, tenant, ...options }) => {
-        const name = suspensionName(named, tenant);
+        const name = isCaller(named)
+          ? await nameOfThat(keyward, oneTenant(undefined, tenant, NO_TENANT), named)
+          : suspensionName(named, tenant);
         await keyward.deleteSuspension({ name, ...changeOf(options) });
         await output.done(`Lifted ${name}.`);
       }),
     );
+}
+
+const NO_TENANT = 'cannot lift the suspension of a caller: no tenant is named; give --tenant';
+
+/** Whether it is a caller's name and no suspension's, which has neither of these. */
+function isCaller(named: string): boolean {
+  return /[:=]/.test(named);
+}
+
+async function nameOfThat(keyward: KeywardClient, parent: string, caller: string): Promise<string> {
+  const found = await suspensionOf(keyward, parent, caller);
+  if (found !== undefined) return found.name;
+  throw new Error(
+    `cannot lift the suspension: ${parent} has none of ${caller}; one in system holds in every ` +
+      'tenant, and is lifted there',
+  );
 }

@@ -37,13 +37,13 @@ export function addLogin(program: Command): void {
     .command('logout')
     .description('forget what a sign-in gave, and revoke it where the provider can')
     .action(async (_options, command: Command) => {
-      const { signedIn } = signInOf(optionsOf(command));
+      const { signedIn } = signInOf(optionsOf(command), 'sign out');
       await printText(SIGNED_OUT[await signedIn.signOut()]);
     });
 }
 
 async function login(options: LoginOptions): Promise<void> {
-  const { settings, signedIn } = signInOf(options);
+  const { settings, signedIn } = signInOf(options, 'sign in');
   const by = howOf(options);
   const grant = await signedIn.signIn(by);
   const caller = await callerWith(settings, options, grant.token.text);
@@ -87,11 +87,14 @@ async function callerWith(
   }
 }
 
-function signInOf(options: GlobalOptions): Connection & { readonly signedIn: SignedIn } {
+function signInOf(
+  options: GlobalOptions,
+  what: string,
+): Connection & { readonly signedIn: SignedIn } {
   const { settings, signedIn } = connectionOf(options);
   if (signedIn !== undefined) return { settings, signedIn };
   throw new UsageError(
-    'cannot sign in: the profile in use has no issuer; add issuer and clientId to it, or name ' +
+    `cannot ${what}: the profile in use has no issuer; add issuer and clientId to it, or name ` +
       'another with --profile',
   );
 }

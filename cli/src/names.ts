@@ -35,11 +35,27 @@ export function oneTenant(
 ): string {
   const whose = given ?? tenant?.name;
   if (whose === undefined) throw new UsageError(question);
+  if (given === 'list')
+    throw new UsageError(
+      'cannot use list: it is not a tenant, and this command lists without it; leave it out, or ' +
+        'write tenants/list for the tenant of that name',
+    );
   const name = tenantName(whose);
   if (tenant?.isGiven && tenantName(tenant.name) !== name) {
     throw new UsageError(`cannot use both ${given} and --tenant ${tenant.name}: name one tenant`);
   }
   return name;
+}
+
+/**
+ * Returns the tenant, if it is an argument, and the argument after it. With `--tenant` the only
+ * argument is the latter.
+ */
+export function afterTenant(
+  [first, second]: readonly (string | undefined)[],
+  tenant: Tenant | undefined,
+): readonly [whose: string | undefined, what: string | undefined] {
+  return tenant?.isGiven && second === undefined ? [undefined, first] : [first, second];
 }
 
 /** Returns `tenants/acme/keys/orders` for the same, or for `orders` and the tenant. */
@@ -49,7 +65,11 @@ export function keyName(given: string, tenant: Tenant | undefined): string {
 
 /** Returns `tenants/acme/rewrapJobs/…` for the same, or for its last part and the tenant. */
 export function jobName(given: string, tenant: Tenant | undefined): string {
-  return tenantsName(given, tenant, { what: 'job', collection: 'rewrapJobs', example: '…' });
+  return uuidName(given, tenant, {
+    what: 'job',
+    collection: 'rewrapJobs',
+    listedBy: 'keyward jobs list',
+  });
 }
 
 /**
@@ -97,10 +117,10 @@ export function suspensionName(given: string, tenant: Tenant | undefined): strin
 
 /** Returns `tenants/acme/pendingOperations/…` for the same, or for its last part and the tenant. */
 export function operationName(given: string, tenant: Tenant | undefined): string {
-  return tenantsName(given, tenant, {
+  return uuidName(given, tenant, {
     what: 'pending operation',
     collection: 'pendingOperations',
-    example: '…',
+    listedBy: 'keyward approvals list',
   });
 }
 
@@ -150,6 +170,35 @@ interface Kind {
   readonly what: string;
   readonly collection: string;
   readonly example: string;
+}
+
+/** Returns the name of a resource of a tenant that the service has named by a UUID. */
+function uuidName(
+  given: string,
+  tenant: Tenant | undefined,
+  { listedBy, ...kind }: Omit<Kind, 'example'> & { readonly listedBy: string },
+): string {
+  const name = tenantsName(given, tenant, { ...kind, example: '…' });
+  requireUuid(lastPart(name), { given, what: kind.what, listedBy });
+  return name;
+}
+
+/** Throws UsageError for what no name of that kind ends in. */
+function requireUuid(
+  id: string,
+  { given, what, listedBy }: Readonly<Record<'given' | 'what' | 'listedBy', string>>,
+): void {
+  if (/^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/.test(id)) return;
+  throw new UsageError(
+    `cannot use ${given}: it is not a ${what}, whose name ends in a UUID; "${listedBy}" shows them`,
+  );
+}
+
+/** Returns `alertSilences/…` for the same, or for its last part. */
+export function alertSilenceName(given: string): string {
+  const name = given.includes('/') ? given : `alertSilences/${given}`;
+  requireUuid(lastPart(name), { given, what: 'silence', listedBy: 'keyward alerts silences' });
+  return name;
 }
 
 /** Returns the name of a resource of a tenant. */

@@ -41,7 +41,7 @@ export function wordsOption(flags: string, description: string): Option {
 
 /** Returns `--limit`, of commands that list. */
 export function limitOption(): Option {
-  return new Option('--limit <count>', 'list at most this many').argParser(count);
+  return new Option('--limit <count>', 'list at most this many').argParser(fromOne);
 }
 
 /** Returns the option of the encryption context. */
@@ -115,6 +115,13 @@ export function given<Fields extends object>(
 export function wholeNumber(text: string): number {
   if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('Write a whole number.');
   return Number(text);
+}
+
+/** Parses a whole number that is not 0. */
+export function fromOne(text: string): number {
+  const number = wholeNumber(text);
+  if (number === 0) throw new InvalidArgumentError('Write a whole number from 1 on.');
+  return number;
 }
 
 /** Parses a count of up to 15 digits, which a number holds exactly. */

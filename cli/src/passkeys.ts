@@ -10,8 +10,8 @@ import { lastPart, oneTenant, passkeyName } from './names.ts';
 import {
   type ChangeOptions,
   changeOf,
+  fromOne,
   limitOption,
-  wholeNumber,
   withRequestId,
   wordsOption,
 } from './options.ts';
@@ -73,7 +73,7 @@ function addRule(passkeys: Command): void {
   passkeys
     .command('rule')
     .description('print a rule for the HSM agents, from the passkeys that are registered')
-    .option('--approvals <number>', 'how many people must have approved', wholeNumber, 2)
+    .option('--approvals <number>', 'how many people must have approved', fromOne, 2)
     .addOption(
       wordsOption('--approver <name>', 'whose approval counts, as whoami shows it; repeatable'),
     )

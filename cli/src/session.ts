@@ -28,6 +28,7 @@ import {
 import { troubleOnTheWay } from './doctor/reach.ts';
 import { type Asked, noteAsked, UsageError, unreached } from './failures.ts';
 import { type GlobalOptions, optionsOf } from './globals.ts';
+import type { Tenant } from './names.ts';
 import { type SignedIn, signedInBy } from './signed-in.ts';
 
 /** Fewer than a program's: a person at a terminal wants to know soon. */
@@ -66,7 +67,7 @@ export async function withClient<Options extends object>(
       ...options,
     });
   } catch (error) {
-    noteAsked(error, askedBy(command, options.tenant?.name ?? tenant));
+    noteAsked(error, askedBy(command, options, options.tenant?.name ?? tenant));
     throw await explained(error, settings, options);
   } finally {
     keyward.close();
@@ -93,11 +94,14 @@ async function explained(
 }
 
 /** Arguments that name nothing in the service. */
-const NO_RESOURCE: readonly string[] = ['bytes', 'folder', 'file', 'paths', 'receiver'];
+const NO_RESOURCE: readonly string[] = ['bytes', 'folder', 'file', 'paths'];
 
 /** What in the service the user named: by the first argument, else by `--key`. */
-function namedBy(command: Command): string | undefined {
-  const [argument] = command.registeredArguments;
+function namedBy(command: Command, tenant: Tenant | undefined): string | undefined {
+  const [argument, next] = command.registeredArguments;
+  const isNext = next !== undefined && argument?.name() === 'tenant' && command.args.length === 1;
+  // What comes after a tenant that is no argument.
+  if (isNext && tenant?.isGiven) return undefined;
   const isResource = argument !== undefined && !NO_RESOURCE.includes(argument.name());
   return isResource ? command.args[0] : command.opts<{ readonly key?: string }>().key;
 }
@@ -105,16 +109,23 @@ function namedBy(command: Command): string | undefined {
 /** Those that are about a second key, which they need not name. */
 const OF_TWO_KEYS: readonly string[] = ['re-encrypt'];
 
-function askedBy(command: Command, tenant: string | undefined): Asked {
-  const named = namedBy(command);
+function askedBy(
+  command: Command,
+  { tenant: given }: GlobalOptions,
+  tenant: string | undefined,
+): Asked {
+  const named = namedBy(command, given);
   const flag = (name: string) => command.options.find(({ long }) => long === `--${name}`)?.long;
   const written = (field: string) => {
     const last = field.replace(/^.*\./, '').replaceAll('_', '-');
-    const own = last.endsWith('-id') ? flag('id') : flag(last);
-    return own ?? (/^name$|-id$/.test(last) ? named : undefined) ?? field;
+    const own = flag(last) ?? (last.endsWith('-id') ? flag('id') : undefined);
+    const word =
+      command.args[command.registeredArguments.findIndex((each) => each.name() === last)];
+    return own ?? word ?? (/^name$|-id$/.test(last) ? named : undefined) ?? field;
   };
-  const created =
-    command.name() === 'create' ? (command.opts<{ id?: string }>().id ?? named) : undefined;
+  const { id, dataKeyId } = command.opts<{ id?: string; dataKeyId?: string }>();
+  const ids = [id, dataKeyId].filter((each) => each !== undefined).join(' or ');
+  const created = command.name() === 'create' ? ids || named : undefined;
   const only = OF_TWO_KEYS.includes(command.name()) ? undefined : named;
   return { what: named ?? tenant, only, created, written };
 }

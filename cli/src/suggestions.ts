@@ -25,6 +25,7 @@ const SYNONYMS: readonly (readonly string[])[] = [
   ['create', 'add', 'new', 'make', 'register', 'generate'],
   ['bind', 'grant', 'allow', 'assign'],
   ['update', 'set', 'edit', 'change', 'modify', 'patch', 'label', 'annotate'],
+  ['suspend', 'suspension', 'ban', 'block'],
   ['use', 'switch', 'select'],
   ['profile', 'context', 'config'],
   ['login', 'signin', 'auth'],
@@ -116,7 +117,7 @@ function unsaid(typed: readonly string[], path: readonly string[]): number {
 
 /** 4 for the same word, 3 for one that means the same, 2 for one that is mistyped. */
 function alike(word: string, own: string): number {
-  if (word === own || (word === 'get' && own === 'list')) return 4;
+  if (word === own || (word === 'get' && ['list', 'show'].includes(own))) return 4;
   if (SYNONYMS.some((row) => row.includes(word) && row.includes(own))) return 3;
   if (word.includes('-') && own.endsWith(`-${word}`)) return 3;
   const shorter = Math.min(word.length, own.length);

@@ -56,8 +56,13 @@ test('test tells each receiver, shows what it answered, and fails where one did 
   assert.equal((await keyward('test', 'pager')).code, 0);
   assert.equal(taking.told.length, 2);
   const unknown = await keyward('test', 'nowhere');
-  assert.notEqual(unknown.code, 0);
-  assert.match(unknown.stderr, /RESOURCE_NOT_FOUND|not found|does not exist/);
+  assert.equal(unknown.code, 1);
+  assert.match(unknown.stderr, /cannot find nowhere: it does not exist, or you may not see it/);
+  const word = await keyward('silence', 'nothing', '--for', '1h');
+  assert.match(word.stderr, /INVALID_FIELD: nothing: must be a kind of alert/);
+  const silence = await keyward('unsilence', 'nope');
+  assert.equal(silence.code, 2);
+  assert.match(silence.stderr, /is not a silence, .* "keyward alerts silences" shows them/);
 });
 
 test('list shows an alert and which receivers lack it; silenced, it says so, and unsilenced no more', async () => {

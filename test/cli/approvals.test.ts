@@ -64,6 +64,36 @@ describe('what waits for approval', () => {
     assert.equal(JSON.parse(json).request.name, KEY);
   });
 
+  it('has bytes in base64 where it is data, and its name alone where only that is wanted', async () => {
+    const assertion = {
+      ...{ credentialId: Buffer.of(1, 2), clientDataJson: Buffer.from('{}') },
+      ...{ authenticatorData: Buffer.of(3), signature: Buffer.of(255, 254) },
+    };
+    fake.handlers['GetPendingOperation'] = () => ({
+      ...PENDING,
+      decisions: [{ ...BY_BOB, assertion }],
+    });
+    const { stdout } = await keyward(`approvals show ${NAME} -o json`);
+    assert.deepEqual(JSON.parse(stdout).decisions[0].assertion, {
+      ...{ credentialId: 'AQI=', clientDataJson: 'e30=' },
+      ...{ authenticatorData: 'Aw==', signature: '//4=' },
+    });
+    assert.match((await keyward(`approvals show ${NAME} -o yaml`)).stdout, /signature: \/\/4=$/m);
+    assert.equal((await keyward(`approvals show ${NAME} -o name`)).stdout, `${NAME}\n`);
+  });
+
+  it('is asked for by a name that one can have, else told where names are', async () => {
+    for (const verb of ['show', 'approve', 'reject', 'cancel', 'break-glass --reason fire']) {
+      const { code, stderr } = await keyward(`approvals ${verb} nope --tenant acme`);
+      assert.equal(code, 2);
+      assert.match(
+        stderr,
+        /cannot use nope: it is not a pending operation, .* "keyward approvals list" shows them\n$/,
+      );
+    }
+    assert.deepEqual(fake.seen, {});
+  });
+
   it('is listed, cancelled and put under a rule for emergencies by its name', async () => {
     fake.handlers['ListPendingOperations'] = () => ({ pendingOperations: [PENDING] });
     const { stdout } = await keyward('approvals list acme');
@@ -100,12 +130,20 @@ describe('what waits for approval', () => {
       const { code, stderr } = await keyward(`approvals approve ${NAME} --no-browser`);
       assert.equal(code, expected, stderr);
       assert.match(stderr, says);
+      // What it is, is shown to those who can decide on it.
+      assert.equal(/^Asked for by/m.test(stderr), !/DONE|no passkey/.test(stderr));
       assert.equal(fake.seen['ApproveOperation'], undefined);
     }
   });
 });
 
 describe('a rule for the agents', () => {
+  it('wants one person at least, as the agents do', async () => {
+    const { code, stderr } = await keyward('passkeys rule --approvals 0');
+    assert.equal(code, 2);
+    assert.match(stderr, /--approvals .* Write a whole number from 1 on\.\n$/);
+  });
+
   const passkeys = ['bob', 'bob', 'eve'].map((who, index) => ({
     name: `passkeys/AAA${index}`,
     principal: `jwt:corp/${who}`,

@@ -184,7 +184,10 @@ describe('keyward audit export and verify', () => {
       / 44 +256 +300 /,
     );
     const again = await keyward('audit export late');
-    assert.deepEqual([again.code, again.stderr], [1, 'keyward: late is not empty\n']);
+    assert.deepEqual(
+      [again.code, again.stderr],
+      [2, 'keyward: cannot export to late: it is not empty; name another folder, or a new one\n'],
+    );
     const inTile = await keyward('audit export other --from 5');
     assert.deepEqual([inTile.code, inTile.stdout], [2, '']);
     assert.match(

@@ -174,17 +174,17 @@ describe('tenants and keys', () => {
     assert.match((await keyward(`keys disable ${KEY}`)).stdout, / 1 +DISABLED /);
   });
 
-  it('show why a key does not encrypt, and long descriptions in part', async () => {
+  it('show why a key does not encrypt, and whole descriptions where no terminal is', async () => {
     const key = wireKey(KEY);
     fake.handlers['GetKey'] = () => ({
       ...key,
       primary: { ...key.primary, state: 'KEY_VERSION_STATE_DISABLED' },
       labels: { team: 'payments', env: 'prod' },
-      description: `${'€'.repeat(59)}more\u001b[2J`,
+      description: `${'€'.repeat(99)}\u001b[2J`,
     });
     const { stdout } = await keyward(`keys get ${KEY}`);
     assert.match(stdout, / 1 \(DISABLED\) +ENABLED /);
-    assert.match(stdout, / env=prod,team=payments +€{59}…\n$/);
+    assert.match(stdout, / env=prod,team=payments +€{99}\?\[2J\n$/);
   });
 
   it('never let the service command the terminal', async () => {
@@ -217,6 +217,7 @@ describe('tenants and keys', () => {
       ['tenants get a/b', /is not a tenant/],
       ['keys list', /cannot list keys/],
       ['keys list a --tenant b', /name one tenant/],
+      ['keys list acme --limit 0', /Write a whole number from 1 on/],
       ['keys get', /missing required argument 'key'; see "keyward keys get --help"\n$/],
       ['keys frobnicate', /cannot run "keyward keys frobnicate": there is no such command/],
       ['tenants list --output xml', /Allowed choices are table, wide, json, jsonl, yaml, name/],

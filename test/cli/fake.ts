@@ -25,7 +25,7 @@ import { type Outcome, type RunOptions, run } from './run.ts';
 export const KEY = 'tenants/acme/keys/orders';
 export const VERSION = `${KEY}/versions/1`;
 export const DATA_KEY = `${KEY}/dataKeys/db`;
-export const JOB = 'tenants/acme/rewrapJobs/018f0000';
+export const JOB = 'tenants/acme/rewrapJobs/018f0000-0000-7000-8000-00000000000b';
 export const TOKEN_KEY = 'tenants/system/tokenKeys/018f0000-0000-4000-8000-00000000000a';
 export const BINDING = 'tenants/acme/roleBindings/orders';
 export const ROLE = 'tenants/acme/roles/opener';

@@ -206,6 +206,9 @@ describe('words that are no command', () => {
       ['rotations orders', 'keys history'],
       ['canaries', 'canary'],
       ['profiles rm work', 'profiles remove'],
+      ['profiles get work', 'profiles show'],
+      ['approvals get x', 'approvals show'],
+      ['suspend acme jwt:corp/eve', 'suspensions add'],
     ];
     for (const [args, meant] of cases) {
       const { code, stdout, stderr } = await keyward(args);
@@ -250,7 +253,43 @@ describe('the tenant of names that are not full', () => {
     assert.equal(fake.seen['ListKeys']?.['parent'], 'tenants/acme');
     await keyward('keys list fifth', { cwd: home });
     assert.equal(fake.seen['ListKeys']?.['parent'], 'tenants/fifth');
+    await keyward('access bind --principal spiffe://a --role decrypter', { cwd: home });
+    assert.equal(fake.seen['CreateRoleBinding']?.['parent'], 'tenants/acme');
     await rm(home, { recursive: true });
+  });
+});
+
+describe('a tenant that is the argument elsewhere', () => {
+  it('may be given by --tenant', async () => {
+    const unbound = 'unbind --principal spiffe://a --role decrypter';
+    const cases = [
+      ['access bind --principal spiffe://a --role decrypter', 'CreateRoleBinding', 'parent'],
+      [`access ${unbound}`, 'ListRoleBindings', 'parent'],
+      ['approval-rules get', 'GetApprovalRules', 'name'],
+      ['suspensions add jwt:corp/eve', 'CreateSuspension', 'parent'],
+    ] as const;
+    for (const [args, method, field] of cases) {
+      await keyward(`${args} --tenant sixth`);
+      assert.match(String(fake.seen[method]?.[field]), /^tenants\/sixth/, args);
+      const { code, stderr } = await keyward(args);
+      assert.deepEqual(
+        [code, /no tenant|none is named|name a tenant/.test(stderr)],
+        [2, true],
+        args,
+      );
+    }
+  });
+
+  it('is not the word list after a command that lists', async () => {
+    for (const args of ['access bindings list', 'access roles list --tenant acme']) {
+      const { code, stderr } = await keyward(args);
+      assert.equal(code, 2);
+      assert.match(
+        stderr,
+        /cannot use list: it is not a tenant, .*; leave it out, or write tenants\/list/,
+      );
+    }
+    assert.deepEqual(fake.seen, {});
   });
 });
 

@@ -105,7 +105,11 @@ describe('commands about rotation, stored data keys and destruction', () => {
         { parent: 'tenants/system', ...page, filter: 'state=RUNNING' },
       ],
       [`jobs get ${JOB}`, 'GetRewrapJob', { name: JOB }],
-      ['jobs cancel 018f0000 --tenant acme', 'CancelRewrapJob', { name: JOB }],
+      [
+        'jobs cancel 018f0000-0000-7000-8000-00000000000b --tenant acme',
+        'CancelRewrapJob',
+        { name: JOB },
+      ],
       [`jobs watch ${JOB}`, 'WatchRewrapJob', { name: JOB }],
       ['maintenance status', 'GetMaintenance', {}],
       ['maintenance pause', 'PauseMaintenance', {}],
@@ -163,6 +167,10 @@ describe('commands about rotation, stored data keys and destruction', () => {
       ],
       ['stored-data-keys get orders/dataKeys/db', /the key orders: its tenant is missing/],
       ['jobs get 018f0000', /the job 018f0000: its tenant is missing/],
+      [
+        'jobs get nope --tenant acme',
+        /is not a job, whose name ends in a UUID; "keyward jobs list" /,
+      ],
       [`jobs get ${JOB} --tenant other`, /is not a job of tenants\/other/],
       ['jobs list', /cannot list jobs/],
       ['jobs create tenants/acme/rewrapJobs/x', /is not a tenant/],
@@ -281,7 +289,7 @@ describe('history and versions', () => {
     const { stdout } = await keyward(`keys history ${KEY} -o wide`);
     assert.match(
       stdout,
-      /^ROTATED +FROM +TO +CAUSE +TOOK +RE-WRAP +DONE +LEFT +FAILED +JOB +CALLER\n2023[^ ]+ +2 +3 +SCHEDULE +42ms +RUNNING +500 +499 +1 +018f0000-3 +keyward\n2023[^ ]+ +1 +2 [^\n]+\n$/,
+      /^ROTATED +FROM +TO +CAUSE +TOOK +RE-WRAP +DONE +LEFT +FAILED +JOB +CALLER\n2023[^ ]+ +2 +3 +SCHEDULE +42ms +RUNNING +500 +499 +1 +018f0000[-0-9a-f]*b-3 +keyward\n2023[^ ]+ +1 +2 [^\n]+\n$/,
     );
     const [newest] = JSON.parse((await keyward(`keys history ${KEY} --output json`)).stdout);
     assert.deepEqual([newest.durationSeconds, newest.rewrapJob], [0.0417, `${JOB}-3`]);
@@ -539,7 +547,10 @@ describe('a job', () => {
     );
     const json = JSON.parse((await keyward(`jobs get ${JOB} --output json`)).stdout);
     assert.deepEqual([json.timeLeftSeconds, json.failures[0].reason], [8, 'DECRYPTION_FAILED']);
-    assert.match((await keyward('jobs list acme')).stdout, /^NAME[^\n]+\n\S+018f0000 [^\n]+\n$/);
+    assert.match(
+      (await keyward('jobs list acme')).stdout,
+      /^NAME[^\n]+\n\S+018f0000[-0-9a-f]* [^\n]+\n$/,
+    );
   });
 
   it('is watched to its end, silently where there is no terminal, and then shown', async () => {
@@ -547,9 +558,11 @@ describe('a job', () => {
     assert.deepEqual([code, stderr], [0, '']);
     assert.match(
       stdout,
-      /^NAME[^\n]+\n\S+018f0000 [^\n]+ SUCCEEDED +REQUEST +1000 +1000 +0 +0 [^\n]+\n$/,
+      /^NAME[^\n]+\n\S+018f0000[-0-9a-f]* [^\n]+ SUCCEEDED +REQUEST +1000 +1000 +0 +0 [^\n]+\n$/,
     );
-    const json = await keyward('jobs watch 018f0000 --tenant acme --output json');
+    const json = await keyward(
+      'jobs watch 018f0000-0000-7000-8000-00000000000b --tenant acme --output json',
+    );
     assert.equal(JSON.parse(json.stdout).state, 'SUCCEEDED');
   });
 
@@ -615,7 +628,7 @@ describe('keys rotate --watch', () => {
     const { code, stdout, stderr } = await keyward(`keys rotate ${KEY} --watch`);
     assert.deepEqual([code, stderr], [0, '']);
     assert.deepEqual(fake.seen['WatchRewrapJob'], { name: JOB });
-    assert.match(stdout, /^NAME +SCOPE[^\n]+\n\S+018f0000 [^\n]+ SUCCEEDED [^\n]+\n$/);
+    assert.match(stdout, /^NAME +SCOPE[^\n]+\n\S+018f0000[-0-9a-f]* [^\n]+ SUCCEEDED [^\n]+\n$/);
     fake.handlers['WatchRewrapJob'] = () => [wireJob(JOB, { state: 'REWRAP_JOB_STATE_CANCELLED' })];
     const cancelled = await keyward(`keys rotate ${KEY} --watch --output json`);
     assert.equal(cancelled.code, 1);

@@ -110,6 +110,16 @@ describe('the keyward command against the service', () => {
       listed,
       /canaries\/c1 +CIPHERTEXT +tenants\/laid\/keys\/k +yes\n.*WRAPPED_DATA_KEY/,
     );
+    const taken = `canary create ${key} --kind stored-data-key --data-key-id db`;
+    assert.match((await keyward(taken)).stderr, /cannot create db: it already exists/);
+    for (const [other, says] of [
+      [`${taken} --out ${file}`, /cannot use --out: a stored data key has no bytes to lay out/],
+      [`canary create ${key} --data-key-id db`, /--data-key-id: it is for --kind stored-data-key/],
+    ] as const) {
+      const refused = await keyward(other);
+      assert.equal(refused.code, 2);
+      assert.match(refused.stderr, says);
+    }
     await done('canary delete tenants/laid/canaries/c2');
     assert.equal((await keyward('canary get c2 --tenant laid')).code, 1);
 
@@ -123,6 +133,18 @@ describe('the keyward command against the service', () => {
     assert.match(
       (await done(`suspensions add laid ${suspect} --description incident`)).stdout,
       /tenants\/laid\/suspensions\/s[0-9a-f]{32} +spiffe:\/\/acme\/suspect .*incident\n$/,
+    );
+    const again = await keyward(`suspensions add ${suspect} --tenant laid`);
+    assert.equal(again.code, 0);
+    assert.match(again.stderr, /nothing to do: this caller is suspended already/);
+    assert.match(again.stdout, /suspect .*incident\n$/);
+    assert.match((await keyward('suspensions add laid suspect')).stderr, /warning: no caller can/);
+    await done(`suspensions lift ${suspect} --tenant laid`);
+    const lifted = await keyward(`suspensions lift ${suspect} --tenant laid`);
+    assert.equal(lifted.code, 1);
+    assert.match(
+      lifted.stderr,
+      /tenants\/laid has none of spiffe:\/\/acme\/suspect; one in system/,
     );
   });
 

@@ -84,15 +84,19 @@ export class Output {
     else this.remark(`no ${things}`);
   }
 
+  /** Prints one thing, which people are shown in words instead of a table. */
+  async described(thing: { readonly name: string }, words: string): Promise<void> {
+    if (this.isData) await this.data(thing);
+    else await printText(this.format === 'name' ? `${printable(thing.name)}\n` : words);
+  }
+
   /** Prints a value that means this one exactly, whatever of it people are shown. */
   async data(value: unknown): Promise<void> {
-    if (this.format !== 'yaml') {
-      const json = JSON.stringify(value, null, this.format === 'jsonl' ? undefined : 2);
-      return writeStandardOutput(`${printableJson(json)}\n`);
-    }
+    const json = JSON.stringify(value, bytesAsText, this.format === 'jsonl' ? undefined : 2);
+    if (this.format !== 'yaml') return writeStandardOutput(`${printableJson(json)}\n`);
     const { yamlText } = await import('./yaml.ts');
     const separator = this.#documents++ > 0 ? '---\n' : '';
-    await writeStandardOutput(separator + yamlText(value));
+    await writeStandardOutput(separator + yamlText(JSON.parse(json)));
   }
 
   /** Prints that something was done which has no result. */
@@ -119,6 +123,12 @@ export class Output {
     await printText(before);
     await writeStandardOutput(tableText(head, rows, look));
   }
+}
+
+/** Has JSON.stringify write bytes in base64; a Buffer is asked for its own JSON before. */
+function bytesAsText(this: unknown, name: string, value: unknown): unknown {
+  const own = (this as Readonly<Record<string, unknown>>)[name];
+  return own instanceof Uint8Array ? Buffer.from(own).toString('base64') : value;
 }
 
 /** Returns how a stream shows tables: a terminal has a width, and colours without NO_COLOR. */

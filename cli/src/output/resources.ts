@@ -116,7 +116,7 @@ export const KEY: Columns<Key> = {
       .map(([name, value]) => `${name}=${value}`)
       .sort()
       .join(','),
-  DESCRIPTION: ({ description }) => shortened(description),
+  DESCRIPTION: ({ description }) => description,
 };
 
 /** A key's schedule as columns. */
@@ -227,7 +227,7 @@ export const ROLE_BINDING: Columns<RoleBinding> = {
     overridden ? 'NOT SEPARATED' : 'separated',
   CREATED: wide(({ createTime }) => createTime.toISOString()),
   CREATOR: wide(({ creator }) => creator),
-  DESCRIPTION: ({ description }) => shortened(description),
+  DESCRIPTION: ({ description }) => description,
 };
 
 /** A condition as `access bind` takes it, but for what keeps values apart. */
@@ -244,7 +244,7 @@ export const ROLE: Columns<Role> = {
   NAME: ({ name }) => name,
   CREATED: wide(({ createTime }) => createTime?.toISOString() ?? 'predefined'),
   CREATOR: wide(({ creator }) => creator),
-  DESCRIPTION: ({ description }) => shortened(description),
+  DESCRIPTION: ({ description }) => description,
   PERMISSIONS: ({ permissions }) => permissions.join(', '),
 };
 
@@ -257,7 +257,7 @@ export const CANARY: Columns<Canary> = {
   SUSPENDS: ({ suspendsCaller }) => (suspendsCaller ? 'yes' : 'no'),
   CREATED: wide(({ createTime }) => createTime?.toISOString() ?? ''),
   CREATOR: wide(({ creator }) => creator),
-  DESCRIPTION: ({ description }) => shortened(description),
+  DESCRIPTION: ({ description }) => description,
 };
 
 /** The columns of a canary that was made, with its bytes in base64. */
@@ -275,7 +275,7 @@ export const SUSPENSION: Columns<Suspension> = {
   CALL: ({ callId }) => callId,
   CREATED: ({ createTime }) => createTime.toISOString(),
   CREATOR: wide(({ creator }) => creator),
-  DESCRIPTION: ({ description }) => shortened(description),
+  DESCRIPTION: ({ description }) => description,
 };
 
 /** The columns of a permission that was asked about. */
@@ -345,14 +345,4 @@ function ifAny(time: Date | undefined): string {
 /** A time, for what may never have been. */
 export function whenOf(time: Date | undefined): string {
   return time?.toISOString() ?? 'never';
-}
-
-/** The longest description that a table shows, in characters; JSON has it all. */
-const SHOWN_CHARACTERS = 60;
-
-function shortened(text: string): string {
-  const characters = [...text];
-  return characters.length <= SHOWN_CHARACTERS
-    ? text
-    : `${characters.slice(0, SHOWN_CHARACTERS - 1).join('')}…`;
 }

@@ -6,9 +6,9 @@
 import { Document, isScalar, visit } from 'yaml';
 import { isPrintable, printableJson } from './printable.ts';
 
-/** Returns a YAML document of the value. */
+/** Returns a YAML document of a value that JSON can have. */
 export function yamlText(value: unknown): string {
-  const document = new Document(JSON.parse(JSON.stringify(value)), {
+  const document = new Document(value, {
     aliasDuplicateObjects: false,
     compat: 'yaml-1.1',
   });

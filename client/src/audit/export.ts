@@ -88,7 +88,11 @@ export async function exportAuditLog(
       `an export begins with a multiple of 256, up to ${treeSize}, and not with ${first}`,
     );
   await mkdir(folder, { recursive: true });
-  if ((await readdir(folder)).length > 0) throw new Error(`${folder} is not empty`);
+  if ((await readdir(folder)).length > 0)
+    throw Object.assign(
+      new Error(`cannot export to ${folder}: it is not empty; name another folder, or a new one`),
+      { code: 'ENOTEMPTY' },
+    );
   const total = treeSize - first;
   if (total > 0) {
     const entries = source.readAuditEntries(
