@@ -1,5 +1,6 @@
 /**
- * Collects the commands, and what all of them share: connection options, output format and help.
+ * Collects the commands, and what all of them share: connection options, output format, help, and
+ * how a failure ends one.
  */
 import { Command, Help } from 'commander';
 import manifest from '../package.json' with { type: 'json' };
@@ -16,13 +17,14 @@ import { addStoredDataKeys } from './data-keys.ts';
 import { addDoctor } from './doctor/doctor.ts';
 import { addEncryptedFiles } from './encrypted-files/command.ts';
 import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
-import { EXIT_CODES } from './failures.ts';
+import { EXIT_CODES, report } from './failures.ts';
 import { addGlobals } from './globals.ts';
-import { addHelp } from './help.ts';
+import { addHelp, explained } from './help.ts';
 import { addHsm } from './hsm.ts';
 import { addJobs } from './jobs.ts';
 import { addKeys } from './keys.ts';
 import { addLogin } from './login.ts';
+import { type Format, isData } from './output/output.ts';
 import { addPasskeys } from './passkeys.ts';
 import { addProfiles } from './profile-commands.ts';
 import { addStatus } from './status.ts';
@@ -94,4 +96,16 @@ export function buildProgram(): Command {
   addVersion(program);
   addHelp(program);
   return program;
+}
+
+/** Runs the command that `process.argv` names, and sets `process.exitCode`. */
+export async function runProgram(): Promise<void> {
+  const program = buildProgram();
+  try {
+    await program.parseAsync();
+  } catch (error) {
+    const debug = Boolean(process.env['KEYWARD_DEBUG']);
+    const { output } = program.opts<{ readonly output: Format }>();
+    process.exitCode = report(explained(program, error), { asData: isData(output), debug });
+  }
 }

@@ -9,7 +9,8 @@ import { after, before, test } from 'node:test';
 import { hook, receiversIn, tamper, Webhook } from '../alerts/rig.ts';
 import { TESTER } from '../support/grants.ts';
 import { type Environment, eventually, newEnvironment, startService } from '../support/kit.ts';
-import { type Outcome, run, writeUsersProfiles } from './run.ts';
+import { runHere } from './here.ts';
+import { type Outcome, writeUsersProfiles } from './run.ts';
 
 const CONDITION = 'maintenance-corrupt';
 
@@ -39,7 +40,8 @@ before(async () => {
 
 after(() => given.disposeAsync());
 
-const keyward = (...args: string[]): Promise<Outcome> => run(['alerts', ...args], { cwd: folder });
+const keyward = (...args: string[]): Promise<Outcome> =>
+  runHere(['alerts', ...args], { cwd: folder });
 
 /** Returns what a command shows as JSON. */
 async function shown(...args: string[]): Promise<Record<string, unknown>[]> {

@@ -9,7 +9,8 @@ import { after, before, test } from 'node:test';
 import { AccessRig } from '../access/access-rig.ts';
 import { RELYING_PARTY, registerPasskeys } from '../approvals/people.ts';
 import { TESTER } from '../support/grants.ts';
-import { type Outcome, run, writeUsersProfiles } from './run.ts';
+import { runHere } from './here.ts';
+import { type Outcome, writeUsersProfiles } from './run.ts';
 
 const given = new AsyncDisposableStack();
 let folder: string;
@@ -35,7 +36,7 @@ before(async () => {
 after(() => given.disposeAsync());
 
 const keyward = (args: string, input = ''): Promise<Outcome> =>
-  run(['approval-rules', ...args.split(' ')], { cwd: folder, input });
+  runHere(['approval-rules', ...args.split(' ')], { cwd: folder, input });
 
 /** Returns what a command that must succeed has printed. */
 async function done(args: string, input = ''): Promise<string> {

@@ -20,7 +20,8 @@ import {
   wireTokenKey,
   wireTokenStatus,
 } from '../client/fake-service.ts';
-import { type Outcome, type RunOptions, run } from './run.ts';
+import { runHere } from './here.ts';
+import type { Outcome, RunOptions } from './run.ts';
 
 export const KEY = 'tenants/acme/keys/orders';
 export const VERSION = `${KEY}/versions/1`;
@@ -102,7 +103,7 @@ export interface FakeSetUp {
   handlers: Record<string, Handler>;
   /** What each method was asked last. */
   seen: Record<string, Record<string, unknown>>;
-  /** Runs the command with these words; with the profile, unless in another folder. */
+  /** Runs the command here with these words; with the profile, unless in another folder. */
   readonly keyward: (
     args: string | readonly string[],
     options?: Partial<RunOptions>,
@@ -117,7 +118,7 @@ export function useFakeService(): FakeSetUp {
     handlers: {},
     seen: {},
     keyward: (args, { cwd, env, ...options } = {}) =>
-      run(typeof args === 'string' ? args.split(' ') : args, {
+      runHere(typeof args === 'string' ? args.split(' ') : args, {
         cwd: cwd ?? join(fake.folder, 'below'),
         env: {
           ...(cwd === undefined && { KEYWARD_PROFILES: profilesFile(fake.folder) }),

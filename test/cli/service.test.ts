@@ -13,7 +13,8 @@ import {
   type Service,
   startService,
 } from '../support/kit.ts';
-import { type Outcome, run, writeUsersProfiles } from './run.ts';
+import { runHere } from './here.ts';
+import { type Outcome, writeUsersProfiles } from './run.ts';
 
 const KEY = 'tenants/acme/keys/orders';
 
@@ -24,7 +25,7 @@ describe('the keyward command against the service', () => {
   let client: KeywardClient;
 
   async function keyward(args: string, input: string | Uint8Array = ''): Promise<Outcome> {
-    return run(args.split(' '), { cwd: folder, input });
+    return runHere(args.split(' '), { cwd: folder, input });
   }
 
   /** What a test stands on and is not about is made without the command, which costs more. */
