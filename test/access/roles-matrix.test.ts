@@ -196,6 +196,20 @@ function reasonIn({ reason, answer }: Outcome): string {
     : reason;
 }
 
+const FACES = {
+  gRPC: (...asked: Parameters<AccessRig['askByGrpc']>) => rig.askByGrpc(...asked),
+  JSON: (...asked: Parameters<AccessRig['askByHttp']>) => rig.askByHttp(...asked),
+} as const;
+
+/**
+ * The faces by which a caller asks: either, each time; both in `test/long/roles-matrix.test.ts`.
+ * That both refuse the same is `test/faces/http/parity.test.ts`'s.
+ */
+function faces(): readonly (keyof typeof FACES)[] {
+  if (process.env['KEYWARD_TEST_BOTH_FACES'] === '1') return ['gRPC', 'JSON'];
+  return [Math.random() < 0.5 ? 'gRPC' : 'JSON'];
+}
+
 /** Has the caller ask for everything, and compares what is refused with `expected`. */
 async function compare(
   caller: Caller,
@@ -206,11 +220,8 @@ async function compare(
   for (const rpc of RPCS) {
     const request = await wellFormed(rig, nobody, rpc, names);
     const wanted = expected(rpc);
-    for (const [face, asked] of [
-      ['gRPC', rig.askByGrpc(caller, rpc.name, request)],
-      ['JSON', rig.askByHttp(caller, rpc.name, request)],
-    ] as const) {
-      const actual = reasonIn(await asked);
+    for (const face of faces()) {
+      const actual = reasonIn(await FACES[face](caller, rpc.name, request));
       const isRight = wanted === 'allowed' ? !NOT_ALLOWED.includes(actual) : actual === wanted;
       if (!isRight) wrong.push(`${rpc.name} as ${face}: ${actual} instead of ${wanted}`);
     }
