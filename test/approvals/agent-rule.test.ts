@@ -9,7 +9,7 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { run } from '../cli/run.ts';
+import { runHere } from '../cli/here.ts';
 import { eventually } from '../support/kit.ts';
 import { sql } from '../support/reconciling.ts';
 import { People, type Person } from './people.ts';
@@ -49,7 +49,7 @@ async function restartWithRule(): Promise<void> {
     ...['--cert-file', file('cli.pem', cert), '--key-file', file('cli-key.pem', key)],
   ];
   const args = [...options, 'passkeys', 'rule', '--approvals', '2', ...chosen];
-  const { stdout, stderr } = await run(args, { cwd });
+  const { stdout, stderr } = await runHere(args, { cwd });
   assert.match(stdout, /"approvals": \{\n {4}"policies": 2,/, stderr);
   writeFileSync(rule, stdout, { mode: 0o600 });
   const [first] = rig.services.splice(0, 1);

@@ -13,6 +13,7 @@ import {
   verifyAuditConsistency,
   verifyAuditInclusion,
 } from 'keyward-client';
+import { runHere } from '../cli/here.ts';
 import { type Outcome as Run, run, writeUsersProfiles } from '../cli/run.ts';
 import { eventually, reasonOf, sharedService } from '../support/kit.ts';
 import { sql } from '../support/reconciling.ts';
@@ -33,7 +34,7 @@ let folder: string;
 
 /** Runs the command, which must succeed. */
 async function cli(args: string): Promise<Run> {
-  const outcome = await run(args.split(' '), { cwd: folder });
+  const outcome = await runHere(args.split(' '), { cwd: folder });
   const said = args === 'audit public-key' ? /was not compared with the HSM token/ : /^$/;
   assert.equal(outcome.code, 0, args);
   assert.match(outcome.stderr, said, args);

@@ -13,7 +13,7 @@ import {
   type KeywardClient,
   type RoleBinding,
 } from 'keyward-client';
-import { run } from '../cli/run.ts';
+import { runHere } from '../cli/here.ts';
 import { eventually, sharedService } from '../support/kit.ts';
 import { entryLine, newLogKey, writeExport } from './log.ts';
 
@@ -180,7 +180,7 @@ describe('the state after an entry of an export', () => {
     writeFileSync(pem, publicKey);
     const { at } = moments[3] ?? assert.fail();
     const args = ['audit', 'state', folder, '--at', String(at), '--public-key', pem];
-    const table = await run(args, { cwd: shared.environment.directory });
+    const table = await runHere(args, { cwd: shared.environment.directory });
     assert.deepEqual([table.code, table.stderr], [0, '']);
     assert.match(table.stdout, new RegExp(`^After entry ${at}, of \\d{4}-`));
     assert.match(
@@ -189,7 +189,9 @@ describe('the state after an entry of an export', () => {
     );
     assert.match(table.stdout, /tenants\/acme\/roles\/reader .*keys\.get, keys\.list/);
     assert.match(table.stdout, /tenants\/acme\/keys\/mail +ENABLED +primary 1; versions 1 ENABLED/);
-    const json = await run([...args, '--output', 'json'], { cwd: shared.environment.directory });
+    const json = await runHere([...args, '--output', 'json'], {
+      cwd: shared.environment.directory,
+    });
     const printed = JSON.parse(json.stdout) as AuditState;
     assert.deepEqual(
       byName(printed.roleBindings.filter(({ name }) => name.startsWith(TENANT))).map(
@@ -197,7 +199,7 @@ describe('the state after an entry of an export', () => {
       ),
       [`${TENANT}/roleBindings/ann`],
     );
-    const beyond = await run([...args.slice(0, 4), '999999', ...args.slice(5)], {
+    const beyond = await runHere([...args.slice(0, 4), '999999', ...args.slice(5)], {
       cwd: shared.environment.directory,
     });
     assert.equal(beyond.code, 2);

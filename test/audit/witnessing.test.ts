@@ -10,7 +10,8 @@ import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import type { AuditCheckpoint, KeywardClient } from 'keyward-client';
-import { run, writeUsersProfiles } from '../cli/run.ts';
+import { runHere } from '../cli/here.ts';
+import { writeUsersProfiles } from '../cli/run.ts';
 import { backUp, inDatabase } from '../running/backups.ts';
 import {
   type Environment,
@@ -354,7 +355,7 @@ async function exportAndVerify(
   mkdirSync(folder, { recursive: true });
   writeUsersProfiles(folder, { caller: service.connectOptions() });
   const cli = async (...args: readonly string[]) => {
-    const { code, stdout, stderr } = await run(args, { cwd: folder });
+    const { code, stdout, stderr } = await runHere(args, { cwd: folder });
     const said = args.includes('public-key') ? /was not compared with the HSM token/ : /^$/;
     assert.equal(code, 0, args.join(' '));
     assert.match(stderr, said, args.join(' '));

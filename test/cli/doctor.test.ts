@@ -24,7 +24,7 @@ import {
   type Service,
   startService,
 } from '../support/kit.ts';
-import { run } from './run.ts';
+import { runHere } from './here.ts';
 
 const KEY = 'tenants/acme/keys/orders';
 const signer = signingKey('key-1');
@@ -86,7 +86,7 @@ function keyward(
     );
   if (changes.token !== undefined) args.push('--token-file', changes.token);
   const words = `${global} ${command}`.split(' ').filter((word) => word !== '');
-  return run([...args, ...words], { cwd: folder, env });
+  return runHere([...args, ...words], { cwd: folder, env });
 }
 
 /** The doctor's report of something that is wrong, and that nothing else is. */
@@ -402,7 +402,7 @@ describe('settings', () => {
   it('that are missing are named, and nothing else is looked at', async () => {
     // Not in the clone, where `npm start` may have made profiles.
     const elsewhere = mkdtempSync(join(tmpdir(), 'keyward-doctor-'));
-    const { code, stdout } = await run(['doctor'], { cwd: elsewhere });
+    const { code, stdout } = await runHere(['doctor'], { cwd: elsewhere });
     rmSync(elsewhere, { recursive: true });
     assert.equal(code, 1);
     assert.match(

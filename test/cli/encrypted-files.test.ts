@@ -21,7 +21,8 @@ import { join } from 'node:path';
 import { beforeEach, describe, it } from 'node:test';
 import { COMPILED, programFrom } from '../support/compiled.ts';
 import { eventually, sharedService } from '../support/kit.ts';
-import { type Outcome, run, writeUsersProfiles } from './run.ts';
+import { runHere } from './here.ts';
+import { type Outcome, writeUsersProfiles } from './run.ts';
 
 const MAIN = programFrom('cli/src/main.ts');
 const KEY = '--key files --tenant acme';
@@ -46,7 +47,7 @@ const at = (...names: string[]) => join(folder, ...names);
 const namesIn = (...names: string[]) => readdirSync(at(...names)).filter((n) => n !== '.config');
 
 function keyward(args: string, input: string | Uint8Array = ''): Promise<Outcome> {
-  return run(args.split(' '), { cwd: folder, input });
+  return runHere(args.split(' '), { cwd: folder, input });
 }
 
 /** Runs what must succeed. */

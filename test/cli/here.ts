@@ -13,11 +13,13 @@ import { type Outcome, type RunOptions, run } from './run.ts';
 let last: Promise<unknown> = Promise.resolve();
 
 /**
- * Runs `keyward` with these arguments, after the runs before; as a process where the options want
- * something of it while it runs.
+ * Runs `keyward` with these arguments, after the runs before; as a process where the options are
+ * for Node, or want something of it while it runs.
  */
 export function runHere(args: readonly string[], options: RunOptions): Promise<Outcome> {
-  if (options.until !== undefined || options.heard !== undefined) return run(args, options);
+  const { env, heard, until } = options;
+  if (heard !== undefined || until !== undefined || env?.['NODE_OPTIONS'] !== undefined)
+    return run(args, options);
   const outcome = last.then(() => runNow(args, options));
   last = outcome.catch(() => {});
   return outcome;

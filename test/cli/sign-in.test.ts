@@ -22,6 +22,7 @@ import { CLIENT_ID, RESOURCE } from '../../dev/people.ts';
 import { type DevelopmentProvider, startProvider } from '../../dev/provider.ts';
 import { type Environment, newEnvironment, type Service, startService } from '../support/kit.ts';
 import { type Act, Reader, signingIn } from './browser.ts';
+import { runHere } from './here.ts';
 import { type Outcome, run } from './run.ts';
 
 const ALICE = 'jwt:dev-sign-in/alice';
@@ -68,7 +69,9 @@ function writeProfile(settings: object, folder = join(home, '.config', 'keyward'
   writeFileSync(join(folder, 'profiles.json'), JSON.stringify(content), { mode: 0o600 });
 }
 
-const keyward = (...args: string[]) => run(args, { cwd: home });
+const keyward = (...args: string[]) => runHere(args, { cwd: home });
+/** Where connections that are kept open would matter, and for several at once. */
+const asProcess = (...args: string[]) => run(args, { cwd: home });
 
 /** Runs a command that asks somebody to sign in, while they do. */
 async function meanwhile(args: readonly string[], act: Act): Promise<Outcome> {
@@ -252,7 +255,8 @@ describe('a sign-in', () => {
     await login();
     for (let round = 0; round < 2; round += 1) {
       expire();
-      const outcomes = await Promise.all([keyward('whoami'), keyward('whoami'), keyward('whoami')]);
+      const runs = Array.from({ length: 3 }, () => asProcess('whoami'));
+      const outcomes = await Promise.all(runs);
       // A refresh token that is used twice ends the whole sign-in at this provider.
       assert.deepEqual(
         outcomes.map(({ code, stderr }) => [code, stderr]),
@@ -336,7 +340,7 @@ describe('a sign-in', () => {
     const folder = mkdtempSync(join(environment.directory, 'clone-'));
     const user = mkdtempSync(join(environment.directory, 'home-'));
     writeProfile(profile, join(folder, '.keyward'));
-    const inFolder = (...args: string[]) => run(args, { cwd: folder, env: { HOME: user } });
+    const inFolder = (...args: string[]) => runHere(args, { cwd: folder, env: { HOME: user } });
     const refused = await inFolder('login', '--no-browser');
     assert.deepEqual([refused.code, /have not allowed it/.test(refused.stderr)], [2, true]);
     await inFolder('profiles', 'allow');
@@ -348,7 +352,7 @@ describe('a sign-in', () => {
     const { port } = new URL(provider.issuer);
     await provider[Symbol.asyncDispose]();
     expire();
-    const meanwhile = await keyward('whoami');
+    const meanwhile = await asProcess('whoami');
     assert.deepEqual(
       [meanwhile.code, /cannot use http:\/\/\S+: connect ECONNREFUSED/.test(meanwhile.stderr)],
       [1, true],
@@ -356,7 +360,7 @@ describe('a sign-in', () => {
     );
     const folder = join(environment.directory, 'provider');
     provider = await startProvider({ folder, port: Number(port) });
-    const { code, stderr } = await keyward('whoami');
+    const { code, stderr } = await asProcess('whoami');
     assert.equal(code, 0, stderr);
   });
 });

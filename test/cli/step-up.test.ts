@@ -16,6 +16,7 @@ import { COMPILED, programFrom } from '../support/compiled.ts';
 import { TESTER } from '../support/grants.ts';
 import { type Environment, newEnvironment, type Service, startService } from '../support/kit.ts';
 import { type Act, Reader, type SigningIn, signingIn } from './browser.ts';
+import { runHere } from './here.ts';
 import { run } from './run.ts';
 
 const MAIN = programFrom('cli/src/main.ts');
@@ -75,7 +76,7 @@ beforeEach(async () => {
   await login([], { person: 'alice' });
 });
 
-const keyward = (...args: string[]) => run(args, { cwd: home });
+const keyward = (...args: string[]) => runHere(args, { cwd: home });
 
 async function login(args: readonly string[], by: SigningIn): Promise<void> {
   const reader = new Reader(signingIn(by));

@@ -9,7 +9,16 @@
  * were killed go at the next one. Test processes learn of it all by the KEYWARD_TEST_ variables set
  * here.
  */
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  realpathSync,
+  rmSync,
+  statfsSync,
+  symlinkSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { readJsonIfThere, writePrivateJson } from '../../dev/files.ts';
 import { createRoles, type Postgres, removePostgres, startPostgres } from '../../dev/postgres.ts';
@@ -23,6 +32,9 @@ import { grantEverything, TESTER } from './grants.ts';
 const ROOT = join(import.meta.dirname, '..', '..');
 const STATE = join(ROOT, '.keyward');
 const DIRECTORY = join(STATE, `test-${process.pid}`);
+/** In memory, if it holds a run's databases: the disk is waited for at every commit. */
+const MEMORY = '/dev/shm';
+const LEAST_MEMORY = 8 * 1024 ** 3;
 const DATABASE_TEMPLATE = 'keyward_template';
 const TOKEN_LABEL = 'keyward-test';
 /**
@@ -47,7 +59,7 @@ export async function globalSetup(): Promise<void> {
   const bundled = join(DIRECTORY, 'programs');
   const [server, token] = await Promise.all([
     startPostgres({
-      directory: join(DIRECTORY, 'postgres'),
+      directory: clusterFolder(),
       settings: POSTGRES_SETTINGS,
       installation: process.env['KEYWARD_TEST_POSTGRES'],
     }),
@@ -93,6 +105,16 @@ export async function globalTeardown(): Promise<void> {
   rmSync(DIRECTORY, { recursive: true, force: true });
 }
 
+/** Returns the folder of the run's cluster; one in memory is linked to from the run's own. */
+function clusterFolder(): string {
+  const folder = join(DIRECTORY, 'postgres');
+  const { bavail, bsize } = existsSync(MEMORY) ? statfsSync(MEMORY) : { bavail: 0, bsize: 0 };
+  if (bavail * bsize < LEAST_MEMORY) return folder;
+  const target = mkdtempSync(join(MEMORY, 'keyward-test-'));
+  symlinkSync(target, folder);
+  return target;
+}
+
 /** A run that was killed could not clean up. */
 async function removeLeftovers(): Promise<void> {
   if (!existsSync(STATE)) return;
@@ -103,7 +125,9 @@ async function removeLeftovers(): Promise<void> {
     const owner = readJsonIfThere<ProcessIdentity>(ownerFile(directory));
     if (owner === undefined ? identify(pid) !== undefined : isAlive(owner)) continue;
     // Test files may have made clusters of their own beside the shared one.
-    for (const inside of readdirSync(directory)) await removePostgres(join(directory, inside));
+    for (const inside of readdirSync(directory))
+      if (existsSync(join(directory, inside)))
+        await removePostgres(realpathSync(join(directory, inside)));
     rmSync(directory, { recursive: true, force: true });
   }
 }
