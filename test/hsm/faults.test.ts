@@ -250,34 +250,38 @@ describe('a token that fails', () => {
 });
 
 describe('logging in', () => {
-  /**
-   * Three agents that have been killed while `rules` hold; returns once the first that came after
-   * has given up.
-   */
-  async function withFaultsAtLogin(rules: readonly string[]): Promise<FaultyService> {
-    const faulty = await startFaultyService({ agents: 3 });
+  let faulty: FaultyService;
+  let changes = 0;
+  before(async () => {
+    faulty = await startFaultyService({ agents: 3 });
+  });
+  after(() => faulty?.[Symbol.asyncDispose]());
+
+  /** Kills the three agents while `rules` hold, until the first that came after has given up. */
+  async function failAtLogin(rules: readonly string[]): Promise<void> {
     const pids = await faulty.settled();
     faulty.faults.set('C_Login', ...rules);
     const from = faulty.service.log.length;
     for (const pid of pids) process.kill(pid, 'SIGKILL');
     await faulty.service.logged(({ msg }) => msg === 'cannot start an HSM agent', from);
     await sleep(LOOK_MS);
-    return faulty;
   }
 
-  const rewritePin = (faulty: FaultyService, when: number) =>
-    utimesSync(faulty.environment.token.pinFile, when, when);
+  const rewritePin = () => {
+    changes += 1;
+    utimesSync(faulty.environment.token.pinFile, changes, changes);
+  };
 
   for (const name of ['PIN_INCORRECT', 'PIN_LOCKED'] as const) {
     test(`case 65: after ${name} no agent tries again until the PIN file changes, then one does`, async () => {
-      await using faulty = await withFaultsAtLogin([`C_Login return ${hex(CKR[name])}`]);
+      await failAtLogin([`C_Login return ${hex(CKR[name])}`]);
       const { service, faults } = faulty;
       assert.equal(faults.met(), 1, 'one try, not one per agent');
       assert.equal(await healthOf(service), 'NOT_SERVING');
       assert.equal(await reasonOf(faulty.encrypt()), 'HSM_UNAVAILABLE');
       assert.ok(faulty.logText().includes(`CKR_${name}`));
 
-      rewritePin(faulty, 1_000);
+      rewritePin();
       await eventually(() => assert.equal(faults.met(), 2));
       await sleep(LOOK_MS);
       assert.equal(faults.met(), 2, 'one more try');
@@ -285,7 +289,7 @@ describe('logging in', () => {
       faults.set('C_Login');
       await sleep(LOOK_MS);
       assert.equal(faults.met(), 0);
-      rewritePin(faulty, 2_000);
+      rewritePin();
       await faulty.settled();
       await faulty.well();
     });
@@ -293,7 +297,7 @@ describe('logging in', () => {
 
   for (const flag of ['USER_PIN_COUNT_LOW', 'USER_PIN_FINAL_TRY', 'USER_PIN_LOCKED'] as const) {
     test(`case 65: while the token says ${flag} no agent logs in; once it no longer does, they serve`, async () => {
-      await using faulty = await withFaultsAtLogin([`C_GetTokenInfo flags ${hex(CKF[flag])}`]);
+      await failAtLogin([`C_GetTokenInfo flags ${hex(CKF[flag])}`]);
       assert.equal(faulty.faults.met(), 0);
       assert.equal(await healthOf(faulty.service), 'NOT_SERVING');
       faulty.faults.set('C_Login');
@@ -304,14 +308,12 @@ describe('logging in', () => {
   }
 
   test('case 65: with tries running out a changed PIN file is worth one try, but never the last', async () => {
-    await using faulty = await withFaultsAtLogin([
-      `C_GetTokenInfo flags ${hex(CKF.USER_PIN_FINAL_TRY)}`,
-    ]);
-    rewritePin(faulty, 1_000);
+    await failAtLogin([`C_GetTokenInfo flags ${hex(CKF.USER_PIN_FINAL_TRY)}`]);
+    rewritePin();
     await sleep(LOOK_MS);
     assert.equal(faulty.faults.met(), 0);
     faulty.faults.set('C_Login', `C_GetTokenInfo flags ${hex(CKF.USER_PIN_COUNT_LOW)} times 1`);
-    rewritePin(faulty, 2_000);
+    rewritePin();
     await faulty.settled();
     await faulty.well();
   });
@@ -348,7 +350,6 @@ describe('logging in', () => {
   });
 
   test('case 66: with fewer sessions than agents, those that have one serve', async () => {
-    await using faulty = await startFaultyService();
     const [one] = await faulty.settled();
     assert.ok(one);
     faulty.faults.set(`C_OpenSession return ${hex(CKR.SESSION_COUNT)}`);
