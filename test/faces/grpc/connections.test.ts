@@ -188,7 +188,7 @@ describe('the announced end of a connection', () => {
             },
           );
         });
-      const isOver = () => ends >= 24 || failures.length > 0;
+      const isOver = () => ends >= 12 || failures.length > 0;
       const inFlight = clients.flatMap((client) => {
         const channel = client.getChannel();
         const look = () => {
