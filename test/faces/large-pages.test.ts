@@ -100,7 +100,7 @@ test('role bindings with conditions of many values', async () => {
     role: 'roles/encrypter',
     conditions: Array.from({ length: 16 }, () => condition),
   };
-  const count = 45;
+  const count = 40;
   for (let index = 0; index < count; index += 1)
     await ask('AccessService', 'CreateRoleBinding', {
       parent: PARENT,

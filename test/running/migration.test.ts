@@ -151,6 +151,12 @@ const versionsByToken = ({ environment }: Bench) =>
      WHERE o.role = 'root' GROUP BY p.token_id, p.state ORDER BY p.state`,
   );
 
+/** The newest ciphertext of each version, by the header that names that: 24 bytes. */
+function lastOfEachVersion(kept: readonly Kept[]): Kept[] {
+  const byVersion = kept.map((each) => [each.ciphertext.toString('hex', 0, 24), each] as const);
+  return [...new Map(byVersion).values()];
+}
+
 /** Has whoever copies wait, once some copies are there. */
 async function holdCopying(environment: Environment): Promise<void> {
   await sql(
@@ -214,7 +220,7 @@ describe('moving to another token', () => {
       const { calls, failures, made } = await stop.end();
       assert.deepEqual(failures, []);
       assert.ok(calls > 200, `${calls}`);
-      kept.push(...made);
+      kept.push(...lastOfEachVersion(made));
       await assertAllOpen(clients, kept);
       // Both tokens are open here still: a new root key is made in the one that it is recorded for.
       assert.equal((await keyward.rotateRootKey({ parent: 'tenants/sealed' })).state, 'CURRENT');
