@@ -9,12 +9,11 @@ import { createInterface } from 'node:readline/promises';
 import type { Command } from 'commander';
 import type { KeywardClient, PasskeyAssertion, PendingOperation } from 'keyward-client';
 import { UsageError } from './failures.ts';
-import { watchTimeout } from './jobs.ts';
+import { untilTimeout } from './jobs.ts';
 import { lastPart, oneTenant, operationName } from './names.ts';
 import {
   type ChangeOptions,
   changeOf,
-  given,
   type ListOptions,
   limitOption,
   withFilter,
@@ -217,9 +216,10 @@ function addWatch(approvals: Command): void {
     .action((whose: string | undefined, _options, command: Command) =>
       withClient(command, async (keyward, { output, tenant }) => {
         const parent = oneTenant(whose, tenant, questionFor('watch'));
-        const options = given({ timeoutMs: watchTimeout(command) });
-        for await (const operation of keyward.watchPendingOperations({ parent }, options))
-          await output.described(readableOf(operation), lineOf(operation));
+        await untilTimeout(keyward, command, async (options) => {
+          for await (const operation of keyward.watchPendingOperations({ parent }, options))
+            await output.described(readableOf(operation), lineOf(operation));
+        });
       }),
     );
 }

@@ -20,7 +20,7 @@ import { addState } from './audit-state.ts';
 import { UsageError } from './failures.ts';
 import { printText, readGiven, readInput, writeStandardOutput } from './files.ts';
 import { type GlobalOptions, optionsOf } from './globals.ts';
-import { WATCH_RETRIES, watchTimeout } from './jobs.ts';
+import { untilTimeout, WATCH_RETRIES } from './jobs.ts';
 import type { Tenant } from './names.ts';
 import { oneTenant } from './names.ts';
 import {
@@ -155,12 +155,10 @@ function addTail(audit: Command): void {
           const parent = whoseEntries(whose, tenant, 'tail');
           const firstLeafIndex = from ?? (await sizeOf(keyward));
           const request = { parent, firstLeafIndex, ...given({ filter }) };
-          for await (const entries of keyward.readAuditEntries(
-            request,
-            given({ timeoutMs: watchTimeout(command) }),
-          )) {
-            for (const entry of entries) await follow(output, entry);
-          }
+          await untilTimeout(keyward, command, async (options) => {
+            for await (const entries of keyward.readAuditEntries(request, options))
+              for (const entry of entries) await follow(output, entry);
+          });
         },
         { retries: WATCH_RETRIES },
       ),

@@ -173,10 +173,19 @@ function existing(error: KeywardError): string | undefined {
 /** Returns the service's message, about what the user named. */
 function named(error: KeywardError): string {
   const only = asked.get(error)?.only;
-  if (only === undefined) return error.message;
-  return error.message
-    .replace(/^(cannot (?:change|restore|use) )the resource(?=:)/, (_, verb) => verb + only)
-    .replace(/^cannot use the key(?=:)/, (words) => `${words} ${only}`);
+  const [key, version] = [error.metadata.get('key'), error.metadata.get('version')];
+  const message = error.message
+    .replace(/^cannot use the key(?=:)/, (words) => `${words} ${only ?? key ?? ''}`.trimEnd())
+    .replace(/^cannot use the key version(?=:)/, (words) =>
+      key === undefined || version === undefined
+        ? words
+        : `cannot use version ${version} of the key ${key}`,
+    );
+  if (only === undefined) return message;
+  return message.replace(
+    /^(cannot (?:change|restore|use) )the resource(?=:)/,
+    (_, verb) => verb + only,
+  );
 }
 
 /** Returns which permission is missing on what, and the command that explains why. */

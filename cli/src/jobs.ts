@@ -4,7 +4,7 @@
  * - Standard output has the job as it ended and nothing else; progress goes to standard error.
  */
 import type { Command } from 'commander';
-import type { CallOptions, KeywardClient, RewrapJob } from 'keyward-client';
+import { type CallOptions, type KeywardClient, KeywardError, type RewrapJob } from 'keyward-client';
 import { optionsOf } from './globals.ts';
 import { jobName, oneTenant, scopeName } from './names.ts';
 import {
@@ -136,6 +136,29 @@ export function watchTimeout(command: Command): number | undefined {
   return said ? optionsOf(command).timeout : undefined;
 }
 
+/**
+ * Follows something until the user interrupts it, or for as long as they gave: that it ends then
+ * is no failure, if the service can be reached.
+ */
+export async function untilTimeout(
+  keyward: KeywardClient,
+  command: Command,
+  follow: (options: CallOptions) => Promise<void>,
+): Promise<void> {
+  const timeoutMs = watchTimeout(command);
+  try {
+    await follow(given({ timeoutMs }));
+  } catch (error) {
+    if (timeoutMs === undefined || !isLate(error)) throw error;
+    await keyward.getCaller();
+  }
+}
+
+/** Whether the time is over that the user gave. */
+function isLate(error: unknown): boolean {
+  return error instanceof KeywardError && error.code === 'DEADLINE_EXCEEDED';
+}
+
 /** Follows a job to its end, prints it, and returns it. */
 async function watchJob(
   keyward: KeywardClient,
@@ -152,6 +175,9 @@ async function watchJob(
       last = job;
       progress.show(job);
     }
+  } catch (error) {
+    if (last === undefined || !isLate(error)) throw error;
+    throw new Error(`${name} is still ${last.state}`, { cause: error });
   } finally {
     progress.end();
   }

@@ -76,7 +76,7 @@ async function printStatus(output: Output, status: Shown): Promise<void> {
 function factsOf(status: Shown): Readonly<Record<string, string>> {
   const { release, replica, environmentUid, database, maintenance, auditLog } = status;
   const failing = status.conditions.filter(({ holds }) => !holds);
-  const running = status.replicas.filter(({ running: runs }) => runs).length;
+  const replicas = status.replicas.filter(({ running: runs }) => runs).length;
   const { checkpointTime, checkpointTreeSize, generation, treeSize, waitingGroups } = auditLog;
   const { paused, runningJobs, staleRows, dueRotations, dueDestructions } = maintenance;
   const witnesses = auditLog.witnesses.map(
@@ -84,7 +84,7 @@ function factsOf(status: Shown): Readonly<Record<string, string>> {
       `${name} (cosigned what was signed ${whenOf(time)})`,
   );
   return {
-    Service: `release ${release}, environment ${environmentUid}, ${replicasOf(running)}`,
+    Service: `release ${release}, environment ${environmentUid}, ${running(replicas, 'replica')}`,
     Answered: `by ${replica}, ${
       failing.length === 0
         ? 'which is ready'
@@ -93,8 +93,9 @@ function factsOf(status: Shown): Readonly<Record<string, string>> {
     Token: tokenOf(status),
     Database: `PostgreSQL ${database.version}, schema ${database.migration}`,
     Maintenance:
-      `${paused ? 'PAUSED' : 'on'}; ${runningJobs} jobs run, ${staleRows} rows left; ` +
-      `${dueRotations} rotations and ${dueDestructions} destructions due`,
+      `${paused ? 'PAUSED' : 'on'}; ${running(runningJobs, 'job')}, ` +
+      `${counted(staleRows, 'row')} left; ` +
+      `${counted(dueRotations, 'rotation')} and ${counted(dueDestructions, 'destruction')} due`,
     'Audit log':
       `generation ${generation}, ${treeSize} entries, ${waitingGroups} groups wait; ` +
       `checkpoint over ${checkpointTreeSize} signed ${whenOf(checkpointTime)}`,
@@ -103,8 +104,12 @@ function factsOf(status: Shown): Readonly<Record<string, string>> {
   };
 }
 
-function replicasOf(running: number): string {
-  return running === 1 ? '1 replica runs' : `${running} replicas run`;
+function running(count: number, thing: string): string {
+  return count === 1 ? `1 ${thing} runs` : `${count} ${thing}s run`;
+}
+
+function counted(count: number, thing: string): string {
+  return `${count} ${thing}${count === 1 ? '' : 's'}`;
 }
 
 /** Notices do not last: they are counted apart from what is active. */
@@ -112,7 +117,7 @@ function alertsOf(alerts: readonly Alert[]): string {
   const notices = alerts.filter(({ severity }) => severity === 'INFO').length;
   const active = `${alerts.length - notices} active`;
   if (notices === 0) return active;
-  return `${active}, and ${notices} ${notices === 1 ? 'notice' : 'notices'} within the hour`;
+  return `${active}, and ${counted(notices, 'notice')} within the hour`;
 }
 
 function tokenOf({ token }: ServiceStatus): string {

@@ -110,6 +110,15 @@ describe('what waits for approval', () => {
     assert.equal(fake.seen['BreakGlass']?.['reason'], 'fire');
   });
 
+  it('is watched for as long as is wanted', async () => {
+    fake.handlers['WatchPendingOperations'] = async function* () {
+      yield PENDING;
+      await new Promise(() => {});
+    };
+    const ended = await keyward('approvals watch acme --timeout 0.5 -o name');
+    assert.deepEqual([ended.code, ended.stdout, ended.stderr], [0, `${NAME}\n`, '']);
+  });
+
   it('is not signed where it waits no more, where there is no page, or no passkey', async () => {
     const cases = [
       [{ state: 'PENDING_OPERATION_STATE_DONE' }, [{}], 1, /cannot approve .*: it is DONE/],

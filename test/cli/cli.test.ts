@@ -518,6 +518,28 @@ describe('re-encrypt', () => {
     assert.match(inPlace.stderr, /it already exists; give --force to replace it/);
     assert.equal((await keyward(options, { input: 'nothing' })).code, 2);
   });
+
+  it('tells which of the two keys is not enabled', async () => {
+    const cases = [
+      ['KEY_NOT_ENABLED', 'the key', {}, 'the key before'],
+      [
+        'KEY_VERSION_NOT_ENABLED',
+        'the key version',
+        { version: '2' },
+        'version 2 of the key before',
+      ],
+    ] as const;
+    for (const [reason, what, more, told] of cases) {
+      const message = `cannot use ${what}: it is not enabled; enable it`;
+      const metadata = { key: 'before', state: 'DISABLED', ...more };
+      refuse('ReEncrypt', { code: status.FAILED_PRECONDITION, reason, message, metadata });
+      const { stderr } = await keyward(`re-encrypt ${KEY}`, { input: base64 });
+      assert.equal(
+        stderr,
+        `keyward: ${reason}: cannot use ${told}: it is not enabled; enable it\n`,
+      );
+    }
+  });
 });
 
 describe('random', () => {

@@ -16,7 +16,7 @@ describe('the status of the service', () => {
       'Answered:    by kw-1/7, which is ready',
       'Token:       keyward, serial 0123, SoftHSM v2 by SoftHSM project; 4 objects, as they must be',
       'Database:    PostgreSQL 18.4, schema 0020_replica_reports',
-      'Maintenance: on; 0 jobs run, 0 rows left; 1 rotations and 0 destructions due',
+      'Maintenance: on; 0 jobs run, 0 rows left; 1 rotation and 0 destructions due',
       'Audit log:   generation 1, 12 entries, 0 groups wait; checkpoint over 12 signed ' +
         '2023-11-14T22:14:59.000Z',
       'Witnesses:   witness.example/w1 (cosigned what was signed never)',

@@ -231,6 +231,7 @@ describe('scheduling', () => {
     for (const error of await Promise.all(uses.map(failureOf))) {
       assert.deepEqual([error.code, error.reason], ['FAILED_PRECONDITION', 'KEY_NOT_ENABLED']);
       assert.equal(error.metadata.get('state'), 'DESTROY_SCHEDULED');
+      assert.equal(error.metadata.get('key'), name.split('/keys/')[1]);
     }
     const changes = [
       keyward.enableKey({ name }),

@@ -39,11 +39,14 @@ export function requireTenantEnabled({ state }: Pick<TenantRecord, 'state'>): vo
 
 /** Throws KEY_NOT_ENABLED, KEY_VERSION_NOT_ENABLED. */
 export function requireUsable(key: LoadedKey, version: LoadedVersion): LoadedVersion {
+  const { name } = key.record;
   if (key.record.state !== 'ENABLED')
-    throw new KeywardError('KEY_NOT_ENABLED', { metadata: { state: key.record.state } });
+    throw new KeywardError('KEY_NOT_ENABLED', {
+      metadata: { key: name, state: key.record.state },
+    });
   const { state, version: number } = version.record;
   if (state === 'ENABLED') return version;
   throw new KeywardError('KEY_VERSION_NOT_ENABLED', {
-    metadata: { state, version: String(number) },
+    metadata: { key: name, state, version: String(number) },
   });
 }
