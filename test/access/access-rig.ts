@@ -16,8 +16,8 @@ import { packageDefinition } from '../../src/faces/contract/proto.ts';
 import { askAsJson } from '../faces/http/as-json.ts';
 import { call, grpcFrame, openSession } from '../faults/http2.ts';
 import { runSql } from '../store/database.ts';
-import { TESTER } from '../support/grants.ts';
 import { type Environment, newEnvironment, type Service, startService } from '../support/kit.ts';
+import { TESTER } from '../support/tester.ts';
 import { AUDIENCE, ISSUER, type SigningKey, signingKey, tokenBy } from './issuer.ts';
 import { type Outcome, outcomeOf } from './outcome.ts';
 

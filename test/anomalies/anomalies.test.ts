@@ -4,9 +4,9 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { TESTER } from '../support/grants.ts';
 import { eventually, reasonOf, sharedService } from '../support/kit.ts';
 import { sql } from '../support/reconciling.ts';
+import { TESTER } from '../support/tester.ts';
 
 const PARENT = 'tenants/acme';
 const KEY = `${PARENT}/keys/k`;

@@ -4,9 +4,9 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { AccessRig, type Caller } from '../access/access-rig.ts';
-import { TESTER } from '../support/grants.ts';
 import { eventually } from '../support/kit.ts';
 import { QUICK, sql } from '../support/reconciling.ts';
+import { TESTER } from '../support/tester.ts';
 import { RELYING_PARTY, registerPasskeys } from './people.ts';
 
 const ALICE = 'jwt:corp/alice';

@@ -10,8 +10,8 @@ import { fileURLToPath } from 'node:url';
 import { AccessRig } from '../access/access-rig.ts';
 import { type Outcome, run, writeUsersProfiles } from '../cli/run.ts';
 import { Chromium, type Page, WITHOUT_CHROMIUM } from '../support/chromium.ts';
-import { TESTER } from '../support/grants.ts';
 import { eventually } from '../support/kit.ts';
+import { TESTER } from '../support/tester.ts';
 import { registerPasskeys } from './people.ts';
 
 const HOST = 'keyward.example.com';

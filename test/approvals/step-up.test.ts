@@ -14,8 +14,8 @@ import { AUDIENCE, ISSUER, tokenBy } from '../access/issuer.ts';
 import type { Outcome } from '../access/outcome.ts';
 import { askHttp2 } from '../faces/http/client.ts';
 import { openSession } from '../faults/http2.ts';
-import { TESTER } from '../support/grants.ts';
 import { eventually } from '../support/kit.ts';
+import { TESTER } from '../support/tester.ts';
 
 const PEOPLE = 'https://people.test/';
 const ALICE = 'jwt:people/alice';

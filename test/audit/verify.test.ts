@@ -34,6 +34,8 @@ import {
 const key = newLogKey();
 const publicKeys = [key.publicPem];
 const folders: string[] = [];
+/** How many damages of each kind are drawn; more in `test/long/audit-damages.test.ts`. */
+const DAMAGES = Number(process.env['KEYWARD_TEST_DAMAGES'] ?? 10);
 
 after(() => {
   for (const folder of folders) rmSync(folder, { recursive: true });
@@ -180,7 +182,7 @@ describe('case 93: an export that was damaged', () => {
       at: number,
       other: number,
     ) => Outcome,
-    runs = 25,
+    runs = DAMAGES,
   ): Promise<void> {
     const property = fc.asyncProperty(
       anyLog,
@@ -246,10 +248,13 @@ describe('case 93: an export that was damaged', () => {
     }));
 
   it('is found out where something without a newline stands behind its last entry', () =>
-    finds((folder, { first, count }) => {
-      appendFileSync(join(folder, 'entries', `${first}.jsonl`), '{}');
-      return entry(first + count);
-    }, 5));
+    finds(
+      (folder, { first, count }) => {
+        appendFileSync(join(folder, 'entries', `${first}.jsonl`), '{}');
+        return entry(first + count);
+      },
+      Math.ceil(DAMAGES / 5),
+    ));
 
   it('is found out where a line does not end, before memory does', async () => {
     const folder = exported({ lines: entryLines(3) });
@@ -269,14 +274,14 @@ describe('case 93: an export that was damaged', () => {
       else if (other % 3 === 1) writeFileSync(file, readFileSync(file).subarray(1));
       else flip(file, other % readFileSync(file).length);
       return other % 3 === 2 && isLast ? { problem: 'ROOT' } : { problem: 'TILE', file: path };
-    }, 50));
+    }, 2 * DAMAGES));
 
   it('is found out where its checkpoint was changed anywhere', () =>
     finds((folder, _log, at) => {
       const file = join(folder, 'checkpoint');
       flip(file, at % readFileSync(file).length);
       return { problem: 'CHECKPOINT' };
-    }, 100));
+    }, 4 * DAMAGES));
 
   it('is found out where all was made anew but the signature', async () => {
     const lines = entryLines(300);

@@ -7,8 +7,8 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { hook, receiversIn, tamper, Webhook } from '../alerts/rig.ts';
-import { TESTER } from '../support/grants.ts';
 import { type Environment, eventually, newEnvironment, startService } from '../support/kit.ts';
+import { TESTER } from '../support/tester.ts';
 import { runHere } from './here.ts';
 import { type Outcome, writeUsersProfiles } from './run.ts';
 

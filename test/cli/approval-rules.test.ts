@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { AccessRig } from '../access/access-rig.ts';
 import { RELYING_PARTY, registerPasskeys } from '../approvals/people.ts';
-import { TESTER } from '../support/grants.ts';
+import { TESTER } from '../support/tester.ts';
 import { runHere } from './here.ts';
 import { type Outcome, writeUsersProfiles } from './run.ts';
 

@@ -16,7 +16,6 @@ import { createServer as createTlsServer } from 'node:tls';
 import { Server as GrpcServer, ServerCredentials } from '@grpc/grpc-js';
 import { type Credentials, createCertificateAuthority } from '../../dev/certificates.ts';
 import { AUDIENCE, ISSUER, signingKey, type TokenChanges, tokenBy } from '../access/issuer.ts';
-import { TESTER } from '../support/grants.ts';
 import {
   type Environment,
   eventually,
@@ -24,6 +23,7 @@ import {
   type Service,
   startService,
 } from '../support/kit.ts';
+import { TESTER } from '../support/tester.ts';
 import { runHere } from './here.ts';
 
 const KEY = 'tenants/acme/keys/orders';

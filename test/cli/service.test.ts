@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
 import { AUDIENCE, ISSUER, signingKey } from '../access/issuer.ts';
-import { TESTER } from '../support/grants.ts';
 import {
   type Environment,
   eventually,
@@ -13,6 +12,7 @@ import {
   type Service,
   startService,
 } from '../support/kit.ts';
+import { TESTER } from '../support/tester.ts';
 import { runHere } from './here.ts';
 import { type Outcome, writeUsersProfiles } from './run.ts';
 

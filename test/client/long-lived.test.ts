@@ -18,7 +18,6 @@ import {
   openTelemetryHooks,
 } from '../../client/src/index.ts';
 import { createCertificateAuthority } from '../../dev/certificates.ts';
-import { TESTER } from '../support/grants.ts';
 import {
   type Environment,
   eventually,
@@ -26,6 +25,7 @@ import {
   type Service,
   startService,
 } from '../support/kit.ts';
+import { TESTER } from '../support/tester.ts';
 
 const PARENT = 'tenants/acme';
 const KEY = `${PARENT}/keys/orders`;

@@ -10,9 +10,9 @@ import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AccessRig, type Caller } from '../access/access-rig.ts';
 import { RELYING_PARTY, registerPasskeys } from '../approvals/people.ts';
-import { TESTER } from '../support/grants.ts';
 import { eventually, type Service } from '../support/kit.ts';
 import { randomBy, SEED } from '../support/random.ts';
+import { TESTER } from '../support/tester.ts';
 import { listChanges, make, type RowChange, undo } from './database-changes.ts';
 
 const KEY = 'tenants/acme/keys/k';

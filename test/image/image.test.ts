@@ -26,8 +26,8 @@ import { after, before, describe, test } from 'node:test';
 import { freePort } from '../../dev/postgres.ts';
 import { copyToken, tokenVariables } from '../../softhsm/token.ts';
 import { call, field, grpcFrame, openSession } from '../faults/http2.ts';
-import { TESTER } from '../support/grants.ts';
 import { type Environment, eventually, newEnvironment } from '../support/kit.ts';
+import { TESTER } from '../support/tester.ts';
 import { type Built, buildStage } from './dockerfile.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
 import type { KeywardClient } from 'keyward-client';
-import { grantEverything, TESTER } from '../support/grants.ts';
+import { grantEverything } from '../support/grants.ts';
 import { eventually, failureOf, reasonOf, sharedService, startService } from '../support/kit.ts';
 import {
   assertOpen,
@@ -21,6 +21,7 @@ import {
   storeDataKeys,
   versionsInUse,
 } from '../support/reconciling.ts';
+import { TESTER } from '../support/tester.ts';
 
 const PARENT = 'tenants/acme';
 let keyward: KeywardClient;

@@ -7,7 +7,6 @@ import { randomUUID } from 'node:crypto';
 import { describe, test } from 'node:test';
 import type { KeywardClient, RewrapJob } from 'keyward-client';
 import { encodePageToken } from '../../src/keyring/pages.ts';
-import { TESTER } from '../support/grants.ts';
 import { eventually, failureOf, reasonOf, sharedService } from '../support/kit.ts';
 import {
   assertOpen,
@@ -24,6 +23,7 @@ import {
   sql,
   versionsInUse,
 } from '../support/reconciling.ts';
+import { TESTER } from '../support/tester.ts';
 
 const PARENT = 'tenants/acme';
 let keyward: KeywardClient;

@@ -9,7 +9,6 @@ import type { KeywardClient } from 'keyward-client';
 import { packageDefinition } from '../../src/faces/contract/proto.ts';
 import { encodePageToken } from '../../src/keyring/pages.ts';
 import { call, grpcFrame, openSession } from '../faults/http2.ts';
-import { TESTER } from '../support/grants.ts';
 import { eventually, failureOf, reasonOf, sharedService, startService } from '../support/kit.ts';
 import {
   assertOpen,
@@ -22,6 +21,7 @@ import {
   storeDataKeys,
   versionsInUse,
 } from '../support/reconciling.ts';
+import { TESTER } from '../support/tester.ts';
 
 const PARENT = 'tenants/acme';
 const HOUR = 3600;

@@ -9,8 +9,8 @@ import { connect, type Socket } from 'node:net';
 import { describe, test } from 'node:test';
 import { METRICS } from '../../src/signals/metrics/table.ts';
 import { ask } from '../faces/http/client.ts';
-import { TESTER } from '../support/grants.ts';
 import { eventually, reasonOf, sharedService } from '../support/kit.ts';
+import { TESTER } from '../support/tester.ts';
 import { getPage, type Scrape, scrape } from './scrape.ts';
 
 const KEY = 'tenants/acme/keys/payroll';

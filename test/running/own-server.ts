@@ -7,8 +7,9 @@ import { join } from 'node:path';
 import { createRoles, type Postgres, startPostgres } from '../../dev/postgres.ts';
 import { copyToken, tokenVariables } from '../../softhsm/token.ts';
 import { runSql } from '../store/database.ts';
-import { grantEverything, TESTER } from '../support/grants.ts';
+import { grantEverything } from '../support/grants.ts';
 import { type Environment, newEnvironment, runCommand } from '../support/kit.ts';
+import { TESTER } from '../support/tester.ts';
 
 /** An environment on a PostgreSQL server of its own, which may be stopped. */
 export async function environmentWithServer(): Promise<{

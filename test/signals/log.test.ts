@@ -12,7 +12,6 @@ import { describe, test } from 'node:test';
 import { connect } from 'keyward-client';
 import { freePort } from '../../dev/postgres.ts';
 import { programFrom } from '../support/compiled.ts';
-import { TESTER } from '../support/grants.ts';
 import {
   type Environment,
   eventually,
@@ -21,6 +20,7 @@ import {
   runCommand,
   setMode,
 } from '../support/kit.ts';
+import { TESTER } from '../support/tester.ts';
 
 const MAIN = programFrom('src/main.ts');
 

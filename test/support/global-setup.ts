@@ -27,7 +27,8 @@ import { identify, isAlive, type ProcessIdentity } from '../../scripts/processes
 import { noteCpu } from '../../scripts/slowest.js';
 import { createSoftHsmToken, tokenVariables } from '../../softhsm/token.ts';
 import { bundlePrograms } from './bundle.ts';
-import { grantEverything, TESTER } from './grants.ts';
+import { grantEverything } from './grants.ts';
+import { TESTER } from './tester.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 const STATE = join(ROOT, '.keyward');

@@ -30,9 +30,6 @@ import {
 import { RELEASE } from '../store/database.ts';
 import { NO_ALERTS } from './alerts.ts';
 
-/** The caller that tests are unless they say otherwise. */
-export const TESTER = 'spiffe://keyward.test/tester';
-
 const PATIENCE_MS = 120_000;
 const EVERYTHING = 'everything';
 const QUIET = { info() {}, warn() {}, error() {} };

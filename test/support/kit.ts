@@ -18,7 +18,7 @@ import { copyToken, type SoftHsmToken } from '../../softhsm/token.ts';
 import type { Mode } from '../../src/store/environment.ts';
 import { runSql } from '../store/database.ts';
 import { programFrom, readableServer, testTokenVariables } from './compiled.ts';
-import { TESTER } from './grants.ts';
+import { TESTER } from './tester.ts';
 
 const MAIN = programFrom('src/main.ts');
 /** Generous: machines are shared. What is waited for is a condition, never this time. */
