@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import type { Cut, Mode } from '../rotation/failpoints.ts';
+import { drawSome, randomBy, SEED } from '../support/random.ts';
 import { approvedOnce, happenedOnce } from './dying.ts';
 import { People } from './people.ts';
 
@@ -24,11 +25,17 @@ const POINTS: readonly (readonly [where: string, mode: Mode, statement: RegExp])
   ['before its effect is committed', 'after', /UPDATE request_ids SET effect/],
 ];
 
+/** Some of them, unless by `test/long/approval-points.test.ts`. */
+const drawn =
+  process.env['KEYWARD_TEST_EVERY_POINT'] === '1'
+    ? POINTS
+    : drawSome(POINTS, POINTS.length / 2, randomBy(SEED));
+
 /** What else is only seen once the doing has begun: the second time that this is written. */
 const ENDING = /UPDATE pending_operations SET revision/;
 
 describe('a replica that dies while an operation is approved and done', () => {
-  for (const [where, mode, statement] of POINTS)
+  for (const [where, mode, statement] of drawn)
     it(`${where} leaves it to others, once or not at all`, () =>
       dies({ at: 1, mode, counts: ({ what }) => statement.test(what) }));
 
