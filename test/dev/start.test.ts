@@ -21,13 +21,17 @@ const LEFT_OUT = new Set(['node_modules', '.git', '.keyward', 'dist']);
 const directory = mkdtempSync(join(process.env['KEYWARD_TEST_DIRECTORY'] ?? '/tmp', 'start-'));
 const clone = join(directory, 'a clone');
 const home = join(directory, 'home');
+const compiled = join(directory, 'compiled');
 let start: ChildProcess | undefined;
 let output = '';
 
-/** As a user's shell has it: without what this run of the tests has set. */
+/**
+ * As a user's shell has it: without what this run of the tests has set, but that each process finds
+ * what those before it have compiled.
+ */
 function environment(): NodeJS.ProcessEnv {
   const kept = Object.entries(process.env).filter(([name]) => !/^(KEYWARD_|NODE_|npm_)/.test(name));
-  return { ...Object.fromEntries(kept), HOME: home };
+  return { ...Object.fromEntries(kept), HOME: home, NODE_COMPILE_CACHE: compiled };
 }
 
 function run(args: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcess {
