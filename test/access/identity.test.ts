@@ -7,6 +7,7 @@ import { X509Certificate } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { connect } from 'keyward-client';
 import { type Credentials, createCertificateAuthority } from '../../dev/certificates.ts';
 import {
@@ -535,6 +536,8 @@ describe('a server with as many calls as it takes', () => {
     await eventually(() => assert.equal(own.requests, 1));
     const honest = () => call(known, { path: LIST, body: [grpcFrame(Buffer.alloc(0))] });
     assert.equal((await honest()).status, 0);
+    // The strangers have had the time that each has to show who it is.
+    await sleep(100);
     const arriving = Array.from({ length: 12 }, () =>
       call(known, { path: LIST, unfinished: true }),
     );
@@ -542,7 +545,8 @@ describe('a server with as many calls as it takes', () => {
     const more = Array.from({ length: 10 }, wait);
     assert.equal((await Promise.race(more)).reason, 'SERVER_BUSY');
     assert.equal(await Promise.race([...arriving, 'still arriving']), 'still arriving');
-    assert.equal((await honest()).status, 0);
+    // One of its own gives way in the end.
+    await eventually(async () => assert.equal((await honest()).status, 0));
   });
 
   test('counts a call by a token that it knows as its caller’s, not as its address’s', async () => {

@@ -94,6 +94,8 @@ interface CallParts {
   /** Sent one after another; the request ends after them unless `unfinished`. */
   readonly body?: readonly Uint8Array[];
   readonly unfinished?: boolean;
+  /** The body is sent when this is fulfilled. */
+  readonly after?: Promise<unknown>;
   /** Resets the stream. */
   readonly signal?: AbortSignal;
 }
@@ -101,7 +103,7 @@ interface CallParts {
 /** Makes a call with these headers and bytes, and waits until its stream is closed. */
 export function call(
   session: ClientHttp2Session,
-  { path, headers, body = [], unfinished, signal }: CallParts,
+  { path, headers, body = [], unfinished, after, signal }: CallParts,
 ): Promise<Answer> {
   const stream = session.request(
     {
@@ -120,8 +122,12 @@ export function call(
   stream.on('data', (chunk: Buffer) => chunks.push(chunk));
   stream.on('error', () => {});
   signal?.addEventListener('abort', () => stream.close(constants.NGHTTP2_CANCEL));
-  for (const bytes of body) stream.write(bytes);
-  if (!unfinished) stream.end();
+  const send = () => {
+    for (const bytes of body) stream.write(bytes);
+    if (!unfinished) stream.end();
+  };
+  if (after === undefined) send();
+  else void after.then(send);
   return new Promise((resolve) =>
     stream.once('close', () =>
       resolve(answerOf(received, Buffer.concat(chunks), stream.rstCode ?? 0)),

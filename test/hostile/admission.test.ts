@@ -208,6 +208,22 @@ describe('what one caller can have', () => {
     assert.equal(new Set(ids).size, refused.length);
   });
 
+  test('calls of one caller that are on their way give way to none of its later ones', async () => {
+    using session = openSession(hostile.peer);
+    const { promise: after, resolve: send } = Promise.withResolvers<void>();
+    // Half of what there is.
+    const begin = () =>
+      Array.from({ length: 32 }, () =>
+        call(session, { path: ENCRYPT, body: [encryptRequest], after }),
+      );
+    const first = begin();
+    assert.equal((await call(session, { path: HEALTH, body: [EMPTY] })).status, OK);
+    for (const { reason } of await Promise.all(begin())) assert.equal(reason, 'SERVER_BUSY');
+    assert.equal(await Promise.race([...first, 'on their way']), 'on their way');
+    send();
+    for (const { status } of await Promise.all(first)) assert.equal(status, OK);
+  });
+
   test('bytes of one caller’s requests leave room for others’', async () => {
     const part = grpcFrame(Buffer.alloc(100_000), { length: 4_000_000 });
     await greedy(BATCH_ENCRYPT, [part], async () => {

@@ -63,6 +63,10 @@ export class CallStream extends ArrivingCall {
     this.#stream.once('close', listener);
   }
 
+  override skipRequest(piece: (bytes: Buffer) => void): void {
+    this.#stream.on('data', piece);
+  }
+
   /** Returns whether a message begins in these bytes of its request that is not plain. */
   hasCompressed(chunk: Buffer): boolean {
     return this.#frames.hasCompressed(chunk);

@@ -54,6 +54,10 @@ export class HttpCall extends ArrivingCall {
     this.wire.onClose(listener);
   }
 
+  override skipRequest(piece: (bytes: Buffer) => void): void {
+    this.wire.read({ piece, whole: () => {} });
+  }
+
   /** Sends one of many answers. Returns, where there is no room for another, what to wait for. */
   send(answer: Buffer): Promise<void> | undefined {
     if (this.#hasEnded) return undefined;

@@ -15,11 +15,13 @@
  */
 import type { Caller, Identity } from '../../access/identity.ts';
 import { proofOf } from '../../access/proofs.ts';
+import { monotonicNow } from '../../call.ts';
 import type { AdmittedCall, RefusedCall } from '../../calls/arrivals.ts';
 import type { Budgets } from '../../calls/budgets.ts';
 import type { Shares } from '../../calls/shares.ts';
 import { type KeywardError, SERVER_BUSY, toKeywardError } from '../../errors.ts';
 import type { ArrivingCall } from './arriving-call.ts';
+import { RefusalPace } from './refusal-pace.ts';
 
 export interface AdmissionParts {
   /**
@@ -65,8 +67,13 @@ const KEY_USE = /^\/keyward\.v1\.(EncryptionService|DataKeyService)\//;
 const SMALL_BYTES = 131_072;
 /** No audit entry has more. */
 const ENTRY_BYTES = 65_536;
-/** By then the event loop has read what had come with a call's headers, or just behind them. */
-const TURNS_TO_ARRIVE = 2;
+/**
+ * By then the rest of a small request has come. Less is too little for a caller as busy as this
+ * server: of thousands of calls that it begins at once, each would give way to a later one.
+ */
+const TIME_TO_ARRIVE_MS = 2_000;
+/** How long a call has a place that another caller needs, while nobody knows whose call it is. */
+const TIME_TO_SHOW_MS = 100;
 /** Longer than Node's timers go; nobody waits for that. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1 - 60_000;
 
@@ -75,12 +82,14 @@ export class Admission {
   readonly #parts: AdmissionParts;
   readonly #budgets: Budgets;
   /**
-   * Calls whose request hasn't arrived whole, the oldest first, with the turn of the event loop in
-   * which they came: they give way to others, since they may never.
+   * Calls whose request hasn't arrived whole, and which give way to others, since it may never; the
+   * oldest first. Of those of strangers it isn't known who makes them.
    */
-  readonly #arriving = new Map<ArrivingCall, number>();
-  #turn = 0;
-  #turnsToCount = 0;
+  readonly #arriving = {
+    ofStrangers: new Set<ArrivingCall>(),
+    ofCallers: new Set<ArrivingCall>(),
+  };
+  readonly #refusals = new RefusalPace();
 
   constructor(parts: AdmissionParts) {
     this.#parts = parts;
@@ -100,11 +109,11 @@ export class Admission {
     const deadlineMs = this.#deadlineMs(timeoutMs, path);
     const places = this.#placesFor(path);
     if (!this.#hasRoom(call, places, authorizations) || this.#budgets.isInVain(path, deadlineMs)) {
-      call.fail(SERVER_BUSY);
+      this.#refusals.refuse(call, deadlineMs);
       return;
     }
     call.occupy({ places, bytes: this.#budgets.bytes });
-    if (!this.#isLongLived(path)) this.#arrives(call);
+    if (!this.#isLongLived(path)) this.#arriving.ofStrangers.add(call);
     if (Number.isFinite(deadlineMs)) call.expireAfter(deadlineMs);
     this.#identify(arrival);
   }
@@ -119,7 +128,7 @@ export class Admission {
       return;
     }
     call.occupy({ places, bytes: this.#budgets.bytes });
-    this.#arrives(call);
+    this.#arriving.ofStrangers.add(call);
     answer();
   }
 
@@ -131,7 +140,7 @@ export class Admission {
 
   /** Answers a call whose request has not arrived whole with why it goes no further. */
   turnOut(call: ArrivingCall, error = SERVER_BUSY): void {
-    this.#arriving.delete(call);
+    this.#isThere(call);
     call.fail(error);
   }
 
@@ -140,7 +149,7 @@ export class Admission {
     const { caller, identify } = call;
     if (caller === undefined || identify === undefined) return undefined;
     call.isTaken = true;
-    this.#arriving.delete(call);
+    this.#isThere(call);
     return new TakenCall(call, { caller, identify, budgets: this.#budgets });
   }
 
@@ -163,11 +172,15 @@ export class Admission {
       if (call.isOver || call.places === undefined) return;
       if (caller.name !== call.principal) {
         if (!call.places.allows(caller.name)) {
-          this.turnOut(call);
+          this.#isThere(call);
+          call.leave();
+          this.#refusals.refuse(call, call.deadline - call.startedAt);
           return;
         }
         call.moveTo(caller.name);
       }
+      const { ofStrangers, ofCallers } = this.#arriving;
+      if (ofStrangers.delete(call)) ofCallers.add(call);
       call.identify = identify;
       goOn(call);
     };
@@ -182,50 +195,61 @@ export class Admission {
 
   #closed(call: ArrivingCall): void {
     const { connection, path } = call;
-    this.#arriving.delete(call);
+    this.#isThere(call);
     connection.callClosed();
-    if (call.isTaken && !this.#isLongLived(path))
+    if (call.isTaken && !this.#isLongLived(path)) {
       this.#budgets.finished(path, call.elapsedMs, call.ranOut);
+      this.#refusals.done();
+    }
     if (call.wasReset) connection.callReset(call.isTaken);
   }
 
-  #arrives(call: ArrivingCall): void {
-    this.#arriving.set(call, this.#turn);
-    if (this.#turnsToCount === 0) setImmediate(() => this.#countTurn());
-    this.#turnsToCount = TURNS_TO_ARRIVE;
-  }
-
-  #countTurn(): void {
-    this.#turn += 1;
-    this.#turnsToCount -= 1;
-    if (this.#turnsToCount > 0) setImmediate(() => this.#countTurn());
-  }
-
   /**
-   * Makes room, where there is none, at the cost of the principal's own call that has been arriving
-   * for longest, else of one that has no caller yet; a connection that has shown nothing can have
-   * no other's place. Not of one whose bytes may only wait to be read: with more calls than can be
-   * done each would be let in, and then give way to the next. A call by a token that is known needs
-   * none of the room of its address, which others may fill.
+   * Makes room, where there is none, at the cost of the call that has been arriving for longest of
+   * those that have no caller yet, else of the principal's own; a connection that has shown nothing
+   * can have no other's place. A call by a token that is known needs none of the room of its
+   * address, which others may fill.
    */
-  #hasRoom(
-    { path, principal, connection }: ArrivingCall,
-    places: Shares,
-    authorizations: readonly string[] = [],
-  ): boolean {
+  #hasRoom(call: ArrivingCall, places: Shares, authorizations: readonly string[] = []): boolean {
+    const { path, principal, connection } = call;
     if (places.allows(principal)) return true;
     const known = this.#nameByToken(connection, authorizations);
     if (known !== undefined && places.allows(known)) return true;
     if (this.#isLongLived(path)) return false;
-    for (const [each, turn] of this.#arriving) {
-      if (this.#turn - turn < TURNS_TO_ARRIVE) return false;
-      const mayTake =
-        each.principal === principal || (connection.isProven && each.caller === undefined);
-      if (each.places !== places || !mayTake) continue;
-      this.turnOut(each);
-      return true;
+    const isOwn = (each: ArrivingCall) => each.principal === principal || each.principal === known;
+    const oldest =
+      this.#oldest(
+        this.#arriving.ofStrangers,
+        TIME_TO_SHOW_MS,
+        (each) => each.places === places && (connection.isProven || isOwn(each)),
+      ) ??
+      this.#oldest(
+        this.#arriving.ofCallers,
+        TIME_TO_ARRIVE_MS,
+        (each) => each.places === places && isOwn(each),
+      );
+    if (oldest !== undefined) this.turnOut(oldest);
+    return oldest !== undefined;
+  }
+
+  /** The oldest of these calls that began so long ago, and that is one of those that may be had. */
+  #oldest(
+    calls: ReadonlySet<ArrivingCall>,
+    leastMs: number,
+    mayBeHad: (call: ArrivingCall) => boolean,
+  ): ArrivingCall | undefined {
+    const before = monotonicNow() - leastMs;
+    for (const each of calls) {
+      if (each.startedAt > before) return undefined;
+      if (mayBeHad(each)) return each;
     }
-    return false;
+    return undefined;
+  }
+
+  /** Its request has arrived whole, or is not waited for any more. */
+  #isThere(call: ArrivingCall): void {
+    this.#arriving.ofStrangers.delete(call);
+    this.#arriving.ofCallers.delete(call);
   }
 
   /** Who calls by a token, where nothing has to be verified to know that. */
@@ -262,8 +286,11 @@ export class Admission {
   #largestOf(call: ArrivingCall): ArrivingCall {
     const { principal } = call;
     let largest = call;
-    for (const each of this.#arriving.keys())
-      if (each.principal === principal && each.requestBytes > largest.requestBytes) largest = each;
+    const { ofStrangers, ofCallers } = this.#arriving;
+    for (const calls of [ofStrangers, ofCallers])
+      for (const each of calls)
+        if (each.principal === principal && each.requestBytes > largest.requestBytes)
+          largest = each;
     return largest;
   }
 }

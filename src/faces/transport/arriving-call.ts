@@ -93,6 +93,8 @@ export abstract class ArrivingCall {
   abstract onClose(listener: () => void): void;
   /** Whether an answer has begun. */
   abstract get isAnswering(): boolean;
+  /** Reads its request, which nothing else reads, and has each piece of it looked at. */
+  abstract skipRequest(piece: (bytes: Buffer) => void): void;
   /** Answers with an error, and closes. */
   protected abstract answerError(error: KeywardError, httpStatus: number | undefined): void;
   /** Closes in the middle of an answer. */
@@ -147,6 +149,11 @@ export abstract class ArrivingCall {
     this.#held = held;
     held.places.take(this.#principal);
     this.onClose(this.hold());
+  }
+
+  /** Gives its place back before it is answered, which it will be with an error. */
+  leave(): void {
+    this.#giveBack();
   }
 
   /** Counts it as another principal's from here on. */
