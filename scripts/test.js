@@ -3,8 +3,9 @@
  * are named: `npm test -- test/words.test.ts`. `npm run test:long` runs test/long/, or of it what
  * is named: `npm run test:long -- histories --seed 7`.
  *
- * A file of which a test fails in the whole run is run once more alone, if they are few: the
- * machine may have been too busy for it. What passes then counts as passed, and is named.
+ * A file of which a test fails in the whole run, or in a run of several of test/long/, is run once
+ * more alone, if they are few: the machine may have been too busy for it. What passes then counts
+ * as passed, and is named.
  *
  * Where the system has a PostgreSQL of its own (Debian's package `postgresql`), the whole run ends
  * with the database's tests on that one: it is another release, and has what ours lacks, as a
@@ -97,13 +98,18 @@ async function inDirectory(work) {
   }
 }
 
-/** Every test, those of the database once more on the system's PostgreSQL, and what failed. */
-function runAll() {
+/**
+ * These files, and what failed of them once more; as the whole run, those of the database before
+ * that on the system's PostgreSQL.
+ *
+ * @param {readonly string[]} files
+ */
+function runMany(files) {
   return inDirectory(async (directory) => {
     const counts = { KEYWARD_TEST_COUNTS: join(directory, 'counts.json') };
-    const first = await runTests(ALL, counts);
+    const first = await runTests(files, counts);
     if (first >= 128) return first;
-    const second = await runOnSystemPostgres(counts);
+    const second = files === ALL ? await runOnSystemPostgres(counts) : 0;
     if (second !== 0) return second;
     return first === 0 ? 0 : await runAgain(counts);
   });
@@ -140,6 +146,6 @@ await afterSetUp(() => {
   const files = given
     .filter((argument) => !argument.startsWith('-'))
     .map((name) => (isLong && !name.includes('/') ? `test/long/${name}.test.ts` : name));
-  if (files.length > 0) return runTests(files);
-  return isLong ? runTests(LONG) : runAll();
+  if (files.length === 0) return isLong ? runTests(LONG) : runMany(ALL);
+  return isLong && files.length > 1 ? runMany(files) : runTests(files);
 });
