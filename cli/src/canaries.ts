@@ -1,6 +1,6 @@
 /**
- * Adds `keyward canary …` and `keyward suspensions …`: what no caller should ever open, and callers
- * that are refused.
+ * Adds `keyward canaries …` and `keyward suspensions …`: what no caller should ever open, and
+ * callers that are refused.
  *
  * - Each command is one call of the client, or a list.
  */
@@ -36,24 +36,25 @@ const KINDS = {
   'stored-data-key': 'STORED_DATA_KEY',
 } as const satisfies Readonly<Record<string, CanaryKind>>;
 
-/** Adds `canary`. */
+/** Adds `canaries`. */
 export function addCanaries(program: Command): void {
-  const canary = program
-    .command('canary')
+  const canaries = program
+    .command('canaries')
     .description('lay ciphertexts and data keys that no caller should open, and hear of who does');
-  addCreate(canary);
-  canary
+  addCreate(canaries);
+  canaries
     .command('list [tenant]')
     .addOption(limitOption())
     .description("list a tenant's canaries")
     .action((whose: string | undefined, _options, command: Command) =>
       withClient(command, async (keyward, { output, tenant }) => {
-        const question = 'cannot list canaries: no tenant is named; write keyward canary list acme';
+        const question =
+          'cannot list canaries: no tenant is named; write keyward canaries list acme';
         const parent = oneTenant(whose, tenant, question);
         await output.all(CANARY, keyward.canaries(parent, { pageSize: 1_000 }), 'canaries');
       }),
     );
-  canary
+  canaries
     .command('get <canary>')
     .description('show a canary, without its ciphertext, which nothing keeps')
     .action((named: string, _options, command: Command) =>
@@ -62,7 +63,7 @@ export function addCanaries(program: Command): void {
         await output.one(CANARY, found);
       }),
     );
-  withEtag(canary.command('delete <canary>'))
+  withEtag(canaries.command('delete <canary>'))
     .description(
       'delete a canary, with the stored data key that was made for it: nothing tells of it then',
     )
@@ -86,8 +87,8 @@ interface CreateOptions {
   readonly force?: boolean;
 }
 
-function addCreate(canary: Command): void {
-  withForce(canary.command('create <key>'))
+function addCreate(canaries: Command): void {
+  withForce(canaries.command('create <key>'))
     .description('make a canary under a key, and print what is to be laid out')
     .addOption(
       new Option('--kind <kind>', 'what it is to be like')
@@ -107,8 +108,8 @@ function addCreate(canary: Command): void {
     .addHelpText(
       'after',
       '\nIts bytes are shown this once. Lay them where only real ones are looked for.' +
-        '\n\n  keyward canary create tenants/acme/keys/chat --length 1200 --description "in the ' +
-        'transcripts of 2026"',
+        '\n\n  keyward canaries create tenants/acme/keys/chat --length 1200 --description ' +
+        '"in the transcripts of 2026"',
     )
     .action((key: string, _options, command: Command) =>
       withClient<CreateOptions>(command, async (keyward, { output, tenant, ...options }) => {
@@ -187,6 +188,7 @@ function addSuspend(suspensions: Command): void {
         const parent = oneTenant(whose, tenant, NO_ONE_NAMED);
         const why = impossible({ principal: caller });
         if (why !== undefined) output.remark(`warning: ${why}`);
+        if (caller === (await keyward.getCaller()).name) throw new UsageError(THAT_IS_YOU);
         const request = { parent, caller, ...given({ description }), ...changeOf(options) };
         await output.one(SUSPENSION, await suspended(keyward, request, output));
       }),
@@ -196,6 +198,9 @@ function addSuspend(suspensions: Command): void {
 const NO_ONE_NAMED =
   'cannot suspend a caller: name a tenant and a caller, as in keyward suspensions add acme ' +
   'jwt:corp/assistant';
+
+const THAT_IS_YOU =
+  'cannot suspend a caller: that is you, and you could not lift it; have someone else suspend you';
 
 /** Suspends a caller; returns the suspension that there is already, where the caller may see it. */
 async function suspended(

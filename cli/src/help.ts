@@ -1,9 +1,34 @@
 /**
  * Shows help, and what a user may have meant by a command that does not exist.
  */
-import { type Command, CommanderError } from 'commander';
+import { type Command, CommanderError, Help } from 'commander';
 import { UsageError } from './failures.ts';
 import { suggestions } from './suggestions.ts';
+
+/** How help is laid out: commands come first, then options, then those of every command. */
+export const HELP = { showGlobalOptions: true, formatHelp };
+
+function formatHelp(command: Command, help: Help): string {
+  refuseUnknown(command);
+  const sections = Help.prototype.formatHelp.call(help, command, help).trimEnd().split('\n\n');
+  const isOptions = (section: string) => /^(Global )?Options:/.test(section);
+  const others = sections.filter((section) => !isOptions(section));
+  return `${[...others, ...sections.filter(isOptions)].join('\n\n')}\n`;
+}
+
+/** Throws for a word that is no command, of which commander would show the help of its group. */
+function refuseUnknown(command: Command): void {
+  const [word = '-'] = command.args;
+  const isKnown = command.commands.some((each) => each.name() === word);
+  if (command.commands.length === 0 || isKnown || word.startsWith('-')) return;
+  let program = command;
+  while (program.parent !== null) program = program.parent;
+  throw unknownCommand(program, wordsOf(program));
+}
+
+function wordsOf(program: Command): string[] {
+  return program.args.filter((word) => !word.startsWith('-'));
+}
 
 /** Adds `help`, which takes the words of a command. */
 export function addHelp(program: Command): void {
@@ -25,7 +50,7 @@ export function addHelp(program: Command): void {
 /** Returns what to report for what commander has thrown: of an unknown command, what was meant. */
 export function explained(program: Command, error: unknown): unknown {
   if (!(error instanceof CommanderError)) return error;
-  const words = program.args.filter((word) => !word.startsWith('-'));
+  const words = wordsOf(program);
   const isUnknown =
     error.code === 'commander.unknownCommand' ||
     (error.code === 'commander.excessArguments' && isGroup(program, words));

@@ -19,7 +19,7 @@ import { addEncryptedFiles } from './encrypted-files/command.ts';
 import { addDataKey, addDecrypt, addEncrypt, addRandom, addReEncrypt } from './encryption.ts';
 import { EXIT_CODES, report } from './failures.ts';
 import { addGlobals } from './globals.ts';
-import { addHelp, explained } from './help.ts';
+import { addHelp, explained, HELP } from './help.ts';
 import { addHsm } from './hsm.ts';
 import { addJobs } from './jobs.ts';
 import { addKeys } from './keys.ts';
@@ -52,7 +52,7 @@ export function buildProgram(): Command {
   const program = new Command('keyward')
     .description('Manage keys, encrypt and decrypt with the Keyward key management service.')
     .version(manifest.version)
-    .configureHelp({ showGlobalOptions: true })
+    .configureHelp(HELP)
     .configureOutput({
       // Errors are reported below, and help is what was asked for.
       outputError: () => {},

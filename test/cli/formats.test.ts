@@ -185,6 +185,23 @@ describe('help', () => {
     assert.deepEqual([none.code, none.stderr], [0, '']);
     assert.equal((await keyward('help frobnicate')).code, 2);
   });
+
+  it('shows what can be run first, then its options, then those of every command', async () => {
+    const { stdout } = await keyward('keys --help');
+    const heads = stdout.split('\n').filter((line) => /^[A-Z][\w ]*:/.test(line));
+    assert.deepEqual(
+      heads.map((head) => head.replace(/:.*/, '')),
+      ['Usage', 'Commands', 'Options', 'Global Options'],
+    );
+  });
+
+  it('of what is no command says so, and is not that of its group', async () => {
+    for (const args of ['frobnicate --help', 'keys frobnicate --help', 'profiles frobnicate -h']) {
+      const { code, stdout, stderr } = await keyward(args);
+      assert.deepEqual([code, stdout], [2, ''], args);
+      assert.match(stderr, /frobnicate": there is no such command/, args);
+    }
+  });
 });
 
 describe('words that are no command', () => {
@@ -204,7 +221,7 @@ describe('words that are no command', () => {
       ['versions list orders', 'keys versions'],
       ['data-keys list orders', 'stored-data-keys list'],
       ['rotations orders', 'keys history'],
-      ['canaries', 'canary'],
+      ['canary', 'canaries'],
       ['profiles rm work', 'profiles remove'],
       ['profiles get work', 'profiles show'],
       ['approvals get x', 'approvals show'],

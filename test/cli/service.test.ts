@@ -89,7 +89,7 @@ describe('the keyward command against the service', () => {
     const key = 'tenants/laid/keys/k';
     await createKey(key);
     const made = await done(
-      `canary create ${key} --id c1 --length 20 --suspend-caller --output json`,
+      `canaries create ${key} --id c1 --length 20 --suspend-caller --output json`,
     );
     const { canary, ciphertext } = JSON.parse(made.stdout);
     const bytes = Buffer.from(ciphertext, 'base64');
@@ -98,31 +98,34 @@ describe('the keyward command against the service', () => {
     assert.match(opened.stderr, /^keyward: RESOURCE_NOT_FOUND: /);
 
     const file = join(folder, 'laid');
-    const wrapped = 'canary create k --tenant laid --id c2 --kind wrapped-data-key';
+    const wrapped = 'canaries create k --tenant laid --id c2 --kind wrapped-data-key';
     await done(`${wrapped} --description everywhere --out ${file}`);
     assert.equal(readFileSync(file).length, 116 + 32);
     assert.equal((await keyward(`${wrapped} --out ${file}`)).code, 2);
     assert.match(
-      (await done(`canary create ${key} --id c3 --kind stored-data-key --data-key-id db`)).stdout,
+      (await done(`canaries create ${key} --id c3 --kind stored-data-key --data-key-id db`)).stdout,
       /tenants\/laid\/canaries\/c3 +tenants\/laid\/keys\/k\/dataKeys\/db/,
     );
-    const listed = (await done('canary list laid')).stdout;
+    const listed = (await done('canaries list laid')).stdout;
     assert.match(
       listed,
       /canaries\/c1 +CIPHERTEXT +tenants\/laid\/keys\/k +yes\n.*WRAPPED_DATA_KEY/,
     );
-    const taken = `canary create ${key} --kind stored-data-key --data-key-id db`;
+    const taken = `canaries create ${key} --kind stored-data-key --data-key-id db`;
     assert.match((await keyward(taken)).stderr, /cannot create db: it already exists/);
     for (const [other, says] of [
       [`${taken} --out ${file}`, /cannot use --out: a stored data key has no bytes to lay out/],
-      [`canary create ${key} --data-key-id db`, /--data-key-id: it is for --kind stored-data-key/],
+      [
+        `canaries create ${key} --data-key-id db`,
+        /--data-key-id: it is for --kind stored-data-key/,
+      ],
     ] as const) {
       const refused = await keyward(other);
       assert.equal(refused.code, 2);
       assert.match(refused.stderr, says);
     }
-    await done('canary delete tenants/laid/canaries/c2');
-    assert.equal((await keyward('canary get c2 --tenant laid')).code, 1);
+    await done('canaries delete tenants/laid/canaries/c2');
+    assert.equal((await keyward('canaries get c2 --tenant laid')).code, 1);
 
     const suspended = await eventually(async () => {
       const [own] = JSON.parse((await done('suspensions list laid --output json')).stdout);
@@ -140,6 +143,10 @@ describe('the keyward command against the service', () => {
     assert.match(again.stderr, /nothing to do: this caller is suspended already/);
     assert.match(again.stdout, /suspect .*incident\n$/);
     assert.match((await keyward('suspensions add laid suspect')).stderr, /warning: no caller can/);
+    const { name: me } = JSON.parse((await done('whoami --output json')).stdout);
+    const own = await keyward(`suspensions add laid ${me}`);
+    assert.equal(own.code, 2);
+    assert.match(own.stderr, /that is you/);
     await done(`suspensions lift ${suspect} --tenant laid`);
     const lifted = await keyward(`suspensions lift ${suspect} --tenant laid`);
     assert.equal(lifted.code, 1);
