@@ -4,7 +4,9 @@
  * Each attack is bounded; no test depends on how long anything takes.
  */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { constants } from 'node:http2';
+import { connect as connectTcp } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
@@ -276,6 +278,21 @@ describe('with tight limits', () => {
       for (const { status } of await Promise.all(held)) assert.equal(status, NOT_FOUND);
     }
     await hostile.staysHonest(async () => {});
+  });
+
+  test('a peer that does not get as far as HTTP in time is gone, and the log says how far it got', async () => {
+    const from = hostile.service.log.length;
+    const silent = connectTcp({ host: '127.0.0.1', port: hostile.peer.port });
+    using shaken = await FrameClient.connect(hostile.peer);
+    await Promise.all([once(silent, 'close'), shaken.closed]);
+    for (const far of ['finished no TLS handshake', 'spoke no HTTP'])
+      await hostile.service.logged(
+        ({ msg, address, limitMs }) =>
+          msg === `a connection is closed: its peer ${far} in time` &&
+          address === '127.0.0.1' &&
+          limitMs === 1_000,
+        from,
+      );
   });
 
   test('health watches are limited apart from calls', async () => {

@@ -164,7 +164,7 @@ export class Connections {
       listener,
       socket,
       address,
-      timer: setTimeout(() => socket.destroy(), this.#limits.handshakeMs).unref(),
+      timer: setTimeout(() => this.#giveUp(accepted), this.#limits.handshakeMs).unref(),
       isShaking: true,
       connection: undefined,
       get isIdle() {
@@ -179,6 +179,17 @@ export class Connections {
     this.#accepted.get(peer)?.socket.destroy(); // Of a socket that is closed, which Node hasn't said yet.
     this.#accepted.set(peer, accepted);
     this.#enter(accepted);
+  }
+
+  /** Ends one whose peer takes too long to shake hands, or to speak HTTP after that. */
+  #giveUp({ socket, address, isShaking }: Accepted): void {
+    const done = isShaking ? 'finished no TLS handshake' : 'spoke no HTTP';
+    this.#lines.warn({
+      message: `a connection is closed: its peer ${done} in time`,
+      key: address,
+      fields: { address, limitMs: this.#limits.handshakeMs },
+    });
+    socket.destroy();
   }
 
   /** Gives a place to a newcomer, at the cost of a stranger where there is none. */

@@ -52,7 +52,7 @@ function request(path: string, stream: number, message: Buffer = EMPTY): Buffer 
 describe('sockets', () => {
   let hostile: HostileService;
   before(async () => {
-    hostile = await startHostile({ KEYWARD_HANDSHAKE_MS: '1000', KEYWARD_KEEPALIVE_MS: '1000' });
+    hostile = await startHostile({ KEYWARD_KEEPALIVE_MS: '1000' });
     // Connections to the database are sockets too, and stay: as many as there will be.
     using session = openSession(hostile.peer);
     await Promise.all(
