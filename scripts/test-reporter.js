@@ -50,7 +50,7 @@ export default async function* reporter(source) {
   if (notes !== undefined) yield `\n${slowest.report(notes)}`;
   const again = process.env['KEYWARD_TEST_AGAIN']?.split(',') ?? [];
   addEarlier(counts, { failed: [...failed], isAgain: again.length > 0 });
-  const passedAlone = again.filter((file) => !failed.has(file));
+  const passedAlone = failed.size > 0 ? [] : again;
   if (passedAlone.length > 0)
     yield `\nfailed beside other tests, and passed alone: ${passedAlone.join(', ')}\n`;
   yield closingLines(counts);

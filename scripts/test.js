@@ -17,7 +17,7 @@
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { generateRunnable } from './generate.js';
 import { nodeForSources, ROOT } from './node-modules.js';
 import { say } from './progress.js';
@@ -111,8 +111,15 @@ function runMany(files) {
     if (first >= 128) return first;
     const second = files === ALL ? await runOnSystemPostgres(counts) : 0;
     if (second !== 0) return second;
-    return first === 0 ? 0 : await runAgain(counts);
+    return first === 0 ? 0 : await runAgain(counts, files === ALL ? everyFile() : files);
   });
+}
+
+/** The files that {@link ALL} stands for. */
+function everyFile() {
+  return readdirSync(join(ROOT, 'test'), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.test.ts') && !name.startsWith('long/'))
+    .map((name) => join('test', name));
 }
 
 /** @param {Record<string, string>} counts */
@@ -131,14 +138,31 @@ async function runOnSystemPostgres(counts) {
  * is the reason.
  *
  * @param {Record<'KEYWARD_TEST_COUNTS', string>} counts
+ * @param {readonly string[]} run the files that were run
  */
-async function runAgain(counts) {
+async function runAgain(counts, run) {
   const { failed } = JSON.parse(readFileSync(counts.KEYWARD_TEST_COUNTS, 'utf8'));
-  const files = [...new Set(/** @type {string[]} */ (failed))];
-  if (files.length === 0 || files.length > MOST_AGAIN) return 1;
+  const places = [...new Set(/** @type {string[]} */ (failed))];
+  const found = places.map((place) => filesWith(place, run));
+  const files = [...new Set(found.flat())];
+  const isKnown = found.every((each) => each.length > 0);
+  if (files.length === 0 || files.length > MOST_AGAIN || !isKnown) return 1;
   say(`once more, alone: ${files.join(', ')}`);
   const env = { ...counts, KEYWARD_TEST_AGAIN: files.join(',') };
   return runTests(files, env, ['--test-concurrency=1']);
+}
+
+/**
+ * The files of a run that have the tests of this one: itself, or else those that import it.
+ *
+ * @param {string} place
+ * @param {readonly string[]} run
+ */
+function filesWith(place, run) {
+  if (run.includes(place)) return [place];
+  return run.filter((file) =>
+    readFileSync(join(ROOT, file), 'utf8').includes(`/${basename(place)}'`),
+  );
 }
 
 await afterSetUp(() => {
