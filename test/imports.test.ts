@@ -19,6 +19,7 @@ const COMMON = [
   'src/call.ts',
   'src/lru.ts',
   'src/names.ts',
+  'src/node-http.ts',
   'src/pem.ts',
   'src/signals/alerts.ts',
   'src/signals/trace-context.ts',
@@ -46,6 +47,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   'src/call.ts': ['src/ids.ts', 'src/signals/trace-context.ts'],
   'src/lru.ts': [],
   'src/names.ts': ['src/ids.ts'],
+  'src/node-http.ts': [],
   'src/pem.ts': [],
   'src/signals/alerts.ts': [],
   'src/signals/trace-context.ts': [],
@@ -290,4 +292,12 @@ test('no file is in a circle of imports', () => {
     for (const file of imports.keys()) if (!imported.has(file)) imports.delete(file);
   }
   assert.deepEqual([...imports.keys()], []);
+});
+
+test('the server imports no value of node:http, with which Node loads its fetch', () => {
+  const values = /^import (?!type ).*from 'node:http';$/m;
+  const importing = files.filter(
+    (file) => file.startsWith('src/') && values.test(readFileSync(join(ROOT, file), 'utf8')),
+  );
+  assert.deepEqual(importing, []);
 });

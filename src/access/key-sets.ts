@@ -9,10 +9,10 @@
  */
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
-import { request as requestHttp } from 'node:http';
 import { request as requestHttps } from 'node:https';
 import type { Logger } from 'pino';
 import { KeywardError } from '../errors.ts';
+import { request as requestHttp } from '../node-http.ts';
 import type { Issuer, KeySource } from './issuers.ts';
 import { type PublicKey, type PublicKeys, readKeySet } from './public-keys.ts';
 import { WatchedFile } from './watched-file.ts';

@@ -7,9 +7,10 @@
  */
 import { createHmac } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { type IncomingMessage, type RequestOptions, request as requestPlain } from 'node:http';
+import type { IncomingMessage, RequestOptions } from 'node:http';
 import { request as requestSecurely } from 'node:https';
 import { isIP } from 'node:net';
+import { request as requestPlain } from '../node-http.ts';
 import { addressOf, isPrivateAddress } from './addresses.ts';
 import { type AlertEvent, eventId } from './event.ts';
 import { readSecret, signingKeysOf, urlOf, type WebhookReceiver } from './receivers.ts';

@@ -1,6 +1,6 @@
 /** The client with several addresses, files that change, hooks, and a service that refuses. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -240,7 +240,9 @@ describe('a service that refuses nearly everything', () => {
 describe('files of certificates', () => {
   const write = (name: string, content: string) => {
     const file = join(folder, name);
-    writeFileSync(file, content);
+    // At once: the client may read it at any time.
+    writeFileSync(`${file}.new`, content);
+    renameSync(`${file}.new`, file);
     return file;
   };
 

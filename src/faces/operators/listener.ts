@@ -10,9 +10,10 @@
  *
  * Does not know what the pages say.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Logger } from 'pino';
+import { createServer } from '../../node-http.ts';
 import { type Asking, type Stranger, Strangers } from '../transport/strangers.ts';
 
 /** What a page answers. */
