@@ -279,8 +279,8 @@ export class HsmAgents {
    * {@link HsmAgents.forget} for an agent that doesn't do it.
    */
   forgetEpochs(ofId?: TenantId | KeyId): void {
-    const request = { ofId: ofId === undefined ? Buffer.alloc(0) : idToBytes(ofId) };
     const tellAll = () => {
+      const request = { ofId: ofId === undefined ? Buffer.alloc(0) : idToBytes(ofId) };
       const deadline = monotonicNow() + this.#options.callTimeoutMs;
       for (const agent of this.#pool.ready)
         this.#tell(agent, 'forgetEpochs', request, deadline).catch(() => agent.kill());

@@ -12,7 +12,7 @@ import { type Duplex, Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import type { EnvelopeService } from '../../client/src/envelope/data-keys.ts';
+import { DataKeys, type EnvelopeService } from '../../client/src/envelope/data-keys.ts';
 import { Envelope } from '../../client/src/envelope/envelope.ts';
 import type { EnvelopeError, KeywardClient, KeywardError } from '../../client/src/index.ts';
 import { reasonOf, sharedService } from '../support/kit.ts';
@@ -468,3 +468,21 @@ function through(stream: NodeJS.ReadWriteStream, pieces: Iterable<Buffer>): Prom
     buffer(stream as unknown as Readable).then(resolve, reject);
   });
 }
+
+test('a data key that is remembered has memory of its own, and keeps nobody else’s', async () => {
+  const message = Buffer.alloc(65_536);
+  const service = {
+    generateDataKey: async () => ({
+      plaintext: Buffer.alloc(32, 1),
+      wrappedDataKey: message.subarray(100, 248),
+    }),
+    decrypt: async () => ({ plaintext: Buffer.alloc(32, 1) }),
+  } as unknown as EnvelopeService;
+  const dataKeys = new DataKeys(service, 'tenants/a/keys/b', { maxAgeMs: 60_000 });
+  for (const dataKey of [
+    await dataKeys.forEncryption({ a: 'b' }, 1),
+    await dataKeys.forDecryption({ a: 'b' }, message.subarray(0, 148)),
+  ])
+    for (const bytes of [dataKey.wrapped, dataKey.keys.commitment, ...Object.values(dataKey.bound)])
+      assert.equal(bytes.buffer.byteLength, bytes.length);
+});

@@ -99,3 +99,24 @@ test('values are read and written the same, whatever the roles have set for thei
     await store.close();
   }
 });
+
+test('bytes of a row share their memory with nothing, which would be kept for as long as they', async () => {
+  await using database = await migratedDatabase();
+  const store = await database.open();
+  try {
+    const seen = await runInEveryWay<{ some: Buffer; none: Buffer; nothing: null }>(
+      store,
+      await systemTenant(database),
+      "SELECT '\\x00ff80'::bytea AS some, ''::bytea AS none, NULL::bytea AS nothing",
+    );
+    for (const [way, [row]] of Object.entries(seen)) {
+      assert.deepEqual(
+        { ...row },
+        { some: Buffer.of(0, 255, 128), none: Buffer.of(), nothing: null },
+      );
+      assert.equal(row?.some.buffer.byteLength, 3, way);
+    }
+  } finally {
+    await store.close();
+  }
+});

@@ -9,7 +9,7 @@
 import type { CallOptions } from '../call.ts';
 import { cancelledBy } from '../errors.ts';
 import type * as m from '../messages.ts';
-import { boundValues, contextDigest, deriveKeys, type EnvelopeKeys } from './format.ts';
+import { boundValues, contextDigest, deriveKeys, type EnvelopeKeys, ownCopy } from './format.ts';
 
 /** The calls that envelopes need of a client. */
 export interface EnvelopeService {
@@ -141,7 +141,7 @@ export class DataKeys {
     if (known !== undefined && known.until > performance.now())
       // One that only ends alike does not take its place.
       return isOf(known, given, context) ? givenBy(known, signal) : open(signal);
-    const [wrapped, texts] = [Buffer.from(given), copyOf(context)];
+    const [wrapped, texts] = [ownCopy(given), copyOf(context)];
     const opened = { ...begun(open(), limits), wrapped, context: texts };
     remember(this.#opened, id, opened, limits);
     return givenBy(opened, signal);
@@ -241,7 +241,7 @@ type Names = Readonly<Record<string, string>>;
 function derived(plaintext: Buffer, wrapped: Buffer, digest: Buffer): OpenDataKey {
   const keys = deriveKeys(plaintext);
   plaintext.fill(0);
-  return { wrapped, keys, digest, bound: boundValues(keys.commitment, digest) };
+  return { wrapped: ownCopy(wrapped), keys, digest, bound: boundValues(keys.commitment, digest) };
 }
 
 function givenBy({ open, dataKey }: Remembered, signal?: AbortSignal): Soon<OpenDataKey> {

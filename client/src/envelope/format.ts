@@ -61,7 +61,7 @@ export function deriveStreamKeys({ key }: EnvelopeKeys, salt: Buffer): EnvelopeK
 function keysOf(from: Buffer | KeyObject, salt: Buffer, info: Buffer): EnvelopeKeys {
   const derived = Buffer.from(hkdfSync('sha256', from, salt, info, KEY_BYTES + COMMITMENT_BYTES));
   const key = createSecretKey(derived.subarray(0, KEY_BYTES));
-  const commitment = Buffer.from(derived.subarray(KEY_BYTES));
+  const commitment = ownCopy(derived.subarray(KEY_BYTES));
   derived.fill(0);
   return { key, commitment };
 }
@@ -86,7 +86,17 @@ function byName([a = NOTHING]: readonly Buffer[], [b = NOTHING]: readonly Buffer
 
 /** Returns what is authenticated beside the content, but for associated data. */
 export function boundData(content: Content, commitment: Buffer, digest: Buffer): Buffer {
-  return Buffer.concat([MAGIC, Buffer.of(content), commitment, digest]);
+  return ownCopy(Buffer.concat([MAGIC, Buffer.of(content), commitment, digest]));
+}
+
+/**
+ * Returns a copy whose memory is its own: what is remembered would keep the rest of Node's pool
+ * with it, or of the message that it came in, 64 KiB.
+ */
+export function ownCopy(bytes: Uint8Array): Buffer {
+  const copy = Buffer.allocUnsafeSlow(bytes.length);
+  copy.set(bytes);
+  return copy;
 }
 
 /** Returns {@link boundData} for a value of each content. */

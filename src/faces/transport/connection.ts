@@ -13,6 +13,7 @@ import type { TLSSocket } from 'node:tls';
 import type { ClientCertificate } from '../../access/certificates.ts';
 import { LeakyBucket } from './leaky-bucket.ts';
 import type { RareLines } from './rare-lines.ts';
+import { clearRareTimer } from './rare-timer.ts';
 
 /** What a peer may do with one connection. */
 export interface ConnectionLimits {
@@ -104,7 +105,7 @@ export abstract class Connection {
     const age = setTimeout(() => this.end(), ageMs).unref();
     socket.once('close', () => {
       clearTimeout(this.#idle);
-      clearTimeout(age);
+      clearRareTimer(age);
       this.beginEnding();
     });
   }

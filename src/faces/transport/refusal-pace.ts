@@ -21,7 +21,7 @@ import type { ArrivingCall } from './arriving-call.ts';
 type Refusable = Pick<ArrivingCall, 'fail' | 'isOver' | 'skipRequest'>;
 
 const CALLS_EACH = 6;
-const IDLE_MS_EACH = 0.25;
+const IDLE_MS_EACH = 0.4;
 const LEAST_PER_SECOND = 50;
 const LONGEST_MS = 2_500;
 const MOST_WAITING = 4_096;

@@ -14,6 +14,7 @@ import { DatabaseClient } from './client.ts';
 import { endsConnection, fromDatabase, isOfReadOnlyServer } from './failure.ts';
 import type { Servers } from './servers.ts';
 import { settleSession, type TimedQuery } from './session.ts';
+import { TYPES } from './types.ts';
 
 /** How long making a new connection may take, TLS and authentication included. */
 const CONNECT_MS = 5_000;
@@ -66,6 +67,7 @@ export class Connections {
         }
       },
       max: size,
+      types: TYPES,
       connectionTimeoutMillis: CONNECT_MS,
       idleTimeoutMillis: IDLE_MS,
       maxLifetimeSeconds: LIFETIME_SECONDS,

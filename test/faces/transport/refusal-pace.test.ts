@@ -67,7 +67,7 @@ test('the more time it has, the more it refuses', () => {
   });
   assert.deepEqual(
     rates.map((rate) => Math.round(rate / 10)),
-    [5, 45, 205],
+    [5, 30, 130],
   );
 });
 
