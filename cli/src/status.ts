@@ -84,7 +84,7 @@ function factsOf(status: Shown): Readonly<Record<string, string>> {
       `${name} (cosigned what was signed ${whenOf(time)})`,
   );
   return {
-    Service: `release ${release}, environment ${environmentUid}, ${running(replicas, 'replica')}`,
+    Service: `release ${release}, environment ${environmentUid}, ${doing(replicas, 'replica', 'run')}`,
     Answered: `by ${replica}, ${
       failing.length === 0
         ? 'which is ready'
@@ -93,23 +93,25 @@ function factsOf(status: Shown): Readonly<Record<string, string>> {
     Token: tokenOf(status),
     Database: `PostgreSQL ${database.version}, schema ${database.migration}`,
     Maintenance:
-      `${paused ? 'PAUSED' : 'on'}; ${running(runningJobs, 'job')}, ` +
+      `${paused ? 'PAUSED' : 'on'}; ${doing(runningJobs, 'job', 'run')}, ` +
       `${counted(staleRows, 'row')} left; ` +
       `${counted(dueRotations, 'rotation')} and ${counted(dueDestructions, 'destruction')} due`,
     'Audit log':
-      `generation ${generation}, ${treeSize} entries, ${waitingGroups} groups wait; ` +
+      `generation ${generation}, ${counted(treeSize, 'entry', 'entries')}, ` +
+      `${doing(waitingGroups, 'group', 'wait')}; ` +
       `checkpoint over ${checkpointTreeSize} signed ${whenOf(checkpointTime)}`,
     Witnesses: witnesses.join(', ') || 'none configured',
     Alerts: alertsOf(status.alerts),
   };
 }
 
-function running(count: number, thing: string): string {
-  return count === 1 ? `1 ${thing} runs` : `${count} ${thing}s run`;
+/** How many there are, and what they do. */
+function doing(count: number, thing: string, verb: string): string {
+  return `${counted(count, thing)} ${verb}${count === 1 ? 's' : ''}`;
 }
 
-function counted(count: number, thing: string): string {
-  return `${count} ${thing}${count === 1 ? '' : 's'}`;
+function counted(count: number, one: string, many = `${one}s`): string {
+  return `${count} ${count === 1 ? one : many}`;
 }
 
 /** Notices do not last: they are counted apart from what is active. */
@@ -123,7 +125,8 @@ function alertsOf(alerts: readonly Alert[]): string {
 function tokenOf({ token }: ServiceStatus): string {
   if (token === undefined) return 'cannot be looked at';
   const { label, serialNumber, model, manufacturer, objects, objections } = token;
-  const posture = objections.length === 0 ? 'as they must be' : `${objections.length} objections`;
+  const posture =
+    objections.length === 0 ? 'as they must be' : counted(objections.length, 'objection');
   const device = `${label}, serial ${serialNumber}, ${model} by ${manufacturer}`;
-  return `${device}; ${objects} objects, ${posture}`;
+  return `${device}; ${counted(objects, 'object')}, ${posture}`;
 }

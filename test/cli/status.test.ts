@@ -28,6 +28,18 @@ describe('the status of the service', () => {
     ]);
   });
 
+  it('counts one thing as one', async () => {
+    const { token, auditLog } = WIRE_SERVICE_STATUS;
+    fake.handlers['GetServiceStatus'] = () => ({
+      ...WIRE_SERVICE_STATUS,
+      token: { ...token, objects: 1 },
+      auditLog: { ...auditLog, treeSize: 1, waitingGroups: 1 },
+    });
+    const { stdout } = await fake.keyward('status');
+    assert.match(stdout, /; 1 object, as they must be\n/);
+    assert.match(stdout, /, 1 entry, 1 group waits; /);
+  });
+
   it('ends with what there is to look into, and exit code 1', async () => {
     const [replica] = WIRE_SERVICE_STATUS.replicas;
     const problems = ['replica kw-1/7: no HSM agent is ready', 'a text\u001b[31m of a writer'];
