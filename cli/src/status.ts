@@ -84,7 +84,8 @@ function factsOf(status: Shown): Readonly<Record<string, string>> {
       `${name} (cosigned what was signed ${whenOf(time)})`,
   );
   return {
-    Service: `release ${release}, environment ${environmentUid}, ${doing(replicas, 'replica', 'run')}`,
+    Service:
+      `release ${release}, environment ${environmentUid}, ` + doing(replicas, 'replica', 'run'),
     Answered: `by ${replica}, ${
       failing.length === 0
         ? 'which is ready'
