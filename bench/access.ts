@@ -53,7 +53,8 @@ export const access: Bench = {
     const { environment, load, isQuick } = context;
     const plan = isQuick ? QUICK : FULL;
     const rows = await measureAccess(environment, load, encryptOf(context), plan);
-    const share = rows.find(({ name }) => name === ACCESS_ROWS.thing)?.ofFloor?.[0] ?? Number.NaN;
+    const share =
+      rows.find(({ name }) => name === ACCESS_ROWS.thing)?.ofFloor?.rate[0] ?? Number.NaN;
     const text =
       `${ACCESS_ROWS.thing} at ${IN_FLIGHT} in flight: ${share.toFixed(2)} of its rate without; ` +
       `to reach ${OF_FLOOR.toFixed(2)}`;

@@ -7,7 +7,16 @@
  */
 import { type Bench, say } from './bench.ts';
 import { item, paragraph, spread, table, target } from './markdown.ts';
-import { type Figures, type Load, measureSlice, median, type Target } from './measure.ts';
+import {
+  type Figures,
+  type Load,
+  measureSlice,
+  median,
+  type Spread,
+  serverSideCpu,
+  spreadOf,
+  type Target,
+} from './measure.ts';
 import { prepareSmallBatches, type Workload } from './workloads.ts';
 
 /** So many batches. */
@@ -51,7 +60,7 @@ interface BatchRow {
   readonly agent: number;
   readonly database: number;
   /** All three, over what a call costs the echo server: the median, the lowest, the highest. */
-  readonly ofEcho: readonly [median: number, lowest: number, highest: number];
+  readonly ofEcho: Spread;
 }
 
 /** The rows, and what a call costs the echo server, in microseconds. */
@@ -88,8 +97,7 @@ function rowOf(name: string, slices: readonly Figures[], floors: readonly Figure
   const of = (take: (figures: Figures) => number | undefined) =>
     median(slices.map((figures) => take(figures) ?? Number.NaN));
   const ratios = slices.map(
-    ({ serverCpu, agentCpu = Number.NaN, databaseCpu = Number.NaN }, round) =>
-      (serverCpu + agentCpu + databaseCpu) / (floors[round]?.serverCpu ?? Number.NaN),
+    (figures, round) => serverSideCpu(figures) / serverSideCpu(floors[round] as Figures),
   );
   return {
     name,
@@ -97,7 +105,7 @@ function rowOf(name: string, slices: readonly Figures[], floors: readonly Figure
     server: of(({ serverCpu }) => serverCpu),
     agent: of(({ agentCpu }) => agentCpu),
     database: of(({ databaseCpu }) => databaseCpu),
-    ofEcho: [median(ratios), Math.min(...ratios), Math.max(...ratios)],
+    ofEcho: spreadOf(ratios),
   };
 }
 

@@ -18,7 +18,7 @@ import { type Bench, say } from './bench.ts';
 import { envelopesTargets, envelopesText } from './envelopes-report.ts';
 import type { Environment } from './environment.ts';
 import { type FilePlan, type FileResults, measureFiles } from './files.ts';
-import { median } from './measure.ts';
+import { median, type Spread, spreadOf } from './measure.ts';
 import { CONTEXT, createKeys, PAYLOAD_BYTES, type Sender, TENANT } from './workloads.ts';
 
 /** How much is done. */
@@ -36,8 +36,7 @@ export interface Compared {
   readonly name: string;
   readonly perSecond: number;
   readonly floorPerSecond: number;
-  /** The median, the lowest and the highest of the rounds'. */
-  readonly ofFloor: readonly [median: number, lowest: number, highest: number];
+  readonly ofFloor: Spread;
 }
 
 export interface EnvelopeResults {
@@ -227,6 +226,6 @@ async function compare(
     name,
     perSecond: median(rates.map(([, rate]) => rate)),
     floorPerSecond: median(rates.map(([rate]) => rate)),
-    ofFloor: [median(ratios), Math.min(...ratios), Math.max(...ratios)],
+    ofFloor: spreadOf(ratios),
   };
 }

@@ -13,7 +13,7 @@ import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ClientIdentity } from '../dev/identities.ts';
 import { findCommand } from '../scripts/system-packages.js';
-import { median } from './measure.ts';
+import { median, type Spread, spreadOf } from './measure.ts';
 import { cpuMicroseconds } from './processes.ts';
 
 /** How much is done. */
@@ -33,8 +33,8 @@ export interface FileRow {
   readonly perSecond: number;
   readonly opensslPerSecond: number;
   /** The median, the lowest and the highest of the rounds'. */
-  readonly ofOpenssl: readonly [median: number, lowest: number, highest: number];
-  readonly ofOpensslAndSync: readonly [median: number, lowest: number, highest: number];
+  readonly ofOpenssl: Spread;
+  readonly ofOpensslAndSync: Spread;
   /** Seconds of CPU time for a gigabyte. */
   readonly cpu: number;
   readonly opensslCpu: number;
@@ -105,15 +105,13 @@ function rowOf(
   bytes: number,
   takes: readonly { own: Took; bare: Took; synced: number }[],
 ): FileRow {
-  const spread = (values: readonly number[]) =>
-    [median(values), Math.min(...values), Math.max(...values)] as const;
   const gigabytes = bytes / 1e9;
   return {
     name,
     perSecond: bytes / median(takes.map(({ own }) => own.seconds)),
     opensslPerSecond: bytes / median(takes.map(({ bare }) => bare.seconds)),
-    ofOpenssl: spread(takes.map(({ own, bare }) => bare.seconds / own.seconds)),
-    ofOpensslAndSync: spread(takes.map(({ own, synced }) => synced / own.seconds)),
+    ofOpenssl: spreadOf(takes.map(({ own, bare }) => bare.seconds / own.seconds)),
+    ofOpensslAndSync: spreadOf(takes.map(({ own, synced }) => synced / own.seconds)),
     cpu: median(takes.map(({ own }) => own.cpuSeconds)) / gigabytes,
     opensslCpu: median(takes.map(({ bare }) => bare.cpuSeconds)) / gigabytes,
     resident: Math.max(...takes.map(({ own }) => own.megabytes)),

@@ -11,7 +11,7 @@ import { type Bench, type Context, encryptOf, say, warmUp } from './bench.ts';
 import { lineChart } from './figure.ts';
 import { makeKeys, manyKeyId } from './make-keys.ts';
 import { figure, paragraph, spread, table, target } from './markdown.ts';
-import { measureSlice, median } from './measure.ts';
+import { measureSlice, median, type Spread, spreadOf } from './measure.ts';
 import { residentMegabytes } from './processes.ts';
 import { createTenants, encryptUnder, type Workload } from './workloads.ts';
 
@@ -71,9 +71,6 @@ interface Round {
   /** Of server and agent. */
   readonly megabytes: number;
 }
-
-/** Of all rounds: the median, the lowest, the highest. */
-type Spread = readonly [median: number, lowest: number, highest: number];
 
 /** At one number of keys. */
 interface Step {
@@ -267,10 +264,6 @@ function stepOf(
     coldMs: full('coldMs'),
     cold: spreadOf(rounds.map((round) => round.full.coldMs / round.full.hotMs)),
   };
-}
-
-function spreadOf(ratios: readonly number[]): Spread {
-  return [median(ratios), Math.min(...ratios), Math.max(...ratios)];
 }
 
 /** Keys in turn, ten times as many as the caches hold, so that each is gone when it comes again. */

@@ -47,15 +47,23 @@ export interface Figures {
   readonly clientCpu: number;
 }
 
+/** Of all rounds. */
+export type Spread = readonly [median: number, lowest: number, highest: number];
+
+/** Over the floor's in the same round. */
+export interface OfFloor {
+  /** Items a second over calls a second. */
+  readonly rate: Spread;
+  /** CPU time of server, agent and Postgres for an item, over the floor's server's for a call. */
+  readonly cpu: Spread;
+  readonly p50: Spread;
+}
+
 /** One line of the table. */
 export interface Row extends Figures {
   readonly inFlight: number;
   readonly name: string;
-  /**
-   * Items per second, over the floor's calls per second in the same round: the median, the lowest,
-   * the highest.
-   */
-  readonly ofFloor: readonly [median: number, lowest: number, highest: number] | undefined;
+  readonly ofFloor: OfFloor | undefined;
 }
 
 /** The load generator's process, as its parent sees it. */
@@ -158,16 +166,24 @@ export async function alternate(
   const floors = slices[0] ?? [];
   return all.map(([, { name }], index) => {
     const own = slices[index] ?? [];
-    const ratios = own.map(
-      ({ perSecond }, round) => perSecond / (floors[round]?.perSecond ?? Number.NaN),
-    );
-    return {
-      inFlight: timing.inFlight,
-      name,
-      ...medianFigures(own),
-      ofFloor: index === 0 ? undefined : [median(ratios), Math.min(...ratios), Math.max(...ratios)],
-    };
+    const ofFloor = index === 0 ? undefined : overFloor(own, floors);
+    return { inFlight: timing.inFlight, name, ...medianFigures(own), ofFloor };
   });
+}
+
+function overFloor(own: readonly Figures[], floors: readonly Figures[]): OfFloor {
+  const over = (take: (figures: Figures) => number) =>
+    spreadOf(own.map((figures, round) => take(figures) / take(floors[round] as Figures)));
+  return {
+    rate: over(({ perSecond }) => perSecond),
+    cpu: over(serverSideCpu),
+    p50: over(({ p50Ms }) => p50Ms),
+  };
+}
+
+/** Returns the CPU time for each item of all processes but the client's. */
+export function serverSideCpu({ serverCpu, agentCpu = 0, databaseCpu = 0 }: Figures): number {
+  return serverCpu + agentCpu + databaseCpu;
 }
 
 function medianFigures(slices: readonly Figures[]): Figures {
@@ -183,6 +199,11 @@ function medianFigures(slices: readonly Figures[]): Figures {
     databaseCpu: ofPart('databaseCpu'),
     clientCpu: of('clientCpu'),
   };
+}
+
+/** Returns the median, the lowest and the highest. */
+export function spreadOf(values: readonly number[]): Spread {
+  return [median(values), Math.min(...values), Math.max(...values)];
 }
 
 /** The middle one, or the mean of the middle two. */

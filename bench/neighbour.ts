@@ -8,7 +8,14 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type Bench, type Context, encryptOf, say, warmUp } from './bench.ts';
 import type { Noise, NoiseResult } from './load-protocol.ts';
 import { paragraph, spread, table, target } from './markdown.ts';
-import { type Figures, measureSlice, median, type Timing } from './measure.ts';
+import {
+  type Figures,
+  measureSlice,
+  median,
+  type Spread,
+  spreadOf,
+  type Timing,
+} from './measure.ts';
 import { OpenLoop } from './open-loop.ts';
 import { prepareNeighbour, type Workload } from './workloads.ts';
 
@@ -25,7 +32,7 @@ export interface NeighbourRow {
   readonly p99Without: number;
   readonly p99With: number;
   /** Of rounds: the median, the lowest, the highest. */
-  readonly ratio: readonly [median: number, lowest: number, highest: number];
+  readonly ratio: Spread;
   /** Calls of the neighbour each second: sent, and let through. */
   readonly sent: number;
   readonly letThrough: number;
@@ -114,7 +121,7 @@ export async function measureBeside(
       inFlight,
       p99Without: median(rounds.map(({ alone }) => alone.p99Ms)),
       p99With: median(rounds.map(({ beside }) => beside.p99Ms)),
-      ratio: [median(ratios), Math.min(...ratios), Math.max(...ratios)],
+      ratio: spreadOf(ratios),
       sent: perSecond(({ answered, refused }) => answered + refused),
       letThrough: perSecond(({ answered }) => answered),
     });

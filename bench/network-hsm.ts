@@ -14,7 +14,14 @@ import { faultsFor, type Pkcs11Faults } from '../test/faults/pkcs11.ts';
 import { type Bench, type Context, encryptOf, say, warmUp } from './bench.ts';
 import type { WholeTarget } from './environment.ts';
 import { paragraph, spread, table, target } from './markdown.ts';
-import { type Figures, measureSlice, median, type Timing } from './measure.ts';
+import {
+  type Figures,
+  measureSlice,
+  median,
+  type Spread,
+  spreadOf,
+  type Timing,
+} from './measure.ts';
 import { encryptUnder, TENANT, type Workload } from './workloads.ts';
 
 interface Plan extends Timing {
@@ -67,9 +74,6 @@ interface Epochs {
   readonly ofFast: Spread;
   readonly signatures: number;
 }
-
-/** Of all rounds: the median, the lowest, the highest. */
-type Spread = readonly [median: number, lowest: number, highest: number];
 
 /** See this file's first paragraph. */
 export const networkHsm: Bench = {
@@ -194,10 +198,6 @@ async function measureEpochs(context: Context, faults: Pkcs11Faults, plan: Plan)
     ofFast: spreadOf(rounds.map(({ slow, fast }) => slow / fast)),
     signatures,
   };
-}
-
-function spreadOf(values: readonly number[]): Spread {
-  return [median(values), Math.min(...values), Math.max(...values)];
 }
 
 const METHOD = `

@@ -26,7 +26,8 @@ const METHOD = [
   server is the built one, as the image runs it, with its defaults and one agent, and logs a line
   for each call.`,
   `Floor and calls alternate in short slices; a figure is the median of its slices, and "of floor"
-  the median (lowest–highest) of each slice's share of the floor's rate in the same round. Rates
+  the median (lowest–highest) of each slice's share of the floor's rate in the same round; "these
+  of floor" is the CPU time of server, agent and Postgres over that of the floor's server. Rates
   and CPU are of items, which for batches are ${BATCH_ITEMS} a call; latencies are of calls. CPU is
   user and system time by /proc.`,
 ];

@@ -14,6 +14,7 @@ const HEADINGS = [
   'server CPU µs',
   'agent CPU µs',
   'Postgres CPU µs',
+  'these of floor',
   'client CPU µs',
 ];
 
@@ -28,12 +29,13 @@ function cells(row: Row): string[] {
     String(row.inFlight),
     row.name,
     row.perSecond.toFixed(0),
-    ofFloor === undefined ? '–' : spread(ofFloor),
+    ofFloor === undefined ? '–' : spread(ofFloor.rate),
     row.p50Ms.toFixed(2),
     row.p99Ms.toFixed(2),
     row.serverCpu.toFixed(1),
     agentCpu?.toFixed(1) ?? '–',
     databaseCpu?.toFixed(1) ?? '–',
+    ofFloor === undefined ? '–' : spread(ofFloor.cpu),
     row.clientCpu.toFixed(1),
   ];
 }

@@ -30,7 +30,7 @@ test('a quick bench fills every row with numbers', async () => {
       .map((cell) => cell.trim()),
   );
   const rows = cells.filter(
-    (row) => row.length === 10 && /^[A-Za-z]/.test(row[1] ?? '') && /^\d/.test(row[0] ?? ''),
+    (row) => row.length === 11 && /^[A-Za-z]/.test(row[1] ?? '') && /^\d/.test(row[0] ?? ''),
   );
   assert.deepEqual(
     rows.map(([inFlight, name]) => `${inFlight} ${name}`),
@@ -67,7 +67,7 @@ test('a quick bench fills every row with numbers', async () => {
   assert.equal(text.match(/^- Encrypt at \d+ in flight: p99 /gm)?.length, 4);
   const ofFiles = findCommand('openssl') === undefined ? 0 : 4;
   const ofPooler = findCommand('pgbouncer') === undefined ? 0 : 1;
-  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 62 + ofFiles + ofPooler);
+  assert.equal(text.match(/^- [✓✗] /gmu)?.length, 65 + ofFiles + ofPooler);
   const changes = cells.filter((row) => /^(direct|pooler)$/.test(row[1] ?? ''));
   assert.equal(changes.length, 5 + 5 * ofPooler);
   for (const [change, , ...figures] of changes)
