@@ -134,7 +134,7 @@ export function describe(error: unknown): string {
   const { code, reason, fieldViolations, requestId } = error;
   const written = asked.get(error)?.written ?? ((field: string) => field);
   const fields = fieldViolations
-    .map(({ field, description }) => `${written(field)}: ${description}`)
+    .map(({ field, description }) => `${written(field)}: ${description}${listedBy(field)}`)
     .join('; ');
   const request = requestId === undefined ? '' : ` (request ${requestId})`;
   const text =
@@ -145,6 +145,11 @@ export function describe(error: unknown): string {
     existing(error) ||
     named(error);
   return `${reason ?? code}: ${text}${request}`;
+}
+
+/** Returns, of a field whose values are listed by a command, that command. */
+function listedBy(field: string): string {
+  return field === 'role_binding.role' ? '; "keyward access roles TENANT" lists them' : '';
 }
 
 /** Returns what waits for approval, until when, and the command that shows it. */

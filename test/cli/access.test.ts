@@ -278,6 +278,14 @@ describe('role bindings and roles', () => {
       [code, stderr],
       [1, 'keyward: SEPARATION_OF_DUTIES: The member would both administer and use a key.\n'],
     );
+    refuse('CreateRoleBinding', {
+      code: status.INVALID_ARGUMENT,
+      reason: 'INVALID_FIELD',
+      message: 'cannot accept the request',
+      fieldViolations: [{ field: 'role_binding.role', description: 'must be a role' }],
+    });
+    const unknown = await keyward('access bind acme --principal dns:a --role b');
+    assert.match(unknown.stderr, /: must be a role; "keyward access roles TENANT" lists them\n$/);
   });
 });
 
