@@ -1,6 +1,7 @@
 /**
  * The conformance suites on every PKCS#11 module at hand: SoftHSM always, NSS's softoken where the
- * system has it.
+ * system has it. Token keys are tried on one module, and moving between two, as the run's seed
+ * draws; `test/long/hsm-conformance.test.ts` has all.
  *
  * NSS is the proof that the profile is probed and not guessed: it wants an initialisation string,
  * and it knows no way to keep CKA_COPYABLE and CKA_LOCAL of a token object.
@@ -11,6 +12,7 @@ import { join } from 'node:path';
 import type { PKCS11 } from 'pkcs11js';
 import { copyToken, createSoftHsmToken } from '../../softhsm/token.ts';
 import { COMPILED } from '../support/compiled.ts';
+import { drawHere, SEED } from '../support/random.ts';
 import { conformance } from './conformance.ts';
 import { movingConformance } from './moving.ts';
 import { tokenKeysConformance } from './token-keys.ts';
@@ -31,26 +33,44 @@ function newDirectory(): string {
 const emptyToken = join(newDirectory(), 'token');
 await createSoftHsmToken({ directory: emptyToken, label: 'conformance' });
 
-for (const suite of [conformance, tokenKeysConformance]) {
-  suite('SoftHSM', { skip: false }, newSoftHsmToken);
-  suite(
-    'NSS softoken',
-    { skip: SOFTOKEN === undefined && 'libsoftokn3.so is not installed here' },
-    () => newSoftokenToken(SOFTOKEN ?? ''),
-  );
+const onSoftHsm = {
+  name: 'SoftHSM',
+  skip: false as const,
+  newToken: newSoftHsmToken,
+};
+const onSoftoken = {
+  name: 'NSS softoken',
+  skip: SOFTOKEN === undefined && 'libsoftokn3.so is not installed here',
+  newToken: () => newSoftokenToken(SOFTOKEN ?? ''),
+};
+type Module = typeof onSoftHsm | typeof onSoftoken;
+const MODULES = [onSoftHsm, onSoftoken];
+const MOVES = [
+  [onSoftHsm, onSoftHsm],
+  [onSoftHsm, onSoftoken],
+  [onSoftoken, onSoftHsm],
+] as const;
+
+console.log(`seed ${SEED}`);
+
+for (const { name, skip, newToken } of MODULES) conformance(name, { skip }, newToken);
+
+/** One of those whose modules are here, in `npm test`; those that are not are skipped by name. */
+function drawModules<Some extends readonly Module[]>(all: readonly Some[]): readonly Some[] {
+  const isHere = (modules: Some) => modules.every(({ skip }) => skip === false);
+  return [...drawHere(all.filter(isHere)), ...all.filter((modules) => !isHere(modules))];
 }
 
-movingConformance('SoftHSM to SoftHSM', { skip: false }, newSoftHsmToken, newSoftHsmToken);
-const softoken = { skip: SOFTOKEN === undefined && 'libsoftokn3.so is not installed here' };
-movingConformance('SoftHSM to NSS softoken', softoken, newSoftHsmToken, () =>
-  newSoftokenToken(SOFTOKEN ?? ''),
-);
-movingConformance(
-  'NSS softoken to SoftHSM',
-  softoken,
-  () => newSoftokenToken(SOFTOKEN ?? ''),
-  newSoftHsmToken,
-);
+for (const [{ name, skip, newToken }] of drawModules(MODULES.map((module) => [module] as const)))
+  tokenKeysConformance(name, { skip }, newToken);
+
+for (const [source, target] of drawModules(MOVES))
+  movingConformance(
+    `${source.name} to ${target.name}`,
+    { skip: source.skip || target.skip },
+    source.newToken,
+    target.newToken,
+  );
 
 function newSoftHsmToken(): FreshToken {
   const directory = newDirectory();

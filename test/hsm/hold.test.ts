@@ -2,7 +2,8 @@
  * Agents that are told of other token objects while they serve: what they hold then, how they are
  * replaced for it under calls, and what may happen meanwhile.
  *
- * On SoftHSM, over `test/faults/pkcs11.c`. What every module must do is `token-keys.ts`.
+ * On SoftHSM, over `test/faults/pkcs11.c`. What every module must do is `token-keys.ts`; ends at
+ * all moments are `test/long/hsm-hold.test.ts`'s.
  */
 import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -19,13 +20,14 @@ import { CKR, faultsFor, type Pkcs11Faults } from '../faults/pkcs11.ts';
 import { tamperWith } from '../faults/tampering.ts';
 import { testTokenVariables } from '../support/compiled.ts';
 import { eventually } from '../support/kit.ts';
+import { drawHere, SEED } from '../support/random.ts';
 import { createVersion, keysOf, open, seal, TokenKeysRig } from './token-keys-rig.ts';
 
 /** Long enough to see something happen that must not; nothing is waited for. */
 const LOOK_MS = 700;
 const IN_FLIGHT = 8;
 /** So that callers leave the processor to the agents that start. */
-const BETWEEN_CALLS_MS = 5;
+const BETWEEN_CALLS_MS = 20;
 /** After so many failures there is no more to learn, and nobody left who says when to stop. */
 const MOST_FAILURES = 100;
 const LABEL = 'hold';
@@ -145,13 +147,13 @@ describe('under calls', () => {
       const agents = await rig.start({ count });
       const version = await createVersion(agents, rig.keys);
       const calls = keepCalling(agents, version);
-      for (let round = 0; round < 4; round++) {
-        await calls.more(50);
+      for (let round = 0; round < 2; round++) {
+        await calls.more(20);
         const before = agents.pids;
         await agents.hold(rig.recorded('possible', extra));
         assert.ok(!holds(agents, extra));
         assert.ok(haveEnded(before), 'nobody has it any more');
-        await calls.more(50);
+        await calls.more(20);
         const since = agents.pids;
         assert.equal(since.length, count);
         await agents.hold(rig.objects);
@@ -227,13 +229,14 @@ describe('an object that running agents do not see', () => {
 });
 
 describe('an agent that ends meanwhile', () => {
-  test('holds nobody up, whenever it ends', async () => {
+  test(`holds nobody up, whenever it ends (seed ${SEED})`, async () => {
     const { rig } = bench;
     const extra = await rig.make('root');
     const agents = await rig.start();
     const version = await createVersion(agents, rig.keys);
     const lists = [rig.recorded('possible', extra), rig.objects];
-    for (const [round, afterMs] of [0, 30, 60, 90, 120, 150, 180, 240, 300, 400].entries()) {
+    const pauses = drawHere([0, 30, 60, 90, 120, 150, 180, 240, 300, 400], 4);
+    for (const [round, afterMs] of pauses.entries()) {
       await eventually(() => assert.equal(agents.pids.length, 2));
       const victim = agents.pids[round % 2] ?? 0;
       const list = lists[round % 2] ?? [];

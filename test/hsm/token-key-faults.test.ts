@@ -1,6 +1,6 @@
 /**
  * Root and seal keys on a token that misbehaves while they are made, or while key versions come
- * under them.
+ * under them. All that may go wrong with the bytes is `test/long/hsm-faults.test.ts`'s.
  */
 import assert from 'node:assert/strict';
 import { readdirSync, renameSync } from 'node:fs';
@@ -10,6 +10,7 @@ import type { TokenKey } from 'keyward-client';
 import { CKR } from '../faults/pkcs11.ts';
 import { type FaultyService, PARENT, PLAINTEXT, startFaultyService } from '../faults/service.ts';
 import { reasonOf } from '../support/kit.ts';
+import { drawHere } from '../support/random.ts';
 import { endOf, expireLeases, newId, QUICK, sql } from '../support/reconciling.ts';
 
 const SYSTEM = 'tenants/system';
@@ -80,7 +81,7 @@ describe('a token that misbehaves', () => {
     );
   }
 
-  for (const fault of ['C_WrapKey flip', 'C_WrapKey shorten 8'])
+  for (const fault of drawHere(['C_WrapKey flip', 'C_WrapKey shorten 8']))
     test(`case 71: what comes under a new root key with wrong bytes is not written, and is done once the token is well (${fault})`, async () => {
       const kept = await someKeys();
       const before = await versions();

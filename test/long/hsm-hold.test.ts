@@ -1,0 +1,6 @@
+/**
+ * Agents that are told of other token objects, and that end at every moment meanwhile. Every
+ * `npm test` has some moments.
+ */
+process.env['KEYWARD_TEST_WHOLE'] = '1';
+await import('../hsm/hold.test.ts');
