@@ -4,12 +4,15 @@
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
-import { describe, test } from 'node:test';
+import { after, before, describe, test } from 'node:test';
+import type { KeywardClient } from 'keyward-client';
 import {
+  type Environment,
   eventually,
   newEnvironment,
   reasonOf,
   type Service,
+  sharedService,
   startService,
 } from '../support/kit.ts';
 
@@ -23,16 +26,61 @@ async function withKey(service: Service) {
   return keyward;
 }
 
+/** A service on an environment of its own, which the tests of a group end and start again. */
+function restartable(variables: Readonly<Record<string, string>>) {
+  let environment: Environment;
+  let service: Service | undefined;
+  before(async () => {
+    environment = await newEnvironment();
+    await withKey(await start());
+  });
+  after(async () => {
+    await service?.stop();
+    await environment?.[Symbol.asyncDispose]();
+  });
+  const start = async () => {
+    await service?.stop(); // Closes the clients of one that has ended.
+    service = await startService(environment, variables);
+    return service;
+  };
+  return {
+    /** Starts it where the one before has ended. */
+    start,
+    /** The one that runs. */
+    get service(): Service {
+      return service ?? assert.fail();
+    },
+    get environment(): Environment {
+      return environment;
+    },
+  };
+}
+
 describe('restart', () => {
+  const own = restartable({ KEYWARD_HSM_AGENTS: '2' });
+
+  test('SIGHUP, also to its agents, ends nothing, and has files read again', async () => {
+    const { service, environment } = own;
+    const agentPids = await twoAgents(service);
+    for (const pid of [service.pid, ...agentPids]) process.kill(pid, 'SIGHUP');
+    await service.logged(({ msg }) => String(msg).endsWith('SIGHUP'));
+    await service.client().encrypt({ name: KEY, plaintext: Buffer.from('x') });
+    const path = environment.variables['KEYWARD_TLS_CLIENT_CA_FILE'] ?? '';
+    const content = readFileSync(path);
+    const from = service.log.length;
+    writeFileSync(path, '');
+    process.kill(service.pid, 'SIGHUP');
+    await service.logged(({ msg }) => String(msg).startsWith('cannot reload the cert'), from);
+    writeFileSync(path, content);
+    assert.deepEqual(service.agentPids, agentPids);
+  });
+
   test('what was encrypted and issued before a restart opens after it', async () => {
-    await using environment = await newEnvironment();
-    const before = await startService(environment);
-    const keyward = await withKey(before);
+    const keyward = own.service.client();
     const { ciphertext } = await keyward.encrypt({ name: KEY, plaintext: Buffer.from('kept') });
     const { plaintext, wrappedDataKey } = await keyward.generateDataKey({ name: KEY });
-    assert.equal(await before.stop(), 0);
-    await using after = await startService(environment);
-    const again = after.client();
+    assert.equal(await own.service.stop(), 0);
+    const again = (await own.start()).client();
     assert.equal(
       (await again.decrypt({ parent: PARENT, ciphertext })).plaintext.toString(),
       'kept',
@@ -44,17 +92,14 @@ describe('restart', () => {
   });
 
   test('keys acknowledged before a kill -9 open after it, and its agents end with it', async () => {
-    await using environment = await newEnvironment();
-    await using before = await startService(environment, { KEYWARD_HSM_AGENTS: '2' });
-    const keyward = await withKey(before);
-    const { ciphertext } = await keyward.encrypt({ name: KEY, plaintext: Buffer.from('kept') });
-    const agents = await eventually(() => {
-      assert.equal(before.agentPids.length, 2);
-      return before.agentPids;
-    });
+    const before = own.service;
+    const keyward = before.client();
+    const { name } = await keyward.createKey({ parent: PARENT, keyId: 'acknowledged' });
+    const { ciphertext } = await keyward.encrypt({ name, plaintext: Buffer.from('kept') });
+    const agents = await twoAgents(before);
     await before.kill();
     await eventually(() => assert.deepEqual(agents.filter(isAlive), []));
-    await using after = await startService(environment);
+    const after = await own.start();
     assert.equal(
       (await after.client().decrypt({ parent: PARENT, ciphertext })).plaintext.toString(),
       'kept',
@@ -63,9 +108,8 @@ describe('restart', () => {
 
   for (const signal of ['SIGTERM', 'SIGINT'] as const)
     test(`case 108: on ${signal} every call under way is answered, and the process ends with 0`, async () => {
-      await using environment = await newEnvironment();
-      await using service = await startService(environment);
-      const keyward = await withKey(service);
+      const { service } = own;
+      const keyward = service.client();
       const calls = Array.from({ length: 200 }, () =>
         keyward.encrypt({ name: KEY, plaintext: Buffer.alloc(1000) }),
       );
@@ -77,33 +121,16 @@ describe('restart', () => {
         [],
       );
       assert.equal(await service.ended, 0);
+      keyward.close();
+      await own.start();
     });
 
-  test('SIGHUP, also to its agents, ends nothing, and has files read again', async () => {
-    await using environment = await newEnvironment();
-    await using service = await startService(environment);
-    const keyward = await withKey(service);
-    const { agentPids } = service;
-    for (const pid of [service.pid, ...agentPids]) process.kill(pid, 'SIGHUP');
-    await service.logged(({ msg }) => String(msg).endsWith('SIGHUP'));
-    await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
-    const path = environment.variables['KEYWARD_TLS_CLIENT_CA_FILE'] ?? '';
-    const from = service.log.length;
-    writeFileSync(path, '');
-    process.kill(service.pid, 'SIGHUP');
-    await service.logged(({ msg }) => String(msg).startsWith('cannot reload the cert'), from);
-    assert.deepEqual(service.agentPids, agentPids);
-  });
-});
-
-describe('the HSM agents', () => {
   test('an agent killed under load costs at most the call that it was doing, and is replaced', async () => {
-    await using environment = await newEnvironment();
-    await using service = await startService(environment, { KEYWARD_HSM_AGENTS: '2' });
-    const keyward = await withKey(service);
+    const { service } = own;
+    const keyward = service.client();
     const ready = () => service.log.filter(({ msg }) => msg === 'HSM agent is ready').length;
     await eventually(() => assert.equal(ready(), 2));
-    for (let round = 0; round < 5; round++) {
+    for (let round = 0; round < 3; round++) {
       const [victim] = service.agentPids;
       assert.ok(victim);
       const calls = Array.from({ length: 100 }, () =>
@@ -121,11 +148,17 @@ describe('the HSM agents', () => {
       await keyward.encrypt({ name: KEY, plaintext: Buffer.from('x') });
     }
   });
+});
+
+describe('the HSM agents', () => {
+  const own = restartable({
+    KEYWARD_HSM_CALL_TIMEOUT_MS: '3000',
+    UNRELATED_SECRET: 'must-not-be-inherited',
+  });
 
   test('with its only agent killed a call waits for the next one', async () => {
-    await using environment = await newEnvironment();
-    await using service = await startService(environment);
-    const keyward = await withKey(service);
+    const { service } = own;
+    const keyward = service.client();
     // A call waits for two seconds. On a busy machine an agent may take longer, but not each time.
     await eventually(async () => {
       const [only] = service.agentPids;
@@ -139,9 +172,8 @@ describe('the HSM agents', () => {
   });
 
   test('a frozen agent is replaced, and the call that it held fails as unavailable', async () => {
-    await using environment = await newEnvironment();
-    await using service = await startService(environment, { KEYWARD_HSM_CALL_TIMEOUT_MS: '3000' });
-    const keyward = await withKey(service);
+    const { service } = own;
+    const keyward = service.client();
     // The service signs automatically now and then: it may be what the agent holds.
     await eventually(async () => {
       const [frozen] = service.agentPids;
@@ -155,8 +187,7 @@ describe('the HSM agents', () => {
   });
 
   test('only an agent has the PKCS#11 module mapped, and the server does not know the PIN', async () => {
-    await using environment = await newEnvironment();
-    await using service = await startService(environment);
+    const { service, environment } = own;
     const [agent] = service.agentPids;
     assert.ok(agent);
     assert.match(maps(agent), /softhsm/);
@@ -171,10 +202,7 @@ describe('the HSM agents', () => {
   });
 
   test('an agent has the variables that are named for it and no other, and leaves no core', async () => {
-    await using environment = await newEnvironment();
-    await using service = await startService(environment, {
-      UNRELATED_SECRET: 'must-not-be-inherited',
-    });
+    const { service, environment } = own;
     const [agent] = service.agentPids;
     assert.ok(agent);
     const names = readFileSync(`/proc/${agent}/environ`, 'utf8')
@@ -192,12 +220,18 @@ describe('the HSM agents', () => {
 });
 
 describe('replicas', () => {
+  const shared = sharedService(async () => {});
+  let two: Service;
+  let here: KeywardClient;
+  let there: KeywardClient;
+  before(async () => {
+    two = await startService(shared.environment);
+    here = await withKey(shared.service);
+    there = two.client();
+  });
+  after(() => two?.stop());
+
   test('a rotation on one replica holds on another within 2 seconds, and both open both', async () => {
-    await using environment = await newEnvironment();
-    await using one = await startService(environment);
-    await using two = await startService(environment);
-    const here = await withKey(one);
-    const there = two.client();
     const first = await there.encrypt({ name: KEY, plaintext: Buffer.from('1') });
     assert.equal(first.keyVersion, `${KEY}/versions/1`);
     await here.rotateKey({ name: KEY });
@@ -213,11 +247,6 @@ describe('replicas', () => {
   });
 
   test('rotations of one key on two replicas at once never make the same version', async () => {
-    await using environment = await newEnvironment();
-    await using one = await startService(environment);
-    await using two = await startService(environment);
-    const here = await withKey(one);
-    const there = two.client();
     const outcomes = await Promise.allSettled(
       Array.from({ length: 6 }, (_, index) => (index % 2 ? here : there).rotateKey({ name: KEY })),
     );
@@ -228,6 +257,15 @@ describe('replicas', () => {
     assert.ok(primaries.length > 0);
   });
 });
+
+/** Once both are there. */
+function twoAgents(service: Service): Promise<number[]> {
+  return eventually(() => {
+    const { agentPids } = service;
+    assert.equal(agentPids.length, 2);
+    return agentPids;
+  });
+}
 
 function isAlive(pid: number): boolean {
   try {
