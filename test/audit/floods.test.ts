@@ -18,7 +18,7 @@ import {
 } from '../support/kit.ts';
 import { sql } from '../support/reconciling.ts';
 
-const CALLS = 1_500;
+const CALLS = 800;
 const AT_ONCE = 50;
 let environment: Environment;
 let service: Service;

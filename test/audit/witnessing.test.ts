@@ -140,7 +140,6 @@ describe('a witness that has a URL', () => {
       for (const [dies, lives] of [
         [0, 1],
         [1, 0],
-        [0, 1],
       ] as const) {
         await services[dies].kill();
         size = await cosignedOver(services[lives].client(), witness, size);
