@@ -234,7 +234,8 @@ async function rotateAndRewrap(callers: Callers, done: (line: string) => void): 
   const [from, to] = [before, after].map(({ dataKey }) => dataKey.keyVersion.split('/').at(-1));
   done(`Rotated it and re-wrapped them, from version ${from} to ${to}, with the same bytes`);
   const next = key.nextRotationTime?.toISOString();
-  done(`Its history has ${rotations.length} rotations; the next automatic one is at ${next}`);
+  const history = rotations.length === 1 ? '1 rotation' : `${rotations.length} rotations`;
+  done(`Its history has ${history}; the next automatic one is at ${next}`);
 }
 
 /** Makes those that are missing; returns how many that were. */

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { createConnection } from 'node:net';
@@ -723,6 +723,15 @@ describe('the connection', () => {
     for (const address of ['nonsense', 'localhost:0', 'localhost:99999'])
       assert.equal((await keyward(`tenants list --address ${address}`)).code, 2, address);
   });
+});
+
+it('from its sources, on a Node that is too old, says which one it needs', () => {
+  const older = 'Object.defineProperty(process.versions, "node", { value: "20.20.2" })';
+  const main = fileURLToPath(new URL('../../cli/bin/keyward.js', import.meta.url));
+  const given = [`--import=data:text/javascript,${encodeURIComponent(older)}`, main, '--version'];
+  const { status: code, stderr } = spawnSync(process.execPath, given, { encoding: 'utf8' });
+  assert.equal(code, 1);
+  assert.match(stderr, /^keyward: cannot run from its sources on Node 20\.20\.2: they need Node 24/);
 });
 
 describe('in a pipe', () => {
