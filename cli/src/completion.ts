@@ -2,11 +2,12 @@
  * Adds `keyward completion`: scripts by which shells complete commands, options and names.
  *
  * - The scripts ask the command itself, by a hidden `__complete`, for the words that may come next.
- * - Names of tenants, keys and roles are asked of the service, for a second at most unless
- *   `--timeout` was typed; what fails is silent.
+ * - Names are asked of the service, for a second at most unless `--timeout` was typed; what fails
+ *   is silent.
  * - Nothing that a shell could take for more than a word is offered.
  */
 import type { Command, Option } from 'commander';
+import type { KeywardClient } from 'keyward-client';
 import { UsageError } from './failures.ts';
 import { printText } from './files.ts';
 import { optionsOf } from './globals.ts';
@@ -19,6 +20,18 @@ const PATIENCE_MS = 1_000;
 
 /** The most names that are offered. */
 const MOST = 100;
+
+/** What tenants have, by the arguments that name one: the word in its name, and its list. */
+const OF_TENANTS: Readonly<Record<string, readonly [collection: string, list: List]>> = {
+  key: ['keys', (keyward, tenant) => keyward.keys(tenant)],
+  job: ['rewrapJobs', (keyward, tenant) => keyward.rewrapJobs(tenant)],
+  binding: ['roleBindings', (keyward, tenant) => keyward.roleBindings(tenant)],
+  canary: ['canaries', (keyward, tenant) => keyward.canaries(tenant)],
+  suspension: ['suspensions', (keyward, tenant) => keyward.suspensions(tenant)],
+  operation: ['pendingOperations', (keyward, tenant) => keyward.pendingOperations(tenant)],
+};
+
+type List = (keyward: KeywardClient, tenant: string) => AsyncIterable<{ readonly name: string }>;
 
 const SCRIPTS: Readonly<Record<string, string>> = {
   bash: `_keyward() {
@@ -115,7 +128,7 @@ async function completions(
   asking: Command,
 ): Promise<readonly string[]> {
   const last = words.at(-1) ?? '';
-  const { command, positionals, awaiting } = walk(program, words.slice(0, -1));
+  const { command, positionals, awaiting, isHelp } = walk(program, words.slice(0, -1));
   // An option whose value is being typed has none yet, and could not be read.
   const typed = words.slice(0, awaiting === undefined ? -1 : -2);
   const ask = () => names(asking, program, typed, last);
@@ -123,24 +136,28 @@ async function completions(
   if (last.startsWith('-')) return optionNames(program, command);
   const groups = command.createHelp().visibleCommands(command);
   if (groups.length > 0 && positionals === 0) return groups.map((each) => each.name());
+  if (isHelp) return [];
   const expected = command.registeredArguments;
   const argument = expected[positionals] ?? expected.findLast(({ variadic }) => variadic);
   if (argument === undefined) return [];
   if (argument.name() === 'shell') return Object.keys(SCRIPTS);
   if (argument.name() === 'name') return profileNames();
-  const { tenants, keys } = await ask();
+  const { tenants, ofTenant } = await ask();
   if (argument.name() === 'tenant') return tenants();
-  if (argument.name() === 'key') return keys();
   return ['resource', 'scope'].includes(argument.name())
-    ? [...(await tenants()), ...(await keys())]
-    : [];
+    ? [...(await tenants()), ...(await ofTenant('key'))]
+    : ofTenant(argument.name());
 }
 
-/** Where words lead: the command, its arguments so far, and the option that lacks its value. */
+/**
+ * Where words lead: the command, its arguments so far, the option that lacks its value, and whether
+ * only help is asked for.
+ */
 function walk(program: Command, words: readonly string[]) {
   let command = program;
   let positionals = 0;
   let awaiting: Option | undefined;
+  let isHelp = false;
   for (const word of words) {
     if (awaiting !== undefined) awaiting = undefined;
     else if (word.startsWith('-')) {
@@ -150,23 +167,24 @@ function walk(program: Command, words: readonly string[]) {
       if (option?.required) awaiting = option;
     } else {
       const found = command.commands.find((each) => each.name() === word);
-      if (found === undefined) positionals += 1;
-      else command = found;
+      if (word === 'help' && command.commands.length > 0) isHelp = true;
+      else if (found !== undefined) command = found;
+      else positionals += 1;
     }
   }
-  return { command, positionals, awaiting };
+  return { command, positionals, awaiting, isHelp };
 }
 
-type Ask = () => Promise<Record<'tenants' | 'keys' | 'roles', () => Promise<string[]>>>;
+type Ask = () => ReturnType<typeof names>;
 
 async function valuesOf(option: Option, ask: Ask): Promise<readonly string[]> {
   if (option.argChoices !== undefined) return option.argChoices;
   if (option.long === '--profile') return profileNames();
-  const { tenants, keys, roles } = await ask();
+  const { tenants, ofTenant, roles } = await ask();
   const kinds: Readonly<Record<string, () => Promise<string[]>>> = {
     '--tenant': tenants,
-    '--key': keys,
-    '--source-key': keys,
+    '--key': () => ofTenant('key'),
+    '--source-key': () => ofTenant('key'),
     '--role': roles,
   };
   return (await kinds[option.long ?? '']?.()) ?? [];
@@ -196,17 +214,20 @@ async function names(asking: Command, program: Command, words: readonly string[]
     });
     return found;
   };
-  const keys = async () => {
+  const ofTenant = async (argument: string) => {
     const found: string[] = [];
+    const kind = Object.hasOwn(OF_TENANTS, argument) ? OF_TENANTS[argument] : undefined;
+    if (kind === undefined) return found;
+    const [collection, list] = kind;
     const [, typed] = /^tenants\/([^/]+)\//.exec(last) ?? [];
     await ask(async (keyward, { tenant }) => {
       const whose: Tenant | undefined = typed ? { name: typed, isGiven: true } : tenant;
       if (whose === undefined || (last.includes('/') && !typed)) {
         for await (const { name } of keyward.tenants())
-          if (found.push(`${name}/keys/`) >= MOST) return;
+          if (found.push(`${name}/${collection}/`) >= MOST) return;
         return;
       }
-      for await (const { name } of keyward.keys(tenantName(whose.name)))
+      for await (const { name } of list(keyward, tenantName(whose.name)))
         if (found.push(typed ? name : lastPart(name)) >= MOST) return;
     });
     return found;
@@ -220,5 +241,5 @@ async function names(asking: Command, program: Command, words: readonly string[]
     });
     return found;
   };
-  return { tenants, keys, roles };
+  return { tenants, ofTenant, roles };
 }

@@ -731,7 +731,10 @@ it('from its sources, on a Node that is too old, says which one it needs', () =>
   const given = [`--import=data:text/javascript,${encodeURIComponent(older)}`, main, '--version'];
   const { status: code, stderr } = spawnSync(process.execPath, given, { encoding: 'utf8' });
   assert.equal(code, 1);
-  assert.match(stderr, /^keyward: cannot run from its sources on Node 20\.20\.2: they need Node 24/);
+  assert.match(
+    stderr,
+    /^keyward: cannot run from its sources on Node 20\.20\.2: they need Node 24/,
+  );
 });
 
 describe('in a pipe', () => {

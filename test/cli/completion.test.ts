@@ -5,8 +5,9 @@ import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 import { status } from '@grpc/grpc-js';
+import { wireJob } from '../client/fake-service.ts';
 import { programFrom } from '../support/compiled.ts';
-import { KEY, profilesFile, TENANT, useFakeService } from './fake.ts';
+import { JOB, KEY, profilesFile, TENANT, useFakeService } from './fake.ts';
 
 const MAIN = programFrom('cli/src/main.ts');
 const fake = useFakeService();
@@ -29,6 +30,10 @@ describe('completion', () => {
     assert.deepEqual(await offered(['keys', 'list', '--fi']), ['--filter']);
     assert.deepEqual(await offered(['keys', 'list', '--output', 'json']), ['json', 'jsonl']);
     assert.deepEqual(await offered(['completion', '']), ['bash', 'zsh', 'fish']);
+    assert.deepEqual(await offered(['help', 'ke']), ['keys']);
+    assert.deepEqual(await offered(['help', 'keys', 'rot']), ['rotate']);
+    assert.deepEqual(await offered(['keys', 'help', 'rot']), ['rotate']);
+    assert.deepEqual(await offered(['help', 'keys', 'rotate', '']), []);
     assert.deepEqual(await offered(['--output=jsonl']), ['--output=jsonl']);
     assert.deepEqual(await offered(['--output', '=', 'jsonl']), ['jsonl']);
     assert.ok((await offered(['--output', '='])).includes('yaml'));
@@ -46,6 +51,11 @@ describe('completion', () => {
     assert.deepEqual(await offered(['keys', 'get', 'o'], { KEYWARD_TENANT: 'acme' }), ['orders']);
     assert.deepEqual(await offered(['keys', 'get', 'tenants/']), ['tenants/acme/keys/']);
     assert.deepEqual(await offered(['keys', 'get', 'tenants/acme/']), [KEY]);
+    fake.handlers['ListRewrapJobs'] = () => ({ rewrapJobs: [wireJob(JOB)] });
+    assert.deepEqual(await offered(['jobs', 'watch', 'tenants/']), ['tenants/acme/rewrapJobs/']);
+    assert.deepEqual(await offered(['jobs', 'watch', 'tenants/acme/']), [JOB]);
+    const own = await offered(['jobs', 'watch', '--tenant', 'acme', '']);
+    assert.deepEqual(own, [JOB.split('/').at(-1)]);
   });
 
   it('is silent where the service refuses or is not there', async () => {
