@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import fc from 'fast-check';
 import { readAuditEntry, verifyAuditExport } from '../../client/src/index.ts';
+import { drawHere, SEED } from '../support/random.ts';
 import { type Given, type Outcome, PYTHON, verdict } from './both.ts';
 import {
   checkpointOver,
@@ -442,7 +443,7 @@ describe('a log of more than one file of entries', () => {
     assert.deepEqual(await check(exported({ lines, first: 65_280 })), { verified: 720, root });
   });
 
-  it('is found out where it is damaged across them', async () => {
+  it(`is found out where it is damaged across them (seed ${SEED})`, async () => {
     const cases: [what: string, damage: (folder: string) => void, expected: Outcome][] = [
       [
         'a whole file missing',
@@ -480,7 +481,7 @@ describe('a log of more than one file of entries', () => {
         { problem: 'ROOT' },
       ],
     ];
-    for (const [what, damage, expected] of cases) {
+    for (const [what, damage, expected] of drawHere(cases, 2)) {
       const folder = copied(good);
       damage(folder);
       assert.deepEqual(await check(folder), expected, what);

@@ -21,8 +21,8 @@ const CONTEXT = { purpose: 'records' };
 const AGE_MS = 1_000;
 const LOOKED_AT_MS = 1_000;
 /** Of more than three hundred changes. */
-const SOME = 10;
-const RESTARTS = 3;
+const SOME = 6;
+const RESTARTS = 2;
 
 let rig: AccessRig;
 let changes: readonly RowChange[];

@@ -94,7 +94,7 @@ describe('with default limits', () => {
           frame(FRAME.rstStream, 0, id, CANCEL),
         ]);
         client.send(...streams.flat());
-        await sleep(1);
+        await sleep(20); // So that the server has the processor, too.
       }
       assert.equal(client.goaway?.code, constants.NGHTTP2_ENHANCE_YOUR_CALM);
     });
@@ -199,9 +199,9 @@ describe('with default limits', () => {
   test('case 48: calls that are cancelled in the middle leave nothing behind', async () => {
     await hostile.staysHonest(async () => {
       const keyward = hostile.service.client();
-      for (let round = 0; round < 5; round++) {
+      for (let round = 0; round < 4; round++) {
         const abort = new AbortController();
-        const calls = Array.from({ length: 60 }, (_, index) =>
+        const calls = Array.from({ length: 40 }, (_, index) =>
           index % 2
             ? keyward.createKey(
                 { parent: 'tenants/acme', keyId: `cancelled-${round}-${index}` },
@@ -377,7 +377,7 @@ describe('cancelled calls', () => {
   });
 });
 
-describe('with a short deadline', { concurrency: true }, () => {
+describe('with a short deadline', () => {
   let hostile: HostileService;
   before(async () => {
     hostile = await startHostile({ KEYWARD_DEADLINE_MS: '3000', KEYWARD_IDLE_MS: '1000' });
@@ -416,14 +416,8 @@ describe('with a short deadline', { concurrency: true }, () => {
       assert.equal(client.received(FRAME.data).length, 0);
     });
   });
-});
 
-describe('the end of connections', () => {
   test('case 101: who shakes hands and then says nothing, or reads nothing, is disconnected', async () => {
-    await using hostile = await startHostile({
-      KEYWARD_DEADLINE_MS: '3000',
-      KEYWARD_IDLE_MS: '1000',
-    });
     await hostile.staysHonest(async () => {});
     const before = hostile.openSockets();
     const clients = await Promise.all(
@@ -437,7 +431,9 @@ describe('the end of connections', () => {
       for (const client of clients) client[Symbol.dispose]();
     }
   });
+});
 
+describe('the end of connections', () => {
   test('a connection that has come of age is closed in order, and calls go on', async () => {
     await using hostile = await startHostile({ KEYWARD_CONNECTION_AGE_MS: '1000' });
     await hostile.staysHonest(async (session) => {

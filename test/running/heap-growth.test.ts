@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { newEnvironment, startService } from '../support/kit.ts';
 
-const CALLS = 4_000;
+const CALLS = 1_500;
 const IN_FLIGHT = 32;
 const PLAINTEXT = Buffer.alloc(4_096);
 

@@ -35,7 +35,7 @@ const ENCRYPT = '/keyward.v1.EncryptionService/Encrypt';
 const GET_KEY = '/keyward.v1.KeyService/GetKey';
 const GET = JSON.stringify({ name: KEY });
 const SLACK = 3;
-const MOST_CONNECTIONS = 400;
+const MOST_CONNECTIONS = 200;
 /** RFC 9113, 6.5.2. */
 const SETTINGS_INITIAL_WINDOW_SIZE = 4;
 
@@ -86,20 +86,21 @@ async function manySockets(count: number, alpn: string[]): Promise<TLSSocket[]> 
 }
 
 describe('requests of HTTP/1.1 that no client sends', () => {
-  for (const [name, lines] of [
-    ['a Host that opens a bracket', ['Host: [']],
-    ['a Host with a space', ['Host: a b']],
-    ['two authorizations', ['Authorization: a', 'Authorization: b']],
-    ['an unknown expectation', ['Expect: nonsense']],
-    ['an upgrade', ['Connection: Upgrade, close', 'Upgrade: websocket']],
-  ] as const) {
-    test(name, () =>
-      survives(async () => {
+  const odd = {
+    'a Host that opens a bracket': ['Host: ['],
+    'a Host with a space': ['Host: a b'],
+    'two authorizations': ['Authorization: a', 'Authorization: b'],
+    'an unknown expectation': ['Expect: nonsense'],
+    'an upgrade': ['Connection: Upgrade, close', 'Upgrade: websocket'],
+  };
+  test(Object.keys(odd).join(', '), () =>
+    survives(async () => {
+      for (const [name, lines] of Object.entries(odd)) {
         const text = requestText(GET_KEY, GET, ['Connection: close', ...lines]);
-        assert.match(await askRaw(peer, text), /^HTTP\/1\.1 (200|400|401) /);
-      }),
-    );
-  }
+        assert.match(await askRaw(peer, text), /^HTTP\/1\.1 (200|400|401) /, name);
+      }
+    }),
+  );
 
   test('no Host at all, by HTTP/1.0 and by HTTP/1.1', () =>
     survives(async () => {
@@ -216,7 +217,7 @@ describe('floods', () => {
   test('streams that are reset right after their headers', () =>
     survives(async () => {
       using session = openHttp2(peer);
-      for (let at = 0; at < 3_000 && !session.destroyed; at += 1) {
+      for (let at = 0; at < 1_000 && !session.destroyed; at += 1) {
         const stream = session.request({ ':method': 'POST', ':path': ENCRYPT, ...TYPE });
         stream.on('error', () => {});
         await new Promise((resolve) => setImmediate(resolve));
@@ -224,9 +225,9 @@ describe('floods', () => {
       }
     }));
 
-  test('half bodies on thousands of streams, whose sockets go', () =>
+  test('half bodies on a thousand streams, whose sockets go', () =>
     survives(async () => {
-      for (let round = 0; round < 20; round += 1) {
+      for (let round = 0; round < 10; round += 1) {
         using session = openHttp2(peer);
         for (let at = 0; at < 100; at += 1) {
           const stream = session.request({ ':method': 'POST', ':path': ENCRYPT, ...TYPE });
