@@ -1,6 +1,6 @@
 /**
- * A client in every language of docs/other-languages.md. Every `npm test` has those that are built
- * already, and builds one.
+ * A client in every language of docs/other-languages.md. Every `npm test` has one of those that are
+ * built already.
  */
 import { LANGUAGES } from '../languages/languages.ts';
 import { testLanguage } from '../languages/rig.ts';
