@@ -6,10 +6,9 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, constants, openSync, readFileSync, truncateSync } from 'node:fs';
-import { createConnection } from 'node:net';
 import { join } from 'node:path';
-import { describe, test } from 'node:test';
-import { connect } from 'keyward-client';
+import { after, before, describe, test } from 'node:test';
+import { connect, type KeywardClient } from 'keyward-client';
 import { freePort } from '../../dev/postgres.ts';
 import { programFrom } from '../support/compiled.ts';
 import {
@@ -17,12 +16,13 @@ import {
   eventually,
   type LogLine,
   newEnvironment,
-  runCommand,
   setMode,
 } from '../support/kit.ts';
 import { TESTER } from '../support/tester.ts';
 
 const MAIN = programFrom('src/main.ts');
+
+let environment: Environment;
 
 /** Calls at once, each of which makes a line. */
 const AT_ONCE = 10;
@@ -31,24 +31,19 @@ const AT_ONCE = 10;
 class Logging implements Disposable {
   readonly child: ChildProcess;
   readonly ended: Promise<number | string | null>;
-  readonly #environment: Environment;
-  readonly #healthPort: number;
-  readonly #address: string;
+  readonly #client: KeywardClient;
 
-  private constructor(
-    environment: Environment,
-    ports: readonly [number, number],
-    stdout: 'pipe' | number,
-    limits: string,
-  ) {
-    const [port, health] = ports;
-    this.#environment = environment;
-    this.#address = `127.0.0.1:${port}`;
-    this.#healthPort = health;
-    const listening = { KEYWARD_LISTEN: this.#address, ...this.#healthSettings };
+  private constructor(port: number, stdout: 'pipe' | number, limits: string) {
+    const address = `127.0.0.1:${port}`;
+    const { certPem: cert, keyPem: key } = environment.ca.issue({
+      subject: 'tester',
+      usage: 'client',
+      uris: [TESTER],
+    });
+    this.#client = connect({ address, ca: environment.ca.certPem, cert, key });
     const command = [process.execPath, MAIN, 'serve'];
     this.child = spawn('/bin/sh', ['-c', `${limits}exec "$0" "$@"`, ...command], {
-      env: { ...environment.variables, ...listening },
+      env: { ...environment.variables, KEYWARD_LISTEN: address },
       stdio: ['ignore', stdout, 'inherit'],
     });
     this.ended = new Promise((resolve) =>
@@ -56,75 +51,58 @@ class Logging implements Disposable {
     );
   }
 
-  static async start(
-    environment: Environment,
-    stdout: 'pipe' | number,
-    limits = '',
-  ): Promise<Logging> {
-    await setMode(environment, 'production');
-    const ports = [await freePort(), await freePort()] as const;
-    const logging = new Logging(environment, ports, stdout, limits);
+  static async start(stdout: 'pipe' | number, limits = ''): Promise<Logging> {
+    const logging = new Logging(await freePort(), stdout, limits);
     await logging.serves();
     return logging;
   }
 
-  get #healthSettings() {
-    return { KEYWARD_HEALTH_LISTEN: `127.0.0.1:${this.#healthPort}` };
-  }
-
   async serves(): Promise<void> {
-    await eventually(async () => {
-      // Costs less than a command that finds nothing there.
-      const socket = createConnection(this.#healthPort, '127.0.0.1');
-      await once(socket, 'connect').finally(() => socket.destroy());
-      const { output } = await runCommand(this.#environment, ['health'], this.#healthSettings);
-      assert.equal(output, 'SERVING\n');
-    });
+    await eventually(() => this.#client.getCaller());
   }
 
-  /** Has the service write so many lines, a multiple of {@link AT_ONCE}. */
+  /** Has the service write so many lines, a multiple of {@link AT_ONCE}, each of a call. */
   async writes(lines: number): Promise<void> {
-    const { ca } = this.#environment;
-    const { certPem: cert, keyPem: key } = ca.issue({
-      subject: 'tester',
-      usage: 'client',
-      uris: [TESTER],
-    });
-    const client = connect({ address: this.#address, ca: ca.certPem, cert, key });
-    try {
-      for (let line = 0; line < lines; line += AT_ONCE)
-        await Promise.all(Array.from({ length: AT_ONCE }, () => client.listTenants()));
-    } finally {
-      client.close();
-    }
+    for (let line = 0; line < lines; line += AT_ONCE)
+      await Promise.all(Array.from({ length: AT_ONCE }, () => this.#client.listTenants()));
+  }
+
+  /** SIGTERM, and its end. */
+  async end(): Promise<number | string | null> {
+    this.child.kill('SIGTERM');
+    return this.ended;
   }
 
   [Symbol.dispose](): void {
+    this.#client.close();
     this.child.kill('SIGKILL');
   }
 }
 
 describe('the log', () => {
+  before(async () => {
+    environment = await newEnvironment();
+    await setMode(environment, 'production');
+  });
+  after(() => environment?.[Symbol.asyncDispose]());
+
   test('on a full disk costs the service neither its life nor its end in order', async () => {
-    await using environment = await newEnvironment();
     const full = openSync('/dev/full', 'w');
     try {
-      using logging = await Logging.start(environment, full);
+      using logging = await Logging.start(full);
       await logging.serves();
-      logging.child.kill('SIGTERM');
-      assert.equal(await logging.ended, 0);
+      assert.equal(await logging.end(), 0);
     } finally {
       closeSync(full);
     }
   });
 
   test('in a file that cannot grow loses whole lines, no calls, and is told how many were lost', async () => {
-    await using environment = await newEnvironment();
     const path = join(environment.directory, 'log');
     const file = openSync(path, 'a');
     try {
       // To a process the limit is what a full file system is, but without a file system of its own.
-      using logging = await Logging.start(environment, file, 'ulimit -f 128; ');
+      using logging = await Logging.start(file, 'ulimit -f 128; ');
       await logging.writes(400);
       await logging.serves();
       const before = linesOf(path);
@@ -135,29 +113,25 @@ describe('the log', () => {
         assert.ok(lines.some(({ alert }) => alert === 'log-lines-lost'));
         return lines;
       });
-      const calls = (lines: readonly LogLine[]) => lines.filter(({ msg }) => msg === 'call').length;
+      const calls = (lines: readonly LogLine[]) => lines.filter(isWritten).length;
       assert.ok(calls(before) > 50 && calls(before) < 400, `${calls(before)} of 400 calls`);
       const lost = after.find(({ alert }) => alert === 'log-lines-lost')?.['lines'];
       assert.ok(Number(lost) >= 400 - calls(before), `${lost} lines are counted as lost`);
-      logging.child.kill('SIGTERM');
-      assert.equal(await logging.ended, 0);
+      assert.equal(await logging.end(), 0);
     } finally {
       closeSync(file);
     }
   });
 
   test('of which nobody reads any more costs the service neither its life nor its end in order', async () => {
-    await using environment = await newEnvironment();
-    using logging = await Logging.start(environment, 'pipe');
+    using logging = await Logging.start('pipe');
     logging.child.stdout?.destroy();
     await logging.serves();
-    logging.child.kill('SIGTERM');
-    assert.equal(await logging.ended, 0);
+    assert.equal(await logging.end(), 0);
   });
 
   test('of which the reader does not read costs the service nothing, and is written once it does', async () => {
-    await using environment = await newEnvironment();
-    using logging = await Logging.start(environment, 'pipe');
+    using logging = await Logging.start('pipe');
     // More than a pipe and the stream in this process hold.
     await logging.writes(400);
     await logging.serves();
@@ -165,22 +139,18 @@ describe('the log', () => {
     logging.child.stdout?.on('data', (chunk: Buffer) => {
       text += chunk.toString();
     });
-    logging.child.kill('SIGTERM');
-    assert.equal(await logging.ended, 0);
+    assert.equal(await logging.end(), 0);
     const lines = text.trim().split('\n');
-    assert.equal(lines.filter((line) => JSON.parse(line).msg === 'call').length, 400);
+    assert.equal(lines.filter((line) => isWritten(JSON.parse(line))).length, 400);
   });
 
   test('of which the reader never reads holds up no end', async () => {
-    await using environment = await newEnvironment();
-    using logging = await Logging.start(environment, 'pipe');
+    using logging = await Logging.start('pipe');
     await logging.writes(400);
-    logging.child.kill('SIGTERM');
-    assert.equal(await logging.ended, 0);
+    assert.equal(await logging.end(), 0);
   });
 
   test('holds up no end either when another process has made the same pipe block again', async () => {
-    await using environment = await newEnvironment();
     const path = join(environment.directory, 'pipe');
     execFileSync('mkfifo', [path]);
     const pipe = openSync(path, constants.O_RDWR);
@@ -189,17 +159,20 @@ describe('the log', () => {
       const other = spawn(process.execPath, ['-e', 'process.stdin.resume()'], {
         stdio: ['pipe', pipe, 'inherit'],
       });
-      using logging = await Logging.start(environment, pipe);
+      using logging = await Logging.start(pipe);
       other.stdin?.end();
       await once(other, 'exit');
       await logging.writes(400);
-      logging.child.kill('SIGTERM');
-      assert.equal(await logging.ended, 0);
+      assert.equal(await logging.end(), 0);
     } finally {
       closeSync(pipe);
     }
   });
 });
+
+/** Whether it is one that {@link Logging.writes} had it write. */
+const isWritten = ({ msg, method }: LogLine) =>
+  msg === 'call' && method === 'keyward.v1.AdminService/ListTenants';
 
 /** The whole lines of a log; each must be JSON. */
 function linesOf(path: string): LogLine[] {
