@@ -21,7 +21,7 @@ import {
 import { type Issuers, openIssuers, TOKEN_LIFETIME_SECONDS } from '../../dev/issuers.ts';
 import { type DevelopmentProvider, startProvider } from '../../dev/provider.ts';
 import { Reader, signingIn } from '../cli/browser.ts';
-import { run } from '../cli/run.ts';
+import { runHere as run } from '../cli/here.ts';
 import {
   type Environment,
   eventually,
