@@ -2,11 +2,12 @@
  * Case 30: every method of the contract, asked for by callers who have one predefined role each.
  *
  * What a role may do is said here once more, method by method, and not taken from the service: a
- * method that is new, and of which nothing is said here, fails.
+ * method that is new, and of which nothing is said here, fails. Of the roles `npm test` draws some;
+ * all are `test/long/roles-matrix.test.ts`'s.
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { draw, randomBy, SEED } from '../support/random.ts';
+import { draw, drawHere, IS_WHOLE, randomBy, SEED } from '../support/random.ts';
 import { type Names, wellFormed } from '../support/well-formed.ts';
 import { AccessRig, type Caller, RPCS, type Rpc } from './access-rig.ts';
 import type { Outcome } from './outcome.ts';
@@ -172,6 +173,8 @@ const NOT_ALLOWED = [
 ];
 
 const random = randomBy(SEED);
+/** Of the roles, wherever they are given. */
+const SOME = 3;
 let rig: AccessRig;
 let nobody: Caller;
 
@@ -208,7 +211,7 @@ const FACES = {
  * That both refuse the same is `test/faces/http/parity.test.ts`'s.
  */
 function faces(): readonly (keyof typeof FACES)[] {
-  if (process.env['KEYWARD_TEST_BOTH_FACES'] === '1') return ['gRPC', 'JSON'];
+  if (IS_WHOLE) return ['gRPC', 'JSON'];
   return [draw(['gRPC', 'JSON'] as const, random)];
 }
 
@@ -236,7 +239,8 @@ test('case 30: of every method it is said who may call it, and of nothing else',
 });
 
 describe('case 30: whoever has a role in a tenant may do there what it allows, and nothing in another', () => {
-  for (const role of ROLES.filter((each) => each !== 'rootAdmin')) {
+  const ofTenants = ROLES.filter((each) => each !== 'rootAdmin');
+  for (const role of drawHere(ofTenants, SOME)) {
     test(role, async () => {
       const name = `spiffe://keyward.test/${role}/of-acme`;
       await rig.bind('acme', name, role);
@@ -253,7 +257,7 @@ describe('case 30: whoever has a role in a tenant may do there what it allows, a
 });
 
 describe('case 30: whoever has a role for all tenants may do what it allows in every one, and for the service', () => {
-  for (const role of ROLES) {
+  for (const role of drawHere(ROLES, SOME)) {
     test(role, async () => {
       const name = `spiffe://keyward.test/${role}/of-all`;
       await rig.bind('system', name, role, { allTenants: true });
@@ -266,7 +270,7 @@ describe('case 30: whoever has a role for all tenants may do what it allows in e
 });
 
 describe('case 30: whoever has a role in tenants/system alone may do for the service what it allows, and nothing in tenants', () => {
-  for (const role of ROLES) {
+  for (const role of drawHere(ROLES, SOME)) {
     test(role, async () => {
       const name = `spiffe://keyward.test/${role}/of-system`;
       await rig.bind('system', name, role);
