@@ -1,6 +1,7 @@
 /**
- * Case 84: a replica cut off at agent calls and COMMITs of a tick: killed after it, frozen after it,
- * or with its answer lost. The run's seed draws the scenes, and the points from those that differ.
+ * Case 84: a replica cut off at agent calls and COMMITs of a tick: killed after it, frozen after
+ * it, or with its answer lost. The run's seed draws the scenes, and the points from those that
+ * differ.
  *
  * Every one of them, killed and in the other ways too, is `test/long/rotation-calls.test.ts`'s;
  * every statement besides, `test/long/rotation-points.test.ts`'s.

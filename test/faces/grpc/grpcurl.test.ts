@@ -2,9 +2,9 @@
  * What grpcurl makes of reflection: a client that knows nothing of the contract but what the server
  * describes.
  *
- * `test/long/grpcurl.test.ts` builds it, into the clone, and asks it about everything; it is skipped
- * where there is no Go, or no module proxy. Every `npm test` asks it about some, as the run's seed
- * draws, where it is built already.
+ * `test/long/grpcurl.test.ts` builds it, into the clone, and asks it about everything; it is
+ * skipped where there is no Go, or no module proxy. Every `npm test` asks it about some, as the
+ * run's seed draws, where it is built already.
  */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
