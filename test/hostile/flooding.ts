@@ -38,12 +38,16 @@ function outlives(all: Rows, options: Parameters<typeof startFlooded>[0]): void 
     test(name, { timeout: TIMEOUT_MS }, () => flooded.survives(flood, kind));
 }
 
-/** Declares the tests, each flood by those of the callers that `chosen` returns. */
-export function testFloods(
-  chosen: (kinds: readonly CredentialKind[]) => readonly CredentialKind[],
-): void {
+/** Returns those of the floods that are tested, and of the callers that each is tested with. */
+export interface Chosen {
+  floods(all: readonly Flood[]): readonly Flood[];
+  callers(kinds: readonly CredentialKind[]): readonly CredentialKind[];
+}
+
+/** Declares the tests, of what is chosen. */
+export function testFloods(chosen: Chosen): void {
   const rowsOf = (floods: readonly Flood[], kinds: readonly CredentialKind[]) =>
-    floods.flatMap((flood) => rows([flood], chosen(kinds)));
+    chosen.floods(floods).flatMap((flood) => rows([flood], chosen.callers(kinds)));
 
   describe('the server outlives', () => {
     const health = HEALTH_FLOODS.map((flood) => [flood.name, flood, 'no certificate'] as const);
