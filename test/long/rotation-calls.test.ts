@@ -19,7 +19,7 @@ import {
   runSafely,
   type Stage,
 } from '../rotation/harness.ts';
-import { testMeanwhile } from '../rotation/meanwhile.ts';
+import { testsMeanwhile } from '../rotation/meanwhile.ts';
 import { SCENES } from '../rotation/scenes.ts';
 
 describe('case 84', { concurrency: 2 }, () => {
@@ -61,4 +61,4 @@ describe('case 84', { concurrency: 2 }, () => {
     });
 });
 
-testMeanwhile(everyPoint);
+for (const [name, check] of testsMeanwhile(everyPoint)) it(name, check);

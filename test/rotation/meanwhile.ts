@@ -2,11 +2,11 @@
  * What happens while a replica is frozen at a point of its work: another takes its work over (case
  * 86), a caller changes what it works on.
  *
- * Which points those are, the tests are given: `replicas.test.ts` draws some, and
+ * Which points those are, the tests are given: `replicas.test.ts` draws some of some tests, and
  * `test/long/rotation-calls.test.ts` has all.
  */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import type { TestContext } from 'node:test';
 import { CALLS_AND_COMMITS } from './failpoints.ts';
 import { newStage, runMeanwhile, type Sweep, Victim } from './harness.ts';
 import { tick } from './replica.ts';
@@ -19,8 +19,12 @@ import {
 } from './runs.ts';
 import { newRoot, oneJob, oneJobForAll, oneMoving, oneRange, threeMoving } from './scenes.ts';
 
-/** Declares the tests, each with the points that the sweep has of it. */
-export function testMeanwhile(sweep: Sweep): void {
+type Meanwhile = readonly [name: string, check: (t: TestContext) => Promise<void>];
+
+/** Returns the tests, each with the points that the sweep has of it. */
+export function testsMeanwhile(sweep: Sweep): readonly Meanwhile[] {
+  const tests: Meanwhile[] = [];
+  const test = (...each: Meanwhile) => tests.push(each);
   for (const [what, begin] of [
     ['data keys', oneRange],
     ['key versions', threeMoving],
@@ -90,4 +94,5 @@ export function testMeanwhile(sweep: Sweep): void {
     const points = await sweep(stage, CALLS_AND_COMMITS, (at) => runWithCorrupted(stage, at));
     t.diagnostic(`${points} points`);
   });
+  return tests;
 }

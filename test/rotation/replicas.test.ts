@@ -5,9 +5,10 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { drawHere, SEED } from '../support/random.ts';
 import { newStage, run, settle, someOf, troublesOf, Victim } from './harness.ts';
 import { violations } from './invariants.ts';
-import { testMeanwhile } from './meanwhile.ts';
+import { testsMeanwhile } from './meanwhile.ts';
 import { hear, loadModules, tick } from './replica.ts';
 import { runByClock, runUnheard, runWithRootDestroyed, runWithRootReplaced } from './runs.ts';
 import {
@@ -23,7 +24,8 @@ import {
 import { newWorld } from './world.ts';
 
 const ROUNDS = 2;
-/** Of the points of a pass. */
+/** Of the tests of what happens meanwhile, and of the points of a pass. */
+const SOME_TESTS = 3;
 const SOME = 1;
 const DAY_MS = 86_400_000;
 
@@ -77,7 +79,8 @@ test('case 85: of three replicas that tick at once one makes each root key, and 
   }
 });
 
-testMeanwhile(someOf(SOME));
+for (const [name, check] of drawHere(testsMeanwhile(someOf(SOME)), SOME_TESTS))
+  test(`${name} (seed ${SEED})`, check);
 
 test('case 90: a key version that does not verify is named and stays where it is, the others come under the new root', async () => {
   await using stage = await newStage(newRoot);
