@@ -36,6 +36,11 @@ const CORRUPT = 'KEY_STATE_CORRUPT';
 let keyward: KeywardClient;
 const shared = sharedService(async (client) => {
   keyward = client;
+  // The database itself would refuse some changes. Once: it holds up the service.
+  await sql(
+    shared.environment,
+    `ALTER TABLE keys DROP CONSTRAINT keys_destroyed_at_check, DROP CONSTRAINT keys_destroy_at_check`,
+  );
 }, QUICK);
 
 /**
@@ -66,7 +71,6 @@ async function tamper(
   await sql(
     shared.environment,
     `SET session_replication_role = replica;
-     ALTER TABLE keys DROP CONSTRAINT IF EXISTS keys_destroyed_at_check, DROP CONSTRAINT IF EXISTS keys_destroy_at_check;
      ${statements};
      INSERT INTO changes (tenant_id, kind, subject_id) VALUES ('${tenantId}', 'key', '${keyId}')`,
   );

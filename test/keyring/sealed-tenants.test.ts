@@ -26,6 +26,12 @@ const CORRUPT = 'TENANT_CORRUPT';
 let keyward: KeywardClient;
 const shared = sharedService(async (client) => {
   keyward = client;
+  // The database itself would refuse some changes. Once: it holds up the service.
+  await sql(
+    shared.environment,
+    `ALTER TABLE tenants DROP CONSTRAINT tenants_shred_at_check,
+       DROP CONSTRAINT tenants_shredded_at_check`,
+  );
 }, QUICK);
 
 interface Tenant {
@@ -55,8 +61,6 @@ async function tamper(statements: string, ...tenants: readonly Tenant[]): Promis
   await sql(
     shared.environment,
     `SET session_replication_role = replica;
-     ALTER TABLE tenants DROP CONSTRAINT IF EXISTS tenants_shred_at_check,
-       DROP CONSTRAINT IF EXISTS tenants_shredded_at_check;
      ${statements};
      INSERT INTO changes (tenant_id, kind, subject_id) VALUES ${heard}`,
   );
