@@ -120,7 +120,7 @@ function transferring(rigOf: () => TokenKeysRig): void {
   test('versions brought under another root and seal key stay what they were', async () => {
     const rig = rigOf();
     const target = keysOf(await rig.make('root'), await rig.make('seal'));
-    const agents = await rig.start();
+    const agents = await rig.start({ count: 1 });
     const before = await Promise.all([1, 2, 3].map(() => createVersion(agents, rig.keys)));
     const sealed = await Promise.all(before.map((version) => seal(agents, version, version.keyId)));
     const after = await transfer(agents, before, target);
@@ -144,7 +144,7 @@ function transferring(rigOf: () => TokenKeysRig): void {
       ...rig.keys,
       sealKeyId: keysOf(rig.first('root'), await rig.make('seal')).sealKeyId,
     };
-    const agents = await rig.start();
+    const agents = await rig.start({ count: 1 });
     const version = await createVersion(agents, rig.keys);
     const [moved] = await transfer(agents, [version], target);
     assert.ok(moved);
@@ -155,7 +155,7 @@ function transferring(rigOf: () => TokenKeysRig): void {
 
   test('a version that is where it should be comes back as it is', async () => {
     const rig = rigOf();
-    const agents = await rig.start();
+    const agents = await rig.start({ count: 1 });
     const version = await createVersion(agents, rig.keys);
     assert.deepEqual(await transfer(agents, [version, version], rig.keys), [version, version]);
     assert.deepEqual(await transfer(agents, [], rig.keys), []);
@@ -164,7 +164,7 @@ function transferring(rigOf: () => TokenKeysRig): void {
   test('case 36: of many versions those whose rows were changed come back empty, and the others are brought over', async () => {
     const rig = rigOf();
     const target = keysOf(await rig.make('root'), await rig.make('seal'));
-    const agents = await rig.start();
+    const agents = await rig.start({ count: 1 });
     const [first, second, last] = await Promise.all(
       [1, 2, 3].map(() => createVersion(agents, rig.keys)),
     );
@@ -193,7 +193,7 @@ function transferring(rigOf: () => TokenKeysRig): void {
 
   test('none is brought under a key that the agents do not hold', async () => {
     const rig = rigOf();
-    const agents = await rig.start();
+    const agents = await rig.start({ count: 1 });
     const version = await createVersion(agents, rig.keys);
     const missing = [
       { ...rig.keys, rootKeyId: newId() },

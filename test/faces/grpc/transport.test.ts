@@ -226,21 +226,15 @@ describe('TLS', () => {
 });
 
 describe('beside the service', () => {
-  test('grpc.health.v1 says SERVING, and NOT_SERVING while no agent is there', async () => {
-    await using own = await newEnvironment();
-    await using running = await startService(own);
-    assert.equal(await health(own, running), 'SERVING');
-    await running.client().listTenants(); // Who may do what is verified by the HSM, and then remembered.
-    const from = running.log.length;
-    // Without its token no agent comes back.
-    writeFileSync(own.token.confFile, 'directories.tokendir = /nowhere\n');
-    for (const pid of running.agentPids) process.kill(pid, 'SIGKILL');
-    await running.logged(({ msg }) => msg === 'not serving', from);
-    assert.equal(await health(own, running), 'NOT_SERVING');
-    const error = await eventually(() =>
-      failureOf(running.client().getCaller()).catch(() => undefined),
-    );
-    assert.equal(error, undefined, 'what needs no HSM is still done');
+  let own: Environment;
+  let production: Service;
+  before(async () => {
+    own = await newEnvironment();
+    production = await startService(own);
+  });
+  after(async () => {
+    await production?.stop();
+    await own?.[Symbol.asyncDispose]();
   });
 
   test('reflection is there in development and not otherwise', async () => {
@@ -252,8 +246,6 @@ describe('beside the service', () => {
       ),
       '12',
     );
-    await using own = await newEnvironment();
-    await using production = await startService(own);
     assert.equal(
       await statusOf(production, own, '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo'),
       '12',
@@ -261,9 +253,22 @@ describe('beside the service', () => {
   });
 
   test('an unknown method is UNIMPLEMENTED', async () => {
-    await using own = await newEnvironment();
-    await using production = await startService(own);
     assert.equal(await statusOf(production, own, '/keyward.v1.KeyService/Nothing'), '12');
+  });
+
+  test('grpc.health.v1 says SERVING, and NOT_SERVING while no agent is there', async () => {
+    assert.equal(await health(own, production), 'SERVING');
+    await production.client().listTenants(); // Who may do what is verified by the HSM, and then remembered.
+    const from = production.log.length;
+    // Without its token no agent comes back.
+    writeFileSync(own.token.confFile, 'directories.tokendir = /nowhere\n');
+    for (const pid of production.agentPids) process.kill(pid, 'SIGKILL');
+    await production.logged(({ msg }) => msg === 'not serving', from);
+    assert.equal(await health(own, production), 'NOT_SERVING');
+    const error = await eventually(() =>
+      failureOf(production.client().getCaller()).catch(() => undefined),
+    );
+    assert.equal(error, undefined, 'what needs no HSM is still done');
   });
 });
 
