@@ -218,7 +218,7 @@ describe('while jobs run', () => {
     const client = first.client();
     await client.createTenant({ tenantId: 'acme' });
     const { name } = await client.createKey({ parent: PARENT, keyId: 'k' });
-    const plaintexts = await storeDataKeys(client, name, 200);
+    const plaintexts = await storeDataKeys(client, name, 600);
     await client.rotateKey({ name });
     const job = await jobOf(client, name);
     await eventually(async () =>
@@ -241,7 +241,7 @@ describe('while jobs run', () => {
     const ended = await endOf(third.client(), job);
     assert.deepEqual(
       [ended.state, ended.total, ended.done, ended.failed],
-      ['SUCCEEDED', 200, 200, 0],
+      ['SUCCEEDED', 600, 600, 0],
     );
     assert.deepEqual(await versionsInUse(third.client(), name), [2]);
     await assertOpen(third.client(), plaintexts);
