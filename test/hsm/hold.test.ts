@@ -139,7 +139,7 @@ async function settled(agents: HsmAgents, count: number, before: readonly number
 }
 
 describe('under calls', () => {
-  for (const count of [1, 2]) {
+  for (const count of drawHere([1, 2])) {
     const which = count === 1 ? 'the only agent' : `all ${count} agents`;
     test(`an object that is to be held no more replaces ${which}, and no call fails`, async () => {
       const { rig } = bench;
@@ -316,7 +316,7 @@ describe('an agent that ends meanwhile', () => {
 });
 
 describe('an agent that starts meanwhile', () => {
-  for (const presence of ['expected', 'possible'] as const) {
+  for (const presence of drawHere(['expected', 'possible'] as const)) {
     test(`and began with an older record holds what is recorded now: an object that is ${presence}`, async () => {
       const { rig, faults } = bench;
       const extra = await rig.make('root');
@@ -453,11 +453,12 @@ describe('an agent that is replaced', () => {
 });
 
 describe('an object that is there and is not what it must be', () => {
-  test('is a problem where it is expected, and a refusal where it must be there', async () => {
-    for (const [index, { change, problem }] of [
+  test(`is a problem where it is expected, and a refusal where it must be there (seed ${SEED})`, async () => {
+    const spoiled = [
       { change: { replace: true, attributes: { copyable: true } }, problem: /copyable: violated/ },
       { change: { replace: false }, problem: /the token has 2 objects with the id/ },
-    ].entries()) {
+    ];
+    for (const [index, { change, problem }] of drawHere(spoiled).entries()) {
       const { rig, softHsm } = await newBench(`spoiled-${index}`);
       await tamperWith(softHsm, { role: 'mask', ...change });
       const mask = rig.first('mask');
