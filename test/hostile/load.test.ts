@@ -281,18 +281,22 @@ describe('with tight limits', () => {
   });
 
   test('a peer that does not get as far as HTTP in time is gone, and the log says how far it got', async () => {
-    const from = hostile.service.log.length;
-    const silent = connectTcp({ host: '127.0.0.1', port: hostile.peer.port });
-    using shaken = await FrameClient.connect(hostile.peer);
-    await Promise.all([once(silent, 'close'), shaken.closed]);
-    for (const far of ['finished no TLS handshake', 'spoke no HTTP'])
-      await hostile.service.logged(
+    const says = (far: string) =>
+      hostile.service.log.some(
         ({ msg, address, limitMs }) =>
           msg === `a connection is closed: its peer ${far} in time` &&
           address === '127.0.0.1' &&
           limitMs === 1_000,
-        from,
       );
+    const silent = connectTcp({ host: '127.0.0.1', port: hostile.peer.port });
+    await once(silent, 'close');
+    await eventually(() => assert.ok(says('finished no TLS handshake')));
+    // On a busy machine a handshake may take too long as well, and another is tried.
+    await eventually(async () => {
+      using shaken = await FrameClient.connect(hostile.peer);
+      await shaken.closed;
+      assert.ok(says('spoke no HTTP'));
+    });
   });
 
   test('health watches are limited apart from calls', async () => {

@@ -31,14 +31,16 @@ export interface ProtocolLimits {
 /** What is beyond a limit itself is refused with a reason, up to so many times the limit. */
 export const HEADROOM = 4;
 const MOST_RESETS = 32;
+/** `connections.ts` ends whoever takes too long, and the log says so: Node would say nothing. */
+const BEHIND_MS = 1_000;
 
 /** Returns the limits as options of `http2.createSecureServer`. */
 export function http2Options(limits: ProtocolLimits): SecureServerOptions {
   return {
     requestCert: true,
     rejectUnauthorized: false,
-    handshakeTimeout: limits.handshakeMs,
-    unknownProtocolTimeout: limits.handshakeMs,
+    handshakeTimeout: limits.handshakeMs + BEHIND_MS,
+    unknownProtocolTimeout: limits.handshakeMs + BEHIND_MS,
     settings: {
       maxConcurrentStreams: limits.maxStreams,
       maxHeaderListSize: HEADROOM * limits.maxHeaderBytes,
