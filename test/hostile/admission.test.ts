@@ -148,6 +148,44 @@ describe('what one caller can have', () => {
     await hostile?.[Symbol.asyncDispose]();
   });
 
+  // Before those that hold what they can: the server may take a while to see that they are gone.
+  test('of more calls at once than a caller may have the first are served, and give way to none', async () => {
+    using session = openSession(hostile.peer);
+    const calls = Array.from({ length: 100 }, () =>
+      call(session, { path: ENCRYPT, body: [encryptRequest] }),
+    );
+    const answers = await Promise.all(calls);
+    const reasons = answers.map(({ status, reason }) => reason ?? status);
+    // Half of what there is: what one caller leaves to others.
+    assert.deepEqual(new Set(reasons.slice(0, 32)), new Set([OK]));
+    const refused = answers.filter(({ reason }) => reason === 'SERVER_BUSY');
+    assert.ok(refused.length > 1);
+    for (const { status, message, headers } of refused) {
+      assert.deepEqual([status, message.slice(0, 24)], [8, 'cannot accept the call: ']);
+      const details = Buffer.from(String(headers['grpc-status-details-bin']), 'base64');
+      for (const text of ['RetryInfo', 'RequestInfo', String(headers['keyward-request-id'])])
+        assert.ok(details.includes(text), text);
+    }
+    const ids = refused.map(({ headers }) => headers['keyward-request-id']);
+    assert.equal(new Set(ids).size, refused.length);
+  });
+
+  test('calls of one caller that are on their way give way to none of its later ones', async () => {
+    using session = openSession(hostile.peer);
+    const { promise: after, resolve: send } = Promise.withResolvers<void>();
+    // Half of what there is.
+    const begin = () =>
+      Array.from({ length: 32 }, () =>
+        call(session, { path: ENCRYPT, body: [encryptRequest], after }),
+      );
+    const first = begin();
+    assert.equal((await call(session, { path: HEALTH, body: [EMPTY] })).status, OK);
+    for (const { reason } of await Promise.all(begin())) assert.equal(reason, 'SERVER_BUSY');
+    assert.equal(await Promise.race([...first, 'on their way']), 'on their way');
+    send();
+    for (const { status } of await Promise.all(first)) assert.equal(status, OK);
+  });
+
   /** A caller that holds as much as it can by these calls, while `during` is done. */
   async function greedy<T>(
     path: string,
@@ -185,43 +223,6 @@ describe('what one caller can have', () => {
         assert.equal((await call(session, { path, body: [EMPTY] })).status, OK);
       assert.equal((await call(session, { path: ENCRYPT, body: [encryptRequest] })).status, OK);
     });
-  });
-
-  test('of more calls at once than a caller may have the first are served, and give way to none', async () => {
-    using session = openSession(hostile.peer);
-    const calls = Array.from({ length: 100 }, () =>
-      call(session, { path: ENCRYPT, body: [encryptRequest] }),
-    );
-    const answers = await Promise.all(calls);
-    const reasons = answers.map(({ status, reason }) => reason ?? status);
-    // Half of what there is: what one caller leaves to others.
-    assert.deepEqual(new Set(reasons.slice(0, 32)), new Set([OK]));
-    const refused = answers.filter(({ reason }) => reason === 'SERVER_BUSY');
-    assert.ok(refused.length > 1);
-    for (const { status, message, headers } of refused) {
-      assert.deepEqual([status, message.slice(0, 24)], [8, 'cannot accept the call: ']);
-      const details = Buffer.from(String(headers['grpc-status-details-bin']), 'base64');
-      for (const text of ['RetryInfo', 'RequestInfo', String(headers['keyward-request-id'])])
-        assert.ok(details.includes(text), text);
-    }
-    const ids = refused.map(({ headers }) => headers['keyward-request-id']);
-    assert.equal(new Set(ids).size, refused.length);
-  });
-
-  test('calls of one caller that are on their way give way to none of its later ones', async () => {
-    using session = openSession(hostile.peer);
-    const { promise: after, resolve: send } = Promise.withResolvers<void>();
-    // Half of what there is.
-    const begin = () =>
-      Array.from({ length: 32 }, () =>
-        call(session, { path: ENCRYPT, body: [encryptRequest], after }),
-      );
-    const first = begin();
-    assert.equal((await call(session, { path: HEALTH, body: [EMPTY] })).status, OK);
-    for (const { reason } of await Promise.all(begin())) assert.equal(reason, 'SERVER_BUSY');
-    assert.equal(await Promise.race([...first, 'on their way']), 'on their way');
-    send();
-    for (const { status } of await Promise.all(first)) assert.equal(status, OK);
   });
 
   test('bytes of one caller’s requests leave room for others’', async () => {
