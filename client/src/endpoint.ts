@@ -18,7 +18,7 @@ import {
   Metadata,
   type ServiceError,
 } from '@grpc/grpc-js';
-import { endingHandshakes } from './connecting.ts';
+import { closingSockets } from './connecting.ts';
 import { errorOf, type KeywardError, unconnected } from './errors.ts';
 import type { Reporter } from './hooks.ts';
 
@@ -289,7 +289,7 @@ export class Endpoint {
     const { address, serverName = hostOf(address), reporter } = this.#options;
     const client = new Client(
       address,
-      endingHandshakes(
+      closingSockets(
         credentials.createFromSecureContext(context, {
           checkServerIdentity: (_host, certificate) => checkServerIdentity(serverName, certificate),
         }),

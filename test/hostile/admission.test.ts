@@ -186,6 +186,29 @@ describe('what one caller can have', () => {
     for (const { status } of await Promise.all(first)) assert.equal(status, OK);
   });
 
+  test('a caller whose connection is reset while it is answered has its places back, before any deadline', async () => {
+    const from = hostile.service.log.length;
+    const sockets = hostile.openSockets();
+    const block = headerBlock(ENCRYPT);
+    const requests = streamIds(200).map((id) => frame(FRAME.headers, FLAG.endHeaders, id, block));
+    for (let round = 0; round < 10; round += 1) {
+      const peer = hostile.peerOf(`short-lived ${round}`);
+      const client = await FrameClient.connect(peer, { isResettable: true });
+      client.begin();
+      client.send(...requests);
+      // Refusals take turns: the others are written when there is nobody any more.
+      await eventually(() => assert.ok(client.received(FRAME.headers).length > 0));
+      await client.reset();
+    }
+    await eventually(() => assert.ok(hostile.openSockets() <= sockets));
+    const lines = hostile.service.log.slice(from);
+    assert.ok(lines.some(({ outcome }) => outcome === 'SERVER_BUSY'));
+    for (const { outcome, msg } of lines) {
+      assert.notEqual(outcome, 'DEADLINE_EXCEEDED');
+      assert.notEqual(msg, 'a connection is closed: its peer is silent, and answers no PING');
+    }
+  });
+
   /** A caller that holds as much as it can by these calls, while `during` is done. */
   async function greedy<T>(
     path: string,

@@ -8,12 +8,16 @@
  *   that a client can repeat the others and nothing is done twice.
  */
 import { constants, type ServerHttp2Session } from 'node:http2';
+import { constants as systemConstants } from 'node:os';
 import type { TLSSocket } from 'node:tls';
 import { Connection, type ConnectionParts, destroySoon } from './connection.ts';
 import { LeakyBucket } from './leaky-bucket.ts';
 
 /** What a socket says of a peer that is gone. */
 const GONE: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE', 'ETIMEDOUT']);
+/** How often it is asked whether the peer has reset the connection. */
+const RESET_LOOK_MS = 2_000;
+const NO_PEER = -systemConstants.errno.ENOTCONN;
 /** What the server sends to acknowledge a PING, and SETTINGS (RFC 9113, 4.1, 6.5 and 6.7). */
 const PING_BYTES = 17;
 const SETTINGS_BYTES = 9;
@@ -21,6 +25,12 @@ const SETTINGS_BYTES = 9;
  * More than what acknowledges one frame: a HEADERS frame of an answer with its trailers, or DATA.
  */
 const SERVED_BYTES = 32;
+
+/** Of Node's own of a socket, what asks the kernel. */
+interface Handle {
+  /** Returns 0, or a system error. */
+  getpeername?(into: object): number;
+}
 
 /** Bounds what one HTTP/2 connection may do, and ends it in order. */
 export class Http2Connection extends Connection {
@@ -45,7 +55,11 @@ export class Http2Connection extends Connection {
     this.#parts = parts;
     this.#pings = new LeakyBucket({ perSecond: 1, burst: limits.maxPings });
     const keepalive = setInterval(() => this.#lookForPeer(), limits.keepaliveMs).unref();
-    socket.once('close', () => clearInterval(keepalive));
+    const resets = setInterval(() => wasReset(socket) && socket.destroy(), RESET_LOOK_MS).unref();
+    socket.once('close', () => {
+      clearInterval(keepalive);
+      clearInterval(resets);
+    });
     takeSocketAlong(session, socket);
     session.on('error', (error: NodeJS.ErrnoException) => this.#failed(error));
     session.once('localSettings', () => this.settle());
@@ -114,9 +128,8 @@ export class Http2Connection extends Connection {
   }
 
   /**
-   * Ends what HTTP/2 doesn't know to be over: nothing tells it that a write failed because of a
-   * reset, after which it neither reads nor closes, and a session that it destroys may wait for its
-   * peer without end.
+   * Ends what HTTP/2 doesn't know to be over: a peer may be gone without a word, and a session that
+   * it destroys may wait for its peer without end.
    */
   #lookForPeer(): void {
     const { socket } = this.#parts;
@@ -153,4 +166,15 @@ function takeSocketAlong(session: ServerHttp2Session, socket: TLSSocket): void {
     destroy(...reasons);
     destroySoon(socket);
   };
+}
+
+/**
+ * Whether the peer has reset the connection, which Node may not know: where a write of TLS fails,
+ * nothing tells HTTP/2, its next one is never finished, and it reads nothing until it is. So the
+ * kernel is asked, which knows no peer of a connection that was reset; `remoteAddress` is what it
+ * once said.
+ */
+function wasReset(socket: TLSSocket): boolean {
+  const { _handle } = socket as { readonly _handle?: Handle | null };
+  return _handle?.getpeername?.({}) === NO_PEER;
 }
