@@ -63,6 +63,7 @@ function closing(connector: SecureConnector): SecureConnector {
 }
 
 function closeWhenReset(socket: Socket): void {
+  if (socket.destroyed) return; // Its 'close' may be over.
   const look = setInterval(() => wasReset(socket) && socket.destroy(), RESET_LOOK_MS).unref();
   socket.once('close', () => clearInterval(look));
 }
