@@ -134,7 +134,8 @@ export function heldBack({ code, reason, retryDelayMs }: KeywardError): KeywardE
 /**
  * Returns the error for an attempt that grpc-js reports as failed; `address` is where it was sent.
  * One that ended as cancelled, and not by the caller (`call.ts` sees to those first), or without
- * any status, was on a connection that went away: measured with a server that stops.
+ * any status, was on a connection that went away: measured with a server that stops. So was one on
+ * a connection that the service has ended for what its caller did.
  */
 export function errorOf(failed: ServiceError, address: string): KeywardError {
   const details = detailsOf(failed);
@@ -142,7 +143,7 @@ export function errorOf(failed: ServiceError, address: string): KeywardError {
     return unconnected(address, causeIn(failed.details));
   const isLost =
     details.reason === undefined &&
-    (failed.code === status.CANCELLED || STATUSLESS.test(failed.details));
+    (failed.code === status.CANCELLED || ENDED.some((words) => words.test(failed.details)));
   const code = isLost ? status.UNAVAILABLE : failed.code;
   return new KeywardError({
     ...details,
@@ -153,10 +154,14 @@ export function errorOf(failed: ServiceError, address: string): KeywardError {
 
 /** How grpc-js words what became of an attempt, where the service has not answered it. */
 const UNCONNECTED = /^No connection established/;
-const STATUSLESS = /Call ended without gRPC status/;
+/** By ENHANCE_YOUR_CALM (RFC 9113, 7). */
+const CALMED = /^Bandwidth exhausted or memory limit exceeded/;
+const ENDED = [/Call ended without gRPC status/, CALMED];
 
 /** Of several causes the last; grpc-js decorates it with what helps nobody. */
 function causeIn(details: string): string {
+  if (CALMED.test(details))
+    return 'it has ended the connection: this caller has too many, or gave up too many calls';
   const why = /Last error: (.*?)(?:\. Resolution note:.*)?$/s.exec(details)?.[1] ?? details;
   return why.replace(/^Error: /, '');
 }
