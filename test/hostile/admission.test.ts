@@ -188,7 +188,7 @@ describe('what one caller can have', () => {
 
   test('a caller whose connection is reset while it is answered has its places back, before any deadline', async () => {
     const from = hostile.service.log.length;
-    const sockets = hostile.openSockets();
+    const files = hostile.openFiles();
     const block = headerBlock(ENCRYPT);
     const requests = streamIds(200).map((id) => frame(FRAME.headers, FLAG.endHeaders, id, block));
     for (let round = 0; round < 10; round += 1) {
@@ -200,7 +200,7 @@ describe('what one caller can have', () => {
       await eventually(() => assert.ok(client.received(FRAME.headers).length > 0));
       await client.reset();
     }
-    await eventually(() => assert.ok(hostile.openSockets() <= sockets));
+    await eventually(() => assert.ok(hostile.openFiles() <= files));
     const lines = hostile.service.log.slice(from);
     assert.ok(lines.some(({ outcome }) => outcome === 'SERVER_BUSY'));
     for (const { outcome, msg } of lines) {
